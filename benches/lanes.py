@@ -18,5 +18,6 @@ def task_runs_in_flight(concurrency: int, endpoint_concurrency: int) -> int:
         endpoint_concurrency: concurrent sends to the endpoint.
     """
     limiter = ConcurrencyLimiter(concurrency, endpoint_concurrency)
-    limiter.note_send("the only endpoint", 0.0)
-    return 4 * limiter.share("the only endpoint")
+    slots = limiter.slots()
+    limiter.note_send(slots, 0.0)
+    return 4 * limiter.share(slots)

@@ -76,7 +76,7 @@ async def _emit(store: WorkerStore, rng: random.Random, failed_part: float) -> N
     async def one_after_the_other(leases: list[Lease]) -> None:
         while leases:
             lease = leases.pop()
-            await commit.begin(lease)
+            await commit.begin([lease])
             await commit.record(_outcome(store, lease, rng, failed_part))
 
     while claimed := await store.claim(ENDPOINT, owner="bench", limit=_CLAIMED):

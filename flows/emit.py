@@ -100,12 +100,12 @@ async def _emit(
         own = get_caller().tracker
         if events is not None and endpoint is not None:
             own = await store_events(dispatcher, events, endpoint)
-        summary = await send_due(dispatcher, endpoint=endpoint, own=own)
+        counts = await send_due(dispatcher, endpoint=endpoint, own=own)
         if own is not None:
             await own.finish()
             return ended_with(own, say_outcomes(own, endpoint))
-        held = await count_held(dispatcher.store, summary, endpoint)
-    message = "; ".join([str(summary), *held, *summary.unknown_endpoints.values()])
+        held = await count_held(dispatcher.store, counts, endpoint)
+    message = "; ".join([str(counts), *held, *dispatcher.problems.values()])
     return ended(
-        message, dead_letters=summary.dead_letters.total(), waiting=summary.held, data=summary.as_dict()
+        message, dead_letters=counts.dead_letters.total(), waiting=counts.held, data=counts.as_dict("lost")
     )

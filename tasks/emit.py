@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import State, TaskRun
     from prefect.tasks import Task
 
-    from resonant.delivery.attempt import Report
+    from resonant.delivery.outcome import Outcome
     from resonant.dispatch.dispatcher import Dispatcher
     from resonant.events import Lease, LeaseKey
     from resonant.store.shared.gates import Gate
@@ -79,17 +79,17 @@ class Undelivered(Exception):
     The answer contains no secret of ours. URL, headers and payload are not in the message.
     """
 
-    def __init__(self, report: Report) -> None:
-        attempt = report.attempt
+    def __init__(self, outcome: Outcome) -> None:
+        attempt = outcome.attempt
         said = f"; the answer: {shortened(attempt.excerpt)}" if attempt.excerpt else ""
-        if isinstance(report.decision, GiveUp):
-            name = shlex.quote(visible(report.lease.event.id))
+        if isinstance(outcome.decision, GiveUp):
+            name = shlex.quote(visible(outcome.lease.event.id))
             said += f"; next: `resonant detail {name}` shows every attempt, `resonant retry {name}` sends it again"
         super().__init__(
-            f"attempt {attempt.number}: {attempt.category} {attempt.code}; {report.next_step}{said}"
+            f"attempt {attempt.number}: {attempt.category} {attempt.code}; {outcome.next_step}{said}"
         )
-        self.verdict = report.verdict
-        self.decision = report.decision
+        self.verdict = outcome.verdict
+        self.decision = outcome.decision
 
 
 class _DecidedDelays(list[float]):
@@ -134,20 +134,20 @@ async def emit_event(dispatcher: Dispatcher, ref: DeliveryRef) -> State[Any]:
             is a dead letter, and this task run fails.
     """
     try:
-        report = await dispatcher.attempt(ref.key, task_run_id=_task_run_id())
+        outcome = await dispatcher.attempt(ref.key, task_run_id=_task_run_id())
     except TimeIsUp:
         return Completed(name="Left", message="the run's time was up; the next run sends it")
     except Held as held:
         return Completed(name="Held", message=why_held(held.gate, dispatcher.store.shared_clock()))
     except LeaseLost:
         return Completed(name="TakenOver", message="another worker has this delivery now")
-    if report.decision is None:
+    if outcome.decision is None:
         return Completed(data=_nothing())
-    failure = Undelivered(report)
-    if not isinstance(report.decision, GiveUp):  # Prefect logs the final failure itself
+    failure = Undelivered(outcome)
+    if not isinstance(outcome.decision, GiveUp):  # Prefect logs the final failure itself
         get_run_logger().warning("%s", failure)
-    if isinstance(report.decision, Park):
-        due = rfc3339(report.decision.next_attempt_at)
+    if isinstance(outcome.decision, Park):
+        due = rfc3339(outcome.decision.next_attempt_at)
         return Completed(
             name="Parked",
             message=f"waits for its retry, due at {due}; a running drain or the next `resonant emit` sends it; {failure}",
@@ -180,9 +180,12 @@ async def emit_chunk(dispatcher: Dispatcher, ref: ChunkRef) -> State[None]:
     Returns:
         A completed state whose message counts the outcomes. Each of the first dead letters gets a failed task run.
     """
-    done = await dispatcher.attempt_all(ref.endpoint, ref.keys, task_run_id=_task_run_id())
-    await asyncio.gather(*map(_show, done.shown))
-    return Completed(message=str(done))
+    chunk = await dispatcher.attempt_all(ref.endpoint, ref.keys, task_run_id=_task_run_id())
+    await asyncio.gather(*map(_show, chunk.shown))
+    message = str(chunk.counts)
+    if chunk.counts.dead_letters.total() > len(chunk.shown):
+        message += f"; {len(chunk.shown)} of the dead letters have task runs"
+    return Completed(message=message)
 
 
 @task(
@@ -203,8 +206,8 @@ async def dead_letter(ref: DeliveryRef, failure: Undelivered) -> None:  # noqa: 
     raise failure from None
 
 
-async def _show(report: Report) -> None:
-    ref, failure = DeliveryRef.of(report.lease), Undelivered(report)
+async def _show(outcome: Outcome) -> None:
+    ref, failure = DeliveryRef.of(outcome.lease), Undelivered(outcome)
     run: Any = dead_letter(opaque(ref), opaque(failure), return_state=True)
     await run
 

@@ -138,7 +138,7 @@ async def _without_closed_endpoints(
         EndpointError: the only selected endpoint cannot be opened.
     """
     names = await endpoints_of(dispatcher.store, request)
-    closed = await dispatcher.not_to_be_opened(names)
+    closed = await dispatcher.unavailable_endpoints(names)
     if closed and request.selection.endpoint in closed:
         raise EndpointError(closed[request.selection.endpoint])
     left_out = [f"dead letters to {name} stay in the queue: {visible(why)}" for name, why in closed.items()]

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from prefect.tasks import Task
 
     from resonant.delivery.attempt import Destination
-    from resonant.dispatch.summary import Summary
+    from resonant.dispatch.counts import Counts
     from resonant.events import Lease
     from resonant.store import WorkerStore
 
@@ -132,7 +132,7 @@ async def open_destination(name: str) -> Destination:
     return block.open(name)
 
 
-async def send_due(dispatcher: Dispatcher, *, endpoint: str | None, own: Tracker | None) -> Summary:
+async def send_due(dispatcher: Dispatcher, *, endpoint: str | None, own: Tracker | None) -> Counts:
     """Send due deliveries, including those of lost workers, each delivery or chunk as a task run.
 
     Args:
@@ -199,12 +199,12 @@ async def store_events(dispatcher: Dispatcher, events: list[dict[str, Any]], end
     return tracker
 
 
-async def count_held(store: WorkerStore, summary: Summary, endpoint: str | None) -> list[str]:
-    """Add the due deliveries that gates hold to the summary; return a line about each of their endpoints."""
+async def count_held(store: WorkerStore, counts: Counts, endpoint: str | None) -> list[str]:
+    """Add the due deliveries that gates hold to the counts; return a line about each of their endpoints."""
     now = store.clock()
     gates = await store.read(governed, now=now)
     holding = [each for each in gates if each.held and endpoint in (None, each.gate.endpoint)]
-    summary.held = sum(each.held for each in holding)
+    counts.held = sum(each.held for each in holding)
     lines = [held_back(gate, held=held, now=now) for gate, held in holding[:_MOST_NAMED]]
     if len(holding) > len(lines):
         lines.append(f"{len(holding) - len(lines)} more endpoints hold deliveries: `resonant status`")

@@ -155,9 +155,10 @@ def _emit_one(dispatcher: Dispatcher, progress: Progress) -> Callable[[Lease], A
 
 def _emit_chunk(dispatcher: Dispatcher, progress: Progress) -> Callable[[list[Lease]], Awaitable[None]]:
     async def emit_chunk(leases: list[Lease]) -> None:
-        done = await dispatcher.attempt_all(leases[0].endpoint, [lease.key for lease in leases])
+        keys = [lease.key for lease in leases]
+        counts = (await dispatcher.attempt_all(leases[0].endpoint, keys)).counts
         # Not all of a chunk has an attempt if the gate held some, or a lease was lost.
-        if done.delivered + done.parked.total() + done.dead_letters == len(leases):
+        if counts.settled == len(leases) and not counts.held:
             progress.say(recorded=[[lease.event.id, lease.attempts + 1] for lease in leases])
 
     return emit_chunk

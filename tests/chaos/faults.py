@@ -9,11 +9,9 @@ import asyncio
 import itertools
 import json
 import os
-import random
 import time
 from collections import Counter
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,27 +19,28 @@ from typing import TYPE_CHECKING
 import pytest
 from chaos_facts import Database, Look, histories
 
-from resonant.delivery.attempt import AttemptRunner, Destination
-from resonant.delivery.retry import Retry, RetryPolicy
-from resonant.dispatch.bulk import PrefetchWindow
-from resonant.dispatch.dispatcher import Dispatcher
+from resonant.delivery.attempt import Destination
+from resonant.delivery.retry import RetryPolicy
 from resonant.dispatch.limits import Limits
+from resonant.dispatch.prefetch import PrefetchWindow
 from resonant.events import Event
 from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.http import HttpSink
 from resonant.sinks.redaction import Redactor
-from resonant.store import WorkerStore
+from support.dispatching import dispatching, emit, opened
 from support.waiting import until
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from chaos_journal import Journal
 
-    from resonant.dispatch.summary import Summary
-    from resonant.events import Clock, Lease
-    from resonant.store import Store
+    from resonant.dispatch.counts import Counts
+    from resonant.dispatch.dispatcher import Dispatcher
+    from resonant.events import Clock
+    from resonant.store import WorkerStore
 
 IS_LONG = os.environ.get("RESONANT_CHAOS", "short") == "long"
 PROJECT = Path(__file__).parents[2]
@@ -135,45 +134,38 @@ class Fault:
         self.given |= {event.id: event.body for event in events}
         return {event.id for event in events}
 
-    @asynccontextmanager
-    async def opened_store(self, url: str | None = None) -> AsyncIterator[Store]:
+    def opened_store(self, url: str | None = None) -> AbstractAsyncContextManager[WorkerStore]:
         """Open it, by another URL if one is given."""
-        store = await WorkerStore.open(url or self.url, clock=self.clock, lease_seconds=self.lease_seconds)
-        try:
-            yield store
-        finally:
-            await store.close()
+        return opened(url or self.url, clock=self.clock, lease_seconds=self.lease_seconds)
 
-    @asynccontextmanager
-    async def opened_emission(
-        self, store: Store, *, owner: str = "worker", urls: dict[str, str] | None = None, **limits: float
-    ) -> AsyncIterator[Dispatcher]:
+    def opened_emission(
+        self,
+        store: WorkerStore,
+        *,
+        owner: str = "worker",
+        urls: dict[str, str] | None = None,
+        **limits: float,
+    ) -> AbstractAsyncContextManager[Dispatcher]:
         urls = urls or {ENDPOINT: self.receiver.url.replace("127.0.0.1", self.host)}
 
         async def open_destination(name: str) -> Destination:
-            endpoint = Endpoint(
-                name, urls[name], timeout=self.timeouts.get(name, self.timeout), allow_private=True
-            )
+            timeout = self.timeouts.get(name, self.timeout)
+            endpoint = Endpoint(name, urls[name], timeout=timeout, allow_private=True)
             sink = HttpSink(endpoint)
-            return Destination(
-                name=name,
-                sink=sink,
-                describe=Redactor.of(endpoint).message,
-                close=sink.aclose,
-                timeout=endpoint.timeout,
-            )
+            describe = Redactor.of(endpoint).message
+            return Destination(name, sink, describe=describe, close=sink.aclose, timeout=timeout)
 
-        attempt_runner = AttemptRunner(
-            clock=self.clock, rng=random.Random(), policy=lambda _name: self.policy
+        return dispatching(
+            store,
+            None,
+            open_destination=open_destination,
+            policy=self.policy,
+            seed=None,
+            owner=owner,
+            limits=replace(_LIMITS, **{"chunk_size": self.chunk_size} | limits),
         )
-        fixed = {"concurrency": _LIMITS.concurrency, "endpoint_concurrency": _LIMITS.endpoint_concurrency}
-        all_limits = Limits(**{**fixed, "chunk_size": self.chunk_size, **limits})  # type: ignore[arg-type]
-        async with Dispatcher(
-            store, attempt_runner, open_destination, owner=owner, limits=all_limits
-        ) as dispatcher:
-            yield dispatcher
 
-    async def emit(self, **options) -> Summary:
+    async def emit(self, **options) -> Counts:
         """Run one emission to its end."""
         self.failure = None
         try:
@@ -257,20 +249,9 @@ class Fault:
         return Database(self.url).query(f"SELECT {columns} FROM resonant_attempts")
 
 
-async def run(dispatcher: Dispatcher, **options) -> Summary:
-    """Emit as the flow does, without Prefect."""
-
-    async def emit_one(lease: Lease) -> None:
-        while True:
-            report = await dispatcher.attempt(lease.key)
-            if not isinstance(report.decision, Retry):
-                return
-            await asyncio.sleep(report.decision.delay)
-
-    async def emit_chunk(leases: list[Lease]) -> None:
-        await dispatcher.attempt_all(leases[0].endpoint, [lease.key for lease in leases])
-
-    return await dispatcher.run(emit_one, emit_chunk=emit_chunk, **{"take_over": True, **options})
+async def run(dispatcher: Dispatcher, **options) -> Counts:
+    """Emit as the flow does, without Prefect; take over what lost workers held."""
+    return await emit(dispatcher, **{"take_over": True} | options)
 
 
 def assert_one_line(finished: subprocess.CompletedProcess[str], *fragments: str) -> None:

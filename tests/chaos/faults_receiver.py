@@ -35,8 +35,3 @@ silent = never_answer()
 def asleep(_request: Request) -> Action:
     """Answer nothing until the file ``WOKEN`` is there."""
     return respond(200) if Path(os.environ["WOKEN"]).exists() else never_answer()
-
-
-def down(_request: Request) -> Action:
-    """Answer 503 until the file ``WOKEN`` exists."""
-    return respond(200 if Path(os.environ["WOKEN"]).exists() else 503)

@@ -84,10 +84,10 @@ async def test_an_endpoint_that_never_answers_does_not_hold_up_another(sqlite_ur
         async with fault.opened_store() as store, fault.opened_emission(store, **fixed) as dispatcher:
             emitting = asyncio.create_task(run(dispatcher))
             # Some of what the dead one gets fails before the other comes.
-            await until(lambda: dispatcher.summary.attempts >= _FIRST_FAILURES)
+            await until(lambda: dispatcher.counts.attempts >= _FIRST_FAILURES)
             tries = tries_of_the_dead()
             ids = await fault.enqueue(_HEALTHY, "healthy")
-            await until(lambda: dispatcher.summary.delivered == _HEALTHY)
+            await until(lambda: dispatcher.counts.delivered == _HEALTHY)
             tries = tries_of_the_dead() - tries
             assert await store.unfinished("asleep") == _DEAD
             emitting.cancel()

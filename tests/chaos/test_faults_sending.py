@@ -214,7 +214,7 @@ class TestNoDescriptorIsLeft:
             # What the store opens for its readers is open.
             await asyncio.gather(*(store.due() for _ in range(6)))
             # To open the endpoint takes a descriptor, too.
-            assert not await dispatcher.not_to_be_opened([ENDPOINT])
+            assert not await dispatcher.unavailable_endpoints([ENDPOINT])
             with no_descriptor_left(but) as give_back:
                 emitting = asyncio.create_task(run(dispatcher))
                 await asyncio.sleep(1.2)

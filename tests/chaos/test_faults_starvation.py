@@ -6,22 +6,22 @@ No test measures a speed: each compares what the healthy endpoint got with what 
 from __future__ import annotations
 
 import asyncio
-import random
-import time
 from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import pytest
 from faults import make_events, run
 
-from resonant.delivery.attempt import AttemptRunner, Destination
-from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.limits import Limits
 from resonant.errors import UnexpectedStatus
 from resonant.sinks.base import CallableSink
-from resonant.store import WorkerStore
+from support.dispatching import dispatching, opened, sink_target
 from support.waiting import until
+
+if TYPE_CHECKING:
+    from resonant.dispatch.dispatcher import Dispatcher
 
 _HEALTHY, _BAD = 400, 10
 _SLOW_SECONDS = 1.0
@@ -70,7 +70,7 @@ class Neighbours:
 async def neighbours(url, chunk_size, many, misbehave):
     """Start a run with this many bad endpoints, whose sends await ``misbehave``."""
 
-    def destination(name):
+    async def open_destination(name):
         async def send(_event):
             if name == "healthy":
                 await asyncio.sleep(0.002)
@@ -80,26 +80,15 @@ async def neighbours(url, chunk_size, many, misbehave):
             await misbehave()
             found.answered[name] += 1
 
-        async def close():
-            return None
+        return sink_target(name, CallableSink(send), timeout=3600)
 
-        return Destination(name, CallableSink(send), describe=str, close=close, timeout=3600)
-
-    async def open_destination(name):
-        return destination(name)
-
-    store = await WorkerStore.open(url)
-    # The name of the healthy endpoint comes after the others, so it is found last.
-    names = [f"bad-{number:03}" for number in range(many)]
-    for name in names:
-        await store.enqueue(make_events(_BAD), name)
-    await store.enqueue(make_events(_HEALTHY), "healthy")
-    attempt_runner = AttemptRunner(clock=time.time, rng=random.Random(1))
     limits = Limits(run_for=3600, chunk_size=chunk_size)
-    try:
-        async with Dispatcher(
-            store, attempt_runner, open_destination, owner="w", limits=limits
-        ) as dispatcher:
+    async with opened(url) as store:
+        # The name of the healthy endpoint comes after the others, so it is found last.
+        for number in range(many):
+            await store.enqueue(make_events(_BAD), f"bad-{number:03}")
+        await store.enqueue(make_events(_HEALTHY), "healthy")
+        async with dispatching(store, None, open_destination=open_destination, limits=limits) as dispatcher:
             found = Neighbours(dispatcher)
             emitting = asyncio.create_task(run(dispatcher))
             try:
@@ -107,8 +96,6 @@ async def neighbours(url, chunk_size, many, misbehave):
             finally:
                 emitting.cancel()
                 await asyncio.wait([emitting])
-    finally:
-        await store.close()
 
 
 @pytest.fixture

@@ -9,20 +9,22 @@ import sqlite3
 from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import ClassVar
 
 from sqlalchemy import func, select
 
-from resonant.delivery.attempt import AttemptRunner, Destination, Report
+from resonant.delivery.attempt import AttemptRunner, Destination
+from resonant.delivery.outcome import Outcome
 from resonant.delivery.retry import Retry, RetryPolicy
+from resonant.dispatch.counts import Counts
 from resonant.dispatch.dispatcher import Dispatcher
-from resonant.dispatch.limits import Limits
-from resonant.dispatch.sender import WAIT_SECONDS
-from resonant.dispatch.summary import ChunkSummary, Summary
+from resonant.dispatch.limits import WAIT_SECONDS, Limits
 from resonant.errors import EndpointError, UnexpectedStatus
 from resonant.events import Event
 from resonant.sinks.base import CallableSink
-from resonant.store import Store, WorkerStore, schema
+from resonant.store import WorkerStore, schema
+from resonant.store.shared.gates import GateChange, change_gate, read_gate
 from resonant.testing import FixedClock
 
 START = 1_800_000_000.0
@@ -34,21 +36,22 @@ class Scene:
     """A worker's emission, and the values that tests inspect."""
 
     dispatcher: Dispatcher
-    store: Store
+    store: WorkerStore
     clock: FixedClock
-    reports: list[Report] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
     chunks: list[int] = field(default_factory=list)
-    done: list[ChunkSummary] = field(default_factory=list)
+    done: list[Counts] = field(default_factory=list)
+    shown: list[list[Outcome]] = field(default_factory=list)
     chunk_size: ClassVar[int] = 0
 
     async def emit_one(self, lease):
         """Make the attempts of a delivery; the clock advances instead of waiting."""
         while True:
-            report = await self.dispatcher.attempt(lease.key)
-            self.reports.append(report)
-            if not isinstance(report.decision, Retry):
+            outcome = await self.dispatcher.attempt(lease.key)
+            self.outcomes.append(outcome)
+            if not isinstance(outcome.decision, Retry):
                 return
-            await self.wait(report.decision.delay)
+            await self.wait(outcome.decision.delay)
 
     async def wait(self, seconds):
         self.clock.advance(seconds)
@@ -56,9 +59,10 @@ class Scene:
     async def emit_chunk(self, leases):
         """Make an attempt for each lease; the clock advances instead of waiting for briefly parked deliveries."""
         self.chunks.append(len(leases))
-        done = await self.dispatcher.attempt_all(leases[0].endpoint, [lease.key for lease in leases])
-        self.done.append(done)
-        if done.parked:
+        chunk = await self.dispatcher.attempt_all(leases[0].endpoint, [lease.key for lease in leases])
+        self.done.append(chunk.counts)
+        self.shown.append(chunk.shown)
+        if chunk.counts.parked:
             await self.wait_for_parked()
 
     async def wait_for_parked(self, longest=WAIT_SECONDS):
@@ -70,9 +74,54 @@ class Scene:
         due_at = await self.store.read(lambda connection: connection.execute(query).scalar())
         self.clock.advance(max(0.0, (due_at or now) - now))
 
-    async def run(self, **options) -> Summary:
-        running = self.dispatcher.run(self.emit_one, emit_chunk=self.emit_chunk, **options)
-        return await asyncio.wait_for(running, 30)
+    async def run(self, emit_one=None, **options) -> Counts:
+        """Run to the end; without an ``emit_one``, in the lane of the test."""
+        if emit_one is None:
+            options |= {"emit_chunk": self.emit_chunk}
+        return await asyncio.wait_for(self.dispatcher.run(emit_one or self.emit_one, **options), 60)
+
+    @asynccontextmanager
+    async def running(self, emit_one=None, **options):
+        """Run for the block, and cancel the run if it has not ended; yields the task."""
+        run = asyncio.create_task(self.run(emit_one, **options))
+        try:
+            yield run
+        finally:
+            run.cancel()
+            await asyncio.wait([run])
+
+    async def lose_leases(self, path, *, to=None):
+        """Let another worker rescue all leases of this one, and claim a delivery for the owner ``to``."""
+        async with another_worker(path, clock=self.clock) as other:
+            await other.rescue(owners=["worker"])
+            if to is not None:
+                await other.claim("orders", owner=to, limit=1)
+
+    def count_claims(self):
+        """Return a list that gets, with each claim, the number of busy deliveries of all endpoints after it."""
+        held, claim = [], self.store.claim_each
+
+        async def claim_and_count(*args, **options):
+            found = await claim(*args, **options)
+            held.append(self.dispatcher._in_flight.total_busy + sum(map(len, found.values())))
+            return found
+
+        self.store.claim_each = claim_and_count
+        return held
+
+    def governs(self, endpoint="orders"):
+        """Return whether the gate of an endpoint holds or paces it, as far as the run knows."""
+        opened = self.dispatcher._opened.get(endpoint)
+        return opened is not None and opened.governs()
+
+    async def gate(self):
+        """Read the gate of `orders`."""
+        return await self.store.read(read_gate, "orders")
+
+    async def set_gate(self, **fields):
+        """Write the gate of `orders`, as another process would."""
+        before = await self.gate()
+        assert await self.store.write(change_gate, GateChange(before, replace(before, **fields)))
 
 
 def sink_target(name, sink, **fields):
@@ -88,6 +137,67 @@ def sink_target(name, sink, **fields):
 
 
 @asynccontextmanager
+async def opened(url, **options):
+    """Open a store for the block, as a process does."""
+    store = await WorkerStore.open(url, **options)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def dispatching(store, sink, *, policy=None, seed=7, **options):
+    """Open a dispatcher on a store; ``sink`` is an async function of the event, or returns an endpoint's destination."""
+
+    async def open_destination(name):
+        return sink_target(name, CallableSink(sink))
+
+    runner = AttemptRunner(
+        clock=store.clock, rng=random.Random(seed), policy=lambda _name: policy or RetryPolicy()
+    )
+    options = {"owner": "worker", "open_destination": open_destination} | options
+    async with Dispatcher(store, runner, options.pop("open_destination"), **options) as dispatcher:
+        yield dispatcher
+
+
+@asynccontextmanager
+async def draining(store, sink, *, waits=0.0, endpoint=None, **options):
+    """Run a dispatcher for the block, and cancel the run if it has not ended; yields the task.
+
+    A delivery to be retried waits in its task for this many seconds, and is then released.
+    """
+    async with dispatching(store, sink, **options) as dispatcher:
+
+        async def emit_one(lease):
+            if isinstance((await dispatcher.attempt(lease.key)).decision, Retry):
+                await asyncio.sleep(waits)
+
+        emit_chunk = partial(attempt_leases, dispatcher)
+        run = asyncio.create_task(dispatcher.run(emit_one, emit_chunk=emit_chunk, endpoint=endpoint))
+        try:
+            yield run
+        finally:
+            run.cancel()
+            await asyncio.wait([run])
+
+
+async def emit(dispatcher, **options) -> Counts:
+    """Run to the end as the flow does, without Prefect."""
+
+    async def emit_one(lease):
+        while isinstance(decision := (await dispatcher.attempt(lease.key)).decision, Retry):
+            await asyncio.sleep(decision.delay)
+
+    return await dispatcher.run(emit_one, emit_chunk=partial(attempt_leases, dispatcher), **options)
+
+
+async def attempt_leases(dispatcher, leases):
+    """Make an attempt of each delivery of a chunk."""
+    return await dispatcher.attempt_all(leases[0].endpoint, [lease.key for lease in leases])
+
+
+@asynccontextmanager
 async def scene(
     path,
     *,
@@ -95,9 +205,9 @@ async def scene(
     clock=None,
     lease_seconds=60.0,
     limits=None,
-    on_gate_change=lambda *_: None,
     sinks=None,
     before_open=None,
+    on_gate_change=lambda *_: None,
     **more_sinks,
 ):
     """Open an emission with an endpoint for each sink: an async function of the event, or a whole target.
@@ -115,35 +225,24 @@ async def scene(
         sink = sinks[name]
         return sink if isinstance(sink, Destination) else sink_target(name, CallableSink(sink))
 
-    store = await WorkerStore.open(
-        f"sqlite:///{path / 'r.db'}", clock=clock, host_clock=clock, lease_seconds=lease_seconds
-    )
-    try:
-        attempt_runner = AttemptRunner(clock=clock, rng=random.Random(7), policy=lambda _name: policy)
-        limits = replace(limits or Limits(), chunk_size=Scene.chunk_size)
-        async with Dispatcher(
+    async with (
+        another_worker(path, clock=clock, lease_seconds=lease_seconds) as store,
+        dispatching(
             store,
-            attempt_runner,
-            open_destination,
-            owner="worker",
-            limits=limits,
+            None,
+            policy=policy,
+            open_destination=open_destination,
+            limits=replace(limits or Limits(), chunk_size=Scene.chunk_size),
             on_gate_change=on_gate_change,
-        ) as dispatcher:
-            yield Scene(dispatcher, store, clock)
-    finally:
-        await store.close()
+        ) as dispatcher,
+    ):
+        yield Scene(dispatcher, store, clock)
 
 
-@asynccontextmanager
-async def another_worker(path, *, clock, lease_seconds=60.0):
+def another_worker(path, *, clock, lease_seconds=60.0):
     """Open the store as another process would."""
-    store = await WorkerStore.open(
-        f"sqlite:///{path / 'r.db'}", clock=clock, host_clock=clock, lease_seconds=lease_seconds
-    )
-    try:
-        yield store
-    finally:
-        await store.close()
+    url = f"sqlite:///{path / 'r.db'}"
+    return opened(url, clock=clock, host_clock=clock, lease_seconds=lease_seconds)
 
 
 numbers = itertools.count()
@@ -173,6 +272,15 @@ async def succeed(_event):
 
 async def fail(_event):
     raise UnexpectedStatus(503)
+
+
+def appending_to(sent):
+    """Return a sink that adds the ids of events to a list."""
+
+    async def send(event):
+        sent.append(event.id)
+
+    return send
 
 
 def failing_first(times=1, *, one_in=1):

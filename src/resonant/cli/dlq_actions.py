@@ -309,7 +309,7 @@ def _run_replay(
     document["replayed"] = tracker.outcomes.total
     if not state.is_completed() and not tracker.outcomes.total:
         if as_json:
-            output.write(output.to_json(document | tracker.outcomes.as_dict()) + "\n")
+            output.write(output.to_json(document | tracker.as_dict()) + "\n")
             output.flush()
         output.say(f"resonant: {state.message}")
         raise typer.Exit(1)

@@ -14,7 +14,8 @@ from resonant.cli.progress import shown_until_the_end
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from resonant.dispatch.tracking import Outcomes, Tracker
+    from resonant.dispatch.counts import Counts
+    from resonant.dispatch.tracking import Tracker
 
 
 @contextlib.asynccontextmanager
@@ -59,7 +60,7 @@ async def tracked(
         raise
 
 
-def _after_ctrl_c(outcomes: Outcomes, goes_on: str) -> str:
+def _after_ctrl_c(outcomes: Counts, goes_on: str) -> str:
     delivered = outcomes.delivered + outcomes.delivered_before
     text = f"interrupted: {delivered:,} of {outcomes.total:,} delivered"
     if dead := outcomes.dead_letters.total():
@@ -84,12 +85,12 @@ def print_outcomes(
         typer.Exit: with code 1 if some are dead letters, or held by a paused endpoint.
     """
     if as_json:
-        output.write(output.to_json(document | tracker.outcomes.as_dict()) + "\n")
+        output.write(output.to_json(document | tracker.as_dict()) + "\n")
     else:
         output.write_paragraph(text, indent=2)
     if held := tracker.outcomes.held:
         output.flush()
-        if paused := _paused(tracker.outcomes, endpoint):
+        if paused := _paused(tracker, endpoint):
             say_paused(paused, held)
         else:
             waits = output.counted(held, "delivery waits", "deliveries wait")
@@ -98,7 +99,7 @@ def print_outcomes(
         output.flush()
         shown = f"`{tracker.dead_letters_shown_by(endpoint)}`"
         output.say(f"resonant: {output.counted(number, 'dead letter')}: {shown} shows why")
-    if number or _paused(tracker.outcomes, endpoint):
+    if number or _paused(tracker, endpoint):
         raise typer.Exit(1)
 
 
@@ -108,8 +109,8 @@ def say_paused(endpoint: str, held: int) -> None:
     output.say(f"resonant: {waits}: {endpoint} is paused; `resonant endpoint resume {endpoint}` sends again")
 
 
-def _paused(outcomes: Outcomes, endpoint: str | None) -> str | None:
+def _paused(tracker: Tracker, endpoint: str | None) -> str | None:
     """Return the paused endpoint that holds some of these deliveries, if any."""
     if endpoint is None:
-        return min(outcomes.paused, default=None)
-    return endpoint if endpoint in outcomes.paused else None
+        return min(tracker.paused, default=None)
+    return endpoint if endpoint in tracker.paused else None

@@ -10,7 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from resonant.delivery.classification import classifier
-from resonant.delivery.retry import NORMAL, Decision, GateView, GiveUp, Park, Retry, RetryPolicy, decide
+from resonant.delivery.outcome import Outcome
+from resonant.delivery.retry import NORMAL, GateView, GiveUp, Park, Retry, RetryPolicy, decide
 from resonant.display import one_line
 from resonant.events import Attempt
 from resonant.sinks.redaction import root_cause
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from resonant.delivery.classification import Classifier
-    from resonant.delivery.verdict import Verdict
     from resonant.events import Category, Clock, Lease
     from resonant.sinks.base import Sink
 
@@ -30,8 +30,6 @@ logger = logging.getLogger(__name__)
 _GRACE_SECONDS = 1.0
 _EXCERPT_CHARACTERS = 1024
 _STATUSES = range(100, 600)
-# Below this, a delay is shown with hundredths of a second.
-_SHORT_SECONDS = 30.0
 _DECISION_NAMES = {Retry: "retry", Park: "park", GiveUp: "give_up"}
 
 
@@ -67,31 +65,6 @@ class Destination:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """The result of one attempt, for recording, logging and waiting."""
-
-    lease: Lease
-    attempt: Attempt
-    decision: Decision | None
-    verdict: Verdict | None = None
-
-    @property
-    def next_step(self) -> str:
-        """The decision in words."""
-        match self.decision:
-            case None:
-                return "delivered"
-            case Retry(delay=delay):
-                return f"retry in {delay:.2f} s"
-            case Park(delay=delay, charged=charged):
-                early = "" if charged else " (early: not counted in max_attempts)"
-                shown = f"{delay:.2f}" if delay < _SHORT_SECONDS else f"{delay:.0f}"
-                return f"parked for {shown} s{early}"
-            case GiveUp(reason=reason):
-                return f"given up: {reason}"
-
-
-@dataclass(frozen=True, slots=True)
 class AttemptRunner:
     """Makes attempts.
 
@@ -118,7 +91,7 @@ class AttemptRunner:
         longest_wait: Callable[[], float] = lambda: math.inf,
         gate: Callable[[], GateView] = lambda: NORMAL,
         task_run_id: str | None = None,
-    ) -> Report:
+    ) -> Outcome:
         """Send once, and decide on the next step. Raises only interruptions of this task or process.
 
         A sink that raises ``CancelledError`` though nobody cancelled this task has failed: if it were raised again, every
@@ -161,13 +134,13 @@ class AttemptRunner:
             )
         made = partial(made, duration=asyncio.get_running_loop().time() - start, result="delivered")
         if receipt is None:
-            return Report(lease, made(), None)
+            return Outcome(lease, made(), None)
         attempt = made(
             status_code=receipt.status_code,
             excerpt=_line(destination, receipt.excerpt),
             warning=_line(destination, receipt.warning),
         )
-        return Report(lease, attempt, None)
+        return Outcome(lease, attempt, None)
 
     def _policy_for(self, lease: Lease, destination: Destination) -> RetryPolicy:
         name = self.run_policy or lease.policy or destination.policy
@@ -188,7 +161,7 @@ class AttemptRunner:
         *,
         longest_wait: Callable[[], float],
         gate: Callable[[], GateView],
-    ) -> Report:
+    ) -> Outcome:
         now = self.clock()
         verdict = self.classifier.classify(failure, now=now, overrides=destination.overrides)
         status_code = _status_code(failure)
@@ -222,7 +195,7 @@ class AttemptRunner:
             next_attempt_at=None if waits is None else waits.next_attempt_at,
             early=isinstance(decision, Park) and not decision.charged,
         )
-        return Report(lease, attempt, decision, verdict)
+        return Outcome(lease, attempt, decision, verdict)
 
 
 def _is_interruption(error: BaseException) -> bool:

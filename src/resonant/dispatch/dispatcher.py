@@ -11,8 +11,9 @@ In the bulk lane, `emit_chunk` receives many deliveries to one endpoint::
     Dispatcher.attempt_all  makes one attempt of each delivery, with large commits, and parks every retry
     emit_one                receives deliveries that may have crashed a worker, so that they cannot crash a chunk
 
-The parts: `Fetcher` claims, `Sender` makes and records attempts, `Destinations` opens endpoints, `LeaseHeartbeat` renews
-leases, and `RunningTasks` holds the tasks and the error that ends the run.
+The parts: an ``EndpointRun`` for each open endpoint, made by ``Endpoints``; `Fetcher` claims, `Admission` and `GateRows` ask
+the gates, `Sender` makes and records attempts, `LeaseHeartbeat` renews leases, and `RunningTasks` holds the tasks and the error
+that ends the run.
 
 This module does not use Prefect: the clock, the random generator, the endpoints and `emit_one` are arguments.
 """
@@ -23,33 +24,43 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from resonant.dispatch import fetcher as fetching
-from resonant.dispatch.admission import Gatekeeper, Held
-from resonant.dispatch.destinations import Destinations
-from resonant.dispatch.fetcher import Fetcher, Plan
+from resonant.dispatch.admission import Admission, Held
+from resonant.dispatch.claim_size import FIRST_CHUNK, FIRST_CLAIM, ClaimSize
+from resonant.dispatch.counts import Counts
+from resonant.dispatch.endpoint_run import EndpointRun
+from resonant.dispatch.endpoints import Endpoints
+from resonant.dispatch.fetcher import Fetcher
+from resonant.dispatch.folding import Folding
+from resonant.dispatch.gate_rows import GateRows
 from resonant.dispatch.heartbeat import LeaseHeartbeat
 from resonant.dispatch.in_flight import InFlight
 from resonant.dispatch.limiter import ConcurrencyLimiter
 from resonant.dispatch.limits import Limits
-from resonant.dispatch.rate import RateLimiter, reserving
+from resonant.dispatch.prefetch import PrefetchWindow
+from resonant.dispatch.rate import NoRate, Rate, RateTools, reserving
 from resonant.dispatch.running_tasks import RunningTasks
 from resonant.dispatch.secret_rotation import Signing
 from resonant.dispatch.sender import LeaseLost, Sender, TimeIsUp
-from resonant.dispatch.succession import end_when_succeeded
-from resonant.dispatch.summary import Summary
+from resonant.dispatch.succession import end_after_successors
+from resonant.dispatch.takeover import TakeOver
 from resonant.dispatch.wakeup import wake_on_commits
 from resonant.errors import StoreError
+from resonant.gate.controller import EndpointGate
 from resonant.store.engine.availability import retry_while_unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 
-    from resonant.delivery.attempt import AttemptRunner, Destination, Report
-    from resonant.dispatch.admission import OnGateChange
-    from resonant.dispatch.summary import ChunkSummary
+    from resonant.delivery.attempt import AttemptRunner, Destination
+    from resonant.delivery.outcome import Outcome
+    from resonant.dispatch.gate_rows import OnGateChange
+    from resonant.dispatch.running_tasks import Work
+    from resonant.dispatch.sender import Chunk
     from resonant.dispatch.tracking import Tracker
     from resonant.events import Lease, LeaseKey
     from resonant.store import WorkerStore
@@ -72,6 +83,10 @@ class Dispatcher:
         owner: the owner of the leases, e.g. the flow run's id.
         limits: the limits of the run.
         on_gate_change: called with the old and the new gate after this run has changed a gate's state.
+
+    Attributes:
+        counts: the outcomes so far.
+        problems: the reasons why endpoints could not be opened, keyed by name; their deliveries wait.
     """
 
     def __init__(
@@ -87,56 +102,62 @@ class Dispatcher:
         self.store = store
         self.owner = owner
         self.limits = limits = limits or Limits()
-        self.summary = Summary()
+        self.counts = Counts()
+        self.problems: dict[str, str] = {}
+        self._rng = attempt_runner.rng
+        self._open_destination = open_destination
         self._limiter = ConcurrencyLimiter(limits.concurrency, limits.endpoint_concurrency)
         self._patience = store.lease_seconds / 3
-        self._in_flight = InFlight(limits.max_waiting)
         self._running = RunningTasks()
-        self._heartbeat = LeaseHeartbeat(store, owner, self._in_flight, self._running.fail)
-        self._rates = RateLimiter(
+        self._opened: dict[str, EndpointRun] = {}
+        self._in_flight = InFlight(self._opened, limits.max_waiting)
+        self._heartbeat = LeaseHeartbeat(store, owner, self._in_flight)
+        self._background = AsyncExitStack()
+        self._rate_tools = RateTools(
             reserving(store, self._patience, self._running.outlasts), is_over=self._running.is_over
         )
-        self._gates = Gatekeeper(
-            store,
-            owner,
-            limiter=self._limiter,
-            in_flight=self._in_flight,
-            rng=attempt_runner.rng,
-            on_change=on_gate_change,
-            running=self._running,
-        )
+        self._gates = GateRows(store, owner, self._opened, on_change=on_gate_change, running=self._running)
         self._signing = Signing(store, owner)
-        self._destinations = Destinations(
-            store,
-            open_destination,
-            limiter=self._limiter,
-            rates=self._rates,
-            signing=self._signing,
-            problems=self.summary.unknown_endpoints,
+        self._endpoints = Endpoints(
+            store, self._opened, self._open_endpoint, signing=self._signing, problems=self.problems
         )
         self._sender = Sender(
             store,
             attempt_runner,
-            gates=self._gates,
+            admission=Admission(self._gates, self._limiter, self._running, store.shared_clock),
+            endpoints=self._opened,
             in_flight=self._in_flight,
-            destinations=self._destinations,
             running=self._running,
-            summary=self.summary,
+            counts=self.counts,
         )
-        self._look_at_gates_at = 0.0
         self._emit_one: EmitOne
         self._emit_chunk: EmitChunk | None = None
 
+    async def _open_endpoint(self, name: str) -> EndpointRun:
+        destination = await self._open_destination(name)
+        slots, rate = self._limiter.slots(destination.concurrency), destination.rate
+        return EndpointRun(
+            name,
+            destination,
+            gate=EndpointGate(self._gates.row(name), self.owner, self._rng),
+            slots=slots,
+            rate=NoRate() if rate is None else Rate(name, rate, slots.limit, self._rate_tools),
+            window=PrefetchWindow(slots.limit),
+            claims=ClaimSize(FIRST_CHUNK if self._chunk_size else FIRST_CLAIM),
+            clock=self.store.shared_clock,
+        )
+
     async def __aenter__(self) -> Self:
-        self._heartbeat.start()
+        await self._background.enter_async_context(self._running.beside([self._heartbeat.beat]))
         self._signing.start()
         return self
 
     async def __aexit__(self, _kind: object, ended_by: object, _trace: object) -> None:
         try:
-            await self._heartbeat.stop()
+            await self._background.aclose()
             await self._signing.stop()
-            await self._rates.close()
+            for endpoint in list(self._opened.values()):
+                await endpoint.rate.close()
             await self._sender.close()
             # Release even without a known lease: a claim may have been cancelled during its commit.
             await self.store.release_all(self.owner)
@@ -146,14 +167,14 @@ class Dispatcher:
             if not isinstance(ended_by, StoreError):  # avoids a second report of an outage
                 logger.warning("leases were not released and will expire: %s", error)
         finally:
-            await self._destinations.close()
+            await self._endpoints.close()
 
     @property
     def failure(self) -> BaseException | None:
         """The error that ended the run, if any."""
         return self._running.failure
 
-    async def attempt(self, key: LeaseKey, *, task_run_id: str | None = None) -> Report:
+    async def attempt(self, key: LeaseKey, *, task_run_id: str | None = None) -> Outcome:
         """Make one attempt, and record it with its decision.
 
         Raises:
@@ -166,7 +187,7 @@ class Dispatcher:
 
     async def attempt_all(
         self, endpoint: str, keys: Sequence[LeaseKey], *, task_run_id: str | None = None
-    ) -> ChunkSummary:
+    ) -> Chunk:
         """Make one attempt of each delivery in a chunk, and park every retry.
 
         Raises:
@@ -183,7 +204,7 @@ class Dispatcher:
         take_over: bool = False,
         own: Tracker | None = None,
         on_waiting: Callable[[float], None] = lambda _until: None,
-    ) -> Summary:
+    ) -> Counts:
         """Claim and emit due deliveries, until none is due or the time is up.
 
         The run waits for retries that it parked for less than ``WAIT_SECONDS``. With ``own``, it ends when those
@@ -203,32 +224,45 @@ class Dispatcher:
             EndpointError: the named endpoint cannot be opened.
             StoreUnavailable: the store became unreachable.
         """
-        if endpoint is not None:
-            await self._waiting(partial(self._destinations.open, endpoint))
-        self._running.begin(self.limits)
         self._emit_one, self._emit_chunk = emit_one, emit_chunk
+        if endpoint is not None:
+            await self._waiting(partial(self._endpoints.open, endpoint))
+        self._running.begin(self.limits)
         self._sender.parks_retries = bool(self._chunk_size)
-        self._gates.keeps_place = True
+        self._gates.may_stay_pilot = True
+        folding = Folding(self.store)
+        taking_over = (
+            TakeOver(self.store, self._heartbeat, endpoint=endpoint, on_waiting=on_waiting)
+            if take_over
+            else None
+        )
         fetcher = Fetcher(
             self.store,
-            Plan(self.owner, endpoint, take_over, self._chunk_size, on_waiting),
+            owner=self.owner,
+            endpoint=endpoint,
+            chunk_size=self._chunk_size,
+            endpoints=self._endpoints,
+            opened=self._opened,
             gates=self._gates,
+            limiter=self._limiter,
             in_flight=self._in_flight,
-            destinations=self._destinations,
-            heartbeat=self._heartbeat,
+            take_over=taking_over,
+            folding=folding,
             is_over=self._running.is_over,
         )
         try:
             async with self._running.beside(self._work_beside(fetcher, endpoint)):
-                return await self._send_until_over(fetcher, own)
+                return await self._send_until_over(fetcher, taking_over, own)
         except Exception as error:
             self._running.fail(error)  # recorded before the other tasks are cancelled
             raise
         finally:
             await self._running.cancel()
-            await fetcher.stop()
+            await folding.stop()
 
-    async def _send_until_over(self, fetcher: Fetcher, own: Tracker | None) -> Summary:
+    async def _send_until_over(
+        self, fetcher: Fetcher, take_over: TakeOver | None, own: Tracker | None
+    ) -> Counts:
         while True:
             self._running.forget_changes()
             self._running.raise_failure()
@@ -238,20 +272,24 @@ class Dispatcher:
                     self._running.end_in(0)  # the next run sends the remaining claims
             time_is_up, is_idle = self._running.is_over(), not self._running
             looked_at = self.store.clock()
-            fetcher.look_in(self._sender.take_parked_until() - looked_at)
+            fetcher.look_in(self._sender.pop_next_due() - looked_at)
             if not time_is_up:
                 await self._waiting(partial(self._take_due, fetcher, is_idle=is_idle))
-            goes_on = self._running.end is not None or (own is None and self._sender.waits_at(looked_at))
+            goes_on = self._running.end is not None or (
+                own is None and self._sender.waits_for_parked(looked_at)
+            )
             if self._running or (goes_on and not time_is_up) or self._running.failure is not None:
                 await self._running.wait_for_change(fetcher.pause)
             elif not time_is_up and not is_idle:
                 continue  # the last task ended during the look, and may have released its delivery
-            elif not time_is_up and await self._waiting(partial(self._has_to_wait, fetcher, own)):
+            elif not time_is_up and await self._waiting(
+                partial(self._wait_for_others, fetcher, take_over, own)
+            ):
                 continue
             elif self._running.failure is None:
-                return self.summary
+                return self.counts
 
-    def _work_beside(self, fetcher: Fetcher, endpoint: str | None) -> Iterator[Coroutine[Any, Any, None]]:
+    def _work_beside(self, fetcher: Fetcher, endpoint: str | None) -> Iterator[Work]:
         """Yield the background work of a run that stays alive while nothing is due."""
 
         def wake(endpoints: frozenset[str] | None) -> None:
@@ -259,9 +297,10 @@ class Dispatcher:
             self._running.note_change()
 
         if self._running.end is not None:
-            yield wake_on_commits(self.store, wake)
+            yield partial(wake_on_commits, self.store, wake)
         if self.limits.successors:
-            yield end_when_succeeded(
+            yield partial(
+                end_after_successors,
                 self.store,
                 self._running,
                 owner=self.owner,
@@ -269,18 +308,20 @@ class Dispatcher:
                 successors=self.limits.successors,
             )
 
-    async def _has_to_wait(self, fetcher: Fetcher, own: Tracker | None) -> bool:
+    async def _wait_for_others(
+        self, fetcher: Fetcher, take_over: TakeOver | None, own: Tracker | None
+    ) -> bool:
         """Wait one poll interval if a worker or a gate still holds deliveries; return whether it waited."""
         if own is not None:
             await own.look()
             if own.is_settled:
                 return False
         elif not fetcher.can_send_shortly():
-            return await fetcher.others_hold()
+            return take_over is not None and await take_over.wait_for_leases()
         await asyncio.sleep(fetcher.pause)
         return True
 
-    async def emit_given(self, emit_one: EmitOne, batches: AsyncIterator[list[Lease]]) -> Summary:
+    async def emit_given(self, emit_one: EmitOne, batches: AsyncIterator[list[Lease]]) -> Counts:
         """Emit deliveries that this owner has already leased, and wait for all of them.
 
         The next batch is requested only while fewer than twice ``concurrency`` deliveries are being sent.
@@ -296,19 +337,19 @@ class Dispatcher:
         self._running.is_ending = False
         self._emit_one, self._emit_chunk = emit_one, None
         self._sender.parks_retries = False
-        self._gates.keeps_place = False
+        self._gates.may_stay_pilot = False
         try:
             async for leases in batches:
-                await self._look_at_gates()
+                await self._waiting(self._gates.read_if_old)
                 held = []
                 for lease in leases:
-                    await self._waiting(partial(self._destinations.open, lease.endpoint))
+                    endpoint = await self._waiting(partial(self._endpoints.open, lease.endpoint))
                     # Release held deliveries, so that any run may send them.
-                    if self._gates.room(lease.endpoint) == 0:
+                    if endpoint.claim_limit() == 0:
                         held.append(lease)
                     else:
                         self._start(lease)
-                await self._sender.hand_back(held)
+                await self._sender.release(held)
                 while self._in_flight.total_busy >= 2 * self.limits.concurrency:
                     await self._next_change()
             while self._running:
@@ -320,20 +361,14 @@ class Dispatcher:
             raise
         finally:
             await self._running.cancel()
-        return self.summary
-
-    async def _look_at_gates(self) -> None:
-        """Refresh the gates, unless they were refreshed recently."""
-        if asyncio.get_running_loop().time() >= self._look_at_gates_at:
-            self._look_at_gates_at = asyncio.get_running_loop().time() + fetching.POLL_SECONDS
-            await self._waiting(self._gates.look_at_sends)
+        return self.counts
 
     async def _waiting(self, operation: Callable[[], Awaitable[T]]) -> T:
         """Repeat an operation while the store is unavailable."""
         return await retry_while_unavailable(operation, self._patience, outlasts=self._running.outlasts)
 
     async def _next_change(self) -> None:
-        await self._look_at_gates()
+        await self._waiting(self._gates.read_if_old)
         self._running.forget_changes()
         if self._running.failure is None and self._running:
             await self._running.wait_for_change(fetching.POLL_SECONDS)
@@ -383,13 +418,9 @@ class Dispatcher:
         if left.attempts == lease.attempts:
             raise RuntimeError(f"emit_one returned without attempting {lease.event.id}")
         # `emit_one` did not wait for the retry: park the delivery, so that any worker can retry it when it is due.
-        self.summary.parked += 1
-        await self._sender.hand_back([left])
+        self.counts.parked += 1
+        await self._sender.release([left])
 
-    async def not_to_be_opened(self, names: Iterable[str]) -> dict[str, str]:
+    async def unavailable_endpoints(self, names: Iterable[str]) -> dict[str, str]:
         """Return the endpoints that cannot be opened, with the reasons."""
-        return {
-            name: self.summary.unknown_endpoints[name]
-            for name in names
-            if not await self._destinations.is_open(name)
-        }
+        return {name: self.problems[name] for name in names if not await self._endpoints.is_open(name)}

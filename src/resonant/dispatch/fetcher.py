@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
-from collections import defaultdict, deque
-from dataclasses import dataclass
+from collections import deque
 from typing import TYPE_CHECKING
 
-from resonant.dispatch.claim_size import FIRST_CHUNK, FIRST_CLAIM, ClaimSize
-from resonant.errors import StoreError
 from resonant.gate.permission import NoLimit
-from resonant.store.queue.rescue import ExpiryWatch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
 
-    from resonant.dispatch.admission import Gatekeeper
-    from resonant.dispatch.destinations import Destinations
-    from resonant.dispatch.heartbeat import LeaseHeartbeat
+    from resonant.dispatch.endpoint_run import EndpointRun
+    from resonant.dispatch.endpoints import Endpoints
+    from resonant.dispatch.folding import Folding
+    from resonant.dispatch.gate_rows import GateRows
     from resonant.dispatch.in_flight import InFlight
+    from resonant.dispatch.limiter import ConcurrencyLimiter
+    from resonant.dispatch.takeover import TakeOver
     from resonant.events import Lease
     from resonant.store import WorkerStore
 
@@ -34,12 +32,6 @@ _EARLY_POLL_SHARE = 0.1
 # The shortest waits for the next parked delivery. In the bulk lane, deliveries due soon after it join its chunk.
 _SHORTEST_WAIT_SECONDS = 0.02
 _SHORTEST_WAIT_FOR_CHUNK_SECONDS = 0.05
-# How often expired leases are rescued, which takes the store's write lock.
-RESCUE_SECONDS = 1.0
-# How often accepted events and tallies are folded. Readers add up unfolded counts; each fold costs a few milliseconds.
-FOLD_SECONDS = 5.0
-# How long the last fold of a run may take.
-_LAST_FOLD_SECONDS = 1.0
 # The shortest time between two probes of a run, and the share of its time that claiming them may take: with many endpoints
 # down, each is probed less often.
 PROBE_SECONDS = 0.1
@@ -56,77 +48,67 @@ MOST_CLAIMED = 5_000
 MOST_BYTES = 64 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The settings of a run's claims.
-
-    Attributes:
-        owner: the owner of the leases.
-        endpoint: the only endpoint to claim from; None for all.
-        take_over: whether to take over expired leases, and to wait for live ones to end.
-        chunk_size: deliveries per chunk; 0 if each is sent alone.
-        on_waiting: called once if other workers hold the remaining deliveries, with the end of their last lease.
-    """
-
-    owner: str
-    endpoint: str | None
-    take_over: bool
-    chunk_size: int
-    on_waiting: Callable[[float], None]
-
-
 class Fetcher:
     """Claims the deliveries of one run.
 
     Args:
         store: the store to claim from.
-        plan: the settings of the claims.
-        gates: limit the claims of each endpoint.
+        owner: the owner of the leases.
+        endpoint: the only endpoint to claim from; None for all.
+        chunk_size: deliveries per chunk; 0 if each is sent alone.
+        endpoints: opens each endpoint with due deliveries.
+        opened: the open endpoints, by name.
+        gates: the rows of their gates.
+        limiter: limits concurrent sends.
         in_flight: the leases that the run already holds.
-        destinations: opens each endpoint with due deliveries.
-        heartbeat: renews the run's own leases before expired ones are taken over.
+        take_over: rescues expired leases before a look; None to rescue none.
+        folding: folds counts.
         is_over: returns whether the run has failed or its time is up, so that it claims nothing more.
     """
 
     def __init__(
         self,
         store: WorkerStore,
-        plan: Plan,
         *,
-        gates: Gatekeeper,
+        owner: str,
+        endpoint: str | None,
+        chunk_size: int,
+        endpoints: Endpoints,
+        opened: Mapping[str, EndpointRun],
+        gates: GateRows,
+        limiter: ConcurrencyLimiter,
         in_flight: InFlight,
-        destinations: Destinations,
-        heartbeat: LeaseHeartbeat,
+        take_over: TakeOver | None,
+        folding: Folding,
         is_over: Callable[[], bool],
     ) -> None:
         self._store = store
-        self._plan = plan
+        self._owner = owner
+        self._endpoint = endpoint
+        self._chunk_size = chunk_size
+        self._endpoints = endpoints
+        self._opened = opened
         self._gates = gates
+        self._limiter = limiter
         self._in_flight = in_flight
-        self._destinations = destinations
-        self._heartbeat = heartbeat
+        self._take_over = take_over
+        self._folding = folding
         self._is_over = is_over
-        self._said_waiting = False
-        self._open: list[str] = []
-        # The endpoints with due deliveries (the values are unused), and those whose gates hold them.
-        self._due: dict[str, None] = {}
-        self._held: deque[str] = deque()
+        # The open endpoints with due deliveries as of the last look, those of them to claim from (the values are unused), those
+        # whose gates hold them, and those whose deliveries in flight end first.
+        self._due: list[EndpointRun] = []
+        self._claimable: dict[EndpointRun, None] = {}
+        self._held: deque[EndpointRun] = deque()
+        self._deferred: set[EndpointRun] = set()
         self._probe_at = 0.0
         self._has_probed = False
         self._has_more = False
         self._claim_at = 0.0
         self._is_early = False
-        first = FIRST_CHUNK if plan.chunk_size else FIRST_CLAIM
-        self._sizes: defaultdict[str, ClaimSize] = defaultdict(lambda: ClaimSize(first))
-        self._deferred: set[str] = set()
         self._next_due_in = math.inf
         self._look_again_at = self._look_early_at = 0.0
         # The endpoints with new work since the last poll or named claim; None if unknown.
         self._woken_for: frozenset[str] | None = frozenset()
-        self._rescue_at = 0.0
-        self._expiry = ExpiryWatch(store.lease_seconds)
-        self._fold_at = 0.0
-        self._folding: asyncio.Task[None] | None = None
 
     @property
     def pause(self) -> float:
@@ -151,7 +133,7 @@ class Fetcher:
     @property
     def _may_look_early(self) -> bool:
         """Whether a commit calls for an early poll. A run for one endpoint needs none: that endpoint is busy."""
-        return self._is_woken and self._plan.endpoint is None
+        return self._is_woken and self._endpoint is None
 
     def wake(self, endpoints: frozenset[str] | None) -> None:
         """Look for new work soon: there was a commit.
@@ -168,7 +150,7 @@ class Fetcher:
         """Poll again after this time, when a delivery is due, unless an earlier poll is planned."""
         # While chunks are being sent, a poll at each retry's due time would give each retry its own chunk.
         shortest = _SHORTEST_WAIT_SECONDS
-        if self._plan.chunk_size:
+        if self._chunk_size:
             shortest = POLL_SECONDS if self._in_flight.total_busy else _SHORTEST_WAIT_FOR_CHUNK_SECONDS
         wait = min(POLL_SECONDS, max(shortest, seconds))
         self._look_again_at = min(self._look_again_at, asyncio.get_running_loop().time() + wait)
@@ -196,14 +178,15 @@ class Fetcher:
             return
         left = MOST_BYTES - self._in_flight.bytes
         claimed = await self._store.claim_each(
-            limits, owner=self._plan.owner, most_bytes=None if self._is_full else left
+            limits, owner=self._owner, most_bytes=None if self._is_full else left
         )
         for name, leases in claimed.items():
+            endpoint = self._opened[name]
             # Fewer than requested: nothing else is due, or memory is full. While a gate governs, its room lasts until the next
             # poll.
-            if len(leases) < limits[name] or self._gates.governs(name):
-                self._due.pop(name, None)
-            if name in named and not leases:
+            if len(leases) < limits[name] or endpoint.governs():
+                self._claimable.pop(endpoint, None)
+            if endpoint in named and not leases:
                 self.look_in(0)  # another run was faster, or the producer's clock is ahead
             if leases:
                 yield leases
@@ -211,12 +194,12 @@ class Fetcher:
     async def _probe(self) -> Lease | None:
         """Claim the next probe that is due, a few in a second at most: many endpoints may be down."""
         now = asyncio.get_running_loop().time()
-        if now < self._probe_at or not self._gates.limiter.may_probe:
+        if now < self._probe_at or not self._limiter.may_probe:
             return None
         for _ in range(len(self._held)):
-            name = self._held.popleft()
-            self._held.append(name)
-            if (probe := await self._gates.probe(name)) is not None:
+            endpoint = self._held.popleft()
+            self._held.append(endpoint)
+            if (probe := await self._gates.probe(endpoint)) is not None:
                 took = asyncio.get_running_loop().time() - now
                 self._probe_at = now + max(PROBE_SECONDS, took / _PROBE_SHARE)
                 return probe
@@ -224,49 +207,28 @@ class Fetcher:
 
     def _limits(self) -> dict[str, int]:
         """Return how many deliveries to claim from each of the next endpoints, those with short sends first."""
-        is_short = self._gates.limiter.is_short
         limits: dict[str, int] = {}
-        names = sorted(self._due, key=lambda name: not is_short(name))
-        most = _MOST_BESIDE_SHORT if names and is_short(names[0]) else _MOST_ENDPOINTS
-        for name in names:
+        total = 0
+        endpoints = sorted(self._claimable, key=lambda endpoint: not endpoint.slots.is_short)
+        most = _MOST_BESIDE_SHORT if endpoints and endpoints[0].slots.is_short else _MOST_ENDPOINTS
+        others = len(self._claimable) - 1
+        others += sum(each.busy > 0 and each not in self._claimable for each in self._opened.values())
+        for endpoint in endpoints:
             if len(limits) == most:
                 self._has_more = True
                 break
-            if (room := self._room(name, sum(limits.values()))) > 0:
-                limits[name] = room
-        if not limits and len(self._due) > _MOST_BESIDE_SHORT:
+            if (room := self._room(endpoint, others, total)) > 0:
+                limits[endpoint.name] = room
+                total += room
+        if not limits and len(endpoints) > _MOST_BESIDE_SHORT:
             self._claim_at = asyncio.get_running_loop().time() + _REST_SECONDS
         return limits
 
     def can_send_shortly(self) -> bool:
         """Return whether gates will soon release due deliveries, or an endpoint is being opened: the run waits for that."""
-        return self._destinations.is_opening or any(map(self._gates.holds_shortly, self._open))
+        return self._endpoints.is_opening or any(endpoint.holds_shortly() for endpoint in self._due)
 
-    async def others_hold(self) -> bool:
-        """Wait briefly if other workers hold deliveries that this run may still get; return whether they do."""
-        if not self._plan.take_over:
-            return False
-        until = await self._store.latest_lease_end(self._plan.endpoint)
-        if until is None:
-            return False
-        if not self._said_waiting:
-            self._said_waiting = True
-            self._plan.on_waiting(until)
-        await asyncio.sleep(min(POLL_SECONDS, max(0.05, until - self._store.clock())))
-        return True
-
-    async def stop(self) -> None:
-        """Fold once more, for at most a second, and stop."""
-        if self._folding is not None:
-            last = asyncio.create_task(self._fold_after(self._folding))
-            done, _ = await asyncio.wait([last], timeout=_LAST_FOLD_SECONDS)
-            for task in (last, self._folding):
-                task.cancel()
-                await asyncio.wait([task])
-            for task in done:
-                task.result()
-
-    async def _find_due(self, *, is_idle: bool) -> frozenset[str]:
+    async def _find_due(self, *, is_idle: bool) -> frozenset[EndpointRun]:
         """Find the endpoints to claim from: while nothing is in flight, those that notifications name; otherwise by a poll.
 
         Notifications do not delay the regular poll, so the known gates are at most ``POLL_SECONDS`` old.
@@ -279,7 +241,7 @@ class Fetcher:
         if is_idle and self._woken_for and now < self._look_again_at:
             named = await self._open_named(self._woken_for)
             if named:
-                self._due |= dict.fromkeys(named)
+                self._claimable |= dict.fromkeys(named)
                 return named
         if is_idle or now >= self._look_again_at:
             await self._look()
@@ -289,100 +251,77 @@ class Fetcher:
         elif self._may_look_early and now >= self._look_early_at:
             # An endpoint that becomes due while its deliveries are in flight waits until they end, or for the regular poll,
             # which claims more at once.
-            still_due = set(self._due)
+            still_claimable = set(self._claimable)
             await self._look()
-            self._deferred.update(set(self._due) - still_due)
+            self._deferred.update(self._claimable.keys() - still_claimable)
             self.look_in(self._next_due_in)
         return frozenset()
 
-    async def _open_named(self, names: frozenset[str]) -> frozenset[str]:
+    async def _open_named(self, names: frozenset[str]) -> frozenset[EndpointRun]:
         """Return the open endpoints among the named ones; none if a gate governs one of them, since that needs a poll."""
         self._woken_for = frozenset()
-        if self._plan.endpoint is not None:
-            names &= {self._plan.endpoint}
-        if any(map(self._gates.governs, names)):
-            return frozenset()
-        return frozenset(await self._destinations.open_of(sorted(names)))
+        if self._endpoint is not None:
+            names &= {self._endpoint}
+        endpoints = await self._endpoints.open_each(sorted(names))
+        return frozenset() if any(each.governs() for each in endpoints) else frozenset(endpoints)
 
     async def _look(self) -> None:
         """Find the endpoints with due deliveries, and open new ones."""
         self._woken_for = frozenset()
         began_at = asyncio.get_running_loop().time()
-        if self._plan.take_over and asyncio.get_running_loop().time() >= self._rescue_at:
-            await self._heartbeat.catch_up()  # so that the rescue does not take this run's leases
-            await self._store.rescue(endpoint=self._plan.endpoint, watch=self._expiry)
-            self._rescue_at = asyncio.get_running_loop().time() + RESCUE_SECONDS
-        if asyncio.get_running_loop().time() >= self._fold_at:
-            self._start_fold()
-            self._fold_at = asyncio.get_running_loop().time() + FOLD_SECONDS
+        if self._take_over is not None:
+            await self._take_over.rescue_if_due()
+        self._folding.start_if_due()
         now = self._store.clock()
-        found, gates = await self._store.look(self._plan.endpoint)
+        found, rows = await self._store.look(self._endpoint)
         due = [due.endpoint for due in found if due.at <= now]
         self._next_due_in = min((due.at - now for due in found if due.at > now), default=math.inf)
-        self._open = await self._destinations.open_of(due)
-        await self._gates.look(gates, self._open)
-        held = {name for name in self._open if self._gates.room(name) == 0}
-        self._due = dict.fromkeys(name for name in self._open if name not in held)
+        self._due = await self._endpoints.open_each(due)
+        await self._gates.update(rows, self._due)
+        held = {endpoint for endpoint in self._due if endpoint.claim_limit() == 0}
+        self._claimable = dict.fromkeys(endpoint for endpoint in self._due if endpoint not in held)
         self._claim_at = 0.0
         # Those that were probed longest ago stay in front.
-        known = [name for name in self._held if name in held]
-        self._held = deque([*known, *sorted(held.difference(known))])
+        known = [endpoint for endpoint in self._held if endpoint in held]
+        new = sorted(held.difference(known), key=lambda endpoint: endpoint.name)
+        self._held = deque([*known, *new])
         ended_at = asyncio.get_running_loop().time()
         self._look_early_at = ended_at + max(_EARLY_POLL_SECONDS, (ended_at - began_at) / _EARLY_POLL_SHARE)
-
-    def _start_fold(self) -> None:
-        """Fold in the background, so that a claim never waits for a transaction that has locked a ledger."""
-        if self._folding is not None:
-            if not self._folding.done():
-                return
-            self._folding.result()
-        self._folding = asyncio.create_task(self._fold())
-
-    async def _fold_after(self, folding: asyncio.Task[None]) -> None:
-        await asyncio.wait([folding])
-        await self._fold()
-
-    async def _fold(self) -> None:
-        with contextlib.suppress(StoreError):  # the next fold tries again; the next claim reports an outage
-            await self._store.fold()
 
     @property
     def _is_full(self) -> bool:
         """Whether the bodies in flight take much of the memory."""
         return self._in_flight.bytes > MOST_BYTES // 2
 
-    def _room(self, endpoint: str, others_claim: int) -> int:
+    def _room(self, endpoint: EndpointRun, others: int, others_claim: int) -> int:
         """Return how many deliveries to claim now, ahead of need; 0 if there is too little room for a large claim.
 
         Args:
-            endpoint: the endpoint's name.
+            endpoint: the endpoint.
+            others: the number of other endpoints that are busy, or to be claimed from.
             others_claim: the number of deliveries that the same transaction claims from other endpoints.
         """
-        busy = self._in_flight.busy(endpoint)
-        size = self._sizes[endpoint]
-        if busy > size.refill_at or (endpoint in self._deferred and busy):
+        busy, claims = endpoint.busy, endpoint.claims
+        if busy > claims.refill_at or (endpoint in self._deferred and busy):
             return 0
         self._deferred.discard(endpoint)
-        if (allowed := self._gates.room(endpoint)) == 0:
+        if (allowed := endpoint.claim_limit()) == 0:
             return 0
-        now, finished = asyncio.get_running_loop().time(), self._in_flight.finished(endpoint)
-        limiter, chunk_size = self._gates.limiter, self._plan.chunk_size
-        share = limiter.share(endpoint)
+        now, chunk_size = asyncio.get_running_loop().time(), self._chunk_size
+        share = self._limiter.share(endpoint.slots)
         if self._is_full:
             wanted = 2 * share
         else:
-            others = len((self._in_flight.busy_endpoints() | self._due.keys()) - {endpoint})
             # Fewer chunks per endpoint if there are more endpoints, since all bodies are in memory.
             fair = max(4 * share, min(chunk_size, _LEAST_CHUNK), 4 * chunk_size // (others + 2))
             left = MOST_CLAIMED - others_claim - (self._in_flight.total_busy - busy)
-            most = max(fair, min(left, max(4 * limiter.limit_of(endpoint), 2 * chunk_size)))
-            wanted = size.next(now, finished, busy, fair=fair, most=most, is_alone=not others)
-        if (of_rate := self._destinations.rates.most_claimed(endpoint)) is not None:
-            wanted = min(wanted, of_rate)
+            most = max(fair, min(left, max(4 * endpoint.slots.limit, 2 * chunk_size)))
+            wanted = claims.next(now, endpoint.finished, busy, fair=fair, most=most, is_alone=not others)
+        wanted = int(min(wanted, endpoint.rate.most_claimed))
         room = wanted - busy
         if not isinstance(allowed, NoLimit):
             return min(room, allowed)
         if room < (wanted + 1) // 2:
             return 0
-        size.note_claim(now, finished, wanted)
+        claims.note_claim(now, endpoint.finished, wanted)
         return room

@@ -5,11 +5,13 @@ The key is the lease, not the delivery: a run may lose a lease and claim the sam
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from resonant.dispatch.endpoint_run import EndpointRun
     from resonant.events import Lease, LeaseKey
 
 
@@ -17,52 +19,30 @@ class InFlight:
     """The leases of a run, each either busy (being sent or waiting for a slot) or waiting for its retry.
 
     Args:
+        endpoints: the open endpoints of the run; each counts its own busy leases.
         max_waiting: the maximum number of leases that wait for a retry.
+
+    Attributes:
+        total_busy: the number of busy leases.
+        bytes: the total size of the bodies in flight, in bytes.
     """
 
-    def __init__(self, max_waiting: int = 1_000) -> None:
+    def __init__(self, endpoints: Mapping[str, EndpointRun], max_waiting: int = 1_000) -> None:
+        self.total_busy = 0
+        self.bytes = 0
+        self._endpoints = endpoints
         self._max_waiting = max_waiting
         self._leases: dict[LeaseKey, Lease] = {}
         self._waiting: set[LeaseKey] = set()
         self._retried: set[LeaseKey] = set()
-        self._busy: Counter[str] = Counter()
-        self._finished: Counter[str] = Counter()
-        self._bytes = 0
 
     def __bool__(self) -> bool:
         return bool(self._leases)
 
     @property
-    def bytes(self) -> int:
-        """The total size of the bodies in flight, in bytes."""
-        return self._bytes
-
-    @property
-    def waiting(self) -> int:
-        """The number of leases that wait for a retry."""
-        return len(self._waiting)
-
-    @property
     def may_wait(self) -> bool:
         """Whether one more lease may wait for a retry."""
-        return self.waiting < self._max_waiting
-
-    @property
-    def total_busy(self) -> int:
-        """The number of busy leases."""
-        return self._busy.total()
-
-    def busy(self, endpoint: str) -> int:
-        """Return the number of busy leases of an endpoint."""
-        return self._busy[endpoint]
-
-    def busy_endpoints(self) -> set[str]:
-        """Return the endpoints with busy leases."""
-        return {endpoint for endpoint, number in self._busy.items() if number}
-
-    def finished(self, endpoint: str) -> int:
-        """Return how many deliveries of an endpoint were delivered or given up so far."""
-        return self._finished[endpoint]
+        return len(self._waiting) < self._max_waiting
 
     def delivery_ids(self) -> set[int]:
         """Return the ids of the deliveries."""
@@ -71,8 +51,8 @@ class InFlight:
     def take(self, lease: Lease) -> None:
         """Add a newly claimed lease."""
         self._leases[lease.key] = lease
-        self._busy[lease.endpoint] += 1
-        self._bytes += len(lease.event.body)
+        self._change_busy(lease, 1)
+        self.bytes += len(lease.event.body)
 
     def get(self, key: LeaseKey) -> Lease | None:
         """Return the current lease, including the attempts made since the claim; None once it is dropped."""
@@ -81,13 +61,13 @@ class InFlight:
     def wait(self, lease: Lease) -> None:
         """Mark a lease as waiting for its retry."""
         self._waiting.add(lease.key)
-        self._busy[lease.endpoint] -= 1
+        self._change_busy(lease, -1)
 
     def resume(self, lease: Lease) -> None:
         """Mark a lease as no longer waiting, if it was."""
         if lease.key in self._waiting:
             self._waiting.remove(lease.key)
-            self._busy[lease.endpoint] += 1
+            self._change_busy(lease, 1)
 
     def count_attempt(self, lease: Lease, delay: float) -> bool:
         """Count an attempt that will be retried after this delay; return whether it is the lease's first."""
@@ -105,16 +85,23 @@ class InFlight:
 
     def finish(self, lease: Lease) -> None:
         """Remove a lease whose delivery was delivered or given up."""
-        self._finished[lease.endpoint] += 1
+        self._endpoints[lease.endpoint].finished += 1
         self.drop(lease)
 
     def drop(self, lease: Lease) -> None:
         """Remove a lease, if it is still there."""
         if self._leases.pop(lease.key, None) is None:
             return
-        self._bytes -= len(lease.event.body)
+        self.bytes -= len(lease.event.body)
         self._retried.discard(lease.key)
+        endpoint = self._endpoints[lease.endpoint]
+        if endpoint.probe == lease.key:
+            endpoint.probe = None
         if lease.key in self._waiting:
             self._waiting.remove(lease.key)
         else:
-            self._busy[lease.endpoint] -= 1
+            self._change_busy(lease, -1)
+
+    def _change_busy(self, lease: Lease, by: int) -> None:
+        self._endpoints[lease.endpoint].busy += by
+        self.total_busy += by

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,11 +28,32 @@ def _loop_time() -> float:
     return asyncio.get_running_loop().time()
 
 
+class EndpointSlots:
+    """The slots of one endpoint: those in use, and the sends that wait for one.
+
+    Attributes:
+        limit: the maximum number of slots, if its sends are short and no other endpoint needs any.
+        is_short: whether its sends are short.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.is_short = False
+        self.used = 0
+        # The time at which each slot in use was taken, the oldest first.
+        self.since: dict[Slot, float] = {}
+        self.waiting: deque[asyncio.Future[None]] = deque()
+        # The average duration of its sends; None before the first answer.
+        self.average: float | None = None
+        # The order in which endpoints were served last.
+        self.last_served = 0
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Slot:
     """The right to one send; hashed by identity."""
 
-    endpoint: str
+    endpoint: EndpointSlots
     is_probe: bool
 
 
@@ -60,63 +81,50 @@ class ConcurrencyLimiter:
         self._for_new = int(self._for_slow * _NEW_SHARE)
         self._per_endpoint = per_endpoint
         self._clock = clock
-        self._own_limit: dict[str, int] = {}
         self._probes = self._in_use = self._slow_in_use = 0
-        self._used: Counter[str] = Counter()
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+        # The endpoints that use slots, and those with waiting sends; the values are unused.
+        self._using: dict[EndpointSlots, None] = {}
+        self._waiting: dict[EndpointSlots, None] = {}
         self._served = 0
-        self._last_served: dict[str, int] = {}
-        # The slots in use, oldest first, with the time at which they were taken.
-        self._since: dict[str, dict[Slot, float]] = {}
-        self._average: dict[str, float] = {}
-        self._short: set[str] = set()
         self._aged_at = 0.0
 
-    def limit(self, endpoint: str, own: int | None) -> None:
-        """Set an endpoint's own limit; None keeps the common one."""
-        if own is not None:
-            self._own_limit[endpoint] = own
+    def slots(self, own_limit: int | None = None) -> EndpointSlots:
+        """Return the slots of another endpoint; ``own_limit`` replaces the common limit."""
+        return EndpointSlots(min(own_limit or self._per_endpoint, (self._total + 1) // 2))
 
-    def limit_of(self, endpoint: str) -> int:
-        """Return the maximum number of slots for this endpoint if its sends are short and it is the only one."""
-        return min(self._own_limit.get(endpoint, self._per_endpoint), (self._total + 1) // 2)
-
-    def is_short(self, endpoint: str) -> bool:
-        """Return whether the sends to this endpoint are short."""
-        return endpoint in self._short
-
-    def share(self, endpoint: str) -> int:
+    def share(self, endpoint: EndpointSlots) -> int:
         """Return how many slots this endpoint can expect while other endpoints also need slots."""
-        is_short = endpoint in self._short
-        slots = self._total - self._slow_in_use if is_short else self._for_slow - self._for_new
-        kinds = (
-            name in self._short for name in self._since.keys() | self._waiting.keys() if name != endpoint
+        slots = self._total - self._slow_in_use if endpoint.is_short else self._for_slow - self._for_new
+        others = sum(
+            other.is_short == endpoint.is_short
+            for other in self._using | self._waiting
+            if other is not endpoint
         )
-        others = sum(kind == is_short for kind in kinds)
-        return min(self.limit_of(endpoint), max(1, slots // (others + 2)))
+        return min(endpoint.limit, max(1, slots // (others + 2)))
 
     @property
     def may_probe(self) -> bool:
         """Whether a probe would get a slot at once, as far as probes have slots of their own."""
         return not self._for_probes or self._probes < self._for_probes
 
-    async def acquire(self, endpoint: str, *, is_probe: bool = False) -> Slot:
+    async def acquire(self, endpoint: EndpointSlots, *, is_probe: bool = False) -> Slot:
         """Wait for a slot. The waiters of an endpoint get slots in order of arrival.
 
         Args:
-            endpoint: the endpoint's name.
+            endpoint: the endpoint's slots.
             is_probe: whether to take a slot of the probes if one is free.
         """
         if is_probe and self._probes < self._for_probes:
             self._probes += 1
             return Slot(endpoint, is_probe=True)
         self._notice_ages()
-        if endpoint in self._waiting or not self._may_take(endpoint):
+        if endpoint.waiting or not self._may_take(endpoint):
             await self._wait(endpoint)
         else:
             self._change(endpoint, 1)
         slot = Slot(endpoint, is_probe=False)
-        self._since.setdefault(endpoint, {})[slot] = self._clock()
+        self._using[endpoint] = None
+        endpoint.since[slot] = self._clock()
         return slot
 
     def release(self, slot: Slot) -> None:
@@ -124,23 +132,23 @@ class ConcurrencyLimiter:
         if slot.is_probe:
             self._probes -= 1
             return
-        since = self._since[slot.endpoint]
-        del since[slot]
-        if not since:
-            del self._since[slot.endpoint]
+        del slot.endpoint.since[slot]
+        if not slot.endpoint.since:
+            del self._using[slot.endpoint]
         self._give_back(slot.endpoint)
 
-    def note_send(self, endpoint: str, seconds: float, *, has_failed: bool = False) -> None:
+    def note_send(self, endpoint: EndpointSlots, seconds: float, *, has_failed: bool = False) -> None:
         """Take the duration of a send into account. A failure counts as a long send, so that others come first."""
         if has_failed:
             seconds = max(seconds, 2 * SHORT_SECONDS)
-        before = self._average.get(endpoint, seconds)
-        self._average[endpoint] = before + _WEIGHT * (seconds - before)
+        before = seconds if endpoint.average is None else endpoint.average
+        endpoint.average = before + _WEIGHT * (seconds - before)
         self._classify(endpoint)
 
-    async def _wait(self, endpoint: str) -> None:
+    async def _wait(self, endpoint: EndpointSlots) -> None:
         turn = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(endpoint, deque()).append(turn)
+        endpoint.waiting.append(turn)
+        self._waiting[endpoint] = None
         try:
             await turn
         except asyncio.CancelledError:
@@ -150,67 +158,61 @@ class ConcurrencyLimiter:
                 self._forget_cancelled(endpoint)
             raise
 
-    def _forget_cancelled(self, endpoint: str) -> None:
-        queue = self._waiting.get(endpoint, deque())
-        while queue and queue[0].done():
-            queue.popleft()
-        if not queue:
+    def _forget_cancelled(self, endpoint: EndpointSlots) -> None:
+        while endpoint.waiting and endpoint.waiting[0].done():
+            endpoint.waiting.popleft()
+        if not endpoint.waiting:
             self._waiting.pop(endpoint, None)
 
-    def _may_take(self, endpoint: str) -> bool:
-        used, limit = self._used[endpoint], self.limit_of(endpoint)
-        if self._in_use >= self._total - self._for_probes or used >= limit:
+    def _may_take(self, endpoint: EndpointSlots) -> bool:
+        used = endpoint.used
+        if self._in_use >= self._total - self._for_probes or used >= endpoint.limit:
             return False
-        if endpoint in self._short:
+        if endpoint.is_short:
             return used < self._total - self._in_use
         free = self._for_slow - self._slow_in_use
-        if endpoint not in self._average and (not used or self._has_others(endpoint)):
+        if endpoint.average is None and (not used or self._has_others(endpoint)):
             return not used and free > 0
         return used < free - self._for_new
 
-    def _has_others(self, endpoint: str) -> bool:
-        return any(len(names) > (endpoint in names) for names in (self._since, self._waiting))
+    def _has_others(self, endpoint: EndpointSlots) -> bool:
+        return any(len(group) > (endpoint in group) for group in (self._using, self._waiting))
 
-    def _give_back(self, endpoint: str) -> None:
+    def _give_back(self, endpoint: EndpointSlots) -> None:
         self._change(endpoint, -1)
         # While slow endpoints can use only their own slots, a short send frees none for them.
-        is_of_slow = endpoint not in self._short
         ordinary = self._total - self._for_probes
-        self._wake(slow=is_of_slow or ordinary - self._in_use <= self._for_slow - self._slow_in_use)
+        self._wake(
+            slow=not endpoint.is_short or ordinary - self._in_use <= self._for_slow - self._slow_in_use
+        )
 
-    def _change(self, endpoint: str, by: int) -> None:
-        self._used[endpoint] += by
+    def _change(self, endpoint: EndpointSlots, by: int) -> None:
+        endpoint.used += by
         self._in_use += by
-        if endpoint not in self._short:
+        if not endpoint.is_short:
             self._slow_in_use += by
 
     def _notice_ages(self) -> None:
         now = self._clock()
         if now - self._aged_at >= _AGES_SECONDS:
             self._aged_at = now
-            for endpoint in self._since:
+            for endpoint in self._using:
                 self._classify(endpoint)
 
-    def _classify(self, endpoint: str) -> None:
-        is_short = self._average.get(endpoint, SHORT_SECONDS + 1) <= SHORT_SECONDS
-        if is_short and (since := self._since.get(endpoint)):
+    def _classify(self, endpoint: EndpointSlots) -> None:
+        is_short = endpoint.average is not None and endpoint.average <= SHORT_SECONDS
+        if is_short and endpoint.since:
             # The average knows only answered sends.
             late, too_old = 0, self._clock() - SHORT_SECONDS
-            for at in since.values():
+            for at in endpoint.since.values():
                 if at >= too_old:
                     break
                 late += 1
-            is_short = 2 * late <= len(since)
-        if is_short == (endpoint in self._short):
-            return
-        used = self._used[endpoint]
-        if is_short:
-            self._short.add(endpoint)
-            self._slow_in_use -= used
-        else:
-            self._short.remove(endpoint)
-            self._slow_in_use += used
-        self._wake()
+            is_short = 2 * late <= len(endpoint.since)
+        if is_short != endpoint.is_short:
+            endpoint.is_short = is_short
+            self._slow_in_use += -endpoint.used if is_short else endpoint.used
+            self._wake()
 
     def _wake(self, *, slow: bool = True) -> None:
         """Give free slots to waiting endpoints; ``slow`` tells whether slow ones may get one, too."""
@@ -218,22 +220,22 @@ class ConcurrencyLimiter:
             if slow and self._slow_in_use < self._for_slow:
                 endpoint = self._next_of(self._waiting)
             else:
-                endpoint = self._next_of(name for name in self._short if name in self._waiting)
+                endpoint = self._next_of(each for each in self._waiting if each.is_short)
             if endpoint is None:
                 return
-            turn = self._waiting[endpoint].popleft()
-            if not self._waiting[endpoint]:
+            turn = endpoint.waiting.popleft()
+            if not endpoint.waiting:
                 del self._waiting[endpoint]
             if not turn.done():  # the waiter may have been cancelled
                 self._served += 1
-                self._last_served[endpoint] = self._served
+                endpoint.last_served = self._served
                 self._change(endpoint, 1)
                 turn.set_result(None)
 
-    def _next_of(self, endpoints: Iterable[str]) -> str | None:
+    def _next_of(self, endpoints: Iterable[EndpointSlots]) -> EndpointSlots | None:
         """Return the endpoint that uses the fewest slots; among equals, the one served longest ago."""
         return min(
             filter(self._may_take, endpoints),
-            key=lambda name: (self._used[name], self._last_served.get(name, 0)),
+            key=lambda endpoint: (endpoint.used, endpoint.last_served),
             default=None,
         )

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# A run waits for its own retries that are due within this time, in seconds, even if they are parked. In this time before its
+# end, a bounded run parks retries, since waiting for them would delay the next run.
+WAIT_SECONDS = 30.0
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:

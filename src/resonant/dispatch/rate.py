@@ -10,15 +10,14 @@ import asyncio
 import math
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from resonant.store.engine.availability import is_lock, retry_while_unavailable
 from resonant.store.shared.send_slots import MOST_NOTICE_SECONDS, Reservation, reserve
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from resonant.errors import StoreUnavailable
     from resonant.events import Clock
     from resonant.store import WorkerStore
@@ -44,11 +43,8 @@ _FIRST_NOTICE_SECONDS = 0.05
 _Turn = asyncio.Future[float | None]
 
 
-class Reserve(Protocol):
-    """Reserves slots in the store."""
-
-    def __call__(self, endpoint: str, *, rate: float, number: int, notice: float) -> Awaitable[Reservation]:
-        """See ``send_slots.reserve``."""
+# Reserves slots in the store; see ``send_slots.reserve`` for the arguments.
+Reserve = Callable[..., Awaitable[Reservation]]
 
 
 def reserving(
@@ -68,20 +64,11 @@ def reserving(
     return reserve_in_store
 
 
-class RateLimiter:
-    """Assigns slots to the sends of one process, per endpoint in order of arrival.
+@dataclass(frozen=True, slots=True)
+class RateTools:
+    """What the rates of all endpoints of a run use.
 
-    A send takes a slot a little ahead, begins in the store, and then waits for the slot's time::
-
-        slot = await limiter.take(endpoint)
-        try:
-            ...
-            if await limiter.wait(endpoint, slot):
-                ...  # send now
-        finally:
-            limiter.free(endpoint, slot)
-
-    Args:
+    Attributes:
         reserve: reserves slots, shared by all processes.
         is_over: returns whether the run is over; waiting sends then get no slot.
         wall: the wall-clock time, in seconds since the epoch.
@@ -89,101 +76,63 @@ class RateLimiter:
         sleep: waits for a number of seconds, as measured by ``clock``.
     """
 
-    def __init__(
-        self,
-        reserve: Reserve,
-        *,
-        is_over: Callable[[], bool] = lambda: False,
-        wall: Clock = time.time,
-        clock: Clock = time.monotonic,
-        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
-    ) -> None:
-        self._tools = _Tools(reserve, is_over, wall, clock, sleep)
-        self._lines: dict[str, _Line] = {}
+    reserve: Reserve
+    is_over: Callable[[], bool] = lambda: False
+    wall: Clock = time.time
+    clock: Clock = time.monotonic
+    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
 
-    def limit(self, endpoint: str, rate: float | None, *, width: int) -> None:
-        """Set an endpoint's rate; None sets no limit.
 
-        Args:
-            endpoint: the endpoint's name.
-            rate: sends per second, summed over all processes.
-            width: the maximum number of concurrent sends; at most half of them wait for their slot's time.
-        """
-        if rate is not None:
-            lead = min(_LEAD_SECONDS, width / 2 / rate)
-            self._lines[endpoint] = _Line(endpoint, USED_SHARE * rate, lead, width, self._tools)
+class NoRate:
+    """The rate of an endpoint without a limit: every send goes out at once."""
 
-    def limits(self, endpoint: str) -> bool:
-        """Return whether an endpoint has a rate."""
-        return endpoint in self._lines
+    is_limited = False
+    most_claimed = math.inf
 
-    def most_claimed(self, endpoint: str) -> int | None:
-        """Return how many deliveries of an endpoint a run may hold; None if the endpoint has no rate."""
-        line = self._lines.get(endpoint)
-        return None if line is None else max(1, math.ceil(_CLAIMED_SECONDS * line.rate))
+    async def take(self) -> None:
+        """Return at once, without a slot."""
 
-    async def take(self, endpoint: str) -> float | None:
-        """Wait until a slot is near, and return its time; None without a rate, or if the run ends.
+    async def wait(self, _slot: float | None) -> bool:
+        """Return that the send may go out now."""
+        return True
 
-        At most ``width`` slots are in use at a time; ``free`` makes room for the next.
-
-        Raises:
-            StoreUnavailable: the store did not recover in time.
-        """
-        line = self._lines.get(endpoint)
-        return None if line is None else await line.next()
-
-    async def wait(self, endpoint: str, slot: float | None) -> bool:
-        """Wait for a slot's time. If it was missed, wait for another slot.
-
-        Returns:
-            Whether to send now; false if the run ends first.
-
-        Raises:
-            StoreUnavailable: the store did not recover in time.
-        """
-        line = self._lines.get(endpoint)
-        if line is None:
-            return True
-        while True:
-            if slot is not None:
-                await self._tools.sleep(max(0.0, slot - self._tools.clock()))
-                if self._tools.clock() <= slot + line.most_late:
-                    return True
-            if (slot := await line.next_again()) is None:
-                return False
-
-    def free(self, endpoint: str, slot: float | None) -> None:
-        """Free a slot from ``take`` after its send."""
-        if slot is not None:
-            self._lines[endpoint].sending -= 1
+    def free(self, _slot: float | None) -> None:
+        """Do nothing."""
 
     async def close(self) -> None:
-        """Stop assigning slots."""
-        for line in self._lines.values():
-            await line.close()
+        """Do nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Tools:
-    reserve: Reserve
-    is_over: Callable[[], bool]
-    wall: Clock
-    clock: Clock
-    sleep: Callable[[float], Awaitable[object]]
+class Rate:
+    """Assigns slots to the sends of one endpoint in one process, in order of arrival.
 
+    A send takes a slot a little ahead, begins in the store, and then waits for the slot's time::
 
-class _Line:
-    """The waiting sends and the reserved slots of one endpoint."""
+        slot = await rate.take()
+        try:
+            ...
+            if await rate.wait(slot):
+                ...  # send now
+        finally:
+            rate.free(slot)
 
-    def __init__(self, endpoint: str, rate: float, lead: float, width: int, tools: _Tools) -> None:
-        self.rate = rate
-        self.most_late = _MOST_LATE_AT_HIGH_RATES_SECONDS if rate > _HIGH_RATE else MOST_LATE_SECONDS
-        self.sending = 0
+    Args:
+        endpoint: the endpoint's name.
+        rate: sends per second, summed over all processes.
+        width: the maximum number of concurrent sends; at most half of them wait for their slot's time.
+        tools: the clocks, and how slots are reserved.
+    """
+
+    is_limited = True
+
+    def __init__(self, endpoint: str, rate: float, width: int, tools: RateTools) -> None:
+        self._rate = USED_SHARE * rate
         self._endpoint = endpoint
-        self._lead = lead
+        self._lead = min(_LEAD_SECONDS, width / 2 / rate)
+        self._most_late = _MOST_LATE_AT_HIGH_RATES_SECONDS if self._rate > _HIGH_RATE else MOST_LATE_SECONDS
         self._width = width
         self._tools = tools
+        self._sending = 0
         # Sends that missed their slot come first.
         self._again: deque[_Turn] = deque()
         self._waiting: deque[_Turn] = deque()
@@ -194,19 +143,54 @@ class _Line:
         self._offset = tools.wall() - tools.clock()
         self._serving: asyncio.Task[None] | None = None
 
-    async def next(self) -> float | None:
-        """Wait for a slot; None if the run ends."""
+    @property
+    def most_claimed(self) -> int:
+        """How many deliveries of the endpoint a run may hold."""
+        return max(1, math.ceil(_CLAIMED_SECONDS * self._rate))
+
+    async def take(self) -> float | None:
+        """Wait until a slot is near, and return its time; None if the run ends.
+
+        At most ``width`` slots are in use at a time; ``free`` makes room for the next.
+
+        Raises:
+            StoreUnavailable: the store did not recover in time.
+        """
         turn = self._queue_up(self._waiting)
         try:
             return await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.result() is not None:
-                self.sending -= 1
+                self._sending -= 1
             raise
 
-    async def next_again(self) -> float | None:
-        """Wait for another slot after a missed one; None if the run ends."""
-        return await self._queue_up(self._again)
+    async def wait(self, slot: float | None) -> bool:
+        """Wait for a slot's time. If it was missed, wait for another slot.
+
+        Returns:
+            Whether to send now; false if the run ends first.
+
+        Raises:
+            StoreUnavailable: the store did not recover in time.
+        """
+        while True:
+            if slot is not None:
+                await self._tools.sleep(max(0.0, slot - self._tools.clock()))
+                if self._tools.clock() <= slot + self._most_late:
+                    return True
+            if (slot := await self._queue_up(self._again)) is None:
+                return False
+
+    def free(self, slot: float | None) -> None:
+        """Free a slot from ``take`` after its send."""
+        if slot is not None:
+            self._sending -= 1
+
+    async def close(self) -> None:
+        """Stop assigning slots."""
+        if self._serving is not None:
+            self._serving.cancel()
+            await asyncio.wait([self._serving])
 
     def _queue_up(self, queue: deque[_Turn]) -> _Turn:
         turn: _Turn = asyncio.get_running_loop().create_future()
@@ -214,11 +198,6 @@ class _Line:
         if self._serving is None or self._serving.done():
             self._serving = asyncio.create_task(self._serve())
         return turn
-
-    async def close(self) -> None:
-        if self._serving is not None:
-            self._serving.cancel()
-            await asyncio.wait([self._serving])
 
     async def _serve(self) -> None:
         """Hand out slots while sends wait."""
@@ -256,7 +235,7 @@ class _Line:
     def _hand_out(self) -> None:
         """Assign near slots to the sends that have waited longest, and drop missed slots."""
         now = self._tools.clock()
-        while self._slots and self._slots[0] + self.most_late < now:
+        while self._slots and self._slots[0] + self._most_late < now:
             self._slots.popleft()
         while self._slots and self._slots[0] - self._lead <= now and (turn := self._next_turn()) is not None:
             turn.set_result(self._slots.popleft())
@@ -265,13 +244,13 @@ class _Line:
         self._forget_cancelled()
         if self._again:
             return self._again.popleft()
-        if self._waiting and self.sending < self._width:
-            self.sending += 1
+        if self._waiting and self._sending < self._width:
+            self._sending += 1
             return self._waiting.popleft()
         return None
 
     def _until_next(self) -> float:
-        is_room = self._again or self.sending < self._width
+        is_room = self._again or self._sending < self._width
         if not (self._slots and is_room):
             return _TICK_SECONDS
         return max(0.0, min(_TICK_SECONDS, self._slots[0] - self._lead - self._tools.clock()))
@@ -279,7 +258,7 @@ class _Line:
     async def _ask(self) -> None:
         before = self._tools.clock()
         given = await self._tools.reserve(
-            self._endpoint, rate=self.rate, number=self._wanted(), notice=self._notice
+            self._endpoint, rate=self._rate, number=self._wanted(), notice=self._notice
         )
         after = self._tools.clock()
         self._notice = min(MOST_NOTICE_SECONDS, _FIRST_NOTICE_SECONDS + 2 * (after - before))
@@ -287,6 +266,6 @@ class _Line:
         self._offset = min(max(self._offset, given.now - after), given.now - before)
         first = given.first - self._offset
         if given.number:
-            self._slots.extend(first + number / self.rate for number in range(given.number))
+            self._slots.extend(first + number / self._rate for number in range(given.number))
         else:
             self._ask_at = first

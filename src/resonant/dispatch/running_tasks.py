@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from resonant.dispatch.waiting import wait_at_most
 from resonant.errors import StoreRefused
 from resonant.store.engine.availability import is_lock
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Iterable
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+
+    Work = Callable[[], Coroutine[Any, Any, None]]
 
     from resonant.dispatch.limits import Limits
     from resonant.errors import StoreUnavailable
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # How often a run says that it waits for the store.
-_TELL_AGAIN_SECONDS = 60.0
+_WARN_AGAIN_SECONDS = 60.0
 
 
 class RunningTasks:
@@ -38,7 +40,7 @@ class RunningTasks:
         self.end: float | None = None
         self.is_ending = False
         self._outlasts_outages = False
-        self._told_at = -math.inf
+        self._warned_at = -math.inf
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
 
@@ -85,10 +87,6 @@ class RunningTasks:
         """Return how long until the run's time is up, in seconds."""
         return math.inf if self.end is None else max(0.0, self.end - asyncio.get_running_loop().time())
 
-    def ends_within(self, seconds: float) -> bool:
-        """Return whether the run's time is up within this many seconds."""
-        return self.seconds_left() < seconds
-
     def outlasts(self, error: StoreUnavailable) -> bool:
         """Return whether the run waits until the store is back: for a lock, or, in a run with successors, for an outage.
 
@@ -99,8 +97,8 @@ class RunningTasks:
         if not self._outlasts_outages or isinstance(error, StoreRefused) or self.is_over():
             return False
         now = asyncio.get_running_loop().time()
-        if now > self._told_at + _TELL_AGAIN_SECONDS:
-            self._told_at = now
+        if now > self._warned_at + _WARN_AGAIN_SECONDS:
+            self._warned_at = now
             logger.warning("waiting for the store: %s", error)
         return True
 
@@ -114,14 +112,12 @@ class RunningTasks:
 
     async def wait_for_change(self, seconds: float) -> None:
         """Wait for a change since the last ``forget_changes``, for at most this many seconds."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._changed.wait()
+        await wait_at_most(seconds, self._changed)
 
     @asynccontextmanager
-    async def beside(self, works: Iterable[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
-        """Run coroutines in the background of the block; the first error ends the run."""
-        tasks = [asyncio.create_task(work) for work in works]
+    async def beside(self, works: Iterable[Work]) -> AsyncIterator[None]:
+        """Run these functions in the background of the block; the first error ends the run."""
+        tasks = [asyncio.create_task(work()) for work in works]
         for task in tasks:
             task.add_done_callback(self._ended_beside)
         try:

@@ -12,7 +12,7 @@ from resonant.store.shared import signers
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from resonant.store import Store
+    from resonant.store import WorkerStore
 
 # How often a run checks for a new rotation, and the command for runs that have not reported it.
 POLL_SECONDS = 1.0
@@ -26,7 +26,7 @@ class Signing:
         owner: the run's id.
     """
 
-    def __init__(self, store: Store, owner: str) -> None:
+    def __init__(self, store: WorkerStore, owner: str) -> None:
         self._store = store
         self._owner = owner
         self._rotations: dict[str, Callable[[], float | None]] = {}
@@ -87,7 +87,7 @@ class Signing:
 
 
 async def until_every_run_signs(
-    store: Store, endpoint: str, rotation: float, *, patience: float, on_waiting: Callable[[int], None]
+    store: WorkerStore, endpoint: str, rotation: float, *, patience: float, on_waiting: Callable[[int], None]
 ) -> int:
     """Wait until every live run uses this rotation of an endpoint's secret.
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
-from resonant.dispatch.sender import WAIT_SECONDS
+from resonant.dispatch.limits import WAIT_SECONDS
 from resonant.errors import StoreError
 from resonant.store.shared import drains
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from resonant.store import WorkerStore
 
 
-async def end_when_succeeded(
+async def end_after_successors(
     store: WorkerStore, running: RunningTasks, *, owner: str, endpoint: str | None, successors: int
 ) -> None:
     """Report a run as a live drain until its end. End it when enough younger drains are alive; continue it if one of them dies.
@@ -31,7 +31,7 @@ async def end_when_succeeded(
     """
     latest_end = running.end
     key = None
-    was_succeeded = False
+    had_successors = False
     try:
         while not running.is_over():
             with contextlib.suppress(StoreError):  # the run's next commit raises the error
@@ -39,12 +39,12 @@ async def end_when_succeeded(
                     drains.beat, key, owner=owner, endpoint=endpoint, clock=store.clock
                 )
                 key = report.key
-                is_succeeded = report.younger >= successors
-                if is_succeeded and not was_succeeded:
+                has_successors = report.younger >= successors
+                if has_successors and not had_successors:
                     running.end_in(WAIT_SECONDS)  # so that retries that wait in this process are sent first
-                elif was_succeeded and not is_succeeded:
+                elif had_successors and not has_successors:
                     running.end = latest_end
-                was_succeeded = is_succeeded
+                had_successors = has_successors
             await asyncio.sleep(min(drains.BEAT_SECONDS, running.seconds_left()))
     finally:
         if key is not None:

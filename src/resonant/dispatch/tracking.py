@@ -7,14 +7,14 @@ polls the store, with short queries over the deliveries that have not ended.
 from __future__ import annotations
 
 import asyncio
+import math
 from array import array
-from collections import Counter, deque
-from dataclasses import dataclass, field
+from collections import deque
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from resonant.dispatch.sender import WAIT_SECONDS
-from resonant.dispatch.summary import counts_as_text
+from resonant.dispatch.counts import Counts
+from resonant.dispatch.limits import WAIT_SECONDS
 from resonant.events import rfc3339
 from resonant.store.shared.gates import read_gates
 from resonant.store.views.standing import standing
@@ -34,91 +34,24 @@ _PAUSE_FACTOR = 20
 _SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 2.0
 
 
-@dataclass(slots=True)
-class Outcomes:
-    """The outcomes of the tracked deliveries.
-
-    Attributes:
-        total: all tracked deliveries.
-        delivered: delivered since tracking began.
-        delivered_before: delivered by an earlier run.
-        retried: ended since tracking began, after more than one attempt.
-        parked: waiting for an attempt that is due later than a run waits.
-        held: due, but their endpoint's gate holds them for longer than a run waits.
-        paused: the paused endpoints, if any delivery is held; set by ``Tracker.finish``.
-        dead_letters: dead letters, keyed by reason, including those from before tracking began.
-        purged: removed from the store after they ended.
-        dead_since: when the first dead letter was given up, seconds since the epoch.
-    """
-
-    total: int = 0
-    delivered: int = 0
-    delivered_before: int = 0
-    retried: int = 0
-    parked: int = 0
-    held: int = 0
-    paused: frozenset[str] = frozenset()
-    dead_letters: Counter[str] = field(default_factory=Counter)
-    purged: int = 0
-    dead_since: float | None = None
-
-    @property
-    def settled(self) -> int:
-        """The number of deliveries that are delivered, dead letters, parked, held or purged."""
-        ended = self.delivered + self.delivered_before + self.dead_letters.total() + self.purged
-        return ended + self.parked + self.held
-
-    @property
-    def unfinished(self) -> int:
-        """The number of deliveries that are due or in flight."""
-        return self.total - self.settled
-
-    def __str__(self) -> str:
-        text = counts_as_text(self.delivered, self.retried, self.parked, self.dead_letters)
-        rest = (
-            (self.held, "held"),
-            (self.delivered_before, "delivered before"),
-            (self.purged, "purged"),
-            (self.unfinished, "not finished yet"),
-        )
-        return text + "".join(f", {number} {words}" for number, words in rest if number)
-
-    @property
-    def undelivered(self) -> str:
-        """The numbers of dead letters, parked and held deliveries in words; empty if all are zero."""
-        numbers = (
-            (self.dead_letters.total(), "dead-lettered"),
-            (self.parked, "parked"),
-            (self.held, "held"),
-        )
-        return ", ".join(f"{number:,} {words}" for number, words in numbers if number)
-
-    def as_dict(self) -> dict[str, object]:
-        """Return the counts, with the keys of the JSON output."""
-        return {
-            "delivered": self.delivered,
-            "delivered_before": self.delivered_before,
-            "retried": self.retried,
-            "parked": self.parked,
-            "held": self.held,
-            "dead_letter": self.dead_letters.total(),
-            "by_reason": dict(sorted(self.dead_letters.items())),
-            "purged": self.purged,
-            "unfinished": self.unfinished,
-        }
-
-
 class Tracker:
     """Counts the outcomes of deliveries; holds eight bytes for each unfinished one.
 
     Args:
         store: the store to poll.
         since: when tracking began, seconds since the epoch; now by default.
+
+    Attributes:
+        outcomes: the outcomes so far.
+        paused: the paused endpoints, if any delivery is held; set by ``finish``.
     """
 
     def __init__(self, store: WorkerStore, *, since: float | None = None) -> None:
         self.since = store.clock() if since is None else since
-        self.outcomes = Outcomes()
+        self.outcomes = Counts()
+        self.paused: frozenset[str] = frozenset()
+        # When the first dead letter was given up.
+        self._dead_since = math.inf
         self._store = store
         self._unsettled: deque[array[int]] = deque()
         self._parked = array("q")
@@ -197,13 +130,16 @@ class Tracker:
                 self._parked.extend(parked)
                 self._held.extend(held)
             gates = await self._store.read(read_gates) if self._held else {}
-            self.outcomes.paused = frozenset(name for name, gate in gates.items() if gate.state == "paused")
+            self.paused = frozenset(name for name, gate in gates.items() if gate.state == "paused")
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the outcomes with the keys of the JSON output."""
+        return self.outcomes.as_dict("delivered_before", "purged", "unfinished")
 
     def dead_letters_shown_by(self, endpoint: str | None) -> str:
         """Return a command that lists the dead letters among the tracked deliveries, and possibly others from that time."""
-        since = self.since if self.outcomes.dead_since is None else min(self.since, self.outcomes.dead_since)
         of_endpoint = "" if endpoint is None else f" --endpoint {endpoint}"
-        return f"resonant dlq{of_endpoint} --since {rfc3339(since)}"
+        return f"resonant dlq{of_endpoint} --since {rfc3339(min(self.since, self._dead_since))}"
 
     async def _settle(self, ids: array[int]) -> array[int]:
         """Count the settled deliveries, and return the rest."""
@@ -231,7 +167,7 @@ class Tracker:
             before = each.accepted_at < self.since and each.finished_at < self.since
             if each.reason is not None and each.status == "dead_letter":
                 outcomes.dead_letters[each.reason] += 1
-                outcomes.dead_since = min(outcomes.dead_since or each.finished_at, each.finished_at)
+                self._dead_since = min(self._dead_since, each.finished_at)
             elif before:
                 outcomes.delivered_before += 1
             else:

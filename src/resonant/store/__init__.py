@@ -4,10 +4,10 @@ The operations (``enqueue``, ``claim``, ``record`` ...) are plain functions of a
 transaction, so that a producer can call ``enqueue`` in its own transaction. ``Store`` and ``WorkerStore`` run them.
 """
 
+from resonant.delivery.outcome import Outcome
 from resonant.store.engine.migrate import create_schema
 from resonant.store.queue.enqueue import Conflict, EnqueueResult, enqueue
 from resonant.store.queue.leases import Due
-from resonant.store.queue.outcomes import Outcome
 from resonant.store.store import Store, open_store
 from resonant.store.worker import WorkerStore
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from resonant.store.counts import acceptances, counters, sketches
 from resonant.store.queue import leases as lease_queries
 from resonant.store.queue import rescue
-from resonant.store.queue.outcomes import Outcome, record
+from resonant.store.queue.outcomes import record
 from resonant.store.shared.gates import read_gates_and_clock
 from resonant.store.store import Store
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from resonant.delivery.outcome import Outcome
     from resonant.events import Lease, LeaseKey
     from resonant.store.shared.gates import Gate, GatesRead
 

@@ -1,4 +1,4 @@
-"""What a run of the dispatcher does."""
+"""A run of the dispatcher from its first claim to its end."""
 
 import asyncio
 import random
@@ -16,6 +16,7 @@ from resonant.sinks.base import CallableSink
 from support.dispatching import (
     QUICK,
     Scene,
+    appending_to,
     deliveries,
     enqueue,
     fail,
@@ -31,156 +32,142 @@ from support.waiting import until
 pytestmark = pytest.mark.usefixtures("lane")
 
 
-class TestWhatARunDoes:
-    async def test_every_delivery_that_is_due_is_emitted(self, tmp_path):
-        async def send(event):
-            sent.append(event.id)
+async def test_every_due_delivery_is_emitted(tmp_path):
+    sent = []
+    async with scene(tmp_path, orders=appending_to(sent)) as worker:
+        ids = await enqueue(worker.store, 300)
+        counts = await worker.run()
+        assert sorted(sent) == sorted(ids)
+        assert (counts.delivered, counts.attempts) == (300, 300)
+        assert (await worker.store.status()).balanced
+    assert Counter(deliveries(tmp_path, "status, attempts")) == {("delivered", 1): 300}
 
-        sent = []
-        async with scene(tmp_path, orders=send) as worker:
-            ids = await enqueue(worker.store, 300)
-            summary = await worker.run()
-            assert sorted(sent) == sorted(ids)
-            assert (summary.delivered, summary.attempts) == (300, 300)
-            assert (await worker.store.status()).balanced
-        assert Counter(deliveries(tmp_path, "status, attempts")) == {("delivered", 1): 300}
 
-    async def test_a_failure_is_retried_until_it_is_delivered(self, tmp_path):
-        async with scene(tmp_path, orders=failing_first(2)) as worker:
-            await enqueue(worker.store, 3)
-            summary = await worker.run()
-            assert (summary.delivered, summary.retried, summary.attempts) == (3, 3, 9)
-        assert rows(tmp_path, "SELECT number, count(*) FROM resonant_attempts GROUP BY number") == [
-            (1, 3),
-            (2, 3),
-            (3, 3),
-        ]
+async def test_a_failure_is_retried_until_it_is_delivered(tmp_path):
+    async with scene(tmp_path, orders=failing_first(2)) as worker:
+        await enqueue(worker.store, 3)
+        counts = await worker.run()
+        assert (counts.delivered, counts.retried, counts.attempts) == (3, 3, 9)
+    numbers = rows(tmp_path, "SELECT number, count(*) FROM resonant_attempts GROUP BY number")
+    assert numbers == [(1, 3), (2, 3), (3, 3)]
 
-    async def test_a_delivery_ends_as_its_last_decision_says(self, tmp_path):
-        async def send(event):
-            raise answers[event.body]
 
-        answers = {
-            b"0": UnexpectedStatus(400),
-            b"1": UnexpectedStatus(503),
-            b"2": UnexpectedStatus(503, "600"),
-            b"3": UnexpectedStatus(503, "7200"),
-        }
-        # A Retry-After stops the whole endpoint.
-        endpoints = ("refusing", "down", "busy", "busier")
-        policy = replace(QUICK, max_age=3600.0)
-        async with scene(tmp_path, policy=policy, sinks=dict.fromkeys(endpoints, send)) as worker:
-            for number, endpoint in enumerate(endpoints):
-                await worker.store.enqueue([Event(type="t", source="/s", data=number)], endpoint)
-            summary = await worker.run()
-            assert summary.dead_letters == {"permanent": 1, "exhausted": 1, "expired": 1}
-            assert (summary.parked, summary.delivered) == (1, 0)
-            assert str(summary) == (
-                "0 delivered, 1 retried, 1 parked, 3 dead-lettered (1 exhausted, 1 expired, 1 permanent)"
-            )
-        assert deliveries(tmp_path, "status, reason, lease_owner") == [
-            ("dead_letter", "permanent", None),
-            ("dead_letter", "exhausted", None),
-            ("retrying", None, None),
-            ("dead_letter", "expired", None),
-        ]
+async def test_a_delivery_ends_as_its_last_decision_says(tmp_path):
+    async def send(event):
+        raise answers[event.body]
 
-    async def test_of_several_endpoints_the_one_that_is_named_is_served(self, tmp_path):
-        async with scene(tmp_path, orders=succeed, others=succeed) as worker:
-            await enqueue(worker.store, endpoint="orders")
-            await enqueue(worker.store, endpoint="others")
-            await worker.run(endpoint="others")
-        assert deliveries(tmp_path, "endpoint, status") == [("orders", "pending"), ("others", "delivered")]
+    answers = {
+        b"0": UnexpectedStatus(400),
+        b"1": UnexpectedStatus(503),
+        b"2": UnexpectedStatus(503, "600"),
+        b"3": UnexpectedStatus(503, "7200"),
+    }
+    # A Retry-After stops the whole endpoint.
+    endpoints = ("refusing", "down", "busy", "busier")
+    policy = replace(QUICK, max_age=3600.0)
+    async with scene(tmp_path, policy=policy, sinks=dict.fromkeys(endpoints, send)) as worker:
+        for number, endpoint in enumerate(endpoints):
+            await worker.store.enqueue([Event(type="t", source="/s", data=number)], endpoint)
+        counts = await worker.run()
+        assert str(counts) == (
+            "0 delivered, 1 retried, 1 parked, 3 dead-lettered (1 exhausted, 1 expired, 1 permanent)"
+        )
+    assert deliveries(tmp_path, "status, reason, lease_owner") == [
+        ("dead_letter", "permanent", None),
+        ("dead_letter", "exhausted", None),
+        ("retrying", None, None),
+        ("dead_letter", "expired", None),
+    ]
 
-    async def test_each_retry_is_drawn_from_the_delay_before_it(self, tmp_path):
-        jittery = RetryPolicy(jitter="decorrelated", base=1.0, max_attempts=6, park_after=1e6)
 
-        async with scene(tmp_path, policy=jittery, orders=fail) as worker:
-            await enqueue(worker.store)
-            while not (await worker.run()).dead_letters:
-                await worker.wait_for_parked(longest=1e6)
-        *delays, last = [delay for (delay,) in rows(tmp_path, "SELECT delay FROM resonant_attempts")]
+async def test_a_run_for_one_endpoint_sends_to_no_other(tmp_path):
+    async with scene(tmp_path, orders=succeed, others=succeed) as worker:
+        await enqueue(worker.store, endpoint="orders")
+        await enqueue(worker.store, endpoint="others")
+        await worker.run(endpoint="others")
+    assert deliveries(tmp_path, "endpoint, status") == [("orders", "pending"), ("others", "delivered")]
 
-        rng, expected = random.Random(7), []
-        for number in range(1, 6):
-            before = expected[-1] if expected else None
-            expected.append(draw_delay(jittery, number, rng, last_delay=before))
-        assert delays == expected
-        assert last is None
 
-    async def test_many_events_share_few_transactions(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(Scene, "chunk_size", 100 * Scene.chunk_size)
+async def test_each_delay_is_drawn_from_the_delay_before_it(tmp_path):
+    jittery = RetryPolicy(jitter="decorrelated", base=1.0, max_attempts=6, park_after=1e6)
 
-        count = Counter()
-        async with scene(tmp_path, orders=succeed) as worker:
-            await enqueue(worker.store, 1000)
-            start = time.monotonic()
-            with listening("commit", lambda c: count.update([c.get_execution_options().get("write")])):
-                await worker.run()
-            seconds = time.monotonic() - start
-        # 20 batches of begins with the outcomes of those before them, as many of outcomes alone, 10 claims, the first few sends
-        assert count[True] < 80
-        # four polls a second and one check of what to fold; one of each at the start, and one of each at the end
-        assert count[None] <= 5 * seconds + 4
+    async with scene(tmp_path, policy=jittery, orders=fail) as worker:
+        await enqueue(worker.store)
+        while not (await worker.run()).dead_letters:
+            await worker.wait_for_parked(longest=1e6)
+    *delays, last = [delay for (delay,) in rows(tmp_path, "SELECT delay FROM resonant_attempts")]
 
-    @pytest.mark.usefixtures("warm")
-    async def test_there_are_always_some_claimed_ahead_and_they_are_claimed_many_at_once(
-        self, tmp_path, monkeypatch
-    ):
-        monkeypatch.setattr("resonant.dispatch.fetcher.POLL_SECONDS", 3600)
+    rng, expected = random.Random(7), []
+    for number in range(1, 6):
+        before = expected[-1] if expected else None
+        expected.append(draw_delay(jittery, number, rng, last_delay=before))
+    assert delays == expected
+    assert last is None
 
-        def note_claims(_connection, _cursor, statement, *_):
-            claims.extend(
-                ["claim"] * ("UPDATE resonant_deliveries" in statement and "RETURNING" in statement)
-            )
 
-        sent, claims = [], []
+async def test_many_events_share_few_transactions(tmp_path, monkeypatch):
+    monkeypatch.setattr(Scene, "chunk_size", 100 * Scene.chunk_size)
 
-        async def send(event):
-            if event.id == first:
-                await until(lambda: len(sent) == 399)
-            await asyncio.sleep(random.random() / 100)
-            sent.append(event.id)
-
-        async with scene(tmp_path, orders=send, limits=Limits(concurrency=20)) as worker:
-            first, *_ = await enqueue(worker.store, 400)
-            with listening("before_cursor_execute", note_claims):
-                assert (await worker.run()).delivered == 400
-        assert 10 <= len(claims) <= 20
-
-    async def test_of_large_events_no_more_are_claimed_than_memory_has_room_for(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("resonant.dispatch.fetcher.MOST_BYTES", 60 * 10_000)
-        monkeypatch.setattr(Scene, "chunk_size", 200 * Scene.chunk_size)
-
-        held = []
-        async with scene(tmp_path, orders=succeed, limits=Limits(concurrency=10)) as worker:
-            data = "x" * 10_000
-            events = [Event(type="t", source="/s", data=data, id=f"evt_{n}") for n in range(300)]
-            await worker.store.enqueue(events, "orders")
-            claim = worker.store.claim_each
-
-            async def claim_and_count(*args, **options):
-                found = await claim(*args, **options)
-                held.append(worker.dispatcher._in_flight.busy("orders") + len(found["orders"]))
-                return found
-
-            worker.store.claim_each = claim_and_count
-            assert (await worker.run()).delivered == 300
-        assert 10 < max(held) <= 60
-
-    async def test_the_endpoints_are_closed_at_the_end_even_if_one_cannot_be(self, tmp_path):
-        def destination(name, error=None):
-            async def close():
-                closed.append(name)
-                if error is not None:
-                    raise error
-
-            return sink_target(name, CallableSink(succeed), close=close)
-
-        closed = []
-        async with scene(tmp_path, a=destination("a", OSError("broken")), b=destination("b")) as worker:
-            await enqueue(worker.store, endpoint="a")
-            await enqueue(worker.store, endpoint="b")
+    count = Counter()
+    async with scene(tmp_path, orders=succeed) as worker:
+        await enqueue(worker.store, 1000)
+        start = time.monotonic()
+        with listening("commit", lambda c: count.update([c.get_execution_options().get("write")])):
             await worker.run()
-            assert not closed
-        assert sorted(closed) == ["a", "b"]
+        seconds = time.monotonic() - start
+    # 20 batches of begins with the outcomes of those before them, as many of outcomes alone, 10 claims, the first few sends
+    assert count[True] < 80
+    # four polls a second and one check of what to fold; one of each at the start, and one of each at the end
+    assert count[None] <= 5 * seconds + 4
+
+
+@pytest.mark.usefixtures("warm")
+async def test_deliveries_are_claimed_ahead_and_many_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("resonant.dispatch.fetcher.POLL_SECONDS", 3600)
+
+    def note_claims(_connection, _cursor, statement, *_):
+        claims.extend(["claim"] * ("UPDATE resonant_deliveries" in statement and "RETURNING" in statement))
+
+    async def send(event):
+        if event.id == first:
+            await until(lambda: len(sent) == 399)
+        await asyncio.sleep(random.random() / 100)
+        sent.append(event.id)
+
+    sent, claims = [], []
+    async with scene(tmp_path, orders=send, limits=Limits(concurrency=20)) as worker:
+        first, *_ = await enqueue(worker.store, 400)
+        with listening("before_cursor_execute", note_claims):
+            assert (await worker.run()).delivered == 400
+    assert 10 <= len(claims) <= 20
+
+
+async def test_large_events_are_claimed_only_as_memory_has_room(tmp_path, monkeypatch):
+    monkeypatch.setattr("resonant.dispatch.fetcher.MOST_BYTES", 60 * 10_000)
+    monkeypatch.setattr(Scene, "chunk_size", 200 * Scene.chunk_size)
+
+    async with scene(tmp_path, orders=succeed, limits=Limits(concurrency=10)) as worker:
+        data = "x" * 10_000
+        events = [Event(type="t", source="/s", data=data, id=f"evt_{n}") for n in range(300)]
+        await worker.store.enqueue(events, "orders")
+        held = worker.count_claims()
+        assert (await worker.run()).delivered == 300
+    assert 10 < max(held) <= 60
+
+
+async def test_every_endpoint_is_closed_at_the_end_even_if_closing_one_fails(tmp_path):
+    def destination(name, error=None):
+        async def close():
+            closed.append(name)
+            if error is not None:
+                raise error
+
+        return sink_target(name, CallableSink(succeed), close=close)
+
+    closed = []
+    async with scene(tmp_path, a=destination("a", OSError("broken")), b=destination("b")) as worker:
+        await enqueue(worker.store, endpoint="a")
+        await enqueue(worker.store, endpoint="b")
+        await worker.run()
+        assert not closed
+    assert sorted(closed) == ["a", "b"]

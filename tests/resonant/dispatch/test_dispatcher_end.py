@@ -1,4 +1,4 @@
-"""How long a run of the dispatcher goes on, and what it does with given leases."""
+"""How long a run of the dispatcher goes on, and how it sends given leases."""
 
 import asyncio
 import sys
@@ -22,23 +22,23 @@ from support.waiting import until
 pytestmark = pytest.mark.usefixtures("lane")
 
 
-class TestWhatIsGivenWithItsLeases:
+class TestGivenLeases:
     @staticmethod
     async def claim(worker, count, *, endpoint="orders"):
         await enqueue(worker.store, count, endpoint)
         return await worker.store.claim(endpoint, owner="worker", limit=count)
 
-    async def test_it_is_emitted_like_what_was_found_due(self, tmp_path):
+    async def test_they_are_emitted_like_due_deliveries(self, tmp_path):
         async def batches():
             yield await self.claim(worker, 3)
             yield await self.claim(worker, 2)
 
         async with scene(tmp_path, orders=failing_first()) as worker:
-            summary = await worker.dispatcher.emit_given(worker.emit_one, batches())
-            assert (summary.delivered, summary.retried) == (5, 5)
+            counts = await worker.dispatcher.emit_given(worker.emit_one, batches())
+            assert (counts.delivered, counts.retried) == (5, 5)
         assert deliveries(tmp_path, "status, attempts") == [("delivered", 2)] * 5
 
-    async def test_more_is_asked_for_only_while_the_sends_keep_up(self, tmp_path):
+    async def test_more_are_requested_only_while_the_sends_keep_up(self, tmp_path):
         asked = []
 
         async def send(_event):
@@ -58,7 +58,7 @@ class TestWhatIsGivenWithItsLeases:
             all_asked.set()
             assert (await emitting).delivered == 50
 
-    async def test_an_endpoint_that_there_is_not_is_an_error_and_all_is_handed_back(self, tmp_path):
+    async def test_an_unknown_endpoint_is_an_error_and_all_leases_are_released(self, tmp_path):
         before = asyncio.all_tasks()
 
         async def hang(_event):
@@ -75,7 +75,7 @@ class TestWhatIsGivenWithItsLeases:
         assert deliveries(tmp_path, "lease_owner, attempts") == [(None, 0)] * 4
 
     @pytest.mark.parametrize("late", [False, True], ids=["while it waits", "while it asks for more"])
-    async def test_a_failure_of_the_pipeline_is_raised_whenever_it_comes(self, tmp_path, late):
+    async def test_a_failure_of_the_pipeline_is_raised(self, tmp_path, late):
         async def emit_one(_lease):
             raise RuntimeError("the pipeline is broken")
 
@@ -103,27 +103,27 @@ ANOTHER_PROCESS = """
 """
 
 
-class TestHowLongARunGoesOn:
-    async def test_what_another_process_stores_meanwhile_is_emitted(self, tmp_path):
+class TestTheEnd:
+    async def test_events_that_another_process_stores_meanwhile_are_emitted(self, tmp_path):
         sent = []
 
         async def send(event):
             sent.append(event.id)
-            if event.id == "evt_late":
-                running.cancel()
 
         async with scene(tmp_path, clock=time.time, orders=send, limits=Limits(run_for=60)) as worker:
             await enqueue(worker.store)
-            running = asyncio.create_task(worker.dispatcher.run(worker.emit_one))
-            await until(lambda: worker.dispatcher.summary.delivered == 1)
-            other = await asyncio.create_subprocess_exec(
-                sys.executable, "-c", textwrap.dedent(ANOTHER_PROCESS), f"sqlite:///{tmp_path / 'r.db'}"
-            )
-            assert await other.wait() == 0
-            await asyncio.wait([running], timeout=30)
-        assert sent[1:] == ["evt_late"]
+            async with worker.running():
+                await until(lambda: worker.dispatcher.counts.delivered == 1)
+                other = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-c",
+                    textwrap.dedent(ANOTHER_PROCESS),
+                    f"sqlite:///{tmp_path / 'r.db'}",
+                )
+                assert await other.wait() == 0
+                await until(lambda: sent[1:] == ["evt_late"])
 
-    async def test_it_ends_when_the_time_is_up_though_nothing_is_due(self, tmp_path, quick_look):
+    async def test_a_run_ends_when_its_time_is_up_though_nothing_is_due(self, tmp_path, quick_look):
         async with scene(tmp_path, orders=succeed, limits=Limits(run_for=0.3)) as worker:
             start = time.monotonic()
             await worker.run(take_over=True)
@@ -132,8 +132,8 @@ class TestHowLongARunGoesOn:
     async def test_a_retry_that_might_wait_beyond_the_end_is_parked(self, tmp_path, quick_look):
         async with scene(tmp_path, orders=failing_first(), limits=Limits(run_for=0.9)) as worker:
             await enqueue(worker.store)
-            await worker.run()
-            assert (worker.dispatcher.summary.parked, worker.dispatcher.summary.retried) == (1, 0)
+            counts = await worker.run()
+            assert (counts.parked, counts.retried) == (1, 0)
 
     async def test_a_long_retry_after_waits_in_the_store_though_the_policy_parks_nothing(self, tmp_path):
         async def ask_to_wait(_event):
@@ -143,15 +143,11 @@ class TestHowLongARunGoesOn:
             tmp_path, policy=RetryPolicy.classic(), limits=Limits(run_for=60), orders=ask_to_wait
         ) as worker:
             await enqueue(worker.store)
-            running = asyncio.create_task(worker.run())
-            await until(lambda: worker.dispatcher.summary.parked)
-            assert deliveries(tmp_path, "status, lease_owner") == [("retrying", None)]
-            running.cancel()
-            await asyncio.wait([running])
+            async with worker.running():
+                await until(lambda: worker.dispatcher.counts.parked)
+                assert deliveries(tmp_path, "status, lease_owner") == [("retrying", None)]
 
-    async def test_when_the_time_is_up_what_still_waits_for_its_turn_goes_back_untried(
-        self, tmp_path, quick_look
-    ):
+    async def test_deliveries_that_wait_when_the_time_is_up_are_released_untried(self, tmp_path, quick_look):
         async def send(_event):
             await until(worker.dispatcher._running.is_over)
 
@@ -165,9 +161,7 @@ class TestHowLongARunGoesOn:
             ("pending", 0, None),
         ]
 
-    async def test_when_the_time_is_up_nothing_new_is_claimed_and_what_was_begun_is_ended(
-        self, tmp_path, quick_look
-    ):
+    async def test_nothing_is_claimed_and_begun_sends_end_once_the_time_is_up(self, tmp_path, quick_look):
         another = asyncio.Event()
 
         async def send(_event):
@@ -176,15 +170,33 @@ class TestHowLongARunGoesOn:
         limits = Limits(concurrency=1, run_for=2.0)
         async with scene(tmp_path, orders=send, limits=limits) as worker:
             await enqueue(worker.store)
-            running = asyncio.create_task(worker.run())
-            await until(worker.dispatcher._running.is_over)
-            await enqueue(worker.store)
-            another.set()
-            assert (await running).delivered == 1
+            async with worker.running() as run:
+                await until(worker.dispatcher._running.is_over)
+                await enqueue(worker.store)
+                another.set()
+                assert (await run).delivered == 1
         assert deliveries(tmp_path, "status") == [("delivered",), ("pending",)]
 
+    async def test_a_run_looks_again_if_its_last_send_ended_during_a_look(self, tmp_path, monkeypatch):
+        async def send(_event):
+            await asyncio.sleep(0.4)
 
-async def test_what_a_real_receiver_got_is_what_the_store_says(tmp_path):
+        async with scene(tmp_path, orders=send) as worker:
+            await enqueue(worker.store)
+            look = worker.store.look
+
+            async def look_for_long(endpoint=None):
+                found = await look(endpoint)
+                if worker.dispatcher._running and worker.dispatcher.counts.attempts == 0:
+                    await until(lambda: not worker.dispatcher._running)
+                    await enqueue(worker.store, 2)
+                return found
+
+            monkeypatch.setattr(worker.store, "look", look_for_long)
+            assert (await worker.run()).delivered > 1
+
+
+async def test_the_history_shows_each_answer_of_a_real_receiver(tmp_path):
     def script(request):
         first = request.try_number == 1
         return {
@@ -209,10 +221,10 @@ async def test_what_a_real_receiver_got_is_what_the_store_says(tmp_path):
             await worker.run()
             # Its Retry-After stops the whole endpoint.
             await worker.store.enqueue(events[4:5], "hook")
-            summary = await worker.run()
+            counts = await worker.run()
         journal = receiver.journal
 
-    assert str(summary) == "30 delivered, 20 retried, 1 parked, 10 dead-lettered (10 permanent)"
+    assert str(counts) == "30 delivered, 20 retried, 1 parked, 10 dead-lettered (10 permanent)"
     received = Counter((entry.webhook_id, entry.body, entry.status) for entry in journal)
     stored = rows(
         tmp_path,
@@ -228,23 +240,3 @@ async def test_what_a_real_receiver_got_is_what_the_store_says(tmp_path):
         ("connection_reset", "ConnectionResetError"): 10,
         ("throttled", "UnexpectedStatus"): 1,
     }
-
-
-async def test_a_run_looks_again_if_its_last_send_ended_during_a_look(tmp_path, monkeypatch):
-    async def send(_event):
-        await asyncio.sleep(0.4)
-
-    async with scene(tmp_path, orders=send) as worker:
-        await enqueue(worker.store)
-        look = worker.store.look
-
-        async def look_for_long(endpoint=None):
-            found = await look(endpoint)
-            if worker.dispatcher._running and worker.dispatcher.summary.attempts == 0:
-                await until(lambda: not worker.dispatcher._running)
-                await enqueue(worker.store, 2)
-            return found
-
-        monkeypatch.setattr(worker.store, "look", look_for_long)
-        summary = await worker.run()
-    assert summary.delivered > 1

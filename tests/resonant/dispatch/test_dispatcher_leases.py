@@ -11,14 +11,20 @@ from resonant.dispatch.limits import Limits
 from resonant.dispatch.sender import LeaseLost
 from resonant.errors import UnexpectedStatus
 from resonant.events import Event
+from resonant.sinks.base import CallableSink
+from resonant.testing import FixedClock
 from support.dispatching import (
     START,
+    Scene,
     another_worker,
+    appending_to,
     deliveries,
     enqueue,
+    fail,
     failing_first,
     rows,
     scene,
+    sink_target,
     succeed,
 )
 from support.sqlite import locked
@@ -47,15 +53,15 @@ class TestStoreFirst:
             raise answers.get(event.body, UnexpectedStatus(503))
 
         async def emit_one(lease):
-            report = await worker.dispatcher.attempt(lease.key)
+            outcome = await worker.dispatcher.attempt(lease.key)
             (row,) = rows(
                 tmp_path,
                 f"SELECT status, d.attempts, a.number, decision, a.delay FROM resonant_deliveries d "
                 f"JOIN resonant_attempts a ON delivery_id = d.id WHERE d.id = {lease.delivery_id}",
             )
-            seen[type(report.decision)] = row
-            assert row[-1] == report.attempt.delay
-            if isinstance(report.decision, Retry):
+            seen[type(outcome.decision)] = row
+            assert row[-1] == outcome.attempt.delay
+            if isinstance(outcome.decision, Retry):
                 await worker.dispatcher.attempt(lease.key)
 
         answers = {
@@ -67,7 +73,7 @@ class TestStoreFirst:
             await enqueue(worker.store, 2)
             await worker.store.enqueue([Event(type="t", source="/s", data=2)], "waiting")
             await enqueue(worker.store, endpoint="fine")
-            await worker.dispatcher.run(emit_one)
+            await worker.run(emit_one)
         assert {kind: row[:-1] for kind, row in seen.items()} == {
             type(None): ("delivered", 1, 1, None),
             Retry: ("retrying", 1, 1, "retry"),
@@ -76,52 +82,9 @@ class TestStoreFirst:
         }
 
 
-class TestLeases:
-    async def test_nothing_is_sent_once_the_lease_is_lost(self, tmp_path):
-        sent = []
-
-        async def send(event):
-            sent.append(event.id)
-
-        async def emit_one(lease):
-            async with another_worker(tmp_path, clock=worker.clock) as other:
-                await other.rescue(owners=["worker"])
-                await other.claim("orders", owner="other", limit=1)
-            with pytest.raises(LeaseLost):
-                await worker.dispatcher.attempt(lease.key)
-
-        async with scene(tmp_path, orders=send) as worker:
-            await enqueue(worker.store)
-            summary = await worker.dispatcher.run(emit_one)
-            assert summary.lost == 1
-            assert str(summary).endswith(", 1 taken over by another worker")
-        assert not sent
-        assert deliveries(tmp_path, "lease_owner, attempts") == [("other", 0)]
-
-    @pytest.mark.parametrize("answer", [None, UnexpectedStatus(503), UnexpectedStatus(400)])
-    async def test_an_outcome_that_comes_after_the_lease_was_lost_is_history_and_nothing_else(
-        self, tmp_path, answer
-    ):
-        async def send(_event):
-            async with another_worker(tmp_path, clock=worker.clock) as other:
-                await other.rescue(owners=["worker"])
-                await other.claim("orders", owner="other", limit=1)
-            if answer is not None:
-                raise answer
-
-        async with scene(tmp_path, orders=send) as worker:
-            await enqueue(worker.store)
-            summary = await worker.run()  # emit_one lets LeaseLost through
-            assert (summary.lost, summary.delivered, summary.retried) == (1, 0, 0)
-            assert not summary.dead_letters
-        assert deliveries(tmp_path, "status, lease_owner") == [("retrying", "other")]
-        # the crash that the other worker charged, and the attempt that came too late
-        assert rows(tmp_path, "SELECT result, late FROM resonant_attempts ORDER BY id") == [
-            ("lost", 0),
-            ("delivered" if answer is None else "failed", 1),
-        ]
-
-    async def test_a_retry_is_not_sent_if_the_lease_was_lost_while_it_waited(self, tmp_path):
+class TestLostLeases:
+    @pytest.mark.parametrize("retries", [False, True], ids=["before the send", "before a retry"])
+    async def test_nothing_is_sent(self, tmp_path, retries):
         sent = []
 
         async def send(event):
@@ -129,22 +92,41 @@ class TestLeases:
             raise UnexpectedStatus(503)
 
         async def emit_one(lease):
-            await worker.dispatcher.attempt(lease.key)
-            async with another_worker(tmp_path, clock=worker.clock) as other:
-                await other.rescue(owners=["worker"])
+            if retries:
+                await worker.dispatcher.attempt(lease.key)
+            await worker.lose_leases(tmp_path, to=None if retries else "other")
             with pytest.raises(LeaseLost):
                 await worker.dispatcher.attempt(lease.key)
 
         async with scene(tmp_path, orders=send) as worker:
             await enqueue(worker.store)
-            assert (await worker.dispatcher.run(emit_one)).lost == 1
-        assert len(sent) == 1
-        assert deliveries(tmp_path, "status, attempts, lease_owner") == [("retrying", 1, None)]
+            counts = await worker.run(emit_one)
+            assert str(counts).endswith(", 1 taken over by another worker")
+        assert len(sent) == retries
+        left = ("retrying", 1, None) if retries else ("pending", 0, "other")
+        assert deliveries(tmp_path, "status, attempts, lease_owner") == [left]
+
+    @pytest.mark.parametrize("answer", [None, UnexpectedStatus(503), UnexpectedStatus(400)])
+    async def test_a_late_outcome_changes_only_the_history(self, tmp_path, answer):
+        async def send(_event):
+            await worker.lose_leases(tmp_path, to="other")
+            if answer is not None:
+                raise answer
+
+        async with scene(tmp_path, orders=send) as worker:
+            await enqueue(worker.store)
+            counts = await worker.run()  # emit_one lets LeaseLost through
+            assert (counts.lost, counts.delivered, counts.retried) == (1, 0, 0)
+            assert not counts.dead_letters
+        assert deliveries(tmp_path, "status, lease_owner") == [("retrying", "other")]
+        # the crash that the other worker charged, and the attempt that came too late
+        assert rows(tmp_path, "SELECT result, late FROM resonant_attempts ORDER BY id") == [
+            ("lost", 0),
+            ("delivered" if answer is None else "failed", 1),
+        ]
 
     @pytest.mark.usefixtures("warm")
-    async def test_a_run_that_claims_anew_what_it_lost_takes_the_two_leases_for_two(
-        self, tmp_path, quick_look
-    ):
+    async def test_a_delivery_that_is_lost_and_claimed_again_has_two_leases(self, tmp_path, quick_look):
         sent = []
         first = asyncio.Event()
 
@@ -155,21 +137,68 @@ class TestLeases:
 
         async with scene(tmp_path, orders=send) as worker:
             await enqueue(worker.store)
-            running = asyncio.create_task(worker.run(take_over=True))
-            await until(lambda: sent)
-            async with another_worker(tmp_path, clock=worker.clock) as other:
-                await other.rescue(owners=["worker"])
-            await until(lambda: len(sent) == 2)
-            first.set()
-            summary = await running
-            assert (summary.delivered, summary.lost) == (1, 1)
+            async with worker.running(take_over=True) as run:
+                await until(lambda: sent)
+                await worker.lose_leases(tmp_path)
+                await until(lambda: len(sent) == 2)
+                first.set()
+                counts = await run
+            assert (counts.delivered, counts.lost) == (1, 1)
         assert deliveries(tmp_path, "status, lease_owner") == [("delivered", None)]
 
-    async def test_a_run_renews_its_own_leases_before_it_takes_over_what_ran_out(self, tmp_path, quick_look):
+
+class TestSuspension:
+    """The process, or the machine, stands still for longer than a lease, and another worker claims its deliveries."""
+
+    @staticmethod
+    async def suspend(worker, path, number):
+        worker.clock.advance(100.0)
+        async with another_worker(path, clock=worker.clock) as other:
+            await other.rescue()
+            assert len(await other.claim("orders", owner="other", limit=number)) == number
+
+    async def test_nothing_is_sent_if_the_lease_is_lost_during_the_wait_for_the_rate(
+        self, tmp_path, monkeypatch
+    ):
+        sent = []
+        target = sink_target("orders", CallableSink(appending_to(sent)), rate=100)
+        async with scene(tmp_path, clock=FixedClock(START), orders=target) as worker:
+            await enqueue(worker.store)
+            rate = (await worker.dispatcher._endpoints.open("orders")).rate
+            wait = rate.wait
+
+            async def wait_and_sleep(slot):
+                await self.suspend(worker, tmp_path, 1)
+                return await wait(slot)
+
+            monkeypatch.setattr(rate, "wait", wait_and_sleep)
+            worker.dispatcher._sender._clock = worker.clock
+            assert (await worker.run()).lost == 1
+        assert not sent
+        assert deliveries(tmp_path, "lease_owner") == [("other",)]
+
+    async def test_sends_begun_before_it_continue_only_while_their_lease_is_held(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(Scene, "chunk_size", 4)
+        sent = []
+
+        async def send(event):
+            sent.append(event.id)
+            if len(sent) == 1:
+                await self.suspend(worker, tmp_path, 4)
+                await asyncio.sleep(0)
+
+        limits = Limits(concurrency=1, endpoint_concurrency=1)
+        async with scene(tmp_path, clock=FixedClock(START), limits=limits, orders=send) as worker:
+            first, *_ = await enqueue(worker.store, 4)
+            worker.dispatcher._sender._clock = worker.clock
+            assert (await worker.run()).lost == 4
+        assert sent == [first]
+
+    async def test_a_run_renews_its_own_leases_before_it_takes_over_expired_ones(self, tmp_path, quick_look):
         looks = []
 
         async def send(_event):
-            worker.clock.advance(300)  # it stood still
+            worker.clock.advance(300)
             before = len(looks)
             await until(lambda: len(looks) > before)
 
@@ -183,13 +212,13 @@ class TestLeases:
 
             worker.store.rescue = look
             await enqueue(worker.store)
-            summary = await worker.run(take_over=True)
-            assert (summary.delivered, summary.lost) == (1, 0)
+            counts = await worker.run(take_over=True)
+            assert (counts.delivered, counts.lost) == (1, 0)
 
-    async def test_after_a_long_lock_a_run_gives_the_owners_of_leases_time_to_renew_them(
+    async def test_after_a_long_lock_the_owners_of_leases_have_time_to_renew_them(
         self, tmp_path, monkeypatch, impatient_sqlite
     ):
-        monkeypatch.setattr("resonant.dispatch.fetcher.RESCUE_SECONDS", 0.0)
+        monkeypatch.setattr("resonant.dispatch.takeover.RESCUE_SECONDS", 0.0)
         rescues = []
 
         async def rescued():
@@ -206,21 +235,21 @@ class TestLeases:
             await enqueue(worker.store)
             async with another_worker(tmp_path, clock=worker.clock) as other:
                 await other.begin(await other.claim("orders", owner="other", limit=1))
-                running = asyncio.create_task(worker.run(take_over=True))
-                await rescued()
-                with locked(tmp_path / "r.db"):
-                    impatient_sqlite.clear()
-                    await until(lambda: len(impatient_sqlite) > 1)
-                    worker.clock.advance(70)
-                await rescued()
-                assert await other.renew("other") == 1
-                worker.clock.advance(31)
-                await rescued()
-                running.cancel()
-                await asyncio.wait([running])
+                async with worker.running(take_over=True):
+                    await rescued()
+                    with locked(tmp_path / "r.db"):
+                        impatient_sqlite.clear()
+                        await until(lambda: len(impatient_sqlite) > 1)
+                        worker.clock.advance(70)
+                    await rescued()
+                    assert await other.renew("other") == 1
+                    worker.clock.advance(31)
+                    await rescued()
         assert set(rescues) == {0}
         assert deliveries(tmp_path, "lease_owner, crashes") == [("other", 0)]
 
+
+class TestLeases:
     async def test_a_lease_is_renewed_for_as_long_as_it_is_held(self, tmp_path):
         def lease_ends_at():
             [(moment,)] = deliveries(tmp_path, "available_at")
@@ -233,8 +262,8 @@ class TestLeases:
 
         async with scene(tmp_path, clock=time.time, lease_seconds=1.5, orders=slow) as worker:
             await enqueue(worker.store)
-            summary = await worker.run()
-            assert (summary.delivered, summary.lost) == (1, 0)
+            counts = await worker.run()
+            assert (counts.delivered, counts.lost) == (1, 0)
 
     async def test_expired_leases_are_taken_over(self, tmp_path):
         async with scene(tmp_path, orders=succeed) as worker:
@@ -251,26 +280,25 @@ class TestLeases:
             before = time.time()
             await worker.store.claim("orders", owner="killed", limit=1)
             after = time.time()
-            summary = await worker.run(take_over=True, on_waiting=said.append)
-            assert summary.delivered == 2
+            assert (await worker.run(take_over=True, on_waiting=said.append)).delivered == 2
             (until_then,) = said
             assert before + 3 <= until_then <= after + 3
             assert time.time() >= until_then
 
-    async def test_without_taking_over_what_others_hold_is_left_to_them(self, tmp_path):
+    async def test_without_taking_over_the_leases_of_others_are_left_to_them(self, tmp_path):
         async with scene(tmp_path, orders=succeed) as worker:
             await enqueue(worker.store, 2)
             await worker.store.claim("orders", owner="other", limit=1)
             assert (await worker.run()).delivered == 1
         assert deliveries(tmp_path, "lease_owner, status") == [("other", "pending"), (None, "delivered")]
 
-    async def test_what_is_parked_for_a_moment_may_be_claimed_again_while_its_emission_ends(
+    async def test_a_briefly_parked_delivery_may_be_claimed_again_while_its_emission_ends(
         self, tmp_path, quick_look
     ):
         async def emit_one(lease):
-            report = await worker.dispatcher.attempt(lease.key)
-            if isinstance(report.decision, Park):
-                worker.clock.advance(report.decision.delay)
+            outcome = await worker.dispatcher.attempt(lease.key)
+            if isinstance(outcome.decision, Park):
+                worker.clock.advance(outcome.decision.delay)
                 await until(lambda: len(tries) == 2)
 
         async def send(_event):
@@ -282,12 +310,12 @@ class TestLeases:
         tries = []
         async with scene(tmp_path, orders=send) as worker:
             await enqueue(worker.store)
-            summary = await asyncio.wait_for(worker.dispatcher.run(emit_one), 60)
-            assert (summary.parked, summary.delivered, summary.lost) == (1, 1, 0)
+            counts = await worker.run(emit_one)
+            assert (counts.parked, counts.delivered, counts.lost) == (1, 1, 0)
 
 
 class TestWaiting:
-    async def test_a_sleeping_retry_holds_no_slot(self, tmp_path):
+    async def test_a_waiting_retry_holds_no_slot(self, tmp_path):
         sent = []
 
         async def send(event):
@@ -296,25 +324,22 @@ class TestWaiting:
                 raise UnexpectedStatus(503)
 
         async def emit_one(lease):
-            while True:
-                report = await worker.dispatcher.attempt(lease.key)
-                if not isinstance(report.decision, Retry):
-                    return
+            while isinstance((await worker.dispatcher.attempt(lease.key)).decision, Retry):
                 await until(lambda: len(sent) == 4)
 
         async with scene(tmp_path, orders=send, limits=Limits(concurrency=1)) as worker:
             patient, *others = await enqueue(worker.store, 4)
-            await asyncio.wait_for(worker.dispatcher.run(emit_one), 60)
+            await worker.run(emit_one)
             assert sent == [patient, *others, patient]
 
     @pytest.mark.usefixtures("warm")
     async def test_beyond_the_bound_retries_are_parked(self, tmp_path):
         arrived, decisions = [], []
 
-        async def send(_event):
+        async def send(event):
             arrived.append(1)
             await until(lambda: len(arrived) == 4)  # all of them fail in the same moment
-            raise UnexpectedStatus(503)
+            await fail(event)
 
         async def emit_one(lease):
             decisions.append((await worker.dispatcher.attempt(lease.key)).decision)
@@ -322,34 +347,29 @@ class TestWaiting:
 
         async with scene(tmp_path, orders=send, limits=Limits(max_waiting=1)) as worker:
             await enqueue(worker.store, 4)
-            running = asyncio.create_task(worker.dispatcher.run(emit_one))
-            await until(lambda: len(decisions) == 4 and not worker.dispatcher._in_flight)
-            running.cancel()
-            await asyncio.wait([running])
+            async with worker.running(emit_one):
+                await until(lambda: len(decisions) == 4 and not worker.dispatcher._in_flight)
         assert Counter(map(type, decisions)) == {Retry: 1, Park: 3}
-        assert Counter(deliveries(tmp_path, "status, lease_owner, next_attempt_at")) == {
-            ("retrying", None, START + 1): 4
-        }
+        columns = "status, lease_owner, next_attempt_at"
+        assert deliveries(tmp_path, columns) == [("retrying", None, START + 1)] * 4
 
     async def test_a_finished_waiter_leaves_its_place_to_the_next(self, tmp_path):
-        async with scene(
-            tmp_path, orders=failing_first(2), limits=Limits(concurrency=1, max_waiting=1)
-        ) as worker:
+        limits = Limits(concurrency=1, max_waiting=1)
+        async with scene(tmp_path, orders=failing_first(2), limits=limits) as worker:
             for _ in range(5):
                 await enqueue(worker.store)
-                await worker.run()
-            assert (worker.dispatcher.summary.delivered, worker.dispatcher.summary.parked) == (5, 0)
+                counts = await worker.run()
+            assert (counts.delivered, counts.parked) == (5, 0)
 
-    async def test_an_emission_that_ends_where_it_should_wait_hands_its_delivery_back(self, tmp_path):
+    async def test_an_emission_that_ends_instead_of_waiting_releases_its_delivery(self, tmp_path):
         async def emit_one(lease):
             await worker.dispatcher.attempt(lease.key)
 
         async with scene(tmp_path, orders=failing_first()) as worker:
             await enqueue(worker.store)
-            summary = await worker.dispatcher.run(emit_one)
-            assert (summary.delivered, summary.parked) == (0, 1)
-            assert deliveries(tmp_path, "status, lease_owner, available_at") == [
-                ("retrying", None, START + 1)
-            ]
+            counts = await worker.run(emit_one)
+            assert (counts.delivered, counts.parked) == (0, 1)
+            columns = "status, lease_owner, available_at"
+            assert deliveries(tmp_path, columns) == [("retrying", None, START + 1)]
             worker.clock.advance(1)
-            assert (await worker.dispatcher.run(emit_one)).delivered == 1
+            assert (await worker.run(emit_one)).delivered == 1

@@ -15,8 +15,43 @@ async def breathe():
         await asyncio.sleep(0)
 
 
+class Limiter:
+    """A limiter whose endpoints are known by name; sends to those in ``short`` are short."""
+
+    def __init__(self, total, per_endpoint, *, short=(), **options):
+        self._limiter = ConcurrencyLimiter(total, per_endpoint, **options)
+        self._slots = {}
+        self.release = self._limiter.release
+        for name in short:
+            self.note_send(name, 0.01)
+
+    def of(self, name):
+        if name not in self._slots:
+            self._slots[name] = self._limiter.slots()
+        return self._slots[name]
+
+    def limit(self, name, own):
+        self._slots[name] = self._limiter.slots(own)
+
+    def note_send(self, name, seconds, **options):
+        self._limiter.note_send(self.of(name), seconds, **options)
+
+    def share(self, name):
+        return self._limiter.share(self.of(name))
+
+    def is_short(self, name):
+        return self.of(name).is_short
+
+    @property
+    def may_probe(self):
+        return self._limiter.may_probe
+
+    async def acquire(self, name, **options):
+        return await self._limiter.acquire(self.of(name), **options)
+
+
 class Holder:
-    """A task that wants a slot, and keeps it until it is told to leave."""
+    """A task that wants a slot, and keeps it until it leaves."""
 
     def __init__(self, limiter, endpoint, log=None, *, is_probe=False):
         self.endpoint = endpoint
@@ -54,37 +89,37 @@ async def holders(limiter, endpoint, count, log=None, **options):
     return made
 
 
-def limiter_of_short_sends(total, per_endpoint, endpoints="abc"):
-    """Make a limiter that knows that sends to these endpoints are short."""
-    limiter = ConcurrencyLimiter(total, per_endpoint)
-    for endpoint in endpoints:
-        limiter.note_send(endpoint, 0.01)
-    return limiter
-
-
 def held(group):
     return sum(holder.holds for holder in group)
 
 
-async def test_one_endpoint_gets_no_more_than_its_limit():
-    assert held(await holders(limiter_of_short_sends(100, 5), "a", 20)) == 5
-
-
-@pytest.mark.parametrize(("own", "allowed"), [(2, 2), (None, 5), (8, 8)])
-async def test_an_endpoints_own_limit_takes_the_place_of_the_common_one(own, allowed):
-    limiter = limiter_of_short_sends(100, 5)
+@pytest.mark.parametrize(
+    ("total", "common", "own", "most"),
+    [
+        (100, 5, 2, 2),
+        (100, 5, None, 5),
+        (100, 5, 8, 8),
+        # Half of the slots stay free for others.
+        (100, 100, None, 50),
+        (10, 50, None, 5),
+        (9, 50, None, 5),
+        (3, 100, None, 2),
+        (2, 100, None, 1),
+        (1, 50, None, 1),
+    ],
+)
+async def test_an_endpoint_gets_its_own_limit_or_the_common_one_and_at_most_half_of_the_slots(
+    total, common, own, most
+):
+    limiter = Limiter(total, common)
     limiter.limit("a", own)
-
-    assert held(await holders(limiter, "a", 20)) == allowed
-
-
-@pytest.mark.parametrize(("total", "allowed"), [(1, 1), (2, 1), (3, 2), (10, 5), (100, 50)])
-async def test_a_single_endpoint_leaves_half_of_the_slots_free(total, allowed):
-    assert held(await holders(limiter_of_short_sends(total, 100), "a", 200)) == allowed
+    limiter.note_send("a", 0.01)
+    assert limiter.of("a").limit == most
+    assert held(await holders(limiter, "a", 200)) == most
 
 
 async def test_endpoints_that_keep_their_slots_for_ever_leave_some_for_the_next_ones():
-    limiter = limiter_of_short_sends(100, 100)
+    limiter = Limiter(100, 100, short="abc")
     for dead in ("a", "b", "c"):
         await holders(limiter, dead, 200)
 
@@ -92,7 +127,7 @@ async def test_endpoints_that_keep_their_slots_for_ever_leave_some_for_the_next_
 
 
 async def test_two_endpoints_end_up_with_equal_shares_in_either_order():
-    limiter = limiter_of_short_sends(30, 30, ["early", "late"])
+    limiter = Limiter(30, 30, short=["early", "late"])
     groups = {name: await holders(limiter, name, 100) for name in ("early", "late")}
     for _ in range(40):
         for group in groups.values():
@@ -104,7 +139,7 @@ async def test_two_endpoints_end_up_with_equal_shares_in_either_order():
 
 
 async def test_the_share_says_what_an_endpoint_can_count_on():
-    limiter = limiter_of_short_sends(100, 40)
+    limiter = Limiter(100, 40, short="abc")
     assert limiter.share("a") == 40
 
     (other,) = await holders(limiter, "b", 1)
@@ -115,7 +150,7 @@ async def test_the_share_says_what_an_endpoint_can_count_on():
 
 
 async def test_with_one_slot_endpoints_take_turns():
-    limiter = limiter_of_short_sends(1, 1)
+    limiter = Limiter(1, 1, short="abc")
     log = []
     for name in ("a", "b", "c"):
         await holders(limiter, name, 3, log)
@@ -125,49 +160,6 @@ async def test_with_one_slot_endpoints_take_turns():
 
     names = [holder.endpoint for holder in log]
     assert [set(names[1:4]), set(names[4:7])] == [{"a", "b", "c"}] * 2
-
-
-async def test_the_waiters_of_an_endpoint_are_served_in_order_of_arrival():
-    log = []
-    group = await holders(limiter_of_short_sends(4, 2), "a", 30, log)
-    for turn in range(30):
-        await log[turn].leave()
-        await breathe()
-
-    assert log == group
-
-
-async def test_a_waiter_that_is_cancelled_takes_no_slot_with_it():
-    limiter = limiter_of_short_sends(2, 1)
-    first, second, third = await holders(limiter, "a", 3)
-    second.cancel()
-    await first.leave()
-    await breathe()
-
-    assert third.holds
-
-
-async def test_a_waiter_cancelled_in_the_moment_of_its_turn_passes_the_slot_on():
-    limiter = limiter_of_short_sends(2, 1)
-    first, second, third = await holders(limiter, "a", 3)
-    leaving = asyncio.create_task(first.leave())
-    while first.holds:  # until the slot is given to the second, which has not run since
-        await asyncio.sleep(0)
-    assert not second.holds
-    second.cancel()
-    await leaving
-    await breathe()
-
-    assert not second.holds
-    assert third.holds
-
-
-async def test_a_holder_that_fails_gives_its_slot_back():
-    limiter = limiter_of_short_sends(2, 1)
-    slot = await limiter.acquire("a")
-    limiter.release(slot)
-
-    assert held(await holders(limiter, "a", 1)) == 1
 
 
 steps = st.lists(
@@ -203,7 +195,7 @@ async def take(step, limiter, arrived, served):
 
 @given(steps, st.integers(1, 8), st.integers(1, 8))
 async def test_no_schedule_breaks_a_limit_or_the_order_or_loses_a_slot(schedule, total, per_endpoint):
-    limiter = limiter_of_short_sends(total, per_endpoint)
+    limiter = Limiter(total, per_endpoint, short="abc")
     arrived, served = [], []
     for step in schedule:
         await take(step, limiter, arrived, served)
@@ -221,15 +213,6 @@ async def test_no_schedule_breaks_a_limit_or_the_order_or_loses_a_slot(schedule,
     assert held(await holders(limiter, "a", 20)) == min(per_endpoint, (total + 1) // 2)
 
 
-@pytest.mark.parametrize(
-    ("total", "own", "most"), [(100, 50, 50), (10, 50, 5), (9, 50, 5), (1, 50, 1), (100, 3, 3)]
-)
-async def test_the_limit_of_an_endpoint_is_what_it_can_have_alone(total, own, most):
-    limiter = limiter_of_short_sends(total, own, ["orders"])
-    assert limiter.limit_of("orders") == most
-    assert held(await holders(limiter, "orders", 2 * total)) == most
-
-
 class Time:
     """A clock for the ages of sends."""
 
@@ -241,7 +224,7 @@ class Time:
 
 
 async def test_endpoints_without_an_answer_leave_half_of_the_slots_to_short_sends():
-    limiter = ConcurrencyLimiter(400, 50)
+    limiter = Limiter(400, 50)
     first, *others = [await holders(limiter, f"bad-{number}", 5) for number in range(300)]
     limiter.note_send("healthy", 0.01)
 
@@ -252,7 +235,7 @@ async def test_endpoints_without_an_answer_leave_half_of_the_slots_to_short_send
 
 
 async def test_endpoints_with_long_sends_leave_half_of_the_slots_and_some_for_new_endpoints():
-    limiter = ConcurrencyLimiter(400, 50)
+    limiter = Limiter(400, 50)
     for number in range(20):
         limiter.note_send(f"slow-{number}", 1.0)
     slow = [await holders(limiter, f"slow-{number}", 50) for number in range(20)]
@@ -266,7 +249,7 @@ async def test_endpoints_with_long_sends_leave_half_of_the_slots_and_some_for_ne
 @pytest.mark.parametrize(("total", "busy"), [(400, 12), (2, 3)])
 async def test_many_busy_endpoints_with_short_sends_leave_slots_to_new_and_slow_ones(total, busy):
     names = [f"busy-{number}" for number in range(busy)]
-    limiter = limiter_of_short_sends(total, 50, names)
+    limiter = Limiter(total, 50, short=names)
     limiter.note_send("slow", 1.0)
     groups = [await holders(limiter, name, 60) for name in names]
     late = [*await holders(limiter, "new", 1), *await holders(limiter, "slow", 1)]
@@ -281,7 +264,7 @@ async def test_many_busy_endpoints_with_short_sends_leave_slots_to_new_and_slow_
 
 async def test_an_endpoint_is_slow_once_most_of_its_sends_have_no_answer_for_long():
     time = Time()
-    limiter = ConcurrencyLimiter(100, 50, clock=time)
+    limiter = Limiter(100, 50, clock=time)
     limiter.note_send("a", 0.01)
     assert held(await holders(limiter, "a", 60)) == 50
 
@@ -292,7 +275,7 @@ async def test_an_endpoint_is_slow_once_most_of_its_sends_have_no_answer_for_lon
 
 async def test_one_late_answer_does_not_make_an_endpoint_slow():
     time = Time()
-    limiter = ConcurrencyLimiter(100, 50, clock=time)
+    limiter = Limiter(100, 50, clock=time)
     limiter.note_send("a", 0.01)
     await holders(limiter, "a", 1)
     time.now += 1.0
@@ -303,7 +286,7 @@ async def test_one_late_answer_does_not_make_an_endpoint_slow():
 
 
 async def test_an_endpoint_that_answers_quickly_again_is_short_again():
-    limiter = ConcurrencyLimiter(100, 50)
+    limiter = Limiter(100, 50)
     limiter.note_send("a", 15.0)
     for _ in range(40):
         limiter.note_send("a", 0.01)
@@ -311,7 +294,7 @@ async def test_an_endpoint_that_answers_quickly_again_is_short_again():
 
 
 async def test_probes_have_slots_of_their_own_and_no_more():
-    limiter = ConcurrencyLimiter(100, 50)
+    limiter = Limiter(100, 50)
     probes = await holders(limiter, "down", 10, is_probe=True)
     assert held(probes) == 10
     assert not limiter.may_probe
@@ -324,13 +307,13 @@ async def test_probes_have_slots_of_their_own_and_no_more():
 
 
 async def test_with_few_slots_a_probe_uses_an_ordinary_one():
-    limiter = ConcurrencyLimiter(2, 2)
+    limiter = Limiter(2, 2)
     assert limiter.may_probe
     assert held(await holders(limiter, "down", 1, is_probe=True)) == 1
 
 
 async def test_an_endpoint_that_mostly_fails_counts_as_slow_however_quickly_it_fails():
-    limiter = ConcurrencyLimiter(100, 50)
+    limiter = Limiter(100, 50)
     for _ in range(40):
         limiter.note_send("down", 0.01, has_failed=True)
         for _ in range(4):

@@ -10,7 +10,7 @@ import random
 import pytest
 from sqlalchemy import create_engine
 
-from resonant.dispatch.rate import USED_SHARE, RateLimiter
+from resonant.dispatch.rate import USED_SHARE, NoRate, Rate, RateTools
 from resonant.errors import StoreUnavailable
 from resonant.store import schema
 from resonant.store.shared.send_slots import reserve
@@ -51,28 +51,27 @@ class Machines:
         return given
 
     def process(self, *, rate=RATE, width=50, skew=0.0, is_over=lambda: False):
-        limiter = RateLimiter(
+        tools = RateTools(
             self.reserve, is_over=is_over, wall=lambda: self.now + skew, clock=lambda: self.now - 500
         )
-        limiter.limit("orders", rate, width=width)
-        return limiter
+        return Rate("orders", rate, width, tools)
 
-    async def send(self, limiter, *, begin_takes=0.0, answer_takes=0.0):
+    async def send(self, rate, *, begin_takes=0.0, answer_takes=0.0):
         """Wait as a send does, and note when it goes out."""
-        slot = await limiter.take("orders")
+        slot = await rate.take()
         try:
             await asyncio.sleep(self._rng.uniform(0, begin_takes))
-            if await limiter.wait("orders", slot):
+            if await rate.wait(slot):
                 self.sent.append(self.now)
                 await asyncio.sleep(answer_takes)
                 return True
             return False
         finally:
-            limiter.free("orders", slot)
+            rate.free(slot)
 
-    def start(self, limiter, number, **options):
-        """Start so many sends; they are one process's, and go with it."""
-        return [asyncio.create_task(self.send(limiter, **options)) for _ in range(number)]
+    def start(self, rate, number, **options):
+        """Start this many sends of one process."""
+        return [asyncio.create_task(self.send(rate, **options)) for _ in range(number)]
 
     def most_within(self, seconds=1.0):
         """The most sends within any time as long as this."""
@@ -127,11 +126,11 @@ def test_a_send_that_missed_its_slot_takes_the_next_one_before_all_others(connec
     async def main():
         machines = Machines(connection)
         process = machines.process()
-        slot = await process.take("orders")
+        slot = await process.take()
         others = machines.start(process, 100)
         await asyncio.sleep(slot + 500 - machines.now + 0.05)  # the process stood still
         late = machines.now
-        assert await process.wait("orders", slot)
+        assert await process.wait(slot)
         assert machines.now - late < 0.5, "a hundred others wait two seconds"
         await asyncio.gather(*others)
         assert machines.most_within() <= RATE
@@ -216,19 +215,16 @@ def test_a_cancelled_send_leaves_its_slot_to_the_next(connection):
     run_in_simulated_time(main())
 
 
-async def test_an_endpoint_without_a_rate_waits_for_nothing(connection):
-    limiter = RateLimiter(Machines(connection).reserve)
-    limiter.limit("orders", None, width=50)
-
-    assert await limiter.take("orders") is None
-    assert await limiter.wait("orders", None)
-    assert limiter.most_claimed("orders") is None
-    await limiter.close()
+async def test_an_endpoint_without_a_rate_waits_for_nothing():
+    rate = NoRate()
+    assert await rate.take() is None
+    assert await rate.wait(None)
+    assert (rate.is_limited, rate.most_claimed) == (False, float("inf"))
 
 
 @pytest.mark.parametrize(("rate", "most"), [(0.01, 1), (1.0, 2), (50.0, 98)])
-def test_a_run_holds_two_seconds_worth_and_at_least_one(connection, rate, most):
+def test_a_run_claims_the_sends_of_two_seconds_and_at_least_one(connection, rate, most):
     async def main():
-        assert Machines(connection).process(rate=rate).most_claimed("orders") == most
+        assert Machines(connection).process(rate=rate).most_claimed == most
 
     run_in_simulated_time(main())

@@ -91,7 +91,7 @@ async def test_an_endpoint_that_cannot_be_announced_is_not_opened(sqlite_url, mo
     attempt_runner = AttemptRunner(clock=time.time, rng=random.Random(1))
     async with Dispatcher(store, attempt_runner, open_destination, owner="run-1") as dispatcher:
         with pytest.raises(OSError, match="disk"):
-            await dispatcher.not_to_be_opened(["billing"])
+            await dispatcher.unavailable_endpoints(["billing"])
     await store.close()
     assert opened == []
 
@@ -106,7 +106,7 @@ async def test_a_run_that_cannot_open_an_endpoint_delays_no_rotation_of_its_secr
 
     attempt_runner = AttemptRunner(clock=time.time, rng=random.Random(1))
     async with Dispatcher(store, attempt_runner, open_destination, owner="run-1") as dispatcher:
-        await dispatcher.not_to_be_opened(["billing"])
+        await dispatcher.unavailable_endpoints(["billing"])
         seen.append(await store.read(signers.behind, "billing", NEW, now=time.time()))
     await store.close()
     assert seen == [("run-1", "billing", None), 0]

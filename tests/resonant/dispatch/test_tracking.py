@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -11,31 +10,20 @@ from dataclasses import replace
 import pytest
 
 from resonant.dead_letters.purge import purge_batch
-from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.retry import GiveUp, Park, Retry, RetryPolicy
 from resonant.dispatch import tracking
-from resonant.dispatch.dispatcher import Dispatcher
-from resonant.dispatch.sender import WAIT_SECONDS
+from resonant.dispatch.limits import WAIT_SECONDS
 from resonant.dispatch.tracking import Tracker
 from resonant.events import Attempt, Event
 from resonant.gate.pausing import pause
-from resonant.sinks.base import CallableSink
-from resonant.store import Outcome, WorkerStore
+from resonant.store import Outcome
 from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gates_and_clock
 from resonant.store.views.dead_letters import Position
 from resonant.testing import FixedClock
+from support.dispatching import dispatching, emit, opened, succeed
 
 START = 1_700_000_000.0
 TWICE = RetryPolicy(max_attempts=2, base=0.01, jitter="none")
-
-
-@asynccontextmanager
-async def opened(url, *, clock=None, lease_seconds=60.0):
-    store = await WorkerStore.open(url, clock=clock or FixedClock(START), lease_seconds=lease_seconds)
-    try:
-        yield store
-    finally:
-        await store.close()
 
 
 async def enqueue(store, *ids):
@@ -69,8 +57,17 @@ def _after(lease):
     return replace(lease, attempts=lease.attempts + 1, round_attempts=lease.round_attempts + 1)
 
 
+@asynccontextmanager
+async def tracked(url, *names, **options):
+    """Open a store on a fixed clock, with a tracker of stored events."""
+    async with opened(url, clock=FixedClock(START)) as store:
+        tracker = Tracker(store, **options)
+        tracker.add(await enqueue(store, *names))
+        yield store, tracker
+
+
 async def test_enqueueing_reports_the_deliveries_that_it_accepted_and_those_known_before(store_url):
-    async with opened(store_url) as store:
+    async with opened(store_url, clock=FixedClock(START)) as store:
         first = await enqueue(store, "a", "b")
         again = await enqueue(store, "b", "c")
         assert len(first) == len(again) == 2
@@ -80,9 +77,7 @@ async def test_enqueueing_reports_the_deliveries_that_it_accepted_and_those_know
 
 
 async def test_a_tracker_counts_what_another_process_sent(store_url):
-    async with opened(store_url) as store:
-        tracker = Tracker(store)
-        tracker.add(await enqueue(store, *(f"e{n}" for n in range(7))))
+    async with tracked(store_url, *(f"e{n}" for n in range(7))) as (store, tracker):
         await tracker.look()
         assert tracker.outcomes.unfinished == 7
         await another_sends(store, 2)
@@ -98,9 +93,7 @@ async def test_a_tracker_counts_what_another_process_sent(store_url):
 
 
 async def test_a_parked_delivery_that_is_sent_counts_by_its_outcome(store_url):
-    async with opened(store_url) as store:
-        tracker = Tracker(store)
-        tracker.add(await enqueue(store, "a", "b", "c"))
+    async with tracked(store_url, "a", "b", "c") as (store, tracker):
         await another_sends(store, 3, Park(60.0, START + 60))
         await tracker.look()
         assert tracker.is_settled
@@ -115,27 +108,23 @@ async def test_a_parked_delivery_that_is_sent_counts_by_its_outcome(store_url):
 
 
 async def test_what_a_gate_holds_for_long_is_settled_until_it_is_sent(store_url):
-    async with opened(store_url) as store:
-        tracker = Tracker(store)
-        tracker.add(await enqueue(store, "a", "b", "c", "d"))
+    async with tracked(store_url, "a", "b", "c", "d") as (store, tracker):
         await another_sends(store, 1, Park(60.0, START + 60))
         await pause(store, "orders", who="ann")
         await tracker.look()
         assert tracker.is_settled
         assert str(tracker.outcomes) == "0 delivered, 0 retried, 1 parked, 0 dead-lettered, 3 held"
         assert tracker.outcomes.undelivered == "1 parked, 3 held"
-        assert tracker.outcomes.as_dict()["held"] == 3
+        assert tracker.as_dict()["held"] == 3
 
         await another_sends(store, 1)
         await tracker.finish()
         assert str(tracker.outcomes) == "1 delivered, 0 retried, 1 parked, 0 dead-lettered, 2 held"
-        assert tracker.outcomes.paused == {"orders"}
+        assert tracker.paused == {"orders"}
 
 
 async def test_what_a_gate_holds_for_a_moment_is_waited_for(store_url):
-    async with opened(store_url) as store:
-        tracker = Tracker(store)
-        tracker.add(await enqueue(store, "a"))
+    async with tracked(store_url, "a") as (store, tracker):
         now = (await store.read(read_gates_and_clock)).at
         probing = Gate("orders", "probing", since=now, failing_since=now, probe_at=now + 1)
         await store.write(change_gate, GateChange(Gate("orders"), probing))
@@ -148,9 +137,7 @@ async def test_what_a_gate_holds_for_a_moment_is_waited_for(store_url):
 
 
 async def test_a_delivery_that_is_parked_for_a_moment_is_waited_for(store_url):
-    async with opened(store_url) as store:
-        tracker = Tracker(store)
-        tracker.add(await enqueue(store, "soon", "later"))
+    async with tracked(store_url, "soon", "later") as (store, tracker):
         for wait in (WAIT_SECONDS, WAIT_SECONDS + 1):
             await another_sends(store, 1, Park(wait, START + wait))
         await tracker.look()
@@ -161,7 +148,7 @@ async def test_a_delivery_that_is_parked_for_a_moment_is_waited_for(store_url):
 
 
 async def test_deliveries_of_an_earlier_run_are_counted_separately(store_url):
-    async with opened(store_url) as store:
+    async with opened(store_url, clock=FixedClock(START)) as store:
         await enqueue(store, "a", "b")
         await another_sends(store, 1)
         store.clock.advance(10)
@@ -175,7 +162,7 @@ async def test_deliveries_of_an_earlier_run_are_counted_separately(store_url):
 
 
 async def test_the_dlq_command_starts_at_the_run_or_at_an_earlier_dead_letter(store_url):
-    async with opened(store_url) as store:
+    async with opened(store_url, clock=FixedClock(START)) as store:
         ids = await enqueue(store, "a", "b")
         await another_sends(store, 1, GiveUp("permanent"))
         store.clock.advance(10)
@@ -191,7 +178,7 @@ async def test_the_dlq_command_starts_at_the_run_or_at_an_earlier_dead_letter(st
 
 
 async def test_a_delivery_given_twice_counts_once_and_a_purged_one_is_counted_as_purged(store_url):
-    async with opened(store_url) as store:
+    async with opened(store_url, clock=FixedClock(START)) as store:
         ids = await enqueue(store, "a", "b")
         tracker = Tracker(store)
         tracker.add([*ids, *ids])
@@ -206,9 +193,7 @@ async def test_a_poll_reads_a_bounded_number_of_unfinished_deliveries(sqlite_url
     monkeypatch.setattr(tracking, "SLICE", 2)
     monkeypatch.setattr(tracking, "_MOST_UNSETTLED", 4)
 
-    async with opened(sqlite_url) as store:
-        tracker = Tracker(store)
-        tracker.add(await enqueue(store, *(f"e{n:02}" for n in range(20))))
+    async with tracked(sqlite_url, *(f"e{n:02}" for n in range(20))) as (store, tracker):
         read = []
         plain = tracker._read
 
@@ -228,9 +213,7 @@ async def test_a_poll_reads_a_bounded_number_of_unfinished_deliveries(sqlite_url
 
 
 async def test_frequent_polls_are_throttled(sqlite_url):
-    async with opened(sqlite_url) as store:
-        tracker = Tracker(store)
-        tracker.add(await enqueue(store, "a"))
+    async with tracked(sqlite_url, "a") as (store, tracker):
         await tracker.look_if_due()
         await another_sends(store, 1)
         await tracker.look_if_due()
@@ -240,25 +223,15 @@ async def test_frequent_polls_are_throttled(sqlite_url):
 @asynccontextmanager
 async def emitting(url, send, *, lease_seconds=60.0, policy=TWICE):
     """An emission of our own worker, on the real clock."""
-
-    async def open_destination(name):
-        async def close():
-            return None
-
-        return Destination(name=name, sink=CallableSink(send), describe=str, close=close, timeout=15.0)
-
-    async with opened(url, clock=time.time, lease_seconds=lease_seconds) as store:
-        attempt_runner = AttemptRunner(clock=store.clock, rng=random.Random(7), policy=lambda _name: policy)
-        async with Dispatcher(store, attempt_runner, open_destination, owner="ours") as dispatcher:
-            yield dispatcher
+    async with (
+        opened(url, lease_seconds=lease_seconds) as store,
+        dispatching(store, send, policy=policy, owner="ours") as dispatcher,
+    ):
+        yield dispatcher
 
 
 def run_for_its_own(dispatcher, tracker):
-    async def emit_one(lease):
-        await dispatcher.attempt(lease.key)
-
-    running = dispatcher.run(emit_one, endpoint="orders", take_over=True, own=tracker)
-    return asyncio.wait_for(running, 60)
+    return asyncio.wait_for(emit(dispatcher, endpoint="orders", take_over=True, own=tracker), 60)
 
 
 async def test_an_emission_waits_for_its_own_deliveries_that_another_worker_sends(sqlite_url):
@@ -314,18 +287,9 @@ async def test_an_emission_ends_when_its_own_deliveries_are_settled_even_while_i
         tracker = Tracker(dispatcher.store)
         await enqueue(dispatcher.store, "theirs")
         tracker.add(await enqueue(dispatcher.store, "a"))
-
-        async def emit_one(lease):
-            while isinstance((await dispatcher.attempt(lease.key)).decision, Retry):
-                await asyncio.sleep(0.2)
-
-        await asyncio.wait_for(dispatcher.run(emit_one, endpoint="orders", own=tracker), 60)
+        await run_for_its_own(dispatcher, tracker)
         assert tracker.outcomes.delivered == 1
     async with opened(sqlite_url) as store:
         status = await store.status()
         assert (status.retrying, status.in_flight) == (1, 0)
     assert tried.count("theirs") < 100
-
-
-async def succeed(_event):
-    return None

@@ -19,8 +19,9 @@ import urllib3.exceptions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resonant.delivery.attempt import AttemptRunner, Destination, Report
+from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.classification import Classifier, classify
+from resonant.delivery.outcome import Outcome
 from resonant.delivery.verdict import Verdict
 from resonant.errors import UnexpectedStatus
 from resonant.events import Category, Event, Lease
@@ -232,7 +233,7 @@ def test_every_failure_of_a_sink_is_an_attempt_that_can_be_recorded(runner, seed
         report = None
     if report is None:
         pytest.fail(f"the attempt is lost, at {where}", pytrace=False)
-    assert isinstance(report, Report)
+    assert isinstance(report, Outcome)
     check(report.verdict)
     attempt = report.attempt
     assert attempt.result == "failed"

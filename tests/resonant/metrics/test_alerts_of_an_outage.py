@@ -1,21 +1,16 @@
 """The alerts of an outage, in simulated time, through a real store and the real dispatcher."""
 
 import asyncio
-import random
 
 import pytest
 
-from resonant.delivery.attempt import AttemptRunner
-from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.limits import Limits
 from resonant.errors import UnexpectedStatus
 from resonant.metrics.alerts import crossings, note_announced, read_raised, read_unannounced, record_crossings
 from resonant.metrics.conditions import evaluate, read_activity
 from resonant.metrics.totals import read_totals
 from resonant.settings import Thresholds
-from resonant.sinks.base import CallableSink
-from resonant.store import WorkerStore
-from support.dispatching import START, enqueue, sink_target
+from support.dispatching import START, dispatching, emit, enqueue, opened
 from support.simulated_time import run_in_simulated_time
 
 MINUTE = 60.0
@@ -37,9 +32,6 @@ async def alerts_of_an_outage(path):
         if clock() < START + OUTAGE:
             raise UnexpectedStatus(503)
 
-    async def open_destination(name):
-        return sink_target(name, CallableSink(answer))
-
     async def export(store, announced):
         while True:
             await asyncio.sleep(5 * MINUTE)
@@ -59,28 +51,13 @@ async def alerts_of_an_outage(path):
             ]
 
     announced = []
-    store = await WorkerStore.open(f"sqlite:///{path / 'r.db'}", clock=clock, host_clock=clock)
-    try:
+    limits = Limits(run_for=OUTAGE + 5 * MINUTE, chunk_size=100)
+    async with opened(f"sqlite:///{path / 'r.db'}", clock=clock, host_clock=clock) as store:
         await enqueue(store, 200)
-        async with Dispatcher(
-            store,
-            AttemptRunner(clock=clock, rng=random.Random(7)),
-            open_destination,
-            owner="worker",
-            limits=Limits(run_for=OUTAGE + 5 * MINUTE, chunk_size=100),
-        ) as dispatcher:
-
-            async def emit_one(lease):
-                await dispatcher.attempt(lease.key)
-
-            async def emit_chunk(leases):
-                await dispatcher.attempt_all(leases[0].endpoint, [lease.key for lease in leases])
-
+        async with dispatching(store, answer, limits=limits) as dispatcher:
             exporting = asyncio.create_task(export(store, announced))
-            await dispatcher.run(emit_one, emit_chunk=emit_chunk)
+            await emit(dispatcher)
             exporting.cancel()
-    finally:
-        await store.close()
     return announced
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
 from sqlalchemy import bindparam, update
 
-from resonant.delivery.retry import Decision, GiveUp, Park, Retry
+from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.store import schema
 from resonant.store.counts.counters import DelayOf, Tally, count_retries
 from resonant.store.engine.sql import is_any_of_given
@@ -22,32 +21,10 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Update
 
-    from resonant.events import Attempt, Lease, LeaseKey
+    from resonant.delivery.outcome import Outcome
+    from resonant.events import LeaseKey
 
 _d = schema.deliveries
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """A finished attempt and its decision.
-
-    Attributes:
-        lease: the lease as claimed, with ``attempts`` increased by later attempts.
-        decision: None for a success.
-
-    Raises:
-        ValueError: the attempt's number does not follow the lease's attempts.
-    """
-
-    lease: Lease
-    attempt: Attempt
-    decision: Decision | None
-
-    def __post_init__(self) -> None:
-        if self.attempt.number != self.lease.attempts + 1:
-            raise ValueError(
-                f"attempt {self.attempt.number} cannot follow attempt {self.lease.attempts} of its lease"
-            )
 
 
 def record(connection: Connection, outcomes: Sequence[Outcome], *, now: float) -> set[LeaseKey]:

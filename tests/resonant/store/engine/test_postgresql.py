@@ -93,7 +93,7 @@ async def _emit(desk, rng, owner, delivered, goes_on):
     commits = BatchWriter(desk.store)
 
     async def emit(lease):
-        if await commits.begin(lease):
+        if await commits.begin([lease]):
             outcomes = [
                 desk.failed(lease, desk.retry_in(0)),
                 desk.failed(lease, desk.park_for(0)),

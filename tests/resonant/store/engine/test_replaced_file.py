@@ -102,10 +102,13 @@ def test_no_delivery_counts_as_claimed(desk, path, spoil):
 
 @EVERY_WAY
 def test_no_delivery_is_sent_if_its_begin_was_lost(desk, path, spoil):
+    async def begin():
+        await BatchWriter(desk.store, patience=60).begin([lease])
+
     lease = desk.claim_one()
     spoil(path)
     with pytest.raises(StoreReplaced):
-        desk.run(BatchWriter(desk.store, patience=60).begin(lease))
+        desk.run(begin())
 
 
 @EVERY_WAY

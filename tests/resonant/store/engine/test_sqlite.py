@@ -149,7 +149,7 @@ def test_only_changes_of_leases_are_not_synced(open_desk, sqlite_url, syncs):
 def test_a_batch_is_synced_if_it_has_an_outcome(open_desk, sqlite_url, syncs):
     async def begin_and_record():
         writer = BatchWriter(desk.store)
-        await writer.begin(lease)
+        await writer.begin([lease])
         await writer.record(desk.delivered(lease))
 
     desk = open_desk(sqlite_url)

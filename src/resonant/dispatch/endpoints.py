@@ -1,20 +1,17 @@
-"""The endpoints of a run, each opened on first use."""
+"""Opens the endpoints of a run, each on first use."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING
 
-from resonant.dispatch.bulk import PrefetchWindow
 from resonant.errors import EndpointError
 from resonant.store.views import endpoints
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable
 
-    from resonant.delivery.attempt import Destination
-    from resonant.dispatch.limiter import ConcurrencyLimiter
-    from resonant.dispatch.rate import RateLimiter
+    from resonant.dispatch.endpoint_run import EndpointRun
     from resonant.dispatch.secret_rotation import Signing
     from resonant.store import WorkerStore
 
@@ -26,62 +23,48 @@ _OPEN_SECONDS = 0.25
 _GIVE_UP_SECONDS = 60.0
 
 
-class Destinations:
+class Endpoints:
     """Opens endpoints and keeps them open.
 
     Args:
         store: records problems with endpoints.
-        open_destination: opens an endpoint by name; an error delays only that endpoint's deliveries.
-        limiter: enforces each endpoint's limit of concurrent sends.
-        rates: enforces each endpoint's rate.
+        opened: the open endpoints, keyed by name; updated by this class.
+        open_endpoint: opens an endpoint by name; an error delays only that endpoint's deliveries.
         signing: reports the rotation of each endpoint's secret.
         problems: the reasons why endpoints cannot be opened, keyed by name; updated by this class.
-
-    Attributes:
-        rates: the rate limiter.
     """
 
     def __init__(
         self,
         store: WorkerStore,
-        open_destination: Callable[[str], Awaitable[Destination]],
+        opened: dict[str, EndpointRun],
+        open_endpoint: Callable[[str], Awaitable[EndpointRun]],
         *,
-        limiter: ConcurrencyLimiter,
-        rates: RateLimiter,
         signing: Signing,
         problems: dict[str, str],
     ) -> None:
         self._store = store
-        self._open_destination = open_destination
-        self._limiter = limiter
-        self.rates = rates
+        self._opened = opened
+        self._open_endpoint = open_endpoint
         self._signing = signing
         self._problems = problems
-        self._opened: dict[str, Destination] = {}
-        self._windows: dict[str, PrefetchWindow] = {}
         self._reopen_at: dict[str, float] = {}
         self._opening: dict[str, asyncio.Task[None]] = {}
-
-    def __getitem__(self, name: str) -> Destination:
-        return self._opened[name]
 
     @property
     def is_opening(self) -> bool:
         """Whether endpoints are being opened."""
         return bool(self._opening)
 
-    def window(self, name: str) -> PrefetchWindow:
-        """Return the prefetch window that all chunks to an endpoint share."""
-        return self._windows[name]
-
-    async def open(self, name: str) -> None:
-        """Open an endpoint if it is not open yet.
+    async def open(self, name: str) -> EndpointRun:
+        """Return an endpoint; open it if it is not open yet.
 
         Raises:
             EndpointError: it cannot be opened.
         """
         if not await self.is_open(name):
             raise EndpointError(self._problems[name])
+        return self._opened[name]
 
     async def is_open(self, name: str) -> bool:
         """Open an endpoint if it is not open yet; return whether it is open."""
@@ -91,17 +74,18 @@ class Destinations:
         self._raise_errors()
         return name in self._opened
 
-    async def open_of(self, names: Sequence[str]) -> list[str]:
+    async def open_each(self, names: Iterable[str]) -> list[EndpointRun]:
         """Return the open endpoints among these; open the rest, in the background if that takes long.
 
         Prefect's server has their configuration, and may be unavailable for minutes.
         """
+        names = list(names)
         if begun := self._begin_to_open(names):
             await asyncio.wait(begun, timeout=_OPEN_SECONDS)
         self._raise_errors()
-        return [name for name in names if name in self._opened]
+        return [self._opened[name] for name in names if name in self._opened]
 
-    def _begin_to_open(self, names: Sequence[str]) -> list[asyncio.Task[None]]:
+    def _begin_to_open(self, names: Iterable[str]) -> list[asyncio.Task[None]]:
         """Begin to open those that are not open, not being opened, and did not fail recently; return the new tasks."""
         now = asyncio.get_running_loop().time()
         new = [
@@ -118,7 +102,7 @@ class Destinations:
         self._opening |= begun
         return list(begun.values())
 
-    async def _announce(self, names: Sequence[str]) -> set[str]:
+    async def _announce(self, names: list[str]) -> set[str]:
         """Announce endpoints in one transaction, since hundreds may be opened at once; return those with a noted problem."""
         await self._signing.announce(names)
         return await self._store.read(endpoints.with_problems)
@@ -136,18 +120,15 @@ class Destinations:
         had_problem = name in await announcing
         try:
             async with asyncio.timeout(_GIVE_UP_SECONDS):
-                destination = await self._open_destination(name)
+                endpoint = await self._open_endpoint(name)
         except Exception as error:  # noqa: BLE001 - a problem with one endpoint must not stop the others
             reason = self._problems[name] = _why_not_open(name, error)
             self._reopen_at[name] = asyncio.get_running_loop().time() + REOPEN_SECONDS
             await self._signing.withdraw(name)
             await self._store.write(endpoints.note_problem, name, reason, now=self._store.clock())
             return
-        self._opened[name] = destination
-        self._limiter.limit(name, destination.concurrency)
-        self.rates.limit(name, destination.rate, width=self._limiter.limit_of(name))
-        self._windows[name] = PrefetchWindow(self._limiter.limit_of(name))
-        self._signing.follow(name, destination.rotation)
+        self._opened[name] = endpoint
+        self._signing.follow(name, endpoint.destination.rotation)
         self._problems.pop(name, None)
         if had_problem:
             await self._store.write(endpoints.clear_problem, name)
@@ -157,7 +138,7 @@ class Destinations:
         for opening in self._opening.values():
             opening.cancel()
         await asyncio.gather(*self._opening.values(), return_exceptions=True)
-        closing = [destination.close() for destination in self._opened.values()]
+        closing = [endpoint.destination.close() for endpoint in self._opened.values()]
         await asyncio.gather(*closing, return_exceptions=True)
 
 

@@ -1,0 +1,120 @@
+"""Sends the deliveries of a chunk, and begins a few in the store ahead of their sends."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from resonant.dispatch.admission import Held
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from resonant.dispatch.prefetch import PrefetchWindow
+    from resonant.events import Clock, Lease, LeaseKey
+
+
+async def send_ahead(
+    leases: Sequence[Lease],
+    *,
+    begin: Callable[[Sequence[Lease]], Awaitable[set[LeaseKey]]],
+    place: Callable[[Lease], AbstractAsyncContextManager[None]],
+    send: Callable[[Lease, float], Awaitable[None]],
+    on_lost: Callable[[Lease], None],
+    on_left: Callable[[Sequence[Lease]], None],
+    window: PrefetchWindow,
+    clock: Clock,
+    is_over: Callable[[], bool] = lambda: False,
+) -> None:
+    """Send deliveries, and begin a few in the store ahead of their sends.
+
+    Args:
+        leases: the leases to send, in order.
+        begin: records in the store that sends are about to start; returns the leases that are still held.
+        place: returns a place on the wire; entering its context waits for a free one, or raises ``Held``.
+        send: makes one attempt, within a place, given the time at which it began; up to ``window.width`` calls run
+            concurrently.
+        on_lost: called with each lease that this process lost; its delivery is not sent.
+        on_left: called with the leases that were not begun because the run ended, or not to be sent.
+        window: shared by all chunks to the same endpoint, which begin one after the other.
+        clock: tells when each delivery began.
+        is_over: returns whether to stop beginning sends.
+
+    Raises:
+        Exception: the first error of ``begin`` or ``send``; the other sends are cancelled.
+    """
+    # The begun leases with their times, and at the end None for each sender.
+    begun: asyncio.Queue[tuple[Lease, float] | None] = asyncio.Queue()
+    number_ahead = 0
+    senders = min(window.width, len(leases))
+
+    def change(by: int) -> None:
+        nonlocal number_ahead
+        number_ahead += by
+        window.change(by)
+
+    async def begin_all() -> None:
+        number = 0
+        async with window.turn:
+            async for lease, begun_at in _begin_each(leases, begin, window, clock, is_over):
+                number += 1
+                if begun_at is None:
+                    on_lost(lease)
+                else:
+                    change(1)
+                    begun.put_nowait((lease, begun_at))
+        for _ in range(senders):
+            begun.put_nowait(None)
+        on_left(leases[number:])
+
+    async def send_each() -> None:
+        while (next_one := await begun.get()) is not None:
+            lease, begun_at = next_one
+            try:
+                async with place(lease):
+                    change(-1)
+                    await send(lease, begun_at)
+            except Held:
+                change(-1)
+                on_left([lease])
+
+    try:
+        works = [begin_all(), *(send_each() for _ in range(senders))]
+        await all_of([asyncio.create_task(work) for work in works])
+    finally:
+        change(-number_ahead)  # those that will not be sent any more
+
+
+async def _begin_each(
+    leases: Sequence[Lease],
+    begin: Callable[[Sequence[Lease]], Awaitable[set[LeaseKey]]],
+    window: PrefetchWindow,
+    clock: Clock,
+    is_over: Callable[[], bool],
+) -> AsyncIterator[tuple[Lease, float | None]]:
+    """Begin leases in order until the run ends; yield each with the time at which it began, or None if it was lost."""
+    for start in range(0, len(leases), window.at_once):
+        await window.wait_for_room(is_over)
+        if is_over():
+            return
+        next_ones = leases[start : start + window.at_once]
+        begun_at = clock()
+        held = await begin(next_ones)
+        for lease in next_ones:
+            yield lease, begun_at if lease.key in held else None
+
+
+async def all_of(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Wait for tasks; on the first error, cancel the others and raise it."""
+    # Not a TaskGroup: it would raise an interruption again when asyncio cancels the remaining tasks.
+    try:
+        pending = set(tasks)
+        while pending:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # raises the task's error, even if a sink cancelled itself
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,91 @@
+"""One endpoint of a run."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from resonant.delivery.retry import GateView
+from resonant.store.shared.gates import holds_for_long
+
+if TYPE_CHECKING:
+    from resonant.delivery.attempt import Destination
+    from resonant.dispatch.claim_size import ClaimSize
+    from resonant.dispatch.limiter import EndpointSlots
+    from resonant.dispatch.prefetch import PrefetchWindow
+    from resonant.dispatch.rate import NoRate, Rate
+    from resonant.events import Clock, LeaseKey
+    from resonant.gate.controller import EndpointGate
+    from resonant.gate.permission import NoLimit
+    from resonant.store.shared.gates import Gate
+
+
+@dataclass(slots=True, eq=False)
+class EndpointRun:
+    """All that a run knows of one open endpoint.
+
+    Attributes:
+        name: the endpoint's name in the store.
+        destination: the endpoint, open for sending.
+        gate: decides whether and how fast this process may send.
+        slots: the endpoint's concurrent sends.
+        rate: limits its sends per second.
+        window: limits the deliveries that begin ahead of their sends.
+        claims: how many deliveries the next claim takes.
+        clock: the clock that all processes of the store share.
+        busy: the claimed deliveries that are being sent, or wait for a slot.
+        sending: the sends without an answer.
+        finished: the deliveries that this run delivered or gave up.
+        probe: the delivery that this run claimed as a probe, while it is in flight.
+        turn: held by the delivery that asks the gate next.
+        has_changed: set when an answer or the gate may have changed what the gate permits.
+    """
+
+    name: str
+    destination: Destination
+    gate: EndpointGate
+    slots: EndpointSlots
+    rate: Rate | NoRate
+    window: PrefetchWindow
+    claims: ClaimSize
+    clock: Clock
+    busy: int = 0
+    sending: int = 0
+    finished: int = 0
+    probe: LeaseKey | None = None
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    has_changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def waiting(self) -> int:
+        """The number of busy deliveries that are not sent yet."""
+        return self.busy - self.sending
+
+    def governs(self) -> bool:
+        """Return whether the gate holds deliveries or paces them."""
+        return self.gate.governs(self.clock())
+
+    def holds_shortly(self) -> bool:
+        """Return whether the gate holds deliveries only briefly, so that a run waits for them."""
+        now = self.clock()
+        return self.gate.governs(now) and not holds_for_long(self.gate.row, now)
+
+    def stops(self) -> bool:
+        """Return whether no send is allowed: the endpoint is paused, or a Retry-After is in effect."""
+        return self.gate.stops(self.clock())
+
+    def claim_limit(self) -> int | NoLimit:
+        """Return how many deliveries the gate lets this run claim."""
+        return self.gate.claim_limit(self.clock(), self.waiting)
+
+    def view(self) -> GateView:
+        """Return the state of the gate for a decision."""
+        return GateView(governs=self.governs(), is_down=self.gate.row.state == "probing")
+
+    def see(self, row: Gate) -> None:
+        """Pass the gate's row in the store to its controller."""
+        before = self.gate.row
+        self.gate.see(row)
+        if self.gate.row is not before:
+            self.has_changed.set()

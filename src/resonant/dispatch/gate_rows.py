@@ -1,0 +1,193 @@
+"""Keeps the gates of a run in step with their rows in the store.
+
+The controller of a gate (``EndpointGate``) only proposes changes. They are written with compare-and-set. If another process was
+faster, its row is passed to the controller instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from itertools import islice
+from math import inf
+from typing import TYPE_CHECKING
+
+from resonant.errors import StoreError
+from resonant.store.queue.probes import claim_probe
+from resonant.store.shared.gates import Gate, try_changes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping
+
+    from resonant.dispatch.endpoint_run import EndpointRun
+    from resonant.dispatch.running_tasks import RunningTasks
+    from resonant.events import Lease
+    from resonant.store import WorkerStore
+    from resonant.store.shared.gates import GateChange
+
+    OnGateChange = Callable[[Gate, Gate], None]
+
+logger = logging.getLogger(__name__)
+
+# The maximum age of the rows when a send begins, in seconds: starting many task runs takes longer.
+_OLD_SECONDS = 0.5
+# The most changes in one transaction, so that outcomes do not wait long for it.
+_MOST_CHANGES = 16
+
+
+class GateRows:
+    """Reads and writes the rows of the gates of one run.
+
+    Args:
+        store: has one row per gate.
+        owner: the id of this run, recorded when it is a gate's pilot.
+        endpoints: the open endpoints of the run.
+        on_change: called with the old and the new row after this run has changed a gate's state.
+        running: receives errors, which end the run.
+
+    Attributes:
+        may_stay_pilot: whether this run may stay the pilot. A run that sends only some deliveries must not, or the rest would
+            wait until it ends.
+    """
+
+    def __init__(
+        self,
+        store: WorkerStore,
+        owner: str,
+        endpoints: Mapping[str, EndpointRun],
+        *,
+        on_change: OnGateChange,
+        running: RunningTasks,
+    ) -> None:
+        self.may_stay_pilot = True
+        self._store = store
+        self._owner = owner
+        self._endpoints = endpoints
+        self._on_change = on_change
+        self._running = running
+        self._rows: Mapping[str, Gate] = {}
+        self._read_at = -inf
+        self._reading = asyncio.Lock()
+        self._proposed: dict[EndpointRun, GateChange] = {}
+        self._writing: Collection[EndpointRun] = ()
+        self._written = asyncio.Event()
+        self._writer: asyncio.Task[None] | None = None
+
+    def row(self, endpoint: str) -> Gate:
+        """Return the last known row of an endpoint; a ``normal`` one if it has none."""
+        return self._rows.get(endpoint) or Gate(endpoint)
+
+    async def update(self, rows: Mapping[str, Gate], due: Collection[EndpointRun]) -> None:
+        """Pass rows to the controllers, and renew this run's leases as a pilot.
+
+        Args:
+            rows: all rows, by endpoint.
+            due: the endpoints with due deliveries.
+
+        Raises:
+            StoreUnavailable: the store became unreachable.
+        """
+        self._rows = rows
+        self._read_at = time.monotonic()
+        due = set(due)
+        changes = []
+        for endpoint in self._endpoints.values():
+            gate = endpoint.gate
+            endpoint.see(self.row(endpoint.name))
+            if endpoint.busy or endpoint in due or gate.row.pilot == self._owner:
+                now = self._store.shared_clock()
+                changes.append(gate.look(now) if self.may_stay_pilot else gate.leave(now))
+        await self._write(changes)
+
+    async def read_if_old(self) -> None:
+        """Read all rows, and ``update``, if the last read is too old for a send.
+
+        Raises:
+            StoreUnavailable: the store became unreachable.
+        """
+        if time.monotonic() - self._read_at >= _OLD_SECONDS:
+            async with self._reading:
+                if time.monotonic() - self._read_at >= _OLD_SECONDS:
+                    await self.update(await self._store.gates(), ())
+
+    async def probe(self, endpoint: EndpointRun) -> Lease | None:
+        """Claim a delivery to send as a probe, if a probe is due.
+
+        Raises:
+            StoreUnavailable: the store became unreachable.
+        """
+        if endpoint.gate.may_probe and endpoint.probe is not None:
+            return None  # the last probe is not sent yet
+        change = endpoint.gate.probe(self._store.shared_clock())
+        if change is None:
+            return None
+        claimed = await self._store.claim_leases(claim_probe, change, owner=self._owner)
+        if claimed is None:
+            return None
+        lease, row = claimed
+        endpoint.see(row)
+        endpoint.probe = lease.key
+        return lease
+
+    def propose(self, endpoint: EndpointRun, change: GateChange) -> None:
+        """Write a change in the background, so that answers do not wait for the commit."""
+        self._proposed[endpoint] = change
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write_proposed())
+            self._writer.add_done_callback(self._ended)
+
+    async def wait_for_changes_of(self, endpoint: EndpointRun) -> None:
+        """Wait until the proposed changes of a gate are written: they may close it."""
+        while endpoint in self._proposed or endpoint in self._writing:
+            await self._written.wait()
+
+    async def leave(self) -> None:
+        """Stop being the pilot of any gate, at the end of the run.
+
+        Raises:
+            StoreError: the change cannot be written; other runs take over after a few seconds.
+        """
+        if self._writer is not None:
+            await asyncio.wait([self._writer])
+        now = self._store.shared_clock()
+        await self._write(endpoint.gate.leave(now) for endpoint in self._endpoints.values())
+
+    async def _write_proposed(self) -> None:
+        while self._proposed:
+            self._writing = list(islice(self._proposed, _MOST_CHANGES))
+            try:
+                with contextlib.suppress(StoreError):  # the controllers propose them again
+                    await self._write([self._proposed.pop(endpoint) for endpoint in self._writing])
+            finally:
+                self._writing = ()
+                self._written.set()
+                self._written = asyncio.Event()
+
+    def _ended(self, writer: asyncio.Task[None]) -> None:
+        if not writer.cancelled() and (error := writer.exception()) is not None:
+            self._running.fail(error)
+
+    async def _write(self, changes: Iterable[GateChange | None]) -> None:
+        """Write changes of different gates; skip those whose gate has changed since the proposal."""
+        current = [
+            change
+            for change in changes
+            if change is not None and change.before.epoch == self._gate(change.after).epoch
+        ]
+        if not current:
+            return
+        for change, is_written, row in await self._store.write(try_changes, current):
+            self._endpoints[row.endpoint].see(row)
+            if is_written and change.before.state != row.state:
+                self._announce(change.before, row)
+
+    def _gate(self, row: Gate) -> Gate:
+        return self._endpoints[row.endpoint].gate.row
+
+    def _announce(self, before: Gate, after: Gate) -> None:
+        try:
+            self._on_change(before, after)
+        except Exception:
+            logger.exception("the change of %s to %s was not announced", after.endpoint, after.state)

@@ -1,0 +1,69 @@
+"""Takes over deliveries from other workers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from resonant.store.queue.rescue import ExpiryWatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from resonant.dispatch.heartbeat import LeaseHeartbeat
+    from resonant.store import WorkerStore
+
+# How often expired leases are rescued, which takes the store's write lock.
+RESCUE_SECONDS = 1.0
+# The bounds of one wait for the leases of other workers.
+_SHORTEST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.05, 0.25
+
+
+class TakeOver:
+    """Rescues expired leases, and waits for live ones to end.
+
+    Args:
+        store: the store with the leases.
+        heartbeat: renews the run's own leases before expired ones are rescued.
+        endpoint: the only endpoint to take over from; None for all.
+        on_waiting: called once if other workers hold the remaining deliveries, with the end of their last lease.
+    """
+
+    def __init__(
+        self,
+        store: WorkerStore,
+        heartbeat: LeaseHeartbeat,
+        *,
+        endpoint: str | None,
+        on_waiting: Callable[[float], None],
+    ) -> None:
+        self._store = store
+        self._heartbeat = heartbeat
+        self._endpoint = endpoint
+        self._on_waiting: Callable[[float], None] | None = on_waiting
+        self._expiry = ExpiryWatch(store.lease_seconds)
+        self._rescue_at = 0.0
+
+    async def rescue_if_due(self) -> None:
+        """Rescue expired leases, unless they were rescued recently.
+
+        Raises:
+            StoreUnavailable: the store became unreachable.
+        """
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self._rescue_at:
+            await self._heartbeat.catch_up()  # so that the rescue does not take this run's leases
+            await self._store.rescue(endpoint=self._endpoint, watch=self._expiry)
+            self._rescue_at = loop.time() + RESCUE_SECONDS
+
+    async def wait_for_leases(self) -> bool:
+        """Wait briefly if other workers hold deliveries that this run may still get; return whether they do."""
+        until = await self._store.latest_lease_end(self._endpoint)
+        if until is None:
+            return False
+        if self._on_waiting is not None:
+            self._on_waiting(until)
+            self._on_waiting = None
+        seconds = max(_SHORTEST_WAIT_SECONDS, until - self._store.clock())
+        await asyncio.sleep(min(_LONGEST_WAIT_SECONDS, seconds))
+        return True
