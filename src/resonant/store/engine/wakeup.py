@@ -1,7 +1,7 @@
 """Wakes idle dispatchers when new work has been committed.
 
-On SQLite, an idle dispatcher watches the log of the file with inotify. On systems other than Linux, it checks every 10 ms
-whether the file has changed.
+On SQLite, an idle dispatcher watches the log of the file with inotify: a commit wakes it within a millisecond, and idling costs
+nothing. On systems without inotify, it only polls.
 
 On PostgreSQL, it listens. Processes that store work send notifications, which name the endpoint; without a name, any endpoint
 may have new work. A commit with a notification holds a lock until it is on disk, and only one commit in the whole server can hold
@@ -18,15 +18,14 @@ import logging
 import os
 import sqlite3
 import sys
-from contextlib import ExitStack, closing, contextmanager, suppress
-from functools import partial
+from contextlib import ExitStack, closing, suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from sqlalchemy import func, select
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncGenerator, Callable
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHANNEL = "resonant_work"
-# The longest and the shortest interval between two checks for commits.
+# The longest and the shortest interval between two checks for the commit after a write to the log.
 _CHECK_SECONDS, _SHORTEST_CHECK_SECONDS = 0.01, 0.001
 # How long to expect a commit after a write to the log; a slower one is found by the poll.
 _SYNC_SECONDS = 0.25
@@ -73,12 +72,13 @@ async def sqlite_commits(path: Path) -> AsyncGenerator[frozenset[str] | None]:
     def pause() -> float:
         return min(max(_SHORTEST_CHECK_SECONDS, (now() - began_at) / 10), _CHECK_SECONDS)
 
-    try:
-        watching = _opened(path)
-    except sqlite3.Error as error:
-        logger.warning("new work is found only by polling: %s", error)
-        return
-    with closing(watching) as connection, _log_writes(path) as written:
+    with ExitStack() as stack:
+        try:
+            connection = stack.enter_context(closing(_opened(path)))
+            watch = stack.enter_context(_watched(f"{path}-wal"))
+        except (sqlite3.Error, OSError, RuntimeError) as error:
+            logger.info("new work is found only by polling: %s", error)
+            return
         seen = None
         began_at = written_at = now()
         while True:
@@ -86,52 +86,30 @@ async def sqlite_commits(path: Path) -> AsyncGenerator[frozenset[str] | None]:
                 seen, began_at = version, now()
                 yield None
             is_quiet = now() - written_at >= _SYNC_SECONDS
-            if await written(None if is_quiet else pause()):
+            if await _is_written(watch, None if is_quiet else pause()):
                 if now() - written_at > _GAP_SECONDS:
                     began_at = now()
                 written_at = now()
                 await asyncio.sleep(pause())  # a large transaction writes many times
 
 
-@contextmanager
-def _log_writes(path: Path) -> Iterator[Callable[[float | None], Awaitable[bool]]]:
-    """Watch the write-ahead log of an SQLite file.
-
-    Yields:
-        A function that waits for a write, for at most a number of seconds, and returns whether there was one. If the system
-        cannot report writes, it returns after a short time.
-    """
-    with ExitStack() as stack:
-        try:
-            watch = stack.enter_context(_inotify(f"{path}-wal"))
-        except (OSError, RuntimeError) as error:
-            logger.info("checking for new work every %g s: %s", _CHECK_SECONDS, error)
-            watch = None
-        yield _after_a_while if watch is None else partial(_read_events, watch.fd)
-
-
-async def _after_a_while(_seconds: float | None) -> bool:
-    await asyncio.sleep(_CHECK_SECONDS)
-    return False
-
-
-async def _read_events(watch: int, seconds: float | None) -> bool:
-    """Read the waiting events of an inotify instance, or wait for the next; return whether there were any."""
+async def _is_written(watch: Inotify, seconds: float | None) -> bool:
+    """Wait for a write to the watched file for this many seconds, or without end; return whether there was one."""
     loop = asyncio.get_running_loop()
     is_readable = asyncio.Event()
-    loop.add_reader(watch, is_readable.set)
+    loop.add_reader(watch.fd, is_readable.set)
     try:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await is_readable.wait()
     finally:
-        loop.remove_reader(watch)
+        loop.remove_reader(watch.fd)
     if is_readable.is_set():
-        os.read(watch, _MOST_EVENT_BYTES)
+        os.read(watch.fd, _MOST_EVENT_BYTES)
     return is_readable.is_set()
 
 
-def _inotify(path: str) -> Inotify:
+def _watched(path: str) -> Inotify:
     """Watch the writes to a file.
 
     Raises:

@@ -16,7 +16,7 @@ from resonant import enqueue
 from resonant.dispatch.wakeup import wake_on_commits
 from resonant.events import Event
 from resonant.gate.pausing import pause, resume
-from resonant.store import WorkerStore
+from resonant.store import WorkerStore, open_store
 from resonant.store.engine import wakeup
 from support.waiting import quiet, until
 
@@ -57,7 +57,7 @@ async def watched(url):
 
 async def test_storing_in_another_process_wakes(store_url):
     async with watched(store_url) as (other, woken):
-        await other.enqueue([event(1)], "orders")
+        await other.enqueue([event(1), event(2, "order.sent")], "orders")
         await until(lambda: woken)
 
 
@@ -103,35 +103,32 @@ async def test_nothing_wakes_while_nothing_is_committed(store_url):
     assert not woken
 
 
-async def test_storing_wakes_on_a_system_that_cannot_report_writes(sqlite_url, monkeypatch):
+async def test_a_system_that_cannot_report_writes_only_polls(sqlite_url, monkeypatch, caplog):
     def fail(_path):
         raise OSError(errno.ENOSYS, "no inotify on this system")
 
-    monkeypatch.setattr(wakeup, "_inotify", fail)
-    async with watched(sqlite_url) as (other, woken):
-        await other.enqueue([event(1)], "orders")
-        await until(lambda: woken)
+    monkeypatch.setattr(wakeup, "_watched", fail)
+    caplog.set_level("INFO", "resonant")
+    async with open_store(sqlite_url) as store:
+        assert [each async for each in store.database.commits()] == []
+    assert "new work is found only by polling: [Errno 38] no inotify on this system" in caplog.messages
 
 
 async def test_commits_wake_after_the_last_reported_write(sqlite_url, monkeypatch):
     """A slow disk makes a commit visible late, and one report may stand for the writes of two commits."""
     reported, waits_for_report = asyncio.Event(), asyncio.Event()
 
-    @contextlib.contextmanager
-    def log_writes(_path):
-        async def wait(seconds):
-            if seconds is not None:
-                await asyncio.sleep(seconds)
-                return False
-            waits_for_report.set()
-            await reported.wait()
-            reported.clear()
-            return True
-
-        yield wait
+    async def is_written(_watch, seconds):
+        if seconds is not None:
+            await asyncio.sleep(seconds)
+            return False
+        waits_for_report.set()
+        await reported.wait()
+        reported.clear()
+        return True
 
     store = await WorkerStore.open(sqlite_url)
-    monkeypatch.setattr(wakeup, "_log_writes", log_writes)
+    monkeypatch.setattr(wakeup, "_is_written", is_written)
     monkeypatch.setattr(wakeup, "_SYNC_SECONDS", 0.0)
     async with contextlib.aclosing(store.database.commits()) as commits:
         await anext(commits)
@@ -174,7 +171,7 @@ def test_a_log_that_cannot_be_watched_leaves_nothing_open(tmp_path):
 
     before = watches()
     with pytest.raises(FileNotFoundError):
-        wakeup._inotify(f"{tmp_path}/missing")
+        wakeup._watched(f"{tmp_path}/missing")
     assert watches() <= before
 
 
@@ -185,12 +182,6 @@ async def test_a_producer_may_leave_drains_asleep_on_postgresql(postgresql_url):
         assert not woken
 
         await other.enqueue([event(2)], "orders")
-        await until(lambda: woken)
-
-
-async def test_events_of_several_types_wake_too(store_url):
-    async with watched(store_url) as (other, woken):
-        await other.enqueue([event(1), event(2, "order.sent")], "orders")
         await until(lambda: woken)
 
 
