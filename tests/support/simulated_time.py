@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import selectors
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -58,3 +59,13 @@ def run_in_simulated_time(main: Coroutine[object, object, T]) -> T:
     """Run a coroutine in its own loop; ``asyncio.get_running_loop().time()`` is its time."""
     with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
         return runner.run(main)
+
+
+def simulated(test):
+    """Run an async test in simulated time."""
+
+    @functools.wraps(test)
+    def run(*arguments, **fixtures):
+        run_in_simulated_time(test(*arguments, **fixtures))
+
+    return run

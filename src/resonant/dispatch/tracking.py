@@ -114,21 +114,16 @@ class Tracker:
         """
         async with self._looking:
             await self._look(at_all=True)
-            parked, held = array("q"), array("q")
+            again = self._parked + self._held
+            self._parked, self._held = array("q"), array("q")
             try:
-                for waiting in (self._parked, self._held):
-                    while waiting:
-                        ids = waiting[:SLICE]
-                        found = await self._read(ids)
-                        del waiting[:SLICE]
-                        self._count(ids, found)
-                        for each in _unfinished(found):
-                            (held if each.held and not each.parked else parked).append(each.id)
-                        self.outcomes.parked = len(self._parked) + len(parked)
-                        self.outcomes.held = len(self._held) + len(held)
+                while again:
+                    # Those that have become due meanwhile still count as parked.
+                    self._parked.extend(await self._settle(again[:SLICE]))
+                    del again[:SLICE]
             finally:
-                self._parked.extend(parked)
-                self._held.extend(held)
+                self._parked.extend(again)
+                self.outcomes.parked = len(self._parked)
             gates = await self._store.read(read_gates) if self._held else {}
             self.paused = frozenset(name for name, gate in gates.items() if gate.state == "paused")
 
@@ -144,37 +139,31 @@ class Tracker:
     async def _settle(self, ids: array[int]) -> array[int]:
         """Count the settled deliveries, and return the rest."""
         found = await self._read(ids)
-        self._count(ids, found)
+        self.outcomes.purged += len(ids) - len(found)
         left = array("q")
-        for each in _unfinished(found):
-            kind = self._parked if each.parked else self._held if each.held else left
-            kind.append(each.id)
+        for each in found:
+            if each.finished_at is not None:
+                self._count(each, each.finished_at)
+            elif each.parked:
+                self._parked.append(each.id)
+            else:
+                (self._held if each.held else left).append(each.id)
         self.outcomes.parked, self.outcomes.held = len(self._parked), len(self._held)
         return array("q", sorted(left))
 
-    async def _read(self, ids: array[int]) -> dict[int, Standing]:
-        rows = await self._store.read(standing, ids, now=self._store.clock(), wait=WAIT_SECONDS)
-        return {row.id: row for row in rows}
+    async def _read(self, ids: array[int]) -> list[Standing]:
+        return await self._store.read(standing, ids, now=self._store.clock(), wait=WAIT_SECONDS)
 
-    def _count(self, ids: array[int], found: dict[int, Standing]) -> None:
-        """Count the deliveries that have ended."""
+    def _count(self, ended: Standing, at: float) -> None:
         outcomes = self.outcomes
-        outcomes.purged += len(ids) - len(found)
-        for each in found.values():
-            if each.finished_at is None:
-                continue
-            # Compare accepted_at too: with skewed clocks, a delivery accepted since then may appear to have ended before.
-            before = each.accepted_at < self.since and each.finished_at < self.since
-            if each.reason is not None and each.status == "dead_letter":
-                outcomes.dead_letters[each.reason] += 1
-                self._dead_since = min(self._dead_since, each.finished_at)
-            elif before:
-                outcomes.delivered_before += 1
-            else:
-                outcomes.delivered += 1
-            if not before and each.round_attempts > 1:
-                outcomes.retried += 1
-
-
-def _unfinished(found: dict[int, Standing]) -> list[Standing]:
-    return [each for each in found.values() if each.finished_at is None]
+        # Compare accepted_at too: with skewed clocks, a delivery accepted since then may appear to have ended before.
+        before = ended.accepted_at < self.since and at < self.since
+        if ended.reason is not None and ended.status == "dead_letter":
+            outcomes.dead_letters[ended.reason] += 1
+            self._dead_since = min(self._dead_since, at)
+        elif before:
+            outcomes.delivered_before += 1
+        else:
+            outcomes.delivered += 1
+        if not before and ended.round_attempts > 1:
+            outcomes.retried += 1

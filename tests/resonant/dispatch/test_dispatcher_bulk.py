@@ -167,7 +167,7 @@ async def test_a_delivery_whose_lease_was_lost_during_its_send_goes_alone_with_i
     assert len(worker.outcomes) == 4
 
 
-async def test_several_endpoints_share_what_is_claimed_for_chunks(tmp_path, monkeypatch, chunks_of):
+async def test_several_endpoints_share_the_claims_for_chunks(tmp_path, monkeypatch, chunks_of):
     monkeypatch.setattr("resonant.dispatch.fetcher.MOST_CLAIMED", 4 * 50)
     chunks_of(50)
 

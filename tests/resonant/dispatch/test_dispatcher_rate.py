@@ -34,13 +34,13 @@ async def test_sends_are_not_faster_than_the_rate(tmp_path):
 
     async with scene(tmp_path, clock=time.time, orders=with_rate(send, 100)) as worker:
         await enqueue(worker.store, 40)
-        summary = await worker.run()
+        counts = await worker.run()
 
-    assert summary.delivered == 40
+    assert counts.delivered == 40
     assert sent[-1] - sent[0] > 0.9 * 39 / 100
 
 
-async def test_what_waits_at_the_end_of_the_run_goes_back_with_no_attempt_charged(tmp_path):
+async def test_deliveries_that_wait_at_the_end_of_the_run_are_released_uncharged(tmp_path):
     limits = Limits(run_for=0.5)
     async with scene(tmp_path, clock=time.time, limits=limits, orders=with_rate(succeed, 0.5)) as worker:
         await enqueue(worker.store, 5)
@@ -51,7 +51,7 @@ async def test_what_waits_at_the_end_of_the_run_goes_back_with_no_attempt_charge
     assert all(status == "delivered" for status, *_ in left if status != "pending")
 
 
-async def test_few_are_claimed_ahead_and_only_those_that_are_sent_soon_have_begun(tmp_path):
+async def test_few_deliveries_are_claimed_ahead_and_those_begun_are_sent_soon(tmp_path):
     seen = []
 
     async def send(_event):
@@ -67,7 +67,7 @@ async def test_few_are_claimed_ahead_and_only_those_that_are_sent_soon_have_begu
     assert all(claimed <= 40 and begun <= 20 for claimed, begun in seen)
 
 
-async def test_those_that_wait_for_their_slots_leave_the_sends_to_other_endpoints(tmp_path):
+async def test_deliveries_that_wait_for_their_time_leave_the_slots_to_other_endpoints(tmp_path):
     sinks = {"orders": with_rate(succeed, 0.001), "billing": succeed}
     async with scene(tmp_path, clock=time.time, limits=Limits(concurrency=2), sinks=sinks) as worker:
         await enqueue(worker.store, 10)

@@ -138,7 +138,7 @@ async def test_two_endpoints_end_up_with_equal_shares_in_either_order():
     assert {name: held(group) for name, group in groups.items()} == {"early": 10, "late": 10}
 
 
-async def test_the_share_says_what_an_endpoint_can_count_on():
+async def test_the_share_is_the_number_of_slots_that_an_endpoint_can_expect():
     limiter = Limiter(100, 40, short="abc")
     assert limiter.share("a") == 40
 

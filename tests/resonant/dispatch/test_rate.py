@@ -14,29 +14,20 @@ from resonant.dispatch.rate import USED_SHARE, NoRate, Rate, RateTools
 from resonant.errors import StoreUnavailable
 from resonant.store import schema
 from resonant.store.shared.send_slots import reserve
-from support.simulated_time import run_in_simulated_time
+from support.simulated_time import simulated
 
 RATE = 50.0
 USED = USED_SHARE * RATE
 
 
-@pytest.fixture
-def connection():
-    engine = create_engine("sqlite://")
-    with engine.connect() as connection:
-        schema.metadata.create_all(connection, tables=[schema.send_slots])
-        yield connection
-    engine.dispose()
-
-
 class Machines:
     """Processes that share a store. It answers within ``latency`` seconds, and their clocks are apart."""
 
-    def __init__(self, connection, *, latency=0.01, seed=7):
+    def __init__(self, connection):
         self.sent: list[float] = []
         self.reservations = 0
-        self._latency = latency
-        self._rng = random.Random(seed)
+        self.latency = 0.01
+        self._rng = random.Random(7)
         self._connection = connection
 
     @property
@@ -45,9 +36,9 @@ class Machines:
 
     async def reserve(self, endpoint, **options):
         self.reservations += 1
-        await asyncio.sleep(self._rng.uniform(0, self._latency))
+        await asyncio.sleep(self._rng.uniform(0, self.latency))
         given = reserve(self._connection, endpoint, clock=lambda: self.now, **options)
-        await asyncio.sleep(self._rng.uniform(0, self._latency))
+        await asyncio.sleep(self._rng.uniform(0, self.latency))
         return given
 
     def process(self, *, rate=RATE, width=50, skew=0.0, is_over=lambda: False):
@@ -79,140 +70,118 @@ class Machines:
         return max(bisect.bisect_left(times, start + seconds) - i for i, start in enumerate(times))
 
 
-def test_one_process_sends_at_the_rate(connection):
-    async def main():
-        machines = Machines(connection)
-        await asyncio.gather(*machines.start(machines.process(), 500))
-        took = machines.sent[-1] - machines.sent[0]
-        assert took == pytest.approx(499 / USED, rel=0.01)
-        assert machines.most_within() <= RATE
-        # Half a second's worth each time, but for the first ones.
-        assert machines.reservations < 50
+@pytest.fixture
+def machines():
+    engine = create_engine("sqlite://")
+    with engine.connect() as connection:
+        schema.metadata.create_all(connection, tables=[schema.send_slots])
+        yield Machines(connection)
+    engine.dispose()
 
-    run_in_simulated_time(main())
+
+@simulated
+async def test_one_process_sends_at_the_rate(machines):
+    await asyncio.gather(*machines.start(machines.process(), 500))
+    took = machines.sent[-1] - machines.sent[0]
+    assert took == pytest.approx(499 / USED, rel=0.01)
+    assert machines.most_within() <= RATE
+    # Half a second's worth each time, but for the first ones.
+    assert machines.reservations < 50
 
 
 @pytest.mark.parametrize("skew", [0.0, 3.0])
-def test_four_processes_share_the_rate_however_slow_the_store_and_wrong_their_clocks_are(connection, skew):
-    async def main():
-        machines = Machines(connection, latency=0.1)
-        processes = [machines.process(skew=number * skew) for number in range(4)]
-        sends = [machines.start(each, 200, begin_takes=0.1) for each in processes]
-        await asyncio.gather(*itertools.chain(*sends))
-        assert len(machines.sent) == 800
-        assert machines.most_within() <= RATE + 1
-        assert machines.sent[-1] - machines.sent[0] == pytest.approx(800 / USED, rel=0.1)
-
-    run_in_simulated_time(main())
+@simulated
+async def test_four_processes_share_the_rate_though_the_store_is_slow_and_their_clocks_differ(machines, skew):
+    machines.latency = 0.1
+    processes = [machines.process(skew=number * skew) for number in range(4)]
+    sends = [machines.start(each, 200, begin_takes=0.1) for each in processes]
+    await asyncio.gather(*itertools.chain(*sends))
+    assert len(machines.sent) == 800
+    assert machines.most_within() <= RATE + 1
+    assert machines.sent[-1] - machines.sent[0] == pytest.approx(800 / USED, rel=0.1)
 
 
-def test_the_slots_of_a_killed_process_pass_unused_and_the_others_go_on(connection):
-    async def main():
-        machines = Machines(connection)
-        sends = [machines.start(machines.process(), 300) for _ in range(4)]
-        await asyncio.sleep(2.0)
-        for each in sends[0]:
-            each.cancel()
-        killed_at = machines.now
-        await asyncio.gather(*itertools.chain(*sends[1:]))
-        assert machines.most_within() <= RATE + 1
-        after = sum(1 for each in machines.sent if killed_at < each <= killed_at + 5)
-        assert after >= 4 * USED, "it had a second's worth at most"
-
-    run_in_simulated_time(main())
+@simulated
+async def test_the_slots_of_a_killed_process_pass_unused_and_the_others_go_on(machines):
+    sends = [machines.start(machines.process(), 300) for _ in range(4)]
+    await asyncio.sleep(2.0)
+    for each in sends[0]:
+        each.cancel()
+    killed_at = machines.now
+    await asyncio.gather(*itertools.chain(*sends[1:]))
+    assert machines.most_within() <= RATE + 1
+    after = sum(1 for each in machines.sent if killed_at < each <= killed_at + 5)
+    assert after >= 4 * USED, "it had a second's worth at most"
 
 
-def test_a_send_that_missed_its_slot_takes_the_next_one_before_all_others(connection):
-    async def main():
-        machines = Machines(connection)
-        process = machines.process()
-        slot = await process.take()
-        others = machines.start(process, 100)
-        await asyncio.sleep(slot + 500 - machines.now + 0.05)  # the process stood still
-        late = machines.now
-        assert await process.wait(slot)
-        assert machines.now - late < 0.5, "a hundred others wait two seconds"
-        await asyncio.gather(*others)
-        assert machines.most_within() <= RATE
-
-    run_in_simulated_time(main())
+@simulated
+async def test_a_send_that_missed_its_slot_takes_the_next_one_before_all_others(machines):
+    process = machines.process()
+    slot = await process.take()
+    others = machines.start(process, 100)
+    await asyncio.sleep(slot + 500 - machines.now + 0.05)  # the process stood still
+    late = machines.now
+    assert await process.wait(slot)
+    assert machines.now - late < 0.5, "a hundred others wait two seconds"
+    await asyncio.gather(*others)
+    assert machines.most_within() <= RATE
 
 
-def test_a_rate_that_is_too_high_for_the_endpoint_slows_nothing_down(connection):
-    async def main():
-        machines = Machines(connection)
-        process = machines.process(rate=500, width=10)
-        began = machines.now
-        await asyncio.gather(*machines.start(process, 500, begin_takes=0.01, answer_takes=0.1))
-        # Ten at a time, each for 0.105 s and the wait for its slot.
-        assert 500 / (machines.now - began) > 70
-
-    run_in_simulated_time(main())
+@simulated
+async def test_a_rate_above_the_speed_of_the_endpoint_slows_nothing_down(machines):
+    process = machines.process(rate=500, width=10)
+    began = machines.now
+    await asyncio.gather(*machines.start(process, 500, begin_takes=0.01, answer_takes=0.1))
+    # Ten at a time, each for 0.105 s and the wait for its slot.
+    assert 500 / (machines.now - began) > 70
 
 
-def test_a_rate_below_one_sends_that_rarely(connection):
-    async def main():
-        machines = Machines(connection)
-        processes = [machines.process(rate=0.1) for _ in range(2)]
-        await asyncio.gather(*machines.start(processes[0], 3), *machines.start(processes[1], 3))
-        gaps = [later - earlier for earlier, later in itertools.pairwise(machines.sent)]
-        assert gaps == pytest.approx([10 / USED_SHARE] * 5, abs=0.1)
-
-    run_in_simulated_time(main())
+@simulated
+async def test_a_rate_below_one_sends_that_rarely(machines):
+    processes = [machines.process(rate=0.1) for _ in range(2)]
+    await asyncio.gather(*machines.start(processes[0], 3), *machines.start(processes[1], 3))
+    gaps = [later - earlier for earlier, later in itertools.pairwise(machines.sent)]
+    assert gaps == pytest.approx([10 / USED_SHARE] * 5, abs=0.1)
 
 
-def test_runs_that_end_before_their_turn_do_not_put_off_those_that_follow(connection):
-    async def main():
-        machines = Machines(connection)
-        assert await machines.send(machines.process(rate=0.1))
-        for _ in range(20):
-            over = machines.now + 0.2
-            assert not await machines.send(
-                machines.process(rate=0.1, is_over=lambda over=over: machines.now > over)
-            )
-        await machines.send(machines.process(rate=0.1))
-        assert machines.sent[1] - machines.sent[0] == pytest.approx(10 / USED_SHARE, abs=0.1)
-
-    run_in_simulated_time(main())
+@simulated
+async def test_runs_that_end_before_their_turn_do_not_delay_those_that_follow(machines):
+    assert await machines.send(machines.process(rate=0.1))
+    for _ in range(20):
+        over = machines.now + 0.2
+        is_over = lambda over=over: machines.now > over  # noqa: E731
+        assert not await machines.send(machines.process(rate=0.1, is_over=is_over))
+    await machines.send(machines.process(rate=0.1))
+    assert machines.sent[1] - machines.sent[0] == pytest.approx(10 / USED_SHARE, abs=0.1)
 
 
-def test_waiting_sends_get_no_slot_when_the_run_ends(connection):
-    async def main():
-        machines = Machines(connection)
-        over_at = machines.now + 1.0
-        sends = machines.start(machines.process(is_over=lambda: machines.now > over_at), 200)
-        done = await asyncio.gather(*sends)
-        assert machines.now < over_at + 0.5
-        assert done.count(True) == pytest.approx(RATE, abs=15)
-
-    run_in_simulated_time(main())
+@simulated
+async def test_waiting_sends_get_no_slot_when_the_run_ends(machines):
+    over_at = machines.now + 1.0
+    sends = machines.start(machines.process(is_over=lambda: machines.now > over_at), 200)
+    done = await asyncio.gather(*sends)
+    assert machines.now < over_at + 0.5
+    assert done.count(True) == pytest.approx(RATE, abs=15)
 
 
-def test_a_store_that_is_gone_is_an_error_of_each_that_waits(connection):
+@simulated
+async def test_an_unavailable_store_is_an_error_of_each_waiting_send(machines):
     async def gone(endpoint, **options):
         raise StoreUnavailable("gone")
 
-    async def main():
-        machines = Machines(connection)
-        machines.reserve = gone
-        sends = machines.start(machines.process(), 3)
-        for each in await asyncio.gather(*sends, return_exceptions=True):
-            assert isinstance(each, StoreUnavailable)
-
-    run_in_simulated_time(main())
+    machines.reserve = gone
+    for each in await asyncio.gather(*machines.start(machines.process(), 3), return_exceptions=True):
+        assert isinstance(each, StoreUnavailable)
 
 
-def test_a_cancelled_send_leaves_its_slot_to_the_next(connection):
-    async def main():
-        machines = Machines(connection)
-        sends = machines.start(machines.process(), 10)
-        await asyncio.sleep(0)
-        for each in sends[:9]:
-            each.cancel()
-        await sends[9]
-        assert len(machines.sent) == 1
-
-    run_in_simulated_time(main())
+@simulated
+async def test_a_cancelled_send_leaves_its_slot_to_the_next(machines):
+    sends = machines.start(machines.process(), 10)
+    await asyncio.sleep(0)
+    for each in sends[:9]:
+        each.cancel()
+    await sends[9]
+    assert len(machines.sent) == 1
 
 
 async def test_an_endpoint_without_a_rate_waits_for_nothing():
@@ -223,8 +192,6 @@ async def test_an_endpoint_without_a_rate_waits_for_nothing():
 
 
 @pytest.mark.parametrize(("rate", "most"), [(0.01, 1), (1.0, 2), (50.0, 98)])
-def test_a_run_claims_the_sends_of_two_seconds_and_at_least_one(connection, rate, most):
-    async def main():
-        assert Machines(connection).process(rate=rate).most_claimed == most
-
-    run_in_simulated_time(main())
+@simulated
+async def test_a_run_claims_the_sends_of_two_seconds_and_at_least_one(machines, rate, most):
+    assert machines.process(rate=rate).most_claimed == most

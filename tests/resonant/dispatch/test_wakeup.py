@@ -90,7 +90,7 @@ def steps(monkeypatch):
 @pytest.mark.usefixtures("without_polls")
 class TestAnIdleRun:
     @pytest.mark.parametrize("ahead", [0.0, 0.3])
-    async def test_it_sends_at_once_what_another_process_stores_though_its_clock_is_ahead(
+    async def test_it_sends_the_events_of_another_process_at_once_though_its_clock_is_ahead(
         self, store_url, ahead
     ):
         sent = []
