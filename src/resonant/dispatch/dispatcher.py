@@ -35,7 +35,7 @@ from resonant.dispatch.counts import Counts
 from resonant.dispatch.endpoint_run import EndpointRun
 from resonant.dispatch.endpoints import Endpoints
 from resonant.dispatch.fetcher import Fetcher
-from resonant.dispatch.folding import Folding
+from resonant.dispatch.folding import fold_regularly
 from resonant.dispatch.gate_rows import GateRows
 from resonant.dispatch.heartbeat import LeaseHeartbeat
 from resonant.dispatch.in_flight import InFlight
@@ -230,7 +230,6 @@ class Dispatcher:
         self._running.begin(self.limits)
         self._sender.parks_retries = bool(self._chunk_size)
         self._gates.may_stay_pilot = True
-        folding = Folding(self.store)
         taking_over = (
             TakeOver(self.store, self._heartbeat, endpoint=endpoint, on_waiting=on_waiting)
             if take_over
@@ -247,7 +246,6 @@ class Dispatcher:
             limiter=self._limiter,
             in_flight=self._in_flight,
             take_over=taking_over,
-            folding=folding,
             is_over=self._running.is_over,
         )
         try:
@@ -258,7 +256,6 @@ class Dispatcher:
             raise
         finally:
             await self._running.cancel()
-            await folding.stop()
 
     async def _send_until_over(
         self, fetcher: Fetcher, take_over: TakeOver | None, own: Tracker | None
@@ -290,12 +287,13 @@ class Dispatcher:
                 return self.counts
 
     def _work_beside(self, fetcher: Fetcher, endpoint: str | None) -> Iterator[Work]:
-        """Yield the background work of a run that stays alive while nothing is due."""
+        """Yield the background work of a run: some only if it stays alive while nothing is due."""
 
         def wake(endpoints: frozenset[str] | None) -> None:
             fetcher.wake(endpoints)
             self._running.note_change()
 
+        yield partial(fold_regularly, self.store)
         if self._running.end is not None:
             yield partial(wake_on_commits, self.store, wake)
         if self.limits.successors:

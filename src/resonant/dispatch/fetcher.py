@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from resonant.dispatch.endpoint_run import EndpointRun
     from resonant.dispatch.endpoints import Endpoints
-    from resonant.dispatch.folding import Folding
     from resonant.dispatch.gate_rows import GateRows
     from resonant.dispatch.in_flight import InFlight
     from resonant.dispatch.limiter import ConcurrencyLimiter
@@ -62,7 +61,6 @@ class Fetcher:
         limiter: limits concurrent sends.
         in_flight: the leases that the run already holds.
         take_over: rescues expired leases before a look; None to rescue none.
-        folding: folds counts.
         is_over: returns whether the run has failed or its time is up, so that it claims nothing more.
     """
 
@@ -79,7 +77,6 @@ class Fetcher:
         limiter: ConcurrencyLimiter,
         in_flight: InFlight,
         take_over: TakeOver | None,
-        folding: Folding,
         is_over: Callable[[], bool],
     ) -> None:
         self._store = store
@@ -92,7 +89,6 @@ class Fetcher:
         self._limiter = limiter
         self._in_flight = in_flight
         self._take_over = take_over
-        self._folding = folding
         self._is_over = is_over
         # The open endpoints with due deliveries as of the last look, those of them to claim from (the values are unused), those
         # whose gates hold them, and those whose deliveries in flight end first.
@@ -271,7 +267,6 @@ class Fetcher:
         began_at = asyncio.get_running_loop().time()
         if self._take_over is not None:
             await self._take_over.rescue_if_due()
-        self._folding.start_if_due()
         now = self._store.clock()
         found, rows = await self._store.look(self._endpoint)
         due = [due.endpoint for due in found if due.at <= now]
