@@ -21,7 +21,7 @@ from resonant.display import visible
 from resonant.errors import EndpointError, UnknownName
 from resonant.output import counted
 from resonant.store.audit import audited
-from resonant.store.views import endpoints
+from resonant.store.views import endpoint_names
 from resonant.store.views.known_names import why_no_such_code, why_no_such_ids
 from tasks.endings import ended_with
 from tasks.wiring import emit_as_task, open_dispatcher, say_outcomes, send_due
@@ -62,7 +62,7 @@ async def check_endpoint(store: WorkerStore, endpoint: str) -> None:
     Raises:
         UnknownEndpoint: neither the store nor Prefect knows it.
     """
-    if endpoint not in await store.read(endpoints.names):
+    if endpoint not in await store.read(endpoint_names.known):
         await require_endpoint(endpoint)
 
 

@@ -139,16 +139,16 @@ def _check_cause(cause: str, settings: Settings) -> None:
 
 def remember(names: Collection[str], settings: Settings) -> None:
     """Record configured endpoints in the store, so that commands know them without a Prefect server."""
-    from resonant.store.views import endpoints
+    from resonant.store.views import endpoint_names
 
-    _note(lambda store: store.write(endpoints.remember, names), settings)
+    _note(lambda store: store.write(endpoint_names.remember, names), settings)
 
 
 def forget(name: str, settings: Settings) -> None:
     """Record in the store that an endpoint was removed."""
-    from resonant.store.views import endpoints
+    from resonant.store.views import endpoint_names
 
-    _note(lambda store: store.write(endpoints.forget, name), settings)
+    _note(lambda store: store.write(endpoint_names.forget, name), settings)
 
 
 def _note(work: Callable[[Store], Awaitable[None]], settings: Settings) -> None:
@@ -160,9 +160,9 @@ def _note(work: Callable[[Store], Awaitable[None]], settings: Settings) -> None:
 
 
 def _read_names(settings: Settings) -> set[str]:
-    from resonant.store.views import endpoints
+    from resonant.store.views import endpoint_names
 
-    return _with_store(lambda store: store.read(endpoints.names), settings)
+    return _with_store(lambda store: store.read(endpoint_names.known), settings)
 
 
 def _with_store(work: Callable[[Store], Awaitable[T]], settings: Settings) -> T:

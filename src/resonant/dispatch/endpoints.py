@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from resonant.errors import EndpointError
-from resonant.store.views import endpoints
+from resonant.store.views import endpoint_problems
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -105,7 +105,7 @@ class Endpoints:
     async def _announce(self, names: list[str]) -> set[str]:
         """Announce endpoints in one transaction, since hundreds may be opened at once; return those with a noted problem."""
         await self._signing.announce(names)
-        return await self._store.read(endpoints.with_problems)
+        return await self._store.read(endpoint_problems.with_problems)
 
     def _raise_errors(self) -> None:
         """Remove finished tasks; raise the error of one that failed."""
@@ -125,13 +125,13 @@ class Endpoints:
             reason = self._problems[name] = _why_not_open(name, error)
             self._reopen_at[name] = asyncio.get_running_loop().time() + REOPEN_SECONDS
             await self._signing.withdraw(name)
-            await self._store.write(endpoints.note_problem, name, reason, now=self._store.clock())
+            await self._store.write(endpoint_problems.note_problem, name, reason, now=self._store.clock())
             return
         self._opened[name] = endpoint
         self._signing.follow(name, endpoint.destination.rotation)
         self._problems.pop(name, None)
         if had_problem:
-            await self._store.write(endpoints.clear_problem, name)
+            await self._store.write(endpoint_problems.clear_problem, name)
 
     async def close(self) -> None:
         """Close every endpoint, even if closing one fails."""

@@ -201,7 +201,7 @@ acceptances = Table(
 
 # One row per endpoint: the two ledgers of the balance. `accepted` excludes the rows of
 # resonant_acceptances; the first fold inserts an endpoint's row.
-endpoints = Table(
+ledgers = Table(
     "resonant_endpoints",
     metadata,
     Column("name", Text, primary_key=True),
@@ -247,8 +247,8 @@ send_slots = Table(
     Column("reserved_until", Double, nullable=False),
 )
 
-# Endpoints that the last run could not open, with the errors, which contain no secret: see store/views/endpoints.py. Not columns of
-# resonant_endpoints, so that runs do not wait for a purge or a fold that has locked the row.
+# Endpoints that the last run could not open, with the errors, which contain no secret: see store/views/endpoint_problems.py.
+# Not columns of resonant_endpoints, so that runs do not wait for a purge or a fold that has locked the row.
 endpoint_problems = Table(
     "resonant_endpoint_problems",
     metadata,

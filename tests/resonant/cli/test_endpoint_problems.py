@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from resonant.events import rfc3339
-from resonant.store.views import endpoints
+from resonant.store.views import endpoint_problems
 
 REASON = "no endpoint is named 'shp'"
 
@@ -11,7 +11,7 @@ REASON = "no endpoint is named 'shp'"
 def test_status_names_an_endpoint_that_could_not_be_opened_and_since_when(resonant, worker):
     worker.accept("e1", endpoint="shp")
     since = worker.clock()
-    worker.do(lambda store: store.write(endpoints.note_problem, "shp", REASON, now=since))
+    worker.do(lambda store: store.write(endpoint_problems.note_problem, "shp", REASON, now=since))
 
     assert f"deliveries to shp wait: {REASON} (first seen " in resonant("status").out
     assert resonant.json("status")["endpoint_problems"] == [

@@ -14,7 +14,7 @@ from blocks.catalog import remove_endpoint
 from resonant.cli import _Command, app
 from resonant.delivery.classification import built_in_codes, classifier
 from resonant.delivery.retry import GiveUp
-from resonant.store.views import endpoints
+from resonant.store.views import endpoint_names
 
 
 @pytest.fixture
@@ -185,15 +185,15 @@ def test_an_endpoint_that_was_added_and_never_used_is_known_without_a_server(
     resonant, stored, worker, tmp_path
 ):
     (tmp_path / "e.jsonl").write_text('{"type": "t", "source": "/s", "data": 1}\n')
-    worker.do(lambda store: store.write(endpoints.remember, ["crm"]))
+    worker.do(lambda store: store.write(endpoint_names.remember, ["crm"]))
     assert resonant.json("dlq", "--endpoint", "crm") == []
     assert resonant("enqueue", "e.jsonl", "--endpoint", "crm").err == ""
 
 
 def test_a_removed_endpoint_is_known_only_if_events_were_stored_for_it(resonant, stored, worker):
-    worker.do(lambda store: store.write(endpoints.remember, ["crm", "shop"]))
+    worker.do(lambda store: store.write(endpoint_names.remember, ["crm", "shop"]))
     for name in ("crm", "shop"):
-        worker.do(lambda store, name=name: store.write(endpoints.forget, name))
+        worker.do(lambda store, name=name: store.write(endpoint_names.forget, name))
     assert resonant("status", "--endpoint", "crm", code=2).err.startswith("resonant: no endpoint is named")
     assert resonant.json("status", "--endpoint", "shop")["accepted"] == 1
 

@@ -11,7 +11,7 @@ from support.dispatching import dispatching, emit, enqueue, opened, succeed
 
 
 def lock_ledger(connection):
-    connection.execute(select(schema.endpoints).with_for_update()).all()
+    connection.execute(select(schema.ledgers).with_for_update()).all()
 
 
 async def test_a_run_sends_while_another_transaction_holds_the_ledger(postgresql_url):

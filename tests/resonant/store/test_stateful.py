@@ -125,7 +125,7 @@ def look(connection, now: float) -> dict[str, Any]:
     ).where(causes.id == schema.deliveries.c.cause_id, schema.is_dead_letter)
     key = [column.name for column in schema.rollups.primary_key.columns]
     rollups = {tuple(row[name] for name in key): (row["count"], row["total"]) for row in rows(schema.rollups)}
-    ledgers = {row["name"]: (row["accepted"], row["purged"]) for row in rows(schema.endpoints)}
+    ledgers = {row["name"]: (row["accepted"], row["purged"]) for row in rows(schema.ledgers)}
     # What is not folded yet counts too.
     for row in counters.read_unfolded_rows(connection):
         labels = tuple(row[name] for name in key)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Insert, Select
 
 _t = schema.acceptances
-_ledgers = schema.endpoints
+_ledgers = schema.ledgers
 _FOLDED = (_t.c.endpoint, _t.c.event_type, _t.c.accepted_at, _t.c["count"], _t.c.counted)
 _MEASURE: Literal["accepted"] = "accepted"
 

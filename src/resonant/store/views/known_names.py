@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sqlalchemy import exists, select
+
 from resonant.delivery.classification import built_in_codes
-from resonant.store.views import endpoints, reads
+from resonant.store import schema
+from resonant.store.views import reads
 from resonant.suggestions import did_you_mean, near
 
 if TYPE_CHECKING:
@@ -19,9 +22,9 @@ _IDS_SHOWN = 10
 def why_no_such_code(connection: Connection, code: str) -> str | None:
     """Return a message with suggestions if the code is unknown, otherwise None."""
     built_in = built_in_codes()
-    if code in built_in or endpoints.has_code(connection, code):
+    if code in built_in or _has_code(connection, code):
         return None
-    stored = endpoints.codes(connection)
+    stored = _codes(connection)
     # Codes that occurred are more likely to be meant than the others of the classifier.
     known = stored if near(code, stored) else built_in | stored
     hint = ": did you mean throttled?" if code == "http_429" else did_you_mean(code, known)
@@ -36,3 +39,15 @@ def why_no_such_ids(connection: Connection, ids: Collection[str]) -> str | None:
     shown = ", ".join(missing[:_IDS_SHOWN])
     more = f" and {len(missing) - _IDS_SHOWN:,} more" if len(missing) > _IDS_SHOWN else ""
     return f"no event has the id {shown}{more}: nothing was done"
+
+
+def _codes(connection: Connection) -> set[str]:
+    """Return the codes of all dead letters, including codes of user rules."""
+    return set(connection.execute(select(schema.causes.c.code).distinct()).scalars()) - {""}
+
+
+def _has_code(connection: Connection, code: str) -> bool:
+    """Return whether a delivery failed with this code; may scan all deliveries."""
+    of_causes = exists().where(schema.causes.c.code == code)
+    of_deliveries = exists().where(schema.deliveries.c.code == code)
+    return bool(connection.execute(select(of_causes | of_deliveries)).scalar())

@@ -17,8 +17,8 @@ from resonant.store.engine.sql import end_snapshot, is_any_of
 from resonant.store.queue.events import read_events
 from resonant.store.views.answers import answers
 from resonant.store.views.dead_letters import DeadLetters
+from resonant.store.views.endpoint_problems import problems
 from resonant.store.views.endpoint_status import EndpointStatus, Governed, endpoint_statuses
-from resonant.store.views.endpoints import problems
 from resonant.store.views.selection import Selection
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from resonant.store.views.answers import Answered
     from resonant.store.views.dead_letters import Position
-    from resonant.store.views.endpoints import EndpointProblem
+    from resonant.store.views.endpoint_problems import EndpointProblem
 
 R = TypeVar("R")
 

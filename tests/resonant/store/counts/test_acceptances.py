@@ -106,7 +106,7 @@ def test_folds_at_once_move_each_row_once(open_desk, store_url):
 
     desks[0].run(fold_at_once())
     assert desks[0].rows(schema.acceptances) == []
-    assert {row["name"]: row["accepted"] for row in desks[0].rows(schema.endpoints)} == {
+    assert {row["name"]: row["accepted"] for row in desks[0].rows(schema.ledgers)} == {
         "crm-0": 10,
         "crm-1": 10,
         "crm-2": 10,
@@ -125,7 +125,7 @@ def test_a_fold_that_is_rolled_back_moves_nothing(desk):
     with pytest.raises(KeyError):
         desk.write(fold_and_fail)
     assert desk.rows(schema.acceptances) == before
-    assert desk.rows(schema.endpoints) == desk.rows(schema.rollups) == []
+    assert desk.rows(schema.ledgers) == desk.rows(schema.rollups) == []
     assert desk.status().balanced
 
 

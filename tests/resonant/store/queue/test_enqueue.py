@@ -53,7 +53,7 @@ def test_policy_and_limit_are_kept_with_the_delivery(desk):
 
 def test_nothing_given_is_nothing_stored(desk):
     assert desk.enqueue() == EnqueueResult()
-    assert desk.rows(schema.acceptances) == desk.rows(schema.endpoints) == []
+    assert desk.rows(schema.acceptances) == desk.rows(schema.ledgers) == []
     assert desk.status().balanced
 
 
@@ -174,7 +174,7 @@ def test_processes_that_store_the_same_events_at_once_store_each_of_them_once(de
     assert sum(accepted) == 400
     assert desk.status().accepted == desk.status().pending == 400
     desk.fold()
-    [endpoint] = desk.rows(schema.endpoints)
+    [endpoint] = desk.rows(schema.ledgers)
     assert endpoint["accepted"] == 400
 
 

@@ -65,7 +65,7 @@ def test_status_can_be_kept_to_one_endpoint(desk):
 def test_a_ledger_that_does_not_fit_the_rows_is_not_balanced(desk, column):
     desk.enqueue("evt_1")
     desk.fold()
-    table = schema.endpoints
+    table = schema.ledgers
     desk.write(lambda connection: connection.execute(table.update().values({column: 5})) and None)
     assert not desk.status().balanced
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from resonant.events import Event
-from resonant.store.views import endpoints
-from resonant.store.views.endpoints import EndpointProblem
+from resonant.store.views import endpoint_names, endpoint_problems
+from resonant.store.views.endpoint_problems import EndpointProblem
 
 
 def accept(desk, *names: str) -> None:
@@ -14,23 +14,23 @@ def accept(desk, *names: str) -> None:
 
 def test_a_problem_keeps_its_first_time_and_its_last_reason_until_it_is_cleared(desk):
     accept(desk, "shp")
-    desk.write(endpoints.note_problem, "shp", "no such endpoint", now=10.0)
-    desk.write(endpoints.note_problem, "shp", "not well-formed", now=20.0)
+    desk.write(endpoint_problems.note_problem, "shp", "no such endpoint", now=10.0)
+    desk.write(endpoint_problems.note_problem, "shp", "not well-formed", now=20.0)
 
-    assert desk.read(endpoints.problems) == [EndpointProblem("shp", "not well-formed", 10.0)]
+    assert desk.read(endpoint_problems.problems) == [EndpointProblem("shp", "not well-formed", 10.0)]
     assert desk.status().endpoint_problems == (EndpointProblem("shp", "not well-formed", 10.0),)
     assert desk.status(endpoint="billing").endpoint_problems == ()
 
-    desk.write(endpoints.clear_problem, "shp")
+    desk.write(endpoint_problems.clear_problem, "shp")
     assert desk.status().endpoint_problems == ()
 
 
 def test_an_endpoint_without_waiting_deliveries_is_not_a_problem(desk):
-    desk.write(endpoints.note_problem, "never-used", "no such endpoint", now=10.0)
+    desk.write(endpoint_problems.note_problem, "never-used", "no such endpoint", now=10.0)
     accept(desk, "never-used")
-    assert desk.read(endpoints.problems) == []
+    assert desk.read(endpoint_problems.problems) == []
 
 
 def test_the_store_knows_the_names_that_deliveries_were_accepted_for(desk):
     accept(desk, "billing", "shop", "billing")
-    assert desk.read(endpoints.names) == {"billing", "shop"}
+    assert desk.read(endpoint_names.known) == {"billing", "shop"}
