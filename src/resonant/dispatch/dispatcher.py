@@ -332,7 +332,6 @@ class Dispatcher:
             EndpointError: an endpoint cannot be opened; the leases are released.
             StoreUnavailable: the store became unreachable.
         """
-        self._running.is_ending = False
         self._emit_one, self._emit_chunk = emit_one, None
         self._sender.parks_retries = False
         self._gates.may_stay_pilot = False

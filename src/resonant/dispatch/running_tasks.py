@@ -32,13 +32,11 @@ class RunningTasks:
     Attributes:
         failure: the error that ended the run, if any.
         end: the event loop's time at which the run's time is up; None for no limit.
-        is_ending: whether the tasks are being cancelled; no more may start then.
     """
 
     def __init__(self) -> None:
         self.failure: BaseException | None = None
         self.end: float | None = None
-        self.is_ending = False
         self._outlasts_outages = False
         self._warned_at = -math.inf
         self._tasks: set[asyncio.Task[None]] = set()
@@ -54,8 +52,7 @@ class RunningTasks:
         task.add_done_callback(self._ended)
 
     def begin(self, limits: Limits) -> None:
-        """Allow tasks to start, and set the run's end if the limits have one."""
-        self.is_ending = False
+        """Set the run's end if the limits have one."""
         self.end = math.inf if limits.successors else None
         self._outlasts_outages = bool(limits.successors)
         if limits.run_for > 0:
@@ -71,6 +68,11 @@ class RunningTasks:
         if self.failure is None:
             self.failure = error
         self.note_change()
+
+    def fail_with(self, task: asyncio.Task[None]) -> None:
+        """Report the error of a finished background task, if it has one."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.fail(error)
 
     def raise_failure(self) -> None:
         """Raise the error that ended the run, if any."""
@@ -119,7 +121,7 @@ class RunningTasks:
         """Run these functions in the background of the block; the first error ends the run."""
         tasks = [asyncio.create_task(work()) for work in works]
         for task in tasks:
-            task.add_done_callback(self._ended_beside)
+            task.add_done_callback(self.fail_with)
         try:
             yield
         finally:
@@ -129,7 +131,6 @@ class RunningTasks:
 
     async def cancel(self) -> None:
         """Cancel every task and wait until all have ended."""
-        self.is_ending = True
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -140,8 +141,4 @@ class RunningTasks:
         self.note_change()
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if error is not None:
-            self.fail(error)
-
-    def _ended_beside(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
             self.fail(error)
