@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -33,45 +32,39 @@ _MOST_CLAIMED = 500
 _CODES = {None: "connect_refused", 429: "throttled", 503: "http_503"}
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """The objects that the processes of a simulation share.
+class Process:
+    """One simulated process.
 
-    Attributes:
+    Args:
+        owner: the process's id.
+        rng: draws delays, and the phase of the polls.
         agenda: the simulated time.
         store: the row of the gate, and the deliveries.
         receiver: the endpoint.
-        scenario: sets the limits of the processes.
+        scenario: sets the limits of the process.
         policy: the retry policy.
         journal: records requests and outcomes.
         has_gate: whether a gate limits the sends.
     """
 
-    agenda: Agenda
-    store: SimulatedStore
-    receiver: SimulatedReceiver
-    scenario: Scenario
-    policy: RetryPolicy
-    journal: Journal
-    has_gate: bool
-
-
-class Process:
-    """One simulated process.
-
-    Args:
-        number: the process's number.
-        around: the shared objects.
-        rng: draws delays, and the phase of the polls.
-    """
-
-    def __init__(self, number: int, around: Surroundings, rng: random.Random) -> None:
+    def __init__(
+        self,
+        owner: str,
+        rng: random.Random,
+        *,
+        agenda: Agenda,
+        store: SimulatedStore,
+        receiver: SimulatedReceiver,
+        scenario: Scenario,
+        policy: RetryPolicy,
+        journal: Journal,
+        has_gate: bool,
+    ) -> None:
         self.is_dead = False
-        self._agenda, self._store, self._receiver = around.agenda, around.store, around.receiver
-        self._scenario, self._policy, self._journal = around.scenario, around.policy, around.journal
+        self._agenda, self._store, self._receiver = agenda, store, receiver
+        self._scenario, self._policy, self._journal = scenario, policy, journal
         self._rng = rng
-        owner = f"process-{number}"
-        self.gate = EndpointGate(self._store.gate, owner, rng) if around.has_gate else None
+        self.gate = EndpointGate(store.gate, owner, rng) if has_gate else None
         self._waiting: deque[SimulatedDelivery] = deque()
         self._sending: set[SimulatedDelivery] = set()
         self._pump_at = float("inf")

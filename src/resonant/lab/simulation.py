@@ -6,7 +6,7 @@ import random
 from functools import partial
 from typing import TYPE_CHECKING
 
-from resonant.lab.process import Process, Surroundings
+from resonant.lab.process import Process
 from resonant.lab.receiver import POISON_TYPE, SimulatedReceiver
 from resonant.lab.results import Journal, Result, measure
 from resonant.lab.world import Agenda, SimulatedDelivery, SimulatedStore
@@ -44,11 +44,17 @@ class Simulation:
         self.agenda, self.store, self.journal = Agenda(), SimulatedStore(), Journal()
         self._rng = random.Random(seed)
         receiver = SimulatedReceiver(scenario, random.Random(self._rng.random()))
-        self._around = Surroundings(
-            self.agenda, self.store, receiver, scenario, policy, self.journal, has_gate
+        self._new_process = partial(
+            Process,
+            agenda=self.agenda,
+            store=self.store,
+            receiver=receiver,
+            scenario=scenario,
+            policy=policy,
+            journal=self.journal,
+            has_gate=has_gate,
         )
         self.deliveries = [self._delivery(number) for number in range(scenario.events)]
-        self._open = scenario.events
         self.processes = [self._process(number) for number in range(scenario.processes)]
         self.store.on_change = self._wake
         for when, number in deaths:
@@ -87,7 +93,7 @@ class Simulation:
         self._wake()
 
     def _process(self, number: int) -> Process:
-        return Process(number, self._around, random.Random(self._rng.random()))
+        return self._new_process(f"process-{number}", random.Random(self._rng.random()))
 
     def _replace(self, number: int) -> None:
         self.processes[number].die()
