@@ -72,8 +72,6 @@ class Admission:
         The deliveries of an endpoint wait in line, and only the first asks the gate. A probe has a slot of its own.
 
         Args:
-            endpoint: the endpoint.
-            lease: the delivery.
             is_begun: whether its send was recorded as begun; it then waits only for the first answers, and for a slot.
 
         Raises:

@@ -38,7 +38,7 @@ _MOST_CHANGES = 16
 
 
 class GateRows:
-    """Reads and writes the rows of the gates of one run.
+    """Reads and writes the rows of the gates of one run. Methods raise StoreUnavailable if the store is unreachable.
 
     Args:
         store: has one row per gate.
@@ -80,15 +80,7 @@ class GateRows:
         return self._rows.get(endpoint) or Gate(endpoint)
 
     async def update(self, rows: Mapping[str, Gate], due: Collection[EndpointRun]) -> None:
-        """Pass rows to the controllers, and renew this run's leases as a pilot.
-
-        Args:
-            rows: all rows, by endpoint.
-            due: the endpoints with due deliveries.
-
-        Raises:
-            StoreUnavailable: the store became unreachable.
-        """
+        """Pass all rows to the controllers, and renew this run's leases as a pilot; ``due`` have due deliveries."""
         self._rows = rows
         self._read_at = time.monotonic()
         due = set(due)
@@ -102,22 +94,14 @@ class GateRows:
         await self._write(changes)
 
     async def read_if_old(self) -> None:
-        """Read all rows, and ``update``, if the last read is too old for a send.
-
-        Raises:
-            StoreUnavailable: the store became unreachable.
-        """
+        """Read all rows, and ``update``, if the last read is too old for a send."""
         if time.monotonic() - self._read_at >= _OLD_SECONDS:
             async with self._reading:
                 if time.monotonic() - self._read_at >= _OLD_SECONDS:
                     await self.update(await self._store.gates(), ())
 
     async def probe(self, endpoint: EndpointRun) -> Lease | None:
-        """Claim a delivery to send as a probe, if a probe is due.
-
-        Raises:
-            StoreUnavailable: the store became unreachable.
-        """
+        """Claim a delivery to send as a probe, if a probe is due."""
         if endpoint.gate.may_probe and endpoint.probe is not None:
             return None  # the last probe is not sent yet
         change = endpoint.gate.probe(self._store.shared_clock())
@@ -144,11 +128,7 @@ class GateRows:
             await self._written.wait()
 
     async def leave(self) -> None:
-        """Stop being the pilot of any gate, at the end of the run.
-
-        Raises:
-            StoreError: the change cannot be written; other runs take over after a few seconds.
-        """
+        """Stop being the pilot of any gate, at the end of the run; if it fails, others take over after a few seconds."""
         if self._writer is not None:
             await asyncio.wait([self._writer])
         now = self._store.shared_clock()
@@ -174,7 +154,7 @@ class GateRows:
         current = [
             change
             for change in changes
-            if change is not None and change.before.epoch == self._gate(change.after).epoch
+            if change and change.before.epoch == self._endpoints[change.before.endpoint].gate.row.epoch
         ]
         if not current:
             return
@@ -182,9 +162,6 @@ class GateRows:
             self._endpoints[row.endpoint].see(row)
             if is_written and change.before.state != row.state:
                 self._announce(change.before, row)
-
-    def _gate(self, row: Gate) -> Gate:
-        return self._endpoints[row.endpoint].gate.row
 
     def _announce(self, before: Gate, after: Gate) -> None:
         try:
