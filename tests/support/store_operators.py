@@ -102,12 +102,14 @@ class Operators(Workers):
     def raise_half_way(self, endpoint, steps):
         """A transaction that raises rolls back all its writes."""
         now = self.clock() + 1_000  # after every lease, when everything is due
-        claim = partial(lease_queries.claim, owner="ann", limit=100, now=now, lease_seconds=LEASE_SECONDS)
+        claim = partial(lease_queries.claim, owner="ann", now=now, lease_seconds=LEASE_SECONDS)
         outcomes = [self.desk.delivered(lease) for lease in self.remembered.values()]
         operations = [
             lambda connection: acceptances.fold(connection, limit=100),
             lambda connection: enqueue(connection, map(make, EVENT_IDS), endpoint, now=now),
-            lambda connection: lease_queries.begin(connection, claim(connection, endpoint)[:2], now=now),
+            lambda connection: lease_queries.begin(
+                connection, claim(connection, {endpoint: 100})[endpoint][:2], now=now
+            ),
             lambda connection: record(connection, outcomes, now=now),
             lambda connection: rescue.rescue(connection, now=now + LEASE_SECONDS),
             lambda connection: replay(connection, Selection(), "ann", 1, now, include_permanent=True),

@@ -88,8 +88,8 @@ class Workers(StoreMachine):
         now = self.clock()
         due = self.model.claimable(endpoint, now)
         claimed = self.write(
-            lease_queries.claim, endpoint, owner=owner, limit=limit, now=now, lease_seconds=LEASE_SECONDS
-        )
+            lease_queries.claim, {endpoint: limit}, owner=owner, now=now, lease_seconds=LEASE_SECONDS
+        )[endpoint]
         taken = [self.model.deliveries[lease.delivery_id] for lease in claimed]
         left = [each for each in due if each not in taken]
         assert len(taken) == min(limit, len(due)), f"claimed {taken} of {due}"

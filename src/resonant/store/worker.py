@@ -114,16 +114,14 @@ class WorkerStore(Store):
     async def claim(
         self, endpoint: str, *, owner: str, limit: int, most_bytes: int | None = None
     ) -> list[Lease]:
-        """Lease up to ``limit`` due deliveries of one endpoint; see ``leases.claim``."""
-        return await self.claim_leases(
-            lease_queries.claim, endpoint, owner=owner, limit=limit, most_bytes=most_bytes
-        )
+        """Lease up to ``limit`` due deliveries of one endpoint."""
+        return (await self.claim_each({endpoint: limit}, owner=owner, most_bytes=most_bytes))[endpoint]
 
     async def claim_each(
         self, limits: Mapping[str, int], *, owner: str, most_bytes: int | None = None
     ) -> dict[str, list[Lease]]:
-        """Claim from several endpoints in one transaction; see ``leases.claim_each``."""
-        return await self.claim_leases(lease_queries.claim_each, limits, owner=owner, most_bytes=most_bytes)
+        """Lease due deliveries of several endpoints in one transaction; see ``leases.claim``."""
+        return await self.claim_leases(lease_queries.claim, limits, owner=owner, most_bytes=most_bytes)
 
     async def begin(self, leases: Sequence[Lease]) -> set[LeaseKey]:
         """Record that sends are about to start; return the leases that are still held."""

@@ -92,30 +92,6 @@ def latest_lease_end(connection: Connection, endpoint: str | None = None) -> flo
 
 def claim(
     connection: Connection,
-    endpoint: str,
-    *,
-    owner: str,
-    limit: int,
-    most_bytes: int | None = None,
-    now: float,
-    lease_seconds: float,
-) -> list[Lease]:
-    """Lease up to ``limit`` due deliveries of one endpoint, earliest due first.
-
-    ``most_bytes`` limits the total size of their bodies; a single delivery may be larger.
-
-    On PostgreSQL, rows that another worker is claiming are skipped (``FOR UPDATE SKIP LOCKED``). On SQLite, there is only
-    one writer.
-    """
-    limits = {endpoint: limit}
-    claimed = claim_each(
-        connection, limits, owner=owner, most_bytes=most_bytes, now=now, lease_seconds=lease_seconds
-    )
-    return claimed[endpoint]
-
-
-def claim_each(
-    connection: Connection,
     limits: Mapping[str, int],
     *,
     owner: str,
@@ -123,7 +99,15 @@ def claim_each(
     now: float,
     lease_seconds: float,
 ) -> dict[str, list[Lease]]:
-    """Claim from several endpoints; ``limits`` has the number of deliveries for each. See ``claim``."""
+    """Lease due deliveries, earliest due first.
+
+    On PostgreSQL, rows that another worker is claiming are skipped (``FOR UPDATE SKIP LOCKED``). On SQLite, there is only
+    one writer.
+
+    Args:
+        limits: the number of deliveries for each endpoint.
+        most_bytes: limits the total size of their bodies; a single delivery may be larger.
+    """
     rows: list[Row[Any]] = []
     for endpoint, limit in limits.items():
         lease = {"of": endpoint, "due": now, "most": limit, "by": owner, "until": now + lease_seconds}

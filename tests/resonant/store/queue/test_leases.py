@@ -93,9 +93,9 @@ class TestClaim:
 
             options = {"now": ours.clock(), "lease_seconds": 60.0}
             async with ours.store.transaction() as transaction:
-                first = await transaction.run_sync(claim, "orders", owner="a", limit=1, **options)
+                first = await transaction.run_sync(claim, {"orders": 1}, owner="a", **options)
                 async with asyncio.timeout(5):
-                    return first, await theirs.store.claim("orders", owner="b", limit=1)
+                    return first["orders"], await theirs.store.claim("orders", owner="b", limit=1)
 
         [first], [second] = ours.run(claim_within_the_claim_of_another())
         assert (first.event.id, second.event.id) == ("evt_1", "evt_2")
