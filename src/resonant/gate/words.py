@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from resonant.store.shared.gates import Gate
 
-# Without a probe or a renewed pilot for this long, no run is sending to the endpoint.
+# Without a probe or a renewed pilot for a minute, no run is sending to the endpoint: drains overlap, and look more often.
 _UNATTENDED_SECONDS = 60.0
 _RESUME = "`resonant endpoint resume {endpoint}` sends again"
 _GONE = (

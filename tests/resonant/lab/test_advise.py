@@ -5,8 +5,6 @@ import pytest
 from resonant.delivery.retry import RetryPolicy
 from resonant.lab.advise import FEWEST_ATTEMPTS, Current, advise, span
 from resonant.lab.history import Answered, History, Outage
-from resonant.lab.scenario import Scenario
-from resonant.lab.simulation import simulate
 
 NOW = 1_800_000_000.0
 POLICIES = {"default": RetryPolicy(), "classic": RetryPolicy.classic(), "once": RetryPolicy(max_attempts=1)}
@@ -138,11 +136,3 @@ def test_the_share_that_fails_at_random_leaves_out_outages_refusals_and_429():
 )
 def test_a_span_is_said_in_its_largest_unit(seconds, said):
     assert span(seconds) == said
-
-
-def test_the_laboratory_keeps_to_the_rate_of_the_endpoint():
-    scenario = Scenario(events=300, outage=0.0, capacity=0.0, rate=20.0, processes=3)
-    result = simulate(scenario, RetryPolicy())
-    assert result.sends == 300
-    assert result.busiest <= 21
-    assert result.drain == pytest.approx(299 / 20, abs=0.5)

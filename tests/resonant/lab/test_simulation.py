@@ -57,6 +57,13 @@ def goals(name, scenario, *, means=None, **worst):
             attempts=1.3,
             busiest=20,
         ),
+        goals(
+            "a rate",
+            Scenario(events=300, outage=0.0, capacity=0.0, rate=20.0, processes=3),
+            sends=300,
+            busiest=21,
+            drain=299 / 20 + 0.5,
+        ),
         goals("half of the events fail", Scenario(events=500, outage=0, capacity=0, poison=0.5), drain=60),
     ],
 )

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from resonant.store.shared.gates import Gate, GateChange
 
 _d = schema.deliveries
-# The number of due deliveries considered for a probe.
+# The due deliveries considered for a probe: behind 500 failing events of one type, the first 100 had no healthy one for two
+# hours (docs/decisions/0014-the-endpoint-gate.md).
 _CANDIDATES = 1_000
 
 

@@ -1,6 +1,6 @@
 """The gate of each endpoint: one row, shared by every process, changed by compare-and-set on its epoch.
 
-Its times are those of the shared clock, since the clocks of processes may differ.
+Its times are those of the shared clock, since the clocks of processes may differ (docs/decisions/0014-the-endpoint-gate.md).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ GateState = Literal["normal", "probing", "paced", "paused"]
 
 _g = schema.gates
 _d = schema.deliveries
-# Maximum time that a run waits for held deliveries, in seconds: a gate may hold them for hours.
+# Maximum time that a run waits for held deliveries, in seconds: a gate may hold them for hours, and the next run sends them.
 SHORT_HOLD_SECONDS = 30.0
 # Deliveries are recorded with the time of their process. If its clock is further ahead than this, a delivery that it records
 # does not show that the endpoint works now.
