@@ -48,7 +48,6 @@ class Destination:
         concurrency: the limit of concurrent sends to the endpoint; None for the common limit.
         rate: the maximum number of sends per second, summed over all processes; None for no limit.
         redact: reduces an excerpt or warning of the sink to one line without secrets.
-        rotation: returns the rotation of the signing secret in use; see ``Endpoint.rotation``.
     """
 
     name: str
@@ -61,7 +60,6 @@ class Destination:
     concurrency: int | None = None
     rate: float | None = None
     redact: Callable[[str], str] = one_line
-    rotation: Callable[[], float | None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)

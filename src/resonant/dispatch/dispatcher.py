@@ -44,7 +44,6 @@ from resonant.dispatch.limits import Limits
 from resonant.dispatch.prefetch import PrefetchWindow
 from resonant.dispatch.rate import NoRate, Rate, RateTools, reserving
 from resonant.dispatch.running_tasks import RunningTasks
-from resonant.dispatch.secret_rotation import Signing
 from resonant.dispatch.sender import LeaseLost, Sender, TimeIsUp
 from resonant.dispatch.succession import end_after_successors
 from resonant.dispatch.takeover import TakeOver
@@ -117,10 +116,7 @@ class Dispatcher:
             reserving(store, self._patience, self._running.outlasts), is_over=self._running.is_over
         )
         self._gates = GateRows(store, owner, self._opened, on_change=on_gate_change, running=self._running)
-        self._signing = Signing(store, owner)
-        self._endpoints = Endpoints(
-            store, self._opened, self._open_endpoint, signing=self._signing, problems=self.problems
-        )
+        self._endpoints = Endpoints(store, self._opened, self._open_endpoint, problems=self.problems)
         self._sender = Sender(
             store,
             attempt_runner,
@@ -149,20 +145,17 @@ class Dispatcher:
 
     async def __aenter__(self) -> Self:
         await self._background.enter_async_context(self._running.beside([self._heartbeat.beat]))
-        self._signing.start()
         return self
 
     async def __aexit__(self, _kind: object, ended_by: object, _trace: object) -> None:
         try:
             await self._background.aclose()
-            await self._signing.stop()
             for endpoint in list(self._opened.values()):
                 await endpoint.rate.close()
             await self._sender.close()
             # Release even without a known lease: a claim may have been cancelled during its commit.
             await self.store.release_all(self.owner)
             await self._gates.leave()
-            await self._signing.leave()
         except StoreError as error:
             if not isinstance(ended_by, StoreError):  # avoids a second report of an outage
                 logger.warning("leases were not released and will expire: %s", error)

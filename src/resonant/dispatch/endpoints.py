@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from resonant.dispatch.endpoint_run import EndpointRun
-    from resonant.dispatch.secret_rotation import Signing
     from resonant.store import WorkerStore
 
 # The pause before a run tries again to open an endpoint, in seconds.
@@ -30,7 +29,6 @@ class Endpoints:
         store: records problems with endpoints.
         opened: the open endpoints, keyed by name; updated by this class.
         open_endpoint: opens an endpoint by name; an error delays only that endpoint's deliveries.
-        signing: reports the rotation of each endpoint's secret.
         problems: the reasons why endpoints cannot be opened, keyed by name; updated by this class.
     """
 
@@ -40,13 +38,11 @@ class Endpoints:
         opened: dict[str, EndpointRun],
         open_endpoint: Callable[[str], Awaitable[EndpointRun]],
         *,
-        signing: Signing,
         problems: dict[str, str],
     ) -> None:
         self._store = store
         self._opened = opened
         self._open_endpoint = open_endpoint
-        self._signing = signing
         self._problems = problems
         self._reopen_at: dict[str, float] = {}
         self._opening: dict[str, asyncio.Task[None]] = {}
@@ -97,15 +93,11 @@ class Endpoints:
         ]
         if not new:
             return []
-        announcing = asyncio.create_task(self._announce(new))
-        begun = {name: asyncio.create_task(self._open(name, announcing)) for name in new}
+        # One transaction, since hundreds may be opened at once.
+        with_problems = asyncio.create_task(self._store.read(endpoint_problems.with_problems))
+        begun = {name: asyncio.create_task(self._open(name, with_problems)) for name in new}
         self._opening |= begun
         return list(begun.values())
-
-    async def _announce(self, names: list[str]) -> set[str]:
-        """Announce endpoints in one transaction, since hundreds may be opened at once; return those with a noted problem."""
-        await self._signing.announce(names)
-        return await self._store.read(endpoint_problems.with_problems)
 
     def _raise_errors(self) -> None:
         """Remove finished tasks; raise the error of one that failed."""
@@ -116,19 +108,17 @@ class Endpoints:
         if error := next(filter(None, errors), None):
             raise error
 
-    async def _open(self, name: str, announcing: asyncio.Task[set[str]]) -> None:
-        had_problem = name in await announcing
+    async def _open(self, name: str, with_problems: asyncio.Task[set[str]]) -> None:
+        had_problem = name in await with_problems
         try:
             async with asyncio.timeout(_GIVE_UP_SECONDS):
                 endpoint = await self._open_endpoint(name)
         except Exception as error:  # noqa: BLE001 - a problem with one endpoint must not stop the others
             reason = self._problems[name] = _why_not_open(name, error)
             self._reopen_at[name] = asyncio.get_running_loop().time() + REOPEN_SECONDS
-            await self._signing.withdraw(name)
             await self._store.write(endpoint_problems.note_problem, name, reason, now=self._store.clock())
             return
         self._opened[name] = endpoint
-        self._signing.follow(name, endpoint.destination.rotation)
         self._problems.pop(name, None)
         if had_problem:
             await self._store.write(endpoint_problems.clear_problem, name)
