@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from resonant.dispatch.limiter import ConcurrencyLimiter
+from resonant.dispatch.limiting.limiter import ConcurrencyLimiter
 
 Lane = Literal["task", "bulk"]
 LANES: dict[Lane, dict[str, Any]] = {"task": {}, "bulk": {"chunk_size": 500}}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from benches.comparing import Comparison, Round, Stopwatch, in_turn
 from benches.surroundings import ENDPOINT, empty_home, events
 from resonant.delivery.retry import Park
-from resonant.dispatch.batch_writer import BatchWriter
+from resonant.dispatch.send.batch_writer import BatchWriter
 from resonant.events import Attempt
 from resonant.store import Outcome, WorkerStore
 

@@ -22,8 +22,8 @@ from prefect.utilities.annotations import opaque
 
 from resonant.delivery.retry import MAX_ATTEMPTS_LIMIT, GiveUp, Park, Retry
 from resonant.delivery.wording import shortened
-from resonant.dispatch.admission import Held
-from resonant.dispatch.sender import LeaseLost, TimeIsUp
+from resonant.dispatch.send.admission import Held
+from resonant.dispatch.send.sender import LeaseLost, TimeIsUp
 from resonant.display import visible
 from resonant.events import rfc3339
 from resonant.gate.words import advice, described

@@ -21,8 +21,8 @@ from chaos_facts import Database, Look, histories
 
 from resonant.delivery.attempt import Destination
 from resonant.delivery.retry import RetryPolicy
+from resonant.dispatch.limiting.prefetch import PrefetchWindow
 from resonant.dispatch.limits import Limits
-from resonant.dispatch.prefetch import PrefetchWindow
 from resonant.events import Event
 from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.http import HttpSink

@@ -28,26 +28,26 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from resonant.dispatch import fetcher as fetching
-from resonant.dispatch.admission import Admission, Held
-from resonant.dispatch.claim_size import FIRST_CHUNK, FIRST_CLAIM, ClaimSize
+from resonant.dispatch.claim import fetcher as fetching
+from resonant.dispatch.claim.fetcher import Fetcher
+from resonant.dispatch.claim.folding import fold_regularly
+from resonant.dispatch.claim.heartbeat import LeaseHeartbeat
+from resonant.dispatch.claim.takeover import TakeOver
 from resonant.dispatch.counts import Counts
 from resonant.dispatch.endpoint_run import EndpointRun
 from resonant.dispatch.endpoints import Endpoints
-from resonant.dispatch.fetcher import Fetcher
-from resonant.dispatch.folding import fold_regularly
 from resonant.dispatch.gate_rows import GateRows
-from resonant.dispatch.heartbeat import LeaseHeartbeat
 from resonant.dispatch.in_flight import InFlight
-from resonant.dispatch.limiter import ConcurrencyLimiter
+from resonant.dispatch.limiting.claim_size import FIRST_CHUNK, FIRST_CLAIM, ClaimSize
+from resonant.dispatch.limiting.limiter import ConcurrencyLimiter
+from resonant.dispatch.limiting.prefetch import PrefetchWindow
+from resonant.dispatch.limiting.rate import NoRate, Rate, RateTools, reserving
 from resonant.dispatch.limits import Limits
-from resonant.dispatch.prefetch import PrefetchWindow
-from resonant.dispatch.rate import NoRate, Rate, RateTools, reserving
-from resonant.dispatch.running_tasks import RunningTasks
-from resonant.dispatch.sender import LeaseLost, Sender, TimeIsUp
-from resonant.dispatch.succession import end_after_successors
-from resonant.dispatch.takeover import TakeOver
-from resonant.dispatch.wakeup import wake_on_commits
+from resonant.dispatch.run.running_tasks import RunningTasks
+from resonant.dispatch.run.succession import end_after_successors
+from resonant.dispatch.run.wakeup import wake_on_commits
+from resonant.dispatch.send.admission import Admission, Held
+from resonant.dispatch.send.sender import LeaseLost, Sender, TimeIsUp
 from resonant.errors import StoreError
 from resonant.gate.controller import EndpointGate
 from resonant.store.engine.availability import retry_while_unavailable
@@ -58,8 +58,8 @@ if TYPE_CHECKING:
     from resonant.delivery.attempt import AttemptRunner, Destination
     from resonant.delivery.outcome import Outcome
     from resonant.dispatch.gate_rows import OnGateChange
-    from resonant.dispatch.running_tasks import Work
-    from resonant.dispatch.sender import Chunk
+    from resonant.dispatch.run.running_tasks import Work
+    from resonant.dispatch.send.sender import Chunk
     from resonant.dispatch.tracking import Tracker
     from resonant.events import Lease, LeaseKey
     from resonant.store import WorkerStore

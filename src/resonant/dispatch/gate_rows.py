@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
 
     from resonant.dispatch.endpoint_run import EndpointRun
-    from resonant.dispatch.running_tasks import RunningTasks
+    from resonant.dispatch.run.running_tasks import RunningTasks
     from resonant.events import Lease
     from resonant.store import WorkerStore
     from resonant.store.shared.gates import GateChange

@@ -15,7 +15,7 @@ def lane(request, monkeypatch):
 @pytest.fixture
 def quick_look(monkeypatch):
     """Let the dispatcher look for due deliveries many times a second."""
-    monkeypatch.setattr("resonant.dispatch.fetcher.POLL_SECONDS", 0.02)
+    monkeypatch.setattr("resonant.dispatch.claim.fetcher.POLL_SECONDS", 0.02)
 
 
 @pytest.fixture

@@ -123,7 +123,7 @@ async def test_many_events_share_few_transactions(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("warm")
 async def test_deliveries_are_claimed_ahead_and_many_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("resonant.dispatch.fetcher.POLL_SECONDS", 3600)
+    monkeypatch.setattr("resonant.dispatch.claim.fetcher.POLL_SECONDS", 3600)
 
     def note_claims(_connection, _cursor, statement, *_):
         claims.extend(["claim"] * ("UPDATE resonant_deliveries" in statement and "RETURNING" in statement))
@@ -143,7 +143,7 @@ async def test_deliveries_are_claimed_ahead_and_many_at_once(tmp_path, monkeypat
 
 
 async def test_large_events_are_claimed_only_as_memory_has_room(tmp_path, monkeypatch):
-    monkeypatch.setattr("resonant.dispatch.fetcher.MOST_BYTES", 60 * 10_000)
+    monkeypatch.setattr("resonant.dispatch.claim.fetcher.MOST_BYTES", 60 * 10_000)
     monkeypatch.setattr(Scene, "chunk_size", 200 * Scene.chunk_size)
 
     async with scene(tmp_path, orders=succeed, limits=Limits(concurrency=10)) as worker:

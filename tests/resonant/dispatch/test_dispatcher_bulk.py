@@ -12,7 +12,7 @@ import pytest
 from resonant.delivery.retry import GiveUp, Park
 from resonant.dispatch.counts import Counts
 from resonant.dispatch.limits import WAIT_SECONDS, Limits
-from resonant.dispatch.sender import MOST_SHOWN
+from resonant.dispatch.send.sender import MOST_SHOWN
 from resonant.errors import StoreUnavailable, UnexpectedStatus
 from resonant.testing import FixedClock
 from support.dispatching import (
@@ -109,7 +109,7 @@ async def test_errors_of_a_release_are_not_logged_by_asyncio_if_the_run_is_cance
 
 
 async def test_a_run_looks_at_the_moment_when_the_next_retry_is_due(tmp_path, monkeypatch):
-    monkeypatch.setattr("resonant.dispatch.fetcher.POLL_SECONDS", 3600)
+    monkeypatch.setattr("resonant.dispatch.claim.fetcher.POLL_SECONDS", 3600)
 
     policy = replace(QUICK, base=0.2)
     async with scene(tmp_path, orders=failing_first(), policy=policy, clock=time.time) as worker:
@@ -168,7 +168,7 @@ async def test_a_delivery_whose_lease_was_lost_during_its_send_goes_alone_with_i
 
 
 async def test_several_endpoints_share_the_claims_for_chunks(tmp_path, monkeypatch, chunks_of):
-    monkeypatch.setattr("resonant.dispatch.fetcher.MOST_CLAIMED", 4 * 50)
+    monkeypatch.setattr("resonant.dispatch.claim.fetcher.MOST_CLAIMED", 4 * 50)
     chunks_of(50)
 
     async def slowly(_event):

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from resonant.delivery.retry import RetryPolicy
-from resonant.dispatch.admission import Held
 from resonant.dispatch.limits import Limits
+from resonant.dispatch.send.admission import Held
 from resonant.dispatch.tracking import Tracker
 from resonant.errors import UnexpectedStatus
 from resonant.gate.controller import EndpointGate

@@ -8,7 +8,7 @@ import pytest
 
 from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.dispatch.limits import Limits
-from resonant.dispatch.sender import LeaseLost
+from resonant.dispatch.send.sender import LeaseLost
 from resonant.errors import UnexpectedStatus
 from resonant.events import Event
 from resonant.sinks.base import CallableSink
@@ -218,7 +218,7 @@ class TestSuspension:
     async def test_after_a_long_lock_the_owners_of_leases_have_time_to_renew_them(
         self, tmp_path, monkeypatch, impatient_sqlite
     ):
-        monkeypatch.setattr("resonant.dispatch.takeover.RESCUE_SECONDS", 0.0)
+        monkeypatch.setattr("resonant.dispatch.claim.takeover.RESCUE_SECONDS", 0.0)
         rescues = []
 
         async def rescued():

@@ -14,7 +14,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
 from resonant.delivery.retry import GiveUp
-from resonant.dispatch.batch_writer import BatchWriter
+from resonant.dispatch.send.batch_writer import BatchWriter
 from resonant.errors import StoreUnavailable
 from resonant.store import WorkerStore, enqueue, schema
 from resonant.store.counts.counters import Tally

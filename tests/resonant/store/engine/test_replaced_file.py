@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from resonant.dispatch.batch_writer import BatchWriter
+from resonant.dispatch.send.batch_writer import BatchWriter
 from resonant.errors import StoreReplaced
 from resonant.store import enqueue
 

@@ -19,7 +19,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from resonant.delivery.retry import GiveUp
-from resonant.dispatch.batch_writer import BatchWriter
+from resonant.dispatch.send.batch_writer import BatchWriter
 from resonant.errors import StoreUnavailable
 from resonant.store import WorkerStore
 from resonant.store.engine import sqlite

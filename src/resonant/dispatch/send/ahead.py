@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from resonant.dispatch.admission import Held
+from resonant.dispatch.send.admission import Held
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from resonant.dispatch.prefetch import PrefetchWindow
+    from resonant.dispatch.limiting.prefetch import PrefetchWindow
     from resonant.events import Clock, Lease, LeaseKey
 
 

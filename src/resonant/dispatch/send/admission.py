@@ -6,7 +6,7 @@ import contextlib
 from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING
 
-from resonant.dispatch.loop_lag import LoopLag
+from resonant.dispatch.send.loop_lag import LoopLag
 from resonant.dispatch.waiting import wait_at_most
 from resonant.errors import StoreError
 from resonant.gate.measurements import Answer
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from resonant.delivery.outcome import Outcome
     from resonant.dispatch.endpoint_run import EndpointRun
     from resonant.dispatch.gate_rows import GateRows
-    from resonant.dispatch.limiter import ConcurrencyLimiter, Slot
-    from resonant.dispatch.running_tasks import RunningTasks
+    from resonant.dispatch.limiting.limiter import ConcurrencyLimiter, Slot
+    from resonant.dispatch.run.running_tasks import RunningTasks
     from resonant.events import Clock, Lease
     from resonant.gate.permission import Permission
     from resonant.store.shared.gates import Gate

@@ -11,7 +11,7 @@ from resonant.errors import StoreError
 from resonant.store.shared import drains
 
 if TYPE_CHECKING:
-    from resonant.dispatch.running_tasks import RunningTasks
+    from resonant.dispatch.run.running_tasks import RunningTasks
     from resonant.store import WorkerStore
 
 

@@ -10,7 +10,7 @@ from resonant.store.queue.rescue import ExpiryWatch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from resonant.dispatch.heartbeat import LeaseHeartbeat
+    from resonant.dispatch.claim.heartbeat import LeaseHeartbeat
     from resonant.store import WorkerStore
 
 # How often expired leases are rescued, which takes the store's write lock.

@@ -12,9 +12,10 @@ import pytest
 from sqlalchemy import func, select
 
 from resonant.delivery.retry import RetryPolicy
-from resonant.dispatch import fetcher, succession
+from resonant.dispatch.claim import fetcher
 from resonant.dispatch.limits import Limits
-from resonant.dispatch.running_tasks import RunningTasks
+from resonant.dispatch.run import succession
+from resonant.dispatch.run.running_tasks import RunningTasks
 from resonant.errors import UnexpectedStatus
 from resonant.events import Event
 from resonant.gate.pausing import pause, resume

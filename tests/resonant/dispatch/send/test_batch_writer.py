@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from resonant.delivery.retry import Park
-from resonant.dispatch.batch_writer import BatchWriter
+from resonant.dispatch.send.batch_writer import BatchWriter
 from resonant.errors import StoreLocked, StoreRefused, StoreUnavailable
 from resonant.events import Attempt
 from resonant.store import Outcome

@@ -11,11 +11,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from resonant.delivery.retry import GiveUp, Park, Retry
-from resonant.dispatch.admission import Held
-from resonant.dispatch.ahead import all_of, send_ahead
-from resonant.dispatch.batch_writer import BatchWriter
 from resonant.dispatch.counts import Counts
 from resonant.dispatch.limits import WAIT_SECONDS
+from resonant.dispatch.send.admission import Held
+from resonant.dispatch.send.ahead import all_of, send_ahead
+from resonant.dispatch.send.batch_writer import BatchWriter
 from resonant.store.engine.availability import retry_while_unavailable
 
 if TYPE_CHECKING:
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
     from resonant.delivery.attempt import AttemptRunner
     from resonant.delivery.outcome import Outcome
-    from resonant.dispatch.admission import Admission
     from resonant.dispatch.endpoint_run import EndpointRun
     from resonant.dispatch.in_flight import InFlight
-    from resonant.dispatch.running_tasks import RunningTasks
+    from resonant.dispatch.run.running_tasks import RunningTasks
+    from resonant.dispatch.send.admission import Admission
     from resonant.events import Clock, Lease, LeaseKey
     from resonant.store import WorkerStore
 

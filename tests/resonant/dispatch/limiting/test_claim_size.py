@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from resonant.dispatch.claim_size import FIRST_CHUNK, FIRST_CLAIM, ClaimSize
+from resonant.dispatch.limiting.claim_size import FIRST_CHUNK, FIRST_CLAIM, ClaimSize
 
 FAIR, MOST = 12, 1_000
 

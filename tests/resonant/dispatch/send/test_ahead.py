@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from resonant.dispatch.admission import Held
-from resonant.dispatch.ahead import send_ahead
-from resonant.dispatch.prefetch import PrefetchWindow
+from resonant.dispatch.limiting.prefetch import PrefetchWindow
+from resonant.dispatch.send.admission import Held
+from resonant.dispatch.send.ahead import send_ahead
 from resonant.events import Event, Lease
 from support.waiting import until
 

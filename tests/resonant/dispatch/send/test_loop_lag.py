@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from resonant.dispatch.loop_lag import LoopLag
+from resonant.dispatch.send.loop_lag import LoopLag
 
 
 async def test_the_time_in_which_the_loop_stood_still_is_measured():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resonant.dispatch.limiter import ConcurrencyLimiter
+from resonant.dispatch.limiting.limiter import ConcurrencyLimiter
 
 
 async def breathe():

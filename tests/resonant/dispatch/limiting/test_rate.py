@@ -10,7 +10,7 @@ import random
 import pytest
 from sqlalchemy import create_engine
 
-from resonant.dispatch.rate import USED_SHARE, NoRate, Rate, RateTools
+from resonant.dispatch.limiting.rate import USED_SHARE, NoRate, Rate, RateTools
 from resonant.errors import StoreUnavailable
 from resonant.store import schema
 from resonant.store.shared.send_slots import reserve

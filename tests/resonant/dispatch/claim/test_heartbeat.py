@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from resonant.dispatch.heartbeat import LeaseHeartbeat
+from resonant.dispatch.claim.heartbeat import LeaseHeartbeat
 from resonant.errors import StoreUnavailable
 from resonant.testing import FixedClock
 

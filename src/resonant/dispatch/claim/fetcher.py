@@ -12,12 +12,12 @@ from resonant.gate.permission import NoLimit
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
+    from resonant.dispatch.claim.takeover import TakeOver
     from resonant.dispatch.endpoint_run import EndpointRun
     from resonant.dispatch.endpoints import Endpoints
     from resonant.dispatch.gate_rows import GateRows
     from resonant.dispatch.in_flight import InFlight
-    from resonant.dispatch.limiter import ConcurrencyLimiter
-    from resonant.dispatch.takeover import TakeOver
+    from resonant.dispatch.limiting.limiter import ConcurrencyLimiter
     from resonant.events import Lease
     from resonant.store import WorkerStore
 

@@ -1,0 +1,1 @@
+"""Claims deliveries, keeps their leases, and takes over those of lost workers."""

@@ -1,0 +1,1 @@
+"""Makes attempts: permission, send, answer, record."""
