@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import os
 import sqlite3
 import sys
 from contextlib import ExitStack, closing, suppress
@@ -43,7 +42,6 @@ _CHECK_SECONDS, _SHORTEST_CHECK_SECONDS = 0.01, 0.001
 _SYNC_SECONDS = 0.25
 # Writes that are further apart belong to different transactions.
 _GAP_SECONDS = 2 * _CHECK_SECONDS
-_MOST_EVENT_BYTES = 65_536
 _CONNECT_AGAIN_SECONDS = 1.0
 
 
@@ -95,18 +93,12 @@ async def sqlite_commits(path: Path) -> AsyncGenerator[frozenset[str] | None]:
 
 async def _is_written(watch: Inotify, seconds: float | None) -> bool:
     """Wait for a write to the watched file for this many seconds, or without end; return whether there was one."""
-    loop = asyncio.get_running_loop()
-    is_readable = asyncio.Event()
-    loop.add_reader(watch.fd, is_readable.set)
     try:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await is_readable.wait()
-    finally:
-        loop.remove_reader(watch.fd)
-    if is_readable.is_set():
-        os.read(watch.fd, _MOST_EVENT_BYTES)
-    return is_readable.is_set()
+        async with asyncio.timeout(seconds):
+            await watch.get()
+    except TimeoutError:
+        return False
+    return True
 
 
 def _watched(path: str) -> Inotify:
