@@ -11,18 +11,13 @@ from flows.failing import fail_with_message
 from flows.naming import named
 from resonant.configured import open_configured_store
 from resonant.dead_letters.cancel import cancel, cancellable
-from resonant.dead_letters.replay import ReplayRequest, require_restricted
+from resonant.dead_letters.replay import ReplayRequest, plan, require_restricted
 from resonant.events import Category, Reason
 from resonant.output import counted
 from resonant.store.views.selection import Selection
-from tasks.collect import (
-    rescue_expired_leases,
-    rescue_leases_of_ended_runs,
-    write_gates,
-    write_triage,
-)
+from tasks.collect import rescue_lost_leases, write_gates, write_triage
 from tasks.purge import purge_final_deliveries
-from tasks.replay import check_names, replay, say_plan, who_runs_this
+from tasks.replay import check_names, replay, who_runs_this
 from tasks.wiring import open_dispatcher
 
 # Parameters that can name a run, in order of preference.
@@ -34,8 +29,7 @@ _WHAT = ("endpoint", "ids", "event_type", "code", "category", "reason", "text")
 async def collect_dead_letters() -> State[None]:
     """Rescue deliveries of lost workers, give up repeatedly lost ones, and list dead letters, held and unusable endpoints."""
     async with open_configured_store() as store:
-        rescued = await rescue_expired_leases(store)
-        rescued += await rescue_leases_of_ended_runs(store)
+        rescued = await rescue_lost_leases(store)
         found = [await write_triage(store), await write_gates(store)]
     return Completed(
         message="; ".join([f"{counted(rescued, 'delivery', 'deliveries')} rescued", *filter(None, found)])
@@ -95,7 +89,7 @@ async def replay_dead_letters(
     if dry_run:
         async with open_configured_store() as store:
             await check_names(store, selection)
-            return Completed(message=await say_plan(store, request))
+            return Completed(message=str(await plan(store, request)))
     async with open_dispatcher(policy=policy) as dispatcher:
         await check_names(dispatcher.store, selection)
         return await replay(dispatcher, request, who=who_runs_this())

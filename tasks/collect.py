@@ -38,33 +38,27 @@ _RUNS_A_PAGE = 200
 _MOST_GROUPS = 50
 
 
-async def rescue_expired_leases(store: WorkerStore) -> int:
-    """Rescue the deliveries with expired leases; return their number."""
-    count = await store.rescue()
-    get_run_logger().info("%d expired leases rescued", count)
-    return count
-
-
-async def rescue_leases_of_ended_runs(store: WorkerStore) -> int:
-    """Rescue the deliveries of flow runs that have ended, before their leases expire; return their number.
+async def rescue_lost_leases(store: WorkerStore) -> int:
+    """Rescue the deliveries whose lease has expired, or whose flow run has ended; return their number.
 
     A run that this Prefect server does not know may belong to another server, so its leases are left to expire.
     """
+    expired = await store.rescue()
     ids: list[UUID] = []
     for owner in await store.read(lease_owners):
         with suppress(ValueError):  # the owner of a lease need not be a flow run
             ids.append(UUID(owner))
-    if not ids:
-        return 0
     runs: list[FlowRun] = []
     async with get_client() as client:
         for start in range(0, len(ids), _RUNS_A_PAGE):
             page = FlowRunFilterId(any_=ids[start : start + _RUNS_A_PAGE])
             runs += await client.read_flow_runs(flow_run_filter=FlowRunFilter(id=page))
-    over = [str(run.id) for run in runs if run.state is not None and run.state.is_final()]
-    count = await store.rescue(owners=over) if over else 0
-    get_run_logger().info("%d leases of %d ended runs rescued", count, len(over))
-    return count
+    ended = [str(run.id) for run in runs if run.state is not None and run.state.is_final()]
+    of_ended = await store.rescue(owners=ended) if ended else 0
+    get_run_logger().info(
+        "%d expired leases and %d leases of %d ended runs rescued", expired, of_ended, len(ended)
+    )
+    return expired + of_ended
 
 
 async def write_triage(store: WorkerStore) -> str:

@@ -41,21 +41,17 @@ async def purge_final_deliveries(
     if report.purged and not dry_run:
         said += f"; archived in {report.archive}" if report.archive else "; no archive"
     get_run_logger().info("%s", visible(said))
-    await acreate_table_artifact(
-        key=PURGE_ARTIFACT,
-        table=[
-            {
-                "at": rfc3339(now),
-                "dry run": dry_run,
-                "would be purged" if dry_run else "purged": report.purged,
-                "kept": report.kept,
-                "dead letters older than (days)": retention.dead_letters,
-                "delivered older than (days)": "never"
-                if retention.delivered is None
-                else retention.delivered,
-                "archive": markdown(str(report.archive or "none")),
-            }
-        ],
-        description="Permanently removed deliveries. The settings define the retention by reason and by endpoint.",
+    row = {
+        "at": rfc3339(now),
+        "dry run": dry_run,
+        "would be purged" if dry_run else "purged": report.purged,
+        "kept": report.kept,
+        "dead letters older than (days)": retention.dead_letters,
+        "delivered older than (days)": "never" if retention.delivered is None else retention.delivered,
+        "archive": markdown(str(report.archive or "none")),
+    }
+    description = (
+        "Permanently removed deliveries. The settings define the retention by reason and by endpoint."
     )
+    await acreate_table_artifact(key=PURGE_ARTIFACT, table=[row], description=description)
     return said

@@ -74,13 +74,6 @@ def who_runs_this() -> str:
     return ", ".join(filter(None, [asked_by, f"flow run {run.name} ({run.id})"]))
 
 
-async def say_plan(store: WorkerStore, request: ReplayRequest) -> str:
-    """Count the dead letters that a replay would take and skip, log the counts, and return them."""
-    text = str(await plan(store, request))
-    get_run_logger().info("%s", text)
-    return text
-
-
 async def replay(dispatcher: Dispatcher, request: ReplayRequest, *, who: str) -> State[None]:
     """Send the selected dead letters again, each as a task run; return the final state of the flow run.
 
