@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import psutil
 from chaos_plan import GHOST, PURGING
 from chaos_worker import ENDPOINT, POLICY, TIMEOUT_SECONDS, WIDTH
 
-from support.machine import clean_environment
+from support.machine import Machine
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    import subprocess
 
     from chaos_plan import Victim
     from chaos_round import Round
@@ -28,38 +27,19 @@ _IMPORTED_AFTER = {"collect": 1.8, "export": 2.0}
 _OWNED = f"SELECT 1 AS one FROM resonant_deliveries WHERE lease_owner <> '{GHOST}' LIMIT 1"
 
 
-@dataclass
-class Commands:
+class Commands(Machine):
     """Starts victims with a Prefect server, and sees when they have begun."""
 
-    prefect_api: str
-    home: Path
-
     def add_endpoint(self, url: str) -> None:
-        command = ["endpoint", "add", ENDPOINT, url, "--allow-private", "--overwrite"]
-        added = subprocess.run(
-            [sys.executable, "-m", "resonant", *command, "--timeout", f"{TIMEOUT_SECONDS}"],
-            env=self.environment(),
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert added.returncode == 0, added.stderr
+        options = ("--allow-private", "--overwrite", "--timeout", f"{TIMEOUT_SECONDS}")
+        self.succeed("endpoint", "add", ENDPOINT, url, *options)
 
-    def environment(self, **more: str) -> dict[str, str]:
-        homes = {
-            "HOME": str(self.home),
-            "RESONANT_HOME": str(self.home / "resonant"),
-            "PREFECT_HOME": str(self.home / "prefect"),
-        }
-        return clean_environment() | homes | {"PREFECT_API_URL": self.prefect_api} | more
-
-    def start(self, victim: Victim, round_: Round, name: str) -> subprocess.Popen[bytes]:
+    def start_victim(self, victim: Victim, round_: Round, name: str) -> subprocess.Popen[bytes]:
         resonant = [sys.executable, "-m", "resonant"]
         archive = [] if round_.archive is None else ["--archive", str(round_.archive)]
         delivered = ["--delivered-older-than", "0"] if round_.plan.delivered_too else []
         purge = [*resonant, "purge", "--older-than", "0", "--yes", *delivered, *archive]
+        enqueue = [*resonant, "enqueue"]
         command = {
             "emit": [*resonant, "emit"],
             "bulk": [*resonant, "emit", "--chunk-size", "100"],
@@ -68,25 +48,18 @@ class Commands:
             "archive": purge,
             "collect": [sys.executable, "-c", _COLLECT],
             "export": [sys.executable, "-c", _EXPORT],
-            "enqueue": [
-                *resonant,
-                "enqueue",
-                str(round_.given_later),
-                "--endpoint",
-                ENDPOINT,
-                "--allow-unknown",
-            ],
+            "enqueue": [*enqueue, str(round_.given_later), "--endpoint", ENDPOINT, "--allow-unknown"],
         }[victim.kind]
-        environment = self.environment(
-            RESONANT_DATABASE_URL=round_.database.url,
-            RESONANT_HOME=str(round_.folder),
-            RESONANT_LEASE_SECONDS=f"{round_.lease_seconds}",
-            RESONANT_POLICIES=json.dumps({"chaos": asdict(POLICY)}),
-            RESONANT_DEFAULT_POLICY="chaos",
-            RESONANT_CONCURRENCY=f"{2 * WIDTH}",
-            RESONANT_ENDPOINT_CONCURRENCY=f"{WIDTH}",
-        )
-        return round_.start_process(name, command, environment)
+        settings = {
+            "RESONANT_DATABASE_URL": round_.database.url,
+            "RESONANT_HOME": str(round_.folder),
+            "RESONANT_LEASE_SECONDS": f"{round_.lease_seconds}",
+            "RESONANT_POLICIES": json.dumps({"chaos": asdict(POLICY)}),
+            "RESONANT_DEFAULT_POLICY": "chaos",
+            "RESONANT_CONCURRENCY": f"{2 * WIDTH}",
+            "RESONANT_ENDPOINT_CONCURRENCY": f"{WIDTH}",
+        }
+        return round_.start_process(name, command, self.environment | settings)
 
     @staticmethod
     def has_begun(struck: Struck, round_: Round) -> bool:

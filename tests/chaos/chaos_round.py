@@ -185,7 +185,7 @@ class Round:
     def _start_victim(self, number: int, victim: Victim) -> Struck:
         name = f"{victim.kind}-{number}"
         if self.commands is not None:
-            process = self.commands.start(victim, self, name)
+            process = self.commands.start_victim(victim, self, name)
         else:
             process = self._start_worker(name, victim)
         return Struck(victim, name, process, self.folder / f"{name}.progress", self.folder / f"{name}.errors")

@@ -53,7 +53,7 @@ def test_killed_workers_lose_nothing_and_send_twice_only_what_was_in_flight(
 @pytest.fixture(scope="session")
 def commands(prefect_api, journal, tmp_path_factory) -> Commands:
     """The command line and the flows, with an endpoint for the receiver."""
-    made = Commands(prefect_api, tmp_path_factory.mktemp("home"))
+    made = Commands(tmp_path_factory.mktemp("home"), prefect_api)
     made.add_endpoint(journal.url)
     return made
 
