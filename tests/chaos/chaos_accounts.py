@@ -37,7 +37,7 @@ _MOST_BEGUN = {"emit": WIDTH, "replay": WIDTH, "bulk": PrefetchWindow.MOST_BEGUN
 
 @dataclass
 class Accounts:
-    """What is known after a round.
+    """The facts after a round.
 
     Attributes:
         stored: what is in the store, by event id.
@@ -91,7 +91,7 @@ class Accounts:
 
     @property
     def missing(self) -> set[str]:
-        """What was accepted for certain, was not purged, and is nowhere."""
+        """Events that were accepted for certain, were not purged, and are nowhere."""
         acknowledged = {
             event_id
             for lines in self._said.values()
@@ -229,7 +229,7 @@ class Accounts:
 
     @property
     def _lost_beside_signals(self) -> Counter[str]:
-        """What was charged to workers that nobody hit: their leases ran out as they, or the machine, stood still."""
+        """Lost attempts of workers that were not hit: their leases ended while they, or the machine, stood still."""
         if self.round.commands is not None:
             return Counter()
         hit = {GHOST, *(each.owner for each in self.round.struck if not each.came_too_late)}
@@ -310,7 +310,7 @@ class Accounts:
 
     @property
     def _said(self) -> dict[str, list[Row]]:
-        """What each process of the round acknowledged."""
+        """The acknowledgements of each process of the round."""
         found = {}
         for path in sorted(self.round.folder.glob("*.progress")):
             lines = path.read_text().splitlines(keepends=True)

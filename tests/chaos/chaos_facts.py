@@ -1,4 +1,4 @@
-"""What the store holds, read by plain SQL past Resonant, and what must be so of it at every moment."""
+"""The content of the store, read by plain SQL without Resonant, and its invariants at every moment."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Database:
         [rows] = self.read(statement)
         return rows
 
-    def note_what_is_removed(self) -> None:
+    def note_removals(self) -> None:
         """Let the database itself write down which deliveries are removed, in the very transaction that does it."""
         if self.kind == "sqlite":
             path = self.url.removeprefix("sqlite:///")
@@ -135,7 +135,7 @@ _AUDIT = "SELECT action, sum(count) AS number FROM resonant_audit GROUP BY actio
 
 @dataclass(frozen=True)
 class Look:
-    """What one snapshot shows, added up."""
+    """The sums of one snapshot."""
 
     counters: dict[tuple[Any, ...], int]
     accepted: int

@@ -21,7 +21,7 @@ _ENDS_WITHIN_SECONDS = 30.0
 
 @dataclass
 class Journal:
-    """What the receiver at ``url`` wrote down, read from a mark on: the file grows with each round."""
+    """The journal of the receiver at ``url``, read from a mark on: the file grows with each round."""
 
     url: str
     path: Path

@@ -1,4 +1,4 @@
-"""What a round does, drawn from a seed: the same seed and number give the same round."""
+"""The plan of a round, drawn from a seed: the same seed and number give the same round."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the receiver of the kill suite does, by the end of the event's type; ``python -m resonant.testing --script``."""
+"""The receiver of the kill suite, by the end of the event's type; ``python -m resonant.testing --script``."""
 
 from __future__ import annotations
 

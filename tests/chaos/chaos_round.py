@@ -97,7 +97,7 @@ class Round:
         self.problems += [*store_watch.problems, *file_watch.problems]
         self.problems += accounts.problems()
         if self.archive is not None:
-            self._purge_what_is_left()
+            self._purge_the_rest()
             self.problems += accounts.problems_of_archive(self.archive)
         self.problems += self._problems_of_leftovers()
         return accounts
@@ -133,7 +133,7 @@ class Round:
             await chaos_worker.work(self._orders("before", kind="export", times=1), then)
 
         asyncio.run(make())
-        self.database.note_what_is_removed()
+        self.database.note_removals()
         asyncio.run(prepare())
         self.begun_by_ghost = {
             row["event_id"]
@@ -377,7 +377,7 @@ class Round:
         except (ResonantError, TimeoutError) as error:
             self.problems.append(f"the clean run at the end failed: {error!r}")
 
-    def _purge_what_is_left(self) -> None:
+    def _purge_the_rest(self) -> None:
         asyncio.run(chaos_worker.work(self._orders("last", kind="purge", delivered_too=True)))
 
     def _problems_of_leftovers(self) -> list[str]:

@@ -48,7 +48,7 @@ _LONGEST_PAUSE_SECONDS = 0.03
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """What to do.
+    """The orders of a process.
 
     Attributes:
         kind: emit, replay, purge, collect, export or enqueue.

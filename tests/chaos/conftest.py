@@ -27,7 +27,7 @@ _ROUNDS = {"short": "4,1", "long": "96,10"}
 
 @dataclass
 class Suite:
-    """What is run, and what came of it."""
+    """The rounds to run, and their results."""
 
     seed: int
     domain_rounds: int

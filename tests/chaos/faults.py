@@ -1,4 +1,4 @@
-"""What the fault suite has in common: an emission on real parts, and the accounts that must add up after each fault.
+"""The rig of the fault suite: an emission on real parts, and the accounts that must add up after each fault.
 
 ``RESONANT_CHAOS=long`` is the long form, as of the kill suite.
 """

@@ -1,4 +1,4 @@
-"""What the receivers of the fault suite do; ``python -m resonant.testing --script faults_receiver:NAME``."""
+"""The receivers of the fault suite; ``python -m resonant.testing --script faults_receiver:NAME``."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ _MAY_GROW = {
 
 @dataclass
 class Samples:
-    """What was seen of the processes and of the store, row by row.
+    """Samples of the processes and of the store, row by row.
 
     Attributes:
         store: the SQLite file.

@@ -48,7 +48,7 @@ _MINUTE = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """What to do.
+    """The orders of a process.
 
     Attributes:
         url: of the store.

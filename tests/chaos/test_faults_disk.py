@@ -51,7 +51,7 @@ def no_large_files() -> None:
 
 
 class TestWhileEventsAreStored:
-    def test_what_was_stored_stays_and_the_same_command_stores_the_rest(self, tmp_path, receiver):
+    def test_stored_events_stay_and_the_same_command_stores_the_rest(self, tmp_path, receiver):
         events = make_events(6000)
         lines = write_lines(tmp_path / "events.jsonl", events)
         with small_disk(tmp_path / "disk", "2m") as disk:
@@ -66,7 +66,7 @@ class TestWhileEventsAreStored:
             assert done.stdout == f"stored {6000 - kept:,} events for {ENDPOINT}, {kept:,} already known\n"
             assert 0 < kept < stored(machine.store_url) == 6000
 
-    def test_a_limit_to_what_a_file_may_hold_is_told_in_the_same_way(self, tmp_path):
+    def test_a_limit_on_the_size_of_files_is_reported_in_the_same_way(self, tmp_path):
         lines = write_lines(tmp_path / "events.jsonl", make_events(3000))
         machine = Machine(tmp_path, f"sqlite:///{tmp_path}/resonant.db")
         limited = machine.start(
@@ -80,7 +80,7 @@ class TestWhileEventsAreStored:
 
 class TestWhileEventsAreEmitted:
     @TASK_LANE_FIRST
-    async def test_for_less_than_the_patience_nobody_notices(self, tmp_path, receiver, chunk_size):
+    async def test_a_short_outage_changes_nothing(self, tmp_path, receiver, chunk_size):
         with small_disk(tmp_path / "disk", "8m") as disk:
             fault = Fault(f"sqlite:///{disk.folder}/resonant.db", receiver, chunk_size)
             await fault.enqueue(400)
@@ -96,7 +96,7 @@ class TestWhileEventsAreEmitted:
             fault.account()
 
     @BULK_LANE_FIRST
-    async def test_for_longer_the_run_ends_with_one_line_and_the_next_one_goes_on(
+    async def test_a_long_outage_ends_the_run_in_one_line_and_the_next_run_continues(
         self, tmp_path, receiver, chunk_size
     ):
         with small_disk(tmp_path / "disk", "8m") as disk:
@@ -116,7 +116,7 @@ class TestWhileWhatWasPurgedIsArchived:
     @pytest.mark.parametrize(
         ("name", "size"), [("purged.jsonl.gz", "64k"), *[("purged.jsonl", "256k")] * IS_LONG]
     )
-    async def test_what_is_not_in_the_archive_stays_and_the_next_purge_takes_it(
+    async def test_only_archived_rows_are_purged_and_the_next_purge_takes_the_rest(
         self, tmp_path, receiver, name, size
     ):
         fault = Fault(f"sqlite:///{tmp_path}/resonant.db", receiver)

@@ -55,7 +55,7 @@ def events_a_second(neighbours: Neighbours, ids: set[str]) -> float:
 
 @pytest.mark.alone
 @LANES
-async def test_an_endpoint_that_never_answers_does_not_hold_up_another(sqlite_url, neighbours, chunk_size):
+async def test_an_endpoint_that_never_answers_does_not_delay_another(sqlite_url, neighbours, chunk_size):
     fault = Fault(
         sqlite_url,
         neighbours.healthy,

@@ -83,9 +83,7 @@ def outcome(server, name: str) -> list[str]:
 @long_form_only("this starts a Prefect server, again and again")
 @LANES
 @pytest.mark.parametrize("way", ["frozen", "killed"])
-def test_a_server_that_is_away_in_mid_run_ends_no_run_and_holds_up_no_event(
-    server, machine, receiver, way, chunk_size
-):
+def test_a_server_outage_ends_no_run_and_delays_no_event(server, machine, receiver, way, chunk_size):
     fault = Fault(machine.store_url, receiver, chunk_size)
     with emitting(machine, fault, chunk_size, _OUTLASTING) as process:
         with server.frozen() if way == "frozen" else server.killed():
@@ -101,7 +99,7 @@ def test_a_server_that_is_away_in_mid_run_ends_no_run_and_holds_up_no_event(
 
 
 @pytest.mark.slow
-def test_a_server_that_answers_nothing_at_the_start_is_one_line_and_nothing_is_stored(tmp_path, sqlite_url):
+def test_a_silent_server_at_the_start_is_one_line_and_nothing_is_stored(tmp_path, sqlite_url):
     lines = write_lines(tmp_path / "events.jsonl", make_events(10))
     with started_receiver(tmp_path / "silent", "faults_receiver:silent") as silent:
         machine = Machine(tmp_path, sqlite_url, f"{silent.url}/api")
@@ -120,7 +118,7 @@ def postgresql_server():
 
 @long_form_only("the short form sees this without Prefect")
 @pytest.mark.parametrize("chunk_size", [0, 100], ids=["task lane", "bulk lane"])
-def test_a_store_that_is_away_for_longer_than_the_patience_ends_the_command_with_one_line(
+def test_a_long_outage_of_the_store_ends_the_command_with_one_line(
     server, machine, receiver, chunk_size, postgresql_server
 ):
     machine.store_url = postgresql_server.empty_database(DATABASE)
@@ -136,7 +134,7 @@ def test_a_store_that_is_away_for_longer_than_the_patience_ends_the_command_with
 
 
 @long_form_only("Prefect's client waits for two minutes")
-def test_a_server_that_never_comes_back_is_one_line_once_all_is_sent(server, machine, receiver):
+def test_a_lost_server_is_one_line_after_all_events_are_sent(server, machine, receiver):
     fault = Fault(machine.store_url, receiver)
     with emitting(machine, fault, 0, 100) as process:
         server.kill()

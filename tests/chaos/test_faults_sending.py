@@ -1,4 +1,4 @@
-"""What goes wrong on the sender's own machine: names that do not resolve, a clock that jumps, no descriptor left."""
+"""Faults of the sender's own machine: names that do not resolve, a clock that jumps, no descriptor left."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def make_fault(sqlite_url, receiver, chunk_size):
 
 
 class Resolver:
-    """What the system's resolver says of ``HOST``.
+    """The system's resolver for ``HOST``.
 
     Attributes:
         error: an ``EAI_`` number; None is an answer.
@@ -71,7 +71,7 @@ def resolver(monkeypatch):
 
 
 class TestNamesDoNotResolve:
-    async def test_for_a_while_and_all_is_delivered_once_they_do(self, make_fault, resolver):
+    async def test_for_a_while_and_everything_is_delivered_once_they_do(self, make_fault, resolver):
         fault = make_fault(host=HOST)
 
         await fault.enqueue(300)
@@ -90,7 +90,7 @@ class TestNamesDoNotResolve:
         assert fault.account()["received"] == 300, "nothing was sent while there was no address"
 
     @pytest.mark.slow
-    async def test_at_all_and_all_is_held_and_delivered_once_they_do(self, make_fault, resolver):
+    async def test_at_all_and_everything_is_held_until_they_do(self, make_fault, resolver):
         # The gate is down long before any delivery has failed three times.
         fault = make_fault(host=HOST, policy=RetryPolicy(base=3.0, factor=1.0, max_attempts=50))
 
@@ -105,9 +105,7 @@ class TestNamesDoNotResolve:
         assert (summary.delivered, summary.dead_letters) == (100, {})
         assert fault.account()["received"] == 100
 
-    async def test_of_two_deliveries_and_they_are_given_up_sooner_and_can_be_replayed(
-        self, make_fault, resolver
-    ):
+    async def test_for_two_deliveries_which_are_given_up_and_can_be_replayed(self, make_fault, resolver):
         fault = make_fault(host=HOST)
 
         await fault.enqueue(2)  # too few failures for the gate to hold anything
@@ -153,7 +151,7 @@ def shaky_receiver(tmp_path_factory):
 
 class TestTheClockJumps:
     @pytest.mark.parametrize("jumps", [(HOUR, -HOUR), *[(HOUR,), (-HOUR,)] * IS_LONG])
-    async def test_in_mid_run_and_what_was_in_flight_is_sent_twice_at_most(
+    async def test_in_mid_run_and_only_sends_in_flight_are_repeated(
         self, sqlite_url, shaky_receiver, chunk_size, jumps
     ):
         clock = JumpingClock()
@@ -205,7 +203,7 @@ def no_descriptor_left(but: int):
 
 class TestNoDescriptorIsLeft:
     @pytest.mark.parametrize("but", [0, *[2] * IS_LONG])
-    async def test_for_a_while_and_nobody_spins_and_all_is_delivered_afterwards(self, make_fault, but):
+    async def test_for_a_while_without_a_busy_loop_and_all_is_delivered_afterwards(self, make_fault, but):
         policy = RetryPolicy(max_attempts=20, base=0.2, factor=2.0, cap=0.5, park_after=10.0)
         fault = make_fault(policy=policy)
 
@@ -226,6 +224,6 @@ class TestNoDescriptorIsLeft:
         ]
         told = Counter((each["category"], each["code"], each["blame"]) for each in failed)
         assert told.keys() == {("transient", "local_resources", "local")}
-        # A wait of 0.2 to 0.5 s between two attempts: whoever spins makes thousands of them.
+        # A wait of 0.2 to 0.5 s between two attempts: a busy loop makes thousands of them.
         assert told.total() < 500 * 12
         fault.account()

@@ -69,7 +69,7 @@ def make_fault(receiver, chunk_size):
 class TestPostgreSQLRestarts:
     @TASK_LANE_FIRST
     @pytest.mark.parametrize("way", ["stopped", "crashed"])
-    async def test_for_less_than_the_patience_nobody_notices(self, server, database_url, make_fault, way):
+    async def test_a_short_outage_changes_nothing(self, server, database_url, make_fault, way):
         fault = make_fault(database_url)
 
         await fault.enqueue(400)
@@ -82,7 +82,7 @@ class TestPostgreSQLRestarts:
         await asyncio.to_thread(fault.account)
 
     @BULK_LANE_FIRST
-    async def test_for_longer_the_run_ends_with_one_line_and_the_next_one_goes_on(
+    async def test_a_long_outage_ends_the_run_in_one_line_and_the_next_run_continues(
         self, server, database_url, make_fault, chunk_size
     ):
         fault = make_fault(database_url, lease_seconds=1.5)
@@ -127,7 +127,7 @@ class TestPostgreSQLLosesConnections:
         await asyncio.to_thread(fault.account)
 
     @BULK_LANE_FIRST
-    async def test_after_a_commit_whose_answer_never_came(self, server, database_url, make_fault):
+    async def test_after_a_commit_without_an_answer(self, server, database_url, make_fault):
         """The server has committed, and nobody knows: it is said again, and counted once."""
         fault = make_fault(database_url, lease_seconds=self._LEASE_SECONDS)
 
@@ -147,7 +147,7 @@ class TestPostgreSQLLosesConnections:
 
     @LANES
     @long_form_only("this takes a quarter of a minute")
-    async def test_after_a_claim_whose_answer_never_came(self, server, database_url, make_fault):
+    async def test_after_a_claim_without_an_answer(self, server, database_url, make_fault):
         """Nobody knows who has them: they are due again once the lease is over, and not only when the run is."""
         fault = make_fault(database_url, lease_seconds=3.0)
 
@@ -206,7 +206,7 @@ class TestSQLiteIsLockedByAnotherProcess:
 
     @LANES
     @pytest.mark.parametrize("busy_timeout", [30.0, 0.2], ids=["for less", "for longer"])
-    async def test_than_its_busy_timeout_and_nobody_notices(
+    async def test_than_its_busy_timeout_and_nothing_changes(
         self, sqlite_url, make_fault, monkeypatch, busy_timeout
     ):
         monkeypatch.setattr("resonant.store.engine.sqlite._BUSY_TIMEOUT_SECONDS", busy_timeout)

@@ -44,7 +44,7 @@ def _run(plan: Plan, request, suite, folder, journal, commands) -> list[str]:
     return problems
 
 
-def test_killed_workers_lose_nothing_and_send_twice_only_what_was_in_flight(
+def test_killed_workers_lose_nothing_and_repeat_only_sends_in_flight(
     domain_round, request, suite, tmp_path, journal
 ):
     run(Plan.draw(suite.seed, domain_round, "domain"), request, suite, tmp_path, journal)
@@ -60,7 +60,7 @@ def commands(prefect_api, journal, tmp_path_factory) -> Commands:
 
 @pytest.mark.engine
 @pytest.mark.slow  # e2e/test_crashes.py kills commands in `make test`
-def test_killed_commands_lose_nothing_and_send_twice_only_what_was_in_flight(
+def test_killed_commands_lose_nothing_and_repeat_only_sends_in_flight(
     command_round, request, suite, tmp_path, journal, commands
 ):
     run(Plan.draw(suite.seed, command_round, "commands"), request, suite, tmp_path, journal, commands)

@@ -1,4 +1,4 @@
-"""What the receivers of the end-to-end tests do; run by ``python -m resonant.testing --script receiver_scripts:NAME``."""
+"""The receivers of the end-to-end tests; run by ``python -m resonant.testing --script receiver_scripts:NAME``."""
 
 import itertools
 import os

@@ -99,7 +99,7 @@ def test_killing_the_emitting_process_at_random_moments_loses_nothing(crashing, 
     assert duplicates <= sum(each["n"] for each in attempts if each["result"] == "lost"), said
 
 
-def test_killing_the_process_that_stores_keeps_what_it_acknowledged(crashing, start_receiver):
+def test_a_killed_producer_keeps_the_acknowledged_events(crashing, start_receiver):
     receiver = start_receiver("resonant.testing:always_ok")
     add_endpoint(crashing, receiver)
     path = crashing.write_events("e.jsonl", events(30_000))
@@ -145,7 +145,7 @@ def test_a_stopped_worker_that_wakes_after_its_lease_changes_nothing(crashing, s
 
 
 @both_lanes
-def test_ctrl_c_hands_back_what_is_unfinished(crashing, start_receiver, lane):
+def test_ctrl_c_releases_unfinished_deliveries(crashing, start_receiver, lane):
     receiver = start_receiver("receiver_scripts:answers_late_at_first")
     add_endpoint(crashing, receiver, timeout=10)
     crashing.variables["RESONANT_LEASE_SECONDS"] = "60"

@@ -108,7 +108,7 @@ def test_the_demo_ends_with_the_expected_outcomes(user):
 
 @pytest.mark.slow
 @pytest.mark.engine
-def test_kept_running_it_can_be_looked_at_until_ctrl_c(user):
+def test_a_kept_demo_runs_until_ctrl_c(user):
     process = user.start("demo", "--keep", "--events", "20")
     with ending(process):
         said = ""
@@ -140,7 +140,7 @@ def test_kept_running_it_can_be_looked_at_until_ctrl_c(user):
 
 @pytest.mark.slow
 @pytest.mark.engine
-def test_interrupted_in_the_middle_it_leaves_nothing_running(user):
+def test_an_interrupted_demo_leaves_nothing_running(user):
     process = user.start("demo", "--events", "20")
     with ending(process):
         for line in process.stderr:

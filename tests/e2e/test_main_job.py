@@ -132,7 +132,7 @@ def red(runs):
     return {run["name"].split()[1] for run in runs if run["state_type"] == "FAILED"}
 
 
-def test_no_secret_and_no_payload_reaches_the_store_the_logs_or_what_prefect_keeps(
+def test_no_secret_or_payload_is_in_the_store_the_logs_or_prefects_records(
     machine, start_receiver, prefect_api
 ):
     receiver = start_receiver("receiver_scripts:mixed")

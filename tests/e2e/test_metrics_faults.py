@@ -208,7 +208,7 @@ def test_a_file_that_may_not_grow_so_large_leaves_the_last_one(exporter, way):
 
 @WAYS
 @pytest.mark.parametrize("spoil", [b"", b"# HELP resonant_del", b"\xff\x00\xfe}{", None], ids=str)
-def test_a_spoilt_file_is_replaced_as_a_whole(exporter, way, spoil):
+def test_a_damaged_file_is_replaced_as_a_whole(exporter, way, spoil):
     whole = exporter.textfile.read_bytes()
     exporter.textfile.write_bytes(whole[: len(whole) // 2] if spoil is None else spoil)
     (exporter.textfile.parent / ".metrics.prom.killed").write_text("# HELP half a fi")
@@ -220,7 +220,7 @@ def test_a_spoilt_file_is_replaced_as_a_whole(exporter, way, spoil):
 
 @WAYS
 @pytest.mark.parametrize("path", ["a folder", "/proc/metrics.prom"])  # not even root may write below /proc
-def test_a_place_where_no_file_can_be_is_one_clear_line(exporter, way, path):
+def test_an_impossible_path_is_one_clear_line(exporter, way, path):
     if path == "a folder":
         exporter.textfile.unlink()
         exporter.textfile.mkdir()
@@ -291,7 +291,7 @@ async def test_a_clock_that_jumps_back_an_hour_lowers_no_counter(store_url, duri
         assert_no_counter_fell(counters(before), counters(after))
     assert min(row["total"] for row in rows) >= 0
     assert claim["last_claim_at"] == 1_700_000_000.0, "the latest, as it was seen"
-    # The exporter's own clock, whatever it said before.
+    # The exporter's own clock.
     at = [samples(text)[EXPORTED_AT,] for text in told]
     assert at == [
         1_700_000_000.0,

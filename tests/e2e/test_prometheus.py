@@ -99,7 +99,7 @@ def test_no_counter_falls_over_a_purge_and_a_restart(story, job):
     }
 
 
-def test_prometheus_saw_what_was_done_between_two_scrapes(story):
+def test_prometheus_sees_the_changes_between_two_scrapes(story):
     increase = story.prometheus.samples(
         f'max_over_time(resonant_events_accepted_total{{job="{SERVED}"}}[1h])'
         f' - min_over_time(resonant_events_accepted_total{{job="{SERVED}"}}[1h])'
@@ -127,7 +127,7 @@ def test_the_alert_about_an_old_dead_letter_ends_with_the_purge(story):
     assert story.after.old_dead_letters == set()
 
 
-def test_all_rules_are_evaluated_without_error_and_what_is_recorded_is_there(story):
+def test_all_rules_are_evaluated_without_error_and_recorded_series_exist(story):
     def evaluated():
         groups = story.prometheus.get("rules")["groups"]
         rules = [rule for group in groups for rule in group["rules"]]

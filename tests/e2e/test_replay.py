@@ -78,7 +78,7 @@ def test_retry_of_a_permanent_one_without_a_terminal_refuses_and_yes_sends_it(ma
     assert machine.read("status")["delivered"] == 1
 
 
-def test_a_replay_leaves_permanent_ones_out_and_a_dry_run_says_so(machine, broken):
+def test_a_replay_and_its_dry_run_skip_permanent_dead_letters(machine, broken):
     dead_letters(machine, 3)
     dead_letters(machine, 2, "order.rejected")
     repair(machine)
@@ -148,9 +148,7 @@ def most_within(seconds: float, moments: list[float]) -> int:
 
 
 @pytest.mark.slow
-def test_two_replays_and_a_purge_at_once_one_replay_killed_lose_nothing_and_share_no_dead_letter(
-    machine, broken
-):
+def test_concurrent_replays_and_a_purge_lose_nothing_and_share_no_dead_letter(machine, broken):
     # Leases that a busy machine renews in time, and more dead letters than it replays before the purge begins.
     machine.variables["RESONANT_LEASE_SECONDS"] = "10"
     count = 3_000
@@ -195,7 +193,7 @@ def wait_for_senders(machine, number: int) -> set[str]:
     return wait_until(owners)
 
 
-def test_dead_letters_to_an_endpoint_that_is_gone_stay_in_the_queue_and_the_others_go(machine, broken):
+def test_dead_letters_of_a_removed_endpoint_stay_and_the_others_are_sent(machine, broken):
     ids = dead_letters(machine, 2)
     machine.save_endpoint("other", broken.url)
     event = {"id": "gone-1", "type": "t", "source": "/s", "data": None}

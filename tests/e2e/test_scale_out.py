@@ -61,7 +61,7 @@ def answers_ping(port: int) -> bool:
 
 @pytest.fixture(scope="module")
 def parts():
-    """Start programs that end with the test, whatever becomes of it."""
+    """Start programs that end with the test, even if it fails."""
     with ExitStack() as stack:
 
         def start(log: Path, *command: str, environment: dict[str, str]) -> None:

@@ -84,7 +84,7 @@ def up(home):
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "http://localhost:1", "null"])
-def test_only_its_own_pages_are_told_that_they_may_read(prefect_api, origin):
+def test_only_its_own_pages_may_read_answers(prefect_api, origin):
     port = httpx.URL(prefect_api).port
     before = {"access-control-request-method": "POST", "access-control-request-headers": "content-type"}
     with patient_client(prefect_api, event_hooks={}) as client:
@@ -125,7 +125,7 @@ def test_the_api_is_behind_the_password_and_commands_that_have_it_work(up, home,
 @pytest.mark.parametrize(
     "command", ["emit events.jsonl --endpoint billing", "endpoint list", "emit", "replay --all"], ids=str
 )
-def test_a_command_without_the_password_says_so_in_one_line(up, home, variables, command):
+def test_a_command_without_the_password_fails_in_one_line(up, home, variables, command):
     refused = home.run(*command.split(), **variables)
     assert refused.returncode == 1
     assert refused.stderr.splitlines()[-1] == (
@@ -169,7 +169,7 @@ def test_the_worker_and_its_runs_write_temporary_files_into_a_private_folder(up,
     assert {stat.S_IMODE(each.stat().st_mode) for each in (folder, folder.parent)} == {0o700}
 
 
-def test_up_itself_says_so_where_only_the_server_has_the_password(tmp_path):
+def test_up_reports_that_only_the_server_has_the_password(tmp_path):
     refused = Home(tmp_path, umask=0o022).run(
         "up", "--port", str(free_port()), PREFECT_SERVER_API_AUTH_STRING=PASSWORD
     )
@@ -179,9 +179,7 @@ def test_up_itself_says_so_where_only_the_server_has_the_password(tmp_path):
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022], ids=oct)
-def test_nothing_that_a_command_writes_is_open_to_others_but_what_prometheus_reads(
-    umask, tmp_path, prefect_api, start_receiver
-):
+def test_only_the_textfile_of_a_command_is_readable_by_others(umask, tmp_path, prefect_api, start_receiver):
     home = Home(tmp_path, umask)
     home.prefect_api = prefect_api
     receiver = start_receiver("receiver_scripts:mixed")

@@ -66,7 +66,7 @@ def test_of_a_burst_of_ten_thousand_task_runs_every_one_is_recorded(prefect_api,
     assert count == TASK_RUNS
 
 
-def test_the_event_feed_has_the_events_of_flow_runs_and_ours_but_none_of_task_runs(prefect_api):
+def test_the_event_feed_has_events_of_flow_runs_and_ours_but_not_of_task_runs(prefect_api):
     @task
     def step() -> None:
         pass

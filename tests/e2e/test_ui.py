@@ -1,4 +1,4 @@
-"""What an operator does in the Prefect UI, in a real browser: look at the triage and the charts, fill the form, replay, purge.
+"""An operator's work in the Prefect UI, in a real browser: look at the triage and the charts, fill the form, replay, purge.
 
 The screenshots are kept in ``build/screenshots``.
 """
@@ -172,7 +172,7 @@ def test_the_charts_are_seen_in_the_theme_of_the_ui(machine, ui, browser, start_
 
     browser.set_viewport_size({"width": 1400, "height": 1500})
     for theme, system in (("dark", "light"), ("light", "dark")):
-        # The UI's own theme, whatever the system's is.
+        # The UI's own theme, not the system's.
         browser.emulate_media(color_scheme=system)
         browser.evaluate("theme => localStorage.setItem('color-scheme', JSON.stringify(theme))", theme)
         open_artifact(browser, ui, "metrics")
@@ -214,9 +214,7 @@ def test_the_form_of_an_endpoint_saves_a_new_timeout_and_keeps_the_rest(up, up_m
 
 
 @pytest.mark.parametrize("path", ["", "/v2"], ids=["UI", "new UI"])
-def test_a_run_from_the_form_is_named_after_its_work_instead_of_the_name_that_the_form_proposes(
-    up, browser, path
-):
+def test_a_run_from_the_form_is_named_after_its_work(up, browser, path):
     pause = deployment(up.url, "pause-endpoint/pause-endpoint")
     given = quote(json.dumps({"endpoint": "nobody"}))
     browser.goto(f"{up.url}{path}/deployments/deployment/{pause}/run?parameters={given}")

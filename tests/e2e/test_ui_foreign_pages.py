@@ -96,7 +96,7 @@ def test_a_link_elsewhere_opens_the_ui_but_not_the_api(unlocked, page, foreign_p
         assert answer.value.status == expected, address
 
 
-def test_a_page_whose_name_now_resolves_to_this_machine_is_refused(unlocked, page):
+def test_a_foreign_name_that_resolves_to_this_machine_is_refused(unlocked, page):
     """DNS rebinding: for the browser, page and API are of one origin then."""
     answer = page.goto(f"http://rebound.example:{unlocked}/api{SECRETS}")
     assert answer.status == 403

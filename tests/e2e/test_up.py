@@ -82,7 +82,7 @@ def unfinished_runs(machine) -> list[tuple]:
     )
 
 
-def runs_whose_worker_is_gone(machine) -> int:
+def runs_of_lost_workers(machine) -> int:
     [(count,)] = query_prefect(
         machine,
         "SELECT count(*) FROM flow_run_state WHERE type = 'CRASHED' AND message = 'its worker was lost'",
@@ -90,7 +90,7 @@ def runs_whose_worker_is_gone(machine) -> int:
     return count
 
 
-def test_it_says_what_runs_and_where(up, up_machine):
+def test_up_prints_its_parts_and_addresses(up, up_machine):
     assert re.search(rf"^UI +http://127\.0\.0\.1:{up.port}$", up.said, re.MULTILINE)
     assert "emit-events/drain" in up.said
     logs = re.search(r"^logs +(.*)$", up.said, re.MULTILINE)[1].split(", ")
@@ -115,7 +115,7 @@ def test_the_worker_sends_stored_events_within_seconds(up, up_machine, user, dra
     wait_until(lambda: number(up_machine, "delivered", "stored") == 1, 30)
 
 
-def test_a_second_one_says_that_there_is_one(up, up_machine):
+def test_a_second_up_is_refused(up, up_machine):
     second = up_machine.run("up", "--port", str(free_port()))
     assert second.returncode == 1
     assert (
@@ -165,7 +165,7 @@ def test_a_dead_letter_among_them_is_exit_code_1_and_a_command_that_lists_it(up,
     )
 
 
-def test_a_replay_whose_dead_letters_die_again_is_exit_code_1(up, up_machine, hooks):
+def test_a_replay_with_new_dead_letters_is_exit_code_1(up, up_machine, hooks):
     path = up_machine.write_events("dead.jsonl", events("dead", rejected=1, count=1))
     up_machine.run("emit", path, "--endpoint", "hooks")
 
@@ -196,7 +196,7 @@ def silent(up, up_machine, user, start_receiver):
     user.do("cancel", "--endpoint", "silent")
 
 
-def test_ctrl_c_is_one_line_that_says_what_remains(up_machine, silent, user):
+def test_ctrl_c_is_one_line_with_the_remaining_work(up_machine, silent, user):
     count = 1500
     path = up_machine.write_events("many.jsonl", events("many", count=count))
     emitting = up_machine.start("emit", path, "--endpoint", "silent")
@@ -259,7 +259,7 @@ def test_when_an_endpoint_has_recovered_its_transient_dead_letters_are_sent_agai
     assert sum(entry["count"] for entry in replayed) == FAILED
 
 
-def test_a_termination_stops_all_of_it_and_hands_back_what_it_ran(up, up_machine, draining):
+def test_sigterm_stops_everything_and_releases_deliveries(up, up_machine, draining):
     family = up.family
     up.process.terminate()
 
@@ -278,15 +278,13 @@ def test_a_termination_stops_all_of_it_and_hands_back_what_it_ran(up, up_machine
 
 
 @pytest.mark.slow
-def test_when_it_is_killed_nothing_of_it_remains_and_the_next_one_closes_its_runs(
-    up, up_machine, draining, ensure_up
-):
+def test_a_killed_up_leaves_no_process_and_the_next_one_closes_its_runs(up, up_machine, draining, ensure_up):
     family = up.family
     up.process.kill()
     wait_until(lambda: not alive(family))
     assert unfinished_runs(up_machine)
     [left_behind] = (up_machine.home / "resonant" / "tmp").iterdir()
-    before = runs_whose_worker_is_gone(up_machine)
+    before = runs_of_lost_workers(up_machine)
 
     next_one = ensure_up()
     family = next_one.family
@@ -297,4 +295,4 @@ def test_when_it_is_killed_nothing_of_it_remains_and_the_next_one_closes_its_run
     assert next_one.process.wait(timeout=60) == 1
     assert "the Prefect server ended (exit code 137)" in next_one.process.stderr.read()
     assert not alive(family)
-    assert runs_whose_worker_is_gone(up_machine) > before
+    assert runs_of_lost_workers(up_machine) > before

@@ -37,18 +37,18 @@ def password_file(machine):
     return machine.home / "resonant" / "prefect-password"
 
 
-def test_the_api_answers_nobody_without_the_password(up):
+def test_the_api_requires_the_password(up):
     with patient_client(f"{up.url}/api", event_hooks={}) as anybody:
         assert anybody.post(SECRETS, json={}).status_code == 401
     assert up.api.post(SECRETS, json={}).status_code == 200
 
 
-def test_it_says_where_the_password_is_and_only_the_owner_can_read_it(up, password_file):
+def test_up_names_the_password_file_which_only_its_owner_can_read(up, password_file):
     assert f"password     the line in {password_file}" in up.said
     assert stat.S_IMODE(password_file.stat().st_mode) == 0o600
 
 
-def test_commands_use_it_by_themselves(up, machine, start_receiver):
+def test_commands_use_the_password_automatically(up, machine, start_receiver):
     receiver = start_receiver("resonant.testing:always_ok")
     for address in ("127.0.0.1", "localhost"):  # a user may have set it
         added = machine.succeed(

@@ -126,7 +126,7 @@ def test_a_sink_of_another_package_takes_events_by_the_command_and_by_the_worker
     wait_until(lambda: len(list(tmp_path.glob("*.json"))) == 2)
 
 
-def test_where_that_package_is_missing_one_line_says_so_and_a_setting_can_name_its_module(up, tmp_path):
+def test_a_missing_package_is_one_line_and_a_setting_can_name_its_module(up, tmp_path):
     saver = Machine(tmp_path, f"{up.url}/api", {"PYTHONPATH": str(EXAMPLE)})
     saved = saver.run_code(SAVE_SPOOL.format(folder=str(tmp_path), name="other"))
     assert saved.returncode == 0, saved.stderr
@@ -183,7 +183,7 @@ def is_used(copy: Installation) -> bool:
     return (copy.home / "flows" / "used").exists()
 
 
-def test_the_demo_tells_its_story(binaries, tmp_path):
+def test_the_demo_prints_its_steps(binaries, tmp_path):
     machine = Installation(tmp_path, binaries=binaries)
     process = machine.start("demo", "--events", "40")
     said, noise = process.communicate(timeout=240)
