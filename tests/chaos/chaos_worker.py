@@ -17,24 +17,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from resonant.dead_letters.purge import Retention, purge
 from resonant.dead_letters.replay import ReplayRequest, take_dead_letters
 from resonant.dead_letters.triage import triage
-from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.retry import Retry, RetryPolicy
-from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.limits import Limits
 from resonant.input_lines import parse_event
-from resonant.sinks.endpoint import Endpoint
-from resonant.sinks.http import HttpSink
-from resonant.sinks.redaction import Redactor
-from resonant.store import WorkerStore
 from resonant.store.audit import audited
 from resonant.store.views.selection import Selection
+from support.dispatching import dispatching, http_target, opened
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
 
+    from resonant.delivery.attempt import Destination
+    from resonant.dispatch.dispatcher import Dispatcher
     from resonant.events import Clock, Lease
     from resonant.store import Store
 
@@ -93,13 +93,10 @@ class Progress:
 
 @asynccontextmanager
 async def opened_store(orders: Orders, clock: Clock = time.time) -> AsyncIterator[Store]:
-    store = await WorkerStore.open(orders.url, clock=clock, lease_seconds=orders.lease_seconds)
-    if orders.pauses is not None:
-        _slow_down(store, random.Random(orders.pauses))
-    try:
+    async with opened(orders.url, clock=clock, lease_seconds=orders.lease_seconds) as store:
+        if orders.pauses is not None:
+            _slow_down(store, random.Random(orders.pauses))
         yield store
-    finally:
-        await store.close()
 
 
 def _slow_down(store: Store, rng: random.Random) -> None:
@@ -119,26 +116,13 @@ def _slow_down(store: Store, rng: random.Random) -> None:
     store.write, os.fsync = slow_write, slow_sync
 
 
-@asynccontextmanager
-async def opened_emission(store: Store, orders: Orders) -> AsyncIterator[Dispatcher]:
-    endpoint = Endpoint(ENDPOINT, orders.receiver, timeout=TIMEOUT_SECONDS, allow_private=True)
-
+def opened_emission(store: Store, orders: Orders) -> AbstractAsyncContextManager[Dispatcher]:
     async def open_destination(name: str) -> Destination:
-        sink = HttpSink(endpoint)
-        return Destination(
-            name=name,
-            sink=sink,
-            describe=Redactor.of(endpoint).message,
-            close=sink.aclose,
-            timeout=endpoint.timeout,
-        )
+        return http_target(name, orders.receiver, timeout=TIMEOUT_SECONDS)
 
-    attempt_runner = AttemptRunner(clock=store.clock, rng=random.Random(), policy=lambda _name: POLICY)
     limits = Limits(concurrency=2 * WIDTH, endpoint_concurrency=WIDTH, chunk_size=orders.chunk_size)
-    async with Dispatcher(
-        store, attempt_runner, open_destination, owner=orders.name, limits=limits
-    ) as dispatcher:
-        yield dispatcher
+    options = {"open_destination": open_destination, "owner": orders.name, "limits": limits}
+    return dispatching(store, None, policy=POLICY, seed=None, **options)
 
 
 def _emit_one(dispatcher: Dispatcher, progress: Progress) -> Callable[[Lease], Awaitable[None]]:

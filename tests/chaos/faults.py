@@ -12,31 +12,27 @@ import os
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from chaos_facts import Database, Look, histories
+from chaos_facts import Database, Look, histories, problems_of_journal, sent_beyond_records
 
-from resonant.delivery.attempt import Destination
 from resonant.delivery.retry import RetryPolicy
 from resonant.dispatch.limiting.prefetch import PrefetchWindow
 from resonant.dispatch.limits import Limits
 from resonant.events import Event
-from resonant.sinks.endpoint import Endpoint
-from resonant.sinks.http import HttpSink
-from resonant.sinks.redaction import Redactor
-from support.dispatching import dispatching, emit, opened
+from support.dispatching import dispatching, emit, http_target, opened
 from support.waiting import until
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from contextlib import AbstractAsyncContextManager
 
     from chaos_journal import Journal
 
+    from resonant.delivery.attempt import Destination
     from resonant.dispatch.counts import Counts
     from resonant.dispatch.dispatcher import Dispatcher
     from resonant.events import Clock
@@ -149,11 +145,7 @@ class Fault:
         urls = urls or {ENDPOINT: self.receiver.url.replace("127.0.0.1", self.host)}
 
         async def open_destination(name: str) -> Destination:
-            timeout = self.timeouts.get(name, self.timeout)
-            endpoint = Endpoint(name, urls[name], timeout=timeout, allow_private=True)
-            sink = HttpSink(endpoint)
-            describe = Redactor.of(endpoint).message
-            return Destination(name, sink, describe=describe, close=sink.aclose, timeout=timeout)
+            return http_target(name, urls[name], timeout=self.timeouts.get(name, self.timeout))
 
         return dispatching(
             store,
@@ -220,11 +212,8 @@ class Fault:
         if stored.keys() != self.given.keys():
             lost, unknown = self.given.keys() - stored.keys(), stored.keys() - self.given.keys()
             problems.append(f"{len(lost)} are lost, {len(unknown)} are unknown")
-        problems += self._problems_of_journal(stored, received)
-        twice = sum(
-            max(0, len(received.get(event_id, ())) - len(history.recorded))
-            for event_id, history in stored.items()
-        )
+        problems += problems_of_journal(stored, received, self.given.get)
+        twice = sum(sent_beyond_records(stored, received).values())
         if twice > most_twice:
             problems.append(f"{twice} received beyond what was recorded, and at most {most_twice} explained")
         reasons = Counter(
@@ -234,16 +223,6 @@ class Fault:
             problems.append(f"dead letters: {dict(reasons)}, expected {dead or {}}")
         assert not problems, "\n".join(problems[:20])
         return look.statuses + Counter(twice=twice, received=sum(map(len, received.values())))
-
-    def _problems_of_journal(self, stored, received) -> Iterator[str]:
-        for event_id, entries in received.items():
-            if any(entry["sha256"] != sha256(self.given[event_id]).hexdigest() for entry in entries):
-                yield f"{event_id} was received with another body"
-        for event_id, history in stored.items():
-            answers = Counter(entry["status"] for entry in received.get(event_id, ()))
-            answered = Counter(each["status_code"] for each in history.attempts if each["status_code"])
-            if not answered <= answers:
-                yield f"{event_id}: its history says {dict(answered)}, the receiver {dict(answers)}"
 
     def attempts(self, columns: str) -> list[dict]:
         return Database(self.url).query(f"SELECT {columns} FROM resonant_attempts")

@@ -8,34 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 import sys
 import time
-from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from resonant.dead_letters.purge import Retention, purge
 from resonant.dead_letters.triage import triage
-from resonant.delivery.attempt import AttemptRunner, Destination
-from resonant.delivery.retry import Retry, RetryPolicy
-from resonant.dispatch.dispatcher import Dispatcher
+from resonant.delivery.retry import RetryPolicy
 from resonant.dispatch.limits import Limits
 from resonant.events import Event
 from resonant.files import atomic_file
 from resonant.metrics.prometheus import registry_of, to_text
 from resonant.metrics.totals import measure
-from resonant.sinks.endpoint import Endpoint
-from resonant.sinks.http import HttpSink
-from resonant.sinks.redaction import Redactor
-from resonant.store import WorkerStore
 from resonant.store.counter_compaction import compact
+from support.dispatching import dispatching, emit, http_target, opened
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
 
-    from resonant.events import Lease
+    from resonant.delivery.attempt import Destination
+    from resonant.dispatch.dispatcher import Dispatcher
     from resonant.store import Store
 
 ENDPOINT = "hooks"
@@ -90,7 +86,7 @@ async def drain(store: Store, orders: Orders) -> None:
     while time.time() < orders.ends_at or await store.unfinished():
         seconds = min(_RUN_SECONDS, orders.ends_at - time.time())
         async with _opened_emission(store, orders, run_for=max(0.0, seconds)) as dispatcher:
-            await dispatcher.run(_emitter(dispatcher), take_over=True)
+            await emit(dispatcher, take_over=True)
         if time.time() >= orders.ends_at:
             await asyncio.sleep(0.5)
 
@@ -112,43 +108,21 @@ async def keep(store: Store, orders: Orders) -> None:
         await asyncio.sleep(max(0.0, min(pause, orders.ends_at - time.time())))
 
 
-@asynccontextmanager
-async def _opened_emission(store: Store, orders: Orders, *, run_for: float) -> AsyncIterator[Dispatcher]:
-    endpoint = Endpoint(ENDPOINT, orders.receiver, timeout=_TIMEOUT_SECONDS, allow_private=True)
-
+def _opened_emission(
+    store: Store, orders: Orders, *, run_for: float
+) -> AbstractAsyncContextManager[Dispatcher]:
     async def open_destination(name: str) -> Destination:
-        sink = HttpSink(endpoint)
-        return Destination(
-            name=name,
-            sink=sink,
-            describe=Redactor.of(endpoint).message,
-            close=sink.aclose,
-            timeout=endpoint.timeout,
-        )
+        return http_target(name, orders.receiver, timeout=_TIMEOUT_SECONDS)
 
-    attempt_runner = AttemptRunner(clock=store.clock, rng=random.Random(), policy=lambda _name: _POLICY)
-    limits = Limits(run_for=run_for)
-    async with Dispatcher(
-        store, attempt_runner, open_destination, owner=f"drain-{time.time()}", limits=limits
-    ) as dispatcher:
-        yield dispatcher
-
-
-def _emitter(dispatcher: Dispatcher):
-    async def emit_one(lease: Lease) -> None:
-        while isinstance(decision := (await dispatcher.attempt(lease.key)).decision, Retry):
-            await asyncio.sleep(decision.delay)
-
-    return emit_one
+    owner, limits = f"drain-{time.time()}", Limits(run_for=run_for)
+    options = {"open_destination": open_destination, "owner": owner, "limits": limits}
+    return dispatching(store, None, policy=_POLICY, seed=None, **options)
 
 
 async def work(role: str, orders: Orders) -> None:
     """Do one of the roles to its end."""
-    store = await WorkerStore.open(orders.url)
-    try:
+    async with opened(orders.url) as store:
         await {"produce": produce, "drain": drain, "keep": keep}[role](store, orders)
-    finally:
-        await store.close()
 
 
 if __name__ == "__main__":

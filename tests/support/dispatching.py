@@ -23,6 +23,9 @@ from resonant.dispatch.limits import WAIT_SECONDS, Limits
 from resonant.errors import EndpointError, UnexpectedStatus
 from resonant.events import Event
 from resonant.sinks.base import CallableSink
+from resonant.sinks.endpoint import Endpoint
+from resonant.sinks.http import HttpSink
+from resonant.sinks.redaction import Redactor
 from resonant.store import WorkerStore, schema
 from resonant.store.shared.gates import GateChange, change_gate, read_gate
 from resonant.testing import FixedClock
@@ -134,6 +137,14 @@ def sink_target(name, sink, **fields):
     return Destination(
         name=name, sink=sink, **{"describe": describe, "close": close, "timeout": 15.0} | fields
     )
+
+
+def http_target(name, url, *, timeout=15.0, **fields):
+    """Return the destination of an HTTP endpoint that may be at a private address."""
+    endpoint = Endpoint(name, url, timeout=timeout, allow_private=True)
+    sink = HttpSink(endpoint)
+    describe = Redactor.of(endpoint).message
+    return sink_target(name, sink, describe=describe, close=sink.aclose, timeout=timeout, **fields)
 
 
 @asynccontextmanager
