@@ -105,3 +105,10 @@ def journal(tmp_path_factory):
     """The receiver of all rounds."""
     with started_receiver(tmp_path_factory.mktemp("receiver"), "chaos_receiver:by_type") as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def receiver(tmp_path_factory):
+    """The receiver of the fault suite, which delivers everything."""
+    with started_receiver(tmp_path_factory.mktemp("receiver"), "faults_receiver:steady") as started:
+        yield started

@@ -171,6 +171,13 @@ class Fault:
             self.failure = error
             raise
 
+    async def started(self, count: int, *, received: int) -> asyncio.Task[Counts]:
+        """Store so many events, start to emit them, and wait until the receiver has so many requests."""
+        await self.enqueue(count)
+        emitting = asyncio.create_task(self.emit())
+        await self.when_received(received)
+        return emitting
+
     async def emit_all(self) -> None:
         """Emit until nothing is unfinished."""
         async with asyncio.timeout(_PATIENCE_SECONDS), self.opened_store() as store:

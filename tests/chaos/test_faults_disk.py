@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import gzip
 import json
 import resource
 import signal
 
 import pytest
 from chaos_facts import Database
-from chaos_journal import started_receiver
 from faults import (
     BULK_LANE_FIRST,
     ENDPOINT,
@@ -29,15 +27,10 @@ from faults_disk import small_disk
 from resonant.dead_letters.cancel import cancel
 from resonant.errors import StoreUnavailable
 from resonant.store.views.selection import Selection
+from support.archives import read_archive
 from support.machine import finished
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def receiver(tmp_path_factory):
-    with started_receiver(tmp_path_factory.mktemp("receiver"), "faults_receiver:steady") as started:
-        yield started
 
 
 def stored(url: str) -> int:
@@ -83,9 +76,7 @@ class TestWhileEventsAreEmitted:
     async def test_a_short_outage_changes_nothing(self, tmp_path, receiver, chunk_size):
         with small_disk(tmp_path / "disk", "8m") as disk:
             fault = Fault(f"sqlite:///{disk.folder}/resonant.db", receiver, chunk_size)
-            await fault.enqueue(400)
-            emitting = asyncio.create_task(fault.emit())
-            await fault.when_received(80)
+            emitting = await fault.started(400, received=80)
             disk.fill()
             await asyncio.sleep(0.7)
             recorded = len(fault.attempts("id"))
@@ -101,9 +92,7 @@ class TestWhileEventsAreEmitted:
     ):
         with small_disk(tmp_path / "disk", "8m") as disk:
             fault = Fault(f"sqlite:///{disk.folder}/resonant.db", receiver, chunk_size, lease_seconds=1.5)
-            await fault.enqueue(400)
-            emitting = asyncio.create_task(fault.emit())
-            await fault.when_received(80)
+            emitting = await fault.started(400, received=80)
             disk.fill()
             with pytest.raises(StoreUnavailable, match="the disk is full"):
                 await emitting
@@ -143,11 +132,7 @@ class TestWhileWhatWasPurgedIsArchived:
     @staticmethod
     def read(folder) -> dict[str, bytes]:
         """Read archives in which each event is once."""
-        text = b""
-        for archive in folder.iterdir():
-            data = archive.read_bytes()
-            text += gzip.decompress(data) if archive.suffix == ".gz" else data
-        documents = [json.loads(line) for line in text.splitlines()]
+        documents = [each for archive in folder.iterdir() for each in read_archive(archive)]
         found = {each["event"]["id"]: base64.b64decode(each["event"]["body"]) for each in documents}
         assert len(found) == len(documents)
         return found

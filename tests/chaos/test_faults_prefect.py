@@ -44,12 +44,6 @@ def server(tmp_path_factory):
         yield started
 
 
-@pytest.fixture(scope="module")
-def receiver(tmp_path_factory):
-    with started_receiver(tmp_path_factory.mktemp("receiver"), "faults_receiver:steady") as started:
-        yield started
-
-
 @pytest.fixture
 def machine(tmp_path, sqlite_url, server, receiver):
     made = Machine(tmp_path, sqlite_url, server.api_url, {"RESONANT_ENDPOINT_CONCURRENCY": f"{_WIDTH}"})

@@ -27,12 +27,6 @@ HOST = "hooks.example.test"
 HOUR = 3600.0
 
 
-@pytest.fixture(scope="module")
-def receiver(tmp_path_factory):
-    with started_receiver(tmp_path_factory.mktemp("receiver"), "faults_receiver:steady") as started:
-        yield started
-
-
 @pytest.fixture
 def make_fault(sqlite_url, receiver, chunk_size):
     def make(**fields) -> Fault:

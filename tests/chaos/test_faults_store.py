@@ -8,7 +8,6 @@ import subprocess
 import sys
 
 import pytest
-from chaos_journal import started_receiver
 from faults import (
     BULK_LANE_FIRST,
     DATABASE,
@@ -52,12 +51,6 @@ def database_url(server):
     return server.empty_database(DATABASE)
 
 
-@pytest.fixture(scope="module")
-def receiver(tmp_path_factory):
-    with started_receiver(tmp_path_factory.mktemp("receiver"), "faults_receiver:steady") as started:
-        yield started
-
-
 @pytest.fixture
 def make_fault(receiver, chunk_size):
     def make(url: str, **fields) -> Fault:
@@ -72,9 +65,7 @@ class TestPostgreSQLRestarts:
     async def test_a_short_outage_changes_nothing(self, server, database_url, make_fault, way):
         fault = make_fault(database_url)
 
-        await fault.enqueue(400)
-        emitting = asyncio.create_task(fault.emit())
-        await fault.when_received(100)
+        emitting = await fault.started(400, received=100)
         async with server.stopped_meanwhile(crashes=way == "crashed"):
             await asyncio.sleep(1.0)
             assert not emitting.done()
@@ -87,9 +78,7 @@ class TestPostgreSQLRestarts:
     ):
         fault = make_fault(database_url, lease_seconds=1.5)
 
-        await fault.enqueue(400)
-        emitting = asyncio.create_task(fault.emit())
-        await fault.when_received(100)
+        emitting = await fault.started(400, received=100)
         async with server.stopped_meanwhile():
             with pytest.raises(StoreUnavailable, match=r"^postgresql://postgres@/faults: [^\n]+$"):
                 await emitting
@@ -115,9 +104,7 @@ class TestPostgreSQLLosesConnections:
                     await asyncio.sleep(_BETWEEN_CUTS_SECONDS if found else 0.001)
 
         cuts: list[int] = []
-        await fault.enqueue(1000)
-        emitting = asyncio.create_task(fault.emit())
-        await fault.when_received(1)
+        emitting = await fault.started(1000, received=1)
         cutting = asyncio.create_task(cut())
         summary = await emitting
         cutting.cancel()
@@ -133,9 +120,7 @@ class TestPostgreSQLLosesConnections:
 
         async with relayed(database_url) as relay:
             fault.url = relay.url
-            await fault.enqueue(400)
-            emitting = asyncio.create_task(fault.emit())
-            await fault.when_received(1)
+            emitting = await fault.started(400, received=1)
             while not emitting.done():
                 relay.lose = int(relay.lost < _MOST_CUTS)
                 await asyncio.sleep(_BETWEEN_CUTS_SECONDS)
@@ -212,9 +197,7 @@ class TestSQLiteIsLockedByAnotherProcess:
         monkeypatch.setattr("resonant.store.engine.sqlite._BUSY_TIMEOUT_SECONDS", busy_timeout)
         fault = make_fault(sqlite_url)
 
-        await fault.enqueue(300)
-        emitting = asyncio.create_task(fault.emit())
-        await fault.when_received(60)
+        emitting = await fault.started(300, received=60)
         with locked_by_another_process(fault):
             await asyncio.sleep(1.2)
             assert not emitting.done()
@@ -228,9 +211,7 @@ class TestSQLiteIsLockedByAnotherProcess:
         monkeypatch.setattr("resonant.store.engine.sqlite._BUSY_TIMEOUT_SECONDS", 0.2)
         fault = make_fault(sqlite_url, lease_seconds=1.5)
 
-        await fault.enqueue(300)
-        emitting = asyncio.create_task(fault.emit())
-        await fault.when_received(60)
+        emitting = await fault.started(300, received=60)
         with locked_by_another_process(fault):
             await asyncio.sleep(3.0)
             assert not emitting.done()
