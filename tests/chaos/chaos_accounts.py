@@ -1,4 +1,4 @@
-"""The accounts of a round: what was accepted, what the receiver saw, what the store says, and what a kill explains."""
+"""The accounts of a round: accepted events, received requests, the store, and the differences that a kill explains."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from chaos_round import Round
     from chaos_struck import Struck
 
-# What one process may have begun at a moment: one for each slot, but for what a chunk begins ahead of need.
+# The most sends that one process may have begun: one per slot; a chunk begins more, ahead of need.
 _MOST_BEGUN = {"emit": WIDTH, "replay": WIDTH, "bulk": PrefetchWindow.MOST_BEGUN * WIDTH}
 
 
@@ -40,11 +40,11 @@ class Accounts:
     """The facts after a round.
 
     Attributes:
-        stored: what is in the store, by event id.
-        archived: what is only in the archive.
-        removed: which deliveries were removed, each with its last status.
+        stored: the deliveries in the store, by event id.
+        archived: the deliveries that are only in the archive, by event id.
+        removed: the removed deliveries, each with its last status.
         received: the receiver's journal, by event id.
-        stalled: the longest time that a watch stood still, in seconds.
+        stalled: the longest pause of a watch, in seconds.
     """
 
     round: Round
@@ -86,12 +86,12 @@ class Accounts:
 
     @property
     def known(self) -> dict[str, History]:
-        """All whose history is known: but for what was purged without an archive."""
+        """All deliveries whose history is known: all except those purged without an archive."""
         return self.archived | self.stored
 
     @property
     def missing(self) -> set[str]:
-        """Events that were accepted for certain, were not purged, and are nowhere."""
+        """Events that were certainly accepted and not purged, and are neither stored nor archived."""
         acknowledged = {
             event_id
             for lines in self._said.values()
@@ -110,12 +110,12 @@ class Accounts:
 
     @property
     def extra(self) -> dict[str, int]:
-        """How often each event was received beyond the attempts whose outcome stands."""
+        """How often each event was received in addition to its recorded attempts."""
         return sent_beyond_records(self.known, self.received)
 
     @property
     def in_flight(self) -> int:
-        """How many sends were in flight at the signals: as many duplicates there may be."""
+        """How many sends were in flight at the signals: the highest number of duplicates."""
         return sum(len(each.in_flight) + each.tolerated for each in self.round.struck)
 
     def as_dict(self) -> dict[str, object]:
@@ -135,7 +135,7 @@ class Accounts:
         }
 
     def problems(self) -> list[str]:
-        """Say all that is wrong at the end of a round."""
+        """Return all problems at the end of a round."""
         return [
             *self.look.problems(),
             *self._problems_of_acceptance(),
@@ -153,16 +153,16 @@ class Accounts:
         if missing := self.missing:
             yield f"{len(missing)} accepted events are lost, as {sorted(missing)[:3]}"
         if unknown := self.known.keys() - self.round.events.keys():
-            yield f"in the store, and given by nobody: {sorted(unknown)[:3]}"
+            yield f"in the store, but never enqueued: {sorted(unknown)[:3]}"
         for event_id, body in self.bodies.items():
             if body != self.round.events.get(event_id):
-                yield f"{event_id}: its body is not the one that was given"
+                yield f"{event_id}: its body is not the one that was enqueued"
 
     def _problems_of_fates(self) -> Iterator[str]:
-        """No kill makes a dead letter of what the receiver would have taken."""
+        """No kill makes a dead letter of an event that the receiver would have accepted."""
         for event_id, history in self.known.items():
             reason, type_ = history.delivery["reason"], history.delivery["event_type"]
-            # On a machine that stands still, the receiver's answers come too late.
+            # If the machine stalls, the receiver's answers are late.
             if reason == "exhausted" and any(each["code"] == "timeout" for each in history.attempts):
                 continue
             if reason not in (None, "cancelled", "crashed", REASONS.get(type_)):
@@ -172,7 +172,7 @@ class Accounts:
         yield from problems_of_journal(self.known, self.received, self.round.events.get, purged=self.purged)
 
     def _problems_of_duplicates(self) -> Iterator[str]:
-        """Each send without an outcome that stands was in flight at a signal."""
+        """Each send without a recorded outcome was in flight at a signal."""
         struck = self.round.struck
         stopped = [each for each in struck if each.victim.signal == "SIGSTOP"]
         beside = self._lost_beside_signals
@@ -180,21 +180,21 @@ class Accounts:
         for event_id, more in self.extra.items():
             explained = sum(event_id in each.in_flight for each in struck)
             explained += beside.get(event_id, 0)
-            # Who was stopped may have got the same delivery again when it woke, by a lease about to run out.
+            # A stopped process may claim the same delivery again when it continues, with a lease that is about to expire.
             explained += sum(max(0, self.known[event_id].lost_by(each.owner) - 1) for each in stopped)
             if more > explained:
                 unexplained[event_id] = more - explained
         tolerated = sum(each.tolerated for each in struck)
         if sum(unexplained.values()) > tolerated:
             shown = dict(list(unexplained.items())[:3])
-            yield f"{sum(unexplained.values())} received once more than was in flight, {tolerated} tolerated: {shown}"
-        # With what was charged and what came late: each send is in the history, but for what was handed back.
+            yield f"{sum(unexplained.values())} received more often than the sends in flight explain, {tolerated} tolerated: {shown}"
+        # Each send is in the history, lost and late ones too, except those that were handed back.
         unwritten = {
             event_id: more
             for event_id, history in self.known.items()
             if (more := len(self.received.get(event_id, ())) - len(history.attempts)) > 0
         }
-        # A late outcome of what was purged meanwhile is written nowhere.
+        # The late outcome of a delivery that was purged meanwhile is not recorded.
         if self.look.purged:
             tolerated += sum(len(each.in_flight) for each in stopped)
         if sum(unwritten.values()) > tolerated:
@@ -214,10 +214,10 @@ class Accounts:
                     both = f"{len(charged - expected)} wrongly, {len(expected - charged)} not"
                     yield f"{struck.owner} was killed with {expected.total()} in flight: charged {both}"
                 continue
-            # A command that ends in good order goes on to begin some; a worker of ours hands back what it began.
+            # A command that shuts down still begins some sends; our workers hand back the deliveries they began.
             tolerated = 0 if self.round.commands is None else struck.tolerated
             if len(wrongly := charged.keys() - struck.in_flight) > tolerated:
-                yield f"{struck.owner} is charged with what it did not send: {sorted(wrongly)[:3]}"
+                yield f"{struck.owner} is charged with sends that it did not make: {sorted(wrongly)[:3]}"
         ghost = Counter({each: n for each, h in self.known.items() if (n := h.lost_by(GHOST))})
         expected = Counter(self.round.begun_by_ghost & self.known.keys())
         if ghost != expected:
@@ -225,11 +225,11 @@ class Accounts:
         beside = self._lost_beside_signals
         stopped = any(each.victim.signal == "SIGSTOP" for each in self.round.struck)
         if beside and not (stopped or self.stalled > STALL_SECONDS):
-            yield f"{sum(beside.values())} leases were lost that nobody had stopped, as of {sorted(beside)[:3]}"
+            yield f"{sum(beside.values())} leases of processes that were not hit were lost, as of {sorted(beside)[:3]}"
 
     @property
     def _lost_beside_signals(self) -> Counter[str]:
-        """Lost attempts of workers that were not hit: their leases ended while they, or the machine, stood still."""
+        """Lost attempts of workers that were not hit: their leases expired while they, or the machine, stalled."""
         if self.round.commands is not None:
             return Counter()
         hit = {GHOST, *(each.owner for each in self.round.struck if not each.came_too_late)}
@@ -252,16 +252,16 @@ class Accounts:
         return +found
 
     def _problems_of_acknowledgements(self) -> Iterator[str]:
-        """Whatever a process went on from is in the store."""
+        """Every attempt that a process acknowledged is in the store."""
         for name, lines in self._said.items():
             for line in lines:
                 for event_id, number in line.get("recorded", ()):
                     history = self.known.get(event_id)
                     if history is None:
                         if event_id not in self.purged:
-                            yield f"{name} went on from an attempt of {event_id}, which is nowhere"
+                            yield f"{name} acknowledged an attempt of {event_id}, which is not in the store"
                     elif number not in {each["number"] for each in history.recorded}:
-                        yield f"{name} went on from attempt {number} of {event_id}, which was not recorded"
+                        yield f"{name} acknowledged attempt {number} of {event_id}, which is not recorded"
 
     def _problems_of_audit(self) -> Iterator[str]:
         asked = [each for each in self.round.struck if each.victim.kind in PURGING | {"replay"}]
@@ -292,7 +292,7 @@ class Accounts:
                 yield f"the audit row of {row['who']} has no end"
 
     def _problems_of_purged(self) -> Iterator[str]:
-        """Only what is final is removed, and is counted; with an archive, counters are held against that, too."""
+        """Only final deliveries are removed, and they are counted; with an archive, the counters match it too."""
         if len(self.removed) != self.look.purged:
             yield f"{len(self.removed)} were removed, {self.look.purged} are counted as purged"
         may_be_removed = {"dead_letter", "delivered"} if self.round.plan.delivered_too else {"dead_letter"}
@@ -301,7 +301,7 @@ class Accounts:
         if self.round.archive is None:
             return
         if (purged := self.purged - self.stored.keys()) != self.archived.keys():
-            yield f"{len(purged)} were purged, {len(self.archived)} of what is gone are archived"
+            yield f"{len(purged)} were purged, {len(self.archived)} of them are archived"
         kept = [each for history in self.known.values() for each in history.attempts if not each["late"]]
         for result in ("delivered", "failed", "lost"):
             number = sum(each["result"] == result for each in kept)
@@ -318,7 +318,7 @@ class Accounts:
         return found
 
     def problems_of_archive(self, archive: Path) -> list[str]:
-        """Say what is wrong with it once all is purged: each dead letter is in it, whole, and once but for a kill."""
+        """Return its problems after everything is purged: it has each dead letter completely, and once unless a purge was killed."""
         documents, torn = read_archives(archive)
         problems = []
         times = Counter(each["delivery"]["event_id"] for each in documents)
@@ -336,12 +336,12 @@ class Accounts:
         for each in documents:
             event_id = each["delivery"]["event_id"]
             if base64.b64decode(each["event"]["body"]) != self.round.events.get(event_id):
-                problems.append(f"{event_id}: its body in the archive is not the one that was given")
+                problems.append(f"{event_id}: its body in the archive is not the one that was enqueued")
         return problems
 
 
 def read_archives(asked: Path) -> tuple[list[dict], bytes]:
-    """Return the documents of all purges that were given this name, and what kills have left half written."""
+    """Return the documents of all purges with this archive name, and the partial lines that killed purges left."""
     stem, dot, suffix = asked.name.partition(".")
     documents, torn = [], b""
     for path in sorted(asked.parent.glob(f"{stem}*{dot}{suffix}")):

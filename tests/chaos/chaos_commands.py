@@ -1,4 +1,4 @@
-"""The victims as a user starts them: the command line, and flows, on a Prefect server."""
+"""Victims as a user starts them: commands and flows, on a Prefect server."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 _COLLECT = "import asyncio; from flows.dead_letters import collect_dead_letters as run; asyncio.run(run())"
 _EXPORT = "import asyncio; from flows.metrics import export_metrics as run; asyncio.run(run())"
-# What the imports take, in seconds of CPU: only after them there is anything to hit.
+# The CPU seconds of the imports: before that, there is no work to hit.
 _IMPORTED_AFTER = {"collect": 1.8, "export": 2.0}
 _OWNED = f"SELECT 1 AS one FROM resonant_deliveries WHERE lease_owner <> '{GHOST}' LIMIT 1"
 
 
 class Commands(Machine):
-    """Starts victims with a Prefect server, and sees when they have begun."""
+    """Starts victims with a Prefect server, and notices when they have begun."""
 
     def add_endpoint(self, url: str) -> None:
         options = ("--allow-private", "--overwrite", "--timeout", f"{TIMEOUT_SECONDS}")

@@ -25,7 +25,7 @@ Snapshot = Callable[..., list[list[Row]]]
 
 @dataclass(frozen=True)
 class Database:
-    """A store's database; ``url`` is what Resonant is given."""
+    """A store's database; ``url`` is the URL that Resonant uses."""
 
     url: str
 
@@ -35,7 +35,7 @@ class Database:
 
     @contextmanager
     def opened(self) -> Iterator[Snapshot]:
-        """Give a function that runs statements on one snapshot."""
+        """Yield a function that runs statements in one snapshot."""
         if self.kind == "sqlite":
             path = self.url.removeprefix("sqlite:///")
             with contextlib.closing(sqlite3.connect(path, timeout=30, isolation_level=None)) as connection:
@@ -66,7 +66,7 @@ class Database:
         return rows
 
     def note_removals(self) -> None:
-        """Let the database itself write down which deliveries are removed, in the very transaction that does it."""
+        """Let the database record each removed delivery, in the same transaction."""
         if self.kind == "sqlite":
             path = self.url.removeprefix("sqlite:///")
             with contextlib.closing(sqlite3.connect(path, timeout=30)) as connection:
@@ -75,7 +75,7 @@ class Database:
             asyncio.run(_execute(self.url, _NOTE_ON_POSTGRESQL))
 
     def removed(self) -> list[Row]:
-        """Return the event id and the last status of each delivery that was removed since then."""
+        """Return the event id and the last status of each delivery removed since ``note_removals``."""
         return self.query("SELECT event_id, status FROM chaos_removed")
 
 
@@ -178,7 +178,7 @@ class Look:
         )
 
     def problems(self) -> list[str]:
-        """Say what does not add up: what is counted in one transaction agrees in every snapshot."""
+        """Return the sums that differ: those written in one transaction agree in every snapshot."""
         of_rows, purged = self.statuses, self.purged
         replays, delivered_purged = self.counted("replay"), self.counted("purge", "delivered")
         must_agree = {
@@ -207,10 +207,10 @@ class Look:
                     self.counted("attempt", result),
                     self.attempts[result],
                 )
-        return [f"{what}: {one} against {other}" for what, (one, other) in must_agree.items() if one != other]
+        return [f"{name}: {one} against {other}" for name, (one, other) in must_agree.items() if one != other]
 
     def fallen_since(self, before: Look) -> list[str]:
-        """Say which counters are lower than they were."""
+        """Return the counters that are lower than before."""
         return [
             f"counter {key} fell from {number} to {self.counters.get(key, 0)}"
             for key, number in before.counters.items()
@@ -232,7 +232,7 @@ class History:
 
     @property
     def recorded(self) -> list[Row]:
-        """Attempts whose outcome stands."""
+        """The attempts with a recorded outcome."""
         return [each for each in self.attempts if not each["late"] and each["result"] != "lost"]
 
     def lost_by(self, owner: str) -> int:
@@ -240,7 +240,7 @@ class History:
 
     @property
     def came_too_soon(self) -> list[int]:
-        """The numbers of attempts that did not wait for as long as the receiver had asked for."""
+        """The numbers of the attempts that were made before the end of the receiver's Retry-After."""
         kept = sorted((each for each in self.attempts if not each["late"]), key=lambda each: each["number"])
         return [
             then["number"]
@@ -251,7 +251,7 @@ class History:
         ]
 
     def problems(self) -> list[str]:
-        """Say what does not fit together; the numbers and rounds go up, and the row says the same as its history."""
+        """Return the contradictions: attempts and rounds are in order, and the row agrees with its history."""
         row = self.delivery
         kept = sorted((each for each in self.attempts if not each["late"]), key=lambda each: each["number"])
         of_round = [each for each in kept if each["round"] == row["round"]]
@@ -276,8 +276,8 @@ class History:
         must_agree["came too soon after Retry-After"] = (self.came_too_soon, [])
         must_agree["delivered once"] = (deliveries, int(row["status"] == "delivered"))
         return [
-            f"{self.event_id}: {what}: {one} against {other}"
-            for what, (one, other) in must_agree.items()
+            f"{self.event_id}: {name}: {one} against {other}"
+            for name, (one, other) in must_agree.items()
             if one != other
         ]
 
@@ -294,7 +294,7 @@ def histories(database: Database) -> dict[str, History]:
 
 
 def sent_beyond_records(known: Mapping[str, History], received: Mapping[str, list[Row]]) -> dict[str, int]:
-    """Return how often each event was received beyond the attempts whose outcome stands."""
+    """Return how often each event was received in addition to its recorded attempts."""
     more = {each: len(received.get(each, ())) - len(history.recorded) for each, history in known.items()}
     return {event_id: number for event_id, number in more.items() if number > 0}
 
@@ -305,11 +305,11 @@ def problems_of_journal(
     body_of: Callable[[str], bytes | None],
     purged: Collection[str] = (),
 ) -> Iterator[str]:
-    """Say where the receiver's journal and the histories differ; ``body_of`` returns the body that was given, if any."""
+    """Yield the differences of the receiver's journal and the histories; ``body_of`` returns an enqueued body, if any."""
     for event_id, entries in received.items():
         given = body_of(event_id)
         if given is None:
-            yield f"{event_id} was received, and given by nobody"
+            yield f"{event_id} was received, but never enqueued"
         elif any(entry["sha256"] != sha256(given).hexdigest() for entry in entries):
             yield f"{event_id} was received with another body"
         elif event_id not in known and event_id not in purged:

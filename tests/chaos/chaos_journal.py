@@ -1,4 +1,4 @@
-"""A receiver as a process of its own, and what it received since a mark, such as the beginning of a round."""
+"""A receiver in its own process, and the requests that it received since a mark, such as the beginning of a round."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Journal:
         self._offset = self.path.stat().st_size if self.path.exists() else 0
 
     def received(self) -> dict[str, list[dict]]:
-        """Return what was received since the mark, by webhook-id."""
+        """Return the requests received since the mark, by webhook-id."""
         found: defaultdict[str, list[dict]] = defaultdict(list)
         with self.path.open("rb") as file:
             file.seek(self._offset)

@@ -12,12 +12,12 @@ SENDING = frozenset({"emit", "bulk", "replay"})
 PURGING = frozenset({"purge", "archive"})
 Signal = Literal["SIGKILL", "SIGTERM", "SIGINT", "SIGSTOP"]
 SIGNALS: tuple[Signal, ...] = ("SIGKILL", "SIGSTOP", "SIGINT", "SIGTERM")
-# Of a second command, while the first one is killed; what sends is worth the most.
+# For a second command, while the first one is killed; commands that send are the most important.
 _OTHER_SIGNALS = SIGNALS[1:]
 _OTHER_KINDS: tuple[Kind, ...] = ("emit", "bulk", "replay", "enqueue", "collect")
 # A worker that crashed before the round, as its leases say.
 GHOST = "ghost"
-# In seconds from when the work is seen to have begun: hardly any of it takes longer.
+# In seconds after the work has begun; it rarely takes longer.
 LATEST: dict[Kind, float] = {
     "emit": 1.0,
     "bulk": 1.0,
@@ -36,11 +36,11 @@ class Victim:
 
     Attributes:
         kind: ``bulk`` is an emission with a chunk size, ``archive`` a purge that archives.
-        signal: SIGSTOP is followed by SIGCONT when its leases have gone to another.
+        signal: SIGSTOP is followed by SIGCONT after another process has taken over its leases.
         delay: seconds from the beginning of its work.
-        progress: how many dead letters a purge has to have removed before: it does so in few transactions, each of which a
-            moment after a commit meets.
-        pauses: the seed of a slow store; None for one as it is.
+        progress: how many dead letters a purge must have removed before it is hit: it has few transactions, so that a delay
+            alone would rarely hit one.
+        pauses: the seed of a slow store; None for the normal store.
     """
 
     kind: Kind
@@ -55,10 +55,10 @@ class Plan:
     """A round.
 
     Attributes:
-        way: ``domain`` runs the operations by themselves, ``commands`` the command line and the flows, in Prefect.
-        compressed: whether the archive is.
-        delivered_too: whether a purge takes what is delivered, too.
-        by_owner: whether leases are rescued from owners known to be over, or run out.
+        way: ``domain`` runs the operations without Prefect, ``commands`` the command line and the flows.
+        compressed: whether the archive is compressed.
+        delivered_too: whether a purge also removes delivered events.
+        by_owner: whether leases are rescued from owners known to be dead; otherwise they expire.
     """
 
     number: int
@@ -72,13 +72,13 @@ class Plan:
 
     @classmethod
     def draw(cls, seed: int, number: int, way: Literal["domain", "commands"]) -> Plan:
-        """Draw a round. Databases, and what is hit first and by which signal, take turns; all else is chance."""
+        """Draw a round. The database, the first victim and its signal take turns; the rest is random."""
         own_seed = f"{seed}:{way}:{number}"
         rng = random.Random(own_seed)
         draw_hits = _domain_hits if way == "domain" else _command_hits
         victims: list[Victim] = []
         for kind, signal in draw_hits(number, rng):
-            # Commands have the store as it is, and purge in a moment.
+            # Commands have the normal store, and purge quickly.
             pauses = rng.randrange(1 << 32) if way == "domain" and rng.random() < 0.7 else None
             latest = LATEST[kind] * (1.0 if pauses is None else 2.0)
             progress = 0
@@ -109,17 +109,17 @@ class Plan:
 
 
 def _database(number: int, way: Literal["domain", "commands"]) -> Literal["sqlite", "postgresql"]:
-    """Take turns, and shift them so that in 64 rounds each kind meets each signal on both."""
+    """Alternate, with shifts, so that within 64 rounds each kind meets each signal on both databases."""
     turn, place = divmod(number, len(KINDS))
     shift = place // len(SIGNALS) + turn // len(SIGNALS) if way == "domain" else 0
     return "sqlite" if (place + turn + shift) % 2 else "postgresql"
 
 
 def _domain_hits(number: int, rng: random.Random) -> list[tuple[Kind, Signal]]:
-    """Return one to three: kinds and signals of the first take turns, in each turn by another signal."""
+    """Return one to three hits; the first one's kind and signal take turns."""
     turn, place = divmod(number, len(KINDS))
     kinds = [KINDS[place], *rng.choices(KINDS, k=rng.choices((0, 1, 2), (3, 4, 3))[0])]
-    # All archive, or none: what is purged beside an archive is in no file.
+    # All purges archive, or none: otherwise some purged events would be in no archive.
     if purging := [kind for kind in kinds if kind in PURGING]:
         kinds = [purging[0] if kind in PURGING else kind for kind in kinds]
     hits: list[tuple[Kind, Signal]] = [(kinds[0], SIGNALS[(place + turn) % len(SIGNALS)])]
@@ -132,8 +132,8 @@ def _domain_hits(number: int, rng: random.Random) -> list[tuple[Kind, Signal]]:
 
 
 def _command_hits(number: int, rng: random.Random) -> list[tuple[Kind, Signal]]:
-    """Return two, since there are few such rounds: each kind in turn is killed, beside one that meets another signal."""
+    """Return two hits, since there are few such rounds: each kind in turn is killed, beside one that gets another signal."""
     first = KINDS[number % len(KINDS)]
-    # One sending command at a time: there it cannot be told whose leases are whose.
+    # Only one command that sends, since the owners of leases are unknown.
     beside = [kind for kind in _OTHER_KINDS if kind != first and not {kind, first} <= SENDING]
     return [(first, "SIGKILL"), (rng.choice(beside), _OTHER_SIGNALS[number % len(_OTHER_SIGNALS)])]

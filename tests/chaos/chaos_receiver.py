@@ -45,7 +45,7 @@ REASONS = {"chaos.rejected": "permanent", "chaos.exhausting": "exhausted"}
 
 
 def by_type(request: Request) -> Action:
-    """Do what the type says; a delivery takes 10 to 50 ms, so that some are in flight at every moment."""
+    """Answer according to the type; each answer takes 10 to 50 ms, so that some sends are always in flight."""
     fates = _FATES[request.event_type.rpartition(".")[2]]
     fate = fates[min(request.try_number, len(fates)) - 1]
     return fate or respond(200, delay=0.01 + crc32(request.webhook_id.encode()) % 40 / 1000)

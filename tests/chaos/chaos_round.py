@@ -1,4 +1,4 @@
-"""A round: a store with some history, processes at work on it, signals, and then the accounts."""
+"""A round: a store with some history, processes that work on it, signals, and then the accounts."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ if TYPE_CHECKING:
     from chaos_journal import Journal
 
 _LEASE_SECONDS = 3.0
-_PATIENCE_SECONDS = 240.0  # the gate paces what half fails
+_PATIENCE_SECONDS = 240.0  # the gate slows down an endpoint that fails often
 _PROJECT = Path(__file__).parents[2]
-# What is sent while an emission ends in good order, and handed back: in the bulk lane one chunk is interrupted before the
-# other, which meanwhile sends in its place.
+# The most sends while an emission shuts down, whose deliveries are handed back: in the bulk lane one chunk is interrupted
+# before the other, which meanwhile uses its slots.
 _MOST_INTERRUPTED = {"emit": WIDTH, "replay": WIDTH, "bulk": 2 * WIDTH}
 # The server's sessions of a process, by the name that the store gives them.
 _SESSIONS = "SELECT 1 AS one FROM pg_stat_activity WHERE application_name LIKE '%%process %d on %%'"
 _LOST = """
     SELECT event_id FROM resonant_attempts JOIN resonant_deliveries d ON d.id = delivery_id WHERE result = 'lost'"""
-# What the history before the round is dated back by, so that a compaction finds counts to move.
+# The history before the round is dated back by this, so that a compaction has counts to move.
 _AGO_SECONDS = 1800.0
 
 
 class Round:
-    """Runs a plan in a folder; ``problems`` is all that was wrong."""
+    """Runs a plan in a folder, and collects the problems."""
 
     def __init__(
         self, plan: Plan, folder: Path, database: Database, journal: Journal, commands: Commands | None = None
@@ -75,7 +75,7 @@ class Round:
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def run(self) -> Accounts:
-        """Run all of it, and return the accounts."""
+        """Run the plan, and return the accounts."""
         self._prepare()
         store_watch, file_watch = StoreWatch(self.database), FileWatch(self.textfile)
         with store_watch, file_watch:
@@ -103,7 +103,7 @@ class Round:
         return accounts
 
     def _prepare(self) -> None:
-        """Make the store, with dead letters, delivered events, a crashed worker's leases and pending ones, as needed."""
+        """Make the store with the dead letters, delivered events, leases of a crashed worker and pending events of the plan."""
         kinds = self.plan.kinds
         ago = self._orders("before")
 
@@ -129,7 +129,7 @@ class Round:
                     await store.begin(leases[::2])
                 pending = 400 if kinds & SENDING else 40
                 await store.enqueue(self._make("pending", pending), ENDPOINT)
-            # Then, too: now there would be counts to compact, which is left to the round.
+            # At that time too: an export now would compact counts, which is left to the round.
             await chaos_worker.work(self._orders("before", kind="export", times=1), then)
 
         asyncio.run(make())
@@ -175,7 +175,7 @@ class Round:
         )
 
     async def _emit_all(self, orders: Orders, clock=time.time) -> None:
-        """Emit until nothing is unfinished, parked ones too."""
+        """Emit until no delivery is unfinished, not even a parked one."""
         progress = chaos_worker.Progress(orders.progress)
         async with asyncio.timeout(_PATIENCE_SECONDS), chaos_worker.opened_store(orders, clock) as store:
             while await store.unfinished():
@@ -218,7 +218,7 @@ class Round:
         return process
 
     def _strike(self, struck: Struck) -> None:
-        """Wait until it works, and a little; hit it; see what was in flight; wait for its end."""
+        """Wait until it works, and for the delay; hit it; note the sends in flight; wait for its end."""
         self._wait_until(lambda: self._has_begun(struck) or struck.process.poll() is not None)
         time.sleep(struck.victim.delay)
         if struck.process.poll() is not None:
@@ -236,7 +236,7 @@ class Round:
             raise Unexpected(f"{struck.owner} ended with {code}: {struck.errors.read_text()[-2000:]}")
 
     def _was_cut_off(self, struck: Struck, code: int) -> bool:
-        """Return whether PostgreSQL rolled back a transaction in which it was stopped; emissions try that again."""
+        """Return whether PostgreSQL rolled back the transaction in which it was stopped; emissions try again."""
         may_be = struck.victim.signal == "SIGSTOP" and struck.victim.kind not in ("emit", "bulk")
         said = struck.errors.read_text().rstrip()
         return (
@@ -258,10 +258,10 @@ class Round:
             return
         struck.is_exact = True
         if self.database.kind == "postgresql":
-            # The server may still commit what it had received.
+            # The server may still commit statements that it had received.
             self._wait_until(lambda: not self.database.query(_SESSIONS % struck.process.pid))
         self._see_in_flight(struck)
-        # On a slow machine another may have taken these over by now.
+        # On a slow machine, another process may already have taken these over.
         struck.in_flight |= self._charged(struck)
 
     @staticmethod
@@ -272,7 +272,7 @@ class Round:
             raise Unexpected(f"{name} does not end") from None
 
     def _stop_for_a_while(self, struck: Struck) -> None:
-        """Stop it for longer than a lease; one that sends until another has taken over what it held, if the other can."""
+        """Stop it for longer than a lease; if it sends, until another process has taken over its leases, if that is possible."""
         taker = None
         struck.process.send_signal(signal.SIGSTOP)
         try:
@@ -290,7 +290,7 @@ class Round:
                 with contextlib.suppress(Unexpected):
                     self._wait_until(lambda: not self._held(struck, "lease_owner IS NOT NULL"), seconds=2.0)
                 struck.in_flight |= self._held(struck, "lease_owner IS NOT NULL")
-            # Whoever had to wait for it meanwhile could not renew its leases either.
+            # Processes that had to wait for it could not renew their leases either.
             struck.in_flight |= self._overdue()
         finally:
             struck.process.send_signal(signal.SIGCONT)
@@ -324,7 +324,7 @@ class Round:
         return {row["event_id"] for row in self.database.query(query)}
 
     def _is_theirs(self, column: str, struck: Struck) -> str:
-        """Return the SQL condition that a column names this victim; commands own leases under unknown names."""
+        """Return the SQL condition that a column names this victim; the owner names of commands are unknown."""
         if self.commands is None:
             return f"{column} = '{struck.owner}'"
         others = ", ".join(f"'{name}'" for name in [GHOST, *self.helpers])
@@ -339,7 +339,7 @@ class Round:
         )
 
     def _overdue(self) -> set[str]:
-        """Return what living workers hold by leases that they should have renewed."""
+        """Return the deliveries of living workers whose leases should have been renewed."""
         living = [*self.helpers, *(each.owner for each in self.struck if each.process.poll() is None)]
         owned = f"lease_owner IN ({', '.join(repr(name) for name in living)})"
         overdue = time.time() + self.lease_seconds / 2
@@ -351,10 +351,10 @@ class Round:
         try:
             wait_until(condition, seconds, every=0.01)
         except AssertionError as error:
-            raise Unexpected(f"what was waited for did not happen: {error}") from None
+            raise Unexpected(f"this did not happen: {error}") from None
 
     def _finish(self) -> None:
-        """Rescue the leases of dead processes, and let one clean run of everything end what was begun."""
+        """Rescue the leases of dead processes, and finish all work with a clean run of everything."""
         dead = [each.owner for each in self.struck if each.is_exact]
         clean = self._orders("after")
 
@@ -363,7 +363,7 @@ class Round:
                 if self.plan.by_owner and dead:
                     await store.rescue(owners=dead)
             if self.given_later is not None and not self.plan.kinds & PURGING:
-                # Of what is purged an id may be given anew, and is accepted anew.
+                # After a purge, the same id would be accepted again.
                 await chaos_worker.work(self._orders("after", kind="enqueue", events=str(self.given_later)))
             await self._emit_all(clean)
             async with chaos_worker.opened_store(clean) as store:
@@ -381,7 +381,7 @@ class Round:
         asyncio.run(chaos_worker.work(self._orders("last", kind="purge", delivered_too=True)))
 
     def _problems_of_leftovers(self) -> list[str]:
-        """Say what a killed export has left that the next ones do not sweep once it is old."""
+        """Return the temporary files of killed exports that later exports do not remove."""
         folder = self.textfile.parent
         hidden = [path for path in folder.glob(".*") if path.is_file()]
         killed = sum(each.victim.kind == "export" and not each.came_too_late for each in self.struck)

@@ -1,4 +1,4 @@
-"""A process that was hit, and what its end may have left."""
+"""A process that was hit, and the effects that its end may have."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ class Unexpected(AssertionError):
 
 @dataclass
 class Struck:
-    """A victim's process, and what its end may have left.
+    """A victim's process, and the effects that its end may have.
 
     Attributes:
-        owner: of its leases, and in the audit.
-        in_flight: events that it was sending when it was hit; of a stopped one also what it still held when it woke.
+        owner: its name in its leases and in the audit.
+        in_flight: the events that it was sending when it was hit; if it was stopped, also those it still held afterwards.
         begun: how many deliveries it had begun when it was hit.
         came_too_late: whether it had ended before the signal.
-        is_exact: whether it ended at the signal: what was in flight then, and nothing else, is charged to it.
-        tolerated: sends that it may have begun after it was hit, while it ended in good order.
-        is_cut_off: whether PostgreSQL ended its session, which it left stopped in a transaction.
-        ended_at: when its end was seen.
+        is_exact: whether it ended at the signal: it is then charged with exactly the sends in flight.
+        tolerated: the number of sends that it may have begun after it was hit, while it shut down.
+        is_cut_off: whether PostgreSQL ended its session, because it was stopped within a transaction.
+        ended_at: when its end was noticed.
     """
 
     victim: Victim
@@ -47,7 +47,7 @@ class Struck:
 
     @property
     def said(self) -> list[dict]:
-        """Its lines, as far as they are whole."""
+        """Its complete lines."""
         if not self.progress.exists():
             return []
         lines = self.progress.read_text().splitlines(keepends=True)

@@ -1,4 +1,4 @@
-"""Looks at the store and at the metrics file while others are killed: what must always hold is not only true at the end."""
+"""Watches the store and the metrics file while processes are killed: the invariants always hold, not only at the end."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 _LOOK_SECONDS = 0.1
 _READ_SECONDS = 0.005
 _LAST_SAMPLE = "\nresonant_last_export_timestamp_seconds "
-# A reader that itself stood still so long says that the machine did: then leases run out that nobody has stopped.
+# If a watch itself paused for so long, the machine stalled: leases of processes that were not stopped may then expire.
 STALL_SECONDS = 0.8
 
 
 class _Watch(threading.Thread):
-    """Looks again and again within its ``with`` block; ``problems`` is what it saw."""
+    """Looks repeatedly within its ``with`` block, and collects the problems."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -41,12 +41,12 @@ class _Watch(threading.Thread):
     def run(self) -> None:
         try:
             self._watch()
-        except Exception as error:  # noqa: BLE001 - a watch that fell asleep must not pass for one that saw nothing
+        except Exception as error:  # noqa: BLE001 - a watch that failed must not count as one without problems
             self.problems.append(f"{type(self).__name__} ended: {error!r}")
 
 
 class StoreWatch(_Watch):
-    """Balance and counters, in one snapshot at a time."""
+    """Checks the balance and the counters, one snapshot at a time."""
 
     def __init__(self, database: Database) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class StoreWatch(_Watch):
 
 
 class FileWatch(_Watch):
-    """A node exporter's eye: the file is there, whole, and its counters never fall."""
+    """Reads like a node exporter: the file exists, is complete, and its counters never fall."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class FileWatch(_Watch):
                 seen = text
 
     def read(self, text: str) -> list[str]:
-        """Say what is wrong with this text, and what fell since the one before."""
+        """Return the problems of this text, and the counters that fell since the previous one."""
         if not text.endswith("\n") or _LAST_SAMPLE not in text:
             return [f"the metrics file is cut short: {len(text)} characters, …{text[-60:]!r}"]
         found = {

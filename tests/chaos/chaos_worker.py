@@ -1,7 +1,7 @@
-"""One operation on a store, in a process that is there to be killed.
+"""One operation on a store, in a process that a test will kill.
 
-``python chaos_worker.py ORDERS``, with orders as JSON. It does what the flow or command of that name does, by the same
-functions of the domain, and without Prefect, whose import takes seconds.
+``python chaos_worker.py ORDERS``, with orders as JSON. It does the same as the flow or command of that name, with the same
+functions, but without Prefect, whose import takes seconds.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ class Orders:
 
     Attributes:
         kind: emit, replay, purge, collect, export or enqueue.
-        name: who holds the leases, and who is in the audit.
-        progress: a file to say in what was begun, and what was acknowledged.
-        chunk_size: of an emission in the bulk lane.
-        archive, delivered_too: of a purge.
-        textfile: of an export.
+        name: the owner of the leases, and the name in the audit.
+        progress: the file for the work that was begun and acknowledged.
+        chunk_size: the chunk size of an emission in the bulk lane.
+        archive, delivered_too: for a purge.
+        textfile: for an export.
         events: the file that is enqueued.
-        pauses: the seed of a store and a disk that are slow at random, so that a kill finds what is between two of
-            their answers; None leaves them as they are.
+        pauses: the seed of random delays of the store and the disk, so that kills happen between two of their answers;
+            None for no delays.
         times: how often a collection or an export is repeated.
     """
 
@@ -82,7 +82,7 @@ class Orders:
 
 
 class Progress:
-    """Lines that outlive the process, each as soon as it is said."""
+    """Writes lines that outlive the process, without buffering."""
 
     def __init__(self, path: str) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -141,7 +141,7 @@ def _emit_chunk(dispatcher: Dispatcher, progress: Progress) -> Callable[[list[Le
     async def emit_chunk(leases: list[Lease]) -> None:
         keys = [lease.key for lease in leases]
         counts = (await dispatcher.attempt_all(leases[0].endpoint, keys)).counts
-        # Not all of a chunk has an attempt if the gate held some, or a lease was lost.
+        # Some of a chunk have no attempt if the gate held them, or a lease was lost.
         if counts.settled == len(leases) and not counts.held:
             progress.say(recorded=[[lease.event.id, lease.attempts + 1] for lease in leases])
 
@@ -211,7 +211,7 @@ OPERATIONS = {
 
 
 async def work(orders: Orders, clock: Clock = time.time) -> None:
-    """Do it once, from an open store to a closed one."""
+    """Do the operation once, with its own store."""
     progress = Progress(orders.progress)
     async with opened_store(orders, clock) as store:
         progress.say(begun=orders.kind)

@@ -48,7 +48,7 @@ class Suite:
 
 
 def summary(rounds: list[dict]) -> Counter[str]:
-    """Add up what the rounds' reports say."""
+    """Return the sums of the rounds' reports."""
     total: Counter[str] = Counter()
     for each in rounds:
         for name in ("accepted", "purged", "lost", "duplicates", "in_flight", "late", "attempts", "looks"):

@@ -1,6 +1,6 @@
-"""The rig of the fault suite: an emission on real parts, and the accounts that must add up after each fault.
+"""The rig of the fault suite: an emission with real parts, and the accounts that must be consistent after each fault.
 
-``RESONANT_CHAOS=long`` is the long form, as of the kill suite.
+``RESONANT_CHAOS=long`` is the long form, as in the kill suite.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ IS_LONG = os.environ.get("RESONANT_CHAOS", "short") == "long"
 PROJECT = Path(__file__).parents[2]
 ENDPOINT = "hooks"
 DATABASE = "faults"  # in PostgreSQL
-# Patient enough for every fault here, and quick.
+# It outlasts every fault here, and is quick.
 POLICY = RetryPolicy(max_attempts=12, base=0.1, factor=2.0, cap=0.5, park_after=10.0)
 _TASK_LANE, _BULK_LANE = pytest.param(0, id="task lane"), pytest.param(100, id="bulk lane")
 # `make test` tries the faults in the task lane.
 LANES = pytest.mark.parametrize(
     "chunk_size", [_TASK_LANE, pytest.param(*_BULK_LANE.values, id=_BULK_LANE.id, marks=pytest.mark.slow)]
 )
-# Where a fault has two forms, the short form of the suite meets one of them in each lane; the long form meets both in both.
+# If a fault has two forms, the short form of the suite tests one of them in each lane, and the long form both in both.
 TASK_LANE_FIRST = LANES if IS_LONG else pytest.mark.parametrize("chunk_size", [_TASK_LANE])
 BULK_LANE_FIRST = LANES if IS_LONG else pytest.mark.parametrize("chunk_size", [_BULK_LANE])
 _LIMITS = Limits(concurrency=32, endpoint_concurrency=16)
@@ -58,9 +58,9 @@ _numbers = itertools.count()
 
 
 def most_begun(chunk_size: int, width: int = _LIMITS.endpoint_concurrency) -> int:
-    """Return how many sends to one endpoint may have begun at a moment without an outcome in the store.
+    """Return how many sends to one endpoint may have begun without an outcome in the store.
 
-    In the task lane each holds a slot, and is followed by the next one in the very commit that has its outcome.
+    In the task lane each has a slot, and the commit of its outcome begins the next one.
     """
     return width * (PrefetchWindow.MOST_BEGUN if chunk_size else 1)
 
@@ -70,7 +70,7 @@ def long_form_only(why: str) -> pytest.MarkDecorator:
 
 
 def make_events(count: int, event_type: str = "chaos.good") -> list[Event]:
-    """Make events with ids of their own, each with another body."""
+    """Make events with unique ids and bodies."""
     numbers = [next(_numbers) for _ in range(count)]
     return [
         Event(type=event_type, source="/chaos", data={"n": n, "x": "ü" * (n % 40)}, id=f"fault-{n:06d}")
@@ -79,7 +79,7 @@ def make_events(count: int, event_type: str = "chaos.good") -> list[Event]:
 
 
 def write_lines(path: Path, events: Sequence[Event]) -> Path:
-    """Write events as the command line takes them."""
+    """Write events as JSON Lines, as commands read them."""
     lines = [
         json.dumps(
             {"id": event.id, "type": event.type, "source": event.source, "data": json.loads(event.body)}
@@ -92,17 +92,17 @@ def write_lines(path: Path, events: Sequence[Event]) -> Path:
 
 @dataclass
 class Fault:
-    """A store, a receiver, and what was given to the one for the other.
+    """A store, a receiver, and the events that were stored for it.
 
     Attributes:
-        url: of the store.
-        receiver: its journal.
-        host: what stands for the receiver's address in the endpoint's URL.
-        timeout: of an attempt, in seconds.
-        timeouts: of attempts to other endpoints, by their names.
-        more_receivers: of other endpoints.
-        given: what the store must have, by event id.
-        failure: what the last emission that failed has raised.
+        url: the store's URL.
+        receiver: the receiver's journal.
+        host: the host in the endpoint's URL.
+        timeout: the timeout of an attempt, in seconds.
+        timeouts: the timeouts of other endpoints, by name.
+        more_receivers: the journals of other endpoints' receivers.
+        given: the bodies that the store must have, by event id.
+        failure: the error of the last emission that failed.
     """
 
     url: str
@@ -123,7 +123,7 @@ class Fault:
         self._requests_before = self.requests
 
     async def enqueue(self, count: int, endpoint: str = ENDPOINT) -> set[str]:
-        """Store so many events, and return their ids."""
+        """Store this many events, and return their ids."""
         events = make_events(count)
         async with self.opened_store() as store:
             await store.enqueue(events, endpoint)
@@ -131,7 +131,7 @@ class Fault:
         return {event.id for event in events}
 
     def opened_store(self, url: str | None = None) -> AbstractAsyncContextManager[WorkerStore]:
-        """Open it, by another URL if one is given."""
+        """Open the store, at another URL if one is given."""
         return opened(url or self.url, clock=self.clock, lease_seconds=self.lease_seconds)
 
     def opened_emission(
@@ -172,14 +172,14 @@ class Fault:
             raise
 
     async def started(self, count: int, *, received: int) -> asyncio.Task[Counts]:
-        """Store so many events, start to emit them, and wait until the receiver has so many requests."""
+        """Store this many events, start to emit them, and wait until the receiver has this many requests."""
         await self.enqueue(count)
         emitting = asyncio.create_task(self.emit())
         await self.when_received(received)
         return emitting
 
     async def emit_all(self) -> None:
-        """Emit until nothing is unfinished."""
+        """Emit until no delivery is unfinished."""
         async with asyncio.timeout(_PATIENCE_SECONDS), self.opened_store() as store:
             while await store.unfinished():
                 async with self.opened_emission(store, owner="after") as dispatcher:
@@ -192,7 +192,7 @@ class Fault:
             return not await store.unfinished()
 
     async def when_received(self, count: int) -> None:
-        """Wait until the receiver has so many requests; if the emission fails before, raise why."""
+        """Wait until the receiver has this many requests; if the emission fails before, raise its error."""
         await until(lambda: self.failure or self.requests - self._requests_before >= count)
         if self.failure is not None:
             raise self.failure
@@ -202,11 +202,11 @@ class Fault:
         return self.receiver.path.read_bytes().count(b"\n")
 
     def account(self, *, most_twice: int = 0, dead: dict[str, int] | None = None) -> Counter[str]:
-        """Hold what was given, the receiver's journal and the store against each other.
+        """Compare the stored events, the receiver's journal and the store.
 
         Args:
-            most_twice: how many requests there may be beyond the attempts that were recorded.
-            dead: how many dead letters there are, by reason.
+            most_twice: the most requests without a recorded attempt.
+            dead: the number of dead letters, by reason.
         """
         database = Database(self.url)
         with database.opened() as snapshot:
@@ -222,7 +222,7 @@ class Fault:
         problems += problems_of_journal(stored, received, self.given.get)
         twice = sum(sent_beyond_records(stored, received).values())
         if twice > most_twice:
-            problems.append(f"{twice} received beyond what was recorded, and at most {most_twice} explained")
+            problems.append(f"{twice} requests without a recorded attempt, at most {most_twice} expected")
         reasons = Counter(
             each.delivery["reason"] for each in stored.values() if each.delivery["status"] == "dead_letter"
         )
@@ -236,12 +236,12 @@ class Fault:
 
 
 async def run(dispatcher: Dispatcher, **options) -> Counts:
-    """Emit as the flow does, without Prefect; take over what lost workers held."""
+    """Emit as the flow does, without Prefect, and take over the leases of lost workers."""
     return await emit(dispatcher, **{"take_over": True} | options)
 
 
 def assert_one_line(finished: subprocess.CompletedProcess[str], *fragments: str) -> None:
-    """The command failed, and its last line says why; it is the only one of that kind, and no traceback is near."""
+    """Assert that the command failed with exactly one line of Resonant's that says why, and no traceback."""
     assert finished.returncode == 1, finished.stderr
     assert "Traceback" not in finished.stderr, finished.stderr
     assert "Traceback" not in finished.stdout, finished.stdout
@@ -252,7 +252,7 @@ def assert_one_line(finished: subprocess.CompletedProcess[str], *fragments: str)
 
 
 def note_figures(name: str, figures: dict[str, object]) -> None:
-    """Print figures, and add them to a file beside the kill suite's report, where that was asked for."""
+    """Print figures, and add them to a file beside the kill suite's report, if there is one."""
     print(f"{name}: {json.dumps(figures)}")
     if report := os.environ.get("RESONANT_CHAOS_REPORT"):
         path = Path(report)
