@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Machine(machine.Machine):
-    """A home whose commands use the faults' policy on this store.
+    """A home in which commands use the faults' policy on this store.
 
     Attributes:
         store_url: the store's URL; a test may change it.

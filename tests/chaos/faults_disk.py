@@ -63,5 +63,5 @@ def small_disk(folder: Path, size: str) -> Iterator[Disk]:
     try:
         yield Disk(folder)
     finally:
-        # Lazily: what is still open in this process must not keep it.
+        # Lazily, since this process may still have files open.
         subprocess.run(["umount", "--lazy", str(folder)], check=True)

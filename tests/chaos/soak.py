@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 _MIB = 1024 * 1024
 _ENDS = {"delivered", "exhausted", "permanent", "expired"}
-# What has been waiting longest, of what anybody may take now.
+# The due delivery that has waited longest.
 _OLDEST_DUE = """
     SELECT min(available_at) FROM resonant_deliveries WHERE available_at <= ? AND lease_owner IS NULL"""
-# When it was, and what else the machine did.
+# The time, and the load of the machine.
 _NO_MEASURES = ("seconds", "machine_load")
-# By the end of a measure's name: the last quarter's median may be so many times the second's, and so much more.
+# By the end of a measure's name: the last quarter's median may be the second's, times the first number, plus the second.
 _MAY_GROW = {
     "rss_mib": (1.05, 6.0),
     "fds": (1.0, 12.0),
@@ -98,7 +98,7 @@ class Samples:
         return found
 
     def problems(self) -> Iterator[str]:
-        """Say what grew."""
+        """Return the measures that grew."""
         for name, seen in self.figures().items():
             factor, more = next(bound for end, bound in _MAY_GROW.items() if name.endswith(end))
             if seen["last quarter"] > factor * seen["second quarter"] + more:
@@ -132,9 +132,7 @@ def accounts(produced: int, url: str, folder: Path, journal: Journal) -> tuple[d
         "are there twice": len(stored) + len(archived) - len(known),
         "are lost": len(expected.keys() - known.keys()),
         "are unknown": len(known.keys() - expected.keys()),
-        "sends were received beyond the recorded attempts": sum(
-            sent_beyond_records(known, received).values()
-        ),
+        "sends were received without a recorded attempt": sum(sent_beyond_records(known, received).values()),
         "ended in other ways": sum(ends[each] for each in ends.keys() - _ENDS),
     }
     problems = [
@@ -146,7 +144,7 @@ def accounts(produced: int, url: str, folder: Path, journal: Journal) -> tuple[d
     figures: dict[str, object] = {
         "accepted": look.accepted,
         "lost": wrong["are lost"],
-        "received twice": wrong["sends were received beyond the recorded attempts"],
+        "received twice": wrong["sends were received without a recorded attempt"],
         "ended as": dict(ends),
         "attempts": sum(len(each.recorded) for each in known.values()),
         "purged": look.purged,

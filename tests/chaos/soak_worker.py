@@ -47,12 +47,12 @@ class Orders:
     """The orders of a process.
 
     Attributes:
-        url: of the store.
-        receiver: its URL.
+        url: the store's URL.
+        receiver: the receiver's URL.
         folder: for archives and metrics.
-        ends_at: when nothing more is stored, in seconds since the epoch; what is unfinished then is still emitted.
-        rate: events a second.
-        keep_minutes: how long what is final stays, and how far metrics look back.
+        ends_at: when events are no longer stored, in seconds since the epoch; unfinished ones are still emitted.
+        rate: events per second.
+        keep_minutes: how long final deliveries are kept, and how far metrics look back.
     """
 
     url: str

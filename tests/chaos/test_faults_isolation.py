@@ -83,7 +83,7 @@ async def test_an_endpoint_that_never_answers_does_not_delay_another(sqlite_url,
         await fault.enqueue(_DEAD, "asleep")
         async with fault.opened_store() as store, fault.opened_emission(store, **fixed) as dispatcher:
             emitting = asyncio.create_task(run(dispatcher))
-            # Some of what the dead one gets fails before the other comes.
+            # Some sends to the dead endpoint fail before the other endpoint has events.
             await until(lambda: dispatcher.counts.attempts >= _FIRST_FAILURES)
             tries = tries_of_the_dead()
             ids = await fault.enqueue(_HEALTHY, "healthy")
@@ -112,6 +112,6 @@ async def test_an_endpoint_that_never_answers_does_not_delay_another(sqlite_url,
     assert tries <= _CONCURRENCY, "its gate holds it"
     assert with_the_dead >= _LEAST_SHARE * min(before, after), figures
 
-    # What was being sent as the run was cancelled.
+    # The sends in flight when the run was cancelled.
     told = fault.account(most_twice=_ENDPOINT_CONCURRENCY)
     assert told["delivered"] == 2 * _HEALTHY + _HEALTHY + _DEAD

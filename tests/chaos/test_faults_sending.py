@@ -128,7 +128,7 @@ class TestNamesDoNotResolve:
 
 
 class JumpingClock:
-    """The time, and what an administrator or a time server made of it."""
+    """The time, as an administrator or a time server may change it."""
 
     def __init__(self) -> None:
         self.ahead = 0.0
@@ -156,10 +156,10 @@ class TestTheClockJumps:
         for number, jump in enumerate(jumps):
             await fault.when_received(150 * (number + 1))
             clock.ahead += jump
-            # Until the leases are looked at by the new time.
+            # Until the leases are checked against the new time.
             await asyncio.sleep(1.2)
         await emitting
-        # What was accepted or put off by a clock that was ahead is due when the time has come.
+        # Events accepted or postponed by a clock that was ahead are due when that time comes.
         clock.ahead = max(0.0, clock.ahead) + HOUR
         await fault.emit_all()
 
@@ -167,13 +167,13 @@ class TestTheClockJumps:
         assert told["delivered"] == 600
         attempts = fault.attempts("late, result")
         late = sum(bool(each["late"]) for each in attempts)
-        # A jump ends every lease: what was being sent then is charged, once, and nothing is sent without a lease.
+        # A jump ends every lease: each send in flight is charged once, and nothing is sent without a lease.
         assert told["twice"] == late <= sum(each["result"] == "lost" for each in attempts)
 
 
 @contextmanager
 def no_descriptor_left(but: int):
-    """Take every descriptor that this process may have but a few; the block is given what gives them back."""
+    """Take all but a few of the descriptors that this process may have; yield a function that gives them back."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken: list[int] = []
 
@@ -203,9 +203,9 @@ class TestNoDescriptorIsLeft:
 
         await fault.enqueue(500)
         async with fault.opened_store() as store, fault.opened_emission(store) as dispatcher:
-            # What the store opens for its readers is open.
+            # The store's connections for readers are open.
             await asyncio.gather(*(store.due() for _ in range(6)))
-            # To open the endpoint takes a descriptor, too.
+            # Opening the endpoint takes a descriptor too.
             assert not await dispatcher.unavailable_endpoints([ENDPOINT])
             with no_descriptor_left(but) as give_back:
                 emitting = asyncio.create_task(run(dispatcher))

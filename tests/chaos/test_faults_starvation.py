@@ -1,6 +1,6 @@
 """Many endpoints that fail, hang or are slow do not starve a healthy one in the same run.
 
-No test measures a speed: each compares what the healthy endpoint got with what the others got at the same time.
+No test measures a speed: each compares the sends to the healthy endpoint with those to the others at the same time.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ _MOST_CUTS = 5
 _END_TRANSACTIONS = """
     SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL"""
-# What takes SQLite's write lock, says so, and holds it until its standard input ends.
+# Takes SQLite's write lock, says so, and holds it until its standard input ends.
 _HOLD_THE_LOCK = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=30)

@@ -1,5 +1,5 @@
-"""Processes at work on one store are killed, interrupted or stopped at random moments: nothing is lost, and only what was
-in flight is sent twice."""
+"""Processes at work on one store are killed, interrupted or stopped at random moments: nothing is lost, and only
+sends in flight are repeated."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def run(plan: Plan, request, suite, folder, journal, commands=None) -> None:
     except Exception as error:
         error.add_note(repeat)
         raise
-    # Processes of pytest-xdist print no summary: the message is what a failure shows.
+    # Processes of pytest-xdist print no summary: a failure shows only the message.
     assert not problems, "\n".join([f"{repeat}: {len(problems)} problems", *problems[:_SHOWN]])
 
 

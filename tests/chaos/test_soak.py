@@ -25,7 +25,7 @@ from resonant.store import WorkerStore
 _MINUTES = float(os.environ.get("RESONANT_CHAOS_SOAK_MINUTES", "60"))
 _RATE = float(os.environ.get("RESONANT_CHAOS_SOAK_RATE", "50"))
 _SAMPLE_SECONDS = min(10.0, _MINUTES)
-# What is unfinished at the end waits out its retries.
+# Unfinished deliveries wait for their retries.
 _LAST_SECONDS = 180.0
 
 
@@ -34,7 +34,7 @@ _LAST_SECONDS = 180.0
 async def test_memory_descriptors_store_and_lag_stay_flat(tmp_path, sqlite_url):
     with started_receiver(tmp_path / "receiver", "faults_receiver:ten_per_cent") as receiver:
         ends_at = time.time() + _MINUTES * 60
-        # So that the first of what is purged goes in the first quarter.
+        # So that the first purge is in the first quarter.
         orders = Orders(sqlite_url, receiver.url, str(tmp_path), ends_at, _RATE, keep_minutes=_MINUTES / 8)
         await (await WorkerStore.open(sqlite_url)).close()
         processes = {role: start(role, orders, tmp_path) for role in ("produce", "drain", "keep")}
