@@ -13,7 +13,7 @@ from sqlalchemy import Connection, text
 from benches.comparing import Comparison, Stopwatch, say
 from benches.filling import NUMBERS, fill
 from benches.surroundings import ENDPOINT, empty_home, events, postgresql
-from resonant.cli.status import COUNTED
+from resonant.cli.view import COUNTED
 from resonant.dead_letters.purge import DAY_SECONDS, Retention, purge
 from resonant.events import Attempt
 from resonant.store import Outcome, Store, WorkerStore

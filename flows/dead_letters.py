@@ -12,8 +12,8 @@ from flows.naming import named
 from resonant.configured import open_configured_store
 from resonant.dead_letters.cancel import cancel, cancellable
 from resonant.dead_letters.replay import ReplayRequest, plan, require_restricted
+from resonant.display import counted
 from resonant.events import Category, Reason
-from resonant.output import counted
 from resonant.store.views.selection import Selection
 from tasks.collect import rescue_lost_leases, write_gates, write_triage
 from tasks.purge import purge_final_deliveries

@@ -17,9 +17,8 @@ from blocks.loading import require_endpoint
 from resonant.dead_letters.replay import ReplayRequest, endpoints_of, plan, take_dead_letters
 from resonant.dispatch.caller import get_caller
 from resonant.dispatch.tracking import Tracker
-from resonant.display import visible
+from resonant.display import counted, visible
 from resonant.errors import EndpointError, UnknownName
-from resonant.output import counted
 from resonant.store.audit import audited
 from resonant.store.views import endpoint_names
 from resonant.store.views.known_names import why_no_such_code, why_no_such_ids

@@ -1,4 +1,4 @@
-"""Safe display of untrusted text on terminals, in logs and in Prefect's UI: no hidden or reordered characters, no markup.
+"""Text for terminals, logs and Prefect's UI: ages, numbers, and untrusted text without hidden characters or markup.
 
 Event types, error texts and answers are untrusted. One list defines unsafe characters: controls, line ends, lone
 surrogates, and Unicode's default-ignorable characters, which are invisible (bidirectional controls, zero-width spaces,
@@ -12,6 +12,10 @@ the flags of England, Scotland and Wales.
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _CONTROLS = r"\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
 # Default_Ignorable_Code_Point (Unicode 17) without the two sets below, plus the interlinear annotation marks.
@@ -28,6 +32,7 @@ _SEEN = rf"[^\x00-\x7f{_CONTROLS}{_UNSEEN}{_SELECTORS}{_JOINERS}]"
 _IN_PLACE = re.compile(
     rf"(?:(?<={_SEEN})|(?<=[0-9#*]))[{_SELECTORS}]|(?:(?<={_SEEN})|(?<={_SEEN}[{_SELECTORS}]))[{_JOINERS}](?={_SEEN})"
 )
+_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 _BLANKS = re.compile(rf"[\s{_CONTROLS}]+")
 # Text that Markdown leaves unchanged in any position: no markup characters, and nothing that becomes a link.
 _WORDS = re.compile(r"(?!.*www\.)/?[a-z0-9]+(?:[ ._/-][a-z0-9]+)*", re.ASCII | re.IGNORECASE)
@@ -65,6 +70,31 @@ def markdown(text: str) -> str:
     is_stripped = shown.strip(" ") and (shown[0] in " `" or shown[-1] in " `")
     space = " " if is_stripped else ""
     return f"{fence}{space}{shown}{space}{fence}"
+
+
+def ago(seconds: float) -> str:
+    """Describe a past time, or a future one if ``seconds`` is negative: ``12 min ago``."""
+    size = abs(seconds)
+    if size < _MINUTE:
+        text = f"{size:.0f} s"
+    elif size < _HOUR:
+        text = f"{size / _MINUTE:.0f} min"
+    elif size < 2 * _DAY:
+        text = f"{size / _HOUR:.0f} h"
+    else:
+        text = f"{size / _DAY:.0f} days"
+    return f"{text} ago" if seconds >= 0 else f"in {text}"
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """Return a number with its noun: ``1 event``, ``1,234 events``."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def some(names: Sequence[str], most: int = 10) -> str:
+    """List the first names, and the number of the others."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
 
 
 def _if_in_place(found: re.Match[str]) -> str:

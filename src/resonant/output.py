@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 Document = dict[str, Any]
 
-_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
-
 
 class PipeClosed(Exception):
     """The reader of standard output closed it, as in ``resonant dlq | head -1``."""
@@ -102,6 +100,14 @@ def with_raw(document: Document, name: str, raw: bytes) -> str:
     return f"{to_json(document)[:-1]}, {to_json(name)}: {visible_json(raw.decode())}}}"
 
 
+def write_result(document: Document, text: str, *, as_json: bool, indent: int = 2) -> None:
+    """Write the result of a command: as JSON, or as a paragraph."""
+    if as_json:
+        write(f"{to_json(document)}\n")
+    else:
+        write_paragraph(text, indent=indent)
+
+
 def write_json_array(rows: Iterable[str], write: Callable[[str], None] = write) -> None:
     """Write serialised rows as one JSON array, one row per line, without buffering."""
     separator = "["
@@ -166,7 +172,8 @@ def _write_on_terminal(
     for index, name in enumerate(header):
         whole = index > 0 if only_first_folds else index in (0, len(header) - 1)
         width = max(_first_lines(rows, index), *map(len, name.split())) if whole else None
-        table.add_column(name, overflow="fold", min_width=width)
+        # Rich would narrow the widest column first, below its minimum.
+        table.add_column(name, overflow="fold", min_width=width, no_wrap=only_first_folds and whole)
     for row in rows:
         table.add_row(*map(Text, row))
     console.print(table)
@@ -174,22 +181,3 @@ def _write_on_terminal(
 
 def _first_lines(rows: Sequence[Sequence[str]], index: int) -> int:
     return max(len(row[index].partition("\n")[0]) for row in rows)
-
-
-def ago(seconds: float) -> str:
-    """Describe a past time, or a future one if ``seconds`` is negative: ``12 min ago``."""
-    size = abs(seconds)
-    if size < _MINUTE:
-        text = f"{size:.0f} s"
-    elif size < _HOUR:
-        text = f"{size / _MINUTE:.0f} min"
-    elif size < 2 * _DAY:
-        text = f"{size / _HOUR:.0f} h"
-    else:
-        text = f"{size / _DAY:.0f} days"
-    return f"{text} ago" if seconds >= 0 else f"in {text}"
-
-
-def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """Return a number with its noun: ``1 event``, ``1,234 events``."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

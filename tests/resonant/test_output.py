@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resonant import output
+from resonant.display import ago
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,7 @@ from resonant import output
     ],
 )
 def test_ages_are_said_as_people_say_them(seconds, said):
-    assert output.ago(seconds) == said
+    assert ago(seconds) == said
 
 
 @given(st.text(st.characters()))

@@ -13,22 +13,26 @@ import typer
 from resonant import output
 from resonant.cli import (
     advise,
+    audit,
+    cancel,
     deliveries,
     demo,
     detail,
-    dlq_actions,
+    dlq_lists,
     emit,
     endpoint,
     enqueue,
     export,
     init,
     metrics,
+    options,
+    purge,
+    replay,
     simulate,
     status,
     up,
 )
 from resonant.cli.help import Command, Group, use_classes
-from resonant.cli.options import Misuse
 from resonant.errors import ResonantError, UnknownEndpoint
 
 # Full collections stay about as frequent as by default.
@@ -45,7 +49,7 @@ class _Command(Command):
             for each, times in Counter(given).items():
                 takes_one = each.param_type_name == "option" and not getattr(each, "multiple", False)
                 if takes_one and times > 1 and not getattr(each, "is_flag", False):
-                    raise Misuse(f"{each.opts[0]} takes one value, but was given {times} times")
+                    raise options.Misuse(f"{each.opts[0]} takes one value, but was given {times} times")
         return super().parse_args(ctx, args)
 
 
@@ -56,7 +60,7 @@ class _Commands(Group):
         try:
             result = super().invoke(ctx)
             output.flush()
-        except (Misuse, UnknownEndpoint) as error:
+        except (options.Misuse, UnknownEndpoint) as error:
             output.say(f"resonant: {error}")
             raise typer.Exit(_MISUSED) from None
         except ResonantError as error:
@@ -108,23 +112,41 @@ def _resonant(
 
 
 # Help lists the commands in this order.
-for _module in (
-    emit,
-    enqueue,
-    status,
-    deliveries,
-    detail,
-    export,
-    metrics,
-    dlq_actions,
-    endpoint,
-    simulate,
-    advise,
-    up,
-    demo,
-    init,
+for _panel, _function, _example in (
+    (options.SEND, emit.emit, "emit orders.jsonl --endpoint https://hooks.example.com/orders"),
+    (options.SEND, enqueue.enqueue, "enqueue orders.jsonl --endpoint billing"),
+    (options.LOOK, status.status, "status --json"),
+    (options.LOOK, dlq_lists.dlq, "dlq --group --since 2h"),
+    (options.LOOK, dlq_lists.failed, "failed --type 'com.example.order.*' --limit 0"),
+    (options.LOOK, dlq_lists.retry_candidates, "retry-candidates --code http_503 --json"),
+    (options.LOOK, deliveries.deliveries, "deliveries --endpoint billing --group"),
+    (options.LOOK, detail.detail, "detail evt_0198c0de --json"),
+    (options.LOOK, export.export, "export --output /var/tmp/errors.json"),
+    (options.LOOK, metrics.metrics, "metrics --window 7d"),
+    (options.LOOK, metrics.prometheus, "prometheus --output metrics.prom"),
+    (options.WORK, replay.retry, "retry evt_0193c5c2-7a31-7c4e-9d0b-5f7e0a1b2c3d"),
+    (options.WORK, replay.replay, "replay --endpoint billing --code http_503 --since 2h --rate 50"),
+    (options.WORK, cancel.cancel, "cancel --endpoint billing --type 'order.*'"),
+    (options.WORK, purge.purge, "purge --endpoint billing --code http_422"),
+    (options.WORK, audit.audit, "audit --json"),
+    (
+        options.RUN,
+        simulate.simulate,
+        "simulate --outage 5m --capacity 20 --policy default --policy full --svg outage.svg",
+    ),
+    (options.LOOK, advise.advise, "advise billing"),
+    (options.RUN, up.up, "up --port 4300"),
+    (options.RUN, demo.demo, "demo --keep"),
+    (options.RUN, init.init, "init our-flows"),
 ):
-    _module.register(app)
+    app.command(rich_help_panel=_panel, epilog=f"Example: resonant {_example}")(_function)
+app.add_typer(
+    endpoint.commands,
+    name="endpoint",
+    help="Manage endpoints: add, update, list, show, test, pause, resume, rotate-secret, remove.",
+    rich_help_panel=options.RUN,
+    epilog="Example: resonant endpoint add billing https://hooks.example.com/billing",
+)
 use_classes(app, command=_Command)
 
 

@@ -6,20 +6,13 @@ import time
 from typing import TYPE_CHECKING
 
 from resonant import output
+from resonant.cli import documents, options
 from resonant.cli import endpoint_options as given
-from resonant.cli import options
+from resonant.display import counted
 
 if TYPE_CHECKING:
-    import typer
-
     from resonant.lab.advise import Prediction, Proposal
     from resonant.lab.history import History
-    from resonant.output import Document
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("advise", rich_help_panel=options.LOOK, epilog="Example: resonant advise billing")(advise)
 
 
 def advise(name: given.Name, as_json: options.Json = False) -> None:
@@ -30,25 +23,24 @@ def advise(name: given.Name, as_json: options.Json = False) -> None:
     """
     import asyncio
 
-    from resonant.cli.running import load_endpoint, on_prefect, run_with_store
+    from resonant.cli.running import load_endpoint, on_prefect
     from resonant.lab import advise as laboratory
     from resonant.lab.history import read_history
 
     name = options.endpoint_name(name)
-    with on_prefect() as settings:
-        block = asyncio.run(load_endpoint(name))
-    current = laboratory.Current(
-        policy=block.policy or settings.default_policy,
-        timeout=block.timeout,
-        rate=block.rate,
-        policies=settings.known_policies,
-    )
-    options.known_policy(current.policy, settings)
-    now = time.time()
-    history = run_with_store(lambda store: store.read(read_history, name, now=now), settings)
+    with on_prefect() as store:
+        block, settings = asyncio.run(load_endpoint(name)), store.settings
+        current = laboratory.Current(
+            policy=options.known_policy(block.policy, settings) or settings.default_policy,
+            timeout=block.timeout,
+            rate=block.rate,
+            policies=settings.known_policies,
+        )
+        history = store.read(read_history, name, now=time.time())
     proposals = laboratory.advise(history, current)
     if as_json:
-        output.write(output.to_json(advice_document(history, proposals)) + "\n")
+        document = documents.advice(history, proposals, _command(name, proposals))
+        output.write(output.to_json(document) + "\n")
         return
     output.write_paragraph(_summary(history), indent=2)
     if not proposals:
@@ -62,35 +54,6 @@ def advise(name: given.Name, as_json: options.Json = False) -> None:
     _write(name, proposals)
 
 
-def advice_document(history: History, proposals: list[Proposal]) -> Document:
-    """Return the object of ``resonant advise --json``."""
-    from dataclasses import asdict
-
-    from resonant.events import rfc3339
-
-    durations = history.durations
-    return {
-        "endpoint": history.endpoint,
-        "since": rfc3339(history.since),
-        "until": rfc3339(history.until),
-        "delivered": history.delivered,
-        "failed": history.failed,
-        "outages": [
-            {"start": rfc3339(each.start), "end": rfc3339(each.end), "kind": each.kind}
-            for each in history.outages
-        ],
-        "attempts_looked_at": len(history.attempts),
-        "share_failed": round(history.share_failed, 4),
-        "throttled": history.throttled,
-        "timeouts": history.timeouts,
-        "retry_after": history.retry_after,
-        "capacity": history.capacity,
-        "slowest": durations[-1] if durations else None,
-        "proposals": [{**asdict(each), "is_change": each.is_change} for each in proposals],
-        "command": _command(history.endpoint, proposals),
-    }
-
-
 def _summary(history: History) -> str:
     from resonant.lab.advise import span
 
@@ -98,9 +61,9 @@ def _summary(history: History) -> str:
     if not made:
         return f"{history.endpoint}: no attempts recorded"
     parts = [
-        f"{history.endpoint}: {output.counted(made, 'attempt')} in {span(history.until - history.since)}",
+        f"{history.endpoint}: {counted(made, 'attempt')} in {span(history.until - history.since)}",
         f"{history.failed / made:.1%} failed",
-        output.counted(len(history.outages), "outage"),
+        counted(len(history.outages), "outage"),
     ]
     if history.outages:
         parts.append(f"{history.share_failed:.1%} of the other attempts failed at random")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from itertools import groupby, islice
+from functools import partial
+from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from resonant import output
-from resonant.cli import filters, options
+from resonant.cli import documents, filters, options, view
+from resonant.display import ago, counted
 from resonant.events import rfc3339
 
 if TYPE_CHECKING:
@@ -18,32 +20,15 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from resonant.cli.running import UntilStopped
+    from resonant.cli.running import CommandStore, UntilStopped
     from resonant.store.shared.gates import GateState
     from resonant.store.views.selection import Selection
     from resonant.store.views.unfinished import Waiting, WaitingGroup
 
 DEFAULT_LIMIT = 50
-COUNTED = 10_000
-_COLUMNS = ("event", "type", "endpoint", "status", "state", "due", "tries", "last error")
-_GROUP_COLUMNS = (
-    *("endpoint", "code", "count", "due", "in flight", "parked", "oldest due", "parked until", "most tries"),
-    "last error",
-)
 _STATES = {"in_flight": "in flight", "due": "due", "parked": "parked"}
-# Rows per table, as in dlq_view.
-_TABLE_ROWS = 1_000
 _NEVER_TRIED = "not tried yet"
 Unfinished = Literal["pending", "retrying"]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(
-        "deliveries",
-        rich_help_panel=options.LOOK,
-        epilog="Example: resonant deliveries --endpoint billing --group",
-    )(deliveries)
 
 
 def deliveries(
@@ -69,83 +54,55 @@ def deliveries(
 
     --since and --until select by acceptance time. `resonant cancel` gives up deliveries, with the same filters.
     """
-    selection = filters.selection(
-        endpoint=endpoint, event_type=event_type, category=category, code=code, text=text, since=since, until=until,
-    )  # fmt: skip
-    if group and after is not None:
-        raise options.Misuse("--after cannot be combined with --group")
-    if group:
-        _list_groups(selection, status, limit=limit, as_json=as_json)
-    else:
-        _list_deliveries(selection, status, limit=limit, after=after, as_json=as_json)
+    from resonant.cli.running import command_store
+
+    with command_store() as store:
+        selection = filters.selection(
+            store, endpoint=endpoint, event_type=event_type, category=category, code=code, text=text, since=since,
+            until=until,
+        )  # fmt: skip
+        if group and after is not None:
+            raise options.Misuse("--after cannot be combined with --group")
+        if group:
+            _list_groups(store, selection, status, limit=limit, as_json=as_json)
+        else:
+            place = filters.place(after)
+            _list_deliveries(store, selection, status, limit=limit, after=place, as_json=as_json)
 
 
 def _list_deliveries(
-    selection: Selection, status: Unfinished | None, *, limit: int, after: str | None, as_json: bool
+    store: CommandStore,
+    selection: Selection,
+    status: Unfinished | None,
+    *,
+    limit: int,
+    after: tuple[float, int] | None,
+    as_json: bool,
 ) -> None:
-    from resonant.cli.running import run_reading
     from resonant.store.shared.gates import states_not_normal
     from resonant.store.views.unfinished import Place, count_unfinished, each_unfinished
 
-    now = time.time()
-    place = filters.place(after)
-    before = None if place is None else Place(*place)
+    before = None if after is None else Place(*after)
 
     def show(connection: Connection, until_stopped: UntilStopped) -> None:
-        shown, last = 0, before
-
-        def noted(rows: Iterator[Waiting]) -> Iterator[Waiting]:
-            nonlocal shown, last
-            for row in rows:
-                shown, last = shown + 1, row.place
-                yield row
-
         rows = each_unfinished(connection, selection, status=status, limit=limit or None, after=before)
-        gates = states_not_normal(connection)
-        _write_rows(noted(until_stopped(rows)), gates, as_json=as_json, now=now)
-        total = count_unfinished(connection, selection, status=status, at_most=COUNTED)
+        listed = _deliveries(states_not_normal(connection), now=time.time())
+        seen = listed.write(until_stopped(rows), as_json=as_json)
+        total = count_unfinished(connection, selection, status=status, at_most=view.COUNTED)
         if not total:
             _say_none(selection)
         elif 0 < limit < total:
-            rest = each_unfinished(connection, selection, status=status, limit=1, after=last)
-            of = f"{total:,}" if total < COUNTED else f"{COUNTED:,} or more"
-            more = "these are the last"
-            if shown and last and next(rest, None):
-                more = f"--after {last.available_at!r}-{last.id} shows the next, --limit 0 all"
-            output.say(f"showing {shown:,} of {of}: {more}")
+            last = seen.last and seen.last.place
+            rest = each_unfinished(connection, selection, status=status, limit=1, after=last or before)
+            place = f"{last.available_at!r}-{last.id}" if last and next(rest, None) else None
+            view.say_page(seen.count, total, place)
 
-    run_reading(show)
+    store.read_rows(show)
 
 
-def _write_rows(
-    rows: Iterator[Waiting], gates: Mapping[str, GateState], *, as_json: bool, now: float
+def _list_groups(
+    store: CommandStore, selection: Selection, status: Unfinished | None, *, limit: int, as_json: bool
 ) -> None:
-    if as_json:
-        output.write_json_array(output.to_json(_document(row, gates, now)) for row in rows)
-    elif output.stdout().is_terminal:
-        for row in rows:
-            _write_on_screen(row, gates, now=now)
-    else:
-        while page := list(islice(rows, _TABLE_ROWS)):
-            output.write_table(_COLUMNS, [_columns(row, gates, now) for row in page])
-
-
-def _held(row: Waiting, gates: Mapping[str, GateState], now: float) -> GateState | None:
-    """Return the state of the gate that holds a delivery; None if it is not due or not held."""
-    return gates.get(row.delivery.endpoint) if row.state(now) == "due" else None
-
-
-def _waits(row: Waiting, now: float) -> bool:
-    """Return whether a leased delivery waits in its process for its retry."""
-    return row.state(now) == "in_flight" and (row.delivery.next_attempt_at or now) > now
-
-
-def _say_none(selection: Selection) -> None:
-    output.say("no unfinished deliveries" if selection.is_empty else "no unfinished deliveries match")
-
-
-def _list_groups(selection: Selection, status: Unfinished | None, *, limit: int, as_json: bool) -> None:
-    from resonant.cli.running import run_with_store
     from resonant.store.shared.gates import states_not_normal
     from resonant.store.views.unfinished import group_unfinished
 
@@ -155,138 +112,125 @@ def _list_groups(selection: Selection, status: Unfinished | None, *, limit: int,
         groups = group_unfinished(connection, selection, now=now, status=status)
         return groups, states_not_normal(connection)
 
-    groups, gates = run_with_store(lambda store: store.read(read))
+    groups, gates = store.read(read)
     shown = groups[:limit] if limit else groups
-    if as_json:
-        output.write_json_array(output.to_json(_group_document(group, gates)) for group in shown)
-    elif output.stdout().is_terminal:
-        for endpoint, of_endpoint in groupby(shown, key=attrgetter("endpoint")):
-            _write_groups_on_screen(list(of_endpoint), gates.get(endpoint), now=now)
-    elif shown:
-        output.write_table(_GROUP_COLUMNS, [_group_columns(group) for group in shown])
+    _groups(gates, now=now).write(shown, as_json=as_json)
     if len(shown) < len(groups):
-        output.say(f"showing {len(shown):,} of {len(groups):,} groups: --limit 0 shows all")
+        view.say_cut(len(shown), len(groups))
     elif not groups:
         _say_none(selection)
 
 
-def _document(row: Waiting, gates: Mapping[str, GateState], now: float) -> output.Document:
-    from resonant.cli.documents import document
-
-    is_held = _held(row, gates, now) is not None
-    return {
-        **document(row.delivery),
-        "state": row.state(now),
-        **row.answered._asdict(),
-        "held": is_held,
-    }
+def _say_none(selection: Selection) -> None:
+    output.say("no unfinished deliveries" if selection.is_empty else "no unfinished deliveries match")
 
 
-def _group_document(group: WaitingGroup, gates: Mapping[str, GateState]) -> output.Document:
-    return {
-        "endpoint": group.endpoint,
-        "code": group.code,
-        "count": group.count,
-        "due": group.due,
-        "in_flight": group.in_flight,
-        "parked": group.parked,
-        "oldest_due": rfc3339(group.oldest_due_at),
-        "parked_until": None if group.parked_until is None else rfc3339(group.parked_until),
-        "most_attempts": group.most_attempts,
-        "example": group.example,
-        "error": group.error,
-        "answer": group.answer,
-        "held": group.due if group.endpoint in gates else 0,
-    }
+def _deliveries(gates: Mapping[str, GateState], *, now: float) -> view.View[Waiting]:
+    def held(row: Waiting) -> GateState | None:
+        """Return the state of the gate that holds a delivery; None if it is not due or not held."""
+        return gates.get(row.delivery.endpoint) if row.state(now) == "due" else None
+
+    def state(row: Waiting) -> str:
+        return "held" if held(row) else "waits" if _waits(row, now) else _STATES[row.state(now)]
+
+    return view.View(
+        document=lambda row: documents.waiting(row, now=now, is_held=held(row) is not None),
+        columns={
+            "event": lambda row: row.delivery.event_id,
+            "type": lambda row: row.delivery.event_type,
+            "endpoint": lambda row: row.delivery.endpoint,
+            "status": lambda row: row.delivery.status,
+            "state": state,
+            "due": lambda row: rfc3339(_due_at(row)),
+            "tries": lambda row: row.delivery.attempts,
+            "last error": _why,
+        },
+        cards=lambda rows: (_card(row, held(row), now=now) for row in rows),
+    )
+
+
+def _due_at(row: Waiting) -> float:
+    return row.delivery.next_attempt_at or row.place.available_at
+
+
+def _waits(row: Waiting, now: float) -> bool:
+    """Return whether a leased delivery waits in its process for its retry."""
+    return row.state(now) == "in_flight" and (row.delivery.next_attempt_at or now) > now
+
+
+def _card(row: Waiting, gate: GateState | None, *, now: float) -> list[str]:
+    delivery, due_at = row.delivery, _due_at(row)
+    due = rfc3339(due_at)
+    moment = f"{due[:10]} {due[11:16]}Z"
+    match row.state(now):
+        case "in_flight" if _waits(row, now):
+            what = f"waits in its process for the retry at {moment}, {ago(now - due_at)}"
+        case "in_flight":
+            what = f"in flight, leased by {delivery.leased_by}"
+        case "due":
+            held = f"held because the endpoint is {gate}; " if gate else ""
+            what = f"{held}due since {moment}, {ago(now - due_at)}"
+        case _:
+            what = f"parked until {moment}, {ago(now - due_at)}"
+    return [
+        f"{delivery.event_id}  to {delivery.endpoint}",
+        f"{what}, {counted(delivery.attempts, 'try', 'tries')}, {delivery.event_type}",
+        _why(row),
+    ]
 
 
 def _why(row: Waiting) -> str:
     from resonant.delivery.wording import why
 
     delivery = row.delivery
-    return output.visible(
-        why(
-            reason=_NEVER_TRIED,
-            code=delivery.code,
-            error=delivery.error or delivery.error_type,
-            answer=row.answered.answer,
-        )
+    error = delivery.error or delivery.error_type
+    return why(reason=_NEVER_TRIED, code=delivery.code, error=error, answer=row.answered.answer)
+
+
+def _groups(gates: Mapping[str, GateState], *, now: float) -> view.View[WaitingGroup]:
+    return view.View(
+        document=lambda group: documents.waiting_group(group, is_held=group.endpoint in gates),
+        columns={
+            "endpoint": lambda group: group.endpoint,
+            "code": lambda group: group.code or "-",
+            "count": lambda group: group.count,
+            "due": lambda group: group.due,
+            "in flight": lambda group: group.in_flight,
+            "parked": lambda group: group.parked,
+            "oldest due": lambda group: rfc3339(group.oldest_due_at),
+            "parked until": lambda group: "-" if group.parked_until is None else rfc3339(group.parked_until),
+            "most tries": lambda group: group.most_attempts,
+            "last error": _group_why,
+        },
+        cards=partial(_group_cards, gates=gates, now=now),
+        indent=9,
     )
 
 
-def _write_on_screen(row: Waiting, gates: Mapping[str, GateState], *, now: float) -> None:
-    delivery, state = row.delivery, row.state(now)
-    due_at = delivery.next_attempt_at or row.place.available_at
-    due = rfc3339(due_at)
-    moment = f"{due[:10]} {due[11:16]}Z"
-    match state:
-        case "in_flight" if _waits(row, now):
-            what = f"waits in its process for the retry at {moment}, {output.ago(now - due_at)}"
-        case "in_flight":
-            what = f"in flight, leased by {delivery.leased_by}"
-        case "due":
-            gate = _held(row, gates, now)
-            held = f"held because the endpoint is {gate}; " if gate else ""
-            what = f"{held}due since {moment}, {output.ago(now - due_at)}"
-        case _:
-            what = f"parked until {moment}, {output.ago(now - due_at)}"
-    tries = output.counted(delivery.attempts, "try", "tries")
-    output.write_paragraph(f"{delivery.event_id}  to {delivery.endpoint}", indent=2)
-    output.write_paragraph(f"  {what}, {tries}, {output.visible(delivery.event_type)}", indent=4)
-    output.write_paragraph(f"  {_why(row)}", indent=4)
-    output.write("\n")
+def _group_cards(
+    groups: Iterator[WaitingGroup], *, gates: Mapping[str, GateState], now: float
+) -> Iterator[list[str]]:
+    """Yield the lines of each endpoint: its totals, then each failure."""
+    for endpoint, of_endpoint in groupby(groups, key=attrgetter("endpoint")):
+        rows, gate = list(of_endpoint), gates.get(endpoint)
+        counts = {
+            f"held (the endpoint is {gate})" if gate else "due": sum(row.due for row in rows),
+            "in flight": sum(row.in_flight for row in rows),
+            "parked": sum(row.parked for row in rows),
+        }
+        states = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+        until = max((row.parked_until for row in rows if row.parked_until is not None), default=None)
+        last = "" if until is None else f", the last until {rfc3339(until)[:16].replace('T', ' ')}Z"
+        oldest = ago(now - min(row.oldest_due_at for row in rows))
+        yield [f"{endpoint}: {states}{last}; oldest due {oldest}", *map(_group_line, rows)]
 
 
-def _columns(row: Waiting, gates: Mapping[str, GateState], now: float) -> tuple[str, ...]:
-    delivery = row.delivery
-    return (
-        delivery.event_id,
-        output.visible(delivery.event_type),
-        delivery.endpoint,
-        delivery.status,
-        "held" if _held(row, gates, now) else "waits" if _waits(row, now) else _STATES[row.state(now)],
-        rfc3339(delivery.next_attempt_at or row.place.available_at),
-        str(delivery.attempts),
-        _why(row),
-    )
-
-
-def _write_groups_on_screen(groups: list[WaitingGroup], gate: GateState | None, *, now: float) -> None:
-    """Write the groups of one endpoint: its totals, then each failure."""
-    counts = {
-        f"held (the endpoint is {gate})" if gate else "due": sum(group.due for group in groups),
-        "in flight": sum(group.in_flight for group in groups),
-        "parked": sum(group.parked for group in groups),
-    }
-    states = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
-    until = max((group.parked_until for group in groups if group.parked_until is not None), default=None)
-    last = "" if until is None else f", the last until {rfc3339(until)[:16].replace('T', ' ')}Z"
-    oldest = output.ago(now - min(group.oldest_due_at for group in groups))
-    output.write_paragraph(f"{groups[0].endpoint}: {states}{last}; oldest due {oldest}", indent=2)
-    for group in groups:
-        tries = f", up to {output.counted(group.most_attempts, 'try', 'tries')}" if group.code else ""
-        output.write_paragraph(
-            f"  {group.count:>5,}  {_group_why(group)}{tries}, e.g. {group.example}", indent=9
-        )
-    output.write("\n")
-
-
-def _group_columns(group: WaitingGroup) -> tuple[str, ...]:
-    return (
-        group.endpoint,
-        group.code or "-",
-        str(group.count),
-        str(group.due),
-        str(group.in_flight),
-        str(group.parked),
-        rfc3339(group.oldest_due_at),
-        "-" if group.parked_until is None else rfc3339(group.parked_until),
-        str(group.most_attempts),
-        _group_why(group),
-    )
+def _group_line(group: WaitingGroup) -> str:
+    tries = f", up to {counted(group.most_attempts, 'try', 'tries')}" if group.code else ""
+    return f"{group.count:>5,}  {_group_why(group)}{tries}, e.g. {group.example}"
 
 
 def _group_why(group: WaitingGroup) -> str:
     from resonant.delivery.wording import why
 
-    return output.visible(why(reason=_NEVER_TRIED, code=group.code, error=group.error, answer=group.answer))
+    return why(reason=_NEVER_TRIED, code=group.code, error=group.error, answer=group.answer)

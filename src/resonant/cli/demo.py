@@ -6,13 +6,6 @@ from typing import Annotated
 
 import typer
 
-from resonant.cli import options
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("demo", rich_help_panel=options.RUN, epilog="Example: resonant demo --keep")(demo)
-
 
 def demo(
     events: Annotated[

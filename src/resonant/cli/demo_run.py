@@ -18,9 +18,11 @@ import typer
 
 from resonant import output
 from resonant.cli.demo_events import LIMITED, demo_events, way_of
-from resonant.cli.demo_view import shown_live, take_snapshot, write_table
+from resonant.cli.demo_view import take_snapshot, write_table
 from resonant.cli.flow_runs import count_task_runs
+from resonant.cli.progress import shown_until_the_end
 from resonant.cli.up import PORT, whole_stack
+from resonant.display import counted
 from resonant.errors import ServerError
 from resonant.local.server import free_port
 from resonant.local.stack import interrupted_by_signals
@@ -126,7 +128,7 @@ async def _tell(stack: Stack, url: str, count: int, home: Path) -> _Story:
     from blocks import WebhookEndpoint
     from blocks.catalog import save_webhook_endpoint
     from resonant.settings import load_settings
-    from resonant.store import WorkerStore
+    from resonant.store import open_store
     from resonant.testing import read_journal
 
     endpoint = WebhookEndpoint(
@@ -134,54 +136,53 @@ async def _tell(stack: Stack, url: str, count: int, home: Path) -> _Story:
     )
     for name in (ENDPOINT, LIMITED_ENDPOINT):
         await save_webhook_endpoint(name, endpoint, overwrite=True)
-    settings = load_settings()
-    store = await WorkerStore.open(settings.store_url)
-    try:
+    async with open_store(load_settings().store_url) as store:
         events: dict[str, list[Event]] = {ENDPOINT: [], LIMITED_ENDPOINT: []}
         for event in demo_events(count, random.Random()):
             events[LIMITED_ENDPOINT if way_of(event.type) in LIMITED else ENDPOINT].append(event)
         for name, given in events.items():
             await store.enqueue(given, name)
-        stored = output.counted(count, "event")
+        stored = counted(count, "event")
         output.say(f"stored {stored} for the endpoints {ENDPOINT} and {LIMITED_ENDPOINT}, {url}")
-        run_ids = [await start_run(EMIT, max_attempts=MAX_ATTEMPTS)]
-        output.say(f"the worker runs {EMIT}: {_run_url(stack, run_ids[0])}")
-        snapshot = await _watch(stack, store, run_ids[0])
+        run_ids: list[UUID] = []
+        snapshot = await store.read(take_snapshot)
         # A run does not wait for deliveries that a gate holds for a long time.
         while snapshot.status.pending + snapshot.status.retrying and len(run_ids) < _MOST_RUNS:
             run_ids.append(await start_run(EMIT, max_attempts=MAX_ATTEMPTS))
+            if len(run_ids) == 1:
+                output.say(f"the worker runs {EMIT}: {_run_url(stack, run_ids[0])}")
             snapshot = await _watch(stack, store, run_ids[-1])
         dead_letters = await store.dead_letters(limit=1)
-    finally:
-        await store.close()
     await _wait_for_records(run_ids, count)
     requests = len(read_journal(home / JOURNAL))
     return _Story(snapshot, requests, run_ids[0], dead_letters[0].event_id if dead_letters else None)
 
 
 async def _watch(stack: Stack, store: Store, run_id: UUID) -> Snapshot:
-    """Show the emission until it ends; return the final snapshot of the store.
+    """Show the progress of the emission until it ends; return the final snapshot of the store.
 
     Raises:
         ServerError: the emission failed.
     """
     from prefect.client.orchestration import get_client
 
-    async with get_client() as client:
-        with shown_live("the worker emits the events") as show:
-            while True:
-                run = await client.read_flow_run(run_id)
-                snapshot = await store.read(take_snapshot)
-                show(snapshot)
-                if run.state is not None and run.state.is_final():
-                    break
-                stack.check()
-                await asyncio.sleep(_POLL_SECONDS)
+    async def look() -> tuple[int, str]:
+        snapshot = await store.read(take_snapshot)
+        return snapshot.finished, str(snapshot)
+
+    total = (await store.status()).accepted
+    async with get_client() as client, shown_until_the_end("emitting", total, look):
+        while True:
+            run = await client.read_flow_run(run_id)
+            if run.state is not None and run.state.is_final():
+                break
+            stack.check()
+            await asyncio.sleep(_POLL_SECONDS)
     if not run.state.is_completed():
         raise ServerError(
             f"the emission ended as {run.state.name}: {run.state.message}; see {stack.parts[-1].log}"
         )
-    return snapshot
+    return await store.read(take_snapshot)
 
 
 async def _wait_for_records(run_ids: list[UUID], count: int) -> None:

@@ -1,8 +1,7 @@
-"""The progress display of the demo: a live table on a terminal, lines elsewhere."""
+"""The results of the demo, by the behaviour of its receiver."""
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -12,18 +11,11 @@ from resonant import output
 from resonant.cli.demo_events import WAYS, way_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from rich.console import RenderableType
-    from rich.table import Table
     from sqlalchemy import Connection
 
     from resonant.store.views.reads import StoreStatus
 
 HEADER = ("the receiver answers", "events", "delivered", "retried", "dead letters")
-_LATEST_FAILURES = 6
-_LINE_SECONDS = 5.0
-_BAR_WIDTH = 60
 
 
 @dataclass(slots=True)
@@ -44,13 +36,11 @@ class Snapshot:
         status: the balance.
         rows: keyed by the receiver's behaviour, in the order of ``WAYS``.
         attempts: the number of attempts so far.
-        latest_failures: descriptions of the latest failed attempts, newest first.
     """
 
     status: StoreStatus
     rows: dict[str, Row]
     attempts: int
-    latest_failures: list[str]
 
     @property
     def finished(self) -> int:
@@ -58,11 +48,7 @@ class Snapshot:
         return self.status.delivered + self.status.dead_letter
 
     def __str__(self) -> str:
-        status = self.status
-        return (
-            f"{status.delivered:,} delivered, {status.retrying:,} retrying, {status.pending:,} waiting, "
-            f"{status.dead_letter:,} dead letters"
-        )
+        return f"{self.status.dead_letter:,} dead letters, {self.status.retrying:,} retrying"
 
 
 def take_snapshot(connection: Connection) -> Snapshot:
@@ -72,7 +58,7 @@ def take_snapshot(connection: Connection) -> Snapshot:
     from resonant.store import schema
     from resonant.store.views import reads
 
-    d, a = schema.deliveries.c, schema.attempts.c
+    d = schema.deliveries.c
     rows = {way: Row() for way in WAYS}
     attempts = 0
     retried = func.sum(case((d.attempts > 1, 1), else_=0))
@@ -88,26 +74,11 @@ def take_snapshot(connection: Connection) -> Snapshot:
             row.delivered += count
         elif status == "dead_letter":
             row.dead_letters[f"{reason}, {code}"] += count
-    latest = (
-        select(d.event_type, a.number, a.category, a.code, a.decision, a.delay)
-        .join(schema.deliveries, a.delivery_id == d.id)
-        .where(a.result == "failed")
-        .order_by(a.id.desc())
-        .limit(_LATEST_FAILURES)
-    )
-    return Snapshot(
-        status=reads.status(connection, now=time.time()),
-        rows=rows,
-        attempts=attempts,
-        latest_failures=[
-            f"{event_type:<20} attempt {number}  {category} {code}; {_next_step(decision, delay)}"
-            for event_type, number, category, code, decision, delay in connection.execute(latest)
-        ],
-    )
+    return Snapshot(reads.status(connection, now=time.time()), rows, attempts)
 
 
-def _rows(snapshot: Snapshot) -> list[tuple[str, ...]]:
-    """Return the cells of the table; the last row has the totals."""
+def write_table(snapshot: Snapshot) -> None:
+    """Write the table to standard output; its last row has the totals."""
     rows = [(WAYS[way], row) for way, row in snapshot.rows.items() if row.events]
     total = Row()
     for _, row in rows:
@@ -115,80 +86,11 @@ def _rows(snapshot: Snapshot) -> list[tuple[str, ...]]:
         total.delivered += row.delivered
         total.retried += row.retried
         total.dead_letters += row.dead_letters
-    return [
-        *(_cells(label, row, ", ".join(row.dead_letters)) for label, row in rows),
-        _cells("all", total, ""),
-    ]
+    cells = [_cells(label, row, ", ".join(row.dead_letters)) for label, row in rows]
+    output.write_table(HEADER, [*cells, _cells("all", total, "")], only_first_folds=True)
 
 
 def _cells(label: str, row: Row, why: str) -> tuple[str, ...]:
     numbers = (row.events, row.delivered, row.retried)
     aligned = (f"{number:>{len(name)},}" for name, number in zip(HEADER[1:], numbers, strict=False))
     return (label, *aligned, f"{row.dead_letters.total():,} {why}".rstrip())
-
-
-def _next_step(decision: str | None, delay: float | None) -> str:
-    return f"retry in {delay:.1f} s" if decision == "retry" and delay is not None else "given up"
-
-
-@contextlib.contextmanager
-def shown_live(title: str) -> Iterator[Callable[[Snapshot], None]]:
-    """Yield a function that shows a snapshot: in place on a terminal, as a line every few seconds elsewhere."""
-    console = output.stderr()
-    if not console.is_terminal:
-        yield _lines()
-        return
-    from rich.live import Live
-
-    started_at = time.monotonic()
-    with Live(console=console, auto_refresh=False, transient=True) as live:
-        yield lambda snapshot: live.update(
-            _picture(f"{title}  {time.monotonic() - started_at:3.0f} s", snapshot), refresh=True
-        )
-
-
-def _lines() -> Callable[[Snapshot], None]:
-    next_at = time.monotonic() + _LINE_SECONDS
-
-    def show(snapshot: Snapshot) -> None:
-        nonlocal next_at
-        if time.monotonic() >= next_at:
-            output.say(str(snapshot))
-            next_at = time.monotonic() + _LINE_SECONDS
-
-    return show
-
-
-def write_table(snapshot: Snapshot) -> None:
-    """Write the table to standard output."""
-    console = output.stdout()
-    if console.is_terminal:
-        console.print(_table(snapshot))
-    else:
-        output.write_table(HEADER, _rows(snapshot))
-
-
-def _picture(title: str, snapshot: Snapshot) -> RenderableType:
-    from rich.align import Align
-    from rich.console import Group
-    from rich.progress_bar import ProgressBar
-    from rich.text import Text
-
-    return Group(
-        Text(title, style="bold"),
-        Align.left(ProgressBar(snapshot.status.accepted or 1, snapshot.finished, width=_BAR_WIDTH)),
-        Text(str(snapshot)),
-        _table(snapshot),
-        Text("latest failures", style="bold"),
-        *(Text(line, no_wrap=True, overflow="ellipsis", style="red") for line in snapshot.latest_failures),
-    )
-
-
-def _table(snapshot: Snapshot) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(*HEADER, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for cells in _rows(snapshot):
-        table.add_row(*cells)
-    return table

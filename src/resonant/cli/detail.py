@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resonant import output
-from resonant.cli import filters, options
+from resonant.cli import documents, filters, options
+from resonant.display import ago, counted
 from resonant.errors import InvalidEvent, ResonantError
 from resonant.events import encode_data, rfc3339
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from resonant.events import Attempt, Delivery, Event
-    from resonant.output import Document
     from resonant.store.shared.gates import GateState
     from resonant.store.views.reads import Detail
 
@@ -28,24 +28,18 @@ _NAMED_MATCHES = 3
 _INDENT = 16
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(
-        "detail", rich_help_panel=options.LOOK, epilog="Example: resonant detail evt_0198c0de --json"
-    )(detail)
-
-
 def detail(
     event_id: Annotated[str, typer.Argument(metavar="ID", help="The event's id, or a unique prefix of it.")],
     as_json: options.Json = False,
 ) -> None:
     """Show one event: its data, and every attempt with its error, delay and next step."""
-    from resonant.cli.running import run_with_store
+    from resonant.cli.running import command_store
 
-    filters.selection(ids=[event_id])  # refuses an id that no event can have
-    found, gates = run_with_store(lambda store: store.read(_find_with_gates, event_id))
+    with command_store() as store:
+        filters.selection(store, ids=[event_id])  # refuses an id that no event can have
+        found, gates = store.read(_find_with_gates, event_id)
     if as_json:
-        output.write(output.with_raw(detail_document(found), "data", found.event.body) + "\n")
+        output.write(output.with_raw(documents.detail(found), "data", found.event.body) + "\n")
     else:
         now = time.time()
         for line in _event_lines(found, now=now):
@@ -54,24 +48,6 @@ def detail(
             output.write(f"{line}\n")  # not wrapped, so that users can copy it
         for line in _delivery_lines(found, gates, now=now):
             output.write_paragraph(line, indent=_INDENT if line.startswith(" ") else 4)
-
-
-def detail_document(found: Detail) -> Document:
-    """Return everything except the data, which is already JSON."""
-    from resonant.cli.documents import document
-
-    return {
-        "event_id": found.event.id,
-        "event_type": found.event.type,
-        "source": found.event.source,
-        "subject": found.event.subject,
-        "time": found.event.time,
-        "accepted_at": rfc3339(found.accepted_at),
-        "deliveries": [
-            {**document(delivery), "history": [document(attempt) for attempt in attempts]}
-            for delivery, attempts in found.deliveries
-        ],
-    }
 
 
 def _find_with_gates(connection: Connection, event_id: str) -> tuple[Detail, Mapping[str, GateState]]:
@@ -105,7 +81,7 @@ def _event_lines(found: Detail, *, now: float) -> Iterator[str]:
         yield f"  subject   {output.visible(event.subject)}"
     yield f"  time      {event.time}"
     yield f"  accepted  {_moment(found.accepted_at, now)}"
-    yield f"  data      {output.counted(len(event.body), 'byte')}"
+    yield f"  data      {counted(len(event.body), 'byte')}"
 
 
 def _delivery_lines(found: Detail, gates: Mapping[str, GateState], *, now: float) -> Iterator[str]:
@@ -136,8 +112,8 @@ def _indented(body: bytes) -> str:
 
 
 def _state(delivery: Delivery, gate: GateState | None, now: float) -> str:
-    attempts = output.counted(delivery.attempts, "attempt")
-    replays = f" ({output.counted(delivery.replays, 'replay')})" if delivery.replays else ""
+    attempts = counted(delivery.attempts, "attempt")
+    replays = f" ({counted(delivery.replays, 'replay')})" if delivery.replays else ""
     match delivery.status:
         case "delivered":
             what = f"delivered {_moment(delivery.finished_at, now)}"
@@ -202,4 +178,4 @@ def _next_step(attempt: Attempt, delivery: Delivery, *, is_last: bool) -> str | 
 
 
 def _moment(moment: float | None, now: float) -> str:
-    return "never" if moment is None else f"{rfc3339(moment)} ({output.ago(now - moment)})"
+    return "never" if moment is None else f"{rfc3339(moment)} ({ago(now - moment)})"

@@ -1,167 +1,128 @@
-"""Print dead letters and groups: a few lines each on a terminal, one line each elsewhere."""
+"""How dead letters and their groups are shown."""
 
 from __future__ import annotations
 
-from itertools import islice
+from functools import partial
 from typing import TYPE_CHECKING
 
-from resonant import output
+from resonant.cli import documents
+from resonant.cli.view import View
 from resonant.dead_letters.advice import advise, processed
 from resonant.delivery.wording import shortened, why
+from resonant.display import ago, counted
 from resonant.events import rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from resonant.dead_letters.triage import DeadLetterGroup
     from resonant.events import DeadLetter
     from resonant.store.shared.gates import GateState
 
-# Rows per table. Tables are aligned in memory, and there may be millions of rows.
-_TABLE_ROWS = 1_000
-_COLUMNS = ("event", "type", "endpoint", "reason", "category", "code", "tries", "dead at", "error")
-_GROUP_COLUMNS = (
-    *("count", "endpoint", "code", "reason", "cause", "first", "last", "example", "error"),
-    "what to do",
+NEXT_COMMANDS = (
+    "resonant detail {example}  shows every attempt\n"
+    "resonant export  writes all of them to error_report.json\n"
+    "resonant dlq --group  groups them by cause\n"
 )
 
 
-def write_dead_letters(
-    dead_letters: Iterator[DeadLetter], states: Mapping[str, GateState], *, now: float
-) -> None:
-    """Write dead letters as a stream.
+def dead_letters(states: Mapping[str, GateState], *, now: float) -> View[DeadLetter]:
+    """Return the view of dead letters.
 
     Args:
-        dead_letters: the dead letters to write.
         states: gate states other than normal, keyed by endpoint.
         now: seconds since the epoch.
     """
-    if not output.stdout().is_terminal:
-        while page := list(islice(dead_letters, _TABLE_ROWS)):
-            output.write_table(_COLUMNS, [_columns(each, states.get(each.endpoint)) for each in page])
-        return
-    example, before = None, None
-    for dead_letter in dead_letters:
-        example = example or dead_letter.event_id
-        alike = (dead_letter.code or "", dead_letter.reason, dead_letter.category or "", dead_letter.endpoint)
-        # Print the advice once for consecutive failures of the same kind.
-        advice: list[str | None] = []
-        if alike != before:
-            advice = [_held(states.get(dead_letter.endpoint)), f"next: {_advice(dead_letter)}"]
-        _write_on_screen(dead_letter, *advice, now=now)
-        before = alike
-    if example:
-        output.write(
-            f"resonant detail {example}  shows every attempt\n"
-            "resonant export  writes all of them to error_report.json\n"
-            "resonant dlq --group  groups them by cause\n"
-        )
-
-
-def write_groups(groups: Sequence[DeadLetterGroup], *, now: float) -> None:
-    """Write groups of dead letters."""
-    if output.stdout().is_terminal:
-        for group in groups:
-            _write_group_on_screen(group, now=now)
-    else:
-        output.write_table(_GROUP_COLUMNS, [_group_columns(group) for group in groups])
-
-
-def _advice(dead_letter: DeadLetter) -> str:
-    return advise(
-        code=dead_letter.code or "",
-        reason=dead_letter.reason,
-        category=dead_letter.category or "",
-        endpoint=dead_letter.endpoint,
-        event_id=dead_letter.event_id,
+    return View(
+        document=lambda each: documents.dead_letter(each, states.get(each.endpoint)),
+        columns={
+            "event": lambda each: each.event_id,
+            "type": lambda each: each.event_type,
+            "endpoint": lambda each: each.endpoint,
+            "reason": lambda each: each.reason,
+            "category": lambda each: each.category or "-",
+            "code": lambda each: each.code or "-",
+            "tries": lambda each: each.attempts,
+            "dead at": lambda each: rfc3339(each.dead_at),
+            "error": lambda each: _error(each, states.get(each.endpoint)),
+        },
+        cards=partial(_cards, states=states, now=now),
     )
 
 
-def _held(state: GateState | None) -> str | None:
-    return f"held: the endpoint is {state}, so a replay would wait" if state else None
-
-
-def _write_on_screen(dead_letter: DeadLetter, *advice: str | None, now: float) -> None:
-    output.write_paragraph(
-        f"{dead_letter.event_id}  to {dead_letter.endpoint}  {output.ago(now - dead_letter.dead_at)}",
-        indent=2,
-    )
-    tries = output.counted(dead_letter.attempts, "try", "tries")
-    replays = f", {output.counted(dead_letter.replays, 'replay')}" if dead_letter.replays else ""
-    dead_at = rfc3339(dead_letter.dead_at)
-    happened = f"{dead_letter.reason} after {tries}{replays}, {dead_at[:10]} {dead_at[11:16]}Z"
-    _write_indented(
-        f"{happened}, {output.visible(dead_letter.event_type)}",
-        output.visible(_why(dead_letter)),
-        f"{processed(dead_letter.code or '')}: check the receiver before a replay"
-        if dead_letter.maybe_processed
-        else None,
-        *advice,
-    )
-
-
-def _write_group_on_screen(group: DeadLetterGroup, *, now: float) -> None:
-    output.write_paragraph(
-        f"{output.counted(group.count, 'dead letter')} to {group.endpoint}  last {output.ago(now - group.last_at)}, "
-        f"first {output.ago(now - group.first_at)}",
-        indent=2,
-    )
-    failed_with = why(reason=group.reason, code=group.code, error=group.error, answer=group.answer)
-    reason = f"{group.reason}, " if group.code else ""
-    _write_indented(
-        f"{reason}{output.visible(failed_with)}",
-        f"next: {group.advice}",
-        f"example: {group.example}, cause: {group.fingerprint}",
-    )
-
-
-def _write_indented(*lines: str | None) -> None:
-    for line in lines:
-        if line:
-            output.write_paragraph(f"  {line}", indent=4)
-    output.write("\n")
-
-
-def _why(dead_letter: DeadLetter) -> str:
-    return why(
-        reason=dead_letter.reason,
-        code=dead_letter.code,
-        error=dead_letter.error or dead_letter.error_type,
-        answer=dead_letter.answer,
-    )
-
-
-def _columns(dead_letter: DeadLetter, state: GateState | None) -> tuple[str, ...]:
+def _error(dead_letter: DeadLetter, state: GateState | None) -> str:
     parts = [
         dead_letter.error or dead_letter.error_type,
         dead_letter.answer and f"the answer: {shortened(dead_letter.answer)}",
         dead_letter.maybe_processed and processed(dead_letter.code or ""),
         _held(state),
     ]
-    return (
-        dead_letter.event_id,
-        output.visible(dead_letter.event_type),
-        dead_letter.endpoint,
-        dead_letter.reason,
-        dead_letter.category or "-",
-        dead_letter.code or "-",
-        str(dead_letter.attempts),
-        rfc3339(dead_letter.dead_at),
-        output.visible("; ".join(part for part in parts if part)),
-    )
+    return "; ".join(part for part in parts if part)
 
 
-def _group_columns(group: DeadLetterGroup) -> tuple[str, ...]:
-    answer = f"; the answer: {shortened(group.answer)}" if group.answer else ""
-    return (
-        str(group.count),
-        group.endpoint,
-        group.code or "-",
-        group.reason,
-        group.fingerprint,
-        rfc3339(group.first_at),
-        rfc3339(group.last_at),
-        group.example,
-        output.visible(f"{group.error}{answer}") or "-",
-        group.advice,
+def _held(state: GateState | None) -> str | None:
+    return f"held: the endpoint is {state}, so a replay would wait" if state else None
+
+
+def _cards(
+    rows: Iterator[DeadLetter], *, states: Mapping[str, GateState], now: float
+) -> Iterator[list[str | None]]:
+    """Yield the lines of each dead letter, with the advice once for consecutive failures of the same kind."""
+    before = None
+    for row in rows:
+        alike = (row.code or "", row.reason, row.category or "", row.endpoint)
+        tries = counted(row.attempts, "try", "tries")
+        replays = f", {counted(row.replays, 'replay')}" if row.replays else ""
+        dead_at = rfc3339(row.dead_at)
+        check = f"{processed(row.code or '')}: check the receiver before a replay"
+        lines = [
+            f"{row.event_id}  to {row.endpoint}  {ago(now - row.dead_at)}",
+            f"{row.reason} after {tries}{replays}, {dead_at[:10]} {dead_at[11:16]}Z, {row.event_type}",
+            why(reason=row.reason, code=row.code, error=row.error or row.error_type, answer=row.answer),
+            check if row.maybe_processed else None,
+        ]
+        if alike != before:
+            code, reason, category, endpoint = before = alike
+            advice = advise(
+                code=code, reason=reason, category=category, endpoint=endpoint, event_id=row.event_id
+            )
+            lines += [_held(states.get(endpoint)), f"next: {advice}"]
+        yield lines
+
+
+def groups(*, now: float) -> View[DeadLetterGroup]:
+    """Return the view of groups of dead letters; ``now`` is in seconds since the epoch."""
+
+    def cards(rows: Iterator[DeadLetterGroup]) -> Iterator[list[str]]:
+        for group in rows:
+            failed_with = why(reason=group.reason, code=group.code, error=group.error, answer=group.answer)
+            yield [
+                (
+                    f"{counted(group.count, 'dead letter')} to {group.endpoint}  last {ago(now - group.last_at)}, "
+                    f"first {ago(now - group.first_at)}"
+                ),
+                f"{group.reason}, {failed_with}" if group.code else failed_with,
+                f"next: {group.advice}",
+                f"example: {group.example}, cause: {group.fingerprint}",
+            ]
+
+    def error(group: DeadLetterGroup) -> str:
+        answer = f"; the answer: {shortened(group.answer)}" if group.answer else ""
+        return f"{group.error}{answer}" or "-"
+
+    return View(
+        document=documents.dead_letter_group,
+        columns={
+            "count": lambda group: group.count,
+            "endpoint": lambda group: group.endpoint,
+            "code": lambda group: group.code or "-",
+            "reason": lambda group: group.reason,
+            "cause": lambda group: group.fingerprint,
+            "first": lambda group: rfc3339(group.first_at),
+            "last": lambda group: rfc3339(group.last_at),
+            "example": lambda group: group.example,
+            "error": error,
+            "what to do": lambda group: group.advice,
+        },
+        cards=cards,
     )

@@ -1,104 +1,63 @@
-"""Rows of the store as JSON objects. The keys are a public contract; times are RFC 3339 in UTC."""
+"""The JSON documents of all commands. Their keys are a public contract; times are RFC 3339 in UTC."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resonant.events import rfc3339
 
 if TYPE_CHECKING:
-    from resonant.dead_letters.triage import DeadLetterGroup
-    from resonant.events import Attempt, DeadLetter, Delivery
-    from resonant.output import Document
-    from resonant.store.shared.gates import Gate
-    from resonant.store.views.reads import StoreStatus
+    from collections.abc import Iterable, Mapping, Sequence
 
-_TIMES = frozenset(
-    {
-        "accepted_at",
-        "backoff_until",
-        "dead_at",
-        "finished_at",
-        "first_attempt_at",
-        "lease_until",
-        "next_attempt_at",
-        "started_at",
-    }
+    from prometheus_client import CollectorRegistry
+
+    from resonant.cli.intake import Summary
+    from resonant.cli.overview import Purges
+    from resonant.dead_letters.cancel import Cancellable
+    from resonant.dead_letters.purge import PurgeReport
+    from resonant.dead_letters.replay import ReplayPlan
+    from resonant.dead_letters.triage import DeadLetterGroup
+    from resonant.events import Attempt, DeadLetter
+    from resonant.lab.advise import Proposal
+    from resonant.lab.comparison import Variant
+    from resonant.lab.history import History as EndpointHistory
+    from resonant.lab.scenario import Scenario
+    from resonant.metrics.alerts import Key
+    from resonant.metrics.percentiles import Spread
+    from resonant.metrics.statistics import Events, Hour, Statistics
+    from resonant.output import Document
+    from resonant.store.audit import AuditEntry
+    from resonant.store.shared.gates import Gate, GateState
+    from resonant.store.views.endpoint_status import EndpointStatus, Governed
+    from resonant.store.views.reads import Detail, History, StoreStatus
+    from resonant.store.views.unfinished import Waiting, WaitingGroup
+
+_DEAD_LETTER = (
+    "event_id event_type endpoint reason category code error_type error status_code attempts first_attempt_at dead_at "
+    "replays answer maybe_processed"
+)
+_DELIVERY = (
+    "event_id event_type endpoint status attempts replays accepted_at first_attempt_at next_attempt_at finished_at "
+    "reason category code error_type error status_code leased_by lease_until backoff_until"
+)
+_ATTEMPT = (
+    "number round started_at duration result status_code category code blame maybe_processed error_type error excerpt "
+    "warning retry_after decision delay next_attempt_at owner task_run_id late early"
+)
+_BALANCE = "accepted pending retrying in_flight delivered dead_letter purged balanced by_category"
+_ENDPOINT_COUNTS = (
+    "pending retrying in_flight due parked delivered dead_letter delivered_last_hour failed_last_hour"
 )
 
+_FIGURES = ("attempts", "peak", "drain", "noticed", "busiest", "sends")
 
-def status_document(status: StoreStatus) -> Document:
-    """Return the object of ``resonant status --json``."""
+
+def _pick(row: object, names: str) -> Document:
+    """Return the named attributes; the names of times end in ``_at`` or ``_until``."""
+    found = {name: getattr(row, name) for name in names.split()}
     return {
-        "accepted": status.accepted,
-        "pending": status.pending,
-        "retrying": status.retrying,
-        "in_flight": status.in_flight,
-        "delivered": status.delivered,
-        "dead_letter": status.dead_letter,
-        "purged": status.purged,
-        "balanced": status.balanced,
-        "by_category": status.by_category,
-        "endpoint_problems": [
-            {"endpoint": each.endpoint, "reason": each.reason, "since": rfc3339(each.since)}
-            for each in status.endpoint_problems
-        ],
-        "held": status.held,
-        "oldest_due": _moment(status.oldest_due_at),
-        "oldest_dead_letter": _moment(status.oldest_dead_at),
-        "endpoints": [
-            {
-                "endpoint": each.name,
-                "pending": each.pending,
-                "retrying": each.retrying,
-                "in_flight": each.in_flight,
-                "due": each.due,
-                "parked": each.parked,
-                "delivered": each.delivered,
-                "dead_letter": each.dead_letter,
-                "delivered_last_hour": each.delivered_last_hour,
-                "failed_last_hour": each.failed_last_hour,
-                "oldest_due": _moment(each.oldest_due_at),
-                "held": each.held,
-                "gate": gate_document(each.gate),
-            }
-            for each in status.endpoints
-        ],
-    }
-
-
-def group_document(group: DeadLetterGroup) -> Document:
-    """Return a group of dead letters as an object."""
-    return {
-        "fingerprint": group.fingerprint,
-        "endpoint": group.endpoint,
-        "code": group.code,
-        "reason": group.reason,
-        "category": group.category,
-        "error": group.error,
-        "count": group.count,
-        "first_dead_at": rfc3339(group.first_at),
-        "last_dead_at": rfc3339(group.last_at),
-        "example": group.example,
-        "advice": group.advice,
-        "answer": group.answer,
-        "maybe_processed": group.maybe_processed,
-    }
-
-
-def gate_document(gate: Gate) -> Document:
-    """Return an endpoint's gate as an object."""
-    return {
-        "state": gate.state,
-        # 0 if the gate has always been normal.
-        "since": _moment(gate.since or None),
-        "reason": gate.reason,
-        "paused_by": gate.paused_by,
-        "pace": gate.pace if gate.state == "paced" else None,
-        "failing_since": _moment(gate.failing_since),
-        "next_probe": _moment(gate.probe_at),
-        "not_before": _moment(gate.not_before),
+        name: _moment(value) if name.endswith(("_at", "_until")) else value for name, value in found.items()
     }
 
 
@@ -106,9 +65,296 @@ def _moment(moment: float | None) -> str | None:
     return None if moment is None else rfc3339(moment)
 
 
-def document(row: DeadLetter | Delivery | Attempt) -> Document:
-    """Return a row as an object, keyed by field name."""
+# --- the store ---------------------------------------------------------------------------------------------------
+
+
+def stored(summary: Summary) -> dict[str, object]:
+    """Return the numbers of stored, known and bad lines."""
+    return _pick(summary, "stored known bad")
+
+
+def status(found: StoreStatus) -> Document:
+    """Return the balance, and each endpoint."""
     return {
-        name: rfc3339(value) if name in _TIMES and value is not None else value
-        for name, value in asdict(row).items()
+        **_pick(found, _BALANCE),
+        "endpoint_problems": [
+            {"endpoint": each.endpoint, "reason": each.reason, "since": rfc3339(each.since)}
+            for each in found.endpoint_problems
+        ],
+        "held": found.held,
+        "oldest_due": _moment(found.oldest_due_at),
+        "oldest_dead_letter": _moment(found.oldest_dead_at),
+        "endpoints": [_endpoint(each) for each in found.endpoints],
+    }
+
+
+def _endpoint(found: EndpointStatus) -> Document:
+    return {
+        "endpoint": found.name,
+        **_pick(found, _ENDPOINT_COUNTS),
+        "oldest_due": _moment(found.oldest_due_at),
+        "held": found.held,
+        "gate": gate(found.gate),
+    }
+
+
+def alerts(raised: Mapping[Key, float], texts: Mapping[Key, str]) -> list[Document]:
+    """Return the active alerts; an alert for all endpoints has a null endpoint."""
+    return [
+        {
+            "condition": key.condition.value,
+            "endpoint": key.endpoint or None,
+            "since": rfc3339(at),
+            "text": texts[key],
+        }
+        for key, at in sorted(raised.items(), key=lambda item: (item[1], item[0]))
+    ]
+
+
+def retention(purges: Purges) -> Document:
+    """Return a forecast of the daily purge, and the result of the last purge."""
+    days, last = purges.retention, purges.last
+    return {
+        "dead_letters_days": days.dead_letters,
+        "delivered_days": days.delivered,
+        "by_reason": dict(days.by_reason),
+        "by_endpoint": dict(days.by_endpoint),
+        "would_purge": _pick(purges.forecast, "dead_letters delivered"),
+        "would_keep": purges.kept,
+        "archive": str(purges.archives),
+        "last_purge": last
+        and {"at": rfc3339(last.at), "count": last.count, "archive": last.selection.get("archive")},
+    }
+
+
+def gate(found: Gate) -> Document:
+    """Return an endpoint's gate."""
+    return {
+        "state": found.state,
+        # 0 if the gate has always been normal.
+        "since": _moment(found.since or None),
+        "reason": found.reason,
+        "paused_by": found.paused_by,
+        "pace": found.pace if found.state == "paced" else None,
+        "failing_since": _moment(found.failing_since),
+        "next_probe": _moment(found.probe_at),
+        "not_before": _moment(found.not_before),
+    }
+
+
+def gate_and_held(found: Governed) -> Document:
+    """Return an endpoint's gate, and how many due deliveries it holds."""
+    return {"gate": gate(found.gate), "held": found.held}
+
+
+# --- deliveries --------------------------------------------------------------------------------------------------
+
+
+def attempt(made: Attempt) -> Document:
+    """Return an attempt."""
+    return _pick(made, _ATTEMPT)
+
+
+def dead_letter(found: DeadLetter, state: GateState | None = None) -> Document:
+    """Return a dead letter as lists show it.
+
+    Args:
+        found: the dead letter.
+        state: of its endpoint's gate, if not normal.
+    """
+    return {**_pick(found, _DEAD_LETTER), "endpoint_state": state or "normal"}
+
+
+def dead_letter_history(found: History) -> Document:
+    """Return a dead letter with its attempts, without the event's data."""
+    return {
+        **_pick(found.dead_letter, _DEAD_LETTER),
+        "history": [attempt(each) for each in found.attempts],
+    }
+
+
+def dead_letter_group(group: DeadLetterGroup) -> Document:
+    """Return a group of dead letters."""
+    return {
+        **_pick(group, "fingerprint endpoint code reason category error count"),
+        "first_dead_at": rfc3339(group.first_at),
+        "last_dead_at": rfc3339(group.last_at),
+        **_pick(group, "example advice answer maybe_processed"),
+    }
+
+
+def waiting(row: Waiting, *, now: float, is_held: bool) -> Document:
+    """Return an unfinished delivery."""
+    return {
+        **_pick(row.delivery, _DELIVERY),
+        "state": row.state(now),
+        **_pick(row.answered, "answer maybe_processed"),
+        "held": is_held,
+    }
+
+
+def waiting_group(group: WaitingGroup, *, is_held: bool) -> Document:
+    """Return a group of unfinished deliveries."""
+    return {
+        **_pick(group, "endpoint code count due in_flight parked"),
+        "oldest_due": rfc3339(group.oldest_due_at),
+        **_pick(group, "parked_until most_attempts example error answer"),
+        "held": group.due if is_held else 0,
+    }
+
+
+def detail(found: Detail) -> Document:
+    """Return an event with its deliveries and their attempts, without its data."""
+    return {
+        "event_id": found.event.id,
+        "event_type": found.event.type,
+        **_pick(found.event, "source subject time"),
+        "accepted_at": rfc3339(found.accepted_at),
+        "deliveries": [
+            {**_pick(delivery, _DELIVERY), "history": [attempt(each) for each in attempts]}
+            for delivery, attempts in found.deliveries
+        ],
+    }
+
+
+def report_head(found: StoreStatus, groups: Iterable[DeadLetterGroup], *, now: float) -> Document:
+    """Return the error report without its dead letters."""
+    return {
+        "generated_at": rfc3339(now),
+        "totals": status(found),
+        "groups": [dead_letter_group(group) for group in groups],
+    }
+
+
+# --- actions on dead letters -------------------------------------------------------------------------------------
+
+
+def replay_plan(planned: ReplayPlan, *, dry_run: bool) -> dict[str, object]:
+    """Return what a replay selects and leaves out."""
+    return {
+        "dry_run": dry_run,
+        "selected": planned.selected,
+        "left_out_permanent": planned.permanent,
+        "left_out_by_limit": planned.beyond_limit,
+    }
+
+
+def cancellable(expected: Cancellable) -> Document:
+    """Return how many deliveries would be given up."""
+    return {"would_cancel": expected.number, "being_sent": expected.being_sent, "dry_run": True}
+
+
+def purged(report: PurgeReport) -> Document:
+    """Return the counts of a purge, and the archive that it wrote."""
+    archive = None if report.archive is None else str(report.archive)
+    return {**_pick(report, "purged kept dry_run"), "archive": archive}
+
+
+def audit_entry(entry: AuditEntry) -> Document:
+    """Return an entry of the audit."""
+    return {"at": rfc3339(entry.at), **_pick(entry, "who action selection count ended_at")}
+
+
+# --- metrics -----------------------------------------------------------------------------------------------------
+
+
+def metrics(found: Statistics) -> Document:
+    """Return the statistics: rates are fractions; missing figures are null."""
+    from resonant.metrics.report import by_most_events
+
+    figures = found.overall
+    return {
+        "events": _events(figures.events),
+        "error_categories": figures.error_categories,
+        "error_types": figures.error_types,
+        "latency_ms": _milliseconds(figures.latency),
+        "end_to_end_ms": _milliseconds(figures.end_to_end),
+        "first_attempt_ms": _milliseconds(figures.first_attempt),
+        "retries": asdict(figures.retries),
+        "hourly": [_hour(hour) for hour in found.hourly],
+        "by_event_type": {
+            name: {
+                "events": _events(of_type.events),
+                "attempts": asdict(of_type.attempts),
+                "error_categories": of_type.error_categories,
+                "latency_ms": _milliseconds(of_type.latency),
+                "retries": asdict(of_type.retries),
+            }
+            for name, of_type in by_most_events(found.by_event_type)
+        },
+    }
+
+
+def _events(events: Events) -> Document:
+    return _pick(events, "total success failed dead_letter success_rate")
+
+
+def _hour(hour: Hour) -> Document:
+    events, attempts = hour.figures.events, hour.figures.attempts
+    return {
+        "hour": rfc3339(hour.start),
+        "success": events.success,
+        "dead_letter": events.dead_letter,
+        "attempts": attempts.total,
+        "failed_attempts": attempts.failed,
+        "latency_ms": _milliseconds(hour.figures.latency),
+    }
+
+
+def _milliseconds(spread: Spread) -> Document:
+    return {
+        name: None if seconds is None else round(1000 * seconds, 3)
+        for name, seconds in asdict(spread).items()
+    }
+
+
+def samples(registry: CollectorRegistry) -> list[Document]:
+    """Return the samples of a registry."""
+    return [_pick(sample, "name labels value") for family in registry.collect() for sample in family.samples]
+
+
+# --- advice ------------------------------------------------------------------------------------------------------
+
+
+def advice(history: EndpointHistory, proposals: Sequence[Proposal], command: str | None) -> dict[str, Any]:
+    """Return an endpoint's history, the proposed settings, and the command that applies them."""
+    durations = history.durations
+    return {
+        "endpoint": history.endpoint,
+        "since": rfc3339(history.since),
+        "until": rfc3339(history.until),
+        "delivered": history.delivered,
+        "failed": history.failed,
+        "outages": [
+            {"start": rfc3339(each.start), "end": rfc3339(each.end), "kind": each.kind}
+            for each in history.outages
+        ],
+        "attempts_looked_at": len(history.attempts),
+        "share_failed": round(history.share_failed, 4),
+        **_pick(history, "throttled timeouts retry_after capacity"),
+        "slowest": durations[-1] if durations else None,
+        "proposals": [{**asdict(each), "is_change": each.is_change} for each in proposals],
+        "command": command,
+    }
+
+
+def comparison(scenario: Scenario, variants: Iterable[Variant]) -> Document:
+    """Return the figures of each policy with and without the gate; times are in seconds."""
+
+    def figure(variant: Variant, name: str) -> Document:
+        return {"mean": round(variant.mean(name), 4), "worst": round(variant.worst(name), 4)}
+
+    return {
+        "scenario": asdict(scenario) | {"shortest_drain": scenario.shortest_drain},
+        "variants": [
+            {
+                "policy": each.policy,
+                "gate": each.has_gate,
+                "seeds": len(each.results),
+                **{name: figure(each, name) for name in _FIGURES},
+                "goodput": {"mean": round(each.mean("goodput"), 4)},
+                **_pick(each, "given_up unfinished"),
+            }
+            for each in variants
+        ],
     }

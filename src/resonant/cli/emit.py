@@ -3,43 +3,22 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from resonant import output
-from resonant.cli import completion, options
+from resonant.cli import completion, documents, options
+from resonant.display import counted
 
 if TYPE_CHECKING:
     from prefect import State
 
     from resonant.cli.intake import Summary
+    from resonant.cli.running import CommandStore
     from resonant.dispatch.tracking import Tracker
-    from resonant.settings import Settings
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(
-        "emit",
-        rich_help_panel=options.SEND,
-        epilog="Example: resonant emit orders.jsonl --endpoint https://hooks.example.com/orders",
-    )(emit)
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    files: list[str]
-    endpoint: str | None
-    event_type: str | None
-    policy: str | None
-    max_attempts: int | None
-    strict: bool
-    allow_private: bool
-    chunk_size: int
-    as_json: bool
-    verbose: bool
+    from resonant.store import WorkerStore
 
 
 def emit(
@@ -83,146 +62,146 @@ def emit(
     dead_letter, by_reason, purged and unfinished. Without files: delivered, retried, parked, dead_letter, by_reason, lost
     and held.
     """
-    from resonant.cli.flow_runs import run_flow
+    from resonant.cli.running import command_store
     from resonant.cli.sources import check_readable
+
+    with command_store(patient=True) as store:
+        if endpoint is not None and not options.is_url(endpoint):
+            endpoint = options.endpoint_name(endpoint)
+        policy = options.known_policy(policy, store.settings)
+        if files and endpoint is None:
+            raise options.Misuse("--endpoint is missing: events from files need an endpoint")
+        if endpoint is not None and options.is_url(endpoint):
+            _check_url(endpoint, allow_private=allow_private)
+        check_readable(files or [])
+        emission = _Emission(store, endpoint, allow_private, chunk_size, as_json, verbose)
+        if files and endpoint is not None:
+            emission.of_files(
+                files, event_type=event_type, policy=policy, max_attempts=max_attempts, strict=strict
+            )
+        else:
+            emission.of_due_deliveries(policy, max_attempts)
+
+
+def _check_url(url: str, *, allow_private: bool) -> None:
+    """Report an unusable URL before a server is started."""
     from resonant.errors import EndpointError
-    from resonant.settings import load_settings
     from resonant.sinks.endpoint import Endpoint
 
-    settings = load_settings()
-    request = _Request(
-        files=files or [],
-        endpoint=endpoint
-        if endpoint is None or options.is_url(endpoint)
-        else options.endpoint_name(endpoint),
-        event_type=event_type,
-        policy=options.known_policy(policy, settings),
-        max_attempts=max_attempts,
-        strict=strict,
-        allow_private=allow_private,
-        chunk_size=chunk_size,
-        as_json=as_json,
-        verbose=verbose,
-    )
-    if request.files and endpoint is None:
-        raise options.Misuse("--endpoint is missing: events from files need an endpoint")
-    if endpoint is not None and options.is_url(endpoint):
-        # Report an unusable URL before starting a server.
-        try:
-            Endpoint(name="", url=endpoint, allow_private=allow_private)
-        except EndpointError as error:
-            problem = str(error).removeprefix("endpoint '': ")
-            raise options.Misuse(f"--endpoint: {problem}") from None
-    check_readable(request.files)
-    emitted: _Emitted | None = None
-
-    async def start() -> State[Any] | None:
-        nonlocal emitted
-        emitted = await _emit(request, settings)
-        return emitted.state
-
-    state = run_flow(settings, start, verbose=verbose)
-    if emitted is not None:
-        _print_outcomes(emitted, state, as_json=as_json)
+    try:
+        Endpoint(name="", url=url, allow_private=allow_private)
+    except EndpointError as error:
+        problem = str(error).removeprefix("endpoint '': ")
+        raise options.Misuse(f"--endpoint: {problem}") from None
 
 
 @dataclass(frozen=True, slots=True)
-class _Emitted:
-    """The stored events, their outcomes (None without files) and the flow's final state (None if it did not run).
+class _Emission:
+    """How events are sent; ``target`` is an endpoint's name or a URL."""
 
-    Without files, ``paused`` is how many due deliveries each paused endpoint holds.
-    """
+    store: CommandStore
+    target: str | None
+    allow_private: bool
+    chunk_size: int
+    as_json: bool
+    verbose: bool
 
-    endpoint: str | None
-    stored: Summary
-    tracker: Tracker | None
-    state: State[Any] | None
-    paused: dict[str, int] = field(default_factory=dict)
+    def of_files(self, files: list[str], *, strict: bool, **how: Any) -> None:
+        """Store the events of these files, send them, and print their outcomes."""
+        from resonant.cli.enqueue import summary_line
+        from resonant.cli.flow_runs import run_flow
+        from resonant.cli.intake import store_files
+        from resonant.cli.sending import print_outcomes, tracked
+        from resonant.dispatch.tracking import Tracker
 
+        name: str
+        stored: Summary
+        tracker: Tracker
 
-def _print_outcomes(emitted: _Emitted, state: State[Any], *, as_json: bool) -> None:
-    from resonant.cli.sending import print_outcomes, say_paused
+        async def start(opened: WorkerStore) -> State[Any] | None:
+            nonlocal name, stored, tracker
+            name, delivery_ids = await self._usable_endpoint(), array("q")
+            stored = await store_files(
+                opened,
+                files,
+                name,
+                max_event_bytes=self.store.settings.max_event_bytes,
+                strict=strict,
+                delivery_ids=delivery_ids,
+                **how,
+            )
+            output.say(summary_line(stored, name))
+            if strict and stored.bad:
+                return None
+            tracker = Tracker(opened)
+            tracker.add(delivery_ids)
+            goes_on = f"a running drain or the next `resonant emit --endpoint {name}` sends them"
+            async with tracked(tracker, "emitting", store=opened, hidden=self.verbose, goes_on=goes_on):
+                return await self._run_flow(name)
 
-    stored, tracker = emitted.stored, emitted.tracker
-    if tracker is not None:
-        counts: dict[str, object] = {"stored": stored.stored, "known": stored.known, "bad": stored.bad}
-        print_outcomes(tracker, str(tracker.outcomes), counts, endpoint=emitted.endpoint, as_json=as_json)
-    elif as_json:
-        output.write(output.to_json(state.result()) + "\n")
-    else:
-        output.write_paragraph(str(state.message), indent=2)
-    for name, held in emitted.paused.items():
-        output.flush()
-        say_paused(name, held)
-    if stored.bad or emitted.paused:
-        raise typer.Exit(1)
+        run_flow(self.store, start, verbose=self.verbose)
+        counts = documents.stored(stored)
+        print_outcomes(tracker, str(tracker.outcomes), counts, endpoint=name, as_json=self.as_json)
+        if stored.bad:
+            raise typer.Exit(1)
 
+    def of_due_deliveries(self, policy: str | None, max_attempts: int | None) -> None:
+        """Send all due deliveries, and print the counts of the run."""
+        import asyncio
 
-async def _emit(request: _Request, settings: Settings) -> _Emitted:
-    import asyncio
+        from resonant.cli.flow_runs import run_flow
+        from resonant.cli.progress import shown_until_the_end
+        from resonant.cli.sending import say_paused
+        from resonant.dispatch.caller import Caller, calling
+        from resonant.store.views.endpoint_status import governed
 
-    from blocks import load_endpoint
-    from blocks.catalog import endpoint_for_url
-    from resonant.cli.enqueue import summary_line
-    from resonant.cli.intake import Summary, store_files
-    from resonant.cli.progress import shown_until_the_end
-    from resonant.cli.sending import tracked
-    from resonant.configured import open_configured_store
-    from resonant.dispatch.tracking import Tracker
-    from resonant.store.views.endpoint_status import governed
+        paused: dict[str, int] = {}
 
-    name = request.endpoint
-    async with open_configured_store(settings, patient=True) as store:
-        if name is not None:
-            if options.is_url(name):
-                name = await endpoint_for_url(name, allow_private=request.allow_private)
-            (await load_endpoint(name)).open(name)
-        if not request.files or name is None:
-            before = await store.unfinished(name)
+        async def start(opened: WorkerStore) -> State[Any]:
+            name = None if self.target is None else await self._usable_endpoint()
+            before = await opened.unfinished(name)
 
             async def look() -> tuple[int, str]:
-                return max(0, before - await store.unfinished(name)), ""
+                return max(0, before - await opened.unfinished(name)), ""
 
             try:
-                async with shown_until_the_end("emitting", before, look, hidden=request.verbose):
-                    state = await _run(request, name)
+                async with shown_until_the_end("emitting", before, look, hidden=self.verbose):
+                    with calling(Caller(store=opened)):
+                        state = await self._run_flow(name, policy=policy, max_attempts=max_attempts)
             except asyncio.CancelledError as stop:
-                waiting = output.counted(await store.unfinished(name), "delivery waits", "deliveries wait")
+                waiting = counted(await opened.unfinished(name), "delivery waits", "deliveries wait")
                 stop.args = (
                     f"interrupted: {waiting}: a running drain or the next `resonant emit` sends them",
                 )
                 raise
-            gates = await store.read(governed, now=store.clock())
-            paused = {gate.endpoint: held for gate, held in gates if held and gate.state == "paused"}
-            of_name = {each: held for each, held in paused.items() if name in (None, each)}
-            return _Emitted(name, Summary(), None, state, of_name)
-        tracker, delivery_ids = Tracker(store), array("q")
-        stored = await store_files(
-            store,
-            request.files,
-            name,
-            max_event_bytes=settings.max_event_bytes,
-            event_type=request.event_type,
-            policy=request.policy,
-            max_attempts=request.max_attempts,
-            strict=request.strict,
-            delivery_ids=delivery_ids,
-        )
-        output.say(summary_line(stored, name))
-        if request.strict and stored.bad:
-            return _Emitted(name, stored, None, None)
-        tracker.add(delivery_ids)
-        goes_on = f"a running drain or the next `resonant emit --endpoint {name}` sends them"
-        async with tracked(tracker, "emitting", hidden=request.verbose, goes_on=goes_on):
-            state = await _run(request, name)
-    return _Emitted(name, stored, tracker, state)
+            for gate, held in await opened.read(governed, now=opened.clock()):
+                if held and gate.state == "paused" and name in (None, gate.endpoint):
+                    paused[gate.endpoint] = held
+            return state
 
+        state = run_flow(self.store, start, verbose=self.verbose)
+        output.write_result(state.result() if self.as_json else {}, str(state.message), as_json=self.as_json)
+        for name, held in paused.items():
+            output.flush()
+            say_paused(name, held)
+        if paused:
+            raise typer.Exit(1)
 
-async def _run(request: _Request, endpoint: str | None) -> State[Any]:
-    from flows.emit import emit_events
+    async def _usable_endpoint(self) -> str:
+        """Return the endpoint's name, after a check of its configuration; a URL is saved as an endpoint."""
+        from blocks import load_endpoint
+        from blocks.catalog import endpoint_for_url
 
-    for_run = {} if request.files else {"policy": request.policy, "max_attempts": request.max_attempts}
-    # Prefect's overloads do not cover a coroutine flow with return_state.
-    run: Any = emit_events(endpoint=endpoint, chunk_size=request.chunk_size, return_state=True, **for_run)  # type: ignore[call-overload,unused-ignore]
-    state: State[Any] = await run
-    return state
+        name = self.target or ""
+        if options.is_url(name):
+            name = await endpoint_for_url(name, allow_private=self.allow_private)
+        (await load_endpoint(name)).check(name)
+        return name
+
+    async def _run_flow(self, endpoint: str | None, **options: Any) -> State[Any]:
+        from flows.emit import emit_events
+
+        # Prefect's overloads do not cover a coroutine flow with return_state.
+        run: Any = emit_events(endpoint=endpoint, chunk_size=self.chunk_size, return_state=True, **options)  # type: ignore[call-overload,unused-ignore]
+        state: State[Any] = await run
+        return state

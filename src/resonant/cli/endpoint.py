@@ -9,33 +9,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resonant import output
-from resonant.cli import asking, endpoint_gate, endpoint_view, name_checks, options
+from resonant.cli import asking, documents, endpoint_gate, endpoint_view, name_checks, options
 from resonant.cli import endpoint_options as given
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from datetime import datetime, timedelta
 
     from pydantic import SecretStr
 
+    from resonant.cli.running import CommandStore
     from resonant.events import Attempt
 
-_commands = typer.Typer(no_args_is_help=True)
+commands = typer.Typer(no_args_is_help=True)
 _SECRET_BYTES = 32  # Standard Webhooks requires 24 to 64
 _FOLLOW = "processes that are sending follow within a minute"
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.add_typer(
-        _commands,
-        name="endpoint",
-        help="Manage endpoints: add, update, list, show, test, pause, resume, rotate-secret, remove.",
-        rich_help_panel=options.RUN,
-        epilog="Example: resonant endpoint add billing https://hooks.example.com/billing",
-    )
-
-
-@_commands.command(
+@commands.command(
     epilog="Example: resonant endpoint add billing https://hooks.example.com/billing --secret-stdin"
 )
 def add(
@@ -69,11 +60,12 @@ def add(
 
     from resonant.cli.running import on_prefect
     from resonant.errors import UnknownEndpoint
-    from resonant.settings import load_settings
 
     name = _webhook_name(name)
-    fields = given.fields(
+    changes = given.changes(
         url=url,
+        header=header,
+        override=override,
         policy=policy,
         timeout=timeout,
         concurrency=concurrency,
@@ -81,36 +73,30 @@ def add(
         allow_private=allow_private or None,
         ca_file=ca_file,
     )
-    headers, overrides = given.headers(header), given.overrides(override)
     secret = given.line_of_stdin("the signing secret") if secret_stdin else None
     # Unusable values are refused before a server is started. An existing endpoint may allow private addresses.
-    options.known_policy(policy, load_settings())
-    given.check_usable(name, fields, headers, secret=secret, may_be_private=overwrite)
-    with on_prefect() as settings:
+    changes.check(name, secret=secret, may_be_private=overwrite)
+    with on_prefect() as store:
         from blocks import WebhookEndpoint
-        from blocks.catalog import save_webhook_endpoint, update_webhook_endpoint
+        from blocks.catalog import save_webhook_endpoint
 
         if secret is not None:
-            fields["signing_secret"] = given.secret(secret)
+            changes.fields["signing_secret"] = given.secret(secret)
         if overwrite:
             with contextlib.suppress(UnknownEndpoint):
-                kept = asyncio.run(
-                    update_webhook_endpoint(name, fields, headers=headers, overrides=overrides)
-                )
-                name_checks.remember([name], settings)
-                output.write_paragraph(f"changed endpoint {name}; kept {kept or 'nothing else'}")
+                _update(store, name, changes)
                 return
         block = WebhookEndpoint(
-            **fields,
-            headers=given.secret(json.dumps(headers)) if headers else None,
-            status_overrides=overrides,
+            **changes.fields,
+            headers=given.secret(json.dumps(changes.headers)) if changes.headers else None,
+            status_overrides=changes.overrides,
         )
         asyncio.run(save_webhook_endpoint(name, block, overwrite=False, new_secret=block.signing_secret))
-        name_checks.remember([name], settings)
+        name_checks.remember(store, [name])
     output.write_paragraph(f"saved endpoint {name}; `resonant endpoint test {name}` sends it a test event")
 
 
-@_commands.command(epilog="Example: resonant endpoint update billing --timeout 30")
+@commands.command(epilog="Example: resonant endpoint update billing --timeout 30")
 def update(
     name: given.Name,
     url: Annotated[
@@ -139,14 +125,13 @@ def update(
 
     --header and --override add an entry, or replace the one with the same name.
     """
-    import asyncio
-
     from resonant.cli.running import on_prefect
-    from resonant.settings import load_settings
 
     name = _webhook_name(name)
-    fields = given.fields(
+    changes = given.changes(
         url=url,
+        header=header,
+        override=override,
         policy=policy,
         timeout=timeout,
         concurrency=concurrency,
@@ -154,20 +139,26 @@ def update(
         allow_private=allow_private,
         ca_file=ca_file,
     )
-    headers, overrides = given.headers(header), given.overrides(override)
-    if not (fields or headers or overrides or clear):
+    if not (changes or clear):
         raise options.Misuse("nothing to change: `resonant endpoint update -h` lists the options")
-    options.known_policy(policy, load_settings())
-    given.check_usable(name, fields, headers, may_be_private=True)
-    with on_prefect() as settings:
-        from blocks.catalog import update_webhook_endpoint
+    changes.check(name, may_be_private=True)
+    with on_prefect() as store:
+        _update(store, name, changes, clear=given.cleared_fields(clear))
 
-        kept = asyncio.run(
-            update_webhook_endpoint(
-                name, fields, headers=headers, overrides=overrides, clear=given.cleared_fields(clear)
-            )
+
+def _update(
+    store: CommandStore, name: str, changes: given.Changes, clear: Collection[str] = frozenset()
+) -> None:
+    import asyncio
+
+    from blocks.catalog import update_webhook_endpoint
+
+    kept = asyncio.run(
+        update_webhook_endpoint(
+            name, changes.fields, headers=changes.headers, overrides=changes.overrides, clear=clear
         )
-        name_checks.remember([name], settings)
+    )
+    name_checks.remember(store, [name])
     output.write_paragraph(f"changed endpoint {name}; kept {kept or 'nothing else'}")
 
 
@@ -180,40 +171,34 @@ def _webhook_name(name: str) -> str:
     return name
 
 
-_commands.command("list", epilog="Example: resonant endpoint list")(endpoint_view.list_)
-_commands.command(epilog="Example: resonant endpoint show billing")(endpoint_view.show)
+commands.command("list", epilog="Example: resonant endpoint list")(endpoint_view.list_)
+commands.command(epilog="Example: resonant endpoint show billing")(endpoint_view.show)
 
 
-@_commands.command(epilog="Example: resonant endpoint test billing")
+@commands.command(epilog="Example: resonant endpoint test billing")
 def test(name: given.Name, as_json: options.Json = False) -> None:  # noqa: PT028 - a command
     """Send one event of type `resonant.test` to an endpoint without storing it, and show the outcome."""
     import asyncio
 
     from resonant.cli.running import on_prefect
+    from resonant.delivery.wording import outcome
 
     name = options.endpoint_name(name)
     with on_prefect():
         attempt = asyncio.run(_test(name))
-    is_delivered = attempt.result == "delivered"
-    if as_json:
-        from resonant.cli.documents import document
-
-        output.write(output.to_json({"endpoint": name, **document(attempt)}) + "\n")
-    else:
-        from resonant.delivery.wording import outcome
-
-        output.write_paragraph(output.visible(outcome(attempt)), indent=2)
-    if not is_delivered:
+    document = {"endpoint": name, **documents.attempt(attempt)}
+    output.write_result(document, output.visible(outcome(attempt)), as_json=as_json)
+    if attempt.result != "delivered":
         raise typer.Exit(1)
 
 
-_commands.command(epilog='Example: resonant endpoint pause billing --reason "maintenance until 18:00"')(
+commands.command(epilog='Example: resonant endpoint pause billing --reason "maintenance until 18:00"')(
     endpoint_gate.pause
 )
-_commands.command(epilog="Example: resonant endpoint resume billing --now")(endpoint_gate.resume)
+commands.command(epilog="Example: resonant endpoint resume billing --now")(endpoint_gate.resume)
 
 
-@_commands.command("rotate-secret", epilog="Example: resonant endpoint rotate-secret billing > new-secret")
+@commands.command("rotate-secret", epilog="Example: resonant endpoint rotate-secret billing > new-secret")
 def rotate_secret(
     name: given.Name,
     secret_stdin: Annotated[
@@ -270,7 +255,7 @@ def rotate_secret(
         )
 
 
-@_commands.command(epilog="Example: resonant endpoint remove billing --yes")
+@commands.command(epilog="Example: resonant endpoint remove billing --yes")
 def remove(
     name: given.Name,
     yes: options.Yes = False,
@@ -288,11 +273,11 @@ def remove(
             f"removing endpoint {name}: its deliveries stay in the store, and wait until it is added again",
             "Remove?",
         )
-    with on_prefect() as settings:
+    with on_prefect() as store:
         from blocks.catalog import remove_endpoint
 
         asyncio.run(remove_endpoint(name))
-        name_checks.forget(name, settings)
+        name_checks.forget(store, name)
     output.write(f"removed endpoint {name}\n")
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resonant import output
+from resonant.cli import documents, name_checks, options
 from resonant.cli import endpoint_options as given
-from resonant.cli import name_checks, options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -56,19 +56,15 @@ def resume(
 
 
 def _run(name: str, change: Callable[..., Coroutine[Any, Any, OperatorChange]]) -> OperatorChange:
-    from resonant.cli.running import run_with_store, who_runs_this
+    from resonant.cli.running import command_store, who_runs_this
 
-    name = options.endpoint_name(name)
-    name_checks.check_filters(name, None)
-    return run_with_store(lambda store: change(store, name, who=who_runs_this()))
+    with command_store() as store:
+        name = options.endpoint_name(name)
+        name_checks.check_filters(store, name)
+        return store.run(lambda opened: change(opened, name, who=who_runs_this()))
 
 
 def _write(done: OperatorChange, *, as_json: bool, **counts: object) -> None:
-    from resonant.cli.documents import gate_document
-
-    if as_json:
-        changed = done.after != done.before
-        document = {"endpoint": done.after.endpoint, "changed": changed, "gate": gate_document(done.after)}
-        output.write(output.to_json({**document, **counts}) + "\n")
-    else:
-        output.write_paragraph(output.visible(done.text))
+    changed = done.after != done.before
+    document = {"endpoint": done.after.endpoint, "changed": changed, "gate": documents.gate(done.after)}
+    output.write_result({**document, **counts}, output.visible(done.text), as_json=as_json, indent=0)

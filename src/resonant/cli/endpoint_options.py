@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -70,47 +71,64 @@ class Clearable(StrEnum):
     CA_FILE = "ca-file"
 
 
-def fields(*, url: str | None, **values: object) -> dict[str, Any]:
-    """Return the given fields of the block."""
-    found = {name: value for name, value in values.items() if value is not None}
-    if url is not None:
-        found["url"] = secret(line_of_stdin("the URL") if url == "-" else url)
-    return found
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """The given settings of an endpoint.
 
-
-def check_usable(
-    name: str,
-    fields: dict[str, Any],
-    headers: dict[str, str],
-    *,
-    secret: str | None = None,
-    may_be_private: bool,
-) -> None:
-    """Check the given values without Prefect.
-
-    Args:
-        name: the endpoint's name.
-        fields: of its block.
+    Attributes:
+        fields: of its block, without headers and overrides.
         headers: to send with every event.
-        secret: signs the events.
-        may_be_private: whether the URL may be a private address, even if the fields do not say so.
+        overrides: the categories of statuses.
+    """
+
+    fields: dict[str, Any]
+    headers: dict[str, str]
+    overrides: dict[int, Category]
+
+    def __bool__(self) -> bool:
+        return bool(self.fields or self.headers or self.overrides)
+
+    def check(self, name: str, *, secret: str | None = None, may_be_private: bool) -> None:
+        """Check the given values without Prefect.
+
+        Args:
+            name: the endpoint's name.
+            secret: signs the events.
+            may_be_private: whether the URL may be a private address, even if the fields do not say so.
+
+        Raises:
+            Misuse: a value cannot be used.
+        """
+        from resonant.errors import EndpointError
+        from resonant.settings import load_settings
+        from resonant.sinks.endpoint import Endpoint
+
+        options.known_policy(self.fields.get("policy"), load_settings())
+        url = self.fields.get("url")
+        try:
+            Endpoint(
+                name=name,
+                url=url.get_secret_value() if url else "https://host.invalid/",
+                headers=self.headers,
+                signing_secrets=() if secret is None else (secret,),
+                allow_private=may_be_private or bool(self.fields.get("allow_private")),
+            )
+        except EndpointError as error:
+            raise options.Misuse(str(error)) from None
+
+
+def changes(
+    *, url: str | None, header: list[str] | None, override: list[str] | None, **fields: object
+) -> Changes:
+    """Parse the options. A header is ``NAME:VALUE``, or ``@FILE`` to read that from a file; an override ``STATUS=CATEGORY``.
 
     Raises:
-        Misuse: a value cannot be used.
+        Misuse: invalid header or override.
     """
-    from resonant.errors import EndpointError
-    from resonant.sinks.endpoint import Endpoint
-
-    try:
-        Endpoint(
-            name=name,
-            url=fields["url"].get_secret_value() if "url" in fields else "https://host.invalid/",
-            headers=headers,
-            signing_secrets=() if secret is None else (secret,),
-            allow_private=may_be_private or bool(fields.get("allow_private")),
-        )
-    except EndpointError as error:
-        raise options.Misuse(str(error)) from None
+    found = {name: value for name, value in fields.items() if value is not None}
+    if url is not None:
+        found["url"] = secret(line_of_stdin("the URL") if url == "-" else url)
+    return Changes(found, dict(map(_header, header or [])), dict(map(_override, override or [])))
 
 
 def cleared_fields(clear: list[Clearable] | None) -> set[str]:
@@ -124,24 +142,6 @@ def secret(text: str) -> SecretStr:
     from pydantic import SecretStr
 
     return SecretStr(text)
-
-
-def headers(texts: list[str] | None) -> dict[str, str]:
-    """Parse headers: each is ``NAME:VALUE``, or ``@FILE`` to read that from a file.
-
-    Raises:
-        Misuse: invalid header.
-    """
-    return dict(_header(text) for text in texts or [])
-
-
-def overrides(texts: list[str] | None) -> dict[int, Category]:
-    """Parse overrides, each ``STATUS=CATEGORY``.
-
-    Raises:
-        Misuse: invalid override.
-    """
-    return dict(_override(text) for text in texts or [])
 
 
 def line_of_stdin(what: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from resonant import output
+from resonant.cli import documents, name_checks, options
 from resonant.cli import endpoint_options as given
-from resonant.cli import name_checks, options
 
 if TYPE_CHECKING:
     from resonant.store.views.endpoint_status import Governed
@@ -20,20 +20,19 @@ def list_(as_json: options.Json = False) -> None:
     import asyncio
     import time
 
-    from resonant.cli.running import load_endpoint, on_prefect, run_with_store
+    from resonant.cli.running import load_endpoint, on_prefect
     from resonant.errors import EndpointError
     from resonant.store.views.endpoint_status import governed
 
-    with on_prefect() as settings:
+    with on_prefect() as store:
         from blocks.loading import load_endpoints
 
-        found = asyncio.run(load_endpoints(load_endpoint))
-    name_checks.remember(found, settings)
-    now = time.time()
-    gates = run_with_store(lambda store: store.read(governed, now=now), settings)
+        found, now = asyncio.run(load_endpoints(load_endpoint)), time.time()
+        name_checks.remember(store, found)
+        gates = store.read(governed, now=now)
     problems = {name: str(block) for name, block in found.items() if isinstance(block, EndpointError)}
     rows = [
-        {"name": name, **_shown(block), "problem": None, **_gate_documents(_of(name, gates))}
+        {"name": name, **_shown(block), "problem": None, **documents.gate_and_held(_of(name, gates))}
         for name, block in found.items()
         if name not in problems
     ]
@@ -73,21 +72,22 @@ def show(name: given.Name, as_json: options.Json = False) -> None:
     import asyncio
     import time
 
-    from resonant.cli.running import load_endpoint, on_prefect, run_with_store
+    from resonant.cli.running import load_endpoint, on_prefect
     from resonant.events import rfc3339
     from resonant.gate.words import advice, described
     from resonant.store.views.endpoint_status import governed
 
     name = options.endpoint_name(name)
-    with on_prefect() as settings:
-        block = asyncio.run(load_endpoint(name))
+    with on_prefect() as store:
+        block, now = asyncio.run(load_endpoint(name)), time.time()
         shown = {"name": name, **_shown(block)}
-    now = time.time()
-    gates = run_with_store(lambda store: store.read(governed, now=now), settings)
+        gates = store.read(governed, now=now)
     gate, held = found = _of(name, gates)
     if as_json:
         gone_since = rfc3339(gate.since) if gate.is_gone else None
-        output.write(output.to_json({**shown, "gone_since": gone_since, **_gate_documents(found)}) + "\n")
+        output.write(
+            output.to_json({**shown, "gone_since": gone_since, **documents.gate_and_held(found)}) + "\n"
+        )
         return
     for key, value in shown.items():
         output.write_paragraph(f"{key}: {_cell(value)}", indent=2)
@@ -103,12 +103,6 @@ def _of(name: str, gates: list[Governed]) -> Governed:
     from resonant.store.views.endpoint_status import Governed
 
     return next((each for each in gates if each.gate.endpoint == name), Governed(Gate(name), 0))
-
-
-def _gate_documents(found: Governed) -> dict[str, object]:
-    from resonant.cli.documents import gate_document
-
-    return {"gate": gate_document(found.gate), "held": found.held}
 
 
 def _shown(block: object) -> dict[str, object]:

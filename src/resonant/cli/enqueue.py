@@ -7,20 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resonant import output
-from resonant.cli import completion, name_checks, options
+from resonant.cli import completion, documents, name_checks, options
+from resonant.display import counted
 
 if TYPE_CHECKING:
     from resonant.cli.intake import Summary
     from resonant.store import Store
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(
-        "enqueue",
-        rich_help_panel=options.SEND,
-        epilog="Example: resonant enqueue orders.jsonl --endpoint billing",
-    )(enqueue)
 
 
 def enqueue(
@@ -48,39 +40,34 @@ def enqueue(
     Prefect server has it. `resonant endpoint list` writes the names of all endpoints to the store.
     """
     from resonant.cli.intake import store_files
-    from resonant.cli.running import run_with_store
-    from resonant.settings import load_settings
+    from resonant.cli.running import command_store
 
-    settings = load_settings()
-    name = options.endpoint_name(endpoint)
-    policy = options.known_policy(policy, settings)
-    if not allow_unknown and (doubt := name_checks.check_target(name, settings)):
-        output.say(doubt)
+    with command_store() as store:
+        name = options.endpoint_name(endpoint)
+        policy = options.known_policy(policy, store.settings)
+        if not allow_unknown and (doubt := name_checks.check_target(store, name)):
+            output.say(doubt)
 
-    async def work(store: Store) -> Summary:
-        return await store_files(
-            store,
-            files,
-            name,
-            max_event_bytes=settings.max_event_bytes,
-            event_type=event_type,
-            policy=policy,
-            max_attempts=max_attempts,
-            strict=strict,
-        )
+        async def work(opened: Store) -> Summary:
+            return await store_files(
+                opened,
+                files,
+                name,
+                max_event_bytes=store.settings.max_event_bytes,
+                event_type=event_type,
+                policy=policy,
+                max_attempts=max_attempts,
+                strict=strict,
+            )
 
-    summary = run_with_store(work, settings)
-    if as_json:
-        counts = {"stored": summary.stored, "known": summary.known, "bad": summary.bad}
-        output.write(output.to_json(counts) + "\n")
-    else:
-        output.write(summary_line(summary, name) + "\n")
+        summary = store.run(work)
+    output.write_result(documents.stored(summary), summary_line(summary, name), as_json=as_json)
     if summary.bad:
         raise typer.Exit(1)
 
 
 def summary_line(summary: Summary, endpoint: str) -> str:
     """Return a one-line summary of the stored events."""
-    bad = f"; {output.counted(summary.bad, 'bad line')}" if summary.bad else ""
+    bad = f"; {counted(summary.bad, 'bad line')}" if summary.bad else ""
     known = f", {summary.known:,} already known" if summary.known else ""
-    return f"stored {output.counted(summary.stored, 'event')} for {endpoint}{known}{bad}"
+    return f"stored {counted(summary.stored, 'event')} for {endpoint}{known}{bad}"

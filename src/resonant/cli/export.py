@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resonant import output
-from resonant.cli import options
-from resonant.events import rfc3339
+from resonant.cli import documents, options
+from resonant.display import counted
 from resonant.files import atomic_file
 
 if TYPE_CHECKING:
@@ -26,15 +26,6 @@ if TYPE_CHECKING:
 STDOUT = "-"
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(
-        "export",
-        rich_help_panel=options.LOOK,
-        epilog="Example: resonant export --output /var/tmp/errors.json",
-    )(export)
-
-
 def export(
     path: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE", help="Output file; - is standard output.")
@@ -46,19 +37,16 @@ def export(
 
     The file appears only when it is complete, and only its owner may read it.
     """
-    from resonant.cli.running import run_reading
+    from resonant.cli.running import command_store
 
-    if path == STDOUT:
-        run_reading(partial(_write_report, write=output.write, with_data=with_data))
-        return
-    with atomic_file(Path(path)) as write:
-        count = run_reading(partial(_write_report, write=write, with_data=with_data))
-    if as_json:
-        output.write(output.to_json({"path": path, "dead_letters": count}) + "\n")
-    else:
-        output.write_paragraph(
-            f"wrote {output.counted(count, 'dead letter')} to {output.visible(path)}", indent=2
-        )
+    with command_store() as store:
+        if path == STDOUT:
+            store.read_rows(partial(_write_report, write=output.write, with_data=with_data))
+            return
+        with atomic_file(Path(path)) as write:
+            count = store.read_rows(partial(_write_report, write=write, with_data=with_data))
+    said = f"wrote {counted(count, 'dead letter')} to {output.visible(path)}"
+    output.write_result({"path": path, "dead_letters": count}, said, as_json=as_json)
 
 
 def _write_report(
@@ -69,16 +57,11 @@ def _write_report(
     The totals and groups are from one snapshot, each page of dead letters from a later one: one snapshot for all of them
     would let SQLite's log grow.
     """
-    from resonant.cli.documents import group_document, status_document
     from resonant.dead_letters.triage import triage
     from resonant.store.views import reads
 
     now = time.time()
-    head = {
-        "generated_at": rfc3339(now),
-        "totals": status_document(reads.status(connection, now=now)),
-        "groups": [group_document(group) for group in triage(connection)],
-    }
+    head = documents.report_head(reads.status(connection, now=now), triage(connection), now=now)
     write(output.to_json(head)[:-1] + ', "dead_letters": ')
     count = 0
 
@@ -94,8 +77,5 @@ def _write_report(
 
 
 def _row(history: History) -> str:
-    from resonant.cli.documents import document
-
-    row = document(history.dead_letter)
-    row["history"] = [document(attempt) for attempt in history.attempts]
+    row = documents.dead_letter_history(history)
     return output.to_json(row) if history.event is None else output.with_raw(row, "data", history.event.body)

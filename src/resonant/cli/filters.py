@@ -15,6 +15,7 @@ from resonant.events import Category, Reason
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from resonant.cli.running import CommandStore
     from resonant.store.views.selection import Selection
 
 EndpointFilter = Annotated[
@@ -74,6 +75,7 @@ _PLACE = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)-(\d{1,18})")
 
 
 def selection(
+    store: CommandStore,
     *,
     ids: Sequence[str] = (),
     endpoint: str | None = None,
@@ -86,7 +88,7 @@ def selection(
     since: str | None = None,
     until: str | None = None,
 ) -> Selection:
-    """Return the selection that the options describe.
+    """Return the selection that the options describe; the store is used only to check names.
 
     Raises:
         Misuse: unknown endpoint, code or cause, invalid time, text that databases cannot store, or empty value (most likely an
@@ -119,7 +121,7 @@ def selection(
         )
     except StoreError as error:
         raise options.Misuse(str(error)) from None
-    name_checks.check_filters(endpoint, code, cause)  # last: it sends the code to the database
+    name_checks.check_filters(store, endpoint, code, cause)
     return selected
 
 

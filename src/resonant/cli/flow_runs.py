@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from prefect import State
     from prefect.client.orchestration import PrefectClient
 
-    from resonant.settings import Settings
-
-T = TypeVar("T")
+    from resonant.cli.running import CommandStore
+    from resonant.store import WorkerStore
 
 # The time limit for the runs' records to reach a server that ends with this command.
 _RECORD_SECONDS = 60.0
@@ -25,8 +24,8 @@ _RECORD_POLL_SECONDS = 2.0
 
 
 def run_flow(
-    settings: Settings,
-    start: Callable[[], Awaitable[State[Any] | None]],
+    store: CommandStore,
+    start: Callable[[WorkerStore], Awaitable[State[Any] | None]],
     *,
     verbose: bool = False,
     reported: Callable[[State[Any]], bool] = lambda _state: False,
@@ -34,7 +33,7 @@ def run_flow(
     """Run a flow, and return its final state.
 
     Args:
-        settings: provide the home of `resonant up`, whose server is used if it runs.
+        store: opened for the flow too. Its settings provide the home of `resonant up`, whose server is used if it runs.
         start: imports and runs the flow and returns its state; None if it printed why it did not run the flow.
         verbose: show Prefect's log, which is in the UI too.
         reported: returns whether the command reports this failed state itself.
@@ -49,8 +48,8 @@ def run_flow(
 
     make_flows_importable()
     try:
-        with prefect_server(settings, verbose=verbose) as server:
-            state = asyncio.run(_awaited(start))
+        with prefect_server(store.settings, verbose=verbose) as server:
+            state = store.run(start)
             if state is not None and server.is_temporary:
                 send_events(server.api_url)
                 asyncio.run(_wait_for_records(state))
@@ -65,10 +64,6 @@ def run_flow(
         output.say(f"resonant: {state.message}")
         raise typer.Exit(1)
     return state
-
-
-async def _awaited(start: Callable[[], Awaitable[T]]) -> T:
-    return await start()
 
 
 async def count_task_runs(client: PrefectClient, **query: object) -> int:

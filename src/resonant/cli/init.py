@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resonant import output
-from resonant.cli import options
+from resonant.display import some
 from resonant.errors import InitError
 from resonant.files import atomic_file
 from resonant.local.project import PROJECT_PARTS, installed_project
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 # In the folder: the SHA-256 of each file as `init` wrote it, by its path in the folder.
 MANIFEST = ".resonant-init.json"
-_NAMED_AT_MOST = 10
 _NEXT = """\
 copied {parts} to {folder}
 Commands that run in this folder use these flows:
@@ -31,11 +30,6 @@ With your own Prefect server, instead of `resonant up`:
   python -m deployments.bootstrap
   prefect worker start --pool resonant
 """
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("init", rich_help_panel=options.RUN, epilog="Example: resonant init our-flows")(init)
 
 
 def init(
@@ -112,10 +106,8 @@ def _may_write(folder: Path, path: str, content: bytes, written: object) -> bool
 
 
 def _refusal(shown: str, own: list[str]) -> str:
-    named = ", ".join(own[:_NAMED_AT_MOST])
-    more = f" and {len(own) - _NAMED_AT_MOST} more" if len(own) > _NAMED_AT_MOST else ""
     return (
-        f"nothing was written to {shown}: `resonant init` did not write these files, or they were changed since: {named}{more}; "
+        f"nothing was written to {shown}: `resonant init` did not write these files, or they were changed since: {some(own)}; "
         "choose another folder, such as `resonant init our-flows`, and compare"
     )
 

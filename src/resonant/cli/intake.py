@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from resonant import output
 from resonant.cli.sources import Interruption, Source, chunks, noted_signals, opened, what_is_wrong
+from resonant.display import counted
 from resonant.errors import InvalidEvent, ResonantError, StoreReplaced
 from resonant.input_lines import parse_event
 
@@ -64,14 +65,6 @@ class _Batch:
         return len(self.events) >= BATCH_LINES or self.size >= BATCH_BYTES
 
 
-@dataclass(frozen=True, slots=True)
-class _Progress:
-    """``report`` writes a line to standard error; ``advance`` moves the progress bar, if any, by bytes read."""
-
-    report: Callable[[str], None]
-    advance: Callable[[int], None]
-
-
 class _NothingStored(Exception):
     """Raised for bad lines under ``strict``, to roll the transaction back."""
 
@@ -116,21 +109,19 @@ async def store_files(
     with ExitStack() as stack:
         sources = [stack.enter_context(opened(path)) for path in paths]
         interruption = stack.enter_context(noted_signals())
-        progress = stack.enter_context(_progress(sources))
-        counts = _Counts(strict=strict, delivery_ids=delivery_ids)
+        report, advance = stack.enter_context(_progress(sources))
+        counts = _Counts(report, strict=strict, delivery_ids=delivery_ids)
         parse = partial(parse_event, default_type=event_type, max_bytes=max_event_bytes)
-        reader = _Reader(parse, progress, counts, longest_line=4 * max_event_bytes + 64 * 1024)
+        reader = _Reader(parse, counts, advance, longest_line=4 * max_event_bytes + 64 * 1024)
         try:
             async with (
-                _enqueueing(store, endpoint, options, strict=strict) as enqueue,
+                _enqueueing(store, endpoint, options, counts) as enqueue,
                 aclosing(reader.batches(sources, interruption)) as batches,
             ):
                 async for batch in batches:
-                    await _store_batch(batch, enqueue, progress, counts)
+                    await _store_batch(batch, enqueue, counts)
                 if interruption.signal is not None:
                     raise output.Interrupted(f"interrupted; {counts.so_far()}", interruption.signal)
-                if strict:
-                    counts.refuse_bad()
         except _NothingStored:
             return Summary(bad=counts.bad)
         except StoreReplaced:
@@ -141,56 +132,55 @@ async def store_files(
             stop.args = (f"interrupted; {counts.so_far()}",)
             raise
         finally:
-            if counts.bad > counts.shown:
-                more = output.counted(counts.bad - counts.shown, "more bad line")
-                progress.report(f"and {more}")
+            if (more := counts.bad - counts.shown) > 0:
+                report(f"and {counted(more, 'more bad line')}")
         return Summary(counts.stored, counts.known, counts.bad)
 
 
 @dataclass(slots=True)
 class _Counts:
-    strict: bool
+    """Counts lines; ``report`` writes a line about each of the first bad ones to standard error."""
+
+    report: Callable[[str], None]
+    strict: bool = False
     shown: int = SHOWN_BAD_LINES
     stored: int = 0
     known: int = 0
     bad: int = 0
     delivery_ids: array[int] | None = None
 
-    def add_bad(self, progress: _Progress, place: str, reason: str) -> None:
-        """Count a bad line, and report it if it is one of the first."""
+    def add_bad(self, place: str, reason: str) -> None:
         self.bad += 1
         if self.bad <= self.shown:
-            progress.report(f"{place}: {reason}")
-
-    def refuse_bad(self) -> None:
-        if self.bad:
-            raise _NothingStored
+            self.report(f"{place}: {reason}")
 
     def so_far(self) -> str:
         """Return how much was stored, for the message of an interrupted command."""
         if self.strict:
             return "nothing was stored (--strict)"
         return (
-            f"{output.counted(self.stored, 'new event')} stored: "
+            f"{counted(self.stored, 'new event')} stored: "
             "running this again is safe for lines that have an id"
         )
 
 
 @asynccontextmanager
 async def _enqueueing(
-    store: Store, endpoint: str, options: dict[str, Any], *, strict: bool
+    store: Store, endpoint: str, options: dict[str, Any], counts: _Counts
 ) -> AsyncIterator[Enqueue]:
     """Yield a function that stores a batch: in its own transaction or, with ``strict``, in a shared one."""
-    if not strict:
+    if not counts.strict:
         yield lambda events: store.enqueue(events, endpoint, **options)
         return
     from resonant.store import enqueue
 
     async with store.transaction() as transaction:
         yield lambda events: transaction.run_sync(enqueue, events, endpoint, now=store.clock(), **options)
+        if counts.bad:
+            raise _NothingStored
 
 
-async def _store_batch(batch: _Batch, enqueue: Enqueue, progress: _Progress, counts: _Counts) -> None:
+async def _store_batch(batch: _Batch, enqueue: Enqueue, counts: _Counts) -> None:
     writing = asyncio.ensure_future(enqueue(batch.events))
     try:
         await asyncio.shield(writing)
@@ -204,18 +194,23 @@ async def _store_batch(batch: _Batch, enqueue: Enqueue, progress: _Progress, cou
         conflicts = {id(conflict.given): conflict for conflict in accepted.conflicts}
         for key, place in batch.places.items():
             if key in conflicts:
-                counts.add_bad(progress, place, str(conflicts[key]))
+                counts.add_bad(place, str(conflicts[key]))
 
 
 class _Reader:
-    """Parses lines into batches of events; reports and counts invalid lines."""
+    """Parses lines into batches of events; counts invalid lines, and advances the progress bar by the bytes read."""
 
     def __init__(
-        self, parse: Callable[[bytes], Event], progress: _Progress, counts: _Counts, *, longest_line: int
+        self,
+        parse: Callable[[bytes], Event],
+        counts: _Counts,
+        advance: Callable[[int], None],
+        *,
+        longest_line: int,
     ) -> None:
         self._parse = parse
-        self._progress = progress
         self._counts = counts
+        self._advance = advance
         self._longest_line = longest_line
         self._good = 0
 
@@ -233,7 +228,7 @@ class _Reader:
                         wrong = what_is_wrong(piece)
                     if not batch.events:
                         batch.oldest_at = clock()
-                    self._progress.advance(len(piece))
+                    self._advance(len(piece))
                     for number, line in splitter.split(piece):
                         self._read_line(batch, f"{source.name}:{number}", line)
                         if batch.is_full:
@@ -243,7 +238,7 @@ class _Reader:
                         yield batch
                         batch = _Batch(clock())
             if wrong is not None and self._counts.bad > bad and self._good == good:
-                self._progress.report(f"{source.name}: {wrong}")
+                self._counts.report(f"{source.name}: {wrong}")
         if batch.events:
             yield batch
 
@@ -251,12 +246,12 @@ class _Reader:
         """Add a line's event to the batch."""
         if line is None:
             reason = f"longer than {self._longest_line:,} bytes (RESONANT_MAX_EVENT_BYTES raises the limit)"
-            self._counts.add_bad(self._progress, place, reason)
+            self._counts.add_bad(place, reason)
         elif line and not line.isspace():
             try:
                 event = self._parse(line)
             except InvalidEvent as error:
-                self._counts.add_bad(self._progress, place, str(error))
+                self._counts.add_bad(place, str(error))
             else:
                 batch.add(event, place, len(line))
                 self._good += 1
@@ -287,12 +282,12 @@ class _Splitter:
 
 
 @contextmanager
-def _progress(sources: Sequence[Source]) -> Iterator[_Progress]:
-    """Show a progress bar on a terminal."""
+def _progress(sources: Sequence[Source]) -> Iterator[tuple[Callable[[str], None], Callable[[int], None]]]:
+    """Show a progress bar on a terminal; yield functions that report a line and advance the bar by a number of bytes."""
     console = output.stderr()
     report = partial(output.say_on, console)
     if not console.is_terminal:
-        yield _Progress(report, lambda _bytes: None)
+        yield report, lambda _bytes: None
         return
 
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
@@ -301,5 +296,4 @@ def _progress(sources: Sequence[Source]) -> Iterator[_Progress]:
     total = None if None in sizes else sum(size for size in sizes if size is not None)
     columns = (BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress("storing", *columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=total)
-        yield _Progress(report, partial(bar.advance, task))
+        yield report, partial(bar.advance, bar.add_task("", total=total))

@@ -3,40 +3,24 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from resonant import output
-from resonant.cli import options
+from resonant.cli import documents, options
 from resonant.cli.export import STDOUT
-from resonant.events import rfc3339
+from resonant.display import counted
 from resonant.files import READABLE_BY_ALL, atomic_file
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
-
-    from resonant.metrics.percentiles import Spread
     from resonant.metrics.report import Table
-    from resonant.metrics.statistics import Events, Hour, Statistics
+    from resonant.metrics.statistics import Statistics
     from resonant.settings import Settings
 
 _LONGEST_BAR, _SHORTEST_BAR = 12, 3
 _TABLE_GAP = 3  # the widest gap that output.write_table puts between two columns
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command("metrics", rich_help_panel=options.LOOK, epilog="Example: resonant metrics --window 7d")(
-        metrics
-    )
-    app.command(
-        "prometheus",
-        rich_help_panel=options.LOOK,
-        epilog="Example: resonant prometheus --output metrics.prom",
-    )(prometheus)
 
 
 def metrics(
@@ -53,20 +37,20 @@ def metrics(
 
     The success rate is per event that ended in the window; the error rate is per attempt.
     """
-    from resonant.cli.running import run_with_store
+    from resonant.cli.running import command_store
     from resonant.metrics.report import NOT_COUNTED
     from resonant.metrics.statistics import read_statistics
-    from resonant.settings import load_settings
 
-    settings, now = load_settings(), time.time()
-    since = options.moment("--window", window, now=now)
-    if since is None:
-        since = now - settings.metrics_window_seconds
-    if not settings.rollups:
-        output.say(NOT_COUNTED)
-    found = run_with_store(lambda store: store.read(read_statistics, now=now, since=since), settings)
+    with command_store() as store:
+        now = time.time()
+        since = options.moment("--window", window, now=now)
+        if since is None:
+            since = now - store.settings.metrics_window_seconds
+        if not store.settings.rollups:
+            output.say(NOT_COUNTED)
+        found = store.read(read_statistics, now=now, since=since)
     if as_json:
-        output.write(output.to_json(metrics_document(found)) + "\n")
+        output.write(output.to_json(documents.metrics(found)) + "\n")
     else:
         _write_statistics(found)
 
@@ -87,30 +71,31 @@ def prometheus(
 
     The output file is replaced atomically, so a node exporter's textfile collector never reads a partial file.
     """
-    from resonant.cli.running import run_with_store
+    from resonant.cli.running import command_store
     from resonant.metrics.prometheus import to_text
     from resonant.metrics.report import NOT_COUNTED
     from resonant.metrics.scraping import read_registry
-    from resonant.settings import load_settings
 
     if port is not None and (path != STDOUT or as_json):
         raise options.Misuse("--serve cannot be combined with --output or --json")
-    settings = load_settings()
-    if not settings.rollups:
-        output.say(NOT_COUNTED)
-    if port is not None:
-        _serve(port, settings)
-        return
-    registry = run_with_store(lambda store: read_registry(store, settings), settings)
+    with command_store() as store:
+        if not store.settings.rollups:
+            output.say(NOT_COUNTED)
+        if port is not None:
+            _serve(port, store.settings)
+            return
+        registry = store.run(lambda opened: read_registry(opened, store.settings))
     if path != STDOUT:
         with atomic_file(Path(path), mode=READABLE_BY_ALL) as write:
             write(to_text(registry))
     if as_json:
-        output.write(output.to_json(_samples(registry)) + "\n")
+        output.write(output.to_json(documents.samples(registry)) + "\n")
     elif path == STDOUT:
         output.write(to_text(registry))
     else:
-        output.write(f"wrote {output.counted(len(_samples(registry)), 'sample')} to {output.visible(path)}\n")
+        output.write(
+            f"wrote {counted(len(documents.samples(registry)), 'sample')} to {output.visible(path)}\n"
+        )
 
 
 def _serve(port: int, settings: Settings) -> None:
@@ -122,70 +107,6 @@ def _serve(port: int, settings: Settings) -> None:
         output.say(f"serving http://127.0.0.1:{port}/metrics; Ctrl-C stops it")
         with suppress(KeyboardInterrupt):
             server.serve_forever()
-
-
-def metrics_document(found: Statistics) -> output.Document:
-    """Return the object of ``resonant metrics --json``: rates are fractions; missing figures are null."""
-    from resonant.metrics.report import by_most_events
-
-    figures = found.overall
-    return {
-        "events": _events_document(figures.events),
-        "error_categories": figures.error_categories,
-        "error_types": figures.error_types,
-        "latency_ms": _milliseconds(figures.latency),
-        "end_to_end_ms": _milliseconds(figures.end_to_end),
-        "first_attempt_ms": _milliseconds(figures.first_attempt),
-        "retries": asdict(figures.retries),
-        "hourly": [_hour_document(hour) for hour in found.hourly],
-        "by_event_type": {
-            name: {
-                "events": _events_document(of_type.events),
-                "attempts": asdict(of_type.attempts),
-                "error_categories": of_type.error_categories,
-                "latency_ms": _milliseconds(of_type.latency),
-                "retries": asdict(of_type.retries),
-            }
-            for name, of_type in by_most_events(found.by_event_type)
-        },
-    }
-
-
-def _events_document(events: Events) -> output.Document:
-    return {
-        "total": events.total,
-        "success": events.success,
-        "failed": events.failed,
-        "dead_letter": events.dead_letter,
-        "success_rate": events.success_rate,
-    }
-
-
-def _hour_document(hour: Hour) -> output.Document:
-    events, attempts = hour.figures.events, hour.figures.attempts
-    return {
-        "hour": rfc3339(hour.start),
-        "success": events.success,
-        "dead_letter": events.dead_letter,
-        "attempts": attempts.total,
-        "failed_attempts": attempts.failed,
-        "latency_ms": _milliseconds(hour.figures.latency),
-    }
-
-
-def _milliseconds(spread: Spread) -> output.Document:
-    return {
-        name: None if seconds is None else round(1000 * seconds, 3)
-        for name, seconds in asdict(spread).items()
-    }
-
-
-def _samples(registry: CollectorRegistry) -> list[output.Document]:
-    return [
-        {"name": sample.name, "labels": sample.labels, "value": sample.value}
-        for family in registry.collect()
-        for sample in family.samples
-    ]
 
 
 def _write_statistics(found: Statistics) -> None:

@@ -12,12 +12,13 @@ from resonant.errors import ResonantError
 from resonant.suggestions import did_you_mean, no_such_endpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection
+    from collections.abc import Callable, Collection
 
     import httpx
+    from sqlalchemy import Connection
 
+    from resonant.cli.running import CommandStore
     from resonant.settings import Settings
-    from resonant.store import Store
 
 T = TypeVar("T")
 
@@ -25,39 +26,43 @@ _ASK_SECONDS = 5.0
 _PAGE = 200
 
 
-def check_filters(endpoint: str | None, code: str | None = None, cause: str | None = None) -> None:
+def check_filters(
+    store: CommandStore, endpoint: str | None, code: str | None = None, cause: str | None = None
+) -> None:
     """Reject an endpoint that neither the store nor Prefect knows, and an unknown code or cause.
 
     Raises:
         Misuse: unknown endpoint, code or cause; the message has suggestions.
         ResonantError: the store cannot be read.
     """
-    from resonant.settings import load_settings
-
-    settings = load_settings()
     if endpoint is not None:
-        _check_endpoint(endpoint, settings)
+        _check_endpoint(store, endpoint)
     if code is not None:
-        _check_code(code, settings)
+        from resonant.store.views.known_names import why_no_such_code
+
+        if why := store.read(why_no_such_code, code):
+            raise Misuse(why)
     if cause is not None:
-        _check_cause(cause, settings)
+        from resonant.store.queue.causes import is_known
+
+        if not store.read(is_known, cause):
+            raise Misuse(f"no dead letter has the cause {cause!r}: `resonant dlq --group` lists the causes")
 
 
-def check_ids(ids: Collection[str]) -> None:
+def check_ids(store: CommandStore, ids: Collection[str]) -> None:
     """Reject unknown event ids.
 
     Raises:
         Misuse: unknown ids; the message lists them.
         ResonantError: the store cannot be read.
     """
-    from resonant.settings import load_settings
     from resonant.store.views.known_names import why_no_such_ids
 
-    if ids and (why := _with_store(lambda store: store.read(why_no_such_ids, ids), load_settings())):
+    if ids and (why := store.read(why_no_such_ids, ids)):
         raise Misuse(why)
 
 
-def check_target(endpoint: str, settings: Settings) -> str | None:
+def check_target(store: CommandStore, endpoint: str) -> str | None:
     """Reject an endpoint that neither the store nor a running Prefect server knows.
 
     Returns:
@@ -66,10 +71,10 @@ def check_target(endpoint: str, settings: Settings) -> str | None:
     Raises:
         Misuse: unknown endpoint; the message has suggestions.
     """
-    configured = configured_endpoints(settings)
+    configured = configured_endpoints(store.settings)
     if configured and endpoint in configured:
         return None
-    stored = _read_names(settings)
+    stored = _stored_names(store)
     if endpoint not in stored:
         unknown = no_such_endpoint(endpoint, stored | (configured or set()))
         raise Misuse(f"{unknown}; --allow-unknown stores the events anyway")
@@ -114,58 +119,38 @@ def _ask(client: httpx.Client, url: str) -> set[str]:
     return found
 
 
-def _check_endpoint(endpoint: str, settings: Settings) -> None:
-    stored = _read_names(settings)
+def _check_endpoint(store: CommandStore, endpoint: str) -> None:
+    stored = _stored_names(store)
     if endpoint in stored:
         return
-    configured = configured_endpoints(settings) or set()
+    configured = configured_endpoints(store.settings) or set()
     if endpoint not in configured:
         raise Misuse(f"no endpoint is named {endpoint!r}{did_you_mean(endpoint, stored | configured)}")
 
 
-def _check_code(code: str, settings: Settings) -> None:
-    from resonant.store.views.known_names import why_no_such_code
-
-    if why := _with_store(lambda store: store.read(why_no_such_code, code), settings):
-        raise Misuse(why)
-
-
-def _check_cause(cause: str, settings: Settings) -> None:
-    from resonant.store.queue.causes import is_known
-
-    if not _with_store(lambda store: store.read(is_known, cause), settings):
-        raise Misuse(f"no dead letter has the cause {cause!r}: `resonant dlq --group` lists the causes")
-
-
-def remember(names: Collection[str], settings: Settings) -> None:
+def remember(store: CommandStore, names: Collection[str]) -> None:
     """Record configured endpoints in the store, so that commands know them without a Prefect server."""
     from resonant.store.views import endpoint_names
 
-    _note(lambda store: store.write(endpoint_names.remember, names), settings)
+    _note(store, endpoint_names.remember, names)
 
 
-def forget(name: str, settings: Settings) -> None:
+def forget(store: CommandStore, name: str) -> None:
     """Record in the store that an endpoint was removed."""
     from resonant.store.views import endpoint_names
 
-    _note(lambda store: store.write(endpoint_names.forget, name), settings)
+    _note(store, endpoint_names.forget, name)
 
 
-def _note(work: Callable[[Store], Awaitable[None]], settings: Settings) -> None:
+def _note(store: CommandStore, operation: Callable[[Connection, T], None], names: T) -> None:
     """Write names to the store. The endpoint is in Prefect already, so a failure is only reported."""
     try:
-        _with_store(work, settings)
+        store.run(lambda opened: opened.write(operation, names))
     except ResonantError as error:
         output.say(f"the store did not record the name: {error}")
 
 
-def _read_names(settings: Settings) -> set[str]:
+def _stored_names(store: CommandStore) -> set[str]:
     from resonant.store.views import endpoint_names
 
-    return _with_store(lambda store: store.read(endpoint_names.known), settings)
-
-
-def _with_store(work: Callable[[Store], Awaitable[T]], settings: Settings) -> T:
-    from resonant.cli.running import run_with_store
-
-    return run_with_store(work, settings)
+    return store.read(endpoint_names.known)

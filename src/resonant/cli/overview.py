@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from resonant import output
 from resonant.dead_letters.purge import Forecast, Retention, forecast
-from resonant.events import rfc3339
+from resonant.display import ago, counted
 from resonant.gate.words import advice, described
 from resonant.store.audit import AuditEntry, read_audit
 
@@ -24,15 +24,8 @@ if TYPE_CHECKING:
     from resonant.store.views.reads import StoreStatus
 
 ENDPOINT_COLUMNS = (
-    *(
-        "endpoint",
-        "delivered\nlast hour",
-        "attempts\nfailed\nlast hour",
-        "due",
-        "parked",
-        "dead\nletters",
-        "oldest\ndue",
-    ),
+    *("endpoint", "delivered\nlast hour", "attempts\nfailed\nlast hour"),
+    *("due", "parked", "dead\nletters", "oldest\ndue"),
 )
 _MOST_ROWS = 20
 _MILLION = 1_000_000
@@ -52,7 +45,7 @@ def endpoint_rows(
             _count(each.due),
             _count(each.parked),
             _count(each.dead_letter),
-            "-" if each.oldest_due_at is None else output.ago(now - each.oldest_due_at).removesuffix(" ago"),
+            "-" if each.oldest_due_at is None else ago(now - each.oldest_due_at).removesuffix(" ago"),
         )
         for each in ranked[:_MOST_ROWS]
     ]
@@ -73,7 +66,7 @@ def gate_lines(held: Sequence[Governed], *, now: float) -> Iterator[str]:
         else:
             yield f"{line}; {advice(gate, now)}" if gate.state == "paused" else line
     if (more := len(held) - _MOST_ROWS) > 0:
-        yield f"{output.counted(more, 'more endpoint is', 'more endpoints are')} not normal: --json lists all"
+        yield f"{counted(more, 'more endpoint is', 'more endpoints are')} not normal: --json lists all"
 
 
 def alert_lines(raised: Mapping[Key, float], texts: Mapping[Key, str], *, now: float) -> Iterator[str]:
@@ -82,20 +75,7 @@ def alert_lines(raised: Mapping[Key, float], texts: Mapping[Key, str], *, now: f
 
     for key, at in sorted(raised.items(), key=lambda item: (item[1], item[0])):
         where = "all endpoints" if key.endpoint == ALL_ENDPOINTS else key.endpoint
-        yield f"alert {key.condition} for {where}, raised {output.ago(now - at)}, now: {texts[key]}"
-
-
-def alert_documents(raised: Mapping[Key, float], texts: Mapping[Key, str]) -> list[output.Document]:
-    """Return the active alerts for ``resonant status --json``; an alert for all endpoints has a null endpoint."""
-    return [
-        {
-            "condition": key.condition.value,
-            "endpoint": key.endpoint or None,
-            "since": rfc3339(at),
-            "text": texts[key],
-        }
-        for key, at in sorted(raised.items(), key=lambda item: (item[1], item[0]))
-    ]
+        yield f"alert {key.condition} for {where}, raised {ago(now - at)}, now: {texts[key]}"
 
 
 def _count(number: int | None) -> str:
@@ -126,24 +106,6 @@ class Purges:
     archives: Path
     last: AuditEntry | None
 
-    def document(self) -> output.Document:
-        """Return the object of ``resonant status --json``."""
-        last = self.last
-        return {
-            "dead_letters_days": self.retention.dead_letters,
-            "delivered_days": self.retention.delivered,
-            "by_reason": dict(self.retention.by_reason),
-            "by_endpoint": dict(self.retention.by_endpoint),
-            "would_purge": {
-                "dead_letters": self.forecast.dead_letters,
-                "delivered": self.forecast.delivered,
-            },
-            "would_keep": self.kept,
-            "archive": str(self.archives),
-            "last_purge": last
-            and {"at": rfc3339(last.at), "count": last.count, "archive": last.selection.get("archive")},
-        }
-
     def lines(self, *, now: float) -> Iterator[str]:
         """Yield the lines of the text output."""
         days = self.retention
@@ -154,7 +116,7 @@ class Purges:
             else f"{self.forecast.delivered:,} delivered older than {days.delivered:g} days"
         )
         yield (
-            f"daily purge: {output.counted(self.forecast.dead_letters, 'dead letter')} older than {days.dead_letters:g} "
+            f"daily purge: {counted(self.forecast.dead_letters, 'dead letter')} older than {days.dead_letters:g} "
             f"days{apart} and {delivered} would be removed now; {self.kept:,} would stay"
         )
         if self.last is None:
@@ -163,7 +125,7 @@ class Purges:
             archive = self.last.selection.get("archive")
             where = f"archived in {output.visible(str(archive))}" if archive else "no archive"
             removed = f"{self.last.count:,} removed" + (f", {where}" if self.last.count else "")
-            yield f"last purge: {output.ago(now - self.last.at)}, {removed}"
+            yield f"last purge: {ago(now - self.last.at)}, {removed}"
             if not self.last.count or Path(str(archive)).parent != self.archives:
                 yield f"archives: {output.visible(str(self.archives))}"
 

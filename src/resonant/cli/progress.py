@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from resonant import output
 
@@ -14,24 +14,38 @@ if TYPE_CHECKING:
 _REFRESH_SECONDS = 0.5
 
 
+class Show(Protocol):
+    """Shows how much is done."""
+
+    def __call__(self, done: int, note: str = "") -> None:
+        """Update the progress bar."""
+
+
 @contextlib.contextmanager
-def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """Show the progress of the work in the block; yield a function that takes the number done so far.
+def progress(what: str, total: int | None = None, *, stays: bool = False) -> Iterator[Show]:
+    """Show the progress of the work in the block; yield a function that takes the number done so far, and a note.
 
     Args:
         what: the work, such as ``purging``.
         total: the amount of work; None if unknown.
+        stays: whether the last state stays on the screen, with the note.
     """
     console = output.stderr()
     if not console.is_terminal:
-        yield lambda _done: None
+        yield lambda _done, _note="": None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done: bar.update(task, completed=done)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=16 if stays else 40),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        *([TextColumn("{task.fields[note]}")] if stays else []),
+    )
+    with Progress(*columns, console=console, transient=not stays) as bar:
+        task = bar.add_task(what, total=total, note="")
+        yield lambda done, note="": bar.update(task, completed=done, note=note)
 
 
 @contextlib.asynccontextmanager
@@ -46,32 +60,20 @@ async def shown_until_the_end(
         look: returns the amount done, and a note; called only on a terminal.
         hidden: show nothing.
     """
-    console = output.stderr()
-    if hidden or not console.is_terminal:
+    if hidden or not output.stderr().is_terminal:
         yield
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (
-        TextColumn("{task.description}"), BarColumn(bar_width=16), MofNCompleteColumn(), TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
-    )  # fmt: skip
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(what, total=total, note="")
+    async def keep_showing() -> None:
+        while True:
+            show(*await look())
+            await asyncio.sleep(_REFRESH_SECONDS)
 
-        async def refresh() -> None:
-            done, note = await look()
-            bar.update(task, completed=done, note=note)
-
-        async def refresh_now_and_then() -> None:
-            while True:
-                await refresh()
-                await asyncio.sleep(_REFRESH_SECONDS)
-
-        refreshing = asyncio.create_task(refresh_now_and_then())
+    with progress(what, total, stays=True) as show:
+        showing = asyncio.create_task(keep_showing())
         try:
             yield
         finally:
-            refreshing.cancel()
-            await asyncio.gather(refreshing, return_exceptions=True)
-        await refresh()
+            showing.cancel()
+            await asyncio.gather(showing, return_exceptions=True)
+        show(*await look())

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resonant import output
-from resonant.cli import asking, filters, options
+from resonant.cli import asking, documents, filters, options
 
 if TYPE_CHECKING:
+    from resonant.cli.running import CommandStore
     from resonant.dead_letters.purge import Chosen, PurgeReport, Retention
     from resonant.settings import Settings
     from resonant.store import WorkerStore
@@ -70,10 +71,9 @@ def purge(
     --older-than. It does not apply if there is a filter.
     """
     from resonant.cli.progress import progress
-    from resonant.cli.running import run_with_store, who_runs_this
+    from resonant.cli.running import command_store, who_runs_this
     from resonant.dead_letters.purge import archive_path
     from resonant.dead_letters.purge import purge as purge_deliveries
-    from resonant.settings import load_settings
 
     if not math.isfinite(older_than or 0.0) or not math.isfinite(delivered_older_than or 0.0):
         raise options.Misuse("an age in days must be a finite number")
@@ -81,36 +81,39 @@ def purge(
         raise options.Misuse("--archive is empty")
     if archive is not None and no_archive:
         raise options.Misuse("--archive cannot be combined with --no-archive")
-    settings = load_settings()
-    selection = filters.selection(
-        endpoint=endpoint, event_type=event_type, category=category, code=code, reason=reason, cause=cause,
-        text=text, since=since, until=until,
-    )  # fmt: skip
-    what = _what(settings, selection, older_than, delivered_older_than)
-    now = time.time()  # for the question too, so that nothing is removed that it did not count
-    if not (yes or dry_run):
-        place = None if no_archive else archive or str(settings.archive_folder)
-        any_age = None
-        if not (selection.is_empty and older_than):
-            any_age = "dead letters", "--older-than"
-        elif delivered_older_than == 0:
-            any_age = "delivered history", "--delivered-older-than"
-        _ask(what, settings, place, any_age=any_age, now=now)
-    path = None if dry_run or no_archive else archive_path(archive, settings, now)
+    with command_store() as store:
+        selection = filters.selection(
+            store, endpoint=endpoint, event_type=event_type, category=category, code=code, reason=reason, cause=cause,
+            text=text, since=since, until=until,
+        )  # fmt: skip
+        what = _what(store.settings, selection, older_than, delivered_older_than)
+        now = time.time()  # for the question too, so that nothing is removed that it did not count
+        if not (yes or dry_run):
+            place = None if no_archive else archive or str(store.settings.archive_folder)
+            any_age = None
+            if not (selection.is_empty and older_than):
+                any_age = "dead letters", "--older-than"
+            elif delivered_older_than == 0:
+                any_age = "delivered history", "--delivered-older-than"
+            _ask(store, what, place, any_age=any_age, now=now)
+        path = None if dry_run or no_archive else archive_path(archive, store.settings, now)
 
-    async def work(store: WorkerStore) -> PurgeReport:
-        with progress("purging") as show:
-            return await purge_deliveries(
-                store, what, who=who_runs_this(), archive=path, dry_run=dry_run, now=now, on_progress=show
-            )
+        async def work(opened: WorkerStore) -> PurgeReport:
+            with progress("purging") as show:
+                return await purge_deliveries(
+                    opened,
+                    what,
+                    who=who_runs_this(),
+                    archive=path,
+                    dry_run=dry_run,
+                    now=now,
+                    on_progress=show,
+                )
 
-    report = run_with_store(work, settings)
+        report = store.run(work)
     used = None if report.archive is None else str(report.archive)
-    if as_json:
-        counts = {"purged": report.purged, "kept": report.kept, "dry_run": report.dry_run}
-        output.write(output.to_json({**counts, "archive": used}) + "\n")
-    else:
-        output.write_paragraph(f"{report}; archived in {output.visible(used)}" if used else str(report))
+    said = f"{report}; archived in {output.visible(used)}" if used else str(report)
+    output.write_result(documents.purged(report), said, as_json=as_json, indent=0)
 
 
 def _what(
@@ -137,8 +140,8 @@ def _what(
 
 
 def _ask(
+    store: CommandStore,
     what: Retention | Chosen,
-    settings: Settings,
     archive: str | None,
     *,
     any_age: tuple[str, str] | None,
@@ -154,7 +157,6 @@ def _ask(
         Misuse: nobody can answer, and this is not a purge by age alone.
         typer.Exit: with code 1, unless the answer is yes.
     """
-    from resonant.cli.running import run_with_store
     from resonant.dead_letters.purge import forecast
 
     if not asking.can_ask():
@@ -164,7 +166,7 @@ def _ask(
         raise options.Misuse(
             f"this removes {removed} of any age: give --yes, or only a minimum age with {option}"
         )
-    expected = run_with_store(lambda store: store.read(forecast, what, now=now), settings)
+    expected = store.read(forecast, what, now=now)
     if expected.dead_letters or expected.delivered:
         kept = f"and archived in {output.visible(archive)}" if archive else "without an archive"
         asking.confirm(f"{expected} would be removed permanently, {kept}", "Remove?")

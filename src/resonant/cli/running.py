@@ -1,12 +1,13 @@
-"""Run a command on the configured store."""
+"""What a command works with: the configured store, and a Prefect server."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import getpass
 import threading
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
 
     from blocks import EndpointBlock
     from resonant.settings import Settings
-    from resonant.store import Store, WorkerStore
+    from resonant.store import WorkerStore
 
+P = ParamSpec("P")
 T = TypeVar("T")
 Row = TypeVar("Row")
 
@@ -30,19 +32,6 @@ class UntilStopped(Protocol):
 
 class _Stopped(Exception):
     """Ends the operation's thread; never reported, since the waiting coroutine was cancelled."""
-
-
-@contextlib.contextmanager
-def on_prefect() -> Iterator[Settings]:
-    """Provide a Prefect server to a command that runs no flow, and make the project's blocks importable."""
-    from resonant.local.project import make_flows_importable
-    from resonant.local.server import prefect_server
-    from resonant.settings import load_settings
-
-    settings = load_settings()
-    make_flows_importable()
-    with prefect_server(settings, runs_flows=False):
-        yield settings
 
 
 async def load_endpoint(name: str) -> EndpointBlock:
@@ -64,39 +53,97 @@ def who_runs_this() -> str:
         return "the command line"
 
 
-def run_with_store(work: Callable[[WorkerStore], Awaitable[T]], settings: Settings | None = None) -> T:
-    """Open the store, do this work on it, and close it.
+class CommandStore:
+    """The store of a command, opened when it is first used. The command may ask questions between its uses.
+
+    Args:
+        settings: provide the store's URL.
+        runner: runs all coroutines of the command.
+        patient: whether to wait for an unreachable store, as a run does.
+    """
+
+    def __init__(self, settings: Settings, runner: asyncio.Runner, *, patient: bool) -> None:
+        self.settings = settings
+        self._runner = runner
+        self._patient = patient
+        self._opened = contextlib.AsyncExitStack()
+        self._store: WorkerStore | None = None
+
+    def run(self, work: Callable[[WorkerStore], Awaitable[T]]) -> T:
+        """Do this work on the store.
+
+        Raises:
+            StoreError: the store cannot be used.
+        """
+
+        async def main() -> T:
+            return await work(await self._open())
+
+        # A runner would keep the context of its first run, and with it Prefect's settings of that moment.
+        return self._runner.run(main(), context=contextvars.copy_context())
+
+    def read(
+        self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run an operation that only reads; raises what ``run`` raises."""
+        return self.run(lambda store: store.read(operation, *args, **kwargs))
+
+    def read_rows(self, operation: Callable[[Connection, UntilStopped], T]) -> T:
+        """Run an operation that may read many rows; Ctrl-C ends it. Raises what ``run`` raises."""
+        stopped = threading.Event()
+
+        def until_stopped(rows: Iterator[Row]) -> Iterator[Row]:
+            for row in rows:
+                if stopped.is_set():
+                    raise _Stopped
+                yield row
+
+        async def work(store: WorkerStore) -> T:
+            try:
+                return await store.read(operation, until_stopped)
+            finally:
+                stopped.set()
+
+        return self.run(work)
+
+    def close(self) -> None:
+        """Close the store, if it is open."""
+        if self._store is not None:
+            self._runner.run(self._opened.aclose())
+
+    async def _open(self) -> WorkerStore:
+        from resonant.configured import open_configured_store
+
+        if self._store is None:
+            opening = open_configured_store(self.settings, patient=self._patient)
+            self._store = await self._opened.enter_async_context(opening)
+        return self._store
+
+
+@contextlib.contextmanager
+def command_store(settings: Settings | None = None, *, patient: bool = False) -> Iterator[CommandStore]:
+    """Provide the configured store, and close it at the end of the block.
 
     Raises:
-        ResonantError: the settings are malformed, or the store cannot be used.
+        SettingsError: the environment is malformed.
     """
-    from resonant.configured import open_configured_store
+    from resonant.settings import load_settings
 
-    async def main() -> T:
-        async with open_configured_store(settings) as store:
-            return await work(store)
-
-    return asyncio.run(main())
-
-
-def run_reading(operation: Callable[[Connection, UntilStopped], T]) -> T:
-    """Run a possibly long operation on the store; Ctrl-C ends it.
-
-    Raises:
-        ResonantError: the settings are malformed, or the store cannot be used.
-    """
-    stopped = threading.Event()
-
-    def until_stopped(rows: Iterator[Row]) -> Iterator[Row]:
-        for row in rows:
-            if stopped.is_set():
-                raise _Stopped
-            yield row
-
-    async def work(store: Store) -> T:
+    with asyncio.Runner() as runner:
+        store = CommandStore(settings or load_settings(), runner, patient=patient)
         try:
-            return await store.read(operation, until_stopped)
+            yield store
         finally:
-            stopped.set()
+            store.close()
 
-    return run_with_store(work)
+
+@contextlib.contextmanager
+def on_prefect() -> Iterator[CommandStore]:
+    """Provide a Prefect server to a command that runs no flow, make the project's blocks importable, and provide the store."""
+    from resonant.local.project import make_flows_importable
+    from resonant.local.server import prefect_server
+
+    with command_store() as store:
+        make_flows_importable()
+        with prefect_server(store.settings, runs_flows=False):
+            yield store

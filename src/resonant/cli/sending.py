@@ -10,12 +10,14 @@ import typer
 
 from resonant import output
 from resonant.cli.progress import shown_until_the_end
+from resonant.display import counted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from resonant.dispatch.counts import Counts
     from resonant.dispatch.tracking import Tracker
+    from resonant.store import WorkerStore
 
 
 @contextlib.asynccontextmanager
@@ -23,16 +25,18 @@ async def tracked(
     tracker: Tracker,
     what: str,
     *,
+    store: WorkerStore,
     who: str | None = None,
     total: int | None = None,
     hidden: bool,
     goes_on: str,
 ) -> AsyncIterator[None]:
-    """Pass the tracker to the flow that the block runs, and show the progress of its deliveries.
+    """Pass the tracker and the store to the flow that the block runs, and show the progress of its deliveries.
 
     Args:
         tracker: tracks the command's own deliveries.
         what: the work, such as ``emitting``.
+        store: the command's store.
         who: the operator, for the audit.
         total: the expected number of deliveries; None: the number tracked now.
         hidden: show no progress, since Prefect's log is shown or nothing is expected.
@@ -52,7 +56,7 @@ async def tracked(
     try:
         expected = outcomes.total if total is None else total
         async with shown_until_the_end(what, expected, look, hidden=hidden):
-            with calling(Caller(tracker, who)):
+            with calling(Caller(tracker, who, store)):
                 yield
     except asyncio.CancelledError as stop:
         await tracker.finish()
@@ -84,28 +88,25 @@ def print_outcomes(
     Raises:
         typer.Exit: with code 1 if some are dead letters, or held by a paused endpoint.
     """
-    if as_json:
-        output.write(output.to_json(document | tracker.as_dict()) + "\n")
-    else:
-        output.write_paragraph(text, indent=2)
+    output.write_result(document | tracker.as_dict(), text, as_json=as_json)
     if held := tracker.outcomes.held:
         output.flush()
         if paused := _paused(tracker, endpoint):
             say_paused(paused, held)
         else:
-            waits = output.counted(held, "delivery waits", "deliveries wait")
+            waits = counted(held, "delivery waits", "deliveries wait")
             output.say(f"{waits} for the endpoint: `resonant status` shows why and until when")
     if number := tracker.outcomes.dead_letters.total():
         output.flush()
         shown = f"`{tracker.dead_letters_shown_by(endpoint)}`"
-        output.say(f"resonant: {output.counted(number, 'dead letter')}: {shown} shows why")
+        output.say(f"resonant: {counted(number, 'dead letter')}: {shown} shows why")
     if number or _paused(tracker, endpoint):
         raise typer.Exit(1)
 
 
 def say_paused(endpoint: str, held: int) -> None:
     """Write to standard error that a paused endpoint holds deliveries, and how to resume it."""
-    waits = output.counted(held, "delivery waits", "deliveries wait")
+    waits = counted(held, "delivery waits", "deliveries wait")
     output.say(f"resonant: {waits}: {endpoint} is paused; `resonant endpoint resume {endpoint}` sends again")
 
 

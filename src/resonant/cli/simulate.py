@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resonant import output
-from resonant.cli import options
+from resonant.cli import documents, options
 from resonant.files import READABLE_BY_ALL, atomic_file
 from resonant.suggestions import did_you_mean
 
@@ -20,77 +21,38 @@ if TYPE_CHECKING:
     from resonant.lab.comparison import Variant
     from resonant.lab.scenario import Scenario
 
-_EXAMPLE = (
-    "Example: resonant simulate --outage 5m --capacity 20 --policy default --policy full --svg outage.svg"
-)
 _SHADES, _ASCII_SHADES = " ▁▂▃▄▅▆▇█", " .:-=+*%#"
 _CHART_COLUMNS = 60
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("simulate", rich_help_panel=options.RUN, epilog=_EXAMPLE)(simulate)
+_time = partial(typer.Option, metavar="TIME")
+_kind = partial(typer.Option, metavar="KIND")
+_share = partial(typer.Option, metavar="SHARE", min=0, max=0.95)
+_number = partial(typer.Option, metavar="N", min=1)
 
 
 def simulate(
-    outage: Annotated[
-        str,
-        typer.Option(metavar="TIME", help="Length of the outage at the start, such as 90s, 5m or 24h."),
-    ] = "30s",
+    outage: Annotated[str, _time(help="Length of the outage at the start, such as 90s, 5m or 24h.")] = "30s",
     outage_kind: Annotated[
-        str,
-        typer.Option(
-            metavar="KIND", help="How the endpoint fails during the outage: refuse, 503, 429 or hang."
-        ),
+        str, _kind(help="How the endpoint fails during the outage: refuse, 503, 429 or hang.")
     ] = "refuse",
     flap: Annotated[
-        str,
-        typer.Option(
-            metavar="TIME",
-            help="Alternate between down and up during the outage, each for this time; 0: never.",
-        ),
+        str, _time(help="Alternate between down and up during the outage, each for this time; 0: never.")
     ] = "0",
     capacity: Annotated[
-        float,
-        typer.Option(
-            metavar="N",
-            min=0,
-            max=100_000,
-            help="Requests per second that the endpoint accepts; 0: no limit.",
-        ),
+        float, _number(min=0, max=100_000, help="Requests per second that the endpoint accepts; 0: no limit.")
     ] = 50.0,
-    overload: Annotated[
-        str, typer.Option(metavar="KIND", help="How it handles excess requests: 503, 429 or queue.")
-    ] = "503",
-    retry_after: Annotated[
-        str, typer.Option(metavar="TIME", help="The Retry-After of each 429 and 503; 0: none.")
-    ] = "0",
-    failures: Annotated[
-        float, typer.Option(metavar="SHARE", min=0, max=0.95, help="Share of requests that fail at random.")
-    ] = 0.0,
+    overload: Annotated[str, _kind(help="How it handles excess requests: 503, 429 or queue.")] = "503",
+    retry_after: Annotated[str, _time(help="The Retry-After of each 429 and 503; 0: none.")] = "0",
+    failures: Annotated[float, _share(help="Share of requests that fail at random.")] = 0.0,
     limited: Annotated[
-        float,
-        typer.Option(
-            metavar="SHARE",
-            min=0,
-            max=0.95,
-            help="Share of requests that are answered 429 at random, as by a limit per tenant.",
-        ),
+        float, _share(help="Share of requests that are answered 429 at random, as by a limit per tenant.")
     ] = 0.0,
-    poison: Annotated[
-        float,
-        typer.Option(
-            metavar="SHARE", min=0, max=0.95, help="Share of events, of one type, that always fail."
-        ),
-    ] = 0.0,
-    events: Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="Number of events.")] = 1_000,
-    over: Annotated[
-        str, typer.Option(metavar="TIME", help="Time over which the events arrive; 0: all at the start.")
-    ] = "0",
-    processes: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="Sending processes.")] = 1,
-    concurrency: Annotated[
-        int, typer.Option(metavar="N", min=1, max=1_000, help="Concurrent requests per process.")
-    ] = 50,
+    poison: Annotated[float, _share(help="Share of events, of one type, that always fail.")] = 0.0,
+    events: Annotated[int, _number(max=100_000, help="Number of events.")] = 1_000,
+    over: Annotated[str, _time(help="Time over which the events arrive; 0: all at the start.")] = "0",
+    processes: Annotated[int, _number(max=64, help="Sending processes.")] = 1,
+    concurrency: Annotated[int, _number(max=1_000, help="Concurrent requests per process.")] = 50,
     policy: Annotated[
         list[str] | None,
         typer.Option(
@@ -99,10 +61,7 @@ def simulate(
             "full, decorrelated), or one of RESONANT_POLICIES.",
         ),
     ] = None,
-    seeds: Annotated[
-        int,
-        typer.Option(metavar="N", min=1, max=1_000, help="Runs of each policy, with and without the gate."),
-    ] = 5,
+    seeds: Annotated[int, _number(max=1_000, help="Runs of each policy, with and without the gate.")] = 5,
     svg: Annotated[
         str | None, typer.Option("--svg", metavar="FILE", help="Draw the requests per second as SVG.")
     ] = None,
@@ -113,7 +72,7 @@ def simulate(
     Runs the real gate and retry code in simulated time against a model of an endpoint. A simulated hour takes a second.
     The same options give the same figures. The command sends nothing and reads no store.
     """
-    from resonant.lab.comparison import COMPARED, document, known_policies
+    from resonant.lab.comparison import COMPARED, known_policies
     from resonant.lab.scenario import Outage, Overload, Scenario
     from resonant.settings import load_settings
 
@@ -143,7 +102,7 @@ def simulate(
             variants = _compare(scenario, policies, seeds)
             write(chart.svg(scenario, variants))
     if as_json:
-        output.write(output.to_json(document(scenario, variants)) + "\n")
+        output.write(output.to_json(documents.comparison(scenario, variants)) + "\n")
         return
     _write_table(scenario, variants)
     _write_chart(scenario, variants)

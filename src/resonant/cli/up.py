@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resonant import output
-from resonant.cli import options
 from resonant.local.project import make_flows_importable, project_directory
 
 if TYPE_CHECKING:
@@ -24,11 +23,6 @@ _OPEN_TO_ALL = (
     "every user of this machine can read the endpoints' secrets through this server, and run code as you: "
     "`resonant up --auth` requires a password"
 )
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("up", rich_help_panel=options.RUN, epilog="Example: resonant up --port 4300")(up)
 
 
 def up(
@@ -52,14 +46,13 @@ def up(
     """
     import asyncio
 
-    from resonant.cli.running import run_with_store
+    from resonant.cli.running import command_store
     from resonant.local.health import is_open_to_all
     from resonant.local.stack import interrupted_by_signals
     from resonant.local.work_pool import start_drains
-    from resonant.settings import load_settings
 
-    settings = load_settings()
-    store = run_with_store(_name, settings)
+    with command_store() as opened:
+        settings, store = opened.settings, opened.run(_name)
     with interrupted_by_signals(), whole_stack(settings, port=port, with_password=auth) as stack:
         asyncio.run(start_drains())
         if is_open_to_all(stack.server.api_url):

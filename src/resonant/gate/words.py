@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from resonant.display import ago
 from resonant.events import rfc3339
-from resonant.output import ago
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from statistics import mean
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from resonant.delivery.retry import Jitter, RetryPolicy
 from resonant.lab.simulation import simulate
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from resonant.lab.scenario import Scenario
 
 COMPARED = ("none", "classic", "equal", "full", "decorrelated")
-_FIGURES = ("attempts", "peak", "drain", "noticed", "goodput", "busiest", "sends")
 
 # The chart begins `_BEFORE` seconds before the end of the outage. It ends `_AFTER` seconds or `_DRAINS` times the shortest
 # drain after it, whichever is later.
@@ -88,32 +87,6 @@ def compare(
                 results.append(simulate(scenario, policy, has_gate=has_gate, seed=seed))
                 done()
             yield Variant(name, has_gate, results)
-
-
-def document(scenario: Scenario, variants: Sequence[Variant]) -> dict[str, Any]:
-    """Return the comparison as JSON; times are in seconds."""
-    return {
-        "scenario": asdict(scenario) | {"shortest_drain": scenario.shortest_drain},
-        "variants": [
-            {
-                "policy": variant.policy,
-                "gate": variant.has_gate,
-                "seeds": len(variant.results),
-                **{
-                    figure: {
-                        "mean": round(variant.mean(figure), 4),
-                        "worst": round(variant.worst(figure), 4),
-                    }
-                    for figure in _FIGURES
-                    if figure != "goodput"
-                },
-                "goodput": {"mean": round(variant.mean("goodput"), 4)},
-                "given_up": variant.given_up,
-                "unfinished": variant.unfinished,
-            }
-            for variant in variants
-        ],
-    }
 
 
 def window(scenario: Scenario) -> tuple[int, int]:

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BigInteger, and_, case, cast, func, or_, select, union_all
 
+from resonant.display import counted
 from resonant.metrics.alerts import ALL_ENDPOINTS, Condition, Finding, Key, definitions
 from resonant.metrics.totals import read_totals
-from resonant.output import counted
 from resonant.store import schema
 from resonant.store.shared.gates import Gate
 

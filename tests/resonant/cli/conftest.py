@@ -255,3 +255,34 @@ def busy(worker: Worker) -> Worker:
             GiveUp("permanent"), endpoint="crm", category="permanent", code="http_400", duration=0.4
         )
     return worker
+
+
+@pytest.fixture
+def on_postgresql(postgresql_url: str, monkeypatch: pytest.MonkeyPatch) -> Worker:
+    """The worker on a PostgreSQL store, which the commands use too."""
+    monkeypatch.setenv("RESONANT_DATABASE_URL", postgresql_url)
+    return Worker(postgresql_url)
+
+
+@pytest.fixture
+def on_server(prefect_api: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A real Prefect server, for commands and for the test."""
+    # Not for all tests: Prefect starts threads, and a process with threads should not fork for a terminal.
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    monkeypatch.setenv("PREFECT_API_URL", prefect_api)
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
+        yield
+
+
+@pytest.fixture
+def stored(worker: Worker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Worker:
+    """Events for two endpoints, one of them given up with a code of the user's own; no Prefect server runs."""
+    with worker.at_work():
+        monkeypatch.delenv("PREFECT_API_URL", raising=False)
+        monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+        worker.accept("e1", endpoint="shop")
+        worker.accept("e2", endpoint="billing")
+        worker.attempt(GiveUp("permanent"), code="my_own_code", category="permanent")
+    (tmp_path / "e.jsonl").write_text('{"type": "t", "source": "/s", "data": 1}\n')
+    return worker

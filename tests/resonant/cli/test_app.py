@@ -114,25 +114,18 @@ def test_a_long_error_is_not_wrapped_where_stderr_is_no_terminal(resonant, monke
     assert resonant.program("status").stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    "argv", [["no-such-command"], ["status", "--no-such-option"], ["enqueue"], ["dlq", "--limit", "x"]]
-)
-def test_misuse_is_exit_code_2(resonant, argv):
-    assert resonant(*argv, code=2).out == ""
-
-
 def test_a_bug_keeps_its_traceback_without_the_values_of_variables(resonant):
     bug = """
 import resonant.cli.documents
-def status_document(status):
+def status(found):
     secret = "hunter2" + "-and-more"
     raise RuntimeError("a bug")
-resonant.cli.documents.status_document = status_document
+resonant.cli.documents.status = status
 """
     done = resonant.program("status", "--json", before=bug)
     assert done.returncode == 1
     assert "RuntimeError: a bug" in done.stderr
-    assert "status_document" in done.stderr
+    assert "resonant/cli/status.py" in done.stderr.replace("\n", "")
     assert "hunter2-and-more" not in done.stderr
 
 
@@ -154,19 +147,6 @@ def test_a_full_disk_behind_stdout_is_one_line(resonant, worker, argv):
         said = running.stderr.read()
     assert running.wait() == 1
     assert said == "resonant: standard output: No space left on device\n"
-
-
-def test_ctrl_c_is_one_line_and_exit_code_130(resonant):
-    waiting = resonant.start("enqueue", "-", "--endpoint", "billing", "--allow-unknown")
-    waiting.stdin.write(json.dumps({"id": "evt_1", "type": "t", "source": "s", "data": 1}) + "\n")
-    waiting.stdin.flush()
-    while not resonant.json("status")["accepted"]:
-        assert waiting.poll() is None
-    waiting.send_signal(signal.SIGINT)
-    assert waiting.wait(timeout=30) == 130
-    said = waiting.stderr.read()
-    assert said.count("\n") == 1
-    assert said.startswith("resonant: interrupted; 1 new event stored: ")
 
 
 def test_ctrl_c_ends_a_long_listing(resonant, worker):

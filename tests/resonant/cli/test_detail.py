@@ -154,18 +154,6 @@ def test_an_unknown_id_is_one_line_and_exit_code_1(resonant, worker, event_id):
     assert (answer.out, answer.err) == ("", f"resonant: no event {event_id!r} is stored\n")
 
 
-@pytest.mark.parametrize(
-    ("event_id", "line"),
-    [
-        ("", "an id is empty"),
-        ("\udcff", "'\\udcff' contains text that databases cannot store: NUL, or bytes that are not UTF-8"),
-    ],
-)
-def test_an_id_that_no_event_can_have_is_refused(resonant, event_id, line):
-    answer = resonant("detail", event_id, code=2)
-    assert (answer.out, answer.err) == ("", f"resonant: {line}\n")
-
-
 def test_text_is_made_for_every_json_value(resonant, worker):
     for n, data in enumerate([None, 0, "", [], {}, [[]], 1e300]):
         worker.accept(f"evt_{n}", data=data)

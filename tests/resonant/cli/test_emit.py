@@ -49,19 +49,6 @@ def test_deliveries_of_a_paused_endpoint_are_named_with_the_reason_and_the_comma
     assert json.loads(as_json.out)["held"] == 3
 
 
-@pytest.mark.parametrize(
-    ("url", "problem"),
-    [
-        ("ftp://example.com/x", "its URL must begin with http:// or https://"),
-        ("http://", "its URL has no host"),
-        ("http://[::1", "its URL is not well-formed"),
-    ],
-)
-def test_an_unusable_url_is_a_problem_of_the_option(resonant, url, problem):
-    answer = resonant("emit", "-", "--endpoint", url, code=2)
-    assert answer.err == f"resonant: --endpoint: {problem}\n"
-
-
 @pytest.mark.slow
 def test_deliveries_that_wait_for_a_probe_are_named_with_the_time_of_the_next_one(resonant, nosy):
     now = time.time()

@@ -36,15 +36,7 @@ def test_parked_deliveries_are_due_at_once_if_asked_for(resonant, worker):
     assert len(worker.claim_all()) == 2
 
 
-def test_an_unknown_endpoint_is_refused_with_a_suggestion(resonant, worker):
-    worker.accept("evt_1")
-    for command in ("pause", "resume"):
-        refused = resonant("endpoint", command, "biling", code=2)
-        assert refused.err == "resonant: no endpoint is named 'biling': did you mean billing?\n"
-    assert resonant.json("audit") == []
-
-
-def test_a_reason_cannot_change_a_terminals_output(resonant, worker):
+def test_a_reason_cannot_change_what_a_terminal_shows(resonant, worker):
     worker.accept("evt_1")
     resonant("endpoint", "pause", "billing", "--reason", "\x1b[31mred\nalert")
     assert resonant("endpoint", "pause", "billing").out.endswith(": [31mred alert\n")

@@ -101,10 +101,6 @@ def test_each_event_type_is_shown_the_most_frequent_first(resonant, busy):
     assert second == "a.rare|one 1 0 0 1 0 500.0"
 
 
-def test_a_window_that_is_none_is_exit_code_2(resonant):
-    assert "--window 'soon' is not a time" in resonant("metrics", "--window", "soon", code=2).err
-
-
 def test_nothing_is_null_and_no_error(resonant):
     document = resonant.json("metrics")
     assert document["events"] == {
@@ -229,11 +225,6 @@ def test_json_has_the_same_samples(resonant, busy):
     assert found.pop(("resonant_last_export_timestamp_seconds",)) > 0
     del text["resonant_last_export_timestamp_seconds",]
     assert found == text
-
-
-@pytest.mark.parametrize("argv", [["--output", "x"], ["--json"]])
-def test_serving_goes_with_nothing_else(resonant, argv):
-    assert "--serve cannot be combined" in resonant("prometheus", "--serve", "9999", *argv, code=2).err
 
 
 def test_the_command_line_imports_pandas_only_for_these_commands(resonant):

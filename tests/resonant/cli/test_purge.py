@@ -1,4 +1,4 @@
-"""``resonant purge`` asks on a terminal, archives by default, and removes the dead letters that its filters select."""
+"""``purge`` asks on a terminal, archives by default, and removes what its age or its filters select."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from resonant.delivery.retry import GiveUp
 from support.dlq_actions import PERMANENT, reasons
 
 ASKED = "3 dead letters would be removed permanently, and archived in "
+ALL = {"evt_old", "evt_bad", "evt_new"}
 
 
 @pytest.fixture
@@ -26,11 +27,116 @@ def rejected(dead):
     return dead
 
 
-def archived(tmp_path) -> list[str]:
-    [archive] = (tmp_path / "home" / "archive").iterdir()
-    assert re.fullmatch(r"purged-\d{4}-\d\d-\d\d\.jsonl\.gz", archive.name)
-    lines = gzip.decompress(archive.read_bytes()).splitlines()
-    return [json.loads(line)["event"]["id"] for line in lines]
+def archived(path) -> list[dict]:
+    read = gzip.decompress if path.name.endswith(".gz") else bytes
+    return [json.loads(line) for line in read(path.read_bytes()).splitlines()]
+
+
+def archived_ids(tmp_path) -> list[str]:
+    [path] = (tmp_path / "home" / "archive").iterdir()
+    assert re.fullmatch(r"purged-\d{4}-\d\d-\d\d\.jsonl\.gz", path.name)
+    return [row["event"]["id"] for row in archived(path)]
+
+
+def test_a_scheduled_purge_by_age_archives_and_says_how_many_it_kept(resonant, dead, tmp_path):
+    answer = resonant("purge", "--older-than", "30")
+
+    assert re.fullmatch(r"1 purged, 3 kept; archived in .*/archive/purged-[\d-]{10}\.jsonl\.gz\n", answer.out)
+    assert answer.err == ""
+    assert archived_ids(tmp_path) == ["evt_old"]
+    assert reasons(resonant).keys() == {"evt_new", "evt_bad"}
+    status = resonant.json("status")
+    assert (status["purged"], status["delivered"], status["balanced"]) == (1, 1, True)
+
+
+def test_zero_days_are_every_dead_letter_and_nothing_else(resonant, dead):
+    dead.accept("evt_pending")
+
+    done = resonant.json("purge", "--older-than", "0", "--yes", "--no-archive")
+    assert done == {"purged": 3, "kept": 1, "dry_run": False, "archive": None}
+
+    status = resonant.json("status")
+    assert (status["dead_letter"], status["pending"], status["delivered"]) == (0, 1, 1)
+    assert status["balanced"]
+
+
+def test_delivered_history_goes_by_an_option_of_its_own(resonant, dead):
+    by_age = ("purge", "--older-than", "30", "--no-archive", "--delivered-older-than")
+    assert resonant(*by_age, "4").out == "1 purged, 3 kept\n"
+    assert resonant(*by_age, "0", "--yes").out == "1 purged, 2 kept\n"
+
+    assert resonant.json("status")["delivered"] == 0
+    assert "evt_delivered" in resonant("detail", "evt_delivered", code=1).err
+
+
+def test_a_dry_run_counts_and_changes_nothing(resonant, dead, tmp_path):
+    before = resonant.json("status")
+    argv = ("purge", "--older-than", "0", "--delivered-older-than", "1", "--archive", "a.jsonl", "--dry-run")
+
+    assert resonant(*argv).out == "4 would be purged, 0 kept\n"
+    assert resonant.json(*argv) == {"purged": 4, "kept": 0, "dry_run": True, "archive": None}
+
+    assert resonant.json("status") == before
+    assert resonant.json("audit") == []
+    assert not (tmp_path / "a.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "next_name"), [("a.jsonl", "a-2.jsonl"), ("a.jsonl.gz", "a-2.jsonl.gz"), ("none", "none-2")]
+)
+def test_each_purge_writes_a_new_archive_and_names_it(resonant, dead, tmp_path, name, next_name):
+    to_file = ("--archive", name, "--yes")
+    said = resonant("purge", "--older-than", "30", *to_file).out
+    assert said == f"1 purged, 3 kept; archived in {name}\n"
+    assert resonant.json("purge", "--older-than", "0", *to_file)["archive"] == next_name
+
+    rows = archived(tmp_path / name) + archived(tmp_path / next_name)
+    assert [row["event"]["id"] for row in rows] == ["evt_old", "evt_bad", "evt_new"]
+    assert [row["delivery"]["reason"] for row in rows] == ["exhausted", "permanent", "exhausted"]
+    assert [len(row["attempts"]) for row in rows] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("missing/purged.jsonl", "missing/purged.jsonl: No such file or directory"),
+        (".", ".: is not a regular file"),
+        ("/dev/full", "/dev/full: is not a regular file"),
+        (None, ""),
+    ],
+)
+def test_nothing_is_purged_if_the_archive_cannot_be_created(resonant, dead, tmp_path, place, said):
+    (tmp_path / "home").mkdir(exist_ok=True)
+    (tmp_path / "home" / "archive").touch()
+    to_file = [] if place is None else ["--archive", place]
+
+    answer = resonant("purge", "--older-than", "0", "--yes", *to_file, code=1)
+
+    assert (answer.out, answer.err.count("\n")) == ("", 1)
+    assert answer.err.endswith(f"{said}; nothing was purged\n")
+    assert resonant.json("status")["dead_letter"] == 3
+
+
+def test_retention_by_reason_and_by_endpoint_overrides_the_age_but_not_filters(resonant, dead, monkeypatch):
+    dead.accept("evt_crm", endpoint="crm")
+    dead.attempt(GiveUp("permanent"), endpoint="crm", **PERMANENT)
+    monkeypatch.setenv("RESONANT_RETENTION_BY_REASON", '{"permanent": 1, "exhausted": 90}')
+    monkeypatch.setenv("RESONANT_RETENTION_BY_ENDPOINT", '{"crm": 365}')
+
+    assert resonant.json("purge", "--older-than", "0", "--yes")["purged"] == 1
+    assert reasons(resonant).keys() == {"evt_old", "evt_new", "evt_crm"}
+    assert resonant.json("purge", "--endpoint", "crm", "--yes")["purged"] == 1
+
+
+def test_a_misspelt_reason_in_the_retention_is_one_line(resonant, dead, monkeypatch):
+    monkeypatch.setenv("RESONANT_RETENTION_BY_REASON", '{"permanant": 3}')
+    answer = resonant("purge", "--older-than", "0", "--yes", code=1)
+    assert "RESONANT_RETENTION_BY_REASON" in answer.err
+    monkeypatch.delenv("RESONANT_RETENTION_BY_REASON")
+    assert len(reasons(resonant)) == 3
+
+
+# --- questions ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("answer", ["n\n", "\n", "\x04"], ids=["no", "return", "ctrl-d"])
@@ -50,19 +156,13 @@ def test_a_yes_on_a_terminal_archives_and_removes_and_leaves_no_bar(resonant, de
     question, _, result = " ".join(shown.split()).partition(" Remove? [y/N]: ")
     assert ASKED in question
     assert re.fullmatch(r"3 purged, 1 kept; archived in \S+/home/archive/purged-[\d-]{10}\.jsonl\.gz", result)
-    assert archived(tmp_path) == ["evt_old", "evt_bad", "evt_new"]
+    assert archived_ids(tmp_path) == ["evt_old", "evt_bad", "evt_new"]
 
 
 def test_the_question_counts_delivered_history_and_says_when_there_is_no_archive(resonant, dead):
     argv = ("purge", "--older-than", "0", "--delivered-older-than", "1", "--no-archive")
     shown = " ".join(resonant.on_a_terminal(*argv, typed="n\n", code=1).split())
     assert "3 dead letters and 1 delivered would be removed permanently, without an archive Remove?" in shown
-
-
-def test_an_archive_may_have_the_name_none(resonant, dead, tmp_path):
-    said = resonant("purge", "--older-than", "30", "--archive", "none").out
-    assert said == "1 purged, 3 kept; archived in none\n"
-    assert json.loads((tmp_path / "none").read_bytes())["event"]["id"] == "evt_old"
 
 
 def test_a_dead_letter_that_comes_after_the_question_stays(resonant, dead, monkeypatch):
@@ -83,68 +183,26 @@ def test_nothing_to_remove_is_not_asked_about(resonant, dead):
     assert resonant.on_a_terminal("purge", "--older-than", "90").strip() == "0 purged, 4 kept"
 
 
-@pytest.mark.parametrize("argv", [("--older-than", "0"), ("--code", "http_400"), ("--reason", "exhausted")])
-def test_without_a_terminal_dead_letters_of_any_age_need_a_yes(resonant, dead, argv):
-    refused = resonant("purge", *argv, code=2)
-
-    assert refused.err == (
-        "resonant: this removes dead letters of any age: give --yes, or only a minimum age with --older-than\n"
-    )
-    assert resonant.json("status")["dead_letter"] == 3
-    assert resonant.json("purge", *argv, "--yes")["purged"] > 0
-
-
-def test_without_a_terminal_delivered_history_of_any_age_needs_a_yes(resonant, dead):
-    argv = ("purge", "--older-than", "30", "--delivered-older-than", "0")
-    refused = resonant(*argv, code=2)
-
-    assert refused.err == (
-        "resonant: this removes delivered history of any age: give --yes, or only a minimum age with "
-        "--delivered-older-than\n"
-    )
-    assert resonant.json("status")["delivered"] == 1
-    assert resonant.json(*argv, "--yes")["purged"] == 2
-
-
-def test_a_scheduled_purge_by_age_runs_without_a_yes_and_archives(resonant, dead, tmp_path):
-    done = resonant.json("purge", "--older-than", "30")
-
-    assert (done["purged"], done["kept"]) == (1, 3)
-    assert archived(tmp_path) == ["evt_old"]
-    assert done["archive"] == str(next((tmp_path / "home" / "archive").iterdir()))
-
-
-def test_an_archive_folder_that_cannot_be_made_is_one_line_and_nothing_is_removed(resonant, dead, tmp_path):
-    (tmp_path / "home").mkdir(exist_ok=True)
-    (tmp_path / "home" / "archive").touch()
-
-    refused = resonant("purge", "--older-than", "30", code=1)
-
-    assert refused.err.endswith("; nothing was purged\n")
-    assert refused.err.count("\n") == 1
-    assert resonant.json("status")["dead_letter"] == 3
+# --- filters -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("argv", "left"),
+    ("filters", "left"),
     [
-        (("--endpoint", "crm"), {"evt_old", "evt_bad", "evt_new"}),
-        (("--endpoint", "crm", "--text", "date"), {"evt_old", "evt_bad", "evt_new", "evt_crm_1"}),
-        (("--code", "http_400"), {"evt_old", "evt_new"}),
-        (("--code", "http_400", "--older-than", "1"), {"evt_old", "evt_new", "evt_crm_1", "evt_crm_2"}),
-        (("--reason", "exhausted", "--since", "1d"), {"evt_old", "evt_bad", "evt_crm_1", "evt_crm_2"}),
-        (
-            ("--category", "permanent", "--endpoint", "billing"),
-            {"evt_old", "evt_new", "evt_crm_1", "evt_crm_2"},
-        ),
+        ("--endpoint crm", ALL),
+        ("--endpoint crm --text date", ALL | {"evt_crm_1"}),
+        ("--code http_400", ALL - {"evt_bad"}),
+        ("--code http_400 --older-than 1", ALL - {"evt_bad"} | {"evt_crm_1", "evt_crm_2"}),
+        ("--reason exhausted --since 1d", ALL - {"evt_new"} | {"evt_crm_1", "evt_crm_2"}),
+        ("--category permanent --endpoint billing", ALL - {"evt_bad"} | {"evt_crm_1", "evt_crm_2"}),
     ],
 )
-def test_filters_select_the_dead_letters_to_remove(resonant, rejected, argv, left):
-    selected = {"evt_old", "evt_bad", "evt_new", "evt_crm_1", "evt_crm_2"} - left
-    dry = resonant.json("purge", *argv, "--dry-run")
-    assert dry == {"purged": len(selected), "kept": 6 - len(selected), "dry_run": True, "archive": None}
+def test_filters_select_the_dead_letters_to_remove(resonant, rejected, filters, left):
+    argv, number = ("purge", *filters.split()), 5 - len(left)
+    dry = resonant.json(*argv, "--dry-run")
+    assert dry == {"purged": number, "kept": 6 - number, "dry_run": True, "archive": None}
 
-    assert resonant.json("purge", *argv, "--yes")["purged"] == len(selected)
+    assert resonant.json(*argv, "--yes")["purged"] == number
 
     assert reasons(resonant).keys() == left
     status = resonant.json("status")
@@ -159,56 +217,13 @@ def test_the_command_in_the_advice_on_a_group_removes_that_group(resonant, rejec
 
     assert resonant.json(*shlex.split(command)[1:], "--yes")["purged"] == 1
 
-    assert reasons(resonant).keys() == {"evt_old", "evt_bad", "evt_new", "evt_crm_2"}
+    assert reasons(resonant).keys() == ALL | {"evt_crm_2"}
 
 
-def test_the_configured_retention_does_not_keep_selected_dead_letters(resonant, rejected, monkeypatch):
-    monkeypatch.setenv("RESONANT_RETENTION_BY_ENDPOINT", '{"crm": 365}')
-    assert resonant.json("purge", "--endpoint", "crm", "--yes")["purged"] == 2
-
-
-def test_the_audit_has_the_selection_and_the_archive(resonant, rejected):
-    resonant("purge", "--endpoint", "crm", "--code", "http_400", "--archive", "crm.jsonl", "--yes")
-
-    [entry] = resonant.json("audit")
-    assert (entry["action"], entry["count"]) == ("purge", 2)
-    assert entry["selection"] == {
-        "endpoint": "crm",
-        "code": "http_400",
-        "dead_letters": 0.0,
-        "archive": "crm.jsonl",
-    }
-    assert "last purge" in resonant("status").out
-
-
-@pytest.mark.parametrize(
-    ("argv", "said"),
-    [
-        ((), "nothing selected: give --older-than DAYS, or a filter such as --endpoint and --code"),
-        (("--code", "http_400", "--delivered-older-than", "1"), "--delivered-older-than cannot be combined"),
-        (
-            ("--older-than", "1", "--archive", "a", "--no-archive"),
-            "--archive cannot be combined with --no-archive",
-        ),
-        (("--cause", "0123456789ab"), "no dead letter has the cause '0123456789ab': `resonant dlq --group`"),
-        (("--cause", ""), "--cause is empty"),
-        (("--endpoint", "bilings"), "no endpoint is named 'bilings': did you mean billing?"),
-    ],
-    ids=str,
-)
-def test_a_mistake_is_one_line_with_exit_code_2(resonant, dead, argv, said):
-    refused = resonant("purge", *argv, "--yes", code=2)
-    assert said in refused.err
-    assert refused.err.count("\n") == 1
-    assert resonant.json("status")["dead_letter"] == 3
-
-
-def test_postgresql_selects_the_same(resonant, worker, postgresql_url, monkeypatch):
-    monkeypatch.setenv("RESONANT_DATABASE_URL", postgresql_url)
-    there = type(worker)(postgresql_url)
+def test_postgresql_selects_the_same(resonant, on_postgresql):
     for number in range(4):
-        there.accept(f"evt_{number}")
-        there.attempt(GiveUp("permanent"), **{**PERMANENT, "error": "even" if number % 2 else "odd"})
+        on_postgresql.accept(f"evt_{number}")
+        on_postgresql.attempt(GiveUp("permanent"), **{**PERMANENT, "error": "even" if number % 2 else "odd"})
     cause = resonant.json("dlq", "--group")[0]["fingerprint"]
 
     assert resonant.json("purge", "--endpoint", "billing", "--cause", cause, "--yes")["purged"] == 2

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from xml.etree import ElementTree as ET
 
-import pytest
-
 QUICK = ("simulate", "--events", "60", "--capacity", "20", "--outage", "3s", "--seeds", "2")
 
 
@@ -56,24 +54,6 @@ def test_the_chart_is_drawn_as_svg(resonant, tmp_path):
 def test_a_policy_of_the_settings_can_be_compared(resonant, monkeypatch):
     monkeypatch.setenv("RESONANT_POLICIES", json.dumps({"patient": {"base": 5.0}}))
     assert resonant.json(*QUICK, "--policy", "patient")["variants"][0]["policy"] == "patient"
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("--policy", "ful"), "--policy: no retry policy is named 'ful': did you mean full"),
-        (("--outage-kind", "refse"), "--outage-kind: 'refse' is not valid: did you mean refuse?"),
-        (("--overload", "queu"), "--overload: 'queu' is not valid: did you mean queue?"),
-        (("--outage", "3x"), "--outage '3x' is not a duration"),
-        (("--outage", "-3"), "--outage '-3' is not a duration"),
-        (("--outage", "9999d"), "--outage is at most 30d"),
-        (("--retry-after", "soon"), "--retry-after 'soon' is not a duration"),
-    ],
-)
-def test_a_mistake_is_refused_with_a_hint(resonant, options, message):
-    answer = resonant("simulate", *options, code=2)
-    assert message in answer.err
-    assert answer.out == ""
 
 
 def test_a_file_that_cannot_be_written_is_one_line(resonant, tmp_path):

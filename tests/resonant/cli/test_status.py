@@ -1,9 +1,7 @@
-"""``status``, ``dlq``, ``failed``, ``retry-candidates``."""
+"""``status``: the balance, alerts, endpoint problems, and the next step."""
 
 from __future__ import annotations
 
-import json
-import re
 from dataclasses import replace
 
 import pytest
@@ -13,13 +11,9 @@ from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.events import rfc3339
 from resonant.metrics.alerts import Condition, Crossing, note_announced, record_crossings
 from resonant.store.shared import drains
+from resonant.store.views import endpoint_problems
 from resonant.store.views.reads import StoreStatus
 
-ROW_KEYS = [
-    *("event_id", "event_type", "endpoint", "reason", "category", "code", "error_type", "error"),
-    *("status_code", "attempts", "first_attempt_at", "dead_at", "replays"),
-    *("answer", "maybe_processed", "endpoint_state"),
-]
 PERMANENT = {"category": "permanent", "code": "http_400", "status_code": 400, "error": "it answered 400"}
 
 
@@ -40,10 +34,6 @@ def dead(worker):
             GiveUp("expired"), endpoint="crm", category="unknown", code="dns_not_found", status_code=None
         )
     return worker
-
-
-def ids(rows):
-    return [row["event_id"] for row in rows]
 
 
 def test_status_counts_and_balances(resonant, dead):
@@ -218,131 +208,14 @@ def test_an_imbalance_is_said_last(resonant, worker, url):
     assert resonant.json("status")["balanced"] is False
 
 
-def test_dlq_lists_the_newest_first_with_the_keys_of_the_contract(resonant, dead):
-    rows = resonant.json("dlq")
-    assert ids(rows) == ["evt_new", "evt_bad", "evt_old"]
-    assert [list(row) for row in rows] == [ROW_KEYS] * 3
-    assert rows[1] == {
-        "event_id": "evt_bad",
-        "event_type": "order.refunded",
-        "endpoint": "billing",
-        "reason": "permanent",
-        "category": "permanent",
-        "code": "http_400",
-        "error_type": "UnexpectedStatus",
-        "error": "it answered 400",
-        "status_code": 400,
-        "attempts": 1,
-        "first_attempt_at": rfc3339(dead.clock() - 3600),
-        "dead_at": rfc3339(dead.clock() - 3600),
-        "replays": 0,
-        "answer": None,
-        "maybe_processed": False,
-        "endpoint_state": "normal",
-    }
+def test_an_endpoint_that_could_not_be_opened_is_named_with_the_first_time(resonant, worker):
+    worker.accept("e1", endpoint="shp")
+    assert resonant.json("status")["endpoint_problems"] == []
+    assert "first seen" not in resonant("status").out
+    reason, since = "no endpoint is named 'shp'", worker.clock()
+    worker.do(lambda store: store.write(endpoint_problems.note_problem, "shp", reason, now=since))
 
-
-def test_failed_lists_the_permanent_ones(resonant, dead):
-    assert ids(resonant.json("failed")) == ["evt_bad"]
-
-
-def test_retry_candidates_lists_the_transient_ones(resonant, dead):
-    assert ids(resonant.json("retry-candidates")) == ["evt_old"]
-
-
-@pytest.mark.parametrize(
-    ("filters", "found"),
-    [
-        (["--endpoint", "crm"], ["evt_new"]),
-        (["--type", "order.*"], ["evt_bad", "evt_old"]),
-        (["--type", "order.pai?"], ["evt_old"]),
-        (["--category", "unknown"], ["evt_new"]),
-        (["--code", "http_503"], ["evt_old"]),
-        (["--reason", "expired"], ["evt_new"]),
-        (["--text", "ANSWERED 400"], ["evt_bad"]),
-        (["--since", "2h"], ["evt_new", "evt_bad"]),
-        (["--until", "30m"], ["evt_bad", "evt_old"]),
-        (["--since", "7d", "--until", "90m"], ["evt_old"]),
-        (["--since", "2000-01-01T00:00:00Z"], ["evt_new", "evt_bad", "evt_old"]),
-        (["--until", "2000-01-01T00:00:00+02:00"], []),
-        (["--endpoint", "crm", "--code", "http_503"], []),
-    ],
-)
-def test_filters_select(resonant, dead, filters, found):
-    assert ids(resonant.json("dlq", *filters)) == found
-
-
-@pytest.mark.parametrize(
-    ("argv", "said"),
-    [
-        (["dlq", "--since", "yesterday"], "--since 'yesterday' is not a time"),
-        (["dlq", "--since", "2026-01-31T12:00:00"], "is not a time"),
-        (["dlq", "--until", "2"], "--until '2' is not a time"),
-        (["dlq", "--endpoint", "Crm!"], "--endpoint 'Crm!' is not a valid name"),
-        (["failed", "--reason", "expired"], "`resonant dlq --reason expired`"),
-        (["retry-candidates", "--category", "permanent"], "`resonant dlq --category permanent`"),
-    ],
-)
-def test_a_filter_that_makes_no_sense_is_one_line_and_exit_code_2(resonant, argv, said):
-    answer = resonant(*argv, code=2)
-    assert said in answer.err
-    assert answer.err.count("\n") == 1
-
-
-@pytest.mark.parametrize("argv", [["--category", "odd"], ["--reason", "odd"], ["--limit", "-1"]])
-def test_a_value_that_is_none_of_its_choices_is_exit_code_2(resonant, argv):
-    resonant("dlq", *argv, code=2)
-
-
-def test_fifty_rows_are_shown_unless_more_are_asked_for(resonant, worker):
-    worker.accept(*(f"evt_{n}" for n in range(1_234)))
-    worker.attempt(GiveUp("permanent"), **PERMANENT)
-    worker.attempt(GiveUp("permanent"), **PERMANENT)
-    answer = resonant("dlq", "--json")
-    assert len(json.loads(answer.out)) == 50
-    assert re.fullmatch(
-        r"showing 50 of 1,234: --after [\d.]+-\d+ shows the next, --limit 0 all\n", answer.err
-    )
-    assert len(resonant("dlq").out.splitlines()) == 51
-    every = resonant("failed", "--limit", "0", "--json")
-    assert every.err == ""
-    assert len(set(ids(json.loads(every.out)))) == 1_234
-    assert len(resonant.json("dlq", "--limit", "7")) == 7
-
-
-def test_rows_that_died_in_the_same_moment_are_all_listed_over_pages(resonant, worker):
-    worker.accept(*(f"evt_{n:04}" for n in range(1_000)))
-    worker.attempt(GiveUp("permanent"), **PERMANENT)
-    rows = ids(resonant.json("dlq", "--limit", "999"))
-    assert rows == [f"evt_{n:04}" for n in range(999, 0, -1)]
-
-
-def test_where_stdout_is_no_terminal_a_row_is_a_line_with_nothing_cut(resonant, worker):
-    error = "first line\nsecond \x1b[31mline [bold]" + " long" * 100
-    long_id = "evt_" + "x" * 200
-    worker.accept(long_id, event_type="[red]order[/red]")
-    worker.attempt(GiveUp("permanent"), error=error)
-    header, row = resonant("dlq").out.splitlines()
-    assert " ".join(header.split()) == "EVENT TYPE ENDPOINT REASON CATEGORY CODE TRIES DEAD AT ERROR"
-    assert row.split()[:7] == [
-        *(long_id, "[red]order[/red]", "billing", "permanent", "transient", "http_503", "1"),
+    assert f"deliveries to shp wait: {reason} (first seen " in resonant("status").out
+    assert resonant.json("status")["endpoint_problems"] == [
+        {"endpoint": "shp", "reason": reason, "since": rfc3339(since)}
     ]
-    assert row.endswith(r"first line\nsecond \x1b[31mline [bold]" + " long" * 100)
-
-
-def test_no_dead_letters_are_an_empty_array_and_a_word(resonant):
-    answer = resonant("dlq", "--json")
-    assert (json.loads(answer.out), answer.err) == ([], "no dead letters\n")
-    assert resonant("failed", "--code", "http_418").err == "no dead letters match\n"
-
-
-def test_postgresql_answers_the_same(resonant, worker, postgresql_url, monkeypatch):
-    monkeypatch.setenv("RESONANT_DATABASE_URL", postgresql_url)
-    there = type(worker)(postgresql_url)
-    there.accept(*(f"evt_{n:04}" for n in range(1_000)), data={"n": 1})
-    there.attempt(GiveUp("permanent"), **PERMANENT)
-    assert ids(resonant.json("dlq", "--limit", "999")) == [f"evt_{n:04}" for n in range(999, 0, -1)]
-    assert resonant.json("detail", "evt_0999")["deliveries"][0]["reason"] == "permanent"
-    assert "several events begin with 'evt_09'" in resonant("detail", "evt_09", code=1).err
-    assert len(json.loads(resonant("export", "-o", "-", "--with-data").out)["dead_letters"]) == 1_000
-    assert resonant.json("status")["by_category"] == {"permanent": 1_000}

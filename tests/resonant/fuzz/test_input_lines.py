@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resonant.cli.intake import _Counts, _Progress, _Reader, _Splitter
+from resonant.cli.intake import _Counts, _Reader, _Splitter
 from resonant.cli.sources import Interruption, Source
 from resonant.errors import InvalidEvent
 from resonant.input_lines import event_from_fields, parse_event
@@ -166,8 +166,8 @@ def test_of_a_file_every_line_is_an_event_or_is_reported_by_its_place(runner, li
     reports = []
 
     async def events_of(file):
-        progress, counts = _Progress(reports.append, lambda _bytes: None), _Counts(strict=False, shown=1_000)
-        reader = _Reader(read_strictly, progress, counts, longest_line=10_000)
+        counts = _Counts(reports.append, shown=1_000)
+        reader = _Reader(read_strictly, counts, lambda _bytes: None, longest_line=10_000)
         found = []
         async with aclosing(reader.batches([Source("FILE", file.fileno())], Interruption())) as batches:
             async for batch in batches:

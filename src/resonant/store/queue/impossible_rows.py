@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from resonant.output import counted
+from resonant.display import counted
 from resonant.store import schema
 from resonant.store.queue.locked_rows import change_all
 

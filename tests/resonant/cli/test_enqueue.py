@@ -1,14 +1,18 @@
-"""``enqueue``: JSONL files into the store, as a stream."""
+"""``enqueue``: JSONL files into the store, as a stream, until its end or a signal."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gzip
+import itertools
 import json
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from array import array
 from pathlib import Path
 
@@ -37,34 +41,19 @@ def stored_ids(worker) -> list[str]:
 
 
 def test_each_line_is_a_delivery(enqueue, worker, tmp_path):
-    first = write(tmp_path / "a.jsonl", line("evt_1", data={"z": 1, "a": "ü"}), line("evt_2"))
-    second = write(tmp_path / "b.jsonl", line("evt_3"))
-    assert enqueue(first, second).out == "stored 3 events for billing\n"
-    leases = worker.claim_all()
-    assert {lease.event.id for lease in leases} == {"evt_1", "evt_2", "evt_3"}
-    assert '{"z":1,"a":"ü"}'.encode() in {lease.event.body for lease in leases}
+    first = write(tmp_path / "a.jsonl", line("evt_1", data={"z": 1, "a": "ü"}), line("evt_2", type=None))
+    # Windows line ends, blank lines, and no line end at the end of the file.
+    (tmp_path / "b.jsonl").write_text(f"\n{line('evt_3')}\r\n  \t\r\n{line('evt_4')}")
+    how = ("--type", "stock.low", "--policy", "classic", "--max-attempts", "7")
 
+    assert enqueue(first, "b.jsonl", "/dev/null", *how).out == "stored 4 events for billing\n"
 
-def test_the_last_line_needs_no_end(enqueue, worker, tmp_path):
-    (tmp_path / "a.jsonl").write_text(line("evt_1") + "\n" + line("evt_2"))
-    enqueue("a.jsonl")
-    assert stored_ids(worker) == ["evt_1", "evt_2"]
-
-
-def test_windows_line_ends_and_blank_lines_are_no_events(enqueue, worker, tmp_path):
-    enqueue(write(tmp_path / "a.jsonl", b"", line("evt_1") + "\r", "  \t\r", line("evt_2"), b""))
-    assert stored_ids(worker) == ["evt_1", "evt_2"]
-
-
-def test_policy_and_attempts_are_kept_with_the_deliveries(enqueue, worker, tmp_path):
-    enqueue(write(tmp_path / "a.jsonl", line("evt_1")), "--policy", "classic", "--max-attempts", "7")
-    (lease,) = worker.claim_all()
-    assert (lease.policy, lease.max_attempts) == ("classic", 7)
-
-
-def test_type_stands_in_for_a_missing_one(enqueue, worker, tmp_path):
-    enqueue(write(tmp_path / "a.jsonl", line("evt_1", type=None), line("evt_2")), "--type", "stock.low")
-    assert {lease.event.type for lease in worker.claim_all()} == {"stock.low", "order.paid"}
+    leases = {lease.event.id: lease for lease in worker.claim_all()}
+    assert sorted(leases) == ["evt_1", "evt_2", "evt_3", "evt_4"]
+    assert leases["evt_1"].event.body == '{"z":1,"a":"ü"}'.encode()
+    types = {event_id: lease.event.type for event_id, lease in leases.items()}
+    assert types == dict.fromkeys(leases, "order.paid") | {"evt_2": "stock.low"}
+    assert {(lease.policy, lease.max_attempts) for lease in leases.values()} == {("classic", 7)}
 
 
 def test_the_same_event_again_is_one_delivery(enqueue, resonant, tmp_path):
@@ -78,46 +67,41 @@ def test_bad_lines_are_reported_by_file_line_and_reason_and_the_good_ones_are_st
     enqueue, worker, tmp_path
 ):
     first = write(tmp_path / "a.jsonl", line("evt_1"), "{oops", "", line("evt_2", source=None))
-    second = write(tmp_path / "b.jsonl", b"\xff\xfe", line("evt_3"), '["[red]not[/red]"]')
+    second = write(
+        tmp_path / "b.jsonl", b"\xff\xfe", line("evt_3"), '["a"]', line("evt_4", **{"\x1b[2J[bold]\n": 1})
+    )
     answer = enqueue(first, second, code=1)
-    assert answer.out == "stored 2 events for billing; 4 bad lines\n"
+    assert answer.out == "stored 2 events for billing; 5 bad lines\n"
     reasons = answer.err.splitlines()
     assert [reason.split(": ")[0] for reason in reasons] == [
         "a.jsonl:2",
         "a.jsonl:4",
         "b.jsonl:1",
         "b.jsonl:3",
+        "b.jsonl:4",
     ]
     assert "not JSON" in reasons[0]
     assert "source must be a string" in reasons[1]
     assert "not UTF-8" in reasons[2]
     assert "must be a JSON object" in reasons[3]
+    assert "[bold]" in reasons[4]
+    assert "\x1b" not in answer.err
     assert stored_ids(worker) == ["evt_1", "evt_3"]
 
 
-def test_what_a_line_holds_is_never_obeyed_by_the_terminal(enqueue, tmp_path):
-    name = write(tmp_path / "a.jsonl", line("evt_1", **{"\x1b[2J[bold]\n": 1}))
-    answer = enqueue(name, code=1)
-    assert "\x1b" not in answer.err
-    assert answer.err.count("\n") == 1
-    assert "[bold]" in answer.err
-
-
-def test_a_known_id_with_other_content_is_refused_and_both_are_shown(enqueue, worker, tmp_path):
-    enqueue(write(tmp_path / "a.jsonl", line("evt_1", data={"price": 10})))
-    name = write(tmp_path / "b.jsonl", line("evt_2"), line("evt_1", data={"price": 99}))
-    answer = enqueue(name, code=1)
+@pytest.mark.parametrize("files", [1, 2])
+def test_a_known_id_with_other_content_is_refused_and_both_are_shown(enqueue, worker, tmp_path, files):
+    first, second = line("evt_1", data={"price": 10}), line("evt_1", data={"price": 99})
+    if files == 1:
+        answer = enqueue(write(tmp_path / "b.jsonl", first, second, line("evt_2")), code=1)
+        assert answer.out == "stored 2 events for billing; 1 bad line\n"
+    else:
+        enqueue(write(tmp_path / "a.jsonl", first))
+        answer = enqueue(write(tmp_path / "b.jsonl", line("evt_2"), second), code=1)
     assert answer.err.startswith("b.jsonl:2: id 'evt_1' already exists with different content")
     assert '{"price":99}' in answer.err
     assert '{"price":10}' in answer.err
     assert stored_ids(worker) == ["evt_1", "evt_2"]
-
-
-def test_two_lines_with_one_id_and_different_content_in_one_file(enqueue, tmp_path):
-    name = write(tmp_path / "a.jsonl", line("evt_1", data=1), line("evt_1", data=2), line("evt_2"))
-    answer = enqueue(name, code=1)
-    assert answer.out == "stored 2 events for billing; 1 bad line\n"
-    assert answer.err.startswith("a.jsonl:2: id 'evt_1'")
 
 
 @pytest.mark.parametrize("bad", ["{oops", line("evt_0", data="other")])
@@ -167,30 +151,6 @@ def test_a_line_without_end_is_refused_and_the_next_ones_are_stored(enqueue, wor
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
-    [
-        (["--endpoint", "https://user:hunter2@example.com/x"], "`resonant endpoint add`"),
-        (["--endpoint", "Billing"], "'Billing' is not a valid name"),
-        (["--endpoint", "billing-"], "'billing-' is not a valid name"),
-        (
-            ["--endpoint", "billing", "--policy", "odd"],
-            "no retry policy is named 'odd'; known policies: classic, default",
-        ),
-    ],
-)
-def test_a_value_that_makes_no_sense_is_one_line_and_exit_code_2(resonant, tmp_path, argv, said):
-    answer = resonant("enqueue", write(tmp_path / "a.jsonl", line()), *argv, code=2)
-    assert said in answer.err
-    assert answer.err.count("\n") == 1
-    assert "hunter2" not in answer.err
-
-
-@pytest.mark.parametrize("attempts", ["0", "1001", "many"])
-def test_attempts_have_bounds(enqueue, tmp_path, attempts):
-    enqueue(write(tmp_path / "a.jsonl", line()), "--max-attempts", attempts, code=2)
-
-
-@pytest.mark.parametrize(
     ("given", "name"),
     [
         ("billing", "billing"),
@@ -212,12 +172,6 @@ def test_standard_input_is_a_file_too(resonant, worker, tmp_path):
     assert stored_ids(worker) == ["evt_1", "evt_2"]
 
 
-@pytest.mark.parametrize("source", ["/dev/null", "empty.jsonl"])
-def test_an_empty_file_stores_nothing(enqueue, tmp_path, source):
-    (tmp_path / "empty.jsonl").touch()
-    assert enqueue(source).out == "stored 0 events for billing\n"
-
-
 def test_a_closed_standard_input_is_one_line(resonant):
     done = resonant.program(
         "enqueue", "-", "--endpoint", "billing", "--allow-unknown", preexec_fn=lambda: os.close(0)
@@ -235,20 +189,6 @@ def test_a_pipe_that_pauses_has_what_it_said_stored(resonant):
     tail.stdin.close()
     assert tail.wait(timeout=30) == 0
     assert tail.stdout.read() == "stored 2 events for billing\n"
-
-
-def test_ctrl_c_keeps_what_was_stored_and_says_how_many(resonant, url):
-    feed = resonant.start("enqueue", "-", "--endpoint", "billing", "--allow-unknown")
-    feed.stdin.write("".join(line(f"evt_{n}") + "\n" for n in range(3 * BATCH_LINES)))
-    feed.stdin.flush()
-    wait_until(lambda: resonant.json("status")["accepted"] >= BATCH_LINES)
-    feed.send_signal(signal.SIGINT)
-    assert feed.wait(timeout=30) == 130
-    stored = resonant.json("status")["accepted"]
-    assert feed.stderr.read() == (
-        f"resonant: interrupted; {stored:,} new events stored: "
-        "running this again is safe for lines that have an id\n"
-    )
 
 
 async def store_on_a_small_disk(url: str, name: str, *, strict: bool = False) -> Summary:
@@ -324,6 +264,162 @@ def test_a_batch_that_ctrl_c_meets_in_the_store_is_counted(tmp_path, url):
 
     with pytest.raises(asyncio.CancelledError, match="interrupted; 2 new events stored: "):
         asyncio.run(run())
+
+
+# --- streams and signals ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def follow(resonant):
+    """``resonant enqueue -`` fed with a line every so many seconds; ends with the process."""
+    stopped = threading.Event()
+    feeders: list[threading.Thread] = []
+    processes = []
+
+    def start(*argv: str, every: float):
+        feed = resonant.start("enqueue", "-", "--endpoint", "billing", "--allow-unknown", *argv)
+
+        def write_lines() -> None:
+            with contextlib.suppress(BrokenPipeError):
+                for number in itertools.count():
+                    feed.stdin.write(line(f"evt_{number}") + "\n")
+                    feed.stdin.flush()
+                    if stopped.wait(every):
+                        return
+
+        feeders.append(threading.Thread(target=write_lines))
+        feeders[-1].start()
+        processes.append(feed)
+        return feed
+
+    yield start
+    stopped.set()
+    for feeder in feeders:
+        feeder.join()
+    for process in processes:
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+
+
+def test_a_steady_slow_stream_is_stored_while_it_flows(follow, resonant):
+    """A line every 0.1 s, so the stream never pauses and a batch takes minutes to fill."""
+    feed = follow(every=0.1)
+    wait_until(lambda: resonant.json("status")["accepted"] >= 5)
+    feed.send_signal(signal.SIGTERM)
+    assert feed.wait(timeout=30) == 143
+
+
+@pytest.mark.parametrize(("stop", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_stores_the_complete_lines_that_were_read(resonant, tmp_path, stop, code):
+    fifo = tmp_path / "lines"
+    os.mkfifo(fifo)
+    feed = resonant.start("enqueue", fifo.name, "--endpoint", "billing", "--allow-unknown")
+    with fifo.open("w") as pipe:
+        pipe.write("".join(line(f"evt_{n}") + "\n" for n in range(1_500)) + line("evt_cut")[:-3])
+        pipe.flush()
+        wait_until(lambda: resonant.json("status")["accepted"])
+        feed.send_signal(stop)
+        assert feed.wait(timeout=30) == code
+    assert feed.stderr.read() == (
+        "resonant: interrupted; 1,500 new events stored: running this again is safe for lines that have an id\n"
+    )
+    assert feed.stdout.read() == ""
+    assert resonant.json("status")["accepted"] == 1_500
+
+
+@pytest.mark.parametrize(("stop", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_under_strict_stores_nothing_and_says_so(resonant, monkeypatch, url, stop, code):
+    """Run in this process, to send the signal while the first batch is in the transaction."""
+    from resonant import output
+    from resonant.cli import intake
+
+    first = threading.Event()
+    store_batch = intake._store_batch
+
+    async def announced(*arguments) -> None:
+        await store_batch(*arguments)
+        first.set()
+
+    monkeypatch.setattr(intake, "_store_batch", announced)
+    reading, writing = os.pipe()
+    stdin = os.fdopen(reading)
+    monkeypatch.setattr(sys, "stdin", stdin)
+
+    def feed() -> None:
+        os.write(writing, (line("evt_1") + "\n").encode())
+        first.wait(30)
+        os.kill(os.getpid(), stop)
+
+    async def run() -> None:
+        store = await WorkerStore.open(url)
+        try:
+            await store_files(store, ["-"], "billing", max_event_bytes=KIB, strict=True)
+        finally:
+            await store.close()
+
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    with pytest.raises(output.Interrupted, match=r"interrupted; nothing was stored \(--strict\)") as stopped:
+        asyncio.run(run())
+    feeder.join()
+    os.close(writing)
+    stdin.close()
+    assert stopped.value.exit_code == code
+    assert resonant.json("status")["accepted"] == 0
+
+
+def test_many_bad_lines_are_counted_after_the_first_twenty(enqueue, worker, tmp_path):
+    name = write(tmp_path / "a.jsonl", line("evt_1"), *["{oops"] * 7_711)
+    answer = enqueue(name, code=1)
+    assert answer.out == "stored 1 event for billing; 7,711 bad lines\n"
+    *reported, last = answer.err.splitlines()
+    assert [each.split(": ")[0] for each in reported] == [f"a.jsonl:{n}" for n in range(2, 22)]
+    assert last == "and 7,691 more bad lines"
+    assert sorted(lease.event.id for lease in worker.claim_all()) == ["evt_1"]
+
+
+def test_conflicts_are_among_the_bad_lines_that_are_counted(enqueue, tmp_path):
+    enqueue(write(tmp_path / "a.jsonl", *(line(f"evt_{n}", data=1) for n in range(21))))
+    answer = enqueue(write(tmp_path / "b.jsonl", *(line(f"evt_{n}", data=2) for n in range(21))), code=1)
+    assert answer.err.splitlines()[20:] == ["and 1 more bad line"]
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (
+            gzip.compress(line("evt_1").encode() * 100),
+            "looks like a file compressed with gzip: decompress it",
+        ),
+        (line("evt_1").encode("utf-16"), "looks like UTF-16: convert it to UTF-8 first"),
+        (b"\x7fELF\2\1\1" + b"\0" * 9 + b"\n\0" * 50, "looks like a binary file: JSON lines are UTF-8 text"),
+    ],
+    ids=["gzip", "UTF-16", "binary"],
+)
+def test_files_that_are_not_text_are_recognised(enqueue, tmp_path, data, said):
+    (tmp_path / "a.bin").write_bytes(data)
+    answer = enqueue("a.bin", code=1)
+    assert f"\na.bin: {said}" in answer.err
+
+
+def test_one_bad_line_does_not_make_a_file_look_binary(enqueue, tmp_path):
+    answer = enqueue(write(tmp_path / "a.jsonl", line("evt_1"), b"\0"), code=1)
+    assert answer.err.count("\n") == 1
+
+
+def test_a_write_to_a_deleted_file_is_not_a_success(resonant, url):
+    path = Path(url.removeprefix("sqlite:///"))
+    feed = resonant.start("enqueue", "-", "--endpoint", "billing", "--allow-unknown")
+    feed.stdin.write(line("evt_1") + "\n")
+    feed.stdin.flush()
+    wait_until(lambda: resonant.json("status")["accepted"] == 1)
+    for each in path.parent.glob(f"{path.name}*"):
+        each.unlink()
+    said, errors = feed.communicate(line("evt_2") + "\n", timeout=30)
+    assert (feed.returncode, said) == (1, "")
+    assert errors.startswith(f"resonant: {url}: the file or its -wal was deleted or replaced")
+    assert errors.count("\n") == 1
+    assert "which stay" not in errors
 
 
 MIB = 1024 * KIB

@@ -1,0 +1,165 @@
+"""``resonant dlq``, ``failed`` and ``retry-candidates``: list dead letters."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from resonant import output
+from resonant.cli import filters, options
+from resonant.display import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Connection
+
+    from resonant.cli.running import CommandStore, UntilStopped
+    from resonant.events import Category, Reason
+    from resonant.store.views.selection import Selection
+
+DEFAULT_LIMIT = 50
+# A dead letter takes at least this many lines on a terminal.
+_FEWEST_LINES = 4
+_Word = TypeVar("_Word", bound=str)
+
+
+def _command(
+    name: str, doc: str, *, only_reason: Reason | None = None, only_category: Category | None = None
+) -> Callable[..., None]:
+    """Return a command that lists dead letters, or only those of a reason or category."""
+
+    def listing(
+        *,
+        limit: Annotated[
+            int | None, typer.Option(metavar="N", min=0, help="Maximum rows, 50 by default; 0: all.")
+        ] = None,
+        endpoint: filters.EndpointFilter = None,
+        event_type: filters.TypeFilter = None,
+        category: filters.CategoryFilter = None,
+        code: filters.CodeFilter = None,
+        reason: filters.ReasonFilter = None,
+        cause: filters.CauseFilter = None,
+        text: filters.TextFilter = None,
+        since: filters.Since = None,
+        until: filters.Until = None,
+        after: filters.After = None,
+        group: Annotated[
+            bool | None,
+            typer.Option(
+                "--group/--no-group",
+                help="Group dead letters by cause, with advice for each group. On a terminal, this is the default if they do "
+                "not fit the screen, and neither --limit nor --after is given.",
+            ),
+        ] = None,
+        as_json: options.Json = False,
+    ) -> None:
+        from resonant.cli.running import command_store
+
+        with command_store() as store:
+            selection = filters.selection(
+                store,
+                endpoint=endpoint,
+                event_type=event_type,
+                category=_only(name, "category", only_category, category),
+                code=code,
+                reason=_only(name, "reason", only_reason, reason),
+                cause=cause,
+                text=text,
+                since=since,
+                until=until,
+            )
+            if group and after is not None:
+                raise options.Misuse("--after cannot be combined with --group")
+            if group is None:
+                is_open = not as_json and limit is None and after is None
+                group = is_open and _fills_a_screen(store, selection)
+            rows = DEFAULT_LIMIT if limit is None else limit
+            if group:
+                _list_groups(store, selection, limit=rows, as_json=as_json)
+            else:
+                _list_dead_letters(store, selection, limit=rows, after=filters.place(after), as_json=as_json)
+
+    listing.__name__, listing.__doc__ = name, doc
+    return listing
+
+
+def _only(name: str, field: str, fixed: _Word | None, asked: _Word | None) -> _Word | None:
+    if fixed and asked and asked != fixed:
+        raise options.Misuse(f"{name} lists only {field} {fixed}: use `resonant dlq --{field} {asked}`")
+    return fixed or asked
+
+
+def _fills_a_screen(store: CommandStore, selection: Selection) -> bool:
+    """Return whether standard output is a terminal, and the dead letters fill more than its height."""
+    from resonant.store.views.reads import count_dead_letters
+
+    console = output.stdout()
+    if not console.is_terminal:
+        return False
+    fit = console.height // _FEWEST_LINES
+    return store.read(count_dead_letters, selection, at_most=fit + 1) > fit
+
+
+def _list_groups(store: CommandStore, selection: Selection, *, limit: int, as_json: bool) -> None:
+    from resonant.cli import dlq_view, view
+    from resonant.dead_letters.triage import triage
+
+    groups = store.read(triage, selection)
+    shown = groups[:limit] if limit else groups
+    dlq_view.groups(now=time.time()).write(shown, as_json=as_json)
+    if len(shown) < len(groups):
+        view.say_cut(len(shown), len(groups))
+    elif not groups:
+        _say_none(selection)
+    elif not as_json and output.stdout().is_terminal:
+        total = counted(sum(group.count for group in groups), "dead letter")
+        output.say(f"{total} in {counted(len(groups), 'group')}: --no-group lists each")
+
+
+def _list_dead_letters(
+    store: CommandStore,
+    selection: Selection,
+    *,
+    limit: int,
+    after: tuple[float, int] | None,
+    as_json: bool,
+) -> None:
+    from resonant.cli import dlq_view, view
+    from resonant.store.shared.gates import states_not_normal
+    from resonant.store.views.dead_letters import DeadLetters, Position
+    from resonant.store.views.reads import count_dead_letters, each_dead_letter
+
+    before = None if after is None else Position(*after)
+
+    def show(connection: Connection, until_stopped: UntilStopped) -> None:
+        states = states_not_normal(connection)
+        rows = each_dead_letter(connection, selection, limit=limit or None, before=before)
+        shown = dlq_view.dead_letters(states, now=time.time()).write(until_stopped(rows), as_json=as_json)
+        if shown.first and not as_json and output.stdout().is_terminal:
+            output.write(dlq_view.NEXT_COMMANDS.format(example=shown.first.event_id))
+        # Counting a million rows takes longer than showing the first page.
+        total = count_dead_letters(connection, selection, at_most=view.COUNTED)
+        if 0 < limit < total:
+            keys = DeadLetters.of(connection, selection).newest(connection, limit=limit + 1, before=before)
+            place = f"{keys[-2][0]!r}-{keys[-2][1]}" if len(keys) > limit else None
+            view.say_page(min(len(keys), limit), total, place)
+        elif not total:
+            _say_none(selection)
+
+    store.read_rows(show)
+
+
+def _say_none(selection: Selection) -> None:
+    output.say("no dead letters" if selection.is_empty else "no dead letters match")
+
+
+dlq = _command("dlq", "List dead letters, newest first.")
+failed = _command("failed", "List permanent failures, which a retry would not fix.", only_reason="permanent")
+retry_candidates = _command(
+    "retry-candidates",
+    "List dead letters that a retry may deliver (category transient).",
+    only_category="transient",
+)

@@ -1,0 +1,171 @@
+"""``resonant retry`` and ``replay``: send dead letters again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from resonant import output
+from resonant.cli import asking, documents, filters, options
+from resonant.display import some
+
+if TYPE_CHECKING:
+    from prefect import State
+
+    from resonant.cli.running import CommandStore
+    from resonant.dead_letters.replay import ReplayRequest
+    from resonant.events import DeadLetter
+    from resonant.store import WorkerStore
+
+_SHOWN = 10
+_AFTER_CTRL_C = "a running drain or the next `resonant emit` sends them; run the command again for the remaining dead letters"
+
+
+def retry(
+    ids: Annotated[list[str], typer.Argument(metavar="ID", help="Event ids of dead letters.")],
+    policy: options.Policy = None,
+    yes: options.Yes = False,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Send these dead letters again now.
+
+    Asks for confirmation if a failure was permanent, since the event will most likely fail again. If any become dead
+    letters again, the exit code is 1 and a message shows how to list them. --json prints the same keys as `replay`.
+    """
+    from resonant.cli.running import command_store
+    from resonant.dead_letters.replay import ReplayRequest
+    from resonant.errors import ResonantError
+
+    with command_store() as store:
+        policy = options.known_policy(policy, store.settings)
+        selection = filters.selection(store, ids=list(dict.fromkeys(ids)))
+        dead_letters = store.run(lambda opened: opened.dead_letters(selection))
+        if missing := set(ids) - {dead_letter.event_id for dead_letter in dead_letters}:
+            raise ResonantError(
+                f"{some(sorted(missing))} {'is' if len(missing) == 1 else 'are'} not in the dead-letter queue: nothing "
+                "was sent (`resonant dlq` lists the queue)"
+            )
+        permanent = [dead_letter for dead_letter in dead_letters if dead_letter.category == "permanent"]
+        if permanent and not yes:
+            _confirm_permanent(permanent)
+        request = ReplayRequest(selection, include_permanent=True)
+        _run_replay(store, request, policy, as_json=as_json, verbose=verbose)
+
+
+def replay(
+    endpoint: filters.EndpointFilter = None,
+    event_type: filters.TypeFilter = None,
+    category: filters.CategoryFilter = None,
+    code: filters.CodeFilter = None,
+    reason: filters.ReasonFilter = None,
+    text: filters.TextFilter = None,
+    since: filters.Since = None,
+    until: filters.Until = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Select every dead letter; required without a filter.")
+    ] = False,
+    include_permanent: Annotated[
+        bool, typer.Option("--include-permanent", help="Send permanent failures too.")
+    ] = False,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Maximum number of dead letters.")
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(metavar="N", min=0.01, max=10_000, help="Dead letters per second, after a slow start."),
+    ] = None,
+    policy: options.Policy = None,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Send the selected dead letters again, oldest first, and keep their history.
+
+    Permanent failures are skipped unless --include-permanent is given; if all selected ones are skipped, the exit code
+    is 1. Ctrl-C stops the replay cleanly; run the command again to resume. Concurrent replays never take the same dead
+    letter. If any become dead letters again, the exit code is 1 and a message shows how to list them.
+
+    --json prints dry_run, selected, left_out_permanent and left_out_by_limit. Without --dry-run it adds replayed, delivered,
+    retried, parked, held, dead_letter, by_reason, purged and unfinished.
+    """
+    from resonant.cli.running import command_store
+    from resonant.dead_letters.replay import ReplayRequest, plan
+
+    with command_store() as store:
+        policy = options.known_policy(policy, store.settings)
+        selection = filters.selection(
+            store, endpoint=endpoint, event_type=event_type, category=category, code=code, reason=reason, text=text,
+            since=since, until=until,
+        )  # fmt: skip
+        if selection.is_empty and not everything:
+            raise options.Misuse("no dead letters selected: give a filter or --all")
+        request = ReplayRequest(
+            selection, include_permanent=include_permanent, limit=limit, rate=rate, everything=everything
+        )
+        if dry_run:
+            planned = store.run(lambda opened: plan(opened, request))
+            output.write_result(documents.replay_plan(planned, dry_run=True), str(planned), as_json=as_json)
+        else:
+            _run_replay(store, request, policy, as_json=as_json, verbose=verbose)
+
+
+def _run_replay(
+    store: CommandStore, request: ReplayRequest, policy: str | None, *, as_json: bool, verbose: bool
+) -> None:
+    from resonant.cli.flow_runs import run_flow
+    from resonant.cli.running import who_runs_this
+    from resonant.cli.sending import print_outcomes, tracked
+    from resonant.dead_letters.replay import plan
+    from resonant.dispatch.tracking import Tracker
+
+    tracker: Tracker
+    document: dict[str, object]
+
+    async def start(opened: WorkerStore) -> State[None]:
+        from flows.dead_letters import replay_dead_letters
+
+        nonlocal tracker, document
+        planned = await plan(opened, request)
+        tracker, document = Tracker(opened), documents.replay_plan(planned, dry_run=False)
+        async with tracked(
+            tracker,
+            "replaying",
+            store=opened,
+            who=who_runs_this(),
+            total=planned.selected,
+            hidden=verbose or not planned.selected,
+            goes_on=_AFTER_CTRL_C,
+        ):
+            parameters = request.as_parameters()
+            run: Any = replay_dead_letters(**parameters, policy=policy, return_state=True)
+            state: State[None] = await run
+        return state
+
+    def is_outcome(_failed: State[Any]) -> bool:
+        outcomes = tracker.outcomes
+        if not outcomes.total:
+            return bool(document["left_out_permanent"])
+        return outcomes.dead_letters.total() == outcomes.total
+
+    state = run_flow(store, start, verbose=verbose, reported=is_outcome)
+    document["replayed"] = tracker.outcomes.total
+    if not state.is_completed() and not tracker.outcomes.total:
+        if as_json:
+            output.write(output.to_json(document | tracker.as_dict()) + "\n")
+            output.flush()
+        output.say(f"resonant: {state.message}")
+        raise typer.Exit(1)
+    print_outcomes(
+        tracker, str(state.message), document, endpoint=request.selection.endpoint, as_json=as_json
+    )
+
+
+def _confirm_permanent(permanent: list[DeadLetter]) -> None:
+    named = some([dead_letter.event_id for dead_letter in permanent])
+    if not asking.can_ask():
+        raise options.Misuse(f"the failure of {named} was permanent: --yes sends them anyway")
+    for dead_letter in permanent[:_SHOWN]:
+        output.say(f"{dead_letter.event_id}: {dead_letter.code}: {dead_letter.error}")
+    asking.confirm(f"the failure of {named} was permanent", "Send again anyway?")

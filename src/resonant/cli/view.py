@@ -1,0 +1,93 @@
+"""A list of rows: cards on a terminal, a table elsewhere, and an array with ``--json``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from resonant import output
+from resonant.display import visible
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from resonant.output import Document
+
+Row = TypeVar("Row")
+
+# A list reads from the store row by row, and counts no further than this.
+COUNTED = 10_000
+# Tables are aligned in memory, and there may be millions of rows.
+_TABLE_ROWS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class View(Generic[Row]):
+    """How to show rows; text need not be safe for a terminal.
+
+    Attributes:
+        document: returns a row as JSON.
+        columns: return a row's cells, keyed by the name of the column.
+        cards: yield the lines of each card, for a row or for several.
+        indent: of wrapped lines, except those of a card's first line.
+    """
+
+    document: Callable[[Row], Document]
+    columns: Mapping[str, Callable[[Row], object]]
+    cards: Callable[[Iterator[Row]], Iterable[Iterable[str | None]]]
+    indent: int = 4
+
+    def write(self, rows: Iterable[Row], *, as_json: bool = False) -> Seen[Row]:
+        """Write the rows as they come, and return which ones there were."""
+        seen = Seen(rows)
+        if as_json:
+            output.write_json_array(output.to_json(self.document(row)) for row in seen)
+        elif output.stdout().is_terminal:
+            for first, *others in self.cards(seen):
+                output.write_paragraph(visible(first or ""), indent=2)
+                for line in filter(None, others):
+                    output.write_paragraph(f"  {visible(line)}", indent=self.indent)
+                output.write("\n")
+        else:
+            while page := list(islice(seen, _TABLE_ROWS)):
+                cells = [[visible(str(cell(row))) for cell in self.columns.values()] for row in page]
+                output.write_table(tuple(self.columns), cells)
+        return seen
+
+
+class Seen(Generic[Row]):
+    """An iterator that keeps the number, the first and the last of the rows that it has yielded."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self._rows = iter(rows)
+        self.count = 0
+        self.first: Row | None = None
+        self.last: Row | None = None
+
+    def __iter__(self) -> Iterator[Row]:
+        return self
+
+    def __next__(self) -> Row:
+        self.last = next(self._rows)
+        self.count += 1
+        if self.count == 1:
+            self.first = self.last
+        return self.last
+
+
+def say_page(shown: int, total: int, next_place: str | None) -> None:
+    """Say on standard error that a list goes on.
+
+    Args:
+        shown: the number of rows of this page.
+        total: the number of all rows, counted up to ``COUNTED``.
+        next_place: the value of ``--after`` for the next page; None if this is the last.
+    """
+    more = f"--after {next_place} shows the next, --limit 0 all" if next_place else "these are the last"
+    output.say(f"showing {shown:,} of {total:,}{' or more' if total >= COUNTED else ''}: {more}")
+
+
+def say_cut(shown: int, groups: int) -> None:
+    """Say on standard error that there are more groups than shown."""
+    output.say(f"showing {shown:,} of {groups:,} groups: --limit 0 shows all")

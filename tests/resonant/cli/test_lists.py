@@ -1,0 +1,553 @@
+"""``dlq``, ``failed``, ``retry-candidates`` and ``deliveries``: cards on a terminal, tables, JSON, groups and pages."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from itertools import chain
+
+import pytest
+
+from resonant.dead_letters.advice import advise
+from resonant.delivery.retry import GiveUp, Park, Retry
+from resonant.events import rfc3339
+
+DEAD_LETTER_KEYS = [
+    *("event_id", "event_type", "endpoint", "reason", "category", "code", "error_type", "error"),
+    *("status_code", "attempts", "first_attempt_at", "dead_at", "replays"),
+    *("answer", "maybe_processed", "endpoint_state"),
+]
+GROUP_KEYS = [
+    *("fingerprint", "endpoint", "code", "reason", "category", "error", "count"),
+    *("first_dead_at", "last_dead_at", "example", "advice", "answer", "maybe_processed"),
+]
+DELIVERY_KEYS = [
+    *("event_id", "event_type", "endpoint", "status", "attempts", "replays", "accepted_at"),
+    *("first_attempt_at", "next_attempt_at", "finished_at", "reason", "category", "code", "error_type"),
+    *("error", "status_code", "leased_by", "lease_until", "backoff_until"),
+    *("state", "answer", "maybe_processed", "held"),
+]
+ANSWER = '{"error": "unprocessable", "message": "field \'amount\' is required"}'
+PERMANENT = {"category": "permanent", "code": "http_400", "status_code": 400, "error": "it answered 400"}
+REJECTED = {
+    "category": "permanent",
+    "code": "http_422",
+    "status_code": 422,
+    "excerpt": ANSWER,
+    "error": "UnexpectedStatus: the endpoint answered 422",
+}
+TIMED_OUT = {
+    "code": "read_timeout",
+    "status_code": None,
+    "maybe_processed": True,
+    "error": "TimeoutError: no answer within 15 s",
+}
+UNAVAILABLE_ADVICE = advise(
+    code="http_503", reason="exhausted", category="transient", endpoint="billing", event_id="evt_busy_2"
+)
+PLACE = re.compile(r"showing \d+ of [\d,]+(?: or more)?: --after (\S+) shows the next, --limit 0 all\n")
+
+
+@pytest.fixture
+def dead(worker):
+    """Three dead letters: of three hours, of one hour, and of now."""
+    with worker.at_work():
+        now = worker.clock()
+        worker.clock.advance(-3 * 3600)
+        worker.accept("evt_old", event_type="order.paid")
+        worker.attempt(GiveUp("exhausted"))
+        worker.clock.advance(2 * 3600)
+        worker.accept("evt_bad", event_type="order.refunded")
+        worker.attempt(GiveUp("permanent"), **PERMANENT)
+        worker.clock.advance(now - worker.clock())
+        worker.accept("evt_new", event_type="user.created", endpoint="crm")
+        worker.attempt(
+            GiveUp("expired"), endpoint="crm", category="unknown", code="dns_not_found", status_code=None
+        )
+    return worker
+
+
+@pytest.fixture
+def groups(worker):
+    """Two groups: three dead letters that differ by a number, and two of another endpoint that differ by a quoted id."""
+    with worker.at_work():
+        now = worker.clock()
+        worker.clock.advance(-3 * 3600)
+        for number in range(3):
+            worker.accept(f"evt_busy_{number}")
+            worker.attempt(GiveUp("exhausted"), error=f"no answer within {number} s")
+            worker.clock.advance(3600)
+        worker.clock.advance(now - worker.clock())
+        for number in range(2):
+            worker.accept(f"evt_rejected_{number}", endpoint="crm", event_type="user.created")
+            error = {**PERMANENT, "error": f"order 'o-{number}' is unknown"}
+            worker.attempt(GiveUp("permanent"), endpoint="crm", **error)
+    return worker
+
+
+@pytest.fixture
+def many(worker):
+    """Seventeen dead letters, some of which died in the same moment, and as many pending deliveries."""
+    with worker.at_work():
+        for number in range(17):
+            worker.accept(f"evt_{number:02}", event_type="odd" if number % 2 else "even")
+            worker.attempt(GiveUp("permanent"), **PERMANENT)
+            if number % 3 == 0:
+                worker.clock.advance(0.1)
+        worker.accept(*(f"evt_{number}" for number in range(20, 37)), endpoint="crm")
+    return worker
+
+
+@pytest.fixture
+def waiting(worker):
+    """One parked and two due deliveries, of two endpoints."""
+    with worker.at_work():
+        worker.accept("evt_parked", event_type="order.refunded")
+        worker.attempt(Park(300.0, worker.clock() + 300), excerpt="down for maintenance")
+        worker.clock.advance(-7_200)
+        worker.accept("evt_due", "evt_due_too", endpoint="crm")
+        worker.clock.advance(7_200)
+    return worker
+
+
+def ids(rows):
+    return [row["event_id"] for row in rows]
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+# --- dead letters ------------------------------------------------------------------------------------------------
+
+
+def test_dead_letters_as_json_are_the_newest_first_with_the_keys_of_the_contract(resonant, dead):
+    rows = resonant.json("dlq")
+    assert ids(rows) == ["evt_new", "evt_bad", "evt_old"]
+    assert [list(row) for row in rows] == [DEAD_LETTER_KEYS] * 3
+    hour_ago = rfc3339(dead.clock() - 3600)
+    assert rows[1] == dict(
+        zip(
+            DEAD_LETTER_KEYS,
+            [
+                *("evt_bad", "order.refunded", "billing", "permanent", "permanent", "http_400"),
+                *(
+                    "UnexpectedStatus",
+                    "it answered 400",
+                    400,
+                    1,
+                    hour_ago,
+                    hour_ago,
+                    0,
+                    None,
+                    False,
+                    "normal",
+                ),
+            ],
+            strict=True,
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "found"),
+    [
+        ("failed", ["evt_bad"]),
+        ("retry-candidates", ["evt_old"]),
+        ("dlq --endpoint crm", ["evt_new"]),
+        ("dlq --type order.*", ["evt_bad", "evt_old"]),
+        ("dlq --type order.pai?", ["evt_old"]),
+        ("dlq --category unknown", ["evt_new"]),
+        ("dlq --code http_503", ["evt_old"]),
+        ("dlq --reason expired", ["evt_new"]),
+        ("dlq --text 'ANSWERED 400'", ["evt_bad"]),
+        ("dlq --since 2h", ["evt_new", "evt_bad"]),
+        ("dlq --until 30m", ["evt_bad", "evt_old"]),
+        ("dlq --since 7d --until 90m", ["evt_old"]),
+        ("dlq --since 2000-01-01T00:00:00Z", ["evt_new", "evt_bad", "evt_old"]),
+        ("dlq --until 2000-01-01T00:00:00+02:00", []),
+        ("dlq --endpoint crm --code http_503", []),
+    ],
+)
+def test_filters_select_dead_letters(resonant, dead, command, found):
+    assert ids(resonant.json(*shlex.split(command))) == found
+
+
+def test_a_card_says_where_when_why_and_what_next_once_for_equal_failures(resonant, worker):
+    worker.accept("evt_1", "evt_2", event_type="com.example.order.paid")
+    worker.attempt(GiveUp("permanent"), **REJECTED)
+
+    screen = resonant.on_a_terminal("dlq")
+
+    assert max(map(len, screen.splitlines())) <= 80
+    head, happened, *rest = screen.splitlines()
+    assert re.fullmatch(r"evt_2  to billing  \d+ s ago", head)
+    assert re.fullmatch(r"  permanent after 1 try, [\d-]+ \d\d:\d\dZ, com.example.order.paid", happened)
+    assert words(" ".join(rest)).startswith(f"http 422: {ANSWER} next: the receiver rejects these events: ")
+    assert (screen.count("http 422: "), screen.count("next: ")) == (2, 1)
+
+
+def test_a_row_of_the_table_is_a_line_with_nothing_cut(resonant, worker):
+    error = "first line\nsecond \x1b[31mline [bold]" + " long" * 100
+    long_id = "evt_" + "x" * 200
+    worker.accept(long_id, event_type="[red]order[/red]")
+    worker.attempt(GiveUp("permanent"), error=error, excerpt=ANSWER)
+
+    header, row = resonant("dlq").out.splitlines()
+
+    assert words(header) == "EVENT TYPE ENDPOINT REASON CATEGORY CODE TRIES DEAD AT ERROR"
+    expected = [long_id, "[red]order[/red]", "billing", "permanent", "transient", "http_503", "1"]
+    assert row.split()[:7] == expected
+    assert row.endswith(r"first line\nsecond \x1b[31mline [bold]" + " long" * 100 + f"; the answer: {ANSWER}")
+    assert resonant.json("dlq")[0]["answer"] == ANSWER
+
+
+def test_possibly_processed_dead_letters_are_marked(resonant, worker):
+    worker.accept("evt_1")
+    worker.attempt(GiveUp("exhausted"), **TIMED_OUT)
+
+    screen = resonant.on_a_terminal("dlq")
+
+    assert "\n  read timeout: no answer within 15 s\n" in screen
+    assert "\n  probably processed: check the receiver before a replay\n" in screen
+    assert resonant("dlq").out.endswith("  TimeoutError: no answer within 15 s; probably processed\n")
+    assert resonant.json("dlq")[0]["maybe_processed"] is True
+
+
+def test_dead_letters_of_an_endpoint_that_holds_deliveries_are_marked(resonant, worker):
+    for event_id, endpoint in (("evt_1", "billing"), ("evt_2", "crm")):
+        worker.accept(event_id, endpoint=endpoint)
+        worker.attempt(GiveUp("exhausted"), endpoint=endpoint)
+    resonant("endpoint", "pause", "crm")
+
+    states = {row["event_id"]: row["endpoint_state"] for row in resonant.json("retry-candidates")}
+    assert states == {"evt_1": "normal", "evt_2": "paused"}
+    held = "held: the endpoint is paused, so a replay would wait"
+    rows = resonant("retry-candidates").out.splitlines()[1:]
+    assert {row.split()[0]: row.endswith(f"; {held}") for row in rows} == {"evt_1": False, "evt_2": True}
+    assert resonant.on_a_terminal("retry-candidates").count(f"\n  {held}\n") == 1
+
+
+def test_fifty_rows_are_shown_by_default(resonant, worker):
+    worker.accept(*(f"evt_{n:04}" for n in range(1_234)))
+    worker.attempt(GiveUp("permanent"), **PERMANENT)
+    worker.attempt(GiveUp("permanent"), **PERMANENT)
+    answer = resonant("dlq", "--json")
+    assert len(json.loads(answer.out)) == 50
+    assert answer.err.startswith("showing 50 of 1,234: ")
+    assert PLACE.fullmatch(answer.err)
+    assert len(resonant("dlq").out.splitlines()) == 51
+    every = resonant("failed", "--limit", "0", "--json")
+    assert every.err == ""
+    assert len(set(ids(json.loads(every.out)))) == 1_234
+    # Rows that died in the same moment are in one order.
+    newest = ids(resonant.json("dlq", "--limit", "1233"))
+    assert newest == [f"evt_{n:04}" for n in range(1_233, 0, -1)]
+
+
+# --- groups of dead letters --------------------------------------------------------------------------------------
+
+
+def test_groups_as_json_are_the_largest_first_with_what_to_do(resonant, groups):
+    now = groups.clock()
+
+    busy, rejected = resonant.json("dlq", "--group")
+
+    assert list(busy) == list(rejected) == GROUP_KEYS
+    assert re.fullmatch("[0-9a-f]{12}", busy.pop("fingerprint"))
+    assert list(busy.values()) == [
+        *("billing", "http_503", "exhausted", "transient", "no answer within <n> s", 3),
+        *(rfc3339(now - 3 * 3600), rfc3339(now - 3600), "evt_busy_2", UNAVAILABLE_ADVICE, "", False),
+    ]
+    assert (rejected["count"], rejected["error"]) == (2, "order <text> is unknown")
+
+
+def test_a_group_is_a_line_of_a_table(resonant, groups):
+    header, busy, rejected = resonant("dlq", "--group").out.splitlines()
+
+    assert words(header) == "COUNT ENDPOINT CODE REASON CAUSE FIRST LAST EXAMPLE ERROR WHAT TO DO"
+    assert busy.split()[:4] == ["3", "billing", "http_503", "exhausted"]
+    assert re.search(r"  evt_busy_2 +no answer within <n> s +wait until it answers ", busy)
+    assert busy.endswith(UNAVAILABLE_ADVICE)
+    assert rejected.split()[:4] == ["2", "crm", "http_400", "permanent"]
+
+
+def test_on_a_terminal_a_group_fits_its_width_and_says_what_to_do(resonant, groups):
+    screen = resonant.on_a_terminal("dlq", "--group")
+    cause = resonant.json("dlq", "--group")[0]["fingerprint"]
+
+    assert max(map(len, screen.splitlines())) <= 80
+    assert words(screen.partition("\n\n")[0]) == (
+        "3 dead letters to billing last 1 h ago, first 3 h ago exhausted, http 503: no answer within <n> s "
+        f"next: {UNAVAILABLE_ADVICE} example: evt_busy_2, cause: {cause}"
+    )
+
+
+def test_a_group_shows_the_answer_of_the_receiver(resonant, worker):
+    worker.accept("evt_1")
+    worker.attempt(GiveUp("permanent"), **REJECTED)
+
+    shown = words(resonant.on_a_terminal("dlq", "--group"))
+    assert f"permanent, http 422: {ANSWER} next: the receiver rejects these events" in shown
+    expected = f"UnexpectedStatus: the endpoint answered <n>; the answer: {ANSWER}"
+    assert expected in resonant("dlq", "--group").out
+
+
+def test_a_delivery_cancelled_before_an_attempt_shows_its_reason_and_no_failure(resonant, worker):
+    worker.accept("evt_1")
+    resonant("cancel", "evt_1")
+
+    [group] = resonant.json("dlq", "--group")
+    assert (group["reason"], group["category"], group["code"], group["error"]) == ("cancelled", "", "", "")
+    assert resonant("dlq", "--group").out.splitlines()[1].split()[:4] == ["1", "billing", "-", "cancelled"]
+    for screen in (resonant.on_a_terminal("dlq", "--group"), resonant.on_a_terminal("dlq")):
+        assert re.search(r"^  cancelled$", screen, re.MULTILINE), screen
+        assert "None" not in screen
+        assert "cancelled:" not in screen
+
+
+@pytest.mark.parametrize(
+    ("command", "counts"),
+    [
+        *(("dlq", [3, 2]), ("failed", [2]), ("retry-candidates", [3])),
+        *(("dlq --endpoint crm", [2]), ("dlq --type order.*", [3]), ("dlq --code http_400", [2])),
+        *(("dlq --text 'within 1 s'", [1]), ("dlq --reason expired", [])),
+        *(("dlq --since 90m", [2, 1]), ("dlq --until 150m", [1])),
+    ],
+)
+def test_filters_select_the_dead_letters_to_group(resonant, groups, command, counts):
+    assert [group["count"] for group in resonant.json(*shlex.split(command), "--group")] == counts
+
+
+def test_the_limit_is_of_groups_and_a_list_that_was_cut_says_so(resonant, groups):
+    answer = resonant("dlq", "--group", "--limit", "1", "--json")
+    assert [group["count"] for group in json.loads(answer.out)] == [3]
+    assert answer.err == "showing 1 of 2 groups: --limit 0 shows all\n"
+
+    for limit in ("0", "2", "50"):
+        answer = resonant("dlq", "--group", "--limit", limit)
+        assert (len(answer.out.splitlines()), answer.err) == (3, "")
+
+
+def test_on_a_terminal_more_than_a_screen_of_dead_letters_is_grouped(resonant, many):
+    screen = resonant.on_a_terminal("dlq")
+
+    assert screen.startswith("17 dead letters to billing ")
+    assert screen.endswith("\n17 dead letters in 1 group: --no-group lists each\n")
+    assert "\n  example: evt_16, cause: " in screen
+    for argv in (("--no-group",), ("--limit", "17"), ("--after", "9999999999.0-1"), ("--type", "odd")):
+        each = resonant.on_a_terminal("dlq", *argv)
+        assert each.count(" to billing ") == (8 if "odd" in argv else 17), argv
+        assert "\nresonant dlq --group  groups them by cause\n" in each
+    assert len(resonant.json("dlq")) == 17
+    assert len(resonant("dlq").out.splitlines()) == 18
+
+
+def test_text_from_outside_is_shown_and_not_obeyed(resonant, worker):
+    worker.accept("evt_1")
+    worker.attempt(GiveUp("permanent"), **PERMANENT | {"error": "[red]first\n\x1b[31msecond"})
+    worker.accept("evt_2", endpoint="crm")
+    worker.attempt(GiveUp("permanent"), endpoint="crm", **REJECTED | {"excerpt": "[red]no\x1b[31m"})
+
+    for argv, error in ((("dlq",), r"\x1b[31msecond"), (("dlq", "--group"), r"\x1b[<n>msecond")):
+        for shown in (resonant.on_a_terminal(*argv), resonant(*argv).out):
+            assert rf"[red]first\n{error}" in shown
+            assert r"[red]no\x1b[31m" in shown
+            assert "\x1b" not in shown
+
+
+# --- deliveries --------------------------------------------------------------------------------------------------
+
+
+def test_unfinished_deliveries_as_json_are_the_longest_due_first_with_their_state(resonant, waiting):
+    rows = resonant.json("deliveries")
+
+    assert ids(rows) == ["evt_due", "evt_due_too", "evt_parked"]
+    assert [list(row) for row in rows] == [DELIVERY_KEYS] * 3
+    assert [row["state"] for row in rows] == ["due", "due", "parked"]
+    assert rows[-1]["next_attempt_at"] == rfc3339(waiting.clock() + 300)
+    assert rows[-1]["answer"] == "down for maintenance"
+
+
+@pytest.mark.parametrize(
+    ("filters", "found"),
+    [
+        *(("--endpoint crm", ["evt_due", "evt_due_too"]), ("--type order.ref*", ["evt_parked"])),
+        *(("--status pending", ["evt_due", "evt_due_too"]), ("--status retrying", ["evt_parked"])),
+        *(("--code http_503", ["evt_parked"]), ("--category transient", ["evt_parked"])),
+        *(("--text 'ANSWERED 503'", ["evt_parked"]), ("--since 1h", ["evt_parked"])),
+        ("--until 1h", ["evt_due", "evt_due_too"]),
+    ],
+)
+def test_filters_select_unfinished_deliveries(resonant, waiting, filters, found):
+    assert ids(resonant.json("deliveries", *shlex.split(filters))) == found
+
+
+def test_on_a_terminal_a_delivery_says_where_until_when_and_why(resonant, waiting):
+    screen = resonant.on_a_terminal("deliveries")
+
+    assert max(map(len, screen.splitlines())) <= 80
+    first, _, parked = screen.rstrip().split("\n\n")
+    assert re.fullmatch(
+        r"evt_due  to crm\n  due since [\d-]+ \d\d:\d\dZ, 2 h ago, 0 tries, order.paid\n  not tried yet",
+        first,
+    )
+    assert re.fullmatch(
+        r"evt_parked  to billing\n  parked until [\d-]+ \d\d:\d\dZ, in 5 min, 1 try, order.refunded\n"
+        r"  http 503: down for maintenance",
+        parked,
+    )
+
+
+def test_a_delivery_is_a_line_of_a_table(resonant, waiting):
+    header, *rows = resonant("deliveries").out.splitlines()
+
+    assert words(header) == "EVENT TYPE ENDPOINT STATUS STATE DUE TRIES LAST ERROR"
+    assert len(rows) == 3
+    assert rows[-1].split()[:5] == ["evt_parked", "order.refunded", "billing", "retrying", "parked"]
+    assert rows[-1].endswith("http 503: down for maintenance")
+
+
+def test_a_delivery_that_waits_in_its_process_for_a_retry_says_when_it_is_due(resonant, worker):
+    worker.accept("evt_1")
+    worker.attempt(Retry(45.0, worker.clock() + 45))
+
+    screen = resonant.on_a_terminal("deliveries")
+
+    assert re.search(r"waits in its process for the retry at [\d-]+ \d\d:\d\dZ, in \d+ s, 1 try,\s", screen)
+    assert "leased by" not in screen
+    [row] = resonant.json("deliveries")
+    assert (row["state"], row["leased_by"]) == ("in_flight", "run-1")
+    assert resonant("deliveries").out.splitlines()[1].split()[4] == "waits"
+
+
+def test_a_due_delivery_of_a_paused_endpoint_is_held(resonant, waiting):
+    for name in ("crm", "billing"):
+        resonant("endpoint", "pause", name)
+
+    assert [row["held"] for row in resonant.json("deliveries")] == [True, True, False]
+    states = [row.split()[4] for row in resonant("deliveries").out.splitlines()]
+    assert states == ["STATE", "held", "held", "parked"]
+    screen = resonant.on_a_terminal("deliveries")
+    assert screen.count("\n  held because the endpoint is paused; due since ") == 2
+    assert max(map(len, screen.splitlines())) <= 80
+    assert [row["held"] for row in resonant.json("deliveries", "--group")] == [0, 2]
+    grouped = resonant.on_a_terminal("deliveries", "--group")
+    assert "\ncrm: 2 held (the endpoint is paused); oldest due " in grouped
+
+
+def test_groups_show_the_waiting_deliveries_of_each_endpoint(resonant, waiting):
+    until = rfc3339(waiting.clock() + 300)[:16].replace("T", " ")
+    assert resonant.on_a_terminal("deliveries", "--group") == (
+        f"billing: 1 parked, the last until {until}Z; oldest due in 5 min\n"
+        "      1  http 503: down for maintenance, up to 1 try, e.g. evt_parked\n"
+        "\n"
+        "crm: 2 due; oldest due 2 h ago\n"
+        "      2  not tried yet, e.g. evt_due_too\n"
+        "\n"
+    )
+    billing, crm = resonant.json("deliveries", "--group")
+    assert (billing["code"], billing["parked"], billing["example"]) == ("http_503", 1, "evt_parked")
+    assert (crm["count"], crm["due"], crm["error"]) == (2, 2, "")
+    assert len(resonant("deliveries", "--group").out.splitlines()) == 3
+
+
+# --- pages and empty lists ---------------------------------------------------------------------------------------
+
+
+def read_pages(resonant, *argv: str) -> list[list[str]]:
+    """Return the ids of each page; the place of the next is taken from the message of the page before."""
+    found: list[list[str]] = []
+    after: tuple[str, ...] = ()
+    while True:
+        answer = resonant(*argv, "--json", *after)
+        found.append(ids(json.loads(answer.out)))
+        if not (place := PLACE.fullmatch(answer.err)):
+            assert re.fullmatch(r"showing \d+ of \d+: these are the last\n", answer.err)
+            return found
+        after = ("--after", place[1])
+
+
+@pytest.mark.parametrize(
+    "limit", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(16, marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize(
+    "command", ["dlq", "dlq --type odd", "dlq --text 'ANSWERED 400' --endpoint billing", "deliveries"]
+)
+def test_the_pages_put_together_are_the_whole_list(resonant, many, command, limit):
+    argv = shlex.split(command)
+    whole = ids(resonant.json(*argv, "--limit", "0"))
+    assert len(whole) == (8 if "odd" in argv else 17)
+
+    pages = read_pages(resonant, *argv, "--limit", str(min(limit, len(whole) - 1)))
+
+    assert list(chain.from_iterable(pages)) == whole
+    assert all(len(page) == len(pages[0]) for page in pages[:-1])
+
+
+def test_a_place_is_said_and_taken_without_json_too(resonant, many):
+    first = resonant("dlq", "--limit", "9")
+    second = resonant("dlq", "--limit", "9", "--after", PLACE.fullmatch(first.err)[1])
+
+    rows = [line.split()[0] for answer in (first, second) for line in answer.out.splitlines()[1:]]
+    assert rows == [f"evt_{number:02}" for number in range(16, -1, -1)]
+    assert second.err == "showing 8 of 17: these are the last\n"
+    rest = resonant("dlq", "--limit", "0", "--json", "--after", PLACE.fullmatch(first.err)[1])
+    assert (len(json.loads(rest.out)), rest.err) == (8, "")
+
+
+def test_a_page_that_ends_with_the_oldest_is_said_to_be_the_last(resonant, many):
+    assert resonant("dlq", "--limit", "8", "--type", "odd", "--json").err == ""
+    half = resonant("dlq", "--limit", "4", "--type", "odd")
+    rest = resonant("dlq", "--limit", "4", "--type", "odd", "--after", PLACE.fullmatch(half.err)[1])
+    assert rest.err == "showing 4 of 8: these are the last\n"
+
+
+def test_dead_letters_that_come_and_go_between_two_pages_shift_nothing(resonant, many):
+    first = resonant("dlq", "--limit", "5", "--json")
+    many.accept("evt_later")
+    many.attempt(GiveUp("permanent"), **PERMANENT)
+
+    second = resonant("dlq", "--limit", "5", "--json", "--after", PLACE.fullmatch(first.err)[1])
+
+    assert ids(json.loads(second.out)) == [f"evt_{n:02}" for n in range(11, 6, -1)]
+
+
+def test_a_place_before_all_and_one_after_all_are_places(resonant, many):
+    assert resonant.json("dlq", "--after", "0-0") == []
+    assert len(resonant.json("dlq", "--after", "999999999999.5-999999999999999999")) == 17
+
+
+@pytest.mark.parametrize("group", [[], ["--group"]])
+def test_an_empty_list_is_an_empty_array_or_a_word(resonant, dead, group):
+    for command, said in (
+        ("dlq --code http_418", "no dead letters match\n"),
+        ("deliveries", "no unfinished deliveries\n"),
+        ("deliveries --endpoint crm", "no unfinished deliveries match\n"),
+    ):
+        answer = resonant(*command.split(), *group)
+        assert (answer.out, answer.err) == ("", said)
+        assert resonant.json(*command.split(), *group) == []
+    resonant("purge", "--older-than", "0", "--yes")
+    answer = resonant("dlq", *group)
+    assert (answer.out, answer.err) == ("", "no dead letters\n")
+
+
+def test_postgresql_lists_the_same(resonant, on_postgresql):
+    on_postgresql.accept(*(f"evt_{n:03}" for n in range(300)), data={"n": 1})
+    on_postgresql.attempt(GiveUp("permanent"), **PERMANENT)
+    newest = [f"evt_{n:03}" for n in range(299, -1, -1)]
+    assert list(chain.from_iterable(read_pages(resonant, "dlq", "--limit", "150"))) == newest
+    [group] = resonant.json("dlq", "--group")
+    assert (group["count"], group["example"]) == (300, "evt_299")
+    assert resonant.json("detail", "evt_299")["deliveries"][0]["reason"] == "permanent"
+    assert "several events begin with 'evt_09'" in resonant("detail", "evt_09", code=1).err
+    assert len(json.loads(resonant("export", "-o", "-", "--with-data").out)["dead_letters"]) == 300
+    assert resonant.json("status")["by_category"] == {"permanent": 300}
+
+    on_postgresql.accept("evt_x", "evt_y")
+    on_postgresql.attempt(Park(300.0, on_postgresql.clock() + 300))
+    assert len(resonant.json("deliveries", "--code", "http_503")) == 2
+    assert [group["count"] for group in resonant.json("deliveries", "--group")] == [2]
+    assert resonant("cancel", "--all", "--dry-run").out == "2 would be given up\n"

@@ -1,0 +1,267 @@
+"""Mistakes in options: one line on standard error, exit code 2, and nothing is changed, sent or looked up on a server."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+import typer
+
+from resonant.cli import _Command, app
+from resonant.cli.options import Misuse, moment
+
+NOW = 1_700_000_000.0
+NO_TIME = "is not a time: give an age (45s, 30m, 2h, 7d) or a time such as 2026-01-31T12:00:00Z\n"
+ANY_AGE = "of any age: give --yes, or only a minimum age with"
+UNSTORABLE = (
+    "resonant: '\\udcff' contains text that databases cannot store: NUL, or bytes that are not UTF-8\n"
+)
+NO_SHP = "resonant: no endpoint is named 'shp': did you mean shop?\n"
+NOT_ADDED = "; --allow-unknown stores the events anyway\n"
+NOTHING_TO_REPLAY = "resonant: no dead letters selected: give a filter or --all\n"
+NOTHING_TO_CANCEL = "resonant: no deliveries selected: give ids, a filter or --all\n"
+NOTHING_TO_PURGE = (
+    "resonant: nothing selected: give --older-than DAYS, or a filter such as --endpoint and --code\n"
+)
+BAD_URL, PRIVATE = "its URL must begin with http:// or https://", "10.0.0.1 is a private or special address"
+LISTING = ("dlq", "failed", "retry-candidates")
+
+MISTAKES = [
+    # times, durations, places
+    *((f"{command} --since yesterday", f"--since 'yesterday' {NO_TIME}") for command in LISTING),
+    ("dlq --since 2026-01-31T12:00:00", f"--since '2026-01-31T12:00:00' {NO_TIME}"),
+    ("dlq --until 2", f"--until '2' {NO_TIME}"),
+    ("replay --all --dry-run --since soon", f"--since 'soon' {NO_TIME}"),
+    ("metrics --window soon", f"--window 'soon' {NO_TIME}"),
+    *(
+        (
+            f"{command} --after='{place}'",
+            f"resonant: --after {place!r} is not a valid place: use the one printed at the end of a list\n",
+        )
+        for command, places in (
+            (
+                "dlq",
+                ("", "evt_01", "1-", "-1", "1e9-1", "nan-1", "1.5-1.5", "1-1 ", "9" * 13 + "-1", "1--1"),
+            ),
+            ("deliveries", ("evt_due",)),
+        )
+        for place in places
+    ),
+    *(
+        (f"{command} --group --after 0-0", "resonant: --after cannot be combined with --group\n")
+        for command in ("dlq", "deliveries")
+    ),
+    ("simulate --outage 3x", "--outage '3x' is not a duration"),
+    ("simulate --outage=-3", "--outage '-3' is not a duration"),
+    ("simulate --outage 9999d", "--outage is at most 30d"),
+    ("simulate --retry-after soon", "--retry-after 'soon' is not a duration"),
+    # words
+    ("simulate --policy ful", "--policy: no retry policy is named 'ful': did you mean full"),
+    ("simulate --outage-kind refse", "--outage-kind: 'refse' is not valid: did you mean refuse?"),
+    ("simulate --overload queu", "--overload: 'queu' is not valid: did you mean queue?"),
+    *(
+        (
+            f"{command} --policy odd",
+            "resonant: --policy: no retry policy is named 'odd'; known policies: classic, default",
+        )
+        for command in (
+            *("retry e2", "replay --all", "replay --all --dry-run", "emit"),
+            *(
+                "enqueue e.jsonl --endpoint billing",
+                "endpoint add crm https://a.example/",
+                "endpoint update crm",
+            ),
+        )
+    ),
+    ("failed --reason expired", "`resonant dlq --reason expired`"),
+    ("retry-candidates --category permanent", "`resonant dlq --category permanent`"),
+    # empty values, as of a variable that is not set
+    ("cancel --text ''", "--text is empty"),
+    ("cancel ''", "an id is empty"),
+    ("detail ''", "an id is empty"),
+    ("replay --code '' --dry-run", "--code is empty"),
+    ("dlq --type ''", "--type is empty"),
+    ("purge --older-than 0 --archive ''", "--archive is empty"),
+    ("purge --cause '' --yes", "--cause is empty"),
+    # text that no database can store
+    *((f"dlq {option} '\udcff'", UNSTORABLE) for option in ("--code", "--type", "--text")),
+    ("detail '\udcff'", UNSTORABLE),
+    # nothing selected, or too much
+    ("replay", NOTHING_TO_REPLAY),
+    ("replay --include-permanent", NOTHING_TO_REPLAY),
+    ("replay --limit 1 --dry-run", NOTHING_TO_REPLAY),
+    ("cancel", NOTHING_TO_CANCEL),
+    ("cancel --json", NOTHING_TO_CANCEL),
+    ("purge", NOTHING_TO_PURGE),
+    ("purge --yes", NOTHING_TO_PURGE),
+    ("purge --older-than inf", "an age in days must be a finite number"),
+    ("purge --older-than 0 --delivered-older-than inf", "an age in days must be a finite number"),
+    *(
+        (f"purge {filters}", f"resonant: this removes dead letters {ANY_AGE} --older-than\n")
+        for filters in ("--older-than 0", "--code my_own_code", "--reason permanent")
+    ),
+    (
+        "purge --older-than 30 --delivered-older-than 0",
+        f"resonant: this removes delivered history {ANY_AGE} --delivered-older-than\n",
+    ),
+    # options that exclude each other
+    (
+        "purge --code my_own_code --delivered-older-than 1 --yes",
+        "--delivered-older-than cannot be combined with filters",
+    ),
+    ("purge --older-than 1 --archive a --no-archive", "--archive cannot be combined with --no-archive"),
+    ("prometheus --serve 9999 --output x", "--serve cannot be combined with --output or --json"),
+    ("prometheus --serve 9999 --json", "--serve cannot be combined with --output or --json"),
+    # a permanent failure, where nobody can be asked
+    ("retry e2", "resonant: the failure of e2 was permanent: --yes sends them anyway\n"),
+    # names
+    ("dlq --endpoint Crm!", "--endpoint 'Crm!' is not a valid name"),
+    ("enqueue e.jsonl --endpoint Billing", "'Billing' is not a valid name"),
+    ("enqueue e.jsonl --endpoint billing-", "'billing-' is not a valid name"),
+    ("enqueue e.jsonl --endpoint https://user:hunter2@example.com/x", "`resonant endpoint add`"),
+    *(
+        (f"{command} --endpoint shp", NO_SHP)
+        for command in (
+            "status",
+            *LISTING,
+            "deliveries",
+            "replay",
+            "cancel",
+            "replay --dry-run",
+            "purge --yes",
+        )
+    ),
+    ("endpoint pause shp", NO_SHP),
+    ("endpoint resume shp", NO_SHP),
+    ("dlq --endpoint zzz", "resonant: no endpoint is named 'zzz'; known: billing, shop\n"),
+    (
+        "enqueue e.jsonl --endpoint shp",
+        f"no endpoint is named 'shp': did you mean shop? `resonant endpoint add shp URL` adds it{NOT_ADDED}",
+    ),
+    (
+        "enqueue e.jsonl --endpoint wholly-new",
+        f"'wholly-new'; known: billing, shop; `resonant endpoint add wholly-new URL` adds it{NOT_ADDED}",
+    ),
+    ("cancel e1 typo", "resonant: no event has the id typo: nothing was done\n"),
+    (
+        "purge --cause 0123456789ab --yes",
+        "no dead letter has the cause '0123456789ab': `resonant dlq --group` lists the causes\n",
+    ),
+    *(
+        (f"{command} --code {code}", f"no failure has the code {code!r}{hint}")
+        for command in (*LISTING, "replay", "cancel")
+        for code, hint in (
+            ("connection_refused", ": did you mean connect_refused"),
+            ("http_40", ": did you mean http_400, http_401 or http_402?"),
+            ("http_429", ": did you mean throttled?"),
+            ("my_own_cod", ": did you mean my_own_code?"),
+        )
+    ),
+    # endpoints that could not be used, refused before a server is looked for
+    ("emit e.jsonl", "--endpoint is missing: events from files need an endpoint"),
+    *(
+        (f"emit e.jsonl --endpoint {url}", f"resonant: --endpoint: {problem}")
+        for url, problem in (
+            ("ftp://example.com/x", f"{BAD_URL}\n"),
+            ("htp://user:hunter2@a.example/", f"{BAD_URL}\n"),
+            ("http://", "its URL has no host\n"),
+            ("http://[::1", "its URL is not well-formed\n"),
+            ("http://10.0.0.1/", PRIVATE),
+        )
+    ),
+    ("endpoint add crm htp://user:hunter2@a.example/", BAD_URL),
+    ("endpoint add crm http://10.0.0.1/", PRIVATE),
+    ("endpoint add crm https://a.example/ --header 'Host: hunter2'", "header Host is set by Resonant"),
+    ("endpoint add crm https://a.example/ --header hunter2", "--header must be NAME:VALUE"),
+    ("endpoint add crm https://a.example/ --override x", "must be STATUS=CATEGORY, such as 404=transient"),
+    ("endpoint add crm https://a.example/ --override 404=bad", "must be transient, permanent or unknown"),
+    ("endpoint update crm --url htp://user:hunter2@a.example/", BAD_URL),
+    ("endpoint update crm", "nothing to change: `resonant endpoint update -h` lists the options"),
+    ("endpoint update file-endpoint/crm --timeout 3", "only webhook endpoints can be changed here"),
+    ("endpoint remove crm", "removing an endpoint needs confirmation: give --yes"),
+]
+
+
+@pytest.fixture(autouse=True)
+def no_server_is_asked(monkeypatch):
+    monkeypatch.setattr("resonant.cli.running.on_prefect", None)  # a call would fail
+
+
+@pytest.mark.parametrize(("command", "said"), MISTAKES)
+def test_a_mistake_is_one_line_and_changes_nothing(resonant, stored, command, said):
+    refused = resonant(*shlex.split(command), code=2)
+
+    assert refused.out == ""
+    assert refused.err.startswith("resonant: ")
+    assert said in refused.err
+    assert refused.err.count("\n") == 1
+    assert "hunter2" not in refused.err
+    status = resonant.json("status")
+    assert [status[name] for name in ("accepted", "pending", "dead_letter")] == [2, 1, 1]
+    assert resonant.json("audit") == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("no-such-command", "status --no-such-option", "enqueue", "dlq --limit x", "dlq --limit -1"),
+        *("dlq --category odd", "dlq --reason odd", "purge --older-than -1"),
+        *(
+            "replay --all --dry-run --rate 0",
+            "replay --all --dry-run --rate -1",
+            "replay --all --dry-run --limit 0",
+        ),
+        *(f"enqueue e.jsonl --endpoint billing --max-attempts {number}" for number in ("0", "1001", "many")),
+    ],
+)
+def test_a_value_outside_its_choices_or_bounds_is_exit_code_2(resonant, stored, command):
+    assert resonant(*command.split(), code=2).out == ""
+
+
+def every_command(command, path=()):
+    if subcommands := getattr(command, "commands", None):
+        for name, each in subcommands.items():
+            yield from every_command(each, (*path, name))
+    else:
+        yield " ".join(path), command
+
+
+COMMANDS = dict(every_command(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_refuses_an_option_of_one_value_that_is_given_twice(resonant, name):
+    command = COMMANDS[name]
+    assert isinstance(command, _Command)
+    for option in command.params:
+        if option.param_type_name != "option" or option.multiple or option.is_flag:
+            continue
+        first = option.opts[0]
+        for given in ([first, "7", first, "8"], [f"{first}=7", f"{option.opts[-1]}=8"]):
+            said = resonant(*name.split(), *given, code=2).err
+            assert f"resonant: {first} takes one value, but was given 2 times\n" == said
+
+
+def test_flags_may_be_given_again(resonant, stored):
+    assert resonant("status", "--json", "--json").code == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        *(("30s", NOW - 30), ("5m", NOW - 300), ("2h", NOW - 7200), ("7d", NOW - 604_800)),
+        *(("2w", NOW - 1_209_600), ("0d", NOW), (None, None)),
+        *((f"2023-11-14T22:13:20{zone}", NOW) for zone in ("Z", "+00:00", ".000Z")),
+        *(("2023-11-15T00:13:20+02:00", NOW), ("2023-11-14T16:43:20-05:30", NOW)),
+    ],
+)
+def test_a_moment_is_an_age_or_a_time_with_a_zone(text, expected):
+    assert moment("--since", text, now=NOW) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "soon", "-2h", "1.5h", "2 h", "٣h", "²h", "2y", "2023-11-14", "h", "9" * 400 + "d"]
+)
+def test_other_text_is_no_moment(text):
+    with pytest.raises(Misuse, match="--since"):
+        moment("--since", text, now=NOW)
