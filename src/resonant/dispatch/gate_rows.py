@@ -120,7 +120,7 @@ class GateRows:
         self._proposed[endpoint] = change
         if self._writer is None or self._writer.done():
             self._writer = asyncio.create_task(self._write_proposed())
-            self._writer.add_done_callback(self._ended)
+            self._writer.add_done_callback(self._running.fail_with)
 
     async def wait_for_changes_of(self, endpoint: EndpointRun) -> None:
         """Wait until the proposed changes of a gate are written: they may close it."""
@@ -144,10 +144,6 @@ class GateRows:
                 self._writing = ()
                 self._written.set()
                 self._written = asyncio.Event()
-
-    def _ended(self, writer: asyncio.Task[None]) -> None:
-        if not writer.cancelled() and (error := writer.exception()) is not None:
-            self._running.fail(error)
 
     async def _write(self, changes: Iterable[GateChange | None]) -> None:
         """Write changes of different gates; skip those whose gate has changed since the proposal."""
