@@ -53,15 +53,13 @@ from resonant.gate.controller import EndpointGate
 from resonant.store.engine.availability import retry_while_unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterable, Iterator
 
     from resonant.delivery.attempt import AttemptRunner, Destination
-    from resonant.delivery.outcome import Outcome
     from resonant.dispatch.gate_rows import OnGateChange
     from resonant.dispatch.run.running_tasks import Work
-    from resonant.dispatch.send.sender import Chunk
     from resonant.dispatch.tracking import Tracker
-    from resonant.events import Lease, LeaseKey
+    from resonant.events import Lease
     from resonant.store import WorkerStore
 
 logger = logging.getLogger(__name__)
@@ -86,6 +84,8 @@ class Dispatcher:
     Attributes:
         counts: the outcomes so far.
         problems: the reasons why endpoints could not be opened, keyed by name; their deliveries wait.
+        attempt: makes one attempt of a claimed delivery; see ``Sender.attempt``.
+        attempt_all: makes one attempt of each delivery in a chunk; see ``Sender.attempt_all``.
     """
 
     def __init__(
@@ -102,13 +102,13 @@ class Dispatcher:
         self.owner = owner
         self.limits = limits = limits or Limits()
         self.counts = Counts()
-        self.problems: dict[str, str] = {}
         self._rng = attempt_runner.rng
         self._open_destination = open_destination
         self._limiter = ConcurrencyLimiter(limits.concurrency, limits.endpoint_concurrency)
         self._patience = store.lease_seconds / 3
         self._running = RunningTasks()
-        self._opened: dict[str, EndpointRun] = {}
+        self._endpoints = Endpoints(store, self._open_endpoint)
+        self.problems, self._opened = self._endpoints.problems, self._endpoints.opened
         self._in_flight = InFlight(self._opened, limits.max_waiting)
         self._heartbeat = LeaseHeartbeat(store, owner, self._in_flight)
         self._background = AsyncExitStack()
@@ -116,7 +116,6 @@ class Dispatcher:
             reserving(store, self._patience, self._running.outlasts), is_over=self._running.is_over
         )
         self._gates = GateRows(store, owner, self._opened, on_change=on_gate_change, running=self._running)
-        self._endpoints = Endpoints(store, self._opened, self._open_endpoint, problems=self.problems)
         self._sender = Sender(
             store,
             attempt_runner,
@@ -126,6 +125,7 @@ class Dispatcher:
             running=self._running,
             counts=self.counts,
         )
+        self.attempt, self.attempt_all = self._sender.attempt, self._sender.attempt_all
         self._emit_one: EmitOne
         self._emit_chunk: EmitChunk | None = None
 
@@ -166,27 +166,6 @@ class Dispatcher:
     def failure(self) -> BaseException | None:
         """The error that ended the run, if any."""
         return self._running.failure
-
-    async def attempt(self, key: LeaseKey, *, task_run_id: str | None = None) -> Outcome:
-        """Make one attempt, and record it with its decision.
-
-        Raises:
-            LeaseLost: another worker has the delivery, or this worker has a newer lease.
-            TimeIsUp: the run's time was up before the send; the delivery was released without charging an attempt.
-            Held: the endpoint's gate holds the delivery, which was released without charging an attempt.
-            StoreUnavailable: the outcome could not be written; the delivery will be tried again.
-        """
-        return await self._sender.attempt(key, task_run_id=task_run_id)
-
-    async def attempt_all(
-        self, endpoint: str, keys: Sequence[LeaseKey], *, task_run_id: str | None = None
-    ) -> Chunk:
-        """Make one attempt of each delivery in a chunk, and park every retry.
-
-        Raises:
-            StoreUnavailable: outcomes could not be written; these deliveries will be tried again.
-        """
-        return await self._sender.attempt_all(endpoint, keys, task_run_id=task_run_id)
 
     async def run(
         self,
@@ -234,7 +213,6 @@ class Dispatcher:
             endpoint=endpoint,
             chunk_size=self._chunk_size,
             endpoints=self._endpoints,
-            opened=self._opened,
             gates=self._gates,
             limiter=self._limiter,
             in_flight=self._in_flight,

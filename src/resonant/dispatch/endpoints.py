@@ -27,23 +27,18 @@ class Endpoints:
 
     Args:
         store: records problems with endpoints.
-        opened: the open endpoints, keyed by name; updated by this class.
         open_endpoint: opens an endpoint by name; an error delays only that endpoint's deliveries.
-        problems: the reasons why endpoints cannot be opened, keyed by name; updated by this class.
+
+    Attributes:
+        opened: the open endpoints, keyed by name.
+        problems: the reasons why endpoints cannot be opened, keyed by name.
     """
 
-    def __init__(
-        self,
-        store: WorkerStore,
-        opened: dict[str, EndpointRun],
-        open_endpoint: Callable[[str], Awaitable[EndpointRun]],
-        *,
-        problems: dict[str, str],
-    ) -> None:
+    def __init__(self, store: WorkerStore, open_endpoint: Callable[[str], Awaitable[EndpointRun]]) -> None:
+        self.opened: dict[str, EndpointRun] = {}
+        self.problems: dict[str, str] = {}
         self._store = store
-        self._opened = opened
         self._open_endpoint = open_endpoint
-        self._problems = problems
         self._reopen_at: dict[str, float] = {}
         self._opening: dict[str, asyncio.Task[None]] = {}
 
@@ -59,8 +54,8 @@ class Endpoints:
             EndpointError: it cannot be opened.
         """
         if not await self.is_open(name):
-            raise EndpointError(self._problems[name])
-        return self._opened[name]
+            raise EndpointError(self.problems[name])
+        return self.opened[name]
 
     async def is_open(self, name: str) -> bool:
         """Open an endpoint if it is not open yet; return whether it is open."""
@@ -68,7 +63,7 @@ class Endpoints:
         if opening := self._opening.get(name):
             await asyncio.wait([opening])
         self._raise_errors()
-        return name in self._opened
+        return name in self.opened
 
     async def open_each(self, names: Iterable[str]) -> list[EndpointRun]:
         """Return the open endpoints among these; open the rest, in the background if that takes long.
@@ -79,7 +74,7 @@ class Endpoints:
         if begun := self._begin_to_open(names):
             await asyncio.wait(begun, timeout=_OPEN_SECONDS)
         self._raise_errors()
-        return [self._opened[name] for name in names if name in self._opened]
+        return [self.opened[name] for name in names if name in self.opened]
 
     def _begin_to_open(self, names: Iterable[str]) -> list[asyncio.Task[None]]:
         """Begin to open those that are not open, not being opened, and did not fail recently; return the new tasks."""
@@ -87,9 +82,7 @@ class Endpoints:
         new = [
             name
             for name in names
-            if name not in self._opened
-            and name not in self._opening
-            and now >= self._reopen_at.get(name, 0.0)
+            if name not in self.opened and name not in self._opening and now >= self._reopen_at.get(name, 0.0)
         ]
         if not new:
             return []
@@ -114,12 +107,12 @@ class Endpoints:
             async with asyncio.timeout(_GIVE_UP_SECONDS):
                 endpoint = await self._open_endpoint(name)
         except Exception as error:  # noqa: BLE001 - a problem with one endpoint must not stop the others
-            reason = self._problems[name] = _why_not_open(name, error)
+            reason = self.problems[name] = _why_not_open(name, error)
             self._reopen_at[name] = asyncio.get_running_loop().time() + REOPEN_SECONDS
             await self._store.write(endpoint_problems.note_problem, name, reason, now=self._store.clock())
             return
-        self._opened[name] = endpoint
-        self._problems.pop(name, None)
+        self.opened[name] = endpoint
+        self.problems.pop(name, None)
         if had_problem:
             await self._store.write(endpoint_problems.clear_problem, name)
 
@@ -128,7 +121,7 @@ class Endpoints:
         for opening in self._opening.values():
             opening.cancel()
         await asyncio.gather(*self._opening.values(), return_exceptions=True)
-        closing = [endpoint.destination.close() for endpoint in self._opened.values()]
+        closing = [endpoint.destination.close() for endpoint in self.opened.values()]
         await asyncio.gather(*closing, return_exceptions=True)
 
 

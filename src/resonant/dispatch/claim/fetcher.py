@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from resonant.gate.permission import NoLimit
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable
 
     from resonant.dispatch.claim.takeover import TakeOver
     from resonant.dispatch.endpoint_run import EndpointRun
@@ -56,7 +56,6 @@ class Fetcher:
         endpoint: the only endpoint to claim from; None for all.
         chunk_size: deliveries per chunk; 0 if each is sent alone.
         endpoints: opens each endpoint with due deliveries.
-        opened: the open endpoints, by name.
         gates: the rows of their gates.
         limiter: limits concurrent sends.
         in_flight: the leases that the run already holds.
@@ -72,7 +71,6 @@ class Fetcher:
         endpoint: str | None,
         chunk_size: int,
         endpoints: Endpoints,
-        opened: Mapping[str, EndpointRun],
         gates: GateRows,
         limiter: ConcurrencyLimiter,
         in_flight: InFlight,
@@ -84,7 +82,6 @@ class Fetcher:
         self._endpoint = endpoint
         self._chunk_size = chunk_size
         self._endpoints = endpoints
-        self._opened = opened
         self._gates = gates
         self._limiter = limiter
         self._in_flight = in_flight
@@ -177,7 +174,7 @@ class Fetcher:
             limits, owner=self._owner, most_bytes=None if self._is_full else left
         )
         for name, leases in claimed.items():
-            endpoint = self._opened[name]
+            endpoint = self._endpoints.opened[name]
             # Fewer than requested: nothing else is due, or memory is full. While a gate governs, its room lasts until the next
             # poll.
             if len(leases) < limits[name] or endpoint.governs():
@@ -208,7 +205,9 @@ class Fetcher:
         endpoints = sorted(self._claimable, key=lambda endpoint: not endpoint.slots.is_short)
         most = _MOST_BESIDE_SHORT if endpoints and endpoints[0].slots.is_short else _MOST_ENDPOINTS
         others = len(self._claimable) - 1
-        others += sum(each.busy > 0 and each not in self._claimable for each in self._opened.values())
+        others += sum(
+            each.busy > 0 and each not in self._claimable for each in self._endpoints.opened.values()
+        )
         for endpoint in endpoints:
             if len(limits) == most:
                 self._has_more = True

@@ -112,7 +112,14 @@ class Sender:
         await self._commits.close()
 
     async def attempt(self, key: LeaseKey, *, task_run_id: str | None = None) -> Outcome:
-        """See ``Dispatcher.attempt``."""
+        """Make one attempt, and record it with its decision.
+
+        Raises:
+            LeaseLost: another worker has the delivery, or this worker has a newer lease.
+            TimeIsUp: the run's time was up before the send; the delivery was released without charging an attempt.
+            Held: the endpoint's gate holds the delivery, which was released without charging an attempt.
+            StoreUnavailable: the outcome could not be written; the delivery will be tried again.
+        """
         if (lease := self._in_flight.get(key)) is None:
             raise LeaseLost
         try:
@@ -173,7 +180,11 @@ class Sender:
     async def attempt_all(
         self, endpoint: str, keys: Sequence[LeaseKey], *, task_run_id: str | None = None
     ) -> Chunk:
-        """See ``Dispatcher.attempt_all``."""
+        """Make one attempt of each delivery in a chunk, and park every retry.
+
+        Raises:
+            StoreUnavailable: outcomes could not be written; these deliveries will be tried again.
+        """
         leases = [lease for key in keys if (lease := self._in_flight.get(key)) is not None]
         chunk = Chunk(self._endpoints[endpoint], task_run_id)
         try:
