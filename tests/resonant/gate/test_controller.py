@@ -129,12 +129,6 @@ class TestPaces:
         assert row.gate.state == "normal"
         assert process.gate.claim_limit(114, 0) == NO_LIMIT
 
-    def test_only_the_pilot_sends(self, process, other):
-        process.recover(102)
-        other.look(102.1)
-        assert other.gate.claim_limit(102.1, 0) == 0
-        assert other.gate.may_send(102.1, 0) == RELEASE
-
     def test_another_process_replaces_a_pilot_that_died_at_half_its_pace(self, row, process, other):
         process.recover(102)
         row.set(pace=50.0)
