@@ -1,8 +1,6 @@
 """How long a run of the dispatcher goes on, and how it sends given leases."""
 
 import asyncio
-import sys
-import textwrap
 import time
 from collections import Counter
 
@@ -89,40 +87,7 @@ class TestGivenLeases:
                 await worker.dispatcher.emit_given(emit_one, batches())
 
 
-ANOTHER_PROCESS = """
-    import asyncio, sys
-    from resonant.events import Event
-    from resonant.store import WorkerStore
-
-    async def main():
-        store = await WorkerStore.open(sys.argv[1])
-        await store.enqueue([Event(type="t", source="/s", data=1, id="evt_late")], "orders")
-        await store.close()
-
-    asyncio.run(main())
-"""
-
-
 class TestTheEnd:
-    async def test_events_that_another_process_stores_meanwhile_are_emitted(self, tmp_path):
-        sent = []
-
-        async def send(event):
-            sent.append(event.id)
-
-        async with scene(tmp_path, clock=time.time, orders=send, limits=Limits(run_for=60)) as worker:
-            await enqueue(worker.store)
-            async with worker.running():
-                await until(lambda: worker.dispatcher.counts.delivered == 1)
-                other = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    "-c",
-                    textwrap.dedent(ANOTHER_PROCESS),
-                    f"sqlite:///{tmp_path / 'r.db'}",
-                )
-                assert await other.wait() == 0
-                await until(lambda: sent[1:] == ["evt_late"])
-
     async def test_a_run_ends_when_its_time_is_up_though_nothing_is_due(self, tmp_path, quick_look):
         async with scene(tmp_path, orders=succeed, limits=Limits(run_for=0.3)) as worker:
             start = time.monotonic()

@@ -262,35 +262,31 @@ async def test_many_busy_endpoints_with_short_sends_leave_slots_to_new_and_slow_
     assert [getattr(each, "was_served", each.holds) for each in late] == [True, True]
 
 
-async def test_an_endpoint_is_slow_once_most_of_its_sends_have_no_answer_for_long():
+@pytest.mark.parametrize(("early", "late", "is_short"), [(50, 0, False), (1, 4, True)])
+async def test_an_endpoint_is_slow_while_most_of_its_sends_have_had_no_answer_for_long(early, late, is_short):
     time = Time()
-    limiter = Limiter(100, 50, clock=time)
-    limiter.note_send("a", 0.01)
-    assert held(await holders(limiter, "a", 60)) == 50
-
+    limiter = Limiter(100, 50, short="a", clock=time)
+    assert held(await holders(limiter, "a", early)) == early
     time.now += 1.0
-    await holders(limiter, "b", 1)
-    assert not limiter.is_short("a")
-
-
-async def test_one_late_answer_does_not_make_an_endpoint_slow():
-    time = Time()
-    limiter = Limiter(100, 50, clock=time)
-    limiter.note_send("a", 0.01)
-    await holders(limiter, "a", 1)
-    time.now += 1.0
-    await holders(limiter, "a", 4)
+    await holders(limiter, "a", late)
     time.now += 0.2
     await holders(limiter, "b", 1)
-    assert limiter.is_short("a")
+    assert limiter.is_short("a") == is_short
 
 
-async def test_an_endpoint_that_answers_quickly_again_is_short_again():
+OK, FAILED = (0.01, False), (0.01, True)
+
+
+@pytest.mark.parametrize(
+    ("sends", "is_short"),
+    [([(15.0, False)] + [OK] * 40, True), ([FAILED] * 40, False), (([OK] * 4 + [FAILED]) * 40, True)],
+    ids=["quick again", "quick failures", "some failures"],
+)
+async def test_sends_are_short_if_most_recent_ones_were_quick_and_worked(sends, is_short):
     limiter = Limiter(100, 50)
-    limiter.note_send("a", 15.0)
-    for _ in range(40):
-        limiter.note_send("a", 0.01)
-    assert limiter.is_short("a")
+    for seconds, has_failed in sends:
+        limiter.note_send("a", seconds, has_failed=has_failed)
+    assert limiter.is_short("a") == is_short
 
 
 async def test_probes_have_slots_of_their_own_and_no_more():
@@ -310,14 +306,3 @@ async def test_with_few_slots_a_probe_uses_an_ordinary_one():
     limiter = Limiter(2, 2)
     assert limiter.may_probe
     assert held(await holders(limiter, "down", 1, is_probe=True)) == 1
-
-
-async def test_an_endpoint_that_mostly_fails_counts_as_slow_however_quickly_it_fails():
-    limiter = Limiter(100, 50)
-    for _ in range(40):
-        limiter.note_send("down", 0.01, has_failed=True)
-        for _ in range(4):
-            limiter.note_send("flaky", 0.01)
-        limiter.note_send("flaky", 0.01, has_failed=True)
-    assert not limiter.is_short("down")
-    assert limiter.is_short("flaky")

@@ -185,27 +185,22 @@ class TestOutages:
             await retry_while_unavailable(operation, 60)
         assert len(tried) == 1
 
-    async def test_an_operation_is_retried_after_a_suspension_longer_than_the_patience(self):
+    @pytest.mark.parametrize(
+        ("errors", "suspended"),
+        [
+            ([StoreUnavailable("the server ended the connection")], 0.7),
+            ([StoreLocked("session 7 holds a lock")] * 2 + [StoreUnavailable("the server ended")], 0),
+        ],
+        ids=["a suspension", "a long lock"],
+    )
+    async def test_an_outage_gets_the_full_patience_after(self, errors, suspended):
         async def operation():
-            tried.append(True)
-            if len(tried) == 1:
-                time.sleep(0.7)  # blocks the whole process, as SIGSTOP does
-                raise StoreUnavailable("the server ended the connection")
+            if left:
+                time.sleep(suspended)  # blocks the whole process, as SIGSTOP does
+                raise left.pop(0)
             return "done"
 
-        tried = []
-        assert await retry_while_unavailable(operation, 0.6) == "done"
-
-    async def test_an_outage_after_a_long_lock_gets_the_full_patience(self):
-        async def operation():
-            tried.append(True)
-            if len(tried) <= 2:
-                raise StoreLocked("session 7 holds a lock")
-            if len(tried) == 3:
-                raise StoreUnavailable("the server ended the connection")
-            return "done"
-
-        tried = []
+        left = list(errors)
         assert await retry_while_unavailable(operation, 0.6) == "done"
 
 
