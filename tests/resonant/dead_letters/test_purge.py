@@ -1,4 +1,7 @@
-"""A purge removes final deliveries of the given age, and archives each on the disk before its row goes."""
+"""A purge removes final deliveries of the given age, and archives each on the disk before its row goes.
+
+``test_stateful`` checks that a row goes with its history and its event, and is counted.
+"""
 
 from __future__ import annotations
 
@@ -129,23 +132,6 @@ def test_a_delivery_that_is_not_final_is_never_removed(desk, status):
     assert len(ids_left(desk)) == 4
 
 
-def test_a_delivery_goes_with_its_history_and_an_event_that_no_other_delivery_needs(desk):
-    desk.bury("evt_1", "evt_2")
-    desk.enqueue("evt_2", endpoint="audit")
-    desk.fold()
-    before = desk.rows(schema.rollups)
-    assert desk.purge() == 2
-    assert desk.rows(schema.attempts) == []
-    assert [row["id"] for row in desk.rows(schema.events)] == ["evt_2"]
-    [(delivery, _)] = desk.detail("evt_2").deliveries
-    assert delivery.endpoint == "audit"
-    status = desk.status()
-    assert (status.accepted, status.purged, status.pending, status.balanced) == (3, 2, 1, True)
-    assert desk.counted("purge") == 2
-    after = desk.rows(schema.rollups)
-    assert all(row in after for row in before), "no counter falls"
-
-
 def test_the_earliest_ended_are_found_first_up_to_a_number_and_a_size(desk, monkeypatch):
     desk.bury("evt_c", "evt_b", desk.make("evt_large", "x" * 1_000), "evt_a", apart=1)
     rule = purgeable("dead_letter", finished_before=desk.row("evt_a")["finished_at"])
@@ -161,17 +147,6 @@ def test_the_earliest_ended_are_found_first_up_to_a_number_and_a_size(desk, monk
     assert find(limit=10) == ["evt_c", "evt_b"]
     [_, second] = desk.read(find_oldest, rule, limit=10)
     assert find(limit=10, after=second) == ["evt_large"]
-
-
-def test_an_outcome_for_a_purged_delivery_changes_nothing(desk):
-    desk.enqueue("evt_1")
-    lost = desk.claim_one()
-    desk.clock.advance(61)
-    desk.rescue()
-    desk.deliver(desk.claim_one())
-    desk.purge()
-    assert desk.record(desk.delivered(lost)) == set()
-    assert desk.rows(schema.attempts) == []
 
 
 def test_many_transactions_are_one_operation_in_the_audit(desk):

@@ -1,4 +1,4 @@
-"""A replay takes the requested dead letters, oldest first, and gives each a new round."""
+"""A replay takes the requested dead letters, oldest first; ``test_stateful`` checks the new round of each."""
 
 from __future__ import annotations
 
@@ -31,35 +31,6 @@ async def take(desk, request, *, then=None):
     return taken
 
 
-def test_a_replay_begins_a_new_round_with_the_whole_budget(desk):
-    desk.enqueue("evt_1")
-    desk.begin(desk.claim_one())
-    desk.clock.advance(61)
-    desk.rescue()
-    desk.fail(desk.claim_one(), desk.park_for(5))
-    desk.clock.advance(5)
-    before = desk.claim_one()
-    desk.fail(before, GiveUp("exhausted"))
-    desk.clock.advance(100)
-    [lease] = desk.replay().leases
-    assert (lease.round, lease.round_attempts, lease.attempts) == (2, 0, 3)
-    assert (lease.round_started_at, lease.last_delay) == (desk.clock(), None)
-    assert lease.token > before.token
-    row = desk.row("evt_1")
-    assert (row["crashes"], row["reason"], row["finished_at"]) == (0, None, None)
-    assert (row["status"], row["lease_owner"], row["sending"]) == ("retrying", "replay", False)
-    assert row["available_at"] == desk.clock() + 60
-
-
-def test_a_replay_keeps_the_history_and_numbers_on(desk):
-    desk.bury("evt_1", apart=1)
-    desk.deliver(*desk.replay().leases)
-    history = [(each.number, each.round, each.result) for each in desk.history("evt_1")]
-    assert history == [(1, 1, "failed"), (2, 2, "delivered")]
-    assert desk.delivery("evt_1").replays == 1
-    assert desk.status().balanced
-
-
 def test_the_oldest_are_taken_first_and_no_more_than_the_limit(desk):
     desk.bury("evt_c", "evt_a", apart=1)
     desk.enqueue("evt_0")
@@ -88,23 +59,6 @@ def test_only_selected_dead_letters_are_taken(desk, selection, options, taken):
     desk.bury("evt_3", endpoint="audit", apart=1)
     desk.enqueue("evt_pending")
     assert ids(desk.replay(Selection(**selection), **options)) == taken
-
-
-def test_a_dead_letter_that_was_never_tried_becomes_pending_again(desk):
-    desk.enqueue("evt_1")
-    desk.cancel()
-    desk.clock.advance(1)
-    desk.replay()
-    assert desk.delivery("evt_1").status == "pending"
-
-
-def test_the_leases_of_a_killed_replay_are_rescued(desk):
-    desk.bury("evt_1", apart=1)
-    desk.replay()
-    desk.clock.advance(61)
-    assert desk.rescue() == 1
-    assert [lease.event.id for lease in desk.claim()] == ["evt_1"]
-    assert desk.status().balanced
 
 
 def test_a_store_that_is_away_for_a_moment_is_waited_for(desk):
