@@ -135,11 +135,6 @@ class Desk:
         """Fold acceptances and tallies into the ledgers, the rollups and the sketches."""
         self.run(self.store.fold())
 
-    def counted(self, measure: str) -> int:
-        """Return the sum of a counter over all its labels."""
-        self.fold()
-        return sum(row["count"] for row in self.rows(schema.rollups) if row["measure"] == measure)
-
     def status(self, **options: Any):
         return self.run(self.store.status(**options))
 
