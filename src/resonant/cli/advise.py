@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from resonant import output
 from resonant.cli import documents, options
-from resonant.cli import endpoint_options as given
 from resonant.display import counted
 
 if TYPE_CHECKING:
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from resonant.lab.history import History
 
 
-def advise(name: given.Name, as_json: options.Json = False) -> None:
+def advise(name: options.EndpointName, as_json: options.Json = False) -> None:
     """Propose a retry policy, a rate and a timeout for an endpoint, from up to 30 days of its history.
 
     Each proposal has a reason and a predicted effect. The prediction simulates the endpoint's own outages, failures

@@ -9,13 +9,12 @@ from resonant.events import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from prometheus_client import CollectorRegistry
 
-    from resonant.cli.intake import Summary
-    from resonant.cli.overview import Purges
     from resonant.dead_letters.cancel import Cancellable
-    from resonant.dead_letters.purge import PurgeReport
+    from resonant.dead_letters.purge import Forecast, PurgeReport, Retention
     from resonant.dead_letters.replay import ReplayPlan
     from resonant.dead_letters.triage import DeadLetterGroup
     from resonant.events import Attempt, DeadLetter
@@ -68,9 +67,9 @@ def _moment(moment: float | None) -> str | None:
 # --- the store ---------------------------------------------------------------------------------------------------
 
 
-def stored(summary: Summary) -> dict[str, object]:
+def stored(stored: int, known: int, bad: int) -> dict[str, object]:
     """Return the numbers of stored, known and bad lines."""
-    return _pick(summary, "stored known bad")
+    return {"stored": stored, "known": known, "bad": bad}
 
 
 def status(found: StoreStatus) -> Document:
@@ -111,17 +110,18 @@ def alerts(raised: Mapping[Key, float], texts: Mapping[Key, str]) -> list[Docume
     ]
 
 
-def retention(purges: Purges) -> Document:
+def retention(
+    days: Retention, forecast: Forecast, *, kept: int, archives: Path, last: AuditEntry | None
+) -> Document:
     """Return a forecast of the daily purge, and the result of the last purge."""
-    days, last = purges.retention, purges.last
     return {
         "dead_letters_days": days.dead_letters,
         "delivered_days": days.delivered,
         "by_reason": dict(days.by_reason),
         "by_endpoint": dict(days.by_endpoint),
-        "would_purge": _pick(purges.forecast, "dead_letters delivered"),
-        "would_keep": purges.kept,
-        "archive": str(purges.archives),
+        "would_purge": _pick(forecast, "dead_letters delivered"),
+        "would_keep": kept,
+        "archive": str(archives),
         "last_purge": last
         and {"at": rfc3339(last.at), "count": last.count, "archive": last.selection.get("archive")},
     }

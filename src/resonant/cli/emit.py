@@ -140,7 +140,7 @@ class _Emission:
                 return await self._run_flow(name)
 
         run_flow(self.store, start, verbose=self.verbose)
-        counts = documents.stored(stored)
+        counts = documents.stored(stored.stored, stored.known, stored.bad)
         print_outcomes(tracker, str(tracker.outcomes), counts, endpoint=name, as_json=self.as_json)
         if stored.bad:
             raise typer.Exit(1)

@@ -30,7 +30,7 @@ _FOLLOW = "processes that are sending follow within a minute"
     epilog="Example: resonant endpoint add billing https://hooks.example.com/billing --secret-stdin"
 )
 def add(
-    name: given.Name,
+    name: options.EndpointName,
     url: Annotated[str, typer.Argument(metavar="URL", help="http or https; - reads it from standard input.")],
     header: given.Header = None,
     secret_stdin: Annotated[
@@ -98,7 +98,7 @@ def add(
 
 @commands.command(epilog="Example: resonant endpoint update billing --timeout 30")
 def update(
-    name: given.Name,
+    name: options.EndpointName,
     url: Annotated[
         str | None, typer.Option(metavar="URL", help="http or https; - reads it from standard input.")
     ] = None,
@@ -176,7 +176,7 @@ commands.command(epilog="Example: resonant endpoint show billing")(endpoint_view
 
 
 @commands.command(epilog="Example: resonant endpoint test billing")
-def test(name: given.Name, as_json: options.Json = False) -> None:  # noqa: PT028 - a command
+def test(name: options.EndpointName, as_json: options.Json = False) -> None:  # noqa: PT028 - a command
     """Send one event of type `resonant.test` to an endpoint without storing it, and show the outcome."""
     import asyncio
 
@@ -200,7 +200,7 @@ commands.command(epilog="Example: resonant endpoint resume billing --now")(endpo
 
 @commands.command("rotate-secret", epilog="Example: resonant endpoint rotate-secret billing > new-secret")
 def rotate_secret(
-    name: given.Name,
+    name: options.EndpointName,
     secret_stdin: Annotated[
         bool,
         typer.Option(
@@ -257,7 +257,7 @@ def rotate_secret(
 
 @commands.command(epilog="Example: resonant endpoint remove billing --yes")
 def remove(
-    name: given.Name,
+    name: options.EndpointName,
     yes: options.Yes = False,
 ) -> None:
     """Remove an endpoint. Its deliveries stay in the store; unfinished ones wait until it is added again."""

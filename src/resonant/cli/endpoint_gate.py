@@ -9,7 +9,6 @@ import typer
 
 from resonant import output
 from resonant.cli import documents, name_checks, options
-from resonant.cli import endpoint_options as given
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def pause(
-    name: given.Name,
+    name: options.EndpointName,
     reason: Annotated[
         str | None,
         typer.Option(
@@ -37,7 +36,7 @@ def pause(
 
 
 def resume(
-    name: given.Name,
+    name: options.EndpointName,
     now: Annotated[
         bool, typer.Option("--now", help="Also make the endpoint's parked deliveries due now.")
     ] = False,

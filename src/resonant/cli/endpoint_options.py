@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resonant.cli import completion, options
+from resonant.cli import options
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from resonant.events import Category
 
-Name = Annotated[
-    str, typer.Argument(metavar="NAME", help="The endpoint's name.", autocompletion=completion.endpoints)
-]
 Header = Annotated[
     list[str] | None,
     typer.Option(

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from resonant import output
 from resonant.cli import documents, name_checks, options
-from resonant.cli import endpoint_options as given
 
 if TYPE_CHECKING:
     from resonant.store.views.endpoint_status import Governed
@@ -67,7 +66,7 @@ def _write_list(
         output.say(f"endpoint {name} cannot be used: {problem}")
 
 
-def show(name: given.Name, as_json: options.Json = False) -> None:
+def show(name: options.EndpointName, as_json: options.Json = False) -> None:
     """Show an endpoint's configuration and gate state; for secrets, only whether they are set."""
     import asyncio
     import time

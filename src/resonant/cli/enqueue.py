@@ -61,7 +61,8 @@ def enqueue(
             )
 
         summary = store.run(work)
-    output.write_result(documents.stored(summary), summary_line(summary, name), as_json=as_json)
+    counts = documents.stored(summary.stored, summary.known, summary.bad)
+    output.write_result(counts, summary_line(summary, name), as_json=as_json)
     if summary.bad:
         raise typer.Exit(1)
 

@@ -26,6 +26,9 @@ Verbose = Annotated[
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Count only; change nothing.")]
+EndpointName = Annotated[
+    str, typer.Argument(metavar="NAME", help="The endpoint's name.", autocompletion=completion.endpoints)
+]
 EventType = Annotated[
     str | None, typer.Option("--type", metavar="TYPE", help="The event type of lines that have none.")
 ]

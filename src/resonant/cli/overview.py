@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resonant import output
+from resonant.cli import documents
 from resonant.dead_letters.purge import Forecast, Retention, forecast
 from resonant.display import ago, counted
 from resonant.gate.words import advice, described
@@ -105,6 +106,12 @@ class Purges:
     kept: int
     archives: Path
     last: AuditEntry | None
+
+    def document(self) -> output.Document:
+        """Return the object of ``resonant status --json``."""
+        return documents.retention(
+            self.retention, self.forecast, kept=self.kept, archives=self.archives, last=self.last
+        )
 
     def lines(self, *, now: float) -> Iterator[str]:
         """Yield the lines of the text output."""

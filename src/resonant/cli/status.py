@@ -70,7 +70,7 @@ def status(
     document = documents.status(status.found)
     document["alerts"] = documents.alerts(status.raised, status.alert_texts)
     if status.purges:
-        document["retention"] = documents.retention(status.purges)
+        document["retention"] = status.purges.document()
     output.write(output.to_json(document) + "\n")
 
 
