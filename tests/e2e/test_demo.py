@@ -13,7 +13,7 @@ from collections import Counter
 
 import pytest
 
-from resonant.cli.demo_events import ORDINARY, WAYS, demo_events, way_of
+from resonant.cli.demo.events import ORDINARY, WAYS, demo_events, way_of
 from support.machine import Machine
 from support.prefect import patient_client
 from support.processes import alive, family

@@ -11,28 +11,15 @@ from typing import Annotated
 import typer
 
 from resonant import output
-from resonant.cli import (
-    advise,
-    audit,
-    cancel,
-    deliveries,
-    demo,
-    detail,
-    dlq_lists,
-    emit,
-    endpoint,
-    enqueue,
-    export,
-    init,
-    metrics,
-    options,
-    purge,
-    replay,
-    simulate,
-    status,
-    up,
-)
+from resonant.cli import options
+from resonant.cli.demo import command as demo
+from resonant.cli.dlq import audit, cancel, purge, replay
+from resonant.cli.dlq import lists as dlq_lists
+from resonant.cli.endpoint import commands as endpoint
 from resonant.cli.help import Command, Group, use_classes
+from resonant.cli.inspect import advise, deliveries, detail, export, metrics, status
+from resonant.cli.run import init, simulate, up
+from resonant.cli.send import emit, enqueue
 from resonant.errors import ResonantError, UnknownEndpoint
 
 # Full collections stay about as frequent as by default.

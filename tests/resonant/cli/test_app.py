@@ -125,7 +125,7 @@ resonant.cli.documents.status = status
     done = resonant.program("status", "--json", before=bug)
     assert done.returncode == 1
     assert "RuntimeError: a bug" in done.stderr
-    assert "resonant/cli/status.py" in done.stderr.replace("\n", "")
+    assert "resonant/cli/inspect/status.py" in done.stderr.replace("\n", "")
     assert "hunter2-and-more" not in done.stderr
 
 

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resonant.cli.intake import _Counts, _Reader, _Splitter
-from resonant.cli.sources import Interruption, Source
+from resonant.cli.send.intake import _Counts, _Reader, _Splitter
+from resonant.cli.send.sources import Interruption, Source
 from resonant.errors import InvalidEvent
 from resonant.input_lines import event_from_fields, parse_event
 

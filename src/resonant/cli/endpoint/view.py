@@ -54,7 +54,7 @@ def list_(as_json: options.Json = False) -> None:
 def _write_list(
     rows: list[dict[str, Any]], problems: dict[str, str], gates: list[Governed], *, now: float
 ) -> None:
-    from resonant.cli.overview import gate_lines
+    from resonant.cli.inspect.overview import gate_lines
 
     shown = {row["name"] for row in rows}
     listed = [*rows, *({"name": name, "usable": False} for name in problems if name not in shown)]

@@ -10,7 +10,7 @@ import typer
 
 from resonant import output
 from resonant.cli import documents, options
-from resonant.cli.export import STDOUT
+from resonant.cli.inspect.export import STDOUT
 from resonant.display import counted
 from resonant.files import READABLE_BY_ALL, atomic_file
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from resonant import output
-from resonant.cli.sources import Interruption, Source, chunks, noted_signals, opened, what_is_wrong
+from resonant.cli.send.sources import Interruption, Source, chunks, noted_signals, opened, what_is_wrong
 from resonant.display import counted
 from resonant.errors import InvalidEvent, ResonantError, StoreReplaced
 from resonant.input_lines import parse_event

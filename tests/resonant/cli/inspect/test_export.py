@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from resonant.cli import export
+from resonant.cli.inspect import export
 from resonant.delivery.retry import GiveUp, Retry
 from resonant.errors import ResonantError
 from resonant.files import atomic_file

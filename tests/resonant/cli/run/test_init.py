@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from resonant.cli.init import MANIFEST
+from resonant.cli.run.init import MANIFEST
 from resonant.local.project import installed_project, is_project, project_directory
 
-CHECKOUT = Path(__file__).parents[3]
+CHECKOUT = Path(__file__).parents[4]
 
 
 @pytest.fixture

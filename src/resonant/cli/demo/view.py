@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from resonant import output
-from resonant.cli.demo_events import WAYS, way_of
+from resonant.cli.demo.events import WAYS, way_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

@@ -15,8 +15,8 @@ from resonant.display import counted
 if TYPE_CHECKING:
     from prefect import State
 
-    from resonant.cli.intake import Summary
     from resonant.cli.running import CommandStore
+    from resonant.cli.send.intake import Summary
     from resonant.dispatch.tracking import Tracker
     from resonant.store import WorkerStore
 
@@ -63,7 +63,7 @@ def emit(
     and held.
     """
     from resonant.cli.running import command_store
-    from resonant.cli.sources import check_readable
+    from resonant.cli.send.sources import check_readable
 
     with command_store(patient=True) as store:
         if endpoint is not None and not options.is_url(endpoint):
@@ -108,9 +108,9 @@ class _Emission:
 
     def of_files(self, files: list[str], *, strict: bool, **how: Any) -> None:
         """Store the events of these files, send them, and print their outcomes."""
-        from resonant.cli.enqueue import summary_line
         from resonant.cli.flow_runs import run_flow
-        from resonant.cli.intake import store_files
+        from resonant.cli.send.enqueue import summary_line
+        from resonant.cli.send.intake import store_files
         from resonant.cli.sending import print_outcomes, tracked
         from resonant.dispatch.tracking import Tracker
 

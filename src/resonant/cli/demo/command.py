@@ -19,6 +19,6 @@ def demo(
     worker send them with the classic policy, and shows their outcomes. All files are in a new temporary folder: your
     own store and your own Prefect stay unchanged.
     """
-    from resonant.cli.demo_run import run_demo
+    from resonant.cli.demo.run import run_demo
 
     run_demo(events, stay=stay)

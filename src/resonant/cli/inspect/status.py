@@ -13,7 +13,7 @@ from resonant.events import rfc3339
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from resonant.cli import overview
+    from resonant.cli.inspect import overview
     from resonant.metrics.alerts import Key
     from resonant.settings import Settings
     from resonant.store import Store
@@ -42,7 +42,7 @@ def status(
     The balance: accepted = pending + retrying + delivered + dead letter + purged. The numbers of an endpoint count
     deliveries, except its failed attempts.
     """
-    from resonant.cli import overview
+    from resonant.cli.inspect import overview
     from resonant.cli.running import command_store
     from resonant.metrics.alerts import ALL_ENDPOINTS, read_raised
     from resonant.store.shared.drains import is_sending
@@ -87,7 +87,7 @@ def _alert_texts(
 
 def _write_status(status: _Read, *, now: float) -> None:
     """Write the most important last: on a terminal it stays visible."""
-    from resonant.cli import overview
+    from resonant.cli.inspect import overview
 
     found = status.found
     on_terminal = output.stdout().is_terminal

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from resonant.cli import status as status_commands
+from resonant.cli.inspect import status as status_commands
 from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.events import rfc3339
 from resonant.metrics.alerts import Condition, Crossing, note_announced, record_crossings

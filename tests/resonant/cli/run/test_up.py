@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from resonant.cli.up import write_what_runs
+from resonant.cli.run.up import write_what_runs
 from resonant.local.server import Server
 from resonant.local.stack import Part, Stack
 from resonant.settings import load_settings

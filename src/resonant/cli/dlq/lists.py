@@ -104,7 +104,8 @@ def _fills_a_screen(store: CommandStore, selection: Selection) -> bool:
 
 
 def _list_groups(store: CommandStore, selection: Selection, *, limit: int, as_json: bool) -> None:
-    from resonant.cli import dlq_view, view
+    from resonant.cli import view
+    from resonant.cli.dlq import view as dlq_view
     from resonant.dead_letters.triage import triage
 
     groups = store.read(triage, selection)
@@ -127,7 +128,8 @@ def _list_dead_letters(
     after: tuple[float, int] | None,
     as_json: bool,
 ) -> None:
-    from resonant.cli import dlq_view, view
+    from resonant.cli import view
+    from resonant.cli.dlq import view as dlq_view
     from resonant.store.shared.gates import states_not_normal
     from resonant.store.views.dead_letters import DeadLetters, Position
     from resonant.store.views.reads import count_dead_letters, each_dead_letter

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 import typer
 
 from resonant import output
-from resonant.cli.demo_events import LIMITED, demo_events, way_of
-from resonant.cli.demo_view import take_snapshot, write_table
+from resonant.cli.demo.events import LIMITED, demo_events, way_of
+from resonant.cli.demo.view import take_snapshot, write_table
 from resonant.cli.flow_runs import count_task_runs
 from resonant.cli.progress import shown_until_the_end
-from resonant.cli.up import PORT, whole_stack
+from resonant.cli.run.up import PORT, whole_stack
 from resonant.display import counted
 from resonant.errors import ServerError
 from resonant.local.server import free_port
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from uuid import UUID
 
-    from resonant.cli.demo_view import Snapshot
+    from resonant.cli.demo.view import Snapshot
     from resonant.events import Event
     from resonant.local.stack import Stack
     from resonant.store import Store

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resonant import output
-from resonant.cli import asking, documents, endpoint_gate, endpoint_view, name_checks, options
-from resonant.cli import endpoint_options as given
+from resonant.cli import asking, documents, name_checks, options
+from resonant.cli.endpoint import gate as endpoint_gate
+from resonant.cli.endpoint import options as given
+from resonant.cli.endpoint import view as endpoint_view
 
 if TYPE_CHECKING:
     from collections.abc import Collection

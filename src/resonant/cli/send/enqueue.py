@@ -11,7 +11,7 @@ from resonant.cli import completion, documents, name_checks, options
 from resonant.display import counted
 
 if TYPE_CHECKING:
-    from resonant.cli.intake import Summary
+    from resonant.cli.send.intake import Summary
     from resonant.store import Store
 
 
@@ -39,8 +39,8 @@ def enqueue(
     An endpoint is known if `resonant endpoint add` or an earlier event has written its name to the store, or if a running
     Prefect server has it. `resonant endpoint list` writes the names of all endpoints to the store.
     """
-    from resonant.cli.intake import store_files
     from resonant.cli.running import command_store
+    from resonant.cli.send.intake import store_files
 
     with command_store() as store:
         name = options.endpoint_name(endpoint)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from resonant.cli.intake import BATCH_LINES, Summary, store_files
+from resonant.cli.send.intake import BATCH_LINES, Summary, store_files
 from resonant.errors import StoreUnavailable
 from resonant.store import WorkerStore
 from support.waiting import wait_until
@@ -331,7 +331,7 @@ def test_a_signal_stores_the_complete_lines_that_were_read(resonant, tmp_path, s
 def test_a_signal_under_strict_stores_nothing_and_says_so(resonant, monkeypatch, url, stop, code):
     """Run in this process, to send the signal while the first batch is in the transaction."""
     from resonant import output
-    from resonant.cli import intake
+    from resonant.cli.send import intake
 
     first = threading.Event()
     store_batch = intake._store_batch

@@ -1,0 +1,1 @@
+"""Commands that run Resonant, copy its flows, or simulate an endpoint."""

@@ -1,0 +1,1 @@
+"""Commands that store and send events."""
