@@ -6,6 +6,8 @@ from resonant.errors import SettingsError, UnknownPolicy
 from resonant.settings import Settings, Thresholds, load_settings
 from resonant.store.engine.database import file_of
 
+PATIENT = '{"patient": {"max_attempts": 20, "cap": 7200}}'
+
 
 @pytest.fixture
 def environment(monkeypatch):
@@ -34,75 +36,52 @@ def environment(monkeypatch):
     ],
 )
 def test_a_field_is_set_by_its_name_in_the_environment(environment, name, text, value):
-    assert getattr(load_settings(), name) != value
-
+    default = getattr(load_settings(), name)
+    assert default != value
     environment(**{name: text})
-
     assert getattr(load_settings(), name) == value
+    environment(**{name: ""})
+    assert getattr(load_settings(), name) == default
 
 
-def test_without_a_database_url_the_store_is_an_sqlite_file_in_the_home(environment, tmp_path):
-    environment(home=str(tmp_path))
-
-    assert load_settings().store_url == f"sqlite:///{tmp_path}/resonant.db"
-
-
-@pytest.mark.parametrize("name", ["per%cent", "ques?tion"])
-def test_the_home_may_contain_characters_that_a_url_quotes(environment, tmp_path, name):
-    environment(home=str(tmp_path / name))
-
+@pytest.mark.parametrize("name", ["home", "per%cent", "ques?tion"])
+def test_without_a_database_url_the_store_is_an_sqlite_file_in_the_home(environment, tmp_path, name):
+    environment(home=str(tmp_path / name), database_url="")
     assert file_of(load_settings().store_url) == tmp_path / name / "resonant.db"
 
 
 def test_the_home_may_be_relative_to_the_users(environment, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-
     assert load_settings().store_url == f"sqlite:///{tmp_path}/.resonant/resonant.db"
 
 
 def test_a_database_url_is_used_as_it_is_and_never_shown(environment):
     environment(database_url="postgresql://me:hunter2@db/events")
-
     settings = load_settings()
-
     assert settings.store_url == "postgresql://me:hunter2@db/events"
     assert "hunter2" not in repr(settings)
 
 
-def test_a_variable_that_is_empty_is_not_set(environment, tmp_path):
-    environment(database_url="", policies="", concurrency="", home=str(tmp_path))
-
-    settings = load_settings()
-
-    assert settings.store_url == f"sqlite:///{tmp_path}/resonant.db"
-    assert settings.concurrency == Settings.model_fields["concurrency"].default
-
-
-def test_policies_are_read_as_json_and_found_by_name(environment):
-    environment(policies='{"patient": {"max_attempts": 20, "cap": 7200}}')
-
-    settings = load_settings()
-
-    assert settings.policy("patient") == RetryPolicy(max_attempts=20, cap=7200)
-    assert settings.policy("classic") == RetryPolicy.classic()
-    assert settings.policy() == RetryPolicy()
-
-
-def test_the_default_policy_may_be_any_that_is_known(environment):
-    environment(policies='{"patient": {"max_attempts": 20}}', default_policy="patient")
-
-    assert load_settings().policy() == RetryPolicy(max_attempts=20)
+@pytest.mark.parametrize(
+    ("variables", "name", "policy"),
+    [
+        ({}, None, RetryPolicy()),
+        ({}, "classic", RetryPolicy.classic()),
+        ({"policies": ""}, None, RetryPolicy()),
+        ({"policies": PATIENT}, "patient", RetryPolicy(max_attempts=20, cap=7200)),
+        ({"policies": PATIENT}, "classic", RetryPolicy.classic()),
+        ({"policies": PATIENT}, None, RetryPolicy()),
+        ({"policies": PATIENT, "default_policy": "patient"}, None, RetryPolicy(max_attempts=20, cap=7200)),
+        ({"policies": '{"default": {"max_attempts": 2}}'}, None, RetryPolicy(max_attempts=2)),
+    ],
+)
+def test_policies_are_read_as_json_and_found_by_name(environment, variables, name, policy):
+    environment(**variables)
+    assert load_settings().policy(name) == policy
 
 
-def test_a_built_in_policy_may_be_redefined(environment):
-    environment(policies='{"default": {"max_attempts": 2}}')
-
-    assert load_settings().policy() == RetryPolicy(max_attempts=2)
-
-
-def test_an_unknown_policy_is_an_error_that_lists_those_there_are(environment):
-    environment(policies='{"patient": {}}')
-
+def test_an_unknown_policy_is_an_error_that_lists_the_known_ones(environment):
+    environment(policies=PATIENT)
     with pytest.raises(
         UnknownPolicy, match=r"'impatient'; known policies: classic, default, patient \(RESONANT_POL"
     ):
@@ -143,25 +122,26 @@ def test_an_unknown_policy_is_an_error_that_lists_those_there_are(environment):
 )
 def test_a_malformed_setting_is_one_line_that_names_its_variable(environment, variable, text, said):
     environment(**{variable: text})
-
     with pytest.raises(SettingsError) as caught:
         load_settings()
-
     assert str(caught.value).startswith(said)
     assert "\n" not in str(caught.value)
 
 
-def test_of_several_malformed_settings_the_first_is_named(environment):
-    environment(concurrency="0", default_policy="bold")
-
-    with pytest.raises(SettingsError, match=r"^RESONANT_CONCURRENCY: [^\n]*$"):
-        load_settings()
-
-
-def test_policies_that_are_malformed_are_named_rather_than_the_default_that_was_to_be_among_them(environment):
-    environment(policies='{"bold": {"cap": -1}}', default_policy="bold")
-
-    with pytest.raises(SettingsError, match=r"^RESONANT_POLICIES: bold: cap must be"):
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"concurrency": "0", "default_policy": "bold"}, r"^RESONANT_CONCURRENCY: [^\n]*$"),
+        # not the default policy, which was to be among them
+        (
+            {"policies": '{"bold": {"cap": -1}}', "default_policy": "bold"},
+            r"^RESONANT_POLICIES: bold: cap must be",
+        ),
+    ],
+)
+def test_the_first_of_several_malformed_settings_is_named(environment, variables, said):
+    environment(**variables)
+    with pytest.raises(SettingsError, match=said):
         load_settings()
 
 
@@ -170,12 +150,10 @@ def test_settings_do_not_change_once_they_are_read(environment):
         load_settings().concurrency = 3
 
 
-def test_alerts_begin_where_they_do_without_settings_and_units_are_seconds(environment):
+def test_alert_thresholds_have_defaults_and_are_in_seconds(environment):
     assert load_settings().alert_thresholds == Thresholds()
-
     environment(alert_window_minutes="5", alert_dead_letter_age_hours="1", alert_silence_minutes="2")
     environment(alert_probing_minutes="3")
-
     thresholds = load_settings().alert_thresholds
     assert (thresholds.window, thresholds.dead_letter_age, thresholds.silence) == (300, 3600, 120)
     assert thresholds.probing == 180
