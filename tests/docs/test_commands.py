@@ -20,7 +20,7 @@ from resonant.settings import Settings
 from resonant.testing.__main__ import _parser
 from support.pages import PROJECT, Block, commands, pages
 
-# The changelog may name what no longer exists.
+# The changelog may name things that no longer exist.
 PAGES = [page for page in pages() if page.path.name != "CHANGELOG.md"]
 BLOCKS = [
     pytest.param(block, id=f"{page}:{block.line}")
@@ -36,7 +36,7 @@ TOP_LEVEL = ["src", "flows", "tasks", "blocks", "deployments", "tests", "benches
 
 @cache
 def tree():
-    """The command ``resonant`` and all below it; a command parses its arguments, and does nothing."""
+    """Return the command ``resonant`` and its subcommands, which parse their arguments and do nothing."""
     root = get_command(app)
     disarm(root)
     return root
@@ -51,12 +51,12 @@ def disarm(group):
 
 
 def misuse(words):
-    """Return what the parser of ``resonant`` says about these arguments; nothing if it accepts them."""
+    """Return the error of the parser of ``resonant`` for these arguments; empty if it accepts them."""
     return quietly(lambda: tree().main(args=list(words), prog_name="resonant"))
 
 
 def quietly(parse):
-    """Return what a parser says if it ends the process with an error; nothing if it does not."""
+    """Return the output of a parser that ends the process with an error; empty if it does not."""
     output = io.StringIO()
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         try:
@@ -67,7 +67,7 @@ def quietly(parse):
 
 
 def problem(words):
-    """Return what is wrong with a command; nothing if it can be given like that."""
+    """Return the problem of a command; empty if it is valid."""
     if "--" in words[1:] and "resonant" in words:  # kubectl exec POD -- resonant status
         words = words[words.index("--") + 1 :]
     program, *arguments = words

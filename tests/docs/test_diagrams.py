@@ -1,4 +1,4 @@
-"""The diagrams show what their Mermaid sources say, and load nothing."""
+"""The diagrams agree with their Mermaid sources, and load nothing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def texts(svg):
 
 
 def loaded(svg):
-    """Return what an SVG file would run or load from elsewhere."""
+    """Return the parts of an SVG file that would run or load something."""
     for element in svg.iter():
         if element.tag in (f"{SVG}script", f"{SVG}foreignObject"):
             yield element.tag

@@ -1,6 +1,6 @@
 """The quickstarts, word for word: only their ports are replaced by free ones.
 
-A block that runs for long gets a terminal of its own; bash runs the other blocks, one after another.
+A block that keeps running has its own terminal; bash runs the other blocks, one after another.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from support.pages import PROJECT, SHELLS, Page, blocks_of
 from support.waiting import wait_until
 
 README, QUICKSTART = Page(PROJECT / "README.md"), Page(PROJECT / "docs" / "quickstart.md")
-# How a block that runs for long begins, and what it prints once it is ready.
+# The beginning of a block that keeps running, and the text that it prints when it is ready.
 UP, RECEIVER = "resonant up", "python -m resonant.testing"
 READY = {UP: "Ctrl-C stops", RECEIVER: "http://127.0.0.1:"}
 PATIENCE_SECONDS = 180
@@ -64,7 +64,7 @@ class Reader:
         return done.stdout
 
     def shown(self, program: str) -> str:
-        """Return what the terminal of a program shows."""
+        """Return the text in the terminal of a program."""
         return self.running[program][1].read_text()
 
     def stop(self, program: str) -> None:

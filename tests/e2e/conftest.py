@@ -1,4 +1,4 @@
-"""A user's machine in a folder: the command line as a process of its own, a receiver that keeps a journal."""
+"""A user's machine in a folder: commands in their own processes, and a receiver that keeps a journal."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ UP_VARIABLES = {
 
 @dataclass
 class ReceiverProcess:
-    """A receiver that is a process of its own, and the journal it keeps."""
+    """A receiver in its own process, and its journal."""
 
     url: str
     journal_path: Path
@@ -58,7 +58,7 @@ def up_machine(tmp_path_factory) -> Machine:
 
 @pytest.fixture(scope="session")
 def ensure_up(up_machine):
-    """Return the running ``resonant up``, started if there is none."""
+    """Return the running ``resonant up``, and start it if there is none."""
     with contextlib.ExitStack() as stack:
         started: list[Up] = []
 
@@ -72,13 +72,13 @@ def ensure_up(up_machine):
 
 @pytest.fixture
 def up(ensure_up) -> Up:
-    """A ``resonant up`` that tests share, so each uses an endpoint of its own; the next test replaces one that ended."""
+    """A ``resonant up`` that tests share, so each uses its own endpoint; if it has ended, the next test starts another."""
     return ensure_up()
 
 
 @pytest.fixture
 def start_receiver(tmp_path):
-    """Start a receiver with a script, ``module:function``, as a process of its own."""
+    """Start a receiver with a script, ``module:function``, in its own process."""
     with receivers_in(tmp_path) as start:
         yield start
 

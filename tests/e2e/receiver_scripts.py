@@ -25,29 +25,29 @@ def broken_for_some(request: Request) -> Action:
 
 
 def asks_to_wait(request: Request) -> Action:
-    """Ask for two seconds at first."""
+    """Answer the first attempt with a Retry-After of two seconds."""
     return respond(503, headers={"retry-after": "2"}) if request.try_number == 1 else respond(200)
 
 
 def slowly_ok(_: Request) -> Action:
-    """Answer after a moment, so that some are in flight whenever the sender is killed."""
+    """Answer after a short delay, so that sends are in flight whenever the sender is killed."""
     return respond(200, delay=0.05)
 
 
 def answers_late_at_first(request: Request) -> Action:
-    """Answer a first try so late that a test can stop the sender before."""
+    """Answer a first attempt so late that a test can stop the sender before."""
     return respond(200, delay=8.0) if request.try_number == 1 else respond(200)
 
 
 def broken_until_repaired(request: Request) -> Action:
-    """Fail, 400 for types that end in ``.rejected`` and 503 for all others, until the file named by REPAIRED is there."""
+    """Answer 400 for types that end in ``.rejected`` and 503 for others, until the file named by REPAIRED exists."""
     if Path(os.environ["REPAIRED"]).exists():
         return respond(200)
     return respond(400 if request.event_type.endswith(".rejected") else 503)
 
 
 def slow_until_repaired(_: Request) -> Action:
-    """Answer after a second until the file named by REPAIRED is there, and then at once."""
+    """Answer after a second until the file named by REPAIRED exists, and then at once."""
     return respond(200, delay=0.0 if Path(os.environ["REPAIRED"]).exists() else 1.0)
 
 

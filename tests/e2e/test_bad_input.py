@@ -1,4 +1,4 @@
-"""Bad input is refused with one line that says what to do, and nothing is half done."""
+"""Bad input is refused with one line that says how to correct it, and no partial effect."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ GOOD = {"type": "t", "source": "/s", "data": {"n": 1}}
 
 @pytest.fixture
 def hooks(machine, start_receiver):
-    """An endpoint that answers, whose name is new in this session's Prefect server."""
+    """An endpoint that answers, with a new name in this session's Prefect server."""
     receiver = start_receiver("resonant.testing:always_ok")
     name = f"hooks-{machine.home.name.replace('_', '-')[:40]}".lower()
     machine.save_endpoint(name, receiver.url)

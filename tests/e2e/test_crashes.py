@@ -1,4 +1,4 @@
-"""Workers that are killed or stopped: nothing is lost, duplicates are bounded, who comes late changes nothing."""
+"""Workers that are killed or stopped: nothing is lost, duplicates are bounded, late workers change nothing."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_killing_the_emitting_process_at_random_moments_loses_nothing(crashing, 
     in_flight = 0
     for _ in range(kills):
         process = crashing.start("emit", *lane)
-        # From here on it sends; what was there before is the same at every moment.
+        # It sends from now on; before, every moment is the same.
         before = len(receiver.journal)
         wait_until(
             lambda before=before, process=process: (
@@ -95,7 +95,7 @@ def test_killing_the_emitting_process_at_random_moments_loses_nothing(crashing, 
     )
     said = f"{in_flight} in flight when killed, {duplicates} received twice, {[tuple(each) for each in attempts]}"
     print(said)
-    # More were lost than in flight if a process stood still for longer than its lease.
+    # More attempts than sends in flight are lost if a process stalled for longer than its lease.
     assert duplicates <= sum(each["n"] for each in attempts if each["result"] == "lost"), said
 
 

@@ -1,4 +1,4 @@
-"""The delays that really pass between attempts. If an upgrade of Prefect changes them, this fails, and no customer."""
+"""The real delays between attempts, which an upgrade of Prefect might change."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 
 pytestmark = [pytest.mark.engine, pytest.mark.alone]
 
-# Few, among many that are delivered: 20 failures in a row would look like an outage.
+# Few failures among many deliveries: 20 failures in a row would look like an outage.
 EVENTS = 6
-# What a loaded machine may add between the end of a delay and the receiver's clock, in seconds.
+# The seconds that a loaded machine may add between the end of a delay and the receiver's clock.
 LATENESS = 0.6
 
 

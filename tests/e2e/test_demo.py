@@ -1,4 +1,4 @@
-"""``resonant demo`` runs to its end, leaves nothing behind, and does not touch the user's own store."""
+"""``resonant demo`` finishes, leaves nothing behind, and does not change the user's own store."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PATIENCE_SECONDS = 240
 
 @pytest.fixture
 def user(tmp_path):
-    """A machine with a store and a server of its own, which no demo may touch."""
+    """A machine with its own store and server, which no demo may change."""
     (tmp_path / "tmp").mkdir()
     variables = {"TMPDIR": str(tmp_path / "tmp"), "RESONANT_DATABASE_URL": f"sqlite:///{tmp_path}/mine.db"}
     return Machine(tmp_path, "http://prefect.example/api", variables)
@@ -90,19 +90,19 @@ def test_the_demo_ends_with_the_expected_outcomes(user):
         "a redirect": ["11", "0", "0", "11 permanent, http_302"],
         "all": ["300", "256", f"{56 + late}", "44"],
     }
-    # No control character, none of Prefect's own lines, and few of ours.
+    # No control characters, no lines of Prefect, and few of ours.
     assert "\x1b" not in said + noise
     assert "prefect." not in noise
     assert len(noise.splitlines()) < 30
 
-    # What it says to try next works, and shows the demo's dead letters.
+    # The suggested next command works, and shows the demo's dead letters.
     *setting, dlq, detail, status, _up = hints(said)
     shown = shell(user, *setting, dlq.partition("#")[0] + "--limit 0 --json")
     assert len(json.loads(shown.stdout)) == 44, shown.stderr
     assert shell(user, *setting, detail).returncode == 0
     assert "balanced: yes" in shell(user, *setting, status).stdout
 
-    # All of it is in one folder of its own.
+    # All its files are in one folder.
     assert {each.name for each in user.home.iterdir()} == {"tmp"}
 
 

@@ -1,4 +1,4 @@
-"""Events in, delivered or dead-lettered, none lost: the whole path, seen from the receiver, the store and Prefect."""
+"""Every event is delivered or becomes a dead letter: the receiver, the store and Prefect agree about the whole path."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_every_event_ends_delivered_or_dead_lettered_and_all_records_agree(
     path = machine.write_events("events.jsonl", events)
     lane = ("--chunk-size", str(chunk_size))
     machine.do("emit", path, "--endpoint", "hooks", *lane, code=1)
-    # If only failing events are left, the gate takes them for an outage, and may hold them until after the run.
+    # If only failing events are left, the gate assumes an outage, and may hold them until after the run.
     while machine.read("status")["retrying"]:
         machine.do("endpoint", "resume", "hooks", "--now")
         machine.run("emit", *lane)

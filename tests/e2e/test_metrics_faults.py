@@ -1,4 +1,4 @@
-"""An exporter that is killed, a full disk, a file that is spoilt, a clock put back: the last good file or a clear error."""
+"""A killed exporter, a full disk, a damaged file, a clock set back: the last good file stays, or the error is clear."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PROJECT = Path(__file__).parents[2]
 EXPORTED_AT = "resonant_last_export_timestamp_seconds"
 HOUR, DAY = 3600.0, 86_400.0
 
-# What the child process loads before everything else: it says where it is, and stops there for good.
+# The child process loads this first: it reports its position, and stops there.
 STOP = """
 import os, pathlib, time
 real = getattr(os, "{function}") if "{module}" == "os" else getattr(pathlib.Path, "{function}")
@@ -42,7 +42,7 @@ def stop(*arguments, **options):
 setattr(os if "{module}" == "os" else pathlib.Path, "{function}", stop)
 """
 
-# The two steps of the flow that read and write; what Prefect adds around them opens no file of ours.
+# The two steps of the flow that read and write; Prefect opens none of our files.
 STEPS = """
 import asyncio, logging
 from resonant.configured import open_configured_store
@@ -60,7 +60,7 @@ asyncio.run(main())
 
 @dataclass
 class Exporter:
-    """A store with some history, and exports of it by processes of their own."""
+    """A store with some history, and its exports in their own processes."""
 
     folder: Path
 
@@ -79,7 +79,7 @@ class Exporter:
         return [sys.executable, "-c", STEPS.format(path=path)]
 
     def environment(self, **more):
-        # Coverage's files would meet the same faults.
+        # Coverage's files would have the same faults.
         left_out = ("RESONANT_", "COVERAGE_PROCESS_")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
         names = {"RESONANT_DATABASE_URL": self.url, "RESONANT_HOME": str(self.folder / "home")}
@@ -100,7 +100,7 @@ class Exporter:
         )
 
     def kill_where(self, function, way, module="os"):
-        """Start an export, and kill it with SIGKILL where it calls this function."""
+        """Start an export, and kill it with SIGKILL when it calls this function."""
         site, reached = self.folder / f"site-{function}", self.folder / f"reached-{function}"
         site.mkdir()
         stop = STOP.format(function=function, module=module, reached=reached)
@@ -114,7 +114,7 @@ class Exporter:
             process.wait()
 
     def work(self, endpoint="orders"):
-        """Deliver one more event; so the next export differs from the last."""
+        """Deliver one more event, so that the next export differs."""
         asyncio.run(self._work(endpoint))
 
     async def _work(self, endpoint):
@@ -181,7 +181,7 @@ def test_an_exporter_killed_between_computing_and_writing_leaves_the_last_file(
     exporter.kill_where(function, way, module)
 
     assert exporter.textfile.read_text() == before
-    # A node exporter reads names that end in .prom alone.
+    # A node exporter reads only names that end in .prom.
     assert [path.name for path in exporter.textfile.parent.glob("*.prom")] == ["metrics.prom"]
     assert exporter.export(way).returncode == 0
     assert delivered(exporter.textfile) == 2
@@ -241,7 +241,7 @@ def test_a_folder_that_is_missing_is_one_clear_line_of_the_command_and_made_by_t
 
 
 class Desk(SimpleNamespace):
-    """One store under a clock that a test turns."""
+    """A store with a clock that a test sets."""
 
     async def deliver(self, fails=False):
         store, clock = self.store, self.clock

@@ -9,7 +9,7 @@ from support.waiting import wait_until
 
 pytestmark = pytest.mark.engine
 
-# The receiver takes one a second, so that a pause comes in time on a slow machine too.
+# The receiver takes one event per second, so that a pause is in time on a slow machine too.
 COUNT = 60
 
 

@@ -1,4 +1,4 @@
-"""A real Prometheus reads a store in both ways, and its answers are the store's own numbers, over a purge and a restart."""
+"""A real Prometheus reads a store in both ways, and has the store's numbers, also after a purge and a restart."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Story:
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory):
-    """Work that Prometheus sees grow; then a purge of what is old and a restart of the server."""
+    """Growing work that Prometheus scrapes; then a purge of old deliveries and a restart of the server."""
     programs = (need("prometheus"), need("prometheus-node-exporter"))
     began_at = time.time()
     with ExitStack() as stack:
@@ -187,7 +187,7 @@ def test_the_choices_of_the_dashboard_are_the_exporters_and_the_endpoints(story)
 
 
 def chosen(prometheus, job, expression):
-    """Put in what Grafana would: this exporter, all endpoints, and windows that fit the life of this Prometheus."""
+    """Insert the values as Grafana does: this exporter, all endpoints, and windows as short as this Prometheus has run."""
     [target] = prometheus.query(f'{EXPORTED_AT}{{job="{job}"}}')
     values = {"exporter": target["metric"]["instance"], "endpoint": ".+"}
     values |= {"__rate_interval": "10m", "__range": "10m"}

@@ -1,4 +1,4 @@
-"""Replays from the command line to the receiver."""
+"""Replays, from the command to the receiver."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_replay_that_fails_puts_the_dead_letters_back_with_their_history(machi
 @pytest.mark.alone
 def test_a_replay_keeps_to_its_rate_over_a_minute_and_starts_slowly(machine, broken):
     rate, slow_start, full_rate = 50, 10, 60
-    # While it starts slowly it sends what the full rate sends in 5.5 s: see Pace.
+    # The slow start sends as much as the full rate in 5.5 s: see Pace.
     count = int(rate * (0.55 * slow_start + full_rate)) + rate
     cancelled_dead_letters(machine, count)
     repair(machine)
@@ -134,7 +134,7 @@ def test_a_replay_keeps_to_its_rate_over_a_minute_and_starts_slowly(machine, bro
     by_second = Counter(int(moment - start) for moment in moments)
     said = f"by second: {[by_second[second] for second in range(max(by_second) + 1)]}"
     steady = [by_second[second] for second in range(slow_start + 1, slow_start + 1 + full_rate)]
-    # A machine that stands still for a moment loses these sends: a replay never makes up for them.
+    # If the machine stalls, these sends are missing: a replay never catches up.
     assert abs(median(steady) / rate - 1) <= 0.05, said
     assert most_within(1.0, moments) <= 60, said
     assert by_second[0] < rate / 3, said
@@ -143,13 +143,13 @@ def test_a_replay_keeps_to_its_rate_over_a_minute_and_starts_slowly(machine, bro
 
 
 def most_within(seconds: float, moments: list[float]) -> int:
-    """Return how many of these moments (in order) fall into a window of so many seconds, wherever it begins."""
+    """Return the most of these moments (in order) within any window of this many seconds."""
     return max(bisect_left(moments, start + seconds) - n for n, start in enumerate(moments))
 
 
 @pytest.mark.slow
 def test_concurrent_replays_and_a_purge_lose_nothing_and_share_no_dead_letter(machine, broken):
-    # Leases that a busy machine renews in time, and more dead letters than it replays before the purge begins.
+    # Leases that a busy machine can renew, and more dead letters than are replayed before the purge begins.
     machine.variables["RESONANT_LEASE_SECONDS"] = "10"
     count = 3_000
     ids = cancelled_dead_letters(machine, count)
@@ -183,7 +183,7 @@ def test_concurrent_replays_and_a_purge_lose_nothing_and_share_no_dead_letter(ma
 
 
 def wait_for_senders(machine, number: int) -> set[str]:
-    """Wait until so many replays have sent dead letters; return who they are."""
+    """Wait until this many replays have sent dead letters; return their names."""
     query = "SELECT owner FROM resonant_attempts WHERE round = 2 GROUP BY owner HAVING count(*) >= 5"
 
     def owners() -> set[str]:

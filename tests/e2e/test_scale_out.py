@@ -170,7 +170,7 @@ def scale_out(parts, postgresql, redis_url, tmp_path_factory):
         log = folder / f"server-{number}.log"
         address = ("--host", "127.0.0.1", "--port", str(port))
         parts(log, *prefect, "start", "--no-services", *address, environment=of_servers)
-        # One after the other, as in compose.yaml: on an empty database each makes what is there once.
+        # In order, as in compose.yaml: on an empty database, each would create the same objects.
         wait_until(lambda api=apis[-1]: is_healthy(api), 90)
     parts(folder / "services.log", *prefect, "services", "start", environment=of_servers)
     machine.prefect_api = apis[0]
@@ -227,7 +227,7 @@ def test_four_processes_drain_one_store_and_each_event_arrives_once(
 
 
 def recorded_deliveries(api: str) -> int:
-    """Return how many deliveries the recorded task runs of chunks had, once there are no more to come."""
+    """Return how many deliveries the recorded task runs of chunks had, once all are recorded."""
     completed = {"name": {"like_": "deliveries to hooks"}, "state": {"type": {"any_": ["COMPLETED"]}}}
     with patient_client(api) as client:
 

@@ -48,14 +48,14 @@ SECRETS = {
 
 
 def forms_of(secret: str) -> set[bytes]:
-    """Write a secret as it may be met: plain, percent-encoded, as a key's bytes, hexadecimal, within base64."""
+    """Write a secret in each form: plain, percent-encoded, as a key's bytes, hexadecimal, within base64."""
     plain = secret.removeprefix("whsec_").encode()
     raw = [plain, base64.b64decode(plain)] if secret.startswith("whsec_") else [plain]
     found = {urllib.parse.quote(plain, safe="").encode(), urllib.parse.quote_plus(plain).encode(), *raw}
     for each in raw:
         found |= {each.hex().encode(), each.hex().upper().encode()}
         for before in range(3):
-            # Of a longer text that is base64, those characters that this part alone decides.
+            # In a longer base64 text, only the characters that this part alone determines.
             encoded = base64.b64encode(bytes(before) + each)
             whole = encoded[-(-before * 8 // 6) : (before + len(each)) * 8 // 6]
             found |= {whole, whole.translate(bytes.maketrans(b"+/", b"-_"))}
@@ -66,7 +66,7 @@ FORMS = {place: forms_of(secret) for place, secret in SECRETS.items()}
 
 
 def echoing(request: Request) -> Action:
-    """Answer with all that was sent but the body, as it came and decoded; every kind of event with its own status."""
+    """Answer with the request without its body, raw and decoded; the status depends on the kind of event."""
     credentials = base64.b64decode(request.headers["authorization"].removeprefix("Basic "))
     head = "\n".join(f"{name}: {value}" for name, value in request.headers.items())
     echo = f"{request.path}\n{urllib.parse.unquote(request.path)}\n{head}\n".encode() + credentials
@@ -78,7 +78,7 @@ def wait_a_second(_request: Request) -> Action:
     return respond(200, delay=1.0)
 
 
-# A sink whose errors quote everything it knows, in the text and as a cause.
+# A sink whose errors quote all its data, in the text and as a cause.
 BROKEN_SINK = """
 import resonant.sinks.http as sink
 from resonant.cli import main
@@ -94,7 +94,7 @@ async def send(self, event):
 sink.HttpSink.send = send
 main()
 """
-# Many commands in one process, which is quicker: a list of their arguments, what is typed, and possible exit codes.
+# Many commands in one process, which is faster: their arguments, input and possible exit codes.
 COMMANDS = """
 import io, json, sys
 from resonant.cli import main
@@ -166,7 +166,7 @@ def secretive(machine, start_receiver):
         )
         printed = run_commands(
             machine,
-            # The session's server keeps it, and its rotation.
+            # The session's server stores it, and its rotation.
             command("endpoint remove secretive --yes", codes=(0, 2)),
             command(
                 f"endpoint add secretive - --allow-private --header @{headers} --secret-stdin --policy classic"
@@ -213,7 +213,7 @@ def run_code(machine, code: str, *arguments: str, typed: str = "", exit_code: in
 
 @pytest.fixture
 def prefects_own_files(tmp_path_factory, prefect_api):
-    """Read the session server's database, with what is not in its main file yet, and its log."""
+    """Read the session server's database, including its write-ahead log, and its log."""
 
     def read() -> dict[str, bytes]:
         files = [path for path in tmp_path_factory.getbasetemp().glob("prefect*/**/*") if path.is_file()]
@@ -256,7 +256,7 @@ def test_no_secret_is_anywhere_but_in_its_block(kind, request, machine, secretiv
     with contextlib.ExitStack() as stack:
         if kind == "sqlite":
             machine.do("status")
-            # As long as somebody else reads, SQLite keeps its side file.
+            # While another process reads, SQLite keeps its side file.
             reader = stack.enter_context(contextlib.closing(sqlite3.connect(machine.database)))
             reader.execute("SELECT count(*) FROM resonant_events").fetchall()
         printed["sending"] = run_commands(
@@ -282,7 +282,7 @@ def test_no_secret_is_anywhere_but_in_its_block(kind, request, machine, secretiv
     printed["reading and replaying"] = run_commands(
         machine,
         *map(command, READING.splitlines()),
-        # The dead letters die again.
+        # The dead letters fail again.
         command("replay --endpoint secretive --all --include-permanent --rate 1000", codes=(0, 1)),
         command("endpoint test secretive"),
         command(f"export --output {report}"),
@@ -294,7 +294,7 @@ def test_no_secret_is_anywhere_but_in_its_block(kind, request, machine, secretiv
     if kind == "postgresql":
         files["the database"] = everything_in(server, "test")
 
-    # What was to be hidden was sent, and repeated.
+    # The secrets were really sent, and repeated in answers.
     for entry in receiver.journal:
         assert entry["headers"]["x-api-key"] == f"Token {SECRETS['header']}"
         for place in ("signing secret", "old signing secret"):
@@ -324,7 +324,7 @@ def test_no_secret_is_an_argument_of_a_process(machine, secretive):
     emitting = machine.start("emit", path, "--endpoint", "secretive")
     arguments: dict[str, bytes] = {}
     while emitting.poll() is None:
-        # All that this process has started: the server and its supervisor, the receiver, the command.
+        # All processes of this test: the server and its supervisor, the receiver, the command.
         for process in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
                 arguments[f"process {process.pid}"] = "\0".join(process.cmdline()).encode()

@@ -78,7 +78,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def up(home):
-    """A ``resonant up`` behind a password, of a user whose umask takes nothing away."""
+    """A ``resonant up`` with a password, of a user whose umask removes no permissions."""
     with home.up(**AUTH, RESONANT_CONCURRENCY="7") as started:
         yield started
 

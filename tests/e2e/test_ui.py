@@ -35,8 +35,8 @@ def browser():
 
 @pytest.fixture
 def machine(browser, tmp_path):
-    """A machine with a store of its own, since the UI shows what all of it adds up to."""
-    # Known to its worker too, whose drain may be the one that takes an event.
+    """A machine with its own store, since the UI shows sums over all of it."""
+    # The worker knows it too, since its drain may send an event.
     return Machine(tmp_path, variables={"RESONANT_POLICIES": json.dumps({"once": {"max_attempts": 1}})})
 
 
@@ -57,20 +57,20 @@ def deployment(ui: str, name: str) -> str:
         return api.get(f"/deployments/name/{name}").json()["id"]
 
 
-def after(page, name: str, what: str):
-    """The first element of a kind that comes after a parameter's name."""
+def after(page, name: str, kind: str):
+    """Return the first element of a kind after a parameter's name."""
     label = f'//label[starts-with(normalize-space(), "{name} ") or normalize-space()="{name}"]'
-    return page.locator(f"xpath={label}/following::{what}[1]")
+    return page.locator(f"xpath={label}/following::{kind}[1]")
 
 
 def open_artifact(page, ui: str, key: str) -> None:
-    """Open the newest artifact of a key, by way of its history."""
+    """Open the newest artifact of a key, through its history."""
     page.goto(f"{ui}/artifacts/key/{key}")
     page.locator("a[href*='/artifacts/artifact/']").first.click()
 
 
 def submit_and_wait(page, ui: str, name: str) -> str:
-    """Give the run a name, submit the form, and see in the UI that it completed; return what it says."""
+    """Name the run, submit the form, and wait for its completion in the UI; return its message."""
     page.wait_for_load_state("networkidle")  # the form proposes a name of its own when it has loaded
     query = {"flow_runs": {"name": {"any_": [name]}}}
     with patient_client(f"{ui}/api") as api:

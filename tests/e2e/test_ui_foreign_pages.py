@@ -21,21 +21,21 @@ def unlocked(tmp_path_factory):
 
 @pytest.fixture
 def page():
-    """A tab of a real browser, for whom rebound.example is 127.0.0.1."""
+    """A tab of a real browser that resolves rebound.example to 127.0.0.1."""
     with tab("--host-resolver-rules=MAP rebound.example 127.0.0.1") as page:
         yield page
 
 
 @pytest.fixture
 def foreign_page():
-    """The address of somebody else's web page."""
+    """The address of a foreign web page."""
     with site(b"<title>kittens</title>") as found:
         yield f"{found.url}/"
 
 
 SECRETS = "/block_documents/filter"
-# What any page may do to an address that its visitor can reach: read what is secret, change something without seeing the
-# answer (a body without a type needs no leave), listen.
+# The actions of any page at an address that its visitor can reach: read secrets, change something without seeing the
+# answer (a body without a type needs no permission), listen.
 ATTACKS = """async api => {
     const body = JSON.stringify({name: "planted"});
     const asked = {method: "POST", headers: {"content-type": "application/json"}, body: '{"include_secrets": true}'};
@@ -63,7 +63,7 @@ def test_a_foreign_web_page_neither_reads_nor_changes_nor_listens_to_anything(un
 
     came = page.evaluate(ATTACKS, api)
 
-    # The page cannot tell whether what it sent without permission was accepted.
+    # The page cannot tell whether a request that it sent without permission was accepted.
     with patient_client(api) as client:
         flows = client.post("/flows/filter", json={}).json()
     came["write"] = [flow["name"] for flow in flows if flow["name"] == "planted"]

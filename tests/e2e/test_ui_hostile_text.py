@@ -114,7 +114,7 @@ def look(server, hostile, page, ui):
         )  # the pages get everything that they need, such as the graph of a run
         text = page.locator("body").inner_text()
         assert not any(character in text for character in HIDDEN), path
-        # The page must not even try to load what the content security policy would block.
+        # The page must not even try to load a resource that the content security policy blocks.
         assert page.locator(f"img[src*='{hostile}']").count() == 0, path
         # In a run's log, Prefect turns every URL into a link.
         if not path.startswith("/runs/"):

@@ -1,4 +1,4 @@
-"""``resonant up``: it starts, works beside other commands and ends as a whole.
+"""``resonant up`` starts, works beside other commands, and ends completely.
 
 The tests share one, see ``up``; those at the end stop it.
 """
@@ -57,7 +57,7 @@ def user(up, up_machine):
 
 @pytest.fixture
 def draining(up):
-    """The worker emits what is due: its first drain runs."""
+    """The worker emits due events: its first drain runs."""
     query = {
         "flows": {"name": {"any_": ["emit-events"]}},
         "work_pools": {"name": {"any_": ["resonant"]}},
@@ -217,7 +217,7 @@ def test_ctrl_c_is_one_line_with_the_remaining_work(up_machine, silent, user):
 
 @pytest.fixture
 def replay_enabled(up):
-    """The automation that sends again what an outage has left is enabled."""
+    """The automation that replays the dead letters of an outage is enabled."""
     [automation] = [
         each for each in up.api.post("/automations/filter", json={}).json() if each["name"] == REPLAY
     ]
@@ -291,7 +291,7 @@ def test_a_killed_up_leaves_no_process_and_the_next_one_closes_its_runs(up, up_m
     assert not left_behind.exists()
     next_one.find("deployments.server").kill()
 
-    # And when a part of it dies, all of it ends.
+    # If one of its processes dies, all end.
     assert next_one.process.wait(timeout=60) == 1
     assert "the Prefect server ended (exit code 137)" in next_one.process.stderr.read()
     assert not alive(family)

@@ -45,7 +45,7 @@ class Installation(Machine):
 
 @pytest.fixture(scope="module")
 def binaries(tmp_path_factory):
-    """The programs of an environment that has the wheel, and the example of a sink in a package of its own."""
+    """The programs of an environment with the wheel and the example of a sink in its own package."""
     folder = tmp_path_factory.mktemp("wheel")
     wheel = build(clone(folder / "checkout"), folder / "dist")
     programs = new_environment(folder / "environment")
@@ -56,7 +56,7 @@ def binaries(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def before(binaries):
-    """The installed files, before anything ran."""
+    """The installed files before the first command."""
     return files(binaries)
 
 
@@ -72,7 +72,7 @@ def up(installed):
 
 
 def files(binaries: Path) -> dict[str, int]:
-    """The installed files, and when each was written."""
+    """Return the installed files, each with the time when it was written."""
     [packages] = binaries.parent.glob("lib/python*/site-packages")
     return {
         str(path): path.stat().st_mtime_ns
