@@ -41,7 +41,7 @@ from resonant.dispatch.in_flight import InFlight
 from resonant.dispatch.limiting.claim_size import FIRST_CHUNK, FIRST_CLAIM, ClaimSize
 from resonant.dispatch.limiting.limiter import ConcurrencyLimiter
 from resonant.dispatch.limiting.prefetch import PrefetchWindow
-from resonant.dispatch.limiting.rate import NoRate, Rate, RateTools, reserving
+from resonant.dispatch.limiting.rate import NoRate, Rate, reserving
 from resonant.dispatch.limits import Limits
 from resonant.dispatch.run.running_tasks import RunningTasks
 from resonant.dispatch.run.succession import end_after_successors
@@ -112,9 +112,7 @@ class Dispatcher:
         self._in_flight = InFlight(self._opened, limits.max_waiting)
         self._heartbeat = LeaseHeartbeat(store, owner, self._in_flight)
         self._background = AsyncExitStack()
-        self._rate_tools = RateTools(
-            reserving(store, self._patience, self._running.outlasts), is_over=self._running.is_over
-        )
+        self._reserve = reserving(store, self._patience, self._running.outlasts)
         self._gates = GateRows(store, owner, self._opened, on_change=on_gate_change, running=self._running)
         self._sender = Sender(
             store,
@@ -131,13 +129,17 @@ class Dispatcher:
 
     async def _open_endpoint(self, name: str) -> EndpointRun:
         destination = await self._open_destination(name)
-        slots, rate = self._limiter.slots(destination.concurrency), destination.rate
+        slots = self._limiter.slots(destination.concurrency)
+        rate: Rate | NoRate = NoRate()
+        if destination.rate is not None:
+            is_over = self._running.is_over
+            rate = Rate(name, destination.rate, slots.limit, self._reserve, is_over=is_over)
         return EndpointRun(
             name,
             destination,
             gate=EndpointGate(self._gates.row(name), self.owner, self._rng),
             slots=slots,
-            rate=NoRate() if rate is None else Rate(name, rate, slots.limit, self._rate_tools),
+            rate=rate,
             window=PrefetchWindow(slots.limit),
             claims=ClaimSize(FIRST_CHUNK if self._chunk_size else FIRST_CLAIM),
             clock=self.store.shared_clock,

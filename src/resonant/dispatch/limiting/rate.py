@@ -11,7 +11,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from resonant.store.engine.availability import is_lock, retry_while_unavailable
@@ -64,23 +63,8 @@ def reserving(
     return reserve_in_store
 
 
-@dataclass(frozen=True, slots=True)
-class RateTools:
-    """What the rates of all endpoints of a run use.
-
-    Attributes:
-        reserve: reserves slots, shared by all processes.
-        is_over: returns whether the run is over; waiting sends then get no slot.
-        wall: the wall-clock time, in seconds since the epoch.
-        clock: the monotonic time, in seconds.
-        sleep: waits for a number of seconds, as measured by ``clock``.
-    """
-
-    reserve: Reserve
-    is_over: Callable[[], bool] = lambda: False
-    wall: Clock = time.time
-    clock: Clock = time.monotonic
-    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 class NoRate:
@@ -120,18 +104,30 @@ class Rate:
         endpoint: the endpoint's name.
         rate: sends per second, summed over all processes.
         width: the maximum number of concurrent sends; at most half of them wait for their slot's time.
-        tools: the clocks, and how slots are reserved.
+        reserve: reserves slots, shared by all processes.
+        is_over: returns whether the run is over; waiting sends then get no slot.
+        wall: the wall-clock time, in seconds since the epoch.
     """
 
     is_limited = True
 
-    def __init__(self, endpoint: str, rate: float, width: int, tools: RateTools) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        rate: float,
+        width: int,
+        reserve: Reserve,
+        *,
+        is_over: Callable[[], bool] = lambda: False,
+        wall: Clock = time.time,
+    ) -> None:
         self._rate = USED_SHARE * rate
         self._endpoint = endpoint
         self._lead = min(_LEAD_SECONDS, width / 2 / rate)
         self._most_late = _MOST_LATE_AT_HIGH_RATES_SECONDS if self._rate > _HIGH_RATE else MOST_LATE_SECONDS
         self._width = width
-        self._tools = tools
+        self._reserve = reserve
+        self._is_over = is_over
         self._sending = 0
         # Sends that missed their slot come first.
         self._again: deque[_Turn] = deque()
@@ -139,8 +135,8 @@ class Rate:
         self._slots: deque[float] = deque()
         self._ask_at = -math.inf
         self._notice = _FIRST_NOTICE_SECONDS
-        # The store's clock minus `clock`. The initial value assumes that the store's clock shows the wall-clock time.
-        self._offset = tools.wall() - tools.clock()
+        # The store's clock minus that of the event loop. The initial value assumes that the store's clock shows the wall-clock time.
+        self._offset = wall() - _now()
         self._serving: asyncio.Task[None] | None = None
 
     @property
@@ -175,8 +171,8 @@ class Rate:
         """
         while True:
             if slot is not None:
-                await self._tools.sleep(max(0.0, slot - self._tools.clock()))
-                if self._tools.clock() <= slot + self._most_late:
+                await asyncio.sleep(max(0.0, slot - _now()))
+                if _now() <= slot + self._most_late:
                     return True
             if (slot := await self._queue_up(self._again)) is None:
                 return False
@@ -202,11 +198,11 @@ class Rate:
     async def _serve(self) -> None:
         """Hand out slots while sends wait."""
         try:
-            while self._forget_cancelled() and not self._tools.is_over():
-                if self._wanted() > 0 and self._tools.clock() >= self._ask_at:
+            while self._forget_cancelled() and not self._is_over():
+                if self._wanted() > 0 and _now() >= self._ask_at:
                     await self._ask()
                 self._hand_out()
-                await self._tools.sleep(self._until_next())
+                await asyncio.sleep(self._until_next())
             self._send_away(lambda turn: turn.set_result(None))
         except asyncio.CancelledError:
             self._send_away(lambda turn: turn.cancel())
@@ -234,7 +230,7 @@ class Rate:
 
     def _hand_out(self) -> None:
         """Assign near slots to the sends that have waited longest, and drop missed slots."""
-        now = self._tools.clock()
+        now = _now()
         while self._slots and self._slots[0] + self._most_late < now:
             self._slots.popleft()
         while self._slots and self._slots[0] - self._lead <= now and (turn := self._next_turn()) is not None:
@@ -253,14 +249,14 @@ class Rate:
         is_room = self._again or self._sending < self._width
         if not (self._slots and is_room):
             return _TICK_SECONDS
-        return max(0.0, min(_TICK_SECONDS, self._slots[0] - self._lead - self._tools.clock()))
+        return max(0.0, min(_TICK_SECONDS, self._slots[0] - self._lead - _now()))
 
     async def _ask(self) -> None:
-        before = self._tools.clock()
-        given = await self._tools.reserve(
+        before = _now()
+        given = await self._reserve(
             self._endpoint, rate=self._rate, number=self._wanted(), notice=self._notice
         )
-        after = self._tools.clock()
+        after = _now()
         self._notice = min(MOST_NOTICE_SECONDS, _FIRST_NOTICE_SECONDS + 2 * (after - before))
         # The store read its clock between `before` and `after`. That clock may drift or jump.
         self._offset = min(max(self._offset, given.now - after), given.now - before)
