@@ -21,7 +21,6 @@ from benches.standings import show_standings
 BENCHES = (
     "enqueue",
     "delivery",
-    "rollups",
     "task_lane",
     "memory",
     "rate",

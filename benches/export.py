@@ -1,8 +1,7 @@
 """Metrics exports, the first one and the next after 1,000 new attempts, from stores of up to a hundred times the size.
 
-All attempts are inside the window and counted as in an emission. A larger store has more attempts per minute, up to about
-300 rows of rollups a minute. An export here is the flow without Prefect: read, count, write the text, read the input of the
-alerts, move rollups, draw. Each store has its own process, whose memory and CPU are measured; those of the PostgreSQL server
+All attempts are inside the window and counted as in an emission, with a fold every five seconds. An export here is the flow without Prefect: read, count, write the text, read the input of the
+alerts, merge counts, draw. Each store has its own process, whose memory and CPU are measured; those of the PostgreSQL server
 are excluded.
 """
 
@@ -25,8 +24,7 @@ from benches.surroundings import Missing, empty_home, postgresql
 from resonant.metrics.alerts import read_raised
 from resonant.metrics.conditions import read_activity
 from resonant.store import WorkerStore, schema
-from resonant.store.counter_compaction import STAYING_SECONDS, compact
-from resonant.store.counts.counters import DelayOf, Tally, add_to
+from resonant.store.counts.counters import DelayOf, Tally
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -42,8 +40,9 @@ _AT_MOST_CPU_SECONDS = 0.5
 _AT_MOST_MB = 300
 _AT_MOST_GROWTH = 1.2
 _SPAN_SECONDS = 23 * 3600.0
-# The interval of the scheduled flow: an export on schedule moves the rollups of this many minutes.
+# The interval of the scheduled flow, and the folds in it.
 _EVERY_MINUTES = 5
+_FOLDS_A_MINUTE = 12
 # Every fifth event fails at first; every fiftieth fails twice and becomes a dead letter. Event i starts at :start + i * :step.
 _ATTEMPTS_AN_EVENT = 1.2
 _NUMBER = "(:first + i)"
@@ -81,19 +80,11 @@ _FILL_ONCE = (
     """INSERT INTO resonant_endpoints (name, accepted)
     SELECT endpoint, count(*) FROM resonant_deliveries GROUP BY endpoint""",
 )
-# Earlier counts after compaction: the same hour of the day before by minute, sixty days by hour, and a year by day. Each of
-# them repeats the counts of the last hour.
-_LABELS = "measure, endpoint, event_type, result, category, code"
-_FILL_HISTORY = (
-    f"""INSERT INTO resonant_rollup_history (minute, {_LABELS}, count, total)
-    SELECT minute - 86400, {_LABELS}, count, total FROM resonant_rollup_history WHERE minute > :hour - 3600""",
-    *(
-        f"""{NUMBERS.replace(":count", str(number))} INSERT INTO resonant_rollup_history (minute, {_LABELS}, count, total)
-        SELECT {before} - i * {size}, {_LABELS}, number, seconds FROM n,
-        (SELECT {_LABELS}, sum(count) number, sum(total) seconds FROM resonant_rollup_history
-        WHERE minute > :hour - 3600 GROUP BY {_LABELS}) last_hour"""
-        for number, size, before in ((58 * 24, 3600, ":hour - 26 * 3600"), (300, 86_400, ":day - 60 * 86400"))
-    ),
+# Earlier counts after compaction: sixty days by hour, and a year by day. Each of them repeats the last full hour.
+_FILL_HISTORY = tuple(
+    f"""{NUMBERS.replace(":count", str(number))} INSERT INTO resonant_sketches (minute, entries, buckets)
+    SELECT {before} - i * {size}, entries, buckets FROM n, resonant_sketches WHERE minute = :hour - 7200"""
+    for number, size, before in ((58 * 24, 3600, ":hour - 26 * 3600"), (300, 86_400, ":day - 60 * 86400"))
 )
 
 
@@ -171,8 +162,8 @@ def _measure(name: str, size: int, rounds: int) -> _Measured:
     from resonant.metrics import charts, totals  # noqa: F401 - imported before measuring, as in the flow's process
 
     with empty_home() as settings, _store_url(name, settings) as url:
-        minutes = apart(_fill_store, url, size)
-        return asyncio.run(_measure_store(url, settings, size, rounds, minutes))
+        folds = apart(_fill_store, url, size)
+        return asyncio.run(_measure_store(url, settings, size, rounds, folds))
 
 
 @contextlib.contextmanager
@@ -184,31 +175,36 @@ def _store_url(name: str, settings: Settings) -> Iterator[str]:
         yield server.url
 
 
-def _fill_store(url: str, size: int) -> list[dict[str, Any]]:
-    """Fill a store; return the rollups of some minutes, like those between two exports."""
+def _fill_store(url: str, size: int) -> list[Tally]:
+    """Fill a store; return the counts of the folds between two exports."""
     return asyncio.run(_fill_all(url, size))
 
 
-async def _fill_all(url: str, size: int) -> list[dict[str, Any]]:
+async def _fill_all(url: str, size: int) -> list[Tally]:
     now, events = time.time(), round(size / _ATTEMPTS_AN_EVENT)
     store = await WorkerStore.open(url)
     seconds = _SPAN_SECONDS - 60
     await fill(
         url, (*_FILL, *_FILL_ONCE), count=events, first=0, start=now - _SPAN_SECONDS, step=seconds / events
     )
-    await _count(store, after=0)
-    last = select(schema.rollups).order_by(schema.rollups.c.minute.desc())
-    minute = _last_minute_that_is_over() - 60 * _EVERY_MINUTES
-    query = last.where(schema.rollups.c.minute.between(minute + 1, minute + 60 * _EVERY_MINUTES))
-    minutes = await store.read(lambda connection: list(map(dict, connection.execute(query).mappings())))
-    await compact(store)
+    tallies = await _count(store, after=0)
+    await store.compact()
     await fill(url, _FILL_HISTORY, hour=int(now // 3600) * 3600, day=int(now // 86_400) * 86_400)
     await store.close()
-    return minutes
+    return [part for tally in tallies[-2 - _EVERY_MINUTES : -2] for part in _parts(tally)]
 
 
-async def _count(store: WorkerStore, *, after: int) -> None:
-    """Count the attempts and outcomes of deliveries with ids above this, as an emission would."""
+def _parts(tally: Tally) -> list[Tally]:
+    """Divide a minute's counts between its folds."""
+    parts = [Tally(tally.minute) for _ in range(_FOLDS_A_MINUTE)]
+    for (*labels, detail), durations in tally._seconds.items():  # noqa: SLF001
+        for number, seconds in enumerate(durations):
+            parts[number % _FOLDS_A_MINUTE].add(*labels, detail=detail, seconds=seconds)  # type: ignore[arg-type]
+    return parts
+
+
+async def _count(store: WorkerStore, *, after: int) -> list[Tally]:
+    """Count the attempts and outcomes of deliveries with ids above this, as an emission would; return the counts by minute."""
     tallies: dict[int, Tally] = {}
 
     def count(at: float, *labels: Any, detail: str | None = None, seconds: float | None = None) -> None:
@@ -224,7 +220,6 @@ async def _count(store: WorkerStore, *, after: int) -> None:
         for endpoint, type_, accepted_at, first_at, finished_at, attempts, reason, *why in _each(
             connection, of_deliveries.where(d.id > after)
         ):
-            count(accepted_at, "accepted", endpoint, type_, "accepted")
             labels = why if why[0] == "dead_letter" else why[:1]
             took = finished_at - accepted_at
             count(finished_at, "delivery", endpoint, type_, *labels, detail=reason, seconds=took)
@@ -240,7 +235,6 @@ async def _count(store: WorkerStore, *, after: int) -> None:
             at = started_at + took
             count(at, "attempt", endpoint, type_, *why, detail=error_type, seconds=took)
             if delay is not None:
-                count(at, "retry_delay", endpoint, type_, "retry", *why[1:], seconds=delay)
                 detail = DelayOf(1, asked=False, policy=None).to_text()
                 count(at, "delay", endpoint, type_, "", detail=detail, seconds=delay)
 
@@ -250,19 +244,15 @@ async def _count(store: WorkerStore, *, after: int) -> None:
 
     await store.read(read)
     await store.write(write)
+    return [tally for _, tally in sorted(tallies.items())]
 
 
 def _each(connection: Connection, query: Any) -> Iterable[Any]:
     return connection.execute(query.execution_options(yield_per=10_000))
 
 
-def _last_minute_that_is_over() -> int:
-    """Return the last minute that a compaction moves now, in seconds since the epoch."""
-    return int((time.time() - STAYING_SECONDS) // 60) * 60 - 60
-
-
 async def _measure_store(
-    url: str, settings: Settings, size: int, rounds: int, minutes: list[dict[str, Any]]
+    url: str, settings: Settings, size: int, rounds: int, folds: list[Tally]
 ) -> _Measured:
     store = await WorkerStore.open(url)
     folder = settings.home / "metrics"
@@ -278,7 +268,7 @@ async def _measure_store(
         start = time.time() - 5
         await fill(url, _FILL, count=more, first=events, start=start, step=4 / more)
         await _count(store, after=events)
-        await store.write(_add_minutes, minutes)
+        await store.write(_fold, folds)
         events += more
         os.sync()
         with Stopwatch() as watch:
@@ -296,12 +286,12 @@ async def _measure_store(
     )
 
 
-def _add_minutes(connection: Connection, rows: list[dict[str, Any]]) -> None:
-    """Add the counts of these minutes again, in the minutes that are moved next."""
-    late = _last_minute_that_is_over() - max((row["minute"] for row in rows), default=0)
-    moved = [{**row, "minute": row["minute"] + late} for row in rows]
-    if moved:
-        add_to(schema.rollups, connection, moved)
+def _fold(connection: Connection, folds: list[Tally]) -> None:
+    """Add the counts of these folds again, in the last minutes."""
+    late = int(time.time() // 60) * 60 - max(tally.minute for tally in folds)
+    for tally in folds:
+        tally.minute += late
+        tally.settle(connection)
 
 
 async def _export(store: WorkerStore, settings: Settings, folder: Path) -> dict[str, float]:
@@ -317,11 +307,10 @@ async def _export(store: WorkerStore, settings: Settings, folder: Path) -> dict[
     with atomic_file(folder / "resonant.prom") as write:
         write(to_text(registry_of(totals, found)))
     with Stopwatch() as judging:
-        await store.fold()
         await store.read(read_activity, now=totals.taken_at, window=settings.alert_thresholds.window)
         await store.read(read_raised)
     with Stopwatch() as compacting:
-        await compact(store)
+        await store.compact()
     tables(found)
     charts.latency(found)
     charts.outcomes(found)

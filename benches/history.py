@@ -1,18 +1,22 @@
 """Fills a store with the history of many deliveries to one endpoint, with the rows that an emission would leave.
 
 Each delivery has one attempt; every fiftieth is a permanent failure and a dead letter. Counts are stored as after a
-compaction: those of the last minutes in the rollups, earlier ones in the totals and in the history by minute and by hour.
+compaction.
 """
 
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from benches.filling import NUMBERS, fill
 from benches.surroundings import ENDPOINT
 from resonant.dead_letters.purge import DAY_SECONDS
-from resonant.store.counter_compaction import MINUTES_KEPT_SECONDS, STAYING_SECONDS
-from resonant.store.counts.counters import BUCKETS
+from resonant.store import WorkerStore
+from resonant.store.counts.counters import Tally
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 _DAYS = 30
 _TYPE = "com.example.order.paid"
@@ -56,47 +60,32 @@ _DELIVERIES = (
     CASE WHEN {_DEAD} THEN 400 ELSE 200 END, {_FAILURE}, {_if_dead("'endpoint'", "'Bad Request'", "'give_up'")} FROM n""",
 )
 
-_LE = "".join(f" WHEN {_took('id')} <= {le} THEN {le}" for le in BUCKETS if le <= 0.5)
-_MEASURED = (
-    f"COALESCE(category, ''), COALESCE(code, ''), CASE {_LE} END, {_took('id')} FROM resonant_deliveries"
-)
-_FACTS = f"""(SELECT accepted_at AS at, 'accepted' AS measure, 'accepted' AS result, '' AS category, '' AS code,
-    CAST(:infinity AS DOUBLE PRECISION) AS le, 0.0 AS seconds FROM resonant_deliveries
-    UNION ALL SELECT finished_at, 'attempt', CASE status WHEN 'delivered' THEN status ELSE 'failed' END, {_MEASURED}
-    UNION ALL SELECT finished_at, 'delivery', status, {_MEASURED}) facts"""
-
-
-def _start_of(size: int) -> str:
-    """Return the start of a fact's minute or hour. A cast alone rounds in one database and truncates in the other."""
-    return f"CAST(ROUND(at / {size} - 0.5) AS BIGINT) * {size}"
-
-
-_LABELS, _COUNTED = "measure, result, category, code", "count(*), sum(seconds)"
-_ROLLUPS = (
-    f"""INSERT INTO resonant_rollups (minute, endpoint, event_type, le, {_LABELS}, count, total)
-    SELECT {_start_of(60)}, '{ENDPOINT}', '{_TYPE}', le, {_LABELS}, {_COUNTED} FROM {_FACTS}
-    WHERE at >= :moved GROUP BY 1, le, {_LABELS}""",
-    f"""INSERT INTO resonant_rollup_totals (endpoint, le, {_LABELS}, count, total)
-    SELECT '{ENDPOINT}', le, {_LABELS}, {_COUNTED} FROM {_FACTS} WHERE at < :moved GROUP BY le, {_LABELS}""",
-    *(
-        f"""INSERT INTO resonant_rollup_history (minute, endpoint, event_type, {_LABELS}, count, total)
-        SELECT {_start_of(size)}, '{ENDPOINT}', '{_TYPE}', {_LABELS}, {_COUNTED} FROM {_FACTS}
-        WHERE {condition} GROUP BY 1, {_LABELS}"""
-        for size, condition in ((60, "at >= :gathered AND at < :moved"), (3600, "at < :gathered"))
-    ),
-)
+_HOUR = 3600
 
 
 async def fill_history(url: str, count: int) -> None:
     """Fill an empty store with this many deliveries of the past days."""
     now = time.time()
     span = _DAYS * DAY_SECONDS
-    await fill(
-        url,
-        (*_DELIVERIES, *_ROLLUPS),
-        count=count,
-        start=now - span,
-        step=span / count,
-        moved=int(now - STAYING_SECONDS) // 60 * 60 + 60,
-        gathered=int(now - MINUTES_KEPT_SECONDS) // 3600 * 3600,
-    )
+    await fill(url, _DELIVERIES, count=count, start=now - span, step=span / count)
+    store = await WorkerStore.open(url)
+    await store.write(_count, range(int(now - span), int(now), _HOUR), count)
+    await store.compact()
+    await store.close()
+
+
+def _count(connection: Connection, hours: range, count: int) -> None:
+    """Count the deliveries, as many in each hour."""
+    for start, number in zip(hours, _parts(count, len(hours)), strict=True):
+        tally = Tally(start)
+        for i in range(number):
+            took = (1 + i % 32) / 64
+            ending, failure = ("dead_letter", ("permanent", "http_400")) if i % 50 == 0 else ("delivered", ())
+            result = "failed" if failure else "delivered"
+            tally.add("attempt", ENDPOINT, _TYPE, result, *failure, seconds=took)
+            tally.add("delivery", ENDPOINT, _TYPE, ending, *failure, seconds=took)
+        tally.settle(connection)
+
+
+def _parts(count: int, parts: int) -> list[int]:
+    return [count * (part + 1) // parts - count * part // parts for part in range(parts)]

@@ -200,18 +200,17 @@ def _plain_number(value: Any) -> str:
 def _metrics() -> Iterator[str]:
     from resonant.events import Category, Reason, Result, Status  # noqa: PLC0415
     from resonant.metrics.prometheus import registry_of  # noqa: PLC0415
-    from resonant.metrics.statistics import Figures, Statistics  # noqa: PLC0415
+    from resonant.metrics.statistics import statistics  # noqa: PLC0415
     from resonant.metrics.totals import Totals  # noqa: PLC0415
-    from resonant.store.counts.counters import BUCKETS  # noqa: PLC0415
+    from resonant.store.counts.sketches import BOUNDS  # noqa: PLC0415
     from resonant.store.shared.gates import GateState  # noqa: PLC0415
 
-    registry = registry_of(Totals(0), Statistics(0, 0, Figures(), {}, {}, (), ()))
+    registry = registry_of(Totals(0), statistics([], [], since=0, until=0))
     yield "# Metrics"
     yield (
         "The flow `export-metrics` and `resonant prometheus` write these metrics as Prometheus text. "
         "[Monitoring](../monitoring.md) explains how to scrape them, and has the alerts. The store keeps the counters: they "
-        "never go down, not even after a restart or a purge. Counters and histograms are absent while `RESONANT_ROLLUPS` is "
-        "off."
+        "never go down, not even after a restart or a purge."
     )
     rows = []
     for family in registry.collect():
@@ -234,7 +233,7 @@ def _metrics() -> Iterator[str]:
     }
     yield _table(("label", "values"), [(f"`{name}`", text) for name, text in values.items()])
     yield "## Buckets"
-    yield f"Every histogram has these upper bounds, in seconds: {', '.join(f'{each:g}' for each in BUCKETS[:-1])}."
+    yield f"Every histogram has these upper bounds, in seconds: {', '.join(f'{each:g}' for each in BOUNDS[:-1])}."
 
 
 def _values(literal: Any) -> str:

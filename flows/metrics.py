@@ -12,7 +12,7 @@ from flows.naming import named
 from resonant.configured import open_configured_store
 from resonant.metrics.report import summary
 from tasks.alerts import announce_alerts
-from tasks.metrics import compact_rollups, measure_store, show_statistics, write_textfile
+from tasks.metrics import compact_counts, measure_store, show_statistics, write_textfile
 
 
 @flow(name="export-metrics", flow_run_name=named("export metrics"), persist_result=False)
@@ -33,7 +33,7 @@ async def export_metrics(
         async with AsyncExitStack() as steps:
             # Callbacks run in reverse order. If one fails, the rest still run, and then the flow run fails.
             steps.push_async_callback(show_statistics, store, totals, found)
-            steps.push_async_callback(compact_rollups, store)
+            steps.push_async_callback(compact_counts, store)
             steps.push_async_callback(announce_alerts, store, totals)
             write_textfile(totals, found, textfile)
     return Completed(message=summary(found))

@@ -47,15 +47,7 @@ async def announce_alerts(store: WorkerStore, totals: Totals) -> None:
     now = totals.taken_at
     settings = load_settings()
     thresholds = settings.alert_thresholds
-    activity = None
-    if settings.rollups:
-        await store.fold()  # the activity is read from the rollups
-        activity = await store.read(read_activity, now=now, window=thresholds.window)
-    else:
-        get_run_logger().warning(
-            "RESONANT_ROLLUPS is off: only alerts on old dead letters, a silent drain, and gates are evaluated; "
-            "other alerts neither begin nor end"
-        )
+    activity = await store.read(read_activity, now=now, window=thresholds.window)
     raised_at = await store.read(read_raised)
     findings = evaluate(totals, activity, thresholds, now, await _max_ages(totals, settings))
     await store.write(record_crossings, crossings(findings, raised_at, thresholds, now))

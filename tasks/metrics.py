@@ -18,10 +18,9 @@ from resonant.files import READABLE_BY_ALL, atomic_file
 from resonant.metrics.alerts import read_raised
 from resonant.metrics.conditions import read_activity
 from resonant.metrics.prometheus import registry_of, to_text
-from resonant.metrics.report import NOT_COUNTED, health_lines, summary, tables
+from resonant.metrics.report import health_lines, summary, tables
 from resonant.metrics.totals import measure
 from resonant.settings import load_settings
-from resonant.store.counter_compaction import compact
 from tasks.policies import known_policy, policy_of
 from tasks.tables import markdown_table
 
@@ -71,17 +70,15 @@ def write_textfile(totals: Totals, found: Statistics, textfile: str | None) -> P
     except OSError as error:
         raise ResonantError(f"{path.parent}: {error.strerror}") from None
     with atomic_file(path, mode=READABLE_BY_ALL) as write:
-        write(to_text(registry_of(totals, found, rollups=settings.rollups)))
+        write(to_text(registry_of(totals, found)))
     get_run_logger().info("Prometheus text written to %s", visible(str(path)))
-    if not settings.rollups:
-        get_run_logger().info(NOT_COUNTED)
     return path
 
 
-async def compact_rollups(store: WorkerStore) -> None:
-    """Move counts to tables that are fast to read; this is not part of the purge, which may never run."""
-    if taken := await compact(store):
-        get_run_logger().info("%d rows of old counts compacted into hours and days", taken)
+async def compact_counts(store: WorkerStore) -> None:
+    """Merge old counts, so that they are fast to read; this is not part of the purge, which may never run."""
+    if merged := await store.compact():
+        get_run_logger().info("%d rows of counts merged", merged)
 
 
 async def show_statistics(store: WorkerStore, totals: Totals, found: Statistics) -> None:
@@ -112,7 +109,7 @@ async def _health(store: WorkerStore, totals: Totals) -> list[str]:
     """Return a Markdown list of the endpoints' health; empty without endpoints."""
     settings = load_settings()
     now, window = totals.taken_at, settings.alert_thresholds.window
-    activity = await store.read(read_activity, now=now, window=window) if settings.rollups else None
+    activity = await store.read(read_activity, now=now, window=window)
     lines = [
         f"- {f'**{markdown(name)}**' if name else 'all endpoints'}: {health}"
         for name, health in health_lines(totals, activity, await store.read(read_raised))

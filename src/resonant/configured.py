@@ -33,9 +33,7 @@ async def open_configured_store(
         StoreError: the store cannot be opened.
     """
     settings = settings or load_settings()
-    open_it = partial(
-        WorkerStore.open, settings.store_url, lease_seconds=settings.lease_seconds, rollups=settings.rollups
-    )
+    open_it = partial(WorkerStore.open, settings.store_url, lease_seconds=settings.lease_seconds)
     try:
         store = await open_it()
     except StoreUnavailable as error:

@@ -77,11 +77,6 @@ class Settings(BaseSettings):
         default=60.0,
         description="Seconds after which a worker's lease on a delivery expires; a live worker renews it.",
     )
-    rollups: bool = Field(
-        default=True,
-        description="Keep the counters that Prometheus, statistics and most alerts read. Use the same value in every "
-        "process: a process counts nothing while this is off.",
-    )
     concurrency: Annotated[int, Field(ge=1, le=10_000)] = Field(
         default=400,
         description="Maximum concurrent sends in one run. Half of them are for endpoints with short sends, a tenth for probes.",

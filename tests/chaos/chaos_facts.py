@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -17,6 +16,7 @@ from typing import Any
 import asyncpg
 
 from resonant.store.counts.counters import Tally
+from resonant.store.counts.sketches import EVER, Packed, add_up
 from resonant.store.queue.rescue import LOST_LEASES_BEFORE_GIVING_UP
 
 Row = dict[str, Any]
@@ -111,14 +111,7 @@ async def _read(connection: asyncpg.Connection, statements: tuple[str, ...]) -> 
         return [list(map(dict, await connection.fetch(each))) for each in statements]
 
 
-_LABELS = ("measure", "endpoint", "result", "category", "code", "le")
-_COUNTERS = """
-    SELECT measure, endpoint, result, category, code, le, sum(count) AS number
-    FROM (SELECT measure, endpoint, result, category, code, le, count FROM resonant_rollup_totals
-          UNION ALL
-          SELECT measure, endpoint, result, category, code, le, count FROM resonant_rollups) AS counted
-    GROUP BY measure, endpoint, result, category, code, le"""
-_NOT_FOLDED = "SELECT endpoint, sum(count) AS number FROM resonant_acceptances GROUP BY endpoint"
+_EVER = f"SELECT entries, buckets FROM resonant_sketches WHERE minute = {EVER}"
 _TALLIES = "SELECT minute, entries, seconds FROM resonant_tallies"
 _LEDGERS = """
     SELECT coalesce(sum(accepted), 0) AS accepted, coalesce(sum(purged), 0) AS purged
@@ -148,17 +141,19 @@ class Look:
 
     @classmethod
     def at(cls, snapshot: Snapshot) -> Look:
-        counters, not_folded, tallies, [ledgers], statuses, attempts, audit = snapshot(
-            _COUNTERS, _NOT_FOLDED, _TALLIES, _LEDGERS, _STATUSES, _ATTEMPTS, _AUDIT
+        ever, tallies, [ledgers], statuses, attempts, audit = snapshot(
+            _EVER, _TALLIES, _LEDGERS, _STATUSES, _ATTEMPTS, _AUDIT
         )
-        counted = Counter({tuple(row.values())[:-1]: int(row["number"]) for row in counters})
-        for row in not_folded:
-            counted["accepted", row["endpoint"], "accepted", "", "", math.inf] += int(row["number"])
+        packed = [Packed(EVER, row["entries"], row["buckets"]) for row in ever]
         for row in tallies:
             tally = Tally(row["minute"])
             tally.add_row(row["entries"], row["seconds"])
-            for each in tally.rows():
-                counted[tuple(each[name] for name in _LABELS)] += each["count"]
+            packed += [each for each in tally.rows() if each.minute == EVER]
+        counted = {
+            (*labels, bound): number
+            for labels, sketch in add_up(packed).items()
+            for bound, number in sketch.by_bound().items()
+        }
         return cls(
             counted,
             int(ledgers["accepted"]),
@@ -173,7 +168,7 @@ class Look:
     def counted(self, measure: str, result: str | None = None) -> int:
         return sum(
             number
-            for (of_measure, _, of_result, *_), number in self.counters.items()
+            for (of_measure, _, _, of_result, *_), number in self.counters.items()
             if of_measure == measure and result in (None, of_result)
         )
 
@@ -186,7 +181,6 @@ class Look:
                 self.accepted,
                 of_rows.total() + purged,
             ),
-            "accepted is counted": (self.counted("accepted"), self.accepted),
             "purged is counted": (self.counted("purge"), purged),
             "purged is in the audit": (self.audited["purge"], purged),
             "replayed is in the audit": (self.audited["replay"], replays),
@@ -201,7 +195,7 @@ class Look:
         }
         if not purged:
             must_agree["rounds are replays"] = (self.replays, replays)
-            must_agree["delays are counted"] = (self.counted("retry_delay"), self.delays)
+            must_agree["delays are counted"] = (self.counted("delay"), self.delays)
             for result in ("delivered", "failed", "lost"):
                 must_agree[f"attempts {result} are counted"] = (
                     self.counted("attempt", result),

@@ -182,14 +182,13 @@ async def export(store: Store, orders: Orders, _progress: Progress) -> None:
     from resonant.files import atomic_file
     from resonant.metrics.prometheus import registry_of, to_text
     from resonant.metrics.totals import measure
-    from resonant.store.counter_compaction import compact
 
     path = Path(orders.textfile)
     for _ in range(orders.times):
         totals, found = await measure(store, hours=24)
         with atomic_file(path, mode=0o644) as write:
             write(to_text(registry_of(totals, found)))
-        await compact(store)
+        await store.compact()
 
 
 async def enqueue(store: Store, orders: Orders, progress: Progress) -> None:

@@ -24,7 +24,6 @@ from resonant.events import Event
 from resonant.files import atomic_file
 from resonant.metrics.prometheus import registry_of, to_text
 from resonant.metrics.totals import measure
-from resonant.store.counter_compaction import compact
 from support.dispatching import dispatching, emit, http_target, opened
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ async def keep(store: Store, orders: Orders) -> None:
         totals, found = await measure(store, hours=orders.keep_minutes / 60)
         with atomic_file(folder / "resonant.prom", mode=0o644) as write:
             write(to_text(registry_of(totals, found)))
-        await compact(store)
+        await store.compact()
         archive = folder / f"purged-{number:04d}.jsonl.gz"
         await purge(store, Retention(days, days), who="soak", archive=archive)
         number += 1

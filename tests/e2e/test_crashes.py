@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.stores import fold
+from support.stores import read_counters
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -127,8 +127,7 @@ def test_a_stopped_worker_that_wakes_after_its_lease_changes_nothing(crashing, s
     try:
         crashing.do("emit")  # waits for the leases to end, takes over, delivers
         before = crashing.query("SELECT * FROM resonant_deliveries ORDER BY id")
-        fold(crashing.database)
-        counters = crashing.query("SELECT * FROM resonant_rollups ORDER BY 1, 2, 3, 4, 5, 6, 7, 8")
+        counters = read_counters(crashing.database)
         assert {row["status"] for row in before} == {"delivered"}
     finally:
         sleeper.send_signal(signal.SIGCONT)
@@ -136,9 +135,7 @@ def test_a_stopped_worker_that_wakes_after_its_lease_changes_nothing(crashing, s
 
     after = crashing.query("SELECT * FROM resonant_deliveries ORDER BY id")
     assert [tuple(row) for row in after] == [tuple(row) for row in before]
-    fold(crashing.database)
-    counted = crashing.query("SELECT * FROM resonant_rollups ORDER BY 1, 2, 3, 4, 5, 6, 7, 8")
-    assert [tuple(row) for row in counted] == [tuple(row) for row in counters]
+    assert read_counters(crashing.database) == counters
     late = crashing.query("SELECT count(*) AS n FROM resonant_attempts WHERE late")[0]["n"]
     assert late == 20, "its attempts are in the history"
     assert crashing.read("status")["balanced"]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import fields
+from math import isnan
+from typing import TYPE_CHECKING, Any
+
+from pandas import DataFrame
 
 from resonant.metrics.statistics import statistics
-from resonant.store.counts import sketches
 from resonant.store.counts.counters import DelayOf, Tally
+from resonant.store.counts.sketches import EVER
 
 if TYPE_CHECKING:
-    from resonant.metrics.percentiles import Entry
-    from resonant.metrics.statistics import Statistics
+    from resonant.metrics.statistics import Statistics, Unfinished
+    from resonant.metrics.totals import Totals
+    from resonant.store.counts.sketches import Packed
 
 HOUR = 3600
 START = 472_222 * HOUR + 0.0  # on an hour
@@ -21,7 +26,7 @@ class Facts:
 
     def __init__(self) -> None:
         self._tallies: dict[int, Tally] = {}
-        self.unfinished: list[Entry] = []
+        self.unfinished: list[Unfinished] = []
 
     def _at(self, at: float) -> Tally:
         return self._tallies.setdefault(int(at // 60), Tally(at))
@@ -59,10 +64,10 @@ class Facts:
         self._at(at).add("retries", endpoint, event_type, "", seconds=attempts - 1)
         return self
 
-    def dead(self, reason, *, took=1.0, attempts=1, at=START, endpoint="orders"):
-        self._at(at).add("delivery", endpoint, "t", "dead_letter", detail=reason, seconds=took)
+    def dead(self, reason, *, took=1.0, attempts=1, at=START, endpoint="orders", event_type="t"):
+        self._at(at).add("delivery", endpoint, event_type, "dead_letter", detail=reason, seconds=took)
         if attempts:
-            self._at(at).add("retries", endpoint, "t", "", seconds=attempts - 1)
+            self._at(at).add("retries", endpoint, event_type, "", seconds=attempts - 1)
         return self
 
     def replayed(self, reason, *, attempts=1, at=START, endpoint="orders"):
@@ -74,8 +79,30 @@ class Facts:
         self._at(START).add("delay", endpoint, "t", "", detail=detail, seconds=seconds)
         return self
 
-    def rows(self) -> list[sketches.Packed]:
-        return [sketches.pack(60 * minute, each.sketches()) for minute, each in self._tallies.items()]
+    def rows(self) -> list[Packed]:
+        """Return one row of sketches for each minute."""
+        return [row for each in self._tallies.values() for row in each.rows() if row.minute != EVER]
 
     def statistics(self, *, since=START, until=START + 1800) -> Statistics:
         return statistics(self.rows(), self.unfinished, since=since, until=until)
+
+
+def plain(found: Statistics) -> dict[str, Any]:
+    """Return statistics for comparison: NaN as None, and without the last digits, which depend on the order of additions."""
+
+    def cell(value: Any) -> Any:
+        if isinstance(value, float):
+            return None if isnan(value) else float(f"{value:.9g}")
+        return value
+
+    def table(frame: DataFrame) -> dict[Any, dict[str, Any]]:
+        rows = frame.to_dict("index")
+        return {key: {name: cell(value) for name, value in row.items()} for key, row in rows.items()}
+
+    values = {each.name: getattr(found, each.name) for each in fields(found)}
+    return {name: table(value) if isinstance(value, DataFrame) else value for name, value in values.items()}
+
+
+def comparable(totals: Totals, found: Statistics) -> tuple[Totals, dict[str, Any]]:
+    """Return counters, gauges and statistics for comparison."""
+    return totals, plain(found)

@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
-import math
 import sqlite3
 import time
+from collections import Counter, defaultdict
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from resonant.store.counts.counters import BUCKETS
-from support.stores import fold
+from resonant.store.counts.sketches import BOUNDS, NANOSECONDS, Labels, Sketch
+from support.stores import read_counters
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 DAY = 86_400
-HISTOGRAMS = (
-    "resonant_delivery_attempt_duration_seconds",
-    "resonant_delivery_end_to_end_duration_seconds",
-    "resonant_delivery_retry_delay_seconds",
+# The histograms, with the measure and the labels of their sketches.
+HISTOGRAMS: tuple[tuple[str, str, dict[str, str]], ...] = (
+    ("resonant_delivery_attempt_duration_seconds", "attempt", {}),
+    ("resonant_delivery_end_to_end_duration_seconds", "delivery", {"result": "delivered"}),
+    ("resonant_delivery_retry_delay_seconds", "delay", {}),
 )
 Samples = dict[frozenset[tuple[str, Any]], float]
 
 
+def matching(counters: dict[Labels, Sketch], measure: str, **labels: str) -> Iterator[tuple[Labels, Sketch]]:
+    """Yield the counters of a measure with these labels."""
+    for key, sketch in counters.items():
+        if key.measure == measure and all(getattr(key, name) == value for name, value in labels.items()):
+            yield key, sketch
+
+
 def facts(database: Path) -> dict[str, Samples]:
     """Compute every metric from the tables, independently of the exposition; zeros are omitted."""
-    fold(database)
+    counters = read_counters(database)
     with closing(sqlite3.connect(database)) as connection:
 
         def read(labels: str, value: str, rest: str) -> Samples:
@@ -37,8 +46,14 @@ def facts(database: Path) -> dict[str, Samples]:
                 frozenset(zip(names, row[1:], strict=True)): row[0] for row in rows if row[0] not in (0, None)
             }
 
-        def count(labels: str, condition: str) -> Samples:
-            return read(labels, "SUM(count)", f"resonant_rollups WHERE {condition}")
+        def count(*names: str, measure: str, **labels: str) -> Samples:
+            found: Counter[frozenset[tuple[str, Any]]] = Counter()
+            for key, sketch in matching(counters, measure, **labels):
+                # Prometheus treats an empty label as absent.
+                found[frozenset((name, getattr(key, name)) for name in names if getattr(key, name))] += (
+                    sketch.count
+                )
+            return dict(found)
 
         found = {
             "resonant_events_accepted_total": read(
@@ -48,21 +63,14 @@ def facts(database: Path) -> dict[str, Samples]:
                 "UNION ALL SELECT endpoint, count FROM resonant_acceptances)",
             ),
             "resonant_delivery_outcomes_total": {
-                frozenset({("endpoint", endpoint), ("outcome", result)}): number
-                for endpoint, result, number in connection.execute(
-                    "SELECT endpoint, result, SUM(count) FROM resonant_rollups WHERE measure = 'delivery' "
-                    "GROUP BY endpoint, result"
-                )
+                frozenset(("outcome" if name == "result" else name, value) for name, value in key): number
+                for key, number in count("endpoint", "result", measure="delivery").items()
             },
-            # Prometheus treats an empty label as absent.
-            "resonant_delivery_attempts_total": {
-                frozenset(pair for pair in key if pair[1]): number
-                for key, number in count("endpoint, result, category, code", "measure = 'attempt'").items()
-            },
-            "resonant_dead_letter_replays_total": count("endpoint", "measure = 'replay'"),
-            "resonant_dead_letter_purges_total": count(
-                "endpoint", "measure = 'purge' AND result = 'dead_letter'"
+            "resonant_delivery_attempts_total": count(
+                "endpoint", "result", "category", "code", measure="attempt"
             ),
+            "resonant_dead_letter_replays_total": count("endpoint", measure="replay"),
+            "resonant_dead_letter_purges_total": count("endpoint", measure="purge", result="dead_letter"),
             "resonant_deliveries": read("endpoint, status", "COUNT(*)", "resonant_deliveries"),
             "resonant_dead_letters": read(
                 "endpoint, category, reason", "COUNT(*)", "resonant_deliveries WHERE status = 'dead_letter'"
@@ -94,20 +102,20 @@ def facts(database: Path) -> dict[str, Samples]:
                 connection, "a.started_at - d.accepted_at", "number = 1"
             ),
         }
-        conditions = (
-            "measure = 'attempt' AND result <> 'lost'",
-            "measure = 'delivery' AND result = 'delivered'",
-            "measure = 'retry_delay'",
-        )
-        for name, condition in zip(HISTOGRAMS, conditions, strict=True):
-            found[f"{name}_count"] = count("endpoint", condition)
-            found[f"{name}_sum"] = read("endpoint", "SUM(total)", f"resonant_rollups WHERE {condition}")
-            found[f"{name}_bucket"] = {
-                key | {("le", math.inf)}: number for key, number in found[f"{name}_count"].items()
-            }
-            for bound in BUCKETS[:-1]:
-                below = count("endpoint", f"{condition} AND le <= {bound}")
-                found[f"{name}_bucket"] |= {key | {("le", bound)}: number for key, number in below.items()}
+        for name, measure, result in HISTOGRAMS:
+            found |= {f"{name}_{part}": {} for part in ("count", "sum", "bucket")}
+            sums: defaultdict[str, Sketch] = defaultdict(Sketch)
+            for key, sketch in matching(counters, measure, **result):
+                if key.result != "lost":
+                    sums[key.endpoint].add(sketch)
+            for endpoint, sketch in sums.items():
+                key = frozenset({("endpoint", endpoint)})
+                found[f"{name}_count"][key] = sketch.count
+                found[f"{name}_sum"][key] = sketch.total / NANOSECONDS
+                for bound in BOUNDS:
+                    below = sum(number for le, number in sketch.by_bound().items() if le <= bound)
+                    if below:
+                        found[f"{name}_bucket"][key | {("le", bound)}] = below
     return found
 
 

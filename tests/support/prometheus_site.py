@@ -39,7 +39,7 @@ COUNTERS = (
     "resonant_delivery_attempts_total",
     "resonant_dead_letter_replays_total",
     "resonant_dead_letter_purges_total",
-    *(f"{name}_{part}" for name in HISTOGRAMS for part in ("bucket", "count", "sum")),
+    *(f"{name}_{part}" for name, *_ in HISTOGRAMS for part in ("bucket", "count", "sum")),
 )
 GAUGES = (
     "resonant_delivery_latency_percentile_seconds",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from resonant.delivery.retry import GiveUp, Park
+from resonant.store.counts.sketches import Labels
 
 if TYPE_CHECKING:
     from resonant.events import DeadLetter, LeaseKey
@@ -126,7 +127,7 @@ class Model:
         self.deliveries: dict[int, Known] = {}
         self.accepted: Counter[str] = Counter()
         self.purged: Counter[str] = Counter()
-        self.counted: Counter[tuple[str, ...]] = Counter()
+        self.counted: Counter[Labels] = Counter()
 
     def all(self, **wanted: Any) -> list[Known]:
         """Return the deliveries that have these values, in the order of their ids."""
@@ -137,14 +138,15 @@ class Model:
         known = self.deliveries.get(lease.delivery_id)
         return known if known is not None and known.is_held_with(lease) else None
 
-    def count(self, measure: str, known: Known, result: str, category: Any = None, code: Any = None) -> None:
-        self.counted[measure, known.endpoint, known.event_type, result, category or "", code or ""] += 1
+    def count(
+        self, measure: str, known: Known, result: str = "", category: Any = None, code: Any = None
+    ) -> None:
+        self.counted[Labels(measure, known.endpoint, "", result, category or "", code or "")] += 1
 
     def accept(self, delivery_id: int, event, endpoint: str, now: float) -> None:
         known = Known(delivery_id, event.id, event.type, endpoint, now, now, now, now)
         self.deliveries[delivery_id] = known
         self.accepted[endpoint] += 1
-        self.count("accepted", known, "accepted")
 
     def claimable(self, endpoint: str, now: float) -> list[Known]:
         return [
@@ -202,7 +204,7 @@ class Model:
         if is_charged:
             known.last_delay = getattr(decision, "own_delay", decision.delay)
             known.backoff_until = getattr(decision, "backoff_until", None)
-        self.count("retry_delay", known, attempt.decision, known.category, known.code)
+        self.count("delay", known)
         return True
 
     def lose(self, known: Known, now: float) -> None:

@@ -7,5 +7,5 @@ from resonant.store import schema
 
 def snapshot(desk):
     """Return all rows that a late worker must not change."""
-    tables = (schema.deliveries, schema.rollups, schema.ledgers, schema.events)
-    return [desk.rows(table) for table in tables]
+    tables = (schema.deliveries, schema.ledgers, schema.events)
+    return [*(desk.rows(table) for table in tables), desk.counters()]

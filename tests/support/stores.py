@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from resonant.store import WorkerStore
+from resonant.store.counts.counters import read_ever
 from resonant.testing import FixedClock
 
 if TYPE_CHECKING:
@@ -14,19 +15,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from resonant.store import Store
+    from resonant.store.counts.sketches import Labels, Sketch
 
 
 START = 1_700_000_000.0
 
 
-def fold(database: Path) -> None:
-    """Fold all tallies of an SQLite store."""
+def read_counters(database: Path) -> dict[Labels, Sketch]:
+    """Return what Prometheus counts of an SQLite store, by its labels."""
 
-    async def fold_all() -> None:
+    async def read() -> dict[Labels, Sketch]:
         async with opened(f"sqlite:///{database}") as store:
-            await store.fold()
+            return await store.read(read_ever)
 
-    asyncio.run(fold_all())
+    return asyncio.run(read())
 
 
 @asynccontextmanager

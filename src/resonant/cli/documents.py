@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from pandas import DataFrame
     from prometheus_client import CollectorRegistry
 
     from resonant.dead_letters.cancel import Cancellable
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
     from resonant.lab.history import History as EndpointHistory
     from resonant.lab.scenario import Scenario
     from resonant.metrics.alerts import Key
-    from resonant.metrics.percentiles import Spread
-    from resonant.metrics.statistics import Events, Hour, Statistics
+    from resonant.metrics.statistics import Statistics
     from resonant.output import Document
     from resonant.store.audit import AuditEntry
     from resonant.store.shared.gates import Gate, GateState
@@ -262,50 +262,56 @@ def metrics(found: Statistics) -> Document:
     """Return the statistics: rates are fractions; missing figures are null."""
     from resonant.metrics.report import by_most_events
 
-    figures = found.overall
+    [overall] = _rows(found.overall).values()
     return {
-        "events": _events(figures.events),
-        "error_categories": figures.error_categories,
-        "error_types": figures.error_types,
-        "latency_ms": _milliseconds(figures.latency),
-        "end_to_end_ms": _milliseconds(figures.end_to_end),
-        "first_attempt_ms": _milliseconds(figures.first_attempt),
-        "retries": asdict(figures.retries),
-        "hourly": [_hour(hour) for hour in found.hourly],
+        "events": _events(overall),
+        "error_categories": found.count("category"),
+        "error_types": found.count("error_type"),
+        "latency_ms": _milliseconds(overall, "latency"),
+        "end_to_end_ms": _milliseconds(overall, "end_to_end"),
+        "first_attempt_ms": _milliseconds(overall, "first_attempt"),
+        "retries": _retries(overall),
+        "hourly": [
+            {
+                "hour": rfc3339(start),
+                **{name: of[name] for name in ("success", "dead_letter", "attempts", "failed_attempts")},
+                "latency_ms": _milliseconds(of, "latency"),
+            }
+            for start, of in _rows(found.hourly).items()
+        ],
         "by_event_type": {
             name: {
-                "events": _events(of_type.events),
-                "attempts": asdict(of_type.attempts),
-                "error_categories": of_type.error_categories,
-                "latency_ms": _milliseconds(of_type.latency),
-                "retries": asdict(of_type.retries),
+                "events": _events(of),
+                "attempts": {"total": of["attempts"], "failed": of["failed_attempts"]},
+                "error_categories": found.count("category", name),
+                "latency_ms": _milliseconds(of, "latency"),
+                "retries": _retries(of),
             }
-            for name, of_type in by_most_events(found.by_event_type)
+            for name, of in _rows(by_most_events(found.by_event_type)).items()
         },
     }
 
 
-def _events(events: Events) -> Document:
-    return _pick(events, "total success failed dead_letter success_rate")
+def _rows(table: DataFrame) -> dict[Any, Document]:
+    """Return the rows of a table of statistics by their index; missing figures are None."""
+    rows = table.astype(object).where(table.notna(), None).to_dict("index")
+    return {name: {str(column): value for column, value in row.items()} for name, row in rows.items()}
 
 
-def _hour(hour: Hour) -> Document:
-    events, attempts = hour.figures.events, hour.figures.attempts
-    return {
-        "hour": rfc3339(hour.start),
-        "success": events.success,
-        "dead_letter": events.dead_letter,
-        "attempts": attempts.total,
-        "failed_attempts": attempts.failed,
-        "latency_ms": _milliseconds(hour.figures.latency),
-    }
+def _events(of: Document) -> Document:
+    names = ("success", "failed", "dead_letter", "success_rate")
+    return {"total": of["events"], **{name: of[name] for name in names}}
 
 
-def _milliseconds(spread: Spread) -> Document:
-    return {
-        name: None if seconds is None else round(1000 * seconds, 3)
-        for name, seconds in asdict(spread).items()
-    }
+def _retries(of: Document) -> Document:
+    most = of["retries_max"]
+    return {"total": of["retries"], "avg": of["retries_avg"], "max": None if most is None else int(most)}
+
+
+def _milliseconds(of: Document, durations: str) -> Document:
+    names = ("min", "avg", "p50", "p95", "p99", "max")
+    seconds = {name: of[f"{durations}_{name}"] for name in names}
+    return {name: None if value is None else round(1000 * value, 3) for name, value in seconds.items()}
 
 
 def samples(registry: CollectorRegistry) -> list[Document]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from sqlalchemy import func, select, union_all
+from sqlalchemy import func, select
 
 from resonant.store import schema
-from resonant.store.counter_compaction import MINUTES_KEPT_SECONDS
-from resonant.store.counts import counters
+from resonant.store.counts.counters import read_counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -21,13 +20,12 @@ if TYPE_CHECKING:
 OutageKind = Literal["refuse", "503", "hang"]
 
 DAYS = 30
-# Limits of the queries: attempts of all endpoints, and rows of counters.
+# The limit of the query, for attempts of all endpoints.
 MOST_ATTEMPTS = 100_000
-_MOST_ROWS = 50_000
 # An outage has at least this many failures and no delivery. A longer pause between failures ends it.
 _FEWEST_FAILURES = 5
 _LONGEST_PAUSE = 3 * 3600.0
-_MINUTE, _HOUR = 60.0, 3600.0
+_MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86_400.0
 _TIMEOUTS = ("timeout", "read_timeout", "write_timeout", "connect_timeout")
 _THROTTLED = 429
 _a, _d = schema.attempts.c, schema.deliveries.c
@@ -59,9 +57,10 @@ class Answered(NamedTuple):
 
 
 class _Span(NamedTuple):
-    """The counts of a minute, or of an hour if its minutes are no longer kept."""
+    """The counts of an hour, or of a minute: from ``start`` to ``end``, seconds since the epoch."""
 
     start: float
+    end: float
     delivered: int
     failures: Counter[str]
 
@@ -143,12 +142,12 @@ class History:
 def read_history(connection: Connection, endpoint: str, *, now: float) -> History:
     """Read an endpoint's history of the last 30 days, as far as the store keeps it.
 
-    Outages of the last day are exact to the minute, older ones to the hour. Individual attempts are read from the latest
-    ``MOST_ATTEMPTS`` of the whole store.
+    Individual attempts are read from the latest ``MOST_ATTEMPTS`` of the whole store. Outages of the last day are exact to the
+    minute if these attempts reach back to them, other outages to the hour.
     """
-    since = now - DAYS * 86_400
+    since = now - DAYS * _DAY
     attempts = _read_attempts(connection, endpoint)
-    spans = _read_spans(connection, endpoint, since) or _spans_of(attempts)
+    spans = _read_hours(connection, endpoint, since)
     first = min(
         [*(each.start for each in spans[:1]), *(each.started_at for each in attempts[:1])], default=now
     )
@@ -158,7 +157,7 @@ def read_history(connection: Connection, endpoint: str, *, now: float) -> Histor
         until=now,
         delivered=sum(each.delivered for each in spans),
         failed=sum(each.failures.total() for each in spans),
-        outages=tuple(_outages(spans, now)),
+        outages=tuple(_outages(_with_minutes(spans, attempts, now), now)),
         attempts=tuple(attempts),
     )
 
@@ -182,50 +181,36 @@ def _read_attempts(connection: Connection, endpoint: str) -> list[Answered]:
     ]
 
 
-def _read_spans(connection: Connection, endpoint: str, since: float) -> list[_Span]:
-    both = union_all(
-        *(
-            select(table.c.minute, table.c.result, table.c.category, table.c.code, table.c["count"])
-            .where(
-                *(table.c.measure == "attempt", table.c.minute >= int(since)),
-                *(table.c.endpoint == endpoint, table.c.result != "lost"),
-            )
-            .order_by(table.c.minute.desc())
-            .limit(_MOST_ROWS)
-            .subquery()
-            .select()
-            for table in (schema.rollups, schema.rollup_history)
-        )
-    ).subquery()
-    kinds = (both.c.minute, both.c.result, both.c.category, both.c.code)
-    query = select(*kinds, func.sum(both.c["count"])).group_by(*kinds).order_by(both.c.minute)
-    delivered: Counter[int] = Counter()
-    failures: defaultdict[int, Counter[str]] = defaultdict(Counter)
-    for minute, result, category, code, count in connection.execute(query):
-        if result == "delivered":
-            delivered[minute] += int(count)
-        else:
-            failures[minute][_kind(category, code)] += int(count)
-    for row in counters.read_unfolded_rows(connection, since=since):
-        if (row["measure"], row["endpoint"]) != ("attempt", endpoint) or row["result"] == "lost":
-            continue
-        if row["result"] == "delivered":
-            delivered[row["minute"]] += row["count"]
-        else:
-            failures[row["minute"]][_kind(row["category"], row["code"])] += row["count"]
-    starts = sorted({*delivered, *failures})
-    return [_Span(float(start), delivered[start], failures[start]) for start in starts]
+def _read_hours(connection: Connection, endpoint: str, since: float) -> list[_Span]:
+    hours: dict[float, _Span] = {}
+    for minute, labels, number, _ in read_counts(connection, since=since):
+        if labels.measure == "attempt" and labels.endpoint == endpoint and labels.result != "lost":
+            failure = None if labels.result == "delivered" else _kind(labels.category, labels.code)
+            _count(hours, minute, _HOUR, failure, number)
+    return [hours[start] for start in sorted(hours)]
 
 
-def _spans_of(attempts: Iterable[Answered]) -> list[_Span]:
-    """Count attempts per minute, for a store without counters."""
-    spans: dict[float, _Span] = {}
+def _with_minutes(hours: Iterable[_Span], attempts: Sequence[Answered], now: float) -> list[_Span]:
+    """Replace the hours of the last day by minutes, as far back as there are attempts."""
+    if not attempts:
+        return list(hours)
+    begin = max(attempts[0].started_at, now - _DAY) // _HOUR * _HOUR
+    minutes: dict[float, _Span] = {}
     for each in attempts:
-        start = each.started_at // _MINUTE * _MINUTE
-        before = spans.get(start) or _Span(start, 0, Counter())
-        before.failures.update([] if each.is_delivered else [_kind(each.category, each.code)])
-        spans[start] = before._replace(delivered=before.delivered + each.is_delivered)
-    return [spans[start] for start in sorted(spans)]
+        if each.started_at >= begin:
+            failure = None if each.is_delivered else _kind(each.category, each.code)
+            _count(minutes, each.started_at, _MINUTE, failure, 1)
+    return [*(hour for hour in hours if hour.start < begin), *(minutes[start] for start in sorted(minutes))]
+
+
+def _count(spans: dict[float, _Span], at: float, seconds: float, failure: str | None, number: int) -> None:
+    start = at // seconds * seconds
+    span = spans.get(start) or _Span(start, start + seconds, 0, Counter())
+    if failure is None:
+        span = span._replace(delivered=span.delivered + number)
+    else:
+        span.failures[failure] += number
+    spans[start] = span
 
 
 def _kind(category: str | None, code: str | None) -> str:
@@ -242,7 +227,6 @@ def _outages(spans: Sequence[_Span], now: float) -> Iterable[Outage]:
     failures: Counter[str] = Counter()
     start = end = 0.0
     for span in spans:
-        length = _MINUTE if span.start > now - MINUTES_KEPT_SECONDS else _HOUR
         down = span.failures.total() - span.failures["answered"]
         is_down = down > 0 and not span.delivered and not span.failures["answered"]
         if failures and (not is_down or span.start - end > _LONGEST_PAUSE):
@@ -251,7 +235,7 @@ def _outages(spans: Sequence[_Span], now: float) -> Iterable[Outage]:
             failures = Counter()
         if is_down:
             start = start if failures else span.start
-            end = min(now, span.start + length)
+            end = min(now, span.end)
             failures += span.failures
     yield from _outage(start, end, failures)
 

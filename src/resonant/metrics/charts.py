@@ -15,7 +15,7 @@ from resonant import chart_style as style
 from resonant.delivery.retry import backoff
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
@@ -41,13 +41,13 @@ class _Lane(NamedTuple):
 def latency(found: Statistics) -> str:
     """Draw the percentiles of attempt durations by hour; an hour without attempts is a gap."""
     title = "Duration of an attempt"
-    hours = found.hourly[-MOST_HOURS:]
-    if not any(hour.figures.latency.p50 is not None for hour in hours):
+    hours = found.hourly.tail(MOST_HOURS)
+    if hours["latency_p50"].isna().all():
         return style.nothing_to_draw(title, "no attempt was answered in this window")
     with style.our_style():
         figure = style.new_figure(title, height=2.8, legend_rows=1)
         axes = figure.add_subplot()
-        middles = [(hour.start + style.HOUR / 2) / style.DAY for hour in hours]
+        middles = (hours.index.to_numpy() + style.HOUR / 2) / style.DAY
         values: list[float] = []
         # Markers differ in shape, for colour-blind people, and in size, so that equal percentiles stay visible.
         for name, ink, dashes, marker, size, is_filled in (
@@ -55,14 +55,13 @@ def latency(found: Statistics) -> str:
             ("p95", style.PURPLE, (0, (5, 1.6)), "s", 8.0, False),
             ("p99", style.VERMILION, (0, (1.4, 1.4)), "^", 4.5, True),
         ):
-            of_hours = [getattr(hour.figures.latency, name) for hour in hours]
-            drawn = np.maximum(np.array(of_hours, float), style.SHORTEST)  # None becomes NaN
+            drawn = hours[f"latency_{name}"].clip(lower=style.SHORTEST).to_numpy()
             values += list(drawn)
             [line] = axes.plot(middles, drawn, color=ink.light, linestyle=dashes, label=name, gid=name)
             line.set(linewidth=2, marker=marker, markersize=size, markevery=_marked(drawn))
             line.set_markerfacecolor(ink.light if is_filled else "none")
         style.log_seconds(axes, values)
-        style.hour_axis(axes, hours[0].start, hours[-1].start)
+        style.hour_axis(axes, hours.index[0], hours.index[-1])
         style.add_legend(figure)
         return style.to_svg(figure)
 
@@ -70,22 +69,22 @@ def latency(found: Statistics) -> str:
 def outcomes(found: Statistics) -> str:
     """Draw the numbers of delivered events and dead letters by hour, each with its own scale."""
     title = "Events that ended, by hour"
-    hours = found.hourly[-MOST_HOURS:]
-    events = [hour.figures.events for hour in hours]
-    if not any(each.success or each.dead_letter for each in events):
+    hours = found.hourly.tail(MOST_HOURS)
+    if not hours[["success", "dead_letter"]].to_numpy().any():
         return style.nothing_to_draw(title, "no event ended in this window")
     with style.our_style():
         figure = style.new_figure(title, height=3.5)
         panels = figure.subplots(2, 1, sharex=True, height_ratios=[1.7, 1])
-        for axes, name, ink, counts in (
-            (panels[0], "delivered", style.BLUE, [each.success for each in events]),
-            (panels[1], "dead letters", style.VERMILION, [each.dead_letter for each in events]),
+        for axes, name, ink, column in (
+            (panels[0], "delivered", style.BLUE, "success"),
+            (panels[1], "dead letters", style.VERMILION, "dead_letter"),
         ):
-            _draw_bars(axes, [hour.start for hour in hours], counts, ink, name.replace(" ", "-"))
+            counts = hours[column].tolist()
+            _draw_bars(axes, hours.index, counts, ink, name.replace(" ", "-"))
             style.count_axis(axes, max(counts))
             axes.set_ylabel(name, color=ink.light, fontweight="bold")
             axes.yaxis.set_label_coords(-0.75 / (style.WIDTH - style.LEFT - style.RIGHT), 0.5)
-        style.hour_axis(panels[1], hours[0].start, hours[-1].start)
+        style.hour_axis(panels[1], hours.index[0], hours.index[-1])
         panels[0].tick_params(bottom=False, labelbottom=False)
         return style.to_svg(figure)
 
@@ -93,7 +92,7 @@ def outcomes(found: Statistics) -> str:
 def dead_letters(found: Statistics) -> str:
     """Draw the number of dead letters by reason."""
     title = "Dead letters, by reason"
-    reasons = found.overall.reasons
+    reasons = found.count("reason")
     if not reasons:
         return style.nothing_to_draw(title, "no event was given up in this window")
     with style.our_style():
@@ -176,8 +175,8 @@ def _draw_delays(axes: Axes, lanes: Sequence[_Lane]) -> list[float]:
         shown = [each for each in lane.delays if each.key.after <= MOST_ATTEMPTS]
         places = [each.key.after + shift for each in shown]
         lows, medians, highs = (
-            [max(getattr(each.spread, name), style.SHORTEST) for each in shown]
-            for name in ("min", "p50", "max")
+            [max(getattr(each, name), style.SHORTEST) for each in shown]
+            for name in ("least", "median", "most")
         )
         axes.vlines(places, lows, highs, colors=lane.ink.light, linewidth=2.6)
         [dots] = axes.plot(places, medians, color=lane.ink.light, label=lane.label, gid=f"delays-{place}")
@@ -215,7 +214,7 @@ def _marked(drawn: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.flatnonzero(known[1:-1] & ~is_near_another)
 
 
-def _draw_bars(axes: Axes, starts: Sequence[int], counts: Sequence[int], ink: style.Ink, gid: str) -> None:
+def _draw_bars(axes: Axes, starts: Iterable[int], counts: Sequence[int], ink: style.Ink, gid: str) -> None:
     """Draw bars for all hours with a count, in one path."""
     edges = [(start + part * style.HOUR) / style.DAY for start in starts for part in (0.08, 0.92)]
     heights = [height for count in counts for height in (count or np.nan, np.nan)][:-1]

@@ -13,24 +13,28 @@ excludes endpoints that get only probes.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sqlalchemy import BigInteger, and_, case, cast, func, or_, select, union_all
+from sqlalchemy import func, select
 
 from resonant.display import counted
 from resonant.metrics.alerts import ALL_ENDPOINTS, Condition, Finding, Key, definitions
 from resonant.metrics.totals import read_totals
 from resonant.store import schema
+from resonant.store.counts.counters import read_counts
+from resonant.store.counts.sketches import begin_of
 from resonant.store.shared.gates import Gate
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
-    from sqlalchemy import ColumnElement, Connection, Subquery
+    from sqlalchemy import Connection
 
     from resonant.metrics.totals import Totals
     from resonant.settings import Thresholds
+    from resonant.store.counts.counters import Count
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 # An alert ends at this share of its threshold. Otherwise it would flap around the threshold, and each end of an error-rate
@@ -67,44 +71,65 @@ class Activity:
 def read_activity(connection: Connection, *, now: float, window: float) -> dict[str, Activity]:
     """Count the recent activity of each endpoint.
 
+    Since minutes are merged into hours after an hour, a window longer than that begins with an hour, and the hour of the day
+    before is the nearest full hour.
+
     Args:
         connection: in a transaction.
         now: seconds since the epoch.
         window: the window of attempts and retries, in seconds.
     """
-    end = int(now)
-    recent, hour = int(now - window), end - _HOUR
-    day_before = (end - _DAY - _HOUR, end - _DAY)
-    c = _counted(since=min(recent, hour), and_between=day_before).c
-    is_recent, is_of_hour = c.minute >= recent, c.minute >= hour
-    is_of_day_before = c.minute.between(*day_before)
-    is_ended = and_(c.measure == "attempt", c.result != "lost")  # the result of a lost attempt is unknown
-    is_failed = and_(is_ended, c.result != "delivered")
-    counts = {
-        "attempts": (is_ended, is_recent),
-        "failed": (is_failed, is_recent),
-        "retried": (c.measure == "retry_delay", is_recent),
-        "dead_letters": (c.measure == "delivery", is_of_hour),  # only dead letters are read
-        "replayed": (c.measure == "replay", is_of_hour),
-        "timed": (is_ended, is_of_hour),
-        "timed_failed": (is_failed, is_of_hour),
-        "timed_before": (is_ended, is_of_day_before),
-        "timed_failed_before": (is_failed, is_of_day_before),
-    }
-    query = select(
-        c.endpoint,
-        # PostgreSQL returns a sum of integers as numeric.
-        *(cast(_sum(c["count"], *each), BigInteger).label(name) for name, each in counts.items()),
-        _sum(c.total, is_ended, is_of_hour).label("seconds"),
-        _sum(c.total, is_ended, is_of_day_before).label("seconds_before"),
-    ).group_by(c.endpoint)
-    given_up = _read_given_up(connection, since=hour)
+    window_begin, hour_begin = begin_of(now - window, now=now), begin_of(now - _HOUR, now=now)
+    before_begin = round((now - _DAY - _HOUR) / _HOUR) * _HOUR
+    counts = read_counts(connection, since=min(window_begin, hour_begin))
+    of_window = _sums(each for each in counts if each.minute >= window_begin)
+    of_hour = _sums(each for each in counts if each.minute >= hour_begin)
+    of_before = _sums(read_counts(connection, since=before_begin, until=before_begin + _HOUR - 1))
+    given_up = _read_given_up(connection, since=hour_begin)
     found = {}
-    for row in connection.execute(query):
-        values = row._asdict()
-        endpoint, replayed = values.pop("endpoint"), values.pop("replayed")
-        values["dead_letters"] = min(values["dead_letters"] - replayed, given_up.get(endpoint, 0))
-        found[endpoint] = Activity(**values)
+    for endpoint in {*of_window, *of_hour, *of_before}:
+        recent, hour, before = of_window[endpoint], of_hour[endpoint], of_before[endpoint]
+        found[endpoint] = Activity(
+            attempts=recent.attempts,
+            failed=recent.failed,
+            retried=recent.retried,
+            dead_letters=min(hour.dead_letters, given_up.get(endpoint, 0)),
+            timed=hour.attempts,
+            timed_failed=hour.failed,
+            seconds=hour.seconds,
+            timed_before=before.attempts,
+            timed_failed_before=before.failed,
+            seconds_before=before.seconds,
+        )
+    return found
+
+
+@dataclass(slots=True)
+class _Sums:
+    """Counts of one endpoint: attempts that were answered or failed, retries, and dead letters less replays."""
+
+    attempts: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+    retried: int = 0
+    dead_letters: int = 0
+
+
+def _sums(counts: Iterable[Count]) -> defaultdict[str, _Sums]:
+    found: defaultdict[str, _Sums] = defaultdict(_Sums)
+    for _, labels, number, seconds in counts:
+        of = found[labels.endpoint]
+        match labels.measure, labels.result:
+            case "attempt", "delivered" | "failed":  # the result of a lost attempt is unknown
+                of.attempts += number
+                of.failed += number * (labels.result == "failed")
+                of.seconds += seconds
+            case "delay", _:
+                of.retried += number
+            case "delivery", "dead_letter":
+                of.dead_letters += number
+            case "replay", _:
+                of.dead_letters -= number
     return found
 
 
@@ -124,32 +149,9 @@ def _read_given_up(connection: Connection, *, since: int) -> dict[str, int]:
     return {row[0]: row[1] for row in connection.execute(query)}
 
 
-def _counted(*, since: int, and_between: tuple[int, int]) -> Subquery:
-    """Select the counts since a time and within a range, in seconds since the epoch; of deliveries, only dead letters.
-
-    Recent minutes are in the rollups, earlier ones in the history; a minute with a late write is in both. Nothing outside
-    these ranges is read.
-    """
-    names = ("minute", "measure", "endpoint", "result", "count", "total")
-    return union_all(
-        *(
-            select(*(table.c[name] for name in names)).where(
-                or_(table.c.minute >= since, table.c.minute.between(*and_between)),
-                table.c.measure.in_(["attempt", "delivery", "retry_delay", "replay"]),
-                or_(table.c.measure != "delivery", table.c.result == "dead_letter"),
-            )
-            for table in (schema.rollups, schema.rollup_history)
-        )
-    ).subquery()
-
-
-def _sum(column: ColumnElement[Any], *conditions: ColumnElement[bool]) -> ColumnElement[Any]:
-    return func.sum(case((and_(*conditions), column), else_=0))
-
-
 def evaluate(
     totals: Totals,
-    activity: Mapping[str, Activity] | None,
+    activity: Mapping[str, Activity],
     thresholds: Thresholds,
     now: float,
     max_ages: Mapping[tuple[str, str | None], float],
@@ -158,8 +160,7 @@ def evaluate(
 
     Args:
         totals: counters and gauges.
-        activity: recent counts by endpoint; a missing endpoint had no activity. None if counting is off: conditions that need
-            counts are then not evaluated, so their alerts neither begin nor end.
+        activity: recent counts by endpoint; a missing endpoint had no activity.
         thresholds: the limit of each condition.
         now: seconds since the epoch.
         max_ages: ``max_age`` in seconds, keyed by (endpoint, policy requested by the producer). The age of deliveries with
@@ -170,7 +171,7 @@ def evaluate(
 
 
 def describe(
-    connection: Connection, raised: Collection[Key], thresholds: Thresholds, *, now: float, is_counted: bool
+    connection: Connection, raised: Collection[Key], thresholds: Thresholds, *, now: float
 ) -> dict[Key, str]:
     """Return the current number and the threshold of each active alert; if the number is unknown, only the threshold.
 
@@ -179,12 +180,11 @@ def describe(
         raised: the active alerts.
         thresholds: the limit of each condition.
         now: seconds since the epoch.
-        is_counted: whether the store counts recent activity.
     """
     if not raised:
         return {}
     begins = {each.condition: each.begins for each in definitions(thresholds)}
-    activity = read_activity(connection, now=now, window=thresholds.window) if is_counted else None
+    activity = read_activity(connection, now=now, window=thresholds.window)
     found = _findings(read_totals(connection, now=now), activity, thresholds, now, {})
     # The max_age of held deliveries is part of the policies, which the store does not have.
     current = {each.key: each.text for each in found if each.key.condition is not Condition.HELD}
@@ -193,26 +193,21 @@ def describe(
 
 def _findings(
     totals: Totals,
-    activity: Mapping[str, Activity] | None,
+    activity: Mapping[str, Activity],
     thresholds: Thresholds,
     now: float,
     max_ages: Mapping[tuple[str, str | None], float],
 ) -> list[Finding]:
-    found: list[Finding] = []
-    if activity is not None:
-        # Excludes probes: they are few, and a retry follows nearly every one.
-        sent = [each for name, each in activity.items() if not _gets_only_probes(totals.gates.get(name))]
-        found.append(_retries(sent, thresholds))
+    # Excludes probes: they are few, and a retry follows nearly every one.
+    sent = [each for name, each in activity.items() if not _gets_only_probes(totals.gates.get(name))]
+    found = [_retries(sent, thresholds)]
     for endpoint in totals.endpoints:
         gate = totals.gates.get(endpoint) or Gate(endpoint)
-        if activity is not None:
-            counts = activity.get(endpoint, Activity())
-            found += [
-                _error_rate(endpoint, counts, thresholds),
-                _dead_letters(endpoint, counts, thresholds),
-                _latency(endpoint, counts, thresholds),
-            ]
+        counts = activity.get(endpoint, Activity())
         found += [
+            _error_rate(endpoint, counts, thresholds),
+            _dead_letters(endpoint, counts, thresholds),
+            _latency(endpoint, counts, thresholds),
             _dead_letter_age(endpoint, now - totals.oldest_dead_at.get(endpoint, now), thresholds),
             _drain_silent(gate, totals, thresholds, now),
             _probing(gate, totals, thresholds, now),

@@ -1,4 +1,4 @@
-"""Percentiles of the store's sketches: add up the buckets, cumulate their counts, and look up the ranks.
+"""The store's sketches as data frames, and percentiles of their durations.
 
 A percentile is interpolated between the two nearest ranks, as numpy does by default. Each rank is accurate to 1 %, so the
 percentile is too. The lowest and the highest rank are exact.
@@ -7,137 +7,99 @@ percentile is too. The lowest and the highest rank are exact.
 from __future__ import annotations
 
 import json
-from collections import Counter
-from dataclasses import dataclass, field
-from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from pandas import Series
+from pandas import DataFrame
 
-from resonant.store.counts.sketches import Labels, seconds_of
+from resonant.store.counts.sketches import NANOSECONDS, Labels, seconds_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Iterable
 
     from numpy.typing import NDArray
+    from pandas import Series
 
     from resonant.store.counts.sketches import Packed
 
+SPREAD = ("min", "avg", "p50", "p95", "p99", "max")
+_QUANTILES = np.array([0.5, 0.95, 0.99])
 _HOUR = 3600
-_QUANTILES = (0.5, 0.95, 0.99)
-NANOSECONDS = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Statistics of durations, in seconds: percentiles within 1 %, the others exact."""
-
-    min: float | None = None
-    avg: float | None = None
-    p50: float | None = None
-    p95: float | None = None
-    p99: float | None = None
-    max: float | None = None
-
-
-@dataclass(slots=True)
-class Entry:
-    """The sums of one hour and set of labels; see ``store.counts.sketches``.
+class Window(NamedTuple):
+    """The sketches of a window.
 
     Attributes:
-        measured: how many of ``count`` have a duration.
-        total: the sum of the durations, in nanoseconds, so that the order of additions does not matter.
-        buckets, numbers: arrays of bucket numbers and of their counts, one pair for each row.
+        counts: a row for each sketch: its ``hour``, its labels, its ``count``, how many of these were ``measured``, their sum
+            ``total`` in nanoseconds, so that adding is exact for months, and their minimum ``least`` and maximum ``most``.
+        sketch, bucket, number: one item for each bucket: the position of its sketch in ``counts``, the bucket, and the number of
+            values in it.
     """
 
-    hour: int
-    labels: Labels
-    count: int = 0
-    measured: int = 0
-    total: int = 0
-    least: float = inf
-    most: float = -inf
-    buckets: list[NDArray[np.int16]] = field(default_factory=list)
-    numbers: list[NDArray[np.uint32]] = field(default_factory=list)
+    counts: DataFrame
+    sketch: NDArray[np.int64]
+    bucket: NDArray[np.int64]
+    number: NDArray[np.float64]
 
 
-def read_entries(rows: Iterable[Packed]) -> Collection[Entry]:
-    """Add up the sketches of a window by hour and labels."""
-    entries: dict[tuple[int, Labels], Entry] = {}
+def read_window(rows: Iterable[Packed]) -> Window:
+    """Return the sketches of these rows."""
+    counts, widths = [], []
+    buckets, numbers = [np.empty(0, "<i2")], [np.empty(0, "<u4")]
     for row in rows:
         hour = row.minute // _HOUR * _HOUR
         size = len(row.buckets) // 6
-        buckets = np.frombuffer(row.buckets, "<i2", size)
-        numbers = np.frombuffer(row.buckets, "<u4", size, offset=2 * size)
-        counts = numbers.tolist()
-        end = 0
+        buckets.append(np.frombuffer(row.buckets, "<i2", size))
+        numbers.append(np.frombuffer(row.buckets, "<u4", size, offset=2 * size))
         for *labels, count, total, least, most, width in json.loads(row.entries):
-            key = (hour, Labels(*labels))
-            if (entry := entries.get(key)) is None:
-                entry = entries[key] = Entry(*key)
-            entry.count += count
-            if width:
-                start, end = end, end + width
-                entry.measured += sum(counts[start:end])
-                entry.total += total
-                entry.least = min(entry.least, least)
-                entry.most = max(entry.most, most)
-                entry.buckets.append(buckets[start:end])
-                entry.numbers.append(numbers[start:end])
-    _limit_replays(entries.values())
-    return entries.values()
+            counts.append((hour, *labels, count, total, least, most))
+            widths.append(width)
+    frame = DataFrame(counts, columns=["hour", *Labels._fields, "count", "total", "least", "most"])
+    sketch = np.repeat(np.arange(len(counts)), widths)
+    number = np.concatenate(numbers).astype(float)
+    frame["measured"] = np.bincount(sketch, number, minlength=len(counts))
+    types = {"hour": int, "count": int, "measured": int, "total": float, "least": float, "most": float}
+    return Window(frame.astype(types), sketch, np.concatenate(buckets).astype(int), number)
 
 
-def _limit_replays(entries: Collection[Entry]) -> None:
-    """Limit replays to the number of dead letters counted in the same hour.
+def spreads(window: Window, are: Series[bool], by: list[str]) -> DataFrame:
+    """Compute minimum, average, percentiles and maximum of the values of some sketches, for each group of them.
 
-    An earlier version, or a process with rollups off, did not count its dead letters here. Their replays must not be
-    subtracted from other dead letters.
+    Args:
+        window: the sketches.
+        are: which rows of ``window.counts``.
+        by: columns of ``window.counts``.
     """
+    counts = window.counts[are & (window.counts["measured"] > 0)]
+    if counts.empty:
+        return DataFrame(columns=SPREAD, index=counts.set_index(by).index, dtype=float)
+    groups = counts.groupby(by)
+    sums, least, most = groups[["measured", "total"]].sum(), groups["least"].min(), groups["most"].max()
+    group = np.full(len(window.counts), -1)
+    group[counts.index] = groups.ngroup()
+    of_bucket = group[window.sketch]
+    is_used = of_bucket >= 0
+    bucket = window.bucket[is_used]
+    lowest, width = int(np.min(bucket)), int(np.ptp(bucket)) + 1
+    numbers = np.bincount(
+        of_bucket[is_used] * width + bucket - lowest, window.number[is_used], minlength=len(sums) * width
+    )
+    # How many values of each group are in each bucket and all lower ones.
+    below = numbers.reshape(len(sums), width).cumsum(axis=1)
+    seconds = np.array([seconds_of(each) for each in range(lowest, lowest + width)])
+    size, lower, upper = (each.to_numpy()[:, None] for each in (sums["measured"], least, most))
 
-    def counted_as(entry: Entry) -> tuple[int, str, str, str]:
-        return (entry.hour, entry.labels.endpoint, entry.labels.event_type, entry.labels.detail)
+    def of_rank(ranks: NDArray[np.float64]) -> NDArray[np.float64]:
+        # The bucket of the value with this rank is the first with more values below its end.
+        place = [np.searchsorted(*each, side="right") for each in zip(below, ranks, strict=True)]
+        found = seconds[np.minimum(place, width - 1)].clip(lower, upper)
+        return np.where(ranks <= 0, lower, np.where(ranks >= size - 1, upper, found))
 
-    dead: Counter[tuple[int, str, str, str]] = Counter()
-    for entry in entries:
-        if entry.labels.measure == "delivery" and entry.labels.result == "dead_letter":
-            dead[counted_as(entry)] += entry.count
-    for entry in entries:
-        if entry.labels.measure == "replayed":
-            known = min(entry.count, dead[counted_as(entry)])
-            dead[counted_as(entry)] -= known
-            if known < entry.count:
-                entry.measured = entry.measured * known // entry.count
-                entry.total = entry.total * known // entry.count
-                entry.count = known
-
-
-def spread(entries: Collection[Entry]) -> Spread:
-    """Compute the spread of the durations of all entries."""
-    size = sum(entry.measured for entry in entries)
-    if not size:
-        return Spread()
-    least = min(entry.least for entry in entries)
-    most = max(entry.most for entry in entries)
-    buckets = np.concatenate([part for entry in entries for part in entry.buckets]).astype(np.int64)
-    numbers = np.concatenate([part for entry in entries for part in entry.numbers])
-    lowest = int(np.min(buckets))
-    # The number of durations in each bucket and all lower ones.
-    below = Series(np.bincount(buckets - lowest, numbers)).cumsum().to_numpy()
-
-    def of_rank(rank: int) -> float:
-        if rank <= 0:
-            return least
-        if rank >= size - 1:
-            return most
-        return min(max(seconds_of(lowest + int(below.searchsorted(rank, "right"))), least), most)
-
-    def quantile(part: float) -> float:
-        rank = part * (size - 1)
-        low = of_rank(int(rank))
-        return low + (rank - int(rank)) * (of_rank(int(rank) + 1) - low)
-
-    average = sum(entry.total for entry in entries) / NANOSECONDS / size
-    p50, p95, p99 = map(quantile, _QUANTILES)
-    return Spread(least, min(max(average, least), most), p50, p95, p99, most)
+    rank = _QUANTILES * (size - 1)
+    low = np.floor(rank)
+    percentiles = of_rank(low) + (rank - low) * (of_rank(low + 1) - of_rank(low))
+    average = (sums["total"] / NANOSECONDS / sums["measured"]).clip(least, most)
+    return DataFrame(
+        np.column_stack([least, average, percentiles, most]), columns=list(SPREAD), index=sums.index
+    )

@@ -6,7 +6,7 @@ Counters of a known endpoint start at 0, so that the first increase is visible.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -17,8 +17,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from resonant.events import Status
-from resonant.metrics.report import NOT_COUNTED
-from resonant.store.counts.counters import BUCKETS
+from resonant.store.counts.sketches import BOUNDS, NANOSECONDS, Sketch
 from resonant.store.shared.gates import Gate, GateState
 
 if TYPE_CHECKING:
@@ -26,11 +25,9 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
-    from resonant.metrics.percentiles import Spread
     from resonant.metrics.statistics import Statistics
-    from resonant.metrics.totals import Counted, Totals
-
-    Labels = tuple[str, ...]
+    from resonant.metrics.totals import Totals
+    from resonant.store.counts.sketches import Labels
 
 
 class _Collected(Collector):
@@ -43,18 +40,10 @@ class _Collected(Collector):
         return self._families
 
 
-def registry_of(totals: Totals, statistics: Statistics, *, rollups: bool = True) -> CollectorRegistry:
-    """Return a registry with only these metrics.
-
-    Args:
-        totals: counters and gauges.
-        statistics: the window's statistics, for the percentiles.
-        rollups: whether rollups are on. If they are off, counters and histograms are omitted, since frozen counters look
-            like an outage; the help text of the export's time mentions it.
-    """
-    counted = [*_counters(totals), *_histograms(totals)] if rollups else []
+def registry_of(totals: Totals, statistics: Statistics) -> CollectorRegistry:
+    """Return a registry with only these metrics: counters, gauges, and percentiles of the window's statistics."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collected([*counted, *_gauges(totals, statistics, rollups=rollups)]))
+    registry.register(_Collected([*_counters(totals), *_histograms(totals), *_gauges(totals, statistics)]))
     return registry
 
 
@@ -64,20 +53,20 @@ def to_text(registry: CollectorRegistry) -> str:
 
 
 def _counters(totals: Totals) -> Iterator[Metric]:
-    yield _counter(
+    yield _family(
+        CounterMetricFamily,
         "resonant_events_accepted_total",
         "Deliveries accepted: one per event and endpoint, regardless of its attempts.",
-        totals,
-        lambda row: row.measure == "accepted",
+        totals.accepted,
     )
     yield _counter(
         "resonant_delivery_outcomes_total",
         "Deliveries that ended: delivered, or given up as a dead letter. "
         "A replayed delivery ends again; an attempt that is retried does not count.",
         totals,
-        lambda row: row.measure == "delivery",
+        lambda of: of.measure == "delivery",
         labels=("outcome",),
-        key=lambda row: (row.result,),
+        key=lambda of: (of.result,),
         zeros=[("delivered",), ("dead_letter",)],
     )
     yield _counter(
@@ -85,22 +74,22 @@ def _counters(totals: Totals) -> Iterator[Metric]:
         "Attempts, including retries: delivered, failed, or lost with their worker. "
         "Category and code are the classifier's verdict on a failure.",
         totals,
-        lambda row: row.measure == "attempt",
+        lambda of: of.measure == "attempt",
         labels=("result", "category", "code"),
-        key=lambda row: (row.result, row.category, row.code),
+        key=lambda of: (of.result, of.category, of.code),
         zeros=[("delivered", "", "")],
     )
     yield _counter(
         "resonant_dead_letter_replays_total",
         "Dead letters that an operator replayed.",
         totals,
-        lambda row: row.measure == "replay",
+        lambda of: of.measure == "replay",
     )
     yield _counter(
         "resonant_dead_letter_purges_total",
         "Dead letters removed permanently, by retention or by an operator.",
         totals,
-        lambda row: row.measure == "purge" and row.result == "dead_letter",
+        lambda of: of.measure == "purge" and of.result == "dead_letter",
     )
 
 
@@ -110,35 +99,34 @@ def _histograms(totals: Totals) -> Iterator[Metric]:
         "Duration of an attempt, from the start of the request to the answer or failure. "
         "Attempts lost with their worker are not included.",
         totals,
-        lambda row: row.measure == "attempt" and row.result != "lost",
+        lambda of: of.measure == "attempt" and of.result != "lost",
     )
     yield _histogram(
         "resonant_delivery_end_to_end_duration_seconds",
         "Time from the acceptance of an event to its delivery, including all retries and waits.",
         totals,
-        lambda row: row.measure == "delivery" and row.result == "delivered",
+        lambda of: of.measure == "delivery" and of.result == "delivered",
     )
     yield _histogram(
         "resonant_delivery_retry_delay_seconds",
         "Delay before a retry, spent in the worker or parked in the store.",
         totals,
-        lambda row: row.measure == "retry_delay",
+        lambda of: of.measure == "delay",
     )
 
 
-def _gauges(totals: Totals, statistics: Statistics, *, rollups: bool) -> Iterator[Metric]:
-    by_endpoint = statistics.by_endpoint.items()
+def _gauges(totals: Totals, statistics: Statistics) -> Iterator[Metric]:
     yield _gauge(
         "resonant_delivery_latency_percentile_seconds",
         "Percentiles of the duration of an attempt over the exporter's window (24 hours by default), with an error "
         "below 1 %; absent if there was no attempt.",
-        _percentiles({name: figures.latency for name, figures in by_endpoint}),
+        _percentiles(statistics, "latency"),
         ("endpoint", "percentile"),
     )
     yield _gauge(
         "resonant_delivery_first_attempt_percentile_seconds",
         "Percentiles of the time from the acceptance of an event to its first attempt, over the same window.",
-        _percentiles({name: figures.first_attempt for name, figures in by_endpoint}),
+        _percentiles(statistics, "first_attempt"),
         ("endpoint", "percentile"),
     )
     none = {(endpoint, status): 0 for endpoint in totals.endpoints for status in get_args(Status)}
@@ -200,19 +188,18 @@ def _gauges(totals: Totals, statistics: Statistics, *, rollups: bool) -> Iterato
     )
     yield _gauge(
         "resonant_last_export_timestamp_seconds",
-        "Time when these metrics were read from the store. An old time means that the exporter has stopped."
-        + ("" if rollups else f" {NOT_COUNTED}."),
+        "Time when these metrics were read from the store. An old time means that the exporter has stopped.",
         {(): totals.taken_at},
         (),
     )
 
 
-def _percentiles(spreads: Mapping[str, Spread]) -> dict[Labels, float]:
+def _percentiles(statistics: Statistics, of: str) -> dict[tuple[str, str], float]:
+    """Return percentiles of durations by endpoint and name, without those that are unknown."""
     return {
-        (endpoint, name): value
-        for endpoint, spread in spreads.items()
+        (str(endpoint), name): seconds
         for name in ("p50", "p95", "p99")
-        if (value := getattr(spread, name)) is not None
+        for endpoint, seconds in statistics.by_endpoint[f"{of}_{name}"].dropna().items()
     }
 
 
@@ -220,39 +207,49 @@ def _counter(
     name: str,
     text: str,
     totals: Totals,
-    is_counted: Callable[[Counted], bool],
+    is_counted: Callable[[Labels], bool],
     *,
-    labels: Labels = (),
-    key: Callable[[Counted], Labels] = lambda _row: (),
-    zeros: Iterable[Labels] = ((),),
+    labels: tuple[str, ...] = (),
+    key: Callable[[Labels], tuple[str, ...]] = lambda _of: (),
+    zeros: Iterable[tuple[str, ...]] = ((),),
 ) -> Metric:
     """Return a counter by endpoint. ``key`` returns the values of the other labels, and those of ``zeros`` start at 0."""
     counts = Counter({(endpoint, *each): 0 for endpoint in totals.endpoints for each in zeros})
-    for row in filter(is_counted, totals.counted):
-        counts[row.endpoint, *key(row)] += row.number
-    family = CounterMetricFamily(name, text, labels=("endpoint", *labels))
-    for label_values, value in sorted(counts.items()):
-        family.add_metric(label_values, value)
-    return family
+    for of, sketch in totals.counted.items():
+        if is_counted(of):
+            counts[of.endpoint, *key(of)] += sketch.count
+    return _family(CounterMetricFamily, name, text, counts, ("endpoint", *labels))
 
 
-def _histogram(name: str, text: str, totals: Totals, is_measured: Callable[[Counted], bool]) -> Metric:
-    counts: dict[str, Counter[float]] = {name: Counter() for name in totals.endpoints}
-    seconds: defaultdict[str, float] = defaultdict(float)
-    for row in filter(is_measured, totals.counted):
-        counts.setdefault(row.endpoint, Counter())[row.le] += row.number
-        seconds[row.endpoint] += row.seconds
+def _histogram(name: str, text: str, totals: Totals, is_measured: Callable[[Labels], bool]) -> Metric:
+    sums = {endpoint: Sketch() for endpoint in totals.endpoints}
+    for of, sketch in totals.counted.items():
+        if is_measured(of):
+            sums.setdefault(of.endpoint, Sketch()).add(sketch)
     family = HistogramMetricFamily(name, text, labels=("endpoint",))
-    for endpoint, by_bound in sorted(counts.items()):
-        below = accumulate(by_bound[bound] for bound in BUCKETS)
-        buckets = list(zip(map(floatToGoString, BUCKETS), below, strict=True))
-        family.add_metric((endpoint,), buckets, seconds[endpoint])
+    for endpoint, sketch in sorted(sums.items()):
+        numbers = sketch.by_bound()
+        below = accumulate(numbers[bound] for bound in BOUNDS)
+        buckets = list(zip(map(floatToGoString, BOUNDS), below, strict=True))
+        family.add_metric((endpoint,), buckets, sketch.total / NANOSECONDS)
     return family
 
 
-def _gauge(name: str, text: str, values: Mapping[Any, float], labels: Labels = ("endpoint",)) -> Metric:
-    """Return a gauge. A key of ``values`` is a tuple of label values, or a string if there is one label."""
-    family = GaugeMetricFamily(name, text, labels=labels)
+def _gauge(
+    name: str, text: str, values: Mapping[Any, float], labels: tuple[str, ...] = ("endpoint",)
+) -> Metric:
+    return _family(GaugeMetricFamily, name, text, values, labels)
+
+
+def _family(
+    kind: type[CounterMetricFamily | GaugeMetricFamily],
+    name: str,
+    text: str,
+    values: Mapping[Any, float],
+    labels: tuple[str, ...] = ("endpoint",),
+) -> Metric:
+    """Return a metric. A key of ``values`` is a tuple of label values, or a string if there is one label."""
+    family = kind(name, text, labels=labels)
     for label_values, value in sorted(values.items()):
         family.add_metric((label_values,) if isinstance(label_values, str) else label_values, value)
     return family

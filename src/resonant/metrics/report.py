@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
+from math import isnan, nan
 from typing import TYPE_CHECKING, NamedTuple
+
+from pandas import concat
 
 from resonant.events import rfc3339
 from resonant.metrics.alerts import ALL_ENDPOINTS
 from resonant.metrics.conditions import Activity
-from resonant.metrics.statistics import Attempts, Events
+from resonant.metrics.percentiles import SPREAD
 from resonant.store.shared.gates import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from pandas import DataFrame
+
     from resonant.metrics.alerts import Key
-    from resonant.metrics.percentiles import Spread
-    from resonant.metrics.statistics import Figures, Hour, Statistics
+    from resonant.metrics.statistics import Statistics
     from resonant.metrics.totals import Totals
 
-NOT_COUNTED = "RESONANT_ROLLUPS is off: there are no counters, no histograms and no statistics"
-# No endpoint can have this name.
-EVERY_ENDPOINT = "(all)"
 MOST_TYPES = 20
 _NOTHING = "-"
 _HOUR, _DAY = 3600, 86_400
@@ -43,135 +43,135 @@ class Table(NamedTuple):
 
 def summary(statistics: Statistics) -> str:
     """Summarise the success rate and the error rate on one line."""
-    events, attempts = statistics.overall.events, statistics.overall.attempts
-    if not (events.total or attempts.total):
+    [of] = statistics.overall.to_dict("records")
+    if not (of["events"] or of["attempts"]):
         return f"nothing happened since {_moment(statistics.since)}"
-    ended = events.success + events.dead_letter
     return (
-        f"since {_moment(statistics.since)}: {percent(events.success_rate)} of {ended:,} ended events were delivered, "
-        f"{events.unfinished:,} are unfinished; {percent(attempts.error_rate)} of {attempts.total:,} attempts failed"
+        f"since {_moment(statistics.since)}: {percent(of['success_rate'])} of {of['success'] + of['dead_letter']:,} ended "
+        f"events were delivered, {of['unfinished']:,} are unfinished; {percent(of['error_rate'])} of {of['attempts']:,} "
+        "attempts failed"
     )
 
 
 def tables(statistics: Statistics) -> Iterator[Table]:
     """Yield the tables that have rows."""
-    overall = statistics.overall
-    by_endpoint = {EVERY_ENDPOINT: overall} | statistics.by_endpoint
+    endpoints = concat([statistics.overall, statistics.by_endpoint])
     every = (
-        Table(
-            "Events, each counted once regardless of retries",
-            ("endpoint", "delivered", "dead letter", "permanent", "unfinished", "success rate"),
-            tuple((name, *_events(figures)) for name, figures in by_endpoint.items()),
+        _table("Events, each counted once regardless of retries", "endpoint", endpoints, _EVENTS),
+        _table("Attempts, including retries", "endpoint", endpoints, _ATTEMPTS),
+        *(
+            _table(title, "endpoint", endpoints[endpoints[f"{name}_max"].notna()], _spread(name))
+            for title, name in _DURATIONS.items()
         ),
-        Table(
-            "Attempts, including retries",
-            ("endpoint", "attempts", "failed", "error rate", "retries", "per event", "most"),
-            tuple((name, *_attempts(figures)) for name, figures in by_endpoint.items()),
-        ),
-        *(Table(title, _SPREAD, _spreads(by_endpoint, of)) for title, of in _DURATIONS.items()),
-        Table("By event type, most events first", _OF_TYPE, _types(statistics.by_event_type)),
+        _table("By event type, most events first", "event type", _most(statistics.by_event_type), _OF_TYPE),
         Table(
             "Failed attempts and dead letters, by kind",
             ("kind", "name", "count"),
-            (
-                *_counts("category", overall.error_categories),
-                *_counts("code", overall.error_codes),
-                *_counts("error type", overall.error_types),
-                *_counts("dead-letter reason", overall.reasons),
+            tuple(
+                (title, name, f"{count:,}")
+                for kind, title in _KINDS.items()
+                for name, count in statistics.count(kind).items()
             ),
             bars=(2,),
         ),
-        Table(
-            "By hour, in UTC",
-            ("hour", "delivered", "dead", "attempts", "failed", "p50 ms", "p95 ms", "p99 ms"),
-            tuple(_hour(hour) for hour in statistics.hourly),
-            bars=(1, 2),
-        ),
+        _table("By hour, in UTC", "hour", statistics.hourly.rename(_moment), _OF_HOUR, bars=(1, 2)),
     )
     return (table for table in every if table.rows)
 
 
-_OF_TYPE = ("event type", "delivered", "dead", "unfinished", "attempts", "failed", "p95 ms")
+# The columns of the tables by their headers.
+_EVENTS = {
+    "delivered": "success",
+    "dead letter": "dead_letter",
+    "permanent": "failed",
+    "unfinished": "unfinished",
+    "success rate": "success_rate",
+}
+_ATTEMPTS = {
+    "attempts": "attempts",
+    "failed": "failed_attempts",
+    "error rate": "error_rate",
+    "retries": "retries",
+    "per event": "retries_avg",
+    "most": "retries_max",
+}
+_OF_TYPE = {
+    "delivered": "success",
+    "dead": "dead_letter",
+    "unfinished": "unfinished",
+    "attempts": "attempts",
+    "failed": "failed_attempts",
+    "p95 ms": "latency_p95",
+}
+_OF_HOUR = {
+    "delivered": "success",
+    "dead": "dead_letter",
+    "attempts": "attempts",
+    "failed": "failed_attempts",
+    "p50 ms": "latency_p50",
+    "p95 ms": "latency_p95",
+    "p99 ms": "latency_p99",
+}
 _DURATIONS = {
     "Duration of an attempt, in ms": "latency",
     "Time from acceptance to delivery, in ms": "end_to_end",
     "Time from acceptance to the first attempt, in ms": "first_attempt",
 }
-_SPREAD = ("endpoint", "min", "avg", "p50", "p95", "p99", "max")
+_KINDS = {
+    "category": "category",
+    "code": "code",
+    "error_type": "error type",
+    "reason": "dead-letter reason",
+}
 
 
-def _events(figures: Figures) -> tuple[str, ...]:
-    events = figures.events
-    counts = (events.success, events.dead_letter, events.failed, events.unfinished)
-    return (*(f"{count:,}" for count in counts), percent(events.success_rate))
+def _spread(name: str) -> dict[str, str]:
+    return {each: f"{name}_{each}" for each in SPREAD}
 
 
-def by_most_events(by_name: Mapping[str, Figures]) -> list[tuple[str, Figures]]:
-    """Return names and figures, most events first."""
-    return sorted(by_name.items(), key=lambda item: (-item[1].events.total, -item[1].attempts.total, item[0]))
+def _table(
+    title: str, of: str, rows: DataFrame, columns: Mapping[str, str], bars: tuple[int, ...] = ()
+) -> Table:
+    """Return a table with the index of some rows and these columns of them, by their headers."""
+    cells = [[_cell(column, value) for value in rows[column]] for column in columns.values()]
+    return Table(title, (of, *columns), tuple(zip(map(str, rows.index), *cells, strict=True)), bars)
 
 
-def _types(by_type: Mapping[str, Figures]) -> tuple[tuple[str, ...], ...]:
+def _cell(column: str, value: float) -> str:
+    if isnan(value):
+        return _NOTHING
+    if column.endswith("_rate"):
+        return percent(value)
+    if column.startswith(("latency_", "end_to_end_", "first_attempt_")):
+        return f"{1000 * value:,.1f}"
+    return f"{value:.2f}" if column == "retries_avg" else f"{value:,.0f}"
+
+
+def by_most_events(by_type: DataFrame) -> DataFrame:
+    """Return the rows with the most events first."""
+    return by_type.sort_values(["events", "attempts"], ascending=False, kind="stable")
+
+
+def _most(by_type: DataFrame) -> DataFrame:
+    """Return the event types with the most events, and one row for all others."""
     ranked = by_most_events(by_type)
-    rows = [
-        (name, *_type(figures.events, figures.attempts), _milliseconds(figures.latency.p95))
-        for name, figures in ranked[:MOST_TYPES]
-    ]
-    if others := [figures for _, figures in ranked[MOST_TYPES:]]:
-        events = (each.events for each in others)
-        attempts = (each.attempts for each in others)
-        summed = _type(
-            Events(*map(sum, zip(*map(astuple, events), strict=True))),
-            Attempts(*map(sum, zip(*map(astuple, attempts), strict=True))),
-        )
-        # Percentiles cannot be added.
-        rows.append((f"{len(others):,} {'other' if len(others) == 1 else 'others'}", *summed, _NOTHING))
-    return tuple(rows)
-
-
-def _type(events: Events, attempts: Attempts) -> tuple[str, ...]:
-    counts = (events.success, events.dead_letter, events.unfinished, attempts.total, attempts.failed)
-    return tuple(f"{count:,}" for count in counts)
-
-
-def _attempts(figures: Figures) -> tuple[str, ...]:
-    attempts, retries = figures.attempts, figures.retries
-    return (
-        f"{attempts.total:,}",
-        f"{attempts.failed:,}",
-        percent(attempts.error_rate),
-        f"{retries.total:,}",
-        _NOTHING if retries.avg is None else f"{retries.avg:.2f}",
-        _NOTHING if retries.max is None else f"{retries.max:,}",
-    )
-
-
-def _spreads(by_endpoint: Mapping[str, Figures], durations: str) -> tuple[tuple[str, ...], ...]:
-    spreads: dict[str, Spread] = {name: getattr(each, durations) for name, each in by_endpoint.items()}
-    return tuple(
-        (name, *map(_milliseconds, astuple(each))) for name, each in spreads.items() if each.max is not None
-    )
-
-
-def _hour(hour: Hour) -> tuple[str, ...]:
-    events, attempts, latency = hour.figures.events, hour.figures.attempts, hour.figures.latency
-    counts = (events.success, events.dead_letter, attempts.total, attempts.failed)
-    percentiles = map(_milliseconds, (latency.p50, latency.p95, latency.p99))
-    return (_moment(hour.start), *(f"{count:,}" for count in counts), *percentiles)
-
-
-def _counts(kind: str, counts: Mapping[str, int]) -> Iterator[tuple[str, ...]]:
-    return ((kind, name, f"{count:,}") for name, count in counts.items())
+    others = ranked[MOST_TYPES:]
+    if others.empty:
+        return ranked
+    summed = others[list(_OF_TYPE.values())].sum()
+    summed["latency_p95"] = nan  # percentiles cannot be added
+    name = f"{len(others):,} {'other' if len(others) == 1 else 'others'}"
+    return concat([ranked[:MOST_TYPES], summed.to_frame(name).T])
 
 
 def health_lines(
-    totals: Totals, activity: Mapping[str, Activity] | None, raised: Iterable[Key]
+    totals: Totals, activity: Mapping[str, Activity], raised: Iterable[Key]
 ) -> Iterator[tuple[str, str]]:
     """Yield each endpoint's name and health, endpoints with alerts first; then store-wide alerts, without a name.
 
     Args:
         totals: counters and gauges.
-        activity: recent counts by endpoint; None if counting is off.
+        activity: recent counts by endpoint.
         raised: the active alerts.
     """
     alerts: dict[str, list[str]] = {}
@@ -179,9 +179,7 @@ def health_lines(
         alerts.setdefault(key.endpoint, []).append(key.condition.value)
     for name in sorted(totals.endpoints, key=lambda each: (each not in alerts, each)):
         gate = totals.gates.get(name) or Gate(name)
-        parts: list[str] = [gate.state]
-        if activity is not None:
-            parts.append(_error_rate(activity.get(name, Activity())))
+        parts = [gate.state, _error_rate(activity.get(name, Activity()))]
         dead_at = totals.oldest_dead_at.get(name)
         age = None if dead_at is None else _age(totals.taken_at - dead_at)
         parts.append(f"oldest dead letter {age} old" if age else "no dead letter")
@@ -205,13 +203,9 @@ def _age(seconds: float) -> str:
     return f"{seconds / _HOUR:.0f} h" if seconds < 2 * _DAY else f"{seconds / _DAY:.0f} days"
 
 
-def percent(part: float | None) -> str:
-    """Format a fraction as a percentage; ``-`` for None."""
-    return _NOTHING if part is None else f"{100 * part:.2f} %"
-
-
-def _milliseconds(seconds: float | None) -> str:
-    return _NOTHING if seconds is None else f"{1000 * seconds:,.1f}"
+def percent(part: float) -> str:
+    """Format a fraction as a percentage; ``-`` for NaN."""
+    return _NOTHING if isnan(part) else f"{100 * part:.2f} %"
 
 
 def _moment(seconds: float) -> str:

@@ -102,7 +102,7 @@ async def read_registry(store: Store, settings: Settings) -> CollectorRegistry:
         StoreUnavailable: the store became unavailable.
     """
     totals, found = await measure(store, hours=settings.metrics_window_hours)
-    return registry_of(totals, found, rollups=settings.rollups)
+    return registry_of(totals, found)
 
 
 async def _read(settings: Settings) -> CollectorRegistry:

@@ -7,110 +7,65 @@ Here, an event is one delivery, regardless of its number of attempts. There are 
 
 A replayed dead letter counts only by its new outcome. A purge does not change statistics.
 
-A rate or a percentile without data is None. Rates are fractions, durations are in seconds, and times are in seconds since the
-epoch.
+The tables are data frames, with one row for each endpoint, event type or hour. Rates are fractions, durations are in seconds, and
+times are in seconds since the epoch. A rate or a duration without data is NaN. Their columns:
+
+================================ =================================================================================
+events                           success + dead_letter + unfinished
+success                          delivered
+dead_letter                      given up, for any reason
+failed                           dead letters with the reason permanent, which ``resonant failed`` lists
+unfinished                       pending or retrying; in no hour
+success_rate                     of the events that ended
+attempts, failed_attempts        failed ones include lost ones
+error_rate                       of attempts
+retries                          all retries of the events, even before the window
+retries_avg, retries_max         over events with an attempt
+latency_min, …, latency_max      attempts that were answered or failed: the end of a lost one is unknown
+end_to_end_min, …                from acceptance to delivery, of events delivered in the window
+first_attempt_min, …             from acceptance to the first attempt, unless it was lost with its worker
+================================ =================================================================================
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from collections import Counter
+from dataclasses import dataclass
+from math import nan
+from typing import TYPE_CHECKING
 
+import numpy as np
+from pandas import DataFrame, concat
 from sqlalchemy import func, select
 
-from resonant.metrics.percentiles import NANOSECONDS, Entry, Spread, read_entries, spread
+from resonant.metrics.percentiles import SPREAD, Window, read_window, spreads
 from resonant.store import schema
-from resonant.store.counts import sketches
-from resonant.store.counts.counters import DelayOf, read_unfolded
-from resonant.store.counts.sketches import Labels
+from resonant.store.counts.counters import DelayOf, read_rows
+from resonant.store.counts.sketches import NANOSECONDS, Labels, Sketch, begin_of, bucket_of, pack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from sqlalchemy import Connection
 
-K = TypeVar("K", int, str, tuple[str, str])
+    from resonant.store.counts.sketches import Packed
 
+DURATIONS = ["latency", "end_to_end", "first_attempt"]
+EVERY_ENDPOINT = "(all)"  # no endpoint can have this name
 _HOUR = 3600
+_SUMS = ["success", "dead_letter", "failed", "unfinished", "attempts", "failed_attempts", "tried", "retries"]
+_COUNTS = ["events", *_SUMS]
 _d = schema.deliveries
 
 
 @dataclass(frozen=True, slots=True)
-class Events:
-    """The results of events: those that ended in the window, and those unfinished at its end.
+class Unfinished:
+    """A number of unfinished deliveries with the same number of attempts."""
 
-    Attributes:
-        total: success + dead_letter + unfinished.
-        success: delivered.
-        dead_letter: given up, for any reason.
-        failed: dead letters with the reason permanent, which ``resonant failed`` lists.
-        unfinished: pending or retrying.
-    """
-
-    total: int = 0
-    success: int = 0
-    dead_letter: int = 0
-    failed: int = 0
-    unfinished: int = 0
-
-    @property
-    def success_rate(self) -> float | None:
-        """The share of delivered events among those that ended."""
-        return _part(self.success, self.success + self.dead_letter)
-
-
-@dataclass(frozen=True, slots=True)
-class Attempts:
-    """Attempts that ended in the window; ``failed`` includes lost ones."""
-
-    total: int = 0
-    failed: int = 0
-
-    @property
-    def error_rate(self) -> float | None:
-        """The share of attempts that failed or were lost."""
-        return _part(self.failed, self.total)
-
-
-@dataclass(frozen=True, slots=True)
-class Retries:
-    """All retries of the events, even before the window; ``avg`` and ``max`` are over events with an attempt."""
-
-    total: int = 0
-    avg: float | None = None
-    max: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """The statistics of all endpoints, of one endpoint, or of one event type.
-
-    Attributes:
-        latency: durations of attempts that were answered or failed; the end of a lost one is unknown.
-        end_to_end: durations from acceptance to delivery, of events delivered in the window.
-        first_attempt: durations from acceptance to the first attempt, unless it was lost with its worker.
-        reasons: dead letters by reason.
-        error_categories, error_codes, error_types: failed and lost attempts, the most frequent first.
-    """
-
-    events: Events = Events()
-    attempts: Attempts = Attempts()
-    latency: Spread = field(default_factory=Spread)
-    end_to_end: Spread = field(default_factory=Spread)
-    first_attempt: Spread = field(default_factory=Spread)
-    retries: Retries = Retries()
-    reasons: dict[str, int] = field(default_factory=dict)
-    error_categories: dict[str, int] = field(default_factory=dict)
-    error_codes: dict[str, int] = field(default_factory=dict)
-    error_types: dict[str, int] = field(default_factory=dict)
-
-
-class Hour(NamedTuple):
-    """One hour, from ``start``: the attempts and events that ended in it."""
-
-    start: int
-    figures: Figures
+    endpoint: str
+    event_type: str
+    attempts: int
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +75,9 @@ class Delays:
     endpoint: str
     key: DelayOf
     count: int
-    spread: Spread
+    least: float
+    median: float
+    most: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,27 +86,29 @@ class Statistics:
 
     Attributes:
         since: the beginning of a minute, or of an hour or a day if the window is long.
-        hourly: every hour from the first with activity until the window's end.
+        overall: one row.
+        hourly: every hour from the first with activity until the window's end, by its start.
+        kinds: failed and lost attempts by ``category``, ``code`` and ``error_type``, dead letters by ``reason``: the columns
+            ``kind``, ``event_type``, ``name`` and ``count``.
         delays: by endpoint, policy and number of the attempt.
     """
 
     since: float
     until: float
-    overall: Figures
-    by_endpoint: dict[str, Figures]
-    by_event_type: dict[str, Figures]
-    hourly: tuple[Hour, ...]
+    overall: DataFrame
+    by_endpoint: DataFrame
+    by_event_type: DataFrame
+    hourly: DataFrame
+    kinds: DataFrame
     delays: tuple[Delays, ...]
 
-
-def unfinished_entry(endpoint: str, event_type: str, attempts: int, number: int) -> Entry:
-    """Return an entry for unfinished deliveries with the same number of attempts. Its measure is not stored."""
-    labels = Labels("unfinished", endpoint, event_type)
-    if not attempts:
-        return Entry(0, labels, count=number)
-    retries = attempts - 1
-    total = number * retries * NANOSECONDS
-    return Entry(0, labels, count=number, measured=number, total=total, least=retries, most=retries)
+    def count(self, kind: str, event_type: str | None = None) -> dict[str, int]:
+        """Return the counts of one kind by name, the most frequent first."""
+        rows = self.kinds[self.kinds["kind"] == kind]
+        if event_type is not None:
+            rows = rows[rows["event_type"] == event_type]
+        counts = rows.groupby("name")["count"].sum().sort_values(ascending=False, kind="stable")
+        return {str(name): int(count) for name, count in counts.items() if name and count > 0}
 
 
 def read_statistics(connection: Connection, *, now: float, since: float) -> Statistics:
@@ -160,114 +119,143 @@ def read_statistics(connection: Connection, *, now: float, since: float) -> Stat
         now: seconds since the epoch.
         since: seconds since the epoch.
     """
-    begin = sketches.begin_of(since, now=now)
-    rows = sketches.read(connection, since=begin, until=now)
-    for tally in read_unfolded(connection):
-        if begin <= tally.minute <= now:
-            rows.append(sketches.pack(tally.minute, tally.sketches()))
+    begin = begin_of(since, now=now)
+    rows = read_rows(connection, since=begin, until=now)
     key = (_d.c.endpoint, _d.c.event_type, _d.c.attempts)
     query = select(*key, func.count()).where(_d.c.available_at.is_not(None)).group_by(*key)
-    waiting = [unfinished_entry(*row) for row in connection.execute(query)]
+    waiting = [Unfinished(*row) for row in connection.execute(query)]
     return statistics(rows, waiting, since=begin, until=now)
 
 
 def statistics(
-    rows: Iterable[sketches.Packed], waiting: Iterable[Entry], *, since: float, until: float
+    rows: Iterable[Packed], unfinished: Iterable[Unfinished], *, since: float, until: float
 ) -> Statistics:
     """Compute the statistics of a window.
 
     Args:
-        rows: the sketches of the window, as ``sketches.read`` returns them.
-        waiting: the deliveries that have not ended; see ``unfinished_entry``.
+        rows: the sketches of the window, as ``read_rows`` returns them.
+        unfinished: the deliveries that have not ended.
         since: seconds since the epoch.
         until: seconds since the epoch.
     """
-    ended = read_entries(rows)
-    entries = [*ended, *waiting]
-    by_hour = _figures_by(ended, lambda entry: entry.hour)
-    hours = range(min(by_hour), int(until) + 1, _HOUR) if by_hour else ()
+    waiting = [(Labels("unfinished", each.endpoint, each.event_type), _retried(each)) for each in unfinished]
+    window = _with_sums(read_window([*rows, pack(int(until), waiting)]))
+    hourly = _figures(window, "hour")
     return Statistics(
         since=since,
         until=until,
-        overall=_figures(entries),
-        by_endpoint=_figures_by(entries, lambda entry: entry.labels.endpoint),
-        by_event_type=_figures_by(entries, lambda entry: entry.labels.event_type),
-        hourly=tuple(Hour(start, by_hour.get(start) or Figures()) for start in hours),
-        delays=_delays(ended),
+        overall=_complete(_figures(window, "everything"), [EVERY_ENDPOINT]),
+        by_endpoint=_figures(window, "endpoint"),
+        by_event_type=_figures(window, "event_type"),
+        hourly=_complete(
+            hourly, range(int(hourly.index.min()), int(until) + 1, _HOUR) if len(hourly) else ()
+        ),
+        kinds=_kinds(window.counts),
+        delays=_delays(window),
     )
 
 
-def _grouped(entries: Iterable[Entry], key: Callable[[Entry], K]) -> defaultdict[K, list[Entry]]:
-    groups: defaultdict[K, list[Entry]] = defaultdict(list)
-    for entry in entries:
-        groups[key(entry)].append(entry)
-    return groups
+def _retried(each: Unfinished) -> Sketch:
+    """Return the retries of unfinished deliveries; those without an attempt are not measured."""
+    if not each.attempts:
+        return Sketch(each.number)
+    retries = each.attempts - 1
+    total = each.number * retries * NANOSECONDS
+    return Sketch(each.number, total, retries, retries, Counter({bucket_of(retries): each.number}))
 
 
-def _figures_by(entries: Iterable[Entry], key: Callable[[Entry], K]) -> dict[K, Figures]:
-    """Compute the figures of each group that has attempts or events, in the order of their keys."""
-    groups = _grouped(entries, key)
-    figures = {name: _figures(groups[name]) for name in sorted(groups)}
-    return {name: each for name, each in figures.items() if each.attempts.total or each.events.total}
-
-
-def _figures(entries: Iterable[Entry]) -> Figures:
-    of = _grouped(entries, lambda entry: entry.labels.measure)
-    failed = [entry for entry in of["attempt"] if entry.labels.result != "delivered"]
-    delivered = [entry for entry in of["delivery"] if entry.labels.result == "delivered"]
-    dead = [entry for entry in of["delivery"] if entry.labels.result == "dead_letter"]
-    reasons = _sums(dead, "detail")
-    reasons.subtract(_sums(of["replayed"], "detail"))
-    success, dead_letters, waiting = _count(delivered), max(0, reasons.total()), _count(of["unfinished"])
-    total = success + dead_letters + waiting
-    return Figures(
-        events=Events(total, success, dead_letters, max(0, reasons["permanent"]), waiting),
-        attempts=Attempts(_count(of["attempt"]), _count(failed)),
-        latency=spread(of["attempt"]),
-        end_to_end=spread(delivered),
-        first_attempt=spread(of["first_attempt"]),
-        retries=_retries([*of["retries"], *of["unfinished"]], of["replayed"]),
-        reasons=_ranked(reasons),
-        error_categories=_ranked(_sums(failed, "category")),
-        error_codes=_ranked(_sums(failed, "code")),
-        error_types=_ranked(_sums(failed, "detail")),
+def _with_sums(window: Window) -> Window:
+    """Add the columns that the tables sum up. Replayed dead letters have negative counts."""
+    counts = _limit_replays(window.counts)
+    of, result, number = counts["measure"], counts["result"], counts["count"]
+    is_attempt, is_replay = of == "attempt", of == "replayed"
+    is_delivered, is_dead = ((of == "delivery") & (result == each) for each in ("delivered", "dead_letter"))
+    is_retry = of.isin(["retries", "unfinished"])
+    dead_letter = number.where(is_dead, 0) - number.where(is_replay, 0)
+    return window._replace(
+        counts=counts.assign(
+            everything=EVERY_ENDPOINT,
+            hour=counts["hour"].where(of != "unfinished"),
+            success=number.where(is_delivered, 0),
+            dead_letter=dead_letter,
+            failed=dead_letter.where(counts["detail"] == "permanent", 0),
+            unfinished=number.where(of == "unfinished", 0),
+            attempts=number.where(is_attempt, 0),
+            failed_attempts=number.where(is_attempt & (result != "delivered"), 0),
+            tried=counts["measured"].where(is_retry, 0) - counts["measured"].where(is_replay, 0),
+            retries=counts["total"].where(is_retry, 0) - counts["total"].where(is_replay, 0),
+            retries_max=counts["most"].where(is_retry),
+            duration=np.select([is_attempt, is_delivered, of == "first_attempt"], DURATIONS, ""),
+        )
     )
 
 
-def _retries(retried: list[Entry], replayed: list[Entry]) -> Retries:
-    tried = sum(entry.measured for entry in retried) - sum(entry.measured for entry in replayed)
-    if tried <= 0:
-        return Retries()
-    retries = sum(entry.total for entry in retried) - sum(entry.total for entry in replayed)
-    total = max(0, retries // NANOSECONDS)
-    return Retries(total, total / tried, max(round(entry.most) for entry in retried if entry.measured))
+def _limit_replays(counts: DataFrame) -> DataFrame:
+    """Limit replays to the number of dead letters counted in the same hour.
+
+    An earlier version did not count its dead letters here. Their replays must not be subtracted from other dead letters.
+    """
+    key = ["hour", "endpoint", "event_type", "detail"]
+    replays = counts[counts["measure"] == "replayed"]
+    if replays.empty:
+        return counts
+    is_dead = (counts["measure"] == "delivery") & (counts["result"] == "dead_letter")
+    dead = counts[is_dead].groupby(key)["count"].sum().rename("dead")
+    earlier = replays.groupby(key)["count"].cumsum() - replays["count"]
+    left = (replays.join(dead, on=key)["dead"].fillna(0) - earlier).clip(0, replays["count"])
+    limited = replays[["count", "measured", "total"]].mul(left / replays["count"], axis="index")
+    counts = counts.copy()
+    counts.loc[replays.index, limited.columns] = limited.astype(int)
+    return counts
 
 
-def _count(entries: Iterable[Entry]) -> int:
-    return sum(entry.count for entry in entries)
+def _figures(window: Window, by: str) -> DataFrame:
+    """Return the columns for each value of a column of the window's counts that has attempts or events, sorted by it."""
+    groups = window.counts.groupby(by)
+    found = groups[_SUMS].sum().clip(lower=0)
+    found["retries"] //= NANOSECONDS
+    found = found.astype(int)
+    ended = found["success"] + found["dead_letter"]
+    found["events"] = ended + found["unfinished"]
+    found["success_rate"] = found["success"] / ended
+    found["error_rate"] = found["failed_attempts"] / found["attempts"]
+    found["retries"] = found["retries"].where(found["tried"] > 0, 0)
+    found["retries_avg"] = found["retries"] / found["tried"]
+    found["retries_max"] = groups["retries_max"].max().where(found["tried"] > 0)
+    durations = spreads(window, window.counts["duration"] != "", [by, "duration"]).unstack("duration")  # noqa: PD010 - it is sorted already
+    for name in DURATIONS:
+        for each in SPREAD:
+            found[f"{name}_{each}"] = durations.get((each, name), nan)
+    return found[(found["attempts"] > 0) | (found["events"] > 0)]
 
 
-def _sums(entries: Iterable[Entry], label: str) -> Counter[str]:
-    sums = Counter[str]()
-    for entry in entries:
-        sums[getattr(entry.labels, label)] += entry.count
-    return sums
+def _complete(found: DataFrame, index: Iterable[object]) -> DataFrame:
+    """Return these rows, those that are missing without any event."""
+    complete = found.reindex(list(index))
+    return complete.fillna(dict.fromkeys(_COUNTS, 0)).astype(dict.fromkeys(_COUNTS, int))
 
 
-def _ranked(counts: Counter[str]) -> dict[str, int]:
-    found = [(name, number) for name, number in counts.items() if name and number > 0]
-    return dict(sorted(found, key=lambda item: (-item[1], item[0])))
+def _kinds(counts: DataFrame) -> DataFrame:
+    failed, dead = counts[counts["failed_attempts"] > 0], counts[counts["dead_letter"] != 0]
+    parts = [
+        DataFrame({"kind": kind, "event_type": of["event_type"], "name": of[label], "count": of[number]})
+        for kind, of, label, number in (
+            ("category", failed, "category", "failed_attempts"),
+            ("code", failed, "code", "failed_attempts"),
+            ("error_type", failed, "detail", "failed_attempts"),
+            ("reason", dead, "detail", "dead_letter"),
+        )
+    ]
+    return concat(parts).groupby(["kind", "event_type", "name"])["count"].sum().reset_index()
 
 
-def _delays(entries: Iterable[Entry]) -> tuple[Delays, ...]:
-    delays = [entry for entry in entries if entry.labels.measure == "delay" and entry.measured]
-    groups = _grouped(delays, lambda entry: (entry.labels.endpoint, entry.labels.detail))
+def _delays(window: Window) -> tuple[Delays, ...]:
+    are, by = window.counts["measure"] == "delay", ["endpoint", "detail"]
+    numbers = window.counts[are].groupby(by)["count"].sum()
     found = [
-        Delays(endpoint, DelayOf.from_text(detail), _count(group), spread(group))
-        for (endpoint, detail), group in groups.items()
+        Delays(endpoint, DelayOf.from_text(detail), int(numbers[endpoint, detail]), least, median, most)
+        for (endpoint, detail), least, median, most in spreads(window, are, by)[
+            ["min", "p50", "max"]
+        ].itertuples()
     ]
     return tuple(sorted(found, key=lambda each: (each.endpoint, each.key.policy or "", each.key)))
-
-
-def _part(of: int, whole: int) -> float | None:
-    return of / whole if whole else None

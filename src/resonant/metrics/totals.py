@@ -1,19 +1,20 @@
 """The counters and gauges of a store, read in one snapshot.
 
-Counters come from the rollups, which only grow; gauges come from the current rows.
+Counters come from the ledgers and the sketches of the span *ever*, which only grow; gauges come from the current rows.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from sqlalchemy import BigInteger, case, cast, func, select, union_all
+from sqlalchemy import case, func, select
 
 from resonant.metrics.statistics import read_statistics
 from resonant.store import schema
-from resonant.store.counts import acceptances, counters
+from resonant.store.counts.acceptances import read_ledgers
+from resonant.store.counts.counters import read_ever
 from resonant.store.shared.gates import read_gates
 from resonant.store.views.dead_letters import DeadLetters
 from resonant.store.views.selection import Selection
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from resonant.metrics.statistics import Statistics
     from resonant.store import Store
+    from resonant.store.counts.sketches import Labels, Sketch
     from resonant.store.shared.gates import Gate
 
 K = TypeVar("K")
@@ -30,33 +32,13 @@ K = TypeVar("K")
 _d, _c = schema.deliveries, schema.causes
 
 
-class Counted(NamedTuple):
-    """A counter since the creation of the store, over all minutes and event types.
-
-    ``store.counts.counters`` describes the measures.
-
-    Attributes:
-        le: upper bound of the bucket, in seconds; ``number`` does not include lower buckets.
-        number: the count.
-        seconds: sum of the measured durations.
-    """
-
-    measure: str
-    endpoint: str
-    result: str
-    category: str
-    code: str
-    le: float
-    number: int
-    seconds: float
-
-
 @dataclass(frozen=True, slots=True)
 class Totals:
     """Counters and gauges; every time is seconds since the epoch. ``read_totals`` fills the mappings.
 
     Attributes:
-        endpoints: every endpoint for which an event was ever accepted.
+        accepted: number of accepted deliveries by endpoint, for each one that was added or for which an event was accepted.
+        counted: counters and histograms since the creation of the store; see ``store.counts.counters`` for the measures.
         deliveries: number of deliveries, by endpoint and status.
         dead_letters: number of dead letters, by endpoint, category and reason.
         oldest_due_at: earliest due time of an unfinished delivery, by endpoint.
@@ -70,8 +52,8 @@ class Totals:
     """
 
     taken_at: float
-    endpoints: tuple[str, ...] = ()
-    counted: tuple[Counted, ...] = ()
+    accepted: dict[str, int] = field(default_factory=dict)
+    counted: dict[Labels, Sketch] = field(default_factory=dict)
     deliveries: Counter[tuple[str, str]] = field(default_factory=Counter)
     dead_letters: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     oldest_due_at: dict[str, float] = field(default_factory=dict)
@@ -80,6 +62,11 @@ class Totals:
     gates: dict[str, Gate] = field(default_factory=dict)
     held: Counter[str] = field(default_factory=Counter)
     oldest_round_at: dict[tuple[str, str | None], float] = field(default_factory=dict)
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(self.accepted)
 
 
 async def measure(store: Store, *, hours: float) -> tuple[Totals, Statistics]:
@@ -105,10 +92,11 @@ def read_totals(connection: Connection, *, now: float) -> Totals:
         now: seconds since the epoch.
     """
     claims = select(schema.claims.c.endpoint, schema.claims.c.last_claim_at)
+    ledgers = read_ledgers(connection)
     totals = Totals(
         taken_at=now,
-        endpoints=acceptances.read_endpoints(connection),
-        counted=_read_counted(connection),
+        accepted={endpoint: ledger.accepted for endpoint, ledger in ledgers.items()},
+        counted=read_ever(connection),
         last_seen_at={endpoint: at for endpoint, at in connection.execute(claims) if at is not None},
         gates=read_gates(connection),
     )
@@ -118,8 +106,8 @@ def read_totals(connection: Connection, *, now: float) -> Totals:
     others: Counter[str] = Counter()
     for (endpoint, _), number in totals.deliveries.items():
         others[endpoint] += number
-    for endpoint, number in acceptances.read_stored(connection).items():
-        if delivered := number - others[endpoint]:
+    for endpoint, ledger in ledgers.items():
+        if delivered := ledger.accepted - ledger.purged - others[endpoint]:
             totals.deliveries[endpoint, "delivered"] = delivered
     return totals
 
@@ -156,19 +144,3 @@ def _add_dead(totals: Totals, connection: Connection) -> None:
 def _keep_least(moments: dict[K, float], key: K, moment: float | None) -> None:
     if moment is not None:
         moments[key] = min(moment, moments.get(key, moment))
-
-
-def _read_counted(connection: Connection) -> tuple[Counted, ...]:
-    # The totals exclude recent minutes, the acceptances and the tallies, so add them.
-    names = [column.name for column in schema.rollup_totals.columns]
-    parts = (select(*(table.c[name] for name in names)) for table in (schema.rollup_totals, schema.rollups))
-    counts = union_all(*parts, acceptances.as_totals()).subquery()
-    *key, number, seconds = counts.c
-    # PostgreSQL returns a sum of integers as numeric.
-    query = select(*key, cast(func.sum(number), BigInteger), func.sum(seconds)).group_by(*key)
-    found = {tuple(row[:-2]): row[-2:] for row in connection.execute(query)}
-    for row in counters.read_unfolded_rows(connection):
-        labels = tuple(row[name] for name in names[:-2])
-        before, seconds_before = found.get(labels, (0, 0.0))
-        found[labels] = (before + row["count"], seconds_before + row["total"])
-    return tuple(Counted(*labels, *numbers) for labels, numbers in found.items())

@@ -2,14 +2,14 @@
 
 Times are seconds since the Unix epoch, durations seconds. ``migrations/`` creates these tables; a test compares the two.
 
-Transactions lock tables in one order, and rows in key order, so that they cannot deadlock: events, deliveries, causes, rollups,
-endpoints, claims, gates, audit (endpoint_problems, signers, drains and send_slots have their own transactions). A purge finds
-events through deliveries, so it locks both at once and skips locked rows. Only folds add to the rollups. Only compactions, one at
-a time, write the totals and the history: see store/counter_compaction.py. A compaction skips the rollups that a fold has locked.
+Transactions lock tables in one order, and rows in key order, so that they cannot deadlock: events, deliveries, causes, endpoints,
+claims, gates, audit (endpoint_problems, signers, drains and send_slots have their own transactions). A purge finds events
+through deliveries, so it locks both at once and skips locked rows.
 
 A producer's transaction may stay open for a long time, so it only inserts events, deliveries and acceptances, and updates no
 shared row. Two producers wait for each other only if they store the same event id. All other transactions insert their counts as
-a row of the tallies. A fold skips the acceptances and tallies that another fold has locked.
+a row of the tallies. A fold skips the acceptances and tallies that another fold has locked; a merge of sketches skips those of
+another merge.
 """
 
 from __future__ import annotations
@@ -186,17 +186,13 @@ attempts = Table(
 )
 Index("resonant_attempts_delivery", attempts.c.delivery_id, attempts.c.number)
 
-# Accepted events that are not yet in the ledger and the rollups: see store/counts/acceptances.py.
+# Accepted events that are not yet in the ledger: see store/counts/acceptances.py.
 acceptances = Table(
     "resonant_acceptances",
     metadata,
     Column("id", _Key, primary_key=True, autoincrement=True),
     Column("endpoint", Text, nullable=False),
-    Column("event_type", Text, nullable=False),
-    Column("accepted_at", Double, nullable=False),
     Column("count", BigInteger, nullable=False),
-    # Whether the rollups count these events too.
-    Column("counted", Boolean, nullable=False),
 )
 
 # One row per endpoint: the two ledgers of the balance. `accepted` excludes the rows of
@@ -281,58 +277,7 @@ drains = Table(
     sqlite_autoincrement=True,
 )
 
-# Counters of recent minutes, which only increase: see store/counts/counters.py.
-rollups = Table(
-    "resonant_rollups",
-    metadata,
-    Column("measure", Text, primary_key=True),
-    Column("minute", BigInteger, primary_key=True, autoincrement=False),
-    Column("endpoint", Text, primary_key=True),
-    Column("event_type", Text, primary_key=True),
-    Column("result", Text, primary_key=True),
-    Column("category", Text, primary_key=True),
-    Column("code", Text, primary_key=True),
-    Column("le", Double, primary_key=True, autoincrement=False),
-    Column("count", BigInteger, nullable=False),
-    Column("total", Double, nullable=False),
-    sqlite_with_rowid=False,
-)
-
-# Counts of earlier minutes, summed over all time, for the counters of the metrics: one row per set of labels.
-# See store/counter_compaction.py.
-rollup_totals = Table(
-    "resonant_rollup_totals",
-    metadata,
-    Column("measure", Text, primary_key=True),
-    Column("endpoint", Text, primary_key=True),
-    Column("result", Text, primary_key=True),
-    Column("category", Text, primary_key=True),
-    Column("code", Text, primary_key=True),
-    Column("le", Double, primary_key=True, autoincrement=False),
-    Column("count", BigInteger, nullable=False),
-    Column("total", Double, nullable=False),
-    sqlite_with_rowid=False,
-)
-
-# The same counts over time, for alerts and statistics: per minute, later merged into hours and days. It has no buckets, which
-# are not needed here and would take five times as many rows.
-rollup_history = Table(
-    "resonant_rollup_history",
-    metadata,
-    # First, since queries are by time.
-    Column("minute", BigInteger, primary_key=True, autoincrement=False),
-    Column("measure", Text, primary_key=True),
-    Column("endpoint", Text, primary_key=True),
-    Column("event_type", Text, primary_key=True),
-    Column("result", Text, primary_key=True),
-    Column("category", Text, primary_key=True),
-    Column("code", Text, primary_key=True),
-    Column("count", BigInteger, nullable=False),
-    Column("total", Double, nullable=False),
-    sqlite_with_rowid=False,
-)
-
-# Counts of committed transactions that are not yet in the rollups and the sketches: see store/counts/counters.py.
+# Counts of committed transactions that are not yet in the sketches: see store/counts/counters.py.
 tallies = Table(
     "resonant_tallies",
     metadata,
@@ -342,8 +287,8 @@ tallies = Table(
     Column("seconds", LargeBinary, nullable=False),
 )
 
-# Durations and counts for statistics, per minute, later merged into hours and days: see store/counts/sketches.py. Rows are never
-# updated: a merge deletes several and inserts one.
+# Counts and durations: for statistics and alerts per minute, later merged into hours and days; for Prometheus since the store was
+# created. See store/counts/sketches.py. Rows are never updated: a merge deletes several and inserts one.
 sketches = Table(
     "resonant_sketches",
     metadata,

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from resonant.events import Event
-from resonant.store.counts import counters
 from resonant.store.engine.database import Database, Transaction, open_database
 from resonant.store.queue.enqueue import EnqueueResult, enqueue
 from resonant.store.views import reads
@@ -15,6 +14,7 @@ from resonant.store.views.selection import Selection
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
+    from contextlib import AbstractAsyncContextManager
     from typing import Self
 
     from sqlalchemy import Connection
@@ -39,12 +39,10 @@ class Store:
         *,
         clock: Clock = time.time,
         lease_seconds: float = DEFAULT_LEASE_SECONDS,
-        rollups: bool = True,
     ) -> None:
         self.database = database
         self.clock = clock
         self.lease_seconds = lease_seconds
-        self.rollups = rollups
 
     @classmethod
     async def open(
@@ -54,7 +52,6 @@ class Store:
         clock: Clock = time.time,
         host_clock: Clock = time.time,
         lease_seconds: float = DEFAULT_LEASE_SECONDS,
-        rollups: bool = True,
     ) -> Self:
         """Open a store, which the caller closes; see ``open_store``.
 
@@ -63,10 +60,9 @@ class Store:
             clock: as for ``open_store``.
             host_clock: the clock that the processes on this host share, for the gates; unused on PostgreSQL.
             lease_seconds: the duration of a lease that is not renewed.
-            rollups: whether writes through this store are counted, for Prometheus and alerts.
         """
         database = await open_database(url, lease_seconds=lease_seconds, host_clock=host_clock)
-        return cls(database, clock=clock, lease_seconds=lease_seconds, rollups=rollups)
+        return cls(database, clock=clock, lease_seconds=lease_seconds)
 
     def __str__(self) -> str:
         return str(self.database)
@@ -75,13 +71,9 @@ class Store:
         """Close every connection."""
         await self.database.close()
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Transaction]:
+    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
         """Open one transaction for several calls of ``enqueue``: either all are committed, or none."""
-        async with self.database.transaction() as transaction:
-            if not self.rollups:
-                await transaction.run_sync(counters.switch_off)
-            yield transaction
+        return self.database.transaction()
 
     async def write(
         self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
@@ -90,17 +82,7 @@ class Store:
 
         The operation may run more than once, if the server breaks a deadlock; earlier runs are rolled back.
         """
-        return await self.database.write(self._counted(operation, *args, **kwargs))
-
-    def _counted(
-        self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> Callable[[Connection], T]:
-        def run(connection: Connection) -> T:
-            if not self.rollups:
-                counters.switch_off(connection)
-            return operation(connection, *args, **kwargs)
-
-        return run
+        return await self.database.write(lambda connection: operation(connection, *args, **kwargs))
 
     async def read(
         self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
@@ -132,7 +114,7 @@ class Store:
 
     async def status(self, *, endpoint: str | None = None) -> reads.StoreStatus:
         """Return the balance, in one snapshot."""
-        return await self.read(reads.status, now=self.clock(), endpoint=endpoint, has_rollups=self.rollups)
+        return await self.read(reads.status, now=self.clock(), endpoint=endpoint)
 
     async def dead_letters(
         self, selection: Selection | None = None, *, limit: int | None = None

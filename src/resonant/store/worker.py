@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from resonant.store.counts import acceptances, counters, sketches
@@ -26,6 +27,8 @@ T = TypeVar("T")
 _RESCUE_BATCH = 500
 _FOLD_BATCH = 5_000
 _FOLD_TALLIES = 500
+# The pause between two transactions lets waiting writers get the lock: see dead_letters/purge.py.
+_PAUSE_SECONDS = 0.004
 
 
 class WorkerStore(Store):
@@ -52,7 +55,9 @@ class WorkerStore(Store):
 
         A crash of the machine, or of the database's server, may undo it.
         """
-        return await self.database.write(self._counted(operation, *args, **kwargs), sync="never")
+        return await self.database.write(
+            lambda connection: operation(connection, *args, **kwargs), sync="never"
+        )
 
     async def write_leases(self, operation: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Run an operation that makes leases and other changes, passing it ``now`` and ``lease_seconds``.
@@ -68,7 +73,7 @@ class WorkerStore(Store):
         were lost, another worker could get the same fencing token.
         """
         return await self.database.write(
-            self._counted(self._timed(operation), *args, **kwargs), sync="on_server"
+            lambda connection: self._timed(operation)(connection, *args, **kwargs), sync="on_server"
         )
 
     def _timed(self, operation: Callable[..., T]) -> Callable[..., T]:
@@ -78,7 +83,7 @@ class WorkerStore(Store):
         return run
 
     async def fold(self) -> None:
-        """Fold acceptances and tallies into the ledgers, the rollups and the sketches; no sum changes."""
+        """Fold acceptances into the ledgers and tallies into the sketches; no sum changes."""
         has_acceptances, has_tallies, spans = await self.read(_what_to_fold, now=self.clock())
         for is_any, fold, batch in (
             (has_acceptances, acceptances.fold, _FOLD_BATCH),
@@ -89,6 +94,21 @@ class WorkerStore(Store):
                 folded = await self.write(fold, limit=batch)
         for span in spans:
             await self.write(sketches.gather, span)
+
+    async def compact(self) -> int:
+        """Fold, then merge old sketches, so that reads stay fast; return the number of merged rows. No sum changes.
+
+        This is safe alongside writers and other compactions, and may be killed at any moment.
+        """
+        await self.fold()
+        merged = 0
+        for span in await self.read(sketches.find_spans, now=self.clock()):
+            taken = sketches.ROWS_AT_ONCE
+            while taken == sketches.ROWS_AT_ONCE:
+                taken = await self.write(sketches.gather, span, limit=sketches.ROWS_AT_ONCE)
+                merged += taken
+                await asyncio.sleep(_PAUSE_SECONDS)
+        return merged
 
     async def due(self, endpoint: str | None = None) -> list[lease_queries.Due]:
         """Return when each endpoint's earliest unfinished delivery may be claimed."""
@@ -188,6 +208,6 @@ class WorkerStore(Store):
 
 
 def _what_to_fold(connection: Connection, *, now: float) -> tuple[bool, bool, list[sketches.Span]]:
-    """Return whether there are acceptances, whether there are tallies, and which minutes of sketches to merge."""
-    spans = sketches.find_spans(connection, now=now, only_minutes=True)
+    """Return whether there are acceptances, whether there are tallies, and which sketches to merge."""
+    spans = sketches.find_spans(connection, now=now, is_cheap=True)
     return acceptances.is_any(connection), counters.is_any(connection), spans

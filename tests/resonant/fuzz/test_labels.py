@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from resonant.metrics.prometheus import registry_of, to_text
-from resonant.metrics.totals import Counted, Totals
+from resonant.metrics.totals import Totals
+from resonant.store.counts.sketches import Labels, Sketch
 from resonant.store.shared.gates import Gate
 from support.metrics import Facts
 
@@ -31,11 +30,11 @@ def test_labels_come_out_as_they_went_in(labels):
     endpoints = tuple(sorted({endpoint for endpoint, *_ in labels}))
     totals = Totals(
         taken_at=1.0,
-        endpoints=endpoints,
-        counted=tuple(
-            Counted("attempt", endpoint, result, category, code, math.inf, 7, 1.0)
+        accepted=dict.fromkeys(endpoints, 1),
+        counted={
+            Labels("attempt", endpoint, "", result, category, code): Sketch(7)
             for endpoint, result, category, code in labels
-        ),
+        },
         deliveries={(endpoint, status): 3 for endpoint, status, *_ in labels},
         dead_letters={(endpoint, category, reason): 5 for endpoint, category, reason, _ in labels},
         oldest_due_at=dict.fromkeys(endpoints, 2.0),

@@ -4,7 +4,6 @@ import pytest
 
 from resonant.delivery.retry import Park
 from resonant.lab.history import read_history
-from resonant.store.counter_compaction import compact
 
 MINUTE, HOUR, DAY = 60, 3_600, 86_400
 
@@ -104,7 +103,7 @@ def test_an_older_outage_is_seen_by_the_hour(story):
     story.attempt(6, every=10)
     story.desk.clock.advance(3 * DAY)
     story.attempt(6, every=10)
-    story.desk.run(compact(story.desk.store))
+    story.desk.run(story.desk.store.compact())
     found = story.read()
     assert [outage.seconds for outage in found.outages] == [6 * HOUR]
     assert (found.delivered, found.failed) == (12, 12)
@@ -126,13 +125,3 @@ def test_what_a_receiver_asked_for_and_took_is_read(story):
     found = story.read()
     assert (found.throttled, found.retry_after, found.capacity) == (20, 30.0, 10.0)
     assert found.durations == [0.02] * 50
-
-
-def test_without_counters_the_outages_are_those_of_the_latest_attempts(story):
-    story.desk.store.rollups = False
-    story.attempt(6, every=10)
-    story.attempt(10, every=MINUTE, **REFUSED)
-    story.attempt(6, every=10)
-    found = story.read()
-    assert [outage.seconds for outage in found.outages] == [10 * MINUTE]
-    assert (found.delivered, found.failed) == (12, 10)

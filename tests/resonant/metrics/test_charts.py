@@ -8,17 +8,20 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from itertools import pairwise
+from math import nan
 
 import matplotlib as mpl
 import pytest
+from pandas import DataFrame
 
 from resonant import chart_style
 from resonant.delivery.retry import RetryPolicy, backoff, draw_delay
 from resonant.metrics import charts
-from resonant.metrics.percentiles import Spread
-from resonant.metrics.statistics import Delays, Events, Figures, Hour, Statistics
+from resonant.metrics.statistics import Delays
 from resonant.store.counts.counters import DelayOf
+from support.metrics import Facts
 
 HOUR = 3600
 START = 472_222 * HOUR
@@ -29,19 +32,25 @@ LIGHT_BACKGROUNDS = ("#eaeaeb", "#ffffff")
 DARK_BACKGROUND = "#26272b"
 
 
-def hour(n, *, success=0, dead_letter=0, p50=None, p95=None, p99=None):
-    latency = Spread(p50=p50, p95=p95, p99=p99)
-    figures = Figures(Events(success=success, dead_letter=dead_letter), latency=latency)
-    return Hour(START + n * HOUR, figures)
+def hour(n, *, success=0, dead_letter=0, p50=nan, p95=nan, p99=nan):
+    names = {"success": success, "dead_letter": dead_letter, "latency_p50": p50}
+    return {"start": START + n * HOUR} | names | {"latency_p95": p95, "latency_p99": p99}
 
 
 def found(*hourly, reasons=None, delays=()):
-    until = START + len(hourly) * HOUR
-    return Statistics(START, until, Figures(reasons=reasons or {}), {}, {}, tuple(hourly), tuple(delays))
+    """Return statistics with these hours and dead letters by reason."""
+    hours = DataFrame(hourly, columns=list(hour(0))).astype({"success": int, "dead_letter": int})
+    kinds = [("reason", "t", name, count) for name, count in (reasons or {}).items()]
+    return replace(
+        Facts().statistics(),
+        hourly=hours.set_index("start"),
+        kinds=DataFrame(kinds, columns=["kind", "event_type", "name", "count"]),
+        delays=tuple(delays),
+    )
 
 
 def delay(after, *, low, median, high, endpoint="orders", asked=False, count=9):
-    return Delays(endpoint, DelayOf(after, asked, None), count, Spread(min=low, p50=median, max=high))
+    return Delays(endpoint, DelayOf(after, asked, None), count, low, median, high)
 
 
 def element(svg, name):

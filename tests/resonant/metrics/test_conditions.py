@@ -14,7 +14,7 @@ from resonant.settings import Thresholds
 NOW = 1_700_000_000.0
 HOUR = 3600.0
 THRESHOLDS = Thresholds()
-QUIET = Totals(NOW, ("hooks",), (), {}, {}, {}, {}, {})
+QUIET = Totals(NOW, {"hooks": 1})
 
 
 def judge(condition, activity=None, totals=QUIET, endpoint="hooks", thresholds=THRESHOLDS):
@@ -202,11 +202,3 @@ def test_a_value_that_goes_up_and_down_around_its_limit_is_announced_once(condit
         announced += [each.what for each in crossings(found, raised_at, THRESHOLDS, NOW) if each.key == key]
         raised_at |= dict.fromkeys([key] if announced else [], NOW)
     assert announced == ["raised"]
-
-
-def test_without_counts_only_conditions_of_rows_are_judged():
-    totals = replace(QUIET, oldest_due_at={"hooks": NOW - HOUR}, last_seen_at={})
-    findings = evaluate(totals, None, THRESHOLDS, NOW, {})
-    judged = {each.key.condition: each.is_bad for each in findings}
-    of_gates = dict.fromkeys([Condition.PROBING, Condition.GONE, Condition.HELD], False)
-    assert judged == {Condition.DEAD_LETTER_AGE: False, Condition.DRAIN_SILENT: True} | of_gates

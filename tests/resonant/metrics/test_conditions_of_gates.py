@@ -15,7 +15,7 @@ from resonant.store.shared.gates import Gate, GateChange, change_gate
 NOW = 1_700_000_000.0
 MINUTE, HOUR = 60.0, 3600.0
 THRESHOLDS = Thresholds()
-QUIET = Totals(NOW, ("hooks",), (), {("hooks", "retrying"): 1}, {}, {}, {}, {})
+QUIET = Totals(NOW, {"hooks": 1}, deliveries={("hooks", "retrying"): 1})
 MAX_AGES = {("hooks", None): 72 * HOUR, ("hooks", "short"): 4 * HOUR, ("crm", None): 72 * HOUR}
 
 

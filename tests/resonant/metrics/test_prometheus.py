@@ -13,8 +13,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from resonant.metrics.prometheus import _Collected, registry_of, to_text
-from resonant.metrics.totals import Counted, Totals
-from resonant.store.counts.counters import BUCKETS
+from resonant.metrics.totals import Totals
+from resonant.store.counts.sketches import BOUNDS, Labels, Sketch
 from resonant.store.shared.gates import Gate
 from support.metrics import Facts
 from support.programs import need
@@ -46,13 +46,14 @@ NOW = 1_700_000_000.0
 
 
 def totals(**changes):
-    nothing = {"endpoints": (), "counted": (), "deliveries": {}, "dead_letters": {}}
-    nothing |= {"oldest_due_at": {}, "oldest_dead_at": {}, "last_seen_at": {}}
-    return Totals(**nothing | {"taken_at": NOW} | changes)
+    return Totals(**{"taken_at": NOW} | changes)
 
 
-def counted(measure, result, number, le=math.inf, seconds=0.0, *, endpoint="orders", category="", code=""):
-    return Counted(measure, endpoint, result, category, code, le, number, seconds)
+def counted(measure, result, count, *seconds, category="", code=""):
+    """Return a sketch with its labels: of this many durations each, or unmeasured."""
+    return Labels(measure, "orders", "", result, category, code), Sketch.of(
+        count * seconds, count * (not seconds)
+    )
 
 
 def window(durations=()):
@@ -67,21 +68,20 @@ def full():
     """A registry on which every metric has a sample."""
     return registry_of(
         totals(
-            endpoints=("orders", "quiet"),
-            counted=(
-                counted("accepted", "accepted", 5),
-                counted("attempt", "delivered", 2, 0.05, 0.07),
-                counted("attempt", "delivered", 1, 0.5, 0.4),
-                counted("attempt", "failed", 3, 0.05, 0.09, category="transient", code="http_503"),
-                counted("attempt", "failed", 1, math.inf, 90_000.0, category="transient", code="timeout"),
-                counted("attempt", "lost", 1, category="unknown", code="worker_lost"),
-                counted("delivery", "delivered", 3, 1.0, 1.5),
-                counted("delivery", "dead_letter", 1, 10.0, 7.0, category="transient", code="http_503"),
-                counted("retry_delay", "retry", 2, 2.5, 4.0, category="transient", code="http_503"),
-                counted("retry_delay", "park", 1, 60.0, 40.0, category="transient", code="http_503"),
-                counted("replay", "replayed", 1),
-                counted("purge", "delivered", 4),
-                counted("purge", "dead_letter", 2),
+            accepted={"orders": 5, "quiet": 0},
+            counted=dict(
+                [
+                    counted("attempt", "delivered", 1, 0.03, 0.04, 0.4),
+                    counted("attempt", "failed", 1, 0.03, 0.03, 0.03, category="transient", code="http_503"),
+                    counted("attempt", "failed", 1, 90_000.0, category="transient", code="timeout"),
+                    counted("attempt", "lost", 1, category="unknown", code="worker_lost"),
+                    counted("delivery", "delivered", 3, 0.55),
+                    counted("delivery", "dead_letter", 1, 7.0, category="transient", code="http_503"),
+                    counted("delay", "", 1, 2.0, 2.0, 40.0),
+                    counted("replay", "replayed", 1),
+                    counted("purge", "delivered", 4),
+                    counted("purge", "dead_letter", 2),
+                ]
             ),
             deliveries={("orders", "delivered"): 3, ("orders", "dead_letter"): 1},
             dead_letters={("orders", "transient", "exhausted"): 1},
@@ -126,18 +126,6 @@ def test_the_names_kinds_and_labels_are_those_of_the_contract(full):
 def test_each_has_a_help_text_that_is_a_sentence(full):
     for family in full.collect():
         assert re.fullmatch(r"[A-Z].{20,}[.]", family.documentation), family.name
-
-
-def test_without_rollups_there_are_gauges_alone_and_the_text_says_why():
-    registry = registry_of(totals(endpoints=("orders",)), window([0.1]), rollups=False)
-    found = list(registry.collect())
-    assert {family.type for family in found} == {"gauge"}
-    assert {family.name for family in found} == {
-        name for name, (kind, _) in CONTRACT.items() if kind == "gauge"
-    }
-    said = [family.name for family in found if "RESONANT_ROLLUPS is off" in family.documentation]
-    assert said == ["resonant_last_export_timestamp_seconds"]
-    assert check(to_text(registry)) == (0, "")
 
 
 @pytest.mark.parametrize("filled", [True, False])
@@ -215,7 +203,7 @@ def buckets(registry, name, endpoint):
 def test_buckets_are_cumulative_and_lost_attempts_are_in_none(full):
     name = "resonant_delivery_attempt_duration_seconds"
     found = buckets(full, name, "orders")
-    assert tuple(found) == BUCKETS
+    assert tuple(found) == BOUNDS
     assert [found[bound] for bound in (0.025, 0.05, 0.25, 0.5, 86_400.0, math.inf)] == [0, 5, 5, 6, 6, 7]
     assert value(full, f"{name}_count", endpoint="orders") == 7
     assert value(full, f"{name}_sum", endpoint="orders") == pytest.approx(90_000.56)
@@ -226,7 +214,7 @@ def test_end_to_end_is_of_delivered_ones_and_a_delay_is_one_wherever_it_is_waite
     assert (
         value(full, f"{name}_count", endpoint="orders"),
         value(full, f"{name}_sum", endpoint="orders"),
-    ) == (3, 1.5)
+    ) == (3, pytest.approx(1.65))
     name = "resonant_delivery_retry_delay_seconds"
     assert (
         value(full, f"{name}_count", endpoint="orders"),
@@ -283,7 +271,7 @@ def test_an_endpoint_paused_by_a_410_is_told_apart_from_one_that_an_operator_pau
 
 def test_a_name_that_needs_escapes_is_escaped():
     odd = 'a"b\\c\nd'
-    text = to_text(registry_of(totals(endpoints=(odd,)), window()))
+    text = to_text(registry_of(totals(accepted={odd: 1}), window()))
     assert check(text) == (0, "")
     [family] = [family for family in parse_text(text) if family.name == "resonant_events_accepted"]
     assert family.samples[0].labels == {"endpoint": odd}

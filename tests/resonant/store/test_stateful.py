@@ -6,9 +6,7 @@ the model; a failure is shown as the program that led to it.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -18,7 +16,8 @@ from sqlalchemy import select
 
 from resonant.metrics.statistics import read_statistics
 from resonant.store import schema
-from resonant.store.counts import counters
+from resonant.store.counts.acceptances import read_ledgers
+from resonant.store.counts.counters import read_ever
 from resonant.store.views import reads
 from support.examples import examples
 from support.store_model import ATTEMPT_COLUMNS, COLUMNS
@@ -42,28 +41,27 @@ class Machine(Operators):
             name: (model.accepted[name], model.purged[name]) for name in model.accepted
         }
         self.check_balance(found["status"])
-        self.check_counters(found["rollups"])
+        self.check_counters(found["counters"])
         self.check_nothing_fell(found)
 
     def teardown(self):
         """Statistics count what happened, also what was purged since."""
-        found = self.run(self.desk.store.read(read_statistics, now=self.clock(), since=0)).overall
+        statistics = self.run(self.desk.store.read(read_statistics, now=self.clock(), since=0))
+        [found] = statistics.overall.itertuples()
         counted: Counter[tuple[str, str]] = Counter()
-        for (measure, _endpoint, _type, result, *_), count in self.model.counted.items():
-            counted[measure, result] += count
+        for labels, count in self.model.counted.items():
+            counted[labels.measure, labels.result] += count
         kinds = Counter(each.status for each in self.model.all())
-        assert asdict(found.attempts) == {
-            "total": sum(counted["attempt", result] for result in ("delivered", "failed", "lost")),
-            "failed": counted["attempt", "failed"] + counted["attempt", "lost"],
-        }
-        assert found.events.success == counted["delivery", "delivered"]
-        assert found.events.dead_letter == counted["delivery", "dead_letter"] - counted["replay", "replayed"]
-        assert found.events.unfinished == kinds["pending"] + kinds["retrying"]
-        assert sum(found.reasons.values()) == found.events.dead_letter
+        failed = counted["attempt", "failed"] + counted["attempt", "lost"]
+        assert (found.attempts, found.failed_attempts) == (counted["attempt", "delivered"] + failed, failed)
+        assert found.success == counted["delivery", "delivered"]
+        assert found.dead_letter == counted["delivery", "dead_letter"] - counted["replay", "replayed"]
+        assert found.unfinished == kinds["pending"] + kinds["retrying"]
+        assert sum(statistics.count("reason").values()) == found.dead_letter
         if not self.model.purged.total():
             tried = [each.attempts for each in self.model.all() if each.attempts]
-            assert found.retries.total == sum(tried) - len(tried)
-            assert found.retries.max == (max(tried) - 1 if tried else None)
+            assert found.retries == sum(tried) - len(tried)
+            assert not tried or found.retries_max == max(tried) - 1
         super().teardown()
 
     def check_balance(self, status):
@@ -82,11 +80,8 @@ class Machine(Operators):
             each.category or "unknown" for each in self.model.all(status="dead_letter")
         )
 
-    def check_counters(self, rollups):
-        counted: Counter[tuple[str, ...]] = Counter()
-        for (measure, _minute, *labels, _le), (count, _total) in rollups.items():
-            counted[measure, *labels] += count
-        assert counted == self.model.counted
+    def check_counters(self, counters):
+        assert {labels: each.count for labels, each in counters.items()} == self.model.counted
 
     def check_nothing_fell(self, found):
         """Tokens and counters only grow; a history goes on where it was, until a purge takes all of it."""
@@ -97,10 +92,11 @@ class Machine(Operators):
             before = seen["histories"][delivery_id]
             assert tokens[delivery_id] >= seen["tokens"][delivery_id]
             assert histories[delivery_id][: len(before)] == before
-        for key, (count, total) in seen["rollups"].items():
-            assert found["rollups"][key][0] >= count
-            assert found["rollups"][key][1] >= total
-        self.seen = {"tokens": tokens, "histories": histories, "rollups": found["rollups"]}
+        for labels, before in seen["counters"].items():
+            after = found["counters"][labels]
+            assert after.count >= before.count
+            assert after.total >= before.total
+        self.seen = {"tokens": tokens, "histories": histories, "counters": found["counters"]}
 
 
 def look(connection, now: float) -> dict[str, Any]:
@@ -123,28 +119,13 @@ def look(connection, now: float) -> dict[str, Any]:
             causes.code,
         )
     ).where(causes.id == schema.deliveries.c.cause_id, schema.is_dead_letter)
-    key = [column.name for column in schema.rollups.primary_key.columns]
-    rollups = {tuple(row[name] for name in key): (row["count"], row["total"]) for row in rows(schema.rollups)}
-    ledgers = {row["name"]: (row["accepted"], row["purged"]) for row in rows(schema.ledgers)}
-    # What is not folded yet counts too.
-    for row in counters.read_unfolded_rows(connection):
-        labels = tuple(row[name] for name in key)
-        count, total = rollups.get(labels, (0, 0.0))
-        rollups[labels] = (count + row["count"], total + row["total"])
-    for row in rows(schema.acceptances):
-        endpoint, minute = row["endpoint"], int(row["accepted_at"] // 60) * 60
-        accepted, purged = ledgers.get(endpoint, (0, 0))
-        ledgers[endpoint] = (accepted + row["count"], purged)
-        labels = ("accepted", minute, endpoint, row["event_type"], "accepted", "", "", math.inf)
-        count, total = rollups.get(labels, (0, 0.0))
-        rollups[labels] = (count + row["count"], total)
     return {
         "deliveries": rows(schema.deliveries),
         "histories": histories,
         "causes": {row[0]: tuple(row[1:]) for row in connection.execute(of_dead_letters)},
         "events": [row["id"] for row in rows(schema.events)],
-        "endpoints": ledgers,
-        "rollups": rollups,
+        "endpoints": {name: tuple(ledger) for name, ledger in read_ledgers(connection).items()},
+        "counters": read_ever(connection),
         "status": reads.status(connection, now=now),
     }
 

@@ -38,7 +38,6 @@ def metrics(
     The success rate is per event that ended in the window; the error rate is per attempt.
     """
     from resonant.cli.running import command_store
-    from resonant.metrics.report import NOT_COUNTED
     from resonant.metrics.statistics import read_statistics
 
     with command_store() as store:
@@ -46,8 +45,6 @@ def metrics(
         since = options.moment("--window", window, now=now)
         if since is None:
             since = now - store.settings.metrics_window_seconds
-        if not store.settings.rollups:
-            output.say(NOT_COUNTED)
         found = store.read(read_statistics, now=now, since=since)
     if as_json:
         output.write(output.to_json(documents.metrics(found)) + "\n")
@@ -73,14 +70,11 @@ def prometheus(
     """
     from resonant.cli.running import command_store
     from resonant.metrics.prometheus import to_text
-    from resonant.metrics.report import NOT_COUNTED
     from resonant.metrics.scraping import read_registry
 
     if port is not None and (path != STDOUT or as_json):
         raise options.Misuse("--serve cannot be combined with --output or --json")
     with command_store() as store:
-        if not store.settings.rollups:
-            output.say(NOT_COUNTED)
         if port is not None:
             _serve(port, store.settings)
             return

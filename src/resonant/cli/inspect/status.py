@@ -82,7 +82,7 @@ def _alert_texts(
         return {}
     from resonant.metrics.conditions import describe
 
-    return describe(connection, raised, settings.alert_thresholds, now=now, is_counted=settings.rollups)
+    return describe(connection, raised, settings.alert_thresholds, now=now)
 
 
 def _write_status(status: _Read, *, now: float) -> None:

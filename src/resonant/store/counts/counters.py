@@ -1,40 +1,27 @@
-"""Counters per minute, written in the transaction that they count, so no purge or restart lowers them.
+"""Counts, written in the transaction whose facts they count, so no purge or restart lowers them.
 
-Each transaction inserts its counts as one row: ``acceptances`` for accepted events, ``Tally.write`` for everything else.
-Updating the rollups would take many statements and three times as long. Folds move these rows into the rollups, each in one
-transaction, so readers that add up both see the same sums in every snapshot. Dispatchers fold every five seconds;
-compactions fold too.
+Each transaction inserts its counts as one row (``Tally.write``), and updates none, so writers never wait for each other. Folds
+turn these rows into sketches (see ``sketches``), each in one transaction, so readers that add up both see the same sums in
+every snapshot. Dispatchers fold every five seconds; compactions fold too. Accepted events have a ledger: see ``acceptances``.
 
-A rollup's key is ``(measure, minute, endpoint, event_type, result, category, code, le)``; ``count`` and ``total`` (the
-sum of the seconds measured) only grow. ``le`` is the upper bound of the histogram bucket, as in Prometheus. Only recent
-minutes stay in the rollups: ``counter_compaction`` moves older ones into totals and a history.
+============= ====================================== ==================== =========================================
+measure       measured                               result               detail
+============= ====================================== ==================== =========================================
+attempt       the attempt's duration                 delivered, failed,   type of the error
+                                                     lost
+delivery      acceptance to delivery or end          delivered,           reason of a dead letter
+                                                     dead_letter
+first_attempt acceptance to the first attempt        none                 none
+retries       retries of an ended delivery           none                 none
+delay         the delay drawn                        none                 see ``DelayOf``
+replay        none                                   replayed             none
+replayed      retries of a replayed dead letter      dead_letter          its reason
+purge         none                                   delivered,           none
+                                                     dead_letter
+============= ====================================== ==================== =========================================
 
-============= ================================ ==================================================
-measure       seconds measured                 result
-============= ================================ ==================================================
-accepted      none                             accepted
-attempt       the attempt's duration           delivered, failed, lost
-delivery      acceptance to delivery or end    delivered, dead_letter
-retry_delay   the delay drawn                  retry, park
-replay        none                             replayed
-purge         none                             delivered, dead_letter
-============= ================================ ==================================================
-
-The same fold creates sketches for the statistics (see ``sketches``): for attempts, deliveries, and measures that are not in the
-rollups. Only sketches have the label ``detail``.
-
-============= ====================================== =================================================
-measure       measured                               detail
-============= ====================================== =================================================
-attempt       the attempt's duration                 type of the error
-delivery      acceptance to delivery or end          reason of a dead letter
-first_attempt acceptance to the first attempt        none
-retries       retries of an ended delivery           none
-delay         the delay drawn                        see ``DelayOf``
-replayed      retries of a replayed dead letter      its reason
-============= ====================================== =================================================
-
-A replay is counted in the hour in which the dead letter was given up, and statistics subtract it from that hour.
+A replay is counted twice: as ``replay`` when it happens, and as ``replayed`` in the hour in which the dead letter was given up,
+from which statistics subtract it.
 """
 
 from __future__ import annotations
@@ -42,58 +29,34 @@ from __future__ import annotations
 import json
 import math
 import struct
-from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from sqlalchemy import delete, select
 
 from resonant.store import schema
 from resonant.store.counts import sketches
-from resonant.store.counts.sketches import Labels, Sketch, to_json
-from resonant.store.engine.sql import insert_into, insert_row
+from resonant.store.counts.sketches import EVER, NANOSECONDS, Labels, Packed, Sketch, to_json
+from resonant.store.engine.sql import insert_row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
-    from sqlalchemy import Connection, Table
+    from sqlalchemy import Connection
 
-OnlySketched = Literal["first_attempt", "retries", "delay", "replayed"]
-Measure = Literal["accepted", "attempt", "delivery", "retry_delay", "replay", "purge", OnlySketched]
-ONLY_SKETCHED = frozenset(get_args(OnlySketched))
-SKETCHED = ONLY_SKETCHED | {"attempt", "delivery"}
-
-# Seconds, for attempts (milliseconds to the deadline) and for waits (up to a day). Only buckets in use have rows.
-BUCKETS = (
-    *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0),
-    *(300.0, 900.0, 3600.0, 14_400.0, 86_400.0, math.inf),
-)
-
-# Seconds are stored as multiples of 1/65536 (15 microseconds). Sums of such floats are exact up to 4,000 years, so they do
-# not depend on the order of additions, and compaction cannot lower one by a rounding error.
-_QUANTA_A_SECOND = 2**16
-QUANTUM = 1 / _QUANTA_A_SECOND
-
-_OPTION = "resonant_rollups"
+Measure = Literal["attempt", "delivery", "first_attempt", "retries", "delay", "replay", "replayed", "purge"]
+# Prometheus has counters and histograms of these, without event types and details.
+_COUNTED_EVER = frozenset[Measure]({"attempt", "delivery", "delay", "replay", "purge"})
 _BYTES = 8  # per duration
 _t = schema.tallies
 _COLUMNS = (_t.c.minute, _t.c.entries, _t.c.seconds)
-
-
-def switch_off(connection: Connection) -> None:
-    """Stop counting the writes on this connection."""
-    connection.execution_options(**{_OPTION: False})
-
-
-def is_on(connection: Connection) -> bool:
-    """Return whether writes on this connection are counted."""
-    return bool(connection.get_execution_options().get(_OPTION, True))
+_s = schema.sketches
 
 
 class Tally:
     """Counts and durations collected for one transaction.
 
-    ``write`` inserts them as one row, in the transaction. Later, ``settle`` adds them to the rollups and the sketches.
+    ``write`` inserts them as one row, in the transaction. Later, ``settle`` turns them into sketches.
     """
 
     def __init__(self, now: float) -> None:
@@ -115,7 +78,7 @@ class Tally:
         seconds: float | None = None,
         count: int = 1,
     ) -> None:
-        """Add one duration; without ``seconds``, add ``count`` unmeasured occurrences (bucket +Inf)."""
+        """Add one duration; without ``seconds``, add ``count`` unmeasured occurrences."""
         labels = (measure, endpoint, event_type, result, category or "", code or "", detail or "")
         if seconds is None:
             self._counts[labels] += count
@@ -130,8 +93,8 @@ class Tally:
             self._seconds[measure, endpoint, event_type, result, "", "", ""] += seconds
 
     def write(self, connection: Connection) -> None:
-        """Insert the counts as one row, for ``fold``. No row is updated, so writers never wait for each other."""
-        if not (self._counts or self._seconds) or not is_on(connection):
+        """Insert the counts as one row, for ``fold``."""
+        if not (self._counts or self._seconds):
             return
         entries = [(*labels, number, 0) for labels, number in self._counts.items()]
         entries += [(*labels, 0, len(durations)) for labels, durations in self._seconds.items()]
@@ -152,46 +115,26 @@ class Tally:
             start += width
 
     def settle(self, connection: Connection) -> None:
-        """Add the counts to the rollups, sorted by key, so that two folds cannot deadlock; insert the sketches."""
-        if rows := self.rows():
-            add_to(schema.rollups, connection, rows)
-        if entries := self.sketches():
-            sketches.insert(connection, sketches.pack(self.minute, entries))
+        """Insert the counts as rows of sketches."""
+        for row in self.rows():
+            sketches.insert(connection, row)
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Return the counts as rows of the table of rollups, sorted by key."""
-        parts = [(labels, math.inf, number, 0.0) for labels, number in self._counts.items()]
-        for labels, durations in self._seconds.items():
-            if labels[0] not in ONLY_SKETCHED:
-                parts += [(labels, *bucket) for bucket in _by_bucket(durations)]
-        cells: defaultdict[tuple[Any, ...], list[float]] = defaultdict(lambda: [0, 0.0])
-        for (measure, *others, _detail), le, number, seconds in parts:
-            if measure not in ONLY_SKETCHED:
-                cell = cells[measure, self.minute, *others, le]
-                cell[0] += number
-                cell[1] += seconds
-        names = schema.rollups.columns.keys()  # the key in this order, then count and total
-        return [dict(zip(names, (*key, *cell), strict=True)) for key, cell in sorted(cells.items())]
+    def rows(self) -> list[Packed]:
+        """Return the counts as rows of sketches: one for the minute, and one for *ever* if Prometheus counts any."""
+        found = self.sketches()
+        ever: defaultdict[Labels, Sketch] = defaultdict(Sketch)
+        for labels, sketch in found:
+            if labels.measure in _COUNTED_EVER:
+                ever[labels._replace(event_type="", detail="")].add(sketch.coarse())
+        both = ((self.minute, found), (EVER, list(ever.items())))
+        return [sketches.pack(minute, each) for minute, each in both if each]
 
     def sketches(self) -> list[tuple[Labels, Sketch]]:
-        """Return the sketches for the statistics, with their labels."""
+        """Return the counts by their labels."""
         found = {labels: Sketch.of(durations) for labels, durations in self._seconds.items()}
         for labels, number in self._counts.items():
             found.setdefault(labels, Sketch()).count += number
-        return [(Labels(*labels), each) for labels, each in found.items() if labels[0] in SKETCHED]
-
-
-def _by_bucket(durations: Iterable[float]) -> Iterator[tuple[float, int, float]]:
-    """Yield the bound of each bucket in use, its number of durations, and their sum in seconds."""
-    ordered = sorted(durations)
-    start = 0
-    while start < len(ordered):
-        le = BUCKETS[bisect_left(BUCKETS, ordered[start])]
-        end = bisect_right(ordered, le, start)
-        # A clock that was set back must not lower a sum. Each duration is rounded, so that a sum does not depend on grouping.
-        quanta = sum(int(each * _QUANTA_A_SECOND + 0.5) for each in ordered[start:end] if each > 0)
-        yield le, end - start, quanta * QUANTUM
-        start = end
+        return [(Labels(*labels), each) for labels, each in found.items()]
 
 
 class DelayOf(NamedTuple):
@@ -218,23 +161,13 @@ def count_retries(tally: Tally, where: tuple[str, str], attempts: int) -> None:
         tally.add("retries", *where, "", seconds=attempts - 1)
 
 
-def add_to(table: Table, connection: Connection, rows: list[dict[str, Any]]) -> None:
-    """Add counts, sorted by key, to a table of rollups."""
-    insert = insert_into(connection.dialect.name, table)
-    adding = insert.on_conflict_do_update(
-        index_elements=list(table.primary_key.columns),
-        set_={name: table.c[name] + insert.excluded[name] for name in ("count", "total")},
-    )
-    connection.execute(adding, rows)
-
-
 def is_any(connection: Connection) -> bool:
     """Return whether there are tallies to fold."""
     return connection.execute(select(_t.c.id).limit(1)).first() is not None
 
 
 def fold(connection: Connection, *, limit: int) -> int:
-    """Move up to ``limit`` tallies; return their number. Tallies locked by another fold are skipped."""
+    """Turn up to ``limit`` tallies into sketches; return their number. Tallies locked by another fold are skipped."""
     picked = select(_t.c.id).order_by(_t.c.id).limit(limit).with_for_update(skip_locked=True).cte("picked")
     taking = delete(_t).where(_t.c.id.in_(select(picked.c.id))).returning(*_COLUMNS)
     taken = list(connection.execute(taking))
@@ -243,16 +176,43 @@ def fold(connection: Connection, *, limit: int) -> int:
     return len(taken)
 
 
-def read_unfolded(connection: Connection) -> list[Tally]:
-    """Return the counts that are not folded yet, one tally per minute."""
-    return _added_up(connection.execute(select(*_COLUMNS)))
+def read_rows(connection: Connection, *, since: float, until: float = math.inf) -> list[Packed]:
+    """Return the sketches of a window, in seconds since the epoch, including what is not folded yet."""
+    return [
+        *sketches.read(connection, since=since, until=until),
+        *(row for row in _read_unfolded(connection) if since <= row.minute <= until),
+    ]
 
 
-def read_unfolded_rows(connection: Connection, *, since: float = 0) -> Iterator[dict[str, Any]]:
-    """Yield unfolded counts as rows of the rollups, from the minute ``since`` (seconds since the epoch)."""
-    for tally in read_unfolded(connection):
-        if tally.minute >= int(since):
-            yield from tally.rows()
+def read_ever(connection: Connection) -> dict[Labels, Sketch]:
+    """Return everything that Prometheus counts since the store was created, without event types and details."""
+    return sketches.add_up(read_rows(connection, since=EVER, until=EVER))
+
+
+class Count(NamedTuple):
+    """A number of occurrences in a minute, hour or day, and the sum of their durations in seconds."""
+
+    minute: int
+    labels: Labels
+    number: int
+    seconds: float
+
+
+def read_counts(connection: Connection, *, since: float, until: float = math.inf) -> list[Count]:
+    """Return the counts of a window like ``read_rows``, without the distribution of their durations."""
+    query = select(_s.c.minute, _s.c.entries).where(_s.c.minute.between(since, until))
+    rows = [(minute, entries) for minute, entries in connection.execute(query)]
+    unfolded = [(row.minute, row.entries) for row in _read_unfolded(connection)]
+    return [
+        Count(minute, Labels(*labels), number, total / NANOSECONDS)
+        for minute, entries in (*rows, *unfolded)
+        if since <= minute <= until
+        for *labels, number, total, _least, _most, _width in json.loads(entries)
+    ]
+
+
+def _read_unfolded(connection: Connection) -> list[Packed]:
+    return [row for tally in _added_up(connection.execute(select(*_COLUMNS))) for row in tally.rows()]
 
 
 def _added_up(rows: Iterable[Any]) -> list[Tally]:

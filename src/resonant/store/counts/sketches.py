@@ -1,11 +1,12 @@
-"""Latency sketches: durations counted in logarithmic buckets, for percentiles with an error below 1 %.
+"""Sketches: counts, with their durations in logarithmic buckets, for percentiles with an error below 1 %.
 
 The buckets are those of DDSketch (Masson, Rim and Lee, 2019): bucket ``n`` holds the durations above ``GAMMA ** (n - 1)``
 and up to ``GAMMA ** n``. Count, sum, minimum and maximum are exact. Two sketches are merged by adding their counts, so
 the distribution of attempts over transactions, minutes and hours does not matter.
 
-A fold inserts a row for each minute (see ``counters``), and no row is updated. ``gather`` merges the rows of a minute into one,
-later the minutes into hours, and the hours into days. Readers add up all rows.
+A fold inserts two rows (see ``counters``): one for its minute, and one for the span *ever*, which Prometheus's counters and
+histograms add up. No row is updated. ``gather`` merges the rows of a minute into one, later the minutes into hours, and the
+hours into days; and the rows of *ever* into one. Readers add up all rows of a span.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from __future__ import annotations
 import json
 import math
 import struct
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import chain
 from math import ceil, log
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, or_, select
 
 from resonant.store import schema
 from resonant.store.engine.sql import insert_row
@@ -36,20 +39,29 @@ RELATIVE_ERROR = (GAMMA - 1) / (GAMMA + 1)
 SHORTEST = 1e-9
 ZERO_BUCKET = -1_100
 _BUCKETS_PER_E = 1 / math.log(GAMMA)
-_NANOSECONDS = 1e9
+NANOSECONDS = 1_000_000_000
 
+# The bounds of Prometheus's histograms, in seconds: for attempts (milliseconds to the deadline) and for waits (up to a day).
+BOUNDS = (
+    *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0),
+    *(300.0, 900.0, 3600.0, 14_400.0, 86_400.0, math.inf),
+)
+
+EVER = -1  # in place of a minute
 MINUTES_KEPT_SECONDS = 3600
 HOURS_KEPT_SECONDS = 60 * 86_400
 # Slow readers, and readers with a slow clock, still find the minutes and hours of their window.
 _SLACK_SECONDS = 300
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 ROWS_AT_ONCE = 1_000
+# Without exports, dispatchers merge the rows of *ever*: one merge costs as much as reading these rows.
+_EVER_ROWS = 100
 _t = schema.sketches
 to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Labels(NamedTuple):
-    """The labels of a sketch; see ``store.counts.counters`` for the measures. ``detail`` depends on the measure."""
+    """The labels of a sketch; see ``counters`` for the measures. ``detail`` depends on the measure."""
 
     measure: str
     endpoint: str
@@ -93,7 +105,7 @@ class Sketch:
             buckets = Counter(map(bucket_of, seconds))
         else:
             buckets = Counter([ceil(log(each) * _BUCKETS_PER_E) for each in seconds])  # inlined bucket_of
-        total = sum([int(each * _NANOSECONDS + 0.5) for each in seconds])
+        total = sum([int(each * NANOSECONDS + 0.5) for each in seconds])
         return cls(count + unmeasured, total, least, most, buckets)
 
     def add(self, other: Sketch) -> None:
@@ -106,6 +118,23 @@ class Sketch:
             self.most = other.most if self.most is None else max(self.most, other.most)
         self.buckets.update(other.buckets)
 
+    def coarse(self) -> Sketch:
+        """Return a copy with one bucket for each interval between two bounds of Prometheus's histograms."""
+        buckets = Counter[int]()
+        for bucket, number in self.buckets.items():
+            buckets[_COARSE[bound_of(bucket)]] += number
+        return Sketch(self.count, self.total, self.least, self.most, buckets)
+
+    def by_bound(self) -> Counter[float]:
+        """Return the numbers of durations between the bounds of Prometheus's histograms, by upper bound.
+
+        A duration within 1 % of a bound may be counted on its other side. Unmeasured occurrences are above all bounds.
+        """
+        counts = Counter({math.inf: self.count - self.buckets.total()})
+        for bucket, number in self.buckets.items():
+            counts[bound_of(bucket)] += number
+        return counts
+
 
 def bucket_of(seconds: float) -> int:
     """Return the bucket of a duration."""
@@ -117,12 +146,28 @@ def seconds_of(bucket: int) -> float:
     return 0.0 if bucket == ZERO_BUCKET else 2 * GAMMA**bucket / (GAMMA + 1)
 
 
+@cache
+def bound_of(bucket: int) -> float:
+    """Return the lowest bound of Prometheus's histograms that is not below a bucket."""
+    return BOUNDS[bisect_left(BOUNDS, seconds_of(bucket))]
+
+
+def bucket_below(bound: float) -> int:
+    """Return the highest bucket whose durations are all below a bound of Prometheus's histograms."""
+    return bucket_of(BOUNDS[-2]) + 1 if bound == math.inf else bucket_of(bound) - 1
+
+
+_COARSE = {bound: bucket_below(bound) for bound in BOUNDS}
+
+
 class Packed(NamedTuple):
-    """A row of the table: the sketches of a minute, hour or day that begins at ``minute`` (seconds since the epoch).
+    """A row of the table: the sketches of a minute, hour or day that begins at ``minute``, or those of ``EVER``.
 
     Attributes:
+        minute: seconds since the epoch, or ``EVER``.
         entries: JSON, one list per sketch: labels, count, total, least, most and number of buckets.
-        buckets: the buckets of all sketches, as 16-bit integers, then their counts, as 32-bit ones; little-endian.
+        buckets: the buckets of all sketches, as 16-bit integers, then their counts, little-endian: as 64-bit integers for
+            ``EVER``, otherwise as 32-bit ones.
     """
 
     minute: int
@@ -140,15 +185,13 @@ def pack(minute: int, sketches: Iterable[tuple[Labels, Sketch]]) -> Packed:
         entries.append([*labels, sketch.count, sketch.total, sketch.least, sketch.most, len(of_sketch)])
         buckets += [bucket for bucket, _ in of_sketch]
         numbers += [number for _, number in of_sketch]
-    size = len(buckets)
-    packed = struct.pack(f"<{size}h{size}I", *buckets, *numbers)
-    return Packed(minute, to_json(entries), packed)
+    return Packed(minute, to_json(entries), _layout(minute, len(buckets)).pack(*buckets, *numbers))
 
 
 def unpack(row: Packed) -> list[tuple[Labels, Sketch]]:
     """Return the sketches of a row."""
-    size = len(row.buckets) // 6
-    values = struct.unpack(f"<{size}h{size}I", row.buckets)
+    size = len(row.buckets) // _layout(row.minute, 1).size
+    values = _layout(row.minute, size).unpack(row.buckets)
     found = []
     place = 0
     for *labels, count, total, least, most, width in json.loads(row.entries):
@@ -159,12 +202,21 @@ def unpack(row: Packed) -> list[tuple[Labels, Sketch]]:
     return found
 
 
+def _layout(minute: int, size: int) -> struct.Struct:
+    return struct.Struct(f"<{size}h{size}{'Q' if minute == EVER else 'I'}")
+
+
 def merge(minute: int, rows: Iterable[Packed]) -> Packed:
-    """Merge rows into the row of this minute, hour or day."""
+    """Merge rows into the row of this minute, hour or day, or of ``EVER``."""
+    return pack(minute, sorted(add_up(rows).items(), key=lambda item: item[0]))
+
+
+def add_up(rows: Iterable[Packed]) -> defaultdict[Labels, Sketch]:
+    """Add up the sketches of rows by their labels."""
     sums: defaultdict[Labels, Sketch] = defaultdict(Sketch)
     for labels, sketch in chain.from_iterable(map(unpack, rows)):
         sums[labels].add(sketch)
-    return pack(minute, sorted(sums.items(), key=lambda item: item[0]))
+    return sums
 
 
 def insert(connection: Connection, row: Packed) -> None:
@@ -174,12 +226,13 @@ def insert(connection: Connection, row: Packed) -> None:
 
 def read(connection: Connection, *, since: float, until: float) -> list[Packed]:
     """Return the rows of the minutes, hours and days that begin between these times, seconds since the epoch."""
-    query = select(_t.c.minute, _t.c.entries, _t.c.buckets).where(_t.c.minute >= since, _t.c.minute <= until)
+    query = select(_t.c.minute, _t.c.entries, _t.c.buckets).where(_t.c.minute.between(since, until))
     return list(map(Packed._make, connection.execute(query)))
 
 
 def begin_of(since: float, *, now: float) -> int:
     """Return the beginning of the minute, or that of the hour or day if minutes or hours are no longer kept."""
+    since = max(0.0, since)
     size = _size(since, now - MINUTES_KEPT_SECONDS, now - HOURS_KEPT_SECONDS)
     return int(since // size) * size
 
@@ -196,21 +249,25 @@ class Span(NamedTuple):
     end: int
 
 
-def find_spans(connection: Connection, *, now: float, only_minutes: bool = False) -> list[Span]:
-    """Return the minutes, hours and days that are over and have more than one row.
+def find_spans(connection: Connection, *, now: float, is_cheap: bool = False) -> list[Span]:
+    """Return the minutes, hours and days that are over and have more than one row, and *ever*.
 
     Args:
         connection: an open connection.
         now: seconds since the epoch.
-        only_minutes: return only recent minutes, which is cheap.
+        is_cheap: return only recent minutes, and *ever* only if it has many rows.
     """
     minutes_before = int((now - MINUTES_KEPT_SECONDS - _SLACK_SECONDS) // _MINUTE) * _MINUTE
     days_before = int((now - HOURS_KEPT_SECONDS - _SLACK_SECONDS) // _DAY) * _DAY
     counts = select(_t.c.minute, func.count()).group_by(_t.c.minute).where(_t.c.minute <= now - _MINUTE)
-    if only_minutes:
-        counts = counts.where(_t.c.minute >= minutes_before).having(func.count() > 1)
+    if is_cheap:
+        counts = counts.where(or_(_t.c.minute == EVER, _t.c.minute >= minutes_before))
     found: Counter[Span] = Counter()
     for minute, count in connection.execute(counts):
+        if minute == EVER:
+            if not is_cheap or count > _EVER_ROWS:
+                found[Span(EVER, EVER + 1)] = count
+            continue
         size = _size(minute, minutes_before, days_before)
         start = minute // size * size
         # A recent hour is merged minute by minute.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from dataclasses import dataclass, field
 from functools import cache
 from hashlib import sha256
@@ -121,8 +120,7 @@ def enqueue(
     table = schema.deliveries.c
     accepted = _insert(connection, rows, table.event_id, table.id)
     if accepted:
-        by_type = Counter(wanted[row.event_id] for row in accepted)
-        acceptances.add(connection, endpoint, by_type, now=now, wake=wake)
+        acceptances.add(connection, endpoint, len(accepted), wake=wake)
     delivery_ids = [row.id for row in accepted]
     if known := wanted.keys() - {row.event_id for row in accepted}:
         of_known = select(table.id).where(table.endpoint == endpoint, is_any_of(table.event_id, list(known)))

@@ -195,8 +195,6 @@ def _count_failed(tally: Tally, outcome: Outcome, now: float) -> None:
             tally.add("delivery", *where, "dead_letter", category, code, detail=reason, seconds=age)
             count_retries(tally, where, attempt.number)
         case Retry() | Park():
-            result = "park" if isinstance(decision, Park) else "retry"
-            tally.add("retry_delay", *where, result, category, code, seconds=decision.delay)
             is_charged = not (isinstance(decision, Park) and not decision.charged)
             detail = DelayOf(lease.round_attempts + is_charged, attempt.retry_after is not None, lease.policy)
             tally.add("delay", *where, detail=detail.to_text(), seconds=decision.delay)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from resonant.store import schema
-from resonant.store.counts.acceptances import read_endpoints
+from resonant.store.counts.acceptances import read_ledgers
 from resonant.store.engine.sql import insert_into
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ _ledgers = schema.ledgers
 
 def known(connection: Connection) -> set[str]:
     """Return the endpoints that were added, or for which a delivery was ever accepted."""
-    return set(read_endpoints(connection))
+    return set(read_ledgers(connection))
 
 
 def remember(connection: Connection, added: Collection[str]) -> None:

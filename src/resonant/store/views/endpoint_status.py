@@ -6,10 +6,10 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from sqlalchemy import case, func, select, union_all
+from sqlalchemy import case, func, select
 
 from resonant.store import schema
-from resonant.store.counts import counters
+from resonant.store.counts.counters import read_counts
 from resonant.store.shared.gates import Gate, read_gates
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ class EndpointStatus:
         parked: unfinished deliveries that are due later.
         due: unfinished deliveries that may be sent now.
         oldest_due_at: the earliest due time of an unfinished delivery, seconds since the epoch.
-        delivered_last_hour: deliveries that succeeded in the last hour; None if rollups are off.
-        failed_last_hour: attempts that failed or were lost in the last hour; None if rollups are off.
+        delivered_last_hour: deliveries that succeeded in the last hour.
+        failed_last_hour: attempts that failed or were lost in the last hour.
         gate: the endpoint's gate.
         is_held: whether the gate holds deliveries back now.
     """
@@ -46,8 +46,8 @@ class EndpointStatus:
     in_flight: int
     parked: int
     oldest_due_at: float | None
-    delivered_last_hour: int | None
-    failed_last_hour: int | None
+    delivered_last_hour: int
+    failed_last_hour: int
     gate: Gate
     is_held: bool
 
@@ -68,7 +68,6 @@ def endpoint_statuses(
     *,
     now: float,
     endpoint: str | None = None,
-    has_rollups: bool = True,
 ) -> tuple[EndpointStatus, ...]:
     """Return the endpoints with deliveries, with activity in the last hour or with a governing gate, by name.
 
@@ -77,7 +76,6 @@ def endpoint_statuses(
         counts: the deliveries of each endpoint by status.
         now: seconds since the epoch.
         endpoint: only this endpoint.
-        has_rollups: whether rollups are on.
     """
     of_endpoint = [] if endpoint is None else [_d.c.endpoint == endpoint]
     is_live = _d.c.available_at > now
@@ -89,7 +87,7 @@ def endpoint_statuses(
     leased = {name: (int(live), due_at) for name, live, due_at in connection.execute(of_leases)}
     of_later = select(_d.c.endpoint, func.count()).where(is_live, *of_endpoint).group_by(_d.c.endpoint)
     later = {name: count for name, count in connection.execute(of_later)}  # noqa: C416 - mypy does not treat rows as pairs
-    hour = _last_hour(connection, since=now - HOUR_SECONDS, endpoint=endpoint) if has_rollups else None
+    hour = _last_hour(connection, since=now - HOUR_SECONDS)
     gates = read_gates(connection)
     governing = {name for name, gate in gates.items() if gate.governs_at(now) and endpoint in (None, name)}
 
@@ -107,13 +105,14 @@ def endpoint_statuses(
             in_flight=live,
             parked=later.get(name, 0) - live,
             oldest_due_at=min((at for at in moments if at is not None), default=None),
-            delivered_last_hour=None if hour is None else hour[name, True],
-            failed_last_hour=None if hour is None else hour[name, False],
+            delivered_last_hour=hour[name, True],
+            failed_last_hour=hour[name, False],
             gate=gates.get(name) or Gate(name),
             is_held=name in governing,
         )
 
-    names = counts.keys() | governing | ({name for name, _ in hour} if hour else set())
+    active = {name for name, _ in hour if endpoint in (None, name)}
+    names = counts.keys() | governing | active
     return tuple(map(one, sorted(names)))
 
 
@@ -147,29 +146,11 @@ def _oldest_waiting(connection: Connection, endpoint: str) -> float | None:
     return connection.execute(query).scalar()
 
 
-def _last_hour(connection: Connection, *, since: float, endpoint: str | None) -> Counter[tuple[str, bool]]:
+def _last_hour(connection: Connection, *, since: float) -> Counter[tuple[str, bool]]:
     """Count successful deliveries (True) and unsuccessful attempts (False) by endpoint."""
-    parts = []
-    # Recent minutes are in one table, older ones in the other; after a late write a minute can be in both.
-    for table in (schema.rollups, schema.rollup_history):
-        query = select(table.c.endpoint, table.c.measure, table.c.result, table.c["count"]).where(
-            table.c.measure.in_(["delivery", "attempt"]), table.c.minute >= int(since)
-        )
-        parts.append(query if endpoint is None else query.where(table.c.endpoint == endpoint))
-    c = union_all(*parts).subquery().c
-    kinds = (c.endpoint, c.measure, c.result)
     found: Counter[tuple[str, bool]] = Counter()
-    for name, measure, result, count in connection.execute(
-        select(*kinds, func.sum(c["count"])).group_by(*kinds)
-    ):
-        is_delivered = result == "delivered"
-        if is_delivered == (measure == "delivery"):  # failed attempts and successful deliveries
-            found[name, is_delivered] += int(count)
-    for row in counters.read_unfolded_rows(connection, since=since):
-        is_delivered = row["result"] == "delivered"
-        if row["measure"] == ("delivery" if is_delivered else "attempt") and endpoint in (
-            None,
-            row["endpoint"],
-        ):
-            found[row["endpoint"], is_delivered] += row["count"]
+    for each in read_counts(connection, since=int(since)):
+        is_delivered = each.labels.result == "delivered"
+        if each.labels.measure == ("delivery" if is_delivered else "attempt"):
+            found[each.labels.endpoint, is_delivered] += each.number
     return found

@@ -102,19 +102,16 @@ class History:
     event: Event | None
 
 
-def status(
-    connection: Connection, *, now: float, endpoint: str | None = None, has_rollups: bool = True
-) -> StoreStatus:
+def status(connection: Connection, *, now: float, endpoint: str | None = None) -> StoreStatus:
     """Return the balance. If called through ``Store.read``, it is one snapshot.
 
     Args:
         connection: an open connection.
         now: seconds since the epoch.
         endpoint: count only the deliveries of this endpoint.
-        has_rollups: whether rollups are on.
     """
     of_endpoint = [] if endpoint is None else [_d.c.endpoint == endpoint]
-    accepted, purged = read_ledgers(connection, endpoint)
+    ledgers = read_ledgers(connection, endpoint).values()
     # Columns in the order of the index, which covers the query.
     kinds = (_d.c.category, _d.c.status, _d.c.endpoint)
     rows = connection.execute(select(*kinds, func.count()).where(*of_endpoint).group_by(*kinds))
@@ -126,13 +123,11 @@ def status(
         by_endpoint[of][name] += count
         if name == "dead_letter":
             by_category[category or "unknown"] += count
-    endpoints = endpoint_statuses(
-        connection, by_endpoint, now=now, endpoint=endpoint, has_rollups=has_rollups
-    )
+    endpoints = endpoint_statuses(connection, by_endpoint, now=now, endpoint=endpoint)
     oldest_dead = select(func.min(_d.c.finished_at)).where(schema.is_dead_letter, *of_endpoint)
     return StoreStatus(
-        accepted=accepted,
-        purged=purged,
+        accepted=sum(each.accepted for each in ledgers),
+        purged=sum(each.purged for each in ledgers),
         in_flight=sum(each.in_flight for each in endpoints),
         by_category=dict(sorted(by_category.items())),
         oldest_due_at=min((at for each in endpoints if (at := each.oldest_due_at) is not None), default=None),

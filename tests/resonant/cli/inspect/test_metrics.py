@@ -196,17 +196,6 @@ def test_a_file_replaces_an_existing_one_and_others_may_read_it(resonant, busy, 
     assert found["resonant_events_accepted_total", "crm"] == 1
 
 
-def test_without_rollups_both_commands_say_what_is_missing(resonant, busy, monkeypatch):
-    monkeypatch.setenv("RESONANT_ROLLUPS", "off")
-    done = resonant("prometheus")
-    missing = "RESONANT_ROLLUPS is off: there are no counters, no histograms and no statistics\n"
-    assert done.err == resonant("metrics").err == missing
-    names = {name for name, *_ in samples(done.out)}
-    assert "resonant_deliveries" in names
-    assert not [name for name in names if name.endswith(("_total", "_bucket", "_sum", "_count"))]
-    assert "RESONANT_ROLLUPS is off" in done.out
-
-
 def test_a_store_that_is_away_leaves_the_last_file(resonant, busy, tmp_path, monkeypatch):
     resonant("prometheus", "-o", "metrics.prom")
     before = (tmp_path / "metrics.prom").read_text()

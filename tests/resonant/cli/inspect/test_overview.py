@@ -9,6 +9,7 @@ import pytest
 from resonant.dead_letters.purge import DAY_SECONDS
 from resonant.delivery.retry import GiveUp, Park
 from resonant.events import rfc3339
+from resonant.store.counts.counters import Tally
 
 REJECTED = {"category": "permanent", "code": "http_400", "status_code": 400}
 
@@ -83,17 +84,13 @@ def test_the_endpoint_with_the_most_failures_is_first(resonant, old):
 
 
 def test_a_store_of_long_names_and_large_counts_fits_80_columns(resonant, worker, url):
-    import contextlib
-    import sqlite3
-
     for number in range(22):
         worker.accept("evt_1", endpoint=f"partner-webhooks-production-eu-west-{number}")
-    with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database, database:
-        database.execute(
-            """INSERT INTO resonant_rollups SELECT 'delivery', :now, endpoint, 't', 'delivered', '', '', 1.0, 1234567, 0
-            FROM resonant_deliveries""",
-            {"now": int(worker.clock())},
-        )
+    tally = Tally(worker.clock())
+    for number in range(22):
+        endpoint = f"partner-webhooks-production-eu-west-{number}"
+        tally.add("delivery", endpoint, "t", "delivered", count=1_234_567)
+    worker.do(lambda store: store.write(tally.write))
 
     screen = resonant.on_a_terminal("status")
 

@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import math
 
 import pytest
 from sqlalchemy import text
 
 from resonant.metrics.totals import read_totals
 from resonant.store import enqueue, schema
-from resonant.store.counter_compaction import compact
 from resonant.store.counts import acceptances
-from resonant.store.store import Store
+from resonant.store.counts.acceptances import Ledger
+from resonant.store.worker import WorkerStore
 
 
-def counters(desk):
-    """Return the counter of accepted events by endpoint, as the metrics show it."""
-    totals = desk.read(read_totals, now=desk.clock())
-    return {each.endpoint: each.number for each in totals.counted if each.measure == "accepted"}
-
-
-async def within_an_open_transaction(desk, meanwhile, *, event_id="evt_open", endpoint="orders"):
+async def within_an_open_transaction(desk, meanwhile):
     """Run an operation during a producer's open transaction; it must not wait."""
     async with desk.store.transaction() as transaction:
-        await transaction.run_sync(enqueue, [desk.make(event_id)], endpoint, now=desk.clock())
+        await transaction.run_sync(enqueue, [desk.make("evt_open")], "orders", now=desk.clock())
         async with asyncio.timeout(10):
             return await meanwhile()
 
 
 @pytest.mark.parametrize("is_known", [False, True], ids=["new endpoint", "known endpoint"])
-def test_a_producers_open_transaction_blocks_no_other_producer(open_desk, postgresql_url, is_known):
+def test_an_open_transaction_blocks_no_other_producer(open_desk, postgresql_url, is_known):
     ours, theirs = open_desk(postgresql_url), open_desk(postgresql_url)
     if is_known:
         ours.enqueue("evt_1")
@@ -54,9 +47,8 @@ def test_an_open_transaction_blocks_no_worker_fold_or_compaction(open_desk, post
     async def look():
         status = await theirs.store.status()
         totals = await theirs.store.read(read_totals, now=theirs.clock())
-        [counted] = [each.number for each in totals.counted if each.measure == "accepted"]
         assert status.balanced
-        seen.append((status.accepted, counted))
+        seen.append((status.accepted, totals.accepted))
 
     async def work():
         await look()
@@ -66,17 +58,16 @@ def test_an_open_transaction_blocks_no_worker_fold_or_compaction(open_desk, post
         await theirs.store.fold()
         await look()
         theirs.clock.advance(3600)
-        await compact(theirs.store)
+        await theirs.store.compact()
         await look()
 
     ours.run(within_an_open_transaction(ours, work))
-    assert seen == [(2, 2)] * 4
-    assert counters(ours) == {"orders": 3}
-    assert ours.status().balanced
-    ours.fold()
+    assert seen == [(2, {"orders": 2})] * 4
+    for _ in range(2):
+        assert ours.read(acceptances.read_ledgers) == {"orders": Ledger(accepted=3)}
+        assert ours.status().balanced
+        ours.fold()
     assert ours.rows(schema.acceptances) == []
-    assert counters(ours) == {"orders": 3}
-    assert ours.status().balanced
 
 
 def test_producers_of_the_same_id_wait_for_each_other(open_desk, postgresql_url):
@@ -96,7 +87,7 @@ def test_producers_of_the_same_id_wait_for_each_other(open_desk, postgresql_url)
     assert ours.run(store_twice()).known == 1
 
 
-def test_folds_at_once_move_each_row_once(open_desk, store_url):
+def test_concurrent_folds_move_each_row_once(open_desk, store_url):
     desks = [open_desk(store_url) for _ in range(3)]
     for number in range(30):
         desks[0].enqueue(f"evt_{number}", endpoint=f"crm-{number % 3}")
@@ -106,12 +97,11 @@ def test_folds_at_once_move_each_row_once(open_desk, store_url):
 
     desks[0].run(fold_at_once())
     assert desks[0].rows(schema.acceptances) == []
-    assert {row["name"]: row["accepted"] for row in desks[0].rows(schema.ledgers)} == {
-        "crm-0": 10,
-        "crm-1": 10,
-        "crm-2": 10,
-    }
-    assert counters(desks[0]) == {"crm-0": 10, "crm-1": 10, "crm-2": 10}
+    assert [(row["name"], row["accepted"]) for row in desks[0].rows(schema.ledgers)] == [
+        ("crm-0", 10),
+        ("crm-1", 10),
+        ("crm-2", 10),
+    ]
 
 
 def test_a_fold_that_is_rolled_back_moves_nothing(desk):
@@ -125,62 +115,36 @@ def test_a_fold_that_is_rolled_back_moves_nothing(desk):
     with pytest.raises(KeyError):
         desk.write(fold_and_fail)
     assert desk.rows(schema.acceptances) == before
-    assert desk.rows(schema.ledgers) == desk.rows(schema.rollups) == []
+    assert desk.rows(schema.ledgers) == []
     assert desk.status().balanced
-
-
-def test_a_fold_counts_events_in_the_minute_in_which_they_were_accepted(desk):
-    minute = int(desk.clock() // 60) * 60
-    desk.enqueue("evt_1", "evt_2", desk.make("evt_3", event_type="order.refunded"))
-    desk.clock.advance(60)
-    desk.enqueue("evt_4")
-    desk.clock.advance(3600)
-    desk.fold()
-    rows = [(row["minute"], row["event_type"], row["count"], row["le"]) for row in desk.rows(schema.rollups)]
-    assert rows == [
-        (minute, "order.paid", 2, math.inf),
-        (minute, "order.refunded", 1, math.inf),
-        (minute + 60, "order.paid", 1, math.inf),
-    ]
-
-
-@pytest.mark.parametrize("producer_counts", [True, False])
-def test_the_producer_decides_whether_rollups_count(open_desk, store_url, producer_counts):
-    producer = open_desk(store_url, rollups=producer_counts)
-    folder = open_desk(store_url, rollups=not producer_counts)
-    producer.enqueue("evt_1")
-    expected = {"orders": 1} if producer_counts else {}
-    assert counters(folder) == expected
-    folder.fold()
-    assert counters(folder) == expected
-    assert (folder.status().accepted, folder.status().balanced) == (1, True)
 
 
 def test_an_endpoint_is_known_before_it_is_folded(desk):
     desk.enqueue("evt_1", endpoint="crm")
     desk.enqueue("evt_2", endpoint="billing")
-    assert desk.read(acceptances.read_endpoints) == ("billing", "crm")
-    assert [due.endpoint for due in desk.run(desk.store.due())] == ["billing", "crm"]
-    assert [due.endpoint for due in desk.run(desk.store.due("crm"))] == ["crm"]
-    desk.fold()
-    assert desk.read(acceptances.read_endpoints) == ("billing", "crm")
+    for _ in range(2):
+        assert list(desk.read(acceptances.read_ledgers)) == ["billing", "crm"]
+        assert desk.read(acceptances.read_ledgers, "crm") == {"crm": Ledger(accepted=1)}
+        assert [due.endpoint for due in desk.run(desk.store.due())] == ["billing", "crm"]
+        assert [due.endpoint for due in desk.run(desk.store.due("crm"))] == ["crm"]
+        desk.fold()
     desk.deliver(*desk.claim(endpoint="crm"))
     assert [due.endpoint for due in desk.run(desk.store.due())] == ["billing"]
     assert desk.run(desk.store.due("crm")) == []
 
 
-def test_a_compaction_folds_more_rows_than_one_batch(desk, monkeypatch):
-    monkeypatch.setattr("resonant.store.store._FOLD_BATCH", 2)
+def test_a_fold_takes_more_rows_than_one_batch(desk, monkeypatch):
+    monkeypatch.setattr("resonant.store.worker._FOLD_BATCH", 2)
     for number in range(5):
         desk.enqueue(f"evt_{number}")
-    desk.run(compact(desk.store))
+    desk.fold()
     assert desk.rows(schema.acceptances) == []
-    assert counters(desk) == {"orders": 5}
+    assert desk.status().accepted == 5
 
 
 def test_without_rows_to_fold_the_store_is_only_read(desk, monkeypatch):
     async def refuse(*_arguments, **_options):
         raise AssertionError("the store was written")
 
-    monkeypatch.setattr(Store, "write", refuse)
+    monkeypatch.setattr(WorkerStore, "write", refuse)
     desk.fold()

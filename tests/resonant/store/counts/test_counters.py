@@ -1,158 +1,82 @@
-"""Counters by minute, written with the facts they count."""
+"""Counts: one row for each transaction, written with the facts that it counts; readers add up what folds turn into sketches."""
 
 from __future__ import annotations
 
-import math
-import random
+import asyncio
+from collections import Counter
 
 import pytest
-from sqlalchemy import create_engine, select
 
 from resonant.dead_letters.purge import Retention
-from resonant.delivery.retry import GiveUp
-from resonant.store import WorkerStore, enqueue, schema
-from resonant.store.counts.counters import BUCKETS, QUANTUM, Tally
+from resonant.delivery.retry import GiveUp, Park
+from resonant.metrics.totals import measure
+from resonant.store import schema
+from resonant.store.counts.counters import Tally, read_counts
+from resonant.store.counts.sketches import NANOSECONDS, Labels, Sketch
+from resonant.store.queue.outcomes import record
 from resonant.store.views.selection import Selection
+from resonant.store.worker import WorkerStore
+from support.metrics import comparable
+
+HOUR = 3600
+WHERE = ("orders", "order.paid")
 
 
-def rollups(desk, measure):
-    """Return the rows of a measure, without the columns that say which they are."""
-    desk.fold()
-    rows = [row for row in desk.rows(schema.rollups) if row["measure"] == measure]
-    return [
-        (row["minute"], row["result"], row["category"], row["code"], row["le"], row["count"], row["total"])
-        for row in rows
-    ]
+def in_windows(desk, measure=None):
+    """Return the counts of all minutes by their labels."""
+    found = Counter()
+    for _, labels, number, _ in desk.read(read_counts, since=0):
+        if measure in (None, labels.measure):
+            found[labels] += number
+    return dict(found)
 
 
-def test_accepted_deliveries_are_counted_by_type(desk):
-    minute = int(desk.clock() // 60) * 60
-    desk.enqueue("evt_1", "evt_2", desk.make("evt_3", event_type="order.refunded"))
-    desk.enqueue("evt_1", "evt_4")
-    assert rollups(desk, "accepted") == [
-        (minute, "accepted", "", "", math.inf, 3, 0.0),
-        (minute, "accepted", "", "", math.inf, 1, 0.0),
-    ]
-    assert {row["event_type"] for row in desk.rows(schema.rollups)} == {"order.paid", "order.refunded"}
+def measured(desk):
+    """Return the counters, gauges and statistics, for comparison."""
+    return comparable(*desk.run(measure(desk.store, hours=24)))
 
 
-def test_each_minute_has_its_own_row(desk):
-    desk.enqueue("evt_1")
-    desk.clock.advance(60)
-    desk.enqueue("evt_2")
-    first, second = rollups(desk, "accepted")
-    assert second[0] - first[0] == 60
-
-
-def test_attempts_delays_and_ends_are_counted_with_their_seconds(desk):
-    desk.enqueue("evt_1", "evt_2", "evt_3", "evt_4")
-    leases = desk.claim()
+def test_attempts_delays_and_ends_are_counted_with_their_durations(desk):
+    desk.enqueue("evt_1", "evt_2", "evt_3", "evt_4", policy="patient")
+    accepted_at = desk.clock()
+    first, second, third, fourth = desk.claim()
     desk.clock.advance(7)
-    minute = int(desk.clock() // 60) * 60
     desk.record(
-        desk.delivered(leases[0], duration=0.02),
-        desk.failed(leases[1], desk.retry_in(2), duration=0.3),
-        desk.failed(leases[2], desk.park_for(40), duration=0.4),
-        desk.failed(leases[3], GiveUp("permanent"), category="permanent", code="http_400", duration=0.02),
+        desk.delivered(first, duration=0.02, started_at=accepted_at + 6),
+        desk.failed(second, desk.retry_in(2), duration=0.3),
+        desk.failed(third, desk.park_for(40), duration=0.4, retry_after=1.0),
+        desk.failed(fourth, GiveUp("permanent"), category="permanent", code="http_400", duration=0.02),
     )
-    transient = ("transient", "http_503")
-    assert rollups(desk, "attempt") == [
-        (minute, "delivered", "", "", 0.025, 1, pytest.approx(0.02, abs=QUANTUM)),
-        (minute, "failed", "permanent", "http_400", 0.025, 1, pytest.approx(0.02, abs=QUANTUM)),
-        (minute, "failed", *transient, 0.5, 2, pytest.approx(0.7, abs=QUANTUM)),
-    ]
-    assert rollups(desk, "retry_delay") == [
-        (minute, "park", *transient, 60.0, 1, 40.0),
-        (minute, "retry", *transient, 2.5, 1, 2.0),
-    ]
-    assert rollups(desk, "delivery") == [
-        (minute, "dead_letter", "permanent", "http_400", 10.0, 1, 7.0),
-        (minute, "delivered", "", "", 10.0, 1, 7.0),
-    ]
-
-
-def test_a_value_on_a_bound_is_in_its_bucket_and_one_above_the_last_in_infinity(desk):
-    def count(connection):
-        tally = Tally(desk.clock())
-        for seconds in (0.005, 0.0051, 86_400.0, 86_400.1):
-            tally.add("attempt", "orders", "t", "delivered", seconds=seconds)
-        tally.settle(connection)
-
-    desk.write(count)
-    assert [row["le"] for row in desk.rows(schema.rollups)] == [0.005, 0.01, 86_400.0, math.inf]
-
-
-def test_counts_of_infinity_add_up_in_one_row(desk):
-    for _ in range(3):
-        desk.enqueue(desk.make(f"evt_{len(desk.rows(schema.events))}"))
+    assert len(desk.rows(schema.tallies)) == 1
+    failed = (*WHERE, "failed")
+    assert in_windows(desk) == {
+        Labels("attempt", *WHERE, "delivered"): 1,
+        Labels("attempt", *failed, "transient", "http_503", "UnexpectedStatus"): 2,
+        Labels("attempt", *failed, "permanent", "http_400", "UnexpectedStatus"): 1,
+        Labels("first_attempt", *WHERE): 4,
+        Labels("delivery", *WHERE, "delivered"): 1,
+        Labels("delivery", *WHERE, "dead_letter", "permanent", "http_400", "permanent"): 1,
+        Labels("retries", *WHERE): 2,
+        Labels("delay", *WHERE, detail="1 0 patient"): 1,
+        Labels("delay", *WHERE, detail="1 1 patient"): 1,
+    }
+    for _ in range(2):
+        assert {
+            labels: (each.count, each.total / NANOSECONDS, sorted(each.by_bound().items())[:-1])
+            for labels, each in desk.counters().items()
+        } == {
+            Labels("attempt", "orders", "", "delivered"): (1, 0.02, [(0.025, 1)]),
+            Labels("attempt", "orders", "", "failed", "transient", "http_503"): (2, 0.7, [(0.5, 2)]),
+            Labels("attempt", "orders", "", "failed", "permanent", "http_400"): (1, 0.02, [(0.025, 1)]),
+            Labels("delivery", "orders", "", "delivered"): (1, 7.0, [(10.0, 1)]),
+            Labels("delivery", "orders", "", "dead_letter", "permanent", "http_400"): (1, 7.0, [(10.0, 1)]),
+            Labels("delay", "orders", ""): (2, 42.0, [(2.5, 1), (60.0, 1)]),
+        }
         desk.fold()
-    [row] = desk.rows(schema.rollups)
-    assert (row["le"], row["count"]) == (math.inf, 3)
 
 
-def test_a_clock_that_was_put_back_lowers_no_sum(desk):
-    desk.enqueue("evt_1", "evt_2")
-    first, second = desk.claim()
-    desk.clock.advance(10)
-    desk.deliver(first)
-    desk.clock.advance(-20)
-    desk.deliver(second)
-    desk.fold()
-    assert sum(row["total"] for row in desk.rows(schema.rollups) if row["measure"] == "delivery") == 10.0
-
-
-def test_what_is_rolled_back_is_not_counted(desk):
-    desk.enqueue("evt_1")
-    desk.fold()
-    before = desk.rows(schema.rollups)
-
-    def count_and_fail(connection):
-        tally = Tally(desk.clock())
-        tally.add("accepted", "orders", "order.paid", "accepted")
-        tally.write(connection)
-        raise KeyError
-
-    with pytest.raises(KeyError):
-        desk.write(count_and_fail)
-    assert desk.rows(schema.rollups) == before
-
-
-def test_the_buckets_go_up_to_infinity():
-    assert list(BUCKETS) == sorted(set(BUCKETS))
-    assert BUCKETS[-1] == math.inf
-
-
-def test_sums_of_seconds_are_the_same_in_whichever_order_they_are_added(desk):
-    """Otherwise a sum could fall by its last digit, and Prometheus would take that for a restart."""
-    rng = random.Random(3)
-    told = [rng.lognormvariate(-2, 2) for _ in range(300)]
-
-    def count(connection):
-        for seconds in told:
-            tally = Tally(desk.clock())
-            tally.add("attempt", "orders", "t", "delivered", seconds=seconds)
-            tally.settle(connection)
-
-    desk.write(count)
-    totals = [row["total"] for row in desk.rows(schema.rollups)]
-    assert (
-        math.fsum(totals)
-        == sum(totals)
-        == sum(reversed(totals))
-        == pytest.approx(sum(told), abs=300 * QUANTUM)
-    )
-
-
-@pytest.mark.parametrize("rollups", [True, False])
-def test_switched_off_nothing_is_counted_and_the_ledgers_stand(open_desk, store_url, rollups):
-    desk = open_desk(store_url, rollups=rollups)
-
-    async def accept_in_a_transaction():
-        async with desk.store.transaction() as transaction:
-            await transaction.run_sync(enqueue, [desk.make("evt_3")], "orders", now=desk.clock())
-
-    desk.enqueue("evt_1", "evt_2")
-    desk.run(accept_in_a_transaction())
+def test_operations_are_counted(desk):
+    desk.enqueue("evt_1", "evt_2", "evt_3")
     first, second, third = desk.claim()
     desk.deliver(first)
     desk.fail(second, GiveUp("permanent"))
@@ -162,24 +86,149 @@ def test_switched_off_nothing_is_counted_and_the_ledgers_stand(open_desk, store_
     desk.replay(Selection(endpoint="orders"))
     desk.cancel(endpoint="orders")
     assert desk.purge(Retention(dead_letters=30, delivered=0)) == 1
+    counts = Counter()
+    for labels, each in desk.counters().items():
+        counts[labels.measure, labels.result] += each.count
+    assert counts == {
+        ("attempt", "delivered"): 1,
+        ("attempt", "failed"): 1,
+        ("attempt", "lost"): 1,
+        ("delivery", "delivered"): 1,
+        ("delivery", "dead_letter"): 3,
+        ("replay", "replayed"): 1,
+        ("purge", "delivered"): 1,
+    }
 
+
+def test_each_minute_has_its_own_counts(desk):
+    minute = int(desk.clock() // 60) * 60
+    desk.enqueue("evt_1", "evt_2")
+    for lease in desk.claim():
+        desk.deliver(lease)
+        desk.clock.advance(60)
     desk.fold()
-    measures = {row["measure"] for row in desk.rows(schema.rollups)}
-    every = {"accepted", "attempt", "delivery", "replay", "purge"}
-    assert measures == (every if rollups else set())
-    status = desk.status()
-    assert (status.accepted, status.purged, status.balanced) == (3, 1, True)
+    counts = desk.read(read_counts, since=minute + 60, until=minute + 60)
+    assert {(each.minute, each.number) for each in counts} == {(minute + 60, 1)}
 
 
-def test_a_producers_own_connection_counts(desk, sqlite_url):
-    """As in examples/outbox.py: there is no store to switch anything off."""
-    desk.run(open_and_close(sqlite_url))
-    engine = create_engine(sqlite_url)
-    with engine.begin() as connection:
-        enqueue(connection, [desk.make("evt_1")], "orders", now=desk.clock())
-        assert connection.execute(select(schema.acceptances.c.counted)).scalars().all() == [True]
-    engine.dispose()
+def test_the_number_of_a_delay_is_the_one_that_the_policy_counts(desk):
+    """A lost attempt and an early one do not count; a replay restarts the count."""
+    desk.enqueue("evt_1")
+    for early in (False, True, False):
+        lease, now = desk.claim_one(), desk.clock()
+        own = lease.backoff_until if early else now + 3
+        desk.fail(lease, Park(1.0, now + 1, backoff_until=own, charged=not early))
+        desk.clock.advance(1)
+    desk.begin(desk.claim_one())
+    desk.clock.advance(61)
+    desk.rescue()
+    desk.fail(desk.claim_one(), desk.park_for(1))
+    numbers = Counter()
+    for labels, number in in_windows(desk, "delay").items():
+        numbers[labels.detail.split(" ")[0]] += number
+    assert numbers == {"1": 2, "2": 1, "3": 1}
 
 
-async def open_and_close(url):
-    await (await WorkerStore.open(url)).close()
+def test_a_replay_counts_against_the_hour_in_which_the_dead_letter_was_given_up(desk):
+    desk.enqueue("evt_1")
+    desk.fail(desk.claim_one(), GiveUp("exhausted"))
+    desk.clock.advance(5 * HOUR)
+    desk.replay()
+    [replayed] = [each for each in desk.read(read_counts, since=0) if each.labels.measure == "replayed"]
+    assert replayed.labels == Labels("replayed", *WHERE, "dead_letter", detail="exhausted")
+    assert replayed.minute == (desk.clock() - 5 * HOUR) // HOUR * HOUR
+
+
+def test_a_clock_that_was_set_back_lowers_no_sum(desk):
+    desk.enqueue("evt_1", "evt_2")
+    first, second = desk.claim()
+    desk.clock.advance(10)
+    desk.deliver(first)
+    desk.clock.advance(-20)
+    desk.deliver(second)
+    [delivered] = desk.counters("delivery").values()
+    assert (delivered.count, delivered.total) == (2, 10 * NANOSECONDS)
+
+
+def test_a_tally_is_the_same_after_a_round_trip(desk):
+    tally = Tally(desk.clock())
+    tally.add("replay", "orders", "t\n'", "replayed", count=3)
+    tally.add("attempt", "orders", "t", "failed", "transient", "http_503", detail="É", seconds=0.25)
+    tally.add_all("attempt", "crm", "t", "delivered", [0.1, -1.0, 1e6])
+    desk.write(tally.write)
+    [row] = desk.rows(schema.tallies)
+    again = Tally(row["minute"])
+    again.add_row(row["entries"], row["seconds"])
+    assert again.sketches() == tally.sketches()
+    assert dict(again.sketches())[Labels("attempt", "crm", "t", "delivered")] == Sketch.of([0.1, -1.0, 1e6])
+
+
+def test_an_empty_tally_makes_no_row(desk):
+    desk.write(Tally(desk.clock()).write)
+    assert desk.rows(schema.tallies) == []
+
+
+def test_a_transaction_that_is_rolled_back_counts_nothing(desk):
+    desk.enqueue("evt_1")
+    outcome = desk.delivered(desk.claim_one())
+
+    def record_and_fail(connection):
+        record(connection, [outcome], now=desk.clock())
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        desk.write(record_and_fail)
+    assert desk.counters() == in_windows(desk) == {}
+
+
+def test_a_fold_changes_no_counter_and_no_statistics(desk):
+    desk.enqueue(*(f"evt_{n}" for n in range(5)))
+    first, second, *rest = desk.claim()
+    desk.deliver(first)
+    desk.fail(second, GiveUp("permanent"), duration=0.7)
+    before, hour = measured(desk), desk.status().endpoints[0]
+    assert sum(each.count for each in desk.counters("attempt").values()) == 2
+    assert (hour.delivered_last_hour, hour.failed_last_hour) == (1, 1)
+    desk.fold()
+    assert desk.rows(schema.tallies) == []
+    assert measured(desk) == before
+    assert desk.status().endpoints[0] == hour
+    desk.deliver(*rest)
+    before = measured(desk)
+    desk.fold()
+    assert measured(desk) == before
+
+
+def test_outcomes_of_one_endpoint_do_not_wait_for_each_other(open_desk, postgresql_url):
+    """Otherwise all processes that send to an endpoint would commit one after the other."""
+    desk = open_desk(postgresql_url)
+    desk.enqueue("evt_1", "evt_2")
+    first, second = desk.claim()
+    desk.begin(first, second)
+
+    async def record_both():
+        other = await WorkerStore.open(postgresql_url, clock=desk.clock)
+        async with desk.store.transaction() as transaction:
+            await transaction.run_sync(record, [desk.delivered(first)], now=desk.clock())
+            async with asyncio.timeout(10):
+                await other.record([desk.delivered(second)])
+        await other.close()
+
+    desk.run(record_both())
+    assert [each.count for each in desk.counters("delivery").values()] == [2]
+
+
+def test_concurrent_folds_move_each_row_once(open_desk, store_url):
+    desks = [open_desk(store_url) for _ in range(3)]
+    desk = desks[0]
+    desk.enqueue(*(f"evt_{n}" for n in range(30)))
+    for lease in desk.claim():
+        desk.deliver(lease)
+    before = measured(desk)
+
+    async def fold_at_once():
+        await asyncio.gather(*(each.store.fold() for each in desks))
+
+    desk.run(fold_at_once())
+    assert desk.rows(schema.tallies) == []
+    assert measured(desk) == before

@@ -1,24 +1,43 @@
-"""Sketches of durations in the store: inserted with the facts, merged later, with the same sums."""
+"""Sketches of durations in the store: merged into hours, days and ever, with the same sums at every moment."""
 
 from __future__ import annotations
 
 import asyncio
 import math
+import random
 from collections import Counter
-from dataclasses import replace
+from dataclasses import astuple
+from itertools import accumulate, pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import delete
 
-from resonant.delivery.retry import GiveUp, Park
+from resonant.metrics.conditions import read_activity
 from resonant.metrics.statistics import read_statistics
-from resonant.store import WorkerStore, schema
-from resonant.store.counter_compaction import compact
+from resonant.store import schema
 from resonant.store.counts import sketches
-from resonant.store.counts.sketches import Labels, Sketch
+from resonant.store.counts.counters import Tally, read_ever
+from resonant.store.counts.sketches import BOUNDS, EVER, Labels, Sketch, Span
+from support.examples import examples
+from support.metrics import plain
 
-HOUR, DAY = 3600, 86_400
+MINUTE, HOUR, DAY = 60, 3600, 86_400
+LABELS = Labels("attempt", "orders", "t", "delivered")
+
+
+def count(connection, now, facts):
+    tally = Tally(now)
+    for measure, endpoint, code, seconds in facts:
+        tally.add(measure, endpoint, "order.paid", "failed", "transient", code, seconds=seconds)
+    tally.settle(connection)
+
+
+def add(desk, *ages, facts=(("attempt", "orders", "http_503", 0.3),)):
+    """Count these facts so many seconds ago, once for each age."""
+    for age in ages:
+        desk.write(count, desk.clock() - age, facts)
 
 
 def rows(desk):
@@ -27,11 +46,23 @@ def rows(desk):
     ]
 
 
-def sums(desk, measure=None):
-    """Fold, and return the sums of all rows, by labels."""
-    desk.fold()
-    found = dict(sketches.unpack(sketches.merge(0, rows(desk))))
-    return {labels: each for labels, each in found.items() if measure in (None, labels.measure)}
+def minutes(desk):
+    """Return the minutes, hours and days of the rows of windows."""
+    return sorted(row.minute for row in rows(desk) if row.minute != EVER)
+
+
+def sums(desk):
+    """Return the sums of all windows, and those of ever, by labels."""
+    of_windows = sketches.add_up(row for row in rows(desk) if row.minute != EVER)
+    return dict(of_windows), desk.counters()
+
+
+def compact(desk):
+    return desk.run(desk.store.compact())
+
+
+def start_of(moment, size):
+    return int(moment // size) * size
 
 
 @given(st.floats(sketches.SHORTEST, 1e9))
@@ -45,72 +76,38 @@ def test_durations_of_zero_have_a_bucket_of_their_own():
     assert sketches.bucket_of(sketches.SHORTEST) > sketches.ZERO_BUCKET
 
 
-def test_a_row_holds_what_was_put_into_it():
+@pytest.mark.parametrize("minute", [60, EVER])
+def test_a_row_is_the_same_after_a_round_trip(minute):
     given = [
         (Labels("attempt", "orders", "t\n\"'", "failed", "", "", "É"), Sketch.of([0.0, 0.5, 1e7], 3)),
         (Labels("attempt", "crm", "t", "lost"), Sketch.of([], 2)),
     ]
-    assert sketches.unpack(sketches.pack(60, given)) == given
-    assert sketches.unpack(sketches.pack(60, [])) == []
+    assert sketches.unpack(sketches.pack(minute, given)) == given
+    assert sketches.unpack(sketches.pack(minute, [])) == []
 
 
-def test_a_fold_inserts_one_row_with_what_was_measured(desk):
-    desk.enqueue("evt_1", "evt_2", "evt_3", policy="patient")
-    accepted_at = desk.clock()
-    first, second, third = desk.claim()
-    desk.clock.advance(7)
-    desk.record(
-        desk.delivered(first, duration=0.02, started_at=accepted_at + 6),
-        desk.failed(second, desk.park_for(40), duration=0.3, started_at=accepted_at + 5, retry_after=1.0),
-        desk.failed(third, GiveUp("permanent"), category="permanent", code="http_400", duration=0.02),
-    )
-    assert len(desk.rows(schema.tallies)) == 1
-    where = ("orders", "order.paid")
-    failed = (*where, "failed")
-    found = {labels: (each.count, each.least, each.most) for labels, each in sums(desk).items()}
-    first_attempts = found.pop(Labels("first_attempt", *where))
-    assert first_attempts[0] == 3
-    assert found == {
-        Labels("attempt", *where, "delivered"): (1, 0.02, 0.02),
-        Labels("attempt", *failed, "transient", "http_503", "UnexpectedStatus"): (1, 0.3, 0.3),
-        Labels("attempt", *failed, "permanent", "http_400", "UnexpectedStatus"): (1, 0.02, 0.02),
-        Labels("delivery", *where, "delivered"): (1, 7.0, 7.0),
-        Labels("delivery", *where, "dead_letter", "permanent", "http_400", "permanent"): (1, 7.0, 7.0),
-        Labels("retries", *where): (2, 0, 0),
-        Labels("delay", *where, detail="1 1 patient"): (1, 40.0, 40.0),
-    }
+def test_ever_counts_beyond_32_bits():
+    many = Sketch(2**40, 2**40, 1.0, 1.0, Counter({35: 2**40}))
+    row = sketches.pack(EVER, [(LABELS, many)])
+    assert sketches.add_up([row, row])[LABELS].by_bound()[2.5] == 2**41
 
 
-def test_the_number_of_a_delay_is_the_one_that_the_policy_counts(desk):
-    """A lost attempt and an early one do not count; a replay restarts the count."""
-    desk.enqueue("evt_1")
-    for early in (False, True, False):
-        lease, now = desk.claim_one(), desk.clock()
-        own = lease.backoff_until if early else now + 3
-        desk.fail(lease, Park(1.0, now + 1, backoff_until=own, charged=not early))
-        desk.clock.advance(1)
-    desk.begin(desk.claim_one())
-    desk.clock.advance(61)
-    desk.rescue()
-    desk.fail(desk.claim_one(), desk.park_for(1))
-    numbers = Counter()
-    for labels, each in sums(desk, "delay").items():
-        numbers[labels.detail.split(" ")[0]] += each.count
-    assert numbers == {"1": 2, "2": 1, "3": 1}
+@given(st.lists(st.floats(0, 1e6) | st.sampled_from(BOUNDS[:-1]), max_size=50), st.integers(0, 5))
+def test_histograms_are_exact_to_one_percent_at_their_bounds_and_monotone(durations, unmeasured):
+    sketch = Sketch.of(durations, unmeasured)
+    counts = sketch.by_bound()
+    assert sketch.coarse().by_bound() == sketch.coarse().coarse().by_bound() == counts
+    below = dict(zip(BOUNDS, accumulate(counts[bound] for bound in BOUNDS), strict=True))
+    assert below[math.inf] == len(durations) + unmeasured
+    for bound in BOUNDS[:-1]:
+        least, most = (sum(each <= part * bound for each in durations) for part in (0.99, 1.01))
+        assert least <= below[bound] <= most
+    assert all(lower <= higher for lower, higher in pairwise(below.values()))
 
 
-def test_a_replay_takes_a_dead_letter_back_in_the_hour_in_which_it_was_given_up(desk):
-    desk.enqueue("evt_1")
-    desk.fail(desk.claim_one(), GiveUp("exhausted"))
-    desk.clock.advance(5 * HOUR)
-    desk.replay()
-    [taken_back] = sums(desk, "replayed").items()
-    assert taken_back == (
-        Labels("replayed", "orders", "order.paid", "dead_letter", detail="exhausted"),
-        Sketch.of([0.0]),
-    )
-    hour = (desk.clock() - 5 * HOUR) // HOUR * HOUR
-    assert hour in {row.minute for row in rows(desk)}
+def test_bounds_end_with_infinity():
+    assert list(BOUNDS) == sorted(set(BOUNDS))
+    assert BOUNDS[-1] == math.inf
 
 
 def test_a_minute_that_is_over_becomes_one_row(desk):
@@ -119,92 +116,218 @@ def test_a_minute_that_is_over_becomes_one_row(desk):
         desk.deliver(lease)
         desk.fold()
     before = sums(desk)
-    assert len(rows(desk)) == 6, "the minute goes on"
+    assert len(minutes(desk)) == 6, "the minute goes on"
     desk.clock.advance(60)
     desk.fold()
-    assert len(rows(desk)) == 1
+    assert len(minutes(desk)) == 1
     assert sums(desk) == before
 
 
-def test_minutes_become_hours_and_hours_become_days_and_no_sum_changes(desk):
-    start = desk.clock()
-    for number in range(4):
-        desk.enqueue(f"evt_{number}")
-        desk.deliver(desk.claim_one())
-        desk.clock.advance(20 * 60)
+def test_minutes_become_hours_and_hours_become_days(desk):
+    hour = start_of(desk.clock() - 5 * HOUR, HOUR)
+    day = start_of(desk.clock() - 62 * DAY, DAY)
+    young = start_of(desk.clock() - 58 * DAY, HOUR)
+    recent = [start_of(desk.clock() - age, MINUTE) for age in (59 * MINUTE, 2 * MINUTE)]
+    starts = [*(hour + n * MINUTE for n in range(60)), *(day + n * HOUR for n in range(24)), young, *recent]
+    add(desk, *(desk.clock() - start for start in starts))
     before = sums(desk)
-    desk.run(compact(desk.store))
-    minutes = [row.minute for row in rows(desk) if row.minute > desk.clock() - HOUR]
-    assert len(minutes) == 2, "the last hour is kept by the minute"
-    desk.clock.advance(3 * HOUR)
-    desk.run(compact(desk.store))
-    assert all(row.minute % HOUR == 0 for row in rows(desk))
-    assert len(rows(desk)) == 2
-    desk.clock.advance(62 * DAY)
-    desk.run(compact(desk.store))
-    [row] = rows(desk)
-    assert row.minute == start // DAY * DAY
+
+    assert compact(desk) == 60 + 24 + len(starts), "the last are the rows of ever"
+
+    assert minutes(desk) == [day, young, hour, *recent]
+    assert [row.minute for row in rows(desk)].count(EVER) == 1
     assert sums(desk) == before
+    assert compact(desk) == 0, "there is nothing left to do"
 
 
-@pytest.mark.parametrize("minutes", [1, 59, 61, 125, 60 * 24 * 61])
-def test_a_compaction_does_not_change_what_a_window_holds(desk, minutes):
+def test_ever_has_no_event_types_and_only_buckets_between_bounds(desk):
+    for event_type in ("order.paid", "order.refunded"):
+        tally = Tally(desk.clock())
+        for seconds in (0.3, 0.31, 0.4):
+            tally.add("attempt", "orders", event_type, "delivered", detail="x", seconds=seconds)
+        tally.add("retries", "orders", event_type, seconds=1)
+        desk.write(tally.settle)
+    compact(desk)
+    [(labels, sketch)] = desk.counters().items()
+    assert labels == Labels("attempt", "orders", "", "delivered")
+    assert list(sketch.buckets.values()) == [6]
+
+
+def test_dispatchers_merge_ever_when_it_has_many_rows(desk, monkeypatch):
+    monkeypatch.setattr(sketches, "_EVER_ROWS", 3)
+    for number in range(4):
+        assert [row.minute for row in rows(desk)].count(EVER) == number
+        add(desk, 0)
+        desk.fold()
+    assert [row.minute for row in rows(desk)].count(EVER) == 1
+
+
+def test_a_writer_whose_clock_is_behind_adds_to_what_is_merged_already(desk):
+    add(desk, 50 * HOUR, 50 * HOUR + MINUTE, HOUR)
+    compact(desk)
+    add(desk, 50 * HOUR, 50 * HOUR, HOUR)
+    before = sums(desk)
+    compact(desk)
+    assert sums(desk) == before
+    assert desk.counted("attempt") == 6
+    assert len(minutes(desk)) == 2
+
+
+facts = st.tuples(
+    st.sampled_from(["attempt", "delivery", "delay", "replay"]),
+    st.sampled_from(["orders", "crm"]),
+    st.sampled_from(["http_503", "timeout"]),
+    st.floats(0, 100_000, allow_nan=False),
+)
+ages = st.one_of(
+    st.floats(-10 * MINUTE, 2 * HOUR), st.floats(22 * HOUR, 30 * HOUR), st.floats(59 * DAY, 63 * DAY)
+)
+
+
+def empty(connection):
+    connection.execute(delete(schema.sketches))
+
+
+@settings(
+    max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    history=st.lists(st.tuples(ages, st.lists(facts, min_size=1, max_size=6)), max_size=25),
+    limit=st.integers(2, 9),
+    window=st.sampled_from([10 * MINUTE, 2 * HOUR, 24 * HOUR]),
+)
+def test_no_sum_changes_between_two_transactions_of_a_compaction(desk, history, limit, window):
+    desk.write(empty)
+    now = desk.clock()
+    for age, happened in history:
+        desk.write(count, now - age, happened)
+
+    def seen():
+        activity = desk.read(read_activity, now=now, window=window).items()
+        return sums(desk), {name: [round(value, 6) for value in astuple(each)] for name, each in activity}
+
+    before = seen()
+    for span in desk.read(sketches.find_spans, now=now):
+        taken = limit
+        while taken == limit:
+            taken = desk.write(sketches.gather, span, limit=limit)
+            assert seen() == before
+    assert desk.read(sketches.find_spans, now=now) == []
+
+
+@pytest.mark.parametrize("size", [1, 59, 61, 125, 60 * 24 * 61])
+def test_a_compaction_does_not_change_the_statistics_of_a_window(desk, size):
     """A window begins with a minute only while minutes are kept."""
     for number in range(6):
         desk.enqueue(f"evt_{number}")
         desk.deliver(desk.claim_one())
         desk.clock.advance(11 * 60)
-    desk.clock.advance(60 * max(0, minutes - 66))
-    since = desk.clock() - 60 * minutes
+    desk.clock.advance(60 * max(0, size - 66))
 
     def figures():
         desk.fold()
-        return desk.read(read_statistics, now=desk.clock(), since=since)
+        found = plain(desk.read(read_statistics, now=desk.clock(), since=desk.clock() - 60 * size))
+        if size > 60 * 24 * 60:
+            del found["hourly"]  # days have no hours
+        return found
 
     before = figures()
-    desk.run(compact(desk.store))
-    after = figures()
-    if minutes > 60 * 24 * 60:  # days have no hours
-        before, after = replace(before, hourly=()), replace(after, hourly=())
-    assert after == before
+    compact(desk)
+    assert figures() == before
 
 
-def test_two_processes_that_merge_at_once_lose_and_double_nothing(open_desk, store_url):
-    desk = open_desk(store_url)
-    desk.enqueue(*(f"evt_{n}" for n in range(30)))
-    for lease in desk.claim():
-        desk.deliver(lease)
+def test_a_compaction_that_is_killed_can_be_continued(desk, monkeypatch):
+    monkeypatch.setattr(sketches, "ROWS_AT_ONCE", 7)
+    add(desk, *(50 * HOUR + n * MINUTE for n in range(60)))
     before = sums(desk)
-    desk.clock.advance(60)
+    write = desk.store.write
+    transactions = 0
+
+    async def write_until_killed(operation, *args, **kwargs):
+        nonlocal transactions
+        transactions += 1
+        if transactions > 3:
+            raise asyncio.CancelledError
+        return await write(operation, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.store, "write", write_until_killed)
+        with pytest.raises(asyncio.CancelledError):
+            compact(desk)
+    assert 2 < len(rows(desk)) < 120
+    assert sums(desk) == before
+    compact(desk)
+    assert sums(desk) == before
+    assert len(rows(desk)) == 3, "two hours and ever"
+
+
+def test_compactions_beside_writers_lose_and_double_nothing(desk, open_desk, store_url, monkeypatch):
+    """Readers see no counter fall, and no transaction runs into a deadlock, which would be tried again."""
+    monkeypatch.setattr("resonant.store.engine.postgresql._TRY_AGAIN", ())
+    monkeypatch.setattr(sketches, "ROWS_AT_ONCE", 7)
+    desks = [desk, *(open_desk(store_url) for _ in range(4))]
+    rng = random.Random(5)
+    happened = [("attempt", "orders", code, 0.3) for code in ("http_503", "timeout", "http_500")]
+    add(desk, *(50 * HOUR + n * MINUTE for n in range(60)), facts=happened)
+    # Also the start of an hour, into which others merge.
+    old = [
+        desk.clock() - start_of(desk.clock() - 51 * HOUR, HOUR),
+        *(rng.uniform(49, 52) * HOUR for _ in range(20)),
+    ]
+    written = [*old, *[0] * 10, *(rng.uniform(0, 20 * MINUTE) for _ in range(30))]
+    seen = []
 
     async def all_at_once():
-        stores = [await WorkerStore.open(store_url, clock=desk.clock) for _ in range(3)]
-        await asyncio.gather(*(compact(store) for store in stores))
-        for store in stores:
-            await store.close()
+        async def write(each):
+            for age in written:
+                await each.store.write(count, each.clock() - age, happened)
 
-    asyncio.run(all_at_once())
-    assert sums(desk) == before
+        async def compact_often(each):
+            for _ in range(8):
+                await each.store.compact()
+
+        async def watch(each):
+            while True:
+                seen.append(await each.store.read(read_ever))
+
+        watching = asyncio.create_task(watch(desks[4]))
+        await asyncio.gather(*map(compact_often, desks[:2]), *map(write, desks[2:4]))
+        watching.cancel()
+        await asyncio.wait([watching])
+
+    desk.run(all_at_once())
+
+    expected = 60 + 2 * len(written)
+    assert {(each.count, each.total) for each in desk.counters().values()} == {
+        (expected, expected * 300_000_000)
+    }
+    assert len(seen) > 10
+    for before, after in pairwise([*seen, desk.counters()]):
+        for labels, each in before.items():
+            assert after[labels].count >= each.count
+            assert after[labels].total >= each.total
+    compact(desk)
+    assert desk.read(sketches.find_spans, now=desk.clock()) == []
+    assert {each.count for each in sums(desk)[0].values()} == {expected}
 
 
-def test_what_is_rolled_back_is_not_measured(desk):
-    desk.enqueue("evt_1")
-    outcome = desk.delivered(desk.claim_one())
+def test_an_open_transaction_blocks_no_compaction(open_desk, postgresql_url):
+    desk = open_desk(postgresql_url)
+    add(desk, 5 * HOUR, 5 * HOUR)
 
-    def record_and_fail(connection):
-        from resonant.store.queue.outcomes import record
+    async def count_slowly():
+        async with desk.store.transaction() as transaction:
+            await transaction.run_sync(
+                count, desk.clock() - 5 * HOUR, [("attempt", "orders", "http_503", 0.3)]
+            )
+            await asyncio.wait_for(desk.store.compact(), 10)
 
-        record(connection, [outcome], now=desk.clock())
-        raise KeyError
-
-    with pytest.raises(KeyError):
-        desk.write(record_and_fail)
-    assert desk.rows(schema.tallies) == []
+    desk.run(count_slowly())
+    assert desk.counted("attempt") == 3
 
 
-def test_switched_off_nothing_is_measured(open_desk, store_url):
-    desk = open_desk(store_url, rollups=False)
-    desk.enqueue("evt_1")
-    desk.deliver(desk.claim_one())
-    desk.fold()
-    assert rows(desk) == desk.rows(schema.tallies) == []
+def test_a_span_ends_where_the_next_one_begins(desk):
+    hour = start_of(desk.clock() - 60 * HOUR, HOUR)
+    add(desk, desk.clock() - hour - HOUR, desk.clock() - hour - HOUR + 60)
+    found = desk.read(sketches.find_spans, now=desk.clock())
+    assert found == [Span(EVER, EVER + 1), Span(hour, hour + HOUR)]

@@ -17,7 +17,6 @@ from resonant.delivery.retry import GiveUp
 from resonant.dispatch.send.batch_writer import BatchWriter
 from resonant.errors import StoreUnavailable
 from resonant.store import WorkerStore, enqueue, schema
-from resonant.store.counts.counters import Tally
 from resonant.store.engine.database import open_database
 from resonant.store.engine.postgresql import PostgreSQL
 from resonant.store.queue.leases import unfinished
@@ -62,24 +61,6 @@ def test_workers_at_work_on_the_same_deliveries_never_deadlock(desk, open_desk, 
     status = desk.status()
     assert status.balanced
     assert status.delivered > 0
-
-
-@pytest.mark.usefixtures("one_try")
-def test_workers_that_count_the_same_facts_in_another_order_never_deadlock(desk):
-    codes = [f"http_{status}" for status in range(500, 560)]
-
-    def count(connection, codes):
-        tally = Tally(desk.clock())
-        for code in codes:
-            tally.add("attempt", "orders", "order.paid", "failed", "transient", code)
-        tally.settle(connection)
-
-    async def count_at_once():
-        for _ in range(10):
-            await asyncio.gather(*(desk.store.write(count, order) for order in (codes, codes[::-1]) * 2))
-
-    desk.run(count_at_once())
-    assert {row["count"] for row in desk.rows(schema.rollups)} == {40}
 
 
 async def _produce(desk, rng, numbers, goes_on):

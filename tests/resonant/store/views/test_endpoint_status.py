@@ -6,7 +6,6 @@ import pytest
 
 from resonant.delivery.retry import GiveUp
 from resonant.gate.pausing import pause
-from resonant.store.counter_compaction import compact
 from resonant.store.shared.gates import Gate
 from resonant.store.views.endpoint_status import governed
 
@@ -84,7 +83,7 @@ def test_the_last_hour_counts_deliveries_and_failed_attempts(desk, is_compacted)
     desk.enqueue("evt_crm", endpoint="crm")
     if is_compacted:
         desk.clock.advance(10 * MINUTE)
-        desk.run(compact(desk.store))
+        desk.run(desk.store.compact())
 
     orders, crm = of(desk, "orders"), of(desk, "crm")
 
@@ -92,16 +91,6 @@ def test_the_last_hour_counts_deliveries_and_failed_attempts(desk, is_compacted)
     assert (crm.delivered_last_hour, crm.failed_last_hour) == (0, 0)
     desk.clock.advance(61 * MINUTE)
     assert (of(desk, "orders").delivered_last_hour, of(desk, "orders").failed_last_hour) == (0, 0)
-
-
-def test_a_store_without_rollups_has_no_hourly_counts(open_desk, sqlite_url):
-    desk = open_desk(sqlite_url, rollups=False)
-    desk.enqueue("evt_1")
-    desk.deliver(desk.claim_one())
-
-    orders = of(desk, "orders")
-
-    assert (orders.delivered, orders.delivered_last_hour, orders.failed_last_hour) == (1, None, None)
 
 
 def test_one_endpoint_can_be_selected(desk):

@@ -1,0 +1,89 @@
+"""All counts are sketches: the counters of Prometheus become sketches of the span *ever*, accepted events have only a ledger."""
+
+import json
+import math
+import struct
+import time
+from collections import defaultdict
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0009"
+down_revision = "0008"
+
+_EVER = -1
+_NANOSECONDS = 10**9
+_QUANTA_A_SECOND = 2**16  # sums of seconds were multiples of a quantum
+_LAST_BOUND = 86_400.0
+# Alerts read the replays of the last hour.
+_REPLAYS_KEPT_SECONDS = 2 * 3600
+_COUNTED = sa.text(
+    """SELECT measure, endpoint, result, category, code, le, sum(count), sum(total)
+    FROM (SELECT measure, endpoint, result, category, code, le, count, total FROM resonant_rollups
+          UNION ALL SELECT * FROM resonant_rollup_totals) AS counted
+    WHERE measure <> 'accepted' GROUP BY measure, endpoint, result, category, code, le"""
+)
+_REPLAYED = sa.text(
+    """SELECT minute, endpoint, event_type, sum(count)
+    FROM (SELECT minute, measure, endpoint, event_type, count FROM resonant_rollups
+          UNION ALL SELECT minute, measure, endpoint, event_type, count FROM resonant_rollup_history) AS counted
+    WHERE measure = 'replay' AND minute >= :since GROUP BY minute, endpoint, event_type"""
+)
+_INSERT = sa.text(
+    "INSERT INTO resonant_sketches (minute, entries, buckets) VALUES (:minute, :entries, :buckets)"
+)
+
+
+def upgrade() -> None:
+    connection = op.get_bind()
+    for row in (_ever(connection), *_replays(connection)):
+        if row["entries"] != "[]":
+            connection.execute(_INSERT, row)
+    for table in ("rollups", "rollup_totals", "rollup_history"):
+        op.drop_table(f"resonant_{table}")
+    for column in ("event_type", "accepted_at", "counted"):
+        op.drop_column("resonant_acceptances", column)
+
+
+def _ever(connection: sa.Connection) -> dict[str, object]:
+    counts: defaultdict[tuple[str, ...], int] = defaultdict(int)
+    totals: defaultdict[tuple[str, ...], int] = defaultdict(int)
+    buckets: defaultdict[tuple[str, ...], dict[int, int]] = defaultdict(dict)
+    for measure, endpoint, result, category, code, le, count, seconds in connection.execute(_COUNTED):
+        labels: tuple[str, ...] = (measure, endpoint, "", result, category, code, "")
+        if measure == "retry_delay":
+            labels = ("delay", endpoint, "", "", "", "", "")
+        counts[labels] += int(count)
+        # Rounded up, since a sum that falls by a nanosecond would look like a restart.
+        quanta = round(seconds * _QUANTA_A_SECOND)
+        totals[labels] += -(-quanta * _NANOSECONDS // _QUANTA_A_SECOND)
+        if le < math.inf or seconds:
+            bucket = _bucket_below(le)
+            buckets[labels][bucket] = buckets[labels].get(bucket, 0) + int(count)
+    entries, used, numbers = [], [], []
+    for labels, count in counts.items():
+        of_labels = sorted(buckets[labels].items())
+        entries.append([*labels, count, totals[labels], None, None, len(of_labels)])
+        used += [bucket for bucket, _ in of_labels]
+        numbers += [number for _, number in of_labels]
+    packed = struct.pack(f"<{len(used)}h{len(used)}Q", *used, *numbers)
+    return {"minute": _EVER, "entries": json.dumps(entries), "buckets": packed}
+
+
+def _bucket_below(bound: float) -> int:
+    """Return a bucket, 2 % wide, just below a bound of the histograms."""
+    bucket = math.ceil(math.log(min(bound, _LAST_BOUND)) / math.log(1.02))
+    return bucket + 1 if bound == math.inf else bucket - 1
+
+
+def _replays(connection: sa.Connection) -> list[dict[str, object]]:
+    by_minute: defaultdict[int, list[list[object]]] = defaultdict(list)
+    recent = {"since": int(time.time()) - _REPLAYS_KEPT_SECONDS}
+    for minute, endpoint, event_type, count in connection.execute(_REPLAYED, recent):
+        labels = ("replay", endpoint, event_type, "replayed", "", "", "")
+        by_minute[minute].append([*labels, int(count), 0, None, None, 0])
+    return [
+        {"minute": minute, "entries": json.dumps(entries), "buckets": b""}
+        for minute, entries in by_minute.items()
+    ]

@@ -1,0 +1,188 @@
+"""A store of 0.1.0 with 100,000 rows in each table is upgraded within seconds, and no count changes."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import struct
+import time
+from collections import Counter
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Boolean, Double, Integer, LargeBinary, MetaData, inspect, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from resonant.metrics.statistics import read_statistics
+from resonant.metrics.totals import read_totals
+from resonant.store import WorkerStore, schema
+from resonant.store.counts.sketches import BOUNDS, Labels, Sketch, pack
+from resonant.store.engine.migrate import MIGRATIONS, VERSION_TABLE
+from resonant.testing import FixedClock
+
+ROWS, ENDPOINTS = 100_000, 1_000
+NOW = 1_700_000_000
+MOST_SECONDS = 30.0
+NUMBERS = f"WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {ROWS})"
+ENDPOINT = f"'endpoint-' || CAST(i % {ENDPOINTS} AS TEXT)"
+# Every measured set of labels has one row for each bound; the others have a code for each.
+PLACE = f"i / {5 * ENDPOINTS} % 20"
+CODE = f"CASE WHEN i / {ENDPOINTS} % 5 > 2 THEN 'c' || CAST({PLACE} AS TEXT) ELSE 'http_503' END"
+LE = f"CASE {PLACE} {' '.join(f'WHEN {n} THEN {le}' for n, le in enumerate(BOUNDS[:-1]))} ELSE :infinity END"
+COUNTED = {
+    "measure": "CASE i / 1000 % 5 WHEN 0 THEN 'attempt' WHEN 1 THEN 'delivery' WHEN 2 THEN 'retry_delay' "
+    "WHEN 3 THEN 'replay' ELSE 'accepted' END",
+    "endpoint": ENDPOINT,
+    "event_type": "'t'",
+    "result": "CASE i / 1000 % 5 WHEN 1 THEN 'delivered' ELSE 'failed' END",
+    "category": "'transient'",
+    "code": CODE,
+    "le": f"CASE WHEN i / 1000 % 5 > 2 THEN :infinity ELSE {LE} END",
+    "count": "3",
+    "total": "CASE WHEN i / 1000 % 5 > 2 THEN 0 ELSE 0.75 END",
+}
+COLUMNS = {
+    "events": {"id": "'evt_' || CAST(i AS TEXT)"},
+    "deliveries": {
+        "event_id": "'evt_' || CAST(i AS TEXT)",
+        "endpoint": ENDPOINT,
+        "status": "CASE i % 2 WHEN 0 THEN 'delivered' ELSE 'pending' END",
+        "available_at": "CASE i % 2 WHEN 1 THEN 1.0 END",
+    },
+    "endpoints": {
+        "name": "'endpoint-' || CAST(i AS TEXT)",
+        "accepted": f"CASE WHEN i <= {ENDPOINTS} THEN {ROWS // ENDPOINTS} ELSE 0 END",
+        "purged": f"CASE WHEN i <= {ENDPOINTS} THEN {ROWS // ENDPOINTS} ELSE 0 END",
+    },
+    "gates": {"state": "'normal'"},
+    "acceptances": {"endpoint": ENDPOINT, "count": "1"},
+    "rollups": {**COUNTED, "minute": f"{NOW // 60 * 60} - i % 100 * 60"},
+    "rollup_totals": COUNTED,
+    "rollup_history": {**COUNTED, "minute": f"{NOW // 60 * 60} - i * 60"},
+    "tallies": {"minute": f"{NOW // 60 * 60} - i % 100 * 60", "entries": ":entries", "seconds": ":seconds"},
+    "sketches": {
+        "minute": f"{NOW // 3600 * 3600} - i * 3600",
+        "entries": ":sketch_entries",
+        "buckets": ":sketch_buckets",
+    },
+}
+SKETCH = pack(0, [(Labels("attempt", "orders", "t", "delivered"), Sketch.of([0.25, 0.5]))])
+VALUES = {
+    "infinity": math.inf,
+    "entries": '[["attempt","orders","t","delivered","","","",0,1],["retry_delay","orders","t","","","","",1,0]]',
+    "seconds": struct.pack("<d", 0.25),
+    "sketch_entries": SKETCH.entries,
+    "sketch_buckets": SKETCH.buckets,
+}
+
+
+def fill(connection):
+    """Create the tables of 0.1.0, and fill each of them."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "0008")
+    tables = MetaData()
+    tables.reflect(connection)
+    for table in tables.sorted_tables:
+        if table.name != VERSION_TABLE:
+            columns = COLUMNS.get(table.name.removeprefix("resonant_"), {})
+            # Databases number the rows themselves, except those of texts.
+            used = [each for each in table.c if each.name != "id" or not isinstance(each.type, Integer)]
+            values = [columns.get(column.name) or value_of(column) for column in used]
+            names = ", ".join(column.name for column in used)
+            insert = f"{NUMBERS} INSERT INTO {table.name} ({names}) SELECT {', '.join(values)} FROM n"
+            connection.execute(text(insert), {name: VALUES[name] for name in VALUES if f":{name}" in insert})
+
+
+def value_of(column):
+    if column.nullable:
+        return "NULL"
+    match column.type:
+        case Boolean():
+            return "false"
+        case Integer():
+            return "i"
+        case Double():
+            return "1.0"
+        case LargeBinary():
+            return ":seconds"
+    return f"'{column.name}-' || CAST(i AS TEXT)"
+
+
+def counts_of_rollups(connection):
+    """Return what the counters of 0.1.0 said, by measure and endpoint: the number, and the sum of seconds."""
+    rows = connection.execute(
+        text(
+            """SELECT measure, endpoint, sum(count), sum(total) FROM (
+            SELECT measure, endpoint, count, total FROM resonant_rollups
+            UNION ALL SELECT measure, endpoint, count, total FROM resonant_rollup_totals) counted
+            GROUP BY measure, endpoint"""
+        )
+    )
+    return {(measure, endpoint): (int(number), float(total)) for measure, endpoint, number, total in rows}
+
+
+async def in_database(url, operation):
+    driver = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
+    url = make_url(url)
+    engine = create_async_engine(url.set(drivername=driver[url.drivername]))
+    async with engine.begin() as connection:
+        found = await connection.run_sync(operation)
+    await engine.dispose()
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("database", ["sqlite_url", "postgresql_url"])
+def test_a_full_store_of_the_first_release_is_upgraded(request, database):
+    url = request.getfixturevalue(database)
+    asyncio.run(upgrade(url))
+
+
+async def upgrade(url):
+    await in_database(url, fill)
+    before = await in_database(url, counts_of_rollups)
+
+    began_at = time.monotonic()
+    store = await WorkerStore.open(url, clock=FixedClock(NOW + 1.0))
+    seconds = time.monotonic() - began_at
+    print(f"{url.partition(':')[0]}: {seconds:.1f} s")
+    try:
+        assert seconds < MOST_SECONDS
+        assert set(await store.read(lambda connection: inspect(connection).get_table_names())) == {
+            *schema.metadata.tables,
+            VERSION_TABLE,
+        }
+        totals = await store.read(read_totals, now=store.clock())
+        status = await store.status()
+        assert (status.accepted, status.purged, status.balanced) == (2 * ROWS, ROWS, True)
+        assert sum(totals.accepted.values()) == 2 * ROWS
+        await store.fold()
+        assert await store.read(read_totals, now=store.clock()) == totals
+        found = Counter()
+        sums = Counter()
+        for labels, sketch in totals.counted.items():
+            found[labels.measure, labels.endpoint] += sketch.count
+            sums[labels.measure, labels.endpoint] += sketch.total
+        assert found.pop(("attempt", "orders")) == ROWS
+        assert sums.pop(("attempt", "orders")) == ROWS * 250_000_000
+        renamed = {"retry_delay": "delay"}
+        assert found == {
+            (renamed.get(measure, measure), endpoint): number
+            for (measure, endpoint), (number, _) in before.items()
+            if measure != "accepted"
+        }
+        for (measure, endpoint), (_, total) in before.items():
+            if measure != "accepted":
+                assert sums[renamed.get(measure, measure), endpoint] / 1e9 == total
+        [statistics] = (
+            await store.read(read_statistics, now=store.clock(), since=NOW - 86_400)
+        ).overall.itertuples()
+        assert statistics.attempts == 2 * 24 + ROWS
+        await store.compact()
+        assert await store.read(read_totals, now=store.clock()) == totals
+    finally:
+        await store.close()
