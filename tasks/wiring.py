@@ -164,9 +164,8 @@ async def emit_chunk_as_task(dispatcher: Dispatcher, leases: list[Lease]) -> Non
 async def _run(task: Task[Any, Any], dispatcher: Dispatcher, ref: DeliveryRef | ChunkRef) -> None:
     """Run a task, and ignore its failure."""
     # Without opaque, Prefect searches every field of the arguments for futures, several times per run.
-    run: Awaitable[object] = task(
-        opaque(dispatcher), opaque(ref), return_state=True
-    )  # Prefect's overloads lose the await
+    # Prefect's overloads lose the await.
+    run: Awaitable[object] = task(opaque(dispatcher), opaque(ref), return_state=True)
     await run
 
 

@@ -245,9 +245,7 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except MalformedJson as error:
-        field = (
-            str(error).partition('"')[2].partition('"')[0]
-        )  # error parsing value for field "policies" from ...
+        field = str(error).split('"')[1]  # error parsing value for field "policies" from ...
         raise SettingsError(f"RESONANT_{field.upper()}: not JSON: {error.__cause__}") from None
     except ValidationError as error:
         (field, *place), message = first_problem(error)

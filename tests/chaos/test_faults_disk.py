@@ -101,7 +101,7 @@ class TestWhileEventsAreEmitted:
             fault.account(most_twice=most_begun(chunk_size))
 
 
-class TestWhileWhatWasPurgedIsArchived:
+class TestWhilePurgedEventsAreArchived:
     @pytest.mark.parametrize(
         ("name", "size"), [("purged.jsonl.gz", "64k"), *[("purged.jsonl", "256k")] * IS_LONG]
     )

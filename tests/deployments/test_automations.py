@@ -175,7 +175,7 @@ async def test_applied_again_nothing_has_changed(server, inbox):
     assert before.keys() == {NOTIFY, NOTIFY_SILENT, REPLAY}
 
 
-async def test_what_was_changed_by_hand_is_put_back_and_what_was_enabled_stays_so(server, inbox):
+async def test_manual_changes_are_undone_and_an_enabled_automation_stays_enabled(server, inbox):
     await apply_automations()
     replay, notify = found(server)[REPLAY], found(server)[NOTIFY]
     server.patch(f"/automations/{replay['id']}", json={"enabled": True})

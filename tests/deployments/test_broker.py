@@ -29,11 +29,11 @@ async def send(topic: str, count: int) -> None:
         await sender.publish_data(b"%d" % number, {"id": f"{topic}-{number}"})
 
 
-def test_it_is_what_prefect_asks_of_a_broker():
+def test_it_implements_prefects_broker_protocol():
     assert isinstance(broker, BrokerModule)
 
 
-async def test_a_sender_waits_while_half_of_what_a_subscription_holds_is_unread_and_nothing_is_dropped(topic):
+async def test_a_sender_waits_while_half_of_a_subscription_is_unread_and_nothing_is_dropped(topic):
     count = 12_000  # more than a subscription of Prefect's holds
     most_unread = 0
 
@@ -104,7 +104,7 @@ async def test_a_sender_of_a_few_messages_does_not_wait_as_it_may_hold_the_lock_
     assert subscription._queue.qsize() == 5
 
 
-async def test_every_subscription_gets_what_was_sent_once_and_counts_its_own_retries(topic):
+async def test_every_subscription_gets_each_message_once_and_counts_its_own_retries(topic):
     subscriptions = [broker.Consumer(topic).subscription for _ in range(2)]
     for _ in range(2):
         await publisher(topic).publish_data(b"same", {"id": f"{topic}-same"})

@@ -191,9 +191,8 @@ def test_four_processes_drain_one_store_and_each_event_arrives_once(
     machine.succeed("endpoint", "add", "hooks", receiver.url, "--allow-private", "--timeout", "55")
     machine.succeed("enqueue", str(tmp_path / "events.jsonl"), "--endpoint", "hooks", timeout=300)
 
-    receiver.process.send_signal(
-        signal.SIGSTOP
-    )  # until all four are at it: nobody shall have done its part before the others are there
+    # Until all four have begun, so that none has finished before the others start.
+    receiver.process.send_signal(signal.SIGSTOP)
     draining = [
         machine.start(
             "emit", "--chunk-size", str(CHUNK_SIZE), env=machine.environment | {"PREFECT_API_URL": api}

@@ -109,9 +109,8 @@ def look(server, hostile, page, ui):
         page.goto(f"{root}{ui}{path}")
         page.get_by_text(name).first.wait_for()
         page.wait_for_timeout(1_000)
-        assert blocked(page) == [], (
-            path
-        )  # the pages get everything that they need, such as the graph of a run
+        # The pages load all that they need, such as the graph of a run.
+        assert blocked(page) == [], path
         text = page.locator("body").inner_text()
         assert not any(character in text for character in HIDDEN), path
         # The page must not even try to load a resource that the content security policy blocks.

@@ -29,7 +29,7 @@ def test_ages_are_said_as_people_say_them(seconds, said):
 
 
 @given(st.text(st.characters()))
-def test_what_a_terminal_would_obey_is_shown_as_an_escape(text):
+def test_a_terminals_control_characters_are_shown_as_escapes(text):
     shown = output.visible(text)
     assert len(f"x{shown}x".splitlines()) == 1
     assert not any(

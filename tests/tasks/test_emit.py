@@ -139,7 +139,7 @@ async def test_a_parked_delivery_completes_and_says_until_when_it_waits_and_why(
         ),
     ],
 )
-def test_the_message_of_a_held_delivery_says_why_until_when_and_what_comes_next(gate, said):
+def test_the_message_of_a_held_delivery_says_why_until_when_and_the_next_step(gate, said):
     gate = Gate("hooks", since=700.0, **gate)
 
     assert why_held(gate, 1000.0) == f"waits for endpoint hooks: {said}"

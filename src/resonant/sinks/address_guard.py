@@ -108,9 +108,8 @@ def check_address(address: str) -> None:
 
 def _check_not_own(family: int, address: tuple[Any, ...]) -> None:
     with socket.socket(family, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
-        probe.connect(
-            address
-        )  # sends nothing, but selects the address to send from: the same one, if it is local
+        # Sends nothing, but selects the address to send from: the same one, if it is local.
+        probe.connect(address)
         if ip_address(probe.getsockname()[0]) == ip_address(address[0]):
             raise AddressRefused(
                 f"{address[0]} is an address of this machine; --allow-private (allow_private on the endpoint) permits it"

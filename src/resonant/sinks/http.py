@@ -118,9 +118,8 @@ class HttpSink:
                     await _read(response, body)
                 finally:
                     await response.aclose()
-        except (
-            aiohttp.ClientResponseError
-        ) as error:  # the transport does not convert it, and its "status" does not come from the receiver
+        except aiohttp.ClientResponseError as error:
+            # The transport does not convert it, and its "status" does not come from the receiver.
             reason = error.message.partition("\n")[0]
             raise httpx.RemoteProtocolError(f"the answer is not HTTP: {reason}") from None
         except Exception as error:

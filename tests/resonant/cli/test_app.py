@@ -69,7 +69,7 @@ def test_version_is_the_packages(resonant):
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["status"]])
-def test_what_a_command_does_not_need_is_not_imported(resonant, worker, argv):
+def test_a_command_imports_only_the_packages_it_needs(resonant, worker, argv):
     worker.accept("evt_1")
     code = f"""
 import sys
@@ -98,7 +98,9 @@ def test_help_imports_neither_a_database_nor_an_event_loop(resonant):
         ("RESONANT_DATABASE_URL", "sqlite:////proc/no/such/x.db", "/proc/no"),
     ],
 )
-def test_what_a_user_can_mend_is_one_line_and_exit_code_1(resonant, monkeypatch, variable, value, said):
+def test_an_error_that_a_user_can_fix_is_one_line_and_exit_code_1(
+    resonant, monkeypatch, variable, value, said
+):
     monkeypatch.setenv(variable, value)
     answer = resonant("status", code=1)
     assert answer.out == ""

@@ -117,7 +117,7 @@ def test_attempts_of_other_endpoints_and_failures_on_this_side_are_left_out(stor
     assert len(story.read("audit").attempts) == 7
 
 
-def test_what_a_receiver_asked_for_and_took_is_read(story):
+def test_the_answers_of_a_receiver_are_read(story):
     for _ in range(5):
         story.attempt(10, every=0.05)
         story.attempt(4, every=0.05, code="throttled", status_code=429, retry_after=30.0)

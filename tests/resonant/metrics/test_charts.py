@@ -185,7 +185,7 @@ def test_delays_stand_on_the_curve_of_their_policy():
 
 
 @pytest.mark.parametrize("jitter", ["proportional", "full", "equal", "decorrelated", "none"])
-def test_the_band_is_what_the_policy_draws_from(jitter):
+def test_the_band_is_the_range_of_the_policys_delays(jitter):
     policy = RetryPolicy(base=2.0, factor=3.0, cap=50.0, jitter=jitter, max_attempts=7)
     rng = random.Random(7)
     draws = {n: [] for n in range(1, 6)}
@@ -207,7 +207,7 @@ def test_the_band_is_what_the_policy_draws_from(jitter):
         assert ends[1] > high - 2  # and the band is no wider than it needs to be
 
 
-def test_what_the_endpoint_asked_for_is_drawn_apart():
+def test_delays_that_the_endpoint_requested_are_drawn_separately():
     svg = charts.retry_delays(
         [delay(1, low=1, median=1, high=1), delay(1, low=30, median=33, high=36, asked=True)],
         "x",

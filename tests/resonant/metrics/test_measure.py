@@ -169,7 +169,7 @@ def statistics_of(desk, hours=24):
     return desk.read(read_statistics, now=desk.clock(), since=desk.clock() - hours * HOUR)
 
 
-def test_statistics_of_the_store_say_what_happened(busy):
+def test_statistics_of_the_store_agree_with_its_history(busy):
     statistics = statistics_of(busy)
     [found] = statistics.overall.itertuples()
     assert (found.events, found.success, found.dead_letter, found.failed) == (8, 3, 1, 1)
@@ -192,7 +192,7 @@ def test_statistics_survive_a_purge_a_restart_and_a_compaction(busy, open_desk, 
     assert plain(statistics_of(again)) == plain(before)
 
 
-def test_the_window_has_what_ended_in_it_and_all_that_is_unfinished(desk):
+def test_the_window_has_the_deliveries_that_ended_in_it_and_all_unfinished_ones(desk):
     desk.enqueue("evt_old", "evt_new", "evt_waits")
     old, new, _ = desk.claim()
     desk.deliver(old)

@@ -133,7 +133,7 @@ def test_promtool_has_no_remark(full, filled):
     assert check(to_text(full if filled else registry_of(totals(), window()))) == (0, "")
 
 
-def test_promtool_does_remark_on_what_is_wrong():
+def test_promtool_reports_a_mistake():
     code, said = check("# TYPE resonant_things counter\nresonant_things 1\n")
     assert code == 3
     assert "help text" in said
@@ -165,7 +165,7 @@ def test_no_family_names_collide_where_counters_have_no_suffix(full):
     assert len(names) == len(set(names)) == len(CONTRACT)
 
 
-def test_counters_add_up_what_was_counted(full):
+def test_counters_are_the_sums_of_the_counts(full):
     assert value(full, "resonant_events_accepted_total", endpoint="orders") == 5
     name = "resonant_delivery_outcomes_total"
     assert value(full, name, endpoint="orders", outcome="delivered") == 3
@@ -222,7 +222,7 @@ def test_end_to_end_is_of_delivered_ones_and_a_delay_is_one_wherever_it_is_waite
     ) == (3, 44)
 
 
-def test_gauges_are_what_is_now(full):
+def test_gauges_are_the_current_values(full):
     name = "resonant_delivery_latency_percentile_seconds"
     assert value(full, name, endpoint="orders", percentile="p50") == pytest.approx(0.2, rel=0.01)
     assert value(full, name, endpoint="orders", percentile="p99") == pytest.approx(0.298, rel=0.01)
@@ -258,7 +258,7 @@ def test_a_pace_is_shown_only_while_the_endpoint_is_paced(full):
     assert value(probing, name, endpoint="orders") is None
 
 
-def test_what_a_gate_holds_is_a_number_for_every_endpoint(full):
+def test_every_endpoint_has_the_number_of_events_that_its_gate_holds(full):
     name = "resonant_deliveries_held"
     assert (value(full, name, endpoint="orders"), value(full, name, endpoint="quiet")) == (7, 0)
 

@@ -108,7 +108,7 @@ def test_dead_letters_of_the_last_hour_are_counted_less_those_replayed(desk):
     assert activity(desk)["orders"].dead_letters == 2
 
 
-def test_what_is_replayed_and_dies_again_is_no_new_dead_letter(desk):
+def test_an_event_that_is_replayed_and_dies_again_is_no_new_dead_letter(desk):
     send(desk, 4, decision=GiveUp("exhausted"))
     desk.clock.advance(HOUR + 60)
     leases = replay(desk, 4)
@@ -117,7 +117,7 @@ def test_what_is_replayed_and_dies_again_is_no_new_dead_letter(desk):
     assert activity(desk)["orders"].dead_letters == 0
 
 
-def test_what_an_operator_cancelled_is_no_dead_letter_before_and_after_the_operator_purged_it(desk):
+def test_a_cancelled_event_is_no_dead_letter_before_and_after_its_purge(desk):
     send(desk, 3, decision=GiveUp("exhausted"))
     desk.clock.advance(HOUR + 60)
     desk.enqueue(*(f"cancelled-{n}" for n in range(9)))
@@ -131,7 +131,7 @@ def test_what_an_operator_cancelled_is_no_dead_letter_before_and_after_the_opera
     assert activity(desk)["orders"].dead_letters == 0
 
 
-def test_what_was_cancelled_and_replayed_and_then_dies_is_a_dead_letter(desk):
+def test_an_event_that_dies_after_a_cancellation_and_a_replay_is_a_dead_letter(desk):
     desk.enqueue(*(f"cancelled-{n}" for n in range(3)))
     cancel(desk)
     leases = replay(desk, 3)
@@ -167,7 +167,7 @@ def crossing(what, at, endpoint="orders", condition=Condition.ERROR_RATE):
     return Crossing(what, condition, endpoint, 0.5, 0.25, "in words", at, at - WINDOW)
 
 
-def test_what_was_decided_is_left_to_be_announced_until_it_was(desk):
+def test_a_decision_stays_until_it_is_announced(desk):
     raised = crossing("raised", 10.0)
     desk.write(record_crossings, [raised])
     assert desk.read(read_raised) == {raised.key: 10.0}
@@ -196,7 +196,7 @@ def test_of_two_who_decide_the_same_the_first_one_counts(desk):
     assert desk.read(read_raised) == {}
 
 
-def test_what_was_not_announced_yet_is_never_overwritten(desk):
+def test_a_decision_that_is_not_announced_is_never_overwritten(desk):
     raised = crossing("raised", 10.0)
     desk.write(record_crossings, [raised])
 
@@ -222,7 +222,7 @@ def test_an_alert_can_be_raised_again(desk):
     assert len(desk.rows(schema.alerts)) == 1
 
 
-def test_a_recovery_of_what_was_never_raised_leaves_nothing(desk):
+def test_the_recovery_of_an_alert_that_was_never_raised_leaves_nothing(desk):
     desk.write(record_crossings, [crossing("recovered", 10.0)])
     assert desk.rows(schema.alerts) == []
 

@@ -42,7 +42,7 @@ def test_deliveries_that_are_due_at_an_endpoint_that_is_not_normal_are_held(desk
     assert totals(desk).held == {"orders": 1}
 
 
-def test_a_retry_after_holds_what_is_due_until_it_ends(desk):
+def test_a_retry_after_holds_due_events_until_it_ends(desk):
     desk.enqueue("evt_1", "evt_2")
     gate(desk, "normal", not_before=desk.clock() + 30)
     assert totals(desk).held == {"orders": 2}

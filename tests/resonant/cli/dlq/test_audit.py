@@ -29,7 +29,7 @@ def test_the_audit_of_nothing_is_an_empty_array_or_a_word(resonant, dead):
     assert (answer.out, answer.err) == ("", "nothing was replayed, cancelled, purged, paused or resumed\n")
 
 
-def test_the_audit_lists_who_did_what_the_newest_first(resonant, dead):
+def test_the_audit_lists_each_action_and_its_user_the_newest_first(resonant, dead):
     dead.accept("evt_waiting")
     resonant("cancel", "evt_waiting")
     resonant("purge", "--older-than", "30")

@@ -174,7 +174,7 @@ def test_filters_select_dead_letters(resonant, dead, command, found):
     assert ids(resonant.json(*shlex.split(command))) == found
 
 
-def test_a_card_says_where_when_why_and_what_next_once_for_equal_failures(resonant, worker):
+def test_a_card_says_where_when_why_and_the_next_step_once_for_equal_failures(resonant, worker):
     worker.accept("evt_1", "evt_2", event_type="com.example.order.paid")
     worker.attempt(GiveUp("permanent"), **REJECTED)
 
@@ -249,7 +249,7 @@ def test_fifty_rows_are_shown_by_default(resonant, worker):
 # --- groups of dead letters --------------------------------------------------------------------------------------
 
 
-def test_groups_as_json_are_the_largest_first_with_what_to_do(resonant, groups):
+def test_groups_as_json_are_the_largest_first_with_their_advice(resonant, groups):
     now = groups.clock()
 
     busy, rejected = resonant.json("dlq", "--group")
@@ -273,7 +273,7 @@ def test_a_group_is_a_line_of_a_table(resonant, groups):
     assert rejected.split()[:4] == ["2", "crm", "http_400", "permanent"]
 
 
-def test_on_a_terminal_a_group_fits_its_width_and_says_what_to_do(resonant, groups):
+def test_on_a_terminal_a_group_fits_its_width_and_has_its_advice(resonant, groups):
     screen = resonant.on_a_terminal("dlq", "--group")
     cause = resonant.json("dlq", "--group")[0]["fingerprint"]
 

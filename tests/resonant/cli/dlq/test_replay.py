@@ -10,7 +10,7 @@ from support.dlq_actions import reasons
 WITHOUT_PREFECT = "import sys; sys.modules['prefect'] = None"
 
 
-def test_retry_of_what_is_no_dead_letter_sends_nothing(resonant, dead):
+def test_retry_of_an_event_that_is_no_dead_letter_sends_nothing(resonant, dead):
     before = resonant.json("status")
 
     answer = resonant("retry", "evt_new", "evt_delivered", "evt_nowhere", code=1)
@@ -68,7 +68,7 @@ def test_a_dry_run_of_a_replay_counts_without_prefect_and_changes_nothing(resona
         (["--type", "user.*"], "0 would be sent again\n"),
     ],
 )
-def test_a_dry_run_says_what_the_filters_and_the_limit_leave_out(resonant, dead, argv, said):
+def test_a_dry_run_says_how_many_the_filters_and_the_limit_exclude(resonant, dead, argv, said):
     assert resonant("replay", "--dry-run", *argv).out.startswith(said)
 
 
@@ -136,7 +136,7 @@ def test_cancel_does_not_ask_with_yes_or_when_nothing_would_be_given_up(resonant
     assert resonant.on_a_terminal("cancel", "--all", "--yes") == "1 delivery given up\n"
 
 
-def test_cancel_leaves_alone_what_is_being_sent(resonant, worker):
+def test_cancel_skips_events_that_are_being_sent(resonant, worker):
     worker.accept("evt_sending", "evt_waiting")
     sending, _ = worker.claim_all()
     worker.do(lambda store: store.begin([sending]))
@@ -147,7 +147,7 @@ def test_cancel_leaves_alone_what_is_being_sent(resonant, worker):
     assert resonant.json("status")["in_flight"] == 1
 
 
-def test_cancel_leaves_alone_what_is_final(resonant, dead):
+def test_cancel_skips_final_events(resonant, dead):
     before = resonant.json("status")
 
     assert resonant("cancel", "--all").out == "0 deliveries given up\n"

@@ -55,7 +55,7 @@ def rows(answer) -> list[str]:
     return [line for line in answer.splitlines() if "cli-" in line]
 
 
-def test_the_list_shows_endpoints_of_every_type_and_what_is_wrong_with_a_broken_one(resonant, endpoints):
+def test_the_list_shows_endpoints_of_every_type_and_the_problem_of_a_broken_one(resonant, endpoints):
     done = resonant.on_prefect("endpoint", "list")
 
     header, *_ = done.out.splitlines()

@@ -36,7 +36,7 @@ def test_parked_deliveries_are_due_at_once_if_asked_for(resonant, worker):
     assert len(worker.claim_all()) == 2
 
 
-def test_a_reason_cannot_change_what_a_terminal_shows(resonant, worker):
+def test_a_reason_cannot_control_the_terminal(resonant, worker):
     worker.accept("evt_1")
     resonant("endpoint", "pause", "billing", "--reason", "\x1b[31mred\nalert")
     assert resonant("endpoint", "pause", "billing").out.endswith(": [31mred alert\n")

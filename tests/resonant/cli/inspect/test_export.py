@@ -50,7 +50,7 @@ def test_the_report_holds_totals_groups_and_every_dead_letter_with_its_attempts(
     assert rows["evt_3"] == listed
 
 
-def test_the_report_says_what_the_receiver_answered_and_whether_it_may_have_processed_it(resonant, worker):
+def test_the_report_has_the_receivers_answer_and_whether_it_may_have_processed_the_event(resonant, worker):
     worker.accept("evt_1")
     worker.attempt(GiveUp("exhausted"), code="http_504", excerpt="upstream timeout", maybe_processed=True)
 
@@ -123,7 +123,7 @@ def test_a_link_stays_a_link(resonant, dead, tmp_path):
     assert json.loads((tmp_path / "folder" / "report.json").read_text())["totals"]["accepted"] == 4
 
 
-def test_what_fails_midway_leaves_what_was_there_before(tmp_path):
+def test_an_export_that_fails_midway_leaves_the_old_file(tmp_path):
     path = tmp_path / "report.json"
     path.write_text("old")
 

@@ -116,7 +116,7 @@ def test_nothing_is_null_and_no_error(resonant):
     assert resonant("metrics").out.startswith("nothing happened since ")
 
 
-def test_a_person_reads_first_which_rate_is_of_what(resonant, busy):
+def test_a_person_reads_the_meaning_of_each_rate_first(resonant, busy):
     first, *rest = resonant("metrics").out.splitlines()
     assert "66.67 % of 3 ended events were delivered, 0 are unfinished" in first
     assert "50.00 % of 4 attempts failed" in first

@@ -100,7 +100,7 @@ def test_a_store_of_long_names_and_large_counts_fits_80_columns(resonant, worker
     assert "2 more endpoints: --json lists all" in screen
 
 
-def test_status_says_what_the_daily_purge_removes_and_where_it_is_archived(resonant, old, tmp_path):
+def test_status_shows_the_events_that_the_daily_purge_removes_and_their_archive(resonant, old, tmp_path):
     out = resonant("status").out
     assert (
         "daily purge: 1 dead letter older than 30 days and 1 delivered older than 30 days would be removed now; 2 would stay\n"

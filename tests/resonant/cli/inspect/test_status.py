@@ -112,7 +112,7 @@ def test_status_can_count_one_endpoint(resonant, dead):
     assert resonant.json("status", "--endpoint", "webhook-endpoint/crm")["accepted"] == 1
 
 
-def test_status_says_last_whether_it_balances_and_what_to_do_next(resonant, dead):
+def test_status_ends_with_the_balance_and_the_next_step(resonant, dead):
     *lines, last = resonant("status").out.splitlines()
     assert last == "balanced: yes; `resonant dlq` shows 3 dead letters"
     header = lines.index("ACCEPTED  PENDING  RETRYING  DELIVERED  DEAD LETTER  PURGED")

@@ -180,7 +180,7 @@ def test_a_closed_standard_input_is_one_line(resonant):
     assert done.stderr == "resonant: standard input is closed\n"
 
 
-def test_a_pipe_that_pauses_has_what_it_said_stored(resonant):
+def test_the_lines_of_a_pipe_that_pauses_are_stored(resonant):
     tail = resonant.start("enqueue", "-", "--endpoint", "billing", "--allow-unknown")
     for accepted in (1, 2):
         tail.stdin.write(line(f"evt_{accepted}") + "\n")

@@ -162,7 +162,7 @@ def test_dispatchers_merge_ever_when_it_has_many_rows(desk, monkeypatch):
     assert [row.minute for row in rows(desk)].count(EVER) == 1
 
 
-def test_a_writer_whose_clock_is_behind_adds_to_what_is_merged_already(desk):
+def test_a_writer_whose_clock_is_behind_adds_to_merged_sketches(desk):
     add(desk, 50 * HOUR, 50 * HOUR + MINUTE, HOUR)
     compact(desk)
     add(desk, 50 * HOUR, 50 * HOUR, HOUR)
