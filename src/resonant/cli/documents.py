@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from resonant.events import Attempt, DeadLetter
     from resonant.lab.advise import Proposal
     from resonant.lab.comparison import Variant
-    from resonant.lab.history import History as EndpointHistory
+    from resonant.lab.history import History
     from resonant.lab.scenario import Scenario
     from resonant.metrics.alerts import Key
     from resonant.metrics.statistics import Statistics
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from resonant.store.audit import AuditEntry
     from resonant.store.shared.gates import Gate, GateState
     from resonant.store.views.endpoint_status import EndpointStatus, Governed
-    from resonant.store.views.reads import Detail, History, StoreStatus
+    from resonant.store.views.reads import DeadLetterHistory, Detail, StoreStatus
     from resonant.store.views.unfinished import Waiting, WaitingGroup
 
 _DEAD_LETTER = (
@@ -165,7 +165,7 @@ def dead_letter(found: DeadLetter, state: GateState | None = None) -> Document:
     return {**_pick(found, _DEAD_LETTER), "endpoint_state": state or "normal"}
 
 
-def dead_letter_history(found: History) -> Document:
+def dead_letter_history(found: DeadLetterHistory) -> Document:
     """Return a dead letter with its attempts, without the event's data."""
     return {
         **_pick(found.dead_letter, _DEAD_LETTER),
@@ -322,7 +322,7 @@ def samples(registry: CollectorRegistry) -> list[Document]:
 # --- advice ------------------------------------------------------------------------------------------------------
 
 
-def advice(history: EndpointHistory, proposals: Sequence[Proposal], command: str | None) -> dict[str, Any]:
+def advice(history: History, proposals: Sequence[Proposal], command: str | None) -> dict[str, Any]:
     """Return an endpoint's history, the proposed settings, and the command that applies them."""
     durations = history.durations
     return {

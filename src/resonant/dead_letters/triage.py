@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Row
 
-    from resonant.store.views.answers import Answered
+    from resonant.store.views.answers import ReceiverSide
     from resonant.store.views.dead_letters import CauseCount
 
 _d, _c = schema.deliveries, schema.causes
@@ -80,7 +80,7 @@ def triage(connection: Connection, selection: Selection = Selection()) -> list[D
 
 
 def _group(
-    fingerprint: str, members: list[_Member], event_ids: dict[int, str], said: Mapping[int, Answered]
+    fingerprint: str, members: list[_Member], event_ids: dict[int, str], said: Mapping[int, ReceiverSide]
 ) -> DeadLetterGroup:
     kinds: Counter[tuple[str, str]] = Counter()
     for cause, dead_letters in members:

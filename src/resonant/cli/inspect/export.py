@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from resonant.cli.running import UntilStopped
     from resonant.files import Write
-    from resonant.store.views.reads import History
+    from resonant.store.views.reads import DeadLetterHistory
 
 STDOUT = "-"
 
@@ -76,6 +76,6 @@ def _write_report(
     return count
 
 
-def _row(history: History) -> str:
+def _row(history: DeadLetterHistory) -> str:
     row = documents.dead_letter_history(history)
     return output.to_json(row) if history.event is None else output.with_raw(row, "data", history.event.body)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _d, _a = schema.deliveries, schema.attempts
 
 
-class Answered(NamedTuple):
+class ReceiverSide(NamedTuple):
     """The receiver's side of a delivery.
 
     Attributes:
@@ -30,7 +30,7 @@ class Answered(NamedTuple):
     maybe_processed: bool = False
 
 
-def answers(connection: Connection, delivery_ids: Sequence[int]) -> Mapping[int, Answered]:
+def answers(connection: Connection, delivery_ids: Sequence[int]) -> Mapping[int, ReceiverSide]:
     """Return the receiver's side of each of these deliveries."""
     of_them = is_any_of(_a.c.delivery_id, delivery_ids)
     processed = (
@@ -41,9 +41,9 @@ def answers(connection: Connection, delivery_ids: Sequence[int]) -> Mapping[int,
     # A late attempt of a lost lease can have the number of another attempt, and did not end the delivery.
     last = select(_a.c.delivery_id, func.max(_a.c.excerpt)).join_from(_d, _a, _a.c.delivery_id == _d.c.id)
     last = last.where(of_them, _a.c.number == _d.c.attempts, _a.c.late.is_(False)).group_by(_a.c.delivery_id)
-    found: defaultdict[int, Answered] = defaultdict(Answered)
+    found: defaultdict[int, ReceiverSide] = defaultdict(ReceiverSide)
     for delivery_id in connection.execute(processed).scalars():
-        found[delivery_id] = Answered(maybe_processed=True)
+        found[delivery_id] = ReceiverSide(maybe_processed=True)
     for delivery_id, excerpt in connection.execute(last):
         found[delivery_id] = found[delivery_id]._replace(answer=excerpt)
     return found

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Row
 
-    from resonant.store.views.answers import Answered
+    from resonant.store.views.answers import ReceiverSide
     from resonant.store.views.dead_letters import Position
     from resonant.store.views.endpoint_problems import EndpointProblem
 
@@ -94,7 +94,7 @@ class Detail:
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class DeadLetterHistory:
     """A dead letter with all its attempts, and its event if requested."""
 
     dead_letter: DeadLetter
@@ -168,7 +168,7 @@ def each_history(
     selection: Selection = Selection(),  # noqa: B008 - frozen
     *,
     with_events: bool = False,
-) -> Iterator[History]:
+) -> Iterator[DeadLetterHistory]:
     """Yield dead letters with their attempts, newest first, read in pages like ``each_dead_letter``.
 
     With their events, a dead letter that is purged meanwhile is left out.
@@ -185,7 +185,7 @@ def each_history(
                 end_snapshot(connection)
                 if event is None:
                     continue
-            yield History(_dead_letter(row, said[row.id]), tuple(attempts.get(row.id, ())), event)
+            yield DeadLetterHistory(_dead_letter(row, said[row.id]), tuple(attempts.get(row.id, ())), event)
 
 
 def find_event_ids(connection: Connection, prefix: str, *, limit: int) -> list[str]:
@@ -261,7 +261,7 @@ def _attempts(connection: Connection, delivery_ids: list[int]) -> dict[int, list
     return found
 
 
-def _dead_letter(row: Row[tuple[object, ...]], answered: Answered) -> DeadLetter:
+def _dead_letter(row: Row[tuple[object, ...]], answered: ReceiverSide) -> DeadLetter:
     return _built(
         DeadLetter,
         row,

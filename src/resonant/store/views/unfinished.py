@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Select
 
     from resonant.events import Delivery, Status
-    from resonant.store.views.answers import Answered
+    from resonant.store.views.answers import ReceiverSide
     from resonant.store.views.selection import Selection
 
 State = Literal["in_flight", "due", "parked"]
@@ -40,7 +40,7 @@ class Waiting(NamedTuple):
 
     place: Place
     delivery: Delivery
-    answered: Answered
+    answered: ReceiverSide
 
     def state(self, now: float) -> State:
         """Return whether it is leased, may be sent now, or is due later."""
