@@ -7,36 +7,8 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from resonant.testing.actions import (
-    Action,
-    bad_gzip,
-    endless_answers,
-    endless_body,
-    endless_chunks,
-    endless_headers,
-    endless_interim,
-    endless_status_line,
-    endless_trailers,
-    garbage,
-    gzip_bomb,
-    half_close,
-    huge_header,
-    interim_only,
-    many_headers,
-    never_answer,
-    redirect,
-    reset_after_headers,
-    reset_before_response,
-    reset_mid_body,
-    reset_mid_response,
-    respond,
-    retry_after,
-    retry_after_date,
-    slow_body,
-    slow_headers,
-    surplus_body,
-    truncated_body,
-)
+from resonant.testing import actions
+from resonant.testing.actions import Action, respond
 from resonant.testing.journal import Request
 
 if TYPE_CHECKING:
@@ -50,27 +22,27 @@ def always_ok(_: Request) -> Action:
     return respond(200)
 
 
-# The action for the first try, and for every later one.
-_EIGHT_WAYS = {
-    "slow": (respond(200, delay=2.0), respond(200, delay=2.0)),
-    "500-then-200": (respond(500), respond(200)),
-    "503-retry-after": (respond(503, {"retry-after": "1"}), respond(200)),
-    "429": (respond(429), respond(200)),
-    "400": (
-        respond(400, body=b'{"error": "no such amount"}'),
-        respond(400, body=b'{"error": "no such amount"}'),
-    ),
-    "reset": (reset_mid_response(), reset_mid_response()),
-    "silent": (never_answer(), never_answer()),
-    "redirect": (redirect("https://example.com/moved"), redirect("https://example.com/moved")),
+# The actions for the first try, and for every try; otherwise the answer is 200.
+_FIRST = {
+    "500-then-200": respond(500),
+    "503-retry-after": respond(503, {"retry-after": "1"}),
+    "429": respond(429),
+}
+_ALWAYS = {
+    "slow": respond(200, delay=2.0),
+    "400": respond(400, body=b'{"error": "no such amount"}'),
+    "reset": actions.reset_mid_response(),
+    "silent": actions.never_answer(),
+    "redirect": actions.redirect("https://example.com/moved"),
 }
 
 
 def eight_ways(request: Request) -> Action:
     """Misbehave according to the last part of the event's type, as in ``demo.reset``; answer other types with 200."""
     way = request.event_type.rpartition(".")[2]
-    first, later = _EIGHT_WAYS.get(way, (respond(200), respond(200)))
-    return first if request.try_number == 1 else later
+    if request.try_number == 1 and way in _FIRST:
+        return _FIRST[way]
+    return _ALWAYS.get(way, respond(200))
 
 
 def flaky(share: float, seed: int) -> Script:
@@ -93,54 +65,54 @@ _WAIT_SECONDS = 5
 
 # Faults of a single request. Invalid certificates are a setting of the receiver (``FLAWS``).
 FAULTS: Mapping[str, Action] = {
-    "bad-gzip": bad_gzip(),
-    "bad-gzip-503": bad_gzip(503),
-    "endless-answers": endless_answers(),
-    "endless-answers-503": endless_answers(503),
-    "endless-body": endless_body(),
-    "endless-body-503": endless_body(503),
-    "endless-chunks": endless_chunks(),
-    "endless-chunks-503": endless_chunks(503),
-    "endless-continue": endless_interim(100),
-    "endless-headers": endless_headers(),
-    "endless-interim": endless_interim(),
-    "endless-status-line": endless_status_line(),
-    "endless-trailers": endless_trailers(),
-    "endless-trailers-503": endless_trailers(503),
-    "garbage": garbage(),
-    "gzip-bomb": gzip_bomb(),
-    "gzip-bomb-503": gzip_bomb(503),
-    "half-close": half_close(),
-    "half-close-mid-body": half_close(200),
-    "huge-header": huge_header(),
-    "interim-only": interim_only(),
-    "interim-only-silent": interim_only(end="hold"),
-    "many-headers": many_headers(),
-    "redirect-loop": redirect("/"),
-    "reset-after-headers": reset_after_headers(),
-    "reset-after-headers-503": reset_after_headers(503),
-    "reset-before-response": reset_before_response(),
-    "reset-mid-body": reset_mid_body(),
-    "reset-mid-body-503": reset_mid_body(503),
-    "reset-mid-response": reset_mid_response(),
-    "retry-after-asctime": retry_after_date("asctime", _WAIT_SECONDS),
-    "retry-after-fractional": retry_after("1.5"),
-    "retry-after-huge": retry_after("9" * 30),
-    "retry-after-imf-fixdate": retry_after_date("imf-fixdate", _WAIT_SECONDS),
-    "retry-after-negative": retry_after("-5"),
-    "retry-after-nonsense": retry_after("soon"),
-    "retry-after-past": retry_after_date("imf-fixdate", -3600),
-    "retry-after-rfc-850": retry_after_date("rfc-850", _WAIT_SECONDS),
-    "retry-after-seconds": retry_after(f"{_WAIT_SECONDS}"),
-    "retry-after-seconds-503": retry_after(f"{_WAIT_SECONDS}", 503),
-    "silent": never_answer(),
-    "slow-body": slow_body(),
-    "slow-body-503": slow_body(status=503),
-    "slow-headers": slow_headers(),
-    "surplus-body": surplus_body(),
-    "surplus-body-503": surplus_body(503),
-    "truncated-body": truncated_body(),
-    "truncated-body-503": truncated_body(503),
+    "bad-gzip": actions.bad_gzip(),
+    "bad-gzip-503": actions.bad_gzip(503),
+    "endless-answers": actions.endless_answers(),
+    "endless-answers-503": actions.endless_answers(503),
+    "endless-body": actions.endless_body(),
+    "endless-body-503": actions.endless_body(503),
+    "endless-chunks": actions.endless_chunks(),
+    "endless-chunks-503": actions.endless_chunks(503),
+    "endless-continue": actions.endless_interim(100),
+    "endless-headers": actions.endless_headers(),
+    "endless-interim": actions.endless_interim(),
+    "endless-status-line": actions.endless_status_line(),
+    "endless-trailers": actions.endless_trailers(),
+    "endless-trailers-503": actions.endless_trailers(503),
+    "garbage": actions.garbage(),
+    "gzip-bomb": actions.gzip_bomb(),
+    "gzip-bomb-503": actions.gzip_bomb(503),
+    "half-close": actions.half_close(),
+    "half-close-mid-body": actions.half_close(200),
+    "huge-header": actions.huge_header(),
+    "interim-only": actions.interim_only(),
+    "interim-only-silent": actions.interim_only(end="hold"),
+    "many-headers": actions.many_headers(),
+    "redirect-loop": actions.redirect("/"),
+    "reset-after-headers": actions.reset_after_headers(),
+    "reset-after-headers-503": actions.reset_after_headers(503),
+    "reset-before-response": actions.reset_before_response(),
+    "reset-mid-body": actions.reset_mid_body(),
+    "reset-mid-body-503": actions.reset_mid_body(503),
+    "reset-mid-response": actions.reset_mid_response(),
+    "retry-after-asctime": actions.retry_after_date("asctime", _WAIT_SECONDS),
+    "retry-after-fractional": actions.retry_after("1.5"),
+    "retry-after-huge": actions.retry_after("9" * 30),
+    "retry-after-imf-fixdate": actions.retry_after_date("imf-fixdate", _WAIT_SECONDS),
+    "retry-after-negative": actions.retry_after("-5"),
+    "retry-after-nonsense": actions.retry_after("soon"),
+    "retry-after-past": actions.retry_after_date("imf-fixdate", -3600),
+    "retry-after-rfc-850": actions.retry_after_date("rfc-850", _WAIT_SECONDS),
+    "retry-after-seconds": actions.retry_after(f"{_WAIT_SECONDS}"),
+    "retry-after-seconds-503": actions.retry_after(f"{_WAIT_SECONDS}", 503),
+    "silent": actions.never_answer(),
+    "slow-body": actions.slow_body(),
+    "slow-body-503": actions.slow_body(status=503),
+    "slow-headers": actions.slow_headers(),
+    "surplus-body": actions.surplus_body(),
+    "surplus-body-503": actions.surplus_body(503),
+    "truncated-body": actions.truncated_body(),
+    "truncated-body-503": actions.truncated_body(503),
 }
 _STATUS_NAME = re.compile("status-([1-9][0-9]{2})")
 
