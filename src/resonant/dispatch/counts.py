@@ -18,7 +18,7 @@ _WORDS = {
 
 @dataclass(slots=True)
 class Counts:
-    """The outcomes of a run, of a chunk, or of the deliveries that a command waits for.
+    """The outcomes of a run, of a chunk, or of a command's deliveries.
 
     Attributes:
         delivered: sent successfully.
@@ -31,7 +31,7 @@ class Counts:
         left: not sent, because the run's time was up.
         delivered_before: delivered by an earlier run.
         purged: removed from the store after they ended.
-        total: all deliveries that a command waits for.
+        total: all of a command's deliveries.
         attempts: the number of attempts, not of deliveries.
     """
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from resonant import output
 from resonant.cli.demo.events import WAYS, way_of
+from resonant.dispatch.counts import Counts
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -16,16 +16,6 @@ if TYPE_CHECKING:
     from resonant.store.views.reads import StoreStatus
 
 HEADER = ("the receiver answers", "events", "delivered", "retried", "dead letters")
-
-
-@dataclass(slots=True)
-class Row:
-    """The number of deliveries by outcome, for one behaviour of the receiver."""
-
-    events: int = 0
-    delivered: int = 0
-    retried: int = 0
-    dead_letters: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +29,7 @@ class Snapshot:
     """
 
     status: StoreStatus
-    rows: dict[str, Row]
+    rows: dict[str, Counts]
     attempts: int
 
     @property
@@ -59,7 +49,7 @@ def take_snapshot(connection: Connection) -> Snapshot:
     from resonant.store.views import reads
 
     d = schema.deliveries.c
-    rows = {way: Row() for way in WAYS}
+    rows = {way: Counts() for way in WAYS}
     attempts = 0
     retried = func.sum(case((d.attempts > 1, 1), else_=0))
     key = (d.event_type, d.status, d.reason, d.code)
@@ -67,7 +57,7 @@ def take_snapshot(connection: Connection) -> Snapshot:
         select(*key, func.count(), retried, func.sum(d.attempts)).group_by(*key)
     ):
         row = rows[way_of(event_type)]
-        row.events += count
+        row.total += count
         row.retried += again
         attempts += tries
         if status == "delivered":
@@ -79,10 +69,10 @@ def take_snapshot(connection: Connection) -> Snapshot:
 
 def write_table(snapshot: Snapshot) -> None:
     """Write the table to standard output; its last row has the totals."""
-    rows = [(WAYS[way], row) for way, row in snapshot.rows.items() if row.events]
-    total = Row()
+    rows = [(WAYS[way], row) for way, row in snapshot.rows.items() if row.total]
+    total = Counts()
     for _, row in rows:
-        total.events += row.events
+        total.total += row.total
         total.delivered += row.delivered
         total.retried += row.retried
         total.dead_letters += row.dead_letters
@@ -90,7 +80,7 @@ def write_table(snapshot: Snapshot) -> None:
     output.write_table(HEADER, [*cells, _cells("all", total, "")], only_first_folds=True)
 
 
-def _cells(label: str, row: Row, why: str) -> tuple[str, ...]:
-    numbers = (row.events, row.delivered, row.retried)
+def _cells(label: str, row: Counts, why: str) -> tuple[str, ...]:
+    numbers = (row.total, row.delivered, row.retried)
     aligned = (f"{number:>{len(name)},}" for name, number in zip(HEADER[1:], numbers, strict=False))
     return (label, *aligned, f"{row.dead_letters.total():,} {why}".rstrip())
