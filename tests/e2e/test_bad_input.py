@@ -104,6 +104,7 @@ def test_a_removed_endpoint_does_not_hold_up_others(machine, hooks, start_receiv
     other = start_receiver("resonant.testing:always_ok")
     gone = f"{hooks}-gone"
     machine.save_endpoint(gone, other.url)
+    machine.do("endpoint", "list")  # writes the names to the store
     for name in (gone, hooks):
         machine.do("enqueue", machine.write_events("e.jsonl", [GOOD]), "--endpoint", name)
     machine.do("endpoint", "remove", gone, "--yes")

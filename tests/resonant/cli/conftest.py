@@ -286,3 +286,17 @@ def stored(worker: Worker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> W
         worker.attempt(GiveUp("permanent"), code="my_own_code", category="permanent")
     (tmp_path / "e.jsonl").write_text('{"type": "t", "source": "/s", "data": 1}\n')
     return worker
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Gets the URL of each store that is opened."""
+    urls: list[str] = []
+    open_store = WorkerStore.open
+
+    async def note(url: str, **options: Any) -> WorkerStore:
+        urls.append(url)
+        return await open_store(url, **options)
+
+    monkeypatch.setattr(WorkerStore, "open", note)
+    return urls

@@ -190,3 +190,33 @@ def test_on_a_terminal_a_table_fits_its_width_and_keeps_the_ids_whole(resonant, 
 
 def test_every_command_has_a_help_panel():
     assert all(command.rich_help_panel for command in app.registered_commands)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(
+            "status --endpoint billing",
+            "dlq --endpoint billing --code my_own_code",
+            "dlq --group --endpoint shop",
+        ),
+        *(
+            "deliveries --endpoint shop --code http_503",
+            "detail e1",
+            "metrics",
+            "prometheus",
+            "audit",
+            "export -o -",
+        ),
+        *(
+            "replay --endpoint billing --code my_own_code --dry-run",
+            "cancel e1 --endpoint shop",
+            "cancel --all",
+        ),
+        *("purge --endpoint billing --code my_own_code --yes", "endpoint pause shop", "endpoint resume shop"),
+        "enqueue e.jsonl --endpoint shop",
+    ],
+)
+def test_a_command_opens_the_store_once(resonant, stored, opened, url, command):
+    resonant(*command.split())
+    assert opened == [url]

@@ -50,6 +50,12 @@ def test_a_removed_endpoint_is_known_only_if_events_were_stored_for_it(resonant,
     assert resonant.json("status", "--endpoint", "shop")["accepted"] == 1
 
 
+def test_enqueue_checks_the_endpoint_without_prefect(resonant, stored):
+    check = "import atexit, sys; atexit.register(lambda: 'prefect' in sys.modules and print('PREFECT'))"
+    done = resonant.program("enqueue", "e.jsonl", "--endpoint", "shop", before=check)
+    assert (done.returncode, done.stdout) == (0, "stored 1 event for shop\n"), done.stderr
+
+
 @pytest.mark.engine
 class TestWithAServer:
     @pytest.fixture
@@ -62,20 +68,6 @@ class TestWithAServer:
             yield
             asyncio.run(remove_endpoint("known-crm"))
 
-    def test_enqueue_refuses_an_endpoint_that_is_not_configured(self, resonant, configured, tmp_path):
-        said = resonant("enqueue", "e.jsonl", "--endpoint", "known-cmr", code=2).err
-        assert said.startswith("resonant: no endpoint is named 'known-cmr': did you mean known-crm?")
-        assert "`resonant endpoint add known-cmr URL` adds it" in said
-
-    def test_enqueue_to_an_endpoint_of_the_store_that_is_not_configured_warns(
-        self, resonant, configured, tmp_path
-    ):
-        answer = resonant("enqueue", "e.jsonl", "--endpoint", "shop")
-        assert answer.out == "stored 1 event for shop\n"
-        assert answer.err == (
-            "endpoint 'shop' is not configured: its deliveries wait until it is added again\n"
-        )
-
     def test_endpoint_commands_write_names_to_the_store(self, resonant, configured, monkeypatch):
         resonant.on_prefect("endpoint", "add", "known-erp", "https://a.example/")
         resonant.on_prefect("endpoint", "list")
@@ -85,24 +77,6 @@ class TestWithAServer:
                 assert resonant.json("status", "--endpoint", name)["accepted"] == 0
         resonant.on_prefect("endpoint", "remove", "known-erp", "--yes")
         assert "no endpoint is named" in resonant("status", "--endpoint", "known-erp", code=2).err
-
-    def test_no_suggestion_to_add_an_endpoint_of_another_block_type(self, resonant, configured, tmp_path):
-        said = resonant("enqueue", "e.jsonl", "--endpoint", "file-endpoint/known-crm", code=2).err
-        assert "no endpoint is named 'file-endpoint/known-crm'" in said
-        assert "endpoint add" not in said
-        assert resonant.json("status")["accepted"] == 2
-        resonant("enqueue", "e.jsonl", "--endpoint", "known-crm")
-
-    def test_enqueue_checks_the_endpoint_without_prefect(self, resonant, configured, tmp_path):
-        check = "import atexit, sys; atexit.register(lambda: 'prefect' in sys.modules and print('PREFECT'))"
-        done = resonant.program("enqueue", "e.jsonl", "--endpoint", "known-crm", before=check)
-        assert (done.returncode, done.stdout) == (0, "stored 1 event for known-crm\n"), done.stderr
-
-    def test_a_configured_endpoint_without_deliveries_is_known_to_reading_commands(
-        self, resonant, configured
-    ):
-        assert resonant.json("status", "--endpoint", "known-crm")["accepted"] == 0
-        assert resonant.json("dlq", "--endpoint", "webhook-endpoint/known-crm") == []
 
     def test_endpoint_commands_suggest_similar_names(self, resonant, configured):
         for command in ("show", "test"):

@@ -142,6 +142,10 @@ MISTAKES = [
         "enqueue e.jsonl --endpoint wholly-new",
         f"'wholly-new'; known: billing, shop; `resonant endpoint add wholly-new URL` adds it{NOT_ADDED}",
     ),
+    (
+        "enqueue e.jsonl --endpoint spool-endpoint/new",  # only the Prefect UI or code adds it
+        f"resonant: no endpoint is named 'spool-endpoint/new'; known: billing, shop{NOT_ADDED}",
+    ),
     ("cancel e1 typo", "resonant: no event has the id typo: nothing was done\n"),
     (
         "purge --cause 0123456789ab --yes",

@@ -32,11 +32,16 @@ def nosy(prefect_api, worker, monkeypatch):
         asyncio.run(remove_endpoint("nosy"))
 
 
-def test_deliveries_of_a_paused_endpoint_are_named_with_the_reason_and_the_command(resonant, nosy):
+def test_deliveries_of_a_paused_endpoint_are_named_with_the_reason_and_the_command(
+    resonant, nosy, opened, url
+):
     nosy.do(lambda store: pause(store, "nosy", who="ann", reason="maintenance until 18:00"))
+
+    opened.clear()
 
     answer = resonant.on_prefect("emit", code=1)
 
+    assert opened == [url], "the command and its flow share a store"
     counts, said, _, following = answer.out.strip().split("; ", 3)
     assert counts == f"{NOTHING_SENT}, 3 held"
     assert said.startswith("nosy is paused ")
