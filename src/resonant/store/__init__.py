@@ -1,7 +1,17 @@
 """The durable store: accepted events, attempts and decisions.
 
 The operations (``enqueue``, ``claim``, ``record`` ...) are plain functions of an SQLAlchemy connection with an open
-transaction, so that a producer can call ``enqueue`` in its own transaction. ``Store`` and ``WorkerStore`` run them.
+transaction, so that a producer can call ``enqueue`` in its own transaction. ``Store``, the public half, and ``WorkerStore`` run
+them.
+
+::
+
+    engine   the databases: how each commits, locks and wakes, its errors, its migrations
+    queue    the path of a delivery: enqueue, claim, begin, renew, record, rescue
+    counts   what is counted, for metrics and alerts
+    shared   rows by which processes agree: gates, send slots, drains
+    views    what operators read
+    audit    who changed what
 """
 
 from resonant.delivery.outcome import Outcome
