@@ -72,18 +72,19 @@ def markdown(text: str) -> str:
     return f"{fence}{space}{shown}{space}{fence}"
 
 
+def duration(seconds: float) -> str:
+    """Return a duration in its largest unit: ``12 min``; 0 if it is negative."""
+    size = max(0.0, seconds)
+    if size < _MINUTE:
+        return f"{size:.0f} s"
+    if size < _HOUR:
+        return f"{size / _MINUTE:.0f} min"
+    return f"{size / _HOUR:.0f} h" if size < 2 * _DAY else f"{size / _DAY:.0f} days"
+
+
 def ago(seconds: float) -> str:
     """Describe a past time, or a future one if ``seconds`` is negative: ``12 min ago``."""
-    size = abs(seconds)
-    if size < _MINUTE:
-        text = f"{size:.0f} s"
-    elif size < _HOUR:
-        text = f"{size / _MINUTE:.0f} min"
-    elif size < 2 * _DAY:
-        text = f"{size / _HOUR:.0f} h"
-    else:
-        text = f"{size / _DAY:.0f} days"
-    return f"{text} ago" if seconds >= 0 else f"in {text}"
+    return f"{duration(seconds)} ago" if seconds >= 0 else f"in {duration(-seconds)}"
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resonant.display import ago
+from resonant.display import duration
 from resonant.events import rfc3339
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _by(gate: Gate) -> str:
 
 def _parts(gate: Gate, held: int, now: float) -> Iterator[str]:
     wait = max(0.0, (gate.not_before or 0.0) - now)
-    for_how_long = f"for {_span(wait)} more, as its Retry-After requested"
+    for_how_long = f"for {duration(wait)} more, as its Retry-After requested"
     if gate.state == "normal":
         yield f"waiting {for_how_long}"
         return
@@ -92,13 +92,9 @@ def _parts(gate: Gate, held: int, now: float) -> Iterator[str]:
     reason = gate.reason or ""
     # Failures of probes are not counted: the number is that of the beginning.
     joint = ", after " if gate.state == "probing" and reason.endswith("in a row") else ": "
-    yield joint.join(filter(None, (f"{gate.state} for {_span(now - since)}{_by(gate)}{rate}", reason)))
+    yield joint.join(filter(None, (f"{gate.state} for {duration(now - since)}{_by(gate)}{rate}", reason)))
     if (probe_at := next_probe_at(gate)) is not None:
         due = "a probe is due" if held else "the next delivery is the probe"
-        yield f"next probe in {_span(probe_at - now)}" if probe_at > now else due
+        yield f"next probe in {duration(probe_at - now)}" if probe_at > now else due
     elif gate.state == "paced" and wait:
         yield f"nothing is sent {for_how_long}"
-
-
-def _span(seconds: float) -> str:
-    return ago(max(0.0, seconds)).removesuffix(" ago")

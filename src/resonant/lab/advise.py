@@ -8,6 +8,7 @@ from functools import cache
 from statistics import median, quantiles
 from typing import TYPE_CHECKING, Literal
 
+from resonant.display import duration
 from resonant.lab.scenario import Scenario
 from resonant.lab.simulation import simulate
 
@@ -130,7 +131,7 @@ def _policy(history: History, current: Current) -> Proposal:
     else:
         outage, number = longest.seconds, len(history.outages)
         which = f"the longest of {number} outages" if number > 1 else "the only outage"
-        reason = f"{which} lasted {span(outage)}"
+        reason = f"{which} lasted {duration(outage)}"
     scenario = scenario_of(history, current, outage)
     words = f"{'an 8 h outage' if longest is None else 'the same outage'}, with {scenario.events} events"
 
@@ -184,14 +185,6 @@ def _timeout(history: History, current: Current) -> Proposal:
         before=Prediction.of(simulate(before, policy), before.events),
         after=Prediction.of(simulate(after, policy), after.events),
     )
-
-
-def span(seconds: float) -> str:
-    """Format a duration, as in ``42 min``."""
-    for size, unit in ((86_400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def _percentile(durations: list[float]) -> float:

@@ -3,7 +3,7 @@
 import pytest
 
 from resonant.delivery.retry import RetryPolicy
-from resonant.lab.advise import FEWEST_ATTEMPTS, Current, advise, span
+from resonant.lab.advise import FEWEST_ATTEMPTS, Current, advise
 from resonant.lab.history import Answered, History, Outage
 
 NOW = 1_800_000_000.0
@@ -57,7 +57,7 @@ def test_a_policy_that_gives_up_in_an_outage_like_the_longest_is_replaced():
     current = Current("once", 15.0, None, POLICIES)
     policy = advice(history(flaky, outages=[outage]), current)["policy"]
     assert (policy.now, policy.then) == ("once", "default")
-    assert policy.reason == "the only outage lasted 60 min"
+    assert policy.reason == "the only outage lasted 1 h"
     assert policy.before.given_up > 0
     assert policy.after.given_up == 0
     assert policy.before.events == policy.after.events
@@ -129,10 +129,3 @@ def test_the_share_that_fails_at_random_leaves_out_outages_refusals_and_429():
     attempts += [answered(number, status=503 if number % 4 == 0 else 200) for number in range(100, 200)]
     attempts += [answered(200, status=429), answered(201, status=400, category="permanent", code="http_400")]
     assert history(attempts, outages=[outage]).share_failed == 0.25
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"), [(45, "45 s"), (600, "10 min"), (7_200, "2 h"), (300_000, "3 days")]
-)
-def test_a_span_is_said_in_its_largest_unit(seconds, said):
-    assert span(seconds) == said

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from resonant import output
 from resonant.cli import documents, options
-from resonant.display import counted
+from resonant.display import counted, duration
 
 if TYPE_CHECKING:
     from resonant.lab.advise import Prediction, Proposal
@@ -54,13 +54,12 @@ def advise(name: options.EndpointName, as_json: options.Json = False) -> None:
 
 
 def _summary(history: History) -> str:
-    from resonant.lab.advise import span
 
     made = history.delivered + history.failed
     if not made:
         return f"{history.endpoint}: no attempts recorded"
     parts = [
-        f"{history.endpoint}: {counted(made, 'attempt')} in {span(history.until - history.since)}",
+        f"{history.endpoint}: {counted(made, 'attempt')} in {duration(history.until - history.since)}",
         f"{history.failed / made:.1%} failed",
         counted(len(history.outages), "outage"),
     ]
