@@ -1,1 +1,1 @@
-"""What makes the documentation site; the pages are Markdown files."""
+"""Builds the documentation site; the pages are Markdown files."""

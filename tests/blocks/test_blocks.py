@@ -202,7 +202,7 @@ class Vault(SinkBlock):
 
 
 async def kept_of(event_type):
-    """What the attempt runner would store of an attempt."""
+    """The fields that the attempt runner would store."""
     event = Event(type=event_type, source="/s", data=1)
     lease = Lease(1, 1, "me", event, "vault/v", round_started_at=0.0, accepted_at=0.0)
     attempt_runner = AttemptRunner(clock=FixedClock(0.0), rng=random.Random(7))

@@ -1,4 +1,4 @@
-"""The automations on alerts: applied as often as wanted, and what they really do on a server with its triggers."""
+"""The automations on alerts: they can be applied repeatedly, and work on a real server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The broker of our Prefect servers: what is sent waits for those who read it, and is never dropped."""
+"""The broker of our Prefect servers: messages wait for their readers, and are never dropped."""
 
 from __future__ import annotations
 

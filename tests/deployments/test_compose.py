@@ -1,4 +1,4 @@
-"""compose.yaml is what a reader starts without looking: every name is known, every image pinned, nothing open, no secret."""
+"""compose.yaml is safe to start unread: every name is known, every image pinned, no port open, and no secret in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is let in to the server: programs, and pages of its own; by what a browser says of a page, and nothing else."""
+"""The server admits programs and its own pages, and no other page, according to the headers that browsers send."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def status(headers, **how):
 
 
 async def websocket(headers):
-    """Open a websocket; return what the server says first, or what the application behind it does."""
+    """Open a websocket; return the first message of the server or of the application behind it."""
     said = []
 
     async def application(scope, receive, send):

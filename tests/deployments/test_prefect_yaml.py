@@ -1,4 +1,4 @@
-"""What prefect.yaml declares is what a server has after the bootstrap: Prefect ignores a misspelt key in silence."""
+"""After the bootstrap, a server has everything that prefect.yaml declares: Prefect silently ignores a misspelt key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flow runs are named for what they do, unless a user has named them."""
+"""Flow runs are named after their work, unless a user has named them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the UI shows of a replay: a name with the number of dead letters, and a state that says whether it did its work."""
+"""A replay in the UI: a name with the number of dead letters, and a state that says whether it did its work."""
 
 from __future__ import annotations
 

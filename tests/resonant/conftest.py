@@ -1,4 +1,4 @@
-"""What the tests of the store have in common: an open store, a clock to turn, and short words for what a worker does."""
+"""Fixtures of the store's tests: an open store with a clock, and short names for the actions of a worker."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ LEASE_SECONDS = 60.0
 
 @dataclass
 class Desk:
-    """A store, and a test's hands on it; every method waits for what it does."""
+    """A store with synchronous methods for tests."""
 
     store: Store
     clock: FixedClock
@@ -84,7 +84,7 @@ class Desk:
         return self.record(*(self.delivered(lease) for lease in leases))
 
     def fail(self, lease: Lease, decision: Decision, **attempt: Any) -> bool:
-        """Send without success, and record what was decided."""
+        """Send without success, and record the decision."""
         self.begin(lease)
         return bool(self.record(self.failed(lease, decision, **attempt)))
 
@@ -139,7 +139,7 @@ class Desk:
         self.run(self.store.fold())
 
     def counters(self, measure: str | None = None) -> dict[Labels, Sketch]:
-        """Return what Prometheus counts of one or all measures, including what is not folded, by its labels."""
+        """Return the counts of one or all measures, by labels, including those not folded yet."""
         found = self.read(read_ever)
         return {labels: each for labels, each in found.items() if measure in (None, labels.measure)}
 

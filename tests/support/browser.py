@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Page
 
-# A script for pages in a browser that records what their content security policy blocks.
+# A script for pages in a browser that records each block by their content security policy.
 VIOLATIONS = """
     window.violations = [];
     document.addEventListener("securitypolicyviolation", event => {
@@ -45,7 +45,7 @@ def tab(*options: str, **of_page: Any) -> Iterator[Page]:
 
 
 def blocked(page: Page) -> list[str]:
-    """Return what the policy of a page has blocked, without the analytics of the new UI, which it blocks on purpose."""
+    """Return the resources blocked by the policy of a page, except the analytics of the new UI."""
     return [each for each in page.evaluate("violations") if not each.startswith("connect-src")]
 
 

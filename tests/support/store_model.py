@@ -111,7 +111,7 @@ def _contains(texts: tuple[str, str], part: str) -> bool | None:
 
 
 def _folded(text: str) -> str:
-    # SQLite folds ASCII alone, PostgreSQL what its locale knows: there "İ" is found in "time".
+    # SQLite folds only ASCII, PostgreSQL the letters of its locale: there "İ" is found in "time".
     return re.sub("[A-Z]", lambda found: found[0].lower(), text)
 
 

@@ -22,7 +22,7 @@ START = 1_700_000_000.0
 
 
 def read_counters(database: Path) -> dict[Labels, Sketch]:
-    """Return what Prometheus counts of an SQLite store, by its labels."""
+    """Return the counters of an SQLite store, by labels."""
 
     async def read() -> dict[Labels, Sketch]:
         async with opened(f"sqlite:///{database}") as store:

@@ -1,4 +1,4 @@
-"""The task of one delivery, without the engine: what it returns, what it raises, what it asks Prefect to do."""
+"""The task of one delivery, without the engine: its result, its errors, and its requests to Prefect."""
 
 from __future__ import annotations
 

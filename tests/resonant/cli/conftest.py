@@ -1,4 +1,4 @@
-"""A store in a folder of its own, filled by what a worker really does, and the command line on it."""
+"""A store in its own folder, filled by the actions of a worker, and the commands on it."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Operator:
         return subprocess.Popen([sys.executable, "-c", MAIN, *argv], text=True, **(pipes | options))
 
     def on_a_terminal(self, *argv: str, typed: str = "", code: int = 0) -> str:
-        """Run a command on a terminal of 80 columns, where this is typed; return what the terminal shows."""
+        """Run a command on a terminal of 80 columns with this input; return the text on the terminal."""
         pid, terminal = pty.fork()
         if pid == 0:
             os.environ.update(COLUMNS="80", LINES="40", TERM="dumb")
@@ -99,7 +99,7 @@ class Answer:
 
 
 class Worker:
-    """Does to the store what producers and workers do, at the time its clock says."""
+    """Acts on the store as producers and workers do, at the time of its clock."""
 
     def __init__(self, url: str) -> None:
         self.clock = FixedClock(time.time())
@@ -135,7 +135,7 @@ class Worker:
         self.do(lambda store: store.enqueue(events, endpoint))
 
     def claim_all(self, endpoint: str = "billing") -> list[Lease]:
-        """Take everything that is due by now, also what commands have stored since."""
+        """Claim everything that is due, including events that commands have stored since."""
         self.clock.advance(max(0.0, time.time() - self.clock()))
         return self.do(lambda store: store.claim(endpoint, owner="run-1", limit=100_000))
 

@@ -1,4 +1,4 @@
-"""What holds for every command: help, exit codes, errors of one line, streams that end."""
+"""Properties of every command: help, exit codes, errors of one line, streams that end."""
 
 from __future__ import annotations
 

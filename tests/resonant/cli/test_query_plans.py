@@ -58,7 +58,7 @@ LATEST_ATTEMPTS = {"SEARCH resonant_attempts USING INTEGER PRIMARY KEY (rowid>?)
         ("enqueue events.jsonl --endpoint billing", set()),
         ("cancel --endpoint billing --dry-run", set()),
         ("cancel --all", UNFINISHED_ROWS),
-        # A purge counts what it keeps.
+        # A purge counts the deliveries that it keeps.
         ("purge --older-than 20 --delivered-older-than 1 --dry-run", CAUSES | DELIVERED),
         ("purge --older-than 20 --delivered-older-than 1", CAUSES | DELIVERED),
         ("purge --endpoint billing --code http_503 --text refused --yes", CAUSES | DELIVERED),

@@ -67,7 +67,7 @@ def test_every_code_of_the_classifier_has_a_line_that_fits(verdict):
     assert advice
     assert "\n" not in advice
     if verdict.category == "permanent":
-        # A replay leaves these out unless it is told not to; what mends nothing is removed.
+        # A replay skips these unless an option includes them; advice that would not help is removed.
         assert "--include-permanent" in advice or "purge" in advice
     if verdict != WORKER_LOST:
         assert ("fault is local" in advice) == (

@@ -1,4 +1,4 @@
-"""What the tests of the dispatcher share."""
+"""Fixtures of the dispatcher's tests."""
 
 import pytest
 

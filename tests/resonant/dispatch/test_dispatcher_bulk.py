@@ -181,7 +181,7 @@ async def test_several_endpoints_share_the_claims_for_chunks(tmp_path, monkeypat
             await enqueue(worker.store, 60, name)
         held = worker.count_claims()
         assert (await worker.run()).delivered == 9 * 60
-    # The last endpoints to claim get their fair size, whatever the others claimed.
+    # The last endpoints to claim get their fair size, independently of the other claims.
     assert max(held) <= 5 * 50
 
 

@@ -183,7 +183,7 @@ class TestTheStoreGoesAway:
                 disk.is_read_only = True
 
         async def emit_one(lease):
-            with contextlib.suppress(StoreUnavailable):  # as Prefect keeps what its tasks raise to itself
+            with contextlib.suppress(StoreUnavailable):  # as Prefect does not raise the errors of its tasks
                 await worker.dispatcher.attempt(lease.key)
 
         async with scene(tmp_path, orders=send, lease_seconds=1.5) as worker:

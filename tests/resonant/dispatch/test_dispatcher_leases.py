@@ -1,4 +1,4 @@
-"""What a run of the dispatcher does to its leases, and what waits."""
+"""The leases of a dispatcher's run, and the deliveries that wait in it."""
 
 import asyncio
 import time

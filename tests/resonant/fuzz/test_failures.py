@@ -1,4 +1,4 @@
-"""Failures of any shape: each gets a verdict and a decision, whatever a library or a user's sink has raised."""
+"""Failures of any shape: each exception of a library or a user's sink gets a verdict and a decision."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ WAYS = 20
 
 
 class Hostility(Exception):
-    """What hostile code raises."""
+    """An error of hostile code."""
 
 
 def refuse(*_):
@@ -104,7 +104,7 @@ def made(rng):
 
 
 def made_hostile(rng):
-    """Make an exception whose attributes, texts and class are there to trip whoever looks at them."""
+    """Make an exception whose attributes, texts and class cause errors when they are read."""
     body = {}
     for name in rng.sample(ATTRIBUTES + METHODS, rng.randrange(5)):
         if name in METHODS and name != "__class__":
@@ -115,7 +115,7 @@ def made_hostile(rng):
     base = rng.choice([Exception, OSError, ConnectionError, ValueError, aiohttp.ClientError, httpx.HTTPError])
     try:
         return type(rng.choice(NAMES), (base,), body)("")
-    except Exception:  # noqa: BLE001 - what cannot even be made is nobody's failure
+    except Exception:  # noqa: BLE001 - an exception that cannot be created is no failure
         return ValueError("")
 
 
@@ -136,7 +136,7 @@ def tangled(rng):
 
 @pytest.fixture(autouse=True)
 def no_log():
-    """Every nonsense is logged, which is most of what a long run would do."""
+    """Each invalid value is logged, which would take most of a long run."""
     loggers = [
         logging.getLogger(f"resonant.{name}")
         for name in ("delivery.classification", "delivery.retry_after", "delivery.attempt")
@@ -154,8 +154,8 @@ def judged(failure, judge=classify, **options):
         return judge(failure, now=NOW, **options)
     except Exception as error:  # noqa: BLE001 - see above
         where = traceback.extract_tb(error.__traceback__)[-1]
-        what = f"{type(error).__name__} at {where.filename}:{where.lineno}: {where.line}"
-    pytest.fail(f"the classifier raised {what}; the failure is of {type(failure).__mro__}", pytrace=False)
+        problem = f"{type(error).__name__} at {where.filename}:{where.lineno}: {where.line}"
+    pytest.fail(f"the classifier raised {problem}; the failure is of {type(failure).__mro__}", pytrace=False)
 
 
 def check(verdict):

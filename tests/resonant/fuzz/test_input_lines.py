@@ -1,4 +1,4 @@
-"""What anybody may pipe in: a line is an event, or it is refused in one clear line; and no line is lost or read twice."""
+"""Arbitrary input: each line is an event or is refused with one clear line, and no line is lost or read twice."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ damaged_lines = st.builds(lambda line, seed: damaged(line, random.Random(seed)),
 
 
 def read(line, **options):
-    """Read a line; check what holds of every event and of every refusal."""
+    """Read a line; check the properties of every event and of every refusal."""
     try:
         event = parse_event(line, max_bytes=MOST_BYTES, **options)
     except InvalidEvent as refusal:
@@ -86,7 +86,7 @@ def read(line, **options):
     assert re.fullmatch(r"[!-~]{1,255}", event.id)
     assert len(event.body) <= MOST_BYTES
     for text in (event.type, event.source, event.time, event.subject):
-        # What PostgreSQL, a header and a log line can hold.
+        # PostgreSQL, a header and a log line can contain it.
         assert text is None or not re.search(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", text)
         assert text is None or 1 <= len(text) <= 255
     names = ("id", "type", "source", "time", "subject")
@@ -128,7 +128,7 @@ def test_an_object_of_any_fields_is_an_event_or_is_refused(fields, default_type)
         same = event_from_fields(fields, default_type=default_type, max_bytes=MOST_BYTES)
     except InvalidEvent:
         same = None
-    # Both doors of the library agree, but for what only one of them has: a fresh id.
+    # Both ways to make an event agree, except that only one makes a new id.
     assert (event is None) == (same is None) or "id" not in fields
 
 

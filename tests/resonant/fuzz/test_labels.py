@@ -1,4 +1,4 @@
-"""Prometheus labels: whatever a text holds, it comes out as it went in, and makes no line of its own."""
+"""Prometheus labels: any text is read back unchanged, and makes no further line."""
 
 from __future__ import annotations
 

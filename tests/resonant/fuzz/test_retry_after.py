@@ -1,4 +1,4 @@
-"""The Retry-After header: what the grammar allows is read exactly, everything else is nothing, and nothing breaks."""
+"""The Retry-After header: valid values are read exactly, others are ignored, and none causes an error."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ PIECES += map(chr, range(256))
 
 @pytest.fixture(autouse=True)
 def no_log():
-    """Every nonsense is logged, which is most of what a long run would do."""
+    """Each invalid value is logged, which would take most of a long run."""
     logger = logging.getLogger("resonant.delivery.retry_after")
     logger.setLevel(logging.ERROR)
     yield

@@ -106,7 +106,7 @@ def ask(request, tmp_path_factory):
 
 
 def words(rng):
-    """Make up what an operator may ask: parts of what is there, with anything between."""
+    """Make a filter of an operator: parts of existing texts, with any text between."""
     dead_letter = rng.choice(KEPT)
 
     def about(value):
@@ -166,7 +166,7 @@ def test_the_database_finds_the_same_as_a_look_at_each_dead_letter(ask, seed, fe
     for selection, (listed, page, counted, scanned, unfinished) in zip(asked, answers, strict=True):
         assert len(listed) == len(set(listed)) == counted
         assert page == listed[:3]
-        assert scanned == set(listed), "a replay and a purge take what the list shows"
+        assert scanned == set(listed), "a replay and a purge select the listed dead letters"
         for each in KEPT:
             expected = is_selected(each, selection, each.dead_at)
             assert expected in (None, each.event_id in scanned), (selection, each)

@@ -1,4 +1,4 @@
-"""The states of a gate, and what it admits in each."""
+"""The states of a gate, and the sends that it admits in each."""
 
 from dataclasses import replace
 from itertools import pairwise

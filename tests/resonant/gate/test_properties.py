@@ -1,4 +1,4 @@
-"""Whatever happens to its processes, answers and clocks, a gate leads back to normal once the endpoint works."""
+"""With any behaviour of processes, answers and clocks, a gate returns to normal once the endpoint works."""
 
 from dataclasses import replace
 
@@ -33,7 +33,7 @@ class World:
         self.sent = 0
 
     def tick(self):
-        """Let a quarter of a second pass: each process looks, and sends what the gate admits."""
+        """Let a quarter of a second pass: each process reads the row, and sends as much as the gate admits."""
         self.now += TICK
         for process in list(self.processes.values()):
             process.look(self.now)

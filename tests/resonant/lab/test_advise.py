@@ -1,4 +1,4 @@
-"""What is advised, by an endpoint's history."""
+"""The advice for an endpoint's history."""
 
 import pytest
 

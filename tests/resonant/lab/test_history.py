@@ -1,4 +1,4 @@
-"""What the store knows of an endpoint."""
+"""An endpoint's history in the store."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Prefect's private names: each is looked for at start, and does what Resonant uses it for."""
+"""Prefect's private names: each is looked for at start, and works as Resonant expects."""
 
 import os
 import re

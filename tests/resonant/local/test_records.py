@@ -82,7 +82,7 @@ def test_prefect_tells_how_many_messages_it_has_yet_to_send(prefect_api):
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     with temporary_settings({PREFECT_API_URL: prefect_api}):
-        send_events(prefect_api)  # what earlier tests have queued
+        send_events(prefect_api)  # queued by earlier tests
         assert count_unsent_messages() == 0
         counted = []
         for _ in range(200):

@@ -20,7 +20,7 @@ THRESHOLDS = Thresholds(probing=10 * MINUTE)
 
 
 async def alerts_of_an_outage(path):
-    """Let a receiver answer 503 for a while; return what began and ended at which export, in minutes."""
+    """Let a receiver answer 503 for a while; return the alerts that began and ended, with the minutes of their exports."""
     loop = asyncio.get_running_loop()
     began_at = loop.time()
 

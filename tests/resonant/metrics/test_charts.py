@@ -1,4 +1,4 @@
-"""Charts: what is drawn stands where the data says, in colours that can be read on both of Prefect's backgrounds."""
+"""Charts: positions agree with the data, and colours are readable on both of Prefect's backgrounds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HOUR = 3600
 START = 472_222 * HOUR
 SVG = "{http://www.w3.org/2000/svg}"
 XLINK = "{http://www.w3.org/1999/xlink}"
-# What Prefect 3.9 paints behind a markdown artifact, and white for other places.
+# The backgrounds of a markdown artifact in Prefect 3.9, and white for other places.
 LIGHT_BACKGROUNDS = ("#eaeaeb", "#ffffff")
 DARK_BACKGROUND = "#26272b"
 
@@ -59,7 +59,7 @@ def element(svg, name):
 
 
 def points(svg, name):
-    """The corners of what was drawn under a name, parts of the path apart; y grows upwards."""
+    """Return the corners of each part of the path with this name; y grows upwards."""
     path = next(element(svg, name).iter(f"{SVG}path")).get("d")
     parts = re.findall(r"M [^M]+", path)
     numbers = [re.findall(r"[-\d.]+", part) for part in parts]
@@ -181,7 +181,7 @@ def test_delays_stand_on_the_curve_of_their_policy():
     assert [y for _, y in curve[:2]] == pytest.approx([tick(svg, "1 s"), tick(svg, "10 s")], abs=0.01)
     assert [y for _, y in curve[:3]] == pytest.approx([y for _, y in marks(svg, "delays-0")], abs=0.01)
     assert [x for x, _ in curve[:3]] == pytest.approx([x for x, _ in marks(svg, "delays-0")], abs=0.01)
-    assert curve[3][1] == pytest.approx(tick(svg, "10 min"), abs=0.01)  # capped; a step beyond what was seen
+    assert curve[3][1] == pytest.approx(tick(svg, "10 min"), abs=0.01)  # capped; a step beyond the data
 
 
 @pytest.mark.parametrize("jitter", ["proportional", "full", "equal", "decorrelated", "none"])

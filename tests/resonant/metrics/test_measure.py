@@ -1,4 +1,4 @@
-"""What metrics are made of: counters equal the facts in the rows, and outlive them."""
+"""The counters behind the metrics: they equal the facts in the rows, and outlive them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def samples(registry, *kinds):
 
 
 def facts(desk):
-    """Count from the rows, before anything is purged, what the counters should say."""
+    """Count the expected counters from the rows, before anything is purged."""
     deliveries = {row["id"]: row for row in desk.rows(schema.deliveries)}
     attempts = [row for row in desk.rows(schema.attempts) if not row["late"]]
     by_attempt = Counter(

@@ -140,7 +140,7 @@ def test_promtool_reports_a_mistake():
 
 
 def test_openmetrics_says_the_same_and_promtool_has_no_remark_on_it(full):
-    # `promtool check metrics` reads the text format only: it is shown what a strict parser makes of OpenMetrics.
+    # `promtool check metrics` reads the text format only: it gets the OpenMetrics text as a strict parser reads it.
     families = list(parse_openmetrics(generate_openmetrics(full).decode()))
     again = CollectorRegistry()
     again.register(_Collected(families))

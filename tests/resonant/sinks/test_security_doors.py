@@ -1,4 +1,4 @@
-"""Whether a URL, a name, an answer or the environment points to a private address: no connection to it is made.
+"""No connection to a private address is made, whether a URL, a name, an answer or the environment points to it.
 
 Each case is a whole send with an endpoint that allows no private addresses, beside a server on every address of this
 machine that counts its requests.
@@ -46,12 +46,12 @@ REFUSED_AS_ADDRESS = {  # when the endpoint is saved: the host is a private or s
     "http://[64:ff9b:1::7f00:1]:PORT/": "NAT64, of the local network",
     "http://[2002:7f00:1::]:PORT/": "6to4",
     "http://[2001:0:7f00:1::]:PORT/": "Teredo",
-    "http://good.example@127.0.0.1:PORT/": "what is before the @ is a user, no host",
+    "http://good.example@127.0.0.1:PORT/": "the text before the @ is a user, no host",
     "http://good.example:80@127.0.0.1:PORT/": "a user and a password",
     "http://good.example%40@127.0.0.1:PORT/": "an encoded @ in the user",
     "http://good.example\\@127.0.0.1:PORT/": "a backslash ends no host here",
-    "http://127.0.0.1:PORT#@good.example/": "what is behind the # is a fragment",
-    "http://127.0.0.1:PORT?@good.example/": "what is behind the ? is a query",
+    "http://127.0.0.1:PORT#@good.example/": "the text after the # is a fragment",
+    "http://127.0.0.1:PORT?@good.example/": "the text after the ? is a query",
     "http://127\u30020\u30020\u30021:PORT/": "ideographic full stops are dots (IDNA)",
     "http://127\uff0e0\uff0e0\uff0e1:PORT/": "so are full-width ones",
 }

@@ -1,4 +1,4 @@
-"""Who did what: noted before the first dead letter is touched, counted with what is done, ended when it ends."""
+"""The audit: noted before the first dead letter is changed, counted with each change, ended when the action ends."""
 
 from __future__ import annotations
 

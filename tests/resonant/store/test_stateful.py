@@ -1,4 +1,4 @@
-"""Whatever is done, in whatever order: the store agrees with a plain model of it, and what must always hold holds.
+"""After any actions in any order, the store agrees with a plain model of it, and its invariants hold.
 
 Hypothesis makes up the workers, the operators and the crashes. After each step everything in the store is compared with
 the model; a failure is shown as the program that led to it.
@@ -45,7 +45,7 @@ class Machine(Operators):
         self.check_nothing_fell(found)
 
     def teardown(self):
-        """Statistics count what happened, also what was purged since."""
+        """Statistics count everything that happened, including events that were purged since."""
         statistics = self.run(self.desk.store.read(read_statistics, now=self.clock(), since=0))
         [found] = statistics.overall.itertuples()
         counted: Counter[tuple[str, str]] = Counter()

@@ -1,4 +1,4 @@
-"""``enqueued`` returns what a program has enqueued."""
+"""``enqueued`` returns the events that a program has enqueued."""
 
 import pytest
 from sqlalchemy import create_engine
@@ -19,7 +19,7 @@ def place_orders(connection):
 
 
 def attributes(stored):
-    """Return what an event consists of; a stored one has a time."""
+    """Return the fields of an event; a stored one has a time."""
     event = stored.event
     return event.id, event.type, event.source, event.subject, event.body, *stored[1:]
 

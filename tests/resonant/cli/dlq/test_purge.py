@@ -1,4 +1,4 @@
-"""``purge`` asks on a terminal, archives by default, and removes what its age or its filters select."""
+"""``purge`` asks on a terminal, archives by default, and removes the deliveries that its age or its filters select."""
 
 from __future__ import annotations
 

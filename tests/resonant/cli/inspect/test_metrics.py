@@ -142,7 +142,7 @@ def on_a_terminal(monkeypatch):
         )
         os.close(theirs)
         shown = b""
-        with os.fdopen(ours, "rb", buffering=0) as terminal, suppress(OSError):  # EIO: whoever wrote is gone
+        with os.fdopen(ours, "rb", buffering=0) as terminal, suppress(OSError):  # EIO: the writer has ended
             while chunk := terminal.read(4096):
                 shown += chunk
         assert done.wait(timeout=30) == 0, shown

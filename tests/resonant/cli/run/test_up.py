@@ -1,4 +1,4 @@
-"""What `resonant up` refuses before it starts anything, and how it lists what runs."""
+"""The errors of `resonant up` before it starts anything, and its list of the running parts."""
 
 from __future__ import annotations
 

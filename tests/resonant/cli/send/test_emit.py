@@ -1,4 +1,4 @@
-"""``resonant emit`` without files says what stays in the store."""
+"""``resonant emit`` without files reports the events that stay in the store."""
 
 from __future__ import annotations
 

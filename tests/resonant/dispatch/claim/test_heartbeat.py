@@ -13,7 +13,7 @@ START = 1_700_000_000.0
 
 
 class Store:
-    """Notes what is renewed, and first raises the given failures."""
+    """Notes the renewed leases, and first raises the given failures."""
 
     def __init__(self, lease_seconds=60.0, failures=()):
         self.clock = FixedClock(START)

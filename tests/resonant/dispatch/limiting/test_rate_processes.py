@@ -20,7 +20,7 @@ from support.waiting import wait_until
 pytestmark = [pytest.mark.alone, pytest.mark.slow]
 
 RATE = 50
-# Whatever the load: a receiver that gets no processor for a moment reads several requests at once. Without it, 52 is the most:
+# On any load: a receiver that gets no processor for a moment reads several requests at once. Without load, 52 is the most:
 # `python -m benches rate`.
 MOST_IN_A_SECOND = RATE + 5
 

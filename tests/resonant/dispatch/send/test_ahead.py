@@ -36,7 +36,7 @@ def places(width):
 
 
 class Sending:
-    """Sends chunks; knows what has begun, what was sent, lost and left, and loses the leases in ``to_lose``."""
+    """Sends chunks; records the deliveries that have begun, were sent, lost and left, and loses the leases in ``to_lose``."""
 
     def __init__(self, *, width=2, to_lose=()):
         self.begun, self.sent, self.lost, self.left, self.begun_at = [], [], [], [], []

@@ -1,4 +1,4 @@
-"""Counts: one row for each transaction, written with the facts that it counts; readers add up what folds turn into sketches."""
+"""Counts: one row for each transaction, written with the facts that it counts; folds turn them into sketches, and readers add both."""
 
 from __future__ import annotations
 

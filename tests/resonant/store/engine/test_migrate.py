@@ -147,7 +147,7 @@ async def test_two_stores_in_one_process_can_be_opened_at_once(store_url, tmp_pa
 
 
 def all_at_once(how, store_url, count=4):
-    """Run processes, which begin together once each has imported what it needs; none may fail."""
+    """Run processes, which begin together after their imports; none may fail."""
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", _ENQUEUE, how, store_url],

@@ -228,7 +228,7 @@ def reachable_folder():
 
 
 def opened_by_an_ordinary_user(path: Path) -> str:
-    """Return what an ordinary user, for whom modes count, gets to read."""
+    """Return the rows that an ordinary user can read; file modes do not restrict root."""
     command = [sys.executable, "-c", _OPEN_AS_NOBODY, f"sqlite:///{path}"]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
 

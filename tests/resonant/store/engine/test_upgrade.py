@@ -113,7 +113,7 @@ def value_of(column):
 
 
 def counts_of_rollups(connection):
-    """Return what the counters of 0.1.0 said, by measure and endpoint: the number, and the sum of seconds."""
+    """Return the counters of 0.1.0, by measure and endpoint: the number, and the sum of seconds."""
     rows = connection.execute(
         text(
             """SELECT measure, endpoint, sum(count), sum(total) FROM (

@@ -1,4 +1,4 @@
-"""Accepting events: each once, whoever gives it and however often."""
+"""Accepting events: each once, from any producer, however often it is sent."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ def test_an_event_that_was_found_known_cannot_be_purged_before_the_commit(open_d
         await purging
 
     desk.run(enqueue_and_purge_meanwhile())
-    assert len(purges) == 2, "what it found to be unneeded was needed by then: it looked again"
+    assert len(purges) == 2, "it looked again, since the unneeded rows were needed by then"
     assert desk.delivery("evt_1").status == "pending"
 
 

@@ -1,4 +1,4 @@
-"""What a worker does to its leases."""
+"""A worker and its leases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker records, and what a worker that comes late can no longer change."""
+"""The outcomes that a worker records, and those that a late worker can no longer change."""
 
 from __future__ import annotations
 

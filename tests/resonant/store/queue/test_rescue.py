@@ -1,4 +1,4 @@
-"""What becomes of the deliveries of workers that were lost."""
+"""The deliveries of lost workers."""
 
 from __future__ import annotations
 

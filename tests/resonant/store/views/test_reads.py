@@ -1,4 +1,4 @@
-"""What an operator reads."""
+"""The queries for operators."""
 
 from __future__ import annotations
 
