@@ -47,6 +47,7 @@ async def embed(url: str) -> int:
         assert_type(await store.enqueue(event, "billing", policy="patient", max_attempts=3), EnqueueResult)
         await store.enqueue([event], "billing", wake=False)
         await store.enqueue(event, "billing", polic="patient")  # type: ignore[call-arg]
+        await store.claim("billing", owner="me", limit=1)  # type: ignore[attr-defined]
         async with store.transaction() as transaction:
             await transaction.run_sync(enqueue, event, "billing")
         assert (await store.detail(event.id)) is not None
