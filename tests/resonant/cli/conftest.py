@@ -27,7 +27,7 @@ from support.commands import run_in_process
 from support.dlq_actions import DAY, PERMANENT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from resonant.delivery.retry import Decision
     from resonant.events import Lease
@@ -69,11 +69,11 @@ class Operator:
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         return subprocess.Popen([sys.executable, "-c", MAIN, *argv], text=True, **(pipes | options))
 
-    def on_a_terminal(self, *argv: str, typed: str = "", code: int = 0) -> str:
+    def on_a_terminal(self, *argv: str, typed: str = "", code: int = 0, **variables: str) -> str:
         """Run a command on a terminal of 80 columns with this input; return the text on the terminal."""
         pid, terminal = pty.fork()
         if pid == 0:
-            os.environ.update(COLUMNS="80", LINES="40", TERM="dumb")
+            os.environ.update({"COLUMNS": "80", "LINES": "40", "TERM": "dumb"} | variables)
             os.execv(sys.executable, [sys.executable, "-c", MAIN, *argv])
         os.write(terminal, typed.encode())
         shown = b""
@@ -88,7 +88,7 @@ class Operator:
         os.close(terminal)
         _, status = os.waitpid(pid, 0)
         assert os.waitstatus_to_exitcode(status) == code, shown.decode()
-        return shown.decode().replace("\r\n", "\n")
+        return shown.decode(errors="replace").replace("\r\n", "\n")
 
 
 @dataclass(frozen=True)
@@ -273,6 +273,24 @@ def on_server(prefect_api: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     monkeypatch.setenv("PREFECT_API_URL", prefect_api)
     with temporary_settings({PREFECT_API_URL: prefect_api}):
         yield
+
+
+@pytest.fixture
+def webhook(on_server: None) -> Iterator[Callable[..., str]]:
+    """A function that saves a webhook endpoint on the server, and returns its name."""
+    from blocks import WebhookEndpoint
+
+    names: list[str] = []
+
+    def save(name: str, url: str = "https://hooks.example.com/in?key=t0ken", **fields: Any) -> str:
+        names.append(name)
+        asyncio.run(WebhookEndpoint(url=url, **fields).asave(name, overwrite=True))
+        return name
+
+    yield save
+    for name in names:
+        with contextlib.suppress(ValueError):  # the test has removed it
+            asyncio.run(WebhookEndpoint.adelete(name))
 
 
 @pytest.fixture

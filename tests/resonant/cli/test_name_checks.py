@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
-from pydantic import SecretStr
 
-from blocks import WebhookEndpoint
-from blocks.catalog import remove_endpoint
 from resonant.delivery.classification import built_in_codes, classifier
 from resonant.store.views import endpoint_names
 
@@ -57,28 +51,19 @@ def test_enqueue_checks_the_endpoint_without_prefect(resonant, stored):
 
 
 @pytest.mark.engine
-class TestWithAServer:
-    @pytest.fixture
-    def configured(self, prefect_api, stored, monkeypatch):
-        monkeypatch.setenv("PREFECT_API_URL", prefect_api)
-        with temporary_settings({PREFECT_API_URL: prefect_api}):
-            asyncio.run(
-                WebhookEndpoint(url=SecretStr("https://a.example/")).asave("known-crm", overwrite=True)
-            )
-            yield
-            asyncio.run(remove_endpoint("known-crm"))
+def test_endpoint_commands_write_names_to_the_store(resonant, stored, webhook):
+    webhook("known-crm")
+    resonant.on_prefect("endpoint", "add", "known-erp", "https://a.example/")
+    resonant.on_prefect("endpoint", "list")
+    for name in ("known-erp", "known-crm"):
+        assert resonant.json("status", "--endpoint", name)["accepted"] == 0
+    resonant.on_prefect("endpoint", "remove", "known-erp", "--yes")
+    assert "no endpoint is named" in resonant("status", "--endpoint", "known-erp", code=2).err
 
-    def test_endpoint_commands_write_names_to_the_store(self, resonant, configured, monkeypatch):
-        resonant.on_prefect("endpoint", "add", "known-erp", "https://a.example/")
-        resonant.on_prefect("endpoint", "list")
-        with monkeypatch.context() as without_a_server:
-            without_a_server.delenv("PREFECT_API_URL")
-            for name in ("known-erp", "known-crm"):
-                assert resonant.json("status", "--endpoint", name)["accepted"] == 0
-        resonant.on_prefect("endpoint", "remove", "known-erp", "--yes")
-        assert "no endpoint is named" in resonant("status", "--endpoint", "known-erp", code=2).err
 
-    def test_endpoint_commands_suggest_similar_names(self, resonant, configured):
-        for command in ("show", "test"):
-            said = resonant.on_prefect("endpoint", command, "known-cmr", code=2).err
-            assert "no endpoint is named 'known-cmr': did you mean known-crm?" in said
+@pytest.mark.engine
+def test_endpoint_commands_suggest_similar_names(resonant, stored, webhook):
+    webhook("known-crm")
+    for command in ("show", "test"):
+        said = resonant.on_prefect("endpoint", command, "known-cmr", code=2).err
+        assert "no endpoint is named 'known-cmr': did you mean known-crm?" in said

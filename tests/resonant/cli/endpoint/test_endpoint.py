@@ -10,7 +10,6 @@ import re
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import BlockDocumentUpdate
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
 from blocks import WebhookEndpoint
@@ -27,9 +26,8 @@ PROBLEM = "endpoint 'cli-broken' is not configured completely: save it again"
 
 
 @pytest.fixture
-def endpoints(prefect_api, monkeypatch, tmp_path):
+def endpoints(on_server, tmp_path):
     """An endpoint of each block type, and one that lost its URL; other tests have theirs on the same server."""
-    monkeypatch.setenv("PREFECT_API_URL", prefect_api)
 
     async def save():
         url = SecretStr("https://hooks.example.com/in?key=t0ken")
@@ -45,10 +43,9 @@ def endpoints(prefect_api, monkeypatch, tmp_path):
             with contextlib.suppress(UnknownEndpoint):  # the test has removed it
                 await remove_endpoint(name)
 
-    with temporary_settings({PREFECT_API_URL: prefect_api}):
-        asyncio.run(save())
-        yield
-        asyncio.run(remove())
+    asyncio.run(save())
+    yield
+    asyncio.run(remove())
 
 
 def rows(answer) -> list[str]:

@@ -11,8 +11,6 @@ import signal
 
 import httpx
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
-from pydantic import SecretStr
 
 from blocks import WebhookEndpoint, load_endpoint
 
@@ -24,21 +22,14 @@ FOLLOW = "processes that are sending follow within a minute"
 
 
 @pytest.fixture
-def saved(prefect_api, monkeypatch):
+def saved(webhook):
     """An endpoint that signs with the old secret; the function returns the current one."""
-    monkeypatch.setenv("PREFECT_API_URL", prefect_api)
-
-    async def save():
-        url = SecretStr("https://hooks.example.com/in")
-        await WebhookEndpoint(url=url, signing_secret=SecretStr(OLD)).asave(NAME, overwrite=True)
+    name = webhook(NAME, signing_secret=OLD)
 
     async def read():
-        return (await load_endpoint(NAME)).signing_secret.get_secret_value()
+        return (await load_endpoint(name)).signing_secret.get_secret_value()
 
-    with temporary_settings({PREFECT_API_URL: prefect_api}):
-        asyncio.run(save())
-        yield lambda: asyncio.run(read())
-        asyncio.run(WebhookEndpoint.adelete(NAME))
+    return lambda: asyncio.run(read())
 
 
 def test_the_new_secret_is_printed_alone_and_the_end_of_the_old_one_is_said(resonant, saved):

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import re
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
-from pydantic import SecretStr
 
-from blocks import WebhookEndpoint
 from resonant.delivery.retry import Park
 
 pytestmark = pytest.mark.engine
@@ -21,14 +16,9 @@ THROTTLED = {"code": "throttled", "status_code": 429, "retry_after": 30.0}
 
 
 @pytest.fixture
-def endpoint(prefect_api, monkeypatch):
+def endpoint(webhook):
     """An endpoint with a timeout of 15 s and no rate."""
-    monkeypatch.setenv("PREFECT_API_URL", prefect_api)
-    with temporary_settings({PREFECT_API_URL: prefect_api}):
-        asyncio.run(WebhookEndpoint(url=SecretStr("https://hooks.example.com/in?key=t0ken")).asave(NAME))
-        yield NAME
-        with contextlib.suppress(ValueError):
-            asyncio.run(WebhookEndpoint.adelete(NAME))
+    return webhook(NAME)
 
 
 @pytest.fixture

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
 import stat
 import subprocess
 import sys
-from contextlib import suppress
 
 import pytest
 
 from resonant.delivery.retry import GiveUp
 from support.prometheus_text import samples
 
-MAIN = "from resonant.cli import main; main()"
 SPREAD = ["min", "avg", "p50", "p95", "p99", "max"]
 
 
@@ -128,49 +124,49 @@ def test_a_person_reads_the_meaning_of_each_rate_first(resonant, busy):
     assert "category permanent 1" in rows
 
 
-@pytest.fixture
-def on_a_terminal(monkeypatch):
-    """Run ``resonant metrics`` with a terminal as its standard output, and return the lines that it shows."""
-
-    def run(*, columns=120, encoding="utf-8"):
-        monkeypatch.setenv("COLUMNS", str(columns))
-        monkeypatch.setenv("PYTHONIOENCODING", encoding)
-        monkeypatch.setenv("NO_COLOR", "1")
-        ours, theirs = pty.openpty()
-        done = subprocess.Popen(
-            [sys.executable, "-c", MAIN, "metrics"], stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs
-        )
-        os.close(theirs)
-        shown = b""
-        with os.fdopen(ours, "rb", buffering=0) as terminal, suppress(OSError):  # EIO: the writer has ended
-            while chunk := terminal.read(4096):
-                shown += chunk
-        assert done.wait(timeout=30) == 0, shown
-        lines = re.sub(r"\x1b\[[0-9;]*m", "", shown.decode(encoding, "replace")).splitlines()
-        return [" ".join(line.split()) for line in lines]
-
-    return run
+def shown(resonant, **variables) -> list[str]:
+    """Return the lines of the metrics on a terminal of 120 columns, without white space for alignment."""
+    terminal = {"TERM": "xterm", "NO_COLOR": "1", "COLUMNS": "120", "PYTHONIOENCODING": "utf-8"}
+    screen = re.sub(r"\x1b\[[0-9;]*m", "", resonant.on_a_terminal("metrics", **terminal | variables))
+    return [" ".join(line.split()) for line in screen.splitlines()]
 
 
-def test_on_a_terminal_counts_have_bars_of_one_scale_in_a_table(on_a_terminal, worker):
+def test_on_a_terminal_counts_have_bars_of_one_scale_in_a_table(resonant, worker):
     for n in range(8):
         worker.accept(f"evt_{n}")
     worker.attempt()
     worker.accept("evt_8", endpoint="crm")
     worker.attempt(GiveUp("permanent"), endpoint="crm", category="permanent", code="http_400")
-    lines = on_a_terminal()
+    lines = shown(resonant)
     [hour] = [line for line in lines if re.match(r"\d{4}-\d\d-\d\d \d\d:00Z 8 ", line)]
     assert re.search(r"8 (█+) 1 (█▌) 9 1", hour)[1] == "█" * 12
     assert "category permanent 1 ████████████" in lines
     assert "(all) 8 1 1 0 88.89 %" in lines
 
 
-@pytest.mark.parametrize("where", [{"columns": 80}, {"encoding": "ascii"}, {"encoding": "latin-1"}])
-def test_there_are_no_bars_where_a_terminal_has_no_room_or_no_such_characters(on_a_terminal, busy, where):
-    shown = "\n".join(on_a_terminal(**where))
-    hours = shown.partition("By hour, in UTC")[2]
+@pytest.mark.parametrize(
+    "where", [{"COLUMNS": "80"}, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}], ids=str
+)
+def test_there_are_no_bars_where_a_terminal_has_no_room_or_no_such_characters(resonant, busy, where):
+    hours = "\n".join(shown(resonant, **where)).partition("By hour, in UTC")[2]
     assert hours
     assert not {"█", "▌", "?", "\ufffd"} & set(hours)
+
+
+def test_the_table_of_event_types_shows_each_number_whole_and_folds_types(resonant, worker):
+    worker.accept("evt_1", "evt_2")
+    worker.attempt(duration=0.5)
+    worker.accept("evt_3", event_type="com.example.customer.address.changed", endpoint="crm")
+    worker.attempt(endpoint="crm", duration=12.5)
+    lines = resonant.on_a_terminal("metrics").splitlines()
+    rows = [" ".join(line.split()) for line in lines]
+
+    assert max(map(len, lines)) <= 80
+    assert "event type delivered dead unfinished attempts failed p95 ms" in rows
+    assert "order.paid 2 0 0 2 0 500.0" in rows
+    assert any(row.endswith(" 1 0 0 1 0 12,500.0") for row in rows)
+    folded = next(number for number, row in enumerate(rows) if row.startswith("com.example."))
+    assert rows[folded].split()[0] + rows[folded + 1] == "com.example.customer.address.changed"
 
 
 def test_elsewhere_there_are_numbers_alone(resonant, busy):

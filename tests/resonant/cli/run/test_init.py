@@ -53,16 +53,6 @@ def test_a_folder_with_some_prefect_project_is_not_ours(folder):
     assert not is_project(folder)
 
 
-def test_a_folder_that_is_not_empty_is_refused_in_one_line(resonant, folder):
-    folder.mkdir()
-    (folder / "theirs.py").touch()
-    refused = resonant("init", "ours", code=1)
-    assert refused.err == (
-        "resonant: ours is not empty: choose another folder, or use --overwrite for a copy that `resonant init` made\n"
-    )
-    assert [path.name for path in folder.iterdir()] == ["theirs.py"]
-
-
 def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -142,17 +132,6 @@ def test_an_interrupted_copy_can_be_completed(resonant, folder):
     assert (folder / "tasks" / "emit.py").read_bytes() == (CHECKOUT / "tasks" / "emit.py").read_bytes()
 
 
-def test_a_file_of_that_name_is_one_line(resonant, folder):
-    folder.touch()
-    assert resonant("init", "ours", code=1).err == "resonant: ours is not a folder\n"
-
-
-def test_a_folder_that_cannot_be_made_is_one_line(resonant, folder):
-    folder.touch()
-    refused = resonant("init", "ours/below", code=1)
-    assert refused.err == "resonant: cannot copy the flows to ours/below: Not a directory\n"
-
-
 def test_a_folder_with_the_name_of_a_file_is_not_replaced(resonant, folder):
     (folder / "flows" / "emit.py").mkdir(parents=True)
     refused = resonant("init", "ours", "--overwrite", code=1)
@@ -160,6 +139,28 @@ def test_a_folder_with_the_name_of_a_file_is_not_replaced(resonant, folder):
     assert refused.err.count("\n") == 1
 
 
-def test_the_project_is_not_copied_onto_itself(resonant):
-    refused = resonant("init", str(CHECKOUT), "--overwrite", code=1)
-    assert refused.err.endswith("is the project that this installation uses\n")
+@pytest.mark.parametrize(
+    ("existing", "argv", "said"),
+    [
+        (
+            "ours/theirs.py",
+            ["ours"],
+            "ours is not empty: choose another folder, or use --overwrite for a copy that `resonant init` made",
+        ),
+        ("ours", ["ours"], "ours is not a folder"),
+        ("ours", ["ours/below"], "cannot copy the flows to ours/below: Not a directory"),
+        (
+            "ours/theirs.py",
+            [str(CHECKOUT), "--overwrite"],
+            f"{CHECKOUT} is the project that this installation uses",
+        ),
+    ],
+)
+def test_a_place_that_takes_no_copy_is_one_line(resonant, folder, existing, argv, said):
+    (folder.parent / existing).parent.mkdir(exist_ok=True)
+    (folder.parent / existing).touch()
+    before = contents(folder.parent)
+
+    assert resonant("init", *argv, code=1).err == f"resonant: {said}\n"
+
+    assert contents(folder.parent).keys() == before.keys()

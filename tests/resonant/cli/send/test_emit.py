@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import time
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
-from pydantic import SecretStr
 
-from blocks import WebhookEndpoint
-from blocks.catalog import remove_endpoint
 from resonant.gate.pausing import pause
 from resonant.store.shared.gates import Gate, GateChange, change_gate
 
@@ -21,22 +16,16 @@ NOTHING_SENT = "0 delivered, 0 retried, 0 parked, 0 dead-lettered"
 
 
 @pytest.fixture
-def nosy(prefect_api, worker, monkeypatch):
+def nosy(webhook, worker):
     """An endpoint with three due deliveries."""
-    monkeypatch.setenv("PREFECT_API_URL", prefect_api)
-    with temporary_settings({PREFECT_API_URL: prefect_api}):
-        block = WebhookEndpoint(url=SecretStr("http://127.0.0.1:9/"), allow_private=True)
-        asyncio.run(block.asave("nosy", overwrite=True))
-        worker.accept("e1", "e2", "e3", endpoint="nosy")
-        yield worker
-        asyncio.run(remove_endpoint("nosy"))
+    worker.accept("e1", "e2", "e3", endpoint=webhook("nosy", "http://127.0.0.1:9/", allow_private=True))
+    return worker
 
 
 def test_deliveries_of_a_paused_endpoint_are_named_with_the_reason_and_the_command(
     resonant, nosy, opened, url
 ):
     nosy.do(lambda store: pause(store, "nosy", who="ann", reason="maintenance until 18:00"))
-
     opened.clear()
 
     answer = resonant.on_prefect("emit", code=1)
