@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -34,15 +32,6 @@ def test_an_event_without_a_time_gets_the_time_of_its_acceptance(desk):
 def test_an_event_given_twice_in_one_batch_is_one_delivery(desk):
     assert desk.enqueue("evt_1", "evt_2", "evt_1") == EnqueueResult(accepted=2, known=1)
     assert desk.status().accepted == desk.status().pending == 2
-
-
-def test_one_event_to_two_endpoints_is_two_deliveries_of_one_event(desk):
-    assert desk.enqueue("evt_1", endpoint="orders").accepted == 1
-    assert desk.enqueue("evt_1", endpoint="audit").accepted == 1
-    assert [each.endpoint for each, _ in desk.detail("evt_1").deliveries] == ["audit", "orders"]
-    assert len(desk.rows(schema.events)) == 1
-    assert desk.status().accepted == 2
-    assert desk.status(endpoint="audit").accepted == 1
 
 
 def test_policy_and_limit_are_kept_with_the_delivery(desk):
@@ -131,51 +120,25 @@ def test_events_can_be_stored_in_one_transaction_over_several_calls(desk):
     assert desk.status().balanced
 
 
-_ENQUEUE_SOME = """
-import asyncio, sys
-from resonant.events import Event
-from resonant.store import WorkerStore
+def test_producers_of_the_same_events_at_once_store_each_of_them_once(open_desk, store_url):
+    desks = [open_desk(store_url) for _ in range(3)]
+    events = [desks[0].make(f"evt_{number}") for number in range(400)]
 
-async def main(url, order):
-    store = await WorkerStore.open(url)
-    events = [Event(id=f"evt_{n}", type="t", source="/s", data=n) for n in range(400)]
-    if order == "backwards":
-        events.reverse()
-    print("ready", flush=True)
-    sys.stdin.readline()
-    accepted = 0
-    for start in range(0, 400, 40):
-        accepted += (await store.enqueue(events[start:start + 40], "orders")).accepted
-    accepted += (await store.enqueue(events, "orders")).accepted
-    print(accepted)
-    await store.close()
+    async def produce(store, events):
+        batches = [events[start : start + 40] for start in range(0, 400, 40)]
+        return sum([(await store.enqueue(batch, "orders")).accepted for batch in (*batches, events)])
 
-asyncio.run(main(*sys.argv[1:]))
-"""
-
-
-@pytest.mark.slow
-def test_processes_that_store_the_same_events_at_once_store_each_of_them_once(desk, store_url):
-    producers = [
-        subprocess.Popen(
-            [sys.executable, "-c", _ENQUEUE_SOME, store_url, order],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+    async def produce_at_once():
+        orders = (events, events[::-1], events)
+        return await asyncio.gather(
+            *(produce(desk.store, order) for desk, order in zip(desks, orders, strict=True))
         )
-        for order in ("forwards", "backwards", "forwards")
-    ]
-    for producer in producers:
-        assert producer.stdout.readline() == "ready\n"
-    for producer in producers:
-        producer.stdin.write("go\n")
-        producer.stdin.flush()
-    accepted = [int(producer.communicate(timeout=60)[0]) for producer in producers]
-    assert sum(accepted) == 400
-    assert desk.status().accepted == desk.status().pending == 400
-    desk.fold()
-    [endpoint] = desk.rows(schema.ledgers)
-    assert endpoint["accepted"] == 400
+
+    assert sum(desks[0].run(produce_at_once())) == 400
+    assert desks[0].status().accepted == desks[0].status().pending == 400
+    desks[0].fold()
+    [ledger] = desks[0].rows(schema.ledgers)
+    assert ledger["accepted"] == 400
 
 
 def test_storing_known_events_again_asks_the_database_a_fixed_number_of_times(open_desk, sqlite_url):
