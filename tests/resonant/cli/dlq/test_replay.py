@@ -73,26 +73,29 @@ def test_a_dry_run_says_how_many_the_filters_and_the_limit_exclude(resonant, dea
 
 
 @pytest.mark.engine
-def test_a_replay_that_matches_nothing_says_so_without_a_bar(resonant, dead, prefect_api, monkeypatch):
-    monkeypatch.setenv("PREFECT_API_URL", prefect_api)
+def test_a_replay_that_matches_nothing_says_so_without_a_bar(resonant, dead, on_server):
     shown = resonant.on_a_terminal("replay", "--type", "user.*")
     assert shown == "no dead letter matches\n"
 
 
-def test_cancel_gives_up_the_deliveries_of_these_events(resonant, worker):
-    worker.accept("evt_1", "evt_2", "evt_3")
-
-    answer = resonant("cancel", "evt_1", "evt_3")
-
-    assert (answer.out, answer.err) == ("2 deliveries given up\n", "")
-    assert reasons(resonant) == {"evt_1": "cancelled", "evt_3": "cancelled"}
-    status = resonant.json("status")
-    assert (status["pending"], status["dead_letter"], status["balanced"]) == (1, 2, True)
+@pytest.fixture
+def waiting(worker):
+    """A parked delivery of two hours ago, a new one, and one of another endpoint and type."""
+    with worker.at_work():
+        now = worker.clock()
+        worker.clock.advance(-2 * 3600)
+        worker.accept("evt_parked")
+        worker.attempt(Park(1e6, now + 1e6))
+        worker.clock.advance(now - worker.clock())
+        worker.accept("evt_order")
+        worker.accept("evt_crm", endpoint="crm", event_type="user.created")
+    return worker
 
 
 @pytest.mark.parametrize(
     ("argv", "given_up"),
     [
+        (["evt_parked", "evt_crm"], {"evt_crm", "evt_parked"}),
         (["--endpoint", "crm"], {"evt_crm"}),
         (["--type", "order.*"], {"evt_order", "evt_parked"}),
         (["--code", "http_503"], {"evt_parked"}),
@@ -105,21 +108,21 @@ def test_cancel_gives_up_the_deliveries_of_these_events(resonant, worker):
         (["--type", "no.such"], set()),
     ],
 )
-def test_cancel_takes_the_same_filters_and_times_of_acceptance(resonant, worker, argv, given_up):
-    now = worker.clock()
-    worker.clock.advance(-2 * 3600)
-    worker.accept("evt_parked")
-    worker.attempt(Park(1e6, now + 1e6))
-    worker.clock.advance(now - worker.clock())
-    worker.accept("evt_order")
-    worker.accept("evt_crm", endpoint="crm", event_type="user.created")
+def test_cancel_counts_and_gives_up_the_selected_deliveries(resonant, waiting, argv, given_up):
+    expected = {"would_cancel": len(given_up), "being_sent": 0, "dry_run": True}
+    assert resonant.json("cancel", *argv, "--dry-run") == expected
+    assert (len(resonant.json("deliveries")), resonant.json("audit")) == (3, [])
 
     assert resonant.json("cancel", *argv) == {"cancelled": len(given_up)}
 
-    assert reasons(resonant).keys() == given_up
+    assert reasons(resonant) == dict.fromkeys(given_up, "cancelled")
+    status = resonant.json("status")
+    assert (status["dead_letter"], status["balanced"]) == (len(given_up), True)
+    assert status["pending"] + status["retrying"] == 3 - len(given_up)
 
 
 def test_cancel_asks_on_a_terminal_and_gives_up_nothing_without_a_yes(resonant, worker):
+    assert resonant.on_a_terminal("cancel", "--all") == "0 deliveries given up\n"
     worker.accept("evt_1", "evt_2")
 
     shown = resonant.on_a_terminal("cancel", "--endpoint", "billing", typed="n\n", code=1)
@@ -127,58 +130,20 @@ def test_cancel_asks_on_a_terminal_and_gives_up_nothing_without_a_yes(resonant, 
     assert "2 would be given up, and can be replayed later Give up? [y/N]" in " ".join(shown.split())
     assert shown.rstrip().endswith("nothing was changed")
     assert resonant.json("status")["pending"] == 2
-    assert resonant.on_a_terminal("cancel", "--all", typed="y\n").endswith("2 deliveries given up\n")
+    assert resonant.on_a_terminal("cancel", "evt_1", "--yes") == "1 delivery given up\n"
+    assert resonant.on_a_terminal("cancel", "--all", typed="y\n").endswith("1 delivery given up\n")
 
 
-def test_cancel_does_not_ask_with_yes_or_when_nothing_would_be_given_up(resonant, worker):
-    assert resonant.on_a_terminal("cancel", "--all") == "0 deliveries given up\n"
-    worker.accept("evt_1")
-    assert resonant.on_a_terminal("cancel", "--all", "--yes") == "1 delivery given up\n"
+def test_cancel_skips_deliveries_that_are_final_or_being_sent(resonant, dead):
+    dead.accept("evt_sending", "evt_waiting")
+    sending, _ = dead.claim_all()
+    dead.do(lambda store: store.begin([sending]))
+    before = reasons(resonant)
 
+    said = "1 would be given up; 1 being sent now would not be cancelled\n"
+    assert resonant("cancel", "--all", "--dry-run").out == said
+    answer = resonant("cancel", "--all")
 
-def test_cancel_skips_events_that_are_being_sent(resonant, worker):
-    worker.accept("evt_sending", "evt_waiting")
-    sending, _ = worker.claim_all()
-    worker.do(lambda store: store.begin([sending]))
-
-    assert resonant("cancel", "--all").out == "1 delivery given up\n"
-
-    assert reasons(resonant).keys() == {"evt_waiting"}
+    assert (answer.out, answer.err) == ("1 delivery given up\n", "")
+    assert reasons(resonant) == before | {"evt_waiting": "cancelled"}
     assert resonant.json("status")["in_flight"] == 1
-
-
-def test_cancel_skips_final_events(resonant, dead):
-    before = resonant.json("status")
-
-    assert resonant("cancel", "--all").out == "0 deliveries given up\n"
-
-    assert resonant.json("status") == before
-
-
-@pytest.fixture
-def waiting(worker):
-    """One parked and two due deliveries, of two endpoints."""
-    with worker.at_work():
-        worker.accept("evt_parked", event_type="order.refunded")
-        worker.attempt(Park(300.0, worker.clock() + 300))
-        worker.accept("evt_due", "evt_due_too", endpoint="crm")
-    return worker
-
-
-def test_cancel_can_count_first(resonant, waiting):
-    assert resonant("cancel", "--endpoint", "crm", "--dry-run").out == "2 would be given up\n"
-    assert resonant.json("cancel", "--all", "--dry-run") == {
-        "would_cancel": 3,
-        "being_sent": 0,
-        "dry_run": True,
-    }
-    assert len(resonant.json("deliveries")) == 3
-    assert resonant.json("audit") == []
-    assert resonant.json("cancel", "--endpoint", "crm") == {"cancelled": 2}
-
-
-def test_a_dry_run_counts_deliveries_being_sent(resonant, waiting):
-    [lease, *_] = waiting.claim_all("crm")
-    waiting.do(lambda store: store.begin([lease]))
-    expected = "2 would be given up; 1 being sent now would not be cancelled\n"
-    assert resonant("cancel", "--all", "--dry-run").out == expected
