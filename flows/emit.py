@@ -17,7 +17,7 @@ from flows.naming import named
 from resonant.dispatch import MAX_CHUNK_SIZE
 from resonant.dispatch.caller import get_caller
 from resonant.errors import EndpointError, StoreRefused, StoreUnavailable
-from tasks.endings import ended, ended_with
+from tasks.endings import ended
 from tasks.wiring import (
     count_held,
     open_dispatcher,
@@ -69,17 +69,15 @@ async def emit_events(
     """
     if events is not None and endpoint is None:
         raise EndpointError("events need an endpoint")
-    limits = {
-        "policy": policy,
-        "max_attempts": max_attempts,
-        "chunk_size": chunk_size,
-        "successors": successors,
-    }
+    options = {"policy": policy, "max_attempts": max_attempts}
+    bounds = {"chunk_size": chunk_size, "successors": successors}
     ends_at = time.monotonic() + (run_for or math.inf)
     is_reopened = False
     while True:
         try:
-            return await _emit(events, endpoint, is_reopened=is_reopened, run_for=run_for, **limits)
+            return await _emit(
+                events, endpoint, is_reopened=is_reopened, run_for=run_for, **options, **bounds
+            )
         except StoreUnavailable as error:
             is_over = time.monotonic() + _PAUSE_WITHOUT_STORE_SECONDS >= ends_at
             if events is not None or not successors or isinstance(error, StoreRefused) or is_over:
@@ -92,9 +90,9 @@ async def emit_events(
 
 
 async def _emit(
-    events: list[dict[str, Any]] | None, endpoint: str | None, *, is_reopened: bool, **limits: Any
+    events: list[dict[str, Any]] | None, endpoint: str | None, *, is_reopened: bool, **options: Any
 ) -> State[Any]:
-    async with open_dispatcher(**limits) as dispatcher:
+    async with open_dispatcher(**options) as dispatcher:
         if is_reopened:  # the previous dispatcher could not release its leases; no process crashed
             await dispatcher.store.release_all(dispatcher.owner)
         own = get_caller().tracker
@@ -103,9 +101,8 @@ async def _emit(
         counts = await send_due(dispatcher, endpoint=endpoint, own=own)
         if own is not None:
             await own.finish()
-            return ended_with(own, say_outcomes(own, endpoint))
+            waiting = own.outcomes.parked + own.outcomes.held
+            return ended(say_outcomes(own, endpoint), own.outcomes, waiting=waiting)
         held = await count_held(dispatcher.store, counts, endpoint)
     message = "; ".join([str(counts), *held, *dispatcher.problems.values()])
-    return ended(
-        message, dead_letters=counts.dead_letters.total(), waiting=counts.held, data=counts.as_dict("lost")
-    )
+    return ended(message, counts, waiting=counts.held, data=counts.as_dict("lost"))

@@ -6,11 +6,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 from prefect.client.orchestration import get_client
-from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 from prefect.states import Failed
 
 from blocks.loading import require_endpoint
@@ -22,15 +23,13 @@ from resonant.errors import EndpointError, UnknownName
 from resonant.store.audit import audited
 from resonant.store.views import endpoint_names
 from resonant.store.views.known_names import why_no_such_code, why_no_such_ids
-from tasks.endings import ended_with
+from tasks.endings import ended
 from tasks.wiring import emit_as_task, open_dispatcher, say_outcomes, send_due
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from uuid import UUID
 
     from prefect import State
-    from prefect.client.schemas.objects import FlowRun
 
     from resonant.dispatch.dispatcher import Dispatcher
     from resonant.events import Lease
@@ -67,10 +66,10 @@ async def check_endpoint(store: WorkerStore, endpoint: str) -> None:
 
 def who_runs_this() -> str:
     """Return the caller's name for the audit: the operator, if known, and the flow run's name and id."""
-    asked_by, run = get_caller().who, _flow_run()
-    if run is None:
+    asked_by = get_caller().who
+    if flow_run.id is None:
         return asked_by or "python"
-    return ", ".join(filter(None, [asked_by, f"flow run {run.name} ({run.id})"]))
+    return ", ".join(filter(None, [asked_by, f"flow run {flow_run.name} ({flow_run.id})"]))
 
 
 async def replay(dispatcher: Dispatcher, request: ReplayRequest, *, who: str) -> State[None]:
@@ -116,9 +115,10 @@ async def replay(dispatcher: Dispatcher, request: ReplayRequest, *, who: str) ->
     outcomes = say_outcomes(own, request.selection.endpoint)
     sent = f"{taken} sent again: {outcomes}" if taken or planned.selected else "no dead letter matches"
     message = "; ".join([sent, *left_out])
-    if taken and own.outcomes.dead_letters.total() == own.outcomes.total:
+    counts = own.outcomes
+    if taken and counts.dead_letters.total() == counts.total:
         return Failed(message=message)
-    return ended_with(own, message)
+    return ended(message, counts, waiting=counts.parked + counts.held)
 
 
 async def _without_closed_endpoints(
@@ -139,18 +139,12 @@ async def _without_closed_endpoints(
     return replace(request, without_endpoints=frozenset(closed)), left_out
 
 
-def _flow_run() -> FlowRun | None:
-    context = FlowRunContext.get()
-    return None if context is None else context.flow_run
-
-
 async def _add_to_run_name(text: str) -> None:
     """Add text to the name of the current flow run, unless a user has named it."""
-    run = _flow_run()
-    if run is not None and run.name.startswith("replay "):
+    if flow_run.id and flow_run.name.startswith("replay "):
         with _logged_failure("the run's name has no number of dead letters"):
             async with get_client() as client:
-                await client.update_flow_run(run.id, name=f"{run.name}: {text}")
+                await client.update_flow_run(UUID(flow_run.id), name=f"{flow_run.name}: {text}")
 
 
 @contextmanager

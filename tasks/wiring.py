@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager, contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 from prefect.utilities.annotations import opaque
 
 from blocks import load_endpoint
@@ -29,7 +29,7 @@ from resonant.gate.words import held_back
 from resonant.input_lines import event_from_fields
 from resonant.local.compatibility import check_client_names
 from resonant.local.records import records
-from resonant.settings import Settings, load_settings
+from resonant.settings import load_settings
 from resonant.store.views.endpoint_status import governed
 from tasks.emit import ChunkRef, DeliveryRef, emit_chunk, emit_event
 from tasks.gates import announce_gate
@@ -53,21 +53,14 @@ _MOST_NAMED = 5
 
 @asynccontextmanager
 async def open_dispatcher(
-    *,
-    policy: str | None = None,
-    max_attempts: int | None = None,
-    run_for: float = 0.0,
-    chunk_size: int = 0,
-    successors: int = 0,
+    *, policy: str | None = None, max_attempts: int | None = None, **bounds: Any
 ) -> AsyncIterator[Dispatcher]:
     """Open a dispatcher on the command's or the configured store for one emission run; on exit, release its remaining leases.
 
     Args:
         policy: name of the retry policy for this run; None uses the policies of the deliveries and their endpoints.
         max_attempts: overrides the policy's value.
-        run_for: seconds to keep sending deliveries as they become due.
-        chunk_size: deliveries per chunk in the bulk lane; 0 is the task lane.
-        successors: end the run after this many younger drains are alive; 0 disables this condition.
+        bounds: further bounds of the run; see ``Limits``.
 
     Raises:
         UnknownPolicy: no policy has that name.
@@ -87,14 +80,16 @@ async def open_dispatcher(
             run_policy=policy,
             run_max_attempts=max_attempts,
         )
-        limits = _limits(settings, run_for=run_for, chunk_size=chunk_size, successors=successors)
+        limits = Limits(
+            concurrency=settings.concurrency,
+            endpoint_concurrency=settings.endpoint_concurrency,
+            max_waiting=settings.max_waiting,
+            **bounds,
+        )
+        # The flow run's id lets collect_dead_letters ask Prefect whether the owner still runs.
+        owner = flow_run.id or str(uuid.uuid4())
         dispatcher = Dispatcher(
-            store,
-            attempt_runner,
-            open_destination,
-            owner=_owner(),
-            limits=limits,
-            on_gate_change=announce_gate,
+            store, attempt_runner, open_destination, owner=owner, limits=limits, on_gate_change=announce_gate
         )
         async with dispatcher:
             with _store_failure_logged_once(dispatcher), _garbage_collected_less_often():
@@ -235,20 +230,3 @@ def _garbage_collected_less_often() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*before)
-
-
-def _limits(settings: Settings, **bounds: Any) -> Limits:
-    return Limits(
-        concurrency=settings.concurrency,
-        endpoint_concurrency=settings.endpoint_concurrency,
-        max_waiting=settings.max_waiting,
-        **bounds,
-    )
-
-
-def _owner() -> str:
-    # The flow run's id lets collect_dead_letters ask Prefect whether the owner still runs.
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None:
-        return str(uuid.uuid4())
-    return str(context.flow_run.id)
