@@ -106,22 +106,20 @@ async def update_webhook_endpoint(
     kept_overrides = {status for status in block.status_overrides if status not in overrides}
     block.status_overrides = {**block.status_overrides, **overrides}
     await save_webhook_endpoint(name, block, overwrite=True, new_secret=fields.get("signing_secret"))
-    kept = [
-        words
-        for words, is_there in (
-            ("its URL", "url" not in fields),
-            ("its signing secret", block.signing_secret is not None and "signing_secret" not in fields),
-            (f"{len(kept_headers)} of its headers", kept_headers),
-            (f"its policy {block.policy}", block.policy and "policy" not in fields),
-            (f"its timeout of {block.timeout:g} s", "timeout" not in fields),
-            (f"its concurrency of {block.concurrency}", block.concurrency and "concurrency" not in fields),
-            (f"its rate of {block.rate or 0:g} per second", block.rate and "rate" not in fields),
-            (f"{len(kept_overrides)} of its overrides", kept_overrides),
-            ("its certificates", block.ca_file and "ca_file" not in fields),
-        )
-        if is_there
-    ]
-    return ", ".join(kept)
+    kept = {
+        "url": "its URL",
+        "signing_secret": "its signing secret",
+        "headers": f"{len(kept_headers)} of its headers" if kept_headers else "",
+        "policy": f"its policy {block.policy}",
+        "timeout": f"its timeout of {block.timeout:g} s",
+        "concurrency": f"its concurrency of {block.concurrency}",
+        "rate": f"its rate of {block.rate or 0:g} per second",
+        "status_overrides": f"{len(kept_overrides)} of its overrides" if kept_overrides else "",
+        "ca_file": "its certificates",
+    }
+    return ", ".join(
+        words for name, words in kept.items() if words and name not in fields and getattr(block, name)
+    )
 
 
 async def endpoint_for_url(url: str, *, allow_private: bool) -> str:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from prefect.blocks.core import Block
 from pydantic import BaseModel, Field, HttpUrl
 
-from blocks.installed import CAPABILITY
 from resonant.delivery.attempt import Destination
 from resonant.sinks.base import CallableSink
 from resonant.sinks.redaction import Redactor
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from resonant.events import Event
     from resonant.sinks.base import Receipt
 
+CAPABILITY = "deliver-events"
 DOCUMENTATION_URL = HttpUrl("https://github.com/resonant-events/resonant/blob/main/docs/how-to/endpoints.md")
 
 

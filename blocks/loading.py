@@ -1,7 +1,15 @@
-"""Loads endpoint blocks by name, and lists their names."""
+"""Loads endpoint blocks by name, lists their names, and finds the sinks of other packages.
+
+A package names its sinks in the entry point group ``resonant.sinks``; ``RESONANT_SINKS`` names modules.
+"""
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import logging
+from functools import cache
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from prefect.blocks.core import Block, UnknownBlockType
@@ -10,14 +18,15 @@ from prefect.client.schemas.objects import BlockDocument
 from prefect.exceptions import ObjectNotFound
 from pydantic import ValidationError
 
-from blocks.endpoint import EndpointBlock
-from blocks.installed import CAPABILITY, installed_sinks
+from blocks.endpoint import CAPABILITY, EndpointBlock
 from resonant.errors import EndpointError, SettingsError, UnknownEndpoint
-from resonant.settings import first_problem
+from resonant.settings import first_problem, load_settings
 from resonant.suggestions import no_such_endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_BLOCK_TYPE = "webhook-endpoint"
 
@@ -120,3 +129,54 @@ def unusable_endpoint(name: str, error: BaseException) -> EndpointError:
 def _name_of(document: BlockDocument) -> str:
     slug = document.block_type.slug if document.block_type else ""
     return f"{slug}/{document.name}".removeprefix(f"{DEFAULT_BLOCK_TYPE}/")
+
+
+def installed_sinks() -> list[type[Block]]:
+    """Import the sinks of other packages, which registers them with Prefect; return their classes.
+
+    A broken package is logged once, and does not stop deliveries to other endpoints.
+
+    Raises:
+        SettingsError: a module in ``RESONANT_SINKS`` cannot be imported, or has no sink.
+    """
+    return [*_of_packages(), *(kind for module in load_settings().sinks for kind in _of_setting(module))]
+
+
+@cache
+def _of_packages() -> tuple[type[Block], ...]:
+    kinds: list[type[Block]] = []
+    for entry in entry_points(group="resonant.sinks"):
+        try:
+            kinds += _sinks_in(entry.load())
+        except Exception as error:  # noqa: BLE001 - a third-party module may raise anything
+            logger.warning("sink %s (%s) is not available: %s", entry.name, entry.value, _reason(error))
+    return tuple(kinds)
+
+
+@cache
+def _of_setting(module: str) -> tuple[type[Block], ...]:
+    try:
+        return tuple(_sinks_in(importlib.import_module(module)))
+    except Exception as error:  # noqa: BLE001 - a third-party module may raise anything
+        raise SettingsError(f"RESONANT_SINKS: {module}: {_reason(error)}") from None
+
+
+def _sinks_in(found: object) -> list[type[Block]]:
+    """Return the sinks of an entry point: the class itself, or the classes of its module."""
+    candidates = list(vars(found).values()) if inspect.ismodule(found) else [found]
+    kinds = [
+        each
+        for each in candidates
+        if inspect.isclass(each)
+        and issubclass(each, Block)
+        and CAPABILITY in each.get_block_capabilities()
+        and not inspect.isabstract(each)
+    ]
+    if not kinds:
+        raise LookupError("it has no subclass of SinkBlock")
+    return kinds
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of an error."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

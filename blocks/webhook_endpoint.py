@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import logging
 
-from prefect.blocks.fields import SecretDict
-from pydantic import AwareDatetime, Field, SecretStr, field_validator
+from pydantic import AwareDatetime, Field, SecretStr
 
 from blocks.endpoint import DOCUMENTATION_URL, EndpointBlock
 from blocks.loading import load_endpoint
@@ -56,16 +55,6 @@ class WebhookEndpoint(EndpointBlock):
     ca_file: str | None = Field(
         default=None, description="PEM file of certificates to trust instead of the public ones."
     )
-
-    @field_validator("headers", mode="before")
-    @classmethod
-    def _as_text(cls, headers: object) -> object:
-        """Accept a mapping too: older endpoints store one."""
-        if isinstance(headers, SecretDict):
-            headers = headers.get_secret_value()
-        if isinstance(headers, dict):
-            return SecretStr(json.dumps(headers)) if headers else None
-        return headers
 
     def header_values(self, name: str) -> dict[str, str]:
         """Return the headers, which are secret.

@@ -44,7 +44,7 @@ async def bootstrap() -> list[str]:
 async def register_block_types() -> None:
     """Register every kind of endpoint, so that the UI can create endpoints."""
     import blocks  # noqa: PLC0415
-    from blocks.installed import installed_sinks  # noqa: PLC0415
+    from blocks.loading import installed_sinks  # noqa: PLC0415
 
     for kind in (*vars(blocks).values(), *installed_sinks()):
         if inspect.isclass(kind) and issubclass(kind, blocks.EndpointBlock) and not inspect.isabstract(kind):

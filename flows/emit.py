@@ -17,9 +17,9 @@ from flows.naming import named
 from resonant.dispatch import MAX_CHUNK_SIZE
 from resonant.dispatch.caller import get_caller
 from resonant.errors import EndpointError, StoreRefused, StoreUnavailable
-from tasks.endings import ended
 from tasks.wiring import (
     count_held,
+    ended,
     open_dispatcher,
     say_outcomes,
     send_due,

@@ -15,13 +15,12 @@ from prefect.logging import get_run_logger
 from blocks.loading import load_endpoints
 from resonant.dead_letters.triage import triage
 from resonant.delivery.wording import shortened
-from resonant.display import counted, markdown, visible
+from resonant.display import counted, markdown, markdown_table, visible
 from resonant.errors import AddressRefused, EndpointError
 from resonant.events import rfc3339
 from resonant.gate.words import advice, next_probe_at, pace
 from resonant.store.queue.leases import lease_owners
 from resonant.store.views.endpoint_status import governed
-from tasks.tables import markdown_table
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun

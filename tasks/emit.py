@@ -10,13 +10,12 @@ import asyncio
 import shlex
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
+from prefect.runtime import task_run
 from prefect.states import Completed
 from prefect.utilities.annotations import opaque
 
@@ -107,12 +106,6 @@ def _was_decided_to_retry(_task: Task[Any, Any], _run: TaskRun, state: State[Any
     return True
 
 
-@cache
-def _nothing() -> Any:
-    """Return the result None, one record for all deliveries."""
-    return result_of_nothing()
-
-
 @task(
     name="emit-event",
     task_run_name="{ref.event_type} {ref.event_id} to {ref.endpoint}",
@@ -134,7 +127,7 @@ async def emit_event(dispatcher: Dispatcher, ref: DeliveryRef) -> State[Any]:
             is a dead letter, and this task run fails.
     """
     try:
-        outcome = await dispatcher.attempt(ref.key, task_run_id=_task_run_id())
+        outcome = await dispatcher.attempt(ref.key, task_run_id=task_run.id)
     except TimeIsUp:
         return Completed(name="Left", message="the run's time was up; the next run sends it")
     except Held as held:
@@ -142,7 +135,7 @@ async def emit_event(dispatcher: Dispatcher, ref: DeliveryRef) -> State[Any]:
     except LeaseLost:
         return Completed(name="TakenOver", message="another worker has this delivery now")
     if outcome.decision is None:
-        return Completed(data=_nothing())
+        return Completed(data=result_of_nothing())
     failure = Undelivered(outcome)
     if not isinstance(outcome.decision, GiveUp):  # Prefect logs the final failure itself
         get_run_logger().warning("%s", failure)
@@ -180,7 +173,7 @@ async def emit_chunk(dispatcher: Dispatcher, ref: ChunkRef) -> State[None]:
     Returns:
         A completed state whose message counts the outcomes. Each of the first dead letters gets a failed task run.
     """
-    chunk = await dispatcher.attempt_all(ref.endpoint, ref.keys, task_run_id=_task_run_id())
+    chunk = await dispatcher.attempt_all(ref.endpoint, ref.keys, task_run_id=task_run.id)
     await asyncio.gather(*map(_show, chunk.shown))
     message = str(chunk.counts)
     if chunk.counts.dead_letters.total() > len(chunk.shown):
@@ -210,8 +203,3 @@ async def _show(outcome: Outcome) -> None:
     ref, failure = DeliveryRef.of(outcome.lease), Undelivered(outcome)
     run: Any = dead_letter(opaque(ref), opaque(failure), return_state=True)
     await run
-
-
-def _task_run_id() -> str | None:
-    context = TaskRunContext.get()
-    return None if context is None else str(context.task_run.id)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.logging import get_run_logger
 
-from resonant.display import markdown, visible
+from resonant.display import markdown, markdown_table, visible
 from resonant.errors import ResonantError
 from resonant.files import READABLE_BY_ALL, atomic_file
 from resonant.metrics.alerts import read_raised
@@ -22,7 +22,6 @@ from resonant.metrics.report import health_lines, summary, tables
 from resonant.metrics.totals import measure
 from resonant.settings import load_settings
 from tasks.policies import known_policy, policy_of
-from tasks.tables import markdown_table
 
 if TYPE_CHECKING:
     from resonant.delivery.retry import RetryPolicy

@@ -23,8 +23,7 @@ from resonant.errors import EndpointError, UnknownName
 from resonant.store.audit import audited
 from resonant.store.views import endpoint_names
 from resonant.store.views.known_names import why_no_such_code, why_no_such_ids
-from tasks.endings import ended
-from tasks.wiring import emit_as_task, open_dispatcher, say_outcomes, send_due
+from tasks.wiring import emit_as_task, ended, open_dispatcher, say_outcomes, send_due
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
+from prefect.states import Completed
 from prefect.utilities.annotations import opaque
 
 from blocks import load_endpoint
@@ -37,6 +38,7 @@ from tasks.gates import announce_gate
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Iterator
 
+    from prefect import State
     from prefect.tasks import Task
 
     from resonant.delivery.attempt import Destination
@@ -211,6 +213,22 @@ def say_outcomes(tracker: Tracker, endpoint: str | None) -> str:
     if tracker.outcomes.dead_letters and get_caller().tracker is None:
         text += f"; dead letters: `{tracker.dead_letters_shown_by(endpoint)}`"
     return text
+
+
+def ended(message: str, counts: Counts, *, waiting: int, data: Any = None) -> State[Any]:
+    """Return a completed state, with a name of its own if not every delivery was delivered.
+
+    A run that fails is always named ``Failed``, which the filters of Prefect's UI and the automations on failed runs expect.
+    See docs/decisions/0017-states-of-flow-runs.md.
+
+    Args:
+        message: counts the outcomes.
+        counts: the outcomes of the run's deliveries.
+        waiting: the number of its deliveries that wait for a later run.
+        data: the run's result.
+    """
+    name = "DeadLetters" if counts.dead_letters else "Waiting" if waiting else "Completed"
+    return Completed(name=name, message=message, data=data)
 
 
 def _say_waiting(until: float) -> None:

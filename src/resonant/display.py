@@ -15,7 +15,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 _CONTROLS = r"\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
 # Default_Ignorable_Code_Point (Unicode 17) without the two sets below, plus the interlinear annotation marks.
@@ -36,6 +36,9 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 _BLANKS = re.compile(rf"[\s{_CONTROLS}]+")
 # Text that Markdown leaves unchanged in any position: no markup characters, and nothing that becomes a link.
 _WORDS = re.compile(r"(?!.*www\.)/?[a-z0-9]+(?:[ ._/-][a-z0-9]+)*", re.ASCII | re.IGNORECASE)
+
+# A table cell with numbers or a time.
+_FIGURE = re.compile(r"[0-9 ,.:%TZ-]*")
 
 
 def visible(text: str) -> str:
@@ -70,6 +73,16 @@ def markdown(text: str) -> str:
     is_stripped = shown.strip(" ") and (shown[0] in " `" or shown[-1] in " `")
     space = " " if is_stripped else ""
     return f"{fence}{space}{shown}{space}{fence}"
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown that shows every cell literally."""
+    return "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in (header, ("---",) * len(header), *rows))
+
+
+def _cell(cell: str) -> str:
+    # Markdown splits rows at bars even within code, and the text may end in a backslash, so `\|` is not safe.
+    return cell if _FIGURE.fullmatch(cell) else markdown(cell).replace("|", r"\x7c")
 
 
 def duration(seconds: float) -> str:

@@ -66,7 +66,7 @@ def test_an_unusable_endpoint_is_refused_when_it_is_checked_or_opened(use):
 
 def test_no_secret_of_an_endpoint_shows_in_a_text_of_the_block():
     block = webhook(
-        headers=SecretDict({"authorization": "Bearer s3cret"}),
+        headers='{"authorization": "Bearer s3cret"}',
         signing_secret=SecretStr(SECRET),
         previous_signing_secret=SecretStr(SECRET),
     )
@@ -80,7 +80,7 @@ def test_no_secret_of_an_endpoint_shows_in_a_text_of_the_block():
 def test_an_open_endpoint_has_the_configuration_of_its_block():
     old, until = "whsec_b2xkIG9sZCBvbGQgb2xk", datetime(2026, 1, 1, tzinfo=UTC)
     block = webhook(
-        headers=SecretDict({"x-key": "1"}),
+        headers='{"x-key": 1}',
         signing_secret=SecretStr(SECRET),
         previous_signing_secret=SecretStr(old),
         previous_signing_secret_until=until,
@@ -116,21 +116,9 @@ def test_a_short_signing_secret_causes_a_warning_and_still_signs(caplog):
     assert block.to_endpoint("billing").signing_secrets == ("whsec_c2hvcnQ=",)
 
 
-KEY = {"x-key": "1"}
-
-
-@pytest.mark.parametrize(
-    ("given", "headers"),
-    [
-        *(
-            (given, KEY)
-            for given in (KEY, SecretDict({"x-key": 1}), SecretStr('{"x-key": "1"}'), '{"x-key": 1}')
-        ),
-        *((given, {}) for given in (None, {}, SecretDict({}), "", " ", "{}")),
-    ],
-)
-def test_headers_are_json_or_none_and_the_mapping_of_older_endpoints_still_loads(given, headers):
-    assert webhook(headers=given).to_endpoint("billing").headers == headers
+@pytest.mark.parametrize("headers", [None, "", " ", "{}"])
+def test_an_endpoint_may_have_no_headers(headers):
+    assert webhook(headers=headers).to_endpoint("billing").headers == {}
 
 
 @pytest.mark.parametrize("headers", ["x-key: s3cret", "[]", "{", '"s3cret"', "1"])

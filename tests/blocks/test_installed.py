@@ -9,10 +9,9 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
-from blocks import WebhookEndpoint, installed, load_endpoint
+from blocks import WebhookEndpoint, load_endpoint, loading
 from blocks.catalog import remove_endpoint
-from blocks.installed import installed_sinks
-from blocks.loading import load_endpoints
+from blocks.loading import installed_sinks, load_endpoints
 from resonant.errors import SettingsError
 from support.file_endpoint import FileEndpoint
 
@@ -40,8 +39,8 @@ def packages(tmp_path, monkeypatch):
 
 
 def forget() -> None:
-    installed._of_packages.cache_clear()
-    installed._of_setting.cache_clear()
+    loading._of_packages.cache_clear()
+    loading._of_setting.cache_clear()
 
 
 def install(folder, module: str, source: str, *, entry: str = "") -> None:

@@ -25,6 +25,7 @@ import os
 import re
 import sys
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from operator import attrgetter
 from pathlib import Path
@@ -163,8 +164,9 @@ def send_logs_quietly() -> None:
     set_api_log_sink(lambda log: QuietLogWorker.instance().send(log))
 
 
+@cache
 def result_of_nothing() -> Any:
-    """Return Prefect's record of the result None; any number of task runs can share it.
+    """Return Prefect's record of the result None, which all task runs share.
 
     Otherwise Prefect creates a record for each None that a task returns, which takes an eighth of a task run's time.
     """
