@@ -22,14 +22,14 @@ T = TypeVar("T")
 def check_filters(
     store: CommandStore, endpoint: str | None, code: str | None = None, cause: str | None = None
 ) -> None:
-    """Reject an endpoint, code or cause that the store does not know.
+    """Reject an endpoint that neither the store nor Prefect knows, and an unknown code or cause.
 
     Raises:
         Misuse: unknown endpoint, code or cause; the message has suggestions.
         ResonantError: the store cannot be read.
     """
-    if endpoint is not None and endpoint not in (known := _known_names(store)):
-        raise Misuse(f"no endpoint is named {endpoint!r}{did_you_mean(endpoint, known)}")
+    if endpoint is not None:
+        _check_endpoint(store, endpoint)
     if code is not None:
         from resonant.store.views.known_names import why_no_such_code
 
@@ -55,15 +55,55 @@ def check_ids(store: CommandStore, ids: Collection[str]) -> None:
         raise Misuse(why)
 
 
-def check_target(store: CommandStore, endpoint: str) -> None:
-    """Reject an endpoint that the store does not know.
+def check_target(store: CommandStore, endpoint: str) -> str | None:
+    """Reject an endpoint that neither the store nor a running Prefect server knows.
+
+    Returns:
+        A warning if deliveries to the endpoint wait because the last run could not open it; otherwise None.
 
     Raises:
         Misuse: unknown endpoint; the message has suggestions.
     """
-    known = _known_names(store)
+    from resonant.store.views.endpoint_problems import problems
+
+    known = _known_names(store, endpoint)
     if endpoint not in known:
         raise Misuse(f"{no_such_endpoint(endpoint, known)}; --allow-unknown stores the events anyway")
+    return next(
+        (f"deliveries to {endpoint} wait: {each.reason}" for each in store.read(problems, endpoint)), None
+    )
+
+
+def _check_endpoint(store: CommandStore, endpoint: str) -> None:
+    known = _known_names(store, endpoint)
+    if endpoint not in known:
+        raise Misuse(f"no endpoint is named {endpoint!r}{did_you_mean(endpoint, known)}")
+
+
+def _known_names(store: CommandStore, endpoint: str) -> set[str]:
+    """Return the endpoints of the store; if this one is not among them, also those of a running Prefect server.
+
+    Importing Prefect takes two seconds, so the store remembers an endpoint that Prefect knows.
+    """
+    import asyncio
+
+    from resonant.cli.running import on_prefect
+    from resonant.local.server import known_url
+    from resonant.store.views import endpoint_names
+
+    stored = store.read(endpoint_names.known)
+    if endpoint in stored or known_url(store.settings) is None:
+        return stored
+    try:
+        with on_prefect():
+            from blocks.loading import endpoint_documents
+
+            configured = set(asyncio.run(endpoint_documents()))
+    except ResonantError:  # no server answers
+        return stored
+    if endpoint in configured:
+        remember(store, [endpoint])
+    return stored | configured
 
 
 def remember(store: CommandStore, names: Collection[str]) -> None:
@@ -86,9 +126,3 @@ def _note(store: CommandStore, operation: Callable[[Connection, T], None], names
         store.run(lambda opened: opened.write(operation, names))
     except ResonantError as error:
         output.say(f"the store did not record the name: {error}")
-
-
-def _known_names(store: CommandStore) -> set[str]:
-    from resonant.store.views import endpoint_names
-
-    return store.read(endpoint_names.known)
