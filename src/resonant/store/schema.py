@@ -3,7 +3,7 @@
 Times are seconds since the Unix epoch, durations seconds. ``migrations/`` creates these tables; a test compares the two.
 
 Transactions lock tables in one order, and rows in key order, so that they cannot deadlock: events, deliveries, causes, endpoints,
-claims, gates, audit (endpoint_problems, signers, drains and send_slots have their own transactions). A purge finds events
+claims, gates, audit (endpoint_problems, drains and send_slots have their own transactions). A purge finds events
 through deliveries, so it locks both at once and skips locked rows.
 
 A producer's transaction may stay open for a long time, so it only inserts events, deliveries and acceptances, and updates no
@@ -251,17 +251,6 @@ endpoint_problems = Table(
     Column("endpoint", Text, primary_key=True),
     Column("reason", Text, nullable=False),
     Column("since", Double, nullable=False),
-)
-
-# For each run and endpoint, the rotation of the signing secret that the run uses: see store/shared/signers.py.
-signers = Table(
-    "resonant_signers",
-    metadata,
-    Column("owner", Text, primary_key=True),
-    Column("endpoint", Text, primary_key=True),
-    # The time that identifies the rotation; null until the run has read the endpoint, or if the secret was never rotated.
-    Column("rotation", Double),
-    Column("seen_at", Double, nullable=False),
 )
 
 # Runs that continue until newer ones have taken over, in the order in which they began: see store/shared/drains.py.

@@ -1,1 +1,1 @@
-"""Rows by which processes agree: gates, send slots, drains, signers."""
+"""Rows by which processes agree: gates, send slots, drains."""
