@@ -28,8 +28,8 @@ def check_filters(
         Misuse: unknown endpoint, code or cause; the message has suggestions.
         ResonantError: the store cannot be read.
     """
-    if endpoint is not None:
-        _check_endpoint(store, endpoint)
+    if endpoint is not None and endpoint not in (known := _known_names(store, endpoint)):
+        raise Misuse(f"no endpoint is named {endpoint!r}{did_you_mean(endpoint, known)}")
     if code is not None:
         from resonant.store.views.known_names import why_no_such_code
 
@@ -72,12 +72,6 @@ def check_target(store: CommandStore, endpoint: str) -> str | None:
     return next(
         (f"deliveries to {endpoint} wait: {each.reason}" for each in store.read(problems, endpoint)), None
     )
-
-
-def _check_endpoint(store: CommandStore, endpoint: str) -> None:
-    known = _known_names(store, endpoint)
-    if endpoint not in known:
-        raise Misuse(f"no endpoint is named {endpoint!r}{did_you_mean(endpoint, known)}")
 
 
 def _known_names(store: CommandStore, endpoint: str) -> set[str]:

@@ -36,8 +36,8 @@ def enqueue(
     Each line is one event: {"type": ..., "source": ..., "data": ...}, optionally with id, time and subject.
     Bad lines are reported and skipped, and the exit code is 1.
 
-    An endpoint is known if `resonant endpoint add` or an earlier event has written its name to the store. `resonant
-    endpoint list` writes the names of all endpoints of the Prefect server to the store.
+    An endpoint is known if `resonant endpoint add` or an earlier event has written its name to the store, or if a running
+    Prefect server has it. `resonant endpoint list` writes the names of all endpoints to the store.
     """
     from resonant.cli.running import command_store
     from resonant.cli.send.intake import store_files
@@ -45,8 +45,8 @@ def enqueue(
     with command_store() as store:
         name = options.endpoint_name(endpoint)
         policy = options.known_policy(policy, store.settings)
-        if not allow_unknown:
-            name_checks.check_target(store, name)
+        if not allow_unknown and (doubt := name_checks.check_target(store, name)):
+            output.say(doubt)
 
         async def work(opened: Store) -> Summary:
             return await store_files(
