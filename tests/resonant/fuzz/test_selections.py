@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from sqlalchemy import func, insert, select
 
 from resonant.cli import filters, options
+from resonant.cli.running import command_store
 from resonant.errors import StoreError
 from resonant.events import Category, DeadLetter, Reason
+from resonant.settings import Settings
 from resonant.store import WorkerStore, schema
 from resonant.store.queue.causes import Cause, cause_ids
 from resonant.store.views.dead_letters import DeadLetters
@@ -227,15 +229,22 @@ def test_a_time_option_of_any_year_is_a_moment_or_misuse(moment, zone, short):
     assert math.isfinite(found)
 
 
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory):
+    settings = Settings(database_url=f"sqlite:///{tmp_path_factory.mktemp('store')}/resonant.db")
+    with command_store(settings) as store:
+        yield store
+
+
 @fuzzed
 @given(
-    st.lists(st.text(st.characters(), max_size=10), max_size=2),
-    st.none() | st.text(st.characters(), max_size=10),
+    ids=st.lists(st.text(st.characters(), max_size=10), max_size=2),
+    value=st.none() | st.text(st.characters(), max_size=10),
 )
-def test_the_options_of_a_command_are_a_selection_or_misuse(ids, value):
+def test_the_options_of_a_command_are_a_selection_or_misuse(empty_store, ids, value):
     for name in ("endpoint", "event_type", "code", "text", "since", "until"):
         try:
-            selection = filters.selection(ids=ids, **{name: value})
+            selection = filters.selection(empty_store, ids=ids, **{name: value})
         except options.Misuse as error:
             refusal = str(error)
         else:
