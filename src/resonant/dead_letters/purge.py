@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from sqlalchemy import delete, func, select
 
 from resonant.dead_letters.archive import new_archive, read_documents
+from resonant.display import counted
 from resonant.errors import ArchiveError
 from resonant.events import rfc3339
 from resonant.files import make_private_folder
@@ -154,7 +155,7 @@ class Forecast:
     delivered: int
 
     def __str__(self) -> str:
-        dead = f"{self.dead_letters:,} dead letter{'' if self.dead_letters == 1 else 's'}"
+        dead = counted(self.dead_letters, "dead letter")
         return f"{dead} and {self.delivered:,} delivered" if self.delivered else dead
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import exists, select
 
 from resonant.delivery.classification import built_in_codes
+from resonant.display import some
 from resonant.store import schema
 from resonant.store.views import reads
 from resonant.suggestions import did_you_mean, near
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from sqlalchemy import Connection
-
-_IDS_SHOWN = 10
 
 
 def why_no_such_code(connection: Connection, code: str) -> str | None:
@@ -34,11 +33,7 @@ def why_no_such_code(connection: Connection, code: str) -> str | None:
 def why_no_such_ids(connection: Connection, ids: Collection[str]) -> str | None:
     """Return a message that names the unknown ids; None if all are known."""
     missing = sorted(set(ids) - reads.known_ids(connection, ids)) if ids else []
-    if not missing:
-        return None
-    shown = ", ".join(missing[:_IDS_SHOWN])
-    more = f" and {len(missing) - _IDS_SHOWN:,} more" if len(missing) > _IDS_SHOWN else ""
-    return f"no event has the id {shown}{more}: nothing was done"
+    return f"no event has the id {some(missing)}: nothing was done" if missing else None
 
 
 def _codes(connection: Connection) -> set[str]:
