@@ -104,7 +104,7 @@ class TestOnPostgreSQL:
         assert line.endswith("; idle in transaction) holds a lock: waiting for it")
 
     def test_a_lock_timeout_names_the_holder(self, desk, opened, postgresql_url, monkeypatch):
-        monkeypatch.setattr("resonant.store.engine.postgresql._LOOK_SECONDS", 0.2)
+        monkeypatch.setattr("resonant.store.engine.postgresql._LOOK_SECONDS", 0.5)
         monkeypatch.setattr("resonant.store.engine.postgresql._LEAST_LOCK_SECONDS", 0.0)
 
         async def wait_for_it(store):
@@ -114,7 +114,7 @@ class TestOnPostgreSQL:
                     await store.write(touch)
             return str(failure.value)
 
-        line = opened(wait_for_it, postgresql_url, lease_seconds=3.0)
+        line = opened(wait_for_it, postgresql_url, lease_seconds=9.0)
         assert f"(resonant, process {os.getpid()} on " in line
         assert line.endswith("; idle in transaction) holds a lock: try again when it is done")
 
