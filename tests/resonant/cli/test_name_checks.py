@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
-from pydantic import SecretStr
 
-from blocks import WebhookEndpoint
-from blocks.catalog import remove_endpoint
 from resonant.delivery.classification import built_in_codes, classifier
 from resonant.store.views import endpoint_names
 from resonant.store.views.endpoint_problems import note_problem
@@ -59,56 +54,48 @@ def test_enqueue_warns_if_the_last_run_could_not_open_the_endpoint(resonant, sto
     assert (answer.out, answer.err) == ("stored 1 event for shop\n", f"deliveries to shop wait: {reason}\n")
 
 
+@pytest.fixture
+def configured(stored, webhook):
+    """An endpoint that Prefect knows, and the store does not."""
+    webhook("known-crm")
+
+
 @pytest.mark.engine
-class TestWithAServer:
-    @pytest.fixture
-    def configured(self, prefect_api, stored, monkeypatch):
-        monkeypatch.setenv("PREFECT_API_URL", prefect_api)
-        with temporary_settings({PREFECT_API_URL: prefect_api}):
-            asyncio.run(
-                WebhookEndpoint(url=SecretStr("https://a.example/")).asave("known-crm", overwrite=True)
-            )
-            yield
-            asyncio.run(remove_endpoint("known-crm"))
+def test_enqueue_suggests_a_configured_endpoint(resonant, configured):
+    said = resonant.on_prefect("enqueue", "e.jsonl", "--endpoint", "known-cmr", code=2).err
+    assert said.startswith("resonant: no endpoint is named 'known-cmr': did you mean known-crm?")
+    assert "`resonant endpoint add known-cmr URL` adds it" in said
 
-    def test_enqueue_suggests_a_configured_endpoint(self, resonant, configured):
-        said = resonant.on_prefect("enqueue", "e.jsonl", "--endpoint", "known-cmr", code=2).err
-        assert said.startswith("resonant: no endpoint is named 'known-cmr': did you mean known-crm?")
-        assert "`resonant endpoint add known-cmr URL` adds it" in said
 
-    def test_endpoint_commands_write_names_to_the_store(self, resonant, configured, monkeypatch):
-        resonant.on_prefect("endpoint", "add", "known-erp", "https://a.example/")
-        resonant.on_prefect("endpoint", "list")
-        with monkeypatch.context() as without_a_server:
-            without_a_server.delenv("PREFECT_API_URL")
-            for name in ("known-erp", "known-crm"):
-                assert resonant.json("status", "--endpoint", name)["accepted"] == 0
-        resonant.on_prefect("endpoint", "remove", "known-erp", "--yes")
-        assert "no endpoint is named" in resonant("status", "--endpoint", "known-erp", code=2).err
+@pytest.mark.engine
+def test_prefect_is_imported_only_for_a_name_that_the_store_does_not_know(resonant, configured):
+    check = "import atexit, sys; atexit.register(lambda: print('prefect' in sys.modules))"
+    for is_imported in (True, False):
+        done = resonant.program("enqueue", "e.jsonl", "--endpoint", "known-crm", before=check)
+        assert (done.returncode, done.stdout) == (0, f"stored 1 event for known-crm\n{is_imported}\n"), (
+            done.stderr
+        )
 
-    def test_no_suggestion_to_add_an_endpoint_of_another_block_type(self, resonant, configured):
-        other = ("enqueue", "e.jsonl", "--endpoint", "file-endpoint/known-crm")
-        said = resonant.on_prefect(*other, code=2).err
-        assert "no endpoint is named 'file-endpoint/known-crm'" in said
-        assert "endpoint add" not in said
-        assert resonant.json("status")["accepted"] == 2
 
-    def test_prefect_is_imported_only_for_a_name_that_the_store_does_not_know(self, resonant, configured):
-        check = "import atexit, sys; atexit.register(lambda: print('prefect' in sys.modules))"
-        for is_imported in (True, False):
-            done = resonant.program("enqueue", "e.jsonl", "--endpoint", "known-crm", before=check)
-            assert (done.returncode, done.stdout) == (0, f"stored 1 event for known-crm\n{is_imported}\n"), (
-                done.stderr
-            )
+@pytest.mark.engine
+def test_a_configured_endpoint_without_deliveries_is_known_to_reading_commands(resonant, configured):
+    shown = resonant.on_prefect("dlq", "--endpoint", "webhook-endpoint/known-crm", "--json")
+    assert json.loads(shown.out) == []
+    assert resonant.json("status", "--endpoint", "known-crm")["accepted"] == 0
 
-    def test_a_configured_endpoint_without_deliveries_is_known_to_reading_commands(
-        self, resonant, configured
-    ):
-        shown = resonant.on_prefect("dlq", "--endpoint", "webhook-endpoint/known-crm", "--json")
-        assert json.loads(shown.out) == []
-        assert resonant.json("status", "--endpoint", "known-crm")["accepted"] == 0
 
-    def test_endpoint_commands_suggest_similar_names(self, resonant, configured):
-        for command in ("show", "test"):
-            said = resonant.on_prefect("endpoint", command, "known-cmr", code=2).err
-            assert "no endpoint is named 'known-cmr': did you mean known-crm?" in said
+@pytest.mark.engine
+def test_endpoint_commands_write_names_to_the_store(resonant, configured):
+    resonant.on_prefect("endpoint", "add", "known-erp", "https://a.example/")
+    resonant.on_prefect("endpoint", "list")
+    for name in ("known-erp", "known-crm"):
+        assert resonant.json("status", "--endpoint", name)["accepted"] == 0
+    resonant.on_prefect("endpoint", "remove", "known-erp", "--yes")
+    assert "no endpoint is named" in resonant.on_prefect("status", "--endpoint", "known-erp", code=2).err
+
+
+@pytest.mark.engine
+def test_endpoint_commands_suggest_similar_names(resonant, configured):
+    for command in ("show", "test"):
+        said = resonant.on_prefect("endpoint", command, "known-cmr", code=2).err
+        assert "no endpoint is named 'known-cmr': did you mean known-crm?" in said

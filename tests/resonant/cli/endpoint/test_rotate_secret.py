@@ -24,12 +24,12 @@ FOLLOW = "processes that are sending follow within a minute"
 @pytest.fixture
 def saved(webhook):
     """An endpoint that signs with the old secret; the function returns the current one."""
-    name = webhook(NAME, signing_secret=OLD)
+    webhook(NAME, signing_secret=OLD)
 
-    async def read():
-        return (await load_endpoint(name)).signing_secret.get_secret_value()
+    def read() -> str:
+        return asyncio.run(load_endpoint(NAME)).signing_secret.get_secret_value()
 
-    return lambda: asyncio.run(read())
+    return read
 
 
 def test_the_new_secret_is_printed_alone_and_the_end_of_the_old_one_is_said(resonant, saved):
