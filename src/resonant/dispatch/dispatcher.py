@@ -319,7 +319,7 @@ class Dispatcher:
                         held.append(lease)
                     else:
                         self._start(lease)
-                await self._sender.release(held)
+                await asyncio.gather(*map(self._sender.release, held))
                 while self._in_flight.total_busy >= 2 * self.limits.concurrency:
                     await self._next_change()
             while self._running:
@@ -389,7 +389,7 @@ class Dispatcher:
             raise RuntimeError(f"emit_one returned without attempting {lease.event.id}")
         # `emit_one` did not wait for the retry: park the delivery, so that any worker can retry it when it is due.
         self.counts.parked += 1
-        await self._sender.release([left])
+        await self._sender.release(left)
 
     async def unavailable_endpoints(self, names: Iterable[str]) -> dict[str, str]:
         """Return the endpoints that cannot be opened, with the reasons."""

@@ -16,7 +16,6 @@ from resonant.dispatch.limits import WAIT_SECONDS
 from resonant.dispatch.send.admission import Held
 from resonant.dispatch.send.ahead import all_of, send_ahead
 from resonant.dispatch.send.batch_writer import BatchWriter
-from resonant.store.engine.availability import retry_while_unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping, Sequence
@@ -95,8 +94,7 @@ class Sender:
         self._in_flight = in_flight
         self._running = running
         self._counts = counts
-        self._patience = store.lease_seconds / 3
-        self._commits = BatchWriter(store, patience=self._patience, outlasts=running.outlasts)
+        self._commits = BatchWriter(store, patience=store.lease_seconds / 3, outlasts=running.outlasts)
         self._clock = _clock_that_never_stops(store)
         self.parks_retries = False
         # When the last parked delivery that this run waits for is due, by the store's clock.
@@ -135,7 +133,7 @@ class Sender:
         try:
             outcome = await self._send_alone(self._endpoints[lease.endpoint], lease, task_run_id)
         except (TimeIsUp, Held):
-            await self._release(lease)
+            await self.release(lease)
             raise
         # Record after freeing the slot, so that the next sends begin in the same transaction.
         if not await self._record(outcome):
@@ -237,7 +235,7 @@ class Sender:
         """Release leases at once, since the chunk may wait for slow answers."""
         chunk.counts.left += len(leases)
         for lease in leases:
-            releasing = asyncio.ensure_future(self._release(lease))
+            releasing = asyncio.ensure_future(self.release(lease))
             # After an earlier error, nothing awaits this task, and asyncio would log its error.
             releasing.add_done_callback(_mark_seen)
             chunk.writing.append(releasing)
@@ -251,18 +249,14 @@ class Sender:
         first, self._next_due = self._next_due, math.inf
         return first
 
-    async def _release(self, lease: Lease) -> None:
+    async def release(self, lease: Lease) -> None:
+        """Release a lease without charging an attempt.
+
+        Raises:
+            StoreUnavailable: the store did not recover in time.
+        """
         self._in_flight.drop(lease)
         await self._commits.release(lease)
-
-    async def release(self, leases: list[Lease]) -> None:
-        """Release leases without charging attempts."""
-        for lease in leases:
-            self._in_flight.drop(lease)
-        if leases:
-            await retry_while_unavailable(
-                lambda: self._store.release(leases), self._patience, outlasts=self._running.outlasts
-            )
 
     def _record(self, outcome: Outcome) -> asyncio.Future[set[LeaseKey]]:
         if isinstance(outcome.decision, Retry):
