@@ -237,6 +237,25 @@ def dead(worker: Worker) -> Worker:
 
 
 @pytest.fixture
+def recent(worker: Worker) -> Worker:
+    """Three dead letters: of three hours, of one hour, and of now."""
+    with worker.at_work():
+        now = worker.clock()
+        worker.clock.advance(-3 * 3600)
+        worker.accept("evt_old", event_type="order.paid")
+        worker.attempt(GiveUp("exhausted"))
+        worker.clock.advance(2 * 3600)
+        worker.accept("evt_bad", event_type="order.refunded")
+        worker.attempt(GiveUp("permanent"), **PERMANENT, error="it answered 400")
+        worker.clock.advance(now - worker.clock())
+        worker.accept("evt_new", event_type="user.created", endpoint="crm")
+        worker.attempt(
+            GiveUp("expired"), endpoint="crm", category="unknown", code="dns_not_found", status_code=None
+        )
+    return worker
+
+
+@pytest.fixture
 def busy(worker: Worker) -> Worker:
     """Two events delivered, one of them by a retry; one given up, three days after one that is old."""
     with worker.at_work():

@@ -50,25 +50,6 @@ PLACE = re.compile(r"showing \d+ of [\d,]+(?: or more)?: --after (\S+) shows the
 
 
 @pytest.fixture
-def dead(worker):
-    """Three dead letters: of three hours, of one hour, and of now."""
-    with worker.at_work():
-        now = worker.clock()
-        worker.clock.advance(-3 * 3600)
-        worker.accept("evt_old", event_type="order.paid")
-        worker.attempt(GiveUp("exhausted"))
-        worker.clock.advance(2 * 3600)
-        worker.accept("evt_bad", event_type="order.refunded")
-        worker.attempt(GiveUp("permanent"), **PERMANENT)
-        worker.clock.advance(now - worker.clock())
-        worker.accept("evt_new", event_type="user.created", endpoint="crm")
-        worker.attempt(
-            GiveUp("expired"), endpoint="crm", category="unknown", code="dns_not_found", status_code=None
-        )
-    return worker
-
-
-@pytest.fixture
 def groups(worker):
     """Two groups: three dead letters that differ by a number, and two of another endpoint that differ by a quoted id."""
     with worker.at_work():
@@ -122,11 +103,11 @@ def words(text: str) -> str:
 # --- dead letters ------------------------------------------------------------------------------------------------
 
 
-def test_dead_letters_as_json_are_the_newest_first_with_the_keys_of_the_contract(resonant, dead):
+def test_dead_letters_as_json_are_the_newest_first_with_the_keys_of_the_contract(resonant, recent):
     rows = resonant.json("dlq")
     assert ids(rows) == ["evt_new", "evt_bad", "evt_old"]
     assert [list(row) for row in rows] == [DEAD_LETTER_KEYS] * 3
-    hour_ago = rfc3339(dead.clock() - 3600)
+    hour_ago = rfc3339(recent.clock() - 3600)
     assert rows[1] == dict(
         zip(
             DEAD_LETTER_KEYS,
@@ -170,7 +151,7 @@ def test_dead_letters_as_json_are_the_newest_first_with_the_keys_of_the_contract
         ("dlq --endpoint crm --code http_503", []),
     ],
 )
-def test_filters_select_dead_letters(resonant, dead, command, found):
+def test_filters_select_dead_letters(resonant, recent, command, found):
     assert ids(resonant.json(*shlex.split(command))) == found
 
 
@@ -520,7 +501,7 @@ def test_a_place_before_all_and_one_after_all_are_places(resonant, many):
 
 
 @pytest.mark.parametrize("group", [[], ["--group"]])
-def test_an_empty_list_is_an_empty_array_or_a_word(resonant, dead, group):
+def test_an_empty_list_is_an_empty_array_or_a_word(resonant, recent, group):
     for command, said in (
         ("dlq --code http_418", "no dead letters match\n"),
         ("deliveries", "no unfinished deliveries\n"),

@@ -110,24 +110,12 @@ def test_a_url_that_names_no_store_is_one_line_before_anything_is_served(resonan
     assert answer.err.startswith("resonant: RESONANT_DATABASE_URL must be ")
 
 
-def test_another_path_is_not_found(resonant):
-    with serving(resonant) as (scrape, _):
-        assert scrape("/admin")[0] == 404
-        assert scrape("/")[0] == 200
-
-
-def test_ctrl_c_ends_serving_in_silence(resonant):
+def test_serving_answers_other_paths_with_404_keeps_its_port_and_ends_in_silence(resonant):
     with serving(resonant) as (scrape, server):
-        scrape()
+        assert (scrape("/admin")[0], scrape("/")[0]) == (404, 200)
+        port = server.args[-1]
+        refused = resonant("prometheus", "--serve", port, code=1)
+        assert refused.err == f"resonant: --serve {port}: Address already in use\n"
         server.send_signal(signal.SIGINT)
         assert server.wait(timeout=30) == 0
         assert (server.stdout.read(), server.stderr.read()) == ("", "")
-
-
-def test_a_port_that_is_taken_is_one_line(resonant):
-    with serving(resonant) as (_, server):
-        port = server.args[-1]
-        assert (
-            resonant("prometheus", "--serve", port, code=1).err
-            == f"resonant: --serve {port}: Address already in use\n"
-        )

@@ -7,44 +7,25 @@ from dataclasses import replace
 import pytest
 
 from resonant.cli.inspect import status as status_commands
-from resonant.delivery.retry import GiveUp, Park, Retry
+from resonant.delivery.retry import Park, Retry
 from resonant.events import rfc3339
 from resonant.metrics.alerts import Condition, Crossing, note_announced, record_crossings
 from resonant.store.shared import drains
 from resonant.store.views import endpoint_problems
 from resonant.store.views.reads import StoreStatus
 
-PERMANENT = {"category": "permanent", "code": "http_400", "status_code": 400, "error": "it answered 400"}
+RAISED = Crossing("raised", Condition.ERROR_RATE, "crm", 0.5, 0.25, "text", at=0.0, since=0.0)
 
 
-@pytest.fixture
-def dead(worker):
-    """Three dead letters: of three hours, of one hour, and of now."""
-    with worker.at_work():
-        now = worker.clock()
-        worker.clock.advance(-3 * 3600)
-        worker.accept("evt_old", event_type="order.paid")
-        worker.attempt(GiveUp("exhausted"))
-        worker.clock.advance(2 * 3600)
-        worker.accept("evt_bad", event_type="order.refunded")
-        worker.attempt(GiveUp("permanent"), **PERMANENT)
-        worker.clock.advance(now - worker.clock())
-        worker.accept("evt_new", event_type="user.created", endpoint="crm")
-        worker.attempt(
-            GiveUp("expired"), endpoint="crm", category="unknown", code="dns_not_found", status_code=None
-        )
-    return worker
-
-
-def test_status_counts_and_balances(resonant, dead):
-    now = dead.clock()
-    dead.accept("evt_delivered", "evt_delivered_too")
-    dead.attempt()
-    dead.accept("evt_retrying")
-    dead.attempt(Retry(1.0, now + 1))
-    dead.accept("evt_parked", endpoint="crm")
-    dead.attempt(Park(100.0, now + 100), endpoint="crm")
-    dead.accept("evt_pending", endpoint="crm")
+def test_status_counts_and_balances(resonant, recent):
+    now = recent.clock()
+    recent.accept("evt_delivered", "evt_delivered_too")
+    recent.attempt()
+    recent.accept("evt_retrying")
+    recent.attempt(Retry(1.0, now + 1))
+    recent.accept("evt_parked", endpoint="crm")
+    recent.attempt(Park(100.0, now + 100), endpoint="crm")
+    recent.accept("evt_pending", endpoint="crm")
     found = resonant.json("status")
     assert {name: found[name] for name in list(found)[:10]} == {
         "accepted": 8,
@@ -60,15 +41,13 @@ def test_status_counts_and_balances(resonant, dead):
     }
 
 
-def test_status_shows_active_alerts(resonant, dead):
-    crossing = Crossing(
-        "raised", Condition.ERROR_RATE, "crm", 0.5, 0.25, "text", at=dead.clock() - 7200, since=0.0
-    )
-    of_all = replace(crossing, condition=Condition.RETRIES, endpoint="", at=dead.clock() - 60)
-    dead.do(lambda store: store.write(record_crossings, [of_all, crossing]))
+def test_status_shows_active_alerts(resonant, recent):
+    crossing = replace(RAISED, at=recent.clock() - 7200)
+    of_all = replace(crossing, condition=Condition.RETRIES, endpoint="", at=recent.clock() - 60)
+    recent.do(lambda store: store.write(record_crossings, [of_all, crossing]))
     texts = [
-        "0% of 0 attempts in 15 minutes failed, the limit is 25%",
-        "0% of 0 attempts in 15 minutes were followed by a retry, the limit is 50%",
+        "100% of 1 attempts in 15 minutes failed, the limit is 25%",
+        "0% of 1 attempts in 15 minutes were followed by a retry, the limit is 50%",
     ]
     assert resonant.json("status")["alerts"] == [
         {"condition": "error_rate", "endpoint": "crm", "since": rfc3339(crossing.at), "text": texts[0]},
@@ -81,19 +60,17 @@ def test_status_shows_active_alerts(resonant, dead):
         "retries"
     ]
     recovered = [replace(each, what="recovered") for each in (crossing, of_all)]
-    dead.do(lambda store: store.write(note_announced, [crossing, of_all]))
-    dead.do(lambda store: store.write(record_crossings, recovered))
+    recent.do(lambda store: store.write(note_announced, [crossing, of_all]))
+    recent.do(lambda store: store.write(record_crossings, recovered))
     assert resonant.json("status")["alerts"] == []
     assert "alert " not in resonant("status").out
 
 
-def test_an_alert_in_the_status_has_the_number_beside_the_threshold(resonant, dead):
-    dead.do(lambda store: store.fold())
-    crossing = Crossing(
-        "raised", Condition.DEAD_LETTERS, "crm", 9, 5, "text", at=dead.clock() - 60, since=0.0
-    )
+def test_an_alert_in_the_status_has_the_number_beside_the_threshold(resonant, recent):
+    recent.do(lambda store: store.fold())
+    crossing = replace(RAISED, condition=Condition.DEAD_LETTERS, at=recent.clock() - 60)
     held = replace(crossing, condition=Condition.HELD)
-    dead.do(lambda store: store.write(record_crossings, [crossing, held]))
+    recent.do(lambda store: store.write(record_crossings, [crossing, held]))
 
     shown = " ".join(resonant("status").out.split())
 
@@ -107,12 +84,12 @@ def test_an_alert_in_the_status_has_the_number_beside_the_threshold(resonant, de
     )
 
 
-def test_status_can_count_one_endpoint(resonant, dead):
+def test_status_can_count_one_endpoint(resonant, recent):
     assert resonant.json("status", "--endpoint", "crm")["accepted"] == 1
     assert resonant.json("status", "--endpoint", "webhook-endpoint/crm")["accepted"] == 1
 
 
-def test_status_ends_with_the_balance_and_the_next_step(resonant, dead):
+def test_status_ends_with_the_balance_and_the_next_step(resonant, recent):
     *lines, last = resonant("status").out.splitlines()
     assert last == "balanced: yes; `resonant dlq` shows 3 dead letters"
     header = lines.index("ACCEPTED  PENDING  RETRYING  DELIVERED  DEAD LETTER  PURGED")
@@ -121,12 +98,10 @@ def test_status_ends_with_the_balance_and_the_next_step(resonant, dead):
     assert lines[header + 3].startswith("oldest dead letter: 3 h ago, ")
 
 
-def test_on_a_terminal_of_24_lines_the_whole_status_of_three_endpoints_is_visible(resonant, dead):
-    dead.accept("evt_due", endpoint="shop")
-    crossing = Crossing(
-        "raised", Condition.ERROR_RATE, "crm", 0.5, 0.25, "text", at=dead.clock() - 7200, since=0.0
-    )
-    dead.do(lambda store: store.write(record_crossings, [crossing]))
+def test_on_a_terminal_of_24_lines_the_whole_status_of_three_endpoints_is_visible(resonant, recent):
+    recent.accept("evt_due", endpoint="shop")
+    crossing = replace(RAISED, at=recent.clock() - 7200)
+    recent.do(lambda store: store.write(record_crossings, [crossing]))
 
     lines = resonant.on_a_terminal("status").splitlines()
 
