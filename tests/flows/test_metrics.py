@@ -8,7 +8,6 @@ import re
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from pydantic import SecretStr
 
@@ -16,23 +15,15 @@ from blocks import WebhookEndpoint
 from flows.metrics import export_metrics
 from resonant.delivery.retry import Park
 from resonant.events import Attempt, Event
-from resonant.store import Outcome, WorkerStore
+from resonant.store import Outcome
 
 pytestmark = pytest.mark.engine
 
 
-@pytest.fixture
-async def engine(prefect_api, tmp_path, monkeypatch):
-    """Prefect at work, and a store with two events of which nothing is sent yet."""
-    url = f"sqlite:///{tmp_path}/store.db"
-    monkeypatch.setenv("RESONANT_DATABASE_URL", url)
-    monkeypatch.setenv("RESONANT_HOME", str(tmp_path / "home"))
-
-    store = await WorkerStore.open(url)
+@pytest.fixture(autouse=True)
+async def events(store):
+    """Two events of which nothing is sent yet."""
     await store.enqueue([Event(type="t", source="/s", data=n) for n in range(2)], "hooks")
-    await store.close()
-    with temporary_settings({PREFECT_API_URL: prefect_api}):
-        yield
 
 
 def accepted(path):
@@ -57,9 +48,8 @@ def svgs(markdown):
     ]
 
 
-async def fail_each_once(url, endpoint, **options):
+async def fail_each_once(store, endpoint, **options):
     """Store an event and park it after its first attempt."""
-    store = await WorkerStore.open(url)
     await store.enqueue([Event(type="t", source="/s", data=1)], endpoint, **options)
     leases = await store.claim(endpoint, owner="run", limit=10)
     await store.begin(leases)
@@ -71,29 +61,20 @@ async def fail_each_once(url, endpoint, **options):
         "error_type": "UnexpectedStatus",
     }
     failure |= {"decision": "park", "delay": 40.0, "next_attempt_at": decision.next_attempt_at}
-    await store.record(
-        [
-            Outcome(
-                lease, Attempt(1, 1, started_at=store.clock(), duration=0.1, owner="run", **failure), decision
-            )
-            for lease in leases
-        ]
-    )
-    await store.close()
+    attempt = Attempt(1, 1, started_at=store.clock(), duration=0.1, owner="run", **failure)
+    await store.record([Outcome(lease, attempt, decision) for lease in leases])
 
 
-async def test_a_textfile_that_cannot_be_written_fails_the_run_and_the_rest_is_done_all_the_same(
-    engine, tmp_path
-):
+async def test_a_textfile_that_cannot_be_written_fails_the_run_with_one_line_and_the_rest_is_done(tmp_path):
     (tmp_path / "file").write_text("no folder")
     state, [artifact] = await export(textfile=str(tmp_path / "file" / "resonant.prom"))
 
     assert state.is_failed()
-    assert "File exists" in state.message
+    assert state.message == f"{tmp_path / 'file'}: File exists"
     assert "2 are unfinished" in artifact.data
 
 
-async def test_it_writes_prometheus_text_and_the_statistics_as_an_artifact(engine, tmp_path):
+async def test_it_writes_prometheus_text_and_the_statistics_as_an_artifact(tmp_path):
     state, [artifact] = await export()
 
     assert state.is_completed()
@@ -106,7 +87,7 @@ async def test_it_writes_prometheus_text_and_the_statistics_as_an_artifact(engin
     assert "| hooks | 0 | 0 | 0 | 2 | - |" in artifact.data
 
 
-async def test_the_files_of_the_window_of_earlier_versions_are_removed(engine, tmp_path):
+async def test_the_files_of_the_window_of_earlier_versions_are_removed(tmp_path):
     window = tmp_path / "home" / "metrics" / "window"
     window.mkdir(parents=True)
     (window / "window.json").write_text("{}")
@@ -115,18 +96,16 @@ async def test_the_files_of_the_window_of_earlier_versions_are_removed(engine, t
     assert not window.exists()
 
 
-async def test_an_event_type_is_shown_as_it_is_and_is_no_markdown(engine, tmp_path):
-    store = await WorkerStore.open(f"sqlite:///{tmp_path}/store.db")
+async def test_an_event_type_is_shown_as_it_is_and_is_no_markdown(store):
     odd = Event(type="<b>|`x`|[y](http://z.example)</b>", source="/s", data=1)
     await store.enqueue([odd], "hooks")
-    await store.close()
     _, [artifact] = await export()
     _, _, table = artifact.data.partition("### By event type")
     assert "| t | 0 | 0 | 2 | 0 | 0 | - |" in table
     assert "| ``<b>\\x7c`x`\\x7c[y](http://z.example)</b>`` | 0 | 0 | 1 |" in table
 
 
-async def test_charts_stand_before_the_tables_and_say_where_there_is_nothing_yet(engine):
+async def test_charts_stand_before_the_tables_and_say_where_there_is_nothing_yet():
     _, [artifact] = await export()
     assert len(svgs(artifact.data)) == artifact.data.count("![") == 4
     assert artifact.data.index("![") < artifact.data.index("###")
@@ -134,15 +113,13 @@ async def test_charts_stand_before_the_tables_and_say_where_there_is_nothing_yet
     assert all(words in svg for words, svg in zip(said, svgs(artifact.data), strict=True))
 
 
-async def test_delays_are_drawn_against_the_policy_that_they_went_by(engine, tmp_path):
-    url = f"sqlite:///{tmp_path}/store.db"
-
+async def test_delays_are_drawn_against_the_policy_that_they_went_by(store):
     block = WebhookEndpoint(url=SecretStr("http://127.0.0.1:1"), allow_private=True, policy="classic")
     await block.asave("measured", overwrite=True)
-    await fail_each_once(url, "measured")  # by the endpoint's policy
-    await fail_each_once(url, "measured", policy="default")  # as the producer asked
-    await fail_each_once(url, "removed")  # by the default one, as nobody knows better
-    await fail_each_once(url, "also-measured", policy="no-such-policy")  # and here too
+    await fail_each_once(store, "measured")  # by the endpoint's policy
+    await fail_each_once(store, "measured", policy="default")  # as the producer asked
+    await fail_each_once(store, "removed")  # by the default one, as nobody knows better
+    await fail_each_once(store, "also-measured", policy="no-such-policy")  # and here too
     _, [artifact] = await export()
     default, classic = svgs(artifact.data)[3:]
     assert "policy “default”" in default
@@ -152,24 +129,17 @@ async def test_delays_are_drawn_against_the_policy_that_they_went_by(engine, tmp
     assert ">removed<" not in classic
 
 
-async def test_the_textfile_can_be_set_and_given(engine, tmp_path, monkeypatch):
+async def test_the_textfile_can_be_set_and_given(tmp_path, monkeypatch):
     monkeypatch.setenv("RESONANT_METRICS_TEXTFILE", str(tmp_path / "set.prom"))
     await export_metrics(return_state=True)
     await export_metrics(textfile=str(tmp_path / "given.prom"), window_hours=1, return_state=True)
     assert accepted(tmp_path / "set.prom") == accepted(tmp_path / "given.prom") == 2
 
 
-async def test_a_textfile_that_cannot_be_written_fails_the_flow_with_one_line(engine, tmp_path):
-    (tmp_path / "file").write_text("no folder")
-    state = await export_metrics(textfile=str(tmp_path / "file" / "x.prom"), return_state=True)
-    assert state.is_failed()
-    assert state.message == f"{tmp_path / 'file'}: File exists"
-
-
-async def test_old_counts_are_merged_and_no_counter_falls(engine, tmp_path, caplog):
-    url, path = f"sqlite:///{tmp_path}/store.db", tmp_path / "home" / "metrics" / "resonant.prom"
+async def test_old_counts_are_merged_and_no_counter_falls(store, tmp_path, caplog):
+    path = tmp_path / "home" / "metrics" / "resonant.prom"
     for endpoint in ("hooks", "crm"):
-        await fail_each_once(url, endpoint)
+        await fail_each_once(store, endpoint)
         await export()
     assert "2 rows of counts merged" in caplog.text
     before = {line for line in path.read_text().splitlines() if "_total{" in line}
