@@ -33,14 +33,14 @@ _QUIET = (
 
 
 @contextmanager
-def tab(*options: str, **of_page: Any) -> Iterator[Page]:
+def tab(*options: str, **of_context: Any) -> Iterator[Page]:
     """Open a tab in Chromium with further options."""
     executable = need("chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=[*_QUIET, *options])
-        page = browser.new_page(**of_page)
-        page.set_default_timeout(60_000)
-        yield page
+        context = browser.new_context(**of_context)
+        context.set_default_timeout(60_000)
+        yield context.new_page()
         browser.close()
 
 
