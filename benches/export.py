@@ -24,7 +24,9 @@ from benches.surroundings import Missing, empty_home, postgresql
 from resonant.metrics.alerts import read_raised
 from resonant.metrics.conditions import read_activity
 from resonant.store import WorkerStore, schema
+from resonant.store.counts import sketches
 from resonant.store.counts.counters import DelayOf, Tally
+from resonant.store.counts.sketches import EVER, Packed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -162,8 +164,8 @@ def _measure(name: str, size: int, rounds: int) -> _Measured:
     from resonant.metrics import charts, totals  # noqa: F401 - imported before measuring, as in the flow's process
 
     with empty_home() as settings, _store_url(name, settings) as url:
-        folds = apart(_fill_store, url, size)
-        return asyncio.run(_measure_store(url, settings, size, rounds, folds))
+        rows = apart(_fill_store, url, size)
+        return asyncio.run(_measure_store(url, settings, size, rounds, rows))
 
 
 @contextlib.contextmanager
@@ -175,12 +177,12 @@ def _store_url(name: str, settings: Settings) -> Iterator[str]:
         yield server.url
 
 
-def _fill_store(url: str, size: int) -> list[Tally]:
-    """Fill a store; return the counts of the folds between two exports."""
+def _fill_store(url: str, size: int) -> list[Packed]:
+    """Fill a store; return the sketches of the minutes between two exports, which dispatchers have folded and merged."""
     return asyncio.run(_fill_all(url, size))
 
 
-async def _fill_all(url: str, size: int) -> list[Tally]:
+async def _fill_all(url: str, size: int) -> list[Packed]:
     now, events = time.time(), round(size / _ATTEMPTS_AN_EVENT)
     store = await WorkerStore.open(url)
     seconds = _SPAN_SECONDS - 60
@@ -191,16 +193,11 @@ async def _fill_all(url: str, size: int) -> list[Tally]:
     await store.compact()
     await fill(url, _FILL_HISTORY, hour=int(now // 3600) * 3600, day=int(now // 86_400) * 86_400)
     await store.close()
-    return [part for tally in tallies[-2 - _EVERY_MINUTES : -2] for part in _parts(tally)]
-
-
-def _parts(tally: Tally) -> list[Tally]:
-    """Divide a minute's counts between its folds."""
-    parts = [Tally(tally.minute) for _ in range(_FOLDS_A_MINUTE)]
-    for (*labels, detail), durations in tally._seconds.items():  # noqa: SLF001
-        for number, seconds in enumerate(durations):
-            parts[number % _FOLDS_A_MINUTE].add(*labels, detail=detail, seconds=seconds)  # type: ignore[arg-type]
-    return parts
+    found = []
+    for tally in tallies[-2 - _EVERY_MINUTES : -2]:
+        minute, ever = tally.rows()
+        found += [minute, *[ever] * _FOLDS_A_MINUTE]
+    return found
 
 
 async def _count(store: WorkerStore, *, after: int) -> list[Tally]:
@@ -252,7 +249,7 @@ def _each(connection: Connection, query: Any) -> Iterable[Any]:
 
 
 async def _measure_store(
-    url: str, settings: Settings, size: int, rounds: int, folds: list[Tally]
+    url: str, settings: Settings, size: int, rounds: int, rows: list[Packed]
 ) -> _Measured:
     store = await WorkerStore.open(url)
     folder = settings.home / "metrics"
@@ -268,7 +265,7 @@ async def _measure_store(
         start = time.time() - 5
         await fill(url, _FILL, count=more, first=events, start=start, step=4 / more)
         await _count(store, after=events)
-        await store.write(_fold, folds)
+        await store.write(_fold, rows)
         events += more
         os.sync()
         with Stopwatch() as watch:
@@ -286,12 +283,11 @@ async def _measure_store(
     )
 
 
-def _fold(connection: Connection, folds: list[Tally]) -> None:
-    """Add the counts of these folds again, in the last minutes."""
-    late = int(time.time() // 60) * 60 - max(tally.minute for tally in folds)
-    for tally in folds:
-        tally.minute += late
-        tally.settle(connection)
+def _fold(connection: Connection, rows: list[Packed]) -> None:
+    """Insert these sketches again, in the last minutes."""
+    late = int(time.time() // 60) * 60 - max(row.minute for row in rows)
+    for row in rows:
+        sketches.insert(connection, row if row.minute == EVER else row._replace(minute=row.minute + late))
 
 
 async def _export(store: WorkerStore, settings: Settings, folder: Path) -> dict[str, float]:

@@ -15,7 +15,7 @@ from pandas import DataFrame
 from resonant.store.counts.sketches import NANOSECONDS, Labels, seconds_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
     from pandas import Series
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from resonant.store.counts.sketches import Packed
 
 SPREAD = ("min", "avg", "p50", "p95", "p99", "max")
-_QUANTILES = np.array([0.5, 0.95, 0.99])
+_QUANTILES = (0.5, 0.95, 0.99)
 _HOUR = 3600
 
 
@@ -55,7 +55,8 @@ def read_window(rows: Iterable[Packed]) -> Window:
         for *labels, count, total, least, most, width in json.loads(row.entries):
             counts.append((hour, *labels, count, total, least, most))
             widths.append(width)
-    frame = DataFrame(counts, columns=["hour", *Labels._fields, "count", "total", "least", "most"])
+    columns = ["hour", *Labels._fields, "count", "total", "least", "most"]
+    frame = DataFrame(counts, columns=columns, dtype=object)
     sketch = np.repeat(np.arange(len(counts)), widths)
     number = np.concatenate(numbers).astype(float)
     frame["measured"] = np.bincount(sketch, number, minlength=len(counts))
@@ -63,43 +64,61 @@ def read_window(rows: Iterable[Packed]) -> Window:
     return Window(frame.astype(types), sketch, np.concatenate(buckets).astype(int), number)
 
 
-def spreads(window: Window, are: Series[bool], by: list[str]) -> DataFrame:
-    """Compute minimum, average, percentiles and maximum of the values of some sketches, for each group of them.
+def spreads(window: Window, kinds: Mapping[str, Series[bool]], by: str | list[str]) -> DataFrame:
+    """Compute minimum, average, percentiles and maximum of values, for each group of sketches that has any.
 
     Args:
         window: the sketches.
-        are: which rows of ``window.counts``.
-        by: columns of ``window.counts``.
+        kinds: which rows of ``window.counts`` are of a kind, by the prefix of the columns to return.
+        by: columns of ``window.counts`` that define the groups.
     """
-    counts = window.counts[are & (window.counts["measured"] > 0)]
-    if counts.empty:
-        return DataFrame(columns=SPREAD, index=counts.set_index(by).index, dtype=float)
-    groups = counts.groupby(by)
-    sums, least, most = groups[["measured", "total"]].sum(), groups["least"].min(), groups["most"].max()
-    group = np.full(len(window.counts), -1)
-    group[counts.index] = groups.ngroup()
-    of_bucket = group[window.sketch]
+    groups = window.counts.groupby(by)
+    names, key = groups.size().index, groups.ngroup().fillna(-1).to_numpy(int)
+    # Each group has a place for each kind.
+    place = np.full(len(key), -1)
+    for number, are in enumerate(kinds.values()):
+        place = np.where(are & (key >= 0), key * len(kinds) + number, place)
+    counts, places = window.counts[place >= 0], len(names) * len(kinds)
+    placed = place[place >= 0]
+    least, most = np.full(places, np.inf), np.full(places, -np.inf)
+    np.fmin.at(least, placed, counts["least"])
+    np.fmax.at(most, placed, counts["most"])
+    total = np.bincount(placed, counts["total"], minlength=places)
+    below, seconds = _cumulated(window, place, places)
+    size = below[:, -1]
+    is_any = size > 0
+    least, most, below, size = least[is_any], most[is_any], below[is_any], size[is_any]
+
+    def of_rank(ranks: NDArray[np.float64]) -> NDArray[np.float64]:
+        # A value's bucket is the first that has, with all lower ones, more values than its rank.
+        found = [np.searchsorted(each, rank, side="right") for each, rank in zip(below, ranks, strict=True)]
+        value = seconds[np.minimum(np.array(found, int), len(seconds) - 1)].clip(least, most)
+        return np.where(ranks <= 0, least, np.where(ranks >= size - 1, most, value))
+
+    found = np.full((places, len(SPREAD)), np.nan)
+    average = (total[is_any] / NANOSECONDS / size).clip(least, most)
+    percentiles = []
+    for part in _QUANTILES:
+        rank = part * (size - 1)
+        low = np.floor(rank)
+        percentiles.append(of_rank(low) + (rank - low) * (of_rank(low + 1) - of_rank(low)))
+    found[is_any] = np.column_stack([least, average, *percentiles, most])
+    columns = [f"{kind}_{each}" for kind in kinds for each in SPREAD]
+    return DataFrame(found.reshape(len(names), len(columns)), index=names, columns=columns)
+
+
+def _cumulated(
+    window: Window, place: NDArray[np.int64], places: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return how many values of each place are in each bucket and all lower ones, and the buckets' values in seconds."""
+    of_bucket = place[window.sketch]
     is_used = of_bucket >= 0
+    if not is_used.any():
+        return np.zeros((places, 1)), np.zeros(1)
     bucket = window.bucket[is_used]
     lowest, width = int(np.min(bucket)), int(np.ptp(bucket)) + 1
     numbers = np.bincount(
-        of_bucket[is_used] * width + bucket - lowest, window.number[is_used], minlength=len(sums) * width
+        of_bucket[is_used] * width + bucket - lowest, window.number[is_used], minlength=places * width
     )
-    # How many values of each group are in each bucket and all lower ones.
-    below = numbers.reshape(len(sums), width).cumsum(axis=1)
     seconds = np.array([seconds_of(each) for each in range(lowest, lowest + width)])
-    size, lower, upper = (each.to_numpy()[:, None] for each in (sums["measured"], least, most))
-
-    def of_rank(ranks: NDArray[np.float64]) -> NDArray[np.float64]:
-        # The bucket of the value with this rank is the first with more values below its end.
-        place = [np.searchsorted(*each, side="right") for each in zip(below, ranks, strict=True)]
-        found = seconds[np.minimum(place, width - 1)].clip(lower, upper)
-        return np.where(ranks <= 0, lower, np.where(ranks >= size - 1, upper, found))
-
-    rank = _QUANTILES * (size - 1)
-    low = np.floor(rank)
-    percentiles = of_rank(low) + (rank - low) * (of_rank(low + 1) - of_rank(low))
-    average = (sums["total"] / NANOSECONDS / sums["measured"]).clip(least, most)
-    return DataFrame(
-        np.column_stack([least, average, percentiles, most]), columns=list(SPREAD), index=sums.index
-    )
+    return numbers.reshape(places, width).cumsum(axis=1), seconds

@@ -31,14 +31,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from math import nan
 from typing import TYPE_CHECKING
 
-import numpy as np
 from pandas import DataFrame, concat
 from sqlalchemy import func, select
 
-from resonant.metrics.percentiles import SPREAD, Window, read_window, spreads
+from resonant.metrics.percentiles import Window, read_window, spreads
 from resonant.store import schema
 from resonant.store.counts.counters import DelayOf, read_rows
 from resonant.store.counts.sketches import NANOSECONDS, Labels, Sketch, begin_of, bucket_of, pack
@@ -50,7 +48,6 @@ if TYPE_CHECKING:
 
     from resonant.store.counts.sketches import Packed
 
-DURATIONS = ["latency", "end_to_end", "first_attempt"]
 EVERY_ENDPOINT = "(all)"  # no endpoint can have this name
 _HOUR = 3600
 _SUMS = ["success", "dead_letter", "failed", "unfinished", "attempts", "failed_attempts", "tried", "retries"]
@@ -140,13 +137,14 @@ def statistics(
     """
     waiting = [(Labels("unfinished", each.endpoint, each.event_type), _retried(each)) for each in unfinished]
     window = _with_sums(read_window([*rows, pack(int(until), waiting)]))
-    hourly = _figures(window, "hour")
+    tables = _tables(window, ("everything", "endpoint", "event_type", "hour"))
+    hourly = tables["hour"]
     return Statistics(
         since=since,
         until=until,
-        overall=_complete(_figures(window, "everything"), [EVERY_ENDPOINT]),
-        by_endpoint=_figures(window, "endpoint"),
-        by_event_type=_figures(window, "event_type"),
+        overall=_complete(tables["everything"], [EVERY_ENDPOINT]),
+        by_endpoint=tables["endpoint"],
+        by_event_type=tables["event_type"],
         hourly=_complete(
             hourly, range(int(hourly.index.min()), int(until) + 1, _HOUR) if len(hourly) else ()
         ),
@@ -185,7 +183,6 @@ def _with_sums(window: Window) -> Window:
             tried=counts["measured"].where(is_retry, 0) - counts["measured"].where(is_replay, 0),
             retries=counts["total"].where(is_retry, 0) - counts["total"].where(is_replay, 0),
             retries_max=counts["most"].where(is_retry),
-            duration=np.select([is_attempt, is_delivered, of == "first_attempt"], DURATIONS, ""),
         )
     )
 
@@ -209,24 +206,35 @@ def _limit_replays(counts: DataFrame) -> DataFrame:
     return counts
 
 
-def _figures(window: Window, by: str) -> DataFrame:
-    """Return the columns for each value of a column of the window's counts that has attempts or events, sorted by it."""
-    groups = window.counts.groupby(by)
-    found = groups[_SUMS].sum().clip(lower=0)
-    found["retries"] //= NANOSECONDS
-    found = found.astype(int)
+def _tables(window: Window, columns: Iterable[str]) -> dict[str, DataFrame]:
+    """Return a table for each of these columns of the window's counts: its values that have attempts or events, sorted."""
+    of, result = window.counts["measure"], window.counts["result"]
+    kinds = {
+        "latency": of == "attempt",
+        "end_to_end": (of == "delivery") & (result == "delivered"),
+        "first_attempt": of == "first_attempt",
+    }
+    tables = {}
+    for column in columns:
+        groups = window.counts.groupby(column)
+        sums = groups[_SUMS].sum().clip(lower=0)
+        tables[column] = concat(
+            [sums, groups["retries_max"].max(), spreads(window, kinds, column)], axis="columns"
+        )
+    # Computed for all tables at once, since most of the time goes into calls.
+    found = concat(tables).assign(retries=lambda each: each["retries"] // NANOSECONDS)
+    found[_SUMS] = found[_SUMS].astype(int)
     ended = found["success"] + found["dead_letter"]
     found["events"] = ended + found["unfinished"]
     found["success_rate"] = found["success"] / ended
     found["error_rate"] = found["failed_attempts"] / found["attempts"]
-    found["retries"] = found["retries"].where(found["tried"] > 0, 0)
+    is_tried = found["tried"] > 0
+    found["retries"] = found["retries"].where(is_tried, 0)
     found["retries_avg"] = found["retries"] / found["tried"]
-    found["retries_max"] = groups["retries_max"].max().where(found["tried"] > 0)
-    durations = spreads(window, window.counts["duration"] != "", [by, "duration"]).unstack("duration")  # noqa: PD010 - it is sorted already
-    for name in DURATIONS:
-        for each in SPREAD:
-            found[f"{name}_{each}"] = durations.get((each, name), nan)
-    return found[(found["attempts"] > 0) | (found["events"] > 0)]
+    found["retries_max"] = found["retries_max"].where(is_tried)
+    found = found[(found["attempts"] > 0) | (found["events"] > 0)]
+    table = found.index.get_level_values(0)
+    return {column: found[table == column].droplevel(0) for column in tables}
 
 
 def _complete(found: DataFrame, index: Iterable[object]) -> DataFrame:
@@ -252,10 +260,11 @@ def _kinds(counts: DataFrame) -> DataFrame:
 def _delays(window: Window) -> tuple[Delays, ...]:
     are, by = window.counts["measure"] == "delay", ["endpoint", "detail"]
     numbers = window.counts[are].groupby(by)["count"].sum()
-    found = [
-        Delays(endpoint, DelayOf.from_text(detail), int(numbers[endpoint, detail]), least, median, most)
-        for (endpoint, detail), least, median, most in spreads(window, are, by)[
-            ["min", "p50", "max"]
-        ].itertuples()
+    found = spreads(window, {"delay": are}, by).loc[numbers.index, ["delay_min", "delay_p50", "delay_max"]]
+    delays = [
+        Delays(endpoint, DelayOf.from_text(detail), int(number), *values)
+        for (endpoint, detail), number, values in zip(
+            numbers.index, numbers, found.to_numpy().tolist(), strict=True
+        )
     ]
-    return tuple(sorted(found, key=lambda each: (each.endpoint, each.key.policy or "", each.key)))
+    return tuple(sorted(delays, key=lambda each: (each.endpoint, each.key.policy or "", each.key)))
