@@ -63,7 +63,7 @@ COLUMNS = {
     "rollup_history": {**COUNTED, "minute": f"{NOW // 60 * 60} - i * 60"},
     "tallies": {"minute": f"{NOW // 60 * 60} - i % 100 * 60", "entries": ":entries", "seconds": ":seconds"},
     "sketches": {
-        "minute": f"{NOW // 3600 * 3600} - i * 3600",
+        "minute": f"{NOW // 3600 * 3600} - i % 24 * 3600",
         "entries": ":sketch_entries",
         "buckets": ":sketch_buckets",
     },
@@ -181,7 +181,7 @@ async def upgrade(url):
         [statistics] = (
             await store.read(read_statistics, now=store.clock(), since=NOW - 86_400)
         ).overall.itertuples()
-        assert statistics.attempts == 2 * 24 + ROWS
+        assert statistics.attempts == 3 * ROWS
         await store.compact()
         assert await store.read(read_totals, now=store.clock()) == totals
     finally:
