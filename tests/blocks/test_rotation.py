@@ -1,4 +1,4 @@
-"""The rotation of a signing secret: the old secret signs along until the end of the overlap, in every sender."""
+"""The rotation of a signing secret: the old secret also signs until the end of the overlap, in every sender."""
 
 from __future__ import annotations
 

@@ -230,7 +230,7 @@ def report_head(found: StoreStatus, groups: Iterable[DeadLetterGroup], *, now: f
 
 
 def replay_plan(planned: ReplayPlan, *, dry_run: bool) -> dict[str, object]:
-    """Return what a replay selects and leaves out."""
+    """Return the numbers of dead letters that a replay selects and leaves out."""
     return {
         "dry_run": dry_run,
         "selected": planned.selected,

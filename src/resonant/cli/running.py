@@ -1,4 +1,4 @@
-"""What a command works with: the configured store, and a Prefect server."""
+"""Opens the configured store for a command, and finds or starts a Prefect server."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class Seen(Generic[Row]):
 
 
 def say_page(shown: int, total: int, next_place: str | None) -> None:
-    """Say on standard error that a list goes on.
+    """Say on standard error how much of a list this page shows.
 
     Args:
         shown: the number of rows of this page.

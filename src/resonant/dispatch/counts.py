@@ -77,7 +77,7 @@ class Counts:
         return ", ".join(f"{number:,} {words}" for number, words in numbers if number)
 
     def as_dict(self, *more: str) -> dict[str, object]:
-        """Return the counts with the keys of the JSON output; ``more`` names counts beside the common ones."""
+        """Return the counts with the keys of the JSON output; ``more`` names counts to add to the common ones."""
         counts = {name: getattr(self, name) for name in ("delivered", "retried", "parked", "held", *more)}
         return counts | {
             "dead_letter": self.dead_letters.total(),

@@ -3,7 +3,7 @@
 The steps of one delivery::
 
     Dispatcher.run      claims the delivery and passes it to `emit_one` (in flows: a Prefect task run)
-    Dispatcher.attempt  marks the attempt as begun, sends, decides, records the outcome and returns a report
+    Dispatcher.attempt  marks the attempt as begun, sends, decides, and records and returns the outcome
     emit_one            returns (delivered or parked), waits and calls `attempt` again (retry), or ends (given up)
 
 In the bulk lane, `emit_chunk` receives many deliveries to one endpoint::
@@ -11,7 +11,7 @@ In the bulk lane, `emit_chunk` receives many deliveries to one endpoint::
     Dispatcher.attempt_all  makes one attempt of each delivery, with large commits, and parks every retry
     emit_one                receives deliveries that may have crashed a worker, so that they cannot crash a chunk
 
-The parts: an ``EndpointRun`` for each open endpoint, made by ``Endpoints``; `Fetcher` claims, `Admission` and `GateRows` ask
+The parts: `Endpoints` opens each endpoint on first use, as an `EndpointRun`; `Fetcher` claims, `Admission` and `GateRows` ask
 the gates, `Sender` makes and records attempts, `LeaseHeartbeat` renews leases, and `RunningTasks` holds the tasks and the error
 that ends the run.
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class EndpointRun:
-    """All that a run knows of one open endpoint.
+    """One open endpoint of a run: its parts, and its deliveries in flight.
 
     Attributes:
         name: the endpoint's name in the store.

@@ -30,7 +30,7 @@ PILOT_SECONDS, _RENEW_SECONDS = 3.0, 2.0
 # The wait for the next probe, as a share of the outage so far: with a look each quarter of a second, recovery is noticed within
 # a ninth of the outage. Two minutes at most: with 30 s, three hours of outage cost 360 requests.
 _PROBE_SHARE, _SOONEST_PROBE_SECONDS, _LATEST_PROBE_SECONDS, _PROBE_SPREAD = 0.08, 1.0, 120.0, 0.1
-# The longer an outage, the less is known of what the endpoint takes: half of what it took before, for each ten seconds.
+# The longer an outage, the less is known of the endpoint's capacity: half of the rate before, for each ten seconds.
 _HALVING_SECONDS = 10.0
 # An absurd Retry-After holds an endpoint for five minutes at most; a single delivery may wait longer.
 LONGEST_RETRY_AFTER = 300.0
@@ -50,7 +50,7 @@ _MEASURED_SECONDS = 1.0
 _WRITE_SECONDS, _LOOK_SECONDS = 0.01, 0.25
 # A stored time further ahead than its longest wait and this is from before the clock was set back.
 _SLACK_SECONDS = 30.0
-# What a gate keeps in a new state; an operator's pause or a 410 keeps less.
+# The fields that a gate keeps in a new state; an operator's pause or a 410 keeps less.
 _KEPT = ("endpoint", "probed_type", "not_before", "lenient_until")
 
 

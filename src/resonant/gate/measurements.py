@@ -1,4 +1,4 @@
-"""What a process measures of an endpoint: its latest answers, failures in a row, refusals and durations.
+"""A process's measurements of an endpoint: its latest answers, failures in a row, refusals and durations.
 
 Decision 14 (docs/decisions/0014-the-endpoint-gate.md) has the reasons for the constants in full.
 """

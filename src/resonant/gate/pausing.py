@@ -1,4 +1,4 @@
-"""Operators pause an endpoint, resume it, and send its parked deliveries now. What they change is in the audit."""
+"""Operators pause an endpoint, resume it, and send its parked deliveries now. The audit records each change."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _RESUMED = {
 
 @dataclass(frozen=True, slots=True)
 class OperatorChange:
-    """What a pause or a resumption changed.
+    """The effect of a pause or a resumption.
 
     Attributes:
         before, after: the gate before and after; equal if nothing had to be changed.

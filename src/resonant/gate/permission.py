@@ -1,4 +1,4 @@
-"""What a gate answers to a process that wants to send, or to claim."""
+"""The answers of a gate to a process that asks to send, or to claim."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """Alerts: their conditions, and the crossings at which an alert begins or ends.
 
-``DEFINITIONS`` lists each alert once, for the flow's check, the Prometheus rules and the docs.
+``DEFINITIONS`` lists each alert once, for the flow's check and the docs. The Prometheus rules repeat its thresholds.
 
 An alert on a rate or a count begins at its threshold and ends at half of it. In between, it does not change, so it does not
 flap around the threshold. An age needs no such rule, since it grows until an operator acts.
 
-``conditions`` evaluates the conditions. ``deployments/prometheus/alerts.yml`` has the Prometheus rules.
+``conditions`` evaluates the conditions. ``deployments/prometheus/alerts.yml`` has the rules; a test compares them.
 
 A crossing is decided once, by a compare-and-set that stores it together with the new state. It is announced afterwards, and
 cleared last. If a process is killed in between, the next one announces the same crossing.

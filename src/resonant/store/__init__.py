@@ -8,10 +8,10 @@ them.
 
     engine   the databases: how each commits, locks and wakes, its errors, its migrations
     queue    the path of a delivery: enqueue, claim, begin, renew, record, rescue
-    counts   what is counted, for metrics and alerts
+    counts   counts and durations, for metrics and alerts
     shared   rows by which processes agree: gates, send slots, drains
-    views    what operators read
-    audit    who changed what
+    views    queries for operators
+    audit    a log of the operators' changes
 """
 
 from resonant.delivery.outcome import Outcome

@@ -220,7 +220,7 @@ def rotate_secret(
         bool, typer.Option("--end", help="End the current rotation: stop signing with the old secret.")
     ] = False,
 ) -> None:
-    """Rotate an endpoint's signing secret. For --overlap hours, the old secret signs along.
+    """Rotate an endpoint's signing secret. For --overlap hours, the old secret also signs.
 
     The command saves the new secret, and prints it on standard output. Processes that are sending use it within a
     minute; from then on, the receiver may switch at any time within the overlap.

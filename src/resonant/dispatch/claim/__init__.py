@@ -1,1 +1,1 @@
-"""Claims deliveries, keeps their leases, and takes over those of lost workers."""
+"""Claims deliveries, renews their leases, and takes over those of lost workers. Also folds counts during a run."""

@@ -1,4 +1,4 @@
-"""Folds the counts of a store while a run goes on."""
+"""Folds the counts of a store during a run."""
 
 from __future__ import annotations
 

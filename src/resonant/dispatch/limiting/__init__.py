@@ -1,1 +1,1 @@
-"""Limits of one endpoint: concurrent sends, sends per second, deliveries claimed and begun ahead."""
+"""Limits of one endpoint: concurrent sends, sends per second, deliveries claimed and begun ahead of their sends."""

@@ -1,1 +1,1 @@
-"""What is counted: accepted events, outcomes, and latency sketches."""
+"""Counts of accepted events, outcomes and durations, as ledgers and sketches."""

@@ -4,8 +4,8 @@ The buckets are those of DDSketch (Masson, Rim and Lee, 2019): bucket ``n`` hold
 and up to ``GAMMA ** n``. Count, sum, minimum and maximum are exact. Two sketches are merged by adding their counts, so
 the distribution of attempts over transactions, minutes and hours does not matter.
 
-A fold inserts two rows (see ``counters``): one for its minute, and one for the span *ever*, which Prometheus's counters and
-histograms add up. No row is updated. ``gather`` merges the rows of a minute into one, later the minutes into hours, and the
+A fold inserts two rows (see ``counters``): one for its minute, and one for the span *ever*, for Prometheus's counters and
+histograms. No row is updated. ``gather`` merges the rows of a minute into one, later the minutes into hours, and the
 hours into days; and the rows of *ever* into one. Readers add up all rows of a span.
 """
 

@@ -1,1 +1,1 @@
-"""What operators read."""
+"""Queries for operators."""

@@ -1,4 +1,4 @@
-"""``endpoint rotate-secret`` prints the new secret, says how long the old one signs along, and never loses a secret."""
+"""``endpoint rotate-secret`` prints the new secret, says how long the old one also signs, and never loses a secret."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The old signing secret signs along until a time, so runs no longer report which rotation they use."""
+"""The old signing secret also signs until a fixed time, so runs no longer report which rotation they use."""
 
 from alembic import op
 
