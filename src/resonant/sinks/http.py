@@ -1,4 +1,7 @@
-"""The HTTP sink: CloudEvents 1.0 HTTP binding in binary mode, signed as Standard Webhooks."""
+"""The HTTP sink: CloudEvents 1.0 HTTP binding in binary mode, signed as Standard Webhooks.
+
+The body of every attempt is ``Event.body``, which ``resonant.events.encode_data`` has made once.
+"""
 
 from __future__ import annotations
 
