@@ -111,7 +111,8 @@ class EndpointGate:
             self._forget(self._now)
         elif is_mine and row.state == "probing" and row.probe_at != before.probe_at:
             self.may_probe = True
-        if row.state != "paced" or row.pilot != self._owner:
+        # Before the first use, the pilot can only be an earlier run with this id: its lease has to end first.
+        if row.state != "paced" or row.pilot != self._owner or self._now == -inf:
             self._pace = None
         elif self._pace is None:
             self._pace = next_pace or Pace(row.pace or 1.0, self._now, lenient_until=row.lenient_until)

@@ -7,7 +7,7 @@ import pytest
 
 from resonant.gate.permission import NO_LIMIT, RELEASE, SEND, Wait
 from resonant.store.shared.gates import Gate
-from support.gate_processes import DELIVERED, REFUSED, failed
+from support.gate_processes import DELIVERED, REFUSED, Process, Row, failed
 
 
 def test_a_normal_gate_admits_everything_and_writes_nothing(row, process):
@@ -143,6 +143,16 @@ class TestPaces:
         assert process.gate.may_send(102.5, 0) == RELEASE
         other.look(102.6)
         assert row.gate.pilot == "two"
+
+    def test_a_later_run_with_the_pilots_id_replaces_it_as_another_process_does(self, row, process):
+        process.recover(102)
+        row.set(pace=50.0)
+        later = Process(Row())  # it has not read the row yet
+        later.row = row
+        later.look(104)
+        assert (row.gate.state, row.gate.pace, later.may_send(104)) == ("paced", 50.0, False)
+        later.look(105.5)
+        assert (row.gate.state, row.gate.pace, row.gate.pilot_until) == ("paced", 25.0, 108.5)
 
     def test_a_pilot_whose_lease_has_expired_sends_nothing_before_it_has_looked(self, process):
         process.recover(102)
