@@ -78,6 +78,7 @@ def test_a_command_scans_only_the_named_indexes(resonant, dead, url, argv, scans
 @pytest.mark.parametrize("chunk_size", [0, 10])
 async def test_a_drain_scans_no_table(tmp_path, monkeypatch, chunk_size):
     monkeypatch.setattr(Scene, "chunk_size", chunk_size)
+    await (await WorkerStore.open(f"sqlite:///{tmp_path / 'r.db'}")).close()  # not the plans of migrations
     with planned() as plans:
         async with scene(tmp_path, limits=Limits(run_for=0.3), orders=succeed, crm=failing_first()) as run:
             await enqueue(run.store, 20)

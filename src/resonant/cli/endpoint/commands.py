@@ -213,7 +213,7 @@ def rotate_secret(
     overlap: Annotated[
         float,
         typer.Option(
-            metavar="HOURS", min=0, max=8760, help="How long the old secret signs along; 0: not at all."
+            metavar="HOURS", min=0, max=8760, help="How long the old secret also signs; 0: not at all."
         ),
     ] = 24.0,
     end: Annotated[
@@ -253,7 +253,7 @@ def rotate_secret(
     else:
         output.say(
             f"endpoint {name}: signs with the new and the old secret until {rfc3339(until.timestamp())}; {_FOLLOW}. "
-            "Give the receiver the new secret after that, and before the old one ends"
+            "Give the receiver the new secret after that, and before the overlap ends"
         )
 
 
