@@ -55,6 +55,28 @@ class TestCancellation:
         assert Counter(deliveries(tmp_path, columns)) == {left: 3 if retries else 120}
         assert rows(tmp_path, "SELECT count(*) FROM resonant_attempts") == [(3 if retries else 0,)]
 
+    async def test_it_cancels_the_sends_before_the_last_fold(self, tmp_path):
+        async def send(event):
+            steps.append("send")
+            try:
+                await hang(event)
+            finally:
+                steps.append("cancelled")
+
+        async def fold():
+            steps.append("fold")
+
+        steps = []
+        async with scene(tmp_path, orders=send) as worker:
+            worker.store.fold = fold
+            await enqueue(worker.store)
+            async with worker.running() as run:
+                await until(lambda: "send" in steps)
+                steps.clear()
+                run.cancel()
+                await asyncio.wait([run])
+        assert steps == ["cancelled", "fold"]
+
     @pytest.mark.parametrize("waits", [False, True], ids=["sending", "waiting"])
     def test_ctrl_c_does_the_same(self, tmp_path, waits):
         async def run():
