@@ -106,7 +106,7 @@ async def open_database(
         may_migrate: otherwise, an older or missing schema is an error.
 
     Raises:
-        StoreError: the URL does not name a supported database, or it would have to be migrated.
+        StoreError: the URL does not name a supported database, or its schema is too old, or would have to be migrated.
         StoreUnavailable: it cannot be opened, reached or written.
         StoreTooNew: a newer Resonant wrote its schema.
     """
@@ -115,11 +115,10 @@ async def open_database(
     try:
         if await database.read(read_schema_version) != SCHEMA_VERSION:
             await _migrate(parsed, may_migrate=may_migrate)
-    except StoreTooNew as error:
+    except BaseException as error:
         await database.close()
-        raise StoreTooNew(f"{database}: {error}") from None
-    except BaseException:
-        await database.close()
+        if type(error) in (StoreError, StoreTooNew):  # their messages do not name the database
+            raise type(error)(f"{database}: {error}") from None
         raise
     return database
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import inspect, text
 
-from resonant.errors import StoreTooNew
+from resonant.errors import StoreError, StoreTooNew
 from resonant.store.engine.sql import require_connection
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def migrate(connection: Connection) -> None:
     """Bring the schema up to date in the open transaction. Several processes may do so at once.
 
     Raises:
+        StoreError: the schema is from before Resonant 0.1.0.
         StoreTooNew: a newer Resonant wrote the schema.
     """
     # Imported here: Alembic is slow to import, and an up-to-date database does not need it.
@@ -54,6 +55,10 @@ def migrate(connection: Connection) -> None:
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     version = read_schema_version(connection)
     if version is not None and version not in known:
+        if version < SCHEMA_VERSION:
+            raise StoreError(
+                f"its schema is version {version}, from before Resonant 0.1.0: open it with Resonant 0.1.0 first"
+            )
         raise StoreTooNew(
             f"its schema is version {version}, and this Resonant knows versions up to {SCHEMA_VERSION}: upgrade Resonant"
         )
@@ -69,6 +74,7 @@ def create_schema(connection: Connection) -> None:
         connection: with an ``AsyncConnection``, call ``await connection.run_sync(create_schema)``.
 
     Raises:
+        StoreError: the schema is from before Resonant 0.1.0.
         StoreTooNew: a newer Resonant wrote the schema.
         TypeError: ``connection`` is not an SQLAlchemy ``Connection``.
     """

@@ -12,7 +12,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
 
-from resonant.errors import StoreTooNew
+from resonant.errors import StoreError, StoreTooNew
 from resonant.store import WorkerStore, schema
 from resonant.store.engine.database import open_database
 from resonant.store.engine.migrate import MIGRATIONS, SCHEMA_VERSION, VERSION_TABLE, read_schema_version
@@ -87,19 +87,32 @@ assert not any(name.partition(".")[0] == "alembic" for name in sys.modules)
     subprocess.run([sys.executable, "-c", script, store_url], check=True, timeout=60)
 
 
-def test_a_database_of_a_newer_version_is_refused_and_left_alone(desk, store_url):
+@pytest.mark.parametrize(
+    ("version", "kind", "why"),
+    [
+        (
+            "0099",
+            StoreTooNew,
+            f"its schema is version 0099, and this Resonant knows versions up to {SCHEMA_VERSION}: upgrade Resonant",
+        ),
+        (
+            "0007",
+            StoreError,
+            "its schema is version 0007, from before Resonant 0.1.0: open it with Resonant 0.1.0 first",
+        ),
+    ],
+    ids=["newer", "before 0.1.0"],
+)
+def test_a_database_of_an_unknown_version_is_refused_and_left_alone(desk, store_url, version, kind, why):
     desk.write(
         lambda connection: (
-            connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '0099'")) and None
+            connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '{version}'")) and None
         )
     )
-    with pytest.raises(StoreTooNew) as refusal:
+    with pytest.raises(StoreError) as refusal:
         desk.run(WorkerStore.open(store_url))
-    assert str(refusal.value) == (
-        f"{desk.store}: its schema is version 0099, and this Resonant knows versions up to {SCHEMA_VERSION}: "
-        "upgrade Resonant"
-    )
-    assert desk.read(read_schema_version) == "0099"
+    assert (refusal.type, str(refusal.value)) == (kind, f"{desk.store}: {why}")
+    assert desk.read(read_schema_version) == version
 
 
 async def test_a_migration_that_fails_leaves_nothing_behind(store_url, monkeypatch):
