@@ -234,7 +234,8 @@ class Site:
     def _configuration(self, node_port: int) -> Path:
         """Write the shipped example with shorter intervals and free ports; return its path."""
         shipped = yaml.safe_load((RULES / "prometheus.yml").read_text())
-        shipped["global"] = {"scrape_interval": "500ms", "evaluation_interval": "1s"}
+        # The interval is also the timeout of a scrape, and after a failed scrape a query finds nothing.
+        shipped["global"] = {"scrape_interval": "2s", "evaluation_interval": "1s"}
         shipped["rule_files"] = [str(RULES / name) for name in shipped["rule_files"]]
         ports = {SERVED: self._port, TEXTFILE: node_port}
         for job in shipped["scrape_configs"]:
