@@ -78,12 +78,17 @@ VALUES = {
 }
 
 
-def fill(connection):
-    """Create the tables of 0.1.0, and fill each of them."""
+def make_tables(connection):
+    """Create the tables of 0.1.0."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection
     command.upgrade(config, "0008")
+
+
+def fill(connection):
+    """Create the tables of 0.1.0, and fill each of them."""
+    make_tables(connection)
     tables = MetaData()
     tables.reflect(connection)
     for table in tables.sorted_tables:
@@ -186,3 +191,22 @@ async def upgrade(url):
         assert await store.read(read_totals, now=store.clock()) == totals
     finally:
         await store.close()
+
+
+async def test_a_fold_of_the_first_release_during_the_upgrade_is_counted(postgresql, postgresql_url):
+    await in_database(postgresql_url, make_tables)
+    async with postgresql.connected("test") as old:
+        folding = old.transaction()
+        await folding.start()
+        await old.execute(
+            "INSERT INTO resonant_rollups VALUES ('attempt', 0, 'orders', 't', 'delivered', '', '', 0.25, 3, 0.5)"
+        )
+        opening = asyncio.create_task(WorkerStore.open(postgresql_url))
+        waiting = "SELECT FROM pg_stat_activity WHERE datname = 'test' AND wait_event_type = 'Lock'"
+        while not await asyncio.to_thread(postgresql.execute, waiting):
+            await asyncio.sleep(0.05)
+        await folding.commit()
+        store = await opening
+    totals = await store.read(read_totals, now=store.clock())
+    await store.close()
+    assert [sketch.count for sketch in totals.counted.values()] == [3]

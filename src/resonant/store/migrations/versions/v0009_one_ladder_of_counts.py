@@ -30,6 +30,12 @@ _REPLAYED = sa.text(
           UNION ALL SELECT minute, measure, endpoint, event_type, count FROM resonant_rollup_history) AS counted
     WHERE measure = 'replay' AND minute >= :since GROUP BY minute, endpoint, event_type"""
 )
+_FOLDED = (
+    "resonant_acceptances",
+    "resonant_rollups",
+    "resonant_rollup_totals",
+    "resonant_rollup_history",
+)
 _INSERT = sa.text(
     "INSERT INTO resonant_sketches (minute, entries, buckets) VALUES (:minute, :entries, :buckets)"
 )
@@ -37,11 +43,14 @@ _INSERT = sa.text(
 
 def upgrade() -> None:
     connection = op.get_bind()
+    if connection.dialect.name == "postgresql":
+        # Wait for the folds of processes of 0.1.0, whose counts would be dropped; in the order in which they lock.
+        op.execute(f"LOCK TABLE {', '.join(_FOLDED)} IN ACCESS EXCLUSIVE MODE")
     for row in (_ever(connection), *_replays(connection)):
         if row["entries"] != "[]":
             connection.execute(_INSERT, row)
-    for table in ("rollups", "rollup_totals", "rollup_history"):
-        op.drop_table(f"resonant_{table}")
+    for table in _FOLDED[1:]:
+        op.drop_table(table)
     for column in ("event_type", "accepted_at", "counted"):
         op.drop_column("resonant_acceptances", column)
 
