@@ -15,6 +15,7 @@ down_revision = "0008"
 _EVER = -1
 _NANOSECONDS = 10**9
 _QUANTA_A_SECOND = 2**16  # sums of seconds were multiples of a quantum
+_MOST_ROUNDED_UP = 7630  # nanoseconds: half a quantum
 _LAST_BOUND = 86_400.0
 # Alerts read the replays of the last hour.
 _REPLAYS_KEPT_SECONDS = 2 * 3600
@@ -24,6 +25,7 @@ _COUNTED = sa.text(
           UNION ALL SELECT * FROM resonant_rollup_totals) AS counted
     WHERE measure <> 'accepted' GROUP BY measure, endpoint, result, category, code, le"""
 )
+_UNFOLDED = sa.text("SELECT entries FROM resonant_tallies")
 _REPLAYED = sa.text(
     """SELECT minute, endpoint, event_type, sum(count)
     FROM (SELECT minute, measure, endpoint, event_type, count FROM resonant_rollups
@@ -70,8 +72,14 @@ def _ever(connection: sa.Connection) -> dict[str, object]:
         if le < math.inf or seconds:
             bucket = _bucket_below(le)
             buckets[labels][bucket] = buckets[labels].get(bucket, 0) + int(count)
+    # What is not folded yet counts without that rounding from now on, and its sums must not fall either.
+    for tally in connection.execute(_UNFOLDED).scalars():
+        for measure, endpoint, _, result, category, code, _, _, measured in json.loads(tally):
+            if measured and measure in ("attempt", "delivery", "delay"):
+                totals[measure, endpoint, "", result, category, code, ""] += measured * _MOST_ROUNDED_UP
     entries, used, numbers = [], [], []
-    for labels, count in counts.items():
+    for labels in {**totals, **counts}:
+        count = counts[labels]
         of_labels = sorted(buckets[labels].items())
         entries.append([*labels, count, totals[labels], None, None, len(of_labels)])
         used += [bucket for bucket, _ in of_labels]
