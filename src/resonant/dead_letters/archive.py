@@ -86,9 +86,11 @@ def new_archive(path: Path) -> Iterator[Archive]:
         with suppress(OSError):  # an unreadable folder, or one that is not on a disk
             sync_folder(path.resolve().parent)
         archive = Archive(file, path)
-        yield archive
-    if archive.is_empty:
-        path.unlink(missing_ok=True)
+        try:
+            yield archive
+        finally:
+            if archive.is_empty:
+                path.unlink(missing_ok=True)
 
 
 def _create(path: Path) -> tuple[IO[bytes], Path]:

@@ -126,6 +126,12 @@ def test_an_archive_without_a_document_is_removed(path):
     assert not path.exists()
 
 
+def test_an_archive_without_a_document_is_removed_even_if_the_purge_fails(path):
+    with pytest.raises(ConnectionError), new_archive(path):
+        raise ConnectionError
+    assert not path.exists()
+
+
 @pytest.mark.parametrize(
     ("place", "why"),
     [
