@@ -200,7 +200,7 @@ def _limit_replays(counts: DataFrame) -> DataFrame:
     dead = counts[is_dead].groupby(key)["count"].sum().rename("dead")
     earlier = replays.groupby(key)["count"].cumsum() - replays["count"]
     left = (replays.join(dead, on=key)["dead"].fillna(0) - earlier).clip(0, replays["count"])
-    limited = replays[["count", "measured", "total"]].mul(left / replays["count"], axis="index")
+    limited = replays[["count", "measured", "total"]].mul(left / replays["count"], axis="index").round()
     counts = counts.copy()
     counts.loc[replays.index, limited.columns] = limited.astype(int)
     return counts

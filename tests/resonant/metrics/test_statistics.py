@@ -72,6 +72,15 @@ def test_a_replay_of_a_dead_letter_that_was_not_counted_is_not_subtracted_from_o
     assert found.hourly["dead_letter"].to_list() == [1, 0]
 
 
+def test_more_replays_than_counted_dead_letters_take_back_each_of_them():
+    facts = Facts()
+    for _ in range(15):
+        facts.dead("expired")
+    for _ in range(22):
+        facts.replayed("expired")
+    assert values(overall(facts), "dead_letter", "retries") == (0, 0)
+
+
 @pytest.mark.parametrize(
     ("unfinished", "expected"),
     [(Unfinished("orders", "t", 0, 1), (3, 1.5, 3)), (Unfinished("orders", "t", 6, 2), (13, 3.25, 5))],
