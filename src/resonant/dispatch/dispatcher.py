@@ -223,12 +223,14 @@ class Dispatcher:
         )
         async with self._running.beside(self._work_beside(fetcher, endpoint)):
             try:
-                return await self._send_until_over(fetcher, taking_over, own)
+                counts = await self._send_until_over(fetcher, taking_over, own)
             except Exception as error:
                 self._running.fail(error)  # recorded before the other tasks are cancelled
                 raise
             finally:
                 await self._running.cancel()  # before the last fold, which may take a second
+        self._running.raise_failure()  # of the last fold
+        return counts
 
     async def _send_until_over(
         self, fetcher: Fetcher, take_over: TakeOver | None, own: Tracker | None

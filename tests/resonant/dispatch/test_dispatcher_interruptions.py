@@ -25,6 +25,21 @@ async def hang(_event):
     await asyncio.sleep(3600)
 
 
+async def test_a_defect_in_the_last_fold_is_raised(tmp_path):
+    async def fold():
+        folds.append(len(folds))
+        if len(folds) > 1:
+            raise RuntimeError("a defect")
+
+    folds = []
+    async with scene(tmp_path, orders=succeed) as worker:
+        worker.store.fold = fold
+        await enqueue(worker.store)
+        with pytest.raises(RuntimeError, match="a defect"):
+            await worker.run()
+    assert deliveries(tmp_path, "status") == [("delivered",)]
+
+
 class TestCancellation:
     @pytest.mark.parametrize("retries", [False, True], ids=["sending", "waiting for a retry"])
     async def test_it_releases_every_delivery_and_charges_no_attempt(self, tmp_path, retries):
