@@ -191,7 +191,10 @@ def _read_hours(connection: Connection, endpoint: str, since: float) -> list[_Sp
 
 
 def _with_minutes(hours: Iterable[_Span], attempts: Sequence[Answered], now: float) -> list[_Span]:
-    """Replace the hours of the last day by minutes, as far back as there are attempts."""
+    """Replace the hours of the last day by minutes, as far back as there are attempts.
+
+    An hour stays if most of its delivered attempts are no longer there: after a purge, only failures would be left.
+    """
     if not attempts:
         return list(hours)
     begin = max(attempts[0].started_at, now - _DAY) // _HOUR * _HOUR
@@ -200,7 +203,13 @@ def _with_minutes(hours: Iterable[_Span], attempts: Sequence[Answered], now: flo
         if each.started_at >= begin:
             failure = None if each.is_delivered else _kind(each.category, each.code)
             _count(minutes, each.started_at, _MINUTE, failure, 1)
-    return [*(hour for hour in hours if hour.start < begin), *(minutes[start] for start in sorted(minutes))]
+    delivered: Counter[float] = Counter()
+    for minute in minutes.values():
+        delivered[minute.start // _HOUR * _HOUR] += minute.delivered
+    kept = [hour for hour in hours if hour.start < begin or delivered[hour.start] < hour.delivered / 2]
+    starts = {hour.start for hour in kept}
+    found = [*kept, *(each for each in minutes.values() if each.start // _HOUR * _HOUR not in starts)]
+    return sorted(found, key=lambda span: span.start)
 
 
 def _count(spans: dict[float, _Span], at: float, seconds: float, failure: str | None, number: int) -> None:

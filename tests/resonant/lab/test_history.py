@@ -2,6 +2,7 @@
 
 import pytest
 
+from resonant.dead_letters.purge import Retention, purge
 from resonant.delivery.retry import Park
 from resonant.lab.history import read_history
 
@@ -79,6 +80,15 @@ def test_failures_beside_deliveries_are_no_outage_and_count_as_random(story):
     found = story.read()
     assert found.outages == ()
     assert found.share_failed == 0.25
+
+
+def test_failures_whose_deliveries_were_purged_are_no_outage(story):
+    for _ in range(20):
+        story.attempt(3, every=5)
+        story.attempt(1, every=5, code="http_500", status_code=500)
+    story.desk.run(purge(story.desk.store, Retention(delivered=0), who="ann"))
+    found = story.read()
+    assert (found.delivered, found.failed, found.outages) == (60, 20, ())
 
 
 def test_a_few_failures_and_answers_about_events_are_no_outage(story):
