@@ -108,6 +108,7 @@ class EndpointGate:
         if (row.state, row.since) != (before.state, before.since):
             if not is_mine:
                 self._not_before = -inf  # an operator may have dropped it, and otherwise it is in the row
+            self._sends_before = self._sends
             self._forget(self._now)
         elif is_mine and row.state == "probing" and row.probe_at != before.probe_at:
             self.may_probe = True
@@ -327,7 +328,7 @@ class EndpointGate:
 
     def _forget(self, now: float) -> None:
         """Reset the measurements after a change of the state or the clock."""
-        self._sends_before, self._pace = self._sends, None
+        self._pace = None
         self.may_probe = self._has_worked = False
         self._measured = Measurements(now)
 

@@ -17,6 +17,15 @@ def test_a_normal_gate_admits_everything_and_writes_nothing(row, process):
     assert row.gate == Gate("api")
 
 
+def test_answers_to_sends_from_before_the_clock_was_set_back_count(process):
+    assert process.may_send(100)
+    sent = [process.gate.sent(100) for _ in range(10)]
+    assert isinstance(process.gate.may_send(50, 10), Wait)
+    for in_flight, one in zip(range(9, 4, -1), sent, strict=False):
+        process.answer(DELIVERED, 50, in_flight, sent=one)
+    assert process.gate.may_send(50, 5) == SEND
+
+
 class TestOutages:
     def test_failures_in_a_row_make_an_endpoint_probing(self, row, process):
         for n in range(30):
