@@ -84,15 +84,18 @@ def spreads(window: Window, kinds: Mapping[str, Series[bool]], by: str | list[st
     np.fmin.at(least, placed, counts["least"])
     np.fmax.at(most, placed, counts["most"])
     total = np.bincount(placed, counts["total"], minlength=places)
-    below, seconds = _cumulated(window, place, places)
-    size = below[:, -1]
+    values = _values(window, place)
+    running, seconds = values["number"].cumsum().to_numpy(), values["bucket"].map(seconds_of).to_numpy()
+    size = np.bincount(values["place"], values["number"], minlength=places)
     is_any = size > 0
-    least, most, below, size = least[is_any], most[is_any], below[is_any], size[is_any]
+    # The number of values in all lower places.
+    before = (np.cumsum(size) - size)[is_any]
+    least, most, size = least[is_any], most[is_any], size[is_any]
 
     def of_rank(ranks: NDArray[np.float64]) -> NDArray[np.float64]:
-        # A value's bucket is the first that has, with all lower ones, more values than its rank.
-        found = [np.searchsorted(each, rank, side="right") for each, rank in zip(below, ranks, strict=True)]
-        value = seconds[np.minimum(np.array(found, int), len(seconds) - 1)].clip(least, most)
+        # A value's bucket is the first that has, with all earlier ones, more values than its rank.
+        found = np.searchsorted(running, before + ranks, side="right")
+        value = seconds[np.minimum(found, len(seconds) - 1)].clip(least, most)
         return np.where(ranks <= 0, least, np.where(ranks >= size - 1, most, value))
 
     found = np.full((places, len(SPREAD)), np.nan)
@@ -107,18 +110,7 @@ def spreads(window: Window, kinds: Mapping[str, Series[bool]], by: str | list[st
     return DataFrame(found.reshape(len(names), len(columns)), index=names, columns=columns)
 
 
-def _cumulated(
-    window: Window, place: NDArray[np.int64], places: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return how many values of each place are in each bucket and all lower ones, and the buckets' values in seconds."""
-    of_bucket = place[window.sketch]
-    is_used = of_bucket >= 0
-    if not is_used.any():
-        return np.zeros((places, 1)), np.zeros(1)
-    bucket = window.bucket[is_used]
-    lowest, width = int(np.min(bucket)), int(np.ptp(bucket)) + 1
-    numbers = np.bincount(
-        of_bucket[is_used] * width + bucket - lowest, window.number[is_used], minlength=places * width
-    )
-    seconds = np.array([seconds_of(each) for each in range(lowest, lowest + width)])
-    return numbers.reshape(places, width).cumsum(axis=1), seconds
+def _values(window: Window, place: NDArray[np.int64]) -> DataFrame:
+    """Return how many values each place has in each bucket, in this order."""
+    values = DataFrame({"place": place[window.sketch], "bucket": window.bucket, "number": window.number})
+    return values[values["place"] >= 0].groupby(["place", "bucket"])["number"].sum().reset_index()
