@@ -75,7 +75,8 @@ async def sqlite_commits(path: Path) -> AsyncGenerator[frozenset[str] | None]:
             connection = stack.enter_context(closing(_opened(path)))
             watch = stack.enter_context(_watched(f"{path}-wal"))
         except (sqlite3.Error, OSError, RuntimeError) as error:
-            logger.info("new work is found only by polling: %s", error)
+            level = logging.WARNING if sys.platform == "linux" else logging.INFO
+            logger.log(level, "new work is found only by polling: %s", error)
             return
         seen = None
         began_at = written_at = now()

@@ -103,15 +103,18 @@ async def test_nothing_wakes_while_nothing_is_committed(store_url):
     assert not woken
 
 
-async def test_a_system_that_cannot_report_writes_only_polls(sqlite_url, monkeypatch, caplog):
+@pytest.mark.parametrize(("system", "level"), [("linux", "WARNING"), ("darwin", "INFO")])
+async def test_a_system_that_cannot_report_writes_only_polls(sqlite_url, monkeypatch, caplog, system, level):
     def fail(_path):
         raise OSError(errno.ENOSYS, "no inotify on this system")
 
     monkeypatch.setattr(wakeup, "_watched", fail)
+    monkeypatch.setattr(wakeup.sys, "platform", system)
     caplog.set_level("INFO", "resonant")
     async with open_store(sqlite_url) as store:
         assert [each async for each in store.database.commits()] == []
-    assert "new work is found only by polling: [Errno 38] no inotify on this system" in caplog.messages
+    said = {each.getMessage(): each.levelname for each in caplog.records}
+    assert said["new work is found only by polling: [Errno 38] no inotify on this system"] == level
 
 
 async def test_commits_wake_after_the_last_reported_write(sqlite_url, monkeypatch):
