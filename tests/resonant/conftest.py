@@ -1,30 +1,21 @@
-"""Fixtures of the store's tests: an open store with a clock, and short names for the actions of a worker."""
+"""Fixtures of the store's tests: an open store with a clock, and the URLs of databases."""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import select
 
-from resonant.dead_letters.cancel import cancel
-from resonant.dead_letters.purge import Chosen, Retention, purge
-from resonant.dead_letters.replay import Replayed, ReplayRequest, replay_batch
-from resonant.delivery.retry import Decision, GiveUp, Park, Retry
-from resonant.events import Attempt, Delivery, Event, Lease, LeaseKey
-from resonant.store import Outcome, Store, WorkerStore, schema
-from resonant.store.counts.counters import read_ever
-from resonant.store.views.selection import Selection
+from resonant.store import WorkerStore
 from resonant.testing import FixedClock
+from support.desk import START, Desk
 
 if TYPE_CHECKING:
-    from resonant.store.counts.sketches import Labels, Sketch
+    from resonant.store import Store
 
-START = 1_700_000_000.0
 # Only `make test-all` runs these queries on PostgreSQL too.
 _QUERIES = (
     "dead_letters/test_cancel.py",
@@ -40,179 +31,6 @@ _QUERIES = (
     "store/views/test_unfinished.py",
 )
 LEASE_SECONDS = 60.0
-
-
-@dataclass
-class Desk:
-    """A store with synchronous methods for tests."""
-
-    store: Store
-    clock: FixedClock
-    runner: asyncio.Runner
-
-    def run(self, coroutine):
-        """Run it in the loop that the store belongs to."""
-        return self.runner.run(coroutine)
-
-    def read(self, operation, *args, **kwargs):
-        return self.run(self.store.read(operation, *args, **kwargs))
-
-    def write(self, operation, *args, **kwargs):
-        return self.run(self.store.write(operation, *args, **kwargs))
-
-    def enqueue(self, *events: Event | str, endpoint: str = "orders", **options: Any):
-        """Store events; of a text an event with that id is made."""
-        given = [self.make(event) if isinstance(event, str) else event for event in events]
-        return self.run(self.store.enqueue(given, endpoint, **options))
-
-    def claim(self, limit: int = 100, *, owner: str = "worker", endpoint: str = "orders") -> list[Lease]:
-        return self.run(self.store.claim(endpoint, owner=owner, limit=limit))
-
-    def claim_one(self, *, owner: str = "worker", endpoint: str = "orders") -> Lease:
-        [lease] = self.claim(1, owner=owner, endpoint=endpoint)
-        return lease
-
-    def begin(self, *leases: Lease) -> set[LeaseKey]:
-        return self.run(self.store.begin(leases))
-
-    def record(self, *outcomes: Outcome) -> set[LeaseKey]:
-        return self.run(self.store.record(outcomes))
-
-    def deliver(self, *leases: Lease) -> set[LeaseKey]:
-        """Send with success, and record it."""
-        self.begin(*leases)
-        return self.record(*(self.delivered(lease) for lease in leases))
-
-    def fail(self, lease: Lease, decision: Decision, **attempt: Any) -> bool:
-        """Send without success, and record the decision."""
-        self.begin(lease)
-        return bool(self.record(self.failed(lease, decision, **attempt)))
-
-    def bury(
-        self, *events: Event | str, endpoint: str = "orders", reason: str = "exhausted", apart=0.0, **attempt
-    ):
-        """Store events and give them up, at once or so many seconds apart."""
-        if apart:
-            for event in events:
-                self.bury(event, endpoint=endpoint, reason=reason, **attempt)
-                self.clock.advance(apart)
-            return
-        self.enqueue(*events, endpoint=endpoint)
-        leases = self.claim(len(events), endpoint=endpoint)
-        self.begin(*leases)
-        self.record(*(self.failed(lease, GiveUp(reason), **attempt) for lease in leases))
-
-    def retry_in(self, seconds: float) -> Retry:
-        return Retry(seconds, self.clock() + seconds)
-
-    def park_for(self, seconds: float) -> Park:
-        return Park(seconds, self.clock() + seconds)
-
-    def replay(
-        self,
-        selection: Selection = Selection(),  # noqa: B008 - frozen
-        *,
-        limit: int = 100,
-        died_before: float | None = None,
-        include_permanent: bool = False,
-        **options: Any,
-    ) -> Replayed:
-        """Begin a new round for dead letters, and lease them."""
-        request = ReplayRequest(selection, include_permanent=include_permanent, everything=True)
-        died_before = self.clock() if died_before is None else died_before
-        options |= {"died_before": died_before, "limit": limit, "owner": "replay"}
-        return self.run(self.store.write_leases(replay_batch, request, **options))
-
-    def cancel(self, **selection: Any) -> int:
-        """Cancel the selected unfinished deliveries."""
-        return self.run(cancel(self.store, Selection(**selection), who="a test"))
-
-    def purge(self, what: Retention | Chosen | None = None, **options: Any) -> int:
-        """Remove all final deliveries, or these."""
-        return self.run(purge(self.store, what or Retention(0, 0), who="a test", **options)).purged
-
-    def rescue(self, **options: Any) -> int:
-        return self.run(self.store.rescue(**options))
-
-    def fold(self) -> None:
-        """Fold acceptances into the ledgers and tallies into the sketches."""
-        self.run(self.store.fold())
-
-    def counters(self, measure: str | None = None) -> dict[Labels, Sketch]:
-        """Return the counts of one or all measures, by labels, including those not folded yet."""
-        found = self.read(read_ever)
-        return {labels: each for labels, each in found.items() if measure in (None, labels.measure)}
-
-    def counted(self, measure: str, **labels: str) -> int:
-        """Return the number that Prometheus counts of a measure, with these labels."""
-        found = self.counters(measure).items()
-        return sum(each.count for key, each in found if labels.items() <= key._asdict().items())
-
-    def status(self, **options: Any):
-        return self.run(self.store.status(**options))
-
-    def detail(self, event_id: str):
-        return self.run(self.store.detail(event_id))
-
-    def delivery(self, event_id: str, endpoint: str = "orders") -> Delivery:
-        [found] = [each for each, _ in self.detail(event_id).deliveries if each.endpoint == endpoint]
-        return found
-
-    def history(self, event_id: str) -> tuple[Attempt, ...]:
-        [(_, attempts)] = self.detail(event_id).deliveries
-        return attempts
-
-    def rows(self, table) -> list[dict[str, Any]]:
-        """Return a whole table, in the order of its key."""
-        query = select(table).order_by(*table.primary_key.columns)
-        return self.read(lambda connection: [dict(row) for row in connection.execute(query).mappings()])
-
-    def row(self, event_id: str) -> dict[str, Any]:
-        """Return every column of a delivery."""
-        [row] = [row for row in self.rows(schema.deliveries) if row["event_id"] == event_id]
-        return row
-
-    @staticmethod
-    def make(event_id: str, data: Any = None, *, event_type: str = "order.paid") -> Event:
-        return Event(id=event_id, type=event_type, source="/shop", data=data)
-
-    @staticmethod
-    def counted_on(lease: Lease, decision: Decision) -> Lease:
-        """Return the lease as its holder keeps it for the next attempt."""
-        return replace(
-            lease,
-            attempts=lease.attempts + 1,
-            round_attempts=lease.round_attempts + 1,
-            last_delay=decision.delay,
-            backoff_until=None,
-        )
-
-    @staticmethod
-    def delivered(lease: Lease, **attempt: Any) -> Outcome:
-        return Outcome(lease, _attempt(lease, result="delivered", **{"status_code": 200} | attempt), None)
-
-    @staticmethod
-    def failed(lease: Lease, decision: Decision, **attempt: Any) -> Outcome:
-        names = {Retry: "retry", Park: "park", GiveUp: "give_up"}
-        values = {
-            "status_code": 503,
-            "category": "transient",
-            "code": "http_503",
-            "blame": "endpoint",
-            "maybe_processed": True,
-            "error_type": "UnexpectedStatus",
-            "error": "the endpoint answered 503",
-            "decision": names[type(decision)],
-            "delay": getattr(decision, "delay", None),
-            "next_attempt_at": getattr(decision, "next_attempt_at", None),
-            "early": not getattr(decision, "charged", True),
-        }
-        return Outcome(lease, _attempt(lease, result="failed", **values | attempt), decision)
-
-
-def _attempt(lease: Lease, **values: Any) -> Attempt:
-    defaults = {"started_at": START, "duration": 0.02, "owner": lease.owner}
-    return Attempt(number=lease.attempts + 1, round=lease.round, **defaults | values)
 
 
 def pytest_collection_modifyitems(items):
