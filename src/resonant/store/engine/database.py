@@ -9,7 +9,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from resonant.errors import StoreError, StoreTooNew
-from resonant.store.engine.migrate import SCHEMA_VERSION, alone_in_this_process, migrate, read_schema_version
+from resonant.store.engine.migrate import SCHEMA_VERSION, migrate, read_schema_version
 from resonant.store.engine.postgresql import STATEMENT_TIMEOUT_SECONDS, PostgreSQL
 from resonant.store.engine.sqlite import SQLite, path_of
 
@@ -113,8 +113,7 @@ async def open_database(
     parsed = _parse(url)
     database = _connect(parsed, lease_seconds=lease_seconds, host_clock=host_clock)
     try:
-        if await database.read(read_schema_version) != SCHEMA_VERSION:
-            await _migrate(parsed, may_migrate=may_migrate)
+        await _migrate(database, parsed, may_migrate=may_migrate)
     except BaseException as error:
         await database.close()
         if type(error) in (StoreError, StoreTooNew):  # their messages do not name the database
@@ -133,17 +132,19 @@ def file_of(url: str) -> Path | None:
     return path_of(parsed) if parsed.get_backend_name() == "sqlite" else None
 
 
-async def _migrate(url: URL, *, may_migrate: bool) -> None:
+async def _migrate(database: Database, url: URL, *, may_migrate: bool) -> None:
+    version = await database.read(read_schema_version)
+    if version == SCHEMA_VERSION:
+        return
     if not may_migrate:
         raise StoreError("the store has the schema of an older version, or none")
-    # Imported before taking the lock, since it is slow.
-    import alembic.command  # noqa: F401, PLC0415
-
-    # No statement timeout: migrating a large table takes long.
+    if version is None:
+        await database.write(migrate)
+        return
+    # No statement timeout: upgrading a large table takes long.
     patient = _connect(url, statement_timeout=None)
     try:
-        async with alone_in_this_process():
-            await patient.write(migrate)
+        await patient.write(migrate)
     finally:
         await patient.close()
 

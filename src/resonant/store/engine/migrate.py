@@ -1,31 +1,24 @@
-"""Brings the schema up to date."""
+"""Creates the schema, and brings it up to date."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import inspect, text
 
 from resonant.errors import StoreError, StoreTooNew
 from resonant.store.engine.sql import require_connection
+from resonant.store.schema import create_tables
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from sqlalchemy import Connection
 
 SCHEMA_VERSION = "0010"
 VERSION_TABLE = "resonant_schema"
-MIGRATIONS = Path(__file__).parents[1] / "migrations"
 
+_RELEASE_0_1_0 = "0008"
 # An arbitrary number, the same in every process: the advisory lock that a migration holds on PostgreSQL.
 _LOCK_KEY = 0x5E50_4A17
-# Alembic keeps its state in module globals.
-_one_at_a_time = threading.Lock()
 
 
 def read_schema_version(connection: Connection) -> str | None:
@@ -42,27 +35,30 @@ def migrate(connection: Connection) -> None:
         StoreError: the schema is from before Resonant 0.1.0.
         StoreTooNew: a newer Resonant wrote the schema.
     """
-    # Imported here: Alembic is slow to import, and an up-to-date database does not need it.
-    from alembic import command  # noqa: PLC0415
-    from alembic.config import Config  # noqa: PLC0415
-    from alembic.script import ScriptDirectory  # noqa: PLC0415
-
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    config.attributes["connection"] = connection
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     version = read_schema_version(connection)
-    if version is not None and version not in known:
-        if version < SCHEMA_VERSION:
-            raise StoreError(
-                f"its schema is version {version}, from before Resonant 0.1.0: open it with Resonant 0.1.0 first"
-            )
+    if version is None:
+        create_tables(connection)
+        connection.exec_driver_sql(
+            f"CREATE TABLE {VERSION_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
+        )
+        connection.exec_driver_sql(f"INSERT INTO {VERSION_TABLE} VALUES ('{SCHEMA_VERSION}')")  # noqa: S608 - constants
+        return
+    if version < _RELEASE_0_1_0:
+        raise StoreError(
+            f"its schema is version {version}, from before Resonant 0.1.0: open it with Resonant 0.1.0 first"
+        )
+    if version > SCHEMA_VERSION:
         raise StoreTooNew(
             f"its schema is version {version}, and this Resonant knows versions up to {SCHEMA_VERSION}: upgrade Resonant"
         )
-    command.upgrade(config, "head")
+    from resonant.store.migrations import MIGRATIONS  # noqa: PLC0415 - rarely needed
+
+    for number, upgrade in MIGRATIONS.items():
+        if number > version:
+            upgrade(connection)
+    connection.exec_driver_sql(f"UPDATE {VERSION_TABLE} SET version_num = '{SCHEMA_VERSION}'")  # noqa: S608 - constants
 
 
 def create_schema(connection: Connection) -> None:
@@ -86,16 +82,4 @@ def create_schema(connection: Connection) -> None:
         # Python's driver does not begin a transaction for schema changes.
         connection.exec_driver_sql("PRAGMA auto_vacuum=INCREMENTAL")
         connection.exec_driver_sql("BEGIN IMMEDIATE")
-    with _one_at_a_time:
-        migrate(connection)
-
-
-@asynccontextmanager
-async def alone_in_this_process() -> AsyncIterator[None]:
-    """Hold the process-wide migration lock, across threads and event loops."""
-    while not _one_at_a_time.acquire(blocking=False):  # noqa: ASYNC110 - an asyncio.Event supports one event loop
-        await asyncio.sleep(0.02)
-    try:
-        yield
-    finally:
-        _one_at_a_time.release()
+    migrate(connection)

@@ -1,21 +1,16 @@
-"""The schema is brought up to date on open, by the process that comes first."""
+"""The process that opens a store first creates its tables. ``test_upgrade`` has the migrations."""
 
 from __future__ import annotations
 
-import asyncio
-import re
 import subprocess
 import sys
 
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
 
 from resonant.errors import StoreError, StoreTooNew
 from resonant.store import WorkerStore, schema
-from resonant.store.engine.database import open_database
-from resonant.store.engine.migrate import MIGRATIONS, SCHEMA_VERSION, VERSION_TABLE, read_schema_version
+from resonant.store.engine.migrate import SCHEMA_VERSION, VERSION_TABLE, read_schema_version
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -33,58 +28,6 @@ def test_a_fresh_database_gets_every_table_under_a_prefix_of_ours(desk):
     assert names == {*schema.metadata.tables, VERSION_TABLE}
     assert all(name.startswith("resonant_") for name in names)
     assert desk.read(read_schema_version) == SCHEMA_VERSION
-
-
-def test_the_migrations_make_the_tables_of_the_schema(desk):
-    def difference(connection):
-        context = MigrationContext.configure(
-            connection, opts={"version_table": VERSION_TABLE, "compare_server_default": True}
-        )
-        return compare_metadata(context, schema.metadata)
-
-    assert desk.read(difference) == []
-
-
-def test_the_indexes_are_partial_where_the_code_says_so(desk):
-    def definitions(connection):
-        if connection.dialect.name == "postgresql":
-            return connection.exec_driver_sql("SELECT indexdef FROM pg_indexes").scalars().all()
-        return (
-            connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE type = 'index'").scalars().all()
-        )
-
-    partial = {
-        match.group(1)
-        for definition in desk.read(definitions)
-        if definition and (match := re.search(r"INDEX (resonant_\w+) .* WHERE ", definition))
-    }
-    described = {
-        index.name
-        for table in schema.metadata.tables.values()
-        for index in table.indexes
-        if index.dialect_options["sqlite"]["where"] is not None
-    }
-    assert partial == described
-    assert len(described) == 5
-
-
-def test_the_latest_migration_is_the_version_that_the_code_knows():
-    revisions = [path.stem for path in sorted((MIGRATIONS / "versions").glob("v*.py"))]
-    assert revisions[-1].startswith(f"v{SCHEMA_VERSION}_")
-
-
-def test_an_up_to_date_database_is_opened_without_alembic(desk, store_url):
-    script = """
-import asyncio, sys
-from resonant.store import WorkerStore
-
-async def main():
-    await (await WorkerStore.open(sys.argv[1])).close()
-
-asyncio.run(main())
-assert not any(name.partition(".")[0] == "alembic" for name in sys.modules)
-"""
-    subprocess.run([sys.executable, "-c", script, store_url], check=True, timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -136,29 +79,6 @@ async def test_a_migration_that_fails_leaves_nothing_behind(store_url, monkeypat
     assert await open_in_vain_and_again() == {*schema.metadata.tables, VERSION_TABLE}
 
 
-async def test_a_producers_own_tables_are_left_alone(store_url):
-    database = await open_database(store_url)
-    await database.write(
-        lambda connection: connection.execute(text("CREATE TABLE orders (number INTEGER)")) and None
-    )
-    await database.write(lambda connection: connection.execute(text(f"DROP TABLE {VERSION_TABLE}")) and None)
-    await database.write(schema.metadata.drop_all)
-    await database.close()
-    database = await open_database(store_url)
-    names = await database.read(table_names)
-    await database.close()
-    assert names == {*schema.metadata.tables, VERSION_TABLE, "orders"}
-
-
-async def test_two_stores_in_one_process_can_be_opened_at_once(store_url, tmp_path):
-    urls = [store_url, store_url, f"sqlite:///{tmp_path}/other.db", f"sqlite:///{tmp_path}/third.db"]
-    stores = await asyncio.gather(*map(WorkerStore.open, urls))
-    versions = [await store.read(read_schema_version) for store in stores]
-    for store in stores:
-        await store.close()
-    assert versions == [SCHEMA_VERSION] * 4
-
-
 def all_at_once(how, store_url, count=4):
     """Run processes, which begin together after their imports; none may fail."""
     processes = [
@@ -186,7 +106,6 @@ import asyncio, os, sys
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 from resonant import Event, create_schema, enqueue, open_store
-import alembic.command, alembic.config
 
 event = Event(id=f"evt_{os.getpid()}", type="t", source="/s", data=1)
 

@@ -6,11 +6,7 @@ import struct
 import time
 from collections import defaultdict
 
-import sqlalchemy as sa
-from alembic import op
-
-revision = "0009"
-down_revision = "0008"
+from sqlalchemy import Connection, text
 
 _EVER = -1
 _NANOSECONDS = 10**9
@@ -19,14 +15,14 @@ _MOST_ROUNDED_UP = 7630  # nanoseconds: half a quantum
 _LAST_BOUND = 86_400.0
 # Alerts read the replays of the last hour.
 _REPLAYS_KEPT_SECONDS = 2 * 3600
-_COUNTED = sa.text(
+_COUNTED = text(
     """SELECT measure, endpoint, result, category, code, le, sum(count), sum(total)
     FROM (SELECT measure, endpoint, result, category, code, le, count, total FROM resonant_rollups
           UNION ALL SELECT * FROM resonant_rollup_totals) AS counted
     WHERE measure <> 'accepted' GROUP BY measure, endpoint, result, category, code, le"""
 )
-_UNFOLDED = sa.text("SELECT entries FROM resonant_tallies")
-_REPLAYED = sa.text(
+_UNFOLDED = text("SELECT entries FROM resonant_tallies")
+_REPLAYED = text(
     """SELECT minute, endpoint, event_type, sum(count)
     FROM (SELECT minute, measure, endpoint, event_type, count FROM resonant_rollups
           UNION ALL SELECT minute, measure, endpoint, event_type, count FROM resonant_rollup_history) AS counted
@@ -38,26 +34,26 @@ _FOLDED = (
     "resonant_rollup_totals",
     "resonant_rollup_history",
 )
-_INSERT = sa.text(
+_INSERT = text(
     "INSERT INTO resonant_sketches (minute, entries, buckets) VALUES (:minute, :entries, :buckets)"
 )
 
 
-def upgrade() -> None:
-    connection = op.get_bind()
+def upgrade(connection: Connection) -> None:
+    """Replace the counters of 0.1.0 by sketches."""
     if connection.dialect.name == "postgresql":
         # Wait for the folds of processes of 0.1.0, whose counts would be dropped; in the order in which they lock.
-        op.execute(f"LOCK TABLE {', '.join(_FOLDED)} IN ACCESS EXCLUSIVE MODE")
+        connection.exec_driver_sql(f"LOCK TABLE {', '.join(_FOLDED)} IN ACCESS EXCLUSIVE MODE")
     for row in (_ever(connection), *_replays(connection)):
         if row["entries"] != "[]":
             connection.execute(_INSERT, row)
     for table in _FOLDED[1:]:
-        op.drop_table(table)
+        connection.exec_driver_sql(f"DROP TABLE {table}")
     for column in ("event_type", "accepted_at", "counted"):
-        op.drop_column("resonant_acceptances", column)
+        connection.exec_driver_sql(f"ALTER TABLE resonant_acceptances DROP COLUMN {column}")
 
 
-def _ever(connection: sa.Connection) -> dict[str, object]:
+def _ever(connection: Connection) -> dict[str, object]:
     counts: defaultdict[tuple[str, ...], int] = defaultdict(int)
     totals: defaultdict[tuple[str, ...], int] = defaultdict(int)
     buckets: defaultdict[tuple[str, ...], dict[int, int]] = defaultdict(dict)
@@ -94,7 +90,7 @@ def _bucket_below(bound: float) -> int:
     return bucket + 1 if bound == math.inf else bucket - 1
 
 
-def _replays(connection: sa.Connection) -> list[dict[str, object]]:
+def _replays(connection: Connection) -> list[dict[str, object]]:
     by_minute: defaultdict[int, list[list[object]]] = defaultdict(list)
     recent = {"since": int(time.time()) - _REPLAYS_KEPT_SECONDS}
     for minute, endpoint, event_type, count in connection.execute(_REPLAYED, recent):
