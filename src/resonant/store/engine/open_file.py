@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 from resonant.errors import StoreReplaced
 
 # The smallest page size; an open database is at least this large.
 _LEAST_BYTES = 512
-
-
-class _Identity(NamedTuple):
-    device: int
-    inode: int
+_Identity = tuple[int, int]  # device and inode
 
 
 class OpenFile:
@@ -55,4 +50,4 @@ def _identity(path: Path, least_bytes: int = 0) -> _Identity | None:
         status = path.stat()
     except OSError:
         return None
-    return _Identity(status.st_dev, status.st_ino) if status.st_size >= least_bytes else None
+    return (status.st_dev, status.st_ino) if status.st_size >= least_bytes else None

@@ -8,17 +8,17 @@ import math
 import os
 import re
 import socket
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+import time
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 
-from resonant.errors import StoreLocked
 from resonant.store.engine.database_errors import sqlstate, translated_database_errors
 from resonant.store.engine.wakeup import postgresql_commits
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
     from sqlalchemy import Connection
@@ -40,20 +40,16 @@ STATEMENT_TIMEOUT_SECONDS = 60
 # A write transaction waits for a lock for a third of the lease, within these bounds. An idle transaction is ended after half
 # of that time. The bounds leave time for deadlock detection (one second), and are shorter than the statement timeout.
 _LEAST_LOCK_SECONDS, _MOST_LOCK_SECONDS = 4.0, 30.0
-# After this wait for a lock, look up its holder and log it, at most once a minute.
-_LOOK_SECONDS = 2.0
-_TELL_AGAIN_SECONDS = 60.0
 # Serialization failure, deadlock, and foreign-key violation (a purge removes an event while it is enqueued again). The server
 # has rolled back, so the transaction can be repeated.
 _TRY_AGAIN = ("40001", "40P01", "23503")
 _TRIES = 4
 _LOCK_NOT_AVAILABLE = "55P03"
+_WARN_AGAIN_SECONDS = 60.0
 # Set for the transaction only: PgBouncer may run the next one in another session.
 _SET_BOUNDS = """
     SELECT set_config('lock_timeout', '%d', true), set_config('idle_in_transaction_session_timeout', '%d', true)"""
 _DO_NOT_SYNC = ", set_config('synchronous_commit', 'off', true)"
-_BLOCKING = """
-    SELECT pid, application_name, state FROM pg_stat_activity WHERE pid = ANY(pg_blocking_pids(%d)) ORDER BY xact_start"""
 
 
 class PostgreSQL:
@@ -86,7 +82,7 @@ class PostgreSQL:
         # Imported here: it also loads SQLAlchemy's ORM, which SQLite does not need.
         from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415
 
-        self._told = ("", -math.inf)
+        self._warned_at = -math.inf
         self._writing = create_async_engine(
             url.set(drivername="postgresql+asyncpg", query=query),
             pool_size=5,
@@ -114,14 +110,13 @@ class PostgreSQL:
             while True:
                 tries_left -= 1
                 try:
-                    async with (
-                        self._begun(self._idle_seconds, sync) as connection,
-                        self.naming_holders(connection),
-                    ):
+                    async with self._begun(self._idle_seconds, sync) as connection:
                         result = await connection.run_sync(operation)
                         await connection.commit()
                         return result
                 except DBAPIError as error:
+                    if sqlstate(error) == _LOCK_NOT_AVAILABLE:
+                        self._warn_of_lock()
                     if sqlstate(error) not in _TRY_AGAIN or not tries_left:
                         raise
 
@@ -136,7 +131,7 @@ class PostgreSQL:
         """Open a transaction for several operations; see ``Database``."""
         # No idle timeout: the caller may wait between its operations.
         async with self._begun(0) as connection:
-            yield _Transaction(connection, self)
+            yield _Transaction(connection, self._name)
             with translated_database_errors(self._name):
                 await connection.commit()
 
@@ -151,39 +146,11 @@ class PostgreSQL:
         """Close every connection."""
         await self._writing.dispose()
 
-    @asynccontextmanager
-    async def naming_holders(self, connection: AsyncConnection) -> AsyncIterator[None]:
-        """Log the holder of a lock that the block waits for; raise StoreLocked if the wait times out."""
-        driver: Any = (await connection.get_raw_connection()).driver_connection
-        found: list[str] = []
-        looking = asyncio.create_task(self._look_for_holders(driver.get_server_pid(), found))
-        try:
-            yield
-        except DBAPIError as error:
-            if sqlstate(error) != _LOCK_NOT_AVAILABLE:
-                raise
-            holder = found[-1] if found else "another transaction"
-            raise StoreLocked(f"{self._name}: {holder} holds a lock: try again when it is done") from None
-        finally:
-            looking.cancel()
-
-    async def _look_for_holders(self, server_pid: int, found: list[str]) -> None:
-        now = asyncio.get_running_loop().time
-        while True:
-            await asyncio.sleep(_LOOK_SECONDS)
-            rows: Sequence[Any] = ()
-            with suppress(Exception):  # only for the message
-                async with (
-                    asyncio.timeout(_LOOK_SECONDS),
-                    self._connected(self._reading) as connection,
-                ):
-                    rows = (await connection.exec_driver_sql(_BLOCKING % server_pid)).all()
-            for pid, application, state in rows[:1]:
-                found.append(f"session {pid} ({application or 'unnamed program'}; {state or 'unknown'})")
-                told, told_at = self._told
-                if found[-1] != told or now() > told_at + _TELL_AGAIN_SECONDS:
-                    self._told = (found[-1], now())
-                    logger.warning("%s: %s holds a lock: waiting for it", self._name, found[-1])
+    def _warn_of_lock(self) -> None:
+        """Log that another transaction holds a lock, at most once a minute."""
+        if time.monotonic() > self._warned_at + _WARN_AGAIN_SECONDS:
+            self._warned_at = time.monotonic()
+            logger.warning("%s: another transaction holds a lock on it: waiting for it", self._name)
 
     def _begun(
         self, idle_seconds: float, sync: Sync = "always"
@@ -226,16 +193,15 @@ class PostgreSQL:
 
 
 class _Transaction:
-    def __init__(self, connection: AsyncConnection, database: PostgreSQL) -> None:
+    def __init__(self, connection: AsyncConnection, database: str) -> None:
         self._connection = connection
         self._database = database
 
     async def run_sync(
         self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        with translated_database_errors(str(self._database)):
-            async with self._database.naming_holders(self._connection):
-                return await self._connection.run_sync(operation, *args, **kwargs)
+        with translated_database_errors(self._database):
+            return await self._connection.run_sync(operation, *args, **kwargs)
 
 
 async def _drop(connection: AsyncConnection) -> None:

@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 _BUSY_TIMEOUT_SECONDS = 30.0
 # A warning follows after this wait for the lock, and again once a minute.
-_TELL_SECONDS, _TELL_AGAIN_SECONDS = 2.0, 60.0
+_WARN_SECONDS, _WARN_AGAIN_SECONDS = 2.0, 60.0
 _LOOK_AGAIN_SECONDS = 0.002
 # Long enough for a waiting process to get the lock between two transactions of this process.
 _PAUSE_SECONDS = 2 * _LOOK_AGAIN_SECONDS
@@ -79,7 +79,7 @@ class SQLite:
         self._file = OpenFile(path, self._name)
         self._reading = _make_engine(
             url.set(drivername="sqlite", database=str(path)),
-            _WriteLock(self._name),
+            _Lock(self._name),
             self._file,
             host_clock,
         )
@@ -182,34 +182,33 @@ def _run(engine: Engine, operation: Callable[[Connection], T]) -> T:
         return operation(connection)
 
 
-class _WriteLock:
-    """SQLite's write lock, taken at the beginning of a transaction.
+class _Lock:
+    """SQLite's lock, which a statement waits for.
 
-    SQLite's own busy handler sleeps up to 100 ms at a time. While another process writes continuously, it would
-    rarely find the lock free.
+    SQLite's own busy handler sleeps up to 100 ms at a time. While another process writes continuously, it would rarely find the
+    lock free. If two connections create a new file's WAL, SQLite does not wait at all.
     """
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._waiting_since = math.inf
-        self._told_at = -math.inf
+        self._warned_at = -math.inf
 
-    def take(self, connection: Connection) -> None:
-        """Begin a write transaction.
+    def execute(self, driver: Any, statement: str) -> None:
+        """Execute a statement that needs the lock.
 
         Raises:
             StoreLocked: another process held the lock for the connection's whole busy timeout.
         """
-        driver: Any = connection.connection.driver_connection
         (patience,) = driver.execute("PRAGMA busy_timeout").fetchone()  # milliseconds
         until = time.monotonic() + patience / 1000
         driver.execute("PRAGMA busy_timeout=0")
         try:
-            while not self._begin(driver):
+            while not _is_executed(driver, statement):
                 now = time.monotonic()
                 self._waiting_since = min(self._waiting_since, now)
-                if now > max(self._waiting_since + _TELL_SECONDS, self._told_at + _TELL_AGAIN_SECONDS):
-                    self._told_at = now
+                if now > max(self._waiting_since + _WARN_SECONDS, self._warned_at + _WARN_AGAIN_SECONDS):
+                    self._warned_at = now
                     logger.warning("%s: another process holds its lock: waiting for it", self._name)
                 if now > until:
                     raise StoreLocked(
@@ -220,33 +219,15 @@ class _WriteLock:
         finally:
             driver.execute(f"PRAGMA busy_timeout={patience}")
 
-    @staticmethod
-    def _begin(driver: sqlite3.Connection) -> bool:
-        try:
-            driver.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
-            if _is_busy(error):
-                return False
-            raise
-        return True
 
-
-def _is_busy(error: sqlite3.OperationalError) -> bool:
-    return error.sqlite_errorcode & _PRIMARY_CODE == sqlite3.SQLITE_BUSY
-
-
-def _set(connection: sqlite3.Connection, pragma: str) -> None:
-    """Set a pragma, and wait for locks: SQLite itself does not if two connections create a new file's WAL."""
-    until = time.monotonic() + _BUSY_TIMEOUT_SECONDS
-    while True:
-        try:
-            connection.execute(f"PRAGMA {pragma}")
-        except sqlite3.OperationalError as error:
-            if not _is_busy(error) or time.monotonic() > until:
-                raise
-            time.sleep(_LOOK_AGAIN_SECONDS)
-        else:
-            return
+def _is_executed(driver: sqlite3.Connection, statement: str) -> bool:
+    try:
+        driver.execute(statement)
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & _PRIMARY_CODE == sqlite3.SQLITE_BUSY:
+            return False
+        raise
+    return True
 
 
 def _reclaim_pages(connection: Connection) -> bool:
@@ -278,7 +259,7 @@ def _prepare_file(path: Path) -> None:
         ) from None
 
 
-def _make_engine(url: URL, lock: _WriteLock, file: OpenFile, host_clock: Clock) -> Engine:
+def _make_engine(url: URL, lock: _Lock, file: OpenFile, host_clock: Clock) -> Engine:
     engine = create_engine(
         url,
         connect_args={"timeout": _BUSY_TIMEOUT_SECONDS},
@@ -297,7 +278,7 @@ def _make_engine(url: URL, lock: _WriteLock, file: OpenFile, host_clock: Clock) 
             # vacuum of a large file would hold the lock for a long time.
             connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
         for pragma in _PRAGMAS:
-            _set(connection, pragma)
+            lock.execute(connection, f"PRAGMA {pragma}")
         # Some file systems allow no write-ahead log. Without it, unsynced commits could damage the file.
         record.info[_HAS_LOG] = connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         file.check()  # this connection has just opened the file by its path
@@ -310,7 +291,7 @@ def _make_engine(url: URL, lock: _WriteLock, file: OpenFile, host_clock: Clock) 
             is_synced = not (options.get("unsynced", False) and connection.info[_HAS_LOG])
             driver: Any = connection.connection.driver_connection
             driver.execute(f"PRAGMA synchronous={'FULL' if is_synced else 'NORMAL'}")
-            lock.take(connection)
+            lock.execute(driver, "BEGIN IMMEDIATE")
         else:
             connection.exec_driver_sql("BEGIN")
 
