@@ -68,13 +68,11 @@ def test_digits_beyond_a_float_survive_among_all_else_that_json_knows():
     assert body(data) == data
 
 
-@pytest.mark.parametrize("number", ["1e400", "-1e309", "1e99999999999999999999", "[0.5, 1e400]"])
-def test_a_number_that_receivers_would_read_as_infinity_is_refused(number):
+@pytest.mark.parametrize(
+    "number", ["1e400", "-1e309", "1e99999999999999999999", "[0.5, 1e400]", "1e-99999999999999999999"]
+)
+def test_a_number_that_receivers_would_read_as_infinity_or_nothing_is_refused(number):
     assert "out of range" in refusal(line(number))
-
-
-def test_a_number_of_absurd_exponent_is_refused():
-    assert "out of range" in refusal(line("1e-99999999999999999999"))
 
 
 def test_a_whole_number_of_more_digits_than_python_reads_is_refused():

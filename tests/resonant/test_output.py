@@ -28,17 +28,6 @@ def test_ages_are_said_as_people_say_them(seconds, said):
     assert ago(seconds) == said
 
 
-@given(st.text(st.characters()))
-def test_a_terminals_control_characters_are_shown_as_escapes(text):
-    shown = output.visible(text)
-    assert len(f"x{shown}x".splitlines()) == 1
-    assert not any(
-        character < " " or "\x7f" <= character < "\xa0" or "\u202a" <= character <= "\u202e"
-        for character in shown
-    )
-    shown.encode()
-
-
 @given(st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S", "Zs"))))
 def test_everything_else_is_shown_as_it_is(text):
     assert output.visible(text) == text

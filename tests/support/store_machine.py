@@ -110,7 +110,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.tokens_given: set[tuple[int, int]] = set()
         self.sends = itertools.count()
         self.said: list[Outcome] = []
-        self.seen: dict[str, Any] = {"tokens": {}, "histories": {}, "counters": {}}
+        self.counters: dict[Any, Any] = {}
         self.write(empty)
 
     # A single rule: Hypothesis would disable about half of several rules in each example, but the deeds need each other.

@@ -39,61 +39,49 @@ def test_the_entry_point_names_the_fixtures():
     assert import_module(PLUGIN).resonant_receiver
 
 
-def test_a_run_that_uses_no_fixture_loads_nothing_heavy(run):
-    done = run(
-        "import sys\n"
-        "def test():\n"
-        "    heavy = {'prefect', 'aiohttp', 'httpx', 'sqlalchemy', 'pydantic', 'pandas', 'trustme'}\n"
-        "    assert not heavy & sys.modules.keys()\n"
-        "    assert 'resonant.testing.fixtures' in sys.modules\n"
-    )
-    assert "1 passed" in done.stdout, done.stdout + done.stderr
+def test_the_receiver_fails_the_tests_of_a_broken_script_and_each_test_has_its_own_store(run):
+    done = run("""
+import asyncio
+
+import httpx
+import pytest
+
+from resonant import Event
+from resonant.testing import FixedClock
 
 
-def test_the_receiver_serves_an_asynchronous_test(run):
-    done = run(
-        "import asyncio\n"
-        "async def ask(url):\n"
-        "    reader, writer = await asyncio.open_connection('127.0.0.1', int(url.rpartition(':')[2]))\n"
-        "    writer.write(b'GET / HTTP/1.1\\r\\nhost: x\\r\\nconnection: close\\r\\n\\r\\n')\n"
-        "    answer = await reader.read()\n"
-        "    writer.close()\n"
-        "    return answer\n"
-        "def test(resonant_receiver):\n"
-        "    assert b' 200 ' in asyncio.run(ask(resonant_receiver.url))\n"
-        "    assert resonant_receiver.accepted == 1\n"
-    )
-    assert "1 passed" in done.stdout, done.stdout + done.stderr
+async def ask(url):
+    async with httpx.AsyncClient(trust_env=False) as client:
+        return (await client.get(url)).status_code
 
 
-def test_a_script_that_raises_fails_its_test(run):
-    done = run(
-        "import httpx, pytest\n"
-        "@pytest.fixture\n"
-        "def resonant_script():\n"
-        "    return lambda request: 1 / 0\n"
-        "def test(resonant_receiver):\n"
-        "    with pytest.raises(httpx.HTTPError):\n"
-        "        httpx.post(resonant_receiver.url)\n"
-    )
+def test_an_asynchronous_test_is_served(resonant_receiver):
+    assert asyncio.run(ask(resonant_receiver.url)) == 200
+    assert resonant_receiver.accepted == 1
+
+
+class TestBrokenScript:
+    @pytest.fixture
+    def resonant_script(self):
+        return lambda request: 1 / 0
+
+    def test_it_raises(self, resonant_receiver):
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(resonant_receiver.url)
+
+
+async def accepted(open_store):
+    event = Event(type="t", source="/s", data=1)
+    async with open_store(clock=FixedClock(1_700_000_000)) as store:
+        await store.enqueue([event], "billing")
+    async with open_store() as store:
+        assert (await store.detail(event.id)).accepted_at == 1_700_000_000
+        return (await store.status()).accepted
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_store_is_opened_twice(resonant_store, number):
+    assert asyncio.run(accepted(resonant_store)) == 1
+""")
     assert "ZeroDivisionError" in done.stdout
-    assert "1 passed, 1 error" in done.stdout
-
-
-def test_a_test_opens_the_same_store_twice_and_another_test_has_another(run):
-    done = run(
-        "import asyncio, pytest\n"
-        "from resonant import Event\n"
-        "from resonant.testing import FixedClock\n"
-        "async def accepted(open_store):\n"
-        "    event = Event(type='t', source='/s', data=1)\n"
-        "    async with open_store(clock=FixedClock(1_700_000_000)) as store:\n"
-        "        await store.enqueue([event], 'billing')\n"
-        "    async with open_store() as store:\n"
-        "        assert (await store.detail(event.id)).accepted_at == 1_700_000_000\n"
-        "        return (await store.status()).accepted\n"
-        "@pytest.mark.parametrize('number', [1, 2])\n"
-        "def test(resonant_store, number):\n"
-        "    assert asyncio.run(accepted(resonant_store)) == 1\n"
-    )
-    assert "2 passed" in done.stdout, done.stdout + done.stderr
+    assert "4 passed, 1 error" in done.stdout, done.stdout + done.stderr

@@ -66,20 +66,6 @@ def closing(perform):
     return then_close
 
 
-async def test_an_answer_can_be_late():
-    async with Receiver(respond(200, delay=30)) as receiver:
-        with pytest.raises(httpx.ReadTimeout):
-            await post(receiver.url, timeout=httpx.Timeout(5, read=0.2))
-
-
-async def test_a_custom_action_writes_to_the_stream():
-    async def perform(reader, writer):
-        writer.write(b"HTTP/1.1 299 Mine\r\ncontent-length: 0\r\n\r\n")
-
-    async with Receiver(Action("mine", perform, 299)) as receiver:
-        assert (await post(receiver.url)).status_code, receiver.journal[0].action == (299, "mine")
-
-
 async def test_a_port_can_be_taken_again_at_once():
     async with Receiver() as receiver:
         await post(receiver.url)
@@ -146,7 +132,7 @@ async def test_the_journal_is_on_disk_before_the_answer(tmp_path):
         await post(receiver.url, body=body)
         journal = receiver.journal
     assert seen == journal
-    assert journal[0].body == body
+    assert (journal[0].action, journal[0].status, journal[0].body) == ("look", 200, body)
     assert hashlib.sha256(body).hexdigest() in path.read_text()
 
 
@@ -188,11 +174,6 @@ async def test_the_demo_misbehaves_in_eight_ways(event_type, outcomes):
         await until(lambda: len(receiver.journal) == len(outcomes))
         journal = receiver.journal
     assert [received.status for received in journal] == outcomes
-
-
-async def test_the_demos_503_asks_for_a_second():
-    async with Receiver(eight_ways) as receiver:
-        assert (await post(receiver.url, event_type="demo.503-retry-after")).headers["retry-after"] == "1"
 
 
 async def test_a_flaky_script_always_fails_the_same_share_of_first_tries():

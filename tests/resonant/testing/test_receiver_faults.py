@@ -20,11 +20,8 @@ from resonant.testing import (
     endless_interim,
     garbage,
     half_close,
-    huge_header,
     interim_only,
-    many_headers,
     never_answer,
-    never_read,
     raw,
     reset_after_headers,
     reset_before_response,
@@ -87,16 +84,6 @@ async def test_a_surplus_follows_the_announced_body_on_an_open_connection():
 
 
 @pytest.mark.parametrize(
-    ("action", "size"), [(huge_header(300_000), 300_000), (many_headers(20_000), 200_000)]
-)
-async def test_heads_can_have_any_size(action, size):
-    async with Receiver(action) as receiver:
-        received, _ = await talk(receiver.url, RAW.replace(b"host: x", b"connection: close"))
-    assert received.startswith(b"HTTP/1.1 200 OK\r\n")
-    assert len(received) > size
-
-
-@pytest.mark.parametrize(
     ("action", "beginning"),
     [
         (never_answer(), b""),
@@ -128,16 +115,6 @@ async def test_an_action_can_be_performed_before_anything_is_read():
             with contextlib.suppress(httpx.TransportError):
                 outcomes.append((await post(receiver.url)).status_code)
         assert (outcomes, receiver.accepted, len(receiver.journal)) == ([200], 3, 1)
-
-
-async def test_a_receiver_that_never_reads_fills_the_buffers_of_the_kernel():
-    async with Receiver(connection=never_read()) as receiver:
-        _, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(receiver.url).port)
-        writer.write(RAW + b"x" * 50_000_000)
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(writer.drain(), 0.3)
-        writer.transport.abort()
-        assert receiver.journal == []
 
 
 @pytest.mark.parametrize(

@@ -51,12 +51,26 @@ async def refusal(url: str) -> str:
         ("postgresql://user:p@x?geheim=1@host/db", ENCODE),
         ("postgresql://user:p@x?host=geheim@host/db", ENCODE),
         ("postgresql://user:p@geheim:5432@host/db", "must be sqlite:///PATH or postgresql://"),
+        *(
+            (url, "it has no scheme, so write sqlite:///PATH for a file")
+            for url in (
+                "nonsense",
+                "relative.db",
+                "/absolute/resonant.db",
+                "sqlite:relative.db",
+                "postgresql//user:geheim@127.0.0.1/db",
+                "postgresql:user:geheim@127.0.0.1/db",
+                "",
+            )
+        ),
     ],
 )
-async def test_a_url_that_names_no_database_is_refused(url, hint):
+async def test_a_url_that_names_no_database_is_refused_and_makes_no_file(url, hint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     line = await refusal(url)
     assert hint in line
     assert line.startswith("RESONANT_DATABASE_URL")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("user", ["user@geheim", "user?geheim", "user%40geheim", "user/geheim"])
@@ -76,28 +90,6 @@ async def test_a_password_with_encoded_or_harmless_special_characters_is_underst
         store = await WorkerStore.open(url)
         await store.close()
         assert str(store) == "postgresql://postgres:***@/test"
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "nonsense",
-        "relative.db",
-        "/absolute/resonant.db",
-        "sqlite:relative.db",
-        "sqlite:/absolute.db",
-        "postgresql//user:geheim@127.0.0.1/db",
-        "postgresql:user:geheim@127.0.0.1/db",
-        "",
-    ],
-)
-async def test_a_url_without_a_scheme_is_refused_and_makes_no_file_or_folder(url, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert await refusal(url) == (
-        "RESONANT_DATABASE_URL must be sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME; "
-        "it has no scheme, so write sqlite:///PATH for a file"
-    )
-    assert list(tmp_path.iterdir()) == []
 
 
 async def test_an_unreachable_server_is_named_with_the_next_step(tmp_path):

@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -32,21 +33,9 @@ def desk(open_desk, sqlite_url):
     return desk
 
 
-def delete(path):
-    path.unlink()
-
-
 def delete_all(path):
     for each in path.parent.glob("resonant.db*"):
         each.unlink()
-
-
-def delete_the_log(path):
-    path.with_name("resonant.db-wal").unlink()
-
-
-def move_away(path):
-    path.rename(path.with_name("before.db"))
 
 
 def replace_by_garbage(path):
@@ -55,14 +44,8 @@ def replace_by_garbage(path):
     other.replace(path)
 
 
-def overwrite(path):
-    path.write_text("garbage")
-
-
 def restore_a_backup(path):
-    backup = path.with_name("backup.db")
-    shutil.copy(path, backup)
-    backup.replace(path)
+    shutil.copy(path, path.with_name("backup.db")).replace(path)
 
 
 def make_a_new_one(path):
@@ -70,56 +53,42 @@ def make_a_new_one(path):
     sqlite3.connect(path).execute("CREATE TABLE t (n)").connection.close()
 
 
-EVERY_WAY = pytest.mark.parametrize(
-    "spoil",
-    [
-        delete,
-        delete_all,
-        delete_the_log,
-        move_away,
-        replace_by_garbage,
-        overwrite,
-        restore_a_backup,
-        make_a_new_one,
-    ],
-)
+WAYS = {
+    "deleted": Path.unlink,
+    "all deleted": delete_all,
+    "log deleted": lambda path: path.with_name("resonant.db-wal").unlink(),
+    "moved": lambda path: path.rename(path.with_name("before.db")),
+    "replaced by garbage": replace_by_garbage,
+    "overwritten": lambda path: path.write_text("garbage"),
+    "restored from a backup": restore_a_backup,
+    "made anew": make_a_new_one,
+}
 
 
-@EVERY_WAY
-def test_no_event_counts_as_stored(desk, path, spoil):
-    spoil(path)
+@pytest.mark.parametrize("spoil", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("work", ["store", "claim", "begin", "store in steps"])
+def test_nothing_counts_as_done(desk, path, spoil, work):
+    """No event counts as stored, no delivery as claimed, and none is sent if its begin was lost."""
+
+    async def run():
+        store = desk.store
+        if work == "store in steps":
+            async with store.transaction() as transaction:
+                await transaction.run_sync(enqueue, desk.make("evt_2"), "orders", now=desk.clock())
+                spoil(path)
+            return
+        leases = await store.claim("orders", owner="worker", limit=1) if work == "begin" else []
+        spoil(path)
+        if work == "store":
+            await store.enqueue(desk.make("evt_2"), "orders")
+        elif work == "claim":
+            await store.claim("orders", owner="worker", limit=1)
+        else:
+            await BatchWriter(store, patience=60).begin(leases)
+
     with pytest.raises(StoreReplaced) as failure:
-        desk.enqueue("evt_2")
+        desk.run(run())
     assert str(failure.value) == f"sqlite:///{path}: {LINE}"
-
-
-@EVERY_WAY
-def test_no_delivery_counts_as_claimed(desk, path, spoil):
-    spoil(path)
-    with pytest.raises(StoreReplaced):
-        desk.claim()
-
-
-@EVERY_WAY
-def test_no_delivery_is_sent_if_its_begin_was_lost(desk, path, spoil):
-    async def begin():
-        await BatchWriter(desk.store, patience=60).begin([lease])
-
-    lease = desk.claim_one()
-    spoil(path)
-    with pytest.raises(StoreReplaced):
-        desk.run(begin())
-
-
-@EVERY_WAY
-def test_a_transaction_of_several_steps_fails_too(desk, path, spoil):
-    async def enqueue_in_steps():
-        async with desk.store.transaction() as transaction:
-            await transaction.run_sync(enqueue, [desk.make("evt_2")], "orders", now=desk.clock())
-            spoil(path)
-
-    with pytest.raises(StoreReplaced):
-        desk.run(enqueue_in_steps())
 
 
 def test_a_connection_that_opened_the_new_file_is_not_used(desk, path):

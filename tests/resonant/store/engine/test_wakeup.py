@@ -149,24 +149,6 @@ async def test_commits_wake_after_the_last_reported_write(sqlite_url, monkeypatc
     await store.close()
 
 
-async def test_every_commit_of_a_burst_wakes(sqlite_url):
-    """The last commits must be seen although their writes were reported with earlier ones."""
-    store = await WorkerStore.open(sqlite_url)
-    producer = await WorkerStore.open(sqlite_url)
-    seen = []
-    async with contextlib.aclosing(store.database.commits()) as commits:
-        await anext(commits)
-        for number in range(20):
-            await producer.enqueue([event(2 * number)], "orders")
-            await producer.enqueue([event(2 * number + 1)], "orders")
-            while len(seen) < 2 * number + 2:
-                async with asyncio.timeout(5):
-                    await anext(commits)
-                seen = await store.read(lambda c: list(c.execute(text("SELECT id FROM resonant_events"))))
-    await store.close()
-    await producer.close()
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="inotify is a part of Linux")
 def test_a_log_that_cannot_be_watched_leaves_nothing_open(tmp_path):
     def watches():
