@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from resonant.delivery.retry import RetryPolicy
     from resonant.lab.history import History
-    from resonant.lab.results import Result
 
 Setting = Literal["policy", "rate", "timeout"]
 
@@ -64,11 +63,6 @@ class Prediction:
     attempts: float
     given_up: int
     drain: float
-
-    @classmethod
-    def of(cls, result: Result, events: int) -> Prediction:
-        """Make a prediction from a simulation's result."""
-        return cls(events, round(result.attempts, 2), result.given_up, round(result.drain, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +131,7 @@ def _policy(history: History, current: Current) -> Proposal:
 
     @cache
     def predicted(name: str) -> Prediction:
-        return Prediction.of(simulate(scenario, current.policies[name]), scenario.events)
+        return _predict(scenario, current.policies[name])
 
     now = predicted(current.policy)
     # Keep the current policy unless another gives up fewer events. Fewer attempts alone are not a reason to change it.
@@ -160,8 +154,8 @@ def _rate(history: History, current: Current) -> Proposal:
     limited = replace(scenario, rate=float(f"{wanted:.3g}"))
     return Proposal(
         *("rate", now, _per_second(limited.rate), reason, f"{scenario.events} events due at once"),
-        before=Prediction.of(simulate(replace(scenario, rate=current.rate or 0.0), policy), scenario.events),
-        after=Prediction.of(simulate(limited, policy), scenario.events),
+        before=_predict(replace(scenario, rate=current.rate or 0.0), policy),
+        after=_predict(limited, policy),
     )
 
 
@@ -182,9 +176,14 @@ def _timeout(history: History, current: Current) -> Proposal:
     return Proposal(
         *("timeout", f"{timeout:g} s", f"{wanted:g} s", reason),
         scenario=f"ten minutes without answers, with {before.events} events",
-        before=Prediction.of(simulate(before, policy), before.events),
-        after=Prediction.of(simulate(after, policy), after.events),
+        before=_predict(before, policy),
+        after=_predict(after, policy),
     )
+
+
+def _predict(scenario: Scenario, policy: RetryPolicy) -> Prediction:
+    result = simulate(scenario, policy)
+    return Prediction(scenario.events, round(result.attempts, 2), result.given_up, round(result.drain, 1))
 
 
 def _percentile(durations: list[float]) -> float:

@@ -10,26 +10,36 @@ from resonant.delivery.retry import GateView, GiveUp, decide
 from resonant.delivery.verdict import Verdict
 from resonant.gate.controller import EndpointGate
 from resonant.gate.measurements import Answer
-from resonant.gate.permission import NoLimit, Release, Wait
+from resonant.gate.permission import SEND, Release, Wait
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable
 
-    from resonant.delivery.retry import RetryPolicy
     from resonant.gate.measurements import Sent
-    from resonant.lab.receiver import Reply, SimulatedReceiver
-    from resonant.lab.results import Journal
-    from resonant.lab.scenario import Scenario
-    from resonant.lab.world import Agenda, SimulatedDelivery, SimulatedStore
+    from resonant.gate.permission import Permission
+    from resonant.lab.receiver import Reply
+    from resonant.lab.world import SimulatedDelivery, World
     from resonant.store.shared.gates import GateChange
 
 LOOK_SECONDS = 0.25
 # The duration of a store transaction.
 COMMIT_SECONDS = 0.004
-LEASE_SECONDS = 60.0
 _MOST_CLAIMED = 500
 _CODES = {None: "connect_refused", 429: "throttled", 503: "http_503"}
+
+
+class NoGate(EndpointGate):
+    """Admits every send."""
+
+    def may_send(self, now: float, in_flight: int) -> Permission:
+        """Send now."""
+        del now, in_flight
+        return SEND
+
+    def answered(self, sent: Sent, answer: Answer, now: float, in_flight: int) -> None:
+        """Require no change."""
+        del sent, answer, now, in_flight
 
 
 class Process:
@@ -38,33 +48,14 @@ class Process:
     Args:
         owner: the process's id.
         rng: draws delays, and the phase of the polls.
-        agenda: the simulated time.
-        store: the row of the gate, and the deliveries.
-        receiver: the endpoint.
-        scenario: sets the limits of the process.
-        policy: the retry policy.
-        journal: records requests and outcomes.
-        has_gate: whether a gate limits the sends.
+        world: what the processes share.
     """
 
-    def __init__(
-        self,
-        owner: str,
-        rng: random.Random,
-        *,
-        agenda: Agenda,
-        store: SimulatedStore,
-        receiver: SimulatedReceiver,
-        scenario: Scenario,
-        policy: RetryPolicy,
-        journal: Journal,
-        has_gate: bool,
-    ) -> None:
-        self.is_dead = False
-        self._agenda, self._store, self._receiver = agenda, store, receiver
-        self._scenario, self._policy, self._journal = scenario, policy, journal
+    def __init__(self, owner: str, rng: random.Random, world: World) -> None:
+        self._agenda, self._store, self._receiver = world.agenda, world.store, world.receiver
+        self._scenario, self._policy, self._journal = world.scenario, world.policy, world.journal
         self._rng = rng
-        self.gate = EndpointGate(store.gate, owner, rng) if has_gate else None
+        self.gate = (EndpointGate if world.has_gate else NoGate)(self._store.gate, owner, rng)
         self._waiting: deque[SimulatedDelivery] = deque()
         self._sending: set[SimulatedDelivery] = set()
         self._pump_at = float("inf")
@@ -79,27 +70,17 @@ class Process:
         if when < self._look_at:
             self._plan_look(when)
 
-    def die(self) -> None:
-        """Crash. The claimed deliveries are due again when their leases expire."""
-        self.is_dead = True
-        for each in [*self._waiting, *self._sending]:
-            each.due_at = self._agenda.now + LEASE_SECONDS
-            self._store.add(each)
-
     def _plan_look(self, when: float) -> None:
         self._look_at = when
         self._agenda.at(when, partial(self._look, when))
 
     def _look(self, planned: float) -> None:
-        if self.is_dead or planned != self._look_at:
+        if planned != self._look_at:
             return
         now = self._agenda.now
         self._plan_look(now + LOOK_SECONDS)
-        if self.gate is None:
-            self._claim()
-        else:
-            self.gate.see(self._store.gate)
-            self._write(self.gate.look(now), then=self._probe)
+        self.gate.see(self._store.gate)
+        self._write(self.gate.look(now), then=self._probe)
         self._sleep()
 
     def _sleep(self) -> None:
@@ -107,24 +88,19 @@ class Process:
         now = self._agenda.now
         if self._waiting or self._sending:
             return
-        until = self._store.next_due()
-        if self.gate is not None:
-            gate = self.gate.row
-            if gate.state == "paced":
-                return
-            if gate.state == "probing":
-                until = gate.probe_at or now
-            until = max(until, gate.not_before or now)
-        if until > now + 2 * LOOK_SECONDS:
-            ticks = int((until - self._phase) / LOOK_SECONDS) if until < float("inf") else None
-            if ticks is None:
-                self._look_at = float("inf")
-            else:
-                self._plan_look(self._phase + (ticks + 1) * LOOK_SECONDS)
-
-    def _probe(self, _won: bool) -> None:
-        if self.gate is None:
+        gate, until = self.gate.row, self._store.next_due()
+        if gate.state == "paced":
             return
+        if gate.state == "probing":
+            until = gate.probe_at or now
+        until = max(until, gate.not_before or now)
+        if until == float("inf"):
+            self._look_at = until
+        elif until > now + 2 * LOOK_SECONDS:
+            ticks = int((until - self._phase) / LOOK_SECONDS)
+            self._plan_look(self._phase + (ticks + 1) * LOOK_SECONDS)
+
+    def _probe(self) -> None:
         change = self.gate.probe(self._agenda.now)
         if change is None:
             self._claim()
@@ -132,8 +108,6 @@ class Process:
             self._agenda.at(self._agenda.now + COMMIT_SECONDS, partial(self._claim_probe, change))
 
     def _claim_probe(self, change: GateChange) -> None:
-        if self.is_dead or self.gate is None:
-            return
         delivery = self._store.claim_probe(change, self._agenda.now)
         self.gate.see(self._store.gate)
         if delivery is not None:
@@ -143,11 +117,9 @@ class Process:
     def _claim(self) -> None:
         now = self._agenda.now
         room = _MOST_CLAIMED - len(self._waiting) - len(self._sending)
-        if self.gate is not None:
-            limit = self.gate.claim_limit(now, len(self._waiting))
-            room = room if isinstance(limit, NoLimit) else min(room, limit)
-        if room > 0:
-            self._waiting.extend(self._store.claim(now, room))
+        limit = min(room, self.gate.claim_limit(now, len(self._waiting)))
+        if limit > 0:
+            self._waiting.extend(self._store.claim(now, int(limit)))
         self._pump()
 
     def _pump(self) -> None:
@@ -157,15 +129,14 @@ class Process:
             if self._store.next_slot > now:
                 self._pump_later(self._store.next_slot)
                 return
-            if self.gate is not None:
-                match self.gate.may_send(now, len(self._sending)):
-                    case Release():
-                        while self._waiting:
-                            self._store.add(self._waiting.popleft())
-                        return
-                    case Wait(seconds):
-                        self._pump_later(now + seconds)
-                        return
+            match self.gate.may_send(now, len(self._sending)):
+                case Release():
+                    while self._waiting:
+                        self._store.add(self._waiting.popleft())
+                    return
+                case Wait(seconds):
+                    self._pump_later(now + seconds)
+                    return
             if self._scenario.rate:
                 self._store.next_slot = now + 1 / self._scenario.rate
             self._send(self._waiting.popleft())
@@ -176,7 +147,7 @@ class Process:
             self._agenda.at(when, partial(self._pump_again, when))
 
     def _pump_again(self, planned: float) -> None:
-        if planned == self._pump_at and not self.is_dead:
+        if planned == self._pump_at:
             self._pump_at = float("inf")
             self._pump()
 
@@ -185,12 +156,10 @@ class Process:
         reply = self._receiver.take(now, delivery.event_type)
         self._journal.sent_at.append(now)
         self._sending.add(delivery)
-        sent = None if self.gate is None else self.gate.sent(now)
+        sent = self.gate.sent(now)
         self._agenda.at(now + reply.after, partial(self._answered, delivery, sent, reply))
 
-    def _answered(self, delivery: SimulatedDelivery, sent: Sent | None, reply: Reply) -> None:
-        if self.is_dead:
-            return
+    def _answered(self, delivery: SimulatedDelivery, sent: Sent, reply: Reply) -> None:
         now = self._agenda.now
         self._sending.discard(delivery)
         delivery.attempts += 1
@@ -198,9 +167,8 @@ class Process:
         if not reply.is_good:
             retry_after = self._scenario.retry_after or None if status in {429, 503} else None
             verdict = Verdict("transient", _CODES[status], retry_after)
-        if self.gate is not None and sent is not None:
-            answer = Answer(verdict, status, reply.after, delivery.id)
-            self._write(self.gate.answered(sent, answer, now, len(self._sending)))
+        answer = Answer(verdict, status, reply.after, delivery.id)
+        self._write(self.gate.answered(sent, answer, now, len(self._sending)))
         if verdict is None:
             self._store.delivered_at = now
             self._journal.delivered_at.append(now)
@@ -213,9 +181,7 @@ class Process:
 
     def _decide(self, delivery: SimulatedDelivery, verdict: Verdict, answered: bool) -> None:
         now = self._agenda.now
-        view = GateView()
-        if self.gate is not None:
-            view = GateView(self.gate.governs(now), self.gate.row.state in {"probing", "paused"})
+        view = GateView(self.gate.governs(now), self.gate.row.state in {"probing", "paused"})
         decision = decide(
             verdict,
             delivery.round_attempts + 1,
@@ -239,16 +205,14 @@ class Process:
         delivery.due_at = decision.next_attempt_at
         self._store.add(delivery)
 
-    def _write(self, change: GateChange | None, then: Callable[[bool], None] = lambda _won: None) -> None:
+    def _write(self, change: GateChange | None, then: Callable[[], None] = lambda: None) -> None:
         """Write a change after the duration of a commit, then call ``then``."""
         if change is None:
-            then(False)
+            then()
         else:
             self._agenda.at(self._agenda.now + COMMIT_SECONDS, partial(self._written, change, then))
 
-    def _written(self, change: GateChange, then: Callable[[bool], None]) -> None:
-        if self.is_dead or self.gate is None:
-            return
-        won = self._store.write(change)
-        self.gate.see(change.result if won else self._store.gate)
-        then(won)
+    def _written(self, change: GateChange, then: Callable[[], None]) -> None:
+        self._store.write(change)
+        self.gate.see(self._store.gate)
+        then()

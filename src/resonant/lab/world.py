@@ -1,17 +1,21 @@
-"""The shared state of the simulated processes: the time, the row of the gate, and the deliveries."""
+"""What the simulated processes share: the time, the row of the gate, and the deliveries."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING
 
+from resonant.lab.results import Journal
 from resonant.store.shared.gates import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from resonant.delivery.retry import RetryPolicy
+    from resonant.lab.receiver import SimulatedReceiver
+    from resonant.lab.scenario import Scenario
     from resonant.store.shared.gates import GateChange
 
 ENDPOINT = "simulated"
@@ -102,3 +106,20 @@ class SimulatedStore:
         self._due.remove(best)
         heapify(self._due)
         return best[2]
+
+
+@dataclass(slots=True)
+class World:
+    """What the simulated processes share.
+
+    Attributes:
+        has_gate: whether gates limit the sends.
+    """
+
+    scenario: Scenario
+    policy: RetryPolicy
+    receiver: SimulatedReceiver
+    has_gate: bool
+    agenda: Agenda = field(default_factory=Agenda)
+    store: SimulatedStore = field(default_factory=SimulatedStore)
+    journal: Journal = field(default_factory=Journal)

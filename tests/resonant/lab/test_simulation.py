@@ -113,10 +113,3 @@ def test_random_failures_do_not_slow_an_endpoint_down(failures):
 
     gated = mean(half_done(has_gate=True, seed=seed) for seed in SEEDS)
     assert gated <= 1.01 * mean(half_done(has_gate=False, seed=seed) for seed in SEEDS)
-
-
-def test_a_process_that_dies_in_any_state_does_not_stop_the_others():
-    for when in (0.1, 15.0, 31.0, 33.0, 37.0, 45.0):
-        run = Simulation(Scenario(processes=2), DEFAULT, deaths=[(when, 0), (when + 0.3, 1)]).run()
-        assert not run.unfinished
-        assert run.drain <= 150

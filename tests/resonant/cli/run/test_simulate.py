@@ -37,10 +37,6 @@ def test_the_document_has_the_scenario_and_every_figure(resonant):
     assert {"peak", "drain", "noticed", "busiest", "sends", "goodput", "given_up", "unfinished"} <= set(gated)
 
 
-def test_the_same_options_give_the_same_figures(resonant):
-    assert resonant(*QUICK, "--policy", "default").out == resonant(*QUICK, "--policy", "default").out
-
-
 def test_the_chart_is_drawn_as_svg(resonant, tmp_path):
     path = tmp_path / "chart.svg"
     out = resonant(*QUICK, "--policy", "default", "--svg", str(path)).out
