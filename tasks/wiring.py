@@ -26,7 +26,7 @@ from resonant.dispatch.tracking import Tracker
 from resonant.display import visible
 from resonant.errors import ConflictingEvent, EndpointError, StoreError
 from resonant.events import rfc3339
-from resonant.gate.words import held_back
+from resonant.gate.words import advice, described
 from resonant.input_lines import event_from_fields
 from resonant.local.compatibility import check_client_names
 from resonant.local.records import records
@@ -201,7 +201,10 @@ async def count_held(store: WorkerStore, counts: Counts, endpoint: str | None) -
     gates = await store.read(governed, now=now)
     holding = [each for each in gates if each.held and endpoint in (None, each.gate.endpoint)]
     counts.held = sum(each.held for each in holding)
-    lines = [held_back(gate, held=held, now=now) for gate, held in holding[:_MOST_NAMED]]
+    lines = [
+        f"{gate.endpoint} is {described(gate, held=held, now=now)}; next: {advice(gate, now)}"
+        for gate, held in holding[:_MOST_NAMED]
+    ]
     if len(holding) > len(lines):
         lines.append(f"{len(holding) - len(lines)} more endpoints hold deliveries: `resonant status`")
     return list(map(visible, lines))

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from resonant.dead_letters.cancel import cancel_batch
 from resonant.dead_letters.purge import find_oldest, purge_batch, purgeable
 from resonant.dead_letters.replay import ReplayRequest, replay_batch
+from resonant.gate.pausing import make_parked_due
 from resonant.store.counts import acceptances
 from resonant.store.queue import leases as lease_queries
 from resonant.store.queue import rescue
 from resonant.store.queue.enqueue import enqueue
 from resonant.store.queue.outcomes import record
-from resonant.store.queue.parked import make_parked_due
 from resonant.store.views.selection import Selection
 from support.store_machine import (
     EVENT_IDS,

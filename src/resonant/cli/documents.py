@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from resonant.dead_letters.replay import ReplayPlan
     from resonant.dead_letters.triage import DeadLetterGroup
     from resonant.events import Attempt, DeadLetter
+    from resonant.gate.pausing import OperatorChange
     from resonant.lab.advise import Proposal
     from resonant.lab.comparison import Variant
     from resonant.lab.history import History
@@ -139,6 +140,16 @@ def gate(found: Gate) -> Document:
         "failing_since": _moment(found.failing_since),
         "next_probe": _moment(found.probe_at),
         "not_before": _moment(found.not_before),
+    }
+
+
+def gate_change(done: OperatorChange) -> Document:
+    """Return an endpoint's gate after a pause or a resumption, and how many parked deliveries that made due."""
+    return {
+        "endpoint": done.after.endpoint,
+        "changed": done.after != done.before,
+        "gate": gate(done.after),
+        "made_due": done.made_due,
     }
 
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from resonant.dispatch.limiting.rate import NoRate, Rate
     from resonant.events import Clock, LeaseKey
     from resonant.gate.controller import EndpointGate
-    from resonant.gate.permission import NoLimit
     from resonant.store.shared.gates import Gate
 
 
@@ -73,9 +72,9 @@ class EndpointRun:
 
     def stops(self) -> bool:
         """Return whether no send is allowed: the endpoint is paused, or a Retry-After is in effect."""
-        return self.gate.stops(self.clock())
+        return self.gate.row.state == "paused" or self.gate.must_wait(self.clock())
 
-    def claim_limit(self) -> int | NoLimit:
+    def claim_limit(self) -> float:
         """Return how many deliveries the gate lets this run claim."""
         return self.gate.claim_limit(self.clock(), self.waiting)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from resonant.errors import StoreError
 from resonant.store.queue.probes import claim_probe
-from resonant.store.shared.gates import Gate, try_changes
+from resonant.store.shared.gates import Gates, try_changes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from resonant.dispatch.run.running_tasks import RunningTasks
     from resonant.events import Lease
     from resonant.store import WorkerStore
-    from resonant.store.shared.gates import GateChange
+    from resonant.store.shared.gates import Gate, GateChange
 
     OnGateChange = Callable[[Gate, Gate], None]
 
@@ -67,19 +67,18 @@ class GateRows:
         self._endpoints = endpoints
         self._on_change = on_change
         self._running = running
-        self._rows: Mapping[str, Gate] = {}
+        self._rows = Gates()
         self._read_at = -inf
         self._reading = asyncio.Lock()
-        self._proposed: dict[EndpointRun, GateChange] = {}
-        self._writing: Collection[EndpointRun] = ()
+        self._proposed: dict[str, GateChange] = {}
         self._written = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
 
     def row(self, endpoint: str) -> Gate:
-        """Return the last known row of an endpoint; a ``normal`` one if it has none."""
-        return self._rows.get(endpoint) or Gate(endpoint)
+        """Return the last known row of an endpoint."""
+        return self._rows[endpoint]
 
-    async def update(self, rows: Mapping[str, Gate], due: Collection[EndpointRun]) -> None:
+    async def update(self, rows: Gates, due: Collection[EndpointRun]) -> None:
         """Pass all rows to the controllers, and renew this run's leases as a pilot; ``due`` have due deliveries."""
         self._rows = rows
         self._read_at = time.monotonic()
@@ -87,7 +86,7 @@ class GateRows:
         changes = []
         for endpoint in self._endpoints.values():
             gate = endpoint.gate
-            endpoint.see(self.row(endpoint.name))
+            endpoint.see(rows[endpoint.name])
             if endpoint.busy or endpoint in due or gate.row.pilot == self._owner:
                 now = self._store.shared_clock()
                 changes.append(gate.look(now) if self.may_stay_pilot else gate.leave(now))
@@ -95,10 +94,9 @@ class GateRows:
 
     async def read_if_old(self) -> None:
         """Read all rows, and ``update``, if the last read is too old for a send."""
-        if time.monotonic() - self._read_at >= _OLD_SECONDS:
-            async with self._reading:
-                if time.monotonic() - self._read_at >= _OLD_SECONDS:
-                    await self.update(await self._store.gates(), ())
+        async with self._reading:
+            if time.monotonic() - self._read_at >= _OLD_SECONDS:
+                await self.update(await self._store.gates(), ())
 
     async def probe(self, endpoint: EndpointRun) -> Lease | None:
         """Claim a delivery to send as a probe, if a probe is due."""
@@ -107,24 +105,23 @@ class GateRows:
         change = endpoint.gate.probe(self._store.shared_clock())
         if change is None:
             return None
-        claimed = await self._store.claim_leases(claim_probe, change, owner=self._owner)
-        if claimed is None:
+        if (claimed := await self._store.claim_leases(claim_probe, change, owner=self._owner)) is None:
             return None
         lease, row = claimed
         endpoint.see(row)
         endpoint.probe = lease.key
         return lease
 
-    def propose(self, endpoint: EndpointRun, change: GateChange) -> None:
+    def propose(self, change: GateChange) -> None:
         """Write a change in the background, so that answers do not wait for the commit."""
-        self._proposed[endpoint] = change
+        self._proposed[change.after.endpoint] = change
         if self._writer is None or self._writer.done():
             self._writer = asyncio.create_task(self._write_proposed())
             self._writer.add_done_callback(self._running.fail_with)
 
     async def wait_for_changes_of(self, endpoint: EndpointRun) -> None:
         """Wait until the proposed changes of a gate are written: they may close it."""
-        while endpoint in self._proposed or endpoint in self._writing:
+        while endpoint.name in self._proposed:
             await self._written.wait()
 
     async def leave(self) -> None:
@@ -136,31 +133,25 @@ class GateRows:
 
     async def _write_proposed(self) -> None:
         while self._proposed:
-            self._writing = list(islice(self._proposed, _MOST_CHANGES))
+            first = dict(islice(self._proposed.items(), _MOST_CHANGES))
             try:
                 with contextlib.suppress(StoreError):  # the controllers propose them again
-                    await self._write([self._proposed.pop(endpoint) for endpoint in self._writing])
+                    await self._write(first.values())
             finally:
-                self._writing = ()
+                for name, change in first.items():
+                    if self._proposed[name] is change:
+                        del self._proposed[name]
                 self._written.set()
                 self._written = asyncio.Event()
 
     async def _write(self, changes: Iterable[GateChange | None]) -> None:
-        """Write changes of different gates; skip those whose gate has changed since the proposal."""
-        current = [
-            change
-            for change in changes
-            if change and change.before.epoch == self._endpoints[change.before.endpoint].gate.row.epoch
-        ]
-        if not current:
+        """Write changes of different gates."""
+        if not (proposed := [change for change in changes if change]):
             return
-        for change, is_written, row in await self._store.write(try_changes, current):
+        for change, row in await self._store.write(try_changes, proposed):
             self._endpoints[row.endpoint].see(row)
-            if is_written and change.before.state != row.state:
-                self._announce(change.before, row)
-
-    def _announce(self, before: Gate, after: Gate) -> None:
-        try:
-            self._on_change(before, after)
-        except Exception:
-            logger.exception("the change of %s to %s was not announced", after.endpoint, after.state)
+            if row == change.result and row.state != change.before.state:
+                try:
+                    self._on_change(change.before, row)
+                except Exception:
+                    logger.exception("the change of %s to %s was not announced", row.endpoint, row.state)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import random
 
     from resonant.gate.measurements import Answer
-    from resonant.gate.permission import NoLimit, Permission
+    from resonant.gate.permission import Permission
     from resonant.store.shared.gates import GateState
 
 # A pilot that died is replaced after three seconds, which a commit rarely takes; renewing at two saves three of four writes.
@@ -50,7 +50,7 @@ _MEASURED_SECONDS = 1.0
 _WRITE_SECONDS, _LOOK_SECONDS = 0.01, 0.25
 # A stored time further ahead than its longest wait and this is from before the clock was set back.
 _SLACK_SECONDS = 30.0
-# The fields that a gate keeps in a new state; an operator's pause or a 410 keeps less.
+# The fields that a gate keeps in a new state; an operator's pause keeps less.
 _KEPT = ("endpoint", "probed_type", "not_before", "lenient_until")
 
 
@@ -72,11 +72,11 @@ class EndpointGate:
         self._owner, self._rng = owner, rng
         self._now = self._not_before = -inf
         self._sends = self._sends_before = 0
-        self._proposed: GateChange | None = None
         self._is_writing = False
         self._pace: Pace | None = None
         self._next_pace: Pace | None = None
         self._outage: Gate | None = None
+        self._reserved: float | None = None
         self.may_probe = self._has_worked = False
         self._measured = Measurements(row.since)
         self._refusals = Refusals()
@@ -89,10 +89,6 @@ class EndpointGate:
         """Return whether a Retry-After of the endpoint is in effect."""
         return self._not_before > now or not _is_due(self.row.not_before, now, LONGEST_RETRY_AFTER)
 
-    def stops(self, now: float) -> bool:
-        """Return whether no send is allowed: the endpoint is paused, or a Retry-After is in effect."""
-        return self.row.state == "paused" or self.must_wait(now)
-
     def see(self, row: Gate) -> None:
         """Accept a row from the store, unless it is older than the known one."""
         if row.epoch <= self.row.epoch:
@@ -100,17 +96,13 @@ class EndpointGate:
                 self._is_writing = False  # refused or unwritten: it may be proposed again
             return
         before, self.row = self.row, row
-        is_mine = self._proposed is not None and row == replace(
-            self._proposed.result, probed_type=row.probed_type
-        )
-        next_pace = self._next_pace if is_mine else None
-        self._proposed, self._next_pace, self._is_writing = None, None, False
+        next_pace, self._next_pace, self._is_writing = self._next_pace, None, False
         if (row.state, row.since) != (before.state, before.since):
-            if not is_mine:
+            if row.pilot != self._owner:
                 self._not_before = -inf  # an operator may have dropped it, and otherwise it is in the row
             self._sends_before = self._sends
             self._forget(self._now)
-        elif is_mine and row.state == "probing" and row.probe_at != before.probe_at:
+        elif before.probe_at != row.probe_at == self._reserved:
             self.may_probe = True
         # Before the first use, the pilot can only be an earlier run with this id: its lease has to end first.
         if row.state != "paced" or row.pilot != self._owner or self._now == -inf:
@@ -135,16 +127,15 @@ class EndpointGate:
         if pace is None:
             is_free = _is_due(row.pilot_until, now, PILOT_SECONDS)
             half = max(1.0, (row.pace or 1.0) / 2)
-            return self._propose(self._piloted(row, now, half)) if is_free else None
+            return self._propose(replace(row, **self._piloted(now, half))) if is_free else None
         if self.must_wait(now):
             pace.held_at = now
         elif now - pace.held_at >= _NORMAL_SECONDS:
-            after = self._after("normal", now, "the pace no longer limits the sends", pace=pace.rate)
-            return self._propose(after)
+            return self._enter("normal", now, "the pace no longer limits the sends", pace=pace.rate)
         if row.pilot_until is not None and row.pilot_until - now > _RENEW_SECONDS:
             return self._write_retry_after()
-        kept = replace(row, lenient_until=pace.lenient_until)
-        return self._propose(self._piloted(kept, now, pace.rate))
+        renewed = replace(row, lenient_until=pace.lenient_until, **self._piloted(now, pace.rate))
+        return self._propose(renewed)
 
     def probe(self, now: float) -> GateChange | None:
         """Return the change that reserves the next probe, if one is due. The process that writes it sends the probe."""
@@ -154,9 +145,10 @@ class EndpointGate:
             return None
         if not _is_due(row.probe_at, now, _LATEST_PROBE_SECONDS):
             return None
-        return self._propose(replace(row, probe_at=self._next_probe(row, now)))
+        self._reserved = self._next_probe(row.down_since, now)
+        return self._propose(replace(row, probe_at=self._reserved))
 
-    def claim_limit(self, now: float, waiting: int) -> int | NoLimit:
+    def claim_limit(self, now: float, waiting: int) -> float:
         """Return how many deliveries to claim; ``waiting`` is the number of claimed deliveries that are not sent yet."""
         self._notice(now)
         if self.must_wait(now):
@@ -193,8 +185,8 @@ class EndpointGate:
         self._notice(now)
         if answer.is_local:
             return None
-        self._refusals.add(sent.number, self._sends, answer)
-        if answer.retry_after and (self._refusals.concern_all or self.row.state == "probing"):
+        concerns_all = self._refusals.concern_all(sent.number, self._sends, answer)
+        if answer.retry_after and (concerns_all or self.row.state == "probing"):
             self._not_before = max(self._not_before, now + min(answer.retry_after, LONGEST_RETRY_AFTER))
             if self._pace is not None:
                 self._pace.stop(self._not_before, answer.retry_after, now)
@@ -212,16 +204,13 @@ class EndpointGate:
     def _count(self, sent: Sent, answer: Answer, now: float, in_flight: int) -> GateChange | None:
         state = self.row.state
         if answer.is_gone and state != "paused":
-            since = self.row.failing_since
-            return self._propose(
-                Gate(self.row.endpoint, "paused", since=now, reason="it answered 410", failing_since=since)
-            )
+            return self._enter("paused", now, "it answered 410", failing_since=self.row.failing_since)
         self._measured.add(now, sent.number, answer)
         if state == "probing":
             self._has_worked = answer.works
             return self._recover(now) if answer.works else None
         if state == "normal":
-            return self._begin_outage(now) or self._slow_down(answer, now)
+            return self._begin_outage(now) or self._slow_down(now)
         if self._pace is None:
             return None
         self._pace.answered(sent.at, answer, now, in_flight)
@@ -241,25 +230,20 @@ class EndpointGate:
         if self._is_writing or not measured.is_outage(now, is_paced=is_paced):
             return None
         measured.asked_at = now
-        failing_since: float | None = now
-        pace: float | None = max(LOWEST_RATE, measured.accepted_before)
+        began, rate = now, max(LOWEST_RATE, measured.accepted_before)
         if is_paced and outage is not None and 0 <= now - row.since < _RELAPSE_SECONDS:
-            failing_since, pace = outage.failing_since, outage.pace
+            began, rate = outage.down_since, outage.pace or rate
         elif self._pace is not None:
-            pace = self._pace.rate
-        reason = f"{measured.streak} failures in a row"
-        after = self._after("probing", now, reason, failing_since=failing_since, pace=pace)
-        after = replace(after, probe_at=self._next_probe(after, now))
-        since = max(measured.streak_since, now - _RECORDED_SECONDS)
-        return self._propose(after, none_delivered_since=since)
+            rate = self._pace.rate
+        reason, probe_at = f"{measured.streak} failures in a row", self._next_probe(began, now)
+        change = self._enter("probing", now, reason, failing_since=began, pace=rate, probe_at=probe_at)
+        return replace(change, none_delivered_since=max(measured.streak_since, now - _RECORDED_SECONDS))
 
-    def _slow_down(self, answer: Answer, now: float) -> GateChange | None:
+    def _slow_down(self, now: float) -> GateChange | None:
         """Return the change from normal to paced, if the endpoint accepts requests but too many fail."""
         measured, lenient_until = self._measured, self.row.lenient_until
-        measured.window.add(now, is_bad=not answer.is_accepted)
-        measured.refusals.add(now, is_bad=answer.is_refusal)
         answers, bad = len(measured.window), measured.window.share_bad
-        is_lenient = lenient_until is not None and now < lenient_until
+        is_lenient = now < (lenient_until or 0.0)
         is_too_much = (
             answers >= FEWEST_ANSWERS
             and bad > more_than_half(answers, is_lenient=is_lenient) + 0.5 * answers**-0.5
@@ -271,52 +255,45 @@ class EndpointGate:
         if self._is_writing or not (is_too_much or is_refused):
             return None
         rate = max(1.0, measured.accepted.per_second(now), measured.accepted_before if measured.streak else 0)
-        measured_from = measured.since + _MEASURED_SECONDS
-        if must_wait:  # it doubles from what was accepted before
-            pace = Pace(rate, now, lenient_until=lenient_until)
-        elif now >= measured_from:
-            pace = Pace(rate, now, share_bad=bad, lenient_until=lenient_until)
-        else:  # too early to measure the rate, so let the pace find it
-            pace = Pace(rate, now, judged_from=measured_from)
+        # After a Retry-After, and before the rate is known, the pace doubles to find it.
+        known_from = measured.since + _MEASURED_SECONDS
+        share_bad = None if must_wait or now < known_from else bad
+        pace = Pace(rate, now, share_bad=share_bad, judged_from=known_from, lenient_until=lenient_until)
         reason = "it asks to slow down" if is_refused else f"{bad:.0%} of requests fail"
         return self._begin_pace(pace, now, reason)
 
     def _begin_pace(self, pace: Pace, now: float, reason: str) -> GateChange:
         """Return the change to paced, with this process as the pilot."""
         self._next_pace = pace
-        after = self._after("paced", now, reason, paced_at=now)
-        return self._propose(self._piloted(after, now, pace.rate))
-
-    def _after(self, state: GateState, now: float, reason: str, **fields: Any) -> Gate:
-        """Return the gate in a new state."""
-        kept = {name: getattr(self.row, name) for name in _KEPT}
-        return Gate(**kept, state=state, since=now, reason=reason, **fields)
+        return self._enter("paced", now, reason, paced_at=now, **self._piloted(now, pace.rate))
 
     def _write_retry_after(self) -> GateChange | None:
-        if self.row.state == "paused" or self._is_writing or self._later(self.row) is None:
-            return None
-        return self._propose(self.row)
+        is_wanted = self.row.state != "paused" and not self._is_writing and self._later() is not None
+        return self._propose(self.row) if is_wanted else None
 
-    def _later(self, row: Gate) -> float | None:
+    def _later(self) -> float | None:
         """Return the end of the last Retry-After, if it is clearly later than the one in the row."""
-        now, wanted = self._now, self._not_before
-        known = now if row.not_before is None else row.not_before
+        now, wanted, known = self._now, self._not_before, self.row.not_before
+        known = now if known is None else known
         return wanted if wanted > now and wanted > known + _CLEARLY_LATER_SHARE * (wanted - now) else None
 
-    def _piloted(self, row: Gate, now: float, pace: float) -> Gate:
-        return replace(row, pilot=self._owner, pilot_until=now + PILOT_SECONDS, pace=pace)
+    def _piloted(self, now: float, pace: float) -> dict[str, Any]:
+        return {"pilot": self._owner, "pilot_until": now + PILOT_SECONDS, "pace": pace}
 
-    def _next_probe(self, row: Gate, now: float) -> float:
-        share = _PROBE_SHARE * (now - row.down_since)
+    def _next_probe(self, down_since: float, now: float) -> float:
+        share = _PROBE_SHARE * (now - down_since)
         wait = min(max(share, _SOONEST_PROBE_SECONDS), _LATEST_PROBE_SECONDS)
         return now + wait * self._rng.uniform(1 - _PROBE_SPREAD, 1 + _PROBE_SPREAD)
 
-    def _propose(self, after: Gate, *, none_delivered_since: float | None = None) -> GateChange:
-        if (later := self._later(after)) is not None:
-            after = replace(after, not_before=later)
-        self._proposed = GateChange(self.row, after, none_delivered_since=none_delivered_since)
+    def _enter(self, state: GateState, now: float, reason: str, **fields: Any) -> GateChange:
+        """Return the change to a new state."""
+        kept = {name: getattr(self.row, name) for name in _KEPT}
+        return self._propose(Gate(**kept, state=state, since=now, reason=reason, **fields))
+
+    def _propose(self, after: Gate) -> GateChange:
         self._is_writing = True
-        return self._proposed
+        later = self._later()
+        return GateChange(self.row, after if later is None else replace(after, not_before=later))
 
     def _notice(self, now: float) -> None:
         """Store the time, and drop all measurements if the clock was set back."""

@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass
 from math import inf, log
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from resonant.gate.permission import SEND, Wait
 
@@ -41,15 +41,14 @@ _SHARE_ANSWERS, _FIRST_SHARE, _FIRST_SHARE_ANSWERS = 200, 0.02, 2
 _INTERNAL_ERROR, _THROTTLED = 500, 429
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(NamedTuple):
     """A send: its start, and its number in this process."""
 
     at: float
     number: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class Answer:
     """The result of a send.
 
@@ -58,6 +57,13 @@ class Answer:
         status_code: None if the endpoint did not answer.
         duration: how long the request took, without the lag of this process, in seconds.
         delivery_id: identifies repeated 500s of one delivery, which do not indicate an outage.
+        is_local: whether the failure is on the sender's side; the gate ignores it.
+        is_gone: whether the endpoint answered 410.
+        retry_after: the Retry-After, in seconds.
+        works: whether the endpoint works: it delivered, or its answer rejects only this event.
+        is_500: whether it is a 500: a bug that depends on the event, not on the load.
+        is_accepted: whether the endpoint took the request, at the pace of the sends.
+        is_refusal: whether the endpoint asked to slow down, or to wait.
     """
 
     verdict: Verdict | None
@@ -65,42 +71,15 @@ class Answer:
     duration: float
     delivery_id: int = 0
 
-    @property
-    def is_local(self) -> bool:
-        """Whether the failure is on the sender's side; the gate ignores it."""
-        return self.verdict is not None and self.verdict.blame == "local"
-
-    @property
-    def works(self) -> bool:
-        """Whether the endpoint works: it delivered, or its answer rejects only this event."""
-        if self.verdict is None:
-            return True
-        return self.verdict.category == "permanent" and self.status_code is not None
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether the endpoint answered 410."""
-        return self.verdict is not None and self.verdict.gone
-
-    @property
-    def retry_after(self) -> float | None:
-        """The Retry-After, in seconds."""
-        return None if self.verdict is None else self.verdict.retry_after
-
-    @property
-    def is_500(self) -> bool:
-        """Whether it is a 500: a bug that depends on the event, not on the load."""
-        return self.status_code == _INTERNAL_ERROR
-
-    @property
-    def is_accepted(self) -> bool:
-        """Whether the endpoint took the request, at the pace of the sends."""
-        return self.works or self.is_500
-
-    @property
-    def is_refusal(self) -> bool:
-        """Whether the endpoint asked to slow down, or to wait."""
-        return bool(self.retry_after) or self.status_code == _THROTTLED
+    def __post_init__(self) -> None:
+        verdict, status_code = self.verdict, self.status_code
+        self.is_local = verdict is not None and verdict.blame == "local"
+        self.is_gone = verdict is not None and verdict.gone
+        self.retry_after = None if verdict is None else verdict.retry_after
+        self.works = verdict is None or (verdict.category == "permanent" and status_code is not None)
+        self.is_500 = status_code == _INTERNAL_ERROR
+        self.is_accepted = self.works or self.is_500
+        self.is_refusal = bool(self.retry_after) or status_code == _THROTTLED
 
 
 class Window:
@@ -112,12 +91,14 @@ class Window:
     Attributes:
         bad: the number of bad answers.
         earlier, earlier_bad: the numbers of older answers, and of older bad ones.
+        last: the time of the last answer; -inf without one.
     """
 
     def __init__(self, fewest: int = FEWEST_ANSWERS) -> None:
         self._answers: deque[tuple[float, bool]] = deque()
         self._fewest = fewest
         self.bad = self.earlier = self.earlier_bad = 0
+        self.last = -inf
 
     def __len__(self) -> int:
         return len(self._answers)
@@ -127,15 +108,11 @@ class Window:
         """The share of bad answers; 0 without answers."""
         return self.bad / len(self._answers) if self._answers else 0.0
 
-    @property
-    def last(self) -> float:
-        """The time of the last answer; -inf without one."""
-        return self._answers[-1][0] if self._answers else -inf
-
     def add(self, now: float, *, is_bad: bool = False) -> None:
         """Add an answer."""
         self._answers.append((now, is_bad))
         self.bad += is_bad
+        self.last = now
         self._drop(now)
 
     def per_second(self, now: float) -> float:
@@ -156,37 +133,27 @@ class Latency:
 
     Attributes:
         usual: the median of the first durations.
+        in_a_row: the number of slow answers in a row.
+        may_be_slow: whether at least the last five answers were slow.
     """
 
     def __init__(self) -> None:
         self._first: list[float] = []
-        self._in_a_row, self._since, self._until = 0, 0.0, 0.0
-        self.usual = 0.0
+        self._since = self.usual = 0.0
+        self.in_a_row = 0
+        self.may_be_slow = False
 
-    def add(self, now: float, duration: float) -> None:
-        """Add the duration of an accepted answer."""
+    def add(self, now: float, duration: float) -> bool:
+        """Add the duration of an accepted answer; return whether five answers, and all of a second, were slow."""
         if len(self._first) < _FIRST_DURATIONS:
             self._first.append(duration)
             self.usual = median(self._first)
-        elif duration <= _SLOW_FACTOR * self.usual + _SLOW_MARGIN:
-            self._in_a_row = 0
-        else:
-            self._since = self._since if self._in_a_row else now
-            self._in_a_row, self._until = self._in_a_row + 1, now
-
-    @property
-    def may_be_slow(self) -> bool:
-        """Whether at least the last five answers were slow."""
-        return self._in_a_row >= _SLOW_IN_A_ROW
-
-    @property
-    def is_slow(self) -> bool:
-        """Whether at least the last five answers, and all of the last second, were slow."""
-        return self.may_be_slow and self._until - self._since >= _SLOW_SECONDS
-
-    def forget_slow_answers(self) -> None:
-        """Begin a new series of slow answers."""
-        self._in_a_row = 0
+            return False
+        if not self.in_a_row:
+            self._since = now
+        self.in_a_row = self.in_a_row + 1 if duration > _SLOW_FACTOR * self.usual + _SLOW_MARGIN else 0
+        self.may_be_slow = self.in_a_row >= _SLOW_IN_A_ROW
+        return self.may_be_slow and now - self._since >= _SLOW_SECONDS
 
 
 class Refusals:
@@ -201,8 +168,11 @@ class Refusals:
         self._is_counting = False
         self._first = self._latest = self._refused = self._needed = 0
 
-    def add(self, number: int, last: int, answer: Answer) -> None:
-        """Count the answer to the send with this number; ``last`` is the number of the last send."""
+    def concern_all(self, number: int, last: int, answer: Answer) -> bool:
+        """Count an answer; return whether most of the sends since the first refusal were refused too.
+
+        ``number`` is that of the answered send, ``last`` that of the last send.
+        """
         is_refusal, is_later = answer.is_refusal, self._is_counting and number > self._first
         if is_refusal and not self._is_counting:
             self._is_counting, self._first, self._latest, self._refused = True, last, last, 0
@@ -214,10 +184,6 @@ class Refusals:
             self._is_counting = False
         self._answers = min(_SHARE_ANSWERS, self._answers + 1)
         self._share += (is_refusal - self._share) / self._answers
-
-    @property
-    def concern_all(self) -> bool:
-        """Whether most of the sends since the first refusal were refused too."""
         # Refusals are often faster than other answers, so this counts the sends between them, too.
         is_most = 2 * self._refused > self._latest - self._first
         return self._is_counting and self._refused >= self._needed and is_most
@@ -254,12 +220,14 @@ class Measurements:
         if self._answers == 1:
             self.since = now  # the number of sends grows from the first answer on
         self._answered_at = now
+        self.window.add(now, is_bad=not answer.is_accepted)
+        self.refusals.add(now, is_bad=answer.is_refusal)
+        is_late = self.streak > 0 and number <= self._streak_began
         is_repeated = answer.is_500 and answer.delivery_id in self._answered_500
-        if answer.works:
-            if number > self._streak_began:
-                self.streak = 0
-                self._answered_500.clear()
-        elif (self.streak == 0 or number > self._streak_began) and not is_repeated:
+        if answer.works and not is_late:
+            self.streak = 0
+            self._answered_500.clear()
+        elif not (answer.works or is_late or is_repeated):
             if self.streak == 0:
                 self.streak_since, self._streak_began = now, number
                 self.accepted_before = self.accepted.per_second(now)
@@ -273,16 +241,15 @@ class Measurements:
 
     def is_outage(self, now: float, *, is_paced: bool) -> bool:
         """Return whether the failures in a row are an outage."""
-        streak = _STREAK if is_paced or self._answers > _FIRST_ANSWERS else self._first_streak()
+        needed = float(_STREAK)
+        if not is_paced and self._answers <= _FIRST_ANSWERS:
+            before = max(0, self._answers - self.streak)
+            share_bad = (max(0, before - self._accepted) + 0.5) / (before + 1.5)
+            needed = min(needed, max(_FEWEST_STREAK, log(_RARELY) / log(share_bad)))
         lasts = self.streak >= _LONG_STREAK and now - self.streak_since >= _LONG_STREAK_SECONDS
-        if (self.streak < streak and not lasts) or 0 <= now - self.asked_at < _REFUSED_SECONDS:
+        if (self.streak < needed and not lasts) or 0 <= now - self.asked_at < _REFUSED_SECONDS:
             return False
         return not (is_paced and self.has_just_accepted(now))
-
-    def _first_streak(self) -> float:
-        before = max(0, self._answers - self.streak)
-        share_bad = (max(0, before - self._accepted) + 0.5) / (before + 1.5)
-        return min(_STREAK, max(_FEWEST_STREAK, log(_RARELY) / log(share_bad)))
 
     def has_just_accepted(self, now: float) -> bool:
         """Return whether the endpoint accepted a request within the last second."""

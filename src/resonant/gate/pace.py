@@ -6,9 +6,8 @@ reduce the rate. Decision 14 (docs/decisions/0014-the-endpoint-gate.md) has the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import ceil, inf, sqrt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from resonant.gate.measurements import FEWEST_ACCEPTED, Latency, Window
 from resonant.gate.permission import SEND, Wait
@@ -47,8 +46,7 @@ _REFUSED_SECONDS = 1.0
 _CONSTANT_FACTOR, _LONGEST_CONSTANT_SECONDS = 10, 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Usual:
+class _Usual(NamedTuple):
     """The share of bad answers at a lower pace, and the number of answers."""
 
     share: float = 0.0
@@ -59,9 +57,8 @@ class _Usual:
         known = max(self.answers, _FEWEST_JUDGED)
         # The variance is pooled: that of the usual share alone is 0 before the first failure.
         pooled = (self.share * known + share_bad * answers) / (known + answers)
-        return (
-            self.share + _TOLERATED_SHARE + _SIGMAS * sqrt(pooled * (1 - pooled) * (1 / answers + 1 / known))
-        )
+        deviation = sqrt(pooled * (1 - pooled) * (1 / answers + 1 / known))
+        return self.share + _TOLERATED_SHARE + _SIGMAS * deviation
 
 
 class Pace:
@@ -143,7 +140,6 @@ class Pace:
 
     def answered(self, sent_at: float, answer: Answer, now: float, in_flight: int) -> None:
         """Count the answer to a request that was sent at ``sent_at``; ``in_flight`` requests have no answer yet."""
-        is_slow = False
         if answer.is_accepted:
             self._accepted.add(now)
             if sent_at >= self._stopped_until:
@@ -151,9 +147,7 @@ class Pace:
         if answer.is_500:
             self._grow(_GROWTH, now)
             return
-        if answer.is_accepted:
-            self._latency.add(now, answer.duration)
-            is_slow = self._latency.is_slow
+        is_slow = answer.is_accepted and self._latency.add(now, answer.duration)
         if sent_at >= self._fresh_from:
             self._window.add(now, is_bad=is_slow or not answer.is_accepted)
         if self._is_judging:
@@ -162,13 +156,9 @@ class Pace:
             self._cut(now, in_flight)
         elif answer.is_refusal and self._doubling and not self._is_lenient(now):
             self._slow_to_accepted(now, constant_for=_REFUSED_SECONDS)
-        elif answer.is_accepted:
-            self._accept(now)
-
-    def _accept(self, now: float) -> None:
-        if self._latency.may_be_slow:
+        elif answer.is_accepted and self._latency.may_be_slow:
             self._slow_to_accepted(now, constant_for=0.0)
-        else:
+        elif answer.is_accepted:
             self._grow(_DOUBLING if self._doubling else _GROWTH, now)
 
     def _is_too_fast(self, now: float) -> bool:
@@ -183,7 +173,7 @@ class Pace:
         return answers >= _FEWEST_JUDGED and bad > self._usual.limit(answers, bad)
 
     def _is_lenient(self, now: float) -> bool:
-        return self.lenient_until is not None and now < self.lenient_until
+        return now < (self.lenient_until or 0.0)
 
     def _slow_to_accepted(self, now: float, *, constant_for: float) -> None:
         """Slow down to what is accepted, and do not grow for this time: it may not be the pace's fault."""
@@ -204,7 +194,7 @@ class Pace:
         self._share_at_cut = share_bad
         self._is_judging, self._fresh_from = True, now + _FRESH_SECONDS
         self._window = Window()
-        self._latency.forget_slow_answers()
+        self._latency.in_a_row = 0
 
     def _judge(self, now: float, in_flight: int) -> None:
         """Check whether the cut reduced the failures; otherwise cut again, or regard them as random."""

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from resonant.display import one_line
+from sqlalchemy import func, select, update
+
+from resonant.display import counted, one_line
 from resonant.gate.words import paused_since
+from resonant.store import schema
 from resonant.store.audit import add_to_audit, audited, begin_audit, end_audit
+from resonant.store.engine.sql import is_any_of
 from resonant.store.engine.wakeup import announce
-from resonant.store.queue.parked import make_parked_due
-from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gates_and_clock
+from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gates
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from sqlalchemy import Connection, Row
+    from sqlalchemy import Connection
 
     from resonant.store import Store
-    from resonant.store.audit import Action
 
+_d = schema.deliveries.c
 # The deliveries that one transaction makes due: few enough that outcomes do not wait long for it.
 _BATCH = 500
 _RESUMED = {
@@ -62,9 +66,8 @@ async def pause(store: Store, endpoint: str, *, who: str, reason: str | None = N
             return replace(after, paced_at=gate.paced_at, pace=gate.pace)
         return after if gate.state == "normal" else replace(after, failing_since=gate.down_since)
 
-    change = await _change_and_audit(
-        store, endpoint, paused, "pause", who, {"endpoint": endpoint, "reason": reason}
-    )
+    entry = {"who": who, "selection": {"endpoint": endpoint, "reason": reason}}
+    change = await store.write(_change_and_audit, endpoint, paused, at=store.clock(), action="pause", **entry)
     if change.after == change.before:
         text = f"is already {paused_since(change.before)}"
     else:
@@ -78,14 +81,18 @@ async def resume(store: Store, endpoint: str, *, who: str, send_parked: bool = F
     The next probe of an endpoint that is probing is due now, too. An earlier Retry-After is dropped: the operator's decision
     overrides it. With ``send_parked``, its parked deliveries are due now, too. The caller has checked the endpoint's name.
     """
-    selection = {"endpoint": endpoint, "now": send_parked}
+    now, selection = store.clock(), {"endpoint": endpoint, "now": send_parked}
     if not send_parked:
-        change = await _change_and_audit(store, endpoint, _resumed, "resume", who, selection)
+        entry = {"who": who, "action": "resume", "selection": selection}
+        change = await store.write(_change_and_audit, endpoint, _resumed, at=now, **entry)
         return OperatorChange(change.before, change.after, _resumed_text(change))
+    made_due, due_from = 0, 0.0
     async with audited(store, who=who, action="resume", selection=selection) as audit_id:
         change = await store.write(_change, endpoint, _resumed)
-        made_due = await _make_all_parked_due(store, endpoint, audit_id)
-    parked = "1 parked delivery is" if made_due == 1 else f"{made_due:,} parked deliveries are"
+        make_due = partial(make_parked_due, endpoint=endpoint, limit=_BATCH, now=now, audit_id=audit_id)
+        while batch := await store.write(make_due, due_from=due_from):
+            made_due, due_from = made_due + len(batch), batch[-1]
+    parked = counted(made_due, "parked delivery is", "parked deliveries are")
     text = f"{_resumed_text(change)}; {parked} due now"
     return OperatorChange(change.before, change.after, text, made_due)
 
@@ -104,54 +111,60 @@ def _resumed(gate: Gate, now: float) -> Gate:
 
 
 def _resumed_text(change: GateChange) -> str:
-    text = f"endpoint {change.before.endpoint} was not paused"
-    match change.before.state:
-        case "paused":
-            return f"endpoint {change.before.endpoint} is resumed: {_RESUMED[change.after.state]}"
-        case "probing":
-            return f"{text}, but probing: a probe is due now"
-        case state:
-            return f"{text}: it is {state}"
+    name, state = change.before.endpoint, change.before.state
+    if state == "paused":
+        return f"endpoint {name} is resumed: {_RESUMED[change.after.state]}"
+    found = ", but probing: a probe is due now" if state == "probing" else f": it is {state}"
+    return f"endpoint {name} was not paused{found}"
 
 
-async def _change_and_audit(
-    store: Store,
-    endpoint: str,
-    new: Callable[[Gate, float], Gate],
-    action: Action,
-    who: str,
-    selection: dict[str, object],
+def _change_and_audit(
+    connection: Connection, /, endpoint: str, new: Callable[[Gate, float], Gate], **entry: Any
 ) -> GateChange:
-    def run(connection: Connection) -> GateChange:
-        change, now = _change(connection, endpoint, new), store.clock()
-        if change.after != change.before:
-            audit_id = begin_audit(connection, at=now, who=who, action=action, selection=selection)
-            end_audit(connection, audit_id, now=now)
-        return change
-
-    return await store.write(run)
+    change = _change(connection, endpoint, new)
+    if change.after != change.before:
+        end_audit(connection, begin_audit(connection, **entry), now=entry["at"])
+    return change
 
 
 def _change(connection: Connection, endpoint: str, new: Callable[[Gate, float], Gate]) -> GateChange:
     """Change a gate; retry if another process changed it meanwhile."""
     while True:
-        gates, now = read_gates_and_clock(connection)
-        gate = gates.get(endpoint, Gate(endpoint))
-        change = GateChange(gate, new(gate, now))
+        gates = read_gates(connection)
+        gate = gates[endpoint]
+        change = GateChange(gate, new(gate, gates.at))
         if change.after == gate or change_gate(connection, change):
             announce(connection)
             return change
 
 
-async def _make_all_parked_due(store: Store, endpoint: str, audit_id: int) -> int:
-    now, made_due = store.clock(), 0
-    last: Row[Any, Any] | None = None
+def make_parked_due(
+    connection: Connection,
+    endpoint: str,
+    *,
+    limit: int,
+    now: float,
+    due_from: float = 0.0,
+    audit_id: int | None = None,
+) -> list[float]:
+    """Make up to ``limit`` parked deliveries of an endpoint due now, except locked rows; return when they were due.
 
-    def run(connection: Connection) -> Sequence[Row[Any, Any]]:
-        batch = make_parked_due(connection, endpoint, limit=_BATCH, now=now, after=last)
-        add_to_audit(connection, audit_id, len(batch))
-        return batch
-
-    while batch := await store.write(run):
-        made_due, last = made_due + len(batch), batch[-1]
-    return made_due
+    Those that are due first come first; those due before ``due_from`` are left out. A failure before the end of a delivery's
+    own backoff is not charged.
+    """
+    first = (
+        select(_d.id, _d.available_at)
+        .where(_d.endpoint == endpoint, _d.available_at > now, _d.lease_owner.is_(None))
+        .where(_d.available_at >= due_from)
+        .order_by(_d.available_at, _d.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True, key_share=True)
+    )
+    if picked := connection.execute(first).all():
+        own_end = func.coalesce(_d.backoff_until, _d.next_attempt_at)
+        made_due = {"backoff_until": own_end, "next_attempt_at": now, "available_at": now}
+        is_picked = is_any_of(_d.id, [row.id for row in picked])
+        connection.execute(update(schema.deliveries).where(is_picked).values(made_due))
+        add_to_audit(connection, audit_id, len(picked))
+        announce(connection)
+    return [row.available_at for row in picked]

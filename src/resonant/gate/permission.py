@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +23,8 @@ class Release:
     """Give the delivery back to the store: the gate holds it."""
 
 
-@dataclass(frozen=True, slots=True)
-class NoLimit:
-    """Claim as many deliveries as wanted."""
-
-
 Permission = Send | Wait | Release
 
-SEND, RELEASE, NO_LIMIT = Send(), Release(), NoLimit()
+SEND, RELEASE = Send(), Release()
+# How many deliveries may be claimed from an endpoint whose gate is normal.
+NO_LIMIT = inf

@@ -8,8 +8,6 @@ from resonant.display import duration
 from resonant.events import rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from resonant.store.shared.gates import Gate
 
 # Without a probe or a renewed pilot for a minute, no run is sending to the endpoint: drains overlap, and look more often.
@@ -37,18 +35,29 @@ def described(gate: Gate, *, held: int, now: float) -> str:
     """
     if not gate.governs_at(now):
         return "normal"
-    parts = list(_parts(gate, held, now))
+    wait = max(0.0, (gate.not_before or 0.0) - now)
+    until = f"for {duration(wait)} more, as its Retry-After requested"
+    parts = [_state(gate, now) if gate.state != "normal" else f"waiting {until}"]
+    if (probe_at := next_probe_at(gate)) is not None:
+        due = "a probe is due" if held else "the next delivery is the probe"
+        parts.append(f"next probe in {duration(probe_at - now)}" if probe_at > now else due)
+    elif gate.state == "paced" and wait:
+        parts.append(f"nothing is sent {until}")
     if held:
         parts.append(f"{held:,} held")
-    expected_at = gate.pilot_until or gate.since if gate.state == "paced" else next_probe_at(gate)
+    expected_at = gate.pilot_until or gate.since if gate.state == "paced" else probe_at
     if held and expected_at is not None and now - expected_at > _UNATTENDED_SECONDS:
         parts.append("no run is sending to it: start `resonant emit`")
     return "; ".join(parts)
 
 
-def held_back(gate: Gate, *, held: int, now: float) -> str:
-    """Return a line about an endpoint whose gate holds deliveries: how many, why, until when, and what to do."""
-    return f"{gate.endpoint} is {described(gate, held=held, now=now)}; next: {advice(gate, now)}"
+def _state(gate: Gate, now: float) -> str:
+    since = gate.down_since if gate.state == "probing" else gate.since
+    rate = f" at {pace(gate)}" if pace(gate) else ""
+    reason = gate.reason or ""
+    # Failures of probes are not counted: the number is that of the beginning.
+    joint = ", after " if gate.state == "probing" and reason.endswith("in a row") else ": "
+    return joint.join(filter(None, (f"{gate.state} for {duration(now - since)}{_by(gate)}{rate}", reason)))
 
 
 def advice(gate: Gate, now: float) -> str:
@@ -79,22 +88,3 @@ def paused_since(gate: Gate) -> str:
 
 def _by(gate: Gate) -> str:
     return f" by {gate.paused_by}" if gate.paused_by else ""
-
-
-def _parts(gate: Gate, held: int, now: float) -> Iterator[str]:
-    wait = max(0.0, (gate.not_before or 0.0) - now)
-    for_how_long = f"for {duration(wait)} more, as its Retry-After requested"
-    if gate.state == "normal":
-        yield f"waiting {for_how_long}"
-        return
-    since = gate.down_since if gate.state == "probing" else gate.since
-    rate = f" at {pace(gate)}" if pace(gate) else ""
-    reason = gate.reason or ""
-    # Failures of probes are not counted: the number is that of the beginning.
-    joint = ", after " if gate.state == "probing" and reason.endswith("in a row") else ": "
-    yield joint.join(filter(None, (f"{gate.state} for {duration(now - since)}{_by(gate)}{rate}", reason)))
-    if (probe_at := next_probe_at(gate)) is not None:
-        due = "a probe is due" if held else "the next delivery is the probe"
-        yield f"next probe in {duration(probe_at - now)}" if probe_at > now else due
-    elif gate.state == "paced" and wait:
-        yield f"nothing is sent {for_how_long}"

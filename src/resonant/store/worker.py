@@ -9,7 +9,7 @@ from resonant.store.counts import acceptances, counters, sketches
 from resonant.store.queue import leases as lease_queries
 from resonant.store.queue import rescue
 from resonant.store.queue.outcomes import record
-from resonant.store.shared.gates import read_gates_and_clock
+from resonant.store.shared.gates import read_gates
 from resonant.store.store import Store
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from resonant.delivery.outcome import Outcome
     from resonant.events import Lease, LeaseKey
-    from resonant.store.shared.gates import Gate, GatesRead
+    from resonant.store.shared.gates import Gates
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -114,22 +114,22 @@ class WorkerStore(Store):
         """Return when each endpoint's earliest unfinished delivery may be claimed."""
         return await self.read(lease_queries.due, endpoint)
 
-    async def look(self, endpoint: str | None = None) -> tuple[list[lease_queries.Due], dict[str, Gate]]:
-        """Return the result of ``due``, and the stored gates by endpoint, in one snapshot."""
+    async def look(self, endpoint: str | None = None) -> tuple[list[lease_queries.Due], Gates]:
+        """Return the result of ``due``, and the gates by endpoint, in one snapshot."""
         began_at = self.clock()
-        due, read = await self.read(lease_queries.look, endpoint)
-        return due, self._compare_clocks(read, began_at)
+        due, gates = await self.read(lease_queries.look, endpoint)
+        return due, self._compare_clocks(gates, began_at)
 
-    async def gates(self) -> dict[str, Gate]:
-        """Return the stored gates by endpoint."""
+    async def gates(self) -> Gates:
+        """Return the gates by endpoint."""
         began_at = self.clock()
-        return self._compare_clocks(await self.read(read_gates_and_clock), began_at)
+        return self._compare_clocks(await self.read(read_gates), began_at)
 
-    def _compare_clocks(self, read: GatesRead, began_at: float) -> dict[str, Gate]:
+    def _compare_clocks(self, gates: Gates, began_at: float) -> Gates:
         """Note how far the shared clock is ahead of this process's clock; return the gates."""
         # The shared clock was read after `began_at` and before now. While the last difference fits, it stays the same.
-        self._ahead = min(max(self._ahead, read.at - self.clock()), read.at - began_at)
-        return read.gates
+        self._ahead = min(max(self._ahead, gates.at - self.clock()), gates.at - began_at)
+        return gates
 
     async def claim(
         self, endpoint: str, *, owner: str, limit: int, most_bytes: int | None = None

@@ -53,24 +53,6 @@ def answering(status, retry_after=None, *, sent=None):
 
 
 class TestAnEndpointThatIsDown:
-    async def test_it_gets_a_few_probes_and_then_everything(self, tmp_path):
-        async def send(_event):
-            sent.append(worker.clock())
-            if worker.clock() < broken_until:
-                raise UnexpectedStatus(503)
-
-        sent = []
-        async with quick_scene(tmp_path, orders=send, limits=LONG) as worker:
-            await enqueue(worker.store, 60)
-            broken_until = worker.clock() + 5
-            counts = worker.dispatcher.counts
-            async with worker.running():
-                await until(lambda: counts.delivered == 60)
-                assert counts.dead_letters == {}
-        # Every second without a gate. On a slow machine all claimed ones are sent before the first failure is known.
-        assert sum(at < broken_until for at in sent) < 90
-        assert Counter(deliveries(tmp_path, "status")) == {("delivered",): 60}
-
     async def test_a_probe_that_starts_slowly_is_sent_before_the_next_one_is_claimed(self, tmp_path):
         async def emit_one(lease):
             await asyncio.sleep(0.3)  # three seconds of the clock: longer than the wait for the next probe
@@ -81,21 +63,6 @@ class TestAnEndpointThatIsDown:
             await worker.set_gate(state="probing", failing_since=START, probe_at=START)
             async with worker.running(emit_one):
                 await until(lambda: worker.dispatcher.counts.delivered, 2)
-
-    async def test_changes_that_this_run_made_are_announced(self, tmp_path):
-        async def send(_event):
-            if not seen:
-                raise UnexpectedStatus(503)
-
-        def announce(before, after):
-            seen.append((before.state, after.state))
-
-        seen = []
-        async with quick_scene(tmp_path, limits=LONG, on_gate_change=announce, orders=send) as worker:
-            await enqueue(worker.store, 20)
-            async with worker.running():
-                await until(lambda: len(seen) >= 2)
-        assert seen[:2] == [("normal", "probing"), ("probing", "paced")]
 
     async def test_a_run_ends_after_a_long_outage_and_charges_nothing_to_held_deliveries(self, tmp_path):
         async with quick_scene(tmp_path, orders=fail) as worker:
@@ -167,17 +134,6 @@ class TestRetryAfter:
             await worker.run()
             assert (await worker.gate()).not_before > worker.clock() + 200
         assert len(sent) <= 8
-
-    async def test_to_one_event_in_a_hundred_it_holds_nothing_else(self, tmp_path):
-        async def send(event):
-            if int(event.body) % 100 == 50:
-                raise UnexpectedStatus(429, "600")
-
-        async with quick_scene(tmp_path, orders=send) as worker:
-            await enqueue(worker.store, 300)
-            counts = await worker.run()
-            assert (await worker.gate()).not_before is None
-        assert (counts.delivered, counts.parked) == (297, 3)
 
 
 class TestThePilot:

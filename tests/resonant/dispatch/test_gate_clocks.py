@@ -9,7 +9,7 @@ import pytest
 
 from resonant.delivery.retry import RetryPolicy
 from resonant.dispatch.limits import Limits
-from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gate, read_gates_and_clock
+from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gate, read_gates
 from support.dispatching import appending_to, draining, enqueue, fail, opened
 from support.waiting import until
 
@@ -45,7 +45,7 @@ async def test_a_recovered_endpoint_gets_everything_from_processes_whose_clocks_
     sent, pilots = [], []
     async with opened(store_url, clock=clock_ahead(min(0.0, ahead))) as observer:
         await enqueue(observer, EVENTS)
-        now = (await observer.read(read_gates_and_clock)).at
+        now = (await observer.read(read_gates)).at
         down = Gate("orders", "probing", since=now, failing_since=now, probe_at=now, pace=20.0)
         await observer.write(change_gate, GateChange(Gate("orders"), down))
         noting = asyncio.create_task(note_pilots(observer, pilots))
@@ -67,6 +67,6 @@ async def test_an_outage_is_noticed_and_timed_alike_by_a_process_whose_clock_is_
             async with asyncio.timeout(10):
                 while (gate := await observer.read(read_gate, "orders")).state != "probing":
                     await asyncio.sleep(0.02)
-            now = (await observer.read(read_gates_and_clock)).at
+            now = (await observer.read(read_gates)).at
     assert now - 10 < gate.failing_since <= now
     assert gate.probe_at < now + 2

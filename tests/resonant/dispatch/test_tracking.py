@@ -17,7 +17,7 @@ from resonant.dispatch.tracking import Tracker
 from resonant.events import Attempt, Event
 from resonant.gate.pausing import pause
 from resonant.store import Outcome
-from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gates_and_clock
+from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gates
 from resonant.store.views.dead_letters import Position
 from resonant.testing import FixedClock
 from support.dispatching import dispatching, emit, opened, succeed
@@ -130,7 +130,7 @@ async def test_deliveries_that_a_gate_holds_for_long_are_settled_until_they_are_
 
 async def test_deliveries_that_a_gate_holds_briefly_are_waited_for(store_url):
     async with tracked(store_url, "a") as (store, tracker):
-        now = (await store.read(read_gates_and_clock)).at
+        now = (await store.read(read_gates)).at
         probing = Gate("orders", "probing", since=now, failing_since=now, probe_at=now + 1)
         await store.write(change_gate, GateChange(Gate("orders"), probing))
         await tracker.look()

@@ -71,14 +71,6 @@ class TestOutages:
         process.answer(DELIVERED, 100.5, sent=early)
         assert row.gate.state == "probing"
 
-    def test_an_endpoint_that_answers_410_gets_one_request_and_is_paused(self, row, process):
-        assert process.may_send(100)
-        sent = process.gate.sent(100)
-        assert isinstance(process.gate.may_send(100, 1), Wait)
-        process.answer(failed(410, "permanent", gone=True), 100.2, sent=sent)
-        assert (row.gate.is_gone, row.gate.reason) == (True, "it answered 410")
-        assert process.gate.may_send(100.2, 0) == RELEASE
-
 
 class TestProbes:
     def test_one_probe_at_a_time_is_admitted(self, process):

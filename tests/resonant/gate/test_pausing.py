@@ -9,10 +9,9 @@ import pytest
 
 from resonant.delivery.retry import Park
 from resonant.events import rfc3339
-from resonant.gate.pausing import pause, resume
+from resonant.gate.pausing import make_parked_due, pause, resume
 from resonant.store.audit import read_audit
-from resonant.store.queue.parked import make_parked_due
-from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gate, read_gates_and_clock
+from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gate, read_gates
 
 DAY = 86_400.0
 NORMAL = Gate("orders")
@@ -102,7 +101,7 @@ def test_a_paused_endpoint_is_resumed_as_it_was_and_probed_at_once_if_it_failed(
     now = resumed.after.since
     expected = Gate("orders", since=now, reason="it was resumed", epoch=epoch + 2)
     assert operator.gate == replace(expected, **after, **dict.fromkeys(begins, now))
-    assert abs(now - operator.desk.read(read_gates_and_clock).at) < 60
+    assert abs(now - operator.desk.read(read_gates).at) < 60
     assert resumed.text == f"endpoint orders is resumed: {text}"
     assert operator.audit == [
         ("resume", "bob", {"endpoint": "orders", "now": False}, 0),
@@ -129,7 +128,7 @@ def test_an_endpoint_that_answered_410_is_probed_when_it_is_resumed(operator):
 
 
 def test_the_next_probe_of_a_failing_endpoint_is_due_when_it_is_resumed(operator):
-    later = operator.desk.read(read_gates_and_clock).at + 30
+    later = operator.desk.read(read_gates).at + 30
     operator.put(replace(PROBING, probe_at=later, not_before=later))
 
     resumed = operator.resume()
@@ -198,9 +197,10 @@ def test_two_resumptions_at_once_send_each_parked_delivery_once(operator, desk, 
 
 @pytest.mark.parametrize(
     ("parked", "text"),
-    [(0, "0 parked deliveries are"), (1, "1 parked delivery is"), (501, "501 parked deliveries are")],
+    [(0, "0 parked deliveries are"), (1, "1 parked delivery is"), (5, "5 parked deliveries are")],
 )
-def test_parked_deliveries_are_sent_on_request_and_counted(operator, desk, park, parked, text):
+def test_parked_deliveries_are_sent_on_request_and_counted(operator, desk, park, parked, text, monkeypatch):
+    monkeypatch.setattr("resonant.gate.pausing._BATCH", 2)
     park(*(f"evt_{number}" for number in range(parked)))
 
     resumed = operator.resume(send_parked=True)
@@ -237,13 +237,3 @@ def test_a_delivery_made_due_keeps_the_end_of_its_own_backoff(desk, park, extend
     row = desk.row("evt_1")
     assert row["next_attempt_at"] == row["available_at"] == desk.clock()
     assert row["backoff_until"] == ends_at
-
-
-def test_parked_deliveries_are_made_due_a_few_at_a_time_and_each_once(desk, park):
-    park(*(f"evt_{number}" for number in range(5)))
-    numbers, last = [], None
-    while batch := desk.write(make_parked_due, "orders", limit=2, now=desk.clock(), after=last):
-        numbers.append(len(batch))
-        last = batch[-1]
-    assert numbers == [2, 2, 1]
-    assert len(desk.claim(10)) == 5

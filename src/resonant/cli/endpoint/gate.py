@@ -32,7 +32,7 @@ def pause(
     """
     from resonant.gate import pausing
 
-    _write(_run(name, partial(pausing.pause, reason=reason)), as_json=as_json)
+    _run(name, partial(pausing.pause, reason=reason), as_json=as_json)
 
 
 def resume(
@@ -50,20 +50,14 @@ def resume(
     """
     from resonant.gate import pausing
 
-    resumed = _run(name, partial(pausing.resume, send_parked=now))
-    _write(resumed, as_json=as_json, made_due=resumed.made_due)
+    _run(name, partial(pausing.resume, send_parked=now), as_json=as_json)
 
 
-def _run(name: str, change: Callable[..., Coroutine[Any, Any, OperatorChange]]) -> OperatorChange:
+def _run(name: str, change: Callable[..., Coroutine[Any, Any, OperatorChange]], *, as_json: bool) -> None:
     from resonant.cli.running import command_store, who_runs_this
 
     with command_store() as store:
         name = options.endpoint_name(name)
         name_checks.check_filters(store, name)
-        return store.run(lambda opened: change(opened, name, who=who_runs_this()))
-
-
-def _write(done: OperatorChange, *, as_json: bool, **counts: object) -> None:
-    changed = done.after != done.before
-    document = {"endpoint": done.after.endpoint, "changed": changed, "gate": documents.gate(done.after)}
-    output.write_result({**document, **counts}, output.visible(done.text), as_json=as_json, indent=0)
+        done = store.run(lambda opened: change(opened, name, who=who_runs_this()))
+    output.write_result(documents.gate_change(done), output.visible(done.text), as_json=as_json, indent=0)

@@ -7,7 +7,7 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING
 
-from resonant.gate.permission import NoLimit
+from resonant.gate.permission import NO_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -313,8 +313,8 @@ class Fetcher:
             wanted = claims.next(now, endpoint.finished, busy, fair=fair, most=most, is_alone=not others)
         wanted = int(min(wanted, endpoint.rate.most_claimed))
         room = wanted - busy
-        if not isinstance(allowed, NoLimit):
-            return min(room, allowed)
+        if allowed < NO_LIMIT:
+            return int(min(room, allowed))
         if room < (wanted + 1) // 2:
             return 0
         claims.note_claim(now, endpoint.finished, wanted)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING
 
 from resonant.dispatch.send.loop_lag import LoopLag
 from resonant.dispatch.waiting import wait_at_most
 from resonant.errors import StoreError
 from resonant.gate.measurements import Answer
-from resonant.gate.permission import RELEASE, SEND, NoLimit, Release, Wait
+from resonant.gate.permission import RELEASE, SEND, Wait
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from resonant.dispatch.gate_rows import GateRows
     from resonant.dispatch.limiting.limiter import ConcurrencyLimiter, Slot
     from resonant.dispatch.run.running_tasks import RunningTasks
-    from resonant.events import Clock, Lease
+    from resonant.events import Lease
     from resonant.gate.permission import Permission
     from resonant.store.shared.gates import Gate
 
@@ -32,16 +34,11 @@ _SHORTEST_WAIT_SECONDS = 0.005
 _NOT_MEASURED = nullcontext(lambda: 0.0)
 
 
+@dataclass(eq=False)
 class Held(Exception):
-    """The gate holds the delivery, which is released without charging an attempt.
+    """The gate holds the delivery, which is released without charging an attempt."""
 
-    Attributes:
-        gate: the row of the endpoint's gate.
-    """
-
-    def __init__(self, gate: Gate) -> None:
-        super().__init__(gate)
-        self.gate = gate
+    gate: Gate
 
 
 class Admission:
@@ -51,16 +48,12 @@ class Admission:
         gates: the rows of the gates.
         limiter: limits concurrent sends.
         running: tells whether the run is over.
-        clock: the clock that all processes of the store share.
     """
 
-    def __init__(
-        self, gates: GateRows, limiter: ConcurrencyLimiter, running: RunningTasks, clock: Clock
-    ) -> None:
+    def __init__(self, gates: GateRows, limiter: ConcurrencyLimiter, running: RunningTasks) -> None:
         self._gates = gates
         self._limiter = limiter
         self._running = running
-        self._clock = clock
         self._lag = LoopLag()
 
     @asynccontextmanager
@@ -92,14 +85,12 @@ class Admission:
             endpoint.has_changed.clear()
             is_over = self._running.is_over()
             permission = SEND if is_over else await self._permission(endpoint, is_probe=is_probe)
-            if isinstance(permission, Release) or (is_begun and endpoint.governs()):
+            if permission == RELEASE or (is_begun and endpoint.governs()):
                 raise Held(endpoint.gate.row)
             if isinstance(permission, Wait):
                 # A normal gate waits for answers, and a line that is paced for the next moment.
-                seconds = _LONGEST_WAIT_SECONDS
-                if endpoint.governs():
-                    seconds = min(seconds, max(permission.seconds, _SHORTEST_WAIT_SECONDS))
-                await wait_at_most(seconds, endpoint.has_changed)
+                seconds = max(permission.seconds, _SHORTEST_WAIT_SECONDS) if endpoint.governs() else inf
+                await wait_at_most(min(seconds, _LONGEST_WAIT_SECONDS), endpoint.has_changed)
                 continue
             epoch = endpoint.gate.row.epoch
             slot = await self._limiter.acquire(endpoint.slots, is_probe=is_probe)
@@ -113,18 +104,16 @@ class Admission:
         await self._gates.wait_for_changes_of(endpoint)
         if endpoint.gate.row.state == "probing" and not is_probe:
             return RELEASE
-        now = self._clock()
+        now = endpoint.clock()
         permission = endpoint.gate.may_send(now, endpoint.sending)
-        if isinstance(permission, Wait):
-            limit = endpoint.gate.claim_limit(now, 0)
-            if not isinstance(limit, NoLimit) and endpoint.waiting > limit:
-                return RELEASE  # too many sends wait: the pace was cut, or retries became due
+        if isinstance(permission, Wait) and endpoint.waiting > endpoint.gate.claim_limit(now, 0):
+            return RELEASE  # too many sends wait: the pace was cut, or retries became due
         return permission
 
     async def watch(self, endpoint: EndpointRun, attempt: Awaitable[Outcome]) -> Outcome:
         """Await an attempt of an admitted send, and pass its answer to the gate."""
-        gate = endpoint.gate
-        sent = gate.sent(self._clock())
+        gate, clock = endpoint.gate, endpoint.clock
+        sent = gate.sent(clock())
         # Only a pace depends on the durations of answers.
         with self._lag.measured() if gate.row.state == "paced" else _NOT_MEASURED as lag:
             outcome = await attempt
@@ -133,7 +122,6 @@ class Admission:
         has_failed = not (answer.works or answer.is_local)
         self._limiter.note_send(endpoint.slots, outcome.attempt.duration, has_failed=has_failed)
         endpoint.has_changed.set()
-        change = gate.answered(sent, answer, self._clock(), endpoint.sending - 1)
-        if change is not None:
-            self._gates.propose(endpoint, change)
+        if (change := gate.answered(sent, answer, clock(), endpoint.sending - 1)) is not None:
+            self._gates.propose(change)
         return outcome

@@ -19,7 +19,7 @@ from resonant.store.engine.wakeup import announce
 from resonant.store.queue.events import read_events
 from resonant.store.queue.impossible_rows import sound
 from resonant.store.queue.locked_rows import change_all, held_by, still_held
-from resonant.store.shared.gates import read_gates_and_clock
+from resonant.store.shared.gates import read_gates
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sqlalchemy import CTE, ColumnElement, Connection, Insert, Row, Select, Update
     from sqlalchemy.sql.dml import ReturningUpdate
 
-    from resonant.store.shared.gates import GatesRead
+    from resonant.store.shared.gates import Gates
 
 _d = schema.deliveries
 # An arbitrary number, the same in every process.
@@ -60,9 +60,9 @@ def _earliest(*, is_of_one: bool) -> Select[str, float]:
     return select(names.c.name, earliest).where(names.c.name.is_not(None))
 
 
-def look(connection: Connection, endpoint: str | None = None) -> tuple[list[Due], GatesRead]:
+def look(connection: Connection, endpoint: str | None = None) -> tuple[list[Due], Gates]:
     """Return the result of ``due``, and the stored gates."""
-    return due(connection, endpoint), read_gates_and_clock(connection)
+    return due(connection, endpoint), read_gates(connection)
 
 
 def _unfinished_names() -> CTE:

@@ -5,19 +5,19 @@ Its times are those of the shared clock, since the clocks of processes may diffe
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
-from sqlalchemy import exists, literal, select, true
+from sqlalchemy import bindparam, exists, literal, select, true
 
 from resonant.store import schema
 from resonant.store.engine.sql import SharedClock, insert_into
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
-    from sqlalchemy import Connection, Row, Select
+    from sqlalchemy import Connection, Insert, Select
 
 GateState = Literal["normal", "probing", "paced", "paused"]
 
@@ -32,7 +32,7 @@ _RECENT_SECONDS = 6.0
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """The stored state of an endpoint's gate. Times are seconds since the epoch, by the shared clock.
+    """The stored state of an endpoint's gate: the columns of its row. Times are seconds since the epoch, by the shared clock.
 
     Attributes:
         endpoint: the endpoint's name.
@@ -111,34 +111,34 @@ def holds_for_long(gate: Gate, now: float) -> bool:
     return gate.state == "paused" or is_long_down or waits_long
 
 
+class Gates(dict[str, Gate]):
+    """The gates by endpoint; that of an endpoint without a row is ``normal``.
+
+    Attributes:
+        at: the shared clock's time at which they were read.
+    """
+
+    at = 0.0
+
+    def __missing__(self, endpoint: str) -> Gate:
+        return Gate(endpoint)
+
+
+def read_gates(connection: Connection) -> Gates:
+    """Return the gates, and the shared clock's time, in one round trip."""
+    rows = connection.execute(_gates_and_clock()).all()
+    gates = Gates((row.endpoint, Gate(*row[1:])) for row in rows if row.endpoint is not None)
+    gates.at = rows[0].shared_now
+    return gates
+
+
 def read_gate(connection: Connection, endpoint: str) -> Gate:
-    """Return the gate of an endpoint; a ``normal`` one if it has no row."""
-    row = connection.execute(select(_g).where(_g.c.endpoint == endpoint)).one_or_none()
-    return Gate(endpoint) if row is None else _gate(row)
-
-
-class GatesRead(NamedTuple):
-    """The gates that have a row, by endpoint, and the shared clock's time at which they were read."""
-
-    gates: dict[str, Gate]
-    at: float
-
-
-def read_gates_and_clock(connection: Connection) -> GatesRead:
-    """Return the gates that have a row, and the shared clock's time, in one round trip."""
-    rows = connection.execute(_all_gates_and_clock()).all()
-    return GatesRead(
-        {row.endpoint: _gate(row) for row in rows if row.endpoint is not None}, rows[0].shared_now
-    )
-
-
-def read_gates(connection: Connection) -> dict[str, Gate]:
-    """Return the gates that have a row, by endpoint."""
-    return read_gates_and_clock(connection).gates
+    """Return the gate of an endpoint."""
+    return read_gates(connection)[endpoint]
 
 
 @cache
-def _all_gates_and_clock() -> Select[Any]:
+def _gates_and_clock() -> Select[Any]:
     one = select(literal(1).label("one")).subquery()
     now = SharedClock().label("shared_now")
     return select(now, _g).select_from(one.outerjoin(_g, true())).order_by(_g.c.endpoint)
@@ -151,31 +151,33 @@ def states_not_normal(connection: Connection) -> dict[str, GateState]:
 
 def change_gate(connection: Connection, change: GateChange) -> bool:
     """Write a change; return False and write nothing if the gate has changed or a delivery succeeded meanwhile."""
-    gate = change.result
-    if change.none_delivered_since is not None:
-        delivered = exists().where(
-            schema.is_delivered,
-            _d.c.finished_at > change.none_delivered_since,
-            _d.c.finished_at < change.none_delivered_since + _RECENT_SECONDS,
-            _d.c.endpoint == gate.endpoint,
-        )
-        if connection.execute(select(delivered)).scalar():
+    gate, since = change.result, change.none_delivered_since
+    if since is not None:
+        recently = {"since": since, "until": since + _RECENT_SECONDS, "to": gate.endpoint}
+        if connection.scalar(_is_any_delivered(), recently):
             return False
-    values, is_unchanged = asdict(gate), _g.c.epoch == change.before.epoch
-    row = insert_into(connection.dialect.name, _g).values(values)
-    write = row.on_conflict_do_update(index_elements=[_g.c.endpoint], set_=values, where=is_unchanged)
-    return bool(connection.execute(write).rowcount)
+    values = asdict(gate) | {"known_epoch": change.before.epoch}
+    return bool(connection.execute(_write_if_unchanged(connection.dialect.name), values).rowcount)
 
 
-def try_changes(connection: Connection, changes: Sequence[GateChange]) -> list[tuple[GateChange, bool, Gate]]:
-    """Write changes of several gates; return each with whether it was written, and the current gate."""
-    tried = []
-    for change in sorted(changes, key=lambda each: each.after.endpoint):  # the same order in every process
-        is_written = change_gate(connection, change)
-        row = change.result if is_written else read_gate(connection, change.after.endpoint)
-        tried.append((change, is_written, row))
-    return tried
+@cache
+def _is_any_delivered() -> Select[bool]:
+    at = _d.c.finished_at
+    is_recent = (at > bindparam("since"), at < bindparam("until"))
+    return select(exists().where(schema.is_delivered, *is_recent, _d.c.endpoint == bindparam("to")))
 
 
-def _gate(row: Row[Any]) -> Gate:
-    return Gate(**{field.name: getattr(row, field.name) for field in fields(Gate)})
+@cache
+def _write_if_unchanged(dialect: str) -> Insert:
+    row = insert_into(dialect, _g)
+    new, is_unchanged = dict(row.excluded.items()), _g.c.epoch == bindparam("known_epoch")
+    return row.on_conflict_do_update(index_elements=[_g.c.endpoint], set_=new, where=is_unchanged)
+
+
+def try_changes(connection: Connection, changes: Iterable[GateChange]) -> list[tuple[GateChange, Gate]]:
+    """Write changes of several gates; return each with the gate as it is then."""
+    in_order = sorted(changes, key=lambda each: each.after.endpoint)  # the same in every process
+    return [
+        (each, each.result if change_gate(connection, each) else read_gate(connection, each.after.endpoint))
+        for each in in_order
+    ]

@@ -107,7 +107,7 @@ def endpoint_statuses(
             oldest_due_at=min((at for at in moments if at is not None), default=None),
             delivered_last_hour=hour[name, True],
             failed_last_hour=hour[name, False],
-            gate=gates.get(name) or Gate(name),
+            gate=gates[name],
             is_held=name in governing,
         )
 

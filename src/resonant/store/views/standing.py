@@ -8,7 +8,7 @@ from sqlalchemy import and_, select
 
 from resonant.store import schema
 from resonant.store.engine.sql import is_any_of
-from resonant.store.shared.gates import holds_for_long, read_gates_and_clock
+from resonant.store.shared.gates import holds_for_long, read_gates
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -54,8 +54,8 @@ def standing(
     """
     is_parked = and_(_d.c.lease_owner.is_(None), _d.c.available_at > now + wait)
     waits = and_(_d.c.lease_owner.is_(None), _d.c.available_at.is_not(None))
-    gates, at = read_gates_and_clock(connection)
-    held_endpoints = [name for name, gate in gates.items() if holds_for_long(gate, at)]
+    gates = read_gates(connection)
+    held_endpoints = [name for name, gate in gates.items() if holds_for_long(gate, gates.at)]
     is_held = and_(waits, _d.c.endpoint.in_(held_endpoints))
     columns = (_d.c.id, _d.c.status, _d.c.reason, _d.c.round_attempts, _d.c.accepted_at, _d.c.finished_at)
     query = select(*columns, is_parked, is_held).where(is_any_of(_d.c.id, delivery_ids))

@@ -83,11 +83,11 @@ def test_a_look_reads_due_deliveries_and_gates_together(desk):
     desk.enqueue("evt_1")
     gate = probing(desk)
 
-    due, read = desk.read(look)
+    due, gates = desk.read(look)
 
     assert [each.endpoint for each in due] == ["orders"]
-    assert read.gates == {"orders": gate}
-    assert desk.run(desk.store.look("orders")) == (due, read.gates)
+    assert gates == {"orders": gate}
+    assert desk.run(desk.store.look("orders")) == (due, gates)
 
 
 def test_a_dead_letter_that_could_be_claimed_is_no_probe(desk):
