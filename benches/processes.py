@@ -57,7 +57,9 @@ def _child_of(supervisor: subprocess.Popen[bytes]) -> int:
 
 
 @contextlib.contextmanager
-def told(command: list[str], *, log: Path, variables: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+def piped(
+    command: list[str], *, log: Path, variables: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command that ends when its standard input does; the caller reads its output.
 
     Args:

@@ -15,7 +15,7 @@ import time
 from typing import IO, TYPE_CHECKING, cast
 
 from benches.comparing import Comparison, apart, say
-from benches.processes import kept, python, told
+from benches.processes import kept, piped, python
 from benches.surroundings import ENDPOINT, empty_home, events, kept_prefect_server, postgresql, save_endpoint
 from resonant.store import WorkerStore
 from resonant.testing import read_journal
@@ -100,7 +100,7 @@ def _measured(database: Database, lane: Lane, count: int, *, kills: bool) -> tup
 @contextlib.contextmanager
 def _receiver(journal: Path, log: Path) -> Iterator[str]:
     command = python("resonant.testing", "--journal", str(journal))
-    with told(command, log=log, variables={}) as process:
+    with piped(command, log=log, variables={}) as process:
         # It represents another machine, so a wait for a processor must not bunch its requests.
         with contextlib.suppress(PermissionError):
             os.setpriority(os.PRIO_PROCESS, process.pid, -10)

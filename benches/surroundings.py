@@ -19,7 +19,7 @@ import asyncpg
 import httpx
 
 from benches.comparing import say
-from benches.processes import kept, python, told
+from benches.processes import kept, piped, python
 from resonant.events import Event, new_event_id
 from resonant.input_lines import parse_event
 from resonant.local.server import KeptServer, configure_prefect, free_port, kept_server
@@ -98,7 +98,7 @@ def prefect_server(settings: Settings) -> Iterator[str]:
 def shipped_receiver(journal: Path, log: Path) -> Iterator[str]:
     """Run `python -m resonant.testing` during the block, and yield its URL."""
     command = python("resonant.testing", "--journal", str(journal))
-    with told(command, log=log, variables={}) as process:
+    with piped(command, log=log, variables={}) as process:
         assert process.stdout is not None
         yield process.stdout.readline().decode().strip()
         process.terminate()

@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, cast
 
 from benches.contenders.contender import IN_FLIGHT, Contender, Place, Running
 from benches.lanes import task_runs_in_flight
-from benches.processes import python, told
+from benches.processes import piped, python
 from benches.surroundings import kept_prefect_server
 from resonant.settings import Settings
 
@@ -23,12 +23,12 @@ _TASK_RUNS_IN_FLIGHT = task_runs_in_flight(Settings.model_fields["concurrency"].
 
 
 @contextlib.contextmanager
-def _told(
+def _worker(
     place: Place, module: str, *arguments: str, in_flight: int = IN_FLIGHT, **services: int
 ) -> Iterator[Running]:
     """Run a worker that reads file names from its input, and prints a line when it has processed a file."""
     variables = {"BENCH_URL": place.url, "BENCH_IN_FLIGHT": str(in_flight)}
-    worker = told(python(f"{_WORKERS}.{module}", *arguments), log=place.log, variables=variables)
+    worker = piped(python(f"{_WORKERS}.{module}", *arguments), log=place.log, variables=variables)
     files = (place.folder / f"{number}.json" for number in itertools.count())
     with worker as process:
         names, says = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
@@ -49,21 +49,21 @@ def _told(
 
 
 @contextlib.contextmanager
-def _told_tasks(place: Place, kind: str, in_flight: int) -> Iterator[Running]:
+def _task_worker(place: Place, kind: str, in_flight: int) -> Iterator[Running]:
     with (
         kept_prefect_server(place.settings) as server,
-        _told(place, "prefect_tasks", kind, in_flight=in_flight, Prefect=server.supervisor.pid) as running,
+        _worker(place, "prefect_tasks", kind, in_flight=in_flight, Prefect=server.supervisor.pid) as running,
     ):
         yield running
 
 
-RAW_LOOP = Contender("raw httpx loop", IN_FLIGHT, lambda place: _told(place, "raw_loop"))
+RAW_LOOP = Contender("raw httpx loop", IN_FLIGHT, lambda place: _worker(place, "raw_loop"))
 # The same number as in Resonant's task lane, where some claim, some wait to be recorded, and IN_FLIGHT send.
 EMPTY_TASKS = Contender(
     "empty Prefect tasks",
     _TASK_RUNS_IN_FLIGHT,
-    lambda place: _told_tasks(place, "empty", _TASK_RUNS_IN_FLIGHT),
+    lambda place: _task_worker(place, "empty", _TASK_RUNS_IN_FLIGHT),
 )
 NAIVE_TASKS = Contender(
-    "Prefect tasks with retries", IN_FLIGHT, lambda place: _told_tasks(place, "naive", IN_FLIGHT)
+    "Prefect tasks with retries", IN_FLIGHT, lambda place: _task_worker(place, "naive", IN_FLIGHT)
 )

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from prefect import flow, task
 
+from benches.contenders.workers.batches import process_batches
 from benches.contenders.workers.posting import apost, async_client
-from benches.contenders.workers.told import do_all_told
 from benches.empty_tasks import do_nothing
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ async def deliver(event_id: str, body: str) -> None:
 @flow(persist_result=False)
 async def run_tasks(kind: str) -> None:
     """Run a task for each event that this process reads."""
-    await do_all_told(deliver if kind == "naive" else lambda *_event: do_nothing())
+    await process_batches(deliver if kind == "naive" else lambda *_event: do_nothing())
 
 
 asyncio.run(run_tasks(sys.argv[1]))

@@ -6,8 +6,8 @@ import asyncio
 
 import httpx
 
+from benches.contenders.workers.batches import process_batches
 from benches.contenders.workers.posting import apost, async_client
-from benches.contenders.workers.told import do_all_told
 
 
 async def _main() -> None:
@@ -20,7 +20,7 @@ async def _main() -> None:
                 except httpx.HTTPStatusError:
                     pass
 
-        await do_all_told(deliver)
+        await process_batches(deliver)
 
 
 asyncio.run(_main())

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 IN_FLIGHT = int(os.environ["BENCH_IN_FLIGHT"])
 
 
-async def do_all_told(do: Callable[[str, str], Awaitable[object]]) -> None:
+async def process_batches(do: Callable[[str, str], Awaitable[object]]) -> None:
     """Call a function with the id and body of each event, several at a time; print the start and end times of each file."""
     async for events in _batches():
         left = iter(events)
