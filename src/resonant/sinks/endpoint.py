@@ -67,7 +67,8 @@ class Endpoint:
         url = self._parsed_url()
         self._check_headers(url)
         for secret in self.signing_secrets:
-            self._check_secret(secret)
+            if not _key(secret):
+                raise self._error("a signing secret must be whsec_ and base64")
         if not (math.isfinite(self.timeout) and self.timeout > 0):
             raise self._error(f"its timeout must be a positive number of seconds, not {self.timeout}")
         if not self.allow_private:
@@ -100,10 +101,6 @@ class Endpoint:
                 raise self._error(f"header {name} is set by Resonant")
             if name.lower() == "authorization" and url.userinfo:
                 raise self._error("it has both an Authorization header and a user in its URL")
-
-    def _check_secret(self, secret: str) -> None:
-        if not _key(secret):
-            raise self._error("a signing secret must be whsec_ and base64")
 
     def _error(self, problem: str) -> EndpointError:
         return EndpointError(f"endpoint {self.name!r}: {problem}")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from resonant.sinks.endpoint import Endpoint
 
 MESSAGE_CHARACTERS = 300
+EXCERPT_BYTES = 1024
 # Of an answer, for its excerpt. All sends share one event loop, and redacting 64 KiB takes milliseconds.
 EXAMINED_BYTES = 16 * 1024
 # Minimum lengths. Shorter secrets would match ordinary words; a part of a path must be longer than most words.
@@ -83,14 +84,15 @@ class Redactor:
         text = one_line(f"{type(error).__name__}: {error}").removesuffix(":")
         return self.line(text)[:MESSAGE_CHARACTERS]
 
-    def excerpt(self, answer: bytes | bytearray, size: int, *, is_whole: bool) -> str:
-        """Return the beginning of an answer on one line, without secrets.
+    def excerpt(self, answer: bytes | bytearray, *, is_whole: bool) -> str:
+        """Return the beginning of an answer on one line, at most 1 KiB, without secrets.
 
         Args:
             answer: the part that was read.
-            size: the maximum length in bytes.
             is_whole: whether the answer is complete; otherwise a partial secret at its end is removed too.
         """
+        if not answer:
+            return ""
         is_whole = is_whole and len(answer) <= EXAMINED_BYTES
         # Redact by value in all that is examined, before it is cut: collapsed white space can move any secret to the front.
         text = one_line(answer[:EXAMINED_BYTES].decode(errors="replace"))
@@ -98,10 +100,10 @@ class Redactor:
             text = text.rstrip("\ufffd ")  # a character that was cut
         text = (self._pattern if is_whole else self._pattern_at_the_end_of(text)).sub("***", text)
         # Redact by pattern only in the needed part, since that is far slower, and omit a last word that may be cut.
-        begin = text[: 4 * size]
+        begin = text[: 4 * EXCERPT_BYTES]
         if len(begin) < len(text):
-            begin = begin[: max(size, *(begin.rfind(end) for end in _WORD_ENDS))]
-        return without_credentials(begin).encode()[:size].decode(errors="ignore")
+            begin = begin[: max(EXCERPT_BYTES, *(begin.rfind(end) for end in _WORD_ENDS))]
+        return without_credentials(begin).encode()[:EXCERPT_BYTES].decode(errors="ignore")
 
     def _pattern_at_the_end_of(self, text: str) -> re.Pattern[str]:
         """Return a pattern that matches secrets, and the beginnings of secrets at the end of this text."""

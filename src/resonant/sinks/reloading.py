@@ -29,8 +29,7 @@ class ReloadingSink:
     """Sends to an endpoint, and reads its configuration again every ``LOOK_AGAIN_SECONDS`` after the first use.
 
     A send in progress keeps its version. Timeout and overrides do not change, since the attempt runner has already read
-    them.
-    If the endpoint cannot be read, or its new configuration is unusable, the last version stays.
+    them. If the endpoint cannot be read, or its new configuration is unusable, the last version stays.
     """
 
     def __init__(
@@ -45,8 +44,7 @@ class ReloadingSink:
         """
         self._read = read
         self._clock = clock
-        # Every version used in this run, since a late error may contain a secret of an old one.
-        self._endpoints = [endpoint]
+        # Of every version used in this run, since a late error may contain a secret of an old one.
         self._sinks = [HttpSink(endpoint, clock=clock)]
         self._redactor = Redactor.of(endpoint)
         self._looking: asyncio.Task[None] | None = None
@@ -72,7 +70,8 @@ class ReloadingSink:
 
     async def look(self) -> None:
         """Read the endpoint's configuration again; the next send uses it."""
-        opened, current = self._endpoints[0], self._endpoints[-1]
+        used = [sink.endpoint for sink in self._sinks]
+        opened = used[0]
         try:
             read = await self._read()
         except Exception as error:  # noqa: BLE001 - sending continues while Prefect is unavailable
@@ -81,10 +80,9 @@ class ReloadingSink:
             logger.warning("endpoint %s keeps its previous configuration: %s", opened.name, reason)
             return
         now = replace(read, timeout=opened.timeout, overrides=opened.overrides)
-        if now != current:
-            self._endpoints.append(now)
+        if now != used[-1]:
             self._sinks.append(HttpSink(now, clock=self._clock))
-            self._redactor = Redactor.of(*self._endpoints)
+            self._redactor = Redactor.of(*used, now)
 
     async def _keep_looking(self) -> None:
         while True:

@@ -60,14 +60,7 @@ def name_of(value):
 
 @pytest.mark.parametrize(("text", "kept"), [*CREDENTIALS.items(), *zip(ORDINARY, ORDINARY, strict=True)])
 def test_credentials_are_removed_and_other_words_are_kept(text, kept):
-    assert without_credentials(text) == kept
-
-
-@pytest.mark.parametrize("text", CREDENTIALS)
-@pytest.mark.parametrize("status", [200, 400])
-async def test_an_excerpt_has_no_credentials(text, status):
-    outcome, _ = await deliver(respond(status, body=text.encode()))
-    assert outcome.excerpt == CREDENTIALS[text]
+    assert without_credentials(text) == Redactor([]).excerpt(text.encode(), is_whole=True) == kept
 
 
 @given(st.text(max_size=200))
@@ -168,12 +161,6 @@ def test_the_secrets_of_several_endpoints_are_removed():
     assert safe_message(ValueError("old-t0ken new-t0ken"), old, new) == "ValueError: *** ***"
 
 
-def test_a_circle_of_causes_has_an_end():
-    first, second = ValueError("first"), KeyError("second")
-    first.__cause__, second.__cause__ = second, first
-    assert safe_message(first) == "KeyError: 'second'"
-
-
 @pytest.mark.parametrize(
     ("action", "message"),
     [
@@ -229,26 +216,19 @@ async def test_a_receiver_that_repeats_the_whole_request_reveals_nothing():
 KEY = "header-s3cret-4/of-many-characters"
 
 
-async def excerpt_of(action):
-    """Send with a secret in a header; return the excerpt that is kept, of a delivery or a failure."""
-    outcome, _ = await deliver(action, headers={"x-key": KEY})
-    return outcome.excerpt
-
-
-@pytest.mark.parametrize("status", [200, 500])
 @pytest.mark.parametrize("indentation", [1000, 1020, 4080, 4096 - 20, EXAMINED_BYTES - 20], ids=str)
 @pytest.mark.parametrize("blank", [" ", "\r\n\t", "\x00", "\u200b"], ids=ascii)
-async def test_white_space_before_a_secret_moves_no_part_of_it_past_a_cut(status, indentation, blank):
-    body = (blank * indentation).encode()[:indentation] + f"{KEY} is wrong".encode()
-    excerpt = await excerpt_of(respond(status, body=body))
+def test_white_space_before_a_secret_moves_no_part_of_it_past_a_cut(indentation, blank):
+    answer = (blank * indentation).encode()[:indentation] + f"{KEY} is wrong".encode()
+    excerpt = Redactor([KEY]).excerpt(answer, is_whole=True)
     assert KEY[:4] not in excerpt
     assert excerpt.lstrip("\ufffd ").startswith("***")
 
 
-async def test_only_the_beginning_of_a_long_answer_is_examined():
-    body = b" " * EXAMINED_BYTES + f"{KEY} is wrong".encode()
-    assert await excerpt_of(respond(500, body=body)) == ""
-    assert await excerpt_of(respond(500, body=b"no" + body)) == "no"
+def test_only_the_beginning_of_a_long_answer_is_examined():
+    answer = b" " * EXAMINED_BYTES + f"{KEY} is wrong".encode()
+    assert Redactor([KEY]).excerpt(answer, is_whole=True) == ""
+    assert Redactor([KEY]).excerpt(b"no" + answer, is_whole=True) == "no"
 
 
 @pytest.mark.parametrize("status", [200, 401])
@@ -259,35 +239,36 @@ async def test_the_beginning_of_a_secret_at_the_end_of_a_broken_answer_is_remove
         writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: {len(body) + 100}\r\n\r\n{body}".encode())
         writer.close()
 
-    assert await excerpt_of(Action("break off", break_off)) == "the key ***"
+    outcome, _ = await deliver(Action("break off", break_off), headers={"x-key": KEY})
+    assert outcome.excerpt == "the key ***"
 
 
 @pytest.mark.parametrize("seen", range(4, len(KEY)))
 def test_at_most_three_characters_of_a_cut_secret_are_kept(seen):
     answer = f"the key {KEY[:seen]}".encode()
-    assert Redactor([KEY, KEY[:10]]).excerpt(answer, 1024, is_whole=False) == "the key ***"
+    assert Redactor([KEY, KEY[:10]]).excerpt(answer, is_whole=False) == "the key ***"
 
 
 def test_a_cut_character_hides_no_beginning_of_a_secret():
     redactor = Redactor(["pässwörd"])
-    assert redactor.excerpt("the key pässwö".encode()[:-1], 1024, is_whole=False) == "the key ***"
+    assert redactor.excerpt("the key pässwö".encode()[:-1], is_whole=False) == "the key ***"
 
 
 def test_a_whole_answer_keeps_its_end():
-    excerpt = Redactor(["endpoint-secret"]).excerpt(b"no such endpoint", 1024, is_whole=True)
+    excerpt = Redactor(["endpoint-secret"]).excerpt(b"no such endpoint", is_whole=True)
     assert excerpt == "no such endpoint"
 
 
 def test_no_part_of_many_credentials_is_kept():
     answer = f"token: {'x' * 200}\n".encode() * 300
     for before in range(len(answer) // 300):
-        excerpt = Redactor([]).excerpt(b"-" * before + b" " + answer, 1024, is_whole=True)
+        excerpt = Redactor([]).excerpt(b"-" * before + b" " + answer, is_whole=True)
         assert "token: *** token: ***" in excerpt
         assert "x" not in excerpt
 
 
 def test_an_answer_that_is_one_long_word_is_kept_up_to_a_kibibyte():
-    assert Redactor([]).excerpt(b"data: " + b"x" * 60_000, 1024, is_whole=True) == "data: " + "x" * 1018
+    assert Redactor([]).excerpt(b"data: " + b"x" * 60_000, is_whole=True) == "data: " + "x" * 1018
 
 
 # --- other sinks ----------------------------------------------------------------------------------------------------

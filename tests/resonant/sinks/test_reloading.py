@@ -11,14 +11,13 @@ from dataclasses import dataclass, replace
 import pytest
 
 from resonant.errors import EndpointError, UnexpectedStatus
-from resonant.events import Event
 from resonant.sinks import reloading
 from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.reloading import ReloadingSink
 from resonant.testing import FixedClock, Receiver, respond
+from support.http_sinks import EVENT
 from support.waiting import until
 
-EVENT = Event(type="order.paid", source="/shop", data={"order": 42})
 OLD, NEW = ("whsec_" + base64.b64encode(letter * 32).decode() for letter in (b"o", b"n"))
 NOW = int(time.time())
 
@@ -124,10 +123,8 @@ async def test_timeout_and_overrides_stay_as_they_were_when_it_was_opened():
         with pytest.raises(UnexpectedStatus):
             await shop.sink.send(EVENT)
         assert shop.tokens == ["t0ken-after"]
-        assert (shop.sink._endpoints[-1].timeout, shop.sink._endpoints[-1].overrides) == (
-            0.5,
-            {404: "transient"},
-        )
+        used = shop.sink._sinks[-1].endpoint
+        assert (used.timeout, used.overrides) == (0.5, {404: "transient"})
 
 
 async def test_no_present_or_former_secret_shows_in_an_error():

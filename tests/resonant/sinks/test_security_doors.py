@@ -1,7 +1,6 @@
 """No connection to a private address is made, whether a URL, a name, an answer or the environment points to it.
 
-Each case is a whole send with an endpoint that allows no private addresses, beside a server on every address of this
-machine that counts its requests.
+Each case that an endpoint accepts is a whole send, beside a server on every address of this machine that counts its requests.
 """
 
 from __future__ import annotations
@@ -25,27 +24,18 @@ EVENT = Event(type="order.paid", source="/shop", data={"order": 42})
 PUBLIC, PRIVATE = "127.0.0.2", "127.0.0.1"
 
 # By where each URL is refused, with the reason. PORT is the counting server's.
-REFUSED_AS_ADDRESS = {  # when the endpoint is saved: the host is a private or special address
+REFUSED_AS_ADDRESS = {  # when the endpoint is saved: the host is one of the addresses of test_address_guard.py
     "http://127.0.0.1:PORT/": "loopback",
     "https://127.0.0.1:PORT/": "loopback, by TLS",
     "HTTP://127.0.0.1:PORT/": "the scheme's case does not matter",
-    "http://127.255.255.254:PORT/": "all of 127.0.0.0/8 is loopback",
     "http://0.0.0.0:PORT/": "the kernel takes it for this machine",
     "http://[::]:PORT/": "the same in IPv6",
     "http://[::1]:PORT/": "loopback",
-    "http://10.0.0.1:PORT/": "private",
     "http://169.254.169.254/latest/meta-data/": "a cloud's metadata service",
     "http://[fd00:ec2::254]/latest/meta-data/": "the same in IPv6",
-    "http://[fe80::1]:PORT/": "link-local",
     "http://[::ffff:127.0.0.1]:PORT/": "IPv4-mapped",
     "http://[::ffff:7f00:1]:PORT/": "IPv4-mapped, in hexadecimal",
     "http://[0:0:0:0:0:ffff:127.0.0.1]:PORT/": "IPv4-mapped, in full",
-    "http://[::127.0.0.1]:PORT/": "IPv4-compatible",
-    "http://[::ffff:0:127.0.0.1]:PORT/": "IPv4-translated",
-    "http://[64:ff9b::7f00:1]:PORT/": "NAT64",
-    "http://[64:ff9b:1::7f00:1]:PORT/": "NAT64, of the local network",
-    "http://[2002:7f00:1::]:PORT/": "6to4",
-    "http://[2001:0:7f00:1::]:PORT/": "Teredo",
     "http://good.example@127.0.0.1:PORT/": "the text before the @ is a user, no host",
     "http://good.example:80@127.0.0.1:PORT/": "a user and a password",
     "http://good.example%40@127.0.0.1:PORT/": "an encoded @ in the user",
@@ -149,10 +139,9 @@ def urls(cases, *expected):
         *urls(REFUSED_AS_URL, EndpointError, True),
     ],
 )
-async def test_a_url_is_refused_when_it_is_saved(url, refusal, allow_private):
-    outcome, received = await send_beside_the_server(url, allow_private=allow_private)
-    assert isinstance(outcome, refusal)
-    assert received == []
+def test_a_url_is_refused_when_it_is_saved(url, refusal, allow_private):
+    with pytest.raises(refusal):
+        Endpoint("orders", url.replace("PORT", "80"), allow_private=allow_private)
 
 
 @pytest.mark.parametrize(
@@ -275,15 +264,15 @@ async def test_a_name_with_only_private_addresses_is_refused(names, connected_to
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308, 300, 200])
-@pytest.mark.parametrize(
-    "header",
-    ["Location: http://{}/", "Location: //{}/", "Refresh: 0; url=http://{}/", "Content-Location: http://{}/"],
-)
+@pytest.mark.parametrize("location", ["http://{}/", "//{}/"])
 @pytest.mark.parametrize("target", [PRIVATE, PUBLIC], ids=["inwards", "to a public host"])
-async def test_a_redirect_is_never_followed(public, connected_to, status, header, target):
+async def test_a_redirect_is_never_followed(public, connected_to, status, location, target):
     async with counting_server(target) as (target_port, redirected):
-        where = header.format(f"{target}:{target_port}")
-        answer = f"HTTP/1.1 {status} X\r\n{where}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        where = location.format(f"{target}:{target_port}")
+        answer = (
+            f"HTTP/1.1 {status} X\r\nLocation: {where}\r\nContent-Location: {where}\r\nRefresh: 0; url={where}\r\n"
+            "Content-Length: 0\r\nConnection: close\r\n\r\n"
+        )
         async with counting_server(PUBLIC, answer.encode()) as (port, received):
             outcome = await send(f"http://{PUBLIC}:{port}/")
     assert outcome.status_code == status
@@ -291,11 +280,8 @@ async def test_a_redirect_is_never_followed(public, connected_to, status, header
     assert (len(received), redirected, connected_to) == (1, [], [PUBLIC])
 
 
-@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
 @pytest.mark.parametrize("scheme", ["http", "socks5"])
-async def test_a_proxy_in_the_environment_is_not_asked(
-    public, names, connected_to, monkeypatch, variable, scheme
-):
+async def test_a_proxy_in_the_environment_is_not_asked(public, names, connected_to, monkeypatch, scheme):
     """It would connect on our behalf to addresses that the guard never sees."""
     answers, _ = names
     answers += [[PUBLIC]]
@@ -303,7 +289,8 @@ async def test_a_proxy_in_the_environment_is_not_asked(
         monkeypatch.delenv(name, raising=False)
 
     async with counting_server(PRIVATE) as (proxy, asked), counting_server(PUBLIC) as (port, received):
-        monkeypatch.setenv(variable, f"{scheme}://{PRIVATE}:{proxy}")
+        for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(variable, f"{scheme}://{PRIVATE}:{proxy}")
         outcome = await send(f"http://hooks.example:{port}/")
     assert outcome.status_code == 204
     assert (len(received), asked, connected_to) == (1, [], [PUBLIC])
