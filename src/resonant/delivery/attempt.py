@@ -5,23 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from resonant.delivery.classification import classifier
+from resonant.delivery.classification import classify
 from resonant.delivery.outcome import Outcome
 from resonant.delivery.retry import NORMAL, GateView, GiveUp, Park, Retry, RetryPolicy, decide
 from resonant.display import one_line
 from resonant.events import Attempt
+from resonant.sinks.base import Receipt
 from resonant.sinks.redaction import root_cause
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Awaitable, Callable, Mapping
 
-    from resonant.delivery.classification import Classifier
-    from resonant.events import Category, Clock, Lease
+    from resonant.events import Category, Clock, Event, Lease
     from resonant.sinks.base import Sink
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,6 @@ class AttemptRunner:
         rng: draws the jitter.
         policy: returns the retry policy with this name; None is the default policy.
         run_policy, run_max_attempts: override the policy and ``max_attempts`` of each delivery in this run.
-        classifier: classifies failures.
     """
 
     clock: Clock
@@ -79,7 +78,6 @@ class AttemptRunner:
     policy: Callable[[str | None], RetryPolicy] = lambda _name: RetryPolicy()
     run_policy: str | None = None
     run_max_attempts: int | None = None
-    classifier: Classifier = classifier
 
     async def attempt(
         self,
@@ -92,9 +90,6 @@ class AttemptRunner:
     ) -> Outcome:
         """Send once, and decide on the next step. Raises only interruptions of this task or process.
 
-        A sink that raises ``CancelledError`` though nobody cancelled this task has failed: if it were raised again, every
-        run would end at this delivery.
-
         Args:
             lease: the delivery, with its attempts before this one.
             destination: the endpoint.
@@ -104,36 +99,22 @@ class AttemptRunner:
         """
         # Before the send, so that an invalid policy cannot lose the result of a send.
         policy = self._policy_for(lease, destination)
+        started_at, start = self.clock(), asyncio.get_running_loop().time()
+        result = await _send(lease.event, destination)
         made = partial(
             Attempt,
             number=lease.attempts + 1,
             round=lease.round,
-            started_at=self.clock(),
+            started_at=started_at,
+            duration=asyncio.get_running_loop().time() - start,
             owner=lease.owner,
             task_run_id=task_run_id,
         )
-        start = asyncio.get_running_loop().time()
-        try:
-            async with asyncio.timeout(destination.timeout + _GRACE_SECONDS) as deadline:
-                receipt = await destination.sink.send(lease.event)
-        except BaseException as error:
-            if _is_interruption(error):
-                raise
-            made = partial(made, duration=asyncio.get_running_loop().time() - start)
-            # Not in a local variable: the error's traceback references this frame, so that would be a reference cycle.
-            return self._judge(
-                lease,
-                destination,
-                policy,
-                _cut_off(destination) if deadline.expired() else _failure(error),
-                made,
-                longest_wait=longest_wait,
-                gate=gate,
-            )
-        made = partial(made, duration=asyncio.get_running_loop().time() - start, result="delivered")
-        if receipt is None:
-            return Outcome(lease, made(), None)
+        if isinstance(result, Exception):
+            return self._judge(lease, destination, policy, result, longest_wait(), gate(), made)
+        receipt = result or Receipt()
         attempt = made(
+            result="delivered",
             status_code=receipt.status_code,
             excerpt=_line(destination, receipt.excerpt),
             warning=_line(destination, receipt.warning),
@@ -141,9 +122,10 @@ class AttemptRunner:
         return Outcome(lease, attempt, None)
 
     def _policy_for(self, lease: Lease, destination: Destination) -> RetryPolicy:
-        name = self.run_policy or lease.policy or destination.policy
+        max_attempts = self.run_max_attempts or lease.max_attempts
         try:
-            return self.policy(name).with_max_attempts(self.run_max_attempts or lease.max_attempts)
+            policy = self.policy(self.run_policy or lease.policy or destination.policy)
+            return replace(policy, max_attempts=max_attempts) if max_attempts else policy
         except ValueError as error:
             # A mistake of a producer or operator must not block other deliveries.
             logger.warning("%s; %s uses the default policy", error, lease.event.id)
@@ -155,13 +137,12 @@ class AttemptRunner:
         destination: Destination,
         policy: RetryPolicy,
         failure: Exception,
+        longest_wait: float,
+        gate: GateView,
         made: Callable[..., Attempt],
-        *,
-        longest_wait: Callable[[], float],
-        gate: Callable[[], GateView],
     ) -> Outcome:
         now = self.clock()
-        verdict = self.classifier.classify(failure, now=now, overrides=destination.overrides)
+        verdict = classify(failure, now=now, overrides=destination.overrides)
         status_code = _status_code(failure)
         decision = decide(
             verdict,
@@ -171,9 +152,9 @@ class AttemptRunner:
             now,
             round_started_at=lease.round_started_at,
             last_delay=lease.last_delay,
-            longest_wait=longest_wait(),
+            longest_wait=longest_wait,
             answered=status_code is not None,
-            gate=gate(),
+            gate=gate,
             backoff_until=lease.backoff_until,
         )
         waits = None if isinstance(decision, GiveUp) else decision
@@ -189,38 +170,42 @@ class AttemptRunner:
             excerpt=_line(destination, _look(failure, "excerpt")),
             retry_after=verdict.retry_after,
             decision=_DECISION_NAMES[type(decision)],
-            delay=None if waits is None else waits.delay,
-            next_attempt_at=None if waits is None else waits.next_attempt_at,
+            delay=waits and waits.delay,
+            next_attempt_at=waits and waits.next_attempt_at,
             early=isinstance(decision, Park) and not decision.charged,
         )
         return Outcome(lease, attempt, decision, verdict)
+
+
+async def _send(event: Event, destination: Destination) -> Receipt | Exception | None:
+    """Send once; return the receipt or the failure.
+
+    A sink that raises ``CancelledError`` though nobody cancelled this task has failed: if it were raised again, every run
+    would end at this delivery.
+    """
+    try:
+        async with asyncio.timeout(destination.timeout + _GRACE_SECONDS) as deadline:
+            return await destination.sink.send(event)
+    except BaseException as error:
+        if _is_interruption(error):
+            raise
+        if deadline.expired():
+            return TimeoutError(f"the sink was cut off after {destination.timeout + _GRACE_SECONDS:g} s")
+        if isinstance(error, Exception):
+            return error
+        return RuntimeError("the sink raised CancelledError, but the attempt was not cancelled")
 
 
 def _is_interruption(error: BaseException) -> bool:
     """Return whether this task is being cancelled, or the coroutine or process is to end."""
     if isinstance(error, Exception):
         return False
-    if not _is_cancellation(error):
+    of_sinks = (Exception, asyncio.CancelledError)
+    others = error.split(of_sinks)[1] if isinstance(error, BaseExceptionGroup) else error
+    if others is not None and not isinstance(others, of_sinks):
         return True
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def _is_cancellation(error: BaseException) -> bool:
-    """Return whether an error is a cancellation, or a group of cancellations and failures."""
-    if isinstance(error, BaseExceptionGroup):
-        return all(isinstance(each, Exception) or _is_cancellation(each) for each in error.exceptions)
-    return isinstance(error, asyncio.CancelledError)
-
-
-def _failure(error: BaseException) -> Exception:
-    if isinstance(error, Exception):
-        return error
-    return RuntimeError("the sink raised CancelledError, but the attempt was not cancelled")
-
-
-def _cut_off(destination: Destination) -> Exception:
-    return TimeoutError(f"the sink was cut off after {destination.timeout + _GRACE_SECONDS:g} s")
 
 
 def _describe(destination: Destination, failure: Exception) -> str:

@@ -80,7 +80,6 @@ _TRANSIENT_4XX = {407, 408, 421, 423, 425, 429}
 # 409 is missing, since it may mean that the receiver already has the event.
 _UNPROCESSED = {*range(300, 409), *range(410, 500), 501, 503, 505, 506, 508, 510, 511}
 _LOCAL_STATUSES = {407, 511}
-_NO_OVERRIDES: Mapping[int, Category] = MappingProxyType({})
 
 # A chain may contain a cycle, and groups may be nested deeply.
 _MAX_LINKS = 1000
@@ -127,7 +126,7 @@ class Classifier:
         return what
 
     def classify(
-        self, failure: BaseException, *, now: float, overrides: Mapping[int, Category] = _NO_OVERRIDES
+        self, failure: BaseException, *, now: float, overrides: Mapping[int, Category] = MappingProxyType({})
     ) -> Verdict:
         """Classify a failure.
 
@@ -272,15 +271,14 @@ def _ask(rule: Rule, link: BaseException) -> Verdict | None:
     try:
         verdict = rule(link)
     except Exception as error:  # noqa: BLE001 - a rule may run any code
-        # no traceback: it would include the failure, and possibly a URL
-        logger.warning("classifier rule %s raised %s and is ignored", name, type(error).__name__)
-        return None
-    if verdict is not None and not isinstance(verdict, Verdict):
-        logger.warning(
-            "classifier rule %s returned %s, not a Verdict, and is ignored", name, type(verdict).__name__
-        )
-        return None
-    return verdict
+        problem = f"raised {type(error).__name__}"
+    else:
+        if verdict is None or isinstance(verdict, Verdict):
+            return verdict
+        problem = f"returned {type(verdict).__name__}, not a Verdict,"
+    # no traceback: it would include the failure, and possibly a URL
+    logger.warning("classifier rule %s %s and is ignored", name, problem)
+    return None
 
 
 def _answer(failure: Any) -> tuple[int, str | None] | None:

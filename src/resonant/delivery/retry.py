@@ -7,9 +7,9 @@ each retry of each delivery: with a shared list of delays, deliveries would be r
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     import random
@@ -67,19 +67,13 @@ class RetryPolicy:
             raise ValueError(f"factor must be at least 1, not {self.factor}")
         if not 0 <= self.spread < 1:
             raise ValueError(f"spread must be from 0 to below 1, not {self.spread}")
-        if self.jitter not in ("proportional", "full", "equal", "decorrelated", "none"):
-            raise ValueError(
-                f"jitter {self.jitter!r} is not one of proportional, full, equal, decorrelated, none"
-            )
+        if self.jitter not in get_args(Jitter):
+            raise ValueError(f"jitter {self.jitter!r} is not one of {', '.join(get_args(Jitter))}")
 
     @classmethod
     def classic(cls) -> RetryPolicy:
         """Return the policy of the first version: 4 attempts, delays of 1, 2 and 4 s, ±20 %, nothing parked."""
         return cls(max_attempts=4, base=1.0, factor=2.0, max_age=24 * 3600.0, park_after=24 * 3600.0)
-
-    def with_max_attempts(self, max_attempts: int | None) -> RetryPolicy:
-        """Return this policy with another ``max_attempts``; None changes nothing."""
-        return self if max_attempts is None else replace(self, max_attempts=max_attempts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,13 +212,15 @@ def decide(
         backoff_until: when the delivery's own backoff ends, seconds since the epoch, if a gate sent it earlier.
     """
     early_until = backoff_until if backoff_until is not None and now < backoff_until else None
-    may_recover = gate.is_down and _depends_on_endpoint(verdict, answered=answered)
+    is_unknown = verdict.category == "unknown"
+    # A permanent answer concerns the event; other failures may end when the endpoint recovers.
+    may_recover = gate.is_down and (is_unknown or (not answered and verdict.blame == "endpoint"))
     if verdict.category == "permanent" and not may_recover:
         return GiveUp("permanent")
-    if attempt >= _budget(verdict, policy, may_recover=may_recover) and early_until is None:
-        return GiveUp("exhausted")
-
     if early_until is None:
+        limit = policy.unknown_max_attempts if is_unknown and not may_recover else policy.max_attempts
+        if attempt >= min(limit, policy.max_attempts):
+            return GiveUp("exhausted")
         own_delay = draw_delay(policy, attempt, rng, last_delay=last_delay)
     else:
         own_delay = early_until - now
@@ -247,14 +243,3 @@ def decide(
     if wait > policy.park_after or delay >= longest_wait:
         return Park(delay, now + delay)
     return Retry(delay, now + delay)
-
-
-def _depends_on_endpoint(verdict: Verdict, *, answered: bool) -> bool:
-    """Return whether a failure may end when the endpoint recovers; a permanent answer concerns the event."""
-    return verdict.category == "unknown" or (not answered and verdict.blame == "endpoint")
-
-
-def _budget(verdict: Verdict, policy: RetryPolicy, *, may_recover: bool) -> int:
-    if verdict.category != "unknown" or may_recover:
-        return policy.max_attempts
-    return min(policy.max_attempts, policy.unknown_max_attempts)

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-import resonant.delivery.classification
-import resonant.delivery.failure_tables
+from resonant.delivery import classification
+from resonant.delivery.failure_tables import ANSWERED, CONNECTING, NAME_RESOLUTION, RANKED, TABLES
 
 PACKAGES = {
     "aiohttp": ["aiohttp", "aiohttp.http_exceptions"],
@@ -16,12 +16,7 @@ PACKAGES = {
     "resonant": ["resonant.errors"],
     "urllib3": ["urllib3.exceptions"],
 }
-NAMED = {
-    *(key for key in resonant.delivery.failure_tables.RANKED if isinstance(key, str)),
-    *resonant.delivery.failure_tables.ANSWERED,
-    *resonant.delivery.failure_tables.NAME_RESOLUTION,
-    *resonant.delivery.failure_tables.CONNECTING,
-}
+NAMED = {key for key in RANKED if isinstance(key, str)} | ANSWERED | NAME_RESOLUTION | CONNECTING
 
 
 @pytest.mark.parametrize("name", sorted(NAMED))
@@ -30,18 +25,13 @@ def test_a_name_in_the_tables_is_the_name_of_an_exception(name):
     modules = [importlib.import_module(module) for module in PACKAGES.get(package, [package])]
     found = [getattr(module, kind) for module in modules if hasattr(module, kind)]
     assert found
-    assert resonant.delivery.classification._package(found[0]) == package
+    assert classification._package(found[0]) == package
     assert found[0].__qualname__ == kind
     assert issubclass(found[0], Exception)
 
 
 def test_no_failure_stands_in_the_tables_twice():
-    keys = [
-        key
-        for table in resonant.delivery.failure_tables.TABLES.values()
-        for keys in table.values()
-        for key in keys
-    ]
+    keys = [key for table in TABLES.values() for keys in table.values() for key in keys]
     assert len(keys) == len(set(keys))
 
 
@@ -51,7 +41,7 @@ def test_no_http_library_is_imported_to_know_its_errors():
         "sys.exit(str([name for name in ('httpx', 'requests', 'aiohttp', 'urllib3') if name in sys.modules]))"
     )
     ran = subprocess.run(
-        [sys.executable, "-c", script, resonant.delivery.classification.__file__],
+        [sys.executable, "-c", script, classification.__file__],
         capture_output=True,
         text=True,
         timeout=60,

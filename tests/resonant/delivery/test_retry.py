@@ -181,17 +181,6 @@ def test_deliveries_with_the_same_retry_after_are_spread_above_it(jitter):
     assert mean(delays) == pytest.approx(66, rel=0.02)
 
 
-@pytest.mark.parametrize("jitter", JITTERS)
-def test_the_cap_does_not_lower_retry_after(jitter):
-    policy = RetryPolicy(cap=10, jitter=jitter)
-    assert decide_now(with_retry_after(7200), attempt=9, policy=policy).delay >= 7200
-
-
-@pytest.mark.parametrize("seconds", [0, 2])
-def test_a_retry_after_shorter_than_the_backoff_does_not_shorten_it(seconds):
-    assert 27 <= decide_now(with_retry_after(seconds), attempt=4).delay <= 27 * 1.2
-
-
 @pytest.mark.parametrize("seconds", [3100, 3500, 3599.9])
 def test_jitter_never_expires_a_retry_after_that_ends_within_the_round(seconds):
     rng = random.Random(7)
@@ -261,15 +250,6 @@ def test_decorrelated_jitter_never_waits_longer_in_the_process_than_allowed():
     ]
     assert {type(decision) for decision in decisions} == {Retry, Park}
     assert all((decision.delay > 30) == isinstance(decision, Park) for decision in decisions)
-
-
-@pytest.mark.parametrize("attempt", [1, 2, 5, 9])
-@pytest.mark.parametrize("verdict", [TRANSIENT, with_retry_after(12)])
-def test_without_room_in_the_process_the_same_delay_is_parked(verdict, attempt):
-    policy = RetryPolicy()
-    waiting = decide_now(verdict, attempt, policy)
-    parked = decide_now(verdict, attempt, policy, longest_wait=0.0)
-    assert parked == Park(waiting.delay, waiting.next_attempt_at)
 
 
 # --- under a gate ---------------------------------------------------------------------------------------------------
@@ -366,11 +346,3 @@ def test_a_gate_never_exhausts_a_round_sooner_than_the_policy_alone(policy, seed
     assert decision == GiveUp("exhausted")
     assert charged + 1 == policy.max_attempts
     assert now >= own * (1 - 1e-9)
-
-
-@pytest.mark.parametrize("jitter", ["proportional", "full", "equal", "decorrelated"])
-def test_early_sends_under_a_gate_are_spread_by_jitter(jitter):
-    policy, rng = RetryPolicy(jitter=jitter), random.Random(7)
-    delays = [decide_now(attempt=8, policy=policy, rng=rng, gate=PROBING).delay for _ in range(100)]
-    assert len(set(delays)) == 100
-    assert max(delays) <= max(draw_delay(policy, 1, rng) for _ in range(1_000)) * 1.01

@@ -26,6 +26,7 @@ NOW = datetime(2019, 6, 3, 11, 0, 0, tzinfo=UTC).timestamp()
         ("Mon, 03 Jun 2019 10:59:59 GMT", 0),
         ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
         ("007", 7),
+        (None, None),
     ],
 )
 def test_retry_after_is_read_by_the_grammar(value, seconds, caplog):
@@ -68,11 +69,6 @@ def test_an_invalid_header_is_logged_and_ignored(value, caplog):
     assert [record.name for record in caplog.records] == ["resonant.delivery.retry_after"]
 
 
-def test_a_missing_header_is_not_logged(caplog):
-    assert parse_retry_after(None, NOW) is None
-    assert not caplog.records
-
-
 def test_the_log_shows_no_more_than_80_characters_on_one_line(caplog):
     parse_retry_after("\n" * 300, NOW)
     parse_retry_after("x" * 300, NOW)
@@ -82,23 +78,14 @@ def test_the_log_shows_no_more_than_80_characters_on_one_line(caplog):
 
 
 @pytest.mark.parametrize(
-    ("value", "year"),
+    ("value", "now", "seconds"),
     [
-        ("Sunday, 02-Jun-69 11:00:00 GMT", 2069),
-        ("Tuesday, 04-Jun-69 11:00:00 GMT", 1969),  # more than 50 years ahead
-        ("Wednesday, 01-Jan-70 00:00:00 GMT", 1970),
-        ("Friday, 31-Dec-99 23:59:59 GMT", 1999),
-        ("Saturday, 01-Jan-00 00:00:00 GMT", 2000),
-        ("Saturday, 29-Feb-20 00:00:00 GMT", 2020),
+        ("Sunday, 02-Jun-69 11:00:00 GMT", NOW, 24 * 3600),
+        ("Tuesday, 04-Jun-69 11:00:00 GMT", NOW, 0),  # more than 50 years ahead
+        ("Saturday, 01-Jan-00 00:00:00 GMT", NOW, 0),
+        ("Saturday, 29-Feb-20 00:00:00 GMT", NOW, 24 * 3600),
+        ("Friday, 01-Jan-00 00:01:00 GMT", datetime(2099, 12, 31, 23, 59, tzinfo=UTC).timestamp(), 120),
     ],
 )
-def test_a_year_of_two_digits_is_never_more_than_fifty_years_ahead(value, year):
-    date = datetime.strptime(value.partition(", ")[2][:-4], "%d-%b-%y %H:%M:%S").replace(
-        year=year, tzinfo=UTC
-    )
-    assert parse_retry_after(value, NOW) == (0 if date.timestamp() < NOW else 24 * 3600)
-
-
-def test_a_year_of_two_digits_may_lie_beyond_the_turn_of_the_century():
-    new_years_eve = datetime(2099, 12, 31, 23, 59, 0, tzinfo=UTC).timestamp()
-    assert parse_retry_after("Friday, 01-Jan-00 00:01:00 GMT", new_years_eve) == 120
+def test_a_year_of_two_digits_is_never_more_than_fifty_years_ahead(value, now, seconds):
+    assert parse_retry_after(value, now) == seconds
