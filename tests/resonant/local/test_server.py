@@ -6,8 +6,6 @@ import contextlib
 import http.server
 import json
 import os
-import signal
-import subprocess
 import sys
 import threading
 
@@ -19,15 +17,6 @@ from resonant.local.note import RunningUp, is_held, lock_of_up, note_of_up, runn
 from resonant.local.password import OF_CLIENT, password_file
 from resonant.local.server import free_port, kept_server, known_url, prefect_server
 from resonant.settings import Settings
-
-HOLDER = """
-import sys, time
-from resonant.local.stack import _only_one
-from resonant.settings import Settings
-with _only_one(Settings(home=sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(60)
-"""
 
 
 @pytest.fixture
@@ -65,17 +54,10 @@ def note(settings, port, *, has_password=False) -> str:
 
 def test_a_program_on_the_port_of_a_killed_up_is_not_asked(settings, stranger):
     port, asked = stranger
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(settings.home)], stdout=subprocess.PIPE, text=True
-    )
-    assert holder.stdout.readline() == "held\n"
-    url = note(settings, port)
-    assert running_up(settings) == RunningUp(url, has_password=False)
+    with stack._only_one(settings):
+        url = note(settings, port)
+        assert running_up(settings) == RunningUp(url, has_password=False)
     asked.clear()
-
-    holder.send_signal(signal.SIGKILL)
-    holder.communicate()
-
     assert note_of_up(settings).exists()
     assert running_up(settings) is None
     assert asked == []
@@ -115,35 +97,18 @@ def test_there_is_no_server_without_up(settings):
     assert running_up(settings) is None
 
 
-USER = """
-import sys
-from resonant.local.server import prefect_server
-from resonant.settings import Settings
-with prefect_server(Settings(home=sys.argv[1]), runs_flows=False) as server:
-    sys.stdout.write(server.api_url)
-"""
-
-
-def test_a_command_waits_for_a_server_that_is_still_starting(settings, stranger):
-    port, _ = stranger
-    with (
-        stack._only_one(settings),
-        subprocess.Popen(
-            [sys.executable, "-c", USER, str(settings.home)],
-            env=os.environ | {"PREFECT_API_URL": ""},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as command,
-    ):
-        assert command.stderr.readline() == "waiting for `resonant up`, which starts or stops\n"
-        url = note(settings, port)
-        assert command.communicate(timeout=60) == (url, "")
-
-
 @pytest.fixture
 def nothing_configured(monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", "")
+
+
+@pytest.mark.usefixtures("nothing_configured")
+def test_a_command_waits_for_a_server_that_is_still_starting(settings, stranger, monkeypatch):
+    said = []
+    monkeypatch.setattr(server.output, "say", lambda line: said.append(line) or note(settings, stranger[0]))
+    with stack._only_one(settings):
+        assert server._url_to_use(settings) == f"http://127.0.0.1:{stranger[0]}/api"
+    assert said == ["waiting for `resonant up`, which starts or stops"]
 
 
 @pytest.mark.usefixtures("nothing_configured")
@@ -183,7 +148,7 @@ def test_commands_that_check_the_lock_do_not_prevent_a_start(settings):
     for each in lookers:
         each.start()
     try:
-        for _ in range(500):
+        for _ in range(100):
             with stack._only_one(settings):
                 pass
     finally:
@@ -238,30 +203,20 @@ def test_a_descendant_of_our_process_may_serve(settings, keep_instead):
         assert kept.api_url == f"http://127.0.0.1:{port}/api"
 
 
-OWN_PAGES = "http://127.0.0.1:PORT,http://localhost:PORT"
-SHOWING = "import json, os, sys; print(json.dumps(dict(os.environ)), file=sys.stderr, flush=True)"
+OWN_PAGES = "http://127.0.0.1:4200,http://localhost:4200"
 
 
 @pytest.mark.parametrize(
-    ("given", "allowed"),
+    ("name", "value", "allowed"),
     [
-        ({}, OWN_PAGES),
-        ({"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "https://a.example"}, f"{OWN_PAGES},https://a.example"),
-        ({"PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": "*"}, f"{OWN_PAGES},*"),
+        ("PREFECT_SERVER_CORS_ALLOWED_ORIGINS", "", OWN_PAGES),
+        ("PREFECT_SERVER_CORS_ALLOWED_ORIGINS", "https://a.example", f"{OWN_PAGES},https://a.example"),
+        ("PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS", "*", f"{OWN_PAGES},*"),
     ],
     ids=["neither name", "the older name", "the newer name"],
 )
-def test_the_servers_own_pages_and_those_of_the_user_may_use_it(
-    settings, monkeypatch, keep_instead, given, allowed
-):
-    for name in server._ORIGINS:
-        monkeypatch.delenv(name, raising=False)
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    port = free_port()
-    keep_instead(SHOWING, seconds=30.0)
-    with pytest.raises(ServerError, match="ended at once"), kept_server(settings, port=port, ui=False):
-        pass
-    environment = json.loads((settings.home / server.SERVER_LOG).read_text())
-    assert environment["PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS"] == allowed.replace("PORT", str(port))
-    assert environment["PREFECT_SERVER_API_HOST"] == "127.0.0.1"
+def test_the_servers_own_pages_and_those_of_the_user_may_use_it(monkeypatch, name, value, allowed):
+    for each in server._ORIGINS:
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setenv(name, value)
+    assert server._origins_that_may_come(4200) == allowed
