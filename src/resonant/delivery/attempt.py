@@ -111,7 +111,9 @@ class AttemptRunner:
             task_run_id=task_run_id,
         )
         if isinstance(result, Exception):
-            return self._judge(lease, destination, policy, result, longest_wait(), gate(), made)
+            outcome = self._judge(lease, destination, policy, result, longest_wait(), gate(), made)
+            del result  # its traceback references this frame
+            return outcome
         receipt = result or Receipt()
         attempt = made(
             result="delivered",

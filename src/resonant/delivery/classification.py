@@ -166,12 +166,9 @@ class _Classification:
                 if verdict := _ask(rule, link):
                     return USER, verdict
 
-        place, rank, verdict = 0, NOTHING, UNKNOWN
         links = [link for link in links if not _is_mask(link)]
-        for i, link in enumerate(links):
-            link_rank, link_verdict = self._judge_link(link, depth)
-            if link_rank < rank:
-                place, rank, verdict = i, link_rank, link_verdict
+        ranked = enumerate(self._judge_link(link, depth) for link in links)
+        place, (rank, verdict) = min(ranked, key=lambda each: each[1][0], default=(0, (NOTHING, UNKNOWN)))
         if any(CONNECTING.intersection(_names(link)) for link in links[: place + 1]):
             verdict = replace(verdict, maybe_processed=False)
         return rank, verdict

@@ -24,21 +24,12 @@ class Outcome:
         attempt: the attempt.
         decision: None for a success.
         verdict: how the failure was classified; None for a success.
-
-    Raises:
-        ValueError: the attempt's number does not follow the lease's attempts.
     """
 
     lease: Lease
     attempt: Attempt
     decision: Decision | None
     verdict: Verdict | None = None
-
-    def __post_init__(self) -> None:
-        if self.attempt.number != self.lease.attempts + 1:
-            raise ValueError(
-                f"attempt {self.attempt.number} cannot follow attempt {self.lease.attempts} of its lease"
-            )
 
     @property
     def next_step(self) -> str:

@@ -41,12 +41,12 @@ class BoundedConnection(ResponseHandler):
 
     _body: StreamReader | None = None  # set when the final head has been parsed
     _fed_bytes = 0  # of the heads; then of the body
-    _heads = _interim_answers = 0  # the parser also accepts heads whose lines end without a CR
+    _interim_answers = 0
 
     def set_response_params(self, **params: Any) -> None:
         """Prepare for the answer to the next request."""
         self._body = None
-        self._fed_bytes = self._heads = self._interim_answers = 0
+        self._fed_bytes = self._interim_answers = 0
         super().set_response_params(**params)
 
     def data_received(self, data: bytes) -> None:
@@ -60,7 +60,6 @@ class BoundedConnection(ResponseHandler):
             if body is None:
                 if (found := data.find(_END_OF_HEAD, start, end)) >= 0:
                     end = found + len(_END_OF_HEAD)
-                    self._heads += 1
             elif body.is_eof():
                 # Otherwise, it could be mistaken for the answer to the next event.
                 self._hang_up()
@@ -101,7 +100,7 @@ class BoundedConnection(ResponseHandler):
         return body.total_bytes < READ_BYTES  # the sink reads no more, and closes the connection
 
     def _may_continue_heads(self) -> bool:
-        if max(self._heads, self._interim_answers) > MAX_INTERIM_ANSWERS:
+        if self._interim_answers > MAX_INTERIM_ANSWERS:
             problem = f"it has more than {MAX_INTERIM_ANSWERS} interim answers"
         elif self._fed_bytes > HEAD_BYTES:
             problem = f"its head has more than {HEAD_BYTES // 1024} KiB"

@@ -20,6 +20,7 @@ logging.getLogger("EventsWorker").warning("Still processing items")
 logging.getLogger("resonant").warning("a sink is not available")
 logging.getLogger("another").warning("a library says something")
 """
+OF_OTHERS = ["a sink is not available", "a library says something"]
 OF_PREFECT = ("keepalive ping failed", "Unable to connect", "a service failed", "Still processing items")
 LOADS_A_BLOCK = """
 import asyncio
@@ -59,18 +60,20 @@ def run(code, **variables):
     return done.stderr
 
 
-@pytest.mark.parametrize("call", ["show_prefect_log(verbose=False)", "hide_client_log()", LOADS_A_BLOCK])
-def test_a_command_shows_the_logs_of_others_and_hides_those_of_prefect(call):
-    shown = run(SAYS.format(call=call))
-    assert [line.rpartition(" - ")[2] for line in shown.splitlines()] == [
-        "a sink is not available",
-        "a library says something",
-    ]
+def messages(log):
+    return [line.rpartition(" - ")[2] for line in log.splitlines()]
 
 
-def test_a_verbose_command_shows_it_all():
-    shown = run(SAYS.format(call="show_prefect_log(verbose=True)"))
-    assert all(said in shown for said in (*OF_PREFECT, "a sink is not available", "a library says something"))
+@pytest.mark.parametrize("call", ["hide_client_log()", LOADS_A_BLOCK])
+def test_a_command_without_flows_shows_the_logs_of_others_and_hides_those_of_prefect(call):
+    assert messages(run(SAYS.format(call=call))) == OF_OTHERS
+
+
+def test_a_command_with_flows_shows_the_logs_of_prefect_only_if_it_is_verbose():
+    calls = [SAYS.format(call=f"show_prefect_log(verbose={verbose})") for verbose in (False, True)]
+    shown = messages(run("".join(calls)))
+    assert shown[:2] == OF_OTHERS
+    assert {*OF_PREFECT, *OF_OTHERS} <= set(shown[2:])
 
 
 @pytest.mark.slow
@@ -81,13 +84,13 @@ def test_only_a_verbose_command_reports_that_logs_cannot_be_sent(tmp_path):
         assert "failed to process batch" in run(LOSES_LOGS.format(verbose=True), **variables)
 
 
-def test_the_log_has_no_links_to_a_temporary_server_without_ui(tmp_path):
-    code = """
+@pytest.mark.parametrize("is_temporary", [True, False])
+def test_the_log_has_no_links_to_a_temporary_server_without_ui(is_temporary, tmp_path):
+    code = f"""
 from uuid import uuid4
 from resonant.local.server import Server, _used
-for is_temporary in (False, True):
-    with _used(Server("http://127.0.0.1:9/api", is_temporary=is_temporary), runs_flows=True, verbose=True):
-        from prefect.utilities.urls import url_for
-        assert (url_for("flow-run", uuid4()) is None) == is_temporary
+with _used(Server("http://127.0.0.1:9/api", is_temporary={is_temporary}), runs_flows=True, verbose=True):
+    from prefect.utilities.urls import url_for
+    assert (url_for("flow-run", uuid4()) is None) == {is_temporary}
 """
     assert run(code, PREFECT_HOME=str(tmp_path)) == ""

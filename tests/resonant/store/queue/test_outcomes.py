@@ -50,13 +50,6 @@ class TestRecord:
         assert (status.retrying, status.dead_letter, status.delivered, status.in_flight) == (2, 1, 5, 1)
         assert status.balanced
 
-    def test_an_attempt_must_follow_the_attempts_of_its_lease(self, desk):
-        desk.enqueue("evt_1")
-        lease = desk.claim_one()
-        stale = replace(lease, attempts=1)
-        with pytest.raises(ValueError, match="attempt 1 cannot follow attempt 1 of its lease"):
-            Outcome(stale, desk.delivered(lease).attempt, None)
-
     def test_any_answer_of_a_receiver_is_storable(self, desk):
         desk.enqueue("evt_1")
         dirty = {
