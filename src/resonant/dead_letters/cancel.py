@@ -90,8 +90,7 @@ def cancel_batch(
     by_cause: defaultdict[Cause, list[int]] = defaultdict(list)
     tally = Tally(now)
     for row in rows:
-        error = (row.category, row.code, row.error_type, row.error)
-        by_cause[Cause.of(row.endpoint, row.event_type, "cancelled", *error)].append(row.id)
+        by_cause[Cause.of(row.endpoint, row.event_type, "cancelled", row._asdict())].append(row.id)
         labels = (row.endpoint, row.event_type, "dead_letter", row.category, row.code)
         tally.add("delivery", *labels, detail="cancelled", seconds=now - row.accepted_at)
         count_retries(tally, (row.endpoint, row.event_type), row.attempts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+from dataclasses import asdict
 from typing import get_args
 
 import pytest
@@ -64,7 +65,7 @@ def make_dead_letters(rng, number=60):
 def store_all(connection, given):
     """Store dead letters as a worker would have, in few statements, each with a twin that is not final."""
     names = ("endpoint", "event_type", "reason", "category", "code", "error_type", "error")
-    causes = {each: Cause.of(*(getattr(each, name) for name in names)) for each in given}
+    causes = {each: Cause.of(each.endpoint, each.event_type, each.reason, asdict(each)) for each in given}
     ids = cause_ids(connection, causes.values())
     for each in given:
         event = {"id": each.event_id, "type": each.event_type, "source": "/s", "time": "", "digest": ""}

@@ -21,6 +21,7 @@ _ATTEMPT_FIELDS = tuple(field.name for field in fields(Attempt))
 _ATTEMPT_COLUMNS = (*_ATTEMPT_FIELDS, "late", "delivery_id")
 # Rows per statement: three statements insert any number of rows. SQLite binds at most 32,766 values.
 _ROWS_AT_ONCE = (64, 8, 1)
+_OF_FAILURE = ("status_code", "category", "code", "error_type", "error")
 
 
 class AttemptKey(NamedTuple):
@@ -48,12 +49,17 @@ def recorded_attempts(connection: Connection, delivery_ids: Collection[int]) -> 
     return {AttemptKey(*key): late for late, *key in rows}
 
 
-def attempt_row(delivery_id: int, attempt: Attempt, *, late: bool) -> dict[str, object]:
+def attempt_row(delivery_id: int, attempt: Attempt, *, late: bool) -> dict[str, Any]:
     """Return the row of this attempt."""
     row = {name: getattr(attempt, name) for name in _ATTEMPT_FIELDS}
     for name in ("error_type", "error", "excerpt", "warning"):
         row[name] = storable(row[name])
     return {**row, "late": late, "delivery_id": delivery_id}
+
+
+def last_failure(row: Mapping[str, Any]) -> dict[str, object]:
+    """Return what a delivery keeps of its last failure, from the row of the attempt."""
+    return {name: row[name] for name in _OF_FAILURE}
 
 
 def add_attempts(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import func, select
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 MOST_ERRORS = 50
 MOST_NORMALISED = 100
 _ANY_ERROR = "<any>"
+_OF_FAILURE = ("category", "code", "error_type", "error")
 _c = schema.causes
 
 
@@ -47,18 +48,10 @@ class Cause(NamedTuple):
     varies: bool = False
 
     @classmethod
-    def of(
-        cls,
-        endpoint: str,
-        event_type: str,
-        reason: Reason,
-        category: str | None,
-        code: str | None,
-        error_type: str | None,
-        error: str | None,
-    ) -> Cause:
-        """Return the cause of a delivery that is given up, from its last failure if there was one."""
-        return cls(endpoint, event_type, reason, category or "", code or "", error_type or "", error or "")
+    def of(cls, endpoint: str, event_type: str, reason: Reason, failure: Mapping[str, Any]) -> Cause:
+        """Return the cause of a delivery that is given up; ``failure`` has the columns of its last failure, if any."""
+        category, code, error_type, error = (failure[name] or "" for name in _OF_FAILURE)
+        return cls(endpoint, event_type, reason, category, code, error_type, error)
 
     @property
     def digest(self) -> str:

@@ -133,11 +133,23 @@ def enqueue(
 def _store_events(connection: Connection, events: dict[str, tuple[Event, str]], now: float) -> dict[str, str]:
     """Insert the missing events; return the stored digest of each."""
     digests: dict[str, str] = {}
-    accepted = (now, rfc3339(now))
+    time_of_acceptance = rfc3339(now)
     # Repeats only if a purge removes a known event between the insert and the lock.
     while missing := [pair for event_id, pair in events.items() if event_id not in digests]:
         table = schema.events
-        rows = [_event_row(*pair, *accepted) for pair in missing]
+        rows: list[dict[str, object]] = [
+            {
+                "id": event.id,
+                "type": event.type,
+                "source": event.source,
+                "subject": event.subject,
+                "time": time_of_acceptance if event.time is None else event.time,
+                "digest": digest,
+                "accepted_at": now,
+                "body": event.body,
+            }
+            for event, digest in missing
+        ]
         inserted = {row.id for row in _insert(connection, rows, table.c.id)}
         digests.update((event_id, events[event_id][1]) for event_id in inserted)
         if ids := [event.id for event, _ in missing if event.id not in inserted]:
@@ -145,19 +157,6 @@ def _store_events(connection: Connection, events: dict[str, tuple[Event, str]], 
             held = connection.execute(known.with_for_update(read=True, key_share=True))
             digests.update((row.id, row.digest) for row in held)
     return digests
-
-
-def _event_row(event: Event, digest: str, accepted_at: float, accepted_time: str) -> dict[str, object]:
-    return {
-        "id": event.id,
-        "type": event.type,
-        "source": event.source,
-        "subject": event.subject,
-        "time": accepted_time if event.time is None else event.time,
-        "digest": digest,
-        "accepted_at": accepted_at,
-        "body": event.body,
-    }
 
 
 def _insert(

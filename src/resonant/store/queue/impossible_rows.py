@@ -38,27 +38,16 @@ def sound(connection: Connection, rows: Sequence[Row[Any]], now: float) -> Seque
     undated = [row for row in rows if row.next_attempt_at is None and row.status not in _FINAL]
     if not final and not undated:
         return rows
-    _repair(connection, final, None, "final, but could be claimed")
-    _repair(connection, undated, now, "unfinished, but had no due time")
+    for impossible, due_at, was in (
+        (final, None, "final, but could be claimed"),
+        (undated, now, "unfinished, but had no due time"),
+    ):
+        if impossible:
+            times = {"next_attempt_at": due_at, "available_at": due_at}
+            ended = {"lease_owner": None, "lease_token": _d.c.lease_token + 1, "sending": False}
+            change_all(connection, [row.id for row in impossible], times | ended)
+            number = counted(len(impossible), "delivery", "deliveries")
+            event_id, endpoint = impossible[0].event_id, impossible[0].endpoint
+            logger.warning("repaired %s (event %r to %s): %s", number, event_id, endpoint, was)
     repaired = {row.id for row in (*final, *undated)}
     return [row for row in rows if row.id not in repaired]
-
-
-def _repair(connection: Connection, rows: Sequence[Row[Any]], due_at: float | None, was: str) -> None:
-    if not rows:
-        return
-    changes = {
-        "next_attempt_at": due_at,
-        "available_at": due_at,
-        "lease_owner": None,
-        "lease_token": _d.c.lease_token + 1,
-        "sending": False,
-    }
-    change_all(connection, [row.id for row in rows], changes)
-    logger.warning(
-        "repaired %s (event %r to %s): %s",
-        counted(len(rows), "delivery", "deliveries"),
-        rows[0].event_id,
-        rows[0].endpoint,
-        was,
-    )

@@ -68,14 +68,19 @@ def change_all(connection: Connection, delivery_ids: Collection[int], changes: d
 
 def change_each(connection: Connection, changes: list[dict[str, object]]) -> None:
     """Apply different changes to deliveries already locked by this transaction; ``key`` is the delivery's id."""
-    by_shape: dict[tuple[str, ...], list[dict[str, object]]] = {}
+    by_names: dict[tuple[str, ...], list[dict[str, object]]] = {}
     for change in changes:
-        by_shape.setdefault(tuple(change), []).append(change)
-    for shape, rows in by_shape.items():
-        connection.execute(_change(shape), rows)
+        by_names.setdefault(tuple(change), []).append(change)
+    for names, rows in by_names.items():
+        if connection.dialect.name == "sqlite":
+            # Takes a fifth of the time of a compiled statement.
+            assignments = ", ".join(f"{name} = :{name}" for name in names if name != "key")
+            connection.exec_driver_sql(f"UPDATE {_d.name} SET {assignments} WHERE id = :key", rows)  # noqa: S608 - our own names
+        else:
+            connection.execute(_change(names), rows)
 
 
 @cache
-def _change(shape: tuple[str, ...]) -> Update:
-    values: dict[str, Any] = {name: bindparam(name) for name in shape if name != "key"}
+def _change(names: tuple[str, ...]) -> Update:
+    values: dict[str, Any] = {name: bindparam(name) for name in names if name != "key"}
     return update(_d).where(_d.c.id == bindparam("key")).values(values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import bindparam, update
 
@@ -12,7 +12,13 @@ from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.store import schema
 from resonant.store.counts.counters import DelayOf, Tally, count_retries
 from resonant.store.engine.sql import is_any_of_given
-from resonant.store.queue.attempts import AttemptKey, add_attempts, attempt_row, recorded_attempts, storable
+from resonant.store.queue.attempts import (
+    AttemptKey,
+    add_attempts,
+    attempt_row,
+    last_failure,
+    recorded_attempts,
+)
 from resonant.store.queue.causes import Cause, point_at_causes
 from resonant.store.queue.locked_rows import change_each, is_held, lock
 
@@ -22,7 +28,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Update
 
     from resonant.delivery.outcome import Outcome
-    from resonant.events import LeaseKey
+    from resonant.delivery.retry import Decision
+    from resonant.events import Lease, LeaseKey
 
 _d = schema.deliveries
 
@@ -42,8 +49,8 @@ def record(connection: Connection, outcomes: Sequence[Outcome], *, now: float) -
     held = {outcome.lease.key for outcome in there if is_held(rows, outcome.lease)}
     known = recorded_attempts(connection, [o.lease.delivery_id for o in there if o.lease.key not in held])
     kept_before = {(key.delivery_id, key.number, key.owner) for key, late in known.items() if not late}
-    history: list[dict[str, object]] = []
-    kept: list[Outcome] = []
+    history: list[dict[str, Any]] = []
+    kept: list[tuple[Outcome, dict[str, Any]]] = []
     standing: set[LeaseKey] = set()
     for outcome in there:
         lease, attempt = outcome.lease, outcome.attempt
@@ -62,22 +69,31 @@ def record(connection: Connection, outcomes: Sequence[Outcome], *, now: float) -
         history.append(attempt_row(lease.delivery_id, attempt, late=is_late))
         if not is_late:
             standing.add(lease.key)
-            kept.append(outcome)
+            kept.append((outcome, history[-1]))
     add_attempts(connection, history)
     _write_kept(connection, kept, now)
     return standing
 
 
-def _write_kept(connection: Connection, kept: list[Outcome], now: float) -> None:
-    _deliver(connection, [outcome for outcome in kept if outcome.decision is None], now)
-    failed = [outcome for outcome in kept if outcome.decision is not None]
-    changes = [_failure_changes(outcome, now) for outcome in failed]
-    point_at_causes(connection, changes, _causes(failed))
-    change_each(connection, changes)
+def _write_kept(connection: Connection, kept: list[tuple[Outcome, dict[str, Any]]], now: float) -> None:
+    """Change the deliveries, and count, given the outcomes with the rows of their attempts."""
+    delivered: list[Outcome] = []
+    changes: list[dict[str, object]] = []
+    causes: dict[object, Cause] = {}
     tally = Tally(now)
-    _count_delivered(tally, [outcome for outcome in kept if outcome.decision is None], now)
-    for outcome in failed:
-        _count_failed(tally, outcome, now)
+    for outcome, row in kept:
+        lease, decision = outcome.lease, outcome.decision
+        if decision is None:
+            delivered.append(outcome)
+            continue
+        changes.append(_failure_changes(lease, row, decision, now))
+        _count_failed(tally, lease, row, decision, now)
+        if isinstance(decision, GiveUp):
+            causes[lease.delivery_id] = Cause.of(lease.endpoint, lease.event.type, decision.reason, row)
+    _deliver(connection, delivered, now)
+    _count_delivered(tally, delivered, now)
+    point_at_causes(connection, changes, causes)
+    change_each(connection, changes)
     tally.write(connection)
 
 
@@ -108,19 +124,9 @@ def _delivering() -> Update:
     return update(_d).where(is_any_of_given(_d.c.id, "ids")).values(changes)
 
 
-def _failure_changes(outcome: Outcome, now: float) -> dict[str, object]:
-    lease, attempt, decision = outcome.lease, outcome.attempt, outcome.decision
-    changes: dict[str, object] = {
-        "key": lease.delivery_id,
-        "attempts": attempt.number,
-        "sending": False,
-        "status_code": attempt.status_code,
-        "category": attempt.category,
-        "code": attempt.code,
-        "error_type": storable(attempt.error_type),
-        "error": storable(attempt.error),
-    }
-    if not (isinstance(decision, Park) and not decision.charged):
+def _failure_changes(lease: Lease, row: dict[str, Any], decision: Decision, now: float) -> dict[str, object]:
+    changes = {"key": lease.delivery_id, "attempts": row["number"], "sending": False, **last_failure(row)}
+    if _is_charged(decision):
         changes |= {"round_attempts": lease.round_attempts + 1, "backoff_until": None}
     match decision:
         case Retry():
@@ -147,20 +153,10 @@ def _failure_changes(outcome: Outcome, now: float) -> dict[str, object]:
                 "available_at": None,
                 "lease_owner": None,
             }
-        case None:
-            raise ValueError("a delivery is not a failure")
 
 
-def _causes(outcomes: Iterable[Outcome]) -> dict[object, Cause]:
-    """Return the cause of each delivery that was given up, by its id."""
-    causes: dict[object, Cause] = {}
-    for outcome in outcomes:
-        if isinstance(outcome.decision, GiveUp):
-            lease, attempt = outcome.lease, outcome.attempt
-            error = (attempt.category, attempt.code, storable(attempt.error_type), storable(attempt.error))
-            where = (lease.endpoint, lease.event.type)
-            causes[lease.delivery_id] = Cause.of(*where, outcome.decision.reason, *error)
-    return causes
+def _is_charged(decision: Decision) -> bool:
+    return not isinstance(decision, Park) or decision.charged
 
 
 def _count_delivered(tally: Tally, outcomes: Iterable[Outcome], now: float) -> None:
@@ -181,22 +177,17 @@ def _count_delivered(tally: Tally, outcomes: Iterable[Outcome], now: float) -> N
         tally.add_all("retries", *where, "", retries)
 
 
-def _count_failed(tally: Tally, outcome: Outcome, now: float) -> None:
-    lease, attempt, decision = outcome.lease, outcome.attempt, outcome.decision
-    category, code = attempt.category, attempt.code
+def _count_failed(tally: Tally, lease: Lease, row: dict[str, Any], decision: Decision, now: float) -> None:
     where = (lease.endpoint, lease.event.type)
-    error_type = storable(attempt.error_type)
-    tally.add("attempt", *where, attempt.result, category, code, detail=error_type, seconds=attempt.duration)
-    if attempt.number == 1:
-        tally.add("first_attempt", *where, seconds=attempt.started_at - lease.accepted_at)
-    match decision:
-        case GiveUp(reason=reason):
-            age = now - lease.accepted_at
-            tally.add("delivery", *where, "dead_letter", category, code, detail=reason, seconds=age)
-            count_retries(tally, where, attempt.number)
-        case Retry() | Park():
-            is_charged = not (isinstance(decision, Park) and not decision.charged)
-            detail = DelayOf(lease.round_attempts + is_charged, attempt.retry_after is not None, lease.policy)
-            tally.add("delay", *where, detail=detail.to_text(), seconds=decision.delay)
-        case None:
-            raise ValueError("a delivery is not a failure")
+    failure = (row["category"], row["code"])
+    tally.add("attempt", *where, row["result"], *failure, detail=row["error_type"], seconds=row["duration"])
+    if row["number"] == 1:
+        tally.add("first_attempt", *where, seconds=row["started_at"] - lease.accepted_at)
+    if isinstance(decision, GiveUp):
+        age = now - lease.accepted_at
+        tally.add("delivery", *where, "dead_letter", *failure, detail=decision.reason, seconds=age)
+        count_retries(tally, where, row["number"])
+    else:
+        number = lease.round_attempts + _is_charged(decision)
+        detail = DelayOf(number, row["retry_after"] is not None, lease.policy)
+        tally.add("delay", *where, detail=detail.to_text(), seconds=decision.delay)

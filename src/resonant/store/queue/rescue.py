@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
@@ -12,7 +12,7 @@ from resonant.store import schema
 from resonant.store.counts.counters import Tally, count_retries
 from resonant.store.engine.sql import is_any_of
 from resonant.store.engine.wakeup import announce
-from resonant.store.queue.attempts import add_attempts, attempt_row
+from resonant.store.queue.attempts import add_attempts, attempt_row, last_failure
 from resonant.store.queue.causes import Cause, point_at_causes
 from resonant.store.queue.impossible_rows import sound
 from resonant.store.queue.leases import due, hand_back
@@ -129,7 +129,7 @@ def make_new_due(connection: Connection, *, now: float, endpoint: str | None = N
 def _charge_crashes(connection: Connection, rows: Sequence[Row[tuple[object, ...]]], now: float) -> None:
     tally = Tally(now)
     changes: list[dict[str, object]] = []
-    history: list[dict[str, object]] = []
+    history: list[dict[str, Any]] = []
     causes: dict[object, Cause] = {}
     for row in rows:
         is_final = row.crashes + 1 >= LOST_LEASES_BEFORE_GIVING_UP
@@ -162,18 +162,13 @@ def _charge_crashes(connection: Connection, rows: Sequence[Row[tuple[object, ...
                 "available_at": attempt.next_attempt_at,
                 "lease_owner": None,
                 "sending": False,
-                "category": attempt.category,
-                "code": attempt.code,
-                "error_type": attempt.error_type,
-                "error": attempt.error,
-                "status_code": None,
+                **last_failure(history[-1]),
             }
         )
         facts = (row.endpoint, row.event_type)
         tally.add("attempt", *facts, "lost", "unknown", "worker_lost", detail=attempt.error_type)
         if is_final:
-            error = (attempt.category, attempt.code, attempt.error_type, attempt.error)
-            causes[row.id] = Cause.of(*facts, "crashed", *error)
+            causes[row.id] = Cause.of(*facts, "crashed", history[-1])
             age = now - row.accepted_at
             tally.add(
                 "delivery", *facts, "dead_letter", "unknown", "worker_lost", detail="crashed", seconds=age

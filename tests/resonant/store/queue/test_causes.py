@@ -34,7 +34,8 @@ def test_causes_that_differ_anywhere_are_two(desk, field):
 
 
 def test_nothing_and_an_empty_text_are_the_same():
-    assert Cause.of("e", "t", "cancelled", None, None, None, None) == Cause("e", "t", "cancelled")
+    failure = dict.fromkeys(("category", "code", "error_type", "error"))
+    assert Cause.of("e", "t", "cancelled", failure) == Cause("e", "t", "cancelled")
 
 
 def test_errors_that_differ_in_their_variable_parts_become_one_cause(desk):
