@@ -161,7 +161,7 @@ async def _idle(url: str) -> float:
         limits = Limits(run_for=_IDLE_SECONDS)
         async with Dispatcher(store, runner, send_nothing, owner="idle", limits=limits) as dispatcher:
             with Stopwatch() as watch:
-                await dispatcher.run(send_nothing, take_over=True)
+                await dispatcher.run(send_nothing)
     finally:
         await store.close()
     return watch.cpu_seconds / watch.seconds * 1000

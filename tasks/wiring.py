@@ -141,7 +141,6 @@ async def send_due(dispatcher: Dispatcher, *, endpoint: str | None, own: Tracker
         partial(emit_as_task, dispatcher),
         emit_chunk=partial(emit_chunk_as_task, dispatcher),
         endpoint=endpoint,
-        take_over=True,
         own=own,
         on_waiting=_say_waiting,
     )

@@ -21,7 +21,7 @@ from chaos_receiver import REASONS
 from chaos_watching import STALL_SECONDS
 from chaos_worker import WIDTH
 
-from resonant.dispatch.limiting.prefetch import PrefetchWindow
+from resonant.dispatch.limiting.ahead import PrefetchWindow
 from support.archives import complete_lines
 
 if TYPE_CHECKING:

@@ -150,9 +150,7 @@ def _emit_chunk(dispatcher: Dispatcher, progress: Progress) -> Callable[[list[Le
 
 async def emit(store: Store, orders: Orders, progress: Progress) -> None:
     async with opened_emission(store, orders) as dispatcher:
-        await dispatcher.run(
-            _emit_one(dispatcher, progress), emit_chunk=_emit_chunk(dispatcher, progress), take_over=True
-        )
+        await dispatcher.run(_emit_one(dispatcher, progress), emit_chunk=_emit_chunk(dispatcher, progress))
 
 
 async def replay(store: Store, orders: Orders, progress: Progress) -> None:

@@ -19,7 +19,7 @@ import pytest
 from chaos_facts import Database, Look, histories, problems_of_journal, sent_beyond_records
 
 from resonant.delivery.retry import RetryPolicy
-from resonant.dispatch.limiting.prefetch import PrefetchWindow
+from resonant.dispatch.limiting.ahead import PrefetchWindow
 from resonant.dispatch.limits import Limits
 from resonant.events import Event
 from support.dispatching import dispatching, emit, http_target, opened
@@ -166,7 +166,7 @@ class Fault:
                 self.opened_store() as store,
                 self.opened_emission(store, **options) as dispatcher,
             ):
-                return await run(dispatcher)
+                return await emit(dispatcher)
         except Exception as error:
             self.failure = error
             raise
@@ -183,7 +183,7 @@ class Fault:
         async with asyncio.timeout(_PATIENCE_SECONDS), self.opened_store() as store:
             while await store.unfinished():
                 async with self.opened_emission(store, owner="after") as dispatcher:
-                    await run(dispatcher)
+                    await emit(dispatcher)
                 await asyncio.sleep(0.05)
 
     async def is_settled(self) -> bool:
@@ -233,11 +233,6 @@ class Fault:
 
     def attempts(self, columns: str) -> list[dict]:
         return Database(self.url).query(f"SELECT {columns} FROM resonant_attempts")
-
-
-async def run(dispatcher: Dispatcher, **options) -> Counts:
-    """Emit as the flow does, without Prefect, and take over the leases of lost workers."""
-    return await emit(dispatcher, **{"take_over": True} | options)
 
 
 def assert_one_line(finished: subprocess.CompletedProcess[str], *fragments: str) -> None:

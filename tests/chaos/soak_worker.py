@@ -85,7 +85,7 @@ async def drain(store: Store, orders: Orders) -> None:
     while time.time() < orders.ends_at or await store.unfinished():
         seconds = min(_RUN_SECONDS, orders.ends_at - time.time())
         async with _opened_emission(store, orders, run_for=max(0.0, seconds)) as dispatcher:
-            await emit(dispatcher, take_over=True)
+            await emit(dispatcher)
         if time.time() >= orders.ends_at:
             await asyncio.sleep(0.5)
 

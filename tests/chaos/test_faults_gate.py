@@ -7,9 +7,10 @@ import time
 
 import pytest
 from chaos_journal import started_receiver
-from faults import ENDPOINT, Fault, run
+from faults import ENDPOINT, Fault
 
 from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gate
+from support.dispatching import emit
 
 
 @pytest.mark.slow
@@ -29,7 +30,7 @@ async def test_a_sender_that_stalls_does_not_slow_a_paced_endpoint_down(sqlite_u
             await store.write(change_gate, GateChange(gate, paced))
             stalling = asyncio.create_task(stall())
             async with fault.opened_emission(store) as dispatcher:
-                running = asyncio.create_task(run(dispatcher))
+                running = asyncio.create_task(emit(dispatcher))
                 paces = []
                 while not running.done():
                     gate = await store.read(read_gate, ENDPOINT)

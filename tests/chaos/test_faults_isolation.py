@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import pytest
 from chaos_journal import started_receiver
-from faults import IS_LONG, LANES, Fault, note_figures, run
+from faults import IS_LONG, LANES, Fault, note_figures
 
 from resonant.delivery.retry import RetryPolicy
+from support.dispatching import emit
 from support.waiting import until
 
 _DEAD, _HEALTHY = (10_000, 10_000) if IS_LONG else (1_000, 1_500)
@@ -76,13 +77,13 @@ async def test_an_endpoint_that_never_answers_does_not_delay_another(sqlite_url,
     async def alone() -> float:
         ids = await fault.enqueue(_HEALTHY, "healthy")
         async with fault.opened_store() as store, fault.opened_emission(store, **fixed) as dispatcher:
-            assert (await run(dispatcher, endpoint="healthy")).delivered == _HEALTHY
+            assert (await emit(dispatcher, endpoint="healthy")).delivered == _HEALTHY
         return events_a_second(neighbours, ids)
 
     async def beside() -> tuple[float, int]:
         await fault.enqueue(_DEAD, "asleep")
         async with fault.opened_store() as store, fault.opened_emission(store, **fixed) as dispatcher:
-            emitting = asyncio.create_task(run(dispatcher))
+            emitting = asyncio.create_task(emit(dispatcher))
             # Some sends to the dead endpoint fail before the other endpoint has events.
             await until(lambda: dispatcher.counts.attempts >= _FIRST_FAILURES)
             tries = tries_of_the_dead()

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 from chaos_journal import started_receiver
-from faults import ENDPOINT, IS_LONG, LANES, POLICY, Fault, most_begun, run
+from faults import ENDPOINT, IS_LONG, LANES, POLICY, Fault, most_begun
 
 from resonant.dead_letters.replay import ReplayRequest, take_dead_letters
 from resonant.delivery.retry import Retry, RetryPolicy
 from resonant.store.audit import audited
 from resonant.store.views.selection import Selection
+from support.dispatching import emit
 from support.waiting import until
 
 pytestmark = LANES
@@ -208,7 +209,7 @@ class TestNoDescriptorIsLeft:
             # Opening the endpoint takes a descriptor too.
             assert not await dispatcher.unavailable_endpoints([ENDPOINT])
             with no_descriptor_left(but) as give_back:
-                emitting = asyncio.create_task(run(dispatcher))
+                emitting = asyncio.create_task(emit(dispatcher))
                 await asyncio.sleep(1.2)
                 assert not emitting.done()
                 give_back()

@@ -29,6 +29,7 @@ from resonant.sinks.redaction import Redactor
 from resonant.store import WorkerStore, schema
 from resonant.store.shared.gates import GateChange, change_gate, read_gate
 from resonant.testing import FixedClock
+from support.waiting import until
 
 START = 1_800_000_000.0
 QUICK = RetryPolicy(max_attempts=3, base=1.0, factor=1.0, jitter="none")
@@ -92,6 +93,12 @@ class Scene:
         finally:
             run.cancel()
             await asyncio.wait([run])
+
+    async def run_until_lost(self, number, emit_one=None) -> Counts:
+        """Run until this many leases are lost; their new owners still hold them then."""
+        async with self.running(emit_one):
+            await until(lambda: self.dispatcher.counts.lost == number)
+        return self.dispatcher.counts
 
     async def lose_leases(self, path, *, to=None):
         """Let another worker rescue all leases of this one, and claim a delivery for the owner ``to``."""

@@ -26,11 +26,10 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from resonant.dispatch.claim import fetcher as fetching
 from resonant.dispatch.claim.fetcher import Fetcher
-from resonant.dispatch.claim.folding import fold_regularly
 from resonant.dispatch.claim.heartbeat import LeaseHeartbeat
 from resonant.dispatch.claim.takeover import TakeOver
 from resonant.dispatch.counts import Counts
@@ -38,19 +37,18 @@ from resonant.dispatch.endpoint_run import EndpointRun
 from resonant.dispatch.endpoints import Endpoints
 from resonant.dispatch.gate_rows import GateRows
 from resonant.dispatch.in_flight import InFlight
-from resonant.dispatch.limiting.claim_size import FIRST_CHUNK, FIRST_CLAIM, ClaimSize
+from resonant.dispatch.limiting.ahead import FIRST_CHUNK, FIRST_CLAIM, ClaimSize, PrefetchWindow
 from resonant.dispatch.limiting.limiter import ConcurrencyLimiter
-from resonant.dispatch.limiting.prefetch import PrefetchWindow
-from resonant.dispatch.limiting.rate import NoRate, Rate, reserving
+from resonant.dispatch.limiting.rate import NoRate, Rate
 from resonant.dispatch.limits import Limits
+from resonant.dispatch.run.background import end_after_successors, fold_regularly, wake_on_commits
 from resonant.dispatch.run.running_tasks import RunningTasks
-from resonant.dispatch.run.succession import end_after_successors
-from resonant.dispatch.run.wakeup import wake_on_commits
 from resonant.dispatch.send.admission import Admission, Held
 from resonant.dispatch.send.sender import LeaseLost, Sender, TimeIsUp
 from resonant.errors import StoreError
 from resonant.gate.controller import EndpointGate
 from resonant.store.engine.availability import retry_while_unavailable
+from resonant.store.shared.send_slots import reserve
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator
@@ -61,6 +59,7 @@ if TYPE_CHECKING:
     from resonant.dispatch.tracking import Tracker
     from resonant.events import Lease
     from resonant.store import WorkerStore
+    from resonant.store.shared.send_slots import Reservation
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +111,6 @@ class Dispatcher:
         self._in_flight = InFlight(self._opened, limits.max_waiting)
         self._heartbeat = LeaseHeartbeat(store, owner, self._in_flight)
         self._background = AsyncExitStack()
-        self._reserve = reserving(store, self._patience, self._running.outlasts)
         self._gates = GateRows(store, owner, self._opened, on_change=on_gate_change, running=self._running)
         self._sender = Sender(
             store,
@@ -145,6 +143,11 @@ class Dispatcher:
             clock=self.store.shared_clock,
         )
 
+    async def _reserve(self, endpoint: str, **options: Any) -> Reservation:
+        return await self._waiting(
+            lambda: self.store.write(reserve, endpoint, clock=self.store.clock, **options)
+        )
+
     async def __aenter__(self) -> Self:
         await self._background.enter_async_context(self._running.beside([self._heartbeat.beat]))
         return self
@@ -175,14 +178,13 @@ class Dispatcher:
         *,
         emit_chunk: EmitChunk | None = None,
         endpoint: str | None = None,
-        take_over: bool = False,
         own: Tracker | None = None,
         on_waiting: Callable[[float], None] = lambda _until: None,
     ) -> Counts:
         """Claim and emit due deliveries, until none is due or the time is up.
 
-        The run waits for retries that it parked for less than ``WAIT_SECONDS``. With ``own``, it ends when those
-        deliveries are settled, even if another worker sends them.
+        The run takes over expired leases, and waits for live ones to end. It also waits for retries that it parked for less
+        than ``WAIT_SECONDS``. With ``own``, it ends when those deliveries are settled, even if another worker sends them.
 
         Args:
             emit_one: makes the attempts of one delivery with ``attempt``, and waits between them. An error or a return
@@ -190,7 +192,6 @@ class Dispatcher:
             emit_chunk: makes one attempt of each delivery in a chunk with ``attempt_all``; used if the limits have a
                 ``chunk_size``. An error ends the run.
             endpoint: send only to this endpoint; None for all.
-            take_over: also take over expired leases, and wait for live ones to end (with ``own``, only those of ``own``).
             own: tracks the deliveries to wait for, and their outcomes.
             on_waiting: called once if other workers hold the remaining deliveries, with the end of their last lease.
 
@@ -204,11 +205,7 @@ class Dispatcher:
         self._running.begin(self.limits)
         self._sender.parks_retries = bool(self._chunk_size)
         self._gates.may_stay_pilot = True
-        taking_over = (
-            TakeOver(self.store, self._heartbeat, endpoint=endpoint, on_waiting=on_waiting)
-            if take_over
-            else None
-        )
+        take_over = TakeOver(self.store, self._heartbeat, endpoint=endpoint, on_waiting=on_waiting)
         fetcher = Fetcher(
             self.store,
             owner=self.owner,
@@ -218,12 +215,12 @@ class Dispatcher:
             gates=self._gates,
             limiter=self._limiter,
             in_flight=self._in_flight,
-            take_over=taking_over,
+            take_over=take_over,
             is_over=self._running.is_over,
         )
         async with self._running.beside(self._work_beside(fetcher, endpoint)):
             try:
-                counts = await self._send_until_over(fetcher, taking_over, own)
+                counts = await self._send_until_over(fetcher, take_over, own)
             except Exception as error:
                 self._running.fail(error)  # recorded before the other tasks are cancelled
                 raise
@@ -232,9 +229,7 @@ class Dispatcher:
         self._running.raise_failure()  # of the last fold
         return counts
 
-    async def _send_until_over(
-        self, fetcher: Fetcher, take_over: TakeOver | None, own: Tracker | None
-    ) -> Counts:
+    async def _send_until_over(self, fetcher: Fetcher, take_over: TakeOver, own: Tracker | None) -> Counts:
         while True:
             self._running.forget_changes()
             self._running.raise_failure()
@@ -281,16 +276,14 @@ class Dispatcher:
                 successors=self.limits.successors,
             )
 
-    async def _wait_for_others(
-        self, fetcher: Fetcher, take_over: TakeOver | None, own: Tracker | None
-    ) -> bool:
+    async def _wait_for_others(self, fetcher: Fetcher, take_over: TakeOver, own: Tracker | None) -> bool:
         """Wait one poll interval if a worker or a gate still holds deliveries; return whether it waited."""
         if own is not None:
             await own.look()
             if own.is_settled:
                 return False
         elif not fetcher.can_send_shortly():
-            return take_over is not None and await take_over.wait_for_leases()
+            return await take_over.wait_for_leases()
         await asyncio.sleep(fetcher.pause)
         return True
 

@@ -11,9 +11,8 @@ from resonant.store.shared.gates import holds_for_long
 
 if TYPE_CHECKING:
     from resonant.delivery.attempt import Destination
-    from resonant.dispatch.limiting.claim_size import ClaimSize
+    from resonant.dispatch.limiting.ahead import ClaimSize, PrefetchWindow
     from resonant.dispatch.limiting.limiter import EndpointSlots
-    from resonant.dispatch.limiting.prefetch import PrefetchWindow
     from resonant.dispatch.limiting.rate import NoRate, Rate
     from resonant.events import Clock, LeaseKey
     from resonant.gate.controller import EndpointGate

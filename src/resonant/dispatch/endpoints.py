@@ -94,10 +94,9 @@ class Endpoints:
 
     def _raise_errors(self) -> None:
         """Remove finished tasks; raise the error of one that failed."""
-        finished = {name: opening for name, opening in self._opening.items() if opening.done()}
-        for name in finished:
-            del self._opening[name]
-        errors = [opening.exception() for opening in finished.values() if not opening.cancelled()]
+        done = [name for name, opening in self._opening.items() if opening.done()]
+        finished = [self._opening.pop(name) for name in done]
+        errors = [opening.exception() for opening in finished if not opening.cancelled()]
         if error := next(filter(None, errors), None):
             raise error
 

@@ -75,24 +75,21 @@ class Tracker:
         if self._unsettled and asyncio.get_running_loop().time() >= self._next_look:
             await self.look()
 
-    async def look(self, *, at_all: bool = False) -> None:
+    async def look(self) -> None:
         """Count the deliveries that have ended since the last poll.
-
-        Args:
-            at_all: read all unfinished deliveries, without a limit.
 
         Raises:
             StoreUnavailable: the store became unreachable.
         """
         async with self._looking:
-            await self._look(at_all=at_all)
+            await self._look(_MOST_UNSETTLED)
 
-    async def _look(self, *, at_all: bool) -> None:
+    async def _look(self, most_unsettled: float) -> None:
         started = asyncio.get_running_loop().time()
         left: deque[array[int]] = deque()
         unsettled = 0
         try:
-            while self._unsettled and (at_all or unsettled < _MOST_UNSETTLED):
+            while self._unsettled and unsettled < most_unsettled:
                 rest = await self._settle(self._unsettled[0])
                 self._unsettled.popleft()
                 unsettled += len(rest)
@@ -113,7 +110,7 @@ class Tracker:
             StoreUnavailable: the store became unreachable.
         """
         async with self._looking:
-            await self._look(at_all=True)
+            await self._look(math.inf)
             again = self._parked + self._held
             self._parked, self._held = array("q"), array("q")
             try:

@@ -85,7 +85,7 @@ async def test_a_drain_scans_no_table(tmp_path, monkeypatch, chunk_size):
             await enqueue(run.store, 5, endpoint="crm")
             tracker = Tracker(run.store)
             tracker.add([1, 2, 3])
-            await run.run(take_over=True)
+            await run.run()
             await tracker.finish()
             await _probe(run.store)
             await run.store.latest_lease_end()

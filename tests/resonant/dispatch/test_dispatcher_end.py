@@ -2,22 +2,14 @@
 
 import asyncio
 import time
-from collections import Counter
 
 import pytest
 
 from resonant.delivery.retry import RetryPolicy
 from resonant.dispatch.limits import Limits
 from resonant.errors import EndpointError, UnexpectedStatus
-from resonant.events import Event
-from resonant.sinks.endpoint import Endpoint
-from resonant.sinks.http import HttpSink
-from resonant.testing import Receiver, reset_before_response, respond
-from support.dispatching import deliveries, enqueue, failing_first, rows, scene, sink_target, succeed
-from support.redaction import safe_message
+from support.dispatching import deliveries, enqueue, failing_first, scene, succeed
 from support.waiting import until
-
-pytestmark = pytest.mark.usefixtures("lane")
 
 
 class TestGivenLeases:
@@ -87,11 +79,12 @@ class TestGivenLeases:
                 await worker.dispatcher.emit_given(emit_one, batches())
 
 
+@pytest.mark.usefixtures("lane")
 class TestTheEnd:
     async def test_a_run_ends_when_its_time_is_up_though_nothing_is_due(self, tmp_path, quick_look):
         async with scene(tmp_path, orders=succeed, limits=Limits(run_for=0.3)) as worker:
             start = time.monotonic()
-            await worker.run(take_over=True)
+            await worker.run()
             assert 0.3 <= time.monotonic() - start < 30
 
     async def test_a_retry_that_might_wait_beyond_the_end_is_parked(self, tmp_path, quick_look):
@@ -159,49 +152,3 @@ class TestTheEnd:
 
             monkeypatch.setattr(worker.store, "look", look_for_long)
             assert (await worker.run()).delivered > 1
-
-
-async def test_the_history_shows_each_answer_of_a_real_receiver(tmp_path):
-    def script(request):
-        first = request.try_number == 1
-        return {
-            0: respond(200),
-            1: respond(500) if first else respond(200),
-            2: respond(400, body=b"no such amount"),
-            3: reset_before_response() if first else respond(200),
-            4: respond(429, {"retry-after": "3600"}),
-        }[int(request.body) % 5]
-
-    async with Receiver(script) as receiver:
-        endpoint = Endpoint("hook", receiver.url, allow_private=True)
-        sink = HttpSink(endpoint)
-
-        def describe(error):
-            return safe_message(error, endpoint)
-
-        destination = sink_target("hook", sink, describe=describe, close=sink.aclose)
-        async with scene(tmp_path, hook=destination) as worker:
-            events = [Event(type="t", source="/s", data=n, id=f"evt_{n}") for n in range(50)]
-            await worker.store.enqueue([event for event in events if int(event.body) % 5 != 4], "hook")
-            await worker.run()
-            # Its Retry-After stops the whole endpoint.
-            await worker.store.enqueue(events[4:5], "hook")
-            counts = await worker.run()
-        journal = receiver.journal
-
-    assert str(counts) == "30 delivered, 20 retried, 1 parked, 10 dead-lettered (10 permanent)"
-    received = Counter((entry.webhook_id, entry.body, entry.status) for entry in journal)
-    stored = rows(
-        tmp_path,
-        "SELECT event_id, body, a.status_code FROM resonant_attempts a "
-        "JOIN resonant_deliveries d ON d.id = delivery_id JOIN resonant_events e ON e.id = event_id",
-    )
-    assert Counter(stored) == received
-    assert Counter(
-        rows(tmp_path, "SELECT code, error_type FROM resonant_attempts WHERE result = 'failed'")
-    ) == {
-        ("http_500", "UnexpectedStatus"): 10,
-        ("http_400", "UnexpectedStatus"): 10,
-        ("connection_reset", "ConnectionResetError"): 10,
-        ("throttled", "UnexpectedStatus"): 1,
-    }

@@ -33,10 +33,7 @@ class BrokenSinks(dict):
     [
         (EndpointError("no endpoint is named 'broken'"), "no endpoint is named 'broken'"),
         # Only an EndpointError is known to contain no secret.
-        *(
-            (kind("s3cret"), f"endpoint 'broken' cannot be opened: {kind.__name__}")
-            for kind in (UnicodeError, RuntimeError, KeyError)
-        ),
+        (KeyError("s3cret"), "endpoint 'broken' cannot be opened: KeyError"),
     ],
 )
 async def test_an_endpoint_that_cannot_be_opened_delays_only_its_own_deliveries(tmp_path, error, reason):
@@ -125,14 +122,12 @@ class Answers:
 
 
 @pytest.mark.parametrize("names", [("dead", "healthy"), ("healthy", "dead")], ids=["first", "last"])
-@pytest.mark.parametrize("alphabet", ["az", pytest.param("za", marks=pytest.mark.slow)])
-async def test_an_endpoint_that_never_answers_does_not_delay_another(tmp_path, names, alphabet):
+async def test_an_endpoint_that_never_answers_does_not_delay_another(tmp_path, names):
     answers = Answers(300)
-    actual = {"dead": alphabet[0], "healthy": alphabet[1]}
-    sinks = {actual["dead"]: answers.dead, actual["healthy"]: answers.healthy}
+    sinks = {"dead": answers.dead, "healthy": answers.healthy}
     async with scene(tmp_path, limits=Limits(concurrency=20, endpoint_concurrency=20), **sinks) as worker:
         for name in names:
-            await enqueue(worker.store, 300, endpoint=actual[name])
+            await enqueue(worker.store, 300, endpoint=name)
         counts = await worker.run()
         assert counts.delivered == 300
         assert counts.dead_letters == {"permanent": 300}

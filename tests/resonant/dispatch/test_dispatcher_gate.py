@@ -14,6 +14,7 @@ from resonant.dispatch.tracking import Tracker
 from resonant.errors import UnexpectedStatus
 from resonant.gate.controller import EndpointGate
 from support.dispatching import START, deliveries, enqueue, fail, rows, scene, succeed
+from support.lanes import in_task_lane
 from support.waiting import until
 
 pytestmark = pytest.mark.usefixtures("lane", "quick_look")
@@ -53,6 +54,7 @@ def answering(status, retry_after=None, *, sent=None):
 
 
 class TestAnEndpointThatIsDown:
+    @in_task_lane
     async def test_a_probe_that_starts_slowly_is_sent_before_the_next_one_is_claimed(self, tmp_path):
         async def emit_one(lease):
             await asyncio.sleep(0.3)  # three seconds of the clock: longer than the wait for the next probe
@@ -150,6 +152,7 @@ class TestThePilot:
             assert (await worker.run()).delivered == 0
         assert deliveries(tmp_path, "lease_token") == [(0,)] * 3
 
+    @in_task_lane
     async def test_a_replay_leaves_the_place_of_the_pilot_to_runs_that_send_due_deliveries(self, tmp_path):
         async with scene(tmp_path, orders=answering(429), policy=PATIENT) as worker:
             await enqueue(worker.store, 30)
@@ -166,6 +169,7 @@ async def claimed(worker, count):
 
 
 class TestClaimedDeliveries:
+    @in_task_lane
     async def test_a_retry_that_is_due_while_the_gate_holds_is_released(self, tmp_path):
         async def emit_one(lease):
             await worker.dispatcher.attempt(lease.key)
@@ -192,6 +196,7 @@ class TestClaimedDeliveries:
         leased = "SELECT count(*) FROM resonant_deliveries WHERE lease_owner IS NOT NULL"
         assert rows(tmp_path, leased) == [(0,)]
 
+    @in_task_lane
     async def test_a_replay_to_a_paused_endpoint_leaves_its_deliveries_due(self, tmp_path):
         async with scene(tmp_path, orders=succeed) as worker:
             await enqueue(worker.store, 3)

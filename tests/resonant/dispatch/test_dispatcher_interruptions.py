@@ -13,6 +13,7 @@ from resonant.dispatch.limits import Limits
 from resonant.errors import StoreUnavailable, UnexpectedStatus
 from resonant.testing import FixedClock
 from support.dispatching import START, deliveries, enqueue, rows, scene, succeed
+from support.lanes import in_task_lane
 from support.sqlite import listening, locked
 from support.waiting import until
 
@@ -92,6 +93,7 @@ class TestCancellation:
                 await asyncio.wait([run])
         assert steps == ["cancelled", "fold"]
 
+    @in_task_lane
     @pytest.mark.parametrize("waits", [False, True], ids=["sending", "waiting"])
     def test_ctrl_c_does_the_same(self, tmp_path, waits):
         async def run():
@@ -165,6 +167,7 @@ class TestCancellation:
                     assert run.cancelled()
         assert deliveries(tmp_path, "lease_owner, lease_token") == [(None, 1)] * 3
 
+    @in_task_lane
     async def test_a_run_that_fails_leaves_no_task_behind(self, tmp_path):
         before = asyncio.all_tasks()
 
@@ -180,6 +183,7 @@ class TestCancellation:
         assert asyncio.all_tasks() == before
         assert deliveries(tmp_path, "lease_owner") == [(None,)] * 5
 
+    @in_task_lane
     async def test_an_emission_that_ends_without_an_attempt_fails_the_run(self, tmp_path):
         async def emit_one(_lease):
             return None
@@ -203,10 +207,11 @@ class TestTheStoreGoesAway:
 
         async with scene(tmp_path, orders=send, lease_seconds=15) as worker:
             await enqueue(worker.store, 200)
-            assert (await worker.run(take_over=True)).delivered == 200
+            assert (await worker.run()).delivered == 200
         assert Counter(deliveries(tmp_path, "status, attempts")) == {("delivered", 1): 200}
         assert rows(tmp_path, "SELECT count(*) FROM resonant_attempts") == [(200,)]
 
+    @in_task_lane
     @pytest.mark.usefixtures("warm")
     async def test_after_a_longer_outage_the_run_fails_and_deliveries_in_flight_are_retried(
         self, tmp_path, disk, caplog
@@ -232,7 +237,7 @@ class TestTheStoreGoesAway:
         disk.is_read_only = False
 
         async with scene(tmp_path, orders=send, clock=FixedClock(START + 60)) as next_one:
-            assert (await next_one.run(take_over=True)).delivered == 3
+            assert (await next_one.run()).delivered == 3
         assert len(sent) == 6
         assert Counter(deliveries(tmp_path, "status, attempts")) == {("delivered", 2): 3}
 
@@ -252,7 +257,7 @@ class TestTheStoreGoesAway:
 
         async with scene(tmp_path, orders=send, lease_seconds=1.5, limits=Limits(successors=1)) as worker:
             await enqueue(worker.store, 3)
-            async with worker.running(take_over=True):
+            async with worker.running():
                 await until(lambda: "waiting for the store" in caplog.text)
                 worker.clock.advance(60)  # its leases end
                 refused = disk.refused
@@ -283,8 +288,9 @@ class TestTheStoreGoesAway:
             await enqueue(worker.store, 1)
             stack.enter_context(locked(tmp_path / "r.db"))
             asyncio.get_running_loop().call_later(0.2, stack.close)
-            assert (await worker.run(take_over=True, endpoint=endpoint)).delivered == 1
+            assert (await worker.run(endpoint=endpoint)).delivered == 1
 
+    @in_task_lane
     async def test_a_failure_during_a_look_fails_the_run(self, tmp_path, quick_look):
         async def emit_one(_lease):
             await asked_again.wait()

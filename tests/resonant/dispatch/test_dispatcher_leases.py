@@ -9,7 +9,7 @@ import pytest
 from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.dispatch.limits import Limits
 from resonant.dispatch.send.sender import LeaseLost
-from resonant.errors import UnexpectedStatus
+from resonant.errors import StoreUnavailable, UnexpectedStatus
 from resonant.events import Event
 from resonant.sinks.base import CallableSink
 from resonant.testing import FixedClock
@@ -27,6 +27,7 @@ from support.dispatching import (
     sink_target,
     succeed,
 )
+from support.lanes import in_task_lane
 from support.sqlite import locked
 from support.waiting import until
 
@@ -46,6 +47,7 @@ class TestStoreFirst:
             await worker.run()
         assert seen == [("worker", 1)] * 20
 
+    @in_task_lane
     async def test_an_outcome_and_its_decision_are_stored_before_they_are_reported(self, tmp_path):
         seen = {}
 
@@ -83,6 +85,7 @@ class TestStoreFirst:
 
 
 class TestLostLeases:
+    @in_task_lane
     @pytest.mark.parametrize("retries", [False, True], ids=["before the send", "before a retry"])
     async def test_nothing_is_sent(self, tmp_path, retries):
         sent = []
@@ -100,7 +103,7 @@ class TestLostLeases:
 
         async with scene(tmp_path, orders=send) as worker:
             await enqueue(worker.store)
-            counts = await worker.run(emit_one)
+            counts = await worker.run_until_lost(1, emit_one)
             assert str(counts).endswith(", 1 taken over by another worker")
         assert len(sent) == retries
         left = ("retrying", 1, None) if retries else ("pending", 0, "other")
@@ -115,7 +118,7 @@ class TestLostLeases:
 
         async with scene(tmp_path, orders=send) as worker:
             await enqueue(worker.store)
-            counts = await worker.run()  # emit_one lets LeaseLost through
+            counts = await worker.run_until_lost(1)  # emit_one lets LeaseLost through
             assert (counts.lost, counts.delivered, counts.retried) == (1, 0, 0)
             assert not counts.dead_letters
         assert deliveries(tmp_path, "status, lease_owner") == [("retrying", "other")]
@@ -137,7 +140,7 @@ class TestLostLeases:
 
         async with scene(tmp_path, orders=send) as worker:
             await enqueue(worker.store)
-            async with worker.running(take_over=True) as run:
+            async with worker.running() as run:
                 await until(lambda: sent)
                 await worker.lose_leases(tmp_path)
                 await until(lambda: len(sent) == 2)
@@ -173,7 +176,7 @@ class TestSuspension:
 
             monkeypatch.setattr(rate, "wait", wait_and_sleep)
             worker.dispatcher._sender._clock = worker.clock
-            assert (await worker.run()).lost == 1
+            await worker.run_until_lost(1)
         assert not sent
         assert deliveries(tmp_path, "lease_owner") == [("other",)]
 
@@ -191,7 +194,7 @@ class TestSuspension:
         async with scene(tmp_path, clock=FixedClock(START), limits=limits, orders=send) as worker:
             first, *_ = await enqueue(worker.store, 4)
             worker.dispatcher._sender._clock = worker.clock
-            assert (await worker.run()).lost == 4
+            await worker.run_until_lost(4)
         assert sent == [first]
 
     async def test_a_run_renews_its_own_leases_before_it_takes_over_expired_ones(self, tmp_path, quick_look):
@@ -212,7 +215,7 @@ class TestSuspension:
 
             worker.store.rescue = look
             await enqueue(worker.store)
-            counts = await worker.run(take_over=True)
+            counts = await worker.run()
             assert (counts.delivered, counts.lost) == (1, 0)
 
     async def test_after_a_long_lock_the_owners_of_leases_have_time_to_renew_them(
@@ -235,7 +238,7 @@ class TestSuspension:
             await enqueue(worker.store)
             async with another_worker(tmp_path, clock=worker.clock) as other:
                 await other.begin(await other.claim("orders", owner="other", limit=1))
-                async with worker.running(take_over=True):
+                async with worker.running():
                     await rescued()
                     with locked(tmp_path / "r.db"):
                         impatient_sqlite.clear()
@@ -250,7 +253,12 @@ class TestSuspension:
 
 
 class TestLeases:
-    async def test_a_lease_is_renewed_for_as_long_as_it_is_held(self, tmp_path):
+    async def test_a_lease_is_renewed_for_as_long_as_it_is_held_despite_an_outage(self, tmp_path):
+        async def renew(*given):
+            if outages:
+                raise outages.pop()
+            return await renew_in_store(*given)
+
         def lease_ends_at():
             [(moment,)] = deliveries(tmp_path, "available_at")
             return moment
@@ -260,18 +268,20 @@ class TestLeases:
                 before = lease_ends_at()
                 await until(lambda before=before: lease_ends_at() > before)
 
+        outages = [StoreUnavailable("away")]
         async with scene(tmp_path, clock=time.time, lease_seconds=1.5, orders=slow) as worker:
+            renew_in_store, worker.store.renew = worker.store.renew, renew
             await enqueue(worker.store)
             counts = await worker.run()
             assert (counts.delivered, counts.lost) == (1, 0)
+        assert not outages
 
     async def test_expired_leases_are_taken_over(self, tmp_path):
         async with scene(tmp_path, orders=succeed) as worker:
             await enqueue(worker.store, 3)
             await worker.store.claim("orders", owner="killed", limit=3)
             worker.clock.advance(61)
-            assert (await worker.run()).delivered == 0
-            assert (await worker.run(take_over=True)).delivered == 3
+            assert (await worker.run()).delivered == 3
 
     async def test_live_leases_are_waited_for_and_then_taken_over(self, tmp_path):
         said = []
@@ -280,18 +290,12 @@ class TestLeases:
             before = time.time()
             await worker.store.claim("orders", owner="killed", limit=1)
             after = time.time()
-            assert (await worker.run(take_over=True, on_waiting=said.append)).delivered == 2
+            assert (await worker.run(on_waiting=said.append)).delivered == 2
             (until_then,) = said
             assert before + 3 <= until_then <= after + 3
             assert time.time() >= until_then
 
-    async def test_without_taking_over_the_leases_of_others_are_left_to_them(self, tmp_path):
-        async with scene(tmp_path, orders=succeed) as worker:
-            await enqueue(worker.store, 2)
-            await worker.store.claim("orders", owner="other", limit=1)
-            assert (await worker.run()).delivered == 1
-        assert deliveries(tmp_path, "lease_owner, status") == [("other", "pending"), (None, "delivered")]
-
+    @in_task_lane
     async def test_a_briefly_parked_delivery_may_be_claimed_again_while_its_emission_ends(
         self, tmp_path, quick_look
     ):
@@ -315,6 +319,7 @@ class TestLeases:
 
 
 class TestWaiting:
+    @in_task_lane
     async def test_a_waiting_retry_holds_no_slot(self, tmp_path):
         sent = []
 
@@ -332,6 +337,7 @@ class TestWaiting:
             await worker.run(emit_one)
             assert sent == [patient, *others, patient]
 
+    @in_task_lane
     @pytest.mark.usefixtures("warm")
     async def test_beyond_the_bound_retries_are_parked(self, tmp_path):
         arrived, decisions = [], []
@@ -361,6 +367,7 @@ class TestWaiting:
                 counts = await worker.run()
             assert (counts.delivered, counts.parked) == (5, 0)
 
+    @in_task_lane
     async def test_an_emission_that_ends_instead_of_waiting_releases_its_delivery(self, tmp_path):
         async def emit_one(lease):
             await worker.dispatcher.attempt(lease.key)

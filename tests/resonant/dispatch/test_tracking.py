@@ -225,7 +225,7 @@ async def emitting(url, send, *, lease_seconds=60.0, policy=TWICE):
 
 
 def run_for_its_own(dispatcher, tracker):
-    return asyncio.wait_for(emit(dispatcher, endpoint="orders", take_over=True, own=tracker), 60)
+    return asyncio.wait_for(emit(dispatcher, endpoint="orders", own=tracker), 60)
 
 
 async def test_an_emission_waits_for_its_own_deliveries_that_another_worker_sends(sqlite_url):

@@ -1,1 +1,1 @@
-"""Claims deliveries, renews their leases, and takes over those of lost workers. Also folds counts during a run."""
+"""Claims deliveries, renews their leases, and takes over those of lost workers."""

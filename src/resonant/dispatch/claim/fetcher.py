@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 # The longest time between two polls, in case a wake-up was lost; a poll costs a millisecond.
 POLL_SECONDS = 0.25
 # The shortest time between a poll and an early one that a commit causes while deliveries are being sent. On SQLite, the run's
-# own commits also cause early polls. Shorter intervals would make smaller chunks in the bulk lane. The interval is also at least
-# ten times the duration of a poll, so that early polls take at most a tenth of the time.
+# own commits also cause early polls. Shorter intervals would make smaller chunks in the bulk lane. With many endpoints, a poll
+# takes long: early polls take at most this share of the time.
 _EARLY_POLL_SECONDS = 0.1
-_EARLY_POLL_SHARE = 0.1
+_EARLY_POLL_SHARE = 0.02
 # The shortest waits for the next parked delivery. In the bulk lane, deliveries due soon after it join its chunk.
 _SHORTEST_WAIT_SECONDS = 0.02
 _SHORTEST_WAIT_FOR_CHUNK_SECONDS = 0.05
@@ -59,7 +59,7 @@ class Fetcher:
         gates: the rows of their gates.
         limiter: limits concurrent sends.
         in_flight: the leases that the run already holds.
-        take_over: rescues expired leases before a look; None to rescue none.
+        take_over: rescues expired leases before a look.
         is_over: returns whether the run has failed or its time is up, so that it claims nothing more.
     """
 
@@ -74,7 +74,7 @@ class Fetcher:
         gates: GateRows,
         limiter: ConcurrencyLimiter,
         in_flight: InFlight,
-        take_over: TakeOver | None,
+        take_over: TakeOver,
         is_over: Callable[[], bool],
     ) -> None:
         self._store = store
@@ -264,8 +264,7 @@ class Fetcher:
         """Find the endpoints with due deliveries, and open new ones."""
         self._woken_for = frozenset()
         began_at = asyncio.get_running_loop().time()
-        if self._take_over is not None:
-            await self._take_over.rescue_if_due()
+        await self._take_over.rescue_if_due()
         now = self._store.clock()
         found, rows = await self._store.look(self._endpoint)
         due = [due.endpoint for due in found if due.at <= now]
@@ -296,7 +295,7 @@ class Fetcher:
             others_claim: the number of deliveries that the same transaction claims from other endpoints.
         """
         busy, claims = endpoint.busy, endpoint.claims
-        if busy > claims.refill_at or (endpoint in self._deferred and busy):
+        if not claims.is_used_up(endpoint.finished, busy) or (endpoint in self._deferred and busy):
             return 0
         self._deferred.discard(endpoint)
         if (allowed := endpoint.claim_limit()) == 0:

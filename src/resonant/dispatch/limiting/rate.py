@@ -13,13 +13,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from resonant.store.engine.availability import is_lock, retry_while_unavailable
-from resonant.store.shared.send_slots import MOST_NOTICE_SECONDS, Reservation, reserve
+from resonant.store.shared.send_slots import MOST_NOTICE_SECONDS, Reservation
 
 if TYPE_CHECKING:
-    from resonant.errors import StoreUnavailable
     from resonant.events import Clock
-    from resonant.store import WorkerStore
 
 # The share of the rate that is used. Evenly spaced sends do not arrive evenly spaced: at the full rate, a receiver would
 # sometimes see a few more requests in a second.
@@ -38,29 +35,10 @@ _TICK_SECONDS = 0.01
 # The notice of the first reservation. Later notices depend on the duration of the last reservation.
 _FIRST_NOTICE_SECONDS = 0.05
 
-
 _Turn = asyncio.Future[float | None]
 
-
-# Reserves slots in the store; see ``send_slots.reserve`` for the arguments.
+# Reserves slots in the store, and waits out an outage; see ``send_slots.reserve`` for the arguments.
 Reserve = Callable[..., Awaitable[Reservation]]
-
-
-def reserving(
-    store: WorkerStore, patience: float, outlasts: Callable[[StoreUnavailable], bool] = is_lock
-) -> Reserve:
-    """Return a function that reserves slots in this store. It waits out an outage like ``retry_while_unavailable``."""
-
-    async def reserve_in_store(endpoint: str, *, rate: float, number: int, notice: float) -> Reservation:
-        return await retry_while_unavailable(
-            lambda: store.write(
-                reserve, endpoint, rate=rate, number=number, notice=notice, clock=store.clock
-            ),
-            patience,
-            outlasts=outlasts,
-        )
-
-    return reserve_in_store
 
 
 def _now() -> float:

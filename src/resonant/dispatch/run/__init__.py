@@ -1,1 +1,1 @@
-"""The tasks of a run, what wakes it, and how it hands over to the next."""
+"""The tasks of a run: those of its deliveries, and those in the background."""

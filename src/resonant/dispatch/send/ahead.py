@@ -1,17 +1,17 @@
-"""Sends the deliveries of a chunk, and begins a few in the store ahead of their sends."""
+"""Sends the deliveries of a chunk, and begins a few in the store ahead of their sends, so that these do not wait for it."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from resonant.dispatch.send.admission import Held
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from resonant.dispatch.limiting.prefetch import PrefetchWindow
+    from resonant.dispatch.limiting.ahead import PrefetchWindow
     from resonant.events import Clock, Lease, LeaseKey
 
 
@@ -44,10 +44,9 @@ async def send_ahead(
     Raises:
         Exception: the first error of ``begin`` or ``send``; the other sends are cancelled.
     """
-    # The begun leases with their times, and at the end None for each sender.
+    # The begun leases with their times, and None at the end.
     begun: asyncio.Queue[tuple[Lease, float] | None] = asyncio.Queue()
     number_ahead = 0
-    senders = min(window.width, len(leases))
 
     def change(by: int) -> None:
         nonlocal number_ahead
@@ -55,18 +54,23 @@ async def send_ahead(
         window.change(by)
 
     async def begin_all() -> None:
-        number = 0
+        left = leases
         async with window.turn:
-            async for lease, begun_at in _begin_each(leases, begin, window, clock, is_over):
-                number += 1
-                if begun_at is None:
-                    on_lost(lease)
-                else:
-                    change(1)
-                    begun.put_nowait((lease, begun_at))
-        for _ in range(senders):
-            begun.put_nowait(None)
-        on_left(leases[number:])
+            while left:
+                await window.wait_for_room(is_over)
+                if is_over():
+                    break
+                next_ones, left = left[: window.at_once], left[window.at_once :]
+                begun_at = clock()
+                held = await begin(next_ones)
+                for lease in next_ones:
+                    if lease.key in held:
+                        change(1)
+                        begun.put_nowait((lease, begun_at))
+                    else:
+                        on_lost(lease)
+        begun.put_nowait(None)
+        on_left(left)
 
     async def send_each() -> None:
         while (next_one := await begun.get()) is not None:
@@ -78,42 +82,21 @@ async def send_ahead(
             except Held:
                 change(-1)
                 on_left([lease])
+        begun.put_nowait(None)  # for the next sender
 
     try:
-        works = [begin_all(), *(send_each() for _ in range(senders))]
-        await all_of([asyncio.create_task(work) for work in works])
+        senders = (send_each() for _ in range(min(window.width, len(leases))))
+        await all_of([begin_all(), *senders])
     finally:
         change(-number_ahead)  # those that will not be sent any more
 
 
-async def _begin_each(
-    leases: Sequence[Lease],
-    begin: Callable[[Sequence[Lease]], Awaitable[set[LeaseKey]]],
-    window: PrefetchWindow,
-    clock: Clock,
-    is_over: Callable[[], bool],
-) -> AsyncIterator[tuple[Lease, float | None]]:
-    """Begin leases in order until the run ends; yield each with the time at which it began, or None if it was lost."""
-    for start in range(0, len(leases), window.at_once):
-        await window.wait_for_room(is_over)
-        if is_over():
-            return
-        next_ones = leases[start : start + window.at_once]
-        begun_at = clock()
-        held = await begin(next_ones)
-        for lease in next_ones:
-            yield lease, begun_at if lease.key in held else None
-
-
-async def all_of(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    """Wait for tasks; on the first error, cancel the others and raise it."""
+async def all_of(works: Iterable[Awaitable[None]]) -> None:
+    """Run these concurrently; on the first error, cancel the others and raise it."""
     # Not a TaskGroup: it would raise an interruption again when asyncio cancels the remaining tasks.
+    tasks = [asyncio.ensure_future(work) for work in works]
     try:
-        pending = set(tasks)
-        while pending:
-            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()  # raises the task's error, even if a sink cancelled itself
+        await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()

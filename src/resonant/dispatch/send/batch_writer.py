@@ -71,9 +71,9 @@ class BatchWriter:
         """Record an attempt and its decision; the result is empty if the lease was lost and only history was added."""
         return self._request(outcomes=[outcome])
 
-    def release(self, lease: Lease) -> asyncio.Future[set[LeaseKey]]:
-        """Release a delivery without charging an attempt."""
-        return self._request(releases=[lease])
+    def release(self, leases: Sequence[Lease]) -> asyncio.Future[set[LeaseKey]]:
+        """Release deliveries without charging an attempt."""
+        return self._request(releases=leases)
 
     async def close(self) -> None:
         """Wait until all requested writes are done, even if their callers no longer wait."""

@@ -188,7 +188,7 @@ class Sender:
         try:
             if chunk.endpoint.governs() or chunk.endpoint.rate.is_limited:
                 # Do not begin deliveries ahead of their sends: a crash charges an attempt to each begun delivery.
-                await all_of([asyncio.create_task(self._send_admitted(chunk, lease)) for lease in leases])
+                await all_of(self._send_admitted(chunk, lease) for lease in leases)
             else:
                 await send_ahead(
                     leases,
@@ -233,12 +233,13 @@ class Sender:
 
     def _release_in(self, chunk: Chunk, leases: Sequence[Lease]) -> None:
         """Release leases at once, since the chunk may wait for slow answers."""
+        if not leases:
+            return
         chunk.counts.left += len(leases)
-        for lease in leases:
-            releasing = asyncio.ensure_future(self.release(lease))
-            # After an earlier error, nothing awaits this task, and asyncio would log its error.
-            releasing.add_done_callback(_mark_seen)
-            chunk.writing.append(releasing)
+        releasing = self._release(leases)
+        # After an earlier error, nothing awaits this future, and asyncio would log its error.
+        releasing.add_done_callback(lambda done: done.cancelled() or done.exception())
+        chunk.writing.append(releasing)
 
     def waits_for_parked(self, now: float) -> bool:
         """Return whether a delivery that this run parked is due within ``WAIT_SECONDS`` after this time."""
@@ -255,8 +256,12 @@ class Sender:
         Raises:
             StoreUnavailable: the store did not recover in time.
         """
-        self._in_flight.drop(lease)
-        await self._commits.release(lease)
+        await self._release([lease])
+
+    def _release(self, leases: Sequence[Lease]) -> asyncio.Future[set[LeaseKey]]:
+        for lease in leases:
+            self._in_flight.drop(lease)
+        return self._commits.release(leases)
 
     def _record(self, outcome: Outcome) -> asyncio.Future[set[LeaseKey]]:
         if isinstance(outcome.decision, Retry):
@@ -335,8 +340,3 @@ def _clock_that_never_stops(store: WorkerStore) -> Clock:
     if sys.platform == "linux":
         return partial(time.clock_gettime, time.CLOCK_BOOTTIME)
     return store.clock
-
-
-def _mark_seen(task: asyncio.Future[Any]) -> None:
-    if not task.cancelled():
-        task.exception()

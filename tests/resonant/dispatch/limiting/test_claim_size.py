@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from resonant.dispatch.limiting.claim_size import FIRST_CHUNK, FIRST_CLAIM, ClaimSize
+import pytest
+
+from resonant.dispatch.limiting.ahead import FIRST_CHUNK, FIRST_CLAIM, ClaimSize
 
 FAIR, MOST = 12, 1_000
 
@@ -46,10 +48,11 @@ def test_claims_shrink_to_the_fair_size_if_they_last_long():
     assert sizes[-1] == FAIR
 
 
-def test_more_is_claimed_once_half_of_a_claim_is_left():
+@pytest.mark.parametrize(("finished", "most"), [(0, FAIR // 4), (1, FAIR // 2)])
+def test_more_is_claimed_once_half_of_a_claim_is_left_or_a_quarter_if_none_is_finished(finished, most):
     size = ClaimSize()
     claim(size, 0.0, finished=1)
-    assert size.refill_at == FAIR // 2
+    assert [size.is_used_up(finished, busy) for busy in (most, most + 1)] == [True, False]
 
 
 def test_the_first_chunk_has_the_size_of_the_bulk_lane():

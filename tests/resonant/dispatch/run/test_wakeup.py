@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 from resonant.delivery.retry import RetryPolicy
 from resonant.dispatch.claim import fetcher
 from resonant.dispatch.limits import Limits
-from resonant.dispatch.run import succession
+from resonant.dispatch.run import background
 from resonant.dispatch.run.running_tasks import RunningTasks
 from resonant.errors import UnexpectedStatus
 from resonant.events import Event
@@ -230,7 +230,7 @@ class TestDrains:
         monkeypatch.setattr(drains, "BEAT_SECONDS", 0.05)
 
     async def test_they_hand_over_without_a_moment_in_which_none_sends(self, store_url, monkeypatch):
-        monkeypatch.setattr(succession, "WAIT_SECONDS", 0.1)
+        monkeypatch.setattr(background, "WAIT_SECONDS", 0.1)
         sent = []
 
         async def is_sent(name):
@@ -262,7 +262,7 @@ class TestDrains:
         self, store_url, monkeypatch, is_killed
     ):
         monkeypatch.setattr(drains, "LIVE_SECONDS", 0.5 if is_killed else 60.0)
-        monkeypatch.setattr(succession, "WAIT_SECONDS", 3.0)
+        monkeypatch.setattr(background, "WAIT_SECONDS", 3.0)
         if is_killed:
             monkeypatch.setattr(drains, "leave", lambda *_: None)
 
@@ -301,4 +301,4 @@ class TestDrains:
 
 
 def test_a_drain_notices_the_death_of_a_younger_one_long_before_its_own_end():
-    assert drains.BEAT_SECONDS + drains.LIVE_SECONDS < succession.WAIT_SECONDS / 2
+    assert drains.BEAT_SECONDS + drains.LIVE_SECONDS < background.WAIT_SECONDS / 2

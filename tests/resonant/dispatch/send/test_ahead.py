@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from resonant.dispatch.limiting.prefetch import PrefetchWindow
+from resonant.dispatch.limiting.ahead import PrefetchWindow
 from resonant.dispatch.send.admission import Held
 from resonant.dispatch.send.ahead import send_ahead
 from resonant.events import Event, Lease

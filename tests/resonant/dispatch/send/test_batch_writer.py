@@ -1,21 +1,18 @@
 """Group commit: writes requested at the same time share a transaction, and each is acknowledged after its commit."""
 
 import asyncio
-import contextlib
-import sqlite3
 import time
 from contextlib import asynccontextmanager
 
 import pytest
 
-from resonant.delivery.retry import Park
 from resonant.dispatch.send.batch_writer import BatchWriter
 from resonant.errors import StoreLocked, StoreRefused, StoreUnavailable
 from resonant.events import Attempt
 from resonant.store import Outcome
 from resonant.store.engine.availability import retry_while_unavailable
 from resonant.testing import FixedClock
-from support.dispatching import enqueue, opened
+from support.dispatching import enqueue, opened, rows
 from support.sqlite import listening, locked
 from support.waiting import until
 
@@ -44,11 +41,6 @@ def transactions():
         yield counted
 
 
-def rows(tmp_path, query):
-    with contextlib.closing(sqlite3.connect(tmp_path / "r.db")) as connection:
-        return connection.execute(query).fetchall()
-
-
 def sending(tmp_path):
     return {row[0] for row in rows(tmp_path, "SELECT id FROM resonant_deliveries WHERE sending")}
 
@@ -72,7 +64,7 @@ class TestTransactions:
             *held, kept, _ = await asyncio.gather(
                 *(commits.begin([lease]) for lease in begun),
                 commits.record(delivered(recorded)),
-                commits.release(released),
+                commits.release([released]),
             )
             assert [*held, kept] == [{lease.key} for lease in [*begun, recorded]]
             assert len(transactions) == 1
@@ -100,21 +92,6 @@ class TestTransactions:
 
             await asyncio.gather(*map(send, leases))
             assert len(transactions) == expected
-
-    async def test_others_see_a_write_as_soon_as_it_is_acknowledged(self, tmp_path):
-        async with leased(tmp_path, 1) as (_, (lease,), commits):
-            await commits.begin([lease])
-            assert sending(tmp_path) == {lease.delivery_id}
-            await commits.record(delivered(lease))
-            assert rows(tmp_path, "SELECT status FROM resonant_deliveries") == [("delivered",)]
-            assert rows(tmp_path, "SELECT number, result FROM resonant_attempts") == [(1, "delivered")]
-
-    async def test_a_parked_delivery_is_due_again_when_it_was_decided(self, tmp_path):
-        async with leased(tmp_path, 1) as (_, (lease,), commits):
-            attempt = Attempt(number=1, round=1, started_at=START, duration=0.1, result="failed")
-            assert await commits.record(Outcome(lease, attempt, Park(60.0, START + 60)))
-            query = "SELECT status, available_at, lease_owner FROM resonant_deliveries"
-            assert rows(tmp_path, query) == [("retrying", START + 60, None)]
 
 
 @pytest.mark.parametrize("is_claimed_again", [False, True])

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import text
 
 from resonant import enqueue
-from resonant.dispatch.run.wakeup import wake_on_commits
+from resonant.dispatch.run.background import wake_on_commits
 from resonant.events import Event
 from resonant.gate.pausing import pause, resume
 from resonant.store import WorkerStore, open_store

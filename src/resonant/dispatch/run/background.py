@@ -1,4 +1,4 @@
-"""Handover to younger drains: a drain ends only while enough of them are alive."""
+"""What a run does in the background: it folds counts, is woken by commits, and hands over to younger drains."""
 
 from __future__ import annotations
 
@@ -11,8 +11,50 @@ from resonant.errors import StoreError
 from resonant.store.shared import drains
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from resonant.dispatch.run.running_tasks import RunningTasks
     from resonant.store import WorkerStore
+
+# How often accepted events and tallies are folded. Readers add up unfolded counts; each fold costs a few milliseconds.
+FOLD_SECONDS = 5.0
+# How long the last fold may take.
+_LAST_FOLD_SECONDS = 1.0
+# The shortest time between two wake-ups while commits go on.
+_REST_SECONDS = 0.02
+
+
+async def fold_regularly(store: WorkerStore) -> None:
+    """Fold accepted events and tallies until cancelled, and then once more.
+
+    Run it in the background, so that a claim never waits for a transaction that has locked a ledger.
+    """
+    try:
+        while True:
+            await _fold(store)
+            await asyncio.sleep(FOLD_SECONDS)
+    finally:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_FOLD_SECONDS):
+                await _fold(store)
+
+
+async def _fold(store: WorkerStore) -> None:
+    with contextlib.suppress(StoreError):  # the next fold tries again; the next claim reports an outage
+        await store.fold()
+
+
+async def wake_on_commits(store: WorkerStore, wake: Callable[[frozenset[str] | None], None]) -> None:
+    """Call ``wake`` soon after each commit of new work, until cancelled, so that the run need not wait for the next poll.
+
+    Args:
+        store: an open store.
+        wake: called with the endpoints that have new work; None if unknown.
+    """
+    async with contextlib.aclosing(store.database.commits()) as commits:
+        async for endpoints in commits:
+            wake(endpoints)
+            await asyncio.sleep(_REST_SECONDS)
 
 
 async def end_after_successors(
