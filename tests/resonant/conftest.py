@@ -83,7 +83,7 @@ def store_url(request, tmp_path):
         template = request.getfixturevalue("sqlite_template")
         return f"sqlite:///{shutil.copy(template, tmp_path)}"
     server = request.getfixturevalue("postgresql")
-    if not server.truncate("store"):
+    if not server.empty_store("store"):
         asyncio.run(_create_store(server.empty_database("store")))
     return server.url("store")
 
