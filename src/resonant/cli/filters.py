@@ -15,7 +15,7 @@ from resonant.events import Category, Reason
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from resonant.cli.running import CommandStore
+    from resonant.cli.command_store import CommandStore
     from resonant.store.views.selection import Selection
 
 EndpointFilter = Annotated[

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from prefect import State
     from prefect.client.orchestration import PrefectClient
 
-    from resonant.cli.running import CommandStore
+    from resonant.cli.command_store import CommandStore
     from resonant.store import WorkerStore
 
 # The time limit for the runs' records to reach a server that ends with this command.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from resonant.cli.running import CommandStore
+    from resonant.cli.command_store import CommandStore
 
 T = TypeVar("T")
 
@@ -81,7 +81,7 @@ def _known_names(store: CommandStore, endpoint: str) -> set[str]:
     """
     import asyncio
 
-    from resonant.cli.running import on_prefect
+    from resonant.cli.command_store import on_prefect
     from resonant.local.server import known_url
     from resonant.store.views import endpoint_names
 

@@ -188,7 +188,7 @@ MISTAKES = [
 
 @pytest.fixture(autouse=True)
 def no_server_is_asked(monkeypatch):
-    monkeypatch.setattr("resonant.cli.running.on_prefect", None)  # a call would fail
+    monkeypatch.setattr("resonant.cli.command_store.on_prefect", None)  # a call would fail
 
 
 @pytest.mark.parametrize(("command", "said"), MISTAKES)

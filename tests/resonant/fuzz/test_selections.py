@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sqlalchemy import func, insert, select
 
 from resonant.cli import filters, options
-from resonant.cli.running import command_store
+from resonant.cli.command_store import command_store
 from resonant.errors import StoreError
 from resonant.events import Category, DeadLetter, Reason
 from resonant.settings import Settings

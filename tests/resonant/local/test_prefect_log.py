@@ -24,7 +24,7 @@ OF_OTHERS = ["a sink is not available", "a library says something"]
 OF_PREFECT = ("keepalive ping failed", "Unable to connect", "a service failed", "Still processing items")
 LOADS_A_BLOCK = """
 import asyncio
-from resonant.cli.running import load_endpoint
+from resonant.cli.command_store import load_endpoint
 from resonant.local.project import make_flows_importable
 make_flows_importable()
 import blocks

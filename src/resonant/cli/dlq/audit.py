@@ -27,7 +27,7 @@ def audit(
     as_json: options.Json = False,
 ) -> None:
     """List who replayed, cancelled or purged deliveries, and who paused or resumed endpoints, newest first."""
-    from resonant.cli.running import command_store
+    from resonant.cli.command_store import command_store
     from resonant.store.audit import read_audit
 
     with command_store() as store:

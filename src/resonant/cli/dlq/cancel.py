@@ -33,7 +33,7 @@ def cancel(
     Asks for confirmation on a terminal. --since and --until select by acceptance time. Deliveries that are being sent are
     not cancelled.
     """
-    from resonant.cli.running import command_store, who_runs_this
+    from resonant.cli.command_store import command_store, who_runs_this
     from resonant.dead_letters.cancel import cancel as cancel_deliveries
     from resonant.dead_letters.cancel import cancellable
 

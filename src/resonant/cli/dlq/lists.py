@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from resonant.cli.running import CommandStore, UntilStopped
+    from resonant.cli.command_store import CommandStore, UntilStopped
     from resonant.events import Category, Reason
     from resonant.store.views.selection import Selection
 
@@ -56,7 +56,7 @@ def _command(
         ] = None,
         as_json: options.Json = False,
     ) -> None:
-        from resonant.cli.running import command_store
+        from resonant.cli.command_store import command_store
 
         with command_store() as store:
             selection = filters.selection(

@@ -12,7 +12,7 @@ from resonant import output
 from resonant.cli import asking, documents, filters, options
 
 if TYPE_CHECKING:
-    from resonant.cli.running import CommandStore
+    from resonant.cli.command_store import CommandStore
     from resonant.dead_letters.purge import Chosen, PurgeReport, Retention
     from resonant.settings import Settings
     from resonant.store import WorkerStore
@@ -70,8 +70,8 @@ def purge(
     Retention by reason and by endpoint (RESONANT_RETENTION_BY_REASON, RESONANT_RETENTION_BY_ENDPOINT) overrides
     --older-than. It does not apply if there is a filter.
     """
+    from resonant.cli.command_store import command_store, who_runs_this
     from resonant.cli.progress import progress
-    from resonant.cli.running import command_store, who_runs_this
     from resonant.dead_letters.purge import archive_path
     from resonant.dead_letters.purge import purge as purge_deliveries
 

@@ -13,7 +13,7 @@ from resonant.display import some
 if TYPE_CHECKING:
     from prefect import State
 
-    from resonant.cli.running import CommandStore
+    from resonant.cli.command_store import CommandStore
     from resonant.dead_letters.replay import ReplayRequest
     from resonant.events import DeadLetter
     from resonant.store import WorkerStore
@@ -34,7 +34,7 @@ def retry(
     Asks for confirmation if a failure was permanent, since the event will most likely fail again. If any become dead
     letters again, the exit code is 1 and a message shows how to list them. --json prints the same keys as `replay`.
     """
-    from resonant.cli.running import command_store
+    from resonant.cli.command_store import command_store
     from resonant.dead_letters.replay import ReplayRequest
     from resonant.errors import ResonantError
 
@@ -90,7 +90,7 @@ def replay(
     --json prints dry_run, selected, left_out_permanent and left_out_by_limit. Without --dry-run it adds replayed, delivered,
     retried, parked, held, dead_letter, by_reason, purged and unfinished.
     """
-    from resonant.cli.running import command_store
+    from resonant.cli.command_store import command_store
     from resonant.dead_letters.replay import ReplayRequest, plan
 
     with command_store() as store:
@@ -114,9 +114,9 @@ def replay(
 def _run_replay(
     store: CommandStore, request: ReplayRequest, policy: str | None, *, as_json: bool, verbose: bool
 ) -> None:
+    from resonant.cli.command_store import who_runs_this
     from resonant.cli.flow_runs import run_flow
-    from resonant.cli.running import who_runs_this
-    from resonant.cli.sending import print_outcomes, tracked
+    from resonant.cli.outcomes import print_outcomes, tracked
     from resonant.dead_letters.replay import plan
     from resonant.dispatch.tracking import Tracker
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pydantic import SecretStr
 
-    from resonant.cli.running import CommandStore
+    from resonant.cli.command_store import CommandStore
     from resonant.events import Attempt
 
 commands = typer.Typer(no_args_is_help=True)
@@ -60,7 +60,7 @@ def add(
     """
     import asyncio
 
-    from resonant.cli.running import on_prefect
+    from resonant.cli.command_store import on_prefect
     from resonant.errors import UnknownEndpoint
 
     name = _webhook_name(name)
@@ -127,7 +127,7 @@ def update(
 
     --header and --override add an entry, or replace the one with the same name.
     """
-    from resonant.cli.running import on_prefect
+    from resonant.cli.command_store import on_prefect
 
     name = _webhook_name(name)
     changes = given.changes(
@@ -182,7 +182,7 @@ def test(name: options.EndpointName, as_json: options.Json = False) -> None:  # 
     """Send one event of type `resonant.test` to an endpoint without storing it, and show the outcome."""
     import asyncio
 
-    from resonant.cli.running import on_prefect
+    from resonant.cli.command_store import on_prefect
     from resonant.delivery.wording import outcome
 
     name = options.endpoint_name(name)
@@ -230,7 +230,7 @@ def rotate_secret(
 
     from pydantic import SecretStr
 
-    from resonant.cli.running import on_prefect
+    from resonant.cli.command_store import on_prefect
     from resonant.events import rfc3339
 
     name = options.endpoint_name(name)
@@ -265,7 +265,7 @@ def remove(
     """Remove an endpoint. Its deliveries stay in the store; unfinished ones wait until it is added again."""
     import asyncio
 
-    from resonant.cli.running import on_prefect
+    from resonant.cli.command_store import on_prefect
 
     name = options.endpoint_name(name)
     if not yes:
@@ -287,7 +287,7 @@ async def _test(name: str) -> Attempt:
     import random
     import time
 
-    from resonant.cli.running import load_endpoint
+    from resonant.cli.command_store import load_endpoint
     from resonant.delivery.attempt import AttemptRunner
     from resonant.events import Event, Lease
 

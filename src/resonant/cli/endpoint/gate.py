@@ -54,7 +54,7 @@ def resume(
 
 
 def _run(name: str, change: Callable[..., Coroutine[Any, Any, OperatorChange]], *, as_json: bool) -> None:
-    from resonant.cli.running import command_store, who_runs_this
+    from resonant.cli.command_store import command_store, who_runs_this
 
     with command_store() as store:
         name = options.endpoint_name(name)

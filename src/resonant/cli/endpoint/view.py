@@ -19,7 +19,7 @@ def list_(as_json: options.Json = False) -> None:
     import asyncio
     import time
 
-    from resonant.cli.running import load_endpoint, on_prefect
+    from resonant.cli.command_store import load_endpoint, on_prefect
     from resonant.errors import EndpointError
     from resonant.store.views.endpoint_status import governed
 
@@ -71,7 +71,7 @@ def show(name: options.EndpointName, as_json: options.Json = False) -> None:
     import asyncio
     import time
 
-    from resonant.cli.running import load_endpoint, on_prefect
+    from resonant.cli.command_store import load_endpoint, on_prefect
     from resonant.events import rfc3339
     from resonant.gate.words import advice, described
     from resonant.store.views.endpoint_status import governed

@@ -22,7 +22,7 @@ def advise(name: options.EndpointName, as_json: options.Json = False) -> None:
     """
     import asyncio
 
-    from resonant.cli.running import load_endpoint, on_prefect
+    from resonant.cli.command_store import load_endpoint, on_prefect
     from resonant.lab import advise as laboratory
     from resonant.lab.history import read_history
 

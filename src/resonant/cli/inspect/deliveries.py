@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from resonant.cli.running import CommandStore, UntilStopped
+    from resonant.cli.command_store import CommandStore, UntilStopped
     from resonant.store.shared.gates import GateState
     from resonant.store.views.selection import Selection
     from resonant.store.views.unfinished import Waiting, WaitingGroup
@@ -54,7 +54,7 @@ def deliveries(
 
     --since and --until select by acceptance time. `resonant cancel` gives up deliveries, with the same filters.
     """
-    from resonant.cli.running import command_store
+    from resonant.cli.command_store import command_store
 
     with command_store() as store:
         selection = filters.selection(

@@ -33,7 +33,7 @@ def detail(
     as_json: options.Json = False,
 ) -> None:
     """Show one event: its data, and every attempt with its error, delay and next step."""
-    from resonant.cli.running import command_store
+    from resonant.cli.command_store import command_store
 
     with command_store() as store:
         filters.selection(store, ids=[event_id])  # refuses an id that no event can have

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from resonant.cli.running import UntilStopped
+    from resonant.cli.command_store import UntilStopped
     from resonant.files import Write
     from resonant.store.views.reads import DeadLetterHistory
 
@@ -37,7 +37,7 @@ def export(
 
     The file appears only when it is complete, and only its owner may read it.
     """
-    from resonant.cli.running import command_store
+    from resonant.cli.command_store import command_store
 
     with command_store() as store:
         if path == STDOUT:

@@ -37,7 +37,7 @@ def metrics(
 
     The success rate is per event that ended in the window; the error rate is per attempt.
     """
-    from resonant.cli.running import command_store
+    from resonant.cli.command_store import command_store
     from resonant.metrics.statistics import read_statistics
 
     with command_store() as store:
@@ -68,7 +68,7 @@ def prometheus(
 
     The output file is replaced atomically, so a node exporter's textfile collector never reads a partial file.
     """
-    from resonant.cli.running import command_store
+    from resonant.cli.command_store import command_store
     from resonant.metrics.prometheus import to_text
     from resonant.metrics.scraping import read_registry
 

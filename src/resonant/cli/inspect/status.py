@@ -42,8 +42,8 @@ def status(
     The balance: accepted = pending + retrying + delivered + dead letter + purged. The numbers of an endpoint count
     deliveries, except its failed attempts.
     """
+    from resonant.cli.command_store import command_store
     from resonant.cli.inspect import overview
-    from resonant.cli.running import command_store
     from resonant.metrics.alerts import ALL_ENDPOINTS, read_raised
     from resonant.store.shared.drains import is_sending
 

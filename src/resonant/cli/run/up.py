@@ -46,7 +46,7 @@ def up(
     """
     import asyncio
 
-    from resonant.cli.running import command_store
+    from resonant.cli.command_store import command_store
     from resonant.local.health import is_open_to_all
     from resonant.local.stack import interrupted_by_signals
     from resonant.local.work_pool import start_drains

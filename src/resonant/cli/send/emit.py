@@ -15,7 +15,7 @@ from resonant.display import counted
 if TYPE_CHECKING:
     from prefect import State
 
-    from resonant.cli.running import CommandStore
+    from resonant.cli.command_store import CommandStore
     from resonant.cli.send.intake import Summary
     from resonant.dispatch.tracking import Tracker
     from resonant.store import WorkerStore
@@ -62,7 +62,7 @@ def emit(
     dead_letter, by_reason, purged and unfinished. Without files: delivered, retried, parked, dead_letter, by_reason, lost
     and held.
     """
-    from resonant.cli.running import command_store
+    from resonant.cli.command_store import command_store
     from resonant.cli.send.sources import check_readable
 
     with command_store(patient=True) as store:
@@ -109,9 +109,9 @@ class _Emission:
     def of_files(self, files: list[str], *, strict: bool, **how: Any) -> None:
         """Store the events of these files, send them, and print their outcomes."""
         from resonant.cli.flow_runs import run_flow
+        from resonant.cli.outcomes import print_outcomes, tracked
         from resonant.cli.send.enqueue import summary_line
         from resonant.cli.send.intake import store_files
-        from resonant.cli.sending import print_outcomes, tracked
         from resonant.dispatch.tracking import Tracker
 
         name: str
@@ -150,8 +150,8 @@ class _Emission:
         import asyncio
 
         from resonant.cli.flow_runs import run_flow
+        from resonant.cli.outcomes import say_paused
         from resonant.cli.progress import shown_until_the_end
-        from resonant.cli.sending import say_paused
         from resonant.dispatch.caller import Caller, calling
         from resonant.store.views.endpoint_status import governed
 

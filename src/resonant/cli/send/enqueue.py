@@ -39,7 +39,7 @@ def enqueue(
     An endpoint is known if `resonant endpoint add` or an earlier event has written its name to the store, or if a running
     Prefect server has it. `resonant endpoint list` writes the names of all endpoints to the store.
     """
-    from resonant.cli.running import command_store
+    from resonant.cli.command_store import command_store
     from resonant.cli.send.intake import store_files
 
     with command_store() as store:
