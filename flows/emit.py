@@ -105,4 +105,4 @@ async def _emit(
             return ended(say_outcomes(own, endpoint), own.outcomes, waiting=waiting)
         held = await count_held(dispatcher.store, counts, endpoint)
     message = "; ".join([str(counts), *held, *dispatcher.problems.values()])
-    return ended(message, counts, waiting=counts.held, data=counts.as_dict("lost"))
+    return ended(message, counts, waiting=counts.held)

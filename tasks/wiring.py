@@ -217,7 +217,7 @@ def say_outcomes(tracker: Tracker, endpoint: str | None) -> str:
     return text
 
 
-def ended(message: str, counts: Counts, *, waiting: int, data: Any = None) -> State[Any]:
+def ended(message: str, counts: Counts, *, waiting: int) -> State[Any]:
     """Return a completed state, with a name of its own if not every delivery was delivered.
 
     A run that fails is always named ``Failed``, which the filters of Prefect's UI and the automations on failed runs expect.
@@ -225,12 +225,11 @@ def ended(message: str, counts: Counts, *, waiting: int, data: Any = None) -> St
 
     Args:
         message: counts the outcomes.
-        counts: the outcomes of the run's deliveries.
+        counts: the outcomes of the run's deliveries, which are its result.
         waiting: the number of its deliveries that wait for a later run.
-        data: the run's result.
     """
     name = "DeadLetters" if counts.dead_letters else "Waiting" if waiting else "Completed"
-    return Completed(name=name, message=message, data=data)
+    return Completed(name=name, message=message, data=counts)
 
 
 def _say_waiting(until: float) -> None:

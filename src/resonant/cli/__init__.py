@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections import Counter
 from typing import Annotated
 
 import typer
@@ -16,7 +15,7 @@ from resonant.cli.demo import command as demo
 from resonant.cli.dlq import audit, cancel, purge, replay
 from resonant.cli.dlq import lists as dlq_lists
 from resonant.cli.endpoint import commands as endpoint
-from resonant.cli.help import Command, Group, use_classes
+from resonant.cli.help import Group, use_classes
 from resonant.cli.inspect import advise, deliveries, detail, export, metrics, status
 from resonant.cli.run import init, simulate, up
 from resonant.cli.send import emit, enqueue
@@ -25,19 +24,6 @@ from resonant.errors import ResonantError, UnknownEndpoint
 # Full collections stay about as frequent as by default.
 _COLLECTION_THRESHOLDS = (100_000, 1, 1)
 _FAILED, _MISUSED, _INTERRUPTED, _PIPE_CLOSED = 1, 2, 130, 141
-
-
-class _Command(Command):
-    """Refuses a repeated single-value option: the parser would silently keep the last value."""
-
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override,unused-ignore]
-        if not ctx.resilient_parsing:
-            _, _, given = self.make_parser(ctx).parse_args(args=list(args))
-            for each, times in Counter(given).items():
-                takes_one = each.param_type_name == "option" and not getattr(each, "multiple", False)
-                if takes_one and times > 1 and not getattr(each, "is_flag", False):
-                    raise options.Misuse(f"{each.opts[0]} takes one value, but was given {times} times")
-        return super().parse_args(ctx, args)
 
 
 class _Commands(Group):
@@ -134,7 +120,7 @@ app.add_typer(
     rich_help_panel=options.RUN,
     epilog="Example: resonant endpoint add billing https://hooks.example.com/billing",
 )
-use_classes(app, command=_Command)
+use_classes(app)
 
 
 def main() -> None:

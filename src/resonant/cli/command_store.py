@@ -7,7 +7,7 @@ import contextlib
 import contextvars
 import getpass
 import threading
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -21,13 +21,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 Row = TypeVar("Row")
-
-
-class UntilStopped(Protocol):
-    """Yields rows until Ctrl-C: the operation runs in a thread, which nothing else can stop."""
-
-    def __call__(self, rows: Iterator[Row], /) -> Iterator[Row]:
-        """Yield the rows; raise when it is time to stop."""
+# Passes rows on until Ctrl-C: the operation runs in a thread, which nothing else can stop.
+UntilStopped: TypeAlias = "Callable[[Iterator[Row]], Iterator[Row]]"
 
 
 class _Stopped(Exception):
@@ -88,7 +83,7 @@ class CommandStore:
         """Run an operation that only reads; raises what ``run`` raises."""
         return self.run(lambda store: store.read(operation, *args, **kwargs))
 
-    def read_rows(self, operation: Callable[[Connection, UntilStopped], T]) -> T:
+    def read_rows(self, operation: Callable[[Connection, UntilStopped[Any]], T]) -> T:
         """Run an operation that may read many rows; Ctrl-C ends it. Raises what ``run`` raises."""
         stopped = threading.Event()
 

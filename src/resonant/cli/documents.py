@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from resonant import output
+from resonant.errors import EndpointError
 from resonant.events import rfc3339
 
 if TYPE_CHECKING:
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
     from resonant.dead_letters.purge import Forecast, PurgeReport, Retention
     from resonant.dead_letters.replay import ReplayPlan
     from resonant.dead_letters.triage import DeadLetterGroup
-    from resonant.events import Attempt, DeadLetter
+    from resonant.dispatch.counts import Counts
+    from resonant.events import Attempt, DeadLetter, Event
     from resonant.gate.pausing import OperatorChange
     from resonant.lab.advise import Proposal
     from resonant.lab.comparison import Variant
@@ -68,9 +71,9 @@ def _moment(moment: float | None) -> str | None:
 # --- the store ---------------------------------------------------------------------------------------------------
 
 
-def stored(stored: int, known: int, bad: int) -> dict[str, object]:
+def stored(summary: object) -> Document:
     """Return the numbers of stored, known and bad lines."""
-    return {"stored": stored, "known": known, "bad": bad}
+    return _pick(summary, "stored known bad")
 
 
 def status(found: StoreStatus) -> Document:
@@ -112,7 +115,7 @@ def alerts(raised: Mapping[Key, float], texts: Mapping[Key, str]) -> list[Docume
 
 
 def retention(
-    days: Retention, forecast: Forecast, *, kept: int, archives: Path, last: AuditEntry | None
+    days: Retention, forecast: Forecast, kept: int, archives: Path, last: AuditEntry | None
 ) -> Document:
     """Return a forecast of the daily purge, and the result of the last purge."""
     return {
@@ -153,9 +156,59 @@ def gate_change(done: OperatorChange) -> Document:
     }
 
 
-def gate_and_held(found: Governed) -> Document:
-    """Return an endpoint's gate, and how many due deliveries it holds."""
-    return {"gate": gate(found.gate), "held": found.held}
+# --- endpoints ---------------------------------------------------------------------------------------------------
+
+
+def endpoint(name: str, block: object, problem: str | None, found: Governed) -> Document:
+    """Return an endpoint's configuration and its gate.
+
+    Args:
+        name: the endpoint's name.
+        block: its block; an error if it has none that is valid.
+        problem: why it cannot be used; None if it can.
+        found: its gate, and how many due deliveries it holds.
+    """
+    if isinstance(block, EndpointError):
+        return {"name": name, "problem": problem}
+    return {
+        **endpoint_settings(name, block),
+        "problem": problem,
+        "gone_since": _moment(found.gate.since) if found.gate.is_gone else None,
+        "gate": gate(found.gate),
+        "held": found.held,
+    }
+
+
+def endpoint_settings(name: str, block: Any) -> Document:
+    """Return an endpoint's configuration without its secrets."""
+    shown: Document = {"name": name, "type": type(block).get_block_type_slug()}
+    for field in type(block).model_fields:
+        value = getattr(block, field)
+        if hasattr(value, "get_secret_value"):
+            shown[field] = "set" if value.get_secret_value() else None
+        else:
+            shown[field] = value if isinstance(value, int | float | dict | None) else str(value)
+    if (host := _host(block)) is not None:
+        shown["host"] = host
+    return shown
+
+
+def _host(block: object) -> str | None:
+    """Return scheme, host and port of a webhook endpoint; the rest of its URL is secret."""
+    import httpx
+
+    try:
+        parsed = httpx.URL(block.url.get_secret_value())  # type: ignore[attr-defined]
+        host = parsed.host
+    except (httpx.InvalidURL, ValueError, AttributeError):
+        return None
+    port = "" if parsed.port is None else f":{parsed.port}"
+    return f"{parsed.scheme}://{host}{port}" if host else None
+
+
+def endpoint_test(name: str, made: Attempt) -> Document:
+    """Return the outcome of a test event."""
+    return {"endpoint": name, **attempt(made)}
 
 
 # --- deliveries --------------------------------------------------------------------------------------------------
@@ -228,19 +281,48 @@ def detail(found: Detail) -> Document:
     }
 
 
-def report_head(found: StoreStatus, groups: Iterable[DeadLetterGroup], *, now: float) -> Document:
-    """Return the error report without its dead letters."""
-    return {
+def with_data(document: Document, event: Event) -> str:
+    """Serialise a document with an event's data."""
+    return output.with_raw(document, "data", event.body)
+
+
+def report_head(found: StoreStatus, groups: Iterable[DeadLetterGroup], *, now: float) -> str:
+    """Serialise the error report up to the array of its dead letters."""
+    head = {
         "generated_at": rfc3339(now),
         "totals": status(found),
         "groups": [dead_letter_group(group) for group in groups],
     }
+    return output.to_json(head)[:-1] + ', "dead_letters": '
+
+
+def exported(path: str, count: int) -> Document:
+    """Return the error report's file, and the number of its dead letters."""
+    return {"path": path, "dead_letters": count}
+
+
+def outcomes(counts: Counts, *more: str) -> Document:
+    """Return the outcomes of deliveries; ``more`` names counts to add to the common ones."""
+    return {
+        **_pick(counts, " ".join(("delivered", "retried", "parked", "held", *more))),
+        "dead_letter": counts.dead_letters.total(),
+        "by_reason": dict(sorted(counts.dead_letters.items())),
+    }
+
+
+def emitted(summary: object, counts: Counts) -> Document:
+    """Return the numbers of stored, known and bad lines, and the outcomes of their deliveries."""
+    return {**stored(summary), **_own_outcomes(counts)}
+
+
+def _own_outcomes(counts: Counts) -> Document:
+    return outcomes(counts, "delivered_before", "purged", "unfinished")
 
 
 # --- actions on dead letters -------------------------------------------------------------------------------------
 
 
-def replay_plan(planned: ReplayPlan, *, dry_run: bool) -> dict[str, object]:
+def replay_plan(planned: ReplayPlan, *, dry_run: bool = True) -> Document:
     """Return the numbers of dead letters that a replay selects and leaves out."""
     return {
         "dry_run": dry_run,
@@ -250,9 +332,19 @@ def replay_plan(planned: ReplayPlan, *, dry_run: bool) -> dict[str, object]:
     }
 
 
+def replayed(planned: ReplayPlan, counts: Counts) -> Document:
+    """Return the plan of a replay, and the outcomes of its deliveries."""
+    return {**replay_plan(planned, dry_run=False), "replayed": counts.total, **_own_outcomes(counts)}
+
+
 def cancellable(expected: Cancellable) -> Document:
     """Return how many deliveries would be given up."""
     return {"would_cancel": expected.number, "being_sent": expected.being_sent, "dry_run": True}
+
+
+def cancelled(number: int) -> Document:
+    """Return how many deliveries were given up."""
+    return {"cancelled": number}
 
 
 def purged(report: PurgeReport) -> Document:

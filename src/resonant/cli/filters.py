@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from resonant.cli import completion, name_checks, options
 from resonant.errors import StoreError
-from resonant.events import Category, Reason
+from resonant.events import Category, Reason  # noqa: TC001 - Typer evaluates the annotations
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,53 +19,11 @@ if TYPE_CHECKING:
     from resonant.cli.command_store import CommandStore
     from resonant.store.views.selection import Selection
 
-EndpointFilter = Annotated[
+Endpoint = Annotated[
     str | None,
     typer.Option(
         "--endpoint", metavar="NAME", help="Only this endpoint.", autocompletion=completion.endpoints
     ),
-]
-TypeFilter = Annotated[
-    str | None, typer.Option("--type", metavar="GLOB", help="Only these event types, such as 'order.*'.")
-]
-CategoryFilter = Annotated[
-    Category | None,
-    typer.Option(
-        "--category", metavar="CATEGORY", help="Only this category: transient, permanent or unknown."
-    ),
-]
-CodeFilter = Annotated[
-    str | None,
-    typer.Option(
-        "--code", metavar="CODE", help="Only this code, such as http_503.", autocompletion=completion.codes
-    ),
-]
-ReasonFilter = Annotated[
-    Reason | None,
-    typer.Option(
-        "--reason",
-        metavar="REASON",
-        help="Only this reason: permanent, exhausted, expired, crashed or cancelled.",
-    ),
-]
-CauseFilter = Annotated[
-    str | None,
-    typer.Option("--cause", metavar="CAUSE", help="Only this cause, as `resonant dlq --group` shows it."),
-]
-TextFilter = Annotated[
-    str | None, typer.Option("--text", metavar="TEXT", help="Only errors that contain this text.")
-]
-Since = Annotated[
-    str | None,
-    typer.Option(
-        "--since",
-        metavar="TIME",
-        help="Dead-lettered (unfinished: accepted) at or after this time: an age (30m, 2h, 7d) or RFC 3339.",
-    ),
-]
-Until = Annotated[
-    str | None,
-    typer.Option("--until", metavar="TIME", help="Dead-lettered (unfinished: accepted) before this time."),
 ]
 After = Annotated[
     str | None,
@@ -74,55 +33,89 @@ After = Annotated[
 _PLACE = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)-(\d{1,18})")
 
 
-def selection(
-    store: CommandStore,
-    *,
-    ids: Sequence[str] = (),
-    endpoint: str | None = None,
-    event_type: str | None = None,
-    category: Category | None = None,
-    code: str | None = None,
-    reason: Reason | None = None,
-    cause: str | None = None,
-    text: str | None = None,
-    since: str | None = None,
-    until: str | None = None,
-) -> Selection:
-    """Return the selection that the options describe; the store is used only to check names.
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """The options that select deliveries."""
 
-    Raises:
-        Misuse: unknown endpoint, code or cause, invalid time, text that databases cannot store, or empty value (most likely an
-            unset shell variable).
-    """
-    from resonant.store.views.selection import Selection
+    endpoint: Endpoint = None
+    event_type: Annotated[
+        str | None, typer.Option("--type", metavar="GLOB", help="Only these event types, such as 'order.*'.")
+    ] = None
+    category: Annotated[
+        Category | None,
+        typer.Option(metavar="CATEGORY", help="Only this category: transient, permanent or unknown."),
+    ] = None
+    code: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CODE", help="Only this code, such as http_503.", autocompletion=completion.codes
+        ),
+    ] = None
+    text: Annotated[str | None, typer.Option(metavar="TEXT", help="Only errors that contain this text.")] = (
+        None
+    )
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Dead-lettered (unfinished: accepted) at or after this time: an age (30m, 2h, 7d) or RFC 3339.",
+        ),
+    ] = None
+    until: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Dead-lettered (unfinished: accepted) before this time."),
+    ] = None
 
-    given = {"--endpoint": endpoint, "--type": event_type, "--code": code, "--cause": cause, "--text": text}
-    for option, value in given.items():
-        if value == "":
-            raise options.Misuse(f"{option} is empty")
-    if "" in ids:
-        raise options.Misuse("an id is empty")
+    def selection(self, store: CommandStore, *, ids: Sequence[str] = ()) -> Selection:
+        """Return the selection that the options describe; the store is used only to check names.
 
-    if endpoint is not None:
-        endpoint = options.endpoint_name(endpoint)
-    now = time.time()
-    try:
-        selected = Selection(
-            ids=tuple(ids),
-            endpoint=endpoint,
-            event_type=event_type,
-            category=category,
-            code=code,
-            reason=reason,
-            cause=cause,
-            text=text,
-            since=options.moment("--since", since, now=now),
-            until=options.moment("--until", until, now=now),
-        )
-    except StoreError as error:
-        raise options.Misuse(str(error)) from None
-    name_checks.check_filters(store, endpoint, code, cause)
-    return selected
+        Raises:
+            Misuse: unknown endpoint, code or cause, invalid time, text that databases cannot store, or empty value (most
+                likely an unset shell variable).
+        """
+        from resonant.store.views.selection import Selection
+
+        given = asdict(self)
+        for name, value in given.items():
+            if value == "":
+                raise options.Misuse(f"--{name.removeprefix('event_')} is empty")
+        if "" in ids:
+            raise options.Misuse("an id is empty")
+
+        if self.endpoint is not None:
+            given["endpoint"] = options.endpoint_name(self.endpoint)
+        now = time.time()
+        for name in ("since", "until"):
+            given[name] = options.moment(f"--{name}", given[name], now=now)
+        try:
+            selected = Selection(ids=tuple(ids), **given)
+        except StoreError as error:
+            raise options.Misuse(str(error)) from None
+        name_checks.check_filters(store, selected.endpoint, selected.code, selected.cause)
+        return selected
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayFilters(Filters):
+    """The options that select dead letters to replay."""
+
+    reason: Annotated[
+        Reason | None,
+        typer.Option(
+            metavar="REASON",
+            help="Only this reason: permanent, exhausted, expired, crashed or cancelled.",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterFilters(ReplayFilters):
+    """The options that select dead letters."""
+
+    cause: Annotated[
+        str | None,
+        typer.Option(metavar="CAUSE", help="Only this cause, as `resonant dlq --group` shows it."),
+    ] = None
 
 
 def place(text: str | None) -> tuple[float, int] | None:

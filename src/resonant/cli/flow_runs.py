@@ -10,7 +10,8 @@ import typer
 from resonant import output
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
+    from uuid import UUID
 
     from prefect import State
     from prefect.client.orchestration import PrefectClient
@@ -52,7 +53,7 @@ def run_flow(
             state = store.run(start)
             if state is not None and server.is_temporary:
                 send_events(server.api_url)
-                asyncio.run(_wait_for_records(state))
+                asyncio.run(wait_for_records([state.state_details.flow_run_id]))
     except ServerGone as error:
         raise ServerGone(
             f"{error}: its UI does not show how this run ended. Nothing is lost: `resonant status` shows the "
@@ -66,27 +67,22 @@ def run_flow(
     return state
 
 
-async def count_task_runs(client: PrefectClient, **query: object) -> int:
-    """Return the number of task runs that the server has recorded. Prefect's client retries while the server is busy (503).
-
-    Args:
-        client: the server's client.
-        query: Prefect's filters, by name.
-    """
-    return int((await client.request("POST", "/task_runs/count", json=query)).json())
-
-
-async def _wait_for_records(state: State[None]) -> None:
-    """Wait until the server has recorded the final state of every task run of this flow run."""
+async def wait_for_records(flow_run_ids: Sequence[UUID | None]) -> None:
+    """Wait up to a minute until the server has recorded the final state of every task run of these flow runs."""
     from prefect.client.orchestration import get_client
 
-    of_run = {"id": {"any_": [str(state.state_details.flow_run_id)]}}
+    of_runs = {"id": {"any_": [str(each) for each in flow_run_ids]}}
     unended = {"state": {"type": {"any_": ["PENDING", "RUNNING", "SCHEDULED"]}}}
     async with get_client() as client:
         seen = -1
         for _ in range(int(_RECORD_SECONDS / _RECORD_POLL_SECONDS)):
-            runs = await count_task_runs(client, flow_runs=of_run)
-            if runs == seen and not await count_task_runs(client, flow_runs=of_run, task_runs=unended):
+            runs = await _count_task_runs(client, flow_runs=of_runs)
+            if runs == seen and not await _count_task_runs(client, flow_runs=of_runs, task_runs=unended):
                 return
             seen = runs
             await asyncio.sleep(_RECORD_POLL_SECONDS)
+
+
+async def _count_task_runs(client: PrefectClient, **query: object) -> int:
+    """Return the number of recorded task runs by Prefect's filters; the client retries while the server is busy (503)."""
+    return int((await client.request("POST", "/task_runs/count", json=query)).json())

@@ -1,43 +1,65 @@
-"""Help texts that fill the terminal's width and hide the Python types of flags and arguments."""
+"""Commands and groups with help texts that fill the terminal's width and hide the Python types of flags and arguments."""
 
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperArgument, TyperCommand, TyperGroup
+
+from resonant.cli.options import Misuse
 
 if TYPE_CHECKING:
     import typer
 
 
-class Command(TyperCommand):
-    """A command with these help texts."""
+class _Plain:
+    def get_params(self, ctx: Any) -> Any:
+        """Return the parameters, with their types hidden in help."""
+        parameters = super().get_params(ctx)  # type: ignore[misc]
+        for each in parameters:
+            if getattr(each, "is_flag", False):
+                each.metavar = ""  # else <bool>
+            elif isinstance(each, TyperArgument):
+                # Newer versions of Typer show the type after the name, such as <list[str]>.
+                vars(each)["display_type_rich"] = lambda **_: ""
+        return parameters
+
+
+class Command(_Plain, TyperCommand):
+    """A command with these help texts, which refuses a repeated single-value option: Typer would take the last value."""
 
     def __init__(self, *args: Any, help: str | None = None, **options: Any) -> None:  # noqa: A002 - Typer's name
         super().__init__(*args, help=_flowing(help), **options)
 
-    def get_params(self, ctx: Any) -> Any:
-        """Return the parameters, with their types hidden in help."""
-        return _plain(super().get_params(ctx))
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override,unused-ignore]
+        """Parse the arguments.
+
+        Raises:
+            Misuse: an option that takes one value is given more than once.
+        """
+        if not ctx.resilient_parsing:
+            _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+            for each, times in Counter(given).items():
+                takes_one = each.param_type_name == "option" and not getattr(each, "multiple", False)
+                if takes_one and times > 1 and not getattr(each, "is_flag", False):
+                    raise Misuse(f"{each.opts[0]} takes one value, but was given {times} times")
+        return super().parse_args(ctx, args)
 
 
-class Group(TyperGroup):
+class Group(_Plain, TyperGroup):
     """A group of commands with these help texts."""
 
-    def get_params(self, ctx: Any) -> Any:
-        """Return the parameters, with their types hidden in help."""
-        return _plain(super().get_params(ctx))
 
-
-def use_classes(app: typer.Typer, *, command: type[Command]) -> None:
-    """Set the class of every registered command, and make every nested group a ``Group``."""
+def use_classes(app: typer.Typer) -> None:
+    """Make every registered command a ``Command``, and every nested group a ``Group``."""
     for registered in app.registered_commands:
-        registered.cls = command
+        registered.cls = Command
     for group in app.registered_groups:
         group.cls = Group
         if group.typer_instance is not None:
-            use_classes(group.typer_instance, command=command)
+            use_classes(group.typer_instance)
 
 
 def _flowing(text: str | None) -> str | None:
@@ -46,13 +68,3 @@ def _flowing(text: str | None) -> str | None:
         return None
     paragraphs = inspect.cleandoc(text).split("\n\n")
     return "\n\n".join(" ".join(each.split()) for each in paragraphs)
-
-
-def _plain(parameters: Any) -> Any:
-    for each in parameters:
-        if getattr(each, "is_flag", False):
-            each.metavar = ""  # else <bool>
-        elif isinstance(each, TyperArgument):
-            # Newer versions of Typer show the type after the name, such as <list[str]>.
-            vars(each)["display_type_rich"] = lambda **_: ""
-    return parameters

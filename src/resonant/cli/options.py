@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+from dataclasses import fields, is_dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from inspect import Parameter
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -12,9 +15,10 @@ from resonant.cli import completion
 from resonant.delivery.retry import MAX_ATTEMPTS_LIMIT
 from resonant.dispatch import MAX_CHUNK_SIZE
 from resonant.events import ENDPOINT_NAME
-from resonant.suggestions import did_you_mean
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from resonant.settings import Settings
 
 SEND, LOOK, WORK, RUN = "Send", "Inspect", "Manage the dead-letter queue", "Run"
@@ -62,6 +66,33 @@ _AGE = re.compile(r"([0-9]{1,9})([smhdw])")
 _LENGTH = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)([smhdw]?)")
 _LONGEST_DAYS = 30
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for each field of its parameters that are dataclasses."""
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+
+    def with_options(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{each.name: given.pop(each.name) for each in fields(group)})
+        command(**given)
+
+    parameters = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if group := groups.get(name):
+            types = get_type_hints(group, include_extras=True)
+            parameters += [
+                Parameter(
+                    each.name, Parameter.KEYWORD_ONLY, default=each.default, annotation=types[each.name]
+                )
+                for each in fields(group)
+            ]
+        else:
+            parameters.append(parameter.replace(annotation=hints[name], kind=Parameter.KEYWORD_ONLY))
+    with_options.__name__, with_options.__doc__ = command.__name__, command.__doc__
+    vars(with_options)["__signature__"] = inspect.Signature(parameters)
+    return with_options
 
 
 class Misuse(Exception):
@@ -146,14 +177,3 @@ def seconds(option: str, text: str) -> float:
     if length > _LONGEST_DAYS * _UNIT_SECONDS["d"]:
         raise Misuse(f"{option} is at most {_LONGEST_DAYS}d, not {text}")
     return length
-
-
-def choice(option: str, text: str, literal: Any) -> Any:
-    """Check that the value is one of a ``Literal``'s, and return it.
-
-    Raises:
-        Misuse: another value; the message has suggestions.
-    """
-    if text not in (known := get_args(literal)):
-        raise Misuse(f"{option}: {text!r} is not valid{did_you_mean(text, known)}")
-    return text

@@ -74,21 +74,21 @@ def _after_ctrl_c(outcomes: Counts, goes_on: str) -> str:
 
 
 def print_outcomes(
-    tracker: Tracker, text: str, document: dict[str, object], *, endpoint: str | None, as_json: bool
+    tracker: Tracker, text: str, document: output.Document, *, endpoint: str | None, as_json: bool
 ) -> None:
     """Print the outcomes of a command's own deliveries.
 
     Args:
         tracker: tracks these deliveries.
         text: the output without ``--json``.
-        document: with ``--json``, the keys besides the outcomes.
+        document: the output with ``--json``.
         endpoint: the endpoint, if all deliveries go to the same one.
         as_json: whether ``--json`` was given.
 
     Raises:
         typer.Exit: with code 1 if some are dead letters, or held by a paused endpoint.
     """
-    output.write_result(document | tracker.as_dict(), text, as_json=as_json)
+    output.write_result(document, text, as_json=as_json)
     if held := tracker.outcomes.held:
         output.flush()
         if paused := _paused(tracker, endpoint):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 from resonant import output
 
@@ -13,12 +13,8 @@ if TYPE_CHECKING:
 
 _REFRESH_SECONDS = 0.5
 
-
-class Show(Protocol):
-    """Shows how much is done."""
-
-    def __call__(self, done: int, note: str = "") -> None:
-        """Update the progress bar."""
+# Shows the amount done, and a note.
+Show: TypeAlias = "Callable[..., None]"
 
 
 @contextlib.contextmanager

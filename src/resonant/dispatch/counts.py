@@ -76,14 +76,6 @@ class Counts:
         )
         return ", ".join(f"{number:,} {words}" for number, words in numbers if number)
 
-    def as_dict(self, *more: str) -> dict[str, object]:
-        """Return the counts with the keys of the JSON output; ``more`` names counts to add to the common ones."""
-        counts = {name: getattr(self, name) for name in ("delivered", "retried", "parked", "held", *more)}
-        return counts | {
-            "dead_letter": self.dead_letters.total(),
-            "by_reason": dict(sorted(self.dead_letters.items())),
-        }
-
 
 def _in_brackets(numbers: Counter[str]) -> str:
     return (

@@ -124,10 +124,6 @@ class Tracker:
             gates = await self._store.read(read_gates) if self._held else {}
             self.paused = frozenset(name for name, gate in gates.items() if gate.state == "paused")
 
-    def as_dict(self) -> dict[str, object]:
-        """Return the outcomes with the keys of the JSON output."""
-        return self.outcomes.as_dict("delivered_before", "purged", "unfinished")
-
     def dead_letters_shown_by(self, endpoint: str | None) -> str:
         """Return a command that lists the dead letters among the tracked deliveries, and possibly others from that time."""
         of_endpoint = "" if endpoint is None else f" --endpoint {endpoint}"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
+import sqlite3
 
 import pytest
 import typer
 
-from resonant.cli import _Command, app
+from resonant.cli import app
+from resonant.cli.help import Command
 from resonant.cli.options import Misuse, moment
 
 NOW = 1_700_000_000.0
@@ -24,6 +27,9 @@ NOTHING_TO_PURGE = (
     "resonant: nothing selected: give --older-than DAYS, or a filter such as --endpoint and --code\n"
 )
 BAD_URL, PRIVATE = "its URL must begin with http:// or https://", "10.0.0.1 is a private or special address"
+NO_PLACE = "is not a valid place: use the one printed at the end of a list\n"
+NO_PLACES = ("", "evt_01", "1-", "-1", "1e9-1", "nan-1", "1.5-1.5", "1-1 ", "9" * 13 + "-1", "1--1")
+NO_POLICY = "resonant: --policy: no retry policy is named 'odd'; known policies: classic, default"
 LISTING = ("dlq", "failed", "retry-candidates")
 
 MISTAKES = [
@@ -33,46 +39,21 @@ MISTAKES = [
     ("dlq --until 2", f"--until '2' {NO_TIME}"),
     ("replay --all --dry-run --since soon", f"--since 'soon' {NO_TIME}"),
     ("metrics --window soon", f"--window 'soon' {NO_TIME}"),
-    *(
-        (
-            f"{command} --after='{place}'",
-            f"resonant: --after {place!r} is not a valid place: use the one printed at the end of a list\n",
-        )
-        for command, places in (
-            (
-                "dlq",
-                ("", "evt_01", "1-", "-1", "1e9-1", "nan-1", "1.5-1.5", "1-1 ", "9" * 13 + "-1", "1--1"),
-            ),
-            ("deliveries", ("evt_due",)),
-        )
-        for place in places
-    ),
-    *(
-        (f"{command} --group --after 0-0", "resonant: --after cannot be combined with --group\n")
-        for command in ("dlq", "deliveries")
-    ),
+    *((f"dlq --after='{place}'", f"resonant: --after {place!r} {NO_PLACE}") for place in NO_PLACES),
+    ("deliveries --after evt_due", f"resonant: --after 'evt_due' {NO_PLACE}"),
+    ("dlq --group --after 0-0", "resonant: --after cannot be combined with --group\n"),
+    ("deliveries --group --after 0-0", "resonant: --after cannot be combined with --group\n"),
     ("simulate --outage 3x", "--outage '3x' is not a duration"),
     ("simulate --outage=-3", "--outage '-3' is not a duration"),
     ("simulate --outage 9999d", "--outage is at most 30d"),
     ("simulate --retry-after soon", "--retry-after 'soon' is not a duration"),
     # words
     ("simulate --policy ful", "--policy: no retry policy is named 'ful': did you mean full"),
-    ("simulate --outage-kind refse", "--outage-kind: 'refse' is not valid: did you mean refuse?"),
-    ("simulate --overload queu", "--overload: 'queu' is not valid: did you mean queue?"),
-    *(
-        (
-            f"{command} --policy odd",
-            "resonant: --policy: no retry policy is named 'odd'; known policies: classic, default",
-        )
-        for command in (
-            *("retry e2", "replay --all", "replay --all --dry-run", "emit"),
-            *(
-                "enqueue e.jsonl --endpoint billing",
-                "endpoint add crm https://a.example/",
-                "endpoint update crm",
-            ),
-        )
-    ),
+    *((f"{command} --policy odd", NO_POLICY) for command in ("retry e2", "replay --all", "emit")),
+    ("replay --all --dry-run --policy odd", NO_POLICY),
+    ("enqueue e.jsonl --endpoint billing --policy odd", NO_POLICY),
+    ("endpoint add crm https://a.example/ --policy odd", NO_POLICY),
+    ("endpoint update crm --policy odd", NO_POLICY),
     ("failed --reason expired", "`resonant dlq --reason expired`"),
     ("retry-candidates --category permanent", "`resonant dlq --category permanent`"),
     # empty values, as of a variable that is not set
@@ -119,18 +100,8 @@ MISTAKES = [
     ("enqueue e.jsonl --endpoint Billing", "'Billing' is not a valid name"),
     ("enqueue e.jsonl --endpoint billing-", "'billing-' is not a valid name"),
     ("enqueue e.jsonl --endpoint https://user:hunter2@example.com/x", "`resonant endpoint add`"),
-    *(
-        (f"{command} --endpoint shp", NO_SHP)
-        for command in (
-            "status",
-            *LISTING,
-            "deliveries",
-            "replay",
-            "cancel",
-            "replay --dry-run",
-            "purge --yes",
-        )
-    ),
+    *((f"{command} --endpoint shp", NO_SHP) for command in (*LISTING, "status", "deliveries", "cancel")),
+    *((f"{command} --endpoint shp", NO_SHP) for command in ("replay", "replay --dry-run", "purge --yes")),
     ("endpoint pause shp", NO_SHP),
     ("endpoint resume shp", NO_SHP),
     ("dlq --endpoint zzz", "resonant: no endpoint is named 'zzz'; known: billing, shop\n"),
@@ -191,8 +162,15 @@ def no_server_is_asked(monkeypatch):
     monkeypatch.setattr("resonant.cli.command_store.on_prefect", None)  # a call would fail
 
 
+def rows(url):
+    with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database:
+        return list(database.iterdump())
+
+
 @pytest.mark.parametrize(("command", "said"), MISTAKES)
-def test_a_mistake_is_one_line_and_changes_nothing(resonant, stored, command, said):
+def test_a_mistake_is_one_line_and_changes_nothing(resonant, stored, url, command, said):
+    before = rows(url)
+
     refused = resonant(*shlex.split(command), code=2)
 
     assert refused.out == ""
@@ -200,9 +178,7 @@ def test_a_mistake_is_one_line_and_changes_nothing(resonant, stored, command, sa
     assert said in refused.err
     assert refused.err.count("\n") == 1
     assert "hunter2" not in refused.err
-    status = resonant.json("status")
-    assert [status[name] for name in ("accepted", "pending", "dead_letter")] == [2, 1, 1]
-    assert resonant.json("audit") == []
+    assert rows(url) == before
 
 
 @pytest.mark.parametrize(
@@ -210,11 +186,8 @@ def test_a_mistake_is_one_line_and_changes_nothing(resonant, stored, command, sa
     [
         *("no-such-command", "status --no-such-option", "enqueue", "dlq --limit x", "dlq --limit -1"),
         *("dlq --category odd", "dlq --reason odd", "purge --older-than -1"),
-        *(
-            "replay --all --dry-run --rate 0",
-            "replay --all --dry-run --rate -1",
-            "replay --all --dry-run --limit 0",
-        ),
+        *("simulate --outage-kind refse", "simulate --overload queu"),
+        *(f"replay --all --dry-run {bound}" for bound in ("--rate 0", "--rate -1", "--limit 0")),
         *(f"enqueue e.jsonl --endpoint billing --max-attempts {number}" for number in ("0", "1001", "many")),
     ],
 )
@@ -236,7 +209,7 @@ COMMANDS = dict(every_command(typer.main.get_command(app)))
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_refuses_an_option_of_one_value_that_is_given_twice(resonant, name):
     command = COMMANDS[name]
-    assert isinstance(command, _Command)
+    assert isinstance(command, Command)
     for option in command.params:
         if option.param_type_name != "option" or option.multiple or option.is_flag:
             continue

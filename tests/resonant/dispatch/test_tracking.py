@@ -120,7 +120,7 @@ async def test_deliveries_that_a_gate_holds_for_long_are_settled_until_they_are_
         assert tracker.is_settled
         assert str(tracker.outcomes) == "0 delivered, 0 retried, 1 parked, 0 dead-lettered, 3 held"
         assert tracker.outcomes.undelivered == "1 parked, 3 held"
-        assert tracker.as_dict()["held"] == 3
+        assert tracker.outcomes.held == 3
 
         await another_sends(store, 1)
         await tracker.finish()

@@ -245,7 +245,7 @@ def empty_store(tmp_path_factory):
 def test_the_options_of_a_command_are_a_selection_or_misuse(empty_store, ids, value):
     for name in ("endpoint", "event_type", "code", "text", "since", "until"):
         try:
-            selection = filters.selection(empty_store, ids=ids, **{name: value})
+            selection = filters.Filters(**{name: value}).selection(empty_store, ids=ids)
         except options.Misuse as error:
             refusal = str(error)
         else:

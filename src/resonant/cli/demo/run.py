@@ -19,7 +19,7 @@ import typer
 from resonant import output
 from resonant.cli.demo.events import LIMITED, demo_events, way_of
 from resonant.cli.demo.view import take_snapshot, write_table
-from resonant.cli.flow_runs import count_task_runs
+from resonant.cli.flow_runs import wait_for_records
 from resonant.cli.progress import shown_until_the_end
 from resonant.cli.run.up import PORT, whole_stack
 from resonant.display import counted
@@ -47,7 +47,6 @@ JOURNAL = "received.jsonl"
 # Longer than the slow answers, but short, since some requests never get an answer.
 _TIMEOUT_SECONDS = 3.0
 _POLL_SECONDS = 0.5
-_RECORD_SECONDS = 30.0
 _MOST_RUNS = 20
 
 
@@ -97,7 +96,7 @@ def _move_into(home: Path) -> list[str]:
     theirs = [name for name in os.environ if name.startswith(("RESONANT_", "PREFECT_"))]
     for name in theirs:
         del os.environ[name]
-    os.environ |= _variables(home)
+    os.environ.update(_variables(home))
     return [name for name in theirs if name not in _variables(home)]
 
 
@@ -153,7 +152,7 @@ async def _tell(stack: Stack, url: str, count: int, home: Path) -> _Story:
                 output.say(f"the worker runs {EMIT}: {_run_url(stack, run_ids[0])}")
             snapshot = await _watch(stack, store, run_ids[-1])
         dead_letters = await store.dead_letters(limit=1)
-    await _wait_for_records(run_ids, count)
+    await wait_for_records(run_ids)  # the UI shows only recorded ends
     requests = len(read_journal(home / JOURNAL))
     return _Story(snapshot, requests, run_ids[0], dead_letters[0].event_id if dead_letters else None)
 
@@ -185,20 +184,6 @@ async def _watch(stack: Stack, store: Store, run_id: UUID) -> Snapshot:
     return await store.read(take_snapshot)
 
 
-async def _wait_for_records(run_ids: list[UUID], count: int) -> None:
-    """Wait until the server has recorded the end of every task run: its UI shows only recorded ends."""
-    from prefect.client.orchestration import get_client
-
-    of_runs = {"id": {"any_": [str(run_id) for run_id in run_ids]}}
-    ended = {"state": {"type": {"any_": ["COMPLETED", "FAILED"]}}}
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_RECORD_SECONDS), get_client() as client:
-            while True:
-                if await count_task_runs(client, flow_runs=of_runs, task_runs=ended) >= count:
-                    return
-                await asyncio.sleep(_POLL_SECONDS)
-
-
 def _run_url(stack: Stack, run_id: UUID) -> str:
     return f"{stack.server.ui_url}/runs/flow-run/{run_id}"
 
@@ -210,38 +195,34 @@ def _write_last_page(story: _Story, stack: Stack, home: Path, unset: list[str], 
     output.write(
         f"{snapshot.attempts:,} attempts in the store, {story.requests:,} requests in the receiver's own journal\n\n"
     )
-    output.write(_where_to_look(story, stack, home, is_running=is_running))
+    if is_running:
+        output.write(
+            f"UI: {stack.server.ui_url}, the emission: {_run_url(stack, story.run_id)}\n"
+            "Everything runs until Ctrl-C. Next steps, in another terminal:\n"
+        )
+    else:
+        output.write(
+            f"The UI at {stack.server.ui_url} has stopped; `resonant demo --keep` keeps it running.\n"
+            f"The results are in {home}. Next steps:\n"
+        )
     exports = " ".join(f"{name}={value}" for name, value in _variables(home).items())
     output.write(f"  export {exports}\n")
     if unset:
         output.write(f"  unset {' '.join(unset)}\n")
-    for command, what in _next_steps(story, is_running=is_running):
-        output.write(f"  {command}    # {what}\n")
+    program = "resonant" if shutil.which("resonant") else f"{sys.executable} -m resonant"
+    if story.example is not None:
+        output.write(
+            f"  {program} dlq    # lists the dead letters\n"
+            f"  {program} detail {story.example}    # shows every attempt of one of them\n"
+        )
+    output.write(f"  {program} status    # shows the balance\n")
+    if not is_running:
+        output.write(
+            f"  {program} up    # starts a new server; its UI at http://127.0.0.1:{PORT} shows the runs\n"
+        )
     output.write(
         f"\n{status.accepted:,} accepted = {status.delivered:,} delivered + {status.dead_letter:,} dead letters"
         f" + {status.retrying:,} retrying + {status.pending:,} pending + {status.purged:,} purged\n"
         f"balanced: {'yes' if status.balanced else 'NO'}\n"
     )
     output.flush()
-
-
-def _where_to_look(story: _Story, stack: Stack, home: Path, *, is_running: bool) -> str:
-    if is_running:
-        return (
-            f"UI: {stack.server.ui_url}, the emission: {_run_url(stack, story.run_id)}\n"
-            "Everything runs until Ctrl-C. Next steps, in another terminal:\n"
-        )
-    return (
-        f"The UI at {stack.server.ui_url} has stopped; `resonant demo --keep` keeps it running.\n"
-        f"The results are in {home}. Next steps:\n"
-    )
-
-
-def _next_steps(story: _Story, *, is_running: bool) -> Iterator[tuple[str, str]]:
-    program = "resonant" if shutil.which("resonant") else f"{sys.executable} -m resonant"
-    if story.example is not None:
-        yield f"{program} dlq", "lists the dead letters"
-        yield f"{program} detail {story.example}", "shows every attempt of one of them"
-    yield f"{program} status", "shows the balance"
-    if not is_running:
-        yield f"{program} up", f"starts a new server; its UI at http://127.0.0.1:{PORT} shows the runs"

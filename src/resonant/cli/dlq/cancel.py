@@ -11,15 +11,11 @@ from resonant.cli import asking, documents, filters, name_checks, options
 from resonant.display import counted
 
 
+@options.grouped
 def cancel(
+    *,
     ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Event ids.")] = None,
-    endpoint: filters.EndpointFilter = None,
-    event_type: filters.TypeFilter = None,
-    category: filters.CategoryFilter = None,
-    code: filters.CodeFilter = None,
-    text: filters.TextFilter = None,
-    since: filters.Since = None,
-    until: filters.Until = None,
+    where: filters.Filters,
     everything: Annotated[
         bool,
         typer.Option("--all", help="Select every unfinished delivery; required without ids or a filter."),
@@ -38,10 +34,7 @@ def cancel(
     from resonant.dead_letters.cancel import cancellable
 
     with command_store() as store:
-        selection = filters.selection(
-            store, ids=ids or (), endpoint=endpoint, event_type=event_type, category=category, code=code, text=text,
-            since=since, until=until,
-        )  # fmt: skip
+        selection = where.selection(store, ids=ids or ())
         if selection.is_empty and not everything:
             raise options.Misuse("no deliveries selected: give ids, a filter or --all")
         name_checks.check_ids(store, selection.ids)
@@ -55,4 +48,4 @@ def cancel(
             asking.confirm(f"{expected}, and can be replayed later", "Give up?")
         cancelled = store.run(lambda opened: cancel_deliveries(opened, selection, who=who_runs_this()))
     said = f"{counted(cancelled, 'delivery', 'deliveries')} given up"
-    output.write_result({"cancelled": cancelled}, said, as_json=as_json)
+    output.write_result(documents.cancelled(cancelled), said, as_json=as_json)

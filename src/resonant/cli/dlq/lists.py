@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -36,15 +37,7 @@ def _command(
         limit: Annotated[
             int | None, typer.Option(metavar="N", min=0, help="Maximum rows, 50 by default; 0: all.")
         ] = None,
-        endpoint: filters.EndpointFilter = None,
-        event_type: filters.TypeFilter = None,
-        category: filters.CategoryFilter = None,
-        code: filters.CodeFilter = None,
-        reason: filters.ReasonFilter = None,
-        cause: filters.CauseFilter = None,
-        text: filters.TextFilter = None,
-        since: filters.Since = None,
-        until: filters.Until = None,
+        where: filters.DeadLetterFilters,
         after: filters.After = None,
         group: Annotated[
             bool | None,
@@ -59,18 +52,9 @@ def _command(
         from resonant.cli.command_store import command_store
 
         with command_store() as store:
-            selection = filters.selection(
-                store,
-                endpoint=endpoint,
-                event_type=event_type,
-                category=_only(name, "category", only_category, category),
-                code=code,
-                reason=_only(name, "reason", only_reason, reason),
-                cause=cause,
-                text=text,
-                since=since,
-                until=until,
-            )
+            category: Category | None = _only(name, "category", only_category, where.category)
+            reason: Reason | None = _only(name, "reason", only_reason, where.reason)
+            selection = replace(where, category=category, reason=reason).selection(store)
             if group and after is not None:
                 raise options.Misuse("--after cannot be combined with --group")
             if group is None:
@@ -83,7 +67,7 @@ def _command(
                 _list_dead_letters(store, selection, limit=rows, after=filters.place(after), as_json=as_json)
 
     listing.__name__, listing.__doc__ = name, doc
-    return listing
+    return options.grouped(listing)
 
 
 def _only(name: str, field: str, fixed: _Word | None, asked: _Word | None) -> _Word | None:
@@ -109,7 +93,7 @@ def _list_groups(store: CommandStore, selection: Selection, *, limit: int, as_js
     from resonant.dead_letters.triage import triage
 
     groups = store.read(triage, selection)
-    shown = groups[:limit] if limit else groups
+    shown = groups[: limit or None]
     dlq_view.groups(now=time.time()).write(shown, as_json=as_json)
     if len(shown) < len(groups):
         view.say_cut(len(shown), len(groups))
@@ -136,7 +120,7 @@ def _list_dead_letters(
 
     before = None if after is None else Position(*after)
 
-    def show(connection: Connection, until_stopped: UntilStopped) -> None:
+    def show(connection: Connection, until_stopped: UntilStopped[Any]) -> None:
         states = states_not_normal(connection)
         rows = each_dead_letter(connection, selection, limit=limit or None, before=before)
         shown = dlq_view.dead_letters(states, now=time.time()).write(until_stopped(rows), as_json=as_json)

@@ -13,13 +13,14 @@ from resonant.cli import asking, documents, filters, options
 
 if TYPE_CHECKING:
     from resonant.cli.command_store import CommandStore
-    from resonant.dead_letters.purge import Chosen, PurgeReport, Retention
+    from resonant.dead_letters.purge import Chosen, Retention
     from resonant.settings import Settings
-    from resonant.store import WorkerStore
     from resonant.store.views.selection import Selection
 
 
+@options.grouped
 def purge(
+    *,
     older_than: Annotated[
         float | None,
         typer.Option(
@@ -35,15 +36,7 @@ def purge(
             metavar="DAYS", min=0, help="Also remove successful deliveries older than this; kept by default."
         ),
     ] = None,
-    endpoint: filters.EndpointFilter = None,
-    event_type: filters.TypeFilter = None,
-    category: filters.CategoryFilter = None,
-    code: filters.CodeFilter = None,
-    reason: filters.ReasonFilter = None,
-    cause: filters.CauseFilter = None,
-    text: filters.TextFilter = None,
-    since: filters.Since = None,
-    until: filters.Until = None,
+    where: filters.DeadLetterFilters,
     archive: Annotated[
         str | None,
         typer.Option(
@@ -82,10 +75,7 @@ def purge(
     if archive is not None and no_archive:
         raise options.Misuse("--archive cannot be combined with --no-archive")
     with command_store() as store:
-        selection = filters.selection(
-            store, endpoint=endpoint, event_type=event_type, category=category, code=code, reason=reason, cause=cause,
-            text=text, since=since, until=until,
-        )  # fmt: skip
+        selection = where.selection(store)
         what = _what(store.settings, selection, older_than, delivered_older_than)
         now = time.time()  # for the question too, so that nothing is removed that it did not count
         if not (yes or dry_run):
@@ -98,9 +88,9 @@ def purge(
             _ask(store, what, place, any_age=any_age, now=now)
         path = None if dry_run or no_archive else archive_path(archive, store.settings, now)
 
-        async def work(opened: WorkerStore) -> PurgeReport:
-            with progress("purging") as show:
-                return await purge_deliveries(
+        with progress("purging") as show:
+            report = store.run(
+                lambda opened: purge_deliveries(
                     opened,
                     what,
                     who=who_runs_this(),
@@ -109,8 +99,7 @@ def purge(
                     now=now,
                     on_progress=show,
                 )
-
-        report = store.run(work)
+            )
     used = None if report.archive is None else str(report.archive)
     said = f"{report}; archived in {output.visible(used)}" if used else str(report)
     output.write_result(documents.purged(report), said, as_json=as_json, indent=0)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from prefect import State
 
     from resonant.cli.command_store import CommandStore
-    from resonant.dead_letters.replay import ReplayRequest
+    from resonant.dead_letters.replay import ReplayPlan, ReplayRequest
     from resonant.events import DeadLetter
     from resonant.store import WorkerStore
 
@@ -40,7 +40,7 @@ def retry(
 
     with command_store() as store:
         policy = options.known_policy(policy, store.settings)
-        selection = filters.selection(store, ids=list(dict.fromkeys(ids)))
+        selection = filters.Filters().selection(store, ids=list(dict.fromkeys(ids)))
         dead_letters = store.run(lambda opened: opened.dead_letters(selection))
         if missing := set(ids) - {dead_letter.event_id for dead_letter in dead_letters}:
             raise ResonantError(
@@ -54,15 +54,10 @@ def retry(
         _run_replay(store, request, policy, as_json=as_json, verbose=verbose)
 
 
+@options.grouped
 def replay(
-    endpoint: filters.EndpointFilter = None,
-    event_type: filters.TypeFilter = None,
-    category: filters.CategoryFilter = None,
-    code: filters.CodeFilter = None,
-    reason: filters.ReasonFilter = None,
-    text: filters.TextFilter = None,
-    since: filters.Since = None,
-    until: filters.Until = None,
+    *,
+    where: filters.ReplayFilters,
     everything: Annotated[
         bool, typer.Option("--all", help="Select every dead letter; required without a filter.")
     ] = False,
@@ -95,10 +90,7 @@ def replay(
 
     with command_store() as store:
         policy = options.known_policy(policy, store.settings)
-        selection = filters.selection(
-            store, endpoint=endpoint, event_type=event_type, category=category, code=code, reason=reason, text=text,
-            since=since, until=until,
-        )  # fmt: skip
+        selection = where.selection(store)
         if selection.is_empty and not everything:
             raise options.Misuse("no dead letters selected: give a filter or --all")
         request = ReplayRequest(
@@ -106,7 +98,7 @@ def replay(
         )
         if dry_run:
             planned = store.run(lambda opened: plan(opened, request))
-            output.write_result(documents.replay_plan(planned, dry_run=True), str(planned), as_json=as_json)
+            output.write_result(documents.replay_plan(planned), str(planned), as_json=as_json)
         else:
             _run_replay(store, request, policy, as_json=as_json, verbose=verbose)
 
@@ -121,14 +113,14 @@ def _run_replay(
     from resonant.dispatch.tracking import Tracker
 
     tracker: Tracker
-    document: dict[str, object]
+    planned: ReplayPlan
 
     async def start(opened: WorkerStore) -> State[None]:
         from flows.dead_letters import replay_dead_letters
 
-        nonlocal tracker, document
+        nonlocal tracker, planned
         planned = await plan(opened, request)
-        tracker, document = Tracker(opened), documents.replay_plan(planned, dry_run=False)
+        tracker = Tracker(opened)
         async with tracked(
             tracker,
             "replaying",
@@ -146,14 +138,14 @@ def _run_replay(
     def is_outcome(_failed: State[Any]) -> bool:
         outcomes = tracker.outcomes
         if not outcomes.total:
-            return bool(document["left_out_permanent"])
+            return planned.permanent > 0
         return outcomes.dead_letters.total() == outcomes.total
 
     state = run_flow(store, start, verbose=verbose, reported=is_outcome)
-    document["replayed"] = tracker.outcomes.total
+    document = documents.replayed(planned, tracker.outcomes)
     if not state.is_completed() and not tracker.outcomes.total:
         if as_json:
-            output.write(output.to_json(document | tracker.as_dict()) + "\n")
+            output.write(output.to_json(document) + "\n")
             output.flush()
         output.say(f"resonant: {state.message}")
         raise typer.Exit(1)

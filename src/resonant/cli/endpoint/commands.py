@@ -35,23 +35,18 @@ _IN_DOUBT = (
 @commands.command(
     epilog="Example: resonant endpoint add billing https://hooks.example.com/billing --secret-stdin"
 )
+@options.grouped
 def add(
     name: options.EndpointName,
     url: Annotated[str, typer.Argument(metavar="URL", help="http or https; - reads it from standard input.")],
-    header: given.Header = None,
+    settings: given.SettingOptions,
     secret_stdin: Annotated[
         bool,
         typer.Option("--secret-stdin", help="Read the signing secret (whsec_...) from standard input."),
     ] = False,
-    policy: options.Policy = None,
-    timeout: given.Timeout = None,
-    concurrency: given.Concurrency = None,
-    rate: given.Rate = None,
-    override: given.Override = None,
     allow_private: Annotated[
         bool, typer.Option("--allow-private", help="Allow private addresses, such as 127.0.0.1.")
     ] = False,
-    ca_file: given.CaFile = None,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Change an existing endpoint, as `endpoint update` does."),
@@ -68,17 +63,7 @@ def add(
     from resonant.errors import UnknownEndpoint
 
     name = _webhook_name(name)
-    changes = given.changes(
-        url=url,
-        header=header,
-        override=override,
-        policy=policy,
-        timeout=timeout,
-        concurrency=concurrency,
-        rate=rate,
-        allow_private=allow_private or None,
-        ca_file=ca_file,
-    )
+    changes = settings.changes(url=url, allow_private=allow_private or None)
     secret = given.line_of_stdin("the signing secret") if secret_stdin else None
     # Unusable values are refused before a server is started. An existing endpoint may allow private addresses.
     changes.check(name, secret=secret, may_be_private=overwrite)
@@ -103,22 +88,17 @@ def add(
 
 
 @commands.command(epilog="Example: resonant endpoint update billing --timeout 30")
+@options.grouped
 def update(
     name: options.EndpointName,
+    settings: given.SettingOptions,
     url: Annotated[
         str | None, typer.Option(metavar="URL", help="http or https; - reads it from standard input.")
     ] = None,
-    header: given.Header = None,
-    policy: options.Policy = None,
-    timeout: given.Timeout = None,
-    concurrency: given.Concurrency = None,
-    rate: given.Rate = None,
-    override: given.Override = None,
     allow_private: Annotated[
         bool | None,
         typer.Option("--allow-private/--refuse-private", help="Allow or refuse private addresses."),
     ] = None,
-    ca_file: given.CaFile = None,
     clear: Annotated[
         list[given.Clearable] | None,
         typer.Option(
@@ -134,17 +114,7 @@ def update(
     from resonant.cli.command_store import on_prefect
 
     name = _webhook_name(name)
-    changes = given.changes(
-        url=url,
-        header=header,
-        override=override,
-        policy=policy,
-        timeout=timeout,
-        concurrency=concurrency,
-        rate=rate,
-        allow_private=allow_private,
-        ca_file=ca_file,
-    )
+    changes = settings.changes(url=url, allow_private=allow_private)
     if not (changes or clear):
         raise options.Misuse("nothing to change: `resonant endpoint update -h` lists the options")
     changes.check(name, may_be_private=True)
@@ -192,7 +162,7 @@ def test(name: options.EndpointName, as_json: options.Json = False) -> None:  # 
     name = options.endpoint_name(name)
     with on_prefect():
         attempt = asyncio.run(_test(name))
-    document = {"endpoint": name, **documents.attempt(attempt)}
+    document = documents.endpoint_test(name, attempt)
     output.write_result(document, output.visible(outcome(attempt)), as_json=as_json)
     if attempt.result != "delivered":
         raise typer.Exit(1)

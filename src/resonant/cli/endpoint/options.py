@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,47 +14,6 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from resonant.events import Category
-
-Header = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME:VALUE",
-        help="A header to send with every event; repeatable. @FILE reads it from a file.",
-    ),
-]
-Timeout = Annotated[
-    float | None,
-    typer.Option(
-        metavar="SECONDS",
-        min=0.001,
-        max=600,
-        help="Deadline for one attempt; default for a new endpoint: 15.",
-    ),
-]
-Concurrency = Annotated[
-    int | None,
-    typer.Option(metavar="N", min=1, help="Concurrent sends per run, instead of the default limit."),
-]
-Rate = Annotated[
-    float | None,
-    typer.Option(
-        metavar="N",
-        min=0.001,
-        max=10_000,
-        help="Sends per second across all processes; no limit by default.",
-    ),
-]
-Override = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="STATUS=CATEGORY",
-        help="Classify a status differently, such as 404=transient; repeatable.",
-    ),
-]
-CaFile = Annotated[
-    str | None,
-    typer.Option(metavar="FILE", help="CA certificates (PEM) to trust instead of the public ones."),
-]
 
 
 class Clearable(StrEnum):
@@ -114,18 +73,69 @@ class Changes:
             raise options.Misuse(str(error)) from None
 
 
-def changes(
-    *, url: str | None, header: list[str] | None, override: list[str] | None, **fields: object
-) -> Changes:
-    """Parse the options. A header is ``NAME:VALUE``, or ``@FILE`` to read that from a file; an override ``STATUS=CATEGORY``.
+@dataclass(frozen=True, slots=True)
+class SettingOptions:
+    """The options that ``endpoint add`` and ``endpoint update`` share."""
 
-    Raises:
-        Misuse: invalid header or override.
-    """
-    found = {name: value for name, value in fields.items() if value is not None}
-    if url is not None:
-        found["url"] = secret(line_of_stdin("the URL") if url == "-" else url)
-    return Changes(found, dict(map(_header, header or [])), dict(map(_override, override or [])))
+    header: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME:VALUE",
+            help="A header to send with every event; repeatable. @FILE reads it from a file.",
+        ),
+    ] = None
+    policy: options.Policy = None
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=0.001,
+            max=600,
+            help="Deadline for one attempt; default for a new endpoint: 15.",
+        ),
+    ] = None
+    concurrency: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Concurrent sends per run, instead of the default limit."),
+    ] = None
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N",
+            min=0.001,
+            max=10_000,
+            help="Sends per second across all processes; no limit by default.",
+        ),
+    ] = None
+    override: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="STATUS=CATEGORY",
+            help="Classify a status differently, such as 404=transient; repeatable.",
+        ),
+    ] = None
+    ca_file: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="CA certificates (PEM) to trust instead of the public ones."),
+    ] = None
+
+    def changes(self, *, url: str | None, allow_private: bool | None) -> Changes:
+        """Parse the options.
+
+        Args:
+            url: the URL, if it is given; ``-`` reads it from standard input.
+            allow_private: whether private addresses are allowed, if that is given.
+
+        Raises:
+            Misuse: a header is not ``NAME:VALUE``, an override not ``STATUS=CATEGORY``, or standard input is empty.
+        """
+        fields = asdict(self) | {"allow_private": allow_private}
+        headers = dict(map(_header, fields.pop("header") or []))
+        overrides = dict(map(_override, fields.pop("override") or []))
+        found = {name: value for name, value in fields.items() if value is not None}
+        if url is not None:
+            found["url"] = secret(line_of_stdin("the URL") if url == "-" else url)
+        return Changes(found, headers, overrides)
 
 
 def cleared_fields(clear: list[Clearable] | None) -> set[str]:

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resonant import output
 from resonant.cli import documents, name_checks, options
 
 if TYPE_CHECKING:
+    from blocks import EndpointBlock
+    from resonant.errors import EndpointError
     from resonant.store.views.endpoint_status import Governed
+
+
+class _Listed(NamedTuple):
+    """An endpoint: its block, or why there is none; why it cannot be used, if so; and its gate."""
+
+    name: str
+    block: EndpointBlock | EndpointError
+    problem: str | None
+    governed: Governed
+
+    @property
+    def document(self) -> output.Document:
+        return documents.endpoint(self.name, self.block, self.problem, self.governed)
 
 
 def list_(as_json: options.Json = False) -> None:
@@ -20,7 +35,6 @@ def list_(as_json: options.Json = False) -> None:
     import time
 
     from resonant.cli.command_store import load_endpoint, on_prefect
-    from resonant.errors import EndpointError
     from resonant.store.views.endpoint_status import governed
 
     with on_prefect() as store:
@@ -29,41 +43,35 @@ def list_(as_json: options.Json = False) -> None:
         found, now = asyncio.run(load_endpoints(load_endpoint)), time.time()
         name_checks.remember(store, found)
         gates = store.read(governed, now=now)
-    problems = {name: str(block) for name, block in found.items() if isinstance(block, EndpointError)}
     rows = [
-        {"name": name, **_shown(block), "problem": None, **documents.gate_and_held(_of(name, gates))}
-        for name, block in found.items()
-        if name not in problems
+        _Listed(name, block, _problem(name, block), _of(name, gates)) for name, block in sorted(found.items())
     ]
-    for name, block in found.items():
-        if not isinstance(block, EndpointError) and (problem := _problem(name, block)):
-            problems[name] = next(row for row in rows if row["name"] == name)["problem"] = problem
     if as_json:
-        shown = {row["name"] for row in rows}
-        broken = [
-            {"name": name, "problem": problem} for name, problem in problems.items() if name not in shown
-        ]
-        output.write_json_array(map(output.to_json, [*rows, *broken]))
-        return
-    if found:
-        _write_list(rows, problems, gates, now=now)
+        output.write_json_array(output.to_json(row.document) for row in rows)
+    elif rows:
+        _write_list(rows, gates, now=now)
     else:
         output.say("no endpoints: `resonant endpoint add NAME URL` adds one")
 
 
-def _write_list(
-    rows: list[dict[str, Any]], problems: dict[str, str], gates: list[Governed], *, now: float
-) -> None:
+def _write_list(rows: list[_Listed], gates: list[Governed], *, now: float) -> None:
     from resonant.cli.inspect.overview import gate_lines
 
-    shown = {row["name"] for row in rows}
-    listed = [*rows, *({"name": name, "usable": False} for name in problems if name not in shown)]
-    listed.sort(key=lambda row: str(row["name"]))
-    output.write_table(("name", "to", "signed", "state"), list(map(_listed, listed)))
-    for line in gate_lines([each for each in gates if each.gate.endpoint in shown], now=now):
+    output.write_table(("name", "to", "signed", "state"), list(map(_cells, rows)))
+    names = {row.name for row in rows}
+    for line in gate_lines([each for each in gates if each.gate.endpoint in names], now=now):
         output.write_paragraph(line, indent=2)
-    for name, problem in problems.items():
-        output.say(f"endpoint {name} cannot be used: {problem}")
+    for row in rows:
+        if row.problem is not None:
+            output.say(f"endpoint {row.name} cannot be used: {row.problem}")
+
+
+def _cells(row: _Listed) -> list[str]:
+    found = row.document
+    to = found.get("host") or found.get("type") or "-"
+    signed = ("yes" if found.get("signing_secret") else "no") if "type" in found else "-"
+    state = "cannot be used" if row.problem else row.governed.gate.state.replace("normal", "ok")
+    return [row.name, to, signed, state]
 
 
 def show(name: options.EndpointName, as_json: options.Json = False) -> None:
@@ -72,23 +80,18 @@ def show(name: options.EndpointName, as_json: options.Json = False) -> None:
     import time
 
     from resonant.cli.command_store import load_endpoint, on_prefect
-    from resonant.events import rfc3339
     from resonant.gate.words import advice, described
     from resonant.store.views.endpoint_status import governed
 
     name = options.endpoint_name(name)
     with on_prefect() as store:
         block, now = asyncio.run(load_endpoint(name)), time.time()
-        shown = {"name": name, **_shown(block)}
-        gates = store.read(governed, now=now)
-    gate, held = found = _of(name, gates)
+        gate, held = found = _of(name, store.read(governed, now=now))
     if as_json:
-        gone_since = rfc3339(gate.since) if gate.is_gone else None
-        output.write(
-            output.to_json({**shown, "gone_since": gone_since, **documents.gate_and_held(found)}) + "\n"
-        )
+        document = documents.endpoint(name, block, _problem(name, block), found)
+        output.write(output.to_json(document) + "\n")
         return
-    for key, value in shown.items():
+    for key, value in documents.endpoint_settings(name, block).items():
         output.write_paragraph(f"{key}: {_cell(value)}", indent=2)
     output.write_paragraph(output.visible(f"gate: {described(gate, held=held, now=now)}"), indent=2)
     if next_step := advice(gate, now):
@@ -104,58 +107,19 @@ def _of(name: str, gates: list[Governed]) -> Governed:
     return next((each for each in gates if each.gate.endpoint == name), Governed(Gate(name), 0))
 
 
-def _shown(block: object) -> dict[str, object]:
-    """Return an endpoint's configuration without its secrets."""
-    from pydantic import SecretStr
-
-    shown: dict[str, object] = {"type": type(block).get_block_type_slug()}  # type: ignore[attr-defined]
-    for name in type(block).model_fields:  # type: ignore[attr-defined]
-        value = getattr(block, name)
-        if isinstance(value, SecretStr) or hasattr(value, "get_secret_value"):
-            shown[name] = "set" if value.get_secret_value() else None
-        else:
-            shown[name] = value if isinstance(value, int | float | dict | None) else str(value)
-    if (host := _host(block)) is not None:
-        shown["host"] = host
-    return shown
-
-
-def _problem(name: str, block: object) -> str | None:
-    """Return why the endpoint of a valid block cannot be opened; None if it can."""
+def _problem(name: str, block: Any) -> str | None:
+    """Return why an endpoint cannot be used; None if it can."""
     from resonant.errors import EndpointError
 
+    if isinstance(block, EndpointError):
+        return str(block)
     try:
-        block.to_endpoint(name)  # type: ignore[attr-defined]
+        block.to_endpoint(name)
     except EndpointError as error:
         return str(error)
     except AttributeError:  # another block type
         return None
     return None
-
-
-def _host(block: object) -> str | None:
-    """Return scheme, host and port of a webhook endpoint; the rest of its URL is secret."""
-    import httpx
-
-    url = getattr(block, "url", None)
-    if url is None:
-        return None
-    try:
-        parsed = httpx.URL(url.get_secret_value())
-        host = parsed.host
-    except (httpx.InvalidURL, ValueError, AttributeError):
-        return None
-    port = "" if parsed.port is None else f":{parsed.port}"
-    return f"{parsed.scheme}://{host}{port}" if host else None
-
-
-def _listed(row: dict[str, Any]) -> list[str]:
-    if row.get("usable") is False:
-        return [str(row["name"]), "-", "-", "cannot be used"]
-    state = row["gate"]["state"].replace("normal", "ok") if row["problem"] is None else "cannot be used"
-    to = row.get("host") or row["type"]
-    signed = "yes" if row.get("signing_secret") else "no"
-    return [str(row["name"]), str(to), signed, state]
 
 
 def _cell(value: object) -> str:

@@ -6,7 +6,7 @@ import time
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -31,19 +31,15 @@ _NEVER_TRIED = "not tried yet"
 Unfinished = Literal["pending", "retrying"]
 
 
+@options.grouped
 def deliveries(
+    *,
     limit: Annotated[int, typer.Option(metavar="N", min=0, help="Maximum rows; 0: all.")] = DEFAULT_LIMIT,
-    endpoint: filters.EndpointFilter = None,
-    event_type: filters.TypeFilter = None,
+    where: filters.Filters,
     status: Annotated[
         Unfinished | None,
         typer.Option(metavar="STATUS", help="pending (never tried) or retrying."),
     ] = None,
-    category: filters.CategoryFilter = None,
-    code: filters.CodeFilter = None,
-    text: filters.TextFilter = None,
-    since: filters.Since = None,
-    until: filters.Until = None,
     after: filters.After = None,
     group: Annotated[
         bool, typer.Option("--group", help="Count deliveries by endpoint and last failure code.")
@@ -57,10 +53,7 @@ def deliveries(
     from resonant.cli.command_store import command_store
 
     with command_store() as store:
-        selection = filters.selection(
-            store, endpoint=endpoint, event_type=event_type, category=category, code=code, text=text, since=since,
-            until=until,
-        )  # fmt: skip
+        selection = where.selection(store)
         if group and after is not None:
             raise options.Misuse("--after cannot be combined with --group")
         if group:
@@ -84,7 +77,7 @@ def _list_deliveries(
 
     before = None if after is None else Place(*after)
 
-    def show(connection: Connection, until_stopped: UntilStopped) -> None:
+    def show(connection: Connection, until_stopped: UntilStopped[Any]) -> None:
         rows = each_unfinished(connection, selection, status=status, limit=limit or None, after=before)
         listed = _deliveries(states_not_normal(connection), now=time.time())
         seen = listed.write(until_stopped(rows), as_json=as_json)
@@ -108,12 +101,13 @@ def _list_groups(
 
     now = time.time()
 
-    def read(connection: Connection) -> tuple[list[WaitingGroup], dict[str, GateState]]:
-        groups = group_unfinished(connection, selection, now=now, status=status)
-        return groups, states_not_normal(connection)
-
-    groups, gates = store.read(read)
-    shown = groups[:limit] if limit else groups
+    groups, gates = store.read(
+        lambda opened: (
+            group_unfinished(opened, selection, now=now, status=status),
+            states_not_normal(opened),
+        )
+    )
+    shown = groups[: limit or None]
     _groups(gates, now=now).write(shown, as_json=as_json)
     if len(shown) < len(groups):
         view.say_cut(len(shown), len(groups))

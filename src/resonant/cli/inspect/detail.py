@@ -34,12 +34,13 @@ def detail(
 ) -> None:
     """Show one event: its data, and every attempt with its error, delay and next step."""
     from resonant.cli.command_store import command_store
+    from resonant.store.shared.gates import states_not_normal
 
     with command_store() as store:
-        filters.selection(store, ids=[event_id])  # refuses an id that no event can have
-        found, gates = store.read(_find_with_gates, event_id)
+        filters.Filters().selection(store, ids=[event_id])  # refuses an id that no event can have
+        found, gates = store.read(lambda opened: (_find(opened, event_id), states_not_normal(opened)))
     if as_json:
-        output.write(output.with_raw(documents.detail(found), "data", found.event.body) + "\n")
+        output.write(documents.with_data(documents.detail(found), found.event) + "\n")
     else:
         now = time.time()
         for line in _event_lines(found, now=now):
@@ -48,12 +49,6 @@ def detail(
             output.write(f"{line}\n")  # not wrapped, so that users can copy it
         for line in _delivery_lines(found, gates, now=now):
             output.write_paragraph(line, indent=_INDENT if line.startswith(" ") else 4)
-
-
-def _find_with_gates(connection: Connection, event_id: str) -> tuple[Detail, Mapping[str, GateState]]:
-    from resonant.store.shared.gates import states_not_normal
-
-    return _find(connection, event_id), states_not_normal(connection)
 
 
 def _find(connection: Connection, event_id: str) -> Detail:

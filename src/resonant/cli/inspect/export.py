@@ -5,18 +5,17 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from resonant import output
 from resonant.cli import documents, options
+from resonant.cli.view import Seen
 from resonant.display import counted
 from resonant.files import atomic_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from sqlalchemy import Connection
 
     from resonant.cli.command_store import UntilStopped
@@ -46,11 +45,11 @@ def export(
         with atomic_file(Path(path)) as write:
             count = store.read_rows(partial(_write_report, write=write, with_data=with_data))
     said = f"wrote {counted(count, 'dead letter')} to {output.visible(path)}"
-    output.write_result({"path": path, "dead_letters": count}, said, as_json=as_json)
+    output.write_result(documents.exported(path, count), said, as_json=as_json)
 
 
 def _write_report(
-    connection: Connection, until_stopped: UntilStopped, *, write: Write, with_data: bool
+    connection: Connection, until_stopped: UntilStopped[Any], *, write: Write, with_data: bool
 ) -> int:
     """Write the report, dead letter by dead letter; return their number.
 
@@ -61,21 +60,13 @@ def _write_report(
     from resonant.store.views import reads
 
     now = time.time()
-    head = documents.report_head(reads.status(connection, now=now), triage(connection), now=now)
-    write(output.to_json(head)[:-1] + ', "dead_letters": ')
-    count = 0
-
-    def rows() -> Iterator[str]:
-        nonlocal count
-        for history in until_stopped(reads.each_history(connection, with_events=with_data)):
-            count += 1
-            yield _row(history)
-
-    output.write_json_array(rows(), write)
+    write(documents.report_head(reads.status(connection, now=now), triage(connection), now=now))
+    histories = Seen(until_stopped(reads.each_history(connection, with_events=with_data)))
+    output.write_json_array(map(_row, histories), write)
     write("}\n")
-    return count
+    return histories.count
 
 
 def _row(history: DeadLetterHistory) -> str:
     row = documents.dead_letter_history(history)
-    return output.to_json(row) if history.event is None else output.with_raw(row, "data", history.event.body)
+    return output.to_json(row) if history.event is None else documents.with_data(row, history.event)

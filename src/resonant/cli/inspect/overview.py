@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import textwrap
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from resonant import output
-from resonant.cli import documents
 from resonant.dead_letters.purge import Forecast, Retention, forecast
 from resonant.display import ago, counted
 from resonant.gate.words import advice, described
@@ -53,11 +51,6 @@ def endpoint_rows(
     return [(row[0], *map(_right, row[1:], ENDPOINT_COLUMNS[1:])) for row in rows]
 
 
-def endpoints_left_out(endpoints: Sequence[EndpointStatus]) -> int:
-    """Return the number of endpoints without a row."""
-    return max(0, len(endpoints) - _MOST_ROWS)
-
-
 def gate_lines(held: Sequence[Governed], *, now: float) -> Iterator[str]:
     """Yield a line about each endpoint whose gate holds deliveries back."""
     for gate, number in held[:_MOST_ROWS]:
@@ -89,8 +82,7 @@ def _right(cell: str, column: str) -> str:
     return cell.rjust(max(map(len, column.split("\n"))))
 
 
-@dataclass(frozen=True, slots=True)
-class Purges:
+class Purges(NamedTuple):
     """A forecast of the daily purge, and the result of the last purge.
 
     Attributes:
@@ -106,12 +98,6 @@ class Purges:
     kept: int
     archives: Path
     last: AuditEntry | None
-
-    def document(self) -> output.Document:
-        """Return the object of ``resonant status --json``."""
-        return documents.retention(
-            self.retention, self.forecast, kept=self.kept, archives=self.archives, last=self.last
-        )
 
     def lines(self, *, now: float) -> Iterator[str]:
         """Yield the lines of the text output."""

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from resonant.cli.inspect import overview
     from resonant.metrics.alerts import Key
-    from resonant.settings import Settings
-    from resonant.store import Store
     from resonant.store.views.reads import StoreStatus
 
 # Unclaimed deliveries that are overdue by more than this, in seconds, need another emission.
@@ -34,7 +32,7 @@ class _Read(NamedTuple):
 
 
 def status(
-    endpoint: filters.EndpointFilter = None,
+    endpoint: filters.Endpoint = None,
     as_json: options.Json = False,
 ) -> None:
     """Show each endpoint, a forecast of the daily purge, active alerts and, last, the balance and the next step.
@@ -46,43 +44,40 @@ def status(
     from resonant.cli.inspect import overview
     from resonant.metrics.alerts import ALL_ENDPOINTS, read_raised
     from resonant.store.shared.drains import is_sending
+    from resonant.store.views import reads
 
     with command_store() as opened:
         name = None if endpoint is None else options.endpoint_name(endpoint)
         name_checks.check_filters(opened, name)
         settings = opened.settings
 
-        async def read(store: Store) -> _Read:
-            found, now = await store.status(endpoint=name), store.clock()
-            purges = None if name else await store.read(overview.read_purges, settings, found, now=now)
-            raised = await store.read(read_raised)
-            shown = {
-                key: at for key, at in raised.items() if name is None or key.endpoint in (name, ALL_ENDPOINTS)
-            }
-            texts = await store.read(_alert_texts, shown, settings, now=now)
-            is_sent = await store.read(is_sending, now=now, endpoint=name)
-            return _Read(found, purges, shown, texts, is_sent)
+        now = time.time()
 
-        status = opened.run(read)
+        def read(connection: Connection) -> _Read:
+            found = reads.status(connection, now=now, endpoint=name)
+            purges = None if name else overview.read_purges(connection, settings, found, now=now)
+            places = (name, ALL_ENDPOINTS)
+            raised = {
+                key: at
+                for key, at in read_raised(connection).items()
+                if name is None or key.endpoint in places
+            }
+            texts = {}
+            if raised:  # otherwise pandas is not loaded
+                from resonant.metrics.conditions import describe
+
+                texts = describe(connection, raised, settings.alert_thresholds, now=now)
+            return _Read(found, purges, raised, texts, is_sending(connection, now=now, endpoint=name))
+
+        status = opened.read(read)
     if not as_json:
-        _write_status(status, now=time.time())
+        _write_status(status, now=now)
         return
     document = documents.status(status.found)
     document["alerts"] = documents.alerts(status.raised, status.alert_texts)
     if status.purges:
-        document["retention"] = status.purges.document()
+        document["retention"] = documents.retention(*status.purges)
     output.write(output.to_json(document) + "\n")
-
-
-def _alert_texts(
-    connection: Connection, raised: dict[Key, float], settings: Settings, *, now: float
-) -> dict[Key, str]:
-    """Describe the active alerts; without any, do not load pandas."""
-    if not raised:
-        return {}
-    from resonant.metrics.conditions import describe
-
-    return describe(connection, raised, settings.alert_thresholds, now=now)
 
 
 def _write_status(status: _Read, *, now: float) -> None:
@@ -93,7 +88,7 @@ def _write_status(status: _Read, *, now: float) -> None:
     on_terminal = output.stdout().is_terminal
     if rows := overview.endpoint_rows(found.endpoints, now=now, on_terminal=on_terminal):
         output.write_table(overview.ENDPOINT_COLUMNS, rows)
-        if more := overview.endpoints_left_out(found.endpoints):
+        if more := len(found.endpoints) - len(rows):
             output.write(f"{counted(more, 'more endpoint')}: --json lists all\n")
     if status.purges:
         if on_terminal and rows:

@@ -12,6 +12,7 @@ import typer
 from resonant import output
 from resonant.cli import documents, options
 from resonant.files import READABLE_BY_ALL, atomic_file
+from resonant.lab.scenario import Outage, Overload  # noqa: TC001 - Typer evaluates the annotations
 from resonant.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ _number = partial(typer.Option, metavar="N", min=1)
 def simulate(
     outage: Annotated[str, _time(help="Length of the outage at the start, such as 90s, 5m or 24h.")] = "30s",
     outage_kind: Annotated[
-        str, _kind(help="How the endpoint fails during the outage: refuse, 503, 429 or hang.")
+        Outage, _kind(help="How the endpoint fails during the outage: refuse, 503, 429 or hang.")
     ] = "refuse",
     flap: Annotated[
         str, _time(help="Alternate between down and up during the outage, each for this time; 0: never.")
@@ -42,7 +43,7 @@ def simulate(
     capacity: Annotated[
         float, _number(min=0, max=100_000, help="Requests per second that the endpoint accepts; 0: no limit.")
     ] = 50.0,
-    overload: Annotated[str, _kind(help="How it handles excess requests: 503, 429 or queue.")] = "503",
+    overload: Annotated[Overload, _kind(help="How it handles excess requests: 503, 429 or queue.")] = "503",
     retry_after: Annotated[str, _time(help="The Retry-After of each 429 and 503; 0: none.")] = "0",
     failures: Annotated[float, _share(help="Share of requests that fail at random.")] = 0.0,
     limited: Annotated[
@@ -73,17 +74,17 @@ def simulate(
     The same options give the same figures. The command sends nothing and reads no store.
     """
     from resonant.lab.comparison import COMPARED, known_policies
-    from resonant.lab.scenario import Outage, Overload, Scenario
+    from resonant.lab.scenario import Scenario
     from resonant.settings import load_settings
 
     scenario = Scenario(
         events=events,
         over=options.seconds("--over", over),
         outage=options.seconds("--outage", outage),
-        outage_kind=options.choice("--outage-kind", outage_kind, Outage),
+        outage_kind=outage_kind,
         flap=options.seconds("--flap", flap),
         capacity=capacity,
-        overload=options.choice("--overload", overload, Overload),
+        overload=overload,
         retry_after=options.seconds("--retry-after", retry_after),
         failures=failures,
         limited=limited,

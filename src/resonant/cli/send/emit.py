@@ -140,8 +140,8 @@ class _Emission:
                 return await self._run_flow(name)
 
         run_flow(self.store, start, verbose=self.verbose)
-        counts = documents.stored(stored.stored, stored.known, stored.bad)
-        print_outcomes(tracker, str(tracker.outcomes), counts, endpoint=name, as_json=self.as_json)
+        document = documents.emitted(stored, tracker.outcomes)
+        print_outcomes(tracker, str(tracker.outcomes), document, endpoint=name, as_json=self.as_json)
         if stored.bad:
             raise typer.Exit(1)
 
@@ -180,7 +180,8 @@ class _Emission:
             return state
 
         state = run_flow(self.store, start, verbose=self.verbose)
-        output.write_result(state.result() if self.as_json else {}, str(state.message), as_json=self.as_json)
+        document = documents.outcomes(state.result(), "lost")
+        output.write_result(document, str(state.message), as_json=self.as_json)
         for name, held in paused.items():
             output.flush()
             say_paused(name, held)

@@ -12,7 +12,6 @@ from resonant.display import counted
 
 if TYPE_CHECKING:
     from resonant.cli.send.intake import Summary
-    from resonant.store import Store
 
 
 def enqueue(
@@ -48,8 +47,8 @@ def enqueue(
         if not allow_unknown and (doubt := name_checks.check_target(store, name)):
             output.say(doubt)
 
-        async def work(opened: Store) -> Summary:
-            return await store_files(
+        summary = store.run(
+            lambda opened: store_files(
                 opened,
                 files,
                 name,
@@ -59,10 +58,8 @@ def enqueue(
                 max_attempts=max_attempts,
                 strict=strict,
             )
-
-        summary = store.run(work)
-    counts = documents.stored(summary.stored, summary.known, summary.bad)
-    output.write_result(counts, summary_line(summary, name), as_json=as_json)
+        )
+    output.write_result(documents.stored(summary), summary_line(summary, name), as_json=as_json)
     if summary.bad:
         raise typer.Exit(1)
 

@@ -27,7 +27,7 @@ BATCH_LINES, BATCH_BYTES, BATCH_SECONDS = 1_000, 8 * 1024 * 1024, 0.5
 SHOWN_BAD_LINES = 20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Summary:
     """The numbers of stored, known and bad lines.
 
@@ -110,7 +110,7 @@ async def store_files(
         sources = [stack.enter_context(opened(path)) for path in paths]
         interruption = stack.enter_context(noted_signals())
         report, advance = stack.enter_context(_progress(sources))
-        counts = _Counts(report, strict=strict, delivery_ids=delivery_ids)
+        counts = _Counts(report=report, strict=strict, delivery_ids=delivery_ids)
         parse = partial(parse_event, default_type=event_type, max_bytes=max_event_bytes)
         reader = _Reader(parse, counts, advance, longest_line=4 * max_event_bytes + 64 * 1024)
         try:
@@ -132,26 +132,22 @@ async def store_files(
             stop.args = (f"interrupted; {counts.so_far()}",)
             raise
         finally:
-            if (more := counts.bad - counts.shown) > 0:
+            if (more := counts.bad - SHOWN_BAD_LINES) > 0:
                 report(f"and {counted(more, 'more bad line')}")
         return Summary(counts.stored, counts.known, counts.bad)
 
 
-@dataclass(slots=True)
-class _Counts:
+@dataclass(slots=True, kw_only=True)
+class _Counts(Summary):
     """Counts lines; ``report`` writes a line about each of the first bad ones to standard error."""
 
     report: Callable[[str], None]
     strict: bool = False
-    shown: int = SHOWN_BAD_LINES
-    stored: int = 0
-    known: int = 0
-    bad: int = 0
     delivery_ids: array[int] | None = None
 
     def add_bad(self, place: str, reason: str) -> None:
         self.bad += 1
-        if self.bad <= self.shown:
+        if self.bad <= SHOWN_BAD_LINES:
             self.report(f"{place}: {reason}")
 
     def so_far(self) -> str:
