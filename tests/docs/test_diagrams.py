@@ -72,23 +72,6 @@ def test_pages_show_each_diagram():
 
 
 @pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        (
-            "stateDiagram-v2\n    [*] --> due: accepted\n    due --> leased\n    leased --> due: accepted\n",
-            {"due": 1, "leased": 1, "accepted": 2},
-        ),
-        (
-            "flowchart LR\n    a[A service] -->|stores| b[(The store)]\n    b -->|stores| a\n",
-            {"A service": 1, "The store": 1, "stores": 2},
-        ),
-    ],
-)
-def test_labels_of_a_source_are_found(source, expected):
-    assert labels(source) == expected
-
-
-@pytest.mark.parametrize(
     "content",
     [
         "<script>alert(1)</script>",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import pty
@@ -14,11 +15,13 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import pytest
+from typer import testing
 from typer.testing import CliRunner
 
-from resonant.cli import app
+from resonant.cli import app, asking
 from resonant.delivery.retry import GiveUp, Retry
 from resonant.events import Attempt, Event
 from resonant.store import Outcome, WorkerStore
@@ -36,13 +39,18 @@ if TYPE_CHECKING:
 MAIN = "from resonant.cli import main; main()"
 
 
+# As on a terminal: a line of output is not held back until a later one of errors.
+testing._NamedTextIOWrapper = functools.partial(testing._NamedTextIOWrapper, line_buffering=True)
+
+
 class Operator:
     """Runs commands, in this process and as programs of their own."""
 
-    def __call__(self, *argv: str, code: int = 0) -> Answer:
+    def __call__(self, *argv: str, code: int = 0, **options: Any) -> Answer:
         """Run a command in this process; it must end with this exit code."""
-        result = CliRunner().invoke(app, list(argv), prog_name="resonant")
-        answer = Answer(result.exit_code, result.stdout, result.stderr)
+        charset = options.pop("charset", "utf-8")
+        result = CliRunner(charset).invoke(app, list(argv), prog_name="resonant", **options)
+        answer = Answer(result.exit_code, result.stdout, result.stderr, result.output)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         assert answer.code == code, answer
@@ -69,26 +77,27 @@ class Operator:
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         return subprocess.Popen([sys.executable, "-c", MAIN, *argv], text=True, **(pipes | options))
 
-    def on_a_terminal(self, *argv: str, typed: str = "", code: int = 0, **variables: str) -> str:
-        """Run a command on a terminal of 80 columns with this input; return the text on the terminal."""
-        pid, terminal = pty.fork()
-        if pid == 0:
-            os.environ.update({"COLUMNS": "80", "LINES": "40", "TERM": "dumb"} | variables)
-            os.execv(sys.executable, [sys.executable, "-c", MAIN, *argv])
-        os.write(terminal, typed.encode())
-        shown = b""
-        while True:
-            try:
-                chunk = os.read(terminal, 65_536)
-            except OSError:  # Linux says so at the end of a terminal
-                chunk = b""
-            if not chunk:
-                break
-            shown += chunk
+    def on_a_terminal(self, *argv: str, typed: str = "", columns: int = 80, **options: Any) -> str:
+        """Run a command in this process as on a terminal, with this input; return the text on the terminal."""
+        terminal = {"FORCE_COLOR": "1", "TERM": "dumb", "COLUMNS": str(columns), "LINES": "40"}
+        with patch.object(asking, "can_ask", return_value=True):
+            return self(*argv, env=terminal, input=typed, **options).screen
+
+    def on_a_real_terminal(self, *argv: str, typed: str) -> str:
+        """Run a command as a program on a terminal, with this input; return the text on the terminal."""
+        terminal, side = pty.openpty()
+        environment = os.environ | {"COLUMNS": "80", "LINES": "40", "TERM": "dumb"}
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), side)
+        with subprocess.Popen([sys.executable, "-c", MAIN, *argv], env=environment, **pipes) as running:
+            os.close(side)
+            os.write(terminal, typed.encode())
+            shown = b""
+            with contextlib.suppress(OSError):  # Linux's end of a terminal
+                while chunk := os.read(terminal, 65_536):
+                    shown += chunk
         os.close(terminal)
-        _, status = os.waitpid(pid, 0)
-        assert os.waitstatus_to_exitcode(status) == code, shown.decode()
-        return shown.decode(errors="replace").replace("\r\n", "\n")
+        assert running.returncode == 0, shown.decode()
+        return shown.decode().replace("\r\n", "\n")
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,7 @@ class Answer:
     code: int
     out: str
     err: str
+    screen: str = ""
 
 
 class Worker:
@@ -312,17 +322,26 @@ def webhook(on_server: None) -> Iterator[Callable[..., str]]:
             asyncio.run(WebhookEndpoint.adelete(name))
 
 
-@pytest.fixture
-def stored(worker: Worker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Worker:
-    """Events for two endpoints, one of them given up with a code of the user's own; no Prefect server runs."""
+@pytest.fixture(scope="session")
+def stored_store(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with two events for two endpoints, one of them given up with a code of the user's own."""
+    path = Path(shutil.copy(empty_store, tmp_path_factory.mktemp("stored")))
+    worker = Worker(f"sqlite:///{path}")
     with worker.at_work():
-        monkeypatch.delenv("PREFECT_API_URL", raising=False)
-        monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
         worker.accept("e1", endpoint="shop")
         worker.accept("e2", endpoint="billing")
         worker.attempt(GiveUp("permanent"), code="my_own_code", category="permanent")
+    return path
+
+
+@pytest.fixture
+def stored(url: str, stored_store: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Worker:
+    """A copy of that database; no Prefect server runs."""
+    shutil.copy(stored_store, tmp_path)
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
     (tmp_path / "e.jsonl").write_text('{"type": "t", "source": "/s", "data": 1}\n')
-    return worker
+    return Worker(url)
 
 
 @pytest.fixture

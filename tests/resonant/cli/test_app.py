@@ -37,17 +37,14 @@ def test_help_lists_the_commands_in_the_order_of_the_work(resonant):
     assert text.index("─ Send") < text.index("─ Inspect")
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_the_help_of_each_command_shows_an_example(resonant, command):
-    assert f"Example: resonant {command}" in resonant(command, "--help").out
-
-
 @pytest.mark.parametrize("command", [*COMMANDS, *ENDPOINT])
-def test_help_fits_80_columns_and_shows_no_type_of_python(resonant, command, monkeypatch):
+def test_help_fits_80_columns_and_shows_an_example_but_no_type_of_python(resonant, command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     text = resonant(*command.split(), "--help").out
+    assert f"Example: resonant {command}" in text
     assert max(map(len, text.splitlines())) <= 80
     assert not re.search(r"<(bool|str|list)|<\w+\|", text)
+    assert "--json" in text or command not in (*LOOK, "audit")
 
 
 def test_paragraphs_of_help_fill_the_width(resonant, monkeypatch):
@@ -57,11 +54,6 @@ def test_paragraphs_of_help_fill_the_width(resonant, monkeypatch):
     paragraph = list(takewhile(bool, lines[first:]))
     assert len(paragraph) > 3
     assert min(map(len, paragraph[:-1])) > 65
-
-
-@pytest.mark.parametrize("command", [*LOOK, "audit"])
-def test_each_command_that_reads_takes_json_after_its_name(resonant, command):
-    assert "--json" in resonant(command, "--help").out
 
 
 def test_version_is_the_packages(resonant):
@@ -77,7 +69,7 @@ def test_a_command_imports_only_the_packages_it_needs(resonant, worker, argv):
 
 
 def test_help_imports_neither_a_database_nor_an_event_loop(resonant):
-    code = "import resonant.cli, sys; sys.exit(bool(sys.modules.keys() & {'sqlalchemy', 'pydantic', 'httpx', 'asyncio'}))"
+    code = "import resonant.cli, sys; sys.exit(bool(sys.modules.keys() & {'sqlalchemy', 'pydantic', 'httpx', 'asyncio', 'prometheus_client'}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -104,7 +96,7 @@ def test_an_error_that_a_user_can_fix_is_one_line_and_exit_code_1(
 def test_a_long_error_is_not_wrapped_where_stderr_is_no_terminal(resonant, monkeypatch, tmp_path):
     monkeypatch.setenv("RESONANT_DATABASE_URL", f"sqlite:///{'x' * 200}/y.db")
     (tmp_path / ("x" * 200)).write_text("no folder")
-    assert resonant.program("status").stderr.count("\n") == 1
+    assert resonant("status", code=1).err.count("\n") == 1
 
 
 def test_a_bug_keeps_its_traceback_without_the_values_of_variables(resonant):
@@ -185,28 +177,24 @@ def test_every_command_has_a_help_panel():
 
 @pytest.mark.parametrize(
     "command",
-    [
-        *(
-            "status --endpoint billing",
-            "dlq --endpoint billing --code my_own_code",
-            "dlq --group --endpoint shop",
-        ),
-        *(
-            "deliveries --endpoint shop --code http_503",
-            "detail e1",
-            "metrics",
-            "prometheus",
-            "audit",
-            "export -o -",
-        ),
-        *(
-            "replay --endpoint billing --code my_own_code --dry-run",
-            "cancel e1 --endpoint shop",
-            "cancel --all",
-        ),
-        *("purge --endpoint billing --code my_own_code --yes", "endpoint pause shop", "endpoint resume shop"),
-        "enqueue e.jsonl --endpoint shop",
-    ],
+    """\
+status --endpoint billing
+dlq --endpoint billing --code my_own_code
+dlq --group --endpoint shop
+deliveries --endpoint shop --code http_503
+detail e1
+metrics
+prometheus
+audit
+export -o -
+replay --endpoint billing --code my_own_code --dry-run
+cancel e1 --endpoint shop
+cancel --all
+purge --endpoint billing --code my_own_code --yes
+endpoint pause shop
+endpoint resume shop
+enqueue e.jsonl --endpoint shop
+""".splitlines(),
 )
 def test_a_command_opens_the_store_once(resonant, stored, opened, url, command):
     resonant(*command.split())

@@ -11,11 +11,9 @@ import pytest
 from resonant.delivery.retry import GiveUp
 from resonant.store.views import endpoint_names
 
-PROGRAM = "from resonant.cli import main; import sys; sys.argv[0] = 'resonant'; main()"
-
 
 @pytest.fixture
-def complete(monkeypatch):
+def complete(resonant, monkeypatch):
     """Ask for completions as bash does; nothing may be written to standard error."""
     monkeypatch.setenv("_RESONANT_COMPLETE", "complete_bash")
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")  # no server, and none is asked
@@ -24,11 +22,9 @@ def complete(monkeypatch):
         words = line.split(" ")
         monkeypatch.setenv("COMP_WORDS", line)
         monkeypatch.setenv("COMP_CWORD", str(len(words) - 1))
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False, timeout=60
-        )
-        assert (done.returncode, done.stderr) == (0, "")
-        return done.stdout.split()
+        answer = resonant()
+        assert answer.err == ""
+        return answer.out.split()
 
     return ask
 

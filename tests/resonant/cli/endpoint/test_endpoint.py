@@ -74,29 +74,23 @@ def test_the_list_as_json_says_the_problem_in_its_place(resonant, endpoints):
     assert found["file-endpoint/cli-log"]["type"] == "file-endpoint"
 
 
-def test_a_paused_endpoint_is_shown_as_such(resonant, endpoints, worker):
+def test_the_gate_of_an_endpoint_is_shown_in_text_and_as_json(resonant, endpoints, worker):
     worker.accept("evt_1", "evt_2", endpoint="cli-hooks")
-    resonant("endpoint", "pause", "cli-hooks", "--reason", "maintenance")
+    shown = resonant.on_prefect("endpoint", "show", "cli-hooks").out
+    assert "\ngate: normal\n" in shown
+    assert "next:" not in shown
 
-    [header, *_] = [line for line in rows(resonant.on_prefect("endpoint", "list").out) if "paused" in line]
-    assert header.split() == ["cli-hooks", "https://hooks.example.com", "no", "paused"]
+    gate = resonant.json("endpoint", "pause", "cli-hooks", "--reason", "maintenance")["gate"]
+
+    [line, *_] = [each for each in rows(resonant.on_prefect("endpoint", "list").out) if "paused" in each]
+    assert line.split() == ["cli-hooks", "https://hooks.example.com", "no", "paused"]
     shown = resonant.on_prefect("endpoint", "show", "cli-hooks").out
     assert re.search(r"\ngate: paused for [^:]+ by .+: maintenance; 2 held\n", shown)
     assert shown.endswith("\nnext: `resonant endpoint resume cli-hooks` sends again\n")
-
-
-def test_the_gate_of_an_endpoint_is_in_its_document(resonant, endpoints, worker):
-    shown = resonant.on_prefect("endpoint", "show", "cli-hooks")
-    assert "\ngate: normal\n" in shown.out
-    assert "next:" not in shown.out
-
-    worker.accept("evt_1", "evt_2", endpoint="cli-hooks")
-    gate = resonant.json("endpoint", "pause", "cli-hooks")["gate"]
-
     found = json.loads(resonant.on_prefect("endpoint", "show", "cli-hooks", "--json").out)
     assert (found["gate"], found["held"], found["gone_since"]) == (gate, 2, None)
     listed = {row["name"]: row for row in json.loads(resonant.on_prefect("endpoint", "list", "--json").out)}
-    assert (listed["cli-hooks"]["gate"], listed["cli-hooks"]["held"]) == (gate, 2)
+    assert listed["cli-hooks"] == found
     assert listed["file-endpoint/cli-log"]["gate"]["state"] == "normal"
 
 
