@@ -1,5 +1,4 @@
 import pytest
-from pydantic import ValidationError
 
 from resonant.delivery.retry import RetryPolicy
 from resonant.errors import SettingsError, UnknownPolicy
@@ -143,11 +142,6 @@ def test_the_first_of_several_malformed_settings_is_named(environment, variables
     environment(**variables)
     with pytest.raises(SettingsError, match=said):
         load_settings()
-
-
-def test_settings_do_not_change_once_they_are_read(environment):
-    with pytest.raises(ValidationError, match="frozen"):
-        load_settings().concurrency = 3
 
 
 def test_alert_thresholds_have_defaults_and_are_in_seconds(environment):
