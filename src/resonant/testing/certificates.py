@@ -47,7 +47,6 @@ class Authority:
             flaw: the flaw of the certificate; None for a valid one, which clients that trust this authority accept.
         """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        now, day = datetime.now(UTC), timedelta(days=1)
         if flaw == "self_signed":
             # An authority's own certificate is self-signed.
             with (
@@ -55,14 +54,9 @@ class Authority:
                 self._stranger.private_key_pem.tempfile() as key,
             ):
                 context.load_cert_chain(certificate, key)
-        elif flaw == "wrong_name":
-            self._authority.issue_cert("wrong.example").configure_cert(context)
-        elif flaw == "expired":
-            issued = self._authority.issue_cert("127.0.0.1", not_before=now - 2 * day, not_after=now - day)
-            issued.configure_cert(context)
-        elif flaw == "not_yet_valid":
-            issued = self._authority.issue_cert("127.0.0.1", not_before=now + day, not_after=now + 2 * day)
-            issued.configure_cert(context)
-        else:
-            self._authority.issue_cert("127.0.0.1").configure_cert(context)
+            return context
+        name = "wrong.example" if flaw == "wrong_name" else "127.0.0.1"
+        begin = datetime.now(UTC) + timedelta(days={"expired": -366, "not_yet_valid": 1}.get(flaw or "", -1))
+        issued = self._authority.issue_cert(name, not_before=begin, not_after=begin + timedelta(days=365))
+        issued.configure_cert(context)
         return context

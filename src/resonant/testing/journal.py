@@ -40,7 +40,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
+class Received(Request):
     """One line of the journal: a request and its answer.
 
     Attributes:
@@ -48,11 +48,6 @@ class Received:
         status: the status that the action begins to send, if any.
     """
 
-    webhook_id: str
-    try_number: int
-    received_at: float
-    body: bytes
-    headers: Mapping[str, str]
     action: str
     status: int | None
 

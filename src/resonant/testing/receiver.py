@@ -8,6 +8,7 @@ import ssl
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TextIO
 
@@ -146,15 +147,7 @@ class Receiver:
         return Request(webhook_id, self._tries[webhook_id], method, path, headers, body, time.time())
 
     def _record(self, request: Request, action: Action) -> None:
-        received = Received(
-            webhook_id=request.webhook_id,
-            try_number=request.try_number,
-            received_at=request.received_at,
-            body=request.body,
-            headers=request.headers,
-            action=action.name,
-            status=action.status,
-        )
+        received = Received(**asdict(request), action=action.name, status=action.status)
         self.journal.append(received)
         if self._on_received is not None:
             self._on_received(received)

@@ -146,7 +146,8 @@ async def test_the_journal_is_appended_to(tmp_path):
 
 
 def test_an_incomplete_journal_line_is_left_out(tmp_path):
-    received = Received("evt_1", 1, 12.5, random.Random(7).randbytes(50), {"ce-type": "x"}, "respond", 200)
+    body = random.Random(7).randbytes(50)
+    received = Received("evt_1", 1, "POST", "/", {"ce-type": "x"}, body, 12.5, "respond", 200)
     path = tmp_path / "journal.jsonl"
     path.write_text(f"{received.to_json()}\n{received.to_json()[:40]}")
     assert read_journal(path) == [received]
