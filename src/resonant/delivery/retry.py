@@ -103,11 +103,8 @@ class Park:
     @property
     def own_delay(self) -> float:
         """The delivery's own backoff, in seconds, even if a gate may send it earlier."""
-        return (
-            self.delay
-            if self.backoff_until is None
-            else self.delay + self.backoff_until - self.next_attempt_at
-        )
+        early_by = 0.0 if self.backoff_until is None else self.backoff_until - self.next_attempt_at
+        return self.delay + early_by
 
 
 @dataclass(frozen=True, slots=True)
