@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
-from faults import make_events, run
+from faults import make_events
 
 from resonant.dispatch.limits import Limits
 from resonant.errors import UnexpectedStatus
 from resonant.sinks.base import CallableSink
-from support.dispatching import dispatching, opened, sink_target
+from support.dispatching import dispatching, emit, opened, sink_target
 from support.waiting import until
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ async def neighbours(url, chunk_size, many, misbehave):
         await store.enqueue(make_events(_HEALTHY), "healthy")
         async with dispatching(store, None, open_destination=open_destination, limits=limits) as dispatcher:
             found = Neighbours(dispatcher)
-            emitting = asyncio.create_task(run(dispatcher))
+            emitting = asyncio.create_task(emit(dispatcher))
             try:
                 yield found
             finally:

@@ -16,10 +16,10 @@ from faults import (
     Fault,
     long_form_only,
     most_begun,
-    run,
 )
 
 from resonant.errors import StoreUnavailable
+from support.dispatching import emit
 from support.postgresql import relayed, started_postgresql
 
 # Longer than the pause before another try: a store that fails each of them is away, and waited for no longer than that.
@@ -146,7 +146,7 @@ class TestPostgreSQLLosesConnections:
 
             store.claim_each = claim_and_lose_the_answer
             async with fault.opened_emission(store, run_for=12.0) as dispatcher:
-                emitting = asyncio.create_task(run(dispatcher))
+                emitting = asyncio.create_task(emit(dispatcher))
                 while not emitting.done():
                     await fault.enqueue(20)  # so that there is always something to renew
                     await asyncio.sleep(0.2)
