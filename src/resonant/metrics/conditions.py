@@ -14,7 +14,7 @@ excludes endpoints that get only probes.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select
@@ -28,7 +28,7 @@ from resonant.store.counts.sketches import begin_of
 from resonant.store.shared.gates import Gate
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Mapping
 
     from sqlalchemy import Connection
 
@@ -44,28 +44,51 @@ _END = 0.5
 _SETTLED = 60.0
 
 
+@dataclass(slots=True)
+class Counts:
+    """The counts of one endpoint and window.
+
+    Attributes:
+        attempts, failed: attempts that were answered or failed, and the failures among them.
+        seconds: the total duration of these attempts.
+        retried: attempts that were followed by a retry.
+        dead_letters: new dead letters, less replays.
+    """
+
+    attempts: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+    retried: int = 0
+    dead_letters: int = 0
+
+    def add(self, count: Count) -> None:
+        """Add a number of occurrences."""
+        match count.labels.measure, count.labels.result:
+            case "attempt", "delivered" | "failed" as result:  # the result of a lost attempt is unknown
+                self.attempts += count.number
+                self.failed += count.number * (result == "failed")
+                self.seconds += count.seconds
+            case "delay", _:
+                self.retried += count.number
+            case "delivery", "dead_letter":
+                self.dead_letters += count.number
+            case "replay", _:
+                self.dead_letters -= count.number
+
+
 @dataclass(frozen=True, slots=True)
 class Activity:
     """The recent counts of one endpoint.
 
     Attributes:
-        attempts, failed, retried: counts in the window, without lost attempts.
-        dead_letters: new dead letters of the last hour, less replays and cancelled deliveries.
-        timed, seconds: attempts of the last hour that were answered or failed, and their total duration.
-        timed_failed: the number of failures among ``timed``.
-        timed_before, seconds_before, timed_failed_before: the same for that hour of the day before.
+        window: of the window of the error rate and the share of retries.
+        hour: of the last hour; its dead letters exclude cancelled deliveries.
+        before: of that hour of the day before.
     """
 
-    attempts: int = 0
-    failed: int = 0
-    retried: int = 0
-    dead_letters: int = 0
-    timed: int = 0
-    seconds: float = 0.0
-    timed_before: int = 0
-    seconds_before: float = 0.0
-    timed_failed: int = 0
-    timed_failed_before: int = 0
+    window: Counts = field(default_factory=Counts)
+    hour: Counts = field(default_factory=Counts)
+    before: Counts = field(default_factory=Counts)
 
 
 def read_activity(connection: Connection, *, now: float, window: float) -> dict[str, Activity]:
@@ -81,56 +104,19 @@ def read_activity(connection: Connection, *, now: float, window: float) -> dict[
     """
     window_begin, hour_begin = begin_of(now - window, now=now), begin_of(now - _HOUR, now=now)
     before_begin = round((now - _DAY - _HOUR) / _HOUR) * _HOUR
-    counts = read_counts(connection, since=min(window_begin, hour_begin))
-    of_window = _sums(each for each in counts if each.minute >= window_begin)
-    of_hour = _sums(each for each in counts if each.minute >= hour_begin)
-    of_before = _sums(read_counts(connection, since=before_begin, until=before_begin + _HOUR - 1))
+    found: defaultdict[str, Activity] = defaultdict(Activity)
+    for each in read_counts(connection, since=min(window_begin, hour_begin)):
+        activity = found[each.labels.endpoint]
+        if each.minute >= window_begin:
+            activity.window.add(each)
+        if each.minute >= hour_begin:
+            activity.hour.add(each)
+    for each in read_counts(connection, since=before_begin, until=before_begin + _HOUR - 1):
+        found[each.labels.endpoint].before.add(each)
     given_up = _read_given_up(connection, since=hour_begin)
-    found = {}
-    for endpoint in {*of_window, *of_hour, *of_before}:
-        recent, hour, before = of_window[endpoint], of_hour[endpoint], of_before[endpoint]
-        found[endpoint] = Activity(
-            attempts=recent.attempts,
-            failed=recent.failed,
-            retried=recent.retried,
-            dead_letters=min(hour.dead_letters, given_up.get(endpoint, 0)),
-            timed=hour.attempts,
-            timed_failed=hour.failed,
-            seconds=hour.seconds,
-            timed_before=before.attempts,
-            timed_failed_before=before.failed,
-            seconds_before=before.seconds,
-        )
-    return found
-
-
-@dataclass(slots=True)
-class _Sums:
-    """Counts of one endpoint: attempts that were answered or failed, retries, and dead letters less replays."""
-
-    attempts: int = 0
-    failed: int = 0
-    seconds: float = 0.0
-    retried: int = 0
-    dead_letters: int = 0
-
-
-def _sums(counts: Iterable[Count]) -> defaultdict[str, _Sums]:
-    found: defaultdict[str, _Sums] = defaultdict(_Sums)
-    for _, labels, number, seconds in counts:
-        of = found[labels.endpoint]
-        match labels.measure, labels.result:
-            case "attempt", "delivered" | "failed":  # the result of a lost attempt is unknown
-                of.attempts += number
-                of.failed += number * (labels.result == "failed")
-                of.seconds += seconds
-            case "delay", _:
-                of.retried += number
-            case "delivery", "dead_letter":
-                of.dead_letters += number
-            case "replay", _:
-                of.dead_letters -= number
-    return found
+    for endpoint, activity in found.items():
+        activity.hour.dead_letters = min(activity.hour.dead_letters, given_up.get(endpoint, 0))
+    return dict(found)
 
 
 def _read_given_up(connection: Connection, *, since: int) -> dict[str, int]:
@@ -166,8 +152,23 @@ def evaluate(
         max_ages: ``max_age`` in seconds, keyed by (endpoint, policy requested by the producer). The age of deliveries with
             other keys is not evaluated.
     """
-    found = _findings(totals, activity, thresholds, now, max_ages)
-    return [finding for finding in found if finding.is_bad is not None]
+    # Excludes probes: they are few, and a retry follows nearly every one.
+    sent = [each.window for name, each in activity.items() if not _gets_only_probes(totals.gates.get(name))]
+    found = [_retries(sent, thresholds)]
+    for endpoint in totals.endpoints:
+        gate = totals.gates.get(endpoint) or Gate(endpoint)
+        counts = activity.get(endpoint, Activity())
+        found += [
+            _error_rate(endpoint, counts.window, thresholds),
+            _dead_letters(endpoint, counts.hour, thresholds),
+            _latency(endpoint, counts, thresholds),
+            _dead_letter_age(endpoint, now - totals.oldest_dead_at.get(endpoint, now), thresholds),
+            _drain_silent(gate, totals, thresholds, now),
+            _probing(gate, totals, thresholds, now),
+            _gone(gate, totals.held.get(endpoint, 0), now),
+            _held(gate, totals.oldest_round_at, thresholds, now, max_ages),
+        ]
+    return found
 
 
 def describe(
@@ -181,55 +182,26 @@ def describe(
         thresholds: the limit of each condition.
         now: seconds since the epoch.
     """
-    if not raised:
-        return {}
     begins = {each.condition: each.begins for each in definitions(thresholds)}
     activity = read_activity(connection, now=now, window=thresholds.window)
-    found = _findings(read_totals(connection, now=now), activity, thresholds, now, {})
+    found = evaluate(read_totals(connection, now=now), activity, thresholds, now, {})
     # The max_age of held deliveries is part of the policies, which the store does not have.
     current = {each.key: each.text for each in found if each.key.condition is not Condition.HELD}
     return {key: current.get(key, begins[key.condition]).removeprefix(f"{key.endpoint}: ") for key in raised}
 
 
-def _findings(
-    totals: Totals,
-    activity: Mapping[str, Activity],
-    thresholds: Thresholds,
-    now: float,
-    max_ages: Mapping[tuple[str, str | None], float],
-) -> list[Finding]:
-    # Excludes probes: they are few, and a retry follows nearly every one.
-    sent = [each for name, each in activity.items() if not _gets_only_probes(totals.gates.get(name))]
-    found = [_retries(sent, thresholds)]
-    for endpoint in totals.endpoints:
-        gate = totals.gates.get(endpoint) or Gate(endpoint)
-        counts = activity.get(endpoint, Activity())
-        found += [
-            _error_rate(endpoint, counts, thresholds),
-            _dead_letters(endpoint, counts, thresholds),
-            _latency(endpoint, counts, thresholds),
-            _dead_letter_age(endpoint, now - totals.oldest_dead_at.get(endpoint, now), thresholds),
-            _drain_silent(gate, totals, thresholds, now),
-            _probing(gate, totals, thresholds, now),
-            _gone(gate, totals.held.get(endpoint, 0), now),
-            _held(gate, totals.oldest_round_at, thresholds, now, max_ages),
-        ]
-    return found
-
-
-def _error_rate(endpoint: str, activity: Activity, thresholds: Thresholds) -> Finding:
-    value, limit = _part(activity.failed, activity.attempts), thresholds.error_rate
+def _error_rate(endpoint: str, counts: Counts, thresholds: Thresholds) -> Finding:
+    value, limit = _part(counts.failed, counts.attempts), thresholds.error_rate
     is_bad = _is_above(value, limit)
-    enough = thresholds.min_attempts if is_bad else 1
-    if activity.attempts < enough:
+    if counts.attempts < (thresholds.min_attempts if is_bad else 1):
         is_bad = None
-    share = f"{value:.0%} of {activity.attempts} attempts in {thresholds.window / _MINUTE:g} minutes"
+    share = f"{value:.0%} of {counts.attempts} attempts in {thresholds.window / _MINUTE:g} minutes"
     text = f"{endpoint}: {share} failed, the limit is {limit:.0%}"
     return Finding(Key(Condition.ERROR_RATE, endpoint), is_bad, value, limit, text)
 
 
-def _dead_letters(endpoint: str, activity: Activity, thresholds: Thresholds) -> Finding:
-    value, limit = max(0, activity.dead_letters), thresholds.dead_letters
+def _dead_letters(endpoint: str, counts: Counts, thresholds: Thresholds) -> Finding:
+    value, limit = max(0, counts.dead_letters), thresholds.dead_letters
     text = f"{endpoint}: {counted(value, 'more dead letter')} in an hour; an alert begins at {limit}"
     return Finding(Key(Condition.DEAD_LETTERS, endpoint), _has_reached(value, limit), value, limit, text)
 
@@ -241,11 +213,11 @@ def _dead_letter_age(endpoint: str, age: float, thresholds: Thresholds) -> Findi
 
 
 def _latency(endpoint: str, activity: Activity, thresholds: Thresholds) -> Finding:
-    mean = _part(activity.seconds, activity.timed)
-    before = _part(activity.seconds_before, activity.timed_before)
+    mean = _part(activity.hour.seconds, activity.hour.attempts)
+    before = _part(activity.before.seconds, activity.before.attempts)
     value, limit = _part(mean, before), thresholds.latency_factor
     is_bad = _all(
-        _has_reached(min(activity.timed, activity.timed_before), thresholds.many_attempts),
+        _has_reached(min(activity.hour.attempts, activity.before.attempts), thresholds.many_attempts),
         _is_above(value, limit, normal=1.0),
         _is_above(mean - before, thresholds.felt_latency),
     )
@@ -270,9 +242,9 @@ def _drain_silent(gate: Gate, totals: Totals, thresholds: Thresholds, now: float
     return Finding(Key(Condition.DRAIN_SILENT, gate.endpoint), is_bad, late, limit, text)
 
 
-def _retries(activities: list[Activity], thresholds: Thresholds) -> Finding:
-    attempts = sum(each.attempts for each in activities)
-    value, limit = _part(sum(each.retried for each in activities), attempts), thresholds.retries
+def _retries(sent: list[Counts], thresholds: Thresholds) -> Finding:
+    attempts = sum(each.attempts for each in sent)
+    value, limit = _part(sum(each.retried for each in sent), attempts), thresholds.retries
     is_bad = _all(_has_reached(attempts, thresholds.many_attempts), _is_above(value, limit))
     share = f"{value:.0%} of {attempts} attempts in {thresholds.window / _MINUTE:g} minutes"
     text = f"{share} were followed by a retry, the limit is {limit:.0%}"

@@ -191,12 +191,11 @@ def health_lines(
 
 
 def _error_rate(activity: Activity) -> str:
-    if not activity.timed:
+    hour, before = activity.hour, activity.before
+    if not hour.attempts:
         return "no attempt in the last hour"
-    text = f"{percent(activity.timed_failed / activity.timed)} of attempts failed in the last hour"
-    if not activity.timed_before:
-        return text
-    return f"{text}, {percent(activity.timed_failed_before / activity.timed_before)} a day before"
+    text = f"{percent(hour.failed / hour.attempts)} of attempts failed in the last hour"
+    return f"{text}, {percent(before.failed / before.attempts)} a day before" if before.attempts else text
 
 
 def _age(seconds: float) -> str:

@@ -1,16 +1,243 @@
-"""Alerts: each crossing is announced once."""
+"""The activity that conditions evaluate, and the alerts, each announced once despite kills."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from itertools import count
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resonant.metrics.alerts import Condition, Crossing, Finding, Key, crossings
+from resonant.delivery.retry import GiveUp
+from resonant.metrics.alerts import (
+    Condition,
+    Crossing,
+    Finding,
+    Key,
+    crossings,
+    note_announced,
+    read_raised,
+    read_unannounced,
+    record_crossings,
+)
+from resonant.metrics.conditions import read_activity
 from resonant.settings import Thresholds
+from resonant.store import schema
+from resonant.store.views.selection import Selection
 
+HOUR, DAY = 3600.0, 86_400.0
+WINDOW = 900.0
 NOW = 1_700_000_000.0
-HOUR = 3600.0
 THRESHOLDS = Thresholds()
+
+numbers = count()
+
+
+def activity(desk):
+    """Read it, and check that it is the same after a fold and a compaction."""
+    found = desk.read(read_activity, now=desk.clock(), window=WINDOW)
+    for merge in (desk.store.fold, desk.store.compact):
+        desk.run(merge())
+        again = desk.read(read_activity, now=desk.clock(), window=WINDOW)
+        assert again.keys() == found.keys()
+        for name, each in again.items():
+            for part, counts in asdict(each).items():
+                assert counts == pytest.approx(asdict(found[name])[part])
+    return found
+
+
+def send(desk, events, *, seconds=0.1, decision=None):
+    """Send so many events, each new, with success where nothing is decided."""
+    desk.enqueue(*(f"evt-{next(numbers)}" for _ in range(events)))
+    leases = desk.claim()
+    desk.begin(*leases)
+    if decision is None:
+        desk.record(*(desk.delivered(lease, duration=seconds) for lease in leases))
+    else:
+        desk.record(*(desk.failed(lease, decision, duration=seconds) for lease in leases))
+
+
+def test_a_store_in_which_nothing_happened_has_no_activity(desk):
+    assert activity(desk) == {}
+
+
+def test_attempts_failures_and_retries_of_the_window_are_counted_and_older_ones_are_not(desk):
+    send(desk, 3)
+    send(desk, 2, decision=desk.park_for(7200))
+    desk.clock.advance(WINDOW + 60)
+    send(desk, 4)
+    send(desk, 3, decision=desk.park_for(7200))
+
+    found = activity(desk)["orders"]
+
+    assert (found.window.attempts, found.window.failed, found.window.retried) == (7, 3, 3)
+    assert (found.hour.attempts, found.hour.seconds) == (12, pytest.approx(1.2, rel=1e-3))
+
+
+def test_lost_attempts_count_in_no_rate(desk):
+    send(desk, 3)
+    send(desk, 1, decision=desk.park_for(7200))
+    desk.enqueue("evt")
+    desk.begin(desk.claim_one())
+    desk.clock.advance(61)
+    desk.rescue()
+
+    found = activity(desk)["orders"]
+
+    assert (found.window.attempts, found.window.failed, found.hour.attempts) == (4, 1, 4)
+
+
+def test_a_delivery_given_up_for_lost_workers_counts_as_a_dead_letter(desk):
+    desk.enqueue("evt")
+    while desk.status().dead_letter == 0:
+        desk.begin(desk.claim_one())
+        desk.clock.advance(61)
+        desk.rescue()
+    assert activity(desk)["orders"].hour.dead_letters == 1
+
+
+def replay(desk, number):
+    return desk.replay(Selection(endpoint="orders"), died_before=desk.clock() + 1, limit=number).leases
+
+
+def cancel(desk):
+    desk.cancel(endpoint="orders")
+
+
+def test_dead_letters_of_the_last_hour_are_counted_less_those_replayed(desk):
+    send(desk, 2, decision=GiveUp("exhausted"))
+    desk.clock.advance(HOUR + 60)
+    send(desk, 3, decision=GiveUp("exhausted"))
+    assert activity(desk)["orders"].hour.dead_letters == 3
+
+    replay(desk, 1)
+
+    assert activity(desk)["orders"].hour.dead_letters == 2
+
+
+def test_a_replayed_delivery_that_fails_again_is_no_new_dead_letter(desk):
+    send(desk, 4, decision=GiveUp("exhausted"))
+    desk.clock.advance(HOUR + 60)
+    leases = replay(desk, 4)
+    desk.begin(*leases)
+    desk.record(*(desk.failed(lease, GiveUp("exhausted")) for lease in leases))
+    assert activity(desk)["orders"].hour.dead_letters == 0
+
+
+def test_a_cancelled_event_is_no_dead_letter_before_and_after_its_purge(desk):
+    send(desk, 3, decision=GiveUp("exhausted"))
+    desk.clock.advance(HOUR + 60)
+    desk.enqueue(*(f"cancelled-{n}" for n in range(9)))
+    cancel(desk)
+    assert activity(desk)["orders"].hour.dead_letters == 0, "though older ones are there"
+
+    send(desk, 2, decision=GiveUp("exhausted"))
+    assert activity(desk)["orders"].hour.dead_letters == 2
+
+    desk.purge()
+    assert activity(desk)["orders"].hour.dead_letters == 0
+
+
+def test_a_delivery_that_fails_after_a_cancellation_and_a_replay_is_a_dead_letter(desk):
+    desk.enqueue(*(f"cancelled-{n}" for n in range(3)))
+    cancel(desk)
+    leases = replay(desk, 3)
+    desk.begin(*leases)
+    desk.record(*(desk.failed(lease, GiveUp("exhausted")) for lease in leases))
+    assert activity(desk)["orders"].hour.dead_letters == 3
+
+
+def test_only_the_same_hour_of_the_day_before_is_compared(desk):
+    send(desk, 5, seconds=9.0)  # 26 hours before
+    desk.clock.advance(1.5 * HOUR)
+    send(desk, 4, seconds=0.5)
+    desk.clock.advance(1.5 * HOUR)
+    send(desk, 6, seconds=9.0)  # 23 hours before
+    desk.clock.advance(23 * HOUR)
+    send(desk, 2, seconds=1.0)
+
+    found = activity(desk)["orders"]
+
+    assert (found.hour.attempts, found.hour.seconds) == (2, pytest.approx(2.0))
+    assert (found.before.attempts, found.before.seconds) == (4, pytest.approx(2.0))
+
+
+def test_activity_is_counted_by_endpoint(desk):
+    desk.enqueue("a", endpoint="crm")
+    desk.deliver(desk.claim_one(endpoint="crm"))
+    send(desk, 2)
+    assert {name: each.window.attempts for name, each in activity(desk).items()} == {"crm": 1, "orders": 2}
+
+
+def crossing(what, at, endpoint="orders", condition=Condition.ERROR_RATE):
+    return Crossing(what, condition, endpoint, 0.5, 0.25, "in words", at, at - WINDOW)
+
+
+def test_a_decision_stays_until_it_is_announced(desk):
+    raised = crossing("raised", 10.0)
+    desk.write(record_crossings, [raised])
+    assert desk.read(read_raised) == {raised.key: 10.0}
+    assert desk.read(read_unannounced) == [raised]
+
+    desk.write(note_announced, [raised])
+
+    assert desk.read(read_unannounced) == []
+    assert desk.read(read_raised) == {raised.key: 10.0}
+
+
+def test_of_two_equal_decisions_the_first_counts(desk):
+    first, second = crossing("raised", 10.0), crossing("raised", 10.5)
+    desk.write(record_crossings, [first])
+    desk.write(record_crossings, [second])
+    desk.write(note_announced, [second])
+    assert desk.read(read_unannounced) == [first]
+    desk.write(note_announced, [first])
+    desk.write(record_crossings, [second])
+    assert desk.read(read_unannounced) == [], "it is raised already, and was announced"
+
+    for at in (20.0, 20.5):
+        desk.write(record_crossings, [crossing("recovered", at)])
+
+    assert desk.read(read_unannounced) == [crossing("recovered", 20.0)]
+    assert desk.read(read_raised) == {}
+
+
+def test_a_decision_that_is_not_announced_is_never_overwritten(desk):
+    raised = crossing("raised", 10.0)
+    desk.write(record_crossings, [raised])
+
+    desk.write(record_crossings, [crossing("recovered", 20.0)])
+
+    assert desk.read(read_unannounced) == [raised]
+    desk.write(note_announced, [raised])
+    recovered = crossing("recovered", 30.0)
+    desk.write(record_crossings, [recovered])
+
+    desk.write(record_crossings, [crossing("raised", 40.0)])
+
+    assert desk.read(read_unannounced) == [recovered]
+
+
+def test_an_alert_can_be_raised_again(desk):
+    for what, at in [("raised", 10.0), ("recovered", 20.0), ("raised", 30.0)]:
+        each = crossing(what, at)
+        desk.write(record_crossings, [each])
+        assert desk.read(read_unannounced) == [each]
+        desk.write(note_announced, [each])
+    assert list(desk.read(read_raised).values()) == [30.0]
+    assert len(desk.rows(schema.alerts)) == 1
+
+
+def test_the_recovery_of_an_alert_that_was_never_raised_leaves_nothing(desk):
+    desk.write(record_crossings, [crossing("recovered", 10.0)])
+    assert desk.rows(schema.alerts) == []
+
+
+def test_an_unknown_condition_of_a_newer_version_is_ignored(desk):
+    row = {"condition": "of_the_future", "endpoint": "orders", "raised_at": 1.0}
+    desk.write(lambda connection: connection.execute(schema.alerts.insert(), row).close())
+    assert desk.read(read_raised) == {}
 
 
 def finding(*, is_bad: bool, condition: Condition = Condition.ERROR_RATE) -> Finding:
@@ -32,7 +259,7 @@ def test_a_crossing_is_the_same_after_a_round_trip_through_json():
     assert Crossing.from_json(raised.to_json()).to_json() == raised.to_json()
 
 
-# The judgements of two conditions, run by run; None is no judgement.
+# The findings of two conditions, run by run; None if undecided.
 RUNS = st.lists(
     st.fixed_dictionaries({each: st.sampled_from([True, False, None]) for each in list(Condition)[:2]})
 )

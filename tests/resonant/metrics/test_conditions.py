@@ -1,4 +1,4 @@
-"""The conditions of alerts: when they are bad, good, or not judged."""
+"""The conditions of alerts: when they are bad, good, or undecided."""
 
 from __future__ import annotations
 
@@ -7,20 +7,32 @@ from dataclasses import replace
 import pytest
 
 from resonant.metrics.alerts import ALL_ENDPOINTS, Condition, Key, crossings
-from resonant.metrics.conditions import Activity, evaluate
-from resonant.metrics.totals import Totals
+from resonant.metrics.conditions import Activity, Counts, evaluate
+from resonant.metrics.totals import Totals, read_totals
 from resonant.settings import Thresholds
+from resonant.store.shared.gates import Gate, GateChange, change_gate
 
 NOW = 1_700_000_000.0
-HOUR = 3600.0
+MINUTE, HOUR = 60.0, 3600.0
 THRESHOLDS = Thresholds()
-QUIET = Totals(NOW, {"hooks": 1})
+QUIET = Totals(NOW, {"hooks": 1}, deliveries={("hooks", "retrying"): 1})
+MAX_AGES = {("hooks", None): 72 * HOUR, ("hooks", "short"): 4 * HOUR, ("crm", None): 72 * HOUR}
 
 
 def judge(condition, activity=None, totals=QUIET, endpoint="hooks", thresholds=THRESHOLDS):
-    """Return the finding of one condition, if there is one."""
-    found = evaluate(totals, {"hooks": activity or Activity()}, thresholds, NOW, {})
-    return {finding.key: finding for finding in found}.get(Key(condition, endpoint))
+    """Return the finding of one condition."""
+    activities = {"hooks": activity} if activity else {}
+    found = evaluate(totals, activities, thresholds, totals.taken_at, MAX_AGES)
+    return {finding.key: finding for finding in found}[Key(condition, endpoint)]
+
+
+def window(attempts, failed=0, retried=0):
+    return Activity(window=Counts(attempts=attempts, failed=failed, retried=retried))
+
+
+def with_gate(state, totals=QUIET, **fields):
+    """Return totals in which the gate of ``hooks`` is in this state."""
+    return replace(totals, gates={"hooks": Gate("hooks", state, **fields)})
 
 
 def test_a_quiet_store_has_nothing_bad():
@@ -28,55 +40,36 @@ def test_a_quiet_store_has_nothing_bad():
 
 
 @pytest.mark.parametrize(
-    ("attempts", "failed", "expected"),
+    ("attempts", "failed", "is_bad"),
     [
-        (20, 6, True),
-        (20, 5, None),
-        (100, 13, None),
-        (100, 12, False),
-        (1, 1, None),
-        (19, 19, None),
-        (1, 0, False),
-        (0, 0, None),
-    ],
-    ids=[
-        "above the limit",
-        "at the limit",
-        "more than half of the limit",
-        "less than half of it",
-        "one event that failed",
-        "too few attempts",
-        "one that was delivered",
-        "no attempts",
+        pytest.param(20, 6, True, id="above the limit"),
+        pytest.param(20, 5, None, id="at the limit"),
+        pytest.param(100, 13, None, id="more than half of the limit"),
+        pytest.param(100, 12, False, id="less than half of it"),
+        pytest.param(1, 1, None, id="one event that failed"),
+        pytest.param(19, 19, None, id="too few attempts"),
+        pytest.param(1, 0, False, id="one that was delivered"),
+        pytest.param(0, 0, None, id="no attempts"),
     ],
 )
-def test_an_error_rate_is_bad_above_the_limit_and_good_at_half_of_it(attempts, failed, expected):
-    finding = judge(Condition.ERROR_RATE, Activity(attempts=attempts, failed=failed))
-    assert (None if finding is None else finding.is_bad) is expected
+def test_an_error_rate_is_bad_above_the_limit_and_good_at_half_of_it(attempts, failed, is_bad):
+    assert judge(Condition.ERROR_RATE, window(attempts, failed)).is_bad is is_bad
 
 
 def test_the_text_of_an_error_rate_has_the_numbers():
-    finding = judge(Condition.ERROR_RATE, Activity(attempts=40, failed=20))
+    finding = judge(Condition.ERROR_RATE, window(40, failed=20))
     assert finding.text == "hooks: 50% of 40 attempts in 15 minutes failed, the limit is 25%"
     assert (finding.value, finding.threshold) == (0.5, 0.25)
 
 
-def is_bad(finding):
-    """Return the judgement; None if there is none."""
-    return None if finding is None else finding.is_bad
-
-
-@pytest.mark.parametrize(("more", "expected"), [(5, True), (4, None), (3, None), (2, False), (-3, False)])
-def test_dead_letters_are_bad_at_the_limit_and_good_below_half_of_it(more, expected):
-    assert is_bad(judge(Condition.DEAD_LETTERS, Activity(dead_letters=more))) is expected
-
-
-def test_one_dead_letter_may_be_the_limit():
-    thresholds = replace(THRESHOLDS, dead_letters=1)
-    found = [
-        judge(Condition.DEAD_LETTERS, Activity(dead_letters=n), thresholds=thresholds) for n in (1, 0, -3)
-    ]
-    assert [(finding.is_bad, finding.value) for finding in found] == [(True, 1), (False, 0), (False, 0)]
+@pytest.mark.parametrize(
+    ("limit", "more", "is_bad"),
+    [(5, 5, True), (5, 4, None), (5, 3, None), (5, 2, False), (5, -3, False), (1, 1, True), (1, 0, False)],
+)
+def test_dead_letters_are_bad_at_the_limit_and_good_below_half_of_it(limit, more, is_bad):
+    activity = Activity(hour=Counts(dead_letters=more))
+    found = judge(Condition.DEAD_LETTERS, activity, thresholds=replace(THRESHOLDS, dead_letters=limit))
+    assert (found.is_bad, found.value) == (is_bad, max(0, more))
 
 
 @pytest.mark.parametrize(("age", "is_bad"), [(73 * HOUR, True), (72 * HOUR, False)])
@@ -86,110 +79,105 @@ def test_a_dead_letter_may_wait_three_days(age, is_bad):
 
 
 @pytest.mark.parametrize(
-    ("now", "before", "expected"),
+    ("now", "before", "is_bad"),
     [
-        ((100, 30.0), (100, 10.0), True),
-        ((100, 20.0), (100, 10.0), None),
-        ((100, 15.1), (100, 10.0), None),
-        ((100, 15.0), (100, 10.0), False),
-        ((99, 99.0), (100, 10.0), None),
-        ((100, 100.0), (99, 9.9), None),
-        ((51, 51.0), (100, 10.0), None),
-        ((50, 50.0), (100, 10.0), False),
-        ((100, 100.0), (50, 5.0), False),
-        ((100, 20.0), (100, 9.0), True),
-        ((100, 12.0), (100, 5.0), None),
-        ((100, 1.2), (100, 0.5), False),
-        ((100, 100.0), (100, 0.0), False),
-        ((0, 0.0), (0, 0.0), False),
-    ],
-    ids=[
-        "three times",
-        "twice",
-        "more than halfway back",
-        "halfway back",
-        "few now",
-        "few before",
-        "more than half as many now",
-        "half as many now",
-        "half as many before",
-        "0.11 s more",
-        "0.07 s more",
-        "5 ms to 12 ms",
-        "no time at all before",
-        "nothing",
+        pytest.param((100, 30.0), (100, 10.0), True, id="three times"),
+        pytest.param((100, 20.0), (100, 10.0), None, id="twice"),
+        pytest.param((100, 15.1), (100, 10.0), None, id="more than halfway back"),
+        pytest.param((100, 15.0), (100, 10.0), False, id="halfway back"),
+        pytest.param((99, 99.0), (100, 10.0), None, id="few now"),
+        pytest.param((100, 100.0), (99, 9.9), None, id="few before"),
+        pytest.param((51, 51.0), (100, 10.0), None, id="more than half as many now"),
+        pytest.param((50, 50.0), (100, 10.0), False, id="half as many now"),
+        pytest.param((100, 100.0), (50, 5.0), False, id="half as many before"),
+        pytest.param((100, 20.0), (100, 9.0), True, id="0.11 s more"),
+        pytest.param((100, 12.0), (100, 5.0), None, id="0.07 s more"),
+        pytest.param((100, 1.2), (100, 0.5), False, id="5 ms to 12 ms"),
+        pytest.param((100, 100.0), (100, 0.0), False, id="no time at all before"),
+        pytest.param((0, 0.0), (0, 0.0), False, id="nothing"),
     ],
 )
-def test_latency_is_compared_with_the_same_hour_of_the_day_before(now, before, expected):
-    activity = Activity(timed=now[0], seconds=now[1], timed_before=before[0], seconds_before=before[1])
-    assert is_bad(judge(Condition.LATENCY, activity)) is expected
+def test_latency_is_compared_with_the_same_hour_of_the_day_before(now, before, is_bad):
+    hour, earlier = (Counts(attempts=attempts, seconds=seconds) for attempts, seconds in (now, before))
+    assert judge(Condition.LATENCY, Activity(hour=hour, before=earlier)).is_bad is is_bad
 
 
 @pytest.mark.parametrize(
-    ("due", "seen", "is_bad"),
-    [(601.0, 601.0, True), (601.0, None, True), (601.0, 599.0, False), (599.0, 9999.0, False)],
-    ids=["overdue and silent", "overdue, never claimed", "overdue, but claimed", "not overdue"],
+    ("attempts", "retried", "is_bad"),
+    [
+        pytest.param(110, 60, True, id="above the limit"),
+        pytest.param(110, 55, None, id="at the limit"),
+        pytest.param(110, 28, None, id="more than half of the limit"),
+        pytest.param(110, 27, False, id="less than half of it"),
+        pytest.param(99, 99, None, id="too few attempts"),
+        pytest.param(51, 51, None, id="more than half of that"),
+        pytest.param(50, 50, False, id="half of that"),
+        pytest.param(0, 0, False, id="no attempts"),
+    ],
 )
-def test_the_drain_is_silent_when_a_delivery_is_overdue_and_no_worker_claims(due, seen, is_bad):
+def test_retries_are_counted_over_all_endpoints(attempts, retried, is_bad):
+    half = attempts // 2
+    activities = {"a": window(half, retried=retried), "b": window(attempts - half)}
+    found = {each.key: each for each in evaluate(QUIET, activities, THRESHOLDS, NOW, {})}
+    assert found[Key(Condition.RETRIES, ALL_ENDPOINTS)].is_bad is is_bad
+
+
+@pytest.mark.parametrize(
+    ("state", "is_bad"), [("normal", True), ("paced", True), ("probing", False), ("paused", False)]
+)
+def test_probes_are_not_counted_as_retries(state, is_bad):
+    retried = window(200, failed=200, retried=200)
+    found = judge(Condition.RETRIES, retried, with_gate(state), endpoint=ALL_ENDPOINTS)
+    assert found.is_bad is is_bad
+
+
+@pytest.mark.parametrize(
+    ("due", "seen", "gate", "is_bad"),
+    [
+        pytest.param(601.0, 601.0, None, True, id="overdue and silent"),
+        pytest.param(601.0, None, None, True, id="overdue, never claimed"),
+        pytest.param(601.0, 599.0, None, False, id="overdue, but claimed"),
+        pytest.param(599.0, 9999.0, None, False, id="not overdue"),
+        pytest.param(7200, 7200, ("paused", 7200, {"paused_by": "ada"}), False, id="paused"),
+        pytest.param(7200, 7200, ("normal", 9 * 60, {}), False, id="resumed a moment ago"),
+        pytest.param(7200, 7200, ("normal", 11 * 60, {}), True, id="resumed, and nobody sends"),
+        pytest.param(
+            7200, 7200, ("normal", 3600, {"not_before": NOW - 60}), False, id="a Retry-After just ended"
+        ),
+        pytest.param(7200, 7200, ("probing", 3600, {"probe_at": NOW - 660}), True, id="nobody probes"),
+        pytest.param(
+            7200, 7200, ("probing", 3600, {"probe_at": NOW - 540}), False, id="a probe was due just now"
+        ),
+        pytest.param(7200, 30, ("probing", 7200, {}), False, id="probes are sent"),
+    ],
+)
+def test_the_drain_is_silent_if_a_delivery_is_overdue_that_no_gate_holds_and_nobody_claims(
+    due, seen, gate, is_bad
+):
     last_seen = {} if seen is None else {"hooks": NOW - seen}
     totals = replace(QUIET, oldest_due_at={"hooks": NOW - due}, last_seen_at=last_seen)
+    if gate:
+        state, age, fields = gate
+        totals = with_gate(state, totals, since=NOW - age, **fields)
     assert judge(Condition.DRAIN_SILENT, totals=totals).is_bad is is_bad
 
 
-@pytest.mark.parametrize(
-    ("attempts", "retried", "expected"),
-    [
-        (110, 60, True),
-        (110, 55, None),
-        (110, 28, None),
-        (110, 27, False),
-        (99, 99, None),
-        (51, 51, None),
-        (50, 50, False),
-        (0, 0, False),
-    ],
-    ids=[
-        "above the limit",
-        "at the limit",
-        "more than half of the limit",
-        "less than half of it",
-        "too few attempts",
-        "more than half of that",
-        "half of that",
-        "no attempts",
-    ],
-)
-def test_retries_are_judged_over_all_endpoints(attempts, retried, expected):
-    activities = {
-        "a": Activity(attempts=attempts // 2, retried=retried),
-        "b": Activity(attempts=attempts - attempts // 2),
-    }
-    found = {each.key: each for each in evaluate(QUIET, activities, THRESHOLDS, NOW, {})}
-    assert is_bad(found.get(Key(Condition.RETRIES, ALL_ENDPOINTS))) is expected
+def mean(seconds):
+    return Activity(hour=Counts(attempts=100, seconds=seconds), before=Counts(attempts=100, seconds=10.0))
 
 
 @pytest.mark.parametrize(
     ("condition", "endpoint", "bad", "between"),
     [
+        (Condition.ERROR_RATE, "hooks", window(100, failed=26), window(100, failed=24)),
         (
-            Condition.ERROR_RATE,
+            Condition.DEAD_LETTERS,
             "hooks",
-            Activity(attempts=100, failed=26),
-            Activity(attempts=100, failed=24),
+            Activity(hour=Counts(dead_letters=5)),
+            Activity(hour=Counts(dead_letters=4)),
         ),
-        (Condition.DEAD_LETTERS, "hooks", Activity(dead_letters=5), Activity(dead_letters=4)),
-        (
-            Condition.LATENCY,
-            "hooks",
-            Activity(timed=100, seconds=21.0, timed_before=100, seconds_before=10.0),
-            Activity(timed=100, seconds=19.0, timed_before=100, seconds_before=10.0),
-        ),
-        (
-            Condition.RETRIES,
-            ALL_ENDPOINTS,
-            Activity(attempts=100, retried=51),
-            Activity(attempts=100, retried=49),
-        ),
+        (Condition.LATENCY, "hooks", mean(21.0), mean(19.0)),
+        (Condition.RETRIES, ALL_ENDPOINTS, window(100, retried=51), window(100, retried=49)),
     ],
     ids=lambda value: value.value if isinstance(value, Condition) else "",
 )
@@ -202,3 +190,132 @@ def test_a_value_that_goes_up_and_down_around_its_limit_is_announced_once(condit
         announced += [each.what for each in crossings(found, raised_at, THRESHOLDS, NOW) if each.key == key]
         raised_at |= dict.fromkeys([key] if announced else [], NOW)
     assert announced == ["raised"]
+
+
+@pytest.mark.parametrize(
+    ("state", "fields", "is_bad"),
+    [
+        pytest.param(
+            "probing", {"failing_since": NOW - 31 * 60, "since": NOW - 10}, True, id="longer than the limit"
+        ),
+        pytest.param(
+            "probing", {"failing_since": NOW - 29 * 60, "since": NOW - HOUR}, False, id="down for less"
+        ),
+        pytest.param("probing", {"since": NOW - 31 * 60}, True, id="since an unknown time"),
+        pytest.param("paced", {"since": NOW - 59}, None, id="paced for a moment, by a probe that worked"),
+        pytest.param("paced", {"since": NOW - 61}, False, id="paced for a while"),
+        pytest.param("normal", {"since": NOW - 1}, False, id="normal"),
+        pytest.param("paused", {"since": 0, "failing_since": 0, "paused_by": "ada"}, False, id="paused"),
+    ],
+)
+def test_an_endpoint_that_is_down_for_long_is_an_alert(state, fields, is_bad):
+    assert judge(Condition.PROBING, totals=with_gate(state, **fields)).is_bad is is_bad
+
+
+@pytest.mark.parametrize("deliveries", [{}, {("hooks", "delivered"): 5, ("crm", "pending"): 1}])
+def test_an_endpoint_without_deliveries_to_probe_with_is_no_alert(deliveries):
+    totals = replace(with_gate("probing", failing_since=NOW - 2 * HOUR), deliveries=deliveries)
+    assert not judge(Condition.PROBING, totals=totals).is_bad
+
+
+def test_the_text_of_a_long_outage_has_the_numbers():
+    found = judge(Condition.PROBING, totals=with_gate("probing", failing_since=NOW - 2 * HOUR))
+    assert found.text == "hooks: it has been down for 120 minutes and gets only probes, the limit is 30"
+    assert (found.value, found.threshold) == (2 * HOUR, 30 * MINUTE)
+
+
+def test_an_endpoint_paused_by_a_410_is_an_alert_at_once_and_an_operators_pause_is_not():
+    gone = replace(with_gate("paused", since=NOW, reason="it answered 410"), held={"hooks": 12})
+    found = judge(Condition.GONE, totals=gone)
+    assert found.is_bad
+    assert found.text == (
+        "hooks: it answered 410 Gone, so it is paused until an operator resumes it; deliveries held: 12"
+    )
+    assert not judge(Condition.GONE, totals=with_gate("paused", since=NOW, paused_by="ada")).is_bad
+    assert not judge(Condition.GONE).is_bad
+
+
+def held(began_ago, *, state="paused", policy=None, **fields):
+    oldest = {("hooks", policy): NOW - began_ago, ("crm", None): NOW - 1_000 * HOUR}
+    return replace(with_gate(state, **fields), oldest_round_at=oldest)
+
+
+@pytest.mark.parametrize(
+    ("totals", "is_bad"),
+    [
+        pytest.param(held(37 * HOUR), True, id="over half of the policy's max_age"),
+        pytest.param(held(35 * HOUR), False, id="under half of it"),
+        pytest.param(held(3 * HOUR, policy="short"), True, id="over half of the producer's max_age"),
+        pytest.param(held(37 * HOUR, state="probing"), True, id="probing"),
+        pytest.param(held(37 * HOUR, state="paced"), True, id="paced"),
+        pytest.param(held(37 * HOUR, state="normal"), False, id="normal"),
+        pytest.param(
+            held(37 * HOUR, state="normal", not_before=NOW + 1), True, id="until a Retry-After ends"
+        ),
+        pytest.param(held(37 * HOUR, policy="of an unknown length"), None, id="an unknown policy"),
+        pytest.param(with_gate("paused"), False, id="nothing to hold"),
+        pytest.param(QUIET, False, id="no gate"),
+    ],
+)
+def test_deliveries_held_beyond_half_of_their_max_age_are_an_alert(totals, is_bad):
+    assert judge(Condition.HELD, totals=totals).is_bad is is_bad
+
+
+def test_of_several_policies_the_delivery_nearest_to_its_end_counts():
+    ages = {("hooks", None): NOW - 30 * HOUR, ("hooks", "short"): NOW - 3 * HOUR}
+    found = judge(Condition.HELD, totals=replace(with_gate("probing"), oldest_round_at=ages))
+    assert (found.value, found.threshold) == (0.75, 0.5)
+    assert found.text == (
+        "hooks: its gate is probing, and its oldest delivery has waited 3.0 of the 4 hours of its max_age; "
+        "the limit is 50%"
+    )
+
+
+@pytest.mark.parametrize(
+    ("condition", "text"),
+    [
+        (Condition.PROBING, "hooks: it is not down, its gate is normal"),
+        (Condition.GONE, "hooks: it is not paused because of a 410"),
+        (Condition.HELD, "hooks: its gate holds no deliveries"),
+    ],
+)
+def test_an_alert_that_ends_describes_the_current_state(condition, text):
+    raised_at = {Key(condition, "hooks"): NOW - HOUR}
+    findings = evaluate(with_gate("normal"), {}, THRESHOLDS, NOW, MAX_AGES)
+    [recovered] = crossings(findings, raised_at, THRESHOLDS, NOW)
+    assert (recovered.what, recovered.text) == ("recovered", text)
+
+
+@pytest.mark.parametrize("state", ["probing", "paused"])
+@pytest.mark.parametrize("activity", [{}, {"hooks": window(3, failed=3)}])
+def test_an_error_rate_goes_on_until_the_endpoint_delivers(state, activity):
+    totals = with_gate(state, failing_since=NOW, paused_by="ada")
+    findings = evaluate(totals, activity, THRESHOLDS, NOW, MAX_AGES)
+    assert crossings(findings, {Key(Condition.ERROR_RATE, "hooks"): NOW - HOUR}, THRESHOLDS, NOW) == []
+
+
+def test_a_pause_raises_no_alert_but_that_deliveries_are_held_for_long(desk):
+    desk.enqueue("evt_1", "evt_2", endpoint="hooks")
+    desk.claim(1, endpoint="hooks")
+    gate = Gate("hooks")
+
+    def change(state, **fields):
+        nonlocal gate
+        written = GateChange(gate, replace(gate, state=state, since=desk.clock(), **fields))
+        assert desk.write(change_gate, written)
+        gate = written.result
+
+    def bad():
+        totals = desk.read(read_totals, now=desk.clock())
+        findings = evaluate(totals, {}, THRESHOLDS, totals.taken_at, MAX_AGES)
+        return [finding.key.condition for finding in findings if finding.is_bad]
+
+    change("paused", paused_by="ada")
+    desk.clock.advance(HOUR)
+    assert bad() == []
+    desk.clock.advance(36 * HOUR)
+    assert bad() == [Condition.HELD]
+    change("normal", paused_by=None)
+    assert bad() == []
+    desk.clock.advance(11 * MINUTE)
+    assert bad() == [Condition.DRAIN_SILENT]

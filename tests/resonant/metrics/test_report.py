@@ -1,9 +1,16 @@
-"""The table of event types of the statistics."""
+"""The table of event types, and the line of health of each endpoint."""
 
 from __future__ import annotations
 
-from resonant.metrics.report import MOST_TYPES, tables
+from resonant.metrics.alerts import ALL_ENDPOINTS, Condition, Key
+from resonant.metrics.conditions import Activity, Counts
+from resonant.metrics.report import MOST_TYPES, health_lines, tables
+from resonant.metrics.totals import Totals
+from resonant.store.shared.gates import Gate
 from support.metrics import Facts
+
+NOW = 1_700_000_000.0
+HOUR = 3600
 
 
 def by_event_type(facts):
@@ -41,3 +48,39 @@ def test_many_event_types_are_cut_to_one_row_of_the_others():
 
 def test_without_events_there_is_no_table():
     assert by_event_type(Facts()) == ()
+
+
+def totals(*endpoints, dead=None, **gates):
+    return Totals(
+        taken_at=NOW,
+        accepted=dict.fromkeys(endpoints, 0),
+        oldest_dead_at={name: NOW - age for name, age in (dead or {}).items()},
+        gates={name: Gate(name, state) for name, state in gates.items()},
+    )
+
+
+def test_a_line_has_the_gate_the_error_rates_the_oldest_dead_letter_and_the_alerts():
+    activity = {
+        "crm": Activity(hour=Counts(attempts=200, failed=50), before=Counts(attempts=100, failed=1)),
+        "orders": Activity(hour=Counts(attempts=10)),
+    }
+    found = health_lines(
+        totals("billing", "crm", "orders", dead={"crm": 3 * HOUR, "orders": 90 * HOUR}, crm="paced"),
+        activity,
+        [
+            Key(Condition.ERROR_RATE, "crm"),
+            Key(Condition.DEAD_LETTERS, "crm"),
+            Key(Condition.RETRIES, ALL_ENDPOINTS),
+        ],
+    )
+    rates = "25.00 % of attempts failed in the last hour, 1.00 % a day before"
+    assert list(found) == [
+        ("crm", f"ALERT dead_letters, error_rate; paced; {rates}; oldest dead letter 3 h old"),
+        ("billing", "normal; no attempt in the last hour; no dead letter"),
+        ("orders", "normal; 0.00 % of attempts failed in the last hour; oldest dead letter 4 days old"),
+        ("", "ALERT retries"),
+    ]
+
+
+def test_a_store_without_endpoints_has_no_line():
+    assert list(health_lines(totals(), {}, [])) == []

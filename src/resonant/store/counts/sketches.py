@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection
 
 GAMMA = 1.02
-# Half the width of a bucket, relative to the duration: 0.99 %.
-RELATIVE_ERROR = (GAMMA - 1) / (GAMMA + 1)
 # Shorter durations, in seconds, count as zero.
 SHORTEST = 1e-9
 ZERO_BUCKET = -1_100
@@ -122,7 +120,7 @@ class Sketch:
         """Return a copy with one bucket for each interval between two bounds of Prometheus's histograms."""
         buckets = Counter[int]()
         for bucket, number in self.buckets.items():
-            buckets[_COARSE[bound_of(bucket)]] += number
+            buckets[_coarse(bucket)] += number
         return Sketch(self.count, self.total, self.least, self.most, buckets)
 
     def by_bound(self) -> Counter[float]:
@@ -142,7 +140,7 @@ def bucket_of(seconds: float) -> int:
 
 
 def seconds_of(bucket: int) -> float:
-    """Return the duration that represents a bucket: it is within ``RELATIVE_ERROR`` of each duration in it."""
+    """Return the duration that represents a bucket: it is within 1 % of each duration in it."""
     return 0.0 if bucket == ZERO_BUCKET else 2 * GAMMA**bucket / (GAMMA + 1)
 
 
@@ -152,12 +150,11 @@ def bound_of(bucket: int) -> float:
     return BOUNDS[bisect_left(BOUNDS, seconds_of(bucket))]
 
 
-def bucket_below(bound: float) -> int:
-    """Return the highest bucket whose durations are all below a bound of Prometheus's histograms."""
+@cache
+def _coarse(bucket: int) -> int:
+    """Return the highest bucket whose durations are all below the bound of a bucket."""
+    bound = bound_of(bucket)
     return bucket_of(BOUNDS[-2]) + 1 if bound == math.inf else bucket_of(bound) - 1
-
-
-_COARSE = {bound: bucket_below(bound) for bound in BOUNDS}
 
 
 class Packed(NamedTuple):

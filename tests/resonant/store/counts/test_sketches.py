@@ -68,7 +68,6 @@ def start_of(moment, size):
 @given(st.floats(sketches.SHORTEST, 1e9))
 def test_a_bucket_is_represented_within_one_percent(seconds):
     assert sketches.seconds_of(sketches.bucket_of(seconds)) == pytest.approx(seconds, rel=0.01)
-    assert math.isclose(sketches.RELATIVE_ERROR, 0.0099, rel_tol=0.01)
 
 
 def test_durations_of_zero_have_a_bucket_of_their_own():
@@ -204,7 +203,10 @@ def test_no_sum_changes_between_two_transactions_of_a_compaction(desk, history, 
 
     def seen():
         activity = desk.read(read_activity, now=now, window=window).items()
-        return sums(desk), {name: [round(value, 6) for value in astuple(each)] for name, each in activity}
+        return sums(desk), {
+            name: [[round(value, 6) for value in counts] for counts in astuple(each)]
+            for name, each in activity
+        }
 
     before = seen()
     for span in desk.read(sketches.find_spans, now=now):
@@ -309,21 +311,6 @@ def test_compactions_beside_writers_lose_and_double_nothing(desk, open_desk, sto
     compact(desk)
     assert desk.read(sketches.find_spans, now=desk.clock()) == []
     assert {each.count for each in sums(desk)[0].values()} == {expected}
-
-
-def test_an_open_transaction_blocks_no_compaction(open_desk, postgresql_url):
-    desk = open_desk(postgresql_url)
-    add(desk, 5 * HOUR, 5 * HOUR)
-
-    async def count_slowly():
-        async with desk.store.transaction() as transaction:
-            await transaction.run_sync(
-                count, desk.clock() - 5 * HOUR, [("attempt", "orders", "http_503", 0.3)]
-            )
-            await asyncio.wait_for(desk.store.compact(), 10)
-
-    desk.run(count_slowly())
-    assert desk.counted("attempt") == 3
 
 
 def test_a_span_ends_where_the_next_one_begins(desk):
