@@ -54,10 +54,10 @@ def to_text(registry: CollectorRegistry) -> str:
 
 def _counters(totals: Totals) -> Iterator[Metric]:
     yield _family(
-        CounterMetricFamily,
         "resonant_events_accepted_total",
         "Deliveries accepted: one per event and endpoint, regardless of its attempts.",
         totals.accepted,
+        kind=CounterMetricFamily,
     )
     yield _counter(
         "resonant_delivery_outcomes_total",
@@ -116,51 +116,51 @@ def _histograms(totals: Totals) -> Iterator[Metric]:
 
 
 def _gauges(totals: Totals, statistics: Statistics) -> Iterator[Metric]:
-    yield _gauge(
+    yield _family(
         "resonant_delivery_latency_percentile_seconds",
         "Percentiles of the duration of an attempt over the exporter's window (24 hours by default), with an error "
         "below 1 %; absent if there was no attempt.",
         _percentiles(statistics, "latency"),
         ("endpoint", "percentile"),
     )
-    yield _gauge(
+    yield _family(
         "resonant_delivery_first_attempt_percentile_seconds",
         "Percentiles of the time from the acceptance of an event to its first attempt, over the same window.",
         _percentiles(statistics, "first_attempt"),
         ("endpoint", "percentile"),
     )
     none = {(endpoint, status): 0 for endpoint in totals.endpoints for status in get_args(Status)}
-    yield _gauge(
+    yield _family(
         "resonant_deliveries",
         "Deliveries in the store now, by status: pending was never tried, retrying will be tried again, "
         "delivered and dead_letter are final.",
         none | totals.deliveries,
         ("endpoint", "status"),
     )
-    yield _gauge(
+    yield _family(
         "resonant_dead_letters",
         "Dead letters in the store now, by the category of their last failure and the reason they were given up.",
         totals.dead_letters,
         ("endpoint", "category", "reason"),
     )
-    yield _gauge(
+    yield _family(
         "resonant_oldest_due_timestamp_seconds",
         "Earliest due time of an unfinished delivery; absent if there is none. "
         "A time far in the past means that no worker sends, or that a gate holds the delivery.",
         totals.oldest_due_at,
     )
-    yield _gauge(
+    yield _family(
         "resonant_last_claim_timestamp_seconds",
         "Time when a worker last claimed deliveries; absent before the first claim.",
         totals.last_seen_at,
     )
-    yield _gauge(
+    yield _family(
         "resonant_dead_letter_oldest_timestamp_seconds",
         "Time when the oldest dead letter was given up, cancelled ones excluded; absent if there is none.",
         totals.oldest_dead_at,
     )
     gates = {name: Gate(name) for name in totals.endpoints} | totals.gates
-    yield _gauge(
+    yield _family(
         "resonant_endpoint_state",
         "State of the endpoint's gate: 1 for the current state, 0 for the others. Normal sends freely, probing sends only "
         "probes, paced sends at a limited rate, paused sends nothing.",
@@ -171,22 +171,22 @@ def _gauges(totals: Totals, statistics: Statistics) -> Iterator[Metric]:
         },
         ("endpoint", "state"),
     )
-    yield _gauge(
+    yield _family(
         "resonant_endpoint_pace_per_second",
         "Sends per second that the gate allows now; absent unless the endpoint is paced.",
         {name: gate.pace for name, gate in gates.items() if gate.state == "paced" and gate.pace is not None},
     )
-    yield _gauge(
+    yield _family(
         "resonant_deliveries_held",
         "Deliveries that are due and held by the endpoint's gate.",
         dict.fromkeys(gates, 0) | totals.held,
     )
-    yield _gauge(
+    yield _family(
         "resonant_endpoint_gone_timestamp_seconds",
         "Time when the endpoint answered 410 Gone and was paused; absent unless it is paused for that reason.",
         {name: gate.since for name, gate in gates.items() if gate.is_gone},
     )
-    yield _gauge(
+    yield _family(
         "resonant_last_export_timestamp_seconds",
         "Time when these metrics were read from the store. An old time means that the exporter has stopped.",
         {(): totals.taken_at},
@@ -218,7 +218,7 @@ def _counter(
     for of, sketch in totals.counted.items():
         if is_counted(of):
             counts[of.endpoint, *key(of)] += sketch.count
-    return _family(CounterMetricFamily, name, text, counts, ("endpoint", *labels))
+    return _family(name, text, counts, ("endpoint", *labels), CounterMetricFamily)
 
 
 def _histogram(name: str, text: str, totals: Totals, is_measured: Callable[[Labels], bool]) -> Metric:
@@ -235,18 +235,12 @@ def _histogram(name: str, text: str, totals: Totals, is_measured: Callable[[Labe
     return family
 
 
-def _gauge(
-    name: str, text: str, values: Mapping[Any, float], labels: tuple[str, ...] = ("endpoint",)
-) -> Metric:
-    return _family(GaugeMetricFamily, name, text, values, labels)
-
-
 def _family(
-    kind: type[CounterMetricFamily | GaugeMetricFamily],
     name: str,
     text: str,
     values: Mapping[Any, float],
     labels: tuple[str, ...] = ("endpoint",),
+    kind: type[CounterMetricFamily | GaugeMetricFamily] = GaugeMetricFamily,
 ) -> Metric:
     """Return a metric. A key of ``values`` is a tuple of label values, or a string if there is one label."""
     family = kind(name, text, labels=labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
@@ -68,18 +69,19 @@ def scrape_app(settings: Settings) -> WSGIApplication:
     """
     one_at_a_time = Lock()
     file = file_of(settings.store_url)
-    has_been_there = file is not None and not _is_gone(file)
+    has_been_there = _exists(file)
 
-    def read() -> CollectorRegistry:
+    async def read() -> CollectorRegistry:
         nonlocal has_been_there
-        if file is not None and has_been_there and _is_gone(file):
+        if has_been_there and not _exists(file):
             raise StoreUnavailable(
                 f"sqlite:///{file}: the file was removed: restore it, or restart `resonant prometheus --serve` "
                 "to begin with an empty store"
             )
         # The store is opened for each scrape: it may become unavailable, and it belongs to the event loop of one thread.
-        registry = asyncio.run(_read(settings))
-        has_been_there = True
+        async with open_configured_store(settings) as store:
+            registry = await read_registry(store, settings)
+        has_been_there = _exists(file)
         return registry
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -87,7 +89,7 @@ def scrape_app(settings: Settings) -> WSGIApplication:
             return _one_line(start_response, "404 Not Found", "metrics are at /metrics")
         try:
             with one_at_a_time:
-                registry = read()
+                registry = asyncio.run(read())
         except ResonantError as error:
             return _one_line(start_response, "503 Service Unavailable", str(error))
         return make_wsgi_app(registry)(environ, start_response)  # type: ignore[no-any-return,unused-ignore]
@@ -105,19 +107,8 @@ async def read_registry(store: Store, settings: Settings) -> CollectorRegistry:
     return registry_of(totals, found)
 
 
-async def _read(settings: Settings) -> CollectorRegistry:
-    async with open_configured_store(settings) as store:
-        return await read_registry(store, settings)
-
-
-def _is_gone(file: Path) -> bool:
-    try:
-        file.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False  # opening it raises an error with the reason
-    return False
+def _exists(file: Path | None) -> bool:
+    return file is not None and os.path.exists(file)  # noqa: PTH110 - Path.exists may raise an error
 
 
 def _one_line(start_response: StartResponse, status: str, line: str) -> list[bytes]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -11,6 +12,7 @@ from resonant.metrics.prometheus import registry_of
 from resonant.metrics.statistics import read_statistics
 from resonant.metrics.totals import measure, read_totals
 from resonant.store import schema
+from resonant.store.shared.gates import Gate, GateChange, change_gate
 from resonant.store.views.selection import Selection
 from support.metrics import plain
 
@@ -42,8 +44,11 @@ def busy(desk):
 
 
 def registry(desk):
-    totals, found = desk.run(measure(desk.store, hours=24))
-    return registry_of(totals, found)
+    return registry_of(*desk.run(measure(desk.store, hours=24)))
+
+
+def totals(desk):
+    return desk.read(read_totals, now=desk.clock())
 
 
 def samples(registry, *kinds):
@@ -53,43 +58,6 @@ def samples(registry, *kinds):
         if family.type in kinds
         for sample in family.samples
     }
-
-
-def facts(desk):
-    """Count the expected counters from the rows, before anything is purged."""
-    deliveries = {row["id"]: row for row in desk.rows(schema.deliveries)}
-    attempts = [row for row in desk.rows(schema.attempts) if not row["late"]]
-    by_attempt = Counter(
-        (deliveries[row["delivery_id"]]["endpoint"], row["result"], row["category"] or "", row["code"] or "")
-        for row in attempts
-    )
-    durations = defaultdict(list)
-    for row in attempts:
-        if row["result"] != "lost":
-            durations[deliveries[row["delivery_id"]]["endpoint"]].append(row["duration"])
-    return Counter(row["endpoint"] for row in deliveries.values()), by_attempt, durations
-
-
-def test_counters_are_the_facts_counted_from_the_rows(busy):
-    accepted, attempts, durations = facts(busy)
-    found = registry(busy)
-    for endpoint in ("orders", "crm"):
-        labels = {"endpoint": endpoint}
-        assert found.get_sample_value("resonant_events_accepted_total", labels) == accepted[endpoint]
-    exposed = {
-        tuple(dict(key[1:])[label] for label in ("endpoint", "result", "category", "code")): number
-        for key, number in samples(found, "counter").items()
-        if key[0] == "resonant_delivery_attempts_total"
-    }
-    assert exposed == attempts
-    name = "resonant_delivery_attempt_duration_seconds"
-    for endpoint, measured in durations.items():
-        labels = {"endpoint": endpoint}
-        assert found.get_sample_value(f"{name}_count", labels) == len(measured)
-        assert found.get_sample_value(f"{name}_sum", labels) == pytest.approx(sum(measured), rel=1e-3)
-        for bound in (0.025, 0.5, 15.0, 30.0):
-            below = sum(duration <= bound for duration in measured)
-            assert found.get_sample_value(f"{name}_bucket", {**labels, "le": str(bound)}) == below
 
 
 def test_a_replayed_dead_letter_ends_twice_and_is_accepted_once(busy):
@@ -110,10 +78,38 @@ def test_no_counter_falls_over_a_purge_and_a_restart(busy, open_desk, store_url)
     assert samples(registry(open_desk(store_url)), *kinds) == after
 
 
-def test_gauges_follow_the_rows(busy):
-    totals = busy.read(read_totals, now=busy.clock())
-    assert totals.endpoints == ("crm", "orders")
-    assert totals.deliveries == {
+@pytest.mark.parametrize("during", [False, True], ids=["between deliveries", "while one is sent"])
+def test_a_clock_that_jumps_back_an_hour_lowers_no_counter(desk, during):
+    seen = []
+
+    def deliver(event_id, jump=0.0):
+        desk.enqueue(event_id)
+        lease = desk.claim_one()
+        desk.begin(lease)
+        desk.clock.advance(jump)
+        desk.record(desk.delivered(lease))
+        seen.append(samples(registry(desk), "counter", "histogram"))
+
+    claimed_at = desk.clock()
+    deliver("evt_1")
+    if not during:
+        desk.clock.advance(-HOUR)
+    deliver("evt_2", jump=-HOUR if during else 0.0)
+    deliver("evt_3")
+    desk.clock.advance(72 * HOUR)
+    desk.run(desk.store.compact())
+    seen.append(samples(registry(desk), "counter", "histogram"))
+
+    for before, after in pairwise(seen):
+        assert {key: max(after[key], value) for key, value in before.items()}.items() <= after.items()
+    assert min(each.total for each in desk.counters().values()) >= 0
+    assert totals(desk).last_seen_at == {"orders": claimed_at}, "the latest, as it was seen"
+
+
+def test_gauges_agree_with_the_rows(busy):
+    found = totals(busy)
+    assert found.endpoints == ("crm", "orders")
+    assert found.deliveries == {
         ("orders", "delivered"): 2,
         ("orders", "retrying"): 2,
         ("orders", "pending"): 1,
@@ -121,24 +117,24 @@ def test_gauges_follow_the_rows(busy):
         ("crm", "delivered"): 1,
         ("crm", "pending"): 1,
     }
-    assert totals.dead_letters == {("orders", "permanent", "permanent"): 1}
-    assert totals.oldest_dead_at == {"orders": busy.row("evt_3")["finished_at"]}
-    assert totals.oldest_due_at.keys() == {"orders", "crm"}
-    assert totals.oldest_due_at["orders"] == busy.row("evt_5")["next_attempt_at"]
+    assert found.dead_letters == {("orders", "permanent", "permanent"): 1}
+    assert found.oldest_dead_at == {"orders": busy.row("evt_3")["finished_at"]}
+    assert found.oldest_due_at.keys() == {"orders", "crm"}
+    assert found.oldest_due_at["orders"] == busy.row("evt_5")["next_attempt_at"]
     busy.purge()
-    after = busy.read(read_totals, now=busy.clock())
+    after = totals(busy)
     assert (after.dead_letters, after.oldest_dead_at) == ({}, {})
-    assert after.last_seen_at == totals.last_seen_at
+    assert after.last_seen_at == found.last_seen_at
 
 
-def test_the_oldest_dead_letter_is_one_that_nobody_cancelled(desk):
+def test_the_oldest_dead_letter_excludes_cancelled_deliveries(desk):
     def cancel():
         desk.cancel(endpoint="orders")
         desk.clock.advance(HOUR)
 
     desk.enqueue("evt_1")
     cancel()
-    assert desk.read(read_totals, now=desk.clock()).oldest_dead_at == {}
+    assert totals(desk).oldest_dead_at == {}
     desk.enqueue("evt_2")
     desk.fail(desk.claim_one(), GiveUp("exhausted"))
     died_at = desk.clock()
@@ -146,23 +142,87 @@ def test_the_oldest_dead_letter_is_one_that_nobody_cancelled(desk):
     desk.enqueue("evt_3")
     cancel()
 
-    assert desk.read(read_totals, now=desk.clock()).oldest_dead_at == {"orders": died_at}
+    assert totals(desk).oldest_dead_at == {"orders": died_at}
 
 
 def test_a_dead_letter_cancelled_before_its_first_attempt_is_of_category_unknown(desk):
     desk.enqueue("evt_1")
     desk.cancel(endpoint="orders")
-    assert desk.read(read_totals, now=desk.clock()).dead_letters == {("orders", "unknown", "cancelled"): 1}
+    assert totals(desk).dead_letters == {("orders", "unknown", "cancelled"): 1}
 
 
-def test_a_claim_is_the_sign_of_a_worker(desk):
+def test_the_time_of_the_last_claim_is_kept(desk):
     desk.enqueue("evt_1")
-    assert desk.read(read_totals, now=desk.clock()).last_seen_at == {}
+    assert totals(desk).last_seen_at == {}
     claimed_at = desk.clock()
     desk.begin(*desk.claim())
     desk.clock.advance(61)
     desk.rescue()
-    assert desk.read(read_totals, now=desk.clock()).last_seen_at == {"orders": claimed_at}
+    assert totals(desk).last_seen_at == {"orders": claimed_at}
+
+
+def set_gate(desk, state, **fields):
+    """Write a gate of the endpoint ``orders``."""
+    before = Gate("orders")
+    change = GateChange(before, replace(before, state=state, since=desk.clock(), **fields))
+    assert desk.write(change_gate, change)
+    return change.result
+
+
+def test_gates_are_read_by_endpoint(desk):
+    assert totals(desk).gates == {}
+    written = set_gate(desk, "paced", pace=5.0)
+    assert totals(desk).gates == {"orders": written}
+
+
+@pytest.mark.parametrize("state", ["probing", "paced", "paused"])
+def test_deliveries_that_are_due_at_an_endpoint_that_is_not_normal_are_held(desk, state):
+    desk.enqueue("due", "parked", "sending")
+    desk.enqueue("other", endpoint="crm")
+    leases = {lease.event.id: lease for lease in desk.claim()}
+    desk.fail(leases["parked"], desk.park_for(60))
+    desk.run(desk.store.release([leases["due"]]))
+    assert totals(desk).held == {}
+
+    set_gate(desk, state)
+
+    assert totals(desk).held == {"orders": 1}
+
+
+def test_a_retry_after_holds_due_events_until_it_ends(desk):
+    desk.enqueue("evt_1", "evt_2")
+    set_gate(desk, "normal", not_before=desk.clock() + 30)
+    assert totals(desk).held == {"orders": 2}
+    desk.clock.advance(30)
+    assert totals(desk).held == {}
+
+
+def test_the_oldest_round_is_known_by_endpoint_and_policy(desk):
+    start = desk.clock()
+    desk.enqueue("evt_1", policy="patient")
+    desk.clock.advance(10)
+    desk.enqueue("evt_2")
+    desk.clock.advance(10)
+    desk.enqueue("evt_3", "evt_4")
+    desk.enqueue("evt_1", endpoint="crm")
+    assert totals(desk).oldest_round_at == {
+        ("orders", "patient"): start,
+        ("orders", None): start + 10,
+        ("crm", None): start + 20,
+    }
+
+    desk.deliver(desk.claim_one())
+
+    assert ("orders", "patient") not in totals(desk).oldest_round_at
+
+
+def test_deliveries_of_several_policies_are_counted_together(desk):
+    desk.enqueue("evt_1", policy="patient")
+    desk.enqueue("evt_2")
+    set_gate(desk, "paused", paused_by="ada")
+    found = totals(desk)
+    assert found.deliveries == {("orders", "pending"): 2}
+    assert found.held == {"orders": 2}
 
 
 def statistics_of(desk, hours=24):

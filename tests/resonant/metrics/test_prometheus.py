@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 import subprocess
+from collections import defaultdict
+from typing import get_args
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -12,12 +14,14 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from resonant.events import Status
 from resonant.metrics.prometheus import _Collected, registry_of, to_text
 from resonant.metrics.totals import Totals
 from resonant.store.counts.sketches import BOUNDS, Labels, Sketch
-from resonant.store.shared.gates import Gate
+from resonant.store.shared.gates import Gate, GateState
 from support.metrics import Facts
 from support.programs import need
+from support.prometheus_text import samples
 
 # The contract: kind and labels by name.
 CONTRACT = {
@@ -142,6 +146,8 @@ def test_promtool_reports_a_mistake():
 def test_openmetrics_says_the_same_and_promtool_has_no_remark_on_it(full):
     # `promtool check metrics` reads the text format only: it gets the OpenMetrics text as a strict parser reads it.
     families = list(parse_openmetrics(generate_openmetrics(full).decode()))
+    # Names stay different, although counters have no suffix here.
+    assert len({family.name for family in families}) == len(families) == len(CONTRACT)
     again = CollectorRegistry()
     again.register(_Collected(families))
     assert generate_latest(again) == generate_latest(full)
@@ -160,35 +166,42 @@ def test_prometheus_itself_reads_openmetrics(full, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_no_family_names_collide_where_counters_have_no_suffix(full):
-    names = [family.name for family in parse_openmetrics(generate_openmetrics(full).decode())]
-    assert len(names) == len(set(names)) == len(CONTRACT)
-
-
-def test_counters_are_the_sums_of_the_counts(full):
-    assert value(full, "resonant_events_accepted_total", endpoint="orders") == 5
-    name = "resonant_delivery_outcomes_total"
-    assert value(full, name, endpoint="orders", outcome="delivered") == 3
-    assert value(full, name, endpoint="orders", outcome="dead_letter") == 1
-    name = "resonant_delivery_attempts_total"
-    delivered = {"result": "delivered", "category": "", "code": ""}
-    assert value(full, name, endpoint="orders", **delivered) == 3
-    failed = {"result": "failed", "category": "transient", "code": "http_503"}
-    assert value(full, name, endpoint="orders", **failed) == 3
-    lost = {"result": "lost", "category": "unknown", "code": "worker_lost"}
-    assert value(full, name, endpoint="orders", **lost) == 1
-    assert value(full, "resonant_dead_letter_replays_total", endpoint="orders") == 1
-    assert value(full, "resonant_dead_letter_purges_total", endpoint="orders") == 2
-
-
-def test_counters_of_an_endpoint_where_nothing_happened_are_there_at_zero(full):
-    for name in ("events_accepted", "dead_letter_replays", "dead_letter_purges"):
-        assert value(full, f"resonant_{name}_total", endpoint="quiet") == 0
-    for outcome in ("delivered", "dead_letter"):
-        assert value(full, "resonant_delivery_outcomes_total", endpoint="quiet", outcome=outcome) == 0
-    for status in ("pending", "retrying", "delivered", "dead_letter"):
-        assert value(full, "resonant_deliveries", endpoint="quiet", status=status) == 0
-    assert value(full, "resonant_delivery_attempt_duration_seconds_count", endpoint="quiet") == 0
+def test_counters_and_gauges_have_the_values_of_the_store(full):
+    """Counters of an endpoint without any activity are 0; an endpoint without a gate is normal."""
+    found = defaultdict(dict)
+    for (name, *labels), number in samples(to_text(full)).items():
+        if not re.search("_(duration|delay|percentile)_seconds", name):
+            found[name.removeprefix("resonant_")][" ".join(labels)] = number
+    states = {"crm": "paused", "orders": "paced", "quiet": "normal", "shop": "paused"}
+    assert found == {
+        "events_accepted_total": {"orders": 5, "quiet": 0},
+        "delivery_outcomes_total": {"orders delivered": 3, "orders dead_letter": 1}
+        | dict.fromkeys(("quiet delivered", "quiet dead_letter"), 0),
+        "delivery_attempts_total": {
+            "  orders delivered": 3,
+            "transient http_503 orders failed": 3,
+            "transient timeout orders failed": 1,
+            "unknown worker_lost orders lost": 1,
+            "  quiet delivered": 0,
+        },
+        "dead_letter_replays_total": {"orders": 1, "quiet": 0},
+        "dead_letter_purges_total": {"orders": 2, "quiet": 0},
+        "deliveries": {f"{name} {status}": 0 for name in ("orders", "quiet") for status in get_args(Status)}
+        | {"orders delivered": 3, "orders dead_letter": 1},
+        "dead_letters": {"transient orders exhausted": 1},
+        "oldest_due_timestamp_seconds": {"orders": NOW - 5},
+        "last_claim_timestamp_seconds": {"orders": NOW - 20},
+        "dead_letter_oldest_timestamp_seconds": {"orders": NOW - 500},
+        "endpoint_state": {
+            f"{name} {state}": state == current
+            for name, current in states.items()
+            for state in get_args(GateState)
+        },
+        "endpoint_pace_per_second": {"orders": 12.5},
+        "deliveries_held": {"crm": 0, "orders": 7, "quiet": 0, "shop": 0},
+        "endpoint_gone_timestamp_seconds": {"shop": NOW - 60},
+        "last_export_timestamp_seconds": {"": NOW},
+    }
 
 
 def buckets(registry, name, endpoint):
@@ -200,7 +213,7 @@ def buckets(registry, name, endpoint):
     }
 
 
-def test_buckets_are_cumulative_and_lost_attempts_are_in_none(full):
+def test_buckets_are_cumulative_without_lost_attempts(full):
     name = "resonant_delivery_attempt_duration_seconds"
     found = buckets(full, name, "orders")
     assert tuple(found) == BOUNDS
@@ -209,64 +222,23 @@ def test_buckets_are_cumulative_and_lost_attempts_are_in_none(full):
     assert value(full, f"{name}_sum", endpoint="orders") == pytest.approx(90_000.56)
 
 
-def test_end_to_end_is_of_delivered_ones_and_a_delay_is_one_wherever_it_is_waited(full):
-    name = "resonant_delivery_end_to_end_duration_seconds"
-    assert (
-        value(full, f"{name}_count", endpoint="orders"),
-        value(full, f"{name}_sum", endpoint="orders"),
-    ) == (3, pytest.approx(1.65))
-    name = "resonant_delivery_retry_delay_seconds"
-    assert (
-        value(full, f"{name}_count", endpoint="orders"),
-        value(full, f"{name}_sum", endpoint="orders"),
-    ) == (3, 44)
+def test_end_to_end_durations_are_of_delivered_events_and_delays_of_all_retries(full):
+    for measure, total in (("end_to_end_duration", pytest.approx(1.65)), ("retry_delay", 44)):
+        name = f"resonant_delivery_{measure}_seconds"
+        assert value(full, f"{name}_count", endpoint="orders") == 3
+        assert value(full, f"{name}_sum", endpoint="orders") == total
 
 
-def test_gauges_are_the_current_values(full):
+def test_percentiles_are_those_of_the_window(full):
     name = "resonant_delivery_latency_percentile_seconds"
     assert value(full, name, endpoint="orders", percentile="p50") == pytest.approx(0.2, rel=0.01)
     assert value(full, name, endpoint="orders", percentile="p99") == pytest.approx(0.298, rel=0.01)
     assert value(full, name, endpoint="quiet", percentile="p50") is None
-    assert value(full, "resonant_deliveries", endpoint="orders", status="delivered") == 3
-    dead = {"category": "transient", "reason": "exhausted"}
-    assert value(full, "resonant_dead_letters", endpoint="orders", **dead) == 1
-    assert value(full, "resonant_oldest_due_timestamp_seconds", endpoint="orders") == NOW - 5
-    assert value(full, "resonant_dead_letter_oldest_timestamp_seconds", endpoint="orders") == NOW - 500
-    assert value(full, "resonant_last_claim_timestamp_seconds", endpoint="orders") == NOW - 20
-    assert value(full, "resonant_last_export_timestamp_seconds") == NOW
 
 
-def states(registry, endpoint):
-    name = "resonant_endpoint_state"
-    return {
-        state: value(registry, name, endpoint=endpoint, state=state)
-        for state in ("normal", "probing", "paced", "paused")
-    }
-
-
-def test_an_endpoint_is_in_one_state_and_one_without_a_gate_is_normal(full):
-    assert states(full, "orders") == {"normal": 0, "probing": 0, "paced": 1, "paused": 0}
-    assert states(full, "quiet") == {"normal": 1, "probing": 0, "paced": 0, "paused": 0}
-    assert states(full, "crm")["paused"] == 1, "paused before it accepted its first event"
-
-
-def test_a_pace_is_shown_only_while_the_endpoint_is_paced(full):
-    name = "resonant_endpoint_pace_per_second"
-    assert value(full, name, endpoint="orders") == 12.5
-    assert value(full, name, endpoint="quiet") is None
+def test_a_pace_is_absent_while_the_endpoint_is_not_paced():
     probing = registry_of(totals(gates={"orders": Gate("orders", "probing", pace=50.0)}), window())
-    assert value(probing, name, endpoint="orders") is None
-
-
-def test_every_endpoint_has_the_number_of_events_that_its_gate_holds(full):
-    name = "resonant_deliveries_held"
-    assert (value(full, name, endpoint="orders"), value(full, name, endpoint="quiet")) == (7, 0)
-
-
-def test_an_endpoint_paused_by_a_410_is_told_apart_from_one_that_an_operator_paused(full):
-    name = "resonant_endpoint_gone_timestamp_seconds"
-    assert value(full, name, endpoint="shop") == NOW - 60
-    assert value(full, name, endpoint="crm") is None
+    assert value(probing, "resonant_endpoint_pace_per_second", endpoint="orders") is None
 
 
 def test_a_name_that_needs_escapes_is_escaped():

@@ -87,38 +87,6 @@ def test_producers_of_the_same_id_wait_for_each_other(open_desk, postgresql_url)
     assert ours.run(store_twice()).known == 1
 
 
-def test_concurrent_folds_move_each_row_once(open_desk, store_url):
-    desks = [open_desk(store_url) for _ in range(3)]
-    for number in range(30):
-        desks[0].enqueue(f"evt_{number}", endpoint=f"crm-{number % 3}")
-
-    async def fold_at_once():
-        await asyncio.gather(*(each.store.fold() for each in desks))
-
-    desks[0].run(fold_at_once())
-    assert desks[0].rows(schema.acceptances) == []
-    assert [(row["name"], row["accepted"]) for row in desks[0].rows(schema.ledgers)] == [
-        ("crm-0", 10),
-        ("crm-1", 10),
-        ("crm-2", 10),
-    ]
-
-
-def test_a_fold_that_is_rolled_back_moves_nothing(desk):
-    desk.enqueue("evt_1")
-    before = desk.rows(schema.acceptances)
-
-    def fold_and_fail(connection):
-        assert acceptances.fold(connection, limit=10) == 1
-        raise KeyError
-
-    with pytest.raises(KeyError):
-        desk.write(fold_and_fail)
-    assert desk.rows(schema.acceptances) == before
-    assert desk.rows(schema.ledgers) == []
-    assert desk.status().balanced
-
-
 def test_an_endpoint_is_known_before_it_is_folded(desk):
     desk.enqueue("evt_1", endpoint="crm")
     desk.enqueue("evt_2", endpoint="billing")

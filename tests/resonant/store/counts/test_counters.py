@@ -221,8 +221,9 @@ def test_outcomes_of_one_endpoint_do_not_wait_for_each_other(open_desk, postgres
 def test_concurrent_folds_move_each_row_once(open_desk, store_url):
     desks = [open_desk(store_url) for _ in range(3)]
     desk = desks[0]
-    desk.enqueue(*(f"evt_{n}" for n in range(30)))
-    for lease in desk.claim():
+    for number in range(30):
+        desk.enqueue(f"evt_{number}", endpoint=f"crm-{number % 3}")
+    for lease in desk.claim(endpoint="crm-0"):
         desk.deliver(lease)
     before = measured(desk)
 
@@ -230,5 +231,8 @@ def test_concurrent_folds_move_each_row_once(open_desk, store_url):
         await asyncio.gather(*(each.store.fold() for each in desks))
 
     desk.run(fold_at_once())
-    assert desk.rows(schema.tallies) == []
+    assert desk.rows(schema.tallies) == desk.rows(schema.acceptances) == []
+    assert {row["name"]: row["accepted"] for row in desk.rows(schema.ledgers)} == dict.fromkeys(
+        ("crm-0", "crm-1", "crm-2"), 10
+    )
     assert measured(desk) == before
