@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import shutil
 from base64 import b64encode
-from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,9 +21,11 @@ from resonant.settings import load_settings
 from tasks.policies import known_policy, policy_of
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from resonant.delivery.retry import RetryPolicy
     from resonant.metrics.report import Table
-    from resonant.metrics.statistics import Delays, Statistics
+    from resonant.metrics.statistics import Statistics
     from resonant.metrics.totals import Totals
     from resonant.store import WorkerStore
 
@@ -41,12 +40,7 @@ async def measure_store(store: WorkerStore, *, window_hours: float | None) -> tu
         store: an open store.
         window_hours: length of the window in hours; None uses the setting.
     """
-    settings = load_settings()
-    # Earlier versions kept the window in files.
-    await asyncio.to_thread(
-        shutil.rmtree, settings.home.expanduser() / "metrics" / "window", ignore_errors=True
-    )
-    return await measure(store, hours=window_hours or settings.metrics_window_hours)
+    return await measure(store, hours=window_hours or load_settings().metrics_window_hours)
 
 
 def write_textfile(totals: Totals, found: Statistics, textfile: str | None) -> Path:
@@ -84,22 +78,20 @@ async def show_statistics(store: WorkerStore, totals: Totals, found: Statistics)
     """Write the metrics artifact: the health of each endpoint, charts and tables. The UI shows its history."""
     from resonant.metrics import charts  # noqa: PLC0415 - imports matplotlib, which is slow and only needed here
 
+    delays = await _delays_by_policy(found)
     images = [
         _image("Duration of attempts by hour", charts.latency(found)),
         _image("Delivered events and dead letters by hour", charts.outcomes(found)),
         _image("Dead letters by reason", charts.dead_letters(found)),
         *(
-            _image(
-                "Retry delays and the curve of the policy",
-                charts.retry_delays(delays, name, policy),
-            )
-            for name, policy, delays in await _delays_by_policy(found)
+            _image("Retry delays and the curve of the policy", charts.retry_delays(rows, name, policy))
+            for name, policy, rows in delays
         ),
     ]
-    health = await _health(store, totals)
+    parts = [*await _health(store, totals), f"{summary(found)}.", *images, *map(_markdown, tables(found))]
     await acreate_markdown_artifact(
         key=METRICS_ARTIFACT,
-        markdown="\n\n".join([*health, f"{summary(found)}.", *images, *map(_markdown, tables(found))]),
+        markdown="\n\n".join(filter(None, parts)),
         description="Outcomes of events, failed attempts, and durations.",
     )
 
@@ -116,26 +108,26 @@ async def _health(store: WorkerStore, totals: Totals) -> list[str]:
     return ["\n".join(lines)] if lines else []
 
 
-async def _delays_by_policy(found: Statistics) -> list[tuple[str, RetryPolicy, list[Delays]]]:
+async def _delays_by_policy(found: Statistics) -> list[tuple[str, RetryPolicy, DataFrame]]:
     """Return the retry delays of the policies with the most retries, grouped by policy.
 
     A delivery's policy is the producer's choice or else the endpoint's current policy, as for a worker. A run's
     ``--policy`` is not stored, so the delays of such a run do not match the curve.
     """
     settings = load_settings()
-    of_endpoint = {name: await policy_of(name) for name in {each.endpoint for each in found.delays}}
-    by_policy: dict[str, list[Delays]] = defaultdict(list)
-    for each in found.delays:
-        name = each.key.policy or of_endpoint[each.endpoint]
-        by_policy[known_policy(name, settings)].append(each)
-    most = sorted(by_policy, key=lambda name: (-sum(each.count for each in by_policy[name]), name))
-    names = most[:_MOST_POLICIES] or [settings.default_policy]
-    return [(name, settings.policy(name), by_policy[name]) for name in names]
+    of_endpoint = {name: await policy_of(name) for name in found.delays["endpoint"].unique()}
+    names = [
+        known_policy(policy or of_endpoint[endpoint], settings)
+        for endpoint, policy in zip(found.delays["endpoint"], found.delays["policy"], strict=True)
+    ]
+    by_policy = found.delays.assign(policy=names).groupby("policy")
+    most = by_policy["count"].sum().sort_values(ascending=False, kind="stable").index[:_MOST_POLICIES]
+    return [(name, settings.policy(name), by_policy.get_group(name)) for name in most]
 
 
-def _image(alt: str, svg: str) -> str:
+def _image(alt: str, svg: str | None) -> str:
     # Prefect's UI strips the styles from inline SVG, but not from an image.
-    return f"![{alt}](data:image/svg+xml;base64,{b64encode(svg.encode()).decode()})"
+    return f"![{alt}](data:image/svg+xml;base64,{b64encode(svg.encode()).decode()})" if svg else ""
 
 
 def _markdown(table: Table) -> str:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import io
 import re
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 from matplotlib import style
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
@@ -43,13 +43,11 @@ PURPLE = Ink("#96407a", "#e09ac6")
 GREEN = Ink("#00704f", "#3cc79a")
 INKS = (TEXT, SOFT_TEXT, RULE, BLUE, VERMILION, PURPLE, GREEN)
 
-LEGEND_COLUMNS = 4
-_FEWEST_HOURS = 6
+_LEGEND_COLUMNS = 4
+_FEWEST_HOURS = np.timedelta64(6, "h")
 _LONGEST_NAME = 28
 # Inches of 96 pixels. The width fits Prefect's page, and all charts have the same left edge.
-WIDTH, LEFT, RIGHT, TOP, _BOTTOM, _LEGEND_ROW = 8.6, 0.95, 0.3, 0.45, 0.58, 0.24
-HOUR = 3600
-DAY = 86_400  # matplotlib's unit of dates
+_WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM, _LEGEND_ROW = 8.6, 0.95, 0.3, 0.45, 0.58, 0.24
 SHORTEST = 1e-4  # seconds: a logarithmic axis has no zero
 _TICKS = {
     size * n: f"{n} {unit}"
@@ -88,23 +86,17 @@ _STYLE = {
 }
 
 
-def hour_axis(axes: Axes, first: float, last: float) -> None:
-    """Set the time axis to the hours that begin at ``first`` to ``last``, with the date at midnight."""
-    end = last + HOUR
-    start = min(first, end - _FEWEST_HOURS * HOUR)
-    axes.set_xlim(start / DAY, end / DAY)
+def hour_axis(axes: Axes, first: np.datetime64, end: np.datetime64) -> None:
+    """Set the time axis to these hours, or a few more."""
+    start = min(first, end - _FEWEST_HOURS)
+    axes.set_xlim(date2num(start), date2num(end))  # type: ignore[no-untyped-call]
     locator = AutoDateLocator(tz=UTC, minticks=4, maxticks=9)  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
-    formatter = ConciseDateFormatter(locator, tz=UTC, show_offset=False)  # type: ignore[no-untyped-call]
-    # The date at midnight, otherwise the hour.
-    formatter.formats = ["%Y", "%b %Y", "%d %b", "%H:%M", "%H:%M", "%H:%M"]
-    formatter.zero_formats = ["", "%Y", "%d %b", "%d %b", "%H:%M", "%H:%M"]
-    axes.xaxis.set_major_formatter(formatter)
-    begins, ends = (f"{datetime.fromtimestamp(each, UTC):%d %B %Y %H:%M}" for each in (start, end))
-    axes.set_xlabel(f"{begins} to {ends} UTC")
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=UTC, show_offset=False))  # type: ignore[no-untyped-call]
+    axes.set_xlabel(f"{start.item():%d %B %Y %H:%M} to {end.item():%d %B %Y %H:%M} UTC")
 
 
-def count_axis(axes: Axes, highest: int) -> None:
+def count_axis(axes: Axes, highest: float) -> None:
     """Set the count axis, from 0 to a little above the highest count."""
     axes.set_ylim(0, 1.08 * max(highest, 1))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
@@ -135,16 +127,12 @@ def shortened(name: str) -> str:
 
 
 def add_legend(figure: Figure) -> None:
-    """Add the legend below the axes."""
-    figure.legend(loc="lower left", bbox_to_anchor=(LEFT / WIDTH, 0), borderaxespad=0.4, ncols=LEGEND_COLUMNS)
-
-
-def nothing_to_draw(title: str, what: str) -> str:
-    """Return a chart with a message instead of data."""
-    with our_style():
-        figure = new_figure(title, height=TOP + 0.5, bottom=0.1)
-        figure.text(LEFT / WIDTH, 0.28, what, color=SOFT_TEXT.light)
-        return to_svg(figure)
+    """Add the legend below the axes, and room for it."""
+    place = (_LEFT / _WIDTH, 0)
+    legend = figure.legend(loc="lower left", bbox_to_anchor=place, borderaxespad=0.4, ncols=_LEGEND_COLUMNS)
+    room = _LEGEND_ROW * -(-len(legend.get_texts()) // _LEGEND_COLUMNS)
+    figure.set_figheight(figure.get_figheight() + room)
+    _set_margins(figure, _BOTTOM + room)
 
 
 def our_style() -> AbstractContextManager[None]:
@@ -152,27 +140,24 @@ def our_style() -> AbstractContextManager[None]:
     return style.context(["default", _STYLE])
 
 
-def new_figure(title: str, *, height: float, bottom: float = _BOTTOM, legend_rows: int = 0) -> Figure:
-    """Return an empty figure with a title."""
-    height += legend_rows * _LEGEND_ROW
-    figure = Figure(figsize=(WIDTH, height))
-    FigureCanvasSVG(figure)
-    figure.subplots_adjust(
-        left=LEFT / WIDTH,
-        right=1 - RIGHT / WIDTH,
-        top=1 - TOP / height,
-        bottom=(bottom + legend_rows * _LEGEND_ROW) / height,
-        hspace=0.16,
-    )
-    figure.text(0.01, 1 - 0.22 / height, title, fontsize=11, fontweight="bold", va="center")
+def new_figure(title: str, *, height: float, bottom: float = _BOTTOM) -> Figure:
+    """Return an empty figure with a title; its height and bottom margin are in inches, without a legend."""
+    figure = Figure(figsize=(_WIDTH, height))
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    _set_margins(figure, bottom)
     return figure
+
+
+def _set_margins(figure: Figure, bottom: float) -> None:
+    height = figure.get_figheight()
+    figure.subplots_adjust(_LEFT / _WIDTH, bottom / height, 1 - _RIGHT / _WIDTH, 1 - _TOP / height)
 
 
 def to_svg(figure: Figure) -> str:
     """Return the figure as SVG that follows the theme of the page."""
     written = io.StringIO()
-    nobody = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(written, format="svg", transparent=True, metadata=nobody)
+    no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(written, format="svg", transparent=True, metadata=no_metadata)
     _, begin, drawing = written.getvalue().partition("<svg")
     return f"{begin}{drawing.replace('</style>', f'{_css()}</style>', 1)}"
 

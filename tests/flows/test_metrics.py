@@ -85,15 +85,7 @@ async def test_it_writes_prometheus_text_and_the_statistics_as_an_artifact(tmp_p
     assert health == "- **hooks**: normal; no attempt in the last hour; no dead letter"
     assert rest.startswith(state.message)
     assert "| hooks | 0 | 0 | 0 | 2 | - |" in artifact.data
-
-
-async def test_the_files_of_the_window_of_earlier_versions_are_removed(tmp_path):
-    window = tmp_path / "home" / "metrics" / "window"
-    window.mkdir(parents=True)
-    (window / "window.json").write_text("{}")
-    state, _ = await export()
-    assert state.is_completed()
-    assert not window.exists()
+    assert svgs(artifact.data) == []
 
 
 async def test_an_event_type_is_shown_as_it_is_and_is_no_markdown(store):
@@ -105,15 +97,7 @@ async def test_an_event_type_is_shown_as_it_is_and_is_no_markdown(store):
     assert "| ``<b>\\x7c`x`\\x7c[y](http://z.example)</b>`` | 0 | 0 | 1 |" in table
 
 
-async def test_charts_stand_before_the_tables_and_say_where_there_is_nothing_yet():
-    _, [artifact] = await export()
-    assert len(svgs(artifact.data)) == artifact.data.count("![") == 4
-    assert artifact.data.index("![") < artifact.data.index("###")
-    said = ("no attempt was answered", "no event ended", "no event was given up", "nothing was retried")
-    assert all(words in svg for words, svg in zip(said, svgs(artifact.data), strict=True))
-
-
-async def test_delays_are_drawn_against_the_policy_that_they_went_by(store):
+async def test_charts_come_before_the_tables_and_delays_are_drawn_by_policy(store):
     block = WebhookEndpoint(url=SecretStr("http://127.0.0.1:1"), allow_private=True, policy="classic")
     await block.asave("measured", overwrite=True)
     await fail_each_once(store, "measured")  # by the endpoint's policy
@@ -121,7 +105,9 @@ async def test_delays_are_drawn_against_the_policy_that_they_went_by(store):
     await fail_each_once(store, "removed")  # by the default one, as nobody knows better
     await fail_each_once(store, "also-measured", policy="no-such-policy")  # and here too
     _, [artifact] = await export()
-    default, classic = svgs(artifact.data)[3:]
+    assert artifact.data.rindex("![") < artifact.data.index("###")
+    durations, default, classic = svgs(artifact.data)
+    assert "Duration of an attempt" in durations, "no event has ended, so the charts of events are left out"
     assert "policy “default”" in default
     assert "policy “classic”" in classic
     assert all(f">{name}<" in default for name in ("measured", "removed", "also-measured"))

@@ -19,13 +19,11 @@ from prefect.events.clients import PrefectEventSubscriber, get_events_client
 from prefect.events.filters import EventFilter, EventNameFilter
 
 from flows.metrics import export_metrics
-from resonant.dead_letters.cancel import cancel
 from resonant.delivery.retry import Park
 from resonant.events import Attempt, Event
 from resonant.metrics.alerts import read_unannounced
 from resonant.store import Outcome, WorkerStore
 from resonant.store.shared.gates import Gate, GateChange, change_gate
-from resonant.store.views.selection import Selection
 from resonant.testing import FixedClock
 from support.waiting import until
 from tasks import alerts
@@ -173,22 +171,6 @@ async def test_a_crossing_is_one_event_and_so_is_the_recovery(store, feed, tmp_p
     assert recovered.payload["since"] == raised.payload["since"]
 
     await run_flow(tmp_path)
-    await feed.expect()
-
-
-async def test_a_healthy_store_sends_no_event(store, feed, tmp_path):
-    await send(store, delivered=30, failed=3)
-    assert (await run_flow(tmp_path)).is_completed()
-    await feed.expect()
-
-
-async def test_cancelled_deliveries_raise_no_alert(store, feed, tmp_path, monkeypatch):
-    await store.enqueue(new_events(30), "hooks")
-    assert await cancel(store, Selection(endpoint="hooks"), who="an operator") == 30
-    monkeypatch.setenv("RESONANT_ALERT_DEAD_LETTER_AGE_HOURS", "0.000001")
-
-    assert (await run_flow(tmp_path)).is_completed()
-
     await feed.expect()
 
 

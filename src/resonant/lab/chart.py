@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from matplotlib.ticker import MaxNLocator, StrMethodFormatter
-
 from resonant.chart_style import (
     BLUE,
     SOFT_TEXT,
     TEXT,
-    TOP,
     VERMILION,
     add_legend,
+    count_axis,
     new_figure,
     our_style,
     shortened,
@@ -39,11 +37,8 @@ def svg(scenario: Scenario, variants: Sequence[Variant]) -> str:
     names = list(dict.fromkeys(variant.policy for variant in variants))
     first, last = window(scenario)
     with our_style():
-        figure = new_figure(
-            "Requests per second at the endpoint, by retry policy",
-            height=TOP + 0.6 + _ROW * len(names),
-            legend_rows=1,
-        )
+        title = "Requests per second at the endpoint, by retry policy"
+        figure = new_figure(title, height=1.05 + _ROW * len(names))
         grid = figure.subplots(len(names), 1, sharex=True, squeeze=False)
         for row, name in enumerate(names):
             axes = grid[row][0]
@@ -77,7 +72,5 @@ def _draw(
         axes.step(range(first, last), counts, where="post", color=ink.light, linewidth=1.3, label=label(text))
     # Synchronized retries reach thousands of times the capacity, and would flatten all other curves.
     top = min(highest, 4 * scenario.capacity) if scenario.capacity else highest
-    axes.set_ylim(0, 1.1 * max(top, 1))
+    count_axis(axes, top)
     axes.set_xlim(first, last)
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))

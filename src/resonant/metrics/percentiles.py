@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from resonant.store.counts.sketches import Packed
 
-SPREAD = ("min", "avg", "p50", "p95", "p99", "max")
-_QUANTILES = (0.5, 0.95, 0.99)
+_QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+SPREAD = ("min", "avg", *_QUANTILES, "max")
 _HOUR = 3600
 
 
@@ -33,14 +33,12 @@ class Window(NamedTuple):
     Attributes:
         counts: a row for each sketch: its ``hour``, its labels, its ``count``, how many of these were ``measured``, their sum
             ``total`` in nanoseconds, so that adding is exact for months, and their minimum ``least`` and maximum ``most``.
-        sketch, bucket, number: one item for each bucket: the position of its sketch in ``counts``, the bucket, and the number of
-            values in it.
+        buckets: a row for each bucket: the index of its ``sketch`` in ``counts``, the ``bucket``, and the ``number`` of values
+            in it.
     """
 
     counts: DataFrame
-    sketch: NDArray[np.int64]
-    bucket: NDArray[np.int64]
-    number: NDArray[np.float64]
+    buckets: DataFrame
 
 
 def read_window(rows: Iterable[Packed]) -> Window:
@@ -61,10 +59,11 @@ def read_window(rows: Iterable[Packed]) -> Window:
     number = np.concatenate(numbers).astype(float)
     frame["measured"] = np.bincount(sketch, number, minlength=len(counts))
     types = {"hour": int, "count": int, "measured": int, "total": float, "least": float, "most": float}
-    return Window(frame.astype(types), sketch, np.concatenate(buckets).astype(int), number)
+    bucket = np.concatenate(buckets).astype(int)
+    return Window(frame.astype(types), DataFrame({"sketch": sketch, "bucket": bucket, "number": number}))
 
 
-def spreads(window: Window, kinds: Mapping[str, Series[bool]], by: str | list[str]) -> DataFrame:
+def spreads(window: Window, kinds: Mapping[str, Series[bool]], by: list[str]) -> DataFrame:
     """Compute minimum, average, percentiles and maximum of values, for each group of sketches that has any.
 
     Args:
@@ -72,45 +71,29 @@ def spreads(window: Window, kinds: Mapping[str, Series[bool]], by: str | list[st
         kinds: which rows of ``window.counts`` are of a kind, by the prefix of the columns to return.
         by: columns of ``window.counts`` that define the groups.
     """
-    groups = window.counts.groupby(by)
-    names, key = groups.size().index, groups.ngroup().fillna(-1).to_numpy(int)
-    # Each group has a place for each kind.
-    place = np.full(len(key), -1)
-    for number, are in enumerate(kinds.values()):
-        place = np.where(are & (key >= 0), key * len(kinds) + number, place)
-    counts, places = window.counts[place >= 0], len(names) * len(kinds)
-    placed = place[place >= 0]
-    least, most = np.full(places, np.inf), np.full(places, -np.inf)
-    np.fmin.at(least, placed, counts["least"])
-    np.fmax.at(most, placed, counts["most"])
-    total = np.bincount(placed, counts["total"], minlength=places)
-    values = _values(window, place)
+    kind = np.select(list(kinds.values()), list(kinds), "")
+    measured = window.counts.assign(kind=kind)[(kind != "") & (window.counts["measured"] > 0)]
+    groups = measured.groupby([*by, "kind"])
+    found = groups.agg({"least": "min", "most": "max", "total": "sum", "measured": "sum"})
+    least, most, total, size = found.to_numpy().T
+    # The values of all groups, one group after the other.
+    buckets = window.buckets.assign(group=window.buckets["sketch"].map(groups.ngroup()))
+    values = buckets.groupby(["group", "bucket"])["number"].sum().reset_index()
     running, seconds = values["number"].cumsum().to_numpy(), values["bucket"].map(seconds_of).to_numpy()
-    size = np.bincount(values["place"], values["number"], minlength=places)
-    is_any = size > 0
-    # The number of values in all lower places.
-    before = (np.cumsum(size) - size)[is_any]
-    least, most, size = least[is_any], most[is_any], size[is_any]
+    before = size.cumsum() - size
 
-    def of_rank(ranks: NDArray[np.float64]) -> NDArray[np.float64]:
+    def of_rank(rank: NDArray[np.float64]) -> NDArray[np.float64]:
         # A value's bucket is the first that has, with all earlier ones, more values than its rank.
-        found = np.searchsorted(running, before + ranks, side="right")
-        value = seconds[np.minimum(found, len(seconds) - 1)].clip(least, most)
-        return np.where(ranks <= 0, least, np.where(ranks >= size - 1, most, value))
+        place = np.searchsorted(running, before + rank, side="right")
+        value: NDArray[np.float64] = seconds[np.minimum(place, len(seconds) - 1)].clip(least, most)
+        value = np.where(rank >= size - 1, most, value)
+        return np.where(rank <= 0, least, value)
 
-    found = np.full((places, len(SPREAD)), np.nan)
-    average = (total[is_any] / NANOSECONDS / size).clip(least, most)
-    percentiles = []
-    for part in _QUANTILES:
+    columns = {"min": least, "avg": (total / NANOSECONDS / size).clip(least, most)}
+    for name, part in _QUANTILES.items():
         rank = part * (size - 1)
         low = np.floor(rank)
-        percentiles.append(of_rank(low) + (rank - low) * (of_rank(low + 1) - of_rank(low)))
-    found[is_any] = np.column_stack([least, average, *percentiles, most])
-    columns = [f"{kind}_{each}" for kind in kinds for each in SPREAD]
-    return DataFrame(found.reshape(len(names), len(columns)), index=names, columns=columns)
-
-
-def _values(window: Window, place: NDArray[np.int64]) -> DataFrame:
-    """Return how many values each place has in each bucket, in this order."""
-    values = DataFrame({"place": place[window.sketch], "bucket": window.bucket, "number": window.number})
-    return values[values["place"] >= 0].groupby(["place", "bucket"])["number"].sum().reset_index()
+        columns[name] = of_rank(low) + (rank - low) * (of_rank(low + 1) - of_rank(low))
+    table = DataFrame(columns | {"max": most}, found.index).unstack("kind")  # noqa: PD010 - pivot_table aggregates
+    names = {f"{kind}_{each}": (each, kind) for kind in kinds for each in SPREAD}
+    return DataFrame(table, columns=list(names.values())).set_axis(list(names), axis="columns")

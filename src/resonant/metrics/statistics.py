@@ -31,7 +31,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pandas import DataFrame, concat
 from sqlalchemy import func, select
@@ -55,26 +55,13 @@ _COUNTS = ["events", *_SUMS]
 _d = schema.deliveries
 
 
-@dataclass(frozen=True, slots=True)
-class Unfinished:
+class Unfinished(NamedTuple):
     """A number of unfinished deliveries with the same number of attempts."""
 
     endpoint: str
     event_type: str
     attempts: int
     number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Delays:
-    """The delays after failed attempts of one endpoint, for one policy, attempt number and presence of a Retry-After."""
-
-    endpoint: str
-    key: DelayOf
-    count: int
-    least: float
-    median: float
-    most: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +74,8 @@ class Statistics:
         hourly: every hour from the first with activity until the window's end, by its start.
         kinds: failed and lost attempts by ``category``, ``code`` and ``error_type``, dead letters by ``reason``: the columns
             ``kind``, ``event_type``, ``name`` and ``count``.
-        delays: by endpoint, policy and number of the attempt.
+        delays: the delays after failed attempts, by ``endpoint``, ``policy`` (empty for the endpoint's), whether a Retry-After
+            ``asked`` for it, and ``after`` which attempt of the round: their ``count``, and ``least``, ``median`` and ``most``.
     """
 
     since: float
@@ -97,7 +85,7 @@ class Statistics:
     by_event_type: DataFrame
     hourly: DataFrame
     kinds: DataFrame
-    delays: tuple[Delays, ...]
+    delays: DataFrame
 
     def count(self, kind: str, event_type: str | None = None) -> dict[str, int]:
         """Return the counts of one kind by name, the most frequent first."""
@@ -164,7 +152,7 @@ def _retried(each: Unfinished) -> Sketch:
 
 def _with_sums(window: Window) -> Window:
     """Add the columns that the tables sum up. Replayed dead letters have negative counts."""
-    counts = _limit_replays(window.counts)
+    counts = window.counts
     of, result, number = counts["measure"], counts["result"], counts["count"]
     is_attempt, is_replay = of == "attempt", of == "replayed"
     is_delivered, is_dead = ((of == "delivery") & (result == each) for each in ("delivered", "dead_letter"))
@@ -187,25 +175,6 @@ def _with_sums(window: Window) -> Window:
     )
 
 
-def _limit_replays(counts: DataFrame) -> DataFrame:
-    """Limit replays to the number of dead letters counted in the same hour.
-
-    An earlier version did not count its dead letters here. Their replays must not be subtracted from other dead letters.
-    """
-    key = ["hour", "endpoint", "event_type", "detail"]
-    replays = counts[counts["measure"] == "replayed"]
-    if replays.empty:
-        return counts
-    is_dead = (counts["measure"] == "delivery") & (counts["result"] == "dead_letter")
-    dead = counts[is_dead].groupby(key)["count"].sum().rename("dead")
-    earlier = replays.groupby(key)["count"].cumsum() - replays["count"]
-    left = (replays.join(dead, on=key)["dead"].fillna(0) - earlier).clip(0, replays["count"])
-    limited = replays[["count", "measured", "total"]].mul(left / replays["count"], axis="index").round()
-    counts = counts.copy()
-    counts.loc[replays.index, limited.columns] = limited.astype(int)
-    return counts
-
-
 def _tables(window: Window, columns: Iterable[str]) -> dict[str, DataFrame]:
     """Return a table for each of these columns of the window's counts: its values that have attempts or events, sorted."""
     of, result = window.counts["measure"], window.counts["result"]
@@ -217,10 +186,8 @@ def _tables(window: Window, columns: Iterable[str]) -> dict[str, DataFrame]:
     tables = {}
     for column in columns:
         groups = window.counts.groupby(column)
-        sums = groups[_SUMS].sum().clip(lower=0)
-        tables[column] = concat(
-            [sums, groups["retries_max"].max(), spreads(window, kinds, column)], axis="columns"
-        )
+        sums = groups[_SUMS].sum().clip(lower=0).assign(retries_max=groups["retries_max"].max())
+        tables[column] = sums.join(spreads(window, kinds, [column]))
     # Computed for all tables at once, since most of the time goes into calls.
     found = concat(tables).assign(retries=lambda each: each["retries"] // NANOSECONDS)
     found[_SUMS] = found[_SUMS].astype(int)
@@ -257,14 +224,12 @@ def _kinds(counts: DataFrame) -> DataFrame:
     return concat(parts).groupby(["kind", "event_type", "name"])["count"].sum().reset_index()
 
 
-def _delays(window: Window) -> tuple[Delays, ...]:
+def _delays(window: Window) -> DataFrame:
     are, by = window.counts["measure"] == "delay", ["endpoint", "detail"]
-    numbers = window.counts[are].groupby(by)["count"].sum()
-    found = spreads(window, {"delay": are}, by).loc[numbers.index, ["delay_min", "delay_p50", "delay_max"]]
-    delays = [
-        Delays(endpoint, DelayOf.from_text(detail), int(number), *values)
-        for (endpoint, detail), number, values in zip(
-            numbers.index, numbers, found.to_numpy().tolist(), strict=True
-        )
-    ]
-    return tuple(sorted(delays, key=lambda each: (each.endpoint, each.key.policy or "", each.key)))
+    found = spreads(window, {"delay": are}, by)
+    found["count"] = window.counts[are].groupby(by)["count"].sum()
+    details = [DelayOf.from_text(detail) for _, detail in found.index]
+    found = found.join(DataFrame(details, found.index, DelayOf._fields))
+    names = {"delay_min": "least", "delay_p50": "median", "delay_max": "most"}
+    columns = ["endpoint", "policy", "asked", "after", "count", *names.values()]
+    return found.reset_index().rename(columns=names)[columns].sort_values(columns[:4], ignore_index=True)

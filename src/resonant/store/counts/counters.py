@@ -138,7 +138,10 @@ class Tally:
 
 
 class DelayOf(NamedTuple):
-    """The detail of a delay: number of the failed attempt in its round, whether a Retry-After asked for it, policy."""
+    """The detail of a delay: number of the failed attempt in its round, whether a Retry-After asked for it, policy.
+
+    The policy is None or empty if the producer requested none.
+    """
 
     after: int
     asked: bool
@@ -152,7 +155,7 @@ class DelayOf(NamedTuple):
     def from_text(cls, text: str) -> DelayOf:
         """Return the detail that ``to_text`` wrote."""
         after, asked, policy = text.split(" ", 2)
-        return cls(int(after), asked == "1", policy or None)
+        return cls(int(after), asked == "1", policy)
 
 
 def count_retries(tally: Tally, where: tuple[str, str], attempts: int) -> None:
