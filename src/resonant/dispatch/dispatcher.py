@@ -30,8 +30,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from resonant.dispatch.claim import fetcher as fetching
 from resonant.dispatch.claim.fetcher import Fetcher
-from resonant.dispatch.claim.heartbeat import LeaseHeartbeat
-from resonant.dispatch.claim.takeover import TakeOver
+from resonant.dispatch.claim.leases import LeaseHeartbeat, TakeOver
 from resonant.dispatch.counts import Counts
 from resonant.dispatch.endpoint_run import EndpointRun
 from resonant.dispatch.endpoints import Endpoints

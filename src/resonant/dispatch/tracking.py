@@ -131,7 +131,7 @@ class Tracker:
 
     async def _settle(self, ids: array[int]) -> array[int]:
         """Count the settled deliveries, and return the rest."""
-        found = await self._read(ids)
+        found = await self._store.read(standing, ids, now=self._store.clock(), wait=WAIT_SECONDS)
         self.outcomes.purged += len(ids) - len(found)
         left = array("q")
         for each in found:
@@ -143,9 +143,6 @@ class Tracker:
                 (self._held if each.held else left).append(each.id)
         self.outcomes.parked, self.outcomes.held = len(self._parked), len(self._held)
         return array("q", sorted(left))
-
-    async def _read(self, ids: array[int]) -> list[Standing]:
-        return await self._store.read(standing, ids, now=self._store.clock(), wait=WAIT_SECONDS)
 
     def _count(self, ended: Standing, at: float) -> None:
         outcomes = self.outcomes

@@ -221,7 +221,7 @@ class TestSuspension:
     async def test_after_a_long_lock_the_owners_of_leases_have_time_to_renew_them(
         self, tmp_path, monkeypatch, impatient_sqlite
     ):
-        monkeypatch.setattr("resonant.dispatch.claim.takeover.RESCUE_SECONDS", 0.0)
+        monkeypatch.setattr("resonant.dispatch.claim.leases.RESCUE_SECONDS", 0.0)
         rescues = []
 
         async def rescued():

@@ -19,6 +19,7 @@ from resonant.gate.pausing import pause
 from resonant.store import Outcome
 from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gates
 from resonant.store.views.dead_letters import Position
+from resonant.store.views.standing import standing
 from resonant.testing import FixedClock
 from support.dispatching import dispatching, emit, opened, succeed
 
@@ -189,13 +190,12 @@ async def test_a_poll_reads_a_bounded_number_of_unfinished_deliveries(sqlite_url
 
     async with tracked(sqlite_url, *(f"e{n:02}" for n in range(20))) as (store, tracker):
         read = []
-        plain = tracker._read
 
-        async def counted(ids):
+        def counted(connection, ids, **options):
             read.extend(ids)
-            return await plain(ids)
+            return standing(connection, ids, **options)
 
-        monkeypatch.setattr(tracker, "_read", counted)
+        monkeypatch.setattr(tracking, "standing", counted)
         await tracker.look()
         assert len(read) == 4
         await another_sends(store, 15)

@@ -12,7 +12,7 @@ from resonant.gate.permission import NO_LIMIT
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from resonant.dispatch.claim.takeover import TakeOver
+    from resonant.dispatch.claim.leases import TakeOver
     from resonant.dispatch.endpoint_run import EndpointRun
     from resonant.dispatch.endpoints import Endpoints
     from resonant.dispatch.gate_rows import GateRows
