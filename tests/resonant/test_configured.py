@@ -49,8 +49,8 @@ async def test_a_drain_gives_up_after_its_patience_and_other_commands_do_not_wai
 
 
 async def test_a_refusal_is_not_waited_out(postgresql, tmp_path, caplog):
-    (tmp_path / "letter.db").write_text("Dear store,\n" * 1_000)
-    for url in (postgresql.url("nowhere"), f"sqlite:///{tmp_path}/letter.db", f"sqlite:///{tmp_path}"):
+    (tmp_path / "text.db").write_text("A text,\n" * 1_000)
+    for url in (postgresql.url("nowhere"), f"sqlite:///{tmp_path}/text.db", f"sqlite:///{tmp_path}"):
         with pytest.raises(StoreRefused):
             await unfinished(url, patient=True)
     assert caplog.messages == []

@@ -282,7 +282,7 @@ async def test_threads_end_when_a_store_is_closed(store_url):
     ("spoil", "reason"),
     [
         (
-            lambda _content: b"Dear store,\n" * 1_000,
+            lambda _content: b"A text,\n" * 1_000,
             "the file is not an SQLite database: choose another, or set RESONANT_DATABASE_URL",
         ),
         (
