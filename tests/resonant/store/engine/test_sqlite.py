@@ -104,15 +104,6 @@ def test_a_path_in_the_home_is_found(tmp_path, open_desk, monkeypatch):
     assert (tmp_path / ".resonant" / "resonant.db").is_file()
 
 
-def test_readers_do_not_wait_for_writers_and_writers_wait_for_each_other(open_desk, sqlite_url):
-    def pragmas(connection):
-        names = ("journal_mode", "foreign_keys", "busy_timeout")
-        return [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in names]
-
-    desk = open_desk(sqlite_url)
-    assert desk.read(pragmas) == desk.write(pragmas) == ["wal", 1, 30_000]
-
-
 @pytest.fixture
 def syncs():
     """Whether each write transaction synced its commit to the disk."""
