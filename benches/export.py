@@ -303,7 +303,7 @@ async def _export(store: WorkerStore, settings: Settings, folder: Path) -> dict[
     with atomic_file(folder / "resonant.prom") as write:
         write(to_text(registry_of(totals, found)))
     with Stopwatch() as judging:
-        await store.read(read_activity, now=totals.taken_at, window=settings.alert_thresholds.window)
+        await store.read(read_activity, now=totals.taken_at, window=settings.alert_window_seconds)
         await store.read(read_raised)
     with Stopwatch() as compacting:
         await store.compact()

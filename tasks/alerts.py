@@ -46,11 +46,11 @@ async def announce_alerts(store: WorkerStore, totals: Totals) -> None:
     """
     now = totals.taken_at
     settings = load_settings()
-    thresholds = settings.alert_thresholds
-    activity = await store.read(read_activity, now=now, window=thresholds.window)
+    activity = await store.read(read_activity, now=now, window=settings.alert_window_seconds)
     raised_at = await store.read(read_raised)
-    findings = evaluate(totals, activity, thresholds, now, await _max_ages(totals, settings))
-    await store.write(record_crossings, crossings(findings, raised_at, thresholds, now))
+    findings = evaluate(totals, activity, settings, now, await _max_ages(totals, settings))
+    crossed = crossings(findings, raised_at, settings.alert_window_seconds, now)
+    await store.write(record_crossings, crossed)
     # Also sends the events that an earlier run stored but could not send before it was killed.
     await _announce(store)
 

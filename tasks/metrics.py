@@ -99,7 +99,7 @@ async def show_statistics(store: WorkerStore, totals: Totals, found: Statistics)
 async def _health(store: WorkerStore, totals: Totals) -> list[str]:
     """Return a Markdown list of the endpoints' health; empty without endpoints."""
     settings = load_settings()
-    now, window = totals.taken_at, settings.alert_thresholds.window
+    now, window = totals.taken_at, settings.alert_window_seconds
     activity = await store.read(read_activity, now=now, window=window)
     lines = [
         f"- {f'**{markdown(name)}**' if name else 'all endpoints'}: {health}"

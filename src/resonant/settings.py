@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated
@@ -19,42 +18,6 @@ from resonant.events import Reason
 
 DEFAULT_POLICY = "default"
 _BUILT_IN_POLICIES = {DEFAULT_POLICY: RetryPolicy(), "classic": RetryPolicy.classic()}
-
-
-@dataclass(frozen=True, slots=True)
-class Thresholds:
-    """The thresholds of alerts; see ``resonant.metrics.alerts`` for when alerts begin and end.
-
-    Attributes:
-        window: window of the error rate and the share of retries, in seconds, by the time of recording.
-        error_rate: share of failed attempts, among at least ``min_attempts``.
-        dead_letters: new dead letters per hour.
-        dead_letter_age: age of a dead letter, in seconds.
-        latency_factor: mean duration of an attempt, as a multiple of that in the same hour of the day before.
-        silence: seconds that a delivery may be overdue while no worker claims any.
-        retries: share of attempts that are followed by a retry.
-        probing: seconds that an endpoint may be down while its gate sends only probes.
-        many_attempts: minimum attempts for a mean or a share of retries; with fewer, both are mostly noise.
-        felt_latency: minimum increase of the mean duration, in seconds: a rise from 5 ms to 12 ms needs no alert.
-        held: share of its ``max_age`` after which a held delivery raises an alert; the rest leaves time for an operator to act.
-        overdue: seconds that a delivery may be overdue while workers claim deliveries.
-        export_age: seconds since the last export.
-    """
-
-    window: float = 900.0
-    min_attempts: int = 20
-    error_rate: float = 0.25
-    dead_letters: int = 5
-    dead_letter_age: float = 3 * 86_400.0
-    latency_factor: float = 2.0
-    silence: float = 600.0
-    retries: float = 0.5
-    probing: float = 1800.0
-    many_attempts: int = 100
-    felt_latency: float = 0.1
-    held: float = 0.5
-    overdue: float = 1800.0
-    export_age: float = 900.0
 
 
 class Settings(BaseSettings):
@@ -208,19 +171,9 @@ class Settings(BaseSettings):
         return self.home.expanduser() / "archive"
 
     @property
-    def alert_thresholds(self) -> Thresholds:
-        """The thresholds of alerts."""
-        return Thresholds(
-            window=self.alert_window_minutes * 60,
-            min_attempts=self.alert_min_attempts,
-            error_rate=self.alert_error_rate,
-            dead_letters=self.alert_dead_letters_per_hour,
-            dead_letter_age=self.alert_dead_letter_age_hours * 3600,
-            latency_factor=self.alert_latency_factor,
-            silence=self.alert_silence_minutes * 60,
-            retries=self.alert_retry_share,
-            probing=self.alert_probing_minutes * 60,
-        )
+    def alert_window_seconds(self) -> float:
+        """The window of the error rate and the share of retries, in seconds."""
+        return self.alert_window_minutes * 60
 
     @property
     def known_policies(self) -> dict[str, RetryPolicy]:

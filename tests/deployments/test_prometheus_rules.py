@@ -12,8 +12,17 @@ import typer
 import yaml
 
 from resonant.cli import app
-from resonant.metrics.alerts import DEFINITIONS, Condition, percent
-from resonant.settings import DEFAULT_POLICY, Settings, Thresholds
+from resonant.metrics.alerts import (
+    DEFINITIONS,
+    EXPORT_AGE,
+    FELT_LATENCY,
+    HELD_SHARE,
+    MANY_ATTEMPTS,
+    OVERDUE,
+    Condition,
+    percent,
+)
+from resonant.settings import DEFAULT_POLICY, Settings
 from support.programs import need
 
 PROJECT = Path(__file__).parents[2]
@@ -102,29 +111,30 @@ def test_a_command_that_does_not_exist_would_be_noticed(wrong):
         parse(wrong.split())
 
 
-T = Thresholds()
+T = Settings.model_construct()
+SILENCE, PROBING = T.alert_silence_minutes * 60, T.alert_probing_minutes * 60
 DAY = 86_400
 # The numbers in each alert's expression, with ranges and offsets in seconds.
 NUMBERS = {
-    "ResonantErrorRate": [T.error_rate, T.min_attempts],
-    "ResonantDeadLettersGrowing": [T.dead_letters],
-    "ResonantDeadLetterOld": [T.dead_letter_age],
-    "ResonantLatency": [DAY, T.latency_factor, DAY, T.felt_latency, T.many_attempts, DAY, T.many_attempts],
-    "ResonantExporterSilent": [DAY, T.export_age],
+    "ResonantErrorRate": [T.alert_error_rate, T.alert_min_attempts],
+    "ResonantDeadLettersGrowing": [T.alert_dead_letters_per_hour],
+    "ResonantDeadLetterOld": [T.alert_dead_letter_age_hours * 3600],
+    "ResonantLatency": [DAY, T.alert_latency_factor, DAY, FELT_LATENCY, MANY_ATTEMPTS, DAY, MANY_ATTEMPTS],
+    "ResonantExporterSilent": [DAY, EXPORT_AGE],
     "ResonantMetricsAbsent": [DAY],
-    "ResonantDrainSilent": [T.silence, T.silence, T.silence, 1],
-    "ResonantDeliveriesOverdue": [T.overdue, T.silence, T.overdue, 1],
+    "ResonantDrainSilent": [SILENCE, SILENCE, SILENCE, 1],
+    "ResonantDeliveriesOverdue": [OVERDUE, SILENCE, OVERDUE, 1],
     # Three minutes less than the threshold, so that one successful probe does not end the alert.
-    "ResonantEndpointProbing": [1, T.probing, 60, T.probing / 60, T.probing / 60 - 3, 0, T.export_age],
+    "ResonantEndpointProbing": [1, PROBING, 60, PROBING / 60, PROBING / 60 - 3, 0, EXPORT_AGE],
     "ResonantEndpointGone": [],
-    "ResonantDeliveriesHeld": [T.held * Settings.model_construct().policy(DEFAULT_POLICY).max_age, 0],
-    "ResonantRetriesDominate": [T.retries, T.many_attempts],
+    "ResonantDeliveriesHeld": [HELD_SHARE * T.policy(DEFAULT_POLICY).max_age, 0],
+    "ResonantRetriesDominate": [T.alert_retry_share, MANY_ATTEMPTS],
 }
 # The thresholds in the texts.
 IN_WORDS = {
-    "ResonantErrorRate": f"more than {percent(T.error_rate)}",
-    "ResonantDrainSilent": f"in the last {T.silence / 60:g} minutes",
-    "ResonantEndpointProbing": f"of the last {T.probing / 60:g} minutes",
+    "ResonantErrorRate": f"more than {percent(T.alert_error_rate)}",
+    "ResonantDrainSilent": f"in the last {T.alert_silence_minutes:g} minutes",
+    "ResonantEndpointProbing": f"of the last {T.alert_probing_minutes:g} minutes",
 }
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": DAY}
 
@@ -151,7 +161,3 @@ def test_each_alert_is_defined_once_and_each_condition_of_the_flow_has_one():
 def test_each_alert_has_a_section_in_the_runbook():
     page = (PROJECT / "docs" / "runbook.md").read_text()
     assert [each.runbook for each in DEFINITIONS if f"## {each.runbook}\n" not in page] == []
-
-
-def test_the_settings_and_the_definitions_have_the_same_defaults():
-    assert Settings.model_construct().alert_thresholds == Thresholds()

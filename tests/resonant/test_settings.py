@@ -2,7 +2,7 @@ import pytest
 
 from resonant.delivery.retry import RetryPolicy
 from resonant.errors import SettingsError, UnknownPolicy
-from resonant.settings import Settings, Thresholds, load_settings
+from resonant.settings import Settings, load_settings
 from resonant.store.engine.database import file_of
 
 PATIENT = '{"patient": {"max_attempts": 20, "cap": 7200}}'
@@ -142,12 +142,3 @@ def test_the_first_of_several_malformed_settings_is_named(environment, variables
     environment(**variables)
     with pytest.raises(SettingsError, match=said):
         load_settings()
-
-
-def test_alert_thresholds_have_defaults_and_are_in_seconds(environment):
-    assert load_settings().alert_thresholds == Thresholds()
-    environment(alert_window_minutes="5", alert_dead_letter_age_hours="1", alert_silence_minutes="2")
-    environment(alert_probing_minutes="3")
-    thresholds = load_settings().alert_thresholds
-    assert (thresholds.window, thresholds.dead_letter_age, thresholds.silence) == (300, 3600, 120)
-    assert thresholds.probing == 180

@@ -1,6 +1,7 @@
 """Alerts: their conditions, and the crossings at which an alert begins or ends.
 
-``DEFINITIONS`` lists each alert once, for the flow's check and the docs. The Prometheus rules repeat its thresholds.
+``DEFINITIONS`` lists each alert once, for the flow's check and the docs. The Prometheus rules repeat its thresholds, which are
+those of the settings and a few constants.
 
 An alert on a rate or a count begins at its threshold and ends at half of it. In between, it does not change, so it does not
 flap around the threshold. An age needs no such rule, since it grows until an operator acts.
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from sqlalchemy import and_, select, update
 
-from resonant.settings import Thresholds
+from resonant.settings import Settings
 from resonant.store import schema
 from resonant.store.engine.sql import insert_into
 
@@ -29,7 +30,15 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection
 
-_MINUTE, _DAY = 60, 86_400
+_MINUTE = 60
+# With fewer attempts, a mean or a share of retries is mostly noise.
+MANY_ATTEMPTS = 100
+# Seconds by which the mean duration must grow: a rise from 5 ms to 12 ms needs no alert.
+FELT_LATENCY = 0.1
+# Share of its max_age after which a held delivery raises an alert; the rest leaves time for an operator to act.
+HELD_SHARE = 0.5
+# Seconds, only for Prometheus: a delivery may be overdue while workers claim deliveries, and an export old, for so long.
+OVERDUE, EXPORT_AGE = 1800, 900
 ALL_ENDPOINTS = ""
 Severity = Literal["warning", "critical"]
 _t = schema.alerts
@@ -72,54 +81,53 @@ class Definition(NamedTuple):
     ends: str = ""
 
 
-def definitions(of: Thresholds) -> tuple[Definition, ...]:
-    """Return the definitions with these thresholds."""
-    window = f"{of.window / _MINUTE:g} minutes"
-    silence, overdue = (f"{each / _MINUTE:g} minutes" for each in (of.silence, of.overdue))
+def definitions(of: Settings) -> tuple[Definition, ...]:
+    """Return the definitions with the thresholds of these settings."""
+    window = f"{of.alert_window_minutes:g} minutes"
     return (
         Definition(
             Condition.ERROR_RATE,
             *("ResonantErrorRate", "warning", "10m", "15m", "Many attempts fail"),
-            f"over {percent(of.error_rate)} of at least {of.min_attempts} attempts in {window} failed",
-            f"at {percent(of.error_rate / 2)}, with at least one attempt",
+            f"over {percent(of.alert_error_rate)} of at least {of.alert_min_attempts} attempts in {window} failed",
+            f"at {percent(of.alert_error_rate / 2)}, with at least one attempt",
         ),
         Definition(
             Condition.DEAD_LETTERS,
             *("ResonantDeadLettersGrowing", "warning", "15m", "15m", "Dead letters grow"),
-            f"in an hour, {of.dead_letters} more deliveries were given up than replayed, without cancelled ones",
-            f"at {of.dead_letters // 2}",
+            f"in an hour, {of.alert_dead_letters_per_hour} more deliveries were given up than replayed, without cancelled ones",
+            f"at {of.alert_dead_letters_per_hour // 2}",
         ),
         Definition(
             Condition.DEAD_LETTER_AGE,
             *("ResonantDeadLetterOld", "warning", "15m", "", "Dead letters grow"),
-            f"a dead letter, other than a cancelled one, has waited for {of.dead_letter_age / _DAY:g} days",
+            f"a dead letter, other than a cancelled one, has waited for {of.alert_dead_letter_age_hours / 24:g} days",
             "when it is replayed or purged",
         ),
         Definition(
             Condition.LATENCY,
             *("ResonantLatency", "warning", "15m", "15m", "An endpoint is slow"),
-            f"attempts take over {of.latency_factor:g} times as long as in the same hour "
-            f"of the day before, and over {of.felt_latency:g} s longer, with at least {of.many_attempts} attempts in both hours",
-            f"when the factor is halfway back to 1, the difference is {of.felt_latency / 2:g} s, or {of.many_attempts // 2} "
+            f"attempts take over {of.alert_latency_factor:g} times as long as in the same hour "
+            f"of the day before, and over {FELT_LATENCY:g} s longer, with at least {MANY_ATTEMPTS} attempts in both hours",
+            f"when the factor is halfway back to 1, the difference is {FELT_LATENCY / 2:g} s, or {MANY_ATTEMPTS // 2} "
             "attempts remain",
         ),
         Definition(
             Condition.DRAIN_SILENT,
             *("ResonantDrainSilent", "critical", "5m", "", "Nothing is sent"),
-            f"a delivery is {silence} overdue, no worker has claimed one in that time, and the endpoint is not paused",
+            f"a delivery is {of.alert_silence_minutes:g} minutes overdue, no worker has claimed one in that time, and the endpoint is not paused",
             "when one is claimed",
         ),
         Definition(
             Condition.RETRIES,
             *("ResonantRetriesDominate", "warning", "15m", "15m", "Many attempts fail"),
-            f"over {percent(of.retries)} of at least {of.many_attempts} attempts in {window} were followed by a retry; endpoints "
+            f"over {percent(of.alert_retry_share)} of at least {MANY_ATTEMPTS} attempts in {window} were followed by a retry; endpoints "
             "that are down do not count",
-            f"at {percent(of.retries / 2)}, or {of.many_attempts // 2} attempts",
+            f"at {percent(of.alert_retry_share / 2)}, or {MANY_ATTEMPTS // 2} attempts",
         ),
         Definition(
             Condition.PROBING,
             *("ResonantEndpointProbing", "warning", "", "15m", "An endpoint is down"),
-            f"an endpoint was down for {of.probing / _MINUTE:g} minutes while deliveries waited (Prometheus: all but two)",
+            f"an endpoint was down for {of.alert_probing_minutes:g} minutes while deliveries waited (Prometheus: all but two)",
             "when it is normal, paused, or has been paced for a minute",
         ),
         Definition(
@@ -131,19 +139,19 @@ def definitions(of: Thresholds) -> tuple[Definition, ...]:
         Definition(
             Condition.HELD,
             *("ResonantDeliveriesHeld", "critical", "5m", "15m", "Deliveries are held for a long time"),
-            f"a gate holds a delivery, and {percent(of.held)} of its max_age has passed since its round began (Prometheus: of the "
+            f"a gate holds a delivery, and {percent(HELD_SHARE)} of its max_age has passed since its round began (Prometheus: of the "
             "default policy's max_age, since it was due)",
             "when no held delivery is that old",
         ),
         Definition(
             None,
             *("ResonantDeliveriesOverdue", "warning", "5m", "15m", "Events arrive late"),
-            f"a delivery is {overdue} overdue although workers claim deliveries; twice as long after an outage of its endpoint",
+            f"a delivery is {OVERDUE / _MINUTE:g} minutes overdue although workers claim deliveries; twice as long after an outage of its endpoint",
         ),
         Definition(
             None,
             *("ResonantExporterSilent", "critical", "", "", "Metrics are missing"),
-            f"the metrics are more than {of.export_age / _MINUTE:g} minutes old",
+            f"the metrics are more than {EXPORT_AGE / _MINUTE:g} minutes old",
         ),
         Definition(
             None,
@@ -217,14 +225,14 @@ class Crossing:
 
 
 def crossings(
-    findings: Iterable[Finding], raised_at: Mapping[Key, float], thresholds: Thresholds, now: float
+    findings: Iterable[Finding], raised_at: Mapping[Key, float], window: float, now: float
 ) -> list[Crossing]:
     """Return the alerts that begin or end now.
 
     Args:
         findings: the current findings.
         raised_at: when each raised alert began, seconds since the epoch.
-        thresholds: provide the window of the rates.
+        window: the window of the rates, in seconds.
         now: seconds since the epoch.
     """
     return [
@@ -235,7 +243,7 @@ def crossings(
             finding.threshold,
             finding.text,
             at=now,
-            since=raised_at.get(finding.key, now) - thresholds.window,
+            since=raised_at.get(finding.key, now) - window,
         )
         for finding in findings
         if finding.is_bad is not None and finding.is_bad != (finding.key in raised_at)
@@ -290,4 +298,4 @@ def _is(key: Key) -> ColumnElement[bool]:
 
 
 # With the default thresholds, which Prometheus and the docs use.
-DEFINITIONS = definitions(Thresholds())
+DEFINITIONS = definitions(Settings.model_construct())

@@ -20,7 +20,16 @@ from typing import TYPE_CHECKING
 from sqlalchemy import func, select
 
 from resonant.display import counted
-from resonant.metrics.alerts import ALL_ENDPOINTS, Condition, Finding, Key, definitions
+from resonant.metrics.alerts import (
+    ALL_ENDPOINTS,
+    FELT_LATENCY,
+    HELD_SHARE,
+    MANY_ATTEMPTS,
+    Condition,
+    Finding,
+    Key,
+    definitions,
+)
 from resonant.metrics.totals import read_totals
 from resonant.store import schema
 from resonant.store.counts.counters import read_counts
@@ -33,7 +42,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from resonant.metrics.totals import Totals
-    from resonant.settings import Thresholds
+    from resonant.settings import Settings
     from resonant.store.counts.counters import Count
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
@@ -138,7 +147,7 @@ def _read_given_up(connection: Connection, *, since: int) -> dict[str, int]:
 def evaluate(
     totals: Totals,
     activity: Mapping[str, Activity],
-    thresholds: Thresholds,
+    settings: Settings,
     now: float,
     max_ages: Mapping[tuple[str, str | None], float],
 ) -> list[Finding]:
@@ -147,79 +156,79 @@ def evaluate(
     Args:
         totals: counters and gauges.
         activity: recent counts by endpoint; a missing endpoint had no activity.
-        thresholds: the limit of each condition.
+        settings: provide the limits of the conditions.
         now: seconds since the epoch.
         max_ages: ``max_age`` in seconds, keyed by (endpoint, policy requested by the producer). The age of deliveries with
             other keys is not evaluated.
     """
     # Excludes probes: they are few, and a retry follows nearly every one.
     sent = [each.window for name, each in activity.items() if not _gets_only_probes(totals.gates.get(name))]
-    found = [_retries(sent, thresholds)]
+    found = [_retries(sent, settings)]
     for endpoint in totals.endpoints:
         gate = totals.gates.get(endpoint) or Gate(endpoint)
         counts = activity.get(endpoint, Activity())
         found += [
-            _error_rate(endpoint, counts.window, thresholds),
-            _dead_letters(endpoint, counts.hour, thresholds),
-            _latency(endpoint, counts, thresholds),
-            _dead_letter_age(endpoint, now - totals.oldest_dead_at.get(endpoint, now), thresholds),
-            _drain_silent(gate, totals, thresholds, now),
-            _probing(gate, totals, thresholds, now),
+            _error_rate(endpoint, counts.window, settings),
+            _dead_letters(endpoint, counts.hour, settings),
+            _latency(endpoint, counts, settings),
+            _dead_letter_age(endpoint, now - totals.oldest_dead_at.get(endpoint, now), settings),
+            _drain_silent(gate, totals, settings, now),
+            _probing(gate, totals, settings, now),
             _gone(gate, totals.held.get(endpoint, 0), now),
-            _held(gate, totals.oldest_round_at, thresholds, now, max_ages),
+            _held(gate, totals.oldest_round_at, now, max_ages),
         ]
     return found
 
 
 def describe(
-    connection: Connection, raised: Collection[Key], thresholds: Thresholds, *, now: float
+    connection: Connection, raised: Collection[Key], settings: Settings, *, now: float
 ) -> dict[Key, str]:
     """Return the current number and the threshold of each active alert; if the number is unknown, only the threshold.
 
     Args:
         connection: an open connection.
         raised: the active alerts.
-        thresholds: the limit of each condition.
+        settings: provide the limits of the conditions.
         now: seconds since the epoch.
     """
-    begins = {each.condition: each.begins for each in definitions(thresholds)}
-    activity = read_activity(connection, now=now, window=thresholds.window)
-    found = evaluate(read_totals(connection, now=now), activity, thresholds, now, {})
+    begins = {each.condition: each.begins for each in definitions(settings)}
+    activity = read_activity(connection, now=now, window=settings.alert_window_seconds)
+    found = evaluate(read_totals(connection, now=now), activity, settings, now, {})
     # The max_age of held deliveries is part of the policies, which the store does not have.
     current = {each.key: each.text for each in found if each.key.condition is not Condition.HELD}
     return {key: current.get(key, begins[key.condition]).removeprefix(f"{key.endpoint}: ") for key in raised}
 
 
-def _error_rate(endpoint: str, counts: Counts, thresholds: Thresholds) -> Finding:
-    value, limit = _part(counts.failed, counts.attempts), thresholds.error_rate
+def _error_rate(endpoint: str, counts: Counts, settings: Settings) -> Finding:
+    value, limit = _part(counts.failed, counts.attempts), settings.alert_error_rate
     is_bad = _is_above(value, limit)
-    if counts.attempts < (thresholds.min_attempts if is_bad else 1):
+    if counts.attempts < (settings.alert_min_attempts if is_bad else 1):
         is_bad = None
-    share = f"{value:.0%} of {counts.attempts} attempts in {thresholds.window / _MINUTE:g} minutes"
+    share = f"{value:.0%} of {counts.attempts} attempts in {settings.alert_window_minutes:g} minutes"
     text = f"{endpoint}: {share} failed, the limit is {limit:.0%}"
     return Finding(Key(Condition.ERROR_RATE, endpoint), is_bad, value, limit, text)
 
 
-def _dead_letters(endpoint: str, counts: Counts, thresholds: Thresholds) -> Finding:
-    value, limit = max(0, counts.dead_letters), thresholds.dead_letters
+def _dead_letters(endpoint: str, counts: Counts, settings: Settings) -> Finding:
+    value, limit = max(0, counts.dead_letters), settings.alert_dead_letters_per_hour
     text = f"{endpoint}: {counted(value, 'more dead letter')} in an hour; an alert begins at {limit}"
     return Finding(Key(Condition.DEAD_LETTERS, endpoint), _has_reached(value, limit), value, limit, text)
 
 
-def _dead_letter_age(endpoint: str, age: float, thresholds: Thresholds) -> Finding:
-    limit = thresholds.dead_letter_age
+def _dead_letter_age(endpoint: str, age: float, settings: Settings) -> Finding:
+    limit = settings.alert_dead_letter_age_hours * _HOUR
     text = f"{endpoint}: the oldest dead letter has waited {age / _HOUR:.0f} hours, the limit is {limit / _HOUR:g}"
     return Finding(Key(Condition.DEAD_LETTER_AGE, endpoint), age > limit, age, limit, text)
 
 
-def _latency(endpoint: str, activity: Activity, thresholds: Thresholds) -> Finding:
+def _latency(endpoint: str, activity: Activity, settings: Settings) -> Finding:
     mean = _part(activity.hour.seconds, activity.hour.attempts)
     before = _part(activity.before.seconds, activity.before.attempts)
-    value, limit = _part(mean, before), thresholds.latency_factor
+    value, limit = _part(mean, before), settings.alert_latency_factor
     is_bad = _all(
-        _has_reached(min(activity.hour.attempts, activity.before.attempts), thresholds.many_attempts),
+        _has_reached(min(activity.hour.attempts, activity.before.attempts), MANY_ATTEMPTS),
         _is_above(value, limit, normal=1.0),
-        _is_above(mean - before, thresholds.felt_latency),
+        _is_above(mean - before, FELT_LATENCY),
     )
     text = (
         f"{endpoint}: an attempt takes {mean * 1000:.0f} ms, compared with {before * 1000:.0f} ms in the same hour of the day "
@@ -228,8 +237,8 @@ def _latency(endpoint: str, activity: Activity, thresholds: Thresholds) -> Findi
     return Finding(Key(Condition.LATENCY, endpoint), is_bad, value, limit, text)
 
 
-def _drain_silent(gate: Gate, totals: Totals, thresholds: Thresholds, now: float) -> Finding:
-    limit = thresholds.silence
+def _drain_silent(gate: Gate, totals: Totals, settings: Settings, now: float) -> Finding:
+    limit = settings.alert_silence_minutes * _MINUTE
     silent = now - totals.last_seen_at.get(gate.endpoint, 0.0)
     late = 0.0
     due_at = totals.oldest_due_at.get(gate.endpoint)
@@ -242,17 +251,17 @@ def _drain_silent(gate: Gate, totals: Totals, thresholds: Thresholds, now: float
     return Finding(Key(Condition.DRAIN_SILENT, gate.endpoint), is_bad, late, limit, text)
 
 
-def _retries(sent: list[Counts], thresholds: Thresholds) -> Finding:
+def _retries(sent: list[Counts], settings: Settings) -> Finding:
     attempts = sum(each.attempts for each in sent)
-    value, limit = _part(sum(each.retried for each in sent), attempts), thresholds.retries
-    is_bad = _all(_has_reached(attempts, thresholds.many_attempts), _is_above(value, limit))
-    share = f"{value:.0%} of {attempts} attempts in {thresholds.window / _MINUTE:g} minutes"
+    value, limit = _part(sum(each.retried for each in sent), attempts), settings.alert_retry_share
+    is_bad = _all(_has_reached(attempts, MANY_ATTEMPTS), _is_above(value, limit))
+    share = f"{value:.0%} of {attempts} attempts in {settings.alert_window_minutes:g} minutes"
     text = f"{share} were followed by a retry, the limit is {limit:.0%}"
     return Finding(Key(Condition.RETRIES, ALL_ENDPOINTS), is_bad, value, limit, text)
 
 
-def _probing(gate: Gate, totals: Totals, thresholds: Thresholds, now: float) -> Finding:
-    limit = thresholds.probing
+def _probing(gate: Gate, totals: Totals, settings: Settings, now: float) -> Finding:
+    limit = settings.alert_probing_minutes * _MINUTE
     down = 0.0
     text = f"it is not down, its gate is {gate.state}"
     if gate.state == "probing":
@@ -279,25 +288,25 @@ def _gone(gate: Gate, held: int, now: float) -> Finding:
 def _held(
     gate: Gate,
     oldest_round_at: Mapping[tuple[str, str | None], float],
-    thresholds: Thresholds,
     now: float,
     max_ages: Mapping[tuple[str, str | None], float],
 ) -> Finding:
     key = Key(Condition.HELD, gate.endpoint)
-    limit = thresholds.held
     of_gate = {each: at for each, at in oldest_round_at.items() if each[0] == gate.endpoint}
     if not gate.governs_at(now) or not of_gate:
-        return Finding(key, False, 0.0, limit, f"{gate.endpoint}: its gate holds no deliveries")
+        return Finding(key, False, 0.0, HELD_SHARE, f"{gate.endpoint}: its gate holds no deliveries")
     ages = [(now - at, max_ages[each]) for each, at in of_gate.items() if each in max_ages]
     if not ages:
-        return Finding(key, None, 0.0, limit, f"{gate.endpoint}: the max_age of its deliveries is unknown")
+        return Finding(
+            key, None, 0.0, HELD_SHARE, f"{gate.endpoint}: the max_age of its deliveries is unknown"
+        )
     age, max_age = max(ages, key=lambda each: _part(*each))
     value = _part(age, max_age)
     text = (
         f"{gate.endpoint}: its gate is {gate.state}, and its oldest delivery has waited {age / _HOUR:.1f} of the "
-        f"{max_age / _HOUR:.3g} hours of its max_age; the limit is {limit:.0%}"
+        f"{max_age / _HOUR:.3g} hours of its max_age; the limit is {HELD_SHARE:.0%}"
     )
-    return Finding(key, value > limit, value, limit, text)
+    return Finding(key, value > HELD_SHARE, value, HELD_SHARE, text)
 
 
 def _gets_only_probes(gate: Gate | None) -> bool:

@@ -22,14 +22,12 @@ from resonant.metrics.alerts import (
     record_crossings,
 )
 from resonant.metrics.conditions import read_activity
-from resonant.settings import Thresholds
 from resonant.store import schema
 from resonant.store.views.selection import Selection
 
 HOUR, DAY = 3600.0, 86_400.0
 WINDOW = 900.0
 NOW = 1_700_000_000.0
-THRESHOLDS = Thresholds()
 
 numbers = count()
 
@@ -246,15 +244,15 @@ def finding(*, is_bad: bool, condition: Condition = Condition.ERROR_RATE) -> Fin
 
 def test_a_crossing_begins_with_the_window_in_which_it_was_first_bad():
     raised_at = NOW - HOUR
-    [raised] = crossings([finding(is_bad=True)], {}, THRESHOLDS, raised_at)
-    [recovered] = crossings([finding(is_bad=False)], {raised.key: raised_at}, THRESHOLDS, NOW)
+    [raised] = crossings([finding(is_bad=True)], {}, WINDOW, raised_at)
+    [recovered] = crossings([finding(is_bad=False)], {raised.key: raised_at}, WINDOW, NOW)
 
-    assert (raised.what, raised.at, raised.since) == ("raised", raised_at, raised_at - THRESHOLDS.window)
+    assert (raised.what, raised.at, raised.since) == ("raised", raised_at, raised_at - WINDOW)
     assert (recovered.what, recovered.at, recovered.since) == ("recovered", NOW, raised.since)
 
 
 def test_a_crossing_is_the_same_after_a_round_trip_through_json():
-    [raised] = crossings([finding(is_bad=True)], {}, THRESHOLDS, NOW + 0.1)
+    [raised] = crossings([finding(is_bad=True)], {}, WINDOW, NOW + 0.1)
     assert Crossing.from_json(raised.to_json()) == raised
     assert Crossing.from_json(raised.to_json()).to_json() == raised.to_json()
 
@@ -271,7 +269,7 @@ def test_each_crossing_is_announced_once_and_raised_and_recovered_alternate(runs
     announced: dict[Condition, list[str]] = {each: [] for each in Condition}
     for number, run in enumerate(runs):
         found = [finding(is_bad=is_bad, condition=each) for each, is_bad in run.items() if is_bad is not None]
-        for crossing in crossings(found, raised_at, THRESHOLDS, float(number)):
+        for crossing in crossings(found, raised_at, WINDOW, float(number)):
             announced[crossing.condition].append(crossing.what)
             if crossing.what == "raised":
                 raised_at[crossing.key] = crossing.at

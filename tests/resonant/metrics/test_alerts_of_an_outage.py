@@ -9,14 +9,15 @@ from resonant.errors import UnexpectedStatus
 from resonant.metrics.alerts import crossings, note_announced, read_raised, read_unannounced, record_crossings
 from resonant.metrics.conditions import evaluate, read_activity
 from resonant.metrics.totals import read_totals
-from resonant.settings import Thresholds
+from resonant.settings import Settings
 from support.dispatching import START, dispatching, emit, enqueue, opened
 from support.simulated_time import run_in_simulated_time
 
 MINUTE = 60.0
 OUTAGE = 16 * MINUTE
 MAX_AGE = 25 * MINUTE
-THRESHOLDS = Thresholds(probing=10 * MINUTE)
+SETTINGS = Settings.model_construct(alert_probing_minutes=10.0)
+WINDOW = SETTINGS.alert_window_seconds
 
 
 async def alerts_of_an_outage(path):
@@ -38,12 +39,10 @@ async def alerts_of_an_outage(path):
             now = clock()
             totals = await store.read(read_totals, now=now)
             await store.fold()
-            activity = await store.read(read_activity, now=now, window=THRESHOLDS.window)
+            activity = await store.read(read_activity, now=now, window=WINDOW)
             max_ages = dict.fromkeys(totals.oldest_round_at, MAX_AGE)
-            found = evaluate(totals, activity, THRESHOLDS, now, max_ages)
-            await store.write(
-                record_crossings, crossings(found, await store.read(read_raised), THRESHOLDS, now)
-            )
+            found = evaluate(totals, activity, SETTINGS, now, max_ages)
+            await store.write(record_crossings, crossings(found, await store.read(read_raised), WINDOW, now))
             crossed = await store.read(read_unannounced)
             await store.write(note_announced, crossed)
             announced += [

@@ -9,20 +9,21 @@ import pytest
 from resonant.metrics.alerts import ALL_ENDPOINTS, Condition, Key, crossings
 from resonant.metrics.conditions import Activity, Counts, evaluate
 from resonant.metrics.totals import Totals, read_totals
-from resonant.settings import Thresholds
+from resonant.settings import Settings
 from resonant.store.shared.gates import Gate, GateChange, change_gate
 
 NOW = 1_700_000_000.0
 MINUTE, HOUR = 60.0, 3600.0
-THRESHOLDS = Thresholds()
+SETTINGS = Settings.model_construct()
+WINDOW = SETTINGS.alert_window_seconds
 QUIET = Totals(NOW, {"hooks": 1}, deliveries={("hooks", "retrying"): 1})
 MAX_AGES = {("hooks", None): 72 * HOUR, ("hooks", "short"): 4 * HOUR, ("crm", None): 72 * HOUR}
 
 
-def judge(condition, activity=None, totals=QUIET, endpoint="hooks", thresholds=THRESHOLDS):
+def judge(condition, activity=None, totals=QUIET, endpoint="hooks", settings=SETTINGS):
     """Return the finding of one condition."""
     activities = {"hooks": activity} if activity else {}
-    found = evaluate(totals, activities, thresholds, totals.taken_at, MAX_AGES)
+    found = evaluate(totals, activities, settings, totals.taken_at, MAX_AGES)
     return {finding.key: finding for finding in found}[Key(condition, endpoint)]
 
 
@@ -36,7 +37,7 @@ def with_gate(state, totals=QUIET, **fields):
 
 
 def test_a_quiet_store_has_nothing_bad():
-    assert not [finding for finding in evaluate(QUIET, {}, THRESHOLDS, NOW, {}) if finding.is_bad]
+    assert not [finding for finding in evaluate(QUIET, {}, SETTINGS, NOW, {}) if finding.is_bad]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,9 @@ def test_the_text_of_an_error_rate_has_the_numbers():
 )
 def test_dead_letters_are_bad_at_the_limit_and_good_below_half_of_it(limit, more, is_bad):
     activity = Activity(hour=Counts(dead_letters=more))
-    found = judge(Condition.DEAD_LETTERS, activity, thresholds=replace(THRESHOLDS, dead_letters=limit))
+    found = judge(
+        Condition.DEAD_LETTERS, activity, settings=Settings.model_construct(alert_dead_letters_per_hour=limit)
+    )
     assert (found.is_bad, found.value) == (is_bad, max(0, more))
 
 
@@ -118,7 +121,7 @@ def test_latency_is_compared_with_the_same_hour_of_the_day_before(now, before, i
 def test_retries_are_counted_over_all_endpoints(attempts, retried, is_bad):
     half = attempts // 2
     activities = {"a": window(half, retried=retried), "b": window(attempts - half)}
-    found = {each.key: each for each in evaluate(QUIET, activities, THRESHOLDS, NOW, {})}
+    found = {each.key: each for each in evaluate(QUIET, activities, SETTINGS, NOW, {})}
     assert found[Key(Condition.RETRIES, ALL_ENDPOINTS)].is_bad is is_bad
 
 
@@ -186,8 +189,8 @@ def test_a_value_that_goes_up_and_down_around_its_limit_is_announced_once(condit
     raised_at: dict[Key, float] = {}
     announced = []
     for activity in (bad, between, bad, between, bad):
-        found = evaluate(QUIET, {"hooks": activity}, THRESHOLDS, NOW, {})
-        announced += [each.what for each in crossings(found, raised_at, THRESHOLDS, NOW) if each.key == key]
+        found = evaluate(QUIET, {"hooks": activity}, SETTINGS, NOW, {})
+        announced += [each.what for each in crossings(found, raised_at, WINDOW, NOW) if each.key == key]
         raised_at |= dict.fromkeys([key] if announced else [], NOW)
     assert announced == ["raised"]
 
@@ -281,8 +284,8 @@ def test_of_several_policies_the_delivery_nearest_to_its_end_counts():
 )
 def test_an_alert_that_ends_describes_the_current_state(condition, text):
     raised_at = {Key(condition, "hooks"): NOW - HOUR}
-    findings = evaluate(with_gate("normal"), {}, THRESHOLDS, NOW, MAX_AGES)
-    [recovered] = crossings(findings, raised_at, THRESHOLDS, NOW)
+    findings = evaluate(with_gate("normal"), {}, SETTINGS, NOW, MAX_AGES)
+    [recovered] = crossings(findings, raised_at, WINDOW, NOW)
     assert (recovered.what, recovered.text) == ("recovered", text)
 
 
@@ -290,8 +293,8 @@ def test_an_alert_that_ends_describes_the_current_state(condition, text):
 @pytest.mark.parametrize("activity", [{}, {"hooks": window(3, failed=3)}])
 def test_an_error_rate_goes_on_until_the_endpoint_delivers(state, activity):
     totals = with_gate(state, failing_since=NOW, paused_by="ada")
-    findings = evaluate(totals, activity, THRESHOLDS, NOW, MAX_AGES)
-    assert crossings(findings, {Key(Condition.ERROR_RATE, "hooks"): NOW - HOUR}, THRESHOLDS, NOW) == []
+    findings = evaluate(totals, activity, SETTINGS, NOW, MAX_AGES)
+    assert crossings(findings, {Key(Condition.ERROR_RATE, "hooks"): NOW - HOUR}, WINDOW, NOW) == []
 
 
 def test_a_pause_raises_no_alert_but_that_deliveries_are_held_for_long(desk):
@@ -307,7 +310,7 @@ def test_a_pause_raises_no_alert_but_that_deliveries_are_held_for_long(desk):
 
     def bad():
         totals = desk.read(read_totals, now=desk.clock())
-        findings = evaluate(totals, {}, THRESHOLDS, totals.taken_at, MAX_AGES)
+        findings = evaluate(totals, {}, SETTINGS, totals.taken_at, MAX_AGES)
         return [finding.key.condition for finding in findings if finding.is_bad]
 
     change("paused", paused_by="ada")

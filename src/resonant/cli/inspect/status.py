@@ -66,7 +66,7 @@ def status(
             if raised:  # otherwise pandas is not loaded
                 from resonant.metrics.conditions import describe
 
-                texts = describe(connection, raised, settings.alert_thresholds, now=now)
+                texts = describe(connection, raised, settings, now=now)
             return _Read(found, purges, raised, texts, is_sending(connection, now=now, endpoint=name))
 
         status = opened.read(read)
