@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
 _SOCKET = ".s.PGSQL.5432"
+_END_OTHERS = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid != pg_backend_pid()"""
 # Deleted rows stay in the files for a while, and slow down reads.
 _MOST_BYTES = 20_000_000
 
@@ -46,12 +49,16 @@ class PostgreSQLServer:
 
     def empty_database(self, name: str = "test") -> str:
         """Empty a database that tests share in turn, and return its URL: creating one takes longer."""
-        if not self.execute(f"SELECT FROM pg_database WHERE datname = '{name}'"):
+        empty = f"{_END_OTHERS}; DROP SCHEMA public CASCADE; CREATE SCHEMA public"
+        try:
+            asyncio.run(self._run(empty, name))
+        except asyncpg.InvalidCatalogNameError:
             self.execute(f"CREATE DATABASE {name}")
-        self.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
-        self.execute("DROP SCHEMA public CASCADE", name)
-        self.execute("CREATE SCHEMA public", name)
         return self.url(name)
+
+    async def _run(self, statements: str, name: str) -> None:
+        async with self.connected(name) as connection:
+            await connection.execute(statements)
 
     def empty_store(self, name: str) -> bool:
         """Remove all rows of a store's database, and return whether it exists with the tables of this version."""
@@ -62,8 +69,7 @@ class PostgreSQLServer:
 
     async def _empty_store(self, name: str) -> bool:
         async with self.connected(name) as connection:
-            others = "datname = current_database() AND pid != pg_backend_pid()"
-            await connection.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")
+            await connection.execute(_END_OTHERS)
             found = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
             tables = {row["tablename"] for row in found}
             if not tables > set(schema.metadata.tables):
