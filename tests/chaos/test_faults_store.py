@@ -65,11 +65,11 @@ class TestPostgreSQLRestarts:
     async def test_a_short_outage_changes_nothing(self, server, database_url, make_fault, way):
         fault = make_fault(database_url)
 
-        emitting = await fault.started(400, received=100)
+        emitting = await fault.started(1_000, received=100)
         async with server.stopped_meanwhile(crashes=way == "crashed"):
             await asyncio.sleep(1.0)
             assert not emitting.done()
-        assert (await emitting).delivered == 400
+        assert (await emitting).delivered == 1_000
         await asyncio.to_thread(fault.account)
 
     @BULK_LANE_FIRST
