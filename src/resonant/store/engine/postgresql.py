@@ -150,7 +150,8 @@ class PostgreSQL:
         """Log that another transaction holds a lock, at most once a minute."""
         if time.monotonic() > self._warned_at + _WARN_AGAIN_SECONDS:
             self._warned_at = time.monotonic()
-            logger.warning("%s: another transaction holds a lock on it: waiting for it", self._name)
+            message = "%s: another transaction holds a lock on it: waited %.3g s for it"
+            logger.warning(message, self._name, self._lock_seconds)
 
     def _begun(
         self, idle_seconds: float, sync: Sync = "always"

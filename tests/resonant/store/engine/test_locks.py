@@ -105,7 +105,7 @@ class TestOnPostgreSQL:
 
         opened(wait_for_it, postgresql_url, lease_seconds=0.6)
         assert caplog.messages == [
-            "postgresql://postgres@/test: another transaction holds a lock on it: waiting for it"
+            "postgresql://postgres@/test: another transaction holds a lock on it: waited 0.2 s for it"
         ]
 
     def test_a_transaction_of_several_steps_may_wait_for_its_caller(
