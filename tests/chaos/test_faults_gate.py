@@ -26,7 +26,7 @@ async def test_a_sender_that_stalls_does_not_slow_a_paced_endpoint_down(sqlite_u
         await fault.enqueue(2_000)
         async with fault.opened_store() as store:
             gate = Gate(ENDPOINT)
-            paced = Gate(ENDPOINT, "paced", since=time.time(), paced_at=time.time(), pace=200.0)
+            paced = Gate(ENDPOINT, "paced", since=time.time(), pace=200.0)
             await store.write(change_gate, GateChange(gate, paced))
             stalling = asyncio.create_task(stall())
             async with fault.opened_emission(store) as dispatcher:

@@ -108,7 +108,8 @@ class EndpointGate:
         if row.state != "paced" or row.pilot != self._owner or self._now == -inf:
             self._pace = None
         elif self._pace is None:
-            self._pace = next_pace or Pace(row.pace or 1.0, self._now, lenient_until=row.lenient_until)
+            self._pace = next_pace or Pace(row.pace or 1.0, self._now)
+            self._pace.lenient_until = row.lenient_until
             if self._not_before > self._now:  # it may have come during the write
                 self._pace.stop(self._not_before, 0.0, self._now)
 
@@ -220,8 +221,7 @@ class EndpointGate:
         """Return the change from probing to paced, after a successful probe."""
         self._outage = row = self.row
         rate = max(1.0, (row.pace or 1.0) * 0.5 ** (max(0.0, now - row.down_since) / _HALVING_SECONDS))
-        pace = Pace(rate, now, lenient_until=row.lenient_until)
-        return self._begin_pace(pace, now, "a probe was delivered")
+        return self._begin_pace(Pace(rate, now), now, "a probe was delivered")
 
     def _begin_outage(self, now: float) -> GateChange | None:
         """Return the change to probing, if the failures in a row are an outage."""
@@ -241,9 +241,9 @@ class EndpointGate:
 
     def _slow_down(self, now: float) -> GateChange | None:
         """Return the change from normal to paced, if the endpoint accepts requests but too many fail."""
-        measured, lenient_until = self._measured, self.row.lenient_until
+        measured = self._measured
         answers, bad = len(measured.window), measured.window.share_bad
-        is_lenient = now < (lenient_until or 0.0)
+        is_lenient = now < (self.row.lenient_until or 0.0)
         is_too_much = (
             answers >= FEWEST_ANSWERS
             and bad > more_than_half(answers, is_lenient=is_lenient) + 0.5 * answers**-0.5
@@ -256,16 +256,14 @@ class EndpointGate:
             return None
         rate = max(1.0, measured.accepted.per_second(now), measured.accepted_before if measured.streak else 0)
         # After a Retry-After, and before the rate is known, the pace doubles to find it.
-        known_from = measured.since + _MEASURED_SECONDS
-        share_bad = None if must_wait or now < known_from else bad
-        pace = Pace(rate, now, share_bad=share_bad, judged_from=known_from, lenient_until=lenient_until)
+        is_unknown = must_wait or now < measured.since + _MEASURED_SECONDS
         reason = "it asks to slow down" if is_refused else f"{bad:.0%} of requests fail"
-        return self._begin_pace(pace, now, reason)
+        return self._begin_pace(Pace(rate, now, share_bad=None if is_unknown else bad), now, reason)
 
     def _begin_pace(self, pace: Pace, now: float, reason: str) -> GateChange:
         """Return the change to paced, with this process as the pilot."""
         self._next_pace = pace
-        return self._enter("paced", now, reason, paced_at=now, **self._piloted(now, pace.rate))
+        return self._enter("paced", now, reason, **self._piloted(now, pace.rate))
 
     def _write_retry_after(self) -> GateChange | None:
         is_wanted = self.row.state != "paused" and not self._is_writing and self._later() is not None

@@ -69,33 +69,23 @@ class Pace:
         now: the time, in seconds.
         share_bad: the share of bad answers that led to the pace; None to double the rate every second at first, as after
             an outage.
-        judged_from: ignore answers to sends before this time.
-        lenient_until: until this time, only a very large share of failures counts, since slowing down did not help.
 
     Attributes:
         held_at: when the pace last held a delivery back.
+        lenient_until: until this time, only a very large share of failures counts, since slowing down did not help.
     """
 
-    def __init__(
-        self,
-        rate: float,
-        now: float,
-        *,
-        share_bad: float | None = None,
-        judged_from: float = -inf,
-        lenient_until: float | None = None,
-    ) -> None:
+    def __init__(self, rate: float, now: float, *, share_bad: float | None = None) -> None:
         self.rate = max(LOWEST_RATE, rate)
-        self.lenient_until = lenient_until
+        self.lenient_until: float | None = None
         self.held_at = self._filled_at = self._grown_at = now
         self._tokens = 0.0
-        self._constant_until = self._stopped_until = self._trying_until = -inf
+        self._constant_until = self._stopped_until = self._trying_until = self._fresh_from = -inf
         self._drain_to = inf
         self._doubling = share_bad is None
         self._usual = _Usual()
         self._window, self._accepted, self._latency = Window(), Window(FEWEST_ACCEPTED), Latency()
         self._cuts = 0
-        self._fresh_from = judged_from
         self._is_judging = False
         if share_bad is not None:
             self._judge_from(now, share_bad)

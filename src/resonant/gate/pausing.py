@@ -63,7 +63,7 @@ async def pause(store: Store, endpoint: str, *, who: str, reason: str | None = N
         after = Gate(endpoint, "paused", since=now, reason=reason, not_before=gate.not_before, paused_by=who)
         # For `resume`: an endpoint that was failing is probed, and a paced one is paced again.
         if gate.state == "paced":
-            return replace(after, paced_at=gate.paced_at, pace=gate.pace)
+            return replace(after, pace=gate.pace)
         return after if gate.state == "normal" else replace(after, failing_since=gate.down_since)
 
     entry = {"who": who, "selection": {"endpoint": endpoint, "reason": reason}}
@@ -102,7 +102,7 @@ def _resumed(gate: Gate, now: float) -> Gate:
         after = Gate(gate.endpoint, since=now, reason="it was resumed")
         if gate.is_gone or gate.failing_since is not None:
             return replace(after, state="probing", failing_since=now, probe_at=now)
-        return after if gate.paced_at is None else replace(after, state="paced", paced_at=now, pace=gate.pace)
+        return after if gate.pace is None else replace(after, state="paced", pace=gate.pace)
     is_due = gate.probe_at is None or gate.probe_at <= now
     if gate.state != "probing" or (is_due and not gate.not_before):
         return gate

@@ -230,9 +230,8 @@ gates = Table(
     Column("not_before", Double),
     Column("pilot", Text),
     Column("pilot_until", Double),
-    Column("paced_at", Double),
     Column("pace", Double),
-    Column("helpless_until", Double, key="lenient_until"),
+    Column("lenient_until", Double),
     Column("paused_by", Text),
 )
 

@@ -15,7 +15,7 @@ from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gate
 
 DAY = 86_400.0
 NORMAL = Gate("orders")
-PACED = Gate("orders", "paced", since=5.0, pilot="p1", pilot_until=9.0, paced_at=5.0, pace=4.0)
+PACED = Gate("orders", "paced", since=5.0, pilot="p1", pilot_until=9.0, pace=4.0)
 PROBING = Gate("orders", "probing", since=5.0, failing_since=5.0, probe_at=7.0, probed_type="a", pace=4.0)
 GONE = Gate("orders", "paused", since=5.0, reason="it answered 410")
 PAUSED = "endpoint orders is paused: its deliveries wait until `resonant endpoint resume orders`"
@@ -73,9 +73,9 @@ def park(desk):
         (NORMAL, {}, {}, (), SENT_AGAIN),
         (
             replace(PACED, not_before=60.0),
-            {"not_before": 60.0, "paced_at": 5.0, "pace": 4.0},
+            {"not_before": 60.0, "pace": 4.0},
             {"state": "paced", "pace": 4.0},
-            ("paced_at",),
+            (),
             f"{SENT_AGAIN}, at a pace that grows",
         ),
         (PROBING, {"failing_since": 5.0}, {"state": "probing"}, ("failing_since", "probe_at"), PROBE_IS_DUE),

@@ -47,8 +47,7 @@ class Gate:
         not_before: the end of the last Retry-After; nothing is sent before it.
         pilot: the process that sends while the gate is paced.
         pilot_until: when another process may become the pilot.
-        paced_at: when pacing began; while paused, of a pace before the pause.
-        pace: sends per second while paced; while probing, the rate before the outage.
+        pace: sends per second while paced; while probing, the rate before the outage; while paused, of a pace before the pause.
         lenient_until: until this time, only a very large share of failures slows the pace, since slowing did not help.
         paused_by: the operator who paused it.
     """
@@ -64,7 +63,6 @@ class Gate:
     not_before: float | None = None
     pilot: str | None = None
     pilot_until: float | None = None
-    paced_at: float | None = None
     pace: float | None = None
     lenient_until: float | None = None
     paused_by: str | None = None
