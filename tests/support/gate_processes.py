@@ -58,7 +58,9 @@ class Process:
     def look(self, now):
         self.gate.see(self.row.gate)
         self.write(self.gate.look(now))
-        return self.write(self.gate.probe(now))
+        if has_probe := self.write(self.gate.probe(now)):
+            self.gate.may_probe = True
+        return has_probe
 
     def look_until(self, start, until):
         """Look four times a second."""

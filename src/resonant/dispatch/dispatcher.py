@@ -134,7 +134,7 @@ class Dispatcher:
         return EndpointRun(
             name,
             destination,
-            gate=EndpointGate(self._gates.row(name), self.owner, self._rng),
+            gate=EndpointGate(self._gates.rows[name], self.owner, self._rng),
             slots=slots,
             rate=rate,
             window=PrefetchWindow(slots.limit),

@@ -50,6 +50,7 @@ class GateRows:
     Attributes:
         may_stay_pilot: whether this run may stay the pilot. A run that sends only some deliveries must not, or the rest would
             wait until it ends.
+        rows: the last known rows, by endpoint.
     """
 
     def __init__(
@@ -67,20 +68,16 @@ class GateRows:
         self._endpoints = endpoints
         self._on_change = on_change
         self._running = running
-        self._rows = Gates()
+        self.rows = Gates()
         self._read_at = -inf
         self._reading = asyncio.Lock()
         self._proposed: dict[str, GateChange] = {}
         self._written = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
 
-    def row(self, endpoint: str) -> Gate:
-        """Return the last known row of an endpoint."""
-        return self._rows[endpoint]
-
     async def update(self, rows: Gates, due: Collection[EndpointRun]) -> None:
         """Pass all rows to the controllers, and renew this run's leases as a pilot; ``due`` have due deliveries."""
-        self._rows = rows
+        self.rows = rows
         self._read_at = time.monotonic()
         due = set(due)
         changes = []
@@ -94,9 +91,10 @@ class GateRows:
 
     async def read_if_old(self) -> None:
         """Read all rows, and ``update``, if the last read is too old for a send."""
-        async with self._reading:
-            if time.monotonic() - self._read_at >= _OLD_SECONDS:
-                await self.update(await self._store.gates(), ())
+        if time.monotonic() - self._read_at >= _OLD_SECONDS:
+            async with self._reading:
+                if time.monotonic() - self._read_at >= _OLD_SECONDS:
+                    await self.update(await self._store.gates(), ())
 
     async def probe(self, endpoint: EndpointRun) -> Lease | None:
         """Claim a delivery to send as a probe, if a probe is due."""
@@ -109,6 +107,7 @@ class GateRows:
             return None
         lease, row = claimed
         endpoint.see(row)
+        endpoint.gate.may_probe = True
         endpoint.probe = lease.key
         return lease
 

@@ -64,7 +64,7 @@ class EndpointGate:
 
     Attributes:
         row: the row as last read by this process.
-        may_probe: whether this process has reserved a probe and not sent it yet.
+        may_probe: whether this process has reserved a probe and not sent it yet; set by the caller that wrote the change.
     """
 
     def __init__(self, row: Gate, owner: str, rng: random.Random) -> None:
@@ -76,7 +76,6 @@ class EndpointGate:
         self._pace: Pace | None = None
         self._next_pace: Pace | None = None
         self._outage: Gate | None = None
-        self._reserved: float | None = None
         self.may_probe = self._has_worked = False
         self._measured = Measurements(row.since)
         self._refusals = Refusals()
@@ -102,8 +101,6 @@ class EndpointGate:
                 self._not_before = -inf  # an operator may have dropped it, and otherwise it is in the row
             self._sends_before = self._sends
             self._forget(self._now)
-        elif before.probe_at != row.probe_at == self._reserved:
-            self.may_probe = True
         # Before the first use, the pilot can only be an earlier run with this id: its lease has to end first.
         if row.state != "paced" or row.pilot != self._owner or self._now == -inf:
             self._pace = None
@@ -146,8 +143,7 @@ class EndpointGate:
             return None
         if not _is_due(row.probe_at, now, _LATEST_PROBE_SECONDS):
             return None
-        self._reserved = self._next_probe(row.down_since, now)
-        return self._propose(replace(row, probe_at=self._reserved))
+        return self._propose(replace(row, probe_at=self._next_probe(row.down_since, now)))
 
     def claim_limit(self, now: float, waiting: int) -> float:
         """Return how many deliveries to claim; ``waiting`` is the number of claimed deliveries that are not sent yet."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import func, select, update
 
 from resonant.display import counted, one_line
-from resonant.gate.words import paused_since
+from resonant.events import rfc3339
 from resonant.store import schema
 from resonant.store.audit import add_to_audit, audited, begin_audit, end_audit
 from resonant.store.engine.sql import is_any_of
@@ -69,7 +69,8 @@ async def pause(store: Store, endpoint: str, *, who: str, reason: str | None = N
     entry = {"who": who, "selection": {"endpoint": endpoint, "reason": reason}}
     change = await store.write(_change_and_audit, endpoint, paused, at=store.clock(), action="pause", **entry)
     if change.after == change.before:
-        text = f"is already {paused_since(change.before)}"
+        why = f": {change.after.reason}" if change.after.reason else ""
+        text = f"is already paused, since {rfc3339(change.after.since)} by {change.after.paused_by}{why}"
     else:
         text = f"is paused: its deliveries wait until `resonant endpoint resume {endpoint}`"
     return OperatorChange(change.before, change.after, f"endpoint {endpoint} {text}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from resonant.display import duration
-from resonant.events import rfc3339
 
 if TYPE_CHECKING:
     from resonant.store.shared.gates import Gate
@@ -53,11 +52,12 @@ def described(gate: Gate, *, held: int, now: float) -> str:
 
 def _state(gate: Gate, now: float) -> str:
     since = gate.down_since if gate.state == "probing" else gate.since
+    by = f" by {gate.paused_by}" if gate.paused_by else ""
     rate = f" at {pace(gate)}" if pace(gate) else ""
     reason = gate.reason or ""
     # Failures of probes are not counted: the number is that of the beginning.
     joint = ", after " if gate.state == "probing" and reason.endswith("in a row") else ": "
-    return joint.join(filter(None, (f"{gate.state} for {duration(now - since)}{_by(gate)}{rate}", reason)))
+    return joint.join(filter(None, (f"{gate.state} for {duration(now - since)}{by}{rate}", reason)))
 
 
 def advice(gate: Gate, now: float) -> str:
@@ -78,13 +78,3 @@ def next_probe_at(gate: Gate) -> float | None:
 def pace(gate: Gate) -> str | None:
     """Describe the pace of a gate; return None if it is not paced."""
     return f"{gate.pace:.3g} per second" if gate.state == "paced" and gate.pace is not None else None
-
-
-def paused_since(gate: Gate) -> str:
-    """Describe since when an endpoint has been paused, by whom and why."""
-    why = f": {gate.reason}" if gate.reason else ""
-    return f"paused, since {rfc3339(gate.since)}{_by(gate)}{why}"
-
-
-def _by(gate: Gate) -> str:
-    return f" by {gate.paused_by}" if gate.paused_by else ""

@@ -11,6 +11,7 @@ from resonant.delivery.verdict import Verdict
 from resonant.gate.controller import EndpointGate
 from resonant.gate.measurements import Answer
 from resonant.gate.permission import SEND, Release, Wait
+from resonant.lab.receiver import ACCEPTED
 
 if TYPE_CHECKING:
     import random
@@ -111,6 +112,7 @@ class Process:
         delivery = self._store.claim_probe(change, self._agenda.now)
         self.gate.see(self._store.gate)
         if delivery is not None:
+            self.gate.may_probe = True
             self._waiting.append(delivery)
             self._pump()
 
@@ -164,7 +166,7 @@ class Process:
         self._sending.discard(delivery)
         delivery.attempts += 1
         status, verdict = reply.status, None
-        if not reply.is_good:
+        if status != ACCEPTED:
             retry_after = self._scenario.retry_after or None if status in {429, 503} else None
             verdict = Verdict("transient", _CODES[status], retry_after)
         answer = Answer(verdict, status, reply.after, delivery.id)

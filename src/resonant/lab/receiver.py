@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 POISON_TYPE = 0
 _QUICK_SECONDS = 0.003
-_ACCEPTED = 200
+ACCEPTED = 200
 _OVERLOADED = {"503": 503, "429": 429, "queue": 503}
 
 
@@ -21,11 +21,6 @@ class Reply(NamedTuple):
 
     after: float
     status: int | None
-
-    @property
-    def is_good(self) -> bool:
-        """Whether the request was accepted."""
-        return self.status == _ACCEPTED
 
 
 class SimulatedReceiver:
@@ -72,7 +67,7 @@ class SimulatedReceiver:
         is_poison = scenario.poison and event_type == POISON_TYPE
         if is_poison or rng.random() < scenario.failures:
             return Reply(latency, 503)
-        return Reply(latency, _ACCEPTED)
+        return Reply(latency, ACCEPTED)
 
     def _place(self, now: float) -> float | None:
         """Return how long a request waits for its turn, or None if it is rejected."""

@@ -1,6 +1,5 @@
 """The states of a gate, and the sends that it admits in each."""
 
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -93,13 +92,6 @@ class TestProbes:
         assert 105 <= max(gaps) <= 135
         assert len(times) < 90
         assert all(gap <= max(1.5, 0.14 * time) for gap, time in zip(gaps, times, strict=False))
-
-    def test_the_event_type_may_be_added_when_a_probe_is_reserved(self, row, process):
-        process.fail(100)
-        change = process.gate.probe(102)
-        row.write(replace(change, after=replace(change.after, probed_type="order.created")))
-        process.gate.see(row.gate)
-        assert process.send(REFUSED, 102)
 
     def test_a_successful_probe_is_remembered_if_another_change_came_first(self, row, process):
         process.fail(100)

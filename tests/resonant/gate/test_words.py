@@ -40,6 +40,7 @@ WAITING_WORDS = "for 4 min more, as its Retry-After requested"
     [
         (Gate("orders"), 1_234, "normal"),
         (Gate("orders", since=NOW - 60, reason="the pace no longer limits the sends"), 1_234, "normal"),
+        (Gate("orders", not_before=NOW), 1_234, "normal"),
         (PAUSED, 1_234, "paused for 12 min by ann: maintenance; 1,234 held"),
         (PAUSED, 0, "paused for 12 min by ann: maintenance"),
         (GONE, 3, "paused for 12 min: it answered 410; 3 held"),

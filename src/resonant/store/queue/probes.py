@@ -27,26 +27,16 @@ _CANDIDATES = 1_000
 def claim_probe(
     connection: Connection, change: GateChange, *, owner: str, now: float, lease_seconds: float
 ) -> tuple[Lease, Gate] | None:
-    """Reserve the next probe of an endpoint, and lease one due delivery for it.
+    """Write a change that reserves a probe, and lease one due delivery for it; return the lease and the gate.
 
-    Prefers an event type other than that of the last probe, then the fewest attempts. So one event or event type that the
-    endpoint always rejects does not make it look down.
-
-    Args:
-        change: reserves the probe; this function adds the event type.
-
-    Returns:
-        The lease and the current gate; None, with no lease and no change of the gate, if nothing is due or another process
-        was faster.
+    Prefers an event type other than that of the last probe, and stores its type, then the fewest attempts. So one event or event
+    type that the endpoint always rejects does not make it look down. If nothing is due, or another process was faster, changes
+    nothing and returns None.
     """
     endpoint = change.after.endpoint
     is_due = (_d.c.available_at <= now, _d.c.lease_owner.is_(None))
-    candidates = (
-        select(_d.c.id)
-        .where(_d.c.endpoint == endpoint, *is_due)
-        .order_by(_d.c.available_at)
-        .limit(_CANDIDATES)
-    )
+    candidates = select(_d.c.id).where(_d.c.endpoint == endpoint, *is_due)
+    candidates = candidates.order_by(_d.c.available_at).limit(_CANDIDATES)
     # The candidates are a subquery: a lock in the same query as their limit would lock all of them. The conditions are
     # repeated on the locked row, since another transaction may have claimed or cancelled it after the subquery read it.
     ranked = (

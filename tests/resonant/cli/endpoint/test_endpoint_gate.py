@@ -29,8 +29,6 @@ def test_parked_deliveries_are_due_at_once_if_asked_for(resonant, worker):
     worker.accept("evt_1", "evt_2")
     worker.attempt(Park(3_600.0, worker.clock() + 3_600))
 
-    assert resonant.json("endpoint", "resume", "billing")["made_due"] is None
-    assert worker.claim_all() == []
     said = resonant("endpoint", "resume", "billing", "--now").out
     assert said == "endpoint billing was not paused: it is normal; 2 parked deliveries are due now\n"
     assert len(worker.claim_all()) == 2

@@ -23,28 +23,8 @@ NORMAL = Gate("orders")
 PROBING = replace(NORMAL, state="probing", failing_since=5.0, probe_at=7.0)
 
 
-@pytest.mark.parametrize(
-    ("gate", "expected"),
-    [
-        (NORMAL, False),
-        (replace(NORMAL, state="paced"), True),
-        (PROBING, True),
-        (replace(NORMAL, state="paused"), True),
-        (replace(NORMAL, not_before=101.0), True),
-        (replace(NORMAL, not_before=100.0), False),
-    ],
-    ids=["normal", "paced", "probing", "paused", "until a Retry-After ends", "after it has ended"],
-)
-def test_a_gate_governs_unless_it_is_normal_and_no_retry_after_is_in_effect(gate, expected):
-    assert gate.governs_at(100.0) is expected
-
-
-def test_a_gate_without_a_row_is_normal(desk):
-    assert desk.read(read_gate, "orders") == NORMAL
-    assert desk.read(read_gates) == {}
-
-
-def test_a_change_raises_the_epoch_and_is_read_by_all(desk):
+def test_a_gate_is_normal_until_a_change_is_written_which_raises_the_epoch(desk):
+    assert (desk.read(read_gate, "orders"), desk.read(read_gates)) == (NORMAL, {})
     change = GateChange(NORMAL, PROBING)
 
     assert desk.write(change_gate, change)
