@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +14,12 @@ from resonant.dead_letters.purge import Chosen, Retention, purge
 from resonant.dead_letters.replay import Replayed, ReplayRequest, replay_batch
 from resonant.delivery.retry import Decision, GiveUp, Park, Retry
 from resonant.events import Attempt, Delivery, Event, Lease, LeaseKey
-from resonant.store import Outcome, Store, schema
+from resonant.store import Outcome, Store, WorkerStore, schema
 from resonant.store.counts.counters import read_ever
 from resonant.store.views.selection import Selection
 
 if TYPE_CHECKING:
-    import asyncio
+    from collections.abc import Iterator
 
     from resonant.store.counts.sketches import Labels, Sketch
     from resonant.testing import FixedClock
@@ -196,3 +198,26 @@ class Desk:
 def _attempt(lease: Lease, **values: Any) -> Attempt:
     defaults = {"started_at": START, "duration": 0.02, "owner": lease.owner}
     return Attempt(number=lease.attempts + 1, round=lease.round, **defaults | values)
+
+
+@contextmanager
+def opened_desk(url: str, clock: FixedClock) -> Iterator[Desk]:
+    """Open a store with this clock."""
+    with asyncio.Runner() as runner:
+        store = runner.run(WorkerStore.open(url, clock=clock, host_clock=clock))
+        try:
+            yield Desk(store, clock, runner)
+        finally:
+            runner.run(store.close())
+
+
+async def send(store: WorkerStore, endpoint: str, *decisions: Decision | None, **attempt: Any) -> None:
+    """Claim a delivery for each decision (None: it is delivered), and record its attempt at the store's time."""
+    leases = await store.claim(endpoint, owner="worker", limit=len(decisions))
+    await store.begin(leases)
+    values = {"started_at": store.clock()} | attempt
+    outcomes = [
+        Desk.delivered(lease, **values) if decision is None else Desk.failed(lease, decision, **values)
+        for lease, decision in zip(leases, decisions, strict=True)
+    ]
+    await store.record(outcomes)
