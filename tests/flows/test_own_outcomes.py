@@ -10,25 +10,25 @@ from flows.dead_letters import replay_dead_letters
 from flows.emit import emit_events
 from resonant.dead_letters.cancel import cancel
 from resonant.delivery.retry import GiveUp
-from resonant.events import Attempt
 from resonant.input_lines import event_from_fields
-from resonant.store import Outcome, WorkerStore
 from resonant.store.queue.leases import lease_owners
 from resonant.store.views.selection import Selection
+from support.desk import send
+from support.dispatching import opened
 from support.file_endpoint import FileEndpoint
 
 pytestmark = pytest.mark.engine
 
 ENDPOINT = "file-endpoint/log"
 EVENTS = [{"id": f"e{n}", "type": "t", "source": "/s", "data": n} for n in range(4)]
+DECISIONS = (None, None, None, GiveUp("exhausted"))
 
 
 class Thief:
     """Another worker, which takes every lease at the first send and ends each delivery itself."""
 
-    def __init__(self, url, *decisions) -> None:
+    def __init__(self, url) -> None:
         self._url = url
-        self._decisions = decisions
         self._stealing = None
 
     async def deliver(self, _event) -> None:
@@ -37,20 +37,17 @@ class Thief:
         await self._stealing
 
     async def steal(self) -> None:
-        store = await WorkerStore.open(self._url)
-        for owner in await store.read(lease_owners):
-            await store.release_all(owner)
-        leases = await store.claim(ENDPOINT, owner="thief", limit=10)
-        await store.begin(leases)
-        outcomes = []
-        for lease, decision in zip(leases, self._decisions, strict=True):
-            result = "delivered" if decision is None else "failed"
-            attempt = Attempt(
-                lease.attempts + 1, lease.round, store.clock(), 0.1, result, category="transient"
-            )
-            outcomes.append(Outcome(lease, attempt, decision))
-        await store.record(outcomes)
-        await store.close()
+        async with opened(self._url) as store:
+            for owner in await store.read(lease_owners):
+                await store.release_all(owner)
+            await send(store, ENDPOINT, *DECISIONS)
+
+
+@pytest.fixture
+def thief(url, monkeypatch):
+    """The thief takes over from a run that begins to send."""
+    thief = Thief(url)
+    monkeypatch.setattr(FileEndpoint, "deliver", lambda _self, event: thief.deliver(event))
 
 
 @pytest.fixture(autouse=True)
@@ -63,10 +60,7 @@ async def store_dead_letters(store):
     await cancel(store, Selection(endpoint=ENDPOINT), who="test")
 
 
-async def test_a_run_with_events_counts_those_that_another_worker_sent(url, store, monkeypatch):
-    thief = Thief(url, None, None, None, GiveUp("exhausted"))
-    monkeypatch.setattr(FileEndpoint, "deliver", lambda _self, event: thief.deliver(event))
-
+async def test_a_run_with_events_counts_those_that_another_worker_sent(thief):
     state = await emit_events(events=EVENTS, endpoint=ENDPOINT, return_state=True)
 
     assert (state.is_completed(), state.name) == (True, "DeadLetters")
@@ -74,10 +68,7 @@ async def test_a_run_with_events_counts_those_that_another_worker_sent(url, stor
     assert f"`resonant dlq --endpoint {ENDPOINT} --since " in state.message
 
 
-async def test_a_replay_counts_those_that_another_worker_sent(url, store, monkeypatch):
-    thief = Thief(url, None, None, None, GiveUp("exhausted"))
-    monkeypatch.setattr(FileEndpoint, "deliver", lambda _self, event: thief.deliver(event))
-
+async def test_a_replay_counts_those_that_another_worker_sent(store, thief):
     await store_dead_letters(store)
     state = await replay_dead_letters(endpoint=ENDPOINT, return_state=True)
 

@@ -9,22 +9,20 @@ import pytest
 
 from flows.dead_letters import purge_dead_letters
 from resonant.dead_letters.purge import DAY_SECONDS
-from resonant.events import Attempt, Event
-from resonant.store import Outcome
+from resonant.events import Event
+from resonant.testing import FixedClock
 from support.archives import read_archive
-from support.stores import opened
+from support.desk import send
+from support.dispatching import opened
 from tasks.purge import PURGE_ARTIFACT
 
 pytestmark = pytest.mark.engine
 
 
 async def deliver(url: str, event_id: str, *, days_ago: float) -> None:
-    async with opened(url, time.time() - days_ago * DAY_SECONDS) as store:
+    async with opened(url, clock=FixedClock(time.time() - days_ago * DAY_SECONDS)) as store:
         await store.enqueue([Event(id=event_id, type="t", source="/s", data=1)], "hooks")
-        [lease] = await store.claim("hooks", owner="w", limit=1)
-        await store.begin([lease])
-        attempt = Attempt(1, 1, store.clock(), 0.1, "delivered", status_code=200)
-        await store.record([Outcome(lease, attempt, None)])
+        await send(store, "hooks", None)
 
 
 async def test_delivered_history_is_archived_before_it_goes(url, read_artifact, tmp_path, monkeypatch):

@@ -11,11 +11,12 @@ from blocks import WebhookEndpoint
 from flows.dead_letters import collect_dead_letters
 from resonant.delivery.retry import GiveUp
 from resonant.display import markdown
-from resonant.events import Attempt, Event, rfc3339
+from resonant.events import Event, rfc3339
 from resonant.gate.pausing import pause
-from resonant.store import Outcome
 from resonant.store.shared.gates import Gate, GateChange, change_gate
-from support.stores import START, opened
+from resonant.testing import FixedClock
+from support.desk import START, send
+from support.dispatching import opened
 from tasks.collect import GATES_ARTIFACT, TRIAGE_ARTIFACT
 
 pytestmark = pytest.mark.engine
@@ -26,15 +27,12 @@ def collect(url, read_artifact):
     """Put dead letters into the store, and run the flow; return its message and the artifacts that it wrote."""
 
     async def run(*failures: dict, event_id: str = "evt_{}"):
-        async with opened(url) as store:
+        async with opened(url, clock=FixedClock(START)) as store:
             for number, failure in enumerate(failures):
                 event = Event(id=event_id.format(number), type="t", source="/s", data=1)
                 await store.enqueue([event], "hooks")
-                [lease] = await store.claim("hooks", owner="w", limit=1)
-                await store.begin([lease])
-                failed = Attempt(1, 1, store.clock(), 0.1, "failed", error_type="UnexpectedStatus", **failure)
                 reason = "permanent" if failure["category"] == "permanent" else "exhausted"
-                await store.record([Outcome(lease, failed, GiveUp(reason))])
+                await send(store, "hooks", GiveUp(reason), **{"maybe_processed": False} | failure)
                 store.clock.advance(60)
         state = await collect_dead_letters(return_state=True)
         triage, gates = [await read_artifact(key, state) for key in (TRIAGE_ARTIFACT, GATES_ARTIFACT)]
@@ -104,7 +102,7 @@ async def test_an_empty_queue_writes_an_empty_triage_over_the_last_one(collect):
 
 
 async def test_held_endpoints_are_a_table_of_their_own(collect, url):
-    async with opened(url) as store:
+    async with opened(url, clock=FixedClock(START)) as store:
         await store.enqueue([Event(id=f"evt_{n}", type="t", source="/s", data=1) for n in range(2)], "paid")
         await pause(store, "paid", who="ann", reason="a `b`")
         gate = Gate("crm", "probing", since=START, reason="20 failures in a row", probe_at=START + 5)
