@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
@@ -15,11 +14,9 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
-from resonant.local.server import free_port, kept_server, send_events
-from resonant.settings import Settings
 from support.examples import FUZZ_EXAMPLES, examples
 from support.postgresql import started_postgresql
-from support.prefect_database import give_prefect_database, share_prefect_database
+from support.prefect_database import share_prefect_database
 from support.sqlite import Disk, listening
 
 # Settings of the tests themselves.
@@ -158,20 +155,12 @@ def store_url(request):
 
 @pytest.fixture(scope="session")
 def prefect_api(tmp_path_factory):
-    """The API URL of a real Prefect server with the shipped settings and its own home; one per session."""
-    from prefect.logging.handlers import APILogWorker
+    """The API URL of a real Prefect server; one per session."""
+    # Only here: it imports Prefect.
+    from support.prefect import forget_server, running_server
 
-    home = tmp_path_factory.mktemp("prefect")
-    give_prefect_database(home)
-    with contextlib.ExitStack() as stack:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("PREFECT_HOME", str(home))
-            patch.delenv("PREFECT_API_URL", raising=False)
-            # The server notices missing events within a second instead of the default five.
-            patch.setenv("PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY", "PT1S")
-            server = kept_server(Settings(home=home / "resonant"), port=free_port(), ui=False)
-            api_url = stack.enter_context(server).api_url
-        yield api_url
-        # Otherwise Prefect's client would try for minutes at exit to send records to the stopped server.
-        send_events(api_url)
-        APILogWorker.drain_all(at_exit=False)
+    # The server notices missing events within a second instead of the default five.
+    variables = {"PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT1S"}
+    with running_server(tmp_path_factory.mktemp("prefect"), **variables) as server:
+        yield server.api_url
+        forget_server(server.api_url)

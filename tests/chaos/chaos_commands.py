@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 from chaos_plan import GHOST, PURGING
-from chaos_worker import ENDPOINT, POLICY, TIMEOUT_SECONDS, WIDTH
+from chaos_worker import ENDPOINT, POLICY, WIDTH
 
 from support.machine import Machine
 
@@ -29,10 +29,6 @@ _OWNED = f"SELECT 1 AS one FROM resonant_deliveries WHERE lease_owner <> '{GHOST
 
 class Commands(Machine):
     """Starts victims with a Prefect server, and notices when they have begun."""
-
-    def add_endpoint(self, url: str) -> None:
-        options = ("--allow-private", "--overwrite", "--timeout", f"{TIMEOUT_SECONDS}")
-        self.succeed("endpoint", "add", ENDPOINT, url, *options)
 
     def start_victim(self, victim: Victim, round_: Round, name: str) -> subprocess.Popen[bytes]:
         resonant = [sys.executable, "-m", "resonant"]

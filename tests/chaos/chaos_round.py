@@ -32,7 +32,8 @@ from support.waiting import wait_until
 if TYPE_CHECKING:
     from chaos_commands import Commands
     from chaos_facts import Database
-    from chaos_journal import Journal
+
+    from support.receivers import ReceiverProcess
 
 _LEASE_SECONDS = 3.0
 _PATIENCE_SECONDS = 240.0  # the gate slows down an endpoint that fails often
@@ -52,7 +53,12 @@ class Round:
     """Runs a plan in a folder, and collects the problems."""
 
     def __init__(
-        self, plan: Plan, folder: Path, database: Database, journal: Journal, commands: Commands | None = None
+        self,
+        plan: Plan,
+        folder: Path,
+        database: Database,
+        journal: ReceiverProcess,
+        commands: Commands | None = None,
     ) -> None:
         self.plan = plan
         self.folder = folder

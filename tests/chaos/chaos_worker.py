@@ -27,13 +27,12 @@ from resonant.dispatch.limits import Limits
 from resonant.input_lines import parse_event
 from resonant.store.audit import audited
 from resonant.store.views.selection import Selection
-from support.dispatching import dispatching, http_target, opened
+from support.dispatching import dispatching_to, opened
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
 
-    from resonant.delivery.attempt import Destination
     from resonant.dispatch.dispatcher import Dispatcher
     from resonant.events import Clock, Lease
     from resonant.store import Store
@@ -117,12 +116,9 @@ def _slow_down(store: Store, rng: random.Random) -> None:
 
 
 def opened_emission(store: Store, orders: Orders) -> AbstractAsyncContextManager[Dispatcher]:
-    async def open_destination(name: str) -> Destination:
-        return http_target(name, orders.receiver, timeout=TIMEOUT_SECONDS)
-
     limits = Limits(concurrency=2 * WIDTH, endpoint_concurrency=WIDTH, chunk_size=orders.chunk_size)
-    options = {"open_destination": open_destination, "owner": orders.name, "limits": limits}
-    return dispatching(store, None, policy=POLICY, seed=None, **options)
+    options = {"owner": orders.name, "policy": POLICY, "limits": limits}
+    return dispatching_to(orders.receiver, store, timeout=TIMEOUT_SECONDS, **options)
 
 
 def _emit_one(dispatcher: Dispatcher, progress: Progress) -> Callable[[Lease], Awaitable[None]]:
@@ -176,17 +172,20 @@ async def collect(store: Store, orders: Orders, _progress: Progress) -> None:
         await asyncio.sleep(0.05)
 
 
-async def export(store: Store, orders: Orders, _progress: Progress) -> None:
+async def export_to(path: Path, store: Store, *, hours: float) -> None:
     from resonant.files import atomic_file
     from resonant.metrics.prometheus import registry_of, to_text
     from resonant.metrics.totals import measure
 
-    path = Path(orders.textfile)
+    totals, found = await measure(store, hours=hours)
+    with atomic_file(path, mode=0o644) as write:
+        write(to_text(registry_of(totals, found)))
+    await store.compact()
+
+
+async def export(store: Store, orders: Orders, _progress: Progress) -> None:
     for _ in range(orders.times):
-        totals, found = await measure(store, hours=24)
-        with atomic_file(path, mode=0o644) as write:
-            write(to_text(registry_of(totals, found)))
-        await store.compact()
+        await export_to(Path(orders.textfile), store, hours=24)
 
 
 async def enqueue(store: Store, orders: Orders, progress: Progress) -> None:

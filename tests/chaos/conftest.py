@@ -19,7 +19,7 @@ import pytest
 # This folder is no package: its modules are found by their names alone, here and in the processes that it starts.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from chaos_journal import started_receiver
+from support.receivers import started_receiver
 
 _SUITE = pytest.StashKey["Suite"]()
 _ROUNDS = {"short": "4,1", "long": "96,10"}
@@ -110,5 +110,5 @@ def journal(tmp_path_factory):
 @pytest.fixture(scope="module")
 def receiver(tmp_path_factory):
     """The receiver of the fault suite, which delivers everything."""
-    with started_receiver(tmp_path_factory.mktemp("receiver"), "faults_receiver:steady") as started:
+    with started_receiver(tmp_path_factory.mktemp("receiver"), "support.receiver_scripts:steady") as started:
         yield started

@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from resonant.dispatch.limiting.ahead import PrefetchWindow
 from resonant.dispatch.limits import Limits
 from resonant.events import Event
 from support.dispatching import dispatching, emit, http_target, opened
+from support.machine import Machine
 from support.waiting import until
 
 if TYPE_CHECKING:
@@ -30,13 +31,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from chaos_journal import Journal
-
     from resonant.delivery.attempt import Destination
     from resonant.dispatch.counts import Counts
     from resonant.dispatch.dispatcher import Dispatcher
     from resonant.events import Clock
     from resonant.store import WorkerStore
+    from support.receivers import ReceiverProcess
 
 IS_LONG = os.environ.get("RESONANT_CHAOS", "short") == "long"
 PROJECT = Path(__file__).parents[2]
@@ -106,7 +106,7 @@ class Fault:
     """
 
     url: str
-    receiver: Journal
+    receiver: ReceiverProcess
     chunk_size: int = 0
     lease_seconds: float = 30.0
     policy: RetryPolicy = POLICY
@@ -114,7 +114,7 @@ class Fault:
     host: str = "127.0.0.1"
     timeout: float = 5.0
     timeouts: dict[str, float] = field(default_factory=dict)
-    more_receivers: tuple[Journal, ...] = ()
+    more_receivers: tuple[ReceiverProcess, ...] = ()
     given: dict[str, bytes] = field(default_factory=dict)
     failure: Exception | None = None
 
@@ -233,6 +233,16 @@ class Fault:
 
     def attempts(self, columns: str) -> list[dict]:
         return Database(self.url).query(f"SELECT {columns} FROM resonant_attempts")
+
+
+def machine_of(home: Path, store_url: str, prefect_api: str = "", **variables: str) -> Machine:
+    """Return a machine whose commands use this store and the faults' policy."""
+    fixed = {
+        "RESONANT_DATABASE_URL": store_url,
+        "RESONANT_POLICIES": json.dumps({"faults": asdict(POLICY)}),
+        "RESONANT_DEFAULT_POLICY": "faults",
+    }
+    return Machine(home, prefect_api, fixed | variables)
 
 
 def assert_one_line(finished: subprocess.CompletedProcess[str], *fragments: str) -> None:

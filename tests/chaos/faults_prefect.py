@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from faults import PROJECT
-
-from resonant.local.health import is_healthy
-from resonant.local.server import free_port, shipped_settings
-from support.waiting import wait_until
+from resonant.local.server import api_url_at, free_port
+from resonant.local.supervisor import kill
+from support.prefect import running_server
+from support.processes import family
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,61 +16,34 @@ if TYPE_CHECKING:
 
 
 class OwnPrefect:
-    """A server with the shipped settings and a home of its own."""
+    """A server with a home of its own."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
         self._port = free_port()
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def api_url(self) -> str:
-        return f"http://127.0.0.1:{self._port}/api"
-
-    @property
-    def is_healthy(self) -> bool:
-        return is_healthy(self.api_url)
+        self._running = ExitStack()
+        self.api_url = api_url_at(self._port)
 
     def start(self) -> None:
-        environment = (
-            os.environ
-            | shipped_settings()
-            | {
-                "PREFECT_HOME": str(self._home),
-                "PREFECT_API_URL": self.api_url,
-                "PREFECT_SERVER_UI_ENABLED": "false",
-            }
-        )
-        command = ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self._port)]
-        with (self._home / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, *command],
-                cwd=PROJECT,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        wait_until(lambda: self.is_healthy, 90)
-
-    def send(self, number: signal.Signals) -> None:
-        """Send a signal to all of its processes."""
-        os.killpg(self._process.pid, number)
+        server = self._running.enter_context(running_server(self._home, port=self._port))
+        self._supervisor = server.supervisor
 
     def kill(self) -> None:
-        if self._process.poll() is None:
-            self.send(signal.SIGKILL)
-            self._process.wait()
+        if self._supervisor.poll() is None:
+            kill(self._supervisor)
+        self._running.close()
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Let it answer nothing during the block, while its port still takes connections."""
-        self.send(signal.SIGSTOP)
+        _, *processes = family(self._supervisor)
+        for each in processes:
+            each.suspend()
         try:
             yield
         finally:
-            self.send(signal.SIGCONT)
+            for each in processes:
+                each.resume()
 
     @contextmanager
     def killed(self) -> Iterator[None]:

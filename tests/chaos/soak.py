@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from chaos_journal import Journal
+    from support.receivers import ReceiverProcess
 
 _MIB = 1024 * 1024
 _ENDS = {"delivered", "exhausted", "permanent", "expired"}
@@ -105,7 +105,9 @@ class Samples:
                 yield f"{name} grew from {seen['second quarter']} to {seen['last quarter']}"
 
 
-def accounts(produced: int, url: str, folder: Path, journal: Journal) -> tuple[dict[str, object], list[str]]:
+def accounts(
+    produced: int, url: str, folder: Path, journal: ReceiverProcess
+) -> tuple[dict[str, object], list[str]]:
     """Compare everything that was produced with the store, the archives and the receiver's journal.
 
     Returns:

@@ -14,26 +14,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from chaos_worker import ENDPOINT, export_to
 
 from resonant.dead_letters.purge import Retention, purge
 from resonant.dead_letters.triage import triage
 from resonant.delivery.retry import RetryPolicy
 from resonant.dispatch.limits import Limits
 from resonant.events import Event
-from resonant.files import atomic_file
-from resonant.metrics.prometheus import registry_of, to_text
-from resonant.metrics.totals import measure
-from support.dispatching import dispatching, emit, http_target, opened
+from support.dispatching import dispatching_to, emit, opened
 
 if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager
-
-    from resonant.delivery.attempt import Destination
-    from resonant.dispatch.dispatcher import Dispatcher
     from resonant.store import Store
 
-ENDPOINT = "hooks"
 # A Retry-After of 24 hours or more expires a delivery at once.
 _POLICY = RetryPolicy(max_attempts=6, base=0.5, factor=3.0, cap=15.0, park_after=5.0, max_age=24 * 3600.0)
 _TIMEOUT_SECONDS = 2.0
@@ -84,7 +76,9 @@ async def produce(store: Store, orders: Orders) -> None:
 async def drain(store: Store, orders: Orders) -> None:
     while time.time() < orders.ends_at or await store.unfinished():
         seconds = min(_RUN_SECONDS, orders.ends_at - time.time())
-        async with _opened_emission(store, orders, run_for=max(0.0, seconds)) as dispatcher:
+        limits = Limits(run_for=max(0.0, seconds))
+        options = {"owner": f"drain-{time.time()}", "policy": _POLICY, "limits": limits}
+        async with dispatching_to(orders.receiver, store, timeout=_TIMEOUT_SECONDS, **options) as dispatcher:
             await emit(dispatcher)
         if time.time() >= orders.ends_at:
             await asyncio.sleep(0.5)
@@ -97,25 +91,11 @@ async def keep(store: Store, orders: Orders) -> None:
     while time.time() < orders.ends_at:
         await store.rescue()
         await store.read(triage)
-        totals, found = await measure(store, hours=orders.keep_minutes / 60)
-        with atomic_file(folder / "resonant.prom", mode=0o644) as write:
-            write(to_text(registry_of(totals, found)))
-        await store.compact()
+        await export_to(folder / "resonant.prom", store, hours=orders.keep_minutes / 60)
         archive = folder / f"purged-{number:04d}.jsonl.gz"
         await purge(store, Retention(days, days), who="soak", archive=archive)
         number += 1
         await asyncio.sleep(max(0.0, min(pause, orders.ends_at - time.time())))
-
-
-def _opened_emission(
-    store: Store, orders: Orders, *, run_for: float
-) -> AbstractAsyncContextManager[Dispatcher]:
-    async def open_destination(name: str) -> Destination:
-        return http_target(name, orders.receiver, timeout=_TIMEOUT_SECONDS)
-
-    owner, limits = f"drain-{time.time()}", Limits(run_for=run_for)
-    options = {"open_destination": open_destination, "owner": owner, "limits": limits}
-    return dispatching(store, None, policy=_POLICY, seed=None, **options)
 
 
 async def work(role: str, orders: Orders) -> None:

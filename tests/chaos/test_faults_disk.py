@@ -17,11 +17,11 @@ from faults import (
     TASK_LANE_FIRST,
     Fault,
     assert_one_line,
+    machine_of,
     make_events,
     most_begun,
     write_lines,
 )
-from faults_commands import Machine
 from faults_disk import small_disk
 
 from resonant.dead_letters.cancel import cancel
@@ -48,27 +48,29 @@ class TestWhileEventsAreStored:
         events = make_events(6000)
         lines = write_lines(tmp_path / "events.jsonl", events)
         with small_disk(tmp_path / "disk", "2m") as disk:
-            machine = Machine(tmp_path, f"sqlite:///{disk.folder}/resonant.db")
+            url = f"sqlite:///{disk.folder}/resonant.db"
+            machine = machine_of(tmp_path, url)
             refused = machine.run("enqueue", str(lines), "--endpoint", ENDPOINT, "--allow-unknown")
             assert_one_line(refused, "the disk is full: free some space", "000 new events stored: ")
-            kept = stored(machine.store_url)
+            kept = stored(url)
             assert f" {kept:,} new events stored: " in refused.stderr
 
             disk.grow("64m")
             done = machine.run("enqueue", str(lines), "--endpoint", ENDPOINT, "--allow-unknown")
             assert done.stdout == f"stored {6000 - kept:,} events for {ENDPOINT}, {kept:,} already known\n"
-            assert 0 < kept < stored(machine.store_url) == 6000
+            assert 0 < kept < stored(url) == 6000
 
     def test_a_limit_on_the_size_of_files_is_reported_in_the_same_way(self, tmp_path):
         lines = write_lines(tmp_path / "events.jsonl", make_events(3000))
-        machine = Machine(tmp_path, f"sqlite:///{tmp_path}/resonant.db")
+        url = f"sqlite:///{tmp_path}/resonant.db"
+        machine = machine_of(tmp_path, url)
         limited = machine.start(
             "enqueue", str(lines), "--endpoint", ENDPOINT, "--allow-unknown", preexec_fn=no_large_files
         )
         refused = finished(limited)
         assert_one_line(refused, "the disk cannot be written", "stored: running this again is safe")
         assert machine.run("enqueue", str(lines), "--endpoint", ENDPOINT, "--allow-unknown").returncode == 0
-        assert stored(machine.store_url) == 3000
+        assert stored(url) == 3000
 
 
 class TestWhileEventsAreEmitted:
@@ -113,7 +115,7 @@ class TestWhilePurgedEventsAreArchived:
         async with fault.opened_store() as store:
             await cancel(store, Selection(), who="test")
 
-        machine = Machine(tmp_path, fault.url)
+        machine = machine_of(tmp_path, fault.url)
         with small_disk(tmp_path / "disk", size) as disk:
             archive = disk.folder / name
             purge = ("purge", "--older-than", "0", "--yes", "--archive", str(archive))
@@ -141,7 +143,7 @@ class TestWhilePurgedEventsAreArchived:
 class TestWhileAReportIsExported:
     async def test_the_last_report_stays_and_the_next_one_is_whole(self, tmp_path, receiver):
         fault = Fault(f"sqlite:///{tmp_path}/resonant.db", receiver)
-        machine = Machine(tmp_path, fault.url)
+        machine = machine_of(tmp_path, fault.url)
         with small_disk(tmp_path / "disk", "64k") as disk:
             report = disk.folder / "report.json"
             export = ("export", "--output", str(report))

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import httpx
 import psutil
 import pytest
-from chaos_journal import started_receiver
 from faults import make_events, note_figures
 
 from resonant.errors import UnexpectedStatus
 from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.http import HttpSink
 from resonant.testing import FAULTS
+from support.receivers import started_receiver
 
 if TYPE_CHECKING:
     from resonant.events import Event

@@ -6,11 +6,11 @@ import asyncio
 import time
 
 import pytest
-from chaos_journal import started_receiver
 from faults import ENDPOINT, Fault
 
 from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gate
 from support.dispatching import emit
+from support.receivers import started_receiver
 
 
 @pytest.mark.slow

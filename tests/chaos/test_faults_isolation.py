@@ -6,11 +6,11 @@ import asyncio
 from dataclasses import dataclass
 
 import pytest
-from chaos_journal import started_receiver
 from faults import IS_LONG, LANES, Fault, note_figures
 
 from resonant.delivery.retry import RetryPolicy
 from support.dispatching import emit
+from support.receivers import started_receiver
 from support.waiting import until
 
 _DEAD, _HEALTHY = (10_000, 10_000) if IS_LONG else (1_000, 1_500)
@@ -41,7 +41,9 @@ def neighbours(tmp_path):
     woken = tmp_path / "woken"
     with (
         started_receiver(tmp_path / "healthy", "resonant.testing:always_ok") as healthy,
-        started_receiver(tmp_path / "asleep", "faults_receiver:asleep", WOKEN=str(woken)) as asleep,
+        started_receiver(
+            tmp_path / "asleep", "support.receiver_scripts:silent_until_repaired", REPAIRED=str(woken)
+        ) as asleep,
     ):
         yield Neighbours(healthy, asleep, woken)
 

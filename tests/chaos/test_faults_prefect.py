@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 from chaos_facts import Database
-from chaos_journal import started_receiver
 from faults import (
     DATABASE,
     ENDPOINT,
@@ -15,17 +15,21 @@ from faults import (
     Fault,
     assert_one_line,
     long_form_only,
+    machine_of,
     make_events,
     most_begun,
     write_lines,
 )
-from faults_commands import Machine
 from faults_prefect import own_prefect
 
 from support.machine import finished
 from support.postgresql import started_postgresql
 from support.prefect import patient_client
+from support.receivers import started_receiver
 from support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from support.machine import Machine
 
 pytestmark = pytest.mark.engine
 
@@ -46,8 +50,8 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def machine(tmp_path, sqlite_url, server, receiver):
-    made = Machine(tmp_path, sqlite_url, server.api_url, {"RESONANT_ENDPOINT_CONCURRENCY": f"{_WIDTH}"})
-    made.add_endpoint(receiver.url)
+    made = machine_of(tmp_path, sqlite_url, server.api_url, RESONANT_ENDPOINT_CONCURRENCY=f"{_WIDTH}")
+    made.save_endpoint(ENDPOINT, receiver.url)
     return made
 
 
@@ -77,8 +81,10 @@ def outcome(server, name: str) -> list[str]:
 @long_form_only("this starts a Prefect server, again and again")
 @LANES
 @pytest.mark.parametrize("way", ["frozen", "killed"])
-def test_a_server_outage_ends_no_run_and_delays_no_event(server, machine, receiver, way, chunk_size):
-    fault = Fault(machine.store_url, receiver, chunk_size)
+def test_a_server_outage_ends_no_run_and_delays_no_event(
+    server, machine, sqlite_url, receiver, way, chunk_size
+):
+    fault = Fault(sqlite_url, receiver, chunk_size)
     with emitting(machine, fault, chunk_size, _OUTLASTING) as process:
         with server.frozen() if way == "frozen" else server.killed():
             before = fault.requests
@@ -95,8 +101,8 @@ def test_a_server_outage_ends_no_run_and_delays_no_event(server, machine, receiv
 @pytest.mark.slow
 def test_a_silent_server_at_the_start_is_one_line_and_nothing_is_stored(tmp_path, sqlite_url):
     lines = write_lines(tmp_path / "events.jsonl", make_events(10))
-    with started_receiver(tmp_path / "silent", "faults_receiver:silent") as silent:
-        machine = Machine(tmp_path, sqlite_url, f"{silent.url}/api")
+    with started_receiver(tmp_path / "silent", "support.receiver_scripts:silent") as silent:
+        machine = machine_of(tmp_path, sqlite_url, f"{silent.url}/api")
         refused = machine.run("emit", str(lines), "--endpoint", ENDPOINT)
     assert_one_line(
         refused, f"no Prefect server answers at {silent.url}/api", "start it, or unset PREFECT_API_URL"
@@ -115,10 +121,10 @@ def postgresql_server():
 def test_a_long_outage_of_the_store_ends_the_command_with_one_line(
     server, machine, receiver, chunk_size, postgresql_server
 ):
-    machine.store_url = postgresql_server.empty_database(DATABASE)
-    machine.variables["RESONANT_LEASE_SECONDS"] = "6"
-    machine.add_endpoint(receiver.url, "--timeout", "5")
-    fault = Fault(machine.store_url, receiver, chunk_size)
+    url = postgresql_server.empty_database(DATABASE)
+    machine.variables |= {"RESONANT_DATABASE_URL": url, "RESONANT_LEASE_SECONDS": "6"}
+    machine.save_endpoint(ENDPOINT, receiver.url, timeout=5)
+    fault = Fault(url, receiver, chunk_size)
     with emitting(machine, fault, chunk_size, 300) as process, postgresql_server.stopped():
         done = finished(process)
     assert_one_line(done, "postgresql://postgres@/faults: no database server answers at this address")
@@ -128,8 +134,8 @@ def test_a_long_outage_of_the_store_ends_the_command_with_one_line(
 
 
 @long_form_only("Prefect's client waits for two minutes")
-def test_a_lost_server_is_one_line_after_all_events_are_sent(server, machine, receiver):
-    fault = Fault(machine.store_url, receiver)
+def test_a_lost_server_is_one_line_after_all_events_are_sent(server, machine, sqlite_url, receiver):
+    fault = Fault(sqlite_url, receiver)
     with emitting(machine, fault, 0, 100) as process:
         server.kill()
         try:
@@ -150,14 +156,14 @@ _DELIVERED = "SELECT count(*) AS number FROM resonant_deliveries WHERE status = 
 def test_a_worker_that_is_killed_while_it_drains_is_replaced_by_the_next_up(tmp_path, sqlite_url, receiver):
     width = 2
     variables = {"RESONANT_ENDPOINT_CONCURRENCY": f"{width}", "RESONANT_LEASE_SECONDS": "10"}
-    machine = Machine(tmp_path, sqlite_url, variables=variables)
+    machine = machine_of(tmp_path, sqlite_url, **variables)
     fault = Fault(sqlite_url, receiver)
     events = make_events(600)
     fault.given |= {event.id: event.body for event in events}
     lines = write_lines(tmp_path / "events.jsonl", events)
     before = fault.requests
     with machine.up() as first:
-        machine.add_endpoint(receiver.url, "--timeout", "5")
+        machine.succeed("endpoint", "add", ENDPOINT, receiver.url, "--allow-private", "--timeout", "5")
         assert machine.run("enqueue", str(lines), "--endpoint", ENDPOINT).returncode == 0
         wait_until(lambda: fault.requests - before >= 100)
         worker = next(

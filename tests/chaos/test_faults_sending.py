@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from chaos_journal import started_receiver
 from faults import ENDPOINT, IS_LONG, LANES, POLICY, Fault, most_begun
 
 from resonant.dead_letters.replay import ReplayRequest, take_dead_letters
@@ -21,6 +20,7 @@ from resonant.delivery.retry import Retry, RetryPolicy
 from resonant.store.audit import audited
 from resonant.store.views.selection import Selection
 from support.dispatching import emit
+from support.receivers import started_receiver
 from support.waiting import until
 
 pytestmark = LANES
@@ -140,7 +140,7 @@ class JumpingClock:
 
 @pytest.fixture(scope="module")
 def shaky_receiver(tmp_path_factory):
-    with started_receiver(tmp_path_factory.mktemp("receiver"), "faults_receiver:shaky") as started:
+    with started_receiver(tmp_path_factory.mktemp("receiver"), "support.receiver_scripts:shaky") as started:
         yield started
 
 

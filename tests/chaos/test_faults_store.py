@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 from faults import (
@@ -21,6 +19,7 @@ from faults import (
 from resonant.errors import StoreUnavailable
 from support.dispatching import emit
 from support.postgresql import relayed, started_postgresql
+from support.sqlite import locked
 
 # Longer than the pause before another try: a store that fails each of them is away, and waited for no longer than that.
 _BETWEEN_CUTS_SECONDS = 0.7
@@ -29,15 +28,6 @@ _MOST_CUTS = 5
 _END_TRANSACTIONS = """
     SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL"""
-# Takes SQLite's write lock, says so, and holds it until its standard input ends.
-_HOLD_THE_LOCK = """
-import sqlite3, sys
-connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=30)
-connection.execute("BEGIN IMMEDIATE")
-print("held", flush=True)
-sys.stdin.read()
-connection.rollback()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -161,18 +151,8 @@ class TestPostgreSQLLosesConnections:
         assert max(sent_at[event_id] for event_id in first) < began_at + 9.0
 
 
-@contextlib.contextmanager
-def locked_by_another_process(fault):
-    path = fault.url.removeprefix("sqlite:///")
-    with subprocess.Popen(
-        [sys.executable, "-c", _HOLD_THE_LOCK, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout.readline() == "held\n"
-        try:
-            yield process
-        finally:
-            process.stdin.close()
-            process.wait()
+def database_of(fault: Fault) -> Path:
+    return Path(fault.url.removeprefix("sqlite:///"))
 
 
 class TestSQLiteIsLockedByAnotherProcess:
@@ -181,7 +161,7 @@ class TestSQLiteIsLockedByAnotherProcess:
         fault = make_fault(sqlite_url)
 
         await fault.enqueue(1)
-        with locked_by_another_process(fault):
+        with locked(database_of(fault)):
             storing = asyncio.create_task(fault.enqueue(100))
             await asyncio.sleep(0.5)
             assert not storing.done()
@@ -198,7 +178,7 @@ class TestSQLiteIsLockedByAnotherProcess:
         fault = make_fault(sqlite_url)
 
         emitting = await fault.started(300, received=60)
-        with locked_by_another_process(fault):
+        with locked(database_of(fault)):
             await asyncio.sleep(1.2)
             assert not emitting.done()
         assert (await emitting).delivered == 300
@@ -212,7 +192,7 @@ class TestSQLiteIsLockedByAnotherProcess:
         fault = make_fault(sqlite_url, lease_seconds=1.5)
 
         emitting = await fault.started(300, received=60)
-        with locked_by_another_process(fault):
+        with locked(database_of(fault)):
             await asyncio.sleep(3.0)
             assert not emitting.done()
         await emitting

@@ -10,6 +10,7 @@ from chaos_commands import Commands
 from chaos_facts import Database
 from chaos_plan import Plan
 from chaos_round import Round
+from chaos_worker import ENDPOINT, TIMEOUT_SECONDS
 
 _SHOWN = 20
 
@@ -54,7 +55,7 @@ def test_killed_workers_lose_nothing_and_repeat_only_sends_in_flight(
 def commands(prefect_api, journal, tmp_path_factory) -> Commands:
     """The command line and the flows, with an endpoint for the receiver."""
     made = Commands(tmp_path_factory.mktemp("home"), prefect_api)
-    made.add_endpoint(journal.url)
+    made.save_endpoint(ENDPOINT, journal.url, timeout=TIMEOUT_SECONDS)
     return made
 
 

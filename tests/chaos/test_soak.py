@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 import soak_worker
-from chaos_journal import started_receiver
 from faults import long_form_only, note_figures
 from soak import Samples, accounts
 from soak_worker import Orders
 
 from resonant.store import WorkerStore
+from support.receivers import started_receiver
 
 _MINUTES = float(os.environ.get("RESONANT_CHAOS_SOAK_MINUTES", "60"))
 _RATE = float(os.environ.get("RESONANT_CHAOS_SOAK_RATE", "50"))
@@ -32,7 +32,7 @@ _LAST_SECONDS = 180.0
 @long_form_only("this takes an hour")
 @pytest.mark.timeout(_MINUTES * 60 + 600)
 async def test_memory_descriptors_store_and_lag_stay_flat(tmp_path, sqlite_url):
-    with started_receiver(tmp_path / "receiver", "faults_receiver:ten_per_cent") as receiver:
+    with started_receiver(tmp_path / "receiver", "support.receiver_scripts:ten_per_cent") as receiver:
         ends_at = time.time() + _MINUTES * 60
         # So that the first purge is in the first quarter.
         orders = Orders(sqlite_url, receiver.url, str(tmp_path), ends_at, _RATE, keep_minutes=_MINUTES / 8)

@@ -1,25 +1,20 @@
-"""A user's machine in a folder: commands in their own processes, and a receiver that keeps a journal."""
+"""A user's machine in a folder, a running ``resonant up``, and receivers."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-import subprocess
-import sys
-import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from support.machine import Machine, Up
 from support.prefect import patient_client
+from support.receivers import ReceiverProcess, started_receiver
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 UP_VARIABLES = {
     # Relative paths, since the worker runs in another folder.
@@ -28,21 +23,6 @@ UP_VARIABLES = {
     "RESONANT_POLICIES": json.dumps({"once": {"max_attempts": 1}}),
     "RESONANT_ALERT_MIN_ATTEMPTS": "5",
 }
-
-
-@dataclass
-class ReceiverProcess:
-    """A receiver in its own process, and its journal."""
-
-    url: str
-    journal_path: Path
-    process: subprocess.Popen[str]
-
-    @property
-    def journal(self) -> list[dict]:
-        if not self.journal_path.exists():
-            return []
-        return [json.loads(line) for line in self.journal_path.read_text().splitlines() if line.endswith("}")]
 
 
 @pytest.fixture
@@ -78,40 +58,11 @@ def up(ensure_up) -> Up:
 
 @pytest.fixture
 def start_receiver(tmp_path):
-    """Start a receiver with a script, ``module:function``, in its own process."""
-    with receivers_in(tmp_path) as start:
-        yield start
-
-
-@pytest.fixture(scope="module")
-def start_shared_receiver(tmp_path_factory):
-    """Start a receiver for all tests of a file."""
-    with receivers_in(tmp_path_factory.mktemp("receivers")) as start:
-        yield start
-
-
-@contextlib.contextmanager
-def receivers_in(folder: Path) -> Iterator[Callable[..., ReceiverProcess]]:
-    here = Path(__file__).parent
+    """Start a receiver with a script, ``module:function``, and environment variables."""
     with contextlib.ExitStack() as stack:
 
-        def start(script: str, *arguments: str) -> ReceiverProcess:
-            journal = folder / f"journal-{time.monotonic_ns()}.jsonl"
-            command = [sys.executable, "-m", "resonant.testing", "--journal", str(journal)]
-            process = subprocess.Popen(
-                [*command, "--script", script, *arguments],
-                stdout=subprocess.PIPE,
-                text=True,
-                env=os.environ | {"PYTHONPATH": f"{here}{os.pathsep}{here.parent}"},
-            )
-
-            def stop() -> None:
-                process.terminate()
-                process.wait(60)
-                process.stdout.close()
-
-            stack.callback(stop)
-            return ReceiverProcess(process.stdout.readline().split()[-1], journal, process)
+        def start(script: str, **environment: str) -> ReceiverProcess:
+            return stack.enter_context(started_receiver(tmp_path, script, **environment))
 
         yield start
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.stores import read_counters
+from resonant.testing import FixedClock
+from support.desk import START, opened_desk
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -43,6 +44,11 @@ def events(count: int) -> list[dict]:
     return [{"id": f"e{n:05d}", "type": "t", "source": "/s", "data": {"n": n}} for n in range(count)]
 
 
+def read_counters(machine) -> dict:
+    with opened_desk(f"sqlite:///{machine.database}", FixedClock(START)) as desk:
+        return desk.counters()
+
+
 def add_endpoint(machine, receiver, timeout: int = TIMEOUT_SECONDS) -> None:
     machine.save_endpoint("hooks", receiver.url, timeout=timeout)
 
@@ -59,7 +65,7 @@ def test_killing_the_emitting_process_at_random_moments_loses_nothing(crashing, 
     seed = f"{os.environ['RESONANT_CHAOS_SEED']} {lane} {kills}"
     print(f"RESONANT_CHAOS_SEED={seed}")
     rng = random.Random(seed)
-    receiver = start_receiver("receiver_scripts:slowly_ok")
+    receiver = start_receiver("support.receiver_scripts:steady")
     add_endpoint(crashing, receiver)
     count = 300 * kills
     crashing.do("enqueue", crashing.write_events("e.jsonl", events(count)), "--endpoint", "hooks")
@@ -117,7 +123,7 @@ def test_a_killed_producer_keeps_the_acknowledged_events(crashing, start_receive
 @pytest.mark.slow
 @both_lanes
 def test_a_stopped_worker_that_wakes_after_its_lease_changes_nothing(crashing, start_receiver, lane):
-    receiver = start_receiver("receiver_scripts:answers_late_at_first")
+    receiver = start_receiver("support.receiver_scripts:answers_late_at_first")
     add_endpoint(crashing, receiver, timeout=10)
     crashing.variables["RESONANT_LEASE_SECONDS"] = "12"
     crashing.do("enqueue", crashing.write_events("e.jsonl", events(20)), "--endpoint", "hooks")
@@ -127,7 +133,7 @@ def test_a_stopped_worker_that_wakes_after_its_lease_changes_nothing(crashing, s
     try:
         crashing.do("emit")  # waits for the leases to end, takes over, delivers
         before = crashing.query("SELECT * FROM resonant_deliveries ORDER BY id")
-        counters = read_counters(crashing.database)
+        counters = read_counters(crashing)
         assert {row["status"] for row in before} == {"delivered"}
     finally:
         sleeper.send_signal(signal.SIGCONT)
@@ -135,7 +141,7 @@ def test_a_stopped_worker_that_wakes_after_its_lease_changes_nothing(crashing, s
 
     after = crashing.query("SELECT * FROM resonant_deliveries ORDER BY id")
     assert [tuple(row) for row in after] == [tuple(row) for row in before]
-    assert read_counters(crashing.database) == counters
+    assert read_counters(crashing) == counters
     late = crashing.query("SELECT count(*) AS n FROM resonant_attempts WHERE late")[0]["n"]
     assert late == 20, "its attempts are in the history"
     assert crashing.read("status")["balanced"]
@@ -143,7 +149,7 @@ def test_a_stopped_worker_that_wakes_after_its_lease_changes_nothing(crashing, s
 
 @both_lanes
 def test_ctrl_c_releases_unfinished_deliveries(crashing, start_receiver, lane):
-    receiver = start_receiver("receiver_scripts:answers_late_at_first")
+    receiver = start_receiver("support.receiver_scripts:answers_late_at_first")
     add_endpoint(crashing, receiver, timeout=10)
     crashing.variables["RESONANT_LEASE_SECONDS"] = "60"
     crashing.do("enqueue", crashing.write_events("e.jsonl", events(5)), "--endpoint", "hooks")
@@ -169,7 +175,7 @@ def test_ctrl_c_releases_unfinished_deliveries(crashing, start_receiver, lane):
 def test_two_emitting_processes_share_the_work_and_send_nothing_twice(crashing, start_receiver, lane):
     # Long leases: on a busy machine short ones would be renewed too late.
     del crashing.variables["RESONANT_LEASE_SECONDS"]
-    receiver = start_receiver("receiver_scripts:slowly_ok")
+    receiver = start_receiver("support.receiver_scripts:steady")
     add_endpoint(crashing, receiver)
     crashing.do("enqueue", crashing.write_events("e.jsonl", events(600)), "--endpoint", "hooks")
 

@@ -38,7 +38,7 @@ def emit_events(machine, receiver, policy: dict) -> None:
 
 
 def test_delays_that_pass_are_within_a_fifth_of_the_curve_and_all_different(machine, start_receiver):
-    receiver = start_receiver("receiver_scripts:broken_for_some")
+    receiver = start_receiver("support.receiver_scripts:broken_for_some")
 
     emit_events(machine, receiver, {"max_attempts": 4, "base": 0.5, "factor": 2, "park_after": 60})
 
@@ -57,7 +57,7 @@ def test_delays_that_pass_are_within_a_fifth_of_the_curve_and_all_different(mach
 
 
 def test_the_delay_that_was_recorded_is_the_delay_that_passed(machine, start_receiver):
-    receiver = start_receiver("receiver_scripts:broken_for_some")
+    receiver = start_receiver("support.receiver_scripts:broken_for_some")
 
     emit_events(
         machine, receiver, {"max_attempts": 3, "base": 1.0, "factor": 1, "jitter": "full", "park_after": 60}
@@ -78,7 +78,7 @@ def test_the_delay_that_was_recorded_is_the_delay_that_passed(machine, start_rec
 
 
 def test_a_retry_after_is_never_undercut(machine, start_receiver):
-    receiver = start_receiver("receiver_scripts:asks_to_wait")
+    receiver = start_receiver("support.receiver_scripts:asks_to_wait")
     machine.variables["RESONANT_POLICIES"] = json.dumps({"measured": {"base": 0.1, "factor": 1}})
     events = [{"id": f"e{n}", "type": "t", "source": "/s", "data": n} for n in range(3)]
 

@@ -19,7 +19,8 @@ loggers:
   prefect: {{handlers: [evil]}}
 """
 SETTINGS = {
-    ".env": "PREFECT_LOGGING_SETTINGS_PATH={path}\n",
+    ".env": "PREFECT_LOGGING_SETTINGS_PATH={path}\nPREFECT_PROFILES_PATH=evil.toml\n",
+    "evil.toml": 'active = "evil"\n[profiles.evil]\nPREFECT_LOGGING_SETTINGS_PATH = "{path}"\n',
     "prefect.toml": '[logging]\nconfig_path = "{path}"\n',
     "pyproject.toml": '[tool.prefect.logging]\nconfig_path = "{path}"\n',
 }
@@ -31,29 +32,19 @@ import_prefect()
 from prefect.settings import PREFECT_API_REQUEST_TIMEOUT
 print(PREFECT_API_REQUEST_TIMEOUT.value(), Path.cwd() == here)
 """
-PROFILE = 'active = "evil"\n[profiles.evil]\nPREFECT_LOGGING_SETTINGS_PATH = "{path}"\n'
 
 
-def make_hostile(machine: Machine, *names: str):
-    """Write these files into the working folder of every command; return a function that tells whether their code ran."""
+def make_hostile(machine: Machine):
+    """Write the files into the working folder of every command; return a function that tells whether their code ran."""
     witness, path = machine.home / "witness", machine.home / "evil.yml"
     path.write_text(LOGGING.format(witness=witness))
-    for name in names:
-        (machine.home / name).write_text(SETTINGS[name].format(path=path))
+    for name, text in SETTINGS.items():
+        (machine.home / name).write_text(text.format(path=path))
     return witness.exists
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_a_command_ignores_the_settings_file(name, machine):
-    has_run = make_hostile(machine, name)
-    machine.succeed("emit")
-    assert not has_run()
-
-
-def test_a_command_ignores_the_profile_that_the_folder_names(machine):
+def test_a_command_ignores_the_settings_files_and_the_profile_that_they_name(machine):
     has_run = make_hostile(machine)
-    (machine.home / "evil.toml").write_text(PROFILE.format(path=machine.home / "evil.yml"))
-    (machine.home / ".env").write_text("PREFECT_PROFILES_PATH=evil.toml\n")
     machine.succeed("emit")
     assert not has_run()
 
@@ -62,7 +53,7 @@ def test_a_command_ignores_the_profile_that_the_folder_names(machine):
 def test_a_server_that_a_command_starts_ignores_them(tmp_path):
     machine = Machine(tmp_path)
     machine.prepare()
-    has_run = make_hostile(machine, *SETTINGS)
+    has_run = make_hostile(machine)
     assert "starting a Prefect server" in machine.succeed("emit").stderr
     assert not has_run()
 
@@ -70,7 +61,7 @@ def test_a_server_that_a_command_starts_ignores_them(tmp_path):
 @pytest.mark.slow
 def test_up_and_the_runs_of_its_worker_ignore_them(tmp_path):
     machine = Machine(tmp_path)
-    has_run = make_hostile(machine, *SETTINGS)
+    has_run = make_hostile(machine)
     with machine.up() as up:
         up.export()
     assert not has_run()

@@ -14,10 +14,10 @@ COUNT = 60
 
 
 @pytest.fixture
-def receiver(machine, start_receiver, monkeypatch):
+def receiver(machine, start_receiver):
     """A slow receiver."""
-    monkeypatch.setenv("REPAIRED", str(machine.home / "repaired"))
-    receiver = start_receiver("receiver_scripts:slow_until_repaired")
+    repaired = str(machine.home / "repaired")
+    receiver = start_receiver("support.receiver_scripts:slow_until_repaired", REPAIRED=repaired)
     machine.save_endpoint("hooks", receiver.url, concurrency=1)
     return receiver
 

@@ -15,11 +15,11 @@ pytestmark = pytest.mark.engine
 
 
 @pytest.fixture
-def broken(machine, start_receiver, monkeypatch):
+def broken(machine, start_receiver):
     """A receiver that fails until it is repaired, and a policy that gives up at once."""
-    monkeypatch.setenv("REPAIRED", str(machine.home / "repaired"))
     machine.variables["RESONANT_POLICIES"] = json.dumps({"once": {"max_attempts": 1}})
-    receiver = start_receiver("receiver_scripts:broken_until_repaired")
+    repaired = str(machine.home / "repaired")
+    receiver = start_receiver("support.receiver_scripts:broken_until_repaired", REPAIRED=repaired)
     machine.save_endpoint("hooks", receiver.url, policy="once", timeout=1)
     return receiver
 

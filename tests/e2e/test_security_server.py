@@ -182,7 +182,7 @@ def test_up_reports_that_only_the_server_has_the_password(tmp_path):
 def test_only_the_textfile_of_a_command_is_readable_by_others(umask, tmp_path, prefect_api, start_receiver):
     home = Home(tmp_path, umask)
     home.prefect_api = prefect_api
-    receiver = start_receiver("receiver_scripts:mixed")
+    receiver = start_receiver("support.receiver_scripts:mixed")
     (tmp_path / "events.jsonl").write_text(EVENT.replace('"t"', '"t.rejected"'))
 
     assert home.run("emit", "events.jsonl", "--endpoint", receiver.url, "--allow-private").returncode == 1

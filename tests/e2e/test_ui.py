@@ -94,11 +94,9 @@ def submit_and_wait(page, ui: str, name: str) -> str:
     return run["state"]["message"]
 
 
-def test_an_operator_reads_the_triage_replays_from_the_form_and_purges(
-    machine, ui, browser, start_receiver, monkeypatch
-):
-    monkeypatch.setenv("REPAIRED", str(machine.home / "repaired"))
-    receiver = start_receiver("receiver_scripts:broken_until_repaired")
+def test_an_operator_reads_the_triage_replays_from_the_form_and_purges(machine, ui, browser, start_receiver):
+    repaired = machine.home / "repaired"
+    receiver = start_receiver("support.receiver_scripts:broken_until_repaired", REPAIRED=str(repaired))
     assert machine.run("endpoint", "add", "hooks", receiver.url, "--allow-private").returncode == 0
     kinds = ("order.paid", "order.rejected")
     events = [{"id": f"e{n}", "type": kinds[n % 2], "source": "/s", "data": n} for n in range(8)]
@@ -119,7 +117,7 @@ def test_an_operator_reads_the_triage_replays_from_the_form_and_purges(
     assert table.evaluate("table => table.scrollWidth <= table.parentElement.clientWidth"), "it is cut"
     assert table.bounding_box()["width"] < 800
 
-    (machine.home / "repaired").touch()
+    repaired.touch()
     replay = deployment(ui, "replay-dead-letters/replay")
     browser.goto(f"{ui}/deployments/deployment/{replay}/run")
     browser.get_by_text("Dead letters per second, after a slow start").wait_for()
@@ -159,7 +157,7 @@ def colours(image) -> set[tuple[int, int, int]]:
 
 
 def test_the_charts_are_seen_in_the_theme_of_the_ui(machine, ui, browser, start_receiver):
-    receiver = start_receiver("receiver_scripts:mixed")
+    receiver = start_receiver("support.receiver_scripts:mixed")
     assert machine.run("endpoint", "add", "hooks", receiver.url, "--allow-private").returncode == 0
     kinds = ("order.rejected", *["order.paid"] * 7)
     events = [{"id": f"e{n}", "type": kinds[n % 8], "source": "/s", "data": n} for n in range(80)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from support.browser import VIOLATIONS, blocked, server_with_ui, tab
-from support.prefect import patient_client
+from support.browser import VIOLATIONS, blocked, tab
+from support.prefect import patient_client, running_server
 from support.sites import site
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
@@ -15,8 +15,8 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def unlocked(tmp_path_factory):
     """The port of a server without a password."""
-    with server_with_ui(tmp_path_factory.mktemp("unlocked")) as api:
-        yield httpx.URL(api).port
+    with running_server(tmp_path_factory.mktemp("unlocked"), ui=True) as server:
+        yield httpx.URL(server.api_url).port
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from flows.dead_letters import collect_dead_letters, purge_dead_letters, replay_
 from flows.emit import emit_events
 from flows.metrics import export_metrics
 from resonant.local.server import send_events
-from support.browser import VIOLATIONS, blocked, server_with_ui, tab
-from support.prefect import patient_client
+from support.browser import VIOLATIONS, blocked, tab
+from support.prefect import patient_client, running_server
 from support.sites import site
 from support.waiting import wait_until
 
@@ -26,8 +26,8 @@ HIDDEN = "\u202e\u2066\u200e\u200f\u061c\ufeff\u00ad\U000e0041\u200b"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with server_with_ui(tmp_path_factory.mktemp("server")) as api:
-        yield api
+    with running_server(tmp_path_factory.mktemp("server"), ui=True) as server:
+        yield server.api_url
 
 
 @pytest.fixture(scope="module")

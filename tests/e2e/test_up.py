@@ -15,7 +15,9 @@ from dataclasses import replace
 import pytest
 
 from resonant.local.server import free_port
+from support.prefect import forget_server
 from support.processes import alive
+from support.receivers import started_receiver
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.engine
@@ -51,8 +53,10 @@ def number(machine, status: str, kind: str) -> int:
 
 @pytest.fixture
 def user(up, up_machine):
-    """Runs commands in this process; only those without a flow run, whose client would outlive the server."""
-    return replace(up_machine, prefect_api=f"{up.url}/api")
+    """Runs commands in this process."""
+    user = replace(up_machine, prefect_api=f"{up.url}/api")
+    yield user
+    forget_server(user.prefect_api)
 
 
 @pytest.fixture
@@ -124,11 +128,13 @@ def test_a_second_up_is_refused(up, up_machine):
 
 
 @pytest.fixture(scope="module")
-def hooks(up_machine, ensure_up, start_shared_receiver):
+def hooks(up_machine, ensure_up, tmp_path_factory):
     """An endpoint that answers after a short delay, and refuses events marked as rejected."""
-    ensure_up()
-    receiver = start_shared_receiver("receiver_scripts:slowly_ok_or_rejected")
-    up_machine.succeed("endpoint", "add", "hooks", receiver.url, "--allow-private")
+    user = replace(up_machine, prefect_api=f"{ensure_up().url}/api")
+    folder = tmp_path_factory.mktemp("hooks")
+    with started_receiver(folder, "support.receiver_scripts:steady_or_rejected") as receiver:
+        user.save_endpoint("hooks", receiver.url)
+        yield
 
 
 def test_emit_counts_its_own_events_beside_a_running_drain(up, up_machine, user, draining, hooks):
@@ -144,12 +150,11 @@ def test_emit_counts_its_own_events_beside_a_running_drain(up, up_machine, user,
     assert emitted.stderr == f"stored {COUNT} events for hooks\n", "no output of Prefect"
 
 
-def test_a_dead_letter_among_them_is_exit_code_1_and_a_command_that_lists_it(up, up_machine, user, hooks):
-    path = up_machine.write_events("bad.jsonl", events("bad", rejected=2))
+def test_a_dead_letter_among_them_is_exit_code_1_and_a_command_that_lists_it(user, hooks):
+    path = user.write_events("bad.jsonl", events("bad", rejected=2))
 
-    emitted = up_machine.run("emit", path, "--endpoint", "hooks", "--json")
+    emitted = user.do("emit", path, "--endpoint", "hooks", "--json", code=1)
 
-    assert emitted.returncode == 1
     said = json.loads(emitted.stdout)
     assert (said["stored"], said["delivered"], said["dead_letter"]) == (COUNT, COUNT - 2, 2)
     assert said["by_reason"] == {"permanent": 2}
@@ -158,20 +163,17 @@ def test_a_dead_letter_among_them_is_exit_code_1_and_a_command_that_lists_it(up,
     listed = user.read(*pointer.split("`")[1].split()[1:])
     assert {each["event_id"] for each in listed} == {"bad-0", "bad-1"}
 
-    again = up_machine.run("emit", path, "--endpoint", "hooks")
-    assert (again.returncode, again.stdout) == (
-        1,
-        f"0 delivered, 0 retried, 0 parked, 2 dead-lettered (2 permanent), {COUNT - 2} delivered before\n",
-    )
+    again = user.do("emit", path, "--endpoint", "hooks", code=1)
+    counts = f"0 delivered, 0 retried, 0 parked, 2 dead-lettered (2 permanent), {COUNT - 2} delivered before"
+    assert again.stdout == f"{counts}\n"
 
 
-def test_a_replay_with_new_dead_letters_is_exit_code_1(up, up_machine, hooks):
-    path = up_machine.write_events("dead.jsonl", events("dead", rejected=1, count=1))
-    up_machine.run("emit", path, "--endpoint", "hooks")
+def test_a_replay_with_new_dead_letters_is_exit_code_1(user, hooks):
+    path = user.write_events("dead.jsonl", events("dead", rejected=1, count=1))
+    user.do("emit", path, "--endpoint", "hooks", code=1)
 
-    retried = up_machine.run("retry", "dead-0", "--yes", "--json")
+    retried = user.do("retry", "dead-0", "--yes", "--json", code=1)
 
-    assert retried.returncode == 1
     said = json.loads(retried.stdout)
     assert (said["replayed"], said["delivered"], said["dead_letter"]) == (1, 0, 1)
     assert "resonant: 1 dead letter: `resonant dlq --since " in retried.stderr
@@ -188,10 +190,9 @@ def test_a_run_of_the_deployment_reports_the_outcomes_of_its_own_events(up, hook
 
 
 @pytest.fixture
-def silent(up, up_machine, user, start_receiver):
+def silent(user, start_receiver):
     """An endpoint that answers only the first twenty requests."""
-    receiver = start_receiver("receiver_scripts:silent_after_twenty")
-    up_machine.succeed("endpoint", "add", "silent", receiver.url, "--allow-private")
+    user.save_endpoint("silent", start_receiver("support.receiver_scripts:silent_after_twenty").url)
     yield
     user.do("cancel", "--endpoint", "silent")
 
@@ -228,12 +229,11 @@ def replay_enabled(up):
 
 @pytest.mark.slow
 def test_when_an_endpoint_has_recovered_its_transient_dead_letters_are_sent_again(
-    up, up_machine, user, draining, start_receiver, monkeypatch, tmp_path, replay_enabled
+    up, up_machine, user, draining, start_receiver, tmp_path, replay_enabled
 ):
-    monkeypatch.setenv("REPAIRED", str(tmp_path / "repaired"))
-    receiver = start_receiver("receiver_scripts:broken_until_repaired")
-    options = ["--allow-private", "--policy", "once", "--timeout", "1"]
-    up_machine.succeed("endpoint", "add", "recovering", receiver.url, *options)
+    repaired = tmp_path / "repaired"
+    receiver = start_receiver("support.receiver_scripts:broken_until_repaired", REPAIRED=str(repaired))
+    user.save_endpoint("recovering", receiver.url, policy="once", timeout=1)
 
     enqueue(user, "lost", "recovering", count=FAILED)
     wait_until(lambda: number(up_machine, "dead_letter", "lost") == FAILED)
@@ -244,7 +244,7 @@ def test_when_an_endpoint_has_recovered_its_transient_dead_letters_are_sent_agai
     )
     assert [(row[0] is None, row[1]) for row in raised] == [(False, None)]
 
-    (tmp_path / "repaired").touch()
+    repaired.touch()
     enqueue(user, "arrived", "recovering", count=DELIVERED)
     wait_until(lambda: number(up_machine, "delivered", "arrived") == DELIVERED)
     up.export()

@@ -1,20 +1,16 @@
-"""A real browser, and a Prefect server with its UI."""
+"""A real browser."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from playwright.sync_api import sync_playwright
 
-from resonant.local.server import free_port, kept_server
-from resonant.settings import Settings
 from support.programs import need
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from playwright.sync_api import Page
 
@@ -47,13 +43,3 @@ def tab(*options: str, **of_context: Any) -> Iterator[Page]:
 def blocked(page: Page) -> list[str]:
     """Return the resources blocked by the policy of a page, except the analytics of the new UI."""
     return [each for each in page.evaluate("violations") if not each.startswith("connect-src")]
-
-
-@contextmanager
-def server_with_ui(home: Path) -> Iterator[str]:
-    """Run a Prefect server with its UI and without a password, as ``resonant up`` does; yield the URL of its API."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_HOME", str(home))
-        patch.delenv("PREFECT_API_URL", raising=False)
-        with kept_server(Settings(home=home / "resonant"), port=free_port(), ui=True) as server:
-            yield server.api_url

@@ -179,6 +179,15 @@ async def dispatching(store, sink, *, policy=None, seed=7, **options):
         yield dispatcher
 
 
+def dispatching_to(url, store, *, timeout, rate=None, **options):
+    """Open a dispatcher on a store, with the HTTP endpoint at this URL for every name."""
+
+    async def open_destination(name):
+        return http_target(name, url, timeout=timeout, rate=rate)
+
+    return dispatching(store, None, open_destination=open_destination, seed=None, **options)
+
+
 @asynccontextmanager
 async def draining(store, sink, *, waits=0.0, endpoint=None, **options):
     """Run a dispatcher for the block, and cancel the run if it has not ended; yields the task.

@@ -1,15 +1,52 @@
-"""An HTTP client for a Prefect server that retries while the server is busy, like Prefect's own client."""
+"""Prefect servers, and an HTTP client that retries while one is busy, like Prefect's own client."""
 
 from __future__ import annotations
 
 import json
 import time
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 import httpx
+import pytest
+from prefect.logging.handlers import APILogWorker
+
+from resonant.local.server import free_port, kept_server, send_events
+from resonant.settings import Settings
+from support.prefect_database import give_prefect_database
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from resonant.local.server import KeptServer
 
 _BUSY = 503
 _PATIENCE_SECONDS = 60.0
 _PAUSE_SECONDS = 0.2
+
+
+@contextmanager
+def running_server(
+    home: Path, *, port: int | None = None, ui: bool = False, **variables: str
+) -> Iterator[KeptServer]:
+    """Run a Prefect server with the shipped settings and its own home, without a password."""
+    give_prefect_database(home)
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PREFECT_HOME", str(home))
+            patch.delenv("PREFECT_API_URL", raising=False)
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            server = kept_server(Settings(home=home / "resonant"), port=port or free_port(), ui=ui)
+            started = stack.enter_context(server)
+        yield started
+
+
+def forget_server(api_url: str) -> None:
+    """Send what Prefect's client in this process still has for a server that is about to end: later it would try for minutes."""
+    send_events(api_url)
+    APILogWorker.drain_all(at_exit=False)
 
 
 class _Patient(httpx.HTTPTransport):

@@ -9,53 +9,57 @@ import sys
 import time
 from collections import defaultdict
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_TESTS = Path(__file__).parents[1]
 _ENDS_WITHIN_SECONDS = 30.0
 
 
 @dataclass
-class Journal:
-    """The journal of the receiver at ``url``, read from a mark on: the file grows with each round."""
+class ReceiverProcess:
+    """A receiver at ``url``, whose journal is read from a mark on: the file grows with each round."""
 
+    process: subprocess.Popen[str]
     url: str
     path: Path
-    _offset: int = field(default=0)
+    _offset: int = 0
 
     def mark(self) -> None:
         """Read from here on."""
-        self._offset = self.path.stat().st_size if self.path.exists() else 0
+        self._offset = self.path.stat().st_size
+
+    @property
+    def journal(self) -> list[dict]:
+        """The requests received since the mark."""
+        with self.path.open("rb") as file:
+            file.seek(self._offset)
+            return [json.loads(line) for line in file if line.endswith(b"\n")]
 
     def received(self) -> dict[str, list[dict]]:
         """Return the requests received since the mark, by webhook-id."""
         found: defaultdict[str, list[dict]] = defaultdict(list)
-        with self.path.open("rb") as file:
-            file.seek(self._offset)
-            for line in file:
-                if line.endswith(b"\n"):
-                    entry = json.loads(line)
-                    found[entry["webhook_id"]].append(entry)
+        for entry in self.journal:
+            found[entry["webhook_id"]].append(entry)
         return dict(found)
 
 
 @contextmanager
-def started_receiver(folder: Path, script: str, **environment: str) -> Iterator[Journal]:
-    """Run a receiver with this script, of a module beside this one; at its end, say if the script has failed."""
+def started_receiver(folder: Path, script: str, **environment: str) -> Iterator[ReceiverProcess]:
+    """Run a receiver with this script, ``module:function``; at its end, say if the script has failed."""
     folder.mkdir(exist_ok=True)
     path = folder / f"received-{time.monotonic_ns()}.jsonl"
     path.touch()
     command = [sys.executable, "-m", "resonant.testing", "--journal", str(path), "--script", script]
-    found_here = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *_python_path()])}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=os.environ | found_here | environment
-    ) as process:
+    found = [str(_TESTS), str(_TESTS / "chaos"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(found)} | environment
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
-            yield Journal(process.stdout.readline().strip(), path)
+            yield ReceiverProcess(process, process.stdout.readline().strip(), path)
         finally:
             process.terminate()
             try:
@@ -63,7 +67,3 @@ def started_receiver(folder: Path, script: str, **environment: str) -> Iterator[
             finally:
                 process.kill()
         assert code == 0, f"the receiver ended with {code}: its standard error says why"
-
-
-def _python_path() -> list[str]:
-    return [path] if (path := os.environ.get("PYTHONPATH")) else []

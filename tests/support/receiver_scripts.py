@@ -1,11 +1,14 @@
-"""The receivers of the end-to-end tests; run by ``python -m resonant.testing --script receiver_scripts:NAME``."""
+"""Scripts of receivers in their own processes: ``python -m resonant.testing --script support.receiver_scripts:NAME``."""
 
 import itertools
 import os
 from pathlib import Path
+from zlib import crc32
 
-from resonant.testing import Action, Request, flaky, never_answer, respond
+from resonant.testing import Action, Request, bad_day, flaky, never_answer, respond
 
+_BUSY = respond(429, {"retry-after": "1"})
+_bad_day = bad_day(0.08, seed=6)
 _flaky = flaky(0.3, seed=7)
 _requests = itertools.count()
 
@@ -29,9 +32,9 @@ def asks_to_wait(request: Request) -> Action:
     return respond(503, headers={"retry-after": "2"}) if request.try_number == 1 else respond(200)
 
 
-def slowly_ok(_: Request) -> Action:
-    """Answer after a short delay, so that sends are in flight whenever the sender is killed."""
-    return respond(200, delay=0.05)
+def steady(request: Request) -> Action:
+    """Deliver everything, within 10 to 50 ms: so some are in flight at every moment."""
+    return respond(200, delay=0.01 + crc32(request.webhook_id.encode()) % 40 / 1000)
 
 
 def answers_late_at_first(request: Request) -> Action:
@@ -51,13 +54,33 @@ def slow_until_repaired(_: Request) -> Action:
     return respond(200, delay=0.0 if Path(os.environ["REPAIRED"]).exists() else 1.0)
 
 
-def slowly_ok_or_rejected(request: Request) -> Action:
-    """Refuse events marked as rejected, and answer the others after a short delay."""
+def steady_or_rejected(request: Request) -> Action:
+    """Refuse events marked as rejected, and deliver the others as ``steady`` does."""
     if request.event_type.endswith(".rejected"):
         return respond(400)
-    return slowly_ok(request)
+    return steady(request)
 
 
 def silent_after_twenty(_: Request) -> Action:
     """Answer twenty requests, and never the others."""
     return respond(200) if next(_requests) < 20 else never_answer()
+
+
+def ten_per_cent(request: Request) -> Action:
+    """Fail one in ten attempts: of these, two get a Retry-After, and eight get one of the ``FAULTS``."""
+    is_busy = crc32(f"{request.webhook_id}:{request.try_number}".encode()) % 50 == 0
+    return _BUSY if is_busy else _bad_day(request)
+
+
+def shaky(request: Request) -> Action:
+    """As ``steady``, but one in eight is refused at its first try."""
+    refused = crc32(request.webhook_id.encode()) % 8 == 0 and request.try_number == 1
+    return respond(503) if refused else steady(request)
+
+
+silent = never_answer()
+
+
+def silent_until_repaired(_request: Request) -> Action:
+    """Answer nothing until the file named by REPAIRED exists."""
+    return respond(200) if Path(os.environ["REPAIRED"]).exists() else never_answer()
