@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-from pathlib import Path
+from unittest.mock import patch
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from deployments import bootstrap
 from support.prefect import patient_client
-
-PROJECT = Path(__file__).parents[2]
-
-
-def run_bootstrap(api: str, home: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "deployments.bootstrap"],
-        cwd=PROJECT,
-        env=os.environ | {"PREFECT_API_URL": api, "PREFECT_HOME": str(home), "HOME": str(home)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="session")
@@ -32,11 +18,11 @@ def ready_api(prefect_api, tmp_path_factory):
 
     The second time, the server has a deployment of an earlier version, and the purge is stopped.
     """
-    for is_again in (False, True):
-        if is_again:
-            make_old(prefect_api)
-        finished = run_bootstrap(prefect_api, tmp_path_factory.mktemp("home"))
-        assert finished.returncode == 0, finished.stderr
+    for prepare in (lambda _api: None, make_old):
+        prepare(prefect_api)
+        variables = {"PREFECT_API_URL": prefect_api, "PREFECT_HOME": str(tmp_path_factory.mktemp("home"))}
+        with patch.dict(os.environ, variables), temporary_settings({PREFECT_API_URL: prefect_api}):
+            bootstrap.main()
     return prefect_api
 
 
@@ -53,9 +39,3 @@ def server(ready_api):
     """A client of the bootstrapped server."""
     with patient_client(ready_api) as client:
         yield client
-
-
-@pytest.fixture(scope="session")
-def bootstrapped():
-    """Bootstrap a server with the command."""
-    return run_bootstrap

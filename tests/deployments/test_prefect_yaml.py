@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import yaml
@@ -176,7 +177,10 @@ async def test_a_prefect_yaml_that_prefect_would_skip_is_an_error(server, tmp_pa
         await bootstrap.deploy()
 
 
-def test_without_a_server_it_says_so_in_one_line(tmp_path, bootstrapped):
-    finished = bootstrapped("http://127.0.0.1:9/api", tmp_path)
-    assert finished.returncode == 1
-    assert finished.stderr == "no Prefect server answers at http://127.0.0.1:9/api\n"
+def test_without_a_server_it_says_so_in_one_line(capsys):
+    with (
+        patch.dict(os.environ, {"PREFECT_API_URL": "http://127.0.0.1:9/api"}),
+        pytest.raises(SystemExit, match="1"),
+    ):
+        bootstrap.main()
+    assert capsys.readouterr().err == "no Prefect server answers at http://127.0.0.1:9/api\n"
