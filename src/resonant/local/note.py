@@ -16,29 +16,35 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class RunningUp:
-    """The server of a running ``resonant up``.
+class Note:
+    """The note of a ``resonant up``.
 
     Attributes:
-        api_url: the URL of its API.
-        has_password: whether it requires the password of ``password_file``.
+        api_url: the URL of the API of its server.
+        pid: the id of its process.
+        has_password: whether the server requires the password of ``password_file``.
     """
 
     api_url: str
+    pid: int
     has_password: bool
 
 
-def running_up(settings: Settings) -> RunningUp | None:
-    """Return the server of the running ``resonant up``; None if it does not run."""
+def running_up(settings: Settings) -> Note | None:
+    """Return the note of the running ``resonant up`` if its server answers."""
     if not is_held(lock_of_up(settings)):
         # A killed process may have left its note. By now another program may listen there; it must not get secrets.
         return None
+    found = read_note(settings)
+    return found if found and is_healthy(found.api_url) else None
+
+
+def read_note(settings: Settings) -> Note | None:
+    """Return the note, if there is a valid one."""
     try:
-        noted = json.loads(note_of_up(settings).read_text())
-        found = RunningUp(str(noted["api_url"]), noted.get("has_password") is True)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Note(**json.loads(note_of_up(settings).read_text()))
+    except (OSError, ValueError, TypeError):
         return None
-    return found if is_healthy(found.api_url) else None
 
 
 def note_of_up(settings: Settings) -> Path:

@@ -26,7 +26,7 @@ from resonant.local.supervisor import end, keep
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from resonant.settings import Settings
 
@@ -39,7 +39,6 @@ _POLL_SECONDS = 0.2
 _SEND_SECONDS = 300.0
 _LOOK_AGAIN_SECONDS = 2.0
 _OWN = "resonant: "
-_LAST_BYTES = 4096
 # The settings for origins whose web pages may use the server. Prefect prefers the first if both are set.
 _ORIGINS = ("PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS", "PREFECT_SERVER_CORS_ALLOWED_ORIGINS")
 
@@ -103,7 +102,7 @@ def prefect_server(settings: Settings, *, runs_flows: bool = True, verbose: bool
         temporary = Server(api_url_at(port), is_temporary=True)
         _point_prefect_at(temporary)
         protect_temporary_server()
-        with kept_server(settings, port=port, ui=False, meanwhile=import_prefect):
+        with kept_server(settings, port=port, ui=False):
             try:
                 with _used(temporary, runs_flows=runs_flows, verbose=verbose) as server:
                     yield server
@@ -166,16 +165,13 @@ def configure_prefect() -> None:
 
 
 @contextlib.contextmanager
-def kept_server(
-    settings: Settings, *, port: int, ui: bool, meanwhile: Callable[[], None] | None = None
-) -> Iterator[KeptServer]:
-    """Run a server on loopback with the shipped settings during the block.
+def kept_server(settings: Settings, *, port: int, ui: bool) -> Iterator[KeptServer]:
+    """Run a server on loopback with the shipped settings during the block. Prefect is imported while it starts.
 
     Args:
         settings: provide the folder of its log.
         port: its port.
         ui: whether it has a UI.
-        meanwhile: called while it starts.
 
     Raises:
         ServerError: the server does not start; the message contains the path of its log.
@@ -201,8 +197,7 @@ def kept_server(
         fcntl.flock(lock, fcntl.LOCK_EX)
         supervisor = keep([sys.executable, "-m", "deployments.server"], environment, log)
         try:
-            if meanwhile is not None:
-                meanwhile()
+            import_prefect()
             _wait_until_healthy(port, supervisor, log_path)
             fcntl.flock(lock, fcntl.LOCK_UN)
             yield KeptServer(api_url, supervisor)
@@ -320,9 +315,7 @@ def _wait_until_healthy(port: int, supervisor: subprocess.Popen[bytes], log_path
 
 def _own_error(log_path: Path) -> str | None:
     """Return the last line of the server's log if it is one of Resonant's errors."""
-    with log_path.open("rb") as log:
-        log.seek(max(0, log_path.stat().st_size - _LAST_BYTES))
-        last = log.read().decode(errors="replace").rstrip().rpartition("\n")[2]
+    last = log_path.read_text(errors="replace").rstrip().rpartition("\n")[2]
     return last.removeprefix(_OWN) if last.startswith(_OWN) else None
 
 

@@ -7,19 +7,22 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote
 
 from resonant import output
 from resonant.errors import ServerError
-from resonant.files import atomic_file, open_private
-from resonant.local.compatibility import check_client_names, import_prefect
+from resonant.files import atomic_file, make_private_folder, open_private
+from resonant.local.compatibility import check_client_names
 from resonant.local.health import translated_server_errors
-from resonant.local.note import is_held, lock_of_up, note_of_up
+from resonant.local.note import Note, is_held, lock_of_up, note_of_up, read_note
 from resonant.local.password import protect_up
 from resonant.local.server import (
     SERVER_LOG,
@@ -34,14 +37,11 @@ from resonant.local.server import (
     prepared_home,
 )
 from resonant.local.supervisor import end, keep, kill
-from resonant.local.temporary import VARIABLE as TMPDIR
-from resonant.local.temporary import temporary_folder
 from resonant.local.work_pool import WORK_POOL, has_worker, make_work_pool, set_states
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Coroutine, Iterator
-    from pathlib import Path
 
     from prefect import State
 
@@ -154,7 +154,7 @@ def running_stack(
         configure_prefect()
         os.environ["PREFECT_API_URL"] = server.api_url
         has_password = with_password and protect_up(settings)
-        starting = kept_server(settings, port=port, ui=True, meanwhile=import_prefect)
+        starting = kept_server(settings, port=port, ui=True)
         with starting as kept, translated_server_errors(server.api_url):
             check_client_names()
             output.say("starting the worker and applying the deployments, 5 to 10 s")
@@ -162,7 +162,7 @@ def running_stack(
             asyncio.run(_prepare())
             with (
                 temporary_folder(home) as folder,
-                _kept_worker(home, elsewhere | {TMPDIR: str(folder)}, kept.supervisor) as worker,
+                _kept_worker(home, elsewhere | {"TMPDIR": str(folder)}, kept.supervisor) as worker,
             ):
                 parts = (
                     Part("Prefect server", kept.supervisor, home / SERVER_LOG),
@@ -179,8 +179,7 @@ def _noted(settings: Settings, stack: Stack) -> Iterator[None]:
     """Let other commands find this server during the block."""
     note = note_of_up(settings)
     with atomic_file(note) as write:
-        noted = {"api_url": stack.server.api_url, "pid": os.getpid(), "has_password": stack.has_password}
-        write(json.dumps(noted))
+        write(json.dumps(asdict(Note(stack.server.api_url, os.getpid(), stack.has_password))))
     try:
         yield
     finally:
@@ -189,7 +188,7 @@ def _noted(settings: Settings, stack: Stack) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _only_one(settings: Settings) -> Iterator[None]:
-    note, path = note_of_up(settings), lock_of_up(settings)
+    path = lock_of_up(settings)
     with open_private(path, "wb") as lock:
         while True:
             try:
@@ -198,18 +197,31 @@ def _only_one(settings: Settings) -> Iterator[None]:
             except BlockingIOError:
                 # A command may also hold the lock briefly, just to check it.
                 if is_held(path):
-                    raise ServerError(f"`resonant up` is already running{_where(note)}") from None
+                    raise ServerError(f"`resonant up` is already running{_where(settings)}") from None
         # A killed process may have left its note, which is trusted while the lock is held.
-        note.unlink(missing_ok=True)
+        note_of_up(settings).unlink(missing_ok=True)
         yield
 
 
-def _where(note: Path) -> str:
+def _where(settings: Settings) -> str:
+    note = read_note(settings)
+    return f": {Server(note.api_url).ui_url}, process {note.pid}" if note else ", and still starting"
+
+
+@contextlib.contextmanager
+def temporary_folder(home: Path) -> Iterator[Path]:
+    """Provide a private folder for the temporary files of a worker: Prefect writes each run's whole environment into one.
+
+    Folders that a killed process has left are removed.
+    """
+    parent = home / "tmp"
+    shutil.rmtree(parent, ignore_errors=True)
+    make_private_folder(parent)
+    folder = Path(tempfile.mkdtemp(dir=parent))
     try:
-        noted = json.loads(note.read_text())
-        return f": {Server(noted['api_url']).ui_url}, process {noted['pid']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return ", and still starting"
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_nothing_else_is_configured(server: Server) -> None:

@@ -7,9 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from uuid import UUID
-
     from prefect import State
+    from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.objects import FlowRun
 
 WORK_POOL = "resonant"
@@ -20,40 +19,28 @@ _APART = timedelta(seconds=60)
 _RECENT = timedelta(minutes=10)
 
 
+def _client() -> PrefectClient:
+    from prefect.client.orchestration import get_client
+
+    return get_client()
+
+
 async def make_work_pool() -> None:
     """Create the work pool; an existing one of any type stays unchanged."""
-    from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists
 
-    async with get_client() as client:
+    async with _client() as client:
         with contextlib.suppress(ObjectAlreadyExists):
             await client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type="process"))
 
 
 async def has_worker(started_at: float) -> bool:
     """Return whether a worker has polled the work pool since this time, in seconds since the epoch."""
-    from prefect.client.orchestration import get_client
-
-    async with get_client() as client:
+    async with _client() as client:
         workers = await client.read_workers_for_work_pool(WORK_POOL)
     beats = [each.last_heartbeat_time for each in workers if each.last_heartbeat_time]
     return any(beat.timestamp() >= started_at for beat in beats)
-
-
-async def start_run(deployment: str, **parameters: Any) -> UUID:
-    """Make the worker run a deployment now; return the flow run's id.
-
-    Args:
-        deployment: as ``FLOW/NAME``.
-        parameters: the flow's parameters.
-    """
-    from prefect.client.orchestration import get_client
-
-    async with get_client() as client:
-        found = await client.read_deployment_by_name(deployment)
-        run = await client.create_flow_run_from_deployment(found.id, parameters=parameters)
-    return run.id
 
 
 async def start_drains() -> None:
@@ -61,7 +48,6 @@ async def start_drains() -> None:
 
     Running drains hand over to them.
     """
-    from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
     from prefect.states import Scheduled
 
@@ -69,7 +55,7 @@ async def start_drains() -> None:
     # A killed worker may have left older pending runs.
     soon = {"after_": now - _RECENT, "before_": now + 2 * _APART}
     waiting = {"state": {"type": {"any_": ["SCHEDULED", "PENDING"]}}, "expected_start_time": soon}
-    async with get_client() as client:
+    async with _client() as client:
         drain = await client.read_deployment_by_name(DRAIN)
         found = await client.read_flow_runs(
             flow_run_filter=FlowRunFilter.model_validate(waiting),
@@ -90,11 +76,10 @@ async def set_states(state: State[Any]) -> int:
 
     Resonant started the server, so it owns all of them.
     """
-    from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
 
     types = sorted({"PENDING", "RUNNING", "CANCELLING"} - {state.type.value})
-    async with get_client() as client:
+    async with _client() as client:
         runs = await client.read_flow_runs(
             flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": types}}}),
             work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [WORK_POOL]}}),

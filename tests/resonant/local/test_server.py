@@ -13,7 +13,7 @@ import pytest
 
 from resonant.errors import ServerError
 from resonant.local import server, stack
-from resonant.local.note import RunningUp, is_held, lock_of_up, note_of_up, running_up
+from resonant.local.note import Note, is_held, lock_of_up, note_of_up, running_up
 from resonant.local.password import OF_CLIENT, password_file
 from resonant.local.server import free_port, kept_server, known_url, prefect_server
 from resonant.settings import Settings
@@ -56,7 +56,7 @@ def test_a_program_on_the_port_of_a_killed_up_is_not_asked(settings, stranger):
     port, asked = stranger
     with stack._only_one(settings):
         url = note(settings, port)
-        assert running_up(settings) == RunningUp(url, has_password=False)
+        assert running_up(settings) == Note(url, pid=1, has_password=False)
     asked.clear()
     assert note_of_up(settings).exists()
     assert running_up(settings) is None

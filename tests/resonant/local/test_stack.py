@@ -1,8 +1,9 @@
-"""The end of ``resonant up``: a server that does not answer cannot delay it for long."""
+"""The end of ``resonant up``, which a server that does not answer delays only briefly, and its temporary folder."""
 
 from __future__ import annotations
 
 import asyncio
+import stat
 import time
 
 import pytest
@@ -26,3 +27,14 @@ async def test_a_server_that_does_not_answer_delays_the_end_for_a_limited_time(m
 def test_a_server_that_is_gone_does_not_disturb_the_end():
     with nobody_listening() as url, temporary_settings({PREFECT_API_URL: f"{url}/api"}):
         stack._close_runs(Cancelled())
+
+
+def test_only_the_owner_can_use_the_temporary_folder_and_those_of_killed_processes_are_removed(tmp_path):
+    abandoned = tmp_path / "tmp" / "abandoned"
+    abandoned.mkdir(mode=0o755, parents=True)
+    (abandoned / "environment.json").write_text("a secret")
+    with stack.temporary_folder(tmp_path) as folder:
+        assert list((tmp_path / "tmp").iterdir()) == [folder]
+        assert {stat.S_IMODE(each.stat().st_mode) for each in (folder, folder.parent)} == {0o700}
+        (folder / "environment.json").write_text("a secret")
+    assert list((tmp_path / "tmp").iterdir()) == []

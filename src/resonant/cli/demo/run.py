@@ -27,7 +27,6 @@ from resonant.errors import ServerError
 from resonant.local.server import free_port
 from resonant.local.stack import interrupted_by_signals
 from resonant.local.supervisor import end, keep
-from resonant.local.work_pool import start_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,6 +121,7 @@ def _receiver(home: Path) -> Iterator[str]:
 
 
 async def _tell(stack: Stack, url: str, count: int, home: Path) -> _Story:
+    from prefect.deployments import arun_deployment
     from pydantic import SecretStr
 
     from blocks import WebhookEndpoint
@@ -147,7 +147,8 @@ async def _tell(stack: Stack, url: str, count: int, home: Path) -> _Story:
         snapshot = await store.read(take_snapshot)
         # A run does not wait for deliveries that a gate holds for a long time.
         while snapshot.status.pending + snapshot.status.retrying and len(run_ids) < _MOST_RUNS:
-            run_ids.append(await start_run(EMIT, max_attempts=MAX_ATTEMPTS))
+            run = await arun_deployment(EMIT, parameters={"max_attempts": MAX_ATTEMPTS}, timeout=0)
+            run_ids.append(run.id)
             if len(run_ids) == 1:
                 output.say(f"the worker runs {EMIT}: {_run_url(stack, run_ids[0])}")
             snapshot = await _watch(stack, store, run_ids[-1])
