@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["emit", "bulk", "replay", "purge", "archive", "collect", "export", "enqueue"]
@@ -99,9 +99,6 @@ class Plan:
     @property
     def kinds(self) -> set[Kind]:
         return {victim.kind for victim in self.victims}
-
-    def as_dict(self) -> dict[str, object]:
-        return asdict(self)
 
     def __str__(self) -> str:
         victims = ", ".join(f"{each.kind} {each.signal} after {each.delay:.2f} s" for each in self.victims)

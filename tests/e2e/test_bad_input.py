@@ -98,20 +98,3 @@ def test_bad_lines_are_reported_and_the_good_ones_are_delivered(machine, hooks):
     assert '{"n":1}' in finished.stderr
     status = machine.read("status")
     assert (status["accepted"], status["delivered"], status["balanced"]) == (2, 2, True)
-
-
-def test_a_removed_endpoint_does_not_hold_up_others(machine, hooks, start_receiver):
-    other = start_receiver("resonant.testing:always_ok")
-    gone = f"{hooks}-gone"
-    machine.save_endpoint(gone, other.url)
-    machine.do("endpoint", "list")  # writes the names to the store
-    for name in (gone, hooks):
-        machine.do("enqueue", machine.write_events("e.jsonl", [GOOD]), "--endpoint", name)
-    machine.do("endpoint", "remove", gone, "--yes")
-
-    finished = machine.do("emit")
-
-    assert "1 delivered" in finished.stdout
-    assert f"no endpoint is named '{gone}'" in finished.stdout
-    status = machine.read("status")
-    assert (status["delivered"], status["pending"]) == (1, 1)

@@ -5,9 +5,7 @@ Only the owner can read its files. What web pages can do is in test_ui_foreign_p
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
-import sqlite3
 import stat
 from pathlib import Path
 
@@ -197,18 +195,4 @@ def test_only_the_textfile_of_a_command_is_readable_by_others(umask, tmp_path, p
 
     modes = home.modes()
     assert {"resonant.db", "report.json", "archive.jsonl.gz", "metrics/resonant.prom"} <= modes.keys()
-    assert open_to_others(modes) == {}
-
-
-def test_the_side_files_of_the_store_are_its_owners_alone(tmp_path):
-    home = Home(tmp_path, umask=0o000)
-    (tmp_path / "events.jsonl").write_text(EVENT)
-    assert home.run("enqueue", "events.jsonl", "--endpoint", "billing", "--allow-unknown").returncode == 0
-
-    database = tmp_path / ".resonant" / "resonant.db"
-    with contextlib.closing(sqlite3.connect(database)) as reader:
-        reader.execute("SELECT count(*) FROM resonant_events").fetchall()
-        assert home.run("enqueue", "events.jsonl", "--endpoint", "crm", "--allow-unknown").returncode == 0
-        modes = home.modes()
-    assert {"resonant.db-wal", "resonant.db-shm"} <= modes.keys()
     assert open_to_others(modes) == {}

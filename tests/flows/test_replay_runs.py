@@ -80,22 +80,6 @@ async def test_a_replay_whose_dead_letters_all_died_again_is_red_and_otherwise_s
     assert "2 delivered, 0 retried, 0 parked, 1 dead-lettered" in state.message
 
 
-async def test_a_replay_that_skips_every_dead_letter_fails_and_names_the_option(monkeypatch):
-    def reject(_self, _event):
-        raise ValueError("no such customer")
-
-    monkeypatch.setattr(FileEndpoint, "deliver", reject)
-    await replay_dead_letters(endpoint=ENDPOINT, return_state=True)
-
-    state = await replay_dead_letters(endpoint=ENDPOINT, return_state=True)
-
-    assert (state.is_failed(), state.name) == (True, "Failed")
-    assert state.message == (
-        "nothing was sent again; 3 skipped because their failure was permanent: include_permanent=True "
-        "(`resonant replay --include-permanent`) sends them too"
-    )
-
-
 async def test_a_replay_without_a_match_completes_and_one_whose_deliveries_are_held_is_waiting():
     state = await replay_dead_letters(endpoint=ENDPOINT, text="elsewhere", return_state=True)
     assert (state.is_completed(), state.name) == (True, "Completed")
