@@ -9,6 +9,7 @@ import signal
 import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck
@@ -18,6 +19,9 @@ from support.examples import FUZZ_EXAMPLES, examples
 from support.postgresql import started_postgresql
 from support.prefect_database import share_prefect_database
 from support.sqlite import Disk, listening
+
+if TYPE_CHECKING:
+    from xdist.scheduler import LoadFileScheduling
 
 # Settings of the tests themselves.
 _OF_TESTS = ("RESONANT_CHAOS", "RESONANT_FUZZ", "RESONANT_SCALE")
@@ -80,6 +84,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         Path(__file__).parent / name: value for name, value in json.loads(_DURATIONS.read_text()).items()
     }
     items.sort(key=lambda item: (-seconds.get(item.path, 0), item.path not in engine))
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    """Give each process whole files. Without slow tests, two processes get those that need a Prefect server and start one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = super()._split_scope(nodeid)
+            # The `resonant up` of test_up.py starts a server of its own.
+            is_alone = "not slow" not in config.option.markexpr or path == "tests/e2e/test_up.py"
+            if is_alone or "mark.engine" not in (config.rootpath / path).read_text():
+                return path
+            return "commands" if path.startswith("tests/e2e/") else "flows"
+
+    return Scheduling(config, log)
 
 
 class _Recorder:
