@@ -179,11 +179,11 @@ async def dispatching(store, sink, *, policy=None, seed=7, **options):
         yield dispatcher
 
 
-def dispatching_to(url, store, *, timeout, rate=None, **options):
+def dispatching_to(url, store, *, timeout, **options):
     """Open a dispatcher on a store, with the HTTP endpoint at this URL for every name."""
 
     async def open_destination(name):
-        return http_target(name, url, timeout=timeout, rate=rate)
+        return http_target(name, url, timeout=timeout)
 
     return dispatching(store, None, open_destination=open_destination, seed=None, **options)
 
