@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -120,12 +121,7 @@ def _what(
         raise options.Misuse(
             "nothing selected: give --older-than DAYS, or a filter such as --endpoint and --code"
         )
-    return Retention(
-        dead_letters=older_than,
-        delivered=delivered_older_than,
-        by_reason=settings.retention_by_reason,
-        by_endpoint=settings.retention_by_endpoint,
-    )
+    return replace(Retention.of_settings(settings), dead_letters=older_than, delivered=delivered_older_than)
 
 
 def _ask(
