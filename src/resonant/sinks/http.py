@@ -13,11 +13,12 @@ import re
 import ssl
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 from urllib.parse import quote
 
 import aiohttp
 import httpx
+from httpx_aiohttp import AiohttpTransport
 from standardwebhooks import Webhook
 
 from resonant.errors import EndpointError, UnexpectedStatus
@@ -28,6 +29,7 @@ from resonant.sinks.redaction import Redactor, basic_authorization
 
 if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
+    from aiohttp.connector import Connection
 
     from resonant.events import Clock, Event
     from resonant.sinks.endpoint import Endpoint
@@ -37,8 +39,6 @@ SUCCESS_BODY_SECONDS = 1.0
 # Common servers drop idle connections after 5 s. Closing them first avoids a send on a closing connection.
 KEEPALIVE_SECONDS = 4.0
 
-_SUCCESS = range(200, 300)
-
 # CloudEvents HTTP binding, 3.1.3.2: printable characters except the double quote and the percent sign are not encoded.
 _UNQUOTED = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 _NEEDS_NO_QUOTING = re.compile(r"[!#$&-~]*")  # the same characters
@@ -47,8 +47,8 @@ _NEEDS_NO_QUOTING = re.compile(r"[!#$&-~]*")  # the same characters
 class HttpSink:
     """Sends events to an HTTP endpoint. Use it as an async context manager, in one event loop.
 
-    It follows no redirects, keeps no cookies, takes no proxy from the environment and logs no URL. It uses aiohttp, which
-    needs a tenth of the CPU of httpx.
+    It uses the httpx-aiohttp transport without an ``httpx.AsyncClient``. So it follows no redirects, keeps no cookies,
+    takes no proxy from the environment and logs no URL, and it uses less than half the CPU.
     """
 
     def __init__(self, endpoint: Endpoint, *, clock: Clock = time.time) -> None:
@@ -61,8 +61,8 @@ class HttpSink:
         self.endpoint = endpoint
         self._clock = clock
         url = httpx.URL(endpoint.url)
-        self._url = str(url.copy_with(userinfo=b"", fragment=None))
-        self._constant_headers = {
+        self._url = url.copy_with(userinfo=b"", fragment=None)
+        constant_headers = {
             "user-agent": _user_agent(),
             **{name.lower(): value for name, value in endpoint.headers.items()},
             **({"authorization": basic_authorization(url)} if url.userinfo else {}),
@@ -70,12 +70,14 @@ class HttpSink:
             "content-type": "application/json",
             "ce-specversion": "1.0",
         }
+        # In httpx's internal form, so that it does not encode them for each event.
+        self._constant_headers = httpx.Headers(constant_headers).raw
         self._webhooks = [
             (Webhook(secret), endpoint.signing_ends.get(secret, math.inf))
             for secret in endpoint.signing_secrets
         ]
         self._redactor = Redactor.of(endpoint)
-        self._session: aiohttp.ClientSession | None = None
+        self._transport: AiohttpTransport | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -85,9 +87,9 @@ class HttpSink:
 
     async def aclose(self) -> None:
         """Close the connections; sending again opens new ones."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            await transport.aclose()
 
     async def send(self, event: Event) -> Receipt:
         """POST the event's bytes.
@@ -99,33 +101,27 @@ class HttpSink:
             UnexpectedStatus: any other status, even if its body cannot be read.
             TimeoutError: no status within the endpoint's ``timeout``.
             EndpointError: ``ca_file`` cannot be read.
-            httpx.RemoteProtocolError: the answer is not HTTP.
-            aiohttp.ClientError: any other failure, including a refused address (with ``AddressRefused`` as the cause). Its
+            httpx.HTTPError: any other failure, including a refused address (with ``AddressRefused`` as the cause). Its
                 text may contain the URL; ``Redactor.message`` removes it.
         """
-        if self._session is None:
-            self._session = _open_session(self.endpoint)
-        headers = self._constant_headers | self._headers(event)
-        response: aiohttp.ClientResponse | None = None
+        if self._transport is None:
+            self._transport = _open_transport(self.endpoint)
+        request = self._request(event)
+        response: httpx.Response | None = None
         body = bytearray()
         warning: str | None = None
         try:
-            async with (
-                asyncio.timeout(self.endpoint.timeout) as deadline,
-                self._session.post(
-                    self._url, data=event.body, headers=headers, allow_redirects=False
-                ) as response,
-            ):
-                if response.status in _SUCCESS:
+            async with asyncio.timeout(self.endpoint.timeout) as deadline:
+                response = await self._transport.handle_async_request(request)
+                if response.is_success:
                     soon = asyncio.get_running_loop().time() + SUCCESS_BODY_SECONDS
                     deadline.reschedule(min(deadline.when() or soon, soon))
-                async for chunk in response.content.iter_any():
-                    body += chunk[: READ_BYTES - len(body)]
-                    if len(body) == READ_BYTES:
-                        warning = f"the response body has {READ_BYTES // 1024} KiB or more"
-                        break
+                try:
+                    await _read(response, body)
+                finally:
+                    await response.aclose()
         except aiohttp.ClientResponseError as error:
-            # Its "status" does not come from the receiver.
+            # The transport does not convert it, and its "status" does not come from the receiver.
             reason = error.message.partition("\n")[0]
             raise httpx.RemoteProtocolError(f"the answer is not HTTP: {reason}") from None
         except Exception as error:
@@ -133,12 +129,22 @@ class HttpSink:
                 if deadline.expired():
                     raise TimeoutError(f"no answer within {self.endpoint.timeout:g} s") from None
                 raise
-            warning = warning or f"the response body {_problem(error, is_late=deadline.expired())}"
+            warning = f"the response body {_problem(error, is_late=deadline.expired())}"
+        if len(body) == READ_BYTES:
+            warning = f"the response body has {READ_BYTES // 1024} KiB or more"
         excerpt = self._redactor.excerpt(body, is_whole=warning is None)
-        if response.status not in _SUCCESS:
-            retry_after = ", ".join(response.headers.getall("retry-after", ())) or None
-            raise UnexpectedStatus(response.status, retry_after, excerpt)
-        return Receipt(response.status, excerpt, warning)
+        if not response.is_success:
+            raise UnexpectedStatus(response.status_code, response.headers.get("retry-after"), excerpt)
+        return Receipt(response.status_code, excerpt, warning)
+
+    def _request(self, event: Event) -> httpx.Request:
+        own = [(name.encode(), value.encode()) for name, value in self._headers(event).items()]
+        headers = httpx.Headers([*self._constant_headers, *own])
+        # Passed as a stream: for content, httpx would search the headers several times.
+        request = httpx.Request("POST", self._url, headers=headers, stream=httpx.ByteStream(event.body))
+        request.headers.encoding = "ascii"
+        request.read()
+        return request
 
     def _headers(self, event: Event) -> dict[str, str]:
         timestamp = int(self._clock())
@@ -161,6 +167,15 @@ class HttpSink:
         return headers
 
 
+class _Answer(aiohttp.ClientResponse):
+    """Drops the reason phrase: the transport cannot encode one that is not UTF-8, such as ``200 Schön`` in Latin-1."""
+
+    async def start(self, connection: Connection) -> Self:
+        await super().start(connection)
+        self.reason = None
+        return self
+
+
 class _Connector(aiohttp.TCPConnector):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -168,22 +183,31 @@ class _Connector(aiohttp.TCPConnector):
         self._factory = functools.partial(make, loop=self._loop)
 
 
-def _open_session(endpoint: Endpoint) -> aiohttp.ClientSession:
+def _open_transport(endpoint: Endpoint) -> AiohttpTransport:
     connector = _Connector(
         limit=0,
         keepalive_timeout=KEEPALIVE_SECONDS,
         socket_factory=None if endpoint.allow_private else guarded_socket_factory,
         ssl=_tls(endpoint) if endpoint.url.lower().startswith("https:") else True,
     )
-    return aiohttp.ClientSession(
+    session = aiohttp.ClientSession(
         connector=connector,
-        timeout=aiohttp.ClientTimeout(),  # `send` has its own deadline
-        auto_decompress=False,
+        response_class=_Answer,
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,  # a proxy from the environment would bypass the address guard
         max_line_size=HEAD_BYTES,
         max_field_size=HEAD_BYTES,
     )
+    return AiohttpTransport(client=session, verify=False)  # the session's connector verifies
+
+
+async def _read(response: httpx.Response, body: bytearray) -> None:
+    """Read up to ``READ_BYTES`` of the body."""
+    # Not ``aiter_raw``, which adds overhead for repeated reads and counting.
+    async for chunk in cast("httpx.AsyncByteStream", response.stream):
+        body += chunk[: READ_BYTES - len(body)]
+        if len(body) == READ_BYTES:
+            return
 
 
 def _problem(error: Exception, *, is_late: bool) -> str:

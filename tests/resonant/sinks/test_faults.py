@@ -9,7 +9,6 @@ import tracemalloc
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-import aiohttp
 import httpx
 import psutil
 import pytest
@@ -111,13 +110,7 @@ async def outcome_of(sink, event=EVENT, clock=lambda: NOW):
     try:
         receipt = await sink.send(event)
     # `send` may raise only its documented errors.
-    except (
-        UnexpectedStatus,
-        TimeoutError,
-        EndpointError,
-        httpx.RemoteProtocolError,
-        aiohttp.ClientError,
-    ) as error:
+    except (UnexpectedStatus, TimeoutError, EndpointError, httpx.HTTPError) as error:
         outcome, excerpt = classify(error, now=clock()), getattr(error, "excerpt", "")
     else:
         warning = f", {receipt.warning.partition(' (')[0]}" if receipt.warning else ""
@@ -147,7 +140,7 @@ async def meet(action, *, tls=None, ca_file=None, clock=lambda: NOW):
         async with HttpSink(impatient(receiver.url, ca_file=ca_file)) as sink:
             outcome = await outcome_of(sink, clock=clock)
             assert await outcome_of(sink, NEXT) == DELIVERED, "the sink is broken"
-            assert not sink._session.connector._acquired, "a connection was not released"
+            assert not sink._transport.client.connector._acquired, "a connection was not released"
         return outcome
 
 
@@ -369,7 +362,7 @@ async def test_an_unsolicited_answer_is_never_taken_for_that_to_the_next_event(s
         assert await outcome_of(sink) == DELIVERED
         settled.set()
         await until(lambda: not settled.is_set())
-        idle = sink._session.connector._conns
+        idle = sink._transport.client.connector._conns
         await until(lambda: all(each.should_close for kept in idle.values() for each, _ in kept))
         assert await outcome_of(sink, NEXT) == UNAVAILABLE
 
