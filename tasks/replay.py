@@ -15,14 +15,13 @@ from prefect.runtime import flow_run
 from prefect.states import Failed
 
 from blocks.loading import require_endpoint
-from resonant.dead_letters.replay import ReplayRequest, endpoints_of, plan, take_dead_letters
+from resonant.dead_letters.replay import ReplayRequest, plan, take_dead_letters
 from resonant.dispatch.caller import get_caller
 from resonant.dispatch.tracking import Tracker
 from resonant.display import counted, visible
 from resonant.errors import EndpointError, UnknownName
 from resonant.store.audit import audited
-from resonant.store.views import endpoint_names
-from resonant.store.views.known_names import why_no_such_code, why_no_such_ids
+from resonant.store.views.known_names import known_endpoints, why_no_such_code, why_no_such_ids
 from tasks.wiring import emit_as_task, ended, open_dispatcher, say_outcomes, send_due
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ async def check_endpoint(store: WorkerStore, endpoint: str) -> None:
     Raises:
         UnknownEndpoint: neither the store nor Prefect knows it.
     """
-    if endpoint not in await store.read(endpoint_names.known):
+    if endpoint not in await store.read(known_endpoints):
         await require_endpoint(endpoint)
 
 
@@ -128,7 +127,9 @@ async def _without_closed_endpoints(
     Raises:
         EndpointError: the only selected endpoint cannot be opened.
     """
-    names = await endpoints_of(dispatcher.store, request)
+    names = await dispatcher.store.read(
+        lambda connection: request.dead_letters(connection).endpoints(connection)
+    )
     closed = await dispatcher.unavailable_endpoints(names)
     if closed and request.selection.endpoint in closed:
         raise EndpointError(closed[request.selection.endpoint])

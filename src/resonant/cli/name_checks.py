@@ -83,9 +83,9 @@ def _known_names(store: CommandStore, endpoint: str) -> set[str]:
 
     from resonant.cli.command_store import on_prefect
     from resonant.local.server import known_url
-    from resonant.store.views import endpoint_names
+    from resonant.store.views.known_names import known_endpoints
 
-    stored = store.read(endpoint_names.known)
+    stored = store.read(known_endpoints)
     if endpoint in stored or known_url(store.settings) is None:
         return stored
     try:
@@ -102,16 +102,16 @@ def _known_names(store: CommandStore, endpoint: str) -> set[str]:
 
 def remember(store: CommandStore, names: Collection[str]) -> None:
     """Record configured endpoints in the store, so that commands know them without a Prefect server."""
-    from resonant.store.views import endpoint_names
+    from resonant.store.views.known_names import remember_endpoints
 
-    _note(store, endpoint_names.remember, names)
+    _note(store, remember_endpoints, names)
 
 
 def forget(store: CommandStore, name: str) -> None:
     """Record in the store that an endpoint was removed."""
-    from resonant.store.views import endpoint_names
+    from resonant.store.views.known_names import forget_endpoint
 
-    _note(store, endpoint_names.forget, name)
+    _note(store, forget_endpoint, name)
 
 
 def _note(store: CommandStore, operation: Callable[[Connection, T], None], names: T) -> None:

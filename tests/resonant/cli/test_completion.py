@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from resonant.delivery.retry import GiveUp
-from resonant.store.views import endpoint_names
+from resonant.store.views.known_names import remember_endpoints
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def complete(resonant, monkeypatch):
 
 def test_endpoints_are_completed_in_options_and_arguments(complete, worker):
     worker.accept("evt_1")
-    worker.do(lambda store: store.write(endpoint_names.remember, ["billing-eu", "spool-endpoint/local"]))
+    worker.do(lambda store: store.write(remember_endpoints, ["billing-eu", "spool-endpoint/local"]))
 
     assert complete("resonant status --endpoint b") == ["billing", "billing-eu"]
     assert complete("resonant endpoint test spool") == ["spool-endpoint/local"]
@@ -46,7 +46,7 @@ def test_codes_of_dead_letters_are_completed_before_those_of_the_classifier(comp
 
 
 def test_an_sqlite_store_is_read_without_sqlalchemy(worker):
-    worker.do(lambda store: store.write(endpoint_names.remember, ["billing"]))
+    worker.do(lambda store: store.write(remember_endpoints, ["billing"]))
     program = "import sys; from resonant.cli import completion as c; print(c.endpoints('b'), 'sqlalchemy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "['billing'] False\n"

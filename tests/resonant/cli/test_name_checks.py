@@ -7,8 +7,8 @@ import json
 import pytest
 
 from resonant.delivery.classification import built_in_codes, classifier
-from resonant.store.views import endpoint_names
 from resonant.store.views.endpoint_problems import note_problem
+from resonant.store.views.known_names import forget_endpoint, remember_endpoints
 
 
 @pytest.mark.parametrize(
@@ -34,15 +34,15 @@ def test_enqueue_stores_for_an_unknown_name_with_the_option_and_knows_it_afterwa
 def test_an_endpoint_that_was_added_and_never_used_is_known_without_a_server(
     resonant, stored, worker, tmp_path
 ):
-    worker.do(lambda store: store.write(endpoint_names.remember, ["crm"]))
+    worker.do(lambda store: store.write(remember_endpoints, ["crm"]))
     assert resonant.json("dlq", "--endpoint", "crm") == []
     assert resonant("enqueue", "e.jsonl", "--endpoint", "crm").err == ""
 
 
 def test_a_removed_endpoint_is_known_only_if_events_were_stored_for_it(resonant, stored, worker):
-    worker.do(lambda store: store.write(endpoint_names.remember, ["crm", "shop"]))
+    worker.do(lambda store: store.write(remember_endpoints, ["crm", "shop"]))
     for name in ("crm", "shop"):
-        worker.do(lambda store, name=name: store.write(endpoint_names.forget, name))
+        worker.do(lambda store, name=name: store.write(forget_endpoint, name))
     assert resonant("status", "--endpoint", "crm", code=2).err.startswith("resonant: no endpoint is named")
     assert resonant.json("status", "--endpoint", "shop")["accepted"] == 1
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy import exists, select
 
 from resonant.store import schema
+from resonant.store.counts.acceptances import read_ledgers
 from resonant.store.engine.sql import insert_into
-from resonant.store.views.endpoint_names import known
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -35,7 +35,7 @@ class EndpointProblem:
 
 def note_problem(connection: Connection, endpoint: str, reason: str, *, now: float) -> None:
     """Record that an endpoint with deliveries cannot be opened; the time of the first failure is kept."""
-    if endpoint not in known(connection):
+    if not read_ledgers(connection, endpoint):
         return
     new = insert_into(connection.dialect.name, _problems).values(endpoint=endpoint, reason=reason, since=now)
     connection.execute(

@@ -1,4 +1,4 @@
-"""Checks codes and event ids, and suggests alternatives for unknown ones."""
+"""The names that the store knows: endpoints, codes and event ids; and messages about unknown ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from sqlalchemy import exists, select
 from resonant.delivery.classification import built_in_codes
 from resonant.display import some
 from resonant.store import schema
-from resonant.store.views import reads
+from resonant.store.counts.acceptances import read_ledgers
+from resonant.store.engine.sql import insert_into, is_any_of
 from resonant.suggestions import did_you_mean, near
 
 if TYPE_CHECKING:
@@ -17,32 +18,44 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+_ledgers = schema.ledgers
+
+
+def known_endpoints(connection: Connection) -> set[str]:
+    """Return the endpoints that were added, or for which a delivery was ever accepted."""
+    return set(read_ledgers(connection))
+
+
+def remember_endpoints(connection: Connection, added: Collection[str]) -> None:
+    """Record endpoints that were added, so that their names are known before the first delivery."""
+    if added:
+        new = insert_into(connection.dialect.name, _ledgers).on_conflict_do_nothing()
+        connection.execute(new, [{"name": name} for name in sorted(added)])
+
+
+def forget_endpoint(connection: Connection, name: str) -> None:
+    """Record that an endpoint was removed. Its name stays known if a delivery was ever accepted for it."""
+    never_used = (_ledgers.c.accepted == 0, _ledgers.c.purged == 0)
+    connection.execute(_ledgers.delete().where(_ledgers.c.name == name, *never_used))
+
 
 def why_no_such_code(connection: Connection, code: str) -> str | None:
-    """Return a message with suggestions if the code is unknown, otherwise None."""
+    """Return a message with suggestions if no delivery failed with this code, and the classifier has no such code."""
     built_in = built_in_codes()
-    if code in built_in or _has_code(connection, code):
+    of_causes = exists().where(schema.causes.c.code == code)
+    of_deliveries = exists().where(schema.deliveries.c.code == code)  # may scan all deliveries
+    if code in built_in or connection.execute(select(of_causes | of_deliveries)).scalar():
         return None
-    stored = _codes(connection)
-    # Codes that occurred are more likely to be meant than the others of the classifier.
+    # With the codes of users' rules; these are more likely to be meant than the other codes of the classifier.
+    stored = set(connection.execute(select(schema.causes.c.code).distinct()).scalars()) - {""}
     known = stored if near(code, stored) else built_in | stored
     hint = ": did you mean throttled?" if code == "http_429" else did_you_mean(code, known)
     return f"no failure has the code {code!r}{hint}"
 
 
 def why_no_such_ids(connection: Connection, ids: Collection[str]) -> str | None:
-    """Return a message that names the unknown ids; None if all are known."""
-    missing = sorted(set(ids) - reads.known_ids(connection, ids)) if ids else []
+    """Return a message that names the unknown event ids; None if all are known."""
+    column = schema.events.c.id
+    known = connection.execute(select(column).where(is_any_of(column, ids))).scalars() if ids else ()
+    missing = sorted(set(ids) - set(known))
     return f"no event has the id {some(missing)}: nothing was done" if missing else None
-
-
-def _codes(connection: Connection) -> set[str]:
-    """Return the codes of all dead letters, including codes of user rules."""
-    return set(connection.execute(select(schema.causes.c.code).distinct()).scalars()) - {""}
-
-
-def _has_code(connection: Connection, code: str) -> bool:
-    """Return whether a delivery failed with this code; may scan all deliveries."""
-    of_causes = exists().where(schema.causes.c.code == code)
-    of_deliveries = exists().where(schema.deliveries.c.code == code)
-    return bool(connection.execute(select(of_causes | of_deliveries)).scalar())

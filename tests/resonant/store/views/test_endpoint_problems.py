@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from resonant.events import Event
-from resonant.store.views import endpoint_names, endpoint_problems
+from resonant.store.views import endpoint_problems
 from resonant.store.views.endpoint_problems import EndpointProblem
+from resonant.store.views.known_names import known_endpoints
 
 
 def accept(desk, *names: str) -> None:
@@ -33,4 +34,4 @@ def test_an_endpoint_without_waiting_deliveries_is_not_a_problem(desk):
 
 def test_the_store_knows_the_names_that_deliveries_were_accepted_for(desk):
     accept(desk, "billing", "shop", "billing")
-    assert desk.read(endpoint_names.known) == {"billing", "shop"}
+    assert desk.read(known_endpoints) == {"billing", "shop"}
