@@ -18,7 +18,7 @@ from resonant.dead_letters.purge import DAY_SECONDS, Retention, purge
 from resonant.events import Attempt
 from resonant.store import Outcome, Store, WorkerStore
 from resonant.store.engine.database import open_database
-from resonant.store.views.reads import count_dead_letters, dead_letters
+from resonant.store.views.reads import count_dead_letters, each_dead_letter
 from resonant.store.views.selection import Selection
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _looks(now: float) -> dict[str, Callable[[Store], Awaitable[object]]]:
     def listing(**filters: Any) -> Callable[[Store], Awaitable[object]]:
         def both(connection: Connection) -> None:
             selection = Selection(**filters)
-            if len(dead_letters(connection, selection, limit=_LIMIT)) == _LIMIT:
+            if len([*each_dead_letter(connection, selection, limit=_LIMIT)]) == _LIMIT:
                 count_dead_letters(connection, selection, at_most=COUNTED)
 
         return lambda store: store.read(both)

@@ -22,7 +22,7 @@ from resonant.store.audit import add_to_audit, audited
 from resonant.store.counts.acceptances import add_to_ledger
 from resonant.store.counts.counters import Tally
 from resonant.store.engine.sql import is_any_of
-from resonant.store.views.dead_letters import DeadLetters, Position, is_after
+from resonant.store.views.dead_letters import DeadLetters, Position, earliest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -161,7 +161,7 @@ class Forecast:
 
 def forecast(connection: Connection, what: Retention | Chosen, *, now: float) -> Forecast:
     """Count the deliveries that a purge would remove at ``now``, in seconds since the epoch."""
-    counts = [_count(connection, rule) for rule in what.rules(connection, now=now)]
+    counts = [_count(connection, [rule]) for rule in what.rules(connection, now=now)]
     # The rule for delivered history is the last one.
     delivered = counts.pop() if isinstance(what, Retention) and what.delivered is not None else 0
     return Forecast(sum(counts), delivered)
@@ -211,26 +211,24 @@ async def purge(
     """
     now = store.clock() if now is None else now
     rules = await store.read(what.rules, now=now)
-    final = await store.read(_count, [schema.is_dead_letter]) + await store.read(
-        _count, [schema.is_delivered]
-    )
+    final = await store.read(_count, [[schema.is_dead_letter], [schema.is_delivered]])
     if dry_run:
-        total = sum([await store.read(_count, rule) for rule in rules])
+        total = await store.read(_count, rules)
         return PurgeReport(total, final - total, dry_run=True)
     purged = 0
-    batch = _BatchSize()
+    size = _FIRST
     with nullcontext() if archive is None else new_archive(archive) as file:
         asked = what.asked() | ({"archive": str(file.path)} if file else {})
         async with audited(store, who=who, action="purge", selection=asked) as audit_id:
             for rule in rules:
                 last = None
                 # Searched before taking the write lock, since a rule may skip many rows.
-                while picked := await store.read(find_oldest, rule, limit=batch.size, after=last):
+                while picked := await store.read(find_oldest, rule, limit=size, after=last):
                     last = picked[-1]
                     count, seconds = await store.write(
                         purge_batch, picked, rule, archive=file, now=now, audit_id=audit_id
                     )
-                    batch.took(seconds)
+                    size = next_size(size, seconds)
                     purged += count
                     on_progress(purged)
                     await asyncio.sleep(_PAUSE_SECONDS)
@@ -238,16 +236,10 @@ async def purge(
     return PurgeReport(purged, final - purged, archive=file.path if file and purged else None)
 
 
-class _BatchSize:
-    """The number of deliveries for the next transaction, adapted to the duration of the last one."""
-
-    def __init__(self) -> None:
-        self.size = _FIRST
-
-    def took(self, seconds: float) -> None:
-        """Adapt the size to the target duration; grow slowly, shrink at once."""
-        aimed = int(self.size * _TRANSACTION_SECONDS / max(seconds, 1e-6))
-        self.size = max(_FEWEST, min(aimed, 2 * self.size, _MOST))
+def next_size(size: int, seconds: float) -> int:
+    """Return the size of the next transaction, by the duration of one of this size: it grows slowly and shrinks at once."""
+    aimed = int(size * _TRANSACTION_SECONDS / max(seconds, 1e-6))
+    return max(_FEWEST, min(aimed, 2 * size, _MOST))
 
 
 def find_oldest(
@@ -261,11 +253,8 @@ def find_oldest(
         limit: the maximum number; fewer are returned if their events are large.
         after: continue after this one.
     """
-    key = (_d.c.finished_at, _d.c.id)
-    query = select(*key, func.length(schema.events.c.body)).where(*rule).order_by(*key).limit(limit)
+    query = earliest(rule, limit=limit, after=after).add_columns(func.length(schema.events.c.body))
     query = query.join(schema.events, schema.events.c.id == _d.c.event_id)
-    if after is not None:
-        query = query.where(is_after(after))
     found: list[Position] = []
     total = 0
     for finished_at, delivery_id, size in connection.execute(query):
@@ -331,5 +320,7 @@ def _remove(connection: Connection, delivery_ids: Sequence[int], *, now: float) 
     add_to_ledger(connection, "purged", Counter(row.endpoint for row in rows))
 
 
-def _count(connection: Connection, conditions: Sequence[ColumnElement[bool]]) -> int:
-    return connection.execute(select(func.count()).select_from(_d).where(*conditions)).scalar_one()
+def _count(connection: Connection, rules: Sequence[Sequence[ColumnElement[bool]]]) -> int:
+    """Count the deliveries that meet any of these rules, of which no delivery meets two."""
+    queries = [select(func.count()).select_from(_d).where(*rule) for rule in rules]
+    return sum(connection.execute(query).scalar_one() for query in queries)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,7 +20,7 @@ from resonant.store.counts.sketches import begin_of
 from resonant.store.engine.availability import retry_while_unavailable
 from resonant.store.engine.sql import is_any_of
 from resonant.store.queue.leases import leases_of
-from resonant.store.views.dead_letters import DeadLetters, Position, is_after
+from resonant.store.views.dead_letters import DeadLetters, Position, earliest, positions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection
@@ -91,12 +91,12 @@ class ReplayRequest:
             "rate": self.rate,
         }
 
-    def dead_letters(self, connection: Connection, *, include_permanent: bool | None = None) -> DeadLetters:
-        """Return the requested dead letters, with or without permanent failures."""
+    def dead_letters(self, connection: Connection) -> DeadLetters:
+        """Return the requested dead letters."""
         return DeadLetters.of(
             connection,
             self.selection,
-            include_permanent=self.include_permanent if include_permanent is None else include_permanent,
+            include_permanent=self.include_permanent,
             without_endpoints=self.without_endpoints,
         )
 
@@ -135,22 +135,14 @@ class ReplayPlan:
 async def plan(store: Store, request: ReplayRequest) -> ReplayPlan:
     """Count the dead letters that a replay would take, without changing anything."""
     died_before = store.clock()
+    requests = [replace(request, include_permanent=True), request]
 
-    def count(connection: Connection) -> tuple[int, int]:
-        every = request.dead_letters(connection, include_permanent=True)
-        requested = request.dead_letters(connection)
-        return every.count(connection, died_before=died_before), requested.count(
-            connection, died_before=died_before
-        )
+    def count(connection: Connection) -> list[int]:
+        return [each.dead_letters(connection).count(connection, died_before=died_before) for each in requests]
 
     everything, taken = await store.read(count)
     selected = taken if request.limit is None else min(taken, request.limit)
     return ReplayPlan(selected, everything - taken, taken - selected)
-
-
-async def endpoints_of(store: Store, request: ReplayRequest) -> list[str]:
-    """Return the endpoints of the requested dead letters."""
-    return await store.read(lambda connection: request.dead_letters(connection).endpoints(connection))
 
 
 async def take_dead_letters(
@@ -228,14 +220,11 @@ def replay_batch(
         after: continue after this dead letter, which avoids a scan of skipped rows.
     """
     conditions = [*request.dead_letters(connection).conditions(), _d.c.finished_at < died_before]
-    if after is not None:
-        conditions.append(is_after(after))
-    key = (_d.c.finished_at, _d.c.id)
-    query = select(*key).where(*conditions).order_by(*key).limit(limit).with_for_update(skip_locked=True)
-    picked = [Position(*row) for row in connection.execute(query)]
+    query = earliest(conditions, limit=limit, after=after).with_for_update(skip_locked=True)
+    picked = positions(connection, query)
     if not picked:
         return Replayed([], None)
-    place = {delivery_id: number for number, (_, delivery_id) in enumerate(picked)}
+    place = {each.id: number for number, each in enumerate(picked)}
     _take_back(connection, place, now=now)
     rows = connection.execute(
         update(_d)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
@@ -12,8 +12,8 @@ from resonant.dead_letters.advice import advise
 from resonant.store import schema
 from resonant.store.engine.sql import is_any_of
 from resonant.store.queue.fingerprint import normalised
-from resonant.store.views.answers import answers
 from resonant.store.views.dead_letters import DeadLetters
+from resonant.store.views.reads import answers
 from resonant.store.views.selection import Selection
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Row
 
-    from resonant.store.views.answers import ReceiverSide
     from resonant.store.views.dead_letters import CauseCount
+    from resonant.store.views.reads import ReceiverSide
 
 _d, _c = schema.deliveries, schema.causes
 
@@ -38,7 +38,6 @@ class DeadLetterGroup:
         count: the number of dead letters.
         first_at, last_at: when the first and the last of them were given up, seconds since the epoch.
         example: the event id of the newest dead letter.
-        advice: the recommended action.
         answer: the beginning of the receiver's answer to the example, if any; otherwise empty.
         maybe_processed: whether the receiver may have processed some, judged by the newest of each cause.
     """
@@ -53,14 +52,21 @@ class DeadLetterGroup:
     first_at: float
     last_at: float
     example: str
-    advice: str
     answer: str
     maybe_processed: bool
 
-
-class _Member(NamedTuple):
-    cause: Row[tuple[object, ...]]
-    dead_letters: CauseCount
+    @property
+    def advice(self) -> str:
+        """The recommended action."""
+        return advise(
+            code=self.code,
+            reason=self.reason,
+            category=self.category,
+            endpoint=self.endpoint,
+            event_id=self.example,
+            cause=self.fingerprint,
+            maybe_processed=self.maybe_processed,
+        )
 
 
 def triage(connection: Connection, selection: Selection = Selection()) -> list[DeadLetterGroup]:  # noqa: B008 - frozen
@@ -68,27 +74,30 @@ def triage(connection: Connection, selection: Selection = Selection()) -> list[D
     counts = {
         each.cause_id: each for each in DeadLetters.of(connection, selection).count_by_cause(connection)
     }
-    members: defaultdict[str, list[_Member]] = defaultdict(list)
+    members: defaultdict[str, list[tuple[Row[Any], CauseCount]]] = defaultdict(list)
     for cause in connection.execute(select(_c).where(is_any_of(_c.c.id, list(counts)))):
-        members[cause.fingerprint].append(_Member(cause, counts[cause.id]))
-    newest = [max(each.dead_letters.last_id for each in group) for group in members.values()]
+        members[cause.fingerprint].append((cause, counts[cause.id]))
+    newest = [each.last_id for each in counts.values()]
     examples = connection.execute(select(_d.c.id, _d.c.event_id).where(is_any_of(_d.c.id, newest)))
     event_ids = {row.id: row.event_id for row in examples}
-    said = answers(connection, [each.dead_letters.last_id for group in members.values() for each in group])
+    said = answers(connection, newest)
     groups = [_group(fingerprint, group, event_ids, said) for fingerprint, group in members.items()]
     return sorted(groups, key=lambda group: (-group.count, group.fingerprint))
 
 
 def _group(
-    fingerprint: str, members: list[_Member], event_ids: dict[int, str], said: Mapping[int, ReceiverSide]
+    fingerprint: str,
+    members: list[tuple[Row[Any], CauseCount]],
+    event_ids: dict[int, str],
+    said: Mapping[int, ReceiverSide],
 ) -> DeadLetterGroup:
     kinds: Counter[tuple[str, str]] = Counter()
     for cause, dead_letters in members:
         kinds[cause.reason, cause.category] += dead_letters.number
     [((reason, category), _)] = kinds.most_common(1)
-    first = members[0].cause
-    newest = [each.dead_letters.last_id for each in members]
-    maybe_processed = any(said[each].maybe_processed for each in newest)
+    first, _ = members[0]
+    counts = [each for _, each in members]
+    newest = [each.last_id for each in counts]
     return DeadLetterGroup(
         fingerprint=fingerprint,
         endpoint=first.endpoint,
@@ -97,18 +106,9 @@ def _group(
         category=category,
         error=normalised(first.error),
         count=kinds.total(),
-        first_at=min(each.dead_letters.first_at for each in members),
-        last_at=max(each.dead_letters.last_at for each in members),
+        first_at=min(each.first_at for each in counts),
+        last_at=max(each.last_at for each in counts),
         example=event_ids[max(newest)],
-        advice=advise(
-            code=first.code,
-            reason=reason,
-            category=category,
-            endpoint=first.endpoint,
-            event_id=event_ids[max(newest)],
-            cause=fingerprint,
-            maybe_processed=maybe_processed,
-        ),
         answer=said[max(newest)].answer or "",
-        maybe_processed=maybe_processed,
+        maybe_processed=any(said[each].maybe_processed for each in newest),
     )

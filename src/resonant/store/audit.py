@@ -64,14 +64,9 @@ def begin_audit(
     connection: Connection, *, at: float, who: str, action: Action, selection: Mapping[str, object]
 ) -> int:
     """Record the start of an operation; return the id of its row."""
-    row = {
-        "at": at,
-        "who": who,
-        "action": action,
-        "selection": json.dumps(selection, ensure_ascii=False),
-        "count": 0,
-    }
-    audit_id: int = connection.execute(insert(_t).returning(_t.c.id), row).scalar_one()
+    asked = json.dumps(selection, ensure_ascii=False)
+    row = insert(_t).values(at=at, who=who, action=action, selection=asked, count=0)
+    audit_id: int = connection.execute(row.returning(_t.c.id)).scalar_one()
     return audit_id
 
 

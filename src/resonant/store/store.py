@@ -120,7 +120,8 @@ class Store:
         self, selection: Selection | None = None, *, limit: int | None = None
     ) -> list[DeadLetter]:
         """Return the selected dead letters, newest first."""
-        return await self.read(reads.dead_letters, selection or Selection(), limit=limit)
+        chosen = selection or Selection()
+        return await self.read(lambda connection: [*reads.each_dead_letter(connection, chosen, limit=limit)])
 
     async def detail(self, event_id: str) -> reads.Detail | None:
         """Return an event with its whole history; None if no such event is stored."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from resonant.dead_letters.cancel import cancel
-from resonant.dead_letters.replay import ReplayRequest, endpoints_of, plan, take_dead_letters
+from resonant.dead_letters.replay import ReplayRequest, plan, take_dead_letters
 from resonant.dispatch.limits import Limits
 from resonant.dispatch.tracking import Tracker
 from resonant.gate import pausing
@@ -111,7 +111,7 @@ def test_an_operator_scans_only_unfinished_deliveries_and_the_latest_attempts(de
         await pausing.resume(store, "billing", who="me", send_parked=True)
         request = ReplayRequest(Selection(endpoint="billing"))
         await plan(store, request)
-        await endpoints_of(store, request)
+        await store.read(lambda connection: request.dead_letters(connection).endpoints(connection))
         async for leases in take_dead_letters(store, request, owner="me", audit_id=1):
             assert leases
         await store.release_all("me")

@@ -21,7 +21,7 @@ from resonant.settings import Settings
 from resonant.store import WorkerStore, schema
 from resonant.store.queue.causes import Cause, cause_ids
 from resonant.store.views.dead_letters import DeadLetters
-from resonant.store.views.reads import count_dead_letters, dead_letters, find_event_ids
+from resonant.store.views.reads import count_dead_letters, each_dead_letter, find_event_ids
 from resonant.store.views.selection import Selection
 from support.store_model import is_selected
 
@@ -153,8 +153,8 @@ def test_the_database_finds_the_same_as_a_look_at_each_dead_letter(ask, seed, fe
         waiting = [table.c.available_at.is_not(None), *selection.of_unfinished()]
         scanned = DeadLetters.of(connection, selection).conditions()
         return (
-            [each.event_id for each in dead_letters(connection, selection)],
-            [each.event_id for each in dead_letters(connection, selection, limit=3)],
+            [each.event_id for each in each_dead_letter(connection, selection)],
+            [each.event_id for each in each_dead_letter(connection, selection, limit=3)],
             count_dead_letters(connection, selection),
             *(
                 set(connection.execute(select(table.c.event_id).where(*conditions)).scalars())

@@ -41,6 +41,8 @@ class Machine(Operators):
             name: (model.accepted[name], model.purged[name]) for name in model.accepted
         }
         self.check_balance(found["status"])
+        for each in found["status"].endpoints:
+            self.check_endpoint(each)
         self.check_counters(found["counters"])
 
     def teardown(self):
@@ -72,12 +74,24 @@ class Machine(Operators):
             *(kinds[name] for name in ("pending", "retrying", "delivered", "dead_letter")),
             self.model.purged.total(),
         ]
-        assert status.in_flight == sum(
-            each.is_leased and each.available_at > self.clock() for each in self.model.all()
-        )
-        assert status.by_category == Counter(
-            each.category or "unknown" for each in self.model.all(status="dead_letter")
-        )
+        assert status.in_flight == sum(each.in_flight for each in status.endpoints)
+        due_at = [each.oldest_due_at for each in status.endpoints if each.oldest_due_at is not None]
+        assert status.oldest_due_at == min(due_at, default=None)
+        dead = self.model.all(status="dead_letter")
+        assert status.by_category == Counter(each.category or "unknown" for each in dead)
+        assert status.oldest_dead_at == min((each.finished_at for each in dead), default=None)
+
+    def check_endpoint(self, status):
+        found = self.model.all(endpoint=status.name)
+        for name in ("pending", "retrying", "delivered", "dead_letter"):
+            assert getattr(status, name) == sum(each.status == name for each in found)
+        unfinished = [each for each in found if not each.is_final]
+        later = [each for each in unfinished if each.available_at > self.clock()]
+        assert status.in_flight == sum(each.is_leased for each in later)
+        assert status.parked == len(later) - status.in_flight
+        assert status.due == len(unfinished) - len(later)
+        due_at = [each.next_attempt_at if each.is_leased else each.available_at for each in unfinished]
+        assert status.oldest_due_at == min(due_at, default=None)
 
     def check_counters(self, counters):
         assert {labels: each.count for labels, each in counters.items()} == self.model.counted

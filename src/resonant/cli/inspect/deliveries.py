@@ -73,9 +73,10 @@ def _list_deliveries(
     as_json: bool,
 ) -> None:
     from resonant.store.shared.gates import states_not_normal
-    from resonant.store.views.unfinished import Place, count_unfinished, each_unfinished
+    from resonant.store.views.dead_letters import Position
+    from resonant.store.views.unfinished import count_unfinished, each_unfinished
 
-    before = None if after is None else Place(*after)
+    before = None if after is None else Position(*after)
 
     def show(connection: Connection, until_stopped: UntilStopped[Any]) -> None:
         rows = each_unfinished(connection, selection, status=status, limit=limit or None, after=before)
@@ -85,9 +86,9 @@ def _list_deliveries(
         if not total:
             _say_none(selection)
         elif 0 < limit < total:
-            last = seen.last and seen.last.place
+            last = seen.last and seen.last.position
             rest = each_unfinished(connection, selection, status=status, limit=1, after=last or before)
-            place = f"{last.available_at!r}-{last.id}" if last and next(rest, None) else None
+            place = f"{last.at!r}-{last.id}" if last and next(rest, None) else None
             view.say_page(seen.count, total, place)
 
     store.read_rows(show)
@@ -144,7 +145,7 @@ def _deliveries(gates: Mapping[str, GateState], *, now: float) -> view.View[Wait
 
 
 def _due_at(row: Waiting) -> float:
-    return row.delivery.next_attempt_at or row.place.available_at
+    return row.delivery.next_attempt_at or row.position.at
 
 
 def _waits(row: Waiting, now: float) -> bool:

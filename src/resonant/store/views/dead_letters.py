@@ -17,7 +17,7 @@ from resonant.store import schema
 from resonant.store.engine.sql import is_any_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Sequence
 
     from sqlalchemy import ColumnElement, Connection, Select
 
@@ -29,9 +29,9 @@ _KEY = (_d.c.finished_at, _d.c.id)
 
 
 class Position(NamedTuple):
-    """A dead letter's position in the queue: when it was given up (seconds since the epoch), and its delivery's id."""
+    """A delivery's position in a list: when it ended, or may be claimed (seconds since the epoch), and its id."""
 
-    finished_at: float
+    at: float
     id: int
 
 
@@ -140,10 +140,10 @@ class DeadLetters:
         """
         query = select(*_KEY).order_by(*(column.desc() for column in _KEY)).limit(limit)
         if before is not None:
-            query = query.where(tuple_(*_KEY) < _bound(before))
+            query = query.where(tuple_(*_KEY) < _bound(_KEY, before))
         if self.causes is not None and not goes_on and len(self.causes) <= _FEW_CAUSES:
             return self._newest_of_each(connection, query, limit)
-        return _positions(connection, query.where(*self.conditions()))
+        return positions(connection, query.where(*self.conditions()))
 
     def _newest_of_each(self, connection: Connection, query: Select[Any], limit: int) -> list[Position]:
         found: list[Position] = []
@@ -151,7 +151,7 @@ class DeadLetters:
             of_cause = query.where(*self._common(), _d.c.cause_id == cause)
             if cause in self.varying:
                 of_cause = of_cause.where(self.selection.text_in(_d.c))
-            found += _positions(connection, of_cause)
+            found += positions(connection, of_cause)
         return heapq.nlargest(limit, found)
 
     def _common(self) -> list[ColumnElement[bool]]:
@@ -177,15 +177,22 @@ class DeadLetters:
             yield [cause == varying, self.selection.text_in(_d.c)]
 
 
-def is_after(position: Position) -> ColumnElement[bool]:
-    """Return the condition that a dead letter was given up after this one; ids break ties."""
-    return tuple_(*_KEY) > _bound(position)
+def earliest(
+    conditions: Sequence[ColumnElement[bool]],
+    *,
+    limit: int | None,
+    after: Position | None,
+    key: Sequence[ColumnElement[Any]] = _KEY,
+) -> Select[Any]:
+    """Select the positions of deliveries, earliest first, after a position; ``key`` is a time and the id."""
+    query = select(*key).where(*conditions).order_by(*key).limit(limit)
+    return query if after is None else query.where(tuple_(*key) > _bound(key, after))
 
 
-def _bound(position: Position) -> ColumnElement[tuple[float | None, int]]:
-    values = zip(position, _KEY, strict=True)
-    return tuple_(*(literal(value, column.type) for value, column in values))
+def positions(connection: Connection, query: Select[Any]) -> list[Position]:
+    """Return the positions that a query selects."""
+    return [Position(*row) for row in connection.execute(query)]
 
 
-def _positions(connection: Connection, query: Select[Any]) -> list[Position]:
-    return [Position(finished_at, delivery_id) for finished_at, delivery_id in connection.execute(query)]
+def _bound(key: Sequence[ColumnElement[Any]], position: Position) -> ColumnElement[Any]:
+    return tuple_(*(literal(value, column.type) for value, column in zip(position, key, strict=True)))

@@ -64,7 +64,7 @@ class EndpointStatus:
 
 def endpoint_statuses(
     connection: Connection,
-    counts: Mapping[str, Mapping[str, int]],
+    counts: Mapping[str, Counter[str]],
     *,
     now: float,
     endpoint: str | None = None,
@@ -92,16 +92,16 @@ def endpoint_statuses(
     governing = {name for name, gate in gates.items() if gate.governs_at(now) and endpoint in (None, name)}
 
     def one(name: str) -> EndpointStatus:
-        of = counts.get(name, {})
+        of = counts.get(name, Counter())
         live, leased_due_at = leased.get(name, (0, None))
-        waiting = of.get("pending", 0) + of.get("retrying", 0)
-        moments = (leased_due_at, _oldest_waiting(connection, name) if waiting else None)
+        is_waiting = of["pending"] or of["retrying"]
+        moments = (leased_due_at, _oldest_waiting(connection, name) if is_waiting else None)
         return EndpointStatus(
             name=name,
-            pending=of.get("pending", 0),
-            retrying=of.get("retrying", 0),
-            delivered=of.get("delivered", 0),
-            dead_letter=of.get("dead_letter", 0),
+            pending=of["pending"],
+            retrying=of["retrying"],
+            delivered=of["delivered"],
+            dead_letter=of["dead_letter"],
             in_flight=live,
             parked=later.get(name, 0) - live,
             oldest_due_at=min((at for at in moments if at is not None), default=None),
@@ -125,14 +125,13 @@ class Governed(NamedTuple):
 
 def governed(connection: Connection, *, now: float) -> list[Governed]:
     """Return the endpoints whose gate holds deliveries back now, most held deliveries first."""
-    gates = [gate for gate in read_gates(connection).values() if gate.governs_at(now)]
-    found = [Governed(gate, _count_due(connection, gate.endpoint, now)) for gate in gates]
+    count_due = select(func.count()).select_from(_d).where(_d.c.available_at <= now)
+    found = [
+        Governed(gate, connection.execute(count_due.where(_d.c.endpoint == name)).scalar_one())
+        for name, gate in read_gates(connection).items()
+        if gate.governs_at(now)
+    ]
     return sorted(found, key=lambda each: (-each.held, each.gate.endpoint))
-
-
-def _count_due(connection: Connection, endpoint: str, now: float) -> int:
-    query = select(func.count()).select_from(_d).where(_d.c.endpoint == endpoint, _d.c.available_at <= now)
-    return connection.execute(query).scalar_one()
 
 
 def _oldest_waiting(connection: Connection, endpoint: str) -> float | None:

@@ -6,33 +6,31 @@ import sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_args
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, case, func, select
 
 from resonant.events import Attempt, DeadLetter, Delivery, Event, Status
 from resonant.store import schema
 from resonant.store.counts.acceptances import read_ledgers
 from resonant.store.engine.sql import end_snapshot, is_any_of
 from resonant.store.queue.events import read_events
-from resonant.store.views.answers import answers
 from resonant.store.views.dead_letters import DeadLetters
 from resonant.store.views.endpoint_problems import problems
 from resonant.store.views.endpoint_status import EndpointStatus, Governed, endpoint_statuses
 from resonant.store.views.selection import Selection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from sqlalchemy import Connection, Row
 
-    from resonant.store.views.answers import ReceiverSide
     from resonant.store.views.dead_letters import Position
     from resonant.store.views.endpoint_problems import EndpointProblem
 
 R = TypeVar("R")
 
-_d = schema.deliveries
+_d, _a = schema.deliveries, schema.attempts
 _STATUSES: tuple[Status, ...] = get_args(Status)
 _PAGE = 500
 _LAST_CHARACTER = chr(sys.maxunicode)
@@ -102,6 +100,18 @@ class DeadLetterHistory:
     event: Event | None
 
 
+class ReceiverSide(NamedTuple):
+    """The receiver's side of a delivery.
+
+    Attributes:
+        answer: the beginning of the receiver's answer to the last attempt, if any.
+        maybe_processed: whether the receiver may have processed the event in a failed attempt.
+    """
+
+    answer: str | None = None
+    maybe_processed: bool = False
+
+
 def status(connection: Connection, *, now: float, endpoint: str | None = None) -> StoreStatus:
     """Return the balance. If called through ``Store.read``, it is one snapshot.
 
@@ -138,17 +148,6 @@ def status(connection: Connection, *, now: float, endpoint: str | None = None) -
     )
 
 
-def dead_letters(
-    connection: Connection,
-    selection: Selection = Selection(),  # noqa: B008 - frozen
-    *,
-    limit: int | None = None,
-    before: Position | None = None,
-) -> list[DeadLetter]:
-    """Return dead letters, newest first; ``before`` is the last one of the previous page."""
-    return list(each_dead_letter(connection, selection, limit=limit, before=before))
-
-
 def each_dead_letter(
     connection: Connection,
     selection: Selection = Selection(),  # noqa: B008 - frozen
@@ -156,7 +155,10 @@ def each_dead_letter(
     limit: int | None = None,
     before: Position | None = None,
 ) -> Iterator[DeadLetter]:
-    """Yield dead letters, newest first, read in pages to limit memory use, each from its own snapshot."""
+    """Yield dead letters, newest first, read in pages to limit memory use, each from its own snapshot.
+
+    With ``before``, the last one of the previous page, continue after it.
+    """
     for page in _pages(connection, selection, limit, before):
         said = answers(connection, [row.id for row in page])
         end_snapshot(connection)
@@ -188,6 +190,20 @@ def each_history(
             yield DeadLetterHistory(_dead_letter(row, said[row.id]), tuple(attempts.get(row.id, ())), event)
 
 
+def answers(connection: Connection, delivery_ids: Sequence[int]) -> Mapping[int, ReceiverSide]:
+    """Return the receiver's side of each of these deliveries."""
+    # A late attempt of a lost lease can have the number of another attempt, and did not end the delivery.
+    is_last = and_(_a.c.number == _d.c.attempts, _a.c.late.is_(False))
+    is_processed = and_(_a.c.maybe_processed.is_(True), _a.c.result != "delivered")
+    columns = (func.max(case((is_last, _a.c.excerpt))), func.count(case((is_processed, 1))))
+    query = select(_a.c.delivery_id, *columns).join_from(_d, _a, _a.c.delivery_id == _d.c.id)
+    query = query.where(is_any_of(_a.c.delivery_id, delivery_ids)).group_by(_a.c.delivery_id)
+    found: defaultdict[int, ReceiverSide] = defaultdict(ReceiverSide)
+    for delivery_id, answer, processed in connection.execute(query):
+        found[delivery_id] = ReceiverSide(answer, maybe_processed=bool(processed))
+    return found
+
+
 def find_event_ids(connection: Connection, prefix: str, *, limit: int) -> list[str]:
     """Return the event ids with this prefix, sorted."""
     ids = schema.events.c.id
@@ -196,12 +212,6 @@ def find_event_ids(connection: Connection, prefix: str, *, limit: int) -> list[s
         # LIKE with an escape character does not use the index.
         query = query.where(ids >= prefix, ids <= prefix + _LAST_CHARACTER)
     return list(connection.execute(query).scalars())
-
-
-def known_ids(connection: Connection, ids: Collection[str]) -> set[str]:
-    """Return which of these event ids are stored."""
-    column = schema.events.c.id
-    return set(connection.execute(select(column).where(is_any_of(column, ids))).scalars())
 
 
 def count_dead_letters(
@@ -250,10 +260,7 @@ def _pages(
 
 def _attempts(connection: Connection, delivery_ids: list[int]) -> dict[int, list[Attempt]]:
     """Return the attempts of each of these deliveries, in order."""
-    table = schema.attempts
-    query = (
-        select(table).where(is_any_of(table.c.delivery_id, delivery_ids)).order_by(table.c.number, table.c.id)
-    )
+    query = select(_a).where(is_any_of(_a.c.delivery_id, delivery_ids)).order_by(_a.c.number, _a.c.id)
     found: dict[int, list[Attempt]] = {}
     for row in connection.execute(query).mappings():
         fields = {name: value for name, value in row.items() if name not in ("id", "delivery_id")}

@@ -6,21 +6,21 @@ import heapq
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from sqlalchemy import and_, case, func, literal, literal_column, select, tuple_
+from sqlalchemy import and_, case, func, literal_column, select
 
 from resonant.store import schema
 from resonant.store.engine.sql import end_snapshot, is_any_of
 from resonant.store.queue.leases import due
-from resonant.store.views.answers import answers
-from resonant.store.views.reads import delivery_of
+from resonant.store.views.dead_letters import Position, earliest, positions
+from resonant.store.views.reads import answers, delivery_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from sqlalchemy import ColumnElement, Connection, Select
 
     from resonant.events import Delivery, Status
-    from resonant.store.views.answers import ReceiverSide
+    from resonant.store.views.reads import ReceiverSide
     from resonant.store.views.selection import Selection
 
 State = Literal["in_flight", "due", "parked"]
@@ -28,23 +28,16 @@ _PAGE = 500
 _d = schema.deliveries
 
 
-class Place(NamedTuple):
-    """A delivery's position in the list: when it may be claimed (seconds since the epoch), and its id."""
-
-    available_at: float
-    id: int
-
-
 class Waiting(NamedTuple):
-    """An unfinished delivery with its position and the receiver's answer."""
+    """An unfinished delivery with its position, by the time when it may be claimed, and the receiver's answer."""
 
-    place: Place
+    position: Position
     delivery: Delivery
     answered: ReceiverSide
 
     def state(self, now: float) -> State:
         """Return whether it is leased, may be sent now, or is due later."""
-        if self.place.available_at <= now:
+        if self.position.at <= now:
             return "due"
         return "parked" if self.delivery.leased_by is None else "in_flight"
 
@@ -90,7 +83,7 @@ def each_unfinished(
     *,
     status: Status | None = None,
     limit: int | None = None,
-    after: Place | None = None,
+    after: Position | None = None,
 ) -> Iterator[Waiting]:
     """Yield unfinished deliveries, earliest due first, read in pages to limit memory use, each from its own snapshot.
 
@@ -103,24 +96,27 @@ def each_unfinished(
         limit: the maximum number.
         after: continue after this position.
     """
-    conditions = _conditions(selection, status)
-    names = [each.endpoint for each in due(connection, selection.endpoint)]
+    # One search for each endpoint: the index begins with it.
+    searches = [
+        [_d.c.endpoint == each.endpoint, *_conditions(selection, status)]
+        for each in due(connection, selection.endpoint)
+    ]
+    key = (_d.c.available_at, _d.c.id)
     left = limit
     while left is None or left > 0:
         size = _PAGE if left is None else min(_PAGE, left)
-        places = heapq.nsmallest(
-            size, (place for name in names for place in _first(connection, name, conditions, size, after))
-        )
-        ids = [place.id for place in places]
+        found = [earliest(search, limit=size, after=after, key=key) for search in searches]
+        page = heapq.nsmallest(size, (each for query in found for each in positions(connection, query)))
+        ids = [each.id for each in page]
         rows = {row.id: row for row in connection.execute(select(_d).where(is_any_of(_d.c.id, ids)))}
         said = answers(connection, ids)
         end_snapshot(connection)
-        for place in places:
-            yield Waiting(place, delivery_of(rows[place.id]), said[place.id])
-        if len(places) < size:
+        for each in page:
+            yield Waiting(each, delivery_of(rows[each.id]), said[each.id])
+        if len(page) < size:
             return
         left = None if left is None else left - size
-        after = places[-1]
+        after = page[-1]
 
 
 def count_unfinished(
@@ -172,22 +168,6 @@ def group_unfinished(
 def _conditions(selection: Selection, status: Status | None) -> list[ColumnElement[bool]]:
     conditions = [_d.c.available_at.is_not(None), *selection.of_unfinished()]
     return conditions if status is None else [*conditions, _d.c.status == status]
-
-
-def _first(
-    connection: Connection,
-    endpoint: str,
-    conditions: Sequence[ColumnElement[bool]],
-    limit: int,
-    after: Place | None,
-) -> list[Place]:
-    """Return the earliest due deliveries of one endpoint."""
-    key = (_d.c.available_at, _d.c.id)
-    query = select(*key).where(_d.c.endpoint == endpoint, *conditions).order_by(*key).limit(limit)
-    if after is not None:
-        bound: Any = tuple_(*(literal(value, column.type) for value, column in zip(after, key, strict=True)))
-        query = query.where(tuple_(*key) > bound)
-    return [Place(*row) for row in connection.execute(query)]
 
 
 def _count(condition: ColumnElement[bool]) -> ColumnElement[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from resonant.store.views.dead_letters import DeadLetters, Position
-from resonant.store.views.reads import dead_letters
+from resonant.store.views.reads import each_dead_letter
 from resonant.store.views.selection import Selection
 
 ENDPOINTS, TYPES, CODES = (
@@ -17,8 +17,8 @@ ENDPOINTS, TYPES, CODES = (
 
 @pytest.fixture
 def queue(desk):
-    """Sixty dead letters of many causes; of one kind there are more errors than are kept apart."""
-    for number in range(60):
+    """Thirty dead letters of many causes; of one kind there are more errors than are kept apart."""
+    for number in range(30):
         endpoint, event_type, code = ENDPOINTS[number % 2], TYPES[number % 3], CODES[number % 5 == 0]
         failure = {"category": "permanent" if code == "http_400" else "transient", "code": code}
         failure["error"] = f"{'order' if number % 2 else 'Kunde'} {number} is refused"
@@ -39,56 +39,49 @@ def few_errors_are_kept_apart(monkeypatch):
 )
 def test_pages_one_after_the_other_are_the_whole(queue, selection):
     whole = queue.run(queue.store.dead_letters(selection))
+    assert whole == sorted(whole, key=lambda each: -each.dead_at)
     before, pages = None, []
 
     def page(connection):
         found = DeadLetters.of(connection, selection).newest(connection, limit=4, before=before)
-        return found, dead_letters(connection, selection, limit=4, before=before)
+        return found, list(each_dead_letter(connection, selection, limit=4, before=before))
 
     while True:
         keys, found = queue.read(page)
         if not keys:
             break
-        assert [key.finished_at for key in keys] == [dead_letter.dead_at for dead_letter in found]
+        assert [key.at for key in keys] == [dead_letter.dead_at for dead_letter in found]
         pages += found
         before = keys[-1]
     assert pages == whole
 
 
-def test_permanent_ones_can_be_left_out(queue):
-    def count(connection, include_permanent):
-        return DeadLetters.of(connection, Selection(), include_permanent=include_permanent).count(connection)
+def test_permanent_failures_and_endpoints_can_be_left_out(queue):
+    def count(connection, *, at_most=None, **options):
+        return DeadLetters.of(connection, Selection(), **options).count(connection, at_most=at_most)
 
-    assert queue.read(count, False) == 48
-    assert queue.read(count, True) == 60
-
-
-def test_counting_stops_at_the_given_number(queue):
-    assert (
-        queue.read(lambda connection: DeadLetters.of(connection, Selection()).count(connection, at_most=7))
-        == 7
-    )
+    assert queue.read(count) == 30
+    assert queue.read(count, at_most=7) == 7
+    assert queue.read(count, include_permanent=False) == 24
+    assert queue.read(count, without_endpoints={"audit"}) == 15
 
 
 def test_a_dead_letter_that_is_gone_is_still_a_place_to_go_on_from(queue):
     [newest] = queue.run(queue.store.dead_letters(limit=1))
-    before = Position(newest.dead_at, 10**9)
-    assert queue.read(dead_letters, limit=1, before=before)[0] == newest
+
+    def following(connection):
+        return next(each_dead_letter(connection, limit=1, before=Position(newest.dead_at, 10**9)))
+
+    assert queue.read(following) == newest
 
 
 def test_a_replay_names_each_cause_even_if_it_takes_all_of_them(queue):
     """A dead letter of a new cause may be committed between the look at the causes and the look at the dead letters."""
 
-    def causes(connection, **words):
-        return DeadLetters.of(connection, Selection(), **words).causes
+    def selected(connection):
+        found = DeadLetters.of(connection, Selection(), without_endpoints={"nobody"})
+        return found.causes, found.endpoints(connection)
 
-    assert queue.read(causes, include_permanent=False) is not None
-    assert queue.read(causes, without_endpoints={"nobody"}) is not None
-
-
-def test_an_endpoint_can_be_left_out(queue):
-    def found(connection):
-        selected = DeadLetters.of(connection, Selection(), without_endpoints={"audit"})
-        return selected.endpoints(connection), selected.count(connection)
-
-    assert queue.read(found) == (["orders"], 30)
+    causes, endpoints = queue.read(selected)
+    assert causes is not None
+    assert endpoints == ["audit", "orders"]

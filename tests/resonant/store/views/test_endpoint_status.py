@@ -1,4 +1,4 @@
-"""The status of each endpoint."""
+"""The status of each endpoint; ``test_stateful`` compares its counts with a model."""
 
 from __future__ import annotations
 
@@ -15,58 +15,6 @@ MINUTE = 60.0
 def of(desk, name, **options):
     [found] = [each for each in desk.status(**options).endpoints if each.name == name]
     return found
-
-
-def test_deliveries_are_in_flight_parked_or_due(desk):
-    start = desk.clock()
-    desk.enqueue("evt_in_flight", "evt_parked")
-    in_flight, parked = desk.claim(2)
-    desk.fail(parked, desk.park_for(300))
-    desk.begin(in_flight)
-    desk.clock.advance(5)
-    desk.enqueue("evt_due_1", "evt_due_2")
-
-    orders = of(desk, "orders")
-
-    assert (orders.pending, orders.retrying) == (3, 1)
-    assert (orders.in_flight, orders.parked, orders.due) == (1, 1, 2)
-    assert orders.oldest_due_at == start
-
-
-def test_the_oldest_due_is_that_of_the_waiting_deliveries_if_none_is_leased(desk):
-    start = desk.clock()
-    desk.enqueue("evt_parked")
-    desk.fail(desk.claim_one(), desk.park_for(300))
-    assert of(desk, "orders").oldest_due_at == start + 300
-
-    desk.clock.advance(10)
-    desk.enqueue("evt_due")
-    assert of(desk, "orders").oldest_due_at == start + 10
-    assert desk.status().oldest_due_at == start + 10
-
-
-def test_a_lease_that_ran_out_is_due_again(desk):
-    start = desk.clock()
-    desk.enqueue("evt_1")
-    desk.claim_one()
-    desk.clock.advance(61)
-
-    orders = of(desk, "orders")
-
-    assert (orders.in_flight, orders.parked, orders.due) == (0, 0, 1)
-    assert orders.oldest_due_at == start
-
-
-def test_an_endpoint_without_unfinished_deliveries_has_no_oldest_due(desk):
-    desk.enqueue("evt_1", "evt_2")
-    delivered, failed = desk.claim(2)
-    desk.deliver(delivered)
-    desk.fail(failed, GiveUp("permanent"))
-
-    orders = of(desk, "orders")
-
-    assert (orders.delivered, orders.dead_letter, orders.oldest_due_at) == (1, 1, None)
-    assert (orders.in_flight, orders.parked, orders.due) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("is_compacted", [False, True])
@@ -91,14 +39,6 @@ def test_the_last_hour_counts_deliveries_and_failed_attempts(desk, is_compacted)
     assert (crm.delivered_last_hour, crm.failed_last_hour) == (0, 0)
     desk.clock.advance(61 * MINUTE)
     assert (of(desk, "orders").delivered_last_hour, of(desk, "orders").failed_last_hour) == (0, 0)
-
-
-def test_one_endpoint_can_be_selected(desk):
-    desk.enqueue("evt_1")
-    desk.enqueue("evt_1", endpoint="crm")
-    assert [each.name for each in desk.status().endpoints] == ["crm", "orders"]
-    assert [each.name for each in desk.status(endpoint="crm").endpoints] == ["crm"]
-    assert desk.status(endpoint="nobody").endpoints == ()
 
 
 def test_due_deliveries_are_held_while_the_gate_governs(desk):

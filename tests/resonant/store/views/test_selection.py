@@ -1,27 +1,20 @@
-"""Picking dead letters: the same words everywhere, and no word is ever taken for SQL."""
+"""Selections of deliveries; the fuzz tests compare the ones of any text with a look at each delivery."""
 
 from __future__ import annotations
 
 import json
 import math
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from pydantic import ValidationError
 from sqlalchemy import select
 
 from resonant.errors import StoreError
 from resonant.store import schema
-from resonant.store.queue.causes import Cause, cause_ids
 from resonant.store.queue.fingerprint import fingerprint
 from resonant.store.views.reads import count_dead_letters
 from resonant.store.views.selection import Selection
-from support.examples import examples
-
-NASTY = [*"%_\\'\"*?[];é", "--", "\\%", "'; DROP TABLE resonant_events; --"]
 
 
 def select_ids(desk, **words) -> set[str]:
@@ -96,30 +89,10 @@ def test_an_unfinished_delivery_is_selected_by_another_moment(dead_letters):
     assert dead_letters.read(pending, since=now + 1) == dead_letters.read(pending, until=now) == []
 
 
-def test_a_text_is_found_as_it_stands(desk):
-    for number, text in enumerate(NASTY):
-        desk.bury(f"evt_{number}", error=f"before {text} after")
-    for number, text in enumerate(NASTY):
-        holding = {f"evt_{other}" for other, longer in enumerate(NASTY) if text in longer}
-        assert f"evt_{number}" in holding
-        assert select_ids(desk, text=text) == holding
-    assert desk.status().accepted == len(NASTY), "nothing was dropped"
-
-
-def test_a_type_is_found_as_it_stands(desk):
-    literal = [text for text in NASTY if text not in "*?"]
-    for number, text in enumerate(literal):
-        desk.bury(desk.make(f"evt_{number}", event_type=f"a{text}b"))
-    for number, text in enumerate(literal):
-        assert select_ids(desk, event_type=f"a{text}b") == {f"evt_{number}"}
-        assert f"evt_{number}" in select_ids(desk, event_type=f"?{text}*")
-
-
-@pytest.mark.parametrize("word", ["category", "reason"])
-@pytest.mark.parametrize("text", ["' OR '1'='1", "%", "*", "", "permanet"])
-def test_an_unknown_category_or_reason_is_refused(word, text):
+@pytest.mark.parametrize("words", [{"category": "permanet"}, {"category": ""}, {"reason": "%"}], ids=str)
+def test_an_unknown_category_or_reason_is_refused(words):
     with pytest.raises(ValidationError, match="'permanent'"):
-        Selection(**{word: text})
+        Selection(**words)
 
 
 @pytest.mark.parametrize("value", ["orders", "", None])
@@ -164,36 +137,11 @@ def test_empty_fields_of_a_form_restrict_nothing(empty):
     assert Selection.from_form(**dict.fromkeys(Selection.model_fields, empty)).is_empty
 
 
-@settings(
-    max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(glob=st.text(alphabet="ab%_\\*?.", max_size=6), value=st.text(alphabet="abA%_\\.", max_size=6))
-def test_a_glob_matches_as_in_a_shell(desk, glob, value):
-    """The reference is fnmatch, without its character classes."""
-
-    def matches(connection) -> bool:
-        cause_ids(connection, [Cause("e", value, "exhausted")])
-        query = select(schema.causes.c.id).where(*Selection(event_type=glob).of_causes())
-        found = connection.execute(query).all()
-        connection.rollback()
-        return bool(found)
-
-    assert desk.write(matches) == fnmatchcase(value, glob)
-
-
 def test_a_dead_letter_without_a_category_is_found_as_unknown_as_the_status_counts_it(desk):
     desk.enqueue("evt_1")
     desk.cancel()
     assert desk.status().by_category == {"unknown": 1}
     assert select_ids(desk, category="unknown") == {"evt_1"}
-
-
-@pytest.mark.parametrize(
-    "words", [{"text": "a\0b"}, {"ids": ("evt_\ud800",)}, {"endpoint": "\udcff"}], ids=str
-)
-def test_text_that_no_database_stores_is_refused(words):
-    with pytest.raises(StoreError, match="NUL, or bytes that are not UTF-8"):
-        Selection(**words)
 
 
 def test_more_ids_can_be_named_than_a_statement_can_bind(dead_letters):
@@ -206,7 +154,4 @@ def test_a_selection_knows_whether_it_restricts_anything():
     assert not Selection(since=0.0).is_empty
     assert not Selection(ids=("evt_1",)).is_empty
     assert Selection(ids=("evt_1",), until=0.0).as_dict() == {"ids": ("evt_1",), "until": 0.0}
-
-
-def test_an_empty_text_restricts_nothing():
-    assert Selection(text="").is_empty
+    assert Selection(text="").is_empty, "every error contains it"

@@ -81,9 +81,9 @@ def test_pages_put_together_are_the_whole_list(desk, monkeypatch, page):
     whole = listed(desk)
 
     assert len(set(ids(whole))) == 12
-    assert [row.place for row in whole] == sorted(row.place for row in whole)
+    assert [row.position for row in whole] == sorted(row.position for row in whole)
     assert ids(listed(desk, limit=5)) == ids(whole)[:5]
-    assert ids(listed(desk, after=whole[4].place)) == ids(whole)[5:]
+    assert ids(listed(desk, after=whole[4].position)) == ids(whole)[5:]
 
 
 def test_unfinished_deliveries_are_counted_up_to_a_bound(waiting):
