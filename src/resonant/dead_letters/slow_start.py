@@ -5,11 +5,9 @@ from __future__ import annotations
 # The rate begins at a tenth and grows linearly for this long, to protect a recovering receiver.
 SLOW_START_SECONDS = 10.0
 _SLOW_START_SHARE = 0.1
-# One burst makes up for at most this much delay of the process, in seconds. The rest of a recent delay is made up
-# gradually.
-_BURST_SECONDS = 0.05
-_CATCH_UP_SHARE = 0.08
-_REMEMBERED_SECONDS = 10.0
+# One burst makes up for at most this much delay of the process, in seconds; the rest is lost, since a rate is a limit.
+_BURST_SECONDS = 0.1
+_LONGEST_PAUSE_SECONDS = 0.0125
 
 
 class SlowStart:
@@ -24,7 +22,6 @@ class SlowStart:
         # Includes the refill of one pause; otherwise a punctual caller would lose fractions of a token.
         self._burst = max(1.0, rate * _BURST_SECONDS) + rate * self.pause()
         self._tokens = 0.0
-        self._missed = 0.0
         self._filled_to = 0.0
 
     def take(self, elapsed: float) -> int:
@@ -34,19 +31,14 @@ class SlowStart:
             elapsed: seconds since the start; never less than in the previous call.
         """
         new = self._allowed(elapsed) - self._allowed(self._filled_to)
-        made_up = min(self._missed, _CATCH_UP_SHARE * new)
-        tokens = self._tokens + new + made_up
-        self._tokens = min(self._burst, tokens)
-        forgotten_beyond = self._rate * _REMEMBERED_SECONDS
-        self._missed = min(forgotten_beyond, self._missed - made_up + tokens - self._tokens)
         self._filled_to = elapsed
-        whole = int(self._tokens)
-        self._tokens -= whole
-        return whole
+        tokens = min(self._burst, self._tokens + new)
+        self._tokens = tokens % 1
+        return int(tokens)
 
     def pause(self) -> float:
         """Return the seconds to wait before the next call of ``take``."""
-        return max(0.005, min(_BURST_SECONDS / 4, 1 / self._rate))
+        return max(0.005, min(_LONGEST_PAUSE_SECONDS, 1 / self._rate))
 
     def _allowed(self, elapsed: float) -> float:
         """Return the integral of the rate from 0. The rate grows from a tenth to the full rate, then stays constant."""
