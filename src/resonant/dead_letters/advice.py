@@ -38,30 +38,20 @@ _UNKNOWN = "inspect one (`resonant detail {event_id}`), and add a rule for this 
 _BY_REASON = {"crashed": _CRASHED, "cancelled": _CANCELLED}
 # Only for permanent failures: a Retry-After or an override of the endpoint makes these codes transient.
 _BY_PERMANENT_CODE = {
-    "http_401": _CREDENTIAL,
-    "http_402": _CREDENTIAL,
-    "http_403": _CREDENTIAL,
-    "http_404": _URL,
-    "http_405": _URL,
+    **dict.fromkeys(("http_401", "http_402", "http_403"), _CREDENTIAL),
+    **dict.fromkeys(("http_404", "http_405"), _URL),
     "http_410": _GONE,
 }
+_LOCAL = ("http_407", "http_511", "local_resources", "local_storage", "pool_full", "proxy_error")
+_MISCONFIGURED = ("too_many_redirects", "endpoint_error", "invalid_url", "unsupported_protocol")
 _BY_CODE = {
-    "http_407": _HERE,
-    "http_511": _HERE,
+    **dict.fromkeys(_LOCAL, _HERE),
+    **dict.fromkeys(_MISCONFIGURED, _URL),
+    **dict.fromkeys(("dns_not_found", "dns_temporary"), _NAME),
     "throttled": _SLOWER,
-    "too_many_redirects": _URL,
     "address_refused": _ADDRESS,
-    "endpoint_error": _URL,
-    "invalid_url": _URL,
-    "unsupported_protocol": _URL,
     "tls_certificate": _CERTIFICATE,
     "tls_error": _TLS,
-    "dns_not_found": _NAME,
-    "dns_temporary": _NAME,
-    "local_resources": _HERE,
-    "local_storage": _HERE,
-    "pool_full": _HERE,
-    "proxy_error": _HERE,
 }
 # The request was sent completely, but no answer came in time.
 _SENT_WITHOUT_ANSWER = {"http_504", "http_524", "read_timeout", "timeout"}

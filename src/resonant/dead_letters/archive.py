@@ -37,11 +37,6 @@ class Archive:
         self._file = file
         self._size = 0
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing was appended."""
-        return not self._size
-
     def append(self, documents: Iterable[dict[str, object]]) -> None:
         """Append these documents, one per line.
 
@@ -85,11 +80,10 @@ def new_archive(path: Path) -> Iterator[Archive]:
         # The name must be on disk too, not only the content.
         with suppress(OSError):  # an unreadable folder, or one that is not on a disk
             sync_folder(path.resolve().parent)
-        archive = Archive(file, path)
         try:
-            yield archive
+            yield Archive(file, path)
         finally:
-            if archive.is_empty:
+            if not os.fstat(file.fileno()).st_size:
                 path.unlink(missing_ok=True)
 
 
