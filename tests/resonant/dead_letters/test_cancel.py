@@ -19,9 +19,9 @@ def test_a_delivery_that_is_being_sent_is_counted_and_not_cancelled(desk):
 
 
 def test_many_batches_are_one_operation_in_the_audit(desk):
-    desk.enqueue(*(f"evt_{number}" for number in range(1_200)))
-    assert desk.cancel(endpoint="orders") == 1_200
+    desk.enqueue(*(f"evt_{number}" for number in range(600)))
+    assert desk.cancel(endpoint="orders") == 600
     [entry] = desk.read(read_audit)
-    assert (entry.who, entry.action, entry.count) == ("a test", "cancel", 1_200)
+    assert (entry.who, entry.action, entry.count) == ("a test", "cancel", 600)
     assert entry.selection == {"endpoint": "orders"}
     assert desk.status().balanced

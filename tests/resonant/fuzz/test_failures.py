@@ -149,7 +149,7 @@ def no_log():
 
 
 def judged(failure, judge=classify, **options):
-    """Classify it; an error of the classifier is told in words, because pytest stumbles over a hostile one itself."""
+    """Classify it; an error of the classifier is reported as text, since pytest cannot show a hostile exception."""
     try:
         return judge(failure, now=NOW, **options)
     except Exception as error:  # noqa: BLE001 - see above

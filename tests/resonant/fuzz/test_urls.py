@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
@@ -34,37 +34,27 @@ urls = st.builds(
     ports,
     paths,
 )
-INVALID_A_LABELS = ("http://xn--a.example/", "http://xn--/", "http://xn--ls8h.la/", "http://xn--0.com/")
 
 
 @fuzzed
 @given(urls | st.text())
-@example(INVALID_A_LABELS[0])
-@example(INVALID_A_LABELS[1])
-@example("http://xn--ls8h.la/")
 async def test_any_url_opens_or_is_refused_in_one_line_that_does_not_quote_it(url):
     try:
         target = WebhookEndpoint(url=SecretStr(url), allow_private=True).open("billing")
     except EndpointError as refused:
         said = str(refused)
     else:
-        await assert_ready(target)
+        assert target.name == "billing"
+        assert target.describe(ValueError("no")) == "ValueError: no"
+        await target.close()
         return
     assert said.startswith("endpoint 'billing': ")
     assert "\n" not in said
     assert len(url) < 12 or url not in said
 
 
-async def assert_ready(target) -> None:
-    assert target.name == "billing"
-    assert target.describe(ValueError("no")) == "ValueError: no"
-    await target.close()
-
-
 @fuzzed
 @given(urls | st.text())
-@example(INVALID_A_LABELS[0])
-@example(INVALID_A_LABELS[1])
 def test_any_url_gives_a_name_or_is_refused(url):
     try:
         name = name_from_url(url)
@@ -74,7 +64,9 @@ def test_any_url_gives_a_name_or_is_refused(url):
     assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 
-@pytest.mark.parametrize("url", INVALID_A_LABELS)
+@pytest.mark.parametrize(
+    "url", ["http://xn--a.example/", "http://xn--/", "http://xn--ls8h.la/", "http://xn--0.com/"]
+)
 def test_a_host_with_an_invalid_a_label_is_no_well_formed_url(url):
     with pytest.raises(EndpointError, match="its URL is not well-formed"):
         WebhookEndpoint(url=SecretStr(url)).open("billing")
