@@ -61,19 +61,6 @@ _SPECIAL_IPV6 = tuple(
 )
 
 
-class _ConnectionRefusedHere(AddressRefused, OSError):
-    """An ``AddressRefused`` that aiohappyeyeballs propagates.
-
-    When it tries several addresses, it drops exceptions other than ``OSError``, and merges errors with different texts
-    into a plain ``OSError``. So this is an ``OSError`` with the same text for every address; ``__cause__`` names the address.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(
-            errno.EACCES, "a private or special address, and the endpoint does not allow private ones"
-        )
-
-
 def is_allowed(address: str | IPv4Address | IPv6Address) -> bool:
     """Return whether an endpoint may have this address: globally reachable unicast only.
 
@@ -130,13 +117,16 @@ def guarded_socket_factory(addr_info: AddrInfoType) -> socket.socket:
         An unconnected socket; the caller makes it non-blocking.
 
     Raises:
-        AddressRefused: also an ``OSError``, so that aiohttp tries the name's other addresses. It becomes the cause of
-            ``aiohttp.ClientConnectorError``.
+        PermissionError: with an ``AddressRefused`` as its cause. aiohttp tries the name's other addresses, and raises a
+            ``ClientConnectorError`` from it.
     """
     family, kind, protocol, _, address = addr_info
     try:
         check_address(str(address[0]))
         _check_not_own(family, address)
     except AddressRefused as refused:
-        raise _ConnectionRefusedHere from refused
+        # If a name has several addresses, aiohappyeyeballs drops exceptions other than `OSError`, and merges errors with
+        # different texts. So this text names no address.
+        problem = "a private or special address, and the endpoint does not allow private ones"
+        raise PermissionError(errno.EACCES, problem) from refused
     return socket.socket(family=family, type=kind, proto=protocol)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
+from resonant.display import counted
 from resonant.errors import EndpointError
 from resonant.sinks.address_guard import check_address
 
@@ -111,8 +112,7 @@ def problem_of_secret(secret: str) -> str | None:
     size = len(_key(secret))
     if _MIN_SECRET_BYTES <= size <= _MAX_SECRET_BYTES:
         return None
-    counted = "1 byte" if size == 1 else f"{size} bytes"
-    return f"its signing secret has {counted}, not {_MIN_SECRET_BYTES} to {_MAX_SECRET_BYTES}"
+    return f"its signing secret has {counted(size, 'byte')}, not {_MIN_SECRET_BYTES} to {_MAX_SECRET_BYTES}"
 
 
 def check_new_secret(name: str, secret: str) -> None:

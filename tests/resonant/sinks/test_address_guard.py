@@ -128,8 +128,9 @@ def test_the_factory_refuses_the_same_addresses(ip):
     if is_allowed(ip):
         guarded_socket_factory(addr_info).close()
     else:
-        with pytest.raises(AddressRefused):
+        with pytest.raises(PermissionError) as refused:
             guarded_socket_factory(addr_info)
+        assert isinstance(refused.value.__cause__, AddressRefused)
 
 
 # Gives the loopback interface public addresses, and sends to itself there: `ip address add ... dev lo`, without that program.
