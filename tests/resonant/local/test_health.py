@@ -3,7 +3,7 @@ import asyncio
 import httpx
 import pytest
 
-from resonant.cli.flow_runs import count_task_runs
+from resonant.cli.flow_runs import _count_task_runs
 from resonant.errors import ServerGone
 from resonant.local.health import translated_server_errors
 from resonant.testing import Receiver, nobody_listening, respond
@@ -48,7 +48,7 @@ async def test_records_are_counted_although_the_server_is_busy_at_first():
     counts = []
     busy = respond(503, {"retry-after": "0"}, b'{"exception_message": "Service Unavailable"}')
     async with Receiver(busy_at_first) as server, PrefectClient(f"{server.url}/api") as client:
-        assert (await count_task_runs(client, task_runs={})) == 7
+        assert (await _count_task_runs(client, task_runs={})) == 7
     assert len(counts) == 2
 
 
