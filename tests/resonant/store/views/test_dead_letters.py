@@ -8,23 +8,20 @@ from resonant.store.views.dead_letters import DeadLetters, Position
 from resonant.store.views.reads import each_dead_letter
 from resonant.store.views.selection import Selection
 
-ENDPOINTS, TYPES, CODES = (
-    ("orders", "audit"),
-    ("order.paid", "order.refunded", "user.created"),
-    ("http_503", "http_400"),
-)
+TYPES = ("order.paid", "order.refunded", "user.created")
 
 
 @pytest.fixture
 def queue(desk):
     """Thirty dead letters of many causes; of one kind there are more errors than are kept apart."""
-    for number in range(30):
-        endpoint, event_type, code = ENDPOINTS[number % 2], TYPES[number % 3], CODES[number % 5 == 0]
-        failure = {"category": "permanent" if code == "http_400" else "transient", "code": code}
-        failure["error"] = f"{'order' if number % 2 else 'Kunde'} {number} is refused"
-        reason = "permanent" if code == "http_400" else "exhausted"
-        event = desk.make(f"evt_{number:02}", event_type=event_type)
-        desk.bury(event, endpoint=endpoint, reason=reason, apart=1 if number % 4 else 0, **failure)
+    for number in range(10):
+        events = [desk.make(f"evt_{number}_{name}", event_type=name) for name in TYPES]
+        endpoint, who = ("audit", "order") if number % 2 else ("orders", "Kunde")
+        failure = {"endpoint": endpoint, "error": f"{who} {number + 8} is refused"}
+        if number % 5 == 0:
+            failure |= {"reason": "permanent", "category": "permanent", "code": "http_400"}
+        desk.bury(*events, **failure)
+        desk.clock.advance(1 if number % 4 else 0)
     return desk
 
 
