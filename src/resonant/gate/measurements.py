@@ -263,8 +263,7 @@ class Measurements:
         has_failed = self._answers > self._accepted
         if self._answers >= _FIRST_ANSWERS or (steps and not has_failed):
             return SEND
+        most = _FIRST_SENDS + _MORE_SENDS * steps + _SENDS_PER_ACCEPTED * self._accepted
         if not steps and not self._answers:
             most = 1.0  # the answer may be a 410 or a Retry-After
-        else:
-            most = _FIRST_SENDS + _MORE_SENDS * steps + _SENDS_PER_ACCEPTED * self._accepted
         return SEND if self._answers + in_flight < most else Wait(_NEXT_TRY_SECONDS)

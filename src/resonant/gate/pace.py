@@ -92,19 +92,20 @@ class Pace:
 
     def may_send(self, now: float, in_flight: int) -> Send | Wait:
         """Return whether to send now, which takes a token, or how long to wait."""
-        if in_flight and now < self._trying_until:
-            self.held_at = now
-            return Wait(_TRY_AGAIN_SECONDS)
         self._fill(now)
         if in_flight <= self._drain_to:
             self._drain_to = inf
-        if self._drain_to == inf and self._tokens >= 1:
+        if in_flight and now < self._trying_until:
+            wait = _TRY_AGAIN_SECONDS
+        elif self._drain_to < inf:
+            wait = _DRAIN_WAIT_SECONDS
+        elif self._tokens < 1:
+            wait = min(_LONGEST_WAIT_SECONDS, max(0.001, (1 - self._tokens) / self.rate))
+        else:
             self._tokens -= 1
             return SEND
         self.held_at = now
-        if self._drain_to < inf:
-            return Wait(_DRAIN_WAIT_SECONDS)
-        return Wait(min(_LONGEST_WAIT_SECONDS, max(0.001, (1 - self._tokens) / self.rate)))
+        return Wait(wait)
 
     def claim_limit(self, now: float, waiting: int) -> int:
         """Return how many more deliveries to claim; ``waiting`` is the number claimed already."""

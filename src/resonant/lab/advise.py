@@ -129,15 +129,11 @@ def _policy(history: History, current: Current) -> Proposal:
     scenario = scenario_of(history, current, outage)
     words = f"{'an 8 h outage' if longest is None else 'the same outage'}, with {scenario.events} events"
 
-    @cache
-    def predicted(name: str) -> Prediction:
-        return _predict(scenario, current.policies[name])
-
-    now = predicted(current.policy)
+    predicted = {name: _predict(scenario, policy) for name, policy in current.policies.items()}
     # Keep the current policy unless another gives up fewer events. Fewer attempts alone are not a reason to change it.
     names = [current.policy, *current.policies]
-    best = min(names, key=lambda name: predicted(name).given_up)
-    return Proposal("policy", current.policy, best, reason, words, now, predicted(best))
+    best = min(names, key=lambda name: predicted[name].given_up)
+    return Proposal("policy", current.policy, best, reason, words, predicted[current.policy], predicted[best])
 
 
 def _rate(history: History, current: Current) -> Proposal:
@@ -181,6 +177,7 @@ def _timeout(history: History, current: Current) -> Proposal:
     )
 
 
+@cache
 def _predict(scenario: Scenario, policy: RetryPolicy) -> Prediction:
     result = simulate(scenario, policy)
     return Prediction(scenario.events, round(result.attempts, 2), result.given_up, round(result.drain, 1))
