@@ -52,15 +52,6 @@ def test_a_probe_takes_the_delivery_with_the_fewest_attempts(desk):
     assert probe(desk, probing(desk))[0] == "evt_2"
 
 
-def test_a_probe_is_leased_like_any_delivery_and_the_claim_is_noted(desk):
-    desk.enqueue("evt_1")
-    probe(desk, probing(desk))
-
-    assert desk.delivery("evt_1").leased_by == "worker"
-    assert desk.delivery("evt_1").lease_until == desk.clock() + desk.store.lease_seconds
-    assert desk.claim() == []
-
-
 def test_no_probe_is_reserved_while_nothing_is_due(desk):
     desk.enqueue("evt_1")
     desk.fail(desk.claim_one(), desk.park_for(100))
@@ -70,13 +61,15 @@ def test_no_probe_is_reserved_while_nothing_is_due(desk):
     assert desk.read(read_gate, "orders") == gate
 
 
-def test_only_one_of_two_processes_probes(desk):
+def test_only_one_of_two_processes_probes_and_leases_its_delivery_like_any(desk):
     desk.enqueue("evt_1", "evt_2")
     gate = probing(desk)
 
-    assert probe(desk, gate) is not None
+    assert probe(desk, gate)[0] == "evt_1"
     assert probe(desk, gate) is None
-    assert len(desk.claim()) == 1
+    assert desk.delivery("evt_1").leased_by == "worker"
+    assert desk.delivery("evt_1").lease_until == desk.clock() + desk.store.lease_seconds
+    assert [lease.event.id for lease in desk.claim()] == ["evt_2"]
 
 
 def test_a_look_reads_due_deliveries_and_gates_together(desk):
