@@ -44,17 +44,13 @@ def monitoring() -> str:
     def heading(title: str) -> str:
         return f"[{title}](runbook.md#{title.lower().replace(' ', '-')})"
 
-    columns = (
-        *("the flow's condition", "Prometheus' alert", "begins (both)", "ends (flow)"),
-        *("Prometheus: for, keep firing", "runbook"),
-    )
+    columns = ("the flow's condition", "Prometheus' alert", "begins (both)", "ends (flow)", "runbook")
     rows = [
         (
             f"`{each.condition}`" if each.condition else "none",
             f"`{each.alert}`",
             each.begins.replace("max_age", "`max_age`"),
             each.ends,
-            ", ".join(filter(None, (each.lasts, each.stays))) or "none",
             heading(each.runbook),
         )
         for each in DEFINITIONS

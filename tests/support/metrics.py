@@ -14,7 +14,6 @@ from resonant.store.counts.sketches import EVER
 
 if TYPE_CHECKING:
     from resonant.metrics.statistics import Statistics, Unfinished
-    from resonant.metrics.totals import Totals
     from resonant.store.counts.sketches import Packed
 
 HOUR = 3600
@@ -101,8 +100,3 @@ def plain(found: Statistics) -> dict[str, Any]:
 
     values = {each.name: getattr(found, each.name) for each in fields(found)}
     return {name: table(value) if isinstance(value, DataFrame) else value for name, value in values.items()}
-
-
-def comparable(totals: Totals, found: Statistics) -> tuple[Totals, dict[str, Any]]:
-    """Return counters, gauges and statistics for comparison."""
-    return totals, plain(found)

@@ -40,7 +40,6 @@ HELD_SHARE = 0.5
 # Seconds, only for Prometheus: a delivery may be overdue while workers claim deliveries, and an export old, for so long.
 OVERDUE, EXPORT_AGE = 1800, 900
 ALL_ENDPOINTS = ""
-Severity = Literal["warning", "critical"]
 _t = schema.alerts
 
 
@@ -64,8 +63,6 @@ class Definition(NamedTuple):
     Attributes:
         condition: None if only Prometheus can check it.
         alert: its name in Prometheus.
-        lasts: how long the condition must hold before the alert fires in Prometheus.
-        stays: how long Prometheus keeps it firing.
         runbook: the heading in docs/runbook.md.
         begins: when it begins, in the flow and in Prometheus.
         ends: when the flow ends it; empty if only Prometheus can check it.
@@ -73,9 +70,6 @@ class Definition(NamedTuple):
 
     condition: Condition | None
     alert: str
-    severity: Severity
-    lasts: str
-    stays: str
     runbook: str
     begins: str
     ends: str = ""
@@ -86,76 +80,66 @@ def definitions(of: Settings) -> tuple[Definition, ...]:
     window = f"{of.alert_window_minutes:g} minutes"
     return (
         Definition(
-            Condition.ERROR_RATE,
-            *("ResonantErrorRate", "warning", "10m", "15m", "Many attempts fail"),
+            *(Condition.ERROR_RATE, "ResonantErrorRate", "Many attempts fail"),
             f"over {percent(of.alert_error_rate)} of at least {of.alert_min_attempts} attempts in {window} failed",
             f"at {percent(of.alert_error_rate / 2)}, with at least one attempt",
         ),
         Definition(
-            Condition.DEAD_LETTERS,
-            *("ResonantDeadLettersGrowing", "warning", "15m", "15m", "Dead letters grow"),
+            *(Condition.DEAD_LETTERS, "ResonantDeadLettersGrowing", "Dead letters grow"),
             f"in an hour, {of.alert_dead_letters_per_hour} more deliveries were given up than replayed, without cancelled ones",
             f"at {of.alert_dead_letters_per_hour // 2}",
         ),
         Definition(
-            Condition.DEAD_LETTER_AGE,
-            *("ResonantDeadLetterOld", "warning", "15m", "", "Dead letters grow"),
+            *(Condition.DEAD_LETTER_AGE, "ResonantDeadLetterOld", "Dead letters grow"),
             f"a dead letter, other than a cancelled one, has waited for {of.alert_dead_letter_age_hours / 24:g} days",
             "when it is replayed or purged",
         ),
         Definition(
-            Condition.LATENCY,
-            *("ResonantLatency", "warning", "15m", "15m", "An endpoint is slow"),
+            *(Condition.LATENCY, "ResonantLatency", "An endpoint is slow"),
             f"attempts take over {of.alert_latency_factor:g} times as long as in the same hour "
             f"of the day before, and over {FELT_LATENCY:g} s longer, with at least {MANY_ATTEMPTS} attempts in both hours",
             f"when the factor is halfway back to 1, the difference is {FELT_LATENCY / 2:g} s, or {MANY_ATTEMPTS // 2} "
             "attempts remain",
         ),
         Definition(
-            Condition.DRAIN_SILENT,
-            *("ResonantDrainSilent", "critical", "5m", "", "Nothing is sent"),
-            f"a delivery is {of.alert_silence_minutes:g} minutes overdue, no worker has claimed one in that time, and the endpoint is not paused",
+            *(Condition.DRAIN_SILENT, "ResonantDrainSilent", "Nothing is sent"),
+            f"a delivery is {of.alert_silence_minutes:g} minutes overdue, no worker has claimed one in that time, and the endpoint "
+            "is not paused",
             "when one is claimed",
         ),
         Definition(
-            Condition.RETRIES,
-            *("ResonantRetriesDominate", "warning", "15m", "15m", "Many attempts fail"),
+            *(Condition.RETRIES, "ResonantRetriesDominate", "Many attempts fail"),
             f"over {percent(of.alert_retry_share)} of at least {MANY_ATTEMPTS} attempts in {window} were followed by a retry; endpoints "
             "that are down do not count",
             f"at {percent(of.alert_retry_share / 2)}, or {MANY_ATTEMPTS // 2} attempts",
         ),
         Definition(
-            Condition.PROBING,
-            *("ResonantEndpointProbing", "warning", "", "15m", "An endpoint is down"),
+            *(Condition.PROBING, "ResonantEndpointProbing", "An endpoint is down"),
             f"an endpoint was down for {of.alert_probing_minutes:g} minutes while deliveries waited (Prometheus: all but two)",
             "when it is normal, paused, or has been paced for a minute",
         ),
         Definition(
-            Condition.GONE,
-            *("ResonantEndpointGone", "warning", "", "", "An endpoint answered 410"),
+            *(Condition.GONE, "ResonantEndpointGone", "An endpoint answered 410"),
             "an endpoint answered 410 and was paused",
             "when an operator resumes or pauses it",
         ),
         Definition(
-            Condition.HELD,
-            *("ResonantDeliveriesHeld", "critical", "5m", "15m", "Deliveries are held for a long time"),
+            *(Condition.HELD, "ResonantDeliveriesHeld", "Deliveries are held for a long time"),
             f"a gate holds a delivery, and {percent(HELD_SHARE)} of its max_age has passed since its round began (Prometheus: of the "
             "default policy's max_age, since it was due)",
             "when no held delivery is that old",
         ),
         Definition(
-            None,
-            *("ResonantDeliveriesOverdue", "warning", "5m", "15m", "Events arrive late"),
-            f"a delivery is {OVERDUE / _MINUTE:g} minutes overdue although workers claim deliveries; twice as long after an outage of its endpoint",
+            *(None, "ResonantDeliveriesOverdue", "Events arrive late"),
+            f"a delivery is {OVERDUE / _MINUTE:g} minutes overdue although workers claim deliveries; twice as long after an outage "
+            "of its endpoint",
         ),
         Definition(
-            None,
-            *("ResonantExporterSilent", "critical", "", "", "Metrics are missing"),
+            *(None, "ResonantExporterSilent", "Metrics are missing"),
             f"the metrics are more than {EXPORT_AGE / _MINUTE:g} minutes old",
         ),
         Definition(
-            None,
-            *("ResonantMetricsAbsent", "critical", "15m", "", "Metrics are missing"),
+            *(None, "ResonantMetricsAbsent", "Metrics are missing"),
             "Prometheus has had no metrics for a day",
         ),
     )

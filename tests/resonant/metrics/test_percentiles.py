@@ -6,13 +6,14 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resonant.metrics.percentiles import SPREAD
 from resonant.metrics.statistics import statistics
 from resonant.store.counts import sketches
 from resonant.store.counts.counters import Tally
+from support.examples import examples
 from support.metrics import plain
 
 HOUR = 3600
@@ -43,10 +44,10 @@ def latency_of(rows):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("size", [1, 2, 3, 40, 100_000])
+@pytest.mark.parametrize("size", [1, 2, 3, 40, 20_000])
 def test_percentiles_of_each_distribution_are_those_of_numpy_within_one_percent(shape, size):
     durations = SHAPES[shape](np.random.default_rng(17), size)
-    found = latency_of(rows_of(durations, transactions=min(size, 1_000)))
+    found = latency_of(rows_of(durations, transactions=min(size, 200)))
     p50, p95, p99 = np.percentile(durations, [50, 95, 99])
     assert (found["min"], found["max"]) == (durations.min(), durations.max())
     assert found["avg"] == pytest.approx(durations.mean(), rel=1e-9, abs=1e-9)
@@ -61,6 +62,7 @@ def test_percentiles_of_any_durations_are_those_of_numpy_within_one_percent(dura
     assert (found["p50"], found["p95"], found["p99"]) == pytest.approx((p50, p95, p99), rel=0.01, abs=1e-9)
 
 
+@settings(max_examples=examples(40))
 @given(st.data())
 def test_merging_rows_in_any_order_changes_nothing(data):
     size = data.draw(st.integers(1, 300))
