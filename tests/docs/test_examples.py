@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import runpy
 import sqlite3
 import subprocess
 import sys
 
 import pytest
+from prefect.context import root_settings_context
 
 from support.machine import Machine
 from support.pages import PROJECT
@@ -21,25 +23,20 @@ TESTED_BY = {
 }
 
 
-def run_example(name, folder, prefect_api=""):
-    """Run an example in a folder of its own, against a Prefect server if one is given."""
-    return subprocess.run(
-        [sys.executable, EXAMPLES / name],
-        cwd=folder,
-        env=Machine(folder, prefect_api).environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
 @pytest.fixture
 def run(tmp_path, prefect_api):
-    """Run an example, and return its output."""
+    """Run an example in its own folder, and return its output."""
 
     def run_(name):
-        done = run_example(name, tmp_path, prefect_api)
+        done = subprocess.run(
+            [sys.executable, EXAMPLES / name],
+            cwd=tmp_path,
+            env=Machine(tmp_path, prefect_api).environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -71,10 +68,12 @@ def test_every_example_is_run_by_a_test():
 
 
 @pytest.mark.parametrize("name", ["in_your_flow.py", "webhook_on_failure.py"])
-def test_an_example_starts_no_second_server(name, tmp_path):
-    done = run_example(name, tmp_path)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "set PREFECT_API_URL: the server of `resonant up` is at http://127.0.0.1:4200/api\n"
+def test_an_example_starts_no_second_server(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    said = "^set PREFECT_API_URL: the server of `resonant up` is at http://127.0.0.1:4200/api$"
+    with root_settings_context(), pytest.raises(SystemExit, match=said):
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
     assert not (tmp_path / "events.db").exists()
 
 

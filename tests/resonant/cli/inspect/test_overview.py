@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import pytest
 
 from resonant.dead_letters.purge import DAY_SECONDS
 from resonant.delivery.retry import GiveUp, Park
 from resonant.events import rfc3339
+from resonant.gate.pausing import pause
 from resonant.store.counts.counters import Tally
 
 REJECTED = {"category": "permanent", "code": "http_400", "status_code": 400}
@@ -86,11 +88,12 @@ def test_the_endpoint_with_the_most_failures_is_first(resonant, old):
 def test_long_names_large_counts_and_reasons_of_gates_fit_80_columns(resonant, worker):
     names = [f"partner-webhooks-production-eu-west-{number}" for number in range(22)]
     tally = Tally(worker.clock())
-    for name in names:
-        worker.accept("evt_1", endpoint=name)
-        resonant("endpoint", "pause", name, "--reason", "maintenance of the whole region " * 3)
-        tally.add("delivery", name, "t", "delivered", count=1_234_567)
-    worker.do(lambda store: store.write(tally.write))
+    with worker.at_work():
+        for name in names:
+            worker.accept("evt_1", endpoint=name)
+            worker.do(partial(pause, endpoint=name, who="me", reason="maintenance of the whole region " * 3))
+            tally.add("delivery", name, "t", "delivered", count=1_234_567)
+        worker.do(lambda store: store.write(tally.write))
 
     screen = resonant.on_a_terminal("status")
 
