@@ -55,14 +55,9 @@ class Variant:
         return max(result.unfinished for result in self.results)
 
 
-def known_policies(more: Mapping[str, RetryPolicy]) -> dict[str, RetryPolicy]:
-    """Return the policies that can be compared: the default with each jitter, ``default``, ``classic`` and ``more``.
-
-    Args:
-        more: the policies of the settings, keyed by name.
-    """
-    jitters = {jitter: replace(RetryPolicy(), jitter=jitter) for jitter in get_args(Jitter)}
-    return {**jitters, "default": RetryPolicy(), "classic": RetryPolicy.classic(), **more}
+def policies_by_jitter() -> dict[str, RetryPolicy]:
+    """Return the default policy with each jitter, keyed by the jitter."""
+    return {jitter: replace(RetryPolicy(), jitter=jitter) for jitter in get_args(Jitter)}
 
 
 def compare(

@@ -73,7 +73,7 @@ def simulate(
     Runs the real gate and retry code in simulated time against a model of an endpoint. A simulated hour takes a second.
     The same options give the same figures. The command sends nothing and reads no store.
     """
-    from resonant.lab.comparison import COMPARED, known_policies
+    from resonant.lab.comparison import COMPARED, policies_by_jitter
     from resonant.lab.scenario import Scenario
     from resonant.settings import load_settings
 
@@ -92,7 +92,7 @@ def simulate(
         processes=processes,
         concurrency=concurrency,
     )
-    policies = _chosen(policy or COMPARED, known_policies(load_settings().policies))
+    policies = _chosen(policy or COMPARED, policies_by_jitter() | load_settings().known_policies)
     if svg is None:
         variants = _compare(scenario, policies, seeds)
     else:
