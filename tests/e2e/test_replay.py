@@ -134,7 +134,7 @@ def test_a_replay_keeps_to_its_rate_over_a_minute_and_starts_slowly(machine, bro
     by_second = Counter(int(moment - start) for moment in moments)
     said = f"by second: {[by_second[second] for second in range(max(by_second) + 1)]}"
     steady = [by_second[second] for second in range(slow_start + 1, slow_start + 1 + full_rate)]
-    # If the machine stalls, these sends are missing: a replay never catches up.
+    # If the machine stalls, a replay makes up for it only slowly.
     assert abs(median(steady) / rate - 1) <= 0.05, said
     assert most_within(1.0, moments) <= 60, said
     assert by_second[0] < rate / 3, said

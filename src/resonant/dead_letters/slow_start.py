@@ -5,13 +5,16 @@ from __future__ import annotations
 # The rate begins at a tenth and grows linearly for this long, to protect a recovering receiver.
 SLOW_START_SECONDS = 10.0
 _SLOW_START_SHARE = 0.1
-# One burst makes up for at most this much delay of the process, in seconds; the rest is lost, since a rate is a limit.
-_BURST_SECONDS = 0.1
-_LONGEST_PAUSE_SECONDS = 0.0125
+# A recent delay of the process is made up gradually: after a short burst, at this much above the rate.
+_BURST_SECONDS = 0.05
+_CATCH_UP_SHARE = 0.08
+_REMEMBERED_SECONDS = 10.0
 
 
 class SlowStart:
-    """Limits the rate of a replay: a token bucket that fills slowly at first.
+    """Limits the rate of a replay with two token buckets that fill slowly at first.
+
+    A large one keeps the average rate, and a small one that fills faster limits what is sent in any second.
 
     Args:
         rate: dead letters per second, after the slow start.
@@ -21,6 +24,8 @@ class SlowStart:
         self._rate = rate
         # Includes the refill of one pause; otherwise a punctual caller would lose fractions of a token.
         self._burst = max(1.0, rate * _BURST_SECONDS) + rate * self.pause()
+        self._most_owed = max(self._burst, rate * _REMEMBERED_SECONDS)
+        self._owed = 0.0
         self._tokens = 0.0
         self._filled_to = 0.0
 
@@ -32,13 +37,16 @@ class SlowStart:
         """
         new = self._allowed(elapsed) - self._allowed(self._filled_to)
         self._filled_to = elapsed
-        tokens = min(self._burst, self._tokens + new)
-        self._tokens = tokens % 1
-        return int(tokens)
+        self._owed = min(self._most_owed, self._owed + new)
+        self._tokens = min(self._burst, self._tokens + (1 + _CATCH_UP_SHARE) * new)
+        whole = int(min(self._owed, self._tokens))
+        self._owed -= whole
+        self._tokens -= whole
+        return whole
 
     def pause(self) -> float:
         """Return the seconds to wait before the next call of ``take``."""
-        return max(0.005, min(_LONGEST_PAUSE_SECONDS, 1 / self._rate))
+        return max(0.005, min(_BURST_SECONDS / 4, 1 / self._rate))
 
     def _allowed(self, elapsed: float) -> float:
         """Return the integral of the rate from 0. The rate grows from a tenth to the full rate, then stays constant."""

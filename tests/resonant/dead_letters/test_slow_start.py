@@ -44,3 +44,11 @@ def test_the_rate_grows_and_is_then_kept(rate):
     assert sum(per_second[:5]) <= 0.2 * 10 * rate + 1
     assert all(later >= earlier - 2 for earlier, later in pairwise(per_second))
     assert abs(sum(per_second) - 5.5 * rate) <= 0.05 * 5.5 * rate + 2
+
+
+def test_a_delay_of_the_process_is_made_up():
+    assert abs(len(sent_at(100, 60, late=[3])) - len(sent_at(100, 60))) <= 2
+
+
+def test_a_rate_far_below_one_per_second_is_kept():
+    assert len(sent_at(0.02, 1_000)) == 19
