@@ -1,6 +1,5 @@
 """Prefect's private names: each is looked for at start, and works as Resonant expects."""
 
-import os
 import re
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from prefect.logging import handlers
 from prefect.results import ResultStore
 from prefect.server.api import server
 from prefect.server.utilities.messaging import memory
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, Settings, temporary_settings
 
 from resonant.errors import PrefectChanged
 from resonant.local.compatibility import (
@@ -26,6 +25,7 @@ from resonant.local.compatibility import (
     FLOW_NAMES,
     SERVER_NAMES,
     TESTED_PREFECT,
+    _problem_of_settings,
     check_client_names,
     check_server_names,
     drop_unsent_messages,
@@ -33,6 +33,7 @@ from resonant.local.compatibility import (
     send_logs_quietly,
 )
 from resonant.testing import Receiver, nobody_listening, respond
+from support.machine import clean_environment
 
 PROJECT = Path(__file__).parents[3]
 IMPORT = """
@@ -122,29 +123,39 @@ def test_a_missing_name_is_reported_in_one_line_with_the_tested_releases(
 @pytest.mark.parametrize(
     ("variables", "profiles", "line"),
     [
-        ({"PREFECT_LOGGING_LEVEL": "odd"}, "", "PREFECT_LOGGING_LEVEL: must be 'DEBUG', "),
         ({"PREFECT_CLIENT_CUSTOM_HEADERS": "oops"}, "", "PREFECT_CLIENT_CUSTOM_HEADERS: not JSON"),
         (
             {},
             'active = "a"\n[profiles.a]\nPREFECT_API_REQUEST_TIMEOUT = "soon"\n',
             "PREFECT_API_REQUEST_TIMEOUT in Prefect's profile or prefect.toml: must be a valid number",
         ),
-        ({}, "[broken", "a file of Prefect's settings, such as profiles.toml, is not TOML: "),
     ],
 )
-def test_a_malformed_setting_of_prefect_is_one_line_that_names_it(variables, profiles, line, tmp_path):
+def test_a_malformed_setting_of_prefect_is_named(variables, profiles, line, tmp_path, monkeypatch):
     (tmp_path / "profiles.toml").write_text(profiles)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    for name, value in ({"PREFECT_HOME": str(tmp_path)} | variables).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=r"(?i)headers|timeout") as refused:
+        Settings()
+    assert _problem_of_settings(refused.value) == line
+
+
+@pytest.mark.parametrize(
+    ("level", "profiles", "line"),
+    [
+        ("odd", "", "PREFECT_LOGGING_LEVEL: must be 'DEBUG', "),
+        ("", "[broken", "a file of Prefect's settings, such as profiles.toml, is not TOML: "),
+    ],
+)
+def test_malformed_settings_of_prefect_are_one_line(level, profiles, line, tmp_path):
+    (tmp_path / "profiles.toml").write_text(profiles)
+    variables = {"PREFECT_HOME": str(tmp_path), "PREFECT_LOGGING_LEVEL": level or "INFO"}
+    command = [sys.executable, "-c", IMPORT]
     done = subprocess.run(
-        [sys.executable, "-c", IMPORT],
-        env=kept | {"PREFECT_HOME": str(tmp_path)} | variables,
-        capture_output=True,
-        text=True,
-        check=True,
+        command, env=clean_environment() | variables, capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith(line)
-    assert done.stdout.count("\n") == 1
-    assert done.stderr == ""
+    assert (done.stdout.count("\n"), done.stderr) == (1, "")
 
 
 def test_prefect_is_imported_without_a_standard_error():
