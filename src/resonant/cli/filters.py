@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from resonant.cli.command_store import CommandStore
+    from resonant.store.views.dead_letters import Position
     from resonant.store.views.selection import Selection
 
 Endpoint = Annotated[
@@ -118,16 +119,18 @@ class DeadLetterFilters(ReplayFilters):
     ] = None
 
 
-def place(text: str | None) -> tuple[float, int] | None:
+def position(after: str | None) -> Position | None:
     """Parse the value of ``--after``: a time and a delivery's id.
 
     Raises:
         Misuse: invalid place.
     """
-    if text is None:
+    if after is None:
         return None
-    if not (found := _PLACE.fullmatch(text)):
+    if not (found := _PLACE.fullmatch(after)):
         raise options.Misuse(
-            f"--after {text!r} is not a valid place: use the one printed at the end of a list"
+            f"--after {after!r} is not a valid place: use the one printed at the end of a list"
         )
-    return float(found[1]), int(found[2])
+    from resonant.store.views.dead_letters import Position
+
+    return Position(float(found[1]), int(found[2]))

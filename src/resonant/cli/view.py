@@ -10,9 +10,11 @@ from resonant import output
 from resonant.display import visible
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from resonant.output import Document
+    from resonant.store.views.dead_letters import Position
+    from resonant.store.views.selection import Selection
 
 Row = TypeVar("Row")
 
@@ -76,18 +78,33 @@ class Seen(Generic[Row]):
         return self.last
 
 
-def say_page(shown: int, total: int, next_place: str | None) -> None:
+def write_groups(groups: Sequence[Row], shown_as: View[Row], *, limit: int, none: str, as_json: bool) -> bool:
+    """Write groups; say on standard error if there are more than ``limit`` (0: no limit), or ``none`` if there are none.
+
+    Returns:
+        Whether it has written some, and these are all.
+    """
+    shown = groups[: limit or None]
+    shown_as.write(shown, as_json=as_json)
+    if len(shown) < len(groups):
+        output.say(f"showing {len(shown):,} of {len(groups):,} groups: --limit 0 shows all")
+    elif not groups:
+        output.say(none)
+    return 0 < len(shown) == len(groups)
+
+
+def say_page(shown: int, total: int, last: Position | None) -> None:
     """Say on standard error how much of a list this page shows.
 
     Args:
         shown: the number of rows of this page.
         total: the number of all rows, counted up to ``COUNTED``.
-        next_place: the value of ``--after`` for the next page; None if this is the last.
+        last: the last row of this page, for ``--after``; None if no page follows.
     """
-    more = f"--after {next_place} shows the next, --limit 0 all" if next_place else "these are the last"
+    more = f"--after {last.at!r}-{last.id} shows the next, --limit 0 all" if last else "these are the last"
     output.say(f"showing {shown:,} of {total:,}{' or more' if total >= COUNTED else ''}: {more}")
 
 
-def say_cut(shown: int, groups: int) -> None:
-    """Say on standard error that there are more groups than shown."""
-    output.say(f"showing {shown:,} of {groups:,} groups: --limit 0 shows all")
+def no_rows(what: str, selection: Selection) -> str:
+    """Return a message that nothing is selected."""
+    return f"no {what}" if selection.is_empty else f"no {what} match"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from resonant.cli.command_store import CommandStore, UntilStopped
     from resonant.events import Category, Reason
+    from resonant.store.views.dead_letters import Position
     from resonant.store.views.selection import Selection
 
 DEFAULT_LIMIT = 50
@@ -64,7 +65,9 @@ def _command(
             if group:
                 _list_groups(store, selection, limit=rows, as_json=as_json)
             else:
-                _list_dead_letters(store, selection, limit=rows, after=filters.place(after), as_json=as_json)
+                _list_dead_letters(
+                    store, selection, limit=rows, before=filters.position(after), as_json=as_json
+                )
 
     listing.__name__, listing.__doc__ = name, doc
     return options.grouped(listing)
@@ -93,13 +96,10 @@ def _list_groups(store: CommandStore, selection: Selection, *, limit: int, as_js
     from resonant.dead_letters.triage import triage
 
     groups = store.read(triage, selection)
-    shown = groups[: limit or None]
-    dlq_view.groups(now=time.time()).write(shown, as_json=as_json)
-    if len(shown) < len(groups):
-        view.say_cut(len(shown), len(groups))
-    elif not groups:
-        _say_none(selection)
-    elif not as_json and output.stdout().is_terminal:
+    shown_as = dlq_view.groups(now=time.time())
+    none = view.no_rows("dead letters", selection)
+    is_whole = view.write_groups(groups, shown_as, limit=limit, none=none, as_json=as_json)
+    if is_whole and not as_json and output.stdout().is_terminal:
         total = counted(sum(group.count for group in groups), "dead letter")
         output.say(f"{total} in {counted(len(groups), 'group')}: --no-group lists each")
 
@@ -109,16 +109,14 @@ def _list_dead_letters(
     selection: Selection,
     *,
     limit: int,
-    after: tuple[float, int] | None,
+    before: Position | None,
     as_json: bool,
 ) -> None:
     from resonant.cli import view
     from resonant.cli.dlq import view as dlq_view
     from resonant.store.shared.gates import states_not_normal
-    from resonant.store.views.dead_letters import DeadLetters, Position
+    from resonant.store.views.dead_letters import DeadLetters
     from resonant.store.views.reads import count_dead_letters, each_dead_letter
-
-    before = None if after is None else Position(*after)
 
     def show(connection: Connection, until_stopped: UntilStopped[Any]) -> None:
         states = states_not_normal(connection)
@@ -130,16 +128,11 @@ def _list_dead_letters(
         total = count_dead_letters(connection, selection, at_most=view.COUNTED)
         if 0 < limit < total:
             keys = DeadLetters.of(connection, selection).newest(connection, limit=limit + 1, before=before)
-            place = f"{keys[-2][0]!r}-{keys[-2][1]}" if len(keys) > limit else None
-            view.say_page(min(len(keys), limit), total, place)
+            view.say_page(min(len(keys), limit), total, keys[-2] if len(keys) > limit else None)
         elif not total:
-            _say_none(selection)
+            output.say(view.no_rows("dead letters", selection))
 
     store.read_rows(show)
-
-
-def _say_none(selection: Selection) -> None:
-    output.say("no dead letters" if selection.is_empty else "no dead letters match")
 
 
 dlq = _command("dlq", "List dead letters, newest first.")

@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
     from resonant.cli.command_store import CommandStore, UntilStopped
     from resonant.store.shared.gates import GateState
+    from resonant.store.views.dead_letters import Position
     from resonant.store.views.selection import Selection
     from resonant.store.views.unfinished import Waiting, WaitingGroup
 
 DEFAULT_LIMIT = 50
 _STATES = {"in_flight": "in flight", "due": "due", "parked": "parked"}
+_WHAT = "unfinished deliveries"
 _NEVER_TRIED = "not tried yet"
 Unfinished = Literal["pending", "retrying"]
 
@@ -59,8 +61,8 @@ def deliveries(
         if group:
             _list_groups(store, selection, status, limit=limit, as_json=as_json)
         else:
-            place = filters.place(after)
-            _list_deliveries(store, selection, status, limit=limit, after=place, as_json=as_json)
+            before = filters.position(after)
+            _list_deliveries(store, selection, status, limit=limit, before=before, as_json=as_json)
 
 
 def _list_deliveries(
@@ -69,14 +71,11 @@ def _list_deliveries(
     status: Unfinished | None,
     *,
     limit: int,
-    after: tuple[float, int] | None,
+    before: Position | None,
     as_json: bool,
 ) -> None:
     from resonant.store.shared.gates import states_not_normal
-    from resonant.store.views.dead_letters import Position
     from resonant.store.views.unfinished import count_unfinished, each_unfinished
-
-    before = None if after is None else Position(*after)
 
     def show(connection: Connection, until_stopped: UntilStopped[Any]) -> None:
         rows = each_unfinished(connection, selection, status=status, limit=limit or None, after=before)
@@ -84,12 +83,11 @@ def _list_deliveries(
         seen = listed.write(until_stopped(rows), as_json=as_json)
         total = count_unfinished(connection, selection, status=status, at_most=view.COUNTED)
         if not total:
-            _say_none(selection)
+            output.say(view.no_rows(_WHAT, selection))
         elif 0 < limit < total:
             last = seen.last and seen.last.position
             rest = each_unfinished(connection, selection, status=status, limit=1, after=last or before)
-            place = f"{last.at!r}-{last.id}" if last and next(rest, None) else None
-            view.say_page(seen.count, total, place)
+            view.say_page(seen.count, total, last if next(rest, None) else None)
 
     store.read_rows(show)
 
@@ -108,16 +106,8 @@ def _list_groups(
             states_not_normal(opened),
         )
     )
-    shown = groups[: limit or None]
-    _groups(gates, now=now).write(shown, as_json=as_json)
-    if len(shown) < len(groups):
-        view.say_cut(len(shown), len(groups))
-    elif not groups:
-        _say_none(selection)
-
-
-def _say_none(selection: Selection) -> None:
-    output.say("no unfinished deliveries" if selection.is_empty else "no unfinished deliveries match")
+    none = view.no_rows(_WHAT, selection)
+    view.write_groups(groups, _groups(gates, now=now), limit=limit, none=none, as_json=as_json)
 
 
 def _deliveries(gates: Mapping[str, GateState], *, now: float) -> view.View[Waiting]:
