@@ -24,8 +24,8 @@ from benches.surroundings import (
     ENDPOINT,
     empty_home,
     events,
-    kept_prefect_server,
     postgresql,
+    prefect_server,
     save_endpoint,
 )
 from resonant.dead_letters.cancel import cancel
@@ -152,7 +152,7 @@ def _draining(
         healthy = stack.enter_context(counting_receiver())
         bad = stack.enter_context(outage_receiver(Behaviour(kind)))
         bad.listen_after(0)
-        api_url = stack.enter_context(kept_prefect_server(settings)).api_url
+        api_url = stack.enter_context(prefect_server(settings))
         runner = stack.enter_context(asyncio.Runner())
         runner.run(save_endpoint(healthy.url))
         store = runner.run(WorkerStore.open(settings.store_url))

@@ -23,8 +23,8 @@ from benches.surroundings import (
     ENDPOINT,
     empty_home,
     events,
-    kept_prefect_server,
     postgresql,
+    prefect_server,
     save_endpoint,
 )
 from resonant.store import WorkerStore, schema
@@ -187,7 +187,7 @@ def _measure(scenario: Scenario, count: int) -> Outcome:
         if scenario.drains > 1:
             url = os.environ["RESONANT_DATABASE_URL"] = stack.enter_context(postgresql()).url
         receiver = stack.enter_context(outage_receiver(scenario.behaviour))
-        api_url = stack.enter_context(kept_prefect_server(settings)).api_url
+        api_url = stack.enter_context(prefect_server(settings))
         runner = stack.enter_context(asyncio.Runner())
         runner.run(save_endpoint(receiver.url))
         store = runner.run(WorkerStore.open(url))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import signal
 import subprocess
 import sysconfig
@@ -126,7 +127,7 @@ def _profile_server(count: int) -> str:
             return "py-spy is not installed: pip install -e '.[bench]'"
         try:
             in_flight = task_runs_in_flight(settings.concurrency, settings.endpoint_concurrency)
-            asyncio.run(_record_empty_tasks(server.api_url, count, in_flight))
+            asyncio.run(_record_empty_tasks(os.environ["PREFECT_API_URL"], count, in_flight))
         finally:
             sampling.send_signal(signal.SIGINT)
             said, _ = sampling.communicate()

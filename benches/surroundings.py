@@ -22,7 +22,7 @@ from benches.comparing import say
 from benches.processes import kept, piped, python
 from resonant.events import Event, new_event_id
 from resonant.input_lines import parse_event
-from resonant.local.server import KeptServer, configure_prefect, free_port, kept_server
+from resonant.local.server import Part, api_url_at, configure_prefect, free_port, kept_server
 from resonant.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -78,20 +78,21 @@ def empty_home() -> Iterator[Settings]:
 
 
 @contextlib.contextmanager
-def kept_prefect_server(settings: Settings) -> Iterator[KeptServer]:
+def kept_prefect_server(settings: Settings) -> Iterator[Part]:
     """Start a server with the shipped settings, and point Prefect at it."""
     configure_prefect()
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "WARNING"  # the server still gets the log lines
-    with kept_server(settings, port=free_port(), ui=False) as server:
-        os.environ["PREFECT_API_URL"] = server.api_url
+    port = free_port()
+    with kept_server(settings, port=port, ui=False) as server:
+        os.environ["PREFECT_API_URL"] = api_url_at(port)
         yield server
 
 
 @contextlib.contextmanager
 def prefect_server(settings: Settings) -> Iterator[str]:
     """Start a server as ``kept_prefect_server`` does, and yield its API's URL."""
-    with kept_prefect_server(settings) as server:
-        yield server.api_url
+    with kept_prefect_server(settings):
+        yield os.environ["PREFECT_API_URL"]
 
 
 @contextlib.contextmanager

@@ -182,6 +182,6 @@ def prefect_api(tmp_path_factory):
 
     # The server notices missing events within a second instead of the default five.
     variables = {"PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT1S"}
-    with running_server(tmp_path_factory.mktemp("prefect"), **variables) as server:
-        yield server.api_url
-        forget_server(server.api_url)
+    with running_server(tmp_path_factory.mktemp("prefect"), **variables) as (api_url, _):
+        yield api_url
+        forget_server(api_url)

@@ -25,7 +25,7 @@ class OwnPrefect:
         self.api_url = api_url_at(self._port)
 
     def start(self) -> None:
-        server = self._running.enter_context(running_server(self._home, port=self._port))
+        _, server = self._running.enter_context(running_server(self._home, port=self._port))
         self._supervisor = server.supervisor
 
     def kill(self) -> None:

@@ -15,8 +15,8 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def unlocked(tmp_path_factory):
     """The port of a server without a password."""
-    with running_server(tmp_path_factory.mktemp("unlocked"), ui=True) as server:
-        yield httpx.URL(server.api_url).port
+    with running_server(tmp_path_factory.mktemp("unlocked"), ui=True) as (api_url, _):
+        yield httpx.URL(api_url).port
 
 
 @pytest.fixture

@@ -26,8 +26,8 @@ HIDDEN = "\u202e\u2066\u200e\u200f\u061c\ufeff\u00ad\U000e0041\u200b"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with running_server(tmp_path_factory.mktemp("server"), ui=True) as server:
-        yield server.api_url
+    with running_server(tmp_path_factory.mktemp("server"), ui=True) as (api_url, _):
+        yield api_url
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from prefect.logging.handlers import APILogWorker
 
-from resonant.local.server import free_port, kept_server, send_events
+from resonant.local.server import api_url_at, free_port, kept_server, send_events
 from resonant.settings import Settings
 from support.prefect_database import give_prefect_database
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from resonant.local.server import KeptServer
+    from resonant.local.server import Part
 
 _BUSY = 503
 _PATIENCE_SECONDS = 60.0
@@ -29,8 +29,9 @@ _PAUSE_SECONDS = 0.2
 @contextmanager
 def running_server(
     home: Path, *, port: int | None = None, ui: bool = False, **variables: str
-) -> Iterator[KeptServer]:
-    """Run a Prefect server with the shipped settings and its own home, without a password."""
+) -> Iterator[tuple[str, Part]]:
+    """Run a Prefect server with the shipped settings and its own home, without a password; yield the URL of its API too."""
+    port = port or free_port()
     give_prefect_database(home)
     with ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
@@ -38,9 +39,9 @@ def running_server(
             patch.delenv("PREFECT_API_URL", raising=False)
             for name, value in variables.items():
                 patch.setenv(name, value)
-            server = kept_server(Settings(home=home / "resonant"), port=port or free_port(), ui=ui)
+            server = kept_server(Settings(home=home / "resonant"), port=port, ui=ui)
             started = stack.enter_context(server)
-        yield started
+        yield api_url_at(port), started
 
 
 def forget_server(api_url: str) -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 START_SECONDS = 90.0
 WORKER_SECONDS = 60.0  # for the worker of `resonant up`, after its server
-SERVER_LOG = "prefect-server.log"
+_LOG = "prefect-server.log"
 _OWN_PORTS = range(20_000, 32_000)
 _POLL_SECONDS = 0.2
 # The longest wait for records: a server records fewer task runs per second than a fast emission creates.
@@ -62,16 +62,18 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptServer:
-    """A Prefect server that Resonant started.
+class Part:
+    """A process that Resonant started.
 
     Attributes:
-        api_url: the URL of its API.
-        supervisor: the process that ends when the server does.
+        name: its name in messages.
+        supervisor: the process that runs it, and ends when it does.
+        log: the file with its output.
     """
 
-    api_url: str
+    name: str
     supervisor: subprocess.Popen[bytes]
+    log: Path
 
 
 @contextlib.contextmanager
@@ -165,7 +167,7 @@ def configure_prefect() -> None:
 
 
 @contextlib.contextmanager
-def kept_server(settings: Settings, *, port: int, ui: bool) -> Iterator[KeptServer]:
+def kept_server(settings: Settings, *, port: int, ui: bool) -> Iterator[Part]:
     """Run a server on loopback with the shipped settings during the block. Prefect is imported while it starts.
 
     Args:
@@ -177,7 +179,7 @@ def kept_server(settings: Settings, *, port: int, ui: bool) -> Iterator[KeptServ
         ServerError: the server does not start; the message contains the path of its log.
     """
     home = prepared_home(settings)
-    log_path = home / SERVER_LOG
+    log_path = home / _LOG
     api_url = api_url_at(port)
     environment = (
         # The server must not get the store's password.
@@ -200,7 +202,7 @@ def kept_server(settings: Settings, *, port: int, ui: bool) -> Iterator[KeptServ
             import_prefect()
             _wait_until_healthy(port, supervisor, log_path)
             fcntl.flock(lock, fcntl.LOCK_UN)
-            yield KeptServer(api_url, supervisor)
+            yield Part("Prefect server", supervisor, log_path)
         finally:
             end(supervisor)
 

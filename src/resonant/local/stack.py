@@ -25,8 +25,8 @@ from resonant.local.health import translated_server_errors
 from resonant.local.note import Note, is_held, lock_of_up, note_of_up, read_note
 from resonant.local.password import protect_up
 from resonant.local.server import (
-    SERVER_LOG,
     WORKER_SECONDS,
+    Part,
     Server,
     api_url_at,
     configure_prefect,
@@ -47,28 +47,13 @@ if TYPE_CHECKING:
 
     from resonant.settings import Settings
 
-WORKER_LOG = "prefect-worker.log"
+_WORKER_LOG = "prefect-worker.log"
 # The sum of the limits: twice that of the runs, the worker, and the server.
 _STOP_SECONDS = 30
 _CLOSE_SECONDS = 5.0
 # Once Prefect's worker has cancelled a run, it ignores SIGTERM.
 _WORKER_STOP_SECONDS = 5.0
 _POLL_SECONDS = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A process of the stack.
-
-    Attributes:
-        name: its name in messages.
-        supervisor: the process that runs it, and ends when it does.
-        log: the file with its output.
-    """
-
-    name: str
-    supervisor: subprocess.Popen[bytes]
-    log: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,20 +140,16 @@ def running_stack(
         os.environ["PREFECT_API_URL"] = server.api_url
         has_password = with_password and protect_up(settings)
         starting = kept_server(settings, port=port, ui=True)
-        with starting as kept, translated_server_errors(server.api_url):
+        with starting as serving, translated_server_errors(server.api_url):
             check_client_names()
             output.say("starting the worker and applying the deployments, 5 to 10 s")
             started_at = time.time()
             asyncio.run(_prepare())
             with (
                 temporary_folder(home) as folder,
-                _kept_worker(home, elsewhere | {"TMPDIR": str(folder)}, kept.supervisor) as worker,
+                _kept_worker(home, elsewhere | {"TMPDIR": str(folder)}, serving.supervisor) as worker,
             ):
-                parts = (
-                    Part("Prefect server", kept.supervisor, home / SERVER_LOG),
-                    Part("Prefect worker", worker, home / WORKER_LOG),
-                )
-                stack = Stack(server, asyncio.run(deploy()), parts, has_password)
+                stack = Stack(server, asyncio.run(deploy()), (serving, worker), has_password)
                 _wait_for_worker(stack, started_at)
                 with _noted(settings, stack):
                     yield stack
@@ -244,9 +225,7 @@ async def _prepare() -> None:
 
 
 @contextlib.contextmanager
-def _kept_worker(
-    home: Path, variables: dict[str, str], server: subprocess.Popen[bytes]
-) -> Iterator[subprocess.Popen[bytes]]:
+def _kept_worker(home: Path, variables: dict[str, str], server: subprocess.Popen[bytes]) -> Iterator[Part]:
     """Run a worker during the block. Then cancel its runs, which release their leases.
 
     Args:
@@ -260,10 +239,10 @@ def _kept_worker(
     environment.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")
     options = ["--pool", WORK_POOL, "--name", "resonant-up"]
     command = [sys.executable, "-m", "prefect", "worker", "start", *options]
-    with open_private(home / WORKER_LOG, "ab") as log:
+    with open_private(home / _WORKER_LOG, "ab") as log:
         worker = keep(command, environment, log, patience=_WORKER_STOP_SECONDS)
         try:
-            yield worker
+            yield Part("Prefect worker", worker, home / _WORKER_LOG)
         finally:
             output.say(
                 f"stopping: the runs, at most {_STOP_SECONDS} s in all; another Ctrl-C kills everything"

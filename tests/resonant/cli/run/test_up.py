@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from resonant.cli.run.up import write_what_runs
-from resonant.local.server import Server
-from resonant.local.stack import Part, Stack
+from resonant.local.server import Part, Server
+from resonant.local.stack import Stack
 from resonant.settings import load_settings
 
 
