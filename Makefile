@@ -32,9 +32,10 @@ demo: setup  ## show every feature in two minutes: server, worker, 300 events, a
 # The tests start hundreds of processes. Without cached bytecode, each would compile the sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-# Four test files run at a time, since most tests wait. Tests that measure time run alone afterwards.
+# Four processes take the test files in turn (see tests/conftest.py), since most tests wait. Tests that measure time run
+# alone afterwards.
 PROCESSES ?= 4
-PYTEST := -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
+PYTEST := -m pytest -n $(PROCESSES) --no-loadscope-reorder
 # Without this, generated tests try a quarter of their examples.
 ALL_EXAMPLES := RESONANT_FUZZ_EXAMPLES=$${RESONANT_FUZZ_EXAMPLES:-200}
 RUN := $(if $(COVERAGE),$(BIN)/coverage run,$(BIN)/python)

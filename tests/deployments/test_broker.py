@@ -6,7 +6,6 @@ import asyncio
 import inspect
 
 import pytest
-from prefect.server.events.services import event_persister
 from prefect.server.utilities.messaging import BrokerModule, StopConsumer
 from prefect.server.utilities.messaging.memory import Cache, Topic
 
@@ -79,7 +78,10 @@ async def test_the_event_feed_alone_gets_no_events_of_task_runs_and_no_loads_of_
 
 
 def test_the_service_of_the_event_feed_has_the_name_that_the_broker_knows():
-    assert f'group="{broker._FEED}"' in inspect.getsource(event_persister.EventPersister.start)
+    # Only here: it imports the database of the server, which takes a second.
+    from prefect.server.events.services.event_persister import EventPersister
+
+    assert f'group="{broker._FEED}"' in inspect.getsource(EventPersister.start)
 
 
 async def test_a_sender_that_is_also_the_reader_continues_after_a_while(topic, monkeypatch):
