@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import inspect, text
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = "0010"
 VERSION_TABLE = "resonant_schema"
+_MIGRATIONS = str(Path(__file__).parents[1] / "migrations")
 
 _RELEASE_0_1_0 = "0008"
 # An arbitrary number, the same in every process: the advisory lock that a migration holds on PostgreSQL.
@@ -53,12 +55,16 @@ def migrate(connection: Connection) -> None:
         raise StoreTooNew(
             f"its schema is version {version}, and this Resonant knows versions up to {SCHEMA_VERSION}: upgrade Resonant"
         )
-    from resonant.store.migrations import MIGRATIONS  # noqa: PLC0415 - rarely needed
+    # Alembic is slow to import, and only an upgrade needs it. Its commands would keep the connection in module globals, but
+    # several threads may open a store at once.
+    from alembic.migration import MigrationContext  # noqa: PLC0415
+    from alembic.script import ScriptDirectory  # noqa: PLC0415
 
-    for number, upgrade in MIGRATIONS.items():
-        if number > version:
-            upgrade(connection)
-    connection.exec_driver_sql(f"UPDATE {VERSION_TABLE} SET version_num = '{SCHEMA_VERSION}'")  # noqa: S608 - constants
+    scripts = ScriptDirectory(_MIGRATIONS, version_locations=[_MIGRATIONS])
+    for script in reversed([*scripts.iterate_revisions(SCHEMA_VERSION, version)]):
+        script.module.upgrade(connection)
+    context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+    context.stamp(scripts, SCHEMA_VERSION)
 
 
 def create_schema(connection: Connection) -> None:

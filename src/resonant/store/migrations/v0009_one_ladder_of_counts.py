@@ -8,6 +8,9 @@ from collections import defaultdict
 
 from sqlalchemy import Connection, text
 
+revision = "0009"
+down_revision = "0008"
+
 _EVER = -1
 _NANOSECONDS = 10**9
 _QUANTA_A_SECOND = 2**16  # sums of seconds were multiples of a quantum

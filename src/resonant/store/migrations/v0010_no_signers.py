@@ -5,6 +5,9 @@ A gate's ``paced_at`` repeated what its other columns say, and ``helpless_until`
 
 from sqlalchemy import Connection
 
+revision = "0010"
+down_revision = "0009"
+
 
 def upgrade(connection: Connection) -> None:
     """Drop the table of the runs that had the new secret, and change the columns of the gates."""
