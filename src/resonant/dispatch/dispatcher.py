@@ -203,7 +203,7 @@ class Dispatcher:
             await self._waiting(partial(self._endpoints.open, endpoint))
         self._running.begin(self.limits)
         self._sender.parks_retries = bool(self._chunk_size)
-        self._gates.may_stay_pilot = True
+        self._gates.may_be_pilot = True
         take_over = TakeOver(self.store, self._heartbeat, endpoint=endpoint, on_waiting=on_waiting)
         fetcher = Fetcher(
             self.store,
@@ -301,7 +301,7 @@ class Dispatcher:
         """
         self._emit_one, self._emit_chunk = emit_one, None
         self._sender.parks_retries = False
-        self._gates.may_stay_pilot = False
+        self._gates.may_be_pilot = False
         try:
             async for leases in batches:
                 await self._waiting(self._gates.read_if_old)

@@ -48,8 +48,8 @@ class GateRows:
         running: receives errors, which end the run.
 
     Attributes:
-        may_stay_pilot: whether this run may stay the pilot. A run that sends only some deliveries must not, or the rest would
-            wait until it ends.
+        may_be_pilot: whether this run may be the pilot. A run that sends only some deliveries must not, or the rest would wait
+            until it ends.
         rows: the last known rows, by endpoint.
     """
 
@@ -62,7 +62,7 @@ class GateRows:
         on_change: OnGateChange,
         running: RunningTasks,
     ) -> None:
-        self.may_stay_pilot = True
+        self.may_be_pilot = True
         self._store = store
         self._owner = owner
         self._endpoints = endpoints
@@ -85,8 +85,7 @@ class GateRows:
             gate = endpoint.gate
             endpoint.see(rows[endpoint.name])
             if endpoint.busy or endpoint in due or gate.row.pilot == self._owner:
-                now = self._store.shared_clock()
-                changes.append(gate.look(now) if self.may_stay_pilot else gate.leave(now))
+                changes.append(gate.look(self._store.shared_clock(), may_be_pilot=self.may_be_pilot))
         await self._write(changes)
 
     async def read_if_old(self) -> None:
@@ -125,10 +124,10 @@ class GateRows:
 
     async def leave(self) -> None:
         """Stop being the pilot of any gate, at the end of the run; if it fails, others take over after a few seconds."""
+        self.may_be_pilot = False
         if self._writer is not None:
             await asyncio.wait([self._writer])
-        now = self._store.shared_clock()
-        await self._write(endpoint.gate.leave(now) for endpoint in self._endpoints.values())
+        await self.update(self.rows, ())
 
     async def _write_proposed(self) -> None:
         while self._proposed:

@@ -110,22 +110,24 @@ class EndpointGate:
             if self._not_before > self._now:  # it may have come during the write
                 self._pace.stop(self._not_before, 0.0, self._now)
 
-    def look(self, now: float) -> GateChange | None:
-        """Return a change to write: a pilot's lease, a new pace, a Retry-After, or the return to normal."""
+    def look(self, now: float, *, may_be_pilot: bool = True) -> GateChange | None:
+        """Return a change to write: a pilot's lease or its end, a new pace, a Retry-After, or the return to normal."""
         self._notice(now)
         if self._is_writing:
             return None
         if self.row.state == "paced":
-            return self._look_at_pace(now)
+            return self._look_at_pace(now, may_be_pilot=may_be_pilot)
         is_unwritten = self.row.state == "probing" and self._has_worked
         return self._recover(now) if is_unwritten else self._write_retry_after()
 
-    def _look_at_pace(self, now: float) -> GateChange | None:
+    def _look_at_pace(self, now: float, *, may_be_pilot: bool) -> GateChange | None:
         row, pace = self.row, self._pace
         if pace is None:
-            is_free = _is_due(row.pilot_until, now, PILOT_SECONDS)
+            is_free = may_be_pilot and _is_due(row.pilot_until, now, PILOT_SECONDS)
             half = max(1.0, (row.pace or 1.0) / 2)
             return self._propose(replace(row, **self._piloted(now, half))) if is_free else None
+        if not may_be_pilot:
+            return self._propose(replace(row, pilot=None, pilot_until=None, pace=pace.rate))
         if self.must_wait(now):
             pace.held_at = now
         elif now - pace.held_at >= _NORMAL_SECONDS:
@@ -190,13 +192,6 @@ class EndpointGate:
         is_current = sent.number > self._sends_before
         change = self._count(sent, answer, now, in_flight) if is_current else None
         return change or self._write_retry_after()
-
-    def leave(self, now: float) -> GateChange | None:
-        """Return the change that ends this process's role as the pilot; None if it is not the pilot."""
-        self._notice(now)
-        if self._pace is None:
-            return None
-        return self._propose(replace(self.row, pilot=None, pilot_until=None, pace=self._pace.rate))
 
     def _count(self, sent: Sent, answer: Answer, now: float, in_flight: int) -> GateChange | None:
         state = self.row.state

@@ -127,7 +127,7 @@ class TestPaces:
 
     def test_another_process_replaces_a_pilot_that_leaves_at_once(self, row, process, other):
         process.recover(102)
-        process.write(process.gate.leave(102.5))
+        process.write(process.gate.look(102.5, may_be_pilot=False))
         assert process.gate.may_send(102.5, 0) == RELEASE
         other.look(102.6)
         assert row.gate.pilot == "two"

@@ -69,7 +69,7 @@ class World:
                     self.die(value)
                 case "leave":
                     process = self.processes[value]
-                    process.write(process.gate.leave(self.now))
+                    process.write(process.gate.look(self.now, may_be_pilot=False))
                 case "jump":
                     self.now += value
 
