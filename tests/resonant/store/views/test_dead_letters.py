@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from resonant.store.views.dead_letters import DeadLetters, Position
-from resonant.store.views.reads import each_dead_letter
+from resonant.store.views.reads import count_dead_letters, each_dead_letter
 from resonant.store.views.selection import Selection
 
 TYPES = ("order.paid", "order.refunded", "user.created")
@@ -37,6 +37,7 @@ def few_errors_are_kept_apart(monkeypatch):
 def test_pages_one_after_the_other_are_the_whole(queue, selection):
     whole = queue.run(queue.store.dead_letters(selection))
     assert whole == sorted(whole, key=lambda each: -each.dead_at)
+    assert queue.read(count_dead_letters, selection) == len(whole) > 0
     before, pages = None, []
 
     def page(connection):
