@@ -260,6 +260,7 @@ def test_the_limit_is_of_groups_and_a_list_that_was_cut_says_so(resonant, groups
     answer = resonant("dlq", "--group", "--limit", "1", "--json")
     assert [group["count"] for group in json.loads(answer.out)] == [3]
     assert answer.err == "showing 1 of 2 groups: --limit 0 shows all\n"
+    assert "--no-group lists each" not in resonant.on_a_terminal("dlq", "--group", "--limit", "1")
 
     for limit in ("0", "2", "50"):
         answer = resonant("dlq", "--group", "--limit", limit)
