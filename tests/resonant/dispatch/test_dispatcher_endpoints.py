@@ -123,14 +123,14 @@ class Answers:
 
 @pytest.mark.parametrize("names", [("dead", "healthy"), ("healthy", "dead")], ids=["first", "last"])
 async def test_an_endpoint_that_never_answers_does_not_delay_another(tmp_path, names):
-    answers = Answers(300)
+    answers = Answers(100)
     sinks = {"dead": answers.dead, "healthy": answers.healthy}
     async with scene(tmp_path, limits=Limits(concurrency=20, endpoint_concurrency=20), **sinks) as worker:
         for name in names:
-            await enqueue(worker.store, 300, endpoint=name)
+            await enqueue(worker.store, 100, endpoint=name)
         counts = await worker.run()
-        assert counts.delivered == 300
-        assert counts.dead_letters == {"permanent": 300}
+        assert counts.delivered == 100
+        assert counts.dead_letters == {"permanent": 100}
 
 
 async def test_several_endpoints_that_never_answer_do_not_delay_a_later_one(tmp_path, quick_look):
