@@ -147,6 +147,7 @@ class Lease:
         max_attempts: overrides the policy's limit; set when the event was stored.
         backoff_until: the end of the delivery's own backoff, if a gate released it earlier; an earlier failure is not charged.
         crashes: leases of this round that were lost while sending.
+        key: identifies the lease, even among leases of the same delivery.
     """
 
     delivery_id: int
@@ -164,11 +165,11 @@ class Lease:
     max_attempts: int | None = None
     backoff_until: float | None = None
     crashes: int = 0
+    key: LeaseKey = field(init=False, repr=False, compare=False)
 
-    @property
-    def key(self) -> LeaseKey:
-        """Identifies the lease, even among leases of the same delivery."""
-        return LeaseKey(self.delivery_id, self.token)
+    def __post_init__(self) -> None:
+        # Not a property: a run reads it some twenty times per delivery.
+        object.__setattr__(self, "key", LeaseKey(self.delivery_id, self.token))
 
 
 @dataclass(frozen=True, slots=True)
