@@ -62,16 +62,20 @@ def test_an_entry_is_a_line_of_a_table_and_a_card_with_the_whole_selection(reson
     selection = ("--endpoint", "billing", "--type", "com.example.a-rather-long-name.order.*", "--since", "2h")
     resonant("cancel", *selection)
     resonant("purge", "--older-than", "0.5", "--archive", "purged.jsonl")
+    resonant("cancel", "evt_1")
+    resonant("endpoint", "pause", "billing")
 
-    header, _, line = resonant("audit").out.splitlines()
+    header, *_, line = resonant("audit").out.splitlines()
     screen = resonant.on_a_terminal("audit")
 
     assert header.split() == ["AT", "WHO", "ACTION", "COUNT", "TOOK", "SELECTION"]
-    at = re.escape(resonant.json("audit")[1]["at"])
+    at = re.escape(resonant.json("audit")[-1]["at"])
     assert re.match(rf'{at}  .+ on the command line  cancel  0 +\d\.\d s  {{"event_type": "com', line)
     assert max(map(len, screen.splitlines())) <= 80
-    purged, cancelled = (" ".join(entry.split()) for entry in screen.strip().split("\n\n"))
+    paused, by_id, purged, cancelled = (" ".join(entry.split()) for entry in screen.strip().split("\n\n"))
     assert re.match(r"[\d-]+ [\d:]+Z purge, 0 deliveries, took \d\.\d s by \S+ on the command line ", purged)
+    assert re.search(r"Z pause, took .* on the command line endpoint billing$", paused)
+    assert re.search(r"Z cancel, 1 delivery, took .* on the command line ids evt_1$", by_id)
     assert purged.endswith(" dead letters older than 0.5 days, archive purged.jsonl")
     assert " cancel, 0 deliveries, took " in cancelled
     assert "event type com.example.a-rather-long-name.order.*, endpoint billing, since 20" in cancelled
