@@ -154,7 +154,7 @@ def secretive(machine, start_receiver):
         "PREFECT_LOGGING_ROOT_LEVEL": "DEBUG",
     }
 
-    def save(script: str = "test_security:echoing"):
+    def save(script: str = "e2e.test_security:echoing"):
         receiver = start_receiver(script)
         headers = machine.home / "headers"
         headers.write_text(f"X-Api-Key: Token {SECRETS['header']}")
@@ -271,7 +271,7 @@ def test_no_secret_is_anywhere_but_in_its_block(kind, request, machine, secretiv
         files = {
             str(path): path.read_bytes()
             for path in machine.home.rglob("*")
-            if path.is_file() and path.name != "headers" and not path.name.startswith("journal")
+            if path.is_file() and path.name != "headers" and not path.name.startswith("received-")
         }
         assert kind == "postgresql" or f"{machine.database}-wal" in files
 
@@ -319,7 +319,7 @@ def test_no_secret_is_anywhere_but_in_its_block(kind, request, machine, secretiv
 
 @pytest.mark.slow
 def test_no_secret_is_an_argument_of_a_process(machine, secretive):
-    secretive("test_security:wait_a_second")
+    secretive("e2e.test_security:wait_a_second")
     path = machine.write_events("events.jsonl", events_of(*["opened"] * 3))
     emitting = machine.start("emit", path, "--endpoint", "secretive")
     arguments: dict[str, bytes] = {}
