@@ -33,11 +33,6 @@ class AttemptKey(NamedTuple):
     owner: str | None
     result: str
 
-    @classmethod
-    def of(cls, delivery_id: int, attempt: Attempt) -> AttemptKey:
-        """Return the key of an attempt of this delivery."""
-        return cls(delivery_id, attempt.number, attempt.started_at, attempt.owner, attempt.result)
-
 
 def recorded_attempts(connection: Connection, delivery_ids: Collection[int]) -> dict[AttemptKey, bool]:
     """Return the attempts that the history of these deliveries already contains, and whether each came late."""

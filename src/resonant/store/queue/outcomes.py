@@ -54,7 +54,8 @@ def record(connection: Connection, outcomes: Sequence[Outcome], *, now: float) -
     standing: set[LeaseKey] = set()
     for outcome in there:
         lease, attempt = outcome.lease, outcome.attempt
-        row, key = rows[lease.delivery_id], AttemptKey.of(lease.delivery_id, attempt)
+        row = rows[lease.delivery_id]
+        key = AttemptKey(row.id, attempt.number, attempt.started_at, attempt.owner, attempt.result)
         is_late = lease.key not in held
         if is_late:
             # The delivery has left its worker: only the history shows whose outcome was recorded.
