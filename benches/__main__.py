@@ -19,6 +19,7 @@ from benches.results import Results, write_results
 from benches.standings import show_standings
 
 BENCHES = (
+    "up",
     "enqueue",
     "delivery",
     "task_lane",

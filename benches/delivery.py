@@ -61,18 +61,22 @@ async def _compare(settings: Settings, url: str, count: int, rounds: int) -> lis
         return Destination(name=name, sink=sink, describe=repr, close=sink.aclose)
 
     async def post() -> float:
-        left = iter(events(count))
-
-        async def one_after_the_other(client: httpx.AsyncClient) -> None:
-            for event in left:
-                answer = await client.post(url, content=event.body, headers=_HEADERS)
-                answer.raise_for_status()
-
-        with Stopwatch() as watch:
-            async with httpx.AsyncClient(transport=AiohttpTransport(), trust_env=False) as client:
-                in_flight = settings.endpoint_concurrency
-                await asyncio.gather(*(one_after_the_other(client) for _ in range(in_flight)))
-        return count / watch.seconds
+        return await post_all(url, count, settings.endpoint_concurrency)
 
     against = f"httpx-aiohttp, {settings.endpoint_concurrency} in flight"
     return [Comparison("Dispatcher without Prefect", "events/s", *await in_turn(emit, post, rounds), against)]
+
+
+async def post_all(url: str, count: int, in_flight: int) -> float:
+    """Post events in a bare httpx loop; return how many per second."""
+    left = iter(events(count))
+
+    async def one_after_the_other(client: httpx.AsyncClient) -> None:
+        for event in left:
+            answer = await client.post(url, content=event.body, headers=_HEADERS)
+            answer.raise_for_status()
+
+    with Stopwatch() as watch:
+        async with httpx.AsyncClient(transport=AiohttpTransport(), trust_env=False) as client:
+            await asyncio.gather(*(one_after_the_other(client) for _ in range(in_flight)))
+    return count / watch.seconds

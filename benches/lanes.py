@@ -7,7 +7,7 @@ from typing import Any, Literal
 from resonant.dispatch.limiting.limiter import ConcurrencyLimiter
 
 Lane = Literal["task", "bulk"]
-LANES: dict[Lane, dict[str, Any]] = {"task": {}, "bulk": {"chunk_size": 500}}
+LANES: dict[Lane, dict[str, Any]] = {"task": {"lane": "task"}, "bulk": {"lane": "bulk"}}
 
 
 def task_runs_in_flight(concurrency: int, endpoint_concurrency: int) -> int:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 EVENTS, ROUNDS = 20_000, 1
 # The options of each lane, and the factor of its number of events: a million in the fast bulk lane.
-_LANES: dict[str, tuple[list[str], int]] = {"task": ([], 1), "bulk": (["--chunk-size", "500"], 50)}
+_LANES: dict[str, tuple[list[str], int]] = {"task": (["--lane", "task"], 1), "bulk": (["--lane", "bulk"], 50)}
 _SAMPLE_SECONDS = 0.1
 _AT_MOST_MB = 400
 _AT_MOST_GROWTH = 1.10

@@ -1,7 +1,4 @@
-"""The flow ``emit_events``: stores the given events and sends due deliveries, each in its own task run.
-
-With a ``chunk_size``, many deliveries share a task run, and retries are sent in later chunks.
-"""
+"""The flow ``emit_events``: stores the given events, and sends due deliveries as task runs or in chunks."""
 
 import asyncio
 import math
@@ -16,6 +13,7 @@ from flows.failing import fail_with_message
 from flows.naming import named
 from resonant.dispatch import MAX_CHUNK_SIZE
 from resonant.dispatch.caller import get_caller
+from resonant.dispatch.limits import Lane, lane_limits
 from resonant.errors import EndpointError, StoreRefused, StoreUnavailable
 from tasks.wiring import (
     count_held,
@@ -41,8 +39,9 @@ async def emit_events(
     policy: str | None = None,
     max_attempts: Annotated[int | None, Field(ge=1, le=1000)] = None,
     run_for: Annotated[float, Field(ge=0)] = 0,
-    chunk_size: Annotated[int, Field(ge=0, le=MAX_CHUNK_SIZE)] = 0,
+    lane: Lane = "auto",
     successors: Annotated[int, Field(ge=0, le=100)] = 0,
+    chunk_size: Annotated[int | None, Field(ge=0, le=MAX_CHUNK_SIZE)] = None,
 ) -> State[Any]:
     """Deliver events to HTTP endpoints.
 
@@ -61,16 +60,22 @@ async def emit_events(
         policy: Name of a retry policy that overrides the deliveries' own policies in this run.
         max_attempts: Maximum number of attempts in a round; overrides the policy's value.
         run_for: Seconds to keep sending deliveries as they become due. 0 ends the run when nothing is due.
-        chunk_size: Number of deliveries that share a task run, such as 500. Failed deliveries are retried in a later
-            chunk. Each dead letter gets a failed task run, at most 20 per chunk. 0 gives every delivery its own task run.
+        lane: `auto` gives each delivery its own task run while at most 100 start per second, and sends what exceeds that
+            in chunks. `task` gives every delivery its own task run. `bulk` sends everything in chunks, one task run each.
+            A failed delivery of a chunk is retried in a later one. A chunk's first 20 dead letters get failed task runs.
         successors: Keep sending until this many younger runs with `successors` are alive, and for another 30 seconds.
             With 2, two runs are always alive, so that one continues if the other crashes. Such a run also
             waits while the store is unavailable, instead of failing. 0 disables this condition.
+        chunk_size: Deprecated, use `lane`. A number above 0 means `bulk` with chunks of that size, 0 means `task`.
     """
     if events is not None and endpoint is None:
         raise EndpointError("events need an endpoint")
     options = {"policy": policy, "max_attempts": max_attempts}
-    bounds = {"chunk_size": chunk_size, "successors": successors}
+    bounds = lane_limits(lane, chunk_size) | {"successors": successors}
+    if chunk_size is not None:
+        get_run_logger().warning(
+            "the parameter chunk_size is deprecated: use lane, one of auto, task and bulk"
+        )
     ends_at = time.monotonic() + (run_for or math.inf)
     is_reopened = False
     while True:

@@ -14,6 +14,7 @@ import typer
 from resonant.cli import completion
 from resonant.delivery.retry import MAX_ATTEMPTS_LIMIT
 from resonant.dispatch import MAX_CHUNK_SIZE
+from resonant.dispatch.limits import Lane
 from resonant.events import ENDPOINT_NAME
 
 if TYPE_CHECKING:
@@ -50,15 +51,17 @@ MaxAttempts = Annotated[
         metavar="N", min=1, max=MAX_ATTEMPTS_LIMIT, help="Maximum attempts, instead of the policy's."
     ),
 ]
-ChunkSize = Annotated[
-    int,
+SendingLane = Annotated[
+    Lane,
     typer.Option(
-        metavar="N",
-        min=0,
-        max=MAX_CHUNK_SIZE,
-        help="Maximum deliveries per Prefect task run: several times faster (try 500), but only dead letters then "
-        "get their own task run. 0: each delivery gets its own.",
+        "--lane",
+        help="task: each delivery is a Prefect task run. bulk: many share one, ten times as fast. auto: task runs up to 100 "
+        "deliveries per second, and chunks for the rest.",
     ),
+]
+ChunkSize = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=0, max=MAX_CHUNK_SIZE, hidden=True, help="Deprecated: use --lane."),
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Store nothing if any line is bad.")]
 

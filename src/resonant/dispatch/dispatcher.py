@@ -37,6 +37,7 @@ from resonant.dispatch.endpoints import Endpoints
 from resonant.dispatch.gate_rows import GateRows
 from resonant.dispatch.in_flight import InFlight
 from resonant.dispatch.limiting.ahead import FIRST_CHUNK, FIRST_CLAIM, ClaimSize, PrefetchWindow
+from resonant.dispatch.limiting.alone import SentAlone
 from resonant.dispatch.limiting.limiter import ConcurrencyLimiter
 from resonant.dispatch.limiting.rate import NoRate, Rate
 from resonant.dispatch.limits import Limits
@@ -121,6 +122,7 @@ class Dispatcher:
             counts=self.counts,
         )
         self.attempt, self.attempt_all = self._sender.attempt, self._sender.attempt_all
+        self._alone = SentAlone(limits.alone)
         self._emit_one: EmitOne
         self._emit_chunk: EmitChunk | None = None
 
@@ -202,7 +204,6 @@ class Dispatcher:
         if endpoint is not None:
             await self._waiting(partial(self._endpoints.open, endpoint))
         self._running.begin(self.limits)
-        self._sender.parks_retries = bool(self._chunk_size)
         self._gates.may_be_pilot = True
         take_over = TakeOver(self.store, self._heartbeat, endpoint=endpoint, on_waiting=on_waiting)
         fetcher = Fetcher(
@@ -300,7 +301,6 @@ class Dispatcher:
             StoreUnavailable: the store became unreachable.
         """
         self._emit_one, self._emit_chunk = emit_one, None
-        self._sender.parks_retries = False
         self._gates.may_be_pilot = False
         try:
             async for leases in batches:
@@ -347,18 +347,18 @@ class Dispatcher:
         return 0 if self._emit_chunk is None else self.limits.chunk_size
 
     def _start_claimed(self, leases: list[Lease]) -> None:
-        """Start leases of one endpoint: in chunks in the bulk lane, one by one in the task lane."""
+        """Start leases of one endpoint: some alone, the others in chunks."""
         size = self._chunk_size
         if self._emit_chunk is None or not size:
             for lease in leases:
                 self._start(lease)
             return
         # A delivery that may have crashed a worker is sent alone, so that it cannot crash a whole chunk again.
-        for lease in leases:
-            if lease.crashes:
-                self._start(lease)
         together = [lease for lease in leases if not lease.crashes]
-        for start in range(0, len(together), size):
+        alone = self._alone.start(len(together), asyncio.get_running_loop().time())
+        for lease in [*(lease for lease in leases if lease.crashes), *together[:alone]]:
+            self._start(lease)
+        for start in range(alone, len(together), size):
             chunk = together[start : start + size]
             for lease in chunk:
                 self._in_flight.take(lease)

@@ -3,10 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 # A run waits for its own retries that are due within this time, in seconds, even if they are parked. In this time before its
 # end, a bounded run parks retries, since waiting for them would delay the next run.
 WAIT_SECONDS = 30.0
+
+Lane = Literal["auto", "task", "bulk"]
+# What a lane sets of the limits. Larger chunks are hardly faster. In the lane auto, a run sends what it can as single task runs
+# with half of a core: each costs 5 ms of its CPU, and as much of the Prefect server's.
+LANES: dict[Lane, dict[str, int]] = {
+    "auto": {"chunk_size": 500, "alone": 100},
+    "task": {},
+    "bulk": {"chunk_size": 500},
+}
+
+
+def lane_limits(lane: Lane, chunk_size: int | None) -> dict[str, int]:
+    """Return what a lane sets of the limits.
+
+    Args:
+        lane: the lane.
+        chunk_size: deprecated: a number above 0 selects the lane bulk with chunks of that size, 0 the lane task; None for ``lane``.
+    """
+    if chunk_size is None:
+        return LANES[lane]
+    return {"chunk_size": chunk_size}
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,10 +38,12 @@ class Limits:
     Attributes:
         concurrency: concurrent sends; half of them are for endpoints whose sends are short (see ``limiter``).
         endpoint_concurrency: concurrent sends to one endpoint; at most half of ``concurrency``.
-        max_waiting: in the task lane, retries that may wait in this process; further retries are parked.
+        max_waiting: retries of single deliveries that may wait in this process; further retries are parked, as those of
+            chunks.
         run_for: seconds for which the run sends due deliveries; 0 ends the run when nothing is due.
         successors: the run ends WAIT_SECONDS after this many younger drains are alive; 0 for no such limit.
-        chunk_size: deliveries per chunk in the bulk lane; 0 selects the task lane.
+        chunk_size: the most deliveries per chunk; 0 sends each delivery alone.
+        alone: with chunks, the most deliveries per second that are sent alone.
     """
 
     concurrency: int = 400
@@ -27,4 +51,5 @@ class Limits:
     max_waiting: int = 1_000
     run_for: float = 0.0
     chunk_size: int = 0
+    alone: int = 0
     successors: int = 0

@@ -1,15 +1,16 @@
-"""A run of the dispatcher in the bulk lane."""
+"""A run of the dispatcher that sends in chunks: the lanes bulk and auto."""
 
 import asyncio
 import gc
 import json
 import time
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 
 import pytest
 
-from resonant.delivery.retry import GiveUp, Park
+from resonant.delivery.retry import GiveUp, Retry
 from resonant.dispatch.counts import Counts
 from resonant.dispatch.limits import WAIT_SECONDS, Limits
 from resonant.dispatch.send.sender import MOST_SHOWN
@@ -51,6 +52,17 @@ async def test_retries_wait_in_the_store_and_go_out_in_later_chunks(tmp_path):
     assert deliveries(tmp_path, "attempts") == [(3,) if n % 3 == 0 else (1,) for n in range(9)]
     decisions = rows(tmp_path, "SELECT decision, count(*) FROM resonant_attempts GROUP BY 1 ORDER BY 1")
     assert decisions == [(None, 6), ("give_up", 3), ("park", 6)]
+
+
+async def test_the_surplus_of_a_second_goes_in_chunks_and_retries_stay_in_their_lanes(tmp_path):
+    async with scene(tmp_path, orders=failing_first(1), limits=Limits(alone=3)) as worker:
+        await enqueue(worker.store, 9)
+        counts = await worker.run()
+    assert len(worker.outcomes) == 3 * 2, "three go alone, and retry in place"
+    assert sum(worker.chunks) == (9 - 3) * 2
+    assert (counts.delivered, counts.retried, counts.parked) == (9, 9, 0)
+    decisions = rows(tmp_path, "SELECT decision, count(*) FROM resonant_attempts GROUP BY 1 ORDER BY 1")
+    assert decisions == [(None, 9), ("park", 6), ("retry", 3)]
 
 
 async def test_a_run_ends_if_its_parked_deliveries_are_due_later_than_it_waits(tmp_path):
@@ -147,26 +159,21 @@ async def test_a_chunk_counts_its_outcomes_and_reports_some_of_its_dead_letters(
 
 
 async def test_a_delivery_whose_lease_was_lost_during_its_send_goes_alone_with_its_retries(tmp_path):
-    clock, mended = FixedClock(START), asyncio.Event()
-
     async def send(event):
-        if event.id in lost and not mended.is_set():
+        tries[event.id] += 1
+        if event.id in lost and tries[event.id] == 1:
             raise UnexpectedStatus(503)
 
+    clock, tries = FixedClock(START), Counter()
     async with scene(tmp_path, orders=send, clock=clock) as worker:
         lost = (await enqueue(worker.store, 6))[:2]
         async with another_worker(tmp_path, clock=clock) as store:
             leases = await store.claim("orders", owner="dead", limit=2)
             await store.begin(leases)  # and then it is killed
         clock.advance(61)
-        async with worker.running() as run:
-            await until(lambda: len(worker.outcomes) == 2)
-            assert {type(outcome.decision) for outcome in worker.outcomes} == {Park}
-            mended.set()
-            clock.advance(1)
-            assert (await run).delivered == 6
+        assert (await worker.run()).delivered == 6
     assert worker.chunks == [4], "a delivery that may have crashed a worker is in no chunk"
-    assert len(worker.outcomes) == 4
+    assert Counter(type(outcome.decision) for outcome in worker.outcomes) == {Retry: 2, type(None): 2}
 
 
 async def test_several_endpoints_share_the_claims_for_chunks(tmp_path, monkeypatch, chunks_of):

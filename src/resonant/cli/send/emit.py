@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from resonant.cli.command_store import CommandStore
     from resonant.cli.send.intake import Summary
+    from resonant.dispatch.limits import Lane
     from resonant.dispatch.tracking import Tracker
     from resonant.store import WorkerStore
 
@@ -37,7 +38,8 @@ def emit(
     policy: options.Policy = None,
     max_attempts: options.MaxAttempts = None,
     strict: options.Strict = False,
-    chunk_size: options.ChunkSize = 0,
+    lane: options.SendingLane = "auto",
+    chunk_size: options.ChunkSize = None,
     allow_private: Annotated[
         bool,
         typer.Option("--allow-private", help="With a URL: allow private addresses, such as 127.0.0.1."),
@@ -52,8 +54,8 @@ def emit(
     endpoint is paused, the exit code is 1 and a message says what to do. Ctrl-C returns unsent deliveries to the store;
     nothing is lost.
 
-    Each delivery is a Prefect task run, retried according to its policy. --chunk-size is several times faster: many
-    deliveries share one task run, and only dead letters get their own.
+    Each delivery is a Prefect task run, retried according to its policy. Beyond 100 deliveries per second, many share one
+    task run, and only dead letters get their own; --lane changes that.
 
     Without files, the command sends all due deliveries, takes over those of lost workers, and waits for those leased by
     other workers. It names the endpoints whose gates hold due deliveries, with the reason and the next step.
@@ -74,7 +76,7 @@ def emit(
         if endpoint is not None and options.is_url(endpoint):
             _check_url(endpoint, allow_private=allow_private)
         check_readable(files or [])
-        emission = _Emission(store, endpoint, allow_private, chunk_size, as_json, verbose)
+        emission = _Emission(store, endpoint, allow_private, lane, chunk_size, as_json, verbose)
         if files and endpoint is not None:
             emission.of_files(
                 files, event_type=event_type, policy=policy, max_attempts=max_attempts, strict=strict
@@ -102,7 +104,8 @@ class _Emission:
     store: CommandStore
     target: str | None
     allow_private: bool
-    chunk_size: int
+    lane: Lane
+    chunk_size: int | None
     as_json: bool
     verbose: bool
 
@@ -203,6 +206,7 @@ class _Emission:
         from flows.emit import emit_events
 
         # Prefect's overloads do not cover a coroutine flow with return_state.
-        run: Any = emit_events(endpoint=endpoint, chunk_size=self.chunk_size, return_state=True, **options)  # type: ignore[call-overload,unused-ignore]
+        options |= {"lane": self.lane, "chunk_size": self.chunk_size}
+        run: Any = emit_events(endpoint=endpoint, return_state=True, **options)  # type: ignore[call-overload,unused-ignore]
         state: State[Any] = await run
         return state

@@ -18,7 +18,7 @@ from resonant.dispatch.send.ahead import all_of, send_ahead
 from resonant.dispatch.send.batch_writer import BatchWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from resonant.delivery.attempt import AttemptRunner
     from resonant.delivery.outcome import Outcome
@@ -71,9 +71,6 @@ class Sender:
         in_flight: the leases of the run.
         running: receives errors, which end the run.
         counts: counts the outcomes of the run.
-
-    Attributes:
-        parks_retries: whether every retry waits in the store, as in the bulk lane.
     """
 
     def __init__(
@@ -96,7 +93,6 @@ class Sender:
         self._counts = counts
         self._commits = BatchWriter(store, patience=store.lease_seconds / 3, outlasts=running.outlasts)
         self._clock = _clock_that_never_stops(store)
-        self.parks_retries = False
         # When the last parked delivery that this run waits for is due, by the store's clock.
         self._waits_until = 0.0
         self._next_due = math.inf
@@ -131,7 +127,9 @@ class Sender:
     async def _attempt(self, lease: Lease, task_run_id: str | None) -> Outcome:
         self._in_flight.resume(lease)
         try:
-            outcome = await self._send_alone(self._endpoints[lease.endpoint], lease, task_run_id)
+            outcome = await self._send_admitted(
+                self._endpoints[lease.endpoint], lease, task_run_id, longest_wait=self._longest_wait
+            )
         except (TimeIsUp, Held):
             await self.release(lease)
             raise
@@ -141,7 +139,14 @@ class Sender:
         self._settle(outcome)
         return outcome
 
-    async def _send_alone(self, endpoint: EndpointRun, lease: Lease, task_run_id: str | None) -> Outcome:
+    async def _send_admitted(
+        self,
+        endpoint: EndpointRun,
+        lease: Lease,
+        task_run_id: str | None,
+        *,
+        longest_wait: Callable[[], float],
+    ) -> Outcome:
         slot = await endpoint.rate.take()
         try:
             async with self._admission.admit(endpoint, lease):
@@ -154,12 +159,18 @@ class Sender:
                     raise TimeIsUp
                 if endpoint.stops():
                     raise Held(endpoint.gate.row)
-                return await self._send(endpoint, lease, begun_at, task_run_id)
+                return await self._send(endpoint, lease, begun_at, task_run_id, longest_wait=longest_wait)
         finally:
             endpoint.rate.free(slot)
 
     async def _send(
-        self, endpoint: EndpointRun, lease: Lease, begun_at: float, task_run_id: str | None
+        self,
+        endpoint: EndpointRun,
+        lease: Lease,
+        begun_at: float,
+        task_run_id: str | None,
+        *,
+        longest_wait: Callable[[], float],
     ) -> Outcome:
         # This process may have waited, or been suspended, for longer than the lease.
         while self._clock() - begun_at > self._store.lease_seconds / 2:
@@ -169,7 +180,7 @@ class Sender:
         attempt = self._attempt_runner.attempt(
             lease,
             endpoint.destination,
-            longest_wait=self._longest_wait,
+            longest_wait=longest_wait,
             gate=endpoint.view,
             task_run_id=task_run_id,
         )
@@ -188,7 +199,7 @@ class Sender:
         try:
             if chunk.endpoint.governs() or chunk.endpoint.rate.is_limited:
                 # Do not begin deliveries ahead of their sends: a crash charges an attempt to each begun delivery.
-                await all_of(self._send_admitted(chunk, lease) for lease in leases)
+                await all_of(self._send_admitted_in(chunk, lease) for lease in leases)
             else:
                 await send_ahead(
                     leases,
@@ -213,10 +224,16 @@ class Sender:
         if self._running.is_over():
             self._release_in(chunk, [lease])
         else:
-            await self._await_in(chunk, lease, self._send(chunk.endpoint, lease, begun_at, chunk.task_run_id))
+            sending = self._send(
+                chunk.endpoint, lease, begun_at, chunk.task_run_id, longest_wait=_longest_wait_in_chunk
+            )
+            await self._await_in(chunk, lease, sending)
 
-    async def _send_admitted(self, chunk: Chunk, lease: Lease) -> None:
-        await self._await_in(chunk, lease, self._send_alone(chunk.endpoint, lease, chunk.task_run_id))
+    async def _send_admitted_in(self, chunk: Chunk, lease: Lease) -> None:
+        sending = self._send_admitted(
+            chunk.endpoint, lease, chunk.task_run_id, longest_wait=_longest_wait_in_chunk
+        )
+        await self._await_in(chunk, lease, sending)
 
     async def _await_in(self, chunk: Chunk, lease: Lease, sending: Awaitable[Outcome]) -> None:
         """Await a send of a chunk, and record its outcome without waiting for the commit."""
@@ -292,7 +309,7 @@ class Sender:
 
     def _longest_wait(self) -> float:
         """Return how long a retry may wait in this process, so that a run does not outlive its end; 0 if it may not wait."""
-        if self.parks_retries or not self._in_flight.may_wait or self._running.seconds_left() < WAIT_SECONDS:
+        if not self._in_flight.may_wait or self._running.seconds_left() < WAIT_SECONDS:
             return 0.0
         return WAIT_SECONDS
 
@@ -340,3 +357,7 @@ def _clock_that_never_stops(store: WorkerStore) -> Clock:
     if sys.platform == "linux":
         return partial(time.clock_gettime, time.CLOCK_BOOTTIME)
     return store.clock
+
+
+def _longest_wait_in_chunk() -> float:
+    return 0.0

@@ -1,0 +1,31 @@
+"""How many deliveries of a run are sent alone, each as a task run, rather than in chunks."""
+
+from __future__ import annotations
+
+from collections import deque
+
+_SECONDS = 1.0
+
+
+class SentAlone:
+    """Lets deliveries be sent alone while few are started per second.
+
+    Those of chunks count too, so that a run with a backlog sends chunks only, until the backlog is gone.
+
+    Args:
+        most: deliveries per second.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._started: deque[tuple[float, int]] = deque()
+        self._recent = 0
+
+    def start(self, count: int, now: float) -> int:
+        """Note that this many deliveries start now; return how many of them are sent alone."""
+        while self._started and self._started[0][0] <= now - _SECONDS:
+            self._recent -= self._started.popleft()[1]
+        alone = max(0, min(count, self._most - self._recent))
+        self._started.append((now, count))
+        self._recent += count
+        return alone
