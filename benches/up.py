@@ -7,8 +7,6 @@ server, worker and drains, but not the receiver.
 from __future__ import annotations
 
 import asyncio
-import os
-import statistics
 import time
 from typing import TYPE_CHECKING
 
@@ -26,7 +24,6 @@ EVENTS, ROUNDS = 10_000, 3
 _SETTLE_SECONDS = 45.0
 _QUIET_SECONDS = 30.0
 _POLL_SECONDS = 0.02
-_LATENCY_SECONDS = 10.0
 
 
 def run(count: int, rounds: int) -> list[Comparison]:
@@ -38,7 +35,7 @@ def run(count: int, rounds: int) -> list[Comparison]:
 
 
 async def _measure(settings: Settings, url: str, up: Tree, count: int, rounds: int) -> list[Comparison]:
-    rates, bare, cpu, halves, singles = [], [], [], [], []
+    rates, bare, cpu = [], [], []
     store = await WorkerStore.open(settings.store_url)
     try:
         for _ in range(rounds):

@@ -5,12 +5,15 @@ A package names its sinks in the entry point group ``resonant.sinks``; ``RESONAN
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import inspect
 import logging
+import math
 from functools import cache
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from prefect.blocks.core import Block, UnknownBlockType
 from prefect.client.orchestration import get_client
@@ -43,8 +46,10 @@ async def load_endpoint(name: str) -> EndpointBlock:
         if "/" in name:
             installed_sinks()
             block = await Block.aload(name)
+        elif document := await _read_together(name):
+            return _default_class().model_validate(document.data)
         else:
-            block = await _default_class().aload(name)
+            raise UnknownEndpoint(no_such_endpoint(name, await endpoint_documents()))
     except UnknownBlockType:
         raise EndpointError(
             f"endpoint {name!r} is of a block type that no package here defines: install its package, or name its "
@@ -59,6 +64,36 @@ async def load_endpoint(name: str) -> EndpointBlock:
     if not isinstance(block, EndpointBlock):
         raise EndpointError(f"{name!r} is a block, but not an endpoint: it does not subclass SinkBlock")
     return block
+
+
+async def _read_together(name: str) -> BlockDocument | None:
+    """Read the document of a ``webhook-endpoint``; None without one. Reads that begin at the same time share a request."""
+    loop = asyncio.get_running_loop()
+    if loop not in _batches:
+        names: set[str] = set()
+        _batches[loop] = names, loop.create_task(_read_batch(names))
+    names, reading = _batches[loop]
+    names.add(name)
+    return (await asyncio.shield(reading)).get(name)
+
+
+# The names that each event loop is about to read.
+_batches: WeakKeyDictionary[
+    asyncio.AbstractEventLoop, tuple[set[str], asyncio.Task[dict[str, BlockDocument]]]
+] = WeakKeyDictionary()
+
+
+async def _read_batch(names: set[str]) -> dict[str, BlockDocument]:
+    await asyncio.sleep(0)  # until the other reads of this moment have begun
+    del _batches[asyncio.get_running_loop()]
+    query = {
+        "block_types": {"slug": {"any_": [DEFAULT_BLOCK_TYPE]}},
+        "block_documents": {"name": {"any_": sorted(names)}},
+        "include_secrets": True,
+    }
+    return {
+        document.name: document for document in await _read_documents(query, most=len(names)) if document.name
+    }
 
 
 async def load_endpoints(
@@ -100,14 +135,23 @@ async def endpoint_documents(*, include_secrets: bool = False) -> dict[str, Bloc
         "block_schemas": {"block_capabilities": {"all_": [CAPABILITY]}},
         "include_secrets": include_secrets,
     }
+    documents = await _read_documents(query)
+    return {_name_of(document): document for document in sorted(documents, key=_name_of)}
+
+
+async def _read_documents(query: dict[str, Any], *, most: float = math.inf) -> list[BlockDocument]:
     documents: list[BlockDocument] = []
     async with get_client() as client:
         # The server limits how many it returns, 200 by default.
-        while page := (
-            await client.request("POST", "/block_documents/filter", json={**query, "offset": len(documents)})
-        ).json():
+        while len(documents) < most and (
+            page := (
+                await client.request(
+                    "POST", "/block_documents/filter", json={**query, "offset": len(documents)}
+                )
+            ).json()
+        ):
             documents += BlockDocument.model_validate_list(page)
-    return {_name_of(document): document for document in sorted(documents, key=_name_of)}
+    return documents
 
 
 def _default_class() -> type[EndpointBlock]:

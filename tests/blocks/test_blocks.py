@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+import logging
 import random
 from datetime import UTC, datetime
 from typing import Annotated
@@ -329,17 +331,21 @@ async def test_only_endpoints_are_removed(listed, name):
 
 
 @pytest.mark.engine
-async def test_an_endpoint_is_known_beyond_the_number_that_the_server_returns_at_once(listed, monkeypatch):
-    for name in ("aa-first", "mm-next", "zz-last"):
+async def test_endpoints_are_read_together_even_if_the_server_returns_few_at_once(listed, monkeypatch, caplog):
+    names = ("aa-first", "mm-next", "zz-last")
+    for name in names:
         await webhook().asave(name)
     request = PrefectClient.request
 
     async def request_two(client, method, path, *, json):
         return await request(client, method, path, json=json | {"limit": 2})
 
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, caplog.at_level(logging.INFO, "httpx"):
         patch.setattr(PrefectClient, "request", request_two)
         await require_endpoint("zz-last")
+        caplog.clear()
+        assert len(await asyncio.gather(*map(load_endpoint, names))) == 3
+    assert sum("/block_documents/filter" in line for line in caplog.messages) == 2
 
 
 @pytest.mark.parametrize("model_wide", [True, False])

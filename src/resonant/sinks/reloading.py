@@ -86,5 +86,6 @@ class ReloadingSink:
 
     async def _keep_looking(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+            # All endpoints look at the same moments, so that they can share requests to Prefect.
+            await asyncio.sleep(LOOK_AGAIN_SECONDS - time.monotonic() % LOOK_AGAIN_SECONDS)
             await self.look()
