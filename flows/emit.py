@@ -13,10 +13,10 @@ from flows.failing import fail_with_message
 from flows.naming import named
 from resonant.dispatch import MAX_CHUNK_SIZE
 from resonant.dispatch.caller import get_caller
+from resonant.dispatch.held import count_held
 from resonant.dispatch.limits import Lane, lane_limits
 from resonant.errors import EndpointError, StoreRefused, StoreUnavailable
 from tasks.wiring import (
-    count_held,
     ended,
     open_dispatcher,
     say_outcomes,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import random
 import uuid
@@ -22,16 +21,14 @@ from resonant.delivery.attempt import AttemptRunner
 from resonant.dispatch.caller import get_caller
 from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.limits import Limits
+from resonant.dispatch.run.garbage import garbage_collected_less_often
 from resonant.dispatch.tracking import Tracker
-from resonant.display import visible
 from resonant.errors import ConflictingEvent, EndpointError, StoreError
 from resonant.events import rfc3339
-from resonant.gate.words import advice, described
 from resonant.input_lines import event_from_fields
 from resonant.local.compatibility import check_client_names
 from resonant.local.records import records
 from resonant.settings import load_settings
-from resonant.store.views.endpoint_status import governed
 from tasks.emit import ChunkRef, DeliveryRef, emit_chunk, emit_event
 from tasks.gates import announce_gate
 
@@ -44,13 +41,6 @@ if TYPE_CHECKING:
     from resonant.delivery.attempt import Destination
     from resonant.dispatch.counts import Counts
     from resonant.events import Lease
-    from resonant.store import WorkerStore
-
-# A task run holds about 280 objects until it ends. With Python's default threshold (700), the garbage collector scans
-# everything that Prefect imported every 300 events, which takes a fifth of the time and frees nothing.
-_NEW_OBJECTS_BETWEEN_COLLECTIONS = 50_000
-# The maximum number of endpoints in the final message of a run.
-_MOST_NAMED = 5
 
 
 @asynccontextmanager
@@ -94,7 +84,7 @@ async def open_dispatcher(
             store, attempt_runner, open_destination, owner=owner, limits=limits, on_gate_change=announce_gate
         )
         async with dispatcher:
-            with _store_failure_logged_once(dispatcher), _garbage_collected_less_often():
+            with _store_failure_logged_once(dispatcher), garbage_collected_less_often():
                 yield dispatcher
 
 
@@ -194,21 +184,6 @@ async def store_events(dispatcher: Dispatcher, events: list[dict[str, Any]], end
     return tracker
 
 
-async def count_held(store: WorkerStore, counts: Counts, endpoint: str | None) -> list[str]:
-    """Add the due deliveries that gates hold to the counts; return a line about each of their endpoints."""
-    now = store.clock()
-    gates = await store.read(governed, now=now)
-    holding = [each for each in gates if each.held and endpoint in (None, each.gate.endpoint)]
-    counts.held = sum(each.held for each in holding)
-    lines = [
-        f"{gate.endpoint} is {described(gate, held=held, now=now)}; next: {advice(gate, now)}"
-        for gate, held in holding[:_MOST_NAMED]
-    ]
-    if len(holding) > len(lines):
-        lines.append(f"{len(holding) - len(lines)} more endpoints hold deliveries: `resonant status`")
-    return list(map(visible, lines))
-
-
 def say_outcomes(tracker: Tracker, endpoint: str | None) -> str:
     """Return the outcomes of a run's own deliveries; outside of a command, also how to list their dead letters."""
     text = str(tracker.outcomes)
@@ -235,17 +210,3 @@ def ended(message: str, counts: Counts, *, waiting: int) -> State[Any]:
 def _say_waiting(until: float) -> None:
     """Log that other workers hold the remaining deliveries."""
     get_run_logger().info("Other workers hold deliveries until %s: waiting for them", rfc3339(until))
-
-
-@contextmanager
-def _garbage_collected_less_often() -> Iterator[None]:
-    """Raise the garbage collector's threshold, unless collection is off or a concurrent run has raised it already."""
-    before = gc.get_threshold()
-    if before[0] == 0 or before[0] >= _NEW_OBJECTS_BETWEEN_COLLECTIONS:
-        yield
-        return
-    gc.set_threshold(_NEW_OBJECTS_BETWEEN_COLLECTIONS, *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)

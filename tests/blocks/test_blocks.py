@@ -331,7 +331,9 @@ async def test_only_endpoints_are_removed(listed, name):
 
 
 @pytest.mark.engine
-async def test_endpoints_are_read_together_even_if_the_server_returns_few_at_once(listed, monkeypatch, caplog):
+async def test_endpoints_are_read_together_even_if_the_server_returns_few_at_once(
+    listed, monkeypatch, caplog
+):
     names = ("aa-first", "mm-next", "zz-last")
     for name in names:
         await webhook().asave(name)

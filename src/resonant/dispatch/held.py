@@ -1,0 +1,31 @@
+"""What the gates hold at the end of a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from resonant.display import visible
+from resonant.gate.words import advice, described
+from resonant.store.views.endpoint_status import governed
+
+if TYPE_CHECKING:
+    from resonant.dispatch.counts import Counts
+    from resonant.store import WorkerStore
+
+# The maximum number of endpoints in the final message of a run.
+_MOST_NAMED = 5
+
+
+async def count_held(store: WorkerStore, counts: Counts, endpoint: str | None) -> list[str]:
+    """Add the due deliveries that gates hold to the counts; return a line about each of their endpoints."""
+    now = store.clock()
+    gates = await store.read(governed, now=now)
+    holding = [each for each in gates if each.held and endpoint in (None, each.gate.endpoint)]
+    counts.held = sum(each.held for each in holding)
+    lines = [
+        f"{gate.endpoint} is {described(gate, held=held, now=now)}; next: {advice(gate, now)}"
+        for gate, held in holding[:_MOST_NAMED]
+    ]
+    if len(holding) > len(lines):
+        lines.append(f"{len(holding) - len(lines)} more endpoints hold deliveries: `resonant status`")
+    return list(map(visible, lines))
