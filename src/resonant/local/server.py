@@ -181,10 +181,11 @@ def kept_server(settings: Settings, *, port: int, ui: bool) -> Iterator[Part]:
     home = prepared_home(settings)
     log_path = home / _LOG
     api_url = api_url_at(port)
+    lines = (project_directory() / "deployments" / "server.env").read_text().splitlines()
     environment = (
+        dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
         # The server must not get the store's password.
-        {name: value for name, value in os.environ.items() if not name.startswith("RESONANT_")}
-        | shipped_settings()
+        | {name: value for name, value in os.environ.items() if not name.startswith("RESONANT_")}
         | {
             "PREFECT_SERVER_UI_ENABLED": str(ui).lower(),
             "PREFECT_SERVER_UI_API_URL": api_url,
@@ -205,13 +206,6 @@ def kept_server(settings: Settings, *, port: int, ui: bool) -> Iterator[Part]:
             yield Part("Prefect server", supervisor, log_path)
         finally:
             end(supervisor)
-
-
-def shipped_settings() -> dict[str, str]:
-    """Return the settings of ``deployments/server.env`` that the environment does not already set."""
-    lines = (project_directory() / "deployments" / "server.env").read_text().splitlines()
-    pairs = (line.split("=", 1) for line in lines if line and not line.startswith("#"))
-    return {name: value for name, value in pairs if name not in os.environ}
 
 
 def api_url_at(port: int) -> str:

@@ -178,15 +178,16 @@ def _only_one(settings: Settings) -> Iterator[None]:
             except BlockingIOError:
                 # A command may also hold the lock briefly, just to check it.
                 if is_held(path):
-                    raise ServerError(f"`resonant up` is already running{_where(settings)}") from None
+                    note = read_note(settings)
+                    where = (
+                        f": {Server(note.api_url).ui_url}, process {note.pid}"
+                        if note
+                        else ", and still starting"
+                    )
+                    raise ServerError(f"`resonant up` is already running{where}") from None
         # A killed process may have left its note, which is trusted while the lock is held.
         note_of_up(settings).unlink(missing_ok=True)
         yield
-
-
-def _where(settings: Settings) -> str:
-    note = read_note(settings)
-    return f": {Server(note.api_url).ui_url}, process {note.pid}" if note else ", and still starting"
 
 
 @contextlib.contextmanager
