@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from chaos_struck import Struck
 
 # The most sends that one process may have begun: one per slot; a chunk begins more, ahead of need.
-_MOST_BEGUN = {"emit": WIDTH, "replay": WIDTH, "bulk": PrefetchWindow.MOST_BEGUN * WIDTH}
+_MOST_BEGUN = {"emit": WIDTH, "replay": WIDTH, "auto": (PrefetchWindow.MOST_BEGUN + 1) * WIDTH}
 
 
 @dataclass

@@ -37,8 +37,8 @@ class Commands(Machine):
         purge = [*resonant, "purge", "--older-than", "0", "--yes", *delivered, *archive]
         enqueue = [*resonant, "enqueue"]
         command = {
-            "emit": [*resonant, "emit"],
-            "bulk": [*resonant, "emit", "--chunk-size", "100"],
+            "emit": [*resonant, "emit", "--lane", "task"],
+            "auto": [*resonant, "emit", "--lane", "auto"],
             "replay": [*resonant, "replay", "--all", "--include-permanent"],
             "purge": purge,
             "archive": purge,

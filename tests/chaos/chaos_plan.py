@@ -6,21 +6,21 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["emit", "bulk", "replay", "purge", "archive", "collect", "export", "enqueue"]
-KINDS: tuple[Kind, ...] = ("emit", "bulk", "replay", "archive", "export", "purge", "collect", "enqueue")
-SENDING = frozenset({"emit", "bulk", "replay"})
+Kind = Literal["emit", "auto", "replay", "purge", "archive", "collect", "export", "enqueue"]
+KINDS: tuple[Kind, ...] = ("emit", "auto", "replay", "archive", "export", "purge", "collect", "enqueue")
+SENDING = frozenset({"emit", "auto", "replay"})
 PURGING = frozenset({"purge", "archive"})
 Signal = Literal["SIGKILL", "SIGTERM", "SIGINT", "SIGSTOP"]
 SIGNALS: tuple[Signal, ...] = ("SIGKILL", "SIGSTOP", "SIGINT", "SIGTERM")
 # For a second command, while the first one is killed; commands that send are the most important.
 _OTHER_SIGNALS = SIGNALS[1:]
-_OTHER_KINDS: tuple[Kind, ...] = ("emit", "bulk", "replay", "enqueue", "collect")
+_OTHER_KINDS: tuple[Kind, ...] = ("emit", "auto", "replay", "enqueue", "collect")
 # A worker that crashed before the round, as its leases say.
 GHOST = "ghost"
 # In seconds after the work has begun; it rarely takes longer.
 LATEST: dict[Kind, float] = {
     "emit": 1.0,
-    "bulk": 1.0,
+    "auto": 1.0,
     "replay": 0.8,
     "purge": 0.2,
     "archive": 0.3,
@@ -35,7 +35,7 @@ class Victim:
     """A process that is to be hit.
 
     Attributes:
-        kind: ``bulk`` is an emission with a chunk size, ``archive`` a purge that archives.
+        kind: ``emit`` is an emission in the task lane, ``auto`` one in the lane auto, ``archive`` a purge that archives.
         signal: SIGSTOP is followed by SIGCONT after another process has taken over its leases.
         delay: seconds from the beginning of its work.
         progress: how many dead letters a purge must have removed before it is hit: it has few transactions, so that a delay

@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 _LEASE_SECONDS = 3.0
 _PATIENCE_SECONDS = 240.0  # the gate slows down an endpoint that fails often
 _PROJECT = Path(__file__).parents[2]
-# The most sends while an emission shuts down, whose deliveries are handed back: in the bulk lane one chunk is interrupted
+# The most sends while an emission shuts down, whose deliveries are handed back: in the lane auto one chunk is interrupted
 # before the other, which meanwhile uses its slots.
-_MOST_INTERRUPTED = {"emit": WIDTH, "replay": WIDTH, "bulk": 2 * WIDTH}
+_MOST_INTERRUPTED = {"emit": WIDTH, "replay": WIDTH, "auto": 3 * WIDTH}
 # The server's sessions of a process, by the name that the store gives them.
 _SESSIONS = "SELECT 1 AS one FROM pg_stat_activity WHERE application_name LIKE '%%process %d on %%'"
 _LOST = """
@@ -197,11 +197,11 @@ class Round:
         return Struck(victim, name, process, self.folder / f"{name}.progress", self.folder / f"{name}.errors")
 
     def _start_worker(self, name: str, victim: Victim) -> subprocess.Popen[bytes]:
-        kind = {"bulk": "emit", "archive": "purge"}.get(victim.kind, victim.kind)
+        kind = {"auto": "emit", "archive": "purge"}.get(victim.kind, victim.kind)
         orders = self._orders(
             name,
             kind=kind,
-            chunk_size=100 if victim.kind == "bulk" else 0,
+            is_auto=victim.kind == "auto",
             delivered_too=self.plan.delivered_too,
             events=None if self.given_later is None else str(self.given_later),
             pauses=victim.pauses,
@@ -243,7 +243,7 @@ class Round:
 
     def _was_cut_off(self, struck: Struck, code: int) -> bool:
         """Return whether PostgreSQL rolled back the transaction in which it was stopped; emissions try again."""
-        may_be = struck.victim.signal == "SIGSTOP" and struck.victim.kind not in ("emit", "bulk")
+        may_be = struck.victim.signal == "SIGSTOP" and struck.victim.kind not in ("emit", "auto")
         said = struck.errors.read_text().rstrip()
         return (
             may_be

@@ -53,7 +53,7 @@ class Orders:
         kind: emit, replay, purge, collect, export or enqueue.
         name: the owner of the leases, and the name in the audit.
         progress: the file for the work that was begun and acknowledged.
-        chunk_size: the chunk size of an emission in the bulk lane.
+        is_auto: whether an emission uses the lane auto, not the task lane.
         archive, delivered_too: for a purge.
         textfile: for an export.
         events: the file that is enqueued.
@@ -68,7 +68,7 @@ class Orders:
     receiver: str
     progress: str
     lease_seconds: float
-    chunk_size: int = 0
+    is_auto: bool = False
     archive: str | None = None
     delivered_too: bool = False
     textfile: str | None = None
@@ -116,7 +116,8 @@ def _slow_down(store: Store, rng: random.Random) -> None:
 
 
 def opened_emission(store: Store, orders: Orders) -> AbstractAsyncContextManager[Dispatcher]:
-    limits = Limits(concurrency=2 * WIDTH, endpoint_concurrency=WIDTH, chunk_size=orders.chunk_size)
+    chunks = {"chunk_size": 100, "alone": 20} if orders.is_auto else {}
+    limits = Limits(concurrency=2 * WIDTH, endpoint_concurrency=WIDTH, **chunks)
     options = {"owner": orders.name, "policy": POLICY, "limits": limits}
     return dispatching_to(orders.receiver, store, timeout=TIMEOUT_SECONDS, **options)
 

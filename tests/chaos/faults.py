@@ -44,25 +44,24 @@ ENDPOINT = "hooks"
 DATABASE = "faults"  # in PostgreSQL
 # It outlasts every fault here, and is quick.
 POLICY = RetryPolicy(max_attempts=12, base=0.1, factor=2.0, cap=0.5, park_after=10.0)
-_TASK_LANE, _BULK_LANE = pytest.param(0, id="task lane"), pytest.param(100, id="bulk lane")
+# The lane auto sends in chunks as the lane bulk does, and single deliveries beside them.
+_OF_LANES: dict[str, dict[str, int]] = {"task": {}, "auto": {"chunk_size": 100, "alone": 20}}
 # `make test` tries the faults in the task lane.
-LANES = pytest.mark.parametrize(
-    "chunk_size", [_TASK_LANE, pytest.param(*_BULK_LANE.values, id=_BULK_LANE.id, marks=pytest.mark.slow)]
-)
+LANES = pytest.mark.parametrize("lane", ["task", pytest.param("auto", marks=pytest.mark.slow)])
 # If a fault has two forms, the short form of the suite tests one of them in each lane, and the long form both in both.
-TASK_LANE_FIRST = LANES if IS_LONG else pytest.mark.parametrize("chunk_size", [_TASK_LANE])
-BULK_LANE_FIRST = LANES if IS_LONG else pytest.mark.parametrize("chunk_size", [_BULK_LANE])
+TASK_LANE_FIRST = LANES if IS_LONG else pytest.mark.parametrize("lane", ["task"])
+AUTO_LANE_FIRST = LANES if IS_LONG else pytest.mark.parametrize("lane", ["auto"])
 _LIMITS = Limits(concurrency=32, endpoint_concurrency=16)
 _PATIENCE_SECONDS = 60.0
 _numbers = itertools.count()
 
 
-def most_begun(chunk_size: int, width: int = _LIMITS.endpoint_concurrency) -> int:
+def most_begun(lane: str, width: int = _LIMITS.endpoint_concurrency) -> int:
     """Return how many sends to one endpoint may have begun without an outcome in the store.
 
-    In the task lane each has a slot, and the commit of its outcome begins the next one.
+    In the task lane each has a slot, and the commit of its outcome begins the next one. Chunks begin more ahead.
     """
-    return width * (PrefetchWindow.MOST_BEGUN if chunk_size else 1)
+    return width if lane == "task" else width * (PrefetchWindow.MOST_BEGUN + 1)
 
 
 def long_form_only(why: str) -> pytest.MarkDecorator:
@@ -107,7 +106,7 @@ class Fault:
 
     url: str
     receiver: ReceiverProcess
-    chunk_size: int = 0
+    lane: str = "task"
     lease_seconds: float = 30.0
     policy: RetryPolicy = POLICY
     clock: Clock = time.time
@@ -154,7 +153,7 @@ class Fault:
             policy=self.policy,
             seed=None,
             owner=owner,
-            limits=replace(_LIMITS, **{"chunk_size": self.chunk_size} | limits),
+            limits=replace(_LIMITS, **_OF_LANES[self.lane] | limits),
         )
 
     async def emit(self, **options) -> Counts:

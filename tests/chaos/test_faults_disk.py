@@ -11,7 +11,7 @@ import signal
 import pytest
 from chaos_facts import Database
 from faults import (
-    BULK_LANE_FIRST,
+    AUTO_LANE_FIRST,
     ENDPOINT,
     IS_LONG,
     TASK_LANE_FIRST,
@@ -75,9 +75,9 @@ class TestWhileEventsAreStored:
 
 class TestWhileEventsAreEmitted:
     @TASK_LANE_FIRST
-    async def test_a_short_outage_changes_nothing(self, tmp_path, receiver, chunk_size):
+    async def test_a_short_outage_changes_nothing(self, tmp_path, receiver, lane):
         with small_disk(tmp_path / "disk", "8m") as disk:
-            fault = Fault(f"sqlite:///{disk.folder}/resonant.db", receiver, chunk_size)
+            fault = Fault(f"sqlite:///{disk.folder}/resonant.db", receiver, lane)
             emitting = await fault.started(400, received=80)
             disk.fill()
             await asyncio.sleep(0.7)
@@ -88,19 +88,19 @@ class TestWhileEventsAreEmitted:
             assert (await emitting).delivered == 400
             fault.account()
 
-    @BULK_LANE_FIRST
+    @AUTO_LANE_FIRST
     async def test_a_long_outage_ends_the_run_in_one_line_and_the_next_run_continues(
-        self, tmp_path, receiver, chunk_size
+        self, tmp_path, receiver, lane
     ):
         with small_disk(tmp_path / "disk", "8m") as disk:
-            fault = Fault(f"sqlite:///{disk.folder}/resonant.db", receiver, chunk_size, lease_seconds=1.5)
+            fault = Fault(f"sqlite:///{disk.folder}/resonant.db", receiver, lane, lease_seconds=1.5)
             emitting = await fault.started(400, received=80)
             disk.fill()
             with pytest.raises(StoreUnavailable, match="the disk is full"):
                 await emitting
             disk.free()
             await fault.emit_all()
-            fault.account(most_twice=most_begun(chunk_size))
+            fault.account(most_twice=most_begun(lane))
 
 
 class TestWhilePurgedEventsAreArchived:

@@ -58,11 +58,11 @@ def events_a_second(neighbours: Neighbours, ids: set[str]) -> float:
 
 @pytest.mark.alone
 @LANES
-async def test_an_endpoint_that_never_answers_does_not_delay_another(sqlite_url, neighbours, chunk_size):
+async def test_an_endpoint_that_never_answers_does_not_delay_another(sqlite_url, neighbours, lane):
     fault = Fault(
         sqlite_url,
         neighbours.healthy,
-        chunk_size,
+        lane,
         policy=_POLICY,
         timeouts={"asleep": _TIMEOUT_SECONDS},
         more_receivers=(neighbours.asleep,),
@@ -110,7 +110,7 @@ async def test_an_endpoint_that_never_answers_does_not_delay_another(sqlite_url,
         "ratio": round(with_the_dead / ((before + after) / 2), 2),
         "tries of the dead meanwhile": tries,
     }
-    note_figures(f"isolation, {'bulk' if chunk_size else 'task'} lane, events/s", figures)
+    note_figures(f"isolation, {lane} lane, events/s", figures)
     await afterwards()
     assert tries <= _CONCURRENCY, "its gate holds it"
     assert with_the_dead >= _LEAST_SHARE * min(before, after), figures

@@ -56,14 +56,13 @@ def machine(tmp_path, sqlite_url, server, receiver):
 
 
 @contextlib.contextmanager
-def emitting(machine: Machine, fault: Fault, chunk_size: int, count: int):
+def emitting(machine: Machine, fault: Fault, lane: str, count: int):
     """Start to emit so many events; give the process when some were received."""
     events = make_events(count)
     fault.given |= {event.id: event.body for event in events}
     lines = write_lines(machine.home / "events.jsonl", events)
-    chunks = ("--chunk-size", str(chunk_size)) if chunk_size else ()
     before = fault.requests
-    process = machine.start("emit", str(lines), "--endpoint", ENDPOINT, *chunks)
+    process = machine.start("emit", str(lines), "--endpoint", ENDPOINT, "--lane", lane)
     try:
         wait_until(lambda: fault.requests - before >= 20 or process.poll() is not None)
         yield process
@@ -81,11 +80,9 @@ def outcome(server, name: str) -> list[str]:
 @long_form_only("this starts a Prefect server, again and again")
 @LANES
 @pytest.mark.parametrize("way", ["frozen", "killed"])
-def test_a_server_outage_ends_no_run_and_delays_no_event(
-    server, machine, sqlite_url, receiver, way, chunk_size
-):
-    fault = Fault(sqlite_url, receiver, chunk_size)
-    with emitting(machine, fault, chunk_size, _OUTLASTING) as process:
+def test_a_server_outage_ends_no_run_and_delays_no_event(server, machine, sqlite_url, receiver, way, lane):
+    fault = Fault(sqlite_url, receiver, lane)
+    with emitting(machine, fault, lane, _OUTLASTING) as process:
         with server.frozen() if way == "frozen" else server.killed():
             before = fault.requests
             time.sleep(_AWAY_SECONDS)
@@ -117,20 +114,20 @@ def postgresql_server():
 
 
 @long_form_only("the short form sees this without Prefect")
-@pytest.mark.parametrize("chunk_size", [0, 100], ids=["task lane", "bulk lane"])
+@pytest.mark.parametrize("lane", ["task", "auto"])
 def test_a_long_outage_of_the_store_ends_the_command_with_one_line(
-    server, machine, receiver, chunk_size, postgresql_server
+    server, machine, receiver, lane, postgresql_server
 ):
     url = postgresql_server.empty_database(DATABASE)
     machine.variables |= {"RESONANT_DATABASE_URL": url, "RESONANT_LEASE_SECONDS": "6"}
     machine.save_endpoint(ENDPOINT, receiver.url, timeout=5)
-    fault = Fault(url, receiver, chunk_size)
-    with emitting(machine, fault, chunk_size, 300) as process, postgresql_server.stopped():
+    fault = Fault(url, receiver, lane)
+    with emitting(machine, fault, lane, 300) as process, postgresql_server.stopped():
         done = finished(process)
     assert_one_line(done, "postgresql://postgres@/faults: no database server answers at this address")
     again = machine.run("emit")
     assert again.returncode == 0, again.stderr
-    fault.account(most_twice=most_begun(chunk_size, _WIDTH))
+    fault.account(most_twice=most_begun(lane, _WIDTH))
 
 
 @long_form_only("Prefect's client waits for two minutes")

@@ -29,9 +29,9 @@ HOUR = 3600.0
 
 
 @pytest.fixture
-def make_fault(sqlite_url, receiver, chunk_size):
+def make_fault(sqlite_url, receiver, lane):
     def make(**fields) -> Fault:
-        return Fault(sqlite_url, receiver, chunk_size, **fields)
+        return Fault(sqlite_url, receiver, lane, **fields)
 
     return make
 
@@ -147,10 +147,10 @@ def shaky_receiver(tmp_path_factory):
 class TestTheClockJumps:
     @pytest.mark.parametrize("jumps", [(HOUR, -HOUR), *[(HOUR,), (-HOUR,)] * IS_LONG])
     async def test_in_mid_run_and_only_sends_in_flight_are_repeated(
-        self, sqlite_url, shaky_receiver, chunk_size, jumps
+        self, sqlite_url, shaky_receiver, lane, jumps
     ):
         clock = JumpingClock()
-        fault = Fault(sqlite_url, shaky_receiver, chunk_size, clock=clock, lease_seconds=6.0)
+        fault = Fault(sqlite_url, shaky_receiver, lane, clock=clock, lease_seconds=6.0)
 
         await fault.enqueue(600)
         emitting = asyncio.create_task(fault.emit())
@@ -164,7 +164,7 @@ class TestTheClockJumps:
         clock.ahead = max(0.0, clock.ahead) + HOUR
         await fault.emit_all()
 
-        told = fault.account(most_twice=len(jumps) * most_begun(chunk_size))
+        told = fault.account(most_twice=len(jumps) * most_begun(lane))
         assert told["delivered"] == 600
         attempts = fault.attempts("late, result")
         late = sum(bool(each["late"]) for each in attempts)

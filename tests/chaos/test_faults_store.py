@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from faults import (
-    BULK_LANE_FIRST,
+    AUTO_LANE_FIRST,
     DATABASE,
     LANES,
     TASK_LANE_FIRST,
@@ -42,9 +42,9 @@ def database_url(server):
 
 
 @pytest.fixture
-def make_fault(receiver, chunk_size):
+def make_fault(receiver, lane):
     def make(url: str, **fields) -> Fault:
-        return Fault(url, receiver, chunk_size, **fields)
+        return Fault(url, receiver, lane, **fields)
 
     return make
 
@@ -62,9 +62,9 @@ class TestPostgreSQLRestarts:
         assert (await emitting).delivered == 1_000
         await asyncio.to_thread(fault.account)
 
-    @BULK_LANE_FIRST
+    @AUTO_LANE_FIRST
     async def test_a_long_outage_ends_the_run_in_one_line_and_the_next_run_continues(
-        self, server, database_url, make_fault, chunk_size
+        self, server, database_url, make_fault, lane
     ):
         fault = make_fault(database_url, lease_seconds=1.5)
 
@@ -73,7 +73,7 @@ class TestPostgreSQLRestarts:
             with pytest.raises(StoreUnavailable, match=r"^postgresql://postgres@/faults: [^\n]+$"):
                 await emitting
         await fault.emit_all()
-        await asyncio.to_thread(fault.account, most_twice=most_begun(chunk_size))
+        await asyncio.to_thread(fault.account, most_twice=most_begun(lane))
 
 
 class TestPostgreSQLLosesConnections:
@@ -103,7 +103,7 @@ class TestPostgreSQLLosesConnections:
         assert sum(cuts) >= 2
         await asyncio.to_thread(fault.account)
 
-    @BULK_LANE_FIRST
+    @AUTO_LANE_FIRST
     async def test_after_a_commit_without_an_answer(self, server, database_url, make_fault):
         """The server has committed, and nobody knows: it is said again, and counted once."""
         fault = make_fault(database_url, lease_seconds=self._LEASE_SECONDS)
@@ -184,9 +184,9 @@ class TestSQLiteIsLockedByAnotherProcess:
         assert (await emitting).delivered == 300
         fault.account()
 
-    @BULK_LANE_FIRST
+    @AUTO_LANE_FIRST
     async def test_a_lock_held_for_longer_than_the_lease_is_reported_and_the_run_goes_on(
-        self, sqlite_url, make_fault, monkeypatch, chunk_size, caplog
+        self, sqlite_url, make_fault, monkeypatch, lane, caplog
     ):
         monkeypatch.setattr("resonant.store.engine.sqlite._BUSY_TIMEOUT_SECONDS", 0.2)
         fault = make_fault(sqlite_url, lease_seconds=1.5)
@@ -198,4 +198,4 @@ class TestSQLiteIsLockedByAnotherProcess:
         await emitting
         [told] = [line for line in caplog.messages if "lock" in line]
         assert told.endswith("/resonant.db: another process holds its lock: waiting for it")
-        fault.account(most_twice=most_begun(chunk_size))
+        fault.account(most_twice=most_begun(lane))

@@ -29,8 +29,8 @@ def crashing(machine):
 both_lanes = pytest.mark.parametrize(
     "lane",
     [
-        pytest.param((), id="task lane"),
-        pytest.param(("--chunk-size", "500"), id="bulk lane", marks=pytest.mark.slow),
+        pytest.param(("--lane", "task"), id="task lane"),
+        pytest.param(("--lane", "auto"), id="lane auto", marks=pytest.mark.slow),
     ],
 )
 

@@ -23,7 +23,7 @@ def receiver(machine, start_receiver):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lane", [(), ("--chunk-size", "100")], ids=["task lane", "bulk lane"])
+@pytest.mark.parametrize("lane", [("--lane", "task"), ("--lane", "bulk")], ids=["task", "bulk"])
 def test_a_pause_holds_the_rest_of_a_running_emission_until_the_endpoint_is_resumed(machine, receiver, lane):
     events = [{"id": f"e-{n}", "type": "t", "source": "/s", "data": n} for n in range(COUNT)]
     file = machine.write_events("e.jsonl", events)

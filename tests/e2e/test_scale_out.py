@@ -194,9 +194,7 @@ def test_four_processes_drain_one_store_and_each_event_arrives_once(
     # Until all four have begun, so that none has finished before the others start.
     receiver.process.send_signal(signal.SIGSTOP)
     draining = [
-        machine.start(
-            "emit", "--chunk-size", str(CHUNK_SIZE), env=machine.environment | {"PREFECT_API_URL": api}
-        )
+        machine.start("emit", "--lane", "bulk", env=machine.environment | {"PREFECT_API_URL": api})
         for _, api in zip(range(DRAINING), cycle(scale_out.apis), strict=False)
     ]
     of_store = DATABASES[1]

@@ -263,7 +263,7 @@ def test_no_secret_is_anywhere_but_in_its_block(kind, request, machine, secretiv
             machine,
             command(f"enqueue {first} --endpoint secretive"),
             command(f"emit {first} --endpoint secretive --max-attempts 2", codes=(1,)),
-            command(f"emit {more} --endpoint secretive --chunk-size 10", codes=(1,)),
+            command(f"emit {more} --endpoint secretive --lane bulk", codes=(1,)),
         )
         broken_sink = f"emit {broken} --endpoint secretive --max-attempts 1".split()
         printed["broken sink"] = run_code(machine, BROKEN_SINK, *broken_sink, exit_code=1)
