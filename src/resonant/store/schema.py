@@ -31,6 +31,7 @@ from sqlalchemy import (
     UniqueConstraint,
     literal_column,
 )
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 # SQLite generates keys cheaply only for a column of the type INTEGER.
 _Key = BigInteger().with_variant(Integer(), "sqlite")
@@ -320,4 +321,8 @@ def create_tables(connection: Connection) -> None:
         # With `postgresql_where` above, every command would load SQLAlchemy's PostgreSQL dialect, which takes 20 ms.
         for index in (index for table in metadata.tables.values() for index in table.indexes):
             index.dialect_options["postgresql"]["where"] = index.dialect_options["sqlite"]["where"]
-    metadata.create_all(connection, checkfirst=False)
+    for table in metadata.sorted_tables:
+        connection.execute(CreateTable(table))
+        # In the order of an upgraded store, since SQLite takes the newest of equally good indexes.
+        for index in sorted(table.indexes, key=lambda each: str(each.name), reverse=True):
+            connection.execute(CreateIndex(index))
