@@ -19,9 +19,15 @@ _LOOKS = 3
 _OK, _UNAUTHORIZED, _BUSY = 200, 401, 503
 
 
-def is_healthy(api_url: str) -> bool:
-    """Return whether a server's API answers."""
-    return _answers_well(api_url, "health")
+def is_healthy(api_url: str, path: str = "health") -> bool:
+    """Return whether a server's API answers at this path; its health needs no password."""
+    import httpx
+
+    try:
+        answer = httpx.get(f"{api_url.rstrip('/')}/{path}", timeout=5, trust_env=False)
+    except (httpx.HTTPError, httpx.InvalidURL):
+        return False
+    return answer.status_code == _OK
 
 
 def is_there(api_url: str) -> bool:
@@ -31,17 +37,7 @@ def is_there(api_url: str) -> bool:
 
 def is_open_to_all(api_url: str) -> bool:
     """Return whether a server's API answers without a password."""
-    return _answers_well(api_url, "admin/version")
-
-
-def _answers_well(api_url: str, path: str) -> bool:
-    import httpx
-
-    try:
-        answer = httpx.get(f"{api_url.rstrip('/')}/{path}", timeout=5, trust_env=False)
-    except (httpx.HTTPError, httpx.InvalidURL):
-        return False
-    return answer.status_code == _OK
+    return is_healthy(api_url, "admin/version")
 
 
 @contextlib.contextmanager
