@@ -55,6 +55,7 @@ SendingLane = Annotated[
     Lane,
     typer.Option(
         "--lane",
+        metavar="LANE",
         help="task: each delivery is a Prefect task run. bulk: many share one, ten times as fast. auto: task runs up to 100 "
         "deliveries per second, and chunks for the rest.",
     ),
