@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import stat
 from pathlib import Path
 
 import pytest
 
+from resonant.cli.run.init import MANIFEST
 from resonant.local.project import installed_project, is_project, project_directory
 
 CHECKOUT = Path(__file__).parents[4]
@@ -50,26 +54,113 @@ def test_a_folder_with_some_prefect_project_is_not_ours(folder):
 
 
 def contents(folder):
-    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def older_copy(folder, changed="flows/emit.py", text="as an older version wrote it"):
+    """Make a copy look as if an older version with another text in one file had made it."""
+    (folder / changed).write_text(text)
+    hashes = json.loads((folder / MANIFEST).read_bytes())
+    hashes[changed] = hashlib.sha256(text.encode()).hexdigest()
+    (folder / MANIFEST).write_text(json.dumps(hashes))
+
+
+def test_overwriting_replaces_the_unchanged_files_of_a_copy_and_keeps_all_others(resonant, folder):
+    resonant("init", "ours")
+    older_copy(folder)
+    (folder / "flows" / "theirs.py").write_text("kept")
+    (folder / "flows" / "emit.py").chmod(0o644)
+    resonant("init", "ours", "--overwrite")
+    assert (folder / "flows" / "emit.py").read_bytes() == (CHECKOUT / "flows" / "emit.py").read_bytes()
+    assert stat.S_IMODE((folder / "flows" / "emit.py").stat().st_mode) == 0o644
+    assert (folder / "flows" / "theirs.py").read_text() == "kept"
+    resonant("init", "ours", "--overwrite")
+
+
+def test_a_changed_file_is_never_overwritten_and_nothing_else_is_written(resonant, folder):
+    resonant("init", "ours")
+    older_copy(folder, "tasks/emit.py")
+    (folder / "flows" / "emit.py").write_text("changed by the team")
+    (folder / "blocks" / "endpoint.py").unlink()
+    before = contents(folder)
+
+    refused = resonant("init", "ours", "--overwrite", code=1)
+
+    assert refused.err == (
+        "resonant: nothing was written to ours: `resonant init` did not write these files, or they were changed since: "
+        "flows/emit.py; choose another folder, such as `resonant init our-flows`, and compare\n"
+    )
+    assert contents(folder) == before
+
+
+def test_a_prefect_project_of_others_stays_as_it_is(resonant, folder, monkeypatch):
+    (folder / "flows").mkdir(parents=True)
+    for name in ("prefect.yaml", "flows/emit.py", "flows/dead_letters.py"):
+        (folder / name).write_text("theirs")
+    before = contents(folder)
+    monkeypatch.chdir(folder)
+
+    refused = resonant("init", ".", "--overwrite", code=1)
+
+    assert "changed since: flows/dead_letters.py, flows/emit.py, prefect.yaml; choose another" in refused.err
+    assert contents(folder) == before
+
+
+def test_a_manifest_that_is_not_ours_makes_no_file_ours(resonant, folder):
+    resonant("init", "ours")
+    (folder / "flows" / "emit.py").write_text("changed by the team")
+    for text in ("", "[]", '{"flows/emit.py": null}', "{oops"):
+        (folder / MANIFEST).write_text(text)
+        assert "flows/emit.py" in resonant("init", "ours", "--overwrite", code=1).err
+
+
+def test_files_behind_a_link_are_not_replaced(resonant, folder, tmp_path):
+    resonant("init", "ours")
+    older_copy(folder)
+    (folder / "flows").rename(tmp_path / "elsewhere")
+    (folder / "flows").symlink_to(tmp_path / "elsewhere")
+
+    assert "flows/emit.py" in resonant("init", "ours", "--overwrite", code=1).err
+    assert (tmp_path / "elsewhere" / "emit.py").read_text() == "as an older version wrote it"
+
+
+def test_an_interrupted_copy_can_be_completed(resonant, folder):
+    resonant("init", "ours")
+    (folder / MANIFEST).unlink()
+    (folder / "tasks" / "emit.py").unlink()
+    resonant("init", "ours", "--overwrite")
+    assert (folder / "tasks" / "emit.py").read_bytes() == (CHECKOUT / "tasks" / "emit.py").read_bytes()
+
+
+def test_a_folder_with_the_name_of_a_file_is_not_replaced(resonant, folder):
+    (folder / "flows" / "emit.py").mkdir(parents=True)
+    refused = resonant("init", "ours", "--overwrite", code=1)
+    assert "changed since: flows/emit.py; choose another folder" in refused.err
+    assert refused.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("existing", "to", "said"),
+    ("existing", "argv", "said"),
     [
         (
-            "ours/prefect.yaml",
-            "ours",
-            "ours is not empty: choose a new folder, such as `resonant init our-flows`",
+            "ours/theirs.py",
+            ["ours"],
+            "ours is not empty: choose another folder, or use --overwrite for a copy that `resonant init` made",
         ),
-        ("ours", "ours", "ours is not a folder"),
-        ("ours", "ours/below", "cannot copy the flows to ours/below: Not a directory"),
+        ("ours", ["ours"], "ours is not a folder"),
+        ("ours", ["ours/below"], "cannot copy the flows to ours/below: Not a directory"),
+        (
+            "ours/theirs.py",
+            [str(CHECKOUT), "--overwrite"],
+            f"{CHECKOUT} is the project that this installation uses",
+        ),
     ],
 )
-def test_a_place_that_takes_no_copy_is_one_line_and_stays_as_it_is(resonant, folder, existing, to, said):
+def test_a_place_that_takes_no_copy_is_one_line(resonant, folder, existing, argv, said):
     (folder.parent / existing).parent.mkdir(exist_ok=True)
-    (folder.parent / existing).write_text("theirs")
+    (folder.parent / existing).touch()
     before = contents(folder.parent)
 
-    assert resonant("init", to, code=1).err == f"resonant: {said}\n"
+    assert resonant("init", *argv, code=1).err == f"resonant: {said}\n"
 
-    assert contents(folder.parent) == before
+    assert contents(folder.parent).keys() == before.keys()
