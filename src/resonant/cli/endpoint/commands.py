@@ -26,10 +26,6 @@ if TYPE_CHECKING:
 commands = typer.Typer(no_args_is_help=True)
 _SECRET_BYTES = 32  # Standard Webhooks requires 24 to 64
 _FOLLOW = "processes that are sending follow within a minute"
-_IN_DOUBT = (
-    "https://github.com/resonant-events/resonant/blob/main/docs/how-to/sign-and-rotate.md"
-    "#if-the-command-fails-or-is-interrupted"
-)
 
 
 @commands.command(
@@ -212,17 +208,16 @@ def rotate_secret(
         raise options.Misuse("--end cannot be combined with --secret-stdin")
     secret = SecretStr(given.line_of_stdin("the new signing secret") if secret_stdin else _new_secret())
     now = datetime.now(UTC)
-    until: datetime | None = None
     with on_prefect():
         if end:
             from blocks.catalog import end_rotation
 
             asyncio.run(end_rotation(name, now=now))
-        else:
-            until = asyncio.run(_rotate(name, secret, overlap=timedelta(hours=overlap), now=now))
-            if not secret_stdin:
-                output.write(f"{secret.get_secret_value()}\n")
-                output.flush()
+            output.say(f"endpoint {name}: signs with the new secret alone; {_FOLLOW}")
+            return
+        until = asyncio.run(
+            _rotate(name, secret, overlap=timedelta(hours=overlap), now=now, show=not secret_stdin)
+        )
     if until is None:
         output.say(f"endpoint {name}: signs with the new secret alone; {_FOLLOW}")
     else:
@@ -277,26 +272,38 @@ async def _test(name: str) -> Attempt:
     return report.attempt
 
 
-async def _rotate(name: str, secret: SecretStr, *, overlap: timedelta, now: datetime) -> datetime | None:
-    """Rotate a secret; if the answer to the save is missing, say how to find out whether it was saved."""
+async def _rotate(
+    name: str, secret: SecretStr, *, overlap: timedelta, now: datetime, show: bool
+) -> datetime | None:
+    """Rotate a secret, and print it if ``show`` is set, even if it is unknown whether it was saved."""
     import asyncio
 
     from blocks.catalog import rotate_secret
     from resonant.errors import EndpointError
 
     try:
-        return await rotate_secret(name, secret, overlap=overlap, now=now)
+        until = await rotate_secret(name, secret, overlap=overlap, now=now)
     except EndpointError:
         raise  # nothing was saved
     except (Exception, asyncio.CancelledError) as error:
+        # Prefect may have saved the secret, and only its answer is lost.
+        _print_secret(secret, show=show)
         said = (
-            f"endpoint {name!r}: the answer to the save is missing ({type(error).__name__}). If `resonant endpoint show "
-            f"{name}` shows a new previous_signing_secret_until, the secret is saved; {_IN_DOUBT} explains how to read it"
+            f"endpoint {name!r}: the answer to the save is missing ({type(error).__name__}), so the new secret may be "
+            f"saved. Run the command again with it: `resonant endpoint rotate-secret {name} --secret-stdin`"
         )
         if isinstance(error, asyncio.CancelledError):
             error.args = (said,)
             raise
         raise EndpointError(said) from error
+    _print_secret(secret, show=show)
+    return until
+
+
+def _print_secret(secret: SecretStr, *, show: bool) -> None:
+    if show:
+        output.write(f"{secret.get_secret_value()}\n")
+        output.flush()
 
 
 def _new_secret() -> str:

@@ -1,4 +1,4 @@
-"""``endpoint rotate-secret`` prints the new secret once it is saved, and says how long the old one also signs."""
+"""``endpoint rotate-secret`` prints the new secret, says how long the old one also signs, and never loses a secret."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ def test_without_an_overlap_and_after_the_end_the_new_secret_signs_alone(resonan
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
-def test_a_secret_whose_save_has_no_answer_is_not_printed(resonant, saved, monkeypatch, interrupted):
+def test_a_secret_whose_save_has_no_answer_is_printed_and_can_be_given_again(
+    resonant, saved, monkeypatch, interrupted
+):
     save = WebhookEndpoint.asave
 
     async def save_without_an_answer(block, *args, **kwargs):
@@ -65,14 +67,17 @@ def test_a_secret_whose_save_has_no_answer_is_not_printed(resonant, saved, monke
             await asyncio.sleep(60)
         raise httpx.ReadError("connection reset")
 
-    monkeypatch.setattr(WebhookEndpoint, "asave", save_without_an_answer)
-    lost = resonant.on_prefect("endpoint", "rotate-secret", NAME, code=130 if interrupted else 1)
-
-    assert lost.out == ""
-    assert saved() != OLD
-    assert saved() not in lost.err
+    with monkeypatch.context() as patch:
+        patch.setattr(WebhookEndpoint, "asave", save_without_an_answer)
+        lost = resonant.on_prefect("endpoint", "rotate-secret", NAME, code=130 if interrupted else 1)
+    assert lost.out == f"{saved()}\n" != f"{OLD}\n"
     assert "the answer to the save is missing" in lost.err
-    assert f"If `resonant endpoint show {NAME}` shows a new previous_signing_secret_until, the" in lost.err
+    assert (
+        f"Run the command again with it: `resonant endpoint rotate-secret {NAME} --secret-stdin`" in lost.err
+    )
+    again = resonant.on_prefect("endpoint", "rotate-secret", NAME, "--secret-stdin", typed=lost.out)
+    assert again.out == ""
+    assert "signs with the new and the old secret until" in again.err
 
 
 def test_a_refused_secret_is_not_printed(resonant, saved):
