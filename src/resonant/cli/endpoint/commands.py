@@ -279,8 +279,10 @@ async def _rotate(
     import asyncio
 
     from blocks.catalog import rotate_secret
+    from resonant.cli.command_store import load_endpoint
     from resonant.errors import EndpointError
 
+    await load_endpoint(name)  # if no server answers, nothing can be saved
     try:
         until = await rotate_secret(name, secret, overlap=overlap, now=now)
     except EndpointError:
