@@ -14,8 +14,8 @@ from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.dispatch.counts import Counts
 from resonant.dispatch.limits import WAIT_SECONDS
 from resonant.dispatch.send.admission import Held
-from resonant.dispatch.send.ahead import all_of, send_ahead
 from resonant.dispatch.send.batch_writer import BatchWriter
+from resonant.dispatch.send.chunk import all_of, send_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -43,7 +43,7 @@ class TimeIsUp(Exception):
 
 @dataclass(slots=True)
 class Chunk:
-    """A chunk, and what came of it.
+    """A chunk, and its outcomes.
 
     Attributes:
         endpoint: the endpoint of its deliveries.

@@ -31,7 +31,7 @@ async def test_a_lag_from_before_is_not_measured():
             assert lag() < 0.4
 
 
-async def test_nothing_ticks_when_nothing_is_measured():
+async def test_no_timer_runs_when_nothing_is_measured():
     measuring = LoopLag()
     with measuring.measured():
         await asyncio.sleep(0.03)
