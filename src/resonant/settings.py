@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     )
     max_waiting: Annotated[int, Field(ge=0)] = Field(
         default=1_000,
-        description="Maximum retries that wait in one run of the task lane; further retries are parked in the store.",
+        description="Maximum retries of single deliveries that wait in one run; further retries are parked in the store.",
     )
     sinks: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
