@@ -1,4 +1,4 @@
-"""What a user of `resonant up` and `resonant enqueue` gets: throughput and CPU of a backlog, and latency at half that rate.
+"""`resonant up` and `resonant enqueue`: throughput and CPU of a backlog, and latency at half that rate.
 
 The baseline is a bare httpx loop to the same receiver, which ends before the backlog begins. CPU includes `resonant up` with its
 server, worker and drains, but not the receiver.

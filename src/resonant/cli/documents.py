@@ -164,7 +164,7 @@ def endpoint(name: str, block: object, problem: str | None, found: Governed) -> 
 
     Args:
         name: the endpoint's name.
-        block: its block; an error if it has none that is valid.
+        block: its block, or the error if it has no valid one.
         problem: why it cannot be used; None if it can.
         found: its gate, and how many due deliveries it holds.
     """

@@ -237,7 +237,7 @@ async def purge(
 
 
 def next_size(size: int, seconds: float) -> int:
-    """Return the size of the next transaction, by the duration of one of this size: it grows slowly and shrinks at once."""
+    """Return the size of the next transaction, given the duration of one of this size: it grows slowly and shrinks at once."""
     aimed = int(size * _TRANSACTION_SECONDS / max(seconds, 1e-6))
     return max(_FEWEST, min(aimed, 2 * size, _MOST))
 
@@ -321,6 +321,6 @@ def _remove(connection: Connection, delivery_ids: Sequence[int], *, now: float) 
 
 
 def _count(connection: Connection, rules: Sequence[Sequence[ColumnElement[bool]]]) -> int:
-    """Count the deliveries that meet any of these rules, of which no delivery meets two."""
+    """Count the deliveries that meet one of these rules; none meets two."""
     queries = [select(func.count()).select_from(_d).where(*rule) for rule in rules]
     return sum(connection.execute(query).scalar_one() for query in queries)

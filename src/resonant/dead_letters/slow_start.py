@@ -5,7 +5,7 @@ from __future__ import annotations
 # The rate begins at a tenth and grows linearly for this long, to protect a recovering receiver.
 SLOW_START_SECONDS = 10.0
 _SLOW_START_SHARE = 0.1
-# A recent delay of the process is made up gradually: after a short burst, at this much above the rate.
+# After a delay, the process catches up gradually: after a short burst, at this much above the rate.
 _BURST_SECONDS = 0.05
 _CATCH_UP_SHARE = 0.08
 _REMEMBERED_SECONDS = 10.0

@@ -6,10 +6,10 @@ The steps of one delivery::
     Dispatcher.attempt  marks the attempt as begun, sends, decides, and records and returns the outcome
     emit_one            returns (delivered or parked), waits and calls `attempt` again (retry), or ends (given up)
 
-In the bulk lane, `emit_chunk` receives many deliveries to one endpoint::
+With chunks (the lanes auto and bulk), `emit_chunk` receives many deliveries to one endpoint::
 
     Dispatcher.attempt_all  makes one attempt of each delivery, with large commits, and parks every retry
-    emit_one                receives deliveries that may have crashed a worker, so that they cannot crash a chunk
+    emit_one                receives the first deliveries of a second (auto), and those that may have crashed a worker
 
 The parts: `Endpoints` opens each endpoint on first use, as an `EndpointRun`; `Fetcher` claims, `Admission` and `GateRows` ask
 the gates, `Sender` makes and records attempts, `LeaseHeartbeat` renews leases, and `RunningTasks` holds the tasks and the error

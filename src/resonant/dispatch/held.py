@@ -1,4 +1,4 @@
-"""What the gates hold at the end of a run."""
+"""Counts the deliveries that gates hold at the end of a run."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ from typing import Literal
 WAIT_SECONDS = 30.0
 
 Lane = Literal["auto", "task", "bulk"]
-# What a lane sets of the limits. Larger chunks are hardly faster. In the lane auto, a run sends what it can as single task runs
-# with half of a core: each costs 5 ms of its CPU, and as much of the Prefect server's.
+# The limits that each lane sets. Larger chunks are hardly faster. In the lane auto, single task runs may take half of a core: each
+# costs 5 ms of CPU in the run, and as much in Prefect's server.
 LANES: dict[Lane, dict[str, int]] = {
     "auto": {"chunk_size": 500, "alone": 100},
     "task": {},
@@ -20,7 +20,7 @@ LANES: dict[Lane, dict[str, int]] = {
 
 
 def lane_limits(lane: Lane, chunk_size: int | None) -> dict[str, int]:
-    """Return what a lane sets of the limits.
+    """Return the limits that a lane sets.
 
     Args:
         lane: the lane.
@@ -38,7 +38,7 @@ class Limits:
     Attributes:
         concurrency: concurrent sends; half of them are for endpoints whose sends are short (see ``limiter``).
         endpoint_concurrency: concurrent sends to one endpoint; at most half of ``concurrency``.
-        max_waiting: retries of single deliveries that may wait in this process; further retries are parked, as those of
+        max_waiting: retries of single deliveries that may wait in this process; further retries are parked, like those of
             chunks.
         run_for: seconds for which the run sends due deliveries; 0 ends the run when nothing is due.
         successors: the run ends WAIT_SECONDS after this many younger drains are alive; 0 for no such limit.

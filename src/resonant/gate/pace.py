@@ -167,7 +167,7 @@ class Pace:
         return now < (self.lenient_until or 0.0)
 
     def _slow_to_accepted(self, now: float, *, constant_for: float) -> None:
-        """Slow down to what is accepted, and do not grow for this time: it may not be the pace's fault."""
+        """Lower the rate to the accepted one, and do not raise it for this time: the pace may not be the cause."""
         if now - self.held_at >= _REFUSED_SECONDS or now - self._stopped_until < _REFUSED_SECONDS:
             return
         self.rate = max(1.0, min(self.rate, self._accepted.per_second(now)))

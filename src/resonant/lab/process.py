@@ -39,7 +39,7 @@ class NoGate(EndpointGate):
         return SEND
 
     def answered(self, sent: Sent, answer: Answer, now: float, in_flight: int) -> None:
-        """Require no change."""
+        """Ignore the answer."""
         del sent, answer, now, in_flight
 
 

@@ -1,4 +1,4 @@
-"""What the simulated processes share: the time, the row of the gate, and the deliveries."""
+"""The state that the simulated processes share: the time, the row of the gate, and the deliveries."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class SimulatedStore:
 
 @dataclass(slots=True)
 class World:
-    """What the simulated processes share.
+    """The state that the simulated processes share.
 
     Attributes:
         has_gate: whether gates limit the sends.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class _Listed(NamedTuple):
-    """An endpoint: its block, or why there is none; why it cannot be used, if so; and its gate."""
+    """An endpoint: its block, or why it has none; why it cannot be used, or None; and its gate."""
 
     name: str
     block: EndpointBlock | EndpointError

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 # The longest time between two polls, in case a wake-up was lost; a poll costs a millisecond.
 POLL_SECONDS = 0.25
 # The shortest time between a poll and an early one that a commit causes while deliveries are being sent. On SQLite, the run's
-# own commits also cause early polls. Shorter intervals would make smaller chunks in the bulk lane. With many endpoints, a poll
-# takes long: early polls take at most this share of the time.
+# own commits also cause early polls. Shorter intervals would make smaller chunks. With many endpoints, a poll takes long: early polls
+# take at most this share of the time.
 _EARLY_POLL_SECONDS = 0.1
 _EARLY_POLL_SHARE = 0.02
-# The shortest waits for the next parked delivery. In the bulk lane, deliveries due soon after it join its chunk.
+# The shortest waits for the next parked delivery. With chunks, deliveries due soon after it join its chunk.
 _SHORTEST_WAIT_SECONDS = 0.02
 _SHORTEST_WAIT_FOR_CHUNK_SECONDS = 0.05
 # The shortest time between two probes of a run, and the share of its time that claiming them may take: with many endpoints
@@ -39,7 +39,7 @@ _PROBE_SHARE = 0.05
 _MOST_ENDPOINTS, _MOST_BESIDE_SHORT = 128, 16
 # The shortest time between two checks of many endpoints, if none of them had room.
 _REST_SECONDS = 0.01
-# The smallest claim in the bulk lane from an endpoint that has finished deliveries: a task run costs as much as ten sends.
+# The smallest claim for a chunk from an endpoint that has finished deliveries: a task run costs as much as ten sends.
 _LEAST_CHUNK = 16
 # Claims grow beyond a fair size only up to this many deliveries in total, because of their memory.
 MOST_CLAIMED = 5_000

@@ -1,4 +1,4 @@
-"""How many deliveries of an endpoint a run claims, and begins, ahead of their sends."""
+"""Limits the deliveries to an endpoint that a run claims, and begins, ahead of their sends."""
 
 from __future__ import annotations
 

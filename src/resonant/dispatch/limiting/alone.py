@@ -1,4 +1,4 @@
-"""How many deliveries of a run are sent alone, each as a task run, rather than in chunks."""
+"""Decides how many deliveries of a run are sent alone, each as a task run, and how many in chunks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SECONDS = 1.0
 class SentAlone:
     """Lets deliveries be sent alone while few are started per second.
 
-    Those of chunks count too, so that a run with a backlog sends chunks only, until the backlog is gone.
+    Deliveries in chunks count too, so that a run with a backlog sends only chunks, until the backlog is gone.
 
     Args:
         most: deliveries per second.

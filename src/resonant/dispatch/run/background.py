@@ -1,4 +1,4 @@
-"""What a run does in the background: it folds counts, is woken by commits, and hands over to younger drains."""
+"""The background work of a run: it folds counts, wakes the run after commits, and hands over to younger drains."""
 
 from __future__ import annotations
 

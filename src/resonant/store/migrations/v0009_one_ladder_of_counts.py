@@ -71,7 +71,7 @@ def _ever(connection: Connection) -> dict[str, object]:
         if le < math.inf or seconds:
             bucket = _bucket_below(le)
             buckets[labels][bucket] = buckets[labels].get(bucket, 0) + int(count)
-    # What is not folded yet counts without that rounding from now on, and its sums must not fall either.
+    # Counts that are not folded yet lose that rounding from now on, and their sums must not fall either.
     for tally in connection.execute(_UNFOLDED).scalars():
         for measure, endpoint, _, result, category, code, _, _, measured in json.loads(tally):
             if measured and measure in ("attempt", "delivery", "delay"):

@@ -1,4 +1,4 @@
-"""A gate's ``paced_at`` repeated what its other columns say, and ``helpless_until`` gets a plain name."""
+"""A gate's ``paced_at`` repeated other columns, and ``helpless_until`` gets a plain name."""
 
 from sqlalchemy import Connection
 

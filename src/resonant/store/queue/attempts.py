@@ -53,7 +53,7 @@ def attempt_row(delivery_id: int, attempt: Attempt, *, late: bool) -> dict[str, 
 
 
 def last_failure(row: Mapping[str, Any]) -> dict[str, object]:
-    """Return what a delivery keeps of its last failure, from the row of the attempt."""
+    """Return the columns of a delivery's last failure, from the row of the attempt."""
     return {name: row[name] for name in _OF_FAILURE}
 
 

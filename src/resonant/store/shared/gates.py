@@ -110,7 +110,7 @@ def holds_for_long(gate: Gate, now: float) -> bool:
 
 
 class Gates(dict[str, Gate]):
-    """The gates by endpoint; that of an endpoint without a row is ``normal``.
+    """The gates by endpoint; an endpoint without a row has a ``normal`` gate.
 
     Attributes:
         at: the shared clock's time at which they were read.
