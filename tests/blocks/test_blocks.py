@@ -293,7 +293,7 @@ async def test_a_wrong_value_is_named_without_its_text(listed, values, problem):
 
 
 @pytest.mark.engine
-async def test_an_endpoint_whose_class_is_gone_hides_none_of_the_others_and_can_be_removed(listed):
+async def test_an_endpoint_without_its_class_does_not_hide_others_and_can_be_removed(listed):
     class Pigeon(SinkBlock):
         _block_type_slug = "pigeon"
 

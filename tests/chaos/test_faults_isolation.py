@@ -116,5 +116,5 @@ async def test_an_endpoint_that_never_answers_does_not_delay_another(sqlite_url,
     assert with_the_dead >= _LEAST_SHARE * min(before, after), figures
 
     # The sends in flight when the run was cancelled.
-    told = fault.account(most_twice=_ENDPOINT_CONCURRENCY)
-    assert told["delivered"] == 2 * _HEALTHY + _HEALTHY + _DEAD
+    account = fault.account(most_twice=_ENDPOINT_CONCURRENCY)
+    assert account["delivered"] == 2 * _HEALTHY + _HEALTHY + _DEAD

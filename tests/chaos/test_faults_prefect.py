@@ -38,7 +38,7 @@ _AWAY_SECONDS = 30.0
 _GIVES_UP_SECONDS = 240.0
 # One send at a time, so that a run takes as long as the fault.
 _WIDTH = 1
-# So many events, sent one by one, take longer than that and the server's start: Prefect has to be told of the end.
+# So many events, sent one by one, take longer than that and the server's start, so the run must report its end to Prefect.
 _OUTLASTING = 1500
 
 

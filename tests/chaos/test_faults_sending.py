@@ -164,12 +164,12 @@ class TestTheClockJumps:
         clock.ahead = max(0.0, clock.ahead) + HOUR
         await fault.emit_all()
 
-        told = fault.account(most_twice=len(jumps) * most_begun(lane))
-        assert told["delivered"] == 600
+        account = fault.account(most_twice=len(jumps) * most_begun(lane))
+        assert account["delivered"] == 600
         attempts = fault.attempts("late, result")
         late = sum(bool(each["late"]) for each in attempts)
         # A jump ends every lease: each send in flight is charged once, and nothing is sent without a lease.
-        assert told["twice"] == late <= sum(each["result"] == "lost" for each in attempts)
+        assert account["twice"] == late <= sum(each["result"] == "lost" for each in attempts)
 
 
 @contextmanager
@@ -217,8 +217,8 @@ class TestNoDescriptorIsLeft:
         failed = [
             each for each in fault.attempts("category, code, blame, result") if each["result"] == "failed"
         ]
-        told = Counter((each["category"], each["code"], each["blame"]) for each in failed)
-        assert told.keys() == {("transient", "local_resources", "local")}
+        verdicts = Counter((each["category"], each["code"], each["blame"]) for each in failed)
+        assert verdicts.keys() == {("transient", "local_resources", "local")}
         # A wait of 0.2 to 0.5 s between two attempts: a busy loop makes thousands of them.
-        assert told.total() < 500 * 12
+        assert verdicts.total() < 500 * 12
         fault.account()

@@ -196,6 +196,6 @@ class TestSQLiteIsLockedByAnotherProcess:
             await asyncio.sleep(3.0)
             assert not emitting.done()
         await emitting
-        [told] = [line for line in caplog.messages if "lock" in line]
-        assert told.endswith("/resonant.db: another process holds its lock: waiting for it")
+        [line] = [each for each in caplog.messages if "lock" in each]
+        assert line.endswith("/resonant.db: another process holds its lock: waiting for it")
         fault.account(most_twice=most_begun(lane))

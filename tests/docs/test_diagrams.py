@@ -83,6 +83,6 @@ def test_pages_show_each_diagram():
         "<foreignObject />",
     ],
 )
-def test_loading_and_running_is_found(content):
+def test_content_that_loads_or_runs_something_is_found(content):
     svg = ET.fromstring(f'<svg xmlns="http://www.w3.org/2000/svg"><g fill="url(#a)">{content}</g></svg>')
     assert list(loaded(svg))

@@ -116,8 +116,8 @@ def test_ctrl_c_releases_unfinished_deliveries(crashing, start_receiver, lane):
     _, errors = process.communicate(timeout=30)
 
     assert process.returncode == 130, errors
-    told = "interrupted: 5 deliveries wait: a running drain or the next `resonant emit` sends them"
-    assert errors.splitlines()[-1] == f"resonant: {told}"
+    message = "interrupted: 5 deliveries wait: a running drain or the next `resonant emit` sends them"
+    assert errors.splitlines()[-1] == f"resonant: {message}"
     assert "Traceback" not in errors
     status = crashing.read("status")
     assert (status["balanced"], status["pending"], status["in_flight"]) == (True, 5, 0)

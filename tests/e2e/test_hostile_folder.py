@@ -50,7 +50,7 @@ def test_a_command_ignores_the_settings_files_and_the_profile_that_they_name(mac
 
 
 @pytest.mark.slow
-def test_a_server_that_a_command_starts_ignores_them(tmp_path):
+def test_a_server_that_a_command_starts_ignores_the_files_of_a_hostile_folder(tmp_path):
     machine = Machine(tmp_path)
     machine.prepare()
     has_run = make_hostile(machine)

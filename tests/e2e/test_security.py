@@ -1,8 +1,8 @@
-"""A secret in each place that can hold one, a run in which much goes wrong, and a search for each of them by value.
+"""Puts a secret in each place that can hold one, makes many sends fail, and searches for each secret by value.
 
-The receiver repeats all that it is sent in its answers, and a sink is broken so that its errors quote everything. What is
-searched: the store, Prefect's database and what its API tells, logs at DEBUG, artifacts, Prometheus text, the error
-report, what each command prints, and the arguments of the processes.
+The receiver repeats each request in its answer, and a broken sink quotes everything in its errors. The search covers the store,
+Prefect's database and the answers of its API, logs at DEBUG, artifacts, Prometheus text, the error report, the output of each
+command, and the arguments of the processes.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class Thief:
 
 @pytest.fixture
 def thief(url, monkeypatch):
-    """The thief takes over from a run that begins to send."""
+    """Another process, which takes over the deliveries of a run that begins to send."""
     thief = Thief(url)
     monkeypatch.setattr(FileEndpoint, "deliver", lambda _self, event: thief.deliver(event))
 

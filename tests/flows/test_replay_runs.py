@@ -67,7 +67,7 @@ async def test_a_replay_goes_on_when_its_progress_cannot_be_updated(monkeypatch,
     assert line.startswith("the progress bar stays as it is: ")
 
 
-async def test_a_replay_whose_dead_letters_all_died_again_is_red_and_otherwise_says_so(monkeypatch):
+async def test_a_replay_fails_only_if_all_dead_letters_fail_again(monkeypatch):
     monkeypatch.setattr(FileEndpoint, "deliver", failing("e0", "e1", "e2"))
     state = await replay_dead_letters(all_dead_letters=True, policy="once", return_state=True)
     assert (state.is_failed(), state.name) == (True, "Failed")

@@ -28,7 +28,7 @@ def test_any_program_can_look_up_our_block_types_and_no_other_name_becomes_impor
     assert looked.stdout == ""
 
 
-def test_a_program_with_its_own_blocks_keeps_them_and_is_told_when_it_uses_ours(tmp_path):
+def test_a_program_with_its_own_blocks_keeps_them_and_gets_an_error_for_ours(tmp_path):
     (tmp_path / "blocks").mkdir()
     (tmp_path / "blocks" / "__init__.py").write_text("theirs = True")
     looked = run(

@@ -24,7 +24,7 @@ from resonant.display import ago
         (-180, "in 3 min"),
     ],
 )
-def test_ages_are_said_as_people_say_them(seconds, said):
+def test_ages_are_shown_in_common_units(seconds, said):
     assert ago(seconds) == said
 
 

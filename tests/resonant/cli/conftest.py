@@ -92,7 +92,7 @@ class Operator:
             os.close(side)
             os.write(terminal, typed.encode())
             shown = b""
-            with contextlib.suppress(OSError):  # Linux's end of a terminal
+            with contextlib.suppress(OSError):  # on Linux, a closed terminal is an error
                 while chunk := os.read(terminal, 65_536):
                     shown += chunk
         os.close(terminal)

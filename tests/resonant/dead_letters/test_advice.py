@@ -1,4 +1,4 @@
-"""What to do about dead letters: every code and reason has a line, and what the line names is there."""
+"""Advice on dead letters: every code and reason has a line, and the commands and options that it names exist."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def test_a_name_in_the_tables_is_the_name_of_an_exception(name):
     assert issubclass(found[0], Exception)
 
 
-def test_no_failure_stands_in_the_tables_twice():
+def test_each_failure_is_in_the_tables_once():
     keys = [key for table in TABLES.values() for keys in table.values() for key in keys]
     assert len(keys) == len(set(keys))
 

@@ -10,7 +10,7 @@ MINUTE, HOUR, DAY = 60, 3_600, 86_400
 
 
 class Story:
-    """An endpoint's attempts, told in the order of time."""
+    """An endpoint's attempts, in the order of time."""
 
     def __init__(self, desk):
         self.desk = desk

@@ -52,7 +52,7 @@ def test_the_users_own_password_takes_its_place(settings, monkeypatch):
     assert not password_file(settings).exists()
 
 
-def test_a_command_uses_it(settings):
+def test_a_command_uses_the_password_of_up(settings):
     password_file(settings).write_text("resonant:known\n")
     use_password_of_up(settings)
     assert os.environ[OF_CLIENT] == "resonant:known"

@@ -26,13 +26,13 @@ class Queue:
 
 
 @pytest.mark.parametrize("unsent", [0, MOST_UNSENT - 1])
-async def test_nobody_waits_while_there_is_room(unsent):
+async def test_senders_do_not_wait_while_there_is_room(unsent):
     queue = Queue(unsent)
     await queue.records().catch_up()
     assert queue.waited == 0
 
 
-async def test_the_queue_is_looked_at_no_more_often_than_it_could_have_filled():
+async def test_the_queue_is_checked_no_more_often_than_it_can_fill():
     looks = []
 
     async def run(unsent, calls):
@@ -54,14 +54,14 @@ async def test_an_emission_that_is_quicker_than_the_server_waits_until_there_is_
     assert queue.waited == pytest.approx(4, abs=0.2)
 
 
-async def test_a_slow_server_is_waited_for_as_long_as_it_takes_anything():
+async def test_senders_wait_for_a_slow_server_while_it_receives_messages():
     queue = Queue(MOST_UNSENT + 900, sent_a_second=20)
     await queue.records().catch_up()
     assert queue.unsent < MOST_UNSENT
     assert queue.waited > 4 * PATIENCE_SECONDS
 
 
-async def test_a_server_that_takes_nothing_holds_up_no_event_for_long():
+async def test_a_server_that_receives_nothing_delays_no_event_for_long():
     queue = Queue(MOST_UNSENT)
     records = queue.records()
     await records.catch_up()
@@ -77,7 +77,7 @@ async def test_a_server_that_takes_nothing_holds_up_no_event_for_long():
 
 
 @pytest.mark.engine
-def test_prefect_tells_how_many_messages_it_has_yet_to_send(prefect_api):
+def test_prefect_reports_how_many_messages_it_has_not_sent(prefect_api):
     from prefect.events import emit_event
     from prefect.settings import PREFECT_API_URL, temporary_settings
 

@@ -24,7 +24,7 @@ async def test_a_server_that_does_not_answer_delays_the_end_for_a_limited_time(m
 
 
 @pytest.mark.timeout(60)
-def test_a_server_that_is_gone_does_not_disturb_the_end():
+def test_a_lost_server_does_not_disturb_the_end():
     with nobody_listening() as url, temporary_settings({PREFECT_API_URL: f"{url}/api"}):
         stack._close_runs(Cancelled())
 

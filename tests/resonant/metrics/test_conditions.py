@@ -36,7 +36,7 @@ def with_gate(state, totals=QUIET, **fields):
     return replace(totals, gates={"hooks": Gate("hooks", state, **fields)})
 
 
-def test_a_quiet_store_has_nothing_bad():
+def test_no_condition_is_bad_without_activity():
     assert not [finding for finding in evaluate(QUIET, {}, SETTINGS, NOW, {}) if finding.is_bad]
 
 
@@ -154,9 +154,7 @@ def test_probes_are_not_counted_as_retries(state, is_bad):
         pytest.param(7200, 30, ("probing", 7200, {}), False, id="probes are sent"),
     ],
 )
-def test_the_drain_is_silent_if_a_delivery_is_overdue_that_no_gate_holds_and_nobody_claims(
-    due, seen, gate, is_bad
-):
+def test_the_drain_is_silent_if_a_delivery_is_overdue_and_neither_held_nor_claimed(due, seen, gate, is_bad):
     last_seen = {} if seen is None else {"hooks": NOW - seen}
     totals = replace(QUIET, oldest_due_at={"hooks": NOW - due}, last_seen_at=last_seen)
     if gate:

@@ -22,7 +22,7 @@ def test_the_audit_is_read_newest_first_as_it_was_written(desk):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_it_is_there_from_the_beginning_and_says_when_it_ended(desk, fails):
+def test_an_entry_exists_from_the_beginning_and_gets_its_end(desk, fails):
     async def work():
         async with audited(desk.store, who="x", action="purge", selection={}) as audit_id:
             [begun] = await desk.store.read(read_audit)

@@ -8,7 +8,7 @@ from resonant.events import rfc3339
 from resonant.store.audit import add_to_audit, begin_audit, read_audit
 
 
-def test_the_audit_of_nothing_is_an_empty_array_or_a_word(resonant, dead):
+def test_an_empty_audit_is_an_empty_array_or_a_message(resonant, dead):
     resonant.json("dlq")
     resonant("replay", "--all", "--dry-run")
 

@@ -418,7 +418,7 @@ def test_the_pages_put_together_are_the_whole_list(resonant, many, command, limi
     assert all(len(page) == len(pages[0]) for page in pages[:-1])
 
 
-def test_a_place_is_said_and_taken_without_json_too(resonant, many):
+def test_a_position_is_printed_and_accepted_without_json_too(resonant, many):
     first = resonant("dlq", "--limit", "9")
     after = ("--after", PLACE.fullmatch(first.err)[1])
     second = resonant("dlq", "--limit", "9", *after)
@@ -440,7 +440,7 @@ def test_dead_letters_that_come_and_go_between_two_pages_shift_nothing(resonant,
     assert ids(json.loads(second.out)) == [f"evt_{n:02}" for n in range(11, 6, -1)]
 
 
-def test_a_place_before_all_and_one_after_all_are_places(resonant, many):
+def test_a_position_before_or_after_all_rows_is_valid(resonant, many):
     assert resonant.json("dlq", "--after", "0-0") == []
     assert len(resonant.json("dlq", "--after", "999999999999.5-999999999999999999")) == 17
 

@@ -81,7 +81,7 @@ def test_only_its_owner_may_read_it_even_if_it_replaces_another_file(resonant, d
 
 
 @pytest.mark.parametrize("output", ["missing/report.json", ".", "device"])
-def test_a_place_that_takes_no_file_is_one_line_and_exit_code_1(resonant, dead, tmp_path, output):
+def test_an_unsuitable_file_is_refused_in_one_line_with_exit_code_1(resonant, dead, tmp_path, output):
     os.mkfifo(tmp_path / "device")
     answer = resonant("export", "--output", output, code=1)
     assert answer.err.startswith("resonant: ")

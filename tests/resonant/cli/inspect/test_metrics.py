@@ -86,7 +86,7 @@ def test_each_event_type_is_shown_the_most_frequent_first(resonant, busy):
     assert second == "a.rare|one 1 0 0 1 0 500.0"
 
 
-def test_nothing_is_null_and_no_error(resonant):
+def test_metrics_of_an_empty_store_are_null_and_no_error(resonant):
     document = resonant.json("metrics")
     counts = dict.fromkeys(("total", "success", "failed", "dead_letter"), 0)
     assert document["events"] == counts | {"success_rate": None}

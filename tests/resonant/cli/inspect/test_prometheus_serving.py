@@ -68,9 +68,7 @@ def test_a_store_that_is_away_is_503_with_one_line_until_it_is_back(serve, busy,
 
 
 @pytest.mark.parametrize("scraped_before", [True, False])
-def test_a_file_that_is_gone_is_503_and_no_new_store_in_which_all_counters_are_zero(
-    serve, busy, tmp_path, scraped_before
-):
+def test_a_missing_store_is_503_and_no_empty_one_is_created(serve, busy, tmp_path, scraped_before):
     store, aside, port = tmp_path / "resonant.db", tmp_path / "aside", serve()
     if scraped_before:
         assert scrape(port)[0] == 200

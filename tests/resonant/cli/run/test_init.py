@@ -156,7 +156,7 @@ def test_a_folder_with_the_name_of_a_file_is_not_replaced(resonant, folder):
         ),
     ],
 )
-def test_a_place_that_takes_no_copy_is_one_line(resonant, folder, existing, argv, said):
+def test_an_unsuitable_folder_is_refused_in_one_line(resonant, folder, existing, argv, said):
     (folder.parent / existing).parent.mkdir(exist_ok=True)
     (folder.parent / existing).touch()
     before = contents(folder.parent)

@@ -1,4 +1,4 @@
-"""How many deliveries are sent alone, and how many in chunks."""
+"""The number of deliveries that a run sends alone; it sends the others in chunks."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""How many deliveries a run claims ahead of their sends."""
+"""The number of deliveries that a run claims ahead of their sends."""
 
 from __future__ import annotations
 

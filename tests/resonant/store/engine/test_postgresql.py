@@ -195,7 +195,7 @@ async def test_a_server_that_does_not_answer_any_more_is_not_waited_for_without_
     assert time.monotonic() - started < 25
 
 
-async def test_a_server_that_accepts_and_says_nothing_is_given_up(monkeypatch):
+async def test_a_server_that_accepts_and_does_not_answer_ends_the_wait(monkeypatch):
     monkeypatch.setattr("resonant.store.engine.postgresql._CONNECT_TIMEOUT_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]

@@ -67,7 +67,7 @@ WAYS = {
 
 @pytest.mark.parametrize("spoil", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize("work", ["store", "claim", "begin", "store in steps"])
-def test_nothing_counts_as_done(desk, path, spoil, work):
+def test_no_operation_counts_as_done_on_a_replaced_file(desk, path, spoil, work):
     """No event counts as stored, no delivery as claimed, and none is sent if its begin was lost."""
 
     async def run():

@@ -95,7 +95,7 @@ async def test_resuming_an_endpoint_wakes(store_url):
         await until(lambda: None in woken)  # for any endpoint: the run must look at the gates
 
 
-async def test_nothing_wakes_while_nothing_is_committed(store_url):
+async def test_no_run_wakes_without_a_commit(store_url):
     async with watched(store_url) as (other, woken):
         await other.look()
         await other.rescue()

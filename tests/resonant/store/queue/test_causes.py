@@ -33,7 +33,7 @@ def test_causes_that_differ_anywhere_are_two(desk, field):
     assert len(set(desk.write(cause_ids, [CAUSE, other]).values())) == 2
 
 
-def test_nothing_and_an_empty_text_are_the_same():
+def test_null_and_an_empty_text_are_the_same_cause():
     failure = dict.fromkeys(("category", "code", "error_type", "error"))
     assert Cause.of("e", "t", "cancelled", failure) == Cause("e", "t", "cancelled")
 

@@ -40,7 +40,7 @@ def test_policy_and_limit_are_kept_with_the_delivery(desk):
     assert (lease.policy, lease.max_attempts) == ("patient", 7)
 
 
-def test_nothing_given_is_nothing_stored(desk):
+def test_enqueueing_no_events_stores_nothing(desk):
     assert desk.enqueue() == EnqueueResult()
     assert desk.rows(schema.acceptances) == desk.rows(schema.ledgers) == []
     assert desk.status().balanced

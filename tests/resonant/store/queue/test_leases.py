@@ -177,7 +177,7 @@ class TestLease:
         assert desk.record(desk.delivered(nowhere)) == set()
         desk.run(desk.store.release([nowhere]))
 
-    def test_nothing_to_do_is_done(self, desk):
+    def test_operations_without_deliveries_change_nothing(self, desk):
         assert desk.begin() == desk.record() == set()
         desk.run(desk.store.release([]))
         assert desk.rescue() == desk.rescue(owners=[]) == 0

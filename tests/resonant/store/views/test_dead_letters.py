@@ -13,7 +13,7 @@ TYPES = ("order.paid", "order.refunded", "user.created")
 
 @pytest.fixture
 def queue(desk):
-    """Thirty dead letters of many causes; of one kind there are more errors than are kept apart."""
+    """Thirty dead letters with many causes; one kind has more errors than the store keeps apart."""
     for number in range(10):
         events = [desk.make(f"evt_{number}_{name}", event_type=name) for name in TYPES]
         endpoint, who = ("audit", "order") if number % 2 else ("orders", "Kunde")
@@ -64,7 +64,7 @@ def test_permanent_failures_and_endpoints_can_be_left_out(queue):
     assert queue.read(count, without_endpoints={"audit"}) == 15
 
 
-def test_a_dead_letter_that_is_gone_is_still_a_place_to_go_on_from(queue):
+def test_a_list_continues_after_a_dead_letter_that_does_not_exist(queue):
     [newest] = queue.run(queue.store.dead_letters(limit=1))
 
     def following(connection):

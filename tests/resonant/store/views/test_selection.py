@@ -1,4 +1,4 @@
-"""Selections of deliveries; the fuzz tests compare the ones of any text with a look at each delivery."""
+"""Selections of deliveries; the fuzz tests compare any selection with a check of each delivery."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def test_a_lease_that_ran_out_is_due(waiting):
         ({}, {"status": "pending"}, ["evt_crm", "evt_due", "evt_in_flight"]),
     ],
 )
-def test_filters_select(waiting, selection, options, found):
+def test_filters_select_unfinished_deliveries_in_the_store(waiting, selection, options, found):
     assert ids(listed(waiting, Selection(**selection), **options)) == found
 
 
