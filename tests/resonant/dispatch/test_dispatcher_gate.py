@@ -151,6 +151,19 @@ class TestThePilot:
             assert (await worker.run()).delivered == 3
         assert min(sent) >= ends_at
 
+    async def test_it_claims_at_the_pace_while_the_answers_take_long(self, tmp_path):
+        async def send(event):
+            sent.append(event.id)
+            await answer.wait()
+
+        sent, answer = [], asyncio.Event()
+        async with scene(tmp_path, clock=time.time, orders=send) as worker:
+            await enqueue(worker.store, 100)
+            await worker.set_gate(state="paced", since=time.time(), pace=200.0)
+            async with worker.running():
+                await until(lambda: len(sent) == worker.dispatcher.limits.endpoint_concurrency, 10)
+                answer.set()
+
     @in_task_lane
     async def test_a_replay_leaves_the_place_of_the_pilot_to_runs_that_send_due_deliveries(self, tmp_path):
         async with scene(tmp_path, orders=answering(429), policy=PATIENT) as worker:

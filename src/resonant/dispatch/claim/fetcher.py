@@ -295,7 +295,9 @@ class Fetcher:
             others_claim: the number of deliveries that the same transaction claims from other endpoints.
         """
         busy, claims = endpoint.busy, endpoint.claims
-        if not claims.is_used_up(endpoint.finished, busy) or (endpoint in self._deferred and busy):
+        # While the gate paces, it alone limits how many wait: an endpoint with slow answers needs many in flight for its pace.
+        is_enough = not (claims.is_used_up(endpoint.finished, busy) or endpoint.governs())
+        if is_enough or (endpoint in self._deferred and busy):
             return 0
         self._deferred.discard(endpoint)
         if (allowed := endpoint.claim_limit()) == 0:
