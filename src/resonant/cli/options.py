@@ -56,7 +56,7 @@ SendingLane = Annotated[
     typer.Option(
         "--lane",
         metavar="LANE",
-        help="task: each delivery is a Prefect task run. bulk: many share one, ten times as fast. auto: task runs up to 100 "
+        help="task: each delivery is a Prefect task run. bulk: many share one, eight times as fast. auto: task runs up to 100 "
         "deliveries per second, and chunks for the rest.",
     ),
 ]
