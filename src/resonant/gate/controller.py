@@ -70,7 +70,7 @@ class EndpointGate:
     def __init__(self, row: Gate, owner: str, rng: random.Random) -> None:
         self.row = row
         self._owner, self._rng = owner, rng
-        self._now = self._not_before = -inf
+        self._now = self._not_before = self._entered_at = -inf
         self._sends = self._sends_before = 0
         self._is_writing = False
         self._pace: Pace | None = None
@@ -97,7 +97,7 @@ class EndpointGate:
         before, self.row = self.row, row
         next_pace, self._next_pace, self._is_writing = self._next_pace, None, False
         if (row.state, row.since) != (before.state, before.since):
-            if row.pilot != self._owner:
+            if row.since != self._entered_at:  # not an own change, during whose write it may have come
                 self._not_before = -inf  # an operator may have dropped it, and otherwise it is in the row
             self._sends_before = self._sends
             self._forget(self._now)
@@ -276,6 +276,7 @@ class EndpointGate:
 
     def _enter(self, state: GateState, now: float, reason: str, **fields: Any) -> GateChange:
         """Return the change to a new state."""
+        self._entered_at = now
         kept = {name: getattr(self.row, name) for name in _KEPT}
         return self._propose(Gate(**kept, state=state, since=now, reason=reason, **fields))
 

@@ -7,7 +7,7 @@ import pytest
 
 from resonant.gate.permission import RELEASE
 from resonant.store.shared.gates import Gate
-from support.gate_processes import DELIVERED, failed
+from support.gate_processes import DELIVERED, REFUSED, failed
 
 
 def asking(seconds):
@@ -85,6 +85,33 @@ def test_a_retry_after_that_comes_while_the_change_to_paced_is_written_holds_the
     process.look(100.3)
     assert row.gate.not_before == 130.2
     assert gate.may_send(101, 0) == RELEASE
+
+
+@pytest.mark.parametrize("retry_after", [30.0, 3600.0])
+def test_a_retry_after_that_comes_while_the_change_to_probing_is_written_holds_the_endpoint(
+    row, process, retry_after
+):
+    gate = process.gate
+    early = [gate.sent(100) for _ in range(20)]
+    assert gate.answered(early[0], asking(retry_after), 100.1, 0) is None
+    late = [gate.sent(100.1) for _ in range(4)]
+    changes = (gate.answered(each, REFUSED, 100.2, 0) for each in early[1:])
+    change = next(filter(None, changes))
+    assert [gate.answered(each, asking(retry_after), 100.3, 0) for each in late] == [None] * 4
+    assert process.write(change)
+    assert (row.gate.state, row.gate.not_before) == ("probing", None)
+
+    process.look(100.4)
+    assert row.gate.not_before == 100.3 + min(retry_after, 300)
+
+
+def test_an_operator_who_resumes_an_endpoint_drops_its_retry_after(row, process):
+    process.fail(100, failed(retry_after=30.0), times=4)
+    row.set(state="paused", since=101.0, pilot=None)
+    process.look(101)
+    row.set(state="normal", since=102.0, not_before=None)
+    process.look(102)
+    assert not process.gate.governs(102)
 
 
 def test_a_known_refusal_holds_the_endpoint_again_at_once(row, process):
