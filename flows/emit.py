@@ -60,8 +60,8 @@ async def emit_events(
         policy: Name of a retry policy that overrides the deliveries' own policies in this run.
         max_attempts: Maximum number of attempts in a round; overrides the policy's value.
         run_for: Seconds to keep sending deliveries as they become due. 0 ends the run when nothing is due.
-        lane: `auto` gives each delivery its own task run while at most 100 start per second, and sends the surplus in
-            chunks. `task` gives every delivery its own task run. `bulk` sends everything in chunks, one task run each.
+        lane: `auto` gives each delivery its own task run while at most 100 start per second, and sends chunks above
+            that. `task` gives every delivery its own task run. `bulk` sends everything in chunks, one task run each.
             A failed delivery of a chunk is retried in a later one. A chunk's first 20 dead letters get failed task runs.
         successors: Keep sending until this many younger runs with `successors` are alive, and for another 30 seconds.
             With 2, two runs are always alive, so that one continues if the other crashes. Such a run also

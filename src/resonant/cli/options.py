@@ -57,7 +57,7 @@ SendingLane = Annotated[
         "--lane",
         metavar="LANE",
         help="task: each delivery is a Prefect task run. bulk: many share one, eight times as fast. auto: task runs up to 100 "
-        "deliveries per second, and chunks for the rest.",
+        "deliveries per second, and chunks above.",
     ),
 ]
 ChunkSize = Annotated[

@@ -13,8 +13,9 @@ from resonant.dispatch.limiting.alone import SentAlone
         ([(0.0, 300)], [100]),
         ([(0.0, 100), (0.99, 1), (1.0, 99)], [100, 0, 99]),
         ([(0.1 * n, 10) for n in range(40)], [10] * 40),
+        ([(n / 11, 10) for n in range(40)], [10] * 10 + [0] * 30),
     ],
-    ids=["few", "surplus", "a large claim", "after a second", "a steady rate"],
+    ids=["few", "surplus", "a large claim", "after a second", "a steady rate", "a steady rate above it"],
 )
 def test_up_to_a_number_per_second_are_sent_alone(starts, alone):
     budget = SentAlone(100)
