@@ -71,7 +71,9 @@ async def _read_together(name: str) -> BlockDocument | None:
     loop = asyncio.get_running_loop()
     if loop not in _batches:
         names: set[str] = set()
-        _batches[loop] = names, loop.create_task(_read_batch(names))
+        _batches[loop] = names, (reading := loop.create_task(_read_batch(names)))
+        # If no caller waits for it any more, asyncio would log its error.
+        reading.add_done_callback(lambda done: done.cancelled() or done.exception())
     names, reading = _batches[loop]
     names.add(name)
     return (await asyncio.shield(reading)).get(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import json
 import logging
 import random
@@ -348,6 +349,19 @@ async def test_endpoints_are_read_together_even_if_the_server_returns_few_at_onc
         caplog.clear()
         assert len(await asyncio.gather(*map(load_endpoint, names))) == 3
     assert sum("/block_documents/filter" in line for line in caplog.messages) == 2
+
+
+async def test_a_failed_read_that_nobody_waits_for_any_more_is_not_logged(monkeypatch, caplog):
+    async def fail_late(*_arguments, **_options):
+        await asyncio.sleep(0.05)
+        raise ConnectionError
+
+    monkeypatch.setattr("blocks.loading._read_documents", fail_late)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(load_endpoint("orders"), 0.01)
+    await asyncio.sleep(0.1)
+    gc.collect()
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize("model_wide", [True, False])
