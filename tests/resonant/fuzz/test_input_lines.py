@@ -166,7 +166,7 @@ def test_of_a_file_every_line_is_an_event_or_is_reported_by_its_place(runner, li
     reports = []
 
     async def events_of(file):
-        counts = _Counts(reports.append, shown=1_000)
+        counts = _Counts(report=reports.append)
         reader = _Reader(read_strictly, counts, lambda _bytes: None, longest_line=10_000)
         found = []
         async with aclosing(reader.batches([Source("FILE", file.fileno())], Interruption())) as batches:
