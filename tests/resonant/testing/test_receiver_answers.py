@@ -153,6 +153,15 @@ def test_an_incomplete_journal_line_is_left_out(tmp_path):
     assert read_journal(path) == [received]
 
 
+def test_a_journal_of_0_1_0_has_no_methods_and_paths(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    path.write_text(
+        '{"webhook_id": "evt_1", "try_number": 1, "received_at": 12.5, "body": "eHk=", "headers": {}, '
+        '"action": "respond", "status": 200, "sha256": "5"}\n'
+    )
+    assert read_journal(path) == [Received("evt_1", 1, "", "", {}, b"xy", 12.5, "respond", 200)]
+
+
 @pytest.mark.parametrize(
     ("event_type", "outcomes"),
     [
