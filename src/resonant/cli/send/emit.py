@@ -76,6 +76,8 @@ def emit(
         if endpoint is not None and options.is_url(endpoint):
             _check_url(endpoint, allow_private=allow_private)
         check_readable(files or [])
+        if chunk_size is not None and not verbose:  # with --verbose, the flow's log says it
+            output.say("--chunk-size is deprecated: use --lane, one of auto, task and bulk")
         emission = _Emission(store, endpoint, allow_private, lane, chunk_size, as_json, verbose)
         if files and endpoint is not None:
             emission.of_files(

@@ -55,3 +55,10 @@ def test_deliveries_that_wait_for_a_probe_are_named_with_the_time_of_the_next_on
         r", 3 held; nosy is probing for \d+ .+; next probe in \d+ .+; 3 held; next: (.+)", answer.out
     )
     assert said[1].startswith("repair the receiver: once a probe succeeds, the deliveries are sent")
+
+
+@pytest.mark.usefixtures("on_server")
+def test_a_chunk_size_is_deprecated(resonant):
+    answer = resonant.on_prefect("emit", "--chunk-size", "500")
+    assert answer.out.strip() == NOTHING_SENT
+    assert answer.err == "--chunk-size is deprecated: use --lane, one of auto, task and bulk\n"
