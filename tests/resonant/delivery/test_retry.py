@@ -346,3 +346,10 @@ def test_a_gate_never_exhausts_a_round_sooner_than_the_policy_alone(policy, seed
     assert decision == GiveUp("exhausted")
     assert charged + 1 == policy.max_attempts
     assert now >= own * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("jitter", ["proportional", "full", "equal", "decorrelated"])
+def test_delays_under_a_gate_are_spread_by_jitter(jitter):
+    policy, rng = RetryPolicy(jitter=jitter), random.Random(7)
+    delays = [decide_now(attempt=8, policy=policy, rng=rng, gate=PROBING).delay for _ in range(100)]
+    assert len(set(delays)) == 100

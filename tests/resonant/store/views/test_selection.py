@@ -75,6 +75,14 @@ def test_every_condition_selects_and_all_of_them_must_hold(dead_letters):
     assert {name for words, _ in SELECTIONS for name in words} == set(Selection.model_fields)
 
 
+def test_wildcards_of_sql_are_ordinary_characters(desk):
+    for number, sign in enumerate("_%\\x"):
+        desk.bury(desk.make(f"evt_{number}", event_type=f"a{sign}b"), error=f"a{sign}b")
+    for number, sign in enumerate("_%\\"):
+        assert select_ids(desk, event_type=f"a{sign}*") == {f"evt_{number}"}
+        assert select_ids(desk, text=f"a{sign}b") == {f"evt_{number}"}
+
+
 def test_an_unfinished_delivery_is_selected_by_another_moment(dead_letters):
     now = dead_letters.clock()
 

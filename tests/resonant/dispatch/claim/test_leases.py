@@ -1,0 +1,47 @@
+"""Leases in flight are renewed, also before expired ones are rescued."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from resonant.dispatch.claim.leases import LeaseHeartbeat, TakeOver
+from resonant.errors import StoreUnavailable
+from resonant.testing import FixedClock
+
+
+class Store:
+    """Notes what it is asked for, and first raises the given failures."""
+
+    def __init__(self, lease_seconds, failures=()):
+        self.clock = FixedClock(1_700_000_000.0)
+        self.lease_seconds = lease_seconds
+        self.failures = list(failures)
+        self.asked = []
+
+    async def renew(self, _owner, _delivery_ids):
+        self.asked.append("renew")
+        if self.failures:
+            raise self.failures.pop(0)
+
+    async def rescue(self, **_options):
+        self.asked.append("rescue")
+
+
+def heartbeat(store):
+    return LeaseHeartbeat(store, "me", SimpleNamespace(delivery_ids=lambda: {7}))
+
+
+async def test_renewals_outlast_an_outage_and_end_with_an_unexpected_error():
+    store = Store(0.003, [StoreUnavailable("away"), RuntimeError("broken")])
+    with pytest.raises(RuntimeError, match="broken"):
+        await heartbeat(store).beat()
+    assert store.asked == ["renew", "renew"]
+
+
+@pytest.mark.parametrize(("seconds", "asked"), [(29, ["rescue"]), (31, ["renew", "rescue"])])
+async def test_a_process_that_was_suspended_renews_its_leases_before_it_rescues(seconds, asked):
+    store = Store(60.0)
+    take_over = TakeOver(store, heartbeat(store), endpoint=None, on_waiting=lambda _until: None)
+    store.clock.advance(seconds)
+    await take_over.rescue_if_due()
+    assert store.asked == asked
