@@ -152,6 +152,7 @@ async def test_large_events_are_claimed_only_as_memory_has_room(tmp_path, monkey
         await worker.store.enqueue(events, "orders")
         held = worker.count_claims()
         assert (await worker.run()).delivered == 300
+        assert worker.dispatcher._in_flight.bytes == 0
     assert 10 < max(held) <= 60
 
 
