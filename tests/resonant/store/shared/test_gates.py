@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
@@ -30,6 +30,10 @@ def test_a_gate_is_normal_until_a_change_is_written_which_raises_the_epoch(desk)
     assert desk.write(change_gate, change)
     assert desk.read(read_gate, "orders") == change.result == replace(PROBING, epoch=1)
     assert desk.read(read_gates) == {"orders": change.result}
+
+
+def test_a_gate_has_the_columns_of_its_row_in_their_order():
+    assert [field.name for field in fields(Gate)] == [column.name for column in schema.gates.columns]
 
 
 def test_one_of_two_changes_of_the_same_gate_is_written(desk):
@@ -95,4 +99,6 @@ def test_a_gate_that_is_paused_or_long_down_holds_for_long(desk, fields, is_held
 
     assert holds_for_long(gate, now) == is_held
     found = desk.read(standing, ids, now=START)
-    assert [each.held for each in sorted(found)] == [False, is_held, False], "one is leased, one goes elsewhere"
+    assert [each.held for each in sorted(found)] == [False, is_held, False], (
+        "one is leased, one goes elsewhere"
+    )
