@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
@@ -69,11 +68,11 @@ def scrape_app(settings: Settings) -> WSGIApplication:
     """
     one_at_a_time = Lock()
     file = file_of(settings.store_url)
-    has_been_there = _exists(file)
+    has_been_there = file is not None and not _is_gone(file)
 
     async def read() -> CollectorRegistry:
         nonlocal has_been_there
-        if has_been_there and not _exists(file):
+        if file is not None and has_been_there and _is_gone(file):
             raise StoreUnavailable(
                 f"sqlite:///{file}: the file was removed: restore it, or restart `resonant prometheus --serve` "
                 "to begin with an empty store"
@@ -81,7 +80,7 @@ def scrape_app(settings: Settings) -> WSGIApplication:
         # The store is opened for each scrape: it may become unavailable, and it belongs to the event loop of one thread.
         async with open_configured_store(settings) as store:
             registry = await read_registry(store, settings)
-        has_been_there = _exists(file)
+        has_been_there = True
         return registry
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -107,8 +106,12 @@ async def read_registry(store: Store, settings: Settings) -> CollectorRegistry:
     return registry_of(totals, found)
 
 
-def _exists(file: Path | None) -> bool:
-    return file is not None and os.path.exists(file)  # noqa: PTH110 - Path.exists may raise an error
+def _is_gone(file: Path) -> bool:
+    try:
+        file.stat()
+    except OSError as error:  # after another one, opening the file gives the reason
+        return isinstance(error, FileNotFoundError | NotADirectoryError)
+    return False
 
 
 def _one_line(start_response: StartResponse, status: str, line: str) -> list[bytes]:

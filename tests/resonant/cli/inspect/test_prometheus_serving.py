@@ -90,6 +90,18 @@ def test_a_missing_store_is_503_and_no_empty_one_is_created(serve, busy, tmp_pat
     assert samples(body)["resonant_events_accepted_total", "billing"] == 3
 
 
+def test_a_store_whose_folder_cannot_be_entered_is_not_called_removed(serve, tmp_path, monkeypatch):
+    folder = tmp_path / "folder"
+    monkeypatch.setenv("RESONANT_DATABASE_URL", f"sqlite:///{folder}/resonant.db")
+    port = serve()
+    assert scrape(port)[0] == 200
+    folder.rename(tmp_path / "aside")
+    folder.symlink_to(folder)  # also root cannot enter it
+    status, _, body = scrape(port)
+    assert status == 503
+    assert "removed" not in body
+
+
 def test_on_a_fresh_machine_serving_begins_with_an_empty_store(serve, tmp_path, monkeypatch):
     monkeypatch.setenv("RESONANT_DATABASE_URL", f"sqlite:///{tmp_path}/not/yet/resonant.db")
     port = serve()
