@@ -313,6 +313,20 @@ def test_compactions_beside_writers_lose_and_double_nothing(desk, open_desk, sto
     assert {each.count for each in sums(desk)[0].values()} == {expected}
 
 
+def test_an_open_transaction_of_a_producer_blocks_no_compaction(open_desk, postgresql_url):
+    desk = open_desk(postgresql_url)
+    add(desk, 5 * HOUR, 5 * HOUR)
+
+    async def compact_meanwhile():
+        async with desk.store.transaction() as transaction:
+            facts = [("attempt", "orders", "http_503", 0.3)]
+            await transaction.run_sync(count, desk.clock() - 5 * HOUR, facts)
+            await asyncio.wait_for(desk.store.compact(), 10)
+
+    desk.run(compact_meanwhile())
+    assert desk.counted("attempt") == 3
+
+
 def test_a_span_ends_where_the_next_one_begins(desk):
     hour = start_of(desk.clock() - 60 * HOUR, HOUR)
     add(desk, desk.clock() - hour - HOUR, desk.clock() - hour - HOUR + 60)
