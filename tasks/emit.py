@@ -23,7 +23,7 @@ from resonant.delivery.retry import MAX_ATTEMPTS_LIMIT, GiveUp, Park, Retry
 from resonant.delivery.wording import shortened
 from resonant.dispatch.send.admission import Held
 from resonant.dispatch.send.sender import LeaseLost, TimeIsUp
-from resonant.display import visible
+from resonant.display import counted, visible
 from resonant.events import rfc3339
 from resonant.gate.words import advice, described
 from resonant.local.compatibility import result_of_nothing
@@ -60,14 +60,18 @@ class DeliveryRef:
 class ChunkRef:
     """A task run's reference to its chunk."""
 
-    number: int
+    words: str
     endpoint: str
     keys: tuple[LeaseKey, ...]
 
     @classmethod
     def of(cls, leases: list[Lease]) -> ChunkRef:
         """Make the reference to claimed deliveries to one endpoint."""
-        return cls(len(leases), leases[0].endpoint, tuple(lease.key for lease in leases))
+        return cls(
+            counted(len(leases), "delivery", "deliveries"),
+            leases[0].endpoint,
+            tuple(lease.key for lease in leases),
+        )
 
 
 class Undelivered(Exception):
@@ -159,7 +163,7 @@ def why_held(gate: Gate, now: float) -> str:
 
 @task(
     name="emit-chunk",
-    task_run_name="{ref.number} deliveries to {ref.endpoint}",
+    task_run_name="{ref.words} to {ref.endpoint}",
     description="Make one attempt for each delivery of a chunk to one endpoint, and park every retry.",
     # Prefect logs no traceback for a task that could be retried. The flow logs the error.
     retries=1,
