@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -40,7 +41,6 @@ from resonant.local.supervisor import end, keep, kill
 from resonant.local.work_pool import WORK_POOL, has_worker, make_work_pool, set_states
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable, Coroutine, Iterator
 
     from prefect import State
@@ -257,6 +257,8 @@ def _kept_worker(home: Path, variables: dict[str, str], server: subprocess.Popen
             except KeyboardInterrupt:
                 kill(worker)
                 kill(server)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    worker.wait(_CLOSE_SECONDS)
                 raise
 
 
