@@ -83,8 +83,8 @@ def kept_prefect_server(settings: Settings) -> Iterator[Part]:
     configure_prefect()
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "WARNING"  # the server still gets the log lines
     port = free_port()
+    os.environ["PREFECT_API_URL"] = api_url_at(port)  # before kept_server imports Prefect
     with kept_server(settings, port=port, ui=False) as server:
-        os.environ["PREFECT_API_URL"] = api_url_at(port)
         yield server
 
 
