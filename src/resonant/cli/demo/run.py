@@ -147,7 +147,9 @@ async def _tell(stack: Stack, url: str, count: int, home: Path) -> _Story:
         snapshot = await store.read(take_snapshot)
         # A run does not wait for deliveries that a gate holds for a long time.
         while snapshot.status.pending + snapshot.status.retrying and len(run_ids) < _MOST_RUNS:
-            run = await arun_deployment(EMIT, parameters={"max_attempts": MAX_ATTEMPTS}, timeout=0)
+            # In the task lane, the UI shows each delivery with its retries.
+            parameters = {"max_attempts": MAX_ATTEMPTS, "lane": "task"}
+            run = await arun_deployment(EMIT, parameters=parameters, timeout=0)
             run_ids.append(run.id)
             if len(run_ids) == 1:
                 output.say(f"the worker runs {EMIT}: {_run_url(stack, run_ids[0])}")
