@@ -124,7 +124,7 @@ class _Growth:
 
         async def emit() -> float:
             os.environ["RESONANT_DATABASE_URL"] = url
-            _, watch = await emit_stored(url, count, endpoint=None, **LANES[lane])
+            _, watch = await emit_stored(url, count, endpoint=None, lane=lane)
             cpu.append(watch.cpu_seconds / count * 1000)
             # The server's remaining records must not disturb the next round.
             await asyncio.to_thread(wait_until_quiet, [self._server], _QUIET_SECONDS)

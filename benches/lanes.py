@@ -1,13 +1,13 @@
-"""The lanes of an emission, as parameters of ``emit_events``."""
+"""The lanes that the benches measure."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from resonant.dispatch.limiting.limiter import ConcurrencyLimiter
 
 Lane = Literal["task", "bulk"]
-LANES: dict[Lane, dict[str, Any]] = {"task": {"lane": "task"}, "bulk": {"lane": "bulk"}}
+LANES: tuple[Lane, ...] = ("task", "bulk")
 
 
 def task_runs_in_flight(concurrency: int, endpoint_concurrency: int) -> int:

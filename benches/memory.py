@@ -19,11 +19,12 @@ from benches.surroundings import ENDPOINT, empty_home, events, prefect_server
 from resonant.store import WorkerStore
 
 if TYPE_CHECKING:
+    from benches.lanes import Lane
     from resonant.settings import Settings
 
 EVENTS, ROUNDS = 20_000, 1
-# The options of each lane, and the factor of its number of events: a million in the fast bulk lane.
-_LANES: dict[str, tuple[list[str], int]] = {"task": (["--lane", "task"], 1), "bulk": (["--lane", "bulk"], 50)}
+# The factor of each lane's number of events: a million in the fast bulk lane.
+_TIMES: dict[Lane, int] = {"task": 1, "bulk": 50}
 _SAMPLE_SECONDS = 0.1
 _AT_MOST_MB = 400
 _AT_MOST_GROWTH = 1.10
@@ -43,14 +44,12 @@ def run(count: int, rounds: int) -> list[Comparison]:
         _run("endpoint", "add", ENDPOINT, receiver.url, "--allow-private")
         return [
             comparison
-            for lane, (options, times) in _LANES.items()
-            for comparison in _measure(settings, receiver, lane, options, times * count, rounds)
+            for lane, times in _TIMES.items()
+            for comparison in _measure(settings, receiver, lane, times * count, rounds)
         ]
 
 
-def _measure(
-    settings: Settings, receiver: Receiver, lane: str, options: list[str], count: int, rounds: int
-) -> list[Comparison]:
+def _measure(settings: Settings, receiver: Receiver, lane: Lane, count: int, rounds: int) -> list[Comparison]:
     peak: list[float] = []
     first: list[float] = []
     last: list[float] = []
@@ -60,7 +59,7 @@ def _measure(
         asyncio.run(_store(settings, count))
         receiver.expect(count + 1)  # never reached, so the receiver prints its count only on request
         started = time.monotonic()
-        samples = _sample(receiver, "emit", "--endpoint", ENDPOINT, *options)
+        samples = _sample(receiver, "emit", "--endpoint", ENDPOINT, "--lane", lane)
         peak.append(max(each.megabytes for each in samples))
         first.append(_peak(samples, range(started_up, started_up + quarter)))
         last.append(_peak(samples, range(count - quarter, count + 1)))

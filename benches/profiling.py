@@ -91,13 +91,13 @@ async def _profile_flow(store_url: str, url: str, lane: Lane, count: int) -> str
     from prefect.logging.handlers import APILogHandler
 
     await save_endpoint(url)
-    await emit_stored(store_url, count // 10, **LANES[lane])  # imports, and fills caches
+    await emit_stored(store_url, count // 10, lane=lane)  # imports, and fills caches
     store = await WorkerStore.open(store_url)
     await store.enqueue(events(count), ENDPOINT)
     await store.close()
     # Profile the whole loop, not only one of its tasks.
     with Profiler(async_mode="disabled") as profiler:
-        await emit_stored(store_url, 0, **LANES[lane])
+        await emit_stored(store_url, 0, lane=lane)
     await APILogHandler.aflush()  # before the server ends
     options = {"filter_threshold": _SHARE_SHOWN, "show_regex": ".*"}  # Prefect's frames as well as ours
     shown = ConsoleRenderer(time="percent_of_total", processor_options=options)

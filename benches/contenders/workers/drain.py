@@ -6,7 +6,6 @@ import asyncio
 import os
 from typing import TYPE_CHECKING, cast
 
-from benches.lanes import LANES
 from benches.surroundings import ENDPOINT
 from flows.emit import emit_events
 
@@ -19,7 +18,7 @@ _RUN_FOR_SECONDS = 86_400.0
 async def _main() -> None:
     lane = cast("Lane", os.environ["BENCH_LANE"])
     endpoint = os.environ.get("BENCH_ENDPOINT", ENDPOINT) or None
-    await emit_events(endpoint=endpoint, run_for=_RUN_FOR_SECONDS, **LANES[lane])
+    await emit_events(endpoint=endpoint, run_for=_RUN_FOR_SECONDS, lane=lane)
 
 
 asyncio.run(_main())
