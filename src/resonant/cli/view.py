@@ -79,7 +79,7 @@ class Seen(Generic[Row]):
 
 
 def write_groups(groups: Sequence[Row], shown_as: View[Row], *, limit: int, none: str, as_json: bool) -> bool:
-    """Write groups; say on standard error if there are more than ``limit`` (0: no limit), or ``none`` if there are none.
+    """Write groups; say on standard error if there are more than ``limit`` (0: no limit). Without groups, say ``none``.
 
     Returns:
         Whether it has written some, and these are all.
