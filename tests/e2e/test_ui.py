@@ -200,9 +200,12 @@ def test_the_form_of_an_endpoint_saves_a_new_timeout_and_keeps_the_rest(up, up_m
     before = webhook_endpoint(up.url, name)
 
     browser.goto(f"{up.url}/blocks/block/{before['id']}/edit")
+    browser.wait_for_load_state("networkidle")  # the form fills itself again with each answer
     after(browser, "Timeout", "input").fill("7")
     screenshot(browser, f"endpoint-form-{name}")
-    browser.get_by_role("button", name="Save").click()
+    with browser.expect_response(lambda answer: answer.request.method == "PATCH") as saved:
+        browser.get_by_role("button", name="Save").click()
+    assert saved.value.ok
     wait_until(lambda: webhook_endpoint(up.url, name)["data"]["timeout"] == 7)
 
     kept = {name: value for name, value in before["data"].items() if value is not None}

@@ -245,10 +245,10 @@ def _kept_worker(home: Path, variables: dict[str, str], server: subprocess.Popen
         try:
             yield Part("Prefect worker", worker, home / _WORKER_LOG)
         finally:
-            output.say(
-                f"stopping: the runs, at most {_STOP_SECONDS} s in all; another Ctrl-C kills everything"
-            )
             try:
+                output.say(
+                    f"stopping: the runs, at most {_STOP_SECONDS} s in all; another Ctrl-C kills everything"
+                )
                 _close_runs(Cancelling())
                 output.say("stopping: the worker")
                 end(worker)
