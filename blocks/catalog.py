@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import BlockDocumentCreate, BlockDocumentUpdate
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from pydantic import SecretStr
 
-from blocks.loading import load_endpoint, require_endpoint
+from blocks.loading import DEFAULT_BLOCK_TYPE, endpoint_documents, load_endpoint, require_endpoint
 from blocks.webhook_endpoint import WebhookEndpoint
 from resonant.errors import EndpointError, UnknownEndpoint
 from resonant.sinks.endpoint import check_new_secret
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from datetime import datetime
 
     from resonant.events import Category
@@ -168,22 +169,36 @@ async def rotate_secret(
             it, or is in a rotation: a third secret would cut off a receiver that still knows only the first.
     """
     block = await _webhook_endpoint(name)
-    old, until = block.signing_secret, block.previous_signing_secret_until
-    is_under_way = block.previous_signing_secret is not None and (until is None or until > now)
-    if old == secret:
-        if until is None:
+    if block.signing_secret == secret:
+        if (until := block.previous_signing_secret_until) is None:
             raise EndpointError(f"endpoint {name!r}: this is its signing secret already")
-        return until if is_under_way else None
-    if is_under_way:
+        return until if _is_rotating(block, now) else None
+    begin_rotation(name, block, secret, overlap=overlap, now=now)
+    await save_webhook_endpoint(name, block, overwrite=True, new_secret=secret)
+    return block.previous_signing_secret_until if block.previous_signing_secret else None
+
+
+def begin_rotation(
+    name: str, block: WebhookEndpoint, secret: SecretStr, *, overlap: timedelta, now: datetime
+) -> None:
+    """Give a block a new signing secret, and keep the old one until the end of the overlap.
+
+    Raises:
+        EndpointError: a rotation is under way.
+    """
+    if _is_rotating(block, now):
         raise EndpointError(
             f"endpoint {name!r}: a rotation is under way: `resonant endpoint rotate-secret {name} --end` ends it"
         )
-    overlaps = old is not None and overlap > timedelta()
+    overlaps = block.signing_secret is not None and overlap > timedelta()
+    block.previous_signing_secret = block.signing_secret if overlaps else None
+    block.previous_signing_secret_until = now + overlap if overlaps else now
     block.signing_secret = secret
-    block.previous_signing_secret = old if overlaps else None
-    ends = block.previous_signing_secret_until = now + overlap if overlaps else now
-    await save_webhook_endpoint(name, block, overwrite=True, new_secret=secret)
-    return ends if overlaps else None
+
+
+def _is_rotating(block: WebhookEndpoint, now: datetime) -> bool:
+    until = block.previous_signing_secret_until
+    return block.previous_signing_secret is not None and (until is None or until > now)
 
 
 async def end_rotation(name: str, *, now: datetime) -> None:
@@ -210,6 +225,37 @@ async def remove_endpoint(name: str) -> None:
     async with get_client() as client:
         with contextlib.suppress(ObjectNotFound):  # another command has just removed it
             await client.delete_block_document(document.id)
+
+
+async def save_endpoints(
+    blocks: Mapping[str, WebhookEndpoint | None], on_saved: Callable[[str], None]
+) -> None:
+    """Save checked webhook endpoints, or remove those without a block; report each name once that is done.
+
+    Saving them one by one would register their type again each time, which takes many times as long.
+    """
+    async with get_client() as client:
+        await WebhookEndpoint.register_type_and_schema(client=client)
+        kind = await client.read_block_type_by_slug(DEFAULT_BLOCK_TYPE)
+        schema = await client.get_most_recent_block_schema_for_block_type(kind.id)
+        saved = await endpoint_documents()
+        for name, block in blocks.items():
+            document = saved.get(name)
+            if block is None:
+                if document is not None:
+                    await client.delete_block_document(document.id)
+            else:
+                fields: dict[str, Any] = {
+                    "data": block.model_dump(mode="json", context={"include_secrets": True}),
+                    "block_schema_id": schema and schema.id,
+                }
+                if document is None:
+                    new = BlockDocumentCreate(name=name, block_type_id=kind.id, **fields)
+                    await client.create_block_document(new)
+                else:
+                    update = BlockDocumentUpdate(merge_existing_data=False, **fields)
+                    await client.update_block_document(document.id, update)
+            on_saved(name)
 
 
 async def _webhook_endpoint(name: str) -> WebhookEndpoint:

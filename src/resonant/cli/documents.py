@@ -467,3 +467,13 @@ def comparison(scenario: Scenario, variants: Iterable[Variant]) -> Document:
             for each in variants
         ],
     }
+
+
+def endpoint_import(changes: Sequence[Any], *, dry_run: bool) -> Document:
+    """Return what an import changes, or would change."""
+    names = {
+        kind: [each.name for each in changes if each.kind == kind]
+        for kind in ("added", "removed", "unchanged")
+    }
+    changed = {each.name: sorted(each.fields) for each in changes if each.kind == "changed"}
+    return {**names, "changed": changed, "dry_run": dry_run}

@@ -11,6 +11,7 @@ import typer
 from resonant import output
 from resonant.cli import asking, documents, name_checks, options
 from resonant.cli.endpoint import gate as endpoint_gate
+from resonant.cli.endpoint import importing
 from resonant.cli.endpoint import options as given
 from resonant.cli.endpoint import view as endpoint_view
 
@@ -143,6 +144,9 @@ def _webhook_name(name: str) -> str:
     return name
 
 
+commands.command("import", epilog="Example: resonant endpoint import endpoints.yaml --dry-run")(
+    importing.import_
+)
 commands.command("list", epilog="Example: resonant endpoint list")(endpoint_view.list_)
 commands.command(epilog="Example: resonant endpoint show billing")(endpoint_view.show)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
 
 from resonant import output
 from resonant.cli import documents, name_checks, options
@@ -26,7 +28,19 @@ class _Listed(NamedTuple):
         return documents.endpoint(self.name, self.block, self.problem, self.governed)
 
 
-def list_(as_json: options.Json = False) -> None:
+def list_(
+    export: Annotated[
+        bool,
+        typer.Option(
+            "--export",
+            help="Print the webhook endpoints as a file for `endpoint import`, without their secrets.",
+        ),
+    ] = False,
+    with_urls: Annotated[
+        bool, typer.Option("--with-urls", help="With --export: print URLs, which may contain tokens.")
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
     """List the endpoints, with the state of each gate. URLs are secret, so only hosts are shown.
 
     `endpoint show` shows the details.
@@ -37,11 +51,16 @@ def list_(as_json: options.Json = False) -> None:
     from resonant.cli.command_store import load_endpoint, on_prefect
     from resonant.store.views.endpoint_status import governed
 
+    if (with_urls and not export) or (export and as_json):
+        raise options.Misuse("--with-urls needs --export, and --export cannot be combined with --json")
     with on_prefect() as store:
         from blocks.loading import load_endpoints
 
         found, now = asyncio.run(load_endpoints(load_endpoint)), time.time()
         name_checks.remember(store, found)
+        if export:
+            _export(found, with_urls=with_urls)
+            return
         gates = store.read(governed, now=now)
     rows = [
         _Listed(name, block, _problem(name, block), _of(name, gates)) for name, block in sorted(found.items())
@@ -52,6 +71,20 @@ def list_(as_json: options.Json = False) -> None:
         _write_list(rows, gates, now=now)
     else:
         output.say("no endpoints: `resonant endpoint add NAME URL` adds one")
+
+
+def _export(found: dict[str, EndpointBlock | EndpointError], *, with_urls: bool) -> None:
+    from blocks import WebhookEndpoint
+    from resonant.cli.endpoint.declared import exported
+
+    blocks = {
+        name: block
+        for name, block in found.items()
+        if isinstance(block, WebhookEndpoint) and not _problem(name, block)
+    }
+    output.write(exported(blocks, with_urls=with_urls))
+    for name in found.keys() - blocks:
+        output.say(f"endpoint {name} is not exported: it is not a webhook endpoint, or cannot be used")
 
 
 def _write_list(rows: list[_Listed], gates: list[Governed], *, now: float) -> None:

@@ -22,6 +22,7 @@ from support.file_endpoint import FileEndpoint
 pytestmark = pytest.mark.engine
 
 NAMES = ("cli-broken", "cli-hooks", "file-endpoint/cli-log")
+IMPORTED = "cli-new"
 PROBLEM = "endpoint 'cli-broken' is not configured completely: save it again"
 
 
@@ -39,7 +40,7 @@ def endpoints(on_server, tmp_path):
             await client.update_block_document(broken, update)
 
     async def remove():
-        for name in NAMES:
+        for name in (*NAMES, IMPORTED):
             with contextlib.suppress(UnknownEndpoint):  # the test has removed it
                 await remove_endpoint(name)
 
@@ -137,3 +138,42 @@ def test_a_broken_endpoint_is_removed_and_only_that_one(resonant, endpoints):
     assert "no endpoint is named 'cli-broken'" in again.err
     left = {row["name"] for row in json.loads(resonant.on_prefect("endpoint", "list", "--json").out)}
     assert left & set(NAMES) == {"cli-hooks", "file-endpoint/cli-log"}
+
+
+def test_an_exported_list_is_imported_without_a_change_and_edited_with_one(resonant, endpoints, tmp_path):
+    file = tmp_path / "endpoints.yaml"
+    listed = resonant.on_prefect("endpoint", "list", "--export", "--with-urls")
+    assert "endpoint cli-broken is not exported" in listed.err
+    file.write_text(listed.out)
+    same = json.loads(resonant.on_prefect("endpoint", "import", str(file), "--dry-run", "--json").out)
+    assert "cli-hooks" in same["unchanged"]
+    assert (same["added"], same["removed"], same["changed"]) == ([], [], {})
+
+
+def test_an_import_saves_what_differs_and_a_second_one_nothing(resonant, endpoints, tmp_path):
+    file, url = tmp_path / "endpoints.yaml", "https://hooks.example.com/new"
+    hooks, shop = (f"- {{name: {name}, url: {url!r}, timeout: 30}}\n" for name in ("cli-hooks", "cli-broken"))
+    file.write_text(hooks + shop)
+    counts = "0 added, 2 changed, 0 removed, 0 unchanged\n"
+    foreseen = resonant.on_prefect("endpoint", "import", str(file), "--dry-run").out
+    assert foreseen.endswith(f"would be: {counts}")
+    done = resonant.on_prefect("endpoint", "import", str(file)).out
+    assert done == f"~ cli-hooks  timeout 15.0 → 30.0; url changed\n~ cli-broken\n{counts}"
+    again = resonant.on_prefect("endpoint", "import", str(file)).out
+    assert again == "0 added, 0 changed, 0 removed, 2 unchanged\n"
+
+    every = resonant.on_prefect("endpoint", "list", "--export", "--with-urls").out
+    file.write_text(every.replace("- name: cli-broken", f"- name: {IMPORTED}"))
+    pruned = resonant.on_prefect("endpoint", "import", str(file), "--prune").out
+    assert pruned.startswith(f"+ {IMPORTED}\n- cli-broken\n1 added, 0 changed, 1 removed, ")
+    names = {row["name"] for row in json.loads(resonant.on_prefect("endpoint", "list", "--json").out)}
+    assert names & {*NAMES, IMPORTED} == {"cli-hooks", IMPORTED, "file-endpoint/cli-log"}
+
+
+@pytest.mark.parametrize("text", ["- {name: cli-a, url: 'https://a.example'}\n- {name: cli-b}\n", ""])
+def test_a_file_with_a_mistake_or_without_endpoints_saves_nothing(resonant, on_server, tmp_path, text):
+    file = tmp_path / "endpoints.yaml"
+    file.write_text(text)
+    refused = resonant.on_prefect("endpoint", "import", str(file), "--prune", code=2)
+    assert ("its url" if text else "--prune would remove every endpoint") in refused.err
+    assert "cli-a" not in resonant.on_prefect("endpoint", "list", "--json").out

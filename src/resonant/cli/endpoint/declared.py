@@ -1,0 +1,221 @@
+"""Endpoints declared in a file: read, compared with the saved ones, and exported. Needs the project's blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import SecretStr, ValidationError
+
+from blocks import WebhookEndpoint
+from blocks.catalog import begin_rotation
+from resonant.cli import options
+from resonant.errors import EndpointError
+from resonant.settings import first_problem, load_settings
+from resonant.sinks.endpoint import check_new_secret
+from resonant.suggestions import did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from datetime import datetime
+    from pathlib import Path
+
+_OVERLAP = timedelta(hours=24)
+_ROTATION = ("previous_signing_secret", "previous_signing_secret_until")
+_FIELDS = [name for name in WebhookEndpoint.model_fields if name not in _ROTATION]
+_SECRET_FIELDS = ("url", "headers", "signing_secret")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What an import does with one endpoint.
+
+    Attributes:
+        name: the endpoint's name.
+        kind: ``added``, ``changed``, ``removed`` or ``unchanged``.
+        block: the endpoint to save; None to remove it.
+        fields: what happens to each changed setting, without secrets.
+    """
+
+    name: str
+    kind: str
+    block: WebhookEndpoint | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+
+def parse(text: str, source: str, folder: Path) -> dict[str, WebhookEndpoint]:
+    """Return the declared endpoints by name.
+
+    Args:
+        text: JSON lines if every line begins with ``{``, otherwise YAML.
+        source: the file's name, for messages.
+        folder: relative paths of references begin here.
+
+    Raises:
+        Misuse: the text is neither, or an endpoint cannot be used as declared. The message contains no secret.
+    """
+    blocks: dict[str, WebhookEndpoint] = {}
+    for number, row in enumerate(_rows(text, source), 1):
+        if not isinstance(row, dict) or not isinstance(name := row.get("name"), str):
+            raise options.Misuse(f"{source}: endpoint {number} must have a name, which is text, and a url")
+        name = options.endpoint_name(name)
+        if "/" in name:
+            raise options.Misuse(f"{source}: endpoint {name!r} is of another type than webhook-endpoint")
+        if name in blocks:
+            raise options.Misuse(f"{source}: endpoint {name!r} is declared twice")
+        try:
+            blocks[name] = _block(name, row, folder)
+        except ValueError as error:
+            raise options.Misuse(f"{source}: endpoint {name!r}: {error}") from None
+    return blocks
+
+
+def _rows(text: str, source: str) -> list[Any]:
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if lines and all(line.startswith("{") for _, line in lines):
+        rows: Any = [_json(line, f"{source}: line {number}") for number, line in lines]
+    else:
+        try:
+            rows = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError) as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f" in line {mark.line + 1}" if mark else ""
+            raise options.Misuse(f"{source}: invalid YAML{where}") from None
+    match rows:
+        case {"endpoints": found} | [{"endpoints": found}]:
+            rows = found
+    if not isinstance(rows, list | None):
+        raise options.Misuse(f"{source}: must be a list of endpoints")
+    return rows or []
+
+
+def _json(line: str, place: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise options.Misuse(f"{place} is not JSON: {error}") from None
+
+
+def _block(name: str, row: Mapping[str, Any], folder: Path) -> WebhookEndpoint:
+    """Return a declared endpoint; raises ``ValueError`` with a text that does not contain its name."""
+    fields = {key: value for key, value in row.items() if key != "name" and value is not None}
+    for key in fields:
+        if key not in _FIELDS:
+            raise ValueError(f"unknown setting {key!r}{did_you_mean(str(key), _FIELDS)}")
+    if not str(fields.get("signing_secret", "env:")).startswith(("env:", "file:")):
+        raise ValueError("its signing_secret must be env:NAME or file:PATH, so that the file has no secret")
+    for key in fields.keys() & {"url", "signing_secret"}:
+        fields[key] = SecretStr(_resolved(fields[key], folder))
+    if headers := fields.pop("headers", None):
+        if not isinstance(headers, dict):
+            raise ValueError("its headers must map names to values")
+        values = {str(key): _resolved(value, folder) for key, value in headers.items()}
+        fields["headers"] = SecretStr(json.dumps(values))
+    try:
+        block = WebhookEndpoint.model_validate(fields)
+        block.check(name)
+    except ValidationError as error:
+        (setting, *_), problem = first_problem(error)
+        raise ValueError(f"its {setting}: {problem}") from None
+    except EndpointError as error:
+        raise ValueError(str(error).removeprefix(f"endpoint {name!r}: ")) from None
+    load_settings().policy(block.policy)
+    return block
+
+
+def _resolved(value: object, folder: Path) -> str:
+    """Return a value, or what its reference leads to."""
+    kind, _, where = str(value).partition(":")
+    if kind == "env":
+        if not (found := os.environ.get(where)):
+            raise ValueError(f"the environment variable {where} is not set")
+        return found
+    if kind == "file":
+        try:
+            return (folder / where).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise ValueError(f"{where} cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ValueError(f"{where} is not UTF-8 text") from None
+    return str(value)
+
+
+def compare(
+    declared: Mapping[str, WebhookEndpoint], saved: Mapping[str, object], *, prune: bool, now: datetime
+) -> list[Change]:
+    """Return what to change. A new signing secret begins a rotation: the old one also signs for 24 hours.
+
+    Args:
+        declared: the blocks by name.
+        saved: the block of every saved endpoint by name, or its error.
+        prune: whether to remove webhook endpoints that are not declared.
+        now: the current time.
+
+    Raises:
+        EndpointError: a new signing secret is too short or too long, or comes during a rotation.
+    """
+    changes = [_change(name, block, saved.get(name), now) for name, block in declared.items()]
+    gone = [name for name in saved if prune and "/" not in name and name not in declared]
+    return [*changes, *(Change(name, "removed") for name in gone)]
+
+
+def _change(name: str, declared: WebhookEndpoint, saved: object, now: datetime) -> Change:
+    secret = declared.signing_secret
+    if secret is not None and secret != getattr(saved, "signing_secret", None):
+        check_new_secret(name, secret.get_secret_value())
+    if not isinstance(saved, WebhookEndpoint):
+        return Change(name, "added" if saved is None else "changed", declared)
+    fields = dict(_differences(name, saved, declared))
+    block = declared
+    if secret is not None:
+        rotated = saved.model_copy()
+        if secret != saved.signing_secret:
+            begin_rotation(name, rotated, secret, overlap=_OVERLAP, now=now)
+        block = declared.model_copy(update={each: getattr(rotated, each) for each in _ROTATION})
+    return Change(name, "changed" if fields else "unchanged", block, fields)
+
+
+def _differences(name: str, saved: WebhookEndpoint, declared: WebhookEndpoint) -> Iterator[tuple[str, str]]:
+    for key in _FIELDS:
+        old, new = getattr(saved, key), getattr(declared, key)
+        if key == "headers":
+            with contextlib.suppress(EndpointError):  # the saved ones cannot be used
+                old, new = saved.header_values(name) or None, declared.header_values(name) or None
+        if old != new and key in _SECRET_FIELDS:
+            yield key, f"{key} {'removed' if new is None else 'added' if old is None else 'changed'}"
+        elif old != new:
+            yield key, f"{key} {json.dumps(old)} → {json.dumps(new)}"
+
+
+def exported(blocks: Mapping[str, WebhookEndpoint], *, with_urls: bool) -> str:
+    """Return endpoints as YAML for an import. Secrets are references to environment variables.
+
+    Args:
+        blocks: the endpoints by name.
+        with_urls: whether to write URLs, which may contain tokens, as they are.
+    """
+    rows = [_exported(name, block, with_urls=with_urls) for name, block in blocks.items()]
+    return str(yaml.safe_dump({"endpoints": rows}, sort_keys=False, allow_unicode=True, width=120))
+
+
+def _exported(name: str, block: WebhookEndpoint, *, with_urls: bool) -> dict[str, Any]:
+    def reference(what: str) -> str:
+        # The two underscores keep the variables of `a-b` and of `a` apart.
+        return "env:" + re.sub(r"\W", "_", f"ENDPOINT_{name}__{what}".upper())
+
+    row: dict[str, Any] = {"name": name}
+    for key in _FIELDS:
+        value = getattr(block, key)
+        if key == "headers":
+            value = {header: reference(header) for header in block.header_values(name)}
+        elif isinstance(value, SecretStr):
+            value = value.get_secret_value() if key == "url" and with_urls else reference(key)
+        if value not in (WebhookEndpoint.model_fields[key].get_default(call_default_factory=True), {}):
+            row[key] = value
+    return row

@@ -1,0 +1,106 @@
+"""``resonant endpoint import``: make the saved webhook endpoints as a file declares them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from resonant import output
+from resonant.cli import documents, name_checks, options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from resonant.cli.command_store import CommandStore
+    from resonant.cli.endpoint.declared import Change
+
+_SIGNS = {"added": "+", "changed": "~", "removed": "-"}
+
+
+def import_(
+    file: Annotated[
+        str,
+        typer.Argument(metavar="FILE", help="YAML, or JSON lines; - is standard input.", show_default=False),
+    ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the changes, and change nothing.")] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Also remove the webhook endpoints that FILE does not declare.")
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Add and change webhook endpoints as FILE declares them; repeating it changes nothing.
+
+    FILE lists endpoints, each with a name, a url, and optionally headers, signing_secret, policy, timeout, concurrency,
+    rate, status_overrides, allow_private and ca_file. A missing setting has its default. In url, headers and signing_secret, env:NAME
+    is an environment variable and file:PATH a file. If a signing secret changes, the old one also signs for 24 hours.
+
+    Nothing is saved if FILE has a mistake. `resonant endpoint list --export` writes such a file.
+    """
+    import asyncio
+    from datetime import UTC, datetime
+
+    from resonant.cli.command_store import load_endpoint, on_prefect
+
+    text, folder = _read(file)
+    with on_prefect() as store:
+        from blocks.loading import load_endpoints
+        from resonant.cli.endpoint import declared
+
+        blocks = declared.parse(text, file, folder)
+        if prune and not blocks:
+            raise options.Misuse(f"{file}: no endpoints: --prune would remove every endpoint")
+        saved = asyncio.run(load_endpoints(load_endpoint))
+        changes = declared.compare(blocks, saved, prune=prune, now=datetime.now(UTC))
+        to_do = [each for each in changes if each.kind != "unchanged"]
+        if not dry_run:
+            _save(store, to_do)
+    if as_json:
+        output.write(output.to_json(documents.endpoint_import(changes, dry_run=dry_run)) + "\n")
+        return
+    for each in to_do:
+        line = f"{_SIGNS[each.kind]} {each.name}  {'; '.join(each.fields.values())}"
+        output.write_paragraph(output.visible(line.rstrip()))
+    counts = Counter(each.kind for each in changes)
+    words = ", ".join(f"{counts[kind]} {kind}" for kind in (*_SIGNS, "unchanged"))
+    output.write_paragraph(f"{'would be: ' if dry_run else ''}{words}")
+
+
+def _save(store: CommandStore, changes: list[Change]) -> None:
+    import asyncio
+
+    from blocks.catalog import save_endpoints
+    from resonant.cli.progress import shown_until_the_end
+
+    done: list[str] = []
+
+    async def look() -> tuple[int, str]:
+        return len(done), ""
+
+    async def save() -> None:
+        async with shown_until_the_end("saving", len(changes), look):
+            await save_endpoints({each.name: each.block for each in changes}, done.append)
+
+    try:
+        asyncio.run(save())
+    finally:
+        removed = {each.name for each in changes if each.block is None}.intersection(done)
+        name_checks.remember(store, [name for name in done if name not in removed])
+        for name in removed:
+            name_checks.forget(store, name)
+
+
+def _read(file: str) -> tuple[str, Path]:
+    """Return the text of a file, and the folder of its relative references."""
+    import sys
+    from pathlib import Path
+
+    try:
+        if file == "-":
+            return sys.stdin.buffer.read().decode(), Path()
+        return Path(file).read_text(encoding="utf-8"), Path(file).parent
+    except OSError as error:
+        raise options.Misuse(f"{file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise options.Misuse(f"{file}: not UTF-8 text") from None

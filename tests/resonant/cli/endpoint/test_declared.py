@@ -1,0 +1,168 @@
+"""Endpoints declared in a file."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from blocks import WebhookEndpoint
+from resonant.cli.endpoint.declared import compare, exported, parse
+from resonant.cli.options import Misuse
+from resonant.errors import EndpointError
+
+OLD, NEW = "whsec_b2xkIG9sZCBvbGQgb2xkIG9sZCBvbGQgb2xk", "whsec_bmV3IG5ldyBuZXcgbmV3IG5ldyBuZXcgbmV3"
+NOW = datetime(2026, 11, 28, tzinfo=UTC)
+URL = "https://hooks.example.com/shop"
+SHOP = f"name: shop, url: {URL!r}"
+JSON_SHOP = f'{{"name": "shop", "url": "{URL}"}}'
+
+
+def read(text, folder=Path()):
+    return parse(text, "f.yaml", folder)
+
+
+def shop(fields="", folder=Path()) -> WebhookEndpoint:
+    return read(f"- {{{SHOP}, {fields}}}", folder)["shop"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"endpoints:\n- {{{SHOP}}}\n",
+        f"- {{{SHOP}}}\n",
+        f"\n{JSON_SHOP}\n\n",
+        f'{{"endpoints": [{JSON_SHOP}]}}\n',
+        f'{{"endpoints": [\n{JSON_SHOP}\n]}}\n',
+    ],
+    ids=["a mapping", "a list", "JSON lines", "JSON", "JSON on several lines"],
+)
+def test_a_file_is_yaml_or_json(text):
+    assert read(text) == {"shop": WebhookEndpoint(url=SecretStr(URL))}
+
+
+def test_a_file_without_endpoints_declares_none():
+    assert read("") == read("endpoints:\n") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("- name: [", "invalid YAML in line 1"),
+        ("- created: 2026-99-99", "invalid YAML"),
+        ("\x00", "invalid YAML"),
+        (f'{JSON_SHOP}\n{{"name": "shop"\n', "line 2 is not JSON"),
+        ("shop", "must be a list of endpoints"),
+        ("endpoint: []", "must be a list of endpoints"),
+        ("[shop]", "endpoint 1 must have a name"),
+        ("- {name: 7}", "endpoint 1 must have a name"),
+        (f"[{{{SHOP}}}, {{{SHOP}}}]", "endpoint 'shop' is declared twice"),
+        ("- {name: slack/a}", "endpoint 'slack/a' is of another type"),
+        ("- {name: shop}", "'shop': its url: Field required"),
+    ],
+)
+def test_a_malformed_file_is_refused_with_its_place(text, problem):
+    with pytest.raises(Misuse, match=f"^f.yaml: .*{problem}"):
+        read(text)
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ("tiemout: 3", "unknown setting 'tiemout': did you mean timeout"),
+        ("previous_signing_secret: a", "unknown setting 'previous_signing_secret'"),
+        ("timeout: 0", "its timeout: must be greater than 0"),
+        ("policy: pateint", "no retry policy is named 'pateint'"),
+        ("url: 'http://127.0.0.1/'", "127.0.0.1 is a private"),
+        ("status_overrides: {404: maybe}", "its status_overrides: must be"),
+        ("headers: 'x: y'", "its headers must map names to values"),
+        (f"signing_secret: {OLD}", "its signing_secret must be env:NAME or file:PATH"),
+        ("signing_secret: env:NOT_SET", "the environment variable NOT_SET is not set"),
+        ("headers: {x: file:absent}", "absent cannot be read: No such file"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_named_without_its_secret(fields, problem, tmp_path):
+    with pytest.raises(Misuse, match=f"^f.yaml: endpoint 'shop': {problem}") as refused:
+        shop(fields, tmp_path)
+    assert OLD not in str(refused.value)
+
+
+def test_secrets_come_from_the_environment_and_from_files_beside_the_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("SHOP_SECRET", NEW)
+    (tmp_path / "token").write_text("Bearer abc\n")
+    block = shop("signing_secret: env:SHOP_SECRET, headers: {authorization: file:token, x-team: 7}", tmp_path)
+    assert block.signing_secret == SecretStr(NEW)
+    assert block.header_values("shop") == {"authorization": "Bearer abc", "x-team": "7"}
+
+
+def one_change(declared, saved, *, now=NOW):
+    (change,) = compare({"shop": declared}, {"shop": saved}, prune=False, now=now)
+    return change
+
+
+def test_a_change_names_each_setting_and_shows_no_secret(monkeypatch):
+    monkeypatch.setenv("SECRET", OLD)
+    saved = shop("signing_secret: env:SECRET, timeout: 30")
+    change = one_change(shop("headers: {x: '1'}, rate: 5"), saved)
+    assert list(change.fields.values()) == [
+        "timeout 30.0 → 15.0",
+        "rate null → 5.0",
+        "headers added",
+        "signing_secret removed",
+    ]
+
+
+def test_headers_that_mean_the_same_are_no_change():
+    saved = shop("headers: {x: '1'}").model_copy(update={"headers": SecretStr('{"x":"1"}')})
+    assert one_change(shop("headers: {x: '1'}"), saved).kind == "unchanged"
+
+
+def test_a_new_secret_begins_a_rotation_that_later_imports_keep(monkeypatch):
+    monkeypatch.setenv("SECRET", OLD)
+    saved = shop("signing_secret: env:SECRET")
+    monkeypatch.setenv("SECRET", NEW)
+    declared = shop("signing_secret: env:SECRET, timeout: 30")
+    rotated = one_change(declared, saved).block
+    ends = NOW + timedelta(hours=24)
+    assert (rotated.previous_signing_secret, rotated.previous_signing_secret_until) == (SecretStr(OLD), ends)
+    assert one_change(declared, rotated).kind == "unchanged"
+    assert one_change(shop("signing_secret: env:SECRET"), rotated).block.previous_signing_secret_until == ends
+
+    monkeypatch.setenv("SECRET", OLD)
+    with pytest.raises(EndpointError, match="a rotation is under way"):
+        one_change(saved, rotated)
+    assert one_change(saved, rotated, now=ends).block.previous_signing_secret == SecretStr(NEW)
+
+
+def test_a_new_secret_that_is_too_short_is_refused(monkeypatch):
+    monkeypatch.setenv("SECRET", "whsec_YQ==")
+    short = shop("signing_secret: env:SECRET")
+    assert one_change(short, short).kind == "unchanged"
+    with pytest.raises(EndpointError, match="its signing secret has 1 byte"):
+        one_change(short, None)
+
+
+def test_pruning_removes_only_undeclared_webhook_endpoints():
+    saved = {
+        "crm": EndpointError("unusable"),
+        "shop": EndpointError("unusable"),
+        "file-endpoint/log": object(),
+    }
+    changes = compare({"shop": shop()}, saved, prune=True, now=NOW)
+    assert {each.name: each.kind for each in changes} == {"shop": "changed", "crm": "removed"}
+
+
+def test_an_export_can_be_imported_once_its_variables_are_set(tmp_path, monkeypatch):
+    (tmp_path / "secret").write_text(OLD)
+    block = shop(
+        "signing_secret: file:secret, headers: {x-key: '1'}, status_overrides: {404: transient}, rate: 5",
+        tmp_path,
+    )
+    text = exported({"shop": block}, with_urls=True)
+    assert OLD not in text
+    monkeypatch.setenv("ENDPOINT_SHOP__SIGNING_SECRET", OLD)
+    monkeypatch.setenv("ENDPOINT_SHOP__X_KEY", "1")
+    assert read(text) == {"shop": block}
+    assert "hooks.example.com" not in exported({"shop": block}, with_urls=False)
