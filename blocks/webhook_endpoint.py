@@ -126,6 +126,7 @@ class WebhookEndpoint(EndpointBlock):
             sink=sink,
             describe=sink.describe,
             close=sink.aclose,
+            connect=sink.connect,
             timeout=self.timeout,
             overrides=endpoint.overrides,
             policy=self.policy,

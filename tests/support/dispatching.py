@@ -151,7 +151,8 @@ def http_target(name, url, *, timeout=15.0, **fields):
     endpoint = Endpoint(name, url, timeout=timeout, allow_private=True)
     sink = HttpSink(endpoint)
     describe = Redactor.of(endpoint).message
-    return sink_target(name, sink, describe=describe, close=sink.aclose, timeout=timeout, **fields)
+    options = {"describe": describe, "close": sink.aclose, "connect": sink.connect, "timeout": timeout}
+    return sink_target(name, sink, **options | fields)
 
 
 @asynccontextmanager

@@ -48,6 +48,7 @@ class Destination:
         concurrency: the limit of concurrent sends to the endpoint; None for the common limit.
         rate: the maximum number of sends per second, summed over all processes; None for no limit.
         redact: reduces an excerpt or warning of the sink to one line without secrets.
+        connect: connects as the sink does, without sending; raises if that is impossible. None if the sink cannot do that.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Destination:
     concurrency: int | None = None
     rate: float | None = None
     redact: Callable[[str], str] = one_line
+    connect: Callable[[], Awaitable[None]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

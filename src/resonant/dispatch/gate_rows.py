@@ -19,7 +19,7 @@ from resonant.store.queue.probes import claim_probe
 from resonant.store.shared.gates import Gates, try_changes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 
     from resonant.dispatch.endpoint_run import EndpointRun
     from resonant.dispatch.run.running_tasks import RunningTasks
@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 _OLD_SECONDS = 0.5
 # The most changes in one transaction, so that outcomes do not wait long for it.
 _MOST_CHANGES = 16
+# The most connections without a request at the same time, and how long each may take, in seconds.
+_MOST_CONNECTING, _CONNECT_SECONDS = 32, 5.0
 
 
 class GateRows:
@@ -74,6 +76,7 @@ class GateRows:
         self._proposed: dict[str, GateChange] = {}
         self._written = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
+        self._connecting: set[asyncio.Task[None]] = set()
 
     async def update(self, rows: Gates, due: Collection[EndpointRun]) -> None:
         """Pass all rows to the controllers, and renew this run's leases as a pilot; ``due`` have due deliveries."""
@@ -110,6 +113,27 @@ class GateRows:
         endpoint.probe = lease.key
         return lease
 
+    def connect(self, endpoints: Iterable[EndpointRun]) -> None:
+        """Connect in the background to those of these endpoints that may accept connections again, without a request."""
+        for endpoint in endpoints:
+            connect = endpoint.destination.connect
+            if len(self._connecting) == _MOST_CONNECTING:
+                return
+            if connect is not None and endpoint.gate.may_connect(endpoint.clock()):
+                task = asyncio.create_task(self._connect(endpoint, connect))
+                self._connecting.add(task)
+                task.add_done_callback(self._connecting.discard)
+
+    async def _connect(self, endpoint: EndpointRun, connect: Callable[[], Awaitable[None]]) -> None:
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                await connect()
+        except Exception:  # noqa: BLE001 - a probe will show the error
+            is_accepted = False
+        else:
+            is_accepted = True
+        endpoint.gate.connected(endpoint.clock(), is_accepted=is_accepted)
+
     def propose(self, change: GateChange) -> None:
         """Write a change in the background, so that answers do not wait for the commit."""
         self._proposed[change.after.endpoint] = change
@@ -125,6 +149,9 @@ class GateRows:
     async def leave(self) -> None:
         """Stop being the pilot of any gate, at the end of the run; if it fails, others take over after a few seconds."""
         self.may_be_pilot = False
+        for task in self._connecting:
+            task.cancel()
+        await asyncio.gather(*self._connecting, return_exceptions=True)
         if self._writer is not None:
             await asyncio.wait([self._writer])
         await self.update(self.rows, ())

@@ -30,6 +30,8 @@ PILOT_SECONDS, _RENEW_SECONDS = 3.0, 2.0
 # The wait for the next probe, as a share of the outage so far: with a look each quarter of a second, recovery is noticed within
 # a ninth of the outage. Two minutes at most: with 30 s, three hours of outage cost 360 requests.
 _PROBE_SHARE, _SOONEST_PROBE_SECONDS, _LATEST_PROBE_SECONDS, _PROBE_SPREAD = 0.08, 1.0, 120.0, 0.1
+# An endpoint that refuses connections is connected to this often, since that costs it nothing.
+CONNECT_SECONDS = 5.0
 # The longer an outage, the less is known of the endpoint's capacity: half of the rate before, for each ten seconds.
 _HALVING_SECONDS = 10.0
 # An absurd Retry-After holds an endpoint for five minutes at most; a single delivery may wait longer.
@@ -65,6 +67,7 @@ class EndpointGate:
     Attributes:
         row: the row as last read by this process.
         may_probe: whether this process has reserved a probe and not sent it yet; set by the caller that wrote the change.
+        connect_at: when to connect next, while probing; infinite if the endpoint is known to accept connections.
     """
 
     def __init__(self, row: Gate, owner: str, rng: random.Random) -> None:
@@ -77,6 +80,8 @@ class EndpointGate:
         self._next_pace: Pace | None = None
         self._outage: Gate | None = None
         self.may_probe = self._has_worked = False
+        self.connect_at = -inf
+        self._has_refused = self._accepts_again = False
         self._measured = Measurements(row.since)
         self._refusals = Refusals()
 
@@ -143,9 +148,23 @@ class EndpointGate:
         row = self.row
         if row.state != "probing" or self._is_writing or self.must_wait(now):
             return None
-        if not _is_due(row.probe_at, now, _LATEST_PROBE_SECONDS):
+        if not (self._accepts_again or _is_due(row.probe_at, now, _LATEST_PROBE_SECONDS)):
             return None
+        self._accepts_again = False
         return self._propose(replace(row, probe_at=self._next_probe(row.down_since, now)))
+
+    def may_connect(self, now: float) -> bool:
+        """Return whether to connect now, without a request; the caller passes the result to ``connected``."""
+        if self.row.state != "probing" or now < self.connect_at or self.must_wait(now):
+            return False
+        self.connect_at = inf
+        return True
+
+    def connected(self, now: float, *, is_accepted: bool) -> None:
+        """Note whether the endpoint accepted a connection. If it had refused the one before, a probe is due now."""
+        self._has_refused, self._accepts_again = not is_accepted, is_accepted and self._has_refused
+        if not is_accepted:
+            self.connect_at = now + CONNECT_SECONDS
 
     def claim_limit(self, now: float, waiting: int) -> float:
         """Return how many deliveries to claim; ``waiting`` is the number of claimed deliveries that are not sent yet."""
@@ -195,6 +214,8 @@ class EndpointGate:
 
     def _count(self, sent: Sent, answer: Answer, now: float, in_flight: int) -> GateChange | None:
         state = self.row.state
+        # An answer shows that the endpoint accepts connections. Without one, only connecting shows it.
+        self.connect_at = now + CONNECT_SECONDS if answer.status_code is None else inf
         if answer.is_gone and state != "paused":
             return self._enter("paused", now, "it answered 410", failing_since=self.row.failing_since)
         self._measured.add(now, sent.number, answer)
@@ -289,6 +310,7 @@ class EndpointGate:
         """Store the time, and drop all measurements if the clock was set back."""
         if now < self._now - 1:
             pace, self._not_before, self._is_writing = self._pace, -inf, False
+            self.connect_at = min(self.connect_at, now)
             self._forget(now)
             self._pace = None if pace is None else Pace(pace.rate, now)
         self._now = now
@@ -296,7 +318,7 @@ class EndpointGate:
     def _forget(self, now: float) -> None:
         """Reset the measurements after a change of the state or the clock."""
         self._pace = None
-        self.may_probe = self._has_worked = False
+        self.may_probe = self._has_worked = self._has_refused = self._accepts_again = False
         self._measured = Measurements(now)
 
 

@@ -82,6 +82,8 @@ class Process:
         self._plan_look(now + LOOK_SECONDS)
         self.gate.see(self._store.gate)
         self._write(self.gate.look(now), then=self._probe)
+        if self.gate.may_connect(now):
+            self._agenda.at(now + COMMIT_SECONDS, self._connected)
         self._sleep()
 
     def _sleep(self) -> None:
@@ -93,13 +95,19 @@ class Process:
         if gate.state == "paced":
             return
         if gate.state == "probing":
-            until = gate.probe_at or now
+            until = min(gate.probe_at or now, self.gate.connect_at)
         until = max(until, gate.not_before or now)
         if until == float("inf"):
             self._look_at = until
         elif until > now + 2 * LOOK_SECONDS:
             ticks = int((until - self._phase) / LOOK_SECONDS)
             self._plan_look(self._phase + (ticks + 1) * LOOK_SECONDS)
+
+    def _connected(self) -> None:
+        self.gate.connected(
+            self._agenda.now, is_accepted=self._receiver.accepts_connections(self._agenda.now)
+        )
+        self.wake()
 
     def _probe(self) -> None:
         change = self.gate.probe(self._agenda.now)

@@ -44,6 +44,10 @@ class SimulatedReceiver:
             return False
         return not scenario.flap or int(now / scenario.flap) % 2 == 0
 
+    def accepts_connections(self, now: float) -> bool:
+        """Return whether the endpoint accepts a connection."""
+        return self._scenario.outage_kind != "refuse" or not self.is_down(now)
+
     def take(self, now: float, event_type: int) -> Reply:
         """Return the reply to a request that arrives now."""
         scenario, rng = self._scenario, self._rng

@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 import aiohttp
 import httpx
+import yarl
 from httpx_aiohttp import AiohttpTransport
 from standardwebhooks import Webhook
 
@@ -104,15 +105,13 @@ class HttpSink:
             httpx.HTTPError: any other failure, including a refused address (with ``AddressRefused`` as the cause). Its
                 text may contain the URL; ``Redactor.message`` removes it.
         """
-        if self._transport is None:
-            self._transport = _open_transport(self.endpoint)
-        request = self._request(event)
+        transport, request = self._open(), self._request(event)
         response: httpx.Response | None = None
         body = bytearray()
         warning: str | None = None
         try:
             async with asyncio.timeout(self.endpoint.timeout) as deadline:
-                response = await self._transport.handle_async_request(request)
+                response = await transport.handle_async_request(request)
                 if response.is_success:
                     soon = asyncio.get_running_loop().time() + SUCCESS_BODY_SECONDS
                     deadline.reschedule(min(deadline.when() or soon, soon))
@@ -136,6 +135,23 @@ class HttpSink:
         if not response.is_success:
             raise UnexpectedStatus(response.status_code, response.headers.get("retry-after"), excerpt)
         return Receipt(response.status_code, excerpt, warning)
+
+    async def connect(self) -> None:
+        """Open a connection as ``send`` does, with TLS if it uses that, and close it without a request.
+
+        Raises:
+            Exception: as ``send`` when it cannot connect.
+        """
+        connector = cast("aiohttp.TCPConnector", self._open().get_client().connector)
+        request = aiohttp.ClientRequest("POST", yarl.URL(str(self._url)))
+        async with asyncio.timeout(self.endpoint.timeout):
+            connection = await connector.connect(request, [], aiohttp.ClientTimeout())
+        connection.close()
+
+    def _open(self) -> AiohttpTransport:
+        if self._transport is None:
+            self._transport = _open_transport(self.endpoint)
+        return self._transport
 
     def _request(self, event: Event) -> httpx.Request:
         own = [(name.encode(), value.encode()) for name, value in self._headers(event).items()]

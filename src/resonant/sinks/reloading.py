@@ -51,9 +51,16 @@ class ReloadingSink:
 
     async def send(self, event: Event) -> Receipt:
         """Deliver the event once; see ``HttpSink.send``."""
+        return await self._current().send(event)
+
+    async def connect(self) -> None:
+        """Connect without a request; see ``HttpSink.connect``."""
+        await self._current().connect()
+
+    def _current(self) -> HttpSink:
         if self._looking is None:
             self._looking = asyncio.create_task(self._keep_looking())
-        return await self._sinks[-1].send(event)
+        return self._sinks[-1]
 
     def describe(self, error: BaseException) -> str:
         """Describe an error without the endpoint's current and former secrets."""

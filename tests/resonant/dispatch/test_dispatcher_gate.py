@@ -13,7 +13,8 @@ from resonant.dispatch.send.admission import Held
 from resonant.dispatch.tracking import Tracker
 from resonant.errors import UnexpectedStatus
 from resonant.gate.controller import EndpointGate
-from support.dispatching import START, deliveries, enqueue, fail, rows, scene, succeed
+from resonant.testing import Receiver
+from support.dispatching import START, deliveries, enqueue, fail, http_target, rows, scene, succeed
 from support.lanes import in_task_lane
 from support.waiting import until
 
@@ -90,6 +91,31 @@ class TestAnEndpointThatIsDown:
         assert sent
         charged = ("retrying", len(sent), len(sent))
         assert deliveries(tmp_path, "status, attempts, round_attempts") == [charged]
+
+
+class TestAnEndpointThatRefusesConnections:
+    async def test_it_gets_its_deliveries_soon_after_it_accepts_connections_again(self, tmp_path):
+        receiver = Receiver()
+        async with receiver:
+            pass  # it keeps its port
+        quick_scene_to_it = quick_scene(tmp_path, orders=http_target("orders", receiver.url), limits=LONG)
+        async with quick_scene_to_it as worker:
+            await enqueue(worker.store, 5)
+            # Without connecting, the next probe would be sent ten seconds later.
+            hour_ago, next_probe = worker.clock() - 3600, worker.clock() + 100
+            await worker.set_gate(state="probing", failing_since=hour_ago, probe_at=next_probe)
+            async with worker.running():
+                await asyncio.sleep(0.7)
+                assert worker.dispatcher.counts.attempts == 0
+                async with receiver:
+                    await until(lambda: len({each.headers["webhook-id"] for each in receiver.journal}) == 5)
+        assert Counter(deliveries(tmp_path, "status, attempts")) == {("delivered", 1): 5}
+
+    async def test_a_sink_that_cannot_connect_alone_is_only_probed(self, tmp_path):
+        async with quick_scene(tmp_path, orders=succeed, limits=Limits(run_for=0.5)) as worker:
+            await enqueue(worker.store, 1)
+            await worker.set_gate(state="probing", failing_since=START, probe_at=START + 100)
+            assert (await worker.run()).attempts == 0
 
 
 class TestAPausedEndpoint:

@@ -98,6 +98,62 @@ class TestProbes:
         assert row.gate.state == "paced"
 
 
+class TestConnecting:
+    """A probe is sent when an endpoint accepts connections again."""
+
+    @pytest.fixture
+    def down(self, row, process):
+        """A process that has failed to connect to an endpoint since 0, and whose next probe is due much later."""
+        process.fail(0)
+        row.set(probe_at=140)
+        process.look(3)
+        return process
+
+    def test_an_endpoint_that_refuses_connections_is_connected_to_every_five_seconds(self, down):
+        connected = [now for now in range(60) if self.connects(down, now, is_accepted=False)]
+        assert connected == list(range(5, 60, 5))
+
+    def test_a_probe_is_due_once_it_accepts_a_connection_again(self, down):
+        assert self.connects(down, 5, is_accepted=False)
+        assert not down.look(6)
+        assert self.connects(down, 10, is_accepted=True)
+        assert down.look(10.25)
+        assert down.send(DELIVERED, 10.25)
+        assert down.row.gate.state == "paced"
+
+    def test_an_endpoint_that_accepts_connections_and_never_answers_is_probed_as_before(self, down):
+        assert self.connects(down, 5, is_accepted=True)
+        assert not down.look(5.25)
+        assert not down.gate.may_connect(130)
+
+    def test_an_endpoint_that_answers_is_not_connected_to(self, process):
+        process.fail(0, failed(503))
+        assert process.row.gate.state == "probing"
+        assert not process.gate.may_connect(300)
+
+    def test_one_that_answers_nothing_after_it_accepted_connections_is_probed_once(self, down):
+        self.connects(down, 5, is_accepted=False)
+        self.connects(down, 10, is_accepted=True)
+        assert down.look(10.25)
+        assert down.send(REFUSED, 10.25)
+        down.row.set(probe_at=140)
+        assert self.connects(down, 16, is_accepted=True)
+        assert not down.look(16.25)
+
+    def test_a_process_that_finds_an_endpoint_down_connects_at_once(self, down, other):
+        other.look(4)
+        assert self.connects(other, 4, is_accepted=False)
+        assert self.connects(other, 9, is_accepted=True)
+        assert other.look(9)
+
+    @staticmethod
+    def connects(process, now, *, is_accepted):
+        may_connect = process.gate.may_connect(now)
+        if may_connect:
+            process.gate.connected(now, is_accepted=is_accepted)
+        return may_connect
+
+
 class TestPaces:
     def test_a_successful_probe_starts_a_pace_of_one_per_second_that_doubles(self, row, process):
         process.recover(102)

@@ -6,9 +6,10 @@ import asyncio
 import gzip
 import time
 import tracemalloc
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 
+import aiohttp
 import httpx
 import psutil
 import pytest
@@ -475,6 +476,15 @@ async def test_a_handshake_that_fails_sends_nothing(ca_file, welcome, codes):
     assert outcome.code in codes
     assert outcome.category == ("unknown" if outcome.code == "tls_error" else "transient")
     assert received == 0
+
+
+@pytest.mark.parametrize("flaw", [None, "expired"])
+async def test_connecting_verifies_the_certificate(authority, ca_file, flaw):
+    async with nothing_left(), Receiver(tls=authority.context(flaw)) as receiver:
+        async with HttpSink(impatient(receiver.url, ca_file=ca_file)) as sink:
+            with pytest.raises(aiohttp.ClientConnectorCertificateError) if flaw else nullcontext():
+                await sink.connect()
+        assert not receiver.journal
 
 
 async def test_plain_http_to_a_receiver_with_tls_is_not_delivered(authority, ca_file):

@@ -229,6 +229,25 @@ async def test_a_connection_is_used_again_once_its_answer_was_read_to_the_end(ac
     assert (len(receiver.journal), receiver.accepted) == (times, accepted)
 
 
+async def test_connecting_sends_nothing_and_leaves_no_connection():
+    async with Receiver() as receiver, HttpSink(endpoint(receiver.url)) as sink:
+        await sink.connect()
+        await sink.send(EVENT)
+        assert (len(receiver.journal), receiver.accepted) == (1, 2)
+
+
+async def test_connecting_fails_if_nothing_listens_or_the_address_is_refused():
+    async with Receiver() as receiver:
+        url = receiver.url
+        async with HttpSink(endpoint(url.replace("127.0.0.1", "localhost"), allow_private=False)) as sink:
+            with pytest.raises(OSError, match="private or special address"):
+                await sink.connect()
+        assert receiver.accepted == 0
+    async with HttpSink(endpoint(url)) as sink:
+        with pytest.raises(OSError, match="Connect call failed"):
+            await sink.connect()
+
+
 async def test_a_connection_that_was_idle_for_five_seconds_is_not_used_again(monkeypatch):
     """Common servers hang up then, perhaps while the next event is on its way."""
     async with Receiver() as receiver, HttpSink(endpoint(receiver.url)) as sink:

@@ -278,6 +278,7 @@ class Fetcher:
         known = [endpoint for endpoint in self._held if endpoint in held]
         new = sorted(held.difference(known), key=lambda endpoint: endpoint.name)
         self._held = deque([*known, *new])
+        self._gates.connect(self._held)
         ended_at = asyncio.get_running_loop().time()
         self._look_early_at = ended_at + max(_EARLY_POLL_SECONDS, (ended_at - began_at) / _EARLY_POLL_SHARE)
 
