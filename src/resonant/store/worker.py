@@ -138,10 +138,10 @@ class WorkerStore(Store):
         return (await self.claim_each({endpoint: limit}, owner=owner, most_bytes=most_bytes))[endpoint]
 
     async def claim_each(
-        self, limits: Mapping[str, int], *, owner: str, most_bytes: int | None = None
+        self, limits: Mapping[str, int], *, owner: str, **options: Any
     ) -> dict[str, list[Lease]]:
         """Lease due deliveries of several endpoints in one transaction; see ``leases.claim``."""
-        return await self.claim_leases(lease_queries.claim, limits, owner=owner, most_bytes=most_bytes)
+        return await self.claim_leases(lease_queries.claim, limits, owner=owner, **options)
 
     async def begin(self, leases: Sequence[Lease]) -> set[LeaseKey]:
         """Record that sends are about to start; return the leases that are still held."""

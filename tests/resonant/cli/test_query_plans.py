@@ -89,6 +89,7 @@ async def test_a_drain_scans_no_table(tmp_path, monkeypatch, chunk_size):
             await tracker.finish()
             await _probe(run.store)
             await run.store.latest_lease_end()
+            await run.store.claim_each({"orders": 2}, owner="me", new={"orders": 1})
 
     assert any("ORDER BY" in each and "lease_owner IS NOT NULL" in each for each in plans.executed), "rescue"
     assert plans.scans(tmp_path / "r.db") == set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from resonant.gate.permission import NO_LIMIT
@@ -43,6 +43,8 @@ _REST_SECONDS = 0.01
 _LEAST_CHUNK = 16
 # Claims grow beyond a fair size only up to this many deliveries in total, because of their memory.
 MOST_CLAIMED = 5_000
+# An endpoint whose earliest due delivery is overdue for longer may have a backlog, so half of a claim is for new events.
+_BACKLOG_SECONDS = 1.0
 # The maximum total size of the bodies that a run holds. Twice the number of concurrent sends is always allowed.
 MOST_BYTES = 64 * 1024 * 1024
 
@@ -93,6 +95,9 @@ class Fetcher:
         self._claimable: dict[EndpointRun, None] = {}
         self._held: deque[EndpointRun] = deque()
         self._deferred: set[EndpointRun] = set()
+        # The endpoints that may have a backlog, and those whose last half was rounded down.
+        self._late: set[str] = set()
+        self._carried: Counter[str] = Counter()
         self._probe_at = 0.0
         self._has_probed = False
         self._has_more = False
@@ -171,7 +176,10 @@ class Fetcher:
             return
         left = MOST_BYTES - self._in_flight.bytes
         claimed = await self._store.claim_each(
-            limits, owner=self._owner, most_bytes=None if self._is_full else left
+            limits,
+            owner=self._owner,
+            new={name: self._half(name, limits[name]) for name in limits if name in self._late},
+            most_bytes=None if self._is_full else left,
         )
         for name, leases in claimed.items():
             endpoint = self._endpoints.opened[name]
@@ -218,6 +226,11 @@ class Fetcher:
         if not limits and len(endpoints) > _MOST_BESIDE_SHORT:
             self._claim_at = asyncio.get_running_loop().time() + _REST_SECONDS
         return limits
+
+    def _half(self, name: str, limit: int) -> int:
+        """Return half of a claim, rounded down and up in turn."""
+        half, self._carried[name] = divmod(limit + self._carried[name], 2)
+        return half
 
     def can_send_shortly(self) -> bool:
         """Return whether gates will soon release due deliveries, or an endpoint is being opened: the run waits for that."""
@@ -268,6 +281,7 @@ class Fetcher:
         now = self._store.clock()
         found, rows = await self._store.look(self._endpoint)
         due = [due.endpoint for due in found if due.at <= now]
+        self._late = {due.endpoint for due in found if due.at < now - _BACKLOG_SECONDS}
         self._next_due_in = min((due.at - now for due in found if due.at > now), default=math.inf)
         self._due = await self._endpoints.open_each(due)
         await self._gates.update(rows, self._due)

@@ -24,7 +24,7 @@ from resonant.store.shared.gates import read_gates
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from sqlalchemy import CTE, ColumnElement, Connection, Insert, Row, Select, Update
+    from sqlalchemy import CTE, BindParameter, ColumnElement, Connection, Insert, Row, Select, Update
     from sqlalchemy.sql.dml import ReturningUpdate
 
     from resonant.store.shared.gates import Gates
@@ -33,6 +33,11 @@ _d = schema.deliveries
 # An arbitrary number, the same in every process.
 _FIRST_CLAIM_LOCK = 0x5E50_4A18
 _bytes = func.length(schema.events.c.body).label("bytes")
+# Events accepted within this time are new: those before them are a backlog, which gets at most half while new ones wait.
+NEW_SECONDS = 300.0
+# Events of the backlog that are retried lie between the new ones. The search for new ones considers this many of the latest due,
+# besides four times the wanted number.
+_CANDIDATES = 100
 
 
 class Due(NamedTuple):
@@ -95,25 +100,36 @@ def claim(
     limits: Mapping[str, int],
     *,
     owner: str,
+    new: Mapping[str, int] | None = None,
     most_bytes: int | None = None,
     now: float,
     lease_seconds: float,
 ) -> dict[str, list[Lease]]:
     """Lease due deliveries, earliest due first.
 
+    Behind a backlog, new events would wait until it is sent. So up to ``new`` of the deliveries are the latest due ones of
+    events accepted in the last ``NEW_SECONDS``, if the earliest due one is older; they alternate with the earliest due.
+
     On PostgreSQL, rows that another worker is claiming are skipped (``FOR UPDATE SKIP LOCKED``). On SQLite, there is only
     one writer.
 
     Args:
         limits: the number of deliveries for each endpoint.
+        new: how many of them are for new events, for endpoints with a backlog.
         most_bytes: limits the total size of their bodies; a single delivery may be larger.
     """
-    rows: list[Row[Any]] = []
+    found: list[list[Row[Any]]] = []
     for endpoint, limit in limits.items():
-        lease = {"of": endpoint, "due": now, "most": limit, "by": owner, "until": now + lease_seconds}
-        rows += sound(connection, connection.execute(_claiming(), lease).all(), now)
+        lease = {"of": endpoint, "due": now, "by": owner, "until": now + lease_seconds}
+        first: Sequence[Row[Any]] = ()
+        if new and (most := new.get(endpoint)):
+            of_new = lease | {"most": most, "since": now - NEW_SECONDS}
+            first = connection.execute(_claiming_new(), of_new).all()
+        rest = connection.execute(_claiming(), lease | {"most": limit - len(first)}).all()
+        found.append(_in_turn(*(_longest_due_first(sound(connection, rows, now)) for rows in (first, rest))))
+    rows = _in_turn(*found)
     if most_bytes is not None and len(rows) > 1:
-        rows = list(_that_fit(connection, rows, most_bytes, now))
+        rows = _that_fit(connection, rows, most_bytes, now)
     claimed: dict[str, list[Lease]] = {endpoint: [] for endpoint in limits}
     for each in leases_of(connection, rows):
         claimed[each.endpoint].append(each)
@@ -121,17 +137,44 @@ def claim(
     return claimed
 
 
+def _in_turn(*groups: Sequence[Row[Any]]) -> list[Row[Any]]:
+    """Return the first row of each group, then the second of each, and so on."""
+    return [row for rows in itertools.zip_longest(*groups) for row in rows if row is not None]
+
+
+def _is_free() -> list[ColumnElement[bool]]:
+    return [_d.c.available_at <= bindparam("due"), _d.c.lease_owner.is_(None)]
+
+
 @cache
 def _claiming() -> ReturningUpdate[Any]:
     picked = (
         select(_d.c.id)
-        .where(
-            _d.c.endpoint == bindparam("of"),
-            _d.c.available_at <= bindparam("due"),
-            _d.c.lease_owner.is_(None),
-        )
+        .where(_d.c.endpoint == bindparam("of"), *_is_free())
         .order_by(_d.c.available_at)
         .limit(bindparam("most", type_=Integer()))
+        .with_for_update(skip_locked=True, key_share=True)
+        .cte("picked")
+    )
+    return _leasing(_d.c.id.in_(select(picked.c.id)))
+
+
+@cache
+def _claiming_new() -> ReturningUpdate[Any]:
+    since: BindParameter[float] = bindparam("since", type_=Double())
+    most = bindparam("most", type_=Integer())
+    of_endpoint = (_d.c.endpoint == bindparam("of"), *_is_free())
+    earliest_due = select(_d.c.accepted_at).where(*of_endpoint).order_by(_d.c.available_at).limit(1)
+    # An event is not due before it is accepted, so this range of the index has all new ones.
+    candidates = select(_d.c.id).where(*of_endpoint, _d.c.available_at > since)
+    candidates = candidates.order_by(_d.c.available_at.desc()).limit(4 * most + _CANDIDATES)
+    # The candidates are a subquery, and the conditions are repeated, as in `probes.claim_probe`.
+    picked = (
+        select(_d.c.id)
+        .where(_d.c.id.in_(candidates.subquery().select()), *_is_free(), _d.c.accepted_at > since)
+        .where(earliest_due.scalar_subquery() <= since)
+        .order_by(_d.c.available_at.desc())
+        .limit(most)
         .with_for_update(skip_locked=True, key_share=True)
         .cte("picked")
     )
@@ -156,18 +199,15 @@ def _leasing(picked: ColumnElement[bool]) -> ReturningUpdate[Any]:
     return update(_d).where(picked).values(values).returning(_d)
 
 
-def _that_fit(
-    connection: Connection, claimed: Sequence[Row[Any]], most_bytes: int, now: float
-) -> Sequence[Row[Any]]:
-    """Return the deliveries within the size limit; release the rest before their bodies are read."""
+def _that_fit(connection: Connection, claimed: list[Row[Any]], most_bytes: int, now: float) -> list[Row[Any]]:
+    """Return the first deliveries within the size limit; release the rest before their bodies are read."""
     events = schema.events.c
     query = select(events.id, _bytes).where(is_any_of(events.id, [row.event_id for row in claimed]))
     sizes = {row.id: row.bytes for row in connection.execute(query)}
-    ordered = _longest_due_first(claimed)
-    totals = itertools.accumulate(sizes[row.event_id] for row in ordered)
+    totals = itertools.accumulate(sizes[row.event_id] for row in claimed)
     fitting = max(1, sum(1 for total in totals if total <= most_bytes))
-    hand_back(connection, [row.id for row in ordered[fitting:]], now)
-    return ordered[:fitting]
+    hand_back(connection, [row.id for row in claimed[fitting:]], now)
+    return claimed[:fitting]
 
 
 def note_claims(connection: Connection, endpoints: Collection[str], now: float) -> None:
@@ -206,9 +246,9 @@ def _noting_first_claim(dialect: str) -> Insert:
 
 
 def leases_of(connection: Connection, claimed: Sequence[Row[Any]]) -> list[Lease]:
-    """Return the leases of claimed rows, with their events, earliest due first."""
+    """Return the leases of claimed rows, with their events."""
     events = read_events(connection, [row.event_id for row in claimed])
-    return [_lease(row, events[row.event_id]) for row in _longest_due_first(claimed)]
+    return [_lease(row, events[row.event_id]) for row in claimed]
 
 
 def _longest_due_first(claimed: Sequence[Row[Any]]) -> list[Row[Any]]:

@@ -9,7 +9,9 @@ import pytest
 
 from resonant.delivery.retry import GiveUp
 from resonant.store import Due, schema
-from resonant.store.queue.leases import lease_owners
+from resonant.store.queue.leases import NEW_SECONDS, lease_owners
+
+HOUR = 3_600.0
 
 
 class TestClaim:
@@ -99,6 +101,57 @@ class TestClaim:
 
         [first], [second] = ours.run(claim_within_the_claim_of_another())
         assert (first.event.id, second.event.id) == ("evt_1", "evt_2")
+
+
+class TestClaimBehindABacklog:
+    @staticmethod
+    def claim(desk, limit, *, new, **options):
+        claiming = desk.store.claim_each({"orders": limit}, owner="worker", new={"orders": new}, **options)
+        return [lease.event.id for lease in desk.run(claiming)["orders"]]
+
+    def test_alternates_new_events_the_latest_first_with_the_longest_due(self, desk):
+        for number in range(6):
+            desk.enqueue(f"old_{number}")
+            desk.clock.advance(1)
+        desk.clock.advance(NEW_SECONDS)
+        for number in range(6):
+            desk.enqueue(f"new_{number}")
+            desk.clock.advance(1)
+        assert self.claim(desk, 4, new=2) == ["new_4", "old_0", "new_5", "old_1"]
+        assert self.claim(desk, 3, new=1) == ["new_3", "old_2", "old_3"]
+        assert self.claim(desk, 9, new=4) == ["new_0", "old_4", "new_1", "old_5", "new_2"]
+
+    def test_gives_the_backlog_what_new_events_do_not_use(self, desk):
+        desk.enqueue(*(f"old_{number}" for number in range(6)))
+        desk.clock.advance(NEW_SECONDS + 1)
+        desk.enqueue("new")
+        assert self.claim(desk, 4, new=2) == ["new", "old_0", "old_1", "old_2"]
+        assert self.claim(desk, 4, new=2) == ["old_3", "old_4", "old_5"]
+
+    def test_keeps_the_order_if_all_are_new(self, desk):
+        for number in range(4):
+            desk.enqueue(f"evt_{number}")
+            desk.clock.advance(NEW_SECONDS / 5)
+        assert self.claim(desk, 2, new=1) == ["evt_0", "evt_1"]
+
+    def test_finds_new_events_among_retries_and_replays_of_old_ones(self, desk):
+        desk.bury("dead_1", "dead_2")
+        desk.enqueue("old", *(f"old_{number}" for number in range(50)))
+        desk.clock.advance(HOUR)
+        longest_due, *others = desk.claim()
+        desk.run(desk.store.release([longest_due]))
+        for lease in others:
+            desk.fail(lease, desk.park_for(60))
+        desk.enqueue("new_1", "new_2")
+        desk.clock.advance(60)
+        desk.run(desk.store.release(desk.replay().leases))
+        assert sorted(self.claim(desk, 4, new=2)[::2]) == ["new_1", "new_2"]
+
+    def test_serves_both_if_only_some_bodies_fit(self, desk):
+        desk.enqueue(*(desk.make(f"old_{number}", "x" * 98) for number in range(4)))
+        desk.clock.advance(HOUR)
+        desk.enqueue(*(desk.make(f"new_{number}", "x" * 98) for number in range(4)))
+        assert self.claim(desk, 8, new=4, most_bytes=250) == ["new_0", "old_0"]
 
 
 class TestDue:
