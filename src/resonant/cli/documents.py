@@ -85,7 +85,7 @@ def status(found: StoreStatus) -> Document:
             for each in found.endpoint_problems
         ],
         "held": found.held,
-        "oldest_due": _moment(found.oldest_due_at),
+        **_oldest_due(found),
         "oldest_dead_letter": _moment(found.oldest_dead_at),
         "endpoints": [_endpoint(each) for each in found.endpoints],
     }
@@ -95,9 +95,18 @@ def _endpoint(found: EndpointStatus) -> Document:
     return {
         "endpoint": found.name,
         **_pick(found, _ENDPOINT_COUNTS),
-        "oldest_due": _moment(found.oldest_due_at),
+        **_oldest_due(found),
         "held": found.held,
         "gate": gate(found.gate),
+    }
+
+
+def _oldest_due(found: StoreStatus | EndpointStatus) -> Document:
+    backlog, new = map(_moment, found.oldest_due)
+    return {
+        "oldest_due": _moment(found.oldest_due_at),
+        "oldest_due_backlog": backlog,
+        "oldest_due_new": new,
     }
 
 

@@ -120,8 +120,10 @@ def _write_counts(found: StoreStatus, *, now: float) -> None:
     categories = ", ".join(f"{count:,} {category}" for category, count in found.by_category.items())
     dead_letters = f"; dead letters: {categories}" if categories else ""
     output.write(f"in flight: {found.in_flight:,}{dead_letters}\n")
+    backlog, new = found.oldest_due
     for what, moment in (
         ("oldest due", found.oldest_due_at),
+        ("oldest due of the last five minutes' events", new if backlog else None),
         ("oldest dead letter", found.oldest_dead_at),
     ):
         if moment is not None:

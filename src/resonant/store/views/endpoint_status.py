@@ -10,15 +10,33 @@ from sqlalchemy import case, func, select
 
 from resonant.store import schema
 from resonant.store.counts.counters import read_counts
+from resonant.store.queue.leases import NEW_SECONDS
 from resonant.store.shared.gates import Gate, read_gates
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from sqlalchemy import Connection
 
 HOUR_SECONDS = 3600
 _d = schema.deliveries
+
+
+class OldestDue(NamedTuple):
+    """The earliest due times of deliveries that may be sent now, seconds since the epoch; new events do not wait for a backlog.
+
+    Attributes:
+        backlog: if the earliest due one was accepted more than ``NEW_SECONDS`` ago: its due time.
+        new: the earliest due time of an event accepted since then.
+    """
+
+    backlog: float | None = None
+    new: float | None = None
+
+    @classmethod
+    def of_all(cls, each: Iterable[OldestDue]) -> OldestDue:
+        """Return the earliest times of several endpoints."""
+        return cls(*(min(filter(None, times), default=None) for times in zip(cls(), *each, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +50,7 @@ class EndpointStatus:
         parked: unfinished deliveries that are due later.
         due: unfinished deliveries that may be sent now.
         oldest_due_at: the earliest due time of an unfinished delivery, seconds since the epoch.
+        oldest_due: the earliest due times of deliveries that may be sent now, of its backlog and of new events.
         delivered_last_hour: deliveries that succeeded in the last hour.
         failed_last_hour: attempts that failed or were lost in the last hour.
         gate: the endpoint's gate.
@@ -46,6 +65,7 @@ class EndpointStatus:
     in_flight: int
     parked: int
     oldest_due_at: float | None
+    oldest_due: OldestDue
     delivered_last_hour: int
     failed_last_hour: int
     gate: Gate
@@ -95,7 +115,8 @@ def endpoint_statuses(
         of = counts.get(name, Counter())
         live, leased_due_at = leased.get(name, (0, None))
         is_waiting = of["pending"] or of["retrying"]
-        moments = (leased_due_at, _oldest_waiting(connection, name) if is_waiting else None)
+        waiting_at, oldest_due = _oldest_waiting(connection, name, now) if is_waiting else (None, OldestDue())
+        moments = (leased_due_at, waiting_at)
         return EndpointStatus(
             name=name,
             pending=of["pending"],
@@ -105,6 +126,7 @@ def endpoint_statuses(
             in_flight=live,
             parked=later.get(name, 0) - live,
             oldest_due_at=min((at for at in moments if at is not None), default=None),
+            oldest_due=oldest_due,
             delivered_last_hour=hour[name, True],
             failed_last_hour=hour[name, False],
             gate=gates[name],
@@ -134,15 +156,24 @@ def governed(connection: Connection, *, now: float) -> list[Governed]:
     return sorted(found, key=lambda each: (-each.held, each.gate.endpoint))
 
 
-def _oldest_waiting(connection: Connection, endpoint: str) -> float | None:
-    """Return the earliest due time of a delivery without a lease."""
-    query = (
-        select(_d.c.available_at)
+def _oldest_waiting(connection: Connection, endpoint: str, now: float) -> tuple[float | None, OldestDue]:
+    """Return the earliest due time of a delivery without a lease, and of those that may be sent now."""
+    waiting = (
+        select(_d.c.available_at, _d.c.accepted_at)
         .where(_d.c.endpoint == endpoint, _d.c.available_at.is_not(None), _d.c.lease_owner.is_(None))
         .order_by(_d.c.available_at)
         .limit(1)
     )
-    return connection.execute(query).scalar()
+    since = now - NEW_SECONDS
+    if (first := connection.execute(waiting).first()) is None:
+        return None, OldestDue()
+    if first.available_at > now:
+        return first.available_at, OldestDue()
+    if first.accepted_at > since:
+        return first.available_at, OldestDue(new=first.available_at)
+    in_time = _d.c.available_at.between(since, now)
+    new = connection.execute(waiting.where(in_time, _d.c.accepted_at > since)).first()
+    return first.available_at, OldestDue(first.available_at, new and new.available_at)
 
 
 def _last_hour(connection: Connection, *, since: float) -> Counter[tuple[str, bool]]:

@@ -17,7 +17,7 @@ from resonant.store.engine.sql import end_snapshot, is_any_of
 from resonant.store.queue.events import read_events
 from resonant.store.views.dead_letters import DeadLetters
 from resonant.store.views.endpoint_problems import problems
-from resonant.store.views.endpoint_status import EndpointStatus, Governed, endpoint_statuses
+from resonant.store.views.endpoint_status import EndpointStatus, Governed, OldestDue, endpoint_statuses
 from resonant.store.views.selection import Selection
 
 if TYPE_CHECKING:
@@ -68,6 +68,11 @@ class StoreStatus:
     def held(self) -> int:
         """Deliveries that are due and held by the gate of their endpoint."""
         return sum(each.held for each in self.endpoints)
+
+    @property
+    def oldest_due(self) -> OldestDue:
+        """The earliest due times of deliveries that may be sent now, of backlogs and of new events."""
+        return OldestDue.of_all(each.oldest_due for each in self.endpoints)
 
     @property
     def governed(self) -> list[Governed]:

@@ -56,6 +56,8 @@ def test_each_endpoint_is_an_object_of_the_document(resonant, old):
         "delivered_last_hour": 1,
         "failed_last_hour": 1,
         "oldest_due": rfc3339(old.clock() + 3_600),
+        "oldest_due_backlog": None,
+        "oldest_due_new": None,
         "held": 0,
         "gate": {
             **dict.fromkeys(
@@ -64,6 +66,21 @@ def test_each_endpoint_is_an_object_of_the_document(resonant, old):
             "state": "normal",
         },
     }
+
+
+def test_a_backlog_and_new_events_have_ages_of_their_own(resonant, recent):
+    now = recent.clock()
+    recent.clock.advance(-DAY_SECONDS)
+    recent.accept("evt_first", endpoint="shop")
+    recent.clock.advance(DAY_SECONDS - 60)
+    recent.accept("evt_last", endpoint="shop")
+
+    found = resonant.json("status")
+
+    assert found["oldest_due_backlog"] == found["oldest_due"] == rfc3339(now - DAY_SECONDS)
+    assert found["endpoints"][-1]["oldest_due_new"] == found["oldest_due_new"] == rfc3339(now - 60)
+    new = f"oldest due of the last five minutes' events: 1 min ago, {rfc3339(now - 60)}"
+    assert new in resonant("status").out.splitlines()
 
 
 def test_an_empty_store_has_no_oldest(resonant):
