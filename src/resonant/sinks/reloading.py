@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from dataclasses import replace
@@ -23,12 +24,16 @@ logger = logging.getLogger(__name__)
 
 # The interval at which a run reads an endpoint's configuration again, in seconds.
 LOOK_AGAIN_SECONDS = 10.0
+# An endpoint that was not used for this long is not read until it is used again, so that a thousand idle endpoints cost nothing.
+IDLE_SECONDS = 60.0
+# The longest time that a send then waits for the configuration. Sending continues while Prefect is unavailable.
+_WAIT_SECONDS = 2.0
 
 
 class ReloadingSink:
-    """Sends to an endpoint, and reads its configuration again every ``LOOK_AGAIN_SECONDS`` after the first use.
+    """Sends to an endpoint, and reads its configuration again every ``LOOK_AGAIN_SECONDS`` while it is used.
 
-    A send in progress keeps its version. Timeout and overrides do not change, since the attempt runner has already read
+    The first use after ``IDLE_SECONDS`` waits for the configuration. A send in progress keeps its version. Timeout and overrides do not change, since the attempt runner has already read
     them. If the endpoint cannot be read, or its new configuration is unusable, the last version stays.
     """
 
@@ -48,18 +53,26 @@ class ReloadingSink:
         self._sinks = [HttpSink(endpoint, clock=clock)]
         self._redactor = Redactor.of(endpoint)
         self._looking: asyncio.Task[None] | None = None
+        self._used_at = 0.0
+        self._is_current = asyncio.Event()
+        self._is_current.set()
 
     async def send(self, event: Event) -> Receipt:
         """Deliver the event once; see ``HttpSink.send``."""
-        return await self._current().send(event)
+        return await (await self._current()).send(event)
 
     async def connect(self) -> None:
         """Connect without a request; see ``HttpSink.connect``."""
-        await self._current().connect()
+        await (await self._current()).connect()
 
-    def _current(self) -> HttpSink:
+    async def _current(self) -> HttpSink:
+        self._used_at = time.monotonic()
         if self._looking is None:
             self._looking = asyncio.create_task(self._keep_looking())
+        if not self._is_current.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._is_current.wait(), _WAIT_SECONDS)
+            self._is_current.set()  # so that only the first sends wait while Prefect is unavailable
         return self._sinks[-1]
 
     def describe(self, error: BaseException) -> str:
@@ -92,7 +105,12 @@ class ReloadingSink:
             self._redactor = Redactor.of(*used, now)
 
     async def _keep_looking(self) -> None:
-        while True:
+        if not self._is_current.is_set():
+            await self.look()
+            self._is_current.set()
+        while time.monotonic() - self._used_at < IDLE_SECONDS:
             # All endpoints look at the same moments, so that they can share requests to Prefect.
             await asyncio.sleep(LOOK_AGAIN_SECONDS - time.monotonic() % LOOK_AGAIN_SECONDS)
             await self.look()
+        self._is_current.clear()
+        self._looking = None

@@ -85,6 +85,33 @@ async def test_it_is_read_repeatedly_from_the_first_send_until_it_is_closed(monk
         assert shop.reads == reads
 
 
+async def test_an_idle_endpoint_is_not_read_until_its_next_sends_which_use_what_they_read(monkeypatch):
+    assert reloading.IDLE_SECONDS == 60
+    monkeypatch.setattr(reloading, "LOOK_AGAIN_SECONDS", 0.005)
+    monkeypatch.setattr(reloading, "IDLE_SECONDS", 0.01)
+    async with site() as shop:
+        await shop.sink.send(EVENT)
+        await until(lambda: not shop.sink._is_current.is_set())
+        shop.configured, reads = replace(shop.configured, headers=AFTER), shop.reads
+        await asyncio.sleep(0.03)
+        assert shop.reads == reads
+        await asyncio.gather(shop.sink.send(EVENT), shop.sink.send(EVENT))
+        assert shop.tokens == ["t0ken-before", "t0ken-after", "t0ken-after"]
+
+
+async def test_an_idle_endpoint_is_used_as_it_was_if_its_configuration_cannot_be_read_in_time(monkeypatch):
+    monkeypatch.setattr(reloading, "_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(reloading, "LOOK_AGAIN_SECONDS", 0.005)
+    monkeypatch.setattr(reloading, "IDLE_SECONDS", 0.01)
+    async with site() as shop:
+        await shop.sink.send(EVENT)
+        await until(lambda: not shop.sink._is_current.is_set())
+        shop.sink._read = asyncio.Event().wait
+        await shop.sink.send(EVENT)
+        await shop.sink.send(EVENT)
+        assert shop.tokens == ["t0ken-before"] * 3
+
+
 async def test_the_old_secret_signs_along_until_the_clock_reaches_its_end():
     async with site(signing_secrets=(OLD,)) as shop:
         await shop.sink.send(EVENT)
