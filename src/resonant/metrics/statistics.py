@@ -33,7 +33,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from pandas import DataFrame, concat
+import numpy as np
+from pandas import DataFrame, Series, concat, factorize
 from sqlalchemy import func, select
 
 from resonant.metrics.percentiles import Window, read_window, spreads
@@ -125,7 +126,7 @@ def statistics(
     """
     waiting = [(Labels("unfinished", each.endpoint, each.event_type), _retried(each)) for each in unfinished]
     window = _with_sums(read_window([*rows, pack(int(until), waiting)]))
-    tables = _tables(window, ("everything", "endpoint", "event_type", "hour"))
+    tables = _tables(window)
     hourly = tables["hour"]
     return Statistics(
         since=since,
@@ -137,7 +138,7 @@ def statistics(
             hourly, range(int(hourly.index.min()), int(until) + 1, _HOUR) if len(hourly) else ()
         ),
         kinds=_kinds(window.counts),
-        delays=_delays(window),
+        delays=_delays(tables["delay"]),
     )
 
 
@@ -153,61 +154,88 @@ def _retried(each: Unfinished) -> Sketch:
 def _with_sums(window: Window) -> Window:
     """Add the columns that the tables sum up. Replayed dead letters have negative counts."""
     counts = window.counts
-    of, result, number = counts["measure"], counts["result"], counts["count"]
-    is_attempt, is_replay = of == "attempt", of == "replayed"
+    of, result, number = (counts[name].to_numpy() for name in ("measure", "result", "count"))
+    is_attempt, is_replay, is_unfinished = of == "attempt", of == "replayed", of == "unfinished"
     is_delivered, is_dead = ((of == "delivery") & (result == each) for each in ("delivered", "dead_letter"))
-    is_retry = of.isin(["retries", "unfinished"])
-    dead_letter = number.where(is_dead, 0) - number.where(is_replay, 0)
+    is_retry = (of == "retries") | is_unfinished
+    sign = is_retry.astype(int) - is_replay
+    dead_letter = number * (is_dead.astype(int) - is_replay)
     return window._replace(
         counts=counts.assign(
-            everything=EVERY_ENDPOINT,
-            hour=counts["hour"].where(of != "unfinished"),
-            success=number.where(is_delivered, 0),
+            success=number * is_delivered,
             dead_letter=dead_letter,
-            failed=dead_letter.where(counts["detail"] == "permanent", 0),
-            unfinished=number.where(of == "unfinished", 0),
-            attempts=number.where(is_attempt, 0),
-            failed_attempts=number.where(is_attempt & (result != "delivered"), 0),
-            tried=counts["measured"].where(is_retry, 0) - counts["measured"].where(is_replay, 0),
-            retries=counts["total"].where(is_retry, 0) - counts["total"].where(is_replay, 0),
+            failed=dead_letter * (counts["detail"] == "permanent"),
+            unfinished=number * is_unfinished,
+            attempts=number * is_attempt,
+            failed_attempts=number * (is_attempt & (result != "delivered")),
+            tried=counts["measured"] * sign,
+            retries=counts["total"] * sign,
             retries_max=counts["most"].where(is_retry),
         )
     )
 
 
-def _tables(window: Window, columns: Iterable[str]) -> dict[str, DataFrame]:
-    """Return a table for each of these columns of the window's counts: its values that have attempts or events, sorted."""
-    of, result = window.counts["measure"], window.counts["result"]
+def _tables(window: Window) -> dict[str, DataFrame]:
+    """Return tables of everything, and by endpoint, event type, hour, and endpoint and detail of delays, all sorted.
+
+    The last one has all delays, the others only rows that have attempts or events.
+    """
+    counts = window.counts
+    of, result, hour = counts["measure"], counts["result"], counts["hour"]
     kinds = {
         "latency": of == "attempt",
         "end_to_end": (of == "delivery") & (result == "delivered"),
         "first_attempt": of == "first_attempt",
+        "delay": of == "delay",
     }
-    tables = {}
-    for column in columns:
-        groups = window.counts.groupby(column)
-        sums = groups[_SUMS].sum().clip(lower=0).assign(retries_max=groups["retries_max"].max())
-        tables[column] = sums.join(spreads(window, kinds, [column]))
-    # Computed for all tables at once, since most of the time goes into calls.
-    found = concat(tables).assign(retries=lambda each: each["retries"] // NANOSECONDS)
+    detail = Series(zip(counts["endpoint"], counts["detail"], strict=True), dtype=object)
+    columns = {
+        "everything": hour.isna().map({True: EVERY_ENDPOINT}),
+        "endpoint": counts["endpoint"],
+        "event_type": counts["event_type"],
+        "hour": hour.where(of != "unfinished"),
+        "delay": detail.where(kinds["delay"] & hour.isna()),
+    }
+    # Numbered over all tables, and computed at once, since most of the time goes into calls.
+    groups, parts, size = [], {}, 0
+    for name, column in columns.items():
+        group, values = factorize(column, sort=True)
+        groups.append(np.where(group < 0, -1, group + size))
+        parts[name] = slice(size, size + len(values)), values
+        size += len(values)
+    sums = counts[[*_SUMS, "count", "retries_max"]].astype(float)
+    each = concat([sums] * len(groups)).groupby(np.concatenate(groups))
+    found = each[[*_SUMS, "count"]].sum().clip(lower=0).assign(retries_max=each["retries_max"].max())
+    found = found.drop(-1, errors="ignore").join(spreads(window, kinds, groups))
+    found["retries"] //= NANOSECONDS
     found[_SUMS] = found[_SUMS].astype(int)
     ended = found["success"] + found["dead_letter"]
-    found["events"] = ended + found["unfinished"]
-    found["success_rate"] = found["success"] / ended
-    found["error_rate"] = found["failed_attempts"] / found["attempts"]
     is_tried = found["tried"] > 0
-    found["retries"] = found["retries"].where(is_tried, 0)
-    found["retries_avg"] = found["retries"] / found["tried"]
-    found["retries_max"] = found["retries_max"].where(is_tried)
-    found = found[(found["attempts"] > 0) | (found["events"] > 0)]
-    table = found.index.get_level_values(0)
-    return {column: found[table == column].droplevel(0) for column in tables}
+    retries = found["retries"].where(is_tried, 0)
+    found = found.assign(
+        events=ended + found["unfinished"],
+        success_rate=found["success"] / ended,
+        error_rate=found["failed_attempts"] / found["attempts"],
+        retries=retries,
+        retries_avg=retries / found["tried"],
+        retries_max=found["retries_max"].where(is_tried),
+    )
+    is_shown = (found["attempts"] > 0) | (found["events"] > 0)
+    of_delays = [name for name in map(str, found) if name == "count" or name.startswith("delay_")]
+    shown = found.drop(columns=of_delays)
+    tables = {
+        name: shown[part].set_axis(values)[is_shown[part].to_numpy()]
+        for name, (part, values) in parts.items()
+    }
+    part, values = parts["delay"]
+    return tables | {"delay": found.loc[part.start : part.stop - 1, of_delays].set_axis(values)}
 
 
 def _complete(found: DataFrame, index: Iterable[object]) -> DataFrame:
     """Return these rows, those that are missing without any event."""
     complete = found.reindex(list(index))
-    return complete.fillna(dict.fromkeys(_COUNTS, 0)).astype(dict.fromkeys(_COUNTS, int))
+    complete[_COUNTS] = complete[_COUNTS].fillna(0).astype(int)
+    return complete
 
 
 def _kinds(counts: DataFrame) -> DataFrame:
@@ -224,12 +252,11 @@ def _kinds(counts: DataFrame) -> DataFrame:
     return concat(parts).groupby(["kind", "event_type", "name"])["count"].sum().reset_index()
 
 
-def _delays(window: Window) -> DataFrame:
-    are, by = window.counts["measure"] == "delay", ["endpoint", "detail"]
-    found = spreads(window, {"delay": are}, by)
-    found["count"] = window.counts[are].groupby(by)["count"].sum()
+def _delays(found: DataFrame) -> DataFrame:
+    endpoints = [endpoint for endpoint, _ in found.index]
     details = [DelayOf.from_text(detail) for _, detail in found.index]
     found = found.join(DataFrame(details, found.index, DelayOf._fields))
     names = {"delay_min": "least", "delay_p50": "median", "delay_max": "most"}
     columns = ["endpoint", "policy", "asked", "after", "count", *names.values()]
-    return found.reset_index().rename(columns=names)[columns].sort_values(columns[:4], ignore_index=True)
+    found = found.assign(endpoint=endpoints, count=found["count"].astype(int))
+    return found.rename(columns=names)[columns].sort_values(columns[:4], ignore_index=True)
