@@ -36,7 +36,7 @@ BENCHES = (
     "producers",
 )
 # The benches that accept ``--only``.
-_IN_PARTS = ("comparison", "outage", "isolation", "latency")
+_IN_PARTS = ("up", "comparison", "outage", "isolation", "latency")
 _COMMANDS = {
     "plot": "benches.plot",
     "profile": "benches.profiling",

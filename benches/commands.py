@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from benches.comparing import Round
 
 EVENTS, ROUNDS = 1, 10
-_SETTLE_SECONDS = 45.0
 _READING, _ENDPOINT, _EMIT = 0.4, 1.2, 2.0
 
 
@@ -39,7 +38,6 @@ def run(count: int, rounds: int) -> list[Comparison]:
         url = stack.enter_context(shipped_receiver(folder / "journal.jsonl", folder / "receiver.log"))
         stack.enter_context(running_up(settings))
         asyncio.run(save_endpoint(url))
-        time.sleep(_SETTLE_SECONDS)  # until both drains run
         numbers = itertools.count()
 
         def new_file() -> str:

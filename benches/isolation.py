@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from benches.comparing import Comparison, apart, say
-from benches.outage import wait_for_runs
 from benches.outage_receiver import Behaviour, outage_receiver
 from benches.processes import kept, python
 from benches.receiver import counting_receiver
@@ -27,6 +26,7 @@ from benches.surroundings import (
     postgresql,
     prefect_server,
     save_endpoint,
+    wait_for_runs,
 )
 from resonant.dead_letters.cancel import cancel
 from resonant.settings import load_settings
@@ -42,12 +42,12 @@ if TYPE_CHECKING:
 
 EVENTS, ROUNDS = 2_000, 3
 _DEAD = "dead"
-_DEAD_EVENTS = 1_000
+_DEAD_EVENTS = 8_000
 _EVENTS_OF_MANY = 60
 _LONGER_BESIDE_MANY = 5
 _KNOWN_SECONDS = 5.0
 _LONGEST_SECONDS = 300.0
-_LANES: tuple[Lane, ...] = ("bulk", "task")
+_LANES: tuple[Lane, ...] = ("auto", "bulk", "task")
 _KINDS: dict[Kind, str] = {
     "refuse": "refuses connections",
     "reset": "resets connections",

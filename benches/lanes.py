@@ -6,7 +6,7 @@ from typing import Literal
 
 from resonant.dispatch.limiting.limiter import ConcurrencyLimiter
 
-Lane = Literal["task", "bulk"]
+Lane = Literal["auto", "task", "bulk"]
 LANES: tuple[Lane, ...] = ("task", "bulk")
 
 

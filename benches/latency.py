@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 EVENTS, ROUNDS = 480, 1
 _LONGEST_PAUSE_SECONDS = 5.0
 _ARRIVAL_SECONDS = 120.0
-_SETTLE_SECONDS = 45.0
 _FLOW_RUN = "PREFECT__FLOW_RUN_ID"
 
 Database = Literal["SQLite", "PostgreSQL"]
@@ -93,7 +92,6 @@ def _measure(database: Database, count: int, *, kills: bool) -> tuple[list[float
         receiver = stack.enter_context(shipped_receiver(journal, folder / "receiver.log"))
         up = stack.enter_context(running_up(settings))
         asyncio.run(save_endpoint(receiver))
-        time.sleep(_SETTLE_SECONDS)  # until both drains run
         sent_at, bare_at = asyncio.run(_produce(url, receiver, count, up if kills else None))
         return _latencies(journal, sent_at), _latencies(journal, bare_at)
 

@@ -13,7 +13,6 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import httpx
 from sqlalchemy import func, select
 
 from benches.comparing import Comparison, apart, say
@@ -26,6 +25,7 @@ from benches.surroundings import (
     postgresql,
     prefect_server,
     save_endpoint,
+    wait_for_runs,
 )
 from resonant.store import WorkerStore, schema
 from resonant.store.shared.gates import read_gates
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 EVENTS, ROUNDS = 1_000, 1
 _CAPACITY = 50
-_START_SECONDS = 120.0
 _LONGEST_SECONDS = 240.0
 
 
@@ -205,18 +204,6 @@ def _drains(settings: Settings, scenario: Scenario) -> Iterator[None]:
             command = python("benches.contenders.workers.drain")
             stack.enter_context(kept(command, log=log, variables={"BENCH_LANE": scenario.lane}))
         yield
-
-
-async def wait_for_runs(api_url: str, number: int) -> None:
-    """Wait until this many flow runs are running."""
-    query = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
-    give_up_at = time.monotonic() + _START_SECONDS
-    async with httpx.AsyncClient(base_url=api_url, trust_env=False) as client:
-        while (await client.post("/flow_runs/count", json=query)).json() < number:
-            if time.monotonic() > give_up_at:
-                raise RuntimeError("the drains do not start")
-            await asyncio.sleep(0.25)
-    await asyncio.sleep(2.0)  # until it has opened the store
 
 
 async def _watch(store: WorkerStore, receiver: OutageReceiver, scenario: Scenario, count: int) -> Outcome:

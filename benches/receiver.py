@@ -4,7 +4,7 @@ It answers 200 or, on request, 503 to the first attempt of a share of the events
 
 Run in its own process (``python -m benches.receiver``), it prints its URL, and ends when its standard input does. An input line
 ``EVENTS FAULTS`` begins a count, which is printed as JSON when that many distinct events have been accepted; an empty line
-prints it at once.
+prints it at once, and ``arrivals`` prints the time at which each event of the count arrived first.
 """
 
 from __future__ import annotations
@@ -89,6 +89,12 @@ class Receiver:
         self._command("")
         return self._read()
 
+    def arrivals(self) -> dict[str, float]:
+        """Return the monotonic time when each accepted event of the count was first read."""
+        self._command("arrivals")
+        found: dict[str, float] = json.loads(self._answers.readline())
+        return found
+
     def _command(self, text: str) -> None:
         self._commands.write(f"{text}\n".encode())
         self._commands.flush()
@@ -122,7 +128,7 @@ class _Count:
         self._expected = expected
         self._faults = faults * 2**32
         self._failed: set[bytes] = set()
-        self._accepted: set[bytes] = set()
+        self._accepted: dict[bytes, float] = {}
 
     def answer(self, head: bytearray, end: int) -> bytes:
         receipts = self.receipts
@@ -135,15 +141,17 @@ class _Count:
             receipts.refused += 1
             return _REFUSED
         if id_ not in self._accepted:
-            self._accepted.add(id_)
             receipts.events += 1
-            receipts.last_at = time.monotonic()
+            self._accepted[id_] = receipts.last_at = time.monotonic()
             if receipts.events == self._expected:
                 self.say()
         return _ACCEPTED
 
     def say(self) -> None:
         print(json.dumps(asdict(self.receipts)), flush=True)
+
+    def say_arrivals(self) -> None:
+        print(json.dumps({id_.decode(): at for id_, at in self._accepted.items()}), flush=True)
 
 
 class _Connection(Connection):
@@ -161,7 +169,9 @@ async def _serve() -> None:
     commands = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
     async for line in commands:
-        if values := line.split():
+        if _Connection.count is not None and line.strip() == b"arrivals":
+            _Connection.count.say_arrivals()
+        elif values := line.split():
             _Connection.count = _Count(int(values[0]), float(values[1]))
             print("counting", flush=True)
         elif _Connection.count is not None:

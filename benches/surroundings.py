@@ -32,6 +32,7 @@ ENDPOINT = "bench"
 DATA_BYTES = 300
 _START_SECONDS = 10.0
 _UP_SECONDS = 120.0
+_DRAIN_SECONDS = 120.0
 _IN_TRANSACTION = """SELECT count(*) FROM pg_stat_activity
 WHERE backend_type = 'client backend' AND state <> 'idle' AND pid <> pg_backend_pid()"""
 _RECORDING_SECONDS = 120.0
@@ -107,7 +108,7 @@ def shipped_receiver(journal: Path, log: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def running_up(settings: Settings) -> Iterator[int]:
-    """Run `resonant up`, point Prefect at its server, and yield the id of its process."""
+    """Run `resonant up`, point Prefect at its server, and yield the id of its process once both drains run."""
     port = free_port()
     log = settings.home.parent / "up.log"
     command = python("resonant", "up", "--port", str(port))
@@ -119,7 +120,26 @@ def running_up(settings: Settings) -> Iterator[int]:
             time.sleep(0.5)
         configure_prefect()
         os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+        asyncio.run(wait_for_runs(os.environ["PREFECT_API_URL"], 2, deployments={"name": {"any_": ["drain"]}}))
         yield pid
+
+
+async def wait_for_runs(api_url: str, number: int, **of: object) -> None:
+    """Wait until this many flow runs are running.
+
+    Args:
+        api_url: the URL of Prefect's API.
+        number: the number of flow runs.
+        of: other filters, as in Prefect's API.
+    """
+    query = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}} | of
+    give_up_at = time.monotonic() + _DRAIN_SECONDS
+    async with httpx.AsyncClient(base_url=api_url, trust_env=False) as client:
+        while (await client.post("/flow_runs/count", json=query)).json() < number:
+            if time.monotonic() > give_up_at:
+                raise RuntimeError("the drains do not start")
+            await asyncio.sleep(0.25)
+    await asyncio.sleep(2.0)  # until they have opened the store
 
 
 async def save_endpoint(url: str, name: str = ENDPOINT, *, rate: float | None = None) -> None:
