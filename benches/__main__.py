@@ -20,6 +20,8 @@ from benches.standings import show_standings
 
 BENCHES = (
     "up",
+    "endpoints",
+    "sustained",
     "enqueue",
     "delivery",
     "task_lane",
@@ -36,7 +38,7 @@ BENCHES = (
     "producers",
 )
 # The benches that accept ``--only``.
-_IN_PARTS = ("up", "comparison", "outage", "isolation", "latency")
+_IN_PARTS = ("up", "endpoints", "comparison", "outage", "isolation", "latency")
 _COMMANDS = {
     "plot": "benches.plot",
     "profile": "benches.profiling",
@@ -64,7 +66,7 @@ def main() -> None:
         action="append",
         metavar="PART",
         default=[],
-        help="run only the contenders of the comparison (and the raw loop), or parts of outage, isolation and latency, "
+        help="run only the contenders of the comparison (and the raw loop), or parts of outage, isolation, latency, up and endpoints, "
         "whose names contain this; repeatable",
     )
     arguments = parser.parse_args()

@@ -7,7 +7,6 @@ import contextlib
 import itertools
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 from benches.comparing import Comparison, Stopwatch, all_in_turn

@@ -120,7 +120,9 @@ def running_up(settings: Settings) -> Iterator[int]:
             time.sleep(0.5)
         configure_prefect()
         os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
-        asyncio.run(wait_for_runs(os.environ["PREFECT_API_URL"], 2, deployments={"name": {"any_": ["drain"]}}))
+        asyncio.run(
+            wait_for_runs(os.environ["PREFECT_API_URL"], 2, deployments={"name": {"any_": ["drain"]}})
+        )
         yield pid
 
 

@@ -8,6 +8,7 @@ server, worker and drains, but not the receiver. A latency is the time from hand
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import statistics
 import time
@@ -39,7 +40,9 @@ _NEVER_REACHED = 0
 _POLL_SECONDS = 0.02
 # Single events to a quiet system, with a pause between them.
 _SINGLE_EVENTS, _SINGLE_PAUSE_SECONDS = 20, 0.2
-_STORED_EVERY_SECONDS = 0.05
+_INTERVAL_SECONDS = 0.05
+# In its first second, a run still sends single events as task runs.
+_WARM_UP_SECONDS = 2.0
 
 
 def run(count: int, rounds: int, only: Sequence[str] = ()) -> list[Comparison]:
@@ -77,9 +80,7 @@ async def _measure(
 
 
 class _Up:
-    def __init__(
-        self, store: WorkerStore, receiver: Receiver, up: Tree, in_flight: int, rounds: int
-    ) -> None:
+    def __init__(self, store: WorkerStore, receiver: Receiver, up: Tree, in_flight: int, rounds: int) -> None:
         self._store = store
         self._receiver = receiver
         self._up = up
@@ -137,7 +138,9 @@ class _Up:
             latencies.append(statistics.median(self._latencies(stored_at)))
             self._wait_until_quiet()
             task_runs.append(float(await _task_runs() - before))
-            say(f"  {_SINGLE_EVENTS} single events: {task_runs[-1]:.0f} task runs, p50 {latencies[-1]:.1f} ms")
+            say(
+                f"  {_SINGLE_EVENTS} single events: {task_runs[-1]:.0f} task runs, p50 {latencies[-1]:.1f} ms"
+            )
         return [
             Comparison(
                 "single events to a quiet system: task runs",
@@ -186,20 +189,19 @@ class _Up:
         ]
 
     async def _produce(self, rate: float, count: int) -> dict[str, float]:
-        """Store events at this rate, most of them in small batches, one in each interval alone; return its times."""
-        given = iter(events(count))
-        single, began_at, stored, stored_at = 0, time.monotonic(), 0, {}
-        while stored < count:
-            single += 1
-            batch = [event for _, event in zip(range(round(rate * single * _STORED_EVERY_SECONDS) - stored - 1), given)]
-            await self._store.enqueue(batch, ENDPOINT)
-            await asyncio.sleep(began_at + (single - 0.5) * _STORED_EVERY_SECONDS - time.monotonic())
-            for event in given:
-                stored_at[event.id] = time.monotonic()
-                await self._store.enqueue([event], ENDPOINT)
-                break
-            stored += len(batch) + 1
-            await asyncio.sleep(began_at + single * _STORED_EVERY_SECONDS - time.monotonic())
+        """Store events at this rate, in small batches with a single event between them; return the times of those."""
+        stored_at = {}
+        began_at, left = time.monotonic(), events(count)
+        for number in range(math.ceil(count / (rate * _INTERVAL_SECONDS))):
+            at = began_at + number * _INTERVAL_SECONDS
+            due = count - round((number + 1) * rate * _INTERVAL_SECONDS)
+            await asyncio.sleep(at - time.monotonic())
+            await self._store.enqueue([left.pop() for _ in range(len(left) - due - 1)], ENDPOINT)
+            await asyncio.sleep(at + _INTERVAL_SECONDS / 2 - time.monotonic())
+            single = left.pop()
+            if time.monotonic() >= began_at + _WARM_UP_SECONDS:
+                stored_at[single.id] = time.monotonic()
+            await self._store.enqueue([single], ENDPOINT)
         return stored_at
 
     async def _bare_latency(self) -> float:
