@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from resonant.store.shared.send_slots import MOST_NOTICE_SECONDS, Reservation
+from resonant.store.shared.send_slots import AHEAD_SECONDS, MOST_NOTICE_SECONDS, Reservation
 
 if TYPE_CHECKING:
     from resonant.events import Clock
@@ -32,6 +32,9 @@ _LEAD_SECONDS = 0.25
 _CLAIMED_SECONDS = 2.0
 # How often a limiter checks for waiting sends and for the end of the run.
 _TICK_SECONDS = 0.01
+# How much later than others a limiter asks again that wants more slots than it got: processes take turns, so that a replay does
+# not take most slots.
+_TURN_SECONDS = 3 * _TICK_SECONDS
 # The notice of the first reservation. Later notices depend on the duration of the last reservation.
 _FIRST_NOTICE_SECONDS = 0.05
 
@@ -241,5 +244,7 @@ class Rate:
         first = given.first - self._offset
         if given.number:
             self._slots.extend(first + number / self._rate for number in range(given.number))
+            if self._wanted() > 0:
+                self._ask_at = first + given.number / self._rate - AHEAD_SECONDS + _TURN_SECONDS
         else:
             self._ask_at = first

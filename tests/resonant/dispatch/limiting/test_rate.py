@@ -102,6 +102,26 @@ async def test_four_processes_share_the_rate_though_the_store_is_slow_and_their_
 
 
 @simulated
+async def test_new_events_soon_get_a_slot_while_a_replay_takes_all_that_are_left(machines):
+    async def send():
+        accepted_at = machines.now
+        await machines.send(drain)
+        waits.append(machines.now - accepted_at)
+
+    drain, waits = machines.process(), []
+    replay = machines.start(machines.process(), 1_000)
+    new = []
+    for _ in range(100):
+        new.append(asyncio.create_task(send()))
+        await asyncio.sleep(0.1)
+    await asyncio.gather(*new)
+    assert max(waits) < 1.2
+    assert len(machines.sent) > 9 * USED
+    for each in replay:
+        each.cancel()
+
+
+@simulated
 async def test_the_slots_of_a_killed_process_pass_unused_and_the_others_go_on(machines):
     sends = [machines.start(machines.process(), 300) for _ in range(4)]
     await asyncio.sleep(2.0)
