@@ -183,8 +183,8 @@ def _read_attempts(connection: Connection, endpoint: str) -> list[Answered]:
 
 def _read_hours(connection: Connection, endpoint: str, since: float) -> list[_Span]:
     hours: dict[float, _Span] = {}
-    for minute, labels, number, _ in read_counts(connection, since=since):
-        if labels.measure == "attempt" and labels.endpoint == endpoint and labels.result != "lost":
+    for minute, labels, number, _ in read_counts(connection, ["attempt"], since=since):
+        if labels.endpoint == endpoint and labels.result != "lost":
             failure = None if labels.result == "delivered" else _kind(labels.category, labels.code)
             _count(hours, minute, _HOUR, failure, number)
     return [hours[start] for start in sorted(hours)]

@@ -43,9 +43,10 @@ if TYPE_CHECKING:
 
     from resonant.metrics.totals import Totals
     from resonant.settings import Settings
-    from resonant.store.counts.counters import Count
+    from resonant.store.counts.counters import Count, Measure
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+_COUNTED: tuple[Measure, ...] = ("attempt", "delay", "delivery", "replay")
 # An alert ends at this share of its threshold. Otherwise it would flap around the threshold, and each end of an error-rate
 # alert can start a replay.
 _END = 0.5
@@ -114,13 +115,13 @@ def read_activity(connection: Connection, *, now: float, window: float) -> dict[
     window_begin, hour_begin = begin_of(now - window, now=now), begin_of(now - _HOUR, now=now)
     before_begin = round((now - _DAY - _HOUR) / _HOUR) * _HOUR
     found: defaultdict[str, Activity] = defaultdict(Activity)
-    for each in read_counts(connection, since=min(window_begin, hour_begin)):
+    for each in read_counts(connection, _COUNTED, since=min(window_begin, hour_begin)):
         activity = found[each.labels.endpoint]
         if each.minute >= window_begin:
             activity.window.add(each)
         if each.minute >= hour_begin:
             activity.hour.add(each)
-    for each in read_counts(connection, since=before_begin, until=before_begin + _HOUR - 1):
+    for each in read_counts(connection, _COUNTED, since=before_begin, until=before_begin + _HOUR - 1):
         found[each.labels.endpoint].before.add(each)
     given_up = _read_given_up(connection, since=hour_begin)
     for endpoint, activity in found.items():

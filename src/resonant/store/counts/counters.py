@@ -40,7 +40,7 @@ from resonant.store.counts.sketches import EVER, NANOSECONDS, Labels, Packed, Sk
 from resonant.store.engine.sql import insert_row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from sqlalchemy import Connection
 
@@ -121,13 +121,16 @@ class Tally:
 
     def rows(self) -> list[Packed]:
         """Return the counts as rows of sketches: one for the minute, and one for *ever* if Prometheus counts any."""
-        found = self.sketches()
-        ever: defaultdict[Labels, Sketch] = defaultdict(Sketch)
-        for labels, sketch in found:
-            if labels.measure in _COUNTED_EVER:
-                ever[labels._replace(event_type="", detail="")].add(sketch.coarse())
-        both = ((self.minute, found), (EVER, list(ever.items())))
+        both = ((self.minute, self.sketches()), (EVER, list(self.ever().items())))
         return [sketches.pack(minute, each) for minute, each in both if each]
+
+    def ever(self) -> dict[Labels, Sketch]:
+        """Return what Prometheus counts, without event types and details."""
+        found: defaultdict[Labels, Sketch] = defaultdict(Sketch)
+        for labels, sketch in self.sketches():
+            if labels.measure in _COUNTED_EVER:
+                found[labels._replace(event_type="", detail="")].add(sketch.coarse())
+        return found
 
     def sketches(self) -> list[tuple[Labels, Sketch]]:
         """Return the counts by their labels."""
@@ -181,15 +184,18 @@ def fold(connection: Connection, *, limit: int) -> int:
 
 def read_rows(connection: Connection, *, since: float, until: float = math.inf) -> list[Packed]:
     """Return the sketches of a window, in seconds since the epoch, including what is not folded yet."""
-    return [
-        *sketches.read(connection, since=since, until=until),
-        *(row for row in _read_unfolded(connection) if since <= row.minute <= until),
-    ]
+    unfolded = _read_unfolded(connection, since, until)
+    rows = [sketches.pack(tally.minute, tally.sketches()) for tally in unfolded]
+    return [*sketches.read(connection, since=since, until=until), *rows]
 
 
 def read_ever(connection: Connection) -> dict[Labels, Sketch]:
     """Return everything that Prometheus counts since the store was created, without event types and details."""
-    return sketches.add_up(read_rows(connection, since=EVER, until=EVER))
+    found = sketches.add_up(sketches.read(connection, since=EVER, until=EVER))
+    for tally in _read_unfolded(connection):
+        for labels, sketch in tally.ever().items():
+            found[labels].add(sketch)
+    return found
 
 
 class Count(NamedTuple):
@@ -201,21 +207,28 @@ class Count(NamedTuple):
     seconds: float
 
 
-def read_counts(connection: Connection, *, since: float, until: float = math.inf) -> list[Count]:
+def read_counts(
+    connection: Connection, measures: Collection[Measure], *, since: float, until: float = math.inf
+) -> list[Count]:
     """Return the counts of a window like ``read_rows``, without the distribution of their durations."""
     query = select(_s.c.minute, _s.c.entries).where(_s.c.minute.between(since, until))
-    rows = [(minute, entries) for minute, entries in connection.execute(query)]
-    unfolded = [(row.minute, row.entries) for row in _read_unfolded(connection)]
-    return [
+    found = [
         Count(minute, Labels(*labels), number, total / NANOSECONDS)
-        for minute, entries in (*rows, *unfolded)
-        if since <= minute <= until
+        for minute, entries in connection.execute(query)
         for *labels, number, total, _least, _most, _width in json.loads(entries)
+        if labels[0] in measures
     ]
+    unfolded = [
+        Count(tally.minute, labels, sketch.count, sketch.total / NANOSECONDS)
+        for tally in _read_unfolded(connection, since, until)
+        for labels, sketch in tally.sketches()
+        if labels.measure in measures
+    ]
+    return found + unfolded
 
 
-def _read_unfolded(connection: Connection) -> list[Packed]:
-    return [row for tally in _added_up(connection.execute(select(*_COLUMNS))) for row in tally.rows()]
+def _read_unfolded(connection: Connection, since: float = 0.0, until: float = math.inf) -> list[Tally]:
+    return _added_up(connection.execute(select(*_COLUMNS).where(_t.c.minute.between(since, until))))
 
 
 def _added_up(rows: Iterable[Any]) -> list[Tally]:

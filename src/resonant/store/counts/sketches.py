@@ -18,7 +18,6 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import chain
 from math import ceil, log
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -185,20 +184,6 @@ def pack(minute: int, sketches: Iterable[tuple[Labels, Sketch]]) -> Packed:
     return Packed(minute, to_json(entries), _layout(minute, len(buckets)).pack(*buckets, *numbers))
 
 
-def unpack(row: Packed) -> list[tuple[Labels, Sketch]]:
-    """Return the sketches of a row."""
-    size = len(row.buckets) // _layout(row.minute, 1).size
-    values = _layout(row.minute, size).unpack(row.buckets)
-    found = []
-    place = 0
-    for *labels, count, total, least, most, width in json.loads(row.entries):
-        end = place + width
-        buckets = Counter(dict(zip(values[place:end], values[size + place : size + end], strict=True)))
-        found.append((Labels(*labels), Sketch(count, total, least, most, buckets)))
-        place = end
-    return found
-
-
 def _layout(minute: int, size: int) -> struct.Struct:
     return struct.Struct(f"<{size}h{size}{'Q' if minute == EVER else 'I'}")
 
@@ -210,10 +195,23 @@ def merge(minute: int, rows: Iterable[Packed]) -> Packed:
 
 def add_up(rows: Iterable[Packed]) -> defaultdict[Labels, Sketch]:
     """Add up the sketches of rows by their labels."""
-    sums: defaultdict[Labels, Sketch] = defaultdict(Sketch)
-    for labels, sketch in chain.from_iterable(map(unpack, rows)):
-        sums[labels].add(sketch)
-    return sums
+    sums: defaultdict[tuple[str, ...], Sketch] = defaultdict(Sketch)
+    for row in rows:
+        size = len(row.buckets) // _layout(row.minute, 1).size
+        values = _layout(row.minute, size).unpack(row.buckets)
+        place = 0
+        for *labels, count, total, least, most, width in json.loads(row.entries):
+            sketch = sums[tuple(labels)]
+            sketch.count += count
+            if not width:
+                continue
+            sketch.total += total
+            sketch.least = least if sketch.least is None else min(sketch.least, least)
+            sketch.most = most if sketch.most is None else max(sketch.most, most)
+            buckets, start, place = sketch.buckets, place, place + width
+            for bucket, number in zip(values[start:place], values[size + start : size + place], strict=True):
+                buckets[bucket] = buckets.get(bucket, 0) + number
+    return defaultdict(Sketch, ((Labels(*labels), sketch) for labels, sketch in sums.items()))
 
 
 def insert(connection: Connection, row: Packed) -> None:

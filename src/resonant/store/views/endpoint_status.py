@@ -179,7 +179,7 @@ def _oldest_waiting(connection: Connection, endpoint: str, now: float) -> tuple[
 def _last_hour(connection: Connection, *, since: float) -> Counter[tuple[str, bool]]:
     """Count successful deliveries (True) and unsuccessful attempts (False) by endpoint."""
     found: Counter[tuple[str, bool]] = Counter()
-    for each in read_counts(connection, since=int(since)):
+    for each in read_counts(connection, ["attempt", "delivery"], since=int(since)):
         is_delivered = each.labels.result == "delivered"
         if each.labels.measure == ("delivery" if is_delivered else "attempt"):
             found[each.labels.endpoint, is_delivered] += each.number
