@@ -15,7 +15,7 @@ from resonant.dispatch.tracking import Tracker
 from resonant.gate import pausing
 from resonant.lab.history import read_history
 from resonant.store import WorkerStore
-from resonant.store.queue.leases import lease_owners
+from resonant.store.queue.leases import NEW_SECONDS, lease_owners
 from resonant.store.queue.probes import claim_probe
 from resonant.store.shared.gates import Gate, GateChange, change_gate
 from resonant.store.views.selection import Selection
@@ -89,9 +89,12 @@ async def test_a_drain_scans_no_table(tmp_path, monkeypatch, chunk_size):
             await tracker.finish()
             await _probe(run.store)
             await run.store.latest_lease_end()
+            await enqueue(run.store, 1)
+            run.clock.advance(NEW_SECONDS)
             await run.store.claim_each({"orders": 2}, owner="me", new={"orders": 1})
 
     assert any("ORDER BY" in each and "lease_owner IS NOT NULL" in each for each in plans.executed), "rescue"
+    assert any("available_at DESC" in each for each in plans.executed), "a claim of new events"
     assert plans.scans(tmp_path / "r.db") == set()
 
 

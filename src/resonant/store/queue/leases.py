@@ -123,8 +123,10 @@ def claim(
         lease = {"of": endpoint, "due": now, "by": owner, "until": now + lease_seconds}
         first: Sequence[Row[Any]] = ()
         if new and (most := new.get(endpoint)):
-            of_new = lease | {"most": most, "since": now - NEW_SECONDS}
-            first = connection.execute(_claiming_new(), of_new).all()
+            of_new = {"most": most, "since": now - NEW_SECONDS}
+            earliest_due = connection.execute(_accepted_at_of_earliest_due(), lease).scalar()
+            if earliest_due is not None and earliest_due <= of_new["since"]:
+                first = connection.execute(_claiming_new(), lease | of_new).all()
         rest = connection.execute(_claiming(), lease | {"most": limit - len(first)}).all()
         found.append(_in_turn(*(_longest_due_first(sound(connection, rows, now)) for rows in (first, rest))))
     rows = _in_turn(*found)
@@ -142,15 +144,24 @@ def _in_turn(*groups: Sequence[Row[Any]]) -> list[Row[Any]]:
     return [row for rows in itertools.zip_longest(*groups) for row in rows if row is not None]
 
 
-def _is_free() -> list[ColumnElement[bool]]:
+def _is_due() -> list[ColumnElement[bool]]:
     return [_d.c.available_at <= bindparam("due"), _d.c.lease_owner.is_(None)]
+
+
+def _due_of_endpoint() -> list[ColumnElement[bool]]:
+    return [_d.c.endpoint == bindparam("of"), *_is_due()]
+
+
+@cache
+def _accepted_at_of_earliest_due() -> Select[float]:
+    return select(_d.c.accepted_at).where(*_due_of_endpoint()).order_by(_d.c.available_at).limit(1)
 
 
 @cache
 def _claiming() -> ReturningUpdate[Any]:
     picked = (
         select(_d.c.id)
-        .where(_d.c.endpoint == bindparam("of"), *_is_free())
+        .where(*_due_of_endpoint())
         .order_by(_d.c.available_at)
         .limit(bindparam("most", type_=Integer()))
         .with_for_update(skip_locked=True, key_share=True)
@@ -163,16 +174,13 @@ def _claiming() -> ReturningUpdate[Any]:
 def _claiming_new() -> ReturningUpdate[Any]:
     since: BindParameter[float] = bindparam("since", type_=Double())
     most = bindparam("most", type_=Integer())
-    of_endpoint = (_d.c.endpoint == bindparam("of"), *_is_free())
-    earliest_due = select(_d.c.accepted_at).where(*of_endpoint).order_by(_d.c.available_at).limit(1)
     # An event is not due before it is accepted, so this range of the index has all new ones.
-    candidates = select(_d.c.id).where(*of_endpoint, _d.c.available_at > since)
+    candidates = select(_d.c.id).where(*_due_of_endpoint(), _d.c.available_at > since)
     candidates = candidates.order_by(_d.c.available_at.desc()).limit(4 * most + _CANDIDATES)
     # The candidates are a subquery, and the conditions are repeated, as in `probes.claim_probe`.
     picked = (
         select(_d.c.id)
-        .where(_d.c.id.in_(candidates.subquery().select()), *_is_free(), _d.c.accepted_at > since)
-        .where(earliest_due.scalar_subquery() <= since)
+        .where(_d.c.id.in_(candidates.subquery().select()), *_is_due(), _d.c.accepted_at > since)
         .order_by(_d.c.available_at.desc())
         .limit(most)
         .with_for_update(skip_locked=True, key_share=True)

@@ -29,13 +29,18 @@ class TestClaim:
         )
         assert delivery.status == "pending", "a lease is no status"
 
-    def test_by_many_at_once_gives_each_delivery_to_one_of_them(self, open_desk, store_url):
+    @pytest.mark.parametrize("new", [0, 3])
+    def test_by_many_at_once_gives_each_delivery_to_one_of_them(self, open_desk, store_url, new):
         desks = [open_desk(store_url) for _ in range(4)]
-        desks[0].enqueue(*(f"evt_{number}" for number in range(400)))
+        desks[0].enqueue(*(f"evt_{number}" for number in range(200)))
+        for desk in desks:
+            desk.clock.advance(NEW_SECONDS)
+        desks[0].enqueue(*(f"new_{number}" for number in range(200)))
 
         async def claim_all(owner: int):
             claimed = []
-            while leases := await desks[owner].store.claim("orders", owner=f"worker-{owner}", limit=7):
+            options = {"owner": f"worker-{owner}", "new": {"orders": new}}
+            while leases := (await desks[owner].store.claim_each({"orders": 7}, **options))["orders"]:
                 claimed += leases
             return claimed
 
