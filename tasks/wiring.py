@@ -81,7 +81,12 @@ async def open_dispatcher(
         # The flow run's id lets collect_dead_letters ask Prefect whether the owner still runs.
         owner = flow_run.id or str(uuid.uuid4())
         dispatcher = Dispatcher(
-            store, attempt_runner, open_destination, owner=owner, limits=limits, on_gate_change=announce_gate
+            store,
+            attempt_runner,
+            partial(open_destination, lease_seconds=store.lease_seconds),
+            owner=owner,
+            limits=limits,
+            on_gate_change=announce_gate,
         )
         async with dispatcher:
             with _store_failure_logged_once(dispatcher), garbage_collected_less_often():
@@ -103,14 +108,13 @@ def _store_failure_logged_once(dispatcher: Dispatcher) -> Iterator[None]:
         logger.removeFilter(is_no_echo)
 
 
-async def open_destination(name: str) -> Destination:
-    """Open an endpoint by name.
+async def open_destination(name: str, *, lease_seconds: float) -> Destination:
+    """Open an endpoint by name; its timeout must be shorter than a lease.
 
     Raises:
         EndpointError: unknown endpoint, or unusable configuration.
     """
     block = await load_endpoint(name)
-    lease_seconds = load_settings().lease_seconds
     if block.timeout >= lease_seconds:
         raise EndpointError(
             f"endpoint {name!r}: its timeout of {block.timeout:g} s must be shorter than a worker's lease of "

@@ -17,7 +17,7 @@ from blocks import WebhookEndpoint
 from blocks.catalog import begin_rotation
 from resonant.cli import options
 from resonant.errors import EndpointError
-from resonant.settings import first_problem, load_settings
+from resonant.settings import first_problem
 from resonant.sinks.endpoint import check_new_secret
 from resonant.suggestions import did_you_mean
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from datetime import datetime
     from pathlib import Path
+
+    from resonant.settings import Settings
 
 _OVERLAP = timedelta(hours=24)
 _ROTATION = ("previous_signing_secret", "previous_signing_secret_until")
@@ -49,13 +51,14 @@ class Change:
     fields: Mapping[str, str] = field(default_factory=dict)
 
 
-def parse(text: str, source: str, folder: Path) -> dict[str, WebhookEndpoint]:
+def parse(text: str, source: str, folder: Path, settings: Settings) -> dict[str, WebhookEndpoint]:
     """Return the declared endpoints by name.
 
     Args:
         text: JSON lines if every line begins with ``{``, otherwise YAML.
         source: the file's name, for messages.
         folder: relative paths of references begin here.
+        settings: have the retry policies.
 
     Raises:
         Misuse: the text is neither, or an endpoint cannot be used as declared. The message contains no secret.
@@ -70,7 +73,7 @@ def parse(text: str, source: str, folder: Path) -> dict[str, WebhookEndpoint]:
         if name in blocks:
             raise options.Misuse(f"{source}: endpoint {name!r} is declared twice")
         try:
-            blocks[name] = _block(name, row, folder)
+            blocks[name] = _block(name, row, folder, settings)
         except ValueError as error:
             raise options.Misuse(f"{source}: endpoint {name!r}: {error}") from None
     return blocks
@@ -102,7 +105,7 @@ def _json(line: str, place: str) -> Any:
         raise options.Misuse(f"{place} is not JSON: {error}") from None
 
 
-def _block(name: str, row: Mapping[str, Any], folder: Path) -> WebhookEndpoint:
+def _block(name: str, row: Mapping[str, Any], folder: Path, settings: Settings) -> WebhookEndpoint:
     """Return a declared endpoint; raises ``ValueError`` with a text that does not contain its name."""
     fields = {key: value for key, value in row.items() if key != "name" and value is not None}
     for key in fields:
@@ -125,7 +128,7 @@ def _block(name: str, row: Mapping[str, Any], folder: Path) -> WebhookEndpoint:
         raise ValueError(f"its {setting}: {problem}") from None
     except EndpointError as error:
         raise ValueError(str(error).removeprefix(f"endpoint {name!r}: ")) from None
-    load_settings().policy(block.policy)
+    settings.policy(block.policy)
     return block
 
 

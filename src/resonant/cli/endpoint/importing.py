@@ -48,7 +48,7 @@ def import_(
         from blocks.loading import load_endpoints
         from resonant.cli.endpoint import declared
 
-        blocks = declared.parse(text, file, folder)
+        blocks = declared.parse(text, file, folder, store.settings)
         if prune and not blocks:
             raise options.Misuse(f"{file}: no endpoints: --prune would remove every endpoint")
         saved = asyncio.run(load_endpoints(load_endpoint))

@@ -12,6 +12,7 @@ from blocks import WebhookEndpoint
 from resonant.cli.endpoint.declared import compare, exported, parse
 from resonant.cli.options import Misuse
 from resonant.errors import EndpointError
+from resonant.settings import load_settings
 
 OLD, NEW = "whsec_b2xkIG9sZCBvbGQgb2xkIG9sZCBvbGQgb2xk", "whsec_bmV3IG5ldyBuZXcgbmV3IG5ldyBuZXcgbmV3"
 NOW = datetime(2026, 11, 28, tzinfo=UTC)
@@ -21,7 +22,7 @@ JSON_SHOP = f'{{"name": "shop", "url": "{URL}"}}'
 
 
 def read(text, folder=Path()):
-    return parse(text, "f.yaml", folder)
+    return parse(text, "f.yaml", folder, load_settings())
 
 
 def shop(fields="", folder=Path()) -> WebhookEndpoint:
