@@ -33,6 +33,9 @@ class EndpointRun:
         claims: how many deliveries the next claim takes.
         clock: the clock that all processes of the store share.
         busy: the claimed deliveries that are being sent, or wait for a slot.
+        bytes: the total size of the bodies in flight.
+        body_bytes: the average size of the last claimed bodies; 0 before the first.
+        claimed_at: when deliveries were last claimed, by the event loop's clock.
         sending: the sends without an answer.
         finished: the deliveries that this run delivered or gave up.
         probe: the delivery that this run claimed as a probe, while it is in flight.
@@ -49,6 +52,9 @@ class EndpointRun:
     claims: ClaimSize
     clock: Clock
     busy: int = 0
+    bytes: int = 0
+    body_bytes: float = 0.0
+    claimed_at: float = 0.0
     sending: int = 0
     finished: int = 0
     probe: LeaseKey | None = None

@@ -9,10 +9,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from resonant.dispatch.endpoint_run import EndpointRun
     from resonant.events import Lease, LeaseKey
+
+# The weight of the last body in an endpoint's average.
+_WEIGHT = 1 / 8
+# The most bytes of bodies in flight. Only a delivery whose body is larger than a 64th of this may exceed it.
+MOST_BYTES = 64 * 1024 * 1024
 
 
 class InFlight:
@@ -41,8 +46,26 @@ class InFlight:
 
     @property
     def may_wait(self) -> bool:
-        """Whether one more lease may wait for a retry."""
-        return len(self._waiting) < self._max_waiting
+        """Whether one more lease may wait for a retry; its body stays in memory meanwhile."""
+        return len(self._waiting) < self._max_waiting and self.bytes <= MOST_BYTES // 2
+
+    @property
+    def bytes_left(self) -> int:
+        """The size of the bodies that may be claimed. A claim takes at least one, so room for one more is kept."""
+        return MOST_BYTES - MOST_BYTES // 64 - self.bytes
+
+    def bytes_left_for_slow(self, endpoints: Collection[EndpointRun]) -> int:
+        """Return ``bytes_left`` for endpoints whose sends are not short: together, they use at most half of the memory.
+
+        Args:
+            endpoints: all endpoints with deliveries in flight.
+        """
+        slow = sum(each.bytes for each in endpoints if not each.slots.is_short)
+        return min(self.bytes_left, MOST_BYTES // 2 - slow)
+
+    def body_bytes(self, endpoint: EndpointRun) -> int:
+        """Return the expected size of an endpoint's bodies: that of its last ones, or the average of all in flight."""
+        return round(endpoint.body_bytes) or self.bytes // len(self._leases or "1") or 1
 
     def delivery_ids(self) -> set[int]:
         """Return the ids of the deliveries."""
@@ -52,7 +75,10 @@ class InFlight:
         """Add a newly claimed lease."""
         self._leases[lease.key] = lease
         self._change_busy(lease, 1)
-        self.bytes += len(lease.event.body)
+        endpoint, size = self._endpoints[lease.endpoint], len(lease.event.body)
+        self.bytes += size
+        endpoint.bytes += size
+        endpoint.body_bytes += _WEIGHT * (size - endpoint.body_bytes) if endpoint.body_bytes else size
 
     def get(self, key: LeaseKey) -> Lease | None:
         """Return the current lease, including the attempts made since the claim; None once it is dropped."""
@@ -92,9 +118,10 @@ class InFlight:
         """Remove a lease, if it is still there."""
         if self._leases.pop(lease.key, None) is None:
             return
-        self.bytes -= len(lease.event.body)
+        endpoint, size = self._endpoints[lease.endpoint], len(lease.event.body)
+        self.bytes -= size
+        endpoint.bytes -= size
         self._retried.discard(lease.key)
-        endpoint = self._endpoints[lease.endpoint]
         if endpoint.probe == lease.key:
             endpoint.probe = None
         if lease.key in self._waiting:

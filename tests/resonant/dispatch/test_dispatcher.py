@@ -143,7 +143,7 @@ async def test_deliveries_are_claimed_ahead_and_many_at_once(tmp_path, monkeypat
 
 
 async def test_large_events_are_claimed_only_as_memory_has_room(tmp_path, monkeypatch):
-    monkeypatch.setattr("resonant.dispatch.claim.fetcher.MOST_BYTES", 60 * 10_000)
+    monkeypatch.setattr("resonant.dispatch.in_flight.MOST_BYTES", 60 * 10_000)
     monkeypatch.setattr(Scene, "chunk_size", 200 * Scene.chunk_size)
 
     async with scene(tmp_path, orders=succeed, limits=Limits(concurrency=10)) as worker:

@@ -8,7 +8,9 @@ import pytest
 
 from resonant.dispatch.limits import Limits
 from resonant.errors import EndpointError, UnexpectedStatus
+from resonant.events import Event
 from resonant.sinks.base import CallableSink
+from resonant.store.queue import enqueue as queue
 from support.dispatching import START, deliveries, enqueue, rows, scene, sink_target, succeed
 from support.waiting import until
 
@@ -99,6 +101,49 @@ async def test_opening_is_cancelled_with_the_run(tmp_path):
             await begun.wait()
     assert ended.is_set()
     assert deliveries(tmp_path, "status, lease_owner") == [("pending", None)]
+
+
+@pytest.mark.parametrize("lane", [0, 500], ids=["task lane", "bulk lane"], indirect=True)
+async def test_bodies_stay_within_the_memory_limit_however_many_endpoints_there_are(tmp_path, monkeypatch):
+    def store_one_each(connection):
+        for name in sinks:
+            events = [Event(type="t", source="/s", data="x" * (size - 2))]
+            queue.enqueue(connection, events, name, now=worker.store.clock())
+
+    def note_bytes(lease):
+        take(lease)
+        most.append(held.bytes)
+
+    async def hang(_event):
+        await asyncio.sleep(0.1)
+        raise UnexpectedStatus(400)
+
+    size, most = 2_000, []
+    monkeypatch.setattr("resonant.dispatch.in_flight.MOST_BYTES", 256 * size)
+    sinks = {f"e-{number}": succeed if number % 20 else hang for number in range(1_000)}
+    async with scene(tmp_path, clock=time.time, sinks=sinks, limits=Limits(concurrency=400)) as worker:
+        await worker.store.write(store_one_each)
+        held = worker.dispatcher._in_flight
+        take = held.take
+        monkeypatch.setattr(held, "take", note_bytes)
+        counts = await worker.run()
+        assert (counts.delivered, counts.dead_letters) == (950, {"permanent": 50})
+        assert held.bytes == sum(each.bytes for each in worker.dispatcher._opened.values()) == 0
+    assert 100 * size < max(most) <= 256 * size
+
+
+async def test_endpoints_that_never_answer_leave_memory_to_those_with_short_sends(tmp_path, monkeypatch):
+    size, answers = 2_000, Answers(200)
+    monkeypatch.setattr("resonant.dispatch.in_flight.MOST_BYTES", 64 * size)
+    sinks = {f"dead-{number}": answers.dead for number in range(100)} | {"healthy": answers.healthy}
+    async with scene(tmp_path, clock=time.time, sinks=sinks, limits=Limits(concurrency=400)) as worker:
+        events = [Event(type="t", source="/s", data="x" * (size - 2)) for _ in range(400)]
+        await worker.store.enqueue(events[:1], "healthy")
+        await worker.run()
+        for name in sinks:
+            await worker.store.enqueue(events[200:] if name == "healthy" else events[1:2], name)
+        counts = await worker.run()
+    assert (counts.delivered, counts.dead_letters) == (201, {"permanent": 100})
 
 
 class Answers:

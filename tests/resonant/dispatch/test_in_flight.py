@@ -9,7 +9,7 @@ EVENT = Event(type="t", source="/s", data=1, id="evt_1")
 
 
 def test_a_probe_is_forgotten_when_its_lease_ends_so_that_another_may_follow():
-    orders = SimpleNamespace(busy=0, finished=0, probe=None)
+    orders = SimpleNamespace(busy=0, finished=0, probe=None, bytes=0, body_bytes=0)
     held = InFlight({"orders": orders})
     probe, other = (Lease(number, 1, "worker", EVENT, "orders") for number in (1, 2))
     for lease in (probe, other):

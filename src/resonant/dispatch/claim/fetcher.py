@@ -45,8 +45,6 @@ _LEAST_CHUNK = 16
 MOST_CLAIMED = 5_000
 # An endpoint whose earliest due delivery is overdue for longer may have a backlog, so half of a claim is for new events.
 _BACKLOG_SECONDS = 1.0
-# The maximum total size of the bodies that a run holds. Twice the number of concurrent sends is always allowed.
-MOST_BYTES = 64 * 1024 * 1024
 
 
 class Fetcher:
@@ -172,14 +170,16 @@ class Fetcher:
             yield [probe]
         now = asyncio.get_running_loop().time()
         self._is_early = not is_idle and not named and now < self._claim_at
-        if self._is_early or not (limits := self._limits()):
+        if self._is_early:
             return
-        left = MOST_BYTES - self._in_flight.bytes
+        limits, most_bytes = self._limits()
+        if not limits:
+            return
         claimed = await self._store.claim_each(
             limits,
             owner=self._owner,
             new={name: self._half(name, limits[name]) for name in limits if name in self._late},
-            most_bytes=None if self._is_full else left,
+            most_bytes=most_bytes,
         )
         for name, leases in claimed.items():
             endpoint = self._endpoints.opened[name]
@@ -190,12 +190,13 @@ class Fetcher:
             if endpoint in named and not leases:
                 self.look_in(0)  # another run was faster, or the producer's clock is ahead
             if leases:
+                endpoint.claimed_at = now
                 yield leases
 
     async def _probe(self) -> Lease | None:
         """Claim the next probe that is due, a few in a second at most: many endpoints may be down."""
         now = asyncio.get_running_loop().time()
-        if now < self._probe_at or not self._limiter.may_probe:
+        if now < self._probe_at or not self._limiter.may_probe or self._in_flight.bytes_left <= 0:
             return None
         for _ in range(len(self._held)):
             endpoint = self._held.popleft()
@@ -206,26 +207,37 @@ class Fetcher:
                 return probe
         return None
 
-    def _limits(self) -> dict[str, int]:
-        """Return how many deliveries to claim from each of the next endpoints, those with short sends first."""
+    def _limits(self) -> tuple[dict[str, int], int]:
+        """Return how many deliveries to claim from each of the next endpoints, and the most bytes of their bodies.
+
+        Endpoints with short sends come first, in a transaction of their own; then those whose last claim is longest ago.
+        """
         limits: dict[str, int] = {}
         total = 0
-        endpoints = sorted(self._claimable, key=lambda endpoint: not endpoint.slots.is_short)
+        endpoints = sorted(self._claimable, key=lambda each: (not each.slots.is_short, each.claimed_at))
         most = _MOST_BESIDE_SHORT if endpoints and endpoints[0].slots.is_short else _MOST_ENDPOINTS
-        others = len(self._claimable) - 1
-        others += sum(
-            each.busy > 0 and each not in self._claimable for each in self._endpoints.opened.values()
-        )
+        in_flight = [each for each in self._endpoints.opened.values() if each.busy or each.bytes]
+        others = len(endpoints) - 1
+        others += sum(each.busy > 0 and each not in self._claimable for each in in_flight)
+        most_bytes = left = self._in_flight.bytes_left
+        are_short = True
         for endpoint in endpoints:
-            if len(limits) == most:
+            is_short = endpoint.slots.is_short or not others
+            if limits and (len(limits) == most or is_short != are_short):
                 self._has_more = True
                 break
-            if (room := self._room(endpoint, others, total)) > 0:
+            if is_short != are_short:
+                are_short = False
+                most_bytes = left = self._in_flight.bytes_left_for_slow(in_flight)
+            if left <= 0:
+                break
+            if (room := self._room(endpoint, others, total, left)) > 0:
                 limits[endpoint.name] = room
                 total += room
+                left -= room * self._in_flight.body_bytes(endpoint)
         if not limits and len(endpoints) > _MOST_BESIDE_SHORT:
             self._claim_at = asyncio.get_running_loop().time() + _REST_SECONDS
-        return limits
+        return limits, most_bytes
 
     def _half(self, name: str, limit: int) -> int:
         """Return half of a claim, rounded down and up in turn."""
@@ -296,18 +308,15 @@ class Fetcher:
         ended_at = asyncio.get_running_loop().time()
         self._look_early_at = ended_at + max(_EARLY_POLL_SECONDS, (ended_at - began_at) / _EARLY_POLL_SHARE)
 
-    @property
-    def _is_full(self) -> bool:
-        """Whether the bodies in flight take much of the memory."""
-        return self._in_flight.bytes > MOST_BYTES // 2
-
-    def _room(self, endpoint: EndpointRun, others: int, others_claim: int) -> int:
+    def _room(self, endpoint: EndpointRun, others: int, others_claim: int, bytes_left: int) -> int:
         """Return how many deliveries to claim now, ahead of need; 0 if there is too little room for a large claim.
 
         Args:
             endpoint: the endpoint.
             others: the number of other endpoints that are busy, or to be claimed from.
             others_claim: the number of deliveries that the same transaction claims from other endpoints.
+            bytes_left: the size of the bodies that may be claimed. An endpoint leaves as much free as it uses, but may use
+                one body.
         """
         busy, claims = endpoint.busy, endpoint.claims
         # While the gate paces, it alone limits how many wait: an endpoint with slow answers needs many in flight for its pace.
@@ -319,19 +328,17 @@ class Fetcher:
             return 0
         now, chunk_size = asyncio.get_running_loop().time(), self._chunk_size
         share = self._limiter.share(endpoint.slots)
-        if self._is_full:
-            wanted = 2 * share
-        else:
-            # Fewer chunks per endpoint if there are more endpoints, since all bodies are in memory.
-            fair = max(4 * share, min(chunk_size, _LEAST_CHUNK), 4 * chunk_size // (others + 2))
-            left = MOST_CLAIMED - others_claim - (self._in_flight.total_busy - busy)
-            most = max(fair, min(left, max(4 * endpoint.slots.limit, 2 * chunk_size)))
-            wanted = claims.next(now, endpoint.finished, busy, fair=fair, most=most, is_alone=not others)
-        wanted = int(min(wanted, endpoint.rate.most_claimed))
+        # Fewer chunks per endpoint if there are more endpoints, since all bodies are in memory.
+        fair = max(4 * share, min(chunk_size, _LEAST_CHUNK), 4 * chunk_size // (others + 2))
+        left = MOST_CLAIMED - others_claim - (self._in_flight.total_busy - busy)
+        most = max(fair, min(left, max(4 * endpoint.slots.limit, 2 * chunk_size)))
+        wanted = claims.next(now, endpoint.finished, busy, fair=fair, most=most, is_alone=not others)
+        bodies = (bytes_left - endpoint.bytes) // self._in_flight.body_bytes(endpoint)
+        wanted = int(min(wanted, endpoint.rate.most_claimed, busy + max(bodies, not endpoint.bytes)))
         room = wanted - busy
         if allowed < NO_LIMIT:
             return int(min(room, allowed))
-        if room < (wanted + 1) // 2:
+        if room < max(1, (wanted + 1) // 2):
             return 0
         claims.note_claim(now, endpoint.finished, wanted)
         return room
