@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
+
+from resonant.dispatch.limiting.latency import LatencyLimit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,11 +36,13 @@ class EndpointSlots:
 
     Attributes:
         limit: the maximum number of slots, if its sends are short and no other endpoint needs any.
+        allowed: the maximum number now: less while its answers take longer than usual.
         is_short: whether its sends are short.
     """
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
+        self.limit = self.allowed = limit
+        self.latency = LatencyLimit(limit)
         self.is_short = False
         self.used = 0
         # The time at which each slot in use was taken, the oldest first.
@@ -47,6 +52,10 @@ class EndpointSlots:
         self.average: float | None = None
         # The order in which endpoints were served last.
         self.last_served = 0
+
+    def waited(self, now: float) -> float:
+        """Return how long half of the sends without an answer have waited at least, in seconds."""
+        return now - next(islice(self.since.values(), len(self.since) // 2, None), now)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,7 +73,8 @@ class ConcurrencyLimiter:
     these slots free, however many there are. An endpoint counts as slow until its first answer, and while most of its sends
     fail or wait longer than a short send. A tenth of the slots are for probes.
 
-    An endpoint uses at most its own limit, and at most the number of slots that stay free for its kind. So the slots are
+    An endpoint uses at most its own limit, which falls while its answers take longer than usual (see ``latency``), and at most
+    the number of slots that stay free for its kind. So the slots are
     shared evenly, and some stay free for the next endpoint (the dynamic threshold of Choudhury and Hahne, IEEE/ACM
     Transactions on Networking 6(2), 1998).
 
@@ -100,7 +110,7 @@ class ConcurrencyLimiter:
             for other in self._using | self._waiting
             if other is not endpoint
         )
-        return min(endpoint.limit, max(1, slots // (others + 2)))
+        return min(endpoint.allowed, max(1, slots // (others + 2)))
 
     @property
     def may_probe(self) -> bool:
@@ -139,6 +149,7 @@ class ConcurrencyLimiter:
 
     def note_send(self, endpoint: EndpointSlots, seconds: float, *, has_failed: bool = False) -> None:
         """Take the duration of a send into account. A failure counts as a long send, so that others come first."""
+        endpoint.latency.note_answer(seconds, self._clock(), has_failed=has_failed)
         if has_failed:
             seconds = max(seconds, 2 * SHORT_SECONDS)
         before = seconds if endpoint.average is None else endpoint.average
@@ -166,7 +177,7 @@ class ConcurrencyLimiter:
 
     def _may_take(self, endpoint: EndpointSlots) -> bool:
         used = endpoint.used
-        if self._in_use >= self._total - self._for_probes or used >= endpoint.limit:
+        if self._in_use >= self._total - self._for_probes or used >= endpoint.allowed:
             return False
         if endpoint.is_short:
             return used < self._total - self._in_use
@@ -200,15 +211,10 @@ class ConcurrencyLimiter:
                 self._classify(endpoint)
 
     def _classify(self, endpoint: EndpointSlots) -> None:
-        is_short = endpoint.average is not None and endpoint.average <= SHORT_SECONDS
-        if is_short and endpoint.since:
-            # The average knows only answered sends.
-            late, too_old = 0, self._clock() - SHORT_SECONDS
-            for at in endpoint.since.values():
-                if at >= too_old:
-                    break
-                late += 1
-            is_short = 2 * late <= len(endpoint.since)
+        waited = endpoint.waited(self._clock())  # the averages know only answered sends
+        endpoint.allowed = endpoint.latency.limit(waited)
+        average = endpoint.average
+        is_short = average is not None and average <= SHORT_SECONDS and waited <= SHORT_SECONDS
         if is_short != endpoint.is_short:
             endpoint.is_short = is_short
             self._slow_in_use += -endpoint.used if is_short else endpoint.used

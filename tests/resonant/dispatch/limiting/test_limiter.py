@@ -274,6 +274,23 @@ async def test_an_endpoint_is_slow_while_most_of_its_sends_have_had_no_answer_fo
     assert limiter.is_short("a") == is_short
 
 
+async def test_an_endpoint_that_begins_to_hang_keeps_few_slots():
+    time = Time()
+    limiter = Limiter(400, 50, clock=time)
+    for _ in range(100):
+        limiter.note_send("a", 0.01)
+    hanging = []
+    for _ in range(100):
+        time.now += 0.05
+        hanging += await holders(limiter, "a", 1)
+    assert held(hanging) <= 15
+
+    for holder in hanging[:100]:
+        limiter.note_send("a", 0.01)
+        await holder.leave()
+    assert held(await holders(limiter, "a", 100)) == 50
+
+
 OK, FAILED = (0.01, False), (0.01, True)
 
 
