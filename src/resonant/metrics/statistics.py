@@ -90,11 +90,12 @@ class Statistics:
 
     def count(self, kind: str, event_type: str | None = None) -> dict[str, int]:
         """Return the counts of one kind by name, the most frequent first."""
-        rows = self.kinds[self.kinds["kind"] == kind]
-        if event_type is not None:
-            rows = rows[rows["event_type"] == event_type]
-        counts = rows.groupby("name")["count"].sum().sort_values(ascending=False, kind="stable")
-        return {str(name): int(count) for name, count in counts.items() if name and count > 0}
+        counts = Counter[str]()
+        for of, of_type, name, count in self.kinds.itertuples(index=False):
+            if name and of == kind and event_type in (None, of_type):
+                counts[name] += count
+        ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        return {name: int(count) for name, count in ranked if count > 0}
 
 
 def read_statistics(connection: Connection, *, now: float, since: float) -> Statistics:

@@ -21,7 +21,7 @@ from functools import cache
 from math import ceil, log
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import delete, func, or_, select
+from sqlalchemy import and_, delete, func, or_, select
 
 from resonant.store import schema
 from resonant.store.engine.sql import insert_row
@@ -254,22 +254,26 @@ def find_spans(connection: Connection, *, now: float, is_cheap: bool = False) ->
     """
     minutes_before = int((now - MINUTES_KEPT_SECONDS - _SLACK_SECONDS) // _MINUTE) * _MINUTE
     days_before = int((now - HOURS_KEPT_SECONDS - _SLACK_SECONDS) // _DAY) * _DAY
-    counts = select(_t.c.minute, func.count()).group_by(_t.c.minute).where(_t.c.minute <= now - _MINUTE)
+    minute = _t.c.minute
+    # Rows that are not at the start of their span must move, even a single one.
+    must_move = or_(
+        and_(minute < minutes_before, minute % _HOUR != 0), and_(minute < days_before, minute % _DAY != 0)
+    )
+    counts = select(minute, func.count()).group_by(minute).having(or_(func.count() > 1, must_move))
+    counts = counts.where(minute <= now - _MINUTE)
     if is_cheap:
-        counts = counts.where(or_(_t.c.minute == EVER, _t.c.minute >= minutes_before))
-    found: Counter[Span] = Counter()
-    for minute, count in connection.execute(counts):
-        if minute == EVER:
-            if not is_cheap or count > _EVER_ROWS:
-                found[Span(EVER, EVER + 1)] = count
+        counts = counts.where(or_(minute == EVER, minute >= minutes_before))
+    found = set()
+    for begin, count in connection.execute(counts):
+        if begin == EVER:
+            if count > (_EVER_ROWS if is_cheap else 1):
+                found.add(Span(EVER, EVER + 1))
             continue
-        size = _size(minute, minutes_before, days_before)
-        start = minute // size * size
+        size = _size(begin, minutes_before, days_before)
+        start = begin // size * size
         # A recent hour is merged minute by minute.
-        span = Span(start, min(start + size, minutes_before) if size > _MINUTE else start + size)
-        # Rows that are not at the start of their span must move, even a single one.
-        found[span] += count + (minute != start)
-    return sorted(span for span, count in found.items() if count > 1)
+        found.add(Span(start, min(start + size, minutes_before) if size > _MINUTE else start + size))
+    return sorted(found)
 
 
 def gather(connection: Connection, span: Span, *, limit: int = ROWS_AT_ONCE) -> int:
