@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Literal
 
 from resonant.dispatch.limiting.limiter import ConcurrencyLimiter
@@ -17,7 +18,7 @@ def task_runs_in_flight(concurrency: int, endpoint_concurrency: int) -> int:
         concurrency: concurrent sends in total.
         endpoint_concurrency: concurrent sends to the endpoint.
     """
-    limiter = ConcurrencyLimiter(concurrency, endpoint_concurrency)
+    limiter = ConcurrencyLimiter(concurrency, endpoint_concurrency, clock=time.monotonic)
     slots = limiter.slots()
     limiter.note_send(slots, 0.0)
     return 4 * limiter.share(slots)
