@@ -23,17 +23,19 @@ _WINDOW_SECONDS, FEWEST_ANSWERS, FEWEST_ACCEPTED = 1.0, 20, 5
 # An endpoint is slow after five slow answers in a row that came over a second: fewer may be one stall. An answer is slow beyond
 # three times the median of the first five, when the endpoint was idle, and a tenth of a second.
 _SLOW_IN_A_ROW, _SLOW_SECONDS, _FIRST_DURATIONS, _SLOW_FACTOR, _SLOW_MARGIN = 5, 1.0, 5, 3, 0.1
-# An outage is this many failures in a row (5 to 20 made no difference), or fewer over half a minute at low rates. Among the
-# first 30 answers, a shorter streak is enough if chance makes it so rarely at the earlier share of failures.
+# An outage is this many failures in a row (5 to 20 made no difference), or fewer over half a minute at low rates. Among the first
+# answers, a shorter streak is enough if chance makes it so rarely at the earlier share of failures. From six on, one request is
+# sent at a time: rejections take 3 ms, so that 50 at a time are hundreds before the gate changes.
 _STREAK, _LONG_STREAK, _LONG_STREAK_SECONDS = 20, 5, 30.0
-_FIRST_ANSWERS, _FEWEST_STREAK, _RARELY = 30, 6, 1e-4
+_FIRST_ANSWERS, _FIRST_SECONDS, _FEWEST_STREAK, _RARELY = 30, 1.0, 6, 1e-4
 # A refused change is proposed again after this time. It is refused while other processes can deliver.
 _REFUSED_SECONDS = 0.1
 # After ten seconds without a send, what an endpoint accepts is unknown. A process then begins with one send, which may be
 # answered with 410, then with four, and adds more as they are accepted: an endpoint for 10 requests per second would get hundreds
-# in the first, since a rejection takes 3 ms. It sends freely after 0.4 s without a failure; with one, it adds two each time.
+# in the first, since a rejection takes 3 ms. It sends freely after 0.4 s without a failure. With one, it adds two each time for a
+# second, the window of most receivers, and until 30 answers.
 _UNKNOWN_AFTER_SECONDS, _NEXT_TRY_SECONDS = 10.0, 0.01
-_FIRST_SECONDS, _FIRST_SENDS, _MORE_SENDS, _SENDS_PER_ACCEPTED = 0.4, 4, 2, 1.25
+_STEP_SECONDS, _FIRST_SENDS, _MORE_SENDS, _SENDS_PER_ACCEPTED = 0.4, 4, 2, 1.25
 # The refusals after a first one that hold an endpoint: as many as chance rarely makes at the earlier share of refusals (of the
 # last 200 answers; 2 % before the first ones), if each concerns a single tenant only.
 _FEWEST_REFUSALS, _MOST_REFUSALS, _VERY_RARELY = 3, 8, 1e-5
@@ -242,7 +244,7 @@ class Measurements:
     def is_outage(self, now: float, *, is_paced: bool) -> bool:
         """Return whether the failures in a row are an outage."""
         needed = float(_STREAK)
-        if not is_paced and self._answers <= _FIRST_ANSWERS:
+        if not is_paced and self._is_unknown(now):
             before = max(0, self._answers - self.streak)
             share_bad = (max(0, before - self._accepted) + 0.5) / (before + 1.5)
             needed = min(needed, max(_FEWEST_STREAK, log(_RARELY) / log(share_bad)))
@@ -250,6 +252,10 @@ class Measurements:
         if (self.streak < needed and not lasts) or 0 <= now - self.asked_at < _REFUSED_SECONDS:
             return False
         return not (is_paced and self.has_just_accepted(now))
+
+    def _is_unknown(self, now: float) -> bool:
+        """Return whether there are too few answers yet to know what the endpoint accepts."""
+        return self._answers <= _FIRST_ANSWERS or now - self.since < _FIRST_SECONDS
 
     def has_just_accepted(self, now: float) -> bool:
         """Return whether the endpoint accepted a request within the last second."""
@@ -259,9 +265,11 @@ class Measurements:
         """Return whether to send now: few sends are allowed before the first answers."""
         if now - max(self._answered_at, self.since) > _UNKNOWN_AFTER_SECONDS:
             self.since, self._answers, self._accepted = now, 0, 0
-        steps = int(max(0.0, now - self.since) / _FIRST_SECONDS)
+        if self.streak >= _FEWEST_STREAK and in_flight:
+            return Wait(_NEXT_TRY_SECONDS)
+        steps = int(max(0.0, now - self.since) / _STEP_SECONDS)
         has_failed = self._answers > self._accepted
-        if self._answers >= _FIRST_ANSWERS or (steps and not has_failed):
+        if not self._is_unknown(now) or (steps and not has_failed):
             return SEND
         most = _FIRST_SENDS + _MORE_SENDS * steps + _SENDS_PER_ACCEPTED * self._accepted
         if not steps and not self._answers:

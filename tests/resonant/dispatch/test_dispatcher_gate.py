@@ -260,7 +260,7 @@ class TestClaimedDeliveries:
 
         monkeypatch.setattr(EndpointGate, "may_send", count)
         # Without a second send after some time.
-        monkeypatch.setattr("resonant.gate.measurements._FIRST_SECONDS", 3600.0)
+        monkeypatch.setattr("resonant.gate.measurements._STEP_SECONDS", 3600.0)
         async with scene(tmp_path, clock=time.time, orders=send) as worker:
             await enqueue(worker.store, 3)
             async with worker.running() as run:

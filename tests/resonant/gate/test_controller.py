@@ -229,3 +229,12 @@ class TestFirstSends:
         assert not process.may_send(100.1)
         assert process.may_send(100.5)
         assert not process.may_send(100.5, 4)
+
+    def test_it_sends_one_at_a_time_while_an_outage_is_likely(self, process):
+        for n in range(200):
+            process.send(DELIVERED, 100 + n / 100)
+        process.fail(102, times=5)
+        assert process.may_send(102, 50)
+        process.fail(102, times=1)
+        assert process.may_send(102)
+        assert not process.may_send(102, 1)

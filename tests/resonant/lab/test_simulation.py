@@ -50,6 +50,13 @@ def goals(name, scenario, *, means=None, **worst):
             for outage in (5.0, 60.0, 1800.0)
         ),
         goals("a queue", Scenario(overload="queue", processes=4), peak=1.4, attempts=1.2),
+        *(
+            goals(f"a burst to {capacity} per second", Scenario(outage=0, capacity=capacity), peak=2)
+            for capacity in (50, 200)
+        ),
+        goals("a burst by 16 processes", Scenario(outage=0, processes=16), peak=2),
+        goals("a short outage", Scenario(outage=1), peak=2.5),
+        goals("an hour", Scenario(outage=3600), noticed=15),
         goals(
             "a low limit",
             Scenario(outage=0, capacity=10),
