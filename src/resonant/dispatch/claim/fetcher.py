@@ -8,6 +8,7 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from resonant.gate.permission import NO_LIMIT
+from resonant.store.queue.leases import NEW_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -44,7 +45,7 @@ _LEAST_CHUNK = 16
 # Claims grow beyond a fair size only up to this many deliveries in total, because of their memory.
 MOST_CLAIMED = 5_000
 # An endpoint whose earliest due delivery is overdue for longer may have a backlog, so half of a claim is for new events.
-_BACKLOG_SECONDS = 1.0
+_LATE_SECONDS = 1.0
 
 
 class Fetcher:
@@ -93,8 +94,8 @@ class Fetcher:
         self._claimable: dict[EndpointRun, None] = {}
         self._held: deque[EndpointRun] = deque()
         self._deferred: set[EndpointRun] = set()
-        # The endpoints that may have a backlog, and those whose last half was rounded down.
-        self._late: set[str] = set()
+        # How long the endpoints' earliest due deliveries are overdue, and the endpoints whose last half was rounded down.
+        self._overdue: dict[str, float] = {}
         self._carried: Counter[str] = Counter()
         self._probe_at = 0.0
         self._has_probed = False
@@ -178,7 +179,7 @@ class Fetcher:
         claimed = await self._store.claim_each(
             limits,
             owner=self._owner,
-            new={name: self._half(name, limits[name]) for name in limits if name in self._late},
+            new={name: self._half(name, limits[name]) for name in limits if self._is_late(name)},
             most_bytes=most_bytes,
         )
         for name, leases in claimed.items():
@@ -239,6 +240,9 @@ class Fetcher:
             self._claim_at = asyncio.get_running_loop().time() + _REST_SECONDS
         return limits, most_bytes
 
+    def _is_late(self, name: str, seconds: float = _LATE_SECONDS) -> bool:
+        return self._overdue.get(name, 0.0) > seconds
+
     def _half(self, name: str, limit: int) -> int:
         """Return half of a claim, rounded down and up in turn."""
         half, self._carried[name] = divmod(limit + self._carried[name], 2)
@@ -293,7 +297,7 @@ class Fetcher:
         now = self._store.clock()
         found, rows = await self._store.look(self._endpoint)
         due = [due.endpoint for due in found if due.at <= now]
-        self._late = {due.endpoint for due in found if due.at < now - _BACKLOG_SECONDS}
+        self._overdue = {due.endpoint: now - due.at for due in found}
         self._next_due_in = min((due.at - now for due in found if due.at > now), default=math.inf)
         self._due = await self._endpoints.open_each(due)
         await self._gates.update(rows, self._due)
@@ -330,9 +334,13 @@ class Fetcher:
         share = self._limiter.share(endpoint.slots)
         # Fewer chunks per endpoint if there are more endpoints, since all bodies are in memory.
         fair = max(4 * share, min(chunk_size, _LEAST_CHUNK), 4 * chunk_size // (others + 2))
+        # Behind an old backlog, new events wait for what is claimed already: claims grow only as far as they last briefly.
+        if is_behind := self._is_late(endpoint.name, NEW_SECONDS):
+            fair = 2 * share
         left = MOST_CLAIMED - others_claim - (self._in_flight.total_busy - busy)
         most = max(fair, min(left, max(4 * endpoint.slots.limit, 2 * chunk_size)))
-        wanted = claims.next(now, endpoint.finished, busy, fair=fair, most=most, is_alone=not others)
+        is_alone = not (others or is_behind)
+        wanted = claims.next(now, endpoint.finished, busy, fair=fair, most=most, is_alone=is_alone)
         bodies = (bytes_left - endpoint.bytes) // self._in_flight.body_bytes(endpoint)
         wanted = int(min(wanted, endpoint.rate.most_claimed, busy + max(bodies, not endpoint.bytes)))
         room = wanted - busy
