@@ -63,7 +63,7 @@ class _Lane:
         ]
 
     async def _emit(self) -> float:
-        state, watch = await emit_stored(self._settings.store_url, self._count)
+        state, watch = await emit_stored(self._settings.store_url, self._count, lane="task")
         return await self._after(state, watch, side=0)
 
     async def _do_nothing(self) -> float:
