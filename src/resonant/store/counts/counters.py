@@ -121,16 +121,9 @@ class Tally:
 
     def rows(self) -> list[Packed]:
         """Return the counts as rows of sketches: one for the minute, and one for *ever* if Prometheus counts any."""
-        both = ((self.minute, self.sketches()), (EVER, list(self.ever().items())))
+        found = self.sketches()
+        both = ((self.minute, found), (EVER, _of_ever(found)))
         return [sketches.pack(minute, each) for minute, each in both if each]
-
-    def ever(self) -> dict[Labels, Sketch]:
-        """Return what Prometheus counts, without event types and details."""
-        found: defaultdict[Labels, Sketch] = defaultdict(Sketch)
-        for labels, sketch in self.sketches():
-            if labels.measure in _COUNTED_EVER:
-                found[labels._replace(event_type="", detail="")].add(sketch.coarse())
-        return found
 
     def sketches(self) -> list[tuple[Labels, Sketch]]:
         """Return the counts by their labels."""
@@ -193,9 +186,18 @@ def read_ever(connection: Connection) -> dict[Labels, Sketch]:
     """Return everything that Prometheus counts since the store was created, without event types and details."""
     found = sketches.add_up(sketches.read(connection, since=EVER, until=EVER))
     for tally in _read_unfolded(connection):
-        for labels, sketch in tally.ever().items():
+        for labels, sketch in _of_ever(tally.sketches()):
             found[labels].add(sketch)
     return found
+
+
+def _of_ever(found: Iterable[tuple[Labels, Sketch]]) -> list[tuple[Labels, Sketch]]:
+    """Return what Prometheus counts of these sketches, without event types and details."""
+    ever: defaultdict[Labels, Sketch] = defaultdict(Sketch)
+    for labels, sketch in found:
+        if labels.measure in _COUNTED_EVER:
+            ever[labels._replace(event_type="", detail="")].add(sketch.coarse())
+    return list(ever.items())
 
 
 class Count(NamedTuple):
