@@ -335,7 +335,7 @@ class Fetcher:
         # Fewer chunks per endpoint if there are more endpoints, since all bodies are in memory.
         fair = max(4 * share, min(chunk_size, _LEAST_CHUNK), 4 * chunk_size // (others + 2))
         # Behind an old backlog, new events wait for what is claimed already: claims grow only as far as they last briefly.
-        if is_behind := self._is_late(endpoint.name, NEW_SECONDS):
+        if is_behind := allowed == NO_LIMIT and self._is_late(endpoint.name, NEW_SECONDS):
             fair = 2 * share
         left = MOST_CLAIMED - others_claim - (self._in_flight.total_busy - busy)
         most = max(fair, min(left, max(4 * endpoint.slots.limit, 2 * chunk_size)))
