@@ -65,13 +65,9 @@ class ChunkRef:
     keys: tuple[LeaseKey, ...]
 
     @classmethod
-    def of(cls, leases: list[Lease]) -> ChunkRef:
+    def of(cls, endpoint: str, keys: list[LeaseKey]) -> ChunkRef:
         """Make the reference to claimed deliveries to one endpoint."""
-        return cls(
-            counted(len(leases), "delivery", "deliveries"),
-            leases[0].endpoint,
-            tuple(lease.key for lease in leases),
-        )
+        return cls(counted(len(keys), "delivery", "deliveries"), endpoint, tuple(keys))
 
 
 class Undelivered(Exception):

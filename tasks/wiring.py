@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from resonant.delivery.attempt import Destination
     from resonant.dispatch.counts import Counts
-    from resonant.events import Lease
+    from resonant.events import Lease, LeaseKey
 
 
 @asynccontextmanager
@@ -146,9 +146,9 @@ async def emit_as_task(dispatcher: Dispatcher, lease: Lease) -> None:
     await _run(emit_event, dispatcher, DeliveryRef.of(lease))
 
 
-async def emit_chunk_as_task(dispatcher: Dispatcher, leases: list[Lease]) -> None:
+async def emit_chunk_as_task(dispatcher: Dispatcher, endpoint: str, keys: list[LeaseKey]) -> None:
     """Run ``emit_chunk`` for claimed deliveries to one endpoint."""
-    await _run(emit_chunk, dispatcher, ChunkRef.of(leases))
+    await _run(emit_chunk, dispatcher, ChunkRef.of(endpoint, keys))
 
 
 async def _run(task: Task[Any, Any], dispatcher: Dispatcher, ref: DeliveryRef | ChunkRef) -> None:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from resonant.dispatch.dispatcher import Dispatcher
-    from resonant.events import Clock, Lease
+    from resonant.events import Clock, Lease, LeaseKey
     from resonant.store import Store
 
 ENDPOINT = "hooks"
@@ -134,10 +134,12 @@ def _emit_one(dispatcher: Dispatcher, progress: Progress) -> Callable[[Lease], A
     return emit_one
 
 
-def _emit_chunk(dispatcher: Dispatcher, progress: Progress) -> Callable[[list[Lease]], Awaitable[None]]:
-    async def emit_chunk(leases: list[Lease]) -> None:
-        keys = [lease.key for lease in leases]
-        counts = (await dispatcher.attempt_all(leases[0].endpoint, keys)).counts
+def _emit_chunk(
+    dispatcher: Dispatcher, progress: Progress
+) -> Callable[[str, list[LeaseKey]], Awaitable[None]]:
+    async def emit_chunk(endpoint: str, keys: list[LeaseKey]) -> None:
+        leases = [lease for key in keys if (lease := dispatcher._in_flight.get(key))]
+        counts = (await dispatcher.attempt_all(endpoint, keys)).counts
         # Some of a chunk have no attempt if the gate held them, or a lease was lost.
         if counts.settled == len(leases) and not counts.held:
             progress.say(recorded=[[lease.event.id, lease.attempts + 1] for lease in leases])

@@ -9,7 +9,6 @@ import sqlite3
 from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import ClassVar
 
 from sqlalchemy import func, select
@@ -60,10 +59,10 @@ class Scene:
     async def wait(self, seconds):
         self.clock.advance(seconds)
 
-    async def emit_chunk(self, leases):
+    async def emit_chunk(self, endpoint, keys):
         """Make an attempt for each lease; the clock advances instead of waiting for briefly parked deliveries."""
-        self.chunks.append(len(leases))
-        chunk = await self.dispatcher.attempt_all(leases[0].endpoint, [lease.key for lease in leases])
+        self.chunks.append(len(keys))
+        chunk = await self.dispatcher.attempt_all(endpoint, keys)
         self.done.append(chunk.counts)
         self.shown.append(chunk.shown)
         if chunk.counts.parked:
@@ -201,8 +200,9 @@ async def draining(store, sink, *, waits=0.0, endpoint=None, **options):
             if isinstance((await dispatcher.attempt(lease.key)).decision, Retry):
                 await asyncio.sleep(waits)
 
-        emit_chunk = partial(attempt_leases, dispatcher)
-        run = asyncio.create_task(dispatcher.run(emit_one, emit_chunk=emit_chunk, endpoint=endpoint))
+        run = asyncio.create_task(
+            dispatcher.run(emit_one, emit_chunk=dispatcher.attempt_all, endpoint=endpoint)
+        )
         try:
             yield run
         finally:
@@ -217,12 +217,7 @@ async def emit(dispatcher, **options) -> Counts:
         while isinstance(decision := (await dispatcher.attempt(lease.key)).decision, Retry):
             await asyncio.sleep(decision.delay)
 
-    return await dispatcher.run(emit_one, emit_chunk=partial(attempt_leases, dispatcher), **options)
-
-
-async def attempt_leases(dispatcher, leases):
-    """Make an attempt of each delivery of a chunk."""
-    return await dispatcher.attempt_all(leases[0].endpoint, [lease.key for lease in leases])
+    return await dispatcher.run(emit_one, emit_chunk=dispatcher.attempt_all, **options)
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ The steps of one delivery::
     Dispatcher.attempt  marks the attempt as begun, sends, decides, and records and returns the outcome
     emit_one            returns (delivered or parked), waits and calls `attempt` again (retry), or ends (given up)
 
-With chunks (the lanes auto and bulk), `emit_chunk` receives many deliveries to one endpoint::
+With chunks (the lanes auto and bulk), `emit_chunk` receives the keys of many deliveries to one endpoint::
 
     Dispatcher.attempt_all  makes one attempt of each delivery, with large commits, and parks every retry
     emit_one                receives the first deliveries of a second (auto), and those that may have crashed a worker
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from resonant.dispatch.gate_rows import OnGateChange
     from resonant.dispatch.run.running_tasks import Work
     from resonant.dispatch.tracking import Tracker
-    from resonant.events import Lease
+    from resonant.events import Lease, LeaseKey
     from resonant.store import WorkerStore
     from resonant.store.shared.send_slots import Reservation
 
@@ -66,7 +66,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 EmitOne = Callable[["Lease"], Awaitable[None]]
-EmitChunk = Callable[["list[Lease]"], Awaitable[None]]
+# Not the leases: a caller that kept them until the end of the chunk would keep their bodies, too.
+EmitChunk = Callable[[str, "list[LeaseKey]"], Awaitable[object]]
 
 
 class Dispatcher:
@@ -290,7 +291,8 @@ class Dispatcher:
     async def emit_given(self, emit_one: EmitOne, batches: AsyncIterator[list[Lease]]) -> Counts:
         """Emit deliveries that this owner has already leased, and wait for all of them.
 
-        The next batch is requested only while fewer than twice ``concurrency`` deliveries are being sent.
+        The next batch is requested only while fewer than twice ``concurrency`` deliveries are being sent, and while memory has
+        room.
 
         Args:
             emit_one: as in ``run``.
@@ -314,7 +316,10 @@ class Dispatcher:
                     else:
                         self._start(lease)
                 await asyncio.gather(*map(self._sender.release, held))
-                while self._in_flight.total_busy >= 2 * self.limits.concurrency:
+                while (
+                    self._in_flight.total_busy >= 2 * self.limits.concurrency
+                    or self._in_flight.bytes_left <= 0
+                ):
                     await self._next_change()
             while self._running:
                 await self._next_change()
@@ -363,16 +368,17 @@ class Dispatcher:
             chunk = together[start : start + size]
             for lease in chunk:
                 self._in_flight.take(lease)
-            self._running.start(self._emit_all(self._emit_chunk, chunk))
+            keys = [lease.key for lease in chunk]
+            self._running.start(self._emit_all(self._emit_chunk, chunk[0].endpoint, keys))
 
     def _start(self, lease: Lease) -> None:
         self._in_flight.take(lease)
         self._running.start(self._emit(lease))
 
-    async def _emit_all(self, emit_chunk: EmitChunk, leases: list[Lease]) -> None:
-        await emit_chunk(leases)
-        for lease in leases:
-            if self._in_flight.get(lease.key) is not None:
+    async def _emit_all(self, emit_chunk: EmitChunk, endpoint: str, keys: list[LeaseKey]) -> None:
+        await emit_chunk(endpoint, keys)
+        for key in keys:
+            if (lease := self._in_flight.get(key)) is not None:
                 raise RuntimeError(f"emit_chunk returned without attempting {lease.event.id}")
 
     async def _emit(self, lease: Lease) -> None:

@@ -12,16 +12,17 @@ import pytest
 
 from resonant.delivery.retry import GiveUp, Retry
 from resonant.dispatch.counts import Counts
+from resonant.dispatch.limiting.ahead import PrefetchWindow
 from resonant.dispatch.limits import WAIT_SECONDS, Limits
 from resonant.dispatch.send.sender import MOST_SHOWN
 from resonant.errors import StoreUnavailable, UnexpectedStatus
+from resonant.events import Lease
 from resonant.testing import FixedClock
 from support.dispatching import (
     QUICK,
     START,
     Scene,
     another_worker,
-    attempt_leases,
     deliveries,
     enqueue,
     fail,
@@ -128,7 +129,7 @@ async def test_a_run_looks_at_the_moment_when_the_next_retry_is_due(tmp_path, mo
     policy = replace(QUICK, base=0.2)
     async with scene(tmp_path, orders=failing_first(), policy=policy, clock=time.time) as worker:
         await enqueue(worker.store)
-        worker.emit_chunk = partial(attempt_leases, worker.dispatcher)
+        worker.emit_chunk = worker.dispatcher.attempt_all
         assert (await worker.run()).delivered == 1
 
 
@@ -193,6 +194,23 @@ async def test_several_endpoints_share_the_claims_for_chunks(tmp_path, monkeypat
     # Above the limit, endpoints get their fair size, independently of the other claims.
     fair = 4 * 50 // (8 + 2)
     assert max(held) <= 4 * 50 + 9 * fair
+
+
+async def test_a_body_is_kept_only_until_its_send_and_not_until_the_end_of_its_chunk(tmp_path, chunks_of):
+    async def send(event):
+        sent.append(event.id)
+        if len(sent) == 190:
+            kept.append(sum(isinstance(each, Lease) for each in gc.get_objects()))
+
+    chunks_of(200)
+    sent, kept = [], []
+    limits = Limits(concurrency=10, endpoint_concurrency=5)
+    async with scene(tmp_path, orders=send, limits=limits) as worker:
+        await enqueue(worker.store, 200)
+        before = sum(isinstance(each, Lease) for each in gc.get_objects())
+        await worker.run()
+    assert worker.chunks == [200]
+    assert kept[0] - before <= 10 + 2 * PrefetchWindow.MOST_BEGUN * 5
 
 
 async def test_the_counts_of_a_chunk_include_lost_leases(tmp_path):

@@ -344,6 +344,8 @@ class Fetcher:
         bodies = (bytes_left - endpoint.bytes) // self._in_flight.body_bytes(endpoint)
         wanted = int(min(wanted, endpoint.rate.most_claimed, busy + max(bodies, not endpoint.bytes)))
         room = wanted - busy
+        if room > chunk_size > 0:
+            room -= room % chunk_size  # the rest would be a small chunk
         if allowed < NO_LIMIT:
             return int(min(room, allowed))
         if room < max(1, (wanted + 1) // 2):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from resonant.dispatch.send.admission import Held
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Awaitable, Callable, Iterable, Sequence
     from contextlib import AbstractAsyncContextManager
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 async def send_ahead(
-    leases: Sequence[Lease],
+    leases: deque[Lease],
     *,
     begin: Callable[[Sequence[Lease]], Awaitable[set[LeaseKey]]],
     place: Callable[[Lease], AbstractAsyncContextManager[None]],
@@ -27,10 +28,10 @@ async def send_ahead(
     clock: Clock,
     is_over: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Send deliveries, and begin a few in the store ahead of their sends.
+    """Send deliveries, and begin a few in the store ahead of their sends. No lease, with its body, is kept after its send.
 
     Args:
-        leases: the leases to send, in order.
+        leases: the leases to send, in order; emptied as they begin.
         begin: records in the store that sends are about to start; returns the leases that are still held.
         place: returns a place on the wire; entering its context waits for a free one, or raises ``Held``.
         send: makes one attempt, within a place, given the time at which it began; up to ``window.width`` calls run
@@ -54,13 +55,12 @@ async def send_ahead(
         window.change(by)
 
     async def begin_all() -> None:
-        left = leases
         async with window.turn:
-            while left:
+            while leases:
                 await window.wait_for_room(is_over)
                 if is_over():
                     break
-                next_ones, left = left[: window.at_once], left[window.at_once :]
+                next_ones = [leases.popleft() for _ in range(min(window.at_once, len(leases)))]
                 begun_at = clock()
                 held = await begin(next_ones)
                 for lease in next_ones:
@@ -69,8 +69,9 @@ async def send_ahead(
                         begun.put_nowait((lease, begun_at))
                     else:
                         on_lost(lease)
+                next_ones.clear()
         begun.put_nowait(None)
-        on_left(left)
+        on_left(leases)
 
     async def send_each() -> None:
         while (next_one := await begun.get()) is not None:
@@ -82,6 +83,7 @@ async def send_ahead(
             except Held:
                 change(-1)
                 on_left([lease])
+            del next_one, lease
         begun.put_nowait(None)  # for the next sender
 
     try:

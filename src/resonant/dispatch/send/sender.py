@@ -6,6 +6,7 @@ import asyncio
 import math
 import sys
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -194,12 +195,12 @@ class Sender:
         Raises:
             StoreUnavailable: outcomes could not be written; these deliveries will be tried again.
         """
-        leases = [lease for key in keys if (lease := self._in_flight.get(key)) is not None]
+        leases = deque(lease for key in keys if (lease := self._in_flight.get(key)) is not None)
         chunk = Chunk(self._endpoints[endpoint], task_run_id)
         try:
             if chunk.endpoint.governs() or chunk.endpoint.rate.is_limited:
                 # Do not begin deliveries ahead of their sends: a crash charges an attempt to each begun delivery.
-                await all_of(self._send_admitted_in(chunk, lease) for lease in leases)
+                await all_of(self._send_admitted_in(chunk, leases.popleft()) for _ in range(len(leases)))
             else:
                 await send_ahead(
                     leases,

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 from contextlib import asynccontextmanager
 
 import pytest
@@ -59,7 +60,7 @@ class Sending:
 
     async def chunk(self, some, *, is_over=lambda: False, clock=time.monotonic):
         await send_ahead(
-            some,
+            deque(some),
             begin=self.begin,
             place=self.place,
             send=self._send,
