@@ -205,7 +205,7 @@ class TestNoDescriptorIsLeft:
         await fault.enqueue(500)
         async with fault.opened_store() as store, fault.opened_emission(store) as dispatcher:
             # The store's connections for readers are open.
-            await asyncio.gather(*(store.due() for _ in range(6)))
+            await asyncio.gather(*(store.look() for _ in range(6)))
             # Opening the endpoint takes a descriptor too.
             assert not await dispatcher.unavailable_endpoints([ENDPOINT])
             with no_descriptor_left(but) as give_back:

@@ -110,12 +110,8 @@ class WorkerStore(Store):
                 await asyncio.sleep(_PAUSE_SECONDS)
         return merged
 
-    async def due(self, endpoint: str | None = None) -> list[lease_queries.Due]:
-        """Return when each endpoint's earliest unfinished delivery may be claimed."""
-        return await self.read(lease_queries.due, endpoint)
-
     async def look(self, endpoint: str | None = None) -> tuple[list[lease_queries.Due], Gates]:
-        """Return the result of ``due``, and the gates by endpoint, in one snapshot."""
+        """Return when each endpoint's earliest unfinished delivery may be claimed, and the gates, in one snapshot."""
         began_at = self.clock()
         due, gates = await self.read(lease_queries.look, endpoint)
         return due, self._compare_clocks(gates, began_at)

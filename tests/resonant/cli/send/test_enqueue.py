@@ -145,7 +145,7 @@ def test_a_line_without_end_is_refused_and_the_next_ones_are_stored(enqueue, wor
 )
 def test_an_endpoint_is_known_by_its_name_alone(resonant, worker, tmp_path, given, name):
     resonant("enqueue", write(tmp_path / "a.jsonl", line()), "--endpoint", given, "--allow-unknown")
-    assert [due.endpoint for due in worker.do(lambda store: store.due())] == [name]
+    assert [due.endpoint for due in worker.do(lambda store: store.look())[0]] == [name]
 
 
 def test_standard_input_is_a_file_too(resonant, worker, tmp_path):

@@ -110,15 +110,13 @@ async def test_new_events_soon_get_a_slot_while_a_replay_takes_all_that_are_left
 
     drain, waits = machines.process(), []
     replay = machines.start(machines.process(), 1_000)
-    new = []
-    for _ in range(100):
-        new.append(asyncio.create_task(send()))
-        await asyncio.sleep(0.1)
-    await asyncio.gather(*new)
+    async with asyncio.TaskGroup() as new:
+        for _ in range(100):
+            new.create_task(send())
+            await asyncio.sleep(0.1)
     assert max(waits) < 1.2
     assert len(machines.sent) > 9 * USED
-    for each in replay:
-        each.cancel()
+    await asyncio.gather(*replay)
 
 
 @simulated

@@ -11,6 +11,7 @@ from resonant.metrics.totals import read_totals
 from resonant.store import enqueue, schema
 from resonant.store.counts import acceptances
 from resonant.store.counts.acceptances import Ledger
+from resonant.store.queue.leases import due
 from resonant.store.worker import WorkerStore
 
 
@@ -93,12 +94,12 @@ def test_an_endpoint_is_known_before_it_is_folded(desk):
     for _ in range(2):
         assert list(desk.read(acceptances.read_ledgers)) == ["billing", "crm"]
         assert desk.read(acceptances.read_ledgers, "crm") == {"crm": Ledger(accepted=1)}
-        assert [due.endpoint for due in desk.run(desk.store.due())] == ["billing", "crm"]
-        assert [due.endpoint for due in desk.run(desk.store.due("crm"))] == ["crm"]
+        assert [each.endpoint for each in desk.read(due)] == ["billing", "crm"]
+        assert [each.endpoint for each in desk.read(due, "crm")] == ["crm"]
         desk.fold()
     desk.deliver(*desk.claim(endpoint="crm"))
-    assert [due.endpoint for due in desk.run(desk.store.due())] == ["billing"]
-    assert desk.run(desk.store.due("crm")) == []
+    assert [each.endpoint for each in desk.read(due)] == ["billing"]
+    assert desk.read(due, "crm") == []
 
 
 def test_a_fold_takes_more_rows_than_one_batch(desk, monkeypatch):
