@@ -10,7 +10,7 @@ import asyncio
 import shlex
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -55,6 +55,11 @@ class DeliveryRef:
         """Make the reference to a claimed delivery."""
         return cls(lease.key, visible(lease.event.id), visible(lease.event.type), lease.endpoint)
 
+    @property
+    def name(self) -> str:
+        """The name of the task run."""
+        return f"{self.event_type} {self.event_id} to {self.endpoint}"
+
 
 @dataclass(frozen=True, slots=True)
 class ChunkRef:
@@ -68,6 +73,26 @@ class ChunkRef:
     def of(cls, endpoint: str, keys: list[LeaseKey]) -> ChunkRef:
         """Make the reference to claimed deliveries to one endpoint."""
         return cls(counted(len(keys), "delivery", "deliveries"), endpoint, tuple(keys))
+
+    @property
+    def name(self) -> str:
+        """The name of the task run."""
+        return f"{self.words} to {self.endpoint}"
+
+
+class Given(NamedTuple):
+    """What a task run works on, instead of arguments: Prefect binds and searches those, a tenth of the CPU of a task run.
+
+    Attributes:
+        dispatcher: makes the attempts.
+        ref: the delivery or the chunk.
+    """
+
+    dispatcher: Dispatcher
+    ref: Any
+
+
+given: ContextVar[Given] = ContextVar("given")
 
 
 class Undelivered(Exception):
@@ -98,6 +123,11 @@ class _DecidedDelays(list[float]):
         return _decided_delay.get()
 
 
+def _name_of_given() -> str:
+    name: str = given.get().ref.name
+    return name
+
+
 def _was_decided_to_retry(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
     failure = state.data
     if not (isinstance(failure, Undelivered) and isinstance(failure.decision, Retry)):
@@ -108,7 +138,7 @@ def _was_decided_to_retry(_task: Task[Any, Any], _run: TaskRun, state: State[Any
 
 @task(
     name="emit-event",
-    task_run_name="{ref.event_type} {ref.event_id} to {ref.endpoint}",
+    task_run_name=_name_of_given,
     description="Deliver one event to one endpoint.",
     retries=MAX_ATTEMPTS_LIMIT,
     retry_delay_seconds=lambda _retries: _DecidedDelays([0.0]),
@@ -116,8 +146,8 @@ def _was_decided_to_retry(_task: Task[Any, Any], _run: TaskRun, state: State[Any
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-async def emit_event(dispatcher: Dispatcher, ref: DeliveryRef) -> State[Any]:
-    """Make the next attempt for a delivery.
+async def emit_event() -> State[Any]:
+    """Make the next attempt for the given delivery.
 
     Returns:
         A completed state. It is named ``Parked``, ``Left``, ``Held`` or ``TakenOver`` if this run no longer holds the delivery.
@@ -126,6 +156,7 @@ async def emit_event(dispatcher: Dispatcher, ref: DeliveryRef) -> State[Any]:
         Undelivered: the attempt failed. Prefect retries the task run if the decision is a Retry; otherwise the delivery
             is a dead letter, and this task run fails.
     """
+    dispatcher, ref = given.get()
     try:
         outcome = await dispatcher.attempt(ref.key, task_run_id=task_run.id)
     except TimeIsUp:
@@ -159,7 +190,7 @@ def why_held(gate: Gate, now: float) -> str:
 
 @task(
     name="emit-chunk",
-    task_run_name="{ref.words} to {ref.endpoint}",
+    task_run_name=_name_of_given,
     description="Make one attempt for each delivery of a chunk to one endpoint, and park every retry.",
     # Prefect logs no traceback for a task that could be retried. The flow logs the error.
     retries=1,
@@ -167,12 +198,13 @@ def why_held(gate: Gate, now: float) -> str:
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-async def emit_chunk(dispatcher: Dispatcher, ref: ChunkRef) -> State[None]:
-    """Make one attempt for each delivery of a chunk.
+async def emit_chunk() -> State[None]:
+    """Make one attempt for each delivery of the given chunk.
 
     Returns:
         A completed state whose message counts the outcomes. Each of the first dead letters gets a failed task run.
     """
+    dispatcher, ref = given.get()
     chunk = await dispatcher.attempt_all(ref.endpoint, ref.keys, task_run_id=task_run.id)
     await asyncio.gather(*map(_show, chunk.shown))
     message = str(chunk.counts)
@@ -183,7 +215,7 @@ async def emit_chunk(dispatcher: Dispatcher, ref: ChunkRef) -> State[None]:
 
 @task(
     name="dead-letter",
-    task_run_name="{ref.event_type} {ref.event_id} to {ref.endpoint}",
+    task_run_name="{ref.name}",
     description="Show a dead letter of a chunk.",
     retries=1,
     retry_condition_fn=lambda *_: False,

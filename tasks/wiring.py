@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed
-from prefect.utilities.annotations import opaque
 
 from blocks import load_endpoint
 from blocks.loading import require_endpoint
@@ -29,7 +28,7 @@ from resonant.input_lines import event_from_fields
 from resonant.local.compatibility import check_client_names
 from resonant.local.records import records
 from resonant.settings import load_settings
-from tasks.emit import ChunkRef, DeliveryRef, emit_chunk, emit_event
+from tasks.emit import ChunkRef, DeliveryRef, Given, emit_chunk, emit_event, given
 from tasks.gates import announce_gate
 
 if TYPE_CHECKING:
@@ -153,9 +152,9 @@ async def emit_chunk_as_task(dispatcher: Dispatcher, endpoint: str, keys: list[L
 
 async def _run(task: Task[Any, Any], dispatcher: Dispatcher, ref: DeliveryRef | ChunkRef) -> None:
     """Run a task, and ignore its failure."""
-    # Without opaque, Prefect searches every field of the arguments for futures, several times per run.
+    given.set(Given(dispatcher, ref))
     # Prefect's overloads lose the await.
-    run: Awaitable[object] = task(opaque(dispatcher), opaque(ref), return_state=True)
+    run: Awaitable[object] = task(return_state=True)
     await run
 
 

@@ -45,8 +45,9 @@ def attempt(tmp_path, monkeypatch):
 
         async def emit_one(lease):
             seen["ref"] = DeliveryRef.of(lease)
+            emit.given.set(emit.Given(dispatcher, seen["ref"]))
             try:
-                seen["result"] = await emit_event.fn(dispatcher, seen["ref"])
+                seen["result"] = await emit_event.fn()
             except Undelivered as failure:
                 seen["failure"] = failure
 
@@ -75,7 +76,7 @@ async def test_a_delivery_returns_nothing_and_its_reference_holds_no_payload(att
     assert (seen.result.name, seen.result.data.result, seen.failure) == ("Completed", None, None)
     assert (seen.ref.event_id, seen.ref.event_type, seen.ref.endpoint) == ("e1", "order.paid", "hooks")
     assert not hasattr(seen.ref, "body")
-    assert emit_event.task_run_name.format(ref=seen.ref) == "order.paid e1 to hooks"
+    assert seen.ref.name == "order.paid e1 to hooks"
 
 
 async def test_a_failure_that_will_be_retried_raises_the_decision(attempt):
@@ -100,7 +101,7 @@ async def test_a_dead_letter_raises_with_the_answer_and_the_next_commands_and_so
     )
     assert seen.failure.__cause__ is None
     assert seen.failure.__suppress_context__, "an error of httpx contains the URL"
-    assert dead_letter.task_run_name == emit_event.task_run_name
+    assert dead_letter.task_run_name.format(ref=seen.ref) == "order.paid e1 to hooks"
     with pytest.raises(Undelivered, match="permanent http_422; given up: permanent"):
         await dead_letter.fn(seen.ref, seen.failure)
 
