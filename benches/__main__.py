@@ -32,6 +32,7 @@ BENCHES = (
     "growth",
     "comparison",
     "outage",
+    "backlog",
     "isolation",
     "latency",
     "commands",
