@@ -150,7 +150,7 @@ async def emit_event() -> State[Any]:
     """Make the next attempt for the given delivery.
 
     Returns:
-        A completed state. It is named ``Parked``, ``Left``, ``Held`` or ``TakenOver`` if this run no longer holds the delivery.
+        A completed state. It is named ``Parked``, ``Left`` or ``TakenOver`` if this run no longer holds the delivery.
 
     Raises:
         Undelivered: the attempt failed. Prefect retries the task run if the decision is a Retry; otherwise the delivery
@@ -162,7 +162,7 @@ async def emit_event() -> State[Any]:
     except TimeIsUp:
         return Completed(name="Left", message="the run's time was up; the next run sends it")
     except Held as held:
-        return Completed(name="Held", message=why_held(held.gate, dispatcher.store.shared_clock()))
+        return Completed(name="Parked", message=why_held(held.gate, dispatcher.store.shared_clock()))
     except LeaseLost:
         return Completed(name="TakenOver", message="another worker has this delivery now")
     if outcome.decision is None:
@@ -180,7 +180,7 @@ async def emit_event() -> State[Any]:
 
 
 def why_held(gate: Gate, now: float) -> str:
-    """Return why a gate holds a delivery, until when, and the next step."""
+    """Return why a gate holds a delivery that was to be retried, until when, and the next step."""
     next_step = advice(gate, now) or "a running drain or the next `resonant emit` sends it"
     state = described(gate, held=0, now=now)
     return visible(

@@ -86,6 +86,7 @@ async def open_dispatcher(
             owner=owner,
             limits=limits,
             on_gate_change=announce_gate,
+            before_each=records.catch_up,
         )
         async with dispatcher:
             with _store_failure_logged_once(dispatcher), garbage_collected_less_often():
@@ -141,7 +142,6 @@ async def send_due(dispatcher: Dispatcher, *, endpoint: str | None, own: Tracker
 
 async def emit_as_task(dispatcher: Dispatcher, lease: Lease) -> None:
     """Run ``emit_event`` for a claimed delivery; a dead letter fails only its task run."""
-    await records.catch_up()
     await _run(emit_event, dispatcher, DeliveryRef.of(lease))
 
 

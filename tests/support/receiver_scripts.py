@@ -2,6 +2,8 @@
 
 import itertools
 import os
+import time
+from collections import deque
 from pathlib import Path
 from zlib import crc32
 
@@ -84,3 +86,25 @@ silent = never_answer()
 def silent_until_repaired(_request: Request) -> Action:
     """Answer nothing until the file named by REPAIRED exists."""
     return respond(200) if Path(os.environ["REPAIRED"]).exists() else never_answer()
+
+
+def throttled(request: Request) -> Action:
+    """Fail four in ten first attempts: of these, three in eight get a Retry-After, and the others 503."""
+    luck = crc32(request.webhook_id.encode()) % 40
+    if request.try_number > 1 or luck >= 16:
+        return respond(200)
+    return _BUSY if luck < 6 else respond(503)
+
+
+_accepted: deque[float] = deque()
+
+
+def twenty_per_second(_request: Request) -> Action:
+    """Accept 20 requests in a second, and refuse the others."""
+    now = time.monotonic()
+    while _accepted and _accepted[0] < now - 1:
+        _accepted.popleft()
+    if len(_accepted) >= 20:
+        return _BUSY
+    _accepted.append(now)
+    return respond(200)

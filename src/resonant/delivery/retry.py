@@ -122,12 +122,14 @@ class GateView:
     """The part of an endpoint's gate that a decision depends on; by default, the gate is normal.
 
     Attributes:
-        governs: whether the gate holds or paces the sends. A delivery then waits for the first backoff at most.
+        governs: whether the gate holds or paces the sends. A parked delivery then waits for the first backoff at most.
         is_down: whether only probes are sent. A failure that may end with the outage then does not give up the delivery.
+        has_room: whether this process paces the sends, and few deliveries wait for it. A retry may then wait here, too.
     """
 
     governs: bool = False
     is_down: bool = False
+    has_room: bool = False
 
 
 NORMAL = GateView()
@@ -192,9 +194,9 @@ def decide(
     Retry-After is a minimum: neither jitter nor cap reduces it. ``uniform(0, spread * delay)`` is added, up to the end of
     the round, so that deliveries with the same Retry-After are not retried at the same instant.
 
-    While a gate governs, each retry is parked and due after the first backoff at most; the gate decides when it is sent.
-    A failure before the end of the delivery's own backoff is not charged and does not extend the backoff. So a gate does
-    not use up attempts faster than the policy alone.
+    While a gate governs, a retry is parked and due after the first backoff at most; the gate decides when it is sent. It is
+    not parked if this process paces the sends and has room for it. A failure before the end of the delivery's own backoff is
+    not charged and does not extend the backoff. So a gate does not use up attempts faster than the policy alone.
 
     Args:
         verdict: the classifier's verdict on the failure.
@@ -221,12 +223,14 @@ def decide(
         own_delay = draw_delay(policy, attempt, rng, last_delay=last_delay)
     else:
         own_delay = early_until - now
-    delay = min(own_delay, draw_delay(policy, 1, rng)) if gate.governs else own_delay
     # Compare the wait without jitter with `park_after`, so that chance does not park one delivery and not another like it.
     # (Decorrelated jitter has only the drawn wait.)
-    wait = delay if policy.jitter == "decorrelated" else backoff(policy, attempt)
+    wait = own_delay if policy.jitter == "decorrelated" else backoff(policy, attempt)
     if verdict.retry_after is not None:
         wait = max(wait, verdict.retry_after)
+    stays = early_until is None and wait <= policy.park_after and (gate.has_room or not gate.governs)
+    delay = min(own_delay, draw_delay(policy, 1, rng)) if gate.governs and not stays else own_delay
+    if verdict.retry_after is not None:
         delay = max(delay, verdict.retry_after)
     room = round_started_at + policy.max_age - now
     if delay > room:
@@ -234,9 +238,9 @@ def decide(
     if verdict.retry_after is not None:
         # Stay within the round, so that chance does not expire a delivery that can be retried in time.
         delay += rng.uniform(0, min(policy.spread * delay, room - delay))
+    if stays and delay < longest_wait:
+        return Retry(delay, now + delay)
     if gate.governs or early_until is not None:
         backoff_until = now + max(own_delay, delay) if early_until is None else early_until
         return Park(delay, now + delay, backoff_until=backoff_until, charged=early_until is None)
-    if wait > policy.park_after or delay >= longest_wait:
-        return Park(delay, now + delay)
-    return Retry(delay, now + delay)
+    return Park(delay, now + delay)

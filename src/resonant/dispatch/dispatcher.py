@@ -2,7 +2,7 @@
 
 The steps of one delivery::
 
-    Dispatcher.run      claims the delivery and passes it to `emit_one` (in flows: a Prefect task run)
+    Dispatcher.run      claims the delivery and, when it may be sent, passes it to `emit_one` (in flows: a Prefect task run)
     Dispatcher.attempt  marks the attempt as begun, sends, decides, and records and returns the outcome
     emit_one            returns (delivered or parked), waits and calls `attempt` again (retry), or ends (given up)
 
@@ -70,6 +70,10 @@ EmitOne = Callable[["Lease"], Awaitable[None]]
 EmitChunk = Callable[[str, "list[LeaseKey]"], Awaitable[object]]
 
 
+async def _at_once() -> None:
+    """Delay nothing."""
+
+
 class Dispatcher:
     """One run over a store. Use it as an async context manager, which releases every lease on exit.
 
@@ -80,6 +84,7 @@ class Dispatcher:
         owner: the owner of the leases, e.g. the flow run's id.
         limits: the limits of the run.
         on_gate_change: called with the old and the new gate after this run has changed a gate's state.
+        before_each: awaited before each delivery that is sent alone; it may delay the delivery.
 
     Attributes:
         counts: the outcomes so far.
@@ -97,6 +102,7 @@ class Dispatcher:
         owner: str,
         limits: Limits | None = None,
         on_gate_change: OnGateChange = lambda _before, _after: None,
+        before_each: Callable[[], Awaitable[None]] = _at_once,
     ) -> None:
         self.store = store
         self.owner = owner
@@ -104,6 +110,7 @@ class Dispatcher:
         self.counts = Counts()
         self._rng = attempt_runner.rng
         self._open_destination = open_destination
+        self._before_each = before_each
         self._limiter = ConcurrencyLimiter(limits.concurrency, limits.endpoint_concurrency)
         self._patience = store.lease_seconds / 3
         self._running = RunningTasks()
@@ -376,14 +383,17 @@ class Dispatcher:
         self._running.start(self._emit(lease))
 
     async def _emit_all(self, emit_chunk: EmitChunk, endpoint: str, keys: list[LeaseKey]) -> None:
-        await emit_chunk(endpoint, keys)
+        if admitted := await self._sender.admit_chunk(endpoint, keys):
+            await emit_chunk(endpoint, admitted)
         for key in keys:
             if (lease := self._in_flight.get(key)) is not None:
                 raise RuntimeError(f"emit_chunk returned without attempting {lease.event.id}")
 
     async def _emit(self, lease: Lease) -> None:
         with contextlib.suppress(LeaseLost, TimeIsUp, Held):
-            await self._emit_one(lease)
+            await self._before_each()
+            async with self._sender.admitted(lease):
+                await self._emit_one(lease)
         if (left := self._in_flight.get(lease.key)) is None:
             return
         if left.attempts == lease.attempts:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from resonant.gate.controller import EndpointGate
     from resonant.store.shared.gates import Gate
 
+# Deliveries wait in this process for a pace that sends them within this time; others wait in the store.
+PACE_WAIT_SECONDS = 2.0
+
 
 @dataclass(slots=True, eq=False)
 class EndpointRun:
@@ -36,7 +39,9 @@ class EndpointRun:
         bytes: the total size of the bodies in flight.
         body_bytes: the average size of the last claimed bodies; 0 before the first.
         claimed_at: when deliveries were last claimed, by the event loop's clock.
-        sending: the sends without an answer.
+        retrying: the claimed deliveries that wait for their retries.
+        sending: the sends without an answer, including those whose task runs are starting.
+        starting: the admitted deliveries whose task runs have not begun to send.
         finished: the deliveries that this run delivered or gave up.
         probe: the delivery that this run claimed as a probe, while it is in flight.
         turn: held by the delivery that asks the gate next.
@@ -55,7 +60,9 @@ class EndpointRun:
     bytes: int = 0
     body_bytes: float = 0.0
     claimed_at: float = 0.0
+    retrying: int = 0
     sending: int = 0
+    starting: int = 0
     finished: int = 0
     probe: LeaseKey | None = None
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -85,7 +92,17 @@ class EndpointRun:
 
     def view(self) -> GateView:
         """Return the state of the gate for a decision."""
-        return GateView(governs=self.governs(), is_down=self.gate.row.state == "probing")
+        return GateView(
+            governs=self.governs(), is_down=self.gate.row.state == "probing", has_room=self.has_room_to_wait()
+        )
+
+    def has_room_to_wait(self) -> bool:
+        """Return whether one more delivery may wait here for the pace: it would be sent soon."""
+        return self.waiting + self.retrying < self.most_waiting()
+
+    def most_waiting(self) -> int:
+        """Return how many deliveries may wait here for the pace; 0 if this process does not pace."""
+        return self.gate.most_within(PACE_WAIT_SECONDS, self.clock())
 
     def see(self, row: Gate) -> None:
         """Pass the gate's row in the store to its controller."""

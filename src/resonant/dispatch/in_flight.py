@@ -87,12 +87,13 @@ class InFlight:
     def wait(self, lease: Lease) -> None:
         """Mark a lease as waiting for its retry."""
         self._waiting.add(lease.key)
+        self._endpoints[lease.endpoint].retrying += 1
         self._change_busy(lease, -1)
 
     def resume(self, lease: Lease) -> None:
         """Mark a lease as no longer waiting, if it was."""
         if lease.key in self._waiting:
-            self._waiting.remove(lease.key)
+            self._stop_waiting(lease)
             self._change_busy(lease, 1)
 
     def count_attempt(self, lease: Lease, delay: float) -> bool:
@@ -125,9 +126,13 @@ class InFlight:
         if endpoint.probe == lease.key:
             endpoint.probe = None
         if lease.key in self._waiting:
-            self._waiting.remove(lease.key)
+            self._stop_waiting(lease)
         else:
             self._change_busy(lease, -1)
+
+    def _stop_waiting(self, lease: Lease) -> None:
+        self._waiting.remove(lease.key)
+        self._endpoints[lease.endpoint].retrying -= 1
 
     def _change_busy(self, lease: Lease, by: int) -> None:
         self._endpoints[lease.endpoint].busy += by

@@ -109,8 +109,12 @@ class Pace:
 
     def claim_limit(self, now: float, waiting: int) -> int:
         """Return how many more deliveries to claim; ``waiting`` is the number claimed already."""
+        return max(0, self.most_within(_AHEAD_SECONDS, now) - waiting)
+
+    def most_within(self, seconds: float, now: float) -> int:
+        """Return how many sends the rate admits within this time, at least 1."""
         self._fill(now)
-        return max(0, ceil(self._tokens + self.rate * _AHEAD_SECONDS) - waiting)
+        return ceil(max(1.0, self._tokens + self.rate * seconds))
 
     def stop(self, until: float, retry_after: float, now: float) -> None:
         """Send nothing and save no tokens until ``until``; then continue at the rate that was accepted before.

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 _LONGEST_WAIT_SECONDS = 0.25
 # The shortest time between two checks of a send that waits for the pace, which allows small bursts.
 _SHORTEST_WAIT_SECONDS = 0.005
-
+# The most deliveries of an endpoint whose task runs are starting: these are sent even if the gate closes meanwhile.
+_MOST_STARTING = 8
 _NOT_MEASURED = nullcontext(lambda: 0.0)
 
 
@@ -58,7 +59,7 @@ class Admission:
 
     @asynccontextmanager
     async def admit(
-        self, endpoint: EndpointRun, lease: Lease, *, is_begun: bool = False
+        self, endpoint: EndpointRun, lease: Lease, *, is_begun: bool = False, starts: bool = False
     ) -> AsyncIterator[None]:
         """Wait for the gate and for a free slot, then hold the slot. Once the run is over, do not wait for the gate.
 
@@ -66,13 +67,14 @@ class Admission:
 
         Args:
             is_begun: whether its send was recorded as begun; it then waits only for the first answers, and for a slot.
+            starts: whether its task run starts only then; it waits while many of the endpoint are starting.
 
         Raises:
             Held: the gate holds the delivery.
         """
         is_probe = endpoint.probe == lease.key
         async with nullcontext() if is_probe else endpoint.turn:
-            slot = await self._slot(endpoint, is_probe=is_probe, is_begun=is_begun)
+            slot = await self._slot(endpoint, is_probe=is_probe, is_begun=is_begun, starts=starts)
         endpoint.sending += 1
         try:
             yield
@@ -80,10 +82,13 @@ class Admission:
             endpoint.sending -= 1
             self._limiter.release(slot)
 
-    async def _slot(self, endpoint: EndpointRun, *, is_probe: bool, is_begun: bool) -> Slot:
+    async def _slot(self, endpoint: EndpointRun, *, is_probe: bool, is_begun: bool, starts: bool) -> Slot:
         while True:
             endpoint.has_changed.clear()
             is_over = self._running.is_over()
+            if starts and endpoint.starting >= _MOST_STARTING and not is_over:
+                await wait_at_most(_LONGEST_WAIT_SECONDS, endpoint.has_changed)
+                continue
             permission = SEND if is_over else await self._permission(endpoint, is_probe=is_probe)
             if permission == RELEASE or (is_begun and endpoint.governs()):
                 raise Held(endpoint.gate.row)
@@ -98,6 +103,15 @@ class Admission:
                 return slot
             self._limiter.release(slot)  # the gate changed during the wait for the slot
 
+    async def wait_until_open(self, endpoint: EndpointRun) -> None:
+        """Wait for the earlier deliveries, and until a normal gate would admit a send, so that no chunk starts in vain."""
+        async with endpoint.turn:
+            while not (endpoint.governs() or self._running.is_over()):
+                if endpoint.gate.may_send(endpoint.clock(), endpoint.sending) == SEND:
+                    return
+                endpoint.has_changed.clear()
+                await wait_at_most(_LONGEST_WAIT_SECONDS, endpoint.has_changed)
+
     async def _permission(self, endpoint: EndpointRun, *, is_probe: bool) -> Permission:
         with contextlib.suppress(StoreError):  # the send will raise the error
             await self._gates.read_if_old()
@@ -106,7 +120,7 @@ class Admission:
             return RELEASE
         now = endpoint.clock()
         permission = endpoint.gate.may_send(now, endpoint.sending)
-        if isinstance(permission, Wait) and endpoint.waiting > endpoint.gate.claim_limit(now, 0):
+        if isinstance(permission, Wait) and endpoint.governs() and endpoint.waiting > endpoint.most_waiting():
             return RELEASE  # too many sends wait: the pace was cut, or retries became due
         return permission
 

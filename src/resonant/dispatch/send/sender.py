@@ -7,6 +7,7 @@ import math
 import sys
 import time
 from collections import deque
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from resonant.dispatch.send.batch_writer import BatchWriter
 from resonant.dispatch.send.chunk import all_of, send_ahead
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from resonant.delivery.attempt import AttemptRunner
     from resonant.delivery.outcome import Outcome
@@ -97,6 +98,8 @@ class Sender:
         # When the last parked delivery that this run waits for is due, by the store's clock.
         self._waits_until = 0.0
         self._next_due = math.inf
+        # The places of admitted deliveries until their first attempts, with the times of their slots of the rate.
+        self._places: dict[LeaseKey, tuple[AsyncExitStack, float | None]] = {}
 
     async def close(self) -> None:
         """Finish all queued writes.
@@ -105,6 +108,51 @@ class Sender:
             StoreError: a write failed.
         """
         await self._commits.close()
+
+    @asynccontextmanager
+    async def admitted(self, lease: Lease) -> AsyncIterator[None]:
+        """Wait until a delivery may be sent, and keep its place for the first attempt in the block.
+
+        So a task run starts only to send.
+
+        Raises:
+            TimeIsUp, Held: the delivery was released without charging an attempt.
+            StoreUnavailable: the store did not recover in time.
+        """
+        endpoint = self._endpoints[lease.endpoint]
+        async with AsyncExitStack() as place:
+            try:
+                slot = await place.enter_async_context(self._place(endpoint, lease, starts=True))
+            except (TimeIsUp, Held):
+                await self.release(lease)
+                raise
+            endpoint.starting += 1
+            self._places[lease.key] = place, slot
+            try:
+                yield
+            finally:
+                self._pop_place(endpoint, lease)
+
+    def _pop_place(self, endpoint: EndpointRun, lease: Lease) -> tuple[AsyncExitStack, float | None] | None:
+        """Return the place of a delivery whose task run has started, if it has one."""
+        if (placed := self._places.pop(lease.key, None)) is not None:
+            endpoint.starting -= 1
+            endpoint.has_changed.set()
+        return placed
+
+    @asynccontextmanager
+    async def _place(
+        self, endpoint: EndpointRun, lease: Lease, *, starts: bool = False
+    ) -> AsyncIterator[float | None]:
+        """Wait for a slot of the endpoint's rate, and for admission; the value is the slot's time."""
+        slot = await endpoint.rate.take()
+        try:
+            async with self._admission.admit(endpoint, lease, starts=starts):
+                if self._running.is_over():
+                    raise TimeIsUp
+                yield slot
+        finally:
+            endpoint.rate.free(slot)
 
     async def attempt(self, key: LeaseKey, *, task_run_id: str | None = None) -> Outcome:
         """Make one attempt, and record it with its decision.
@@ -148,21 +196,20 @@ class Sender:
         *,
         longest_wait: Callable[[], float],
     ) -> Outcome:
-        slot = await endpoint.rate.take()
-        try:
-            async with self._admission.admit(endpoint, lease):
-                if self._running.is_over():
-                    raise TimeIsUp
-                begun_at = self._clock()
-                if not await self._commits.begin([lease]):
-                    raise self._lost(lease)
-                if not await endpoint.rate.wait(slot):
-                    raise TimeIsUp
-                if endpoint.stops():
-                    raise Held(endpoint.gate.row)
-                return await self._send(endpoint, lease, begun_at, task_run_id, longest_wait=longest_wait)
-        finally:
-            endpoint.rate.free(slot)
+        async with AsyncExitStack() as stack:
+            if (placed := self._pop_place(endpoint, lease)) is None:
+                slot = await stack.enter_async_context(self._place(endpoint, lease))
+            else:
+                place, slot = placed
+                stack.push_async_exit(place)
+            begun_at = self._clock()
+            if not await self._commits.begin([lease]):
+                raise self._lost(lease)
+            if not await endpoint.rate.wait(slot):
+                raise TimeIsUp
+            if endpoint.rate.is_limited and endpoint.stops():
+                raise Held(endpoint.gate.row)
+            return await self._send(endpoint, lease, begun_at, task_run_id, longest_wait=longest_wait)
 
     async def _send(
         self,
@@ -186,6 +233,19 @@ class Sender:
             task_run_id=task_run_id,
         )
         return await self._admission.watch(endpoint, attempt)
+
+    async def admit_chunk(self, name: str, keys: list[LeaseKey]) -> list[LeaseKey]:
+        """Wait until a chunk may begin; return the deliveries to send, and release those that the gate would hold."""
+        endpoint = self._endpoints[name]
+        if endpoint.probe == keys[0]:
+            return keys
+        await self._admission.wait_until_open(endpoint)
+        if not endpoint.governs():
+            return keys
+        others = endpoint.waiting - len(keys)
+        most = 0 if endpoint.stops() else max(0, endpoint.most_waiting() - others)
+        await self._release([lease for key in keys[most:] if (lease := self._in_flight.get(key)) is not None])
+        return keys[:most]
 
     async def attempt_all(
         self, endpoint: str, keys: Sequence[LeaseKey], *, task_run_id: str | None = None
