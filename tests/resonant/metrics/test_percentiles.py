@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pandas import DataFrame
 
 from resonant.metrics.percentiles import SPREAD
 from resonant.metrics.statistics import statistics
@@ -60,6 +61,28 @@ def test_percentiles_of_any_durations_are_those_of_numpy_within_one_percent(dura
     p50, p95, p99 = np.percentile(durations, [50, 95, 99])
     # Less than a nanosecond counts as zero.
     assert (found["p50"], found["p95"], found["p99"]) == pytest.approx((p50, p95, p99), rel=0.01, abs=1e-9)
+
+
+def test_each_endpoint_event_type_and_hour_has_the_percentiles_of_its_own_durations():
+    rng = np.random.default_rng(17)
+    names = {
+        "endpoint": ["crm", "orders", "shop"],
+        "event_type": ["paid", "sent"],
+        "hour": [0, HOUR, 5 * HOUR],
+    }
+    size = 3_000
+    given = DataFrame({name: rng.choice(values, size) for name, values in names.items()})
+    given["seconds"] = rng.pareto(1.1, size) * (1 + given.groupby(list(names)).ngroup())
+    tallies = {hour: Tally(hour) for hour in names["hour"]}
+    for endpoint, event_type, hour, seconds in given.itertuples(index=False):
+        tallies[hour].add("attempt", endpoint, event_type, "delivered", seconds=seconds)
+    rows = [sketches.pack(tally.minute, tally.sketches()) for tally in tallies.values()]
+    found = statistics(rows, [], since=0, until=5 * HOUR)
+    for name, table in zip(names, (found.by_endpoint, found.by_event_type, found.hourly), strict=True):
+        for value, of in given.groupby(name)["seconds"]:
+            expected = [of.min(), *np.percentile(of, [50, 95, 99]), of.max()]
+            columns = [f"latency_{each}" for each in ("min", "p50", "p95", "p99", "max")]
+            assert table.loc[value, columns].tolist() == pytest.approx(expected, rel=0.01), (name, value)
 
 
 @settings(max_examples=examples(40))
