@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 # The longest time between two polls, in case a wake-up was lost; a poll costs a millisecond.
 POLL_SECONDS = 0.25
 # The shortest time between a poll and an early one that a commit causes while deliveries are being sent. On SQLite, the run's
-# own commits also cause early polls. Shorter intervals would make smaller chunks. With many endpoints, a poll takes long: early polls
-# take at most this share of the time.
+# own commits also cause early polls. Shorter intervals would make smaller chunks. With many endpoints, a poll takes long: early
+# polls take at most this share of the time. While no claimed delivery waits for its send, only the larger share limits them.
 _EARLY_POLL_SECONDS = 0.1
-_EARLY_POLL_SHARE = 0.02
+_EARLY_POLL_SHARE, _SPARE_POLL_SHARE = 0.02, 0.1
 # The shortest waits for the next parked delivery. With chunks, deliveries due soon after it join its chunk.
 _SHORTEST_WAIT_SECONDS = 0.02
 _SHORTEST_WAIT_FOR_CHUNK_SECONDS = 0.05
@@ -103,7 +103,7 @@ class Fetcher:
         self._claim_at = 0.0
         self._is_early = False
         self._next_due_in = math.inf
-        self._look_again_at = self._look_early_at = 0.0
+        self._look_again_at = self._look_early_at = self._look_soon_at = 0.0
         # The endpoints with new work since the last poll or named claim; None if unknown.
         self._woken_for: frozenset[str] | None = frozenset()
 
@@ -116,7 +116,7 @@ class Fetcher:
             return 0.0
         look_at = self._look_again_at
         if self._may_look_early:
-            look_at = min(look_at, self._look_early_at)
+            look_at = min(look_at, self._early_at)
         if self._is_early:
             look_at = min(look_at, self._claim_at)
         if self._has_probed:  # another endpoint may wait for its probe
@@ -131,6 +131,12 @@ class Fetcher:
     def _may_look_early(self) -> bool:
         """Whether a commit calls for an early poll. A run for one endpoint needs none: that endpoint is busy."""
         return self._is_woken and self._endpoint is None
+
+    @property
+    def _early_at(self) -> float:
+        """The time of an early poll: soon if no claimed delivery waits for its send, except behind slow answers."""
+        is_sending = any(each.slots.is_short and each.waiting for each in self._endpoints.opened.values())
+        return self._look_early_at if is_sending else self._look_soon_at
 
     def wake(self, endpoints: frozenset[str] | None) -> None:
         """Look for new work soon: there was a commit.
@@ -272,7 +278,7 @@ class Fetcher:
             self._deferred.clear()
             self._look_again_at = math.inf
             self.look_in(self._next_due_in)
-        elif self._may_look_early and now >= self._look_early_at:
+        elif self._may_look_early and now >= self._early_at:
             # An endpoint that becomes due while its deliveries are in flight waits until they end, or for the regular poll,
             # which claims more at once.
             still_claimable = set(self._claimable)
@@ -310,7 +316,9 @@ class Fetcher:
         self._held = deque([*known, *new])
         self._gates.connect(self._held)
         ended_at = asyncio.get_running_loop().time()
-        self._look_early_at = ended_at + max(_EARLY_POLL_SECONDS, (ended_at - began_at) / _EARLY_POLL_SHARE)
+        took = ended_at - began_at
+        self._look_early_at = ended_at + max(_EARLY_POLL_SECONDS, took / _EARLY_POLL_SHARE)
+        self._look_soon_at = ended_at + took / _SPARE_POLL_SHARE
 
     def _room(self, endpoint: EndpointRun, others: int, others_claim: int, bytes_left: int) -> int:
         """Return how many deliveries to claim now, ahead of need; 0 if there is too little room for a large claim.

@@ -11,7 +11,7 @@ class SentAlone:
     """Lets deliveries be sent alone while few are started per second.
 
     Deliveries in chunks count too, so that a run with a backlog sends only chunks, until the backlog is gone. So do older ones
-    that are still busy: task runs that take longer than a second are too many.
+    that still wait for their sends: task runs that take longer than a second to start are too many.
 
     Args:
         most: deliveries per second.
@@ -22,11 +22,11 @@ class SentAlone:
         self._started: deque[tuple[float, int]] = deque()
         self._recent = 0
 
-    def start(self, count: int, now: float, *, busy: int = 0) -> int:
-        """Note that this many deliveries start now, besides those that are busy; return how many of them are sent alone."""
+    def start(self, count: int, now: float, *, waiting: int = 0) -> int:
+        """Note that this many deliveries start now, besides those that wait for their sends; return how many of them are sent alone."""
         while self._started and self._started[0][0] <= now - _SECONDS:
             self._recent -= self._started.popleft()[1]
-        alone = max(0, min(count, self._most - max(self._recent, busy)))
+        alone = max(0, min(count, self._most - max(self._recent, waiting)))
         self._started.append((now, count))
         self._recent += count
         return alone

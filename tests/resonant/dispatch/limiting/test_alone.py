@@ -32,7 +32,7 @@ def test_none_is_sent_alone_while_a_backlog_lasts():
 def test_deliveries_that_are_not_finished_after_a_second_still_count():
     budget = SentAlone(100)
     budget.start(100, 0.0)
-    assert [budget.start(50, 1.0 + n, busy=busy) for n, busy in enumerate((100, 70, 0))] == [0, 30, 50]
+    assert [budget.start(50, 1.0 + n, waiting=busy) for n, busy in enumerate((100, 70, 0))] == [0, 30, 50]
 
 
 def test_the_bulk_lane_sends_none_alone():

@@ -151,8 +151,9 @@ class TestAnIdleRun:
 class TestABusyRun:
     @pytest.mark.parametrize("chunk_size", [0, 10], ids=["task lane", "bulk lane"])
     async def test_an_endpoint_that_does_not_answer_delays_no_new_event_for_another(
-        self, store_url, chunk_size
+        self, store_url, chunk_size, monkeypatch
     ):
+        monkeypatch.setattr(fetcher, "_EARLY_POLL_SECONDS", 3600)
         sent, is_answered = [], asyncio.Event()
 
         async def send(given):
