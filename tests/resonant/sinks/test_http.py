@@ -15,7 +15,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from resonant.errors import EndpointError, UnexpectedStatus
 from resonant.events import Event
 from resonant.sinks.base import Receipt
-from resonant.sinks.http import HttpSink
+from resonant.sinks.http import HttpSink, _tls
 from resonant.sinks.redaction import Redactor
 from resonant.testing import (
     Action,
@@ -295,3 +295,7 @@ async def test_the_url_is_not_logged(caplog):
         for action in (respond(200), reset_before_response()):
             await deliver(action, path="/T0KENT0KEN")
     assert "T0KEN" not in caplog.text
+
+
+def test_endpoints_share_one_set_of_public_certificates():
+    assert _tls(endpoint("https://a.example/")) is _tls(endpoint("https://b.example/"))

@@ -16,6 +16,7 @@ from pydantic import SecretStr, ValidationError
 from blocks import WebhookEndpoint
 from blocks.catalog import begin_rotation
 from resonant.cli import options
+from resonant.cli.endpoint import options as given
 from resonant.errors import EndpointError
 from resonant.settings import first_problem
 from resonant.sinks.endpoint import check_new_secret
@@ -55,7 +56,7 @@ def parse(text: str, source: str, folder: Path, settings: Settings) -> dict[str,
     """Return the declared endpoints by name.
 
     Args:
-        text: JSON lines if every line begins with ``{``, otherwise YAML.
+        text: YAML or JSON; JSON lines if every line begins with ``{``.
         source: the file's name, for messages.
         folder: relative paths of references begin here.
         settings: have the retry policies.
@@ -74,35 +75,27 @@ def parse(text: str, source: str, folder: Path, settings: Settings) -> dict[str,
             raise options.Misuse(f"{source}: endpoint {name!r} is declared twice")
         try:
             blocks[name] = _block(name, row, folder, settings)
-        except ValueError as error:
+        except (ValueError, options.Misuse) as error:
             raise options.Misuse(f"{source}: endpoint {name!r}: {error}") from None
     return blocks
 
 
 def _rows(text: str, source: str) -> list[Any]:
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-    if lines and all(line.startswith("{") for _, line in lines):
-        rows: Any = [_json(line, f"{source}: line {number}") for number, line in lines]
-    else:
-        try:
-            rows = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError) as error:
-            mark = getattr(error, "problem_mark", None)
-            where = f" in line {mark.line + 1}" if mark else ""
-            raise options.Misuse(f"{source}: invalid YAML{where}") from None
+    lines = text.splitlines()
+    if all(line.startswith("{") for line in lines if line.strip()):  # JSON lines: make them one YAML list
+        text = "\n".join(line and f"- {line}" for line in lines)
+    try:
+        rows = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        raise options.Misuse(f"{source}: invalid YAML or JSON{where}") from None
     match rows:
         case {"endpoints": found} | [{"endpoints": found}]:
             rows = found
     if not isinstance(rows, list | None):
         raise options.Misuse(f"{source}: must be a list of endpoints")
     return rows or []
-
-
-def _json(line: str, place: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise options.Misuse(f"{place} is not JSON: {error}") from None
 
 
 def _block(name: str, row: Mapping[str, Any], folder: Path, settings: Settings) -> WebhookEndpoint:
@@ -140,12 +133,7 @@ def _resolved(value: object, folder: Path) -> str:
             raise ValueError(f"the environment variable {where} is not set")
         return found
     if kind == "file":
-        try:
-            return (folder / where).read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise ValueError(f"{where} cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise ValueError(f"{where} is not UTF-8 text") from None
+        return given.text_of_file(folder / where, where).strip()
     return str(value)
 
 

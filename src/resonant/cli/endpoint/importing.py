@@ -9,10 +9,9 @@ import typer
 
 from resonant import output
 from resonant.cli import documents, name_checks, options
+from resonant.cli.endpoint import options as given
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from resonant.cli.command_store import CommandStore
     from resonant.cli.endpoint.declared import Change
 
@@ -40,15 +39,16 @@ def import_(
     """
     import asyncio
     from datetime import UTC, datetime
+    from pathlib import Path
 
     from resonant.cli.command_store import load_endpoint, on_prefect
 
-    text, folder = _read(file)
+    text = given.text_of_file("/dev/stdin" if file == "-" else file, file)
     with on_prefect() as store:
         from blocks.loading import load_endpoints
         from resonant.cli.endpoint import declared
 
-        blocks = declared.parse(text, file, folder, store.settings)
+        blocks = declared.parse(text, file, Path(file).parent, store.settings)
         if prune and not blocks:
             raise options.Misuse(f"{file}: no endpoints: --prune would remove every endpoint")
         saved = asyncio.run(load_endpoints(load_endpoint))
@@ -71,36 +71,19 @@ def _save(store: CommandStore, changes: list[Change]) -> None:
     import asyncio
 
     from blocks.catalog import save_endpoints
-    from resonant.cli.progress import shown_until_the_end
+    from resonant.cli.progress import progress
 
-    done: list[str] = []
+    blocks, done = {each.name: each.block for each in changes}, []
+    with progress("saving", len(blocks)) as show:
 
-    async def look() -> tuple[int, str]:
-        return len(done), ""
+        def on_saved(name: str) -> None:
+            done.append(name)
+            show(len(done))
 
-    async def save() -> None:
-        async with shown_until_the_end("saving", len(changes), look):
-            await save_endpoints({each.name: each.block for each in changes}, done.append)
-
-    try:
-        asyncio.run(save())
-    finally:
-        removed = {each.name for each in changes if each.block is None}.intersection(done)
-        name_checks.remember(store, [name for name in done if name not in removed])
-        for name in removed:
-            name_checks.forget(store, name)
-
-
-def _read(file: str) -> tuple[str, Path]:
-    """Return the text of a file, and the folder of its relative references."""
-    import sys
-    from pathlib import Path
-
-    try:
-        if file == "-":
-            return sys.stdin.buffer.read().decode(), Path()
-        return Path(file).read_text(encoding="utf-8"), Path(file).parent
-    except OSError as error:
-        raise options.Misuse(f"{file}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise options.Misuse(f"{file}: not UTF-8 text") from None
+        try:
+            asyncio.run(save_endpoints(blocks, on_saved))
+        finally:
+            name_checks.remember(store, [name for name in done if blocks[name] is not None])
+            for name in done:
+                if blocks[name] is None:
+                    name_checks.forget(store, name)

@@ -58,14 +58,13 @@ def list_(
 
         found, now = asyncio.run(load_endpoints(load_endpoint)), time.time()
         name_checks.remember(store, found)
-        if export:
-            _export(found, with_urls=with_urls)
-            return
         gates = store.read(governed, now=now)
     rows = [
         _Listed(name, block, _problem(name, block), _of(name, gates)) for name, block in sorted(found.items())
     ]
-    if as_json:
+    if export:
+        _export(rows, with_urls=with_urls)
+    elif as_json:
         output.write_json_array(output.to_json(row.document) for row in rows)
     elif rows:
         _write_list(rows, gates, now=now)
@@ -73,18 +72,19 @@ def list_(
         output.say("no endpoints: `resonant endpoint add NAME URL` adds one")
 
 
-def _export(found: dict[str, EndpointBlock | EndpointError], *, with_urls: bool) -> None:
+def _export(rows: list[_Listed], *, with_urls: bool) -> None:
     from blocks import WebhookEndpoint
     from resonant.cli.endpoint.declared import exported
 
     blocks = {
-        name: block
-        for name, block in found.items()
-        if isinstance(block, WebhookEndpoint) and not _problem(name, block)
+        row.name: row.block for row in rows if isinstance(row.block, WebhookEndpoint) and not row.problem
     }
     output.write(exported(blocks, with_urls=with_urls))
-    for name in found.keys() - blocks:
-        output.say(f"endpoint {name} is not exported: it is not a webhook endpoint, or cannot be used")
+    for row in rows:
+        if row.name not in blocks:
+            output.say(
+                f"endpoint {row.name} is not exported: it is not a webhook endpoint, or cannot be used"
+            )
 
 
 def _write_list(rows: list[_Listed], gates: list[Governed], *, now: float) -> None:

@@ -51,10 +51,10 @@ def test_a_file_without_endpoints_declares_none():
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("- name: [", "invalid YAML in line 1"),
-        ("- created: 2026-99-99", "invalid YAML"),
-        ("\x00", "invalid YAML"),
-        (f'{JSON_SHOP}\n{{"name": "shop"\n', "line 2 is not JSON"),
+        ("- name: [", "invalid YAML or JSON in line 1"),
+        ("- created: 2026-99-99", "invalid YAML or JSON"),
+        ("\x00", "invalid YAML or JSON"),
+        (f'{JSON_SHOP}\n{{"name": "shop"\n', "invalid YAML or JSON in line 2"),
         ("shop", "must be a list of endpoints"),
         ("endpoint: []", "must be a list of endpoints"),
         ("[shop]", "endpoint 1 must have a name"),
@@ -81,7 +81,7 @@ def test_a_malformed_file_is_refused_with_its_place(text, problem):
         ("headers: 'x: y'", "its headers must map names to values"),
         (f"signing_secret: {OLD}", "its signing_secret must be env:NAME or file:PATH"),
         ("signing_secret: env:NOT_SET", "the environment variable NOT_SET is not set"),
-        ("headers: {x: file:absent}", "absent cannot be read: No such file"),
+        ("headers: {x: file:absent}", "absent: No such file"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_named_without_its_secret(fields, problem, tmp_path):
