@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from benches.comparing import Comparison, Interrupted, apart, in_one_line, say
 from benches.contenders import (
     BULK,
+    BULK_POSTGRESQL,
     BULK_TWICE,
     CELERY,
     CONTENDERS,
@@ -79,13 +80,22 @@ class _Target(NamedTuple):
 
 # The target ratios.
 _TARGETS = (
-    _Target("throughput", "events/s", events_per_second, TASK, EMPTY_TASKS, at_least=0.85),
+    _Target("throughput", "events/s", events_per_second, TASK, EMPTY_TASKS, at_least=0.9),
     _Target("throughput", "events/s", events_per_second, BULK, RAW_LOOP, at_least=0.7),
     _Target("throughput", "events/s", events_per_second, BULK_TWICE, DRAMATIQ, at_least=1.5),
     _Target("throughput", "events/s", events_per_second, BULK_TWICE, CELERY, at_least=3),
     _Target("CPU", "ms an event", cpu_ms, BULK_TWICE, DRAMATIQ, at_most=0.45),
-    _Target(
-        "throughput with faults", "events/s", events_per_second, BULK, RAW_LOOP, at_least=0.75, kind=faulty
+    *(
+        _Target(
+            "throughput with faults",
+            "events/s",
+            events_per_second,
+            ours,
+            RAW_LOOP,
+            at_least=0.85,
+            kind=faulty,
+        )
+        for ours in (BULK, BULK_POSTGRESQL)
     ),
     _Target(
         "throughput with faults", "events/s", events_per_second, BULK_TWICE, DRAMATIQ, at_least=2, kind=faulty

@@ -57,7 +57,7 @@ class _Lane:
         await APILogHandler.aflush()  # before the server ends
         against = f"empty tasks, {self._in_flight} in flight"
         return [
-            Comparison("throughput", "events/s", ours, baseline, against, ratio_at_least=0.85),
+            Comparison("throughput", "events/s", ours, baseline, against, ratio_at_least=0.9),
             _without_warm_up("CPU of the process", "ms an event", self._cpu),
             _without_warm_up("recorded by the server", "task runs/s", self._recorded, ours_at_least=250),
         ]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BULK",
+    "BULK_POSTGRESQL",
     "BULK_TWICE",
     "CELERY",
     "CONTENDERS",
@@ -32,6 +33,7 @@ __all__ = [
 
 TASK = ours("task", "SQLite")
 BULK = ours("bulk", "SQLite")
+BULK_POSTGRESQL = ours("bulk", "PostgreSQL")
 BULK_TWICE = ours("bulk", "SQLite", processes=2)
 
 CONTENDERS: dict[str, Contender] = {
@@ -49,7 +51,7 @@ CONTENDERS: dict[str, Contender] = {
         ours("task", "SQLite", processes=2),
         ours("task", "PostgreSQL", processes=2),
         BULK,
-        ours("bulk", "PostgreSQL"),
+        BULK_POSTGRESQL,
         BULK_TWICE,
         ours("bulk", "PostgreSQL", processes=2),
     )
