@@ -102,12 +102,8 @@ def _endpoint(found: EndpointStatus) -> Document:
 
 
 def _oldest_due(found: StoreStatus | EndpointStatus) -> Document:
-    backlog, new = map(_moment, found.oldest_due)
-    return {
-        "oldest_due": _moment(found.oldest_due_at),
-        "oldest_due_backlog": backlog,
-        "oldest_due_new": new,
-    }
+    names = ("oldest_due", "oldest_due_backlog", "oldest_due_new")
+    return dict(zip(names, map(_moment, (found.oldest_due_at, *found.oldest_due)), strict=True))
 
 
 def alerts(raised: Mapping[Key, float], texts: Mapping[Key, str]) -> list[Document]:

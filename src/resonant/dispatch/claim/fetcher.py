@@ -185,7 +185,11 @@ class Fetcher:
         claimed = await self._store.claim_each(
             limits,
             owner=self._owner,
-            new={name: self._half(name, limits[name]) for name in limits if self._is_late(name)},
+            new={
+                name: self._half(name, limits[name])
+                for name in limits
+                if self._overdue.get(name, 0.0) > _LATE_SECONDS
+            },
             most_bytes=most_bytes,
         )
         for name, leases in claimed.items():
@@ -245,9 +249,6 @@ class Fetcher:
         if not limits and len(endpoints) > _MOST_BESIDE_SHORT:
             self._claim_at = asyncio.get_running_loop().time() + _REST_SECONDS
         return limits, most_bytes
-
-    def _is_late(self, name: str, seconds: float = _LATE_SECONDS) -> bool:
-        return self._overdue.get(name, 0.0) > seconds
 
     def _half(self, name: str, limit: int) -> int:
         """Return half of a claim, rounded down and up in turn."""
@@ -343,7 +344,7 @@ class Fetcher:
         # Fewer chunks per endpoint if there are more endpoints, since all bodies are in memory.
         fair = max(4 * share, min(chunk_size, _LEAST_CHUNK), 4 * chunk_size // (others + 2))
         # Behind an old backlog, new events wait for what is claimed already: claims grow only as far as they last briefly.
-        if is_behind := allowed == NO_LIMIT and self._is_late(endpoint.name, NEW_SECONDS):
+        if is_behind := allowed == NO_LIMIT and self._overdue.get(endpoint.name, 0.0) > NEW_SECONDS:
             fair = 2 * share
         left = MOST_CLAIMED - others_claim - (self._in_flight.total_busy - busy)
         most = max(fair, min(left, max(4 * endpoint.slots.limit, 2 * chunk_size)))
