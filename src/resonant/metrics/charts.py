@@ -70,6 +70,7 @@ def outcomes(found: Statistics) -> str | None:
             axes.set_ylabel(name, color=ink.light, fontweight="bold")
             axes.yaxis.set_label_coords(-0.11, 0.5)  # room for 9,000,000; to align them is slow
         style.hour_axis(panels[1], edges[0], edges[-1])
+        panels[0].tick_params(bottom=False)
         return style.to_svg(figure)
 
 
