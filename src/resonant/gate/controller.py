@@ -222,6 +222,8 @@ class EndpointGate:
         self.connect_at = now + CONNECT_SECONDS if answer.status_code is None else inf
         if answer.is_gone and state != "paused":
             return self._enter("paused", now, "it answered 410", failing_since=self.row.failing_since)
+        if state != "probing" and self._measured.is_due_to_its_type(now, answer):
+            return None
         self._measured.add(now, sent.number, answer)
         if state == "probing":
             self._has_worked = answer.works

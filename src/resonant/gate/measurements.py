@@ -28,6 +28,8 @@ _SLOW_IN_A_ROW, _SLOW_SECONDS, _FIRST_DURATIONS, _SLOW_FACTOR, _SLOW_MARGIN = 5,
 # sent at a time: rejections take 3 ms, so that 50 at a time are hundreds before the gate changes.
 _STREAK, _LONG_STREAK, _LONG_STREAK_SECONDS = 20, 5, 30.0
 _FIRST_ANSWERS, _FIRST_SECONDS, _FEWEST_STREAK, _RARELY = 30, 1.0, 6, 1e-4
+# If all events of a type fail, as many as chance rarely makes, and others are accepted, the failures are due to the events.
+_FEWEST_OF_TYPE, _MOST_TYPES, _RARELY_OF_TYPE, _OTHERS_SECONDS = 5, 1_000, 0.01, 10.0
 # A refused change is proposed again after this time. It is refused while other processes can deliver.
 _REFUSED_SECONDS = 0.1
 # After ten seconds without a send, what an endpoint accepts is unknown. A process then begins with one send, which may be
@@ -59,6 +61,7 @@ class Answer:
         status_code: None if the endpoint did not answer.
         duration: how long the request took, without the lag of this process, in seconds.
         delivery_id: identifies repeated 500s of one delivery, which do not indicate an outage.
+        event_type: the type of the event.
         is_local: whether the failure is on the sender's side; the gate ignores it.
         is_gone: whether the endpoint answered 410.
         retry_after: the Retry-After, in seconds.
@@ -72,6 +75,7 @@ class Answer:
     status_code: int | None
     duration: float
     delivery_id: int = 0
+    event_type: str = ""
 
     def __post_init__(self) -> None:
         verdict, status_code = self.verdict, self.status_code
@@ -211,6 +215,8 @@ class Measurements:
         self.streak, self.streak_since, self._streak_began = 0, now, 0
         self.asked_at = self.since = self._answered_at = -inf
         self._answered_500: set[int] = set()
+        # By event type: the failures in a row, and the accepted answers before them.
+        self._failing: dict[str, tuple[int, int]] = {}
         self._answers = self._accepted = 0
 
     def add(self, now: float, number: int, answer: Answer) -> None:
@@ -240,6 +246,23 @@ class Measurements:
             self.accepted.add(now)
             self._accepted += 1
             self.streak_since = now
+
+    def is_due_to_its_type(self, now: float, answer: Answer) -> bool:
+        """Count the failures in a row of an event type; return whether only events of this type fail."""
+        if answer.is_accepted:
+            self._failing.pop(answer.event_type, None)
+            return False
+        failures, accepted_before = self._failing.get(answer.event_type, (0, self._accepted))
+        if failures or len(self._failing) < _MOST_TYPES:
+            self._failing[answer.event_type] = failures + 1, accepted_before
+        accepts_others = self._accepted - accepted_before >= _FEWEST_OF_TYPE
+        return (
+            failures >= _FEWEST_OF_TYPE
+            and self.window.share_bad**failures < _RARELY_OF_TYPE
+            and accepts_others
+            and now - self.accepted.last < _OTHERS_SECONDS
+            and not answer.is_refusal
+        )
 
     def is_outage(self, now: float, *, is_paced: bool) -> bool:
         """Return whether the failures in a row are an outage."""

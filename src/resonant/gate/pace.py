@@ -27,6 +27,8 @@ _AHEAD_SECONDS = 0.35
 # After an outage the rate doubles each second (1.5 to 3 times made no difference). A cut goes to 99 % of what was accepted, and
 # then the rate grows by 5 % a second, and by 1 or a quarter at least: with 90 % and 10 %, an endpoint for 10 per second gets 9.2.
 _DOUBLING, _GROWTH, _CUT, _LEAST_GROWTH, _LEAST_SHARE = 2.0, 1.05, 0.99, 1.0, 0.25
+# Far above the rate after the last cut, the rate doubles again: that cut was due to chance, or the endpoint accepts more now.
+_FAR_ABOVE = 1.5
 # The rate stays below twice what was accepted, so that it does not grow while there is little to send; but not below 2.
 _MOST_FACTOR, _LOWEST_MOST = 2.0, 2.0
 # A cut is judged by the sends that begin a second after it, the window of most receivers: over 3 s, since 1 % shows late, and by
@@ -34,6 +36,8 @@ _MOST_FACTOR, _LOWEST_MOST = 2.0, 2.0
 _FRESH_SECONDS, _JUDGED_SECONDS, _LONGEST_JUDGING_SECONDS, _FEWEST_JUDGED = 1.0, 3.0, 9.0, 10
 # After three cuts without effect, failures do not depend on the pace: for a minute, only nearly all of them slow it down.
 _MOST_CUTS, _LENIENT_SECONDS, LENIENT_SHARE = 3, 60.0, 0.95
+# The usual share is that of the latest answers, so that it follows the endpoint.
+_MOST_USUAL = 100
 # More than usual is 2 % and two standard deviations: with 1.5, an endpoint that fails a quarter at random took a minute to
 # exceed 2 requests per second. More than half allows for 1.5 of a few answers: half may fail at random.
 _TOLERATED_SHARE, _SIGMAS, _MORE_THAN_HALF, _HALF_SIGMAS = 0.02, 2.0, 0.55, 1.5
@@ -60,6 +64,12 @@ class _Usual(NamedTuple):
         deviation = sqrt(pooled * (1 - pooled) * (1 / answers + 1 / known))
         return self.share + _TOLERATED_SHARE + _SIGMAS * deviation
 
+    def updated(self, answers: int, share_bad: float) -> _Usual:
+        """Return the usual share with these further answers."""
+        known = min(_MOST_USUAL, self.answers)
+        share = (self.share * known + share_bad * answers) / max(1, known + answers)
+        return _Usual(min(share, LENIENT_SHARE), known + answers)
+
 
 class Pace:
     """The rate of a paced endpoint, in the pilot's process.
@@ -81,7 +91,7 @@ class Pace:
         self.held_at = self._filled_at = self._grown_at = now
         self._tokens = 0.0
         self._constant_until = self._stopped_until = self._trying_until = self._fresh_from = -inf
-        self._drain_to = inf
+        self._drain_to = self._rate_after_cut = inf
         self._doubling = share_bad is None
         self._usual = _Usual()
         self._window, self._accepted, self._latency = Window(), Window(FEWEST_ACCEPTED), Latency()
@@ -197,14 +207,15 @@ class Pace:
         lasts = now - self._fresh_from
         if lasts < _LONGEST_JUDGING_SECONDS and (answers < _FEWEST_JUDGED or lasts < _JUDGED_SECONDS):
             return
-        self._is_judging, self._grown_at = False, now
+        self._is_judging, self._grown_at, self._rate_after_cut = False, now, self.rate
         excess, excess_at_cut = bad - self._usual.share, self._share_at_cut - self._usual.share
         has_helped = excess < _TOLERATED_SHARE or excess <= excess_at_cut / 2
         self._cuts = 0 if has_helped else self._cuts + 1
         if 0 < self._cuts < _MOST_CUTS:
             self._cut(now, in_flight)
             return
-        self._usual, self._cuts = _Usual(min(bad, LENIENT_SHARE), answers), 0
+        self._cuts = 0
+        self._usual = (self._usual if has_helped else _Usual()).updated(answers, bad)
         if not has_helped:
             self._doubling, self._latency = True, Latency()
             self.lenient_until = now + _LENIENT_SECONDS
@@ -218,6 +229,7 @@ class Pace:
         least = min(_LEAST_GROWTH, _LEAST_SHARE * self.rate)
         grown = max(self.rate * factor**rounds, self.rate + least * rounds)
         self.rate = min(grown, max(self.rate, _LOWEST_MOST, _MOST_FACTOR * accepted))
+        self._doubling = self._doubling or self.rate > _FAR_ABOVE * self._rate_after_cut
 
     def _fill(self, now: float) -> None:
         passed = max(0.0, now - self._filled_at)

@@ -177,7 +177,7 @@ class Process:
         if status != ACCEPTED:
             retry_after = self._scenario.retry_after or None if status in {429, 503} else None
             verdict = Verdict("transient", _CODES[status], retry_after)
-        answer = Answer(verdict, status, reply.after, delivery.id)
+        answer = Answer(verdict, status, reply.after, delivery.id, str(delivery.event_type))
         self._write(self.gate.answered(sent, answer, now, len(self._sending)))
         if verdict is None:
             self._store.delivered_at = now

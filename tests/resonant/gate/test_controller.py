@@ -1,5 +1,6 @@
 """The states of a gate, and the sends that it admits in each."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -53,6 +54,21 @@ class TestOutages:
     def test_own_failures_and_permanent_answers_are_no_outage(self, row, process, answer):
         process.fail(100, answer, times=100)
         assert row.gate.state == "normal"
+
+    def test_failures_of_one_event_type_are_no_outage_while_others_are_accepted(self, row, process):
+        for n in range(400):
+            answer = failed(event_type="bad") if n % 5 else replace(DELIVERED, event_type="good")
+            process.answer(answer, 100 + n / 200)
+        assert row.gate.state == "normal"
+        # Nothing is accepted any more.
+        process.fail(120, failed(event_type="bad"))
+        assert row.gate.state == "probing"
+
+    def test_failures_of_all_events_are_an_outage_if_they_have_one_type(self, row, process):
+        for n in range(100):
+            process.send(replace(DELIVERED, event_type="only"), 100 + n / 50)
+        process.fail(102, failed(event_type="only"))
+        assert row.gate.state == "probing"
 
     def test_a_repeated_500_of_one_delivery_is_no_outage(self, row, process):
         for n in range(100):

@@ -132,7 +132,8 @@ class Admission:
         with self._lag.measured() if gate.row.state == "paced" else _NOT_MEASURED as lag:
             outcome = await attempt
             duration = max(0.0, outcome.attempt.duration - lag())
-        answer = Answer(outcome.verdict, outcome.attempt.status_code, duration, outcome.lease.delivery_id)
+        status_code, lease = outcome.attempt.status_code, outcome.lease
+        answer = Answer(outcome.verdict, status_code, duration, lease.delivery_id, lease.event.type)
         has_failed = not (answer.works or answer.is_local)
         self._limiter.note_send(endpoint.slots, outcome.attempt.duration, has_failed=has_failed)
         endpoint.has_changed.set()
