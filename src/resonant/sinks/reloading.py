@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 # The interval at which a run reads an endpoint's configuration again, in seconds.
 LOOK_AGAIN_SECONDS = 10.0
 # An endpoint that was not used for this long is not read until it is used again, so that a thousand idle endpoints cost nothing.
-IDLE_SECONDS = 60.0
+IDLE_SECONDS = 30.0
 # The longest time that a send then waits for the configuration. Sending continues while Prefect is unavailable.
 _WAIT_SECONDS = 2.0
 

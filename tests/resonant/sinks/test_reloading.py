@@ -86,7 +86,7 @@ async def test_it_is_read_repeatedly_from_the_first_send_until_it_is_closed(monk
 
 
 async def test_an_idle_endpoint_is_not_read_until_its_next_sends_which_use_what_they_read(monkeypatch):
-    assert reloading.IDLE_SECONDS == 60
+    assert reloading.IDLE_SECONDS == 30
     monkeypatch.setattr(reloading, "LOOK_AGAIN_SECONDS", 0.005)
     monkeypatch.setattr(reloading, "IDLE_SECONDS", 0.01)
     async with site() as shop:
