@@ -173,7 +173,7 @@ async def rotate_secret(
     if block.signing_secret == secret:
         if (until := block.previous_signing_secret_until) is None:
             raise EndpointError(f"endpoint {name!r}: this is its signing secret already")
-        return until if _is_rotating(block, now) else None
+        return until if until > now else None
     begin_rotation(name, block, secret, overlap=overlap, now=now)
     await save_webhook_endpoint(name, block, overwrite=True, new_secret=secret)
     return block.previous_signing_secret_until if block.previous_signing_secret else None
@@ -187,7 +187,8 @@ def begin_rotation(
     Raises:
         EndpointError: a rotation is under way.
     """
-    if _is_rotating(block, now):
+    until = block.previous_signing_secret_until
+    if block.previous_signing_secret is not None and (until is None or until > now):
         raise EndpointError(
             f"endpoint {name!r}: a rotation is under way: `resonant endpoint rotate-secret {name} --end` ends it"
         )
@@ -195,11 +196,6 @@ def begin_rotation(
     block.previous_signing_secret = block.signing_secret if overlaps else None
     block.previous_signing_secret_until = now + overlap if overlaps else now
     block.signing_secret = secret
-
-
-def _is_rotating(block: WebhookEndpoint, now: datetime) -> bool:
-    until = block.previous_signing_secret_until
-    return block.previous_signing_secret is not None and (until is None or until > now)
 
 
 async def end_rotation(name: str, *, now: datetime) -> None:
