@@ -65,7 +65,7 @@ class InFlight:
 
     def body_bytes(self, endpoint: EndpointRun) -> int:
         """Return the expected size of an endpoint's bodies: that of its last ones, or the average of all in flight."""
-        return round(endpoint.body_bytes) or self.bytes // len(self._leases or "1") or 1
+        return max(1, round(endpoint.body_bytes) or self.bytes // max(1, len(self._leases)))
 
     def delivery_ids(self) -> set[int]:
         """Return the ids of the deliveries."""
