@@ -228,7 +228,12 @@ def decide(
     wait = own_delay if policy.jitter == "decorrelated" else backoff(policy, attempt)
     if verdict.retry_after is not None:
         wait = max(wait, verdict.retry_after)
-    stays = early_until is None and wait <= policy.park_after and (gate.has_room or not gate.governs)
+    stays = (
+        early_until is None
+        and wait <= policy.park_after
+        and own_delay < longest_wait
+        and (gate.has_room or not gate.governs)
+    )
     delay = min(own_delay, draw_delay(policy, 1, rng)) if gate.governs and not stays else own_delay
     if verdict.retry_after is not None:
         delay = max(delay, verdict.retry_after)

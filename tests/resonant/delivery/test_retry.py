@@ -34,6 +34,7 @@ FOUR = replace(STEADY, max_attempts=4)
 FEW = RetryPolicy(max_attempts=2, unknown_max_attempts=5)
 CLASSIC = RetryPolicy.classic()
 PACED = GateView(governs=True)
+PILOT = GateView(governs=True, has_room=True)
 PROBING = GateView(governs=True, is_down=True)
 UNANSWERED = {"answered": False, "gate": PROBING}
 
@@ -42,7 +43,7 @@ ages = st.floats(0, 2e5)
 last_delays = st.none() | st.floats(0, 1e5)
 waits = st.floats(1e-3, 1e5)
 longest_waits = st.sampled_from([0.0, math.inf])
-gates = st.sampled_from([GateView(), PACED, PROBING])
+gates = st.sampled_from([GateView(), PACED, PILOT, PROBING])
 patient_policies = policies.map(lambda policy: replace(policy, max_age=1e9))
 verdicts = st.builds(
     Verdict,
@@ -116,7 +117,15 @@ def test_the_kind_of_decision(verdict, options, decision):
     ("verdict", "options", "decision"),
     [
         (TRANSIENT, {"attempt": 3, "age": ROUND - 9}, Retry(9, NOW + 9)),
-        # Under a gate, a retry is due after the first backoff at most, and keeps its own.
+        # A retry that is due soon waits in the process that paces the endpoint, for as long as its policy says.
+        (TRANSIENT, {"attempt": 3, "gate": PILOT}, Retry(9, NOW + 9)),
+        (
+            TRANSIENT,
+            {"attempt": 3, "gate": PILOT, "longest_wait": 0.0},
+            Park(1.0, NOW + 1, backoff_until=NOW + 9),
+        ),
+        (TRANSIENT, {"attempt": 8, "gate": PILOT}, Park(1.0, NOW + 1, backoff_until=NOW + 3**7)),
+        # Under a gate, a parked retry is due after the first backoff at most, and keeps its own.
         (TRANSIENT, {"attempt": 8, "gate": PACED}, Park(1.0, NOW + 1, backoff_until=NOW + 3**7)),
         (TRANSIENT, {"attempt": 1, "gate": PACED}, Park(1.0, NOW + 1, backoff_until=NOW + 1)),
         (

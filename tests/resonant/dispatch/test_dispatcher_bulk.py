@@ -199,17 +199,17 @@ async def test_several_endpoints_share_the_claims_for_chunks(tmp_path, monkeypat
 async def test_a_body_is_kept_only_until_its_send_and_not_until_the_end_of_its_chunk(tmp_path, chunks_of):
     async def send(event):
         sent.append(event.id)
-        if len(sent) == 190:
+        if len(sent) == 90:
             kept.append(sum(isinstance(each, Lease) for each in gc.get_objects()))
 
-    chunks_of(200)
+    chunks_of(100)
     sent, kept = [], []
     limits = Limits(concurrency=10, endpoint_concurrency=5)
     async with scene(tmp_path, orders=send, limits=limits) as worker:
-        await enqueue(worker.store, 200)
+        await enqueue(worker.store, 100)
         before = sum(isinstance(each, Lease) for each in gc.get_objects())
         await worker.run()
-    assert worker.chunks == [200]
+    assert worker.chunks == [100]
     assert kept[0] - before <= 10 + 2 * PrefetchWindow.MOST_BEGUN * 5
 
 

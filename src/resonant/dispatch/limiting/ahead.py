@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 # Beside others, an endpoint that has not finished a delivery in this run gets this many. More would only be released again if
 # it turns out to be slow or down. A chunk is larger, since its task run costs as much as ten sends.
 FIRST_CLAIM, FIRST_CHUNK = 4, 16
+# An endpoint without others gets enough to be busy until its gate knows its first answers, about 30.
+FIRST_ALONE = 100
 # The size doubles if half of a claim was finished within this time, or if hardly anything was left of it at the next claim.
 # It halves if a claim lasts longer than the second time.
 _QUICK_SECONDS, _LONG_SECONDS = 0.25, 2.0
@@ -53,8 +55,8 @@ class ClaimSize:
             most: the largest size.
             is_alone: whether no other endpoint has due deliveries.
         """
-        if not finished and not is_alone:
-            return min(self._first, most)
+        if not finished:
+            return min(FIRST_ALONE if is_alone else self._first, most)
         took = now - self._claimed_at
         has_worked = finished - self._finished >= self._last // 2
         if has_worked and (took < _QUICK_SECONDS or busy <= _HARDLY_ANY * self._last):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from resonant.dispatch.limiting.ahead import FIRST_CHUNK, FIRST_CLAIM, ClaimSize
+from resonant.dispatch.limiting.ahead import FIRST_ALONE, FIRST_CHUNK, FIRST_CLAIM, ClaimSize
 
 FAIR, MOST = 12, 1_000
 
@@ -21,8 +21,8 @@ def test_the_first_claim_beside_others_is_small_until_a_delivery_is_finished():
     assert claim(size, 3.0, finished=1) == FAIR
 
 
-def test_the_first_claim_of_the_only_endpoint_has_the_fair_size():
-    assert claim(ClaimSize(), 0.0, finished=0, is_alone=True) == FAIR
+def test_the_first_claim_of_the_only_endpoint_lasts_until_its_answers_are_known():
+    assert claim(ClaimSize(), 0.0, finished=0, is_alone=True) == FIRST_ALONE
 
 
 def test_claims_grow_while_they_are_finished_quickly():
