@@ -9,7 +9,7 @@ from __future__ import annotations
 from math import ceil, inf, sqrt
 from typing import TYPE_CHECKING, NamedTuple
 
-from resonant.gate.measurements import FEWEST_ACCEPTED, Latency, Window
+from resonant.gate.measurements import FEWEST_ACCEPTED, FEWEST_ANSWERS, Latency, Window
 from resonant.gate.permission import SEND, Wait
 
 if TYPE_CHECKING:
@@ -29,8 +29,10 @@ _AHEAD_SECONDS = 0.35
 _DOUBLING, _GROWTH, _CUT, _LEAST_GROWTH, _LEAST_SHARE = 2.0, 1.05, 0.99, 1.0, 0.25
 # Far above the rate after the last cut, the rate doubles again: that cut was due to chance, or the endpoint accepts more now.
 _FAR_ABOVE = 1.5
-# The rate stays below twice what was accepted, so that it does not grow while there is little to send; but not below 2.
-_MOST_FACTOR, _LOWEST_MOST = 2.0, 2.0
+# The rate stays below twice what was accepted, so that it does not grow while there is little to send; but not below 4.
+_MOST_FACTOR, _LOWEST_MOST = 2.0, 4.0
+# At a rate this low, judging a cut takes ten seconds, so the first one needs 20 answers.
+_LOW_RATE = 3.0
 # A cut is judged by the sends that begin a second after it, the window of most receivers: over 3 s, since 1 % shows late, and by
 # 10 answers, since fewer show no share; after 9 s by those that there are.
 _FRESH_SECONDS, _JUDGED_SECONDS, _LONGEST_JUDGING_SECONDS, _FEWEST_JUDGED = 1.0, 3.0, 9.0, 10
@@ -175,7 +177,9 @@ class Pace:
             return True
         if self._doubling and window.earlier >= _FEWEST_JUDGED:
             self._usual = _Usual(min(window.earlier_bad / window.earlier, LENIENT_SHARE), window.earlier)
-        return answers >= _FEWEST_JUDGED and bad > self._usual.limit(answers, bad)
+        is_first_at_low_rate = not self._usual.answers and self.rate < _LOW_RATE
+        fewest = FEWEST_ANSWERS if is_first_at_low_rate else _FEWEST_JUDGED
+        return answers >= fewest and bad > self._usual.limit(answers, bad)
 
     def _is_lenient(self, now: float) -> bool:
         return now < (self.lenient_until or 0.0)

@@ -56,8 +56,8 @@ def goals(name, scenario, *, means=None, **worst):
         ),
         goals("a burst by 16 processes", Scenario(outage=0, processes=16), peak=2),
         goals("a short outage", Scenario(outage=1), peak=2.5),
-        goals("poison", Scenario(poison=0.5), means={"drain": 75, "peak": 1.2}),
-        goals("half failing", Scenario(failures=0.5), means={"drain": 115}),
+        goals("poison", Scenario(poison=0.5), means={"drain": 70, "peak": 1.2}),
+        goals("half failing", Scenario(failures=0.5), means={"drain": 105}),
         goals("an hour", Scenario(outage=3600), noticed=15),
         goals(
             "a low limit",
