@@ -10,8 +10,8 @@ import pytest
 
 pytestmark = [pytest.mark.engine, pytest.mark.alone]
 
-# Few failures among many deliveries: 20 failures in a row would look like an outage.
-EVENTS = 6
+# Few failures among many deliveries: 6 failures in a row would look like an outage in the first second.
+EVENTS = 5
 # The seconds that a loaded machine may add between the end of a delay and the receiver's clock.
 LATENESS = 0.6
 
