@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resonant import output
-from resonant.cli import documents, name_checks, options
+from resonant.cli import asking, documents, name_checks, options
 from resonant.cli.endpoint import options as given
+from resonant.display import counted, some
 
 if TYPE_CHECKING:
     from resonant.cli.command_store import CommandStore
@@ -27,6 +28,7 @@ def import_(
     prune: Annotated[
         bool, typer.Option("--prune", help="Also remove the webhook endpoints that FILE does not declare.")
     ] = False,
+    yes: options.Yes = False,
     as_json: options.Json = False,
 ) -> None:
     """Add and change webhook endpoints as FILE declares them; repeating it changes nothing.
@@ -55,6 +57,9 @@ def import_(
         changes = declared.compare(blocks, saved, prune=prune, now=datetime.now(UTC))
         to_do = [each for each in changes if each.kind != "unchanged"]
         if not dry_run:
+            gone = [each.name for each in changes if each.kind == "removed"]
+            if gone and not yes:
+                _confirm_removal(gone)
             _save(store, to_do)
     if as_json:
         output.write(output.to_json(documents.endpoint_import(changes, dry_run=dry_run)) + "\n")
@@ -65,6 +70,15 @@ def import_(
     counts = Counter(each.kind for each in changes)
     words = ", ".join(f"{counts[kind]} {kind}" for kind in (*_SIGNS, "unchanged"))
     output.write_paragraph(f"{'would be: ' if dry_run else ''}{words}")
+
+
+def _confirm_removal(names: list[str]) -> None:
+    what = f"{counted(len(names), 'endpoint')} ({some(names)})"
+    if not asking.can_ask():
+        raise options.Misuse(f"--prune would remove {what}: give --yes")
+    asking.confirm(
+        f"removing {what}: their deliveries stay in the store, and wait until they are added again", "Remove?"
+    )
 
 
 def _save(store: CommandStore, changes: list[Change]) -> None:

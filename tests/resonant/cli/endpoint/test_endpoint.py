@@ -164,7 +164,9 @@ def test_an_import_saves_what_differs_and_a_second_one_nothing(resonant, endpoin
 
     every = resonant.on_prefect("endpoint", "list", "--export", "--with-urls").out
     file.write_text(every.replace("- name: cli-broken", f"- name: {IMPORTED}"))
-    pruned = resonant.on_prefect("endpoint", "import", str(file), "--prune").out
+    refused = resonant.on_prefect("endpoint", "import", str(file), "--prune", code=2)
+    assert "--prune would remove 1 endpoint (cli-broken): give --yes" in refused.err
+    pruned = resonant.on_prefect("endpoint", "import", str(file), "--prune", "--yes").out
     assert pruned.startswith(f"+ {IMPORTED}\n- cli-broken\n1 added, 0 changed, 1 removed, ")
     names = {row["name"] for row in json.loads(resonant.on_prefect("endpoint", "list", "--json").out)}
     assert names & {*NAMES, IMPORTED} == {"cli-hooks", IMPORTED, "file-endpoint/cli-log"}
