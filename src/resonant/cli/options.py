@@ -122,7 +122,7 @@ def endpoint_name(text: str) -> str:
         raise Misuse("--endpoint must be a name here: `resonant endpoint add` saves a URL under a name")
     if not ENDPOINT_NAME.fullmatch(text):
         raise Misuse(
-            f"--endpoint {text!r} is not a valid name: use lower case letters, digits and single dashes, such as billing-eu"
+            f"endpoint {text!r} is not a valid name: use lower case letters, digits and single dashes, such as billing-eu"
         )
     return text.removeprefix(f"{DEFAULT_BLOCK_TYPE}/")
 

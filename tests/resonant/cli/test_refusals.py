@@ -96,7 +96,7 @@ MISTAKES = [
     # a permanent failure, where nobody can be asked
     ("retry e2", "resonant: the failure of e2 was permanent: --yes sends them anyway\n"),
     # names
-    ("dlq --endpoint Crm!", "--endpoint 'Crm!' is not a valid name"),
+    ("dlq --endpoint Crm!", "endpoint 'Crm!' is not a valid name"),
     ("enqueue e.jsonl --endpoint Billing", "'Billing' is not a valid name"),
     ("enqueue e.jsonl --endpoint billing-", "'billing-' is not a valid name"),
     ("enqueue e.jsonl --endpoint https://user:hunter2@example.com/x", "`resonant endpoint add`"),

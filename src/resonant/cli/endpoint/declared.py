@@ -85,8 +85,8 @@ def _rows(text: str, source: str) -> list[Any]:
     if all(line.startswith("{") for line in lines if line.strip()):  # JSON lines: make them one YAML list
         text = "\n".join(line and f"- {line}" for line in lines)
     try:
-        rows = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
+        rows = yaml.safe_load(text.expandtabs())  # YAML allows no tabs, and JSON does
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
         raise options.Misuse(f"{source}: invalid YAML or JSON{where}") from None
@@ -109,8 +109,8 @@ def _block(name: str, row: Mapping[str, Any], folder: Path, settings: Settings) 
     for key in fields.keys() & {"url", "signing_secret"}:
         fields[key] = SecretStr(_resolved(fields[key], folder))
     if headers := fields.pop("headers", None):
-        if not isinstance(headers, dict):
-            raise ValueError("its headers must map names to values")
+        if not isinstance(headers, dict) or any(type(value) not in {int, str} for value in headers.values()):
+            raise ValueError("its headers must map names to text, in quotes if it looks like another value")
         values = {str(key): _resolved(value, folder) for key, value in headers.items()}
         fields["headers"] = SecretStr(json.dumps(values))
     try:

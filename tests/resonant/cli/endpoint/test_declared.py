@@ -37,8 +37,9 @@ def shop(fields="", folder=Path()) -> WebhookEndpoint:
         f"\n{JSON_SHOP}\n\n",
         f'{{"endpoints": [{JSON_SHOP}]}}\n',
         f'{{"endpoints": [\n{JSON_SHOP}\n]}}\n',
+        f'{{\n\t"endpoints": [\n\t\t{JSON_SHOP}\n\t]\n}}\n',
     ],
-    ids=["a mapping", "a list", "JSON lines", "JSON", "JSON on several lines"],
+    ids=["a mapping", "a list", "JSON lines", "JSON", "JSON on several lines", "JSON with tabs"],
 )
 def test_a_file_is_yaml_or_json(text):
     assert read(text) == {"shop": WebhookEndpoint(url=SecretStr(URL))}
@@ -54,6 +55,7 @@ def test_a_file_without_endpoints_declares_none():
         ("- name: [", "invalid YAML or JSON in line 1"),
         ("- created: 2026-99-99", "invalid YAML or JSON"),
         ("\x00", "invalid YAML or JSON"),
+        ("[" * 5000, "invalid YAML or JSON"),
         (f'{JSON_SHOP}\n{{"name": "shop"\n', "invalid YAML or JSON in line 2"),
         ("shop", "must be a list of endpoints"),
         ("endpoint: []", "must be a list of endpoints"),
@@ -78,7 +80,8 @@ def test_a_malformed_file_is_refused_with_its_place(text, problem):
         ("policy: pateint", "no retry policy is named 'pateint'"),
         ("url: 'http://127.0.0.1/'", "127.0.0.1 is a private"),
         ("status_overrides: {404: maybe}", "its status_overrides: must be"),
-        ("headers: 'x: y'", "its headers must map names to values"),
+        ("headers: 'x: y'", "its headers must map names to text"),
+        ("headers: {x: true}", "its headers must map names to text"),
         (f"signing_secret: {OLD}", "its signing_secret must be env:NAME or file:PATH"),
         ("signing_secret: env:NOT_SET", "the environment variable NOT_SET is not set"),
         ("headers: {x: file:absent}", "absent: No such file"),
