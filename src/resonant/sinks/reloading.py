@@ -33,8 +33,9 @@ _WAIT_SECONDS = 2.0
 class ReloadingSink:
     """Sends to an endpoint, and reads its configuration again every ``LOOK_AGAIN_SECONDS`` while it is used.
 
-    The first use after ``IDLE_SECONDS`` waits for the configuration. A send in progress keeps its version. Timeout and overrides do not change, since the attempt runner has already read
-    them. If the endpoint cannot be read, or its new configuration is unusable, the last version stays.
+    The first use after ``IDLE_SECONDS`` waits for the configuration. A send in progress keeps its version. Timeout and
+    overrides do not change, since the attempt runner has already read them. If the endpoint cannot be read, or its new
+    configuration is unusable, the last version stays.
     """
 
     def __init__(
