@@ -146,6 +146,25 @@ async def test_endpoints_that_never_answer_leave_memory_to_those_with_short_send
     assert (counts.delivered, counts.dead_letters) == (201, {"permanent": 100})
 
 
+@pytest.mark.parametrize("is_known", [True, False], ids=["known", "new"])
+async def test_an_endpoint_without_others_leaves_memory_to_a_later_one(
+    tmp_path, monkeypatch, quick_look, is_known
+):
+    size, answers = 2_000, Answers(20 + is_known)
+    monkeypatch.setattr("resonant.dispatch.in_flight.MOST_BYTES", 64 * size)
+    sinks = {"dead": answers.dead, "healthy": answers.healthy}
+    async with scene(tmp_path, clock=time.time, sinks=sinks) as worker:
+        events = [Event(type="t", source="/s", data="x" * (size - 2)) for _ in range(121)]
+        await worker.store.enqueue(events[:is_known], "healthy")
+        await worker.run()
+        await worker.store.enqueue(events[21:], "dead")
+        async with worker.running() as run:
+            await until(lambda: answers.hanging)
+            await worker.store.enqueue(events[1:21], "healthy")
+            counts = await run
+    assert (counts.delivered, counts.dead_letters) == (20 + is_known, {"permanent": 100})
+
+
 class Answers:
     """One endpoint answers, and others not until so many of its events are delivered; then they answer 400."""
 

@@ -221,7 +221,8 @@ class Fetcher:
     def _limits(self) -> tuple[dict[str, int], int]:
         """Return how many deliveries to claim from each of the next endpoints, and the most bytes of their bodies.
 
-        Endpoints with short sends come first, in a transaction of their own; then those whose last claim is longest ago.
+        Endpoints with short sends come first, in a transaction of their own; then those whose last claim is longest ago. A
+        single endpoint leaves half of the memory free, even if the size of its bodies is unknown.
         """
         limits: dict[str, int] = {}
         total = 0
@@ -233,7 +234,7 @@ class Fetcher:
         most_bytes = left = self._in_flight.bytes_left
         are_short = True
         for endpoint in endpoints:
-            is_short = endpoint.slots.is_short or not others
+            is_short = endpoint.slots.is_short
             if limits and (len(limits) == most or is_short != are_short):
                 self._has_more = True
                 break
@@ -248,7 +249,7 @@ class Fetcher:
                 left -= room * self._in_flight.body_bytes(endpoint)
         if not limits and len(endpoints) > _MOST_BESIDE_SHORT:
             self._claim_at = asyncio.get_running_loop().time() + _REST_SECONDS
-        return limits, most_bytes
+        return limits, most_bytes if len(limits) > 1 else most_bytes // 2
 
     def _half(self, name: str, limit: int) -> int:
         """Return half of a claim, rounded down and up in turn."""
@@ -350,7 +351,7 @@ class Fetcher:
         most = max(fair, min(left, max(4 * endpoint.slots.limit, 2 * chunk_size)))
         is_alone = not (others or is_behind)
         wanted = claims.next(now, endpoint.finished, busy, fair=fair, most=most, is_alone=is_alone)
-        bodies = (bytes_left - endpoint.bytes) // self._in_flight.body_bytes(endpoint)
+        bodies = (bytes_left - endpoint.bytes) // 2 // self._in_flight.body_bytes(endpoint)
         wanted = int(min(wanted, endpoint.rate.most_claimed, busy + max(bodies, not endpoint.bytes)))
         room = wanted - busy
         if room > chunk_size > 0:
