@@ -67,8 +67,8 @@ def main() -> None:
         action="append",
         metavar="PART",
         default=[],
-        help="run only the contenders of the comparison (and the raw loop), or parts of outage, isolation, latency, up and endpoints, "
-        "whose names contain this; repeatable",
+        help="run only the contenders of the comparison (and the raw loop), or parts of outage, isolation, latency, up "
+        "and endpoints, whose names contain this; repeatable",
     )
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(BENCHES):

@@ -2,7 +2,7 @@
 
 The baseline is a bare httpx loop to the same receiver, which ends before our part begins. CPU includes `resonant up` with its
 server, worker and drains, but not the receiver. A latency is the time from handing an event to the store to its request.
-``--only PART`` selects by a part of the name; the rate of the last part then needs the backlog, or is the target's half.
+``--only PART`` selects by a part of the name. Without the backlog, the rate of the last part is half of the target.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class ChunkRef:
 
 
 class Given(NamedTuple):
-    """What a task run works on, instead of arguments: Prefect binds and searches those, a tenth of the CPU of a task run.
+    """The input of a task run. Arguments would cost a tenth of its CPU, since Prefect binds and searches them.
 
     Attributes:
         dispatcher: makes the attempts.
@@ -180,7 +180,7 @@ async def emit_event() -> State[Any]:
 
 
 def why_held(gate: Gate, now: float) -> str:
-    """Return why a gate holds a delivery that was to be retried, until when, and the next step."""
+    """Return why and until when a gate holds a retry, and the next step."""
     next_step = advice(gate, now) or "a running drain or the next `resonant emit` sends it"
     state = described(gate, held=0, now=now)
     return visible(

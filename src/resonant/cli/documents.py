@@ -475,7 +475,7 @@ def comparison(scenario: Scenario, variants: Iterable[Variant]) -> Document:
 
 
 def endpoint_import(changes: Sequence[Any], *, dry_run: bool) -> Document:
-    """Return what an import changes, or would change."""
+    """Return the changes of an import; with ``dry_run``, it did not make them."""
     names = {
         kind: [each.name for each in changes if each.kind == kind]
         for kind in ("added", "removed", "unchanged")

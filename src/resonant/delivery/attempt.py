@@ -48,7 +48,8 @@ class Destination:
         concurrency: the limit of concurrent sends to the endpoint; None for the common limit.
         rate: the maximum number of sends per second, summed over all processes; None for no limit.
         redact: reduces an excerpt or warning of the sink to one line without secrets.
-        connect: connects as the sink does, without sending; raises if that is impossible. None if the sink cannot do that.
+        connect: opens a connection like the sink, without sending; raises an exception if that fails. None if the sink has
+            no such function.
     """
 
     name: str

@@ -46,7 +46,7 @@ class InFlight:
 
     @property
     def may_wait(self) -> bool:
-        """Whether one more lease may wait for a retry; its body stays in memory meanwhile."""
+        """Whether one more lease, with its body, may wait for a retry."""
         return len(self._waiting) < self._max_waiting and self.bytes <= MOST_BYTES // 2
 
     @property

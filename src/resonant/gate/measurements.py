@@ -24,11 +24,11 @@ _WINDOW_SECONDS, FEWEST_ANSWERS, FEWEST_ACCEPTED = 1.0, 20, 5
 # three times the median of the first five, when the endpoint was idle, and a tenth of a second.
 _SLOW_IN_A_ROW, _SLOW_SECONDS, _FIRST_DURATIONS, _SLOW_FACTOR, _SLOW_MARGIN = 5, 1.0, 5, 3, 0.1
 # An outage is this many failures in a row (5 to 20 made no difference), or fewer over half a minute at low rates. Among the first
-# answers, a shorter streak is enough if chance makes it so rarely at the earlier share of failures. From six on, one request is
-# sent at a time: rejections take 3 ms, so that 50 at a time are hundreds before the gate changes.
+# answers, a shorter streak is enough if chance makes it so rarely at the earlier share of failures. From six failures on,
+# one request is sent at a time: a rejection takes 3 ms, so 50 at a time would cause hundreds before the gate changes.
 _STREAK, _LONG_STREAK, _LONG_STREAK_SECONDS = 20, 5, 30.0
 _FIRST_ANSWERS, _FIRST_SECONDS, _FEWEST_STREAK, _RARELY = 30, 1.0, 6, 1e-4
-# If all events of a type fail, as many as chance rarely makes, and others are accepted, the failures are due to the events.
+# Failures of all events of a type, in a number that chance rarely makes, are due to the events if others are accepted.
 _FEWEST_OF_TYPE, _MOST_TYPES, _RARELY_OF_TYPE, _OTHERS_SECONDS = 5, 1_000, 0.01, 10.0
 # A refused change is proposed again after this time. It is refused while other processes can deliver.
 _REFUSED_SECONDS = 0.1

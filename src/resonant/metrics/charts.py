@@ -68,7 +68,7 @@ def outcomes(found: Statistics) -> str | None:
             axes.stairs(hours[column], edges, fill=True, color=ink.light, linewidth=0, gid=column)
             style.count_axis(axes, hours[column].max())
             axes.set_ylabel(name, color=ink.light, fontweight="bold")
-            axes.yaxis.set_label_coords(-0.11, 0.5)  # room for 9,000,000; to align them is slow
+            axes.yaxis.set_label_coords(-0.11, 0.5)  # room for 9,000,000; `align_ylabels` is slow
         style.hour_axis(panels[1], edges[0], edges[-1])
         panels[0].tick_params(bottom=False)
         return style.to_svg(figure)

@@ -140,7 +140,7 @@ class HttpSink:
         """Open a connection as ``send`` does, with TLS if it uses that, and close it without a request.
 
         Raises:
-            Exception: as ``send`` when it cannot connect.
+            Exception: the errors of ``send`` when it cannot connect.
         """
         connector = cast("aiohttp.TCPConnector", self._open().get_client().connector)
         request = aiohttp.ClientRequest("POST", yarl.URL(str(self._url)))

@@ -63,7 +63,7 @@ def test_percentiles_of_any_durations_are_those_of_numpy_within_one_percent(dura
     assert (found["p50"], found["p95"], found["p99"]) == pytest.approx((p50, p95, p99), rel=0.01, abs=1e-9)
 
 
-def test_each_endpoint_event_type_and_hour_has_the_percentiles_of_its_own_durations():
+def test_each_endpoint_event_type_and_hour_has_the_percentiles_of_its_durations():
     rng = np.random.default_rng(17)
     names = {
         "endpoint": ["crm", "orders", "shop"],

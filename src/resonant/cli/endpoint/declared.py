@@ -1,4 +1,4 @@
-"""Endpoints declared in a file: read, compared with the saved ones, and exported. Needs the project's blocks."""
+"""Reads endpoints from a file, compares them with the saved ones, and exports them. Imports the project's blocks."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Change:
         name: the endpoint's name.
         kind: ``added``, ``changed``, ``removed`` or ``unchanged``.
         block: the endpoint to save; None to remove it.
-        fields: what happens to each changed setting, without secrets.
+        fields: the change of each changed setting in words, without secrets.
     """
 
     name: str
@@ -58,19 +58,19 @@ def parse(text: str, source: str, folder: Path, settings: Settings) -> dict[str,
     Args:
         text: YAML or JSON; JSON lines if every line begins with ``{``.
         source: the file's name, for messages.
-        folder: relative paths of references begin here.
-        settings: have the retry policies.
+        folder: the folder of relative paths in references.
+        settings: contain the retry policies.
 
     Raises:
-        Misuse: the text is neither, or an endpoint cannot be used as declared. The message contains no secret.
+        Misuse: the text is neither YAML nor JSON, or an endpoint is invalid. The message contains no secret.
     """
     blocks: dict[str, WebhookEndpoint] = {}
     for number, row in enumerate(_rows(text, source), 1):
         if not isinstance(row, dict) or not isinstance(name := row.get("name"), str):
-            raise options.Misuse(f"{source}: endpoint {number} must have a name, which is text, and a url")
+            raise options.Misuse(f"{source}: endpoint {number} must have a name, as text, and a url")
         name = options.endpoint_name(name)
         if "/" in name:
-            raise options.Misuse(f"{source}: endpoint {name!r} is of another type than webhook-endpoint")
+            raise options.Misuse(f"{source}: endpoint {name!r} is not of type webhook-endpoint")
         if name in blocks:
             raise options.Misuse(f"{source}: endpoint {name!r} is declared twice")
         try:
@@ -99,7 +99,7 @@ def _rows(text: str, source: str) -> list[Any]:
 
 
 def _block(name: str, row: Mapping[str, Any], folder: Path, settings: Settings) -> WebhookEndpoint:
-    """Return a declared endpoint; raises ``ValueError`` with a text that does not contain its name."""
+    """Return a declared endpoint; raises ``ValueError`` with a text without its name."""
     fields = {key: value for key, value in row.items() if key != "name" and value is not None}
     for key in fields:
         if key not in _FIELDS:
@@ -126,7 +126,7 @@ def _block(name: str, row: Mapping[str, Any], folder: Path, settings: Settings) 
 
 
 def _resolved(value: object, folder: Path) -> str:
-    """Return a value, or what its reference leads to."""
+    """Return a value; replace a reference by the environment variable or the file that it names."""
     kind, _, where = str(value).partition(":")
     if kind == "env":
         if not (found := os.environ.get(where)):

@@ -1,4 +1,4 @@
-"""``resonant endpoint import``: make the saved webhook endpoints as a file declares them."""
+"""``resonant endpoint import``: save the webhook endpoints that a file declares."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ _SIGNS = {"added": "+", "changed": "~", "removed": "-"}
 def import_(
     file: Annotated[
         str,
-        typer.Argument(metavar="FILE", help="YAML, or JSON lines; - is standard input.", show_default=False),
+        typer.Argument(
+            metavar="FILE", help="YAML, JSON or JSON lines; - is standard input.", show_default=False
+        ),
     ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the changes, and change nothing.")] = False,
     prune: Annotated[
@@ -34,8 +36,9 @@ def import_(
     """Add and change webhook endpoints as FILE declares them; repeating it changes nothing.
 
     FILE lists endpoints, each with a name, a url, and optionally headers, signing_secret, policy, timeout, concurrency,
-    rate, status_overrides, allow_private and ca_file. A missing setting has its default. In url, headers and signing_secret, env:NAME
-    is an environment variable and file:PATH a file. If a signing secret changes, the old one also signs for 24 hours.
+    rate, status_overrides, allow_private and ca_file. A missing setting gets its default. In url, headers and
+    signing_secret, env:NAME stands for an environment variable, and file:PATH for a file. If a signing secret changes, the
+    old one also signs for 24 hours.
 
     Nothing is saved if FILE has a mistake. `resonant endpoint list --export` writes such a file.
     """

@@ -134,7 +134,7 @@ class Fetcher:
 
     @property
     def _early_at(self) -> float:
-        """The time of an early poll: soon if no claimed delivery waits for its send, except behind slow answers."""
+        """The time of an early poll: soon, unless claimed deliveries of an endpoint with short sends wait."""
         is_sending = any(each.slots.is_short and each.waiting for each in self._endpoints.opened.values())
         return self._look_early_at if is_sending else self._look_soon_at
 
@@ -221,8 +221,8 @@ class Fetcher:
     def _limits(self) -> tuple[dict[str, int], int]:
         """Return how many deliveries to claim from each of the next endpoints, and the most bytes of their bodies.
 
-        Endpoints with short sends come first, in a transaction of their own; then those whose last claim is longest ago. A
-        single endpoint leaves half of the memory free, even if the size of its bodies is unknown.
+        Endpoints with short sends come first, in a separate transaction. In each kind, the oldest claim comes first. A single
+        endpoint leaves half of the memory free, even if the size of its bodies is unknown.
         """
         limits: dict[str, int] = {}
         total = 0
@@ -344,7 +344,7 @@ class Fetcher:
         share = self._limiter.share(endpoint.slots)
         # Fewer chunks per endpoint if there are more endpoints, since all bodies are in memory.
         fair = max(4 * share, min(chunk_size, _LEAST_CHUNK), 4 * chunk_size // (others + 2))
-        # Behind an old backlog, new events wait for what is claimed already: claims grow only as far as they last briefly.
+        # Behind an old backlog, new events wait for claimed deliveries, so claims grow only while they last briefly.
         if is_behind := allowed == NO_LIMIT and self._overdue.get(endpoint.name, 0.0) > NEW_SECONDS:
             fair = 2 * share
         left = MOST_CLAIMED - others_claim - (self._in_flight.total_busy - busy)

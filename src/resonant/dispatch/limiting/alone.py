@@ -10,8 +10,8 @@ _SECONDS = 1.0
 class SentAlone:
     """Lets deliveries be sent alone while few are started per second.
 
-    Deliveries in chunks count too, so that a run with a backlog sends only chunks, until the backlog is gone. So do older ones
-    that still wait for their sends: task runs that take longer than a second to start are too many.
+    Deliveries in chunks count too, so that a run with a backlog sends only chunks, until the backlog is gone. Older deliveries
+    that still wait for their sends also count, since they show that task runs start too slowly.
 
     Args:
         most: deliveries per second.
@@ -23,7 +23,7 @@ class SentAlone:
         self._recent = 0
 
     def start(self, count: int, now: float, *, waiting: int = 0) -> int:
-        """Note that this many deliveries start now, besides those that wait for their sends; return how many of them are sent alone."""
+        """Note that ``count`` deliveries start, while ``waiting`` others wait for their sends; return how many go alone."""
         while self._started and self._started[0][0] <= now - _SECONDS:
             self._recent -= self._started.popleft()[1]
         alone = max(0, min(count, self._most - max(self._recent, waiting)))

@@ -2,7 +2,7 @@
 
 Netflix's ``Gradient2Limit`` multiplies its limit, over and over, by the ratio of the long-term to the short-term latency.
 Uber's Cinnamon also corrects its target: more concurrent sends raise the latency, which raises the target, which permits
-more. Here, the limit is the configured one times that ratio, so neither can drift beyond what is configured.
+more. Here, the limit is the configured one times that ratio, so it never exceeds the configured one.
 """
 
 from __future__ import annotations

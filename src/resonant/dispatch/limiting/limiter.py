@@ -36,7 +36,7 @@ class EndpointSlots:
 
     Attributes:
         limit: the maximum number of slots, if its sends are short and no other endpoint needs any.
-        allowed: the maximum number now: less while its answers take longer than usual.
+        allowed: the present maximum, lower than ``limit`` while its answers take longer than usual.
         is_short: whether its sends are short.
     """
 
@@ -73,10 +73,9 @@ class ConcurrencyLimiter:
     these slots free, however many there are. An endpoint counts as slow until its first answer, and while most of its sends
     fail or wait longer than a short send. A tenth of the slots are for probes.
 
-    An endpoint uses at most its own limit, which falls while its answers take longer than usual (see ``latency``), and at most
-    the number of slots that stay free for its kind. So the slots are
-    shared evenly, and some stay free for the next endpoint (the dynamic threshold of Choudhury and Hahne, IEEE/ACM
-    Transactions on Networking 6(2), 1998).
+    An endpoint uses at most its limit, which falls while its answers take longer than usual (see ``latency``), and at most the
+    number of slots that stay free for its kind. So the slots are shared evenly, and some stay free for the next endpoint (the
+    dynamic threshold of Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2), 1998).
 
     Args:
         total: concurrent sends, at least 1.

@@ -32,8 +32,8 @@ _LEAD_SECONDS = 0.25
 _CLAIMED_SECONDS = 2.0
 # How often a limiter checks for waiting sends and for the end of the run.
 _TICK_SECONDS = 0.01
-# How much later than others a limiter asks again that wants more slots than it got: processes take turns, so that a replay does
-# not take most slots.
+# A limiter that wants more slots than it got asks again this much later than the others. So processes take turns, and a replay
+# does not take most slots.
 _TURN_SECONDS = 3 * _TICK_SECONDS
 # The notice of the first reservation. Later notices depend on the duration of the last reservation.
 _FIRST_NOTICE_SECONDS = 0.05

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _LONGEST_WAIT_SECONDS = 0.25
 # The shortest time between two checks of a send that waits for the pace, which allows small bursts.
 _SHORTEST_WAIT_SECONDS = 0.005
-# The most deliveries of an endpoint whose task runs are starting: these are sent even if the gate closes meanwhile.
+# The most task runs of an endpoint that are starting. They send even if the gate closes meanwhile.
 _MOST_STARTING = 8
 _NOT_MEASURED = nullcontext(lambda: 0.0)
 
@@ -67,7 +67,7 @@ class Admission:
 
         Args:
             is_begun: whether its send was recorded as begun; it then waits only for the first answers, and for a slot.
-            starts: whether its task run starts only then; it waits while many of the endpoint are starting.
+            starts: whether its task run starts afterwards; it waits while many task runs of the endpoint are starting.
 
         Raises:
             Held: the gate holds the delivery.

@@ -23,11 +23,11 @@ _d = schema.deliveries
 
 
 class OldestDue(NamedTuple):
-    """The earliest due times of deliveries that may be sent now, seconds since the epoch; new events do not wait for a backlog.
+    """The earliest due times of deliveries that may be sent now, in seconds since the epoch.
 
     Attributes:
-        backlog: if the earliest due one was accepted more than ``NEW_SECONDS`` ago: its due time.
-        new: the earliest due time of an event accepted since then.
+        backlog: of the earliest due delivery, if its event was accepted more than ``NEW_SECONDS`` ago.
+        new: of events accepted since then.
     """
 
     backlog: float | None = None

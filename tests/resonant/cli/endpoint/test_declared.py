@@ -62,7 +62,7 @@ def test_a_file_without_endpoints_declares_none():
         ("[shop]", "endpoint 1 must have a name"),
         ("- {name: 7}", "endpoint 1 must have a name"),
         (f"[{{{SHOP}}}, {{{SHOP}}}]", "endpoint 'shop' is declared twice"),
-        ("- {name: slack/a}", "endpoint 'slack/a' is of another type"),
+        ("- {name: slack/a}", "endpoint 'slack/a' is not of type webhook-endpoint"),
         ("- {name: shop}", "'shop': its url: Field required"),
     ],
 )

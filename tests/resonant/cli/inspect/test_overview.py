@@ -68,7 +68,7 @@ def test_each_endpoint_is_an_object_of_the_document(resonant, old):
     }
 
 
-def test_a_backlog_and_new_events_have_ages_of_their_own(resonant, recent):
+def test_a_backlog_and_new_events_have_separate_ages(resonant, recent):
     now = recent.clock()
     recent.clock.advance(-DAY_SECONDS)
     recent.accept("evt_first", endpoint="shop")
