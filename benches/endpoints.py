@@ -1,8 +1,8 @@
 """Many endpoints with `resonant up`: a few events to each, beside failing ones or not, and 1,000 endpoints without events.
 
-The healthy endpoints share a receiver, and a rate is from the first call that stores events until the receiver has the last
-one. A third of the failing endpoints refuses connections, a third answers 503, and a third never answers; their events are
-stored first, and each round has new ones. ``--only PART`` selects by a part of the name.
+The healthy endpoints share a receiver. A time lasts from the first call that stores events until the receiver has the last one.
+A third of the failing endpoints refuses connections, a third answers 503, and a third never answers. Their events are stored
+first, and each round has new ones. ``--only PART`` selects by a part of the name.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def test_every_event_ends_delivered_or_dead_lettered_and_all_records_agree(
 
 
 def attempts_in(runs):
-    """Count the attempts of each event's task runs. A run that the gate held at last started once more than it attempted."""
+    """Count the attempts of each event's task runs. If the gate held the last retry, that start made no attempt."""
     attempts = Counter()
     for run in runs:
         attempts[run["name"].split()[1]] += run["run_count"] - (

@@ -1,4 +1,4 @@
-"""Task runs show sends: none starts in vain, and a retry that is due soon is Prefect's own."""
+"""Each task run sends, and a retry that is due soon is a retry of its task run."""
 
 from __future__ import annotations
 
