@@ -1,4 +1,4 @@
-"""Many endpoints with `resonant up`: a few events to each, beside failing ones or not, and 1,000 endpoints without events.
+"""Many endpoints with `resonant up`: a few events to each, with and without failing endpoints, and 1,000 idle endpoints.
 
 The healthy endpoints share a receiver. A time lasts from the first call that stores events until the receiver has the last one.
 A third of the failing endpoints refuses connections, a third answers 503, and a third never answers. Their events are stored

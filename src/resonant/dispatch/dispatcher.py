@@ -71,7 +71,7 @@ EmitChunk = Callable[[str, "list[LeaseKey]"], Awaitable[object]]
 
 
 async def _at_once() -> None:
-    """Delay nothing."""
+    """Return without a delay."""
 
 
 class Dispatcher:

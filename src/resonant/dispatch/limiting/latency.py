@@ -1,6 +1,6 @@
 """Lowers an endpoint's limit of concurrent sends while its answers take longer than usual.
 
-Netflix's ``Gradient2Limit`` multiplies its limit, over and over, by the ratio of the long-term to the short-term latency.
+Netflix's ``Gradient2Limit`` repeatedly multiplies its limit by the ratio of the long-term to the short-term latency.
 Uber's Cinnamon also corrects its target: more concurrent sends raise the latency, which raises the target, which permits
 more. Here, the limit is the configured one times that ratio, so it never exceeds the configured one.
 """
