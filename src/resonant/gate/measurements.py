@@ -25,9 +25,10 @@ _WINDOW_SECONDS, FEWEST_ANSWERS, FEWEST_ACCEPTED = 1.0, 20, 5
 _SLOW_IN_A_ROW, _SLOW_SECONDS, _FIRST_DURATIONS, _SLOW_FACTOR, _SLOW_MARGIN = 5, 1.0, 5, 3, 0.1
 # An outage is this many failures in a row (5 to 20 made no difference), or fewer over half a minute at low rates. Among the first
 # answers, a shorter streak is enough if chance makes it so rarely at the earlier share of failures. From six failures on,
-# one request is sent at a time: a rejection takes 3 ms, so 50 at a time would cause hundreds before the gate changes.
+# one request is sent at a time: a rejection takes 3 ms, so 50 at a time would cause hundreds before the gate changes. After half
+# a second without an answer, another one is sent: one that hangs must not stop the rest until its deadline.
 _STREAK, _LONG_STREAK, _LONG_STREAK_SECONDS = 20, 5, 30.0
-_FIRST_ANSWERS, _FIRST_SECONDS, _FEWEST_STREAK, _RARELY = 30, 1.0, 6, 1e-4
+_FIRST_ANSWERS, _FIRST_SECONDS, _FEWEST_STREAK, _RARELY, _ALONE_SECONDS = 30, 1.0, 6, 1e-4, 0.5
 # Failures of all events of a type, in a number that chance rarely makes, are due to the events if others are accepted.
 _FEWEST_OF_TYPE, _MOST_TYPES, _RARELY_OF_TYPE, _OTHERS_SECONDS = 5, 1_000, 0.01, 10.0
 # A refused change is proposed again after this time. It is refused while other processes can deliver.
@@ -213,7 +214,7 @@ class Measurements:
         self.window, self.refusals, self.accepted = Window(), Window(), Window(FEWEST_ACCEPTED)
         self.accepted_before = 0.0
         self.streak, self.streak_since, self._streak_began = 0, now, 0
-        self.asked_at = self.since = self._answered_at = -inf
+        self.asked_at = self.since = self._answered_at = self._alone_at = -inf
         self._answered_500: set[int] = set()
         # By event type: the failures in a row, and the accepted answers before them.
         self._failing: dict[str, tuple[int, int]] = {}
@@ -288,8 +289,11 @@ class Measurements:
         """Return whether to send now: few sends are allowed before the first answers."""
         if now - max(self._answered_at, self.since) > _UNKNOWN_AFTER_SECONDS:
             self.since, self._answers, self._accepted = now, 0, 0
+            self._failing.clear()
         if self.streak >= _FEWEST_STREAK and in_flight:
-            return Wait(_NEXT_TRY_SECONDS)
+            if now - max(self._answered_at, self._alone_at) < _ALONE_SECONDS:
+                return Wait(_NEXT_TRY_SECONDS)
+            self._alone_at = now
         steps = int(max(0.0, now - self.since) / _STEP_SECONDS)
         has_failed = self._answers > self._accepted
         if not self._is_unknown(now) or (steps and not has_failed):

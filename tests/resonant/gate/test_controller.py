@@ -64,6 +64,16 @@ class TestOutages:
         process.fail(120, failed(event_type="bad"))
         assert row.gate.state == "probing"
 
+    def test_an_event_type_that_fails_is_known_again_after_a_pause(self, row, process):
+        good = replace(DELIVERED, event_type="good")
+        for n in range(2000):
+            process.send(good, n / 200)
+        for start in (10, 60):
+            for n in range(400):
+                process.may_send(start + n / 200)
+                process.answer(failed(event_type="bad") if n % 5 else good, start + n / 200)
+        assert row.gate.state == "normal"
+
     def test_failures_of_all_events_are_an_outage_if_they_have_one_type(self, row, process):
         for n in range(100):
             process.send(replace(DELIVERED, event_type="only"), 100 + n / 50)
@@ -254,3 +264,12 @@ class TestFirstSends:
         process.fail(102, times=1)
         assert process.may_send(102)
         assert not process.may_send(102, 1)
+
+    def test_one_that_hangs_while_an_outage_is_likely_does_not_stop_the_others(self, process):
+        for n in range(200):
+            process.send(DELIVERED, 100 + n / 100)
+        process.fail(102, times=6)
+        assert not process.may_send(102.4, 1)
+        assert process.may_send(102.5, 1)
+        assert not process.may_send(102.9, 2)
+        assert process.may_send(103, 2)
