@@ -1,6 +1,7 @@
 """A task run starts only to send, and keeps the retries that are due soon, in simulated time."""
 
 import asyncio
+import contextlib
 from collections import deque
 
 import pytest
@@ -8,7 +9,8 @@ import pytest
 from resonant.delivery.retry import Retry
 from resonant.dispatch.limits import LANES, Limits
 from resonant.errors import UnexpectedStatus
-from support.dispatching import START, deliveries, dispatching, enqueue, opened
+from resonant.sinks.base import CallableSink
+from support.dispatching import START, deliveries, dispatching, enqueue, opened, sink_target, succeed
 from support.simulated_time import simulated
 
 EVENTS = 400
@@ -36,21 +38,25 @@ class TwentyPerSecond:
 class Starts:
     """Emits as Prefect does, and counts the attempts of each task run; the last may be held."""
 
-    def __init__(self, dispatcher):
+    def __init__(self, dispatcher, *, seconds=START_SECONDS):
         self.dispatcher = dispatcher
         self.attempts = []
-        self.retries = 0
-        self._engine = asyncio.Lock()
+        self.retries = self.starting = self.most_starting = 0
+        self.engine = asyncio.Lock()
+        self._seconds = seconds
 
     async def _start(self):
-        async with self._engine:
-            await asyncio.sleep(START_SECONDS)
+        async with self.engine:
+            await asyncio.sleep(self._seconds)
 
     async def emit_one(self, lease):
         run = len(self.attempts)
         self.attempts.append(0)
         while True:
+            self.starting += 1
+            self.most_starting = max(self.most_starting, self.starting)
             await self._start()
+            self.starting -= 1
             outcome = await self.dispatcher.attempt(lease.key)
             self.attempts[run] += 1
             if not isinstance(outcome.decision, Retry):
@@ -87,3 +93,49 @@ async def test_an_endpoint_that_refuses_excess_gets_no_task_run_in_vain(tmp_path
     assert starts.retries >= 0.5 * (counts.attempts - EVENTS)
     claims = sum(token for (token,) in deliveries(tmp_path, "lease_token"))
     assert claims <= 1.5 * EVENTS, "what the gate would hold is not claimed"
+
+
+@contextlib.asynccontextmanager
+async def starting(path, *, limits, answers, seconds=START_SECONDS):
+    """Run a dispatcher in simulated time for the block; ``answers`` returns the sink of an endpoint."""
+    loop = asyncio.get_running_loop()
+    began_at = loop.time()
+
+    def clock():
+        return START + loop.time() - began_at
+
+    async def open_destination(name):
+        return sink_target(name, CallableSink(answers(name)))
+
+    async with (
+        opened(f"sqlite:///{path / 'r.db'}", clock=clock, host_clock=clock) as store,
+        dispatching(store, None, open_destination=open_destination, limits=limits) as dispatcher,
+    ):
+        starts = Starts(dispatcher, seconds=seconds)
+        run = asyncio.create_task(dispatcher.run(starts.emit_one, emit_chunk=starts.emit_chunk))
+        yield store, starts
+        run.cancel()
+        await asyncio.wait([run])
+
+
+@simulated
+async def test_an_endpoint_is_not_slow_because_its_task_runs_start_slowly(tmp_path):
+    async def hang(_event):
+        await asyncio.sleep(60)
+
+    limits = Limits(run_for=60, concurrency=20)
+    answers = {"orders": succeed}.get
+    async with starting(tmp_path, limits=limits, answers=lambda name: answers(name, hang)) as (store, starts):
+        await enqueue(store)
+        await asyncio.sleep(1)
+        for number in range(20):
+            await enqueue(store, 1, f"dead-{number}")
+        await asyncio.sleep(1)
+        async with starts.engine:
+            await enqueue(store)
+            await asyncio.sleep(1)
+        for _ in range(5):
+            await enqueue(store)
+            await asyncio.sleep(0.5)
+    found = deliveries(tmp_path, "status, endpoint")
+    assert found.count(("delivered", "orders")) == 7

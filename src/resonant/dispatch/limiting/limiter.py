@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass
 from itertools import islice
+from math import inf
 from typing import TYPE_CHECKING
 
 from resonant.dispatch.limiting.latency import LatencyLimit
@@ -45,7 +46,7 @@ class EndpointSlots:
         self.latency = LatencyLimit(limit)
         self.is_short = False
         self.used = 0
-        # The time at which each slot in use was taken, the oldest first.
+        # The time at which the send of each slot in use began, the oldest first; infinite before.
         self.since: dict[Slot, float] = {}
         self.waiting: deque[asyncio.Future[None]] = deque()
         # The average duration of its sends; None before the first answer.
@@ -121,12 +122,13 @@ class ConcurrencyLimiter:
         """Whether a probe would get a slot at once, as far as probes have slots of their own."""
         return not self._for_probes or self._probes < self._for_probes
 
-    async def acquire(self, endpoint: EndpointSlots, *, is_probe: bool = False) -> Slot:
+    async def acquire(self, endpoint: EndpointSlots, *, is_probe: bool = False, starts: bool = False) -> Slot:
         """Wait for a slot. The waiters of an endpoint get slots in order of arrival.
 
         Args:
             endpoint: the endpoint's slots.
             is_probe: whether to take a slot of the probes if one is free.
+            starts: whether its send begins later, with ``begin``.
         """
         if is_probe and self._probes < self._for_probes:
             self._probes += 1
@@ -138,8 +140,13 @@ class ConcurrencyLimiter:
             self._change(endpoint, 1)
         slot = Slot(endpoint, is_probe=False)
         self._using[endpoint] = None
-        endpoint.since[slot] = self._clock()
+        endpoint.since[slot] = inf if starts else self._clock()
         return slot
+
+    def begin(self, slot: Slot) -> None:
+        """Note that the send of a slot begins."""
+        if slot.endpoint.since.pop(slot, None) is not None:
+            slot.endpoint.since[slot] = self._clock()
 
     def release(self, slot: Slot) -> None:
         """Give a slot back."""

@@ -60,7 +60,7 @@ class Admission:
     @asynccontextmanager
     async def admit(
         self, endpoint: EndpointRun, lease: Lease, *, is_begun: bool = False, starts: bool = False
-    ) -> AsyncIterator[None]:
+    ) -> AsyncIterator[Slot]:
         """Wait for the gate and for a free slot, then hold the slot. Once the run is over, do not wait for the gate.
 
         The deliveries of an endpoint wait in line, and only the first asks the gate. A probe has a slot of its own.
@@ -77,7 +77,7 @@ class Admission:
             slot = await self._slot(endpoint, is_probe=is_probe, is_begun=is_begun, starts=starts)
         endpoint.sending += 1
         try:
-            yield
+            yield slot
         finally:
             endpoint.sending -= 1
             self._limiter.release(slot)
@@ -98,10 +98,14 @@ class Admission:
                 await wait_at_most(min(seconds, _LONGEST_WAIT_SECONDS), endpoint.has_changed)
                 continue
             epoch = endpoint.gate.row.epoch
-            slot = await self._limiter.acquire(endpoint.slots, is_probe=is_probe)
+            slot = await self._limiter.acquire(endpoint.slots, is_probe=is_probe, starts=starts)
             if is_probe or endpoint.gate.row.epoch == epoch or self._running.is_over():
                 return slot
             self._limiter.release(slot)  # the gate changed during the wait for the slot
+
+    def begin(self, slot: Slot) -> None:
+        """Note that an admitted send begins: the start of its task run is no part of the wait for its answer."""
+        self._limiter.begin(slot)
 
     async def wait_until_open(self, endpoint: EndpointRun) -> None:
         """Wait for the earlier deliveries, and until a normal gate would admit a send, so that no chunk starts in vain."""

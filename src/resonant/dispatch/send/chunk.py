@@ -20,7 +20,7 @@ async def send_ahead(
     leases: deque[Lease],
     *,
     begin: Callable[[Sequence[Lease]], Awaitable[set[LeaseKey]]],
-    place: Callable[[Lease], AbstractAsyncContextManager[None]],
+    place: Callable[[Lease], AbstractAsyncContextManager[object]],
     send: Callable[[Lease, float], Awaitable[None]],
     on_lost: Callable[[Lease], None],
     on_left: Callable[[Sequence[Lease]], None],

@@ -10,7 +10,7 @@ from collections import deque
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.dispatch.counts import Counts
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from resonant.delivery.outcome import Outcome
     from resonant.dispatch.endpoint_run import EndpointRun
     from resonant.dispatch.in_flight import InFlight
+    from resonant.dispatch.limiting.limiter import Slot
     from resonant.dispatch.run.running_tasks import RunningTasks
     from resonant.dispatch.send.admission import Admission
     from resonant.events import Clock, Lease, LeaseKey
@@ -41,6 +42,13 @@ class LeaseLost(Exception):
 
 class TimeIsUp(Exception):
     """The run is over, and this delivery was released before its send."""
+
+
+class _Place(NamedTuple):
+    """The right to one send: the time of its slot of the endpoint's rate, if that is limited, and its slot in this process."""
+
+    at: float | None
+    slot: Slot
 
 
 @dataclass(slots=True)
@@ -98,8 +106,8 @@ class Sender:
         # When the last parked delivery that this run waits for is due, by the store's clock.
         self._waits_until = 0.0
         self._next_due = math.inf
-        # The places of admitted deliveries until their first attempts, with the times of their slots of the rate.
-        self._places: dict[LeaseKey, tuple[AsyncExitStack, float | None]] = {}
+        # The admitted deliveries whose task runs are starting.
+        self._starting: dict[LeaseKey, tuple[AsyncExitStack, _Place]] = {}
 
     async def close(self) -> None:
         """Finish all queued writes.
@@ -120,39 +128,39 @@ class Sender:
             StoreUnavailable: the store did not recover in time.
         """
         endpoint = self._endpoints[lease.endpoint]
-        async with AsyncExitStack() as place:
+        async with AsyncExitStack() as stack:
             try:
-                slot = await place.enter_async_context(self._place(endpoint, lease, starts=True))
+                placed = await stack.enter_async_context(self._place(endpoint, lease, starts=True))
             except (TimeIsUp, Held):
                 await self.release(lease)
                 raise
             endpoint.starting += 1
-            self._places[lease.key] = place, slot
+            self._starting[lease.key] = stack, placed
             try:
                 yield
             finally:
                 self._pop_place(endpoint, lease)
 
-    def _pop_place(self, endpoint: EndpointRun, lease: Lease) -> tuple[AsyncExitStack, float | None] | None:
+    def _pop_place(self, endpoint: EndpointRun, lease: Lease) -> tuple[AsyncExitStack, _Place] | None:
         """Return the place of a delivery whose task run has started, if it has one."""
-        if (placed := self._places.pop(lease.key, None)) is not None:
+        if (started := self._starting.pop(lease.key, None)) is not None:
             endpoint.starting -= 1
             endpoint.has_changed.set()
-        return placed
+        return started
 
     @asynccontextmanager
     async def _place(
         self, endpoint: EndpointRun, lease: Lease, *, starts: bool = False
-    ) -> AsyncIterator[float | None]:
-        """Wait for a slot of the endpoint's rate, and for admission; the value is the slot's time."""
-        slot = await endpoint.rate.take()
+    ) -> AsyncIterator[_Place]:
+        """Wait for a slot of the endpoint's rate, and for admission."""
+        at = await endpoint.rate.take()
         try:
-            async with self._admission.admit(endpoint, lease, starts=starts):
+            async with self._admission.admit(endpoint, lease, starts=starts) as slot:
                 if self._running.is_over():
                     raise TimeIsUp
-                yield slot
+                yield _Place(at, slot)
         finally:
-            endpoint.rate.free(slot)
+            endpoint.rate.free(at)
 
     async def attempt(self, key: LeaseKey, *, task_run_id: str | None = None) -> Outcome:
         """Make one attempt, and record it with its decision.
@@ -197,18 +205,19 @@ class Sender:
         longest_wait: Callable[[], float],
     ) -> Outcome:
         async with AsyncExitStack() as stack:
-            if (placed := self._pop_place(endpoint, lease)) is None:
-                slot = await stack.enter_async_context(self._place(endpoint, lease))
+            if (started := self._pop_place(endpoint, lease)) is None:
+                place = await stack.enter_async_context(self._place(endpoint, lease))
             else:
-                place, slot = placed
-                stack.push_async_exit(place)
+                own_stack, place = started
+                stack.push_async_exit(own_stack)
             begun_at = self._clock()
             if not await self._commits.begin([lease]):
                 raise self._lost(lease)
-            if not await endpoint.rate.wait(slot):
+            if not await endpoint.rate.wait(place.at):
                 raise TimeIsUp
             if endpoint.rate.is_limited and endpoint.stops():
                 raise Held(endpoint.gate.row)
+            self._admission.begin(place.slot)
             return await self._send(endpoint, lease, begun_at, task_run_id, longest_wait=longest_wait)
 
     async def _send(
