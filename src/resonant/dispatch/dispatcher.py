@@ -368,7 +368,7 @@ class Dispatcher:
         # A delivery that may have crashed a worker is sent alone, so that it cannot crash a whole chunk again.
         together = [lease for lease in leases if not lease.crashes]
         now = asyncio.get_running_loop().time()
-        waiting = self._in_flight.total_busy - self._limiter.in_use
+        waiting = self._in_flight.total_busy - self._limiter.in_use + self._sender.starting
         alone = self._alone.start(len(together), now, waiting=waiting)
         for lease in [*(lease for lease in leases if lease.crashes), *together[:alone]]:
             self._start(lease)

@@ -139,3 +139,16 @@ async def test_an_endpoint_is_not_slow_because_its_task_runs_start_slowly(tmp_pa
             await asyncio.sleep(0.5)
     found = deliveries(tmp_path, "status, endpoint")
     assert found.count(("delivered", "orders")) == 7
+
+
+@simulated
+async def test_no_more_are_sent_alone_while_many_task_runs_are_starting(tmp_path):
+    limits = Limits(run_for=60, **LANES["auto"])
+    async with starting(tmp_path, limits=limits, answers=lambda _name: succeed, seconds=0.05) as (
+        store,
+        starts,
+    ):
+        for number in range(400):
+            await enqueue(store, 1, f"e-{number % 40}")
+            await asyncio.sleep(0.01)
+    assert 50 < starts.most_starting <= LANES["auto"]["alone"]

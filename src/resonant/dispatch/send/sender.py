@@ -109,6 +109,11 @@ class Sender:
         # The admitted deliveries whose task runs are starting.
         self._starting: dict[LeaseKey, tuple[AsyncExitStack, _Place]] = {}
 
+    @property
+    def starting(self) -> int:
+        """The number of admitted deliveries whose task runs have not begun to send."""
+        return len(self._starting)
+
     async def close(self) -> None:
         """Finish all queued writes.
 
