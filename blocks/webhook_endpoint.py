@@ -127,6 +127,7 @@ class WebhookEndpoint(EndpointBlock):
             describe=sink.describe,
             close=sink.aclose,
             connect=sink.connect,
+            prepare=sink.prepare,
             timeout=self.timeout,
             overrides=endpoint.overrides,
             policy=self.policy,

@@ -27,10 +27,12 @@ from blocks.loading import load_endpoint, load_endpoints, require_endpoint, unus
 from resonant.delivery.attempt import AttemptRunner
 from resonant.errors import AddressRefused, EndpointError
 from resonant.events import Event, Lease
+from resonant.sinks import reloading
 from resonant.sinks.base import Receipt
 from resonant.sinks.endpoint import Endpoint
-from resonant.testing import FixedClock
+from resonant.testing import FixedClock, Receiver, respond
 from support.file_endpoint import FileEndpoint
+from support.waiting import until
 
 SECRET = "whsec_" + base64.b64encode(b"a signing secret, 24 byte").decode()
 
@@ -106,6 +108,28 @@ def test_an_open_endpoint_has_the_configuration_of_its_block():
     assert (opened.policy, opened.timeout, opened.concurrency, opened.rate) == ("classic", 3, 2, 0.5)
     described = opened.describe(ConnectionError("cannot reach https://hooks.example.com/in?key=t0ken"))
     assert described == "ConnectionError: cannot reach ***"
+
+
+async def test_the_wait_for_the_configuration_of_an_idle_endpoint_is_no_part_of_the_attempt(monkeypatch):
+    for name, seconds in (("LOOK_AGAIN_SECONDS", 0.005), ("IDLE_SECONDS", 0.01), ("_WAIT_SECONDS", 0.3)):
+        monkeypatch.setattr(reloading, name, seconds)
+    monkeypatch.setattr("resonant.delivery.attempt._GRACE_SECONDS", 0)
+    loaded = asyncio.get_running_loop().create_future()
+    monkeypatch.setattr("blocks.webhook_endpoint.load_endpoint", lambda _name: loaded)
+    event = Event(type="t", source="/s", data={})
+    lease = Lease(1, 1, "me", event, "billing", round_started_at=0.0, accepted_at=0.0)
+    runner = AttemptRunner(clock=FixedClock(0.0), rng=random.Random())
+    async with Receiver(respond(200)) as receiver:
+        block = webhook(url=SecretStr(receiver.url), allow_private=True, timeout=0.2)
+        loaded.set_result(block)
+        opened = block.open("billing")
+        await opened.sink.send(event)
+        await until(lambda: opened.sink._looking is None)
+        loaded = asyncio.get_running_loop().create_future()  # Prefect does not answer any more
+        made = (await runner.attempt(lease, opened)).attempt
+        await opened.close()
+    assert made.result == "delivered"
+    assert made.duration < 0.2
 
 
 def test_a_short_signing_secret_causes_a_warning_and_still_signs(caplog):

@@ -50,6 +50,8 @@ class Destination:
         redact: reduces an excerpt or warning of the sink to one line without secrets.
         connect: opens a connection like the sink, without sending; raises an exception if that fails. None if the sink has
             no such function.
+        prepare: waits until the sink is ready, before the attempt begins: this counts neither for the deadline nor for the
+            duration. None if the sink is always ready.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Destination:
     rate: float | None = None
     redact: Callable[[str], str] = one_line
     connect: Callable[[], Awaitable[None]] | None = None
+    prepare: Callable[[], Awaitable[object]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,8 @@ class AttemptRunner:
         """
         # Before the send, so that an invalid policy cannot lose the result of a send.
         policy = self._policy_for(lease, destination)
+        if destination.prepare is not None:
+            await destination.prepare()
         started_at, start = self.clock(), asyncio.get_running_loop().time()
         result = await _send(lease.event, destination)
         made = partial(

@@ -60,13 +60,14 @@ class ReloadingSink:
 
     async def send(self, event: Event) -> Receipt:
         """Deliver the event once; see ``HttpSink.send``."""
-        return await (await self._current()).send(event)
+        return await (await self.prepare()).send(event)
 
     async def connect(self) -> None:
         """Connect without a request; see ``HttpSink.connect``."""
-        await (await self._current()).connect()
+        await (await self.prepare()).connect()
 
-    async def _current(self) -> HttpSink:
+    async def prepare(self) -> HttpSink:
+        """Return the sink of the current configuration. After ``IDLE_SECONDS`` without use, this waits until it is read."""
         self._used_at = time.monotonic()
         if self._looking is None:
             self._looking = asyncio.create_task(self._keep_looking())
