@@ -232,6 +232,9 @@ async def save_endpoints(
     Args:
         blocks: the checked endpoints by name; None removes an endpoint.
         on_saved: called with each name after the endpoint was saved or removed.
+
+    Raises:
+        EndpointError: another command saves or removes the same endpoint.
     """
     async with get_client() as client:
         await WebhookEndpoint.register_type_and_schema(client=client)
@@ -239,26 +242,31 @@ async def save_endpoints(
         schema = await client.get_most_recent_block_schema_for_block_type(kind.id)
         saved = await endpoint_documents()
         for name, block in blocks.items():
-            document = saved.get(name)
-            if block is None:
-                if document is not None:
-                    await client.delete_block_document(document.id)
-            else:
-                # `block.model_dump` makes the block's JSON schema for each field, which takes 8 ms.
-                values = {
-                    field: value.get_secret_value() if isinstance(value, SecretStr) else value
-                    for field, value in block
-                }
-                fields: dict[str, Any] = {
-                    "data": to_jsonable_python(values),
-                    "block_schema_id": schema and schema.id,
-                }
-                if document is None:
-                    new = BlockDocumentCreate(name=name, block_type_id=kind.id, **fields)
-                    await client.create_block_document(new)
+            try:
+                document = saved.get(name)
+                if block is None:
+                    if document is not None:
+                        await client.delete_block_document(document.id)
                 else:
-                    update = BlockDocumentUpdate(merge_existing_data=False, **fields)
-                    await client.update_block_document(document.id, update)
+                    # `block.model_dump` makes the block's JSON schema for each field, which takes 8 ms.
+                    values = {
+                        field: value.get_secret_value() if isinstance(value, SecretStr) else value
+                        for field, value in block
+                    }
+                    fields: dict[str, Any] = {
+                        "data": to_jsonable_python(values),
+                        "block_schema_id": schema and schema.id,
+                    }
+                    if document is None:
+                        new = BlockDocumentCreate(name=name, block_type_id=kind.id, **fields)
+                        await client.create_block_document(new)
+                    else:
+                        update = BlockDocumentUpdate(merge_existing_data=False, **fields)
+                        await client.update_block_document(document.id, update)
+            except (ObjectAlreadyExists, ObjectNotFound):
+                raise EndpointError(
+                    f"endpoint {name!r}: another command saved or removed it meanwhile: import it again"
+                ) from None
             on_saved(name)
 
 

@@ -22,8 +22,14 @@ from prefect.utilities.dispatch import get_registry_for_type
 from pydantic import AfterValidator, SecretStr, ValidationError, create_model, model_validator
 
 from blocks import SinkBlock, WebhookEndpoint
-from blocks.catalog import name_from_url, remove_endpoint
-from blocks.loading import load_endpoint, load_endpoints, require_endpoint, unusable_endpoint
+from blocks.catalog import name_from_url, remove_endpoint, save_endpoints
+from blocks.loading import (
+    endpoint_documents,
+    load_endpoint,
+    load_endpoints,
+    require_endpoint,
+    unusable_endpoint,
+)
 from resonant.delivery.attempt import AttemptRunner
 from resonant.errors import AddressRefused, EndpointError
 from resonant.events import Event, Lease
@@ -334,6 +340,22 @@ async def test_an_endpoint_without_its_class_does_not_hide_others_and_can_be_rem
     assert "pigeon" in str(found["pigeon/grey"])
     await remove_endpoint("pigeon/grey")
     assert list(await listed()) == ["the-billing"]
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("block", [webhook(), None], ids=["saved", "removed"])
+async def test_an_import_names_the_endpoint_that_another_command_changes(listed, monkeypatch, block):
+    await webhook().asave("the-crm")
+    stale = await endpoint_documents() if block is None else {}
+
+    async def read_earlier():
+        return stale
+
+    if block is None:
+        await remove_endpoint("the-crm")
+    monkeypatch.setattr("blocks.catalog.endpoint_documents", read_earlier)
+    with pytest.raises(EndpointError, match="endpoint 'the-crm': another command saved or removed it"):
+        await save_endpoints({"the-crm": block}, lambda _name: None)
 
 
 @pytest.mark.engine
