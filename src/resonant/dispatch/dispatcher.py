@@ -377,6 +377,7 @@ class Dispatcher:
             for lease in chunk:
                 self._in_flight.take(lease)
             keys = [lease.key for lease in chunk]
+            self._opened[chunk[0].endpoint].chunks.add(keys[0])
             self._running.start(self._emit_all(self._emit_chunk, chunk[0].endpoint, keys))
 
     def _start(self, lease: Lease) -> None:
@@ -386,6 +387,7 @@ class Dispatcher:
     async def _emit_all(self, emit_chunk: EmitChunk, endpoint: str, keys: list[LeaseKey]) -> None:
         if admitted := await self._sender.admit_chunk(endpoint, keys):
             await emit_chunk(endpoint, admitted)
+        self._opened[endpoint].chunks.discard(keys[0])
         for key in keys:
             if (lease := self._in_flight.get(key)) is not None:
                 raise RuntimeError(f"emit_chunk returned without attempting {lease.event.id}")

@@ -42,6 +42,7 @@ class EndpointRun:
         retrying: the claimed deliveries that wait for their retries.
         sending: the sends without an answer, including those whose task runs are starting.
         starting: the admitted deliveries whose task runs have not begun to send.
+        chunks: the first deliveries of the chunks whose task runs have not begun to send.
         finished: the deliveries that this run delivered or gave up.
         probe: the delivery that this run claimed as a probe, while it is in flight.
         turn: held by the delivery that asks the gate next.
@@ -63,6 +64,7 @@ class EndpointRun:
     retrying: int = 0
     sending: int = 0
     starting: int = 0
+    chunks: set[LeaseKey] = field(default_factory=set)
     finished: int = 0
     probe: LeaseKey | None = None
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)

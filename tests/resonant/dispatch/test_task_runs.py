@@ -152,3 +152,15 @@ async def test_no_more_are_sent_alone_while_many_task_runs_are_starting(tmp_path
             await enqueue(store, 1, f"e-{number % 40}")
             await asyncio.sleep(0.01)
     assert 50 < starts.most_starting <= LANES["auto"]["alone"]
+
+
+@simulated
+async def test_chunks_grow_while_task_runs_start_slowly(tmp_path):
+    limits = Limits(run_for=60, **LANES["bulk"])
+    async with starting(tmp_path, limits=limits, answers=lambda _name: succeed, seconds=0.05) as (store, _):
+        for number in range(600):
+            await enqueue(store, 1, f"e-{number % 10}")
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(5)
+    waits = deliveries(tmp_path, "coalesce(first_attempt_at, 1e12) - accepted_at")
+    assert max(wait for (wait,) in waits) <= 2

@@ -334,7 +334,9 @@ class Fetcher:
         """
         busy, claims = endpoint.busy, endpoint.claims
         # While the gate paces, it alone limits how many wait: an endpoint with slow answers needs many in flight for its pace.
-        is_enough = not (claims.is_used_up(endpoint.finished, busy) or endpoint.governs())
+        # What becomes due before a chunk has started goes into the next chunk, so that many endpoints do not cause small ones.
+        is_used_up = claims.is_used_up(endpoint.finished, busy) and not endpoint.chunks
+        is_enough = not (is_used_up or endpoint.governs())
         if is_enough or (endpoint in self._deferred and busy):
             return 0
         self._deferred.discard(endpoint)

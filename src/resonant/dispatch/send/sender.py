@@ -271,6 +271,7 @@ class Sender:
         """
         leases = deque(lease for key in keys if (lease := self._in_flight.get(key)) is not None)
         chunk = Chunk(self._endpoints[endpoint], task_run_id)
+        chunk.endpoint.chunks.discard(keys[0])
         try:
             if chunk.endpoint.governs() or chunk.endpoint.rate.is_limited:
                 # Do not begin deliveries ahead of their sends: a crash charges an attempt to each begun delivery.
