@@ -351,8 +351,10 @@ class Fetcher:
             fair = 2 * share
         left = MOST_CLAIMED - others_claim - (self._in_flight.total_busy - busy)
         most = max(fair, min(left, max(4 * endpoint.slots.limit, 2 * chunk_size)))
-        is_alone = not (others or is_behind)
-        wanted = claims.next(now, endpoint.finished, busy, fair=fair, most=most, is_alone=is_alone)
+        finished, is_alone = endpoint.finished, not (others or is_behind)
+        wanted = claims.next(
+            now, finished, busy, fair=fair, most=most, is_alone=is_alone, is_behind=is_behind
+        )
         bodies = (bytes_left - endpoint.bytes) // 2 // self._in_flight.body_bytes(endpoint)
         wanted = int(min(wanted, endpoint.rate.most_claimed, busy + max(bodies, not endpoint.bytes)))
         room = wanted - busy

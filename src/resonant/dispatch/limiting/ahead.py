@@ -44,7 +44,9 @@ class ClaimSize:
         """
         return busy <= self._last // (2 if finished else 4)
 
-    def next(self, now: float, finished: int, busy: int, *, fair: int, most: int, is_alone: bool) -> int:
+    def next(
+        self, now: float, finished: int, busy: int, *, fair: int, most: int, is_alone: bool, is_behind: bool
+    ) -> int:
         """Return how many claimed deliveries the run may have after the next claim.
 
         Args:
@@ -54,12 +56,14 @@ class ClaimSize:
             fair: the size for an endpoint that is like all others.
             most: the largest size.
             is_alone: whether no other endpoint has due deliveries.
+            is_behind: whether it has an old backlog; new events wait for what is claimed, so claims must not last long.
         """
         if not finished:
             return min(FIRST_ALONE if is_alone else self._first, most)
         took = now - self._claimed_at
         has_worked = finished - self._finished >= self._last // 2
-        if has_worked and (took < _QUICK_SECONDS or busy <= _HARDLY_ANY * self._last):
+        is_empty = busy <= _HARDLY_ANY * self._last and not (is_behind and took > _LONG_SECONDS)
+        if has_worked and (took < _QUICK_SECONDS or is_empty):
             self._size = min(most, 2 * self._last)
         elif took > _LONG_SECONDS:
             self._size = max(self._first, self._size // 2)

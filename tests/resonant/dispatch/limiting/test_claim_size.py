@@ -9,8 +9,8 @@ from resonant.dispatch.limiting.ahead import FIRST_ALONE, FIRST_CHUNK, FIRST_CLA
 FAIR, MOST = 12, 1_000
 
 
-def claim(size, now, *, finished, busy=0, is_alone=False):
-    wanted = size.next(now, finished, busy, fair=FAIR, most=MOST, is_alone=is_alone)
+def claim(size, now, *, finished, busy=0, is_alone=False, is_behind=False):
+    wanted = size.next(now, finished, busy, fair=FAIR, most=MOST, is_alone=is_alone, is_behind=is_behind)
     size.note_claim(now, finished, wanted)
     return wanted
 
@@ -37,6 +37,13 @@ def test_claims_grow_if_nothing_is_left_at_the_next_one_even_if_that_comes_late(
     size = ClaimSize()
     first = claim(size, 0.0, finished=4)
     assert claim(size, 5.0, finished=4 + first, busy=0) == 2 * first
+
+
+def test_claims_that_last_long_do_not_grow_behind_an_old_backlog():
+    size, finished = ClaimSize(), 4
+    for number in range(5):
+        finished += claim(size, 5.0 * number, finished=finished, busy=1, is_behind=True)
+        assert finished <= 4 + FAIR * (number + 1)
 
 
 def test_claims_shrink_to_the_fair_size_if_they_last_long():
