@@ -132,34 +132,24 @@ async def test_bodies_stay_within_the_memory_limit_however_many_endpoints_there_
     assert 100 * size < max(most) <= 256 * size
 
 
-async def test_endpoints_that_never_answer_leave_memory_to_those_with_short_sends(tmp_path, monkeypatch):
-    size, answers = 2_000, Answers(200)
-    monkeypatch.setattr("resonant.dispatch.in_flight.MOST_BYTES", 64 * size)
-    sinks = {f"dead-{number}": answers.dead for number in range(100)} | {"healthy": answers.healthy}
-    async with scene(tmp_path, clock=time.time, sinks=sinks, limits=Limits(concurrency=400)) as worker:
-        events = [Event(type="t", source="/s", data="x" * (size - 2)) for _ in range(400)]
-        await worker.store.enqueue(events[:1], "healthy")
-        await worker.run()
-        for name in sinks:
-            await worker.store.enqueue(events[200:] if name == "healthy" else events[1:2], name)
-        counts = await worker.run()
-    assert (counts.delivered, counts.dead_letters) == (201, {"permanent": 100})
-
-
-@pytest.mark.parametrize("is_known", [True, False], ids=["known", "new"])
-async def test_an_endpoint_without_others_leaves_memory_to_a_later_one(
-    tmp_path, monkeypatch, quick_look, is_known
+@pytest.mark.parametrize(
+    ("dead", "is_known"), [(1, True), (1, False), (100, True)], ids=["one", "one, new", "many"]
+)
+async def test_endpoints_that_never_answer_leave_memory_to_a_later_one(
+    tmp_path, monkeypatch, quick_look, dead, is_known
 ):
     size, answers = 2_000, Answers(20 + is_known)
     monkeypatch.setattr("resonant.dispatch.in_flight.MOST_BYTES", 64 * size)
-    sinks = {"dead": answers.dead, "healthy": answers.healthy}
-    async with scene(tmp_path, clock=time.time, sinks=sinks) as worker:
+    sinks = {f"dead-{number}": answers.dead for number in range(dead)} | {"healthy": answers.healthy}
+    async with scene(tmp_path, clock=time.time, sinks=sinks, limits=Limits(concurrency=400)) as worker:
         events = [Event(type="t", source="/s", data="x" * (size - 2)) for _ in range(121)]
         await worker.store.enqueue(events[:is_known], "healthy")
         await worker.run()
-        await worker.store.enqueue(events[21:], "dead")
+        for number in range(100):
+            await worker.store.enqueue([events[21 + number]], f"dead-{number % dead}")
         async with worker.running() as run:
             await until(lambda: answers.hanging)
+            await asyncio.sleep(0.5)
             await worker.store.enqueue(events[1:21], "healthy")
             counts = await run
     assert (counts.delivered, counts.dead_letters) == (20 + is_known, {"permanent": 100})

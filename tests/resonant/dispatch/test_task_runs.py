@@ -113,9 +113,11 @@ async def starting(path, *, limits, answers, seconds=START_SECONDS):
     ):
         starts = Starts(dispatcher, seconds=seconds)
         run = asyncio.create_task(dispatcher.run(starts.emit_one, emit_chunk=starts.emit_chunk))
-        yield store, starts
-        run.cancel()
-        await asyncio.wait([run])
+        try:
+            yield store, starts
+        finally:
+            run.cancel()
+            await asyncio.wait([run])
 
 
 @simulated
@@ -139,6 +141,21 @@ async def test_an_endpoint_is_not_slow_because_its_task_runs_start_slowly(tmp_pa
             await asyncio.sleep(0.5)
     found = deliveries(tmp_path, "status, endpoint")
     assert found.count(("delivered", "orders")) == 7
+
+
+@simulated
+async def test_few_task_runs_of_an_endpoint_start_at_a_time_since_its_gate_may_close(tmp_path):
+    limits = Limits(run_for=60)
+    async with starting(tmp_path, limits=limits, answers=lambda _name: succeed) as (store, starts):
+        for _ in range(40):
+            await enqueue(store)
+            await asyncio.sleep(0.05)
+        async with starts.engine:
+            await enqueue(store, 100)
+            await asyncio.sleep(1)
+            assert starts.starting == 8
+        await asyncio.sleep(2)
+    assert len(starts.attempts) == 140
 
 
 @simulated
