@@ -203,9 +203,9 @@ def add_up(rows: Iterable[Packed]) -> defaultdict[Labels, Sketch]:
         for *labels, count, total, least, most, width in json.loads(row.entries):
             sketch = sums[tuple(labels)]
             sketch.count += count
+            sketch.total += total  # an upgraded store has totals without buckets
             if not width:
                 continue
-            sketch.total += total
             sketch.least = least if sketch.least is None else min(sketch.least, least)
             sketch.most = most if sketch.most is None else max(sketch.most, most)
             buckets, start, place = sketch.buckets, place, place + width
