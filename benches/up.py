@@ -8,7 +8,6 @@ server, worker and drains, but not the receiver. A latency is the time from hand
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import statistics
 import time
@@ -192,7 +191,7 @@ class _Up:
         """Store events at this rate, in small batches with a single event between them; return the times of those."""
         stored_at = {}
         began_at, left = time.monotonic(), events(count)
-        for number in range(math.ceil(count / (rate * _INTERVAL_SECONDS))):
+        for number in range(int(count / (rate * _INTERVAL_SECONDS))):
             at = began_at + number * _INTERVAL_SECONDS
             due = count - round((number + 1) * rate * _INTERVAL_SECONDS)
             await asyncio.sleep(at - time.monotonic())
