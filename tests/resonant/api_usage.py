@@ -72,6 +72,6 @@ sink: Sink = Printer()
 policy = RetryPolicy(max_attempts=3)
 caught: tuple[type[ResonantError], ...] = (ConflictingEvent, resonant.StoreLocked)
 
-Event(type="order.paid", source="/shop")  # type: ignore[call-arg]
+Event(type="order.paid")  # type: ignore[call-arg]
 enqueue("shop.db", [], "billing")  # type: ignore[arg-type]
 unknown = resonant.no_such_name  # type: ignore[attr-defined]

@@ -93,7 +93,7 @@ def test_a_producer_may_give_decimals():
         Decimal("NaN"),
         [Decimal("Infinity")],
         object(),
-        b"x",
+        [b"x"],
         {1, 2},
         {(1, 2): 3},
         [Decimal(1), object()],

@@ -1,0 +1,47 @@
+"""Frozen data classes: events, and the states of their deliveries.
+
+Times are seconds since the Unix epoch (float, UTC) everywhere, except ``Event.time``, which is the producer's own
+RFC 3339 text (CloudEvents ``time``) and is never used in calculations.
+"""
+
+from resonant.events.data import ABSENT, Form, encode_data, json_kind
+from resonant.events.deliveries import (
+    ENDPOINT_NAME,
+    Attempt,
+    Blame,
+    Category,
+    Clock,
+    DeadLetter,
+    Delivery,
+    Lease,
+    LeaseKey,
+    Reason,
+    Result,
+    Status,
+)
+from resonant.events.event import DEFAULT_MAX_EVENT_BYTES, Event, EventKey, new_event_id
+from resonant.events.times import rfc3339
+
+__all__ = [
+    "ABSENT",
+    "DEFAULT_MAX_EVENT_BYTES",
+    "ENDPOINT_NAME",
+    "Attempt",
+    "Blame",
+    "Category",
+    "Clock",
+    "DeadLetter",
+    "Delivery",
+    "Event",
+    "EventKey",
+    "Form",
+    "Lease",
+    "LeaseKey",
+    "Reason",
+    "Result",
+    "Status",
+    "encode_data",
+    "json_kind",
+    "new_event_id",
+    "rfc3339",
+]

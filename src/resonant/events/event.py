@@ -1,0 +1,227 @@
+"""Events, with CloudEvents 1.0 attributes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from resonant.errors import InvalidEvent
+from resonant.events import attributes
+from resonant.events.data import ABSENT, Form, encode, encode_data
+from resonant.events.times import moment_of
+from resonant.events.traces import trace_context
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT_MAX_EVENT_BYTES = 1024 * 1024
+# Not part of an event's content: a producer that repeats an event may send others.
+_NOT_IN_DIGEST = ("recordedtime",)
+
+
+class EventKey(NamedTuple):
+    """Identifies an event, as in CloudEvents."""
+
+    source: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Event:
+    """An immutable event, with CloudEvents 1.0 attributes.
+
+    Attributes:
+        id: 1 to 255 visible ASCII characters.
+        type: e.g. ``com.example.order.paid``.
+        source: a URI reference to the producer.
+        body: ``data`` as bytes, empty if absent. JSON is compact UTF-8, keys in the given order. Every attempt sends them.
+        time: when the event happened, in RFC 3339; None means the time of acceptance.
+        subject: the subject of the event within the source.
+        form: the form of ``data``: ``json``, ``text``, ``bytes`` or ``absent``.
+        datacontenttype: the media type of ``data``; None means JSON, or unknown if ``data`` is bytes.
+        dataschema: the absolute URI of a schema of ``data``.
+        extensions_json: ``extensions`` as canonical JSON; None if there are none.
+        traceparent, tracestate: the trace in which the event was made (W3C Trace Context).
+        webhook_id: the ``webhook-id`` of every attempt, set by the store at acceptance; None before.
+    """
+
+    id: str
+    type: str
+    source: str
+    body: bytes = field(repr=False)
+    time: str | None = None
+    subject: str | None = None
+    form: Form = "json"
+    datacontenttype: str | None = None
+    dataschema: str | None = None
+    extensions_json: str | None = None
+    traceparent: str | None = None
+    tracestate: str | None = None
+    webhook_id: str | None = field(default=None, compare=False)
+
+    def __init__(
+        self,
+        *,
+        type: str,  # noqa: A002 - CloudEvents calls it that
+        source: str,
+        data: Any = ABSENT,
+        id: str | None = None,  # noqa: A002 - CloudEvents calls it that
+        time: str | None = None,
+        subject: str | None = None,
+        datacontenttype: str | None = None,
+        dataschema: str | None = None,
+        extensions: Mapping[str, str | bool | int | None] | None = None,
+        max_bytes: int = DEFAULT_MAX_EVENT_BYTES,
+    ) -> None:
+        """Validate the values, and serialise ``data`` once.
+
+        Args:
+            data: any JSON value, or bytes; with a ``datacontenttype`` that is not JSON, a string or bytes. No data by default.
+            id: a new UUIDv7 by default.
+            datacontenttype: JSON by default.
+            extensions: up to 32 extension attributes: strings, booleans and 32-bit integers; None means absent.
+            max_bytes: the largest body allowed, in bytes.
+
+        Raises:
+            InvalidEvent: a value is missing, malformed or too large; the message says which and why.
+        """
+        event_id = new_event_id() if id is None else attributes.visible_ascii("id", id)
+        form: Form = "json"
+        if datacontenttype is None and data is not ABSENT and not isinstance(data, bytes):
+            body = encode_data(data)
+        else:
+            datacontenttype = None if datacontenttype is None else attributes.media_type(datacontenttype)
+            form, body = encode(data, datacontenttype)
+            if form == "json" and datacontenttype == "application/json":
+                datacontenttype = None
+        if len(body) > max_bytes:
+            raise InvalidEvent(
+                f"data is {len(body):,} bytes, the limit is {max_bytes:,} (RESONANT_MAX_EVENT_BYTES raises it)"
+            )
+        traceparent = tracestate = encoded_extensions = None
+        if extensions:
+            others = dict(extensions)
+            traceparent, tracestate = trace_context(
+                others.pop("traceparent", None), others.pop("tracestate", None)
+            )
+            encoded_extensions = attributes.extensions_json(others)
+        self._assign(
+            event_id,
+            attributes.text("type", type),
+            attributes.text("source", source),
+            body,
+            None if time is None else attributes.rfc3339_text("time", time),
+            None if subject is None else attributes.text("subject", subject),
+            form,
+            datacontenttype,
+            None if dataschema is None else attributes.absolute_uri(dataschema),
+            encoded_extensions,
+            traceparent,
+            tracestate,
+            None,
+        )
+
+    @classmethod
+    def from_stored(
+        cls,
+        id: str,  # noqa: A002 - CloudEvents calls it that
+        type: str,  # noqa: A002 - CloudEvents calls it that
+        source: str,
+        body: bytes,
+        time: str | None = None,
+        subject: str | None = None,
+        form: Form | None = None,
+        datacontenttype: str | None = None,
+        dataschema: str | None = None,
+        extensions_json: str | None = None,
+        traceparent: str | None = None,
+        tracestate: str | None = None,
+        webhook_id: str | None = None,
+    ) -> Event:
+        """Rebuild a stored event, without validation.
+
+        Args:
+            form: ``json`` by default.
+        """
+        event = cls.__new__(cls)
+        event._assign(  # noqa: SLF001 - of its own class
+            id,
+            type,
+            source,
+            body,
+            time,
+            subject,
+            form or "json",
+            datacontenttype,
+            dataschema,
+            extensions_json,
+            traceparent,
+            tracestate,
+            webhook_id,
+        )
+        return event
+
+    def _assign(self, *values: str | bytes | None) -> None:
+        for assign, value in zip(_ASSIGN, values, strict=False):
+            assign(self, value)
+
+    @property
+    def identity(self) -> EventKey:
+        """The source and the id, which together identify the event."""
+        return EventKey(self.source, self.id)
+
+    @property
+    def extensions(self) -> dict[str, str | bool | int]:
+        """The extension attributes, sorted by name, without ``traceparent`` and ``tracestate``."""
+        extensions: dict[str, str | bool | int] = (
+            json.loads(self.extensions_json) if self.extensions_json else {}
+        )
+        return extensions
+
+    @property
+    def expires_at(self) -> float | None:
+        """The extension ``expirytime`` in seconds since the epoch; None if there is none."""
+        if self.extensions_json is None or '"expirytime"' not in self.extensions_json:
+            return None
+        expirytime = self.extensions.get("expirytime")
+        return moment_of(expirytime) if isinstance(expirytime, str) else None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the content, as 64 hex digits: equal events have an equal digest.
+
+        The id, the trace and the extension ``recordedtime`` are not content.
+        """
+        content: list[Any] = [self.type, self.source, self.time, self.subject]
+        if self.form != "json" or self.datacontenttype or self.dataschema or self.extensions_json:
+            extensions = {
+                name: value for name, value in self.extensions.items() if name not in _NOT_IN_DIGEST
+            }
+            more = [self.form, self.datacontenttype, self.dataschema, extensions]
+            # Without any of these, the digest is the same as before they existed.
+            if more != ["json", None, None, {}]:
+                content += more
+        return hashlib.sha256(json.dumps(content).encode() + b"\n" + self.body).hexdigest()
+
+
+# Faster than `object.__setattr__`, which searches for the descriptor by name.
+_ASSIGN: tuple[Any, ...] = tuple(getattr(Event, name).__set__ for name in Event.__slots__)
+
+
+def new_event_id(now: float | None = None) -> str:
+    """Return ``evt_`` and a UUIDv7 (RFC 9562, 5.7; sub-millisecond fraction in ``rand_a``), so that ids sort by time.
+
+    Args:
+        now: seconds since the epoch; the wall clock by default.
+    """
+    nanoseconds = time.time_ns() if now is None else int(now * 1e9)
+    milliseconds, rest = divmod(nanoseconds, 1_000_000)
+    fraction = rest * 4096 // 1_000_000
+    tail = int.from_bytes(os.urandom(8)) & ((1 << 62) - 1)
+    value = (milliseconds & ((1 << 48) - 1)) << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | tail
+    digits = f"{value:032x}"
+    return f"evt_{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

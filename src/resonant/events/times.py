@@ -1,0 +1,42 @@
+"""RFC 3339 times."""
+
+from __future__ import annotations
+
+import re
+from calendar import monthrange
+from datetime import UTC, datetime
+
+# `datetime.fromisoformat` also accepts week dates, bare hours, commas and 24:00, which RFC 3339 does not allow.
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT(?!24)\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:[0-5]\d)", re.ASCII)
+
+
+def rfc3339(moment: float) -> str:
+    """Format seconds since the epoch as RFC 3339 in UTC, to the millisecond."""
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def moment_of(text: str) -> float | None:
+    """Return an RFC 3339 time in seconds since the epoch; None if the text is not one.
+
+    A leap second counts as the second before it.
+    """
+    parsed = parse_rfc3339(text)
+    return None if parsed is None else parsed.timestamp()
+
+
+def parse_rfc3339(text: str) -> datetime | None:
+    """Read an RFC 3339 time; None if the text is not one. A leap second becomes the second before it."""
+    text = text.upper()
+    if not _RFC3339.fullmatch(text):
+        return None
+    # `datetime` has no leap seconds. A leap second is the last second of a month in UTC (RFC 3339, 5.7).
+    is_leap = text[17:19] == "60"
+    try:
+        moment = datetime.fromisoformat(f"{text[:17]}59{text[19:]}" if is_leap else text)
+        in_utc = moment.astimezone(UTC) if is_leap else None
+    except (ValueError, OverflowError):
+        return None
+    if in_utc is None:
+        return moment
+    last_day = monthrange(in_utc.year, in_utc.month)[1]
+    return moment if (in_utc.day, in_utc.hour, in_utc.minute) == (last_day, 23, 59) else None
