@@ -33,14 +33,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 class ResonantError(Exception):
     """Base of every error of this package; its message is suitable for users, and contains no secret."""
 
 
+InvalidEventCode = Literal[
+    "not_json",  # not UTF-8, not JSON, or nested too deeply
+    "missing",  # a required attribute
+    "wrong_type",  # of a value
+    "invalid_value",
+    "invalid_name",  # of an attribute
+    "too_large",
+    "too_many",  # extension attributes
+    "both_data",  # data beside data_base64
+]
+
+
 class InvalidEvent(ResonantError):
-    """The input is not a valid event; the message says why."""
+    """The input is not a valid event; the message says why.
+
+    Attributes:
+        code: the kind of the problem; it does not change between releases.
+        pointer: the JSON Pointer (RFC 6901) of the member with the problem; empty for the whole event.
+    """
+
+    def __init__(
+        self, message: str, code: InvalidEventCode = "invalid_value", member: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.pointer = "" if member is None else "/" + member.replace("~", "~0").replace("/", "~1")
 
 
 class ConflictingEvent(ResonantError):

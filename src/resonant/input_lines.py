@@ -9,17 +9,19 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from resonant.errors import InvalidEvent
-from resonant.events import DEFAULT_MAX_EVENT_BYTES, Event, json_kind
+from resonant.events import ABSENT, DEFAULT_MAX_EVENT_BYTES, RESERVED_NAMES, Event, decode_base64, json_kind
 
-_INPUT_KEYS = frozenset({"id", "type", "source", "data", "time", "subject"})
-# Keys of CloudEvents in JSON, with the only values that Resonant sends.
-_IMPLIED = {"specversion": "1.0", "datacontenttype": "application/json"}
+# The members of CloudEvents in JSON that are not extension attributes.
+_MEMBERS = RESERVED_NAMES | {"data_base64"}
 
 
 def parse_event(
     line: bytes | str, *, default_type: str | None = None, max_bytes: int = DEFAULT_MAX_EVENT_BYTES
 ) -> Event:
-    """Read one input line: ``{"type": ..., "source": ..., "data": ...}`` with optional id, time, subject.
+    """Read one input line: a CloudEvent in JSON, such as ``{"type": ..., "source": ..., "data": ...}``.
+
+    ``id`` and ``specversion`` are optional. ``data`` or ``data_base64`` may be absent. All other members are attributes of
+    CloudEvents or extension attributes; null means that there is no such attribute.
 
     Numbers keep their exact value, even if a float would round it. If an object has a duplicate key, the last value
     counts.
@@ -36,13 +38,15 @@ def parse_event(
         text = line.decode() if isinstance(line, bytes) else line
         fields = _DECODER.decode(text.removeprefix("\ufeff"))
     except UnicodeDecodeError as error:
-        raise InvalidEvent(f"not UTF-8: {error.reason} at byte {error.start}") from None
+        raise InvalidEvent(f"not UTF-8: {error.reason} at byte {error.start}", "not_json") from None
     except json.JSONDecodeError as error:
-        raise InvalidEvent(f"not JSON: {error.msg} at column {error.colno}") from None
+        raise InvalidEvent(f"not JSON: {error.msg} at column {error.colno}", "not_json") from None
     except RecursionError:
-        raise InvalidEvent("not an event: nested too deeply") from None
+        raise InvalidEvent("not an event: nested too deeply", "too_large") from None
     except ValueError:
-        raise InvalidEvent(f"a number has more than {sys.get_int_max_str_digits():,} digits") from None
+        raise InvalidEvent(
+            f"a number has more than {sys.get_int_max_str_digits():,} digits", "too_large"
+        ) from None
     return event_from_fields(fields, default_type=default_type, max_bytes=max_bytes)
 
 
@@ -54,27 +58,32 @@ def event_from_fields(
 ) -> Event:
     """Build an event from a decoded input line; see ``parse_event``."""
     if not isinstance(fields, dict):
-        raise InvalidEvent(f"must be a JSON object, not {json_kind(fields)}")
-    for name in sorted(fields.keys() - _INPUT_KEYS, key=str):
-        if name not in _IMPLIED:
-            raise InvalidEvent(f"unknown key {name!r:.80}; known keys: {', '.join(sorted(_INPUT_KEYS))}")
-        if fields[name] != _IMPLIED[name]:
-            raise InvalidEvent(f"{name} must be {_IMPLIED[name]!r} if it is given")
+        raise InvalidEvent(f"must be a JSON object, not {json_kind(fields)}", "wrong_type")
+    if fields.get("specversion", "1.0") != "1.0":
+        raise InvalidEvent("specversion must be '1.0' if it is given", member="specversion")
     event_type = fields.get("type")
     if event_type is None:
         event_type = default_type
     if event_type is None:
-        raise InvalidEvent("type is missing (and no --type was given)")
-    for required in ("source", "data"):
-        if required not in fields:
-            raise InvalidEvent(f"{required} is missing")
+        raise InvalidEvent("type is missing (and no --type was given)", "missing", "type")
+    if fields.get("source") is None:
+        raise InvalidEvent("source is missing", "missing", "source")
+    data = fields.get("data", ABSENT)
+    if (encoded := fields.get("data_base64")) is not None:
+        if data is not ABSENT:
+            raise InvalidEvent("data and data_base64 cannot both be given", "both_data", "data_base64")
+        data = decode_base64(encoded)
+    others = fields.keys() - _MEMBERS
     return Event(
         id=fields.get("id"),
         type=event_type,
         source=fields["source"],
-        data=fields["data"],
+        data=data,
         time=fields.get("time"),
         subject=fields.get("subject"),
+        datacontenttype=fields.get("datacontenttype"),
+        dataschema=fields.get("dataschema"),
+        extensions={name: value for name, value in fields.items() if name in others} if others else None,
         max_bytes=max_bytes,
     )
 
@@ -95,7 +104,7 @@ def _number(literal: str) -> float | Decimal:
 
 
 def _refuse_constant(name: str) -> Any:
-    raise InvalidEvent(f"not JSON: {name} is not a JSON value")
+    raise InvalidEvent(f"not JSON: {name} is not a JSON value", "not_json")
 
 
 _DECODER = json.JSONDecoder(parse_float=_number, parse_constant=_refuse_constant)

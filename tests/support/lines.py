@@ -1,5 +1,6 @@
 """Input lines that tests parse."""
 
+import base64
 import json
 
 import pytest
@@ -18,6 +19,29 @@ def line(data="1", **attributes):
         f"{json.dumps(name)}: {json.dumps(value)}" for name, value in given.items() if value is not None
     ]
     return "{" + ", ".join([*members, f'"data": {data}']) + "}"
+
+
+def as_line(event):
+    """Return an input line for the event, as another program would write it."""
+    names = (
+        "id",
+        "type",
+        "source",
+        "time",
+        "subject",
+        "datacontenttype",
+        "dataschema",
+        "traceparent",
+        "tracestate",
+    )
+    fields = {name: value for name in names if (value := getattr(event, name)) is not None} | event.extensions
+    if event.form == "bytes":
+        fields["data_base64"] = base64.b64encode(event.body).decode()
+    if event.form == "text":
+        fields["data"] = event.body.decode()
+    text = json.dumps(fields)
+    # Not decoded, since Python would round a number.
+    return f'{text[:-1]}, "data": {event.body.decode()}}}' if event.form == "json" else text
 
 
 def body(data):

@@ -4,7 +4,8 @@ Times are seconds since the Unix epoch (float, UTC) everywhere, except ``Event.t
 RFC 3339 text (CloudEvents ``time``) and is never used in calculations.
 """
 
-from resonant.events.data import ABSENT, Form, encode_data, json_kind
+from resonant.events.attributes import RESERVED_NAMES
+from resonant.events.data import ABSENT, Form, decode_base64, encode_data, json_kind
 from resonant.events.deliveries import (
     ENDPOINT_NAME,
     Attempt,
@@ -26,6 +27,7 @@ __all__ = [
     "ABSENT",
     "DEFAULT_MAX_EVENT_BYTES",
     "ENDPOINT_NAME",
+    "RESERVED_NAMES",
     "Attempt",
     "Blame",
     "Category",
@@ -40,6 +42,7 @@ __all__ = [
     "Reason",
     "Result",
     "Status",
+    "decode_base64",
     "encode_data",
     "json_kind",
     "new_event_id",

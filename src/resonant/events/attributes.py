@@ -18,37 +18,30 @@ MAX_EXTENSIONS = 32
 MAX_EXTENSION_CHARACTERS = 1024
 MAX_EXTENSIONS_BYTES = 8 * 1024
 
-# The attributes of CloudEvents 1.0, which are not extensions.
-CONTEXT_ATTRIBUTES = (
-    "id",
-    "type",
-    "source",
-    "time",
-    "subject",
-    "datacontenttype",
-    "dataschema",
-    "specversion",
+# Names that an extension cannot have: the attributes of CloudEvents 1.0, and `data`.
+RESERVED_NAMES = frozenset(
+    {"id", "type", "source", "time", "subject", "datacontenttype", "dataschema", "specversion", "data"}
 )
-_RESERVED = frozenset({*CONTEXT_ATTRIBUTES, "data"})
 
 # Forbidden in strings of CloudEvents 1.0: control characters, surrogates, noncharacters.
 _NONCHARACTERS = "".join(rf"\U{plane:04x}fffe\U{plane:04x}ffff" for plane in range(17))
 _FORBIDDEN_CHARACTER = re.compile(rf"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{_NONCHARACTERS}]")
 _EXTENSION_NAME = re.compile(r"[a-z0-9]{1,20}")
 _TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"  # noqa: S105 - a token of RFC 9110
-_PARAMETER = rf'[ \t]*;[ \t]*{_TOKEN}=({_TOKEN}|"([^"\\]|\\.)*")'
-_MEDIA_TYPE = re.compile(rf"{_TOKEN}/{_TOKEN}({_PARAMETER})*")
+_MEDIA_TYPE = re.compile(rf'{_TOKEN}/{_TOKEN}( *; *{_TOKEN}=({_TOKEN}|"([ !#-\[\]-~]|\\[ -~])*"))*')
 _ABSOLUTE_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+")
 
 
 def text(name: str, value: Any, longest: int = MAX_ATTRIBUTE_CHARACTERS) -> str:
     """Return the value if it is a string with at least one character, none of them forbidden in CloudEvents."""
     if not isinstance(value, str):
-        raise InvalidEvent(f"{name} must be a string, not {json_kind(value)}")
+        raise InvalidEvent(f"{name} must be a string, not {json_kind(value)}", "wrong_type", name)
     if not value or len(value) > longest:
-        raise InvalidEvent(f"{name} must have 1 to {longest} characters, not {len(value)}")
+        raise InvalidEvent(f"{name} must have 1 to {longest:,} characters, not {len(value):,}", member=name)
     if not value.isprintable() and _FORBIDDEN_CHARACTER.search(value):
-        raise InvalidEvent(f"{name} contains a control character, a lone surrogate or a noncharacter")
+        raise InvalidEvent(
+            f"{name} contains a control character, a lone surrogate or a noncharacter", member=name
+        )
     return value
 
 
@@ -56,7 +49,7 @@ def visible_ascii(name: str, value: Any) -> str:
     """Return the value if it is visible ASCII: it is sent unencoded in a header and in the signed content."""
     given = text(name, value)
     if not given.isascii() or " " in given:
-        raise InvalidEvent(f"{name} must contain only visible ASCII characters: {given!r}")
+        raise InvalidEvent(f"{name} must contain only visible ASCII characters: {given!r}", member=name)
     return given
 
 
@@ -64,15 +57,20 @@ def rfc3339_text(name: str, value: Any) -> str:
     """Return the value if it is an RFC 3339 time."""
     given = text(name, value)
     if parse_rfc3339(given) is None:
-        raise InvalidEvent(f"{name} {given!r} is not an RFC 3339 time, such as 2026-01-31T12:00:00Z")
+        raise InvalidEvent(
+            f"{name} {given!r} is not an RFC 3339 time, such as 2026-01-31T12:00:00Z", member=name
+        )
     return given
 
 
 def media_type(value: Any) -> str:
-    """Return the value of ``datacontenttype`` if it is a media type of RFC 2046."""
+    """Return the value of ``datacontenttype`` if it is a media type of RFC 2046; it is sent unencoded in a header."""
     given = text("datacontenttype", value)
-    if not given.isascii() or not _MEDIA_TYPE.fullmatch(given):
-        raise InvalidEvent(f"datacontenttype {given!r} is not a media type, such as text/plain")
+    if not _MEDIA_TYPE.fullmatch(given):
+        raise InvalidEvent(
+            f"datacontenttype {given!r} is not a media type, such as text/plain; charset=utf-8",
+            member="datacontenttype",
+        )
     return given
 
 
@@ -81,7 +79,8 @@ def absolute_uri(value: Any) -> str:
     given = text("dataschema", value)
     if not _ABSOLUTE_URI.fullmatch(given):
         raise InvalidEvent(
-            f"dataschema {given!r} is not an absolute URI, such as https://example.com/order.json"
+            f"dataschema {given!r} is not an absolute URI, such as https://example.com/order.json",
+            member="dataschema",
         )
     return given
 
@@ -89,41 +88,55 @@ def absolute_uri(value: Any) -> str:
 def extensions_json(extensions: Mapping[str, Any]) -> str | None:
     """Return the extensions as canonical JSON, sorted by name; None if there are none.
 
+    Args:
+        extensions: values by name; a value of None means that there is no such extension.
+
     Raises:
         InvalidEvent: a name or a value is not allowed, or there are too many.
     """
-    given = {
-        extension_name(name): extension_value(name, each)
-        for name, each in extensions.items()
-        if each is not None
-    }
+    given = {_name(name): _value(name, value) for name, value in extensions.items()}
+    given = {name: value for name, value in given.items() if value is not None}
     if not given:
         return None
     if len(given) > MAX_EXTENSIONS:
-        raise InvalidEvent(f"an event may have {MAX_EXTENSIONS} extension attributes, not {len(given)}")
-    encoded = json.dumps(given, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
-    if (size := len(encoded.encode())) > MAX_EXTENSIONS_BYTES:
         raise InvalidEvent(
-            f"the extension attributes are {size:,} bytes as JSON, the limit is {MAX_EXTENSIONS_BYTES:,}"
+            f"an event can have {MAX_EXTENSIONS} extension attributes, not {len(given):,}", "too_many"
         )
-    return encoded
+    size = sum(len(name) + len(str(value).encode()) for name, value in given.items())
+    if size > MAX_EXTENSIONS_BYTES:
+        raise InvalidEvent(
+            f"the extension attributes have {size:,} bytes, the limit is {MAX_EXTENSIONS_BYTES:,}",
+            "too_large",
+        )
+    return json.dumps(given, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 
 
-def extension_name(name: Any) -> str:
-    """Return the name if an extension may have it."""
-    if not isinstance(name, str) or not _EXTENSION_NAME.fullmatch(name) or name in _RESERVED:
+def _name(name: Any) -> str:
+    if not isinstance(name, str) or not _EXTENSION_NAME.fullmatch(name):
+        suggestion = re.sub(r"[^a-z0-9]", "", str(name)[:100].lower())[:20]
+        hint = f"; did you mean {suggestion!r}?" if suggestion else ""
         raise InvalidEvent(
-            f"{name!r:.80} cannot be the name of an extension attribute: 1 to 20 characters of a-z and 0-9"
+            f"{name!r:.80} is not the name of an attribute, which has 1 to 20 of a-z and 0-9{hint}",
+            "invalid_name",
+            str(name),
         )
+    if name in RESERVED_NAMES:
+        raise InvalidEvent(f"{name} is not an extension attribute", "invalid_name", name)
     return name
 
 
-def extension_value(name: str, value: Any) -> str | bool | int:
-    """Return the value if an extension may have it: a string, a boolean or a 32-bit integer."""
+def _value(name: str, value: Any) -> str | bool | int | None:
+    if value is None:
+        return None
+    if name == "expirytime":
+        return rfc3339_text(name, value)
     if isinstance(value, str):
-        if name == "expirytime":
-            return rfc3339_text(name, value)
         return text(name, value, MAX_EXTENSION_CHARACTERS) if value else value
-    if name != "expirytime" and isinstance(value, int) and -(2**31) <= value < 2**31:
+    if isinstance(value, int) and -(2**31) <= value < 2**31:
         return value
-    raise InvalidEvent(f"{name} must be a string, a boolean or a 32-bit integer, not {json_kind(value)}")
+    kind = "this number" if json_kind(value) == "a number" else json_kind(value)
+    raise InvalidEvent(
+        f"{name} must be a string, a boolean or an integer of 32 bits, not {kind}: it is an extension attribute",
+        "wrong_type",
+        name,
+    )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 from decimal import Decimal
 from enum import Enum
 from typing import Any, Final, Literal
 
 from resonant.errors import InvalidEvent
 
+_CHARSET = re.compile(r';\s*charset="?(?P<charset>[^";\s]*)', re.IGNORECASE)
 Form = Literal["json", "text", "bytes", "absent"]
 
 
@@ -29,26 +32,61 @@ def encode(data: Any, datacontenttype: str | None) -> tuple[Form, bytes]:
     Raises:
         InvalidEvent: the data does not fit its type.
     """
+    form: Form
     if data is ABSENT:
         return "absent", b""
     if isinstance(data, bytes):
         return "bytes", data
     if datacontenttype is None or is_json(datacontenttype):
-        return "json", encode_data(data)
-    if not isinstance(data, str):
+        form, body = "json", encode_data(data)
+    elif isinstance(data, str):
+        form, body = "text", _utf8(data)
+    else:
         raise InvalidEvent(
-            f"data must be a string, not {json_kind(data)}, as datacontenttype is {datacontenttype}"
+            f"data must be a string, not {json_kind(data)}: its type is {datacontenttype}",
+            "wrong_type",
+            "data",
         )
-    try:
-        return "text", data.encode()
-    except UnicodeEncodeError:
-        raise InvalidEvent("data contains a lone surrogate, which is not valid UTF-8") from None
+    if datacontenttype is not None:
+        _require_charset(datacontenttype, body)
+    return form, body
 
 
 def is_json(datacontenttype: str) -> bool:
     """Whether data of this media type is JSON: ``*/json`` or ``*/*+json``, with or without parameters."""
-    media_type = datacontenttype.partition(";")[0].strip().lower()
-    return media_type.endswith(("/json", "+json"))
+    return datacontenttype.partition(";")[0].rstrip().lower().endswith(("/json", "+json"))
+
+
+def decode_base64(text: Any) -> bytes:
+    """Return the bytes that ``data_base64`` stands for.
+
+    Raises:
+        InvalidEvent: it is not exactly the base64 of RFC 4648 (section 4), with padding and without line breaks.
+    """
+    if not isinstance(text, str):
+        raise InvalidEvent(
+            f"data_base64 must be a string, not {json_kind(text)}", "wrong_type", "data_base64"
+        )
+    try:
+        data = base64.b64decode(text, validate=True)
+    except ValueError:
+        data = None
+    # Python accepts bits after the data that are not zero.
+    if data is None or base64.b64encode(data).decode() != text:
+        raise InvalidEvent(
+            "data_base64 is not base64 (RFC 4648), padded and in one line", member="data_base64"
+        )
+    return data
+
+
+def _require_charset(datacontenttype: str, body: bytes) -> None:
+    found = _CHARSET.search(datacontenttype)
+    charset = found["charset"].lower() if found else "utf-8"
+    if charset not in ("utf-8", "utf8") and not (charset == "us-ascii" and body.isascii()):
+        raise InvalidEvent(
+            f"datacontenttype is {datacontenttype}, but data is sent as UTF-8: for other bytes, give data_base64",
+            member="datacontenttype",
+        )
 
 
 def encode_data(data: Any) -> bytes:
@@ -61,13 +99,20 @@ def encode_data(data: Any) -> bytes:
         InvalidEvent: ``data`` is not valid JSON: NaN, lone surrogates, other objects, or nested too deeply.
     """
     try:
-        return _encode(data).encode()
-    except UnicodeEncodeError:
-        raise InvalidEvent("data contains a lone surrogate, which is not valid UTF-8") from None
+        return _utf8(_encode(data))
     except RecursionError:
-        raise InvalidEvent("data is nested too deeply") from None
+        raise InvalidEvent("data is nested too deeply", "too_large", "data") from None
     except (ValueError, TypeError) as error:
-        raise InvalidEvent(f"data is not a JSON value: {error}") from None
+        raise InvalidEvent(f"data is not a JSON value: {error}", member="data") from None
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise InvalidEvent(
+            "data contains a lone surrogate, which is not valid UTF-8", member="data"
+        ) from None
 
 
 def _encode(data: Any) -> str:

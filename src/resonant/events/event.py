@@ -100,7 +100,9 @@ class Event:
                 datacontenttype = None
         if len(body) > max_bytes:
             raise InvalidEvent(
-                f"data is {len(body):,} bytes, the limit is {max_bytes:,} (RESONANT_MAX_EVENT_BYTES raises it)"
+                f"data is {len(body):,} bytes, the limit is {max_bytes:,} (RESONANT_MAX_EVENT_BYTES raises it)",
+                "too_large",
+                "data",
             )
         traceparent = tracestate = encoded_extensions = None
         if extensions:

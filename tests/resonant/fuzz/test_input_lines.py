@@ -19,13 +19,16 @@ from resonant.cli.send.intake import SHOWN_BAD_LINES, _Counts, _Reader, _Splitte
 from resonant.cli.send.sources import Interruption, Source
 from resonant.errors import InvalidEvent
 from resonant.input_lines import event_from_fields, parse_event
+from support.lines import as_line
 
 fuzzed = settings.get_profile("fuzz")
 fuzzed_with_io = settings.get_profile("fuzz-io")
 
 MOST_BYTES = 2_000
 characters = st.characters()  # surrogates too
-keys = st.sampled_from(["id", "type", "source", "data", "time", "subject", "specversion", "datacontenttype"])
+MEMBERS = ["id", "type", "source", "data", "data_base64", "time", "subject", "specversion", "datacontenttype"]
+MEMBERS += ["dataschema", "expirytime", "traceparent", "tracestate", "partitionkey", "Subject"]
+keys = st.sampled_from(MEMBERS)
 numbers = st.integers() | st.floats() | st.sampled_from([10**400, -(10**25), 1e308, 5e-324])
 values = st.recursive(
     st.none() | st.booleans() | numbers | st.text(characters, max_size=20),
@@ -48,6 +51,10 @@ good_lines = st.builds(
             "id": st.from_regex(r"[!-~]{1,30}", fullmatch=True),
             "time": st.datetimes().map(lambda time: f"{time.isoformat()}Z"),
             "subject": st.text(min_size=1, max_size=20),
+            "datacontenttype": st.sampled_from(["application/json", "a/b+json; c=d", "text/plain"]),
+            "dataschema": st.sampled_from(["urn:x", "https://example.com/order.json"]),
+            "expirytime": st.datetimes().map(lambda time: f"{time.isoformat()}Z"),
+            "partitionkey": st.booleans() | st.integers() | st.text(),
         },
     ),
     st.sampled_from([None, 1]),
@@ -85,14 +92,22 @@ def read(line, **options):
         return None
     assert re.fullmatch(r"[!-~]{1,255}", event.id)
     assert len(event.body) <= MOST_BYTES
+    for name, value in event.extensions.items():
+        assert re.fullmatch(r"[a-z0-9]{1,20}", name)
+        if isinstance(value, str):
+            assert not re.search(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", value)
+            assert len(value) <= 1024
+        else:
+            assert -(2**31) <= value < 2**31
+    assert event.body == b"" or event.form != "absent"
+    for text in (event.datacontenttype, event.dataschema, event.traceparent, event.tracestate):
+        # Sent unencoded in a header.
+        assert text is None or re.fullmatch(r"[ -~]{1,1024}", text)
     for text in (event.type, event.source, event.time, event.subject):
         # PostgreSQL, a header and a log line can contain it.
         assert text is None or not re.search(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", text)
         assert text is None or 1 <= len(text) <= 255
-    names = ("id", "type", "source", "time", "subject")
-    again = {name: value for name in names if (value := getattr(event, name)) is not None}
-    given_again = json.dumps(again).encode()
-    repeated = parse_event(given_again[:-1] + b',"data":' + event.body + b"}", max_bytes=MOST_BYTES)
+    repeated = parse_event(as_line(event), max_bytes=MOST_BYTES)
     assert repeated == event
     assert repeated.digest == event.digest
     return event

@@ -1,16 +1,19 @@
 """Events: attributes, ids and digests."""
 
+import json
 import pickle
 import time
 import uuid
 from dataclasses import FrozenInstanceError, asdict
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resonant.events import Event, new_event_id, rfc3339
-from resonant.input_lines import parse_event
+from resonant.errors import InvalidEvent
+from resonant.events import Event, EventKey, Form, new_event_id, rfc3339
+from resonant.input_lines import event_from_fields, parse_event
 from support.events import changed
 from support.lines import line, refusal, unhurried
 
@@ -112,6 +115,17 @@ def test_a_time_that_is_a_number_is_refused():
     assert refusal(line(time=1769860800)) == "time must be a string, not a number"
 
 
+@pytest.mark.parametrize(
+    ("name", "code"), [("id", "wrong_type"), ("time", "wrong_type"), ("subject", "wrong_type")]
+)
+def test_a_refusal_points_to_the_attribute_and_has_a_code(name, code):
+    with pytest.raises(InvalidEvent) as refused:
+        parse_event(line(**{name: 7}))
+    assert (refused.value.pointer, refused.value.code) == (f"/{name}", code)
+    copy = pickle.loads(pickle.dumps(refused.value))
+    assert (str(copy), copy.pointer, copy.code) == (str(refused.value), f"/{name}", code)
+
+
 moments = st.floats(0, 2**40 / 1000, allow_nan=False)
 
 
@@ -155,6 +169,7 @@ def test_the_wall_clock_is_the_default_of_an_id():
 
 
 tricky = st.sampled_from(["", "a", "b", "\n", '"', '", "', "null", "é", "\ud800"])
+texts = st.none() | st.sampled_from(["a", "b", "null", "json"])
 events = st.builds(
     Event.from_stored,
     id=st.sampled_from("xy"),
@@ -163,11 +178,25 @@ events = st.builds(
     body=st.sampled_from([b"1", b"1.0", b'"\n"', b"\n1", b""]),
     time=st.none() | tricky,
     subject=st.none() | tricky,
+    form=st.sampled_from(get_args(Form)),
+    datacontenttype=texts,
+    dataschema=texts,
+    extensions_json=st.sampled_from(
+        [None, '{"a":1}', '{"a":"1"}', '{"a":true}', '{"recordedtime":"x"}', '{"a":1,"recordedtime":"x"}']
+    ),
+    traceparent=texts,
+    tracestate=texts,
+    webhook_id=texts,
 )
 
 
 def content(event):
-    return asdict(event) | {"id": ""}
+    # As JSON, since 1 == True in Python.
+    extensions = json.dumps(
+        {name: value for name, value in event.extensions.items() if name != "recordedtime"}
+    )
+    no_content = {"id": "", "traceparent": None, "tracestate": None, "webhook_id": None}
+    return asdict(event) | no_content | {"extensions_json": extensions}
 
 
 @unhurried
@@ -177,11 +206,73 @@ def test_the_digest_is_equal_exactly_if_the_content_is(one, other):
 
 
 @unhurried
-@given(events, st.sampled_from(["type", "source", "time", "subject", "body"]), tricky)
+@given(
+    events,
+    st.sampled_from(["type", "source", "time", "subject", "datacontenttype", "dataschema", "body"]),
+    tricky,
+)
 def test_a_change_of_any_attribute_changes_the_digest(event, name, value):
     other = changed(event, **{name: b"changed" if name == "body" else f"changed{value}"})
     assert other.digest != event.digest
     assert len(event.digest) == 64
+
+
+# As version 0.1.0 computed them: a store of that version compares new events with them.
+OLD_DIGESTS = [
+    (
+        '{"id":"1","type":"com.example.paid","source":"/shop","data":1}',
+        "3709f44d06e1692e86a2ff284d91dce6ee74587c09908d32eba75d6c88ff0a3f",
+    ),
+    (
+        '{"id":"1","type":"com.example.paid","source":"/shop","data":null,"time":"2026-01-31T12:00:00Z","subject":"7"}',
+        "728de038f5bc3c9f5f51eaee3b508c194475da84a66fdcd1ebd52c9f23177371",
+    ),
+    (
+        '{"id":"1","type":"größe","source":"/注文","data":{"b":1.10,"a":["é",12345678901234567890.5]}}',
+        "e9afa2a069b2897eeef3251dac878ae66e49c6a5db93870aefd60ca6ad62f2d1",
+    ),
+    (
+        '{"id":"1","type":"com.example.paid","source":"/","data":"","specversion":"1.0","datacontenttype":"application/json"}',
+        "0bab2d857d37215a1541bff358087b1b5fc16151ebab0d2b41f26da0f5e38317",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "digest"), OLD_DIGESTS)
+def test_an_event_without_new_parts_keeps_its_digest(text, digest):
+    assert parse_event(text).digest == digest
+    assert parse_event(text[:-1] + ',"recordedtime":"2026-01-31T12:00:00Z"}').digest == digest
+
+
+@pytest.mark.parametrize(
+    ("part", "digest"),
+    [
+        (
+            {"datacontenttype": "application/JSON"},
+            "fafec2a3b10070e3e8e7f34665ce841f3818430df1734387c004138172d168a7",
+        ),
+        (
+            {"dataschema": "https://example.com/order.json"},
+            "7ac97a594b8648f4994866af0958b2f35448a5a6b4e8732784a6421c38798376",
+        ),
+        (
+            {"partitionkey": "7", "urgent": True, "attempt": -3},
+            "31b87237dd1be0fd9e0e7f87ecdb05353de8561b90d22e445a3c05c5475083f0",
+        ),
+        ({"data_base64": "AAE="}, "7462286af91b27004ed4485381369c5854c437d7e9c6d17d772b93ad0300dcd1"),
+        (
+            {"data": "x", "datacontenttype": "text/plain"},
+            "005125851061a7775b333d502301db15975bd8f8a8449f41cfc74cabe516ff45",
+        ),
+        (
+            {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"},
+            "a49035ba7210ac8451f7417e3b3b83fe83527193a32a4609cafedd01ae336e7c",
+        ),
+    ],
+)
+def test_the_digest_of_new_parts_never_changes(part, digest):
+    fields = {"type": "com.example.paid", "source": "/shop", "id": "1", **part}
+    assert event_from_fields(fields).digest == digest
 
 
 def test_the_digest_does_not_depend_on_how_the_line_was_written_nor_on_the_id():
@@ -192,6 +283,34 @@ def test_the_digest_does_not_depend_on_how_the_line_was_written_nor_on_the_id():
 
 def test_the_order_of_keys_in_data_is_content():
     assert parse_event(line('{"a":1,"b":2}')).digest != parse_event(line('{"b":2,"a":1}')).digest
+
+
+def test_an_event_is_identified_by_its_source_and_id():
+    event = Event(type="t", source="/s", id="7")
+    assert event.identity == EventKey(source="/s", id="7") == ("/s", "7")
+    assert event.identity != Event(type="t", source="/other", id="7").identity
+
+
+def test_extensions_are_sorted_by_name_and_null_means_absent():
+    event = Event(type="t", source="/s", extensions={"zone": "eu", "a": 1, "gone": None, "b": False})
+    assert list(event.extensions.items()) == [("a", 1), ("b", False), ("zone", "eu")]
+    assert event.extensions_json == '{"a":1,"b":false,"zone":"eu"}'
+    assert Event(type="t", source="/s", extensions={"gone": None}).extensions_json is None
+    assert Event(type="t", source="/s").extensions == {}
+
+
+@pytest.mark.parametrize(
+    ("extensions", "expires_at"),
+    [
+        ({"expirytime": "2026-01-31T12:00:00.25Z"}, 1769860800.25),
+        ({"expirytime": "2026-01-31t13:00:00+01:00", "a": 1}, 1769860800.0),
+        ({"expirytime": "2016-12-31T23:59:60Z"}, 1483228799.0),
+        ({"a": '"expirytime"'}, None),
+        ({}, None),
+    ],
+)
+def test_an_event_expires_at_its_expirytime(extensions, expires_at):
+    assert Event(type="t", source="/s", extensions=extensions).expires_at == expires_at
 
 
 def test_an_event_cannot_be_changed_and_does_not_show_its_data():
@@ -215,7 +334,17 @@ def test_an_event_is_built_from_values_and_encodes_its_data():
 
 
 def test_a_rebuilt_event_equals_the_one_that_was_built_also_after_a_copy():
-    event = Event(type="t", source="/s", data=1, id="evt_1", time="2026-01-31T12:00:00Z", subject="7")
+    event = Event(
+        type="t",
+        source="/s",
+        data="x",
+        id="evt_1",
+        time="2026-01-31T12:00:00Z",
+        subject="7",
+        datacontenttype="text/plain",
+        dataschema="urn:x",
+        extensions={"a": 1},
+    )
     rebuilt = Event.from_stored(**asdict(event))
     assert rebuilt == event == pickle.loads(pickle.dumps(event))
     assert hash(rebuilt) == hash(event)
