@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import runpy
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
 
+import httpx
 import pytest
 from prefect.context import root_settings_context
 
 from support.machine import Machine
-from support.pages import PROJECT
+from support.pages import PROJECT, Page
 
 EXAMPLES = PROJECT / "examples"
 # The tests that run the other examples.
@@ -65,6 +69,50 @@ def test_every_example_is_run_by_a_test():
     for name in names:
         path = PROJECT / TESTED_BY.get(name, here)
         assert f'"{name}"' in path.read_text(), f"{path} does not run examples/{name}"
+
+
+@pytest.fixture
+def ordered(tmp_path):
+    """Start the receiver that applies events in order; yield its URL and a function that returns its work so far."""
+    database = tmp_path / "received.db"
+    command = [sys.executable, EXAMPLES / "ordered_receiver.py", database, "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as receiver:
+
+        def work():
+            with contextlib.closing(sqlite3.connect(database)) as connection:
+                rows = connection.execute("SELECT key, data FROM work ORDER BY number")
+                return [(key, json.loads(data)) for key, data in rows]
+
+        yield receiver.stdout.readline().strip(), work
+        receiver.terminate()
+
+
+def test_the_ordered_receiver_applies_each_event_once_and_in_order(ordered):
+    url, work = ordered
+    keys = ("customer 7", "ü%")
+    events = [(source, key, number) for source in ("/a", "/b") for key in keys for number in range(1, 9)]
+    requests = random.Random(7).sample(events * 2, k=2 * len(events))
+
+    def post(source, key, number):
+        headers = {"ce-source": source, "ce-partitionkey": quote(key), "ce-sequence": f"{number:010}"}
+        return httpx.post(url, json=[source, number], headers=headers).status_code
+
+    with ThreadPoolExecutor(4) as senders:
+        assert {*senders.map(lambda each: post(*each), requests)} == {204}
+    assert httpx.post(url, json=1, headers={"ce-source": "/a"}).status_code == 422
+
+    done = work()
+    assert len(done) == len(events)
+    for source in ("/a", "/b"):
+        for key in keys:
+            of_key = [number for found, (its_source, number) in done if (found, its_source) == (key, source)]
+            assert of_key == [*range(1, 9)]
+
+
+def test_the_page_about_order_shows_the_receiver_as_it_is():
+    page = Page(PROJECT / "docs" / "how-to" / "restore-order.md")
+    [core] = [block.text for block in page.blocks if block.text.startswith("def receive(")]
+    assert core in (EXAMPLES / "ordered_receiver.py").read_text()
 
 
 @pytest.mark.parametrize("name", ["in_your_flow.py", "webhook_on_failure.py"])
