@@ -13,7 +13,7 @@ from resonant.errors import InvalidEvent
 from resonant.events import attributes
 from resonant.events.data import ABSENT, Form, encode, encode_data
 from resonant.events.times import moment_of
-from resonant.events.traces import trace_context
+from resonant.events.traces import trace_of_event
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,8 +45,10 @@ class Event:
         datacontenttype: the media type of ``data``; None means JSON, or unknown if ``data`` is bytes.
         dataschema: the absolute URI of a schema of ``data``.
         extensions_json: ``extensions`` as canonical JSON; None if there are none.
-        traceparent, tracestate: the trace in which the event was made (W3C Trace Context).
+        traceparent, tracestate: the trace in which the event was created (W3C Trace Context): given as extensions, or that of
+            the current OpenTelemetry span.
         webhook_id: the ``webhook-id`` of every attempt, set by the store at acceptance; None before.
+        drops_trace: whether a given ``traceparent`` or ``tracestate`` is invalid, and was dropped.
     """
 
     id: str
@@ -62,6 +64,7 @@ class Event:
     traceparent: str | None = None
     tracestate: str | None = None
     webhook_id: str | None = field(default=None, compare=False)
+    drops_trace: bool = field(default=False, compare=False, repr=False)
 
     def __init__(
         self,
@@ -104,13 +107,13 @@ class Event:
                 "too_large",
                 "data",
             )
-        traceparent = tracestate = encoded_extensions = None
+        encoded_extensions = None
         if extensions:
             others = dict(extensions)
-            traceparent, tracestate = trace_context(
-                others.pop("traceparent", None), others.pop("tracestate", None)
-            )
+            trace = trace_of_event(others.pop("traceparent", None), others.pop("tracestate", None))
             encoded_extensions = attributes.extensions_json(others)
+        else:
+            trace = trace_of_event()
         self._assign(
             event_id,
             attributes.text("type", type),
@@ -122,9 +125,10 @@ class Event:
             datacontenttype,
             None if dataschema is None else attributes.absolute_uri(dataschema),
             encoded_extensions,
-            traceparent,
-            tracestate,
+            trace.traceparent,
+            trace.tracestate,
             None,
+            trace.drops,
         )
 
     @classmethod
@@ -143,6 +147,7 @@ class Event:
         traceparent: str | None = None,
         tracestate: str | None = None,
         webhook_id: str | None = None,
+        drops_trace: bool = False,
     ) -> Event:
         """Rebuild a stored event, without validation.
 
@@ -164,10 +169,11 @@ class Event:
             traceparent,
             tracestate,
             webhook_id,
+            drops_trace,
         )
         return event
 
-    def _assign(self, *values: str | bytes | None) -> None:
+    def _assign(self, *values: str | bytes | bool | None) -> None:
         for assign, value in zip(_ASSIGN, values, strict=False):
             assign(self, value)
 

@@ -1,17 +1,64 @@
-"""Validates trace contexts (W3C Trace Context)."""
+"""The trace in which an event was created (W3C Trace Context), as its attributes ``traceparent`` and ``tracestate``."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+import sys
+from typing import Any, NamedTuple
 
-_TRACEPARENT = re.compile(
-    r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?", re.ASCII
-)
+_IDS = "-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+# Versions after 00 may append more. Both values are sent as headers.
+_TRACEPARENT = re.compile(f"00{_IDS}|(?!00|ff)[0-9a-f]{{2}}{_IDS}(-[!-~]*)?")
+_KEY, _VALUE = r"[a-z0-9][a-z0-9_*/@-]{0,255}", r"[ -+\--<>-~]{0,255}[!-+\--<>-~]"
+_MEMBER = re.compile(f"({_KEY})={_VALUE}")
+_MOST_MEMBERS = 32
+_MOST_CHARACTERS = 512
 
 
-def trace_context(traceparent: Any, tracestate: Any) -> tuple[str | None, str | None]:
-    """Return the two values as they are stored; an invalid one is dropped, and ``tracestate`` needs ``traceparent``."""
-    if not isinstance(traceparent, str) or not _TRACEPARENT.fullmatch(traceparent):
-        return None, None
-    return traceparent, tracestate if isinstance(tracestate, str) else None
+class EventTrace(NamedTuple):
+    """The trace of an event; ``drops`` says that a given value was invalid."""
+
+    traceparent: str | None
+    tracestate: str | None
+    drops: bool = False
+
+
+def trace_of_event(traceparent: Any = None, tracestate: Any = None) -> EventTrace:
+    """Return the given trace if it is valid, else that of the current OpenTelemetry span, if there is one.
+
+    An invalid ``tracestate`` is dropped alone; without a valid ``traceparent`` it means nothing.
+    """
+    if traceparent is None and tracestate is None:
+        return _current_trace()
+    if not _is_traceparent(traceparent):
+        return _current_trace()._replace(drops=True)
+    if tracestate is None or _is_tracestate(tracestate):
+        return EventTrace(traceparent, tracestate)
+    return EventTrace(traceparent, None, drops=True)
+
+
+def _current_trace() -> EventTrace:
+    """Return the trace of the current span. If OpenTelemetry is not imported, there is none, and this costs nothing."""
+    if (api := sys.modules.get("opentelemetry.trace")) is None:
+        return _NO_TRACE
+    context = api.get_current_span().get_span_context()
+    if not context.is_valid:
+        return _NO_TRACE
+    traceparent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+    return EventTrace(traceparent, context.trace_state.to_header() or None)
+
+
+def _is_traceparent(value: Any) -> bool:
+    is_short = isinstance(value, str) and len(value) <= _MOST_CHARACTERS
+    return is_short and _TRACEPARENT.fullmatch(value) is not None
+
+
+def _is_tracestate(value: Any) -> bool:
+    if not isinstance(value, str) or len(value) > _MOST_CHARACTERS:
+        return False
+    members = [_MEMBER.fullmatch(member) for each in value.split(",") if (member := each.strip(" \t"))]
+    keys = [member and member[1] for member in members]
+    return 0 < len(keys) <= _MOST_MEMBERS and None not in keys and len(set(keys)) == len(keys)
+
+
+_NO_TRACE = EventTrace(None, None)

@@ -1,0 +1,133 @@
+"""The trace in which an event was created: given as extensions, or that of the current OpenTelemetry span."""
+
+import subprocess
+import sys
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
+
+from resonant import Event
+
+IDS = "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331"
+TRACEPARENT = f"00-{IDS}-01"
+MOST_MEMBERS = ",".join(f"k{number}=1" for number in range(32))
+
+
+def event(**extensions):
+    return Event(type="order.paid", source="/orders", data=1, id="evt_1", extensions=extensions)
+
+
+def trace_of(made):
+    return made.traceparent, made.tracestate, made.drops_trace
+
+
+@pytest.mark.parametrize(
+    "traceparent", [TRACEPARENT, f"00-{IDS}-00", f"cc-{IDS}-01", f"cc-{IDS}-01-what.is=next"]
+)
+def test_a_valid_traceparent_is_kept_as_it_is(traceparent):
+    assert trace_of(event(traceparent=traceparent)) == (traceparent, None, False)
+
+
+@pytest.mark.parametrize(
+    "traceparent",
+    [
+        "",
+        "00",
+        f" {TRACEPARENT}",
+        f"{TRACEPARENT}\n",
+        f"{TRACEPARENT}-more",
+        f"ff-{IDS}-01",
+        f"00-{IDS.upper()}-01",
+        f"00-{'0' * 32}-b7ad6b7169203331-01",
+        f"00-0af7651916cd43dd8448eb211c80319c-{'0' * 16}-01",
+        f"cc-{IDS}-01-a\r\nx-injected: 1",
+        f"cc-{IDS}-01-{'x' * 500}",
+        f"cc-{IDS}-01-ä",
+        7,
+        True,
+    ],
+)
+def test_an_invalid_traceparent_is_dropped_with_its_tracestate(traceparent):
+    assert trace_of(event(traceparent=traceparent, tracestate="vendor=1")) == (None, None, True)
+
+
+@pytest.mark.parametrize(
+    "tracestate",
+    ["vendor=1", "tenant@vendor=a b!", "1a=2 ,\tb=<>~", "a=1,,b=2,", MOST_MEMBERS, f"a={'x' * 256}"],
+)
+def test_a_valid_tracestate_is_kept_as_it_is(tracestate):
+    assert trace_of(event(traceparent=TRACEPARENT, tracestate=tracestate)) == (TRACEPARENT, tracestate, False)
+
+
+@pytest.mark.parametrize(
+    "tracestate",
+    [
+        "",
+        ",",
+        "vendor",
+        "Vendor=1",
+        "vendor=",
+        "vendor=a=b",
+        "vendor=ä",
+        "vendor=1\r\nx-injected: 1",
+        "vendor=1,vendor=2",
+        f"{MOST_MEMBERS},one=more",
+        f"a={'x' * 257}",
+        f"a={'x' * 250},b={'x' * 250},c={'x' * 250}",
+        7,
+    ],
+)
+def test_an_invalid_tracestate_is_dropped_alone(tracestate):
+    assert trace_of(event(traceparent=TRACEPARENT, tracestate=tracestate)) == (TRACEPARENT, None, True)
+
+
+def test_a_tracestate_without_traceparent_is_dropped():
+    assert trace_of(event(tracestate="vendor=1")) == (None, None, True)
+
+
+def test_null_means_that_no_trace_is_given():
+    assert trace_of(event(traceparent=None, tracestate=None)) == (None, None, False)
+
+
+def test_the_trace_is_no_extension_and_not_part_of_the_content():
+    with_trace = event(traceparent=TRACEPARENT, tracestate="vendor=1")
+    assert with_trace.extensions == {}
+    assert with_trace.digest == event().digest
+
+
+def test_an_event_created_in_a_span_carries_its_trace():
+    with TracerProvider().get_tracer("shop").start_as_current_span("place order") as span:
+        made = event()
+    context = span.get_span_context()
+    flags = f"{context.trace_flags:02x}"
+    assert made.traceparent == f"00-{context.trace_id:032x}-{context.span_id:016x}-{flags}"
+    assert int(flags, 16) & TraceFlags.SAMPLED
+    assert (made.tracestate, made.drops_trace) == (None, False)
+    assert event().traceparent is None
+
+
+def test_the_state_of_the_current_trace_is_carried_too():
+    state = TraceState([("vendor", "1"), ("other", "2")])
+    context = SpanContext(0xA, 0xB, is_remote=True, trace_flags=TraceFlags(0), trace_state=state)
+    with trace.use_span(NonRecordingSpan(context)):
+        made = event()
+    assert trace_of(made) == (f"00-{0xA:032x}-{0xB:016x}-00", "vendor=1,other=2", False)
+
+
+def test_a_given_trace_takes_precedence_over_the_current_span():
+    with TracerProvider().get_tracer("shop").start_as_current_span("place order") as span:
+        assert trace_of(event(traceparent=TRACEPARENT)) == (TRACEPARENT, None, False)
+        replaced = event(traceparent="invalid", tracestate="vendor=1")
+    assert f"{span.get_span_context().span_id:016x}" in replaced.traceparent
+    assert (replaced.tracestate, replaced.drops_trace) == (None, True)
+
+
+def test_creating_an_event_does_not_import_opentelemetry():
+    code = (
+        "import sys, resonant; resonant.Event(type='a', source='/b', data=1); "
+        "print(sorted(name for name in sys.modules if name.startswith('opentelemetry')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
