@@ -17,6 +17,7 @@ from blocks import load_endpoint
 from blocks.loading import require_endpoint
 from resonant.configured import open_configured_store
 from resonant.delivery.attempt import AttemptRunner
+from resonant.delivery.trace import AttemptSpans
 from resonant.dispatch.caller import get_caller
 from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.limits import Limits
@@ -70,6 +71,7 @@ async def open_dispatcher(
             policy=settings.policy,
             run_policy=policy,
             run_max_attempts=max_attempts,
+            spans=AttemptSpans(settings.trace),
         )
         limits = Limits(
             concurrency=settings.concurrency,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import quote
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
@@ -83,6 +83,11 @@ class Settings(BaseSettings):
     )
     default_policy: str = Field(
         default=DEFAULT_POLICY, description="The policy of endpoints and events without one."
+    )
+    trace: Literal["auto", "link", "parent", "off"] = Field(
+        default="auto",
+        description="OpenTelemetry spans of attempts: `link` begins a new trace with a link to that of the event, `parent` "
+        "continues the trace of the event, `auto` continues it for a first attempt within a minute, and `off` makes no spans.",
     )
     alert_window_minutes: Annotated[float, Field(ge=5, le=1440)] = Field(
         default=15.0, description="Window of the error rate and the share of retries, in minutes."

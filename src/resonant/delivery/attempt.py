@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from resonant.delivery.classification import classify
 from resonant.delivery.outcome import Outcome
 from resonant.delivery.retry import NORMAL, GateView, GiveUp, Park, Retry, RetryPolicy, decide
+from resonant.delivery.trace import AttemptSpans
 from resonant.display import one_line
 from resonant.events import Attempt
 from resonant.sinks.base import Receipt
@@ -77,6 +78,7 @@ class AttemptRunner:
         rng: draws the jitter.
         policy: returns the retry policy with this name; None is the default policy.
         run_policy, run_max_attempts: override the policy and ``max_attempts`` of each delivery in this run.
+        spans: makes the spans of the attempts, if OpenTelemetry has an SDK.
     """
 
     clock: Clock
@@ -84,6 +86,7 @@ class AttemptRunner:
     policy: Callable[[str | None], RetryPolicy] = lambda _name: RetryPolicy()
     run_policy: str | None = None
     run_max_attempts: int | None = None
+    spans: AttemptSpans = field(default_factory=AttemptSpans)
 
     async def attempt(
         self,
@@ -100,7 +103,7 @@ class AttemptRunner:
             lease: the delivery, with its attempts before this one.
             destination: the endpoint.
             longest_wait: returns how long a retry may wait in this process, in seconds; called after a failure.
-            gate: returns the state of the endpoint's gate; called after a failure.
+            gate: returns the state of the endpoint's gate; called after a failure, and for a span.
             task_run_id: stored in the history.
         """
         # Before the send, so that an invalid policy cannot lose the result of a send.
@@ -108,28 +111,24 @@ class AttemptRunner:
         if destination.prepare is not None:
             await destination.prepare()
         started_at, start = self.clock(), asyncio.get_running_loop().time()
-        result = await _send(lease.event, destination)
-        made = partial(
-            Attempt,
-            number=lease.attempts + 1,
-            round=lease.round,
-            started_at=started_at,
-            duration=asyncio.get_running_loop().time() - start,
-            owner=lease.owner,
-            task_run_id=task_run_id,
-        )
-        if isinstance(result, Exception):
-            outcome = self._judge(lease, destination, policy, result, longest_wait(), gate(), made)
-            del result  # its traceback references this frame
-            return outcome
-        receipt = result or Receipt()
-        attempt = made(
-            result="delivered",
-            status_code=receipt.status_code,
-            excerpt=_line(destination, receipt.excerpt),
-            warning=_line(destination, receipt.warning),
-        )
-        return Outcome(lease, attempt, None)
+        with self.spans.of(lease, started_at=started_at, gate=gate) as span:
+            result = await _send(lease.event, destination)
+            made = partial(
+                Attempt,
+                number=lease.attempts + 1,
+                round=lease.round,
+                started_at=started_at,
+                duration=asyncio.get_running_loop().time() - start,
+                owner=lease.owner,
+                task_run_id=task_run_id,
+            )
+            if isinstance(result, Exception):
+                outcome = self._judge(lease, destination, policy, result, longest_wait(), gate(), made)
+            else:
+                outcome = _delivered(lease, destination, result or Receipt(), made)
+            del result  # the traceback of a failure references this frame
+            span.note(outcome.attempt)
+        return outcome
 
     def _policy_for(self, lease: Lease, destination: Destination) -> RetryPolicy:
         max_attempts = self.run_max_attempts or lease.max_attempts
@@ -185,6 +184,18 @@ class AttemptRunner:
             early=isinstance(decision, Park) and not decision.charged,
         )
         return Outcome(lease, attempt, decision, verdict)
+
+
+def _delivered(
+    lease: Lease, destination: Destination, receipt: Receipt, made: Callable[..., Attempt]
+) -> Outcome:
+    attempt = made(
+        result="delivered",
+        status_code=receipt.status_code,
+        excerpt=_line(destination, receipt.excerpt),
+        warning=_line(destination, receipt.warning),
+    )
+    return Outcome(lease, attempt, None)
 
 
 async def _send(event: Event, destination: Destination) -> Receipt | Exception | None:

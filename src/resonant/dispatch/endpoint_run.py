@@ -94,9 +94,8 @@ class EndpointRun:
 
     def view(self) -> GateView:
         """Return the state of the gate for a decision."""
-        return GateView(
-            governs=self.governs(), is_down=self.gate.row.state == "probing", has_room=self.has_room_to_wait()
-        )
+        state = self.gate.row.state
+        return GateView(self.governs(), state == "probing", self.has_room_to_wait(), state)
 
     def has_room_to_wait(self) -> bool:
         """Return whether one more delivery may wait here for the pace: it would be sent soon."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -27,6 +28,17 @@ class Receipt:
     status_code: int | None = None
     excerpt: str = ""
     warning: str | None = None
+
+
+class TraceHeaders(NamedTuple):
+    """The trace context of an attempt's span, as W3C Trace Context sends it."""
+
+    traceparent: str
+    tracestate: str | None
+
+
+# Set while an attempt whose span is recorded is sent.
+attempt_trace: ContextVar[TraceHeaders | None] = ContextVar("attempt_trace", default=None)
 
 
 class Sink(Protocol):
