@@ -29,7 +29,8 @@ _NAME = (
 _SLOWER = "it limits the rate: once it has caught up, {slow_replay}"
 _HERE = "the fault is local (connections, proxy, disk or code): fix it, then {replay}"
 _CRASHED = "workers were lost while sending: check their memory and logs, and the size of the events, before a replay"
-_EXPIRED = "it failed for longer than the policy's max_age: {replay} once it answers, or raise max_age"
+_EXPIRED = "it failed for longer than the policy's max_age, or until the event's expirytime: {replay} once it answers, or raise max_age"
+_EVENT_EXPIRED = "the event's expirytime passed before it was sent, and a replay would not send it: {purge}"
 _CANCELLED = (
     "an operator cancelled these (`resonant audit` shows who): replay them only if that was a mistake"
 )
@@ -48,6 +49,7 @@ _BY_CODE = {
     **dict.fromkeys(_LOCAL, _HERE),
     **dict.fromkeys(_MISCONFIGURED, _URL),
     **dict.fromkeys(("dns_not_found", "dns_temporary"), _NAME),
+    "event_expired": _EVENT_EXPIRED,
     "throttled": _SLOWER,
     "address_refused": _ADDRESS,
     "tls_certificate": _CERTIFICATE,

@@ -165,6 +165,7 @@ class AttemptRunner:
             answered=status_code is not None,
             gate=gate,
             backoff_until=lease.backoff_until,
+            expires_at=lease.event.expires_at,
         )
         waits = None if isinstance(decision, GiveUp) else decision
         attempt = made(

@@ -53,6 +53,7 @@ from resonant.delivery.failure_tables import (
     CONNECTING,
     DNS_NOT_FOUND,
     DNS_TEMPORARY,
+    EVENT_EXPIRED,
     NAME_RESOLUTION,
     NOTHING,
     PRECISE,
@@ -303,4 +304,8 @@ def built_in_codes() -> set[str]:
     by_status = {_status_code(status) for status in (*_STATUSES, 0)}
     by_type = {verdict.code for _, verdict in RANKED.values()}
     # Some codes are in no table: unknown failures, temporary DNS errors, and workers lost during a send.
-    return by_status | by_type | {UNKNOWN.code, DNS_TEMPORARY.code, DNS_NOT_FOUND.code, "worker_lost"}
+    return (
+        by_status
+        | by_type
+        | {UNKNOWN.code, DNS_TEMPORARY.code, DNS_NOT_FOUND.code, EVENT_EXPIRED.code, "worker_lost"}
+    )

@@ -21,6 +21,8 @@ Ranked = tuple[int, Verdict]
 # How specific a link of the chain is. The most specific link decides; among equals, the outermost.
 USER, PRECISE, WRAPPER, OWN, LAST, NOTHING = range(6)
 
+# Not sent, because its `expirytime` has passed.
+EVENT_EXPIRED = Verdict("permanent", "event_expired")
 UNKNOWN = Verdict("unknown", "unknown", maybe_processed=True)
 DNS_TEMPORARY = Verdict("transient", "dns_temporary")
 DNS_NOT_FOUND = Verdict("unknown", "dns_not_found")

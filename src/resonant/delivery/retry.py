@@ -190,6 +190,7 @@ def decide(
     answered: bool = True,
     gate: GateView = NORMAL,
     backoff_until: float | None = None,
+    expires_at: float | None = None,
 ) -> Decision:
     """Decide what to do after a failure. Call it once per failure; it draws at most three random numbers.
 
@@ -211,6 +212,7 @@ def decide(
         answered: whether the receiver answered.
         gate: the state of the endpoint's gate now.
         backoff_until: when the delivery's own backoff ends, seconds since the epoch, if a gate sent it earlier.
+        expires_at: when the event expires, seconds since the epoch; it ends the round.
     """
     early_until = backoff_until if backoff_until is not None and now < backoff_until else None
     is_unknown = verdict.category == "unknown"
@@ -239,7 +241,7 @@ def decide(
     delay = min(own_delay, draw_delay(policy, 1, rng)) if gate.governs and not stays else own_delay
     if verdict.retry_after is not None:
         delay = max(delay, verdict.retry_after)
-    room = round_started_at + policy.max_age - now
+    room = min(round_started_at + policy.max_age, inf if expires_at is None else expires_at) - now
     if delay > room:
         return GiveUp("expired")
     if verdict.retry_after is not None:

@@ -44,7 +44,7 @@ from resonant.dispatch.limits import Limits
 from resonant.dispatch.run.background import end_after_successors, fold_regularly, wake_on_commits
 from resonant.dispatch.run.running_tasks import RunningTasks
 from resonant.dispatch.send.admission import Admission, Held
-from resonant.dispatch.send.sender import LeaseLost, Sender, TimeIsUp
+from resonant.dispatch.send.sender import Expired, LeaseLost, Sender, TimeIsUp
 from resonant.errors import StoreError
 from resonant.gate.controller import EndpointGate
 from resonant.store.engine.availability import retry_while_unavailable
@@ -321,7 +321,8 @@ class Dispatcher:
                     if endpoint.claim_limit() == 0:
                         held.append(lease)
                     else:
-                        self._start(lease)
+                        for each in self._without_expired([lease]):
+                            self._start(each)
                 await asyncio.gather(*map(self._sender.release, held))
                 while (
                     self._in_flight.total_busy >= 2 * self.limits.concurrency
@@ -352,11 +353,21 @@ class Dispatcher:
 
     async def _take_due(self, fetcher: Fetcher, *, is_idle: bool) -> None:
         async for leases in fetcher.take(is_idle=is_idle):
-            self._start_claimed(leases)
+            self._start_claimed(self._without_expired(leases))
 
     @property
     def _chunk_size(self) -> int:
         return 0 if self._emit_chunk is None else self.limits.chunk_size
+
+    def _without_expired(self, leases: list[Lease]) -> list[Lease]:
+        """Give up the deliveries of expired events in the background; return the other leases."""
+        now = self.store.clock()
+        if expired := [lease for lease in leases if lease.event.has_expired(now)]:
+            for lease in expired:
+                self._in_flight.take(lease)
+            self._running.start(self._sender.expire(expired))
+            leases = [lease for lease in leases if self._in_flight.get(lease.key) is None]
+        return leases
 
     def _start_claimed(self, leases: list[Lease]) -> None:
         """Start leases of one endpoint: some alone, the others in chunks."""
@@ -393,7 +404,7 @@ class Dispatcher:
                 raise RuntimeError(f"emit_chunk returned without attempting {lease.event.id}")
 
     async def _emit(self, lease: Lease) -> None:
-        with contextlib.suppress(LeaseLost, TimeIsUp, Held):
+        with contextlib.suppress(LeaseLost, TimeIsUp, Held, Expired):
             await self._before_each()
             async with self._sender.admitted(lease):
                 await self._emit_one(lease)

@@ -198,6 +198,10 @@ class Event:
         expirytime = self.extensions.get("expirytime")
         return moment_of(expirytime) if isinstance(expirytime, str) else None
 
+    def has_expired(self, now: float) -> bool:
+        """Whether the event's ``expirytime`` has passed, given the time in seconds since the epoch."""
+        return self.extensions_json is not None and (at := self.expires_at) is not None and at <= now
+
     @property
     def digest(self) -> str:
         """SHA-256 of the content, as 64 hex digits: equal events have an equal digest.

@@ -100,6 +100,7 @@ def test_every_code_of_the_classifier_has_a_line_that_fits():
         ("crashed", "transient", "http_503", "workers were lost"),
         ("cancelled", "transient", "http_503", "`resonant audit`"),
         ("expired", "transient", "http_503", "max_age"),
+        ("expired", "permanent", "event_expired", "purge --endpoint NAME --code event_expired"),
         ("cancelled", "", "", "cancelled these"),
         ("expired", "", "", "max_age"),
     ],

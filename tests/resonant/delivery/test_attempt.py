@@ -14,6 +14,7 @@ import pytest
 from resonant.delivery.failure_tables import UNKNOWN
 from resonant.delivery.retry import GateView, GiveUp, Park, Retry, RetryPolicy, draw_delay
 from resonant.errors import UnexpectedStatus
+from resonant.events import rfc3339
 from resonant.sinks.base import Receipt
 from resonant.testing import FixedClock
 from support.attempts import (
@@ -27,6 +28,7 @@ from support.attempts import (
     failing,
     refuse,
 )
+from support.events import changed
 from support.redaction import safe_message
 
 GOVERNED = {"gate": lambda: GateView(governs=True)}
@@ -110,6 +112,12 @@ async def test_a_failure_is_recorded_with_its_verdict_and_decision():
         (
             UnexpectedStatus(503, "1000000000"),
             {"round_started_at": START - 49 * 3600},
+            "give_up",
+            "given up: expired",
+        ),
+        (
+            UnexpectedStatus(503, "120"),
+            {"event": changed(LEASE.event, extensions_json=f'{{"expirytime":"{rfc3339(START + 60)}"}}')},
             "give_up",
             "given up: expired",
         ),

@@ -72,6 +72,15 @@ def in_a_word(decision):
         (TRANSIENT, {"attempt": 3, "age": ROUND - 9}, "retry"),
         (TRANSIENT, {"attempt": 3, "age": ROUND - 8.999}, "expired"),
         (TRANSIENT, {"attempt": 3, "age": 2 * ROUND}, "expired"),
+        # The event's expirytime also ends the round, but cannot make it longer.
+        (TRANSIENT, {"attempt": 3, "expires_at": NOW + 9}, "retry"),
+        (TRANSIENT, {"attempt": 3, "expires_at": NOW + 8.999}, "expired"),
+        (TRANSIENT, {"attempt": 3, "expires_at": NOW - 1}, "expired"),
+        (with_retry_after(60), {"expires_at": NOW + 59}, "expired"),
+        (TRANSIENT, {"attempt": 8, "gate": PACED, "expires_at": NOW + 0.5}, "expired"),
+        (TRANSIENT, {"attempt": 3, "age": ROUND - 8.999, "expires_at": NOW + ROUND}, "expired"),
+        (PERMANENT, {"expires_at": NOW - 1}, "permanent"),
+        (TRANSIENT, {"attempt": LAST, "expires_at": NOW - 1}, "exhausted"),
         # Unknown failures are tried less often, and never more often than transient ones.
         (UNKNOWN, {"attempt": 2}, "retry"),
         (UNKNOWN, {"attempt": 3}, "exhausted"),
@@ -318,13 +327,16 @@ def test_an_early_failure_is_never_charged_and_never_waits_longer_than_its_own_b
 
 
 @unhurried
-@given(policies, attempts, ages, gates, st.none() | waits, st.integers())
-def test_nothing_is_due_after_the_end_of_its_round(policy, attempt, age, gate, early_by, seed):
-    until = None if early_by is None else NOW + early_by
-    options = {"age": age, "gate": gate, "backoff_until": until}
+@given(policies, attempts, ages, gates, st.none() | waits, st.none() | waits, st.integers())
+def test_nothing_is_due_after_the_end_of_its_round_or_the_expiry_of_its_event(
+    policy, attempt, age, gate, early_by, expires_in, seed
+):
+    until, expires_at = (None if seconds is None else NOW + seconds for seconds in (early_by, expires_in))
+    options = {"age": age, "gate": gate, "backoff_until": until, "expires_at": expires_at}
     decision = decide_now(with_retry_after(3), attempt, policy, random.Random(seed), **options)
     assume(not isinstance(decision, GiveUp))
     assert decision.next_attempt_at <= NOW - age + policy.max_age + 1e-5
+    assert expires_at is None or decision.next_attempt_at <= expires_at + 1e-5
 
 
 @unhurried

@@ -39,13 +39,13 @@ class RunningTasks:
         self.end: float | None = None
         self._outlasts_outages = False
         self._warned_at = -math.inf
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
         self._changed = asyncio.Event()
 
     def __bool__(self) -> bool:
         return bool(self._tasks)
 
-    def start(self, work: Coroutine[Any, Any, None]) -> None:
+    def start(self, work: Coroutine[Any, Any, object]) -> None:
         """Start a task."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
@@ -136,7 +136,7 @@ class RunningTasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[object]) -> None:
         self._tasks.discard(task)
         self.note_change()
         error = asyncio.CancelledError() if task.cancelled() else task.exception()

@@ -10,6 +10,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from resonant.store.engine.availability import is_lock, retry_while_unavailable
+from resonant.store.queue.expiry import expire
 from resonant.store.queue.leases import begin, release
 from resonant.store.queue.locked_rows import lock
 from resonant.store.queue.outcomes import record
@@ -31,14 +32,15 @@ class _Request(NamedTuple):
     begins: Sequence[Lease]
     outcomes: Sequence[Outcome]
     releases: Sequence[Lease]
+    expired: Sequence[Lease]
     held: asyncio.Future[set[LeaseKey]]
 
     def leases(self) -> Iterable[Lease]:
-        return chain(self.begins, (outcome.lease for outcome in self.outcomes), self.releases)
+        return chain(self.begins, (outcome.lease for outcome in self.outcomes), self.releases, self.expired)
 
 
 class BatchWriter:
-    """Writes begins, outcomes and releases, and acknowledges each after its commit.
+    """Writes begins, outcomes, releases and expiries, and acknowledges each after its commit.
 
     Every method returns a future that completes at the commit. It raises ``StoreUnavailable`` if the store did not recover in
     time.
@@ -75,6 +77,10 @@ class BatchWriter:
         """Release deliveries without charging an attempt."""
         return self._request(releases=leases)
 
+    def expire(self, leases: Sequence[Lease]) -> asyncio.Future[set[LeaseKey]]:
+        """Give up the deliveries of expired events, without an attempt; the result is the leases that were still held."""
+        return self._request(expired=leases)
+
     async def close(self) -> None:
         """Wait until all requested writes are done, even if their callers no longer wait."""
         self._is_closing = True
@@ -87,9 +93,10 @@ class BatchWriter:
         begins: Sequence[Lease] = (),
         outcomes: Sequence[Outcome] = (),
         releases: Sequence[Lease] = (),
+        expired: Sequence[Lease] = (),
     ) -> asyncio.Future[set[LeaseKey]]:
         held: asyncio.Future[set[LeaseKey]] = asyncio.get_running_loop().create_future()
-        self._requests.append(_Request(begins, outcomes, releases, held))
+        self._requests.append(_Request(begins, outcomes, releases, expired, held))
         self._ensure_writer()
         return held
 
@@ -123,9 +130,10 @@ class BatchWriter:
         begins = [lease for each in requests for lease in each.begins]
         outcomes = [outcome for each in requests for outcome in each.outcomes]
         releases = [lease for each in requests for lease in each.releases]
-        write = self._store.write if outcomes else self._store.write_unsynced
+        expired = [lease for each in requests for lease in each.expired]
+        write = self._store.write if outcomes or expired else self._store.write_unsynced
         return await retry_while_unavailable(
-            lambda: write(_write, begins, outcomes, releases, now=self._store.clock()),
+            lambda: write(_write, begins, outcomes, releases, expired, now=self._store.clock()),
             self._patience,
             outlasts=lambda error: not self._is_closing and self._outlasts(error),
         )
@@ -136,17 +144,20 @@ def _write(
     begins: list[Lease],
     outcomes: list[Outcome],
     releases: list[Lease],
+    expired: list[Lease],
     *,
     now: float,
 ) -> set[LeaseKey]:
-    """Return the leases that are begun, and those whose outcome was recorded."""
-    if bool(begins) + bool(outcomes) + bool(releases) > 1:
+    """Return the leases that are begun, and those whose outcome or expiry was recorded."""
+    if bool(begins) + bool(outcomes) + bool(releases) + bool(expired) > 1:
         # Lock in order, so that this cannot deadlock with a renewal of the same leases.
         of_outcomes = [outcome.lease for outcome in outcomes]
-        lock(connection, [lease.delivery_id for lease in [*begins, *of_outcomes, *releases]])
+        lock(connection, [lease.delivery_id for lease in [*begins, *of_outcomes, *releases, *expired]])
     held = begin(connection, begins, now=now) if begins else set()
     if outcomes:
         held = held | record(connection, outcomes, now=now)
     if releases:
         release(connection, releases, now=now)
+    if expired:
+        held = held | expire(connection, expired, now=now)
     return held

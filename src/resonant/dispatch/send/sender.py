@@ -44,6 +44,13 @@ class TimeIsUp(Exception):
     """The run is over, and this delivery was released before its send."""
 
 
+class Expired(Exception):
+    """The event expired before its send, and its delivery was given up without an attempt."""
+
+    def __str__(self) -> str:
+        return "nothing was sent: the event's expirytime has passed; its delivery is a dead letter (expired)"
+
+
 class _Place(NamedTuple):
     """The right to one send: the time of its slot of the endpoint's rate, if that is limited, and its slot in this process."""
 
@@ -173,6 +180,7 @@ class Sender:
         Raises:
             LeaseLost: another worker has the delivery, or this worker has a newer lease.
             TimeIsUp: the run's time was up before the send; the delivery was released without charging an attempt.
+            Expired: the event has expired; the delivery was given up without an attempt.
             Held: the endpoint's gate holds the delivery, which was released without charging an attempt.
             StoreUnavailable: the outcome could not be written; the delivery will be tried again.
         """
@@ -180,7 +188,7 @@ class Sender:
             raise LeaseLost
         try:
             return await self._attempt(lease, task_run_id)
-        except (LeaseLost, TimeIsUp, Held):
+        except (LeaseLost, TimeIsUp, Held, Expired):
             raise
         except Exception as error:
             self._running.fail(error)  # even if `emit_one` catches it
@@ -194,6 +202,9 @@ class Sender:
             )
         except (TimeIsUp, Held):
             await self.release(lease)
+            raise
+        except Expired:
+            await self.expire([lease])
             raise
         # Record after freeing the slot, so that the next sends begin in the same transaction.
         if not await self._record(outcome):
@@ -239,6 +250,8 @@ class Sender:
             begun_at = self._clock()
             if not await self._commits.begin([lease]):
                 raise self._lost(lease)
+        if lease.event.has_expired(self._store.clock()):
+            raise Expired
         attempt = self._attempt_runner.attempt(
             lease,
             endpoint.destination,
@@ -319,6 +332,8 @@ class Sender:
             self._release_in(chunk, [lease])
         except LeaseLost:
             chunk.counts.lost += 1
+        except Expired:
+            chunk.counts.dead_letters["expired"] += await self.expire([lease])
         else:
             recorded = self._record(outcome)
             recorded.add_done_callback(partial(self._settle_in_chunk, chunk, outcome))
@@ -350,6 +365,19 @@ class Sender:
             StoreUnavailable: the store did not recover in time.
         """
         await self._release([lease])
+
+    async def expire(self, leases: Sequence[Lease]) -> int:
+        """Give up the deliveries of expired events, without an attempt; return how many this run still held.
+
+        Raises:
+            StoreUnavailable: the store did not recover in time.
+        """
+        held = await self._commits.expire(leases)
+        for lease in leases:
+            self._in_flight.finish(lease)
+        self._counts.dead_letters["expired"] += len(held)
+        self._counts.lost += len(leases) - len(held)
+        return len(held)
 
     def _release(self, leases: Sequence[Lease]) -> asyncio.Future[set[LeaseKey]]:
         for lease in leases:
