@@ -48,12 +48,13 @@ _FILL = (
     (id, digest, fingerprint, endpoint, event_type, reason, category, code, error_type, error, varies)
     SELECT {_CAUSE}, 'd' || i, 'f' || i, {_ENDPOINT}, 'com.example.t' || (i % 40), {_REASON}, {_CATEGORY}, {_CODE},
     'UnexpectedStatus', {_ERROR}, {_VARYING} FROM n WHERE i > 1000 AND i <= 1013 OR i > 13 AND i <= 40""",
-    f"""{NUMBERS} INSERT INTO resonant_events (id, type, source, time, digest, accepted_at, body)
-    SELECT 'evt_' || i, 'com.example.t' || (i % 40), '/bench', '2026-01-01T00:00:00Z', 'd' || i, :start, :body FROM n""",
+    f"""{NUMBERS} INSERT INTO resonant_events (key, id, type, source, time, digest, accepted_at, webhook_id, body)
+    SELECT i, 'evt_' || i, 'com.example.t' || (i % 40), '/bench', '2026-01-01T00:00:00Z', 'd' || i, :start, 'evt_' || i,
+    :body FROM n""",
     f"""{NUMBERS} INSERT INTO resonant_deliveries
-    (id, event_id, endpoint, event_type, status, accepted_at, round_started_at, attempts, finished_at, first_attempt_at,
+    (id, event_key, endpoint, event_type, status, accepted_at, round_started_at, attempts, finished_at, first_attempt_at,
     reason, category, code, error_type, error, status_code, cause_id)
-    SELECT i, 'evt_' || i, {_ENDPOINT}, 'com.example.t' || (i % 40), 'dead_letter', :start, :start, 2, :start + i * :step,
+    SELECT i, i, {_ENDPOINT}, 'com.example.t' || (i % 40), 'dead_letter', :start, :start, 2, :start + i * :step,
     :start, {_REASON}, {_CATEGORY}, {_CODE}, 'UnexpectedStatus', {_ERROR}, 503, {_CAUSE} FROM n""",
     *(
         f"""{NUMBERS} INSERT INTO resonant_attempts (delivery_id, number, round, started_at, duration, result, category,

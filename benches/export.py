@@ -53,11 +53,12 @@ _AT = ":start + i * :step"
 _TOOK = f"0.01 + ({_NUMBER} % 10007 * 7919 % 10007) / 10007.0"
 _FAILS, _DIES = f"{_NUMBER} % 5 = 0", f"{_NUMBER} % 50 = 0"
 _FILL = (
-    f"""{NUMBERS} INSERT INTO resonant_events (id, type, source, time, digest, accepted_at, body)
-    SELECT 'evt_' || {_NUMBER}, {_TYPE}, '/bench', '2026-01-01T00:00:00Z', 'd' || {_NUMBER}, {_AT}, '0' FROM n""",
-    f"""{NUMBERS} INSERT INTO resonant_deliveries (id, event_id, endpoint, event_type, status, accepted_at,
+    f"""{NUMBERS} INSERT INTO resonant_events (key, id, type, source, time, digest, accepted_at, webhook_id, body)
+    SELECT {_NUMBER}, 'evt_' || {_NUMBER}, {_TYPE}, '/bench', '2026-01-01T00:00:00Z', 'd' || {_NUMBER}, {_AT},
+    'evt_' || {_NUMBER}, '0' FROM n""",
+    f"""{NUMBERS} INSERT INTO resonant_deliveries (id, event_key, endpoint, event_type, status, accepted_at,
     round_started_at, first_attempt_at, attempts, finished_at, reason, category, code, error_type, error, cause_id)
-    SELECT {_NUMBER}, 'evt_' || {_NUMBER}, {_ENDPOINT}, {_TYPE}, CASE WHEN {_DIES} THEN 'dead_letter' ELSE 'delivered' END,
+    SELECT {_NUMBER}, {_NUMBER}, {_ENDPOINT}, {_TYPE}, CASE WHEN {_DIES} THEN 'dead_letter' ELSE 'delivered' END,
     {_AT}, {_AT}, {_AT}, CASE WHEN {_FAILS} THEN 2 ELSE 1 END, {_AT} + CASE WHEN {_FAILS} THEN 1.2 ELSE 0 END + {_TOOK},
     CASE WHEN {_DIES} THEN 'exhausted' END, CASE WHEN {_FAILS} THEN 'transient' END,
     CASE WHEN {_FAILS} THEN 'http_503' END, CASE WHEN {_FAILS} THEN 'UnexpectedStatus' END,

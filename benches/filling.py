@@ -38,9 +38,11 @@ async def fill(url: str, statements: Sequence[str], **values: float) -> None:
             bound = {name: value for name, value in _BOUND.items() if f":{name}" in statement}
             connection.execute(text(statement), bound)
         if connection.dialect.name == "postgresql":
-            for table in ("deliveries", "causes"):
-                key = f"pg_get_serial_sequence('resonant_{table}', 'id')"
-                connection.execute(text(f"SELECT setval({key}, (SELECT max(id) FROM resonant_{table}))"))
+            for table, key in (("events", "key"), ("deliveries", "id"), ("causes", "id")):
+                sequence = f"pg_get_serial_sequence('resonant_{table}', '{key}')"
+                connection.execute(
+                    text(f"SELECT setval({sequence}, (SELECT max({key}) FROM resonant_{table}))")
+                )
 
     await database.write(run)
     await database.close()

@@ -45,13 +45,13 @@ _DELIVERIES = (
     (id, digest, fingerprint, endpoint, event_type, reason, category, code, error_type, error, varies)
     VALUES (1, 'd', 'f', '{ENDPOINT}', '{_TYPE}', 'permanent', 'permanent', 'http_400', 'UnexpectedStatus',
     'the endpoint answered 400', false)""",
-    f"""{NUMBERS} INSERT INTO resonant_events (id, type, source, time, digest, accepted_at, body)
-    SELECT 'evt_' || {_UUID}, '{_TYPE}', 'https://shop.example.com/orders', '2026-01-01T00:00:00.000Z',
-    '{"0" * 52}' || {_DIGITS}, {_AT}, :body FROM n""",
-    f"""{NUMBERS} INSERT INTO resonant_deliveries (id, event_id, endpoint, event_type, status, accepted_at,
+    f"""{NUMBERS} INSERT INTO resonant_events (key, id, type, source, time, digest, accepted_at, webhook_id, body)
+    SELECT i, 'evt_' || {_UUID}, '{_TYPE}', 'https://shop.example.com/orders', '2026-01-01T00:00:00.000Z',
+    '{"0" * 52}' || {_DIGITS}, {_AT}, 'evt_' || {_UUID}, :body FROM n""",
+    f"""{NUMBERS} INSERT INTO resonant_deliveries (id, event_key, endpoint, event_type, status, accepted_at,
     round_started_at, first_attempt_at, attempts, round_attempts, lease_token, finished_at, status_code, reason, category,
     code, error_type, error, cause_id)
-    SELECT i, 'evt_' || {_UUID}, '{ENDPOINT}', '{_TYPE}', CASE WHEN {_DEAD} THEN 'dead_letter' ELSE 'delivered' END,
+    SELECT i, i, '{ENDPOINT}', '{_TYPE}', CASE WHEN {_DEAD} THEN 'dead_letter' ELSE 'delivered' END,
     {_AT}, {_AT}, {_AT}, 1, 1, 1, {_AT} + {_took("i")}, CASE WHEN {_DEAD} THEN 400 ELSE 200 END, {_if_dead("'permanent'")},
     {_FAILURE}, {_if_dead("1")} FROM n""",
     f"""{NUMBERS} INSERT INTO resonant_attempts (delivery_id, number, round, started_at, duration, owner, task_run_id, result,

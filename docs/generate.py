@@ -21,7 +21,7 @@ _END_OF_ALERTS = "<!-- end of alerts -->"
 # The public names by topic; the errors follow them.
 _TOPICS = {
     "Store events": ("Event", "enqueue", "EnqueueResult", "create_schema"),
-    "Open a store": ("open_store", "Store", "Selection"),
+    "Open a store": ("open_store", "Store", "Selection", "read_archive"),
     "Write a sink": ("Sink", "Receipt"),
     "Classify failures and retry": ("classifier", "Verdict", "RetryPolicy"),
 }

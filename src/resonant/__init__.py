@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from resonant.dead_letters.archive import read_archive
     from resonant.delivery.classification import classifier
     from resonant.delivery.retry import RetryPolicy
     from resonant.delivery.verdict import Verdict
@@ -64,6 +65,7 @@ __all__ = [
     "create_schema",
     "enqueue",
     "open_store",
+    "read_archive",
 ]
 
 # Where each name is defined; the errors are in resonant.errors.
@@ -80,6 +82,7 @@ _MODULES = {
     "create_schema": "resonant.store",
     "enqueue": "resonant.store",
     "open_store": "resonant.store",
+    "read_archive": "resonant.dead_letters.archive",
 }
 
 

@@ -18,6 +18,7 @@ import asyncpg
 from resonant.store.counts.counters import Tally
 from resonant.store.counts.sketches import EVER, Packed, add_up
 from resonant.store.queue.rescue import LOST_LEASES_BEFORE_GIVING_UP
+from support.store_rows import DELIVERIES
 
 Row = dict[str, Any]
 Snapshot = Callable[..., list[list[Row]]]
@@ -82,12 +83,12 @@ class Database:
 _NOTE_ON_SQLITE = """
     CREATE TABLE chaos_removed (event_id TEXT NOT NULL, status TEXT NOT NULL);
     CREATE TRIGGER chaos_note_removed AFTER DELETE ON resonant_deliveries BEGIN
-        INSERT INTO chaos_removed VALUES (OLD.event_id, OLD.status);
+        INSERT INTO chaos_removed SELECT id, OLD.status FROM resonant_events WHERE key = OLD.event_key;
     END;"""
 _NOTE_ON_POSTGRESQL = """
     CREATE TABLE chaos_removed (event_id TEXT NOT NULL, status TEXT NOT NULL);
     CREATE FUNCTION chaos_note_removed() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-        INSERT INTO chaos_removed VALUES (OLD.event_id, OLD.status);
+        INSERT INTO chaos_removed SELECT id, OLD.status FROM resonant_events WHERE key = OLD.event_key;
         RETURN NULL;
     END $$;
     CREATE TRIGGER chaos_note_removed AFTER DELETE ON resonant_deliveries
@@ -279,7 +280,7 @@ class History:
 def histories(database: Database) -> dict[str, History]:
     """Read every delivery that is in the store, by event id."""
     deliveries, attempts = database.read(
-        "SELECT * FROM resonant_deliveries", "SELECT * FROM resonant_attempts ORDER BY id"
+        f"SELECT * FROM {DELIVERIES}", "SELECT * FROM resonant_attempts ORDER BY id"
     )
     by_delivery: dict[int, list[Row]] = {}
     for each in attempts:

@@ -27,6 +27,7 @@ from resonant.dead_letters.cancel import cancel
 from resonant.errors import ResonantError
 from resonant.input_lines import parse_event
 from resonant.store.views.selection import Selection
+from support.store_rows import DELIVERIES
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ _PROJECT = Path(__file__).parents[2]
 _MOST_INTERRUPTED = {"emit": WIDTH, "replay": WIDTH, "auto": 3 * WIDTH}
 # The server's sessions of a process, by the name that the store gives them.
 _SESSIONS = "SELECT 1 AS one FROM pg_stat_activity WHERE application_name LIKE '%%process %d on %%'"
-_LOST = """
-    SELECT event_id FROM resonant_attempts JOIN resonant_deliveries d ON d.id = delivery_id WHERE result = 'lost'"""
+_LOST = f"""
+    SELECT event_id FROM resonant_attempts JOIN {DELIVERIES} ON deliveries.id = delivery_id WHERE result = 'lost'"""
 # The history before the round is dated back by this, so that a compaction has counts to move.
 _AGO_SECONDS = 1800.0
 
@@ -144,7 +145,7 @@ class Round:
         self.begun_by_ghost = {
             row["event_id"]
             for row in self.database.query(
-                f"SELECT event_id FROM resonant_deliveries WHERE sending AND lease_owner = '{GHOST}'"
+                f"SELECT event_id FROM {DELIVERIES} WHERE sending AND lease_owner = '{GHOST}'"
             )
         }
         if "enqueue" in kinds:
@@ -326,7 +327,7 @@ class Round:
 
     def _held(self, struck: Struck, condition: str) -> set[str]:
         owned = self._is_theirs("lease_owner", struck)
-        query = f"SELECT event_id FROM resonant_deliveries WHERE {condition} AND {owned}"
+        query = f"SELECT event_id FROM {DELIVERIES} WHERE {condition} AND {owned}"
         return {row["event_id"] for row in self.database.query(query)}
 
     def _is_theirs(self, column: str, struck: Struck) -> str:
@@ -349,7 +350,7 @@ class Round:
         living = [*self.helpers, *(each.owner for each in self.struck if each.process.poll() is None)]
         owned = f"lease_owner IN ({', '.join(repr(name) for name in living)})"
         overdue = time.time() + self.lease_seconds / 2
-        query = f"SELECT event_id FROM resonant_deliveries WHERE {owned} AND available_at < {overdue!r}"
+        query = f"SELECT event_id FROM {DELIVERIES} WHERE {owned} AND available_at < {overdue!r}"
         return {row["event_id"] for row in self.database.query(query)}
 
     @staticmethod

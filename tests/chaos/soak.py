@@ -23,7 +23,7 @@ from chaos_facts import (
 )
 from soak_worker import event_of
 
-from support.archives import read_archive
+from support.archives import read_documents
 
 if TYPE_CHECKING:
     import subprocess
@@ -120,7 +120,7 @@ def accounts(
     archived = [
         History(each["delivery"], each["attempts"], is_purged=True)
         for path in sorted(folder.glob("purged-*.jsonl.gz"))
-        for each in read_archive(path)
+        for each in read_documents(path)
     ]
     known = {each.event_id: each for each in archived} | stored
     expected = {f"soak-{number:08d}": number for number in range(produced)}

@@ -27,7 +27,7 @@ from faults_disk import small_disk
 from resonant.dead_letters.cancel import cancel
 from resonant.errors import StoreUnavailable
 from resonant.store.views.selection import Selection
-from support.archives import read_archive
+from support.archives import read_documents
 from support.machine import finished
 
 pytestmark = pytest.mark.slow
@@ -134,7 +134,7 @@ class TestWhilePurgedEventsAreArchived:
     @staticmethod
     def read(folder) -> dict[str, bytes]:
         """Read archives in which each event is once."""
-        documents = [each for archive in folder.iterdir() for each in read_archive(archive)]
+        documents = [each for archive in folder.iterdir() for each in read_documents(archive)]
         found = {each["event"]["id"]: base64.b64decode(each["event"]["body"]) for each in documents}
         assert len(found) == len(documents)
         return found

@@ -54,7 +54,7 @@ def stored(tmp_path):
     def stored_():
         query = (
             "SELECT event_type, endpoint, body FROM resonant_deliveries "
-            "JOIN resonant_events ON resonant_events.id = event_id"
+            "JOIN resonant_events ON resonant_events.key = event_key"
         )
         with contextlib.closing(sqlite3.connect(tmp_path / "events.db")) as connection:
             found = connection.execute(query).fetchall()

@@ -8,6 +8,8 @@ from collections import defaultdict
 
 import pytest
 
+from support.store_rows import DELIVERIES
+
 pytestmark = [pytest.mark.engine, pytest.mark.alone]
 
 # Few failures among many deliveries: 6 failures in a row would look like an outage in the first second.
@@ -65,7 +67,7 @@ def test_the_delay_that_was_recorded_is_the_delay_that_passed(machine, start_rec
 
     passed = gaps_at_the_receiver(receiver)
     rows = machine.query(
-        "SELECT event_id, delay FROM resonant_attempts a JOIN resonant_deliveries d ON d.id = delivery_id"
+        f"SELECT event_id, delay FROM resonant_attempts JOIN {DELIVERIES} ON deliveries.id = delivery_id"
         " WHERE delay IS NOT NULL ORDER BY number"
     )
     recorded = defaultdict(list)

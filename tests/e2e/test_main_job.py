@@ -8,6 +8,8 @@ from collections import Counter
 
 import pytest
 
+from support.store_rows import DELIVERIES
+
 pytestmark = pytest.mark.engine
 
 KINDS = ("opened", "rejected", "closed", "broken", "edited", "labeled", "assigned", "pinned")
@@ -75,12 +77,10 @@ def test_every_event_ends_delivered_or_dead_lettered_and_all_records_agree(
     }
 
     received = Counter(entry["webhook_id"] for entry in receiver.journal)
-    attempts = {
-        row["event_id"]: row["attempts"] for row in machine.query("SELECT * FROM resonant_deliveries")
-    }
+    attempts = {row["event_id"]: row["attempts"] for row in machine.query(f"SELECT * FROM {DELIVERIES}")}
     assert received == attempts
     history = machine.query(
-        "SELECT event_id, count(*) AS n FROM resonant_attempts a JOIN resonant_deliveries d ON d.id = delivery_id"
+        f"SELECT event_id, count(*) AS n FROM resonant_attempts JOIN {DELIVERIES} ON deliveries.id = delivery_id"
         " GROUP BY event_id"
     )
     assert {row["event_id"]: row["n"] for row in history} == attempts

@@ -9,6 +9,7 @@ from statistics import median
 
 import pytest
 
+from support.store_rows import DELIVERIES
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.engine
@@ -162,7 +163,7 @@ def test_concurrent_replays_and_a_purge_lose_nothing_and_share_no_dead_letter(ma
     purge = machine.start("purge", "--older-than", "0", "--yes", "--json")
     killed.kill()
     killed.communicate()
-    of_the_killed = f"SELECT event_id FROM resonant_deliveries WHERE lease_owner = '{owner}' AND sending"
+    of_the_killed = f"SELECT event_id FROM {DELIVERIES} WHERE lease_owner = '{owner}' AND sending"
     in_flight = {row["event_id"] for row in machine.query(of_the_killed)}
     _, replay_errors = other.communicate(timeout=120)
     purge_report, purge_errors = purge.communicate(timeout=120)
@@ -174,7 +175,7 @@ def test_concurrent_replays_and_a_purge_lose_nothing_and_share_no_dead_letter(ma
     assert purged > 0, "the purge met the replays"
     assert (status["delivered"], status["purged"], status["dead_letter"]) == (count - purged, purged, 0)
     assert status["balanced"]
-    delivered = machine.query("SELECT event_id, round, status FROM resonant_deliveries")
+    delivered = machine.query(f"SELECT event_id, round, status FROM {DELIVERIES}")
     assert {(row["round"], row["status"]) for row in delivered} == {(2, "delivered")}, "each was taken once"
     received = Counter(entry["webhook_id"] for entry in broken.journal)
     assert received.keys() == {row["event_id"] for row in delivered} <= set(ids)

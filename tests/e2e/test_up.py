@@ -18,6 +18,7 @@ from resonant.local.server import free_port
 from support.prefect import forget_server
 from support.processes import alive
 from support.receivers import started_receiver
+from support.store_rows import DELIVERIES
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.engine
@@ -47,7 +48,7 @@ def enqueue(machine, kind: str, endpoint: str, *, count: int = 1) -> None:
 
 def number(machine, status: str, kind: str) -> int:
     """Return how many deliveries of events of this kind have this status."""
-    query = f"SELECT count(*) FROM resonant_deliveries WHERE status = '{status}' AND event_id LIKE '{kind}-%'"
+    query = f"SELECT count(*) FROM {DELIVERIES} WHERE status = '{status}' AND event_id LIKE '{kind}-%'"
     return machine.query(query)[0][0]
 
 

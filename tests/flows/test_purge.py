@@ -11,7 +11,7 @@ from flows.dead_letters import purge_dead_letters
 from resonant.dead_letters.purge import DAY_SECONDS
 from resonant.events import Event
 from resonant.testing import FixedClock
-from support.archives import read_archive
+from support.archives import read_documents
 from support.desk import send
 from support.dispatching import opened
 from tasks.purge import PURGE_ARTIFACT
@@ -39,7 +39,7 @@ async def test_delivered_history_is_archived_before_it_goes(url, read_artifact, 
     assert purged.message == f"1 purged, 1 kept; archived in {archive}"
     [row] = json.loads((await read_artifact(PURGE_ARTIFACT, purged)).data)
     assert row["archive"] == str(archive)
-    [document] = read_archive(archive)
+    [document] = read_documents(archive)
     assert document["event"]["id"] == "evt_old"
 
     kept = await purge_dead_letters(delivered_older_than_days=0, archive="none", return_state=True)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def read_archive(path: Path) -> list[dict[str, Any]]:
+def read_documents(path: Path) -> list[dict[str, Any]]:
     """Return the complete documents of an archive; a killed purge may have left an incomplete end."""
     return [json.loads(line) for line in complete_lines(path)[0]]
 

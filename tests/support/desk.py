@@ -148,8 +148,12 @@ class Desk:
         return attempts
 
     def rows(self, table) -> list[dict[str, Any]]:
-        """Return a whole table, in the order of its key."""
+        """Return a whole table, in the order of its key; deliveries with the id and source of their event."""
         query = select(table).order_by(*table.primary_key.columns)
+        if table is schema.deliveries:
+            events = schema.events.c
+            query = query.add_columns(events.id.label("event_id"), events.source)
+            query = query.join(schema.events, events.key == table.c.event_key)
         return self.read(lambda connection: [dict(row) for row in connection.execute(query).mappings()])
 
     def row(self, event_id: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 from sqlalchemy import delete, text
 
 from resonant.delivery.retry import Decision, GiveUp
-from resonant.events import Event, Lease, LeaseKey
+from resonant.events import Event, EventKey, Lease, LeaseKey
 from resonant.store import Outcome, schema
 from resonant.store.queue.outcomes import record
 from resonant.store.views.selection import Selection
@@ -28,7 +28,9 @@ FACTS_OF_A_LEASE = (
     "crashes",
 )
 
-EVENT_IDS = [f"evt_{number}" for number in range(8)]
+SOURCES = ["/shop", "/crm"]
+# Two sources with the same ids, one of which cannot be a webhook-id.
+IDENTITIES = [EventKey(source, id_) for id_ in ("evt_0", "evt_1", "evt_2", "1.5") for source in SOURCES]
 TYPES = ["order.paid", "order.sent"]
 ENDPOINTS = ["orders", "audit"]
 OWNERS = ["ann", "bob"]
@@ -39,14 +41,18 @@ delays = st.sampled_from([0.0, 0.5, 5.0, 100.0])
 endpoints = st.sampled_from(ENDPOINTS)
 owners = st.sampled_from(OWNERS)
 limits = st.sampled_from([100, 1, 2])
-batches = st.lists(st.sampled_from(EVENT_IDS), min_size=1, max_size=4, unique=True)
+batches = st.lists(st.sampled_from(IDENTITIES), min_size=1, max_size=4, unique=True)
+id_lists = batches.map(lambda identities: tuple(each.id for each in identities))
+sources = st.sampled_from(SOURCES)
 filters = st.one_of(
     st.builds(Selection, endpoint=endpoints),
     st.builds(Selection, event_type=st.sampled_from(TYPES)),
     st.builds(Selection, code=st.sampled_from(["http_503", "http_400", "worker_lost"])),
     st.builds(Selection, category=st.sampled_from(["transient", "permanent", "unknown"])),
     st.builds(Selection, reason=st.sampled_from([*REASONS, "crashed", "cancelled"])),
-    st.builds(Selection, ids=batches.map(tuple)),
+    st.builds(Selection, ids=id_lists),
+    st.builds(Selection, source=sources),
+    st.builds(Selection, ids=id_lists, source=sources),
 )
 # Half of them select everything: narrow selections often find nothing.
 selections = st.booleans().flatmap(lambda is_narrow: filters if is_narrow else st.just(Selection()))
@@ -145,7 +151,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.remembered[name] = lease
             assert name == (known.id, known.lease_token), f"took {lease}, expected {known}"
             assert lease.owner == known.lease_owner, f"took {lease}, expected {known}"
-            assert lease.event == make(known.event_id, time=lease.event.time), (
+            assert lease.event == make(known.identity, time=lease.event.time), (
                 f"took {lease}, expected {known}"
             )
             for fact in FACTS_OF_A_LEASE:
@@ -173,10 +179,10 @@ class StoreMachine(RuleBasedStateMachine):
         return [row for row in self.desk.rows(schema.deliveries) if row["endpoint"] == endpoint]
 
 
-def make(event_id: str, data: Any = None, time: str | None = None) -> Event:
-    """Return the event with this id: always the same, unless other data or a time is given."""
-    event_type = TYPES[EVENT_IDS.index(event_id) % 2]
-    return Event(id=event_id, type=event_type, source="/shop", data=data, time=time)
+def make(identity: EventKey, data: Any = None, time: str | None = None) -> Event:
+    """Return the event with this identity: always the same, unless other data or a time is given."""
+    event_type = TYPES[IDENTITIES.index(identity) // 2 % 2]
+    return Event(id=identity.id, type=event_type, source=identity.source, data=data, time=time)
 
 
 def empty(connection) -> None:

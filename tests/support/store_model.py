@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from resonant.delivery.retry import GiveUp, Park
+from resonant.events import EventKey
 from resonant.store.counts.sketches import Labels
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from resonant.store.views.selection import Selection
 
 LEASE_SECONDS = 60.0
+HASHED = "a hash of source and id"
 CRASHES_BEFORE_GIVING_UP = 5
 
 
@@ -25,6 +27,7 @@ class Known:
 
     id: int
     event_id: str
+    source: str
     event_type: str
     endpoint: str
     accepted_at: float
@@ -49,6 +52,10 @@ class Known:
     status_code: int | None = None
     history: list[tuple[Any, ...]] = field(default_factory=list)
     said: set[tuple[int, float]] = field(default_factory=set)
+
+    @property
+    def identity(self) -> EventKey:
+        return EventKey(self.source, self.event_id)
 
     @property
     def is_final(self) -> bool:
@@ -95,6 +102,7 @@ def is_selected(record: Known | DeadLetter, selection: Selection, moment: float)
     pattern = "".join(_GLOB.get(each, re.escape(each)) for each in selection.event_type or "*")
     if (
         (selection.ids and record.event_id not in selection.ids)
+        or selection.source not in (None, record.source)
         or (selection.event_type == "" or not re.fullmatch(pattern, record.event_type, re.DOTALL))
         or selection.category not in (None, record.category or "unknown")
         or (selection.since is not None and moment < selection.since)
@@ -125,6 +133,7 @@ class Model:
 
     def __init__(self) -> None:
         self.deliveries: dict[int, Known] = {}
+        self.webhook_ids: dict[EventKey, str] = {}
         self.accepted: Counter[str] = Counter()
         self.purged: Counter[str] = Counter()
         self.counted: Counter[Labels] = Counter()
@@ -144,7 +153,10 @@ class Model:
         self.counted[Labels(measure, known.endpoint, "", result, category or "", code or "")] += 1
 
     def accept(self, delivery_id: int, event, endpoint: str, now: float) -> None:
-        known = Known(delivery_id, event.id, event.type, endpoint, now, now, now, now)
+        """Accept an event for an endpoint. New events of a batch are accepted in the order of their ids and sources."""
+        is_free = "." not in event.id and event.id not in self.webhook_ids.values()
+        self.webhook_ids.setdefault(event.identity, event.id if is_free else HASHED)
+        known = Known(delivery_id, event.id, event.source, event.type, endpoint, now, now, now, now)
         self.deliveries[delivery_id] = known
         self.accepted[endpoint] += 1
 
@@ -275,5 +287,7 @@ class Model:
 
     def purge(self, known: Known) -> None:
         del self.deliveries[known.id]
+        if not self.all(event_id=known.event_id, source=known.source):
+            del self.webhook_ids[known.identity]
         self.purged[known.endpoint] += 1
         self.count("purge", known, known.status)

@@ -18,7 +18,7 @@ from resonant.store.queue.enqueue import enqueue
 from resonant.store.queue.outcomes import record
 from resonant.store.views.selection import Selection
 from support.store_machine import (
-    EVENT_IDS,
+    IDENTITIES,
     deed,
     endpoints,
     is_remembered,
@@ -106,7 +106,7 @@ class Operators(Workers):
         outcomes = [self.desk.delivered(lease) for lease in self.remembered.values()]
         operations = [
             lambda connection: acceptances.fold(connection, limit=100),
-            lambda connection: enqueue(connection, map(make, EVENT_IDS), endpoint, now=now),
+            lambda connection: enqueue(connection, map(make, IDENTITIES), endpoint, now=now),
             lambda connection: lease_queries.begin(
                 connection, claim(connection, {endpoint: 100})[endpoint][:2], now=now
             ),

@@ -1,8 +1,12 @@
-"""Rows of the store for comparison in tests."""
+"""Rows of the store for tests."""
 
 from __future__ import annotations
 
 from resonant.store import schema
+
+# For SQL of tests: the deliveries, each with the id of its event.
+DELIVERIES = """(
+    SELECT d.*, e.id AS event_id FROM resonant_deliveries d JOIN resonant_events e ON e.key = d.event_key) AS deliveries"""
 
 
 def snapshot(desk):

@@ -42,35 +42,35 @@ class Workers(StoreMachine):
 
     # A producer's actions.
 
-    @initialize(event_ids=batches, limit=limits)
-    def begin_at_work(self, event_ids, limit):
+    @initialize(identities=batches, limit=limits)
+    def begin_at_work(self, identities, limit):
         for endpoint in ENDPOINTS:
-            self.enqueue(event_ids, endpoint)
+            self.enqueue(identities, endpoint)
             self.claim(endpoint, "ann", limit)
 
-    @deed(where=has_room, event_ids=batches, endpoint=endpoints)
-    def enqueue(self, event_ids, endpoint):
+    @deed(where=has_room, identities=batches, endpoint=endpoints)
+    def enqueue(self, identities, endpoint):
         now = self.clock()
-        known = {each.event_id for each in self.model.all(endpoint=endpoint)}
-        new = [event_id for event_id in event_ids if event_id not in known]
-        accepted = self.write(enqueue, [make(each) for each in event_ids], endpoint, now=now)
-        expected = (len(new), len(event_ids) - len(new))
+        known = {each.identity for each in self.model.all(endpoint=endpoint)}
+        new = [each for each in identities if each not in known]
+        accepted = self.write(enqueue, map(make, identities), endpoint, now=now)
+        expected = (len(new), len(identities) - len(new))
         assert (accepted.accepted, accepted.known) == expected, f"{accepted}, expected {expected}"
-        ids = {row["event_id"]: row["id"] for row in self.rows_of(endpoint)}
-        for event_id in new:
-            self.model.accept(ids[event_id], make(event_id), endpoint, now)
+        ids = {(row["source"], row["event_id"]): row["id"] for row in self.rows_of(endpoint)}
+        for identity in sorted(new, key=lambda each: (each.id, each.source)):
+            self.model.accept(ids[identity], make(identity), endpoint, now)
 
     @deed(where=some(), limit=limits)
     def fold(self, limit):
         self.write(acceptances.fold, limit=limit)
         self.write(counters.fold, limit=limit)
 
-    @deed(where=is_remembered, event_ids=batches, endpoint=endpoints)
-    def enqueue_a_known_id_with_other_content(self, event_ids, endpoint):
-        known = min((each.event_id for each in self.model.all()), default=None)
+    @deed(where=is_remembered, identities=batches, endpoint=endpoints)
+    def enqueue_a_known_event_with_other_content(self, identities, endpoint):
+        known = min((each.identity for each in self.model.all()), default=None)
         if known is None:
             return
-        given = [*map(make, event_ids), make(known, "other content")]
+        given = [*map(make, identities), make(known, "other content")]
         with pytest.raises(ConflictingEvent):
             self.write(enqueue, given, endpoint, now=self.clock())
 

@@ -13,18 +13,20 @@ import os
 from collections import defaultdict
 from contextlib import contextmanager, suppress
 from itertools import count
-from typing import IO, TYPE_CHECKING, Any
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import select
 
 from resonant.errors import ArchiveError
+from resonant.events import Event
+from resonant.events.attributes import extensions_json
 from resonant.files import open_private, sync_folder
 from resonant.store import schema
 from resonant.store.engine.sql import is_any_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
 
     from sqlalchemy import ColumnElement, Connection, Table
 
@@ -100,22 +102,74 @@ def _create(path: Path) -> tuple[IO[bytes], Path]:
     raise AssertionError
 
 
+class Archived(NamedTuple):
+    """A purged delivery: the event, the endpoint, how it ended, and the options that were given to ``enqueue``."""
+
+    event: Event
+    endpoint: str
+    status: str
+    policy: str | None
+    max_attempts: int | None
+
+
+def read_archive(path: str | Path) -> Iterator[Archived]:
+    """Yield the deliveries of an archive of any version of Resonant, so that they can be stored again.
+
+    A killed purge may have left an incomplete end, which is left out. Its deliveries were not removed.
+
+    Args:
+        path: the file; compressed if its name ends in ``.gz``.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    opened = gzip.open if Path(path).suffix == ".gz" else open
+    with opened(path, "rb") as file, suppress(EOFError):
+        for line in file:
+            if line.endswith(b"\n"):
+                document = json.loads(line)
+                options = (document["delivery"][name] for name in Archived._fields[1:])
+                yield Archived(_event(document["event"]), *options)
+
+
+def _event(fields: dict[str, Any]) -> Event:
+    """Return an archived event. Those of 0.1.0 have no optional attributes but the subject, and their data is JSON."""
+    return Event.from_stored(
+        fields["id"],
+        fields["type"],
+        fields["source"],
+        base64.b64decode(fields["body"]),
+        fields["time"],
+        fields["subject"],
+        fields.get("form"),
+        fields.get("datacontenttype"),
+        fields.get("dataschema"),
+        extensions_json(fields.get("extensions", {})),
+        fields.get("traceparent"),
+        fields.get("tracestate"),
+    )
+
+
 def read_documents(connection: Connection, delivery_ids: Sequence[int]) -> Iterator[dict[str, object]]:
-    """Yield each delivery with its event and attempts as plain columns."""
+    """Yield each delivery with its event and attempts as plain columns; keys of events are replaced by their ids."""
     attempts: defaultdict[int, list[dict[str, object]]] = defaultdict(list)
     for row in _rows(connection, schema.attempts, schema.attempts.c.delivery_id, delivery_ids):
         attempts[row["delivery_id"]].append(row)
     deliveries = _rows(connection, schema.deliveries, schema.deliveries.c.id, delivery_ids)
-    event_ids = [row["event_id"] for row in deliveries]
-    events = {row["id"]: row for row in _rows(connection, schema.events, schema.events.c.id, event_ids)}
+    keys = [row["event_key"] for row in deliveries]
+    events = {row.pop("key"): row for row in _rows(connection, schema.events, schema.events.c.key, keys)}
+    for row in events.values():
+        row["extensions"] = json.loads(row["extensions"] or "{}")
     for row in deliveries:
-        yield {"event": events[row["event_id"]], "delivery": row, "attempts": attempts[row["id"]]}
+        event = events[row.pop("event_key")]
+        delivery = {"id": row.pop("id"), "event_id": event["id"], "source": event["source"], **row}
+        yield {"event": event, "delivery": delivery, "attempts": attempts[delivery["id"]]}
 
 
 def _rows(
     connection: Connection, table: Table, key: ColumnElement[Any], values: Sequence[Any]
 ) -> list[dict[str, Any]]:
-    query = select(table).where(is_any_of(key, values)).order_by(table.c.id)
+    query = select(table).where(is_any_of(key, values)).order_by(*table.primary_key)
     return [dict(row) for row in connection.execute(query).mappings()]
 
 

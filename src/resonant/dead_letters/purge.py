@@ -254,7 +254,7 @@ def find_oldest(
         after: continue after this one.
     """
     query = earliest(rule, limit=limit, after=after).add_columns(func.length(schema.events.c.body))
-    query = query.join(schema.events, schema.events.c.id == _d.c.event_id)
+    query = query.join(schema.events, schema.events.c.key == _d.c.event_key)
     found: list[Position] = []
     total = 0
     for finished_at, delivery_id, size in connection.execute(query):
@@ -298,7 +298,7 @@ def _lock(
     """
     query = select(_d.c.id).where(is_any_of(_d.c.id, [key.id for key in picked]), *rule)
     if connection.dialect.name == "postgresql":
-        query = query.join(schema.events, schema.events.c.id == _d.c.event_id)
+        query = query.join(schema.events, schema.events.c.key == _d.c.event_key)
         query = query.with_for_update(skip_locked=True, of=[_d, schema.events])
     return list(connection.execute(query).scalars())
 
@@ -307,11 +307,11 @@ def _remove(connection: Connection, delivery_ids: Sequence[int], *, now: float) 
     """Remove locked deliveries permanently, with their history and the events that no other delivery needs."""
     events, attempts = schema.events, schema.attempts
     connection.execute(delete(attempts).where(is_any_of(attempts.c.delivery_id, delivery_ids)))
-    columns = (_d.c.event_id, _d.c.endpoint, _d.c.event_type, _d.c.status)
+    columns = (_d.c.event_key, _d.c.endpoint, _d.c.event_type, _d.c.status)
     rows = connection.execute(delete(_d).where(is_any_of(_d.c.id, delivery_ids)).returning(*columns)).all()
-    is_needed = select(_d.c.id).where(_d.c.event_id == events.c.id).exists()
+    is_needed = select(_d.c.id).where(_d.c.event_key == events.c.key).exists()
     connection.execute(
-        delete(events).where(is_any_of(events.c.id, [row.event_id for row in rows]), ~is_needed)
+        delete(events).where(is_any_of(events.c.key, [row.event_key for row in rows]), ~is_needed)
     )
     tally = Tally(now)
     for (endpoint, event_type, status), count in Counter(row[1:] for row in rows).items():

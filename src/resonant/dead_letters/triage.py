@@ -13,7 +13,7 @@ from resonant.store import schema
 from resonant.store.engine.sql import is_any_of
 from resonant.store.queue.fingerprint import normalised
 from resonant.store.views.dead_letters import DeadLetters
-from resonant.store.views.reads import answers
+from resonant.store.views.reads import answers, read_deliveries
 from resonant.store.views.selection import Selection
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from resonant.store.views.dead_letters import CauseCount
     from resonant.store.views.reads import ReceiverSide
 
-_d, _c = schema.deliveries, schema.causes
+_c = schema.causes
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +78,7 @@ def triage(connection: Connection, selection: Selection = Selection()) -> list[D
     for cause in connection.execute(select(_c).where(is_any_of(_c.c.id, list(counts)))):
         members[cause.fingerprint].append((cause, counts[cause.id]))
     newest = [each.last_id for each in counts.values()]
-    examples = connection.execute(select(_d.c.id, _d.c.event_id).where(is_any_of(_d.c.id, newest)))
-    event_ids = {row.id: row.event_id for row in examples}
+    event_ids = {row.id: row.event_id for row in read_deliveries(connection, newest)}
     said = answers(connection, newest)
     groups = [_group(fingerprint, group, event_ids, said) for fingerprint, group in members.items()]
     return sorted(groups, key=lambda group: (-group.count, group.fingerprint))

@@ -111,6 +111,7 @@ class Delivery:
     """The current state of one event to one endpoint."""
 
     event_id: str
+    source: str
     event_type: str
     endpoint: str
     status: Status
@@ -141,6 +142,7 @@ class DeadLetter:
     """
 
     event_id: str
+    source: str
     event_type: str
     endpoint: str
     reason: Reason

@@ -41,22 +41,38 @@ metadata = MetaData()
 events = Table(
     "resonant_events",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("type", Text, nullable=False),
+    Column("key", _Key, primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False),
     Column("source", Text, nullable=False),
+    Column("type", Text, nullable=False),
     Column("subject", Text),
     Column("time", Text, nullable=False),
     Column("digest", Text, nullable=False),
     Column("accepted_at", Double, nullable=False),
+    # By which receivers recognise duplicates: see store/queue/webhook_ids.py.
+    Column("webhook_id", Text, nullable=False),
+    # Null for JSON.
+    Column("form", Text),
+    Column("datacontenttype", Text),
+    Column("dataschema", Text),
+    # A JSON object, sorted by name; null for none.
+    Column("extensions", Text),
+    Column("traceparent", Text),
+    Column("tracestate", Text),
     # Last, so that a scan of the other columns does not read a large body's overflow pages.
     Column("body", LargeBinary, nullable=False),
+    # The id is first, so that the index finds ids and their prefixes.
+    UniqueConstraint("id", "source", name="resonant_events_identity"),
+    UniqueConstraint("webhook_id", name="resonant_events_webhook_id"),
+    # Otherwise SQLite reuses the keys of purged events, and a long export could read another event.
+    sqlite_autoincrement=True,
 )
 
 deliveries = Table(
     "resonant_deliveries",
     metadata,
     Column("id", _Key, primary_key=True, autoincrement=True),
-    Column("event_id", Text, ForeignKey("resonant_events.id"), nullable=False),
+    Column("event_key", _Key, ForeignKey("resonant_events.key"), nullable=False),
     Column("endpoint", Text, nullable=False),
     Column("event_type", Text, nullable=False),
     Column("status", Text, nullable=False),
@@ -91,7 +107,7 @@ deliveries = Table(
     Column("status_code", Integer),
     # References resonant_causes, for dead letters. Not a foreign key, whose check would cost every purge a lookup.
     Column("cause_id", _Key),
-    UniqueConstraint("event_id", "endpoint", name="resonant_deliveries_identity"),
+    UniqueConstraint("event_key", "endpoint", name="resonant_deliveries_identity"),
     # Otherwise SQLite reuses the ids of purged deliveries, and an old worker's token could match.
     sqlite_autoincrement=True,
 )
@@ -99,25 +115,25 @@ deliveries = Table(
 id_without_index = deliveries.c.id + literal_column("0", Integer)
 # Partial on PostgreSQL too: see `create_tables`.
 Index(
-    "resonant_deliveries_available",
+    "resonant_delivery_available",
     deliveries.c.endpoint,
     deliveries.c.available_at,
     sqlite_where=deliveries.c.available_at.is_not(None),
 )
 Index(
-    "resonant_deliveries_leased",
+    "resonant_delivery_leased",
     deliveries.c.lease_owner,
     deliveries.c.available_at,
     sqlite_where=deliveries.c.lease_owner.is_not(None),
 )
 # Covers a count by status. The status is not first: otherwise, for a condition on the status, SQLite would choose this index
 # instead of a partial one, and sort.
-Index("resonant_deliveries_status", deliveries.c.category, deliveries.c.status, deliveries.c.endpoint)
+Index("resonant_delivery_status", deliveries.c.category, deliveries.c.status, deliveries.c.endpoint)
 # A literal: a generic plan for a bound value cannot use a partial index.
 is_dead_letter = deliveries.c.status == literal_column("'dead_letter'", Text)
 is_delivered = deliveries.c.status == literal_column("'delivered'", Text)
 Index(
-    "resonant_deliveries_delivered",
+    "resonant_delivery_delivered",
     deliveries.c.finished_at,
     deliveries.c.id,
     sqlite_where=is_delivered,
@@ -125,14 +141,14 @@ Index(
 # All reads of the dead-letter queue use these two indexes: one for the whole queue, one by cause, both in the order in which
 # deliveries were given up. Filters search the few causes, not the many dead letters.
 Index(
-    "resonant_deliveries_dead",
+    "resonant_delivery_dead",
     deliveries.c.finished_at,
     deliveries.c.id,
     deliveries.c.cause_id,
     sqlite_where=is_dead_letter,
 )
 Index(
-    "resonant_deliveries_cause",
+    "resonant_delivery_cause",
     deliveries.c.cause_id,
     deliveries.c.finished_at,
     deliveries.c.id,
@@ -186,7 +202,7 @@ attempts = Table(
     Column("owner", Text),
     Column("task_run_id", Text),
 )
-Index("resonant_attempts_delivery", attempts.c.delivery_id, attempts.c.number)
+Index("resonant_attempt_delivery", attempts.c.delivery_id, attempts.c.number)
 
 # Accepted events that are not yet in the ledger: see store/counts/acceptances.py.
 acceptances = Table(

@@ -123,9 +123,13 @@ class Store:
         chosen = selection or Selection()
         return await self.read(lambda connection: [*reads.each_dead_letter(connection, chosen, limit=limit)])
 
-    async def detail(self, event_id: str) -> reads.Detail | None:
-        """Return an event with its whole history; None if no such event is stored."""
-        return await self.read(reads.detail, event_id)
+    async def detail(self, event_id: str, source: str | None = None) -> reads.Detail | None:
+        """Return an event with its whole history; None if no such event is stored.
+
+        Raises:
+            UnknownName: several sources have an event with this id, and ``source`` is None.
+        """
+        return await self.read(reads.detail, event_id, source)
 
 
 @asynccontextmanager

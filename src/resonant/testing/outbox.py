@@ -40,7 +40,7 @@ def enqueued(connection: Connection) -> list[Enqueued]:
     events, deliveries = schema.events, schema.deliveries.c
     rows = connection.execute(
         select(events, deliveries.endpoint, deliveries.policy, deliveries.max_attempts)
-        .join_from(events, schema.deliveries, events.c.id == deliveries.event_id)
+        .join_from(events, schema.deliveries, events.c.key == deliveries.event_key)
         .order_by(deliveries.id)
     )
     return [Enqueued(event_of(row), row.endpoint, row.policy, row.max_attempts) for row in rows]

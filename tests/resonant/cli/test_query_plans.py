@@ -25,7 +25,7 @@ from support.query_plans import planned
 
 def _scan(index: str, *, covering: bool = True) -> set[str]:
     return {
-        f"SCAN resonant_deliveries USING {'COVERING ' if covering else ''}INDEX resonant_deliveries_{index}"
+        f"SCAN resonant_deliveries USING {'COVERING ' if covering else ''}INDEX resonant_delivery_{index}"
     }
 
 

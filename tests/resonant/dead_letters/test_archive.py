@@ -9,9 +9,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from resonant.dead_letters.archive import new_archive
+from resonant.dead_letters.archive import Archived, new_archive, read_archive
+from resonant.delivery.retry import GiveUp
 from resonant.errors import ArchiveError
-from support.archives import complete_lines, read_archive
+from resonant.events import Event
+from resonant.store import schema
+from support.archives import complete_lines, read_documents
 
 TEXT = "".join(f"{number:x}" for number in range(500))
 
@@ -32,15 +35,41 @@ def small_disk(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+# A line that Resonant 0.1.0 wrote, without its attempt.
+OF_0_1_0 = (
+    '{"event": {"id": "evt_1", "type": "order.paid", "source": "/shop", "subject": null, "time": "2026-01-31T12:00:00Z", '
+    '"digest": "0ee0", "accepted_at": 1700000000.0, "body": "eyJ0b3RhbCI6MS4xMH0="}, "delivery": {"id": 7, "event_id": "evt_1", '
+    '"endpoint": "billing", "event_type": "order.paid", "status": "dead_letter", "accepted_at": 1700000000.0, "policy": "classic", '
+    '"max_attempts": 3, "round": 1, "reason": "exhausted", "finished_at": 1700000009.0}, "attempts": []}\n'
+)
+EVENTS = [
+    Event(type="t", source="/s", data={"a": "Zoë"}, id="evt_1", time="2026-01-31T12:00:00Z", subject="7"),
+    Event(
+        type="t",
+        source="/s",
+        data=b"\xff",
+        id="1.5",
+        time="2026-01-31T12:00:00Z",
+        datacontenttype="image/png",
+        dataschema="https://example.com/s",
+        extensions={"n": 1, "traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "tracestate": "k=v", "yes": True},
+    ),
+    Event(
+        type="t", source="/s", data="text", id="2", time="2026-01-31T12:00:00Z", datacontenttype="text/plain"
+    ),
+    Event(type="t", source="/s", id="3", time="2026-01-31T12:00:00Z"),
+]
+
+
 def numbers(path):
-    return [document["number"] for document in read_archive(path)]
+    return [document["number"] for document in read_documents(path)]
 
 
 def test_each_document_is_a_line_of_a_private_file(path):
     with new_archive(path) as archive:
         archive.append([{"number": 1}, {"text": "Zoë \ud800", "body": b"\xff"}])
         archive.append([{"number": 3}])
-    assert read_archive(path) == [{"number": 1}, {"text": "Zoë \ud800", "body": "/w=="}, {"number": 3}]
+    assert read_documents(path) == [{"number": 1}, {"text": "Zoë \ud800", "body": "/w=="}, {"number": 3}]
     assert path.stat().st_mode & 0o077 == 0
 
 
@@ -119,3 +148,59 @@ def test_a_place_where_no_file_can_be_created_is_refused_in_one_line(tmp_path, p
     with pytest.raises(ArchiveError) as refused, new_archive(tmp_path / place):
         pass
     assert str(refused.value) == f"{tmp_path / place}: {why}; nothing was purged"
+
+
+def test_purged_events_come_back_as_they_were_with_their_endpoints_and_options(desk, path):
+    desk.enqueue(*EVENTS, policy="patient", max_attempts=3)
+    leases = desk.claim()
+    desk.deliver(leases[0])
+    for lease in leases[1:]:
+        desk.fail(lease, GiveUp("permanent"))
+    before = desk.rows(schema.events)
+    desk.purge(archive=path)
+
+    archived = sorted(read_archive(path), key=lambda each: each.event.id)
+
+    statuses = {lease.event.id: "dead_letter" for lease in leases[1:]}
+    assert archived == [
+        Archived(event, "orders", statuses.get(event.id, "delivered"), "patient", 3)
+        for event in sorted(EVENTS, key=lambda each: each.id)
+    ]
+    assert desk.enqueue(*(each.event for each in archived)).accepted == 4
+    names = set(before[0]) - {"key"}
+    assert [{name: row[name] for name in names} for row in sorted(desk.rows(schema.events), key=by_id)] == [
+        {name: row[name] for name in names} for row in sorted(before, key=by_id)
+    ]
+
+
+def by_id(row):
+    return row["id"]
+
+
+def test_an_archive_names_events_by_source_and_id_and_has_every_part_of_them(desk, path):
+    desk.bury(EVENTS[1])
+    [row], [delivery] = desk.rows(schema.events), desk.rows(schema.deliveries)
+    desk.purge(archive=path)
+    [document] = read_documents(path)
+    assert document["event"] == {name: row[name] for name in row if name != "key"} | {
+        "body": "/w==",
+        "extensions": {"n": 1, "yes": True},
+    }
+    assert document["delivery"] == {name: delivery[name] for name in delivery if name != "event_key"}
+    assert (document["delivery"]["event_id"], document["delivery"]["source"]) == ("1.5", "/s")
+
+
+def test_an_archive_of_0_1_0_can_be_read(tmp_path):
+    (tmp_path / "purged.jsonl").write_text(OF_0_1_0)
+    event = Event.from_stored("evt_1", "order.paid", "/shop", b'{"total":1.10}', "2026-01-31T12:00:00Z")
+    assert [*read_archive(tmp_path / "purged.jsonl")] == [
+        Archived(event, "billing", "dead_letter", "classic", 3)
+    ]
+
+
+def test_a_reader_leaves_out_the_incomplete_end_that_a_killed_purge_left(desk, path):
+    desk.bury(EVENTS[0])
+    desk.purge(archive=path)
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[: len(whole) // 2])
+    assert [each.event for each in read_archive(str(path))] == [EVENTS[0]]

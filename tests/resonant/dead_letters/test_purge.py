@@ -31,7 +31,7 @@ from resonant.settings import Settings
 from resonant.store import schema
 from resonant.store.audit import read_audit
 from resonant.store.views.selection import Selection
-from support.archives import read_archive
+from support.archives import read_documents
 
 EVERYTHING = Retention(0, 0)
 
@@ -61,7 +61,7 @@ def ids_left(desk):
 
 
 def archived_ids(*paths):
-    return [document["event"]["id"] for path in paths for document in read_archive(path)]
+    return [document["event"]["id"] for path in paths for document in read_documents(path)]
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ def test_each_purge_writes_an_archive_of_its_own_with_every_attempt(desk, tmp_pa
     desk.bury(*(f"evt_{number:04}" for number in range(1, 300)))
     assert run(desk, archive=path).archive == second
     assert archived_ids(path, second) == [f"evt_{number:04}" for number in range(300)]
-    [document] = read_archive(path)
+    [document] = read_documents(path)
     assert [each["number"] for each in document["attempts"]] == [1, 2, 3]
     assert document["delivery"]["reason"] == "exhausted"
     assert [entry.selection["archive"] for entry in desk.read(read_audit)] == [str(second), str(path)]

@@ -39,7 +39,7 @@ class TestStoreFirst:
         seen = []
 
         async def send(event):
-            query = "SELECT lease_owner, sending FROM resonant_deliveries JOIN resonant_events e ON e.id = event_id"
+            query = "SELECT lease_owner, sending FROM resonant_deliveries JOIN resonant_events e ON e.key = event_key"
             seen.extend(rows(tmp_path, f"{query} WHERE e.id = '{event.id}'"))
 
         async with scene(tmp_path, orders=send) as worker:

@@ -45,6 +45,7 @@ def make_dead_letters(rng, number=60):
     return [
         DeadLetter(
             event_id=f"evt{number}{text(rng)}",
+            source=rng.choice(["/shop", "/Shop", text(rng) or "%"]),
             event_type=rng.choice(["order.paid", "Order.Paid", text(rng) or "%"]),
             endpoint=rng.choice(["orders", "audit", text(rng) or "_"]),
             reason=rng.choice(["permanent", "exhausted", "expired", "crashed"]),
@@ -68,9 +69,16 @@ def store_all(connection, given):
     causes = {each: Cause.of(each.endpoint, each.event_type, each.reason, asdict(each)) for each in given}
     ids = cause_ids(connection, causes.values())
     for each in given:
-        event = {"id": each.event_id, "type": each.event_type, "source": "/s", "time": "", "digest": ""}
-        connection.execute(insert(schema.events).values(**event, accepted_at=START, body=b"null"))
-        row = {name: getattr(each, name) for name in (*names, "event_id", "attempts")}
+        event = {
+            "id": each.event_id,
+            "type": each.event_type,
+            "source": each.source,
+            "time": "",
+            "digest": "",
+        }
+        event |= {"accepted_at": START, "webhook_id": each.event_id, "body": b"null"}
+        [key] = connection.execute(insert(schema.events).values(**event)).inserted_primary_key
+        row = {name: getattr(each, name) for name in (*names, "attempts")} | {"event_key": key}
         # The same words select the twin, by the moment of its acceptance.
         row |= {"accepted_at": each.dead_at, "round_started_at": START}
         final = {"status": "dead_letter", "finished_at": each.dead_at, "cause_id": ids[causes[each]]}
@@ -126,6 +134,7 @@ def words(rng):
         return "".join(value)
 
     made = {
+        "source": about(dead_letter.source),
         "ids": tuple(
             rng.choice([about(dead_letter.event_id), dead_letter.event_id]) for _ in range(rng.randint(1, 3))
         ),
@@ -147,7 +156,8 @@ def words(rng):
 @given(seed=st.integers(0, 2**64), few=st.sampled_from([0, 64]))
 def test_the_database_finds_the_same_as_a_look_at_each_dead_letter(ask, seed, few):
     rng = random.Random(seed)
-    table = schema.deliveries
+    table, events = schema.deliveries, schema.events
+    ids = select(events.c.id).join_from(table, events, events.c.key == table.c.event_key)
 
     def found(connection, selection):
         waiting = [table.c.available_at.is_not(None), *selection.of_unfinished()]
@@ -156,10 +166,7 @@ def test_the_database_finds_the_same_as_a_look_at_each_dead_letter(ask, seed, fe
             [each.event_id for each in each_dead_letter(connection, selection)],
             [each.event_id for each in each_dead_letter(connection, selection, limit=3)],
             count_dead_letters(connection, selection),
-            *(
-                set(connection.execute(select(table.c.event_id).where(*conditions)).scalars())
-                for conditions in (scanned, waiting)
-            ),
+            *(set(connection.execute(ids.where(*conditions)).scalars()) for conditions in (scanned, waiting)),
         )
 
     asked = [Selection(**words(rng)) for _ in range(WAYS)]

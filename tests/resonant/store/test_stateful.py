@@ -14,13 +14,14 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import invariant, run_state_machine_as_test
 from sqlalchemy import select
 
+from resonant.events import EventKey
 from resonant.metrics.statistics import read_statistics
 from resonant.store import schema
 from resonant.store.counts.acceptances import read_ledgers
 from resonant.store.counts.counters import read_ever
 from resonant.store.views import reads
 from support.examples import examples
-from support.store_model import ATTEMPT_COLUMNS, COLUMNS
+from support.store_model import ATTEMPT_COLUMNS, COLUMNS, HASHED
 from support.store_operators import Operators
 
 
@@ -36,7 +37,7 @@ class Machine(Operators):
         }
         assert found["histories"] == {each.id: each.history for each in model.all() if each.history}
         assert found["causes"] == {each.id: each.cause for each in model.all(status="dead_letter")}
-        assert set(found["events"]) == {each.event_id for each in model.all()}
+        assert found["webhook_ids"] == model.webhook_ids
         assert found["endpoints"] == {
             name: (model.accepted[name], model.purged[name]) for name in model.accepted
         }
@@ -110,6 +111,10 @@ def look(connection, now: float) -> dict[str, Any]:
     histories: dict[int, list[tuple[Any, ...]]] = {}
     for row in rows(schema.attempts, schema.attempts.c.id):
         histories.setdefault(row["delivery_id"], []).append(tuple(row[name] for name in ATTEMPT_COLUMNS))
+    events = schema.events.c
+    of_deliveries = select(schema.deliveries, events.id.label("event_id"), events.source).join(
+        schema.events, events.key == schema.deliveries.c.event_key
+    )
     causes = schema.causes.c
     of_dead_letters = select(
         *(
@@ -122,10 +127,13 @@ def look(connection, now: float) -> dict[str, Any]:
         )
     ).where(causes.id == schema.deliveries.c.cause_id, schema.is_dead_letter)
     return {
-        "deliveries": rows(schema.deliveries),
+        "deliveries": connection.execute(of_deliveries).mappings().all(),
         "histories": histories,
         "causes": {row[0]: tuple(row[1:]) for row in connection.execute(of_dead_letters)},
-        "events": [row["id"] for row in rows(schema.events)],
+        "webhook_ids": {
+            EventKey(row["source"], row["id"]): HASHED if row["webhook_id"] != row["id"] else row["id"]
+            for row in rows(schema.events)
+        },
         "endpoints": {name: tuple(ledger) for name, ledger in read_ledgers(connection).items()},
         "counters": read_ever(connection),
         "status": reads.status(connection, now=now),

@@ -8,7 +8,7 @@ from resonant import Event, create_schema, enqueue
 from resonant.testing import Enqueued, enqueued
 
 PAID = Event(type="order.paid", source="/shop", data={"total": 10}, id="evt_2", subject="7")
-SHIPPED = Event(type="order.shipped", source="/shop", data=None, id="evt_1")
+SHIPPED = Event(type="order.shipped", source="/shop", data=b"\x00", id="evt_1", extensions={"region": "eu"})
 STORED = [Enqueued(PAID, "billing", "patient", 3), Enqueued(SHIPPED, "crm", None, None)]
 
 
@@ -21,7 +21,7 @@ def place_orders(connection):
 def attributes(stored):
     """Return the fields of an event; a stored one has a time."""
     event = stored.event
-    return event.id, event.type, event.source, event.subject, event.body, *stored[1:]
+    return event.identity, event.type, event.subject, event.form, event.body, event.extensions, *stored[1:]
 
 
 def test_events_are_returned_in_order_before_and_after_the_commit(tmp_path):

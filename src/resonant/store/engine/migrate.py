@@ -14,7 +14,7 @@ from resonant.store.schema import create_tables
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-SCHEMA_VERSION = "0011"
+SCHEMA_VERSION = "0012"
 VERSION_TABLE = "resonant_schema"
 _MIGRATIONS = str(Path(__file__).parents[1] / "migrations")
 

@@ -1,4 +1,4 @@
-"""Accepts events: idempotent by event id, in one transaction, possibly the producer's own."""
+"""Accepts events: idempotent by source and id, in one transaction, possibly the producer's own."""
 
 from __future__ import annotations
 
@@ -6,28 +6,30 @@ import time
 from dataclasses import dataclass, field
 from functools import cache
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import select
 
 from resonant.errors import ConflictingEvent, EndpointError
-from resonant.events import ENDPOINT_NAME, Event, rfc3339
+from resonant.events import ENDPOINT_NAME, Event, EventKey, rfc3339
 from resonant.store import schema
 from resonant.store.counts import acceptances
-from resonant.store.engine.sql import insert_into, is_any_of, require_connection
+from resonant.store.engine.sql import insert_into, is_any_of, is_any_of_given, require_connection
 from resonant.store.queue.events import read_events
+from resonant.store.queue.webhook_ids import webhook_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from sqlalchemy import Column, Connection, Row
+    from sqlalchemy import Column, Connection, Row, Select
 
 _SHOWN_CHARACTERS = 200
+_MOST_PASSES = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """A refused event: its id already exists with different content."""
+    """A refused event: its source and id already exist with different content."""
 
     given: Event
     stored: Event
@@ -65,8 +67,8 @@ def enqueue(
 ) -> EnqueueResult:
     """Store one or more events for an endpoint inside the caller's transaction; the caller commits.
 
-    Enqueueing the same id and content for the same endpoint again changes nothing. Transactions with a common id wait for
-    each other; on SQLite, all writers do. Prefer one call with many events: a call locks its ids in order, so two calls
+    Enqueueing the same source, id and content for the same endpoint again changes nothing. Transactions with a common id wait
+    for each other; on SQLite, all writers do. Prefer one call with many events: a call locks its ids in order, so two calls
     cannot deadlock.
 
     Args:
@@ -85,7 +87,7 @@ def enqueue(
     Raises:
         EndpointError: invalid name. A name has lower case letters, digits and single dashes, and the prefix
             ``BLOCK-TYPE/`` unless it is a webhook.
-        ConflictingEvent: an id already exists with different content (unless ``report_conflicts``).
+        ConflictingEvent: a source and id already exist with different content (unless ``report_conflicts``).
         TypeError: ``connection`` is not an SQLAlchemy ``Connection``.
     """
     require_connection(connection)
@@ -95,17 +97,27 @@ def enqueue(
             "an endpoint's name may contain only lower case letters, digits and single dashes, as in billing-eu"
         )
     now = time.time() if now is None else now
-    given = [(event, event.digest) for event in ([events] if isinstance(events, Event) else events)]
-    first: dict[str, tuple[Event, str]] = {}
-    for event, digest in given:
-        first.setdefault(event.id, (event, digest))
-    digests = _store_events(connection, first, now)
-    refused = [event for event, digest in given if digest != digests[event.id]]
-    conflicts = tuple(Conflict(event, read_events(connection, [event.id])[event.id]) for event in refused)
+    given = [
+        (event.identity, event, event.digest) for event in ([events] if isinstance(events, Event) else events)
+    ]
+    first: dict[EventKey, tuple[Event, str]] = {}
+    for identity, event, digest in given:
+        first.setdefault(identity, (event, digest))
+    stored = _store_events(connection, first, now)
+    refused = [
+        (event, stored[identity].key)
+        for identity, event, digest in given
+        if digest != stored[identity].digest
+    ]
+    conflicts = tuple(Conflict(event, read_events(connection, [key])[key]) for event, key in refused)
     if conflicts and not report_conflicts:
         raise ConflictingEvent(str(conflicts[0]))
 
-    wanted = {event.id: event.type for event, digest in given if digest == digests[event.id]}
+    wanted = {
+        stored[identity].key: event.type
+        for identity, event, digest in given
+        if digest == stored[identity].digest
+    }
     common = {
         "endpoint": endpoint,
         "status": "pending",
@@ -116,63 +128,99 @@ def enqueue(
         "policy": policy,
         "max_attempts": max_attempts,
     }
-    rows = [{"event_id": event_id, "event_type": type_, **common} for event_id, type_ in wanted.items()]
+    # In the order of the keys, so that two producers of the same events cannot deadlock.
+    rows = [{"event_key": key, "event_type": type_, **common} for key, type_ in sorted(wanted.items())]
     table = schema.deliveries.c
-    accepted = _insert(connection, rows, table.event_id, table.id)
+    accepted = _insert(connection, rows, table.event_key, table.id)
     if accepted:
         acceptances.add(connection, endpoint, len(accepted), wake=wake)
     delivery_ids = [row.id for row in accepted]
-    if known := wanted.keys() - {row.event_id for row in accepted}:
-        of_known = select(table.id).where(table.endpoint == endpoint, is_any_of(table.event_id, list(known)))
+    if known := wanted.keys() - {row.event_key for row in accepted}:
+        of_known = select(table.id).where(table.endpoint == endpoint, is_any_of(table.event_key, list(known)))
         delivery_ids += connection.execute(of_known).scalars()
     return EnqueueResult(
         len(accepted), len(given) - len(accepted) - len(conflicts), conflicts, tuple(delivery_ids)
     )
 
 
-def _store_events(connection: Connection, events: dict[str, tuple[Event, str]], now: float) -> dict[str, str]:
-    """Insert the missing events; return the stored digest of each."""
-    digests: dict[str, str] = {}
-    time_of_acceptance = rfc3339(now)
-    # Repeats only if a purge removes a known event between the insert and the lock.
-    while missing := [pair for event_id, pair in events.items() if event_id not in digests]:
-        table = schema.events
-        rows: list[dict[str, object]] = [
-            {
-                "id": event.id,
-                "type": event.type,
-                "source": event.source,
-                "subject": event.subject,
-                "time": time_of_acceptance if event.time is None else event.time,
-                "digest": digest,
-                "accepted_at": now,
-                "body": event.body,
-            }
-            for event, digest in missing
-        ]
-        inserted = {row.id for row in _insert(connection, rows, table.c.id)}
-        digests.update((event_id, events[event_id][1]) for event_id in inserted)
-        if ids := [event.id for event, _ in missing if event.id not in inserted]:
-            known = select(table.c.id, table.c.digest).where(is_any_of(table.c.id, ids))
-            held = connection.execute(known.with_for_update(read=True, key_share=True))
-            digests.update((row.id, row.digest) for row in held)
-    return digests
+class _Stored(NamedTuple):
+    """The key and the digest of a stored event."""
+
+    key: int
+    digest: str
 
 
-def _insert(
-    connection: Connection, rows: list[dict[str, object]], key: Column[str], *more: Column[Any]
-) -> Sequence[Row[Any]]:
-    """Insert the missing rows; return the key and the requested columns of each inserted row."""
-    if not rows:
-        return ()
-    # Sorted by key, so that two producers of the same ids cannot deadlock.
-    rows.sort(key=lambda row: str(row[key.name]))
-    return connection.execute(_inserting(connection.dialect.name, key, *more), rows).all()
+def _store_events(
+    connection: Connection, events: dict[EventKey, tuple[Event, str]], now: float
+) -> dict[EventKey, _Stored]:
+    """Insert the missing events; return what is stored of each."""
+    stored: dict[EventKey, _Stored] = {}
+    taken: set[str] = set()
+    table, time_of_acceptance = schema.events.c, rfc3339(now)
+    # The second pass inserts events whose ids other sources have. It takes more only if a purge removes an event between the
+    # insert and the lock.
+    for _ in range(_MOST_PASSES):
+        # In the order of the ids, so that two producers of the same ids cannot deadlock.
+        missing = sorted(events.keys() - stored.keys(), key=_id_first)
+        if not missing:
+            return stored
+        rows = []
+        for identity in missing:
+            event, digest = events[identity]
+            row = _columns(event, webhook_id(identity, is_taken=identity.id in taken))
+            row |= {"time": event.time or time_of_acceptance, "digest": digest, "accepted_at": now}
+            rows.append(row)
+        for new in _insert(connection, rows, table.source, table.id, table.key):
+            identity = EventKey(new.source, new.id)
+            stored[identity] = _Stored(new.key, events[identity][1])
+        if ids := [identity.id for identity in missing if identity not in stored]:
+            for known in connection.execute(_holding(), {"ids": ids}):
+                identity = EventKey(known.source, known.id)
+                if identity in events:
+                    stored[identity] = _Stored(known.key, known.digest)
+                if known.webhook_id == known.id:
+                    taken.add(known.id)
+    raise ConflictingEvent(f"the webhook-id of the event {missing[0].id!r} belongs to another event")
+
+
+def _columns(event: Event, its_webhook_id: str) -> dict[str, object]:
+    return {
+        "id": event.id,
+        "source": event.source,
+        "type": event.type,
+        "subject": event.subject,
+        "webhook_id": its_webhook_id,
+        "form": None if event.form == "json" else event.form,
+        "datacontenttype": event.datacontenttype,
+        "dataschema": event.dataschema,
+        "extensions": event.extensions_json,
+        "traceparent": event.traceparent,
+        "tracestate": event.tracestate,
+        "body": event.body,
+    }
+
+
+def _id_first(identity: EventKey) -> tuple[str, str]:
+    return identity.id, identity.source
 
 
 @cache
-def _inserting(dialect: str, key: Column[str], *more: Column[Any]) -> Any:
-    return insert_into(dialect, key.table).on_conflict_do_nothing().returning(key, *more)
+def _holding() -> Select[Any]:
+    table = schema.events.c
+    query = select(table.key, table.id, table.source, table.digest, table.webhook_id)
+    return query.where(is_any_of_given(table.id, "ids")).with_for_update(read=True, key_share=True)
+
+
+def _insert(
+    connection: Connection, rows: list[dict[str, object]], *returned: Column[Any]
+) -> Sequence[Row[Any]]:
+    """Insert the missing rows; return these columns of each inserted row."""
+    return connection.execute(_inserting(connection.dialect.name, *returned), rows).all() if rows else ()
+
+
+@cache
+def _inserting(dialect: str, *returned: Column[Any]) -> Any:
+    return insert_into(dialect, returned[0].table).on_conflict_do_nothing().returning(*returned)
 
 
 def _summary(event: Event) -> str:

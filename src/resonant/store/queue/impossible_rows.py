@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from resonant.display import counted
 from resonant.store import schema
+from resonant.store.queue.events import read_events
 from resonant.store.queue.locked_rows import change_all
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def sound(connection: Connection, rows: Sequence[Row[Any]], now: float) -> Seque
             ended = {"lease_owner": None, "lease_token": _d.c.lease_token + 1, "sending": False}
             change_all(connection, [row.id for row in impossible], times | ended)
             number = counted(len(impossible), "delivery", "deliveries")
-            event_id, endpoint = impossible[0].event_id, impossible[0].endpoint
-            logger.warning("repaired %s (event %r to %s): %s", number, event_id, endpoint, was)
+            first = impossible[0]
+            event_id = read_events(connection, [first.event_key])[first.event_key].id
+            logger.warning("repaired %s (event %r to %s): %s", number, event_id, first.endpoint, was)
     repaired = {row.id for row in (*final, *undated)}
     return [row for row in rows if row.id not in repaired]

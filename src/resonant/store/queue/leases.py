@@ -210,9 +210,9 @@ def _leasing(picked: ColumnElement[bool]) -> ReturningUpdate[Any]:
 def _that_fit(connection: Connection, claimed: list[Row[Any]], most_bytes: int, now: float) -> list[Row[Any]]:
     """Return the first deliveries within the size limit; release the rest before their bodies are read."""
     events = schema.events.c
-    query = select(events.id, _bytes).where(is_any_of(events.id, [row.event_id for row in claimed]))
-    sizes = {row.id: row.bytes for row in connection.execute(query)}
-    totals = itertools.accumulate(sizes[row.event_id] for row in claimed)
+    query = select(events.key, _bytes).where(is_any_of(events.key, [row.event_key for row in claimed]))
+    sizes = {row.key: row.bytes for row in connection.execute(query)}
+    totals = itertools.accumulate(sizes[row.event_key] for row in claimed)
     fitting = max(1, sum(1 for total in totals if total <= most_bytes))
     hand_back(connection, [row.id for row in claimed[fitting:]], now)
     return claimed[:fitting]
@@ -255,8 +255,8 @@ def _noting_first_claim(dialect: str) -> Insert:
 
 def leases_of(connection: Connection, claimed: Sequence[Row[Any]]) -> list[Lease]:
     """Return the leases of claimed rows, with their events."""
-    events = read_events(connection, [row.event_id for row in claimed])
-    return [_lease(row, events[row.event_id]) for row in claimed]
+    events = read_events(connection, [row.event_key for row in claimed])
+    return [_lease(row, events[row.event_key]) for row in claimed]
 
 
 def _longest_due_first(claimed: Sequence[Row[Any]]) -> list[Row[Any]]:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_args
 
 from sqlalchemy import and_, case, func, select
 
+from resonant.display import some
+from resonant.errors import UnknownName
 from resonant.events import Attempt, DeadLetter, Delivery, Event, Status
 from resonant.store import schema
 from resonant.store.counts.acceptances import read_ledgers
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-_d, _a = schema.deliveries, schema.attempts
+_d, _a, _e = schema.deliveries, schema.attempts, schema.events
 _STATUSES: tuple[Status, ...] = get_args(Status)
 _PAGE = 500
 _LAST_CHARACTER = chr(sys.maxunicode)
@@ -188,7 +190,7 @@ def each_history(
             event = None
             if with_events:
                 # Read one at a time: a page of the largest events would take half a gigabyte.
-                event = read_events(connection, [row.event_id]).get(row.event_id)
+                event = read_events(connection, [row.event_key]).get(row.event_key)
                 end_snapshot(connection)
                 if event is None:
                     continue
@@ -209,10 +211,16 @@ def answers(connection: Connection, delivery_ids: Sequence[int]) -> Mapping[int,
     return found
 
 
+def read_deliveries(connection: Connection, delivery_ids: Sequence[int]) -> Sequence[Row[Any]]:
+    """Return the rows of these deliveries, each with the ``event_id`` and the ``source`` of its event."""
+    query = select(_d, _e.c.id.label("event_id"), _e.c.source).join_from(_d, _e, _e.c.key == _d.c.event_key)
+    return connection.execute(query.where(is_any_of(_d.c.id, delivery_ids))).all()
+
+
 def find_event_ids(connection: Connection, prefix: str, *, limit: int) -> list[str]:
     """Return the event ids with this prefix, sorted."""
-    ids = schema.events.c.id
-    query = select(ids).where(ids.startswith(prefix, autoescape=True)).order_by(ids).limit(limit)
+    ids = _e.c.id
+    query = select(ids).distinct().where(ids.startswith(prefix, autoescape=True)).order_by(ids).limit(limit)
     if connection.dialect.name == "sqlite":
         # LIKE with an escape character does not use the index.
         query = query.where(ids >= prefix, ids <= prefix + _LAST_CHARACTER)
@@ -229,18 +237,29 @@ def count_dead_letters(
     return DeadLetters.of(connection, selection).count(connection, at_most=at_most)
 
 
-def detail(connection: Connection, event_id: str) -> Detail | None:
-    """Return an event with its whole history; None if no such event is stored."""
-    query = select(schema.events.c.accepted_at).where(schema.events.c.id == event_id)
-    accepted_at = connection.execute(query).scalar()
-    event = read_events(connection, [event_id]).get(event_id)
-    if accepted_at is None or event is None:
+def detail(connection: Connection, event_id: str, source: str | None = None) -> Detail | None:
+    """Return an event with its whole history; None if no such event is stored.
+
+    Raises:
+        UnknownName: several sources have an event with this id, and ``source`` is None.
+    """
+    query = select(_e.c.key, _e.c.source, _e.c.accepted_at).where(_e.c.id == event_id)
+    if source is not None:
+        query = query.where(_e.c.source == source)
+    found = connection.execute(query).all()
+    if not found:
         return None
-    deliveries = connection.execute(select(_d).where(_d.c.event_id == event_id).order_by(_d.c.endpoint)).all()
-    attempts = _attempts(connection, [each.id for each in deliveries])
+    if len(found) > 1:
+        sources = some(sorted(row.source for row in found))
+        raise UnknownName(f"the id {event_id} has {len(found)} sources, so give one: {sources}")
+    [row] = found
+    of_event = select(_d.c.id).where(_d.c.event_key == row.key)
+    ids = list(connection.execute(of_event).scalars())
+    deliveries = sorted(read_deliveries(connection, ids), key=lambda each: each.endpoint)
+    attempts = _attempts(connection, ids)
     return Detail(
-        event=event,
-        accepted_at=accepted_at,
+        event=read_events(connection, [row.key])[row.key],
+        accepted_at=row.accepted_at,
         deliveries=tuple((delivery_of(each), tuple(attempts.get(each.id, ()))) for each in deliveries),
     )
 
@@ -255,7 +274,7 @@ def _pages(
         size = _PAGE if left is None else min(_PAGE, left)
         keys = selected.newest(connection, limit=size, before=before, goes_on=limit != size)
         if keys:
-            found = connection.execute(select(_d).where(is_any_of(_d.c.id, [key.id for key in keys])))
+            found = read_deliveries(connection, [key.id for key in keys])
             yield sorted(found, key=lambda row: (row.finished_at, row.id), reverse=True)
         if len(keys) < size:
             return

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, PlainSerializer, model_validator
-from sqlalchemy import false, func, or_
+from sqlalchemy import false, func, or_, select
 
 from resonant.errors import StoreError
 from resonant.events import Category, Reason
@@ -25,6 +25,8 @@ _OF_CAUSE = ("event_type", "endpoint", "category", "code", "reason", "cause", "t
 # Approximate range of a datetime.
 _FIRST, _LAST = (datetime(*day, tzinfo=UTC).timestamp() for day in ((1, 1, 1), (9999, 12, 31)))
 _d, _c = schema.deliveries, schema.causes
+# An alias, since some of the queries with these conditions have the events too.
+_e = schema.events.alias("selected_events")
 
 
 def _seconds(moment: object) -> object:
@@ -50,7 +52,8 @@ class Selection(BaseModel, frozen=True, extra="forbid", defer_build=True):
     """Selects deliveries that meet all conditions; None or empty means no condition.
 
     Attributes:
-        ids: event ids.
+        ids: event ids; each may be of several sources.
+        source: the source of the events.
         event_type: a glob for the type: ``*`` matches any text, ``?`` one character.
         endpoint: the endpoint's name.
         category: transient, permanent or unknown.
@@ -66,6 +69,7 @@ class Selection(BaseModel, frozen=True, extra="forbid", defer_build=True):
     """
 
     ids: tuple[str, ...] = ()
+    source: str | None = None
     event_type: str | None = None
     endpoint: str | None = None
     category: Category | None = None
@@ -116,7 +120,7 @@ class Selection(BaseModel, frozen=True, extra="forbid", defer_build=True):
 
     @property
     def is_by_cause(self) -> bool:
-        """Whether it has conditions other than ids and times."""
+        """Whether it has conditions other than ids, sources and times."""
         return any(getattr(self, name) is not None for name in _OF_CAUSE)
 
     def of_unfinished(self) -> list[ColumnElement[bool]]:
@@ -127,7 +131,7 @@ class Selection(BaseModel, frozen=True, extra="forbid", defer_build=True):
         return found if self.text is None else [*found, self.text_in(_d.c)]
 
     def of_dead_letters(self) -> list[ColumnElement[bool]]:
-        """Return the conditions on the ids of dead letters, and on the times when they were given up."""
+        """Return the conditions on the events of dead letters, and on the times when they were given up."""
         return self._ids_and_times(_d.c.finished_at)
 
     def of_causes(self) -> list[ColumnElement[bool]]:
@@ -163,8 +167,13 @@ class Selection(BaseModel, frozen=True, extra="forbid", defer_build=True):
 
     def _ids_and_times(self, moment: ColumnElement[Any]) -> list[ColumnElement[bool]]:
         found: list[ColumnElement[bool]] = []
+        of_source = [] if self.source is None else [_e.c.source == self.source]
         if self.ids:
-            found.append(is_any_of(_d.c.event_id, self.ids))
+            # Not a join with events: this way, the index by event finds the deliveries.
+            found.append(_d.c.event_key.in_(select(_e.c.key).where(is_any_of(_e.c.id, self.ids), *of_source)))
+        elif of_source:
+            # No index begins with the source, so this looks up the event of each delivery that the other conditions find.
+            found.append(select(_e.c.key).where(_e.c.key == _d.c.event_key, *of_source).exists())
         if self.since is not None:
             found.append(moment >= self.since)
         if self.until is not None:

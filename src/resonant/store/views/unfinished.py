@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from sqlalchemy import and_, case, func, literal_column, select
 
 from resonant.store import schema
-from resonant.store.engine.sql import end_snapshot, is_any_of
+from resonant.store.engine.sql import end_snapshot
 from resonant.store.queue.leases import due
 from resonant.store.views.dead_letters import Position, earliest, positions
-from resonant.store.views.reads import answers, delivery_of
+from resonant.store.views.reads import answers, delivery_of, read_deliveries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +54,7 @@ class WaitingGroup:
         oldest_due_at: the earliest due time, seconds since the epoch.
         parked_until: the latest due time of the parked ones.
         most_attempts: the highest number of attempts.
-        example: the event id of one of the deliveries.
+        example, example_source: the event id and the source of one of the deliveries.
         error: the last error of the example, or empty.
         answer: the receiver's answer to the example, or empty.
     """
@@ -68,6 +68,7 @@ class WaitingGroup:
     parked_until: float | None
     most_attempts: int
     example: str
+    example_source: str
     error: str
     answer: str
 
@@ -108,7 +109,7 @@ def each_unfinished(
         found = [earliest(search, limit=size, after=after, key=key) for search in searches]
         page = heapq.nsmallest(size, (each for query in found for each in positions(connection, query)))
         ids = [each.id for each in page]
-        rows = {row.id: row for row in connection.execute(select(_d).where(is_any_of(_d.c.id, ids)))}
+        rows = {row.id: row for row in read_deliveries(connection, ids)}
         said = answers(connection, ids)
         end_snapshot(connection)
         for each in page:
@@ -154,13 +155,12 @@ def group_unfinished(
     )
     counted = connection.execute(query).all()
     ids = [row[-1] for row in counted]
-    columns = (_d.c.id, _d.c.event_id, _d.c.error)
-    examples = {row.id: row for row in connection.execute(select(*columns).where(is_any_of(_d.c.id, ids)))}
+    examples = {row.id: row for row in read_deliveries(connection, ids)}
     said = answers(connection, ids)
     groups = []
     for *counts, key in counted:
         example, answer = examples[key], said[key].answer or ""
-        fields: list[Any] = [*counts, example.event_id, example.error or "", answer]
+        fields: list[Any] = [*counts, example.event_id, example.source, example.error or "", answer]
         groups.append(WaitingGroup(*fields))
     return sorted(groups, key=lambda group: (group.endpoint, -group.count, group.code))
 

@@ -173,7 +173,7 @@ def test_deliveries_that_no_run_sends_are_not_said_to_be_in_progress(resonant, w
 def test_an_imbalance_is_said_last(resonant, worker, url):
     worker.accept("evt_1", "evt_2")
     with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database, database:
-        database.execute("DELETE FROM resonant_deliveries WHERE event_id = 'evt_1'")
+        database.execute("DELETE FROM resonant_deliveries WHERE id = 1")
     last = resonant("status").out.splitlines()[-1]
     assert last.startswith("balanced: NO; 2 were accepted and 1 are accounted for")
     assert resonant.json("status")["balanced"] is False

@@ -119,7 +119,7 @@ def test_writes_of_other_processes_are_no_replacement(desk, open_desk, sqlite_ur
     other.enqueue("evt_other")
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        connection.execute("DELETE FROM resonant_deliveries WHERE event_id LIKE 'evt_1%'")
+        connection.execute("DELETE FROM resonant_deliveries WHERE event_key > 10")
     connection.close()
     desk.run(desk.store.reclaim_space())
     os.utime(path)

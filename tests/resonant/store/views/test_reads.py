@@ -90,6 +90,7 @@ def test_a_dead_letter_has_its_reason_its_error_and_its_attempts(desk):
     assert desk.run(desk.store.dead_letters()) == [
         DeadLetter(
             event_id="evt_1",
+            source="/shop",
             event_type="order.paid",
             endpoint="orders",
             reason="exhausted",
@@ -173,5 +174,6 @@ def test_histories_are_those_of_the_selected_dead_letters(desk):
 
 def test_the_first_event_ids_with_a_prefix_are_found(desk):
     desk.enqueue("evt_2", "evt_12", "evt_1", "other")
+    desk.enqueue(Event(id="evt_1", type="t", source="/crm", data=1))
     assert desk.read(reads.find_event_ids, "evt_", limit=2) == ["evt_1", "evt_12"]
     assert desk.read(reads.find_event_ids, "EVT_", limit=2) == []

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from sqlalchemy import select
 
 from resonant.errors import StoreError
+from resonant.events import Event
 from resonant.store import schema
 from resonant.store.queue.fingerprint import fingerprint
 from resonant.store.views.reads import count_dead_letters
@@ -29,7 +30,8 @@ def dead_letters(desk):
     """Three dead letters, a hundred seconds apart, and three other deliveries, which no selection may find."""
     refused = {"reason": "permanent", "category": "permanent", "code": "http_400"}
     desk.bury("evt_1", error="Bad Request: total", **refused, apart=100)
-    desk.bury(desk.make("evt_2", event_type="order.refunded"), endpoint="audit", apart=100)
+    refunded = Event(id="evt_2", type="order.refunded", source="/crm", data=None)
+    desk.bury(refunded, endpoint="audit", apart=100)
     throttled = {"reason": "expired", "code": "throttled", "error_type": "ReadTimeout"}
     desk.bury(desk.make("evt_3", event_type="user.created"), **throttled)
     desk.enqueue("evt_pending", "evt_parked", "evt_delivered")
@@ -42,6 +44,10 @@ def dead_letters(desk):
 SELECTIONS = [
     ({}, {1, 2, 3}),
     ({"ids": ("evt_1", "evt_3", "evt_9")}, {1, 3}),
+    ({"source": "/crm"}, {2}),
+    ({"source": "/crm", "ids": ("evt_1", "evt_2")}, {2}),
+    ({"source": "/crm", "endpoint": "orders"}, set()),
+    ({"source": "/"}, set()),
     ({"event_type": "order.paid"}, {1}),
     ({"event_type": "order.*"}, {1, 2}),
     ({"event_type": "*.?re*"}, {3}),
@@ -89,10 +95,10 @@ def test_an_unfinished_delivery_is_selected_by_another_moment(dead_letters):
     def pending(connection, **words):
         table = schema.deliveries
         conditions = Selection(**words).of_unfinished()
-        query = select(table.c.event_id).where(table.c.status == "pending", *conditions)
+        query = select(table.c.id).where(table.c.status == "pending", *conditions)
         return list(connection.execute(query).scalars())
 
-    assert dead_letters.read(pending, since=now, until=now + 1) == ["evt_pending"]
+    assert dead_letters.read(pending, since=now, until=now + 1) == [dead_letters.row("evt_pending")["id"]]
     assert dead_letters.read(pending, cause="000000000000") == []
     assert dead_letters.read(pending, since=now + 1) == dead_letters.read(pending, until=now) == []
 

@@ -1,0 +1,33 @@
+"""The ``webhook-id`` of an event, by which receivers recognise duplicates. It is unique in the store, and has no dot.
+
+Two sources may use the same id, and a dot would let a producer shift the parts of the signed text (``id.timestamp.body``). So an
+id with a dot, or one that another source has as its webhook-id, is replaced by a hash. An id that looks like such a hash is
+replaced too: otherwise a producer could take the webhook-id of another source's event.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b32encode
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from resonant.events import EventKey
+
+_CHARACTERS = 26  # 130 bits
+_HASHED = re.compile(rf"evt_[a-z2-7]{{{_CHARACTERS}}}")
+
+
+def webhook_id(identity: EventKey, *, is_taken: bool) -> str:
+    """Return the event's id, or a hash of source and id.
+
+    Args:
+        identity: of the event.
+        is_taken: whether an event of another source has the id as its webhook-id.
+    """
+    source, event_id = identity
+    if not is_taken and "." not in event_id and not _HASHED.fullmatch(event_id):
+        return event_id
+    digest = sha256(f"{source}\0{event_id}".encode()).digest()
+    return f"evt_{b32encode(digest)[:_CHARACTERS].decode().lower()}"
