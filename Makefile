@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python;
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 
-.PHONY: setup demo test test-all test-fast lint docs docs-serve reference wheel bench chaos audit clean help
+.PHONY: setup demo test test-all test-fast sdks lint docs docs-serve reference wheel bench chaos audit clean help
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -76,6 +76,22 @@ reference: setup  ## regenerate docs/reference/ from the code
 		uv pip install --quiet --python $(BIN)/python -c .venv/constraints.txt -e '.[$*]'; \
 	else \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .venv/constraints.txt -e '.[$*]'; \
+	fi
+	@touch $@
+
+# Each is in a folder of its own: version 1 of cloudevents, which cloudevents-pydantic needs, hides the version in .venv.
+SDKS := tests/support/sdks
+sdks: build/sdks/ready  ## install the libraries of receivers that some tests run, in JavaScript and Python
+
+build/sdks/ready: .venv/ready $(SDKS)/package-lock.json $(SDKS)/requirements.txt
+	@command -v npm >/dev/null || { echo "npm was not found: on Debian and Ubuntu, apt-get install npm"; exit 1; }
+	@rm -rf build/sdks && mkdir -p build/sdks && cp $(SDKS)/package.json $(SDKS)/package-lock.json build/sdks
+	@npm ci --prefix build/sdks --ignore-scripts --no-audit --no-fund --silent
+	@if command -v uv >/dev/null 2>&1; then \
+		uv pip install --quiet --python $(BIN)/python --no-deps --target build/sdks/python -r $(SDKS)/requirements.txt; \
+	else \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/sdks/python \
+			-r $(SDKS)/requirements.txt; \
 	fi
 	@touch $@
 

@@ -118,6 +118,7 @@ async def update_webhook_endpoint(
         "rate": f"its rate of {block.rate or 0:g} per second",
         "status_overrides": f"{len(kept_overrides)} of its overrides" if kept_overrides else "",
         "ca_file": "its certificates",
+        "mode": "its structured mode" if block.mode == "structured" else "",
     }
     return ", ".join(
         words for name, words in kept.items() if words and name not in fields and getattr(block, name)

@@ -12,13 +12,13 @@ from blocks.loading import load_endpoint
 from resonant.delivery.attempt import Destination
 from resonant.errors import EndpointError
 from resonant.events import Category
-from resonant.sinks.endpoint import Endpoint, problem_of_secret
+from resonant.sinks.endpoint import Endpoint, Mode, problem_of_secret
 
 logger = logging.getLogger(__name__)
 
 
 class WebhookEndpoint(EndpointBlock):
-    """Receives events through HTTP POST: CloudEvents in binary mode, signed per Standard Webhooks if it has a secret."""
+    """Receives events through HTTP POST: CloudEvents, signed per Standard Webhooks if it has a secret."""
 
     _block_type_name = "Webhook Endpoint"
     _block_type_slug = "webhook-endpoint"
@@ -47,6 +47,11 @@ class WebhookEndpoint(EndpointBlock):
     previous_signing_secret_until: AwareDatetime | None = Field(
         default=None,
         description="Time when the old secret stops signing. Empty: it signs until it is removed.",
+    )
+    mode: Mode = Field(
+        default="binary",
+        description="binary: the body is the event's data, and headers have its attributes. "
+        "structured: the body is the whole event, in JSON.",
     )
     status_overrides: dict[int, Category] = Field(
         default_factory=dict,
@@ -91,6 +96,7 @@ class WebhookEndpoint(EndpointBlock):
             allow_private=self.allow_private,
             overrides=dict(self.status_overrides),
             ca_file=self.ca_file,
+            mode=self.mode,
         )
 
     def check(self, name: str) -> None:

@@ -51,6 +51,16 @@ async def test_a_new_url_keeps_the_secret_the_headers_and_all_else(update):
     )
 
 
+async def test_a_mode_is_set_and_then_kept(update):
+    _, block = await update({"mode": "structured"})
+    assert block.to_endpoint(NAME).mode == "structured"
+    kept, block = await update({"timeout": 3.0})
+    assert block.mode == "structured"
+    assert "its structured mode" in kept
+    _, block = await update({"mode": "binary"})
+    assert block.to_endpoint(NAME).mode == "binary"
+
+
 async def test_headers_and_overrides_are_added_or_replaced_by_name(update):
     kept, block = await update(headers={"x-key": "new"}, overrides={404: "permanent", 409: "transient"})
 

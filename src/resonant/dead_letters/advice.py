@@ -15,6 +15,10 @@ _PAYLOAD = (
     "the receiver rejects these events: inspect one (`resonant detail {event_id}`), fix the producer or the receiver, then "
     "{replay}, or {purge}"
 )
+_HEADERS = (
+    "the events' attributes are too long for the receiver's headers: send them in the body "
+    "(`resonant endpoint update {endpoint} --mode structured`), then {replay}"
+)
 _GONE = "the endpoint answers that it is gone for good: remove it (`resonant endpoint remove {endpoint}`), then {purge}"
 _ADDRESS = (
     "fix the endpoint's URL (`resonant endpoint update {endpoint} --url URL`), or permit private addresses (--allow-private), "
@@ -42,6 +46,7 @@ _BY_PERMANENT_CODE = {
     **dict.fromkeys(("http_401", "http_402", "http_403"), _CREDENTIAL),
     **dict.fromkeys(("http_404", "http_405"), _URL),
     "http_410": _GONE,
+    "http_431": _HEADERS,
 }
 _LOCAL = ("http_407", "http_511", "local_resources", "local_storage", "pool_full", "proxy_error")
 _MISCONFIGURED = ("too_many_redirects", "endpoint_error", "invalid_url", "unsupported_protocol")

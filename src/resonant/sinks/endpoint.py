@@ -9,7 +9,7 @@ import ipaddress
 import math
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import httpx
 
@@ -22,14 +22,16 @@ if TYPE_CHECKING:
 
     from resonant.events import Category
 
+Mode = Literal["binary", "structured"]
+
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 _HEADER_VALUE = re.compile(r"[!-~]([ \t!-~]*[!-~])?")  # RFC 9110, 5.5, without the obsolete octets
 # Standard Webhooks. A shorter secret can be guessed from one signature.
 _MIN_SECRET_BYTES, _MAX_SECRET_BYTES = 24, 64
 _RESERVED_PREFIXES = ("ce-", "webhook-")
 _RESERVED_HEADERS = frozenset(
-    {"accept-encoding", "connection", "content-length", "content-type", "expect", "host", "te", "trailer"}
-    | {"transfer-encoding", "upgrade"}
+    {"accept-encoding", "connection", "content-length", "content-type", "expect", "host", "te", "traceparent"}
+    | {"tracestate", "trailer", "transfer-encoding", "upgrade"}
 )
 
 
@@ -48,6 +50,8 @@ class Endpoint:
         allow_private: whether connections to private and special addresses are allowed.
         overrides: the endpoint's categories for status codes, in place of the default ones.
         ca_file: certificates (PEM) to trust instead of the public ones.
+        mode: ``binary`` sends the data as the body and the attributes as headers; ``structured`` sends the whole event as
+            the body, in JSON.
 
     Raises:
         EndpointError: a value cannot be used; the message says which and contains no secret.
@@ -63,12 +67,13 @@ class Endpoint:
     allow_private: bool = False
     overrides: Mapping[int, Category] = field(default_factory=dict)
     ca_file: str | None = None
+    mode: Mode = "binary"
 
     def __post_init__(self) -> None:
         url = self._parsed_url()
         self._check_headers(url)
         for secret in self.signing_secrets:
-            if not _key(secret):
+            if not signing_key(secret):
                 raise self._error("a signing secret must be whsec_ and base64")
         if not (math.isfinite(self.timeout) and self.timeout > 0):
             raise self._error(f"its timeout must be a positive number of seconds, not {self.timeout}")
@@ -109,7 +114,7 @@ class Endpoint:
 
 def problem_of_secret(secret: str) -> str | None:
     """Return the problem with a signing secret's length, on one line without the secret; None if it is right."""
-    size = len(_key(secret))
+    size = len(signing_key(secret))
     if _MIN_SECRET_BYTES <= size <= _MAX_SECRET_BYTES:
         return None
     return f"its signing secret has {counted(size, 'byte')}, not {_MIN_SECRET_BYTES} to {_MAX_SECRET_BYTES}"
@@ -127,9 +132,9 @@ def check_new_secret(name: str, secret: str) -> None:
         )
 
 
-def _key(secret: str) -> bytes:
-    """Return the key that signs; empty if the secret is not base64."""
-    try:  # the library skips invalid base64, and signs with the rest
+def signing_key(secret: str) -> bytes:
+    """Return the key of a signing secret; empty if the secret is not base64."""
+    try:
         return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
     except (binascii.Error, ValueError):
         return b""

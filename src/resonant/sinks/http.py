@@ -1,48 +1,44 @@
-"""The HTTP sink: CloudEvents 1.0 HTTP binding in binary mode, signed as Standard Webhooks.
-
-The body of every attempt is ``Event.body``, which ``resonant.events.encode_data`` has made once.
-"""
+"""The HTTP sink: CloudEvents by POST, signed as Standard Webhooks. Every attempt of an event has the same body."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import functools
+import hmac
 import importlib.metadata
 import math
-import re
 import ssl
 import time
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self, cast
-from urllib.parse import quote
 
 import aiohttp
 import httpx
 import yarl
 from httpx_aiohttp import AiohttpTransport
-from standardwebhooks import Webhook
 
 from resonant.errors import EndpointError, UnexpectedStatus
 from resonant.sinks.address_guard import guarded_socket_factory
-from resonant.sinks.base import Receipt
+from resonant.sinks.base import Receipt, attempt_trace
 from resonant.sinks.bounded_connection import HEAD_BYTES, READ_BYTES, AnswerCutOff, BoundedConnection
+from resonant.sinks.endpoint import signing_key
 from resonant.sinks.redaction import Redactor, basic_authorization
+from resonant.sinks.wire import message
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from aiohttp.client_proto import ResponseHandler
     from aiohttp.connector import Connection
 
     from resonant.events import Clock, Event
     from resonant.sinks.endpoint import Endpoint
+    from resonant.sinks.wire import Header
 
 # Time limit for the body of a 2xx. The event is already delivered; the body is only for the excerpt.
 SUCCESS_BODY_SECONDS = 1.0
 # Common servers drop idle connections after 5 s. Closing them first avoids a send on a closing connection.
 KEEPALIVE_SECONDS = 4.0
-
-# CloudEvents HTTP binding, 3.1.3.2: printable characters except the double quote and the percent sign are not encoded.
-_UNQUOTED = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
-_NEEDS_NO_QUOTING = re.compile(r"[!#$&-~]*")  # the same characters
 
 
 class HttpSink:
@@ -68,13 +64,11 @@ class HttpSink:
             **{name.lower(): value for name, value in endpoint.headers.items()},
             **({"authorization": basic_authorization(url)} if url.userinfo else {}),
             "accept-encoding": "identity",
-            "content-type": "application/json",
-            "ce-specversion": "1.0",
         }
         # In httpx's internal form, so that it does not encode them for each event.
         self._constant_headers = httpx.Headers(constant_headers).raw
-        self._webhooks = [
-            (Webhook(secret), endpoint.signing_ends.get(secret, math.inf))
+        self._keys = [
+            (signing_key(secret), endpoint.signing_ends.get(secret, math.inf))
             for secret in endpoint.signing_secrets
         ]
         self._redactor = Redactor.of(endpoint)
@@ -93,7 +87,7 @@ class HttpSink:
             await transport.aclose()
 
     async def send(self, event: Event) -> Receipt:
-        """POST the event's bytes.
+        """POST the event in the endpoint's mode.
 
         Returns:
             The receipt of any 2xx, with a warning if its body was broken, slow or long.
@@ -140,12 +134,11 @@ class HttpSink:
         """Open a connection as ``send`` does, with TLS if it uses that, and close it without a request.
 
         Raises:
-            Exception: the errors of ``send`` when it cannot connect.
+            Exception: the errors of ``send`` when it cannot connect. The caller limits the time.
         """
         connector = cast("aiohttp.TCPConnector", self._open().get_client().connector)
         request = aiohttp.ClientRequest("POST", yarl.URL(str(self._url)))
-        async with asyncio.timeout(self.endpoint.timeout):
-            connection = await connector.connect(request, [], aiohttp.ClientTimeout())
+        connection = await connector.connect(request, [], aiohttp.ClientTimeout())
         connection.close()
 
     def _open(self) -> AiohttpTransport:
@@ -154,33 +147,47 @@ class HttpSink:
         return self._transport
 
     def _request(self, event: Event) -> httpx.Request:
-        own = [(name.encode(), value.encode()) for name, value in self._headers(event).items()]
+        described, body = message(event, self.endpoint.mode)
+        own = [*described, *_traces(event), *self._webhook_headers(event.webhook_id or event.id, body)]
         headers = httpx.Headers([*self._constant_headers, *own])
         # Passed as a stream: for content, httpx would search the headers several times.
-        request = httpx.Request("POST", self._url, headers=headers, stream=httpx.ByteStream(event.body))
+        request = httpx.Request("POST", self._url, headers=headers, stream=httpx.ByteStream(body))
         request.headers.encoding = "ascii"
         request.read()
         return request
 
-    def _headers(self, event: Event) -> dict[str, str]:
+    def _webhook_headers(self, webhook_id: str, body: bytes) -> list[Header]:
+        """Return the headers of Standard Webhooks. Its library signs text only."""
         timestamp = int(self._clock())
-        headers = {
-            "ce-id": _percent_encoded(event.id),
-            "ce-type": _percent_encoded(event.type),
-            "ce-source": _percent_encoded(event.source),
-            "webhook-id": event.id,
-            "webhook-timestamp": str(timestamp),
-        }
-        if event.time is not None:
-            headers["ce-time"] = _percent_encoded(event.time)
-        if event.subject is not None:
-            headers["ce-subject"] = _percent_encoded(event.subject)
-        if webhooks := [webhook for webhook, ends in self._webhooks if timestamp < ends]:
-            moment, text = datetime.fromtimestamp(timestamp, UTC), event.body.decode()
-            headers["webhook-signature"] = " ".join(
-                webhook.sign(event.id, moment, text) for webhook in webhooks
-            )
+        name, moment = webhook_id.encode("ascii"), b"%d" % timestamp
+        headers = [(b"webhook-id", name), (b"webhook-timestamp", moment)]
+        if keys := [key for key, ends in self._keys if timestamp < ends]:
+            signed = b"%b.%b.%b" % (name, moment, body)
+            digests = (hmac.digest(key, signed, "sha256") for key in keys)
+            signatures = b" ".join(b"v1," + base64.b64encode(digest) for digest in digests)
+            headers.append((b"webhook-signature", signatures))
         return headers
+
+
+def _traces(event: Event) -> list[Header]:
+    """Return the headers of the attempt's own span, or else of the trace in which the event was created."""
+    traceparent, tracestate = attempt_trace.get() or (event.traceparent, event.tracestate)
+    if traceparent is None:
+        return []
+    headers = [(b"traceparent", traceparent.encode("ascii"))]
+    if tracestate is not None:
+        headers.append((b"tracestate", tracestate.encode("ascii")))
+    return headers
+
+
+class _Request(aiohttp.ClientRequest):
+    """Adds no content type to a request without one: the data of such an event has no known type."""
+
+    def update_auto_headers(self, skip_auto_headers: Iterable[str] | None) -> None:
+        # Not an option of the session, which costs more for every request.
+        if "content-type" not in self.headers:
+            skip_auto_headers = ("content-type",)
+        super().update_auto_headers(skip_auto_headers)
 
 
 class _Answer(aiohttp.ClientResponse):
@@ -208,6 +215,7 @@ def _open_transport(endpoint: Endpoint) -> AiohttpTransport:
     )
     session = aiohttp.ClientSession(
         connector=connector,
+        request_class=_Request,
         response_class=_Answer,
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,  # a proxy from the environment would bypass the address guard
@@ -255,7 +263,3 @@ def _unused_tls() -> ssl.SSLContext:
 @functools.cache
 def _user_agent() -> str:
     return f"resonant/{importlib.metadata.version('resonant')}"
-
-
-def _percent_encoded(value: str) -> str:
-    return value if _NEEDS_NO_QUOTING.fullmatch(value) else quote(value, safe=_UNQUOTED)

@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _show(received: Received) -> None:
     """Print a request on one line: time, event, answer, data."""
     at = time.strftime("%H:%M:%S", time.localtime(received.received_at))
-    event = f"{received.webhook_id or '-'}  {received.headers.get('ce-type', '-')}"
+    event = f"{received.webhook_id or '-'}  {received.event_type or '-'}"
     answered = f"try {received.try_number} -> {received.status or received.action}"
     body = received.body[:_SHOWN_BYTES].decode(errors="replace")
     line = f"{at}  {event}  {answered}  {body}"

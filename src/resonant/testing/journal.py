@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
@@ -35,7 +36,11 @@ class Request:
 
     @property
     def event_type(self) -> str:
-        """The CloudEvents ``type``; empty if the header is missing."""
+        """The CloudEvents ``type``, of the header or of a structured event; empty if there is none."""
+        if self.headers.get("content-type", "").startswith("application/cloudevents+json"):
+            with contextlib.suppress(ValueError):
+                event = json.loads(self.body)
+                return str(event.get("type", "")) if isinstance(event, dict) else ""
         return self.headers.get("ce-type", "")
 
 

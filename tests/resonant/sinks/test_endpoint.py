@@ -33,6 +33,7 @@ from support.http_sinks import SECRET, endpoint
         ({"headers": {"Content-Type": "x"}}, "header Content-Type is set by Resonant"),
         ({"headers": {"content-length": "1"}}, "header content-length is set by Resonant"),
         ({"headers": {"Host": "x"}}, "header Host is set by Resonant"),
+        ({"headers": {"traceparent": "x"}}, "header traceparent is set by Resonant"),
         ({"headers": {"Transfer-Encoding": "chunked"}}, "header Transfer-Encoding is set by Resonant"),
         (
             {"url": "https://u:s3cret@example.com", "headers": {"authorization": "x"}},

@@ -37,6 +37,16 @@ async def test_a_script_decides_by_the_request():
     )
 
 
+@pytest.mark.parametrize(
+    ("body", "event_type"), [(b'{"type":"a"}', "a"), (b"{}", ""), (b"[]", ""), (b"not JSON", "")]
+)
+async def test_the_type_of_a_structured_event_is_in_its_body(body, event_type):
+    headers = {"content-type": "application/cloudevents+json; charset=utf-8"}
+    async with Receiver() as receiver, httpx.AsyncClient(trust_env=False) as client:
+        await client.post(receiver.url, content=body, headers=headers)
+    assert receiver.journal[0].event_type == event_type
+
+
 async def test_tries_are_counted_for_each_webhook_id():
     def script(request):
         return respond(500) if request.try_number < 3 else respond(200)

@@ -36,7 +36,7 @@ def import_(
     """Add and change webhook endpoints as FILE declares them; repeating it changes nothing.
 
     FILE lists endpoints, each with a name, a url, and optionally headers, signing_secret, policy, timeout, concurrency,
-    rate, status_overrides, allow_private and ca_file. A missing setting gets its default. In url, headers and
+    rate, mode, status_overrides, allow_private and ca_file. A missing setting gets its default. In url, headers and
     signing_secret, env:NAME stands for an environment variable, and file:PATH for a file. If a signing secret changes, the
     old one also signs for 24 hours.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -119,6 +119,14 @@ class SettingOptions:
     ca_file: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="CA certificates (PEM) to trust instead of the public ones."),
+    ] = None
+
+    mode: Annotated[
+        Literal["binary", "structured"] | None,
+        typer.Option(
+            help="binary: the body is the event's data, and headers have its attributes; the default for a new endpoint. "
+            "structured: the body is the whole event, in JSON.",
+        ),
     ] = None
 
     def changes(self, *, url: str | None, allow_private: bool | None) -> Changes:

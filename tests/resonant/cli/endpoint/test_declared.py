@@ -80,6 +80,7 @@ def test_a_malformed_file_is_refused_with_its_place(text, problem):
         ("policy: pateint", "no retry policy is named 'pateint'"),
         ("url: 'http://127.0.0.1/'", "127.0.0.1 is a private"),
         ("status_overrides: {404: maybe}", "its status_overrides: must be"),
+        ("mode: both", "its mode: must be 'binary' or 'structured'"),
         ("headers: 'x: y'", "its headers must map names to text"),
         ("headers: {x: true}", "its headers must map names to text"),
         (f"signing_secret: {OLD}", "its signing_secret must be env:NAME or file:PATH"),
@@ -161,7 +162,8 @@ def test_pruning_removes_only_undeclared_webhook_endpoints():
 def test_an_export_can_be_imported_once_its_variables_are_set(tmp_path, monkeypatch):
     (tmp_path / "secret").write_text(OLD)
     block = shop(
-        "signing_secret: file:secret, headers: {x-key: '1'}, status_overrides: {404: transient}, rate: 5",
+        "signing_secret: file:secret, headers: {x-key: '1'}, status_overrides: {404: transient}, rate: 5, "
+        "mode: structured",
         tmp_path,
     )
     text = exported({"shop": block}, with_urls=True)

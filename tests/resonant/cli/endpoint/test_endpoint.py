@@ -131,6 +131,19 @@ def test_a_short_signing_secret_is_refused_for_a_new_endpoint_and_shown_for_an_e
     assert "endpoint cli-hooks: its signing secret has 5 bytes, not 24 to 64: " in shown.err
 
 
+def test_the_mode_of_an_endpoint_is_binary_unless_it_is_set(resonant, endpoints):
+    def mode():
+        return json.loads(resonant.on_prefect("endpoint", "show", IMPORTED, "--json").out)["mode"]
+
+    resonant.on_prefect("endpoint", "add", IMPORTED, "https://hooks.example.com/in")
+    assert mode() == "binary"
+    resonant.on_prefect("endpoint", "update", IMPORTED, "--mode", "structured")
+    assert mode() == "structured"
+    assert "\nmode: structured\n" in resonant.on_prefect("endpoint", "show", IMPORTED).out
+    refused = resonant.on_prefect("endpoint", "update", IMPORTED, "--mode", "batch", code=2)
+    assert "'batch'" in refused.err
+
+
 def test_a_test_event_has_its_outcome_as_json(resonant, endpoints, tmp_path):
     done = resonant.on_prefect("endpoint", "test", "file-endpoint/cli-log", "--json")
 

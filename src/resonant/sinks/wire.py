@@ -1,0 +1,106 @@
+"""An event as an HTTP message: the CloudEvents 1.0 HTTP binding, in binary or structured mode."""
+
+from __future__ import annotations
+
+import base64
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from resonant.events import encode_data
+
+if TYPE_CHECKING:
+    from resonant.events import Event
+    from resonant.sinks.endpoint import Mode
+
+Header = tuple[bytes, bytes]
+
+_VERSION = (b"ce-specversion", b"1.0")
+_JSON = (b"content-type", b"application/json")
+# The SDK for JavaScript compares this text exactly.
+_STRUCTURED = (b"content-type", b"application/cloudevents+json; charset=utf-8")
+# Receivers recognise structured mode by this prefix.
+_CLOUDEVENTS = "application/cloudevents"
+
+# CloudEvents HTTP binding, 3.1.3.2: printable characters except the double quote and the percent sign are not encoded.
+_UNQUOTED = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
+_NEEDS_NO_QUOTING = re.compile(r"[!#$&-~]*")  # the same characters
+
+
+def message(event: Event, mode: Mode) -> tuple[list[Header], bytes]:
+    """Return the headers that describe an event, and the body.
+
+    An event whose data is itself a CloudEvent is structured in both modes. In binary mode, its receiver would take the
+    attributes in the data for those of the event, so a producer could forge them.
+    """
+    kind = event.datacontenttype
+    if mode == "structured" or (kind is not None and kind.lower().startswith(_CLOUDEVENTS)):
+        return [_STRUCTURED], _structured(event)
+    return _attributes(event), event.body
+
+
+def _attributes(event: Event) -> list[Header]:
+    headers = [
+        _VERSION,
+        (b"ce-id", _encoded(event.id)),
+        (b"ce-type", _encoded(event.type)),
+        (b"ce-source", _encoded(event.source)),
+    ]
+    if event.datacontenttype is not None:
+        headers.append((b"content-type", event.datacontenttype.encode("ascii")))
+    elif event.form == "json":
+        headers.append(_JSON)
+    if event.time is not None:
+        headers.append((b"ce-time", _encoded(event.time)))
+    if event.subject is not None:
+        headers.append((b"ce-subject", _encoded(event.subject)))
+    if event.dataschema is not None:
+        headers.append((b"ce-dataschema", _encoded(event.dataschema)))
+    if event.extensions_json is not None:
+        headers += [
+            (f"ce-{name}".encode(), _encoded(_text(value))) for name, value in event.extensions.items()
+        ]
+    if event.traceparent is not None:
+        headers.append((b"ce-traceparent", _encoded(event.traceparent)))
+    if event.tracestate is not None:
+        headers.append((b"ce-tracestate", _encoded(event.tracestate)))
+    return headers
+
+
+def _structured(event: Event) -> bytes:
+    members = {
+        "specversion": "1.0",
+        "id": event.id,
+        "type": event.type,
+        "source": event.source,
+        "time": event.time,
+        "subject": event.subject,
+        "datacontenttype": event.datacontenttype,
+        "dataschema": event.dataschema,
+        **event.extensions,
+        "traceparent": event.traceparent,
+        "tracestate": event.tracestate,
+    }
+    head = encode_data({name: value for name, value in members.items() if value is not None})
+    return b"".join((head[:-1], *_data(event), b"}"))
+
+
+def _data(event: Event) -> tuple[bytes, ...]:
+    match event.form:
+        case "json":
+            return b',"data":', event.body
+        case "text":
+            return b',"data":', encode_data(event.body.decode())
+        case "bytes":
+            return b',"data_base64":"', base64.b64encode(event.body), b'"'
+        case "absent":
+            return ()
+
+
+def _text(value: str | bool | int) -> str:
+    """Return the canonical string of an attribute (CloudEvents, section "Type System")."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _encoded(value: str) -> bytes:
+    return (value if _NEEDS_NO_QUOTING.fullmatch(value) else quote(value, safe=_UNQUOTED)).encode("ascii")

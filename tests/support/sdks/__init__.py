@@ -1,0 +1,68 @@
+"""The libraries with which receivers read and verify events, and which the tests cannot import.
+
+In JavaScript, these are the official ones of CloudEvents and of Standard Webhooks. In Python, it is ``cloudevents-pydantic``
+with version 1 of the official SDK, which it needs; the tests import version 2.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from support.programs import lacking, need
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from resonant.testing.journal import Request
+
+_HERE = Path(__file__).parent
+_INSTALLED = _HERE.parents[2] / "build" / "sdks"
+
+
+def read_in_javascript(requests: Iterable[Request], *, secret: str) -> list[dict[str, Any]]:
+    """Return what the libraries make of each request: an ``event`` (attributes and data), and ``verified``."""
+    command = [need("node"), str(_HERE / "read.cjs")]
+    return _read(command, {"NODE_PATH": _installed("node_modules")}, requests, secret)
+
+
+def read_in_old_python(requests: Iterable[Request], *, extensions: Collection[str]) -> list[dict[str, Any]]:
+    """Return what each SDK makes of each request: an ``event``, by version 1; and ``pydantic``."""
+    command = [sys.executable, str(_HERE / "read.py"), json.dumps(list(extensions))]
+    return _read(command, {"PYTHONPATH": _installed("python")}, requests)
+
+
+def _installed(folder: str) -> str:
+    if not (_INSTALLED / folder).exists():
+        lacking("this test needs libraries of receivers: apt-get install npm, then make sdks")
+    return str(_INSTALLED / folder)
+
+
+def _read(
+    command: list[str], environment: dict[str, str], requests: Iterable[Request], secret: str = ""
+) -> list[dict[str, Any]]:
+    given = [
+        {
+            "headers": dict(each.headers),
+            "body": base64.b64encode(each.body).decode(),
+            "isText": each.headers.get("content-type", "").startswith(("application/", "text/")),
+            "secret": secret,
+        }
+        for each in requests
+    ]
+    done = subprocess.run(
+        command,
+        input=json.dumps(given),
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
