@@ -185,6 +185,8 @@ async def store_events(dispatcher: Dispatcher, events: list[dict[str, Any]], end
             f"id {known!r} already exists with different content: `resonant detail {known}` shows it"
         )
     get_run_logger().info("%d stored, %d known before", accepted.accepted, accepted.known)
+    if accepted.dropped_traces:
+        get_run_logger().warning("invalid traces dropped: %d", accepted.dropped_traces)
     tracker.add(accepted.delivery_ids)
     return tracker
 

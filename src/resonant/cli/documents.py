@@ -72,8 +72,8 @@ def _moment(moment: float | None) -> str | None:
 
 
 def stored(summary: object) -> Document:
-    """Return the numbers of stored, known and bad lines."""
-    return _pick(summary, "stored known bad")
+    """Return the numbers of stored, known and bad lines, and of dropped traces."""
+    return _pick(summary, "stored known bad dropped_traces")
 
 
 def status(found: StoreStatus) -> Document:

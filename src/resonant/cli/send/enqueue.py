@@ -68,4 +68,5 @@ def summary_line(summary: Summary, endpoint: str) -> str:
     """Return a one-line summary of the stored events."""
     bad = f"; {counted(summary.bad, 'bad line')}" if summary.bad else ""
     known = f", {summary.known:,} already known" if summary.known else ""
-    return f"stored {counted(summary.stored, 'event')} for {endpoint}{known}{bad}"
+    dropped = f"; invalid traces dropped: {summary.dropped_traces:,}" if summary.dropped_traces else ""
+    return f"stored {counted(summary.stored, 'event')} for {endpoint}{known}{bad}{dropped}"

@@ -35,11 +35,13 @@ class Summary:
         stored: deliveries accepted now.
         known: deliveries accepted before.
         bad: invalid lines, and lines whose id was accepted before with different content.
+        dropped_traces: lines that were stored without their invalid ``traceparent`` or ``tracestate``.
     """
 
     stored: int = 0
     known: int = 0
     bad: int = 0
+    dropped_traces: int = 0
 
 
 @dataclass(slots=True)
@@ -134,7 +136,7 @@ async def store_files(
         finally:
             if (more := counts.bad - SHOWN_BAD_LINES) > 0:
                 report(f"and {counted(more, 'more bad line')}")
-        return Summary(counts.stored, counts.known, counts.bad)
+        return Summary(counts.stored, counts.known, counts.bad, counts.dropped_traces)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -185,6 +187,7 @@ async def _store_batch(batch: _Batch, enqueue: Enqueue, counts: _Counts) -> None
         accepted = await writing
         counts.stored += accepted.accepted
         counts.known += accepted.known
+        counts.dropped_traces += accepted.dropped_traces
         if counts.delivery_ids is not None:
             counts.delivery_ids.extend(accepted.delivery_ids)
         conflicts = {id(conflict.given): conflict for conflict in accepted.conflicts}

@@ -45,13 +45,15 @@ class Conflict:
 class EnqueueResult:
     """The outcome of a batch: deliveries accepted now, deliveries known before, conflicting events.
 
-    ``delivery_ids`` holds the keys of the accepted and the known deliveries.
+    ``delivery_ids`` holds the keys of the accepted and the known deliveries. ``dropped_traces`` counts the given events whose
+    ``traceparent`` or ``tracestate`` was invalid; they are stored without it.
     """
 
     accepted: int = 0
     known: int = 0
     conflicts: tuple[Conflict, ...] = ()
     delivery_ids: tuple[int, ...] = field(default=(), repr=False, compare=False)
+    dropped_traces: int = 0
 
 
 def enqueue(
@@ -139,7 +141,11 @@ def enqueue(
         of_known = select(table.id).where(table.endpoint == endpoint, is_any_of(table.event_key, list(known)))
         delivery_ids += connection.execute(of_known).scalars()
     return EnqueueResult(
-        len(accepted), len(given) - len(accepted) - len(conflicts), conflicts, tuple(delivery_ids)
+        len(accepted),
+        len(given) - len(accepted) - len(conflicts),
+        conflicts,
+        tuple(delivery_ids),
+        sum(event.drops_trace for _, event, _ in given),
     )
 
 

@@ -29,6 +29,9 @@ def line(event_id: str | None = None, **fields) -> str:
     return json.dumps(event | ({} if event_id is None else {"id": event_id}))
 
 
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
 def write(path: Path, *lines: str | bytes) -> str:
     path.write_bytes(b"".join((each if isinstance(each, bytes) else each.encode()) + b"\n" for each in lines))
     return path.name
@@ -57,8 +60,33 @@ def test_each_line_is_a_delivery(enqueue, worker, tmp_path):
 def test_the_same_event_again_is_one_delivery(enqueue, resonant, tmp_path):
     name = write(tmp_path / "a.jsonl", line("evt_1"), line("evt_1"), line("evt_2"))
     assert enqueue(name).out == "stored 2 events for billing, 1 already known\n"
-    assert json.loads(enqueue(name, "--json").out) == {"stored": 0, "known": 3, "bad": 0}
+    assert json.loads(enqueue(name, "--json").out) == {
+        "stored": 0,
+        "known": 3,
+        "bad": 0,
+        "dropped_traces": 0,
+    }
     assert resonant.json("status")["accepted"] == 2
+
+
+def test_invalid_traces_are_dropped_and_counted(enqueue, worker, tmp_path):
+    traces = {"traceparent": TRACEPARENT, "tracestate": "vendor=1"}
+    name = write(
+        tmp_path / "a.jsonl",
+        line("evt_1", **traces),
+        line("evt_2", **traces | {"tracestate": "invalid"}),
+        line("evt_3", **traces | {"traceparent": 7}),
+    )
+    assert enqueue(name).out == "stored 3 events for billing; invalid traces dropped: 2\n"
+    stored = {
+        lease.event.id: (lease.event.traceparent, lease.event.tracestate) for lease in worker.claim_all()
+    }
+    assert stored == {
+        "evt_1": (TRACEPARENT, "vendor=1"),
+        "evt_2": (TRACEPARENT, None),
+        "evt_3": (None, None),
+    }
+    assert json.loads(enqueue(name, "--json").out)["dropped_traces"] == 2
 
 
 def test_bad_lines_are_reported_by_file_line_and_reason_and_the_good_ones_are_stored(
@@ -348,9 +376,12 @@ MIB = 1024 * KIB
     ("piece", "answer"),
     [
         # One event over and over, so that the disk has no part in it.
-        (line("evt_1", data="x" * (MIB - 2)) + "\n", {"stored": 1, "known": 199, "bad": 0}),
+        (
+            line("evt_1", data="x" * (MIB - 2)) + "\n",
+            {"stored": 1, "known": 199, "bad": 0, "dropped_traces": 0},
+        ),
         # A line that never ends.
-        ("x" * MIB, {"stored": 0, "known": 0, "bad": 1}),
+        ("x" * MIB, {"stored": 0, "known": 0, "bad": 1, "dropped_traces": 0}),
     ],
 )
 def test_a_stream_larger_than_the_memory_it_may_take(piece, answer):

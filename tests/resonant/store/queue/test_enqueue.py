@@ -56,6 +56,28 @@ def test_every_part_of_an_event_is_stored(desk):
     assert [lease.event for lease in sorted(desk.claim(), key=lambda lease: lease.event.id)] == events
 
 
+def in_trace(digit, **extensions):
+    traceparent = f"00-{digit * 32}-{digit * 16}-01"
+    return Event(
+        id="evt_1", type="t", source="/s", data=1, extensions={"traceparent": traceparent} | extensions
+    )
+
+
+def test_an_event_keeps_its_first_trace(desk):
+    first = in_trace("a", tracestate="k=v")
+    assert desk.enqueue(first) == EnqueueResult(accepted=1)
+    assert desk.enqueue(in_trace("b"), in_trace("c")) == EnqueueResult(known=2)
+    stored = desk.detail("evt_1").event
+    assert (stored.traceparent, stored.tracestate) == (first.traceparent, "k=v")
+
+
+def test_invalid_traces_are_dropped_and_counted(desk):
+    assert desk.enqueue(in_trace("x"), in_trace("a", tracestate="")) == EnqueueResult(
+        accepted=1, known=1, dropped_traces=2
+    )
+    assert desk.detail("evt_1").event.traceparent is None
+
+
 def test_an_event_without_a_time_gets_the_time_of_its_acceptance(desk):
     desk.enqueue("evt_1")
     assert desk.detail("evt_1").event.time == rfc3339(desk.clock())
