@@ -99,7 +99,9 @@ def encode_data(data: Any) -> bytes:
         InvalidEvent: ``data`` is not valid JSON: NaN, lone surrogates, other objects, or nested too deeply.
     """
     try:
-        return _utf8(_encode(data))
+        return _encode(data).encode()
+    except UnicodeEncodeError:
+        raise _lone_surrogate() from None
     except RecursionError:
         raise InvalidEvent("data is nested too deeply", "too_large", "data") from None
     except (ValueError, TypeError) as error:
@@ -110,9 +112,11 @@ def _utf8(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        raise InvalidEvent(
-            "data contains a lone surrogate, which is not valid UTF-8", member="data"
-        ) from None
+        raise _lone_surrogate() from None
+
+
+def _lone_surrogate() -> InvalidEvent:
+    return InvalidEvent("data contains a lone surrogate, which is not valid UTF-8", member="data")
 
 
 def _encode(data: Any) -> str:
