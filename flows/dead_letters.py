@@ -21,7 +21,7 @@ from tasks.replay import check_names, replay, who_runs_this
 from tasks.wiring import open_dispatcher
 
 # Parameters that can name a run, in order of preference.
-_WHAT = ("endpoint", "ids", "event_type", "code", "category", "reason", "text")
+_WHAT = ("endpoint", "ids", "event_type", "source", "code", "category", "reason", "text")
 
 
 @flow(name="collect-dead-letters", flow_run_name=named("collect dead letters"), persist_result=False)
@@ -43,6 +43,7 @@ async def collect_dead_letters() -> State[None]:
 async def replay_dead_letters(
     ids: list[str] | None = None,
     event_type: str | None = None,
+    source: str | None = None,
     endpoint: str | None = None,
     category: Category | None = None,
     code: str | None = None,
@@ -65,6 +66,7 @@ async def replay_dead_letters(
     Args:
         ids: Event ids.
         event_type: Event type; * matches any text, ? matches one character.
+        source: Source of the events, exactly. Required if several sources use one of the ids.
         endpoint: Name of the endpoint.
         category: Category of the last failure: transient, permanent or unknown.
         code: The classifier's code, such as http_503.
@@ -80,8 +82,8 @@ async def replay_dead_letters(
         dry_run: Only count the dead letters that would be sent and skipped.
     """
     selection = Selection.from_form(
-        ids=ids, event_type=event_type, endpoint=endpoint, category=category, code=code, reason=reason,
-        text=text, since=since, until=until,
+        ids=ids, event_type=event_type, source=source, endpoint=endpoint, category=category, code=code,
+        reason=reason, text=text, since=since, until=until,
     )  # fmt: skip
     request = ReplayRequest(
         selection, include_permanent=include_permanent, limit=limit, rate=rate, everything=all_dead_letters
@@ -100,6 +102,7 @@ async def replay_dead_letters(
 async def cancel_deliveries(
     ids: list[str] | None = None,
     event_type: str | None = None,
+    source: str | None = None,
     endpoint: str | None = None,
     category: Category | None = None,
     code: str | None = None,
@@ -114,6 +117,7 @@ async def cancel_deliveries(
     Args:
         ids: Event ids.
         event_type: Event type; * matches any text, ? matches one character.
+        source: Source of the events, exactly. Required if several sources use one of the ids.
         endpoint: Name of the endpoint.
         category: Category of the last failure: transient, permanent or unknown.
         code: The classifier's code, such as http_503.
@@ -124,8 +128,8 @@ async def cancel_deliveries(
         dry_run: Only count the deliveries that would be given up.
     """
     selection = Selection.from_form(
-        ids=ids, event_type=event_type, endpoint=endpoint, category=category, code=code, text=text,
-        since=since, until=until,
+        ids=ids, event_type=event_type, source=source, endpoint=endpoint, category=category, code=code,
+        text=text, since=since, until=until,
     )  # fmt: skip
     require_restricted(selection, everything=all_deliveries)
     async with open_configured_store() as store:

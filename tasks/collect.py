@@ -93,7 +93,7 @@ def _describe_group(number: int, group: DeadLetterGroup) -> str:
             "category": group.category,
             "error": markdown(group.error),
             "answer": markdown(shortened(group.answer)),
-            "example": example,
+            "example": f"{example} from {markdown(group.example_source)}",
             "given up": f"{rfc3339(group.first_at)} to {rfc3339(group.last_at)}",
             "cause": group.fingerprint,
         },

@@ -21,7 +21,12 @@ from resonant.dispatch.tracking import Tracker
 from resonant.display import counted, visible
 from resonant.errors import EndpointError, UnknownName
 from resonant.store.audit import audited
-from resonant.store.views.known_names import known_endpoints, why_no_such_code, why_no_such_ids
+from resonant.store.views.known_names import (
+    known_endpoints,
+    why_no_such_code,
+    why_no_such_ids,
+    why_not_this_source,
+)
 from tasks.wiring import emit_as_task, ended, open_dispatcher, say_outcomes, send_due
 
 if TYPE_CHECKING:
@@ -42,13 +47,15 @@ async def check_names(store: WorkerStore, selection: Selection) -> None:
 
     Raises:
         UnknownEndpoint: neither the store nor Prefect knows the endpoint.
-        UnknownName: the code is unknown, or no event has one of the ids.
+        UnknownName: the code is unknown, no event has one of the ids, or the source is missing or wrong.
     """
     if selection.endpoint:
         await check_endpoint(store, selection.endpoint)
     if selection.code and (why := await store.read(why_no_such_code, selection.code)):
         raise UnknownName(why)
     if why := await store.read(why_no_such_ids, selection.ids):
+        raise UnknownName(why)
+    if why := await store.read(why_not_this_source, selection.ids, selection.source, option="source"):
         raise UnknownName(why)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import shlex
 import uuid
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from functools import partial
@@ -171,7 +172,7 @@ async def store_events(dispatcher: Dispatcher, events: list[dict[str, Any]], end
     Raises:
         UnknownEndpoint: no endpoint has that name; nothing is stored.
         InvalidEvent: a line is not a valid event.
-        ConflictingEvent: an id is already stored with different content; all other events are stored.
+        ConflictingEvent: a source and id are already stored with different content; all other events are stored.
     """
     max_bytes = load_settings().max_event_bytes
     tracker = Tracker(dispatcher.store)
@@ -180,9 +181,10 @@ async def store_events(dispatcher: Dispatcher, events: list[dict[str, Any]], end
     accepted = await dispatcher.store.enqueue(given, endpoint, report_conflicts=True)
     if accepted.conflicts:
         # The error's text shows both contents, and Prefect would store it.
-        known = accepted.conflicts[0].given.id
+        known = accepted.conflicts[0].given
+        command = f"resonant detail {shlex.quote(known.id)} --source {shlex.quote(known.source)}"
         raise ConflictingEvent(
-            f"id {known!r} already exists with different content: `resonant detail {known}` shows it"
+            f"id {known.id!r} of source {known.source!r} already exists with different content: `{command}` shows it"
         )
     get_run_logger().info("%d stored, %d known before", accepted.accepted, accepted.known)
     if accepted.dropped_traces:

@@ -33,6 +33,7 @@ _IN_PLACE = re.compile(
     rf"(?:(?<={_SEEN})|(?<=[0-9#*]))[{_SELECTORS}]|(?:(?<={_SEEN})|(?<={_SEEN}[{_SELECTORS}]))[{_JOINERS}](?={_SEEN})"
 )
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+_ROW_BYTES = 16
 _BLANKS = re.compile(rf"[\s{_CONTROLS}]+")
 # Text that Markdown leaves unchanged in any position: no markup characters, and nothing that becomes a link.
 _WORDS = re.compile(r"(?!.*www\.)/?[a-z0-9]+(?:[ ._/-][a-z0-9]+)*", re.ASCII | re.IGNORECASE)
@@ -83,6 +84,16 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def _cell(cell: str) -> str:
     # Markdown splits rows at bars even within code, and the text may end in a backslash, so `\|` is not safe.
     return cell if _FIGURE.fullmatch(cell) else markdown(cell).replace("|", r"\x7c")
+
+
+def hexdump(data: bytes) -> str:
+    """Return lines of sixteen bytes: the position, the bytes in hexadecimal, and as ASCII where it can be printed."""
+    rows = ((at, data[at : at + _ROW_BYTES]) for at in range(0, len(data), _ROW_BYTES))
+    return "\n".join(f"{at:04x}  {row.hex(' '):<{3 * _ROW_BYTES}} {_printable(row)}" for at, row in rows)
+
+
+def _printable(row: bytes) -> str:
+    return "".join(chr(byte) if " " <= chr(byte) <= "~" else "." for byte in row)
 
 
 def duration(seconds: float) -> str:

@@ -4,8 +4,8 @@
 
     ResonantError                  every error of this package: one line with the problem, the place and the next step
     ├── InvalidEvent               an invalid event (bad JSON, missing type, too large ...)
-    ├── ConflictingEvent           an id that already exists with different content
-    ├── UnknownName                an unknown code or event id
+    ├── ConflictingEvent           a source and id that exist with different content
+    ├── UnknownName                an unknown code or event id, or an id that needs its source
     ├── StoreError
     │   ├── StoreUnavailable       the database cannot be opened, reached or written
     │   │   ├── StoreLocked        another process holds a lock on it
@@ -69,11 +69,11 @@ class InvalidEvent(ResonantError):
 
 
 class ConflictingEvent(ResonantError):
-    """An event with this id already exists with different content."""
+    """An event with this source and id already exists with different content."""
 
 
 class UnknownName(ResonantError):
-    """Unknown code or event id; the message has suggestions."""
+    """Unknown code or event id, or an id of several sources; the message has suggestions."""
 
 
 class StoreError(ResonantError):

@@ -93,7 +93,7 @@ def test_bad_lines_are_reported_and_the_good_ones_are_delivered(machine, hooks):
     assert f"{path}:3: source is missing" in finished.stderr
     assert f"{path}:4: " in finished.stderr
     assert "RESONANT_MAX_EVENT_BYTES" in finished.stderr or "limit" in finished.stderr
-    assert f"{path}:7: id 'good-1' already exists with different content" in finished.stderr
+    assert f"{path}:7: id 'good-1' of source '/s' already exists with different content" in finished.stderr
     assert '{"n":2}' in finished.stderr
     assert '{"n":1}' in finished.stderr
     status = machine.read("status")

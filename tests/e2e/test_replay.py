@@ -79,6 +79,25 @@ def test_retry_of_a_permanent_one_without_a_terminal_refuses_and_yes_sends_it(ma
     assert machine.read("status")["delivered"] == 1
 
 
+def test_retry_of_an_id_of_two_sources_sends_the_event_of_the_given_source_whole(machine, broken):
+    for source in ("/crm", "/shop"):
+        event = {"id": "t-1", "type": "t", "source": source, "sequence": source[1:], "data_base64": "AP8="}
+        machine.do("emit", machine.write_events("e.jsonl", [event]), "--endpoint", "hooks", code=1)
+    repair(machine)
+    before = len(broken.journal)
+
+    assert "several sources use the same id: t-1 of '/crm' (t, " in machine.do("retry", "t-1", code=2).stderr
+    assert len(broken.journal) == before
+    machine.do("retry", "t-1", "--source", "/shop")
+
+    first_of_crm, first, again = broken.journal
+    assert again["body"] == first["body"] == "AP8="
+    assert again["webhook_id"] == first["webhook_id"] != first_of_crm["webhook_id"]
+    headers = again["headers"]
+    assert (headers["ce-id"], headers["ce-source"], headers["ce-sequence"]) == ("t-1", "/shop", "shop")
+    assert "content-type" not in headers
+
+
 def test_a_replay_and_its_dry_run_skip_permanent_dead_letters(machine, broken):
     dead_letters(machine, 3)
     dead_letters(machine, 2, "order.rejected")

@@ -47,7 +47,7 @@ def hostile(server, trap, tmp_path_factory):
         image = f"![i]({trap}/x.png)"
         types = [f"{image} <img src={trap}/y.png> | `a`|`b` {trap}/z {HIDDEN}", f"www.trap.example|\\|{trap}"]
         events = [
-            {"id": f"![i]({trap}/{n}.png)", "type": kind, "source": "/s", "data": n}
+            {"id": f"![i]({trap}/{n}.png)", "type": kind, "source": kind, "data": n}
             for n, kind in enumerate(types)
         ]
         excerpt = f"{image} <img src={trap}/e.png> {trap}/e www.trap.example ``{HIDDEN}".encode()

@@ -90,7 +90,8 @@ async def test_a_conflict_shows_no_payload_to_prefect(log):
         state = await emit_events(events=[event], endpoint=LOG, return_state=True)
 
     assert state.is_failed()
-    assert "id 'e1' already exists with different content" in state.message
+    assert "id 'e1' of source '/s' already exists with different content" in state.message
+    assert "`resonant detail e1 --source /s` shows it" in state.message
     assert "payload" not in state.message
 
 

@@ -15,6 +15,7 @@ FLOWS = pytest.mark.parametrize("flow", [replay_dead_letters, cancel_deliveries]
 SELECTIONS = {
     "ids": ["evt_1"],
     "event_type": "order.*",
+    "source": "/shop",
     "endpoint": "orders",
     "category": "transient",
     "code": "http_503",

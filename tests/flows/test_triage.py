@@ -66,7 +66,7 @@ async def test_each_group_is_a_row_and_a_text_with_advice(collect):
     assert facts.splitlines()[:-1] == [
         "- category: transient",
         "- error: `no answer after <n> s`",
-        "- example: evt_2",
+        "- example: evt_2 from /s",
         f"- given up: {rfc3339(START + 60)} to {rfc3339(START + 120)}",
     ]
     assert re.fullmatch("- cause: [0-9a-f]{12}", facts.splitlines()[-1])
@@ -81,7 +81,7 @@ async def test_an_example_that_markdown_would_misread_is_not_part_of_the_advice(
 
     assert "1 dead letter in 1 group" in message
     assert "inspect one (`resonant detail ID`)" in triage.data
-    assert "- example: `` `![x](http://trap.example)` ``" in triage.data
+    assert "- example: `` `![x](http://trap.example)` `` from /s" in triage.data
 
 
 async def test_of_many_groups_the_largest_are_shown_and_the_others_are_counted(collect, monkeypatch):

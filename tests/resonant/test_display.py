@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from resonant.display import markdown, one_line, visible, visible_json
+from resonant.display import hexdump, markdown, one_line, visible, visible_json
 
 HIDDEN = {
     "a right-to-left override": "\u202e",
@@ -93,6 +93,17 @@ def test_visible_text_hides_nothing_and_is_stable(text):
         for character in shown:
             assert unicodedata.category(character) not in ("Cc", "Cs", "Zl", "Zp")
             assert character not in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff\u200b"
+
+
+@given(st.binary(max_size=40))
+def test_a_hexdump_is_printable_and_has_every_byte(data):
+    lines = hexdump(data).splitlines()
+    assert bytes.fromhex("".join(line[6:53] for line in lines)) == data
+    assert [line[:4] for line in lines] == [f"{at:04x}" for at in range(0, len(data), 16)]
+    assert all(line.isascii() and line.isprintable() for line in lines)
+    assert "".join(line[55:] for line in lines) == "".join(
+        chr(byte) if 32 <= byte < 127 else "." for byte in data
+    )
 
 
 json_values = st.recursive(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -37,11 +38,11 @@ if TYPE_CHECKING:
     from resonant.store.views.unfinished import Waiting, WaitingGroup
 
 _DEAD_LETTER = (
-    "event_id event_type endpoint reason category code error_type error status_code attempts first_attempt_at dead_at "
-    "replays answer maybe_processed"
+    "event_id event_type source endpoint reason category code error_type error status_code attempts first_attempt_at "
+    "dead_at replays answer maybe_processed"
 )
 _DELIVERY = (
-    "event_id event_type endpoint status attempts replays accepted_at first_attempt_at next_attempt_at finished_at "
+    "event_id event_type source endpoint status attempts replays accepted_at first_attempt_at next_attempt_at finished_at "
     "reason category code error_type error status_code leased_by lease_until backoff_until"
 )
 _ATTEMPT = (
@@ -248,7 +249,7 @@ def dead_letter_group(group: DeadLetterGroup) -> Document:
         **_pick(group, "fingerprint endpoint code reason category error count"),
         "first_dead_at": rfc3339(group.first_at),
         "last_dead_at": rfc3339(group.last_at),
-        **_pick(group, "example advice answer maybe_processed"),
+        **_pick(group, "example example_source advice answer maybe_processed"),
     }
 
 
@@ -267,17 +268,26 @@ def waiting_group(group: WaitingGroup, *, is_held: bool) -> Document:
     return {
         **_pick(group, "endpoint code count due in_flight parked"),
         "oldest_due": rfc3339(group.oldest_due_at),
-        **_pick(group, "parked_until most_attempts example error answer"),
+        **_pick(group, "parked_until most_attempts example example_source error answer"),
         "held": group.due if is_held else 0,
+    }
+
+
+def event(of: Event) -> Document:
+    """Return an event's attributes, without its data."""
+    return {
+        "event_id": of.id,
+        "event_type": of.type,
+        **_pick(of, "source subject time datacontenttype dataschema"),
+        "extensions": dict(of.extensions),
+        **_pick(of, "traceparent tracestate webhook_id"),
     }
 
 
 def detail(found: Detail) -> Document:
     """Return an event with its deliveries and their attempts, without its data."""
     return {
-        "event_id": found.event.id,
-        "event_type": found.event.type,
-        **_pick(found.event, "source subject time"),
+        **event(found.event),
         "accepted_at": rfc3339(found.accepted_at),
         "deliveries": [
             {**_pick(delivery, _DELIVERY), "history": [attempt(each) for each in attempts]}
@@ -287,8 +297,16 @@ def detail(found: Detail) -> Document:
 
 
 def with_data(document: Document, event: Event) -> str:
-    """Serialise a document with an event's data."""
-    return output.with_raw(document, "data", event.body)
+    """Serialise a document with an event's data: ``data``, ``data_base64`` for bytes, or neither if it has none."""
+    match event.form:
+        case "json":
+            return output.with_raw(document, "data", event.body)
+        case "text":
+            return output.to_json({**document, "data": event.body.decode()})
+        case "bytes":
+            return output.to_json({**document, "data_base64": b64encode(event.body).decode()})
+        case "absent":
+            return output.to_json(document)
 
 
 def report_head(found: StoreStatus, groups: Iterable[DeadLetterGroup], *, now: float) -> str:

@@ -26,6 +26,12 @@ Endpoint = Annotated[
         "--endpoint", metavar="NAME", help="Only this endpoint.", autocompletion=completion.endpoints
     ),
 ]
+Source = Annotated[
+    str | None,
+    typer.Option(
+        "--source", metavar="SOURCE", help="Only events of this source, as `resonant detail` shows it."
+    ),
+]
 After = Annotated[
     str | None,
     typer.Option("--after", metavar="PLACE", help="Continue after this place, printed at the end of a list."),
@@ -42,6 +48,7 @@ class Filters:
     event_type: Annotated[
         str | None, typer.Option("--type", metavar="GLOB", help="Only these event types, such as 'order.*'.")
     ] = None
+    source: Source = None
     category: Annotated[
         Category | None,
         typer.Option(metavar="CATEGORY", help="Only this category: transient, permanent or unknown."),

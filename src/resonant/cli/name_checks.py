@@ -42,16 +42,30 @@ def check_filters(
             raise Misuse(f"no dead letter has the cause {cause!r}: `resonant dlq --group` lists the causes")
 
 
-def check_ids(store: CommandStore, ids: Collection[str]) -> None:
-    """Reject unknown event ids.
+def check_ids(store: CommandStore, ids: Collection[str], source: str | None) -> None:
+    """Reject unknown event ids, and what ``check_source`` rejects.
 
     Raises:
-        Misuse: unknown ids; the message lists them.
+        Misuse: the message lists the ids.
         ResonantError: the store cannot be read.
     """
     from resonant.store.views.known_names import why_no_such_ids
 
     if ids and (why := store.read(why_no_such_ids, ids)):
+        raise Misuse(why)
+    check_source(store, ids, source)
+
+
+def check_source(store: CommandStore, ids: Collection[str], source: str | None) -> None:
+    """Reject ids that several sources use, if no source is given, and a source that does not use them.
+
+    Raises:
+        Misuse: the message lists the events with these ids.
+        ResonantError: the store cannot be read.
+    """
+    from resonant.store.views.known_names import why_not_this_source
+
+    if ids and (why := store.read(why_not_this_source, ids, source, option="--source")):
         raise Misuse(why)
 
 

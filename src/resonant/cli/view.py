@@ -33,12 +33,14 @@ class View(Generic[Row]):
         columns: return a row's cells, keyed by the name of the column.
         cards: yield the lines of each card, for a row or for several.
         indent: of wrapped lines, except those of a card's first line.
+        identity: returns the id and the source of a row's event; a table shows the source if rows with the same id differ in it.
     """
 
     document: Callable[[Row], Document]
     columns: Mapping[str, Callable[[Row], object]]
     cards: Callable[[Iterator[Row]], Iterable[Iterable[str | None]]]
     indent: int = 4
+    identity: Callable[[Row], tuple[str, str]] | None = None
 
     def write(self, rows: Iterable[Row], *, as_json: bool = False) -> Seen[Row]:
         """Write the rows as they come, and return which ones there were."""
@@ -53,9 +55,19 @@ class View(Generic[Row]):
                 output.write("\n")
         else:
             while page := list(islice(seen, _TABLE_ROWS)):
-                cells = [[visible(str(cell(row))) for cell in self.columns.values()] for row in page]
-                output.write_table(tuple(self.columns), cells)
+                columns = self._columns_of(page)
+                cells = [[visible(str(cell(row))) for cell in columns.values()] for row in page]
+                output.write_table(tuple(columns), cells)
         return seen
+
+    def _columns_of(self, page: Sequence[Row]) -> Mapping[str, Callable[[Row], object]]:
+        if (identity := self.identity) is None:
+            return self.columns
+        identities = {identity(row) for row in page}
+        if len(identities) == len({event_id for event_id, _ in identities}):
+            return self.columns
+        (first, id_of), *others = self.columns.items()
+        return dict([(first, id_of), ("source", lambda row: identity(row)[1]), *others])
 
 
 class Seen(Generic[Row]):

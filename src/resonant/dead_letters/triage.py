@@ -37,7 +37,7 @@ class DeadLetterGroup:
         error: the error text, with variable parts replaced.
         count: the number of dead letters.
         first_at, last_at: when the first and the last of them were given up, seconds since the epoch.
-        example: the event id of the newest dead letter.
+        example, example_source: the event id and the source of the newest dead letter.
         answer: the beginning of the receiver's answer to the example, if any; otherwise empty.
         maybe_processed: whether the receiver may have processed some, judged by the newest of each cause.
     """
@@ -52,6 +52,7 @@ class DeadLetterGroup:
     first_at: float
     last_at: float
     example: str
+    example_source: str
     answer: str
     maybe_processed: bool
 
@@ -78,16 +79,16 @@ def triage(connection: Connection, selection: Selection = Selection()) -> list[D
     for cause in connection.execute(select(_c).where(is_any_of(_c.c.id, list(counts)))):
         members[cause.fingerprint].append((cause, counts[cause.id]))
     newest = [each.last_id for each in counts.values()]
-    event_ids = {row.id: row.event_id for row in read_deliveries(connection, newest)}
+    examples = {row.id: row for row in read_deliveries(connection, newest)}
     said = answers(connection, newest)
-    groups = [_group(fingerprint, group, event_ids, said) for fingerprint, group in members.items()]
+    groups = [_group(fingerprint, group, examples, said) for fingerprint, group in members.items()]
     return sorted(groups, key=lambda group: (-group.count, group.fingerprint))
 
 
 def _group(
     fingerprint: str,
     members: list[tuple[Row[Any], CauseCount]],
-    event_ids: dict[int, str],
+    examples: Mapping[int, Row[Any]],
     said: Mapping[int, ReceiverSide],
 ) -> DeadLetterGroup:
     kinds: Counter[tuple[str, str]] = Counter()
@@ -107,7 +108,8 @@ def _group(
         count=kinds.total(),
         first_at=min(each.first_at for each in counts),
         last_at=max(each.last_at for each in counts),
-        example=event_ids[max(newest)],
+        example=examples[max(newest)].event_id,
+        example_source=examples[max(newest)].source,
         answer=said[max(newest)].answer or "",
         maybe_processed=any(said[each].maybe_processed for each in newest),
     )

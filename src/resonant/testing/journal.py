@@ -19,7 +19,7 @@ class Request:
     """A request as a script sees it.
 
     Attributes:
-        webhook_id: the event's id; empty if the header is missing.
+        webhook_id: the header ``webhook-id``; empty if it is missing.
         try_number: counts the requests with this webhook-id, from 1.
         path: the path and query, as sent.
         headers: the headers, with names in lower case.

@@ -138,10 +138,16 @@ class Worker:
         return runner.run(work(store))
 
     def accept(
-        self, *ids: str, endpoint: str = "billing", event_type: str = "order.paid", data: Any = None
+        self,
+        *ids: str,
+        endpoint: str = "billing",
+        event_type: str = "order.paid",
+        source: str = "/shop",
+        data: Any = None,
+        **more: Any,
     ) -> None:
         """Store events with these ids."""
-        events = [Event(id=each, type=event_type, source="/shop", data=data) for each in ids]
+        events = [Event(id=each, type=event_type, source=source, data=data, **more) for each in ids]
         self.do(lambda store: store.enqueue(events, endpoint))
 
     def claim_all(self, endpoint: str = "billing") -> list[Lease]:

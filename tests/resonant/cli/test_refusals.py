@@ -62,10 +62,11 @@ MISTAKES = [
     ("detail ''", "an id is empty"),
     ("replay --code '' --dry-run", "--code is empty"),
     ("dlq --type ''", "--type is empty"),
+    *((f"{command} --source ''", "--source is empty") for command in ("deliveries", "retry e1", "detail e1")),
     ("purge --older-than 0 --archive ''", "--archive is empty"),
     ("purge --cause '' --yes", "--cause is empty"),
     # text that no database can store
-    *((f"dlq {option} '\udcff'", UNSTORABLE) for option in ("--code", "--type", "--text")),
+    *((f"dlq {option} '\udcff'", UNSTORABLE) for option in ("--code", "--type", "--source", "--text")),
     ("detail '\udcff'", UNSTORABLE),
     # nothing selected, or too much
     ("replay", NOTHING_TO_REPLAY),

@@ -37,7 +37,7 @@ def cancel(
         selection = where.selection(store, ids=ids or ())
         if selection.is_empty and not everything:
             raise options.Misuse("no deliveries selected: give ids, a filter or --all")
-        name_checks.check_ids(store, selection.ids)
+        name_checks.check_ids(store, selection.ids, selection.source)
         ask = asking.can_ask() and not yes
         if dry_run or ask:
             expected = store.read(cancellable, selection)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resonant import output
-from resonant.cli import asking, documents, filters, options
+from resonant.cli import asking, documents, filters, name_checks, options
 from resonant.display import some
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ _AFTER_CTRL_C = "a running drain or the next `resonant emit` sends them; run the
 
 def retry(
     ids: Annotated[list[str], typer.Argument(metavar="ID", help="Event ids of dead letters.")],
+    source: filters.Source = None,
     policy: options.Policy = None,
     yes: options.Yes = False,
     as_json: options.Json = False,
@@ -40,7 +41,8 @@ def retry(
 
     with command_store() as store:
         policy = options.known_policy(policy, store.settings)
-        selection = filters.Filters().selection(store, ids=list(dict.fromkeys(ids)))
+        selection = filters.Filters(source=source).selection(store, ids=list(dict.fromkeys(ids)))
+        name_checks.check_source(store, selection.ids, source)
         dead_letters = store.run(lambda opened: opened.dead_letters(selection))
         if missing := set(ids) - {dead_letter.event_id for dead_letter in dead_letters}:
             raise ResonantError(

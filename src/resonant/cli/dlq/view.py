@@ -47,6 +47,7 @@ def dead_letters(states: Mapping[str, GateState], *, now: float) -> View[DeadLet
             "error": lambda each: _error(each, states.get(each.endpoint)),
         },
         cards=partial(_cards, states=states, now=now),
+        identity=lambda each: (each.event_id, each.source),
     )
 
 
@@ -76,7 +77,7 @@ def _cards(
         dead_at = rfc3339(row.dead_at)
         check = f"{processed(row.code or '')}: check the receiver before a replay"
         lines = [
-            f"{row.event_id}  to {row.endpoint}  {ago(now - row.dead_at)}",
+            f"{row.event_id} from {row.source}  to {row.endpoint}  {ago(now - row.dead_at)}",
             f"{row.reason} after {tries}{replays}, {dead_at[:10]} {dead_at[11:16]}Z, {row.event_type}",
             why(reason=row.reason, code=row.code, error=row.error or row.error_type, answer=row.answer),
             check if row.maybe_processed else None,

@@ -131,6 +131,7 @@ def _deliveries(gates: Mapping[str, GateState], *, now: float) -> view.View[Wait
             "last error": _why,
         },
         cards=lambda rows: (_card(row, held(row), now=now) for row in rows),
+        identity=lambda row: (row.delivery.event_id, row.delivery.source),
     )
 
 
@@ -158,7 +159,7 @@ def _card(row: Waiting, gate: GateState | None, *, now: float) -> list[str]:
         case _:
             what = f"parked until {moment}, {ago(now - due_at)}"
     return [
-        f"{delivery.event_id}  to {delivery.endpoint}",
+        f"{delivery.event_id} from {delivery.source}  to {delivery.endpoint}",
         f"{what}, {counted(delivery.attempts, 'try', 'tries')}, {delivery.event_type}",
         _why(row),
     ]

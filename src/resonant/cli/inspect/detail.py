@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
+from hashlib import sha256
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from resonant import output
 from resonant.cli import documents, filters, options
-from resonant.display import ago, counted
+from resonant.display import ago, counted, hexdump
 from resonant.errors import InvalidEvent, ResonantError
 from resonant.events import encode_data, rfc3339
 
@@ -24,47 +26,67 @@ if TYPE_CHECKING:
     from resonant.store.views.reads import Detail
 
 _SHOWN_DATA_CHARACTERS = 4_000
+_SHOWN_BYTES = 128
+_SHOWN_DIGITS = 16
 _NAMED_MATCHES = 3
 _INDENT = 16
 
 
 def detail(
-    event_id: Annotated[str, typer.Argument(metavar="ID", help="The event's id, or a unique prefix of it.")],
+    event_id: Annotated[
+        str, typer.Argument(metavar="ID", help="The event's id or webhook-id, or a unique prefix of the id.")
+    ],
+    source: filters.Source = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show one event: its data, and every attempt with its error, delay and next step."""
+    """Show one event: its attributes and data, and every attempt with its error, delay and next step."""
     from resonant.cli.command_store import command_store
     from resonant.store.shared.gates import states_not_normal
 
     with command_store() as store:
-        filters.Filters().selection(store, ids=[event_id])  # refuses an id that no event can have
-        found, gates = store.read(lambda opened: (_find(opened, event_id), states_not_normal(opened)))
+        # Refuses text that no event can have.
+        filters.Filters(source=source).selection(store, ids=[event_id])
+        found, gates = store.read(lambda opened: (_find(opened, event_id, source), states_not_normal(opened)))
     if as_json:
         output.write(documents.with_data(documents.detail(found), found.event) + "\n")
     else:
         now = time.time()
         for line in _event_lines(found, now=now):
             output.write_paragraph(line, indent=_INDENT)
-        for line in _data_lines(found.event):
+        for line in _data_lines(found.event, source):
             output.write(f"{line}\n")  # not wrapped, so that users can copy it
         for line in _delivery_lines(found, gates, now=now):
             output.write_paragraph(line, indent=_INDENT if line.startswith(" ") else 4)
 
 
-def _find(connection: Connection, event_id: str) -> Detail:
+def _find(connection: Connection, given: str, source: str | None) -> Detail:
     from resonant.store.views import reads
+    from resonant.store.views.known_names import why_not_this_source
 
-    if found := reads.detail(connection, event_id):
+    event_id, source = _identify(connection, given, source)
+    if why := why_not_this_source(connection, [event_id], source, option="--source"):
+        raise options.Misuse(why)
+    if found := reads.detail(connection, event_id, source):
         return found
-    match reads.find_event_ids(connection, event_id, limit=_NAMED_MATCHES + 1):
-        case []:
-            raise ResonantError(f"no event {event_id!r} is stored")
-        case [only] if found := reads.detail(connection, only):
-            return found
+    raise ResonantError(f"no event {given!r} is stored")
+
+
+def _identify(connection: Connection, given: str, source: str | None) -> tuple[str, str | None]:
+    """Return an event's id and, if it is known, its source."""
+    from resonant.store.views import reads
+    from resonant.store.views.known_names import why_no_such_ids
+
+    if why_no_such_ids(connection, [given]) is None:
+        return given, source
+    if key := reads.find_webhook_id(connection, given):
+        return key.id, source or key.source
+    match reads.find_event_ids(connection, given, limit=_NAMED_MATCHES + 1):
+        case [] | [_] as found:
+            return next(iter(found), given), source
         case several:
             named = ", ".join(several[:_NAMED_MATCHES])
             more = " ..." if len(several) > _NAMED_MATCHES else ""
-            raise ResonantError(f"several events begin with {event_id!r}: {named}{more}")
+            raise ResonantError(f"several events begin with {given!r}: {named}{more}")
 
 
 def _event_lines(found: Detail, *, now: float) -> Iterator[str]:
@@ -75,8 +97,30 @@ def _event_lines(found: Detail, *, now: float) -> Iterator[str]:
     if event.subject is not None:
         yield f"  subject   {output.visible(event.subject)}"
     yield f"  time      {event.time}"
+    if event.datacontenttype is not None:
+        yield f"  content   {output.visible(event.datacontenttype)}"
+    if event.dataschema is not None:
+        yield f"  schema    {output.visible(event.dataschema)}"
+    for name, value in event.extensions.items():
+        yield f"  extension {name}: {output.visible(value if isinstance(value, str) else json.dumps(value))}"
+    if event.traceparent is not None:
+        yield f"  trace     {output.visible(' '.join(filter(None, (event.traceparent, event.tracestate))))}"
+    if event.webhook_id != event.id:
+        yield f"  sent as   {event.webhook_id}, its webhook-id"
     yield f"  accepted  {_moment(found.accepted_at, now)}"
-    yield f"  data      {counted(len(event.body), 'byte')}"
+    yield f"  data      {_size(event)}"
+
+
+def _size(event: Event) -> str:
+    size = counted(len(event.body), "byte")
+    match event.form:
+        case "bytes":
+            return f"{size}, binary, sha256 {sha256(event.body).hexdigest()[:_SHOWN_DIGITS]}"
+        case "text":
+            return f"{size} of text"
+        case "absent":
+            return "none"
+    return size
 
 
 def _delivery_lines(found: Detail, gates: Mapping[str, GateState], *, now: float) -> Iterator[str]:
@@ -88,12 +132,17 @@ def _delivery_lines(found: Detail, gates: Mapping[str, GateState], *, now: float
             yield from _attempt_lines(attempt, delivery, is_last=last)
 
 
-def _data_lines(event: Event) -> Iterator[str]:
-    text = _indented(event.body)
-    for line in text[:_SHOWN_DATA_CHARACTERS].split("\n"):
+def _data_lines(event: Event, source: str | None) -> Iterator[str]:
+    if event.form == "bytes":
+        shown, is_whole = hexdump(event.body[:_SHOWN_BYTES]), len(event.body) <= _SHOWN_BYTES
+    else:
+        text = _indented(event.body) if event.form == "json" else event.body.decode()
+        shown, is_whole = text[:_SHOWN_DATA_CHARACTERS], len(text) <= _SHOWN_DATA_CHARACTERS
+    for line in shown.split("\n") if shown else ():
         yield f"    {output.visible(line)}"
-    if len(text) > _SHOWN_DATA_CHARACTERS:
-        yield f"    ... (resonant detail {event.id} --json shows all of it)"
+    if not is_whole:
+        option = f" --source {shlex.quote(source)}" if source else ""
+        yield f"    ... (resonant detail {shlex.quote(event.id)}{option} --json shows all of it)"
 
 
 def _indented(body: bytes) -> str:

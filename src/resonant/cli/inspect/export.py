@@ -29,7 +29,9 @@ def export(
     path: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE", help="Output file; - is standard output.")
     ] = "error_report.json",
-    with_data: Annotated[bool, typer.Option("--with-data", help="Include each event's data.")] = False,
+    with_data: Annotated[
+        bool, typer.Option("--with-data", help="Include each event's data and attributes.")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Write the error report: totals, groups, and every dead letter with its attempts, as JSON.
@@ -69,4 +71,6 @@ def _write_report(
 
 def _row(history: DeadLetterHistory) -> str:
     row = documents.dead_letter_history(history)
-    return output.to_json(row) if history.event is None else documents.with_data(row, history.event)
+    if history.event is None:
+        return output.to_json(row)
+    return documents.with_data({**row, **documents.event(history.event)}, history.event)

@@ -47,7 +47,7 @@ def emit(
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Store the events of JSONL files, send them, and report their outcome.
+    """Store the events of JSONL files, send them, and report their outcome. The lines are those of `resonant enqueue`.
 
     The command waits until each of its events is delivered, a dead letter, or parked (its retry is due in more than 30
     seconds). Another process, such as the drain of `resonant up`, may send it. If any become dead letters, or the

@@ -32,8 +32,9 @@ def enqueue(
 ) -> None:
     """Store the events of JSONL files. A drain sends them, such as that of `resonant up`.
 
-    Each line is one event: {"type": ..., "source": ..., "data": ...}, optionally with id, time and subject.
-    Bad lines are reported and skipped, and the exit code is 1.
+    Each line is one CloudEvent as JSON: {"type": ..., "source": ..., "data": ...}, optionally with id, time, subject,
+    datacontenttype, dataschema and extension attributes; data_base64 instead of data holds bytes. Bad lines are reported and
+    skipped, and the exit code is 1.
 
     An endpoint is known if `resonant endpoint add` or an earlier event has written its name to the store, or if a running
     Prefect server has it. `resonant endpoint list` writes the names of all endpoints to the store.

@@ -34,7 +34,7 @@ class Summary:
     Attributes:
         stored: deliveries accepted now.
         known: deliveries accepted before.
-        bad: invalid lines, and lines whose id was accepted before with different content.
+        bad: invalid lines, and lines whose source and id were accepted before with different content.
         dropped_traces: lines that were stored without their invalid ``traceparent`` or ``tracestate``.
     """
 

@@ -36,7 +36,7 @@ class Conflict:
 
     def __str__(self) -> str:
         return (
-            f"id {self.given.id!r} already exists with different content: "
+            f"id {self.given.id!r} of source {self.given.source!r} already exists with different content: "
             f"given {_summary(self.given)}; stored {_summary(self.stored)}"
         )
 
@@ -230,9 +230,16 @@ def _inserting(dialect: str, *returned: Column[Any]) -> Any:
 
 
 def _summary(event: Event) -> str:
-    text = event.body.decode(errors="replace")
-    if len(text) > _SHOWN_CHARACTERS:
+    text = "" if event.form == "bytes" else event.body.decode()
+    if event.form == "bytes" or len(text) > _SHOWN_CHARACTERS:
         text = f"{text[:_SHOWN_CHARACTERS]}… ({len(event.body):,} bytes, sha256 {sha256(event.body).hexdigest()[:12]})"
-    attributes = {"type": event.type, "source": event.source, "time": event.time, "subject": event.subject}
-    shown = [f"{name}={value}" for name, value in attributes.items() if value is not None]
-    return " ".join([*shown, f"data={text}"])
+    attributes = {
+        "type": event.type,
+        "time": event.time,
+        "subject": event.subject,
+        "datacontenttype": event.datacontenttype,
+        "dataschema": event.dataschema,
+        "extensions": event.extensions_json,
+        "data": None if event.form == "absent" else text,
+    }
+    return " ".join(f"{name}={value}" for name, value in attributes.items() if value is not None)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from sqlalchemy import exists, select
 
 from resonant.delivery.classification import built_in_codes
 from resonant.display import some
+from resonant.events import rfc3339
 from resonant.store import schema
 from resonant.store.counts.acceptances import read_ledgers
 from resonant.store.engine.sql import insert_into, is_any_of
@@ -59,3 +61,28 @@ def why_no_such_ids(connection: Connection, ids: Collection[str]) -> str | None:
     known = connection.execute(select(column).where(is_any_of(column, ids))).scalars() if ids else ()
     missing = sorted(set(ids) - set(known))
     return f"no event has the id {some(missing)}: nothing was done" if missing else None
+
+
+def why_not_this_source(
+    connection: Connection, ids: Collection[str], source: str | None, *, option: str
+) -> str | None:
+    """Return a message that names the events with these ids, if the source must be given, or another one.
+
+    Args:
+        connection: an open connection.
+        ids: the ids of events; unknown ones are ignored.
+        source: the source that was given.
+        option: the name of the option for the source.
+    """
+    columns = schema.events.c
+    query = select(columns.id, columns.source, columns.type, columns.accepted_at)
+    query = query.where(is_any_of(columns.id, ids)).order_by(columns.id, columns.source)
+    found: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for event_id, its_source, event_type, accepted_at in connection.execute(query):
+        text = f"{event_id} of {its_source!r} ({event_type}, accepted {rfc3339(accepted_at)})"
+        found[event_id][its_source] = text
+    if source is None:
+        known = [text for events in found.values() if len(events) > 1 for text in events.values()]
+        return f"several sources use the same id: {some(known)}: give {option}" if known else None
+    known = [text for events in found.values() if source not in events for text in events.values()]
+    return f"no event with this id is of the source {source!r}; known: {some(known)}" if known else None

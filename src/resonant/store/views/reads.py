@@ -12,7 +12,7 @@ from sqlalchemy import and_, case, func, select
 
 from resonant.display import some
 from resonant.errors import UnknownName
-from resonant.events import Attempt, DeadLetter, Delivery, Event, Status
+from resonant.events import Attempt, DeadLetter, Delivery, Event, EventKey, Status
 from resonant.store import schema
 from resonant.store.counts.acceptances import read_ledgers
 from resonant.store.engine.sql import end_snapshot, is_any_of
@@ -225,6 +225,12 @@ def find_event_ids(connection: Connection, prefix: str, *, limit: int) -> list[s
         # LIKE with an escape character does not use the index.
         query = query.where(ids >= prefix, ids <= prefix + _LAST_CHARACTER)
     return list(connection.execute(query).scalars())
+
+
+def find_webhook_id(connection: Connection, webhook_id: str) -> EventKey | None:
+    """Return the event that receivers know by this ``webhook-id``; None if there is none."""
+    found = connection.execute(select(_e.c.source, _e.c.id).where(_e.c.webhook_id == webhook_id)).first()
+    return None if found is None else EventKey(*found)
 
 
 def count_dead_letters(

@@ -14,15 +14,15 @@ from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.events import rfc3339
 
 DEAD_LETTER_KEYS = (
-    "event_id event_type endpoint reason category code error_type error status_code attempts first_attempt_at dead_at "
-    "replays answer maybe_processed endpoint_state"
+    "event_id event_type source endpoint reason category code error_type error status_code attempts first_attempt_at "
+    "dead_at replays answer maybe_processed endpoint_state"
 )
 GROUP_KEYS = (
-    "fingerprint endpoint code reason category error count first_dead_at last_dead_at example advice answer "
-    "maybe_processed"
+    "fingerprint endpoint code reason category error count first_dead_at last_dead_at example example_source advice "
+    "answer maybe_processed"
 )
 DELIVERY_KEYS = (
-    "event_id event_type endpoint status attempts replays accepted_at first_attempt_at next_attempt_at finished_at "
+    "event_id event_type source endpoint status attempts replays accepted_at first_attempt_at next_attempt_at finished_at "
     "reason category code error_type error status_code leased_by lease_until backoff_until state answer maybe_processed "
     "held"
 )
@@ -107,7 +107,16 @@ def test_dead_letters_as_json_are_the_newest_first_with_the_keys_of_the_contract
     assert [" ".join(row) for row in rows] == [DEAD_LETTER_KEYS] * 3
     hour_ago = rfc3339(recent.clock() - 3600)
     assert list(rows[1].values()) == [
-        *("evt_bad", "order.refunded", "billing", "permanent", "permanent", "http_400", "UnexpectedStatus"),
+        *(
+            "evt_bad",
+            "order.refunded",
+            "/shop",
+            "billing",
+            "permanent",
+            "permanent",
+            "http_400",
+            "UnexpectedStatus",
+        ),
         *("it answered 400", 400, 1, hour_ago, hour_ago, 0, None, False, "normal"),
     ]
 
@@ -120,6 +129,9 @@ def test_dead_letters_as_json_are_the_newest_first_with_the_keys_of_the_contract
         ("dlq --endpoint crm", ["evt_new"]),
         ("dlq --type order.*", ["evt_bad", "evt_old"]),
         ("dlq --type order.pai?", ["evt_old"]),
+        ("dlq --source /shop", ["evt_new", "evt_bad", "evt_old"]),
+        ("dlq --source /sho", []),
+        ("failed --source /shop", ["evt_bad"]),
         ("dlq --category unknown", ["evt_new"]),
         ("dlq --code http_503", ["evt_old"]),
         ("dlq --reason expired", ["evt_new"]),
@@ -146,7 +158,7 @@ def test_a_card_says_where_when_why_and_the_next_step_once_for_equal_failures(re
 
     assert max(map(len, screen.splitlines())) <= 80
     head, happened, *rest = screen.splitlines()
-    assert re.fullmatch(r"evt_2  to billing  \d+ s ago", head)
+    assert re.fullmatch(r"evt_2 from /shop  to billing  \d+ s ago", head)
     assert re.fullmatch(r"  permanent after 1 try, [\d-]+ \d\d:\d\dZ, com.example.order.paid", happened)
     assert words(" ".join(rest)).startswith(f"http 422: {ANSWER} next: the receiver rejects these events: ")
     assert (screen.count("http 422: "), screen.count("next: ")) == (2, 1)
@@ -193,6 +205,25 @@ def test_dead_letters_of_an_endpoint_that_holds_deliveries_are_marked(resonant, 
     assert resonant.on_a_terminal("retry-candidates").count(f"\n  {held}\n") == 1
 
 
+@pytest.mark.parametrize("command", ["dlq", "deliveries"])
+def test_a_table_shows_the_source_only_if_it_distinguishes_rows(resonant, worker, command):
+    worker.accept("evt_1", source="/crm")
+    worker.accept("evt_2")
+    worker.attempt(GiveUp("permanent") if command == "dlq" else Park(300.0, worker.clock() + 300))
+    assert "SOURCE" not in resonant(command).out
+
+    worker.accept("evt_1", source="/shop")
+    worker.attempt(GiveUp("permanent") if command == "dlq" else Park(300.0, worker.clock() + 300))
+
+    header, *rows = resonant(command).out.splitlines()
+    assert header.split()[:3] == ["EVENT", "SOURCE", "TYPE"]
+    found = {tuple(row.split()[:2]) for row in rows}
+    assert found == {("evt_1", "/crm"), ("evt_1", "/shop"), ("evt_2", "/shop")}
+    assert {(row["event_id"], row["source"]) for row in resonant.json(command)} == found
+    assert resonant.on_a_terminal(command).count("evt_1 from /crm  to billing") == 1
+    assert [row["event_id"] for row in resonant.json(command, "--source", "/crm")] == ["evt_1"]
+
+
 def test_fifty_rows_are_shown_by_default(resonant, worker):
     worker.accept(*(f"evt_{n:04}" for n in range(1_234)))
     worker.attempt(GiveUp("permanent"), **PERMANENT)
@@ -224,7 +255,7 @@ def test_groups_are_the_largest_first_with_their_advice(resonant, groups):
     assert re.fullmatch("[0-9a-f]{12}", cause := busy.pop("fingerprint"))
     assert list(busy.values()) == [
         *("billing", "http_503", "exhausted", "transient", "no answer within <n> s", 3),
-        *(rfc3339(now - 3 * 3600), rfc3339(now - 3600), "evt_busy_2", UNAVAILABLE_ADVICE, "", False),
+        *(rfc3339(now - 3 * 3600), rfc3339(now - 3600), "evt_busy_2", "/shop", UNAVAILABLE_ADVICE, "", False),
     ]
     assert (rejected["count"], rejected["error"]) == (2, "order <text> is unknown")
 
@@ -316,11 +347,11 @@ def test_unfinished_deliveries_are_the_longest_due_first_with_their_state(resona
     assert max(map(len, screen.splitlines())) <= 80
     first, _, parked = screen.rstrip().split("\n\n")
     assert re.fullmatch(
-        r"evt_due  to crm\n  due since [\d-]+ \d\d:\d\dZ, 2 h ago, 0 tries, order.paid\n  not tried yet",
+        r"evt_due from /shop  to crm\n  due since [\d-]+ \d\d:\d\dZ, 2 h ago, 0 tries, order.paid\n  not tried yet",
         first,
     )
     assert re.fullmatch(
-        r"evt_parked  to billing\n  parked until [\d-]+ \d\d:\d\dZ, in 5 min, 1 try, order.refunded\n"
+        r"evt_parked from /shop  to billing\n  parked until [\d-]+ \d\d:\d\dZ, in 5 min, 1 try, order.refunded\n"
         r"  http 503: down for maintenance",
         parked,
     )
@@ -381,6 +412,7 @@ def test_groups_show_the_waiting_deliveries_of_each_endpoint(resonant, waiting):
     )
     billing, crm = resonant.json("deliveries", "--group")
     assert (billing["code"], billing["parked"], billing["example"]) == ("http_503", 1, "evt_parked")
+    assert billing["example_source"] == "/shop"
     assert (crm["count"], crm["due"], crm["error"]) == (2, 2, "")
     assert len(resonant("deliveries", "--group").out.splitlines()) == 3
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from resonant.delivery.retry import Park
+from resonant.delivery.retry import GiveUp, Park
 from support.dlq_actions import reasons
 
 
@@ -116,6 +116,66 @@ def test_cancel_counts_and_gives_up_the_selected_deliveries(resonant, waiting, a
     status = resonant.json("status")
     assert (status["dead_letter"], status["balanced"]) == (len(given_up), True)
     assert status["pending"] + status["retrying"] == 3 - len(given_up)
+
+
+@pytest.fixture
+def two_sources(worker):
+    """The same id of two sources, each a dead letter and an unfinished delivery."""
+    with worker.at_work():
+        for source in ("/crm", "/shop"):
+            worker.accept("evt_1", source=source)
+            worker.attempt(GiveUp("exhausted"))
+            worker.accept("evt_1", source=source, endpoint="later")
+        worker.accept("evt_2", source="/shop", endpoint="later")
+    return worker
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["cancel evt_1", "cancel evt_2 evt_1 --endpoint billing", "cancel evt_1 --dry-run", "retry evt_1"],
+)
+def test_an_id_of_two_sources_changes_nothing_until_the_source_is_given(resonant, two_sources, command):
+    before = resonant.json("status")
+
+    answer = resonant(*command.split(), code=2)
+
+    assert answer.out == ""
+    assert answer.err.startswith(
+        "resonant: several sources use the same id: evt_1 of '/crm' (order.paid, accepted "
+    )
+    assert "evt_1 of '/shop' (order.paid, accepted " in answer.err
+    assert answer.err.endswith("): give --source\n")
+    assert (resonant.json("status"), resonant.json("audit")) == (before, [])
+
+
+def test_a_command_with_the_source_acts_on_the_event_of_this_source(resonant, two_sources):
+    assert resonant.json("cancel", "evt_1", "--source", "/crm") == {"cancelled": 1}
+
+    [left, other] = sorted(resonant.json("deliveries"), key=lambda row: row["event_id"])
+    assert (left["event_id"], left["source"], other["event_id"]) == ("evt_1", "/shop", "evt_2")
+    [entry] = resonant.json("audit")
+    assert entry["selection"] == {"ids": ["evt_1"], "source": "/crm"}
+    assert resonant.json("replay", "--source", "/crm", "--dry-run")["selected"] == 2
+    assert resonant.json("purge", "--source", "/crm", "--yes")["purged"] == 2
+    assert {row["source"] for row in resonant.json("dlq")} == {"/shop"}
+
+
+@pytest.mark.parametrize("command", ["cancel evt_1 evt_2", "retry evt_1 evt_2"])
+def test_a_source_that_does_not_use_an_id_is_refused_with_those_that_do(resonant, two_sources, command):
+    answer = resonant(*command.split(), "--source", "/crm", code=2)
+
+    said = "resonant: no event with this id is of the source '/crm'; known: evt_2 of '/shop' (order.paid, accepted "
+    assert answer.err.startswith(said)
+    assert resonant.json("audit") == []
+
+
+def test_of_many_events_with_the_same_id_ten_are_named(resonant, worker):
+    with worker.at_work():
+        for number in range(13):
+            worker.accept("1", source=f"/device/{number:02}")
+    said = resonant("cancel", "1", code=2).err
+    assert "1 of '/device/09' (" in said
+    assert said.endswith(") and 3 more: give --source\n")
 
 
 def test_cancel_asks_on_a_terminal_and_gives_up_nothing_without_a_yes(resonant, worker):

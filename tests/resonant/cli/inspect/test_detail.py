@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from decimal import Decimal
@@ -9,7 +11,7 @@ from decimal import Decimal
 import pytest
 
 from resonant.delivery.retry import GiveUp, Park, Retry
-from resonant.events import Attempt, rfc3339
+from resonant.events import ABSENT, Attempt, rfc3339
 from resonant.store import Outcome
 
 
@@ -39,7 +41,17 @@ def history(worker):
 def test_json_holds_the_event_its_deliveries_and_every_attempt(resonant, history):
     found = resonant.json("detail", "evt_1")
     assert list(found) == [
-        *("event_id", "event_type", "source", "subject", "time", "accepted_at", "deliveries", "data"),
+        *(
+            "event_id",
+            "event_type",
+            "source",
+            "subject",
+            "time",
+            "datacontenttype",
+            "dataschema",
+            "extensions",
+        ),
+        *("traceparent", "tracestate", "webhook_id", "accepted_at", "deliveries", "data"),
     ]
     assert found["event_id"] == "evt_1"
     assert found["accepted_at"] == rfc3339(history)
@@ -198,3 +210,156 @@ def test_a_due_delivery_of_a_paused_endpoint_is_shown_as_held(resonant, worker):
     assert "\nbilling: pending, held because the endpoint is paused, due " in resonant("detail", "evt_1").out
     resonant("endpoint", "resume", "billing")
     assert "\nbilling: pending, due " in resonant("detail", "evt_1").out
+
+
+def data_lines(text: str) -> list[str]:
+    """Return the lines between the size of the data and the first delivery."""
+    return text.partition("\n  data ")[2].partition("\n\n")[0].splitlines()[1:]
+
+
+def test_all_attributes_are_shown_and_are_in_json(resonant, worker):
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    extensions = {"partitionkey": "c\u202e7", "sampled": True, "size": 3, "accepted": "never"}
+    worker.accept(
+        "evt.1",
+        subject="order/1",
+        time="2026-01-31T12:00:00Z",
+        datacontenttype="application/problem+json",
+        dataschema="https://example.com/order.json",
+        extensions=extensions | {"traceparent": trace, "tracestate": "a=1"},
+    )
+
+    found = resonant.json("detail", "evt.1")
+    attributes = found["event_id"], found["subject"], found["time"], found["datacontenttype"]
+    assert attributes == ("evt.1", "order/1", "2026-01-31T12:00:00Z", "application/problem+json")
+    assert found["dataschema"] == "https://example.com/order.json"
+    assert found["extensions"] == extensions
+    assert (found["traceparent"], found["tracestate"]) == (trace, "a=1")
+    assert re.fullmatch("evt_[a-z2-7]{26}", found["webhook_id"]), "a dot is not allowed in it"
+
+    shown = resonant("detail", "evt.1").out.splitlines()
+    assert shown[5:13] == [
+        "  content   application/problem+json",
+        "  schema    https://example.com/order.json",
+        "  extension accepted: never",
+        r"  extension partitionkey: c\u202e7",
+        "  extension sampled: true",
+        "  extension size: 3",
+        f"  trace     {trace} a=1",
+        f"  sent as   {found['webhook_id']}, its webhook-id",
+    ]
+
+
+def test_an_event_without_the_optional_attributes_shows_none_of_them(resonant, worker):
+    worker.accept("evt_1")
+    names = [line.split()[0] for line in resonant("detail", "evt_1").out.splitlines()[1:7]]
+    assert names == ["type", "source", "time", "accepted", "data", "null"]
+    found = resonant.json("detail", "evt_1")
+    empty = [name for name, value in found.items() if value in (None, {})]
+    assert empty == [
+        "subject",
+        "datacontenttype",
+        "dataschema",
+        "extensions",
+        "traceparent",
+        "tracestate",
+        "data",
+    ]
+    assert found["webhook_id"] == "evt_1"
+
+
+def test_text_is_shown_as_text(resonant, worker):
+    text = 'a,"b"\r\n\x1b[31m1,ü\n'
+    worker.accept("evt_1", datacontenttype="text/csv", data=text)
+
+    shown = resonant("detail", "evt_1").out
+    assert f"\n  data      {len(text.encode())} bytes of text\n" in shown
+    assert data_lines(shown) == ['    a,"b"\\r', r"    \x1b[31m1,ü", "    "]
+    assert resonant.json("detail", "evt_1")["data"] == text
+
+
+def test_bytes_are_shown_by_their_beginning_in_hexadecimal(resonant, worker):
+    data = b"\x89PNG\r\n\x1b[31m~\x7f\xff" + bytes(range(256))
+    worker.accept("evt_1", data=data)
+    worker.accept("evt_2", data=b"\x00\x9b")
+
+    shown = resonant.on_a_terminal("detail", "evt_1")
+    first, *_, last, more = data_lines(shown)
+    assert f"  data      270 bytes, binary, sha256 {hashlib.sha256(data).hexdigest()[:16]}\n" in shown
+    assert first == "    0000  89 50 4e 47 0d 0a 1b 5b 33 31 6d 7e 7f ff 00 01  .PNG...[31m~...."
+    assert last.startswith("    0070  62 63 ")
+    assert more == "    ... (resonant detail evt_1 --json shows all of it)"
+    assert max(map(len, shown.splitlines())) <= 80
+    assert all(character == "\n" or character.isprintable() for character in shown)
+    found = resonant.json("detail", "evt_1")
+    assert base64.b64decode(found["data_base64"]) == data
+    assert "data" not in found
+    assert data_lines(resonant("detail", "evt_2").out) == [f"    0000  00 9b{' ' * 44}.."]
+
+
+def test_absent_data_is_none_and_not_null(resonant, worker):
+    worker.accept("evt_1", data=ABSENT)
+    shown = resonant("detail", "evt_1").out
+    assert "\n  data      none\n" in shown
+    assert data_lines(shown) == []
+    assert not {"data", "data_base64"} & resonant.json("detail", "evt_1").keys()
+
+
+@pytest.fixture
+def two_sources(worker):
+    """Two sources with the same ids."""
+    with worker.at_work():
+        worker.accept("evt_1", "evt_2", source="/crm", event_type="user.created")
+        worker.accept("evt_1", source="/shop", data={"total": 1})
+    return worker
+
+
+@pytest.mark.parametrize("given", ["evt_1", "evt_1 --json"])
+def test_an_id_of_two_sources_needs_the_source(resonant, two_sources, given):
+    answer = resonant("detail", *given.split(), code=2)
+    at = re.escape(rfc3339(two_sources.clock()))
+    said = (
+        r"resonant: several sources use the same id: evt_1 of '/crm' \(user.created, accepted {at}\), "
+        r"evt_1 of '/shop' \(order.paid, accepted {at}\): give --source\n"
+    )
+    assert answer.out == ""
+    assert re.fullmatch(said.format(at=at), answer.err)
+
+    found = resonant.json("detail", "evt_1", "--source", "/shop")
+    assert (found["source"], found["event_type"], found["data"]) == ("/shop", "order.paid", {"total": 1})
+    assert resonant.json("detail", "evt_1", "--source", "/crm")["event_type"] == "user.created"
+    assert resonant.json("detail", "evt_2")["source"] == "/crm"
+
+
+def test_the_beginning_of_an_id_of_two_sources_needs_the_source_too(resonant, worker):
+    worker.accept("order-1", source="/crm")
+    worker.accept("order-1", source="/shop")
+    assert "several sources use the same id: order-1 of '/crm'" in resonant("detail", "ord", code=2).err
+    assert resonant.json("detail", "ord", "--source", "/crm")["source"] == "/crm"
+
+
+def test_a_source_that_does_not_use_the_id_is_refused_with_those_that_do(resonant, two_sources):
+    said = resonant("detail", "evt_2", "--source", "/shop", code=2).err
+    assert said.startswith(
+        "resonant: no event with this id is of the source '/shop'; known: evt_2 of '/crm' ("
+    )
+    assert "no event 'evt_9' is stored" in resonant("detail", "evt_9", "--source", "/shop", code=1).err
+
+
+def test_an_event_is_found_by_the_id_that_its_receiver_knows(resonant, two_sources):
+    ids = {
+        source: resonant.json("detail", "evt_1", "--source", source)["webhook_id"]
+        for source in ("/crm", "/shop")
+    }
+    assert len(set(ids.values())) == 2
+    for source, webhook_id in ids.items():
+        if webhook_id != "evt_1":
+            assert resonant.json("detail", webhook_id)["source"] == source
+    assert ids["/crm"] == "evt_1", "the first keeps the plain id"
+
+
+def test_the_command_that_shows_all_of_the_data_names_the_source_if_it_was_needed(resonant, two_sources):
+    two_sources.accept("evt_3", data="x" * 10_000)
+    two_sources.accept("evt_3", source="/a b", data="x" * 10_000)
+    shown = resonant("detail", "evt_3", "--source", "/a b").out
+    assert "    ... (resonant detail evt_3 --source '/a b' --json shows all of it)\n" in shown

@@ -10,6 +10,7 @@ import pytest
 
 from resonant.cli.inspect import export
 from resonant.delivery.retry import GiveUp, Retry
+from resonant.events import ABSENT
 from support.sqlite import connected, is_snapshot_held
 
 
@@ -67,6 +68,25 @@ def test_data_is_in_it_only_when_asked_for(resonant, dead, tmp_path):
         "evt_2": {"secret": "of the customer"},
         "evt_3": None,
     }
+
+
+def test_with_data_each_event_is_whole(resonant, worker):
+    worker.accept("evt_json", subject="order/1", extensions={"sequence": "07"}, data={"n": 1})
+    worker.accept("evt_text", datacontenttype="text/plain", data="plain", dataschema="https://a.example/text")
+    worker.accept("evt_bytes", data=b"\x00\xff")
+    worker.accept("evt_none", data=ABSENT)
+    worker.attempt(GiveUp("permanent"))
+
+    rows = json.loads(resonant("export", "--with-data", "--output", "-").out)["dead_letters"]
+
+    for row in rows:
+        event = resonant.json("detail", row["event_id"])
+        whole = {name: value for name, value in event.items() if name not in ("accepted_at", "deliveries")}
+        assert whole.items() <= row.items()
+        assert "data" in whole or row["event_id"] in ("evt_bytes", "evt_none")
+    without = json.loads(resonant("export", "--output", "-").out)["dead_letters"]
+    assert {row["source"] for row in without} == {"/shop"}
+    assert not {"extensions", "data", "data_base64"} & without[0].keys()
 
 
 def test_only_its_owner_may_read_it_even_if_it_replaces_another_file(resonant, dead, tmp_path):

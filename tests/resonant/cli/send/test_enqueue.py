@@ -100,7 +100,7 @@ def test_bad_lines_are_reported_by_file_line_and_reason_and_the_good_ones_are_st
     assert answer.out == "stored 2 events for billing; 5 bad lines\n"
     expected = {
         "a.jsonl:2": "not JSON",
-        "a.jsonl:4": "source must be a string",
+        "a.jsonl:4": "source is missing",
         "b.jsonl:1": "not UTF-8",
         "b.jsonl:3": "must be a JSON object",
         "b.jsonl:4": "[bold]",
@@ -121,10 +121,41 @@ def test_a_known_id_with_other_content_is_refused_and_both_are_shown(enqueue, wo
     else:
         enqueue(write(tmp_path / "a.jsonl", first))
         answer = enqueue(write(tmp_path / "b.jsonl", line("evt_2"), second), code=1)
-    assert answer.err.startswith("b.jsonl:2: id 'evt_1' already exists with different content")
+    assert answer.err.startswith(
+        "b.jsonl:2: id 'evt_1' of source '/shop' already exists with different content"
+    )
     assert '{"price":99}' in answer.err
     assert '{"price":10}' in answer.err
     assert stored_ids(worker) == ["evt_1", "evt_2"]
+
+
+@pytest.mark.parametrize(
+    ("given", "stored"),
+    [
+        ({"data_base64": "AP8b"}, "data=… (3 bytes, sha256 "),
+        ({"data": "a", "datacontenttype": "text/plain"}, "datacontenttype=text/plain data=a"),
+        ({"data": 1, "dataschema": "https://a.example/"}, "dataschema=https://a.example/ data=1"),
+        ({"data": 1, "sequence": "07"}, 'extensions={"sequence":"07"} data=1'),
+        ({}, "given type=order.paid;"),
+    ],
+)
+def test_a_conflict_shows_every_part_of_the_content(enqueue, worker, tmp_path, given, stored):
+    worker.accept("evt_1", data={"n": 1})
+    event = {"id": "evt_1", "type": "order.paid", "source": "/shop"} | given
+    answer = enqueue(write(tmp_path / "a.jsonl", json.dumps(event)), code=1)
+    assert stored in answer.err
+    assert answer.err.endswith(' data={"n":1}\n')
+    assert "\x1b" not in answer.err
+
+
+def test_two_sources_may_use_the_same_id(enqueue, resonant, tmp_path):
+    path = write(tmp_path / "a.jsonl", line("1", source="/crm"), line("1", data="other"))
+    assert enqueue(path).out == "stored 2 events for billing\n"
+    assert enqueue(path).out == "stored 0 events for billing, 2 already known\n"
+    assert {(row["event_id"], row["source"]) for row in resonant.json("deliveries")} == {
+        ("1", "/crm"),
+        ("1", "/shop"),
+    }
 
 
 @pytest.mark.parametrize("bad", ["{oops", line("evt_0", data="other")])
