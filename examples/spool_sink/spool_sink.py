@@ -26,7 +26,7 @@ class SpoolEndpoint(SinkBlock):
 
     async def deliver(self, event: Event) -> None:
         """Write the file atomically; an ``OSError`` is classified."""
-        name = hashlib.sha256(event.id.encode()).hexdigest()
+        name = hashlib.sha256((event.webhook_id or event.id).encode()).hexdigest()
         await asyncio.to_thread(_write, self.folder / f"{name}.json", event.body)
 
 

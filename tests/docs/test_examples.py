@@ -109,6 +109,20 @@ def test_the_ordered_receiver_applies_each_event_once_and_in_order(ordered):
             assert of_key == [*range(1, 9)]
 
 
+@pytest.mark.engine
+def test_resonant_sends_what_the_ordered_receiver_needs(ordered, tmp_path, prefect_api):
+    url, work = ordered
+    machine = Machine(tmp_path, prefect_api)
+    machine.save_endpoint("ordered", url)
+    numbers = [3, 1, 5, 2, 4]
+    common = {"type": "t", "source": "/s", "partitionkey": "customer 7"}
+    events = [{**common, "sequence": f"{n:010}", "data": n} for n in numbers]
+
+    machine.do("emit", machine.write_events("events.jsonl", events), "--endpoint", "ordered")
+
+    assert work() == [("customer 7", n) for n in range(1, 6)]
+
+
 def test_the_page_about_order_shows_the_receiver_as_it_is():
     page = Page(PROJECT / "docs" / "how-to" / "restore-order.md")
     [core] = [block.text for block in page.blocks if block.text.startswith("def receive(")]
