@@ -14,6 +14,7 @@ from standardwebhooks.webhooks import hmac_data
 from resonant.errors import InvalidEvent
 from resonant.events import Event
 from resonant.sinks.http import HttpSink
+from resonant.store.queue.webhook_ids import webhook_id
 from resonant.testing import FixedClock
 from support.events import changed
 from support.http_sinks import EVENT, SECRET, endpoint
@@ -39,10 +40,10 @@ def signed(event, mode="binary", now=NOW):
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])), IDS, st.sampled_from(["binary", "structured"]))
-def test_the_signature_of_a_text_is_that_of_the_official_library(text, webhook_id, mode):
-    event = changed(EVENT, body=text.encode(), form="text", webhook_id=webhook_id)
+def test_the_signature_of_a_text_is_that_of_the_official_library(text, sent_id, mode):
+    event = changed(EVENT, body=text.encode(), form="text", webhook_id=sent_id)
     found, (_, _, body) = signed(event, mode)
-    assert found == Webhook(SECRET).sign(webhook_id, datetime.fromtimestamp(NOW, UTC), body.decode())
+    assert found == Webhook(SECRET).sign(sent_id, datetime.fromtimestamp(NOW, UTC), body.decode())
 
 
 @given(st.binary())
@@ -55,9 +56,21 @@ def test_the_signature_of_bytes_is_that_of_the_bytes(body):
 
 
 def test_the_stored_webhook_id_is_signed_and_not_the_id_of_the_event():
-    found, (webhook_id, _, _) = signed(changed(EVENT, id="a.1.b", webhook_id="evt_hash"))
-    assert webhook_id == "evt_hash"
+    found, (sent_id, _, _) = signed(changed(EVENT, id="a.1.b", webhook_id="evt_hash"))
+    assert sent_id == "evt_hash"
     assert found == signed(changed(EVENT, id="c", webhook_id="evt_hash"))[0]
+
+
+def test_an_id_with_dots_would_sign_a_forged_request_so_the_stored_webhook_id_has_none():
+    """The example in SECURITY.md."""
+    chosen = changed(EVENT, id="order.1700000000.hello", body=b"world", form="text")
+    forged = changed(EVENT, id="order", body=b"hello.1800000000.world", form="text")
+    signature, _ = signed(chosen)
+    assert signature == signed(forged, now=1_700_000_000)[0]
+
+    found, (sent_id, _, _) = signed(changed(chosen, webhook_id=webhook_id(chosen.identity, is_taken=False)))
+    assert "." not in sent_id
+    assert found != signature
 
 
 @pytest.mark.parametrize("event_id", ["a\nb", "a\r\nb", "a b", "a\x00", "😀", "ä", ""])
