@@ -1,8 +1,8 @@
 """Metrics exports, the first one and the next after 1,000 new attempts, from stores of up to a hundred times the size.
 
-All attempts are inside the window and counted as in an emission, with a fold every five seconds. An export here is the flow without Prefect: read, count, write the text, read the input of the
-alerts, merge counts, draw. Each store has its own process, whose memory and CPU are measured; those of the PostgreSQL server
-are excluded.
+All attempts are inside the window and counted as in an emission, with a fold every five seconds. An export here is the flow
+without Prefect: merge counts, read, count, write the text, read the input of the alerts, draw. Each store has its own process,
+whose memory and CPU are measured; those of the PostgreSQL server are excluded.
 """
 
 from __future__ import annotations
@@ -299,6 +299,8 @@ async def _export(store: WorkerStore, settings: Settings, folder: Path) -> dict[
     from resonant.metrics.report import tables
     from resonant.metrics.totals import measure
 
+    with Stopwatch() as compacting:
+        await store.compact()
     with Stopwatch() as reading:
         totals, found = await measure(store, hours=settings.metrics_window_hours)
     with atomic_file(folder / "resonant.prom") as write:
@@ -306,8 +308,6 @@ async def _export(store: WorkerStore, settings: Settings, folder: Path) -> dict[
     with Stopwatch() as judging:
         await store.read(read_activity, now=totals.taken_at, window=settings.alert_window_seconds)
         await store.read(read_raised)
-    with Stopwatch() as compacting:
-        await store.compact()
     tables(found)
     charts.latency(found)
     charts.outcomes(found)

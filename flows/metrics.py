@@ -28,12 +28,13 @@ async def export_metrics(
         textfile: File on the worker's machine, in the folder that a node exporter's textfile collector reads. Empty:
             RESONANT_METRICS_TEXTFILE, metrics/resonant.prom in RESONANT_HOME by default.
     """
-    async with open_configured_store() as store:
-        totals, found = await measure_store(store, window_hours=window_hours)
-        async with AsyncExitStack() as steps:
-            # Callbacks run in reverse order. If one fails, the rest still run, and then the flow run fails.
+    # If a step fails, the rest still run, and then the flow run fails. Callbacks run in reverse order.
+    async with open_configured_store() as store, AsyncExitStack() as steps:
+        try:
+            await compact_counts(store)  # first, since the others then read fewer rows
+        finally:
+            totals, found = await measure_store(store, window_hours=window_hours)
             steps.push_async_callback(show_statistics, store, totals, found)
-            steps.push_async_callback(compact_counts, store)
             steps.push_async_callback(announce_alerts, store, totals)
             write_textfile(totals, found, textfile)
     return Completed(message=summary(found))

@@ -74,6 +74,18 @@ async def test_a_textfile_that_cannot_be_written_fails_the_run_with_one_line_and
     assert "2 are unfinished" in artifact.data
 
 
+async def test_counts_that_cannot_be_merged_fail_the_run_and_the_rest_is_done(store, tmp_path):
+    await fail_each_once(store, "hooks")
+    full = "CREATE TRIGGER full BEFORE DELETE ON resonant_tallies BEGIN SELECT RAISE(ABORT, 'no room'); END"
+    await store.write(lambda connection: connection.exec_driver_sql(full))
+    state, artifacts = await export(textfile=str(tmp_path / "resonant.prom"))
+
+    assert state.is_failed()
+    assert "no room" in state.message
+    assert "3 are unfinished" in next(each.data for each in artifacts if each.key == "metrics")
+    assert accepted(tmp_path / "resonant.prom") == 3
+
+
 async def test_it_writes_prometheus_text_and_the_statistics_as_an_artifact(tmp_path):
     state, [artifact] = await export()
 

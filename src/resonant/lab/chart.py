@@ -14,6 +14,7 @@ from resonant.chart_style import (
     VERMILION,
     add_legend,
     count_axis,
+    name_values,
     new_figure,
     our_style,
     shortened,
@@ -44,7 +45,7 @@ def svg(scenario: Scenario, variants: Sequence[Variant]) -> str:
             axes = grid[row][0]
             pair = [variant for variant in variants if variant.policy == name]
             _draw(axes, scenario, pair, first, last, is_first=row == 0)
-            axes.set_ylabel(shortened(name))
+            name_values(axes, shortened(name), color=SOFT_TEXT.light)
         grid[-1][0].set_xlabel("seconds from the start of the outage")
         add_legend(figure)
         return to_svg(figure)

@@ -1,15 +1,19 @@
 """Charts of a window's statistics: SVGs of a few kilobytes, identical for the same statistics; None without data.
 
-pyplot is not used: it chooses a backend, and keeps every figure in a global. This module takes half a second to import, so
+pyplot is not used: it chooses a backend, and keeps every figure in a global. Shapes are added as artists: methods such as
+`stairs` also compute limits of the axes, which takes longer than drawing. This module takes half a second to import, so
 import it only to draw.
 """
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
+from math import nan
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.patches import Rectangle
 
 from resonant import chart_style as style
 from resonant.delivery.retry import backoff, draw_delay
@@ -44,8 +48,14 @@ def latency(found: Statistics) -> str | None:
             ("latency_p99", style.VERMILION, (0, (1.4, 1.4))),
         ):
             name = column.removeprefix("latency_")
-            steps = axes.stairs(drawn[column], edges, baseline=None, color=ink.light, label=name, gid=name)
-            steps.set(linestyle=dashes, linewidth=2)
+            look = {
+                "color": ink.light,
+                "linestyle": dashes,
+                "linewidth": 2,
+                "label": name,
+                "gid": name,
+            }
+            style.add_steps(axes, drawn[column], edges, baseline=None, fill=False, **look)
         style.log_seconds(axes, drawn.to_numpy().ravel())
         style.hour_axis(axes, edges[0], edges[-1])
         style.add_legend(figure)
@@ -65,12 +75,12 @@ def outcomes(found: Statistics) -> str | None:
             (panels[0], "delivered", style.BLUE, "success"),
             (panels[1], "dead letters", style.VERMILION, "dead_letter"),
         ):
-            axes.stairs(hours[column], edges, fill=True, color=ink.light, linewidth=0, gid=column)
+            look = {"color": ink.light, "linewidth": 0, "gid": column}
+            style.add_steps(axes, hours[column], edges, **look)
             style.count_axis(axes, hours[column].max())
-            axes.set_ylabel(name, color=ink.light, fontweight="bold")
-            axes.yaxis.set_label_coords(-0.11, 0.5)  # room for 9,000,000; `align_ylabels` is slow
+            style.name_values(axes, name, color=ink.light, fontweight="bold")
+        panels[0].xaxis.set_visible(False)
         style.hour_axis(panels[1], edges[0], edges[-1])
-        panels[0].tick_params(bottom=False)
         return style.to_svg(figure)
 
 
@@ -82,16 +92,15 @@ def dead_letters(found: Statistics) -> str | None:
     with style.our_style():
         figure = style.new_figure("Dead letters, by reason", height=0.6 + 0.32 * len(reasons), bottom=0.15)
         axes = figure.add_subplot()
-        bars = axes.barh(list(reasons), list(reasons.values()), height=0.62, color=style.VERMILION.light)
-        for bar, reason in zip(bars, reasons, strict=True):
+        axes.set_axis_off()
+        highest = max(reasons.values())
+        axes.set(xlim=(0, 1.12 * highest), ylim=(len(reasons) - 0.66, -0.34))
+        for place, (reason, count) in enumerate(reasons.items()):
+            bar = Rectangle((0, place - 0.31), count, 0.62, color=style.VERMILION.light)
             bar.set_gid(f"reason-{reason}")
-        axes.bar_label(bars, [f"{count:,}" for count in reasons.values()], padding=5)
-        axes.margins(x=0.12)
-        axes.invert_yaxis()
-        axes.grid(visible=False)
-        axes.spines["bottom"].set_visible(False)
-        axes.xaxis.set_visible(False)
-        axes.tick_params(labelcolor=style.TEXT.light)
+            axes.add_artist(bar)
+            style.add_label(axes, place, reason)
+            axes.text(count + 0.011 * highest, place, f"{count:,}", va="center_baseline")
         return style.to_svg(figure)
 
 
@@ -116,46 +125,60 @@ def retry_delays(delays: DataFrame, policy_name: str, policy: RetryPolicy) -> st
         title = f"Delays before a retry, policy “{style.shortened(policy_name)}”"
         figure = style.new_figure(title, height=3.0)
         axes = figure.add_subplot()
-        band = axes.stairs(highs, np.arange(len(numbers) + 1) + 0.5, baseline=lows, fill=True, gid="band")
-        band.set(color=style.SOFT_TEXT.light, alpha=0.22, linewidth=0, label="range of jitter")
+        look = {
+            "color": style.SOFT_TEXT.light,
+            "alpha": 0.22,
+            "linewidth": 0,
+            "label": "range of jitter",
+        }
+        halves = np.arange(len(numbers) + 1) + 0.5
+        style.add_steps(axes, highs, halves, baseline=lows, gid="band", **look)
         if policy.jitter != "decorrelated":  # it has no curve, since it depends on the previous delay
-            [line] = axes.plot(numbers, curve, color=style.SOFT_TEXT.light, label="backoff", gid="curve")
-            line.set(linewidth=1.4, marker="_", markersize=15)
+            look = {"color": style.SOFT_TEXT.light, "linewidth": 1.4, "marker": "_", "markersize": 15}
+            style.add_line(axes, numbers, curve, label="backoff", gid="curve", **look)
         lanes = _lanes(delays[delays["after"] <= MOST_ATTEMPTS])
         for place, (look, drawn) in enumerate(lanes):
             # A line from the lowest to the highest delay, with a dot at the median.
-            places = drawn["after"].to_numpy() + 0.64 * ((place + 0.5) / len(lanes) - 0.5)
-            least, median, most = np.maximum(drawn[["least", "median", "most"]].to_numpy().T, style.SHORTEST)
-            axes.vlines(places, least, most, colors=look["color"], linewidth=2.6)
-            axes.plot(places, median, linestyle="none", markersize=5.5, gid=f"delays-{place}", **look)
+            after, *delays_after = zip(*drawn, strict=True)
+            places = np.add(after, 0.64 * ((place + 0.5) / len(lanes) - 0.5))
+            least, median, most = np.maximum(delays_after, style.SHORTEST)
+            ranges = np.stack([least, most, np.full(len(least), nan)], axis=1).ravel()
+            style.add_line(
+                axes, np.repeat(places, 3), ranges, color=look["color"], linewidth=2.6, gid=f"range-{place}"
+            )
+            look |= {"linestyle": "none", "markersize": 5.5, "gid": f"delays-{place}"}
+            style.add_line(axes, places, median, **look)
             ends += [*least, *most]
         style.log_seconds(axes, ends)
         axes.set_xlim(0.5, max(len(numbers), 3) + 0.5)
-        axes.set_xticks(list(numbers))
-        axes.set_xlabel("after the n-th attempt of a round")
+        ticks = {float(number): str(number) for number in numbers}
+        style.place_axis(axes, ticks, "after the n-th attempt of a round")
         style.add_legend(figure)
         return style.to_svg(figure)
 
 
-def _edges(hours: DataFrame) -> NDArray[np.datetime64]:
-    """Return the starts of the hours, and the end of the last one."""
-    starts = hours.index.to_numpy().astype("datetime64[s]")
-    return np.append(starts, starts[-1] + np.timedelta64(1, "h"))
+def _edges(hours: DataFrame) -> NDArray[np.float64]:
+    """Return the starts of the hours, and the end of the last one, in seconds since the epoch."""
+    starts = hours.index.to_numpy(float)
+    return np.append(starts, starts[-1] + style.HOUR)
 
 
-def _lanes(delays: DataFrame) -> list[tuple[dict[str, Any], DataFrame]]:
+def _lanes(delays: DataFrame) -> list[tuple[dict[str, Any], list[Any]]]:
     """Return the lanes to draw side by side: for each endpoint, its delays without and with a Retry-After."""
-    retries = delays.groupby("endpoint")["count"].sum().sort_values(ascending=False, kind="stable")
+    retries, lanes = Counter[str](), defaultdict[tuple[str, bool], list[Any]](list)
+    columns = ["endpoint", "asked", "count", "after", "least", "median", "most"]
+    for endpoint, asked, count, *drawn in delays[columns].to_numpy().tolist():
+        retries[endpoint] += count
+        lanes[endpoint, asked].append(drawn)
+    found = []
     inks = (style.BLUE, style.VERMILION, style.GREEN, style.PURPLE)
-    lanes: list[tuple[dict[str, Any], DataFrame]] = []
-    for endpoint, ink, marker in zip(retries.index, inks, "os^v", strict=False):
-        of_endpoint = delays[delays["endpoint"] == endpoint]
-        for asked in sorted(set(of_endpoint["asked"])):
-            label = f"{style.shortened(endpoint)}{', Retry-After' if asked else ''}"
-            look = {"color": ink.light, "marker": marker, "label": label}
-            drawn = of_endpoint[of_endpoint["asked"] == asked]
-            lanes.append((look | {"markerfacecolor": "none" if asked else ink.light}, drawn))
-    return lanes
+    for (endpoint, _), ink, marker in zip(retries.most_common(len(inks)), inks, "os^v", strict=False):
+        for asked in (False, True):
+            if rows := lanes[endpoint, asked]:
+                label = f"{style.shortened(endpoint)}{', Retry-After' if asked else ''}"
+                look = {"color": ink.light, "marker": marker, "label": label}
+                found.append((look | {"markerfacecolor": "none" if asked else ink.light}, rows))
+    return found
 
 
 class _Fixed(Random):

@@ -101,12 +101,13 @@ def texts(svg):
 
 
 def tick(svg, label):
-    """Return the position of the tick with this label on an axis of values; y grows upwards."""
-    for group in ET.fromstring(svg).iter(f"{SVG}g"):
-        if re.fullmatch(r"ytick_\d+", group.get("id", "")) and label in texts(ET.tostring(group)):
-            line = next(group.iter(f"{SVG}path")).get("d")
-            return -float(re.findall(r"[-\d.]+", line)[1])
-    raise AssertionError(f"no axis has a tick {label!r}")
+    """Return the position of the line with this label on an axis of values; y grows upwards."""
+    [text] = [each for each in ET.fromstring(svg).iter(f"{SVG}text") if each.text == label]
+    nearest = min(
+        (corners[0][1] for corners in lines(svg, "values")), key=lambda y: abs(y + float(text.get("y")))
+    )
+    assert abs(nearest + float(text.get("y"))) < 5, f"no line is beside {label!r}"
+    return nearest
 
 
 def size(corners):
@@ -180,7 +181,7 @@ def test_the_band_is_the_range_of_the_delays_of_the_policy(jitter):
     svg = retry_delays(*delays, policy=policy)
     [band] = lines(svg, "band")
     highs, lows = [y for _, y in band[1:13:2]], [y for _, y in band[26:14:-2]]
-    for low, high, line in zip(lows, highs, sorted(lines(svg, "LineCollection")), strict=False):
+    for low, high, line in zip(lows, highs, sorted(lines(svg, "range-0")), strict=False):
         least, most = sorted(y for _, y in line)
         assert low - 0.01 <= least <= most <= high + 0.01
         assert most > high - 2, "the band is no wider than it needs to be"
@@ -196,6 +197,18 @@ def test_delays_that_the_endpoint_requested_are_drawn_separately():
 def test_of_many_endpoints_those_with_the_most_retries_are_drawn():
     svg = retry_delays(*(delay(1, 1, 1, 1, endpoint=f"e{n}", count=n) for n in range(1, 30)))
     assert [text for text in texts(svg) if re.fullmatch(r"e\d+", text)] == ["e29", "e28", "e27", "e26"]
+
+
+def test_the_legend_has_room_for_long_names():
+    names = [str(n) * 28 for n in range(4)]
+    svg = retry_delays(
+        *(delay(1, 1, 1, 1, endpoint=name, asked=asked) for name in names for asked in (False, True))
+    )
+    [legend] = [each for each in ET.fromstring(svg).iter() if each.get("id") == "legend_1"]
+    left = {float(each.get("x")) for each in legend.iter(f"{SVG}text")}
+    assert max(left) + 6 * len(f"{names[0]}, Retry-After") < float(
+        ET.fromstring(svg).get("width").removesuffix("pt")
+    )
 
 
 def test_without_data_there_is_no_chart():
