@@ -85,17 +85,38 @@ def _rows(text: str, source: str) -> list[Any]:
     if all(line.startswith("{") for line in lines if line.strip()):  # JSON lines: make them one YAML list
         text = "\n".join(line and f"- {line}" for line in lines)
     try:
-        rows = yaml.safe_load(text.expandtabs())  # YAML allows no tabs, and JSON does
+        # YAML allows no tabs, and JSON does.
+        rows = yaml.load(text.expandtabs(), _Loader)  # noqa: S506 - a safe loader
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
-        raise options.Misuse(f"{source}: invalid YAML or JSON{where}") from None
+        problem = str(error.problem) if isinstance(error, _RepeatedKey) else "invalid YAML or JSON"
+        raise options.Misuse(f"{source}: {problem}{where}") from None
     match rows:
         case {"endpoints": found} | [{"endpoints": found}]:
             rows = found
     if not isinstance(rows, list | None):
         raise options.Misuse(f"{source}: must be a list of endpoints")
     return rows or []
+
+
+class _RepeatedKey(yaml.MarkedYAMLError):  # type: ignore[misc]
+    pass
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """Refuses repeated keys: of two endpoints without a dash between them, only the last would remain."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+        keys = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in keys:
+                    raise _RepeatedKey(
+                        problem=f"the key {key.value!r} is repeated", problem_mark=key.start_mark
+                    )
+                keys.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def _block(name: str, row: Mapping[str, Any], folder: Path, settings: Settings) -> WebhookEndpoint:
@@ -109,10 +130,7 @@ def _block(name: str, row: Mapping[str, Any], folder: Path, settings: Settings) 
     for key in fields.keys() & {"url", "signing_secret"}:
         fields[key] = SecretStr(_resolved(fields[key], folder))
     if headers := fields.pop("headers", None):
-        if not isinstance(headers, dict) or any(type(value) not in {int, str} for value in headers.values()):
-            raise ValueError("its headers must map names to text, in quotes if it looks like another value")
-        values = {str(key): _resolved(value, folder) for key, value in headers.items()}
-        fields["headers"] = SecretStr(json.dumps(values))
+        fields["headers"] = _headers(headers, folder)
     try:
         block = WebhookEndpoint.model_validate(fields)
         block.check(name)
@@ -121,8 +139,16 @@ def _block(name: str, row: Mapping[str, Any], folder: Path, settings: Settings) 
         raise ValueError(f"its {setting}: {problem}") from None
     except EndpointError as error:
         raise ValueError(str(error).removeprefix(f"endpoint {name!r}: ")) from None
+    if wrong := [status for status in block.status_overrides if status not in given.STATUSES]:
+        raise ValueError(f"its status_overrides: {wrong[0]} is not a status from 100 to 599")
     settings.policy(block.policy)
     return block
+
+
+def _headers(headers: object, folder: Path) -> SecretStr:
+    if not isinstance(headers, dict) or any(type(value) not in {int, str} for value in headers.values()):
+        raise ValueError("its headers must map names to text, in quotes if it looks like another value")
+    return SecretStr(json.dumps({str(key): _resolved(value, folder) for key, value in headers.items()}))
 
 
 def _resolved(value: object, folder: Path) -> str:
@@ -137,6 +163,24 @@ def _resolved(value: object, folder: Path) -> str:
     return str(value)
 
 
+def check_new_secrets(
+    declared: Mapping[str, WebhookEndpoint], saved: Mapping[str, object], source: str
+) -> None:
+    """Refuse new signing secrets that are too short or too long; saved ones still sign.
+
+    Raises:
+        Misuse: the message names ``source``, and contains no secret.
+    """
+    for name, block in declared.items():
+        secret = block.signing_secret
+        if secret is None or secret == getattr(saved.get(name), "signing_secret", None):
+            continue
+        try:
+            check_new_secret(name, secret.get_secret_value())
+        except EndpointError as error:
+            raise options.Misuse(f"{source}: {error}") from None
+
+
 def compare(
     declared: Mapping[str, WebhookEndpoint], saved: Mapping[str, object], *, prune: bool, now: datetime
 ) -> list[Change]:
@@ -149,7 +193,7 @@ def compare(
         now: the current time.
 
     Raises:
-        EndpointError: a new signing secret is too short or too long, or comes during a rotation.
+        EndpointError: a new signing secret comes during a rotation.
     """
     changes = [_change(name, block, saved.get(name), now) for name, block in declared.items()]
     gone = [name for name in saved if prune and "/" not in name and name not in declared]
@@ -157,13 +201,10 @@ def compare(
 
 
 def _change(name: str, declared: WebhookEndpoint, saved: object, now: datetime) -> Change:
-    secret = declared.signing_secret
-    if secret is not None and secret != getattr(saved, "signing_secret", None):
-        check_new_secret(name, secret.get_secret_value())
     if not isinstance(saved, WebhookEndpoint):
         return Change(name, "added" if saved is None else "changed", declared)
     fields = dict(_differences(name, saved, declared))
-    block = declared
+    block, secret = declared, declared.signing_secret
     if secret is not None:
         rotated = saved.model_copy()
         if secret != saved.signing_secret:

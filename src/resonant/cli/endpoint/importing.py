@@ -57,6 +57,7 @@ def import_(
         if prune and not blocks:
             raise options.Misuse(f"{file}: no endpoints: --prune would remove every endpoint")
         saved = asyncio.run(load_endpoints(load_endpoint))
+        declared.check_new_secrets(blocks, saved, file)
         changes = declared.compare(blocks, saved, prune=prune, now=datetime.now(UTC))
         to_do = [each for each in changes if each.kind != "unchanged"]
         if not dry_run:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from resonant.events import Category
 
+# The statuses of HTTP that an endpoint may classify differently.
+STATUSES = range(100, 600)
+
 
 class Clearable(StrEnum):
     """The settings that ``endpoint update --clear`` resets."""
@@ -203,7 +206,7 @@ def _header(text: str) -> tuple[str, str]:
 
 def _override(text: str) -> tuple[int, Category]:
     status, _, category = text.partition("=")
-    if not (status.isascii() and status.isdigit() and 100 <= int(status) <= 599):  # noqa: PLR2004 - HTTP's range
+    if not (status.isascii() and status.isdigit() and int(status) in STATUSES):
         raise options.Misuse(f"--override {text!r} must be STATUS=CATEGORY, such as 404=transient")
     for known in ("transient", "permanent", "unknown"):
         if category == known:

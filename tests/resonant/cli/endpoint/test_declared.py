@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from blocks import WebhookEndpoint
-from resonant.cli.endpoint.declared import compare, exported, parse
+from resonant.cli.endpoint.declared import check_new_secrets, compare, exported, parse
 from resonant.cli.options import Misuse
 from resonant.errors import EndpointError
 from resonant.settings import load_settings
@@ -62,8 +62,11 @@ def test_a_file_without_endpoints_declares_none():
         ("[shop]", "endpoint 1 must have a name"),
         ("- {name: 7}", "endpoint 1 must have a name"),
         (f"[{{{SHOP}}}, {{{SHOP}}}]", "endpoint 'shop' is declared twice"),
+        (f"- name: a\n  url: {URL}\n  name: b\n", "the key 'name' is repeated in line 3"),
+        (f'{JSON_SHOP}\n{{"name": "b", "name": "c"}}', "the key 'name' is repeated in line 2"),
         ("- {name: slack/a}", "endpoint 'slack/a' is not of type webhook-endpoint"),
         ("- {name: shop}", "'shop': its url: Field required"),
+        ("- {name: shop, url: 'http://127.0.0.1/'}", "'shop': 127.0.0.1 is a private"),
     ],
 )
 def test_a_malformed_file_is_refused_with_its_place(text, problem):
@@ -78,9 +81,10 @@ def test_a_malformed_file_is_refused_with_its_place(text, problem):
         ("previous_signing_secret: a", "unknown setting 'previous_signing_secret'"),
         ("timeout: 0", "its timeout: must be greater than 0"),
         ("policy: pateint", "no retry policy is named 'pateint'"),
-        ("url: 'http://127.0.0.1/'", "127.0.0.1 is a private"),
         ("status_overrides: {404: maybe}", "its status_overrides: must be"),
         ("mode: both", "its mode: must be 'binary' or 'structured'"),
+        ("status_overrides: {99: transient}", "its status_overrides: 99 is not a status from 100 to 599"),
+        ("status_overrides: {600: transient}", "its status_overrides: 600 is not"),
         ("headers: 'x: y'", "its headers must map names to text"),
         ("headers: {x: true}", "its headers must map names to text"),
         (f"signing_secret: {OLD}", "its signing_secret must be env:NAME or file:PATH"),
@@ -141,12 +145,13 @@ def test_a_new_secret_begins_a_rotation_that_later_imports_keep(monkeypatch):
     assert one_change(saved, rotated, now=ends).block.previous_signing_secret == SecretStr(NEW)
 
 
-def test_a_new_secret_that_is_too_short_is_refused(monkeypatch):
+def test_only_a_new_secret_that_is_too_short_is_refused(monkeypatch):
     monkeypatch.setenv("SECRET", "whsec_YQ==")
-    short = shop("signing_secret: env:SECRET")
-    assert one_change(short, short).kind == "unchanged"
-    with pytest.raises(EndpointError, match="its signing secret has 1 byte"):
-        one_change(short, None)
+    short = {"shop": shop("signing_secret: env:SECRET")}
+    check_new_secrets(short, saved=short, source="f.yaml")
+    with pytest.raises(Misuse, match="its signing secret has 1 byte") as refused:
+        check_new_secrets(short, saved={}, source="f.yaml")
+    assert str(refused.value).startswith("f.yaml: endpoint 'shop': ")
 
 
 def test_pruning_removes_only_undeclared_webhook_endpoints():
