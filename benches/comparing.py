@@ -96,6 +96,11 @@ def apart(function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> 
             raise (error if isinstance(error, Interrupted) else interrupt) from None
 
 
+def is_chosen(name: str, only: Sequence[str]) -> bool:
+    """Return whether a part of a bench runs; ``only`` has parts of the names, or nothing for all."""
+    return not only or any(part.lower() in name.lower() for part in only)
+
+
 def measure_apart(
     module: str, count: int | None, rounds: int | None, **options: Any
 ) -> list[Comparison | Standing]:

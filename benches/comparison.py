@@ -17,7 +17,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from benches.comparing import Comparison, Interrupted, apart, in_one_line, say
+from benches.comparing import Comparison, Interrupted, apart, in_one_line, is_chosen, say
 from benches.contenders import (
     BULK,
     BULK_POSTGRESQL,
@@ -123,11 +123,7 @@ def run(count: int, rounds: int, only: Sequence[str] = ()) -> list[Comparison | 
     Raises:
         Interrupted: the comparison was interrupted; the error has the results so far.
     """
-    chosen = [
-        each
-        for each in CONTENDERS.values()
-        if each is RAW_LOOP or not only or any(part.lower() in each.name.lower() for part in only)
-    ]
+    chosen = [each for each in CONTENDERS.values() if each is RAW_LOOP or is_chosen(each.name, only)]
     standings = {each.name: Standing(each.name, each.in_flight) for each in chosen}
     try:
         for turn in range(1, rounds + 1):

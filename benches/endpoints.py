@@ -14,7 +14,7 @@ import subprocess
 import time
 from typing import TYPE_CHECKING
 
-from benches.comparing import Comparison, Stopwatch, say
+from benches.comparing import Comparison, Stopwatch, is_chosen, say
 from benches.outage_receiver import Behaviour, Kind, outage_receiver
 from benches.processes import Tree, python, wait_until_quiet
 from benches.receiver import counting_receiver
@@ -46,7 +46,7 @@ def run(count: int, rounds: int, only: Sequence[str] = ()) -> list[Comparison]:
         rounds: rounds of each part.
         only: parts of names; empty for all.
     """
-    chosen = [name for name in _PARTS if not only or any(part in name for part in only)]
+    chosen = [name for name in _PARTS if is_chosen(name, only)]
     found = []
     with contextlib.ExitStack() as stack:
         settings = stack.enter_context(empty_home())

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from benches.comparing import Comparison, apart, say
+from benches.comparing import Comparison, apart, is_chosen, say
 from benches.outage_receiver import Behaviour, outage_receiver
 from benches.processes import kept, python
 from benches.receiver import counting_receiver
@@ -88,7 +88,7 @@ def run(count: int, rounds: int, only: Sequence[str] = ()) -> list[Comparison]:
     for lane, times in _TIMES.items():
         for kind, words in _KINDS.items():
             name = f"beside one that {words}, {lane} lane"
-            if only and not any(part in name for part in only):
+            if not is_chosen(name, only):
                 continue
             beside, alone = apart(_measure, lane, kind, count * times, rounds)
             say(
@@ -97,7 +97,7 @@ def run(count: int, rounds: int, only: Sequence[str] = ()) -> list[Comparison]:
             found.append(Comparison(name, "events/s", beside, alone, "alone", ratio_at_least=0.95))
     for lane, database, many in itertools.product(_TIMES, _DATABASES, _MANY):
         name = f"beside {many.number} that {many.words}, {lane} lane, {database}"
-        if only and not any(part in name for part in only):
+        if not is_chosen(name, only):
             continue
         beside, alone = apart(_measure_many, lane, database, many, count * _LONGER_BESIDE_MANY, rounds)
         say(f"  {name}: {[round(rate) for rate in beside]} against {[round(rate) for rate in alone]} alone")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import httpx
 import psutil
 
-from benches.comparing import Comparison, apart, say
+from benches.comparing import Comparison, apart, is_chosen, say
 from benches.surroundings import (
     ENDPOINT,
     empty_home,
@@ -59,9 +59,7 @@ def run(count: int, rounds: int, only: Sequence[str] = ()) -> list[Comparison]:
         only: parts of names; empty for all.
     """
     found = []
-    for name, database, kills in _PARTS:
-        if only and not any(part in name for part in only):
-            continue
+    for name, database, kills in (each for each in _PARTS if is_chosen(each[0], only)):
         measured = [apart(_measure, database, count, kills=kills) for _ in range(rounds)]
         targets = {"max": 10_000.0} if kills else {"p50": 20.0, "p99": 150.0, "max": 1_000.0}
         for what in ("p50", "p99", "max"):

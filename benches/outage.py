@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select
 
-from benches.comparing import Comparison, apart, say
+from benches.comparing import Comparison, apart, is_chosen, say
 from benches.outage_receiver import Behaviour, outage_receiver
 from benches.processes import kept, python
 from benches.surroundings import (
@@ -115,9 +115,7 @@ def run(count: int, rounds: int, only: Sequence[str] = ()) -> list[Comparison]:
         only: parts of scenarios' names; empty for all.
     """
     found: list[Comparison] = []
-    for scenario in SCENARIOS:
-        if only and not any(part in scenario.name for part in only):
-            continue
+    for scenario in (each for each in SCENARIOS if is_chosen(each.name, only)):
         outcomes = []
         for turn in range(1, rounds + 1):
             outcome = apart(_measure, scenario, count)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from benches.comparing import Comparison, Stopwatch, say
+from benches.comparing import Comparison, Stopwatch, is_chosen, say
 from benches.delivery import post_all
 from benches.processes import Tree, wait_until_quiet
 from benches.receiver import counting_receiver
@@ -52,7 +52,7 @@ def run(count: int, rounds: int, only: Sequence[str] = ()) -> list[Comparison]:
         rounds: rounds of each part.
         only: parts of names; empty for all.
     """
-    chosen = [name for name in _PARTS if not only or any(part in name for part in only)]
+    chosen = [name for name in _PARTS if is_chosen(name, only)]
     with empty_home() as settings, counting_receiver() as receiver, running_up(settings) as up:
         return asyncio.run(_measure(settings, receiver, Tree([up]), count, rounds, chosen))
 
