@@ -509,3 +509,13 @@ def test_postgresql_lists_the_same(resonant, on_postgresql):
     assert len(resonant.json("deliveries", "--code", "http_503")) == 2
     assert [group["count"] for group in resonant.json("deliveries", "--group")] == [2]
     assert resonant("cancel", "--all", "--dry-run").out == "2 would be given up\n"
+
+    on_postgresql.accept("evt_x", source="/crm")
+    for command in ("detail evt_x", "cancel evt_x", "retry evt_x"):
+        assert "several sources use the same id: evt_x of '/crm' (" in resonant(*command.split(), code=2).err
+    assert (
+        resonant.json("detail", resonant.json("detail", "evt_x", "--source", "/crm")["webhook_id"])["source"]
+        == "/crm"
+    )
+    assert resonant.json("cancel", "evt_x", "--source", "/crm") == {"cancelled": 1}
+    assert [row["source"] for row in resonant.json("deliveries", "--source", "/shop")] == ["/shop"] * 2
