@@ -156,3 +156,10 @@ def test_a_flow_that_fails_stores_an_event_for_a_webhook(run, stored):
         "operations",
         "import-orders",
     )
+
+
+@pytest.mark.engine
+def test_the_traces_of_one_event_are_printed_as_the_guide_shows(run):
+    said = run("traces.py")
+    guide = (PROJECT / "docs" / "how-to" / "traces.md").read_text()
+    assert said[said.index("trace 1\n") :] == guide.split("```text\n")[1].split("```")[0]
