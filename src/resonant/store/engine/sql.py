@@ -7,21 +7,39 @@ different statement to compile, prepare and plan. With one array, the statement 
 from __future__ import annotations
 
 import json
+from functools import cache
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ARRAY, BigInteger, Boolean, Connection, Double, Integer, Text, bindparam, literal
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    Connection,
+    Double,
+    Integer,
+    Text,
+    bindparam,
+    cast,
+    func,
+    literal,
+    select,
+)
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping, Sequence
 
-    from sqlalchemy import ColumnElement, Dialect, Table
+    from sqlalchemy import Column, ColumnElement, Dialect, Row, Table
     from sqlalchemy.dialects import postgresql
     from sqlalchemy.sql.compiler import SQLCompiler
     from sqlalchemy.sql.operators import OperatorType
+
+# SQLite binds at most 32,766 values. On PostgreSQL, an array of bodies must be smaller than 1 GB.
+_ROWS_AT_ONCE = 500
 
 
 def require_connection(connection: object) -> None:
@@ -55,6 +73,76 @@ def insert_row(connection: Connection, table: Table, row: dict[str, Any]) -> Non
         connection.exec_driver_sql(statement, tuple(row.values()))
     else:
         connection.execute(table.insert().inline(), row)
+
+
+def insert_missing(
+    connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], *returned: Column[Any]
+) -> list[Any]:
+    """Insert rows of plain values, in their order, except those that violate a constraint.
+
+    Args:
+        connection: in a write transaction.
+        table: where to insert.
+        rows: with the same columns.
+        returned: the columns to return.
+
+    Returns:
+        These columns of each inserted row.
+    """
+    insert = _insert_missing_sqlite if connection.dialect.name == "sqlite" else _insert_missing_postgresql
+    found: list[Any] = []
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        found += insert(connection, table, rows[start : start + _ROWS_AT_ONCE], returned)
+    return found
+
+
+def _insert_missing_sqlite(
+    connection: Connection,
+    table: Table,
+    rows: Sequence[Mapping[str, Any]],
+    returned: tuple[Column[Any], ...],
+) -> Sequence[Row[Any]]:
+    # Takes half of the time of a compiled statement.
+    row = f"({', '.join('?' * len(rows[0]))})"
+    statement = (
+        f"INSERT INTO {table.name} ({', '.join(rows[0])}) VALUES {', '.join([row] * len(rows))} "  # noqa: S608 - our own names
+        f"ON CONFLICT DO NOTHING RETURNING {', '.join(each.name for each in returned)}"
+    )
+    values = tuple(chain.from_iterable(each.values() for each in rows))
+    return connection.exec_driver_sql(statement, values).all()
+
+
+def _insert_missing_postgresql(
+    connection: Connection,
+    table: Table,
+    rows: Sequence[Mapping[str, Any]],
+    returned: tuple[Column[Any], ...],
+) -> Sequence[Row[Any]]:
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    # One array for each column is faster than a parameter for each value, which the server would parse and plan.
+    equal = {name: values[0] for name, values in columns.items() if values.count(values[0]) == len(values)}
+    statement = _inserting_arrays(table, tuple(columns), frozenset(equal), returned)
+    return connection.execute(statement, columns | equal).all()
+
+
+@cache
+def _inserting_arrays(
+    table: Table, names: tuple[str, ...], equal: frozenset[str], returned: tuple[Column[Any], ...]
+) -> Any:
+    """Return the statement that inserts rows, given one value for the ``equal`` columns, and arrays for the others."""
+    types = {name: table.c[name].type for name in names}
+    arrays = {
+        name: cast(bindparam(name, type_=ARRAY(types[name])), ARRAY(types[name]))
+        for name in names
+        if name not in equal
+    }
+    given = func.unnest(*arrays.values()).table_valued(*arrays).render_derived()
+    values = (
+        given.c[name] if name in arrays else cast(bindparam(name, type_=types[name]), types[name])
+        for name in names
+    )
+    insert = insert_into("postgresql", table).from_select(names, select(*values))
+    return insert.on_conflict_do_nothing().returning(*returned)
 
 
 def end_snapshot(connection: Connection) -> None:

@@ -14,14 +14,14 @@ from resonant.errors import ConflictingEvent, EndpointError
 from resonant.events import ENDPOINT_NAME, Event, EventKey, rfc3339
 from resonant.store import schema
 from resonant.store.counts import acceptances
-from resonant.store.engine.sql import insert_into, is_any_of, is_any_of_given, require_connection
+from resonant.store.engine.sql import insert_missing, is_any_of, is_any_of_given, require_connection
 from resonant.store.queue.events import read_events
 from resonant.store.queue.webhook_ids import webhook_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
-    from sqlalchemy import Column, Connection, Row, Select
+    from sqlalchemy import Connection, Select
 
 _SHOWN_CHARACTERS = 200
 _MOST_PASSES = 10
@@ -133,7 +133,7 @@ def enqueue(
     # In the order of the keys, so that two producers of the same events cannot deadlock.
     rows = [{"event_key": key, "event_type": type_, **common} for key, type_ in sorted(wanted.items())]
     table = schema.deliveries.c
-    accepted = _insert(connection, rows, table.event_key, table.id)
+    accepted = insert_missing(connection, schema.deliveries, rows, table.event_key, table.id)
     if accepted:
         acceptances.add(connection, endpoint, len(accepted), wake=wake)
     delivery_ids = [row.id for row in accepted]
@@ -176,16 +176,18 @@ def _store_events(
             row = _columns(event, webhook_id(identity, is_taken=identity.id in taken))
             row |= {"time": event.time or time_of_acceptance, "digest": digest, "accepted_at": now}
             rows.append(row)
-        for new in _insert(connection, rows, table.source, table.id, table.key):
-            identity = EventKey(new.source, new.id)
-            stored[identity] = _Stored(new.key, events[identity][1])
+        for source, id_, key in insert_missing(
+            connection, schema.events, rows, table.source, table.id, table.key
+        ):
+            identity = EventKey(source, id_)
+            stored[identity] = _Stored(key, events[identity][1])
         if ids := [identity.id for identity in missing if identity not in stored]:
-            for known in connection.execute(_holding(), {"ids": ids}):
-                identity = EventKey(known.source, known.id)
+            for source, id_, key, digest, named in connection.execute(_holding(), {"ids": ids}).all():
+                identity = EventKey(source, id_)
                 if identity in events:
-                    stored[identity] = _Stored(known.key, known.digest)
-                if known.webhook_id == known.id:
-                    taken.add(known.id)
+                    stored[identity] = _Stored(key, digest)
+                if named == id_:
+                    taken.add(id_)
     raise ConflictingEvent(f"the webhook-id of the event {missing[0].id!r} belongs to another event")
 
 
@@ -213,20 +215,8 @@ def _id_first(identity: EventKey) -> tuple[str, str]:
 @cache
 def _holding() -> Select[Any]:
     table = schema.events.c
-    query = select(table.key, table.id, table.source, table.digest, table.webhook_id)
+    query = select(table.source, table.id, table.key, table.digest, table.webhook_id)
     return query.where(is_any_of_given(table.id, "ids")).with_for_update(read=True, key_share=True)
-
-
-def _insert(
-    connection: Connection, rows: list[dict[str, object]], *returned: Column[Any]
-) -> Sequence[Row[Any]]:
-    """Insert the missing rows; return these columns of each inserted row."""
-    return connection.execute(_inserting(connection.dialect.name, *returned), rows).all() if rows else ()
-
-
-@cache
-def _inserting(dialect: str, *returned: Column[Any]) -> Any:
-    return insert_into(dialect, returned[0].table).on_conflict_do_nothing().returning(*returned)
 
 
 def _summary(event: Event) -> str:
