@@ -251,6 +251,7 @@ class Sender:
             if not await self._commits.begin([lease]):
                 raise self._lost(lease)
         if lease.event.has_expired(self._store.clock()):
+            endpoint.has_changed.set()
             raise Expired
         attempt = self._attempt_runner.attempt(
             lease,
@@ -333,7 +334,7 @@ class Sender:
         except LeaseLost:
             chunk.counts.lost += 1
         except Expired:
-            chunk.counts.dead_letters["expired"] += await self.expire([lease])
+            chunk.writing.append(self._expire([lease], self._counts, chunk.counts))
         else:
             recorded = self._record(outcome)
             recorded.add_done_callback(partial(self._settle_in_chunk, chunk, outcome))
@@ -366,18 +367,20 @@ class Sender:
         """
         await self._release([lease])
 
-    async def expire(self, leases: Sequence[Lease]) -> int:
-        """Give up the deliveries of expired events, without an attempt; return how many this run still held.
+    async def expire(self, leases: Sequence[Lease]) -> None:
+        """Give up the deliveries of expired events, without an attempt.
 
         Raises:
             StoreUnavailable: the store did not recover in time.
         """
-        held = await self._commits.expire(leases)
+        await self._expire(leases, self._counts)
+
+    def _expire(self, leases: Sequence[Lease], *counts: Counts) -> asyncio.Future[set[LeaseKey]]:
         for lease in leases:
             self._in_flight.finish(lease)
-        self._counts.dead_letters["expired"] += len(held)
-        self._counts.lost += len(leases) - len(held)
-        return len(held)
+        expiring = self._commits.expire(leases)
+        expiring.add_done_callback(partial(_count_expired, len(leases), counts))
+        return expiring
 
     def _release(self, leases: Sequence[Lease]) -> asyncio.Future[set[LeaseKey]]:
         for lease in leases:
@@ -454,6 +457,14 @@ class Sender:
     def _count_lost_in(self, chunk: Chunk, lease: Lease) -> None:
         self._lost(lease)
         chunk.counts.lost += 1
+
+
+def _count_expired(number: int, counts: Sequence[Counts], done: asyncio.Future[set[LeaseKey]]) -> None:
+    if done.cancelled() or done.exception() is not None:
+        return
+    for each in counts:
+        each.dead_letters["expired"] += len(done.result())
+        each.lost += number - len(done.result())
 
 
 def _clock_that_never_stops(store: WorkerStore) -> Clock:

@@ -1,5 +1,6 @@
 """Deliveries of expired events are given up without an attempt."""
 
+from resonant.store import schema
 from resonant.store.queue.expiry import expire
 from support.store_rows import snapshot
 
@@ -37,6 +38,7 @@ def test_the_history_of_earlier_attempts_is_kept(desk):
     assert len(desk.history("evt_1")) == 1
     row = desk.row("evt_1")
     assert (row["round_attempts"], row["backoff_until"]) == (1, None)
+    assert '"retries"' in desk.rows(schema.tallies)[-1]["entries"]
 
 
 def test_expired_deliveries_share_a_cause_and_are_counted(desk):
