@@ -127,6 +127,7 @@ class SettingOptions:
     mode: Annotated[
         Literal["binary", "structured"] | None,
         typer.Option(
+            metavar="MODE",
             help="binary: the body is the event's data, and headers have its attributes; the default for a new endpoint. "
             "structured: the body is the whole event, in JSON.",
         ),
