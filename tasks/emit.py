@@ -155,6 +155,7 @@ async def emit_event() -> State[Any]:
     Raises:
         Undelivered: the attempt failed. Prefect retries the task run if the decision is a Retry; otherwise the delivery
             is a dead letter, and this task run fails.
+        Expired: the event expired before the send; the delivery is a dead letter, and this task run fails.
     """
     dispatcher, ref = given.get()
     try:

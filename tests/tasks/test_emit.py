@@ -13,12 +13,14 @@ import pytest
 from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.retry import MAX_ATTEMPTS_LIMIT, GiveUp, Park, Retry, RetryPolicy
 from resonant.dispatch.dispatcher import Dispatcher
+from resonant.dispatch.send.sender import Expired
 from resonant.errors import UnexpectedStatus
-from resonant.events import Event
+from resonant.events import Event, rfc3339
 from resonant.gate.words import advice
 from resonant.sinks.base import CallableSink
 from resonant.store import WorkerStore
 from resonant.store.shared.gates import Gate
+from resonant.testing import FixedClock
 from tasks import emit
 from tasks.emit import DeliveryRef, Undelivered, dead_letter, emit_event, why_held
 
@@ -30,12 +32,12 @@ def attempt(tmp_path, monkeypatch):
     """Make one attempt of one event through the task's function, with a sink of the test's."""
     monkeypatch.setattr(emit, "get_run_logger", lambda: SimpleNamespace(warning=lambda *_: None))
 
-    async def run(sink, policy: RetryPolicy = DEFAULT):
+    async def run(sink, policy: RetryPolicy = DEFAULT, *, clock=time.time, before=lambda: None, **event):
         async def close():
             return None
 
-        store = await WorkerStore.open(f"sqlite:///{tmp_path}/store.db")
-        await store.enqueue([Event(type="order.paid", source="/s", data={"n": 1}, id="e1")], "hooks")
+        store = await WorkerStore.open(f"sqlite:///{tmp_path}/store.db", clock=clock)
+        await store.enqueue([Event(type="order.paid", source="/s", data={"n": 1}, id="e1", **event)], "hooks")
 
         async def open_destination(name):
             return Destination(name, CallableSink(sink), describe=str, close=close)
@@ -44,15 +46,16 @@ def attempt(tmp_path, monkeypatch):
         seen = {}
 
         async def emit_one(lease):
+            before()
             seen["ref"] = DeliveryRef.of(lease)
             emit.given.set(emit.Given(dispatcher, seen["ref"]))
             try:
                 seen["result"] = await emit_event.fn()
-            except Undelivered as failure:
+            except (Undelivered, Expired) as failure:
                 seen["failure"] = failure
 
         async with Dispatcher(store, attempt_runner, open_destination, owner="me") as dispatcher:
-            await dispatcher.run(emit_one)
+            seen["counts"] = await dispatcher.run(emit_one)
         await store.close()
         return SimpleNamespace(**{"result": None, "failure": None} | seen)
 
@@ -104,6 +107,17 @@ async def test_a_dead_letter_raises_with_the_answer_and_the_next_commands_and_so
     assert dead_letter.task_run_name.format(ref=seen.ref) == "order.paid e1 to hooks"
     with pytest.raises(Undelivered, match="permanent http_422; given up: permanent"):
         await dead_letter.fn(seen.ref, seen.failure)
+
+
+async def test_an_event_that_expires_while_its_task_run_starts_fails_the_task_run(attempt):
+    clock = FixedClock(1_800_000_000.0)
+    extensions = {"expirytime": rfc3339(clock() + 5)}
+    seen = await attempt(deliver, clock=clock, before=lambda: clock.advance(5), extensions=extensions)
+
+    assert str(seen.failure) == (
+        "nothing was sent: the event's expirytime has passed; its delivery is a dead letter (expired)"
+    )
+    assert seen.counts.dead_letters == {"expired": 1}
 
 
 async def test_a_parked_delivery_completes_and_says_until_when_it_waits_and_why(attempt):
