@@ -32,15 +32,19 @@ def enqueued(connection: Connection) -> list[Enqueued]:
     # Imported here, since pytest loads this package in every run.
     from sqlalchemy import select  # noqa: PLC0415
 
+    from resonant.events import Event  # noqa: PLC0415
     from resonant.store import schema  # noqa: PLC0415
     from resonant.store.engine.sql import require_connection  # noqa: PLC0415
-    from resonant.store.queue.events import event_of  # noqa: PLC0415
+    from resonant.store.queue.events import EVENT_COLUMNS  # noqa: PLC0415
 
     require_connection(connection)
     events, deliveries = schema.events, schema.deliveries.c
     rows = connection.execute(
-        select(events, deliveries.endpoint, deliveries.policy, deliveries.max_attempts)
+        select(*EVENT_COLUMNS, deliveries.endpoint, deliveries.policy, deliveries.max_attempts)
         .join_from(events, schema.deliveries, events.c.key == deliveries.event_key)
         .order_by(deliveries.id)
     )
-    return [Enqueued(event_of(row), row.endpoint, row.policy, row.max_attempts) for row in rows]
+    return [
+        Enqueued(Event.from_stored(*columns), endpoint, policy, max_attempts)
+        for *columns, endpoint, policy, max_attempts in rows
+    ]

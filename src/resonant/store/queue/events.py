@@ -12,34 +12,22 @@ from resonant.store import schema
 from resonant.store.engine.sql import is_any_of_given
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Row, Select
+    from sqlalchemy import Connection, Select
+
+_e = schema.events.c
+# In the order of the parameters of `Event.from_stored`.
+EVENT_COLUMNS: tuple[Any, ...] = (
+    *(_e.id, _e.type, _e.source, _e.body, _e.time, _e.subject, _e.form, _e.datacontenttype, _e.dataschema),
+    *(_e.extensions, _e.traceparent, _e.tracestate, _e.webhook_id),
+)
 
 
 def read_events(connection: Connection, keys: list[int]) -> dict[int, Event]:
     """Return the events with these keys that are stored, by key."""
-    return {row.key: event_of(row) for row in connection.execute(_of_events(), {"keys": keys})}
-
-
-def event_of(row: Row[Any]) -> Event:
-    """Convert a row to an event."""
-    return Event.from_stored(
-        row.id,
-        row.type,
-        row.source,
-        bytes(row.body),
-        row.time,
-        row.subject,
-        row.form,
-        row.datacontenttype,
-        row.dataschema,
-        row.extensions,
-        row.traceparent,
-        row.tracestate,
-        row.webhook_id,
-    )
+    rows = connection.execute(_of_events(), {"keys": keys}).all()
+    return {key: Event.from_stored(*columns) for key, *columns in rows}
 
 
 @cache
 def _of_events() -> Select[Any]:
-    table = schema.events
-    return select(table).where(is_any_of_given(table.c.key, "keys"))
+    return select(_e.key, *EVENT_COLUMNS).where(is_any_of_given(_e.key, "keys"))
