@@ -252,16 +252,22 @@ async def test_a_span_that_is_not_recorded_is_not_sent(monkeypatch):
 
 async def test_without_an_sdk_no_span_is_made():
     assert await seen_by_the_sink() == (None, False)
-    spans = AttemptSpans()
-    made = [spans.of(FIRST, started_at=START, gate=GateView) for _ in range(2)]
-    assert made[0] is made[1]
+    assert makes_nothing()
 
 
 async def test_a_disabled_sdk_makes_no_spans(monkeypatch):
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     exporter, _ = install_sdk(monkeypatch)
     assert await seen_by_the_sink() == (None, False)
+    assert makes_nothing()
     assert exporter.get_finished_spans() == ()
+
+
+def makes_nothing():
+    """Return whether no object is made for an attempt."""
+    spans = AttemptSpans()
+    made = [spans.of(FIRST, started_at=START, gate=GateView) for _ in range(2)]
+    return made[0] is made[1]
 
 
 async def test_an_sdk_may_be_installed_during_a_run(monkeypatch):
