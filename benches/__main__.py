@@ -1,8 +1,8 @@
 """``python -m benches [NAME ...] [--events N] [--rounds N]``: runs benches and prints the results as a table.
 
 A bench that fails prints its error, and the rest continue. ``python -m benches plot FILE`` draws the comparison that
-``--json FILE`` wrote, ``python -m benches profile`` profiles an emission, and ``python -m benches simulations`` prints the
-table of docs/retries.md.
+``--json FILE`` wrote, ``python -m benches profile`` profiles an emission, ``python -m benches simulations`` prints the table of
+docs/retries.md, and ``python -m benches upgrade`` upgrades a store of 0.1.0.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ _COMMANDS = {
     "plot": "benches.plot",
     "profile": "benches.profiling",
     "simulations": "benches.simulations",
+    "upgrade": "benches.upgrade",
 }
 _INTERRUPTED = 130
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import getpass
+import sys
 import threading
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from blocks import EndpointBlock
+    from resonant.cli.progress import Show
     from resonant.settings import Settings
     from resonant.store import WorkerStore
+    from resonant.store.engine.moving import ShowProgress
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -110,9 +113,29 @@ class CommandStore:
         from resonant.configured import open_configured_store
 
         if self._store is None:
-            opening = open_configured_store(self.settings, patient=self._patient)
-            self._store = await self._opened.enter_async_context(opening)
+            with _upgrade_progress() as show:
+                opening = open_configured_store(self.settings, patient=self._patient, show_progress=show)
+                self._store = await self._opened.enter_async_context(opening)
         return self._store
+
+
+@contextlib.contextmanager
+def _upgrade_progress() -> Iterator[ShowProgress | None]:
+    """Provide a function that shows the progress of an upgrade on a terminal; None elsewhere, where it is logged."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    with contextlib.ExitStack() as shown:
+        bar: list[Show] = []
+
+        def show(moved: int, total: int) -> None:
+            from resonant.cli.progress import progress
+
+            if not bar:
+                bar.append(shown.enter_context(progress("upgrading the store", total)))
+            bar[0](moved)
+
+        yield show
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from resonant.events import Clock, DeadLetter
+    from resonant.store.engine.moving import ShowProgress
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -52,6 +53,7 @@ class Store:
         clock: Clock = time.time,
         host_clock: Clock = time.time,
         lease_seconds: float = DEFAULT_LEASE_SECONDS,
+        show_progress: ShowProgress | None = None,
     ) -> Self:
         """Open a store, which the caller closes; see ``open_store``.
 
@@ -60,8 +62,11 @@ class Store:
             clock: as for ``open_store``.
             host_clock: the clock that the processes on this host share, for the gates; unused on PostgreSQL.
             lease_seconds: the duration of a lease that is not renewed.
+            show_progress: called during a long upgrade; by default, it is logged.
         """
-        database = await open_database(url, lease_seconds=lease_seconds, host_clock=host_clock)
+        database = await open_database(
+            url, lease_seconds=lease_seconds, host_clock=host_clock, show_progress=show_progress
+        )
         return cls(database, clock=clock, lease_seconds=lease_seconds)
 
     def __str__(self) -> str:
@@ -135,6 +140,8 @@ class Store:
 @asynccontextmanager
 async def open_store(url: str, *, clock: Clock = time.time) -> AsyncIterator[Store]:
     """Open the store at this database URL, bring its schema up to date, and close it at the end of the block.
+
+    The upgrade of a large store takes minutes; a line is logged every few seconds.
 
     Args:
         url: ``sqlite:///PATH`` or ``postgresql://USER:PASSWORD@HOST/NAME``.

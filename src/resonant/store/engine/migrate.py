@@ -1,4 +1,4 @@
-"""Creates the schema, and brings it up to date."""
+"""Creates the schema, and brings it up to date. ``moving`` finishes an upgrade that moves rows."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from sqlalchemy import inspect, text
 
 from resonant.errors import StoreError, StoreTooNew
 from resonant.store.engine.sql import require_connection
+from resonant.store.engine.table_locks import run_between_others
+from resonant.store.migrations import v0012_sources_apart as v0012
 from resonant.store.schema import create_tables
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from sqlalchemy import Connection
 
 SCHEMA_VERSION = "0012"
@@ -21,6 +25,7 @@ _MIGRATIONS = str(Path(__file__).parents[1] / "migrations")
 _RELEASE_0_1_0 = "0008"
 # An arbitrary number, the same in every process: the advisory lock that a migration holds on PostgreSQL.
 _LOCK_KEY = 0x5E50_4A17
+_IS_CURRENT = "resonant_is_current"
 
 
 def read_schema_version(connection: Connection) -> str | None:
@@ -30,8 +35,15 @@ def read_schema_version(connection: Connection) -> str | None:
     return connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()  # noqa: S608 - a constant
 
 
+def is_moving(connection: Connection) -> bool:
+    """Return whether an upgrade of the current schema is not finished: old tables still have rows."""
+    return v0012.is_moving(connection)
+
+
 def migrate(connection: Connection) -> None:
     """Bring the schema up to date in the open transaction. Several processes may do so at once.
+
+    Rows of large tables may stay in old tables, until ``finish_moving``.
 
     Raises:
         StoreError: the schema is from before Resonant 0.1.0.
@@ -47,14 +59,11 @@ def migrate(connection: Connection) -> None:
         )
         connection.exec_driver_sql(f"INSERT INTO {VERSION_TABLE} VALUES ('{SCHEMA_VERSION}')")  # noqa: S608 - constants
         return
-    if version < _RELEASE_0_1_0:
-        raise StoreError(
-            f"its schema is version {version}, from before Resonant 0.1.0: open it with Resonant 0.1.0 first"
-        )
-    if version > SCHEMA_VERSION:
-        raise StoreTooNew(
-            f"its schema is version {version}, and this Resonant knows versions up to {SCHEMA_VERSION}: upgrade Resonant"
-        )
+    _check(version)
+    if version == SCHEMA_VERSION:
+        return
+    if connection.dialect.name == "postgresql":
+        run_between_others(connection, v0012.lock_tables)
     # Alembic is slow to import, and only an upgrade needs it. Its commands would keep the connection in module globals, but
     # several threads may open a store at once.
     from alembic.migration import MigrationContext  # noqa: PLC0415
@@ -70,7 +79,8 @@ def migrate(connection: Connection) -> None:
 def create_schema(connection: Connection) -> None:
     """Create Resonant's tables, or bring them up to date, inside the caller's transaction; the caller commits.
 
-    Call it once at start-up, first in a transaction. Several processes may do so at the same time.
+    Call it once at start-up, first in a transaction. Several processes may do so at the same time. It is quick for large
+    tables too: a process that opens the store later moves their rows, and ``enqueue`` works meanwhile.
 
     Args:
         connection: with an ``AsyncConnection``, call ``await connection.run_sync(create_schema)``.
@@ -89,3 +99,35 @@ def create_schema(connection: Connection) -> None:
         connection.exec_driver_sql("PRAGMA auto_vacuum=INCREMENTAL")
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     migrate(connection)
+
+
+def move_known(connection: Connection, event_ids: Iterable[str]) -> None:
+    """During an upgrade, move the old events with these ids, so that a producer finds them in the tables.
+
+    Raises:
+        StoreError: the tables are of another version.
+    """
+    if connection.info.get(_IS_CURRENT):
+        return
+    version = connection.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").scalar_one()  # noqa: S608 - a constant
+    _check(version, "the store's")
+    if version != SCHEMA_VERSION:
+        raise StoreError(
+            f"the store's schema is version {version}, and this Resonant needs {SCHEMA_VERSION}: call create_schema"
+        )
+    if not is_moving(connection):
+        connection.info[_IS_CURRENT] = True
+    elif v0012.keep_old_tables(connection):
+        v0012.move_known(connection, event_ids)
+
+
+def _check(version: str, whose: str = "its") -> None:
+    """Check that this Resonant can use a schema, or upgrade it."""
+    if version < _RELEASE_0_1_0:
+        raise StoreError(
+            f"{whose} schema is version {version}, from before Resonant 0.1.0: open it with Resonant 0.1.0 first"
+        )
+    if version > SCHEMA_VERSION:
+        raise StoreTooNew(
+            f"{whose} schema is version {version}, and this Resonant knows versions up to {SCHEMA_VERSION}: upgrade Resonant"
+        )

@@ -14,6 +14,7 @@ from resonant.errors import ConflictingEvent, EndpointError
 from resonant.events import ENDPOINT_NAME, Event, EventKey, rfc3339
 from resonant.store import schema
 from resonant.store.counts import acceptances
+from resonant.store.engine.migrate import move_known
 from resonant.store.engine.sql import insert_missing, is_any_of, is_any_of_given, require_connection
 from resonant.store.queue.events import read_events
 from resonant.store.queue.webhook_ids import webhook_id
@@ -160,6 +161,8 @@ def _store_events(
     connection: Connection, events: dict[EventKey, tuple[Event, str]], now: float
 ) -> dict[EventKey, _Stored]:
     """Insert the missing events; return what is stored of each."""
+    # Events of an older version may have their ids, or have taken a webhook-id.
+    move_known(connection, (text for each in events for text in (each.id, webhook_id(each, is_taken=True))))
     stored: dict[EventKey, _Stored] = {}
     taken: set[str] = set()
     table, time_of_acceptance = schema.events.c, rfc3339(now)

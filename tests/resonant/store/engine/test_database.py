@@ -146,7 +146,12 @@ def guarded_user(postgresql):
         ("nobody", "postgres", "geheim", "the server refuses this user or password"),
         ("guarded", "postgres", "geheim-but-wrong", "the server refuses this user or password"),
         ("guarded", "postgres", None, "the server refuses this user or password"),
-        ("guarded", "postgres", "geheim", "this user lacks a privilege: grant it CREATE on the schema"),
+        (
+            "guarded",
+            "postgres",
+            "geheim",
+            "this user lacks a privilege: grant it CREATE on the schema, or upgrade the store as the owner of its tables",
+        ),
     ],
 )
 @pytest.mark.usefixtures("guarded_user")

@@ -1,0 +1,362 @@
+"""A store of 0.1.0 is upgraded in many transactions, between which producers store events."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+import pytest
+from sqlalchemy import MetaData
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from benches.old_store import ENDPOINT, event_of, in_database, make_old_store, new_event
+from resonant import ConflictingEvent, Event, create_schema, enqueue
+from resonant.errors import StoreError, StoreTooNew, StoreUnavailable
+from resonant.store import WorkerStore, open_store
+from resonant.store.engine import moving
+from resonant.store.engine.database import open_database
+from resonant.store.engine.migrate import is_moving, read_schema_version
+from resonant.store.migrations import v0012_sources_apart as v0012
+from resonant.testing import FixedClock
+from support.sqlite import listening
+from support.upgraded_rows import new_rows, old_rows
+
+COUNT = 60
+NOW = 1_700_000_100.0
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request):
+    """The URL of a database without tables."""
+    return request.getfixturevalue(f"{request.param}_url")
+
+
+@pytest.fixture
+async def old_url(url):
+    """The URL of a store of 0.1.0."""
+    await in_database(url, lambda connection: make_old_store(connection, COUNT))
+    return url
+
+
+def drop_all(connection):
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("DROP SCHEMA public CASCADE")
+        connection.exec_driver_sql("CREATE SCHEMA public")
+        return
+    tables = MetaData()
+    tables.reflect(connection)
+    tables.drop_all(connection)
+
+
+def begin_upgrade(connection):
+    """Upgrade as a producer's ``create_schema`` does: the rows stay in the old tables."""
+    create_schema(connection)
+
+
+def left(connection):
+    """Return the number of events that are still in the old tables; None if there are no old tables."""
+    if not is_moving(connection):
+        return None
+    return connection.exec_driver_sql("SELECT count(*) FROM resonant_events_0011").scalar_one()
+
+
+async def opened(url):
+    """Open and close a store, which finishes the upgrade."""
+    async with open_store(url, clock=FixedClock(NOW)) as store:
+        return await store.status()
+
+
+async def test_every_row_is_moved_with_its_values(old_url):
+    before = await in_database(old_url, old_rows)
+    assert [len(rows) for rows in before.values()] == [COUNT, COUNT, 72]
+    status = await opened(old_url)
+    assert await in_database(old_url, new_rows) == before
+    assert (status.accepted, status.balanced) == (COUNT, True)
+    assert await in_database(old_url, left) is None
+
+
+async def test_old_events_keep_their_webhook_id_and_have_no_new_parts(old_url):
+    await opened(old_url)
+    query = """SELECT count(*) FROM resonant_events WHERE webhook_id <> id OR form IS NOT NULL OR datacontenttype IS NOT NULL
+        OR dataschema IS NOT NULL OR extensions IS NOT NULL OR traceparent IS NOT NULL OR tracestate IS NOT NULL"""
+    assert await in_database(old_url, lambda each: each.exec_driver_sql(query).scalar_one()) == 0
+
+
+async def test_an_event_moves_with_all_its_deliveries_however_far_apart_they_are(old_url):
+    def send_all_to_another(connection):
+        connection.exec_driver_sql(
+            """INSERT INTO resonant_deliveries (event_id, endpoint, event_type, status, accepted_at, round_started_at)
+            SELECT event_id, 'crm', event_type, 'pending', 1.0, 1.0 FROM resonant_deliveries"""
+        )
+        return old_rows(connection)
+
+    before = await in_database(old_url, send_all_to_another)
+    await in_database(old_url, begin_upgrade)
+
+    def move(connection):
+        v0012.keep_old_tables(connection)
+        moved = v0012.move_next(connection, after=0, most=10)
+        return moved, new_rows(connection)["deliveries"]
+
+    moved, deliveries = await in_database(old_url, move)
+    assert (moved.deliveries, len(deliveries) >= 20) == (20, True)
+    await opened(old_url)
+    assert await in_database(old_url, new_rows) == before
+
+
+async def test_an_event_without_a_delivery_is_moved(old_url):
+    def lose_delivery(connection):
+        connection.exec_driver_sql("DELETE FROM resonant_attempts")
+        connection.exec_driver_sql("DELETE FROM resonant_deliveries")
+        return old_rows(connection)
+
+    before = await in_database(old_url, lose_delivery)
+    await opened(old_url)
+    assert await in_database(old_url, new_rows) == before
+
+
+async def test_new_ids_continue_above_the_old_ones(old_url):
+    """A worker of 0.1.0 may still know a purged delivery's id, and its lease must not match a new one."""
+
+    def purge_the_last(connection):
+        connection.exec_driver_sql("DELETE FROM resonant_attempts WHERE delivery_id = 60")
+        connection.exec_driver_sql("DELETE FROM resonant_deliveries WHERE id = 60")
+        connection.exec_driver_sql("DELETE FROM resonant_events WHERE id = 'evt_100000000060'")
+        return connection.exec_driver_sql("SELECT max(id) FROM resonant_attempts").scalar_one()
+
+    last_attempt = await in_database(old_url, purge_the_last)
+    await in_database(old_url, begin_upgrade)
+
+    def add(connection):
+        result = enqueue(connection, new_event("1"), ENDPOINT)
+        insert = "INSERT INTO resonant_attempts (delivery_id, number, round, started_at, duration, result) VALUES ({}, 1, 1, 1, 1, 'x')"
+        connection.exec_driver_sql(insert.format(result.delivery_ids[0]))
+        return result.delivery_ids[0], connection.exec_driver_sql(
+            "SELECT max(id) FROM resonant_attempts"
+        ).scalar_one()
+
+    delivery, attempt = await in_database(old_url, add)
+    assert delivery == COUNT + 1
+    assert attempt > last_attempt
+    assert (await opened(old_url)).accepted == COUNT + 1
+
+
+async def test_leases_stay_as_they_were(old_url):
+    """A drain of 0.1.0 may still be sending what it has leased."""
+
+    def lease(connection):
+        connection.exec_driver_sql(
+            f"UPDATE resonant_deliveries SET lease_owner = 'old', lease_token = 7, sending = true, available_at = {NOW + 60} "
+            "WHERE status = 'pending'"
+        )
+
+    await in_database(old_url, lease)
+    store = await WorkerStore.open(old_url, clock=FixedClock(NOW), host_clock=FixedClock(NOW))
+    try:
+        assert await store.claim(ENDPOINT, owner="new", limit=10) == []
+        assert await store.release_all("old") == 3
+        assert len(await store.claim(ENDPOINT, owner="new", limit=10)) == 3
+    finally:
+        await store.close()
+
+
+class TestInTheMiddle:
+    """A producer has called ``create_schema``, and no process has opened the store since."""
+
+    @pytest.fixture
+    async def half_url(self, old_url):
+        await in_database(old_url, begin_upgrade)
+        return old_url
+
+    async def test_the_rows_stay_where_they_are(self, half_url):
+        assert await in_database(half_url, left) in (
+            COUNT,
+            COUNT - 1,
+        )  # SQLite moves the event of the last attempt
+        assert await in_database(half_url, read_schema_version) == "0012"
+
+    async def test_enqueue_knows_the_old_events(self, half_url):
+        before = await in_database(half_url, left)
+        given = [event_of(3), event_of(2), new_event("1")]
+        result = await in_database(half_url, lambda each: enqueue(each, given, ENDPOINT))
+        assert (result.accepted, result.known, len(set(result.delivery_ids))) == (1, 2, 3)
+        assert before - await in_database(half_url, left) == 2
+        again = await in_database(half_url, lambda each: enqueue(each, event_of(3), ENDPOINT))
+        assert (again.accepted, again.known) == (0, 1)
+        assert (await opened(half_url)).accepted == COUNT + 1
+
+    async def test_enqueue_refuses_other_content(self, half_url):
+        other = Event(id=event_of(3).id, type="order.paid", source="/shop", data=1)
+        with pytest.raises(ConflictingEvent, match="already exists with different content"):
+            await in_database(half_url, lambda each: enqueue(each, other, ENDPOINT))
+
+    async def test_enqueue_stores_an_event_of_another_source_beside_an_old_one(self, half_url):
+        other = Event(id=event_of(3).id, type="order.paid", source="/other", data=1)
+        result = await in_database(half_url, lambda each: enqueue(each, other, ENDPOINT))
+        assert result.accepted == 1
+        assert (await opened(half_url)).accepted == COUNT + 1
+        query = f"SELECT source, webhook_id FROM resonant_events WHERE id = '{other.id}'"
+        found = dict(await in_database(half_url, lambda each: each.exec_driver_sql(query).all()))
+        assert found["/shop"] == other.id
+        assert found["/other"].startswith("evt_")
+        assert found["/other"] != other.id
+
+    async def test_enqueue_to_another_endpoint_adds_a_delivery_to_the_old_event(self, half_url):
+        result = await in_database(half_url, lambda each: enqueue(each, event_of(3), "crm"))
+        assert result.accepted == 1
+        async with open_store(half_url) as store:
+            detail = await store.detail(event_of(3).id)
+        assert {each.endpoint for each, _ in detail.deliveries} == {ENDPOINT, "crm"}
+
+    async def test_a_rolled_back_enqueue_leaves_the_old_event_where_it_was(self, half_url):
+        before = await in_database(half_url, left)
+
+        def enqueue_and_fail(connection):
+            enqueue(connection, [event_of(3), new_event("1")], ENDPOINT)
+            raise KeyError("the producer's own work failed")
+
+        with pytest.raises(KeyError):
+            await in_database(half_url, enqueue_and_fail)
+        assert await in_database(half_url, left) == before
+        assert (await opened(half_url)).accepted == COUNT
+
+    async def test_nobody_reads_the_store(self, half_url):
+        with pytest.raises(StoreError, match="older version"):
+            await open_database(half_url, may_migrate=False)
+
+    async def test_processes_of_0_1_0_get_errors_and_change_nothing(self, half_url):
+        statements = (  # as 0.1.0 runs them
+            """INSERT INTO resonant_events (id, type, source, subject, time, digest, accepted_at, body)
+            VALUES ('evt_old', 't', '/s', NULL, 'x', 'd', 1.0, 'b') ON CONFLICT DO NOTHING RETURNING id""",
+            """INSERT INTO resonant_deliveries (event_id, endpoint, event_type, status, accepted_at, round_started_at)
+            VALUES ('evt_100000000003', 'e', 't', 'pending', 1.0, 1.0) ON CONFLICT DO NOTHING RETURNING event_id, id""",
+            """UPDATE resonant_deliveries SET lease_owner = 'old' WHERE available_at < 2e9
+            RETURNING id, event_id, lease_token""",
+            "SELECT resonant_deliveries.id FROM resonant_deliveries JOIN resonant_events ON resonant_events.id = event_id",
+            "DELETE FROM resonant_deliveries WHERE id = 3 RETURNING event_id, endpoint, event_type, status",
+        )
+        for statement in statements:
+            with pytest.raises(DBAPIError):
+                await in_database(
+                    half_url, lambda connection, run=statement: connection.exec_driver_sql(run) and None
+                )
+        status = await opened(half_url)
+        assert (status.accepted, status.balanced) == (COUNT, True)
+
+    async def test_enqueue_asks_for_old_tables_once_per_connection_after_the_upgrade(self, half_url):
+        asked = []
+
+        def count(connection, cursor, statement, *_):
+            if "_0011" in statement or "resonant_schema" in statement:
+                asked.append(statement)
+
+        await opened(half_url)
+        parsed = make_url(half_url)
+        driver = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}[parsed.drivername]
+        engine = create_async_engine(parsed.set(drivername=driver))
+        with listening("before_cursor_execute", count):
+            async with engine.connect() as connection:
+                for name in "abc":
+                    await connection.run_sync(enqueue, new_event(name), ENDPOINT)
+                    await connection.commit()
+        await engine.dispose()
+        assert len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("version", "kind", "why"),
+    [
+        ("0011", StoreError, "version 0011, and this Resonant needs 0012: call create_schema"),
+        ("0013", StoreTooNew, "version 0013, and this Resonant knows versions up to 0012: upgrade Resonant"),
+    ],
+)
+async def test_enqueue_refuses_tables_of_another_version(url, version, kind, why):
+    await opened(url)
+
+    def enqueue_at_version(connection):
+        connection.exec_driver_sql(f"UPDATE resonant_schema SET version_num = '{version}'")
+        enqueue(connection, new_event("1"), ENDPOINT)
+
+    with pytest.raises(StoreError) as refusal:
+        await in_database(url, enqueue_at_version)
+    assert refusal.type is kind
+    assert str(refusal.value) == f"the store's schema is {why}"
+
+
+class PowerCut(Exception):
+    """Ends a transaction just before its commit."""
+
+
+async def test_an_upgrade_that_ends_before_any_of_its_commits_loses_nothing(url, monkeypatch):
+    """``tests/chaos/test_kills_upgrade.py`` kills processes at any moment; here, each transaction has its turn."""
+    monkeypatch.setattr(moving, "_FIRST", 7)
+    monkeypatch.setitem(moving._PAUSE_SECONDS, "sqlite", 0.0)
+    turn, is_done = 0, False
+    while not is_done:
+        await in_database(url, drop_all)
+        await in_database(url, lambda connection: make_old_store(connection, 12))
+        before = await in_database(url, old_rows)
+        commits = iter(range(turn))
+
+        def cut(connection, commits=commits):
+            if next(commits, None) is None:
+                raise PowerCut
+
+        with listening("commit", cut), contextlib.suppress(PowerCut, StoreUnavailable):
+            await opened(url)
+            is_done = True
+        turn += 1
+        status = await opened(url)
+        assert (status.accepted, status.balanced) == (12, True)
+        assert await in_database(url, new_rows) == before
+    assert turn > 5
+
+
+async def test_processes_that_upgrade_at_once_share_the_work(old_url, monkeypatch):
+    monkeypatch.setattr(moving, "_FIRST", 5)
+    monkeypatch.setattr(moving, "_MOST", 5)
+    monkeypatch.setattr(moving, "_WAIT_SECONDS", 0.01)
+    monkeypatch.setitem(moving._PAUSE_SECONDS, "sqlite", 0.005)
+    before = await in_database(old_url, old_rows)
+    await asyncio.gather(*(opened(old_url) for _ in range(4)))
+    assert await in_database(old_url, new_rows) == before
+    assert await in_database(old_url, left) is None
+
+
+async def test_a_transaction_moves_few_large_events(old_url, monkeypatch):
+    monkeypatch.setattr(v0012, "_MOST_BYTES", 3 * 1024)
+    await in_database(old_url, begin_upgrade)
+    moved = await in_database(old_url, lambda each: v0012.move_next(each, after=0, most=50))
+    assert (moved.events, moved.last) == (3, 3)
+
+
+async def test_a_transaction_moves_few_events_with_long_histories(old_url):
+    def repeat(connection):
+        connection.exec_driver_sql("UPDATE resonant_deliveries SET attempts = 1000 WHERE id = 4")
+
+    await in_database(old_url, repeat)
+    await in_database(old_url, begin_upgrade)
+    moved = await in_database(old_url, lambda each: v0012.move_next(each, after=0, most=50))
+    assert (moved.events, moved.last) == (3, 3)
+    moved = await in_database(old_url, lambda each: v0012.move_next(each, after=3, most=50))
+    assert (moved.events, moved.last) == (1, 4)
+
+
+async def test_progress_is_shown(old_url):
+    shown = []
+    database = await open_database(old_url, show_progress=lambda *numbers: shown.append(numbers))
+    await database.close()
+    assert shown[-1][0] == shown[-1][1] >= COUNT - 1
+    assert shown == sorted(shown)
+
+
+async def test_progress_is_logged(old_url, monkeypatch, caplog):
+    monkeypatch.setattr(moving, "_LOG_SECONDS", 0.0)
+    with caplog.at_level(logging.WARNING):
+        await opened(old_url)
+    assert any(
+        "upgrading the store: " in line and line.endswith(" deliveries moved") for line in caplog.messages
+    )

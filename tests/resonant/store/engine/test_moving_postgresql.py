@@ -1,0 +1,173 @@
+"""An upgrade on PostgreSQL does not hold up producers, and keeps the owner and the privileges of the tables."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+
+import pytest
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from benches.old_store import ENDPOINT, event_of, in_database, make_old_store, new_event
+from resonant import create_schema, enqueue
+from resonant.errors import StoreRefused
+from resonant.store import open_store
+from resonant.store.engine.migrate import is_moving
+from support.waiting import until
+
+COUNT = 40
+WATCHED_SECONDS, LONGEST_SECONDS = 2.5, 1.0
+ACCEPT = """INSERT INTO resonant_events (id, type, source, time, digest, accepted_at, body)
+    VALUES ($1, 't', '/s', 'x', 'd', 1.0, 'b')"""
+
+
+@pytest.fixture
+async def url(postgresql_url):
+    """The URL of a store of 0.1.0."""
+    await in_database(postgresql_url, lambda connection: make_old_store(connection, COUNT))
+    return postgresql_url
+
+
+async def opened(url):
+    async with open_store(url) as store:
+        return await store.status()
+
+
+@asynccontextmanager
+async def producing(url):
+    """A producer's open transaction, which is committed at the end of the block."""
+    engine = create_async_engine(make_url(url).set(drivername="postgresql+asyncpg"))
+    async with engine.begin() as connection:
+        yield connection
+    await engine.dispose()
+
+
+async def longest_wait(accept) -> float:
+    """Accept events one after the other for a while; return the longest duration of one, in seconds."""
+    longest, number, until = 0.0, 0, time.monotonic() + WATCHED_SECONDS
+    while (began_at := time.monotonic()) < until:
+        number += 1
+        await accept(number)
+        longest = max(longest, time.monotonic() - began_at)
+        await asyncio.sleep(0.005)
+    return longest
+
+
+async def test_a_long_transaction_of_0_1_0_delays_the_upgrade_but_no_producer(postgresql, url):
+    async with postgresql.connected("test") as long, postgresql.connected("test") as other:
+        transaction = long.transaction()
+        await transaction.start()
+        await long.execute(ACCEPT, "long")
+        opening = asyncio.create_task(opened(url))
+        try:
+            wait = await longest_wait(lambda number: other.execute(ACCEPT, f"short_{number}"))
+            assert wait < LONGEST_SECONDS
+            assert not opening.done()
+        finally:
+            await transaction.commit()
+            await opening
+    query = "SELECT count(*) FROM resonant_events WHERE id = 'long'"
+    assert await in_database(url, lambda each: each.exec_driver_sql(query).scalar_one()) == 1
+
+
+async def test_a_long_transaction_that_moves_an_event_delays_the_end_but_no_producer(url):
+    await in_database(url, create_schema)
+    known = [event_of(number) for number in range(1, COUNT + 1)]
+    async with producing(url) as long:
+        await long.run_sync(enqueue, known[2], ENDPOINT)
+        opening = asyncio.create_task(opened(url))
+
+        async def accept(number):
+            given = [new_event(str(number)), known[10 + number % 20]]
+            await in_database(url, lambda connection: enqueue(connection, given, ENDPOINT))
+
+        wait = await longest_wait(accept)
+        assert wait < LONGEST_SECONDS
+        assert not opening.done()
+        assert await in_database(url, left) == 1
+    status = await opening
+    assert not await in_database(url, is_moving)
+    assert status.balanced
+
+
+def left(connection):
+    return connection.exec_driver_sql("SELECT count(*) FROM resonant_events_0011").scalar_one()
+
+
+async def test_a_producer_waits_for_another_that_moves_the_same_event_and_then_knows_it(url):
+    await in_database(url, create_schema)
+    async with producing(url) as first:
+        await first.run_sync(enqueue, [event_of(3), event_of(5)], ENDPOINT)
+        again = [event_of(5), event_of(4), event_of(3)]
+        second = asyncio.create_task(
+            in_database(url, lambda connection: enqueue(connection, again, ENDPOINT))
+        )
+        await until(lambda: in_database(url, is_anyone_waiting))
+    result = await second
+    assert (result.accepted, result.known) == (0, 3)
+    assert (await opened(url)).accepted == COUNT
+
+
+def is_anyone_waiting(connection):
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'test' AND wait_event_type = 'Lock'"
+    return connection.exec_driver_sql(query).scalar_one()
+
+
+async def test_a_reader_of_the_old_tables_delays_their_removal_but_no_producer(postgresql, url):
+    await in_database(url, create_schema)
+    async with postgresql.connected("test") as dump:
+        transaction = dump.transaction()
+        await transaction.start()
+        await dump.execute("SELECT count(*) FROM resonant_attempts_0011")
+        opening = asyncio.create_task(opened(url))
+
+        async def accept(number):
+            await in_database(url, lambda connection: enqueue(connection, new_event(str(number)), ENDPOINT))
+
+        assert await longest_wait(accept) < LONGEST_SECONDS
+        assert not opening.done()
+        await transaction.rollback()
+    assert (await opening).balanced
+
+
+@pytest.fixture
+def producer(postgresql, url):
+    """The URL of the database for a user who owns nothing."""
+    for role in ("keeper", "producer"):
+        if not postgresql.execute(f"SELECT FROM pg_roles WHERE rolname = '{role}'"):
+            postgresql.execute(f"CREATE ROLE {role} LOGIN")
+    return postgresql.url("test", user="producer")
+
+
+def change_owner_and_grant(connection):
+    connection.exec_driver_sql("GRANT USAGE ON SCHEMA public TO keeper, producer")
+    for table in ("resonant_events", "resonant_deliveries", "resonant_attempts"):
+        connection.exec_driver_sql(f"ALTER TABLE {table} OWNER TO keeper")
+        connection.exec_driver_sql(f"GRANT SELECT, INSERT, UPDATE ON {table} TO producer")
+    connection.exec_driver_sql("GRANT SELECT ON resonant_schema TO producer")
+    connection.exec_driver_sql("GRANT SELECT, INSERT ON resonant_acceptances TO producer")
+    for table in ("deliveries", "acceptances"):
+        connection.exec_driver_sql(f"GRANT USAGE ON SEQUENCE resonant_{table}_id_seq TO producer")
+
+
+async def test_the_owner_and_the_privileges_stay(url, producer):
+    await in_database(url, change_owner_and_grant)
+    await opened(url)
+    query = "SELECT DISTINCT tableowner FROM pg_tables WHERE tablename IN ('resonant_events', 'resonant_deliveries', 'resonant_attempts')"
+    assert await in_database(url, lambda each: each.exec_driver_sql(query).scalars().all()) == ["keeper"]
+    given = [event_of(1), new_event("1")]
+    result = await in_database(producer, lambda connection: enqueue(connection, given, ENDPOINT))
+    assert (result.accepted, result.known) == (1, 1)
+
+
+async def test_a_user_who_does_not_own_the_tables_is_refused_in_one_line(url, producer):
+    def grant(connection):
+        connection.exec_driver_sql("GRANT ALL ON ALL TABLES IN SCHEMA public TO producer")
+        connection.exec_driver_sql("GRANT ALL ON SCHEMA public TO producer")
+
+    await in_database(url, grant)
+    with pytest.raises(StoreRefused, match="upgrade the store as the owner of its tables"):
+        await opened(producer)
+    assert (await opened(url)).accepted == COUNT
