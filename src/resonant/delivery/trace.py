@@ -60,10 +60,12 @@ class AttemptSpans:
             started_at: when the attempt starts, in seconds since the epoch.
             gate: returns the state of the endpoint's gate.
         """
-        if (tracer := self._find_tracer()) is None:
-            return _NO_SPAN
-        with self._harmless():
-            return AttemptSpan(self._start(tracer, lease, started_at, gate().state), self._harmless)
+        # Not `_harmless`, which would double the cost without an SDK.
+        try:
+            if (tracer := self._find_tracer()) is not None:
+                return AttemptSpan(self._start(tracer, lease, started_at, gate().state), self._harmless)
+        except Exception as error:  # noqa: BLE001 - as there
+            self._note_failure(error)
         return _NO_SPAN
 
     def _find_tracer(self) -> Tracer | None:
@@ -112,10 +114,13 @@ class AttemptSpans:
         try:
             yield
         except Exception as error:  # noqa: BLE001
-            if not self._has_failed:
-                self._has_failed = True
-                # Its text may contain a secret, such as the headers of an exporter.
-                logger.warning("traces may be incomplete: OpenTelemetry raised %s", type(error).__name__)
+            self._note_failure(error)
+
+    def _note_failure(self, error: Exception) -> None:
+        if not self._has_failed:
+            self._has_failed = True
+            # Its text may contain a secret, such as the headers of an exporter.
+            logger.warning("traces may be incomplete: OpenTelemetry raised %s", type(error).__name__)
 
 
 class NoSpan:

@@ -329,3 +329,11 @@ async def test_a_failure_of_tracing_harms_no_delivery(monkeypatch, caplog, metho
     # The SDK itself logs what an exporter raises.
     said = "traces may be incomplete: OpenTelemetry raised RuntimeError"
     assert warnings == ([] if method == "export" else [said])
+
+
+async def test_an_sdk_that_cannot_be_loaded_harms_no_delivery(monkeypatch, caplog):
+    monkeypatch.setenv("OTEL_PYTHON_TRACER_PROVIDER", "nonsense")
+    runner = attempt_runner()
+    for _ in range(2):
+        assert (await attempt(succeed, by=runner, lease=FIRST)).attempt.status_code == 202
+    assert [each.levelname for each in caplog.records if each.name.startswith("resonant")] == ["WARNING"]

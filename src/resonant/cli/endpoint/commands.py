@@ -263,14 +263,18 @@ async def _test(name: str) -> Attempt:
 
     from resonant.cli.command_store import load_endpoint
     from resonant.delivery.attempt import AttemptRunner
+    from resonant.delivery.trace import AttemptSpans
     from resonant.events import Event, Lease
+    from resonant.settings import load_settings
 
     destination = (await load_endpoint(name)).open(name)
     event = Event(type="resonant.test", source="/resonant/endpoint-test", data={"test": True})
     now = time.time()
     lease = Lease(0, 0, "endpoint-test", event, name, round_started_at=now, accepted_at=now)
     try:
-        report = await AttemptRunner(clock=time.time, rng=random.Random()).attempt(lease, destination)
+        spans = AttemptSpans(load_settings().trace)
+        runner = AttemptRunner(clock=time.time, rng=random.Random(), spans=spans)
+        report = await runner.attempt(lease, destination)
     finally:
         await destination.close()
     return report.attempt
