@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 
 import pytest
@@ -219,6 +220,44 @@ def test_producers_of_the_same_ids_at_once_store_each_event_once_and_never_deadl
     desks[0].fold()
     [ledger] = desks[0].rows(schema.ledgers)
     assert ledger["accepted"] == len(events)
+
+
+def event_of(source, id_):
+    return Event(id=id_, type="t", source=source, data=1)
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_two_producers_that_wait_for_a_third_do_not_deadlock(open_desk, postgresql_url, postgresql, is_known):
+    """Neither the order of the events nor that of their sources decides the order of the locks."""
+    desks = [open_desk(postgresql_url) for _ in range(3)]
+    held = event_of("/2", "m")
+    first = [event_of("/1", "a"), held, event_of("/3", "z")]
+    second = [event_of("/1", "z"), held, event_of("/3", "a")]
+    if is_known:
+        second = first[::-1]
+        desks[0].enqueue(*first, endpoint="elsewhere")
+    runs = []
+
+    def run(connection, events):
+        runs.append("run")  # again if the server breaks a deadlock
+        return enqueue(connection, events, "orders", now=0.0).accepted
+
+    async def produce():
+        async with postgresql.connected("test") as server:
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            producers = []
+            with contextlib.suppress(KeyError):
+                async with desks[0].store.transaction() as transaction:
+                    await transaction.run_sync(enqueue, held, "orders", now=0.0)
+                    for number, (desk, events) in enumerate(zip(desks[1:], (first, second), strict=True), 1):
+                        producers.append(asyncio.create_task(desk.store.write(run, events)))
+                        while await server.fetchval(waiting) < number:
+                            await asyncio.sleep(0.005)
+                    raise KeyError("the third producer's own")
+            return await asyncio.gather(*producers)
+
+    assert sum(desks[0].run(produce())) == (3 if is_known else 5)
+    assert runs == ["run", "run"]
 
 
 def test_storing_known_events_again_asks_the_database_a_fixed_number_of_times(open_desk, sqlite_url):
