@@ -16,10 +16,10 @@ async def breathe():
 
 
 class Limiter:
-    """A limiter whose endpoints are known by name; sends to those in ``short`` are short."""
+    """A limiter whose endpoints are known by name; sends to those in ``short`` are short. Time stands still by default."""
 
-    def __init__(self, total, per_endpoint, *, short=(), **options):
-        self._limiter = ConcurrencyLimiter(total, per_endpoint, **options)
+    def __init__(self, total, per_endpoint, *, short=(), clock=lambda: 0.0):
+        self._limiter = ConcurrencyLimiter(total, per_endpoint, clock=clock)
         self._slots = {}
         self.release = self._limiter.release
         for name in short:
