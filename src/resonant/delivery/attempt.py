@@ -110,8 +110,9 @@ class AttemptRunner:
         policy = self._policy_for(lease, destination)
         if destination.prepare is not None:
             await destination.prepare()
-        started_at, start = self.clock(), asyncio.get_running_loop().time()
+        started_at = self.clock()
         with self.spans.of(lease, started_at=started_at, gate=gate) as span:
+            start = asyncio.get_running_loop().time()
             result = await _send(lease.event, destination)
             made = partial(
                 Attempt,
