@@ -59,7 +59,7 @@ def event_from_fields(
     """Build an event from a decoded input line; see ``parse_event``."""
     if not isinstance(fields, dict):
         raise InvalidEvent(f"must be a JSON object, not {json_kind(fields)}", "wrong_type")
-    if fields.get("specversion", "1.0") != "1.0":
+    if fields.get("specversion") not in (None, "1.0"):
         raise InvalidEvent("specversion must be '1.0' if it is given", member="specversion")
     event_type = fields.get("type")
     if event_type is None:

@@ -107,20 +107,17 @@ def enqueue(
     for identity, event, digest in given:
         first.setdefault(identity, (event, digest))
     stored = _store_events(connection, first, now)
-    refused = [
-        (event, stored[identity].key)
-        for identity, event, digest in given
-        if digest != stored[identity].digest
-    ]
-    conflicts = tuple(Conflict(event, read_events(connection, [key])[key]) for event, key in refused)
+    conflicts: list[Conflict] = []
+    wanted: dict[int, str] = {}
+    for identity, event, digest in given:
+        known = stored[identity]
+        if digest != known.digest and (conflict := _conflict(connection, event, known)):
+            conflicts.append(conflict)
+        else:
+            wanted[known.key] = event.type
     if conflicts and not report_conflicts:
         raise ConflictingEvent(str(conflicts[0]))
 
-    wanted = {
-        stored[identity].key: event.type
-        for identity, event, digest in given
-        if digest == stored[identity].digest
-    }
     common = {
         "endpoint": endpoint,
         "status": "pending",
@@ -138,13 +135,15 @@ def enqueue(
     if accepted:
         acceptances.add(connection, endpoint, len(accepted), wake=wake)
     delivery_ids = [row.id for row in accepted]
-    if known := wanted.keys() - {row.event_key for row in accepted}:
-        of_known = select(table.id).where(table.endpoint == endpoint, is_any_of(table.event_key, list(known)))
+    if others := wanted.keys() - {row.event_key for row in accepted}:
+        of_known = select(table.id).where(
+            table.endpoint == endpoint, is_any_of(table.event_key, list(others))
+        )
         delivery_ids += connection.execute(of_known).scalars()
     return EnqueueResult(
         len(accepted),
         len(given) - len(accepted) - len(conflicts),
-        conflicts,
+        tuple(conflicts),
         tuple(delivery_ids),
         sum(event.drops_trace for _, event, _ in given),
     )
@@ -192,6 +191,18 @@ def _store_events(
                 if named == id_:
                     taken.add(id_)
     raise ConflictingEvent(f"the webhook-id of the event {missing[0].id!r} belongs to another event")
+
+
+def _conflict(connection: Connection, event: Event, known: _Stored) -> Conflict | None:
+    """Return the conflict of an event with a known one that has another digest; None if it is a repeat.
+
+    It is a repeat if it has the time of acceptance that the store gave to the known one, as an archived event does.
+    """
+    stored = read_events(connection, [known.key])[known.key]
+    parts = {name: getattr(event, name) for name in Event.__slots__}
+    timeless = Event.from_stored(**{**parts, "time": None})
+    is_repeat = event.time == stored.time and timeless.digest == known.digest
+    return None if is_repeat else Conflict(event, stored)
 
 
 def _columns(event: Event, its_webhook_id: str) -> dict[str, object]:

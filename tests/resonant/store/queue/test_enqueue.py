@@ -84,6 +84,20 @@ def test_an_event_without_a_time_gets_the_time_of_its_acceptance(desk):
     assert desk.detail("evt_1").event.time == rfc3339(desk.clock())
 
 
+def test_an_event_with_the_time_of_its_acceptance_is_a_repeat(desk):
+    event = Event(id="evt_2", type="t", source="/s", subject="7", datacontenttype="a/b", extensions={"n": 1})
+    desk.enqueue("evt_1", event)
+    kept = [desk.detail(event_id).event for event_id in ("evt_1", "evt_2")]
+    assert desk.enqueue(*kept) == EnqueueResult(known=2)
+    assert desk.enqueue(*kept, endpoint="audit") == EnqueueResult(accepted=2)
+
+
+def test_an_event_with_the_time_of_acceptance_and_other_content_is_a_conflict(desk):
+    desk.enqueue("evt_1")
+    other = Event(id="evt_1", type="order.paid", source="/shop", data="other", time=rfc3339(desk.clock()))
+    assert len(desk.enqueue(other, report_conflicts=True).conflicts) == 1
+
+
 def test_an_event_given_twice_in_one_batch_is_one_delivery(desk):
     assert desk.enqueue("evt_1", "evt_2", "evt_1") == EnqueueResult(accepted=2, known=1)
     assert desk.status().accepted == desk.status().pending == 2
