@@ -32,20 +32,22 @@ def trace_of_event(traceparent: Any = None, tracestate: Any = None) -> EventTrac
         return _current_trace()
     if not _is_traceparent(traceparent):
         return _current_trace()._replace(drops=True)
-    if tracestate is None or _is_tracestate(tracestate):
-        return EventTrace(traceparent, tracestate)
-    return EventTrace(traceparent, None, drops=True)
+    state = _valid_tracestate(tracestate)
+    return EventTrace(traceparent, state, drops=state is None and tracestate is not None)
 
 
 def _current_trace() -> EventTrace:
     """Return the trace of the current span. If OpenTelemetry is not imported, there is none, and this costs nothing."""
-    if (api := sys.modules.get("opentelemetry.trace")) is None:
+    # Another thread may be importing it, so the function may be missing.
+    current_span = getattr(sys.modules.get("opentelemetry.trace"), "get_current_span", None)
+    if current_span is None:
         return _NO_TRACE
-    context = api.get_current_span().get_span_context()
+    context = current_span().get_span_context()
     if not context.is_valid:
         return _NO_TRACE
     traceparent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
-    return EventTrace(traceparent, context.trace_state.to_header() or None)
+    # It may come from a client of this program, and be too long for the headers of a receiver.
+    return EventTrace(traceparent, _valid_tracestate(context.trace_state.to_header()))
 
 
 def _is_traceparent(value: Any) -> bool:
@@ -53,12 +55,14 @@ def _is_traceparent(value: Any) -> bool:
     return is_short and _TRACEPARENT.fullmatch(value) is not None
 
 
-def _is_tracestate(value: Any) -> bool:
+def _valid_tracestate(value: Any) -> str | None:
+    """Return the members without the white space between them, which may be tabs; None if the value is not valid."""
     if not isinstance(value, str) or len(value) > _MOST_CHARACTERS:
-        return False
-    members = [_MEMBER.fullmatch(member) for each in value.split(",") if (member := each.strip(" \t"))]
-    keys = [member and member[1] for member in members]
-    return 0 < len(keys) <= _MOST_MEMBERS and None not in keys and len(set(keys)) == len(keys)
+        return None
+    members = [member for each in value.split(",") if (member := each.strip(" \t"))]
+    keys = {found[1] for member in members if (found := _MEMBER.fullmatch(member))}
+    is_valid = 0 < len(keys) == len(members) <= _MOST_MEMBERS
+    return ",".join(members) if is_valid else None
 
 
 _NO_TRACE = EventTrace(None, None)
