@@ -19,7 +19,7 @@ from httpx_aiohttp import AiohttpTransport
 
 from resonant.errors import EndpointError, UnexpectedStatus
 from resonant.sinks.address_guard import guarded_socket_factory
-from resonant.sinks.base import Receipt, attempt_trace
+from resonant.sinks.base import Receipt, TraceHeaders, attempt_trace
 from resonant.sinks.bounded_connection import HEAD_BYTES, READ_BYTES, AnswerCutOff, BoundedConnection
 from resonant.sinks.endpoint import signing_key
 from resonant.sinks.redaction import Redactor, basic_authorization
@@ -147,8 +147,9 @@ class HttpSink:
         return self._transport
 
     def _request(self, event: Event) -> httpx.Request:
-        described, body = message(event, self.endpoint.mode)
-        own = [*described, *_traces(event), *self._webhook_headers(event.webhook_id or event.id, body)]
+        own, body = message(event, self.endpoint.mode)
+        own += self._webhook_headers(event.webhook_id or event.id, body)
+        own += _traces(event)
         headers = httpx.Headers([*self._constant_headers, *own])
         # Passed as a stream: for content, httpx would search the headers several times.
         request = httpx.Request("POST", self._url, headers=headers, stream=httpx.ByteStream(body))
@@ -159,7 +160,7 @@ class HttpSink:
     def _webhook_headers(self, webhook_id: str, body: bytes) -> list[Header]:
         """Return the headers of Standard Webhooks. Its library signs text only."""
         timestamp = int(self._clock())
-        name, moment = webhook_id.encode("ascii"), b"%d" % timestamp
+        name, moment = webhook_id.encode(), b"%d" % timestamp
         headers = [(b"webhook-id", name), (b"webhook-timestamp", moment)]
         if keys := [key for key, ends in self._keys if timestamp < ends]:
             signed = b"%b.%b.%b" % (name, moment, body)
@@ -171,12 +172,13 @@ class HttpSink:
 
 def _traces(event: Event) -> list[Header]:
     """Return the headers of the attempt's own span, or else of the trace in which the event was created."""
-    traceparent, tracestate = attempt_trace.get() or (event.traceparent, event.tracestate)
-    if traceparent is None:
-        return []
-    headers = [(b"traceparent", traceparent.encode("ascii"))]
-    if tracestate is not None:
-        headers.append((b"tracestate", tracestate.encode("ascii")))
+    if (trace := attempt_trace.get()) is None:
+        if event.traceparent is None:
+            return []
+        trace = TraceHeaders(event.traceparent, event.tracestate)
+    headers = [(b"traceparent", trace.traceparent.encode("ascii"))]
+    if trace.tracestate is not None:
+        headers.append((b"tracestate", trace.tracestate.encode("ascii")))
     return headers
 
 

@@ -103,4 +103,4 @@ def _text(value: str | bool | int) -> str:
 
 
 def _encoded(value: str) -> bytes:
-    return (value if _NEEDS_NO_QUOTING.fullmatch(value) else quote(value, safe=_UNQUOTED)).encode("ascii")
+    return (value if _NEEDS_NO_QUOTING.fullmatch(value) else quote(value, safe=_UNQUOTED)).encode()
