@@ -80,7 +80,7 @@ def _identify(connection: Connection, given: str, source: str | None) -> tuple[s
         return given, source
     if key := reads.find_webhook_id(connection, given):
         return key.id, source or key.source
-    match reads.find_event_ids(connection, given, limit=_NAMED_MATCHES + 1):
+    match reads.find_event_ids(connection, given, source, limit=_NAMED_MATCHES + 1):
         case [] | [_] as found:
             return next(iter(found), given), source
         case several:
@@ -130,6 +130,8 @@ def _delivery_lines(found: Detail, gates: Mapping[str, GateState], *, now: float
         for attempt in attempts:
             last = attempt is attempts[-1]
             yield from _attempt_lines(attempt, delivery, is_last=last)
+        if delivery.code == "event_expired":
+            yield f"       error    {delivery.error}"  # no attempt has it
 
 
 def _data_lines(event: Event, source: str | None) -> Iterator[str]:

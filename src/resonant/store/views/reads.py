@@ -217,13 +217,17 @@ def read_deliveries(connection: Connection, delivery_ids: Sequence[int]) -> Sequ
     return connection.execute(query.where(is_any_of(_d.c.id, delivery_ids))).all()
 
 
-def find_event_ids(connection: Connection, prefix: str, *, limit: int) -> list[str]:
-    """Return the event ids with this prefix, sorted."""
+def find_event_ids(
+    connection: Connection, prefix: str, source: str | None = None, *, limit: int
+) -> list[str]:
+    """Return the event ids with this prefix, of all sources or of one, sorted."""
     ids = _e.c.id
     query = select(ids).distinct().where(ids.startswith(prefix, autoescape=True)).order_by(ids).limit(limit)
     if connection.dialect.name == "sqlite":
         # LIKE with an escape character does not use the index.
         query = query.where(ids >= prefix, ids <= prefix + _LAST_CHARACTER)
+    if source is not None:
+        query = query.where(_e.c.source == source)
     return list(connection.execute(query).scalars())
 
 

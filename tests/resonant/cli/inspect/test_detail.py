@@ -13,6 +13,7 @@ import pytest
 from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.events import ABSENT, Attempt, rfc3339
 from resonant.store import Outcome
+from resonant.store.queue.expiry import expire
 
 
 @pytest.fixture
@@ -336,6 +337,21 @@ def test_the_beginning_of_an_id_of_two_sources_needs_the_source_too(resonant, wo
     worker.accept("order-1", source="/shop")
     assert "several sources use the same id: order-1 of '/crm'" in resonant("detail", "ord", code=2).err
     assert resonant.json("detail", "ord", "--source", "/crm")["source"] == "/crm"
+
+
+def test_the_beginning_of_an_id_need_only_be_unique_within_the_given_source(resonant, worker):
+    worker.accept("order-1", source="/crm")
+    worker.accept("order-2", source="/shop")
+    assert resonant.json("detail", "ord", "--source", "/shop")["event_id"] == "order-2"
+
+
+def test_an_expired_event_says_why_it_was_not_sent(resonant, worker):
+    worker.accept("evt_1", extensions={"expirytime": "2020-01-01T00:00:00Z"})
+    leases = worker.claim_all()
+    worker.do(lambda store: store.write(expire, leases, now=worker.clock()))
+    assert resonant("detail", "evt_1").out.endswith(
+        "0 attempts\n       error    not sent: the event's expirytime has passed\n"
+    )
 
 
 def test_a_source_that_does_not_use_the_id_is_refused_with_those_that_do(resonant, two_sources):
