@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# These tables grow with every event, and keep finished ones.
-_LARGE = r"resonant_(?:deliveries|attempts|events)"
+# These tables grow with every event, and keep finished ones. A selection has an alias for the events.
+_LARGE = r"(?:resonant_(?:deliveries|attempts|events)|selected_events)"
 # A range of row ids is a scan too: it covers all rows from some id on.
 _SCAN = re.compile(rf"SCAN {_LARGE}\b.*|SEARCH {_LARGE} USING INTEGER PRIMARY KEY \(rowid[<>].*")
 

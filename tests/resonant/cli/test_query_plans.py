@@ -32,6 +32,8 @@ def _scan(index: str, *, covering: bool = True) -> set[str]:
 # Each of these indexes holds only some deliveries.
 UNFINISHED, UNFINISHED_ROWS = _scan("available"), _scan("available", covering=False)
 DEAD, CAUSES, DELIVERED = _scan("dead"), _scan("cause"), _scan("delivered")
+# To find their source, the event of each is looked up.
+DEAD_ROWS = _scan("dead", covering=False) | _scan("cause", covering=False)
 # The balance counts every delivery: otherwise it could not be false.
 BALANCE = _scan("status")
 # `advise` reads the latest attempts, a limited number.
@@ -45,10 +47,12 @@ LATEST_ATTEMPTS = {"SEARCH resonant_attempts USING INTEGER PRIMARY KEY (rowid>?)
         ("dlq", DEAD | CAUSES),
         ("dlq --code http_503 --text refused --since 90d", set()),
         ("dlq --source /shop", _scan("dead", covering=False) | _scan("cause", covering=False)),
+        ("dlq --source /shop", DEAD_ROWS),
         ("dlq --group", CAUSES),
         ("failed", set()),
         ("retry-candidates", set()),
         ("deliveries", UNFINISHED),
+        ("deliveries --source /shop", UNFINISHED_ROWS),
         ("deliveries --group", UNFINISHED_ROWS),
         ("detail evt_old", set()),
         ("detail evt_o", set()),
