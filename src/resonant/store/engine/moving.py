@@ -69,8 +69,9 @@ async def finish_moving(database: _Database, show_progress: ShowProgress | None 
         partial(_move_next, after=after, most=most, total=total), sync="never"
     ):
         events, deliveries, last = step.moved
+        seconds = time.monotonic() - step.began_at
         if events > most / 2:
-            aimed = int(events * _TRANSACTION_SECONDS / (time.monotonic() - step.began_at))
+            aimed = int(events * _TRANSACTION_SECONDS / seconds)
             most = max(_FEWEST, min(aimed, 2 * most, _MOST))
         total = step.total
         moved += deliveries
@@ -78,7 +79,7 @@ async def finish_moving(database: _Database, show_progress: ShowProgress | None 
         if last is None and not after:
             await database.write(_drop_old_tables)
         after = last or 0
-        await asyncio.sleep(step.pause if events else _WAIT_SECONDS)
+        await asyncio.sleep(min(step.pause, seconds) if events else _WAIT_SECONDS)
 
 
 def _preparations(connection: Connection) -> list[str]:

@@ -50,6 +50,7 @@ COLUMNS = {
         "endpoint": ENDPOINT,
         "status": "CASE i % 2 WHEN 0 THEN 'delivered' ELSE 'pending' END",
         "available_at": "CASE i % 2 WHEN 1 THEN 1.0 END",
+        "attempts": "1",
     },
     "endpoints": {
         "name": "'endpoint-' || CAST(i AS TEXT)",
