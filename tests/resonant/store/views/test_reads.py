@@ -10,7 +10,7 @@ from dataclasses import asdict
 import pytest
 
 from resonant.delivery.retry import GiveUp, Park
-from resonant.errors import StoreUnavailable
+from resonant.errors import StoreUnavailable, UnknownName
 from resonant.events import DeadLetter, Event
 from resonant.store import WorkerStore, enqueue, schema
 from resonant.store.views import reads
@@ -177,3 +177,18 @@ def test_the_first_event_ids_with_a_prefix_are_found(desk):
     desk.enqueue(Event(id="evt_1", type="t", source="/crm", data=1))
     assert desk.read(reads.find_event_ids, "evt_", limit=2) == ["evt_1", "evt_12"]
     assert desk.read(reads.find_event_ids, "EVT_", limit=2) == []
+
+
+def test_the_detail_of_an_id_of_two_sources_needs_the_source(desk):
+    shop, crm = (Event(id="1", type="t", source=source, data=source) for source in ("/shop", "/crm"))
+    desk.enqueue(shop, crm)
+    desk.enqueue(shop, endpoint="audit")
+    with pytest.raises(UnknownName, match="the id 1 has 2 sources, so give one: /crm, /shop"):
+        desk.detail("1")
+    found = desk.run(desk.store.detail("1", "/shop"))
+    assert found.event.source == "/shop"
+    assert [(each.source, each.endpoint) for each, _ in found.deliveries] == [
+        ("/shop", "audit"),
+        ("/shop", "orders"),
+    ]
+    assert desk.run(desk.store.detail("1", "/other")) is None
