@@ -19,10 +19,10 @@ async def emitted(url, tmp_path, monkeypatch):
     """Run the flow for one event; returns the finished spans of Resonant and those of Prefect."""
     exporter, _ = install_sdk(monkeypatch)
 
-    async def emit(**parameters):
+    async def emit(event=EVENT, **parameters):
         await FileEndpoint(path=tmp_path / "out", timeout=1).asave("traced", overwrite=True)
         state = await emit_events(
-            events=[EVENT], endpoint="file-endpoint/traced", **parameters, return_state=True
+            events=[event], endpoint="file-endpoint/traced", **parameters, return_state=True
         )
         assert state.is_completed()
         spans = exporter.get_finished_spans()
@@ -42,6 +42,12 @@ async def test_the_span_of_a_task_run_is_linked_and_not_the_parent_of_an_attempt
     created_in, task_run = map(ids, attempt.links)
     assert created_in == ids_in(CREATED_IN)
     assert task_run in {ids(run) for run in runs if run.attributes["prefect.run.type"] == "task"}
+
+
+async def test_an_event_given_to_the_flow_without_a_trace_is_created_in_the_span_of_the_flow_run(emitted):
+    [attempt], runs = await emitted({"type": "t", "source": "/s", "data": 1})
+    [flow_run] = [run for run in runs if run.attributes["prefect.run.type"] == "flow"]
+    assert (attempt.parent.trace_id, attempt.parent.span_id) == ids(flow_run)
 
 
 async def test_the_setting_decides_the_place_in_the_traces(emitted, monkeypatch):

@@ -1,7 +1,7 @@
 """The spans of attempts, for OpenTelemetry. Without an SDK, none is made.
 
 Names and attributes follow OpenTelemetry's conventions for messaging. The trace in which an event was created is its creation
-context, to which every span has a link. A trace of three days helps nobody, so retries and replays begin new traces.
+context, to which every span has a link. A trace of three days is hard to read, so retries and replays begin new traces.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class AttemptSpans:
         try:
             if (tracer := self._find_tracer()) is not None:
                 return AttemptSpan(self._start(tracer, lease, started_at, gate().state), self._harmless)
-        except Exception as error:  # noqa: BLE001 - as there
+        except Exception as error:  # noqa: BLE001
             self._note_failure(error)
         return _NO_SPAN
 

@@ -117,7 +117,7 @@ async def test_a_surrounding_span_is_linked_and_never_the_parent(sdk, monkeypatc
     assert len(span.links) == 1 + (lease is FIRST)
 
 
-# --- what it says -----------------------------------------------------------------------------------------------------
+# --- attributes -------------------------------------------------------------------------------------------------------
 
 
 async def test_a_delivery_is_described_by_the_conventions_of_messaging(sdk):
@@ -212,7 +212,7 @@ async def test_an_interrupted_attempt_ends_its_span(sdk):
     assert span.attributes["error.type"] == "CancelledError"
 
 
-# --- what is sent -----------------------------------------------------------------------------------------------------
+# --- headers ----------------------------------------------------------------------------------------------------------
 
 
 async def test_the_sink_sends_the_trace_of_its_own_attempt_even_among_concurrent_ones(sdk):

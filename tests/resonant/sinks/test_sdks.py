@@ -92,7 +92,7 @@ def test_the_official_python_sdk_reads_the_event(received, name, mode):
 
 
 @given(events(), st.sampled_from(MODES))
-def test_whatever_is_sent_the_official_python_sdk_reads_the_same_event(event, mode):
+def test_the_official_python_sdk_reads_any_event_as_it_was_sent(event, mode):
     _, receiver = asyncio.run(deliver(respond(200), event, mode=mode))
     found, content = read_with_sdk(receiver.journal[0])
     assert without_time(found) == without_time(attributes(event, mode))

@@ -298,7 +298,7 @@ def test_bytes_are_shown_by_their_beginning_in_hexadecimal(resonant, worker):
     assert data_lines(resonant("detail", "evt_2").out) == [f"    0000  00 9b{' ' * 44}.."]
 
 
-def test_absent_data_is_none_and_not_null(resonant, worker):
+def test_absent_data_is_shown_as_none_and_not_as_null(resonant, worker):
     worker.accept("evt_1", data=ABSENT)
     shown = resonant("detail", "evt_1").out
     assert "\n  data      none\n" in shown

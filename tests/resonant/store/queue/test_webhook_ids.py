@@ -1,4 +1,4 @@
-"""The webhook-id of an event is its id if that can be one, otherwise a hash; it is unique in the store, and never changes."""
+"""The webhook-id of an event is its id if that is safe, otherwise a hash; it is unique in the store, and never changes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def webhook_ids(desk):
 @pytest.mark.parametrize(
     "event_id", ["1", "evt_1", A_HASH + "a", A_HASH[:-1], A_HASH.upper(), "evt_" + "1" * 26]
 )
-def test_an_id_that_can_be_one_is_the_webhook_id(event_id):
+def test_a_safe_id_is_the_webhook_id(event_id):
     assert webhook_id(EventKey("/shop", event_id), is_taken=False) == event_id
 
 
@@ -82,7 +82,7 @@ def test_a_purge_of_one_source_frees_the_id_and_changes_no_other(desk):
     assert webhook_ids(desk)["/third", "1"] == webhook_id(EventKey("/third", "1"), is_taken=True)
 
 
-def test_a_hash_that_an_old_event_has_as_its_id_is_refused_and_not_sought_forever(desk):
+def test_an_event_whose_hash_is_the_id_of_an_old_event_is_refused(desk):
     """Before version 0012, an id could look like a hash."""
     event = make("1.5")
     row = {
@@ -128,7 +128,7 @@ _examples = count()
 
 @settings(max_examples=60, deadline=None)
 @given(given_batches=st.lists(batches, min_size=1, max_size=4))
-def test_no_two_events_of_any_sources_ever_meet(shared, given_batches):
+def test_no_two_events_have_the_same_webhook_id(shared, given_batches):
     number = next(_examples)
     seen: dict[EventKey, str] = {}
 
