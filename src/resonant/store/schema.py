@@ -49,7 +49,7 @@ events = Table(
     Column("time", Text, nullable=False),
     Column("digest", Text, nullable=False),
     Column("accepted_at", Double, nullable=False),
-    # By which receivers recognise duplicates: see store/queue/webhook_ids.py.
+    # By which receivers recognise duplicates: see events/webhook_ids.py.
     Column("webhook_id", Text, nullable=False),
     # Null for JSON.
     Column("form", Text),

@@ -13,8 +13,8 @@ from standardwebhooks.webhooks import hmac_data
 
 from resonant.errors import InvalidEvent
 from resonant.events import Event
+from resonant.events.webhook_ids import webhook_id
 from resonant.sinks.http import HttpSink
-from resonant.store.queue.webhook_ids import webhook_id
 from resonant.testing import FixedClock
 from support.events import changed
 from support.http_sinks import EVENT, SECRET, endpoint

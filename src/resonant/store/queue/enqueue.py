@@ -12,12 +12,12 @@ from sqlalchemy import select
 
 from resonant.errors import ConflictingEvent, EndpointError
 from resonant.events import ENDPOINT_NAME, Event, EventKey, rfc3339
+from resonant.events.webhook_ids import webhook_id
 from resonant.store import schema
 from resonant.store.counts import acceptances
 from resonant.store.engine.migrate import move_known
 from resonant.store.engine.sql import insert_missing, is_any_of, is_any_of_given, require_connection
 from resonant.store.queue.events import read_events
-from resonant.store.queue.webhook_ids import webhook_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -13,8 +13,8 @@ from sqlalchemy import insert, select
 
 from resonant.errors import ConflictingEvent
 from resonant.events import Event, EventKey
+from resonant.events.webhook_ids import webhook_id
 from resonant.store import WorkerStore, enqueue, schema
-from resonant.store.queue.webhook_ids import webhook_id
 
 # base32(sha256("/shop", NUL, "1.5")), as `printf '/shop\0001.5' | sha256sum | xxd -r -p | base32` prints it.
 HASHED = "evt_awiuqp6fujtw737jiey3x2dboq"

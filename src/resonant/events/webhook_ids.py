@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from resonant.events import EventKey
+    from resonant.events.event import EventKey
 
 _CHARACTERS = 26  # 130 bits
 _HASHED = re.compile(rf"evt_[a-z2-7]{{{_CHARACTERS}}}")
