@@ -63,6 +63,7 @@ def migrate(connection: Connection) -> None:
     if version == SCHEMA_VERSION:
         return
     if connection.dialect.name == "postgresql":
+        v0012.keep_vacuum_away(connection)
         run_between_others(connection, v0012.lock_tables)
     # Alembic is slow to import, and only an upgrade needs it. Its commands would keep the connection in module globals, but
     # several threads may open a store at once.

@@ -133,6 +133,14 @@ class Moved(NamedTuple):
     last: int | None
 
 
+def keep_vacuum_away(connection: Connection) -> None:
+    """Take a lock on PostgreSQL that only vacuum conflicts with, and not producers.
+
+    PostgreSQL cancels an autovacuum for a lock that waits for longer than ``lock_tables`` may.
+    """
+    connection.exec_driver_sql(f"LOCK TABLE {', '.join(_TABLES)} IN SHARE UPDATE EXCLUSIVE MODE")
+
+
 def lock_tables(connection: Connection) -> None:
     """Wait on PostgreSQL for the transactions that use the tables of 0011, before ``upgrade``."""
     connection.exec_driver_sql(f"LOCK TABLE {', '.join(_TABLES)} IN ACCESS EXCLUSIVE MODE")

@@ -72,6 +72,24 @@ async def test_a_long_transaction_of_0_1_0_delays_the_upgrade_but_no_producer(po
     assert await in_database(url, lambda each: each.exec_driver_sql(query).scalar_one()) == 1
 
 
+async def test_an_upgrade_waits_for_vacuum_but_no_producer_does(postgresql, url):
+    """Vacuum holds this lock, and PostgreSQL cancels autovacuum only for one that waits for longer than a second."""
+    async with postgresql.connected("test") as vacuum, postgresql.connected("test") as other:
+        transaction = vacuum.transaction()
+        await transaction.start()
+        await vacuum.execute("LOCK TABLE resonant_events IN SHARE UPDATE EXCLUSIVE MODE")
+        opening = asyncio.create_task(opened(url))
+        await until(lambda: in_database(url, is_anyone_waiting))
+        waiting_for_long = (
+            "SELECT count(*) FROM pg_locks WHERE NOT granted AND waitstart < now() - interval '1.2 s'"
+        )
+        wait = await longest_wait(lambda number: other.execute(ACCEPT, f"short_{number}"))
+        assert wait < LONGEST_SECONDS
+        assert await other.fetchval(waiting_for_long) == 1
+        await transaction.rollback()
+        await opening
+
+
 async def test_a_long_transaction_that_moves_an_event_delays_the_end_but_no_producer(url):
     await in_database(url, create_schema)
     known = [event_of(number) for number in range(1, COUNT + 1)]
