@@ -147,6 +147,7 @@ def _event(fields: dict[str, Any]) -> Event:
         extensions_json(fields.get("extensions", {})),
         fields.get("traceparent"),
         fields.get("tracestate"),
+        fields.get("webhook_id"),
     )
 
 

@@ -173,6 +173,18 @@ def test_purged_events_come_back_as_they_were_with_their_endpoints_and_options(d
     ]
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_events_that_come_back_keep_their_webhook_ids_in_any_order(desk, path, first):
+    events = [Event(type="t", source=source, id="1", data=1) for source in ("/a", "/b")]
+    desk.bury(*events)
+    before = {row["source"]: row["webhook_id"] for row in desk.rows(schema.events)}
+    desk.purge(archive=path)
+    archived = sorted((each.event for each in read_archive(path)), key=lambda event: event.source)
+    desk.enqueue(archived[first])
+    desk.enqueue(archived[1 - first])
+    assert {row["source"]: row["webhook_id"] for row in desk.rows(schema.events)} == before
+
+
 def by_id(row):
     return row["id"]
 

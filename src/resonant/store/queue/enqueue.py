@@ -175,7 +175,9 @@ def _store_events(
         rows = []
         for identity in missing:
             event, digest = events[identity]
-            row = _columns(event, webhook_id(identity, is_taken=identity.id in taken))
+            # An archived event with a hash keeps it.
+            is_hashed = event.webhook_id not in (None, event.id)
+            row = _columns(event, webhook_id(identity, is_taken=is_hashed or identity.id in taken))
             row |= {"time": event.time or time_of_acceptance, "digest": digest, "accepted_at": now}
             rows.append(row)
         for source, id_, key in insert_missing(
