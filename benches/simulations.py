@@ -26,6 +26,7 @@ ROWS = (
     ("down for a day", "--outage 24h"),
     ("not down, but 1,000 events at once", "--outage 0"),
     ("accepts 1 request/s", "--capacity 1 --events 60"),
+    ("accepts 3 requests/s, never down", "--outage 0 --capacity 3 --events 300"),
     ("accepts 10 requests/s, never down", "--outage 0 --capacity 10"),
     ("accepts 10 requests/s, rejects with 429", "--outage 0 --capacity 10 --overload 429"),
     ("accepts 100 requests/s", "--capacity 100 --events 2000"),

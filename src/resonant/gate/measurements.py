@@ -125,7 +125,9 @@ class Window:
     def per_second(self, now: float) -> float:
         """Return the answers per second, over a second or over the latest few if that is longer."""
         self._drop(now)
-        return len(self._answers) / max(_WINDOW_SECONDS, now - self._answers[0][0]) if self._answers else 0.0
+        answers, span = len(self._answers), now - self._answers[0][0] if self._answers else 0.0
+        # A time that begins with an answer contains half an answer too many.
+        return answers / _WINDOW_SECONDS if span <= _WINDOW_SECONDS else (answers - 0.5) / span
 
     def _drop(self, now: float) -> None:
         while len(self._answers) > self._fewest and self._answers[0][0] < now - _WINDOW_SECONDS:

@@ -31,6 +31,9 @@ _DOUBLING, _GROWTH, _CUT, _LEAST_GROWTH, _LEAST_SHARE = 2.0, 1.05, 0.99, 1.0, 0.
 _FAR_ABOVE = 1.5
 # The rate stays below twice what was accepted, so that it does not grow while there is little to send; but not below 4.
 _MOST_FACTOR, _LOWEST_MOST = 2.0, 4.0
+# A cut is at most to half, unless 20 answers show that this share fails: the accepted requests of a second may be few by chance.
+# With half at most, an endpoint for 5 per second got 28, since failures after a cut that is too small seem usual.
+_CERTAIN_SHARE = 0.3
 # At a rate this low, judging a cut takes ten seconds, so the first one needs 20 answers.
 _LOW_RATE = 3.0
 # A cut is judged by the sends that begin a second after it, the window of most receivers: over 3 s, since 1 % shows late, and by
@@ -194,7 +197,9 @@ class Pace:
     def _cut(self, now: float, in_flight: int) -> None:
         if not (accepted := self._accepted.per_second(now)):
             return
-        self.rate = max(LOWEST_RATE, self.rate / 2, _CUT * min(self.rate, accepted / (1 - self._usual.share)))
+        is_certain = len(self._window) >= FEWEST_ANSWERS and self._window.share_bad >= _CERTAIN_SHARE
+        least = LOWEST_RATE if is_certain else max(LOWEST_RATE, self.rate / 2)
+        self.rate = max(least, _CUT * min(self.rate, accepted / (1 - self._usual.share)))
         self._drain_to = in_flight / 2
         self._judge_from(now, self._window.share_bad)
 

@@ -66,6 +66,8 @@ def goals(name, scenario, *, means=None, **worst):
             attempts=1.3,
             busiest=20,
         ),
+        goals("three a second", Scenario(events=200, outage=0, capacity=3), attempts=1.3, busiest=10),
+        goals("five a second", Scenario(events=300, outage=0, capacity=5), attempts=1.2, busiest=11),
         goals(
             "a rate",
             Scenario(events=300, outage=0.0, capacity=0.0, rate=20.0, processes=3),
