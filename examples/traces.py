@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import runpy
+import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -62,9 +63,9 @@ async def place_order() -> None:
             await store.enqueue(event, ENDPOINT)
 
 
-def resonant(*arguments: str) -> None:
-    """Run a command as ``resonant`` does, but in this process, so that this program's SDK records it."""
-    sys.argv = ["resonant", *arguments]
+def emit() -> None:
+    """Run ``resonant emit`` in this process, so that this program's SDK records it."""
+    sys.argv = ["resonant", "emit", "--endpoint", ENDPOINT]
     try:
         runpy.run_module("resonant", run_name="__main__", alter_sys=True)
     except SystemExit as end:
@@ -102,9 +103,10 @@ def main() -> None:
     server = HTTPServer(("127.0.0.1", 0), Receiver)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/"
-    resonant("endpoint", "add", ENDPOINT, url, "--allow-private", "--overwrite")
+    add = [sys.executable, "-m", "resonant", "endpoint", "add", ENDPOINT, url]
+    subprocess.run([*add, "--allow-private", "--overwrite"], check=True)  # noqa: S603 - our own command
     asyncio.run(place_order())
-    resonant("emit", "--endpoint", ENDPOINT)
+    emit()
     server.shutdown()
     show(exporter.get_finished_spans())
 
