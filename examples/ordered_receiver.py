@@ -51,6 +51,8 @@ class Handler(BaseHTTPRequestHandler):
             source, key = unquote(self.headers["ce-source"]), unquote(self.headers["ce-partitionkey"])
             sequence = int(self.headers["ce-sequence"])
         except (TypeError, ValueError):
+            sequence = 0
+        if not 0 < sequence < 1 << 63:  # the turn of another one would never come
             self.send_error(422, "ce-source, ce-partitionkey or ce-sequence is missing or invalid")
             return
         receive(self.path_of_database, source, key, sequence, data)

@@ -100,6 +100,8 @@ def test_the_ordered_receiver_applies_each_event_once_and_in_order(ordered):
     with ThreadPoolExecutor(4) as senders:
         assert {*senders.map(lambda each: post(*each), requests)} == {204}
     assert httpx.post(url, json=1, headers={"ce-source": "/a"}).status_code == 422
+    for number in (0, -1, 1 << 63):
+        assert post("/a", "k", number) == 422, "it would wait forever"
 
     done = work()
     assert len(done) == len(events)
