@@ -27,7 +27,7 @@ ShowProgress: TypeAlias = "Callable[[int, int], None]"
 logger = logging.getLogger(__name__)
 
 # The target duration of a transaction, in seconds, and the bounds of its number of events.
-_TRANSACTION_SECONDS = 0.4
+_TRANSACTION_SECONDS = {"sqlite": 0.4, "postgresql": 0.25}
 _FEWEST, _FIRST, _MOST = 20, 200, 20_000
 # SQLite's lock has no queue: while it is free, waiting writers must notice it, and Python's driver checks every 0.1 s.
 _PAUSE_SECONDS = {"sqlite": 0.12, "postgresql": 0.004}
@@ -44,7 +44,7 @@ class _Step(NamedTuple):
     moved: v0012.Moved
     total: int
     began_at: float
-    pause: float
+    database: str
 
 
 async def finish_moving(database: _Database, show_progress: ShowProgress | None = None) -> None:
@@ -71,7 +71,7 @@ async def finish_moving(database: _Database, show_progress: ShowProgress | None 
         events, deliveries, last = step.moved
         seconds = time.monotonic() - step.began_at
         if events > most / 2:
-            aimed = int(events * _TRANSACTION_SECONDS / seconds)
+            aimed = int(events * _TRANSACTION_SECONDS[step.database] / seconds)
             most = max(_FEWEST, min(aimed, 2 * most, _MOST))
         total = step.total
         moved += deliveries
@@ -79,7 +79,7 @@ async def finish_moving(database: _Database, show_progress: ShowProgress | None 
         if last is None and not after:
             await database.write(_drop_old_tables)
         after = last or 0
-        await asyncio.sleep(min(step.pause, seconds) if events else _WAIT_SECONDS)
+        await asyncio.sleep(min(_PAUSE_SECONDS[step.database], seconds) if events else _WAIT_SECONDS)
 
 
 def _preparations(connection: Connection) -> list[str]:
@@ -99,7 +99,7 @@ def _move_next(connection: Connection, *, after: int, most: int, total: int) -> 
     if not total:
         total = connection.execute(text("SELECT count(*) FROM resonant_deliveries_0011")).scalar_one()
     moved = v0012.move_next(connection, after=after, most=most)
-    return _Step(moved, total, began_at, _PAUSE_SECONDS[connection.dialect.name])
+    return _Step(moved, total, began_at, connection.dialect.name)
 
 
 def _drop_old_tables(connection: Connection) -> None:
