@@ -26,6 +26,7 @@ _RELEASE_0_1_0 = "0008"
 # An arbitrary number, the same in every process: the advisory lock that a migration holds on PostgreSQL.
 _LOCK_KEY = 0x5E50_4A17
 _IS_CURRENT = "resonant_is_current"
+_SET_PATH = "SELECT set_config('search_path', :path, true)"
 
 
 def read_schema_version(connection: Connection) -> str | None:
@@ -46,7 +47,7 @@ def migrate(connection: Connection) -> None:
     Rows of large tables may stay in old tables, until ``finish_moving``.
 
     Raises:
-        StoreError: the schema is from before Resonant 0.1.0.
+        StoreError: the schema is from before Resonant 0.1.0, or something of the user depends on a table that is replaced.
         StoreTooNew: a newer Resonant wrote the schema.
     """
     if connection.dialect.name == "postgresql":
@@ -62,9 +63,10 @@ def migrate(connection: Connection) -> None:
     _check(version)
     if version == SCHEMA_VERSION:
         return
-    if connection.dialect.name == "postgresql":
+    if is_postgresql := connection.dialect.name == "postgresql":
         v0012.keep_vacuum_away(connection)
         run_between_others(connection, v0012.lock_tables)
+        path = _use_schema_of_store(connection)
     # Alembic is slow to import, and only an upgrade needs it. Its commands would keep the connection in module globals, but
     # several threads may open a store at once.
     from alembic.migration import MigrationContext  # noqa: PLC0415
@@ -75,6 +77,8 @@ def migrate(connection: Connection) -> None:
         script.module.upgrade(connection)
     context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
     context.stamp(scripts, SCHEMA_VERSION)
+    if is_postgresql:
+        connection.execute(text(_SET_PATH), {"path": path})
 
 
 def create_schema(connection: Connection) -> None:
@@ -87,7 +91,7 @@ def create_schema(connection: Connection) -> None:
         connection: with an ``AsyncConnection``, call ``await connection.run_sync(create_schema)``.
 
     Raises:
-        StoreError: the schema is from before Resonant 0.1.0.
+        StoreError: the schema is from before Resonant 0.1.0, or something of the user depends on a table that is replaced.
         StoreTooNew: a newer Resonant wrote the schema.
         TypeError: ``connection`` is not an SQLAlchemy ``Connection``.
     """
@@ -120,6 +124,15 @@ def move_known(connection: Connection, event_ids: Iterable[str]) -> None:
         connection.info[_IS_CURRENT] = True
     elif v0012.keep_old_tables(connection):
         v0012.move_known(connection, event_ids)
+
+
+def _use_schema_of_store(connection: Connection) -> str:
+    """Let new tables be created in the schema of the old ones, on PostgreSQL; return the search path to return to."""
+    path: str = connection.exec_driver_sql("SELECT current_setting('search_path')").scalar_one()
+    schema = f"""SELECT quote_ident(nspname) FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+        WHERE pg_class.oid = to_regclass('{VERSION_TABLE}')"""  # noqa: S608 - a constant
+    connection.execute(text(_SET_PATH), {"path": connection.exec_driver_sql(schema).scalar_one()})
+    return path
 
 
 def _check(version: str, whose: str = "its") -> None:

@@ -79,7 +79,8 @@ async def finish_moving(database: _Database, show_progress: ShowProgress | None 
         if last is None and not after:
             await database.write(_drop_old_tables)
         after = last or 0
-        await asyncio.sleep(min(_PAUSE_SECONDS[step.database], seconds) if events else _WAIT_SECONDS)
+        has_moved = events or deliveries
+        await asyncio.sleep(min(_PAUSE_SECONDS[step.database], seconds) if has_moved else _WAIT_SECONDS)
 
 
 def _preparations(connection: Connection) -> list[str]:

@@ -9,14 +9,20 @@ exactly one place. The old tables are dropped when they are empty: until then, t
 from __future__ import annotations
 
 import json
+import logging
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import Connection, text
+
+from resonant.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from sqlalchemy import CursorResult, TextClause
+
+logger = logging.getLogger(__name__)
 
 revision = "0012"
 down_revision = "0011"
@@ -91,6 +97,25 @@ _IS_GIVEN = {
     "sqlite": "IN (SELECT value FROM json_each(:ids))",
     "postgresql": "= ANY (ARRAY(SELECT json_array_elements_text(CAST(:ids AS JSON))))",
 }
+# What else in the database uses the tables: it would refer to the old ones, which are dropped at the end.
+_USERS = {
+    "sqlite": """SELECT type, name FROM sqlite_master WHERE type <> 'index'
+        AND name NOT IN ('resonant_events_0011', 'resonant_deliveries_0011', 'resonant_attempts_0011')
+        AND (sql LIKE '%resonant_events_0011%' OR sql LIKE '%resonant_deliveries_0011%' OR sql LIKE '%resonant_attempts_0011%')""",
+    "postgresql": """WITH tables AS (SELECT oid FROM pg_class WHERE oid IN (to_regclass('resonant_events_0011'),
+            to_regclass('resonant_deliveries_0011'), to_regclass('resonant_attempts_0011')))
+        SELECT 'view' AS type, CAST(CAST(ev_class AS regclass) AS text) AS name
+        FROM pg_depend JOIN pg_rewrite ON pg_rewrite.oid = objid WHERE classid = CAST('pg_rewrite' AS regclass)
+        AND refclassid = CAST('pg_class' AS regclass) AND refobjid IN (SELECT oid FROM tables) AND ev_class <> refobjid
+        UNION ALL SELECT 'table', CAST(CAST(conrelid AS regclass) AS text) FROM pg_constraint
+        WHERE confrelid IN (SELECT oid FROM tables) AND conrelid NOT IN (SELECT oid FROM tables)
+        UNION ALL SELECT 'trigger', tgname FROM pg_trigger WHERE tgrelid IN (SELECT oid FROM tables) AND NOT tgisinternal""",
+}
+_STEPS = {
+    "table": "drop its foreign key, and upgrade again",
+    "view": "drop it, upgrade, and create it again",
+    "trigger": "drop it, upgrade, and create it again",
+}
 _THEIR_DELIVERIES = "(SELECT id FROM resonant_deliveries_0011 WHERE event_id {is_given})"
 _MOVING = (
     """INSERT INTO resonant_events (id, source, type, subject, time, digest, accepted_at, webhook_id, body)
@@ -112,6 +137,13 @@ _SIZES = """SELECT id, length(body) AS bytes,
     (SELECT count(*) FROM resonant_deliveries_0011 WHERE event_id = events.id) AS deliveries,
     (SELECT coalesce(sum(attempts), 0) FROM resonant_deliveries_0011 WHERE event_id = events.id) AS attempts
     FROM resonant_events_0011 AS events WHERE id {is_given}"""
+# Somebody's SQL has removed their events: SQLite checks foreign keys only if a connection asks for it.
+_ORPHANS = """FROM resonant_deliveries_0011 WHERE event_id {is_given}
+    AND NOT EXISTS (SELECT 1 FROM resonant_events_0011 AS events WHERE events.id = event_id)"""
+_FORGET_ATTEMPTS = f"DELETE FROM resonant_attempts_0011 WHERE delivery_id IN (SELECT id {_ORPHANS})"
+_FORGET = f"DELETE {_ORPHANS} RETURNING endpoint"
+_COUNT_AS_PURGED = """INSERT INTO resonant_endpoints (name, purged) VALUES (:name, :purged)
+    ON CONFLICT (name) DO UPDATE SET purged = resonant_endpoints.purged + excluded.purged"""
 # Producers never wait for a transaction that waits for another producer.
 _SKIP_LOCKED = {"sqlite": "", "postgresql": " FOR UPDATE OF events SKIP LOCKED"}
 # In order, so that two producers cannot deadlock.
@@ -124,7 +156,7 @@ class Moved(NamedTuple):
 
     Attributes:
         events: the number of events.
-        deliveries: the number of their deliveries.
+        deliveries: the number of their deliveries, and of removed deliveries without an event.
         last: the id of the last delivery that was considered; None if there was none.
     """
 
@@ -147,8 +179,16 @@ def lock_tables(connection: Connection) -> None:
 
 
 def upgrade(connection: Connection) -> None:
-    """Rename the tables of 0011, and create empty ones."""
+    """Rename the tables of 0011, and create empty ones.
+
+    Raises:
+        StoreError: a view, a trigger or a foreign key of the user depends on the tables.
+    """
     is_postgresql = connection.dialect.name == "postgresql"
+    if not is_postgresql:
+        # Otherwise, a connection that does not check foreign keys would not rename the tables in them.
+        legacy = connection.exec_driver_sql("PRAGMA legacy_alter_table").scalar_one()
+        connection.exec_driver_sql("PRAGMA legacy_alter_table=OFF")
     for table in _TABLES:
         if is_postgresql:
             _free_names(connection, table)
@@ -156,12 +196,16 @@ def upgrade(connection: Connection) -> None:
     if is_postgresql:
         for sequence in _SEQUENCES:
             connection.exec_driver_sql(f"ALTER SEQUENCE {sequence} RENAME TO {sequence}_0011")
+    if users := connection.exec_driver_sql(_USERS[connection.dialect.name]).all():
+        kind, name = users[0]
+        raise StoreError(f"its {kind} {name} depends on a table that the upgrade replaces: {_STEPS[kind]}")
     for statement in _NEW_TABLES.format(**_TYPES[connection.dialect.name]).split(";")[:-1]:
         connection.exec_driver_sql(statement)
     if is_postgresql:
         _continue_sequences(connection)
         _keep_privileges(connection)
     else:
+        connection.exec_driver_sql(f"PRAGMA legacy_alter_table={legacy}")
         _continue_rowids(connection)
 
 
@@ -169,8 +213,10 @@ def is_moving(connection: Connection) -> bool:
     """Return whether the old tables exist."""
     found = {
         "sqlite": "SELECT 1 FROM sqlite_master WHERE name = 'resonant_events_0011'",
-        # Not to_regclass, which may still find a table that another transaction has dropped meanwhile.
-        "postgresql": "SELECT 1 FROM pg_class WHERE relname = 'resonant_events_0011' AND pg_table_is_visible(oid)",
+        # Not to_regclass, which may still find a table that another transaction has dropped meanwhile. Another schema in the
+        # search path may have a store of its own.
+        "postgresql": """SELECT 1 FROM pg_class WHERE relname = 'resonant_events_0011'
+            AND relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass('resonant_events'))""",
     }
     return connection.exec_driver_sql(found[connection.dialect.name]).first() is not None
 
@@ -216,7 +262,9 @@ def move_next(connection: Connection, *, after: int, most: int) -> Moved:
             ids[event_id] = each.deliveries
         last = delivery_id
     _move(connection, ids)
-    return Moved(len(ids), sum(ids.values()), last)
+    missing = {event_id for _, event_id in found if event_id not in sizes}
+    forgotten = _forget_orphans(connection, missing) if missing else 0
+    return Moved(len(ids), sum(ids.values()) + forgotten, last)
 
 
 def preparations(connection: Connection) -> list[str]:
@@ -242,6 +290,17 @@ def _move(connection: Connection, ids: Collection[str]) -> None:
     if ids:
         for statement in _MOVING:
             _execute(connection, statement, ids)
+
+
+def _forget_orphans(connection: Connection, event_ids: Iterable[str]) -> int:
+    """Remove deliveries without an event, which nobody can send, and count them as purged; return their number."""
+    _execute(connection, _FORGET_ATTEMPTS, event_ids)
+    endpoints = Counter(_execute(connection, _FORGET, event_ids).scalars())
+    for name, purged in endpoints.items():
+        connection.execute(text(_COUNT_AS_PURGED), {"name": name, "purged": purged})
+    if number := endpoints.total():
+        logger.warning("%s deliveries have no event: removed them, and counted them as purged", number)
+    return number
 
 
 def _execute(connection: Connection, statement: str, ids: Iterable[str]) -> CursorResult[Any]:

@@ -118,6 +118,66 @@ async def test_an_event_without_a_delivery_is_moved(old_url):
     assert await in_database(old_url, new_rows) == before
 
 
+USERS = {
+    "view": ["CREATE VIEW resonant_mine AS SELECT id FROM resonant_deliveries"],
+    "table": ["CREATE TABLE resonant_mine (event_id TEXT REFERENCES resonant_events (id))"],
+    "trigger": ["CREATE TRIGGER resonant_mine BEFORE DELETE ON resonant_attempts BEGIN SELECT 1; END"],
+}
+ON_POSTGRESQL = {
+    "trigger": [
+        "CREATE FUNCTION mine() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN OLD; END'",
+        "CREATE TRIGGER resonant_mine BEFORE DELETE ON resonant_attempts FOR EACH ROW EXECUTE FUNCTION mine()",
+    ]
+}
+
+
+@pytest.mark.parametrize("kind", USERS)
+async def test_what_depends_on_the_tables_is_named_before_anything_changes(old_url, kind):
+    before = await in_database(old_url, old_rows)
+    statements = USERS[kind] if old_url.startswith("sqlite") else (USERS | ON_POSTGRESQL)[kind]
+
+    def create(connection):
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+
+    await in_database(old_url, create)
+    with pytest.raises(StoreError, match=f"its {kind} resonant_mine depends on a table that the upgrade"):
+        await opened(old_url)
+    assert await in_database(old_url, read_schema_version) == "0008"
+    on = " ON resonant_attempts" if kind == "trigger" and not old_url.startswith("sqlite") else ""
+    await in_database(old_url, lambda each: each.exec_driver_sql(f"DROP {kind} resonant_mine{on}") and None)
+    await opened(old_url)
+    assert await in_database(old_url, new_rows) == before
+
+
+async def test_deliveries_whose_event_somebody_has_removed_are_counted_as_purged(sqlite_url, caplog):
+    def remove_events(connection):
+        make_old_store(connection, COUNT)
+        connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
+        connection.exec_driver_sql("DELETE FROM resonant_events WHERE id LIKE '%3'")
+
+    await in_database(sqlite_url, remove_events)
+    async with asyncio.timeout(10):
+        status = await opened(sqlite_url)
+    assert (status.accepted, status.purged, status.balanced) == (COUNT, 6, True)
+    assert "6 deliveries have no event: removed them, and counted them as purged" in caplog.text
+
+
+async def test_a_connection_without_foreign_keys_begins_the_upgrade(sqlite_url):
+    def begin(connection):
+        make_old_store(connection, COUNT)
+        before = old_rows(connection)
+        connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
+        connection.exec_driver_sql("PRAGMA legacy_alter_table=ON")
+        begin_upgrade(connection)
+        return before, connection.exec_driver_sql("PRAGMA legacy_alter_table").scalar_one()
+
+    before, legacy = await in_database(sqlite_url, begin)
+    assert legacy
+    assert (await opened(sqlite_url)).balanced
+    assert await in_database(sqlite_url, new_rows) == before
+
+
 async def test_new_ids_continue_above_the_old_ones(old_url):
     """A worker of 0.1.0 may still know a purged delivery's id, and its lease must not match a new one."""
 

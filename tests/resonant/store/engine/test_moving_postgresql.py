@@ -189,3 +189,52 @@ async def test_a_user_who_does_not_own_the_tables_is_refused_in_one_line(url, pr
     with pytest.raises(StoreRefused, match="upgrade the store as the owner of its tables"):
         await opened(producer)
     assert (await opened(url)).accepted == COUNT
+
+
+FIRST_IN_APP = "ALTER DATABASE test SET search_path = app, public"
+
+
+@pytest.fixture
+def two_schemas(postgresql, url):
+    """Another schema, which a test puts first in the search path."""
+    postgresql.execute("CREATE SCHEMA app", "test")
+    yield
+    postgresql.execute("ALTER DATABASE test RESET search_path")
+    postgresql.execute("DROP SCHEMA app CASCADE", "test")
+
+
+def paths_around_upgrade(connection):
+    paths = []
+    for _ in range(2):
+        paths.append(connection.exec_driver_sql("SELECT current_setting('search_path')").scalar_one())
+        create_schema(connection)
+    return paths
+
+
+def run(url, statement):
+    return in_database(url, lambda connection: connection.exec_driver_sql(statement) and None)
+
+
+@pytest.mark.usefixtures("two_schemas")
+async def test_the_new_tables_are_in_the_schema_of_the_old_ones(url):
+    await run(url, FIRST_IN_APP)
+    assert await in_database(url, paths_around_upgrade) == ["app, public"] * 2
+    assert (await opened(url)).accepted == COUNT
+    query = "SELECT DISTINCT schemaname FROM pg_tables WHERE tablename LIKE 'resonant%'"
+    assert await in_database(url, lambda each: each.exec_driver_sql(query).scalars().all()) == ["public"]
+
+
+@pytest.mark.usefixtures("two_schemas")
+async def test_the_rows_of_a_store_in_another_schema_are_not_moved(url):
+    await in_database(url, create_schema)
+
+    def create_another(connection):
+        connection.exec_driver_sql("SET LOCAL search_path = app")
+        create_schema(connection)
+
+    await in_database(url, create_another)
+    await run(url, FIRST_IN_APP)
+    status = await opened(url)
+    assert (status.accepted, status.delivered) == (0, 0)
+    query = "SELECT count(*) FROM public.resonant_events_0011"
+    assert await in_database(url, lambda each: each.exec_driver_sql(query).scalar_one()) == COUNT
