@@ -360,6 +360,12 @@ def _keep_privileges(connection: Connection) -> None:
                 CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
             FROM pg_class, aclexplode(relacl) WHERE pg_class.oid = to_regclass('{old}') AND grantee <> relowner""")
         _run_each(connection, statements)
+    # Producers read the version of the schema, which 0.1.0 did not ask of them.
+    statements = text("""
+        SELECT DISTINCT 'GRANT SELECT ON resonant_schema TO '
+            || CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END
+        FROM pg_class, aclexplode(relacl) WHERE pg_class.oid = to_regclass('resonant_events_0011') AND grantee <> relowner""")
+    _run_each(connection, statements)
 
 
 def _run_each(connection: Connection, statements: TextClause) -> None:

@@ -164,7 +164,6 @@ def change_owner_and_grant(connection):
     for table in ("resonant_events", "resonant_deliveries", "resonant_attempts"):
         connection.exec_driver_sql(f"ALTER TABLE {table} OWNER TO keeper")
         connection.exec_driver_sql(f"GRANT SELECT, INSERT, UPDATE ON {table} TO producer")
-    connection.exec_driver_sql("GRANT SELECT ON resonant_schema TO producer")
     connection.exec_driver_sql("GRANT SELECT, INSERT ON resonant_acceptances TO producer")
     for table in ("deliveries", "acceptances"):
         connection.exec_driver_sql(f"GRANT USAGE ON SEQUENCE resonant_{table}_id_seq TO producer")
