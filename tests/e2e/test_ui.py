@@ -193,10 +193,12 @@ def webhook_endpoint(ui: str, name: str) -> dict:
         return api.get(f"/block_types/slug/webhook-endpoint/block_documents/name/{name}").json()
 
 
-@pytest.mark.parametrize("headers", [(), ("--header", "x-key: s3cret-k3y")], ids=["without", "with"])
-def test_the_form_of_an_endpoint_saves_a_new_timeout_and_keeps_the_rest(up, up_machine, browser, headers):
-    name = "with-headers" if headers else "without-headers"
-    up_machine.succeed("endpoint", "add", name, "https://hooks.example.com/in", *headers)
+@pytest.mark.parametrize(
+    "options", [(), ("--header", "x-key: s3cret-k3y", "--mode", "structured")], ids=["without", "with"]
+)
+def test_the_form_of_an_endpoint_saves_a_new_timeout_and_keeps_the_rest(up, up_machine, browser, options):
+    name = "with-options" if options else "without-options"
+    up_machine.succeed("endpoint", "add", name, "https://hooks.example.com/in", *options)
     before = webhook_endpoint(up.url, name)
 
     browser.goto(f"{up.url}/blocks/block/{before['id']}/edit")
@@ -208,10 +210,12 @@ def test_the_form_of_an_endpoint_saves_a_new_timeout_and_keeps_the_rest(up, up_m
     assert saved.value.ok
     wait_until(lambda: webhook_endpoint(up.url, name)["data"]["timeout"] == 7)
 
-    kept = {name: value for name, value in before["data"].items() if value is not None}
+    # The form leaves out a choice that is the default.
+    kept = {name: value for name, value in before["data"].items() if value not in (None, "binary")}
     assert webhook_endpoint(up.url, name)["data"] == kept | {"timeout": 7}
     shown = up_machine.read("endpoint", "show", name)
-    assert (shown["timeout"], shown["url"], shown["headers"]) == (7.0, "set", "set" if headers else None)
+    assert (shown["timeout"], shown["url"], shown["headers"]) == (7.0, "set", "set" if options else None)
+    assert shown["mode"] == ("structured" if options else "binary")
 
 
 @pytest.mark.parametrize("path", ["", "/v2"], ids=["UI", "new UI"])
