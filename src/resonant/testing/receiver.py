@@ -98,7 +98,9 @@ class Receiver:
         self._server.close()
         connections = dict(self._connections)
         for task, writer in connections.items():
-            writer.transport.abort()
+            # Before Python 3.11.4, a lost TLS connection raises this error.
+            with contextlib.suppress(AttributeError):
+                writer.transport.abort()
             task.cancel()
         waits = [writer.wait_closed() for writer in connections.values()]
         await asyncio.gather(*connections, *waits, return_exceptions=True)
