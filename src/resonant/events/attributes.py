@@ -65,24 +65,14 @@ def rfc3339_text(name: str, value: Any) -> str:
 
 def media_type(value: Any) -> str:
     """Return the value of ``datacontenttype`` if it is a media type of RFC 2046; it is sent unencoded in a header."""
-    given = text("datacontenttype", value)
-    if not _MEDIA_TYPE.fullmatch(given):
-        raise InvalidEvent(
-            f"datacontenttype {given!r} is not a media type, such as text/plain; charset=utf-8",
-            member="datacontenttype",
-        )
-    return given
+    return _matching("datacontenttype", value, _MEDIA_TYPE, "a media type, such as text/plain; charset=utf-8")
 
 
 def absolute_uri(value: Any) -> str:
     """Return the value of ``dataschema`` if it is an absolute URI."""
-    given = text("dataschema", value)
-    if not _ABSOLUTE_URI.fullmatch(given):
-        raise InvalidEvent(
-            f"dataschema {given!r} is not an absolute URI, such as https://example.com/order.json",
-            member="dataschema",
-        )
-    return given
+    return _matching(
+        "dataschema", value, _ABSOLUTE_URI, "an absolute URI, such as https://example.com/order.json"
+    )
 
 
 def extensions_json(extensions: Mapping[str, Any]) -> str | None:
@@ -109,6 +99,13 @@ def extensions_json(extensions: Mapping[str, Any]) -> str | None:
             "too_large",
         )
     return json.dumps(given, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+
+
+def _matching(name: str, value: Any, pattern: re.Pattern[str], description: str) -> str:
+    given = text(name, value)
+    if not pattern.fullmatch(given):
+        raise InvalidEvent(f"{name} {given!r} is not {description}", member=name)
+    return given
 
 
 def _name(name: Any) -> str:
