@@ -12,7 +12,7 @@ from resonant.store.audit import add_to_audit, audited
 from resonant.store.counts.counters import Tally, count_retries
 from resonant.store.engine.sql import is_any_of
 from resonant.store.queue.causes import Cause, cause_ids
-from resonant.store.queue.locked_rows import change_all
+from resonant.store.queue.locked_rows import change_all, given_up
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -95,13 +95,8 @@ def cancel_batch(
         tally.add("delivery", *labels, detail="cancelled", seconds=now - row.accepted_at)
         count_retries(tally, (row.endpoint, row.event_type), row.attempts)
     final: dict[str, Any] = {
-        "status": "dead_letter",
-        "reason": "cancelled",
-        "finished_at": now,
-        "next_attempt_at": None,
+        **given_up("cancelled", now),
         "backoff_until": None,
-        "available_at": None,
-        "lease_owner": None,
         "lease_token": _d.c.lease_token + 1,
     }
     for cause, cause_id in cause_ids(connection, by_cause).items():

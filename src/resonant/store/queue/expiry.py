@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from resonant.delivery.failure_tables import EVENT_EXPIRED
 from resonant.store.counts.counters import Tally, count_retries
 from resonant.store.queue.causes import Cause, point_at_causes
-from resonant.store.queue.locked_rows import change_each, still_held
+from resonant.store.queue.locked_rows import change_each, given_up, still_held
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,13 +45,8 @@ def expire(connection: Connection, leases: Sequence[Lease], *, now: float) -> se
         changes.append(
             {
                 "key": lease.delivery_id,
-                "status": "dead_letter",
-                "reason": "expired",
-                "finished_at": now,
-                "next_attempt_at": None,
+                **given_up("expired", now),
                 "backoff_until": None,
-                "available_at": None,
-                "lease_owner": None,
                 "sending": False,
                 **failure,
                 **never_sent,

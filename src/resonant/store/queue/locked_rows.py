@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Select, Update
 
-    from resonant.events import Lease, LeaseKey
+    from resonant.events import Lease, LeaseKey, Reason
 
 _d = schema.deliveries
 
@@ -84,3 +84,15 @@ def change_each(connection: Connection, changes: list[dict[str, object]]) -> Non
 def _change(names: tuple[str, ...]) -> Update:
     values: dict[str, Any] = {name: bindparam(name) for name in names if name != "key"}
     return update(_d).where(_d.c.id == bindparam("key")).values(values)
+
+
+def given_up(reason: Reason, now: float) -> dict[str, object]:
+    """Return the changes that make an unfinished delivery a dead letter."""
+    return {
+        "status": "dead_letter",
+        "reason": reason,
+        "finished_at": now,
+        "next_attempt_at": None,
+        "available_at": None,
+        "lease_owner": None,
+    }

@@ -20,7 +20,7 @@ from resonant.store.queue.attempts import (
     recorded_attempts,
 )
 from resonant.store.queue.causes import Cause, point_at_causes
-from resonant.store.queue.locked_rows import change_each, is_held, lock
+from resonant.store.queue.locked_rows import change_each, given_up, is_held, lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -146,14 +146,7 @@ def _failure_changes(lease: Lease, row: dict[str, Any], decision: Decision, now:
                 "lease_owner": None,
             }
         case GiveUp():
-            return changes | {
-                "status": "dead_letter",
-                "reason": decision.reason,
-                "finished_at": now,
-                "next_attempt_at": None,
-                "available_at": None,
-                "lease_owner": None,
-            }
+            return changes | given_up(decision.reason, now)
 
 
 def _is_charged(decision: Decision) -> bool:
