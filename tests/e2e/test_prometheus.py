@@ -133,8 +133,7 @@ def test_the_alert_about_an_old_dead_letter_ends_with_the_purge(story):
 
 def test_all_rules_are_evaluated_without_error_and_recorded_series_exist(story):
     def evaluated():
-        groups = story.prometheus.get("rules")["groups"]
-        rules = [rule for group in groups for rule in group["rules"]]
+        rules = story.prometheus.rules()
         return rules if all(rule["health"] != "unknown" for rule in rules) else None
 
     rules = wait_until(evaluated)
@@ -142,7 +141,7 @@ def test_all_rules_are_evaluated_without_error_and_recorded_series_exist(story):
     assert len(rules) == sum(len(group["rules"]) for each in shipped for group in each["groups"])
     assert [rule for rule in rules if rule["health"] != "ok" or rule.get("lastError")] == []
     for recorded in (rule["name"] for rule in rules if rule["type"] == "recording"):
-        assert {series["metric"]["job"] for series in story.prometheus.query(recorded)} == {SERVED, TEXTFILE}
+        assert story.prometheus.jobs(recorded) == {SERVED, TEXTFILE}
 
 
 PANELS = [
@@ -159,7 +158,7 @@ def test_each_query_of_the_dashboard_returns_data(story, job, target):
     if target["instant"]:
         values = [series["value"] for series in story.prometheus.query(expression)]
     else:
-        end = time.time()
+        end = story.prometheus.at
         window = {"start": end - 60, "end": end, "step": 1}
         found = story.prometheus.get("query_range", query=expression, **window)["result"]
         values = [value for series in found for value in series["values"]]

@@ -52,9 +52,15 @@ def exposed(text: str, *kinds: str) -> dict[str, Samples]:
 
 
 class Prometheus:
-    """The HTTP API of Prometheus."""
+    """The HTTP API of Prometheus.
+
+    Attributes:
+        at: the time of each query, in seconds since the epoch; None for now. After a failed scrape, a query for now finds
+            nothing.
+    """
 
     def __init__(self, url: str) -> None:
+        self.at: float | None = None
         self._client = httpx.Client(base_url=url, timeout=30)
 
     def get(self, path: str, **parameters: Any) -> Any:
@@ -63,7 +69,8 @@ class Prometheus:
         return answer["data"]
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        return self.get("query", query=expression)["result"]
+        at = {} if self.at is None else {"time": self.at}
+        return self.get("query", query=expression, **at)["result"]
 
     def samples(self, expression: str) -> Samples:
         """Query the current values, keyed by labels without the target's labels; zeros are omitted."""
@@ -72,6 +79,12 @@ class Prometheus:
             for series in self.query(expression)
             if float(series["value"][1])
         }
+
+    def jobs(self, expression: str) -> set[str]:
+        return {series["metric"]["job"] for series in self.query(expression)}
+
+    def rules(self) -> list[dict[str, Any]]:
+        return [rule for group in self.get("rules")["groups"] for rule in group["rules"]]
 
     def number(self, expression: str) -> float:
         [series] = self.query(expression)
@@ -230,6 +243,10 @@ class Site:
 
     def scrape(self) -> None:
         """Write the textfile, and wait until Prometheus has read it and scraped the server."""
+        self._query_once(self._write_textfile())
+
+    def _write_textfile(self) -> Callable[[], bool]:
+        """Write the textfile; return a function that says whether Prometheus has both exporters' figures since then."""
         since = time.time()
         self.machine.do("prometheus", "--output", str(self.textfile))
 
@@ -239,7 +256,16 @@ class Site:
             }
             return exported.keys() == {SERVED, TEXTFILE} and min(exported.values()) >= since
 
-        wait_until(is_scraped)
+        return is_scraped
+
+    def _query_once(self, is_true: Callable[[], bool]) -> None:
+        """Wait until this is true, and let later queries be for that moment."""
+
+        def is_true_now() -> bool:
+            self.prometheus.at = time.time()
+            return is_true()
+
+        wait_until(is_true_now)
 
     def look(self, *, old_dead_letters: int) -> Moment:
         """Scrape, then read the same figures from the textfile, the store and Prometheus.
@@ -247,11 +273,18 @@ class Site:
         Args:
             old_dead_letters: the number of exporters for which to await the alert about an old dead letter.
         """
-        self.scrape()
+        is_scraped = self._write_textfile()
+        is_old = 'ALERTS{alertname="ResonantDeadLetterOld"}'
+        recorded = [rule["name"] for rule in self.prometheus.rules() if rule["type"] == "recording"]
+        self._query_once(
+            lambda: (
+                is_scraped()
+                and len(self.prometheus.query(is_old)) == old_dead_letters
+                and all(len(self.prometheus.jobs(name)) == 2 for name in recorded)
+            )
+        )
         status = json.loads(self.machine.do("status", "--json").stdout)
         moment = Moment(self.textfile.read_text(), status)
-        is_old = 'ALERTS{alertname="ResonantDeadLetterOld"}'
-        wait_until(lambda: len(self.prometheus.query(is_old)) == old_dead_letters)
         moment.old_dead_letters = {each["metric"]["endpoint"] for each in self.prometheus.query(is_old)}
         for job in (SERVED, TEXTFILE):
             ask = self.prometheus.samples
