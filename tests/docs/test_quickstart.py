@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from resonant.local.server import free_port
-from support.machine import clean_environment
+from support.processes import clean_environment
 from support.pages import PROJECT, SHELLS, Page, blocks_of
 from support.waiting import wait_until
 

@@ -28,7 +28,8 @@ from dotenv import dotenv_values
 from resonant.local.health import is_healthy
 from resonant.local.server import free_port
 from resonant.local.supervisor import end, keep
-from support.machine import Machine, clean_environment
+from support.machine import Machine
+from support.processes import clean_environment
 from support.postgresql import execute_in
 from support.prefect import patient_client
 from support.programs import need, need_postgresql

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from support.machine import clean_environment
+from support.processes import clean_environment
 
 LOOK_UP = "from prefect.blocks.core import Block; Block.get_block_class_from_key('webhook-endpoint')"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sqlite3
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from resonant.local.server import free_port
 from support.commands import run_in_process
 from support.prefect import patient_client
 from support.prefect_database import give_prefect_database
-from support.processes import family
+from support.processes import clean_environment, family
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -34,13 +33,6 @@ if TYPE_CHECKING:
 STOP_SECONDS = 60.0
 _RUN_SECONDS = 120.0
 _FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-
-
-def clean_environment() -> dict[str, str]:
-    """Return this process's environment without the settings of Resonant and Prefect."""
-    return {
-        name: value for name, value in os.environ.items() if not name.startswith(("RESONANT_", "PREFECT_"))
-    }
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import psutil
@@ -9,6 +10,13 @@ import psutil
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterable
+
+
+def clean_environment() -> dict[str, str]:
+    """Return this process's environment without the settings of Resonant and Prefect."""
+    return {
+        name: value for name, value in os.environ.items() if not name.startswith(("RESONANT_", "PREFECT_"))
+    }
 
 
 def family(process: subprocess.Popen) -> list[psutil.Process]:

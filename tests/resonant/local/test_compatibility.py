@@ -33,7 +33,7 @@ from resonant.local.compatibility import (
     send_logs_quietly,
 )
 from resonant.testing import Receiver, nobody_listening, respond
-from support.machine import clean_environment
+from support.processes import clean_environment
 
 PROJECT = Path(__file__).parents[3]
 IMPORT = """

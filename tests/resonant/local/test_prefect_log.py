@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from resonant.testing import nobody_listening
-from support.machine import clean_environment
+from support.processes import clean_environment
 
 SAYS = """
 import logging

@@ -1,0 +1,139 @@
+"""A real ``resonant serve`` in its own process, on a store of the test."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from resonant.local.server import free_port
+from resonant.store import Store
+from resonant.store.views.known_names import remember_endpoints
+from support.processes import clean_environment
+from support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+_OK = 200
+_ENDS_WITHIN_SECONDS = 30.0
+
+
+@dataclass
+class Serving:
+    """A server that is ready.
+
+    Attributes:
+        process: its process.
+        port: its port on the loopback interface.
+        store_url: the URL of its store.
+        folder: its home, and its working folder.
+        log: the file with its output.
+    """
+
+    process: subprocess.Popen[bytes]
+    port: int
+    store_url: str
+    folder: Path
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def kill(self) -> None:
+        """Kill it at whatever instruction it is."""
+        self.process.kill()
+        self.process.wait(_ENDS_WITHIN_SECONDS)
+
+    def stop(self) -> int:
+        """Ask it to end, and return its exit code."""
+        self.process.terminate()
+        return self.process.wait(_ENDS_WITHIN_SECONDS)
+
+
+@contextmanager
+def serving(
+    store_url: str, folder: Path, *options: str, port: int | None = None, **variables: str
+) -> Iterator[Serving]:
+    """Run ``resonant serve`` during the block, from when it is ready.
+
+    Args:
+        store_url: the URL of its database, which need not exist.
+        folder: its home and its working folder.
+        options: further options, such as ``--no-auth``.
+        port: by default, a free one.
+        variables: environment variables.
+    """
+    port = port or free_port()
+    log = folder / "serve.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "resonant", "serve", "--port", str(port), *options],
+            cwd=folder,
+            env=_environment(store_url, folder) | variables,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    server = Serving(process, port, store_url, folder, log)
+    try:
+        _wait_until_ready(server)
+        yield server
+    finally:
+        process.terminate()
+        try:
+            process.wait(_ENDS_WITHIN_SECONDS)
+        finally:
+            process.kill()
+
+
+def add_endpoints(store_url: str, *names: str) -> None:
+    """Make endpoints known to a store, and create the store if it does not exist; nothing is sent to them."""
+
+    async def add() -> None:
+        store = await Store.open(store_url)
+        try:
+            await store.write(remember_endpoints, names)
+        finally:
+            await store.close()
+
+    asyncio.run(add())
+
+
+def create_token(store_url: str, folder: Path, name: str, *options: str) -> str:
+    """Run ``resonant token create``, and return the token."""
+    said = _run(store_url, folder, ["token", "create", name, *options])
+    return next(word for word in said.split() if word.startswith("rsn_"))
+
+
+def _run(store_url: str, folder: Path, arguments: Sequence[str]) -> str:
+    from support.commands import run_in_process  # imports Prefect
+
+    done = run_in_process(arguments, _environment(store_url, folder), folder)
+    assert done.returncode == 0, (arguments, done.stdout, done.stderr)
+    return done.stdout
+
+
+def _environment(store_url: str, folder: Path) -> dict[str, str]:
+    of_user = {"HOME": str(folder), "RESONANT_HOME": str(folder / "resonant")}
+    return clean_environment() | of_user | {"RESONANT_DATABASE_URL": store_url}
+
+
+def _wait_until_ready(server: Serving) -> None:
+    def ready() -> bool:
+        if server.process.poll() is not None:
+            pytest.fail(f"`resonant serve` ended with {server.process.returncode}: {server.log.read_text()}")
+        try:
+            return httpx.get(f"{server.url}/readyz", trust_env=False).status_code == _OK
+        except httpx.TransportError:
+            return False
+
+    wait_until(ready)
