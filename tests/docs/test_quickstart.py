@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from resonant.local.server import free_port
-from support.processes import clean_environment
 from support.pages import PROJECT, SHELLS, Page, blocks_of
+from support.processes import clean_environment
 from support.waiting import wait_until
 
 README, QUICKSTART = Page(PROJECT / "README.md"), Page(PROJECT / "docs" / "quickstart.md")

@@ -29,9 +29,9 @@ from resonant.local.health import is_healthy
 from resonant.local.server import free_port
 from resonant.local.supervisor import end, keep
 from support.machine import Machine
-from support.processes import clean_environment
 from support.postgresql import execute_in
 from support.prefect import patient_client
+from support.processes import clean_environment
 from support.programs import need, need_postgresql
 from support.waiting import wait_until
 
