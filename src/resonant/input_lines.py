@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
+from contextlib import contextmanager
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resonant.errors import InvalidEvent
 from resonant.events import ABSENT, DEFAULT_MAX_EVENT_BYTES, RESERVED_NAMES, Event, decode_base64, json_kind
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SPACE = re.compile(r"[ \t\n\r]*")
 # The members of CloudEvents in JSON that are not extension attributes.
 _MEMBERS = RESERVED_NAMES | {"data_base64"}
 
@@ -34,20 +40,44 @@ def parse_event(
     Raises:
         InvalidEvent: the line is not a valid event; the message says why.
     """
-    try:
-        text = line.decode() if isinstance(line, bytes) else line
-        fields = _DECODER.decode(text.removeprefix("\ufeff"))
-    except UnicodeDecodeError as error:
-        raise InvalidEvent(f"not UTF-8: {error.reason} at byte {error.start}", "not_json") from None
-    except json.JSONDecodeError as error:
-        raise InvalidEvent(f"not JSON: {error.msg} at column {error.colno}", "not_json") from None
-    except RecursionError:
-        raise InvalidEvent("not an event: nested too deeply", "too_large") from None
-    except ValueError:
-        raise InvalidEvent(
-            f"a number has more than {sys.get_int_max_str_digits():,} digits", "too_large"
-        ) from None
+    fields = decode_json(line)
     return event_from_fields(fields, default_type=default_type, max_bytes=max_bytes)
+
+
+def decode_json(text: bytes | str) -> Any:
+    """Decode one JSON value as ``parse_event`` does: numbers exactly, and no other values than those of JSON.
+
+    Raises:
+        InvalidEvent: the text is not JSON, or is nested too deeply; the message says why.
+    """
+    with _errors_in_our_words():
+        return _DECODER.decode(_text(text))
+
+
+def decode_array(text: bytes | str) -> Iterator[Any]:
+    """Decode the values of a JSON array one by one, as ``decode_json`` does.
+
+    Raises:
+        InvalidEvent: the text is not a JSON array, or is nested too deeply; the message says why.
+    """
+    with _errors_in_our_words():
+        array = _text(text)
+        at = _skip_space(array, 0)
+        if not array.startswith("[", at):
+            raise InvalidEvent(f"must be a JSON array, not {json_kind(_DECODER.decode(array))}", "wrong_type")
+        at, end = _skip_space(array, at + 1), len(array)
+        is_first = True
+        while not (is_first and array.startswith("]", at)):
+            value, at = _DECODER.raw_decode(array, at)
+            yield value
+            is_first, at = False, _skip_space(array, at)
+            if not array.startswith(",", at):
+                break
+            at = _skip_space(array, at + 1)
+        if not array.startswith("]", at):
+            raise json.JSONDecodeError("Expecting ',' delimiter", array, at)
+        if (at := _skip_space(array, at + 1)) != end:
+            raise json.JSONDecodeError("Extra data", array, at)
 
 
 def event_from_fields(
@@ -86,6 +116,31 @@ def event_from_fields(
         extensions={name: value for name, value in fields.items() if name in others} if others else None,
         max_bytes=max_bytes,
     )
+
+
+def _text(given: bytes | str) -> str:
+    return (given.decode() if isinstance(given, bytes) else given).removeprefix("\ufeff")
+
+
+@contextmanager
+def _errors_in_our_words() -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise InvalidEvent(f"not UTF-8: {error.reason} at byte {error.start}", "not_json") from None
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""
+        raise InvalidEvent(f"not JSON: {error.msg} at {line}column {error.colno}", "not_json") from None
+    except RecursionError:
+        raise InvalidEvent("not an event: nested too deeply", "too_large") from None
+    except ValueError:
+        raise InvalidEvent(
+            f"a number has more than {sys.get_int_max_str_digits():,} digits", "too_large"
+        ) from None
+
+
+def _skip_space(text: str, at: int) -> int:
+    return _SPACE.match(text, at).end()  # type: ignore[union-attr] - it matches anything
 
 
 def _number(literal: str) -> float | Decimal:

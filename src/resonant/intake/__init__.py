@@ -1,0 +1,1 @@
+"""``POST /events``: events that other programs send over HTTP."""
