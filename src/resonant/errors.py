@@ -5,6 +5,7 @@
     ResonantError                  every error of this package: one line with the problem, the place and the next step
     ├── InvalidEvent               an invalid event (bad JSON, missing type, too large ...)
     ├── ConflictingEvent           a source and id that exist with different content
+    ├── InvalidSubscription        a subscription with an invalid glob or filter
     ├── UnknownName                an unknown code or event id, or an id that needs its source
     ├── StoreError
     │   ├── StoreUnavailable       the database cannot be opened, reached or written
@@ -70,6 +71,10 @@ class InvalidEvent(ResonantError):
 
 class ConflictingEvent(ResonantError):
     """An event with this source and id already exists with different content."""
+
+
+class InvalidSubscription(ResonantError):
+    """A glob or a filter of a subscription is invalid; the message says where and why."""
 
 
 class UnknownName(ResonantError):

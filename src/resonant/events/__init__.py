@@ -4,7 +4,7 @@ Times are seconds since the Unix epoch (float, UTC) everywhere, except ``Event.t
 RFC 3339 text (CloudEvents ``time``) and is never used in calculations.
 """
 
-from resonant.events.attributes import RESERVED_NAMES
+from resonant.events.attributes import RESERVED_NAMES, canonical_text
 from resonant.events.data import ABSENT, Form, decode_base64, encode_data, json_kind
 from resonant.events.deliveries import (
     ENDPOINT_NAME,
@@ -42,6 +42,7 @@ __all__ = [
     "Reason",
     "Result",
     "Status",
+    "canonical_text",
     "decode_base64",
     "encode_data",
     "json_kind",

@@ -26,7 +26,7 @@ RESERVED_NAMES = frozenset(
 # Forbidden in strings of CloudEvents 1.0: control characters, surrogates, noncharacters.
 _NONCHARACTERS = "".join(rf"\U{plane:04x}fffe\U{plane:04x}ffff" for plane in range(17))
 _FORBIDDEN_CHARACTER = re.compile(rf"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{_NONCHARACTERS}]")
-_EXTENSION_NAME = re.compile(r"[a-z0-9]{1,20}")
+_NAME = re.compile(r"[a-z0-9]{1,20}")
 _TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"  # noqa: S105 - a token of RFC 9110
 _MEDIA_TYPE = re.compile(rf'{_TOKEN}/{_TOKEN}( *; *{_TOKEN}=({_TOKEN}|"([ !#-\[\]-~]|\\[ -~])*"))*')
 _ABSOLUTE_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+")
@@ -84,21 +84,39 @@ def extensions_json(extensions: Mapping[str, Any]) -> str | None:
     Raises:
         InvalidEvent: a name or a value is not allowed, or there are too many.
     """
-    given = {_name(name): _value(name, value) for name, value in extensions.items()}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {_extension_name(key): _value(key, value) for key, value in extensions.items()}
+    given = {key: value for key, value in given.items() if value is not None}
     if not given:
         return None
     if len(given) > MAX_EXTENSIONS:
         raise InvalidEvent(
             f"an event can have {MAX_EXTENSIONS} extension attributes, not {len(given):,}", "too_many"
         )
-    size = sum(len(name) + len(str(value).encode()) for name, value in given.items())
+    size = sum(len(key) + len(str(value).encode()) for key, value in given.items())
     if size > MAX_EXTENSIONS_BYTES:
         raise InvalidEvent(
             f"the extension attributes have {size:,} bytes, the limit is {MAX_EXTENSIONS_BYTES:,}",
             "too_large",
         )
     return json.dumps(given, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+
+
+def attribute_name(value: Any) -> str:
+    """Return the value if it can be the name of an attribute."""
+    if isinstance(value, str) and _NAME.fullmatch(value):
+        return value
+    suggestion = re.sub(r"[^a-z0-9]", "", str(value)[:100].lower())[:20]
+    hint = f"; did you mean {suggestion!r}?" if suggestion else ""
+    raise InvalidEvent(
+        f"{value!r:.80} is not the name of an attribute, which has 1 to 20 of a-z and 0-9{hint}",
+        "invalid_name",
+        str(value),
+    )
+
+
+def canonical_text(value: str | bool | int) -> str:
+    """Return the canonical string of an attribute (CloudEvents, section "Type System")."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _matching(name: str, value: Any, pattern: re.Pattern[str], description: str) -> str:
@@ -108,18 +126,10 @@ def _matching(name: str, value: Any, pattern: re.Pattern[str], description: str)
     return given
 
 
-def _name(name: Any) -> str:
-    if not isinstance(name, str) or not _EXTENSION_NAME.fullmatch(name):
-        suggestion = re.sub(r"[^a-z0-9]", "", str(name)[:100].lower())[:20]
-        hint = f"; did you mean {suggestion!r}?" if suggestion else ""
-        raise InvalidEvent(
-            f"{name!r:.80} is not the name of an attribute, which has 1 to 20 of a-z and 0-9{hint}",
-            "invalid_name",
-            str(name),
-        )
-    if name in RESERVED_NAMES:
-        raise InvalidEvent(f"{name} is not an extension attribute", "invalid_name", name)
-    return name
+def _extension_name(key: Any) -> str:
+    if attribute_name(key) in RESERVED_NAMES:
+        raise InvalidEvent(f"{key} is not an extension attribute", "invalid_name", key)
+    return str(key)
 
 
 def _value(name: str, value: Any) -> str | bool | int | None:

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from resonant.events import encode_data
+from resonant.events import canonical_text, encode_data
 
 if TYPE_CHECKING:
     from resonant.events import Event
@@ -58,7 +58,8 @@ def _attributes(event: Event) -> list[Header]:
         headers.append((b"ce-dataschema", _encoded(event.dataschema)))
     if event.extensions_json is not None:
         headers += [
-            (f"ce-{name}".encode(), _encoded(_text(value))) for name, value in event.extensions.items()
+            (f"ce-{name}".encode(), _encoded(canonical_text(value)))
+            for name, value in event.extensions.items()
         ]
     if event.traceparent is not None:
         headers.append((b"ce-traceparent", _encoded(event.traceparent)))
@@ -95,11 +96,6 @@ def _data(event: Event) -> tuple[bytes, ...]:
             return b',"data_base64":"', base64.b64encode(event.body), b'"'
         case "absent":
             return ()
-
-
-def _text(value: str | bool | int) -> str:
-    """Return the canonical string of an attribute (CloudEvents, section "Type System")."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _encoded(value: str) -> bytes:

@@ -10,6 +10,7 @@ from sqlalchemy import false, func, or_, select
 
 from resonant.errors import StoreError
 from resonant.events import Category, Reason
+from resonant.routing.globs import WILDCARDS, glob_to_like
 from resonant.store import schema
 from resonant.store.engine.sql import is_any_of
 
@@ -159,10 +160,10 @@ class Selection(BaseModel, frozen=True, extra="forbid", defer_build=True):
             found.append(func.coalesce(columns.category, "").in_(["unknown", ""]))
         elif self.category is not None:
             found.append(columns.category == self.category)
-        if self.event_type is not None and not {"*", "?"} & set(self.event_type):
+        if self.event_type is not None and not WILDCARDS & set(self.event_type):
             found.append(columns.event_type == self.event_type)
         elif self.event_type is not None:
-            found.append(columns.event_type.like(_glob_to_like(self.event_type), escape="\\"))
+            found.append(columns.event_type.like(glob_to_like(self.event_type), escape="\\"))
         return found
 
     def _ids_and_times(self, moment: ColumnElement[Any]) -> list[ColumnElement[bool]]:
@@ -186,8 +187,3 @@ def _is_storable(text: str) -> bool:
         return b"\0" not in text.encode()
     except UnicodeEncodeError:
         return False
-
-
-def _glob_to_like(glob: str) -> str:
-    escaped = glob.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    return escaped.replace("*", "%").replace("?", "_")

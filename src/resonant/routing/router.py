@@ -1,0 +1,92 @@
+"""The router: which endpoints get an event, and why the others do not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from resonant.routing.attributes import attributes_of
+from resonant.routing.filters import Condition, all_of, conditions
+from resonant.routing.globs import any_glob
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from typing import TypeAlias
+
+    from resonant.events import Event
+    from resonant.routing.subscription import Subscription
+
+    Holds: TypeAlias = Callable[[Mapping[str, str]], bool]
+
+_CACHED_TYPES = 1_024
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    subscription: Subscription
+    wants_type: Callable[[str], bool]
+    others: tuple[Condition, ...]
+
+    def why_not(self, event: Event, attributes: Mapping[str, str]) -> str | None:
+        if not self.wants_type(event.type):
+            return f"type {event.type!r} does not match {' or '.join(map(repr, self.subscription.types))}"
+        return next((each.why_not(attributes) for each in self.others if not each.holds(attributes)), None)
+
+
+class Router:
+    """Subscriptions, compiled once. ``enqueue`` and ``subscription test`` use the same conditions.
+
+    Args:
+        subscriptions: valid ones, as ``new_subscription`` returns them.
+    """
+
+    def __init__(self, subscriptions: Iterable[Subscription]) -> None:
+        self._compiled = [_compiled(each) for each in subscriptions]
+        # Producers send few types, and many sources and subjects.
+        self._of_type = lru_cache(_CACHED_TYPES)(self._find)
+
+    def __len__(self) -> int:
+        return len(self._compiled)
+
+    def endpoints(self, event: Event) -> tuple[str, ...]:
+        """Return the endpoints that want the event, sorted, each once."""
+        certain, possible = self._of_type(event.type)
+        if not possible:
+            return certain
+        attributes = attributes_of(event)
+        found = {endpoint for endpoint, holds in possible if holds(attributes)}
+        return tuple(sorted(found.union(certain)))
+
+    def explain(self, event: Event) -> list[tuple[Subscription, str | None]]:
+        """Return for each subscription the first condition that is false, in words; None if it wants the event."""
+        attributes = attributes_of(event)
+        return [(each.subscription, each.why_not(event, attributes)) for each in self._compiled]
+
+    def _find(self, event_type: str) -> tuple[tuple[str, ...], tuple[tuple[str, Holds], ...]]:
+        """Return the endpoints that want every event of a type, and others with their conditions."""
+        found = [each for each in self._compiled if each.wants_type(event_type)]
+        certain = {each.subscription.endpoint for each in found if not each.others}
+        possible = [
+            (each.subscription.endpoint, all_of(each.others))
+            for each in found
+            if each.subscription.endpoint not in certain
+        ]
+        return tuple(sorted(certain)), tuple(possible)
+
+
+def _compiled(subscription: Subscription) -> _Compiled:
+    wants_type = any_glob(subscription.types or ["*"])
+    return _Compiled(subscription, wants_type, tuple(_other_conditions(subscription)))
+
+
+def _other_conditions(subscription: Subscription) -> Iterator[Condition]:
+    """Yield the conditions besides that on the type."""
+    if (glob := subscription.source) is not None:
+        matches = any_glob([glob])
+        yield Condition(
+            lambda event: matches(event["source"]),
+            lambda event: f"source {event['source']!r} does not match {glob!r}",
+        )
+    for each in subscription.filters:
+        yield from conditions(each)
