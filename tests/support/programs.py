@@ -17,6 +17,7 @@ import pytest
 # By name: the program's possible file names, and how to get it. `.ci/run` reads the names to hide the programs.
 PROGRAMS: dict[str, tuple[tuple[str, ...], str]] = {
     "chromium": (("chromium", "chromium-browser", "google-chrome"), "apt-get install chromium"),
+    "nginx": (("nginx",), "apt-get install nginx-light"),
     "node": (("node", "nodejs"), "apt-get install nodejs"),
     "prometheus": (("prometheus",), "apt-get install prometheus"),
     "prometheus-node-exporter": (
