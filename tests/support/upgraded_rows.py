@@ -5,7 +5,9 @@ from __future__ import annotations
 from resonant.store import schema
 
 _EVENT = "e.id, e.source, e.type, e.subject, e.time, e.digest, e.accepted_at, e.body"
-_DELIVERY = ", ".join(f"d.{each.name}" for each in schema.deliveries.c if each.name != "event_key")
+_DELIVERY = ", ".join(
+    f"d.{each.name}" for each in schema.deliveries.c if each.name not in ("event_key", "replayed_to")
+)
 _ATTEMPT = ", ".join(f"a.{each.name}" for each in schema.attempts.c)
 
 

@@ -4,11 +4,11 @@ Times are seconds since the Unix epoch, durations seconds. ``create_tables`` mak
 an older one; a test compares the two.
 
 Transactions lock tables in one order, and rows in key order, so that they cannot deadlock: events, deliveries, causes, endpoints,
-claims, gates, audit (endpoint_problems, drains and send_slots have their own transactions). A purge finds events
-through deliveries, so it locks both at once and skips locked rows.
+claims, gates, routing, subscriptions, audit (endpoint_problems, drains, send_slots and tokens have their own transactions). A
+purge finds events through deliveries, so it locks both at once and skips locked rows.
 
 A producer's transaction may stay open for a long time, so it only inserts events, deliveries and acceptances, and updates no
-shared row. Two producers wait for each other only if they store the same event id. All other transactions insert their counts as
+shared row. It reads routing and subscriptions without a lock. Two producers wait for each other only if they store the same event id. All other transactions insert their counts as
 a row of the tallies. A fold skips the acceptances and tallies that another fold has locked; a merge of sketches skips those of
 another merge.
 """
@@ -107,6 +107,8 @@ deliveries = Table(
     Column("status_code", Integer),
     # References resonant_causes, for dead letters. Not a foreign key, whose check would cost every purge a lookup.
     Column("cause_id", _Key),
+    # The other endpoint that a dead letter was replayed to.
+    Column("replayed_to", Text),
     UniqueConstraint("event_key", "endpoint", name="resonant_deliveries_identity"),
     # Otherwise SQLite reuses the ids of purged deliveries, and an old worker's token could match.
     sqlite_autoincrement=True,
@@ -315,6 +317,45 @@ alerts = Table(
     Column("raised_at", Double),
     # The last crossing, as JSON, until it has been announced.
     Column("unannounced", Text),
+)
+
+# Which events an endpoint gets: see store/shared/subscriptions.py.
+subscriptions = Table(
+    "resonant_subscriptions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("endpoint", Text, nullable=False),
+    # JSON arrays.
+    Column("types", Text, nullable=False),
+    Column("source", Text),
+    Column("filters", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+
+# The version of all subscriptions, in one row; no row before the first subscription.
+routing = Table(
+    "resonant_routing",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("version", BigInteger, nullable=False),
+)
+
+# The tokens of producers over HTTP. What is null is not restricted.
+tokens = Table(
+    "resonant_tokens",
+    metadata,
+    Column("name", Text, primary_key=True),
+    # SHA-256, in hexadecimal digits.
+    Column("digest", Text, nullable=False, unique=True),
+    # Globs, and the name of an endpoint.
+    Column("source", Text),
+    Column("type", Text),
+    Column("endpoint", Text),
+    Column("rate", Double),
+    Column("can_read", Boolean, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("last_used_at", Double),
+    Column("revoked_at", Double),
 )
 
 audit = Table(

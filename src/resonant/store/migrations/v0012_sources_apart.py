@@ -174,7 +174,7 @@ def keep_vacuum_away(connection: Connection) -> None:
 
 
 def lock_tables(connection: Connection) -> None:
-    """Wait on PostgreSQL for the transactions that use the tables of 0011, before ``upgrade``."""
+    """Wait on PostgreSQL for the transactions that use the tables, before this migration or a later one changes them."""
     connection.exec_driver_sql(f"LOCK TABLE {', '.join(_TABLES)} IN ACCESS EXCLUSIVE MODE")
 
 
@@ -351,20 +351,30 @@ def _keep_privileges(connection: Connection) -> None:
         "SEQUENCE resonant_attempts_id_seq": "resonant_attempts_id_seq_0011",
     }
     for new, old in objects.items():
-        statements = text(f"""
-            SELECT format('ALTER {new} OWNER TO %I', pg_get_userbyid(relowner))
-            FROM pg_class WHERE pg_class.oid = to_regclass('{old}') AND relkind = 'r' AND pg_get_userbyid(relowner) <> current_user
-            UNION ALL
-            SELECT format('GRANT %s ON {new} TO %s%s', privilege_type,
-                CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END,
-                CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
-            FROM pg_class, aclexplode(relacl) WHERE pg_class.oid = to_regclass('{old}') AND grantee <> relowner""")
-        _run_each(connection, statements)
+        copy_privileges(connection, new, old)
     # Producers read the version of the schema, which 0.1.0 did not ask of them.
-    statements = text("""
-        SELECT DISTINCT 'GRANT SELECT ON resonant_schema TO '
+    grant_select(connection, "resonant_schema", "resonant_events_0011")
+
+
+def copy_privileges(connection: Connection, new: str, old: str) -> None:
+    """Give an object on PostgreSQL, such as ``TABLE NAME``, the owner and the privileges of an old one."""
+    statements = text(f"""
+        SELECT format('ALTER {new} OWNER TO %I', pg_get_userbyid(relowner))
+        FROM pg_class WHERE pg_class.oid = to_regclass('{old}') AND relkind = 'r' AND pg_get_userbyid(relowner) <> current_user
+        UNION ALL
+        SELECT format('GRANT %s ON {new} TO %s%s', privilege_type,
+            CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END,
+            CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
+        FROM pg_class, aclexplode(relacl) WHERE pg_class.oid = to_regclass('{old}') AND grantee <> relowner""")
+    _run_each(connection, statements)
+
+
+def grant_select(connection: Connection, table: str, like: str) -> None:
+    """Let everybody with a privilege on another table read this one, on PostgreSQL."""
+    statements = text(f"""
+        SELECT DISTINCT 'GRANT SELECT ON {table} TO '
             || CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END
-        FROM pg_class, aclexplode(relacl) WHERE pg_class.oid = to_regclass('resonant_events_0011') AND grantee <> relowner""")
+        FROM pg_class, aclexplode(relacl) WHERE pg_class.oid = to_regclass('{like}') AND grantee <> relowner""")
     _run_each(connection, statements)
 
 

@@ -18,7 +18,7 @@ from resonant.errors import StoreError, StoreTooNew, StoreUnavailable
 from resonant.store import WorkerStore, open_store
 from resonant.store.engine import moving
 from resonant.store.engine.database import open_database
-from resonant.store.engine.migrate import is_moving, read_schema_version
+from resonant.store.engine.migrate import SCHEMA_VERSION, is_moving, read_schema_version
 from resonant.store.migrations import v0012_sources_apart as v0012
 from resonant.testing import FixedClock
 from support.sqlite import listening
@@ -236,7 +236,7 @@ class TestInTheMiddle:
             COUNT,
             COUNT - 1,
         )  # SQLite moves the event of the last attempt
-        assert await in_database(half_url, read_schema_version) == "0012"
+        assert await in_database(half_url, read_schema_version) == SCHEMA_VERSION
 
     async def test_enqueue_knows_the_old_events(self, half_url):
         before = await in_database(half_url, left)
@@ -329,8 +329,12 @@ class TestInTheMiddle:
 @pytest.mark.parametrize(
     ("version", "kind", "why"),
     [
-        ("0011", StoreError, "version 0011, and this Resonant needs 0012: call create_schema"),
-        ("0013", StoreTooNew, "version 0013, and this Resonant knows versions up to 0012: upgrade Resonant"),
+        ("0011", StoreError, f"version 0011, and this Resonant needs {SCHEMA_VERSION}: call create_schema"),
+        (
+            "0099",
+            StoreTooNew,
+            f"version 0099, and this Resonant knows versions up to {SCHEMA_VERSION}: upgrade Resonant",
+        ),
     ],
 )
 async def test_enqueue_refuses_tables_of_another_version(url, version, kind, why):

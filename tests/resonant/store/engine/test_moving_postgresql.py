@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from benches.old_store import ENDPOINT, event_of, in_database, make_old_store, new_event
@@ -177,6 +178,18 @@ async def test_the_owner_and_the_privileges_stay(url, producer):
     given = [event_of(1), new_event("1")]
     result = await in_database(producer, lambda connection: enqueue(connection, given, ENDPOINT))
     assert (result.accepted, result.known) == (1, 1)
+
+
+async def test_producers_may_read_the_tables_for_routing_and_no_token(url, producer):
+    await in_database(url, change_owner_and_grant)
+    await opened(url)
+    for table in ("resonant_subscriptions", "resonant_routing"):
+        assert (
+            await in_database(producer, lambda each, of=table: each.exec_driver_sql(f"TABLE {of}").all())
+            == []
+        )
+    with pytest.raises(ProgrammingError, match="permission denied"):
+        await in_database(producer, lambda each: each.exec_driver_sql("TABLE resonant_tokens"))
 
 
 async def test_a_user_who_does_not_own_the_tables_is_refused_in_one_line(url, producer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import math
 import struct
 import time
@@ -71,6 +72,7 @@ COLUMNS = {
 }
 UNFOLDED = 0.1  # seconds; 0.1.0 rounded them up
 SKETCH = pack(0, [(Labels("attempt", "orders", "t", "delivered"), Sketch.of([0.25, 0.5]))])
+UP_TO_0012 = ("v0009_one_ladder_of_counts", "v0010_no_signers", "v0011_plain_gates", "v0012_sources_apart")
 VALUES = {
     "infinity": math.inf,
     "entries": '[["attempt","orders","t","delivered","","","",0,1],["retry_delay","orders","t","","","","",1,0]]',
@@ -85,6 +87,18 @@ def make_tables(connection):
     statements = Path(__file__).with_name(f"release_0_1_0.{connection.dialect.name}.sql").read_text()
     for statement in statements.split(";")[:-1]:
         connection.exec_driver_sql(statement)
+
+
+def make_tables_of_0012(connection):
+    """Create the tables of version 0012 from those of 0.1.0, with an event that is still in the old tables."""
+    make_tables(connection)
+    connection.exec_driver_sql(
+        "INSERT INTO resonant_events (id, type, source, time, digest, accepted_at, body) "
+        "VALUES ('evt_1', 't', '/s', 'x', 'd', 1.0, 'b')"
+    )
+    for name in UP_TO_0012:
+        importlib.import_module(f"resonant.store.migrations.{name}").upgrade(connection)
+    connection.exec_driver_sql(f"UPDATE {VERSION_TABLE} SET version_num = '0012'")
 
 
 def definitions(connection):
@@ -163,13 +177,20 @@ def url(request):
     return request.getfixturevalue(f"{request.param}_url")
 
 
-async def test_an_upgraded_store_has_the_tables_of_a_new_one(url):
+@pytest.mark.parametrize("make", [make_tables, make_tables_of_0012], ids=["0.1.0", "0012"])
+async def test_an_upgraded_store_has_the_tables_of_a_new_one(url, make):
     async with open_store(url):
         new = await in_database(url, definitions)
     await in_database(url, drop_all)
-    await in_database(url, make_tables)
+    await in_database(url, make)
     async with open_store(url):
         assert await in_database(url, definitions) == new
+
+
+async def test_a_store_of_0012_whose_rows_are_moving_is_upgraded(url):
+    await in_database(url, make_tables_of_0012)
+    async with open_store(url) as store:
+        assert (await store.detail("evt_1")).event.type == "t"
 
 
 @pytest.mark.slow
