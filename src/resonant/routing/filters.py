@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from resonant.errors import InvalidEvent, InvalidSubscription
-from resonant.events import attributes, json_kind
+from resonant.events import attributes, canonical_text, json_kind
 from resonant.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -16,11 +16,7 @@ if TYPE_CHECKING:
 MAX_FILTER_BYTES = 4096
 MAX_FILTER_DEPTH = 16
 
-_ON_TEXT: dict[str, tuple[Callable[[str, str], bool], str]] = {
-    "exact": (str.__eq__, "is not"),
-    "prefix": (str.startswith, "does not start with"),
-    "suffix": (str.endswith, "does not end with"),
-}
+_ON_TEXT = {"exact": "is not", "prefix": "does not start with", "suffix": "does not end with"}
 _DIALECTS = (*_ON_TEXT, "all", "any", "not")
 
 
@@ -94,15 +90,18 @@ def all_of(found: Sequence[Condition]) -> Callable[[Mapping[str, str]], bool]:
 
 
 def _on_text(dialect: str, name: str, expected: str) -> Condition:
-    compare, differs = _ON_TEXT[dialect]
-
     def why_not(event: Mapping[str, str]) -> str:
         if name not in event:
             return f"the event has no {name}"
-        return f"{name} {event[name]!r} {differs} {expected!r}"
+        return f"{name} {event[name]!r} {_ON_TEXT[dialect]} {expected!r}"
 
     # A missing attribute counts as empty, and no expected text is.
-    return Condition(lambda event: compare(event.get(name, ""), expected), why_not)
+    holds: dict[str, Callable[[Mapping[str, str]], bool]] = {
+        "exact": lambda event: event.get(name) == expected,
+        "prefix": lambda event: event.get(name, "").startswith(expected),
+        "suffix": lambda event: event.get(name, "").endswith(expected),
+    }
+    return Condition(holds[dialect], why_not)
 
 
 def _any_of(found: Sequence[Callable[[Mapping[str, str]], bool]], text: str) -> Condition:
@@ -156,6 +155,10 @@ def _check_texts(given: Any, where: str) -> None:
     for name, value in given.items():
         if name in ("data", "data_base64"):
             raise InvalidSubscription(f"{where}: filters see the attributes of an event, never its {name}")
+        if isinstance(value, bool | int):
+            raise InvalidSubscription(
+                f'{where}: {name} must be a string, such as "{canonical_text(value)}", not {json_kind(value)}'
+            )
         try:
             attributes.attribute_name(name)
             attributes.text(name, value, attributes.MAX_EXTENSION_CHARACTERS)

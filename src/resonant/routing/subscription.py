@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from resonant.errors import InvalidEvent, InvalidSubscription
 from resonant.events import attributes, json_kind
-from resonant.routing.filters import as_json, parse_filters
+from resonant.routing.filters import parse_filters
 from resonant.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Subscription:
 
     def says_the_same(self, other: Subscription) -> bool:
         """Whether the other subscription has the same endpoint and the same conditions."""
-        return (self.endpoint, as_json(self.terms)) == (other.endpoint, as_json(other.terms))
+        return (self.endpoint, self.terms) == (other.endpoint, other.terms)
 
 
 def new_subscription(endpoint: str, terms: Mapping[str, Any]) -> Subscription:
