@@ -44,6 +44,18 @@ def parse_event(
     return event_from_fields(fields, default_type=default_type, max_bytes=max_bytes)
 
 
+def longest_line(max_bytes: int) -> int:
+    """Return how many bytes a line may have: room for escapes in the body of the largest event, and for its attributes."""
+    return 4 * max_bytes + 64 * 1024
+
+
+def too_long(longest: int) -> InvalidEvent:
+    """Return the error of a line that has more bytes than ``longest``."""
+    return InvalidEvent(
+        f"longer than {longest:,} bytes (RESONANT_MAX_EVENT_BYTES raises the limit)", "too_large"
+    )
+
+
 def decode_json(text: bytes | str) -> Any:
     """Decode one JSON value as ``parse_event`` does: numbers exactly, and no other values than those of JSON.
 
@@ -140,7 +152,8 @@ def _errors_in_our_words() -> Iterator[None]:
 
 
 def _skip_space(text: str, at: int) -> int:
-    return _SPACE.match(text, at).end()  # type: ignore[union-attr] - it matches anything
+    space = _SPACE.match(text, at)
+    return space.end() if space else at
 
 
 def _number(literal: str) -> float | Decimal:

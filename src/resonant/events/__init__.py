@@ -5,7 +5,7 @@ RFC 3339 text (CloudEvents ``time``) and is never used in calculations.
 """
 
 from resonant.events.attributes import RESERVED_NAMES, canonical_text
-from resonant.events.data import ABSENT, Form, decode_base64, encode_data, json_kind
+from resonant.events.data import ABSENT, Form, charset_of, decode_base64, encode_data, is_json, json_kind
 from resonant.events.deliveries import (
     ENDPOINT_NAME,
     Attempt,
@@ -43,8 +43,10 @@ __all__ = [
     "Result",
     "Status",
     "canonical_text",
+    "charset_of",
     "decode_base64",
     "encode_data",
+    "is_json",
     "json_kind",
     "new_event_id",
     "rfc3339",

@@ -79,9 +79,14 @@ def decode_base64(text: Any) -> bytes:
     return data
 
 
+def charset_of(media_type: str) -> str | None:
+    """Return the charset of a media type in lower case; None if it has none."""
+    found = _CHARSET.search(media_type)
+    return found["charset"].lower() if found else None
+
+
 def _require_charset(datacontenttype: str, body: bytes) -> None:
-    found = _CHARSET.search(datacontenttype)
-    charset = found["charset"].lower() if found else "utf-8"
+    charset = charset_of(datacontenttype) or "utf-8"
     if charset not in ("utf-8", "utf8") and not (charset == "us-ascii" and body.isascii()):
         raise InvalidEvent(
             f"datacontenttype is {datacontenttype}, but data is sent as UTF-8: for other bytes, give data_base64",

@@ -12,7 +12,7 @@ from resonant import output
 from resonant.cli.send.sources import Interruption, Source, chunks, noted_signals, opened, what_is_wrong
 from resonant.display import counted
 from resonant.errors import InvalidEvent, ResonantError, StoreReplaced
-from resonant.input_lines import parse_event
+from resonant.input_lines import longest_line, parse_event, too_long
 
 if TYPE_CHECKING:
     from array import array
@@ -114,7 +114,7 @@ async def store_files(
         report, advance = stack.enter_context(_progress(sources))
         counts = _Counts(report=report, strict=strict, delivery_ids=delivery_ids)
         parse = partial(parse_event, default_type=event_type, max_bytes=max_event_bytes)
-        reader = _Reader(parse, counts, advance, longest_line=4 * max_event_bytes + 64 * 1024)
+        reader = _Reader(parse, counts, advance, longest_line=longest_line(max_event_bytes))
         try:
             async with (
                 _enqueueing(store, endpoint, options, counts) as enqueue,
@@ -244,8 +244,7 @@ class _Reader:
     def _read_line(self, batch: _Batch, place: str, line: bytes | None) -> None:
         """Add a line's event to the batch."""
         if line is None:
-            reason = f"longer than {self._longest_line:,} bytes (RESONANT_MAX_EVENT_BYTES raises the limit)"
-            self._counts.add_bad(place, reason)
+            self._counts.add_bad(place, str(too_long(self._longest_line)))
         elif line and not line.isspace():
             try:
                 event = self._parse(line)

@@ -1,0 +1,87 @@
+"""Stores single events of concurrent requests together: a commit costs the same for one event as for 200.
+
+There is no timer. While no transaction runs, an event is stored at once; those that arrive meanwhile share the next transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, NamedTuple
+
+from resonant.errors import StoreError
+from resonant.intake.accepting import Outcome, accept
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from resonant.events import Event
+    from resonant.store import Store
+
+logger = logging.getLogger(__name__)
+
+MOST_EVENTS = 200
+
+
+class _Waiting(NamedTuple):
+    event: Event
+    endpoint: str | None
+    answer: asyncio.Future[Outcome]
+
+
+class GroupCommit:
+    """Stores events of one event loop in shared transactions."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._waiting: list[_Waiting] = []
+        self._writer: asyncio.Task[None] | None = None
+
+    async def accept(self, event: Event, endpoint: str | None) -> Outcome:
+        """Store an event, and return its outcome after the commit. If the caller is cancelled, the event may be stored.
+
+        Args:
+            event: is stored.
+            endpoint: receives it; None: the subscriptions decide.
+
+        Raises:
+            StoreError: nothing is stored, or the commit is not confirmed.
+        """
+        answer = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(event, endpoint, answer))
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write_all())
+        return await answer
+
+    async def _write_all(self) -> None:
+        try:
+            while self._waiting:
+                group, self._waiting = self._waiting[:MOST_EVENTS], self._waiting[MOST_EVENTS:]
+                await self._write(group)
+        finally:
+            self._writer = None
+
+    async def _write(self, group: Sequence[_Waiting]) -> None:
+        wanted = [(each.event, each.endpoint) for each in group]
+        try:
+            outcomes = await self._store.write(accept, wanted, now=self._store.clock())
+        except StoreError as error:
+            _fail(group, error)
+        except Exception as error:
+            if len(group) == 1:
+                _fail(group, error)
+                return
+            # One event must not cost the others theirs.
+            logger.exception("storing %d events one by one after an error", len(group))
+            for each in group:
+                await self._write([each])
+        else:
+            for each, outcome in zip(group, outcomes, strict=True):
+                if not each.answer.done():  # else its request was cancelled
+                    each.answer.set_result(outcome)
+
+
+def _fail(group: Sequence[_Waiting], error: Exception) -> None:
+    for each in group:
+        if not each.answer.done():
+            each.answer.set_exception(error)

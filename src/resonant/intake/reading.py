@@ -1,0 +1,216 @@
+"""Reads the events of a request, in each mode of the CloudEvents HTTP binding, and as JSON lines.
+
+The rules and the words are those of ``input_lines``. In binary mode, the headers and the body become the members of a line first.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import unquote_to_bytes
+
+from resonant.errors import InvalidEvent
+from resonant.events import Event, charset_of, is_json
+from resonant.input_lines import decode_array, decode_json, event_from_fields, longest_line, too_long
+from resonant.intake.problems import Problem, Refusal, refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from starlette.datastructures import Headers
+
+    from resonant.intake.limits import Limits
+
+Mode = Literal["structured", "binary", "batch", "lines"]
+SINGLE: tuple[Mode, ...] = ("structured", "binary")
+MODES: dict[str, Mode] = {
+    "application/cloudevents+json": "structured",
+    "application/cloudevents-batch+json": "batch",
+    "application/jsonl": "lines",
+}
+# Receivers recognise the other modes by this prefix.
+_CLOUDEVENTS = "application/cloudevents"
+_UTF_8 = (None, "utf-8", "utf8", "us-ascii")
+_ATTRIBUTE = b"ce-"
+_NO_ATTRIBUTES = {
+    "data": "data is the body in binary mode, not a header",
+    "data_base64": "data is the body in binary mode, not a header",
+    "datacontenttype": "datacontenttype is the header Content-Type in binary mode, not ce-datacontenttype",
+}
+_TEXT = re.compile(r"text/.*|.*[/+]xml")
+
+
+def mode_of(headers: Headers) -> Mode:
+    """Return how a request contains its events.
+
+    Raises:
+        Problem: 415, its media type is none of those that are read.
+    """
+    kinds = headers.getlist("content-type")
+    if len(kinds) > 1:
+        raise Problem(415, "the request has several Content-Type headers")
+    kind = kinds[0] if kinds else ""
+    name = kind.partition(";")[0].strip().lower()
+    if not name.startswith(_CLOUDEVENTS) and any(key.startswith(_ATTRIBUTE) for key, _ in headers.raw):
+        return "binary"
+    if name not in MODES:
+        raise _not_accepted(f"the media type {name!r:.80}" if name else "a request without Content-Type")
+    if charset_of(kind) not in _UTF_8:
+        raise _not_accepted("a charset other than UTF-8")
+    return MODES[name]
+
+
+def most_bytes(mode: Mode, limits: Limits) -> int:
+    """Return how many bytes the body of a request may have."""
+    return longest_line(limits.event_bytes) if mode in SINGLE else limits.batch_bytes
+
+
+def read_events(mode: Mode, headers: Headers, body: bytes, limits: Limits) -> list[Event | Refusal]:
+    """Return the events of a request in their order; a refusal in place of an event that is not valid.
+
+    Raises:
+        Problem: the body as a whole cannot be read, or has too many events.
+    """
+    common = _trace(headers)
+    key = headers.get("idempotency-key")
+    if key is not None and mode not in SINGLE:
+        raise Problem(400, "Idempotency-Key is for a single event: give each event of a batch an id")
+
+    def build(fields: Any) -> Event:
+        if isinstance(fields, dict):
+            if key is not None and fields.get("id") is None:
+                fields["id"] = _unquoted(key)
+            if common and fields.get("traceparent") is None and fields.get("tracestate") is None:
+                fields |= common
+        return event_from_fields(fields, max_bytes=limits.event_bytes)
+
+    match mode:
+        case "structured":
+            return [_event_or_refusal(0, lambda given: build(decode_json(given)), body)]
+        case "binary":
+            return [_event_or_refusal(0, lambda given: build(_binary_fields(headers, given)), body)]
+        case "lines":
+            return _lines(body, build, limits)
+        case "batch":
+            return _batch(body, build, limits)
+
+
+def _event_or_refusal(index: int, build: Callable[[Any], Event], given: Any) -> Event | Refusal:
+    try:
+        return build(given)
+    except InvalidEvent as error:
+        return _refusal(index, error)
+
+
+def _refusal(index: int, error: InvalidEvent) -> Refusal:
+    return Refusal(index, str(error), error.code, error.pointer)
+
+
+def _batch(body: bytes, build: Callable[[Any], Event], limits: Limits) -> list[Event | Refusal]:
+    found: list[Event | Refusal] = []
+    try:
+        for fields in decode_array(body):
+            if len(found) == limits.batch_events:
+                raise _too_many(limits)
+            found.append(_event_or_refusal(len(found), build, fields))
+    except InvalidEvent as error:
+        # Where the next event begins is unknown.
+        raise refused([_refusal(len(found), error)], of=1) from None
+    return found
+
+
+def _lines(body: bytes, build: Callable[[Any], Event], limits: Limits) -> list[Event | Refusal]:
+    longest = longest_line(limits.event_bytes)
+
+    def parse(line: bytes) -> Event:
+        if len(line) > longest:
+            raise too_long(longest)
+        return build(decode_json(line))
+
+    lines = [line for line in body.split(b"\n") if line and not line.isspace()]
+    if len(lines) > limits.batch_events:
+        raise _too_many(limits)
+    return [_event_or_refusal(index, parse, line) for index, line in enumerate(lines)]
+
+
+def _binary_fields(headers: Headers, body: bytes) -> dict[str, Any]:
+    """Return an event in binary mode as the members of a line; bytes as data stand for ``data_base64``."""
+    fields: dict[str, Any] = dict(_attributes(headers))
+    kind = headers.get("content-type")
+    if kind is not None:
+        fields["datacontenttype"] = kind
+    if body:
+        fields["data"] = _data(kind, body)
+    return fields
+
+
+def _attributes(headers: Headers) -> Iterator[tuple[str, str]]:
+    seen: set[str] = set()
+    for key, value in headers.raw:
+        if not key.startswith(_ATTRIBUTE):
+            continue
+        name = key[len(_ATTRIBUTE) :].decode("latin-1")
+        if name in _NO_ATTRIBUTES:
+            raise InvalidEvent(_NO_ATTRIBUTES[name], "invalid_name", name)
+        if name in seen:
+            raise InvalidEvent(f"{name} is given twice", member=name)
+        seen.add(name)
+        yield name, _decoded(name, value)
+
+
+def _decoded(name: str, value: bytes) -> str:
+    """Decode a header as the CloudEvents HTTP binding says in 3.1.3.2: a quoted string first, then percent-encoding, once."""
+    try:
+        return unquote_to_bytes(_unquoted(value.decode("latin-1")).encode("latin-1")).decode()
+    except UnicodeDecodeError:
+        raise InvalidEvent(f"{name} is not percent-encoded UTF-8", member=name) from None
+
+
+def _unquoted(value: str) -> str:
+    if len(value) > 1 and value[0] == value[-1] == '"':
+        return re.sub(r"\\(.)", r"\1", value[1:-1])
+    return value
+
+
+def _data(kind: str | None, body: bytes) -> Any:
+    if kind is None:
+        return body
+    if is_json(kind):
+        try:
+            return decode_json(body)
+        except InvalidEvent as error:
+            raise InvalidEvent(str(error), error.code, "data") from None
+    return _text_or_bytes(kind, body)
+
+
+def _text_or_bytes(kind: str, body: bytes) -> str | bytes:
+    charset = charset_of(kind)
+    if charset not in _UTF_8 or (charset is None and not _TEXT.fullmatch(kind.partition(";")[0].strip())):
+        return body
+    try:
+        return body.decode("ascii" if charset == "us-ascii" else "utf-8")
+    except UnicodeDecodeError:
+        return body
+
+
+def _trace(headers: Headers) -> dict[str, str]:
+    """Return the trace of the request, for events that have none."""
+    parent = headers.get("traceparent")
+    if parent is None:
+        return {}
+    states = headers.getlist("tracestate")
+    return {"traceparent": parent} | ({"tracestate": ",".join(states)} if states else {})
+
+
+def _not_accepted(what: str) -> Problem:
+    kinds = ", ".join(MODES)
+    return Problem(
+        415,
+        f"{what} is not accepted: send {kinds}, or binary mode with ce-type and ce-source as headers",
+        headers={"Accept": kinds},
+    )
+
+
+def _too_many(limits: Limits) -> Problem:
+    most = limits.batch_events
+    return Problem(413, f"the request has more than {most:,} events: send several requests", limit=most)
