@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from benches.comparing import Comparison, Stopwatch, in_turn
 from benches.surroundings import ENDPOINT, empty_home, lines, write_lines
-from resonant.cli.send.intake import BATCH_LINES
+from resonant.cli.send.files import BATCH_LINES
 from resonant.input_lines import parse_event
 from resonant.store import WorkerStore
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from resonant.cli.send.intake import SHOWN_BAD_LINES, _Counts, _Reader, _Splitter
+from resonant.cli.send.files import SHOWN_BAD_LINES, _Counts, _Reader, _Splitter
 from resonant.cli.send.sources import Interruption, Source
 from resonant.errors import InvalidEvent
 from resonant.input_lines import event_from_fields, parse_event

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from prefect import State
 
     from resonant.cli.command_store import CommandStore
-    from resonant.cli.send.intake import Summary
+    from resonant.cli.send.files import Summary
     from resonant.dispatch.limits import Lane
     from resonant.dispatch.tracking import Tracker
     from resonant.store import WorkerStore
@@ -116,7 +116,7 @@ class _Emission:
         from resonant.cli.flow_runs import run_flow
         from resonant.cli.outcomes import print_outcomes, tracked
         from resonant.cli.send.enqueue import summary_line
-        from resonant.cli.send.intake import store_files
+        from resonant.cli.send.files import store_files
         from resonant.dispatch.tracking import Tracker
 
         name: str

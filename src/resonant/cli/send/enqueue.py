@@ -11,7 +11,7 @@ from resonant.cli import completion, documents, name_checks, options
 from resonant.display import counted
 
 if TYPE_CHECKING:
-    from resonant.cli.send.intake import Summary
+    from resonant.cli.send.files import Summary
 
 
 def enqueue(
@@ -40,7 +40,7 @@ def enqueue(
     Prefect server has it. `resonant endpoint list` writes the names of all endpoints to the store.
     """
     from resonant.cli.command_store import command_store
-    from resonant.cli.send.intake import store_files
+    from resonant.cli.send.files import store_files
 
     with command_store() as store:
         name = options.endpoint_name(endpoint)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from resonant.cli.send.intake import BATCH_LINES, Summary, store_files
+from resonant.cli.send.files import BATCH_LINES, Summary, store_files
 from resonant.errors import StoreUnavailable
 from resonant.store import WorkerStore
 from support.waiting import wait_until
