@@ -19,6 +19,7 @@ from resonant.cli.help import Group, use_classes
 from resonant.cli.inspect import advise, deliveries, detail, export, metrics, status
 from resonant.cli.run import init, simulate, up
 from resonant.cli.send import emit, enqueue
+from resonant.cli.token import commands as token
 from resonant.errors import ResonantError, UnknownEndpoint
 
 # Full collections stay about as frequent as by default.
@@ -119,6 +120,13 @@ app.add_typer(
     help="Manage endpoints: add, update, list, show, test, pause, resume, rotate-secret, remove.",
     rich_help_panel=options.RUN,
     epilog="Example: resonant endpoint add billing https://hooks.example.com/billing",
+)
+app.add_typer(
+    token.commands,
+    name="token",
+    help="Manage the tokens of `resonant serve`: create, list, revoke.",
+    rich_help_panel=options.RUN,
+    epilog="Example: resonant token create shop --type 'order.*'",
 )
 use_classes(app)
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from resonant.output import Document
     from resonant.store.audit import AuditEntry
     from resonant.store.shared.gates import Gate, GateState
+    from resonant.store.shared.tokens import Token
     from resonant.store.views.endpoint_status import EndpointStatus, Governed
     from resonant.store.views.reads import DeadLetterHistory, Detail, StoreStatus
     from resonant.store.views.unfinished import Waiting, WaitingGroup
@@ -379,6 +380,11 @@ def purged(report: PurgeReport) -> Document:
 def audit_entry(entry: AuditEntry) -> Document:
     """Return an entry of the audit."""
     return {"at": rfc3339(entry.at), **_pick(entry, "who action selection count ended_at")}
+
+
+def token(found: Token) -> Document:
+    """Return a token, without its digest."""
+    return _pick(found, "name source type endpoint rate can_read created_at last_used_at revoked_at")
 
 
 # --- metrics -----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from sqlalchemy import func, select, update
 from resonant.display import counted, one_line
 from resonant.events import rfc3339
 from resonant.store import schema
-from resonant.store.audit import add_to_audit, audited, begin_audit, end_audit
+from resonant.store.audit import add_to_audit, audited, record_change
 from resonant.store.engine.sql import is_any_of
 from resonant.store.engine.wakeup import announce
 from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gates
@@ -124,7 +124,7 @@ def _change_and_audit(
 ) -> GateChange:
     change = _change(connection, endpoint, new)
     if change.after != change.before:
-        end_audit(connection, begin_audit(connection, **entry), now=entry["at"])
+        record_change(connection, **entry)
     return change
 
 

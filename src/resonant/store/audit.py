@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from resonant.store.store import Store
 
-Action = Literal["replay", "cancel", "purge", "pause", "resume"]
+Action = Literal["replay", "cancel", "purge", "pause", "resume", "token create", "token revoke"]
 _t = schema.audit
 
 
@@ -68,6 +68,14 @@ def begin_audit(
     row = insert(_t).values(at=at, who=who, action=action, selection=asked, count=0)
     audit_id: int = connection.execute(row.returning(_t.c.id)).scalar_one()
     return audit_id
+
+
+def record_change(
+    connection: Connection, *, at: float, who: str, action: Action, selection: Mapping[str, object]
+) -> None:
+    """Record an operation that this transaction does as a whole."""
+    audit_id = begin_audit(connection, at=at, who=who, action=action, selection=selection)
+    end_audit(connection, audit_id, now=at)
 
 
 def add_to_audit(connection: Connection, audit_id: int | None, count: int) -> None:

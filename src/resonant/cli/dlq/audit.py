@@ -26,7 +26,7 @@ def audit(
     limit: Annotated[int, typer.Option(metavar="N", min=0, help="Maximum rows; 0: all.")] = 50,
     as_json: options.Json = False,
 ) -> None:
-    """List who replayed, cancelled or purged deliveries, and who paused or resumed endpoints, newest first."""
+    """List who replayed, cancelled or purged deliveries, paused or resumed endpoints, or changed tokens, newest first."""
     from resonant.cli.command_store import command_store
     from resonant.store.audit import read_audit
 
@@ -34,7 +34,7 @@ def audit(
         entries = store.read(read_audit, limit=limit or None)
     _AUDIT.write(entries, as_json=as_json)
     if not entries and not as_json:
-        output.say("nothing was replayed, cancelled, purged, paused or resumed")
+        output.say("no operator has changed anything")
 
 
 def _took(entry: AuditEntry) -> str:
@@ -47,7 +47,7 @@ def _cards(entries: Iterator[AuditEntry]) -> Iterator[list[str]]:
         at = rfc3339(entry.at)
         took = _took(entry) if entry.ended_at is None else f"took {_took(entry)}"
         deliveries = f", {counted(entry.count, 'delivery', 'deliveries')}"
-        if not entry.count and entry.action in ("pause", "resume"):
+        if not entry.count and entry.action not in ("replay", "cancel", "purge"):
             deliveries = ""
         yield [
             f"{at[:10]} {at[11:19]}Z  {entry.action}{deliveries}, {took}",

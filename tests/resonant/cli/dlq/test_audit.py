@@ -14,7 +14,7 @@ def test_an_empty_audit_is_an_empty_array_or_a_message(resonant, dead):
 
     assert resonant.json("audit") == []
     answer = resonant("audit")
-    assert (answer.out, answer.err) == ("", "nothing was replayed, cancelled, purged, paused or resumed\n")
+    assert (answer.out, answer.err) == ("", "no operator has changed anything\n")
 
 
 def test_the_audit_lists_each_action_and_its_user_the_newest_first(resonant, dead):

@@ -1,0 +1,259 @@
+"""Decides which requests are allowed: by token, or all with ``--no-auth``.
+
+The tokens are read from the store at most ten times a second, and at least once a second while requests come. So a new token
+works at once, a revoked one for at most a second, and a flood of wrong tokens costs the store little.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import math
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
+from typing import TYPE_CHECKING, Protocol
+
+from resonant.errors import StoreError
+from resonant.intake.problems import Problem, Refusal
+from resonant.routing.globs import any_glob
+from resonant.store.shared.tokens import USE_NOTED_EVERY_SECONDS, Token, note_use, valid_tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starlette.requests import Request
+
+    from resonant.events import Clock, Event
+    from resonant.store import Store
+
+logger = logging.getLogger(__name__)
+
+TOKEN_PREFIX = "rsn_"  # noqa: S105 - not a secret
+_OLDEST_SECONDS, _NEWEST_SECONDS = 1.0, 0.1
+_CHALLENGE = 'Bearer realm="resonant"'
+
+
+def digest_of(text: str) -> str:
+    """Return the digest of a token's text, by which the store knows it."""
+    return sha256(text.encode()).hexdigest()
+
+
+class Access(Protocol):
+    """Decides which requests are allowed."""
+
+    async def authorize(self, request: Request) -> Grant:
+        """Return what the request may do. It needs the head of the request only.
+
+        Raises:
+            Problem: 401 without a valid token, 429 above its rate, 400 for a token in the query.
+            StoreError: the tokens cannot be read.
+        """
+
+
+class OpenAccess:
+    """Allows everything, for ``--no-auth``."""
+
+    async def authorize(self, request: Request) -> Grant:
+        """Allow everything, except a token in the query."""
+        _refuse_token_in_query(request)
+        return Grant()
+
+
+class TokenAccess:
+    """Allows what the request's token allows.
+
+    Args:
+        store: has the tokens.
+        clock: never goes back, in seconds.
+    """
+
+    def __init__(self, store: Store, *, clock: Clock = time.monotonic) -> None:
+        self._store = store
+        self._clock = clock
+        self._grants: dict[str, Grant] = {}
+        self._read_at = -math.inf
+        self._reading = asyncio.Lock()
+        self._noted: dict[str, float] = {}
+        self._notes: set[asyncio.Task[None]] = set()
+
+    async def authorize(self, request: Request) -> Grant:
+        """Return what the token of the request allows; see ``Access``."""
+        _refuse_token_in_query(request)
+        digest = digest_of(_bearer(request))
+        grant = await self._find(digest)
+        # The look-up compares hashes of secrets, so its duration reveals nothing about a token.
+        if grant is None or grant.token is None or not hmac.compare_digest(grant.token.digest, digest):
+            raise _unauthorized("unknown or revoked token", 'error="invalid_token"')
+        if grant.budget:
+            grant.budget.take()
+        self._note_use(digest)
+        return grant
+
+    async def _find(self, digest: str) -> Grant | None:
+        now = self._clock()
+        await self._read_unless_read_since(now - _OLDEST_SECONDS)
+        if digest not in self._grants:
+            await self._read_unless_read_since(now)
+        return self._grants.get(digest)
+
+    async def _read_unless_read_since(self, moment: float) -> None:
+        if self._read_at > moment:
+            return
+        async with self._reading:
+            if self._read_at <= moment:
+                await asyncio.sleep(max(0.0, self._read_at + _NEWEST_SECONDS - self._clock()))
+                began = self._clock()
+                tokens = await self._store.read(valid_tokens)
+                # A grant that is known keeps its budget; a token never changes.
+                self._grants = {key: self._grants.get(key) or self._grant(tokens[key]) for key in tokens}
+                self._read_at = began
+
+    def _grant(self, token: Token) -> Grant:
+        return Grant(token, None if token.rate is None else Budget(token.rate, self._clock))
+
+    def _note_use(self, digest: str) -> None:
+        """Record the use of a token in the background, at most once a minute."""
+        now = self._store.clock()
+        if now - self._noted.get(digest, -math.inf) < USE_NOTED_EVERY_SECONDS:
+            return
+        self._noted[digest] = now
+        task = asyncio.create_task(self._write_use(digest, now))
+        self._notes.add(task)
+        task.add_done_callback(self._notes.discard)
+
+    async def _write_use(self, digest: str, now: float) -> None:
+        try:
+            await self._store.write(note_use, digest, now=now)
+        except StoreError as error:
+            logger.warning("the last use of a token was not recorded: %s", error)
+
+
+class Budget:
+    """The events that a token may still send in this process: as many as its rate allows in a second.
+
+    A batch may exceed it; later requests wait until the rate is kept again.
+    """
+
+    def __init__(self, rate: float, clock: Clock) -> None:
+        self._rate = rate
+        self._clock = clock
+        self._left = self._most = max(1.0, rate)
+        self._at = clock()
+
+    def take(self) -> None:
+        """Take the first event of a request.
+
+        Raises:
+            Problem: 429; the budget is used up.
+        """
+        now = self._clock()
+        self._left = min(self._most, self._left + (now - self._at) * self._rate)
+        self._at = now
+        if self._left < 1:
+            seconds = math.ceil((1 - self._left) / self._rate)
+            raise Problem(
+                429,
+                f"the token may send {self._rate:g} events per second: try again in {seconds} s",
+                headers={"Retry-After": str(seconds)},
+            )
+        self._left -= 1
+
+    def charge(self, number: int) -> None:
+        """Take further events of the same request, even if fewer are left."""
+        self._left -= number
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a request may do.
+
+    Attributes:
+        token: restricts it; None allows everything.
+        budget: of the token; None for no limit.
+    """
+
+    token: Token | None = None
+    budget: Budget | None = None
+
+    def charge(self, events: int) -> None:
+        """Count the events of the request, of which ``authorize`` has counted one."""
+        if self.budget and events > 1:
+            self.budget.charge(events - 1)
+
+    def endpoint(self, asked: str | None) -> str | None:
+        """Return the endpoint that the events go to; None: they are routed.
+
+        Args:
+            asked: the endpoint in the query, if any.
+
+        Raises:
+            Problem: 403; the token is for another endpoint.
+        """
+        only = self.token and self.token.endpoint
+        if only and asked not in (None, only):
+            raise forbidden(f"the token {self.name} may only send to the endpoint {only}")
+        return only or asked
+
+    def refusal(self, event: Event, index: int) -> Refusal | None:
+        """Return why the token may not send the event at this position of the request; None if it may."""
+        for attribute in ("source", "type"):
+            glob = self.token and getattr(self.token, attribute)
+            if glob and not _matcher(glob)(getattr(event, attribute)):
+                detail = f"the token {self.name} may only send events of the {attribute} {glob!r}"
+                return Refusal(index, detail, "forbidden", f"/{attribute}")
+        return None
+
+    def require_read(self) -> None:
+        """Refuse a token that may not read.
+
+        Raises:
+            Problem: 403.
+        """
+        if self.token and not self.token.can_read:
+            raise forbidden(f"the token {self.name} may not read: create one with --read")
+
+    @property
+    def name(self) -> str:
+        """The name of the token."""
+        return self.token.name if self.token else ""
+
+
+def forbidden(detail: str) -> Problem:
+    """Return the problem of a token that is valid, but not for this request."""
+    headers = {"WWW-Authenticate": f'{_CHALLENGE}, error="insufficient_scope"'}
+    return Problem(403, detail, headers=headers)
+
+
+@lru_cache(maxsize=1024)
+def _matcher(glob: str) -> Callable[[str], bool]:
+    return any_glob((glob,))
+
+
+def _bearer(request: Request) -> str:
+    given = request.headers.getlist("authorization")
+    if not given:
+        raise _unauthorized("no token: send `Authorization: Bearer rsn_...`")
+    scheme, _, text = given[0].partition(" ")
+    if len(given) > 1 or scheme.lower() != "bearer" or not text.strip():
+        raise _unauthorized("send one header `Authorization: Bearer rsn_...`")
+    return text.strip()
+
+
+def _refuse_token_in_query(request: Request) -> None:
+    if not request.scope["query_string"]:
+        return
+    for name, value in request.query_params.multi_items():
+        if name == "access_token" or value.startswith(TOKEN_PREFIX) or name.startswith(TOKEN_PREFIX):
+            raise Problem(
+                400,
+                "a token in the query is refused, since logs contain queries: send it as `Authorization: Bearer ...`, "
+                "and replace this one (resonant token revoke, resonant token create)",
+            )
+
+
+def _unauthorized(detail: str, error: str = "") -> Problem:
+    challenge = ", ".join(filter(None, (_CHALLENGE, error)))
+    return Problem(401, detail, headers={"WWW-Authenticate": challenge})

@@ -1,0 +1,101 @@
+"""``token``: create, list and revoke."""
+
+from __future__ import annotations
+
+import pytest
+
+from resonant.store.shared.tokens import note_use, valid_tokens
+
+
+def test_a_token_is_printed_once_and_alone_on_standard_output(resonant):
+    answer = resonant("token", "create", "shop")
+
+    text = answer.out.removesuffix("\n")
+    assert len(text) == 36
+    assert text.startswith("rsn_")
+    assert "the only time" in answer.err
+    assert text not in answer.err + resonant("token", "list").out + resonant("audit").out
+
+
+def test_the_list_shows_scopes_and_times(resonant):
+    resonant("token", "create", "shop", "--source", "/shop/*", "--type", "order.*", "--rate", "2.5", "--read")
+    resonant("token", "create", "crm")
+    resonant("token", "revoke", "crm")
+
+    crm, shop = resonant.json("token", "list")
+
+    assert list(crm) == [
+        "name", "source", "type", "endpoint", "rate", "can_read", "created_at", "last_used_at", "revoked_at",
+    ]  # fmt: skip
+    assert (shop["source"], shop["type"], shop["rate"], shop["can_read"]) == ("/shop/*", "order.*", 2.5, True)
+    assert (shop["last_used_at"], shop["revoked_at"]) == (None, None)
+    assert crm["revoked_at"] > crm["created_at"]
+    header, first, second = resonant("token", "list").out.splitlines()
+    assert header.split("  ")[0] == "NAME"
+    assert "source /shop/*, type order.*, 2.5 events/s, read" in second
+    assert first.startswith("crm ")
+
+
+def test_a_terminal_shows_cards_with_the_last_use(resonant, worker):
+    resonant("token", "create", "shop")
+
+    async def use(store):
+        [digest] = await store.read(valid_tokens)
+        await store.write(note_use, digest, now=store.clock() - 120)
+
+    worker.do(use)
+    shown = resonant.on_a_terminal("token", "list").split("\n\n")[0]
+    assert [line.strip() for line in shown.split("\n")] == ["shop", "all events", "last used 2 min ago"]
+
+
+def test_without_tokens_the_list_says_how_to_create_one(resonant):
+    assert resonant.json("token", "list") == []
+    assert resonant("token", "list").err == "no tokens; `resonant token create NAME` creates one\n"
+
+
+def test_a_token_for_an_endpoint_names_a_known_one(resonant, stored):
+    answer = resonant("token", "create", "shop", "--endpoint", "biling", code=2)
+    assert "no endpoint is named 'biling': did you mean billing?" in answer.err
+
+    resonant("token", "create", "shop", "--endpoint", "billing")
+    assert resonant.json("token", "list")[0]["endpoint"] == "billing"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("create", "Shop"), "is not a valid name"),
+        (("create", "crm", "--type", ""), "--type '' is not a glob"),
+        (("create", "crm", "--source", "a\nb"), "is not a glob"),
+        (("revoke", "shpo"), "no valid token is named 'shpo': did you mean shop?"),
+        (("create", "shop"), "a token is named 'shop'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(resonant, argv, message):
+    resonant("token", "create", "shop", "--type", "x")
+
+    answer = resonant("token", *argv, code=2)
+
+    assert message in answer.err
+    assert answer.err.count("\n") == 1
+    assert [each["name"] for each in resonant.json("token", "list")] == ["shop"]
+
+
+def test_changes_of_tokens_are_in_the_audit_without_their_text(resonant):
+    resonant("token", "create", "shop", "--type", "order.*", "--read")
+    resonant("token", "revoke", "shop")
+    resonant("token", "revoke", "shop", code=2)
+
+    revoked, created = resonant.json("audit")
+
+    assert (created["action"], created["selection"]) == (
+        "token create",
+        {"token": "shop", "type": "order.*", "can_read": True},
+    )
+    assert (revoked["action"], revoked["selection"], revoked["count"]) == (
+        "token revoke",
+        {"token": "shop"},
+        0,
+    )
+    assert revoked["who"].endswith("the command line")
+    assert "token create, took" in resonant.on_a_terminal("audit")
