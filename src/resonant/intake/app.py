@@ -191,10 +191,7 @@ def _is_lenient(request: Request) -> bool:
 
 
 def _allowed(index: int, each: Event | Refusal, grant: Grant) -> Event | Refusal:
-    if isinstance(each, Refusal) or (why_not := grant.why_not(each)) is None:
-        return each
-    pointer, detail = why_not
-    return Refusal(index, detail, "forbidden", pointer)
+    return each if isinstance(each, Refusal) else grant.refusal(each, index) or each
 
 
 def _refusal(index: int, outcome: Outcome) -> Refusal:

@@ -52,10 +52,10 @@ class Recent(Generic[Names]):
         return found if name in found else await self._since(now)
 
     async def _since(self, moment: float) -> Names:
-        if self._found is not None and self._read_at >= moment:
+        if self._found is not None and self._read_at > moment:
             return self._found
         async with self._reading:
-            if self._found is None or self._read_at < moment:
+            if self._found is None or self._read_at <= moment:
                 await asyncio.sleep(max(0.0, self._read_at + _NEWEST_SECONDS - self._clock()))
                 began_at = self._clock()
                 self._found = await self._store.read(self._read)

@@ -1,7 +1,7 @@
 """Decides which requests are allowed: by token, or all with ``--no-auth``.
 
-The tokens are read from the store at most ten times a second, and at least once a second while requests come. So a new token
-works at once, a revoked one for at most a second, and a flood of wrong tokens costs the store little.
+``Recent`` reads the tokens. So a new token works at once, a revoked one for at most a second, and a flood of wrong tokens costs
+the store at most ten queries per second.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from resonant.errors import StoreError
 from resonant.intake.problems import Problem, Refusal
+from resonant.intake.recent import Recent
 from resonant.routing.globs import any_glob
 from resonant.store.shared.tokens import USE_NOTED_EVERY_SECONDS, Token, note_use, valid_tokens
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TOKEN_PREFIX = "rsn_"  # noqa: S105 - not a secret
-_OLDEST_SECONDS, _NEWEST_SECONDS = 1.0, 0.1
 _CHALLENGE = 'Bearer realm="resonant"'
 
 
@@ -73,9 +73,8 @@ class TokenAccess:
     def __init__(self, store: Store, *, clock: Clock = time.monotonic) -> None:
         self._store = store
         self._clock = clock
-        self._grants: dict[str, Grant] = {}
-        self._read_at = -math.inf
-        self._reading = asyncio.Lock()
+        self._tokens = Recent(store, valid_tokens, clock=clock)
+        self._budgets: dict[str, Budget] = {}
         self._noted: dict[str, float] = {}
         self._notes: set[asyncio.Task[None]] = set()
 
@@ -83,36 +82,22 @@ class TokenAccess:
         """Return what the token of the request allows; see ``Access``."""
         _refuse_token_in_query(request)
         digest = digest_of(_bearer(request))
-        grant = await self._find(digest)
+        token = (await self._tokens.holding(digest)).get(digest)
         # The look-up compares hashes of secrets, so its duration reveals nothing about a token.
-        if grant is None or grant.token is None or not hmac.compare_digest(grant.token.digest, digest):
+        if token is None or not hmac.compare_digest(token.digest, digest):
             raise _unauthorized("unknown or revoked token", 'error="invalid_token"')
+        grant = Grant(token, self._budget(token))
         if grant.budget:
             grant.budget.take()
         self._note_use(digest)
         return grant
 
-    async def _find(self, digest: str) -> Grant | None:
-        now = self._clock()
-        await self._read_unless_read_since(now - _OLDEST_SECONDS)
-        if digest not in self._grants:
-            await self._read_unless_read_since(now)
-        return self._grants.get(digest)
-
-    async def _read_unless_read_since(self, moment: float) -> None:
-        if self._read_at > moment:
-            return
-        async with self._reading:
-            if self._read_at <= moment:
-                await asyncio.sleep(max(0.0, self._read_at + _NEWEST_SECONDS - self._clock()))
-                began = self._clock()
-                tokens = await self._store.read(valid_tokens)
-                # A grant that is known keeps its budget; a token never changes.
-                self._grants = {key: self._grants.get(key) or self._grant(tokens[key]) for key in tokens}
-                self._read_at = began
-
-    def _grant(self, token: Token) -> Grant:
-        return Grant(token, None if token.rate is None else Budget(token.rate, self._clock))
+    def _budget(self, token: Token) -> Budget | None:
+        if token.rate is None:
+            return None
+        if token.digest not in self._budgets:
+            self._budgets[token.digest] = Budget(token.rate, self._clock)
+        return self._budgets[token.digest]
 
     def _note_use(self, digest: str) -> None:
         """Record the use of a token in the background, at most once a minute."""

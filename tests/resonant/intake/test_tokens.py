@@ -188,15 +188,14 @@ def test_every_token_is_looked_up_by_its_digest_and_compared_in_constant_time(do
     text = door.create()
     door.authorize(text)
     looked_up, compared = [], []
-    grants = door.access._grants
 
     class Watched(dict):
         def get(self, key):
             looked_up.append(key)
             return super().get(key)
 
-    monkeypatch.setattr(door.access, "_grants", Watched(grants))
-    monkeypatch.setattr(door.access, "_read_unless_read_since", lambda _: asyncio.sleep(0))
+    tokens = Watched(door.desk.read(valid_tokens))
+    monkeypatch.setattr(door.access._tokens, "_since", lambda _: asyncio.sleep(0, tokens))
     compare = hmac.compare_digest
     monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append((a, b)) or compare(a, b))
 
@@ -204,7 +203,7 @@ def test_every_token_is_looked_up_by_its_digest_and_compared_in_constant_time(do
     for wrong in (text[:-1] + "!", text[:20], text[:-1] + "!" * 99, NO_TOKEN):
         assert door.refusal(f"Bearer {wrong}").status == 401
 
-    [known] = grants
+    [known] = tokens
     assert compared == [(known, known)]
     assert [len(each) for each in looked_up] == [64] * 5
     assert len(set(looked_up)) == 5

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING, Annotated
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -61,7 +62,7 @@ def create(
         raise options.Misuse(
             f"{name!r} is not a valid name: use lower case letters, digits and single dashes, such as shop-eu"
         )
-    scopes = {
+    scopes: dict[str, Any] = {
         "source": _glob("--source", source),
         "type": _glob("--type", event_type),
         "endpoint": None if endpoint is None else options.endpoint_name(endpoint),
@@ -70,8 +71,8 @@ def create(
     }
     with command_store() as store:
         name_checks.check_filters(store, endpoint)
-        change = {"who": who_runs_this(), "now": time.time()}
-        text = store.run(lambda opened: opened.write(token_changes.create, name, **change, **scopes))
+        change = partial(token_changes.create, name=name, who=who_runs_this(), now=time.time(), **scopes)
+        text = store.run(lambda opened: opened.write(change))
     if text is None:
         raise options.Misuse(
             f"a token is named {name!r}: choose another name, or revoke it (resonant token revoke {name})"
@@ -102,8 +103,8 @@ def revoke(name: Name) -> None:
     from resonant.store.shared.tokens import read_tokens
 
     with command_store() as store:
-        change = {"who": who_runs_this(), "now": time.time()}
-        is_revoked = store.run(lambda opened: opened.write(token_changes.revoke, name, **change))
+        change = partial(token_changes.revoke, name=name, who=who_runs_this(), now=time.time())
+        is_revoked = store.run(lambda opened: opened.write(change))
         known = () if is_revoked else store.read(read_tokens)
     if not is_revoked:
         valid = {each.name for each in known if each.revoked_at is None}
