@@ -46,9 +46,11 @@ def create(
     ] = None,
     rate: Annotated[
         float | None,
-        typer.Option(metavar="R", min=0.001, max=1e6, help="Events per second, in each server process."),
+        typer.Option(
+            metavar="R", min=0.001, help="At most this many events per second, in each server process."
+        ),
     ] = None,
-    read: Annotated[bool, typer.Option("--read", help="Allow to read deliveries.")] = False,
+    read: Annotated[bool, typer.Option("--read", help="Also allow reading deliveries.")] = False,
 ) -> None:
     """Create a token, and print it on standard output. It is not stored and cannot be shown again.
 
