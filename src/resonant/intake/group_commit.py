@@ -47,7 +47,7 @@ class GroupCommit:
         Raises:
             StoreError: nothing is stored, or the commit is not confirmed.
         """
-        answer = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(event, endpoint, answer))
         if self._writer is None:
             self._writer = asyncio.create_task(self._write_all())
