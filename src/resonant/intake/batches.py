@@ -1,0 +1,73 @@
+"""Stores the events of one request: all or none, or with ``Prefer: handling=lenient`` the good ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from resonant.intake.accepting import Outcome, accept
+from resonant.intake.problems import Refusal, refused
+from resonant.store.queue.enqueue import Conflict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Connection
+
+    from resonant.events import Event
+    from resonant.store import Store
+
+
+async def store_batch(
+    store: Store, given: Sequence[Event | Refusal], endpoint: str | None, *, is_lenient: bool
+) -> tuple[list[Outcome], list[Refusal]]:
+    """Store events in one transaction; return the outcomes of the stored ones, and the refusals of the others, in their order.
+
+    Args:
+        store: receives the events.
+        given: events, and refusals of those that are not valid.
+        endpoint: receives them; None: the subscriptions decide.
+        is_lenient: stores the good events, if there are any; otherwise, a refusal refuses all.
+
+    Raises:
+        Problem: nothing is stored.
+    """
+    refusals = [each for each in given if isinstance(each, Refusal)]
+    if refusals and not is_lenient:
+        raise refused(refusals, of=len(given))
+    events = {index: each for index, each in enumerate(given) if not isinstance(each, Refusal)}
+    wanted = [(event, endpoint) for event in events.values()]
+    try:
+        outcomes = await store.write(_accept, wanted, now=store.clock(), is_lenient=is_lenient)
+    except _NothingStored as rolled_back:
+        outcomes = rolled_back.outcomes
+    refusals += filter(None, map(refusal_of, events, outcomes))
+    refusals.sort(key=lambda refusal: refusal.index)
+    stored = [outcome for outcome in outcomes if not outcome.problem]
+    if refusals and not (is_lenient and stored):
+        raise refused(refusals, of=len(given))
+    return stored, refusals
+
+
+def refusal_of(index: int, outcome: Outcome) -> Refusal | None:
+    """Return why the event at this position of a request was not stored; None if it is."""
+    if outcome.problem is None:
+        return None
+    code = "conflict" if isinstance(outcome.problem, Conflict) else "unrouted"
+    return Refusal(index, str(outcome.problem), code)
+
+
+class _NothingStored(Exception):
+    """Rolls back a batch of which an event was refused."""
+
+    def __init__(self, outcomes: list[Outcome]) -> None:
+        super().__init__()
+        self.outcomes = outcomes
+
+
+def _accept(
+    connection: Connection, wanted: Sequence[tuple[Event, str | None]], *, now: float, is_lenient: bool
+) -> list[Outcome]:
+    outcomes = accept(connection, wanted, now=now)
+    if not is_lenient and any(outcome.problem for outcome in outcomes):
+        raise _NothingStored(outcomes)
+    return outcomes

@@ -1,0 +1,138 @@
+"""``POST /events``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+from starlette.responses import Response
+
+from resonant.events import ENDPOINT_NAME
+from resonant.intake.batches import refusal_of, store_batch
+from resonant.intake.body import read_body
+from resonant.intake.group_commit import GroupCommit
+from resonant.intake.problems import Problem, Refusal, refused
+from resonant.intake.reading import SINGLE, mode_of, most_bytes, read_events
+from resonant.intake.recent import Recent
+from resonant.store.views.known_names import known_endpoints
+from resonant.suggestions import did_you_mean, no_such_endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from starlette.requests import Request
+
+    from resonant.events import Event
+    from resonant.intake.accepting import Outcome
+    from resonant.intake.limits import Limits
+    from resonant.intake.reading import Mode
+    from resonant.intake.tokens import Access
+    from resonant.store import Store
+
+PARAMETERS = ("endpoint",)
+# A larger body is parsed in a thread, so that other requests need not wait.
+_LARGE_BYTES = 32 * 1024
+_LENIENT = "handling=lenient"
+
+
+class Posting:
+    """Stores the events of requests.
+
+    Args:
+        store: receives the events.
+        access: decides which requests are allowed.
+        limits: of a request.
+    """
+
+    def __init__(self, store: Store, access: Access, limits: Limits) -> None:
+        self._store = store
+        self._access = access
+        self._limits = limits
+        self._group = GroupCommit(store)
+        self._endpoints = Recent(store, known_endpoints)
+
+    async def post(self, request: Request) -> Response:
+        """Store the events of a request, and answer 202 after the commit.
+
+        Raises:
+            Problem: nothing is stored.
+            StoreError: nothing is stored, or the commit is not confirmed.
+        """
+        grant = await self._access.authorize(request)
+        endpoint = grant.endpoint(_asked_endpoint(request))
+        if endpoint is not None:
+            await self._require(endpoint)
+        mode = mode_of(request.headers)
+        body = await read_body(request, most_bytes=most_bytes(mode, self._limits))
+        given = await self._read(mode, request, body)
+        grant.charge(len(given))
+        given = [
+            each if isinstance(each, Refusal) else grant.refusal(each, index) or each
+            for index, each in enumerate(given)
+        ]
+        if mode in SINGLE:
+            return _stored([await self._store_one(given[0], endpoint)])
+        is_lenient = _is_lenient(request)
+        outcomes, refusals = await store_batch(self._store, given, endpoint, is_lenient=is_lenient)
+        return _stored(outcomes, refusals, is_lenient=is_lenient)
+
+    async def _require(self, endpoint: str) -> None:
+        """Raise a Problem if no endpoint has this name."""
+        if not ENDPOINT_NAME.fullmatch(endpoint):
+            # The message omits the name: it may be a URL with a secret.
+            raise Problem(
+                422, "endpoint is not a name: it has only lower case letters, digits and single dashes"
+            )
+        if endpoint not in (known := await self._endpoints.holding(endpoint)):
+            raise Problem(422, no_such_endpoint(endpoint, known))
+
+    async def _read(self, mode: Mode, request: Request, body: bytes) -> list[Event | Refusal]:
+        if len(body) < _LARGE_BYTES:
+            return read_events(mode, request.headers, body, self._limits)
+        return await asyncio.to_thread(read_events, mode, request.headers, body, self._limits)
+
+    async def _store_one(self, event: Event | Refusal, endpoint: str | None) -> Outcome:
+        if isinstance(event, Refusal):
+            raise refused([event], of=1)
+        outcome = await self._group.accept(event, endpoint)
+        if refusal := refusal_of(0, outcome):
+            raise refused([refusal], of=1)
+        return outcome
+
+
+def _asked_endpoint(request: Request) -> str | None:
+    if not request.scope["query_string"]:
+        return None
+    for name in request.query_params:
+        if name not in PARAMETERS:
+            similar = did_you_mean(name[:40], PARAMETERS)
+            raise Problem(400, f"no query parameter is named {name!r:.80}{similar}")
+    names = request.query_params.getlist("endpoint")
+    if len(names) > 1:
+        raise Problem(400, "endpoint is given twice: give one, or none and let the subscriptions decide")
+    return names[0] if names else None
+
+
+def _is_lenient(request: Request) -> bool:
+    given = ",".join(request.headers.getlist("prefer")).lower().split(",")
+    return any(each.replace(" ", "").partition(";")[0] == _LENIENT for each in given)
+
+
+def _stored(
+    outcomes: Sequence[Outcome], refusals: Sequence[Refusal] = (), *, is_lenient: bool = False
+) -> Response:
+    document: dict[str, Any] = {"events": [_event(outcome) for outcome in outcomes]}
+    if refusals:
+        document["errors"] = [refusal.document() for refusal in refusals]
+    headers = {"Preference-Applied": _LENIENT} if is_lenient else None
+    return Response(json.dumps(document), 202, headers, "application/json")
+
+
+def _event(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "id": outcome.event.id,
+        "source": outcome.event.source,
+        "duplicate": outcome.duplicate,
+        "endpoints": outcome.endpoints,
+    }
