@@ -1,0 +1,101 @@
+"""``resonant serve``: accept events over HTTP."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from resonant import output
+from resonant.display import counted
+from resonant.errors import ResonantError
+
+if TYPE_CHECKING:
+    import socket
+
+    from resonant.settings import Settings
+    from resonant.store import Store
+
+HOST, PORT = "127.0.0.1", 8080
+_LABEL_WIDTH = 15
+
+
+def serve(
+    host: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS", help="Address to listen on; 0.0.0.0 is every address of this machine."
+        ),
+    ] = HOST,
+    port: Annotated[int, typer.Option(metavar="PORT", min=1, max=65_535, help="Port to listen on.")] = PORT,
+    no_auth: Annotated[
+        bool, typer.Option("--no-auth", help="Accept events from everyone who can connect, without a token.")
+    ] = False,
+) -> None:
+    """Accept events over HTTP (POST /events), until Ctrl-C. Each answer 202 means that the events are stored.
+
+    Clients need a token of `resonant token create`. The events are sent by a drain, such as that of `resonant up`.
+    Several servers may use one store. /docs describes the interface.
+    """
+    from resonant.cli.command_store import command_store
+    from resonant.intake.server import listen
+
+    with command_store(patient=True) as store, listen(host, port) as listener:
+        _log_with_times()
+        store.run(lambda opened: _serve(opened, listener, store.settings, no_auth=no_auth))
+
+
+async def _serve(store: Store, listener: socket.socket, settings: Settings, *, no_auth: bool) -> None:
+    from resonant.intake.app import create_app, resource
+    from resonant.intake.health import Metrics, Readiness, healthz
+    from resonant.intake.limits import Limits
+    from resonant.intake.meters import Meters
+    from resonant.intake.server import serve
+    from resonant.intake.tokens import OpenAccess, TokenAccess
+    from resonant.store.shared.tokens import valid_tokens
+
+    host, port = listener.getsockname()[:2]
+    is_local = ipaddress.ip_address(host).is_loopback
+    tokens = len(await store.read(valid_tokens))
+    if not (is_local or tokens or no_auth):
+        raise ResonantError(
+            f"no token exists, so nobody could use the server on {host}: `resonant token create NAME` makes one; "
+            "--no-auth accepts events from everyone who can connect"
+        )
+    access = OpenAccess() if no_auth else TokenAccess(store)
+    limits, meters = Limits(event_bytes=settings.max_event_bytes), Meters()
+    routes = [
+        resource("/healthz", GET=healthz),
+        resource("/readyz", GET=Readiness(store).readyz),
+        resource("/metrics", GET=Metrics(meters, None if is_local else access).metrics),
+    ]
+    app = create_app(store, access=access, limits=limits, routes=routes)
+
+    def write_what_runs() -> None:
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        for line in (
+            f"events         {url}/events",
+            f"documentation  {url}/docs",
+            f"store          {store}",
+            f"access         {_access(tokens, no_auth=no_auth)}",
+            "Ctrl-C stops it.",
+        ):
+            output.write_paragraph(line, indent=_LABEL_WIDTH)
+        output.flush()
+
+    await serve(app, listener, limits=limits, meters=meters, on_start=write_what_runs)
+
+
+def _access(tokens: int, *, no_auth: bool) -> str:
+    if no_auth:
+        return "everyone who can connect, without a token (--no-auth)"
+    if tokens:
+        return f"with one of {counted(tokens, 'token')}"
+    return "nobody yet: `resonant token create NAME` makes a token"
+
+
+def _log_with_times() -> None:
+    import logging
+
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")

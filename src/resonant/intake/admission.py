@@ -1,0 +1,145 @@
+"""The outermost layer of the application: bounds what all requests hold together, and measures each."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from resonant.intake.problems import Problem
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from resonant.intake.limits import Limits
+    from resonant.intake.meters import Meters
+
+logger = logging.getLogger(__name__)
+
+_LOG_SECONDS = 60.0
+_REFUSED = 400
+
+
+class Admission:
+    """An ASGI application that admits requests to another one.
+
+    Args:
+        app: answers the requests. It turns a ``Problem`` that ``receive`` raises into an answer.
+        limits: bound the bodies in memory, and the requests that wait.
+        meters: count requests and what they hold.
+    """
+
+    def __init__(self, app: ASGIApp, limits: Limits, meters: Meters) -> None:
+        self._app = app
+        self._limits = limits
+        self._meters = meters
+        self._refusals = Refusals()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began_at = perf_counter()
+        request = _Request(scope, receive, send, self._limits, self._meters)
+        try:
+            await self._app(scope, request.receive, request.send)
+        except asyncio.CancelledError:  # the server stops
+            await request.give_up()
+        except Exception:
+            logger.exception("a request failed")
+            await request.give_up()
+        finally:
+            request.release()
+            if not request.is_gone:
+                self._meters.observe(request.status, perf_counter() - began_at)
+                self._refusals.note(request.status)
+
+
+class Refusals:
+    """Logs how many requests were refused: one line a minute, so that a flood of requests does not fill the log."""
+
+    def __init__(self) -> None:
+        self._numbers: Counter[int] = Counter()
+
+    def note(self, status: int) -> None:
+        """Count an answer with this status, if it is a refusal."""
+        if status < _REFUSED:
+            return
+        if not self._numbers:
+            asyncio.get_running_loop().call_later(_LOG_SECONDS, self._log)
+        self._numbers[status] += 1
+
+    def _log(self) -> None:
+        numbers = ", ".join(f"{number:,} with {status}" for status, number in sorted(self._numbers.items()))
+        logger.warning("refused requests in the last minute: %s", numbers)
+        self._numbers.clear()
+
+
+class _Request:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, limits: Limits, meters: Meters) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._limits = limits
+        self._meters = meters
+        self._size = 0
+        self._is_waiting = False
+        self._awaits_continue = any(name == b"expect" for name, _ in scope["headers"])
+        self.status = 0
+        self.is_gone = False
+
+    async def receive(self) -> Message:
+        """Return the next part of the body.
+
+        Raises:
+            Problem: 503; all requests together are too large, or too many requests wait.
+        """
+        self._awaits_continue = False  # uvicorn sends 100 Continue
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self.is_gone = True
+            return message
+        self._hold(len(message["body"]))
+        if not message["more_body"]:
+            self._wait()
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Send a part of the answer."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            if self._awaits_continue:
+                # The client may send the body or not, so nobody knows where its next request begins.
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
+        await self._send(message)
+
+    async def give_up(self) -> None:
+        """Answer 503, unless an answer has begun."""
+        if not self.status:
+            await self._busy("the request was not completed").response()(self._scope, self.receive, self.send)
+
+    def release(self) -> None:
+        """Free what the request has held."""
+        self._meters.held_bytes -= self._size
+        self._meters.waiting -= self._is_waiting
+
+    def _hold(self, size: int) -> None:
+        is_small = self._size + size <= self._limits.free_bytes
+        if not is_small and self._meters.held_bytes + size > self._limits.held_bytes:
+            raise self._busy("the requests of all clients are too large together")
+        self._size += size
+        self._meters.held_bytes += size
+
+    def _wait(self) -> None:
+        if self._meters.waiting >= self._limits.waiting:
+            raise self._busy("too many requests wait for the store")
+        self._is_waiting = True
+        self._meters.waiting += 1
+
+    def _busy(self, reason: str) -> Problem:
+        seconds = self._limits.retry_after
+        headers = {"Retry-After": str(seconds)}
+        return Problem(503, f"{reason}: send the same request again in {seconds} s", headers=headers)

@@ -1,0 +1,86 @@
+"""What a server of the intake counts, for ``/metrics``. The counts are of one process, and begin at 0 with it."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from itertools import accumulate
+from typing import TYPE_CHECKING, Literal, get_args
+
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+EventOutcome = Literal["stored", "duplicate", "unrouted", "refused"]
+
+BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, float("inf"))
+
+
+class Meters(Collector):
+    """The counts of a server.
+
+    Attributes:
+        requests: answered requests by status.
+        events: events by outcome.
+        waiting: requests that were received completely and have no answer yet.
+        held_bytes: the bodies of all requests.
+        connections: open connections.
+        registry: has these metrics and no others.
+    """
+
+    def __init__(self) -> None:
+        self.requests: Counter[int] = Counter()
+        self.events: Counter[EventOutcome] = Counter(dict.fromkeys(get_args(EventOutcome), 0))
+        self.waiting = 0
+        self.held_bytes = 0
+        self.connections = 0
+        self._durations = [0] * len(BOUNDS)
+        self._seconds = 0.0
+        self.registry = CollectorRegistry(auto_describe=False)
+        self.registry.register(self)
+
+    def observe(self, status: int, seconds: float) -> None:
+        """Count an answered request, and how long it took."""
+        self.requests[status] += 1
+        self._durations[bisect_left(BOUNDS, seconds)] += 1
+        self._seconds += seconds
+
+    def collect(self) -> Iterator[Metric]:
+        """Return the metrics for Prometheus."""
+        requests = CounterMetricFamily(
+            "resonant_intake_requests_total",
+            "Requests that were answered, by the status of the answer.",
+            labels=("status",),
+        )
+        for status, number in sorted(self.requests.items()):
+            requests.add_metric((str(status),), number)
+        yield requests
+        events = CounterMetricFamily(
+            "resonant_intake_events_total",
+            "Events of these requests: stored, duplicate (stored before), unrouted (no subscription matches), or refused.",
+            labels=("outcome",),
+        )
+        for outcome, number in self.events.items():
+            events.add_metric((outcome,), number)
+        yield events
+        buckets = zip(map(_bound, BOUNDS), accumulate(self._durations), strict=True)
+        durations = HistogramMetricFamily(
+            "resonant_intake_request_duration_seconds",
+            "Time from the end of a request's headers to the end of its answer, with the time that its body took.",
+            labels=(),
+        )
+        durations.add_metric((), list(buckets), self._seconds)
+        yield durations
+        for name, text, value in (
+            ("waiting_requests", "Requests that were received and have no answer yet.", self.waiting),
+            ("body_bytes", "Bytes in the bodies of requests that have no answer yet.", self.held_bytes),
+            ("connections", "Open connections.", self.connections),
+        ):
+            yield GaugeMetricFamily(f"resonant_intake_{name}", text, value)
+
+
+def _bound(seconds: float) -> str:
+    return "+Inf" if seconds == BOUNDS[-1] else f"{seconds:g}"

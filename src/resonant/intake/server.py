@@ -1,0 +1,119 @@
+"""Runs the intake as an HTTP server, until a signal ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import resource
+import signal
+import socket
+from functools import partial
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from resonant.errors import ResonantError
+from resonant.intake.admission import Admission
+from resonant.intake.connections import Connection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from starlette.types import ASGIApp
+
+    from resonant.intake.limits import Limits
+    from resonant.intake.meters import Meters
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# For the store, its locks and the log, in addition to the connections.
+_OTHER_FILES = 200
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens for connections.
+
+    Args:
+        host: a name or an address; ``::`` and ``0.0.0.0`` are all addresses of this machine.
+        port: its port; 0 chooses a free one.
+
+    Raises:
+        ResonantError: the address cannot be used.
+    """
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.create_server(address[:2], family=family, backlog=1024)
+    except OSError as error:
+        raise ResonantError(
+            f"cannot listen on {host} port {port}: {error.strerror}: choose another with --host and --port"
+        ) from None
+    listener.setblocking(False)
+    return listener
+
+
+async def serve(
+    app: ASGIApp,
+    listener: socket.socket,
+    *,
+    limits: Limits,
+    meters: Meters,
+    on_start: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve an application until SIGTERM or SIGINT, then answer the requests that were received; another signal kills.
+
+    Args:
+        app: answers the requests.
+        listener: accepts the connections; it is closed.
+        limits: bound the connections, their requests, and the time to stop.
+        meters: count the requests.
+        on_start: is called when the server accepts connections.
+    """
+    _allow_files(limits.connections + _OTHER_FILES)
+    # It logs a line for each request that is not HTTP.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    sending: dict[Connection, None] = {}
+    config = uvicorn.Config(
+        Admission(app, limits, meters),
+        http=partial(Connection, limits, meters, sending),  # type: ignore[arg-type]
+        ws="none",
+        loop="asyncio",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=limits.idle_seconds,
+        timeout_graceful_shutdown=limits.stop_seconds,
+    )
+    await _Server(config, on_start).serve([listener])
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, on_start: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_start = on_start
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_start()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop at the first signal. uvicorn would raise it again at the end."""
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self._stop)
+        yield
+
+    def _stop(self) -> None:
+        self.should_exit = True
+        for number in _SIGNALS:
+            asyncio.get_running_loop().remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _allow_files(number: int) -> None:
+    """Let this process open so many files, as far as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = number if hard == resource.RLIM_INFINITY else min(number, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
