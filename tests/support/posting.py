@@ -9,6 +9,7 @@ import httpx
 
 from resonant.intake.app import create_app
 from resonant.intake.limits import Limits
+from resonant.intake.meters import Meters
 from resonant.intake.tokens import Access, OpenAccess
 from resonant.store.views.known_names import remember_endpoints
 
@@ -25,9 +26,10 @@ LINES = "application/jsonl"
 class Client:
     """Sends requests to the application on the store of a desk, which knows the endpoint ``orders``."""
 
-    def __init__(self, desk: Desk, http: httpx.AsyncClient) -> None:
+    def __init__(self, desk: Desk, http: httpx.AsyncClient, meters: Meters) -> None:
         self.desk = desk
         self.http = http
+        self.meters = meters
 
     def send(self, method: str, path: str, **options: Any) -> httpx.Response:
         return self.desk.run(self.http.request(method, path, **options))
@@ -49,7 +51,8 @@ class Client:
 @contextmanager
 def posting(desk: Desk, *, access: Access | None = None, limits: Limits | None = None) -> Iterator[Client]:
     desk.write(remember_endpoints, ["orders", "billing"])
-    app = create_app(desk.store, access=access or OpenAccess(), limits=limits or Limits())
+    meters = Meters()
+    app = create_app(desk.store, access=access or OpenAccess(), limits=limits or Limits(), meters=meters)
     http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://intake.test")
-    yield Client(desk, http)
+    yield Client(desk, http, meters)
     desk.run(http.aclose())

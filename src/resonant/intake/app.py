@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from resonant.intake.limits import Limits
+    from resonant.intake.meters import Meters
     from resonant.intake.tokens import Access
     from resonant.store import Store
 
@@ -29,13 +30,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def create_app(store: Store, *, access: Access, limits: Limits, routes: Sequence[Route] = ()) -> Starlette:
+def create_app(
+    store: Store, *, access: Access, limits: Limits, meters: Meters, routes: Sequence[Route] = ()
+) -> Starlette:
     """Return the application; it belongs to the event loop of the store.
 
     Args:
         store: receives the events.
         access: decides which requests are allowed.
         limits: of a request.
+        meters: count the events.
         routes: further resources.
     """
 
@@ -48,7 +52,7 @@ def create_app(store: Store, *, access: Access, limits: Limits, routes: Sequence
         ).response()
 
     app = Starlette(
-        routes=[resource("/events", POST=Posting(store, access, limits).post), *routes],
+        routes=[resource("/events", POST=Posting(store, access, limits, meters).post), *routes],
         exception_handlers={
             Problem: _answer_problem,
             StoreError: answer_store_error,

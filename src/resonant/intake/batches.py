@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from resonant.intake.accepting import Outcome, accept
 from resonant.intake.problems import Refusal, refused
@@ -17,10 +17,17 @@ if TYPE_CHECKING:
     from resonant.store import Store
 
 
+class Result(NamedTuple):
+    """What became of the events of a request, in their order."""
+
+    stored: Sequence[Outcome]
+    refused: Sequence[Refusal]
+
+
 async def store_batch(
     store: Store, given: Sequence[Event | Refusal], endpoint: str | None, *, is_lenient: bool
-) -> tuple[list[Outcome], list[Refusal]]:
-    """Store events in one transaction; return the outcomes of the stored ones, and the refusals of the others, in their order.
+) -> Result:
+    """Store events in one transaction.
 
     Args:
         store: receives the events.
@@ -45,7 +52,7 @@ async def store_batch(
     stored = [outcome for outcome in outcomes if not outcome.problem]
     if refusals and not (is_lenient and stored):
         raise refused(refusals, of=len(given))
-    return stored, refusals
+    return Result(stored, refusals)
 
 
 def refusal_of(index: int, outcome: Outcome) -> Refusal | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import Response
 
 from resonant.events import ENDPOINT_NAME
-from resonant.intake.batches import refusal_of, store_batch
+from resonant.intake.batches import Result, refusal_of, store_batch
 from resonant.intake.body import read_body
 from resonant.intake.group_commit import GroupCommit
 from resonant.intake.problems import Problem, Refusal, refused
@@ -19,13 +19,12 @@ from resonant.store.views.known_names import known_endpoints
 from resonant.suggestions import did_you_mean, no_such_endpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from starlette.requests import Request
 
     from resonant.events import Event
     from resonant.intake.accepting import Outcome
     from resonant.intake.limits import Limits
+    from resonant.intake.meters import Meters
     from resonant.intake.reading import Mode
     from resonant.intake.tokens import Access
     from resonant.store import Store
@@ -43,12 +42,14 @@ class Posting:
         store: receives the events.
         access: decides which requests are allowed.
         limits: of a request.
+        meters: count the events.
     """
 
-    def __init__(self, store: Store, access: Access, limits: Limits) -> None:
+    def __init__(self, store: Store, access: Access, limits: Limits, meters: Meters) -> None:
         self._store = store
         self._access = access
         self._limits = limits
+        self._meters = meters
         self._group = GroupCommit(store)
         self._endpoints = Recent(store, known_endpoints)
 
@@ -71,11 +72,17 @@ class Posting:
             each if isinstance(each, Refusal) else grant.refusal(each, index) or each
             for index, each in enumerate(given)
         ]
-        if mode in SINGLE:
-            return _stored([await self._store_one(given[0], endpoint)])
-        is_lenient = _is_lenient(request)
-        outcomes, refusals = await store_batch(self._store, given, endpoint, is_lenient=is_lenient)
-        return _stored(outcomes, refusals, is_lenient=is_lenient)
+        is_lenient = mode not in SINGLE and _is_lenient(request)
+        try:
+            if mode in SINGLE:
+                result = await self._store_one(given[0], endpoint)
+            else:
+                result = await store_batch(self._store, given, endpoint, is_lenient=is_lenient)
+        except Problem as problem:
+            self._count(Result((), problem.errors))
+            raise
+        self._count(result)
+        return _answer(result, is_lenient=is_lenient)
 
     async def _require(self, endpoint: str) -> None:
         """Raise a Problem if no endpoint has this name."""
@@ -92,13 +99,19 @@ class Posting:
             return read_events(mode, request.headers, body, self._limits)
         return await asyncio.to_thread(read_events, mode, request.headers, body, self._limits)
 
-    async def _store_one(self, event: Event | Refusal, endpoint: str | None) -> Outcome:
+    async def _store_one(self, event: Event | Refusal, endpoint: str | None) -> Result:
         if isinstance(event, Refusal):
             raise refused([event], of=1)
         outcome = await self._group.accept(event, endpoint)
         if refusal := refusal_of(0, outcome):
             raise refused([refusal], of=1)
-        return outcome
+        return Result([outcome], ())
+
+    def _count(self, result: Result) -> None:
+        for outcome in result.stored:
+            self._meters.events["duplicate" if outcome.duplicate else "stored"] += 1
+        for refusal in result.refused:
+            self._meters.events["unrouted" if refusal.code == "unrouted" else "refused"] += 1
 
 
 def _asked_endpoint(request: Request) -> str | None:
@@ -119,12 +132,10 @@ def _is_lenient(request: Request) -> bool:
     return any(each.replace(" ", "").partition(";")[0] == _LENIENT for each in given)
 
 
-def _stored(
-    outcomes: Sequence[Outcome], refusals: Sequence[Refusal] = (), *, is_lenient: bool = False
-) -> Response:
-    document: dict[str, Any] = {"events": [_event(outcome) for outcome in outcomes]}
-    if refusals:
-        document["errors"] = [refusal.document() for refusal in refusals]
+def _answer(result: Result, *, is_lenient: bool) -> Response:
+    document: dict[str, Any] = {"events": [_event(outcome) for outcome in result.stored]}
+    if result.refused:
+        document["errors"] = [refusal.document() for refusal in result.refused]
     headers = {"Preference-Applied": _LENIENT} if is_lenient else None
     return Response(json.dumps(document), 202, headers, "application/json")
 

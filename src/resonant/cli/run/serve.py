@@ -70,7 +70,7 @@ async def _serve(store: Store, listener: socket.socket, settings: Settings, *, n
         resource("/readyz", GET=Readiness(store).readyz),
         resource("/metrics", GET=Metrics(meters, None if is_local else access).metrics),
     ]
-    app = create_app(store, access=access, limits=limits, routes=routes)
+    app = create_app(store, access=access, limits=limits, meters=meters, routes=routes)
 
     def write_what_runs() -> None:
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
