@@ -42,15 +42,20 @@ if TYPE_CHECKING:
 PROGRESS_ARTIFACT = "replay-progress"
 
 
-async def check_names(store: WorkerStore, selection: Selection) -> None:
+async def check_names(store: WorkerStore, selection: Selection, to: str | None = None) -> None:
     """Refuse an unknown endpoint, code or id: a typo would select nothing and look like success.
+
+    Args:
+        store: knows the names.
+        selection: the selection.
+        to: another endpoint, to which events are sent.
 
     Raises:
         UnknownEndpoint: neither the store nor Prefect knows the endpoint.
         UnknownName: the code is unknown, no event has one of the ids, or the source is missing or wrong.
     """
-    if selection.endpoint:
-        await check_endpoint(store, selection.endpoint)
+    for endpoint in filter(None, (selection.endpoint, to)):
+        await check_endpoint(store, endpoint)
     if selection.code and (why := await store.read(why_no_such_code, selection.code)):
         raise UnknownName(why)
     if why := await store.read(why_no_such_ids, selection.ids):
@@ -111,14 +116,14 @@ async def replay(dispatcher: Dispatcher, request: ReplayRequest, *, who: str) ->
         # Another worker took them over, a gate holds them, or they are parked briefly. Wait for them and send due
         # deliveries in a separate emission, since this run's policy must not apply to other deliveries.
         async with open_dispatcher() as following:
-            await send_due(following, endpoint=request.selection.endpoint, own=own)
+            await send_due(following, endpoint=request.target, own=own)
         await own.finish()
     await progress.show(planned.selected)
     left_out = [*planned.left_out, *closed]
     if left_out and not planned.selected:
-        return Failed(message="; ".join(["nothing was sent again", *left_out]))
-    outcomes = say_outcomes(own, request.selection.endpoint)
-    sent = f"{taken} sent again: {outcomes}" if taken or planned.selected else "no dead letter matches"
+        return Failed(message="; ".join([f"nothing was {planned.sent}", *left_out]))
+    outcomes = say_outcomes(own, request.target)
+    sent = f"{taken} {planned.sent}: {outcomes}" if taken or planned.selected else "no dead letter matches"
     message = "; ".join([sent, *left_out])
     counts = own.outcomes
     if taken and counts.dead_letters.total() == counts.total:
@@ -132,14 +137,17 @@ async def _without_closed_endpoints(
     """Exclude endpoints that cannot be opened, and describe them; their dead letters stay in the queue.
 
     Raises:
-        EndpointError: the only selected endpoint cannot be opened.
+        EndpointError: the only endpoint that the replay sends to cannot be opened.
     """
-    names = await dispatcher.store.read(
-        lambda connection: request.dead_letters(connection).endpoints(connection)
-    )
+    if request.to:
+        names = [request.to]
+    else:
+        names = await dispatcher.store.read(
+            lambda connection: request.dead_letters(connection).endpoints(connection)
+        )
     closed = await dispatcher.unavailable_endpoints(names)
-    if closed and request.selection.endpoint in closed:
-        raise EndpointError(closed[request.selection.endpoint])
+    if closed and request.target in closed:
+        raise EndpointError(closed[request.target])
     left_out = [f"dead letters to {name} stay in the queue: {visible(why)}" for name, why in closed.items()]
     for each in left_out:
         get_run_logger().warning("%s", each)

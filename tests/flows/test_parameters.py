@@ -30,6 +30,7 @@ OTHERS = {
         "include_permanent",
         "limit",
         "rate",
+        "to",
         "policy",
         "dry_run",
     },
@@ -46,7 +47,7 @@ def select(tmp_path, monkeypatch):
     """Run a flow until it checks the names in its selection; return the selection."""
     monkeypatch.setenv("RESONANT_DATABASE_URL", f"sqlite:///{tmp_path}/store.db")
 
-    async def check_names(_store, selection):
+    async def check_names(_store, selection, _to=None):
         raise Selected(selection)
 
     monkeypatch.setattr(flows.dead_letters, "check_names", check_names)
@@ -73,10 +74,10 @@ async def test_every_field_of_a_form_reaches_the_selection(flow, select):
 
 async def test_a_request_of_the_command_line_is_understood_by_the_flow(select):
     selection = Selection(ids=("evt_1",), event_type="order.*", category="permanent", since=0.25)
-    request = ReplayRequest(selection, include_permanent=True, limit=3, rate=0.5)
+    request = ReplayRequest(selection, include_permanent=True, limit=3, rate=0.5, to="crm")
 
     received = replay_dead_letters.validate_parameters(request.as_parameters())
 
     assert await select(replay_dead_letters, **received | {"dry_run": True}) == selection
-    asked = {"include_permanent": True, "limit": 3, "rate": 0.5}
+    asked = {"include_permanent": True, "limit": 3, "rate": 0.5, "to": "crm"}
     assert {name: received[name] for name in asked} == asked

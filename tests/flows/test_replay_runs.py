@@ -99,3 +99,36 @@ async def test_a_replay_to_endpoints_that_cannot_be_opened_fails_and_says_why():
 
     assert (state.is_failed(), state.name) == (True, "Failed")
     assert state.message.startswith(f"nothing was sent again; dead letters to {ENDPOINT} stay in the queue: ")
+
+
+async def test_a_replay_to_another_endpoint_sends_the_events_there(store, tmp_path):
+    await FileEndpoint(path=tmp_path / "other").asave("other", overwrite=True)
+
+    state = await replay_dead_letters(
+        endpoint=ENDPOINT, to="file-endpoint/other", rate=100, return_state=True
+    )
+
+    assert (state.is_completed(), state.name) == (True, "Completed")
+    assert state.message.startswith("3 sent to file-endpoint/other: 3 delivered")
+    assert len((tmp_path / "other").read_text().splitlines()) == 3
+    assert not (tmp_path / "out").exists()
+    status = await store.status()
+    assert (status.dead_letter, status.delivered, status.balanced) == (3, 3, True)
+
+    state = await replay_dead_letters(endpoint=ENDPOINT, to="file-endpoint/other", return_state=True)
+    assert state.is_failed()
+    assert state.message == (
+        "nothing was sent to file-endpoint/other; 3 skipped because file-endpoint/other already has a delivery of the event"
+    )
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_a_replay_to_an_unknown_endpoint_fails_and_suggests_another(dry_run):
+    state = await replay_dead_letters(
+        all_dead_letters=True, to="file-endpoint/replayd", dry_run=dry_run, return_state=True
+    )
+
+    assert state.is_failed()
+    assert (
+        "no endpoint is named 'file-endpoint/replayd': did you mean file-endpoint/replayed" in state.message
+    )

@@ -50,6 +50,7 @@ class Known:
     category: str | None = None
     code: str | None = None
     status_code: int | None = None
+    replayed_to: str | None = None
     history: list[tuple[Any, ...]] = field(default_factory=list)
     said: set[tuple[int, float]] = field(default_factory=set)
 
@@ -247,6 +248,11 @@ class Model:
             and (include_permanent or each.category != "permanent")
         ]
         return sorted(found, key=lambda each: (each.finished_at, each.id))
+
+    def elsewhere(self, dead: list[Known], to: str) -> list[Known]:
+        """Return the dead letters whose event has no delivery to this endpoint."""
+        there = {each.identity for each in self.all(endpoint=to)}
+        return [each for each in dead if each.identity not in there]
 
     def replay(self, known: Known, owner: str, now: float) -> None:
         known.status = "retrying" if known.attempts else "pending"

@@ -37,7 +37,7 @@ class HalfWay(Exception):
 
 
 class Operators(Workers):
-    """Adds operators to the workers: replay, cancel, make parked deliveries due, and purge."""
+    """Adds operators to the workers: replay, also to another endpoint, cancel, make parked deliveries due, and purge."""
 
     # An operator's actions.
 
@@ -60,6 +60,31 @@ class Operators(Workers):
         for known in dead:
             self.model.replay(known, owner, now)
         self.remember(taken, dead)
+
+    @deed(
+        where=some(status="dead_letter"),
+        weight=2,
+        selection=selections,
+        to=endpoints,
+        owner=owners,
+        limit=limits,
+    )
+    def replay_to(self, selection, to, owner, limit):
+        if selection.endpoint == to:
+            return
+        self.clock.advance(0.5)
+        now = self.clock()
+        dead = self.model.replayable(selection, now, include_permanent=True)
+        dead = self.model.elsewhere(dead, to)[:limit]
+        events = dict.fromkeys(each.identity for each in dead)
+        taken = self.write(replay, selection, owner, limit, now, include_permanent=True, to=to)
+        assert [lease.event.identity for lease in taken] == [*events], "each event once"
+        for lease in taken:
+            self.model.accept(lease.delivery_id, lease.event, to, now)
+            self.model.deliveries[lease.delivery_id].lease_to(owner, now)
+        for known in dead:
+            known.replayed_to = to
+        self.remember(taken, [self.model.deliveries[lease.delivery_id] for lease in taken])
 
     @deed(where=is_remembered, weight=2, selection=selections, begins=st.booleans())
     def cancel(self, selection, begins):
@@ -98,7 +123,7 @@ class Operators(Workers):
 
     # Failures.
 
-    @deed(where=is_remembered, endpoint=endpoints, steps=st.integers(1, 9))
+    @deed(where=is_remembered, endpoint=endpoints, steps=st.integers(1, 10))
     def raise_half_way(self, endpoint, steps):
         """A transaction that raises rolls back all its writes."""
         now = self.clock() + 1_000  # after every lease, when everything is due
@@ -113,6 +138,9 @@ class Operators(Workers):
             lambda connection: record(connection, outcomes, now=now),
             lambda connection: rescue.rescue(connection, now=now + LEASE_SECONDS),
             lambda connection: replay(connection, Selection(), "ann", 1, now, include_permanent=True),
+            lambda connection: replay(
+                connection, Selection(), "ann", 9, now, include_permanent=True, to=endpoint
+            ),
             lambda connection: cancel_batch(connection, Selection(), list(self.model.deliveries), now=now),
             lambda connection: purge(connection, "dead_letter", now, 100, now),
             lambda connection: purge(connection, "delivered", now, 100, now),
@@ -127,8 +155,8 @@ class Operators(Workers):
             self.write(fail)
 
 
-def replay(connection, selection, owner, limit, now, *, include_permanent):
-    request = ReplayRequest(selection, include_permanent=include_permanent, everything=True)
+def replay(connection, selection, owner, limit, now, *, include_permanent, to=None):
+    request = ReplayRequest(selection, include_permanent=include_permanent, everything=True, to=to)
     lease = {"owner": owner, "now": now, "lease_seconds": LEASE_SECONDS}
     return replay_batch(connection, request, died_before=now, limit=limit, **lease).leases
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 _DEAD_LETTER = (
     "event_id event_type source endpoint reason category code error_type error status_code attempts first_attempt_at "
-    "dead_at replays answer maybe_processed"
+    "dead_at replays replayed_to answer maybe_processed"
 )
 _DELIVERY = (
     "event_id event_type source endpoint status attempts replays accepted_at first_attempt_at next_attempt_at finished_at "
@@ -291,7 +291,7 @@ def detail(found: Detail) -> Document:
         **event(found.event),
         "accepted_at": rfc3339(found.accepted_at),
         "deliveries": [
-            {**_pick(delivery, _DELIVERY), "history": [attempt(each) for each in attempts]}
+            {**_pick(delivery, f"{_DELIVERY} replayed_to"), "history": [attempt(each) for each in attempts]}
             for delivery, attempts in found.deliveries
         ],
     }
@@ -351,8 +351,10 @@ def replay_plan(planned: ReplayPlan, *, dry_run: bool = True) -> Document:
     return {
         "dry_run": dry_run,
         "selected": planned.selected,
+        "to": planned.to,
         "left_out_permanent": planned.permanent,
         "left_out_by_limit": planned.beyond_limit,
+        "left_out_existing": planned.existing,
     }
 
 

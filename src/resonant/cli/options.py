@@ -108,18 +108,19 @@ def is_url(text: str) -> bool:
     return "://" in text
 
 
-def endpoint_name(text: str) -> str:
+def endpoint_name(text: str, option: str = "--endpoint") -> str:
     """Check an endpoint's name, and return it in the form that the store uses.
 
     Args:
         text: ``NAME``, or ``BLOCK-TYPE-SLUG/NAME``; ``webhook-endpoint/NAME`` and ``NAME`` are the same.
+        option: the option with the name.
 
     Raises:
         Misuse: invalid name.
     """
     if is_url(text):
         # Do not repeat the URL: it may contain a secret.
-        raise Misuse("--endpoint must be a name here: `resonant endpoint add` saves a URL under a name")
+        raise Misuse(f"{option} must be a name here: `resonant endpoint add` saves a URL under a name")
     if not ENDPOINT_NAME.fullmatch(text):
         raise Misuse(
             f"endpoint {text!r} is not a valid name: use lower case letters, digits and single dashes, such as billing-eu"

@@ -1,4 +1,7 @@
-"""Replay: send dead letters again, oldest first, in a new round each, at a limited rate with a slow start."""
+"""Replay: send dead letters again, oldest first, in a new round each, at a limited rate with a slow start.
+
+With ``to``, a replay sends their events to another endpoint instead: see ``redirect``.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import case, select, update
+from sqlalchemy import case, func, select, update
 
+from resonant.dead_letters.redirect import is_new_to, send_elsewhere
 from resonant.dead_letters.slow_start import SlowStart
-from resonant.errors import EmptySelection
+from resonant.errors import EmptySelection, EndpointError
 from resonant.store import schema
 from resonant.store.audit import add_to_audit
 from resonant.store.counts.counters import Tally
@@ -25,7 +29,7 @@ from resonant.store.views.dead_letters import DeadLetters, Position, earliest, p
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection
 
-    from sqlalchemy import Connection
+    from sqlalchemy import ColumnElement, Connection
 
     from resonant.events import Lease
     from resonant.store import Store, WorkerStore
@@ -55,10 +59,12 @@ class ReplayRequest:
         limit: the maximum number.
         rate: dead letters per second, after the slow start; None for no limit.
         everything: allow an empty selection, which selects all.
+        to: send the events to this endpoint instead, unless it already has a delivery of them.
         without_endpoints: skip the dead letters of these endpoints.
 
     Raises:
         EmptySelection: the selection is empty, but ``everything`` is not set.
+        EndpointError: only dead letters of the endpoint ``to`` are selected.
     """
 
     selection: Selection
@@ -66,10 +72,20 @@ class ReplayRequest:
     limit: int | None = None
     rate: float | None = None
     everything: bool = False
+    to: str | None = None
     without_endpoints: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         require_restricted(self.selection, everything=self.everything)
+        if self.to is not None and self.to == self.selection.endpoint:
+            raise EndpointError(
+                f"the selected dead letters are those of {self.to}: to send them to it again, leave out `to` (--to)"
+            )
+
+    @property
+    def target(self) -> str | None:
+        """The only endpoint that the replay sends to; None if it may send to several."""
+        return self.to or self.selection.endpoint
 
     def as_dict(self) -> dict[str, object]:
         """Return the request, for the audit."""
@@ -78,6 +94,7 @@ class ReplayRequest:
             "include_permanent": self.include_permanent,
             "limit": self.limit,
             "rate": self.rate,
+            "to": self.to,
         }
         return {**self.selection.as_dict(), **{name: value for name, value in asked.items() if value}}
 
@@ -89,6 +106,7 @@ class ReplayRequest:
             "include_permanent": self.include_permanent,
             "limit": self.limit,
             "rate": self.rate,
+            "to": self.to,
         }
 
     def dead_letters(self, connection: Connection) -> DeadLetters:
@@ -100,23 +118,37 @@ class ReplayRequest:
             without_endpoints=self.without_endpoints,
         )
 
+    def conditions(self, connection: Connection, *, died_before: float) -> list[ColumnElement[bool]]:
+        """Return the SQL conditions of the dead letters to take, given up before this time, seconds since the epoch."""
+        found = [*self.dead_letters(connection).conditions(), _d.c.finished_at < died_before]
+        return found if self.to is None else [*found, is_new_to(self.to)]
+
 
 @dataclass(frozen=True, slots=True)
 class ReplayPlan:
     """The number of dead letters that a replay would send now, and that it would skip.
 
     Attributes:
-        selected: dead letters that would be sent again.
-        permanent: dead letters skipped because their failure was permanent.
-        beyond_limit: dead letters skipped because of the limit.
+        selected: dead letters that would be sent again; with ``to``, events that would be sent to it.
+        permanent: those skipped because their failure was permanent.
+        beyond_limit: those skipped because of the limit.
+        existing: events skipped because the endpoint ``to`` already has a delivery of them.
+        to: the other endpoint, if any.
     """
 
     selected: int
     permanent: int
     beyond_limit: int
+    existing: int = 0
+    to: str | None = None
 
     def __str__(self) -> str:
-        return "; ".join([f"{self.selected:,} would be sent again", *self.left_out])
+        return "; ".join([f"{self.selected:,} would be {self.sent}", *self.left_out])
+
+    @property
+    def sent(self) -> str:
+        """Where they are sent: ``sent again``, or to which other endpoint."""
+        return "sent again" if self.to is None else f"sent to {self.to}"
 
     @property
     def left_out(self) -> list[str]:
@@ -129,6 +161,8 @@ class ReplayPlan:
             )
         if self.beyond_limit:
             found.append(f"{self.beyond_limit:,} skipped because of the limit")
+        if self.existing:
+            found.append(f"{self.existing:,} skipped because {self.to} already has a delivery of the event")
         return found
 
 
@@ -137,12 +171,24 @@ async def plan(store: Store, request: ReplayRequest) -> ReplayPlan:
     died_before = store.clock()
     requests = [replace(request, include_permanent=True), request]
 
-    def count(connection: Connection) -> list[int]:
-        return [each.dead_letters(connection).count(connection, died_before=died_before) for each in requests]
+    def count(connection: Connection) -> list[tuple[int, int]]:
+        return [_count(connection, each, died_before=died_before) for each in requests]
 
-    everything, taken = await store.read(count)
+    (everything, _), (taken, existing) = await store.read(count)
     selected = taken if request.limit is None else min(taken, request.limit)
-    return ReplayPlan(selected, everything - taken, taken - selected)
+    return ReplayPlan(selected, everything - taken, taken - selected, existing, request.to)
+
+
+def _count(connection: Connection, request: ReplayRequest, *, died_before: float) -> tuple[int, int]:
+    """Return the number of dead letters to take, or of events to send elsewhere; and of events that are there already."""
+    if request.to is None:
+        return request.dead_letters(connection).count(connection, died_before=died_before), 0
+    query = select(func.count(_d.c.event_key.distinct()))
+    new, selected = (
+        connection.execute(query.where(*each.conditions(connection, died_before=died_before))).scalar_one()
+        for each in (request, replace(request, to=None))
+    )
+    return new, selected - new
 
 
 async def take_dead_letters(
@@ -174,7 +220,7 @@ async def take_dead_letters(
         )
         replayed = await retry_while_unavailable(take, store.lease_seconds / 3)
         # At the end, search once more from the beginning for rows that were skipped because they were locked.
-        is_over = last is None and not replayed.leases
+        is_over = last is None and replayed.last is None
         last = replayed.last
         if is_over:
             return
@@ -205,6 +251,8 @@ def replay_batch(
 ) -> Replayed:
     """Begin a new round for up to ``limit`` dead letters, oldest first, and lease them. Their history is kept.
 
+    If the request names another endpoint, they stay dead letters, and its new deliveries of their events are leased.
+
     Concurrent replays never take the same dead letter: each skips the rows that the other has locked, and a taken
     delivery is no longer a dead letter. The leases of a killed replay expire, like those of any worker.
 
@@ -219,12 +267,18 @@ def replay_batch(
         audit_id: the id that ``begin_audit`` returned.
         after: continue after this dead letter, which avoids a scan of skipped rows.
     """
-    conditions = [*request.dead_letters(connection).conditions(), _d.c.finished_at < died_before]
+    conditions = request.conditions(connection, died_before=died_before)
     query = earliest(conditions, limit=limit, after=after).with_for_update(skip_locked=True)
     picked = positions(connection, query)
     if not picked:
         return Replayed([], None)
     place = {each.id: number for number, each in enumerate(picked)}
+    if request.to is not None:
+        leases = send_elsewhere(
+            connection, place, request.to, owner=owner, now=now, lease_seconds=lease_seconds
+        )
+        add_to_audit(connection, audit_id, len(leases))
+        return Replayed(leases, picked[-1])
     _take_back(connection, place, now=now)
     rows = connection.execute(
         update(_d)

@@ -108,7 +108,11 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """The current state of one event to one endpoint."""
+    """The current state of one event to one endpoint.
+
+    Attributes:
+        replayed_to: the other endpoint to which a replay has sent the event of this dead letter, if any.
+    """
 
     event_id: str
     source: str
@@ -130,6 +134,7 @@ class Delivery:
     leased_by: str | None = None
     lease_until: float | None = None
     backoff_until: float | None = None
+    replayed_to: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +142,7 @@ class DeadLetter:
     """A delivery that was given up; the fields are the keys of ``resonant dlq --json``.
 
     Attributes:
+        replayed_to: the other endpoint to which a replay has sent the event, if any.
         answer: the beginning of the receiver's answer to the last attempt, without secrets.
         maybe_processed: whether the receiver may have processed the event in a failed attempt.
     """
@@ -155,5 +161,6 @@ class DeadLetter:
     first_attempt_at: float | None
     dead_at: float
     replays: int
+    replayed_to: str | None = None
     answer: str | None = None
     maybe_processed: bool = False

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resonant import output
-from resonant.cli import asking, documents, filters, name_checks, options
+from resonant.cli import asking, completion, documents, filters, name_checks, options
 from resonant.display import some
 
 if TYPE_CHECKING:
@@ -73,6 +73,14 @@ def replay(
         float | None,
         typer.Option(metavar="N", min=0.01, max=10_000, help="Dead letters per second, after a slow start."),
     ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Send the events to this endpoint instead; the dead letters stay in the queue.",
+            autocompletion=completion.endpoints,
+        ),
+    ] = None,
     policy: options.Policy = None,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
@@ -84,8 +92,10 @@ def replay(
     is 1. Ctrl-C stops the replay cleanly; run the command again to resume. Concurrent replays never take the same dead
     letter. If any become dead letters again, the exit code is 1 and a message shows how to list them.
 
-    --json prints dry_run, selected, left_out_permanent and left_out_by_limit. Without --dry-run it adds replayed, delivered,
-    retried, parked, held, dead_letter, by_reason, purged and unfinished.
+    With --to, new deliveries of the same events go to another endpoint. Events that it already has a delivery of are skipped.
+
+    --json prints dry_run, selected, to, left_out_permanent, left_out_by_limit and left_out_existing. Without --dry-run it
+    adds replayed, delivered, retried, parked, held, dead_letter, by_reason, purged and unfinished.
     """
     from resonant.cli.command_store import command_store
     from resonant.dead_letters.replay import ReplayRequest, plan
@@ -96,13 +106,35 @@ def replay(
         if selection.is_empty and not everything:
             raise options.Misuse("no dead letters selected: give a filter or --all")
         request = ReplayRequest(
-            selection, include_permanent=include_permanent, limit=limit, rate=rate, everything=everything
+            selection,
+            include_permanent=include_permanent,
+            limit=limit,
+            rate=rate,
+            everything=everything,
+            to=_other_endpoint(store, to, selection.endpoint),
         )
         if dry_run:
             planned = store.run(lambda opened: plan(opened, request))
             output.write_result(documents.replay_plan(planned), str(planned), as_json=as_json)
         else:
             _run_replay(store, request, policy, as_json=as_json, verbose=verbose)
+
+
+def _other_endpoint(store: CommandStore, to: str | None, selected: str | None) -> str | None:
+    """Check the name of the endpoint that the events are sent to instead.
+
+    Raises:
+        Misuse: invalid or unknown name, or the endpoint of the selected dead letters.
+    """
+    if to is None:
+        return None
+    to = options.endpoint_name(to, "--to")
+    if to == selected:
+        raise options.Misuse(
+            f"the selected dead letters are those of {to}: leave out --to to send them to it again"
+        )
+    name_checks.check_filters(store, to)
+    return to
 
 
 def _run_replay(
@@ -151,9 +183,7 @@ def _run_replay(
             output.flush()
         output.say(f"resonant: {state.message}")
         raise typer.Exit(1)
-    print_outcomes(
-        tracker, str(state.message), document, endpoint=request.selection.endpoint, as_json=as_json
-    )
+    print_outcomes(tracker, str(state.message), document, endpoint=request.target, as_json=as_json)
 
 
 def _confirm_permanent(permanent: list[DeadLetter]) -> None:

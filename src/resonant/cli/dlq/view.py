@@ -56,6 +56,7 @@ def _error(dead_letter: DeadLetter, state: GateState | None) -> str:
         dead_letter.error or dead_letter.error_type,
         dead_letter.answer and f"the answer: {shortened(dead_letter.answer)}",
         dead_letter.maybe_processed and processed(dead_letter.code or ""),
+        dead_letter.replayed_to and f"replayed to {dead_letter.replayed_to}",
         _held(state),
     ]
     return "; ".join(part for part in parts if part)
@@ -74,6 +75,7 @@ def _cards(
         alike = (row.code or "", row.reason, row.category or "", row.endpoint)
         tries = counted(row.attempts, "try", "tries")
         replays = f", {counted(row.replays, 'replay')}" if row.replays else ""
+        replays += f", replayed to {row.replayed_to}" if row.replayed_to else ""
         dead_at = rfc3339(row.dead_at)
         check = f"{processed(row.code or '')}: check the receiver before a replay"
         lines = [

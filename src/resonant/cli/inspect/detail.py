@@ -165,6 +165,8 @@ def _state(delivery: Delivery, gate: GateState | None, now: float) -> str:
             what = f"delivered {_moment(delivery.finished_at, now)}"
         case "dead_letter":
             what = f"dead letter, {delivery.reason}, given up {_moment(delivery.finished_at, now)}"
+            if delivery.replayed_to:
+                what += f", replayed to {delivery.replayed_to}"
         case _ if delivery.lease_until is not None and delivery.lease_until > now:
             # A delivery in its process may be waiting for its retry.
             due_at = delivery.next_attempt_at or now

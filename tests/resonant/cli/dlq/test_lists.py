@@ -15,7 +15,7 @@ from resonant.events import rfc3339
 
 DEAD_LETTER_KEYS = (
     "event_id event_type source endpoint reason category code error_type error status_code attempts first_attempt_at "
-    "dead_at replays answer maybe_processed endpoint_state"
+    "dead_at replays replayed_to answer maybe_processed endpoint_state"
 )
 GROUP_KEYS = (
     "fingerprint endpoint code reason category error count first_dead_at last_dead_at example example_source advice "
@@ -117,7 +117,7 @@ def test_dead_letters_as_json_are_the_newest_first_with_the_keys_of_the_contract
             "http_400",
             "UnexpectedStatus",
         ),
-        *("it answered 400", 400, 1, hour_ago, hour_ago, 0, None, False, "normal"),
+        *("it answered 400", 400, 1, hour_ago, hour_ago, 0, None, None, False, "normal"),
     ]
 
 

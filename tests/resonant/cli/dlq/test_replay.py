@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
+from resonant.dead_letters.replay import ReplayRequest, replay_batch
 from resonant.delivery.retry import GiveUp, Park
+from resonant.store.views.selection import Selection
 from support.dlq_actions import reasons
 
 
@@ -68,6 +70,53 @@ def test_a_dry_run_of_a_replay_counts_without_prefect_and_changes_nothing(resona
 )
 def test_a_dry_run_says_how_many_the_filters_and_the_limit_exclude(resonant, dead, options, said):
     assert resonant("replay", "--dry-run", *options.split()).out.startswith(said)
+
+
+def test_a_dry_run_of_a_replay_to_another_endpoint_counts_the_events_that_it_has(resonant, dead):
+    dead.accept("evt_new", endpoint="crm")
+    found = resonant.json("replay", "--all", "--to", "crm", "--dry-run")
+
+    assert found == {
+        "dry_run": True,
+        "selected": 1,
+        "to": "crm",
+        "left_out_permanent": 1,
+        "left_out_by_limit": 0,
+        "left_out_existing": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--all --to cmr", "no endpoint is named 'cmr': did you mean crm?"),
+        ("--all --to CRM", "endpoint 'CRM' is not a valid name: use lower case letters"),
+        ("--all --to https://crm.example", "--to must be a name here"),
+        (
+            "--endpoint crm --to webhook-endpoint/crm",
+            "the selected dead letters are those of crm: leave out --to to send them to it again",
+        ),
+        ("--to crm", "no dead letters selected: give a filter or --all"),
+    ],
+)
+def test_a_replay_to_an_endpoint_that_cannot_be_meant_is_refused(resonant, dead, options, said):
+    dead.accept("evt_crm", endpoint="crm")
+
+    assert resonant("replay", *options.split(), code=2).err.startswith(f"resonant: {said}")
+
+
+def test_a_dead_letter_says_to_which_endpoint_its_event_was_replayed(resonant, dead):
+    request = ReplayRequest(Selection(ids=("evt_new",)), to="crm")
+    lease = {"owner": "replay", "died_before": dead.clock() + 1, "limit": 1}
+    dead.do(lambda store: store.write_leases(replay_batch, request, **lease))
+
+    [row] = [row for row in resonant.json("dlq") if row["event_id"] == "evt_new"]
+    assert row["replayed_to"] == "crm"
+    crm, own = resonant.json("detail", "evt_new")["deliveries"][::-1]
+    assert (own["replayed_to"], crm["replayed_to"]) == ("crm", None)
+    assert "replayed to crm" in resonant("detail", "evt_new").out
+    assert "replayed to crm" in resonant("dlq").out
+    assert ", replayed to crm" in resonant.on_a_terminal("dlq", columns=200)
 
 
 @pytest.mark.engine
