@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         UnexpectedStatus,
         UnknownEndpoint,
         UnknownName,
+        UnroutedEvent,
     )
     from resonant.events import Event
     from resonant.sinks.base import Receipt, Sink
@@ -60,6 +61,7 @@ __all__ = [
     "UnexpectedStatus",
     "UnknownEndpoint",
     "UnknownName",
+    "UnroutedEvent",
     "Verdict",
     "classifier",
     "create_schema",

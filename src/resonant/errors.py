@@ -5,6 +5,7 @@
     ResonantError                  every error of this package: one line with the problem, the place and the next step
     ├── InvalidEvent               an invalid event (bad JSON, missing type, too large ...)
     ├── ConflictingEvent           a source and id that exist with different content
+    ├── UnroutedEvent              an event without an endpoint that no subscription matches
     ├── InvalidSubscription        a subscription with an invalid glob or filter
     ├── UnknownName                an unknown code or event id, or an id that needs its source
     ├── StoreError
@@ -71,6 +72,10 @@ class InvalidEvent(ResonantError):
 
 class ConflictingEvent(ResonantError):
     """An event with this source and id already exists with different content."""
+
+
+class UnroutedEvent(ResonantError):
+    """No endpoint is named, and no subscription matches the event."""
 
 
 class InvalidSubscription(ResonantError):

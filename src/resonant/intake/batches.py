@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from resonant.intake.accepting import Outcome, accept
 from resonant.intake.problems import Refusal, refused
-from resonant.store.queue.enqueue import Conflict
+from resonant.store import Conflict
+from resonant.store.queue.accept import Outcome, accept
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

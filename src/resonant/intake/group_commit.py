@@ -10,7 +10,7 @@ import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 from resonant.errors import StoreError
-from resonant.intake.accepting import Outcome, accept
+from resonant.store.queue.accept import Outcome, accept
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

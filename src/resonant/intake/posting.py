@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from resonant.events import Event
-    from resonant.intake.accepting import Outcome
     from resonant.intake.limits import Limits
     from resonant.intake.meters import Meters
     from resonant.intake.reading import Mode
     from resonant.intake.tokens import Access
     from resonant.store import Store
+    from resonant.store.queue.accept import Outcome
 
 PARAMETERS = ("endpoint",)
 # A larger body is parsed in a thread, so that other requests need not wait.

@@ -16,7 +16,8 @@ them.
 
 from resonant.delivery.outcome import Outcome
 from resonant.store.engine.migrate import create_schema
-from resonant.store.queue.enqueue import Conflict, EnqueueResult, enqueue
+from resonant.store.queue.accept import Conflict, Unrouted
+from resonant.store.queue.enqueue import EnqueueResult, enqueue
 from resonant.store.queue.leases import Due
 from resonant.store.store import Store, open_store
 from resonant.store.worker import WorkerStore
@@ -27,6 +28,7 @@ __all__ = [
     "EnqueueResult",
     "Outcome",
     "Store",
+    "Unrouted",
     "WorkerStore",
     "create_schema",
     "enqueue",

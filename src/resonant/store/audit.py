@@ -6,21 +6,41 @@ import asyncio
 import json
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import insert, select, update
 
 from resonant.store import schema
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 
     from sqlalchemy import Connection
 
-    from resonant.store.store import Store
+    from resonant.events import Clock
 
-Action = Literal["replay", "cancel", "purge", "pause", "resume", "token create", "token revoke"]
+P = ParamSpec("P")
+T = TypeVar("T")
+Action = Literal[
+    "replay",
+    "cancel",
+    "purge",
+    "pause",
+    "resume",
+    "subscription add",
+    "subscription remove",
+    "token create",
+    "token revoke",
+]
 _t = schema.audit
+
+
+class _Store(Protocol):
+    clock: Clock
+
+    def write(
+        self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, T]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +63,7 @@ class AuditEntry:
 
 @asynccontextmanager
 async def audited(
-    store: Store, *, who: str, action: Action, selection: Mapping[str, object]
+    store: _Store, *, who: str, action: Action, selection: Mapping[str, object]
 ) -> AsyncIterator[int]:
     """Record an operation and its end in the audit; yield the id of the row, for ``add_to_audit``.
 

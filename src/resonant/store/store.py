@@ -98,14 +98,15 @@ class Store:
     async def enqueue(
         self,
         events: Event | Iterable[Event],
-        endpoint: str,
+        endpoint: str | None = None,
         *,
         policy: str | None = None,
         max_attempts: int | None = None,
         report_conflicts: bool = False,
+        allow_unrouted: bool = False,
         wake: bool = True,
     ) -> EnqueueResult:
-        """Store one or more events for an endpoint; ``resonant.enqueue`` describes the options and the errors."""
+        """Store one or more events, for an endpoint or by the subscriptions; ``resonant.enqueue`` describes the options and the errors."""
         return await self.write(
             enqueue,
             events if isinstance(events, Event) else list(events),
@@ -114,6 +115,7 @@ class Store:
             policy=policy,
             max_attempts=max_attempts,
             report_conflicts=report_conflicts,
+            allow_unrouted=allow_unrouted,
             wake=wake,
         )
 

@@ -33,10 +33,13 @@ class Ledger(NamedTuple):
     purged: int = 0
 
 
-def add(connection: Connection, endpoint: str, count: int, *, wake: bool = True) -> None:
-    """Record the number of accepted events, in the transaction that accepts them; wake idle dispatchers on commit."""
-    adding = _adding(notifies=wake and connection.dialect.name == "postgresql")
-    connection.execute(adding, {"endpoint": endpoint, "count": count})
+def add(connection: Connection, by_endpoint: Mapping[str, int], *, wake: bool = True) -> None:
+    """Record the numbers of accepted deliveries, in the transaction that accepts them; wake idle dispatchers on commit."""
+    if by_endpoint:
+        adding = _adding(notifies=wake and connection.dialect.name == "postgresql")
+        connection.execute(
+            adding, [{"endpoint": name, "count": count} for name, count in by_endpoint.items()]
+        )
 
 
 @cache

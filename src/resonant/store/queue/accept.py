@@ -1,0 +1,346 @@
+"""Accepts events: idempotent by source and id, and routed by the subscriptions unless an endpoint is named.
+
+All in one transaction, possibly the producer's own. ``enqueue`` and the HTTP intake are built on it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from sqlalchemy import select
+
+from resonant.errors import ConflictingEvent, EndpointError
+from resonant.events import ENDPOINT_NAME, Event, EventKey, rfc3339
+from resonant.events.webhook_ids import webhook_id
+from resonant.store import schema
+from resonant.store.counts import acceptances
+from resonant.store.engine.migrate import move_known
+from resonant.store.engine.sql import insert_missing, is_any_of_given
+from resonant.store.queue.events import read_events
+from resonant.store.shared.subscriptions import current_router
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from sqlalchemy import Connection, Select
+
+_SHOWN_CHARACTERS = 200
+_MOST_PASSES = 10
+_id_first = itemgetter(1, 0)
+_d = schema.deliveries.c
+# The key of an event, and the name of an endpoint.
+_DeliveryName: TypeAlias = tuple[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """A refused event: its source and id already exist with different content."""
+
+    given: Event
+    stored: Event
+
+    def __str__(self) -> str:
+        return (
+            f"id {self.given.id!r} of source {self.given.source!r} already exists with different content: "
+            f"given {_summary(self.given)}; stored {_summary(self.stored)}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Unrouted:
+    """A refused event: no endpoint is named, and no subscription matches it."""
+
+    given: Event
+
+    def __str__(self) -> str:
+        return (
+            f"no subscription matches the event with id {self.given.id!r} of source {self.given.source!r} and type "
+            f"{self.given.type!r}: add one with `resonant subscription add`, or name an endpoint"
+        )
+
+
+class Outcome(NamedTuple):
+    """What became of an event.
+
+    Attributes:
+        event: as it was given.
+        duplicate: whether the deliveries to these endpoints were known.
+        endpoints: the named endpoint; without one, those that the event was routed to when it was first stored, sorted.
+        problem: why it is not stored; None if it is, or if no subscription had to match.
+        delivery_ids: the keys of the deliveries to these endpoints.
+    """
+
+    event: Event
+    duplicate: bool = False
+    endpoints: tuple[str, ...] = ()
+    problem: Conflict | Unrouted | None = None
+    delivery_ids: tuple[int, ...] = ()
+
+
+class _Given(NamedTuple):
+    """An event, the name of its endpoint or None, and the endpoints that get the event if it is new."""
+
+    event: Event
+    identity: EventKey
+    digest: str
+    name: str | None
+    endpoints: tuple[str, ...]
+
+
+class _Stored(NamedTuple):
+    """The key and the digest of a stored event, and the endpoints that this transaction has routed it to."""
+
+    key: int
+    digest: str
+    routed: tuple[str, ...] = ()
+
+
+class _Checked(NamedTuple):
+    """The key of an event without a problem, and the endpoints that must have deliveries."""
+
+    key: int = 0
+    endpoints: tuple[str, ...] = ()
+    problem: Conflict | Unrouted | None = None
+
+
+def accept(
+    connection: Connection,
+    wanted: Iterable[tuple[Event, str | None]],
+    *,
+    now: float | None = None,
+    policy: str | None = None,
+    max_attempts: int | None = None,
+    allow_unrouted: bool = False,
+    wake: bool = True,
+) -> list[Outcome]:
+    """Store events with their deliveries; return the outcome of each, in the given order.
+
+    An event with a problem is not stored; the others are. The caller rolls back if it wants all or nothing.
+
+    Args:
+        connection: in a write transaction.
+        wanted: each event with the name of its endpoint, or with None: then the subscriptions decide, once. An event that is
+            already stored keeps its endpoints.
+        now: seconds since the epoch; the wall clock by default.
+        policy: a policy's name, stored with the deliveries.
+        max_attempts: overrides the policy's limit; stored with the deliveries.
+        allow_unrouted: an event that no subscription matches is no problem, and is not stored.
+        wake: wake idle drains on commit.
+
+    Raises:
+        EndpointError: invalid name.
+    """
+    now = time.time() if now is None else now
+    given = _find_endpoints(connection, list(wanted))
+    stored = _store_events(connection, given, now)
+    checked = [_check(connection, each, stored.get(each.identity)) for each in given]
+    missing = {
+        (key, endpoint): each.event.type
+        for each, (key, endpoints, _) in zip(given, checked, strict=True)
+        for endpoint in endpoints
+    }
+    ids = _insert_deliveries(connection, missing, now, {"policy": policy, "max_attempts": max_attempts})
+    new = set(ids)
+    acceptances.add(connection, Counter(endpoint for _, endpoint in new), wake=wake)
+    repeated = {key for key, _ in missing.keys() - new}
+    repeated.update(key for key, endpoints, problem in checked if not endpoints and not problem)
+    known = _read_deliveries(connection, repeated) if repeated else {}
+    ids.update(
+        ((key, endpoint), id_) for key, of_event in known.items() for endpoint, id_ in of_event.items()
+    )
+
+    outcomes = []
+    for each, (key, endpoints, problem) in zip(given, checked, strict=True):
+        if problem:
+            is_allowed = allow_unrouted and isinstance(problem, Unrouted)
+            outcomes.append(Outcome(each.event, problem=None if is_allowed else problem))
+            continue
+        its_endpoints = endpoints or tuple(known[key])
+        names = [(key, endpoint) for endpoint in its_endpoints]
+        is_known = names[0] not in new
+        outcomes.append(
+            Outcome(each.event, is_known, its_endpoints, None, tuple([ids[name] for name in names]))
+        )
+        new.difference_update(names)  # a repeat in the same call is a duplicate
+    return outcomes
+
+
+def _find_endpoints(connection: Connection, wanted: list[tuple[Event, str | None]]) -> list[_Given]:
+    names = {name for _, name in wanted}
+    lists: dict[str | None, tuple[str, ...]] = {name: (name,) for name in names if name is not None}
+    if not all(ENDPOINT_NAME.fullmatch(name) for name in names if name is not None):
+        # The message omits the name: it may be a URL with a secret, and names get into labels and logs.
+        raise EndpointError(
+            "an endpoint's name may contain only lower case letters, digits and single dashes, as in billing-eu"
+        )
+    # A producer that names its endpoints needs no privilege on the tables of the subscriptions.
+    route = current_router(connection).endpoints if None in names else None
+    return [
+        _Given(event, event.identity, event.digest, name, lists.get(name) or (route(event) if route else ()))
+        for event, name in wanted
+    ]
+
+
+def _check(connection: Connection, given: _Given, stored: _Stored | None) -> _Checked:
+    if stored is None:
+        return _Checked(problem=Unrouted(given.event))
+    if given.digest != stored.digest and (conflict := _conflict(connection, given.event, stored)):
+        return _Checked(problem=conflict)
+    return _Checked(stored.key, stored.routed if given.name is None else given.endpoints)
+
+
+def _store_events(connection: Connection, given: list[_Given], now: float) -> dict[EventKey, _Stored]:
+    """Insert the missing events that have an endpoint; return what is stored of each given event."""
+    # Events of an older version may have their ids, or have taken a webhook-id.
+    move_known(
+        connection,
+        (text for each in given for text in (each.identity.id, webhook_id(each.identity, is_taken=True))),
+    )
+    first: dict[EventKey, _Given] = {}
+    for each in given:
+        if each.endpoints:
+            first.setdefault(each.identity, each)
+    stored: dict[EventKey, _Stored] = {}
+    if others := {each.identity for each in given if not each.endpoints} - first.keys():
+        stored.update((identity, known) for identity, known, _ in _find_known(connection, others))
+    taken: set[str] = set()
+    # The second pass inserts events whose ids other sources have. It takes more only if a purge removes an event between the
+    # insert and the lock.
+    for _ in range(_MOST_PASSES):
+        # In the order of the ids, so that two producers of the same ids cannot deadlock.
+        missing = sorted(first.keys() - stored.keys(), key=_id_first)
+        if not missing:
+            return stored
+        stored.update(_insert_events(connection, [first[each] for each in missing], taken, now))
+        if unknown := [identity for identity in missing if identity not in stored]:
+            for identity, known, its_webhook_id in _find_known(connection, unknown):
+                if identity in first:
+                    stored[identity] = known
+                if its_webhook_id == identity.id:
+                    taken.add(identity.id)
+    raise ConflictingEvent(f"the webhook-id of the event {missing[0].id!r} belongs to another event")
+
+
+def _insert_events(
+    connection: Connection, given: list[_Given], taken: set[str], now: float
+) -> Iterator[tuple[EventKey, _Stored]]:
+    """Insert events; yield those that were inserted. The others violate a constraint: they are known, or a webhook-id is taken."""
+    table, time_of_acceptance = schema.events.c, rfc3339(now)
+    rows = []
+    for event, identity, digest, *_ in given:
+        # An archived event with a hash keeps it.
+        is_hashed = event.webhook_id not in (None, event.id)
+        row = _columns(event, webhook_id(identity, is_taken=is_hashed or event.id in taken))
+        row |= {"time": event.time or time_of_acceptance, "digest": digest, "accepted_at": now}
+        rows.append(row)
+    keys = {
+        (source, id_): key
+        for source, id_, key in insert_missing(
+            connection, schema.events, rows, table.source, table.id, table.key
+        )
+    }
+    for _, identity, digest, name, endpoints in given:
+        if key := keys.get(identity):
+            yield identity, _Stored(key, digest, endpoints if name is None else ())
+
+
+def _find_known(
+    connection: Connection, identities: Iterable[EventKey]
+) -> Iterator[tuple[EventKey, _Stored, str]]:
+    """Yield the stored events with these ids, of any source, each with its webhook-id."""
+    rows = connection.execute(_holding(), {"ids": [identity.id for identity in identities]}).all()
+    for source, id_, key, digest, its_webhook_id in rows:
+        yield EventKey(source, id_), _Stored(key, digest), its_webhook_id
+
+
+def _insert_deliveries(
+    connection: Connection, types: Mapping[_DeliveryName, str], now: float, options: dict[str, Any]
+) -> dict[_DeliveryName, int]:
+    """Insert deliveries, given the types of their events; return the keys of those that were missing."""
+    common = {
+        "status": "pending",
+        "accepted_at": now,
+        "round_started_at": now,
+        "next_attempt_at": now,
+        "available_at": now,
+        **options,
+    }
+    # In the order of the keys, so that two producers of the same events cannot deadlock.
+    rows = [
+        {"event_key": key, "endpoint": endpoint, "event_type": event_type, **common}
+        for (key, endpoint), event_type in sorted(types.items())
+    ]
+    inserted = insert_missing(connection, schema.deliveries, rows, _d.event_key, _d.endpoint, _d.id)
+    return {(key, endpoint): id_ for key, endpoint, id_ in inserted}
+
+
+def _read_deliveries(connection: Connection, keys: set[int]) -> dict[int, dict[str, int]]:
+    """Return the keys of the deliveries of each event, by endpoint, sorted."""
+    found: defaultdict[int, dict[str, int]] = defaultdict(dict)
+    for key, endpoint, id_ in connection.execute(_of_events(), {"keys": list(keys)}):
+        found[key][endpoint] = id_
+    return found
+
+
+def _conflict(connection: Connection, event: Event, known: _Stored) -> Conflict | None:
+    """Return the conflict of an event with a known one that has another digest; None if it is a repeat.
+
+    It is a repeat if it has the time of acceptance that the store gave to the known one, as an archived event does.
+    """
+    stored = read_events(connection, [known.key])[known.key]
+    parts = {name: getattr(event, name) for name in Event.__slots__}
+    timeless = Event.from_stored(**{**parts, "time": None})
+    is_repeat = event.time == stored.time and timeless.digest == known.digest
+    return None if is_repeat else Conflict(event, stored)
+
+
+def _columns(event: Event, its_webhook_id: str) -> dict[str, object]:
+    return {
+        "id": event.id,
+        "source": event.source,
+        "type": event.type,
+        "subject": event.subject,
+        "webhook_id": its_webhook_id,
+        "form": None if event.form == "json" else event.form,
+        "datacontenttype": event.datacontenttype,
+        "dataschema": event.dataschema,
+        "extensions": event.extensions_json,
+        "traceparent": event.traceparent,
+        "tracestate": event.tracestate,
+        "body": event.body,
+    }
+
+
+@cache
+def _holding() -> Select[Any]:
+    table = schema.events.c
+    query = select(table.source, table.id, table.key, table.digest, table.webhook_id)
+    return query.where(is_any_of_given(table.id, "ids")).with_for_update(read=True, key_share=True)
+
+
+@cache
+def _of_events() -> Select[Any]:
+    query = select(_d.event_key, _d.endpoint, _d.id).where(is_any_of_given(_d.event_key, "keys"))
+    return query.order_by(_d.event_key, _d.endpoint)
+
+
+def _summary(event: Event) -> str:
+    text = "" if event.form == "bytes" else event.body.decode()
+    if event.form == "bytes" or len(text) > _SHOWN_CHARACTERS:
+        text = f"{text[:_SHOWN_CHARACTERS]}… ({len(event.body):,} bytes, sha256 {sha256(event.body).hexdigest()[:12]})"
+    attributes = {
+        "type": event.type,
+        "time": event.time,
+        "subject": event.subject,
+        "datacontenttype": event.datacontenttype,
+        "dataschema": event.dataschema,
+        "extensions": event.extensions_json,
+        "data": None if event.form == "absent" else text,
+    }
+    return " ".join(f"{name}={value}" for name, value in attributes.items() if value is not None)
