@@ -19,6 +19,7 @@ from resonant.cli.help import Group, use_classes
 from resonant.cli.inspect import advise, deliveries, detail, export, metrics, status
 from resonant.cli.run import init, serve, simulate, up
 from resonant.cli.send import emit, enqueue
+from resonant.cli.subscription import commands as subscription
 from resonant.cli.token import commands as token
 from resonant.errors import ResonantError, UnknownEndpoint
 
@@ -121,6 +122,13 @@ app.add_typer(
     help="Manage endpoints: add, update, list, show, test, pause, resume, rotate-secret, remove.",
     rich_help_panel=options.RUN,
     epilog="Example: resonant endpoint add billing https://hooks.example.com/billing",
+)
+app.add_typer(
+    subscription.commands,
+    name="subscription",
+    help="Manage which events an endpoint gets: add, list, show, test, remove.",
+    rich_help_panel=options.RUN,
+    epilog="Example: resonant subscription add shop 'order.*'",
 )
 app.add_typer(
     token.commands,

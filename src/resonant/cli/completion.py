@@ -1,4 +1,4 @@
-"""Complete endpoints, codes and policies in the shell: from the store, without a server, and silent if anything fails.
+"""Complete endpoints, subscriptions, codes and policies in the shell: from the store, without a server, and silent if anything fails.
 
 A shell waits for each completion, and SQLAlchemy takes longer to import than everything else. So an SQLite file is read
 without it, and the queries are text.
@@ -14,12 +14,18 @@ if TYPE_CHECKING:
 # A database that does not answer must not block the shell.
 _MOST_SECONDS = 1.0
 _ENDPOINTS = "SELECT name FROM resonant_endpoints UNION SELECT endpoint FROM resonant_acceptances"
+_SUBSCRIPTIONS = "SELECT id FROM resonant_subscriptions"
 _CODES = "SELECT DISTINCT code FROM resonant_causes WHERE code <> ''"
 
 
 def endpoints(incomplete: str) -> list[str]:
     """Return the endpoints of the store that begin with this text."""
     return _beginning(incomplete, _read(_ENDPOINTS))
+
+
+def subscriptions(incomplete: str) -> list[str]:
+    """Return the ids of subscriptions that begin with this text."""
+    return _beginning(incomplete, _read(_SUBSCRIPTIONS))
 
 
 def codes(incomplete: str) -> list[str]:

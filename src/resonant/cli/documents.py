@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from resonant.metrics.alerts import Key
     from resonant.metrics.statistics import Statistics
     from resonant.output import Document
+    from resonant.routing import Subscription
     from resonant.store.audit import AuditEntry
     from resonant.store.shared.gates import Gate, GateState
     from resonant.store.shared.tokens import Token
@@ -216,6 +217,34 @@ def _host(block: object) -> str | None:
 def endpoint_test(name: str, made: Attempt) -> Document:
     """Return the outcome of a test event."""
     return {"endpoint": name, **attempt(made)}
+
+
+# --- subscriptions -----------------------------------------------------------------------------------------------
+
+
+def subscription(found: Subscription) -> Document:
+    """Return a subscription."""
+    return {"id": found.id, "endpoint": found.endpoint, **found.terms}
+
+
+def subscriptions_removed(ids: Iterable[str], unfinished: Mapping[str, int]) -> Document:
+    """Return the ids of removed subscriptions, and the commands that cancel their unfinished deliveries."""
+    commands = [{"deliveries": number, "command": command} for command, number in unfinished.items()]
+    return {"removed": list(ids), "unfinished": commands}
+
+
+def subscription_test(
+    of: Event, endpoints: Iterable[str], explained: Iterable[tuple[Subscription, str | None]]
+) -> Document:
+    """Return the endpoints that an event goes to; each subscription has the reason if it does not match."""
+    return {
+        "event": {"id": of.id, "source": of.source, "type": of.type},
+        "endpoints": list(endpoints),
+        "subscriptions": [
+            {"id": each.id, "endpoint": each.endpoint, "matches": why_not is None, "why_not": why_not}
+            for each, why_not in explained
+        ],
+    }
 
 
 # --- deliveries --------------------------------------------------------------------------------------------------

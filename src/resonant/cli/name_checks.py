@@ -69,6 +69,17 @@ def check_source(store: CommandStore, ids: Collection[str], source: str | None) 
         raise Misuse(why)
 
 
+def check_endpoint(store: CommandStore, endpoint: str, hint: str = "") -> None:
+    """Reject an endpoint that neither the store nor a running Prefect server knows.
+
+    Raises:
+        Misuse: unknown endpoint; the message has suggestions, and ends with ``hint``.
+    """
+    known = _known_names(store, endpoint)
+    if endpoint not in known:
+        raise Misuse(f"{no_such_endpoint(endpoint, known)}{hint}")
+
+
 def check_target(store: CommandStore, endpoint: str) -> str | None:
     """Reject an endpoint that neither the store nor a running Prefect server knows.
 
@@ -80,9 +91,7 @@ def check_target(store: CommandStore, endpoint: str) -> str | None:
     """
     from resonant.store.views.endpoint_problems import problems
 
-    known = _known_names(store, endpoint)
-    if endpoint not in known:
-        raise Misuse(f"{no_such_endpoint(endpoint, known)}; --allow-unknown stores the events anyway")
+    check_endpoint(store, endpoint, "; --allow-unknown stores the events anyway")
     return next(
         (f"deliveries to {endpoint} wait: {each.reason}" for each in store.read(problems, endpoint)), None
     )

@@ -19,6 +19,7 @@ from resonant.events import ENDPOINT_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from resonant.settings import Settings
 
@@ -139,6 +140,22 @@ def known_policy(name: str | None, settings: Settings) -> str | None:
     except ValueError as error:
         raise Misuse(f"--policy: {error}") from None
     return name
+
+
+def text_of_file(path: str | Path, what: str) -> str:
+    """Read a file; ``what`` begins the message of an error.
+
+    Raises:
+        Misuse: it cannot be read, or is not UTF-8.
+    """
+    from pathlib import Path
+
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise Misuse(f"{what}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise Misuse(f"{what}: not UTF-8 text") from None
 
 
 def moment(option: str, text: str | None, *, now: float) -> float | None:

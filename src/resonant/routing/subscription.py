@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from resonant.errors import InvalidEvent, InvalidSubscription
 from resonant.events import attributes, json_kind
-from resonant.routing.filters import parse_filters
+from resonant.routing.filters import as_json, parse_filters
 from resonant.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -43,6 +43,14 @@ class Subscription:
     def terms(self) -> dict[str, Any]:
         """The conditions in JSON types, as ``new_subscription`` takes them."""
         return {"types": list(self.types), "source": self.source, "filters": list(self.filters)}
+
+    def __str__(self) -> str:
+        if not any(self.terms.values()):
+            return "every event"
+        of_type = f"events of type {' or '.join(self.types)}" if self.types else "events of every type"
+        source = f" of source {self.source}" if self.source is not None else ""
+        filters = " and ".join(map(as_json, self.filters))
+        return f"{of_type}{source}{filters and f' if {filters}'}"
 
     def says_the_same(self, other: Subscription) -> bool:
         """Whether the other subscription has the same endpoint and the same conditions."""

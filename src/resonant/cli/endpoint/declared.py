@@ -159,7 +159,7 @@ def _resolved(value: object, folder: Path) -> str:
             raise ValueError(f"the environment variable {where} is not set")
         return found
     if kind == "file":
-        return given.text_of_file(folder / where, where).strip()
+        return options.text_of_file(folder / where, where).strip()
     return str(value)
 
 

@@ -9,7 +9,6 @@ import typer
 
 from resonant import output
 from resonant.cli import asking, documents, name_checks, options
-from resonant.cli.endpoint import options as given
 from resonant.display import counted, some
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def import_(
 
     from resonant.cli.command_store import load_endpoint, on_prefect
 
-    text = given.text_of_file("/dev/stdin" if file == "-" else file, file)
+    text = options.text_of_file("/dev/stdin" if file == "-" else file, file)
     with on_prefect() as store:
         from blocks.loading import load_endpoints
         from resonant.cli.endpoint import declared

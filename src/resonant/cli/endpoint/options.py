@@ -11,8 +11,6 @@ import typer
 from resonant.cli import options
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pydantic import SecretStr
 
     from resonant.events import Category
@@ -180,25 +178,9 @@ def line_of_stdin(what: str) -> str:
     return line.strip()
 
 
-def text_of_file(path: str | Path, what: str) -> str:
-    """Read a file; ``what`` begins the message of an error.
-
-    Raises:
-        Misuse: it cannot be read, or is not UTF-8.
-    """
-    from pathlib import Path
-
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise options.Misuse(f"{what}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise options.Misuse(f"{what}: not UTF-8 text") from None
-
-
 def _header(text: str) -> tuple[str, str]:
     if text.startswith("@"):
-        text = text_of_file(text[1:], f"--header {text}").strip()
+        text = options.text_of_file(text[1:], f"--header {text}").strip()
     name, colon, value = text.partition(":")
     if not colon:
         raise options.Misuse("--header must be NAME:VALUE")

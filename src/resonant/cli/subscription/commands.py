@@ -1,0 +1,184 @@
+"""``resonant subscription``: manage the subscriptions of endpoints."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from resonant import output
+from resonant.cli import completion, documents, name_checks, options
+from resonant.cli.subscription import given, trial
+from resonant.display import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Connection
+
+    from resonant.routing import Subscription
+
+commands = typer.Typer(no_args_is_help=True)
+_NONE = "no subscriptions: `resonant subscription add ENDPOINT TYPE_GLOB` adds one"
+
+
+@commands.command(epilog="Example: resonant subscription add shop 'order.*' --source '/eu/*'")
+def add(
+    endpoint: Annotated[
+        str,
+        typer.Argument(metavar="ENDPOINT", help="The endpoint's name.", autocompletion=completion.endpoints),
+    ],
+    types: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TYPE_GLOB",
+            help="Event types, such as 'order.*'; every type by default.",
+            show_default=False,
+        ),
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(metavar="GLOB", help="Only events of these sources, such as '/eu/*'.")
+    ] = None,
+    filter_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--filter",
+            metavar="JSON",
+            help="Only events for which this CloudEvents filter is true; repeatable. @FILE reads it from a file.",
+        ),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Subscribe an endpoint to events: it gets a delivery of each future event that matches.
+
+    This concerns events that are stored without naming an endpoint. An event matches if its type matches one of the globs, its
+    source matches --source, and every --filter is true. In a glob, * matches any text and ? one character.
+
+    A filter has one of the dialects exact, prefix, suffix, all, any and not, as in {"not": {"exact": {"subject": "test"}}}. It
+    sees the attributes of an event, never its data.
+    """
+    from resonant.cli.command_store import command_store, who_runs_this
+    from resonant.store.shared.subscriptions import add_subscription
+
+    name = options.endpoint_name(endpoint)
+    terms = {"types": types, "source": source, "filters": given.filters(filter_ or [])}
+    wanted = given.subscription(name, terms)
+    with command_store() as store:
+        name_checks.check_endpoint(store, name)
+        found, is_new = store.run(
+            lambda opened: opened.write(add_subscription, wanted, who=who_runs_this(), now=opened.clock())
+        )
+    text = f"added {found.id}: {name} gets {found}" if is_new else f"{found.id} exists: {name} gets {found}"
+    document = documents.subscription(found) | {"added": is_new}
+    output.write_result(document, output.visible(text), as_json=as_json)
+
+
+@commands.command("list", epilog="Example: resonant subscription list --endpoint shop")
+def list_(
+    endpoint: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Only this endpoint.", autocompletion=completion.endpoints),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """List the subscriptions, sorted by endpoint."""
+    from resonant.cli.command_store import command_store
+    from resonant.store.shared.subscriptions import read_subscriptions
+
+    with command_store() as store:
+        name = None if endpoint is None else options.endpoint_name(endpoint)
+        name_checks.check_filters(store, name)
+        found = [each for each in store.read(read_subscriptions) if name in (None, each.endpoint)]
+    if as_json:
+        output.write_json_array(output.to_json(documents.subscription(each)) for each in found)
+    elif found:
+        output.write_table(("id", "endpoint", "types", "source", "filters"), list(map(_cells, found)))
+    else:
+        output.say(_NONE)
+
+
+def _cells(of: Subscription) -> list[str]:
+    filters = " ".join(map(output.to_json, of.filters)) or "-"
+    cells = (of.id, of.endpoint, " ".join(of.types) or "*", of.source or "*", filters)
+    return [output.visible(cell) for cell in cells]
+
+
+@commands.command(epilog="Example: resonant subscription show sub_3f9a")
+def show(
+    subscription_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID",
+            help="The subscription's id, or a unique prefix of it.",
+            autocompletion=completion.subscriptions,
+        ),
+    ],
+    as_json: options.Json = False,
+) -> None:
+    """Show one subscription."""
+    from resonant.cli.command_store import command_store
+    from resonant.store.shared.subscriptions import read_subscriptions
+
+    with command_store() as store:
+        found = given.find(store.read(read_subscriptions), subscription_id)
+    text = output.visible(f"{found.id}: {found.endpoint} gets {found}")
+    output.write_result(documents.subscription(found), text, as_json=as_json)
+
+
+@commands.command(epilog="Example: resonant subscription remove sub_3f9a")
+def remove(
+    ids: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ID",
+            help="Ids of subscriptions, or unique prefixes of them.",
+            autocompletion=completion.subscriptions,
+        ),
+    ],
+    as_json: options.Json = False,
+) -> None:
+    """Remove subscriptions. This concerns future events only: deliveries that are stored stay, and are sent."""
+    from resonant.cli.command_store import command_store, who_runs_this
+    from resonant.store.shared.subscriptions import read_subscriptions, remove_subscriptions
+
+    with command_store() as store:
+        known = store.read(read_subscriptions)
+        found = {each.id: each for each in (given.find(known, each) for each in ids)}
+        store.run(
+            lambda opened: opened.write(
+                remove_subscriptions, list(found), who=who_runs_this(), now=opened.clock()
+            )
+        )
+        unfinished = store.read(_unfinished, list(found.values()))
+    if as_json:
+        output.write(output.to_json(documents.subscriptions_removed(found, unfinished)) + "\n")
+        return
+    for each in found.values():
+        output.write_paragraph(output.visible(f"removed {each.id}: {each.endpoint} got {each}"), indent=2)
+    for command, number in unfinished.items():
+        output.write_paragraph(
+            f"{counted(number, 'delivery is', 'deliveries are')} unfinished: `{command}` cancels", indent=2
+        )
+
+
+def _unfinished(connection: Connection, removed: list[Subscription]) -> dict[str, int]:
+    """Return the numbers of deliveries that the subscriptions may have caused and are unfinished, by the command that cancels them."""
+    from resonant.dead_letters.cancel import cancellable
+    from resonant.store.views.selection import Selection
+
+    found = {}
+    for endpoint, glob in dict.fromkeys(_selected(removed)):
+        number = sum(cancellable(connection, Selection(endpoint=endpoint, event_type=glob)))
+        if number:
+            of_type = f" --type {shlex.quote(glob)}" if glob else ""
+            found[f"resonant cancel --endpoint {endpoint}{of_type}"] = number
+    return found
+
+
+def _selected(removed: list[Subscription]) -> Iterator[tuple[str, str | None]]:
+    for each in removed:
+        yield from ((each.endpoint, glob) for glob in each.types or [None])
+
+
+commands.command("test", epilog="Example: resonant subscription test order.json")(trial.try_event)

@@ -1,0 +1,62 @@
+"""``resonant subscription test``: which endpoints would get an event, and why the others would not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from resonant import output
+from resonant.cli import documents, options
+from resonant.errors import InvalidEvent
+from resonant.input_lines import parse_event
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from resonant.events import Event
+    from resonant.routing import Subscription
+
+
+def try_event(
+    file: Annotated[
+        str,
+        typer.Argument(metavar="FILE", help="One event in JSON; - is standard input.", show_default=False),
+    ],
+    event_type: options.EventType = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show which endpoints would get an event, and for each other subscription the first condition that is false.
+
+    Nothing is stored. The file has one event, as a line of `resonant enqueue`. `resonant enqueue` without --endpoint decides in the
+    same way. If no subscription matches, the exit code is 1.
+    """
+    from resonant.cli.command_store import command_store
+    from resonant.store.shared.subscriptions import current_router
+
+    text = options.text_of_file("/dev/stdin" if file == "-" else file, file)
+    with command_store() as store:
+        try:
+            event = parse_event(text, default_type=event_type, max_bytes=store.settings.max_event_bytes)
+        except InvalidEvent as error:
+            raise InvalidEvent(f"{file}: {error}") from None
+        router = store.read(current_router)
+    endpoints, explained = router.endpoints(event), router.explain(event)
+    if as_json:
+        output.write(output.to_json(documents.subscription_test(event, endpoints, explained)) + "\n")
+    else:
+        for line in _lines(event, endpoints, explained):
+            output.write_paragraph(output.visible(line), indent=4)
+    if not endpoints:
+        raise typer.Exit(1)
+
+
+def _lines(
+    event: Event, endpoints: tuple[str, ...], explained: list[tuple[Subscription, str | None]]
+) -> Iterator[str]:
+    to = ", ".join(endpoints) if endpoints else "no endpoint"
+    yield f"{event.type} of {event.source} goes to {to}"
+    for subscription, why_not in explained:
+        yield f"  {subscription.endpoint}  {subscription.id}  {'matches' if why_not is None else f'no: {why_not}'}"
+    if not endpoints:
+        yield f"`resonant subscription add ENDPOINT {event.type}` adds a subscription"

@@ -1,0 +1,152 @@
+"""``subscription``: an operator adds, lists, shows and removes subscriptions."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from resonant.store.views.known_names import remember_endpoints
+
+EU = {"not": {"exact": {"subject": "test"}}}
+
+
+@pytest.fixture
+def endpoints(worker):
+    """The endpoints shop and crm, which no event was stored for."""
+    worker.do(lambda store: store.write(remember_endpoints, ["crm", "shop"]))
+
+
+@pytest.fixture
+def subscribe(resonant, endpoints):
+    """``resonant subscription add``; returns the document."""
+    return lambda *argv: resonant.json("subscription", "add", *argv)
+
+
+def test_an_added_subscription_is_listed_and_shown(resonant, subscribe, tmp_path):
+    (tmp_path / "filter.json").write_text(json.dumps([EU]))
+    added = subscribe("shop", "order.*", "invoice.paid", "--source", "/eu/*", "--filter", "@filter.json")
+    assert re.fullmatch(r"sub_[0-9a-f]{20}", added["id"])
+    document = {
+        "id": added["id"],
+        "endpoint": "shop",
+        "types": ["invoice.paid", "order.*"],
+        "source": "/eu/*",
+        "filters": [EU],
+    }
+    assert added == document | {"added": True}
+    assert resonant.json("subscription", "show", added["id"][:8]) == document
+    assert resonant.json("subscription", "list") == [document]
+    header, row = resonant("subscription", "list").out.splitlines()
+    assert header.split() == ["ID", "ENDPOINT", "TYPES", "SOURCE", "FILTERS"]
+    assert row.split(None, 5) == [added["id"], "shop", "invoice.paid", "order.*", "/eu/*", json.dumps(EU)]
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ((), "every event"),
+        (("order.*", "a"), "events of type a or order.*"),
+        (("--source", "/eu"), "events of every type of source /eu"),
+        (
+            ("a", "--filter", json.dumps(EU), "--filter", '{"exact": {"vip": "true"}}'),
+            'events of type a if {"not":{"exact":{"subject":"test"}}} and {"exact":{"vip":"true"}}',
+        ),
+    ],
+)
+def test_the_output_says_which_events_the_endpoint_gets(resonant, endpoints, argv, said):
+    out = resonant("subscription", "add", "shop", *argv).out
+    assert re.sub("sub_[0-9a-f]+", "ID", out) == f"added ID: shop gets {said}\n"
+
+
+def test_the_same_again_is_recognised_and_changes_nothing(resonant, subscribe):
+    first = subscribe("shop", "order.*", "invoice.*")
+    again = resonant("subscription", "add", "shop", "invoice.*", "order.*")
+    assert again.out == f"{first['id']} exists: shop gets events of type invoice.* or order.*\n"
+    assert len(resonant.json("subscription", "list")) == 1
+    assert subscribe("shop", "order.*", "invoice.*")["added"] is False
+    assert subscribe("crm", "order.*", "invoice.*")["added"] is True
+
+
+def test_an_unknown_endpoint_is_refused_with_a_suggestion(resonant, endpoints):
+    answer = resonant("subscription", "add", "shp", "order.*", code=2)
+    assert answer.err == ("resonant: no endpoint is named 'shp': did you mean shop?\n"), answer.err
+    assert resonant.json("subscription", "list") == []
+    assert "did you mean shop?" in resonant("subscription", "list", "--endpoint", "shp", code=2).err
+
+
+MISTAKES = [
+    (
+        ("--filter", "{"),
+        "--filter: not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
+    ),
+    (("--filter", "[]"), "--filter: the array is empty"),
+    (
+        ("--filter", '{"exact": {"id": "1"}, "exact": {"id": "2"}}'),
+        "--filter: not JSON: the key 'exact' is repeated",
+    ),
+    (("--filter", "@none.json"), "--filter @none.json: No such file or directory"),
+    (("--filter", '{"exakt": {}}'), "filters[0]: no dialect is named 'exakt': did you mean exact?"),
+    (("--filter", "[" * 100_000), "--filter: nested too deeply"),
+    (("--source", ""), "the glob of the source must have 1 to 255 characters, not 0"),
+    (("",), "a glob of types must have 1 to 255 characters, not 0"),
+    (tuple("abcdefghijk"), "a subscription has at most 10 globs of types, not 11"),
+]
+
+
+@pytest.mark.parametrize(("argv", "said"), MISTAKES)
+def test_a_mistake_is_one_line(resonant, endpoints, argv, said):
+    answer = resonant("subscription", "add", "shop", *argv, code=2)
+    assert (answer.out, answer.err) == ("", f"resonant: {said}\n")
+
+
+def test_a_list_without_subscriptions_says_how_to_add_one(resonant, subscribe):
+    answer = resonant("subscription", "list")
+    assert answer.out == ""
+    assert answer.err == "no subscriptions: `resonant subscription add ENDPOINT TYPE_GLOB` adds one\n"
+    subscribe("shop", "order.*")
+    assert resonant.json("subscription", "list", "--endpoint", "crm") == []
+    assert [each["endpoint"] for each in resonant.json("subscription", "list", "--endpoint", "shop")] == [
+        "shop"
+    ]
+
+
+def test_ids_may_be_prefixes_that_only_one_subscription_has(resonant, subscribe):
+    ids = [subscribe("shop", str(number))["id"] for number in range(2)]
+    answer = resonant("subscription", "remove", "sub_", code=2)
+    assert answer.err == f"resonant: several subscriptions begin with 'sub_': {', '.join(sorted(ids))}\n"
+    answer = resonant("subscription", "show", "nonsense", code=2)
+    assert answer.err == f"resonant: no subscription has the id 'nonsense'; known: {', '.join(sorted(ids))}\n"
+    assert "no subscription has the id ''" in resonant("subscription", "show", "", code=2).err
+    assert len(resonant.json("subscription", "list")) == 2
+
+
+def test_removing_concerns_future_events_and_names_the_command_that_cancels(resonant, subscribe, worker):
+    both = subscribe("shop", "order.*", "invoice.*")["id"]
+    worker.accept("e1", "e2", endpoint="shop", event_type="order.paid")
+    worker.accept("e3", endpoint="shop", event_type="user.made")
+
+    out = resonant("subscription", "remove", both[:12]).out
+    assert out == (
+        f"removed {both}: shop got events of type invoice.* or order.*\n"
+        "2 deliveries are unfinished: `resonant cancel --endpoint shop --type 'order.*'` cancels\n"
+    )
+    assert resonant.json("status")["pending"] == 3
+
+    every = subscribe("shop")["id"]
+    assert resonant.json("subscription", "remove", every) == {
+        "removed": [every],
+        "unfinished": [{"deliveries": 3, "command": "resonant cancel --endpoint shop"}],
+    }
+    assert resonant.json("subscription", "list") == []
+    assert resonant.json("cancel", "--endpoint", "shop", "--dry-run")["would_cancel"] == 3
+
+
+def test_every_change_is_in_the_audit(resonant, subscribe):
+    added = subscribe("shop", "order.*")["id"]
+    resonant("subscription", "remove", added)
+    removed, begun = resonant.json("audit")
+    assert (removed["action"], begun["action"]) == ("unsubscribe", "subscribe")
+    assert begun["selection"]["endpoint"] == "shop"
+    assert begun["selection"]["types"] == ["order.*"]
