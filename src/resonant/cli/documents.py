@@ -167,7 +167,7 @@ def gate_change(done: OperatorChange) -> Document:
 # --- endpoints ---------------------------------------------------------------------------------------------------
 
 
-def endpoint(name: str, block: object, problem: str | None, found: Governed) -> Document:
+def endpoint(name: str, block: object, problem: str | None, found: Governed, subscriptions: int) -> Document:
     """Return an endpoint's configuration and its gate.
 
     Args:
@@ -175,12 +175,14 @@ def endpoint(name: str, block: object, problem: str | None, found: Governed) -> 
         block: its block, or the error if it has no valid one.
         problem: why it cannot be used; None if it can.
         found: its gate, and how many due deliveries it holds.
+        subscriptions: their number.
     """
     if isinstance(block, EndpointError):
         return {"name": name, "problem": problem}
     return {
         **endpoint_settings(name, block),
         "problem": problem,
+        "subscriptions": subscriptions,
         "gone_since": _moment(found.gate.since) if found.gate.is_gone else None,
         "gate": gate(found.gate),
         "held": found.held,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, TypeVar
 
 from resonant import output
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from resonant.cli.command_store import CommandStore
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 def check_filters(
@@ -130,16 +132,23 @@ def remember(store: CommandStore, names: Collection[str]) -> None:
     _note(store, remember_endpoints, names)
 
 
-def forget(store: CommandStore, name: str) -> None:
-    """Record in the store that an endpoint was removed."""
+def forget(store: CommandStore, name: str) -> int:
+    """Record in the store that an endpoint was removed, and remove its subscriptions; return their number."""
+    from resonant.cli.command_store import who_runs_this
+    from resonant.store.shared.subscriptions import remove_subscriptions_of
     from resonant.store.views.known_names import forget_endpoint
 
-    _note(store, forget_endpoint, name)
+    def write(connection: Connection, name: str) -> int:
+        forget_endpoint(connection, name)
+        return len(remove_subscriptions_of(connection, name, who=who_runs_this(), now=time.time()))
+
+    return _note(store, write, name) or 0
 
 
-def _note(store: CommandStore, operation: Callable[[Connection, T], None], names: T) -> None:
+def _note(store: CommandStore, operation: Callable[[Connection, T], R], names: T) -> R | None:
     """Write names to the store. The endpoint is in Prefect already, so a failure is only reported."""
     try:
-        store.run(lambda opened: opened.write(operation, names))
+        return store.run(lambda opened: opened.write(operation, names))
     except ResonantError as error:
         output.say(f"the store did not record the name: {error}")
+        return None

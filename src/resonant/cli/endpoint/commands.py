@@ -14,6 +14,8 @@ from resonant.cli.endpoint import gate as endpoint_gate
 from resonant.cli.endpoint import importing
 from resonant.cli.endpoint import options as given
 from resonant.cli.endpoint import view as endpoint_view
+from resonant.cli.subscription import given as subscription_given
+from resonant.display import counted
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from resonant.cli.command_store import CommandStore
     from resonant.events import Attempt
+    from resonant.routing import Subscription
 
 commands = typer.Typer(no_args_is_help=True)
 _SECRET_BYTES = 32  # Standard Webhooks requires 24 to 64
@@ -48,6 +51,13 @@ def add(
         bool,
         typer.Option("--overwrite", help="Change an existing endpoint, as `endpoint update` does."),
     ] = False,
+    types: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GLOBS",
+            help="Subscribe it to these event types, such as 'order.*,invoice.*', as `subscription add` does.",
+        ),
+    ] = None,
 ) -> None:
     """Save an endpoint under a name.
 
@@ -64,6 +74,7 @@ def add(
     secret = given.line_of_stdin("the signing secret") if secret_stdin else None
     # Unusable values are refused before a server is started. An existing endpoint may allow private addresses.
     changes.check(name, secret=secret, may_be_private=overwrite)
+    wanted = _subscription(name, types)
     with on_prefect() as store:
         from blocks import WebhookEndpoint
         from blocks.catalog import save_webhook_endpoint
@@ -73,6 +84,7 @@ def add(
         if overwrite:
             with contextlib.suppress(UnknownEndpoint):
                 _update(store, name, changes)
+                _subscribe(store, wanted)
                 return
         block = WebhookEndpoint(
             **changes.fields,
@@ -81,7 +93,28 @@ def add(
         )
         asyncio.run(save_webhook_endpoint(name, block, overwrite=False, new_secret=block.signing_secret))
         name_checks.remember(store, [name])
-    output.write_paragraph(f"saved endpoint {name}; `resonant endpoint test {name}` sends it a test event")
+        output.write_paragraph(
+            f"saved endpoint {name}; `resonant endpoint test {name}` sends it a test event"
+        )
+        _subscribe(store, wanted)
+
+
+def _subscription(name: str, types: list[str] | None) -> Subscription | None:
+    if types is None:
+        return None
+    globs = [glob.strip() for each in types for glob in each.split(",")]
+    return subscription_given.subscription(name, {"types": globs}, "--types: ")
+
+
+def _subscribe(store: CommandStore, wanted: Subscription | None) -> None:
+    from resonant.cli.command_store import who_runs_this
+    from resonant.store.shared.subscriptions import add_subscription
+
+    if wanted is not None:
+        store.run(
+            lambda opened: opened.write(add_subscription, wanted, who=who_runs_this(), now=opened.clock())
+        )
+        output.write_paragraph(output.visible(f"{wanted.endpoint} gets {wanted}"))
 
 
 @commands.command(epilog="Example: resonant endpoint update billing --timeout 30")
@@ -236,7 +269,10 @@ def remove(
     name: options.EndpointName,
     yes: options.Yes = False,
 ) -> None:
-    """Remove an endpoint. Its deliveries stay in the store; unfinished ones wait until it is added again."""
+    """Remove an endpoint and its subscriptions.
+
+    Its deliveries stay in the store; unfinished ones wait until it is added again.
+    """
     import asyncio
 
     from resonant.cli.command_store import on_prefect
@@ -246,15 +282,16 @@ def remove(
         if not asking.can_ask():
             raise options.Misuse("removing an endpoint needs confirmation: give --yes")
         asking.confirm(
-            f"removing endpoint {name}: its deliveries stay in the store, and wait until it is added again",
+            f"removing endpoint {name} and its subscriptions: its deliveries stay in the store, and wait until it is added again",
             "Remove?",
         )
     with on_prefect() as store:
         from blocks.catalog import remove_endpoint
 
         asyncio.run(remove_endpoint(name))
-        name_checks.forget(store, name)
-    output.write(f"removed endpoint {name}\n")
+        gone = name_checks.forget(store, name)
+    subscriptions = f" and {counted(gone, 'subscription')}" if gone else ""
+    output.write(f"removed endpoint {name}{subscriptions}\n")
 
 
 async def _test(name: str) -> Attempt:

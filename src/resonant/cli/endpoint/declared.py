@@ -16,6 +16,7 @@ from pydantic import SecretStr, ValidationError
 from blocks import WebhookEndpoint
 from blocks.catalog import begin_rotation
 from resonant.cli import options
+from resonant.cli.endpoint import declared_subscriptions
 from resonant.cli.endpoint import options as given
 from resonant.errors import EndpointError
 from resonant.settings import first_problem
@@ -23,7 +24,7 @@ from resonant.sinks.endpoint import check_new_secret
 from resonant.suggestions import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from datetime import datetime
     from pathlib import Path
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _OVERLAP = timedelta(hours=24)
 _ROTATION = ("previous_signing_secret", "previous_signing_secret_until")
 _FIELDS = [name for name in WebhookEndpoint.model_fields if name not in _ROTATION]
+_OTHERS = ("name", declared_subscriptions.KEY)
 _SECRET_FIELDS = ("url", "headers", "signing_secret")
 
 
@@ -52,20 +54,20 @@ class Change:
     fields: Mapping[str, str] = field(default_factory=dict)
 
 
-def parse(text: str, source: str, folder: Path, settings: Settings) -> dict[str, WebhookEndpoint]:
+def parse(rows: Iterable[Any], source: str, folder: Path, settings: Settings) -> dict[str, WebhookEndpoint]:
     """Return the declared endpoints by name.
 
     Args:
-        text: YAML or JSON; JSON lines if every line begins with ``{``.
+        rows: as ``read`` returns them.
         source: the file's name, for messages.
         folder: the folder of relative paths in references.
         settings: contain the retry policies.
 
     Raises:
-        Misuse: the text is neither YAML nor JSON, or an endpoint is invalid. The message contains no secret.
+        Misuse: an endpoint is invalid. The message contains no secret.
     """
     blocks: dict[str, WebhookEndpoint] = {}
-    for number, row in enumerate(_rows(text, source), 1):
+    for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not isinstance(name := row.get("name"), str):
             raise options.Misuse(f"{source}: endpoint {number} must have a name, as text, and a url")
         name = options.endpoint_name(name)
@@ -80,7 +82,16 @@ def parse(text: str, source: str, folder: Path, settings: Settings) -> dict[str,
     return blocks
 
 
-def _rows(text: str, source: str) -> list[Any]:
+def read(text: str, source: str) -> list[Any]:
+    """Return the declared endpoints as they are written.
+
+    Args:
+        text: YAML or JSON; JSON lines if every line begins with ``{``.
+        source: the file's name, for messages.
+
+    Raises:
+        Misuse: the text is neither YAML nor JSON.
+    """
     lines = text.splitlines()
     if all(line.startswith("{") for line in lines if line.strip()):  # JSON lines: make them one YAML list
         text = "\n".join(line and f"- {line}" for line in lines)
@@ -121,10 +132,10 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
 
 def _block(name: str, row: Mapping[str, Any], folder: Path, settings: Settings) -> WebhookEndpoint:
     """Return a declared endpoint; raises ``ValueError`` with a text without its name."""
-    fields = {key: value for key, value in row.items() if key != "name" and value is not None}
+    fields = {key: value for key, value in row.items() if key not in _OTHERS and value is not None}
     for key in fields:
         if key not in _FIELDS:
-            raise ValueError(f"unknown setting {key!r}{did_you_mean(str(key), _FIELDS)}")
+            raise ValueError(f"unknown setting {key!r}{did_you_mean(str(key), [*_FIELDS, *_OTHERS])}")
     if not str(fields.get("signing_secret", "env:")).startswith(("env:", "file:")):
         raise ValueError("its signing_secret must be env:NAME or file:PATH, so that the file has no secret")
     for key in fields.keys() & {"url", "signing_secret"}:
@@ -225,14 +236,22 @@ def _differences(name: str, saved: WebhookEndpoint, declared: WebhookEndpoint) -
             yield key, f"{key} {json.dumps(old)} → {json.dumps(new)}"
 
 
-def exported(blocks: Mapping[str, WebhookEndpoint], *, with_urls: bool) -> str:
+def exported(
+    blocks: Mapping[str, WebhookEndpoint], subscriptions: Mapping[str, Any], *, with_urls: bool
+) -> str:
     """Return endpoints as YAML for an import. Secrets are references to environment variables.
 
     Args:
         blocks: the endpoints by name.
+        subscriptions: the terms of their subscriptions by name.
         with_urls: whether to write URLs, which may contain tokens, as they are.
     """
-    rows = [_exported(name, block, with_urls=with_urls) for name, block in blocks.items()]
+    rows = []
+    for name, block in blocks.items():
+        row = _exported(name, block, with_urls=with_urls)
+        if found := subscriptions.get(name):
+            row[declared_subscriptions.KEY] = found
+        rows.append(row)
     return str(yaml.safe_dump({"endpoints": rows}, sort_keys=False, allow_unicode=True, width=120))
 
 

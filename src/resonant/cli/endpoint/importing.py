@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,8 +13,11 @@ from resonant.cli import asking, documents, name_checks, options
 from resonant.display import counted, some
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from resonant.cli.command_store import CommandStore
     from resonant.cli.endpoint.declared import Change
+    from resonant.cli.endpoint.declared_subscriptions import Difference
 
 _SIGNS = {"added": "+", "changed": "~", "removed": "-"}
 
@@ -39,6 +43,9 @@ def import_(
     signing_secret, env:NAME stands for an environment variable, and file:PATH for a file. If a signing secret changes, the
     old one also signs for 24 hours.
 
+    An endpoint may also have subscriptions: a list of objects with types, source and filters. They replace those that are
+    stored. Without this key, an endpoint keeps its subscriptions.
+
     Nothing is saved if FILE has a mistake. `resonant endpoint list --export` writes such a file.
     """
     import asyncio
@@ -46,24 +53,31 @@ def import_(
     from pathlib import Path
 
     from resonant.cli.command_store import load_endpoint, on_prefect
+    from resonant.store.shared.subscriptions import read_subscriptions
 
     text = options.text_of_file("/dev/stdin" if file == "-" else file, file)
     with on_prefect() as store:
         from blocks.loading import load_endpoints
-        from resonant.cli.endpoint import declared
+        from resonant.cli.endpoint import declared, declared_subscriptions
 
-        blocks = declared.parse(text, file, Path(file).parent, store.settings)
+        rows = declared.read(text, file)
+        blocks = declared.parse(rows, file, Path(file).parent, store.settings)
+        subscriptions = declared_subscriptions.parse(rows, file)
         if prune and not blocks:
             raise options.Misuse(f"{file}: no endpoints: --prune would remove every endpoint")
         saved = asyncio.run(load_endpoints(load_endpoint))
         declared.check_new_secrets(blocks, saved, file)
-        changes = declared.compare(blocks, saved, prune=prune, now=datetime.now(UTC))
+        differences = declared_subscriptions.compare(subscriptions, store.read(read_subscriptions))
+        changes = [
+            _with(differences.get(each.name), each)
+            for each in declared.compare(blocks, saved, prune=prune, now=datetime.now(UTC))
+        ]
         to_do = [each for each in changes if each.kind != "unchanged"]
         if not dry_run:
             gone = [each.name for each in changes if each.kind == "removed"]
             if gone and not yes:
                 _confirm_removal(gone)
-            _save(store, to_do)
+            _save(store, to_do, differences)
     if as_json:
         output.write(output.to_json(documents.endpoint_import(changes, dry_run=dry_run)) + "\n")
         return
@@ -75,19 +89,30 @@ def import_(
     output.write_paragraph(f"{'would be: ' if dry_run else ''}{words}")
 
 
+def _with(difference: Difference | None, change: Change) -> Change:
+    """Return the change of an endpoint together with that of its subscriptions."""
+    if difference is None:
+        return change
+    kind = "changed" if change.kind == "unchanged" else change.kind
+    return replace(change, kind=kind, fields={**change.fields, "subscriptions": str(difference)})
+
+
 def _confirm_removal(names: list[str]) -> None:
     what = f"{counted(len(names), 'endpoint')} ({some(names)})"
     if not asking.can_ask():
         raise options.Misuse(f"--prune would remove {what}: give --yes")
     asking.confirm(
-        f"removing {what}: their deliveries stay in the store, and wait until they are added again", "Remove?"
+        f"removing {what} and their subscriptions: their deliveries stay in the store, and wait until they are added again",
+        "Remove?",
     )
 
 
-def _save(store: CommandStore, changes: list[Change]) -> None:
+def _save(store: CommandStore, changes: list[Change], differences: Mapping[str, Difference]) -> None:
     import asyncio
 
     from blocks.catalog import save_endpoints
+    from resonant.cli.command_store import who_runs_this
+    from resonant.cli.endpoint import declared_subscriptions
     from resonant.cli.progress import progress
 
     blocks, done = {each.name: each.block for each in changes}, []
@@ -104,3 +129,11 @@ def _save(store: CommandStore, changes: list[Change]) -> None:
             for name in done:
                 if blocks[name] is None:
                     name_checks.forget(store, name)
+    store.run(
+        lambda opened: opened.write(
+            declared_subscriptions.apply,
+            list(differences.values()),
+            who=who_runs_this(),
+            now=opened.clock(),
+        )
+    )

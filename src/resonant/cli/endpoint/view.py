@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
@@ -12,20 +13,22 @@ from resonant.cli import documents, name_checks, options
 if TYPE_CHECKING:
     from blocks import EndpointBlock
     from resonant.errors import EndpointError
+    from resonant.routing import Subscription
     from resonant.store.views.endpoint_status import Governed
 
 
 class _Listed(NamedTuple):
-    """An endpoint: its block, or why it has none; why it cannot be used, or None; and its gate."""
+    """An endpoint: its block, or why it has none; why it cannot be used, or None; its gate, and the number of subscriptions."""
 
     name: str
     block: EndpointBlock | EndpointError
     problem: str | None
     governed: Governed
+    subscriptions: int
 
     @property
     def document(self) -> output.Document:
-        return documents.endpoint(self.name, self.block, self.problem, self.governed)
+        return documents.endpoint(self.name, self.block, self.problem, self.governed, self.subscriptions)
 
 
 def list_(
@@ -49,6 +52,7 @@ def list_(
     import time
 
     from resonant.cli.command_store import load_endpoint, on_prefect
+    from resonant.store.shared.subscriptions import read_subscriptions
     from resonant.store.views.endpoint_status import governed
 
     if (with_urls and not export) or (export and as_json):
@@ -58,12 +62,14 @@ def list_(
 
         found, now = asyncio.run(load_endpoints(load_endpoint)), time.time()
         name_checks.remember(store, found)
-        gates = store.read(governed, now=now)
+        gates, subscriptions = store.read(governed, now=now), store.read(read_subscriptions)
+    numbers = Counter(each.endpoint for each in subscriptions)
     rows = [
-        _Listed(name, block, _problem(name, block), _of(name, gates)) for name, block in sorted(found.items())
+        _Listed(name, block, _problem(name, block), _of(name, gates), numbers[name])
+        for name, block in sorted(found.items())
     ]
     if export:
-        _export(rows, with_urls=with_urls)
+        _export(rows, subscriptions, with_urls=with_urls)
     elif as_json:
         output.write_json_array(output.to_json(row.document) for row in rows)
     elif rows:
@@ -72,14 +78,15 @@ def list_(
         output.say("no endpoints: `resonant endpoint add NAME URL` adds one")
 
 
-def _export(rows: list[_Listed], *, with_urls: bool) -> None:
+def _export(rows: list[_Listed], subscriptions: list[Subscription], *, with_urls: bool) -> None:
     from blocks import WebhookEndpoint
+    from resonant.cli.endpoint import declared_subscriptions
     from resonant.cli.endpoint.declared import exported
 
     blocks = {
         row.name: row.block for row in rows if isinstance(row.block, WebhookEndpoint) and not row.problem
     }
-    output.write(exported(blocks, with_urls=with_urls))
+    output.write(exported(blocks, declared_subscriptions.exported(subscriptions), with_urls=with_urls))
     for row in rows:
         if row.name not in blocks:
             output.say(
@@ -90,7 +97,7 @@ def _export(rows: list[_Listed], *, with_urls: bool) -> None:
 def _write_list(rows: list[_Listed], gates: list[Governed], *, now: float) -> None:
     from resonant.cli.inspect.overview import gate_lines
 
-    output.write_table(("name", "to", "signed", "state"), list(map(_cells, rows)))
+    output.write_table(("name", "to", "signed", "subscriptions", "state"), list(map(_cells, rows)))
     names = {row.name for row in rows}
     for line in gate_lines([each for each in gates if each.gate.endpoint in names], now=now):
         output.write_paragraph(line, indent=2)
@@ -104,7 +111,7 @@ def _cells(row: _Listed) -> list[str]:
     to = found.get("host") or found.get("type") or "-"
     signed = ("yes" if found.get("signing_secret") else "no") if "type" in found else "-"
     state = "cannot be used" if row.problem else row.governed.gate.state.replace("normal", "ok")
-    return [row.name, to, signed, state]
+    return [row.name, to, signed, str(row.subscriptions), state]
 
 
 def show(name: options.EndpointName, as_json: options.Json = False) -> None:
@@ -114,18 +121,21 @@ def show(name: options.EndpointName, as_json: options.Json = False) -> None:
 
     from resonant.cli.command_store import load_endpoint, on_prefect
     from resonant.gate.words import advice, described
+    from resonant.store.shared.subscriptions import read_subscriptions
     from resonant.store.views.endpoint_status import governed
 
     name = options.endpoint_name(name)
     with on_prefect() as store:
         block, now = asyncio.run(load_endpoint(name)), time.time()
         gate, held = found = _of(name, store.read(governed, now=now))
+        subscriptions = store.read(read_subscriptions, name)
     if as_json:
-        document = documents.endpoint(name, block, _problem(name, block), found)
+        document = documents.endpoint(name, block, _problem(name, block), found, len(subscriptions))
         output.write(output.to_json(document) + "\n")
         return
     for key, value in documents.endpoint_settings(name, block).items():
         output.write_paragraph(f"{key}: {_cell(value)}", indent=2)
+    output.write_paragraph(f"subscriptions: {len(subscriptions)}")
     output.write_paragraph(output.visible(f"gate: {described(gate, held=held, now=now)}"), indent=2)
     if next_step := advice(gate, now):
         output.write_paragraph(f"next: {next_step}", indent=2)

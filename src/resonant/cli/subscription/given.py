@@ -44,9 +44,12 @@ def filters(values: Iterable[str]) -> list[Any]:
 def _parsed(text: str) -> Any:
     try:
         parsed = json.loads(text, object_pairs_hook=_without_repeats)
-    except (ValueError, RecursionError) as error:
-        problem = f"not JSON: {error}" if isinstance(error, ValueError) else "nested too deeply"
-        raise options.Misuse(f"--filter: {problem}") from None
+    except json.JSONDecodeError as error:
+        raise options.Misuse(f"--filter: not JSON: {error.msg} at column {error.colno}") from None
+    except ValueError as error:
+        raise options.Misuse(f"--filter: {error}") from None
+    except RecursionError:
+        raise options.Misuse("--filter: nested too deeply") from None
     if parsed == []:
         raise options.Misuse("--filter: the array is empty")
     return parsed

@@ -9,6 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from blocks import WebhookEndpoint
+from resonant.cli.endpoint import declared
 from resonant.cli.endpoint.declared import check_new_secrets, compare, exported, parse
 from resonant.cli.options import Misuse
 from resonant.errors import EndpointError
@@ -22,7 +23,7 @@ JSON_SHOP = f'{{"name": "shop", "url": "{URL}"}}'
 
 
 def read(text, folder=Path()):
-    return parse(text, "f.yaml", folder, load_settings())
+    return parse(declared.read(text, "f.yaml"), "f.yaml", folder, load_settings())
 
 
 def shop(fields="", folder=Path()) -> WebhookEndpoint:
@@ -171,9 +172,9 @@ def test_an_export_can_be_imported_once_its_variables_are_set(tmp_path, monkeypa
         "mode: structured",
         tmp_path,
     )
-    text = exported({"shop": block}, with_urls=True)
+    text = exported({"shop": block}, {}, with_urls=True)
     assert OLD not in text
     monkeypatch.setenv("ENDPOINT_SHOP__SIGNING_SECRET", OLD)
     monkeypatch.setenv("ENDPOINT_SHOP__X_KEY", "1")
     assert read(text) == {"shop": block}
-    assert "hooks.example.com" not in exported({"shop": block}, with_urls=False)
+    assert "hooks.example.com" not in exported({"shop": block}, {}, with_urls=False)

@@ -65,10 +65,10 @@ def test_the_list_shows_endpoints_of_every_type_and_the_problem_of_a_broken_one(
     done = resonant.on_prefect("endpoint", "list")
 
     header, *_ = done.out.splitlines()
-    assert header.split() == ["NAME", "TO", "SIGNED", "STATE"]
+    assert header.split() == ["NAME", "TO", "SIGNED", "SUBSCRIPTIONS", "STATE"]
     broken, hooks, log = rows(done.out)
     assert log.split()[:2] == ["file-endpoint/cli-log", "file-endpoint"]
-    assert hooks.split() == ["cli-hooks", "https://hooks.example.com", "no", "ok"]
+    assert hooks.split() == ["cli-hooks", "https://hooks.example.com", "no", "0", "ok"]
     assert broken.split()[-3:] == ["cannot", "be", "used"]
     assert f"endpoint cli-broken cannot be used: {PROBLEM}\n" in done.err
     assert "t0ken" not in done.out + done.err
@@ -92,7 +92,7 @@ def test_the_gate_of_an_endpoint_is_shown_in_text_and_as_json(resonant, endpoint
     gate = resonant.json("endpoint", "pause", "cli-hooks", "--reason", "maintenance")["gate"]
 
     [line, *_] = [each for each in rows(resonant.on_prefect("endpoint", "list").out) if "paused" in each]
-    assert line.split() == ["cli-hooks", "https://hooks.example.com", "no", "paused"]
+    assert line.split() == ["cli-hooks", "https://hooks.example.com", "no", "0", "paused"]
     shown = resonant.on_prefect("endpoint", "show", "cli-hooks").out
     assert re.search(r"\ngate: paused for [^:]+ by .+: maintenance; 2 held\n", shown)
     assert shown.endswith("\nnext: `resonant endpoint resume cli-hooks` sends again\n")
@@ -202,3 +202,95 @@ def test_a_file_with_a_mistake_or_without_endpoints_saves_nothing(resonant, on_s
     refused = resonant.on_prefect("endpoint", "import", str(file), "--prune", code=2)
     assert ("its url" if text else "--prune would remove every endpoint") in refused.err
     assert "cli-a" not in resonant.on_prefect("endpoint", "list", "--json").out
+
+
+def subscriptions(resonant):
+    return [
+        (each["endpoint"], each["types"], each["source"], each["filters"])
+        for each in resonant.json("subscription", "list")
+    ]
+
+
+def test_types_subscribe_a_new_or_an_existing_endpoint(resonant, endpoints):
+    url = "https://hooks.example.com/in"
+    added = resonant.on_prefect("endpoint", "add", IMPORTED, url, "--types", "order.*, a.b", "--types", "c")
+    assert added.out.splitlines() == [
+        f"saved endpoint {IMPORTED}; `resonant endpoint test {IMPORTED}` sends it a test event",
+        f"{IMPORTED} gets events of type a.b or c or order.*",
+    ]
+    again = resonant.on_prefect("endpoint", "add", IMPORTED, url, "--overwrite", "--types", "order.*,a.b,c")
+    assert again.out.endswith(f"{IMPORTED} gets events of type a.b or c or order.*\n")
+    assert subscriptions(resonant) == [(IMPORTED, ["a.b", "c", "order.*"], None, [])]
+    refused = resonant.on_prefect("endpoint", "add", "cli-new", url, "--types", "a,,b", code=2)
+    assert refused.err == "resonant: --types: a glob of types must have 1 to 255 characters, not 0\n"
+
+
+def test_the_subscriptions_of_an_endpoint_are_counted_and_go_with_it(resonant, endpoints):
+    resonant.on_prefect("endpoint", "list")  # the store gets their names
+    for argv in (("cli-hooks", "order.*"), ("cli-hooks", "invoice.*"), ("file-endpoint/cli-log",)):
+        resonant("subscription", "add", *argv)
+    [hooks] = [each for each in rows(resonant.on_prefect("endpoint", "list").out) if "hooks." in each]
+    assert hooks.split() == ["cli-hooks", "https://hooks.example.com", "no", "2", "ok"]
+    shown = resonant.on_prefect("endpoint", "show", "cli-hooks")
+    assert "\nsubscriptions: 2\n" in shown.out
+    assert (
+        json.loads(resonant.on_prefect("endpoint", "show", "cli-hooks", "--json").out)["subscriptions"] == 2
+    )
+
+    removed = resonant.on_prefect("endpoint", "remove", "cli-hooks", "--yes")
+    assert removed.out == "removed endpoint cli-hooks and 2 subscriptions\n"
+    assert subscriptions(resonant) == [("file-endpoint/cli-log", [], None, [])]
+
+
+def test_an_import_replaces_the_subscriptions_of_endpoints_that_declare_some(
+    resonant, only_endpoints, tmp_path
+):
+    resonant.on_prefect("endpoint", "list")
+    resonant("subscription", "add", "cli-hooks", "order.*")
+    kept = ("subscription", "add", "cli-broken", "order.*")
+    resonant(*kept)
+    file, url = tmp_path / "endpoints.yaml", "https://hooks.example.com/in"
+    file.write_text(
+        f"- {{name: cli-broken, url: {url!r}}}\n"
+        f"- name: cli-hooks\n  url: {url!r}\n  subscriptions:\n"
+        "  - {types: [invoice.*], source: /eu/*, filters: [{exact: {vip: 'true'}}]}\n  - {types: a}\n  - {types: [a]}\n"
+    )
+    foreseen = resonant.on_prefect("endpoint", "import", str(file), "--dry-run").out
+    assert "~ cli-hooks  url changed; subscriptions 2 added, 1 removed\n" in foreseen
+    resonant.on_prefect("endpoint", "import", str(file))
+    declared = [
+        ("cli-broken", ["order.*"], None, []),
+        ("cli-hooks", ["a"], None, []),
+        ("cli-hooks", ["invoice.*"], "/eu/*", [{"exact": {"vip": "true"}}]),
+    ]
+    assert sorted(subscriptions(resonant), key=lambda each: each[:2]) == declared
+
+    listed = resonant.on_prefect("endpoint", "list", "--export", "--with-urls").out
+    file.write_text(listed)
+    again = resonant.on_prefect("endpoint", "import", str(file)).out
+    assert again == "0 added, 0 changed, 0 removed, 2 unchanged\n"
+    file.write_text(f"- {{name: cli-hooks, url: {url!r}, subscriptions: []}}\n")
+    emptied = resonant.on_prefect("endpoint", "import", str(file), "--prune", "--yes").out
+    assert emptied.startswith("~ cli-hooks  subscriptions 2 removed\n- cli-broken\n")
+    assert subscriptions(resonant) == []
+
+
+@pytest.mark.parametrize(
+    ("declared", "said"),
+    [
+        ("{types: a}", "its subscriptions must be a list of objects with types, source or filters"),
+        ("[{type: a}]", "subscription 1: a subscription has no member 'type': did you mean types?"),
+        (
+            "[{types: a}, {filters: {exact: {n: 3}}}]",
+            'subscription 2: filters[0].exact: n must be a string, such as "3", not a number',
+        ),
+    ],
+)
+def test_a_mistake_in_a_declared_subscription_is_refused_with_its_place(
+    resonant, on_server, tmp_path, declared, said
+):
+    (tmp_path / "f.yaml").write_text(
+        f"- {{name: cli-a, url: 'https://a.example', subscriptions: {declared}}}\n"
+    )
+    refused = resonant.on_prefect("endpoint", "import", "f.yaml", code=2)
+    assert refused.err == f"resonant: f.yaml: endpoint 'cli-a': {said}\n"

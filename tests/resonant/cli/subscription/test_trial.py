@@ -65,7 +65,10 @@ def test_without_a_match_it_says_how_to_subscribe_and_fails(resonant, tmp_path):
     [
         ("{", "not JSON: Expecting property name enclosed in double quotes at column 2"),
         ('{"type": "t"}', "source is missing"),
-        ('{"type": "t", "source": "/s"}\n{"type": "t", "source": "/s"}', "not JSON: Extra data at column 1"),
+        (
+            '{"type": "t", "source": "/s"}\n{"type": "t", "source": "/s"}',
+            "not JSON: Extra data at line 2, column 1",
+        ),
     ],
 )
 def test_an_invalid_event_is_refused_in_the_words_of_enqueue(resonant, tmp_path, text, said):

@@ -1,0 +1,91 @@
+"""The subscriptions that a file of endpoints declares, and how they differ from the stored ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from resonant.cli import options
+from resonant.cli.subscription import given
+from resonant.store.shared.subscriptions import add_subscription, remove_subscriptions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from sqlalchemy import Connection
+
+    from resonant.routing import Subscription
+
+KEY = "subscriptions"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The subscriptions to add to an endpoint, and those to remove."""
+
+    added: tuple[Subscription, ...]
+    removed: tuple[Subscription, ...]
+
+    def __str__(self) -> str:
+        numbers = {"added": len(self.added), "removed": len(self.removed)}
+        return f"{KEY} {', '.join(f'{number} {word}' for word, number in numbers.items() if number)}"
+
+
+def parse(rows: Iterable[Mapping[str, Any]], source: str) -> dict[str, list[Subscription]]:
+    """Return the declared subscriptions of each endpoint that has the key.
+
+    Args:
+        rows: the declared endpoints; ``declared.parse`` accepts them.
+        source: the file's name, for messages.
+
+    Raises:
+        Misuse: a subscription is invalid.
+    """
+    return {row["name"]: _of(row, source) for row in rows if row.get(KEY) is not None}
+
+
+def _of(row: Mapping[str, Any], source: str) -> list[Subscription]:
+    where = f"{source}: endpoint {row['name']!r}"
+    if not isinstance(row[KEY], list) or not all(isinstance(terms, dict) for terms in row[KEY]):
+        raise options.Misuse(f"{where}: its {KEY} must be a list of objects with types, source or filters")
+    found: list[Subscription] = []
+    for number, terms in enumerate(row[KEY], 1):
+        new = given.subscription(
+            options.endpoint_name(row["name"]), terms, f"{where}: subscription {number}: "
+        )
+        found += [] if any(each.says_the_same(new) for each in found) else [new]
+    return found
+
+
+def compare(
+    declared: Mapping[str, Sequence[Subscription]], stored: Sequence[Subscription]
+) -> dict[str, Difference]:
+    """Return what to change so that each declared endpoint has exactly the declared subscriptions."""
+    found = {}
+    for name, wanted in declared.items():
+        known = [each for each in stored if each.endpoint == name]
+        difference = Difference(tuple(_missing(wanted, known)), tuple(_missing(known, wanted)))
+        if difference.added or difference.removed:
+            found[name] = difference
+    return found
+
+
+def _missing(some: Iterable[Subscription], others: Sequence[Subscription]) -> list[Subscription]:
+    return [each for each in some if not any(each.says_the_same(other) for other in others)]
+
+
+def apply(connection: Connection, differences: Iterable[Difference], *, who: str, now: float) -> None:
+    """Add and remove subscriptions in the store."""
+    for difference in differences:
+        remove_subscriptions(connection, [each.id for each in difference.removed], who=who, now=now)
+        for each in difference.added:
+            add_subscription(connection, each, who=who, now=now)
+
+
+def exported(stored: Iterable[Subscription]) -> dict[str, list[dict[str, Any]]]:
+    """Return the terms of subscriptions by endpoint, for a file of endpoints."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for each in stored:
+        terms = {name: value for name, value in each.terms.items() if value}
+        found.setdefault(each.endpoint, []).append(terms)
+    return found
