@@ -67,6 +67,9 @@ class Connection(HttpToolsProtocol):
         super().data_received(data)
         if self._extra_bytes > self._limits.header_bytes:
             self._refuse(self._too_large())
+        elif self._deadline is not None and not self._is_in_head and not self.cycle.response_complete:
+            # Read more when the application asks for it.
+            self.flow.pause_reading()
 
     def on_message_begin(self) -> None:
         """Begin to parse a request."""
@@ -109,6 +112,7 @@ class Connection(HttpToolsProtocol):
 
     def make_room(self) -> None:
         """Close this connection because there are too many."""
+        self._end_request()
         if not self._owes_answer:
             self._answer(self._busy("too many connections"))
         self.transport.close()

@@ -8,6 +8,7 @@ import logging
 import resource
 import signal
 import socket
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
     from resonant.intake.meters import Meters
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# For the store, its locks and the log, in addition to the connections.
-_OTHER_FILES = 200
+_BACKLOG = 128
+# In addition to the connections: the store, the log, and connections that are accepted or closed at this moment.
+_OTHER_FILES = 1_000
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -42,7 +44,7 @@ def listen(host: str, port: int) -> socket.socket:
     """
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.create_server(address[:2], family=family, backlog=1024)
+        listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
     except OSError as error:
         raise ResonantError(
             f"cannot listen on {host} port {port}: {error.strerror}: choose another with --host and --port"
@@ -68,7 +70,7 @@ async def serve(
         meters: count the requests.
         on_start: is called when the server accepts connections.
     """
-    _allow_files(limits.connections + _OTHER_FILES)
+    limits = replace(limits, connections=_possible_connections(limits.connections))
     # It logs a line for each request that is not HTTP.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     sending: dict[Connection, None] = {}
@@ -77,6 +79,7 @@ async def serve(
         http=partial(Connection, limits, meters, sending),  # type: ignore[arg-type]
         ws="none",
         loop="asyncio",
+        backlog=_BACKLOG,
         log_config=None,
         access_log=False,
         proxy_headers=False,
@@ -111,9 +114,12 @@ class _Server(uvicorn.Server):
             signal.signal(number, signal.SIG_DFL)
 
 
-def _allow_files(number: int) -> None:
-    """Let this process open so many files, as far as the system allows."""
+def _possible_connections(wanted: int) -> int:
+    """Let this process open as many files as it needs, and return how many connections it may have."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = number if hard == resource.RLIM_INFINITY else min(number, hard)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    files = wanted + _OTHER_FILES
+    if resource.RLIM_INFINITY != hard < files:
+        files = hard
+    if resource.RLIM_INFINITY != soft < files:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+    return max(files - _OTHER_FILES, files // 2)
