@@ -19,7 +19,6 @@ have the rights of the API. ``/openapi.json`` and ``/api/openapi.json`` describe
 from __future__ import annotations
 
 import os
-import re
 import sys
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -31,6 +30,7 @@ from starlette.responses import PlainTextResponse
 
 from resonant import output
 from resonant.errors import PrefectChanged
+from resonant.intake.foreign_pages import host_name
 from resonant.local.compatibility import check_server_names, prefect_application
 
 if TYPE_CHECKING:
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 EVERYBODY = "*"
 API = "/api"
 _LOOPBACK = ("127.0.0.1", "localhost")
-# RFC 9110, 7.2 allows no userinfo. urlsplit would strip it, and leave a valid name.
-_HOST = re.compile(r"(?:(?P<name>[a-z0-9._-]+)|\[(?P<address>[0-9a-f:.]+)\])(?::[0-9]*)?", re.IGNORECASE)
 # Otherwise a page that is open in a browser keeps the server from ending.
 _SHUTDOWN_SECONDS = 5
 _OWN_SITES = (None, "same-origin", "none")
@@ -101,7 +99,7 @@ class OwnPagesAlone:
     def _is_welcome(self, scope: Scope) -> bool:
         headers = Headers(scope=scope)
         origin, host = headers.get("origin"), headers.get("host")
-        if self._is_local and host is not None and _name(host) not in self._hosts:
+        if self._is_local and host is not None and host_name(host) not in self._hosts:
             return False
         if origin is not None:
             return origin in self._origins
@@ -201,11 +199,6 @@ def _content_security_policy(origins: Iterable[str]) -> str:
             "form-action 'self'",
         )
     )
-
-
-def _name(host: str) -> str | None:
-    found = _HOST.fullmatch(host)
-    return found and (found["name"] or found["address"]).lower()
 
 
 if __name__ == "__main__":

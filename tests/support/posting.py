@@ -49,10 +49,15 @@ class Client:
 
 
 @contextmanager
-def posting(desk: Desk, *, access: Access | None = None, limits: Limits | None = None) -> Iterator[Client]:
+def posting(
+    desk: Desk, *, access: Access | None = None, limits: Limits | None = None, **options: Any
+) -> Iterator[Client]:
     desk.write(remember_endpoints, ["orders", "billing"])
     meters = Meters()
-    app = create_app(desk.store, access=access or OpenAccess(), limits=limits or Limits(), meters=meters)
-    http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://intake.test")
+    layer = options.pop("layer", lambda app: app)
+    app = create_app(
+        desk.store, access=access or OpenAccess(), limits=limits or Limits(), meters=meters, **options
+    )
+    http = httpx.AsyncClient(transport=httpx.ASGITransport(layer(app)), base_url="http://intake.test")
     yield Client(desk, http, meters)
     desk.run(http.aclose())

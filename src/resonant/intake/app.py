@@ -11,11 +11,13 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from resonant.errors import StoreError
+from resonant.intake.handshake import handshake
+from resonant.intake.lookup import lookup
 from resonant.intake.posting import Posting
 from resonant.intake.problems import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Sequence
 
     from starlette.requests import Request
     from starlette.responses import Response
@@ -31,7 +33,13 @@ logger = logging.getLogger(__name__)
 
 
 def create_app(
-    store: Store, *, access: Access, limits: Limits, meters: Meters, routes: Sequence[Route] = ()
+    store: Store,
+    *,
+    access: Access,
+    limits: Limits,
+    meters: Meters,
+    allowed_origins: Collection[str] = (),
+    routes: Sequence[Route] = (),
 ) -> Starlette:
     """Return the application; it belongs to the event loop of the store.
 
@@ -40,6 +48,7 @@ def create_app(
         access: decides which requests are allowed.
         limits: of a request.
         meters: count the events.
+        allowed_origins: hosts that the handshake of CloudEvents' webhooks allows.
         routes: further resources.
     """
 
@@ -52,7 +61,15 @@ def create_app(
         ).response()
 
     app = Starlette(
-        routes=[resource("/events", POST=Posting(store, access, limits, meters).post), *routes],
+        routes=[
+            resource(
+                "/events",
+                POST=Posting(store, access, limits, meters).post,
+                OPTIONS=handshake(allowed_origins),
+            ),
+            resource("/events/{names:path}", GET=lookup(store, access)),
+            *routes,
+        ],
         exception_handlers={
             Problem: _answer_problem,
             StoreError: answer_store_error,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from resonant.events import Clock, Event
+    from resonant.events import Clock, Delivery, Event
     from resonant.store import Store
 
 logger = logging.getLogger(__name__)
@@ -184,9 +184,9 @@ class Grant:
 
     def refusal(self, event: Event, index: int) -> Refusal | None:
         """Return why the token may not send the event at this position of the request; None if it may."""
-        for attribute in ("source", "type"):
-            glob = self.token and getattr(self.token, attribute)
-            if glob and not _matcher(glob)(getattr(event, attribute)):
+        for attribute, value in (("source", event.source), ("type", event.type)):
+            if not self._covers(attribute, value):
+                glob = getattr(self.token, attribute)
                 detail = f"the token {self.name} may only send events of the {attribute} {glob!r}"
                 return Refusal(index, detail, "forbidden", f"/{attribute}")
         return None
@@ -199,6 +199,16 @@ class Grant:
         """
         if self.token and not self.token.can_read:
             raise forbidden(f"the token {self.name} may not read: create one with --read")
+
+    def may_see(self, delivery: Delivery) -> bool:
+        """Return whether a delivery is within the scopes of the token."""
+        endpoint = self.token and self.token.endpoint
+        is_covered = self._covers("source", delivery.source) and self._covers("type", delivery.event_type)
+        return is_covered and endpoint in (None, delivery.endpoint)
+
+    def _covers(self, attribute: str, value: str) -> bool:
+        glob = self.token and getattr(self.token, attribute)
+        return not glob or _matcher(glob)(value)
 
     @property
     def name(self) -> str:

@@ -1,5 +1,12 @@
+"""Fixtures of the intake's tests."""
+
+from __future__ import annotations
+
+import shutil
+
 import pytest
 
+from resonant.intake import token_changes
 from support.posting import posting
 
 
@@ -7,3 +14,20 @@ from support.posting import posting
 def client(desk):
     with posting(desk) as client:
         yield client
+
+
+@pytest.fixture
+def sqlite_desk(open_desk, sqlite_template, tmp_path):
+    """For tests of what is the same on both databases."""
+    return open_desk(f"sqlite:///{shutil.copy(sqlite_template, tmp_path)}")
+
+
+@pytest.fixture
+def new_token(sqlite_desk):
+    """Create a token with these scopes, and return its text."""
+
+    def create(name="shop", **scopes):
+        change = {"who": "a test", "now": sqlite_desk.clock()}
+        return sqlite_desk.write(token_changes.create, name, **change, **scopes)
+
+    return create

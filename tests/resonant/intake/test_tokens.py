@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-import shutil
 
 import pytest
 from starlette.requests import Request
@@ -61,14 +60,8 @@ class Door:
 
 
 @pytest.fixture
-def store_url(sqlite_template, tmp_path):
-    """SQLite only: the queries are tested on both databases."""
-    return f"sqlite:///{shutil.copy(sqlite_template, tmp_path)}"
-
-
-@pytest.fixture
-def door(desk):
-    return Door(desk)
+def door(sqlite_desk):
+    return Door(sqlite_desk)
 
 
 def test_a_token_is_long_random_text_of_which_the_store_keeps_a_digest_only(door):

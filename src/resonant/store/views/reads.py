@@ -217,6 +217,13 @@ def read_deliveries(connection: Connection, delivery_ids: Sequence[int]) -> Sequ
     return connection.execute(query.where(is_any_of(_d.c.id, delivery_ids))).all()
 
 
+def read_deliveries_of(connection: Connection, event_id: str, source: str) -> list[Delivery]:
+    """Return the deliveries of an event, sorted by endpoint; none if no such event is stored."""
+    query = select(_d, _e.c.id.label("event_id"), _e.c.source).join_from(_e, _d, _e.c.key == _d.c.event_key)
+    query = query.where(_e.c.id == event_id, _e.c.source == source).order_by(_d.c.endpoint)
+    return [delivery_of(row) for row in connection.execute(query)]
+
+
 def find_event_ids(
     connection: Connection, prefix: str, source: str | None = None, *, limit: int
 ) -> list[str]:

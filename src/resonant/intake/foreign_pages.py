@@ -1,0 +1,69 @@
+"""Keeps pages of other origins from using a server that needs no token (``--no-auth``), through a browser of its users.
+
+A browser says where a request comes from, in ``Sec-Fetch-Site``, or to a server without TLS, in ``Origin`` and ``Host``. Programs send no
+``Origin``. ``Host`` matters on loopback: the name of a foreign page may resolve to 127.0.0.1 (DNS rebinding). With tokens, none of
+this is necessary, since a browser does not know them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+
+from resonant.intake.problems import Problem
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# RFC 9110, 7.2 allows no userinfo. urlsplit would strip it, and leave a valid name.
+_HOST = re.compile(r"(?:(?P<name>[a-z0-9._-]+)|\[(?P<address>[0-9a-f:.]+)\])(?::[0-9]*)?", re.IGNORECASE)
+_OWN_SITES = ("same-origin", "none")
+
+
+def without_foreign_pages(app: ASGIApp, *, is_local: bool) -> ASGIApp:
+    """Return the application, which refuses browser requests from pages of other origins with 403.
+
+    Args:
+        app: an application that requires no token.
+        is_local: whether it listens on loopback only, so that ``Host`` must be a loopback name.
+    """
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (why := _why_not(scope, is_local=is_local)):
+            await Problem(403, why).response()(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    return call
+
+
+def host_name(host: str) -> str | None:
+    """Return the name or address in a ``Host`` header, in lower case; None if the header is malformed."""
+    found = _HOST.fullmatch(host)
+    return found and (found["name"] or found["address"]).lower()
+
+
+def _why_not(scope: Scope, *, is_local: bool) -> str | None:
+    headers = Headers(scope=scope)
+    hosts = headers.getlist("host")
+    if is_local and any(host_name(host) not in LOOPBACK for host in hosts):
+        return "without tokens, this server answers to 127.0.0.1 and localhost only: see Host"
+    if not _is_own(headers, hosts) and not _follows_a_link(scope, headers):
+        return "without tokens, this server refuses requests from web pages of other origins"
+    return None
+
+
+def _is_own(headers: Headers, hosts: list[str]) -> bool:
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    if site is not None:
+        return site in _OWN_SITES
+    return origin is None or [urlsplit(origin).netloc] == hosts
+
+
+def _follows_a_link(scope: Scope, headers: Headers) -> bool:
+    asked = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest"))
+    return scope["method"] in ("GET", "HEAD") and asked == ("navigate", "document")

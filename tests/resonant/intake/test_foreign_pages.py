@@ -1,0 +1,111 @@
+"""A server without tokens refuses requests that a browser sends for a page of another origin."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+
+from resonant.intake.foreign_pages import host_name, without_foreign_pages
+from support.posting import posting
+
+OWN = "http://127.0.0.1:8080"
+LINK = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+FRAME = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"}
+
+
+EVENT = b'{"id": "evt_1", "type": "order.paid", "source": "/shop", "data": 1}'
+
+
+@pytest.fixture
+def guarded(sqlite_desk):
+    with posting(sqlite_desk, layer=partial(without_foreign_pages, is_local=True)) as client:
+        yield client
+
+
+def post(client, headers):
+    headers = {"Host": "127.0.0.1:8080", "Content-Type": "application/cloudevents+json"} | headers
+    return client.send("POST", "/events?endpoint=orders", content=EVENT, headers=headers)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Origin": OWN},
+        {"Sec-Fetch-Site": "same-origin", "Origin": OWN},
+        {"Sec-Fetch-Site": "none"},
+        {"Host": "localhost"},
+        {"Host": "[::1]:8080"},
+    ],
+)
+def test_programs_and_its_own_pages_may_send(guarded, headers):
+    assert post(guarded, headers).status_code == 202
+    assert len(guarded.stored()) == 1
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example.com"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:9999"},
+        {"Origin": "http://localhost:8080"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site", "Origin": OWN},
+        {"Sec-Fetch-Site": "cross-site", **LINK},
+        {"Host": "evil.example.com:8080"},
+        {"Host": "127.0.0.1.evil.example.com"},
+        {"Host": "127.0.0.1@evil.example.com"},
+        {"Host": "evil.example.com", "Origin": "http://evil.example.com"},
+        {"Host": "127.0.0.1:8080#evil"},
+    ],
+)
+def test_other_pages_may_not(guarded, headers):
+    answer = post(guarded, headers)
+
+    assert (answer.status_code, answer.headers["content-type"]) == (403, "application/problem+json")
+    assert guarded.stored() == []
+
+
+@pytest.mark.parametrize(("headers", "status"), [(LINK, 200), (FRAME, 403), ({}, 403)])
+def test_a_link_from_another_page_may_be_followed_but_not_framed(guarded, headers, status):
+    post(guarded, {})
+    headers = {"Host": "127.0.0.1", "Sec-Fetch-Site": "cross-site", **headers}
+    found = guarded.send("GET", "/events/%2Fshop/evt_1", headers=headers)
+
+    assert found.status_code == status
+
+
+def test_off_loopback_the_name_of_the_server_is_unknown(sqlite_desk):
+    with posting(sqlite_desk, layer=partial(without_foreign_pages, is_local=False)) as client:
+
+        def status(**headers):
+            return post(client, {"Host": "events.example.com"} | headers).status_code
+
+        assert status() == 202
+        assert status(Origin="https://events.example.com") == 202
+        assert status(Origin="https://evil.example.com") == 403
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", None]
+)
+def test_the_media_types_that_a_page_may_send_without_a_preflight_are_refused(client, kind):
+    assert client.post(EVENT, kind).status_code == 415
+    assert client.stored() == []
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        ("LocalHost:80", "localhost"),
+        ("[::1]", "::1"),
+        ("127.0.0.1:", "127.0.0.1"),
+        ("a b", None),
+        ("", None),
+        ("u@localhost", None),
+    ],
+)
+def test_a_host_has_a_name_or_is_malformed(host, name):
+    assert host_name(host) == name
