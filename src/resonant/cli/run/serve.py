@@ -13,6 +13,9 @@ from resonant.errors import ResonantError
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Collection
+
+    from starlette.types import ASGIApp
 
     from resonant.settings import Settings
     from resonant.store import Store
@@ -32,6 +35,13 @@ def serve(
     no_auth: Annotated[
         bool, typer.Option("--no-auth", help="Accept events from everyone who can connect, without a token.")
     ] = False,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST",
+            help="Grant this host's handshake (OPTIONS /events, of CloudEvents' webhooks); repeatable.",
+        ),
+    ] = None,
 ) -> None:
     """Accept events over HTTP (POST /events), until Ctrl-C. Each answer 202 means that the events are stored.
 
@@ -43,11 +53,23 @@ def serve(
 
     with command_store(patient=True) as store, listen(host, port) as listener:
         _log_with_times()
-        store.run(lambda opened: _serve(opened, listener, store.settings, no_auth=no_auth))
+        store.run(
+            lambda opened: _serve(
+                opened, listener, store.settings, no_auth=no_auth, allowed_origins=allow_origin or ()
+            )
+        )
 
 
-async def _serve(store: Store, listener: socket.socket, settings: Settings, *, no_auth: bool) -> None:
+async def _serve(
+    store: Store,
+    listener: socket.socket,
+    settings: Settings,
+    *,
+    no_auth: bool,
+    allowed_origins: Collection[str],
+) -> None:
     from resonant.intake.app import create_app, resource
+    from resonant.intake.foreign_pages import without_foreign_pages
     from resonant.intake.health import Metrics, Readiness, healthz
     from resonant.intake.limits import Limits
     from resonant.intake.meters import Meters
@@ -70,7 +92,11 @@ async def _serve(store: Store, listener: socket.socket, settings: Settings, *, n
         resource("/readyz", GET=Readiness(store).readyz),
         resource("/metrics", GET=Metrics(meters, None if is_local else access).metrics),
     ]
-    app = create_app(store, access=access, limits=limits, meters=meters, routes=routes)
+    app: ASGIApp = create_app(
+        store, access=access, limits=limits, meters=meters, allowed_origins=allowed_origins, routes=routes
+    )
+    if no_auth:
+        app = without_foreign_pages(app, is_local=is_local)
 
     def write_what_runs() -> None:
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
