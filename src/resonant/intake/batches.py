@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from resonant.intake.problems import Refusal, refused
-from resonant.store import Conflict
-from resonant.store.queue.accept import Outcome, accept
+from resonant.store.queue.accept import Conflict, Outcome, accept
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,8 +58,10 @@ def refusal_of(index: int, outcome: Outcome) -> Refusal | None:
     """Return why the event at this position of a request was not stored; None if it is."""
     if outcome.problem is None:
         return None
-    code = "conflict" if isinstance(outcome.problem, Conflict) else "unrouted"
-    return Refusal(index, str(outcome.problem), code)
+    if isinstance(outcome.problem, Conflict):
+        # The client may not be allowed to read what is stored.
+        return Refusal(index, outcome.problem.without_content, "conflict")
+    return Refusal(index, str(outcome.problem), "unrouted")
 
 
 class _NothingStored(Exception):

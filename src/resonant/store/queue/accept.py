@@ -46,10 +46,12 @@ class Conflict:
     stored: Event
 
     def __str__(self) -> str:
-        return (
-            f"id {self.given.id!r} of source {self.given.source!r} already exists with different content: "
-            f"given {_summary(self.given)}; stored {_summary(self.stored)}"
-        )
+        return f"{self.without_content}: given {_summary(self.given)}; stored {_summary(self.stored)}"
+
+    @property
+    def without_content(self) -> str:
+        """The message without the content of the events."""
+        return f"id {self.given.id!r} of source {self.given.source!r} already exists with different content"
 
 
 @dataclass(frozen=True, slots=True)

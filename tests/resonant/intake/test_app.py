@@ -1,0 +1,48 @@
+"""The application answers every request, also those for which it has no resource."""
+
+import pytest
+
+from resonant.intake.app import create_app, resource
+from resonant.intake.limits import Limits
+from resonant.intake.meters import Meters
+from resonant.intake.tokens import OpenAccess
+
+
+def test_an_unknown_path_is_not_found(client):
+    for path in ("/", "/event", "/events/", "/events/%2e%2e"):
+        answer = client.send("POST", path)
+        assert answer.status_code == answer.json()["status"] == 404
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["detail"].endswith("events are sent to /events")
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "TRACE"])
+def test_another_method_is_not_allowed(client, method):
+    answer = client.send(method, "/events")
+    assert answer.status_code == 405
+    assert "POST" in answer.headers["allow"].split(", ")
+    assert answer.json()["detail"].startswith("/events takes ")
+
+
+def test_an_error_of_ours_is_a_problem_too(desk, caplog):
+    import httpx
+
+    async def fail(_request):
+        raise ZeroDivisionError
+
+    app = create_app(
+        desk.store,
+        access=OpenAccess(),
+        limits=Limits(),
+        meters=Meters(),
+        routes=[resource("/fail", GET=fail)],
+    )
+
+    async def get():
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://intake.test") as http:
+            return await http.get("/fail")
+
+    answer = desk.run(get())
+    assert answer.status_code == 500
+    assert answer.json()["detail"] == "an error of Resonant: its log has the details"

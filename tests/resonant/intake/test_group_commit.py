@@ -1,0 +1,120 @@
+"""Single events of concurrent requests share transactions, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from resonant.errors import ConflictingEvent, StoreUnavailable
+from resonant.events import Event
+from resonant.intake import group_commit
+from resonant.intake.group_commit import MOST_EVENTS, GroupCommit
+
+
+def make(event_id, data=1):
+    return Event(type="com.example.paid", source="/shop", id=str(event_id), data=data)
+
+
+@pytest.fixture
+def groups(desk, monkeypatch):
+    """The numbers of events in each transaction."""
+    sizes = []
+    accept = group_commit.accept
+
+    def counted(connection, wanted, **options):
+        sizes.append(len(wanted))
+        return accept(connection, wanted, **options)
+
+    monkeypatch.setattr(group_commit, "accept", counted)
+    return sizes
+
+
+def store_all(desk, events, endpoint="orders"):
+    async def run():
+        group = GroupCommit(desk.store)
+        waiting = [group.accept(event, endpoint) for event in events]
+        return await asyncio.gather(*waiting, return_exceptions=True)
+
+    return desk.run(run())
+
+
+def test_events_that_come_while_a_transaction_runs_share_the_next_ones(desk, groups):
+    outcomes = store_all(desk, [make(number) for number in range(MOST_EVENTS * 2 + 1)])
+    assert [outcome.event.id for outcome in outcomes] == [
+        str(number) for number in range(MOST_EVENTS * 2 + 1)
+    ]
+    assert sum(groups) == MOST_EVENTS * 2 + 1
+    assert max(groups) == MOST_EVENTS
+    assert len(groups) <= 4
+    assert desk.status().accepted == MOST_EVENTS * 2 + 1
+
+
+def test_a_single_event_does_not_wait_for_others(desk, groups):
+    async def run():
+        group = GroupCommit(desk.store)
+        return [await group.accept(make(number), "orders") for number in range(3)]
+
+    assert len(desk.run(run())) == 3
+    assert groups == [1, 1, 1]
+
+
+def test_a_conflict_costs_the_others_nothing(desk):
+    desk.enqueue(make(1, data="old"))
+    outcomes = store_all(desk, [make(0), make(1), make(2), make(2), make(2, data="other")])
+    assert [bool(each.problem) for each in outcomes] == [False, True, False, False, True]
+    assert [each.duplicate for each in outcomes] == [False, False, False, True, False]
+    assert desk.status().accepted == 3
+
+
+def test_an_unrouted_event_costs_the_others_nothing(desk):
+    async def run():
+        group = GroupCommit(desk.store)
+        return await asyncio.gather(group.accept(make(0), None), group.accept(make(1), "orders"))
+
+    unrouted, stored = desk.run(run())
+    assert unrouted.problem
+    assert not stored.problem
+    assert desk.status().accepted == 1
+
+
+def test_without_the_store_every_event_fails(desk, monkeypatch):
+    async def away(*_args, **_options):
+        raise StoreUnavailable("the store is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(desk.store, "write", away)
+        outcomes = store_all(desk, [make(number) for number in range(3)])
+    assert [type(outcome) for outcome in outcomes] == [StoreUnavailable] * 3
+    assert not store_all(desk, [make(0)])[0].problem
+
+
+def test_an_event_that_makes_the_transaction_fail_costs_the_others_nothing(desk, monkeypatch, caplog):
+    accept = group_commit.accept
+
+    def fragile(connection, wanted, **options):
+        outcomes = accept(connection, wanted, **options)
+        if any(event.id == "3" for event, _ in wanted):
+            raise ConflictingEvent("the webhook-id of the event '3' belongs to another event")
+        return outcomes
+
+    monkeypatch.setattr(group_commit, "accept", fragile)
+    outcomes = store_all(desk, [make(number) for number in range(6)])
+    assert [isinstance(each, ConflictingEvent) for each in outcomes] == [number == 3 for number in range(6)]
+    assert desk.status().accepted == 5
+
+
+def test_a_client_that_leaves_costs_the_others_nothing(desk):
+    async def run():
+        group = GroupCommit(desk.store)
+        tasks = [asyncio.create_task(group.accept(make(number), "orders")) for number in range(20)]
+        await asyncio.sleep(0)
+        for task in tasks[::2]:
+            task.cancel()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    outcomes = desk.run(run())
+    assert all(isinstance(each, asyncio.CancelledError) for each in outcomes[::2])
+    assert [each.event.id for each in outcomes[1::2]] == [str(number) for number in range(1, 20, 2)]
+    again = store_all(desk, [make(99)])
+    assert not again[0].problem

@@ -1,0 +1,304 @@
+"""``POST /events``: what is stored, and what is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+
+import pytest
+
+from resonant.errors import StoreUnavailable
+from resonant.intake.limits import Limits
+from resonant.intake.tokens import Grant, OpenAccess
+from resonant.store.shared.tokens import Token
+from support.lines import line
+from support.posting import BATCH, LINES, STRUCTURED, posting
+
+
+def batch(*lines):
+    return f"[{','.join(lines)}]"
+
+
+def event(event_id, *, duplicate=False, endpoints=("orders",)):
+    return {"id": event_id, "source": "/shop", "duplicate": duplicate, "endpoints": [*endpoints]}
+
+
+def problem(answer, status):
+    """Return the document of a problem, which has this status."""
+    assert answer.headers["content-type"] == "application/problem+json"
+    document = answer.json()
+    assert answer.status_code == document["status"] == status
+    assert document["title"]
+    assert "\n" not in document["detail"]
+    return document
+
+
+# --- one event ------------------------------------------------------------------------------------------------------
+
+
+def test_an_event_is_stored_when_the_answer_is_202(client):
+    answer = client.post(line("[1, 2]", id="1"))
+    assert answer.status_code == 202
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json() == {"events": [event("1")]}
+    [stored] = client.stored()
+    assert (stored.id, stored.type, stored.body) == ("1", "com.example.paid", b"[1,2]")
+
+
+def test_an_event_without_an_id_gets_one(client):
+    [given] = client.post(line()).json()["events"]
+    assert [each.id for each in client.stored()] == [given["id"]]
+
+
+def test_in_binary_mode_the_headers_are_the_attributes(client):
+    answer = client.post(
+        "Grüße".encode(),
+        "text/plain; charset=utf-8",
+        ce_id="1",
+        ce_type="a",
+        ce_source="/shop",
+        ce_zone="eu%20west",
+    )
+    assert answer.json() == {"events": [event("1")]}
+    [stored] = client.stored()
+    assert (stored.form, stored.body, stored.extensions) == ("text", "Grüße".encode(), {"zone": "eu west"})
+
+
+def test_a_repeat_looks_like_success(client):
+    client.post(line(id="1"))
+    for _ in range(2):
+        answer = client.post(line(id="1"))
+        assert (answer.status_code, answer.json()) == (202, {"events": [event("1", duplicate=True)]})
+    assert client.desk.status().accepted == 1
+
+
+def test_the_same_identity_with_other_content_is_a_conflict_that_does_not_show_the_stored_content(client):
+    client.post(line('"secret"', id="1"))
+    document = problem(client.post(line("2", id="1")), 409)
+    words = "id '1' of source '/shop' already exists with different content"
+    assert document["errors"] == [{"index": 0, "pointer": "", "code": "conflict", "detail": words}]
+    assert "secret" not in json.dumps(document)
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "code", "pointer"),
+    [
+        ("{", 400, "not_json", ""),
+        ('{"type": "a"}', 422, "missing", "/source"),
+        (line(id="a b"), 422, "invalid_value", "/id"),
+        (line(data_base64="x"), 422, "both_data", "/data_base64"),
+        (line('"xxxxxxxxx"'), 413, "too_large", "/data"),
+        (line("[" * 50_000), 413, "too_large", ""),
+        (line("1e999"), 422, "invalid_value", ""),
+    ],
+)
+def test_an_event_that_is_not_valid_is_refused_with_the_place_and_the_reason(
+    desk, text, status, code, pointer
+):
+    with posting(desk, limits=Limits(event_bytes=10)) as client:
+        document = problem(client.post(text), status)
+        [error] = document["errors"]
+        assert (error["index"], error["code"], error["pointer"]) == (0, code, pointer)
+        assert document["detail"] == error["detail"]
+        assert client.stored() == []
+
+
+def test_the_idempotency_key_makes_a_retry_a_duplicate(client):
+    for duplicate in (False, True):
+        answer = client.post(line(), idempotency_key="order-7")
+        assert answer.json() == {"events": [event("order-7", duplicate=duplicate)]}
+
+
+# --- several events -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "join"), [(BATCH, lambda lines: batch(*lines)), (LINES, "\n\n".join)], ids=["batch", "lines"]
+)
+def test_several_events_are_answered_in_the_order_in_which_they_were_sent(client, kind, join):
+    ids = [str(number) for number in range(50)]
+    random.Random(1).shuffle(ids)
+    answer = client.post(join([line(id=each) for each in ids]), kind)
+    assert answer.json() == {"events": [event(each) for each in ids]}
+    assert {each.id for each in client.stored()} == set(ids)
+
+
+def test_an_event_twice_in_a_batch_is_stored_once(client):
+    answer = client.post(batch(line(id="1"), line(id="1")), BATCH)
+    assert answer.json() == {"events": [event("1"), event("1", duplicate=True)]}
+
+
+def test_an_empty_batch_stores_nothing(client):
+    assert client.post("[]", BATCH).json() == {"events": []}
+
+
+def test_a_batch_is_stored_whole_or_not_at_all(client):
+    client.post(line(id="old"))
+    for bad, status, code in ((line("2", id="old"), 409, "conflict"), (line(id="a b"), 422, "invalid_value")):
+        document = problem(client.post(batch(line(id="new"), bad, line(id="newer")), BATCH), status)
+        assert [(each["index"], each["code"]) for each in document["errors"]] == [(1, code)]
+        assert document["detail"].startswith("1 of 3 events refused, nothing is stored: event 1: ")
+    assert [each.id for each in client.stored()] == ["old"]
+
+
+def test_lenient_handling_stores_the_good_events_and_lists_the_others(client):
+    client.post(line(id="old"))
+    content = batch(line(id="a b"), line(id="1"), line("2", id="old"), line(id="2"))
+    answer = client.post(content, BATCH, prefer="respond-async, Handling = Lenient; a=b")
+    assert answer.status_code == 202
+    assert answer.headers["preference-applied"] == "handling=lenient"
+    document = answer.json()
+    assert document["events"] == [event("1"), event("2")]
+    assert [(each["index"], each["code"]) for each in document["errors"]] == [
+        (0, "invalid_value"),
+        (2, "conflict"),
+    ]
+    assert {each.id for each in client.stored()} == {"old", "1", "2"}
+
+
+def test_lenient_handling_of_bad_events_only_is_no_success(client):
+    document = problem(client.post(batch(line(id="a b")), BATCH, prefer="handling=lenient"), 422)
+    assert len(document["errors"]) == 1
+
+
+@pytest.mark.parametrize("preference", ["handling=strict", "handling=lenientx", "lenient", ""])
+def test_other_preferences_change_nothing(client, preference):
+    answer = client.post(batch(line(id="a b"), line(id="1")), BATCH, prefer=preference)
+    problem(answer, 422)
+    assert "preference-applied" not in answer.headers
+
+
+def test_a_large_batch_is_read_in_a_thread_with_the_same_result(client):
+    text = json.dumps("x" * 1_000)
+    answer = client.post(batch(*(line(text, id=str(number)) for number in range(100))), BATCH)
+    assert [each["id"] for each in answer.json()["events"]] == [str(number) for number in range(100)]
+
+
+# --- what is refused before it is read ------------------------------------------------------------------------------
+
+
+def test_an_unknown_endpoint_is_refused_with_a_suggestion(client):
+    document = problem(client.post(line(), query="?endpoint=ordesr"), 422)
+    assert document["detail"].startswith("no endpoint is named 'ordesr': did you mean orders?")
+
+
+@pytest.mark.parametrize("name", ["", "https%3A%2F%2Fuser%3Apassword%40host", "Orders"])
+def test_what_cannot_be_the_name_of_an_endpoint_is_not_repeated(client, name):
+    assert "password" not in problem(client.post(line(), query=f"?endpoint={name}"), 422)["detail"]
+
+
+def test_an_endpoint_that_was_just_added_is_known(client):
+    from resonant.store.views.known_names import remember_endpoints
+
+    problem(client.post(line(), query="?endpoint=new"), 422)
+    client.desk.write(remember_endpoints, ["new"])
+    assert client.post(line(), query="?endpoint=new").status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("?endpont=orders", "no query parameter is named 'endpont': did you mean endpoint?"),
+        ("?endpoint=orders&x", "no query parameter is named 'x'; known: endpoint"),
+        (
+            "?endpoint=orders&endpoint=billing",
+            "endpoint is given twice: give one, or none and let the subscriptions decide",
+        ),
+    ],
+)
+def test_a_query_with_a_mistake_is_refused(client, query, words):
+    assert problem(client.post(line(), query=query), 400)["detail"] == words
+
+
+def test_a_token_in_the_query_is_refused(client):
+    assert "rsn_" not in problem(client.post(line(), query="?access_token=rsn_abc"), 400)["detail"]
+
+
+@pytest.mark.parametrize("kind", ["application/json", None])
+def test_another_media_type_is_refused(client, kind):
+    problem(client.post(line(), kind), 415)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "identity, gzip"])
+def test_a_compressed_body_is_refused(client, encoding):
+    answer = client.post(line(), content_encoding=encoding)
+    problem(answer, 415)
+    assert answer.headers["accept-encoding"] == "identity"
+    assert client.post(line(), content_encoding="identity").status_code == 202
+
+
+@pytest.mark.parametrize("is_declared", [True, False])
+def test_a_body_that_is_too_large_is_refused_with_the_limit(desk, is_declared):
+    async def chunks():
+        for _ in range(10):
+            yield b" " * 100
+
+    with posting(desk, limits=Limits(batch_bytes=999)) as client:
+        document = problem(client.post(b" " * 1_000 if is_declared else chunks(), BATCH), 413)
+        assert document["limit"] == 999
+        assert "999 bytes" in document["detail"]
+
+
+# --- who may send ---------------------------------------------------------------------------------------------------
+
+
+class Restricted(OpenAccess):
+    async def authorize(self, request):
+        return Grant(Token("shop", "", source="/shop", type="order.*"))
+
+
+def test_an_event_that_the_token_may_not_send_is_refused(desk):
+    with posting(desk, access=Restricted()) as client:
+        [error] = problem(client.post(line(type="refund")), 403)["errors"]
+        assert (error["code"], error["pointer"]) == ("forbidden", "/type")
+        good, bad = line(type="order.paid", id="1"), line(type="order.paid", source="/other")
+        [error] = problem(client.post(batch(good, bad), BATCH), 403)["errors"]
+        assert (error["index"], error["pointer"]) == (1, "/source")
+        answer = client.post(batch(bad, good), BATCH, prefer="handling=lenient").json()
+        assert [each["id"] for each in answer["events"]] == ["1"]
+        assert [each["index"] for each in answer["errors"]] == [0]
+
+
+# --- the store ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("content", "kind"), [(line(), STRUCTURED), (batch(line()), BATCH)])
+def test_while_the_store_is_away_the_answer_asks_to_send_again(client, monkeypatch, content, kind):
+    async def away(*_args, **_options):
+        raise StoreUnavailable("postgresql://user@db.internal/shop: no database server answers")
+
+    monkeypatch.setattr(client.desk.store, "write", away)
+    answer = client.post(content, kind)
+    document = problem(answer, 503)
+    assert answer.headers["retry-after"] == "1"
+    assert "db.internal" not in json.dumps(document)
+
+
+def test_events_are_counted_by_outcome(client):
+    client.post(line(id="1"))
+    client.post(line(id="1"))
+    client.post(line("2", id="1"))
+    client.post(batch(line(id="2"), line(id="a b")), BATCH, prefer="handling=lenient")
+    assert client.meters.events == {"stored": 2, "duplicate": 1, "unrouted": 0, "refused": 2}
+
+
+def test_concurrent_requests_are_answered_each_with_its_own_event(client):
+    async def send(number):
+        content = line(str(number % 7), id=str(number // 2))
+        return await client.http.post(
+            "/events?endpoint=orders", content=content, headers={"content-type": STRUCTURED}
+        )
+
+    async def send_all():
+        return await asyncio.gather(*(send(number) for number in range(300)))
+
+    answers = client.desk.run(send_all())
+    for number, answer in enumerate(answers):
+        if answer.status_code == 202:
+            assert answer.json()["events"][0]["id"] == str(number // 2)
+        else:
+            assert answer.status_code == 409
+            assert f"id '{number // 2}'" in answer.json()["detail"]
+    assert sum(answer.status_code == 202 for answer in answers) >= 150
+    assert client.desk.status().accepted == 150
