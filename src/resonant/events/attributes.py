@@ -24,12 +24,13 @@ RESERVED_NAMES = frozenset(
 )
 
 # Forbidden in strings of CloudEvents 1.0: control characters, surrogates, noncharacters.
-_NONCHARACTERS = "".join(rf"\U{plane:04x}fffe\U{plane:04x}ffff" for plane in range(17))
-_FORBIDDEN_CHARACTER = re.compile(rf"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{_NONCHARACTERS}]")
+NONCHARACTERS = "".join(chr(plane * 0x10000 + code) for plane in range(17) for code in (0xFFFE, 0xFFFF))
+_FORBIDDEN_CHARACTER = re.compile(rf"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{NONCHARACTERS}]")
 _NAME = re.compile(r"[a-z0-9]{1,20}")
 _TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"  # noqa: S105 - a token of RFC 9110
-_MEDIA_TYPE = re.compile(rf'{_TOKEN}/{_TOKEN}( *; *{_TOKEN}=({_TOKEN}|"([ !#-\[\]-~]|\\[ -~])*"))*')
-_ABSOLUTE_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+")
+MEDIA_TYPE = rf'{_TOKEN}/{_TOKEN}( *; *{_TOKEN}=({_TOKEN}|"([ !#-\[\]-~]|\\[ -~])*"))*'
+ABSOLUTE_URI = r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+"
+_MEDIA_TYPE, _ABSOLUTE_URI = re.compile(MEDIA_TYPE), re.compile(ABSOLUTE_URI)
 
 
 def text(name: str, value: Any, longest: int = MAX_ATTRIBUTE_CHARACTERS) -> str:

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.routing import Route
 
-from resonant.errors import StoreError
+from resonant.errors import ConflictingEvent, StoreError
+from resonant.intake import docs_page
 from resonant.intake.handshake import handshake
 from resonant.intake.lookup import lookup
+from resonant.intake.openapi import openapi
 from resonant.intake.posting import Posting
 from resonant.intake.problems import Problem
+from resonant.intake.tokens import OpenAccess
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     from starlette.requests import Request
-    from starlette.responses import Response
 
     from resonant.intake.limits import Limits
     from resonant.intake.meters import Meters
@@ -60,6 +64,7 @@ def create_app(
             headers={"Retry-After": str(limits.retry_after)},
         ).response()
 
+    document = openapi(limits, needs_token=not isinstance(access, OpenAccess))
     app = Starlette(
         routes=[
             resource(
@@ -68,10 +73,13 @@ def create_app(
                 OPTIONS=handshake(allowed_origins),
             ),
             resource("/events/{names:path}", GET=lookup(store, access)),
+            resource("/openapi.json", GET=_fixed(json.dumps(document), "application/json")),
+            resource("/docs", GET=_fixed(docs_page.page(document), "text/html", docs_page.HEADERS)),
             *routes,
         ],
         exception_handlers={
             Problem: _answer_problem,
+            ConflictingEvent: _answer_conflict,
             StoreError: answer_store_error,
             HTTPException: _answer_http_error,
             Exception: _answer_bug,
@@ -97,9 +105,22 @@ def resource(path: str, **handlers: Handler) -> Route:
     return Route(path, handle, methods=list(handlers))
 
 
+def _fixed(content: str, kind: str, headers: Mapping[str, str] | None = None) -> Handler:
+    """Return a handler that always answers the same."""
+
+    async def answer(_request: Request) -> Response:
+        return Response(content, headers=headers, media_type=kind)
+
+    return answer
+
+
 async def _answer_problem(_request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)  # noqa: S101 - for mypy
     return error.response()
+
+
+async def _answer_conflict(_request: Request, error: Exception) -> Response:
+    return Problem(409, str(error)).response()
 
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:
