@@ -95,22 +95,13 @@ def to_event(crossing: Crossing) -> Event:
         "prefect.resource.name": "all endpoints" if is_of_all else crossing.endpoint,
         "resonant.condition": crossing.condition.value,
     }
-    payload = {
-        "what": crossing.what,
-        "condition": crossing.condition.value,
-        "endpoint": crossing.endpoint,
-        "value": crossing.value,
-        "threshold": crossing.threshold,
-        "text": crossing.text,
-        "since": datetime.fromtimestamp(crossing.since, UTC).isoformat(),
-    }
     fields = {
         "id": uuid5(_NAMESPACE, crossing.to_json()),
         "occurred": datetime.fromtimestamp(crossing.at, UTC),
         "event": EVENT_RAISED if crossing.what == "raised" else EVENT_RECOVERED,
         "resource": resource,
         "related": _this_run(),
-        "payload": payload,
+        "payload": crossing.facts,
     }
     return Event.model_validate(fields)
 

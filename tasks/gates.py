@@ -10,7 +10,7 @@ from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
 from resonant.display import visible
-from resonant.events import rfc3339
+from resonant.store.queue.own_events import gate_facts
 
 if TYPE_CHECKING:
     from resonant.store.shared.gates import Gate
@@ -33,13 +33,5 @@ def to_event(before: Gate, after: Gate) -> dict[str, Any]:
             "prefect.resource.id": f"resonant.endpoint.{after.endpoint}",
             "prefect.resource.name": after.endpoint,
         },
-        "payload": {
-            "endpoint": after.endpoint,
-            "state": after.state,
-            "before": before.state,
-            "since": rfc3339(after.since),
-            "failing_since": None if after.failing_since is None else rfc3339(after.failing_since),
-            "reason": after.reason,
-            "pace": after.pace,
-        },
+        "payload": gate_facts(before, after),
     }

@@ -11,7 +11,15 @@ from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
 from resonant.errors import InvalidEvent
-from resonant.events import ABSENT, DEFAULT_MAX_EVENT_BYTES, RESERVED_NAMES, Event, decode_base64, json_kind
+from resonant.events import (
+    ABSENT,
+    DEFAULT_MAX_EVENT_BYTES,
+    OWN_SOURCE,
+    RESERVED_NAMES,
+    Event,
+    decode_base64,
+    json_kind,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,6 +118,8 @@ def event_from_fields(
         raise InvalidEvent("type is missing (and no --type was given)", "missing", "type")
     if fields.get("source") is None:
         raise InvalidEvent("source is missing", "missing", "source")
+    if fields["source"] == OWN_SOURCE:
+        raise InvalidEvent(f"the source {OWN_SOURCE} is reserved for Resonant's own events", member="source")
     data = fields.get("data", ABSENT)
     if (encoded := fields.get("data_base64")) is not None:
         if data is not ABSENT:

@@ -31,4 +31,5 @@ def test_an_event_names_the_state_the_endpoint_and_the_reason(state):
         "failing_since": None,
         "reason": "9 failures in a row",
         "pace": 2.5,
+        "paused_by": None,
     }

@@ -15,8 +15,9 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from resonant.errors import StoreError
+from resonant.store.queue.gate_changes import try_changes
 from resonant.store.queue.probes import claim_probe
-from resonant.store.shared.gates import Gates, try_changes
+from resonant.store.shared.gates import Gates
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
@@ -173,7 +174,7 @@ class GateRows:
         """Write changes of different gates."""
         if not (proposed := [change for change in changes if change]):
             return
-        for change, row in await self._store.write(try_changes, proposed):
+        for change, row in await self._store.write(try_changes, proposed, now=self._store.clock()):
             self._endpoints[row.endpoint].see(row)
             if row == change.result and row.state != change.before.state:
                 try:

@@ -21,12 +21,14 @@ from resonant.events.deliveries import (
     Status,
 )
 from resonant.events.event import DEFAULT_MAX_EVENT_BYTES, Event, EventKey, new_event_id
+from resonant.events.own import OWN_SOURCE, is_own_type
 from resonant.events.times import rfc3339
 
 __all__ = [
     "ABSENT",
     "DEFAULT_MAX_EVENT_BYTES",
     "ENDPOINT_NAME",
+    "OWN_SOURCE",
     "RESERVED_NAMES",
     "Attempt",
     "Blame",
@@ -47,6 +49,7 @@ __all__ = [
     "decode_base64",
     "encode_data",
     "is_json",
+    "is_own_type",
     "json_kind",
     "new_event_id",
     "rfc3339",

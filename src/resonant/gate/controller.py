@@ -239,7 +239,7 @@ class EndpointGate:
         """Return the change from probing to paced, after a successful probe."""
         self._outage = row = self.row
         rate = max(1.0, (row.pace or 1.0) * 0.5 ** (max(0.0, now - row.down_since) / _HALVING_SECONDS))
-        return self._begin_pace(Pace(rate, now), now, "a probe was delivered")
+        return self._begin_pace(Pace(rate, now), now, "a probe was delivered", failing_since=row.down_since)
 
     def _begin_outage(self, now: float) -> GateChange | None:
         """Return the change to probing, if the failures in a row are an outage."""
@@ -278,10 +278,10 @@ class EndpointGate:
         reason = "it asks to slow down" if is_refused else f"{bad:.0%} of requests fail"
         return self._begin_pace(Pace(rate, now, share_bad=None if is_unknown else bad), now, reason)
 
-    def _begin_pace(self, pace: Pace, now: float, reason: str) -> GateChange:
+    def _begin_pace(self, pace: Pace, now: float, reason: str, **fields: Any) -> GateChange:
         """Return the change to paced, with this process as the pilot."""
         self._next_pace = pace
-        return self._enter("paced", now, reason, **self._piloted(now, pace.rate))
+        return self._enter("paced", now, reason, **fields, **self._piloted(now, pace.rate))
 
     def _write_retry_after(self) -> GateChange | None:
         is_wanted = self.row.state != "paused" and not self._is_writing and self._later() is not None

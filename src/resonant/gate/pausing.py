@@ -14,7 +14,8 @@ from resonant.store import schema
 from resonant.store.audit import add_to_audit, audited, record_change
 from resonant.store.engine.sql import is_any_of
 from resonant.store.engine.wakeup import announce
-from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gates
+from resonant.store.queue.gate_changes import change_and_tell
+from resonant.store.shared.gates import Gate, GateChange, read_gates
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,7 +90,7 @@ async def resume(store: Store, endpoint: str, *, who: str, send_parked: bool = F
         return OperatorChange(change.before, change.after, _resumed_text(change))
     made_due, due_from = 0, 0.0
     async with audited(store, who=who, action="resume", selection=selection) as audit_id:
-        change = await store.write(_change, endpoint, _resumed)
+        change = await store.write(_change, endpoint, _resumed, at=now)
         make_due = partial(make_parked_due, endpoint=endpoint, limit=_BATCH, now=now, audit_id=audit_id)
         while batch := await store.write(make_due, due_from=due_from):
             made_due, due_from = made_due + len(batch), batch[-1]
@@ -122,19 +123,21 @@ def _resumed_text(change: GateChange) -> str:
 def _change_and_audit(
     connection: Connection, /, endpoint: str, new: Callable[[Gate, float], Gate], **entry: Any
 ) -> GateChange:
-    change = _change(connection, endpoint, new)
+    change = _change(connection, endpoint, new, at=entry["at"])
     if change.after != change.before:
         record_change(connection, **entry)
     return change
 
 
-def _change(connection: Connection, endpoint: str, new: Callable[[Gate, float], Gate]) -> GateChange:
+def _change(
+    connection: Connection, endpoint: str, new: Callable[[Gate, float], Gate], *, at: float
+) -> GateChange:
     """Change a gate; retry if another process changed it meanwhile."""
     while True:
         gates = read_gates(connection)
         gate = gates[endpoint]
         change = GateChange(gate, new(gate, gates.at))
-        if change.after == gate or change_gate(connection, change):
+        if change.after == gate or change_and_tell(connection, change, now=at):
             announce(connection)
             return change
 

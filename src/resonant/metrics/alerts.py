@@ -16,14 +16,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from sqlalchemy import and_, select, update
 
 from resonant.settings import Settings
 from resonant.store import schema
 from resonant.store.engine.sql import insert_into
+from resonant.store.queue.own_events import News, tell
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -197,6 +199,19 @@ class Crossing:
         """The condition and endpoint."""
         return Key(self.condition, self.endpoint)
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The crossing as JSON values, for events."""
+        return {
+            "what": self.what,
+            "condition": self.condition.value,
+            "endpoint": self.endpoint,
+            "value": self.value,
+            "threshold": self.threshold,
+            "text": self.text,
+            "since": datetime.fromtimestamp(self.since, UTC).isoformat(),
+        }
+
     def to_json(self) -> str:
         """Return the crossing as JSON."""
         return json.dumps(asdict(self))
@@ -246,7 +261,7 @@ def read_raised(connection: Connection) -> dict[Key, float]:
 
 
 def record_crossings(connection: Connection, crossings: Iterable[Crossing]) -> None:
-    """Store crossings, to be announced later. If another process was faster, its crossing is kept."""
+    """Store crossings, to be announced later, and own events. If another process was faster, its crossing is kept."""
     insert = insert_into(connection.dialect.name, _t)
     for crossing in sorted(crossings, key=lambda each: each.key):
         condition, endpoint = crossing.key
@@ -254,11 +269,20 @@ def record_crossings(connection: Connection, crossings: Iterable[Crossing]) -> N
         if is_raised:
             connection.execute(insert.values(condition=condition, endpoint=endpoint).on_conflict_do_nothing())
         is_before = _t.c.raised_at.is_(None) if is_raised else _t.c.raised_at.is_not(None)
-        connection.execute(
+        written = connection.execute(
             update(_t)
             .where(_is(crossing.key), is_before, _t.c.unannounced.is_(None))
             .values(raised_at=crossing.at if is_raised else None, unannounced=crossing.to_json())
         )
+        if written.rowcount:
+            _tell(connection, crossing)
+
+
+def _tell(connection: Connection, crossing: Crossing) -> None:
+    about = None if crossing.endpoint == ALL_ENDPOINTS else crossing.endpoint
+    key = f"alert-{crossing.condition}-{about or 'all'}-{int(crossing.at * 1000)}"
+    news = News(key, about, crossing.facts, {"condition": crossing.condition.value})
+    tell(connection, f"resonant.alert.{crossing.what}", [news], now=crossing.at)
 
 
 def read_unannounced(connection: Connection) -> list[Crossing]:

@@ -49,6 +49,10 @@ class Router:
     def __len__(self) -> int:
         return len(self._compiled)
 
+    def may_want(self, event_type: str) -> bool:
+        """Return whether a subscription matches this type, whatever its other conditions."""
+        return any(self._of_type(event_type))
+
     def endpoints(self, event: Event) -> tuple[str, ...]:
         """Return the endpoints that want the event, sorted, each once."""
         certain, possible = self._of_type(event.type)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
-from resonant.events import Attempt
+from resonant.events import Attempt, EventKey
 from resonant.store import schema
 from resonant.store.counts.counters import Tally, count_retries
 from resonant.store.engine.sql import is_any_of
@@ -17,9 +17,10 @@ from resonant.store.queue.causes import Cause, point_at_causes
 from resonant.store.queue.impossible_rows import sound
 from resonant.store.queue.leases import due, hand_back
 from resonant.store.queue.locked_rows import change_all, change_each
+from resonant.store.queue.own_events import Death, tell_of_deaths
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from sqlalchemy import ColumnElement, Connection, Row
 
@@ -131,6 +132,7 @@ def _charge_crashes(connection: Connection, rows: Sequence[Row[tuple[object, ...
     changes: list[dict[str, object]] = []
     history: list[dict[str, Any]] = []
     causes: dict[object, Cause] = {}
+    final: list[tuple[Row[Any], dict[str, Any]]] = []
     for row in rows:
         is_final = row.crashes + 1 >= LOST_LEASES_BEFORE_GIVING_UP
         attempt = Attempt(
@@ -169,6 +171,7 @@ def _charge_crashes(connection: Connection, rows: Sequence[Row[tuple[object, ...
         tally.add("attempt", *facts, "lost", "unknown", "worker_lost", detail=attempt.error_type)
         if is_final:
             causes[row.id] = Cause.of(*facts, "crashed", history[-1])
+            final.append((row, history[-1]))
             age = now - row.accepted_at
             tally.add(
                 "delivery", *facts, "dead_letter", "unknown", "worker_lost", detail="crashed", seconds=age
@@ -178,3 +181,17 @@ def _charge_crashes(connection: Connection, rows: Sequence[Row[tuple[object, ...
     point_at_causes(connection, changes, causes)
     change_each(connection, changes)
     tally.write(connection)
+    if final:
+        tell_of_deaths(connection, _deaths(connection, final), now=now)
+
+
+def _deaths(connection: Connection, final: list[tuple[Row[Any], dict[str, Any]]]) -> Iterator[Death]:
+    """Yield the deaths of crashed deliveries, given the rows of each and of its last attempt."""
+    events = schema.events.c
+    # Not whole events: their size may be why the workers crashed.
+    query = select(events.key, events.source, events.id)
+    query = query.where(is_any_of(events.key, [row.event_key for row, _ in final]))
+    identities = {key: EventKey(source, id_) for key, source, id_ in connection.execute(query)}
+    for row, attempt in final:
+        facts = (row.id, row.round, identities[row.event_key], row.event_type, row.endpoint)
+        yield Death(*facts, row.accepted_at, "crashed", attempt["number"], attempt)

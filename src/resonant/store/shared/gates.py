@@ -15,8 +15,6 @@ from resonant.store import schema
 from resonant.store.engine.sql import SharedClock, insert_into
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from sqlalchemy import Connection, Insert, Select
 
 GateState = Literal["normal", "probing", "paced", "paused"]
@@ -41,7 +39,7 @@ class Gate:
         epoch: grows with each change of the row.
         since: when the state began.
         reason: why the state began, on one line, without secrets.
-        failing_since: when the outage began; None if there is no outage. While paused: of an outage before the pause.
+        failing_since: when the outage began; None if there is no outage. While paced, or paused: of the outage before.
         probe_at: when the next probe is due, while probing.
         probed_type: the event type of the last probe; the next probe prefers another one.
         not_before: the end of the last Retry-After; nothing is sent before it.
@@ -75,6 +73,11 @@ class Gate:
     def down_since(self) -> float:
         """When the outage began, or if that is unknown, when probing began."""
         return self.since if self.failing_since is None else self.failing_since
+
+    @property
+    def is_down(self) -> bool:
+        """Whether the endpoint is paused or failing, or was failing and is not back to normal yet."""
+        return self.state in ("paused", "probing") or self.failing_since is not None
 
     @property
     def is_gone(self) -> bool:
@@ -170,12 +173,3 @@ def _write_if_unchanged(dialect: str) -> Insert:
     row = insert_into(dialect, _g)
     new, is_unchanged = dict(row.excluded.items()), _g.c.epoch == bindparam("known_epoch")
     return row.on_conflict_do_update(index_elements=[_g.c.endpoint], set_=new, where=is_unchanged)
-
-
-def try_changes(connection: Connection, changes: Iterable[GateChange]) -> list[tuple[GateChange, Gate]]:
-    """Write changes of several gates; return each with the gate as it is then."""
-    in_order = sorted(changes, key=lambda each: each.after.endpoint)  # the same in every process
-    return [
-        (each, each.result if change_gate(connection, each) else read_gate(connection, each.after.endpoint))
-        for each in in_order
-    ]

@@ -14,7 +14,6 @@ from resonant.store.shared.gates import (
     holds_for_long,
     read_gate,
     read_gates,
-    try_changes,
 )
 from resonant.store.views.standing import standing
 
@@ -34,6 +33,20 @@ def test_a_gate_is_normal_until_a_change_is_written_which_raises_the_epoch(desk)
 
 def test_a_gate_has_the_columns_of_its_row_in_their_order():
     assert [field.name for field in fields(Gate)] == [column.name for column in schema.gates.columns]
+
+
+@pytest.mark.parametrize(
+    ("gate", "is_down"),
+    [
+        (NORMAL, False),
+        (PROBING, True),
+        (replace(NORMAL, state="paused"), True),
+        (replace(NORMAL, state="paced"), False),
+        (replace(NORMAL, state="paced", failing_since=5.0), True),
+    ],
+)
+def test_an_endpoint_is_down_until_it_is_back_to_normal(gate, is_down):
+    assert gate.is_down == is_down
 
 
 def test_one_of_two_changes_of_the_same_gate_is_written(desk):
@@ -58,18 +71,6 @@ def test_a_change_is_refused_if_another_process_has_delivered_meanwhile(desk):
     desk.deliver(desk.claim_one())
     assert not desk.write(change_gate, change)
     assert desk.read(read_gate, "orders") == NORMAL
-
-
-def test_changes_of_several_gates_are_tried_together_and_each_gate_is_read_again(desk):
-    first = GateChange(NORMAL, PROBING)
-    other = GateChange(Gate("billing"), Gate("billing", state="paced"))
-    assert desk.write(change_gate, first)
-
-    late = GateChange(NORMAL, replace(NORMAL, state="paused"))
-    tried = desk.write(try_changes, [late, other])
-
-    assert tried == [(other, other.result), (late, first.result)]
-    assert desk.read(read_gates) == {"billing": other.result, "orders": first.result}
 
 
 @pytest.mark.parametrize(

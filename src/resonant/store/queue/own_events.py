@@ -1,0 +1,160 @@
+"""The system's own events: an endpoint is paused or recovers, a delivery is given up, an alert begins or ends.
+
+Each is stored in the transaction of the change that it reports, and routed by the subscriptions; without a matching one, nothing
+is stored. They never cause themselves: a dead letter of an own event causes none, and an endpoint gets no event about itself.
+
+The data never contains the body of another event.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from resonant.events import OWN_SOURCE, Event, EventKey, encode_data, is_own_type, rfc3339
+from resonant.store.queue.accept import accept
+from resonant.store.shared.subscriptions import current_router
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from sqlalchemy import Connection
+
+    from resonant.events import Lease, Reason
+    from resonant.store.shared.gates import Gate
+
+
+class News(NamedTuple):
+    """The content of an own event.
+
+    Attributes:
+        key: identifies the change in this store, so that a repeat is the same event; visible ASCII.
+        about: the endpoint; None for all.
+        data: JSON values.
+        labels: extension attributes, by which subscriptions can filter.
+    """
+
+    key: str
+    about: str | None
+    data: dict[str, Any]
+    labels: Mapping[str, str | None]
+
+
+class Death(NamedTuple):
+    """A delivery that is given up; ``failure`` has the columns of its last failure, and ``attempts`` counts all rounds."""
+
+    delivery_id: int
+    round: int
+    event: EventKey
+    event_type: str
+    endpoint: str
+    accepted_at: float
+    reason: Reason
+    attempts: int
+    failure: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, lease: Lease, reason: Reason, attempts: int, failure: Mapping[str, Any]) -> Death:
+        """Return the death of a leased delivery."""
+        facts = (lease.delivery_id, lease.round, lease.event.identity, lease.event.type, lease.endpoint)
+        return cls(*facts, lease.accepted_at, reason, attempts, failure)
+
+    def to_news(self, now: float) -> News:
+        """Return the news; the keys of its data are those of ``resonant dlq --json``."""
+        labels = {"reason": self.reason, **{name: self.failure[name] for name in ("category", "code")}}
+        data = {
+            "event_id": self.event.id,
+            "event_type": self.event_type,
+            "source": self.event.source,
+            "endpoint": self.endpoint,
+            **labels,
+            **{name: self.failure[name] for name in ("error_type", "error", "status_code")},
+            "attempts": self.attempts,
+            "replays": self.round - 1,
+            "accepted_at": rfc3339(self.accepted_at),
+            "dead_at": rfc3339(now),
+        }
+        # The ids of deliveries are unique in one store; receivers may get events of several.
+        key = f"delivery-{self.delivery_id}-{self.round}-{_milliseconds(self.accepted_at)}"
+        return News(key, self.endpoint, data, labels)
+
+
+def tell_of_deaths(connection: Connection, deaths: Iterable[Death], *, now: float) -> None:
+    """Store an event for each dead letter, except those of own events. An operator's cancellation is not reported."""
+    told = [each for each in deaths if not is_own_type(each.event_type)]
+    if told:
+        tell(connection, "resonant.delivery.dead", (each.to_news(now) for each in told), now=now)
+
+
+def tell_of_gate(connection: Connection, before: Gate, after: Gate, *, now: float) -> None:
+    """Store an event if a change of its gate shows that an endpoint goes down, is paused or has recovered.
+
+    The times of a gate are those of the shared clock, ``now`` is that of the process.
+    """
+    if event_type := _type_of(before, after):
+        key = f"endpoint-{after.endpoint}-{after.epoch}-{_milliseconds(after.since)}"
+        news = News(key, after.endpoint, gate_facts(before, after), {})
+        tell(connection, event_type, [news], now=now)
+
+
+def _type_of(before: Gate, after: Gate) -> str | None:
+    if after.state == "paused":
+        return None if before.state == "paused" else "resonant.endpoint.paused"
+    if before.is_down == after.is_down:
+        return None
+    return "resonant.endpoint.failing" if after.is_down else "resonant.endpoint.recovered"
+
+
+def gate_facts(before: Gate, after: Gate) -> dict[str, Any]:
+    """Return a change of a gate as JSON values."""
+    return {
+        "endpoint": after.endpoint,
+        "state": after.state,
+        "before": before.state,
+        "since": rfc3339(after.since),
+        "failing_since": None if after.failing_since is None else rfc3339(after.failing_since),
+        "reason": after.reason,
+        "pace": after.pace,
+        "paused_by": after.paused_by,
+    }
+
+
+def tell(connection: Connection, event_type: str, news: Iterable[News], *, now: float) -> None:
+    """Store an event for each piece of news, to the endpoints that want it, except the one that it is about.
+
+    Args:
+        connection: in the write transaction of the change.
+        event_type: the type of the events.
+        news: not read if no subscription has the type.
+        now: seconds since the epoch.
+    """
+    router = current_router(connection)
+    if not router.may_want(event_type):
+        return
+    events = [(each.about, _event(event_type, each, now)) for each in news]
+    wanted = [
+        (event, endpoint)
+        for about, event in events
+        for endpoint in router.endpoints(event)
+        if endpoint != about
+    ]
+    if wanted:
+        accept(connection, wanted, now=now)
+
+
+def _event(event_type: str, news: News, now: float) -> Event:
+    labels = {name: value for name, value in sorted(news.labels.items()) if value}
+    # Not validated: an invalid value must not undo the change.
+    return Event.from_stored(
+        id=news.key,
+        type=event_type,
+        source=OWN_SOURCE,
+        body=encode_data(news.data),
+        time=rfc3339(now),
+        subject=news.about,
+        extensions_json=json.dumps(labels, ensure_ascii=False, separators=(",", ":")) if labels else None,
+    )
+
+
+def _milliseconds(seconds: float) -> int:
+    return int(seconds * 1000)

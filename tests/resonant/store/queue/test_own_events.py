@@ -1,0 +1,301 @@
+"""The system's own events are stored with the change that they report, if a subscription matches, and cause no others."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from resonant.delivery.retry import GiveUp
+from resonant.events import Event, rfc3339
+from resonant.gate.pausing import pause, resume
+from resonant.metrics.alerts import Condition, Crossing, record_crossings
+from resonant.store import schema
+from resonant.store.queue.expiry import expire
+from resonant.store.queue.gate_changes import change_and_tell
+from resonant.store.queue.rescue import LOST_LEASES_BEFORE_GIVING_UP
+from resonant.store.shared.gates import Gate, GateChange, read_gate
+from support.examples import examples
+from support.store_machine import empty
+
+START = 1_700_000_000.0
+
+
+class Chat:
+    """What the endpoint ``chat`` has to be sent."""
+
+    def __init__(self, desk) -> None:
+        self.desk = desk
+
+    def events(self) -> list[Event]:
+        leases = self.desk.claim(endpoint="chat", owner="chat")
+        self.desk.deliver(*leases)
+        assert self.desk.status().balanced
+        return [lease.event for lease in leases]
+
+    def told(self) -> list[tuple[str, str | None]]:
+        return [(each.type, each.subject) for each in self.events()]
+
+
+@pytest.fixture
+def chat(desk):
+    """An endpoint that subscribes to all own events."""
+    desk.subscribe("chat", "resonant.*")
+    return Chat(desk)
+
+
+def turn(desk, state, *, endpoint="orders", **fields):
+    """Change a gate as a drain does."""
+    before = desk.read(read_gate, endpoint)
+    after = replace(Gate(endpoint, state, since=desk.clock()), **fields)
+    assert desk.write(change_and_tell, GateChange(before, after), now=desk.clock())
+
+
+# --- endpoints ---------------------------------------------------------------------------------------------------
+
+
+def test_a_410_that_pauses_an_endpoint_is_one_event(desk, chat):
+    turn(desk, "paused", reason="it answered 410")
+
+    [event] = chat.events()
+
+    assert (event.type, event.source, event.subject) == ("resonant.endpoint.paused", "/resonant", "orders")
+    assert event.time == rfc3339(START)
+    assert json.loads(event.body) == {
+        "endpoint": "orders",
+        "state": "paused",
+        "before": "normal",
+        "since": rfc3339(START),
+        "failing_since": None,
+        "reason": "it answered 410",
+        "pace": None,
+        "paused_by": None,
+    }
+
+
+def test_an_outage_is_reported_once_and_its_end_when_the_endpoint_is_normal_again(desk, chat):
+    turn(desk, "probing", failing_since=START)
+    turn(desk, "paced", failing_since=START, pace=1.0)
+    turn(desk, "probing", failing_since=START)  # a relapse
+    turn(desk, "paced", failing_since=START, pace=1.0)
+    assert chat.told() == [("resonant.endpoint.failing", "orders")]
+
+    turn(desk, "normal")
+    assert chat.told() == [("resonant.endpoint.recovered", "orders")]
+
+    turn(desk, "paced", pace=5.0)  # it limits the rate, and is not down
+    turn(desk, "normal")
+    assert chat.told() == []
+
+
+def test_a_gone_endpoint_has_recovered_when_it_works_and_not_when_it_is_resumed(desk, chat):
+    turn(desk, "paused", reason="it answered 410")
+    desk.run(pause(desk.store, "orders", who="ann"))  # replaces the other pause
+    turn(desk, "paused", reason="it answered 410")
+    desk.run(resume(desk.store, "orders", who="ann"))
+    assert desk.read(read_gate, "orders").state == "probing"
+    assert chat.told() == [("resonant.endpoint.paused", "orders")]
+
+    turn(desk, "paced", failing_since=START, pace=1.0)
+    turn(desk, "normal")
+    assert chat.told() == [("resonant.endpoint.recovered", "orders")]
+
+
+def test_an_operators_pause_and_resumption_are_reported(desk, chat):
+    desk.run(pause(desk.store, "orders", who="ann", reason="maintenance"))
+    [event] = chat.events()
+    assert event.type == "resonant.endpoint.paused"
+    assert json.loads(event.body)["paused_by"] == "ann"
+    assert json.loads(event.body)["reason"] == "maintenance"
+
+    desk.run(resume(desk.store, "orders", who="ann"))
+    assert chat.told() == [("resonant.endpoint.recovered", "orders")]
+
+
+def test_an_endpoint_gets_no_event_about_itself(desk, chat):
+    desk.subscribe("audit", "*")
+    turn(desk, "paused", endpoint="chat")
+    turn(desk, "paused", endpoint="orders")
+
+    assert chat.told() == [("resonant.endpoint.paused", "orders")]
+    found = [lease.event.subject for lease in desk.claim(endpoint="audit")]
+    assert sorted(found) == ["chat", "orders"]
+
+
+# --- dead letters ------------------------------------------------------------------------------------------------
+
+
+def test_a_dead_letter_is_an_event_without_its_data(desk, chat):
+    desk.enqueue(desk.make("evt_1", data={"card": "4111"}))
+    desk.clock.advance(2)
+    desk.fail(desk.claim_one(), GiveUp("exhausted"))
+
+    [event] = chat.events()
+
+    assert (event.type, event.subject) == ("resonant.delivery.dead", "orders")
+    assert json.loads(event.body) == {
+        "event_id": "evt_1",
+        "event_type": "order.paid",
+        "source": "/shop",
+        "endpoint": "orders",
+        "reason": "exhausted",
+        "category": "transient",
+        "code": "http_503",
+        "error_type": "UnexpectedStatus",
+        "error": "the endpoint answered 503",
+        "status_code": 503,
+        "attempts": 1,
+        "replays": 0,
+        "accepted_at": rfc3339(START),
+        "dead_at": rfc3339(START + 2),
+    }
+    assert event.extensions == {"category": "transient", "code": "http_503", "reason": "exhausted"}
+
+
+def test_subscriptions_can_filter_by_endpoint_reason_category_and_code(desk):
+    desk.subscribe("chat", "resonant.delivery.dead", filters=[{"exact": {"category": "permanent"}}])
+    desk.subscribe("pager", filters=[{"exact": {"subject": "billing"}}, {"prefix": {"code": "http_4"}}])
+    desk.bury("evt_1")
+    desk.bury("evt_2", reason="permanent", category="permanent", code="http_400", endpoint="billing")
+
+    for endpoint in ("chat", "pager"):
+        [lease] = desk.claim(endpoint=endpoint)
+        assert json.loads(lease.event.body)["event_id"] == "evt_2"
+
+
+def test_every_way_to_die_is_reported_except_an_operators_cancellation(desk, chat):
+    desk.enqueue("evt_cancelled")
+    assert desk.cancel() == 1
+    assert chat.told() == []
+
+    desk.enqueue("evt_expired")
+    desk.write(expire, desk.claim(), now=desk.clock())
+    [event] = chat.events()
+    found = json.loads(event.body)
+    assert (found["event_id"], found["reason"], found["code"]) == ("evt_expired", "expired", "event_expired")
+
+    desk.enqueue("evt_crash")
+    for _ in range(LOST_LEASES_BEFORE_GIVING_UP):
+        desk.begin(desk.claim_one())
+        desk.clock.advance(desk.store.lease_seconds + 1)
+        desk.rescue()
+    [event] = chat.events()
+    found = json.loads(event.body)
+    assert (found["event_id"], found["source"], found["reason"]) == ("evt_crash", "/shop", "crashed")
+    assert found["attempts"] == LOST_LEASES_BEFORE_GIVING_UP
+
+
+def test_each_round_that_ends_in_a_dead_letter_is_reported_once(desk, chat):
+    desk.enqueue("evt_1")
+    lease = desk.claim_one()
+    desk.begin(lease)
+    outcome = desk.failed(lease, GiveUp("exhausted"))
+    desk.record(outcome)
+    desk.record(outcome)  # after an unconfirmed write
+    assert len(chat.events()) == 1
+
+    desk.clock.advance(1)
+    [lease] = desk.replay().leases
+    desk.fail(lease, GiveUp("exhausted"))
+    [event] = chat.events()
+    assert json.loads(event.body)["replays"] == 1
+
+
+def test_a_dead_letter_of_an_own_event_causes_none(desk, chat):
+    desk.subscribe("audit", "*")
+    turn(desk, "paused")
+
+    for endpoint in ("chat", "audit"):
+        desk.fail(desk.claim_one(endpoint=endpoint), GiveUp("exhausted"))
+
+    assert desk.claim(endpoint="chat") == desk.claim(endpoint="audit") == []
+    assert len(desk.rows(schema.events)) == 1
+
+
+def test_without_a_matching_subscription_nothing_is_stored(desk):
+    desk.bury("evt_1")
+    desk.subscribe("shop", "order.*")
+    desk.subscribe("chat", "resonant.*", filters=[{"exact": {"subject": "billing"}}])
+    desk.bury("evt_2")
+    turn(desk, "paused")
+
+    assert [row["id"] for row in desk.rows(schema.events)] == ["evt_1", "evt_2"]
+    assert desk.status().accepted == 2
+
+
+def test_a_killed_worker_stores_neither_the_dead_letter_nor_its_event(desk, chat):
+    desk.enqueue("evt_1")
+    lease = desk.claim_one()
+    desk.begin(lease)
+
+    def record_and_die(connection):
+        from resonant.store.queue.outcomes import record
+
+        record(connection, [desk.failed(lease, GiveUp("exhausted"))], now=desk.clock())
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        desk.write(record_and_die)
+
+    assert (desk.status().dead_letter, chat.told()) == (0, [])
+
+
+@given(
+    types=st.lists(st.sampled_from(["order.paid", "resonant.endpoint.paused"]), min_size=1, max_size=4),
+    wants=st.tuples(*[st.sampled_from(["*", "resonant.*", "resonant.delivery.*"])] * 2),
+    turns=st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["paused", "normal"])), max_size=4),
+)
+@settings(
+    max_examples=examples(10),
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_two_endpoints_that_fail_and_get_everything_cause_a_bounded_number_of_events(
+    desk, types, wants, turns
+):
+    desk.write(empty)
+    for endpoint, glob in zip("ab", wants, strict=True):
+        desk.subscribe(endpoint, glob)
+        events = [desk.make(f"evt_{number}", event_type=each) for number, each in enumerate(types)]
+        desk.enqueue(*events, endpoint=endpoint)
+    for endpoint, state in turns:
+        turn(desk, state, endpoint=endpoint)
+
+    for _ in range(5):
+        for endpoint in "ab":
+            for lease in desk.claim(endpoint=endpoint):
+                desk.fail(lease, GiveUp("exhausted"))
+
+    assert desk.claim(endpoint="a") == desk.claim(endpoint="b") == []
+    of_producers = [each for each in types if each == "order.paid"]
+    assert len(desk.rows(schema.events)) <= len(types) + 2 * len(of_producers) + len(turns)
+    assert desk.status().balanced
+
+
+# --- alerts ------------------------------------------------------------------------------------------------------
+
+
+def test_an_alert_that_begins_or_ends_is_an_event_once(desk, chat):
+    raised = Crossing("raised", Condition.GONE, "orders", 1.0, 0.5, "it answered 410", START, START - 60)
+    for _ in range(2):  # the second decision is too late
+        desk.write(record_crossings, [raised])
+
+    [event] = chat.events()
+
+    assert (event.type, event.subject) == ("resonant.alert.raised", "orders")
+    assert event.extensions == {"condition": "gone"}
+    assert json.loads(event.body) == raised.facts
+
+
+def test_an_alert_of_all_endpoints_has_no_subject_and_one_of_an_endpoint_is_not_sent_to_it(desk, chat):
+    crossings = [
+        Crossing("raised", Condition.RETRIES, "", 0.5, 0.25, "in words", START, START),
+        Crossing("raised", Condition.GONE, "chat", 0.5, 0.25, "in words", START, START),
+    ]
+    desk.write(record_crossings, crossings)
+
+    assert chat.told() == [("resonant.alert.raised", None)]
