@@ -30,7 +30,11 @@ _MEMBERS = RESERVED_NAMES | {"data_base64"}
 
 
 def parse_event(
-    line: bytes | str, *, default_type: str | None = None, max_bytes: int = DEFAULT_MAX_EVENT_BYTES
+    line: bytes | str,
+    *,
+    default_type: str | None = None,
+    max_bytes: int = DEFAULT_MAX_EVENT_BYTES,
+    may_be_own: bool = False,
 ) -> Event:
     """Read one input line: a CloudEvent in JSON, such as ``{"type": ..., "source": ..., "data": ...}``.
 
@@ -44,12 +48,13 @@ def parse_event(
         line: one JSON object; bytes are UTF-8, and a leading byte order mark is skipped.
         default_type: the type for a line without one.
         max_bytes: the largest body allowed, in bytes.
+        may_be_own: accept the source of Resonant's own events, which producers cannot use.
 
     Raises:
         InvalidEvent: the line is not a valid event; the message says why.
     """
     fields = decode_json(line)
-    return event_from_fields(fields, default_type=default_type, max_bytes=max_bytes)
+    return event_from_fields(fields, default_type=default_type, max_bytes=max_bytes, may_be_own=may_be_own)
 
 
 def longest_line(max_bytes: int) -> int:
@@ -105,6 +110,7 @@ def event_from_fields(
     *,
     default_type: str | None = None,
     max_bytes: int = DEFAULT_MAX_EVENT_BYTES,
+    may_be_own: bool = False,
 ) -> Event:
     """Build an event from a decoded input line; see ``parse_event``."""
     if not isinstance(fields, dict):
@@ -118,7 +124,7 @@ def event_from_fields(
         raise InvalidEvent("type is missing (and no --type was given)", "missing", "type")
     if fields.get("source") is None:
         raise InvalidEvent("source is missing", "missing", "source")
-    if fields["source"] == OWN_SOURCE:
+    if fields["source"] == OWN_SOURCE and not may_be_own:
         raise InvalidEvent(f"the source {OWN_SOURCE} is reserved for Resonant's own events", member="source")
     data = fields.get("data", ABSENT)
     if (encoded := fields.get("data_base64")) is not None:

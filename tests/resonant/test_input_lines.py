@@ -59,6 +59,16 @@ def test_a_missing_key_is_named(name):
     assert (refused.value.code, refused.value.pointer) == ("missing", f"/{name}")
 
 
+def test_the_source_of_our_own_events_is_refused():
+    line = '{"type": "resonant.endpoint.paused", "source": "/resonant"}'
+    with pytest.raises(
+        InvalidEvent, match=r"the source /resonant is reserved for Resonant's own events"
+    ) as refused:
+        parse_event(line)
+    assert (refused.value.code, refused.value.pointer) == ("invalid_value", "/source")
+    assert parse_event(line, may_be_own=True).source == "/resonant"
+
+
 def test_data_may_be_null():
     assert body("null") == "null"
 

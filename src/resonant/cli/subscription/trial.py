@@ -37,7 +37,9 @@ def try_event(
     text = options.text_of_file("/dev/stdin" if file == "-" else file, file)
     with command_store() as store:
         try:
-            event = parse_event(text, default_type=event_type, max_bytes=store.settings.max_event_bytes)
+            event = parse_event(
+                text, default_type=event_type, max_bytes=store.settings.max_event_bytes, may_be_own=True
+            )
         except InvalidEvent as error:
             raise InvalidEvent(f"{file}: {error}") from None
         router = store.read(current_router)

@@ -36,6 +36,12 @@ def test_it_names_the_endpoints_and_the_first_condition_that_is_false(resonant, 
     assert resonant.json("status")["accepted"] == 0
 
 
+def test_an_event_of_resonant_itself_can_be_tried(resonant, subscribed, tmp_path):
+    (tmp_path / "event.json").write_text('{"type": "resonant.endpoint.paused", "source": "/resonant"}')
+    found = resonant("subscription", "test", "event.json").out
+    assert found.startswith("resonant.endpoint.paused of /resonant goes to audit\n")
+
+
 def test_its_document_has_every_subscription(resonant, subscribed, tmp_path):
     (tmp_path / "event.json").write_text(json.dumps(EVENT | {"subject": "43"}))
     found = resonant.json("subscription", "test", "event.json")
