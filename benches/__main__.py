@@ -37,9 +37,10 @@ BENCHES = (
     "latency",
     "commands",
     "producers",
+    "serve",
 )
 # The benches that accept ``--only``.
-_IN_PARTS = ("up", "endpoints", "comparison", "outage", "isolation", "latency")
+_IN_PARTS = ("up", "endpoints", "comparison", "outage", "isolation", "latency", "serve")
 _COMMANDS = {
     "plot": "benches.plot",
     "profile": "benches.profiling",
@@ -68,8 +69,8 @@ def main() -> None:
         action="append",
         metavar="PART",
         default=[],
-        help="run only the contenders of the comparison (and the raw loop), or parts of outage, isolation, latency, up "
-        "and endpoints, whose names contain this; repeatable",
+        help="run only the contenders of the comparison (and the raw loop), or parts of outage, isolation, latency, up, "
+        "endpoints and serve, whose names contain this; repeatable",
     )
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(BENCHES):

@@ -19,7 +19,7 @@ from support.processes import clean_environment
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
 _OK = 200
@@ -110,11 +110,12 @@ def add_endpoints(store_url: str, *names: str) -> None:
 
 def create_token(store_url: str, folder: Path, name: str, *options: str) -> str:
     """Run ``resonant token create``, and return the token."""
-    said = _run(store_url, folder, ["token", "create", name, *options])
+    said = run_command(store_url, folder, "token", "create", name, *options)
     return next(word for word in said.split() if word.startswith("rsn_"))
 
 
-def _run(store_url: str, folder: Path, arguments: Sequence[str]) -> str:
+def run_command(store_url: str, folder: Path, *arguments: str) -> str:
+    """Run a command that must succeed on a store, in this process, and return its output."""
     from support.commands import run_in_process  # imports Prefect
 
     done = run_in_process(arguments, _environment(store_url, folder), folder)

@@ -28,16 +28,17 @@ _INSTALLED = _HERE.parents[2] / "build" / "sdks"
 def read_in_javascript(requests: Iterable[Request], *, secret: str) -> list[dict[str, Any]]:
     """Return what the libraries make of each request: an ``event`` (attributes and data), and ``verified``."""
     command = [need("node"), str(_HERE / "read.cjs")]
-    return _read(command, {"NODE_PATH": _installed("node_modules")}, requests, secret)
+    return _read(command, {"NODE_PATH": installed("node_modules")}, requests, secret)
 
 
 def read_in_old_python(requests: Iterable[Request], *, extensions: Collection[str]) -> list[dict[str, Any]]:
     """Return what each SDK makes of each request: an ``event``, by version 1; and ``pydantic``."""
     command = [sys.executable, str(_HERE / "read.py"), json.dumps(list(extensions))]
-    return _read(command, {"PYTHONPATH": _installed("python")}, requests)
+    return _read(command, {"PYTHONPATH": installed("python")}, requests)
 
 
-def _installed(folder: str) -> str:
+def installed(folder: str) -> str:
+    """Return the folder of installed libraries with this name, or skip the test."""
     if not (_INSTALLED / folder).exists():
         lacking("this test needs libraries of receivers: apt-get install npm, then make sdks")
     return str(_INSTALLED / folder)
