@@ -75,8 +75,8 @@ def _moment(moment: float | None) -> str | None:
 
 
 def stored(summary: object) -> Document:
-    """Return the numbers of stored, known and bad lines, and of dropped traces."""
-    return _pick(summary, "stored known bad dropped_traces")
+    """Return the numbers of stored, known, bad and unrouted lines, of dropped traces, and of new deliveries by endpoint."""
+    return _pick(summary, "stored known bad dropped_traces unrouted by_endpoint")
 
 
 def status(found: StoreStatus) -> Document:

@@ -82,6 +82,21 @@ def check_endpoint(store: CommandStore, endpoint: str, hint: str = "") -> None:
         raise Misuse(f"{no_such_endpoint(endpoint, known)}{hint}")
 
 
+def check_routing(store: CommandStore) -> None:
+    """Reject events without an endpoint if there are no subscriptions.
+
+    Raises:
+        Misuse: the message says how to add one.
+    """
+    from resonant.store.shared.subscriptions import current_router
+
+    if not len(store.read(current_router)):
+        raise Misuse(
+            "--endpoint is missing, and there are no subscriptions: "
+            "`resonant subscription add ENDPOINT TYPE_GLOB` adds one"
+        )
+
+
 def check_target(store: CommandStore, endpoint: str) -> str | None:
     """Reject an endpoint that neither the store nor a running Prefect server knows.
 

@@ -65,6 +65,12 @@ ChunkSize = Annotated[
     int | None,
     typer.Option(metavar="N", min=0, max=MAX_CHUNK_SIZE, hidden=True, help="Deprecated: use --lane."),
 ]
+AllowUnrouted = Annotated[
+    bool,
+    typer.Option(
+        "--allow-unrouted", help="Count events that no subscription matches, instead of refusing them."
+    ),
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Store nothing if any line is bad.")]
 
 _AGE = re.compile(r"([0-9]{1,9})([smhdw])")

@@ -211,6 +211,8 @@ class Dispatcher:
         self._emit_one, self._emit_chunk = emit_one, emit_chunk
         if endpoint is not None:
             await self._waiting(partial(self._endpoints.open, endpoint))
+        if own is not None:
+            own.unavailable = self.problems
         self._running.begin(self.limits)
         self._gates.may_be_pilot = True
         take_over = TakeOver(self.store, self._heartbeat, endpoint=endpoint, on_waiting=on_waiting)

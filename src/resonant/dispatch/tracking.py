@@ -20,7 +20,7 @@ from resonant.store.shared.gates import read_gates
 from resonant.store.views.standing import standing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from resonant.store import WorkerStore
     from resonant.store.views.standing import Standing
@@ -44,12 +44,14 @@ class Tracker:
     Attributes:
         outcomes: the outcomes so far.
         paused: the paused endpoints, if any delivery is held; set by ``finish``.
+        unavailable: the reasons why endpoints cannot be opened, keyed by name; their deliveries count as held.
     """
 
     def __init__(self, store: WorkerStore, *, since: float | None = None) -> None:
         self.since = store.clock() if since is None else since
         self.outcomes = Counts()
         self.paused: frozenset[str] = frozenset()
+        self.unavailable: Mapping[str, str] = {}
         # When the first dead letter was given up.
         self._dead_since = math.inf
         self._store = store
@@ -131,7 +133,9 @@ class Tracker:
 
     async def _settle(self, ids: array[int]) -> array[int]:
         """Count the settled deliveries, and return the rest."""
-        found = await self._store.read(standing, ids, now=self._store.clock(), wait=WAIT_SECONDS)
+        found = await self._store.read(
+            standing, ids, now=self._store.clock(), wait=WAIT_SECONDS, unavailable=[*self.unavailable]
+        )
         self.outcomes.purged += len(ids) - len(found)
         left = array("q")
         for each in found:

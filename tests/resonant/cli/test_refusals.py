@@ -29,6 +29,10 @@ NOTHING_TO_PURGE = (
 BAD_URL, PRIVATE = "its URL must begin with http:// or https://", "10.0.0.1 is a private or special address"
 NO_PLACE = "is not a valid place: use the one printed at the end of a list\n"
 NO_PLACES = ("", "evt_01", "1-", "-1", "1e9-1", "nan-1", "1.5-1.5", "1-1 ", "9" * 13 + "-1", "1--1")
+NOTHING_ROUTES = (
+    "resonant: --endpoint is missing, and there are no subscriptions: "
+    "`resonant subscription add ENDPOINT TYPE_GLOB` adds one\n"
+)
 NO_POLICY = "resonant: --policy: no retry policy is named 'odd'; known policies: classic, default"
 LISTING = ("dlq", "failed", "retry-candidates")
 
@@ -134,7 +138,7 @@ MISTAKES = [
         )
     ),
     # endpoints that could not be used, refused before a server is looked for
-    ("emit e.jsonl", "--endpoint is missing: events from files need an endpoint"),
+    *((f"{command} e.jsonl", NOTHING_ROUTES) for command in ("emit", "enqueue")),
     *(
         (f"emit e.jsonl --endpoint {url}", f"resonant: --endpoint: {problem}")
         for url, problem in (

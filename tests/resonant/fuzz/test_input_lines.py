@@ -138,7 +138,7 @@ def test_of_a_file_every_line_is_an_event_or_is_reported_by_its_place(runner, li
         found = []
         async with aclosing(reader.batches([Source("FILE", file.fileno())], Interruption())) as batches:
             async for batch in batches:
-                found += batch.places.values()
+                found += batch.places
         return found, counts.bad
 
     with tempfile.TemporaryFile(buffering=0) as file:

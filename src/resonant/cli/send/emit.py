@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resonant import output
-from resonant.cli import completion, documents, options
+from resonant.cli import completion, documents, name_checks, options
 from resonant.display import counted
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def emit(
         str | None,
         typer.Option(
             metavar="NAME_OR_URL",
-            help="An endpoint's name, or a URL to save as an endpoint.",
+            help="An endpoint's name, or a URL to save as an endpoint; without it, files are routed by subscriptions.",
             autocompletion=completion.endpoints,
         ),
     ] = None,
@@ -38,6 +38,7 @@ def emit(
     policy: options.Policy = None,
     max_attempts: options.MaxAttempts = None,
     strict: options.Strict = False,
+    allow_unrouted: options.AllowUnrouted = False,
     lane: options.SendingLane = "auto",
     chunk_size: options.ChunkSize = None,
     allow_private: Annotated[
@@ -60,9 +61,9 @@ def emit(
     Without files, the command sends all due deliveries, takes over those of lost workers, and waits for those leased by
     other workers. It names the endpoints whose gates hold due deliveries, with the reason and the next step.
 
-    --json prints stored, known, bad, dropped_traces, delivered, delivered_before (by an earlier run), retried, parked,
-    held, dead_letter, by_reason, purged and unfinished. Without files: delivered, retried, parked, dead_letter, by_reason, lost
-    and held.
+    --json prints stored, known, bad, dropped_traces, unrouted, by_endpoint, delivered, delivered_before (by an earlier run),
+    retried, parked, held, dead_letter, by_reason, purged and unfinished. Without files: delivered, retried, parked,
+    dead_letter, by_reason, lost and held.
     """
     from resonant.cli.command_store import command_store
     from resonant.cli.send.sources import check_readable
@@ -71,17 +72,22 @@ def emit(
         if endpoint is not None and not options.is_url(endpoint):
             endpoint = options.endpoint_name(endpoint)
         policy = options.known_policy(policy, store.settings)
-        if files and endpoint is None:
-            raise options.Misuse("--endpoint is missing: events from files need an endpoint")
+        if files and endpoint is None and not allow_unrouted:
+            name_checks.check_routing(store)
         if endpoint is not None and options.is_url(endpoint):
             _check_url(endpoint, allow_private=allow_private)
         check_readable(files or [])
         if chunk_size is not None and not verbose:  # with --verbose, the flow's log says it
             output.say("--chunk-size is deprecated: use --lane, one of auto, task and bulk")
         emission = _Emission(store, endpoint, allow_private, lane, chunk_size, as_json, verbose)
-        if files and endpoint is not None:
+        if files:
             emission.of_files(
-                files, event_type=event_type, policy=policy, max_attempts=max_attempts, strict=strict
+                files,
+                event_type=event_type,
+                policy=policy,
+                max_attempts=max_attempts,
+                strict=strict,
+                allow_unrouted=allow_unrouted,
             )
         else:
             emission.of_due_deliveries(policy, max_attempts)
@@ -119,13 +125,14 @@ class _Emission:
         from resonant.cli.send.files import store_files
         from resonant.dispatch.tracking import Tracker
 
-        name: str
+        name: str | None
         stored: Summary
         tracker: Tracker
 
         async def start(opened: WorkerStore) -> State[Any] | None:
             nonlocal name, stored, tracker
             name, delivery_ids = await self._usable_endpoint(), array("q")
+            of_endpoint = "" if name is None else f" --endpoint {name}"
             stored = await store_files(
                 opened,
                 files,
@@ -136,18 +143,21 @@ class _Emission:
                 **how,
             )
             output.say(summary_line(stored, name))
-            if strict and stored.bad:
+            if strict and stored.refused:
                 return None
             tracker = Tracker(opened)
             tracker.add(delivery_ids)
-            goes_on = f"a running drain or the next `resonant emit --endpoint {name}` sends them"
+            goes_on = f"a running drain or the next `resonant emit{of_endpoint}` sends them"
             async with tracked(tracker, "emitting", store=opened, hidden=self.verbose, goes_on=goes_on):
                 return await self._run_flow(name)
 
         run_flow(self.store, start, verbose=self.verbose)
+        waiting = tracker.unavailable.keys() & stored.by_endpoint.keys()
+        for each in sorted(waiting):
+            output.say(f"deliveries to {each} wait: {tracker.unavailable[each]}")
         document = documents.emitted(stored, tracker.outcomes)
         print_outcomes(tracker, str(tracker.outcomes), document, endpoint=name, as_json=self.as_json)
-        if stored.bad:
+        if stored.refused or waiting:
             raise typer.Exit(1)
 
     def of_due_deliveries(self, policy: str | None, max_attempts: int | None) -> None:
@@ -163,7 +173,7 @@ class _Emission:
         paused: dict[str, int] = {}
 
         async def start(opened: WorkerStore) -> State[Any]:
-            name = None if self.target is None else await self._usable_endpoint()
+            name = await self._usable_endpoint()
             before = await opened.unfinished(name)
 
             async def look() -> tuple[int, str]:
@@ -193,12 +203,13 @@ class _Emission:
         if paused:
             raise typer.Exit(1)
 
-    async def _usable_endpoint(self) -> str:
-        """Return the endpoint's name, after a check of its configuration; a URL is saved as an endpoint."""
+    async def _usable_endpoint(self) -> str | None:
+        """Return the endpoint's name, if there is one, after a check of its configuration; a URL is saved as an endpoint."""
         from blocks import load_endpoint
         from blocks.catalog import endpoint_for_url
 
-        name = self.target or ""
+        if (name := self.target) is None:
+            return None
         if options.is_url(name):
             name = await endpoint_for_url(name, allow_private=self.allow_private)
         (await load_endpoint(name)).check(name)

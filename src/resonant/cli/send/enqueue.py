@@ -18,8 +18,13 @@ def enqueue(
     files: Annotated[list[str], typer.Argument(metavar="FILE", help="JSONL files; - is standard input.")],
     *,
     endpoint: Annotated[
-        str, typer.Option(metavar="NAME", help="The endpoint's name.", autocompletion=completion.endpoints)
-    ],
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The only endpoint that gets the events; without it, each with a matching subscription.",
+            autocompletion=completion.endpoints,
+        ),
+    ] = None,
     event_type: options.EventType = None,
     policy: options.Policy = None,
     max_attempts: options.MaxAttempts = None,
@@ -28,6 +33,7 @@ def enqueue(
         bool,
         typer.Option("--allow-unknown", help="Store events for an endpoint that is added later."),
     ] = False,
+    allow_unrouted: options.AllowUnrouted = False,
     as_json: options.Json = False,
 ) -> None:
     """Store the events of JSONL files. A drain sends them, such as that of `resonant up`.
@@ -36,6 +42,9 @@ def enqueue(
     datacontenttype, dataschema and extension attributes; data_base64 instead of data holds bytes. Bad lines are reported and
     skipped, and the exit code is 1.
 
+    Without --endpoint, each endpoint with a matching subscription gets a delivery; `resonant subscription test` shows which.
+    An event that no subscription matches is not stored, and reported like a bad line.
+
     An endpoint is known if `resonant endpoint add` or an earlier event has written its name to the store, or if a running
     Prefect server has it. `resonant endpoint list` writes the names of all endpoints to the store.
     """
@@ -43,9 +52,11 @@ def enqueue(
     from resonant.cli.send.files import store_files
 
     with command_store() as store:
-        name = options.endpoint_name(endpoint)
+        name = None if endpoint is None else options.endpoint_name(endpoint)
         policy = options.known_policy(policy, store.settings)
-        if not allow_unknown and (doubt := name_checks.check_target(store, name)):
+        if name is None and not allow_unrouted:
+            name_checks.check_routing(store)
+        if name and not allow_unknown and (doubt := name_checks.check_target(store, name)):
             output.say(doubt)
 
         summary = store.run(
@@ -58,16 +69,22 @@ def enqueue(
                 policy=policy,
                 max_attempts=max_attempts,
                 strict=strict,
+                allow_unrouted=allow_unrouted,
             )
         )
     output.write_result(documents.stored(summary), summary_line(summary, name), as_json=as_json)
-    if summary.bad:
+    if summary.refused:
         raise typer.Exit(1)
 
 
-def summary_line(summary: Summary, endpoint: str) -> str:
-    """Return a one-line summary of the stored events."""
-    bad = f"; {counted(summary.bad, 'bad line')}" if summary.bad else ""
+def summary_line(summary: Summary, endpoint: str | None) -> str:
+    """Return a one-line summary of the stored events; ``endpoint`` is the one that was named, if any."""
+    to = f" for {endpoint}"
+    if endpoint is None:
+        numbers = [f"{number:,} for {name}" for name, number in summary.by_endpoint.most_common()]
+        to = f": {', '.join(numbers)}" if numbers else ""
     known = f", {summary.known:,} already known" if summary.known else ""
+    unrouted = f"; {summary.unrouted:,} had no subscriber" if summary.unrouted else ""
+    bad = f"; {counted(summary.bad, 'bad line')}" if summary.bad else ""
     dropped = f"; invalid traces dropped: {summary.dropped_traces:,}" if summary.dropped_traces else ""
-    return f"stored {counted(summary.stored, 'event')} for {endpoint}{known}{bad}{dropped}"
+    return f"stored {counted(summary.stored, 'event')}{to}{known}{unrouted}{bad}{dropped}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from resonant.cli.send.sources import Interruption, Source, chunks, noted_signal
 from resonant.display import counted
 from resonant.errors import InvalidEvent, ResonantError, StoreReplaced
 from resonant.input_lines import longest_line, parse_event, too_long
+from resonant.store.queue.accept import Conflict, Unrouted
 
 if TYPE_CHECKING:
     from array import array
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     from resonant.events import Event
     from resonant.store import EnqueueResult, Store
+    from resonant.store.queue.accept import Outcome
 
     Enqueue = Callable[[list[Event]], Coroutine[Any, Any, EnqueueResult]]
 
@@ -32,34 +35,45 @@ class Summary:
     """The numbers of stored, known and bad lines.
 
     Attributes:
-        stored: deliveries accepted now.
-        known: deliveries accepted before.
+        stored: events accepted now.
+        known: events accepted before.
         bad: invalid lines, and lines whose source and id were accepted before with different content.
         dropped_traces: lines that were stored without their invalid ``traceparent`` or ``tracestate``.
+        unrouted: events that no subscription matches; they are not stored.
+        by_endpoint: deliveries accepted now.
+        allow_unrouted: whether unrouted events are no failure.
     """
 
     stored: int = 0
     known: int = 0
     bad: int = 0
     dropped_traces: int = 0
+    unrouted: int = 0
+    by_endpoint: Counter[str] = field(default_factory=Counter)
+    allow_unrouted: bool = False
+
+    @property
+    def refused(self) -> int:
+        """The number of lines that make the command fail."""
+        return self.bad + (0 if self.allow_unrouted else self.unrouted)
 
 
 @dataclass(slots=True)
 class _Batch:
     """Events to be stored together.
 
-    ``places`` maps the ``id()`` of each event to its origin, ``FILE:LINE``. ``oldest_at`` is when the first event was
-    read, on the loop's clock. ``size`` is in bytes.
+    ``places`` has the origin of each event, ``FILE:LINE``. ``oldest_at`` is when the first event was read, on the loop's
+    clock. ``size`` is in bytes.
     """
 
     oldest_at: float
     size: int = 0
     events: list[Event] = field(default_factory=list)
-    places: dict[int, str] = field(default_factory=dict)
+    places: list[str] = field(default_factory=list)
 
     def add(self, event: Event, place: str, size: int) -> None:
         self.events.append(event)
-        self.places[id(event)] = place
+        self.places.append(place)
         self.size += size
 
     @property
@@ -68,22 +82,23 @@ class _Batch:
 
 
 class _NothingStored(Exception):
-    """Raised for bad lines under ``strict``, to roll the transaction back."""
+    """Raised for refused lines under ``strict``, to roll the transaction back."""
 
 
 async def store_files(
     store: Store,
     paths: Sequence[str],
-    endpoint: str,
+    endpoint: str | None,
     *,
     max_event_bytes: int,
     event_type: str | None = None,
     policy: str | None = None,
     max_attempts: int | None = None,
     strict: bool = False,
+    allow_unrouted: bool = False,
     delivery_ids: array[int] | None = None,
 ) -> Summary:
-    """Store the events of these files for one endpoint; report bad lines on standard error.
+    """Store the events of these files; report bad lines on standard error.
 
     A batch is stored when it has 1,000 lines or 8 MiB, when its oldest line is half a second old, or when a pipe
     pauses. A line may have up to four times the size of the largest event plus 64 KiB, to allow for ASCII escapes and
@@ -92,13 +107,14 @@ async def store_files(
 
     Args:
         paths: JSONL files; ``-`` is standard input. All are opened before any event is stored.
-        endpoint: the endpoint's name.
+        endpoint: the name of the only endpoint that gets the events; None: the subscriptions decide.
         max_event_bytes: the largest body of an event.
         event_type: the type of lines that have none.
         policy: a retry policy's name, kept with the deliveries.
         max_attempts: an override of the policy's, kept with the deliveries.
         strict: store everything in one transaction, and nothing if any line is bad. On SQLite, other writers wait
             meanwhile.
+        allow_unrouted: count events that no subscription matches, instead of reporting them as bad lines.
         delivery_ids: receives the keys of all accepted deliveries, possibly with duplicates. With None,
             memory stays bounded for an endless stream.
 
@@ -112,7 +128,9 @@ async def store_files(
         sources = [stack.enter_context(opened(path)) for path in paths]
         interruption = stack.enter_context(noted_signals())
         report, advance = stack.enter_context(_progress(sources))
-        counts = _Counts(report=report, strict=strict, delivery_ids=delivery_ids)
+        counts = _Counts(
+            report=report, strict=strict, delivery_ids=delivery_ids, allow_unrouted=allow_unrouted
+        )
         parse = partial(parse_event, default_type=event_type, max_bytes=max_event_bytes)
         reader = _Reader(parse, counts, advance, longest_line=longest_line(max_event_bytes))
         try:
@@ -125,7 +143,7 @@ async def store_files(
                 if interruption.signal is not None:
                     raise output.Interrupted(f"interrupted; {counts.so_far()}", interruption.signal)
         except _NothingStored:
-            return Summary(bad=counts.bad)
+            return Summary(bad=counts.bad, unrouted=counts.unrouted, allow_unrouted=allow_unrouted)
         except StoreReplaced:
             raise  # earlier batches may be lost too, so their count would mislead
         except ResonantError as error:
@@ -134,9 +152,9 @@ async def store_files(
             stop.args = (f"interrupted; {counts.so_far()}",)
             raise
         finally:
-            if (more := counts.bad - SHOWN_BAD_LINES) > 0:
+            if (more := counts.refused - SHOWN_BAD_LINES) > 0:
                 report(f"and {counted(more, 'more bad line')}")
-        return Summary(counts.stored, counts.known, counts.bad, counts.dropped_traces)
+        return Summary(**{each.name: getattr(counts, each.name) for each in fields(Summary)})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -149,7 +167,25 @@ class _Counts(Summary):
 
     def add_bad(self, place: str, reason: str) -> None:
         self.bad += 1
-        if self.bad <= SHOWN_BAD_LINES:
+        self._report(place, reason)
+
+    def add(self, outcome: Outcome, place: str) -> None:
+        """Count an event that was accepted or refused."""
+        match outcome.problem:
+            case Unrouted() as problem:
+                self.unrouted += 1
+                if not self.allow_unrouted:
+                    self._report(place, f"{problem}; --allow-unrouted accepts it")
+            case Conflict() as problem:
+                self.add_bad(place, str(problem))
+            case _ if outcome.duplicate:
+                self.known += 1
+            case _:
+                self.stored += 1
+                self.by_endpoint.update(outcome.endpoints)
+
+    def _report(self, place: str, reason: str) -> None:
+        if self.refused <= SHOWN_BAD_LINES:
             self.report(f"{place}: {reason}")
 
     def so_far(self) -> str:
@@ -164,7 +200,7 @@ class _Counts(Summary):
 
 @asynccontextmanager
 async def _enqueueing(
-    store: Store, endpoint: str, options: dict[str, Any], counts: _Counts
+    store: Store, endpoint: str | None, options: dict[str, Any], counts: _Counts
 ) -> AsyncIterator[Enqueue]:
     """Yield a function that stores a batch: in its own transaction or, with ``strict``, in a shared one."""
     if not counts.strict:
@@ -174,7 +210,7 @@ async def _enqueueing(
 
     async with store.transaction() as transaction:
         yield lambda events: transaction.run_sync(enqueue, events, endpoint, now=store.clock(), **options)
-        if counts.bad:
+        if counts.refused:
             raise _NothingStored
 
 
@@ -185,15 +221,11 @@ async def _store_batch(batch: _Batch, enqueue: Enqueue, counts: _Counts) -> None
     finally:
         # On Ctrl-C too, wait for the current batch, so that the counts are right.
         accepted = await writing
-        counts.stored += accepted.accepted
-        counts.known += accepted.known
         counts.dropped_traces += accepted.dropped_traces
         if counts.delivery_ids is not None:
             counts.delivery_ids.extend(accepted.delivery_ids)
-        conflicts = {id(conflict.given): conflict for conflict in accepted.conflicts}
-        for key, place in batch.places.items():
-            if key in conflicts:
-                counts.add_bad(place, str(conflicts[key]))
+        for outcome, place in zip(accepted.outcomes, batch.places, strict=True):
+            counts.add(outcome, place)
 
 
 class _Reader:

@@ -29,7 +29,7 @@ class Standing(NamedTuple):
         accepted_at: when it was accepted, seconds since the epoch.
         finished_at: when it was delivered or given up.
         parked: whether it has no lease and is not due within the given wait.
-        held: whether the endpoint's gate holds it for a long time.
+        held: whether the endpoint's gate holds it for a long time, or the endpoint is unavailable.
     """
 
     id: int
@@ -43,7 +43,12 @@ class Standing(NamedTuple):
 
 
 def standing(
-    connection: Connection, delivery_ids: Collection[int], *, now: float, wait: float = 0.0
+    connection: Connection,
+    delivery_ids: Collection[int],
+    *,
+    now: float,
+    wait: float = 0.0,
+    unavailable: Collection[str] = (),
 ) -> list[Standing]:
     """Return the state of each of these deliveries; purged ones are omitted.
 
@@ -51,12 +56,13 @@ def standing(
         delivery_ids: the store's keys.
         now: seconds since the epoch.
         wait: a delivery counts as parked if it is due later than this many seconds from now.
+        unavailable: endpoints that cannot be opened.
     """
     is_parked = and_(_d.c.lease_owner.is_(None), _d.c.available_at > now + wait)
     waits = and_(_d.c.lease_owner.is_(None), _d.c.available_at.is_not(None))
     gates = read_gates(connection)
     held_endpoints = [name for name, gate in gates.items() if holds_for_long(gate, gates.at)]
-    is_held = and_(waits, _d.c.endpoint.in_(held_endpoints))
+    is_held = and_(waits, _d.c.endpoint.in_([*held_endpoints, *unavailable]))
     columns = (_d.c.id, _d.c.status, _d.c.reason, _d.c.round_attempts, _d.c.accepted_at, _d.c.finished_at)
     query = select(*columns, is_parked, is_held).where(is_any_of(_d.c.id, delivery_ids))
     rows: Iterable[Any] = connection.execute(query)
