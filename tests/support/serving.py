@@ -5,21 +5,24 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
 from resonant.local.server import free_port
-from resonant.store import Store
+from resonant.routing import new_subscription
+from resonant.store import open_store
+from resonant.store.shared.subscriptions import add_subscription
 from resonant.store.views.known_names import remember_endpoints
 from support.processes import clean_environment
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 _OK = 200
@@ -97,15 +100,19 @@ def serving(
 
 def add_endpoints(store_url: str, *names: str) -> None:
     """Make endpoints known to a store, and create the store if it does not exist; nothing is sent to them."""
+    asyncio.run(_write(store_url, remember_endpoints, names))
 
-    async def add() -> None:
-        store = await Store.open(store_url)
-        try:
-            await store.write(remember_endpoints, names)
-        finally:
-            await store.close()
 
-    asyncio.run(add())
+def route_everything(store_url: str, endpoint: str) -> None:
+    """Make a known endpoint get every event."""
+    asyncio.run(
+        _write(store_url, add_subscription, new_subscription(endpoint, {}), who="a test", now=time.time())
+    )
+
+
+async def _write(store_url: str, operation: Callable[..., object], *args: Any, **options: Any) -> None:
+    async with open_store(store_url) as store:
+        await store.write(operation, *args, **options)
 
 
 def create_token(store_url: str, folder: Path, name: str, *options: str) -> str:

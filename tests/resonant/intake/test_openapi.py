@@ -1,0 +1,120 @@
+"""The OpenAPI document describes the server exactly: what it takes, what it refuses, and what it answers."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from base64 import b64encode
+from hashlib import sha256
+
+import pytest
+from hypothesis import given
+from jsonschema import Draft202012Validator, FormatChecker
+
+from resonant.errors import InvalidEvent
+from resonant.events.times import parse_rfc3339
+from resonant.input_lines import decode_json, event_from_fields
+from resonant.intake.limits import Limits
+from resonant.intake.openapi import openapi
+from support.examples import examples
+from support.hostile_lines import damaged_lines, good_lines
+from support.processes import clean_environment
+from support.serving import add_endpoints, create_token, route_everything, serving
+
+FORMATS = FormatChecker(formats=())
+FORMATS.checks("date-time")(lambda value: not isinstance(value, str) or parse_rfc3339(value) is not None)
+DOCUMENT = openapi(Limits(), needs_token=True)
+EVENT = Draft202012Validator(DOCUMENT["components"]["schemas"]["Event"], format_checker=FORMATS)
+# JSON Schema has no words for these.
+BEYOND_SCHEMA = (
+    "bytes, the limit is",
+    "sent as UTF-8",
+    "lone surrogate",
+    "nested too deeply",
+    "extension attributes, not",
+)
+
+
+def refusal_of(fields):
+    try:
+        event_from_fields(fields)
+    except InvalidEvent as error:
+        return str(error)
+    return None
+
+
+@given(good_lines | damaged_lines)
+def test_the_schema_of_an_event_accepts_what_is_accepted(line):
+    try:
+        fields = decode_json(line)
+    except InvalidEvent:
+        return
+    refusal = refusal_of(fields)
+    if refusal is None:
+        EVENT.validate(fields)
+    elif not any(words in refusal for words in BEYOND_SCHEMA):
+        assert not EVENT.is_valid(fields), refusal
+
+
+def test_every_operation_is_served_and_described(client):
+    for path, methods in client.send("GET", "/openapi.json").json()["paths"].items():
+        for method in methods:
+            if path in ("/healthz", "/readyz", "/metrics"):
+                continue  # of the process
+            answer = client.send(method.upper(), path)
+            assert str(answer.status_code) in methods[method]["responses"], (method, path)
+
+
+def test_without_tokens_none_is_described(client):
+    document = client.send("GET", "/openapi.json").json()
+    assert "securitySchemes" not in document["components"]
+    assert "401" not in document["paths"]["/events"]["post"]["responses"]
+
+
+def test_the_page_loads_nothing_and_says_everything(client):
+    answer = client.send("GET", "/docs")
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    page, policy = answer.text, answer.headers["content-security-policy"]
+    [style] = re.findall("<style>(.*?)</style>", page, re.DOTALL)
+    assert policy.startswith("default-src 'none'; ")
+    assert b64encode(sha256(style.encode()).digest()).decode() in policy
+    assert not re.search(r"<script|<link|<img|url\(|@import| style=| on\w+=", page)
+    for path, methods in DOCUMENT["paths"].items():
+        for method, operation in methods.items():
+            assert f"<h2>{method.upper()} {path}</h2>" in page
+            assert operation["summary"] in page
+
+
+@pytest.mark.slow
+def test_schemathesis_finds_nothing_with_all_its_checks(tmp_path):
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    add_endpoints(url, "orders")
+    route_everything(url, "orders")
+    token = create_token(url, tmp_path, "shop", "--read")
+    with serving(url, tmp_path) as server:
+        command = [
+            sys.executable,
+            "-m",
+            "schemathesis.cli",
+            "run",
+            f"{server.url}/openapi.json",
+            "--no-color",
+        ]
+        done = subprocess.run(
+            [
+                *command,
+                "--checks=all",
+                f"--header=Authorization: Bearer {token}",
+                f"--max-examples={examples(100)}",
+            ],
+            cwd=tmp_path,
+            env=clean_environment()
+            | {"SCHEMATHESIS_HOOKS": "support.schemathesis_hooks", "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "No issues found" in done.stdout
