@@ -32,7 +32,8 @@ pid {folder}/nginx.pid;
 error_log {folder}/error.log;
 events {{}}
 http {{
-    access_log off;
+    log_format requests '$status $upstream_status $request';
+    access_log {folder}/access.log requests;
     client_body_temp_path {folder}/body;
     proxy_temp_path {folder}/proxy;
     fastcgi_temp_path {folder}/fastcgi;
@@ -50,10 +51,12 @@ class Nginx:
     Attributes:
         port: its port on the loopback interface, for TLS.
         tls: trusts its certificate, which is for 127.0.0.1.
+        log: a line per request: the status of its answer, that of the server's answer or a dash, and its first line.
     """
 
     port: int
     tls: ssl.SSLContext
+    log: Path
 
     @property
     def url(self) -> str:
@@ -88,7 +91,7 @@ def nginx(folder: Path, server_port: int) -> Iterator[Nginx]:
         try:
             wait_until(lambda: process.poll() is not None or _listens(port))
             assert process.poll() is None, (folder / "error.log").read_text()
-            yield Nginx(port, tls)
+            yield Nginx(port, tls, folder / "access.log")
         finally:
             process.terminate()
             process.wait(_ENDS_WITHIN_SECONDS)

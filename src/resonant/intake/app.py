@@ -72,7 +72,7 @@ def create_app(
                 POST=Posting(store, access, limits, meters).post,
                 OPTIONS=handshake(allowed_origins),
             ),
-            resource("/events/{names:path}", GET=lookup(store, access)),
+            resource("/events/{source:path}/{id:path}", GET=lookup(store, access)),
             resource("/openapi.json", GET=_fixed(json.dumps(document), "application/json")),
             resource("/docs", GET=_fixed(docs_page.page(document), "text/html", docs_page.HEADERS)),
             *routes,

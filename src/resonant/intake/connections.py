@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # How long a refused client may go on sending. If the connection were closed at once, it would not see the answer.
 _LINGER_SECONDS = 1.0
+_VERSIONS = ("1.0", "1.1")  # the parser accepts others, too
 _AROUND_HEADER = len(b": \r\n")
 
 
@@ -67,8 +68,8 @@ class Connection(HttpToolsProtocol):
         super().data_received(data)
         if self._extra_bytes > self._limits.header_bytes:
             self._refuse(self._too_large())
-        elif self._deadline is not None and not self._is_in_head and not self.cycle.response_complete:
-            # Read more when the application asks for it.
+        elif self._deadline and not self._is_in_head and self._has_body_to_take:
+            # Read more when the application has taken this.
             self.flow.pause_reading()
 
     def on_message_begin(self) -> None:
@@ -141,8 +142,11 @@ class Connection(HttpToolsProtocol):
             return self._too_large()
         if len(self.pipeline) >= self._limits.pipelined:
             return self._busy("too many pipelined requests")
+        version = self.parser.get_http_version()
+        if version not in _VERSIONS:
+            return Problem(400, f"HTTP/{version} is not accepted: use HTTP/1.1")
         hosts = sum(name == b"host" for name, _ in self.headers)
-        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() != "1.0"):
+        if hosts > 1 or (hosts == 0 and version != "1.0"):
             return Problem(400, "the request needs one Host header")
         return None
 
@@ -152,6 +156,10 @@ class Connection(HttpToolsProtocol):
 
     def _busy(self, reason: str) -> Problem:
         return Problem(503, reason, headers={"Retry-After": str(self._limits.retry_after)})
+
+    @property
+    def _has_body_to_take(self) -> bool:
+        return self.cycle is not None and bool(self.cycle.body) and not self.cycle.response_complete
 
     @property
     def _owes_answer(self) -> bool:

@@ -1,0 +1,300 @@
+"""Attacks on a real server, directly and through nginx: each request is one event at most."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from support.nginx import nginx
+from support.raw_http import chunks, event, post, talk
+from support.serving import add_endpoints, create_token, run_command, serving
+from support.smuggling import AMBIGUOUS, CHUNKS, HEADS, LENGTHS, OUTER, SMUGGLED
+from support.waiting import wait_until
+
+EVENTS = "/events?endpoint=orders"
+KIND = {"Content-Type": "application/cloudevents+json"}
+_COUNT = re.compile(r"^resonant_intake_(requests|events)_total\{\w+=\"(\w+)\"\} (\d+)", re.MULTILINE)
+
+
+def started(folder, *options):
+    store_url = f"sqlite:///{folder}/resonant.db"
+    add_endpoints(store_url, "orders")
+    return serving(store_url, folder, *options)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A server that needs no token, so that only the parsing of a request protects it."""
+    with started(tmp_path_factory.mktemp("open"), "--no-auth") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def front(server, tmp_path_factory):
+    """nginx in front of it."""
+    with nginx(tmp_path_factory.mktemp("nginx"), server.port) as front:
+        yield front
+
+
+def counts(server) -> Counter[str]:
+    """Return the answered requests and the events that the server has counted."""
+    text = httpx.get(f"{server.url}/metrics", trust_env=False).text
+    found: Counter[str] = Counter()
+    for name, label, number in _COUNT.findall(text):
+        found[name] += int(number) if name == "requests" else 0
+        found[label] += int(number)
+    return found
+
+
+def counted_since(server, before) -> Counter[str]:
+    """Return what it has counted meanwhile, without the first request for the counts."""
+    return counts(server) - before - Counter({"requests": 1, "200": 1})
+
+
+@pytest.mark.parametrize(
+    "attacks", [AMBIGUOUS, CHUNKS, LENGTHS, HEADS], ids=["ambiguous", "chunks", "lengths", "heads"]
+)
+def test_a_request_within_a_request_is_not_read_as_one(server, attacks):
+    before = counts(server)
+
+    answers = {name: talk(server.port, request) for name, request in attacks.items()}
+
+    since = counted_since(server, before)
+    assert {name: each for name, each in answers.items() if len(each) != 1} == {}
+    assert since["requests"] == len(attacks)
+    assert since["stored"] + since["duplicate"] == sum(each == [202] for each in answers.values()) <= 1
+
+
+def test_nginx_and_the_server_agree_on_where_each_request_ends(server, front):
+    attacks = AMBIGUOUS | CHUNKS | LENGTHS | HEADS
+    before = counts(server)
+
+    answers = {name: talk(front.port, request, tls=front.tls) for name, request in attacks.items()}
+
+    def forwarded() -> Counter[str]:
+        lines = (line.split() for line in front.log.read_text().splitlines())
+        return Counter(upstream for _, upstream, *_ in lines if upstream != "-")
+
+    since = counted_since(server, before)
+    wait_until(lambda: forwarded().total() == since["requests"])
+    assert since["stored"] + since["duplicate"] == forwarded()["202"]
+    assert since["requests"] <= sum(map(len, answers.values()))
+    assert (
+        front.client().post(EVENTS, content=event("after"), headers=KIND).json()["events"][0]["id"] == "after"
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "headers", "status"),
+    [
+        (b"/events?endpoint=orders", (b"Origin: https://evil.example.com",), 403),
+        (b"/events?endpoint=nobody", (), 422),
+        (b"/events?token=rsn_x", (), 400),
+        (b"/events?endpoint=orders", (b"Content-Encoding: gzip",), 415),
+        (b"/nothing", (), 404),
+        (b"/readyz", (), 405),
+        (b"/events?endpoint=orders", (b"Expect: 100-continue", b"Content-Encoding: x"), 415),
+    ],
+)
+def test_the_body_of_a_refused_request_is_not_read_as_the_next_one(server, target, headers, status):
+    before = counts(server)
+
+    assert talk(server.port, post(SMUGGLED, *headers, target=target)) == [status]
+
+    assert counted_since(server, before) == {"requests": 1, str(status): 1}
+
+
+@pytest.mark.parametrize(
+    ("length", "answers"),
+    [(len(OUTER) + 10, []), (len(OUTER) - 5, [400]), (10**9, [413]), (0, [400])],
+)
+def test_of_a_body_with_a_wrong_length_nothing_is_stored(server, length, answers):
+    before = counts(server)
+
+    assert talk(server.port, post(OUTER + b" ", length=length)) == answers
+
+    assert counted_since(server, before)["stored"] == 0
+
+
+MIB = b"a" * 1024 * 1024
+ENDLESS = {
+    "target": post(OUTER, target=b"/events?endpoint=" + MIB),
+    "header": post(OUTER, b"X: " + MIB),
+    "name": post(OUTER, b"X" + MIB + b": y"),
+    "headers": post(OUTER, *(b"X: y" for _ in range(100_000))),
+    "extension": post(b"1;" + MIB + b"\r\n", b"Transfer-Encoding: chunked", length=None),
+    "trailers": post(chunks(OUTER)[:-2] + b"X: y\r\n" * 100_000, b"Transfer-Encoding: chunked", length=None),
+    "chunk size": post(b"0" * len(MIB), b"Transfer-Encoding: chunked", length=None),
+    "lines": b"\r\n" * len(MIB),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_headers_and_what_is_around_chunks_have_an_end(server, name):
+    before = counts(server)
+
+    assert talk(server.port, ENDLESS[name], seconds=2) == [431]
+    assert counted_since(server, before)["stored"] == 0
+
+
+@pytest.mark.parametrize(
+    "value", ["a%0D%0AX-Evil:%201", "a%0Ab", "a%00", "a%1B[2J", "a%E2%80%A8b", "%FF", "%C0%8A"]
+)
+@pytest.mark.parametrize("name", ["ce-subject", "ce-type", "ce-source", "ce-id", "ce-x"])
+def test_an_attribute_cannot_bring_line_breaks_or_bytes_into_headers_or_the_log(server, name, value):
+    headers = {
+        "ce-specversion": "1.0",
+        "ce-id": "evil",
+        "ce-type": "t",
+        "ce-source": "/raw",
+        "Content-Type": "text/plain",
+    }
+
+    answer = httpx.post(
+        f"{server.url}{EVENTS}", headers=headers | {name: value}, content=b"x", trust_env=False
+    )
+
+    # A line separator is allowed in CloudEvents, and encoded wherever it is sent or shown.
+    assert answer.status_code == 422 or (value == "a%E2%80%A8b" and answer.status_code in (202, 409))
+    assert "x-evil" not in answer.headers
+    assert not set(answer.text) & set("\r\n\0\x1b\u2028")
+
+
+BOMBS = {
+    "arrays": b"[" * 900_000,
+    "objects": b'{"a":' * 150_000,
+    "data": b'{"type": "t", "source": "/raw", "data": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "integer": b'{"type": "t", "source": "/raw", "data": ' + b"9" * 100_000 + b"}",
+    "exponent": b'{"type": "t", "source": "/raw", "data": 1e999999999}',
+    "fraction": b'{"type": "t", "source": "/raw", "data": 0.' + b"0" * 900_000 + b"1}",
+    "names": b'{"type": "t", "source": "/raw", ' + b", ".join(b'"n%d": 1' % n for n in range(50_000)) + b"}",
+    "spaces": b" " * 1_000_000,
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+@pytest.mark.parametrize(
+    "kind", ["application/cloudevents+json", "application/cloudevents-batch+json", "application/jsonl"]
+)
+def test_deep_huge_and_endless_json_is_answered_soon(server, name, kind):
+    content = BOMBS[name] if kind != "application/cloudevents-batch+json" else b"[%b]" % BOMBS[name]
+    began = time.monotonic()
+
+    answer = httpx.post(
+        f"{server.url}{EVENTS}", headers={"Content-Type": kind}, content=content, trust_env=False, timeout=30
+    )
+
+    assert answer.status_code in (202, 400, 413, 422)
+    assert (answer.status_code == 202) <= (name in ("fraction", "spaces"))
+    assert time.monotonic() - began < 5
+    assert len(answer.content) < 2_000
+
+
+def test_a_compressed_body_is_refused_and_not_expanded(server):
+    bomb = gzip.compress(b" " * 50_000_000)
+
+    for encoding in ("gzip", "x-gzip", "deflate", "br", "zstd", "identity, gzip"):
+        headers = KIND | {"Content-Encoding": encoding}
+        answer = httpx.post(f"{server.url}{EVENTS}", headers=headers, content=bomb, trust_env=False)
+        assert (answer.status_code, answer.headers.get("accept-encoding")) == (415, "identity"), encoding
+
+
+@pytest.mark.parametrize(
+    "path",
+    [b"/../../etc/passwd", b"/events/../../etc/passwd", b"/events/..%2f..%2fetc/passwd", b"/docs/../../etc/passwd",
+     b"/docs/..%2f..%2fetc%2fpasswd", b"/%2e%2e/%2e%2e/etc/passwd", b"//etc/passwd", b"/events/%2Fraw/..", b"/events/%00/x"],
+)  # fmt: skip
+def test_no_path_leads_to_a_file(server, path):
+    request = b"GET %b HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n" % path
+
+    assert talk(server.port, request) == [404]
+
+
+def test_a_request_writes_no_line_of_its_choice_to_the_log(server):
+    injected = "\n2026-01-01 00:00:00,000 ERROR all is lost\x1b[2J"
+    for target in ("/events?endpoint=", "/events?x=", "/events/%2Fraw/", "/"):
+        httpx.post(
+            f"{server.url}{target}", params={"endpoint": injected} if "=" in target else None, trust_env=False
+        )
+    talk(server.port, b"GET /\x1b[2J\n2026-01-01 ERROR all is lost HTTP/1.1\r\nHost: \x1b\r\n\r\n")
+    talk(server.port, post(OUTER, b"X: \x1b[2J", target=b"/events?endpoint=%0aERROR%20all%20is%20lost%1b[2J"))
+
+    log = server.log.read_text()
+    assert "all is lost" not in log
+    assert "\x1b" not in log
+    assert "Traceback" not in log
+
+
+@pytest.fixture(scope="module")
+def with_tokens(tmp_path_factory):
+    """A server that needs a token."""
+    with started(tmp_path_factory.mktemp("tokens")) as server:
+        yield server
+
+
+def send(server, token=None, event_id="e", path=EVENTS):
+    headers = KIND | ({"Authorization": f"Bearer {token}"} if token else {})
+    return httpx.post(f"{server.url}{path}", headers=headers, content=event(event_id), trust_env=False)
+
+
+def test_a_running_server_accepts_a_new_token_at_once_and_refuses_a_revoked_one_within_two_seconds(
+    with_tokens,
+):
+    assert send(with_tokens).status_code == 401
+    token = create_token(with_tokens.store_url, with_tokens.folder, "shop")
+    assert send(with_tokens, token).status_code == 202
+
+    run_command(with_tokens.store_url, with_tokens.folder, "token", "revoke", "shop")
+    revoked = time.monotonic()
+    wait_until(lambda: send(with_tokens, token).status_code == 401)
+    assert time.monotonic() - revoked < 2
+
+
+def test_the_text_of_a_token_is_in_no_answer_log_or_file(with_tokens):
+    token = create_token(with_tokens.store_url, with_tokens.folder, "crm", "--type", "x")
+    answers = [
+        send(with_tokens, token),
+        send(with_tokens, token + "x"),
+        send(with_tokens, token, path=f"/events?token={token}"),
+        send(with_tokens, path=f"/events?endpoint={token}"),
+        send(with_tokens, token, path=f"/{token}"),
+    ]
+
+    assert [each.status_code for each in answers] == [403, 401, 400, 400, 404]
+    secret = token.removeprefix("rsn_")
+    assert not any(secret in f"{each.text}{each.headers}" for each in answers[:4])
+    wait_until(lambda: "crm" in json.dumps(tokens_used(with_tokens)))
+    files = [path for path in with_tokens.folder.rglob("*") if path.is_file()]
+    assert len(files) >= 2
+    assert [path.name for path in files if secret.encode() in path.read_bytes()] == []
+
+
+def tokens_used(server):
+    found = json.loads(run_command(server.store_url, server.folder, "token", "list", "--json"))
+    return [each["name"] for each in found if each["last_used_at"]]
+
+
+def test_a_flood_of_wrong_tokens_does_not_slow_down_the_right_one(with_tokens):
+    token = create_token(with_tokens.store_url, with_tokens.folder, "busy")
+    wrong = [
+        f"GET /events/a/b HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer rsn_{n}\r\n\r\n" for n in range(15)
+    ]
+    before = counts(with_tokens)
+
+    with ThreadPoolExecutor(10) as attackers:
+        answers = [
+            attackers.submit(talk, with_tokens.port, "".join(wrong).encode(), seconds=3) for _ in range(10)
+        ]
+        began = time.monotonic()
+        assert send(with_tokens, token).status_code == 202
+        assert time.monotonic() - began < 1
+
+    assert Counter(status for each in answers for status in each.result()) == {401: 150}
+    assert counted_since(with_tokens, before)["401"] == 150
