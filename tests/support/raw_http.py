@@ -1,4 +1,4 @@
-"""Requests as bytes, for what no HTTP client sends."""
+"""Requests as bytes, for what no HTTP client sends, and what a server of the intake has counted of them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import contextlib
 import json
 import re
 import socket
+from collections import Counter
 from typing import TYPE_CHECKING
+
+import httpx
 
 if TYPE_CHECKING:
     import ssl
 
+_COUNT = re.compile(r"^resonant_intake_(requests|events)_total\{\w+=\"(\w+)\"\} (\d+)", re.MULTILINE)
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
 
 
@@ -63,3 +67,13 @@ def talk(port: int, request: bytes, *, tls: ssl.SSLContext | None = None, second
             while data := connection.recv(65_536):
                 received += data
     return [int(status) for status in _STATUS.findall(received) if status != b"100"]
+
+
+def intake_counts(port: int) -> Counter[str]:
+    """Return what a server has counted: ``requests``, and requests by status and events by outcome."""
+    text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+    found: Counter[str] = Counter()
+    for name, label, number in _COUNT.findall(text):
+        found[name] += int(number) if name == "requests" else 0
+        found[label] += int(number)
+    return found

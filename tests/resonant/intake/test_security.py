@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import re
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -13,14 +12,13 @@ import httpx
 import pytest
 
 from support.nginx import nginx
-from support.raw_http import chunks, event, post, talk
+from support.raw_http import chunks, event, intake_counts, post, talk
 from support.serving import add_endpoints, create_token, run_command, serving
 from support.smuggling import AMBIGUOUS, CHUNKS, HEADS, LENGTHS, OUTER, SMUGGLED
 from support.waiting import wait_until
 
 EVENTS = "/events?endpoint=orders"
 KIND = {"Content-Type": "application/cloudevents+json"}
-_COUNT = re.compile(r"^resonant_intake_(requests|events)_total\{\w+=\"(\w+)\"\} (\d+)", re.MULTILINE)
 
 
 def started(folder, *options):
@@ -43,26 +41,16 @@ def front(server, tmp_path_factory):
         yield front
 
 
-def counts(server) -> Counter[str]:
-    """Return the answered requests and the events that the server has counted."""
-    text = httpx.get(f"{server.url}/metrics", trust_env=False).text
-    found: Counter[str] = Counter()
-    for name, label, number in _COUNT.findall(text):
-        found[name] += int(number) if name == "requests" else 0
-        found[label] += int(number)
-    return found
-
-
 def counted_since(server, before) -> Counter[str]:
     """Return what it has counted meanwhile, without the first request for the counts."""
-    return counts(server) - before - Counter({"requests": 1, "200": 1})
+    return intake_counts(server.port) - before - Counter({"requests": 1, "200": 1})
 
 
 @pytest.mark.parametrize(
     "attacks", [AMBIGUOUS, CHUNKS, LENGTHS, HEADS], ids=["ambiguous", "chunks", "lengths", "heads"]
 )
 def test_a_request_within_a_request_is_not_read_as_one(server, attacks):
-    before = counts(server)
+    before = intake_counts(server.port)
 
     answers = {name: talk(server.port, request) for name, request in attacks.items()}
 
@@ -74,7 +62,7 @@ def test_a_request_within_a_request_is_not_read_as_one(server, attacks):
 
 def test_nginx_and_the_server_agree_on_where_each_request_ends(server, front):
     attacks = AMBIGUOUS | CHUNKS | LENGTHS | HEADS
-    before = counts(server)
+    before = intake_counts(server.port)
 
     answers = {name: talk(front.port, request, tls=front.tls) for name, request in attacks.items()}
 
@@ -104,7 +92,7 @@ def test_nginx_and_the_server_agree_on_where_each_request_ends(server, front):
     ],
 )
 def test_the_body_of_a_refused_request_is_not_read_as_the_next_one(server, target, headers, status):
-    before = counts(server)
+    before = intake_counts(server.port)
 
     assert talk(server.port, post(SMUGGLED, *headers, target=target)) == [status]
 
@@ -116,7 +104,7 @@ def test_the_body_of_a_refused_request_is_not_read_as_the_next_one(server, targe
     [(len(OUTER) + 10, []), (len(OUTER) - 5, [400]), (10**9, [413]), (0, [400])],
 )
 def test_of_a_body_with_a_wrong_length_nothing_is_stored(server, length, answers):
-    before = counts(server)
+    before = intake_counts(server.port)
 
     assert talk(server.port, post(OUTER + b" ", length=length)) == answers
 
@@ -138,7 +126,7 @@ ENDLESS = {
 
 @pytest.mark.parametrize("name", ENDLESS)
 def test_headers_and_what_is_around_chunks_have_an_end(server, name):
-    before = counts(server)
+    before = intake_counts(server.port)
 
     assert talk(server.port, ENDLESS[name], seconds=2) == [431]
     assert counted_since(server, before)["stored"] == 0
@@ -286,7 +274,7 @@ def test_a_flood_of_wrong_tokens_does_not_slow_down_the_right_one(with_tokens):
     wrong = [
         f"GET /events/a/b HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer rsn_{n}\r\n\r\n" for n in range(15)
     ]
-    before = counts(with_tokens)
+    before = intake_counts(with_tokens.port)
 
     with ThreadPoolExecutor(10) as attackers:
         answers = [
