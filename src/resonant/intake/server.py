@@ -102,10 +102,16 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Stop at the first signal. uvicorn would raise it again at the end."""
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             loop.add_signal_handler(number, self._stop)
-        yield
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                loop.remove_signal_handler(number)
+                signal.signal(number, handler)
 
     def _stop(self) -> None:
         self.should_exit = True

@@ -49,10 +49,11 @@ def serve(
     Several servers may use one store. /docs describes the interface.
     """
     from resonant.cli.command_store import command_store
+    from resonant.intake.quiet_log import log_news
     from resonant.intake.server import listen
 
     with command_store(patient=True) as store, listen(host, port) as listener:
-        _log_with_times()
+        log_news()
         store.run(
             lambda opened: _serve(
                 opened, listener, store.settings, no_auth=no_auth, allowed_origins=allow_origin or ()
@@ -119,9 +120,3 @@ def _access(tokens: int, *, no_auth: bool) -> str:
     if tokens:
         return f"with one of {counted(tokens, 'token')}"
     return "nobody yet: `resonant token create NAME` makes a token"
-
-
-def _log_with_times() -> None:
-    import logging
-
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
