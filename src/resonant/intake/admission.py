@@ -45,12 +45,14 @@ class Admission:
         began_at = perf_counter()
         request = _Request(scope, receive, send, self._limits, self._meters)
         try:
-            await self._app(scope, request.receive, request.send)
-        except asyncio.CancelledError:  # the server stops
-            await request.give_up()
+            async with request.timeout:
+                await self._app(scope, request.receive, request.send)
+        except asyncio.CancelledError:
+            await request.give_up("the server stops")
         except Exception:
-            logger.exception("a request failed")
-            await request.give_up()
+            if not request.timeout.expired():
+                logger.exception("a request failed")
+            await request.give_up(f"the store did not answer within {self._limits.store_seconds:g} s")
         finally:
             request.release()
             if not request.is_gone:
@@ -87,6 +89,7 @@ class _Request:
         self._meters = meters
         self._size = 0
         self._is_waiting = False
+        self.timeout = asyncio.timeout(None)
         self._awaits_continue = any(name == b"expect" for name, _ in scope["headers"])
         self.status = 0
         self.is_gone = False
@@ -116,10 +119,10 @@ class _Request:
                 message["headers"] = [*message["headers"], (b"connection", b"close")]
         await self._send(message)
 
-    async def give_up(self) -> None:
+    async def give_up(self, reason: str) -> None:
         """Answer 503, unless an answer has begun."""
         if not self.status:
-            await self._busy("the request was not completed").response()(self._scope, self.receive, self.send)
+            await self._busy(reason).response()(self._scope, self.receive, self.send)
 
     def release(self) -> None:
         """Free what the request has held."""
@@ -138,6 +141,7 @@ class _Request:
             raise self._busy("too many requests wait for the store")
         self._is_waiting = True
         self._meters.waiting += 1
+        self.timeout.reschedule(asyncio.get_running_loop().time() + self._limits.store_seconds)
 
     def _busy(self, reason: str) -> Problem:
         seconds = self._limits.retry_after

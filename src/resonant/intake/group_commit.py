@@ -56,8 +56,11 @@ class GroupCommit:
     async def _write_all(self) -> None:
         try:
             while self._waiting:
-                group, self._waiting = self._waiting[:MOST_EVENTS], self._waiting[MOST_EVENTS:]
-                await self._write(group)
+                # Nobody waits for the others any more.
+                waiting = [each for each in self._waiting if not each.answer.done()]
+                group, self._waiting = waiting[:MOST_EVENTS], waiting[MOST_EVENTS:]
+                if group:
+                    await self._write(group)
         finally:
             self._writer = None
 

@@ -24,6 +24,7 @@ class Limits:
         held_bytes: the bodies of all requests, without the first ``free_bytes`` of each; beyond it, 503.
         free_bytes: the part of each body that is always accepted, so that large bodies cannot keep out small ones.
         waiting: requests that wait for the store; beyond it, 503.
+        store_seconds: how long a request waits for the store; then 503, although its events may still be stored.
         retry_after: seconds that a refused client is asked to wait.
         stop_seconds: how long accepted requests may take once the server stops.
     """
@@ -39,5 +40,6 @@ class Limits:
     held_bytes: int = 32 * _MIB
     free_bytes: int = 16 * 1024
     waiting: int = 1_000
+    store_seconds: float = 10.0
     retry_after: int = 1
-    stop_seconds: int = 8
+    stop_seconds: int = 6

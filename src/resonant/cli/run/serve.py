@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import signal
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 HOST, PORT = "127.0.0.1", 8080
 _LABEL_WIDTH = 15
+_CLOSE_SECONDS = 2
 
 
 def serve(
@@ -112,6 +114,8 @@ async def _serve(
         output.flush()
 
     await serve(app, listener, limits=limits, meters=meters, on_start=write_what_runs)
+    # A store that does not answer cannot be closed either. Then end without: nothing that was answered is lost.
+    signal.alarm(_CLOSE_SECONDS)
 
 
 def _access(tokens: int, *, no_auth: bool) -> str:
