@@ -66,9 +66,9 @@ class Connection(HttpToolsProtocol):
             self._await_request(self._limits.read_seconds)
         self._extra_bytes += len(data)
         super().data_received(data)
-        if self._extra_bytes > self._limits.header_bytes:
+        if self._extra_bytes > self._limits.header_bytes and not self._is_refused:
             self._refuse(self._too_large())
-        elif self._deadline and not self._is_in_head and self._has_body_to_take:
+        elif self._deadline and self._has_body_to_take:
             # Read more when the application has taken this.
             self.flow.pause_reading()
 

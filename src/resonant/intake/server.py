@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import resource
 import signal
 import socket
@@ -46,8 +47,10 @@ def listen(host: str, port: int) -> socket.socket:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
     except OSError as error:
+        is_unknown = isinstance(error, socket.gaierror)
+        reason = error.strerror if is_unknown else os.strerror(error.errno or 0)
         raise ResonantError(
-            f"cannot listen on {host} port {port}: {error.strerror}: choose another with --host and --port"
+            f"cannot listen on {host} port {port}: {reason}: choose another with --host and --port"
         ) from None
     listener.setblocking(False)
     return listener
@@ -128,4 +131,4 @@ def _possible_connections(wanted: int) -> int:
         files = hard
     if resource.RLIM_INFINITY != soft < files:
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
-    return max(files - _OTHER_FILES, files // 2)
+    return min(wanted, max(files - _OTHER_FILES, files // 2))

@@ -1,0 +1,373 @@
+"""A server with small limits, and clients that exceed them, on real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Route
+
+from resonant.errors import ResonantError
+from resonant.intake.limits import Limits
+from resonant.intake.meters import Meters
+from resonant.intake.problems import Problem
+from resonant.intake.server import listen, serve
+from support.http_connections import Answer, Connection, connected
+from support.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from starlette.requests import Request
+
+HEAD = b"POST /events HTTP/1.1\r\nHost: a\r\n"
+POST = HEAD + b"Content-Length: 2\r\n\r\nhi"
+
+
+@dataclass
+class Served:
+    """A server in this process. It stores nothing, and answers with the size of the body.
+
+    Attributes:
+        store_answers: clear it, and requests wait for the store.
+    """
+
+    meters: Meters = field(default_factory=Meters)
+    store_answers: asyncio.Event = field(default_factory=asyncio.Event)
+    port: int = 0
+    is_stopping: bool = False
+
+    def stop(self) -> None:
+        """Send a signal, unless one was sent: another one would end the tests."""
+        if not self.is_stopping:
+            os.kill(os.getpid(), signal.SIGTERM)
+        self.is_stopping = True
+
+    async def post(self, request: Request) -> Response:
+        if "refuse" in request.headers:
+            raise Problem(413, "the body has more than 10 bytes", limit=10)
+        body = await request.body()
+        if body == b"bug":
+            raise ZeroDivisionError
+        await self.store_answers.wait()
+        return Response(str(len(body)), 202)
+
+    async def answer_problem(self, _request: Request, problem: Exception) -> Response:
+        assert isinstance(problem, Problem)
+        return problem.response()
+
+
+@asynccontextmanager
+async def served(**limits: float) -> AsyncIterator[Served]:
+    server = Served()
+    server.store_answers.set()
+    started = asyncio.Event()
+    app = Starlette(
+        routes=[Route("/events", server.post, methods=["POST"])],
+        exception_handlers={Problem: server.answer_problem},
+    )
+    with listen("127.0.0.1", 0) as listener:
+        server.port = listener.getsockname()[1]
+        running = asyncio.create_task(
+            serve(app, listener, limits=Limits(**limits), meters=server.meters, on_start=started.set)
+        )
+        await started.wait()
+        try:
+            yield server
+        finally:
+            server.store_answers.set()
+            server.stop()
+            await running
+
+
+@asynccontextmanager
+async def waiting_server(**limits: float) -> AsyncIterator[Served]:
+    """Run a server whose store does not answer."""
+    async with served(**limits) as server:
+        server.store_answers.clear()
+        yield server
+
+
+async def ask(port: int, request: bytes = POST) -> Answer:
+    """Send a request on a connection of its own."""
+    async with connected(port) as client:
+        await client.send(request)
+        return await client.answer()
+
+
+@asynccontextmanager
+async def asking(port: int, number: int, request: bytes = POST) -> AsyncIterator[list[Connection]]:
+    """Send a request on each of several connections."""
+    async with AsyncExitStack() as opened:
+        clients = [await opened.enter_async_context(connected(port)) for _ in range(number)]
+        for client in clients:
+            await client.send(request)
+        yield clients
+
+
+def document(answer: Answer) -> dict[str, object]:
+    assert answer.headers["content-type"] == "application/problem+json"
+    return json.loads(answer.body)
+
+
+async def test_refuses_headers_of_more_than_32_kib():
+    async with served() as server:
+        most = 32 * 1024
+        fits = HEAD + b"Content-Length: 2\r\n"
+        value = b"a" * (most - len(fits) - 100)
+        assert (await ask(server.port, fits + b"X: " + value + b"\r\n\r\nhi")).status == 202
+        answer = await ask(server.port, fits + b"X: " + value + b"a" * 200 + b"\r\n\r\nhi")
+    assert (answer.status, document(answer)["limit"]) == (431, most)
+    assert answer.headers["connection"] == "close"
+
+
+async def test_refuses_headers_that_do_not_end():
+    async with served() as server, connected(server.port) as client:
+        await client.send(HEAD)
+        for _ in range(40):
+            await client.send(b"X: " + b"a" * 1000 + b"\r\n")
+        assert (await client.answer()).status == 431
+        assert await client.rest() == b""
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [b"2\r\nhi\r\n0\r\n" + b"X: y\r\n" * 20_000, b"2;" + b"a" * 99_000],
+    ids=["trailers", "extensions"],
+)
+async def test_refuses_bodies_with_more_than_32_kib_around_their_chunks(endless):
+    async with served() as server, connected(server.port) as client:
+        await client.send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + endless)
+        assert (await client.answer()).status == 431
+
+
+async def test_takes_no_trailers_for_headers():
+    async with served() as server:
+        body = b"2\r\nhi\r\n0\r\nRefuse: yes\r\n\r\n"
+        assert (await ask(server.port, HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + body)).status == 202
+
+
+@pytest.mark.parametrize("part", [HEAD, HEAD + b"Content-Length: 9\r\n\r\nhi"], ids=["headers", "body"])
+async def test_answers_408_if_a_request_takes_too_long_although_bytes_arrive(part):
+    async with served(read_seconds=0.3) as server, connected(server.port) as client:
+        await client.send(part)
+        drip = b"X: y\r\n" if part == HEAD else b"h"
+        for _ in range(3):
+            await asyncio.sleep(0.05)
+            await client.send(drip)
+        answer = await client.answer()
+        assert (answer.status, answer.headers["connection"]) == (408, "close")
+        assert await client.rest() == b""
+        assert server.meters.requests == {408: 1}
+
+
+async def test_closes_a_connection_without_a_request_silently():
+    async with served(read_seconds=0.1) as server, connected(server.port) as client:
+        assert await client.rest() == b""
+
+
+async def test_keeps_a_connection_open_until_it_is_idle():
+    async with served(idle_seconds=1) as server, connected(server.port) as client:
+        for _ in range(3):
+            await client.send(POST)
+            answer = await client.answer()
+            assert (answer.status, "connection" in answer.headers) == (202, False)
+        assert await client.rest() == b""
+
+
+async def test_closes_the_slowest_of_too_many_connections():
+    async with served(connections=5) as server, asking(server.port, 5, HEAD) as slow:
+        await until(lambda: server.meters.connections == 5)
+        assert (await ask(server.port)).status == 202
+        answer = await slow[0].answer()
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        await slow[1].send(b"Content-Length: 2\r\n\r\nhi")
+        assert (await slow[1].answer()).status == 202
+
+
+async def test_large_bodies_in_memory_do_not_keep_out_small_ones():
+    large = HEAD + b"Content-Length: 90000\r\n\r\n" + b" " * 80_000
+    async with (
+        served(held_bytes=100_000, free_bytes=1_000) as server,
+        asking(server.port, 1, large) as [first],
+    ):
+        await until(lambda: server.meters.held_bytes == 80_000)
+        refused = await ask(server.port, large + b" " * 10_000)
+        assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+        assert (await ask(server.port)).status == 202
+        await first.send(b" " * 10_000)
+        assert (await first.answer()).body == b"90000"
+        await until(lambda: server.meters.held_bytes == 0)
+
+
+async def test_reads_no_more_of_a_body_than_was_asked_for():
+    async with served(held_bytes=0, free_bytes=0) as server, connected(server.port) as client:
+        await client.send(HEAD + b"Content-Length: 5000000\r\n\r\n" + b" " * 5_000_000)
+        assert (await client.answer()).status == 503
+        assert server.meters.held_bytes == 0
+
+
+async def test_answers_503_when_too_many_requests_wait_for_the_store():
+    async with waiting_server(waiting=3) as server:
+        async with asking(server.port, 3) as waiting:
+            await until(lambda: server.meters.waiting == 3)
+            answer = await ask(server.port)
+            assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+            assert "too many requests wait for the store" in str(document(answer)["detail"])
+            server.store_answers.set()
+            assert [(await each.answer()).status for each in waiting] == [202] * 3
+        assert (await ask(server.port)).status == 202
+
+
+async def test_answers_503_when_the_store_takes_too_long():
+    async with waiting_server(store_seconds=0.1) as server:
+        answer = await ask(server.port)
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        assert server.meters.waiting == 0
+
+
+async def test_answers_pipelined_requests_in_their_order():
+    async with served() as server, connected(server.port) as client:
+        await client.send(
+            b"".join(HEAD + b"Content-Length: %d\r\n\r\n" % size + b"x" * size for size in range(9))
+        )
+        assert [(await client.answer()).body for _ in range(9)] == [b"%d" % size for size in range(9)]
+
+
+async def test_closes_a_connection_after_its_answers_if_too_many_requests_are_pipelined():
+    async with waiting_server(pipelined=3) as server, connected(server.port) as client:
+        await client.send(POST * 10)
+        await until(lambda: server.meters.waiting == 1)
+        server.store_answers.set()
+        assert (await client.rest()).count(b"HTTP/1.1 202 ") == 4
+
+
+async def test_sends_100_continue_before_it_reads_a_body():
+    async with served() as server, connected(server.port) as client:
+        await client.send(HEAD + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+        assert (await client.answer()).status == 100
+        await client.send(b"hi")
+        assert (await client.answer()).status == 202
+        await client.send(POST)
+        assert (await client.answer()).status == 202
+
+
+async def test_closes_a_connection_whose_client_may_or_may_not_send_a_refused_body():
+    async with served() as server:
+        answer = await ask(
+            server.port, HEAD + b"Refuse: yes\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+        )
+    assert (answer.status, answer.headers["connection"]) == (413, "close")
+
+
+async def test_a_client_sees_the_refusal_of_a_body_that_it_goes_on_sending():
+    async with served() as server, connected(server.port) as client:
+        await client.send(HEAD + b"Refuse: yes\r\nContent-Length: 9000000\r\n\r\n" + b" " * 9_000_000)
+        assert (await client.answer()).status == 413
+        await client.send(POST)
+        assert (await client.answer()).status == 202
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"POST /events HTTP/1.0\r\n", HEAD + b"Connection: close\r\n"],
+    ids=["HTTP/1.0", "Connection: close"],
+)
+async def test_closes_the_connection_if_the_client_asks_for_it(head):
+    async with served() as server, connected(server.port) as client:
+        await client.send(head + b"Content-Length: 2\r\n\r\nhi")
+        answer = await client.answer()
+        assert (answer.status, answer.headers["connection"]) == (202, "close")
+        assert await client.rest() == b""
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"\x16\x03\x01\x02\x00\x01\x00", b"POST /events HTTP/1.1\r\n\r\n", HEAD + b"Host: b\r\n\r\n"],
+    ids=["TLS", "no Host", "two Hosts"],
+)
+async def test_refuses_what_is_not_http(garbage):
+    async with served() as server:
+        answer = await ask(server.port, garbage)
+    assert (answer.status, answer.headers["connection"]) == (400, "close")
+    assert document(answer)["status"] == 400
+
+
+async def test_answers_the_request_before_garbage_and_closes():
+    async with waiting_server() as server, connected(server.port) as client:
+        await client.send(POST + b"more than Content-Length says\r\n\r\n")
+        await until(lambda: server.meters.waiting == 1)
+        server.store_answers.set()
+        assert (await client.answer()).status == 202
+        assert await client.rest() == b""
+
+
+async def test_refuses_a_body_with_wrong_chunks():
+    async with served() as server:
+        answer = await ask(server.port, HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\nhixx\r\n")
+    assert answer.status == 400
+
+
+async def test_answers_500_after_a_bug_and_logs_it(caplog):
+    async with served() as server:
+        answer = await ask(server.port, HEAD + b"Content-Length: 3\r\n\r\nbug")
+        assert (await ask(server.port)).status == 202
+    assert answer.status == 500
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ZeroDivisionError]
+
+
+async def test_forgets_a_client_that_goes_away():
+    async with served() as server:
+        async with connected(server.port) as client:
+            await client.send(HEAD + b"Content-Length: 9\r\n\r\nhi")
+            await until(lambda: server.meters.held_bytes == 2)
+        await until(lambda: server.meters.held_bytes == 0)
+        assert (server.meters.connections, server.meters.requests) == (0, {})
+
+
+async def test_a_signal_lets_requests_finish_and_refuses_new_ones():
+    async with waiting_server() as server, asking(server.port, 3) as clients, connected(server.port) as idle:
+        await until(lambda: server.meters.waiting == 3)
+        server.stop()
+        assert await idle.rest() == b""
+        with pytest.raises(ConnectionRefusedError):
+            await ask(server.port)
+        server.store_answers.set()
+        answers = [await each.answer() for each in clients]
+        assert [(each.status, each.headers["connection"]) for each in answers] == [(202, "close")] * 3
+
+
+async def test_a_signal_ends_the_wait_for_slow_clients_and_for_the_store():
+    body = HEAD + b"Content-Length: 9\r\n\r\nhi"
+    async with (
+        waiting_server(stop_seconds=1) as server,
+        asking(server.port, 1) as [waiting],
+        asking(server.port, 1, body) as [slow],
+    ):
+        await until(lambda: server.meters.held_bytes == 4)
+        server.stop()
+        assert (await slow.answer()).status == 408
+        answer = await waiting.answer()
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+
+
+def test_a_port_that_is_taken_is_one_clear_line():
+    with listen("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(
+            ResonantError, match=rf"^cannot listen on 127.0.0.1 port {port}: Address already in use: choose"
+        ):
+            listen("127.0.0.1", port)
+
+
+def test_listens_on_ipv6():
+    with listen("::1", 0) as listener:
+        assert listener.getsockname()[0] == "::1"
