@@ -149,6 +149,16 @@ async def test_refuses_bodies_with_more_than_32_kib_around_their_chunks(endless)
         assert (await client.answer()).status == 431
 
 
+async def test_reads_a_body_whose_chunk_sizes_come_in_packets_of_their_own():
+    async with served() as server, connected(server.port) as client:
+        await client.send(b"\r\n\r\n")
+        await client.send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+        for packet in (b"2\r\n", b"hi", b"\r\n", b"3", b"\r\n", b"abc\r\n", b"0\r\n", b"\r\n"):
+            await asyncio.sleep(0.01)
+            await client.send(packet)
+        assert (await client.answer()).body == b"5"
+
+
 async def test_takes_no_trailers_for_headers():
     async with served() as server:
         body = b"2\r\nhi\r\n0\r\nRefuse: yes\r\n\r\n"
