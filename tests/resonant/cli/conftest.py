@@ -48,13 +48,17 @@ class Operator:
 
     def __call__(self, *argv: str, code: int = 0, **options: Any) -> Answer:
         """Run a command in this process; it must end with this exit code."""
-        charset = options.pop("charset", "utf-8")
-        result = CliRunner(charset).invoke(app, list(argv), prog_name="resonant", **options)
-        answer = Answer(result.exit_code, result.stdout, result.stderr, result.output)
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
+        answer = self.run(*argv, **options)
         assert answer.code == code, answer
         return answer
+
+    def run(self, *argv: str, **options: Any) -> Answer:
+        """Run a command in this process."""
+        charset = options.pop("charset", "utf-8")
+        result = CliRunner(charset).invoke(app, list(argv), prog_name="resonant", **options)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return Answer(result.exit_code, result.stdout, result.stderr, result.output)
 
     def json(self, *argv: str) -> Any:
         """Run a command with --json and return its document."""

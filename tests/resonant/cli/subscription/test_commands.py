@@ -150,6 +150,6 @@ def test_every_change_is_in_the_audit(resonant, subscribe):
     added = subscribe("shop", "order.*")["id"]
     resonant("subscription", "remove", added)
     removed, begun = resonant.json("audit")
-    assert (removed["action"], begun["action"]) == ("unsubscribe", "subscribe")
+    assert (removed["action"], begun["action"]) == ("subscription remove", "subscription add")
     assert begun["selection"]["endpoint"] == "shop"
     assert begun["selection"]["types"] == ["order.*"]

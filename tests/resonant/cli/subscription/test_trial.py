@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+
+from resonant.store.shared.subscriptions import add_subscription, remove_subscriptions_of
+from resonant.store.views.known_names import remember_endpoints
+from support.examples import examples
+from support.lines import as_line
+from support.subscriptions import ENDPOINTS, events, subscriptions
 
 EVENT = {"type": "order.paid", "source": "/eu/shop", "id": "evt_1", "subject": "42", "data": {}}
 
@@ -12,8 +20,6 @@ EVENT = {"type": "order.paid", "source": "/eu/shop", "id": "evt_1", "subject": "
 @pytest.fixture
 def subscribed(resonant, worker):
     """Endpoints with one subscription each, and their ids."""
-    from resonant.store.views.known_names import remember_endpoints
-
     terms = {
         "audit": (),
         "crm": ("user.*",),
@@ -86,3 +92,30 @@ def test_an_invalid_event_is_refused_in_the_words_of_enqueue(resonant, tmp_path,
 def test_it_reads_standard_input(subscribed, resonant):
     done = resonant.program("subscription", "test", "-", "--json", input=json.dumps(EVENT))
     assert json.loads(done.stdout)["endpoints"] == ["audit", "eu"]
+
+
+def test_it_agrees_with_enqueue(resonant, worker):
+    def subscribe(wanted):
+        def write(connection):
+            for name in ENDPOINTS:
+                remove_subscriptions_of(connection, name, who="a test", now=1.0)
+            for each in wanted:
+                add_subscription(connection, each, who="a test", now=1.0)
+
+        worker.do(lambda store: store.write(write))
+
+    @settings(max_examples=examples(40), suppress_health_check=list(HealthCheck))
+    @given(subscriptions, events)
+    def check(subscribed, event):
+        subscribe(subscribed)
+        Path("event.json").write_text(as_line(event) + "\n")
+        argv = ("event.json", "--json")
+        answer = resonant.run("subscription", "test", *argv)
+        stored = json.loads(resonant("enqueue", *argv, "--allow-unrouted").out)
+        found = json.loads(answer.out)
+        assert dict.fromkeys(found["endpoints"], 1) == stored["by_endpoint"]
+        assert answer.code == (0 if stored["stored"] else 1)
+        matching = {each["endpoint"] for each in found["subscriptions"] if each["matches"]}
+        assert matching == set(found["endpoints"])
+
+    check()
