@@ -15,7 +15,8 @@ WILDCARDS = frozenset("*?")
 def any_glob(globs: Iterable[str]) -> Callable[[str], bool]:
     """Return a function that tells whether at least one of these globs matches a text."""
     # For fnmatch, brackets are a set of characters.
-    pattern = re.compile("|".join(translate(glob.replace("[", "[[]")) for glob in globs))
+    patterns = [translate(glob.replace("[", "[[]")) for glob in globs]
+    pattern = re.compile("|".join(patterns or [r"(?!)"]))
     return lambda text: pattern.match(text) is not None
 
 

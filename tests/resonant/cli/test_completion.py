@@ -9,6 +9,8 @@ import sys
 import pytest
 
 from resonant.delivery.retry import GiveUp
+from resonant.routing import new_subscription
+from resonant.store.shared.subscriptions import add_subscription
 from resonant.store.views.known_names import remember_endpoints
 
 
@@ -35,6 +37,14 @@ def test_endpoints_are_completed_in_options_and_arguments(complete, worker):
 
     assert complete("resonant status --endpoint b") == ["billing", "billing-eu"]
     assert complete("resonant endpoint test spool") == ["spool-endpoint/local"]
+
+
+def test_ids_of_subscriptions_are_completed(complete, worker):
+    wanted = new_subscription("billing", {})
+    worker.do(lambda store: store.write(add_subscription, wanted, who="a test", now=1.0))
+
+    assert complete("resonant subscription show sub_") == [wanted.id]
+    assert complete("resonant subscription remove nothing") == []
 
 
 def test_codes_of_dead_letters_are_completed_before_those_of_the_classifier(complete, worker):

@@ -53,6 +53,10 @@ def test_one_of_several_globs_is_enough():
     ]
 
 
+def test_no_glob_matches_nothing():
+    assert not any_glob([])("")
+
+
 def test_databases_match_the_same(desk):
     conditions = [
         literal(text).like(glob_to_like(glob), escape="\\").label(f"match_{index}")

@@ -11,13 +11,13 @@ from resonant import output
 from resonant.cli import completion, documents, name_checks, options
 from resonant.cli.subscription import given, trial
 from resonant.display import counted
+from resonant.routing.globs import WILDCARDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from sqlalchemy import Connection
 
     from resonant.routing import Subscription
+    from resonant.store.views.selection import Selection
 
 commands = typer.Typer(no_args_is_help=True)
 _NONE = "no subscriptions: `resonant subscription add ENDPOINT TYPE_GLOB` adds one"
@@ -157,9 +157,9 @@ def remove(
     for each in found.values():
         output.write_paragraph(output.visible(f"removed {each.id}: {each.endpoint} got {each}"), indent=2)
     for command, number in unfinished.items():
-        output.write_paragraph(
-            f"{counted(number, 'delivery is', 'deliveries are')} unfinished: `{command}` cancels", indent=2
-        )
+        waiting = counted(number, "delivery is", "deliveries are")
+        text = f"{waiting} unfinished: `{command}` cancels them, also those of other subscriptions"
+        output.write_paragraph(output.visible(text), indent=2)
 
 
 def _unfinished(connection: Connection, removed: list[Subscription]) -> dict[str, int]:
@@ -168,17 +168,19 @@ def _unfinished(connection: Connection, removed: list[Subscription]) -> dict[str
     from resonant.store.views.selection import Selection
 
     found = {}
-    for endpoint, glob in dict.fromkeys(_selected(removed)):
-        number = sum(cancellable(connection, Selection(endpoint=endpoint, event_type=glob)))
-        if number:
-            of_type = f" --type {shlex.quote(glob)}" if glob else ""
-            found[f"resonant cancel --endpoint {endpoint}{of_type}"] = number
+    for each in removed:
+        source = None if each.source is None or WILDCARDS & set(each.source) else each.source
+        for glob in each.types or [None]:
+            selection = Selection(endpoint=each.endpoint, event_type=glob, source=source)
+            if number := sum(cancellable(connection, selection)):
+                found[_cancelling(selection)] = number
     return found
 
 
-def _selected(removed: list[Subscription]) -> Iterator[tuple[str, str | None]]:
-    for each in removed:
-        yield from ((each.endpoint, glob) for glob in each.types or [None])
+def _cancelling(selection: Selection) -> str:
+    options = {"--type": selection.event_type, "--source": selection.source}
+    given = [f" {name} {shlex.quote(value)}" for name, value in options.items() if value is not None]
+    return f"resonant cancel --endpoint {selection.endpoint}{''.join(given)}"
 
 
 commands.command("test", epilog="Example: resonant subscription test order.json")(trial.try_event)

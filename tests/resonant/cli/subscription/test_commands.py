@@ -133,10 +133,14 @@ def test_removing_concerns_future_events_and_names_the_command_that_cancels(reso
     out = resonant("subscription", "remove", both[:12]).out
     assert out == (
         f"removed {both}: shop got events of type invoice.* or order.*\n"
-        "2 deliveries are unfinished: `resonant cancel --endpoint shop --type 'order.*'` cancels\n"
+        "2 deliveries are unfinished: `resonant cancel --endpoint shop --type 'order.*'` cancels them, "
+        "also those of other subscriptions\n"
     )
     assert resonant.json("status")["pending"] == 3
 
+    of_one_source = subscribe("shop", "order.*", "--source", "/shop")["id"]
+    [unfinished] = resonant.json("subscription", "remove", of_one_source)["unfinished"]
+    assert unfinished["command"] == "resonant cancel --endpoint shop --type 'order.*' --source /shop"
     every = subscribe("shop")["id"]
     assert resonant.json("subscription", "remove", every) == {
         "removed": [every],
