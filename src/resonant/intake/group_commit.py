@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MOST_EVENTS = 200
+_PATIENCE_SECONDS = 0.1
+_MOST_AT_ONCE = 4  # of the connections to PostgreSQL
 
 
 class _Waiting(NamedTuple):
@@ -35,6 +37,7 @@ class GroupCommit:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._waiting: list[_Waiting] = []
+        self._writing: set[asyncio.Task[None]] = set()
         self._writer: asyncio.Task[None] | None = None
 
     async def accept(self, event: Event, endpoint: str | None) -> Outcome:
@@ -60,9 +63,18 @@ class GroupCommit:
                 waiting = [each for each in self._waiting if not each.answer.done()]
                 group, self._waiting = waiting[:MOST_EVENTS], waiting[MOST_EVENTS:]
                 if group:
-                    await self._write(group)
+                    await self._begin(group)
         finally:
             self._writer = None
+
+    async def _begin(self, group: Sequence[_Waiting]) -> None:
+        """Write a group, and wait for a while: a transaction that waits for a lock does not hold up later ones."""
+        writing = asyncio.create_task(self._write(group))
+        self._writing.add(writing)
+        writing.add_done_callback(self._writing.discard)
+        await asyncio.wait((writing,), timeout=_PATIENCE_SECONDS)
+        if len(self._writing) == _MOST_AT_ONCE:
+            await asyncio.wait(self._writing, return_when=asyncio.FIRST_COMPLETED)
 
     async def _write(self, group: Sequence[_Waiting]) -> None:
         wanted = [(each.event, each.endpoint) for each in group]

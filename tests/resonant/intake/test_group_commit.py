@@ -10,6 +10,7 @@ from resonant.errors import ConflictingEvent, StoreUnavailable
 from resonant.events import Event
 from resonant.intake import group_commit
 from resonant.intake.group_commit import MOST_EVENTS, GroupCommit
+from resonant.store import enqueue
 
 
 def make(event_id, data=1):
@@ -118,3 +119,20 @@ def test_a_client_that_leaves_costs_the_others_nothing(desk):
     assert [each.event.id for each in outcomes[1::2]] == [str(number) for number in range(1, 20, 2)]
     again = store_all(desk, [make(99)])
     assert not again[0].problem
+
+
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+def test_an_event_that_waits_for_a_lock_does_not_hold_up_later_ones(desk):
+    async def run():
+        group = GroupCommit(desk.store)
+        async with desk.store.transaction() as transaction:
+            await transaction.run_sync(enqueue, make(1), "orders", now=desk.clock())
+            waits = asyncio.create_task(group.accept(make(1), "orders"))
+            while not group._writing:
+                await asyncio.sleep(0)
+            async with asyncio.timeout(10):
+                later = [await group.accept(make(number), "orders") for number in range(2, 5)]
+            assert not waits.done()
+        return [await waits, *later]
+
+    assert [outcome.duplicate for outcome in desk.run(run())] == [True, False, False, False]
