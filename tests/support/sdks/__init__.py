@@ -1,4 +1,4 @@
-"""The libraries with which receivers read and verify events, and which the tests cannot import.
+"""The libraries with which producers write events, and receivers read and verify them, and which the tests cannot import.
 
 In JavaScript, these are the official ones of CloudEvents and of Standard Webhooks. In Python, it is ``cloudevents-pydantic``
 with version 1 of the official SDK, which it needs; the tests import version 2.
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from support.programs import lacking, need
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Sequence
 
     from resonant.testing.journal import Request
 
@@ -35,6 +35,21 @@ def read_in_old_python(requests: Iterable[Request], *, extensions: Collection[st
     """Return what each SDK makes of each request: an ``event``, by version 1; and ``pydantic``."""
     command = [sys.executable, str(_HERE / "read.py"), json.dumps(list(extensions))]
     return _read(command, {"PYTHONPATH": installed("python")}, requests)
+
+
+def send_in_javascript(url: str, events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Send events (``mode``, ``attributes``, and ``data`` or ``base64``) with the library; return the answers."""
+    command = [need("node"), str(_HERE / "send.cjs")]
+    given = {"url": url, "events": events}
+    answers: list[dict[str, Any]] = _run(command, {"NODE_PATH": installed("node_modules")}, given)
+    return answers
+
+
+def write_in_old_python(events: Sequence[dict[str, Any]]) -> list[tuple[dict[str, str], bytes]]:
+    """Return the headers and the body that version 1 of the SDK makes of each event, given as above."""
+    command = [sys.executable, str(_HERE / "write.py")]
+    written = _run(command, {"PYTHONPATH": installed("python")}, events)
+    return [(each["headers"], base64.b64decode(each["body"])) for each in written]
 
 
 def installed(folder: str) -> str:
@@ -56,6 +71,12 @@ def _read(
         }
         for each in requests
     ]
+    found: list[dict[str, Any]] = _run(command, environment, given)
+    return found
+
+
+def _run(command: list[str], environment: dict[str, str], given: Any) -> Any:
+    """Run a program that reads JSON and prints JSON."""
     done = subprocess.run(
         command,
         input=json.dumps(given),
@@ -65,5 +86,4 @@ def _read(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found: list[dict[str, Any]] = json.loads(done.stdout)
-    return found
+    return json.loads(done.stdout)
