@@ -1,0 +1,28 @@
+"""The page about the system's own events names their types and the keys of their data."""
+
+from __future__ import annotations
+
+import re
+
+from resonant.events import EventKey
+from resonant.metrics.alerts import Condition, Crossing
+from resonant.store.queue.own_events import Death, gate_facts
+from resonant.store.shared.gates import Gate
+from support.pages import PROJECT
+
+FAILURE = dict.fromkeys(("category", "code", "error_type", "error", "status_code"))
+
+
+def test_the_table_has_the_keys_of_each_kind_of_event():
+    text = (PROJECT / "docs/how-to/tell-a-chat.md").read_text()
+    table = text.partition("| type | keys of the data |")[2].partition("\n\n")[0]
+    rows = [re.findall(r"`([^`]+)`", line) for line in table.splitlines() if "`" in line]
+
+    gate = Gate("orders")
+    death = Death(1, 1, EventKey("/shop", "evt_1"), "order.paid", "orders", 0.0, "exhausted", 1, FAILURE)
+    crossing = Crossing("raised", Condition.GONE, "orders", 1.0, 0.0, "in words", 0.0, 0.0)
+    assert {name: keys for name, *keys in rows} == {
+        "resonant.endpoint.…": [*gate_facts(gate, gate)],
+        "resonant.delivery.dead": [*death.to_news(0.0).data],
+        "resonant.alert.…": [*crossing.facts],
+    }
