@@ -23,6 +23,9 @@ EXAMPLES = PROJECT / "examples"
 # The tests that run the other examples.
 TESTED_BY = {
     "outbox.py": "tests/resonant/store/test_outbox.py",
+    "producer.go": "tests/docs/test_producers.py",
+    "producer.mjs": "tests/docs/test_producers.py",
+    "producer_sdk.mjs": "tests/docs/test_producers.py",
     "spool_sink": "tests/e2e/test_wheel.py",
 }
 
