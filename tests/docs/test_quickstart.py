@@ -22,6 +22,7 @@ from support.processes import clean_environment
 from support.waiting import wait_until
 
 README, QUICKSTART = Page(PROJECT / "README.md"), Page(PROJECT / "docs" / "quickstart.md")
+HTTP = Page(PROJECT / "docs" / "how-to" / "http-intake.md")
 # The beginning of a block that keeps running, and the text that it prints when it is ready.
 UP, RECEIVER = "resonant up", "python -m resonant.testing"
 READY = {UP: "Ctrl-C stops", RECEIVER: "http://127.0.0.1:"}
@@ -37,14 +38,15 @@ class Reader:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.ports = {"9000": str(free_port()), "4200": str(free_port())}
+        self.ports = {port: str(free_port()) for port in ("9000", "4200", "8080")}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self.environment = clean_environment() | {"HOME": str(home), "PATH": path, "COLUMNS": "120"}
         self.running: dict[str, tuple[subprocess.Popen, Path]] = {}
 
     def do(self, block: str, *, may_fail: bool = False) -> str:
         """Run a block, or start it in a terminal and wait until it is ready; return its output."""
-        text = block.replace("9000", self.ports["9000"]).replace(UP, f"{UP} --port {self.ports['4200']}")
+        text = block.replace("9000", self.ports["9000"]).replace("8080", self.ports["8080"])
+        text = text.replace(UP, f"{UP} --port {self.ports['4200']}")
         for program, ready in READY.items():
             if block.startswith(program):
                 self.running[program] = self._start(text)
@@ -116,7 +118,8 @@ def test_the_quickstart_of_the_readme_delivers_to_the_receiver(reader):
     assert 'order-2-paid  com.example.order.paid  try 1 -> 200  {"order":2,"total":"5.00"}' in received(
         reader
     )
-    assert len(received(reader)) == 2
+    assert '"duplicate": false, "endpoints": ["shop"]' in said
+    wait_until(lambda: len(received(reader)) == 3, PATIENCE_SECONDS)
 
 
 def test_the_line_that_the_readme_shows_is_one_of_the_receiver():
@@ -150,3 +153,16 @@ def test_the_quickstart_of_the_docs_survives_an_outage_and_replays_a_dead_letter
     said = reader.do(replay)
     assert "balanced: yes" in said
     assert any("order-4-paid" in line for line in received(reader))
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+def test_the_page_about_http_delivers_from_curl_to_the_receiver(reader):
+    said = "".join(reader.do(block) for block in blocks(HTTP, "From curl to the receiver"))
+    assert "HTTP/1.1 202" in said
+    assert '"duplicate": false, "endpoints": ["shop"]' in said
+    wait_until(lambda: any("order-1-paid" in line for line in received(reader)), PATIENCE_SECONDS)
+
+    for block in blocks(HTTP, "Ways to send events"):
+        reader.do(block)
+    wait_until(lambda: len(received(reader)) == 4, PATIENCE_SECONDS)
