@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 _ACCEPTED, _UNAVAILABLE = 202, 503
 _PAUSE_SECONDS = 0.02
-# Every second request has one event, the others have this many.
+# Every second request has one event, which shares a transaction with others; the others are batches of this many.
 _BATCH = 20
-_HEADERS = {"content-type": "application/cloudevents-batch+json"}
+_KIND = "application/cloudevents+json"
+_BATCH_KIND = "application/cloudevents-batch+json"
 
 
 @dataclass
@@ -86,8 +87,11 @@ class Producers:
 
     def _post(self, client: httpx.Client, events: list[dict]) -> httpx.Response | None:
         """Return the answer; None if the request has to be repeated."""
+        kind, body = (_KIND, events[0]) if len(events) == 1 else (_BATCH_KIND, events)
         try:
-            answer = client.post("/events", params={"endpoint": "shop"}, json=events, headers=_HEADERS)
+            answer = client.post(
+                "/events", params={"endpoint": "shop"}, json=body, headers={"content-type": kind}
+            )
         except httpx.TransportError:
             return None
         return None if answer.status_code == _UNAVAILABLE else answer
