@@ -238,8 +238,9 @@ class Event:
         The id, the trace and the extension ``recordedtime`` are not content.
         """
         # As `json.dumps` writes it, but faster.
-        parts = map(_quoted, (self.type, self.source, self.time, self.subject))
-        attributes = f"[{', '.join(parts)}]"
+        attributes = (
+            f"[{_quoted(self.type)}, {_quoted(self.source)}, {_quoted(self.time)}, {_quoted(self.subject)}]"
+        )
         if self.form != "json" or self.datacontenttype or self.dataschema or self.extensions_json:
             extensions = {
                 name: value for name, value in self.extensions.items() if name not in _NOT_IN_DIGEST

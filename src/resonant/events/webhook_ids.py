@@ -27,7 +27,7 @@ def webhook_id(identity: EventKey, *, is_taken: bool) -> str:
         is_taken: whether an event of another source has the id as its webhook-id.
     """
     source, event_id = identity
-    if not is_taken and "." not in event_id and not _HASHED.fullmatch(event_id):
+    if not is_taken and "." not in event_id and not (event_id[:4] == "evt_" and _HASHED.fullmatch(event_id)):
         return event_id
     digest = sha256(f"{source}\0{event_id}".encode()).digest()
     return f"evt_{b32encode(digest)[:_CHARACTERS].decode().lower()}"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from sqlalchemy import BigInteger, cast, delete, func, literal, select, union_all
 
 from resonant.store import schema
-from resonant.store.engine.sql import insert_into
+from resonant.store.engine.sql import insert_into, insert_row
 from resonant.store.engine.wakeup import notify
 
 if TYPE_CHECKING:
@@ -35,17 +35,18 @@ class Ledger(NamedTuple):
 
 def add(connection: Connection, by_endpoint: Mapping[str, int], *, wake: bool = True) -> None:
     """Record the numbers of accepted deliveries, in the transaction that accepts them; wake idle dispatchers on commit."""
-    if by_endpoint:
-        adding = _adding(notifies=wake and connection.dialect.name == "postgresql")
-        connection.execute(
-            adding, [{"endpoint": name, "count": count} for name, count in by_endpoint.items()]
-        )
+    rows = [{"endpoint": endpoint, "count": count} for endpoint, count in by_endpoint.items()]
+    if wake and rows and connection.dialect.name == "postgresql":
+        connection.execute(_adding_and_notifying(), rows)
+        return
+    for row in rows:
+        insert_row(connection, _t, row)
 
 
 @cache
-def _adding(*, notifies: bool) -> Insert:
+def _adding_and_notifying() -> Insert:
     # In the same statement: another one would slow a producer down more than the notification itself.
-    return _t.insert().returning(notify(_t.c.endpoint)) if notifies else _t.insert().inline()
+    return _t.insert().returning(notify(_t.c.endpoint))
 
 
 def is_any(connection: Connection) -> bool:

@@ -103,13 +103,20 @@ def _insert_missing_sqlite(
     returned: tuple[Column[Any], ...],
 ) -> Sequence[Row[Any]]:
     # Takes half of the time of a compiled statement.
-    row = f"({', '.join('?' * len(rows[0]))})"
-    statement = (
-        f"INSERT INTO {table.name} ({', '.join(rows[0])}) VALUES {', '.join([row] * len(rows))} "  # noqa: S608 - our own names
-        f"ON CONFLICT DO NOTHING RETURNING {', '.join(each.name for each in returned)}"
-    )
+    statement = _inserting_values(table, tuple(rows[0]), len(rows), returned)
     values = tuple(chain.from_iterable(each.values() for each in rows))
     return connection.exec_driver_sql(statement, values).all()
+
+
+@cache
+def _inserting_values(
+    table: Table, names: tuple[str, ...], count: int, returned: tuple[Column[Any], ...]
+) -> str:
+    row = f"({', '.join('?' * len(names))})"
+    return (
+        f"INSERT INTO {table.name} ({', '.join(names)}) VALUES {', '.join([row] * count)} "  # noqa: S608 - our own names
+        f"ON CONFLICT DO NOTHING RETURNING {', '.join(each.name for each in returned)}"
+    )
 
 
 def _insert_missing_postgresql(

@@ -84,18 +84,21 @@ def enqueue(
         max_attempts=max_attempts,
         wake=wake,
     )
-    conflicts = [each.problem for each in outcomes if isinstance(each.problem, Conflict)]
-    unrouted = [each.problem for each in outcomes if isinstance(each.problem, Unrouted)]
+    problems = [each.problem for each in outcomes if each.problem]
+    conflicts = tuple(each for each in problems if isinstance(each, Conflict))
+    unrouted = tuple(each for each in problems if isinstance(each, Unrouted))
     if conflicts and not report_conflicts:
         raise ConflictingEvent(str(conflicts[0]))
     if unrouted and not report_conflicts and not allow_unrouted:
         raise UnroutedEvent(str(unrouted[0]))
+    delivery_ids = [id_ for each in outcomes for id_ in each.delivery_ids]
+    known = sum([len(each.endpoints) for each in outcomes if each.duplicate])
     return EnqueueResult(
-        sum(len(each.endpoints) for each in outcomes if not each.duplicate),
-        sum(len(each.endpoints) for each in outcomes if each.duplicate),
-        tuple(conflicts),
-        tuple(dict.fromkeys(id_ for each in outcomes for id_ in each.delivery_ids)),
-        sum(each.event.drops_trace for each in outcomes),
-        tuple(unrouted),
+        len(delivery_ids) - known,
+        known,
+        conflicts,
+        tuple(dict.fromkeys(delivery_ids)),
+        sum([each.event.drops_trace for each in outcomes]),
+        unrouted,
         tuple(outcomes),
     )
