@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from resonant.local.server import free_port
 from support.machine import Machine, Up
 from support.prefect import patient_client
 from support.receivers import ReceiverProcess, started_receiver
@@ -44,7 +45,7 @@ def ensure_up(up_machine):
 
         def ensure() -> Up:
             if not started or started[-1].process.poll() is not None:
-                started.append(stack.enter_context(up_machine.up()))
+                started.append(stack.enter_context(up_machine.up("--serve", str(free_port()))))
             return started[-1]
 
         yield ensure

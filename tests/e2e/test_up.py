@@ -12,6 +12,7 @@ import signal
 import sqlite3
 from dataclasses import replace
 
+import httpx
 import pytest
 
 from resonant.local.server import free_port
@@ -99,7 +100,7 @@ def test_up_prints_its_parts_and_addresses(up, up_machine):
     assert re.search(rf"^UI +http://127\.0\.0\.1:{up.port}$", up.said, re.MULTILINE)
     assert "emit-events/drain" in up.said
     logs = re.search(r"^logs +(.*)$", up.said, re.MULTILINE)[1].split(", ")
-    assert len(logs) == 2
+    assert len(logs) == 3
     assert all((up_machine.home / log).is_file() for log in logs)
 
 
@@ -118,6 +119,24 @@ def test_the_worker_sends_stored_events_within_seconds(up, up_machine, user, dra
 
     wait_until(lambda: receiver.journal, 30)
     wait_until(lambda: number(up_machine, "delivered", "stored") == 1, 30)
+
+
+def test_events_sent_over_http_are_delivered(up, up_machine, draining, start_receiver):
+    receiver = start_receiver("resonant.testing:always_ok")
+    up_machine.succeed("endpoint", "add", "by-http", receiver.url, "--allow-private")
+    token = re.search(r"rsn_\S+", up_machine.succeed("token", "create", "shop").stdout)[0]
+    url = re.search(r"^events +(\S+),", up.said, re.MULTILINE)[1]
+
+    answer = httpx.post(
+        url,
+        params={"endpoint": "by-http"},
+        json={"specversion": "1.0", "id": "by-http-1", "type": "order.paid", "source": "/s"},
+        headers={"Authorization": f"Bearer {token}", "Content-Type": "application/cloudevents+json"},
+    )
+
+    assert answer.status_code == 202, answer.text
+    wait_until(lambda: receiver.journal, 30)
+    wait_until(lambda: number(up_machine, "delivered", "by-http") == 1, 30)
 
 
 def test_a_second_up_is_refused(up, up_machine):
@@ -271,6 +290,7 @@ def test_sigterm_stops_everything_and_releases_deliveries(up, up_machine, draini
     said = up.process.stderr.read().splitlines()
     assert sum("`resonant up --auth` requires a password" in line for line in said) == 1
     assert [line.split(",")[0] for line in said if line.startswith("stopping")] == [
+        "stopping: the HTTP intake",
         "stopping: the runs",
         "stopping: the worker",
         "stopping: the server",

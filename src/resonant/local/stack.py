@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote
@@ -23,6 +23,7 @@ from resonant.errors import ServerError
 from resonant.files import atomic_file, make_private_folder, open_private
 from resonant.local.compatibility import check_client_names
 from resonant.local.health import translated_server_errors
+from resonant.local.intake import kept_intake
 from resonant.local.note import Note, is_held, lock_of_up, note_of_up, read_note
 from resonant.local.password import protect_up
 from resonant.local.server import (
@@ -111,6 +112,7 @@ def running_stack(
     port: int,
     deploy: Callable[[], Coroutine[Any, Any, list[str]]],
     with_password: bool = False,
+    intake_port: int | None = None,
 ) -> Iterator[Stack]:
     """Run server, worker and deployments during the block, and point Prefect at them. Call it before importing Prefect.
 
@@ -119,6 +121,7 @@ def running_stack(
         port: the server's port.
         deploy: applies the deployments to the server, and returns their names.
         with_password: require the password of ``password_file``, unless the environment has one.
+        intake_port: the port of the HTTP intake; None for no intake.
 
     Raises:
         ServerError: a part cannot start; the message says why.
@@ -130,11 +133,9 @@ def running_stack(
     server = Server(api_url_at(port))
     with _only_one(settings):
         _check_nothing_else_is_configured(server)
-        if not is_free(port):
-            raise ServerError(
-                f"port {port} is in use by another program: stop that, or choose another port, "
-                f"as in `resonant up --port {port + 1}`"
-            )
+        _check_free("--port", port)
+        if intake_port is not None:
+            _check_free("--serve", intake_port)
         output.say("starting the Prefect server, 5 to 20 s")
         configure_prefect()
         os.environ["PREFECT_API_URL"] = server.api_url
@@ -148,11 +149,23 @@ def running_stack(
             with (
                 temporary_folder(home) as folder,
                 _kept_worker(home, elsewhere | {"TMPDIR": str(folder)}, serving.supervisor) as worker,
+                contextlib.ExitStack() as more,
             ):
                 stack = Stack(server, asyncio.run(deploy()), (serving, worker), has_password)
                 _wait_for_worker(stack, started_at)
+                if intake_port is not None:
+                    intake = more.enter_context(kept_intake(home, elsewhere, intake_port))
+                    stack = replace(stack, parts=(*stack.parts, intake))
                 with _noted(settings, stack):
                     yield stack
+
+
+def _check_free(option: str, port: int) -> None:
+    if not is_free(port):
+        raise ServerError(
+            f"port {port} is in use by another program: stop that, or choose another port, "
+            f"as in `resonant up {option} {port + 1}`"
+        )
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resonant import output
+from resonant.cli import options
 from resonant.local.project import make_flows_importable, project_directory
 
 if TYPE_CHECKING:
@@ -36,6 +37,16 @@ def up(
             "--auth", help="Require a password, which is generated once and kept in the home folder."
         ),
     ] = False,
+    intake_port: Annotated[
+        int | None,
+        typer.Option(
+            "--serve",
+            metavar="PORT",
+            min=1,
+            max=65535,
+            help="Also accept events over HTTP, on 127.0.0.1, as `resonant serve` does.",
+        ),
+    ] = None,
 ) -> None:
     """Run the Prefect server with its UI, a worker and the deployments on this machine, until Ctrl-C.
 
@@ -51,34 +62,39 @@ def up(
     from resonant.local.stack import interrupted_by_signals
     from resonant.local.work_pool import start_drains
 
+    if intake_port == port:
+        raise options.Misuse(f"--serve {port} is the port of the server: choose another")
     with command_store() as opened:
         settings, store = opened.settings, opened.run(_name)
-    with interrupted_by_signals(), whole_stack(settings, port=port, with_password=auth) as stack:
+    starting = whole_stack(settings, port=port, with_password=auth, intake_port=intake_port)
+    with interrupted_by_signals(), starting as stack:
         asyncio.run(start_drains())
         if is_open_to_all(stack.server.api_url):
             output.say(_OPEN_TO_ALL)
-        write_what_runs(stack, store, settings)
+        write_what_runs(stack, store, settings, intake_port=intake_port)
         with contextlib.suppress(KeyboardInterrupt):
             stack.watch()
 
 
 def whole_stack(
-    settings: Settings, *, port: int, with_password: bool = False
+    settings: Settings, *, port: int, with_password: bool = False, intake_port: int | None = None
 ) -> AbstractContextManager[Stack]:
-    """Run server, worker and the project's deployments; see ``running_stack``."""
+    """Run server, worker, the project's deployments, and the HTTP intake if it has a port; see ``running_stack``."""
     from resonant.local.stack import running_stack
 
     make_flows_importable()
     from deployments.bootstrap import bootstrap
 
-    return running_stack(settings, port=port, deploy=bootstrap, with_password=with_password)
+    return running_stack(
+        settings, port=port, deploy=bootstrap, with_password=with_password, intake_port=intake_port
+    )
 
 
 async def _name(store: Store) -> str:
     return str(store)
 
 
-def write_what_runs(stack: Stack, store: str, settings: Settings) -> None:
+def write_what_runs(stack: Stack, store: str, settings: Settings, *, intake_port: int | None = None) -> None:
     """Write the addresses and files of the running stack, a line each."""
     from resonant.local.password import password_file
 
@@ -86,6 +102,10 @@ def write_what_runs(stack: Stack, store: str, settings: Settings) -> None:
     if stack.has_password:
         lines.append(
             f"password     the line in {password_file(settings)}, for the UI and PREFECT_API_AUTH_STRING"
+        )
+    if intake_port is not None:
+        lines.append(
+            f"events       http://127.0.0.1:{intake_port}/events, with a token of `resonant token create`"
         )
     lines += [
         f"deployments  {', '.join(stack.deployments)}",

@@ -20,13 +20,19 @@ def no_server(tmp_path, monkeypatch):
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
 
 
-def test_a_port_that_is_taken_is_one_line(resonant):
+@pytest.mark.parametrize("option", ["--port", "--serve"])
+def test_a_port_that_is_taken_is_one_line(resonant, option):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        refused = resonant("up", "--port", str(port), code=1)
+        refused = resonant("up", option, str(port), code=1)
     assert refused.err.count("\n") == 1
     assert f"port {port} is in use" in refused.err
-    assert f"--port {port + 1}" in refused.err
+    assert f"{option} {port + 1}" in refused.err
+
+
+def test_the_server_and_the_intake_need_ports_of_their_own(resonant):
+    refused = resonant("up", "--port", "4300", "--serve", "4300", code=2)
+    assert refused.err == "resonant: --serve 4300 is the port of the server: choose another\n"
 
 
 def test_with_another_server_configured_it_says_how_to_use_that_one(resonant, monkeypatch):
