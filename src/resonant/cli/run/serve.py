@@ -33,7 +33,9 @@ def serve(
             metavar="ADDRESS", help="Address to listen on; 0.0.0.0 is every address of this machine."
         ),
     ] = HOST,
-    port: Annotated[int, typer.Option(metavar="PORT", min=1, max=65_535, help="Port to listen on.")] = PORT,
+    port: Annotated[
+        int, typer.Option(metavar="PORT", min=0, max=65_535, help="Port to listen on; 0 is a free one.")
+    ] = PORT,
     no_auth: Annotated[
         bool, typer.Option("--no-auth", help="Accept events from everyone who can connect, without a token.")
     ] = False,

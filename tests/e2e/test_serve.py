@@ -1,0 +1,198 @@
+"""``resonant serve`` in a process of its own: how it starts, what it survives, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+import signal
+import sqlite3
+from typing import TYPE_CHECKING
+
+import httpx
+import psutil
+import pytest
+
+from support.commands import run_in_process
+from support.http_connections import connected
+from support.processes import clean_environment
+from support.serving import Serving, add_endpoints, create_token, serving
+from support.store_rows import DELIVERIES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+MIB = 1024 * 1024
+HEAD = b"POST /events?endpoint=shop HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/cloudevents+json\r\n"
+
+
+@pytest.fixture
+def url(tmp_path) -> str:
+    url = f"sqlite:///{tmp_path}/store.db"
+    add_endpoints(url, "shop")
+    return url
+
+
+@pytest.fixture
+def server(url, tmp_path) -> Iterator[Serving]:
+    with serving(url, tmp_path, "--no-auth") as started:
+        yield started
+
+
+def event(number: int) -> dict[str, str]:
+    return {"specversion": "1.0", "id": f"e{number}", "type": "order.paid", "source": "/s"}
+
+
+async def send(client: httpx.AsyncClient, server: Serving, number: int) -> int:
+    """Send an event, and return the status; 0 if the server ended without an answer."""
+    headers = {"Content-Type": "application/cloudevents+json"}
+    try:
+        answer = await client.post(
+            f"{server.url}/events?endpoint=shop", json=event(number), headers=headers, timeout=60
+        )
+    except httpx.TransportError:
+        return 0
+    return answer.status_code
+
+
+def stored(server: Serving) -> set[str]:
+    with contextlib.closing(sqlite3.connect(server.store_url.removeprefix("sqlite:///"))) as database:
+        return {row[0] for row in database.execute(f"SELECT event_id FROM {DELIVERIES}")}
+
+
+def refused(folder: Path, url: str, *options: str) -> str:
+    """Run a server that must end with exit code 1 and one line, and return the line."""
+    environment = clean_environment() | {"HOME": str(folder), "RESONANT_DATABASE_URL": url}
+    done = run_in_process(["serve", *options], environment, folder)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    return done.stderr
+
+
+def test_says_what_runs_and_ends_with_exit_code_0(server):
+    said = server.log.read_text()
+    assert f"{server.url}/events" in said
+    assert "store.db" in said
+    assert "everyone who can connect" in said
+    assert server.stop() == 0
+    assert server.log.read_text() == said, "it ends without a word"
+
+
+def test_a_taken_port_is_one_line(server, tmp_path):
+    line = refused(tmp_path, server.store_url, "--port", str(server.port))
+    assert line.startswith(f"resonant: cannot listen on 127.0.0.1 port {server.port}: Address already in use")
+
+
+def test_beyond_loopback_it_needs_a_token_or_no_auth(url, tmp_path):
+    line = refused(tmp_path, url, "--host", "0.0.0.0", "--port", "0")
+    assert "`resonant token create NAME`" in line
+    assert "--no-auth" in line
+
+    token = create_token(url, tmp_path, "shop")
+    with serving(url, tmp_path, "--host", "0.0.0.0") as open_to_all:
+        said = open_to_all.log.read_text()
+        assert f"http://0.0.0.0:{open_to_all.port}/events" in said
+        assert "1 token" in said
+        assert token not in said
+        assert httpx.get(f"{open_to_all.url}/readyz").status_code == 200
+        metrics = f"{open_to_all.url}/metrics"
+        assert httpx.get(metrics).status_code == 401
+        assert httpx.get(metrics, headers={"Authorization": f"Bearer {token}"}).status_code == 200
+
+
+async def test_sigterm_under_load_answers_every_event_that_it_stores(server):
+    answered: dict[int, int] = {}
+
+    async def client(first: int) -> None:
+        async with httpx.AsyncClient() as http:
+            for number in range(first, first + 10_000):
+                answered[number] = await send(http, server, number)
+                if answered[number] == 0:
+                    return
+
+    clients = [asyncio.create_task(client(10_000 * n)) for n in range(10)]
+    while len(answered) < 300:
+        await asyncio.sleep(0.01)
+    server.process.send_signal(signal.SIGTERM)
+    await asyncio.gather(*clients)
+
+    assert server.process.wait(10) == 0
+    assert set(answered.values()) == {202, 0}
+    assert stored(server) == {f"e{number}" for number, status in answered.items() if status == 202}
+
+
+async def test_another_signal_ends_it_at_once(server):
+    async with connected(server.port) as client:
+        await client.send(HEAD + b"Content-Length: 9\r\n\r\nhi")
+        await asyncio.sleep(0.2)
+        server.process.send_signal(signal.SIGINT)
+        await asyncio.sleep(0.5)
+        assert server.process.poll() is None, "it waits for the rest of the request"
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(2) == -signal.SIGINT
+
+
+async def test_two_servers_share_a_store(server, url, tmp_path):
+    with serving(url, tmp_path, "--no-auth") as other:
+        async with httpx.AsyncClient() as http:
+            sent = [send(http, each, number) for number in range(50) for each in (server, other)]
+            assert await asyncio.gather(*sent) == [202] * 100
+    assert len(stored(server)) == 50
+
+
+@pytest.mark.slow
+async def test_answers_503_while_another_process_holds_the_store_and_ends_within_seconds(server):
+    with contextlib.closing(sqlite3.connect(server.store_url.removeprefix("sqlite:///"))) as other:
+        other.execute("BEGIN IMMEDIATE")
+        async with httpx.AsyncClient() as http:
+            sending = asyncio.create_task(send(http, server, 1))
+            await asyncio.sleep(0.5)
+            assert (await http.get(f"{server.url}/healthz")).status_code == 200
+            server.process.send_signal(signal.SIGTERM)
+            assert await sending == 503
+        server.process.wait(10)
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_readyz_is_503_when_a_newer_resonant_has_upgraded_the_store(server):
+    with contextlib.closing(sqlite3.connect(server.store_url.removeprefix("sqlite:///"))) as database:
+        database.execute("UPDATE resonant_schema SET version_num = '9999'")
+        database.commit()
+    answers = [httpx.get(f"{server.url}/{path}").status_code for path in ("healthz", "readyz")]
+    while answers[1] == 200:  # for a second, it remembers the last answer
+        answers[1] = httpx.get(f"{server.url}/readyz").status_code
+    assert answers == [200, 503]
+    assert "9999" in server.log.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "part",
+    [HEAD + b"X: " + b"a" * 30_000, HEAD + b"Content-Length: 900000\r\n\r\n" + b" " * 600_000],
+    ids=["headers", "bodies"],
+)
+async def test_serves_others_beside_1000_slow_clients_in_150_mib(server, part):
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+    async def slow(is_connected: asyncio.Semaphore) -> None:
+        with contextlib.suppress(OSError):
+            async with connected(server.port) as client:
+                await client.send(part)
+                is_connected.release()
+                while True:
+                    await client.send(b" ")
+                    await asyncio.sleep(0.5)
+
+    is_connected = asyncio.Semaphore(0)
+    clients = [asyncio.create_task(slow(is_connected)) for _ in range(1_000)]
+    for _ in clients:
+        await asyncio.wait_for(is_connected.acquire(), 60)
+    process = psutil.Process(server.process.pid)
+    async with httpx.AsyncClient() as http:
+        for number in range(100):
+            assert await send(http, server, number) == 202
+            assert process.memory_info().rss < 150 * MIB
+    for client in clients:
+        client.cancel()
+    await asyncio.gather(*clients, return_exceptions=True)
