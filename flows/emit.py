@@ -15,7 +15,7 @@ from resonant.dispatch import MAX_CHUNK_SIZE
 from resonant.dispatch.caller import get_caller
 from resonant.dispatch.held import count_held
 from resonant.dispatch.limits import Lane, lane_limits
-from resonant.errors import EndpointError, StoreRefused, StoreUnavailable
+from resonant.errors import StoreRefused, StoreUnavailable
 from tasks.wiring import (
     ended,
     open_dispatcher,
@@ -56,7 +56,8 @@ async def emit_events(
 
     Args:
         events: Events to store first, as input lines (512 KiB at most; use `resonant enqueue` for more).
-        endpoint: Name of the endpoint. Required with events; otherwise empty means every endpoint.
+        endpoint: Name of the endpoint. If empty, subscriptions choose the endpoints of the given events, and the run sends to
+            every endpoint.
         policy: Name of a retry policy that overrides the deliveries' own policies in this run.
         max_attempts: Maximum number of attempts in a round; overrides the policy's value.
         run_for: Seconds to keep sending deliveries as they become due. 0 ends the run when nothing is due.
@@ -68,8 +69,6 @@ async def emit_events(
             waits while the store is unavailable, instead of failing. 0 disables this condition.
         chunk_size: Deprecated, use `lane`. A number above 0 means `bulk` with chunks of that size, 0 means `task`.
     """
-    if events is not None and endpoint is None:
-        raise EndpointError("events need an endpoint")
     options = {"policy": policy, "max_attempts": max_attempts}
     bounds = lane_limits(lane, chunk_size) | {"successors": successors}
     if chunk_size is not None:
@@ -101,7 +100,7 @@ async def _emit(
         if is_reopened:  # the previous dispatcher could not release its leases; no process crashed
             await dispatcher.store.release_all(dispatcher.owner)
         own = get_caller().tracker
-        if events is not None and endpoint is not None:
+        if events is not None:
             own = await store_events(dispatcher, events, endpoint)
         counts = await send_due(dispatcher, endpoint=endpoint, own=own)
         if own is not None:

@@ -24,7 +24,7 @@ from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.limits import Limits
 from resonant.dispatch.run.garbage import garbage_collected_less_often
 from resonant.dispatch.tracking import Tracker
-from resonant.errors import ConflictingEvent, EndpointError, StoreError
+from resonant.errors import ConflictingEvent, EndpointError, StoreError, UnroutedEvent
 from resonant.events import rfc3339
 from resonant.input_lines import event_from_fields
 from resonant.local.compatibility import check_client_names
@@ -161,23 +161,25 @@ async def _run(task: Task[Any, Any], dispatcher: Dispatcher, ref: DeliveryRef | 
     await run
 
 
-async def store_events(dispatcher: Dispatcher, events: list[dict[str, Any]], endpoint: str) -> Tracker:
+async def store_events(dispatcher: Dispatcher, events: list[dict[str, Any]], endpoint: str | None) -> Tracker:
     """Store the events given to a flow run, and track their deliveries.
 
     Args:
         dispatcher: an open dispatcher.
         events: decoded input lines.
-        endpoint: the endpoint's name.
+        endpoint: the endpoint's name; None: the subscriptions decide.
 
     Raises:
         UnknownEndpoint: no endpoint has that name; nothing is stored.
         InvalidEvent: a line is not a valid event.
         ConflictingEvent: a source and id are already stored with different content; all other events are stored.
+        UnroutedEvent: no subscription matches an event; all other events are stored.
     """
     max_bytes = load_settings().max_event_bytes
     tracker = Tracker(dispatcher.store)
     given = [event_from_fields(fields, max_bytes=max_bytes) for fields in events]
-    await require_endpoint(endpoint)
+    if endpoint is not None:
+        await require_endpoint(endpoint)
     accepted = await dispatcher.store.enqueue(given, endpoint, report_conflicts=True)
     if accepted.conflicts:
         # The error's text shows both contents, and Prefect would store it.
@@ -186,6 +188,8 @@ async def store_events(dispatcher: Dispatcher, events: list[dict[str, Any]], end
         raise ConflictingEvent(
             f"id {known.id!r} of source {known.source!r} already exists with different content: `{command}` shows it"
         )
+    if accepted.unrouted:
+        raise UnroutedEvent(str(accepted.unrouted[0]))
     get_run_logger().info("%d stored, %d known before", accepted.accepted, accepted.known)
     if accepted.dropped_traces:
         get_run_logger().warning("invalid traces dropped: %d", accepted.dropped_traces)

@@ -13,7 +13,9 @@ from blocks import WebhookEndpoint
 from flows.dead_letters import collect_dead_letters
 from flows.emit import emit_events
 from resonant.events import Event
+from resonant.routing import new_subscription
 from resonant.store import WorkerStore, schema
+from resonant.store.shared.subscriptions import add_subscription
 from support.file_endpoint import FileEndpoint
 from support.postgresql import started_postgresql
 from support.waiting import until
@@ -45,6 +47,14 @@ async def test_an_endpoint_without_http_gets_its_events_like_any_other(store, lo
     assert (status.delivered, status.balanced) == (2, True)
 
 
+async def test_without_an_endpoint_the_subscriptions_choose_the_endpoints(store, log):
+    await store.write(add_subscription, new_subscription(LOG, {"types": ["t"]}), who="a test", now=0.0)
+    state = await emit_events(events=[EVENT], return_state=True)
+
+    assert state.message == "1 delivered, 0 retried, 0 parked, 0 dead-lettered"
+    assert log.read_text().splitlines() == ['{"n":1}']
+
+
 async def test_errors_of_an_own_endpoint_are_classified_like_all_others(store, tmp_path):
     await FileEndpoint(path=tmp_path / "no-such-folder" / "out").asave("broken", overwrite=True)
     await emit_events(events=[EVENT], endpoint="file-endpoint/broken", return_state=True)
@@ -56,7 +66,7 @@ async def test_errors_of_an_own_endpoint_are_classified_like_all_others(store, t
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"events": [EVENT]}, "events need an endpoint"),
+        ({"events": [EVENT]}, "no subscription wants type 't' of source '/s'"),
         ({"events": [{"type": "t"}], "endpoint": LOG}, "source is missing"),
         ({"endpoint": "nowhere"}, "no endpoint is named 'nowhere'"),
         ({"events": [EVENT], "endpoint": "nowhere"}, "no endpoint is named 'nowhere'"),

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 
 from resonant.errors import EndpointError
 from resonant.store.views import endpoint_problems
+from resonant.store.views.known_names import known_endpoints, remember_endpoints
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
+
+    from sqlalchemy import Connection
 
     from resonant.dispatch.endpoint_run import EndpointRun
     from resonant.store import WorkerStore
@@ -87,8 +90,8 @@ class Endpoints:
         if not new:
             return []
         # One transaction, since hundreds may be opened at once.
-        with_problems = asyncio.create_task(self._store.read(endpoint_problems.with_problems))
-        begun = {name: asyncio.create_task(self._open(name, with_problems)) for name in new}
+        noted = asyncio.create_task(self._store.read(_noted))
+        begun = {name: asyncio.create_task(self._open(name, noted)) for name in new}
         self._opening |= begun
         return list(begun.values())
 
@@ -100,8 +103,8 @@ class Endpoints:
         if error := next(filter(None, errors), None):
             raise error
 
-    async def _open(self, name: str, with_problems: asyncio.Task[set[str]]) -> None:
-        had_problem = name in await with_problems
+    async def _open(self, name: str, noted: asyncio.Task[tuple[set[str], set[str]]]) -> None:
+        with_problems, known = await noted
         try:
             async with asyncio.timeout(_GIVE_UP_SECONDS):
                 endpoint = await self._open_endpoint(name)
@@ -112,8 +115,10 @@ class Endpoints:
             return
         self.opened[name] = endpoint
         self.problems.pop(name, None)
-        if had_problem:
+        if name in with_problems:
             await self._store.write(endpoint_problems.clear_problem, name)
+        if name not in known:
+            await self._store.write(remember_endpoints, [name])
 
     async def close(self) -> None:
         """Close every endpoint, even if closing one fails."""
@@ -122,6 +127,11 @@ class Endpoints:
         await asyncio.gather(*self._opening.values(), return_exceptions=True)
         closing = [endpoint.destination.close() for endpoint in self.opened.values()]
         await asyncio.gather(*closing, return_exceptions=True)
+
+
+def _noted(connection: Connection) -> tuple[set[str], set[str]]:
+    """Return the endpoints with problems, and those that the store knows."""
+    return endpoint_problems.with_problems(connection), known_endpoints(connection)
 
 
 def _why_not_open(name: str, error: Exception) -> str:

@@ -1,0 +1,115 @@
+"""Subscriptions in the store: each change is audited, and processes compile them once per version."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from resonant.errors import InvalidSubscription
+from resonant.events import Event
+from resonant.routing import MAX_SUBSCRIPTIONS, new_subscription
+from resonant.store import schema
+from resonant.store.audit import read_audit
+from resonant.store.shared import subscriptions
+from resonant.store.shared.subscriptions import (
+    add_subscription,
+    current_router,
+    read_subscriptions,
+    remove_subscriptions,
+    remove_subscriptions_of,
+)
+from support.subscriptions import subscribe
+
+BY = {"who": "ann", "now": 7.0}
+EVENT = Event(type="t", source="/s", data=1)
+
+
+def endpoints(desk):
+    return desk.read(current_router).endpoints(EVENT)
+
+
+def test_a_subscription_is_stored_with_its_conditions(desk):
+    terms = {"types": ["order.*", "t"], "source": "/s*", "filters": [{"not": {"exact": {"subject": "ü"}}}]}
+    given = new_subscription("crm", terms)
+    assert desk.write(add_subscription, given, **BY) == (given, True)
+    assert desk.read(read_subscriptions) == [given]
+    assert desk.read(read_subscriptions, "audit") == []
+    assert endpoints(desk) == ("crm",)
+
+
+def test_a_subscription_that_says_the_same_is_stored_once(desk):
+    first = subscribe(desk, "crm", "a", "b")
+    assert desk.write(add_subscription, new_subscription("crm", {"types": ["b", "a"]}), **BY) == (
+        first,
+        False,
+    )
+    assert desk.read(read_subscriptions) == [first]
+
+
+def test_there_may_be_a_thousand(desk):
+    def fill(connection):
+        rows = [
+            {"id": f"sub_{n}", "endpoint": "crm", "types": f'["{n}"]', "filters": "[]", "created_at": 0.0}
+            for n in range(MAX_SUBSCRIPTIONS)
+        ]
+        connection.execute(schema.subscriptions.insert(), rows)
+
+    desk.write(fill)
+    with pytest.raises(InvalidSubscription, match="the store has 1,000 subscriptions, the limit is 1,000"):
+        subscribe(desk, "crm", "t")
+
+
+def test_removed_subscriptions_route_no_more(desk):
+    crm, audit = subscribe(desk, "crm"), subscribe(desk, "audit")
+    assert desk.write(remove_subscriptions, [crm.id, "sub_unknown"], **BY) == [crm]
+    assert endpoints(desk) == ("audit",)
+    assert desk.write(remove_subscriptions_of, "audit", **BY) == [audit]
+    assert desk.write(remove_subscriptions_of, "audit", **BY) == []
+    assert endpoints(desk) == ()
+
+
+def test_each_change_is_audited(desk):
+    crm = subscribe(desk, "crm", "a")
+    desk.write(remove_subscriptions, [crm.id], **BY)
+    removed, added = desk.read(read_audit)
+    assert (added.action, added.who, added.ended_at) == ("subscription add", "a test", 0.0)
+    assert (removed.action, removed.who, removed.at) == ("subscription remove", "ann", 7.0)
+    for entry in (added, removed):
+        assert entry.selection == {
+            "endpoint": "crm",
+            "id": crm.id,
+            "types": ["a"],
+            "source": None,
+            "filters": [],
+        }
+
+
+def test_a_process_compiles_its_router_once_per_version(desk):
+    subscribe(desk, "crm")
+    router = desk.read(current_router)
+    assert desk.read(current_router) is router
+    subscribe(desk, "audit")
+    assert desk.read(current_router) is not router
+    assert endpoints(desk) == ("audit", "crm")
+
+
+def test_a_process_keeps_few_routers(desk):
+    for number in range(20):
+        subscribe(desk, "crm", str(number))
+        desk.read(current_router)
+    assert len(subscriptions._routers) <= 8
+
+
+def test_changes_at_once_are_all_stored(open_desk, store_url):
+    desks = [open_desk(store_url) for _ in range(3)]
+
+    async def change(desk, name):
+        await desk.store.write(add_subscription, new_subscription(name, {}), **BY)
+
+    async def change_at_once():
+        await asyncio.gather(*(change(desk, name) for desk, name in zip(desks, "abc", strict=True)))
+
+    desks[0].run(change_at_once())
+    assert endpoints(desks[0]) == ("a", "b", "c")
+    assert len(desks[0].rows(schema.routing)) == 1
