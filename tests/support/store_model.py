@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass, field, fields
+from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
 from resonant.delivery.retry import GiveUp, Park
@@ -135,6 +136,8 @@ class Model:
     def __init__(self) -> None:
         self.deliveries: dict[int, Known] = {}
         self.webhook_ids: dict[EventKey, str] = {}
+        # Pairs of an endpoint and a glob.
+        self.subscriptions: set[tuple[str, str]] = set()
         self.accepted: Counter[str] = Counter()
         self.purged: Counter[str] = Counter()
         self.counted: Counter[Labels] = Counter()
@@ -160,6 +163,11 @@ class Model:
         known = Known(delivery_id, event.id, event.source, event.type, endpoint, now, now, now, now)
         self.deliveries[delivery_id] = known
         self.accepted[endpoint] += 1
+
+    def route(self, event) -> tuple[set[str], bool]:
+        """Return the endpoints of an event that is given without one, and whether it is new."""
+        known = {each.endpoint for each in self.all(source=event.source, event_id=event.id)}
+        return known or {to for to, glob in self.subscriptions if fnmatch(event.type, glob)}, not known
 
     def claimable(self, endpoint: str, now: float) -> list[Known]:
         return [

@@ -10,13 +10,16 @@ from hypothesis.stateful import initialize
 
 from resonant.delivery.retry import Decision, GiveUp, Park, Retry
 from resonant.errors import ConflictingEvent
+from resonant.routing import new_subscription
 from resonant.store.counts import acceptances, counters
 from resonant.store.queue import leases as lease_queries
 from resonant.store.queue import rescue
 from resonant.store.queue.enqueue import enqueue
+from resonant.store.shared.subscriptions import add_subscription, remove_subscriptions_of
 from support.store_machine import (
     ENDPOINTS,
     REASONS,
+    TYPES,
     StoreMachine,
     batches,
     deed,
@@ -59,6 +62,36 @@ class Workers(StoreMachine):
         ids = {(row["source"], row["event_id"]): row["id"] for row in self.rows_of(endpoint)}
         for identity in sorted(new, key=lambda each: (each.id, each.source)):
             self.model.accept(ids[identity], make(identity), endpoint, now)
+
+    @deed(where=has_room, endpoint=endpoints, event_type=st.sampled_from(["order.*", *TYPES]))
+    def subscribe(self, endpoint, event_type):
+        new = new_subscription(endpoint, {"types": [event_type]})
+        self.write(add_subscription, new, who="a test", now=self.clock())
+        self.model.subscriptions.add((endpoint, event_type))
+
+    @deed(where=has_room, endpoint=endpoints)
+    def unsubscribe(self, endpoint):
+        self.write(remove_subscriptions_of, endpoint, who="a test", now=self.clock())
+        self.model.subscriptions = {each for each in self.model.subscriptions if each[0] != endpoint}
+
+    @deed(where=has_room, weight=2, identities=batches)
+    def route(self, identities):
+        now = self.clock()
+        found = self.write(enqueue, map(make, identities), now=now, report_conflicts=True)
+        expected = {each: self.model.route(make(each)) for each in identities}
+        assert {each.event.identity: each.endpoints for each in found.outcomes} == {
+            each: tuple(sorted(names)) for each, (names, _) in expected.items()
+        }
+        assert {each.given.identity for each in found.unrouted} == {
+            each for each, (names, _) in expected.items() if not names
+        }
+        rows = {
+            (row["source"], row["event_id"], to): row["id"] for to in ENDPOINTS for row in self.rows_of(to)
+        }
+        for identity in sorted(identities, key=lambda each: (each.id, each.source)):
+            names, is_new = expected[identity]
+            for name in names if is_new else ():
+                self.model.accept(rows[*identity, name], make(identity), name, now)
 
     @deed(where=some(), limit=limits)
     def fold(self, limit):
