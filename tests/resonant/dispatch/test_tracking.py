@@ -172,6 +172,15 @@ async def test_the_dlq_command_starts_at_the_run_or_at_an_earlier_dead_letter(st
         assert tracker.dead_letters_shown_by(None) == "resonant dlq --since 2023-11-14T22:13:20.000Z"
 
 
+async def test_deliveries_of_an_endpoint_that_cannot_be_opened_are_held(store_url):
+    async with tracked(store_url, "a", "b") as (store, tracker):
+        await another_sends(store, 1, Park(60.0, START + 60))
+        tracker.unavailable = {"orders": "no endpoint is named 'orders'"}
+        await tracker.look()
+        assert tracker.is_settled
+        assert str(tracker.outcomes) == "0 delivered, 0 retried, 1 parked, 0 dead-lettered, 1 held"
+
+
 async def test_a_delivery_given_twice_counts_once_and_a_purged_one_is_counted_as_purged(store_url):
     async with opened(store_url, clock=FixedClock(START)) as store:
         ids = await enqueue(store, "a", "b")
