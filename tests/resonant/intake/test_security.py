@@ -79,6 +79,22 @@ def test_nginx_and_the_server_agree_on_where_each_request_ends(server, front):
     )
 
 
+def test_through_nginx_no_spelling_of_the_path_leads_to_the_metrics(front):
+    paths = (
+        b"/metrics",
+        b"//metrics",
+        b"/metrics/",
+        b"/%6detrics",
+        b"/x/../metrics",
+        b"/metrics?x",
+        b"/events/../metrics",
+        b"/METRICS",
+    )
+    for path in paths:
+        request = b"GET %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % path
+        assert talk(front.port, request, tls=front.tls) == [404], path
+
+
 @pytest.mark.parametrize(
     ("target", "headers", "status"),
     [
