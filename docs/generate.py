@@ -33,6 +33,7 @@ def pages() -> dict[str, str]:
         "commands.md": _text(_commands()),
         "settings.md": _text(_settings()),
         "metrics.md": _text(_metrics()),
+        "http.md": _text(_http()),
         "python.md": _text(_python()),
     }
 
@@ -235,6 +236,22 @@ def _metrics() -> Iterator[str]:
 def _values(literal: Any) -> str:
     *most, last = (f"`{each}`" for each in get_args(literal))
     return f"{', '.join(most)} or {last}"
+
+
+def _http() -> Iterator[str]:
+    from resonant.intake.limits import Limits  # noqa: PLC0415
+    from resonant.intake.openapi import openapi  # noqa: PLC0415
+    from resonant.intake.openapi_tables import sections  # noqa: PLC0415
+
+    yield "# HTTP API"
+    yield (
+        "`resonant serve` answers these requests. A server describes itself in the same words at `/docs`, and as an OpenAPI 3.1 "
+        "document at `/openapi.json`."
+    )
+    for section in sections(openapi(Limits(), needs_token=True)):
+        yield f"## {section.title}"
+        yield from section.paragraphs
+        yield from (_table(each.columns, each.rows) for each in section.tables if each.rows)
 
 
 def _python() -> Iterator[str]:

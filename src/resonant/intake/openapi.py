@@ -9,6 +9,8 @@ from resonant.intake.problems import MEDIA_TYPE
 from resonant.intake.schemas import schemas
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from resonant.intake.limits import Limits
 
 # Their meanings and schemas, by name.
@@ -61,7 +63,14 @@ def openapi(limits: Limits, *, needs_token: bool) -> dict[str, Any]:
     }
     if not needs_token:
         _remove_tokens(document)
+    for operation in _operations(document):
+        operation["responses"] = dict(sorted(operation["responses"].items()))
     return document
+
+
+def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for methods in document["paths"].values():
+        yield from methods.values()
 
 
 def _send(limits: Limits) -> dict[str, Any]:
@@ -137,7 +146,7 @@ def _send(limits: Limits) -> dict[str, Any]:
             **_problems(
                 {
                     "400": "The body is not JSON, or the query or a header is not valid.",
-                    "403": "The token is not for this source, type or endpoint; without tokens, the request is from a foreign page.",
+                    "403": "The token is not for this source, type or endpoint; without tokens, the request is from a page of another origin.",
                     "405": "Another method.",
                     "409": "An event with this `source` and `id` is stored with other content.",
                     "413": "The event or the request is too large; `limit` has the limit.",
@@ -288,8 +297,9 @@ def _common(*, with_token: bool = False, unavailable: str | None = None) -> dict
 
 def _remove_tokens(document: dict[str, Any]) -> None:
     del document["components"]["securitySchemes"]
-    for methods in document["paths"].values():
-        for operation in methods.values():
-            operation["security"] = []
-            for status in ("401", "429"):
-                operation["responses"].pop(status, None)
+    for operation in _operations(document):
+        operation["security"] = []
+        for status in ("401", "429"):
+            operation["responses"].pop(status, None)
+        for status, answer in _problems({"403": "The request is from a page of another origin."}).items():
+            operation["responses"].setdefault(status, answer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, get_args
 
 from resonant.errors import InvalidEventCode
-from resonant.events import Reason, Status
+from resonant.events import OWN_SOURCE, Reason, Status
 from resonant.events.attributes import (
     ABSOLUTE_URI,
     MAX_ATTRIBUTE_CHARACTERS,
@@ -66,7 +66,8 @@ def _event() -> dict[str, Any]:
                 "Identifies the event within its source; by default, a new one.",
             ),
             "type": text | {"description": "Such as `com.example.order.paid`."},
-            "source": text | {"description": "A URI reference to the producer."},
+            "source": text
+            | {"not": {"const": OWN_SOURCE}, "description": "A URI reference to the producer."},
             "time": _or_null(_TIME, "When the event happened, in RFC 3339; by default, now."),
             "subject": _or_null(text, "The subject of the event within the source."),
             "datacontenttype": _or_null(
