@@ -41,18 +41,17 @@ def parse(rows: Iterable[Mapping[str, Any]], source: str) -> dict[str, list[Subs
     Raises:
         Misuse: a subscription is invalid.
     """
-    return {row["name"]: _of(row, source) for row in rows if row.get(KEY) is not None}
+    by_name = {options.endpoint_name(row["name"]): row.get(KEY) for row in rows}
+    return {name: _of(name, found, source) for name, found in by_name.items() if found is not None}
 
 
-def _of(row: Mapping[str, Any], source: str) -> list[Subscription]:
-    where = f"{source}: endpoint {row['name']!r}"
-    if not isinstance(row[KEY], list) or not all(isinstance(terms, dict) for terms in row[KEY]):
+def _of(name: str, declared: Any, source: str) -> list[Subscription]:
+    where = f"{source}: endpoint {name!r}"
+    if not isinstance(declared, list) or not all(isinstance(terms, dict) for terms in declared):
         raise options.Misuse(f"{where}: its {KEY} must be a list of objects with types, source or filters")
     found: list[Subscription] = []
-    for number, terms in enumerate(row[KEY], 1):
-        new = given.subscription(
-            options.endpoint_name(row["name"]), terms, f"{where}: subscription {number}: "
-        )
+    for number, terms in enumerate(declared, 1):
+        new = given.subscription(name, terms, f"{where}: subscription {number}: ")
         found += [] if any(each.says_the_same(new) for each in found) else [new]
     return found
 

@@ -273,24 +273,3 @@ def test_an_import_replaces_the_subscriptions_of_endpoints_that_declare_some(
     emptied = resonant.on_prefect("endpoint", "import", str(file), "--prune", "--yes").out
     assert emptied.startswith("~ cli-hooks  subscriptions 2 removed\n- cli-broken\n")
     assert subscriptions(resonant) == []
-
-
-@pytest.mark.parametrize(
-    ("declared", "said"),
-    [
-        ("{types: a}", "its subscriptions must be a list of objects with types, source or filters"),
-        ("[{type: a}]", "subscription 1: a subscription has no member 'type': did you mean types?"),
-        (
-            "[{types: a}, {filters: {exact: {n: 3}}}]",
-            'subscription 2: filters[0].exact: n must be a string, such as "3", not a number',
-        ),
-    ],
-)
-def test_a_mistake_in_a_declared_subscription_is_refused_with_its_place(
-    resonant, on_server, tmp_path, declared, said
-):
-    (tmp_path / "f.yaml").write_text(
-        f"- {{name: cli-a, url: 'https://a.example', subscriptions: {declared}}}\n"
-    )
-    refused = resonant.on_prefect("endpoint", "import", "f.yaml", code=2)
-    assert refused.err == f"resonant: f.yaml: endpoint 'cli-a': {said}\n"

@@ -1,0 +1,62 @@
+"""Subscriptions declared in a file of endpoints."""
+
+from __future__ import annotations
+
+import pytest
+
+from resonant.cli.endpoint.declared_subscriptions import compare, exported, parse
+from resonant.cli.options import Misuse
+from resonant.routing import new_subscription
+
+ORDERS, INVOICES = {"types": ["order.*"]}, {"types": ["invoice.*"], "source": "/eu"}
+
+
+def declared(*terms, name="shop"):
+    return {"name": name, "url": "https://a.example", "subscriptions": [*terms]}
+
+
+def terms_of(subscriptions):
+    return [{key: value for key, value in each.terms.items() if value} for each in subscriptions]
+
+
+def test_an_endpoint_without_the_key_declares_none_and_an_empty_list_declares_that_there_is_none():
+    rows = [{"name": "crm"}, {"name": "log", "subscriptions": None}, declared()]
+    assert parse(rows, "f.yaml") == {"shop": []}
+
+
+def test_the_name_is_that_of_the_store_and_a_repeat_counts_once():
+    [(name, found)] = parse([declared(ORDERS, INVOICES, ORDERS, name="webhook-endpoint/shop")], "f").items()
+    assert (name, terms_of(found)) == ("shop", [ORDERS, INVOICES])
+    assert {each.endpoint for each in found} == {"shop"}
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ("order.*", "its subscriptions must be a list of objects with types, source or filters"),
+        (["order.*"], "its subscriptions must be a list of objects with types, source or filters"),
+        (
+            [ORDERS, {"filter": []}],
+            "subscription 2: a subscription has no member 'filter': did you mean filters?",
+        ),
+    ],
+)
+def test_a_mistake_is_refused_with_its_place(given, problem):
+    with pytest.raises(Misuse) as refused:
+        parse([declared() | {"subscriptions": given}], "f.yaml")
+    assert str(refused.value) == f"f.yaml: endpoint 'shop': {problem}"
+
+
+def test_only_what_differs_is_added_and_removed():
+    stored = [new_subscription(name, ORDERS) for name in ("shop", "crm", "log")]
+    found = compare(parse([declared(INVOICES), declared(ORDERS, name="crm")], "f"), stored)
+    assert set(found) == {"shop"}
+    assert terms_of(found["shop"].added) == [INVOICES]
+    assert found["shop"].removed == (stored[0],)
+    assert str(found["shop"]) == "subscriptions 1 added, 1 removed"
+
+
+def test_an_export_declares_the_same():
+    stored = [new_subscription("shop", terms) for terms in (ORDERS, INVOICES, {})]
+    rows = [declared(*terms, name=name) for name, terms in exported(stored).items()]
+    assert compare(parse(rows, "f"), stored) == {}
