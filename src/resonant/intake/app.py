@@ -73,7 +73,7 @@ def create_app(
                 OPTIONS=handshake(allowed_origins),
             ),
             resource("/events/{source:path}/{id:path}", GET=lookup(store, access)),
-            resource("/openapi.json", GET=_fixed(json.dumps(document), "application/json")),
+            resource("/openapi.json", GET=_fixed(json.dumps(document) + "\n", "application/json")),
             resource("/docs", GET=_fixed(docs_page.page(document), "text/html", docs_page.HEADERS)),
             *routes,
         ],

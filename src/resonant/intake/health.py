@@ -9,9 +9,10 @@ import time
 from typing import TYPE_CHECKING
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from resonant.errors import StoreError
+from resonant.intake.answers import json_answer
 from resonant.intake.problems import Problem
 from resonant.store.engine.migrate import SCHEMA_VERSION, read_schema_version
 
@@ -30,7 +31,7 @@ _OLDEST_SECONDS = 1.0
 
 async def healthz(_request: Request) -> Response:
     """Answer 200: the process runs."""
-    return JSONResponse({"status": "ok"})
+    return json_answer({"status": "ok"})
 
 
 class Readiness:
@@ -56,7 +57,7 @@ class Readiness:
                 self._looked_at = self._clock()
         if not self._is_ready:
             raise Problem(503, "the store cannot be used now", headers={"Retry-After": "1"})
-        return JSONResponse({"status": "ready"})
+        return json_answer({"status": "ready"})
 
     async def _look(self) -> bool:
         try:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
-from starlette.responses import Response
-
 from resonant.events import rfc3339
+from resonant.intake.answers import json_answer
 from resonant.intake.problems import Problem
 from resonant.store.views.reads import read_deliveries_of
 
@@ -16,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from starlette.requests import Request
+    from starlette.responses import Response
 
     from resonant.events import Delivery
     from resonant.intake.tokens import Access
@@ -38,7 +37,7 @@ def lookup(store: Store, access: Access) -> Callable[[Request], Awaitable[Respon
                 404,
                 "no such event, or not for this token; percent-encode its source and id (/events/%2Fshop/ID)",
             )
-        return Response(json.dumps(_document(seen)), 200, {"Cache-Control": "no-store"}, "application/json")
+        return json_answer(_document(seen), headers={"Cache-Control": "no-store"})
 
     return answer
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import TYPE_CHECKING, Any
 
-from starlette.responses import Response
-
 from resonant.events import ENDPOINT_NAME
+from resonant.intake.answers import json_answer
 from resonant.intake.batches import Result, refusal_of, store_batch
 from resonant.intake.body import read_body
 from resonant.intake.group_commit import GroupCommit
@@ -20,6 +18,7 @@ from resonant.suggestions import did_you_mean, no_such_endpoint
 
 if TYPE_CHECKING:
     from starlette.requests import Request
+    from starlette.responses import Response
 
     from resonant.events import Event
     from resonant.intake.limits import Limits
@@ -137,7 +136,7 @@ def _answer(result: Result, *, is_lenient: bool) -> Response:
     if result.refused:
         document["errors"] = [refusal.document() for refusal in result.refused]
     headers = {"Preference-Applied": _LENIENT} if is_lenient else None
-    return Response(json.dumps(document), 202, headers, "application/json")
+    return json_answer(document, 202, headers=headers)
 
 
 def _event(outcome: Outcome) -> dict[str, Any]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from starlette.responses import Response
+from resonant.intake.answers import json_answer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from starlette.responses import Response
 
 MEDIA_TYPE = "application/problem+json"
 # The status if each refused event of a request has this code; 422 for all others.
@@ -76,7 +77,7 @@ class Problem(Exception):
             document["limit"] = self.limit
         if self.errors:
             document["errors"] = [error.document() for error in self.errors]
-        return Response(json.dumps(document), self.status, self.headers, MEDIA_TYPE)
+        return json_answer(document, self.status, headers=self.headers, media_type=MEDIA_TYPE)
 
 
 def refused(errors: Sequence[Refusal], of: int) -> Problem:
