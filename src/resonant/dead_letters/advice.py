@@ -71,6 +71,7 @@ def advise(
     category: str,
     endpoint: str = "NAME",
     event_id: str = "ID",
+    source: str | None = None,
     cause: str = "",
     maybe_processed: bool = False,
 ) -> str:
@@ -79,6 +80,7 @@ def advise(
     Args:
         code, reason, category, endpoint: common to the dead letters.
         event_id: the event id of an example.
+        source: its source, if commands need it.
         cause: the fingerprint of their group, if the advice is about a whole group.
         maybe_processed: whether the receiver may have processed them.
     """
@@ -98,7 +100,7 @@ def advise(
         replay=f"`{replay}`",
         slow_replay=f"`{replay} --rate 10`",
         endpoint=endpoint,
-        event_id=shlex.quote(event_id),
+        event_id=shlex.quote(event_id) + (f" --source {shlex.quote(source)}" if source else ""),
     )
     return f"{processed(code)}: check the receiver before a replay; {line}" if maybe_processed else line
 

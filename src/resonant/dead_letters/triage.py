@@ -38,6 +38,7 @@ class DeadLetterGroup:
         count: the number of dead letters.
         first_at, last_at: when the first and the last of them were given up, seconds since the epoch.
         example, example_source: the event id and the source of the newest dead letter.
+        shares_id: whether events of other sources have the example's id.
         answer: the beginning of the receiver's answer to the example, if any; otherwise empty.
         maybe_processed: whether the receiver may have processed some, judged by the newest of each cause.
     """
@@ -55,6 +56,7 @@ class DeadLetterGroup:
     example_source: str
     answer: str
     maybe_processed: bool
+    shares_id: bool = False
 
     @property
     def advice(self) -> str:
@@ -65,6 +67,7 @@ class DeadLetterGroup:
             category=self.category,
             endpoint=self.endpoint,
             event_id=self.example,
+            source=self.example_source if self.shares_id else None,
             cause=self.fingerprint,
             maybe_processed=self.maybe_processed,
         )
@@ -98,6 +101,7 @@ def _group(
     first, _ = members[0]
     counts = [each for _, each in members]
     newest = [each.last_id for each in counts]
+    example = examples[max(newest)]
     return DeadLetterGroup(
         fingerprint=fingerprint,
         endpoint=first.endpoint,
@@ -108,8 +112,9 @@ def _group(
         count=kinds.total(),
         first_at=min(each.first_at for each in counts),
         last_at=max(each.last_at for each in counts),
-        example=examples[max(newest)].event_id,
-        example_source=examples[max(newest)].source,
+        example=example.event_id,
+        example_source=example.source,
         answer=said[max(newest)].answer or "",
         maybe_processed=any(said[each].maybe_processed for each in newest),
+        shares_id=example.shares_id,
     )

@@ -139,12 +139,13 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A delivery that was given up; the fields are the keys of ``resonant dlq --json``.
+    """A delivery that was given up; the fields but ``shares_id`` are the keys of ``resonant dlq --json``.
 
     Attributes:
         replayed_to: the other endpoint to which a replay has sent the event, if any.
         answer: the beginning of the receiver's answer to the last attempt, without secrets.
         maybe_processed: whether the receiver may have processed the event in a failed attempt.
+        shares_id: whether events of other sources have the same id, so that commands need ``--source``.
     """
 
     event_id: str
@@ -164,3 +165,4 @@ class DeadLetter:
     replayed_to: str | None = None
     answer: str | None = None
     maybe_processed: bool = False
+    shares_id: bool = False

@@ -121,10 +121,11 @@ def test_an_operator_scans_only_unfinished_deliveries_and_the_latest_attempts(de
         await pausing.pause(store, "billing", who="me")
         await pausing.resume(store, "billing", who="me", send_parked=True)
         request = ReplayRequest(Selection(endpoint="billing"))
-        await plan(store, request)
         await store.read(lambda connection: request.dead_letters(connection).endpoints(connection))
-        async for leases in take_dead_letters(store, request, owner="me", audit_id=1):
-            assert leases
+        for each in (replace(request, to="crm"), request):
+            await plan(store, each)
+            async for leases in take_dead_letters(store, each, owner="me", audit_id=1):
+                assert leases
         await store.release_all("me")
         assert await cancel(store, Selection(), who="me")
         await store.read(read_history, "billing", now=store.clock())

@@ -139,6 +139,8 @@ def test_the_line_has_whole_commands_with_the_endpoint_and_an_event():
     assert "`resonant endpoint update shop --url URL`" in line("http_404")
     assert "`resonant replay --endpoint shop --code http_404 --include-permanent`" in line("http_404")
     assert "`resonant detail 'a b'`" in line("http_400")
+    of_source = advise(code="http_400", reason="permanent", category="permanent", source="/my shop")
+    assert "`resonant detail ID --source '/my shop'`" in of_source
 
 
 def test_the_commands_and_options_that_the_lines_name_exist():

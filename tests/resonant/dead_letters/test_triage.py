@@ -5,6 +5,7 @@ from __future__ import annotations
 from resonant.dead_letters.advice import advise
 from resonant.dead_letters.purge import Chosen
 from resonant.dead_letters.triage import triage
+from resonant.events import Event
 from resonant.store.views.selection import Selection
 
 
@@ -30,6 +31,16 @@ def test_dead_letters_whose_errors_differ_by_ids_and_numbers_are_one_group(desk)
     assert group.advice == advise(
         code="http_503", reason="exhausted", category="transient", endpoint="orders"
     )
+
+
+def test_the_advice_names_the_source_of_an_example_only_if_another_one_has_its_id(desk):
+    rejected = {"reason": "permanent", "category": "permanent", "code": "http_400"}
+    desk.bury("evt_1", **rejected)
+    assert "`resonant detail evt_1`" in desk.read(triage)[0].advice
+
+    desk.enqueue(Event(id="evt_1", type="order.paid", source="/crm"))
+
+    assert "`resonant detail evt_1 --source /shop`" in desk.read(triage)[0].advice
 
 
 def test_another_endpoint_code_or_message_is_another_group_and_the_largest_is_first(desk):

@@ -87,7 +87,12 @@ def _cards(
         if alike != before:
             code, reason, category, endpoint = before = alike
             advice = advise(
-                code=code, reason=reason, category=category, endpoint=endpoint, event_id=row.event_id
+                code=code,
+                reason=reason,
+                category=category,
+                endpoint=endpoint,
+                event_id=row.event_id,
+                source=row.source if row.shares_id else None,
             )
             lines += [_held(states.get(endpoint)), f"next: {advice}"]
         yield lines

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_args
 
-from sqlalchemy import and_, case, func, select
+from sqlalchemy import and_, case, exists, func, select
 
 from resonant.display import some
 from resonant.errors import UnknownName
@@ -212,8 +212,11 @@ def answers(connection: Connection, delivery_ids: Sequence[int]) -> Mapping[int,
 
 
 def read_deliveries(connection: Connection, delivery_ids: Sequence[int]) -> Sequence[Row[Any]]:
-    """Return the rows of these deliveries, each with the ``event_id`` and the ``source`` of its event."""
-    query = select(_d, _e.c.id.label("event_id"), _e.c.source).join_from(_d, _e, _e.c.key == _d.c.event_key)
+    """Return the rows of these deliveries, each with ``event_id``, ``source`` and ``shares_id`` of its event."""
+    other = _e.alias("other")
+    shares_id = exists().where(other.c.id == _e.c.id, other.c.source != _e.c.source).label("shares_id")
+    query = select(_d, _e.c.id.label("event_id"), _e.c.source, shares_id)
+    query = query.join_from(_d, _e, _e.c.key == _d.c.event_key)
     return connection.execute(query.where(is_any_of(_d.c.id, delivery_ids))).all()
 
 
