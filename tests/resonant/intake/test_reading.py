@@ -351,3 +351,86 @@ def test_data_in_base64_is_bytes():
         content_type=STRUCTURED,
     )
     assert (found.form, found.body) == ("bytes", b"\xff")
+
+
+# --- the cases of CloudEvents' conformance suite (cloudevents/conformance: HTTP binding, and JSON format) ------------
+
+HELLO = b'{\n    "message": "Hello World!"\n}'
+CORE = {"specversion": "1.0", "id": "1", "type": "io.cloudevents.test", "source": "https://cloudevents.io"}
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/json; charset=utf-8"])
+def test_the_binary_message_of_the_suite_is_read(kind):
+    found = read_binary(
+        HELLO,
+        **{
+            "ce-specversion": "1.0",
+            "ce-type": "com.example.someevent",
+            "ce-time": "2018-04-05T03:56:24Z",
+            "ce-id": "1234-1234-1234",
+            "ce-source": "/mycontext/subcontext",
+            "content-type": kind,
+        },
+    )
+    assert (found.id, found.type, found.source) == (
+        "1234-1234-1234",
+        "com.example.someevent",
+        "/mycontext/subcontext",
+    )
+    assert (found.time, found.body) == ("2018-04-05T03:56:24Z", b'{"message":"Hello World!"}')
+
+
+@pytest.mark.parametrize("kind", [STRUCTURED, f"{STRUCTURED}; charset=utf-8"])
+def test_the_structured_message_of_the_suite_is_read(kind):
+    members = CORE | {"datacontenttype": "application/json", "data": json.loads(HELLO)}
+    [found] = read(json.dumps(members, indent=4).encode(), content_type=kind)
+    assert (found.id, found.body) == ("1", b'{"message":"Hello World!"}')
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {},
+        {"datacontenttype": None, "dataschema": None, "subject": None, "time": None},
+        {
+            "datacontenttype": "text/plain",
+            "dataschema": "https://cloudevents.io/dataschema",
+            "subject": "tests",
+        },
+        *({"time": f"2018-04-05T17:31:00{end}"} for end in ("Z", ".000000000Z", "+01:00", "-01:00")),
+        {"source": "#fragment"},
+        {"datacontenttype": "text/plain", "data": "Simple text"},
+        {"extinteger": 10, "extboolean": True, "exturiref": "//authority/path", "extbinary": "TWE="},
+    ],
+)
+def test_the_valid_events_of_the_suite_are_read(members):
+    [found] = read(json.dumps([CORE | members]).encode(), content_type=BATCH)
+    assert found.id == "1"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(
+            (name, "")
+            for name in ("id", "type", "source", "specversion", "datacontenttype", "dataschema", "subject")
+        ),
+        ("specversion", "0.9"),
+        ("time", "lunchtime"),
+        *(("time", f"2018-04-05T18:31{end}") for end in ("Z", ":00X", ":00+25:00", ":00+xx:00", ":00+05")),
+        ("datacontenttype", "xyz"),
+        ("id", 25),
+        ("id", {"xyz": "abc"}),
+        ("MyExtension", "bad"),
+        ("my.extension", "bad"),
+        ("extension", 1.5),
+        ("type", None),
+        ("source", None),
+    ],
+)
+def test_the_invalid_events_of_the_suite_are_refused(name, value):
+    """Except those without id or specversion, which we make up, as in a line."""
+    [found, good] = read(json.dumps([CORE | {name: value}, CORE]).encode(), content_type=BATCH)
+    assert isinstance(found, Refusal)
+    assert found.pointer == f"/{name}"
+    assert good.id == "1"
