@@ -55,3 +55,11 @@ def refusal(text, **options):
     assert "\n" not in message
     assert len(message) < 600
     return message
+
+
+def parsed(text, **options):
+    """Return the event of a line; or the message, the code and the pointer of its refusal."""
+    try:
+        return parse_event(text, **options)
+    except InvalidEvent as error:
+        return str(error), error.code, error.pointer

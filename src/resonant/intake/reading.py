@@ -72,14 +72,12 @@ def read_events(mode: Mode, headers: Headers, body: bytes, limits: Limits) -> li
         Problem: the body as a whole cannot be read, or has too many events.
     """
     common = _trace(headers)
-    key = headers.get("idempotency-key")
-    if key is not None and mode not in SINGLE:
-        raise Problem(400, "Idempotency-Key is for a single event: give each event of a batch an id")
+    key = _idempotency_key(mode, headers)
 
     def build(fields: Any) -> Event:
         if isinstance(fields, dict):
             if key is not None and fields.get("id") is None:
-                fields["id"] = _unquoted(key)
+                fields["id"] = key
             if common and fields.get("traceparent") is None and fields.get("tracestate") is None:
                 fields |= common
         return event_from_fields(fields, max_bytes=limits.event_bytes)
@@ -191,6 +189,15 @@ def _text_or_bytes(kind: str, body: bytes) -> str | bytes:
         return body.decode("ascii" if charset == "us-ascii" else "utf-8")
     except UnicodeDecodeError:
         return body
+
+
+def _idempotency_key(mode: Mode, headers: Headers) -> str | None:
+    keys = headers.getlist("idempotency-key")
+    if keys and mode not in SINGLE:
+        raise Problem(400, "Idempotency-Key is for a single event: give each event of a batch an id")
+    if len(keys) > 1:
+        raise Problem(400, "the request has several Idempotency-Key headers")
+    return _unquoted(keys[0]) if keys else None
 
 
 def _trace(headers: Headers) -> dict[str, str]:

@@ -7,12 +7,16 @@ import json
 import random
 
 import pytest
+from hypothesis import HealthCheck, given, settings
 
 from resonant.errors import StoreUnavailable
+from resonant.events import Event
 from resonant.intake.limits import Limits
 from resonant.intake.tokens import Grant, OpenAccess
 from resonant.store.shared.tokens import Token
-from support.lines import line
+from support.examples import examples
+from support.hostile_lines import damaged_lines, good_lines
+from support.lines import line, parsed
 from support.posting import BATCH, LINES, STRUCTURED, posting
 
 
@@ -108,6 +112,19 @@ def test_the_idempotency_key_makes_a_retry_a_duplicate(client):
     for duplicate in (False, True):
         answer = client.post(line(), idempotency_key="order-7")
         assert answer.json() == {"events": [event("order-7", duplicate=duplicate)]}
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(200))
+@given(good_lines | damaged_lines)
+def test_the_answer_is_what_the_command_line_says(client, text):
+    answer, expected = client.post(text), parsed(text)
+    if isinstance(expected, Event):
+        is_known = not expected.id.startswith("evt_") and "already exists" in answer.text
+        assert answer.status_code == (409 if is_known else 202), answer.text
+    else:
+        [error] = answer.json()["errors"]
+        assert (error["detail"], error["code"], error["pointer"]) == expected
+        assert 400 <= answer.status_code < 500
 
 
 # --- several events -------------------------------------------------------------------------------------------------

@@ -10,15 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
-from resonant.errors import InvalidEvent
 from resonant.events import Event
-from resonant.input_lines import parse_event
 from resonant.intake.limits import Limits
 from resonant.intake.problems import Problem, Refusal
 from resonant.intake.reading import mode_of, most_bytes, read_events
 from resonant.sinks.wire import message
 from support.hostile_lines import characters, damaged_lines, good_lines
-from support.lines import line
+from support.lines import line, parsed
 from support.posting import BATCH, LINES, STRUCTURED
 from support.wire_examples import EXAMPLES, TRACEPARENT, attributes, events
 
@@ -45,14 +43,6 @@ def problem(body=b"", **headers):
     return caught.value
 
 
-def parsed(text):
-    """Return the event of a line, or why a command refuses it."""
-    try:
-        return parse_event(text, max_bytes=SMALL.event_bytes)
-    except InvalidEvent as error:
-        return str(error), error.code, error.pointer
-
-
 def result(found):
     return (found.detail, found.code, found.pointer) if isinstance(found, Refusal) else found
 
@@ -77,13 +67,13 @@ any_lines = (
 @given(any_lines)
 def test_structured_mode_takes_what_a_command_takes_and_refuses_the_rest_with_its_words(text):
     [found] = read(text, content_type=STRUCTURED)
-    assert same(result(found), parsed(text))
+    assert same(result(found), parsed(text, max_bytes=SMALL.event_bytes))
 
 
 @given(st.lists(any_lines.map(lambda text: text.replace(b"\n", b" ")), max_size=5))
 def test_lines_are_read_as_a_command_reads_them(lines):
     found = read(b"\n".join(lines), content_type=LINES)
-    expected = [parsed(each) for each in lines if each and not each.isspace()]
+    expected = [parsed(each, max_bytes=SMALL.event_bytes) for each in lines if each and not each.isspace()]
     assert len(found) == len(expected)
     assert all(same(result(each), other) for each, other in zip(found, expected, strict=True))
     assert [each.index for each in found if isinstance(each, Refusal)] == [
@@ -100,7 +90,9 @@ def is_decoded(result):
 
 @given(st.lists(good_lines | damaged_lines, max_size=5))
 def test_a_batch_is_read_as_a_command_reads_its_events(texts):
-    results = {text.removeprefix(b"\xef\xbb\xbf"): parsed(text) for text in texts}
+    results = {
+        text.removeprefix(b"\xef\xbb\xbf"): parsed(text, max_bytes=SMALL.event_bytes) for text in texts
+    }
     expected = {text: result for text, result in results.items() if is_decoded(result)}
     found = read(b"[%s]" % b" , ".join(expected), content_type=BATCH)
     assert len(found) == len(expected)
@@ -334,6 +326,11 @@ def test_an_idempotency_key_that_is_no_id_is_refused(key):
 @pytest.mark.parametrize("kind", [BATCH, LINES])
 def test_a_batch_has_no_idempotency_key(kind):
     assert problem(content_type=kind, idempotency_key="1").status == 400
+
+
+def test_two_idempotency_keys_are_refused():
+    keys = [(b"idempotency-key", b"1"), (b"idempotency-key", b"2")]
+    assert problem(line().encode(), content_type=STRUCTURED, raw=keys).status == 400
 
 
 def test_the_trace_of_the_request_is_that_of_its_events_unless_they_have_one():
