@@ -10,7 +10,7 @@ from hypothesis import given
 from resonant.events import ABSENT, Event
 from resonant.routing.attributes import attributes_of
 from resonant.sinks.wire import message
-from support import subscriptions as generated
+from support import routing as generated
 
 
 def received(event):

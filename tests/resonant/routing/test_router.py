@@ -9,7 +9,7 @@ from hypothesis import given, settings
 
 from resonant.events import Event
 from resonant.routing import Router, new_subscription
-from support import subscriptions as generated
+from support import routing as generated
 
 fuzzed = settings.get_profile("fuzz")
 

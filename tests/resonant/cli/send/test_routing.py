@@ -67,8 +67,8 @@ def test_an_event_without_a_subscriber_is_reported_with_its_place(resonant, work
     bad, unrouted = answer.err.splitlines()
     assert bad.startswith("a.jsonl:3: not JSON: ")
     assert unrouted == (
-        "a.jsonl:2: no subscription matches the event with id 'e2' of source '/shop' and type 'stock.low': "
-        "add one with `resonant subscription add`, or name an endpoint; --allow-unrouted accepts it"
+        "a.jsonl:2: no subscription wants type 'stock.low' of source '/shop' (id 'e2'): "
+        "`resonant subscription add ENDPOINT stock.low` adds one; --allow-unrouted accepts it"
     )
     assert resonant.json("status")["accepted"] == 1
 

@@ -12,7 +12,7 @@ from resonant.store.shared.subscriptions import add_subscription, remove_subscri
 from resonant.store.views.known_names import remember_endpoints
 from support.examples import examples
 from support.lines import as_line
-from support.subscriptions import ENDPOINTS, events, subscriptions
+from support.routing import ENDPOINTS, events, subscriptions
 
 EVENT = {"type": "order.paid", "source": "/eu/shop", "id": "evt_1", "subject": "42", "data": {}}
 

@@ -10,7 +10,7 @@ from resonant.routing import new_subscription
 from resonant.store import schema
 from resonant.store.shared.subscriptions import add_subscription, read_subscriptions, remove_subscriptions
 from support.examples import examples
-from support.subscriptions import events, subscriptions, wanted_by
+from support.routing import events, subscriptions, wanted_by
 
 few = settings(parent=settings.get_profile("fuzz-io"), max_examples=examples(60))
 
