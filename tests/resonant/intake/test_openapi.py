@@ -107,7 +107,7 @@ def test_schemathesis_finds_nothing_with_all_its_checks(tmp_path):
                 *command,
                 "--checks=all",
                 f"--header=Authorization: Bearer {token}",
-                f"--max-examples={examples(100)}",
+                f"--max-examples={examples(40)}",
             ],
             cwd=tmp_path,
             env=clean_environment()
