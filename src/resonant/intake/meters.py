@@ -75,11 +75,19 @@ class Meters(Collector):
         durations.add_metric((), list(buckets), self._seconds)
         yield durations
         for name, text, value in (
-            ("waiting_requests", "Requests that were received and have no answer yet.", self.waiting),
-            ("body_bytes", "Bytes in the bodies of requests that have no answer yet.", self.held_bytes),
-            ("connections", "Open connections.", self.connections),
+            (
+                "resonant_intake_waiting_requests",
+                "Requests that were received and have no answer yet.",
+                self.waiting,
+            ),
+            (
+                "resonant_intake_body_bytes",
+                "Bytes in the bodies of requests that have no answer yet.",
+                self.held_bytes,
+            ),
+            ("resonant_intake_connections", "Open connections.", self.connections),
         ):
-            yield GaugeMetricFamily(f"resonant_intake_{name}", text, value)
+            yield GaugeMetricFamily(name, text, value)
 
 
 def _bound(seconds: float) -> str:
