@@ -70,10 +70,6 @@ def test_an_event_is_looked_up_through_nginx(client):
     assert (answer.status_code, answer.json()["id"]) == (200, "a/b")
 
 
-def test_the_metrics_are_not_public(client):
-    assert client.get("/metrics").status_code == 404
-
-
 def test_the_largest_batch_passes_and_a_larger_one_is_refused_by_nginx(client):
     events = [EVENT | {"id": f"large-{n}", "data": "x" * (MIB - 300)} for n in range(8)]
     assert len(json.dumps(events)) < 8 * MIB
