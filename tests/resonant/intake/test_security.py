@@ -165,7 +165,7 @@ def test_an_attribute_cannot_bring_line_breaks_or_bytes_into_headers_or_the_log(
     # A line separator is allowed in CloudEvents, and encoded wherever it is sent or shown.
     assert answer.status_code == 422 or (value == "a%E2%80%A8b" and answer.status_code in (202, 409))
     assert "x-evil" not in answer.headers
-    assert not set(answer.text) & set("\r\n\0\x1b\u2028")
+    assert not set(answer.text.removesuffix("\n")) & set("\r\n\0\x1b\u2028")
 
 
 BOMBS = {
