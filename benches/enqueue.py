@@ -9,21 +9,27 @@ import os
 import sqlite3
 import subprocess
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from benches.comparing import Comparison, Stopwatch, in_turn
 from benches.surroundings import ENDPOINT, empty_home, lines, write_lines
 from resonant.cli.send.files import BATCH_LINES
 from resonant.input_lines import parse_event
+from resonant.routing import new_subscription
 from resonant.store import WorkerStore
+from resonant.store.shared.subscriptions import add_subscription
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from sqlalchemy import Connection
+
     from resonant.settings import Settings
 
 EVENTS = 50_000
+SUBSCRIPTIONS = 100
 _AT_LEAST = 15_000
 
 
@@ -38,12 +44,13 @@ async def _compare(settings: Settings, count: int, rounds: int) -> list[Comparis
     names = (home / f"{number}" for number in itertools.count())
     home.mkdir()
 
-    async def by_the_library() -> float:
+    async def by_the_library(endpoint: str | None = ENDPOINT) -> float:
         given = lines(count)
         store = await WorkerStore.open(f"sqlite:///{next(names)}")
+        await store.write(_subscribe)
         with Stopwatch() as watch:
             for batch in _batches(given):
-                await store.enqueue([parse_event(line) for line in batch], ENDPOINT)
+                await store.enqueue([parse_event(line) for line in batch], endpoint)
         await store.close()
         return count / watch.seconds
 
@@ -73,12 +80,24 @@ async def _compare(settings: Settings, count: int, rounds: int) -> list[Comparis
     bare = "rows in one table"
     library = await in_turn(by_the_library, by_bare_sqlite, rounds)
     command = await in_turn(by_the_command, by_bare_sqlite, rounds)
+    routed = await in_turn(partial(by_the_library, None), by_the_library, rounds)
     return [
         Comparison("parse_event and Store.enqueue", "events/s", *library, bare, ours_at_least=_AT_LEAST),
         Comparison(
             "`resonant enqueue FILE`, its start included", "events/s", *command, bare, ours_at_least=_AT_LEAST
         ),
+        Comparison(
+            f"the same, routed by {SUBSCRIPTIONS} subscriptions", "events/s", *routed, "a named endpoint"
+        ),
     ]
+
+
+def _subscribe(connection: Connection) -> None:
+    """Subscribe one endpoint to the events, and others to events that nobody stores."""
+    wanted = {ENDPOINT: {"filters": [{"not": {"exact": {"subject": "test"}}}]}}
+    others = {f"other-{number}": {"types": [f"invoice.{number}.*"]} for number in range(1, SUBSCRIPTIONS)}
+    for endpoint, terms in (wanted | others).items():
+        add_subscription(connection, new_subscription(endpoint, terms), who="a bench", now=0.0)
 
 
 def _store_bare(path: Path, given: Sequence[bytes]) -> None:
