@@ -11,6 +11,7 @@ from resonant.errors import EndpointError, UnexpectedStatus
 from resonant.events import Event
 from resonant.sinks.base import CallableSink
 from resonant.store.queue import enqueue as queue
+from resonant.store.views.known_names import known_endpoints
 from support.dispatching import START, deliveries, enqueue, rows, scene, sink_target, succeed
 from support.waiting import until
 
@@ -50,6 +51,13 @@ async def test_an_endpoint_that_cannot_be_opened_delays_only_its_own_deliveries(
         ("broken", "pending", None): 2,
         ("orders", "delivered", None): 2,
     }
+
+
+async def test_the_store_knows_an_endpoint_that_a_run_has_opened(tmp_path):
+    async with scene(tmp_path, orders=succeed, idle=succeed) as worker:
+        await enqueue(worker.store, endpoint="orders")
+        await worker.run(endpoint="idle")
+        assert await worker.store.read(known_endpoints) == {"idle", "orders"}
 
 
 async def test_an_endpoint_that_is_created_later_is_opened_then(tmp_path, quick_look, monkeypatch):

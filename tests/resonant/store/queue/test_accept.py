@@ -210,8 +210,8 @@ def test_on_postgresql_a_routing_producer_needs_to_read_two_tables_only(
     if not postgresql.execute("SELECT FROM pg_roles WHERE rolname = 'router'"):
         postgresql.execute("CREATE ROLE router LOGIN")
     for grant in (
-        "SELECT, INSERT, UPDATE ON resonant_events, resonant_deliveries",
-        "SELECT, INSERT ON resonant_acceptances",
+        "SELECT, INSERT, UPDATE ON resonant_events",
+        "SELECT, INSERT ON resonant_deliveries, resonant_acceptances",
         "SELECT ON resonant_schema, resonant_subscriptions, resonant_routing",
         "USAGE ON ALL SEQUENCES IN SCHEMA public",
     ):
@@ -219,4 +219,5 @@ def test_on_postgresql_a_routing_producer_needs_to_read_two_tables_only(
             lambda connection, grant=grant: connection.execute(text(f"GRANT {grant} TO router")) and None
         )
     producer = open_desk(postgresql.url("test", user="router"))
-    assert producer.enqueue(paid(), endpoint=None).outcomes[0].endpoints == ("crm",)
+    for _ in range(2):
+        assert producer.enqueue(paid(), endpoint=None).outcomes[0].endpoints == ("crm",)
