@@ -72,7 +72,7 @@ def create(
         "can_read": read,
     }
     with command_store() as store:
-        name_checks.check_filters(store, endpoint)
+        name_checks.check_filters(store, scopes["endpoint"])
         change = partial(token_changes.create, name=name, who=who_runs_this(), now=time.time(), **scopes)
         text = store.run(lambda opened: opened.write(change))
     if text is None:

@@ -57,7 +57,7 @@ def test_a_token_for_an_endpoint_names_a_known_one(resonant, stored):
     answer = resonant("token", "create", "shop", "--endpoint", "biling", code=2)
     assert "no endpoint is named 'biling': did you mean billing?" in answer.err
 
-    resonant("token", "create", "shop", "--endpoint", "billing")
+    resonant("token", "create", "shop", "--endpoint", "webhook-endpoint/billing")
     assert resonant.json("token", "list")[0]["endpoint"] == "billing"
 
 
