@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from functools import partial
@@ -64,6 +65,8 @@ def create(
         raise options.Misuse(
             f"{name!r} is not a valid name: use lower case letters, digits and single dashes, such as shop-eu"
         )
+    if not math.isfinite(rate or 0.0):
+        raise options.Misuse(f"--rate {rate} is not a number of events per second")
     scopes: dict[str, Any] = {
         "source": _glob("--source", source),
         "type": _glob("--type", event_type),
