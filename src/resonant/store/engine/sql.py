@@ -104,7 +104,7 @@ def _insert_missing_sqlite(
 ) -> Sequence[Row[Any]]:
     # Takes half of the time of a compiled statement.
     statement = _inserting_values(table, tuple(rows[0]), len(rows), returned)
-    values = tuple(chain.from_iterable(each.values() for each in rows))
+    values = tuple(chain.from_iterable([each.values() for each in rows]))
     return connection.exec_driver_sql(statement, values).all()
 
 

@@ -124,28 +124,18 @@ def accept(
     """
     now = time.time() if now is None else now
     given = _find_endpoints(connection, list(wanted))
-    stored = _store_events(connection, given, now)
-    checked = _check(connection, given, stored)
+    checked = _check(connection, given, _store_events(connection, given, now))
     missing = {(key, endpoint): event.type for event, key, endpoints, _ in checked for endpoint in endpoints}
-    ids = _insert_deliveries(connection, missing, now, {"policy": policy, "max_attempts": max_attempts})
-    new = set(ids.values())
-    acceptances.add(connection, Counter([endpoint for _, endpoint in ids]), wake=wake)
+    inserted = _insert_deliveries(connection, missing, now, {"policy": policy, "max_attempts": max_attempts})
+    acceptances.add(connection, Counter([endpoint for _, endpoint in inserted]), wake=wake)
+    named_before = {key for key, _ in missing.keys() - inserted}
     routed_before = {key for _, key, endpoints, problem in checked if not endpoints and not problem}
-    known = _read_deliveries(connection, routed_before.union([key for key, _ in missing.keys() - ids]))
-    ids |= known
+    known = _read_deliveries(connection, named_before | routed_before)
     routes = _by_event(known) if routed_before else {}
-
-    outcomes = []
-    for event, key, its_endpoints, problem in checked:
-        if problem:
-            is_allowed = allow_unrouted and isinstance(problem, Unrouted)
-            outcomes.append(Outcome(event, problem=None if is_allowed else problem))
-            continue
-        endpoints = its_endpoints or routes[key]
-        delivery_ids = [ids[key, endpoint] for endpoint in endpoints]
-        outcomes.append(Outcome(event, new.isdisjoint(delivery_ids), endpoints, None, tuple(delivery_ids)))
-        new.difference_update(delivery_ids)  # a repeat in the same call is a duplicate
-    return outcomes
+    outcomes = _outcomes(checked, routes, inserted | known, set(inserted.values()))
+    if not allow_unrouted:
+        return outcomes
+    return [each._replace(problem=None) if isinstance(each.problem, Unrouted) else each for each in outcomes]
 
 
 def _find_endpoints(connection: Connection, wanted: list[tuple[Event, str | None]]) -> list[_Given]:
@@ -293,6 +283,25 @@ def _by_event(names: Iterable[_DeliveryName]) -> dict[int, tuple[str, ...]]:
     for key, endpoint in sorted(names):
         found[key] += (endpoint,)
     return found
+
+
+def _outcomes(
+    checked: list[_Checked],
+    routes: Mapping[int, tuple[str, ...]],
+    ids: Mapping[_DeliveryName, int],
+    new: set[int],
+) -> list[Outcome]:
+    """Return the outcome of each event, given the endpoints of those routed before, and the keys of all and of new deliveries."""
+    outcomes = []
+    for event, key, its_endpoints, problem in checked:
+        if problem:
+            outcomes.append(Outcome(event, problem=problem))
+            continue
+        endpoints = its_endpoints or routes[key]
+        delivery_ids = [ids[key, endpoint] for endpoint in endpoints]
+        outcomes.append(Outcome(event, new.isdisjoint(delivery_ids), endpoints, None, tuple(delivery_ids)))
+        new.difference_update(delivery_ids)  # a repeat in the same call is a duplicate
+    return outcomes
 
 
 def _conflict(connection: Connection, event: Event, key: int, digest: str) -> Conflict | None:
