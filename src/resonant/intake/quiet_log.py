@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from resonant.events import Clock
 
 _SECONDS = 10.0
 
 
 class OnlyNews(logging.Filter):
-    """Drops a record if one with the same text, or the same error, was logged within the last ten seconds."""
+    """Drops a record if one with the same text before its arguments, and the same kind of error, was logged within ten seconds.
 
-    def __init__(self) -> None:
+    Args:
+        clock: never goes back, in seconds.
+    """
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
         super().__init__()
+        self._clock = clock
         self._logged_at: dict[tuple[object, ...], float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether to log the record."""
-        now = time.monotonic()
+        now = self._clock()
         self._logged_at = {key: at for key, at in self._logged_at.items() if now - at < _SECONDS}
         key = (record.msg, record.exc_info and record.exc_info[0])
         is_new = key not in self._logged_at

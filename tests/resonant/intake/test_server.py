@@ -218,13 +218,6 @@ async def test_large_bodies_in_memory_do_not_keep_out_small_ones():
         await until(lambda: server.meters.held_bytes == 0)
 
 
-async def test_reads_no_more_of_a_body_than_was_asked_for():
-    async with served(held_bytes=0, free_bytes=0) as server, connected(server.port) as client:
-        await client.send(HEAD + b"Content-Length: 5000000\r\n\r\n" + b" " * 5_000_000)
-        assert (await client.answer()).status == 503
-        assert server.meters.held_bytes == 0
-
-
 async def test_answers_503_when_too_many_requests_wait_for_the_store():
     async with waiting_server(waiting=3) as server:
         async with asking(server.port, 3) as waiting:

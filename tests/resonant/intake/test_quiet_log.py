@@ -1,0 +1,26 @@
+"""A flood of the same trouble is a line every ten seconds."""
+
+import logging
+
+from resonant.intake.quiet_log import OnlyNews
+
+
+def record(text, *arguments, error=None):
+    return logging.LogRecord("resonant", logging.WARNING, "", 0, text, arguments, error)
+
+
+def test_logs_the_same_trouble_once_in_ten_seconds():
+    now = [0.0]
+    news = OnlyNews(lambda: now[0])
+    assert news.filter(record("answered 503: %s", "the store is locked"))
+    now[0] = 9.9
+    assert not news.filter(record("answered 503: %s", "the store is locked, too"))
+    assert news.filter(record("not ready"))
+    now[0] = 10.0
+    assert news.filter(record("answered 503: %s", "the store is locked"))
+
+
+def test_logs_each_kind_of_error():
+    news = OnlyNews()
+    errors = [(type(each), each, None) for each in (ZeroDivisionError(), KeyError(), KeyError())]
+    assert [news.filter(record("a request failed", error=each)) for each in errors] == [True, True, False]
