@@ -199,6 +199,20 @@ class TestPaces:
         assert row.gate.state == "normal"
         assert process.gate.claim_limit(114, 0) == NO_LIMIT
 
+    def test_after_an_outage_an_endpoint_is_down_until_it_is_normal(self, row, process, other):
+        process.recover(102)
+        began = row.gate.failing_since
+        assert (row.gate.state, row.gate.is_down) == ("paced", True)
+        other.look(105.5)
+        assert (row.gate.pilot, row.gate.failing_since) == ("two", began)
+        other.look_until(105.5, 118)
+        assert (row.gate.state, row.gate.is_down) == ("normal", False)
+
+    def test_an_endpoint_that_is_only_slowed_down_is_not_down(self, row, process):
+        for n in range(4):
+            process.send(failed(429), 100 + n / 20)
+        assert (row.gate.state, row.gate.is_down) == ("paced", False)
+
     def test_another_process_replaces_a_pilot_that_died_at_half_its_pace(self, row, process, other):
         process.recover(102)
         row.set(pace=50.0)
