@@ -53,6 +53,8 @@ def listen(host: str, port: int) -> socket.socket:
             f"cannot listen on {host} port {port}: {reason}: choose another with --host and --port"
         ) from None
     listener.setblocking(False)
+    # asyncio sets this only on sockets whose protocol it knows. Otherwise, an answer waits 40 ms for an acknowledgement.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
 
