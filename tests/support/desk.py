@@ -14,10 +14,8 @@ from resonant.dead_letters.purge import Chosen, Retention, purge
 from resonant.dead_letters.replay import Replayed, ReplayRequest, replay_batch
 from resonant.delivery.retry import Decision, GiveUp, Park, Retry
 from resonant.events import Attempt, Delivery, Event, Lease, LeaseKey
-from resonant.routing import new_subscription
 from resonant.store import Outcome, Store, WorkerStore, schema
 from resonant.store.counts.counters import read_ever
-from resonant.store.shared.subscriptions import add_subscription
 from resonant.store.views.selection import Selection
 
 if TYPE_CHECKING:
@@ -110,11 +108,6 @@ class Desk:
         died_before = self.clock() if died_before is None else died_before
         options |= {"died_before": died_before, "limit": limit, "owner": "replay"}
         return self.run(self.store.write_leases(replay_batch, request, **options))
-
-    def subscribe(self, endpoint: str, *types: str, **terms: Any) -> None:
-        """Let an endpoint get the events of these types that meet the other conditions."""
-        subscription = new_subscription(endpoint, {"types": types, **terms})
-        self.write(add_subscription, subscription, who="a test", now=self.clock())
 
     def cancel(self, **selection: Any) -> int:
         """Cancel the selected unfinished deliveries."""

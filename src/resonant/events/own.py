@@ -4,9 +4,9 @@ from __future__ import annotations
 
 # Producers on the command line and over HTTP cannot use it.
 OWN_SOURCE = "/resonant"
-_OWN_TYPES = "resonant."
+OWN_TYPES = "resonant."
 
 
 def is_own_type(event_type: str) -> bool:
     """Return whether an event of this type may be one of Resonant's own, of this or another version."""
-    return event_type.startswith(_OWN_TYPES)
+    return event_type.startswith(OWN_TYPES)

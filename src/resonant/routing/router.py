@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from resonant.events import is_own_type
 from resonant.routing.attributes import attributes_of
 from resonant.routing.filters import Condition, all_of, conditions
 from resonant.routing.globs import any_glob
@@ -30,7 +31,9 @@ class _Compiled:
 
     def why_not(self, event: Event, attributes: Mapping[str, str]) -> str | None:
         if not self.wants_type(event.type):
-            return f"type {event.type!r} does not match {' or '.join(map(repr, self.subscription.types))}"
+            globs = _of_own(self.subscription.types) if is_own_type(event.type) else self.subscription.types
+            named = " or ".join(map(repr, globs)) or "a glob that begins with 'resonant.'"
+            return f"type {event.type!r} does not match {named}"
         return next((each.why_not(attributes) for each in self.others if not each.holds(attributes)), None)
 
 
@@ -80,8 +83,17 @@ class Router:
 
 
 def _compiled(subscription: Subscription) -> _Compiled:
-    wants_type = any_glob(subscription.types or ["*"])
+    wants, wants_own = any_glob(subscription.types or ["*"]), any_glob(_of_own(subscription.types))
+
+    def wants_type(event_type: str) -> bool:
+        return wants_own(event_type) if is_own_type(event_type) else wants(event_type)
+
     return _Compiled(subscription, wants_type, tuple(_other_conditions(subscription)))
+
+
+def _of_own(globs: Iterable[str]) -> list[str]:
+    """Return the globs of Resonant's own events: a receiver that wants everything must not see other endpoints' failures."""
+    return [each for each in globs if is_own_type(each)]
 
 
 def _other_conditions(subscription: Subscription) -> Iterator[Condition]:

@@ -28,7 +28,7 @@ class Subscription:
     Attributes:
         id: ``sub_`` and 20 hex digits.
         endpoint: the endpoint's name.
-        types: globs, sorted; without any, every type matches.
+        types: globs, sorted; without any, every type matches. Types of own events need a glob that begins with ``resonant.``.
         source: a glob; None matches every source.
         filters: in the dialects of CloudEvents Subscriptions.
     """

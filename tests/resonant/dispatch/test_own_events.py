@@ -7,17 +7,11 @@ import json
 import pytest
 
 from resonant.delivery.retry import RetryPolicy
-from resonant.routing import new_subscription
-from resonant.store.shared.subscriptions import add_subscription
 from resonant.testing import Receiver, respond
 from support.dispatching import enqueue, http_target, rows, scene
+from support.subscriptions import subscribe_in
 
 ONCE = RetryPolicy(max_attempts=1)
-
-
-async def subscribe(store, endpoint, *types):
-    subscription = new_subscription(endpoint, {"types": types})
-    await store.write(add_subscription, subscription, who="a test", now=store.clock())
 
 
 @pytest.mark.usefixtures("lane")
@@ -25,7 +19,7 @@ async def test_a_410_of_one_endpoint_is_one_message_to_the_chat(tmp_path):
     async with Receiver(respond(410)) as shop, Receiver() as chat:
         targets = {"orders": http_target("orders", shop.url), "chat": http_target("chat", chat.url)}
         async with scene(tmp_path, sinks=targets) as worker:
-            await subscribe(worker.store, "chat", "resonant.endpoint.*")
+            await worker.store.write(subscribe_in, "chat", "resonant.endpoint.*")
             await enqueue(worker.store, 3)
             await worker.run()
             await worker.run()
@@ -45,8 +39,8 @@ async def test_a_chat_that_dies_too_causes_no_more_events(tmp_path):
     async with Receiver(respond(400)) as both:
         targets = {name: http_target(name, both.url) for name in ("orders", "chat")}
         async with scene(tmp_path, sinks=targets, policy=ONCE) as worker:
-            await subscribe(worker.store, "chat", "resonant.*")
-            await subscribe(worker.store, "orders", "*")
+            await worker.store.write(subscribe_in, "chat", "resonant.*")
+            await worker.store.write(subscribe_in, "orders", "*", "resonant.*")
             await enqueue(worker.store, 2)
             for _ in range(3):
                 await worker.run()

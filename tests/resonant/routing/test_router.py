@@ -30,6 +30,25 @@ def test_two_subscriptions_of_one_endpoint_name_it_once():
     assert router.endpoints(Event(type="order.paid", source="/s")) == ("shop",)
 
 
+@pytest.mark.parametrize(
+    ("types", "why_not"),
+    [
+        (["resonant.*"], None),
+        (["order.*", "resonant.endpoint.paused"], None),
+        ([], "a glob that begins with 'resonant.'"),
+        (["*"], "a glob that begins with 'resonant.'"),
+        (["*.paused", "resonant.alert.*"], "'resonant.alert.*'"),
+    ],
+)
+def test_events_of_resonant_itself_are_only_for_those_who_name_them(types, why_not):
+    event = Event(type="resonant.endpoint.paused", source="/resonant")
+    router = Router([new_subscription("chat", {"types": types})])
+    assert router.endpoints(event) == (("chat",) if why_not is None else ())
+    assert router.may_want(event.type) == (why_not is None)
+    [(_, found)] = router.explain(event)
+    assert found == (why_not and f"type 'resonant.endpoint.paused' does not match {why_not}")
+
+
 def test_the_data_is_never_seen():
     router = Router([new_subscription("shop", {"filters": {"exact": {"subject": "a"}}})])
     assert router.endpoints(Event(type="t", source="/s", data={"subject": "a"})) == ()

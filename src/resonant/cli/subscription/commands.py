@@ -33,7 +33,7 @@ def add(
         list[str] | None,
         typer.Argument(
             metavar="TYPE_GLOB",
-            help="Event types, such as 'order.*'; every type by default.",
+            help="Event types, such as 'order.*'; by default every type but those of Resonant itself.",
             show_default=False,
         ),
     ] = None,

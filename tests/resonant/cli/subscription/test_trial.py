@@ -43,6 +43,7 @@ def test_it_names_the_endpoints_and_the_first_condition_that_is_false(resonant, 
 
 
 def test_an_event_of_resonant_itself_can_be_tried(resonant, subscribed, tmp_path):
+    resonant("subscription", "add", "audit", "resonant.*")
     (tmp_path / "event.json").write_text('{"type": "resonant.endpoint.paused", "source": "/resonant"}')
     found = resonant("subscription", "test", "event.json").out
     assert found.startswith("resonant.endpoint.paused of /resonant goes to audit\n")

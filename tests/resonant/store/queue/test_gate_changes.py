@@ -9,6 +9,7 @@ import pytest
 from resonant.store import schema
 from resonant.store.queue.gate_changes import change_and_tell, try_changes
 from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gate, read_gates
+from support.subscriptions import subscribe
 
 NORMAL = Gate("orders")
 PROBING = replace(NORMAL, state="probing", failing_since=5.0, probe_at=7.0)
@@ -27,7 +28,7 @@ def test_changes_of_several_gates_are_tried_together_and_each_gate_is_read_again
 
 
 def test_a_refused_change_causes_no_event_and_a_rollback_undoes_both(desk):
-    desk.subscribe("chat", "resonant.*")
+    subscribe(desk, "chat", "resonant.*")
     change = GateChange(NORMAL, PROBING)
     assert desk.write(change_gate, GateChange(NORMAL, replace(NORMAL, state="paced")))
 
