@@ -120,6 +120,18 @@ def test_a_dead_letter_says_to_which_endpoint_its_event_was_replayed(resonant, d
 
 
 @pytest.mark.engine
+def test_a_replay_to_an_endpoint_that_cannot_be_opened_says_why_and_sends_nothing(resonant, dead, on_server):
+    dead.accept("evt_crm", endpoint="crm")
+
+    answer = resonant.on_prefect("replay", "--all", "--to", "crm", code=1)
+
+    assert answer.err.startswith("resonant: no endpoint is named 'crm'")
+    assert answer.out == ""
+    assert resonant.json("status")["accepted"] == 5
+    assert {each["replayed_to"] for each in resonant.json("dlq")} == {None}
+
+
+@pytest.mark.engine
 def test_a_replay_that_matches_nothing_says_so(resonant, dead, on_server):
     assert resonant.on_prefect("replay", "--type", "user.*").out == "no dead letter matches\n"
 
