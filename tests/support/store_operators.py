@@ -123,7 +123,7 @@ class Operators(Workers):
 
     # Failures.
 
-    @deed(where=is_remembered, endpoint=endpoints, steps=st.integers(1, 10))
+    @deed(where=is_remembered, endpoint=endpoints, steps=st.integers(1, 11))
     def raise_half_way(self, endpoint, steps):
         """A transaction that raises rolls back all its writes."""
         now = self.clock() + 1_000  # after every lease, when everything is due
@@ -132,6 +132,7 @@ class Operators(Workers):
         operations = [
             lambda connection: acceptances.fold(connection, limit=100),
             lambda connection: enqueue(connection, map(make, IDENTITIES), endpoint, now=now),
+            lambda connection: enqueue(connection, map(make, IDENTITIES), now=now, allow_unrouted=True),
             lambda connection: lease_queries.begin(
                 connection, claim(connection, {endpoint: 100})[endpoint][:2], now=now
             ),

@@ -7,7 +7,7 @@ different statement to compile, prepare and plan. With one array, the statement 
 from __future__ import annotations
 
 import json
-from functools import cache
+from functools import cache, lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 # SQLite binds at most 32,766 values. On PostgreSQL, an array of bodies must be smaller than 1 GB.
 _ROWS_AT_ONCE = 500
+_KEPT_STATEMENTS = 64
 
 
 def require_connection(connection: object) -> None:
@@ -83,7 +84,7 @@ def insert_missing(
     Args:
         connection: in a write transaction.
         table: where to insert.
-        rows: with the same columns.
+        rows: with the same columns; all different.
         returned: the columns to return.
 
     Returns:
@@ -102,19 +103,35 @@ def _insert_missing_sqlite(
     rows: Sequence[Mapping[str, Any]],
     returned: tuple[Column[Any], ...],
 ) -> Sequence[Row[Any]]:
-    # Takes half of the time of a compiled statement.
-    statement = _inserting_values(table, tuple(rows[0]), len(rows), returned)
-    values = tuple(chain.from_iterable([each.values() for each in rows]))
+    names = tuple(rows[0])
+    if len(rows) == 1:
+        statement = _inserting_values(table, (), names, 1, returned)
+        return connection.exec_driver_sql(statement, tuple(rows[0].values())).all()
+    columns = dict(zip(names, zip(*[each.values() for each in rows], strict=True), strict=True))
+    equal = {name: values[0] for name, values in columns.items() if values.count(values[0]) == len(values)}
+    others = {name: values for name, values in columns.items() if name not in equal}
+    statement = _inserting_values(table, tuple(equal), tuple(others), len(rows), returned)
+    values = (*equal.values(), *chain.from_iterable(zip(*others.values(), strict=True)))
     return connection.exec_driver_sql(statement, values).all()
 
 
-@cache
+@lru_cache(_KEPT_STATEMENTS)
 def _inserting_values(
-    table: Table, names: tuple[str, ...], count: int, returned: tuple[Column[Any], ...]
+    table: Table,
+    equal: tuple[str, ...],
+    others: tuple[str, ...],
+    count: int,
+    returned: tuple[Column[Any], ...],
 ) -> str:
-    row = f"({', '.join('?' * len(names))})"
+    """Return the statement that inserts rows, given one value for the ``equal`` columns, then the other values row by row.
+
+    It takes half of the time of a compiled statement, and to bind a value for each row would take longer.
+    """
+    selected = ["?"] * len(equal) + [f"column{number}" for number in range(1, len(others) + 1)]
+    row = f"({', '.join('?' * len(others))})"
     return (
-        f"INSERT INTO {table.name} ({', '.join(names)}) VALUES {', '.join([row] * count)} "  # noqa: S608 - our own names
+        f"INSERT INTO {table.name} ({', '.join(equal + others)}) "  # noqa: S608 - our own names
+        f"SELECT {', '.join(selected)} FROM (VALUES {', '.join([row] * count)}) WHERE true "
         f"ON CONFLICT DO NOTHING RETURNING {', '.join(each.name for each in returned)}"
     )
 
