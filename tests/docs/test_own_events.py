@@ -6,7 +6,7 @@ import re
 
 from resonant.events import EventKey
 from resonant.metrics.alerts import Condition, Crossing
-from resonant.store.queue.own_events import Death, gate_facts
+from resonant.store.queue.own_events import NewDeadLetter, gate_facts
 from resonant.store.shared.gates import Gate
 from support.pages import PROJECT
 
@@ -19,10 +19,12 @@ def test_the_table_has_the_keys_of_each_kind_of_event():
     rows = [re.findall(r"`([^`]+)`", line) for line in table.splitlines() if "`" in line]
 
     gate = Gate("orders")
-    death = Death(1, 1, EventKey("/shop", "evt_1"), "order.paid", "orders", 0.0, "exhausted", 1, FAILURE)
+    dead_letter = NewDeadLetter(
+        1, 1, EventKey("/shop", "evt_1"), "order.paid", "orders", 0.0, "exhausted", 1, FAILURE
+    )
     crossing = Crossing("raised", Condition.GONE, "orders", 1.0, 0.0, "in words", 0.0, 0.0)
     assert {name: keys for name, *keys in rows} == {
         "resonant.endpoint.…": [*gate_facts(gate, gate)],
-        "resonant.delivery.dead": [*death.to_news(0.0).data],
+        "resonant.delivery.dead": [*dead_letter.to_report(0.0).data],
         "resonant.alert.…": [*crossing.facts],
     }

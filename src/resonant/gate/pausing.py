@@ -14,7 +14,7 @@ from resonant.store import schema
 from resonant.store.audit import add_to_audit, audited, record_change
 from resonant.store.engine.sql import is_any_of
 from resonant.store.engine.wakeup import announce
-from resonant.store.queue.gate_changes import change_and_tell
+from resonant.store.queue.gate_changes import change_and_report
 from resonant.store.shared.gates import Gate, GateChange, read_gates
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def _change(
         gates = read_gates(connection)
         gate = gates[endpoint]
         change = GateChange(gate, new(gate, gates.at))
-        if change.after == gate or change_and_tell(connection, change, now=at):
+        if change.after == gate or change_and_report(connection, change, now=at):
             announce(connection)
             return change
 

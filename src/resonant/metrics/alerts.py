@@ -25,7 +25,7 @@ from sqlalchemy import and_, select, update
 from resonant.settings import Settings
 from resonant.store import schema
 from resonant.store.engine.sql import insert_into
-from resonant.store.queue.own_events import News, tell
+from resonant.store.queue.own_events import Report, store_reports
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -275,14 +275,14 @@ def record_crossings(connection: Connection, crossings: Iterable[Crossing]) -> N
             .values(raised_at=crossing.at if is_raised else None, unannounced=crossing.to_json())
         )
         if written.rowcount:
-            _tell(connection, crossing)
+            _report(connection, crossing)
 
 
-def _tell(connection: Connection, crossing: Crossing) -> None:
+def _report(connection: Connection, crossing: Crossing) -> None:
     about = None if crossing.endpoint == ALL_ENDPOINTS else crossing.endpoint
     key = f"alert-{crossing.condition}-{about or 'all'}-{int(crossing.at * 1000)}"
-    news = News(key, about, crossing.facts, {"condition": crossing.condition.value})
-    tell(connection, f"resonant.alert.{crossing.what}", [news], now=crossing.at)
+    report = Report(key, about, crossing.facts, {"condition": crossing.condition.value})
+    store_reports(connection, f"resonant.alert.{crossing.what}", [report], now=crossing.at)
 
 
 def read_unannounced(connection: Connection) -> list[Crossing]:

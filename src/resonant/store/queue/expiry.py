@@ -8,7 +8,7 @@ from resonant.delivery.failure_tables import EVENT_EXPIRED
 from resonant.store.counts.counters import Tally, count_retries
 from resonant.store.queue.causes import Cause, point_at_causes
 from resonant.store.queue.locked_rows import change_each, given_up, still_held
-from resonant.store.queue.own_events import Death, tell_of_deaths
+from resonant.store.queue.own_events import NewDeadLetter, report_dead_letters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,6 +61,8 @@ def expire(connection: Connection, leases: Sequence[Lease], *, now: float) -> se
     point_at_causes(connection, changes, causes)
     change_each(connection, changes)
     tally.write(connection)
-    deaths = [Death.of(each, "expired", each.attempts, failure) for each in leases if each.key in held]
-    tell_of_deaths(connection, deaths, now=now)
+    dead_letters = [
+        NewDeadLetter.of(each, "expired", each.attempts, failure) for each in leases if each.key in held
+    ]
+    report_dead_letters(connection, dead_letters, now=now)
     return held

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resonant.store.queue.own_events import tell_of_gate
+from resonant.store.queue.own_events import report_gate
 from resonant.store.shared.gates import change_gate, read_gate
 
 if TYPE_CHECKING:
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from resonant.store.shared.gates import Gate, GateChange
 
 
-def change_and_tell(connection: Connection, change: GateChange, *, now: float) -> bool:
+def change_and_report(connection: Connection, change: GateChange, *, now: float) -> bool:
     """Write a change of a gate like ``change_gate``, and store the event about it, if a subscription matches."""
     is_written = change_gate(connection, change)
     if is_written:
-        tell_of_gate(connection, change.before, change.result, now=now)
+        report_gate(connection, change.before, change.result, now=now)
     return is_written
 
 
@@ -32,7 +32,7 @@ def try_changes(
         (
             each,
             each.result
-            if change_and_tell(connection, each, now=now)
+            if change_and_report(connection, each, now=now)
             else read_gate(connection, each.after.endpoint),
         )
         for each in in_order

@@ -21,7 +21,7 @@ from resonant.store.queue.attempts import (
 )
 from resonant.store.queue.causes import Cause, point_at_causes
 from resonant.store.queue.locked_rows import change_each, given_up, is_held, lock
-from resonant.store.queue.own_events import Death, tell_of_deaths
+from resonant.store.queue.own_events import NewDeadLetter, report_dead_letters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -82,7 +82,7 @@ def _write_kept(connection: Connection, kept: list[tuple[Outcome, dict[str, Any]
     delivered: list[Outcome] = []
     changes: list[dict[str, object]] = []
     causes: dict[object, Cause] = {}
-    deaths: list[Death] = []
+    dead_letters: list[NewDeadLetter] = []
     tally = Tally(now)
     for outcome, row in kept:
         lease, decision = outcome.lease, outcome.decision
@@ -93,13 +93,13 @@ def _write_kept(connection: Connection, kept: list[tuple[Outcome, dict[str, Any]
         _count_failed(tally, lease, row, decision, now)
         if isinstance(decision, GiveUp):
             causes[lease.delivery_id] = Cause.of(lease.endpoint, lease.event.type, decision.reason, row)
-            deaths.append(Death.of(lease, decision.reason, row["number"], row))
+            dead_letters.append(NewDeadLetter.of(lease, decision.reason, row["number"], row))
     _deliver(connection, delivered, now)
     _count_delivered(tally, delivered, now)
     point_at_causes(connection, changes, causes)
     change_each(connection, changes)
     tally.write(connection)
-    tell_of_deaths(connection, deaths, now=now)
+    report_dead_letters(connection, dead_letters, now=now)
 
 
 def _deliver(connection: Connection, delivered: Iterable[Outcome], now: float) -> None:

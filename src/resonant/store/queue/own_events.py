@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from resonant.store.shared.gates import Gate
 
 
-class News(NamedTuple):
+class Report(NamedTuple):
     """The content of an own event.
 
     Attributes:
@@ -40,7 +40,7 @@ class News(NamedTuple):
     labels: Mapping[str, str | None]
 
 
-class Death(NamedTuple):
+class NewDeadLetter(NamedTuple):
     """A delivery that is given up; ``failure`` has the columns of its last failure, and ``attempts`` counts all rounds."""
 
     delivery_id: int
@@ -54,13 +54,13 @@ class Death(NamedTuple):
     failure: Mapping[str, Any]
 
     @classmethod
-    def of(cls, lease: Lease, reason: Reason, attempts: int, failure: Mapping[str, Any]) -> Death:
-        """Return the death of a leased delivery."""
+    def of(cls, lease: Lease, reason: Reason, attempts: int, failure: Mapping[str, Any]) -> NewDeadLetter:
+        """Return the dead letter of a leased delivery."""
         facts = (lease.delivery_id, lease.round, lease.event.identity, lease.event.type, lease.endpoint)
         return cls(*facts, lease.accepted_at, reason, attempts, failure)
 
-    def to_news(self, now: float) -> News:
-        """Return the news; the keys of its data are those of ``resonant dlq --json``."""
+    def to_report(self, now: float) -> Report:
+        """Return the report; the keys of its data are those of ``resonant dlq --json``."""
         labels = {"reason": self.reason, **{name: self.failure[name] for name in ("category", "code")}}
         data = {
             "event_id": self.event.id,
@@ -76,25 +76,26 @@ class Death(NamedTuple):
         }
         # The ids of deliveries are unique in one store; receivers may get events of several.
         key = f"delivery-{self.delivery_id}-{self.round}-{_milliseconds(self.accepted_at)}"
-        return News(key, self.endpoint, data, labels)
+        return Report(key, self.endpoint, data, labels)
 
 
-def tell_of_deaths(connection: Connection, deaths: Iterable[Death], *, now: float) -> None:
+def report_dead_letters(connection: Connection, dead_letters: Iterable[NewDeadLetter], *, now: float) -> None:
     """Store an event for each dead letter, except those of own events. An operator's cancellation is not reported."""
-    told = [each for each in deaths if not is_own_type(each.event_type)]
-    if told:
-        tell(connection, "resonant.delivery.dead", (each.to_news(now) for each in told), now=now)
+    reported = [each for each in dead_letters if not is_own_type(each.event_type)]
+    if reported:
+        reports = (each.to_report(now) for each in reported)
+        store_reports(connection, "resonant.delivery.dead", reports, now=now)
 
 
-def tell_of_gate(connection: Connection, before: Gate, after: Gate, *, now: float) -> None:
+def report_gate(connection: Connection, before: Gate, after: Gate, *, now: float) -> None:
     """Store an event if a change of its gate shows that an endpoint goes down, is paused or has recovered.
 
     The times of a gate are those of the shared clock, ``now`` is that of the process.
     """
     if event_type := _type_of(before, after):
         key = f"endpoint-{after.endpoint}-{after.epoch}-{_milliseconds(after.since)}"
-        news = News(key, after.endpoint, gate_facts(before, after), {})
-        tell(connection, event_type, [news], now=now)
+        report = Report(key, after.endpoint, gate_facts(before, after), {})
+        store_reports(connection, event_type, [report], now=now)
 
 
 def _type_of(before: Gate, after: Gate) -> str | None:
@@ -119,19 +120,19 @@ def gate_facts(before: Gate, after: Gate) -> dict[str, Any]:
     }
 
 
-def tell(connection: Connection, event_type: str, news: Iterable[News], *, now: float) -> None:
-    """Store an event for each piece of news, to the endpoints that want it, except the one that it is about.
+def store_reports(connection: Connection, event_type: str, reports: Iterable[Report], *, now: float) -> None:
+    """Store an event for each report, to the endpoints that want it, except the endpoint of the report.
 
     Args:
         connection: in the write transaction of the change.
         event_type: the type of the events.
-        news: not read if no subscription has the type.
+        reports: not read if no subscription has the type.
         now: seconds since the epoch.
     """
     router = current_router(connection)
     if not router.may_want(event_type):
         return
-    events = [(each.about, _event(event_type, each, now)) for each in news]
+    events = [(each.about, _event(event_type, each, now)) for each in reports]
     wanted = [
         (event, endpoint)
         for about, event in events
@@ -142,16 +143,16 @@ def tell(connection: Connection, event_type: str, news: Iterable[News], *, now: 
         accept(connection, wanted, now=now)
 
 
-def _event(event_type: str, news: News, now: float) -> Event:
-    labels = {name: value for name, value in sorted(news.labels.items()) if value}
+def _event(event_type: str, report: Report, now: float) -> Event:
+    labels = {name: value for name, value in sorted(report.labels.items()) if value}
     # Not validated: an invalid value must not undo the change.
     return Event.from_stored(
-        id=news.key,
+        id=report.key,
         type=event_type,
         source=OWN_SOURCE,
-        body=encode_data(news.data),
+        body=encode_data(report.data),
         time=rfc3339(now),
-        subject=news.about,
+        subject=report.about,
         extensions_json=json.dumps(labels, ensure_ascii=False, separators=(",", ":")) if labels else None,
     )
 

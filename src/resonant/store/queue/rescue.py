@@ -17,7 +17,7 @@ from resonant.store.queue.causes import Cause, point_at_causes
 from resonant.store.queue.impossible_rows import sound
 from resonant.store.queue.leases import due, hand_back
 from resonant.store.queue.locked_rows import change_all, change_each
-from resonant.store.queue.own_events import Death, tell_of_deaths
+from resonant.store.queue.own_events import NewDeadLetter, report_dead_letters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -182,11 +182,13 @@ def _charge_crashes(connection: Connection, rows: Sequence[Row[tuple[object, ...
     change_each(connection, changes)
     tally.write(connection)
     if final:
-        tell_of_deaths(connection, _deaths(connection, final), now=now)
+        report_dead_letters(connection, _dead_letters(connection, final), now=now)
 
 
-def _deaths(connection: Connection, final: list[tuple[Row[Any], dict[str, Any]]]) -> Iterator[Death]:
-    """Yield the deaths of crashed deliveries, given the rows of each and of its last attempt."""
+def _dead_letters(
+    connection: Connection, final: list[tuple[Row[Any], dict[str, Any]]]
+) -> Iterator[NewDeadLetter]:
+    """Yield the dead letters of crashed deliveries, given the rows of each and of its last attempt."""
     events = schema.events.c
     # Not whole events: their size may be why the workers crashed.
     query = select(events.key, events.source, events.id)
@@ -194,4 +196,4 @@ def _deaths(connection: Connection, final: list[tuple[Row[Any], dict[str, Any]]]
     identities = {key: EventKey(source, id_) for key, source, id_ in connection.execute(query)}
     for row, attempt in final:
         facts = (row.id, row.round, identities[row.event_key], row.event_type, row.endpoint)
-        yield Death(*facts, row.accepted_at, "crashed", attempt["number"], attempt)
+        yield NewDeadLetter(*facts, row.accepted_at, "crashed", attempt["number"], attempt)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from resonant.store import schema
-from resonant.store.queue.gate_changes import change_and_tell, try_changes
+from resonant.store.queue.gate_changes import change_and_report, try_changes
 from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gate, read_gates
 from support.subscriptions import subscribe
 
@@ -32,12 +32,12 @@ def test_a_refused_change_causes_no_event_and_a_rollback_undoes_both(desk):
     change = GateChange(NORMAL, PROBING)
     assert desk.write(change_gate, GateChange(NORMAL, replace(NORMAL, state="paced")))
 
-    assert not desk.write(change_and_tell, change, now=desk.clock())
+    assert not desk.write(change_and_report, change, now=desk.clock())
     assert desk.rows(schema.events) == []
 
     def change_and_die(connection):
         change = GateChange(read_gate(connection, "orders"), PROBING)
-        assert change_and_tell(connection, change, now=desk.clock())
+        assert change_and_report(connection, change, now=desk.clock())
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -15,7 +15,7 @@ from resonant.gate.pausing import pause, resume
 from resonant.metrics.alerts import Condition, Crossing, record_crossings
 from resonant.store import schema
 from resonant.store.queue.expiry import expire
-from resonant.store.queue.gate_changes import change_and_tell
+from resonant.store.queue.gate_changes import change_and_report
 from resonant.store.queue.rescue import LOST_LEASES_BEFORE_GIVING_UP
 from resonant.store.shared.gates import Gate, GateChange, read_gate
 from support.examples import examples
@@ -37,7 +37,7 @@ class Chat:
         assert self.desk.status().balanced
         return [lease.event for lease in leases]
 
-    def told(self) -> list[tuple[str, str | None]]:
+    def received(self) -> list[tuple[str, str | None]]:
         return [(each.type, each.subject) for each in self.events()]
 
 
@@ -52,7 +52,7 @@ def turn(desk, state, *, endpoint="orders", **fields):
     """Change a gate as a drain does."""
     before = desk.read(read_gate, endpoint)
     after = replace(Gate(endpoint, state, since=desk.clock()), **fields)
-    assert desk.write(change_and_tell, GateChange(before, after), now=desk.clock())
+    assert desk.write(change_and_report, GateChange(before, after), now=desk.clock())
 
 
 # --- endpoints ---------------------------------------------------------------------------------------------------
@@ -82,14 +82,14 @@ def test_an_outage_is_reported_once_and_its_end_when_the_endpoint_is_normal_agai
     turn(desk, "paced", failing_since=START, pace=1.0)
     turn(desk, "probing", failing_since=START)  # a relapse
     turn(desk, "paced", failing_since=START, pace=1.0)
-    assert chat.told() == [("resonant.endpoint.failing", "orders")]
+    assert chat.received() == [("resonant.endpoint.failing", "orders")]
 
     turn(desk, "normal")
-    assert chat.told() == [("resonant.endpoint.recovered", "orders")]
+    assert chat.received() == [("resonant.endpoint.recovered", "orders")]
 
     turn(desk, "paced", pace=5.0)  # it limits the rate, and is not down
     turn(desk, "normal")
-    assert chat.told() == []
+    assert chat.received() == []
 
 
 def test_a_gone_endpoint_has_recovered_when_it_works_and_not_when_it_is_resumed(desk, chat):
@@ -98,11 +98,11 @@ def test_a_gone_endpoint_has_recovered_when_it_works_and_not_when_it_is_resumed(
     turn(desk, "paused", reason="it answered 410")
     desk.run(resume(desk.store, "orders", who="ann"))
     assert desk.read(read_gate, "orders").state == "probing"
-    assert chat.told() == [("resonant.endpoint.paused", "orders")]
+    assert chat.received() == [("resonant.endpoint.paused", "orders")]
 
     turn(desk, "paced", failing_since=START, pace=1.0)
     turn(desk, "normal")
-    assert chat.told() == [("resonant.endpoint.recovered", "orders")]
+    assert chat.received() == [("resonant.endpoint.recovered", "orders")]
 
 
 def test_an_operators_pause_and_resumption_are_reported(desk, chat):
@@ -113,7 +113,7 @@ def test_an_operators_pause_and_resumption_are_reported(desk, chat):
     assert json.loads(event.body)["reason"] == "maintenance"
 
     desk.run(resume(desk.store, "orders", who="ann"))
-    assert chat.told() == [("resonant.endpoint.recovered", "orders")]
+    assert chat.received() == [("resonant.endpoint.recovered", "orders")]
 
 
 def test_an_endpoint_gets_no_event_about_itself(desk, chat):
@@ -121,7 +121,7 @@ def test_an_endpoint_gets_no_event_about_itself(desk, chat):
     turn(desk, "paused", endpoint="chat")
     turn(desk, "paused", endpoint="orders")
 
-    assert chat.told() == [("resonant.endpoint.paused", "orders")]
+    assert chat.received() == [("resonant.endpoint.paused", "orders")]
     found = [lease.event.subject for lease in desk.claim(endpoint="audit")]
     assert sorted(found) == ["chat", "orders"]
 
@@ -171,7 +171,7 @@ def test_subscriptions_can_filter_by_endpoint_reason_category_and_code(desk):
 def test_every_way_to_die_is_reported_except_an_operators_cancellation(desk, chat):
     desk.enqueue("evt_cancelled")
     assert desk.cancel() == 1
-    assert chat.told() == []
+    assert chat.received() == []
 
     desk.enqueue("evt_expired")
     desk.write(expire, desk.claim(), now=desk.clock())
@@ -242,7 +242,7 @@ def test_a_killed_worker_stores_neither_the_dead_letter_nor_its_event(desk, chat
     with pytest.raises(KeyboardInterrupt):
         desk.write(record_and_die)
 
-    assert (desk.status().dead_letter, chat.told()) == (0, [])
+    assert (desk.status().dead_letter, chat.received()) == (0, [])
 
 
 @given(
@@ -300,4 +300,4 @@ def test_an_alert_of_all_endpoints_has_no_subject_and_one_of_an_endpoint_is_not_
     ]
     desk.write(record_crossings, crossings)
 
-    assert chat.told() == [("resonant.alert.raised", None)]
+    assert chat.received() == [("resonant.alert.raised", None)]
