@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 # Their meanings and schemas, by name.
 _Headers: TypeAlias = dict[str, tuple[str, dict[str, Any]]]
 
+# IDEMPOTENCY_KEY, without the names of its groups.
+_KEY = r'^("[!#-\[\]-~]{1,255}"|[!#-\[\]-~]{1,255})$'
 _TEXT = {"type": "string"}
 _SECONDS = {"type": "integer", "minimum": 1}
 _AUTHENTICATE: _Headers = {"WWW-Authenticate": ("How to send a token.", _TEXT)}
@@ -104,8 +106,8 @@ def _send(limits: Limits) -> dict[str, Any]:
             _parameter(
                 "header",
                 "Idempotency-Key",
-                "The `id` of a single event that has none. A request with several events must not have it.",
-                {"type": "string", "pattern": "^[!#-~]{1,255}$"},
+                "The `id` of a single event that has none, in quotes or not. A request with several events must not have it.",
+                {"type": "string", "pattern": _KEY},
             ),
             _parameter("header", "traceparent", "The trace (W3C Trace Context) of events that have none."),
             _parameter("header", "tracestate", "The state of this trace."),

@@ -37,6 +37,8 @@ _NO_ATTRIBUTES = {
     "data_base64": "data is the body in binary mode, not a header",
     "datacontenttype": "datacontenttype is the header Content-Type in binary mode, not ce-datacontenttype",
 }
+# It may be in quotes, as a string of RFC 9651.
+IDEMPOTENCY_KEY = re.compile(r'"(?P<quoted>[!#-\[\]-~]{1,255})"|(?P<plain>[!#-\[\]-~]{1,255})')
 _TEXT = re.compile(r"text/.*|.*[/+]xml")
 
 
@@ -193,11 +195,18 @@ def _text_or_bytes(kind: str, body: bytes) -> str | bytes:
 
 def _idempotency_key(mode: Mode, headers: Headers) -> str | None:
     keys = headers.getlist("idempotency-key")
-    if keys and mode not in SINGLE:
+    if not keys:
+        return None
+    if mode not in SINGLE:
         raise Problem(400, "Idempotency-Key is for a single event: give each event of a batch an id")
     if len(keys) > 1:
         raise Problem(400, "the request has several Idempotency-Key headers")
-    return _unquoted(keys[0]) if keys else None
+    if not (found := IDEMPOTENCY_KEY.fullmatch(keys[0])):
+        raise Problem(
+            400,
+            "Idempotency-Key must have 1 to 255 visible ASCII characters, without quotes and backslashes among them",
+        )
+    return found["quoted"] or found["plain"]
 
 
 def _trace(headers: Headers) -> dict[str, str]:
