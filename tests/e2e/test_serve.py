@@ -18,6 +18,7 @@ from support.http_connections import connected
 from support.processes import clean_environment
 from support.serving import Serving, add_endpoints, create_token, serving
 from support.store_rows import DELIVERIES
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -154,14 +155,39 @@ async def test_answers_503_while_another_process_holds_the_store_and_ends_within
     assert "Traceback" not in server.log.read_text()
 
 
+@pytest.mark.slow
+def test_answers_503_while_postgresql_is_away_and_goes_on_when_it_is_back(
+    postgresql, postgresql_url, tmp_path
+):
+    add_endpoints(postgresql_url, "shop")
+    with serving(postgresql_url, tmp_path, "--no-auth") as server:
+
+        def status(path: str) -> int:
+            return httpx.get(f"{server.url}/{path}", timeout=30).status_code
+
+        def send_one(number: int) -> int:
+            async def main() -> int:
+                async with httpx.AsyncClient() as http:
+                    return await send(http, server, number)
+
+            return asyncio.run(main())
+
+        assert send_one(1) == 202
+        with postgresql.stopped():
+            assert send_one(2) == 503
+            wait_until(lambda: status("readyz") == 503)
+            assert status("healthz") == 200
+        assert send_one(2) == 202
+        wait_until(lambda: status("readyz") == 200)
+        assert "Traceback" not in server.log.read_text()
+
+
 def test_readyz_is_503_when_a_newer_resonant_has_upgraded_the_store(server):
     with contextlib.closing(sqlite3.connect(server.store_url.removeprefix("sqlite:///"))) as database:
         database.execute("UPDATE resonant_schema SET version_num = '9999'")
         database.commit()
-    answers = [httpx.get(f"{server.url}/{path}").status_code for path in ("healthz", "readyz")]
-    while answers[1] == 200:  # for a second, it remembers the last answer
-        answers[1] = httpx.get(f"{server.url}/readyz").status_code
-    assert answers == [200, 503]
+    wait_until(lambda: httpx.get(f"{server.url}/readyz").status_code == 503)  # it may remember an answer
+    assert httpx.get(f"{server.url}/healthz").status_code == 200
     assert "9999" in server.log.read_text()
 
 
