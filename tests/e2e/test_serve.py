@@ -151,7 +151,7 @@ async def test_answers_503_while_another_process_holds_the_store_and_ends_within
             assert (await http.get(f"{server.url}/healthz")).status_code == 200
             server.process.send_signal(signal.SIGTERM)
             assert await sending == 503
-        server.process.wait(10)
+        assert server.process.wait(10) == 0
     assert "Traceback" not in server.log.read_text()
 
 
