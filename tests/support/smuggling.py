@@ -52,7 +52,7 @@ AMBIGUOUS: dict[str, bytes] = {
     "CL.0": post(SMUGGLED, target=b"/healthz"),
     "1.0 TE": _te(_CHUNKED, length=None).replace(b"HTTP/1.1", b"HTTP/1.0\r\nConnection: keep-alive", 1),
     "upgrade": post(
-        OUTER,
+        OUTER + SMUGGLED,
         b"Connection: Upgrade, HTTP2-Settings",
         b"Upgrade: h2c",
         b"HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA",

@@ -42,6 +42,8 @@ class Connection(HttpToolsProtocol):
         self._extra_bytes = 0
         self._is_in_head = False
         self._is_refused = False
+        self._received = b""
+        self._head_without_upgrade = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin. If there are too many connections, close the slowest."""
@@ -65,7 +67,9 @@ class Connection(HttpToolsProtocol):
         if self._deadline is None:
             self._await_request(self._limits.read_seconds)
         self._extra_bytes += len(data)
+        self._received = data
         super().data_received(data)
+        self._received = b""
         if self._extra_bytes > self._limits.header_bytes and not self._is_refused:
             self._refuse(self._too_large())
         elif self._deadline and self._has_body_to_take:
@@ -81,6 +85,9 @@ class Connection(HttpToolsProtocol):
         """Check the headers of a request, and hand it over."""
         if problem := self._problem_of_headers():
             raise problem
+        if self.parser.should_upgrade():
+            self._head_without_upgrade = self._without_upgrade()
+            return
         super().on_headers_complete()
         self._is_in_head = False
         self._extra_bytes = 0
@@ -93,6 +100,8 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Finish a request."""
+        if self._head_without_upgrade:
+            return
         self._extra_bytes = 0
         self._end_request()
         super().on_message_complete()
@@ -104,6 +113,14 @@ class Connection(HttpToolsProtocol):
         if not isinstance(cause, Problem):
             cause = Problem(400, "the request is not valid HTTP/1.1: see RFC 9112")
         self._refuse(cause)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Parse a request again as if it had asked for no other protocol: the parser has skipped its body."""
+        error = sys.exception()
+        rest = self._received[error.args[0] :] if error else b""
+        head, self._head_without_upgrade = self._head_without_upgrade, b""
+        self._received = head + rest
+        super().data_received(self._received)
 
     def shutdown(self) -> None:
         """Finish the requests that were received, and wait half of the time for the rest of another."""
@@ -136,6 +153,15 @@ class Connection(HttpToolsProtocol):
             seconds = self._limits.read_seconds
             self._refuse(Problem(408, f"the request was not complete within {seconds:g} s"))
 
+    def _without_upgrade(self) -> bytes:
+        first = b"%b %b HTTP/%b" % (
+            self.parser.get_method(),
+            self.url,
+            self.parser.get_http_version().encode(),
+        )
+        headers = [b"%b: %b" % each for each in self.headers if each[0] != b"upgrade"]
+        return b"\r\n".join([first, *headers, b"", b""])
+
     def _problem_of_headers(self) -> Problem | None:
         size = len(self.url) + sum(len(name) + len(value) + _AROUND_HEADER for name, value in self.headers)
         if size > self._limits.header_bytes:
@@ -145,6 +171,8 @@ class Connection(HttpToolsProtocol):
         version = self.parser.get_http_version()
         if version not in _VERSIONS:
             return Problem(400, f"HTTP/{version} is not accepted: use HTTP/1.1")
+        if self.parser.get_method() == b"CONNECT":
+            return Problem(400, "CONNECT is for proxies, and this server is none")
         hosts = sum(name == b"host" for name, _ in self.headers)
         if hosts > 1 or (hosts == 0 and version != "1.0"):
             return Problem(400, "the request needs one Host header")

@@ -265,6 +265,39 @@ async def test_answers_pipelined_requests_in_their_order():
         assert [(await client.answer()).body for _ in range(9)] == [b"%d" % size for size in range(9)]
 
 
+UPGRADE = HEAD + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"
+
+
+async def test_reads_the_body_of_a_request_that_asks_for_another_protocol():
+    async with served() as server, connected(server.port) as client:
+        await client.send(
+            (UPGRADE + b"Content-Length: 2\r\n\r\nhi") * 2 + UPGRADE + CHUNKED + UPGRADE + b"\r\n" + POST
+        )
+        answers = [await client.answer() for _ in range(5)]
+        assert [(each.status, each.body) for each in answers] == [
+            (202, size) for size in (b"2", b"2", b"2", b"0", b"2")
+        ]
+        assert server.meters.requests == {202: 5}
+
+
+async def test_reads_such_a_body_also_if_it_comes_in_parts():
+    async with served() as server, connected(server.port) as client:
+        for part in (UPGRADE, b"Content-Length: %d\r\n\r\n" % len(POST), POST[:9], POST[9:]):
+            await client.send(part)
+            await asyncio.sleep(0.01)
+        assert (await client.answer()).body == b"%d" % len(POST)
+        await client.send(POST)
+        assert (await client.answer()).body == b"2"
+        assert server.meters.requests == {202: 2}
+
+
+async def test_refuses_too_many_pipelined_requests_that_ask_for_another_protocol():
+    async with served() as server, connected(server.port) as client:
+        await client.send((UPGRADE + b"\r\n") * 400)
+        assert (await client.rest()).count(b"HTTP/1.1 202 ") == 17
+
+
 async def test_closes_a_connection_after_its_answers_if_too_many_requests_are_pipelined():
     async with waiting_server(pipelined=3) as server, connected(server.port) as client:
         await client.send(POST * 10)
@@ -314,8 +347,13 @@ async def test_closes_the_connection_if_the_client_asks_for_it(head):
 
 @pytest.mark.parametrize(
     "garbage",
-    [b"\x16\x03\x01\x02\x00\x01\x00", b"POST /events HTTP/1.1\r\n\r\n", HEAD + b"Host: b\r\n\r\n"],
-    ids=["TLS", "no Host", "two Hosts"],
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00",
+        b"POST /events HTTP/1.1\r\n\r\n",
+        HEAD + b"Host: b\r\n\r\n",
+        b"CONNECT /events HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi",
+    ],
+    ids=["TLS", "no Host", "two Hosts", "CONNECT"],
 )
 async def test_refuses_what_is_not_http(garbage):
     async with served() as server:
