@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-# RFC 9110, 7.2 allows no userinfo. urlsplit would strip it, and leave a valid name.
+# RFC 9110, 7.2 allows no userinfo.
 _HOST = re.compile(r"(?:(?P<name>[a-z0-9._-]+)|\[(?P<address>[0-9a-f:.]+)\])(?::[0-9]*)?", re.IGNORECASE)
 _OWN_SITES = ("same-origin", "none")
 
@@ -61,7 +60,7 @@ def _is_own(headers: Headers, hosts: list[str]) -> bool:
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     if site is not None:
         return site in _OWN_SITES
-    return origin is None or [urlsplit(origin).netloc] == hosts
+    return origin is None or [origin.partition("://")[2]] == hosts
 
 
 def _follows_a_link(scope: Scope, headers: Headers) -> bool:

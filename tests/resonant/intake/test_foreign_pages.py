@@ -49,6 +49,7 @@ def test_programs_and_its_own_pages_may_send(guarded, headers):
     [
         {"Origin": "https://evil.example.com"},
         {"Origin": "null"},
+        {"Origin": "http://["},
         {"Origin": "http://127.0.0.1:9999"},
         {"Origin": "http://localhost:8080"},
         {"Sec-Fetch-Site": "cross-site"},
