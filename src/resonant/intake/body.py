@@ -18,7 +18,7 @@ async def read_body(request: Request, *, most_bytes: int) -> bytes:
     Raises:
         Problem: 413, it is too large, which its head may already say; 415, it is compressed.
     """
-    encoding = request.headers.get("content-encoding", "identity")
+    encoding = ", ".join(request.headers.getlist("content-encoding")) or "identity"
     if encoding.strip().lower() != "identity":
         raise Problem(
             415,

@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 
 from resonant.errors import StoreUnavailable
 from resonant.events import Event
+from resonant.intake import posting as posting_module
 from resonant.intake.limits import Limits
+from resonant.intake.reading import read_events
 from resonant.intake.tokens import Grant, OpenAccess
 from resonant.store.shared.tokens import Token
 from support.examples import examples
 from support.hostile_lines import damaged_lines, good_lines
 from support.lines import line, parsed
 from support.posting import BATCH, LINES, STRUCTURED, posting
+
+EVENTS = "/events?endpoint=orders"
 
 
 def batch(*lines):
@@ -192,6 +197,27 @@ def test_a_large_batch_is_read_in_a_thread_with_the_same_result(client):
     assert [each["id"] for each in answer.json()["events"]] == [str(number) for number in range(100)]
 
 
+def test_large_bodies_are_parsed_one_at_a_time(client, monkeypatch):
+    parsing, at_once = [], []
+
+    def parse(*arguments):
+        parsing.append(arguments)
+        at_once.append(len(parsing))
+        time.sleep(0.02)
+        parsing.pop()
+        return read_events(*arguments)
+
+    monkeypatch.setattr(posting_module, "read_events", parse)
+    headers = {"content-type": STRUCTURED}
+    large = [line(json.dumps("x" * 40_000), id=str(number)) for number in range(4)]
+
+    async def post_all():
+        await asyncio.gather(*(client.http.post(EVENTS, content=each, headers=headers) for each in large))
+
+    client.desk.run(post_all())
+    assert at_once == [1] * 4
+
+
 # --- what is refused before it is read ------------------------------------------------------------------------------
 
 
@@ -242,6 +268,8 @@ def test_a_compressed_body_is_refused(client, encoding):
     answer = client.post(line(), content_encoding=encoding)
     problem(answer, 415)
     assert answer.headers["accept-encoding"] == "identity"
+    twice = [("content-type", STRUCTURED), ("content-encoding", "identity"), ("content-encoding", encoding)]
+    problem(client.send("POST", EVENTS, content=line(), headers=twice), 415)
     assert client.post(line(), content_encoding="identity").status_code == 202
 
 
