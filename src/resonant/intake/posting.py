@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from resonant.store.queue.accept import Outcome
 
 PARAMETERS = ("endpoint",)
-# A larger body is parsed in a thread, so that other requests need not wait.
+# A larger body is parsed in a thread, so that other requests need not wait. One at a time: parsed, it may be 25 times as large.
 _LARGE_BYTES = 32 * 1024
 _LENIENT = "handling=lenient"
 
@@ -51,6 +51,7 @@ class Posting:
         self._meters = meters
         self._group = GroupCommit(store)
         self._endpoints = Recent(store, known_endpoints)
+        self._parsing = asyncio.Lock()
 
     async def post(self, request: Request) -> Response:
         """Store the events of a request, and answer 202 after the commit.
@@ -96,7 +97,8 @@ class Posting:
     async def _read(self, mode: Mode, request: Request, body: bytes) -> list[Event | Refusal]:
         if len(body) < _LARGE_BYTES:
             return read_events(mode, request.headers, body, self._limits)
-        return await asyncio.to_thread(read_events, mode, request.headers, body, self._limits)
+        async with self._parsing:
+            return await asyncio.to_thread(read_events, mode, request.headers, body, self._limits)
 
     async def _store_one(self, event: Event | Refusal, endpoint: str | None) -> Result:
         if isinstance(event, Refusal):

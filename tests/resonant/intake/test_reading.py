@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -139,6 +140,16 @@ def test_a_batch_may_be_empty_but_has_a_greatest_number_of_events(kind):
     assert (too_many.status, too_many.limit) == (413, 5)
 
 
+def test_empty_lines_take_no_memory():
+    body = b"\n" * 1_000_000
+    tracemalloc.start()
+    try:
+        assert read(body, content_type=LINES) == []
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
+
+
 def test_a_line_has_a_greatest_length_as_on_the_command_line():
     long = line(json.dumps("x" * 100_000)).encode()
     [found] = read(long, content_type=LINES)
@@ -179,6 +190,7 @@ def test_every_example_is_read_as_we_send_it(name, mode):
         ("application/json; charset=utf-8", b'{"a": 1}', "json"),
         ("application/vnd.shop+json", b"[1]", "json"),
         ("text/plain", "Grüße".encode(), "text"),
+        ("Text/Plain", b"abc", "text"),
         ("application/xml", b"<a/>", "text"),
         ("image/svg+xml", b"<svg/>", "text"),
         ("application/yaml; charset=UTF-8", b"a: 1", "text"),
