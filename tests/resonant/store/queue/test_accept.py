@@ -213,6 +213,7 @@ def test_on_postgresql_a_routing_producer_needs_to_read_two_tables_only(
         "SELECT, INSERT, UPDATE ON resonant_events",
         "SELECT, INSERT ON resonant_deliveries, resonant_acceptances",
         "SELECT ON resonant_schema, resonant_subscriptions, resonant_routing",
+        "USAGE ON SCHEMA public",
         "USAGE ON ALL SEQUENCES IN SCHEMA public",
     ):
         desk.write(
