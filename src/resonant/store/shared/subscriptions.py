@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import secrets
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
-from resonant.errors import InvalidSubscription
-from resonant.routing import MAX_SUBSCRIPTIONS, Router, Subscription
+from resonant.errors import InvalidSubscription, StoreError
+from resonant.events import ENDPOINT_NAME
+from resonant.routing import MAX_SUBSCRIPTIONS, Router, new_subscription
 from resonant.store import schema
 from resonant.store.audit import begin_audit, end_audit
 from resonant.store.engine.sql import insert_into, insert_row, is_any_of
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection
 
+    from resonant.routing import Subscription
     from resonant.store.audit import Action
 
 _ONLY_ROW = 1
@@ -36,20 +39,35 @@ _NOTHING = Router(())
 
 
 def current_router(connection: Connection) -> Router:
-    """Return the router of all subscriptions."""
-    version = connection.execute(select(schema.routing.c.version)).scalar()
+    """Return the router of all subscriptions.
+
+    Raises:
+        StoreError: one of them is damaged.
+    """
+    version = _read_version(connection)
     if version is None:
         return _NOTHING
-    router = _routers.get(version)
-    if router is None:
-        router = _routers[version] = Router(read_subscriptions(connection))
+    if (known := _routers.get(version)) is not None:
+        return known
+    router = Router(read_subscriptions(connection))
+    # At the isolation level READ COMMITTED, these may be subscriptions of a newer version.
+    if _read_version(connection) == version:
+        _routers[version] = router
         for older in [*_routers][:-_KEPT_ROUTERS]:
             _routers.pop(older, None)
     return router
 
 
+def _read_version(connection: Connection) -> int | None:
+    return connection.execute(select(schema.routing.c.version)).scalar()
+
+
 def read_subscriptions(connection: Connection, endpoint: str | None = None) -> list[Subscription]:
-    """Return all subscriptions, or those of one endpoint, sorted by endpoint and age."""
+    """Return all subscriptions, or those of one endpoint, sorted by endpoint and age.
+
+    Raises:
+        StoreError: one of them is damaged.
+    """
     return _read(connection, *([] if endpoint is None else [_s.c.endpoint == endpoint]))
 
 
@@ -68,13 +86,13 @@ def add_subscription(
         InvalidSubscription: there are too many.
     """
     _draw_version(connection)
-    others = read_subscriptions(connection)
-    for each in others:
+    for each in read_subscriptions(connection, subscription.endpoint):
         if each.says_the_same(subscription):
             return each, False
-    if len(others) >= MAX_SUBSCRIPTIONS:
+    count = connection.execute(select(func.count()).select_from(_s)).scalar_one()
+    if count >= MAX_SUBSCRIPTIONS:
         raise InvalidSubscription(
-            f"the store has {len(others):,} subscriptions, the limit is {MAX_SUBSCRIPTIONS:,}: "
+            f"the store has {count:,} subscriptions, the limit is {MAX_SUBSCRIPTIONS:,}: "
             "remove some with `resonant subscription remove`"
         )
     row = {
@@ -127,10 +145,23 @@ def _remove(
 def _read(connection: Connection, *conditions: ColumnElement[bool]) -> list[Subscription]:
     columns = (_s.c.id, _s.c.endpoint, _s.c.types, _s.c.source, _s.c.filters)
     query = select(*columns).where(*conditions).order_by(_s.c.endpoint, _s.c.created_at, _s.c.id)
-    return [
-        Subscription(id_, endpoint, tuple(json.loads(types)), source, tuple(json.loads(filters)))
-        for id_, endpoint, types, source, filters in connection.execute(query)
-    ]
+    return [_stored(*row) for row in connection.execute(query)]
+
+
+def _stored(id_: str, endpoint: str, types: str, source: str | None, filters: str) -> Subscription:
+    # Checked: somebody's SQL, or a program of another version, may have written the row.
+    try:
+        terms = {"types": json.loads(types), "source": source, "filters": json.loads(filters)}
+        found = replace(new_subscription(endpoint, terms), id=id_)
+    except (InvalidSubscription, ValueError, TypeError, RecursionError) as error:
+        why = str(error)
+    else:
+        if ENDPOINT_NAME.fullmatch(endpoint):
+            return found
+        why = "its endpoint has no valid name"
+    raise StoreError(
+        f"the stored subscription {id_} is damaged ({why}): delete its row of resonant_subscriptions, and add it again"
+    )
 
 
 def _draw_version(connection: Connection) -> None:

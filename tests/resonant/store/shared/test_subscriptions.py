@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from sqlalchemy import event
+from sqlalchemy.util import await_only
 
-from resonant.errors import InvalidSubscription
+from resonant.errors import InvalidSubscription, StoreError
 from resonant.events import Event
 from resonant.routing import MAX_SUBSCRIPTIONS, new_subscription
 from resonant.store import schema
@@ -99,6 +101,51 @@ def test_a_process_keeps_few_routers(desk):
         subscribe(desk, "crm", str(number))
         desk.read(current_router)
     assert len(subscriptions._routers) <= 8
+
+
+def test_a_version_never_names_the_subscriptions_of_a_later_one(postgresql_url, open_desk):
+    """Also if they change while a process reads them, at the isolation level of most producers."""
+    desk, other = open_desk(postgresql_url), open_desk(postgresql_url)
+    subscribe(desk, "crm")
+    [[_, version]] = desk.read(lambda connection: connection.execute(schema.routing.select()).all())
+    change = other.store.write(add_subscription, new_subscription("audit", {}), **BY)
+
+    def read_around_a_change(connection):
+        event.listen(connection, "after_cursor_execute", lambda *_: await_only(change), once=True)
+        current_router(connection)
+
+    desk.write(read_around_a_change)
+    assert endpoints(desk) == ("audit", "crm")
+
+    def restore_a_backup(connection):
+        connection.execute(schema.subscriptions.delete().where(schema.subscriptions.c.endpoint == "audit"))
+        connection.execute(schema.routing.update().values(version=version))
+
+    desk.write(restore_a_backup)
+    assert endpoints(desk) == ("crm",)
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"types": "order.*"}, "Expecting value"),
+        ({"types": "[1]"}, "must be"),
+        ({"filters": '[{"sql": "a = 1"}]'}, "no dialect is named 'sql'"),
+        ({"endpoint": "Chat"}, "its endpoint has no valid name"),
+    ],
+)
+def test_a_damaged_row_is_named_and_no_event_is_routed_as_if_it_were_missing(desk, values, why):
+    damaged = subscribe(desk, "chat")
+    subscribe(desk, "crm")
+    is_damaged = schema.subscriptions.c.id == damaged.id
+    desk.write(
+        lambda connection: (
+            connection.execute(schema.subscriptions.update().where(is_damaged).values(**values)) and None
+        )
+    )
+    with pytest.raises(StoreError, match=f"the stored subscription {damaged.id} is damaged .*{why}"):
+        desk.enqueue(EVENT, endpoint=None)
+    assert desk.rows(schema.events) == []
 
 
 def test_changes_at_once_are_all_stored(open_desk, store_url):
