@@ -9,8 +9,10 @@ The data never contains the body of another event.
 from __future__ import annotations
 
 import json
+import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from resonant.errors import StoreError
 from resonant.events import OWN_SOURCE, Event, EventKey, encode_data, is_own_type, rfc3339
 from resonant.store.queue.accept import accept
 from resonant.store.shared.subscriptions import current_router
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
     from resonant.events import Lease, Reason
     from resonant.store.shared.gates import Gate
+
+logger = logging.getLogger(__name__)
 
 
 class Report(NamedTuple):
@@ -129,7 +133,12 @@ def store_reports(connection: Connection, event_type: str, reports: Iterable[Rep
         reports: not read if no subscription has the type.
         now: seconds since the epoch.
     """
-    router = current_router(connection)
+    try:
+        router = current_router(connection)
+    except StoreError as error:
+        # It must not undo the change.
+        logger.error("no event %s is stored: %s", event_type, error)  # noqa: TRY400 - the message says all
+        return
     if not router.may_want(event_type):
         return
     events = [(each.about, _event(event_type, each, now)) for each in reports]

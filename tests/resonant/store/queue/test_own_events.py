@@ -245,6 +245,20 @@ def test_a_killed_worker_stores_neither_the_dead_letter_nor_its_event(desk, chat
     assert (desk.status().dead_letter, chat.received()) == (0, [])
 
 
+def test_a_damaged_subscription_undoes_no_outcome_and_no_change_of_a_gate(desk, chat, caplog):
+    desk.write(
+        lambda connection: connection.execute(schema.subscriptions.update().values(types="?")) and None
+    )
+
+    desk.bury("evt_1")
+    turn(desk, "paused")
+
+    assert desk.delivery("evt_1").status == "dead_letter"
+    assert desk.read(read_gate, "orders").state == "paused"
+    assert "no event resonant.delivery.dead is stored: the stored subscription sub_" in caplog.text
+    assert desk.status().accepted == 1
+
+
 @given(
     types=st.lists(st.sampled_from(["order.paid", "resonant.endpoint.paused"]), min_size=1, max_size=4),
     wants=st.tuples(*[st.sampled_from([("*", "resonant.*"), ("resonant.delivery.*",)])] * 2),
