@@ -107,9 +107,7 @@ def _insert_missing_sqlite(
     if len(rows) == 1:
         statement = _inserting_values(table, (), names, 1, returned)
         return connection.exec_driver_sql(statement, tuple(rows[0].values())).all()
-    columns = dict(zip(names, zip(*[each.values() for each in rows], strict=True), strict=True))
-    equal = {name: values[0] for name, values in columns.items() if values.count(values[0]) == len(values)}
-    others = {name: values for name, values in columns.items() if name not in equal}
+    equal, others = _columns(rows)
     statement = _inserting_values(table, tuple(equal), tuple(others), len(rows), returned)
     values = (*equal.values(), *chain.from_iterable(zip(*others.values(), strict=True)))
     return connection.exec_driver_sql(statement, values).all()
@@ -142,11 +140,17 @@ def _insert_missing_postgresql(
     rows: Sequence[Mapping[str, Any]],
     returned: tuple[Column[Any], ...],
 ) -> Sequence[Row[Any]]:
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
     # One array for each column is faster than a parameter for each value, which the server would parse and plan.
+    equal, others = _columns(rows)
+    statement = _inserting_arrays(table, tuple(rows[0]), frozenset(equal), returned)
+    return connection.execute(statement, equal | others).all()
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """Return the values of the columns in which all rows are equal, and the lists of values of the others."""
+    columns = dict(zip(rows[0], zip(*[each.values() for each in rows], strict=True), strict=True))
     equal = {name: values[0] for name, values in columns.items() if values.count(values[0]) == len(values)}
-    statement = _inserting_arrays(table, tuple(columns), frozenset(equal), returned)
-    return connection.execute(statement, columns | equal).all()
+    return equal, {name: list(values) for name, values in columns.items() if name not in equal}
 
 
 @cache
