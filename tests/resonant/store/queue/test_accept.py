@@ -215,6 +215,7 @@ def test_on_postgresql_a_routing_producer_needs_to_read_two_tables_only(
         "SELECT ON resonant_schema, resonant_subscriptions, resonant_routing",
         "USAGE ON SCHEMA public",
         "USAGE ON ALL SEQUENCES IN SCHEMA public",
+        "USAGE ON SCHEMA public",
     ):
         desk.write(
             lambda connection, grant=grant: connection.execute(text(f"GRANT {grant} TO router")) and None
