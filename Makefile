@@ -81,7 +81,7 @@ reference: setup  ## regenerate docs/reference/ from the code
 
 # Each is in a folder of its own: version 1 of cloudevents, which cloudevents-pydantic needs, hides the version in .venv.
 SDKS := tests/support/sdks
-sdks: build/sdks/ready  ## install the libraries of receivers that some tests run, in JavaScript and Python
+sdks: build/sdks/ready  ## install the libraries of producers and receivers that some tests run, in JavaScript and Python
 
 build/sdks/ready: .venv/ready $(SDKS)/package-lock.json $(SDKS)/requirements.txt
 	@command -v npm >/dev/null || { echo "npm was not found: on Debian and Ubuntu, apt-get install npm"; exit 1; }

@@ -127,9 +127,9 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - for mypy
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        detail = f"{request.url.path} takes {headers['Allow']}, not {request.method}"
+        detail = f"this path takes {headers['Allow']}, not {request.method}"
     else:
-        detail = f"there is nothing at {request.url.path}: events are sent to /events"
+        detail = f"there is nothing at {request.scope['path']!r:.80}: events are sent to /events"
     return Problem(error.status_code, detail, headers=headers).response()
 
 
