@@ -18,6 +18,7 @@ from resonant.events import Event
 from resonant.gate.pausing import pause, resume
 from resonant.store import WorkerStore, open_store
 from resonant.store.engine import wakeup
+from support.subscriptions import subscribe_in
 from support.waiting import quiet, until
 
 
@@ -75,6 +76,14 @@ async def test_a_notification_names_the_endpoints_with_new_work(postgresql_url):
         async with other.transaction() as transaction:
             await transaction.run_sync(enqueue, event(1), "orders")
             await transaction.run_sync(enqueue, event(1), "billing")
+        await until(lambda: frozenset().union(*woken) == {"orders", "billing"})
+
+
+async def test_an_event_that_is_routed_wakes_the_drains_of_all_its_endpoints(postgresql_url):
+    async with watched(postgresql_url) as (other, woken):
+        for name in ("orders", "billing"):
+            await other.write(subscribe_in, name)
+        await other.enqueue(event(1))
         await until(lambda: frozenset().union(*woken) == {"orders", "billing"})
 
 
