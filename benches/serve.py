@@ -26,7 +26,7 @@ from benches.comparing import Comparison, Stopwatch, in_turn, is_chosen, say
 from benches.processes import PeakMemory, Tree, kept, python
 from benches.serve_clients import overload, paced, slow_clients
 from benches.surroundings import ENDPOINT, Missing, empty_home, events
-from resonant.intake.token_changes import create
+from resonant.intake.access.token_changes import create
 from resonant.local.server import free_port
 from resonant.routing import new_subscription
 from resonant.store import open_store

@@ -30,7 +30,7 @@ from starlette.responses import PlainTextResponse
 
 from resonant import output
 from resonant.errors import PrefectChanged
-from resonant.intake.foreign_pages import host_name
+from resonant.intake.access.foreign_pages import host_name
 from resonant.local.compatibility import check_server_names, prefect_application
 
 if TYPE_CHECKING:

@@ -260,9 +260,9 @@ def _values(literal: Any) -> str:
 
 
 def _http() -> Iterator[str]:
+    from resonant.intake.description.openapi import openapi  # noqa: PLC0415
+    from resonant.intake.description.openapi_tables import sections  # noqa: PLC0415
     from resonant.intake.limits import Limits  # noqa: PLC0415
-    from resonant.intake.openapi import openapi  # noqa: PLC0415
-    from resonant.intake.openapi_tables import sections  # noqa: PLC0415
 
     yield "# HTTP API"
     yield (

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from resonant.intake.access.tokens import Access, OpenAccess
 from resonant.intake.app import create_app
 from resonant.intake.limits import Limits
 from resonant.intake.meters import Meters
-from resonant.intake.tokens import Access, OpenAccess
 from resonant.store.views.known_names import remember_endpoints
 
 if TYPE_CHECKING:

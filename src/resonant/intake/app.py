@@ -13,22 +13,22 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from resonant.errors import ConflictingEvent, StoreError
-from resonant.intake import docs_page
-from resonant.intake.handshake import handshake
-from resonant.intake.lookup import lookup
-from resonant.intake.openapi import openapi
-from resonant.intake.posting import Posting
+from resonant.intake.access.tokens import OpenAccess
+from resonant.intake.description import docs_page
+from resonant.intake.description.openapi import openapi
 from resonant.intake.problems import Problem
-from resonant.intake.tokens import OpenAccess
+from resonant.intake.requests.handshake import handshake
+from resonant.intake.requests.lookup import lookup
+from resonant.intake.requests.posting import Posting
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     from starlette.requests import Request
 
+    from resonant.intake.access.tokens import Access
     from resonant.intake.limits import Limits
     from resonant.intake.meters import Meters
-    from resonant.intake.tokens import Access
     from resonant.store import Store
 
     Handler = Callable[[Request], Awaitable[Response]]

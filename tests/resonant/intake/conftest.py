@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from resonant.intake import token_changes
+from resonant.intake.access import token_changes
 from support.posting import posting
 
 

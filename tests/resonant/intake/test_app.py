@@ -2,10 +2,10 @@
 
 import pytest
 
+from resonant.intake.access.tokens import OpenAccess
 from resonant.intake.app import create_app, resource
 from resonant.intake.limits import Limits
 from resonant.intake.meters import Meters
-from resonant.intake.tokens import OpenAccess
 
 
 def test_an_unknown_path_is_not_found(client):

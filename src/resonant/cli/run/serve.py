@@ -54,8 +54,8 @@ def serve(
     Several servers may use one store. /docs describes the interface.
     """
     from resonant.cli.command_store import command_store
-    from resonant.intake.quiet_log import log_news
-    from resonant.intake.server import listen
+    from resonant.intake.serving.quiet_log import log_news
+    from resonant.intake.serving.server import listen
 
     with command_store(patient=True) as store, listen(host, port) as listener:
         log_news()
@@ -74,13 +74,13 @@ async def _serve(
     no_auth: bool,
     allowed_origins: Collection[str],
 ) -> None:
+    from resonant.intake.access.foreign_pages import without_foreign_pages
+    from resonant.intake.access.tokens import OpenAccess, TokenAccess
     from resonant.intake.app import create_app, resource
-    from resonant.intake.foreign_pages import without_foreign_pages
-    from resonant.intake.health import Metrics, Readiness, healthz
     from resonant.intake.limits import Limits
     from resonant.intake.meters import Meters
-    from resonant.intake.server import serve
-    from resonant.intake.tokens import OpenAccess, TokenAccess
+    from resonant.intake.serving.health import Metrics, Readiness, healthz
+    from resonant.intake.serving.server import serve
     from resonant.store.shared.tokens import valid_tokens
 
     host, port = listener.getsockname()[:2]

@@ -59,7 +59,7 @@ def create(
     the first.
     """
     from resonant.cli.command_store import command_store, who_runs_this
-    from resonant.intake import token_changes
+    from resonant.intake.access import token_changes
 
     if not _NAME.fullmatch(name):
         raise options.Misuse(
@@ -104,7 +104,7 @@ def list_(as_json: options.Json = False) -> None:
 def revoke(name: Name) -> None:
     """Revoke a token. Every running server refuses it within a second or two."""
     from resonant.cli.command_store import command_store, who_runs_this
-    from resonant.intake import token_changes
+    from resonant.intake.access import token_changes
     from resonant.store.shared.tokens import read_tokens
 
     with command_store() as store:

@@ -1,6 +1,6 @@
 """The log counts refused requests; test_server has the limits."""
 
-from resonant.intake.admission import Refusals
+from resonant.intake.serving.admission import Refusals
 
 
 async def test_a_minute_of_refused_requests_is_one_line(caplog):

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from resonant.events import Event
 from resonant.intake.limits import Limits
 from resonant.intake.problems import Problem, Refusal
-from resonant.intake.reading import mode_of, most_bytes, read_events
+from resonant.intake.requests.reading import mode_of, most_bytes, read_events
 from resonant.sinks.wire import message
 from support.hostile_lines import characters, damaged_lines, good_lines
 from support.lines import line, parsed

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from resonant.events import Delivery
-    from resonant.intake.tokens import Access
+    from resonant.intake.access.tokens import Access
     from resonant.store import Store
 
 _TIMES = ("first_attempt_at", "next_attempt_at", "finished_at")

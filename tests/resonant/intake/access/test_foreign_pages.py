@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from resonant.intake.foreign_pages import host_name, without_foreign_pages
+from resonant.intake.access.foreign_pages import host_name, without_foreign_pages
 from support.posting import posting
 
 OWN = "http://127.0.0.1:8080"

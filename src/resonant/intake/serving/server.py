@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from resonant.errors import ResonantError
-from resonant.intake.admission import Admission
-from resonant.intake.connections import Connection
+from resonant.intake.serving.admission import Admission
+from resonant.intake.serving.connections import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -2,7 +2,7 @@
 
 import logging
 
-from resonant.intake.quiet_log import OnlyNews
+from resonant.intake.serving.quiet_log import OnlyNews
 
 
 def record(text, *arguments, error=None):

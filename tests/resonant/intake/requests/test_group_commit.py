@@ -8,8 +8,8 @@ import pytest
 
 from resonant.errors import ConflictingEvent, StoreUnavailable
 from resonant.events import Event
-from resonant.intake import group_commit
-from resonant.intake.group_commit import MOST_EVENTS, GroupCommit
+from resonant.intake.requests import group_commit
+from resonant.intake.requests.group_commit import MOST_EVENTS, GroupCommit
 from resonant.store import enqueue
 
 

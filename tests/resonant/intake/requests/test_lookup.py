@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from resonant.events import Event
-from resonant.intake.tokens import TokenAccess
+from resonant.intake.access.tokens import TokenAccess
 from support.posting import posting
 
 EVENT = Event(id="a/b?c", source="/shop/eu", type="order.paid", data={"card": "4111"})

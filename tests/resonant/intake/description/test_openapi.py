@@ -16,8 +16,8 @@ from jsonschema import Draft202012Validator, FormatChecker
 from resonant.errors import InvalidEvent
 from resonant.events.times import parse_rfc3339
 from resonant.input_lines import decode_json, event_from_fields
+from resonant.intake.description.openapi import openapi
 from resonant.intake.limits import Limits
-from resonant.intake.openapi import openapi
 from support.examples import examples
 from support.hostile_lines import damaged_lines, good_lines
 from support.processes import clean_environment

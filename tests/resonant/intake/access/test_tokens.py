@@ -10,9 +10,9 @@ import pytest
 from starlette.requests import Request
 
 from resonant.events import Event
-from resonant.intake import token_changes
+from resonant.intake.access import token_changes
+from resonant.intake.access.tokens import Budget, Grant, OpenAccess, TokenAccess
 from resonant.intake.problems import Problem
-from resonant.intake.tokens import Budget, Grant, OpenAccess, TokenAccess
 from resonant.store.shared.tokens import Token, read_tokens, valid_tokens
 from resonant.testing import FixedClock
 

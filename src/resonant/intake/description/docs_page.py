@@ -8,10 +8,10 @@ from hashlib import sha256
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from resonant.intake.openapi_tables import sections
+from resonant.intake.description.openapi_tables import sections
 
 if TYPE_CHECKING:
-    from resonant.intake.openapi_tables import Section, Table
+    from resonant.intake.description.openapi_tables import Section, Table
 
 _STYLE = """
 body { font: 1rem/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color-scheme: light dark; }

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from resonant.events import Clock
+    from resonant.intake.access.tokens import Access
     from resonant.intake.meters import Meters
-    from resonant.intake.tokens import Access
     from resonant.store import Store
 
 logger = logging.getLogger(__name__)

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 
 from resonant.errors import StoreUnavailable
 from resonant.events import Event
-from resonant.intake import posting as posting_module
+from resonant.intake.access.tokens import Grant, OpenAccess
 from resonant.intake.limits import Limits
-from resonant.intake.reading import read_events
-from resonant.intake.tokens import Grant, OpenAccess
+from resonant.intake.requests import posting as posting_module
+from resonant.intake.requests.reading import read_events
 from resonant.store.shared.tokens import Token
 from support.examples import examples
 from support.hostile_lines import damaged_lines, good_lines

@@ -3,10 +3,10 @@
 import pytest
 from sqlalchemy import text
 
+from resonant.intake.access.tokens import TokenAccess
 from resonant.intake.app import resource
-from resonant.intake.health import Metrics, Readiness, healthz
 from resonant.intake.meters import Meters
-from resonant.intake.tokens import TokenAccess
+from resonant.intake.serving.health import Metrics, Readiness, healthz
 from resonant.store.engine.migrate import SCHEMA_VERSION, VERSION_TABLE
 from support.posting import posting
 

@@ -7,7 +7,7 @@ import secrets
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from resonant.intake.tokens import TOKEN_PREFIX, digest_of
+from resonant.intake.access.tokens import TOKEN_PREFIX, digest_of
 from resonant.store.audit import record_change
 from resonant.store.shared.tokens import Token, add_token, revoke_token
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from resonant.intake.description.schemas import schemas
 from resonant.intake.problems import MEDIA_TYPE
-from resonant.intake.schemas import schemas
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

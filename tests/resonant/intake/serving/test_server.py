@@ -21,7 +21,7 @@ from resonant.errors import ResonantError
 from resonant.intake.limits import Limits
 from resonant.intake.meters import Meters
 from resonant.intake.problems import Problem
-from resonant.intake.server import listen, serve
+from resonant.intake.serving.server import listen, serve
 from support.http_connections import Answer, Connection, connected
 from support.waiting import until
 

@@ -1,0 +1,1 @@
+"""What each request does: store events, look one up, the handshake of webhooks."""

@@ -1,0 +1,1 @@
+"""The server process: connections, limits of all requests together, health."""
