@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from resonant.intake.meters import Meters
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_BACKLOG = 128
+# Connections that are accepted at once, and that may wait to be accepted.
+_BACKLOG, _QUEUE = 128, 1024
 # In addition to the connections: the store, the log, and connections that are accepted or closed at this moment.
 _OTHER_FILES = 1_000
 
@@ -102,6 +103,8 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(_QUEUE)
         self._on_start()
 
     @contextlib.contextmanager
