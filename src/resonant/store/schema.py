@@ -5,12 +5,13 @@ an older one; a test compares the two.
 
 Transactions lock tables in one order, and rows in key order, so that they cannot deadlock: events, deliveries, causes, endpoints,
 claims, gates, routing, subscriptions, audit (endpoint_problems, drains, send_slots and tokens have their own transactions). A
-purge finds events through deliveries, so it locks both at once and skips locked rows.
+purge finds events through deliveries, so it locks both at once and skips locked rows. The system's own events are inserted after
+the change that they report: nobody waits for them, since only the transaction that has locked the changed row uses their ids.
 
 A producer's transaction may stay open for a long time, so it only inserts events, deliveries and acceptances, and updates no
-shared row. It reads routing and subscriptions without a lock. Two producers wait for each other only if they store the same event id. All other transactions insert their counts as
-a row of the tallies. A fold skips the acceptances and tallies that another fold has locked; a merge of sketches skips those of
-another merge.
+shared row. It reads routing and subscriptions without a lock. Two producers wait for each other only if they store the same event
+id. All other transactions insert their counts as a row of the tallies. A fold skips the acceptances and tallies that another fold
+has locked; a merge of sketches skips those of another merge.
 """
 
 from __future__ import annotations
