@@ -172,7 +172,7 @@ def _run_replay(
     def is_outcome(_failed: State[Any]) -> bool:
         outcomes = tracker.outcomes
         if not outcomes.total:
-            return planned.permanent > 0
+            return planned.permanent > 0 or planned.existing > 0
         return outcomes.dead_letters.total() == outcomes.total
 
     state = run_flow(store, start, verbose=verbose, reported=is_outcome)

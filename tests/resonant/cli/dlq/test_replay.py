@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import pytest
@@ -129,6 +130,20 @@ def test_a_replay_to_an_endpoint_that_cannot_be_opened_says_why_and_sends_nothin
     assert answer.out == ""
     assert resonant.json("status")["accepted"] == 5
     assert {each["replayed_to"] for each in resonant.json("dlq")} == {None}
+
+
+@pytest.mark.engine
+def test_a_replay_of_events_that_the_other_endpoint_has_counts_them(resonant, dead, webhook):
+    for name in ("evt_old", "evt_new"):
+        dead.accept(name, endpoint=webhook("crm"))
+
+    answer = resonant.on_prefect("replay", "--category", "transient", "--to", "crm", "--json", code=1)
+
+    assert answer.err == (
+        "resonant: nothing was sent to crm; 2 skipped because crm already has a delivery of the event\n"
+    )
+    found = json.loads(answer.out)
+    assert (found["selected"], found["left_out_existing"], found["replayed"]) == (0, 2, 0)
 
 
 @pytest.mark.engine
