@@ -89,7 +89,7 @@ def list_(
     with command_store() as store:
         name = None if endpoint is None else options.endpoint_name(endpoint)
         name_checks.check_filters(store, name)
-        found = [each for each in store.read(read_subscriptions) if name in (None, each.endpoint)]
+        found = store.read(read_subscriptions, name)
     if as_json:
         output.write_json_array(output.to_json(documents.subscription(each)) for each in found)
     elif found:

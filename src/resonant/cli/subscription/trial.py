@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -61,4 +62,4 @@ def _lines(
     for subscription, why_not in explained:
         yield f"  {subscription.endpoint}  {subscription.id}  {'matches' if why_not is None else f'no: {why_not}'}"
     if not endpoints:
-        yield f"`resonant subscription add ENDPOINT {event.type}` adds a subscription"
+        yield f"`resonant subscription add ENDPOINT {shlex.quote(event.type)}` adds a subscription"

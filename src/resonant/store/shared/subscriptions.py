@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select
 
@@ -17,7 +17,7 @@ from resonant.errors import InvalidSubscription, StoreError
 from resonant.events import ENDPOINT_NAME
 from resonant.routing import MAX_SUBSCRIPTIONS, Router, new_subscription
 from resonant.store import schema
-from resonant.store.audit import begin_audit, end_audit
+from resonant.store.audit import record_change
 from resonant.store.engine.sql import insert_into, insert_row, is_any_of
 
 if TYPE_CHECKING:
@@ -178,11 +178,5 @@ def _draw_version(connection: Connection) -> None:
 def _audit(
     connection: Connection, action: Action, subscription: Subscription, *, who: str, now: float
 ) -> None:
-    selection: dict[str, Any] = {
-        "endpoint": subscription.endpoint,
-        "id": subscription.id,
-        **subscription.terms,
-    }
-    end_audit(
-        connection, begin_audit(connection, at=now, who=who, action=action, selection=selection), now=now
-    )
+    selection = {"endpoint": subscription.endpoint, "id": subscription.id, **subscription.terms}
+    record_change(connection, at=now, who=who, action=action, selection=selection)

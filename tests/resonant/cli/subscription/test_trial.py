@@ -63,13 +63,14 @@ def test_its_document_has_every_subscription(resonant, subscribed, tmp_path):
     }
 
 
-def test_without_a_match_it_says_how_to_subscribe_and_fails(resonant, tmp_path):
+@pytest.mark.parametrize(
+    ("event_type", "quoted"), [("order.paid", "order.paid"), ("order paid", "'order paid'")]
+)
+def test_without_a_match_it_says_how_to_subscribe_and_fails(resonant, tmp_path, event_type, quoted):
     (tmp_path / "event.json").write_text('{"source": "/s"}')
-    assert resonant(
-        "subscription", "test", "event.json", "--type", "order.paid", code=1
-    ).out.splitlines() == [
-        "order.paid of /s goes to no endpoint",
-        "`resonant subscription add ENDPOINT order.paid` adds a subscription",
+    assert resonant("subscription", "test", "event.json", "--type", event_type, code=1).out.splitlines() == [
+        f"{event_type} of /s goes to no endpoint",
+        f"`resonant subscription add ENDPOINT {quoted}` adds a subscription",
     ]
 
 
