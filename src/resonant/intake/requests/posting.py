@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING, Any
 
 from resonant.events import ENDPOINT_NAME
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 PARAMETERS = ("endpoint",)
 # A larger body is parsed in a thread, so that other requests need not wait. One at a time: parsed, it may be 25 times as large.
 _LARGE_BYTES = 32 * 1024
-_LENIENT = "handling=lenient"
+# RFC 7240: a word may be quoted, and the first of several counts.
+_HANDLING = re.compile(r'(?:^|,)\s*handling\s*=\s*"?([^\s",;]*)', re.IGNORECASE)
 
 
 class Posting:
@@ -129,15 +131,15 @@ def _asked_endpoint(request: Request) -> str | None:
 
 
 def _is_lenient(request: Request) -> bool:
-    given = ",".join(request.headers.getlist("prefer")).lower().split(",")
-    return any(each.replace(" ", "").partition(";")[0] == _LENIENT for each in given)
+    handling = _HANDLING.search(",".join(request.headers.getlist("prefer")))
+    return handling is not None and handling[1].lower() == "lenient"
 
 
 def _answer(result: Result, *, is_lenient: bool) -> Response:
     document: dict[str, Any] = {"events": [_event(outcome) for outcome in result.stored]}
     if result.refused:
         document["errors"] = [refusal.document() for refusal in result.refused]
-    headers = {"Preference-Applied": _LENIENT} if is_lenient else None
+    headers = {"Preference-Applied": "handling=lenient"} if is_lenient else None
     return json_answer(document, 202, headers=headers)
 
 

@@ -164,10 +164,19 @@ def test_a_batch_is_stored_whole_or_not_at_all(client):
     assert [each.id for each in client.stored()] == ["old"]
 
 
-def test_lenient_handling_stores_the_good_events_and_lists_the_others(client):
+@pytest.mark.parametrize(
+    "preference",
+    [
+        "respond-async, Handling = Lenient; a=b",
+        'handling="lenient"',
+        "handling=lenient, handling=strict",
+        "handling\t=\tlenient",
+    ],
+)
+def test_lenient_handling_stores_the_good_events_and_lists_the_others(client, preference):
     client.post(line(id="old"))
     content = batch(line(id="a b"), line(id="1"), line("2", id="old"), line(id="2"))
-    answer = client.post(content, BATCH, prefer="respond-async, Handling = Lenient; a=b")
+    answer = client.post(content, BATCH, prefer=preference)
     assert answer.status_code == 202
     assert answer.headers["preference-applied"] == "handling=lenient"
     document = answer.json()
@@ -184,7 +193,17 @@ def test_lenient_handling_of_bad_events_only_is_no_success(client):
     assert len(document["errors"]) == 1
 
 
-@pytest.mark.parametrize("preference", ["handling=strict", "handling=lenientx", "lenient", ""])
+@pytest.mark.parametrize(
+    "preference",
+    [
+        "handling=strict",
+        "handling=strict, handling=lenient",
+        "handling=lenientx",
+        "xhandling=lenient",
+        "lenient",
+        "",
+    ],
+)
 def test_other_preferences_change_nothing(client, preference):
     answer = client.post(batch(line(id="a b"), line(id="1")), BATCH, prefer=preference)
     problem(answer, 422)
