@@ -31,7 +31,7 @@ def serve(
     host: Annotated[
         str,
         typer.Option(
-            metavar="ADDRESS", help="Address to listen on; 0.0.0.0 is every address of this machine."
+            metavar="ADDRESS", help="Address to listen on; 0.0.0.0 is every IPv4 address of this machine."
         ),
     ] = HOST,
     port: Annotated[

@@ -66,7 +66,10 @@ def mode_of(headers: Headers) -> Mode:
 
 def most_bytes(mode: Mode, limits: Limits) -> int:
     """Return how many bytes the body of a request may have."""
-    return longest_line(limits.event_bytes) if mode in SINGLE else limits.batch_bytes
+    if mode not in SINGLE:
+        return limits.batch_bytes
+    # More is 503 for any request, however often it is repeated.
+    return min(longest_line(limits.event_bytes), limits.held_bytes)
 
 
 def read_events(mode: Mode, headers: Headers, body: bytes, limits: Limits) -> list[Event | Refusal]:

@@ -38,7 +38,7 @@ def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens for connections.
 
     Args:
-        host: a name or an address; ``::`` and ``0.0.0.0`` are all addresses of this machine.
+        host: a name or an address; ``0.0.0.0`` is every IPv4 address of this machine, ``::`` every IPv6 address.
         port: its port; 0 chooses a free one.
 
     Raises:

@@ -304,6 +304,11 @@ def test_a_body_that_is_too_large_is_refused_with_the_limit(desk, is_declared):
         assert "999 bytes" in document["detail"]
 
 
+def test_an_event_that_the_server_could_never_hold_is_too_large(desk):
+    with posting(desk, limits=Limits(event_bytes=10_000, held_bytes=999)) as client:
+        assert problem(client.post(line(json.dumps("x" * 999))), 413)["limit"] == 999
+
+
 # --- who may send ---------------------------------------------------------------------------------------------------
 
 
