@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from resonant.cli import options
 from resonant.cli.subscription import given
+from resonant.routing import MAX_SUBSCRIPTIONS
 from resonant.store.shared.subscriptions import add_subscription, remove_subscriptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from sqlalchemy import Connection
 
@@ -69,14 +70,33 @@ def compare(
     return found
 
 
+def check_number(differences: Iterable[Difference], kept: Sequence[Subscription], source: str) -> None:
+    """Refuse more subscriptions than a store may have.
+
+    Args:
+        differences: what to change.
+        kept: the stored subscriptions, without those of endpoints that are removed.
+        source: the file's name, for the message.
+
+    Raises:
+        Misuse: there are too many.
+    """
+    number = len(kept) + sum(len(each.added) - len(each.removed) for each in differences)
+    if number > MAX_SUBSCRIPTIONS:
+        raise options.Misuse(
+            f"{source}: the store would have {number:,} subscriptions, the limit is {MAX_SUBSCRIPTIONS:,}"
+        )
+
+
 def _missing(some: Iterable[Subscription], others: Sequence[Subscription]) -> list[Subscription]:
     return [each for each in some if not any(each.says_the_same(other) for other in others)]
 
 
-def apply(connection: Connection, differences: Iterable[Difference], *, who: str, now: float) -> None:
-    """Add and remove subscriptions in the store."""
+def apply(connection: Connection, differences: Collection[Difference], *, who: str, now: float) -> None:
+    """Remove and add subscriptions in the store."""
+    removed = [each.id for difference in differences for each in difference.removed]
+    remove_subscriptions(connection, removed, who=who, now=now)
     for difference in differences:
-        remove_subscriptions(connection, [each.id for each in difference.removed], who=who, now=now)
         for each in difference.added:
             add_subscription(connection, each, who=who, now=now)
 

@@ -67,14 +67,17 @@ def import_(
             raise options.Misuse(f"{file}: no endpoints: --prune would remove every endpoint")
         saved = asyncio.run(load_endpoints(load_endpoint))
         declared.check_new_secrets(blocks, saved, file)
-        differences = declared_subscriptions.compare(subscriptions, store.read(read_subscriptions))
+        stored = store.read(read_subscriptions)
+        differences = declared_subscriptions.compare(subscriptions, stored)
         changes = [
             _with(differences.get(each.name), each)
             for each in declared.compare(blocks, saved, prune=prune, now=datetime.now(UTC))
         ]
         to_do = [each for each in changes if each.kind != "unchanged"]
+        gone = [each.name for each in changes if each.kind == "removed"]
+        kept = [each for each in stored if each.endpoint not in gone]
+        declared_subscriptions.check_number(differences.values(), kept, file)
         if not dry_run:
-            gone = [each.name for each in changes if each.kind == "removed"]
             if gone and not yes:
                 _confirm_removal(gone)
             _save(store, to_do, differences)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from resonant.cli.endpoint.declared_subscriptions import compare, exported, parse
+from resonant.cli.endpoint.declared_subscriptions import apply, check_number, compare, exported, parse
 from resonant.cli.options import Misuse
 from resonant.routing import new_subscription
+from resonant.store.shared import subscriptions
+from resonant.store.shared.subscriptions import read_subscriptions
+from support.subscriptions import subscribe
 
 ORDERS, INVOICES = {"types": ["order.*"]}, {"types": ["invoice.*"], "source": "/eu"}
 
@@ -54,6 +57,27 @@ def test_only_what_differs_is_added_and_removed():
     assert terms_of(found["shop"].added) == [INVOICES]
     assert found["shop"].removed == (stored[0],)
     assert str(found["shop"]) == "subscriptions 1 added, 1 removed"
+
+
+def test_more_subscriptions_than_the_limit_are_refused_before_anything_is_saved():
+    kept = [new_subscription("shop", {"types": [str(number)]}) for number in range(1000)]
+    same_number = compare(parse([declared(*({"types": [f"new {n}"]} for n in range(1000)))], "f"), kept)
+    check_number(same_number.values(), kept, "f")
+    one_more = compare(parse([declared(ORDERS, name="crm")], "f"), kept)
+    with pytest.raises(Misuse, match="f: the store would have 1,001 subscriptions, the limit is 1,000"):
+        check_number(one_more.values(), kept, "f")
+
+
+def test_a_full_store_can_exchange_subscriptions_between_endpoints(open_desk, sqlite_url):
+    desk = open_desk(sqlite_url)
+    for number in range(3):
+        subscribe(desk, "shop", str(number))
+    wanted = parse([declared({"types": ["3"]}, name="crm"), declared()], "f")
+    with pytest.MonkeyPatch.context() as limits:
+        limits.setattr(subscriptions, "MAX_SUBSCRIPTIONS", 3)
+        differences = compare(wanted, desk.read(read_subscriptions))
+        desk.write(apply, differences.values(), who="ann", now=0.0)
+    assert [each.endpoint for each in desk.read(read_subscriptions)] == ["crm"]
 
 
 def test_an_export_declares_the_same():
