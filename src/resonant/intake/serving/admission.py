@@ -89,7 +89,7 @@ class _Request:
         self._meters = meters
         self._size = 0
         self._is_waiting = False
-        self.timeout = asyncio.timeout(None)
+        self.timeout = asyncio.timeout(limits.store_seconds)
         self._awaits_continue = any(name == b"expect" for name, _ in scope["headers"])
         self.status = 0
         self.is_gone = False
@@ -101,7 +101,9 @@ class _Request:
             Problem: 503; all requests together are too large, or too many requests wait.
         """
         self._awaits_continue = False  # uvicorn sends 100 Continue
+        self.timeout.reschedule(None)  # the connection bounds the time of the client
         message = await self._receive()
+        self.timeout.reschedule(asyncio.get_running_loop().time() + self._limits.store_seconds)
         if message["type"] == "http.disconnect":
             self.is_gone = True
             return message
@@ -141,7 +143,6 @@ class _Request:
             raise self._busy("too many requests wait for the store")
         self._is_waiting = True
         self._meters.waiting += 1
-        self.timeout.reschedule(asyncio.get_running_loop().time() + self._limits.store_seconds)
 
     def _busy(self, reason: str) -> Problem:
         seconds = self._limits.retry_after

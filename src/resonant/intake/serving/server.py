@@ -77,6 +77,9 @@ async def serve(
         on_start: is called when the server accepts connections.
     """
     limits = replace(limits, connections=_possible_connections(limits.connections))
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        # The system closes the connection of a client that does not read its answer.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(limits.read_seconds * 1000))
     # It logs a line for each request that is not HTTP.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     sending: dict[Connection, None] = {}

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import statistics
+import sys
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -56,6 +57,10 @@ class Served:
     async def post(self, request: Request) -> Response:
         if "refuse" in request.headers:
             raise Problem(413, "the body has more than 10 bytes", limit=10)
+        if "large" in request.headers:
+            return Response(bytes(20_000_000))
+        if "early" in request.headers:
+            await self.store_answers.wait()
         body = await request.body()
         if body == b"bug":
             raise ZeroDivisionError
@@ -192,6 +197,22 @@ async def test_closes_a_connection_without_a_request_silently():
         assert await client.rest() == b""
 
 
+async def test_a_slow_body_does_not_count_as_a_wait_for_the_store():
+    async with served(store_seconds=0.1) as server, connected(server.port) as client:
+        await client.send(HEAD + b"Content-Length: 2\r\n\r\nh")
+        await asyncio.sleep(0.3)
+        await client.send(b"i")
+        assert (await client.answer()).status == 202
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such timeout")
+async def test_closes_the_connection_of_a_client_that_does_not_read_the_answer():
+    large = HEAD + b"Large: yes\r\nContent-Length: 0\r\n\r\n"
+    async with served(read_seconds=0.3) as server, asking(server.port, 1, large):
+        await until(lambda: server.meters.connections == 1)
+        await until(lambda: server.meters.connections == 0)
+
+
 async def test_keeps_a_connection_open_until_it_is_idle():
     async with served(idle_seconds=1) as server, connected(server.port) as client:
         for _ in range(3):
@@ -238,9 +259,12 @@ async def test_answers_503_when_too_many_requests_wait_for_the_store():
         assert (await ask(server.port)).status == 202
 
 
-async def test_answers_503_when_the_store_takes_too_long():
+@pytest.mark.parametrize(
+    "asked", [POST, HEAD + b"Early: yes\r\nContent-Length: 2\r\n\r\n"], ids=["after", "before"]
+)
+async def test_answers_503_when_the_store_takes_too_long_before_or_after_the_body(asked):
     async with waiting_server(store_seconds=0.1) as server:
-        answer = await ask(server.port)
+        answer = await ask(server.port, asked)
         assert (answer.status, answer.headers["retry-after"]) == (503, "1")
         assert server.meters.waiting == 0
 
