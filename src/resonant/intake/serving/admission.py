@@ -124,6 +124,7 @@ class _Request:
     async def give_up(self, reason: str) -> None:
         """Answer 503, unless an answer has begun."""
         if not self.status:
+            logger.warning("answered 503: %s", reason)
             await self._busy(reason).response()(self._scope, self.receive, self.send)
 
     def release(self) -> None:

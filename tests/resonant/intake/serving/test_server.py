@@ -262,11 +262,12 @@ async def test_answers_503_when_too_many_requests_wait_for_the_store():
 @pytest.mark.parametrize(
     "asked", [POST, HEAD + b"Early: yes\r\nContent-Length: 2\r\n\r\n"], ids=["after", "before"]
 )
-async def test_answers_503_when_the_store_takes_too_long_before_or_after_the_body(asked):
+async def test_answers_503_when_the_store_takes_too_long_before_or_after_the_body(asked, caplog):
     async with waiting_server(store_seconds=0.1) as server:
         answer = await ask(server.port, asked)
         assert (answer.status, answer.headers["retry-after"]) == (503, "1")
         assert server.meters.waiting == 0
+    assert "answered 503: the store did not answer within 0.1 s" in caplog.text
 
 
 async def test_an_answer_does_not_wait_for_an_acknowledgement():
