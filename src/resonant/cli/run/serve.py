@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import signal
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from resonant import output
+from resonant.cli.options import Misuse
 from resonant.display import counted
 from resonant.errors import ResonantError
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 HOST, PORT = "127.0.0.1", 8080
 _LABEL_WIDTH = 15
 _CLOSE_SECONDS = 3
+_HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", re.IGNORECASE)
 
 
 def serve(
@@ -54,11 +57,14 @@ def serve(
     Several servers may use one store. /docs describes the interface.
     """
     from resonant.cli.command_store import command_store
-    from resonant.intake.serving.quiet_log import log_news
+    from resonant.intake.serving.quiet_log import log_without_repeats
     from resonant.intake.serving.server import listen
 
+    for each in allow_origin or ():
+        if not _HOST_NAME.fullmatch(each):
+            raise Misuse(f"--allow-origin {each!r} is not the name of a host, such as events.example.com")
     with command_store(patient=True) as store, listen(host, port) as listener:
-        log_news()
+        log_without_repeats()
         store.run(
             lambda opened: _serve(
                 opened, listener, store.settings, no_auth=no_auth, allowed_origins=allow_origin or ()

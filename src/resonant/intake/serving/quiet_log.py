@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _SECONDS = 10.0
 
 
-class OnlyNews(logging.Filter):
+class WithoutRepeats(logging.Filter):
     """Drops a record if one with the same text before its arguments, and the same kind of error, was logged within ten seconds.
 
     Args:
@@ -34,9 +34,9 @@ class OnlyNews(logging.Filter):
         return is_new
 
 
-def log_news() -> None:
+def log_without_repeats() -> None:
     """Log warnings and errors of this process to standard error, with times."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    handler.addFilter(OnlyNews())
+    handler.addFilter(WithoutRepeats())
     logging.getLogger().addHandler(handler)

@@ -2,7 +2,7 @@
 
 import logging
 
-from resonant.intake.serving.quiet_log import OnlyNews
+from resonant.intake.serving.quiet_log import WithoutRepeats
 
 
 def record(text, *arguments, error=None):
@@ -11,7 +11,7 @@ def record(text, *arguments, error=None):
 
 def test_logs_the_same_trouble_once_in_ten_seconds():
     now = [0.0]
-    news = OnlyNews(lambda: now[0])
+    news = WithoutRepeats(lambda: now[0])
     assert news.filter(record("answered 503: %s", "the store is locked"))
     now[0] = 9.9
     assert not news.filter(record("answered 503: %s", "the store is locked, too"))
@@ -21,6 +21,6 @@ def test_logs_the_same_trouble_once_in_ten_seconds():
 
 
 def test_logs_each_kind_of_error():
-    news = OnlyNews()
+    news = WithoutRepeats()
     errors = [(type(each), each, None) for each in (ZeroDivisionError(), KeyError(), KeyError())]
     assert [news.filter(record("a request failed", error=each)) for each in errors] == [True, True, False]
