@@ -18,5 +18,5 @@ def json_answer(
     headers: Mapping[str, str] | None = None,
     media_type: str = "application/json",
 ) -> Response:
-    """Return an answer, whose last line ends, so that a terminal shows it whole."""
+    """Return a JSON answer that ends with a line break."""
     return Response(json.dumps(document) + "\n", status, headers, media_type)

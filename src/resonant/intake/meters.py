@@ -1,4 +1,4 @@
-"""What a server of the intake counts, for ``/metrics``. The counts are of one process, and begin at 0 with it."""
+"""The metrics of one server process, for ``/metrics``. The counts start at 0."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an answer says when a request is refused: ``application/problem+json`` (RFC 9457)."""
+"""The answers to refused requests: ``application/problem+json`` (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Refusal:
 
     Attributes:
         index: the position of the event in the request, from 0.
-        detail: the reason, as a command says it.
+        detail: the reason, in the words of the command line.
         code: the kind of the reason; it does not change between releases.
         pointer: the JSON Pointer (RFC 6901) of the member with the problem; empty for the whole event.
     """

@@ -1,4 +1,4 @@
-"""Small collections that are read from the store when they are needed, and at most ten times a second."""
+"""Caches small collections of the store, and reads each at most ten times a second."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OLDEST_SECONDS, _NEWEST_SECONDS = 1.0, 0.1
 
 
 class Recent(Generic[Names]):
-    """A collection of the store, at most a second old, so that a change elsewhere soon counts here.
+    """A cached collection of the store, at most a second old.
 
     Args:
         store: has the collection.
@@ -42,7 +42,7 @@ class Recent(Generic[Names]):
         self._reading = asyncio.Lock()
 
     async def holding(self, name: str) -> Names:
-        """Return the collection; if it lacks this name, as it is now.
+        """Return the collection; read it again first if it lacks this name.
 
         Raises:
             StoreError: it cannot be read.

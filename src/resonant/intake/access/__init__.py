@@ -1,1 +1,1 @@
-"""Who may use the intake: tokens, and protection from pages of other origins."""
+"""Access control: tokens, and protection from web pages of other origins."""

@@ -1,4 +1,4 @@
-"""Keeps pages of other origins from using a server that needs no token (``--no-auth``), through a browser of its users.
+"""Protects a server without tokens (``--no-auth``) from web pages of other origins in its users' browsers.
 
 A browser says where a request comes from, in ``Sec-Fetch-Site``, or to a server without TLS, in ``Origin`` and ``Host``. Programs send no
 ``Origin``. ``Host`` matters on loopback: the name of a foreign page may resolve to 127.0.0.1 (DNS rebinding). With tokens, none of

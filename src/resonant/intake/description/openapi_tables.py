@@ -80,7 +80,7 @@ def _content(answer: dict[str, Any]) -> str:
 
 
 def _words(schema: dict[str, Any]) -> str:
-    """Return what a value of a schema is, in a few words."""
+    """Return a short description of a schema's values."""
     if reference := schema.get("$ref"):
         return f"`{reference.rpartition('/')[2]}`"
     if "const" in schema or "enum" in schema:

@@ -1,1 +1,1 @@
-"""What each request does: store events, look one up, the handshake of webhooks."""
+"""The handlers of requests: store events, look up an event, and the handshake of webhooks."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Result(NamedTuple):
-    """What became of the events of a request, in their order."""
+    """The outcomes of a request's events, in their order."""
 
     stored: Sequence[Outcome]
     refused: Sequence[Refusal]

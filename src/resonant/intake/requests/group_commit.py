@@ -59,7 +59,7 @@ class GroupCommit:
     async def _write_all(self) -> None:
         try:
             while self._waiting:
-                # Nobody waits for the others any more.
+                # The requests of the others were cancelled.
                 waiting = [each for each in self._waiting if not each.answer.done()]
                 group, self._waiting = waiting[:MOST_EVENTS], waiting[MOST_EVENTS:]
                 if group:
@@ -86,7 +86,7 @@ class GroupCommit:
             if len(group) == 1:
                 _fail(group, error)
                 return
-            # One event must not cost the others theirs.
+            # One event must not make the others fail.
             logger.exception("storing %d events one by one after an error", len(group))
             for each in group:
                 await self._write([each])

@@ -1,4 +1,4 @@
-"""``OPTIONS /events``: the abuse protection of CloudEvents' webhooks, by which a sender asks whether it may send.
+"""``OPTIONS /events``: the handshake of CloudEvents webhooks (abuse protection): a sender asks for permission to send.
 
 ``WebHook-Request-Callback`` is ignored: the server calls no URL that a request names.
 """

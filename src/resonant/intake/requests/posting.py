@@ -1,4 +1,4 @@
-"""``POST /events``."""
+"""``POST /events``: checks a request, stores its events, and answers after the commit."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def _batch(body: bytes, build: Callable[[Any], Event], limits: Limits) -> list[E
                 raise _too_many(limits)
             found.append(_event_or_refusal(len(found), build, fields))
     except InvalidEvent as error:
-        # Where the next event begins is unknown.
+        # The position of the next event is unknown.
         raise refused([_refusal(len(found), error)], of=1) from None
     return found
 

@@ -117,7 +117,7 @@ class _Request:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             if self._awaits_continue:
-                # The client may send the body or not, so nobody knows where its next request begins.
+                # The client may or may not send the body, so the start of its next request is unknown.
                 message["headers"] = [*message["headers"], (b"connection", b"close")]
         await self._send(message)
 

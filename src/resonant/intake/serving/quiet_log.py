@@ -1,4 +1,4 @@
-"""A log that repeats nothing, so that a flood of bad requests, or a store that is away, does not fill the disk."""
+"""A log without repetitions, so that a flood of bad requests or an unavailable store does not fill the disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Subscriptions route events, tokens let producers in, and an old dead letter names the endpoint that it was replayed to."""
+"""Adds the tables of subscriptions and tokens, and the column ``replayed_to`` of dead letters."""
 
 from sqlalchemy import Connection
 

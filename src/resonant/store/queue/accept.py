@@ -69,7 +69,7 @@ class Unrouted:
 
 
 class Outcome(NamedTuple):
-    """What became of an event.
+    """The outcome of one event.
 
     Attributes:
         event: as it was given.

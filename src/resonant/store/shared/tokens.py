@@ -1,4 +1,4 @@
-"""Tokens of the HTTP intake: who may send, and what. The store keeps a token's SHA-256 digest, never its text."""
+"""The tokens of the HTTP intake, with their scopes. The store keeps a token's SHA-256 digest, never its text."""
 
 from __future__ import annotations
 
