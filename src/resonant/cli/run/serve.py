@@ -47,13 +47,13 @@ def serve(
         list[str] | None,
         typer.Option(
             metavar="HOST",
-            help="Grant this host's handshake (OPTIONS /events, of CloudEvents' webhooks); repeatable.",
+            help="Allow this host to send CloudEvents webhooks (their handshake, OPTIONS /events); repeatable.",
         ),
     ] = None,
 ) -> None:
     """Accept events over HTTP (POST /events), until Ctrl-C. Each answer 202 means that the events are stored.
 
-    Clients need a token of `resonant token create`. The events are sent by a drain, such as that of `resonant up`.
+    Clients need a token of `resonant token create`. A drain, such as that of `resonant up`, sends the events.
     Several servers may use one store. /docs describes the interface.
     """
     from resonant.cli.command_store import command_store

@@ -1,4 +1,4 @@
-"""``resonant token``: who may send events by HTTP."""
+"""``resonant token``: who may send events over HTTP."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def list_(as_json: options.Json = False) -> None:
 
 @commands.command(epilog="Example: resonant token revoke shop")
 def revoke(name: Name) -> None:
-    """Revoke a token. Every running server refuses it within a second or two."""
+    """Revoke a token. Every running server refuses it within two seconds."""
     from resonant.cli.command_store import command_store, who_runs_this
     from resonant.intake.access import token_changes
     from resonant.store.shared.tokens import read_tokens

@@ -38,7 +38,7 @@ class Connection(HttpToolsProtocol):
         self._meters = meters
         self._sending = sending
         self._deadline: asyncio.TimerHandle | None = None
-        # Bytes in a row that are no body: headers, trailers, extensions of chunks.
+        # Consecutive bytes outside a body: headers, trailers, extensions of chunks.
         self._extra_bytes = 0
         self._is_in_head = False
         self._is_refused = False
@@ -172,7 +172,7 @@ class Connection(HttpToolsProtocol):
         if version not in _VERSIONS:
             return Problem(400, f"HTTP/{version} is not accepted: use HTTP/1.1")
         if self.parser.get_method() == b"CONNECT":
-            return Problem(400, "CONNECT is for proxies, and this server is none")
+            return Problem(400, "CONNECT is refused: this server is not a proxy")
         hosts = sum(name == b"host" for name, _ in self.headers)
         if hosts > 1 or (hosts == 0 and version != "1.0"):
             return Problem(400, "the request needs one Host header")
