@@ -1,4 +1,4 @@
-"""A run that sees an endpoint die tells those who subscribed, in the same run."""
+"""A run that finds an endpoint gone sends the event about it to the subscribers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ONCE = RetryPolicy(max_attempts=1)
 
 
 @pytest.mark.usefixtures("lane")
-async def test_a_410_of_one_endpoint_is_one_message_to_the_chat(tmp_path):
+async def test_a_410_of_one_endpoint_is_one_event_for_the_chat(tmp_path):
     async with Receiver(respond(410)) as shop, Receiver() as chat:
         targets = {"orders": http_target("orders", shop.url), "chat": http_target("chat", chat.url)}
         async with scene(tmp_path, sinks=targets) as worker:
@@ -35,7 +35,7 @@ async def test_a_410_of_one_endpoint_is_one_message_to_the_chat(tmp_path):
 
 
 @pytest.mark.usefixtures("lane")
-async def test_a_chat_that_dies_too_causes_no_more_events(tmp_path):
+async def test_a_chat_that_fails_too_causes_no_more_events(tmp_path):
     async with Receiver(respond(400)) as both:
         targets = {name: http_target(name, both.url) for name in ("orders", "chat")}
         async with scene(tmp_path, sinks=targets, policy=ONCE) as worker:

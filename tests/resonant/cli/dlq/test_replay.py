@@ -100,7 +100,7 @@ def test_a_dry_run_of_a_replay_to_another_endpoint_counts_the_events_that_it_has
         ("--to crm", "no dead letters selected: give a filter or --all"),
     ],
 )
-def test_a_replay_to_an_endpoint_that_cannot_be_meant_is_refused(resonant, dead, options, said):
+def test_a_replay_to_a_wrong_endpoint_is_refused(resonant, dead, options, said):
     dead.accept("evt_crm", endpoint="crm")
 
     assert resonant("replay", *options.split(), code=2).err.startswith(f"resonant: {said}")

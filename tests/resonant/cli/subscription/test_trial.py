@@ -1,4 +1,4 @@
-"""``subscription test``: who would get an event, and why the others would not."""
+"""``subscription test``: which endpoints would get an event, and why the others would not."""
 
 from __future__ import annotations
 

@@ -11,16 +11,16 @@ def record(text, *arguments, error=None):
 
 def test_logs_the_same_trouble_once_in_ten_seconds():
     now = [0.0]
-    news = WithoutRepeats(lambda: now[0])
-    assert news.filter(record("answered 503: %s", "the store is locked"))
+    fresh = WithoutRepeats(lambda: now[0])
+    assert fresh.filter(record("answered 503: %s", "the store is locked"))
     now[0] = 9.9
-    assert not news.filter(record("answered 503: %s", "the store is locked, too"))
-    assert news.filter(record("not ready"))
+    assert not fresh.filter(record("answered 503: %s", "the store is locked, too"))
+    assert fresh.filter(record("not ready"))
     now[0] = 10.0
-    assert news.filter(record("answered 503: %s", "the store is locked"))
+    assert fresh.filter(record("answered 503: %s", "the store is locked"))
 
 
 def test_logs_each_kind_of_error():
-    news = WithoutRepeats()
+    fresh = WithoutRepeats()
     errors = [(type(each), each, None) for each in (ZeroDivisionError(), KeyError(), KeyError())]
-    assert [news.filter(record("a request failed", error=each)) for each in errors] == [True, True, False]
+    assert [fresh.filter(record("a request failed", error=each)) for each in errors] == [True, True, False]

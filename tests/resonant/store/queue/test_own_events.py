@@ -168,7 +168,7 @@ def test_subscriptions_can_filter_by_endpoint_reason_category_and_code(desk):
         assert json.loads(lease.event.body)["event_id"] == "evt_2"
 
 
-def test_every_way_to_die_is_reported_except_an_operators_cancellation(desk, chat):
+def test_every_reason_of_a_dead_letter_is_reported_except_a_cancellation(desk, chat):
     desk.enqueue("evt_cancelled")
     assert desk.cancel() == 1
     assert chat.received() == []
