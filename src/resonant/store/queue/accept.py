@@ -197,7 +197,8 @@ def _store_events(connection: Connection, given: list[_Given], now: float) -> di
             unknown = [identity for identity in missing if identity not in inserted]
             for identity, known, its_webhook_id in _find_known(connection, unknown):
                 if identity in first:
-                    stored[identity] = known
+                    # Unless this call has inserted it: an id that sources share finds the events of all.
+                    stored.setdefault(identity, known)
                 if its_webhook_id == identity.id:
                     taken.add(identity.id)
     raise ConflictingEvent(f"the webhook-id of the event {missing[0].id!r} belongs to another event")

@@ -38,6 +38,15 @@ def test_an_event_gets_a_delivery_for_each_endpoint_with_a_matching_subscription
     assert desk.status().balanced
 
 
+def test_events_of_two_sources_with_the_same_id_in_one_call_are_both_routed(desk):
+    subscribe(desk, "crm")
+    events = [Event(id="1", type="order.paid", source=source, data=1) for source in ("/b", "/a", "/c")]
+    result = desk.enqueue(*events, endpoint=None)
+    assert result == EnqueueResult(accepted=3)
+    assert [(each.duplicate, each.endpoints) for each in result.outcomes] == [(False, ("crm",))] * 3
+    assert len(desk.rows(schema.deliveries)) == 3
+
+
 def test_an_event_with_an_endpoint_is_not_routed(desk):
     subscribe(desk, "crm")
     assert desk.enqueue(paid(), endpoint="audit").outcomes[0].endpoints == ("audit",)

@@ -245,6 +245,7 @@ def test_only_the_named_leases_of_an_owner_are_renewed(desk):
     assert desk.run(desk.store.begin([known, unheard_of])) == {known.key}
 
 
+@pytest.mark.alone  # a statement for 33,000 leases must end before its timeout
 @pytest.mark.slow
 def test_a_batch_larger_than_a_statement_can_name_goes_through_every_operation(desk):
     events = [f"evt_{number}" for number in range(33_000)]
