@@ -52,8 +52,18 @@ def chunks(*parts: bytes) -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (*parts, b""))
 
 
-def talk(port: int, request: bytes, *, tls: ssl.SSLContext | None = None, seconds: float = 0.3) -> list[int]:
-    """Send bytes, and return the status of each answer, until the server closes or is silent for some seconds."""
+def talk(
+    port: int, request: bytes, *, tls: ssl.SSLContext | None = None, first: float = 10, seconds: float = 0.3
+) -> list[int]:
+    """Send bytes, and return the status of each answer, until the server closes or is silent.
+
+    Args:
+        port: of the server, on 127.0.0.1.
+        request: the bytes.
+        tls: for a server with TLS.
+        first: how long to wait for the first answer, in seconds.
+        seconds: how long to wait for another one.
+    """
     received = b""
     with contextlib.ExitStack() as opened:
         connection = opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
@@ -62,10 +72,11 @@ def talk(port: int, request: bytes, *, tls: ssl.SSLContext | None = None, second
         # The server may close before it has read everything.
         with contextlib.suppress(OSError):
             connection.sendall(request)
-        connection.settimeout(seconds)
+        connection.settimeout(first)
         with contextlib.suppress(OSError):
             while data := connection.recv(65_536):
                 received += data
+                connection.settimeout(seconds)
     return [int(status) for status in _STATUS.findall(received) if status != b"100"]
 
 
