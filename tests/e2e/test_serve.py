@@ -191,6 +191,7 @@ def test_readyz_is_503_when_a_newer_resonant_has_upgraded_the_store(server):
     assert "9999" in server.log.read_text()
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "part",

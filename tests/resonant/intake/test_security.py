@@ -245,6 +245,7 @@ def send(server, token=None, event_id="e", path=EVENTS):
     return httpx.post(f"{server.url}{path}", headers=headers, content=event(event_id), trust_env=False)
 
 
+@pytest.mark.alone
 def test_a_running_server_accepts_a_new_token_at_once_and_refuses_a_revoked_one_within_two_seconds(
     with_tokens,
 ):
@@ -282,6 +283,7 @@ def tokens_used(server):
     return [each["name"] for each in found if each["last_used_at"]]
 
 
+@pytest.mark.alone
 def test_a_flood_of_wrong_tokens_does_not_slow_down_the_right_one(with_tokens):
     token = create_token(with_tokens.store_url, with_tokens.folder, "busy")
     ask = "GET /events/a/b HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer rsn_{}\r\n{}\r\n"

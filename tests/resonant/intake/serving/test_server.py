@@ -270,6 +270,7 @@ async def test_answers_503_when_the_store_takes_too_long_before_or_after_the_bod
     assert "answered 503: the store did not answer within 0.1 s" in caplog.text
 
 
+@pytest.mark.alone
 async def test_an_answer_does_not_wait_for_an_acknowledgement():
     async with served() as server, connected(server.port) as connection:
         durations = []
