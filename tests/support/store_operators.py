@@ -75,15 +75,16 @@ class Operators(Workers):
         self.clock.advance(0.5)
         now = self.clock()
         dead = self.model.replayable(selection, now, include_permanent=True)
-        dead = self.model.elsewhere(dead, to)[:limit]
-        events = dict.fromkeys(each.identity for each in dead)
+        dead = self.model.elsewhere(dead, to)
+        events = dict.fromkeys(each.identity for each in dead[:limit])
         taken = self.write(replay, selection, owner, limit, now, include_permanent=True, to=to)
         assert [lease.event.identity for lease in taken] == [*events], "each event once"
         for lease in taken:
             self.model.accept(lease.delivery_id, lease.event, to, now)
             self.model.deliveries[lease.delivery_id].lease_to(owner, now)
         for known in dead:
-            known.replayed_to = to
+            if known.identity in events:
+                known.replayed_to = to
         self.remember(taken, [self.model.deliveries[lease.delivery_id] for lease in taken])
 
     @deed(where=is_remembered, weight=2, selection=selections, begins=st.booleans())

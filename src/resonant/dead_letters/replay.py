@@ -274,8 +274,22 @@ def replay_batch(
         return Replayed([], None)
     place = {each.id: number for number, each in enumerate(picked)}
     if request.to is not None:
+        # Also the other dead letters of these events, which need a note: a later batch would not find them.
+        of_same_events = connection.execute(
+            select(_d.c.id)
+            .where(
+                *conditions, _d.c.event_key.in_(select(_d.c.event_key).where(is_any_of(_d.c.id, list(place))))
+            )
+            .order_by(_d.c.id)
+            .with_for_update(skip_locked=True)
+        ).scalars()
         leases = send_elsewhere(
-            connection, place, request.to, owner=owner, now=now, lease_seconds=lease_seconds
+            connection,
+            dict.fromkeys([*place, *of_same_events]),
+            request.to,
+            owner=owner,
+            now=now,
+            lease_seconds=lease_seconds,
         )
         add_to_audit(connection, audit_id, len(leases))
         return Replayed(leases, picked[-1])

@@ -56,6 +56,21 @@ def test_the_events_get_deliveries_of_their_own_and_the_dead_letters_a_note(desk
     assert (status.accepted, status.dead_letter, status.delivered, status.balanced) == (4, 2, 2, True)
 
 
+def test_each_dead_letter_of_an_event_gets_the_note_even_if_a_later_batch_would_have_it(desk):
+    desk.bury("evt_1", apart=1)
+    desk.bury(*(f"evt_{number}" for number in range(2, 121)))
+    desk.bury("evt_1", endpoint="audit", apart=1)
+    desk.bury("evt_2", endpoint="audit", reason="permanent", category="permanent", apart=1)
+    desk.clock.advance(1)
+
+    taken = desk.run(take(desk, ReplayRequest(**TO_CRM)))
+
+    assert sorted(taken) == sorted(f"evt_{number}" for number in range(1, 121))
+    unnoted = [key for key, note in notes(desk).items() if note is None]
+    assert unnoted == [("evt_2", "audit")], "the selection does not contain it"
+    assert desk.status().balanced
+
+
 def test_the_new_delivery_keeps_the_policy_and_the_limit_of_the_producer(desk):
     desk.enqueue("evt_1", policy="classic", max_attempts=7)
     desk.fail(desk.claim_one(), GiveUp("exhausted"))
