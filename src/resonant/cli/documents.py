@@ -229,10 +229,13 @@ def subscription(found: Subscription) -> Document:
     return {"id": found.id, "endpoint": found.endpoint, **found.terms}
 
 
-def subscriptions_removed(ids: Iterable[str], unfinished: Mapping[str, int]) -> Document:
-    """Return the ids of removed subscriptions, and the commands that cancel their unfinished deliveries."""
+def subscriptions_removed(ids: Iterable[str], unfinished: Mapping[str, int], shared: int) -> Document:
+    """Return the ids of removed subscriptions, and the commands that cancel their unfinished deliveries.
+
+    ``shared`` counts those of types that other subscriptions match.
+    """
     commands = [{"deliveries": number, "command": command} for command, number in unfinished.items()]
-    return {"removed": list(ids), "unfinished": commands}
+    return {"removed": list(ids), "unfinished": commands, "shared": shared}
 
 
 def subscription_test(

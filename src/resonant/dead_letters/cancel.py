@@ -51,6 +51,12 @@ def cancellable(connection: Connection, selection: Selection) -> Cancellable:
     return Cancellable(counts.get(False, 0), counts.get(True, 0))
 
 
+def unfinished_by_type(connection: Connection, selection: Selection) -> dict[str, int]:
+    """Count the selected unfinished deliveries, including those being sent now, by event type."""
+    query = select(_d.c.event_type, func.count()).where(*_unfinished(selection)).group_by(_d.c.event_type)
+    return {row[0]: row[1] for row in connection.execute(query.order_by(_d.c.event_type))}
+
+
 async def cancel(store: Store, selection: Selection, *, who: str) -> int:
     """Cancel the selected unfinished deliveries, except those being sent now; return their number.
 

@@ -150,31 +150,53 @@ def remove(
                 remove_subscriptions, list(found), who=who_runs_this(), now=opened.clock()
             )
         )
-        unfinished = store.read(_unfinished, list(found.values()))
+        unfinished, shared = store.read(_unfinished, list(found.values()))
     if as_json:
-        output.write(output.to_json(documents.subscriptions_removed(found, unfinished)) + "\n")
+        output.write(output.to_json(documents.subscriptions_removed(found, unfinished, shared)) + "\n")
         return
     for each in found.values():
         output.write_paragraph(output.visible(f"removed {each.id}: {each.endpoint} got {each}"), indent=2)
     for command, number in unfinished.items():
         waiting = counted(number, "delivery is", "deliveries are")
-        text = f"{waiting} unfinished: `{command}` cancels them, also those of other subscriptions"
+        text = (
+            f"{waiting} unfinished: `{command}` cancels them, also those of producers that named the endpoint"
+        )
         output.write_paragraph(output.visible(text), indent=2)
+    if shared:
+        waiting = counted(shared, "delivery is", "deliveries are")
+        output.write_paragraph(
+            f"{waiting} unfinished and of a type that another subscription of the endpoint matches", indent=2
+        )
 
 
-def _unfinished(connection: Connection, removed: list[Subscription]) -> dict[str, int]:
-    """Return the numbers of deliveries that the subscriptions may have caused and are unfinished, by the command that cancels them."""
-    from resonant.dead_letters.cancel import cancellable
+def _unfinished(connection: Connection, removed: list[Subscription]) -> tuple[dict[str, int], int]:
+    """Count the unfinished deliveries that the subscriptions may have caused.
+
+    Returns:
+        Their numbers, by the command that cancels them; and the number of those that a remaining subscription may have
+        caused, which no command cancels.
+    """
+    from resonant.dead_letters.cancel import unfinished_by_type
+    from resonant.routing import Router
+    from resonant.store.shared.subscriptions import read_subscriptions
     from resonant.store.views.selection import Selection
 
-    found = {}
+    found: dict[str, int] = {}
+    shared: dict[tuple[str, str], int] = {}
     for each in removed:
+        others = Router(read_subscriptions(connection, each.endpoint))
         source = None if each.source is None or WILDCARDS & set(each.source) else each.source
         for glob in each.types or [None]:
             selection = Selection(endpoint=each.endpoint, event_type=glob, source=source)
-            if number := sum(cancellable(connection, selection)):
-                found[_cancelling(selection)] = number
-    return found
+            numbers = unfinished_by_type(connection, selection)
+            of_others = {name: number for name, number in numbers.items() if others.may_want(name)}
+            shared |= {(each.endpoint, name): number for name, number in of_others.items()}
+            if of_others:
+                for name in numbers.keys() - of_others.keys():
+                    found[_cancelling(selection.model_copy(update={"event_type": name}))] = numbers[name]
+            elif numbers:
+                found[_cancelling(selection)] = sum(numbers.values())
+    return found, sum(shared.values())
 
 
 def _cancelling(selection: Selection) -> str:

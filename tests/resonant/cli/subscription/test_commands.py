@@ -134,7 +134,7 @@ def test_removing_concerns_future_events_and_names_the_command_that_cancels(reso
     assert out == (
         f"removed {both}: shop got events of type invoice.* or order.*\n"
         "2 deliveries are unfinished: `resonant cancel --endpoint shop --type 'order.*'` cancels them, "
-        "also those of other subscriptions\n"
+        "also those of producers that named the endpoint\n"
     )
     assert resonant.json("status")["pending"] == 3
 
@@ -145,9 +145,32 @@ def test_removing_concerns_future_events_and_names_the_command_that_cancels(reso
     assert resonant.json("subscription", "remove", every) == {
         "removed": [every],
         "unfinished": [{"deliveries": 3, "command": "resonant cancel --endpoint shop"}],
+        "shared": 0,
     }
     assert resonant.json("subscription", "list") == []
     assert resonant.json("cancel", "--endpoint", "shop", "--dry-run")["would_cancel"] == 3
+
+
+def test_the_command_does_not_cancel_deliveries_of_the_other_subscriptions(resonant, subscribe, worker):
+    of_orders = subscribe("shop", "order.*")["id"]
+    subscribe("shop", "order.paid", "--filter", json.dumps(EU))
+    subscribe("crm", "order.*")
+    worker.accept("e1", "e2", endpoint="shop", event_type="order.paid")
+    worker.accept("e3", endpoint="shop", event_type="order.made")
+
+    _, command, shared = resonant("subscription", "remove", of_orders).out.splitlines()
+    assert command.startswith(
+        "1 delivery is unfinished: `resonant cancel --endpoint shop --type order.made` cancels them, "
+    )
+    assert shared == (
+        "2 deliveries are unfinished and of a type that another subscription of the endpoint matches"
+    )
+    of_all = subscribe("shop")["id"]
+    assert resonant.json("subscription", "remove", of_all) == {
+        "removed": [of_all],
+        "unfinished": [{"deliveries": 1, "command": "resonant cancel --endpoint shop --type order.made"}],
+        "shared": 2,
+    }
 
 
 def test_every_change_is_in_the_audit(resonant, subscribe):
