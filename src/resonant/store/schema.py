@@ -359,6 +359,38 @@ tokens = Table(
     Column("revoked_at", Double),
 )
 
+# Whose failed flow runs an endpoint gets: see store/shared/run_watches.py.
+run_watches = Table(
+    "resonant_run_watches",
+    metadata,
+    Column("endpoint", Text, primary_key=True),
+    # A glob and a tag; empty for all.
+    Column("flow", Text, primary_key=True),
+    Column("tag", Text, primary_key=True),
+    # All runs that failed before this time are stored.
+    Column("watermark", Double, nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+
+# Causes of dead letters that an operator has acknowledged.
+acknowledged_causes = Table(
+    "resonant_acknowledged_causes",
+    metadata,
+    Column("cause", Text, primary_key=True),
+    Column("acknowledged_at", Double, nullable=False),
+    Column("acknowledged_by", Text, nullable=False),
+    Column("note", Text),
+)
+
+# Events for Prefect that its server has not yet confirmed.
+announcements = Table(
+    "resonant_announcements",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("event", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+
 audit = Table(
     "resonant_audit",
     metadata,
