@@ -1,8 +1,7 @@
-"""Opens the configured store for a command, and finds or starts a Prefect server."""
+"""Opens the configured store for a command, and finds or starts a Prefect server. Commands import this module, so it imports little."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import contextvars
 import getpass
@@ -11,7 +10,8 @@ import threading
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    import asyncio
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator
 
     from sqlalchemy import Connection
 
@@ -41,6 +41,13 @@ async def load_endpoint(name: str) -> EndpointBlock:
 
         show_prefect_log(verbose=False)  # otherwise Prefect shows it when it looks up the block type
     return await blocks.load_endpoint(name)
+
+
+def run_async(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine in an event loop of its own, and return its result."""
+    import asyncio
+
+    return asyncio.run(work)
 
 
 def who_runs_this() -> str:
@@ -85,6 +92,11 @@ class CommandStore:
     ) -> T:
         """Run an operation that only reads; raises what ``run`` raises."""
         return self.run(lambda store: store.read(operation, *args, **kwargs))
+
+    def change(self, operation: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Run an operation that writes, and records in the audit who does it and when; raises what ``run`` raises."""
+        how = kwargs | {"who": who_runs_this()}
+        return self.run(lambda store: store.write(operation, *args, now=store.clock(), **how))
 
     def read_rows(self, operation: Callable[[Connection, UntilStopped[Any]], T]) -> T:
         """Run an operation that may read many rows; Ctrl-C ends it. Raises what ``run`` raises."""
@@ -145,6 +157,8 @@ def command_store(settings: Settings | None = None, *, patient: bool = False) ->
     Raises:
         SettingsError: the environment is malformed.
     """
+    import asyncio
+
     from resonant.settings import load_settings
 
     with asyncio.Runner() as runner:

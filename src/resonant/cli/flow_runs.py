@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from resonant import output
+from resonant.errors import ServerGone
+from resonant.local.project import make_flows_importable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -43,8 +45,6 @@ def run_flow(
         ServerError: no server runs, and none can be started.
         typer.Exit: with code 1 if the flow failed or did not run.
     """
-    from resonant.errors import ServerGone
-    from resonant.local.project import make_flows_importable
     from resonant.local.server import prefect_server, send_events
 
     make_flows_importable()

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 from resonant import output
+from resonant.cli.command_store import on_prefect, run_async, who_runs_this
 from resonant.cli.options import Misuse
 from resonant.errors import ResonantError
 from resonant.suggestions import did_you_mean, no_such_endpoint
@@ -119,9 +120,6 @@ def _known_names(store: CommandStore, endpoint: str) -> set[str]:
 
     Importing Prefect takes two seconds, so the store remembers an endpoint that Prefect knows.
     """
-    import asyncio
-
-    from resonant.cli.command_store import on_prefect
     from resonant.local.server import known_url
     from resonant.store.views.known_names import known_endpoints
 
@@ -132,7 +130,7 @@ def _known_names(store: CommandStore, endpoint: str) -> set[str]:
         with on_prefect():
             from blocks.loading import endpoint_documents
 
-            configured = set(asyncio.run(endpoint_documents()))
+            configured = set(run_async(endpoint_documents()))
     except ResonantError:  # no server answers
         return stored
     if endpoint in configured:
@@ -149,7 +147,6 @@ def remember(store: CommandStore, names: Collection[str]) -> None:
 
 def forget(store: CommandStore, name: str) -> int:
     """Record in the store that an endpoint was removed, and remove its subscriptions; return their number."""
-    from resonant.cli.command_store import who_runs_this
     from resonant.store.shared.subscriptions import remove_subscriptions_of
     from resonant.store.views.known_names import forget_endpoint
 

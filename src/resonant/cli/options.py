@@ -7,6 +7,7 @@ import re
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from inspect import Parameter
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
@@ -19,7 +20,6 @@ from resonant.events import ENDPOINT_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from resonant.settings import Settings
 
@@ -154,8 +154,6 @@ def text_of_file(path: str | Path, what: str) -> str:
     Raises:
         Misuse: it cannot be read, or is not UTF-8.
     """
-    from pathlib import Path
-
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError as error:

@@ -72,7 +72,7 @@ def test_commands_suggest_a_configured_endpoint(resonant, configured):
 def test_prefect_is_asked_only_for_a_name_that_the_store_does_not_know(resonant, configured, monkeypatch):
     argv = ("enqueue", "e.jsonl", "--endpoint", "known-crm")
     assert resonant.on_prefect(*argv).out == "stored 1 event for known-crm\n"
-    monkeypatch.setattr("resonant.cli.command_store.on_prefect", None)  # a call would fail
+    monkeypatch.setattr("resonant.local.server.prefect_server", None)  # a call would fail
     assert resonant(*argv).out == "stored 1 event for known-crm\n"
 
 

@@ -164,7 +164,7 @@ MISTAKES = [
 
 @pytest.fixture(autouse=True)
 def no_server_is_asked(monkeypatch):
-    monkeypatch.setattr("resonant.cli.command_store.on_prefect", None)  # a call would fail
+    monkeypatch.setattr("resonant.local.server.prefect_server", None)  # a call would fail
 
 
 def rows(url):

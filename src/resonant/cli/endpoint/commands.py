@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
+import random
+import secrets
+import time
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from resonant import output
 from resonant.cli import asking, documents, name_checks, options
+from resonant.cli.command_store import load_endpoint, on_prefect, run_async
 from resonant.cli.endpoint import gate as endpoint_gate
 from resonant.cli.endpoint import importing
 from resonant.cli.endpoint import options as given
 from resonant.cli.endpoint import view as endpoint_view
 from resonant.cli.subscription import given as subscription_given
 from resonant.display import counted
+from resonant.errors import EndpointError, UnknownEndpoint
+from resonant.events import Event, Lease, rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from datetime import datetime, timedelta
 
     from pydantic import SecretStr
 
@@ -64,11 +71,6 @@ def add(
     Every user of the machine can see a command's arguments. Pass secrets with --secret-stdin, --header @FILE, or - for a
     URL that contains a token.
     """
-    import asyncio
-
-    from resonant.cli.command_store import on_prefect
-    from resonant.errors import UnknownEndpoint
-
     name = _webhook_name(name)
     changes = settings.changes(url=url, allow_private=allow_private or None)
     secret = given.line_of_stdin("the signing secret") if secret_stdin else None
@@ -91,7 +93,7 @@ def add(
             headers=given.secret(json.dumps(changes.headers)) if changes.headers else None,
             status_overrides=changes.overrides,
         )
-        asyncio.run(save_webhook_endpoint(name, block, overwrite=False, new_secret=block.signing_secret))
+        run_async(save_webhook_endpoint(name, block, overwrite=False, new_secret=block.signing_secret))
         name_checks.remember(store, [name])
         output.write_paragraph(
             f"saved endpoint {name}; `resonant endpoint test {name}` sends it a test event"
@@ -107,13 +109,10 @@ def _subscription(name: str, types: list[str] | None) -> Subscription | None:
 
 
 def _subscribe(store: CommandStore, wanted: Subscription | None) -> None:
-    from resonant.cli.command_store import who_runs_this
     from resonant.store.shared.subscriptions import add_subscription
 
     if wanted is not None:
-        store.run(
-            lambda opened: opened.write(add_subscription, wanted, who=who_runs_this(), now=opened.clock())
-        )
+        store.change(add_subscription, wanted)
         output.write_paragraph(output.visible(f"{wanted.endpoint} gets {wanted}"))
 
 
@@ -141,8 +140,6 @@ def update(
 
     --header and --override add an entry, or replace the one with the same name.
     """
-    from resonant.cli.command_store import on_prefect
-
     name = _webhook_name(name)
     changes = settings.changes(url=url, allow_private=allow_private)
     if not (changes or clear):
@@ -155,11 +152,9 @@ def update(
 def _update(
     store: CommandStore, name: str, changes: given.Changes, clear: Collection[str] = frozenset()
 ) -> None:
-    import asyncio
-
     from blocks.catalog import update_webhook_endpoint
 
-    kept = asyncio.run(
+    kept = run_async(
         update_webhook_endpoint(
             name, changes.fields, headers=changes.headers, overrides=changes.overrides, clear=clear
         )
@@ -187,14 +182,11 @@ commands.command(epilog="Example: resonant endpoint show billing")(endpoint_view
 @commands.command(epilog="Example: resonant endpoint test billing")
 def test(name: options.EndpointName, as_json: options.Json = False) -> None:  # noqa: PT028 - a command
     """Send one event of type `resonant.test` to an endpoint without storing it, and show the outcome."""
-    import asyncio
-
-    from resonant.cli.command_store import on_prefect
     from resonant.delivery.wording import outcome
 
     name = options.endpoint_name(name)
     with on_prefect():
-        attempt = asyncio.run(_test(name))
+        attempt = run_async(_test(name))
     document = documents.endpoint_test(name, attempt)
     output.write_result(document, output.visible(outcome(attempt)), as_json=as_json)
     if attempt.result != "delivered":
@@ -232,13 +224,7 @@ def rotate_secret(
     The command saves the new secret, and prints it on standard output. Processes that are sending use it within a
     minute; from then on, the receiver may switch at any time within the overlap.
     """
-    import asyncio
-    from datetime import UTC, datetime, timedelta
-
     from pydantic import SecretStr
-
-    from resonant.cli.command_store import on_prefect
-    from resonant.events import rfc3339
 
     name = options.endpoint_name(name)
     if end and secret_stdin:
@@ -249,10 +235,10 @@ def rotate_secret(
         if end:
             from blocks.catalog import end_rotation
 
-            asyncio.run(end_rotation(name, now=now))
+            run_async(end_rotation(name, now=now))
             output.say(f"endpoint {name}: signs with the new secret alone; {_FOLLOW}")
             return
-        until = asyncio.run(
+        until = run_async(
             _rotate(name, secret, overlap=timedelta(hours=overlap), now=now, show=not secret_stdin)
         )
     if until is None:
@@ -273,10 +259,6 @@ def remove(
 
     Its deliveries stay in the store; unfinished ones wait until it is added again.
     """
-    import asyncio
-
-    from resonant.cli.command_store import on_prefect
-
     name = options.endpoint_name(name)
     if not yes:
         if not asking.can_ask():
@@ -288,20 +270,16 @@ def remove(
     with on_prefect() as store:
         from blocks.catalog import remove_endpoint
 
-        asyncio.run(remove_endpoint(name))
+        run_async(remove_endpoint(name))
         gone = name_checks.forget(store, name)
     subscriptions = f" and {counted(gone, 'subscription')}" if gone else ""
     output.write(f"removed endpoint {name}{subscriptions}\n")
 
 
 async def _test(name: str) -> Attempt:
-    import random
-    import time
 
-    from resonant.cli.command_store import load_endpoint
     from resonant.delivery.attempt import AttemptRunner
     from resonant.delivery.trace import AttemptSpans
-    from resonant.events import Event, Lease
     from resonant.settings import load_settings
 
     destination = (await load_endpoint(name)).open(name)
@@ -324,8 +302,6 @@ async def _rotate(
     import asyncio
 
     from blocks.catalog import rotate_secret
-    from resonant.cli.command_store import load_endpoint
-    from resonant.errors import EndpointError
 
     await load_endpoint(name)  # if no server answers, nothing can be saved
     try:
@@ -354,7 +330,4 @@ def _print_secret(secret: SecretStr, *, show: bool) -> None:
 
 
 def _new_secret() -> str:
-    import base64
-    import secrets
-
     return f"whsec_{base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()}"

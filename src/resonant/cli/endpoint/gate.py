@@ -9,6 +9,7 @@ import typer
 
 from resonant import output
 from resonant.cli import documents, name_checks, options
+from resonant.cli.command_store import command_store, who_runs_this
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -54,8 +55,6 @@ def resume(
 
 
 def _run(name: str, change: Callable[..., Coroutine[Any, Any, OperatorChange]], *, as_json: bool) -> None:
-    from resonant.cli.command_store import command_store, who_runs_this
-
     with command_store() as store:
         name = options.endpoint_name(name)
         name_checks.check_filters(store, name)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from resonant import output
 from resonant.cli import asking, documents, name_checks, options
+from resonant.cli.command_store import load_endpoint, on_prefect, run_async
 from resonant.display import counted, some
 
 if TYPE_CHECKING:
@@ -48,11 +51,6 @@ def import_(
 
     Nothing is saved if FILE has a mistake. `resonant endpoint list --export` writes such a file.
     """
-    import asyncio
-    from datetime import UTC, datetime
-    from pathlib import Path
-
-    from resonant.cli.command_store import load_endpoint, on_prefect
     from resonant.store.shared.subscriptions import read_subscriptions
 
     text = options.text_of_file("/dev/stdin" if file == "-" else file, file)
@@ -65,7 +63,7 @@ def import_(
         subscriptions = declared_subscriptions.parse(rows, file)
         if prune and not blocks:
             raise options.Misuse(f"{file}: no endpoints: --prune would remove every endpoint")
-        saved = asyncio.run(load_endpoints(load_endpoint))
+        saved = run_async(load_endpoints(load_endpoint))
         declared.check_new_secrets(blocks, saved, file)
         stored = store.read(read_subscriptions)
         differences = declared_subscriptions.compare(subscriptions, stored)
@@ -111,10 +109,7 @@ def _confirm_removal(names: list[str]) -> None:
 
 
 def _save(store: CommandStore, changes: list[Change], differences: Mapping[str, Difference]) -> None:
-    import asyncio
-
     from blocks.catalog import save_endpoints
-    from resonant.cli.command_store import who_runs_this
     from resonant.cli.endpoint import declared_subscriptions
     from resonant.cli.progress import progress
 
@@ -126,17 +121,10 @@ def _save(store: CommandStore, changes: list[Change], differences: Mapping[str, 
             show(len(done))
 
         try:
-            asyncio.run(save_endpoints(blocks, on_saved))
+            run_async(save_endpoints(blocks, on_saved))
         finally:
             name_checks.remember(store, [name for name in done if blocks[name] is not None])
             for name in done:
                 if blocks[name] is None:
                     name_checks.forget(store, name)
-    store.run(
-        lambda opened: opened.write(
-            declared_subscriptions.apply,
-            list(differences.values()),
-            who=who_runs_this(),
-            now=opened.clock(),
-        )
-    )
+    store.change(declared_subscriptions.apply, list(differences.values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from resonant.cli import options
+from resonant.errors import EndpointError
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -58,7 +60,6 @@ class Changes:
         Raises:
             Misuse: a value cannot be used.
         """
-        from resonant.errors import EndpointError
         from resonant.settings import load_settings
         from resonant.sinks.endpoint import Endpoint
 
@@ -170,7 +171,6 @@ def line_of_stdin(what: str) -> str:
         Misuse: standard input is empty.
     """
     import getpass
-    import sys
 
     line = getpass.getpass(f"{what}: ") if sys.stdin.isatty() else sys.stdin.readline()
     if not line.strip():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -9,10 +10,11 @@ import typer
 
 from resonant import output
 from resonant.cli import documents, name_checks, options
+from resonant.cli.command_store import load_endpoint, on_prefect, run_async
+from resonant.errors import EndpointError
 
 if TYPE_CHECKING:
     from blocks import EndpointBlock
-    from resonant.errors import EndpointError
     from resonant.routing import Subscription
     from resonant.store.views.endpoint_status import Governed
 
@@ -48,10 +50,6 @@ def list_(
 
     `endpoint show` shows the details.
     """
-    import asyncio
-    import time
-
-    from resonant.cli.command_store import load_endpoint, on_prefect
     from resonant.store.shared.subscriptions import read_subscriptions
     from resonant.store.views.endpoint_status import governed
 
@@ -60,7 +58,7 @@ def list_(
     with on_prefect() as store:
         from blocks.loading import load_endpoints
 
-        found, now = asyncio.run(load_endpoints(load_endpoint)), time.time()
+        found, now = run_async(load_endpoints(load_endpoint)), time.time()
         name_checks.remember(store, found)
         gates, subscriptions = store.read(governed, now=now), store.read(read_subscriptions)
     numbers = Counter(each.endpoint for each in subscriptions)
@@ -116,17 +114,13 @@ def _cells(row: _Listed) -> list[str]:
 
 def show(name: options.EndpointName, as_json: options.Json = False) -> None:
     """Show an endpoint's configuration and gate state; for secrets, only whether they are set."""
-    import asyncio
-    import time
-
-    from resonant.cli.command_store import load_endpoint, on_prefect
     from resonant.gate.words import advice, described
     from resonant.store.shared.subscriptions import read_subscriptions
     from resonant.store.views.endpoint_status import governed
 
     name = options.endpoint_name(name)
     with on_prefect() as store:
-        block, now = asyncio.run(load_endpoint(name)), time.time()
+        block, now = run_async(load_endpoint(name)), time.time()
         gate, held = found = _of(name, store.read(governed, now=now))
         subscriptions = store.read(read_subscriptions, name)
     if as_json:
@@ -152,8 +146,6 @@ def _of(name: str, gates: list[Governed]) -> Governed:
 
 def _problem(name: str, block: Any) -> str | None:
     """Return why an endpoint cannot be used; None if it can."""
-    from resonant.errors import EndpointError
-
     if isinstance(block, EndpointError):
         return str(block)
     try:

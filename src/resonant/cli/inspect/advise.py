@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from resonant import output
 from resonant.cli import documents, options
+from resonant.cli.command_store import load_endpoint, on_prefect, run_async
 from resonant.display import counted, duration
 
 if TYPE_CHECKING:
@@ -20,15 +21,12 @@ def advise(name: options.EndpointName, as_json: options.Json = False) -> None:
     Each proposal has a reason and a predicted effect. The prediction simulates the endpoint's own outages, failures
     and latencies. The command changes nothing.
     """
-    import asyncio
-
-    from resonant.cli.command_store import load_endpoint, on_prefect
     from resonant.lab import advise as laboratory
     from resonant.lab.history import read_history
 
     name = options.endpoint_name(name)
     with on_prefect() as store:
-        block, settings = asyncio.run(load_endpoint(name)), store.settings
+        block, settings = run_async(load_endpoint(name)), store.settings
         current = laboratory.Current(
             policy=options.known_policy(block.policy, settings) or settings.default_policy,
             timeout=block.timeout,

@@ -12,6 +12,7 @@ import typer
 
 from resonant import output
 from resonant.cli import documents, filters, options, view
+from resonant.cli.command_store import command_store
 from resonant.display import ago, counted
 from resonant.events import rfc3339
 
@@ -52,8 +53,6 @@ def deliveries(
 
     --since and --until select by acceptance time. `resonant cancel` gives up deliveries, with the same filters.
     """
-    from resonant.cli.command_store import command_store
-
     with command_store() as store:
         selection = where.selection(store)
         if group and after is not None:

@@ -12,6 +12,7 @@ import typer
 
 from resonant import output
 from resonant.cli import documents, filters, options
+from resonant.cli.command_store import command_store
 from resonant.display import ago, counted, hexdump
 from resonant.errors import InvalidEvent, ResonantError
 from resonant.events import encode_data, rfc3339
@@ -40,7 +41,6 @@ def detail(
     as_json: options.Json = False,
 ) -> None:
     """Show one event: its attributes and data, and every attempt with its error, delay and next step."""
-    from resonant.cli.command_store import command_store
     from resonant.store.shared.gates import states_not_normal
 
     with command_store() as store:

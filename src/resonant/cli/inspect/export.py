@@ -11,6 +11,7 @@ import typer
 
 from resonant import output
 from resonant.cli import documents, options
+from resonant.cli.command_store import command_store
 from resonant.cli.view import Seen
 from resonant.display import counted
 from resonant.files import atomic_file
@@ -38,8 +39,6 @@ def export(
 
     The file appears only when it is complete, and only its owner may read it.
     """
-    from resonant.cli.command_store import command_store
-
     with command_store() as store:
         if path == STDOUT:
             store.read_rows(partial(_write_report, write=output.write, with_data=with_data))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ import typer
 
 from resonant import output
 from resonant.cli import documents, options
+from resonant.cli.command_store import command_store
 from resonant.cli.inspect.export import STDOUT
 from resonant.display import counted
 from resonant.files import READABLE_BY_ALL, atomic_file
@@ -37,7 +39,6 @@ def metrics(
 
     The success rate is per event that ended in the window; the error rate is per attempt.
     """
-    from resonant.cli.command_store import command_store
     from resonant.metrics.statistics import read_statistics
 
     with command_store() as store:
@@ -68,7 +69,6 @@ def prometheus(
 
     The output file is replaced atomically, so a node exporter's textfile collector never reads a partial file.
     """
-    from resonant.cli.command_store import command_store
     from resonant.metrics.prometheus import to_text
     from resonant.metrics.scraping import read_registry
 
@@ -93,7 +93,6 @@ def prometheus(
 
 
 def _serve(port: int, settings: Settings) -> None:
-    from contextlib import suppress
 
     from resonant.metrics.scraping import scrape_server
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from resonant import output
 from resonant.cli import documents, filters, name_checks, options
+from resonant.cli.command_store import command_store
 from resonant.display import ago, counted
 from resonant.events import rfc3339
 
@@ -40,7 +41,6 @@ def status(
     The balance: accepted = pending + retrying + delivered + dead letter + purged. The numbers of an endpoint count
     deliveries, except its failed attempts.
     """
-    from resonant.cli.command_store import command_store
     from resonant.cli.inspect import overview
     from resonant.metrics.alerts import ALL_ENDPOINTS, read_raised
     from resonant.store.shared.drains import is_sending

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resonant import output
+from resonant.cli.command_store import command_store
 from resonant.cli.options import Misuse
 from resonant.display import counted
 from resonant.errors import ResonantError
@@ -56,7 +57,6 @@ def serve(
     Clients need a token of `resonant token create`. A drain, such as that of `resonant up`, sends the events.
     Several servers may use one store. /docs describes the interface.
     """
-    from resonant.cli.command_store import command_store
     from resonant.intake.serving.quiet_log import log_without_repeats
     from resonant.intake.serving.server import listen
 

@@ -12,7 +12,7 @@ import typer
 from resonant import output
 from resonant.cli import documents, options
 from resonant.files import READABLE_BY_ALL, atomic_file
-from resonant.lab.scenario import Outage, Overload  # noqa: TC001 - Typer evaluates the annotations
+from resonant.lab.scenario import Outage, Overload, Scenario
 from resonant.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from resonant.delivery.retry import RetryPolicy
     from resonant.lab.comparison import Variant
-    from resonant.lab.scenario import Scenario
 
 _SHADES, _ASCII_SHADES = " ▁▂▃▄▅▆▇█", " .:-=+*%#"
 _CHART_COLUMNS = 60
@@ -74,7 +73,6 @@ def simulate(
     The same options give the same figures. The command sends nothing and reads no store.
     """
     from resonant.lab.comparison import COMPARED, policies_by_jitter
-    from resonant.lab.scenario import Scenario
     from resonant.settings import load_settings
 
     scenario = Scenario(

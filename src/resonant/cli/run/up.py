@@ -9,6 +9,7 @@ import typer
 
 from resonant import output
 from resonant.cli import options
+from resonant.cli.command_store import command_store, run_async
 from resonant.local.project import make_flows_importable, project_directory
 
 if TYPE_CHECKING:
@@ -55,9 +56,6 @@ def up(
     user of this machine can use it, and read the secrets of the endpoints. With --auth, other commands use the password
     automatically.
     """
-    import asyncio
-
-    from resonant.cli.command_store import command_store
     from resonant.local.health import is_open_to_all
     from resonant.local.stack import interrupted_by_signals
     from resonant.local.work_pool import start_drains
@@ -68,7 +66,7 @@ def up(
         settings, store = opened.settings, opened.run(_name)
     starting = whole_stack(settings, port=port, with_password=auth, intake_port=intake_port)
     with interrupted_by_signals(), starting as stack:
-        asyncio.run(start_drains())
+        run_async(start_drains())
         if is_open_to_all(stack.server.api_url):
             output.say(_OPEN_TO_ALL)
         write_what_runs(stack, store, settings, intake_port=intake_port)

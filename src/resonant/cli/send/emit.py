@@ -10,7 +10,10 @@ import typer
 
 from resonant import output
 from resonant.cli import completion, documents, name_checks, options
+from resonant.cli.command_store import command_store
+from resonant.cli.send.enqueue import summary_line
 from resonant.display import counted
+from resonant.errors import EndpointError
 
 if TYPE_CHECKING:
     from prefect import State
@@ -65,7 +68,6 @@ def emit(
     retried, parked, held, dead_letter, by_reason, purged and unfinished. Without files: delivered, retried, parked,
     dead_letter, by_reason, lost and held.
     """
-    from resonant.cli.command_store import command_store
     from resonant.cli.send.sources import check_readable
 
     with command_store(patient=True) as store:
@@ -95,7 +97,6 @@ def emit(
 
 def _check_url(url: str, *, allow_private: bool) -> None:
     """Report an unusable URL before a server is started."""
-    from resonant.errors import EndpointError
     from resonant.sinks.endpoint import Endpoint
 
     try:
@@ -121,7 +122,6 @@ class _Emission:
         """Store the events of these files, send them, and print their outcomes."""
         from resonant.cli.flow_runs import run_flow
         from resonant.cli.outcomes import print_outcomes, tracked
-        from resonant.cli.send.enqueue import summary_line
         from resonant.cli.send.files import store_files
         from resonant.dispatch.tracking import Tracker
 

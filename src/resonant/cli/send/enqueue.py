@@ -8,6 +8,7 @@ import typer
 
 from resonant import output
 from resonant.cli import completion, documents, name_checks, options
+from resonant.cli.command_store import command_store
 from resonant.display import counted
 
 if TYPE_CHECKING:
@@ -48,7 +49,6 @@ def enqueue(
     An endpoint is known if `resonant endpoint add` or an earlier event has written its name to the store, or if a running
     Prefect server has it. `resonant endpoint list` writes the names of all endpoints to the store.
     """
-    from resonant.cli.command_store import command_store
     from resonant.cli.send.files import store_files
 
     with command_store() as store:

@@ -9,6 +9,7 @@ import typer
 
 from resonant import output
 from resonant.cli import completion, documents, name_checks, options
+from resonant.cli.command_store import command_store
 from resonant.cli.subscription import given, trial
 from resonant.display import counted
 from resonant.routing.globs import WILDCARDS
@@ -58,7 +59,6 @@ def add(
     A filter has one of the dialects exact, prefix, suffix, all, any and not, as in {"not": {"exact": {"subject": "test"}}}. It
     sees the attributes of an event, never its data.
     """
-    from resonant.cli.command_store import command_store, who_runs_this
     from resonant.store.shared.subscriptions import add_subscription
 
     name = options.endpoint_name(endpoint)
@@ -66,9 +66,7 @@ def add(
     wanted = given.subscription(name, terms)
     with command_store() as store:
         name_checks.check_endpoint(store, name)
-        found, is_new = store.run(
-            lambda opened: opened.write(add_subscription, wanted, who=who_runs_this(), now=opened.clock())
-        )
+        found, is_new = store.change(add_subscription, wanted)
     text = f"added {found.id}: {name} gets {found}" if is_new else f"{found.id} exists: {name} gets {found}"
     document = documents.subscription(found) | {"added": is_new}
     output.write_result(document, output.visible(text), as_json=as_json)
@@ -83,7 +81,6 @@ def list_(
     as_json: options.Json = False,
 ) -> None:
     """List the subscriptions, sorted by endpoint."""
-    from resonant.cli.command_store import command_store
     from resonant.store.shared.subscriptions import read_subscriptions
 
     with command_store() as store:
@@ -117,7 +114,6 @@ def show(
     as_json: options.Json = False,
 ) -> None:
     """Show one subscription."""
-    from resonant.cli.command_store import command_store
     from resonant.store.shared.subscriptions import read_subscriptions
 
     with command_store() as store:
@@ -139,17 +135,12 @@ def remove(
     as_json: options.Json = False,
 ) -> None:
     """Remove subscriptions. This concerns future events only: deliveries that are stored stay, and are sent."""
-    from resonant.cli.command_store import command_store, who_runs_this
     from resonant.store.shared.subscriptions import read_subscriptions, remove_subscriptions
 
     with command_store() as store:
         known = store.read(read_subscriptions)
         found = {each.id: each for each in (given.find(known, each) for each in ids)}
-        store.run(
-            lambda opened: opened.write(
-                remove_subscriptions, list(found), who=who_runs_this(), now=opened.clock()
-            )
-        )
+        store.change(remove_subscriptions, list(found))
         unfinished, shared = store.read(_unfinished, list(found.values()))
     if as_json:
         output.write(output.to_json(documents.subscriptions_removed(found, unfinished, shared)) + "\n")

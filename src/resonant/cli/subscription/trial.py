@@ -9,6 +9,7 @@ import typer
 
 from resonant import output
 from resonant.cli import documents, options
+from resonant.cli.command_store import command_store
 from resonant.errors import InvalidEvent
 from resonant.input_lines import parse_event
 
@@ -32,7 +33,6 @@ def try_event(
     Nothing is stored. The file has one event, as a line of `resonant enqueue`. `resonant enqueue` without --endpoint decides in the
     same way. If no subscription matches, the exit code is 1.
     """
-    from resonant.cli.command_store import command_store
     from resonant.store.shared.subscriptions import current_router
 
     text = options.text_of_file("/dev/stdin" if file == "-" else file, file)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import re
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from resonant import output
 from resonant.cli import completion, documents, name_checks, options
+from resonant.cli.command_store import command_store
 from resonant.cli.view import View
 from resonant.display import ago
 from resonant.events import rfc3339
@@ -58,7 +58,6 @@ def create(
     Producers send it to `resonant serve` in the header `Authorization: Bearer`. To change a token, create another one and revoke
     the first.
     """
-    from resonant.cli.command_store import command_store, who_runs_this
     from resonant.intake.access import token_changes
 
     if not _NAME.fullmatch(name):
@@ -76,8 +75,7 @@ def create(
     }
     with command_store() as store:
         name_checks.check_filters(store, scopes["endpoint"])
-        change = partial(token_changes.create, name=name, who=who_runs_this(), now=time.time(), **scopes)
-        text = store.run(lambda opened: opened.write(change))
+        text = store.change(token_changes.create, name, **scopes)
     if text is None:
         raise options.Misuse(
             f"a token is named {name!r}: choose another name, or revoke it (resonant token revoke {name})"
@@ -90,7 +88,6 @@ def create(
 @commands.command("list", epilog="Example: resonant token list --json")
 def list_(as_json: options.Json = False) -> None:
     """List the tokens: what each may send, when it was last used, and whether it is revoked."""
-    from resonant.cli.command_store import command_store
     from resonant.store.shared.tokens import read_tokens
 
     with command_store() as store:
@@ -103,13 +100,11 @@ def list_(as_json: options.Json = False) -> None:
 @commands.command(epilog="Example: resonant token revoke shop")
 def revoke(name: Name) -> None:
     """Revoke a token. Every running server refuses it within two seconds."""
-    from resonant.cli.command_store import command_store, who_runs_this
     from resonant.intake.access import token_changes
     from resonant.store.shared.tokens import read_tokens
 
     with command_store() as store:
-        change = partial(token_changes.revoke, name=name, who=who_runs_this(), now=time.time())
-        is_revoked = store.run(lambda opened: opened.write(change))
+        is_revoked = store.change(token_changes.revoke, name)
         known = () if is_revoked else store.read(read_tokens)
     if not is_revoked:
         valid = {each.name for each in known if each.revoked_at is None}
