@@ -283,7 +283,8 @@ def _python() -> Iterator[str]:
     yield "# Python API"
     yield (
         "`from resonant import ...` has these names. They are typed, and `import resonant` loads nothing heavy: each name is "
-        "imported when it is first used. The public modules are `resonant`, `resonant.blocks` and `resonant.testing` "
+        "imported when it is first used. The public modules are `resonant`, `resonant.blocks`, `resonant.prefect` "
+        "([Send events from your Prefect flow](../how-to/in-your-prefect-flow.md)) and `resonant.testing` "
         "([Testing your code](../testing.md)); every other module may change in any release."
     )
     for topic, names in topics.items():

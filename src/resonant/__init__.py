@@ -1,10 +1,11 @@
 """Resonant: reliable event delivery on Prefect.
 
-The public modules are ``resonant``, ``resonant.testing`` and ``resonant.blocks``; every other module may change in any release.
+The public modules are ``resonant``, ``resonant.testing``, ``resonant.blocks`` and ``resonant.prefect``; every other module may
+change in any release.
 
 Producers use ``Event``, ``enqueue`` and ``create_schema``; programs that embed the store use ``open_store``; authors of
 sinks use ``Sink``, ``Receipt``, ``Verdict``, ``classifier`` and ``RetryPolicy``. Each name is imported on first use, so
-that ``import resonant`` is cheap. No module of this package imports Prefect at import time.
+that ``import resonant`` is cheap. Only ``resonant.blocks`` and ``resonant.prefect`` import Prefect at import time.
 """
 
 from importlib import import_module

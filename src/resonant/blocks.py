@@ -31,11 +31,11 @@ __all__ = ["EndpointBlock", "SinkBlock", "WebhookEndpoint", "load_endpoint"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(_import_blocks(), name)
+    return getattr(project_blocks(), name)
 
 
-def _import_blocks() -> ModuleType:
-    """Import the project's ``blocks`` package.
+def project_blocks() -> ModuleType:
+    """Return the project's ``blocks`` package.
 
     Raises:
         ImportError: it cannot be imported, or another package of that name takes precedence.
@@ -59,4 +59,4 @@ def _import_blocks() -> ModuleType:
 
 # Every Prefect process imports this module, so a conflicting package must not raise an error before a class is used.
 with contextlib.suppress(ImportError):
-    _import_blocks()
+    project_blocks()

@@ -121,7 +121,7 @@ def event_from_fields(
     if event_type is None:
         event_type = default_type
     if event_type is None:
-        raise InvalidEvent("type is missing (and no --type was given)", "missing", "type")
+        raise InvalidEvent("type is missing", "missing", "type")
     if fields.get("source") is None:
         raise InvalidEvent("source is missing", "missing", "source")
     if fields["source"] == OWN_SOURCE and not may_be_own:

@@ -1,0 +1,192 @@
+"""Store events from the flows of any Prefect project: ``from resonant.prefect import emit, store_event_on``.
+
+``emit`` is a task that stores an event. ``store_event_on`` makes a hook that stores an event when a flow run fails or crashes.
+Both use the store of ``RESONANT_DATABASE_URL``. A drain sends the events, such as those of ``resonant up``.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+from prefect.logging.loggers import flow_run_logger
+from prefect.runtime import task_run
+from prefect.settings import PREFECT_API_URL
+from prefect.utilities.asyncutils import run_coro_as_sync
+
+from resonant.configured import open_configured_store
+from resonant.display import visible
+from resonant.errors import ConflictingEvent, ResonantError, StoreRefused, StoreUnavailable, UnknownEndpoint
+from resonant.events import Event, rfc3339
+from resonant.input_lines import event_from_fields
+from resonant.settings import load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from prefect import Flow, State
+    from prefect.client.schemas.objects import FlowRun, TaskRun
+    from prefect.tasks import Task
+
+    from resonant.store import EnqueueResult
+
+__all__ = ["emit", "flow_run_event", "store_event", "store_event_on"]
+
+logger = logging.getLogger(__name__)
+
+_SOURCE = "/prefect"
+_MESSAGE_CHARACTERS = 10_000
+_SUBJECT_CHARACTERS = 255
+# Names of Prefect's states that say more than their types.
+_KINDS = {("FAILED", "TimedOut"): "timed-out", ("SCHEDULED", "Late"): "late"}
+
+
+def _can_be_repeated(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    return isinstance(state.data, StoreUnavailable) and not isinstance(state.data, StoreRefused)
+
+
+@task(
+    name="emit",
+    description="Store an event, which Resonant delivers.",
+    retries=3,
+    retry_delay_seconds=[2, 10, 30],
+    retry_condition_fn=_can_be_repeated,
+    cache_policy=NO_CACHE,
+)
+def emit(event: Event | dict[str, Any], endpoint: str | None = None) -> str:
+    """Store an event. The task run ends when the event is committed; it does not wait for the receiver.
+
+    Works in synchronous and asynchronous flows, as ``emit(...)`` without ``await`` and as ``emit.submit(...)``. If the store is
+    unavailable, Prefect retries the task run.
+
+    Args:
+        event: an ``Event``, or a dict with ``type``, ``source``, ``data`` and other members of an input line. Without an
+            ``id``, the event gets one from the task run: a retry of the task run stores the event once, but a retry of the
+            flow run makes a new task run and stores another event.
+        endpoint: the only endpoint that gets the event; None: each endpoint with a matching subscription.
+
+    Returns:
+        The event's id.
+
+    Raises:
+        InvalidEvent: the event is malformed.
+        UnknownEndpoint: no endpoint has that name.
+        UnroutedEvent: ``endpoint`` is None, and no subscription matches the event.
+        ConflictingEvent: an event with this source and id is stored with different content.
+        SettingsError: the environment is malformed.
+        StoreError: the store cannot be used.
+    """
+    if not isinstance(event, Event):
+        event = read_event(event, default_id=f"prefect-task-run-{task_run.id}")
+    run_coro_as_sync(store_event(event, endpoint))
+    get_run_logger().info("stored event %s for %s", visible(event.id), endpoint or "its subscribers")
+    return event.id
+
+
+def store_event_on(
+    endpoint: str | None = None,
+) -> Callable[[Flow[..., Any], FlowRun, State[Any]], Coroutine[Any, Any, None]]:
+    """Return a hook that stores an event about the state of a flow run: ``@flow(on_failure=[store_event_on("ops")])``.
+
+    Works in ``on_failure``, ``on_crashed`` and the other hooks of synchronous and asynchronous flows. ``flow_run_event``
+    describes the event. If the event cannot be stored, the hook logs an error; the state of the flow run does not change.
+
+    Args:
+        endpoint: the only endpoint that gets the event; None: each endpoint with a matching subscription.
+    """
+
+    async def store_event_of_run(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+        run_logger = flow_run_logger(flow_run, flow)
+        event = flow_run_event(flow_run, state, flow.name)
+        try:
+            await store_event(event, endpoint)
+        except ConflictingEvent:  # it is stored, and the run was renamed since
+            pass
+        except ResonantError as error:
+            # Not `exception`: the error is one line that says all.
+            run_logger.error("the event of this run is not stored: %s", error)  # noqa: TRY400
+            return
+        run_logger.info("stored event %s for %s", event.id, endpoint or "its subscribers")
+
+    return store_event_of_run
+
+
+def flow_run_event(flow_run: FlowRun, state: State[Any], flow_name: str) -> Event:
+    """Return the event about a state of a flow run; each call for the same state returns the same event.
+
+    The id is ``prefect-flow-run-`` and the id of the state, the type ``prefect.flow-run.`` and ``failed``, ``crashed``,
+    ``timed-out``, ``late`` or the type of any other state, the source ``/prefect`` and the subject the flow's name.
+    ``data`` has ``flow``, ``run``, ``run_id``, ``state`` (its name) and ``message``, cut to 10,000 characters. If the run was
+    renamed between two calls, the events differ: the one that is stored first counts.
+
+    Args:
+        flow_run: the run.
+        state: its state, as the Prefect server has it.
+        flow_name: the name of the flow.
+    """
+    kind = _KINDS.get((state.type.value, state.name or ""), state.type.value.lower())
+    return Event(
+        id=f"prefect-flow-run-{state.id}",
+        type=f"prefect.flow-run.{kind}",
+        source=_SOURCE,
+        subject=visible(flow_name)[:_SUBJECT_CHARACTERS],
+        time=rfc3339(state.timestamp.timestamp()),
+        data={
+            "flow": flow_name,
+            "run": flow_run.name,
+            "run_id": str(flow_run.id),
+            "state": state.name,
+            "message": None if state.message is None else state.message[:_MESSAGE_CHARACTERS],
+        },
+    )
+
+
+async def store_event(event: Event, endpoint: str | None = None) -> EnqueueResult:
+    """Store an event in the store of ``RESONANT_DATABASE_URL``; wait up to 20 seconds for an unavailable one.
+
+    Args:
+        event: the event.
+        endpoint: the only endpoint that gets the event; None: each endpoint with a matching subscription.
+
+    Raises:
+        UnknownEndpoint: no endpoint has that name. The name is not checked if ``PREFECT_API_URL`` is not set, or if that server
+            does not answer.
+        EndpointError, UnroutedEvent, ConflictingEvent: as for ``resonant.enqueue``.
+        SettingsError: the environment is malformed.
+        StoreError: the store cannot be used.
+    """
+    if endpoint is not None and PREFECT_API_URL.value():  # without it, Prefect would start a server
+        await _check_endpoint(endpoint)
+    async with open_configured_store(patient=True) as store:
+        return await store.enqueue(event, endpoint)
+
+
+def read_event(fields: dict[str, Any], *, default_id: str | None = None) -> Event:
+    """Return the event with the members of an input line.
+
+    Args:
+        fields: the members.
+        default_id: the id for an event without one; a random id by default.
+
+    Raises:
+        InvalidEvent: the event is malformed.
+        SettingsError: the environment is malformed.
+    """
+    if isinstance(fields, dict) and fields.get("id") is None:
+        fields = {**fields, "id": default_id}
+    return event_from_fields(fields, max_bytes=load_settings().max_event_bytes)
+
+
+async def _check_endpoint(name: str) -> None:
+    # Here, since importing the blocks takes a second, and `resonant.blocks` imports classes that import this module.
+    from resonant.blocks import project_blocks  # noqa: PLC0415
+
+    try:
+        await project_blocks().loading.require_endpoint(name)
+    except UnknownEndpoint:
+        raise
+    except Exception as error:  # noqa: BLE001 - Prefect's client raises many kinds of errors
+        logger.warning("endpoint %s is not checked: %s", name, visible(str(error)) or type(error).__name__)

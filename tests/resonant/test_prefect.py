@@ -1,0 +1,211 @@
+"""Flows of any Prefect project store events with ``emit``, and events about themselves with ``store_event_on``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from pydantic import SecretStr
+
+from blocks import WebhookEndpoint
+from resonant import Event
+from resonant.errors import InvalidEvent, StoreUnavailable, UnknownEndpoint, UnroutedEvent
+from resonant.prefect import emit, flow_run_event, store_event, store_event_on
+from resonant.store import WorkerStore, open_store
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun, State
+
+pytestmark = pytest.mark.engine
+
+GIVEN = {"type": "com.example.counted", "source": "/counts", "data": {"n": 1}}
+
+
+@pytest.fixture
+async def url(prefect_api, tmp_path, monkeypatch):
+    """The URL of the store that flow runs use. A Prefect server runs and has the endpoint ``home``."""
+    url = f"sqlite:///{tmp_path}/store.db"
+    monkeypatch.setenv("RESONANT_DATABASE_URL", url)
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
+        await WebhookEndpoint(url=SecretStr("https://example.com")).asave("home", overwrite=True)
+        yield url
+
+
+async def stored(url: str) -> list[Event]:
+    """Return the stored events, in the order of acceptance."""
+    async with open_store(url) as store:
+        found = await store.read(
+            lambda connection: connection.exec_driver_sql("SELECT id FROM resonant_events ORDER BY key").all()
+        )
+        return [(await store.detail(event_id)).event for (event_id,) in found]
+
+
+async def run_of(state: State) -> FlowRun:
+    """Read a flow run from the server, given its last state."""
+    async with get_client() as client:
+        return await client.read_flow_run(state.state_details.flow_run_id)
+
+
+# --- emit -------------------------------------------------------------------------------------------------------
+
+
+async def test_an_asynchronous_flow_stores_events_with_and_without_submit(url):
+    @flow
+    async def counts() -> list[str]:
+        return [emit(GIVEN, "home"), emit.submit(GIVEN, endpoint="home").result()]
+
+    ids = await counts()
+    events = await stored(url)
+    assert [event.id for event in events] == ids
+    assert all(each.startswith("prefect-task-run-") for each in ids)
+    assert {(event.type, event.source, event.body) for event in events} == {
+        ("com.example.counted", "/counts", b'{"n":1}')
+    }
+
+
+async def test_a_synchronous_flow_stores_events_with_and_without_submit(url):
+    given = Event(id="given", **GIVEN)
+
+    @flow
+    def counts() -> list[str]:
+        return [emit(given, "home"), emit.submit({**GIVEN, "id": "own"}, endpoint="home").result()]
+
+    ids = await asyncio.to_thread(counts)
+    assert ids == ["given", "own"]
+    assert [event.id for event in await stored(url)] == ids
+
+
+async def test_a_retry_of_the_task_stores_the_event_once(url, monkeypatch):
+    enqueue = WorkerStore.enqueue
+
+    async def enqueue_and_fail_once(*args, **options):
+        await enqueue(*args, **options)
+        monkeypatch.setattr(WorkerStore, "enqueue", enqueue)
+        raise StoreUnavailable("the connection was lost after the commit")
+
+    @flow
+    def counts() -> str:
+        return emit.with_options(retry_delay_seconds=0).submit(GIVEN, endpoint="home").result()
+
+    monkeypatch.setattr(WorkerStore, "enqueue", enqueue_and_fail_once)
+    stored_id = await asyncio.to_thread(counts)
+    assert [event.id for event in await stored(url)] == [stored_id]
+
+
+@pytest.mark.parametrize(
+    ("event", "endpoint", "error", "message"),
+    [
+        (GIVEN, "hom", UnknownEndpoint, "^no endpoint is named 'hom': did you mean home?"),
+        (GIVEN, None, UnroutedEvent, "^no subscription wants type 'com.example.counted'"),
+        ({"source": "/counts"}, "home", InvalidEvent, "^type is missing$"),
+        ("counted", "home", InvalidEvent, "^must be a JSON object, not a string$"),
+    ],
+    ids=["unknown endpoint", "no subscription", "no type", "not a mapping"],
+)
+async def test_a_mistake_fails_the_task_run_at_once_and_stores_nothing(url, event, endpoint, error, message):
+    @flow
+    def counts() -> None:
+        emit(event, endpoint)
+
+    with pytest.raises(error, match=message):
+        await asyncio.to_thread(counts)
+    assert await stored(url) == []
+
+
+async def test_the_endpoint_is_not_checked_if_no_prefect_server_answers(url, caplog):
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        await store_event(Event(id="alone", **GIVEN), "home")
+    assert [event.id for event in await stored(url)] == ["alone"]
+    assert "endpoint home is not checked" in caplog.text
+
+
+# --- store_event_on ---------------------------------------------------------------------------------------------
+
+
+async def test_a_failed_run_stores_the_event_that_its_state_on_the_server_gives(url):
+    @flow(name="imports", on_failure=[store_event_on("home")])
+    def imports() -> None:
+        raise RuntimeError("no orders\nin the file")
+
+    state = await asyncio.to_thread(imports, return_state=True)
+    run = await run_of(state)
+    [event] = await stored(url)
+    assert event.id == f"prefect-flow-run-{run.state.id}"
+    assert event.digest == flow_run_event(run, run.state, "imports").digest
+    assert (event.type, event.source, event.subject) == ("prefect.flow-run.failed", "/prefect", "imports")
+    assert json.loads(event.body) == {
+        "flow": "imports",
+        "run": run.name,
+        "run_id": str(run.id),
+        "state": "Failed",
+        "message": "Flow run encountered an exception: RuntimeError: no orders\nin the file",
+    }
+
+
+async def test_runs_that_time_out_or_crash_store_the_events_that_the_server_gives(url):
+    hook = store_event_on("home")
+
+    @flow(name="imports", on_failure=[hook], timeout_seconds=0.05)
+    async def slow() -> None:
+        await asyncio.sleep(30)
+
+    @flow(name="imports", on_crashed=[hook])
+    async def cancelled() -> None:
+        seen.append(flow_run.id)
+        raise asyncio.CancelledError
+
+    seen = [(await slow(return_state=True)).state_details.flow_run_id]
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled()
+    async with get_client() as client:
+        runs = [await client.read_flow_run(each) for each in seen]
+    events = await stored(url)
+    assert [event.type for event in events] == ["prefect.flow-run.timed-out", "prefect.flow-run.crashed"]
+    assert [event.digest for event in events] == [
+        flow_run_event(run, run.state, "imports").digest for run in runs
+    ]
+
+
+async def test_a_run_that_is_retried_stores_one_event(url):
+    @flow(retries=1, on_failure=[store_event_on("home")])
+    def imports() -> None:
+        raise RuntimeError
+
+    await asyncio.to_thread(imports, return_state=True)
+    assert len(await stored(url)) == 1
+
+
+@pytest.mark.parametrize(
+    ("database", "endpoint", "message"),
+    [
+        ("sqlite:////dev/null/store.db", "home", "it cannot be opened for writing"),
+        (None, "hom", "no endpoint is named 'hom': did you mean home?"),
+    ],
+    ids=["no store", "unknown endpoint"],
+)
+async def test_an_event_that_cannot_be_stored_is_an_error_in_the_log_and_the_run_fails_as_before(
+    url, monkeypatch, caplog, database, endpoint, message
+):
+    monkeypatch.setenv("RESONANT_DATABASE_URL", database or url)
+
+    @flow(on_failure=[store_event_on(endpoint)])
+    def imports() -> None:
+        raise RuntimeError("no orders")
+
+    monkeypatch.setattr(logging.getLogger("prefect"), "propagate", True)
+    state = await asyncio.to_thread(imports, return_state=True)
+    assert (state.name, state.message) == (
+        "Failed",
+        "Flow run encountered an exception: RuntimeError: no orders",
+    )
+    [record] = [each for each in caplog.records if "is not stored" in each.getMessage()]
+    assert record.levelname == "ERROR"
+    assert message in record.getMessage()
+    assert record.exc_info is None
