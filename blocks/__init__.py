@@ -3,8 +3,8 @@
 ``python -m prefect block register -m blocks`` registers them with a server; ``resonant up`` does so too.
 """
 
-from blocks.endpoint import EndpointBlock, SinkBlock
-from blocks.loading import load_endpoint
-from blocks.webhook_endpoint import WebhookEndpoint
+from .endpoint import EndpointBlock, SinkBlock
+from .loading import load_endpoint
+from .webhook_endpoint import WebhookEndpoint
 
 __all__ = ["EndpointBlock", "SinkBlock", "WebhookEndpoint", "load_endpoint"]

@@ -15,10 +15,12 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from pydantic import SecretStr
 from pydantic_core import to_jsonable_python
 
-from blocks.loading import DEFAULT_BLOCK_TYPE, endpoint_documents, load_endpoint, require_endpoint
-from blocks.webhook_endpoint import WebhookEndpoint
 from resonant.errors import EndpointError, UnknownEndpoint
 from resonant.sinks.endpoint import check_new_secret
+
+from .endpoint import DEFAULT_BLOCK_TYPE
+from .loading import endpoint_documents, load_endpoint, require_endpoint
+from .webhook_endpoint import WebhookEndpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping

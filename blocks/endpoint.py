@@ -9,6 +9,7 @@ from prefect.blocks.core import Block
 from pydantic import BaseModel, Field, HttpUrl
 
 from resonant.delivery.attempt import Destination
+from resonant.errors import EndpointError
 from resonant.sinks.base import CallableSink
 from resonant.sinks.redaction import Redactor
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from resonant.sinks.base import Receipt
 
 CAPABILITY = "deliver-events"
+DEFAULT_BLOCK_TYPE = "webhook-endpoint"
 DOCUMENTATION_URL = HttpUrl("https://github.com/resonant-events/resonant/blob/main/docs/how-to/endpoints.md")
 
 
@@ -63,6 +65,32 @@ class EndpointBlock(Block, ABC):
         Raises:
             EndpointError: it cannot be used as configured.
         """
+
+    async def emit(self, event: Event | dict[str, Any]) -> str:
+        """Store an event for this endpoint; a drain sends it. The block must be loaded or saved.
+
+        Args:
+            event: an ``Event``, or a dict with ``type``, ``source``, ``data`` and other members of an input line. Give it an
+                ``id`` if your code may be retried; by default, each call stores another event.
+
+        Returns:
+            The event's id.
+
+        Raises:
+            InvalidEvent: the event is malformed.
+            EndpointError: the block was not loaded or saved, so it has no name.
+            ConflictingEvent: an event with this source and id is stored with different content.
+            SettingsError: the environment is malformed.
+            StoreError: the store of ``RESONANT_DATABASE_URL`` cannot be used.
+        """
+        # This imports Prefect's engine, which commands do not need.
+        from resonant.prefect import read_event, store_event  # noqa: PLC0415
+
+        if (name := self._block_document_name) is None:
+            raise EndpointError("this endpoint has no name: save it, or load it with `load`, before `emit`")
+        given = read_event(event) if isinstance(event, dict) else event
+        await store_event(given, endpoint_name(self.get_block_type_slug(), name))
+        return given.id
 
     @abstractmethod
     def open(self, name: str) -> Destination:
@@ -110,6 +138,11 @@ class SinkBlock(EndpointBlock, ABC):
             rate=self.rate,
             redact=redactor.line,
         )
+
+
+def endpoint_name(block_type: str, name: str) -> str:
+    """Return an endpoint's name, given its block type and the name of its block."""
+    return f"{block_type}/{name}".removeprefix(f"{DEFAULT_BLOCK_TYPE}/")
 
 
 def _secrets(value: Any, *, is_secret: bool = False) -> Iterator[str]:

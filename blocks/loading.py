@@ -21,17 +21,16 @@ from prefect.client.schemas.objects import BlockDocument
 from prefect.exceptions import ObjectNotFound
 from pydantic import ValidationError
 
-from blocks.endpoint import CAPABILITY, EndpointBlock
 from resonant.errors import EndpointError, SettingsError, UnknownEndpoint
 from resonant.settings import first_problem, load_settings
 from resonant.suggestions import no_such_endpoint
+
+from .endpoint import CAPABILITY, DEFAULT_BLOCK_TYPE, EndpointBlock, endpoint_name
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_BLOCK_TYPE = "webhook-endpoint"
 
 
 async def load_endpoint(name: str) -> EndpointBlock:
@@ -47,7 +46,7 @@ async def load_endpoint(name: str) -> EndpointBlock:
             installed_sinks()
             block = await Block.aload(name)
         elif document := await _read_together(name):
-            return _default_class().model_validate(document.data)
+            return _block_of(document)
         else:
             raise UnknownEndpoint(no_such_endpoint(name, await endpoint_documents()))
     except UnknownBlockType:
@@ -109,7 +108,7 @@ async def load_endpoints(
     found: dict[str, EndpointBlock | EndpointError] = {}
     for name, document in (await endpoint_documents(include_secrets=True)).items():
         try:
-            found[name] = await load(name) if "/" in name else _default_class().model_validate(document.data)
+            found[name] = await load(name) if "/" in name else _block_of(document)
         except ValidationError as error:
             found[name] = unusable_endpoint(name, error)
         except EndpointError as error:
@@ -156,6 +155,13 @@ async def _read_documents(query: dict[str, Any], *, most: float = math.inf) -> l
     return documents
 
 
+def _block_of(document: BlockDocument) -> EndpointBlock:
+    """Return the block of a ``webhook-endpoint``, with its name."""
+    block = _default_class().model_validate(document.data)
+    block._block_document_name = document.name  # noqa: SLF001 - as Prefect's `load` does
+    return block
+
+
 def _default_class() -> type[EndpointBlock]:
     """Return the class of ``DEFAULT_BLOCK_TYPE``. Prefect would import every installed collection to find it."""
     return next(
@@ -174,7 +180,7 @@ def unusable_endpoint(name: str, error: BaseException) -> EndpointError:
 
 def _name_of(document: BlockDocument) -> str:
     slug = document.block_type.slug if document.block_type else ""
-    return f"{slug}/{document.name}".removeprefix(f"{DEFAULT_BLOCK_TYPE}/")
+    return endpoint_name(slug, document.name or "")
 
 
 def installed_sinks() -> list[type[Block]]:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
+from typing import TYPE_CHECKING, Any
 
 from pydantic import AwareDatetime, Field, SecretStr
 
-from blocks.endpoint import DOCUMENTATION_URL, EndpointBlock
-from blocks.loading import load_endpoint
 from resonant.delivery.attempt import Destination
-from resonant.errors import EndpointError
+from resonant.errors import EndpointError, ResonantError, SendFailed
 from resonant.events import Category
 from resonant.sinks.endpoint import Endpoint, Mode, problem_of_secret
+from resonant.sinks.redaction import Redactor
+
+from .endpoint import DOCUMENTATION_URL, EndpointBlock
+from .loading import load_endpoint
+
+if TYPE_CHECKING:
+    from resonant.events import Event
+    from resonant.sinks.base import Receipt
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +118,34 @@ class WebhookEndpoint(EndpointBlock):
         """Return advice about a signing secret of the wrong length; None if its length is right."""
         problem = self.signing_secret and problem_of_secret(self.signing_secret.get_secret_value())
         return f"{problem}: `resonant endpoint rotate-secret` makes a new one" if problem else None
+
+    async def deliver(self, event: Event | dict[str, Any]) -> Receipt:
+        """Send an event once, without the store: without retries, gate, rate limit and record.
+
+        Args:
+            event: as for ``emit``.
+
+        Returns:
+            The receipt of an answer with a status from 200 to 299.
+
+        Raises:
+            InvalidEvent: the event is malformed.
+            EndpointError: the endpoint cannot be used as configured.
+            UnexpectedStatus: the answer has another status.
+            SendFailed: there is no answer. The message contains no secret.
+        """
+        from resonant.prefect import read_event  # noqa: PLC0415 - as in `emit`
+        from resonant.sinks.http import HttpSink  # noqa: PLC0415 - as in `open`
+
+        given = read_event(event) if isinstance(event, dict) else event
+        endpoint = self.to_endpoint(self._block_document_name or "without a name")
+        async with HttpSink(endpoint) as sink:
+            try:
+                return await sink.send(given)
+            except ResonantError:
+                raise
+            except Exception as error:  # noqa: BLE001 - its text may contain the URL
+                raise SendFailed(Redactor.of(endpoint).message(error)) from None
 
     def open(self, name: str) -> Destination:
         """Return a destination that reads this endpoint's configuration again while it is open."""

@@ -2,16 +2,16 @@
 
 Prefect imports this module in every process that looks up a block type (entry point group ``prefect.collections``), so
 that any server or program with Resonant installed knows its block types. It makes the project's ``blocks`` package
-importable, and does not change ``sys.path``. If a program has its own ``blocks`` package, that package takes precedence, and
-Resonant's block types are unavailable.
+importable, and does not change ``sys.path``. If a program has its own ``blocks`` package, Resonant's is imported as
+``resonant._blocks``.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import sys
-from importlib.util import find_spec
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,11 +35,7 @@ def __getattr__(name: str) -> Any:
 
 
 def project_blocks() -> ModuleType:
-    """Return the project's ``blocks`` package.
-
-    Raises:
-        ImportError: it cannot be imported, or another package of that name takes precedence.
-    """
+    """Return the project's ``blocks`` package."""
     from resonant.local.project import is_project, project_directory  # noqa: PLC0415 - only where it is needed
 
     found = find_spec("blocks")
@@ -50,13 +46,21 @@ def project_blocks() -> ModuleType:
             return importlib.import_module("blocks")
         finally:
             sys.path.remove(folder)
-    if found.origin is None or not is_project(Path(found.origin).resolve().parents[1]):
-        raise ImportError(
-            f"the blocks of Resonant are hidden by another package: {found.origin or found.name}"
-        )
-    return importlib.import_module("blocks")
+    if found.origin is not None and is_project(Path(found.origin).resolve().parents[1]):
+        return importlib.import_module("blocks")
+    return _imported_beside(project_directory() / "blocks")
 
 
-# Every Prefect process imports this module, so a conflicting package must not raise an error before a class is used.
-with contextlib.suppress(ImportError):
-    project_blocks()
+def _imported_beside(folder: Path) -> ModuleType:
+    """Import a package whose name another package has; its modules import each other relatively."""
+    name = "resonant._blocks"
+    if name not in sys.modules:
+        loader = SourceFileLoader(name, str(folder / "__init__.py"))
+        spec = ModuleSpec(name, loader, is_package=True)
+        spec.submodule_search_locations = [str(folder)]
+        sys.modules[name] = module_from_spec(spec)
+        loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+project_blocks()

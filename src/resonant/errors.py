@@ -17,7 +17,7 @@
     ├── EndpointError              an endpoint that cannot be used as configured (bad URL, unknown name ...)
     │   ├── UnknownEndpoint        no endpoint has that name
     │   └── AddressRefused         its address is private or special, and the endpoint does not allow that
-    ├── SendFailed                 an answer other than 2xx
+    ├── SendFailed                 an event was not delivered
     │   └── UnexpectedStatus       carries the status, Retry-After and an excerpt of the answer
     ├── SettingsError              a setting in the environment is malformed or missing
     │   └── UnknownPolicy          no retry policy has that name
@@ -29,7 +29,7 @@
     ├── ArchiveError               the archive of a purge cannot be written
     └── InitError                  the flows cannot be copied
 
-``SendFailed`` never reaches a user: the classifier turns it into a verdict.
+``SendFailed`` only reaches callers of ``WebhookEndpoint.deliver``: in a run, the classifier turns a failure into a verdict.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class AddressRefused(EndpointError):
 
 
 class SendFailed(ResonantError):
-    """The receiver answered, but not with success."""
+    """The receiver did not answer with success, or not at all."""
 
 
 @dataclass

@@ -31,7 +31,7 @@ from blocks.loading import (
     unusable_endpoint,
 )
 from resonant.delivery.attempt import AttemptRunner
-from resonant.errors import AddressRefused, EndpointError
+from resonant.errors import AddressRefused, EndpointError, InvalidEvent, SendFailed, UnexpectedStatus
 from resonant.events import Event, Lease
 from resonant.sinks import reloading
 from resonant.sinks.base import Receipt
@@ -136,6 +136,30 @@ async def test_the_wait_for_the_configuration_of_an_idle_endpoint_is_no_part_of_
         await opened.close()
     assert made.result == "delivered"
     assert made.duration < 0.2
+
+
+async def test_deliver_sends_once_and_returns_the_receipt():
+    answers = iter([respond(503), respond(202, body=b"thanks")])
+    async with Receiver(lambda _request: next(answers)) as receiver:
+        block = webhook(url=SecretStr(receiver.url), allow_private=True, signing_secret=SecretStr(SECRET))
+        with pytest.raises(UnexpectedStatus, match=r"^the endpoint answered 503$"):
+            await block.deliver({"id": "evt_1", "type": "t", "source": "/s", "data": 1})
+        receipt = await block.deliver(Event(id="evt_1", type="t", source="/s", data=1))
+    assert receipt == Receipt(202, "thanks")
+    assert [each.headers["webhook-id"] for each in receiver.journal] == ["evt_1", "evt_1"]
+    assert all(each.headers["webhook-signature"].startswith("v1,") for each in receiver.journal)
+
+
+async def test_the_error_of_deliver_without_an_answer_has_no_secret():
+    block = webhook(url=SecretStr("http://127.0.0.1:9/in?key=t0ken"), allow_private=True)
+    with pytest.raises(SendFailed) as failed:
+        await block.deliver({"type": "t", "source": "/s"})
+    assert "t0ken" not in str(failed.value)
+    assert failed.value.__cause__ is None
+    with pytest.raises(SendFailed, match="AddressRefused"):
+        await webhook(url=SecretStr("http://localhost:9/in")).deliver({"type": "t", "source": "/s"})
+    with pytest.raises(InvalidEvent, match=r"^type is missing$"):
+        await block.deliver({"source": "/s"})
 
 
 def test_a_short_signing_secret_causes_a_warning_and_still_signs(caplog):

@@ -1,9 +1,11 @@
-"""Programs that have Resonant installed know its block types, and keep a ``blocks`` package of their own."""
+"""Programs that have Resonant installed know its block types, beside a ``blocks`` package of their own."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+
+import pytest
 
 from support.processes import clean_environment
 
@@ -28,17 +30,20 @@ def test_any_program_can_look_up_our_block_types_and_no_other_name_becomes_impor
     assert looked.stdout == ""
 
 
-def test_a_program_with_its_own_blocks_keeps_them_and_gets_an_error_for_ours(tmp_path):
+@pytest.mark.parametrize("file", ["__init__.py", "mine.py"], ids=["package", "folder"])
+def test_a_program_with_its_own_blocks_has_them_and_ours(tmp_path, file):
     (tmp_path / "blocks").mkdir()
-    (tmp_path / "blocks" / "__init__.py").write_text("theirs = True")
+    (tmp_path / "blocks" / file).write_text("theirs = True")
+    theirs = "blocks" if file == "__init__.py" else "blocks.mine"
     looked = run(
-        "from prefect.plugins import load_prefect_collections\n"
-        "load_prefect_collections()\nimport blocks\nassert blocks.theirs\n"
-        "from resonant.blocks import SinkBlock",
+        f"{LOOK_UP}\nimport {theirs}\nassert {theirs}.theirs\n"
+        "from resonant.blocks import SinkBlock, WebhookEndpoint, load_endpoint\n"
+        "assert Block.get_block_class_from_key('webhook-endpoint') is WebhookEndpoint\n"
+        "assert load_endpoint.__module__ == 'resonant._blocks.loading'",
         tmp_path,
     )
+    assert looked.returncode == 0, looked.stderr
     assert looked.stdout == "", "Prefect would print a warning"
-    assert "ImportError: the blocks of Resonant are hidden by another package" in looked.stderr
 
 
 def test_the_classes_are_those_of_the_project(tmp_path):

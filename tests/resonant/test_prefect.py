@@ -14,11 +14,12 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
-from blocks import WebhookEndpoint
+from blocks import WebhookEndpoint, load_endpoint
 from resonant import Event
-from resonant.errors import InvalidEvent, StoreUnavailable, UnknownEndpoint, UnroutedEvent
+from resonant.errors import EndpointError, InvalidEvent, StoreUnavailable, UnknownEndpoint, UnroutedEvent
 from resonant.prefect import emit, flow_run_event, store_event, store_event_on
 from resonant.store import WorkerStore, open_store
+from support.file_endpoint import FileEndpoint
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, State
@@ -209,3 +210,26 @@ async def test_an_event_that_cannot_be_stored_is_an_error_in_the_log_and_the_run
     assert record.levelname == "ERROR"
     assert message in record.getMessage()
     assert record.exc_info is None
+
+
+# --- emit of a block --------------------------------------------------------------------------------------------
+
+
+async def test_a_loaded_or_saved_endpoint_stores_events_for_itself(url, tmp_path):
+    sink = FileEndpoint(path=tmp_path / "log")
+    await sink.asave("home", overwrite=True)
+    ids = [
+        await (await WebhookEndpoint.aload("home")).emit({**GIVEN, "id": "dict"}),
+        await (await load_endpoint("home")).emit(Event(id="event", **GIVEN)),
+        await sink.emit({**GIVEN, "id": "sink"}),
+        await (await load_endpoint("file-endpoint/home")).emit({**GIVEN, "id": "loaded-sink"}),
+    ]
+    async with open_store(url) as store:
+        found = [(await store.detail(each)).deliveries[0][0].endpoint for each in ids]
+    assert found == ["home", "home", "file-endpoint/home", "file-endpoint/home"]
+
+
+async def test_an_endpoint_without_a_name_stores_nothing(url):
+    with pytest.raises(EndpointError, match=r"^this endpoint has no name: save it"):
+        await WebhookEndpoint(url=SecretStr("https://example.com")).emit(GIVEN)
+    assert await stored(url) == []
