@@ -1,55 +1,39 @@
-"""A Prefect flow of your own that reports its result as an event.
+"""A Prefect flow of your own that sends its result as an event, and an event about itself if it fails.
 
-A task stores the event and ends; a drain, such as those of ``resonant up``, delivers it. Retries of the task or of the
-flow store the event once, since its id is derived from the flow run. ``PREFECT_API_URL`` names the server that shows the run,
-such as that of ``resonant up``::
+Both events are stored in the store of RESONANT_DATABASE_URL, and a drain delivers them, such as those of ``resonant up``.
+``PREFECT_API_URL`` is the server that shows the runs, such as that of ``resonant up``::
 
+    resonant endpoint add reports https://hooks.example.com/reports
+    resonant endpoint add operations https://hooks.example.com/operations
     export PREFECT_API_URL=http://127.0.0.1:4200/api
     python examples/in_your_flow.py
-    RESONANT_DATABASE_URL=sqlite:///events.db resonant status
-
-In your own flows, use the store of ``resonant up``: set RESONANT_DATABASE_URL to the same value for both.
+    resonant deliveries
 """
 
 from __future__ import annotations
 
-import asyncio
-import os
 import sys
 
-from prefect import flow, task
-from prefect.runtime import flow_run
+from prefect import flow
 from prefect.settings import PREFECT_API_URL
 
-from resonant import Event, open_store
+from resonant.prefect import emit, store_event_on
 
-ENDPOINT = "reports"
-STORE_URL = os.environ.get("RESONANT_DATABASE_URL", "sqlite:///events.db")
-
-
-@task(retries=3, retry_delay_seconds=5)
-async def report(sales: int) -> str:
-    """Store the event and return its id. If the store is unavailable, Prefect retries this task."""
-    event = Event(
-        id=f"sales-{flow_run.id}",
-        type="com.example.sales.counted",
-        source="/flows/nightly-sales",
-        data={"sales": sales, "flow_run": flow_run.name},
-    )
-    async with open_store(STORE_URL) as store:
-        await store.enqueue(event, ENDPOINT)
-    return event.id
+tell_operations = store_event_on("operations")
 
 
-@flow(name="nightly-sales")
-async def nightly_sales() -> str:
-    """Compute a value and report it, as your own flow would."""
-    sales = sum((19, 5, 42))
-    return await report(sales)
+@flow(name="nightly-sales", on_failure=[tell_operations], on_crashed=[tell_operations])
+def nightly_sales(amounts: list[int]) -> None:
+    """Send the sum of the sales to the endpoint ``reports``, or fail if there are none."""
+    if not amounts:
+        raise ValueError("the file of sales is empty")
+    data = {"sales": sum(amounts)}
+    emit({"type": "com.example.sales.counted", "source": "/flows/nightly-sales", "data": data}, "reports")
 
 
 if __name__ == "__main__":
     if PREFECT_API_URL.value() is None:
         # Prefect would start a server of its own, on the same database as that of `resonant up`.
         sys.exit("set PREFECT_API_URL: the server of `resonant up` is at http://127.0.0.1:4200/api")
-    sys.stdout.write(f"stored: {asyncio.run(nightly_sales())} for {ENDPOINT}\n")
+    nightly_sales([19, 5, 42])
+    nightly_sales([], return_state=True)

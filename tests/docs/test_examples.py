@@ -50,22 +50,6 @@ def run(tmp_path, prefect_api):
     return run_
 
 
-@pytest.fixture
-def stored(tmp_path):
-    """Return the type, the endpoint and the data of each stored event."""
-
-    def stored_():
-        query = (
-            "SELECT event_type, endpoint, body FROM resonant_deliveries "
-            "JOIN resonant_events ON resonant_events.key = event_key"
-        )
-        with contextlib.closing(sqlite3.connect(tmp_path / "events.db")) as connection:
-            found = connection.execute(query).fetchall()
-        return [(event_type, endpoint, json.loads(body)) for event_type, endpoint, body in found]
-
-    return stored_
-
-
 def test_every_example_is_run_by_a_test():
     here = __file__.removeprefix(f"{PROJECT}/")
     names = {path.name for path in EXAMPLES.iterdir() if not path.name.startswith(("__", "."))}
@@ -134,33 +118,28 @@ def test_the_page_about_order_shows_the_receiver_as_it_is():
     assert core in (EXAMPLES / "ordered_receiver.py").read_text()
 
 
-@pytest.mark.parametrize("name", ["in_your_flow.py", "webhook_on_failure.py"])
-def test_an_example_starts_no_second_server(name, tmp_path, monkeypatch):
+def test_the_example_of_a_flow_starts_no_second_server(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     said = "^set PREFECT_API_URL: the server of `resonant up` is at http://127.0.0.1:4200/api$"
     with root_settings_context(), pytest.raises(SystemExit, match=said):
-        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
-    assert not (tmp_path / "events.db").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.engine
-def test_a_flow_of_your_own_stores_an_event_when_it_ends(run, stored):
-    assert run("in_your_flow.py").startswith("stored: sales-")
-    [(event_type, endpoint, data)] = stored()
-    assert (event_type, endpoint, data["sales"]) == ("com.example.sales.counted", "reports", 66)
+        runpy.run_path(str(EXAMPLES / "in_your_flow.py"), run_name="__main__")
 
 
 @pytest.mark.engine
-def test_a_flow_that_fails_stores_an_event_for_a_webhook(run, stored):
-    assert run("webhook_on_failure.py") == "Failed: an event for operations is stored\n"
-    [(event_type, endpoint, data)] = stored()
-    assert (event_type, endpoint, data["flow"]) == (
-        "com.example.flow-run.failed",
-        "operations",
-        "import-orders",
+def test_a_flow_of_your_own_stores_an_event_when_it_ends_and_one_when_it_fails(run, tmp_path, prefect_api):
+    machine = Machine(tmp_path, prefect_api)
+    for endpoint in ("reports", "operations"):
+        machine.save_endpoint(endpoint, "https://hooks.example.com")
+    run("in_your_flow.py")
+    query = (
+        "SELECT type, endpoint, body FROM resonant_deliveries "
+        "JOIN resonant_events ON resonant_events.key = event_key ORDER BY event_key"
     )
+    ended, failed = map(tuple, machine.query(query))
+    assert ended == ("com.example.sales.counted", "reports", b'{"sales":66}')
+    assert failed[:2] == ("prefect.flow-run.failed", "operations")
+    assert json.loads(failed[2])["message"].endswith("ValueError: the file of sales is empty")
 
 
 @pytest.mark.engine
