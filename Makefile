@@ -102,7 +102,7 @@ wheel: setup  ## build the wheel and the sdist into dist/, from tracked files on
 chaos: setup  ## run the long tests of kills, faults, soak (an hour) and fuzzing: two hours; results in build/chaos*
 	@RESONANT_CHAOS=long RESONANT_CHAOS_REPORT=$${RESONANT_CHAOS_REPORT:-build/chaos.json} \
 		RESONANT_FUZZ_EXAMPLES=$${RESONANT_FUZZ_EXAMPLES:-7000} \
-		$(BIN)/python -m pytest --timeout 1800 tests/chaos tests/resonant/fuzz $(ARGS)
+		$(BIN)/python -m pytest --timeout 1800 tests/chaos tests/resonant/fuzz tests/resonant/store/engine/test_upgrade.py $(ARGS)
 
 bench: .venv/bench-ready  ## run every benchmark; the comparison also needs redis-server
 	@$(BIN)/python -m benches $(ARGS)

@@ -88,16 +88,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
-    """Give each process whole files. Without slow tests, two processes get those that need a Prefect server and start one."""
+    """Give each process whole files, and one process those that share a bootstrapped Prefect server.
+
+    Without slow tests, two processes get the files that need a Prefect server, and start one.
+    """
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             path = super()._split_scope(nodeid)
             # The `resonant up` of test_up.py starts a server of its own.
-            is_alone = "not slow" not in config.option.markexpr or path == "tests/e2e/test_up.py"
-            if is_alone or "mark.engine" not in (config.rootpath / path).read_text():
+            if path == "tests/e2e/test_up.py" or "mark.engine" not in (config.rootpath / path).read_text():
                 return path
+            if "not slow" not in config.option.markexpr:
+                return "deployments" if path.startswith("tests/deployments/") else path
             return "commands" if path.startswith("tests/e2e/") else "flows"
 
     return Scheduling(config, log)
@@ -176,12 +180,12 @@ def store_url(request):
 
 @pytest.fixture(scope="session")
 def prefect_api(tmp_path_factory):
-    """The API URL of a real Prefect server; one per session."""
+    """The API URL of a real Prefect server with its UI; one per session."""
     # Only here: it imports Prefect.
     from support.prefect import forget_server, running_server
 
     # The server notices missing events within a second instead of the default five.
     variables = {"PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT1S"}
-    with running_server(tmp_path_factory.mktemp("prefect"), **variables) as (api_url, _):
+    with running_server(tmp_path_factory.mktemp("prefect"), ui=True, **variables) as (api_url, _):
         yield api_url
         forget_server(api_url)
