@@ -18,6 +18,7 @@ from resonant import chart_style
 from support.browser import tab
 from support.machine import Machine
 from support.prefect import patient_client
+from support.programs import need
 from support.waiting import wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -33,18 +34,26 @@ def browser():
         yield page
 
 
-@pytest.fixture
-def machine(browser, tmp_path):
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory):
     """A machine with its own store, since the UI shows sums over all of it."""
+    need("chromium")
     # The worker knows it too, since its drain may send an event.
-    return Machine(tmp_path, variables={"RESONANT_POLICIES": json.dumps({"once": {"max_attempts": 1}})})
+    variables = {"RESONANT_POLICIES": json.dumps({"once": {"max_attempts": 1}})}
+    return Machine(tmp_path_factory.mktemp("ui"), variables=variables)
+
+
+@pytest.fixture(scope="module")
+def up(machine):
+    """The ``resonant up`` of this machine."""
+    with machine.up() as started:
+        yield started
 
 
 @pytest.fixture
-def ui(machine):
-    """The address of the UI of ``resonant up`` on this machine."""
-    with machine.up() as started:
-        yield started.url
+def ui(up):
+    """The address of its UI."""
+    return up.url
 
 
 def screenshot(page, name: str) -> None:
@@ -94,16 +103,56 @@ def submit_and_wait(page, ui: str, name: str) -> str:
     return run["state"]["message"]
 
 
+def colours(image) -> set[tuple[int, int, int]]:
+    """The colours in which an element is shown."""
+    picture = Image.open(io.BytesIO(image.screenshot())).convert("RGB")
+    return {colour for _, colour in picture.getcolors(picture.width * picture.height)}
+
+
+def test_the_charts_are_seen_in_the_theme_of_the_ui(machine, ui, browser, start_receiver):
+    """The first of the tests, since it expects the sums of its own events."""
+    receiver = start_receiver("support.receiver_scripts:mixed")
+    machine.succeed("endpoint", "add", "charted", receiver.url, "--allow-private")
+    kinds = ("order.rejected", *["order.paid"] * 7)
+    events = [{"id": f"e{n}", "type": kinds[n % 8], "source": "/s", "data": n} for n in range(80)]
+    emitted = machine.run("emit", machine.write_events("e.jsonl", events), "--endpoint", "charted")
+    assert emitted.returncode == 1, emitted.stderr
+
+    export = deployment(ui, "export-metrics/export-metrics")
+    browser.goto(f"{ui}/deployments/deployment/{export}/run")
+    assert "87.50 % of 80 ended events were delivered" in submit_and_wait(browser, ui, "export-by-hand")
+
+    browser.set_viewport_size({"width": 1400, "height": 1500})
+    for theme, system in (("dark", "light"), ("light", "dark")):
+        # The UI's own theme, not the system's.
+        browser.emulate_media(color_scheme=system)
+        browser.evaluate("theme => localStorage.setItem('color-scheme', JSON.stringify(theme))", theme)
+        open_artifact(browser, ui, "metrics")
+        images = browser.locator("img[src^='data:image/svg+xml']")
+        images.nth(3).wait_for()
+        shown = images.all()
+        assert len(shown) == 4
+        for image, ink in zip(
+            shown,
+            (chart_style.BLUE, chart_style.VERMILION, chart_style.VERMILION, chart_style.BLUE),
+            strict=True,
+        ):
+            colour = ImageColor.getrgb(getattr(ink, theme))
+            wait_until(lambda image=image, colour=colour: colour in colours(image))
+        screenshot(browser, f"charts-{theme}")
+
+
 def test_an_operator_reads_the_triage_replays_from_the_form_and_purges(machine, ui, browser, start_receiver):
+    before = machine.read("status")
     repaired = machine.home / "repaired"
     receiver = start_receiver("support.receiver_scripts:broken_until_repaired", REPAIRED=str(repaired))
-    assert machine.run("endpoint", "add", "hooks", receiver.url, "--allow-private").returncode == 0
+    machine.succeed("endpoint", "add", "hooks", receiver.url, "--allow-private")
     kinds = ("order.paid", "order.rejected")
-    events = [{"id": f"e{n}", "type": kinds[n % 2], "source": "/s", "data": n} for n in range(8)]
+    events = [{"id": f"e{n}", "type": kinds[n % 2], "source": "/shop", "data": n} for n in range(8)]
     path = machine.write_events("e.jsonl", events)
     emitted = machine.run("emit", path, "--endpoint", "hooks", "--policy", "once")
     assert emitted.returncode == 1, emitted.stderr
-    assert machine.read("status")["dead_letter"] == 8
+    assert machine.read("status")["dead_letter"] == before["dead_letter"] + 8
 
     collect = deployment(ui, "collect-dead-letters/collect-dead-letters")
     browser.goto(f"{ui}/deployments/deployment/{collect}/run")
@@ -131,7 +180,8 @@ def test_an_operator_reads_the_triage_replays_from_the_form_and_purges(machine, 
     assert said.startswith("4 sent again: 4 delivered")
     assert len(receiver.journal) == 12
     status = machine.read("status")
-    assert (status["delivered"], status["dead_letter"], status["balanced"]) == (4, 4, True)
+    delivered, dead = before["delivered"] + 4, before["dead_letter"] + 4
+    assert (status["delivered"], status["dead_letter"], status["balanced"]) == (delivered, dead, True)
 
     purge = deployment(ui, "purge-dead-letters/purge-daily")
     browser.goto(f"{ui}/deployments/deployment/{purge}/run")
@@ -145,47 +195,9 @@ def test_an_operator_reads_the_triage_replays_from_the_form_and_purges(machine, 
     browser.wait_for_timeout(1_000)
     screenshot(browser, "purge-report")
 
-    assert said.startswith("4 purged, 4 kept; archived in ")
+    assert said.startswith(f"{dead} purged, {delivered} kept; archived in ")
     status = machine.read("status")
-    assert (status["purged"], status["dead_letter"], status["balanced"]) == (4, 0, True)
-
-
-def colours(image) -> set[tuple[int, int, int]]:
-    """The colours in which an element is shown."""
-    picture = Image.open(io.BytesIO(image.screenshot())).convert("RGB")
-    return {colour for _, colour in picture.getcolors(picture.width * picture.height)}
-
-
-def test_the_charts_are_seen_in_the_theme_of_the_ui(machine, ui, browser, start_receiver):
-    receiver = start_receiver("support.receiver_scripts:mixed")
-    assert machine.run("endpoint", "add", "hooks", receiver.url, "--allow-private").returncode == 0
-    kinds = ("order.rejected", *["order.paid"] * 7)
-    events = [{"id": f"e{n}", "type": kinds[n % 8], "source": "/s", "data": n} for n in range(80)]
-    emitted = machine.run("emit", machine.write_events("e.jsonl", events), "--endpoint", "hooks")
-    assert emitted.returncode == 1, emitted.stderr
-
-    export = deployment(ui, "export-metrics/export-metrics")
-    browser.goto(f"{ui}/deployments/deployment/{export}/run")
-    assert "87.50 % of 80 ended events were delivered" in submit_and_wait(browser, ui, "export-by-hand")
-
-    browser.set_viewport_size({"width": 1400, "height": 1500})
-    for theme, system in (("dark", "light"), ("light", "dark")):
-        # The UI's own theme, not the system's.
-        browser.emulate_media(color_scheme=system)
-        browser.evaluate("theme => localStorage.setItem('color-scheme', JSON.stringify(theme))", theme)
-        open_artifact(browser, ui, "metrics")
-        images = browser.locator("img[src^='data:image/svg+xml']")
-        images.nth(3).wait_for()
-        shown = images.all()
-        assert len(shown) == 4
-        for image, ink in zip(
-            shown,
-            (chart_style.BLUE, chart_style.VERMILION, chart_style.VERMILION, chart_style.BLUE),
-            strict=True,
-        ):
-            colour = ImageColor.getrgb(getattr(ink, theme))
-            wait_until(lambda image=image, colour=colour: colour in colours(image))
-        screenshot(browser, f"charts-{theme}")
+    assert (status["purged"], status["dead_letter"], status["balanced"]) == (dead, 0, True)
 
 
 def webhook_endpoint(ui: str, name: str) -> dict:
@@ -196,9 +208,9 @@ def webhook_endpoint(ui: str, name: str) -> dict:
 @pytest.mark.parametrize(
     "options", [(), ("--header", "x-key: s3cret-k3y", "--mode", "structured")], ids=["without", "with"]
 )
-def test_the_form_of_an_endpoint_saves_a_new_timeout_and_keeps_the_rest(up, up_machine, browser, options):
+def test_the_form_of_an_endpoint_saves_a_new_timeout_and_keeps_the_rest(up, machine, browser, options):
     name = "with-options" if options else "without-options"
-    up_machine.succeed("endpoint", "add", name, "https://hooks.example.com/in", *options)
+    machine.succeed("endpoint", "add", name, "https://hooks.example.com/in", *options)
     before = webhook_endpoint(up.url, name)
 
     browser.goto(f"{up.url}/blocks/block/{before['id']}/edit")
@@ -213,7 +225,7 @@ def test_the_form_of_an_endpoint_saves_a_new_timeout_and_keeps_the_rest(up, up_m
     # The form leaves out a choice that is the default.
     kept = {name: value for name, value in before["data"].items() if value not in (None, "binary")}
     assert webhook_endpoint(up.url, name)["data"] == kept | {"timeout": 7}
-    shown = up_machine.read("endpoint", "show", name)
+    shown = machine.read("endpoint", "show", name)
     assert (shown["timeout"], shown["url"], shown["headers"]) == (7.0, "set", "set" if options else None)
     assert shown["mode"] == ("structured" if options else "binary")
 
