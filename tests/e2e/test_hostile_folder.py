@@ -1,29 +1,18 @@
-"""A command in somebody else's folder, such as a cloned repository: Prefect's settings there have no effect and run no code."""
+"""A command in somebody else's folder, such as a cloned repository: Prefect's settings there have no effect and run no code.
+
+test_up_password.py has a `resonant up` in such a folder.
+"""
 
 from __future__ import annotations
 
 import pytest
 
 from resonant.local.project import MARKS
+from support.hostile_folder import make_hostile
 from support.machine import Machine
 
 pytestmark = pytest.mark.engine
 
-# Prefect gives this file to Python's logging, which calls the functions that it names.
-LOGGING = """
-version: 1
-disable_existing_loggers: false
-handlers:
-  evil: {{(): os.system, command: "touch {witness}"}}
-loggers:
-  prefect: {{handlers: [evil]}}
-"""
-SETTINGS = {
-    ".env": "PREFECT_LOGGING_SETTINGS_PATH={path}\nPREFECT_PROFILES_PATH=evil.toml\n",
-    "evil.toml": 'active = "evil"\n[profiles.evil]\nPREFECT_LOGGING_SETTINGS_PATH = "{path}"\n',
-    "prefect.toml": '[logging]\nconfig_path = "{path}"\n',
-    "pyproject.toml": '[tool.prefect.logging]\nconfig_path = "{path}"\n',
-}
 REQUEST_TIMEOUT = """
 from pathlib import Path
 from resonant.local.compatibility import import_prefect
@@ -32,15 +21,6 @@ import_prefect()
 from prefect.settings import PREFECT_API_REQUEST_TIMEOUT
 print(PREFECT_API_REQUEST_TIMEOUT.value(), Path.cwd() == here)
 """
-
-
-def make_hostile(machine: Machine):
-    """Write the files into the working folder of every command; return a function that tells whether their code ran."""
-    witness, path = machine.home / "witness", machine.home / "evil.yml"
-    path.write_text(LOGGING.format(witness=witness))
-    for name, text in SETTINGS.items():
-        (machine.home / name).write_text(text.format(path=path))
-    return witness.exists
 
 
 def test_a_command_ignores_the_settings_files_and_the_profile_that_they_name(machine):
@@ -55,15 +35,6 @@ def test_a_server_that_a_command_starts_ignores_the_files_of_a_hostile_folder(tm
     machine.prepare()
     has_run = make_hostile(machine)
     assert "starting a Prefect server" in machine.succeed("emit").stderr
-    assert not has_run()
-
-
-@pytest.mark.slow
-def test_up_and_the_runs_of_its_worker_ignore_them(tmp_path):
-    machine = Machine(tmp_path)
-    has_run = make_hostile(machine)
-    with machine.up() as up:
-        up.export()
     assert not has_run()
 
 

@@ -1,6 +1,6 @@
 """``resonant up --auth``: a generated password, which commands use automatically and nobody else knows.
 
-The last test ends it by two interrupts.
+Its folder is hostile, see test_hostile_folder.py. The last test ends it by two interrupts.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import stat
 import pytest
 
 from support.browser import tab
+from support.hostile_folder import make_hostile
 from support.machine import Machine
 from support.prefect import everything_on, patient_client
 from support.processes import alive
@@ -27,9 +28,21 @@ def machine(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def up(machine):
+def has_run_code(machine):
+    """Whether the files of the folder have run their code."""
+    return make_hostile(machine)
+
+
+@pytest.fixture(scope="module")
+def up(machine, has_run_code):
     with machine.up("--auth") as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def exported(up):
+    """The worker has run a flow."""
+    up.export()
 
 
 @pytest.fixture
@@ -73,8 +86,8 @@ def test_commands_use_the_password_automatically(up, machine, start_receiver):
     assert "no endpoint is named 'crm-2'" in refused.stderr
 
 
+@pytest.mark.usefixtures("exported")
 def test_the_password_is_in_no_argument_log_or_record(up, machine, password_file):
-    up.export()
     secret = password_file.read_text().partition(":")[2].strip()
     assert len(secret) >= 32
     assert all(secret not in " ".join(each.cmdline()) for each in up.family)
@@ -84,6 +97,11 @@ def test_the_password_is_in_no_argument_log_or_record(up, machine, password_file
     # Prefect's worker writes the environment of a run that it starts, for as long as the run lasts.
     assert [path for path in holders if machine.home / "resonant" / "tmp" not in path.parents] == []
     assert secret not in up.said
+
+
+@pytest.mark.usefixtures("exported")
+def test_up_and_the_runs_of_its_worker_ignore_the_settings_in_its_folder(has_run_code):
+    assert not has_run_code()
 
 
 def test_the_line_of_the_file_logs_in_to_the_ui(up, password_file):
