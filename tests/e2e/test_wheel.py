@@ -183,10 +183,18 @@ def is_used(copy: Installation) -> bool:
     return (copy.home / "flows" / "used").exists()
 
 
-def test_the_demo_prints_its_steps(binaries, tmp_path):
+def test_a_demo_ends_with_few_lines_and_writes_files_into_one_folder(binaries, tmp_path):
     machine = Installation(tmp_path, binaries=binaries)
-    process = machine.start("demo", "--events", "40")
+    (tmp_path / "tmp").mkdir()
+    process = machine.start(
+        "demo", "--events", "40", env=machine.environment | {"TMPDIR": str(tmp_path / "tmp")}
+    )
     said, noise = process.communicate(timeout=240)
     assert process.returncode == 0, noise
     assert said.splitlines()[-1] == "balanced: yes"
+    # No control characters, no lines of Prefect, and few of ours.
+    assert "\x1b" not in said + noise
+    assert "prefect." not in noise
+    assert len(noise.splitlines()) < 30
+    assert {each.name for each in tmp_path.iterdir()} == {"tmp"}
     assert machine.read("status")["accepted"] == 0, "the demo has a store of its own"
