@@ -1,10 +1,11 @@
-"""Prefect blocks that configure endpoints. Importing this package registers their classes.
+"""Prefect blocks: endpoints and notifications. Importing this package makes Prefect know their classes.
 
-``python -m prefect block register -m blocks`` registers them with a server; ``resonant up`` does so too.
+``prefect block register -m resonant.blocks`` registers them with a server; ``resonant up`` does so too.
 """
 
 from .endpoint import EndpointBlock, SinkBlock
 from .loading import load_endpoint
+from .notification import ResonantNotification
 from .webhook_endpoint import WebhookEndpoint
 
-__all__ = ["EndpointBlock", "SinkBlock", "WebhookEndpoint", "load_endpoint"]
+__all__ = ["EndpointBlock", "ResonantNotification", "SinkBlock", "WebhookEndpoint", "load_endpoint"]

@@ -22,12 +22,15 @@ if TYPE_CHECKING:
 CAPABILITY = "deliver-events"
 DEFAULT_BLOCK_TYPE = "webhook-endpoint"
 DOCUMENTATION_URL = HttpUrl("https://github.com/resonant-events/resonant/blob/main/docs/how-to/endpoints.md")
+LOGO_URL = HttpUrl("https://raw.githubusercontent.com/resonant-events/resonant/main/docs/images/logo.png")
 
 
 class EndpointBlock(Block, ABC):
     """A destination of events, configured by an operator."""
 
     _block_schema_capabilities = [CAPABILITY]  # noqa: RUF012 - Prefect declares it like this
+    _documentation_url = DOCUMENTATION_URL
+    _logo_url = LOGO_URL
 
     policy: str | None = Field(
         default=None, description="Name of the retry policy (RESONANT_POLICIES); the default policy if empty."

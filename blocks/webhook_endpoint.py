@@ -14,7 +14,7 @@ from resonant.events import Category
 from resonant.sinks.endpoint import Endpoint, Mode, problem_of_secret
 from resonant.sinks.redaction import Redactor
 
-from .endpoint import DOCUMENTATION_URL, EndpointBlock
+from .endpoint import EndpointBlock
 from .loading import load_endpoint
 
 if TYPE_CHECKING:
@@ -25,12 +25,23 @@ logger = logging.getLogger(__name__)
 
 
 class WebhookEndpoint(EndpointBlock):
-    """Receives events through HTTP POST: CloudEvents, signed per Standard Webhooks if it has a secret."""
+    """Receives events through HTTP POST: CloudEvents, signed per Standard Webhooks if it has a secret.
+
+    Example:
+        ```python
+        import asyncio
+
+        from resonant.blocks import WebhookEndpoint
+
+        endpoint = WebhookEndpoint.load("BLOCK_NAME")
+        event = {"type": "com.example.order.paid", "source": "/shop", "data": {"order": 17}}
+        asyncio.run(endpoint.emit(event))
+        ```
+    """
 
     _block_type_name = "Webhook Endpoint"
     _block_type_slug = "webhook-endpoint"
     _description = "An HTTP endpoint that Resonant delivers events to."
-    _documentation_url = DOCUMENTATION_URL
 
     url: SecretStr = Field(
         description="URL (http or https). Stored as a secret, since it may contain a token."

@@ -42,12 +42,14 @@ async def bootstrap() -> list[str]:
 
 
 async def register_block_types() -> None:
-    """Register every kind of endpoint, so that the UI can create endpoints."""
+    """Register every kind of endpoint and notification, so that the UI can create them."""
+    from prefect.blocks.core import Block  # noqa: PLC0415
+
     import blocks  # noqa: PLC0415
     from blocks.loading import installed_sinks  # noqa: PLC0415
 
     for kind in (*vars(blocks).values(), *installed_sinks()):
-        if inspect.isclass(kind) and issubclass(kind, blocks.EndpointBlock) and not inspect.isabstract(kind):
+        if inspect.isclass(kind) and issubclass(kind, Block) and not inspect.isabstract(kind):
             await kind.aregister_type_and_schema()
 
 

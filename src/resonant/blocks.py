@@ -20,18 +20,24 @@ if TYPE_CHECKING:
 
     from blocks import (  # the same objects, for type checkers
         EndpointBlock,
+        ResonantNotification,
         SinkBlock,
         WebhookEndpoint,
         load_endpoint,
     )
 
-__all__ = ["EndpointBlock", "SinkBlock", "WebhookEndpoint", "load_endpoint"]
+__all__ = ["EndpointBlock", "ResonantNotification", "SinkBlock", "WebhookEndpoint", "load_endpoint"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(project_blocks(), name)
+
+
+def __dir__() -> list[str]:
+    # `prefect block register -m resonant.blocks` looks for the classes here.
+    return __all__
 
 
 def project_blocks() -> ModuleType:

@@ -17,7 +17,6 @@ from prefect.blocks.fields import SecretDict
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import BlockDocumentUpdate
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.testing.standard_test_suites import BlockStandardTestSuite
 from prefect.utilities.dispatch import get_registry_for_type
 from pydantic import AfterValidator, SecretStr, ValidationError, create_model, model_validator
 
@@ -41,14 +40,6 @@ from support.file_endpoint import FileEndpoint
 from support.waiting import until
 
 SECRET = "whsec_" + base64.b64encode(b"a signing secret, 24 byte").decode()
-
-
-class TestWebhookEndpointIsAProperBlock(BlockStandardTestSuite):
-    test_has_a_valid_image = None  # it would fetch the logo from the network, and there is none
-
-    @pytest.fixture
-    def block(self):
-        return WebhookEndpoint
 
 
 def webhook(**fields) -> WebhookEndpoint:

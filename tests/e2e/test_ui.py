@@ -5,6 +5,7 @@ The screenshots are kept in ``build/screenshots``.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import json
@@ -13,6 +14,7 @@ from urllib.parse import quote
 
 import pytest
 from PIL import Image, ImageColor
+from prefect.events import Event
 
 from resonant import chart_style
 from support.browser import tab
@@ -26,6 +28,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
 _CLICKS = 5
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
+LOGO = Path(__file__).parents[2] / "docs" / "images" / "logo.png"
 
 
 @pytest.fixture
@@ -109,6 +112,12 @@ def colours(image) -> set[tuple[int, int, int]]:
     return {colour for _, colour in picture.getcolors(picture.width * picture.height)}
 
 
+def use_theme(page, theme: str) -> None:
+    """Choose the UI's own theme for the next page, not the system's."""
+    page.emulate_media(color_scheme="light" if theme == "dark" else "dark")
+    page.evaluate("theme => localStorage.setItem('color-scheme', JSON.stringify(theme))", theme)
+
+
 def test_the_charts_are_seen_in_the_theme_of_the_ui(machine, ui, browser, start_receiver):
     """The first of the tests, since it expects the sums of its own events."""
     receiver = start_receiver("support.receiver_scripts:mixed")
@@ -123,10 +132,8 @@ def test_the_charts_are_seen_in_the_theme_of_the_ui(machine, ui, browser, start_
     assert "87.50 % of 80 ended events were delivered" in submit_and_wait(browser, ui, "export-by-hand")
 
     browser.set_viewport_size({"width": 1400, "height": 1500})
-    for theme, system in (("dark", "light"), ("light", "dark")):
-        # The UI's own theme, not the system's.
-        browser.emulate_media(color_scheme=system)
-        browser.evaluate("theme => localStorage.setItem('color-scheme', JSON.stringify(theme))", theme)
+    for theme in ("dark", "light"):
+        use_theme(browser, theme)
         open_artifact(browser, ui, "metrics")
         images = browser.locator("img[src^='data:image/svg+xml']")
         images.nth(3).wait_for()
@@ -246,3 +253,73 @@ def test_a_run_from_the_form_is_named_after_its_work(up, browser, path):
 
         wait_until(has_begun, 120, every=0.5)
         assert api.get(f"/flow_runs/{run['id']}").json()["name"] == "pause nobody"
+
+
+def choose(page, field, option: str) -> None:
+    """Choose an option of a list. A click may open the list and close it again, but a key only opens it."""
+    field.focus()
+    page.keyboard.press("ArrowDown")
+    page.get_by_role("option", name=option, exact=True).click()
+
+
+def slack_webhook(api) -> str:
+    """Save a notification block of Prefect, and return its id."""
+    kind = api.get("/block_types/slug/slack-webhook").json()["id"]
+    query = {"block_schemas": {"block_type_id": {"any_": [kind]}}}
+    schema = api.post("/block_schemas/filter", json=query).json()[0]["id"]
+    new = {
+        "name": "unreliable",
+        "block_type_id": kind,
+        "block_schema_id": schema,
+        "data": {"url": "https://hooks.slack.com/services/T/B/x"},
+    }
+    return api.post("/block_documents/", json=new).json()["id"]
+
+
+def test_an_automation_becomes_reliable_by_the_choice_of_our_block(up, machine, browser, start_receiver):
+    receiver = start_receiver("resonant.testing:always_ok")
+    machine.succeed("endpoint", "add", "reliable", receiver.url, "--allow-private")
+    trigger = {"type": "event", "posture": "Reactive", "expect": ["com.example.failed"], "threshold": 1}
+    action = {"type": "send-notification", "subject": "import", "body": "{{ event.payload.text }}"}
+    existing = {
+        "name": "notify of failures",
+        "trigger": trigger | {"within": 0},
+        "actions": [action | {"block_document_id": slack_webhook(up.api)}],
+    }
+    automation = up.api.post("/automations/", json=existing).json()["id"]
+    # The address is the repository's, which tests do not reach.
+    browser.route("**/resonant/main/docs/images/logo.png", lambda asked: asked.fulfill(path=LOGO))
+
+    browser.goto(f"{up.url}/blocks/catalog/resonant-notification/create")
+    for theme in ("dark", "light"):
+        use_theme(browser, theme)
+        browser.reload()
+        browser.wait_for_load_state("networkidle")
+        after(browser, "Block Name", "input").fill("reliable")
+        after(browser, "Endpoint", "textarea").fill("reliable")
+        screenshot(browser, f"notification-form-{theme}")
+    browser.get_by_role("button", name="Create").click()
+    browser.get_by_text("into your flows").wait_for()
+    browser.get_by_text('ResonantNotification.load("reliable")').first.wait_for()
+    logo = browser.locator("img[src$='/docs/images/logo.png']").first
+    wait_until(lambda: logo.evaluate("image => image.complete && image.naturalWidth > 0"))
+    screenshot(browser, "notification")
+
+    browser.goto(f"{up.url}/automations/automation/{automation}/edit")
+    browser.wait_for_load_state("networkidle")
+    browser.get_by_role("button", name="Next").click()
+    choose(browser, browser.get_by_role("button", name="unreliable"), "reliable")
+    screenshot(browser, "notification-in-an-automation")
+
+    def save() -> bool:
+        with browser.expect_response(lambda answer: answer.request.method == "PUT") as saved:
+            browser.get_by_role("button", name="Save & Exit").click()
+        return saved.value.ok
+
+    wait_until(save)  # a busy server answers 503
+
+    payload = {"text": "It failed."}
+    event = Event(event="com.example.failed", resource={"prefect.resource.id": "example"}, payload=payload)
+    up.api.post("/events", json=[event.model_dump(mode="json")])
+    [request] = wait_until(lambda: receiver.journal, 60)
+    assert json.loads(base64.b64decode(request["body"])) == {"subject": "import", "body": "It failed."}

@@ -26,7 +26,7 @@ from resonant.local.supervisor import end, keep
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from resonant.settings import Settings
 
@@ -167,13 +167,16 @@ def configure_prefect() -> None:
 
 
 @contextlib.contextmanager
-def kept_server(settings: Settings, *, port: int, ui: bool) -> Iterator[Part]:
+def kept_server(
+    settings: Settings, *, port: int, ui: bool, variables: Mapping[str, str] | None = None
+) -> Iterator[Part]:
     """Run a server on loopback with the shipped settings during the block. Prefect is imported while it starts.
 
     Args:
         settings: provide the folder of its log.
         port: its port.
         ui: whether it has a UI.
+        variables: environment variables that locate the store, if notification blocks need it.
 
     Raises:
         ServerError: the server does not start; the message contains the path of its log.
@@ -184,7 +187,7 @@ def kept_server(settings: Settings, *, port: int, ui: bool) -> Iterator[Part]:
     lines = (project_directory() / "deployments" / "server.env").read_text().splitlines()
     environment = (
         dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-        # The server must not get the store's password.
+        # A server that needs no store must not get its password.
         | {name: value for name, value in os.environ.items() if not name.startswith("RESONANT_")}
         | {
             "PREFECT_SERVER_UI_ENABLED": str(ui).lower(),
@@ -194,6 +197,7 @@ def kept_server(settings: Settings, *, port: int, ui: bool) -> Iterator[Part]:
             "PREFECT_SERVER_API_PORT": str(port),
             _ORIGINS[0]: _origins_that_may_come(port),
         }
+        | dict(variables or {})
     )
     with open_private(home / "prefect-start.lock", "wb") as lock, open_private(log_path, "ab") as log:
         # Two servers that start at once on one database would both migrate it.

@@ -140,7 +140,8 @@ def running_stack(
         configure_prefect()
         os.environ["PREFECT_API_URL"] = server.api_url
         has_password = with_password and protect_up(settings)
-        starting = kept_server(settings, port=port, ui=True)
+        of_store = {"RESONANT_DATABASE_URL": settings.store_url} | elsewhere
+        starting = kept_server(settings, port=port, ui=True, variables=of_store)
         with starting as serving, translated_server_errors(server.api_url):
             check_client_names()
             output.say("starting the worker and applying the deployments, 5 to 10 s")

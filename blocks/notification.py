@@ -1,0 +1,63 @@
+"""A Prefect notification block whose notifications become stored events."""
+
+from __future__ import annotations
+
+from prefect.blocks.abstract import NotificationBlock, NotificationError
+from pydantic import Field, HttpUrl
+
+from resonant.errors import ResonantError
+from resonant.events import Event
+
+from .endpoint import LOGO_URL
+
+
+class ResonantNotification(NotificationBlock):
+    """Stores a notification as an event, which a drain delivers with retries.
+
+    The action "Send a notification" of an automation calls ``notify`` in the process of the Prefect server, which therefore
+    needs Resonant and RESONANT_DATABASE_URL.
+
+    Example:
+        Store a notification:
+
+        ```python
+        import asyncio
+
+        from resonant.blocks import ResonantNotification
+
+        notification = ResonantNotification.load("BLOCK_NAME")
+        asyncio.run(notification.notify("Import finished", subject="orders"))
+        ```
+    """
+
+    _block_type_name = "Resonant Notification"
+    _block_type_slug = "resonant-notification"
+    _description = "Stores notifications as events, which Resonant delivers with retries."
+    _logo_url = LOGO_URL
+    _documentation_url = HttpUrl(
+        "https://github.com/resonant-events/resonant/blob/main/docs/how-to/blocks.md"
+    )
+
+    # Not None: Prefect's form has two fields for a text that may be null.
+    endpoint: str = Field(
+        default="",
+        description="Name of the endpoint that gets the events. Empty: each endpoint with a matching subscription.",
+    )
+    event_type: str = Field(default="prefect.notification", description="Type of the events.")
+    source: str = Field(default="/prefect", description="Source of the events, a URI reference.")
+
+    async def notify(self, body: str, subject: str | None = None) -> None:
+        """Store an event with the data ``{"subject": ..., "body": ...}``.
+
+        Raises:
+            NotificationError: the event is not stored; the text says why.
+        """
+        # This imports the database drivers, which a process that only looks up block types does not need.
+        from resonant.prefect import store_event  # noqa: PLC0415
+
+        try:
+            event = Event(type=self.event_type, source=self.source, data={"subject": subject, "body": body})
+            await store_event(event, self.endpoint or None)
+        except ResonantError as error:
+            raise NotificationError(str(error)) from None
+        self.logger.info("stored a notification as event %s", event.id)
