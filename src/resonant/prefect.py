@@ -25,10 +25,9 @@ from resonant.input_lines import event_from_fields
 from resonant.settings import load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
-
     from prefect import Flow, State
     from prefect.client.schemas.objects import FlowRun, TaskRun
+    from prefect.flows import FlowStateHook
     from prefect.tasks import Task
 
     from resonant.store import EnqueueResult
@@ -86,9 +85,7 @@ def emit(event: Event | dict[str, Any], endpoint: str | None = None) -> str:
     return event.id
 
 
-def store_event_on(
-    endpoint: str | None = None,
-) -> Callable[[Flow[..., Any], FlowRun, State[Any]], Coroutine[Any, Any, None]]:
+def store_event_on(endpoint: str | None = None) -> FlowStateHook[..., Any]:
     """Return a hook that stores an event about the state of a flow run: ``@flow(on_failure=[store_event_on("ops")])``.
 
     Works in ``on_failure``, ``on_crashed`` and the other hooks of synchronous and asynchronous flows. ``flow_run_event``
