@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.events import Event
 
-from support.machine import Machine
+from resonant.local.health import is_healthy
+from resonant.local.server import api_url_at, free_port
+from support.machine import STOP_SECONDS, Machine
+from support.pages import PROJECT, Page, blocks_of
+from support.prefect import patient_client
 from support.waiting import wait_until
 from support.wheel import build, clone, install, new_environment
 
@@ -19,6 +26,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow]
 EXAMPLE = Path(__file__).parents[2] / "examples" / "spool_sink"
 EVENT = '{"type": "com.example.paid", "source": "/shop", "data": {"n": 1}}\n'
 SAVE_SPOOL = "from spool_sink import SpoolEndpoint; SpoolEndpoint(folder={folder!r}).save({name!r})"
+STORED = "SELECT event_type, endpoint FROM resonant_deliveries JOIN resonant_events e ON e.key = event_key"
 
 
 @dataclass
@@ -198,3 +206,64 @@ def test_a_demo_ends_with_few_lines_and_writes_files_into_one_folder(binaries, t
     assert len(noise.splitlines()) < 30
     assert {each.name for each in tmp_path.iterdir()} == {"tmp"}
     assert machine.read("status")["accepted"] == 0, "the demo has a store of its own"
+
+
+@pytest.fixture(scope="module")
+def project(binaries, tmp_path_factory):
+    """A project with flows, a package ``blocks`` and a Prefect server of its own, in which the wheel is installed."""
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "blocks").mkdir()
+    (folder / "blocks" / "__init__.py").touch()
+    port = free_port()
+    machine = Installation(folder, api_url_at(port), binaries=binaries)
+    machine.prepare()
+    command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)]
+    server = machine._popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(lambda: is_healthy(machine.prefect_api), 120, every=0.5)
+    yield machine
+    server.terminate()
+    server.wait(STOP_SECONDS)
+
+
+def python_of(page: str, heading: str) -> str:
+    """Return the first Python of a section of a page, which has at most ten lines of code."""
+    text = Page(PROJECT / "docs" / "how-to" / page).section(heading)
+    code = next(each.text for each in blocks_of(text) if each.language == "python")
+    assert len([line for line in code.splitlines() if line]) <= 10
+    return code
+
+
+def test_a_project_of_its_own_stores_events_by_tasks_blocks_hooks_and_automations(project):
+    endpoints = [{"name": name, "url": "https://hooks.example.com"} for name in ("reports", "operations")]
+    (project.home / "endpoints.json").write_text(json.dumps({"endpoints": endpoints}))
+    project.succeed("endpoint", "import", "endpoints.json")
+    register = [sys.executable, "-m", "prefect", "block", "register", "-m", "resonant.blocks"]
+    registered = project._run(register, "", 120, {})
+    assert registered.returncode == 0, registered.stdout
+
+    ran = project.run_code(
+        python_of("in-your-prefect-flow.md", "The task `emit`")
+        + python_of("in-your-prefect-flow.md", "An endpoint's block")
+        + python_of("webhook-when-a-flow-fails.md", "A hook").replace("...", "raise ValueError")
+        + python_of("blocks.md", "Make notifications reliable")
+        + "import asyncio; nightly_sales(); asyncio.run(report(66)); import_orders(return_state=True)"
+    )
+    assert ran.returncode == 0, ran.stderr
+
+    with patient_client(project.prefect_api) as api:
+        saved = api.get("/block_types/slug/resonant-notification/block_documents/name/failures").json()
+        trigger = {"type": "event", "posture": "Reactive", "expect": ["failed"], "threshold": 1, "within": 0}
+        action = {"type": "send-notification", "block_document_id": saved["id"], "body": "It failed."}
+        api.post("/automations/", json={"name": "notify", "trigger": trigger, "actions": [action]})
+        event = Event(event="failed", resource={"prefect.resource.id": "example"})
+        api.post("/events", json=[event.model_dump(mode="json")])
+
+    def stored() -> list[tuple[str, str]]:
+        return sorted((each["event_type"], each["endpoint"]) for each in project.query(STORED))
+
+    assert wait_until(lambda: len(stored()) == 4 and stored(), every=0.5) == [
+        ("com.example.sales.counted", "reports"),
+        ("com.example.sales.counted", "reports"),
+        ("prefect.flow-run.failed", "operations"),
+        ("prefect.notification", "operations"),
+    ]
