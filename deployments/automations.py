@@ -50,7 +50,7 @@ async def apply_automations() -> list[str]:
             block = await _notification_block(client, name)
             declared += [notify(block), notify_silent(block)]
         for automation in declared:
-            await _apply(client, automation)
+            await apply(client, automation)
     return [automation.name for automation in declared]
 
 
@@ -139,7 +139,8 @@ def notify_silent(block: UUID, *, within: timedelta = _EXPORT_SILENCE) -> Automa
     )
 
 
-async def _apply(client: PrefectClient, declared: Automation) -> None:
+async def apply(client: PrefectClient, declared: Automation) -> None:
+    """Create or update an automation by its name; an existing one stays enabled or disabled."""
     for found in await client.read_automations_by_name(declared.name):
         current = Automation(**found.model_dump())
         declared.id, declared.enabled, declared.owner_resource = (

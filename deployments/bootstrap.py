@@ -18,7 +18,7 @@ from resonant.local.server import configure_prefect, configured_url
 from resonant.local.work_pool import WORK_POOL, make_work_pool, start_drains
 from resonant.settings import load_settings
 
-_SHOWN_LINES = 15
+_SHOWN_LINES = 20
 
 
 async def bootstrap() -> list[str]:

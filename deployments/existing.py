@@ -12,6 +12,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
 from prefect.exceptions import ObjectNotFound
 
+from deployments.reports import REPORTS
 from resonant.local.work_pool import WORK_POOL
 
 if TYPE_CHECKING:
@@ -40,10 +41,11 @@ async def read_names() -> list[str]:
 
 
 async def read_stopped() -> set[str]:
-    """Return the deployments whose schedules an operator has stopped, by their new names."""
+    """Return the deployments whose schedules are stopped, by their new names: by an operator, or until they are enabled."""
     async with get_client() as client:
         found = await _read(client)
-    return {NEW_NAMES.get(name, name) for name, each in found.items() if _is_stopped(each)}
+    not_enabled = {REPORTS} - found.keys()
+    return not_enabled | {NEW_NAMES.get(name, name) for name, each in found.items() if _is_stopped(each)}
 
 
 async def pause(names: Iterable[str]) -> None:

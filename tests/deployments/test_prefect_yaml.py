@@ -30,6 +30,7 @@ EXPECTED = {
         EVERY_FIVE_MINUTES,
     ),
     "export-metrics/export-metrics": ("flows.metrics.export_metrics", {}, EVERY_FIVE_MINUTES),
+    "report-failed-runs/report-failed-runs": ("flows.reports.report_failed_runs", {}, EVERY_FIVE_MINUTES),
     "replay-dead-letters/replay": ("flows.dead_letters.replay_dead_letters", {}, None),
     "cancel-deliveries/cancel": ("flows.dead_letters.cancel_deliveries", {}, None),
     "pause-endpoint/pause-endpoint": ("flows.endpoints.pause_endpoint", {}, None),
@@ -40,6 +41,9 @@ EXPECTED = {
         {"cron": "15 3 * * *", "timezone": "UTC"},
     ),
 }
+
+# By an operator, and until it is enabled.
+STOPPED = ("purge-dead-letters/purge-daily", "report-failed-runs/report-failed-runs")
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +90,7 @@ def test_a_deployment_is_as_expected(deployed, name):
     patient = {"PREFECT_CLIENT_MAX_RETRIES": "8"} if name == "emit-events/drain" else {}
     assert found["job_variables"] == {"working_dir": ".", "env": QUIET | patient}
     assert found["pull_steps"] == []
-    assert found["paused"] == (name == "purge-dead-letters/purge-daily"), "the bootstrap keeps it stopped"
+    assert found["paused"] == (name in STOPPED), "the bootstrap keeps it stopped"
     assert found["description"], "the UI shows the flow's docstring"
     assert "resonant" in found["tags"]
     assert len(found["tags"]) == 2

@@ -11,6 +11,7 @@ import typer
 
 from resonant import output
 from resonant.cli import options
+from resonant.cli.automation import commands as automation
 from resonant.cli.demo import command as demo
 from resonant.cli.dlq import audit, cancel, purge, replay
 from resonant.cli.dlq import lists as dlq_lists
@@ -129,6 +130,13 @@ app.add_typer(
     help="Manage which events an endpoint gets: add, list, show, test, remove.",
     rich_help_panel=options.RUN,
     epilog="Example: resonant subscription add shop 'order.*'",
+)
+app.add_typer(
+    automation.commands,
+    name="automation",
+    help="Manage events about failed flow runs of this Prefect server: enable, list, disable.",
+    rich_help_panel=options.RUN,
+    epilog="Example: resonant automation enable failed-runs --endpoint ops",
 )
 app.add_typer(
     token.commands,

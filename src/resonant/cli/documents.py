@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from resonant.routing import Subscription
     from resonant.store.audit import AuditEntry
     from resonant.store.shared.gates import Gate, GateState
+    from resonant.store.shared.run_watches import RunWatch
     from resonant.store.shared.tokens import Token
     from resonant.store.views.endpoint_status import EndpointStatus, Governed
     from resonant.store.views.reads import DeadLetterHistory, Detail, StoreStatus
@@ -249,6 +250,21 @@ def subscription_test(
             {"id": each.id, "endpoint": each.endpoint, "matches": why_not is None, "why_not": why_not}
             for each, why_not in explained
         ],
+    }
+
+
+# --- automations --------------------------------------------------------------------------------------------------
+
+
+def run_watch(found: RunWatch) -> Document:
+    """Return whose failed flow runs an endpoint gets."""
+    return {
+        "automation": "failed-runs",
+        "endpoint": found.endpoint,
+        "flow": found.flow or None,
+        "tag": found.tag or None,
+        "enabled_at": rfc3339(found.created_at),
+        "stored_until": rfc3339(found.watermark),
     }
 
 

@@ -31,6 +31,8 @@ Action = Literal[
     "subscription remove",
     "token create",
     "token revoke",
+    "automation enable",
+    "automation disable",
 ]
 _t = schema.audit
 

@@ -15,6 +15,7 @@ import typer
 
 from resonant import output
 from resonant.cli import asking, documents, name_checks, options
+from resonant.cli.automation import commands as automation
 from resonant.cli.command_store import load_endpoint, on_prefect, run_async
 from resonant.cli.endpoint import gate as endpoint_gate
 from resonant.cli.endpoint import importing
@@ -255,7 +256,7 @@ def remove(
     name: options.EndpointName,
     yes: options.Yes = False,
 ) -> None:
-    """Remove an endpoint and its subscriptions.
+    """Remove an endpoint, its subscriptions, and what `resonant automation enable` enabled for it.
 
     Its deliveries stay in the store; unfinished ones wait until it is added again.
     """
@@ -272,6 +273,7 @@ def remove(
 
         run_async(remove_endpoint(name))
         gone = name_checks.forget(store, name)
+        automation.forget_endpoint(store, name)
     subscriptions = f" and {counted(gone, 'subscription')}" if gone else ""
     output.write(f"removed endpoint {name}{subscriptions}\n")
 

@@ -1,0 +1,113 @@
+"""Starts the flow report-failed-runs on a Prefect server: by its schedule, and at once by an automation.
+
+An automation may miss events that Prefect's broker dropped, or that happened while the server was down. The schedule finds
+these runs. The automation has no other effect than an earlier run of the same flow.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from prefect.automations import Automation, EventTrigger, Posture, RunDeployment
+from prefect.client.orchestration import get_client
+from prefect.events.schemas.events import ResourceSpecification
+from prefect.exceptions import ObjectNotFound
+
+from deployments.automations import apply
+from resonant.errors import ResonantError
+from tasks.reports import OWN_FLOWS
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+    from uuid import UUID
+
+    from prefect.client.orchestration import PrefectClient
+    from prefect.client.schemas.responses import DeploymentResponse
+
+    from resonant.store.shared.run_watches import RunWatch
+
+REPORTS = "report-failed-runs/report-failed-runs"
+AUTOMATION = "resonant: report failed flow runs at once"
+_STATES = ("Failed", "Crashed", "TimedOut", "Late")
+# The automation starts at most one run in this time, however many flow runs fail. The schedule finds the rest.
+_AT_MOST_EVERY = timedelta(seconds=15)
+
+
+async def check_deployed() -> None:
+    """Check that the server has the deployment of the flow.
+
+    Raises:
+        ResonantError: it does not.
+    """
+    async with get_client() as client:
+        if await _deployment(client) is None:
+            raise ResonantError(
+                f"this Prefect server has no deployment {REPORTS}: start `resonant up`, or run "
+                "`python -m deployments.bootstrap` for your own server, and then this command again"
+            )
+
+
+async def start_for(watches: Collection[RunWatch]) -> None:
+    """Start the flow by its schedule and by an automation; without watches, stop both."""
+    async with get_client() as client:
+        if (deployment := await _deployment(client)) is None:
+            return
+        if watches:
+            await client.resume_deployment(deployment.id)
+            await apply(client, automation(deployment.id, watches))
+            return
+        await client.pause_deployment(deployment.id)
+        for found in await client.read_automations_by_name(AUTOMATION):
+            await client.delete_automation(found.id)
+
+
+def automation(deployment: UUID, watches: Iterable[RunWatch]) -> Automation:
+    """Return the automation that starts the deployment when a watched run has failed. It may start it for others too."""
+    flows, tags = ({getattr(each, name) for each in watches} for name in ("flow", "tag"))
+    related = [_flow_is([f"!{name}"]) for name in OWN_FLOWS]
+    if all(flows):
+        related.append(_flow_is(map(_to_prefect_glob, sorted(flows))))
+    if all(tags):
+        resources = [f"prefect.tag.{_to_prefect_glob(tag)}" for tag in sorted(tags)]
+        related.append(ResourceSpecification({"prefect.resource.id": resources}))
+    return Automation(
+        name=AUTOMATION,
+        description="Starts report-failed-runs when a flow run fails, crashes or is late; its schedule finds what this misses.",
+        trigger=EventTrigger(
+            posture=Posture.Reactive,
+            expect={f"prefect.flow-run.{state}" for state in _STATES},
+            match={"prefect.resource.id": "prefect.flow-run.*"},
+            match_related=[*related],
+            threshold=1,
+            within=_AT_MOST_EVERY,
+        ),
+        actions=[
+            RunDeployment(source="selected", deployment_id=deployment, parameters=None, job_variables=None)
+        ],
+    )
+
+
+async def read_flow_names() -> list[str]:
+    """Return the names of the server's flows that are not Resonant's own."""
+    names: list[str] = []
+    async with get_client() as client:
+        while page := await client.read_flows(limit=200, offset=len(names)):
+            names += [flow.name for flow in page]
+    return [name for name in names if name not in OWN_FLOWS]
+
+
+async def _deployment(client: PrefectClient) -> DeploymentResponse | None:
+    try:
+        return await client.read_deployment_by_name(REPORTS)
+    except ObjectNotFound:
+        return None
+
+
+def _flow_is(names: Iterable[str]) -> ResourceSpecification:
+    return ResourceSpecification({"prefect.resource.role": "flow", "prefect.resource.name": [*names]})
+
+
+def _to_prefect_glob(text: str) -> str:
+    # Prefect's globs also have sets in brackets, and an exclamation mark that negates.
+    return text.replace("[", "?").replace("!", "?")

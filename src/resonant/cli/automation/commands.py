@@ -1,0 +1,136 @@
+"""``resonant automation``: manage events about failed flow runs of a Prefect server."""
+
+from __future__ import annotations
+
+import time
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from resonant import output
+from resonant.cli import completion, documents, options
+from resonant.cli.command_store import command_store, on_prefect, run_async, who_runs_this
+from resonant.display import ago
+from resonant.suggestions import did_you_mean
+
+if TYPE_CHECKING:
+    from resonant.cli.command_store import CommandStore
+
+commands = typer.Typer(no_args_is_help=True)
+_NONE = "nothing is enabled: `resonant automation enable failed-runs --endpoint NAME` enables it"
+
+
+class Name(StrEnum):
+    """The automations that can be enabled."""
+
+    FAILED_RUNS = "failed-runs"
+
+
+What = Annotated[Name, typer.Argument(metavar="NAME", help="failed-runs: an event for each failed flow run.")]
+Endpoint = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="The endpoint that gets the events.", autocompletion=completion.endpoints
+    ),
+]
+Flow = Annotated[
+    str,
+    typer.Option(metavar="GLOB", help="Only runs of these flows, such as 'import-*'.", show_default=False),
+]
+Tag = Annotated[str, typer.Option(metavar="TAG", help="Only runs with this tag.", show_default=False)]
+
+
+@commands.command(epilog="Example: resonant automation enable failed-runs --endpoint ops --flow 'import-*'")
+def enable(
+    _name: What, endpoint: Endpoint, flow: Flow = "", tag: Tag = "", as_json: options.Json = False
+) -> None:
+    """Send an endpoint an event for each flow run that fails, crashes, times out or is late from now on.
+
+    An automation of the Prefect server starts the deployment report-failed-runs at once, and its schedule finds the runs that the
+    automation missed. An event is stored once. Runs of Resonant's own flows are never reported.
+    """
+    from resonant.store.shared.run_watches import RunWatch, add_watch, read_watches
+
+    watch = RunWatch(options.endpoint_name(endpoint), _text("--flow", flow), _text("--tag", tag))
+    with on_prefect() as store:
+        from blocks.loading import require_endpoint
+        from deployments import reports
+
+        run_async(require_endpoint(watch.endpoint))
+        run_async(reports.check_deployed())
+        known = run_async(reports.read_flow_names())
+        is_new = store.run(
+            lambda opened: opened.write(add_watch, watch, who=who_runs_this(), now=opened.clock())
+        )
+        run_async(reports.start_for(store.read(read_watches)))
+        found = next(each for each in store.read(read_watches) if each.key == watch.key)
+    if flow and not any(map(watch.matches_flow, known)):
+        output.say(output.visible(f"no flow is named {flow!r} yet{did_you_mean(flow, known)}"))
+    text = f"{'enabled' if is_new else 'enabled before'}: {watch.endpoint} gets {watch}"
+    document = documents.run_watch(found) | {"added": is_new}
+    output.write_result(document, output.visible(text), as_json=as_json)
+
+
+@commands.command("list", epilog="Example: resonant automation list --json")
+def list_(as_json: options.Json = False) -> None:
+    """List what is enabled, and until when all failed runs are stored: ten minutes ago, while report-failed-runs runs."""
+    from resonant.store.shared.run_watches import read_watches
+
+    with command_store() as store:
+        found = store.read(read_watches)
+    if as_json:
+        output.write_json_array(output.to_json(documents.run_watch(each)) for each in found)
+    elif found:
+        now = time.time()
+        rows = [
+            (Name.FAILED_RUNS, each.endpoint, each.flow or "*", each.tag or "-", ago(now - each.watermark))
+            for each in found
+        ]
+        output.write_table(
+            ("automation", "endpoint", "flow", "tag", "stored until"),
+            [[output.visible(cell) for cell in row] for row in rows],
+        )
+    else:
+        output.say(_NONE)
+
+
+@commands.command(epilog="Example: resonant automation disable failed-runs --endpoint ops --flow 'import-*'")
+def disable(
+    _name: What, endpoint: Endpoint, flow: Flow = "", tag: Tag = "", as_json: options.Json = False
+) -> None:
+    """Stop what `enable` started with the same options. Stored events are still sent."""
+    from resonant.store.shared.run_watches import RunWatch, read_watches, remove_watch
+
+    watch = RunWatch(options.endpoint_name(endpoint), flow, tag)
+    with on_prefect() as store:
+        from deployments import reports
+
+        found = next((each for each in store.read(read_watches) if each.key == watch.key), None)
+        if found is None:
+            raise options.Misuse(
+                f"not enabled: {watch.endpoint} does not get {watch}; `resonant automation list` lists what is"
+            )
+        store.run(lambda opened: opened.write(remove_watch, watch, who=who_runs_this(), now=opened.clock()))
+        run_async(reports.start_for(store.read(read_watches)))
+    text = f"disabled: {watch.endpoint} no longer gets {watch}"
+    output.write_result(documents.run_watch(found), output.visible(text), as_json=as_json)
+
+
+def forget_endpoint(store: CommandStore, name: str) -> None:
+    """Disable everything for an endpoint that was removed, within ``on_prefect``."""
+    from deployments import reports
+    from resonant.store.shared.run_watches import read_watches, remove_watches_of
+
+    if store.run(
+        lambda opened: opened.write(remove_watches_of, name, who=who_runs_this(), now=opened.clock())
+    ):
+        run_async(reports.start_for(store.read(read_watches)))
+
+
+def _text(option: str, value: str) -> str:
+    if not value.isprintable() or value != value.strip():
+        raise options.Misuse(
+            f"{option} {value!r} is not a name: give printable text without spaces around it"
+        )
+    return value

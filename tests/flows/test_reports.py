@@ -1,0 +1,228 @@
+"""The flow report_failed_runs stores an event for each failed flow run that an endpoint watches, once."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from prefect.client.schemas.objects import FlowRun
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from pydantic import SecretStr
+from sqlalchemy import select
+
+import tasks.reports
+from blocks import WebhookEndpoint
+from flows.reports import report_failed_runs
+from resonant.prefect import flow_run_event
+from resonant.store import WorkerStore, schema
+from resonant.store.shared.run_watches import RunWatch, add_watch, read_watches
+from support.flow_runs import COMPLETED, CRASHED, FAILED, LATE, TIMED_OUT, new_flow_name, run_with
+from support.prefect import patient_client
+from tasks.reports import store_failed_runs
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(autouse=True)
+def settings(prefect_api, store_url, monkeypatch):
+    """Flow runs use this server, and a store of each kind."""
+    monkeypatch.setenv("RESONANT_DATABASE_URL", store_url)
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
+        yield
+
+
+@pytest.fixture
+async def store(store_url, settings):
+    """That store, open; Prefect has the endpoint."""
+    await WebhookEndpoint(url=SecretStr("https://hooks.example.com/")).asave("reports", overwrite=True)
+    store = await WorkerStore.open(store_url)
+    yield store
+    await store.close()
+
+
+@pytest.fixture(scope="module")
+def server(prefect_api):
+    with patient_client(prefect_api) as client:
+        yield client
+
+
+@pytest.fixture
+def flow_name():
+    return new_flow_name()
+
+
+async def watch(
+    store, flow: str = "", *, endpoint: str = "reports", tag: str = "", since: float | None = None
+):
+    """Begin to watch."""
+    watched = RunWatch(endpoint, flow, tag)
+    await store.write(add_watch, watched, who="me", now=time.time() if since is None else since)
+
+
+async def stored(store) -> list[dict]:
+    """The stored events, sorted by their ids."""
+    e, d = schema.events.c, schema.deliveries.c
+    query = select(e.id, e.type, e.source, e.subject, e.body, d.endpoint).join_from(
+        schema.events, schema.deliveries, e.key == d.event_key
+    )
+    return await store.read(
+        lambda connection: [dict(row) for row in connection.execute(query.order_by(e.id)).mappings()]
+    )
+
+
+def ids(*runs: dict) -> list[str]:
+    return sorted(f"prefect-flow-run-{run['state']['id']}" for run in runs)
+
+
+async def test_failed_crashed_timed_out_and_late_runs_are_stored_and_a_completed_one_is_not(
+    store, server, flow_name
+):
+    await watch(store, flow_name)
+    kinds = {"failed": FAILED, "crashed": CRASHED, "timed-out": TIMED_OUT, "late": LATE}
+    runs = {kind: run_with(server, flow_name, state) for kind, state in kinds.items()}
+    run_with(server, flow_name, COMPLETED)
+
+    state = await report_failed_runs(return_state=True)
+
+    assert (state.type.value, state.message) == ("COMPLETED", "4 new events about failed runs")
+    found = await stored(store)
+    assert {each["id"]: each["type"] for each in found} == {
+        ids(run)[0]: f"prefect.flow-run.{kind}" for kind, run in runs.items()
+    }
+    assert {(each["subject"], each["endpoint"]) for each in found} == {(flow_name, "reports")}
+
+
+async def test_a_second_round_stores_nothing_again(store, server, flow_name):
+    await watch(store, flow_name)
+    run_with(server, flow_name, FAILED)
+    await store_failed_runs(store)
+    before = await stored(store)
+
+    summary = await store_failed_runs(store)
+
+    assert summary == "0 new events about failed runs"
+    assert await stored(store) == before
+
+
+async def test_a_run_that_fails_again_is_reported_again(store, server, flow_name):
+    await watch(store, flow_name)
+    first = run_with(server, flow_name, FAILED)
+    await store_failed_runs(store)
+    for state in ({"type": "RUNNING"}, FAILED):
+        server.post(f"/flow_runs/{first['id']}/set_state", json={"state": state, "force": True})
+
+    await store_failed_runs(store)
+
+    again = server.get(f"/flow_runs/{first['id']}").json()
+    assert [each["id"] for each in await stored(store)] == ids(first, again)
+
+
+async def test_runs_that_failed_before_the_watch_began_are_not_stored(store, server, flow_name):
+    run_with(server, flow_name, FAILED)
+    run_with(server, flow_name, LATE)
+    await watch(store, flow_name)
+    after = run_with(server, flow_name, FAILED)
+
+    await store_failed_runs(store)
+
+    assert [each["id"] for each in await stored(store)] == ids(after)
+
+
+async def test_a_watch_gets_the_runs_that_its_glob_and_its_tag_match(store, server, flow_name):
+    await watch(store, f"{flow_name[:-1]}?", tag="prod")
+    matching = run_with(server, flow_name, FAILED, tags=("prod", "eu"))
+    run_with(server, flow_name, FAILED, tags=("test",))
+    run_with(server, new_flow_name(), FAILED, tags=("prod",))
+
+    await store_failed_runs(store)
+
+    assert [each["id"] for each in await stored(store)] == ids(matching)
+
+
+@pytest.mark.parametrize("own", ["report-failed-runs", "emit-events"])
+async def test_resonants_own_runs_are_never_stored(store, server, own, flow_name):
+    await watch(store)
+    run_with(server, own, FAILED)
+    of_user = run_with(server, flow_name, FAILED)
+
+    await store_failed_runs(store)
+
+    found = [each["id"] for each in await stored(store)]
+    assert set(ids(of_user)) <= set(found)
+    assert own not in {each["subject"] for each in await stored(store)}
+
+
+async def test_an_event_that_a_hook_stored_before_the_run_was_renamed_is_stored_once(
+    store, server, flow_name
+):
+    await watch(store, flow_name)
+    failed = run_with(server, flow_name, FAILED)
+    run = FlowRun.model_validate(failed)
+    by_hook = flow_run_event(run, run.state, flow_name)
+    await store.enqueue(by_hook, "reports")
+    server.patch(f"/flow_runs/{failed['id']}", json={"name": "renamed"})
+
+    assert await store_failed_runs(store) == "0 new events about failed runs"
+
+    assert [each["body"] for each in await stored(store)] == [by_hook.body]
+
+
+async def test_a_day_of_failures_is_stored_in_several_windows_and_rounds(
+    store, server, flow_name, monkeypatch
+):
+    small = {"_MOST_AT_ONCE": 3, "_MOST_WINDOWS": 2, "_PAGE": 2, "_SHORTEST_SECONDS": 0.001}
+    for name, value in (small | {"_SETTLED_AFTER_SECONDS": 0.0}).items():
+        monkeypatch.setattr(tasks.reports, name, value)
+    await watch(store, flow_name)
+    runs = [run_with(server, flow_name, FAILED) for _ in range(12)]
+
+    rounds = 0
+    while len(await stored(store)) < len(runs):
+        rounds += 1
+        before = len(await stored(store))
+        await store_failed_runs(store)
+        assert len(await stored(store)) <= before + 6
+        assert rounds < 20
+
+    assert [each["id"] for each in await stored(store)] == ids(*runs)
+
+
+async def test_a_round_reads_the_last_minutes_again_since_prefect_may_commit_a_failure_late(
+    store, server, flow_name
+):
+    began_at = time.time()
+    await watch(store, flow_name, since=began_at - 3600)
+
+    await store_failed_runs(store)
+
+    [watched] = await store.read(read_watches)
+    assert watched.watermark == pytest.approx(began_at - 600, abs=60)
+
+
+async def test_an_unknown_endpoint_fails_the_round_and_holds_up_no_other(store, server, flow_name):
+    an_hour_ago = time.time() - 3600
+    await watch(store, flow_name, endpoint="a-removed-one", since=an_hour_ago)
+    await watch(store, flow_name, since=an_hour_ago)
+    failed = run_with(server, flow_name, FAILED)
+
+    state = await report_failed_runs(return_state=True)
+
+    assert state.is_failed()
+    assert "no endpoint is named 'a-removed-one'" in state.message
+    assert [(each["id"], each["endpoint"]) for each in await stored(store)] == [(ids(failed)[0], "reports")]
+    removed, reports = await store.read(read_watches)
+    assert removed.watermark == removed.created_at, "its runs are stored once the endpoint exists again"
+    assert reports.watermark > reports.created_at
+
+
+def test_every_flow_of_ours_is_named_as_one_of_our_own():
+    import importlib
+    import pkgutil
+
+    from prefect import Flow
+
+    import flows
+
+    modules = [importlib.import_module(f"flows.{each.name}") for each in pkgutil.iter_modules(flows.__path__)]
+    names = {each.name for module in modules for each in vars(module).values() if isinstance(each, Flow)}
+    assert names == set(tasks.reports.OWN_FLOWS)

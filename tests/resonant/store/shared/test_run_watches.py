@@ -1,0 +1,88 @@
+"""Watches of failed flow runs in the store."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from resonant.store.audit import read_audit
+from resonant.store.shared.run_watches import (
+    RunWatch,
+    add_watch,
+    advance_watch,
+    read_watches,
+    remove_watch,
+    remove_watches_of,
+)
+
+ALL = RunWatch("ops")
+IMPORTS = RunWatch("ops", flow="import-*", tag="prod")
+
+
+def add(desk, watch: RunWatch, now: float = 5.0) -> bool:
+    return desk.write(add_watch, watch, who="me", now=now)
+
+
+def test_a_watch_begins_when_it_is_added(desk):
+    assert [add(desk, each) for each in (IMPORTS, ALL)] == [True, True]
+
+    begun = {"watermark": 5.0, "created_at": 5.0}
+    assert desk.read(read_watches) == [replace(ALL, **begun), replace(IMPORTS, **begun)]
+
+
+def test_a_watch_that_is_added_again_keeps_its_beginning_and_its_watermark(desk):
+    add(desk, ALL)
+    desk.write(advance_watch, ALL, 7.0)
+
+    assert not add(desk, ALL, now=9.0)
+
+    assert desk.read(read_watches) == [replace(ALL, watermark=7.0, created_at=5.0)]
+
+
+def test_the_watermark_of_one_watch_moves_only_forward(desk):
+    add(desk, ALL)
+    add(desk, IMPORTS)
+
+    desk.write(advance_watch, ALL, 7.0)
+    desk.write(advance_watch, ALL, 6.0)
+
+    assert [each.watermark for each in desk.read(read_watches)] == [7.0, 5.0]
+
+
+def test_removing_a_watch_leaves_the_others_and_removing_an_endpoint_removes_its_own(desk):
+    for each in (ALL, IMPORTS, RunWatch("shop")):
+        add(desk, each)
+
+    assert desk.write(remove_watch, ALL, who="me", now=6.0)
+    assert not desk.write(remove_watch, ALL, who="me", now=6.0)
+    assert [each.key for each in desk.read(read_watches)] == [IMPORTS.key, ("shop", "", "")]
+
+    assert desk.write(remove_watches_of, "ops", who="me", now=7.0) == 1
+    assert [each.endpoint for each in desk.read(read_watches)] == ["shop"]
+
+
+def test_the_audit_has_each_change_and_no_repeat(desk):
+    add(desk, IMPORTS)
+    add(desk, IMPORTS)
+    desk.write(remove_watch, IMPORTS, who="you", now=6.0)
+
+    selection = {"endpoint": "ops", "flow": "import-*", "tag": "prod"}
+    assert [(each.action, each.who, each.selection) for each in desk.read(read_audit)] == [
+        ("automation disable", "you", selection),
+        ("automation enable", "me", selection),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flow", "name", "matches"),
+    [
+        ("", "any name", True),
+        ("import-*", "import-orders", True),
+        ("import-*", "export-orders", False),
+        ("a[b]?", "a[b]c", True),
+        ("a[b]?", "abc", False),
+    ],
+)
+def test_a_flow_is_watched_if_its_name_matches_the_glob(flow, name, matches):
+    assert RunWatch("ops", flow=flow).matches_flow(name) == matches
