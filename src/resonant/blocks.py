@@ -1,8 +1,8 @@
 """The endpoint block classes, for use in your own packages: ``from resonant.blocks import SinkBlock``.
 
 Prefect imports this module in every process that looks up a block type (entry point group ``prefect.collections``), so
-that any server or program with Resonant installed knows its block types. It makes the project's ``blocks`` package
-importable, and does not change ``sys.path``. If a program has its own ``blocks`` package, Resonant's is imported as
+that any server or program with Resonant installed knows its block types. Many projects have a package ``blocks`` of their
+own, so only a process that runs Resonant's flows imports the project's package under this name; all others import it as
 ``resonant._blocks``.
 """
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EndpointBlock", "ResonantNotification", "SinkBlock", "WebhookEndpoint", "load_endpoint"]
 
+_NAME = "resonant._blocks"
+
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
@@ -45,28 +47,16 @@ def project_blocks() -> ModuleType:
     from resonant.local.project import is_project, project_directory  # noqa: PLC0415 - only where it is needed
 
     found = find_spec("blocks")
-    if found is None:
-        folder = str(project_directory())
-        sys.path.append(folder)
-        try:
-            return importlib.import_module("blocks")
-        finally:
-            sys.path.remove(folder)
-    if found.origin is not None and is_project(Path(found.origin).resolve().parents[1]):
+    if found and found.origin and is_project(Path(found.origin).resolve().parents[1]):
         return importlib.import_module("blocks")
-    return _imported_beside(project_directory() / "blocks")
-
-
-def _imported_beside(folder: Path) -> ModuleType:
-    """Import a package whose name another package has; its modules import each other relatively."""
-    name = "resonant._blocks"
-    if name not in sys.modules:
-        loader = SourceFileLoader(name, str(folder / "__init__.py"))
-        spec = ModuleSpec(name, loader, is_package=True)
-        spec.submodule_search_locations = [str(folder)]
-        sys.modules[name] = module_from_spec(spec)
-        loader.exec_module(sys.modules[name])
-    return sys.modules[name]
+    if _NAME not in sys.modules:
+        folder = project_directory() / "blocks"
+        loader = SourceFileLoader(_NAME, str(folder / "__init__.py"))
+        spec = ModuleSpec(_NAME, loader, is_package=True)
+        spec.submodule_search_locations = [str(folder)]  # its modules import each other relatively
+        sys.modules[_NAME] = module_from_spec(spec)
+        loader.exec_module(sys.modules[_NAME])
+    return sys.modules[_NAME]
 
 
 project_blocks()
