@@ -23,6 +23,8 @@ from resonant.errors import ConflictingEvent, ResonantError, StoreRefused, Store
 from resonant.events import Event, rfc3339
 from resonant.input_lines import event_from_fields
 from resonant.settings import load_settings
+from resonant.store.views.known_names import known_endpoints
+from resonant.suggestions import no_such_endpoint
 
 if TYPE_CHECKING:
     from prefect import Flow, State
@@ -149,15 +151,16 @@ async def store_event(event: Event, endpoint: str | None = None) -> EnqueueResul
         endpoint: the only endpoint that gets the event; None: each endpoint with a matching subscription.
 
     Raises:
-        UnknownEndpoint: no endpoint has that name. The name is not checked if ``PREFECT_API_URL`` is not set, or if that server
-            does not answer.
+        UnknownEndpoint: neither the store nor the server of ``PREFECT_API_URL`` knows the endpoint.
         EndpointError, UnroutedEvent, ConflictingEvent: as for ``resonant.enqueue``.
         SettingsError: the environment is malformed.
         StoreError: the store cannot be used.
     """
-    if endpoint is not None and PREFECT_API_URL.value():  # without it, Prefect would start a server
-        await _check_endpoint(endpoint)
     async with open_configured_store(patient=True) as store:
+        if endpoint is not None and endpoint not in (known := await store.read(known_endpoints)):
+            known |= await _endpoints_of_prefect()
+            if endpoint not in known:
+                raise UnknownEndpoint(no_such_endpoint(endpoint, known))
         return await store.enqueue(event, endpoint)
 
 
@@ -177,13 +180,15 @@ def read_event(fields: dict[str, Any], *, default_id: str | None = None) -> Even
     return event_from_fields(fields, max_bytes=load_settings().max_event_bytes)
 
 
-async def _check_endpoint(name: str) -> None:
-    # Here, since importing the blocks takes a second, and `resonant.blocks` imports classes that import this module.
+async def _endpoints_of_prefect() -> set[str]:
+    """Return the endpoints of the Prefect server, such as those saved in its UI; none without a server."""
+    if not PREFECT_API_URL.value():  # Prefect would start a server
+        return set()
+    # Here, since importing the blocks takes a second.
     from resonant.blocks import project_blocks  # noqa: PLC0415
 
     try:
-        await project_blocks().loading.require_endpoint(name)
-    except UnknownEndpoint:
-        raise
+        return set(await project_blocks().loading.endpoint_documents())
     except Exception as error:  # noqa: BLE001 - Prefect's client raises many kinds of errors
-        logger.warning("endpoint %s is not checked: %s", name, visible(str(error)) or type(error).__name__)
+        logger.warning("Prefect's endpoints cannot be read: %s", visible(str(error)) or type(error).__name__)
+        return set()

@@ -19,6 +19,7 @@ from resonant import Event
 from resonant.errors import EndpointError, InvalidEvent, StoreUnavailable, UnknownEndpoint, UnroutedEvent
 from resonant.prefect import emit, flow_run_event, store_event, store_event_on
 from resonant.store import WorkerStore, open_store
+from resonant.store.views.known_names import remember_endpoints
 from support.file_endpoint import FileEndpoint
 
 if TYPE_CHECKING:
@@ -120,11 +121,14 @@ async def test_a_mistake_fails_the_task_run_at_once_and_stores_nothing(url, even
     assert await stored(url) == []
 
 
-async def test_the_endpoint_is_not_checked_if_no_prefect_server_answers(url, caplog):
+async def test_an_endpoint_that_the_store_knows_needs_no_prefect_server(url):
+    async with open_store(url) as store:
+        await store.write(remember_endpoints, ["added"])
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
-        await store_event(Event(id="alone", **GIVEN), "home")
+        await store_event(Event(id="alone", **GIVEN), "added")
+        with pytest.raises(UnknownEndpoint, match=r"^no endpoint is named 'add': did you mean added\?"):
+            await store_event(Event(**GIVEN), "add")
     assert [event.id for event in await stored(url)] == ["alone"]
-    assert "endpoint home is not checked" in caplog.text
 
 
 # --- store_event_on ---------------------------------------------------------------------------------------------
