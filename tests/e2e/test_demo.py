@@ -36,7 +36,7 @@ def shell(user: Machine, *commands: str) -> subprocess.CompletedProcess[str]:
         cwd=user.home,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
 
@@ -107,7 +107,7 @@ def test_a_kept_demo_has_the_expected_outcomes_and_runs_until_ctrl_c(user):
                 return client.post("/task_runs/count", json=runs | of_state).json()
 
             # Prefect records the last states a moment after the flow run ended.
-            wait_until(lambda: failed() == 44, 30)
+            wait_until(lambda: failed() == 44)
         setting = [line for line in hints(said) if line.startswith(("export", "unset"))]
         tested = shell(user, *setting, f"{sys.executable} -m resonant endpoint test demo")
         assert tested.stdout.startswith("delivered"), tested.stderr

@@ -117,8 +117,8 @@ def test_the_worker_sends_stored_events_within_seconds(up, up_machine, user, dra
 
     enqueue(user, "stored", "drained")
 
-    wait_until(lambda: receiver.journal, 30)
-    wait_until(lambda: number(up_machine, "delivered", "stored") == 1, 30)
+    wait_until(lambda: receiver.journal)
+    wait_until(lambda: number(up_machine, "delivered", "stored") == 1)
 
 
 def test_events_sent_over_http_are_delivered(up, up_machine, draining, start_receiver):
@@ -135,8 +135,8 @@ def test_events_sent_over_http_are_delivered(up, up_machine, draining, start_rec
     )
 
     assert answer.status_code == 202, answer.text
-    wait_until(lambda: receiver.journal, 30)
-    wait_until(lambda: number(up_machine, "delivered", "by-http") == 1, 30)
+    wait_until(lambda: receiver.journal)
+    wait_until(lambda: number(up_machine, "delivered", "by-http") == 1)
 
 
 def test_a_second_up_is_refused(up, up_machine):

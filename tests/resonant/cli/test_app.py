@@ -120,7 +120,7 @@ def test_a_reader_that_has_had_enough_ends_a_command_in_silence(resonant, worker
     listing = resonant.start("dlq", "--limit", "0")
     assert listing.stdout.readline().startswith("EVENT")
     listing.stdout.close()
-    assert listing.wait(timeout=30) == 141
+    assert listing.wait(timeout=60) == 141
     assert listing.stderr.read() == ""
 
 
@@ -142,7 +142,7 @@ def test_ctrl_c_ends_a_long_listing(resonant, worker):
     begun = listing.stdout.read(10)
     listing.send_signal(signal.SIGINT)
     rest = listing.stdout.read()
-    assert listing.wait(timeout=30) == 130
+    assert listing.wait(timeout=60) == 130
     assert listing.stderr.read() == "resonant: interrupted\n"
     with pytest.raises(json.JSONDecodeError):
         json.loads(begun + rest)

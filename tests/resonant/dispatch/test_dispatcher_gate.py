@@ -187,7 +187,7 @@ class TestThePilot:
             await enqueue(worker.store, 100)
             await worker.set_gate(state="paced", since=time.time(), pace=200.0)
             async with worker.running():
-                await until(lambda: len(sent) == worker.dispatcher.limits.endpoint_concurrency, 10)
+                await until(lambda: len(sent) == worker.dispatcher.limits.endpoint_concurrency)
                 answer.set()
 
     @in_task_lane

@@ -50,7 +50,7 @@ def test_it_runs_as_a_process_until_a_signal(tmp_path):
             assert httpx.post(url, headers={"webhook-id": script}, trust_env=False).status_code == status
             assert read_journal(journal)[-1].webhook_id == script
             process.send_signal(number)
-            rest, complaints = process.communicate(timeout=10)
+            rest, complaints = process.communicate(timeout=60)
         assert (process.returncode, rest, complaints) == (0, "", "")
 
 

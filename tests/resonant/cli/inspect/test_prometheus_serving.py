@@ -127,7 +127,7 @@ def test_the_command_answers_other_paths_with_404_keeps_its_port_and_ends_in_sil
             refused = resonant("prometheus", "--serve", str(port), code=1)
             assert refused.err == f"resonant: --serve {port}: Address already in use\n"
             server.send_signal(signal.SIGINT)
-            assert server.wait(timeout=30) == 0
+            assert server.wait(timeout=60) == 0
             assert (server.stdout.read(), server.stderr.read()) == ("", "")
         finally:
             server.kill()

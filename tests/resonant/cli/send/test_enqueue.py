@@ -234,7 +234,7 @@ def test_the_lines_of_a_pipe_that_pauses_are_stored(resonant):
         tail.stdin.flush()
         wait_until(lambda accepted=accepted: resonant.json("status")["accepted"] == accepted)
     tail.stdin.close()
-    assert tail.wait(timeout=30) == 0
+    assert tail.wait(timeout=60) == 0
     assert tail.stdout.read() == "stored 2 events for billing\n"
 
 
@@ -328,7 +328,7 @@ def test_a_steady_slow_stream_is_stored_while_it_flows(resonant):
 
         wait_until(is_stored_after_another_line)
         feed.send_signal(signal.SIGTERM)
-        assert feed.wait(timeout=30) == 143
+        assert feed.wait(timeout=60) == 143
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def test_a_signal_stores_the_complete_lines_that_were_read_or_none_under_strict(
         pipe.flush()
         wait_until(lambda: options or resonant.json("status")["accepted"] >= 2_000)
         feed.send_signal(stop)
-        assert feed.wait(timeout=30) == code
+        assert feed.wait(timeout=60) == code
     again = "running this again is safe for lines that have an id"
     said = "nothing was stored (--strict)" if options else f"2,500 new events stored: {again}"
     assert feed.stderr.read() == f"resonant: interrupted; {said}\n"
@@ -394,7 +394,7 @@ def test_a_write_to_a_deleted_file_is_not_a_success(resonant, url):
     wait_until(lambda: resonant.json("status")["accepted"] == 1)
     for each in path.parent.glob(f"{path.name}*"):
         each.unlink()
-    said, errors = feed.communicate(line("evt_2") + "\n", timeout=30)
+    said, errors = feed.communicate(line("evt_2") + "\n", timeout=60)
     assert (feed.returncode, said) == (1, "")
     assert errors.startswith(f"resonant: {url}: the file or its -wal was deleted or replaced")
     assert errors.count("\n") == 1

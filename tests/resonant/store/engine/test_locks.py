@@ -83,7 +83,7 @@ class TestOnPostgreSQL:
             os.waitid(os.P_PID, stopped.pid, os.WSTOPPED | os.WNOWAIT)
             opened(lambda store: store.write(touch), postgresql_url)
             os.kill(stopped.pid, signal.SIGCONT)
-            error, unfinished = stopped.communicate(timeout=30)[0].splitlines()
+            error, unfinished = stopped.communicate(timeout=60)[0].splitlines()
         assert error == (
             "postgresql://postgres@/test: the server ended the connection: run the same command again"
         )
