@@ -11,13 +11,13 @@ from flows.failing import fail_with_message
 from flows.naming import named
 from resonant.configured import open_configured_store
 from resonant.dead_letters.cancel import cancel, cancellable
-from resonant.dead_letters.replay import ReplayRequest, plan, require_restricted
+from resonant.dead_letters.replay import ReplayRequest, require_restricted
 from resonant.display import counted
 from resonant.events import Category, Reason
 from resonant.store.views.selection import Selection
 from tasks.collect import rescue_lost_leases, write_gates, write_triage
 from tasks.purge import purge_final_deliveries
-from tasks.replay import check_names, replay, who_runs_this
+from tasks.replay import check_names, replay, who_runs_this, write_dry_run
 from tasks.wiring import open_dispatcher
 
 # Parameters that can name a run, in order of preference.
@@ -82,7 +82,7 @@ async def replay_dead_letters(
         to: Name of another endpoint to send the events to. The dead letters stay in the queue, and events that the endpoint
             already has a delivery of are skipped. Empty: each dead letter's own endpoint.
         policy: Name of a retry policy that overrides the deliveries' own policies in this run.
-        dry_run: Only count the dead letters that would be sent and skipped.
+        dry_run: Only count the dead letters that would be sent and skipped; the run's artifact has a link to this form.
     """
     selection = Selection.from_form(
         ids=ids, event_type=event_type, source=source, endpoint=endpoint, category=category, code=code,
@@ -94,7 +94,7 @@ async def replay_dead_letters(
     if dry_run:
         async with open_configured_store() as store:
             await check_names(store, selection, request.to)
-            return Completed(message=str(await plan(store, request)))
+            return Completed(message=await write_dry_run(store, request, policy=policy))
     async with open_dispatcher(policy=policy) as dispatcher:
         await check_names(dispatcher.store, selection, request.to)
         return await replay(dispatcher, request, who=who_runs_this())

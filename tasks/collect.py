@@ -65,7 +65,7 @@ async def write_triage(store: WorkerStore) -> str:
     shown = list(enumerate(groups[:_MOST_GROUPS], start=1))
     header = ("group", "dead letters", "endpoint", "code", "reason", "last")
     rows = [
-        (str(number), str(group.count), group.endpoint, group.code, group.reason, _minute(group.last_at))
+        (str(number), str(group.count), group.endpoint, group.code, group.reason, minute(group.last_at))
         for number, group in shown
     ]
     parts = [markdown_table(header, rows), *(_describe_group(number, group) for number, group in shown)]
@@ -108,7 +108,7 @@ async def write_gates(store: WorkerStore) -> str:
     for why in unusable.values():
         get_run_logger().warning("%s", visible(why))
     rows = [
-        (each.gate.endpoint, each.gate.state, str(each.held), _minute(each.gate.since)) for each in found
+        (each.gate.endpoint, each.gate.state, str(each.held), minute(each.gate.since)) for each in found
     ] + [(name, "unusable", "", "") for name in unusable]
     parts = [
         markdown_table(("endpoint", "state", "held", "since"), rows),
@@ -144,7 +144,8 @@ def _section(title: str, what_to_do: str, facts: dict[str, str | None]) -> str:
     return "\n\n".join(filter(None, [f"### {title}", f"What to do: {what_to_do}.", lines]))
 
 
-def _minute(at: float) -> str:
+def minute(at: float) -> str:
+    """Return a time, seconds since the epoch, for a table, to the minute; 0 is empty."""
     return f"{rfc3339(at)[:16]}Z".replace("T", " ") if at else ""
 
 

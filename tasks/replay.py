@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 from uuid import UUID
 
-from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
+from prefect.artifacts import (
+    acreate_markdown_artifact,
+    acreate_progress_artifact,
+    aupdate_progress_artifact,
+)
 from prefect.client.orchestration import get_client
 from prefect.logging import get_run_logger
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 from prefect.states import Failed
 
 from blocks.loading import require_endpoint
 from resonant.dead_letters.replay import ReplayRequest, plan, take_dead_letters
+from resonant.dead_letters.triage import group_by_cause
 from resonant.dispatch.caller import get_caller
 from resonant.dispatch.tracking import Tracker
-from resonant.display import counted, visible
+from resonant.display import counted, markdown_table, visible
 from resonant.errors import EndpointError, UnknownName
 from resonant.store.audit import audited
 from resonant.store.views.known_names import (
@@ -27,6 +34,7 @@ from resonant.store.views.known_names import (
     why_no_such_ids,
     why_not_this_source,
 )
+from tasks.collect import minute
 from tasks.wiring import emit_as_task, ended, open_dispatcher, say_outcomes, send_due
 
 if TYPE_CHECKING:
@@ -40,6 +48,10 @@ if TYPE_CHECKING:
     from resonant.store.views.selection import Selection
 
 PROGRESS_ARTIFACT = "replay-progress"
+DRY_RUN_ARTIFACT = "replay-dry-run"
+_MOST_CAUSES = 50
+# A server or proxy may refuse a longer request line.
+_LONGEST_LINK = 7_000
 
 
 async def check_names(store: WorkerStore, selection: Selection, to: str | None = None) -> None:
@@ -80,6 +92,42 @@ def who_runs_this() -> str:
     if flow_run.id is None:
         return asked_by or "python"
     return ", ".join(filter(None, [asked_by, f"flow run {flow_run.name} ({flow_run.id})"]))
+
+
+async def write_dry_run(store: WorkerStore, request: ReplayRequest, *, policy: str | None) -> str:
+    """Write what a replay would send as an artifact, with a link to its run form; return the numbers."""
+    planned = await plan(store, request)
+    groups = await store.read(lambda connection: group_by_cause(connection, request.dead_letters(connection)))
+    header = ("cause", "dead letters", "endpoint", "code", "reason", "last")
+    rows = [
+        (each.fingerprint, str(each.count), each.endpoint, each.code, each.reason, minute(each.last_at))
+        for each in groups[:_MOST_CAUSES]
+    ]
+    told = f"{counted(planned.selected, 'dead letter')} would be {planned.sent}."
+    parts = [told, *(f"- {each}" for each in planned.left_out), markdown_table(header, rows) if rows else ""]
+    if left := len(groups) - len(rows):
+        parts.append(f"{counted(left, 'smaller cause')} not shown: `resonant dlq --group` lists all.")
+    if planned.selected:
+        parts.append(_run_form({**request.as_parameters(), "policy": policy}))
+    await acreate_markdown_artifact(
+        key=DRY_RUN_ARTIFACT,
+        markdown="\n\n".join(filter(None, parts)),
+        description=f"Dry run of a replay: {planned}",
+    )
+    return str(planned)
+
+
+def _run_form(parameters: dict[str, object]) -> str:
+    """Return a Markdown link to the run form of this run's deployment, with these parameters; empty without a deployment."""
+    if deployment.id is None:
+        return ""
+    given = json.dumps({name: value for name, value in parameters.items() if value})
+    # Prefect's UI decodes it twice, its new UI once.
+    given = quote(given.replace("%", "\\u0025"), safe="")
+    if len(given) > _LONGEST_LINK:
+        return "The parameters are too long for a link: to replay, start a custom run with the parameters of this run."
+    # Relative, since the UI's address is not known here. Each page that shows an artifact is at this depth.
+    return f"[Replay: open the run form](../../deployments/deployment/{deployment.id}/run?parameters={given})"
 
 
 async def replay(dispatcher: Dispatcher, request: ReplayRequest, *, who: str) -> State[None]:

@@ -59,6 +59,12 @@ def ui(up):
     return up.url
 
 
+def use_theme(page, theme: str) -> None:
+    """Choose the UI's own theme, not the system's."""
+    page.emulate_media(color_scheme="light" if theme == "dark" else "dark")
+    page.evaluate("theme => localStorage.setItem('color-scheme', JSON.stringify(theme))", theme)
+
+
 def screenshot(page, name: str) -> None:
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SCREENSHOTS / f"{name}.png")
@@ -175,11 +181,24 @@ def test_an_operator_reads_the_triage_replays_from_the_form_and_purges(machine, 
 
     repaired.touch()
     replay = deployment(ui, "replay-dead-letters/replay")
-    browser.goto(f"{ui}/deployments/deployment/{replay}/run")
+    browser.goto(f"{ui}/deployments/deployment/{replay}/run?parameters={quote('{"dry_run": true}')}")
     browser.get_by_text("Dead letters per second, after a slow start").wait_for()
     after(browser, "endpoint", 'button[normalize-space()="str"]').click()
     after(browser, "endpoint", "*[self::input or self::textarea]").fill("hooks")
     screenshot(browser, "replay-form")
+    assert submit_and_wait(browser, ui, "dry-run-by-hand").startswith("4 would be sent again; 4 skipped ")
+
+    for where in (f"{ui}/v2", ui):
+        for theme in ("dark", "light"):
+            use_theme(browser, theme)
+            open_artifact(browser, where, "replay-dry-run")
+            browser.get_by_role("cell", name="http_503").wait_for()
+            browser.wait_for_timeout(1_000)
+            screenshot(browser, f"replay-dry-run-{theme}{'-new' if where != ui else ''}")
+        browser.get_by_role("link", name="open the run form").click()
+        browser.get_by_text("Dead letters per second, after a slow start").wait_for()
+        value = after(browser, "endpoint", "*[self::input or self::textarea]").input_value()
+        assert value == "hooks", where
     said = submit_and_wait(browser, ui, "replay-by-hand")
     browser.wait_for_timeout(2_000)
     screenshot(browser, "replay-run")

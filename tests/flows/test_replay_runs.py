@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
+from datetime import UTC, datetime
+from unittest.mock import AsyncMock
+from urllib.parse import parse_qs, unquote, urlsplit
+
 import pytest
 from prefect.client.orchestration import get_client
 
 from flows.dead_letters import replay_dead_letters
 from flows.endpoints import pause_endpoint
 from resonant.dead_letters.cancel import cancel
+from resonant.dead_letters.replay import ReplayPlan
 from resonant.input_lines import event_from_fields
 from resonant.store.views.selection import Selection
 from support.file_endpoint import FileEndpoint
@@ -46,6 +53,56 @@ async def test_a_replay_is_named_after_the_endpoint_and_its_dead_letters():
 
     assert (state.is_completed(), state.name) == (True, "Completed")
     assert await name_of_run(state) == f"replay {ENDPOINT}: 3 dead letters"
+
+
+async def test_a_dry_run_writes_its_counts_and_causes_and_a_link_to_the_run_form(read_artifact, monkeypatch):
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "some-deployment")
+    asked = {
+        "endpoint": ENDPOINT,
+        "ids": ["e0", "e1", "e2"],
+        "limit": 2,
+        "rate": 0.5,
+        "since": datetime(2020, 1, 1, tzinfo=UTC),
+    }
+
+    state = await replay_dead_letters(**asked, dry_run=True, policy="once", return_state=True)
+
+    artifact = await read_artifact(replay.DRY_RUN_ARTIFACT, state)
+    assert state.message == "2 would be sent again; 1 skipped because of the limit"
+    told, left_out, table, link = artifact.data.split("\n\n")
+    assert (told, left_out) == ("2 dead letters would be sent again.", "- 1 skipped because of the limit")
+    header, _, row = table.splitlines()
+    assert header == "| cause | dead letters | endpoint | code | reason | last |"
+    assert re.match(rf"\| [0-9a-f]{{12}} \| 3 \| {ENDPOINT} \|  \| cancelled \| 20", row)
+    address = re.fullmatch(r"\[Replay: open the run form\]\((.*)\)", link)[1]
+    assert address.startswith("../../deployments/deployment/some-deployment/run?parameters=")
+    parameters = json.loads(parse_qs(urlsplit(address).query)["parameters"][0])
+    assert replay_dead_letters.validate_parameters(parameters) == replay_dead_letters.validate_parameters(
+        asked | {"policy": "once"}
+    )
+
+
+async def test_a_percent_sign_in_the_link_survives_decoding_once_and_twice(read_artifact, monkeypatch):
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "some-deployment")
+    monkeypatch.setattr(replay, "plan", AsyncMock(return_value=ReplayPlan(1, 0, 0)))
+
+    state = await replay_dead_letters(text="100 % (é)", dry_run=True, return_state=True)
+
+    link = (await read_artifact(replay.DRY_RUN_ARTIFACT, state)).data.splitlines()[-1]
+    once = unquote(link.partition("parameters=")[2].removesuffix(")"))
+    assert json.loads(once) == json.loads(unquote(once)) == {"text": "100 % (é)"}
+
+
+async def test_a_dry_run_has_no_link_without_a_deployment_a_match_or_room(read_artifact, monkeypatch):
+    async def written(**asked):
+        state = await replay_dead_letters(**asked, dry_run=True, return_state=True)
+        return (await read_artifact(replay.DRY_RUN_ARTIFACT, state)).data
+
+    assert "run form" not in await written(endpoint=ENDPOINT)
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "some-deployment")
+    assert await written(endpoint=ENDPOINT, text="none") == "0 dead letters would be sent again."
+    monkeypatch.setattr(replay, "_LONGEST_LINK", 10)
+    assert "too long for a link" in await written(endpoint=ENDPOINT)
 
 
 async def test_a_replay_goes_on_when_its_progress_cannot_be_updated(monkeypatch, tmp_path, caplog):

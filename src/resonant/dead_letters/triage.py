@@ -75,9 +75,12 @@ class DeadLetterGroup:
 
 def triage(connection: Connection, selection: Selection = Selection()) -> list[DeadLetterGroup]:  # noqa: B008 - frozen
     """Group the selected dead letters by fingerprint, the largest group first."""
-    counts = {
-        each.cause_id: each for each in DeadLetters.of(connection, selection).count_by_cause(connection)
-    }
+    return group_by_cause(connection, DeadLetters.of(connection, selection))
+
+
+def group_by_cause(connection: Connection, dead_letters: DeadLetters) -> list[DeadLetterGroup]:
+    """Group dead letters, read on this connection, by fingerprint, the largest group first."""
+    counts = {each.cause_id: each for each in dead_letters.count_by_cause(connection)}
     members: defaultdict[str, list[tuple[Row[Any], CauseCount]]] = defaultdict(list)
     for cause in connection.execute(select(_c).where(is_any_of(_c.c.id, list(counts)))):
         members[cause.fingerprint].append((cause, counts[cause.id]))
