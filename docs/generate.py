@@ -86,7 +86,8 @@ def _commands() -> Iterator[str]:
     )
     yield _table(("option of `resonant`", "meaning"), [_option(each)[::2] for each in root.params])
     panels: dict[str, list[tuple[str, Any]]] = {}
-    for name, command in root.commands.items():
+    for name in root.list_commands(None):
+        command = root.commands[name]
         panels.setdefault(command.rich_help_panel, []).append((name, command))
     for panel, commands in panels.items():
         yield f"## {panel}"
@@ -97,10 +98,14 @@ def _commands() -> Iterator[str]:
 def _command(path: str, command: Any) -> Iterator[str]:
     yield f"### {path}"
     yield _escaped(command.help)
-    if nested := getattr(command, "commands", None):
-        for name, each in nested.items():
-            yield from _command(f"{path} {name}", each)
-        return
+    nested = getattr(command, "commands", {})
+    if not nested or command.invoke_without_command:
+        yield from _usage(path, command)
+    for name, each in nested.items():
+        yield from _command(f"{path} {name}", each)
+
+
+def _usage(path: str, command: Any) -> Iterator[str]:
     arguments = [each for each in command.params if each.param_type_name == "argument"]
     options = [each for each in command.params if each.param_type_name == "option"]
     required = [f"{each.opts[0]} {each.metavar}" for each in options if each.required]

@@ -23,6 +23,8 @@ from resonant.store.queue.leases import lease_owners
 from resonant.store.views.endpoint_status import governed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from prefect.client.schemas.objects import FlowRun
 
     from resonant.dead_letters.triage import DeadLetterGroup
@@ -61,23 +63,48 @@ async def rescue_lost_leases(store: WorkerStore) -> int:
 
 async def write_triage(store: WorkerStore) -> str:
     """Write the triage as an artifact, whose history the UI shows; return a short summary."""
-    groups = await store.read(triage)
+    found = await store.read(triage)
+    groups = [group for group in found if group.acknowledged is None]
     shown = list(enumerate(groups[:_MOST_GROUPS], start=1))
     header = ("group", "dead letters", "endpoint", "code", "reason", "last")
     rows = [
         (str(number), str(group.count), group.endpoint, group.code, group.reason, minute(group.last_at))
         for number, group in shown
     ]
-    parts = [markdown_table(header, rows), *(_describe_group(number, group) for number, group in shown)]
+    parts = [
+        markdown_table(header, rows) if rows else "No dead letters.",
+        *(_describe_group(*each) for each in shown),
+    ]
     if left := len(groups) - len(shown):
         parts.append(f"{counted(left, 'smaller group')} not shown: `resonant dlq --group` lists all.")
+    summary = _summary(groups)
+    if acknowledged := found[len(groups) :]:
+        parts += ["### Acknowledged", "\n".join(_acknowledged(acknowledged[:_MOST_GROUPS]))]
+        parts[0] = parts[0] if rows else "No other dead letters than those of acknowledged causes."
+        summary += f"; acknowledged: {_summary(acknowledged)}"
     await acreate_markdown_artifact(
         key=TRIAGE_ARTIFACT,
-        markdown="\n\n".join(parts) if groups else "No dead letters.",
+        markdown="\n\n".join(parts),
         description="Dead letters grouped by cause; `resonant detail ID` shows an example.",
     )
+    return summary
+
+
+def _summary(groups: Sequence[DeadLetterGroup]) -> str:
     dead_letters = counted(sum(group.count for group in groups), "dead letter")
     return f"{dead_letters} in {counted(len(groups), 'group')}"
+
+
+def _acknowledged(groups: Sequence[DeadLetterGroup]) -> Iterator[str]:
+    """Yield a line about each group."""
+    for group in groups:
+        if known := group.acknowledged:
+            what = f"{counted(group.count, 'dead letter')} to {markdown(group.endpoint)}"
+            note = f": {markdown(known.note)}" if known.note else ""
+            yield (
+                f"- {what}: {markdown(group.code or group.reason)}, cause {group.fingerprint}, acknowledged by "
+                f"{markdown(known.by)} at {minute(known.at)}{note}"
+            )
 
 
 def _describe_group(number: int, group: DeadLetterGroup) -> str:

@@ -112,7 +112,7 @@ async def write_dry_run(store: WorkerStore, request: ReplayRequest, *, policy: s
     await acreate_markdown_artifact(
         key=DRY_RUN_ARTIFACT,
         markdown="\n\n".join(filter(None, parts)),
-        description=f"Dry run of a replay: {planned}",
+        description=f"Dry run of a replay: {planned.selected:,} would be {planned.sent}",
     )
     return str(planned)
 

@@ -46,8 +46,7 @@ def disarm(group):
     for each in group.commands.values():
         if hasattr(each, "commands"):
             disarm(each)
-        else:
-            each.callback = lambda **_: None
+        each.callback = lambda **_: None
 
 
 def misuse(words):
@@ -165,7 +164,7 @@ def is_known(text):
         elif word in group.commands and (found == [group] or before == "|"):
             found = [*found, group.commands[word]] if before == "|" else [group.commands[word]]
             group = found[-1] if hasattr(found[-1], "commands") else group
-        elif found == [group] and not word.isupper():
+        elif found == [group] and not word.isupper() and not before.startswith("-"):
             return False
     return True
 
@@ -181,6 +180,9 @@ def all_names(option):
         ("resonant COMMAND --help", True),
         ("resonant endpoint add | update --rate N", True),
         ("resonant endpoint pause NAME [--reason TEXT]", True),
+        ("resonant dlq --group --since 1h", True),
+        ("resonant dlq ack CAUSE --note TEXT", True),
+        ("resonant dlq akc CAUSE", False),
         ("resonant endpoint stop NAME", False),
         ("resonant emit FILE --bulk", False),
         ("resonant sned", False),

@@ -59,12 +59,6 @@ def ui(up):
     return up.url
 
 
-def use_theme(page, theme: str) -> None:
-    """Choose the UI's own theme, not the system's."""
-    page.emulate_media(color_scheme="light" if theme == "dark" else "dark")
-    page.evaluate("theme => localStorage.setItem('color-scheme', JSON.stringify(theme))", theme)
-
-
 def screenshot(page, name: str) -> None:
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SCREENSHOTS / f"{name}.png")
@@ -155,6 +149,51 @@ def test_the_charts_are_seen_in_the_theme_of_the_ui(machine, ui, browser, start_
         screenshot(browser, f"charts-{theme}")
 
 
+def look_at_the_triage(page, ui: str) -> None:
+    collect = deployment(ui, "collect-dead-letters/collect-dead-letters")
+    page.goto(f"{ui}/deployments/deployment/{collect}/run")
+    submit_and_wait(page, ui, "triage-by-hand")
+    open_artifact(page, ui, "dead-letter-triage")
+    page.set_viewport_size({"width": 1300, "height": 1100})
+    page.get_by_role("cell", name="http_503").wait_for()
+    page.get_by_text("fixed in release 42").wait_for()
+    page.wait_for_timeout(1_000)
+    screenshot(page, "triage")
+    table = page.get_by_role("table").first
+    assert table.evaluate("table => table.scrollWidth <= table.parentElement.clientWidth"), "it is cut"
+    assert table.bounding_box()["width"] < 800
+
+
+def purge_by_hand(page, ui: str) -> str:
+    """Fill the form of the purge, and look at its report; return the message of the run."""
+    purge = deployment(ui, "purge-dead-letters/purge-daily")
+    page.goto(f"{ui}/deployments/deployment/{purge}/run")
+    page.get_by_text("Age of dead letters").wait_for()
+    after(page, "older_than_days", 'button[normalize-space()="float"]').click()
+    after(page, "older_than_days", "input").fill("0")
+    screenshot(page, "purge-form")
+    said = submit_and_wait(page, ui, "purge-by-hand")
+    open_artifact(page, ui, "purge-report")
+    page.get_by_text("would be purged").or_(page.get_by_text("purged")).first.wait_for()
+    page.wait_for_timeout(1_000)
+    screenshot(page, "purge-report")
+    return said
+
+
+def follow_the_link_of_the_dry_run(page, ui: str, shot: str) -> None:
+    """Look at the artifact in both themes (the new UI has that of the system), and open the form, which has the parameters of the dry run."""
+    for theme in ("dark", "light"):
+        use_theme(page, theme)
+        open_artifact(page, ui, "replay-dry-run")
+        page.get_by_role("cell", name="http_503").wait_for()
+        page.wait_for_timeout(1_000)
+        screenshot(page, f"{shot}-{theme}")
+    # The UI opens it in a new tab, the new UI in this one.
+    page.goto(page.get_by_role("link", name="open the run form").evaluate("link => link.href"))
+    page.get_by_text("Dead letters per second, after a slow start").wait_for()
+    assert after(page, "endpoint", "*[self::input or self::textarea]").input_value() == "hooks"
+
+
 def test_an_operator_reads_the_triage_replays_from_the_form_and_purges(machine, ui, browser, start_receiver):
     before = machine.read("status")
     repaired = machine.home / "repaired"
@@ -167,38 +206,24 @@ def test_an_operator_reads_the_triage_replays_from_the_form_and_purges(machine, 
     assert emitted.returncode == 1, emitted.stderr
     assert machine.read("status")["dead_letter"] == before["dead_letter"] + 8
 
-    collect = deployment(ui, "collect-dead-letters/collect-dead-letters")
-    browser.goto(f"{ui}/deployments/deployment/{collect}/run")
-    submit_and_wait(browser, ui, "triage-by-hand")
-    open_artifact(browser, ui, "dead-letter-triage")
-    browser.set_viewport_size({"width": 1300, "height": 1100})
-    browser.get_by_role("cell", name="http_503").wait_for()
-    browser.wait_for_timeout(1_000)
-    screenshot(browser, "triage")
-    table = browser.get_by_role("table").first
-    assert table.evaluate("table => table.scrollWidth <= table.parentElement.clientWidth"), "it is cut"
-    assert table.bounding_box()["width"] < 800
+    causes = {
+        each["code"]: each["fingerprint"] for each in machine.read("dlq", "--group", "--endpoint", "hooks")
+    }
+    machine.succeed("dlq", "ack", causes["http_400"], "--note", "fixed in release 42")
+
+    look_at_the_triage(browser, ui)
 
     repaired.touch()
     replay = deployment(ui, "replay-dead-letters/replay")
-    browser.goto(f"{ui}/deployments/deployment/{replay}/run?parameters={quote('{"dry_run": true}')}")
+    browser.goto(f"{ui}/deployments/deployment/{replay}/run?parameters=%7B%22dry_run%22%3Atrue%7D")
     browser.get_by_text("Dead letters per second, after a slow start").wait_for()
     after(browser, "endpoint", 'button[normalize-space()="str"]').click()
     after(browser, "endpoint", "*[self::input or self::textarea]").fill("hooks")
     screenshot(browser, "replay-form")
     assert submit_and_wait(browser, ui, "dry-run-by-hand").startswith("4 would be sent again; 4 skipped ")
 
-    for where in (f"{ui}/v2", ui):
-        for theme in ("dark", "light"):
-            use_theme(browser, theme)
-            open_artifact(browser, where, "replay-dry-run")
-            browser.get_by_role("cell", name="http_503").wait_for()
-            browser.wait_for_timeout(1_000)
-            screenshot(browser, f"replay-dry-run-{theme}{'-new' if where != ui else ''}")
-        browser.get_by_role("link", name="open the run form").click()
-        browser.get_by_text("Dead letters per second, after a slow start").wait_for()
-        value = after(browser, "endpoint", "*[self::input or self::textarea]").input_value()
-        assert value == "hooks", where
+    for path in ("/v2", ""):
+        follow_the_link_of_the_dry_run(browser, f"{ui}{path}", shot=f"replay-dry-run{path.replace('/', '-')}")
     said = submit_and_wait(browser, ui, "replay-by-hand")
     browser.wait_for_timeout(2_000)
     screenshot(browser, "replay-run")
@@ -209,18 +234,7 @@ def test_an_operator_reads_the_triage_replays_from_the_form_and_purges(machine, 
     delivered, dead = before["delivered"] + 4, before["dead_letter"] + 4
     assert (status["delivered"], status["dead_letter"], status["balanced"]) == (delivered, dead, True)
 
-    purge = deployment(ui, "purge-dead-letters/purge-daily")
-    browser.goto(f"{ui}/deployments/deployment/{purge}/run")
-    browser.get_by_text("Age of dead letters").wait_for()
-    after(browser, "older_than_days", 'button[normalize-space()="float"]').click()
-    after(browser, "older_than_days", "input").fill("0")
-    screenshot(browser, "purge-form")
-    said = submit_and_wait(browser, ui, "purge-by-hand")
-    open_artifact(browser, ui, "purge-report")
-    browser.get_by_text("would be purged").or_(browser.get_by_text("purged")).first.wait_for()
-    browser.wait_for_timeout(1_000)
-    screenshot(browser, "purge-report")
-
+    said = purge_by_hand(browser, ui)
     assert said.startswith(f"{dead} purged, {delivered} kept; archived in ")
     status = machine.read("status")
     assert (status["purged"], status["dead_letter"], status["balanced"]) == (dead, 0, True)

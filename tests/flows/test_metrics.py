@@ -94,7 +94,7 @@ async def test_it_writes_prometheus_text_and_the_statistics_as_an_artifact(tmp_p
     assert accepted(tmp_path / "home" / "metrics" / "resonant.prom") == 2
     assert artifact.type == "markdown"
     health, rest = artifact.data.split("\n\n", 1)
-    assert health == "- **hooks**: normal; no attempt in the last hour; no dead letter"
+    assert health == "- **hooks**: normal; no attempt in the last hour; no open dead letter"
     assert rest.startswith(state.message)
     assert "| hooks | 0 | 0 | 0 | 2 | - |" in artifact.data
     assert svgs(artifact.data) == []

@@ -141,7 +141,7 @@ async def test_a_crossing_is_one_event_and_so_is_the_recovery(store, feed, tmp_p
     assert state.is_completed()
     [raised] = await feed.expect("raised")
     assert await first_line_of_artifact(state) == (
-        "- **hooks**: ALERT error_rate; normal; 100.00 % of attempts failed in the last hour; no dead letter"
+        "- **hooks**: ALERT error_rate; normal; 100.00 % of attempts failed in the last hour; no open dead letter"
     )
     assert raised.event == "resonant.alert.raised"
     assert dict(raised.resource) == {

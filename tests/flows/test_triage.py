@@ -9,10 +9,12 @@ from pydantic import SecretStr
 
 from blocks import WebhookEndpoint
 from flows.dead_letters import collect_dead_letters
+from resonant.dead_letters.triage import triage
 from resonant.delivery.retry import GiveUp
 from resonant.display import markdown
 from resonant.events import Event, rfc3339
 from resonant.gate.pausing import pause
+from resonant.store.shared.acknowledgements import acknowledge
 from resonant.store.shared.gates import Gate, GateChange, change_gate
 from resonant.testing import FixedClock
 from support.desk import START, send
@@ -92,6 +94,32 @@ async def test_of_many_groups_the_largest_are_shown_and_the_others_are_counted(c
 
     assert triage.data.count("### ") == 1
     assert triage.data.endswith("1 smaller group not shown: `resonant dlq --group` lists all.")
+
+
+async def test_acknowledged_causes_are_a_list_at_the_end(collect, url):
+    busy = {"category": "transient", "code": "http_503"}
+    await collect(busy, busy)
+    async with opened(url, clock=FixedClock(START)) as store:
+        [group] = await store.read(triage)
+        note = "see | `ticket 7`"
+        await store.write(acknowledge, group.fingerprint, who="ann", note=note, now=START)
+
+    message, artifact, _ = await collect()
+
+    assert "; 0 dead letters in 0 groups; acknowledged: 2 dead letters in 1 group" in message
+    first, title, line = artifact.data.split("\n\n")
+    assert first == "No other dead letters than those of acknowledged causes."
+    assert title == "### Acknowledged"
+    assert line == (
+        f"- 2 dead letters to hooks: http_503, cause {group.fingerprint}, acknowledged by ann at 2023-11-14 22:14Z: "
+        "`` see | `ticket 7` ``"
+    )
+
+    message, artifact, _ = await collect(busy | {"code": "http_500"}, event_id="new_{}")
+
+    assert "; 1 dead letter in 1 group; acknowledged: 2 dead letters in 1 group" in message
+    assert artifact.data.count("### 1. 1 dead letter to hooks: http_500") == 1
+    assert artifact.data.endswith(line)
 
 
 async def test_an_empty_queue_writes_an_empty_triage_over_the_last_one(collect):

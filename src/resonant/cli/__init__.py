@@ -13,7 +13,7 @@ from resonant import output
 from resonant.cli import options
 from resonant.cli.automation import commands as automation
 from resonant.cli.demo import command as demo
-from resonant.cli.dlq import audit, cancel, purge, replay
+from resonant.cli.dlq import acknowledge, audit, cancel, purge, replay
 from resonant.cli.dlq import lists as dlq_lists
 from resonant.cli.endpoint import commands as endpoint
 from resonant.cli.help import Group, use_classes
@@ -31,6 +31,13 @@ _FAILED, _MISUSED, _INTERRUPTED, _PIPE_CLOSED = 1, 2, 130, 141
 
 class _Commands(Group):
     """Reports errors that a user can fix on one line, with an exit code; other errors keep their tracebacks."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override,unused-ignore]
+        """Return the names of the commands in the order of help: Typer lists all groups last."""
+        names = super().list_commands(ctx)
+        names.remove("dlq")
+        names.insert(names.index("status") + 1, "dlq")
+        return names
 
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override,unused-ignore]  # Typer 0.2x vendors click
         try:
@@ -92,7 +99,6 @@ for _panel, _function, _example in (
     (options.SEND, emit.emit, "emit orders.jsonl --endpoint https://hooks.example.com/orders"),
     (options.SEND, enqueue.enqueue, "enqueue orders.jsonl --endpoint billing"),
     (options.LOOK, status.status, "status --json"),
-    (options.LOOK, dlq_lists.dlq, "dlq --group --since 2h"),
     (options.LOOK, dlq_lists.failed, "failed --type 'com.example.order.*' --limit 0"),
     (options.LOOK, dlq_lists.retry_candidates, "retry-candidates --code http_503 --json"),
     (options.LOOK, deliveries.deliveries, "deliveries --endpoint billing --group"),
@@ -117,6 +123,14 @@ for _panel, _function, _example in (
     (options.RUN, init.init, "init our-flows"),
 ):
     app.command(rich_help_panel=_panel, epilog=f"Example: resonant {_example}")(_function)
+app.add_typer(
+    acknowledge.commands,
+    name="dlq",
+    callback=dlq_lists.dlq,
+    invoke_without_command=True,
+    rich_help_panel=options.LOOK,
+    epilog="Example: resonant dlq --group --since 2h",
+)
 app.add_typer(
     endpoint.commands,
     name="endpoint",

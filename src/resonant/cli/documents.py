@@ -296,11 +296,21 @@ def dead_letter_history(found: DeadLetterHistory) -> Document:
 
 def dead_letter_group(group: DeadLetterGroup) -> Document:
     """Return a group of dead letters."""
+    known = group.acknowledged
     return {
         **_pick(group, "fingerprint endpoint code reason category error count"),
         "first_dead_at": rfc3339(group.first_at),
         "last_dead_at": rfc3339(group.last_at),
         **_pick(group, "example example_source advice answer maybe_processed"),
+        "acknowledged": None if known is None else {"at": rfc3339(known.at), **_pick(known, "by note")},
+    }
+
+
+def acknowledged(causes: Mapping[str, int], done: str) -> Document:
+    """Return the acknowledged or reopened causes; only acknowledged ones have the number of their dead letters."""
+    return {
+        "done": done,
+        "causes": [{"cause": each, "dead_letters": number} for each, number in causes.items()],
     }
 
 

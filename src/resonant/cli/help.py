@@ -28,28 +28,24 @@ class _Plain:
 
 
 class Command(_Plain, TyperCommand):
-    """A command with these help texts, which refuses a repeated single-value option: Typer would take the last value."""
+    """A command with these help texts, which refuses a repeated single-value option."""
 
     def __init__(self, *args: Any, help: str | None = None, **options: Any) -> None:  # noqa: A002 - Typer's name
         super().__init__(*args, help=_flowing(help), **options)
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override,unused-ignore]
-        """Parse the arguments.
-
-        Raises:
-            Misuse: an option that takes one value is given more than once.
-        """
-        if not ctx.resilient_parsing:
-            _, _, given = self.make_parser(ctx).parse_args(args=list(args))
-            for each, times in Counter(given).items():
-                takes_one = each.param_type_name == "option" and not getattr(each, "multiple", False)
-                if takes_one and times > 1 and not getattr(each, "is_flag", False):
-                    raise Misuse(f"{each.opts[0]} takes one value, but was given {times} times")
+        """Parse the arguments; raise ``Misuse`` for a repeated option."""
+        _refuse_repeated(self, ctx, args)
         return super().parse_args(ctx, args)
 
 
 class Group(_Plain, TyperGroup):
-    """A group of commands with these help texts."""
+    """A group of commands with these help texts, which refuses a repeated single-value option of its own."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override,unused-ignore]
+        """Parse the arguments; raise ``Misuse`` for a repeated option."""
+        _refuse_repeated(self, ctx, args)
+        return super().parse_args(ctx, args)
 
 
 def use_classes(app: typer.Typer) -> None:
@@ -60,6 +56,21 @@ def use_classes(app: typer.Typer) -> None:
         group.cls = Group
         if group.typer_instance is not None:
             use_classes(group.typer_instance)
+
+
+def _refuse_repeated(command: Any, ctx: typer.Context, args: list[str]) -> None:
+    """Refuse an option that takes one value and is given more than once: Typer would take the last value.
+
+    Raises:
+        Misuse: the message names the option.
+    """
+    if ctx.resilient_parsing:
+        return
+    _, _, given = command.make_parser(ctx).parse_args(args=list(args))
+    for each, times in Counter(given).items():
+        takes_one = each.param_type_name == "option" and not getattr(each, "multiple", False)
+        if takes_one and times > 1 and not getattr(each, "is_flag", False):
+            raise Misuse(f"{each.opts[0]} takes one value, but was given {times} times")
 
 
 def _flowing(text: str | None) -> str | None:

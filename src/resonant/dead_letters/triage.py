@@ -1,4 +1,4 @@
-"""Triage: group dead letters by cause, with advice for each group."""
+"""Triage: group dead letters by cause, with advice for each group, and acknowledged causes last."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from resonant.dead_letters.advice import advise
 from resonant.store import schema
 from resonant.store.engine.sql import is_any_of
 from resonant.store.queue.fingerprint import normalised
+from resonant.store.shared.acknowledgements import read_acknowledged
 from resonant.store.views.dead_letters import DeadLetters
 from resonant.store.views.reads import answers, read_deliveries
 from resonant.store.views.selection import Selection
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Row
 
+    from resonant.store.shared.acknowledgements import Acknowledgement
     from resonant.store.views.dead_letters import CauseCount
     from resonant.store.views.reads import ReceiverSide
 
@@ -41,6 +43,7 @@ class DeadLetterGroup:
         shares_id: whether events of other sources have the example's id.
         answer: the beginning of the receiver's answer to the example, if any; otherwise empty.
         maybe_processed: whether the receiver may have processed some, judged by the newest of each cause.
+        acknowledged: who knows about the cause, if anybody.
     """
 
     fingerprint: str
@@ -57,6 +60,7 @@ class DeadLetterGroup:
     answer: str
     maybe_processed: bool
     shares_id: bool = False
+    acknowledged: Acknowledgement | None = None
 
     @property
     def advice(self) -> str:
@@ -74,12 +78,12 @@ class DeadLetterGroup:
 
 
 def triage(connection: Connection, selection: Selection = Selection()) -> list[DeadLetterGroup]:  # noqa: B008 - frozen
-    """Group the selected dead letters by fingerprint, the largest group first."""
+    """Group the selected dead letters by fingerprint, acknowledged causes last, and else the largest group first."""
     return group_by_cause(connection, DeadLetters.of(connection, selection))
 
 
 def group_by_cause(connection: Connection, dead_letters: DeadLetters) -> list[DeadLetterGroup]:
-    """Group dead letters, read on this connection, by fingerprint, the largest group first."""
+    """Group dead letters, read on this connection, as ``triage`` does."""
     counts = {each.cause_id: each for each in dead_letters.count_by_cause(connection)}
     members: defaultdict[str, list[tuple[Row[Any], CauseCount]]] = defaultdict(list)
     for cause in connection.execute(select(_c).where(is_any_of(_c.c.id, list(counts)))):
@@ -87,8 +91,12 @@ def group_by_cause(connection: Connection, dead_letters: DeadLetters) -> list[De
     newest = [each.last_id for each in counts.values()]
     examples = {row.id: row for row in read_deliveries(connection, newest)}
     said = answers(connection, newest)
-    groups = [_group(fingerprint, group, examples, said) for fingerprint, group in members.items()]
-    return sorted(groups, key=lambda group: (-group.count, group.fingerprint))
+    acknowledged = read_acknowledged(connection)
+    groups = [
+        _group(fingerprint, group, examples, said, acknowledged.get(fingerprint))
+        for fingerprint, group in members.items()
+    ]
+    return sorted(groups, key=lambda group: (bool(group.acknowledged), -group.count, group.fingerprint))
 
 
 def _group(
@@ -96,6 +104,7 @@ def _group(
     members: list[tuple[Row[Any], CauseCount]],
     examples: Mapping[int, Row[Any]],
     said: Mapping[int, ReceiverSide],
+    acknowledged: Acknowledgement | None,
 ) -> DeadLetterGroup:
     kinds: Counter[tuple[str, str]] = Counter()
     for cause, dead_letters in members:
@@ -120,4 +129,5 @@ def _group(
         answer=said[max(newest)].answer or "",
         maybe_processed=any(said[each].maybe_processed for each in newest),
         shares_id=example.shares_id,
+        acknowledged=acknowledged,
     )

@@ -88,13 +88,15 @@ def definitions(of: Settings) -> tuple[Definition, ...]:
         ),
         Definition(
             *(Condition.DEAD_LETTERS, "ResonantDeadLettersGrowing", "Dead letters grow"),
-            f"in an hour, {of.alert_dead_letters_per_hour} more deliveries were given up than replayed, without cancelled ones",
+            f"in an hour, {of.alert_dead_letters_per_hour} more deliveries were given up than replayed, without cancelled ones "
+            "and acknowledged causes (Prometheus: without cancelled ones)",
             f"at {of.alert_dead_letters_per_hour // 2}",
         ),
         Definition(
             *(Condition.DEAD_LETTER_AGE, "ResonantDeadLetterOld", "Dead letters grow"),
-            f"a dead letter, other than a cancelled one, has waited for {of.alert_dead_letter_age_hours / 24:g} days",
-            "when it is replayed or purged",
+            f"a dead letter, other than a cancelled one or of an acknowledged cause, has waited for "
+            f"{of.alert_dead_letter_age_hours / 24:g} days",
+            "when it is replayed or purged, or its cause acknowledged",
         ),
         Definition(
             *(Condition.LATENCY, "ResonantLatency", "An endpoint is slow"),

@@ -4,8 +4,8 @@ An alert needs a minimum number of attempts to begin. The error-rate alert also 
 start a replay: an endpoint has recovered when it delivers, not when attempts stop. The other alerts end when fewer than
 half of that minimum remain.
 
-Rates exclude lost attempts: their results are unknown, and the worker was at fault. Cancelled deliveries are not counted
-as dead letters: the operator knows about them.
+Rates exclude lost attempts: their results are unknown, and the worker was at fault. Cancelled deliveries and acknowledged causes
+are not counted as dead letters: the operator knows about them.
 
 A gate raises none of the other alerts by itself: deliveries held by a gate do not count as overdue, and the share of retries
 excludes endpoints that get only probes.
@@ -34,6 +34,8 @@ from resonant.metrics.totals import read_totals
 from resonant.store import schema
 from resonant.store.counts.counters import read_counts
 from resonant.store.counts.sketches import begin_of
+from resonant.store.engine.sql import is_any_of
+from resonant.store.shared.acknowledgements import read_acknowledged
 from resonant.store.shared.gates import Gate
 
 if TYPE_CHECKING:
@@ -92,7 +94,7 @@ class Activity:
 
     Attributes:
         window: of the window of the error rate and the share of retries.
-        hour: of the last hour; its dead letters exclude cancelled deliveries.
+        hour: of the last hour; its dead letters exclude cancelled deliveries and acknowledged causes.
         before: of that hour of the day before.
     """
 
@@ -130,9 +132,9 @@ def read_activity(connection: Connection, *, now: float, window: float) -> dict[
 
 
 def _read_given_up(connection: Connection, *, since: int) -> dict[str, int]:
-    """Count the dead letters given up since this time, by endpoint, without cancelled ones.
+    """Count the dead letters given up since this time, by endpoint, without cancelled ones and acknowledged causes.
 
-    This is an upper bound for the counters, which include cancelled deliveries. It is not sufficient alone: a replayed delivery
+    This is an upper bound for the counters, which include these. It is not sufficient alone: a replayed delivery
     that fails again would count as new.
     """
     d, causes = schema.deliveries.c, schema.causes.c
@@ -142,6 +144,8 @@ def _read_given_up(connection: Connection, *, since: int) -> dict[str, int]:
         .where(schema.is_dead_letter, d.finished_at >= since, causes.reason != "cancelled")
         .group_by(causes.endpoint)
     )
+    if acknowledged := read_acknowledged(connection):
+        query = query.where(~is_any_of(causes.fingerprint, list(acknowledged)))
     return {row[0]: row[1] for row in connection.execute(query)}
 
 

@@ -182,7 +182,7 @@ def health_lines(
         parts = [gate.state, _error_rate(activity.get(name, Activity()))]
         dead_at = totals.oldest_dead_at.get(name)
         age = None if dead_at is None else _age(totals.taken_at - dead_at)
-        parts.append(f"oldest dead letter {age} old" if age else "no dead letter")
+        parts.append(f"oldest dead letter {age} old" if age else "no open dead letter")
         if active := alerts.get(name):
             parts.insert(0, f"ALERT {', '.join(active)}")
         yield name, "; ".join(parts)

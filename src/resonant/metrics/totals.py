@@ -15,6 +15,7 @@ from resonant.metrics.statistics import read_statistics
 from resonant.store import schema
 from resonant.store.counts.acceptances import read_ledgers
 from resonant.store.counts.counters import read_ever
+from resonant.store.shared.acknowledgements import read_acknowledged
 from resonant.store.shared.gates import read_gates
 from resonant.store.views.dead_letters import DeadLetters
 from resonant.store.views.selection import Selection
@@ -42,8 +43,8 @@ class Totals:
         deliveries: number of deliveries, by endpoint and status.
         dead_letters: number of dead letters, by endpoint, category and reason.
         oldest_due_at: earliest due time of an unfinished delivery, by endpoint.
-        oldest_dead_at: when the oldest dead letter was given up, by endpoint; cancelled deliveries, which need no action, are
-            excluded.
+        oldest_dead_at: when the oldest dead letter was given up, by endpoint; cancelled deliveries and acknowledged causes,
+            which need no action, are excluded.
         last_seen_at: when a worker last claimed deliveries, by endpoint; a purge does not change it.
         gates: the stored gates, by endpoint; a gate that was always normal is not stored.
         held: number of deliveries that are due and held by a gate, by endpoint.
@@ -130,14 +131,15 @@ def _add_unfinished(totals: Totals, connection: Connection) -> None:
 def _add_dead(totals: Totals, connection: Connection) -> None:
     """Add the numbers of dead letters, and the oldest of each endpoint, using their causes."""
     found = DeadLetters.of(connection, Selection()).count_by_cause(connection)
-    key = (_c.c.id, _c.c.endpoint, _c.c.category, _c.c.reason)
+    acknowledged = read_acknowledged(connection)
+    key = (_c.c.id, _c.c.endpoint, _c.c.category, _c.c.reason, _c.c.fingerprint)
     causes = {cause: rest for cause, *rest in connection.execute(select(*key))}
     for each in found:
-        endpoint, category, reason = causes[each.cause_id]
+        endpoint, category, reason, fingerprint = causes[each.cause_id]
         # Consistent with `status`: a delivery cancelled before its first attempt has no category.
         totals.dead_letters[endpoint, category or "unknown", reason] += each.number
         totals.deliveries[endpoint, "dead_letter"] += each.number
-        if reason != "cancelled":
+        if reason != "cancelled" and fingerprint not in acknowledged:
             _keep_least(totals.oldest_dead_at, endpoint, each.first_at)
 
 

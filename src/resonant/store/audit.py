@@ -27,6 +27,8 @@ Action = Literal[
     "purge",
     "pause",
     "resume",
+    "acknowledge",
+    "reopen",
     "subscription add",
     "subscription remove",
     "token create",

@@ -372,7 +372,7 @@ run_watches = Table(
     Column("created_at", Double, nullable=False),
 )
 
-# Causes of dead letters that an operator has acknowledged.
+# Causes of dead letters that an operator has acknowledged: see store/shared/acknowledgements.py.
 acknowledged_causes = Table(
     "resonant_acknowledged_causes",
     metadata,

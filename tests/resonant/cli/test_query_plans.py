@@ -82,6 +82,16 @@ def test_a_command_scans_only_the_named_indexes(resonant, dead, url, argv, scans
     assert plans.scans(Path(url.removeprefix("sqlite:///"))) == scans
 
 
+def test_an_acknowledgement_scans_no_deliveries(resonant, dead, url):
+    cause = resonant.json("dlq", "--group")[0]["fingerprint"]
+
+    with planned() as plans:
+        resonant("dlq", "ack", cause)
+        resonant("dlq", "ack", "--undo", cause)
+
+    assert plans.scans(Path(url.removeprefix("sqlite:///"))) == set()
+
+
 @pytest.mark.parametrize("chunk_size", [0, 10])
 async def test_a_drain_scans_no_table(tmp_path, monkeypatch, chunk_size):
     monkeypatch.setattr(Scene, "chunk_size", chunk_size)

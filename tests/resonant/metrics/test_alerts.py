@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resonant.dead_letters.triage import triage
 from resonant.delivery.retry import GiveUp
 from resonant.metrics.alerts import (
     Condition,
@@ -23,6 +24,7 @@ from resonant.metrics.alerts import (
 )
 from resonant.metrics.conditions import read_activity
 from resonant.store import schema
+from resonant.store.shared.acknowledgements import acknowledge
 from resonant.store.views.selection import Selection
 
 HOUR, DAY = 3600.0, 86_400.0
@@ -135,6 +137,18 @@ def test_a_cancelled_event_is_no_dead_letter_before_and_after_its_purge(desk):
 
     desk.purge()
     assert activity(desk)["orders"].hour.dead_letters == 0
+
+
+def test_only_dead_letters_of_causes_that_are_not_acknowledged_are_counted(desk):
+    send(desk, 3, decision=GiveUp("exhausted"))
+    [group] = desk.read(triage)
+    desk.write(acknowledge, group.fingerprint, who="ann", note=None, now=desk.clock())
+    send(desk, 2, decision=GiveUp("exhausted"))
+    assert activity(desk)["orders"].hour.dead_letters == 0
+
+    desk.bury("evt_new", code="http_500")
+
+    assert activity(desk)["orders"].hour.dead_letters == 1
 
 
 def test_a_delivery_that_fails_after_a_cancellation_and_a_replay_is_a_dead_letter(desk):

@@ -7,11 +7,13 @@ from itertools import pairwise
 
 import pytest
 
+from resonant.dead_letters.triage import triage
 from resonant.delivery.retry import GiveUp
 from resonant.metrics.prometheus import registry_of
 from resonant.metrics.statistics import read_statistics
 from resonant.metrics.totals import measure, read_totals
 from resonant.store import schema
+from resonant.store.shared.acknowledgements import acknowledge
 from resonant.store.shared.gates import Gate, GateChange, change_gate
 from resonant.store.views.selection import Selection
 from support.metrics import plain
@@ -143,6 +145,19 @@ def test_the_oldest_dead_letter_excludes_cancelled_deliveries(desk):
     cancel()
 
     assert totals(desk).oldest_dead_at == {"orders": died_at}
+
+
+def test_the_oldest_dead_letter_excludes_acknowledged_causes(desk):
+    desk.bury("evt_1", apart=HOUR)
+    [group] = desk.read(triage)
+    died_at = desk.clock()
+    desk.bury("evt_2", code="http_500", apart=HOUR)
+
+    desk.write(acknowledge, group.fingerprint, who="ann", note=None, now=desk.clock())
+
+    found = totals(desk)
+    assert found.oldest_dead_at == {"orders": died_at}
+    assert sum(found.dead_letters.values()) == 2
 
 
 def test_a_dead_letter_cancelled_before_its_first_attempt_is_of_category_unknown(desk):

@@ -76,7 +76,7 @@ def test_a_line_has_the_gate_the_error_rates_the_oldest_dead_letter_and_the_aler
     rates = "25.00 % of attempts failed in the last hour, 1.00 % a day before"
     assert list(found) == [
         ("crm", f"ALERT dead_letters, error_rate; paced; {rates}; oldest dead letter 3 h old"),
-        ("billing", "normal; no attempt in the last hour; no dead letter"),
+        ("billing", "normal; no attempt in the last hour; no open dead letter"),
         ("orders", "normal; 0.00 % of attempts failed in the last hour; oldest dead letter 4 days old"),
         ("", "ALERT retries"),
     ]

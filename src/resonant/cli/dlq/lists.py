@@ -34,6 +34,7 @@ def _command(
     """Return a command that lists dead letters, or only those of a reason or category."""
 
     def listing(
+        ctx: typer.Context,
         *,
         limit: Annotated[
             int | None, typer.Option(metavar="N", min=0, help="Maximum rows, 50 by default; 0: all.")
@@ -52,6 +53,9 @@ def _command(
     ) -> None:
         from resonant.cli.command_store import command_store
 
+        if ctx.invoked_subcommand is not None:
+            _refuse_options(ctx)
+            return
         with command_store() as store:
             category: Category | None = _only(name, "category", only_category, where.category)
             reason: Reason | None = _only(name, "reason", only_reason, where.reason)
@@ -71,6 +75,16 @@ def _command(
 
     listing.__name__, listing.__doc__ = name, doc
     return options.grouped(listing)
+
+
+def _refuse_options(ctx: typer.Context) -> None:
+    """Refuse the options of the list before the name of a subcommand, which would ignore them."""
+    for parameter in ctx.command.params:
+        source = ctx.get_parameter_source(parameter.name or "")
+        if source is not None and source.name == "COMMANDLINE":
+            raise options.Misuse(
+                f"{parameter.opts[0]} must follow {ctx.invoked_subcommand}, if {ctx.invoked_subcommand} has this option"
+            )
 
 
 def _only(name: str, field: str, fixed: _Word | None, asked: _Word | None) -> _Word | None:

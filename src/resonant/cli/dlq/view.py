@@ -110,9 +110,14 @@ def groups(*, now: float) -> View[DeadLetterGroup]:
                     f"first {ago(now - group.first_at)}"
                 ),
                 f"{group.reason}, {failed_with}" if group.code else failed_with,
-                f"next: {group.advice}",
+                next_step(group),
                 f"example: {group.example}, cause: {group.fingerprint}",
             ]
+
+    def next_step(group: DeadLetterGroup) -> str:
+        if (known := group.acknowledged) is None:
+            return f"next: {group.advice}"
+        return f"acknowledged by {known.by}, {ago(now - known.at)}{f': {known.note}' if known.note else ''}"
 
     def error(group: DeadLetterGroup) -> str:
         answer = f"; the answer: {shortened(group.answer)}" if group.answer else ""
@@ -130,7 +135,7 @@ def groups(*, now: float) -> View[DeadLetterGroup]:
             "last": lambda group: rfc3339(group.last_at),
             "example": lambda group: group.example,
             "error": error,
-            "what to do": lambda group: group.advice,
+            "what to do": lambda group: next_step(group).removeprefix("next: "),
         },
         cards=cards,
     )

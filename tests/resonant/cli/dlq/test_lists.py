@@ -19,7 +19,7 @@ DEAD_LETTER_KEYS = (
 )
 GROUP_KEYS = (
     "fingerprint endpoint code reason category error count first_dead_at last_dead_at example example_source advice "
-    "answer maybe_processed"
+    "answer maybe_processed acknowledged"
 )
 DELIVERY_KEYS = (
     "event_id event_type source endpoint status attempts replays accepted_at first_attempt_at next_attempt_at finished_at "
@@ -255,7 +255,16 @@ def test_groups_are_the_largest_first_with_their_advice(resonant, groups):
     assert re.fullmatch("[0-9a-f]{12}", cause := busy.pop("fingerprint"))
     assert list(busy.values()) == [
         *("billing", "http_503", "exhausted", "transient", "no answer within <n> s", 3),
-        *(rfc3339(now - 3 * 3600), rfc3339(now - 3600), "evt_busy_2", "/shop", UNAVAILABLE_ADVICE, "", False),
+        *(
+            rfc3339(now - 3 * 3600),
+            rfc3339(now - 3600),
+            "evt_busy_2",
+            "/shop",
+            UNAVAILABLE_ADVICE,
+            "",
+            False,
+            None,
+        ),
     ]
     assert (rejected["count"], rejected["error"]) == (2, "order <text> is unknown")
 

@@ -1,0 +1,66 @@
+"""``resonant dlq ack``: acknowledge causes of dead letters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from resonant import output
+from resonant.cli import documents, name_checks, options
+from resonant.display import counted
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+
+commands = typer.Typer()
+
+
+@commands.command(epilog="Example: resonant dlq ack 3f9a0c1d2e4b --note 'fixed in release 42'")
+def ack(
+    causes: Annotated[
+        list[str],
+        typer.Argument(metavar="CAUSE", help="Causes, as `resonant dlq --group` shows them."),
+    ],
+    note: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="A note on one line, shown with the cause.")
+    ] = None,
+    undo: Annotated[bool, typer.Option("--undo", help="End the acknowledgement.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Acknowledge causes of dead letters: alerts about dead letters leave them out, and the triage shows them last.
+
+    Other causes are not affected, and new dead letters of the same cause stay quiet. The acknowledgement ends by itself once the
+    dead letters that are in the queue now have been replayed or purged. The next failure then opens the cause again.
+    """
+    from resonant.cli.command_store import command_store, who_runs_this
+    from resonant.errors import ResonantError
+    from resonant.store.shared.acknowledgements import acknowledge, reopen
+
+    if undo and note is not None:
+        raise options.Misuse("--note cannot be combined with --undo")
+    causes = list(dict.fromkeys(causes))
+
+    def change(connection: Connection, who: str, now: float) -> dict[str, int]:
+        found = {}
+        for cause in causes:
+            if undo and not reopen(connection, cause, who=who, now=now):
+                raise ResonantError(f"the cause {cause} is not acknowledged: nothing was changed")
+            found[cause] = 0 if undo else acknowledge(connection, cause, who=who, note=note, now=now)
+            if not undo and not found[cause]:
+                raise ResonantError(
+                    f"the queue has no dead letter of the cause {cause}: nothing was acknowledged"
+                )
+        return found
+
+    with command_store() as store:
+        for cause in causes:
+            name_checks.check_filters(store, None, cause=cause)
+        found = store.run(lambda opened: opened.write(change, who_runs_this(), opened.clock()))
+    done = "reopened" if undo else "acknowledged"
+    if as_json:
+        output.write(output.to_json(documents.acknowledged(found, done)) + "\n")
+        return
+    for cause, number in found.items():
+        output.write(f"{done} {cause}" + ("\n" if undo else f": {counted(number, 'dead letter')}\n"))

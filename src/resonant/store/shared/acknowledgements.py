@@ -1,0 +1,74 @@
+"""Acknowledged causes of dead letters: operators know about them, so triage and alerts leave them out.
+
+An acknowledgement ends by itself, with the last of the dead letters that it was given for: once these are replayed or purged, the
+next failure opens the cause again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import delete, func, select
+
+from resonant.store import schema
+from resonant.store.audit import record_change
+from resonant.store.engine.sql import insert_into
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+_a, _c, _d = schema.acknowledged_causes, schema.causes, schema.deliveries
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledgement:
+    """Who acknowledged a cause and when, in seconds since the epoch."""
+
+    at: float
+    by: str
+    note: str | None = None
+
+
+def read_acknowledged(connection: Connection) -> dict[str, Acknowledgement]:
+    """Return the acknowledgements that have not ended, by cause (``DeadLetterGroup.fingerprint``)."""
+    # The index by cause finds the oldest at once.
+    oldest = select(func.min(_d.c.finished_at)).where(schema.is_dead_letter, _d.c.cause_id == _c.c.id)
+    is_left = select(_c.c.id).where(
+        _c.c.fingerprint == _a.c.cause, oldest.scalar_subquery() <= _a.c.acknowledged_at
+    )
+    query = select(_a.c.cause, _a.c.acknowledged_at, _a.c.acknowledged_by, _a.c.note).where(is_left.exists())
+    return {cause: Acknowledgement(*rest) for cause, *rest in connection.execute(query)}
+
+
+def acknowledge(connection: Connection, cause: str, *, who: str, note: str | None, now: float) -> int:
+    """Acknowledge a cause, and return the number of its dead letters; without any, change nothing.
+
+    Args:
+        connection: in a write transaction.
+        cause: as ``DeadLetterGroup.fingerprint``.
+        who: the operator.
+        note: shown with the cause.
+        now: seconds since the epoch.
+    """
+    is_of_cause = _d.c.cause_id.in_(select(_c.c.id).where(_c.c.fingerprint == cause))
+    query = select(func.count(), func.max(_d.c.finished_at)).where(schema.is_dead_letter, is_of_cause)
+    number, last_at = connection.execute(query).one()
+    if not number:
+        return 0
+    # The clock of the worker that gave up the last one may be ahead.
+    row = {"acknowledged_at": max(now, last_at), "acknowledged_by": who, "note": note}
+    new = insert_into(connection.dialect.name, _a).values(cause=cause, **row)
+    connection.execute(new.on_conflict_do_update(index_elements=[_a.c.cause], set_=row))
+    selection = {"cause": cause, "note": note}
+    record_change(connection, at=now, who=who, action="acknowledge", selection=selection)
+    return int(number)
+
+
+def reopen(connection: Connection, cause: str, *, who: str, now: float) -> bool:
+    """End the acknowledgement of a cause; return False if it has none."""
+    if cause not in read_acknowledged(connection):
+        return False
+    connection.execute(delete(_a).where(_a.c.cause == cause))
+    record_change(connection, at=now, who=who, action="reopen", selection={"cause": cause})
+    return True

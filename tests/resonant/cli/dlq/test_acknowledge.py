@@ -1,0 +1,71 @@
+"""``dlq ack``: an operator acknowledges causes of dead letters."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from resonant.delivery.retry import GiveUp
+from support.dlq_actions import PERMANENT
+
+
+@pytest.fixture
+def causes(resonant, worker):
+    """Two causes, the larger one first."""
+    worker.accept("evt_1", "evt_2")
+    worker.attempt(GiveUp("exhausted"))
+    worker.attempt(GiveUp("exhausted"))
+    worker.accept("evt_bad")
+    worker.attempt(GiveUp("permanent"), **PERMANENT)
+    return [group["fingerprint"] for group in resonant.json("dlq", "--group")]
+
+
+def test_an_acknowledged_cause_is_listed_last_with_its_note_instead_of_the_advice(resonant, causes):
+    busy, rejected = causes
+
+    assert (
+        resonant("dlq", "ack", busy, "--note", "fixed in\x1b release 42").out
+        == f"acknowledged {busy}: 2 dead letters\n"
+    )
+
+    first, last = resonant.json("dlq", "--group")
+    assert (first["fingerprint"], first["acknowledged"]) == (rejected, None)
+    known = last.pop("acknowledged")
+    assert (last["fingerprint"], known["note"]) == (busy, "fixed in\x1b release 42")
+    assert "on the command line" in known["by"]
+    *_, card = resonant.on_a_terminal("dlq", "--group", columns=200).split("2 dead letters to")
+    assert re.search(r"acknowledged by .* on the command line, 0 s ago: fixed in\\x1b release 42", card)
+    assert "next: " not in card
+    table = resonant("dlq", "--group").out
+    assert table.count("resonant replay") == 1
+    [entry] = resonant.json("audit")
+    assert (entry["action"], entry["selection"]["cause"]) == ("acknowledge", busy)
+
+
+def test_several_are_acknowledged_and_reopened_at_once(resonant, causes):
+    assert resonant.json("dlq", "ack", *causes, causes[0]) == {
+        "done": "acknowledged",
+        "causes": [{"cause": causes[0], "dead_letters": 2}, {"cause": causes[1], "dead_letters": 1}],
+    }
+    assert resonant("dlq", "ack", "--undo", causes[1]).out == f"reopened {causes[1]}\n"
+    assert [bool(group["acknowledged"]) for group in resonant.json("dlq", "--group")] == [False, True]
+
+
+def test_a_mistake_changes_nothing(resonant, worker, causes):
+    refused = resonant("dlq", "ack", causes[0], "0123456789ab", code=2)
+    assert "no dead letter has the cause '0123456789ab'" in refused.err
+    answer = resonant("dlq", "ack", "--undo", *causes, code=1)
+    assert answer.err == f"resonant: the cause {causes[0]} is not acknowledged: nothing was changed\n"
+    assert "--note cannot be combined" in resonant("dlq", "ack", "--undo", "--note", "x", *causes, code=2).err
+    assert (
+        "--endpoint must follow ack" in resonant("dlq", "--endpoint", "billing", "ack", *causes, code=2).err
+    )
+    assert "takes one value" in resonant("dlq", "--endpoint", "a", "--endpoint", "b", code=2).err
+    assert resonant("dlq", "akc", causes[0], code=2).out == ""
+    resonant("purge", "--endpoint", "billing", "--code", "http_503", "--yes", "--no-archive")
+    gone = resonant("dlq", "ack", causes[1], causes[0], code=1)
+    assert gone.err == (
+        f"resonant: the queue has no dead letter of the cause {causes[0]}: nothing was acknowledged\n"
+    )
+    assert not any(group["acknowledged"] for group in resonant.json("dlq", "--group"))

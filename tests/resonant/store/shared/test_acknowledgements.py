@@ -1,0 +1,107 @@
+"""An acknowledged cause of dead letters: who knows about it, and until when."""
+
+from __future__ import annotations
+
+import pytest
+
+from resonant.dead_letters.triage import triage
+from resonant.delivery.retry import GiveUp
+from resonant.store import schema
+from resonant.store.audit import read_audit
+from resonant.store.shared.acknowledgements import Acknowledgement, acknowledge, read_acknowledged, reopen
+from resonant.store.views.selection import Selection
+
+BUSY = Selection(code="http_503")
+
+
+@pytest.fixture
+def cause(desk):
+    """A cause with two dead letters, besides another cause."""
+    desk.bury("evt_1", "evt_2", apart=1)
+    desk.bury("evt_bad", code="http_400")
+    return desk.read(triage, BUSY)[0].fingerprint
+
+
+def ack(desk, cause, note=None):
+    return desk.write(acknowledge, cause, who="ann", note=note, now=desk.clock())
+
+
+def test_it_says_who_knows_of_the_cause_and_new_dead_letters_of_it_change_nothing(desk, cause):
+    assert desk.read(read_acknowledged) == {}
+
+    assert ack(desk, cause, "release 42") == 2
+
+    known = {cause: Acknowledgement(desk.clock(), "ann", "release 42")}
+    assert desk.read(read_acknowledged) == known
+    desk.clock.advance(60)
+    desk.bury("evt_3")
+    assert desk.read(read_acknowledged) == known
+
+
+def test_it_lasts_until_the_last_of_its_dead_letters_is_replayed(desk, cause):
+    ack(desk, cause)
+    desk.clock.advance(1)
+    desk.bury("evt_3")
+    [first] = desk.replay(BUSY, limit=1).leases
+    assert cause in desk.read(read_acknowledged)
+
+    desk.clock.advance(1)
+    [second] = desk.replay(BUSY, limit=1).leases
+
+    assert desk.read(read_acknowledged) == {}, "the third one is a new failure"
+    desk.deliver(first, second)
+
+
+def test_a_replayed_dead_letter_that_fails_again_opens_the_cause(desk, cause):
+    ack(desk, cause)
+    desk.clock.advance(1)
+    for lease in desk.replay(BUSY).leases:
+        desk.fail(lease, GiveUp("exhausted"))
+
+    [group] = desk.read(triage, BUSY)
+    assert (group.count, group.fingerprint, group.acknowledged) == (2, cause, None)
+    assert ack(desk, cause) == 2
+    assert cause in desk.read(read_acknowledged)
+
+
+def test_a_purge_of_its_dead_letters_ends_it(desk, cause):
+    ack(desk, cause)
+    desk.purge()
+    desk.clock.advance(1)
+    desk.bury("evt_3")
+    assert desk.read(read_acknowledged) == {}
+
+
+def test_dead_letters_of_a_worker_whose_clock_is_ahead_are_acknowledged_too(desk, cause):
+    assert desk.write(acknowledge, cause, who="ann", note=None, now=desk.clock() - 60) == 2
+    assert cause in desk.read(read_acknowledged)
+
+
+def test_a_cause_without_dead_letters_is_not_acknowledged(desk, cause):
+    desk.purge()
+    assert ack(desk, cause) == ack(desk, "none") == 0
+    assert desk.rows(schema.acknowledged_causes) == []
+    assert [entry.action for entry in desk.read(read_audit)] == ["purge"]
+
+
+def test_a_reopened_cause_is_no_longer_acknowledged_and_the_audit_has_both(desk, cause):
+    assert not desk.write(reopen, cause, who="ben", now=desk.clock())
+    ack(desk, cause, "later")
+
+    assert desk.write(reopen, cause, who="ben", now=desk.clock() + 1)
+
+    assert desk.read(read_acknowledged) == {}
+    undone, done = desk.read(read_audit)
+    assert (done.who, done.action, done.selection) == (
+        "ann",
+        "acknowledge",
+        {"cause": cause, "note": "later"},
+    )
+    assert (undone.who, undone.action, undone.selection) == ("ben", "reopen", {"cause": cause})
+
+
+def test_triage_lists_acknowledged_causes_last(desk, cause):
+    ack(desk, cause)
+    other, known = desk.read(triage)
+    assert (other.code, other.count, other.acknowledged) == ("http_400", 1, None)
+    assert (known.count, known.acknowledged) == (2, Acknowledgement(desk.clock(), "ann"))
