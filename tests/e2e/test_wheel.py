@@ -26,6 +26,15 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow]
 EXAMPLE = Path(__file__).parents[2] / "examples" / "spool_sink"
 EVENT = '{"type": "com.example.paid", "source": "/shop", "data": {"n": 1}}\n'
 SAVE_SPOOL = "from spool_sink import SpoolEndpoint; SpoolEndpoint(folder={folder!r}).save({name!r})"
+FAILING_FLOW = """
+from prefect import flow
+
+@flow
+def import_orders():
+    raise ValueError
+
+import_orders(return_state=True)
+"""
 STORED = "SELECT event_type, endpoint FROM resonant_deliveries JOIN resonant_events e ON e.key = event_key"
 
 
@@ -118,6 +127,18 @@ def test_events_are_sent_by_the_command_and_by_the_worker(up, installed, start_r
     wait_until(lambda: len(receiver.journal) == 2)
     assert installed.read("status")["balanced"]
     assert installed.read("dlq") == []
+
+
+def test_a_failed_run_of_a_project_is_reported(up, installed, start_receiver):
+    receiver = start_receiver("resonant.testing:always_ok")
+    installed.succeed("endpoint", "add", "operations", receiver.url, "--allow-private")
+    installed.succeed("automation", "enable", "failed-runs", "--endpoint", "operations")
+    failed = installed.run_code(FAILING_FLOW, PREFECT_API_URL=f"{up.url}/api")
+    assert failed.returncode == 0, failed.stderr
+
+    [entry] = wait_until(lambda: receiver.journal)
+    assert entry["headers"]["ce-type"] == "prefect.flow-run.failed"
+    assert entry["headers"]["ce-subject"] == "import-orders"
 
 
 def test_a_sink_of_another_package_takes_events_by_the_command_and_by_the_worker(up, installed, tmp_path):
