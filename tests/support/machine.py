@@ -70,13 +70,13 @@ class Machine:
         return self._popen([sys.executable, "-m", "resonant", *arguments], **options)
 
     def run(
-        self, *arguments: str, typed: str = "", timeout: float = 120, **variables: str
+        self, *arguments: str, typed: str = "", timeout: float = 240, **variables: str
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, with additional environment variables."""
         return self._run([sys.executable, "-m", "resonant", *arguments], typed, timeout, variables)
 
     def run_code(
-        self, code: str, *, timeout: float = 120, **variables: str
+        self, code: str, *, timeout: float = 240, **variables: str
     ) -> subprocess.CompletedProcess[str]:
         """Run Python to its end."""
         return self._run([sys.executable, "-c", code], "", timeout, variables)
