@@ -56,6 +56,7 @@ def test_a_command_that_sends_stores_nothing(machine):
 )
 def test_up_ends(tmp_path, changed, name, progress):
     machine = Machine(tmp_path)
+    machine.prepare()
     change_prefect(machine, *changed)
     done = machine.run("up", "--port", str(free_port()))
     assert_one_line(done, name, *progress)

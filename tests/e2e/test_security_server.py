@@ -118,10 +118,14 @@ def test_the_api_is_behind_the_password_and_commands_that_have_it_work(up, home,
 
 
 @pytest.mark.parametrize(
-    "variables", [{}, {"PREFECT_API_AUTH_STRING": "admin:wr0ng"}], ids=["without it", "with another"]
-)
-@pytest.mark.parametrize(
-    "command", ["emit events.jsonl --endpoint billing", "endpoint list", "emit", "replay --all"], ids=str
+    ("command", "variables"),
+    [
+        ("emit events.jsonl --endpoint billing", {"PREFECT_API_AUTH_STRING": "admin:wr0ng"}),
+        ("endpoint list", {}),
+        ("emit", {}),
+        ("replay --all", {}),
+    ],
+    ids=["with another", *["without it"] * 3],
 )
 def test_a_command_without_the_password_fails_in_one_line(up, home, variables, command):
     refused = home.run(*command.split(), **variables)
@@ -134,14 +138,13 @@ def test_a_command_without_the_password_fails_in_one_line(up, home, variables, c
     assert "wr0ng" not in refused.stdout + refused.stderr
 
 
-def test_the_password_is_no_argument_and_the_server_knows_only_where_the_store_is(up):
+def test_the_password_is_no_argument_and_the_server_knows_nothing_of_the_store(up):
     of_server = 0
     for one in up.family:
         assert PASSWORD not in " ".join(one.cmdline())
         if one.cmdline()[1:] == ["-m", "deployments.server"]:
             of_server += 1
-            known = {name for name in one.environ() if name.startswith("RESONANT_")}
-            assert known == {"RESONANT_DATABASE_URL", "RESONANT_HOME"}
+            assert [name for name in one.environ() if name.startswith("RESONANT_")] == []
     assert of_server == 1
 
 
@@ -169,9 +172,9 @@ def test_the_worker_and_its_runs_write_temporary_files_into_a_private_folder(up,
 
 
 def test_up_reports_that_only_the_server_has_the_password(tmp_path):
-    refused = Home(tmp_path, umask=0o022).run(
-        "up", "--port", str(free_port()), PREFECT_SERVER_API_AUTH_STRING=PASSWORD
-    )
+    machine = Machine(tmp_path)
+    machine.prepare()
+    refused = machine.run("up", "--port", str(free_port()), PREFECT_SERVER_API_AUTH_STRING=PASSWORD)
     assert refused.returncode == 1
     assert "refuses the credentials (401)" in refused.stderr.splitlines()[-1]
     assert "Traceback" not in refused.stderr

@@ -6,17 +6,16 @@ import httpx
 import pytest
 
 from support.browser import VIOLATIONS, blocked, tab
-from support.prefect import patient_client, running_server
+from support.prefect import patient_client
 from support.sites import site
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def unlocked(tmp_path_factory):
+def unlocked(prefect_api):
     """The port of a server without a password."""
-    with running_server(tmp_path_factory.mktemp("unlocked"), ui=True) as (api_url, _):
-        yield httpx.URL(api_url).port
+    return httpx.URL(prefect_api).port
 
 
 @pytest.fixture
