@@ -36,11 +36,15 @@ def ack(
     """
     from resonant.cli.command_store import command_store, who_runs_this
     from resonant.errors import ResonantError
+    from resonant.store.queue.attempts import storable
     from resonant.store.shared.acknowledgements import acknowledge, reopen
 
     if undo and note is not None:
         raise options.Misuse("--note cannot be combined with --undo")
-    causes = list(dict.fromkeys(causes))
+    if note == "":
+        raise options.Misuse("--note is empty")
+    note = storable(note)
+    causes = list(dict.fromkeys(storable(each) or "" for each in causes))
 
     def change(connection: Connection, who: str, now: float) -> dict[str, int]:
         found = {}

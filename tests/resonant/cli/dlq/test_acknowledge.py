@@ -43,6 +43,11 @@ def test_an_acknowledged_cause_is_listed_last_with_its_note_instead_of_the_advic
     assert (entry["action"], entry["selection"]["cause"]) == ("acknowledge", busy)
 
 
+def test_a_note_that_is_not_utf_8_is_shown_with_replacements(resonant, causes):
+    resonant("dlq", "ack", causes[0], "--note", "bad \udcff byte")
+    assert resonant.json("dlq", "--group")[-1]["acknowledged"]["note"] == "bad ? byte"
+
+
 def test_several_are_acknowledged_and_reopened_at_once(resonant, causes):
     assert resonant.json("dlq", "ack", *causes, causes[0]) == {
         "done": "acknowledged",
@@ -63,6 +68,8 @@ def test_a_mistake_changes_nothing(resonant, worker, causes):
     )
     assert "takes one value" in resonant("dlq", "--endpoint", "a", "--endpoint", "b", code=2).err
     assert resonant("dlq", "akc", causes[0], code=2).out == ""
+    assert resonant("dlq", "ack", "--note", "", *causes, code=2).err == "resonant: --note is empty\n"
+    assert "no dead letter has the cause" in resonant("dlq", "ack", "\udcff", code=2).err
     resonant("purge", "--endpoint", "billing", "--code", "http_503", "--yes", "--no-archive")
     gone = resonant("dlq", "ack", causes[1], causes[0], code=1)
     assert gone.err == (
