@@ -20,7 +20,7 @@ from resonant.events.deliveries import (
     Result,
     Status,
 )
-from resonant.events.event import DEFAULT_MAX_EVENT_BYTES, Event, EventKey, new_event_id
+from resonant.events.event import DEFAULT_MAX_EVENT_BYTES, Event, EventKey, given_attributes, new_event_id
 from resonant.events.own import OWN_SOURCE, is_own_type
 from resonant.events.times import rfc3339
 
@@ -48,6 +48,7 @@ __all__ = [
     "charset_of",
     "decode_base64",
     "encode_data",
+    "given_attributes",
     "is_json",
     "is_own_type",
     "json_kind",

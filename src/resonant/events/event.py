@@ -133,10 +133,16 @@ class Event:
         )
 
     @classmethod
-    def from_stored(
-        cls,
-        id: str,  # noqa: A002 - CloudEvents calls it that
-        type: str,  # noqa: A002 - CloudEvents calls it that
+    def from_stored(cls, *fields: Any, **others: Any) -> Event:
+        """Rebuild a stored event from its fields, in their order or by name, without validation."""
+        event = cls.__new__(cls)
+        event._assign(*fields, **others)  # noqa: SLF001 - of its own class
+        return event
+
+    def _assign(
+        self,
+        id: str,  # noqa: A002
+        type: str,  # noqa: A002
         source: str,
         body: bytes,
         time: str | None = None,
@@ -149,47 +155,6 @@ class Event:
         tracestate: str | None = None,
         webhook_id: str | None = None,
         drops_trace: bool = False,
-    ) -> Event:
-        """Rebuild a stored event, without validation.
-
-        Args:
-            form: ``json`` by default.
-        """
-        event = cls.__new__(cls)
-        event._assign(  # noqa: SLF001 - of its own class
-            id,
-            type,
-            source,
-            body,
-            time,
-            subject,
-            form or "json",
-            datacontenttype,
-            dataschema,
-            extensions_json,
-            traceparent,
-            tracestate,
-            webhook_id,
-            drops_trace,
-        )
-        return event
-
-    def _assign(
-        self,
-        id: str,  # noqa: A002
-        type: str,  # noqa: A002
-        source: str,
-        body: bytes,
-        time: str | None,
-        subject: str | None,
-        form: Form,
-        datacontenttype: str | None,
-        dataschema: str | None,
-        extensions_json: str | None,
-        traceparent: str | None,
-        tracestate: str | None,
-        webhook_id: str | None,
-        drops_trace: bool,
     ) -> None:
         _set_id(self, id)
         _set_type(self, type)
@@ -197,7 +162,7 @@ class Event:
         _set_body(self, body)
         _set_time(self, time)
         _set_subject(self, subject)
-        _set_form(self, form)
+        _set_form(self, form or "json")
         _set_datacontenttype(self, datacontenttype)
         _set_dataschema(self, dataschema)
         _set_extensions_json(self, extensions_json)
@@ -250,6 +215,24 @@ class Event:
             if more != ["json", None, None, {}]:
                 attributes += json.dumps(more)
         return hashlib.sha256(attributes.encode() + b"\n" + self.body).hexdigest()
+
+
+def given_attributes(event: Event) -> dict[str, str | bool | int]:
+    """Return the attributes that an event has, by name: those of CloudEvents, its extensions, and its trace."""
+    attributes = {
+        "specversion": "1.0",
+        "id": event.id,
+        "type": event.type,
+        "source": event.source,
+        "time": event.time,
+        "subject": event.subject,
+        "datacontenttype": event.datacontenttype,
+        "dataschema": event.dataschema,
+        **event.extensions,
+        "traceparent": event.traceparent,
+        "tracestate": event.tracestate,
+    }
+    return {name: value for name, value in attributes.items() if value is not None}
 
 
 def _quoted(text: str | None) -> str:

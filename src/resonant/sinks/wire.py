@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from resonant.events import canonical_text, encode_data
+from resonant.events import canonical_text, encode_data, given_attributes
 
 if TYPE_CHECKING:
     from resonant.events import Event
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 Header = tuple[bytes, bytes]
 
-_VERSION = (b"ce-specversion", b"1.0")
 _JSON = (b"content-type", b"application/json")
 # The SDK for JavaScript compares this text exactly.
 _STRUCTURED = (b"content-type", b"application/cloudevents+json; charset=utf-8")
@@ -33,57 +32,16 @@ def message(event: Event, mode: Mode) -> tuple[list[Header], bytes]:
     An event whose data is itself a CloudEvent is structured in both modes. In binary mode, its receiver would take the
     attributes in the data for those of the event, so a producer could forge them.
     """
-    kind = event.datacontenttype
+    kind, attributes = event.datacontenttype, given_attributes(event)
     if mode == "structured" or (kind is not None and kind.lower().startswith(_CLOUDEVENTS)):
-        return [_STRUCTURED], _structured(event)
-    return _attributes(event), event.body
-
-
-def _attributes(event: Event) -> list[Header]:
-    headers = [
-        _VERSION,
-        (b"ce-id", _encoded(event.id)),
-        (b"ce-type", _encoded(event.type)),
-        (b"ce-source", _encoded(event.source)),
-    ]
-    if event.datacontenttype is not None:
-        headers.append((b"content-type", event.datacontenttype.encode("ascii")))
+        return [_STRUCTURED], b"".join((encode_data(attributes)[:-1], *_data(event), b"}"))
+    attributes.pop("datacontenttype", None)
+    headers = [(f"ce-{name}".encode(), _encoded(canonical_text(value))) for name, value in attributes.items()]
+    if kind is not None:
+        headers.append((b"content-type", kind.encode("ascii")))
     elif event.form == "json":
         headers.append(_JSON)
-    if event.time is not None:
-        headers.append((b"ce-time", _encoded(event.time)))
-    if event.subject is not None:
-        headers.append((b"ce-subject", _encoded(event.subject)))
-    if event.dataschema is not None:
-        headers.append((b"ce-dataschema", _encoded(event.dataschema)))
-    if event.extensions_json is not None:
-        headers += [
-            (f"ce-{name}".encode(), _encoded(canonical_text(value)))
-            for name, value in event.extensions.items()
-        ]
-    if event.traceparent is not None:
-        headers.append((b"ce-traceparent", _encoded(event.traceparent)))
-    if event.tracestate is not None:
-        headers.append((b"ce-tracestate", _encoded(event.tracestate)))
-    return headers
-
-
-def _structured(event: Event) -> bytes:
-    members = {
-        "specversion": "1.0",
-        "id": event.id,
-        "type": event.type,
-        "source": event.source,
-        "time": event.time,
-        "subject": event.subject,
-        "datacontenttype": event.datacontenttype,
-        "dataschema": event.dataschema,
-        **event.extensions,
-        "traceparent": event.traceparent,
-        "tracestate": event.tracestate,
-    }
-    head = encode_data({name: value for name, value in members.items() if value is not None})
-    return b"".join((head[:-1], *_data(event), b"}"))
+    return headers, event.body
 
 
 def _data(event: Event) -> tuple[bytes, ...]:
