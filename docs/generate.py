@@ -265,8 +265,8 @@ def _values(literal: Any) -> str:
 
 
 def _http() -> Iterator[str]:
+    from resonant.intake.description.markdown import markdown  # noqa: PLC0415
     from resonant.intake.description.openapi import openapi  # noqa: PLC0415
-    from resonant.intake.description.openapi_tables import sections  # noqa: PLC0415
     from resonant.intake.limits import Limits  # noqa: PLC0415
 
     yield "# HTTP API"
@@ -274,10 +274,7 @@ def _http() -> Iterator[str]:
         "`resonant serve` answers these requests. A server describes itself in the same words at `/docs`, and as an OpenAPI 3.1 "
         "document at `/openapi.json`."
     )
-    for section in sections(openapi(Limits(), needs_token=True)):
-        yield f"## {section.title}"
-        yield from section.paragraphs
-        yield from (_table(each.columns, each.rows) for each in section.tables if each.rows)
+    yield markdown(openapi(Limits(), needs_token=True))
 
 
 def _python() -> Iterator[str]:

@@ -1,33 +1,4 @@
-"""Resonant's exceptions.
-
-::
-
-    ResonantError                  every error of this package: one line with the problem, the place and the next step
-    ├── InvalidEvent               an invalid event (bad JSON, missing type, too large ...)
-    ├── ConflictingEvent           a source and id that exist with different content
-    ├── UnroutedEvent              an event without an endpoint that no subscription matches
-    ├── InvalidSubscription        a subscription with an invalid glob or filter
-    ├── UnknownName                an unknown code or event id, or an id that needs its source
-    ├── StoreError
-    │   ├── StoreUnavailable       the database cannot be opened, reached or written
-    │   │   ├── StoreLocked        another process holds a lock on it
-    │   │   └── StoreRefused       it cannot be used as configured: waiting does not help
-    │   ├── StoreReplaced          its file was deleted or replaced while it was open
-    │   └── StoreTooNew            its schema was written by a newer Resonant
-    ├── EndpointError              an endpoint that cannot be used as configured (bad URL, unknown name ...)
-    │   ├── UnknownEndpoint        no endpoint has that name
-    │   └── AddressRefused         its address is private or special, and the endpoint does not allow that
-    ├── SendFailed                 an event was not delivered
-    │   └── UnexpectedStatus       carries the status, Retry-After and an excerpt of the answer
-    ├── SettingsError              a setting in the environment is malformed or missing
-    │   └── UnknownPolicy          no retry policy has that name
-    ├── ServerError                the Prefect server cannot be reached, or does not start
-    ├── ServerGone                 the Prefect server became unreachable
-    ├── PrefectChanged             the installed Prefect lacks a name that Resonant uses
-    ├── BootstrapFailed            the deployments could not be applied
-    ├── EmptySelection             a replay or purge without a filter
-    ├── ArchiveError               the archive of a purge cannot be written
-    └── InitError                  the flows cannot be copied
+"""Resonant's exceptions. The message of each is one line with the problem, the place and the next step.
 
 ``SendFailed`` only reaches callers of ``WebhookEndpoint.deliver``: in a run, the classifier turns a failure into a verdict.
 """

@@ -1,27 +1,4 @@
-"""Actions: the receiver's reactions to a request.
-
-::
-
-    action
-    ├── respond, redirect                       a proper answer
-    ├── retry_after, retry_after_date           a proper answer with a Retry-After, valid or not
-    ├── never_answer, never_read                no answer while the client waits
-    ├── garbage, raw                            not HTTP, or arbitrary bytes
-    ├── the head
-    │   ├── slow_headers, endless_headers       never ends
-    │   ├── huge_header, many_headers           too large
-    │   ├── endless_status_line                 never ends either
-    │   ├── interim_only, endless_interim       1xx without a final answer
-    │   └── reset_before_response, reset_mid_response, reset_after_headers
-    ├── the body
-    │   ├── slow_body, endless_body             never ends
-    │   ├── endless_chunks, endless_trailers    never ends, in the smallest pieces
-    │   ├── truncated_body, reset_mid_body      shorter than announced
-    │   ├── surplus_body                        longer than announced
-    │   ├── endless_answers                     followed by further answers
-    │   └── bad_gzip, gzip_bomb                 invalid gzip, or far larger when decoded
-    └── half_close                              the receiver stops sending but still reads
-"""
+"""Actions: the receiver's reactions to a request."""
 
 from __future__ import annotations
 

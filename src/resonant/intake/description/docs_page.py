@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from base64 import b64encode
 from hashlib import sha256
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from resonant.intake.description.openapi_tables import sections
+from markdown_it import MarkdownIt
 
-if TYPE_CHECKING:
-    from resonant.intake.description.openapi_tables import Section, Table
+from resonant.intake.description.markdown import markdown
 
 _STYLE = """
 body { font: 1rem/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color-scheme: light dark; }
@@ -37,23 +35,5 @@ def page(document: dict[str, Any]) -> str:
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>\n'
         f"<body>\n<h1>{escape(title)}</h1>\n<p>{escape(document['info']['summary'])} "
         'The same as an OpenAPI document: <a href="openapi.json">openapi.json</a>.</p>\n'
-        f"{''.join(map(_section, sections(document)))}</body>\n</html>\n"
+        f"{MarkdownIt('commonmark', {'html': False}).enable('table').render(markdown(document))}</body>\n</html>\n"
     )
-
-
-def _section(section: Section) -> str:
-    paragraphs = "".join(f"<p>{_text(each)}</p>\n" for each in section.paragraphs)
-    tables = "".join(_table(table) for table in section.tables if table.rows)
-    return f"<h2>{escape(section.title)}</h2>\n{paragraphs}{tables}"
-
-
-def _table(table: Table) -> str:
-    return f"<table>\n{_row('th', table.columns)}{''.join(_row('td', row) for row in table.rows)}</table>\n"
-
-
-def _row(tag: str, cells: tuple[str, ...]) -> str:
-    return f"<tr>{''.join(f'<{tag}>{_text(cell)}</{tag}>' for cell in cells)}</tr>\n"
-
-
-def _text(markdown: str) -> str:
-    return re.sub("`([^`]*)`", r"<code>\1</code>", escape(markdown))

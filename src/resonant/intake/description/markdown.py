@@ -1,45 +1,38 @@
-"""The OpenAPI document as tables, for ``/docs`` and the reference. Cells have code between backticks, as in Markdown."""
+"""The OpenAPI document as Markdown, for ``/docs`` and the reference."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 
-class Table(NamedTuple):
-    """A table, which may have no rows."""
-
-    columns: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
+def markdown(document: dict[str, Any]) -> str:
+    """Return a section for each operation of a document, then for each schema."""
+    return "\n\n".join(_parts(document))
 
 
-class Section(NamedTuple):
-    """An operation or a schema."""
-
-    title: str
-    paragraphs: Sequence[str]
-    tables: Sequence[Table]
-
-
-def sections(document: dict[str, Any]) -> Iterator[Section]:
-    """Yield the operations of a document, then its schemas."""
+def _parts(document: dict[str, Any]) -> Iterator[str]:
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
-            yield _operation(f"{method.upper()} {path}", operation)
+            yield f"## {method.upper()} {path}"
+            yield from _operation(operation)
     for name, schema in document["components"]["schemas"].items():
-        yield _schema(name, schema)
+        yield f"## {name}"
+        yield from _schema(schema)
 
 
-def _operation(title: str, operation: dict[str, Any]) -> Section:
+def _operation(operation: dict[str, Any]) -> Iterator[str]:
+    yield operation["summary"]
+    if "description" in operation:
+        yield operation["description"]
     parameters = [
         (f"`{each['name']}`", each["in"], each["description"]) for each in operation.get("parameters", ())
     ]
-    bodies = [
-        (f"`{kind}`", _words(each["schema"]))
-        for kind, each in operation.get("requestBody", {}).get("content", {}).items()
-    ]
+    yield from _table(("parameter", "in", "meaning"), parameters)
+    bodies = operation.get("requestBody", {}).get("content", {}).items()
+    yield from _table(("body", "content"), [(f"`{kind}`", _words(each["schema"])) for kind, each in bodies])
     answers = [
         (
             status,
@@ -49,16 +42,12 @@ def _operation(title: str, operation: dict[str, Any]) -> Section:
         )
         for status, answer in operation["responses"].items()
     ]
-    paragraphs = [operation["summary"], *operation.get("description", "").split("\n\n")]
-    tables = [
-        Table(("parameter", "in", "meaning"), parameters),
-        Table(("body", "content"), bodies),
-        Table(("status", "meaning", "headers", "body"), answers),
-    ]
-    return Section(title, list(filter(None, paragraphs)), tables)
+    yield from _table(("status", "meaning", "headers", "body"), answers)
 
 
-def _schema(name: str, schema: dict[str, Any]) -> Section:
+def _schema(schema: dict[str, Any]) -> Iterator[str]:
+    if "description" in schema:
+        yield schema["description"]
     required = schema.get("required", ())
     members = [
         (f"`{member}`", _words(each), "yes" if member in required else "", each.get("description", ""))
@@ -66,10 +55,15 @@ def _schema(name: str, schema: dict[str, Any]) -> Section:
     ]
     if others := schema.get("additionalProperties"):
         members.append(("others", "string, boolean, integer", "", others["description"]))
-    paragraphs = [schema["description"]] if "description" in schema else []
     if not members and "type" in schema:
-        paragraphs.append(f"An {_words(schema)}.")
-    return Section(name, paragraphs, [Table(("member", "type", "required", "meaning"), members)])
+        yield f"An {_words(schema)}."
+    yield from _table(("member", "type", "required", "meaning"), members)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    if rows:
+        lines = [columns, ["---"] * len(columns), *rows]
+        yield "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines)
 
 
 def _content(answer: dict[str, Any]) -> str:
