@@ -20,12 +20,7 @@ if TYPE_CHECKING:
     from resonant.store.views.dead_letters import Position
     from resonant.store.views.selection import Selection
 
-Endpoint = Annotated[
-    str | None,
-    typer.Option(
-        "--endpoint", metavar="NAME", help="Only this endpoint.", autocompletion=completion.endpoints
-    ),
-]
+Endpoint = Annotated[str | None, options.endpoint_option("Only this endpoint.")]
 Source = Annotated[
     str | None,
     typer.Option(

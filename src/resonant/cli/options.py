@@ -35,6 +35,13 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Count only; change noth
 EndpointName = Annotated[
     str, typer.Argument(metavar="NAME", help="The endpoint's name.", autocompletion=completion.endpoints)
 ]
+
+
+def endpoint_option(text: str, metavar: str = "NAME") -> Any:
+    """Return the option ``--endpoint`` with this help, which the shell completes."""
+    return typer.Option("--endpoint", metavar=metavar, help=text, autocompletion=completion.endpoints)
+
+
 EventType = Annotated[
     str | None, typer.Option("--type", metavar="TYPE", help="The event type of lines that have none.")
 ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resonant import output
-from resonant.cli import completion, documents, name_checks, options
+from resonant.cli import documents, name_checks, options
 from resonant.cli.command_store import command_store
 from resonant.cli.send.enqueue import summary_line
 from resonant.display import counted
@@ -31,10 +31,9 @@ def emit(
     ] = None,
     endpoint: Annotated[
         str | None,
-        typer.Option(
+        options.endpoint_option(
+            "An endpoint's name, or a URL to save as an endpoint; without it, files are routed by subscriptions.",
             metavar="NAME_OR_URL",
-            help="An endpoint's name, or a URL to save as an endpoint; without it, files are routed by subscriptions.",
-            autocompletion=completion.endpoints,
         ),
     ] = None,
     event_type: options.EventType = None,

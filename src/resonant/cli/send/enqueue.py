@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resonant import output
-from resonant.cli import completion, documents, name_checks, options
+from resonant.cli import documents, name_checks, options
 from resonant.cli.command_store import command_store
 from resonant.display import counted
 
@@ -20,10 +20,8 @@ def enqueue(
     *,
     endpoint: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME",
-            help="The only endpoint that gets the events; without it, each with a matching subscription.",
-            autocompletion=completion.endpoints,
+        options.endpoint_option(
+            "The only endpoint that gets the events; without it, each with a matching subscription."
         ),
     ] = None,
     event_type: options.EventType = None,

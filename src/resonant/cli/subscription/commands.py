@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resonant import output
-from resonant.cli import completion, documents, name_checks, options
+from resonant.cli import completion, documents, filters, name_checks, options
 from resonant.cli.command_store import command_store
 from resonant.cli.subscription import given, trial
 from resonant.display import counted
@@ -74,10 +74,7 @@ def add(
 
 @commands.command("list", epilog="Example: resonant subscription list --endpoint shop")
 def list_(
-    endpoint: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Only this endpoint.", autocompletion=completion.endpoints),
-    ] = None,
+    endpoint: filters.Endpoint = None,
     as_json: options.Json = False,
 ) -> None:
     """List the subscriptions, sorted by endpoint."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resonant import output
-from resonant.cli import completion, documents, name_checks, options
+from resonant.cli import documents, name_checks, options
 from resonant.cli.command_store import command_store
 from resonant.cli.view import View
 from resonant.display import ago
@@ -38,12 +38,7 @@ def create(
         typer.Option("--type", metavar="GLOB", help="Only events of these types, such as 'order.*'."),
     ] = None,
     endpoint: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Send its events to this endpoint alone, without routing.",
-            autocompletion=completion.endpoints,
-        ),
+        str | None, options.endpoint_option("Send its events to this endpoint alone, without routing.")
     ] = None,
     rate: Annotated[
         float | None,
