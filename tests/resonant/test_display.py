@@ -167,7 +167,7 @@ def test_markup_is_code_in_markdown(text):
 @example("a`")
 @example("``")
 @example(" ")
-def test_a_text_is_read_back_from_its_markdown_as_it_was(text):
+def test_markdown_shows_the_same_text(text):
     [paragraph] = [token for token in MarkdownIt().parse(markdown(text)) if token.type == "inline"]
     [shown] = paragraph.children
     assert shown.type in ("text", "code_inline")
@@ -188,5 +188,5 @@ def test_a_text_is_read_back_from_its_markdown_as_it_was(text):
         "",
     ],
 )
-def test_words_are_written_as_they_are(text):
+def test_plain_words_are_written_unchanged(text):
     assert markdown(text) == text

@@ -29,7 +29,7 @@ def test_ages_are_shown_in_common_units(seconds, said):
 
 
 @given(st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S", "Zs"))))
-def test_everything_else_is_shown_as_it_is(text):
+def test_other_characters_are_shown_unchanged(text):
     assert output.visible(text) == text
 
 

@@ -56,7 +56,7 @@ def test_paragraphs_of_help_fill_the_width(resonant, monkeypatch):
     assert min(map(len, paragraph[:-1])) > 65
 
 
-def test_version_is_the_packages(resonant):
+def test_version_shows_the_version_of_the_package(resonant):
     assert resonant("--version").out == f"resonant {importlib.metadata.version('resonant')}\n"
 
 
@@ -114,7 +114,7 @@ resonant.cli.documents.status = status
     assert "hunter2-and-more" not in done.stderr
 
 
-def test_a_reader_that_has_had_enough_ends_a_command_in_silence(resonant, worker):
+def test_a_closed_pipe_ends_a_command_silently(resonant, worker):
     worker.accept(*(f"evt_{n:04}" for n in range(1_000)))
     worker.attempt(GiveUp("permanent"), error="x" * 200)
     listing = resonant.start("dlq", "--limit", "0")

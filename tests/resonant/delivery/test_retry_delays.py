@@ -116,7 +116,7 @@ def test_deliveries_that_failed_together_are_not_retried_together(jitter, attemp
     assert len({decide_now(attempt=attempt, **options).delay for _ in range(1000)}) == 1000
 
 
-def test_no_jitter_draws_nothing():
+def test_without_jitter_no_random_number_is_drawn():
     rng = CountingRandom(7)
     assert {decide_now(attempt=3, rng=rng).delay for _ in range(100)} == {9}
     assert rng.draws == 0

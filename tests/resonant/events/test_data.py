@@ -64,7 +64,7 @@ def test_every_number_keeps_its_value_or_is_refused(number):
         assert Decimal(sent[1:-1]) == Decimal(number)
 
 
-def test_digits_beyond_a_float_survive_among_all_else_that_json_knows():
+def test_exact_numbers_survive_beside_every_other_kind_of_json_value():
     data = '{"b":[0.12345678901234567890,"é\\n",null,true,{}],"a":{"":[[]],"k\\"":1.00000000000000000001},"é":-7}'
     assert body(data) == data
 

@@ -157,7 +157,7 @@ class TestConnecting:
         assert process.row.gate.state == "probing"
         assert not process.gate.may_connect(300)
 
-    def test_one_that_answers_nothing_after_it_accepted_connections_is_probed_once(self, down):
+    def test_an_endpoint_that_accepts_connections_but_does_not_answer_is_probed_once(self, down):
         self.connects(down, 5, is_accepted=False)
         self.connects(down, 10, is_accepted=True)
         assert down.look(10.25)

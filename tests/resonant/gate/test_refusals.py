@@ -40,7 +40,7 @@ def test_a_retry_after_holds_only_its_delivery_while_good_answers_follow(row, pr
     assert row.gate == Gate("api")
 
 
-def test_refusals_that_are_faster_than_good_answers_hold_nothing_either(row, process):
+def test_refusals_that_are_faster_than_good_answers_do_not_hold_deliveries(row, process):
     work_at(process, 150, 100, 1)
     sent = [process.gate.sent(101 + n / 150) for n in range(30)]
     for n in (3, 11, 19, 27):

@@ -25,7 +25,7 @@ def test_another_method_is_not_allowed(client, method):
     assert answer.json()["detail"].startswith("this path takes ")
 
 
-def test_an_error_of_ours_is_a_problem_too(desk, caplog):
+def test_an_internal_error_is_a_problem_document(desk, caplog):
     import httpx
 
     async def fail(_request):

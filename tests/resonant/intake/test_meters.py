@@ -49,7 +49,7 @@ def test_a_duration_is_in_each_bucket_whose_bound_it_does_not_exceed():
     assert list(BOUNDS) == sorted(BOUNDS)
 
 
-def test_promtool_has_no_remark():
+def test_promtool_reports_no_problem():
     for meters in (Meters(), filled()):
         text = generate_latest(meters.registry)
         done = subprocess.run(
@@ -58,6 +58,6 @@ def test_promtool_has_no_remark():
         assert (done.returncode, done.stdout + done.stderr) == (0, b"")
 
 
-def test_each_has_a_help_text_that_is_a_sentence():
+def test_the_help_text_of_each_metric_is_a_sentence():
     for family in Meters().collect():
         assert re.fullmatch(r"[A-Z].{10,}[.]", family.documentation), family.name

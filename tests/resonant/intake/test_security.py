@@ -119,7 +119,7 @@ def test_the_body_of_a_refused_request_is_not_read_as_the_next_one(server, targe
     ("length", "answers"),
     [(len(OUTER) + 10, []), (len(OUTER) - 5, [400]), (10**9, [413]), (0, [400])],
 )
-def test_of_a_body_with_a_wrong_length_nothing_is_stored(server, length, answers):
+def test_a_body_with_a_wrong_length_is_not_stored(server, length, answers):
     before = intake_counts(server.port)
 
     assert talk(server.port, post(OUTER + b" ", length=length), first=10 if answers else 0.3) == answers
@@ -138,7 +138,7 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("name", ENDLESS)
-def test_headers_and_what_is_around_chunks_have_an_end(server, name):
+def test_endless_headers_and_chunk_framing_are_refused(server, name):
     before = intake_counts(server.port)
 
     assert talk(server.port, ENDLESS[name], seconds=2) == [431]

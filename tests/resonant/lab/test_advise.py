@@ -37,7 +37,7 @@ def advice(found, current=CURRENT):
     return {each.setting: each for each in advise(found, current)}
 
 
-def test_nothing_is_advised_by_too_few_attempts_or_without_a_delivery():
+def test_advice_needs_enough_attempts_and_a_delivery():
     few = [answered() for _ in range(FEWEST_ATTEMPTS - 1)]
     assert advise(history(few), CURRENT) == []
     assert advise(history([answered(status=503) for _ in range(200)]), CURRENT) == []

@@ -102,7 +102,7 @@ def test_with_the_gate_the_figures_are_better_than_with_jitter_alone(jitter):
         assert with_gate < without, figure
 
 
-def test_after_a_retry_after_to_all_requests_the_rate_of_before_is_reached_in_seconds():
+def test_the_earlier_rate_is_reached_seconds_after_a_retry_after_to_all_requests():
     scenario = Scenario(
         events=9_000, over=60, outage=45, flap=15, outage_kind="429", capacity=0, retry_after=5
     )

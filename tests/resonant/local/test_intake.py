@@ -8,7 +8,7 @@ from resonant.local.intake import kept_intake
 from resonant.local.server import free_port
 
 
-def test_runs_during_the_block(tmp_path, sqlite_url):
+def test_the_intake_runs_during_the_block(tmp_path, sqlite_url):
     port = free_port()
     with kept_intake(tmp_path, {"RESONANT_DATABASE_URL": sqlite_url}, port) as part:
         assert part.supervisor.poll() is None
@@ -17,7 +17,7 @@ def test_runs_during_the_block(tmp_path, sqlite_url):
     assert not is_healthy(f"http://127.0.0.1:{port}", "healthz")
 
 
-def test_one_that_cannot_start_is_one_line_with_its_log(tmp_path):
+def test_an_intake_that_cannot_start_is_one_line_with_its_log(tmp_path):
     variables = {"RESONANT_DATABASE_URL": "mysql://store"}
     with pytest.raises(ServerError) as refused, kept_intake(tmp_path, variables, free_port()):
         pass

@@ -26,7 +26,7 @@ def settings(tmp_path, monkeypatch):
     return Settings(home=tmp_path)
 
 
-def test_it_is_generated_once_and_kept(settings):
+def test_the_password_is_generated_once_and_kept(settings):
     assert protect_up(settings)
     first = os.environ[OF_SERVER]
     assert first.startswith("resonant:")
@@ -45,7 +45,7 @@ def test_an_existing_file_becomes_private(settings):
     assert stat.S_IMODE(password_file(settings).stat().st_mode) == 0o600
 
 
-def test_the_users_own_password_takes_its_place(settings, monkeypatch):
+def test_the_users_own_password_takes_precedence(settings, monkeypatch):
     monkeypatch.setenv(OF_SERVER, "me:mine")
     assert not protect_up(settings)
     assert os.environ[OF_SERVER] == "me:mine"
@@ -78,7 +78,7 @@ def test_a_file_that_cannot_be_read_is_an_error_on_one_line(settings, use, make,
     )
 
 
-def test_every_temporary_server_gets_its_own(settings):
+def test_every_temporary_server_gets_its_own_password(settings):
     passwords = set()
     for _ in range(2):
         protect_temporary_server()

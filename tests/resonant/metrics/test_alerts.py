@@ -241,7 +241,7 @@ def test_an_alert_can_be_raised_again(desk):
     assert len(desk.rows(schema.alerts)) == 1
 
 
-def test_the_recovery_of_an_alert_that_was_never_raised_leaves_nothing(desk):
+def test_the_recovery_of_an_alert_that_was_never_raised_is_not_stored(desk):
     desk.write(record_crossings, [crossing("recovered", 10.0)])
     assert desk.rows(schema.alerts) == []
 

@@ -127,13 +127,13 @@ def test_the_names_kinds_and_labels_are_those_of_the_contract(full):
     assert found == CONTRACT
 
 
-def test_each_has_a_help_text_that_is_a_sentence(full):
+def test_the_help_text_of_each_metric_is_a_sentence(full):
     for family in full.collect():
         assert re.fullmatch(r"[A-Z].{20,}[.]", family.documentation), family.name
 
 
 @pytest.mark.parametrize("filled", [True, False])
-def test_promtool_has_no_remark(full, filled):
+def test_promtool_reports_no_problem(full, filled):
     assert check(to_text(full if filled else registry_of(totals(), window()))) == (0, "")
 
 

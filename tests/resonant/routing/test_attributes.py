@@ -21,7 +21,7 @@ def received(event):
 
 
 @given(generated.events)
-def test_they_are_those_of_the_headers(event):
+def test_filters_see_the_attributes_of_the_headers(event):
     assert attributes_of(event) == received(event)
 
 
@@ -36,6 +36,6 @@ def test_they_are_those_of_the_headers(event):
         {"data": 1, "extensions": {"traceparent": f"00-{'1' * 32}-{'2' * 16}-01", "tracestate": "a=1"}},
     ],
 )
-def test_each_kind_of_data_and_every_attribute(fields):
+def test_filters_see_every_attribute_with_each_kind_of_data(fields):
     event = Event(type="t", source="/ü", **fields)
     assert attributes_of(event) == received(event)

@@ -53,7 +53,7 @@ def test_one_of_several_globs_is_enough():
     ]
 
 
-def test_no_glob_matches_nothing():
+def test_an_empty_list_of_globs_matches_no_text():
     assert not any_glob([])("")
 
 

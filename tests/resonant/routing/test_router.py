@@ -40,7 +40,7 @@ def test_two_subscriptions_of_one_endpoint_name_it_once():
         (["*.paused", "resonant.alert.*"], "'resonant.alert.*'"),
     ],
 )
-def test_events_of_resonant_itself_are_only_for_those_who_name_them(types, why_not):
+def test_own_events_match_only_globs_that_name_them(types, why_not):
     event = Event(type="resonant.endpoint.paused", source="/resonant")
     router = Router([new_subscription("chat", {"types": types})])
     assert router.endpoints(event) == (("chat",) if why_not is None else ())
@@ -49,7 +49,7 @@ def test_events_of_resonant_itself_are_only_for_those_who_name_them(types, why_n
     assert found == (why_not and f"type 'resonant.endpoint.paused' does not match {why_not}")
 
 
-def test_the_data_is_never_seen():
+def test_filters_do_not_see_the_data():
     router = Router([new_subscription("shop", {"filters": {"exact": {"subject": "a"}}})])
     assert router.endpoints(Event(type="t", source="/s", data={"subject": "a"})) == ()
 

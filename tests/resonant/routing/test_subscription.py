@@ -10,7 +10,7 @@ from resonant.errors import InvalidSubscription
 from resonant.routing import new_subscription
 
 
-def test_without_terms_it_wants_every_event():
+def test_a_subscription_without_terms_matches_every_event():
     found = new_subscription("shop", {})
     assert re.fullmatch(r"sub_[0-9a-f]{20}", found.id)
     assert (found.endpoint, found.types, found.source, found.filters) == ("shop", (), None, ())

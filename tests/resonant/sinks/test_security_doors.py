@@ -211,7 +211,7 @@ def connected_to(monkeypatch):
     return addresses
 
 
-async def test_an_answer_that_changes_between_check_and_connect_changes_nothing(public, names, connected_to):
+async def test_a_dns_answer_that_changes_between_check_and_connect_has_no_effect(public, names, connected_to):
     """DNS rebinding: asked once, the name is public; asked again, it is private."""
     answers, asked = names
     answers += [[PUBLIC], [PRIVATE]]

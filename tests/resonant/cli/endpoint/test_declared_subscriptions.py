@@ -22,7 +22,7 @@ def terms_of(subscriptions):
     return [{key: value for key, value in each.terms.items() if value} for each in subscriptions]
 
 
-def test_an_endpoint_without_the_key_declares_none_and_an_empty_list_declares_that_there_is_none():
+def test_a_missing_key_declares_nothing_and_an_empty_list_declares_no_subscriptions():
     rows = [{"name": "crm"}, {"name": "log", "subscriptions": None}, declared()]
     assert parse(rows, "f.yaml") == {"shop": []}
 

@@ -151,7 +151,7 @@ def test_a_test_event_has_its_outcome_as_json(resonant, endpoints, tmp_path):
     assert (said["endpoint"], said["result"]) == ("file-endpoint/cli-log", "delivered")
 
 
-def test_a_broken_endpoint_is_removed_and_only_that_one(resonant, endpoints):
+def test_removing_a_broken_endpoint_keeps_the_others(resonant, endpoints):
     done = resonant.on_prefect("endpoint", "remove", "cli-broken", "--yes")
 
     assert done.out == "removed endpoint cli-broken\n"
@@ -173,7 +173,9 @@ def test_an_exported_list_is_imported_without_a_change_and_edited_with_one(
     assert (same["added"], same["removed"], same["changed"]) == ([], [], {})
 
 
-def test_an_import_saves_what_differs_and_a_second_one_nothing(resonant, only_endpoints, tmp_path):
+def test_an_import_saves_the_differences_and_a_second_import_saves_nothing(
+    resonant, only_endpoints, tmp_path
+):
     file, url = tmp_path / "endpoints.yaml", "https://hooks.example.com/new"
     hooks, shop = (f"- {{name: {name}, url: {url!r}, timeout: 30}}\n" for name in ("cli-hooks", "cli-broken"))
     file.write_text(hooks + shop)

@@ -32,7 +32,7 @@ def saved(webhook):
     return read
 
 
-def test_the_new_secret_is_printed_alone_and_the_end_of_the_old_one_is_said(resonant, saved):
+def test_the_new_secret_is_printed_alone_and_a_message_has_the_end_of_the_old_one(resonant, saved):
     done = resonant.on_prefect("endpoint", "rotate-secret", NAME)
     assert done.out == f"{saved()}\n" != f"{OLD}\n"
     said = rf"endpoint {NAME}: signs with the new and the old secret until 20[^ ]+Z; {FOLLOW}\. Give the receiver the new"
@@ -42,7 +42,7 @@ def test_the_new_secret_is_printed_alone_and_the_end_of_the_old_one_is_said(reso
     assert shown["previous_signing_secret_until"][:19].replace(" ", "T") in done.err
 
 
-def test_an_end_is_not_combined_with_a_new_secret(resonant, saved):
+def test_end_cannot_be_combined_with_a_new_secret(resonant, saved):
     resonant.on_prefect("endpoint", "rotate-secret", NAME, "--end", "--secret-stdin", typed=OLD, code=2)
 
 

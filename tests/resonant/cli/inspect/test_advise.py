@@ -69,7 +69,7 @@ def test_advice_as_json_has_the_history_and_the_predictions(resonant, endpoint, 
     assert found["command"] == f"resonant endpoint update {NAME} --rate 38 --timeout 3"
 
 
-def test_a_short_history_gives_no_advice_and_the_reason(resonant, endpoint, worker):
+def test_a_short_history_gives_a_reason_instead_of_advice(resonant, endpoint, worker):
     nothing = resonant.on_prefect("advise", NAME).out
     assert nothing.startswith(f"{NAME}: no attempts recorded\nadvice needs 100 attempts")
     worker.accept("evt_1", endpoint=NAME)

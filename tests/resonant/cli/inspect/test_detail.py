@@ -147,7 +147,7 @@ def test_large_data_is_cut_in_text_and_whole_in_json(resonant, worker):
     assert resonant.json("detail", "evt_1")["data"] == ["x" * 100] * 1_000
 
 
-def test_the_beginning_of_an_id_is_enough_where_it_is_the_only_one(resonant, worker):
+def test_a_unique_prefix_of_an_id_is_enough(resonant, worker):
     worker.accept("evt_1a", "evt_1b", "evt_1c", "evt_1d", "EVT_2")
     assert resonant.json("detail", "evt_1a")["event_id"] == "evt_1a"
     assert resonant.json("detail", "EVT")["event_id"] == "EVT_2"
@@ -332,14 +332,14 @@ def test_an_id_of_two_sources_needs_the_source(resonant, two_sources, given):
     assert resonant.json("detail", "evt_2")["source"] == "/crm"
 
 
-def test_the_beginning_of_an_id_of_two_sources_needs_the_source_too(resonant, worker):
+def test_a_prefix_of_an_id_of_two_sources_needs_the_source(resonant, worker):
     worker.accept("order-1", source="/crm")
     worker.accept("order-1", source="/shop")
     assert "several sources use the same id: order-1 of '/crm'" in resonant("detail", "ord", code=2).err
     assert resonant.json("detail", "ord", "--source", "/crm")["source"] == "/crm"
 
 
-def test_the_beginning_of_an_id_need_only_be_unique_within_the_given_source(resonant, worker):
+def test_a_prefix_must_be_unique_only_within_the_given_source(resonant, worker):
     worker.accept("order-1", source="/crm")
     worker.accept("order-2", source="/shop")
     assert resonant.json("detail", "ord", "--source", "/shop")["event_id"] == "order-2"

@@ -58,7 +58,7 @@ def test_the_report_goes_to_a_file_or_to_standard_output(resonant, tmp_path):
     assert json.loads((tmp_path / "x.json").read_text())["dead_letters"] == []
 
 
-def test_data_is_in_it_only_when_asked_for(resonant, dead, tmp_path):
+def test_the_report_has_data_only_with_the_option(resonant, dead, tmp_path):
     resonant("export")
     assert "of the customer" not in (tmp_path / "error_report.json").read_text()
     resonant("export", "--with-data", "--output", "with.json")
@@ -70,7 +70,7 @@ def test_data_is_in_it_only_when_asked_for(resonant, dead, tmp_path):
     }
 
 
-def test_with_data_each_event_is_whole(resonant, worker):
+def test_the_report_with_data_has_whole_events(resonant, worker):
     worker.accept("evt_json", subject="order/1", extensions={"sequence": "07"}, data={"n": 1})
     worker.accept("evt_text", datacontenttype="text/plain", data="plain", dataschema="https://a.example/text")
     worker.accept("evt_bytes", data=b"\x00\xff")
@@ -89,7 +89,7 @@ def test_with_data_each_event_is_whole(resonant, worker):
     assert not {"extensions", "data", "data_base64"} & without[0].keys()
 
 
-def test_only_its_owner_may_read_it_even_if_it_replaces_another_file(resonant, dead, tmp_path):
+def test_only_its_owner_may_read_the_report_even_if_it_replaces_another_file(resonant, dead, tmp_path):
     path = tmp_path / "error_report.json"
     path.write_text("old")
     path.chmod(0o644)

@@ -171,7 +171,7 @@ def test_a_file_replaces_an_existing_one_and_others_may_read_it(resonant, busy, 
     assert found["resonant_events_accepted_total", "crm"] == 1
 
 
-def test_a_store_that_is_away_leaves_the_last_file(resonant, busy, tmp_path, monkeypatch):
+def test_an_unavailable_store_leaves_the_last_file(resonant, busy, tmp_path, monkeypatch):
     resonant("prometheus", "-o", "metrics.prom")
     before = (tmp_path / "metrics.prom").read_text()
     monkeypatch.setenv("RESONANT_DATABASE_URL", "sqlite:////proc/no/such.db")

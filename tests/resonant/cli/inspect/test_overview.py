@@ -171,7 +171,7 @@ def test_the_last_purge_is_shown(resonant, old, tmp_path):
     assert re.search(r"last purge: \d s ago, 1 removed, no archive\n", resonant("status").out)
 
 
-def test_the_status_of_one_endpoint_says_nothing_of_the_purge(resonant, old):
+def test_the_status_of_one_endpoint_omits_the_purge(resonant, old):
     assert "daily purge" not in resonant("status", "--endpoint", "crm").out
     assert "retention" not in resonant.json("status", "--endpoint", "crm")
 

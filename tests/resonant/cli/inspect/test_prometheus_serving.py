@@ -55,7 +55,7 @@ def test_each_scrape_reads_the_store_anew(serve, busy):
     assert samples(body, parse_openmetrics)["resonant_events_accepted_total", "crm"] == 2
 
 
-def test_a_store_that_is_away_is_503_with_one_line_until_it_is_back(serve, busy, tmp_path):
+def test_an_unavailable_store_is_503_with_one_line_until_it_is_available(serve, busy, tmp_path):
     store, port = tmp_path / "resonant.db", serve()
     store.rename(tmp_path / "aside")
     store.mkdir()
@@ -90,7 +90,7 @@ def test_a_missing_store_is_503_and_no_empty_one_is_created(serve, busy, tmp_pat
     assert samples(body)["resonant_events_accepted_total", "billing"] == 3
 
 
-def test_a_store_whose_folder_cannot_be_entered_is_not_called_removed(serve, tmp_path, monkeypatch):
+def test_a_store_whose_folder_cannot_be_entered_is_not_reported_as_removed(serve, tmp_path, monkeypatch):
     folder = tmp_path / "folder"
     monkeypatch.setenv("RESONANT_DATABASE_URL", f"sqlite:///{folder}/resonant.db")
     port = serve()
@@ -102,7 +102,7 @@ def test_a_store_whose_folder_cannot_be_entered_is_not_called_removed(serve, tmp
     assert "removed" not in body
 
 
-def test_on_a_fresh_machine_serving_begins_with_an_empty_store(serve, tmp_path, monkeypatch):
+def test_without_a_store_serving_creates_an_empty_one(serve, tmp_path, monkeypatch):
     monkeypatch.setenv("RESONANT_DATABASE_URL", f"sqlite:///{tmp_path}/not/yet/resonant.db")
     port = serve()
     assert [scrape(port)[0], scrape(port)[0]] == [200, 200]

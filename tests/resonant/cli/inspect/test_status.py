@@ -145,7 +145,7 @@ def test_the_next_step(status, said):
     ("sender", "is_sent"),
     [("none", False), ("drain", True), ("drain of crm", False), ("old drain", False), ("claim", True)],
 )
-def test_deliveries_that_no_run_sends_are_not_said_to_be_in_progress(resonant, worker, sender, is_sent):
+def test_deliveries_that_no_run_sends_are_not_shown_as_in_progress(resonant, worker, sender, is_sent):
     worker.accept("evt_1", "evt_2")
 
     async def begin(store):
@@ -170,7 +170,7 @@ def test_deliveries_that_no_run_sends_are_not_said_to_be_in_progress(resonant, w
     assert last == f"balanced: yes; {waiting}"
 
 
-def test_an_imbalance_is_said_last(resonant, worker, url):
+def test_an_imbalance_is_shown_last(resonant, worker, url):
     worker.accept("evt_1", "evt_2")
     with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database, database:
         database.execute("DELETE FROM resonant_deliveries WHERE id = 1")

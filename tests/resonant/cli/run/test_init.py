@@ -32,21 +32,21 @@ def test_the_copy_is_a_project_and_the_next_steps_are_shown(resonant, folder):
     assert (folder / "prefect.yaml").read_bytes() == (CHECKOUT / "prefect.yaml").read_bytes()
 
 
-def test_in_the_working_folder_no_step_enters_it(resonant, folder, monkeypatch):
+def test_a_copy_to_the_working_folder_needs_no_step_that_enters_it(resonant, folder, monkeypatch):
     folder.mkdir()
     monkeypatch.chdir(folder)
     said = resonant("init", ".").out
     assert "use these flows:\n  resonant up\n" in said
 
 
-def test_the_working_folder_goes_before_the_installed_project(resonant, folder, monkeypatch):
+def test_the_working_folder_takes_precedence_over_the_installed_project(resonant, folder, monkeypatch):
     assert project_directory() == installed_project() == CHECKOUT
     resonant("init", "ours")
     monkeypatch.chdir(folder)
     assert project_directory() == folder
 
 
-def test_a_folder_with_some_prefect_project_is_not_ours(folder):
+def test_a_folder_with_another_prefect_project_is_not_used(folder):
     (folder / "flows").mkdir(parents=True)
     (folder / "prefect.yaml").write_text("name: theirs\n")
     (folder / "flows" / "emit.py").touch()
@@ -106,7 +106,7 @@ def test_a_prefect_project_of_others_stays_as_it_is(resonant, folder, monkeypatc
     assert contents(folder) == before
 
 
-def test_a_manifest_that_is_not_ours_makes_no_file_ours(resonant, folder):
+def test_an_invalid_manifest_does_not_allow_files_to_be_replaced(resonant, folder):
     resonant("init", "ours")
     (folder / "flows" / "emit.py").write_text("changed by the team")
     for text in ("", "[]", '{"flows/emit.py": null}', "{oops"):

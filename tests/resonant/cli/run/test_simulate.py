@@ -15,7 +15,7 @@ def test_each_policy_is_shown_with_and_without_the_gate(resonant):
     assert "The outage ends at 3 s." in out
 
 
-def test_the_policies_to_compare_by_default_are_five(resonant):
+def test_five_policies_are_compared_by_default(resonant):
     document = resonant.json(*QUICK)
     assert [each["policy"] for each in document["variants"] if each["gate"]] == [
         "none",

@@ -30,12 +30,12 @@ def test_a_port_that_is_taken_is_one_line(resonant, option):
     assert f"{option} {port + 1}" in refused.err
 
 
-def test_the_server_and_the_intake_need_ports_of_their_own(resonant):
+def test_the_server_and_the_intake_need_different_ports(resonant):
     refused = resonant("up", "--port", "4300", "--serve", "4300", code=2)
     assert refused.err == "resonant: --serve 4300 is the port of the server: choose another\n"
 
 
-def test_with_another_server_configured_it_says_how_to_use_that_one(resonant, monkeypatch):
+def test_with_another_server_configured_the_error_explains_how_to_use_it(resonant, monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", "http://prefect.example/api")
     refused = resonant("up", code=1)
     assert refused.err.count("\n") == 1
@@ -43,7 +43,7 @@ def test_with_another_server_configured_it_says_how_to_use_that_one(resonant, mo
     assert "prefect worker start --pool resonant" in refused.err
 
 
-def test_on_a_terminal_no_path_and_no_name_is_broken(tmp_path, monkeypatch, capsys):
+def test_on_a_terminal_paths_and_names_are_not_broken(tmp_path, monkeypatch, capsys):
     for name, value in (("FORCE_COLOR", "1"), ("COLUMNS", "80")):
         monkeypatch.setenv(name, value)
     names = [f"{flow}/{flow}" for flow in ("collect-dead-letters", "pause-endpoint", "replay-dead-letters")]

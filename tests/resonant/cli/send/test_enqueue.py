@@ -282,7 +282,7 @@ async def test_only_a_caller_that_asks_for_the_keys_of_deliveries_keeps_them(tmp
     assert not hasattr(first, "delivery_ids")
 
 
-def test_a_batch_that_ctrl_c_meets_in_the_store_is_counted(tmp_path, url):
+def test_a_batch_in_progress_at_ctrl_c_is_counted(tmp_path, url):
     name = write(tmp_path / "a.jsonl", line("evt_1"), line("evt_2"))
 
     async def run() -> None:
@@ -386,7 +386,7 @@ def test_files_that_are_not_text_are_recognised(enqueue, tmp_path, data, said):
     assert answer.err.count("\n") == 1, "one bad line does not make a file look binary"
 
 
-def test_a_write_to_a_deleted_file_is_not_a_success(resonant, url):
+def test_a_write_to_a_deleted_store_fails(resonant, url):
     path = Path(url.removeprefix("sqlite:///"))
     feed = resonant.start("enqueue", "-", "--endpoint", "billing", "--allow-unknown")
     feed.stdin.write(line("evt_1") + "\n")
@@ -418,7 +418,7 @@ MIB = 1024 * KIB
         ("x" * MIB, {"stored": 0, "known": 0, "bad": 1, "by_endpoint": {}}),
     ],
 )
-def test_a_stream_larger_than_the_memory_it_may_take(piece, answer):
+def test_a_stream_may_be_larger_than_the_memory(piece, answer):
     """200 MiB through a pipe in less than 150 MiB."""
     code = (
         "import re, sys\n"

@@ -60,7 +60,7 @@ def test_the_output_says_which_events_the_endpoint_gets(resonant, endpoints, arg
     assert re.sub("sub_[0-9a-f]+", "ID", out) == f"added ID: shop gets {said}\n"
 
 
-def test_the_same_again_is_recognised_and_changes_nothing(resonant, subscribe):
+def test_a_repeated_add_changes_nothing(resonant, subscribe):
     first = subscribe("shop", "order.*", "invoice.*")
     again = resonant("subscription", "add", "shop", "invoice.*", "order.*")
     assert again.out == f"{first['id']} exists: shop gets events of type invoice.* or order.*\n"

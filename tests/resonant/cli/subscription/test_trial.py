@@ -30,7 +30,7 @@ def subscribed(resonant, worker):
     return {name: resonant.json("subscription", "add", name, *argv)["id"] for name, argv in terms.items()}
 
 
-def test_it_names_the_endpoints_and_the_first_condition_that_is_false(resonant, subscribed, tmp_path):
+def test_a_trial_names_the_endpoints_and_the_first_condition_that_is_false(resonant, subscribed, tmp_path):
     (tmp_path / "event.json").write_text(json.dumps(EVENT, indent=2))
     assert resonant("subscription", "test", "event.json").out.splitlines() == [
         "order.paid of /eu/shop goes to audit, eu",
@@ -49,7 +49,7 @@ def test_an_event_of_resonant_itself_can_be_tried(resonant, subscribed, tmp_path
     assert found.startswith("resonant.endpoint.paused of /resonant goes to audit\n")
 
 
-def test_its_document_has_every_subscription(resonant, subscribed, tmp_path):
+def test_the_json_of_a_trial_has_every_subscription(resonant, subscribed, tmp_path):
     (tmp_path / "event.json").write_text(json.dumps(EVENT | {"subject": "43"}))
     found = resonant.json("subscription", "test", "event.json")
     assert found["event"] == {"id": "evt_1", "source": "/eu/shop", "type": "order.paid"}
@@ -66,7 +66,7 @@ def test_its_document_has_every_subscription(resonant, subscribed, tmp_path):
 @pytest.mark.parametrize(
     ("event_type", "quoted"), [("order.paid", "order.paid"), ("order paid", "'order paid'")]
 )
-def test_without_a_match_it_says_how_to_subscribe_and_fails(resonant, tmp_path, event_type, quoted):
+def test_a_trial_without_a_match_fails_and_explains_how_to_subscribe(resonant, tmp_path, event_type, quoted):
     (tmp_path / "event.json").write_text('{"source": "/s"}')
     assert resonant("subscription", "test", "event.json", "--type", event_type, code=1).out.splitlines() == [
         f"{event_type} of /s goes to no endpoint",
@@ -85,18 +85,18 @@ def test_without_a_match_it_says_how_to_subscribe_and_fails(resonant, tmp_path, 
         ),
     ],
 )
-def test_an_invalid_event_is_refused_in_the_words_of_enqueue(resonant, tmp_path, text, said):
+def test_an_invalid_event_is_refused_with_the_message_of_enqueue(resonant, tmp_path, text, said):
     (tmp_path / "event.json").write_text(text)
     answer = resonant("subscription", "test", "event.json", code=1)
     assert (answer.out, answer.err) == ("", f"resonant: event.json: {said}\n")
 
 
-def test_it_reads_standard_input(subscribed, resonant):
+def test_a_trial_reads_standard_input(subscribed, resonant):
     done = resonant.program("subscription", "test", "-", "--json", input=json.dumps(EVENT))
     assert json.loads(done.stdout)["endpoints"] == ["audit", "eu"]
 
 
-def test_it_agrees_with_enqueue(resonant, worker):
+def test_a_trial_agrees_with_enqueue(resonant, worker):
     def subscribe(wanted):
         def write(connection):
             for name in ENDPOINTS:

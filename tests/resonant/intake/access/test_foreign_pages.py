@@ -78,7 +78,7 @@ def test_a_link_from_another_page_may_be_followed_but_not_framed(guarded, header
     assert found.status_code == status
 
 
-def test_off_loopback_the_name_of_the_server_is_unknown(sqlite_desk):
+def test_off_loopback_any_host_is_accepted_and_other_origins_are_refused(sqlite_desk):
     with posting(sqlite_desk, layer=partial(without_foreign_pages, is_local=False)) as client:
 
         def status(**headers):

@@ -286,7 +286,7 @@ def test_above_its_rate_a_token_gets_429_until_the_next_event_is_due(door):
     assert door.refusal(f"Bearer {text}").status == 429
 
 
-def test_a_batch_is_paid_for_by_later_requests():
+def test_a_batch_above_the_rate_delays_later_requests():
     clock = FixedClock(0.0)
     grant = Grant(Token("shop", "d"), Budget(10.0, clock))
     grant.budget.take()

@@ -67,13 +67,13 @@ def test_every_operation_is_served_and_described(client):
             assert str(answer.status_code) in methods[method]["responses"], (method, path)
 
 
-def test_without_tokens_none_is_described(client):
+def test_a_server_without_tokens_describes_no_token(client):
     document = client.send("GET", "/openapi.json").json()
     assert "securitySchemes" not in document["components"]
     assert "401" not in document["paths"]["/events"]["post"]["responses"]
 
 
-def test_the_page_loads_nothing_and_says_everything(client):
+def test_the_page_loads_no_other_resource_and_describes_every_operation(client):
     answer = client.send("GET", "/docs")
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     page, policy = answer.text, answer.headers["content-security-policy"]
@@ -88,7 +88,7 @@ def test_the_page_loads_nothing_and_says_everything(client):
 
 
 @pytest.mark.slow
-def test_schemathesis_finds_nothing_with_all_its_checks(tmp_path):
+def test_schemathesis_reports_no_problem(tmp_path):
     url = f"sqlite:///{tmp_path / 'store.db'}"
     add_endpoints(url, "orders")
     route_everything(url, "orders")

@@ -60,7 +60,7 @@ def test_a_single_event_does_not_wait_for_others(desk, groups):
     assert groups == [1, 1, 1]
 
 
-def test_a_conflict_costs_the_others_nothing(desk):
+def test_a_conflict_does_not_affect_other_events(desk):
     desk.enqueue(make(1, data="old"))
     outcomes = store_all(desk, [make(0), make(1), make(2), make(2), make(2, data="other")])
     assert [bool(each.problem) for each in outcomes] == [False, True, False, False, True]
@@ -68,7 +68,7 @@ def test_a_conflict_costs_the_others_nothing(desk):
     assert desk.status().accepted == 3
 
 
-def test_an_unrouted_event_costs_the_others_nothing(desk):
+def test_an_unrouted_event_does_not_affect_other_events(desk):
     async def run():
         group = GroupCommit(desk.store)
         return await asyncio.gather(group.accept(make(0), None), group.accept(make(1), "orders"))
@@ -90,7 +90,7 @@ def test_without_the_store_every_event_fails(desk, monkeypatch):
     assert not store_all(desk, [make(0)])[0].problem
 
 
-def test_an_event_that_makes_the_transaction_fail_costs_the_others_nothing(desk, monkeypatch, caplog):
+def test_an_event_that_fails_the_transaction_does_not_affect_other_events(desk, monkeypatch, caplog):
     accept = group_commit.accept
 
     def fragile(connection, wanted, **options):
@@ -105,7 +105,7 @@ def test_an_event_that_makes_the_transaction_fail_costs_the_others_nothing(desk,
     assert desk.status().accepted == 5
 
 
-def test_a_client_that_leaves_costs_the_others_nothing(desk):
+def test_a_client_that_disconnects_does_not_affect_other_events(desk):
     async def run():
         group = GroupCommit(desk.store)
         tasks = [asyncio.create_task(group.accept(make(number), "orders")) for number in range(20)]

@@ -40,18 +40,18 @@ def test_other_origins_are_refused(client, origin):
     assert ALLOWED not in answer.headers
 
 
-def test_without_allowed_origins_none_may_send(sqlite_desk):
+def test_without_allowed_origins_every_origin_is_refused(sqlite_desk):
     with posting(sqlite_desk) as client:
         assert client.send("OPTIONS", "/events", headers={ASKS: "events.example.com"}).status_code == 403
 
 
-def test_without_the_question_the_answer_is_the_allowed_methods(client):
+def test_without_an_origin_the_answer_lists_the_allowed_methods(client):
     answer = client.send("OPTIONS", "/events")
 
     assert (answer.status_code, answer.headers["allow"]) == (204, "OPTIONS, POST")
 
 
-def test_no_answer_lets_a_page_of_another_origin_read_it(client):
+def test_no_answer_allows_pages_of_other_origins_to_read_it(client):
     preflight = {"Origin": "https://events.example.com", "Access-Control-Request-Method": "POST"}
     asked = {**preflight, ASKS: "events.example.com"}
     answers = [

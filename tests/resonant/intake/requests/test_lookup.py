@@ -97,7 +97,7 @@ def test_the_state_follows_the_attempts(get, reader, sqlite_desk):
         "/events/'%20OR%201=1--/evt_0",
     ],
 )
-def test_anything_but_the_names_of_a_stored_event_is_404(get, reader, path):
+def test_an_unknown_source_or_id_is_404(get, reader, path):
     answer = get(path, reader)
 
     assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
@@ -108,7 +108,7 @@ def test_a_name_that_no_database_can_store_is_404(client):
     assert client.send("GET", "/events/%2Fshop%00/evt_0").status_code == 404
 
 
-def test_a_token_without_read_is_403_and_none_401(get, new_token):
+def test_a_token_without_read_is_403_and_a_missing_token_is_401(get, new_token):
     sender = new_token("sender")
 
     assert [get("/events/%2Fshop/evt_0", each).status_code for each in (sender, None)] == [403, 401]

@@ -121,7 +121,7 @@ def test_the_idempotency_key_makes_a_retry_a_duplicate(client):
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(200))
 @given(good_lines | damaged_lines)
-def test_the_answer_is_what_the_command_line_says(client, text):
+def test_the_answer_has_the_reason_of_the_command_line(client, text):
     answer, expected = client.post(text), parsed(text)
     if isinstance(expected, Event):
         is_known = not expected.id.startswith("evt_") and "already exists" in answer.text
@@ -188,7 +188,7 @@ def test_lenient_handling_stores_the_good_events_and_lists_the_others(client, pr
     assert {each.id for each in client.stored()} == {"old", "1", "2"}
 
 
-def test_lenient_handling_of_bad_events_only_is_no_success(client):
+def test_lenient_handling_fails_if_every_event_is_bad(client):
     document = problem(client.post(batch(line(id="a b")), BATCH, prefer="handling=lenient"), 422)
     assert len(document["errors"]) == 1
 
@@ -246,7 +246,7 @@ def test_an_unknown_endpoint_is_refused_with_a_suggestion(client):
 
 
 @pytest.mark.parametrize("name", ["", "https%3A%2F%2Fuser%3Apassword%40host", "Orders"])
-def test_what_cannot_be_the_name_of_an_endpoint_is_not_repeated(client, name):
+def test_an_invalid_endpoint_name_is_not_repeated(client, name):
     assert "password" not in problem(client.post(line(), query=f"?endpoint={name}"), 422)["detail"]
 
 
@@ -333,7 +333,7 @@ def test_an_event_that_the_token_may_not_send_is_refused(desk):
 
 
 @pytest.mark.parametrize(("content", "kind"), [(line(), STRUCTURED), (batch(line()), BATCH)])
-def test_while_the_store_is_away_the_answer_asks_to_send_again(client, monkeypatch, content, kind):
+def test_while_the_store_is_unavailable_the_answer_asks_for_a_repeat(client, monkeypatch, content, kind):
     async def away(*_args, **_options):
         raise StoreUnavailable("postgresql://user@db.internal/shop: no database server answers")
 

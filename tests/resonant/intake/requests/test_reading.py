@@ -66,7 +66,7 @@ any_lines = (
 
 
 @given(any_lines)
-def test_structured_mode_takes_what_a_command_takes_and_refuses_the_rest_with_its_words(text):
+def test_structured_mode_accepts_the_same_events_as_a_command_and_gives_the_same_reasons(text):
     [found] = read(text, content_type=STRUCTURED)
     assert same(result(found), parsed(text, max_bytes=SMALL.event_bytes))
 
@@ -122,14 +122,14 @@ def test_a_batch_that_is_not_a_json_array_is_refused(body):
     assert problem(body, content_type=BATCH).status in {400, 413, 422}
 
 
-def test_of_a_batch_that_cannot_be_decoded_the_problem_has_the_position():
+def test_a_batch_that_cannot_be_decoded_is_refused_with_the_position():
     problem_ = problem(f"[{line()}, {line('1e999')}]".encode(), content_type=BATCH)
     assert problem_.errors[0].index == 1
     assert "out of range" in problem_.detail
 
 
 @pytest.mark.parametrize("kind", [BATCH, LINES])
-def test_a_batch_may_be_empty_but_has_a_greatest_number_of_events(kind):
+def test_a_batch_may_be_empty_and_has_a_limit_of_events(kind):
     text = {
         BATCH: lambda number: f"[{','.join([line()] * number)}]",
         LINES: lambda number: f"{line()}\n" * number,
@@ -150,7 +150,7 @@ def test_empty_lines_take_no_memory():
         tracemalloc.stop()
 
 
-def test_a_line_has_a_greatest_length_as_on_the_command_line():
+def test_a_line_has_the_same_limit_as_on_the_command_line():
     long = line(json.dumps("x" * 100_000)).encode()
     [found] = read(long, content_type=LINES)
     assert found == Refusal(
@@ -253,7 +253,7 @@ def test_a_header_that_is_not_utf_8_is_refused(value):
         ),
     ],
 )
-def test_a_header_that_is_no_attribute_is_refused(name, words):
+def test_a_header_with_an_invalid_attribute_name_is_refused(name, words):
     assert read_binary(**{name: "x"}).detail == words
 
 
@@ -321,7 +321,7 @@ def test_two_content_types_are_refused():
 
 
 @pytest.mark.parametrize("key", ["order-7", '"order-7"'])
-def test_the_idempotency_key_is_the_id_of_an_event_that_has_none(key):
+def test_an_event_without_an_id_gets_the_idempotency_key(key):
     [found] = read(line().encode(), content_type=STRUCTURED, idempotency_key=key)
     assert found.id == "order-7"
     [found] = read(line(id="1").encode(), content_type=STRUCTURED, idempotency_key=key)

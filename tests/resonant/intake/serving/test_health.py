@@ -53,7 +53,7 @@ def test_a_server_is_ready_while_the_store_has_its_schema(desk, ready, clock, ca
     assert ready().status_code == 200
 
 
-def test_the_store_is_asked_once_a_second(desk, ready, clock):
+def test_readiness_reads_the_store_once_a_second(desk, ready, clock):
     assert ready().status_code == 200
     set_version(desk, "9999")
     clock.now += 0.9

@@ -9,7 +9,7 @@ def record(text, *arguments, error=None):
     return logging.LogRecord("resonant", logging.WARNING, "", 0, text, arguments, error)
 
 
-def test_logs_the_same_trouble_once_in_ten_seconds():
+def test_logs_the_same_warning_once_in_ten_seconds():
     now = [0.0]
     fresh = WithoutRepeats(lambda: now[0])
     assert fresh.filter(record("answered 503: %s", "the store is locked"))

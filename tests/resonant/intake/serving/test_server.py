@@ -172,7 +172,7 @@ async def test_reads_a_body_whose_chunk_sizes_come_in_packets_of_their_own():
         assert (await client.answer()).body == b"5"
 
 
-async def test_takes_no_trailers_for_headers():
+async def test_does_not_treat_trailers_as_headers():
     async with served() as server:
         body = b"2\r\nhi\r\n0\r\nRefuse: yes\r\n\r\n"
         assert (await ask(server.port, HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + body)).status == 202
@@ -307,7 +307,7 @@ async def test_reads_the_body_of_a_request_that_asks_for_another_protocol():
         assert server.meters.requests == {202: 5}
 
 
-async def test_reads_such_a_body_also_if_it_comes_in_parts():
+async def test_reads_the_body_of_a_request_that_asks_for_another_protocol_in_parts():
     async with served() as server, connected(server.port) as client:
         for part in (UPGRADE, b"Content-Length: %d\r\n\r\n" % len(POST), POST[:9], POST[9:]):
             await client.send(part)
@@ -381,7 +381,7 @@ async def test_closes_the_connection_if_the_client_asks_for_it(head):
     ],
     ids=["TLS", "no Host", "two Hosts", "CONNECT"],
 )
-async def test_refuses_what_is_not_http(garbage):
+async def test_refuses_invalid_http(garbage):
     async with served() as server:
         answer = await ask(server.port, garbage)
     assert (answer.status, answer.headers["connection"]) == (400, "close")
@@ -446,7 +446,7 @@ async def test_a_signal_ends_the_wait_for_slow_clients_and_for_the_store():
         assert (answer.status, answer.headers["retry-after"]) == (503, "1")
 
 
-def test_a_port_that_is_taken_is_one_clear_line():
+def test_a_port_in_use_is_an_error_on_one_line():
     with listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         with pytest.raises(
