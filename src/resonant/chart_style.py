@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from math import nan
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,7 +22,6 @@ from matplotlib.patches import StepPatch
 from matplotlib.ticker import MaxNLocator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
     from contextlib import AbstractContextManager
 
     from matplotlib.axes import Axes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,8 +14,6 @@ from resonant.store import WorkerStore
 from resonant.store.engine.availability import retry_while_unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from resonant.store.engine.moving import ShowProgress
 
 logger = logging.getLogger(__name__)

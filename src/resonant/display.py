@@ -12,10 +12,7 @@ the flags of England, Scotland and Wales.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 _CONTROLS = r"\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
 # Default_Ignorable_Code_Point (Unicode 17) without the two sets below, plus the interlinear annotation marks.

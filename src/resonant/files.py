@@ -8,15 +8,12 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from resonant.errors import ResonantError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 Write = Callable[[str], None]
 # For metrics, which contain no secrets: a node exporter runs as another user.

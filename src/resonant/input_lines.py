@@ -6,9 +6,10 @@ import json
 import math
 import re
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal, InvalidOperation
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from resonant.errors import InvalidEvent
 from resonant.events import (
@@ -20,9 +21,6 @@ from resonant.events import (
     decode_base64,
     json_kind,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 # The members of CloudEvents in JSON that are not extension attributes.

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import textwrap
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from resonant.display import visible as visible  # noqa: PLC0414 - for commands
@@ -17,8 +18,6 @@ from resonant.display import visible_json
 from resonant.errors import ResonantError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
     from rich.console import Console
 
 Document = dict[str, Any]

@@ -7,11 +7,11 @@ import contextvars
 import getpass
 import sys
 import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Awaitable, Callable, Coroutine, Iterator
 
     from sqlalchemy import Connection
 

@@ -6,10 +6,7 @@ without it, and the queries are text.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 # A database that does not answer must not block the shell.
 _MOST_SECONDS = 1.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,8 +15,6 @@ from resonant.errors import StoreError
 from resonant.events import Category, Reason  # noqa: TC001 - Typer evaluates the annotations
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from resonant.cli.command_store import CommandStore
     from resonant.store.views.dead_letters import Position
     from resonant.store.views.selection import Selection

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -12,7 +13,6 @@ from resonant.errors import ServerGone
 from resonant.local.project import make_flows_importable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
     from uuid import UUID
 
     from prefect import State

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, TypeVar
 
 from resonant import output
@@ -12,8 +13,6 @@ from resonant.errors import ResonantError
 from resonant.suggestions import did_you_mean, no_such_endpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
-
     from sqlalchemy import Connection
 
     from resonant.cli.command_store import CommandStore

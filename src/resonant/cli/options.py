@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from inspect import Parameter
@@ -19,8 +20,6 @@ from resonant.dispatch.limits import Lane
 from resonant.events import ENDPOINT_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from resonant.settings import Settings
 
 SEND, LOOK, WORK, RUN = "Send", "Inspect", "Manage the dead-letter queue", "Run"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import typer
@@ -13,8 +14,6 @@ from resonant.cli.progress import shown_until_the_end
 from resonant.display import counted
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from resonant.dispatch.counts import Counts
     from resonant.dispatch.tracking import Tracker
     from resonant.store import WorkerStore

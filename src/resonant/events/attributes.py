@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from resonant.errors import InvalidEvent
 from resonant.events.data import json_kind
 from resonant.events.times import parse_rfc3339
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 MAX_ATTRIBUTE_CHARACTERS = 255
 MAX_EXTENSIONS = 32

@@ -6,18 +6,16 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from json.encoder import encode_basestring_ascii
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from resonant.errors import InvalidEvent
 from resonant.events import attributes as checked
 from resonant.events.data import ABSENT, Form, encode, encode_data
 from resonant.events.times import moment_of
 from resonant.events.traces import trace_of_event
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 DEFAULT_MAX_EVENT_BYTES = 1024 * 1024
 # Not part of an event's content: a producer that repeats an event may send others.

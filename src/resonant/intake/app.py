@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -22,8 +23,6 @@ from resonant.intake.requests.lookup import lookup
 from resonant.intake.requests.posting import Posting
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-
     from starlette.requests import Request
 
     from resonant.intake.access.tokens import Access

@@ -5,20 +5,16 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
-
     from sqlalchemy import Connection
 
     from resonant.events import Clock
     from resonant.store import Store
 
-    Names = TypeVar("Names", bound=Collection[str])
-else:
-    Names = TypeVar("Names")
-
+Names = TypeVar("Names", bound=Collection[str])
 _OLDEST_SECONDS, _NEWEST_SECONDS = 1.0, 0.1
 
 

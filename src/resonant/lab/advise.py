@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from statistics import median, quantiles
@@ -13,8 +14,6 @@ from resonant.lab.scenario import Scenario
 from resonant.lab.simulation import simulate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from resonant.delivery.retry import RetryPolicy
     from resonant.lab.history import History
 

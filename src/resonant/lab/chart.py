@@ -5,6 +5,7 @@ Importing this module takes half a second, so import it only to draw.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from resonant.chart_style import (
@@ -23,8 +24,6 @@ from resonant.chart_style import (
 from resonant.lab.comparison import seen, window
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from matplotlib.axes import Axes
 
     from resonant.lab.comparison import Variant

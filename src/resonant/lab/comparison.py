@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
 from typing import TYPE_CHECKING, get_args
@@ -10,8 +11,6 @@ from resonant.delivery.retry import Jitter, RetryPolicy
 from resonant.lab.simulation import simulate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
     from resonant.lab.results import Result
     from resonant.lab.scenario import Scenario
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -13,8 +14,6 @@ from resonant.store import schema
 from resonant.store.counts.counters import read_counts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     from sqlalchemy import Connection
 
 OutageKind = Literal["refuse", "503", "hang"]

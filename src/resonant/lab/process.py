@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,6 @@ from resonant.lab.receiver import ACCEPTED
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable
 
     from resonant.gate.measurements import Sent
     from resonant.gate.permission import Permission

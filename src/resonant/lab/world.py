@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush
 from itertools import count
@@ -11,8 +12,6 @@ from resonant.lab.results import Journal
 from resonant.store.shared.gates import Gate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from resonant.delivery.retry import RetryPolicy
     from resonant.lab.receiver import SimulatedReceiver
     from resonant.lab.scenario import Scenario

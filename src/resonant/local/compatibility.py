@@ -24,6 +24,7 @@ import io
 import os
 import re
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -36,7 +37,6 @@ from resonant.local.project import project_directory
 from resonant.settings import first_problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future
 
     from prefect.server.utilities.messaging.memory import Topic

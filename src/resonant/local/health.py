@@ -7,13 +7,10 @@ try to send each queued task-run record for seven seconds, so these records are 
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from resonant.errors import ServerError, ServerGone
 from resonant.local.compatibility import drop_unsent_messages
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _LOOKS = 3
 _OK, _UNAUTHORIZED, _BUSY = 200, 401, 503

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from resonant import output
@@ -16,7 +17,6 @@ from resonant.local.server import Part
 from resonant.local.supervisor import end, keep
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 _LOG = "serve.log"

@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
 
 from resonant.local.compatibility import count_unsent_messages
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
 
 # Maximum length of the queue in messages, about 20 MB. A task run has three or more messages.
 MOST_UNSENT = 5_000

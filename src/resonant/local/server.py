@@ -9,6 +9,7 @@ import random
 import socket
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,6 @@ from resonant.local.supervisor import end, keep
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Iterator, Mapping
 
     from resonant.settings import Settings
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -42,8 +43,6 @@ from resonant.local.supervisor import end, keep, kill
 from resonant.local.work_pool import WORK_POOL, has_worker, make_work_pool, set_states
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
-
     from prefect import State
 
     from resonant.settings import Settings

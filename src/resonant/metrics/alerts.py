@@ -15,6 +15,7 @@ cleared last. If a process is killed in between, the next one announces the same
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -28,8 +29,6 @@ from resonant.store.engine.sql import insert_into
 from resonant.store.queue.own_events import Report, store_reports
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
     from sqlalchemy import ColumnElement, Connection
 
 _MINUTE = 60

@@ -8,6 +8,7 @@ import it only to draw.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from math import nan
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -19,8 +20,6 @@ from resonant import chart_style as style
 from resonant.delivery.retry import backoff, draw_delay
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from numpy.typing import NDArray
     from pandas import DataFrame
 

@@ -14,6 +14,7 @@ excludes endpoints that get only probes.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -39,8 +40,6 @@ from resonant.store.shared.acknowledgements import read_acknowledged
 from resonant.store.shared.gates import Gate
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-
     from sqlalchemy import Connection
 
     from resonant.metrics.totals import Totals

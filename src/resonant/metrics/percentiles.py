@@ -7,6 +7,7 @@ percentile is too. The lowest and the highest rank are exact.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -15,8 +16,6 @@ from pandas import DataFrame, Series, concat
 from resonant.store.counts.sketches import NANOSECONDS, Labels, seconds_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
     from numpy.typing import NDArray
 
     from resonant.store.counts.sketches import Packed

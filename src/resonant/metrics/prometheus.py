@@ -7,6 +7,7 @@ Counters of a known endpoint start at 0, so that the first increase is visible.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -21,8 +22,6 @@ from resonant.store.counts.sketches import BOUNDS, NANOSECONDS, Sketch
 from resonant.store.shared.gates import Gate, GateState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-
     from prometheus_client import Metric
 
     from resonant.metrics.statistics import Statistics

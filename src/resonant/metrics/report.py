@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from math import isnan, nan
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,8 +15,6 @@ from resonant.metrics.percentiles import SPREAD
 from resonant.store.shared.gates import Gate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-
     from pandas import DataFrame
 
     from resonant.metrics.alerts import Key

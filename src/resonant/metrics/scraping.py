@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
@@ -18,7 +19,6 @@ from resonant.metrics.totals import measure
 from resonant.store.engine.database import file_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
     from wsgiref.simple_server import WSGIServer
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment

@@ -30,6 +30,7 @@ first_attempt_min, …             from acceptance to the first attempt, unless 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -43,8 +44,6 @@ from resonant.store.counts.counters import DelayOf, read_rows
 from resonant.store.counts.sketches import NANOSECONDS, Labels, Sketch, begin_of, bucket_of, pack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from sqlalchemy import Connection
 
     from resonant.store.counts.sketches import Packed

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from resonant.errors import InvalidEvent, InvalidSubscription
 from resonant.events import attributes, canonical_text, json_kind
 from resonant.suggestions import did_you_mean
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 MAX_FILTER_BYTES = 4096
 MAX_FILTER_DEPTH = 16

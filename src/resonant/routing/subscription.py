@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from resonant.errors import InvalidEvent, InvalidSubscription
 from resonant.events import attributes, json_kind
 from resonant.routing.filters import as_json, parse_filters
 from resonant.suggestions import did_you_mean
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 MAX_SUBSCRIPTIONS = 1_000
 MAX_GLOBS = 10

@@ -8,6 +8,7 @@ import contextlib
 import ipaddress
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -18,8 +19,6 @@ from resonant.errors import EndpointError
 from resonant.sinks.address_guard import check_address
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from resonant.events import Category
 
 Mode = Literal["binary", "structured"]

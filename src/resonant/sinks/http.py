@@ -10,6 +10,7 @@ import importlib.metadata
 import math
 import ssl
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import aiohttp
@@ -26,8 +27,6 @@ from resonant.sinks.redaction import Redactor, basic_authorization
 from resonant.sinks.wire import message
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from aiohttp.client_proto import ResponseHandler
     from aiohttp.connector import Connection
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Self
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
@@ -17,8 +18,6 @@ import httpx
 from resonant.display import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from resonant.sinks.endpoint import Endpoint
 
 MESSAGE_CHARACTERS = 300

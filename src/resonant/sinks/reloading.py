@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,6 @@ from resonant.sinks.http import HttpSink
 from resonant.sinks.redaction import Redactor
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from resonant.events import Clock, Event
     from resonant.sinks.base import Receipt
     from resonant.sinks.endpoint import Endpoint

@@ -9,6 +9,7 @@ import pkgutil
 import signal
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -18,7 +19,6 @@ from resonant.testing.receiver import Receiver
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterator, Sequence
 
     from resonant.testing.journal import Received
 

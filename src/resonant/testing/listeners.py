@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 # How long a connection to loopback may take before the queue counts as full.
 _FULL_AFTER_SECONDS = 0.2

@@ -7,18 +7,15 @@ import contextlib
 import ssl
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TextIO
+from typing import Self, TextIO
 
 from resonant.testing.actions import Action, respond
 from resonant.testing.journal import Received, Request
 from resonant.testing.scripts import Script, always_ok
 from resonant.testing.wire import BadRequest, read_request
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 ConnectionScript = Callable[[int], Action | None]
 

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
 
 from resonant.testing import actions
 from resonant.testing.actions import Action, respond
 from resonant.testing.journal import Request
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 Script = Callable[[Request], Action]
 

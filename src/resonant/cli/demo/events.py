@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from resonant.events import Event
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Iterator
 
 
 ORDINARY = "well"

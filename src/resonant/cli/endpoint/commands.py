@@ -8,6 +8,7 @@ import json
 import random
 import secrets
 import time
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,8 +28,6 @@ from resonant.errors import EndpointError, UnknownEndpoint
 from resonant.events import Event, Lease, rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from pydantic import SecretStr
 
     from resonant.cli.command_store import CommandStore

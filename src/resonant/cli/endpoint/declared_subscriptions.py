@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,6 @@ from resonant.routing import MAX_SUBSCRIPTIONS
 from resonant.store.shared.subscriptions import add_subscription, remove_subscriptions
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
-
     from sqlalchemy import Connection
 
     from resonant.routing import Subscription

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,8 +13,6 @@ from resonant.cli import documents, name_checks, options
 from resonant.cli.command_store import command_store, who_runs_this
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
-
     from resonant.gate.pausing import OperatorChange
 
 

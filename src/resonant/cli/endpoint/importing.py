@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,8 +17,6 @@ from resonant.cli.command_store import load_endpoint, on_prefect, run_async
 from resonant.display import counted, some
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from resonant.cli.command_store import CommandStore
     from resonant.cli.endpoint.declared import Change
     from resonant.cli.endpoint.declared_subscriptions import Difference

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
@@ -17,8 +18,6 @@ from resonant.display import ago, counted
 from resonant.events import rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
     from sqlalchemy import Connection
 
     from resonant.cli.command_store import CommandStore, UntilStopped

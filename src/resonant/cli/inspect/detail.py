@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,8 +19,6 @@ from resonant.errors import InvalidEvent, ResonantError
 from resonant.events import encode_data, rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
     from sqlalchemy import Connection
 
     from resonant.events import Attempt, Delivery, Event

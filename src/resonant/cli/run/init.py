@@ -6,8 +6,9 @@ import hashlib
 import json
 import shlex
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -16,9 +17,6 @@ from resonant.display import some
 from resonant.errors import InitError
 from resonant.files import atomic_file
 from resonant.local.project import PROJECT_PARTS, installed_project
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 # In the folder: the SHA-256 of each file as `init` wrote it, by its path in the folder.
 MANIFEST = ".resonant-init.json"

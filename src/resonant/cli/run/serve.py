@@ -6,6 +6,7 @@ import ipaddress
 import os
 import re
 import signal
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,7 +19,6 @@ from resonant.errors import ResonantError
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Collection
 
     from starlette.types import ASGIApp
 

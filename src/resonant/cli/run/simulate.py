@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -16,8 +17,6 @@ from resonant.lab.scenario import Outage, Overload, Scenario
 from resonant.suggestions import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from resonant.delivery.retry import RetryPolicy
     from resonant.lab.comparison import Variant
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -18,7 +19,6 @@ from resonant.store.queue.accept import Conflict, Unrouted
 
 if TYPE_CHECKING:
     from array import array
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
 
     from resonant.events import Event
     from resonant.store import EnqueueResult, Store

@@ -8,15 +8,12 @@ import signal
 import stat
 import sys
 import threading
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from resonant.errors import ResonantError
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Iterator
 
 STDIN = "-"
 # A stream pauses when nothing arrives for this long.

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from resonant.cli import options
 from resonant.display import some
 from resonant.errors import InvalidSubscription
 from resonant.routing import Subscription, new_subscription
 from resonant.suggestions import did_you_mean
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
 
 
 def subscription(endpoint: str, terms: Mapping[str, Any], where: str = "") -> Subscription:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,8 +15,6 @@ from resonant.errors import InvalidEvent
 from resonant.input_lines import parse_event
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from resonant.events import Event
     from resonant.routing import Subscription
 

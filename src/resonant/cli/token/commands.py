@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,8 +19,6 @@ from resonant.events import rfc3339
 from resonant.suggestions import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from resonant.store.shared.tokens import Token
 
 commands = typer.Typer(no_args_is_help=True)

@@ -11,6 +11,7 @@ import hmac
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -23,8 +24,6 @@ from resonant.routing.globs import any_glob
 from resonant.store.shared.tokens import USE_NOTED_EVERY_SECONDS, Token, note_use, valid_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from starlette.requests import Request
 
     from resonant.events import Clock, Delivery, Event

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from resonant.intake.problems import Refusal, refused
 from resonant.store.queue.accept import Conflict, Outcome, accept
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from sqlalchemy import Connection
 
     from resonant.events import Event

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from resonant.errors import StoreError
 from resonant.store.queue.accept import Outcome, accept
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from resonant.events import Event
     from resonant.store import Store
 

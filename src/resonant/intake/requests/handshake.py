@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING
 
 from starlette.responses import Response
@@ -12,8 +13,6 @@ from starlette.responses import Response
 from resonant.intake.problems import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection
-
     from starlette.requests import Request
 
 _ALLOW = "OPTIONS, POST"

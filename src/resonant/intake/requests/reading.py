@@ -6,6 +6,7 @@ The rules and the words are those of ``input_lines``. In binary mode, the header
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,8 +18,6 @@ from resonant.input_lines import decode_array, decode_json, event_from_fields, l
 from resonant.intake.problems import Problem, Refusal, refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from starlette.datastructures import Headers
 
     from resonant.intake.limits import Limits

@@ -8,6 +8,7 @@ causes. That takes one index scan for any number of pages, and no sort.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,8 +18,6 @@ from resonant.store import schema
 from resonant.store.engine.sql import is_any_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
-
     from sqlalchemy import ColumnElement, Connection, Select
 
     from resonant.store.views.selection import Selection

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from sqlalchemy import exists, select
@@ -16,8 +17,6 @@ from resonant.store.engine.sql import insert_into, is_any_of
 from resonant.suggestions import did_you_mean, near
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from sqlalchemy import Connection
 
 _ledgers = schema.ledgers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_args
@@ -23,8 +24,6 @@ from resonant.store.views.endpoint_status import EndpointStatus, Governed, Oldes
 from resonant.store.views.selection import Selection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
     from sqlalchemy import Connection, Row
 
     from resonant.store.views.dead_letters import Position

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import and_, select
@@ -11,8 +12,6 @@ from resonant.store.engine.sql import is_any_of
 from resonant.store.shared.gates import holds_for_long, read_gates
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
-
     from sqlalchemy import Connection
 
 _d = schema.deliveries

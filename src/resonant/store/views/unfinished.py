@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -15,8 +16,6 @@ from resonant.store.views.dead_letters import Position, earliest, positions
 from resonant.store.views.reads import answers, delivery_of, read_deliveries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from sqlalchemy import ColumnElement, Connection, Select
 
     from resonant.events import Delivery, Status
