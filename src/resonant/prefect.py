@@ -7,7 +7,6 @@ Both use the store of ``RESONANT_DATABASE_URL``. A drain sends the events, such 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from prefect import task

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from resonant import output
 from resonant.errors import EndpointError
-from resonant.events import rfc3339
+from resonant.events import Attempt, DeadLetter, Event, rfc3339
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from resonant.dead_letters.replay import ReplayPlan
     from resonant.dead_letters.triage import DeadLetterGroup
     from resonant.dispatch.counts import Counts
-    from resonant.events import Attempt, DeadLetter, Event
     from resonant.gate.pausing import OperatorChange
     from resonant.lab.advise import Proposal
     from resonant.lab.comparison import Variant

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, TypeVar
 
 from resonant import output
-from resonant.cli.command_store import on_prefect, run_async, who_runs_this
+from resonant.cli.command_store import CommandStore, on_prefect, run_async, who_runs_this
 from resonant.cli.options import Misuse
 from resonant.errors import ResonantError
 from resonant.suggestions import did_you_mean, no_such_endpoint
@@ -15,7 +15,6 @@ from resonant.suggestions import did_you_mean, no_such_endpoint
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from resonant.cli.command_store import CommandStore
 
 T = TypeVar("T")
 R = TypeVar("R")

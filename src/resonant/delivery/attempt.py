@@ -15,15 +15,13 @@ from resonant.delivery.outcome import Outcome
 from resonant.delivery.retry import NORMAL, GateView, GiveUp, Park, Retry, RetryPolicy, decide
 from resonant.delivery.trace import AttemptSpans
 from resonant.display import one_line
-from resonant.events import Attempt
-from resonant.sinks.base import Receipt
+from resonant.events import Attempt, Category, Clock, Event, Lease
+from resonant.sinks.base import Receipt, Sink
 from resonant.sinks.redaction import root_cause
 
 if TYPE_CHECKING:
     import random
 
-    from resonant.events import Category, Clock, Event, Lease
-    from resonant.sinks.base import Sink
 
 logger = logging.getLogger(__name__)
 

@@ -10,21 +10,17 @@ import functools
 import importlib.metadata
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Literal, Self
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, SpanKind, StatusCode
+from opentelemetry.trace import Link, Span, SpanKind, StatusCode, Tracer, TracerProvider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from resonant.sinks.base import TraceHeaders, attempt_trace
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
-    from opentelemetry.trace import Span, Tracer, TracerProvider
-
     from resonant.delivery.retry import GateView
     from resonant.events import Attempt, Event, Lease
 

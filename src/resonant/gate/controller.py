@@ -13,17 +13,14 @@ from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from resonant.gate.measurements import FEWEST_ANSWERS, Measurements, Refusals, Sent
+from resonant.gate.measurements import FEWEST_ANSWERS, Answer, Measurements, Refusals, Sent
 from resonant.gate.pace import LENIENT_SHARE, LOWEST_RATE, Pace, more_than_half
-from resonant.gate.permission import NO_LIMIT, RELEASE, SEND, Wait
-from resonant.store.shared.gates import Gate, GateChange
+from resonant.gate.permission import NO_LIMIT, RELEASE, SEND, Permission, Wait
+from resonant.store.shared.gates import Gate, GateChange, GateState
 
 if TYPE_CHECKING:
     import random
 
-    from resonant.gate.measurements import Answer
-    from resonant.gate.permission import Permission
-    from resonant.store.shared.gates import GateState
 
 # A pilot that died is replaced after three seconds, which a commit rarely takes; renewing at two saves three of four writes.
 PILOT_SECONDS, _RENEW_SECONDS = 3.0, 2.0

@@ -11,11 +11,10 @@ from math import inf, log
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
-from resonant.gate.permission import SEND, Wait
+from resonant.gate.permission import SEND, Send, Wait
 
 if TYPE_CHECKING:
     from resonant.delivery.verdict import Verdict
-    from resonant.gate.permission import Send
 
 # An answer counts for a second, as most receivers limit by the second; the latest ones count for longer at low rates: 20, since
 # fewer show no share of failures, and 5 for a rate.

@@ -7,14 +7,10 @@ reduce the rate. Decision 14 (docs/decisions/0014-the-endpoint-gate.md) has the 
 from __future__ import annotations
 
 from math import ceil, inf, sqrt
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from resonant.gate.measurements import FEWEST_ACCEPTED, FEWEST_ANSWERS, Latency, Window
-from resonant.gate.permission import SEND, Wait
-
-if TYPE_CHECKING:
-    from resonant.gate.measurements import Answer
-    from resonant.gate.permission import Send
+from resonant.gate.measurements import FEWEST_ACCEPTED, FEWEST_ANSWERS, Answer, Latency, Window
+from resonant.gate.permission import SEND, Send, Wait
 
 # Even an endpoint that accepts nothing is tried every ten seconds.
 LOWEST_RATE = 0.1

@@ -5,23 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Connection, func, select, update
 
 from resonant.display import counted, one_line
 from resonant.events import rfc3339
-from resonant.store import schema
+from resonant.store import Store, schema
 from resonant.store.audit import add_to_audit, audited, record_change
 from resonant.store.engine.sql import is_any_of
 from resonant.store.engine.wakeup import announce
 from resonant.store.queue.gate_changes import change_and_report
 from resonant.store.shared.gates import Gate, GateChange, read_gates
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from resonant.store import Store
 
 _d = schema.deliveries.c
 # The deliveries that one transaction makes due: few enough that outcomes do not wait long for it.

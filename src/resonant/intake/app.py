@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from resonant.errors import ConflictingEvent, StoreError
-from resonant.intake.access.tokens import OpenAccess
+from resonant.intake.access.tokens import Access, OpenAccess
 from resonant.intake.description import docs_page
 from resonant.intake.description.openapi import openapi
 from resonant.intake.problems import Problem
@@ -25,7 +25,6 @@ from resonant.intake.requests.posting import Posting
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from resonant.intake.access.tokens import Access
     from resonant.intake.limits import Limits
     from resonant.intake.meters import Meters
     from resonant.store import Store

@@ -21,12 +21,11 @@ from resonant.chart_style import (
     shortened,
     to_svg,
 )
-from resonant.lab.comparison import seen, window
+from resonant.lab.comparison import Variant, seen, window
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from resonant.lab.comparison import Variant
     from resonant.lab.scenario import Scenario
 
 _ROW = 1.35

@@ -6,15 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 
 from resonant.store import schema
 from resonant.store.counts.counters import read_counts
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
 
 OutageKind = Literal["refuse", "503", "hang"]
 

@@ -10,16 +10,13 @@ from typing import TYPE_CHECKING
 from resonant.delivery.retry import GateView, GiveUp, decide
 from resonant.delivery.verdict import Verdict
 from resonant.gate.controller import EndpointGate
-from resonant.gate.measurements import Answer
-from resonant.gate.permission import SEND, Release, Wait
-from resonant.lab.receiver import ACCEPTED
+from resonant.gate.measurements import Answer, Sent
+from resonant.gate.permission import SEND, Permission, Release, Wait
+from resonant.lab.receiver import ACCEPTED, Reply
 
 if TYPE_CHECKING:
     import random
 
-    from resonant.gate.measurements import Sent
-    from resonant.gate.permission import Permission
-    from resonant.lab.receiver import Reply
     from resonant.lab.world import SimulatedDelivery, World
     from resonant.store.shared.gates import GateChange
 

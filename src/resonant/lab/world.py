@@ -9,13 +9,12 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from resonant.lab.results import Journal
-from resonant.store.shared.gates import Gate
+from resonant.store.shared.gates import Gate, GateChange
 
 if TYPE_CHECKING:
     from resonant.delivery.retry import RetryPolicy
     from resonant.lab.receiver import SimulatedReceiver
     from resonant.lab.scenario import Scenario
-    from resonant.store.shared.gates import GateChange
 
 ENDPOINT = "simulated"
 _PROBE_CANDIDATES = 1_000

@@ -17,13 +17,12 @@ import numpy as np
 from matplotlib.patches import Rectangle
 
 from resonant import chart_style as style
-from resonant.delivery.retry import backoff, draw_delay
+from resonant.delivery.retry import RetryPolicy, backoff, draw_delay
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pandas import DataFrame
 
-    from resonant.delivery.retry import RetryPolicy
     from resonant.metrics.statistics import Statistics
 
 MOST_HOURS = 14 * 24

@@ -18,7 +18,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 
 from resonant.display import counted
 from resonant.metrics.alerts import (
@@ -31,20 +31,16 @@ from resonant.metrics.alerts import (
     Key,
     definitions,
 )
-from resonant.metrics.totals import read_totals
+from resonant.metrics.totals import Totals, read_totals
 from resonant.store import schema
-from resonant.store.counts.counters import read_counts
+from resonant.store.counts.counters import Count, Measure, read_counts
 from resonant.store.counts.sketches import begin_of
 from resonant.store.engine.sql import is_any_of
 from resonant.store.shared.acknowledgements import read_acknowledged
 from resonant.store.shared.gates import Gate
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from resonant.metrics.totals import Totals
     from resonant.settings import Settings
-    from resonant.store.counts.counters import Count, Measure
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 _COUNTED: tuple[Measure, ...] = ("attempt", "delay", "delivery", "replay")

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from pandas import DataFrame, Series, concat
 
-from resonant.store.counts.sketches import NANOSECONDS, Labels, seconds_of
+from resonant.store.counts.sketches import NANOSECONDS, Labels, Packed, seconds_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from resonant.store.counts.sketches import Packed
 
 SPREAD = ("min", "avg", "p50", "p95", "p99", "max")
 _QUANTILES = np.array([[0.5], [0.95], [0.99]])

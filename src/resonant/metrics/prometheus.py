@@ -12,21 +12,18 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, get_args
 
 import prometheus_client
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from resonant.events import Status
-from resonant.store.counts.sketches import BOUNDS, NANOSECONDS, Sketch
+from resonant.store.counts.sketches import BOUNDS, NANOSECONDS, Labels, Sketch
 from resonant.store.shared.gates import Gate, GateState
 
 if TYPE_CHECKING:
-    from prometheus_client import Metric
-
     from resonant.metrics.statistics import Statistics
     from resonant.metrics.totals import Totals
-    from resonant.store.counts.sketches import Labels
 
 
 class _Collected(Collector):

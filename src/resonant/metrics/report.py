@@ -6,18 +6,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from math import isnan, nan
 from typing import TYPE_CHECKING, NamedTuple
 
-from pandas import concat
+from pandas import DataFrame, concat
 
 from resonant.events import rfc3339
-from resonant.metrics.alerts import ALL_ENDPOINTS
+from resonant.metrics.alerts import ALL_ENDPOINTS, Key
 from resonant.metrics.conditions import Activity
 from resonant.metrics.percentiles import SPREAD
 from resonant.store.shared.gates import Gate
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from resonant.metrics.alerts import Key
     from resonant.metrics.statistics import Statistics
     from resonant.metrics.totals import Totals
 

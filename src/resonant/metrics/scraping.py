@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Iterable
 from threading import Lock
 from typing import TYPE_CHECKING, Any
-from wsgiref.simple_server import WSGIRequestHandler, make_server
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import make_wsgi_app
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
 from resonant.configured import open_configured_store
@@ -20,10 +20,7 @@ from resonant.store.engine.database import file_of
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from wsgiref.simple_server import WSGIServer
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
-
-    from prometheus_client import CollectorRegistry
 
     from resonant.settings import Settings
     from resonant.store import Store

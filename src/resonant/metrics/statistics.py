@@ -32,21 +32,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from pandas import DataFrame, Series, concat, factorize
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 
 from resonant.metrics.percentiles import Window, read_window, spreads
 from resonant.store import schema
 from resonant.store.counts.counters import DelayOf, read_rows
-from resonant.store.counts.sketches import NANOSECONDS, Labels, Sketch, begin_of, bucket_of, pack
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from resonant.store.counts.sketches import Packed
+from resonant.store.counts.sketches import NANOSECONDS, Labels, Packed, Sketch, begin_of, bucket_of, pack
 
 EVERY_ENDPOINT = "(all)"  # no endpoint can have this name
 _HOUR = 3600

@@ -9,24 +9,19 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from sqlalchemy import case, func, select
+from sqlalchemy import Connection, case, func, select
 
-from resonant.metrics.statistics import read_statistics
-from resonant.store import schema
+from resonant.metrics.statistics import Statistics, read_statistics
+from resonant.store import Store, schema
 from resonant.store.counts.acceptances import read_ledgers
 from resonant.store.counts.counters import read_ever
 from resonant.store.shared.acknowledgements import read_acknowledged
-from resonant.store.shared.gates import read_gates
+from resonant.store.shared.gates import Gate, read_gates
 from resonant.store.views.dead_letters import DeadLetters
 from resonant.store.views.selection import Selection
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from resonant.metrics.statistics import Statistics
-    from resonant.store import Store
     from resonant.store.counts.sketches import Labels, Sketch
-    from resonant.store.shared.gates import Gate
 
 K = TypeVar("K")
 

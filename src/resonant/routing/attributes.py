@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from resonant.events import canonical_text, given_attributes
-
-if TYPE_CHECKING:
-    from resonant.events import Event
+from resonant.events import Event, canonical_text, given_attributes
 
 
 def attributes_of(event: Event) -> dict[str, str]:

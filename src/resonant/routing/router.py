@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from resonant.events import is_own_type
+from resonant.events import Event, is_own_type
 from resonant.routing.attributes import attributes_of
 from resonant.routing.filters import Condition, all_of, conditions
 from resonant.routing.globs import any_glob
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
-
-    from resonant.events import Event
     from resonant.routing.subscription import Subscription
 
     Holds: TypeAlias = Callable[[Mapping[str, str]], bool]

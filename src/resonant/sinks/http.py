@@ -22,17 +22,15 @@ from resonant.errors import EndpointError, UnexpectedStatus
 from resonant.sinks.address_guard import guarded_socket_factory
 from resonant.sinks.base import Receipt, TraceHeaders, attempt_trace
 from resonant.sinks.bounded_connection import HEAD_BYTES, READ_BYTES, AnswerCutOff, BoundedConnection
-from resonant.sinks.endpoint import signing_key
+from resonant.sinks.endpoint import Endpoint, signing_key
 from resonant.sinks.redaction import Redactor, basic_authorization
-from resonant.sinks.wire import message
+from resonant.sinks.wire import Header, message
 
 if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
     from aiohttp.connector import Connection
 
     from resonant.events import Clock, Event
-    from resonant.sinks.endpoint import Endpoint
-    from resonant.sinks.wire import Header
 
 # Time limit for the body of a 2xx. The event is already delivered; the body is only for the excerpt.
 SUCCESS_BODY_SECONDS = 1.0

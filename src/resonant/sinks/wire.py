@@ -7,10 +7,9 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from resonant.events import canonical_text, encode_data, given_attributes
+from resonant.events import Event, canonical_text, encode_data, given_attributes
 
 if TYPE_CHECKING:
-    from resonant.events import Event
     from resonant.sinks.endpoint import Mode
 
 Header = tuple[bytes, bytes]

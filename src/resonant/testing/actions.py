@@ -12,12 +12,9 @@ import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from resonant.testing.dates import http_date
-
-if TYPE_CHECKING:
-    from resonant.testing.dates import DateForm
+from resonant.testing.dates import DateForm, http_date
 
 Perform = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 # After the bytes: read the next request, wait until the client disconnects, close both directions (FIN), close one

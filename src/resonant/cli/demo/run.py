@@ -19,22 +19,20 @@ import typer
 
 from resonant import output
 from resonant.cli.demo.events import LIMITED, demo_events, way_of
-from resonant.cli.demo.view import take_snapshot, write_table
+from resonant.cli.demo.view import Snapshot, take_snapshot, write_table
 from resonant.cli.flow_runs import wait_for_records
 from resonant.cli.progress import shown_until_the_end
 from resonant.cli.run.up import PORT, whole_stack
 from resonant.display import counted
 from resonant.errors import ServerError
 from resonant.local.server import free_port
-from resonant.local.stack import interrupted_by_signals
+from resonant.local.stack import Stack, interrupted_by_signals
 from resonant.local.supervisor import end, keep
 
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from resonant.cli.demo.view import Snapshot
     from resonant.events import Event
-    from resonant.local.stack import Stack
     from resonant.store import Store
 
 ENDPOINT, LIMITED_ENDPOINT = "demo", "demo-limited"

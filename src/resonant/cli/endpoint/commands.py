@@ -17,7 +17,7 @@ import typer
 from resonant import output
 from resonant.cli import asking, documents, name_checks, options
 from resonant.cli.automation import commands as automation
-from resonant.cli.command_store import load_endpoint, on_prefect, run_async
+from resonant.cli.command_store import CommandStore, load_endpoint, on_prefect, run_async
 from resonant.cli.endpoint import gate as endpoint_gate
 from resonant.cli.endpoint import importing
 from resonant.cli.endpoint import options as given
@@ -25,13 +25,11 @@ from resonant.cli.endpoint import view as endpoint_view
 from resonant.cli.subscription import given as subscription_given
 from resonant.display import counted
 from resonant.errors import EndpointError, UnknownEndpoint
-from resonant.events import Event, Lease, rfc3339
+from resonant.events import Attempt, Event, Lease, rfc3339
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
-    from resonant.cli.command_store import CommandStore
-    from resonant.events import Attempt
     from resonant.routing import Subscription
 
 commands = typer.Typer(no_args_is_help=True)

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -20,15 +20,13 @@ from resonant.cli import options
 from resonant.cli.endpoint import declared_subscriptions
 from resonant.cli.endpoint import options as given
 from resonant.errors import EndpointError
-from resonant.settings import first_problem
+from resonant.settings import Settings, first_problem
 from resonant.sinks.endpoint import check_new_secret
 from resonant.suggestions import did_you_mean
 
 if TYPE_CHECKING:
-    from datetime import datetime
     from pathlib import Path
 
-    from resonant.settings import Settings
 
 _OVERLAP = timedelta(hours=24)
 _ROTATION = ("previous_signing_secret", "previous_signing_secret_until")

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from resonant.cli import options
 from resonant.cli.subscription import given
-from resonant.routing import MAX_SUBSCRIPTIONS
+from resonant.routing import MAX_SUBSCRIPTIONS, Subscription
 from resonant.store.shared.subscriptions import add_subscription, remove_subscriptions
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from resonant.routing import Subscription
 
 KEY = "subscriptions"
 

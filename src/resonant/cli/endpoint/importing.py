@@ -13,11 +13,10 @@ import typer
 
 from resonant import output
 from resonant.cli import asking, documents, name_checks, options
-from resonant.cli.command_store import load_endpoint, on_prefect, run_async
+from resonant.cli.command_store import CommandStore, load_endpoint, on_prefect, run_async
 from resonant.display import counted, some
 
 if TYPE_CHECKING:
-    from resonant.cli.command_store import CommandStore
     from resonant.cli.endpoint.declared import Change
     from resonant.cli.endpoint.declared_subscriptions import Difference
 

@@ -13,14 +13,13 @@ import typer
 
 from resonant import output
 from resonant.cli import documents, filters, options, view
-from resonant.cli.command_store import command_store
+from resonant.cli.command_store import CommandStore, UntilStopped, command_store
 from resonant.display import ago, counted
 from resonant.events import rfc3339
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from resonant.cli.command_store import CommandStore, UntilStopped
     from resonant.store.shared.gates import GateState
     from resonant.store.views.dead_letters import Position
     from resonant.store.views.selection import Selection

@@ -16,12 +16,11 @@ from resonant.cli import documents, filters, options
 from resonant.cli.command_store import command_store
 from resonant.display import ago, counted, hexdump
 from resonant.errors import InvalidEvent, ResonantError
-from resonant.events import encode_data, rfc3339
+from resonant.events import Attempt, Delivery, Event, encode_data, rfc3339
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from resonant.events import Attempt, Delivery, Event
     from resonant.store.shared.gates import GateState
     from resonant.store.views.reads import Detail
 

@@ -11,16 +11,14 @@ import typer
 
 from resonant import output
 from resonant.cli import documents, options
-from resonant.cli.command_store import command_store
+from resonant.cli.command_store import UntilStopped, command_store
 from resonant.cli.view import Seen
 from resonant.display import counted
-from resonant.files import atomic_file
+from resonant.files import Write, atomic_file
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from resonant.cli.command_store import UntilStopped
-    from resonant.files import Write
     from resonant.store.views.reads import DeadLetterHistory
 
 STDOUT = "-"

@@ -10,7 +10,7 @@ import typer
 
 from resonant import output
 from resonant.cli import documents, name_checks, options
-from resonant.cli.command_store import command_store
+from resonant.cli.command_store import CommandStore, command_store
 from resonant.cli.send.enqueue import summary_line
 from resonant.display import counted
 from resonant.errors import EndpointError
@@ -18,7 +18,6 @@ from resonant.errors import EndpointError
 if TYPE_CHECKING:
     from prefect import State
 
-    from resonant.cli.command_store import CommandStore
     from resonant.cli.send.files import Summary
     from resonant.dispatch.limits import Lane
     from resonant.dispatch.tracking import Tracker

@@ -15,14 +15,13 @@ from resonant.cli.send.sources import Interruption, Source, chunks, noted_signal
 from resonant.display import counted
 from resonant.errors import InvalidEvent, ResonantError, StoreReplaced
 from resonant.input_lines import longest_line, parse_event, too_long
-from resonant.store.queue.accept import Conflict, Unrouted
+from resonant.store.queue.accept import Conflict, Outcome, Unrouted
 
 if TYPE_CHECKING:
     from array import array
 
     from resonant.events import Event
     from resonant.store import EnqueueResult, Store
-    from resonant.store.queue.accept import Outcome
 
     Enqueue = Callable[[list[Event]], Coroutine[Any, Any, EnqueueResult]]
 

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 
 from resonant.intake.problems import Problem
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
 
 
 async def read_body(request: Request, *, most_bytes: int) -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
-from resonant.events import rfc3339
+from resonant.events import Delivery, rfc3339
 from resonant.intake.answers import json_answer
 from resonant.intake.problems import Problem
 from resonant.store.views.reads import read_deliveries_of
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from resonant.events import Delivery
     from resonant.intake.access.tokens import Access
     from resonant.store import Store
 

@@ -6,14 +6,14 @@ import asyncio
 import re
 from typing import TYPE_CHECKING, Any
 
-from resonant.events import ENDPOINT_NAME
+from resonant.events import ENDPOINT_NAME, Event
 from resonant.intake.answers import json_answer
 from resonant.intake.problems import Problem, Refusal, refused
 from resonant.intake.recent import Recent
 from resonant.intake.requests.batches import Result, refusal_of, store_batch
 from resonant.intake.requests.body import read_body
 from resonant.intake.requests.group_commit import GroupCommit
-from resonant.intake.requests.reading import SINGLE, mode_of, most_bytes, read_events
+from resonant.intake.requests.reading import SINGLE, Mode, mode_of, most_bytes, read_events
 from resonant.store.views.known_names import known_endpoints
 from resonant.suggestions import did_you_mean, no_such_endpoint
 
@@ -21,11 +21,9 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from resonant.events import Event
     from resonant.intake.access.tokens import Access
     from resonant.intake.limits import Limits
     from resonant.intake.meters import Meters
-    from resonant.intake.requests.reading import Mode
     from resonant.store import Store
     from resonant.store.queue.accept import Outcome
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import Connection, func, or_, select
 
 from resonant.store import schema
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from resonant.events import Clock
 
 # A drain reports every BEAT_SECONDS, and counts as dead LIVE_SECONDS after its last report.

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from sqlalchemy import bindparam, exists, literal, select, true
+from sqlalchemy import Connection, Insert, Select, bindparam, exists, literal, select, true
 
 from resonant.store import schema
 from resonant.store.engine.sql import SharedClock, insert_into
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection, Insert, Select
 
 GateState = Literal["normal", "probing", "paced", "paused"]
 

@@ -9,14 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Connection, func, select, update
 
 from resonant.store import schema
 from resonant.store.engine.sql import insert_into
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from resonant.events import Clock
 
 # Slots are reserved only if the last one is at most this far ahead, and for at most this long at once. So all processes

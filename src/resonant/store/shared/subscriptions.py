@@ -10,22 +10,15 @@ import json
 import secrets
 from collections.abc import Collection
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, Connection, func, select
 
 from resonant.errors import InvalidSubscription, StoreError
 from resonant.events import ENDPOINT_NAME
-from resonant.routing import MAX_SUBSCRIPTIONS, Router, new_subscription
+from resonant.routing import MAX_SUBSCRIPTIONS, Router, Subscription, new_subscription
 from resonant.store import schema
-from resonant.store.audit import record_change
+from resonant.store.audit import Action, record_change
 from resonant.store.engine.sql import insert_into, insert_row, is_any_of
-
-if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, Connection
-
-    from resonant.routing import Subscription
-    from resonant.store.audit import Action
 
 _ONLY_ROW = 1
 _VERSION_BITS = 63

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import Connection, or_, select, update
 
 from resonant.store import schema
 from resonant.store.engine.sql import insert_into
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
 
 USE_NOTED_EVERY_SECONDS = 60.0
 

@@ -12,14 +12,12 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import func, literal, literal_column, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Select, func, literal, literal_column, or_, select, tuple_
 
 from resonant.store import schema
 from resonant.store.engine.sql import is_any_of
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, Connection, Select
-
     from resonant.store.views.selection import Selection
 
 _FEW_CAUSES = 64

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from sqlalchemy import exists, select
+from sqlalchemy import Connection, exists, select
 
 from resonant.store import schema
 from resonant.store.counts.acceptances import read_ledgers
 from resonant.store.engine.sql import insert_into
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
 
 _problems = schema.endpoint_problems
 _deliveries = schema.deliveries

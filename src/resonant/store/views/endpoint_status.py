@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from sqlalchemy import case, func, select
+from sqlalchemy import Connection, case, func, select
 
 from resonant.store import schema
 from resonant.store.counts.counters import read_counts
 from resonant.store.queue.leases import NEW_SECONDS
 from resonant.store.shared.gates import Gate, read_gates
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
 
 HOUR_SECONDS = 3600
 _d = schema.deliveries

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection
-from typing import TYPE_CHECKING
 
-from sqlalchemy import exists, select
+from sqlalchemy import Connection, exists, select
 
 from resonant.delivery.classification import built_in_codes
 from resonant.display import some
@@ -15,9 +14,6 @@ from resonant.store import schema
 from resonant.store.counts.acceptances import read_ledgers
 from resonant.store.engine.sql import insert_into, is_any_of
 from resonant.suggestions import did_you_mean, near
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
 
 _ledgers = schema.ledgers
 

@@ -7,9 +7,9 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_args
+from typing import Any, NamedTuple, TypeVar, get_args
 
-from sqlalchemy import and_, case, exists, func, select
+from sqlalchemy import Connection, Row, and_, case, exists, func, select
 
 from resonant.display import some
 from resonant.errors import UnknownName
@@ -18,16 +18,10 @@ from resonant.store import schema
 from resonant.store.counts.acceptances import read_ledgers
 from resonant.store.engine.sql import end_snapshot, is_any_of
 from resonant.store.queue.events import read_events
-from resonant.store.views.dead_letters import DeadLetters
-from resonant.store.views.endpoint_problems import problems
+from resonant.store.views.dead_letters import DeadLetters, Position
+from resonant.store.views.endpoint_problems import EndpointProblem, problems
 from resonant.store.views.endpoint_status import EndpointStatus, Governed, OldestDue, endpoint_statuses
 from resonant.store.views.selection import Selection
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection, Row
-
-    from resonant.store.views.dead_letters import Position
-    from resonant.store.views.endpoint_problems import EndpointProblem
 
 R = TypeVar("R")
 

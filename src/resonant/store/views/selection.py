@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, PlainSerializer, model_validator
-from sqlalchemy import false, func, or_, select
+from sqlalchemy import ColumnElement, false, func, or_, select
 
 from resonant.errors import StoreError
 from resonant.events import Category, Reason
@@ -15,9 +15,6 @@ from resonant.store import schema
 from resonant.store.engine.sql import is_any_of
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
-
-    from sqlalchemy import ColumnElement
     from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
     Columns: TypeAlias = ReadOnlyColumnCollection[str, Any]

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import and_, select
+from sqlalchemy import Connection, and_, select
 
 from resonant.store import schema
 from resonant.store.engine.sql import is_any_of
 from resonant.store.shared.gates import holds_for_long, read_gates
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
 
 _d = schema.deliveries
 
