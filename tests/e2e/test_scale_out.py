@@ -1,6 +1,6 @@
 """Beyond one machine, on one: two Prefect servers over PostgreSQL and Redis, and four processes that drain one store.
 
-The settings are those of ``deployments``, as compose.yaml has them. ``RESONANT_SCALE_EVENTS`` says how many events (50,000).
+The settings are those of ``deployments``, as compose.yaml has them. ``RESONANT_SCALE_EVENTS`` says how many events (10,000).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from support.waiting import wait_until
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
 
 DEPLOYMENTS = Path(__file__).parents[2] / "deployments"
-EVENTS = int(os.environ.get("RESONANT_SCALE_EVENTS", "50000"))
+EVENTS = int(os.environ.get("RESONANT_SCALE_EVENTS", "10000"))
 CHUNK_SIZE = 500
 DRAINING = 4
 DATABASES = ("prefect", "resonant")
@@ -145,7 +145,7 @@ def redis_url(parts, tmp_path_factory):
 def scale_out(parts, postgresql, redis_url, tmp_path_factory):
     folder = tmp_path_factory.mktemp("scale-out")
     of_prefect, of_store = map(postgresql.url, DATABASES)
-    machine = Machine(folder, variables={"RESONANT_DATABASE_URL": of_store})
+    machine = Machine(folder, variables={"RESONANT_DATABASE_URL": of_store, "RESONANT_LEASE_SECONDS": "180"})
     shipped = dotenv_values(DEPLOYMENTS / "server.env") | dotenv_values(DEPLOYMENTS / "scale-out.env")
     homes = {"HOME": str(folder), "PREFECT_HOME": str(folder / "prefect")}
     of_servers = clean_environment() | homes | shipped | {
@@ -160,7 +160,7 @@ def scale_out(parts, postgresql, redis_url, tmp_path_factory):
         env=of_servers,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert upgraded.returncode == 0, upgraded.stdout + upgraded.stderr
@@ -172,7 +172,7 @@ def scale_out(parts, postgresql, redis_url, tmp_path_factory):
         address = ("--host", "127.0.0.1", "--port", str(port))
         parts(log, *prefect, "start", "--no-services", *address, environment=of_servers)
         # In order, as in compose.yaml: on an empty database, each would create the same objects.
-        wait_until(lambda api=apis[-1]: is_healthy(api), 90)
+        wait_until(lambda api=apis[-1]: is_healthy(api), 240)
     parts(folder / "services.log", *prefect, "services", "start", environment=of_servers)
     machine.prefect_api = apis[0]
     return ScaleOut(machine, apis)
@@ -189,7 +189,7 @@ def test_four_processes_drain_one_store_and_each_event_arrives_once(
     )
     (tmp_path / "events.jsonl").write_text("\n".join(lines))
     machine = scale_out.machine
-    machine.succeed("endpoint", "add", "hooks", receiver.url, "--allow-private", "--timeout", "55")
+    machine.succeed("endpoint", "add", "hooks", receiver.url, "--allow-private", "--timeout", "170")
     machine.succeed("enqueue", str(tmp_path / "events.jsonl"), "--endpoint", "hooks", timeout=300)
 
     # Until all four have begun, so that none has finished before the others start.
@@ -200,7 +200,7 @@ def test_four_processes_drain_one_store_and_each_event_arrives_once(
     ]
     of_store = DATABASES[1]
     owners = "SELECT count(DISTINCT lease_owner) FROM resonant_deliveries"
-    wait_until(lambda: postgresql.execute(owners, of_store)[0]["count"] == DRAINING, 50)
+    wait_until(lambda: postgresql.execute(owners, of_store)[0]["count"] == DRAINING, 160)
     started_at = time.monotonic()
     receiver.process.send_signal(signal.SIGCONT)
     for each in draining:
@@ -218,7 +218,9 @@ def test_four_processes_drain_one_store_and_each_event_arrives_once(
     print(f"their parts: {done}")
     assert len(done) == DRAINING
     assert done[0] >= CHUNK_SIZE, "each had a part of it before the receiver answered"
-    assert not re.findall("(?:ERROR|FATAL|PANIC): .*", postgresql.read_log())
+    # A connection that it refused before it was ready may be logged after that.
+    logged = re.findall("(?:ERROR|FATAL|PANIC): .*", postgresql.read_log())
+    assert not [line for line in logged if "is starting up" not in line]
     assert recorded_deliveries(scale_out.apis[1]) == EVENTS
     for log in machine.home.glob("*.log"):
         assert "Traceback" not in log.read_text(), log
