@@ -14,9 +14,8 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 
 from resonant.errors import ResonantError
-from resonant.metrics.alerts import Condition
+from resonant.metrics.alerts import EVENT_RAISED, EVENT_RECOVERED, Condition
 from resonant.settings import load_settings
-from tasks.alerts import EVENT_RAISED, EVENT_RECOVERED
 
 if TYPE_CHECKING:
     from uuid import UUID

@@ -1,40 +1,21 @@
-"""The step of the metrics flow that raises and ends alerts, as Prefect events for automations to act on."""
+"""The step of the metrics flow that raises and ends alerts, and sends Prefect events about them for automations to act on."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
-from uuid import NAMESPACE_URL, uuid5
 
-from prefect.context import FlowRunContext
-from prefect.events import Event, RelatedResource
-from prefect.events.clients import get_events_client
 from prefect.logging import get_run_logger
 
-from resonant.errors import ResonantError
-from resonant.metrics.alerts import (
-    ALL_ENDPOINTS,
-    crossings,
-    note_announced,
-    read_raised,
-    read_unannounced,
-    record_crossings,
-)
+from resonant.metrics.alerts import crossings, read_raised, record_crossings
 from resonant.metrics.conditions import evaluate, read_activity
 from resonant.settings import load_settings
+from tasks.announcements import announce
 from tasks.policies import known_policy, policy_of
 
 if TYPE_CHECKING:
-    from resonant.metrics.alerts import Crossing
     from resonant.metrics.totals import Totals
     from resonant.settings import Settings
     from resonant.store import WorkerStore
-
-EVENT_RAISED = "resonant.alert.raised"
-EVENT_RECOVERED = "resonant.alert.recovered"
-_RECONNECTIONS = 3
-# The server drops an event with an id that it has just seen, so an event sent again after a kill appears once.
-_NAMESPACE = uuid5(NAMESPACE_URL, "resonant.alert")
 
 
 async def announce_alerts(store: WorkerStore, totals: Totals) -> None:
@@ -50,9 +31,10 @@ async def announce_alerts(store: WorkerStore, totals: Totals) -> None:
     raised_at = await store.read(read_raised)
     findings = evaluate(totals, activity, settings, now, await _max_ages(totals, settings))
     crossed = crossings(findings, raised_at, settings.alert_window_seconds, now)
-    await store.write(record_crossings, crossed)
-    # Also sends the events that an earlier run stored but could not send before it was killed.
-    await _announce(store)
+    for crossing in await store.write(record_crossings, crossed):
+        get_run_logger().warning("Alert %s: %s", crossing.what, crossing.text)
+    # Also sends what earlier runs and commands have stored.
+    await announce(store)
 
 
 async def _max_ages(totals: Totals, settings: Settings) -> dict[tuple[str, str | None], float]:
@@ -67,55 +49,3 @@ async def _max_ages(totals: Totals, settings: Settings) -> dict[tuple[str, str |
         (name, policy): settings.policy(known_policy(policy or of_endpoint[name], settings)).max_age
         for name, policy in keys
     }
-
-
-async def _announce(store: WorkerStore) -> None:
-    pending = await store.read(read_unannounced)
-    if not pending:
-        return
-    for crossing in pending:
-        get_run_logger().warning("Alert %s: %s", crossing.what, crossing.text)
-    try:
-        # Not emit_event: it sends in a thread and only logs a failure.
-        async with get_events_client(_RECONNECTIONS, checkpoint_every=1) as client:
-            for crossing in pending:
-                await client.emit(to_event(crossing))
-    except Exception as error:  # noqa: BLE001 - a rejected token raises a bare Exception
-        raise ResonantError(
-            f"Prefect's server did not accept an event; the next run sends the alerts: {error}"
-        ) from None
-    await store.write(note_announced, pending)
-
-
-def to_event(crossing: Crossing) -> Event:
-    """Return the Prefect event of a crossing; the same crossing always has the same id."""
-    is_of_all = crossing.endpoint == ALL_ENDPOINTS
-    resource = {
-        "prefect.resource.id": "resonant.store" if is_of_all else f"resonant.endpoint.{crossing.endpoint}",
-        "prefect.resource.name": "all endpoints" if is_of_all else crossing.endpoint,
-        "resonant.condition": crossing.condition.value,
-    }
-    fields = {
-        "id": uuid5(_NAMESPACE, crossing.to_json()),
-        "occurred": datetime.fromtimestamp(crossing.at, UTC),
-        "event": EVENT_RAISED if crossing.what == "raised" else EVENT_RECOVERED,
-        "resource": resource,
-        "related": _this_run(),
-        "payload": crossing.facts,
-    }
-    return Event.model_validate(fields)
-
-
-def _this_run() -> list[RelatedResource]:
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None:
-        return []
-    return [
-        RelatedResource(
-            {
-                "prefect.resource.id": f"prefect.flow-run.{context.flow_run.id}",
-                "prefect.resource.role": "flow-run",
-                "prefect.resource.name": context.flow_run.name,
-            }
-        )
-    ]

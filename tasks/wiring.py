@@ -30,8 +30,8 @@ from resonant.input_lines import event_from_fields
 from resonant.local.compatibility import check_client_names
 from resonant.local.records import records
 from resonant.settings import load_settings
+from tasks.announcements import gate_changes_announced
 from tasks.emit import ChunkRef, DeliveryRef, Given, emit_chunk, emit_event, given
-from tasks.gates import announce_gate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Iterator
@@ -65,7 +65,7 @@ async def open_dispatcher(
     settings.policy(policy)
     given = get_caller().store
     opened = nullcontext(given) if given else open_configured_store(settings, patient=True)
-    async with opened as store:
+    async with opened as store, gate_changes_announced(store) as on_gate_change:
         attempt_runner = AttemptRunner(
             clock=store.clock,
             rng=random.Random(),
@@ -88,7 +88,7 @@ async def open_dispatcher(
             partial(open_destination, lease_seconds=store.lease_seconds),
             owner=owner,
             limits=limits,
-            on_gate_change=announce_gate,
+            on_gate_change=on_gate_change,
             before_each=records.catch_up,
         )
         async with dispatcher:

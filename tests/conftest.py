@@ -184,8 +184,11 @@ def prefect_api(tmp_path_factory):
     # Only here: it imports Prefect.
     from support.prefect import forget_server, running_server
 
-    # The server notices missing events within a second instead of the default five.
-    variables = {"PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT1S"}
+    # The server notices missing events, and stores events, within a second instead of the default five.
+    variables = {
+        "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT1S",
+        "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "1",
+    }
     with running_server(tmp_path_factory.mktemp("prefect"), ui=True, **variables) as (api_url, _):
         yield api_url
         forget_server(api_url)

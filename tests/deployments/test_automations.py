@@ -21,10 +21,9 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from deployments import automations
 from deployments.automations import NOTIFY, NOTIFY_SILENT, REPLAY, apply_automations
 from resonant.errors import ResonantError
-from resonant.metrics.alerts import Condition, Crossing
+from resonant.metrics.alerts import Condition, Crossing, event_of
 from support.sites import site
 from support.waiting import until
-from tasks.alerts import to_event
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -126,7 +125,7 @@ async def emit(what, *, condition=Condition.ERROR_RATE, endpoint="hooks") -> Non
     now = time.time()
     crossing = Crossing(what, condition, endpoint, 0.5, 0.25, "hooks: in words", now, SINCE.timestamp())
     async with get_events_client(checkpoint_every=1) as client:
-        await client.emit(to_event(crossing))
+        await client.emit(Event.model_validate(event_of(crossing)))
 
 
 async def make_probe(block, owner: str) -> None:

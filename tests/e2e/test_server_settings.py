@@ -1,10 +1,12 @@
-"""The shipped settings of the Prefect server: every task run of a burst is recorded, and the event feed has the other events.
+"""The shipped settings of the Prefect server: every task run of a burst is recorded, and the event feed has the other
+events.
 
 With Prefect's own broker, and the same settings otherwise, this burst lost a third of its records on a busy machine.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -17,8 +19,11 @@ from prefect.events import emit_event
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from resonant.local.server import send_events
+from resonant.store.shared.announcements import add_announcement, prefect_event, read_announcements
+from support.dispatching import opened
 from support.prefect import patient_client
 from support.waiting import wait_until
+from tasks.announcements import announce
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -30,7 +35,19 @@ asyncio.run(empty_tasks({TASK_RUNS}, 200))
 """
 
 
-def test_of_a_burst_of_ten_thousand_task_runs_every_one_is_recorded(prefect_api, tmp_path):
+async def announced(url: str, *, new: bool = False) -> bool:
+    """Store a new announcement if told to, send what is stored, and return whether the event feed has all."""
+    async with opened(url) as store:
+        if new:
+            event = prefect_event("resonant.test.of-a-burst", "hooks", {}, at=time.time())
+            await store.write(add_announcement, event, now=store.clock())
+        await announce(store)
+        return not await store.read(read_announcements)
+
+
+def test_of_a_burst_of_ten_thousand_task_runs_every_one_is_recorded_and_an_alert_meanwhile_is_in_the_feed(
+    prefect_api, tmp_path, sqlite_url
+):
     of_burst = {
         "flows": {"name": {"any_": ["empty-tasks"]}},
         "task_runs": {"state": {"name": {"any_": ["Completed"]}}},
@@ -53,17 +70,23 @@ def test_of_a_burst_of_ten_thousand_task_runs_every_one_is_recorded(prefect_api,
             env=os.environ | quiet,
             stdout=subprocess.DEVNULL,
         )
-        count = 0
+        count, is_alerted = 0, False
         # It is over when all are there, or nothing has come for longer than a server keeps anything.
         while count < TASK_RUNS and time.monotonic() < last_at + 30:
             time.sleep(0.5)
             if (now := recorded() - already) != count or burst.poll() is None:
                 count, last_at = now, time.monotonic()
+            if count > TASK_RUNS / 4 and not is_alerted:
+                with temporary_settings({PREFECT_API_URL: prefect_api}):
+                    assert not asyncio.run(announced(sqlite_url, new=True))
+                is_alerted = True
         seconds = last_at - started_at
         print(f"{count} recorded in {seconds:.1f} s, {count / seconds:.0f}/s")
 
     assert burst.wait(60) == 0
     assert count == TASK_RUNS
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
+        wait_until(lambda: asyncio.run(announced(sqlite_url)), every=1.0)
 
 
 def test_the_event_feed_has_events_of_flow_runs_and_ours_but_not_of_task_runs(prefect_api):

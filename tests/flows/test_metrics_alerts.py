@@ -21,12 +21,11 @@ from prefect.events.filters import EventFilter, EventNameFilter
 from flows.metrics import export_metrics
 from resonant.delivery.retry import Park
 from resonant.events import Attempt, Event
-from resonant.metrics.alerts import read_unannounced
 from resonant.store import Outcome, WorkerStore
 from resonant.store.shared.gates import Gate, GateChange, change_gate
 from resonant.testing import FixedClock
 from support.waiting import until
-from tasks import alerts
+from tasks import announcements
 
 pytestmark = pytest.mark.engine
 
@@ -118,7 +117,7 @@ async def send(store, *, delivered=0, failed=0):
     )
 
 
-def kill(*_):
+def kill(*_, **__):
     raise KeyboardInterrupt
 
 
@@ -204,24 +203,23 @@ async def test_an_endpoint_paused_by_a_410_and_deliveries_held_for_long_raise_al
     assert dict(raised["gone"].resource)["prefect.resource.id"] == "resonant.endpoint.hooks"
 
 
-@pytest.mark.parametrize("killed_in", ["to_event", "note_announced"])
+@pytest.mark.parametrize("killed_in", ["get_client", "note_sent"])
 async def test_a_run_killed_before_or_after_it_sent_its_event_leads_to_one_event(
     store, feed, tmp_path, monkeypatch, killed_in
 ):
     """The decision is stored first. The server drops a second event with the same id."""
     await send(store, failed=25)
     with monkeypatch.context() as patch:
-        patch.setattr(alerts, killed_in, kill)
+        patch.setattr(announcements, killed_in, kill)
         with pytest.raises(KeyboardInterrupt):
             await run_flow(tmp_path)
-    if killed_in == "to_event":
+    if killed_in == "get_client":
         await feed.expect()
 
     await run_flow(tmp_path)
     await feed.expect("raised")
     await run_flow(tmp_path)
     await feed.expect()
-    assert await store.read(read_unannounced) == []
 
 
 async def test_if_the_server_accepts_no_event_the_export_is_written_and_the_run_fails(
@@ -233,12 +231,12 @@ async def test_if_the_server_accepts_no_event_the_export_is_written_and_the_run_
         def refuse(*_, **__):
             raise ConnectionRefusedError("nobody listens")
 
-        patch.setattr(alerts, "get_events_client", refuse)
+        patch.setattr(announcements, "get_client", refuse)
         state = await run_flow(tmp_path)
 
     assert state.is_failed()
     assert state.message == (
-        "Prefect's server did not accept an event; the next run sends the alerts: nobody listens"
+        "Prefect's server did not accept an event; the next run sends it: nobody listens"
     )
     assert "resonant_events_accepted_total" in (tmp_path / "out.prom").read_text()
     await run_flow(tmp_path)

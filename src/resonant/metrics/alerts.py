@@ -8,15 +8,13 @@ flap around the threshold. An age needs no such rule, since it grows until an op
 
 ``conditions`` evaluates the conditions. ``deployments/prometheus/alerts.yml`` has the rules; a test compares them.
 
-A crossing is decided once, by a compare-and-set that stores it together with the new state. It is announced afterwards, and
-cleared last. If a process is killed in between, the next one announces the same crossing.
+A crossing is decided once, by a compare-and-set that stores its announcement together with the new state.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -27,6 +25,7 @@ from resonant.settings import Settings
 from resonant.store import schema
 from resonant.store.engine.sql import insert_into
 from resonant.store.queue.own_events import Report, store_reports
+from resonant.store.shared.announcements import add_announcement, prefect_event
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection
@@ -41,6 +40,8 @@ HELD_SHARE = 0.5
 # Seconds, only for Prometheus: a delivery may be overdue while workers claim deliveries, and an export old, for so long.
 OVERDUE, EXPORT_AGE = 1800, 900
 ALL_ENDPOINTS = ""
+# Prefect's events about alerts.
+EVENT_RAISED, EVENT_RECOVERED = "resonant.alert.raised", "resonant.alert.recovered"
 _t = schema.alerts
 
 
@@ -201,6 +202,11 @@ class Crossing:
         return Key(self.condition, self.endpoint)
 
     @property
+    def about(self) -> str | None:
+        """The endpoint; None for all."""
+        return None if self.endpoint == ALL_ENDPOINTS else self.endpoint
+
+    @property
     def facts(self) -> dict[str, Any]:
         """The crossing as JSON values, for events."""
         return {
@@ -212,16 +218,6 @@ class Crossing:
             "text": self.text,
             "since": datetime.fromtimestamp(self.since, UTC).isoformat(),
         }
-
-    def to_json(self) -> str:
-        """Return the crossing as JSON."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Crossing:
-        """Return the crossing that ``to_json`` wrote."""
-        fields = json.loads(text)
-        return cls(**fields | {"condition": Condition(fields["condition"])})
 
 
 def crossings(
@@ -261,45 +257,36 @@ def read_raised(connection: Connection) -> dict[Key, float]:
     }
 
 
-def record_crossings(connection: Connection, crossings: Iterable[Crossing]) -> None:
-    """Store crossings, to be announced later, and own events. If another process was faster, its crossing is kept."""
+def record_crossings(connection: Connection, crossings: Iterable[Crossing]) -> list[Crossing]:
+    """Store crossings, with their announcements and own events; return them, without those that another process decided."""
     insert = insert_into(connection.dialect.name, _t)
+    recorded = []
     for crossing in sorted(crossings, key=lambda each: each.key):
         condition, endpoint = crossing.key
         is_raised = crossing.what == "raised"
         if is_raised:
             connection.execute(insert.values(condition=condition, endpoint=endpoint).on_conflict_do_nothing())
         is_before = _t.c.raised_at.is_(None) if is_raised else _t.c.raised_at.is_not(None)
-        written = connection.execute(
-            update(_t)
-            .where(_is(crossing.key), is_before, _t.c.unannounced.is_(None))
-            .values(raised_at=crossing.at if is_raised else None, unannounced=crossing.to_json())
-        )
-        if written.rowcount:
+        new = {"raised_at": crossing.at if is_raised else None}
+        if connection.execute(update(_t).where(_is(crossing.key), is_before).values(new)).rowcount:
+            recorded.append(crossing)
+            add_announcement(connection, event_of(crossing), now=crossing.at)
             _report(connection, crossing)
+    return recorded
+
+
+def event_of(crossing: Crossing) -> dict[str, Any]:
+    """Return the Prefect event of a crossing, without its id."""
+    name = EVENT_RAISED if crossing.what == "raised" else EVENT_RECOVERED
+    return prefect_event(
+        name, crossing.about, crossing.facts, at=crossing.at, condition=crossing.condition.value
+    )
 
 
 def _report(connection: Connection, crossing: Crossing) -> None:
-    about = None if crossing.endpoint == ALL_ENDPOINTS else crossing.endpoint
-    key = f"alert-{crossing.condition}-{about or 'all'}-{int(crossing.at * 1000)}"
-    report = Report(key, about, crossing.facts, {"condition": crossing.condition.value})
+    key = f"alert-{crossing.condition}-{crossing.about or 'all'}-{int(crossing.at * 1000)}"
+    report = Report(key, crossing.about, crossing.facts, {"condition": crossing.condition.value})
     store_reports(connection, f"resonant.alert.{crossing.what}", [report], now=crossing.at)
-
-
-def read_unannounced(connection: Connection) -> list[Crossing]:
-    """Return the crossings that are not announced yet."""
-    query = select(_t.c.unannounced).where(_t.c.unannounced.is_not(None)).order_by(*_t.primary_key.columns)
-    return [Crossing.from_json(text) for text in connection.execute(query).scalars()]
-
-
-def note_announced(connection: Connection, crossings: Iterable[Crossing]) -> None:
-    """Record that these crossings were announced."""
-    for crossing in sorted(crossings, key=lambda each: each.key):
-        connection.execute(
-            update(_t)
-            .where(_is(crossing.key), _t.c.unannounced == crossing.to_json())
-            .values(unannounced=None)
-        )
 
 
 def _is(key: Key) -> ColumnElement[bool]:

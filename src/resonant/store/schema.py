@@ -316,8 +316,6 @@ alerts = Table(
     Column("endpoint", Text, primary_key=True),
     # Null once the alert has recovered.
     Column("raised_at", Double),
-    # The last crossing, as JSON, until it has been announced.
-    Column("unannounced", Text),
 )
 
 # Which events an endpoint gets: see store/shared/subscriptions.py.
@@ -382,13 +380,14 @@ acknowledged_causes = Table(
     Column("note", Text),
 )
 
-# Events for Prefect that its server has not yet confirmed.
+# Events for Prefect that its event feed has not yet shown: see store/shared/announcements.py.
 announcements = Table(
     "resonant_announcements",
     metadata,
     Column("id", Text, primary_key=True),
     Column("event", Text, nullable=False),
     Column("created_at", Double, nullable=False),
+    Column("sent_at", Double),
 )
 
 audit = Table(

@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 from resonant.dead_letters.triage import triage
 from resonant.delivery.retry import GiveUp
 from resonant.metrics.alerts import (
+    ALL_ENDPOINTS,
     Condition,
     Crossing,
     Finding,
     Key,
     crossings,
-    note_announced,
     read_raised,
-    read_unannounced,
     record_crossings,
 )
 from resonant.metrics.conditions import read_activity
 from resonant.store import schema
 from resonant.store.shared.acknowledgements import acknowledge
+from resonant.store.shared.announcements import read_announcements
 from resonant.store.views.selection import Selection
 
 HOUR, DAY = 3600.0, 86_400.0
@@ -186,58 +186,52 @@ def crossing(what, at, endpoint="orders", condition=Condition.ERROR_RATE):
     return Crossing(what, condition, endpoint, 0.5, 0.25, "in words", at, at - WINDOW)
 
 
-def test_a_decision_stays_until_it_is_announced(desk):
+def announced(desk):
+    return [each.event for each in desk.read(read_announcements)]
+
+
+def test_a_decision_is_stored_with_its_announcement(desk):
     raised = crossing("raised", 10.0)
-    desk.write(record_crossings, [raised])
-    assert desk.read(read_raised) == {raised.key: 10.0}
-    assert desk.read(read_unannounced) == [raised]
 
-    desk.write(note_announced, [raised])
+    assert desk.write(record_crossings, [raised]) == [raised]
 
-    assert desk.read(read_unannounced) == []
     assert desk.read(read_raised) == {raised.key: 10.0}
+    [event] = announced(desk)
+    assert event == {
+        "event": "resonant.alert.raised",
+        "occurred": "1970-01-01T00:00:10.000Z",
+        "resource": {
+            "prefect.resource.id": "resonant.endpoint.orders",
+            "prefect.resource.name": "orders",
+            "resonant.condition": "error_rate",
+        },
+        "payload": raised.facts,
+    }
+
+
+def test_an_alert_for_all_endpoints_is_announced_for_the_store(desk):
+    desk.write(record_crossings, [crossing("raised", 10.0, endpoint=ALL_ENDPOINTS)])
+    [event] = announced(desk)
+    assert event["resource"]["prefect.resource.id"] == "resonant.store"
+    assert event["resource"]["prefect.resource.name"] == "all endpoints"
 
 
 def test_of_two_equal_decisions_the_first_counts(desk):
-    first, second = crossing("raised", 10.0), crossing("raised", 10.5)
-    desk.write(record_crossings, [first])
-    desk.write(record_crossings, [second])
-    desk.write(note_announced, [second])
-    assert desk.read(read_unannounced) == [first]
-    desk.write(note_announced, [first])
-    desk.write(record_crossings, [second])
-    assert desk.read(read_unannounced) == [], "it is raised already, and was announced"
-
-    for at in (20.0, 20.5):
-        desk.write(record_crossings, [crossing("recovered", at)])
-
-    assert desk.read(read_unannounced) == [crossing("recovered", 20.0)]
+    for what, first, second in [("raised", 10.0, 10.5), ("recovered", 20.0, 20.5)]:
+        decided = crossing(what, first)
+        assert desk.write(record_crossings, [decided]) == [decided]
+        assert desk.write(record_crossings, [crossing(what, second)]) == []
+        assert announced(desk)[-1]["payload"] == decided.facts
+    assert len(announced(desk)) == 2
     assert desk.read(read_raised) == {}
 
 
-def test_a_decision_that_is_not_announced_is_never_overwritten(desk):
-    raised = crossing("raised", 10.0)
-    desk.write(record_crossings, [raised])
-
-    desk.write(record_crossings, [crossing("recovered", 20.0)])
-
-    assert desk.read(read_unannounced) == [raised]
-    desk.write(note_announced, [raised])
-    recovered = crossing("recovered", 30.0)
-    desk.write(record_crossings, [recovered])
-
-    desk.write(record_crossings, [crossing("raised", 40.0)])
-
-    assert desk.read(read_unannounced) == [recovered]
-
-
 def test_an_alert_can_be_raised_again(desk):
-    for what, at in [("raised", 10.0), ("recovered", 20.0), ("raised", 30.0)]:
-        each = crossing(what, at)
-        desk.write(record_crossings, [each])
-        assert desk.read(read_unannounced) == [each]
-        desk.write(note_announced, [each])
-    assert list(desk.read(read_raised).values()) == [30.0]
+    whats = ["raised", "recovered", "raised"]
+    for at, what in enumerate(whats):
+        desk.write(record_crossings, [crossing(what, float(at))])
+    assert [each["payload"]["what"] for each in announced(desk)] == whats
+    assert list(desk.read(read_raised).values()) == [2.0]
     assert len(desk.rows(schema.alerts)) == 1
 
 
@@ -263,12 +257,6 @@ def test_a_crossing_begins_with_the_window_in_which_it_was_first_bad():
 
     assert (raised.what, raised.at, raised.since) == ("raised", raised_at, raised_at - WINDOW)
     assert (recovered.what, recovered.at, recovered.since) == ("recovered", NOW, raised.since)
-
-
-def test_a_crossing_is_the_same_after_a_round_trip_through_json():
-    [raised] = crossings([finding(is_bad=True)], {}, WINDOW, NOW + 0.1)
-    assert Crossing.from_json(raised.to_json()) == raised
-    assert Crossing.from_json(raised.to_json()).to_json() == raised.to_json()
 
 
 # The findings of two conditions, run by run; None if undecided.

@@ -6,7 +6,7 @@ import pytest
 
 from resonant.dispatch.limits import Limits
 from resonant.errors import UnexpectedStatus
-from resonant.metrics.alerts import crossings, note_announced, read_raised, read_unannounced, record_crossings
+from resonant.metrics.alerts import crossings, read_raised, record_crossings
 from resonant.metrics.conditions import evaluate, read_activity
 from resonant.metrics.totals import read_totals
 from resonant.settings import Settings
@@ -42,11 +42,11 @@ async def alerts_of_an_outage(path):
             activity = await store.read(read_activity, now=now, window=WINDOW)
             max_ages = dict.fromkeys(totals.oldest_round_at, MAX_AGE)
             found = evaluate(totals, activity, SETTINGS, now, max_ages)
-            await store.write(record_crossings, crossings(found, await store.read(read_raised), WINDOW, now))
-            crossed = await store.read(read_unannounced)
-            await store.write(note_announced, crossed)
+            crossed = crossings(found, await store.read(read_raised), WINDOW, now)
+            assert await store.write(record_crossings, crossed) == sorted(crossed, key=lambda each: each.key)
             announced += [
-                (round((now - START) / MINUTE), each.what, each.condition.value) for each in crossed
+                (round((now - START) / MINUTE), each.what, each.condition.value)
+                for each in sorted(crossed, key=lambda each: each.key)
             ]
 
     announced = []

@@ -1,5 +1,8 @@
-"""Adds the tables of watched flow runs, acknowledged causes and announcements."""
+"""Adds the tables of watched flow runs, acknowledged causes and announcements, which replace a column of the alerts."""
 
+import json
+
+import sqlalchemy
 from sqlalchemy import Connection
 
 from resonant.store.migrations.v0012_sources_apart import copy_privileges
@@ -15,7 +18,9 @@ CREATE TABLE resonant_run_watches (
 CREATE TABLE resonant_acknowledged_causes (
     cause TEXT NOT NULL PRIMARY KEY, acknowledged_at {double} NOT NULL, acknowledged_by TEXT NOT NULL, note TEXT
 );
-CREATE TABLE resonant_announcements (id TEXT NOT NULL PRIMARY KEY, event TEXT NOT NULL, created_at {double} NOT NULL);
+CREATE TABLE resonant_announcements (
+    id TEXT NOT NULL PRIMARY KEY, event TEXT NOT NULL, created_at {double} NOT NULL, sent_at {double}
+);
 """
 _DOUBLE = {"sqlite": "DOUBLE", "postgresql": "DOUBLE PRECISION"}
 
@@ -24,6 +29,22 @@ def upgrade(connection: Connection) -> None:
     """Create the tables, with the privileges of the audit on PostgreSQL."""
     for statement in _TABLES.format(double=_DOUBLE[connection.dialect.name]).split(";")[:-1]:
         connection.exec_driver_sql(statement)
+    _decide_again(connection)
+    connection.exec_driver_sql("ALTER TABLE resonant_alerts DROP COLUMN unannounced")
     if connection.dialect.name == "postgresql":
         for table in ("resonant_run_watches", "resonant_acknowledged_causes", "resonant_announcements"):
             copy_privileges(connection, f"TABLE {table}", "resonant_audit")
+
+
+def _decide_again(connection: Connection) -> None:
+    """Undo the decisions about alerts that were not announced: the next export makes and announces them again."""
+    query = "SELECT condition, endpoint, unannounced FROM resonant_alerts WHERE unannounced IS NOT NULL"
+    for condition, endpoint, text in connection.exec_driver_sql(query).all():
+        crossing = json.loads(text)
+        raised_at = None if crossing["what"] == "raised" else crossing["since"]
+        update = (
+            "UPDATE resonant_alerts SET raised_at = :at WHERE condition = :condition AND endpoint = :endpoint"
+        )
+        connection.execute(
+            sqlalchemy.text(update), {"at": raised_at, "condition": condition, "endpoint": endpoint}
+        )

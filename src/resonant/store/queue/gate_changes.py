@@ -1,10 +1,11 @@
-"""Changes of gates, each written with the event about it."""
+"""Changes of gates, each written with the events about it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from resonant.store.queue.own_events import report_gate
+from resonant.store.queue.own_events import gate_facts, report_gate
+from resonant.store.shared.announcements import add_announcement, prefect_event
 from resonant.store.shared.gates import change_gate, read_gate
 
 if TYPE_CHECKING:
@@ -16,11 +17,20 @@ if TYPE_CHECKING:
 
 
 def change_and_report(connection: Connection, change: GateChange, *, now: float) -> bool:
-    """Write a change of a gate like ``change_gate``, and store the event about it, if a subscription matches."""
+    """Write a change of a gate like ``change_gate``; store the events about it for Prefect and the subscriptions."""
     is_written = change_gate(connection, change)
     if is_written:
-        report_gate(connection, change.before, change.result, now=now)
+        before, after = change.before, change.result
+        if after.state != before.state:
+            add_announcement(connection, event_of(before, after), now=now)
+        report_gate(connection, before, after, now=now)
     return is_written
+
+
+def event_of(before: Gate, after: Gate) -> dict[str, Any]:
+    """Return the Prefect event of a change of a gate, without its id."""
+    name = f"resonant.gate.{after.state}"
+    return prefect_event(name, after.endpoint, gate_facts(before, after), at=after.since)
 
 
 def try_changes(

@@ -11,7 +11,7 @@ import pytest
 from resonant.cli.inspect import status as status_commands
 from resonant.delivery.retry import Park, Retry
 from resonant.events import rfc3339
-from resonant.metrics.alerts import Condition, Crossing, note_announced, record_crossings
+from resonant.metrics.alerts import Condition, Crossing, record_crossings
 from resonant.store.shared import drains
 from resonant.store.views import endpoint_problems
 from resonant.store.views.reads import StoreStatus
@@ -62,7 +62,6 @@ def test_status_shows_active_alerts(resonant, recent):
         "retries"
     ]
     recovered = [replace(each, what="recovered") for each in (crossing, of_all)]
-    recent.do(lambda store: store.write(note_announced, [crossing, of_all]))
     recent.do(lambda store: store.write(record_crossings, recovered))
     assert resonant.json("status")["alerts"] == []
     assert "alert " not in resonant("status").out

@@ -20,6 +20,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from resonant.metrics.alerts import read_raised
 from resonant.metrics.statistics import read_statistics
 from resonant.metrics.totals import read_totals
 from resonant.store import WorkerStore, open_store
@@ -260,3 +261,21 @@ async def test_a_fold_of_the_first_release_during_the_upgrade_is_counted(postgre
     totals = await store.read(read_totals, now=store.clock())
     await store.close()
     assert [sketch.count for sketch in totals.counted.values()] == [3]
+
+
+async def test_a_decision_about_an_alert_that_was_not_announced_is_undone_and_so_made_again(url):
+    def decide(connection):
+        make_tables(connection)
+        rows = [
+            ("announced", 5.0, None),
+            ("raised", 7.0, '{"what": "raised", "since": 1.0}'),
+            ("recovered", None, '{"what": "recovered", "since": 2.0}'),
+        ]
+        insert = text("INSERT INTO resonant_alerts VALUES ('gone', :endpoint, :raised_at, :unannounced)")
+        for row in rows:
+            connection.execute(insert, dict(zip(("endpoint", "raised_at", "unannounced"), row, strict=True)))
+
+    await in_database(url, decide)
+    async with open_store(url) as store:
+        raised = await store.read(read_raised)
+    assert {key.endpoint: at for key, at in raised.items()} == {"announced": 5.0, "recovered": 2.0}
