@@ -1,7 +1,7 @@
-"""Automations on alerts: notify, report a silent export, and replay dead letters once an endpoint has recovered.
+"""Automations that mark lost runs as crashed, notify of alerts and a silent export, and replay dead letters after a recovery.
 
-They act on the events that the flow export-metrics sends (see ``tasks/alerts.py``). ``python -m deployments.bootstrap`` and
-``resonant up`` apply them. Both overwrite manual changes, but do not enable or disable an existing automation.
+Alerts are events that the flow export-metrics sends (see ``tasks/alerts.py``). ``python -m deployments.bootstrap`` and
+``resonant up`` apply the automations. Both overwrite manual changes, but do not enable or disable an existing automation.
 """
 
 from __future__ import annotations
@@ -9,19 +9,32 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from prefect.automations import Automation, EventTrigger, Posture, RunDeployment, SendNotification
+from prefect.automations import (
+    Automation,
+    ChangeFlowRunState,
+    EventTrigger,
+    Posture,
+    RunDeployment,
+    SendNotification,
+)
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
+from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound
 
 from resonant.errors import ResonantError
+from resonant.local.work_pool import WORK_POOL
 from resonant.metrics.alerts import EVENT_RAISED, EVENT_RECOVERED, Condition
 from resonant.settings import load_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from uuid import UUID
 
     from prefect.client.orchestration import PrefectClient
+    from prefect.client.schemas.responses import DeploymentResponse
 
+CRASHED = "resonant: mark runs without heartbeats as crashed"
 NOTIFY = "resonant: notify of alerts"
 NOTIFY_SILENT = "resonant: notify that the metrics export is silent"
 REPLAY = "resonant: replay transient dead letters when an endpoint has recovered"
@@ -31,6 +44,9 @@ _REPLAY_DEPLOYMENT = "replay-dead-letters/replay"
 _REPLAY_RATE = 10.0
 # An operator decides on other transient dead letters: those that were cancelled or crashed workers repeatedly.
 _REPLAYED_REASONS = ("exhausted", "expired")
+# The variable and the value by which a deployment of prefect.yaml sends heartbeats, in seconds. Three may be missing.
+_HEARTBEAT = ("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")
+HEARTBEAT_SILENCE = timedelta(seconds=90)
 # Two scheduled exports are missing, and the third is late.
 _EXPORT_SILENCE = timedelta(minutes=15)
 
@@ -45,6 +61,10 @@ async def apply_automations() -> list[str]:
     """
     async with get_client() as client:
         declared = [replay((await client.read_deployment_by_name(_REPLAY_DEPLOYMENT)).id)]
+        ours = WorkPoolFilter(name=WorkPoolFilterName(any_=[WORK_POOL]))
+        deployments = await client.read_deployments(work_pool_filter=ours)
+        if beating := [each.id for each in deployments if _sends_heartbeats(each)]:
+            declared.append(mark_crashed(beating))
         if name := load_settings().alert_notification_block:
             block = await _notification_block(client, name)
             declared += [notify(block), notify_silent(block)]
@@ -89,6 +109,46 @@ def replay(deployment: UUID) -> Automation:
             for reason in _REPLAYED_REASONS
         ],
     )
+
+
+def mark_crashed(deployments: Iterable[UUID], *, within: timedelta = HEARTBEAT_SILENCE) -> Automation:
+    """Mark a run as crashed if its heartbeats stop: its worker, or the worker's machine, was lost.
+
+    The automations and the schedule of collect-dead-letters then rescue its leases. This is the automation of Prefect's guide
+    "How to detect zombie flows", for deployments that send a heartbeat every 30 seconds.
+    """
+    ended = ("Completed", "DeadLetters", "Waiting", "Failed", "Cancelled", "Crashed")
+    heartbeat = "prefect.flow-run.heartbeat"
+    return Automation(
+        name=CRASHED,
+        description=f"Marks a run as crashed that has sent no heartbeat for {within.total_seconds():g} seconds.",
+        trigger=EventTrigger(
+            posture=Posture.Proactive,
+            after={heartbeat},
+            expect={heartbeat, *(f"prefect.flow-run.{name}" for name in ended)},
+            match={"prefect.resource.id": "prefect.flow-run.*"},
+            match_related={
+                "prefect.resource.role": "deployment",
+                "prefect.resource.id": sorted(f"prefect.deployment.{each}" for each in deployments),
+            },
+            for_each={"prefect.resource.id"},
+            threshold=1,
+            within=within,
+        ),
+        actions=[
+            ChangeFlowRunState(
+                name=None,
+                state=StateType.CRASHED,
+                message="its worker was lost: its heartbeats stopped",
+                force=False,
+            )
+        ],
+    )
+
+
+def _sends_heartbeats(deployment: DeploymentResponse) -> bool:
+    name, seconds = _HEARTBEAT
+    return bool((deployment.job_variables.get("env") or {}).get(name) == seconds)
 
 
 def notify(block: UUID) -> Automation:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shlex
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, WorkPoolFilter
+from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFilter, EventResourceFilter
 from prefect.logging import get_run_logger
+from prefect.states import Crashed
 
 from blocks.loading import load_endpoints
 from resonant.dead_letters.triage import triage
@@ -19,6 +22,7 @@ from resonant.display import counted, markdown, markdown_table, visible
 from resonant.errors import AddressRefused, EndpointError
 from resonant.events import rfc3339
 from resonant.gate.words import advice, next_probe_at, pace
+from resonant.local.work_pool import WORK_POOL
 from resonant.store.queue.leases import lease_owners
 from resonant.store.views.endpoint_status import governed
 
@@ -34,18 +38,55 @@ if TYPE_CHECKING:
 TRIAGE_ARTIFACT = "dead-letter-triage"
 GATES_ARTIFACT = "held-endpoints"
 _RUNS_A_PAGE = 200
+_SILENCE = timedelta(minutes=10)
 # The maximum number of groups in the artifact, the largest first.
 _MOST_GROUPS = 50
+
+
+async def mark_lost_runs(*, now: datetime | None = None) -> None:
+    """Mark flow runs of our work pool as crashed that have sent no heartbeat for ten minutes.
+
+    An automation does so after 90 seconds, but Prefect may drop its events. Without heartbeats in the feed, nothing is known.
+
+    Args:
+        now: the present time, with a time zone.
+    """
+    now = now or datetime.now(UTC)
+    occurred = EventOccurredFilter.model_validate({"since": now - _SILENCE, "until": now})
+    long_running = {"state": {"type": {"any_": ["RUNNING"]}}, "start_time": {"before_": now - _SILENCE}}
+    async with get_client() as client:
+
+        async def beats(*runs: UUID) -> bool:
+            ids = [f"prefect.flow-run.{run}" for run in runs]
+            heartbeats = EventFilter(
+                occurred=occurred,
+                event=EventNameFilter(name=["prefect.flow-run.heartbeat"]),
+                resource=EventResourceFilter(id=ids) if ids else None,
+            )
+            return bool((await client.read_events(heartbeats, limit=1)).events)
+
+        runs = await client.read_flow_runs(
+            flow_run_filter=FlowRunFilter.model_validate(long_running),
+            work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [WORK_POOL]}}),
+        )
+        if runs and await beats():
+            for lost in [run for run in runs if not await beats(run.id)]:
+                get_run_logger().warning("Flow run %s has sent no heartbeat for ten minutes", lost.name)
+                await client.set_flow_run_state(
+                    lost.id, Crashed(message="its worker was lost: its heartbeats stopped")
+                )
 
 
 async def rescue_lost_leases(store: WorkerStore) -> int:
     """Rescue the deliveries whose lease has expired, or whose flow run has ended; return their number.
 
-    A run that this Prefect server does not know may belong to another server, so its leases are left to expire.
+    The leases of two kinds of runs are left to expire. A run that this Prefect server does not know may belong to another server.
+    A run that has renewed a lease after it was marked as crashed is alive: the server was away, and missed its heartbeats.
     """
     expired = await store.rescue()
     ids: list[UUID] = []
-    for owner in await store.read(lease_owners):
+    lease_ends = await store.read(lease_owners)
+    for owner in lease_ends:
         with suppress(ValueError):  # the owner of a lease need not be a flow run
             ids.append(UUID(owner))
     runs: list[FlowRun] = []
@@ -53,12 +94,19 @@ async def rescue_lost_leases(store: WorkerStore) -> int:
         for start in range(0, len(ids), _RUNS_A_PAGE):
             page = FlowRunFilterId(any_=ids[start : start + _RUNS_A_PAGE])
             runs += await client.read_flow_runs(flow_run_filter=FlowRunFilter(id=page))
-    ended = [str(run.id) for run in runs if run.state is not None and run.state.is_final()]
+    ended = [str(run.id) for run in runs if _has_ended(run, lease_ends[str(run.id)] - store.lease_seconds)]
     of_ended = await store.rescue(owners=ended) if ended else 0
     get_run_logger().info(
         "%d expired leases and %d leases of %d ended runs rescued", expired, of_ended, len(ended)
     )
     return expired + of_ended
+
+
+def _has_ended(run: FlowRun, renewed_at: float) -> bool:
+    state = run.state
+    if state is None or not state.is_final():
+        return False
+    return not state.is_crashed() or renewed_at <= state.timestamp.timestamp()
 
 
 async def write_triage(store: WorkerStore) -> str:

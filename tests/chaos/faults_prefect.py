@@ -16,16 +16,19 @@ if TYPE_CHECKING:
 
 
 class OwnPrefect:
-    """A server with a home of its own."""
+    """A server with a home of its own, and further settings."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, **variables: str) -> None:
         self._home = home
+        self._variables = variables
         self._port = free_port()
         self._running = ExitStack()
         self.api_url = api_url_at(self._port)
 
     def start(self) -> None:
-        _, server = self._running.enter_context(running_server(self._home, port=self._port))
+        _, server = self._running.enter_context(
+            running_server(self._home, port=self._port, **self._variables)
+        )
         self._supervisor = server.supervisor
 
     def kill(self) -> None:
@@ -56,8 +59,8 @@ class OwnPrefect:
 
 
 @contextmanager
-def own_prefect(home: Path) -> Iterator[OwnPrefect]:
-    server = OwnPrefect(home)
+def own_prefect(home: Path, **variables: str) -> Iterator[OwnPrefect]:
+    server = OwnPrefect(home, **variables)
     server.start()
     try:
         yield server

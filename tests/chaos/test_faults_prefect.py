@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,18 +20,29 @@ from faults import (
     machine_of,
     make_events,
     most_begun,
+    note_figures,
     write_lines,
 )
 from faults_prefect import own_prefect
+from prefect.events import Event as PrefectEvent
+from prefect.events.clients import get_events_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from resonant.store.shared.announcements import add_announcement, prefect_event, read_announcements
+from resonant.testing import FixedClock
+from support.dispatching import opened
 from support.machine import finished
 from support.postgresql import started_postgresql
 from support.prefect import patient_client
 from support.receivers import started_receiver
 from support.waiting import wait_until
+from tasks.announcements import SENT_AGAIN_SECONDS, announce
 
 if TYPE_CHECKING:
-    from support.machine import Machine
+    import psutil
+
+    from resonant.store import WorkerStore
+    from support.machine import Machine, Up
 
 pytestmark = pytest.mark.engine
 
@@ -163,9 +176,7 @@ def test_a_worker_that_is_killed_while_it_drains_is_replaced_by_the_next_up(tmp_
         machine.succeed("endpoint", "add", ENDPOINT, receiver.url, "--allow-private", "--timeout", "5")
         assert machine.run("enqueue", str(lines), "--endpoint", ENDPOINT).returncode == 0
         wait_until(lambda: fault.requests - before >= 100)
-        worker = next(
-            each for each in first.family if each.cmdline()[1:5] == ["-m", "prefect", "worker", "start"]
-        )
+        worker = _worker(first)
         for each in [worker, *worker.children(recursive=True)]:
             each.kill()
         done = finished(first.process, 60)
@@ -173,3 +184,106 @@ def test_a_worker_that_is_killed_while_it_drains_is_replaced_by_the_next_up(tmp_
     with machine.up():
         wait_until(lambda: Database(sqlite_url).query(_DELIVERED)[0]["number"] == 600, 400)
     fault.account(most_twice=most_begun(0, 2 * width))  # of two drains
+
+
+@long_form_only("the heartbeats must be missing for 90 seconds")
+@pytest.mark.timeout(900)
+def test_runs_of_a_lost_worker_crash_within_two_minutes_and_their_leases_are_collected(tmp_path, sqlite_url):
+    machine = machine_of(tmp_path, sqlite_url)
+    with (
+        machine.up() as up,
+        started_receiver(tmp_path / "silent", "support.receiver_scripts:silent") as silent,
+    ):
+        machine.succeed("endpoint", "add", ENDPOINT, silent.url, "--allow-private", "--timeout", "50")
+        lines = write_lines(tmp_path / "events.jsonl", make_events(1))
+        assert machine.run("enqueue", str(lines), "--endpoint", ENDPOINT).returncode == 0
+        [owner] = wait_until(lambda: _owners(sqlite_url), 200)
+        heartbeat = {
+            "event": {"name": ["prefect.flow-run.heartbeat"]},
+            "resource": {"id": [f"prefect.flow-run.{owner}"]},
+        }
+        wait_until(
+            lambda: up.api.post("/events/filter", json={"filter": heartbeat, "limit": 1}).json()["events"]
+        )
+        worker = _worker(up)
+        worker.suspend()  # as if its machine was lost: it does not report the crash
+        lost_at = time.monotonic()
+        for each in worker.children(recursive=True):
+            each.kill()
+        wait_until(lambda: up.api.get(f"/flow_runs/{owner}").json()["state_type"] == "CRASHED", 180)
+        seconds = time.monotonic() - lost_at
+        worker.resume()
+        wait_until(lambda: owner not in _owners(sqlite_url), 120)
+    note_figures("heartbeats of a lost worker", {"seconds until Crashed": round(seconds)})
+    assert seconds <= 120
+
+
+def _worker(up: Up) -> psutil.Process:
+    return next(each for each in up.family if each.cmdline()[1:5] == ["-m", "prefect", "worker", "start"])
+
+
+def _owners(url: str) -> list[str]:
+    query = "SELECT DISTINCT lease_owner FROM resonant_deliveries WHERE lease_owner IS NOT NULL"
+    return [row["lease_owner"] for row in Database(url).query(query)]
+
+
+@pytest.fixture
+def forgetful_server(tmp_path):
+    """A server with Prefect's own broker, which drops messages beyond 10,000."""
+    broker = {"PREFECT_SERVER_EVENTS_MESSAGING_BROKER": "prefect.server.utilities.messaging.memory"}
+    with own_prefect(tmp_path / "forgetful", **broker) as started:
+        yield started
+
+
+@long_form_only("the server needs minutes for so many events")
+@pytest.mark.timeout(900)
+async def test_an_announcement_reaches_the_feed_despite_20000_task_runs_and_a_server_killed_as_it_is_sent(
+    forgetful_server, sqlite_url
+):
+    """The store's clock is behind, so that what Prefect dropped can be sent again at once."""
+    clock = FixedClock(time.time() - 100_000)
+    async with opened(sqlite_url, clock=clock) as store:
+        with temporary_settings({PREFECT_API_URL: forgetful_server.api_url}):
+            flood = asyncio.create_task(_flood(20_000))
+            while not flood.done():
+                await asyncio.sleep(1)
+                await _announce(store, clock)
+            await flood
+            sent = await _when_confirmed(store, clock)
+            note_figures("a flood of task runs", {"announcements": len(sent), "sends": sum(sent.values())})
+
+            await _announce(store, clock)
+            forgetful_server.kill()
+            forgetful_server.start()
+            [(_, sends)] = (await _when_confirmed(store, clock)).items()
+            assert sends > 1
+
+
+async def _flood(count: int) -> None:
+    resource = {"prefect.resource.id": "prefect.task-run.of-a-flood"}
+    async with get_events_client(checkpoint_every=1000) as client:
+        for _ in range(count):
+            await client.emit(PrefectEvent(event="prefect.task-run.Running", resource=resource))
+
+
+async def _announce(store: WorkerStore, clock: FixedClock) -> None:
+    event = prefect_event("resonant.test.alert", "hooks", {}, at=time.time())
+    await store.write(add_announcement, event, now=clock())
+    await announce(store)
+
+
+async def _when_confirmed(store: WorkerStore, clock: FixedClock) -> Counter[str]:
+    """Announce again until the feed has all; return how often each was sent."""
+    sends = Counter(each.id for each in await store.read(read_announcements))
+    assert sends
+    before = {each.id: each.sent_at for each in await store.read(read_announcements)}
+    give_up_at = time.monotonic() + 600
+    while await store.read(read_announcements):
+        assert time.monotonic() < give_up_at
+        await asyncio.sleep(3)
+        clock.advance(SENT_AGAIN_SECONDS + 1)
+        await announce(store)
+        for each in await store.read(read_announcements):
+            sends[each.id] += each.sent_at != before[each.id]
+            before[each.id] = each.sent_at
+    return sends

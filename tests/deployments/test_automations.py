@@ -19,7 +19,7 @@ from prefect.events.clients import get_events_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments import automations
-from deployments.automations import NOTIFY, NOTIFY_SILENT, REPLAY, apply_automations
+from deployments.automations import CRASHED, NOTIFY, NOTIFY_SILENT, REPLAY, apply_automations, mark_crashed
 from resonant.errors import ResonantError
 from resonant.metrics.alerts import Condition, Crossing, event_of
 from support.sites import site
@@ -168,10 +168,10 @@ async def test_applied_again_nothing_has_changed(server, inbox):
     await apply_automations()
     before = found(server)
 
-    assert sorted(await apply_automations()) == sorted([NOTIFY, NOTIFY_SILENT, REPLAY])
+    assert sorted(await apply_automations()) == sorted([CRASHED, NOTIFY, NOTIFY_SILENT, REPLAY])
 
     assert found(server) == before, "not even the time of the last update, nor a trigger's id"
-    assert before.keys() == {NOTIFY, NOTIFY_SILENT, REPLAY}
+    assert before.keys() == {CRASHED, NOTIFY, NOTIFY_SILENT, REPLAY}
 
 
 async def test_manual_changes_are_undone_and_an_enabled_automation_stays_enabled(server, inbox):
@@ -190,10 +190,10 @@ async def test_manual_changes_are_undone_and_an_enabled_automation_stays_enabled
     assert {each["id"] for each in after.values()} >= {replay["id"], notify["id"]}
 
 
-async def test_without_a_notification_block_there_is_the_replay_alone_and_a_missing_one_is_an_error(
+async def test_without_a_notification_block_nothing_notifies_and_a_missing_one_is_an_error(
     server, monkeypatch
 ):
-    assert list(found(server)) == [REPLAY]
+    assert found(server).keys() == {CRASHED, REPLAY}
     monkeypatch.setenv("RESONANT_ALERT_NOTIFICATION_BLOCK", "slack-webhook/nobody")
     with pytest.raises(
         ResonantError, match="there is no block 'slack-webhook/nobody' on this Prefect server"
@@ -263,3 +263,56 @@ async def test_a_silent_export_notifies_once(silences):
 
     await until(lambda: of_silence("another"))
     assert len(of_silence("export-metrics")) == 1
+
+
+@pytest.fixture
+async def runs(server, inbox):
+    """Flow runs of our deployment ``drain`` and of another one, which all run and have just sent a heartbeat.
+
+    The automation acts after ten seconds, for our deployment alone.
+    """
+    drain = server.get("/deployments/name/emit-events/drain").json()
+    other = server.post("/deployments/", json={"name": "other", "flow_id": drain["flow_id"]}).json()
+    within = timedelta(seconds=10)
+    automation = mark_crashed([drain["id"]], within=within).model_copy(update={"name": "resonant: of a test"})
+    await automation.acreate()
+    await settle(inbox)
+    began = {}
+    for name, deployment in {"other": other, "ended": drain, "lost": drain}.items():
+        new = {"flow_id": drain["flow_id"], "deployment_id": deployment["id"], "state": {"type": "RUNNING"}}
+        began[name] = server.post("/flow_runs/", json=new).json()["id"]
+        async with get_events_client(checkpoint_every=1) as client:
+            await client.emit(heartbeat(began[name], deployment["id"]))
+    yield began
+    server.delete(f"/deployments/{other['id']}")
+
+
+def heartbeat(run: str, deployment: str) -> Event:
+    resource = {"prefect.resource.id": f"prefect.flow-run.{run}"}
+    of_deployment = {
+        "prefect.resource.id": f"prefect.deployment.{deployment}",
+        "prefect.resource.role": "deployment",
+    }
+    return Event.model_validate(
+        {"event": "prefect.flow-run.heartbeat", "resource": resource, "related": [of_deployment]}
+    )
+
+
+async def test_a_run_of_ours_whose_heartbeats_stop_crashes_unless_it_has_ended(server, runs):
+    ended = {"state": {"type": "COMPLETED", "name": "DeadLetters"}}
+    server.post(f"/flow_runs/{runs['ended']}/set_state", json=ended)
+
+    def states() -> list[str]:
+        return [server.get(f"/flow_runs/{run}").json()["state"]["name"] for run in runs.values()]
+
+    await until(lambda: states()[-1] == "Crashed", every=0.2)
+    assert states() == ["Running", "DeadLetters", "Crashed"]
+    lost = server.get(f"/flow_runs/{runs['lost']}").json()
+    assert lost["state"]["message"] == "its worker was lost: its heartbeats stopped"
+
+
+def test_the_automation_is_for_the_deployments_of_ours_which_all_send_heartbeats(server):
+    declared = found(server)[CRASHED]["trigger"]["match_related"]["prefect.resource.id"]
+    pool = {"work_pools": {"name": {"any_": ["resonant"]}}}
+    deployments = server.post("/deployments/filter", json=pool).json()
+    assert declared == sorted(f"prefect.deployment.{each['id']}" for each in deployments)

@@ -17,7 +17,10 @@ from support.waiting import wait_until
 
 PROJECT = Path(__file__).parents[2]
 DECLARED = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]
-QUIET = {"PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "WARNING"}
+VARIABLES = {
+    "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "WARNING",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+}
 
 # Full name: entrypoint, parameters, schedule with its time zone.
 EVERY_FIVE_MINUTES = {"interval": 300.0, "timezone": "UTC"}
@@ -88,7 +91,7 @@ def test_a_deployment_is_as_expected(deployed, name):
     assert found["parameters"] == parameters
     assert found["work_pool_name"] == "resonant"
     patient = {"PREFECT_CLIENT_MAX_RETRIES": "8"} if name == "emit-events/drain" else {}
-    assert found["job_variables"] == {"working_dir": ".", "env": QUIET | patient}
+    assert found["job_variables"] == {"working_dir": ".", "env": VARIABLES | patient}
     assert found["pull_steps"] == []
     assert found["paused"] == (name in STOPPED), "the bootstrap keeps it stopped"
     assert found["description"], "the UI shows the flow's docstring"

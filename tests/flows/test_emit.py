@@ -6,6 +6,8 @@ import asyncio
 import logging
 
 import pytest
+from prefect import flow
+from prefect.states import Crashed
 from pydantic import SecretStr
 from sqlalchemy import Engine, event, select
 
@@ -135,6 +137,25 @@ async def test_collecting_rescues_the_leases_of_an_ended_flow_run(store):
 
     assert state.message.startswith("1 delivery rescued")
     assert (status.pending, status.in_flight) == (2, 1)
+
+
+async def test_collecting_leaves_the_leases_of_a_run_that_was_marked_as_crashed_but_is_alive(url, store):
+    @flow
+    async def lost():
+        return Crashed()
+
+    crashed = await lost(return_state=True)
+    owner, crashed_at = str(crashed.state_details.flow_run_id), crashed.timestamp.timestamp()
+    before = await WorkerStore.open(url, clock=lambda: crashed_at - 1)
+    await store_events(before, "hooks")
+    assert await before.claim("hooks", owner=owner, limit=1)
+    await before.close()
+    await collect_dead_letters()
+    assert (await store.status()).in_flight == 0
+
+    assert await store.claim("hooks", owner=owner, limit=1)
+    await collect_dead_letters()
+    assert (await store.status()).in_flight == 1
 
 
 @pytest.mark.parametrize("chunk_size", [0, 100], ids=["task lane", "bulk lane"])

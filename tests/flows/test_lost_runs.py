@@ -1,0 +1,71 @@
+"""Runs without heartbeats are marked as crashed, although Prefect may have dropped the events of the automation."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.events import Event
+
+from resonant.local.work_pool import WORK_POOL, make_work_pool
+from support.prefect import patient_client
+from support.waiting import until
+from tasks.collect import mark_lost_runs
+
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("url")]
+
+LATER = timedelta(minutes=10, seconds=5)
+
+
+@flow
+async def collect(now):
+    await mark_lost_runs(now=now)
+
+
+@pytest.fixture
+async def running(prefect_api):
+    """Two flow runs of the work pool, by name."""
+    await make_work_pool()
+    with patient_client(prefect_api) as api:
+        flow_id = api.post("/flows/", json={"name": "of-the-pool"}).json()["id"]
+        new = {"name": "of-the-pool", "flow_id": flow_id, "work_pool_name": WORK_POOL}
+        deployment = api.post("/deployments/", json=new).json()["id"]
+        runs = {}
+        for name in ("alive", "lost"):
+            path = f"/deployments/{deployment}/create_flow_run"
+            runs[name] = api.post(path, json={"name": name}).json()["id"]
+            set_state = f"/flow_runs/{runs[name]}/set_state"
+            api.post(set_state, json={"state": {"type": "RUNNING"}, "force": True})
+        yield runs
+        api.delete(f"/deployments/{deployment}")
+
+
+async def beat(run, at):
+    resource = {"prefect.resource.id": f"prefect.flow-run.{run}"}
+    event = Event(event="prefect.flow-run.heartbeat", resource=resource, occurred=at)
+    async with get_client() as client:
+        await client.request("POST", "/events", json=[event.model_dump(mode="json")])
+
+        async def is_in_feed():
+            filtered = {"filter": {"id": {"id": [str(event.id)]}, "occurred": {"until": str(at)}}, "limit": 1}
+            return (await client.request("POST", "/events/filter", json=filtered)).json()["events"]
+
+        await until(is_in_feed, every=0.1)
+
+
+async def states(runs):
+    async with get_client() as client:
+        return {name: (await client.read_flow_run(run)).state.name for name, run in runs.items()}
+
+
+async def test_a_run_whose_heartbeats_stopped_is_marked_as_crashed_if_the_feed_has_those_of_others(running):
+    now = datetime.now(UTC) + LATER
+
+    await collect(now)
+    assert await states(running) == {"alive": "Running", "lost": "Running"}, "the feed may be off"
+
+    await beat(running["alive"], now - timedelta(minutes=9))
+    await collect(now)
+    assert await states(running) == {"alive": "Running", "lost": "Crashed"}
