@@ -18,6 +18,7 @@ import pytest
 
 from resonant.local.server import free_port
 from support.pages import PROJECT, SHELLS, Page, blocks_of
+from support.prefect_database import give_prefect_database
 from support.processes import clean_environment
 from support.waiting import wait_until
 
@@ -26,7 +27,9 @@ HTTP = Page(PROJECT / "docs" / "how-to" / "http-intake.md")
 # The beginning of a block that keeps running, and the text that it prints when it is ready.
 UP, RECEIVER = "resonant up", "python -m resonant.testing"
 READY = {UP: "Ctrl-C stops", RECEIVER: "http://127.0.0.1:"}
-PATIENCE_SECONDS = 180
+PATIENCE_SECONDS = 240
+
+pytestmark = pytest.mark.timeout(900)
 
 
 def blocks(page, heading):
@@ -97,6 +100,7 @@ class Reader:
 @pytest.fixture
 def reader(tmp_path):
     reader = Reader(tmp_path)
+    give_prefect_database(tmp_path / ".prefect")
     with contextlib.ExitStack() as stack:
         stack.callback(lambda: [reader.stop(program) for program in reversed(list(reader.running))])
         yield reader
