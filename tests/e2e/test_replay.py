@@ -139,7 +139,7 @@ def test_a_replay_that_fails_puts_the_dead_letters_back_with_their_history(machi
 
 @pytest.mark.alone
 def test_a_replay_starts_slowly_and_then_keeps_to_its_rate(machine, broken):
-    rate, slow_start, full_rate = 50, 10, 15
+    rate, slow_start, full_rate = 50, 10, 25
     # The slow start sends as much as the full rate in 5.5 s: see SlowStart.
     count = int(rate * (0.55 * slow_start + full_rate)) + rate
     cancelled_dead_letters(machine, count)
