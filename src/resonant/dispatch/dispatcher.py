@@ -41,7 +41,7 @@ from resonant.dispatch.limiting.alone import SentAlone
 from resonant.dispatch.limiting.limiter import ConcurrencyLimiter
 from resonant.dispatch.limiting.rate import NoRate, Rate
 from resonant.dispatch.limits import Limits
-from resonant.dispatch.run.background import end_after_successors, fold_regularly, wake_on_commits
+from resonant.dispatch.run.background import end_after_successors, fold_regularly, join, wake_on_commits
 from resonant.dispatch.run.running_tasks import RunningTasks
 from resonant.dispatch.send.admission import Admission, Held
 from resonant.dispatch.send.sender import Expired, LeaseLost, Sender, TimeIsUp
@@ -213,6 +213,9 @@ class Dispatcher:
             await self._waiting(partial(self._endpoints.open, endpoint))
         if own is not None:
             own.unavailable = self.problems
+        key = 0
+        if self.limits.successors:
+            key = (await self._waiting(partial(join, self.store, owner=self.owner, endpoint=endpoint))).key
         self._running.begin(self.limits)
         self._gates.may_be_pilot = True
         take_over = TakeOver(self.store, self._heartbeat, endpoint=endpoint, on_waiting=on_waiting)
@@ -228,7 +231,7 @@ class Dispatcher:
             take_over=take_over,
             is_over=self._running.is_over,
         )
-        async with self._running.beside(self._work_beside(fetcher, endpoint)):
+        async with self._running.beside(self._work_beside(fetcher, endpoint, key)):
             try:
                 counts = await self._send_until_over(fetcher, take_over, own)
             except Exception as error:
@@ -266,8 +269,8 @@ class Dispatcher:
             elif self._running.failure is None:
                 return self.counts
 
-    def _work_beside(self, fetcher: Fetcher, endpoint: str | None) -> Iterator[Work]:
-        """Yield the background work of a run: some only if it stays alive while nothing is due."""
+    def _work_beside(self, fetcher: Fetcher, endpoint: str | None, key: int) -> Iterator[Work]:
+        """Yield the background work of a run: some only if it stays alive while nothing is due, or is the drain of this key."""
 
         def wake(endpoints: frozenset[str] | None) -> None:
             fetcher.wake(endpoints)
@@ -281,6 +284,7 @@ class Dispatcher:
                 end_after_successors,
                 self.store,
                 self._running,
+                key,
                 owner=self.owner,
                 endpoint=endpoint,
                 successors=self.limits.successors,

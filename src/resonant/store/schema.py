@@ -4,9 +4,10 @@ Times are seconds since the Unix epoch, durations seconds. ``create_tables`` mak
 an older one; a test compares the two.
 
 Transactions lock tables in one order, and rows in key order, so that they cannot deadlock: events, deliveries, causes, endpoints,
-claims, gates, routing, subscriptions, audit (endpoint_problems, drains, send_slots and tokens have their own transactions). A
-purge finds events through deliveries, so it locks both at once and skips locked rows. The system's own events are inserted after
-the change that they report: nobody waits for them, since only the transaction that has locked the changed row uses their ids.
+claims, gates, routing, subscriptions, audit (endpoint_problems, drains, send_slots and tokens have their own transactions, but the
+rescue from killed drains first locks their rows). A purge finds events through deliveries, so it locks both at once and skips
+locked rows. The system's own events are inserted after the change that they report: nobody waits for them, since only the
+transaction that has locked the changed row uses their ids.
 
 A producer's transaction may stay open for a long time, so it only inserts events, deliveries and acceptances, and updates no
 shared row. It reads routing and subscriptions without a lock. Two producers wait for each other only if they store the same event
@@ -282,6 +283,8 @@ drains = Table(
     # The only endpoint that it sends to; null for all.
     Column("endpoint", Text),
     Column("seen_at", Double, nullable=False),
+    # See dispatch/run/processes.py; null if the system cannot tell.
+    Column("process", Text),
     # A newer drain must never get the id of a removed one.
     sqlite_autoincrement=True,
 )
@@ -415,3 +418,6 @@ def create_tables(connection: Connection) -> None:
         # In the order of an upgraded store, since SQLite takes the newest of equally good indexes.
         for index in sorted(table.indexes, key=lambda each: str(each.name), reverse=True):
             connection.execute(CreateIndex(index))
+    if connection.dialect.name == "postgresql":
+        # A delivery is updated three times. On the same page, an update writes less to the log, and often no index entry.
+        connection.exec_driver_sql(f"ALTER TABLE {deliveries.name} SET (fillfactor = 50)")

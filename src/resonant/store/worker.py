@@ -9,6 +9,7 @@ from resonant.store.counts import acceptances, counters, sketches
 from resonant.store.queue import leases as lease_queries
 from resonant.store.queue import rescue
 from resonant.store.queue.outcomes import record
+from resonant.store.shared import drains
 from resonant.store.shared.gates import read_gates
 from resonant.store.store import Store
 
@@ -201,6 +202,30 @@ class WorkerStore(Store):
             rescued += batch
             if batch < _RESCUE_BATCH:
                 return rescued
+
+    async def rescue_ended(self, has_ended: Callable[[str], bool]) -> int:
+        """End the leases of drains whose processes have ended; return their number.
+
+        Args:
+            has_ended: returns whether the process with this name has ended for sure.
+        """
+        rescued = 0
+        owners = await self.read(drains.ended_owners, has_ended)
+        batch = _RESCUE_BATCH if owners else 0
+        while batch == _RESCUE_BATCH:
+            batch = await self.write(_rescue_ended, owners, has_ended, now=self.clock())
+            rescued += batch
+        return rescued
+
+
+def _rescue_ended(
+    connection: Connection, owners: list[str], has_ended: Callable[[str], bool], *, now: float
+) -> int:
+    ended = drains.ended_owners(connection, has_ended, among=owners)
+    rescued = rescue.rescue(connection, now=now, owners=ended, limit=_RESCUE_BATCH)
+    if rescued < _RESCUE_BATCH:
+        drains.forget(connection, ended, now=now)
+    return rescued
 
 
 def _what_to_fold(connection: Connection, *, now: float) -> tuple[bool, bool, list[sketches.Span]]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resonant.dispatch.limits import WAIT_SECONDS
+from resonant.dispatch.run.processes import has_ended, this_process
 from resonant.errors import StoreError
 from resonant.store.shared import drains
 
@@ -58,28 +59,28 @@ async def wake_on_commits(store: WorkerStore, wake: Callable[[frozenset[str] | N
 
 
 async def end_after_successors(
-    store: WorkerStore, running: RunningTasks, *, owner: str, endpoint: str | None, successors: int
+    store: WorkerStore, running: RunningTasks, key: int, *, owner: str, endpoint: str | None, successors: int
 ) -> None:
     """Report a run as a live drain until its end. End it when enough younger drains are alive; continue it if one of them dies.
+
+    Also rescue the leases of drains of this machine that were killed.
 
     After its end, a run claims nothing more but may still finish sends, so it must not count as a successor.
 
     Args:
         store: the store in which drains report.
         running: the run's tasks and its end time.
+        key: the key of its first report.
         owner: the owner of the run's leases.
         endpoint: the only endpoint that the run sends to; None for all.
         successors: the number of younger drains that must be alive.
     """
     latest_end = running.end
-    key = None
     had_successors = False
     try:
         while not running.is_over():
             with contextlib.suppress(StoreError):  # the run's next commit raises the error
-                report = await store.write(
-                    drains.beat, key, owner=owner, endpoint=endpoint, clock=store.clock
-                )
+                report = await join(store, key, owner=owner, endpoint=endpoint)
                 key = report.key
                 has_successors = report.younger >= successors
                 if has_successors and not had_successors:
@@ -87,8 +88,16 @@ async def end_after_successors(
                 elif had_successors and not has_successors:
                     running.end = latest_end
                 had_successors = has_successors
+                await store.rescue_ended(has_ended)
             await asyncio.sleep(min(drains.BEAT_SECONDS, running.seconds_left()))
     finally:
-        if key is not None:
-            with contextlib.suppress(StoreError):
-                await store.write(drains.leave, key)
+        with contextlib.suppress(StoreError):
+            await store.write(drains.leave, key)
+
+
+async def join(
+    store: WorkerStore, key: int | None = None, *, owner: str, endpoint: str | None
+) -> drains.Beat:
+    """Report that this run is a live drain; first before its first claim."""
+    facts: dict[str, Any] = {"owner": owner, "endpoint": endpoint, "process": this_process()}
+    return await store.write(drains.beat, key, clock=store.clock, **facts)

@@ -149,13 +149,12 @@ def _write(
     now: float,
 ) -> set[LeaseKey]:
     """Return the leases that are begun, and those whose outcome or expiry was recorded."""
-    if bool(begins) + bool(outcomes) + bool(releases) + bool(expired) > 1:
-        # Lock in order, so that this cannot deadlock with a renewal of the same leases.
-        of_outcomes = [outcome.lease for outcome in outcomes]
-        lock(connection, [lease.delivery_id for lease in [*begins, *of_outcomes, *releases, *expired]])
-    held = begin(connection, begins, now=now) if begins else set()
+    # One lock for all, in order, so that this cannot deadlock with a renewal of the same leases.
+    of_outcomes = [outcome.lease for outcome in outcomes]
+    rows = lock(connection, [lease.delivery_id for lease in [*begins, *of_outcomes, *releases, *expired]])
+    held = begin(connection, begins, now=now, rows=rows)
     if outcomes:
-        held = held | record(connection, outcomes, now=now)
+        held = held | record(connection, outcomes, now=now, rows=rows)
     if releases:
         release(connection, releases, now=now)
     if expired:

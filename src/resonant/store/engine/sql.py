@@ -33,7 +33,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from sqlalchemy import Column, ColumnElement, Dialect, Row, Table
+    from sqlalchemy import Column, ColumnElement, Dialect, Insert, Row, Table, Update
     from sqlalchemy.dialects import postgresql
     from sqlalchemy.sql.compiler import SQLCompiler
     from sqlalchemy.sql.operators import OperatorType
@@ -143,7 +143,9 @@ def _insert_missing_postgresql(
     # One array for each column is faster than a parameter for each value, which the server would parse and plan.
     equal, others = _columns(rows)
     statement = _inserting_arrays(table, tuple(rows[0]), frozenset(equal), returned)
-    return connection.execute(statement, equal | others).all()
+    return connection.execute(
+        statement, equal | {f"all_{name}": values for name, values in others.items()}
+    ).all()
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
@@ -159,18 +161,49 @@ def _inserting_arrays(
 ) -> Any:
     """Return the statement that inserts rows, given one value for the ``equal`` columns, and arrays for the others."""
     types = {name: table.c[name].type for name in names}
-    arrays = {
-        name: cast(bindparam(name, type_=ARRAY(types[name])), ARRAY(types[name]))
-        for name in names
-        if name not in equal
-    }
-    given = func.unnest(*arrays.values()).table_valued(*arrays).render_derived()
+    given = _given_arrays(table, tuple(name for name in names if name not in equal))
     values = (
-        given.c[name] if name in arrays else cast(bindparam(name, type_=types[name]), types[name])
+        given.c[name] if name not in equal else cast(bindparam(name, type_=types[name]), types[name])
         for name in names
     )
     insert = insert_into("postgresql", table).from_select(names, select(*values))
     return insert.on_conflict_do_nothing().returning(*returned)
+
+
+def insert_all(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows of plain values on PostgreSQL, with one statement. All rows have the same columns."""
+    if rows:
+        connection.execute(_inserting_all(table, tuple(rows[0])), _arrays(rows))
+
+
+@cache
+def _inserting_all(table: Table, names: tuple[str, ...]) -> Insert:
+    return table.insert().from_select(names, select(*_given_arrays(table, names).c))
+
+
+def update_all(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Update rows on PostgreSQL, with one statement. All have the same columns, of which ``id`` names the row."""
+    if rows:
+        connection.execute(_updating_all(table, tuple(rows[0])), _arrays(rows))
+
+
+@cache
+def _updating_all(table: Table, names: tuple[str, ...]) -> Update:
+    given = _given_arrays(table, names)
+    changes = {name: given.c[name] for name in names if name != "id"}
+    return table.update().where(table.c.id == given.c.id).values(changes)
+
+
+def _arrays(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    return {f"all_{name}": [row[name] for row in rows] for name in rows[0]}
+
+
+def _given_arrays(table: Table, names: tuple[str, ...]) -> Any:
+    """Return the rows that are given as one array for each of these columns."""
+    types = {name: ARRAY(table.c[name].type) for name in names}
+    # Not the columns' own names, which SQLAlchemy reserves in an UPDATE.
+    arrays = [cast(bindparam(f"all_{name}", type_=each), each) for name, each in types.items()]
+    return func.unnest(*arrays).table_valued(*names, name="given").render_derived()
 
 
 def end_snapshot(connection: Connection) -> None:

@@ -1,4 +1,8 @@
-"""Adds the tables of watched flow runs, acknowledged causes and announcements, which replace a column of the alerts."""
+"""Adds the tables of watched flow runs, acknowledged causes and announcements, and the processes of drains.
+
+The announcements replace a column of the alerts. On PostgreSQL, it also leaves room in the pages of deliveries, for the updates of
+their rows.
+"""
 
 import json
 
@@ -21,12 +25,13 @@ CREATE TABLE resonant_acknowledged_causes (
 CREATE TABLE resonant_announcements (
     id TEXT NOT NULL PRIMARY KEY, event TEXT NOT NULL, created_at {double} NOT NULL, sent_at {double}
 );
+ALTER TABLE resonant_drains ADD COLUMN process TEXT;
 """
 _DOUBLE = {"sqlite": "DOUBLE", "postgresql": "DOUBLE PRECISION"}
 
 
 def upgrade(connection: Connection) -> None:
-    """Create the tables, with the privileges of the audit on PostgreSQL."""
+    """Create the tables, with the privileges of the audit on PostgreSQL, and change the settings, which rewrites no row."""
     for statement in _TABLES.format(double=_DOUBLE[connection.dialect.name]).split(";")[:-1]:
         connection.exec_driver_sql(statement)
     _decide_again(connection)
@@ -34,6 +39,7 @@ def upgrade(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         for table in ("resonant_run_watches", "resonant_acknowledged_causes", "resonant_announcements"):
             copy_privileges(connection, f"TABLE {table}", "resonant_audit")
+        connection.exec_driver_sql("ALTER TABLE resonant_deliveries SET (fillfactor = 50)")
 
 
 def _decide_again(connection: Connection) -> None:

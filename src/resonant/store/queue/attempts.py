@@ -6,11 +6,11 @@ from dataclasses import fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import insert, select
+from sqlalchemy import select
 
 from resonant.events import Attempt
 from resonant.store import schema
-from resonant.store.engine.sql import is_any_of
+from resonant.store.engine.sql import insert_all, is_any_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -64,8 +64,7 @@ def add_attempts(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> N
     thread to release it. With one row per statement, these waits took a third of the commit time.
     """
     if connection.dialect.name != "sqlite":
-        if rows:
-            connection.execute(insert(schema.attempts), rows)
+        insert_all(connection, schema.attempts, rows)
         return
     start = 0
     for size in _ROWS_AT_ONCE:

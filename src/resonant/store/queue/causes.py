@@ -67,7 +67,7 @@ def point_at_causes(
         return
     ids = cause_ids(connection, causes.values())
     for change in changes:
-        if cause := causes.get(change["key"]):
+        if cause := causes.get(change["id"]):
             change["cause_id"] = ids[cause]
 
 

@@ -45,7 +45,7 @@ def expire(connection: Connection, leases: Sequence[Lease], *, now: float) -> se
         never_sent = {} if lease.attempts else {"first_attempt_at": None}
         changes.append(
             {
-                "key": lease.delivery_id,
+                "id": lease.delivery_id,
                 **given_up("expired", now),
                 "backoff_until": None,
                 "sending": False,

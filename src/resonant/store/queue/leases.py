@@ -18,7 +18,7 @@ from resonant.store.engine.sql import insert_into, is_any_of, is_any_of_given
 from resonant.store.engine.wakeup import announce
 from resonant.store.queue.events import read_events
 from resonant.store.queue.impossible_rows import sound
-from resonant.store.queue.locked_rows import change_all, held_by, still_held
+from resonant.store.queue.locked_rows import change_all, held_by, held_in, still_held
 from resonant.store.shared.gates import read_gates
 
 if TYPE_CHECKING:
@@ -263,13 +263,21 @@ def _longest_due_first(claimed: Sequence[Row[Any]]) -> list[Row[Any]]:
     return sorted(claimed, key=lambda row: (row.next_attempt_at, row.id))
 
 
-def begin(connection: Connection, leases: Sequence[Lease], *, now: float) -> set[LeaseKey]:
+def begin(
+    connection: Connection, leases: Sequence[Lease], *, now: float, rows: Mapping[int, Any] | None = None
+) -> set[LeaseKey]:
     """Record that a send is about to start, so that a lease lost from now on is charged as a crash.
+
+    Args:
+        connection: in a write transaction.
+        leases: of the sends.
+        now: seconds since the epoch.
+        rows: the result of ``lock``, if this transaction has locked the deliveries.
 
     Returns:
         The leases that are still held. Do not send the deliveries of lost leases.
     """
-    held = still_held(connection, leases)
+    held = still_held(connection, leases) if rows is None else held_in(rows, leases)
     if held:
         connection.execute(_beginning(), {"ids": [key.delivery_id for key in held], "at": now})
     return held

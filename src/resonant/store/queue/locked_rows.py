@@ -5,15 +5,15 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import select, update
 
 from resonant.store import schema
-from resonant.store.engine.sql import is_any_of, is_any_of_given
+from resonant.store.engine.sql import is_any_of, is_any_of_given, update_all
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from sqlalchemy import Connection, Select, Update
+    from sqlalchemy import Connection, Select
 
     from resonant.events import Lease, LeaseKey, Reason
 
@@ -41,7 +41,11 @@ def still_held(connection: Connection, leases: Sequence[Lease]) -> set[LeaseKey]
 
     ``leases`` may contain several leases of one delivery, since a run can claim a lost delivery again; at most one is held.
     """
-    rows = lock(connection, [lease.delivery_id for lease in leases])
+    return held_in(lock(connection, [lease.delivery_id for lease in leases]), leases)
+
+
+def held_in(rows: Mapping[int, Any], leases: Iterable[Lease]) -> set[LeaseKey]:
+    """Return the leases that are still held, according to the rows that ``lock`` returned."""
     return {lease.key for lease in leases if is_held(rows, lease)}
 
 
@@ -67,23 +71,17 @@ def change_all(connection: Connection, delivery_ids: Collection[int], changes: d
 
 
 def change_each(connection: Connection, changes: list[dict[str, object]]) -> None:
-    """Apply different changes to deliveries already locked by this transaction; ``key`` is the delivery's id."""
+    """Apply different changes to deliveries already locked by this transaction; ``id`` names the delivery."""
     by_names: dict[tuple[str, ...], list[dict[str, object]]] = {}
     for change in changes:
         by_names.setdefault(tuple(change), []).append(change)
     for names, rows in by_names.items():
         if connection.dialect.name == "sqlite":
             # Takes a fifth of the time of a compiled statement.
-            assignments = ", ".join(f"{name} = :{name}" for name in names if name != "key")
-            connection.exec_driver_sql(f"UPDATE {_d.name} SET {assignments} WHERE id = :key", rows)  # noqa: S608 - our own names
+            assignments = ", ".join(f"{name} = :{name}" for name in names if name != "id")
+            connection.exec_driver_sql(f"UPDATE {_d.name} SET {assignments} WHERE id = :id", rows)  # noqa: S608 - our own names
         else:
-            connection.execute(_change(names), rows)
-
-
-@cache
-def _change(names: tuple[str, ...]) -> Update:
-    values: dict[str, Any] = {name: bindparam(name) for name in names if name != "key"}
-    return update(_d).where(_d.c.id == bindparam("key")).values(values)
+            update_all(connection, _d, rows)
 
 
 def given_up(reason: Reason, now: float) -> dict[str, object]:

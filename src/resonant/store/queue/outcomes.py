@@ -24,7 +24,7 @@ from resonant.store.queue.locked_rows import change_each, given_up, is_held, loc
 from resonant.store.queue.own_events import NewDeadLetter, report_dead_letters
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from sqlalchemy import Connection, Update
 
@@ -35,16 +35,25 @@ if TYPE_CHECKING:
 _d = schema.deliveries
 
 
-def record(connection: Connection, outcomes: Sequence[Outcome], *, now: float) -> set[LeaseKey]:
+def record(
+    connection: Connection, outcomes: Sequence[Outcome], *, now: float, rows: Mapping[int, Any] | None = None
+) -> set[LeaseKey]:
     """Write attempts and their decisions together.
 
     Recording is idempotent: call it again after an unconfirmed write.
+
+    Args:
+        connection: in a write transaction.
+        outcomes: the attempts with their decisions.
+        now: seconds since the epoch.
+        rows: the result of ``lock``, if this transaction has locked the deliveries.
 
     Returns:
         The leases whose outcome was recorded. The other leases were lost: their attempts are in the history, marked late,
         and changed nothing else.
     """
-    rows = lock(connection, [outcome.lease.delivery_id for outcome in outcomes])
+    if rows is None:
+        rows = lock(connection, [outcome.lease.delivery_id for outcome in outcomes])
     # A missing delivery was finished by another worker and then purged.
     there = [outcome for outcome in outcomes if outcome.lease.delivery_id in rows]
     held = {outcome.lease.key for outcome in there if is_held(rows, outcome.lease)}
@@ -130,7 +139,7 @@ def _delivering() -> Update:
 
 
 def _failure_changes(lease: Lease, row: dict[str, Any], decision: Decision, now: float) -> dict[str, object]:
-    changes = {"key": lease.delivery_id, "attempts": row["number"], "sending": False, **last_failure(row)}
+    changes = {"id": lease.delivery_id, "attempts": row["number"], "sending": False, **last_failure(row)}
     if _is_charged(decision):
         changes |= {"round_attempts": lease.round_attempts + 1, "backoff_until": None}
     match decision:

@@ -154,7 +154,7 @@ def _charge_crashes(connection: Connection, rows: Sequence[Row[tuple[object, ...
         history.append(attempt_row(row.id, attempt, late=False))
         changes.append(
             {
-                "key": row.id,
+                "id": row.id,
                 "attempts": attempt.number,
                 "crashes": row.crashes + 1,
                 "status": "dead_letter" if is_final else "retrying",

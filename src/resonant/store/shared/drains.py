@@ -9,6 +9,8 @@ from sqlalchemy import Connection, func, or_, select
 from resonant.store import schema
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from resonant.events import Clock
 
 # A drain reports every BEAT_SECONDS, and counts as dead LIVE_SECONDS after its last report.
@@ -27,7 +29,15 @@ class Beat(NamedTuple):
     younger: int
 
 
-def beat(connection: Connection, key: int | None, *, owner: str, endpoint: str | None, clock: Clock) -> Beat:
+def beat(
+    connection: Connection,
+    key: int | None,
+    *,
+    owner: str,
+    endpoint: str | None,
+    clock: Clock,
+    process: str | None = None,
+) -> Beat:
     """Report that a drain is alive.
 
     Args:
@@ -36,13 +46,16 @@ def beat(connection: Connection, key: int | None, *, owner: str, endpoint: str |
         owner: the owner of its leases.
         endpoint: the only endpoint that it sends to; None for all.
         clock: seconds since the epoch, read after the wait for the lock.
+        process: the name of its process, if the system can tell.
     """
     now = clock()
     seen = _drains.update().where(_drains.c.id == key).values(seen_at=now)
     if key is None or not connection.execute(seen).rowcount:
-        connection.execute(_drains.delete().where(_drains.c.seen_at < now - _KEPT_SECONDS))
-        new = _drains.insert().values(owner=owner, endpoint=endpoint, seen_at=now).returning(_drains.c.id)
-        key = int(connection.execute(new).scalar_one())
+        # A flow run that Prefect starts again is the same owner in another process: the leases of both look alike.
+        is_old = or_(_drains.c.seen_at < now - _KEPT_SECONDS, _drains.c.owner == owner)
+        connection.execute(_drains.delete().where(is_old))
+        new = _drains.insert().values(owner=owner, endpoint=endpoint, seen_at=now, process=process)
+        key = int(connection.execute(new.returning(_drains.c.id)).scalar_one())
     younger = (
         select(func.count())
         .select_from(_drains)
@@ -55,6 +68,37 @@ def beat(connection: Connection, key: int | None, *, owner: str, endpoint: str |
         )
     )
     return Beat(key, int(connection.execute(younger).scalar_one()))
+
+
+def ended_owners(
+    connection: Connection, has_ended: Callable[[str], bool], *, among: list[str] | None = None
+) -> list[str]:
+    """Return the owners whose processes have ended.
+
+    Args:
+        connection: an open connection.
+        has_ended: returns whether the process with this name has ended for sure.
+        among: only these owners. Their rows are locked, so that no other process becomes a drain with such an owner meanwhile.
+    """
+    query = select(_drains.c.owner, _drains.c.process).order_by(_drains.c.id)
+    if among is not None:
+        query = query.where(_drains.c.owner.in_(among)).with_for_update()
+    ended: dict[str, bool] = {}
+    for owner, process in connection.execute(query):
+        ended[owner] = ended.get(owner, True) and process is not None and has_ended(process)
+    return [owner for owner, has_all in ended.items() if has_all]
+
+
+def forget(connection: Connection, owners: list[str], *, now: float) -> None:
+    """Remove the last reports of ended owners: after a while, since the server may still commit a claim of a killed process.
+
+    Args:
+        connection: in a write transaction.
+        owners: the result of ``ended_owners``.
+        now: seconds since the epoch.
+    """
+    is_old = _drains.c.seen_at < now - LIVE_SECONDS
+    connection.execute(_drains.delete().where(_drains.c.owner.in_(owners), is_old))
 
 
 def is_sending(connection: Connection, *, now: float, endpoint: str | None = None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sys
 import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -26,6 +27,20 @@ from support.dispatching import appending_to, draining, opened, succeed
 from support.waiting import quiet, until
 
 POLICY = RetryPolicy(max_attempts=3, base=0.2, factor=1.0, jitter="none")
+
+# A drain that claims a delivery, and then does nothing.
+_CLAIM = """
+import asyncio, sys
+from resonant.dispatch.run.background import join
+from resonant.store import WorkerStore
+
+async def main():
+    store = await WorkerStore.open(sys.argv[1])
+    await join(store, owner="killed", endpoint=None)
+    print(len(await store.claim("orders", owner="killed", limit=1)), flush=True)
+    await asyncio.sleep(600)
+
+asyncio.run(main())"""
 
 
 @pytest.fixture
@@ -275,6 +290,21 @@ class TestDrains:
             await asyncio.wait([old], timeout=5)
             assert not old.done()
 
+    @pytest.mark.skipif(sys.platform != "linux", reason="only Linux names processes")
+    async def test_one_sends_what_a_killed_one_has_claimed_without_waiting_for_the_lease(self, store_url):
+        async with opened(store_url) as store:
+            await store.enqueue([event("claimed")], "orders")
+        command = (sys.executable, "-c", _CLAIM, store_url)
+        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        assert await process.stdout.readline() == b"1\n"
+        sent = []
+        async with drain(store_url, appending_to(sent), successors=1, owner="alive"):
+            await asyncio.sleep(0.5)
+            assert not sent, "the other one is alive"
+            process.kill()
+            await until(lambda: sent)
+        await process.wait()
+
     async def test_one_whose_time_is_up_does_not_count_as_a_successor(self, store_url):
         answer = asyncio.Event()
         sending, ended = [], []
@@ -286,7 +316,7 @@ class TestDrains:
             finally:
                 ended.append(given.id)
 
-        limits = {"successors": 1, "run_for": 1.0}
+        limits = {"successors": 1, "run_for": 2.0}
         async with opened(store_url) as store, drain(store_url, send, owner="1", **limits) as run:
             await store.enqueue([event("last")], "orders")
             await until(lambda: sending)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
+from resonant.store.queue.leases import lease_owners
 from resonant.store.shared import drains
 from resonant.store.shared.drains import LIVE_SECONDS
 
@@ -12,8 +15,11 @@ NOW = 1_000.0
 
 @pytest.fixture
 def beat(desk):
-    def report(key=None, *, endpoint=None, now=NOW):
-        return desk.write(drains.beat, key, owner="run", endpoint=endpoint, clock=lambda: now)
+    numbers = itertools.count()
+
+    def report(key=None, *, owner=None, endpoint=None, now=NOW, process=None):
+        facts = {"owner": owner or f"run {next(numbers)}", "endpoint": endpoint, "process": process}
+        return desk.write(drains.beat, key, clock=lambda: now, **facts)
 
     return report
 
@@ -61,3 +67,48 @@ def test_one_that_reported_before_the_clock_was_set_back_does_not_count(beat):
     first = beat().key
     beat(now=NOW + 3_600)
     assert beat(first).younger == 0
+
+
+def rescue_ended(desk, *ended):
+    return desk.run(desk.store.rescue_ended(lambda process: process in ended))
+
+
+def leased_by(desk, *owners):
+    """Let each of these owners claim a delivery."""
+    for owner in owners:
+        desk.enqueue(f"of-{owner}")
+        desk.claim_one(owner=owner)
+
+
+class TestKilledDrains:
+    def test_only_the_leases_of_ended_processes_are_rescued(self, desk, beat):
+        leased_by(desk, "killed", "alive", "unknown")
+        beat(owner="killed", process="1")
+        beat(owner="alive", process="2")
+        beat(owner="unknown")
+        assert rescue_ended(desk, "1") == 1
+        assert sorted(desk.read(lease_owners)) == ["alive", "unknown"]
+
+    def test_an_outcome_of_an_ended_process_that_arrives_later_counts_as_late(self, desk, beat):
+        desk.enqueue("late")
+        lease = desk.claim_one(owner="killed")
+        desk.begin(lease)
+        beat(owner="killed", process="1")
+        rescue_ended(desk, "1")
+        assert not desk.record(desk.delivered(lease))
+
+    def test_a_run_that_was_started_again_keeps_its_leases(self, desk, beat):
+        beat(owner="run", process="1")
+        beat(owner="run", process="2")
+        leased_by(desk, "run")
+        assert rescue_ended(desk, "1") == 0
+
+    def test_a_claim_that_the_server_commits_after_the_death_is_rescued_too(self, desk, beat):
+        beat(owner="killed", process="1", now=desk.clock())
+        assert rescue_ended(desk, "1") == 0
+        leased_by(desk, "killed")
+        assert rescue_ended(desk, "1") == 1
+
+        desk.clock.advance(LIVE_SECONDS + 1)
+        rescue_ended(desk, "1")
+        assert desk.read(drains.ended_owners, lambda _: True) == [], "it is forgotten"
