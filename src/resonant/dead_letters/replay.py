@@ -275,11 +275,11 @@ def replay_batch(
     place = {each.id: number for number, each in enumerate(picked)}
     if request.to is not None:
         # Also the other dead letters of these events, which need a note: a later batch would not find them.
+        # The keys are read first: PostgreSQL would scan the queue for a subquery.
+        events = connection.execute(select(_d.c.event_key).where(is_any_of(_d.c.id, list(place)))).scalars()
         of_same_events = connection.execute(
             select(_d.c.id)
-            .where(
-                *conditions, _d.c.event_key.in_(select(_d.c.event_key).where(is_any_of(_d.c.id, list(place))))
-            )
+            .where(*conditions, is_any_of(_d.c.event_key, list(events)))
             .order_by(_d.c.id)
             .with_for_update(skip_locked=True)
         ).scalars()
