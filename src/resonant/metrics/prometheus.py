@@ -152,7 +152,7 @@ def _gauges(totals: Totals, statistics: Statistics) -> Iterator[Metric]:
     )
     yield _family(
         "resonant_dead_letter_oldest_timestamp_seconds",
-        "Time when the oldest dead letter was given up, cancelled ones excluded; absent if there is none.",
+        "Time when the oldest dead letter was given up, without cancelled ones and acknowledged causes; absent if there is none.",
         totals.oldest_dead_at,
     )
     gates = {name: Gate(name) for name in totals.endpoints} | totals.gates
