@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 
+# The triage shows each note in a line.
+_LONGEST_NOTE = 500
+
 commands = typer.Typer()
 
 
@@ -41,8 +44,8 @@ def ack(
 
     if undo and note is not None:
         raise options.Misuse("--note cannot be combined with --undo")
-    if note == "":
-        raise options.Misuse("--note is empty")
+    if note is not None and not 0 < (length := len(note.strip())) <= _LONGEST_NOTE:
+        raise options.Misuse(f"--note has {length:,} characters: write 1 to {_LONGEST_NOTE}")
     note = storable(note)
     causes = list(dict.fromkeys(storable(each) or "" for each in causes))
 

@@ -68,7 +68,9 @@ def test_a_mistake_changes_nothing(resonant, worker, causes):
     )
     assert "takes one value" in resonant("dlq", "--endpoint", "a", "--endpoint", "b", code=2).err
     assert resonant("dlq", "akc", causes[0], code=2).out == ""
-    assert resonant("dlq", "ack", "--note", "", *causes, code=2).err == "resonant: --note is empty\n"
+    for note, length in ((" ", 0), ("x" * 501, 501)):
+        refused = resonant("dlq", "ack", "--note", note, *causes, code=2)
+        assert refused.err == f"resonant: --note has {length} characters: write 1 to 500\n"
     assert "no dead letter has the cause" in resonant("dlq", "ack", "\udcff", code=2).err
     resonant("purge", "--endpoint", "billing", "--code", "http_503", "--yes", "--no-archive")
     gone = resonant("dlq", "ack", causes[1], causes[0], code=1)
