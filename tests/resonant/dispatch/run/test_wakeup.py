@@ -302,7 +302,8 @@ class TestDrains:
             await asyncio.sleep(0.5)
             assert not sent, "the other one is alive"
             process.kill()
-            await until(lambda: sent)
+            async with asyncio.timeout(40):  # a lease lasts for 60 s
+                await until(lambda: sent)
         await process.wait()
 
     async def test_one_whose_time_is_up_does_not_count_as_a_successor(self, store_url):
