@@ -9,9 +9,7 @@ own, so only a process that runs Resonant's flows imports the project's package 
 from __future__ import annotations
 
 import importlib
-import sys
-from importlib.machinery import ModuleSpec, SourceFileLoader
-from importlib.util import find_spec, module_from_spec
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["EndpointBlock", "ResonantNotification", "SinkBlock", "WebhookEndpoint", "load_endpoint"]
 
-_NAME = "resonant._blocks"
-
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
@@ -44,19 +40,12 @@ def __dir__() -> list[str]:
 
 def project_blocks() -> ModuleType:
     """Return the project's ``blocks`` package."""
-    from resonant.local.project import is_project, project_directory  # noqa: PLC0415 - only where it is needed
+    from resonant.local.project import is_project  # noqa: PLC0415 - only where it is needed
 
     found = find_spec("blocks")
     if found and found.origin and is_project(Path(found.origin).resolve().parents[1]):
         return importlib.import_module("blocks")
-    if _NAME not in sys.modules:
-        folder = project_directory() / "blocks"
-        loader = SourceFileLoader(_NAME, str(folder / "__init__.py"))
-        spec = ModuleSpec(_NAME, loader, is_package=True)
-        spec.submodule_search_locations = [str(folder)]  # its modules import each other relatively
-        sys.modules[_NAME] = module_from_spec(spec)
-        loader.exec_module(sys.modules[_NAME])
-    return sys.modules[_NAME]
+    return importlib.import_module("resonant._blocks")
 
 
 project_blocks()

@@ -54,3 +54,19 @@ def test_in_a_process_that_runs_our_flows_the_classes_are_those_of_the_project(t
         tmp_path,
     )
     assert imported.returncode == 0, imported.stderr
+
+
+def test_a_pickled_block_can_be_loaded_in_another_process(tmp_path):
+    block = "WebhookEndpoint(url=SecretStr('https://example.com'))"
+    dumped = run(
+        "import cloudpickle\nfrom pydantic import SecretStr\nfrom resonant.blocks import WebhookEndpoint\n"
+        f"open('block', 'wb').write(cloudpickle.dumps({block}))",
+        tmp_path,
+    )
+    assert dumped.returncode == 0, dumped.stderr
+    loaded = run(
+        "import cloudpickle, prefect\nblock = cloudpickle.loads(open('block', 'rb').read())\n"
+        "from resonant.blocks import WebhookEndpoint\nassert isinstance(block, WebhookEndpoint)",
+        tmp_path,
+    )
+    assert loaded.returncode == 0, loaded.stderr
