@@ -21,6 +21,7 @@ from resonant.configured import open_configured_store
 from resonant.display import visible
 from resonant.errors import ConflictingEvent, ResonantError, StoreRefused, StoreUnavailable, UnknownEndpoint
 from resonant.events import Event, rfc3339
+from resonant.events.attributes import FORBIDDEN_CHARACTER
 from resonant.input_lines import event_from_fields
 from resonant.settings import load_settings
 from resonant.store.views.known_names import known_endpoints
@@ -39,7 +40,7 @@ __all__ = ["emit", "flow_run_event", "store_event", "store_event_on"]
 logger = logging.getLogger(__name__)
 
 _SOURCE = "/prefect"
-_MESSAGE_CHARACTERS = 10_000
+_TEXT_CHARACTERS = 10_000
 _SUBJECT_CHARACTERS = 255
 # Names of Prefect's states that say more than their types.
 _KINDS = {("FAILED", "TimedOut"): "timed-out", ("SCHEDULED", "Late"): "late"}
@@ -118,7 +119,7 @@ def flow_run_event(flow_run: FlowRun, state: State[Any], flow_name: str) -> Even
 
     The id is ``prefect-flow-run-`` and the id of the state, the type ``prefect.flow-run.`` and ``failed``, ``crashed``,
     ``timed-out``, ``late`` or the type of any other state, the source ``/prefect`` and the subject the flow's name.
-    ``data`` has ``flow``, ``run``, ``run_id``, ``state`` (its name) and ``message``, cut to 10,000 characters. If the run was
+    ``data`` has ``flow``, ``run``, ``run_id``, ``state`` (its name) and ``message``, each cut to 10,000 characters. If the run was
     renamed between two calls, the events differ: the one that is stored first counts.
 
     Args:
@@ -131,14 +132,14 @@ def flow_run_event(flow_run: FlowRun, state: State[Any], flow_name: str) -> Even
         id=f"prefect-flow-run-{state.id}",
         type=f"prefect.flow-run.{kind}",
         source=_SOURCE,
-        subject=visible(flow_name)[:_SUBJECT_CHARACTERS],
+        subject=FORBIDDEN_CHARACTER.sub("\ufffd", visible(flow_name))[:_SUBJECT_CHARACTERS],
         time=rfc3339(state.timestamp.timestamp()),
         data={
-            "flow": flow_name,
-            "run": flow_run.name,
+            "flow": flow_name[:_TEXT_CHARACTERS],
+            "run": flow_run.name[:_TEXT_CHARACTERS],
             "run_id": str(flow_run.id),
-            "state": state.name,
-            "message": None if state.message is None else state.message[:_MESSAGE_CHARACTERS],
+            "state": state.name and state.name[:_TEXT_CHARACTERS],
+            "message": state.message and state.message[:_TEXT_CHARACTERS],
         },
     )
 

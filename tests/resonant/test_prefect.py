@@ -6,12 +6,15 @@ import asyncio
 import json
 import logging
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Failed
 from pydantic import SecretStr
 
 from blocks import WebhookEndpoint, load_endpoint
@@ -23,7 +26,7 @@ from resonant.store.views.known_names import remember_endpoints
 from support.file_endpoint import FileEndpoint
 
 if TYPE_CHECKING:
-    from prefect.client.schemas.objects import FlowRun, State
+    from prefect.client.schemas.objects import State
 
 pytestmark = pytest.mark.engine
 
@@ -185,6 +188,14 @@ async def test_a_run_that_is_retried_stores_one_event(url):
 
     await asyncio.to_thread(imports, return_state=True)
     assert len(await stored(url)) == 1
+
+
+def test_an_event_about_a_run_is_small_however_long_its_texts_are():
+    long = "n" * 2_000_000
+    run = FlowRun(flow_id=uuid4(), name=long)
+    event = flow_run_event(run, Failed(name=long, message=long), long)
+    assert len(event.body) < 50_000
+    assert event.subject == "n" * 255
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ RESERVED_NAMES = frozenset(
 
 # Forbidden in strings of CloudEvents 1.0: control characters, surrogates, noncharacters.
 NONCHARACTERS = "".join(chr(plane * 0x10000 + code) for plane in range(17) for code in (0xFFFE, 0xFFFF))
-_FORBIDDEN_CHARACTER = re.compile(rf"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{NONCHARACTERS}]")
+FORBIDDEN_CHARACTER = re.compile(rf"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{NONCHARACTERS}]")
 _NAME = re.compile(r"[a-z0-9]{1,20}")
 _TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"  # noqa: S105 - a token of RFC 9110
 MEDIA_TYPE = rf'{_TOKEN}/{_TOKEN}( *; *{_TOKEN}=({_TOKEN}|"([ !#-\[\]-~]|\\[ -~])*"))*'
@@ -37,7 +37,7 @@ def text(name: str, value: Any, longest: int = MAX_ATTRIBUTE_CHARACTERS) -> str:
         raise InvalidEvent(f"{name} must be a string, not {json_kind(value)}", "wrong_type", name)
     if not value or len(value) > longest:
         raise InvalidEvent(f"{name} must have 1 to {longest:,} characters, not {len(value):,}", member=name)
-    if not value.isprintable() and _FORBIDDEN_CHARACTER.search(value):
+    if not value.isprintable() and FORBIDDEN_CHARACTER.search(value):
         raise InvalidEvent(
             f"{name} contains a control character, a lone surrogate or a noncharacter", member=name
         )
