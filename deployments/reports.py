@@ -65,7 +65,8 @@ async def start_for(watches: Collection[RunWatch]) -> None:
 def automation(deployment: UUID, watches: Iterable[RunWatch]) -> Automation:
     """Return the automation that starts the deployment when a watched run has failed. It may start it for others too."""
     flows, tags = ({getattr(each, name) for each in watches} for name in ("flow", "tag"))
-    related = [_flow_is([f"!{name}"]) for name in OWN_FLOWS]
+    own = {*OWN_FLOWS, REPORTS.partition("/")[0]}  # in a copy of the project, the flow may have another name
+    related = [_flow_is([f"!{name}"]) for name in sorted(own)]
     if all(flows):
         related.append(_flow_is(map(_to_prefect_glob, sorted(flows))))
     if all(tags):

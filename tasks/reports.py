@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.runtime import flow_run
 
 from blocks.loading import require_endpoint
 from resonant.display import counted
@@ -76,17 +77,19 @@ async def _store_runs_of(watch: RunWatch, store: WorkerStore, client: PrefectCli
     """Store the events for one watch; return how many are new."""
     now = store.clock()
     since = watch.watermark
-    runs = [run for run in await _read_late(client, watch) if _state_time(run) >= since]
+    late = [run for run in await _read_late(client, watch) if _state_time(run) >= since]
     stored = 0
+    for first in range(0, len(late), _MOST_AT_ONCE):
+        events = await _to_events(client, watch, late[first : first + _MOST_AT_ONCE])
+        stored += await store.write(_store, events, watch, now=now, settled=since)
     for _ in range(_MOST_WINDOWS):
         until = await _end_of_window(client, watch, since, now)
-        runs += await _read_ended(client, watch, since, until)
-        events = await _to_events(client, watch, runs)
+        events = await _to_events(client, watch, await _read_ended(client, watch, since, until))
         settled = min(until, now - _SETTLED_AFTER_SECONDS)
         stored += await store.write(_store, events, watch, now=now, settled=settled)
         if until >= now:
             break
-        since, runs = until, []
+        since = until
     return stored
 
 
@@ -129,7 +132,7 @@ async def _read_late(client: PrefectClient, watch: RunWatch) -> list[FlowRun]:
     """Return the runs that are late now, up to a bound, those with the newest start time first."""
     late = _filter(watch, state={"name": {"any_": ["Late"]}})
     found: list[FlowRun] = []
-    while len(found) < _MOST_AT_ONCE:
+    while len(found) < _MOST_AT_ONCE * _MOST_WINDOWS:
         page = await client.read_flow_runs(
             flow_run_filter=late, sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=_PAGE, offset=len(found)
         )
@@ -156,7 +159,9 @@ async def _to_events(client: PrefectClient, watch: RunWatch, runs: list[FlowRun]
     for first in range(0, len(ids), _PAGE):
         of_ids = FlowFilter.model_validate({"id": {"any_": ids[first : first + _PAGE]}})
         names |= {flow.id: flow.name for flow in await client.read_flows(flow_filter=of_ids)}
-    watched = {id_: name for id_, name in names.items() if name not in OWN_FLOWS and watch.matches_flow(name)}
+    # A renamed copy of this flow is named in no list.
+    own = {*OWN_FLOWS, flow_run.flow_name}
+    watched = {id_: name for id_, name in names.items() if name not in own and watch.matches_flow(name)}
     return [
         flow_run_event(run, run.state, watched[run.flow_id])
         for run in runs

@@ -152,6 +152,16 @@ async def test_resonants_own_runs_are_never_stored(store, server, own, flow_name
     assert own not in {each["subject"] for each in await stored(store)}
 
 
+async def test_a_renamed_copy_of_the_flow_never_stores_its_own_failures(store, server, flow_name):
+    await watch(store, f"*{flow_name}")
+    run_with(server, f"copy-of-{flow_name}", FAILED)
+    of_user = run_with(server, flow_name, FAILED)
+
+    await report_failed_runs.with_options(name=f"copy-of-{flow_name}")()
+
+    assert [each["id"] for each in await stored(store)] == ids(of_user)
+
+
 async def test_an_event_that_a_hook_stored_before_the_run_was_renamed_is_stored_once(
     store, server, flow_name
 ):
@@ -226,3 +236,24 @@ def test_every_flow_of_ours_is_named_as_one_of_our_own():
     modules = [importlib.import_module(f"flows.{each.name}") for each in pkgutil.iter_modules(flows.__path__)]
     names = {each.name for module in modules for each in vars(module).values() if isinstance(each, Flow)}
     assert names == set(tasks.reports.OWN_FLOWS)
+
+
+async def test_a_flow_name_that_no_subject_can_have_holds_up_no_other_run(store, server, flow_name):
+    await watch(store, tag=flow_name)
+    hostile = run_with(server, f"\ufffe-{flow_name}", FAILED, tags=(flow_name,))
+    other = run_with(server, flow_name, FAILED, tags=(flow_name,))
+
+    await store_failed_runs(store)
+
+    assert [each["id"] for each in await stored(store)] == ids(hostile, other)
+
+
+async def test_late_runs_beyond_one_transaction_are_stored(store, server, flow_name, monkeypatch):
+    for name, value in {"_MOST_AT_ONCE": 3, "_PAGE": 2}.items():
+        monkeypatch.setattr(tasks.reports, name, value)
+    await watch(store, tag=flow_name)
+    runs = [run_with(server, flow_name, LATE, tags=(flow_name,)) for _ in range(5)]
+
+    await store_failed_runs(store)
+
+    assert [each["id"] for each in await stored(store)] == ids(*runs)
