@@ -27,6 +27,7 @@ from resonant.dispatch.caller import get_caller
 from resonant.dispatch.tracking import Tracker
 from resonant.display import counted, markdown_table, visible
 from resonant.errors import EndpointError, UnknownName
+from resonant.settings import load_settings
 from resonant.store.audit import audited
 from resonant.store.views.known_names import (
     known_endpoints,
@@ -95,7 +96,12 @@ def who_runs_this() -> str:
 
 
 async def write_dry_run(store: WorkerStore, request: ReplayRequest, *, policy: str | None) -> str:
-    """Write what a replay would send as an artifact, with a link to its run form; return the numbers."""
+    """Write what a replay would send as an artifact, with a link to its run form; return the numbers.
+
+    Raises:
+        UnknownPolicy: no policy has that name.
+    """
+    load_settings().policy(policy)
     planned = await plan(store, request)
     groups = await store.read(lambda connection: group_by_cause(connection, request.dead_letters(connection)))
     header = ("cause", "dead letters", "endpoint", "code", "reason", "last")

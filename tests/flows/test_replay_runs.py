@@ -105,6 +105,15 @@ async def test_a_dry_run_has_no_link_without_a_deployment_a_match_or_room(read_a
     assert "too long for a link" in await written(endpoint=ENDPOINT)
 
 
+async def test_a_dry_run_with_an_unknown_policy_fails_as_the_replay_would():
+    for dry_run in (True, False):
+        state = await replay_dead_letters(
+            endpoint=ENDPOINT, policy="onec", dry_run=dry_run, return_state=True
+        )
+        assert state.is_failed()
+        assert "'onec'" in state.message
+
+
 async def test_a_replay_goes_on_when_its_progress_cannot_be_updated(monkeypatch, tmp_path, caplog):
     create = replay.acreate_progress_artifact
 
