@@ -8,6 +8,7 @@ import typer
 
 from resonant import output
 from resonant.cli import documents, name_checks, options
+from resonant.cli.command_store import command_store
 from resonant.display import counted
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ def ack(
     Other causes are not affected, and new dead letters of the same cause stay quiet. The acknowledgement ends by itself once the
     dead letters that are in the queue now have been replayed or purged. The next failure then opens the cause again.
     """
-    from resonant.cli.command_store import command_store, who_runs_this
     from resonant.errors import ResonantError
     from resonant.store.queue.attempts import storable
     from resonant.store.shared.acknowledgements import acknowledge, reopen
@@ -64,7 +64,7 @@ def ack(
     with command_store() as store:
         for cause in causes:
             name_checks.check_filters(store, None, cause=cause)
-        found = store.run(lambda opened: opened.write(change, who_runs_this(), opened.clock()))
+        found = store.change(change)
     done = "reopened" if undo else "acknowledged"
     if as_json:
         output.write(output.to_json(documents.acknowledged(found, done)) + "\n")
