@@ -44,20 +44,21 @@ _MOST_GROUPS = 50
 
 
 async def mark_lost_runs(*, now: datetime | None = None) -> None:
-    """Mark flow runs of our work pool as crashed that have sent no heartbeat for ten minutes.
+    """Mark flow runs of our work pool as crashed whose heartbeats stopped ten minutes ago.
 
-    An automation does so after 90 seconds, but Prefect may drop its events. Without heartbeats in the feed, nothing is known.
+    An automation does so after 90 seconds, but Prefect may drop its events. Without recent heartbeats in the feed, nothing is
+    known. Runs of other deployments, and of earlier versions of ours, send no heartbeats.
 
     Args:
         now: the present time, with a time zone.
     """
     now = now or datetime.now(UTC)
-    occurred = EventOccurredFilter.model_validate({"since": now - _SILENCE, "until": now})
+    recently = EventOccurredFilter.model_validate({"since": now - _SILENCE, "until": now})
     long_running = {"state": {"type": {"any_": ["RUNNING"]}}, "start_time": {"before_": now - _SILENCE}}
     async with get_client() as client:
 
-        async def beats(*runs: UUID) -> bool:
-            ids = [f"prefect.flow-run.{run}" for run in runs]
+        async def beats(*runs: FlowRun, occurred: EventOccurredFilter = recently) -> bool:
+            ids = [f"prefect.flow-run.{run.id}" for run in runs]
             heartbeats = EventFilter(
                 occurred=occurred,
                 event=EventNameFilter(name=["prefect.flow-run.heartbeat"]),
@@ -65,12 +66,16 @@ async def mark_lost_runs(*, now: datetime | None = None) -> None:
             )
             return bool((await client.read_events(heartbeats, limit=1)).events)
 
+        async def is_lost(run: FlowRun) -> bool:
+            ever = EventOccurredFilter.model_validate({"since": run.start_time, "until": now})
+            return not await beats(run) and await beats(run, occurred=ever)
+
         runs = await client.read_flow_runs(
             flow_run_filter=FlowRunFilter.model_validate(long_running),
             work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [WORK_POOL]}}),
         )
         if runs and await beats():
-            for lost in [run for run in runs if not await beats(run.id)]:
+            for lost in [run for run in runs if await is_lost(run)]:
                 get_run_logger().warning("Flow run %s has sent no heartbeat for ten minutes", lost.name)
                 await client.set_flow_run_state(
                     lost.id, Crashed(message="its worker was lost: its heartbeats stopped")

@@ -26,14 +26,14 @@ async def collect(now):
 
 @pytest.fixture
 async def running(prefect_api):
-    """Two flow runs of the work pool, by name."""
+    """Three flow runs of the work pool, by name."""
     await make_work_pool()
     with patient_client(prefect_api) as api:
         flow_id = api.post("/flows/", json={"name": "of-the-pool"}).json()["id"]
         new = {"name": "of-the-pool", "flow_id": flow_id, "work_pool_name": WORK_POOL}
         deployment = api.post("/deployments/", json=new).json()["id"]
         runs = {}
-        for name in ("alive", "lost"):
+        for name in ("alive", "lost", "without heartbeats"):
             path = f"/deployments/{deployment}/create_flow_run"
             runs[name] = api.post(path, json={"name": name}).json()["id"]
             set_state = f"/flow_runs/{runs[name]}/set_state"
@@ -62,10 +62,12 @@ async def states(runs):
 
 async def test_a_run_whose_heartbeats_stopped_is_marked_as_crashed_if_the_feed_has_those_of_others(running):
     now = datetime.now(UTC) + LATER
+    all_running = dict.fromkeys(running, "Running")
 
+    await beat(running["lost"], datetime.now(UTC))
     await collect(now)
-    assert await states(running) == {"alive": "Running", "lost": "Running"}, "the feed may be off"
+    assert await states(running) == all_running, "the feed may be off"
 
     await beat(running["alive"], now - timedelta(minutes=9))
     await collect(now)
-    assert await states(running) == {"alive": "Running", "lost": "Crashed"}
+    assert await states(running) == all_running | {"lost": "Crashed"}, "a user's own flow sends none"
