@@ -17,7 +17,7 @@ from prefect.logging import get_run_logger
 
 from resonant.display import one_line, visible
 from resonant.errors import ResonantError
-from resonant.store.shared.announcements import forget, note_sent, read_announcements
+from resonant.store.shared.announcements import forget, forget_old, note_sent, read_announcements
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -39,22 +39,23 @@ _LAST_SEND_SECONDS = 5.0
 
 
 async def announce(store: Store) -> None:
-    """Send new announcements and those that Prefect dropped; forget those that are in its feed.
+    """Send new announcements and those that Prefect dropped; forget those that are in its feed, or a day old.
 
     Raises:
         StoreUnavailable: the store became unavailable.
         ResonantError: Prefect's server did not accept an event; the next call sends it.
     """
-    pending = await store.read(read_announcements)
-    if not pending:
+    if not await store.read(read_announcements):
         return
+    await store.write(forget_old, now=store.clock())
+    pending = await store.read(read_announcements)
     try:
         async with get_client() as client:
             await _send(client, store, [each for each in pending if each.sent_at is None])
             feed_at = await _time_of_feed(client)
             sent = [each for each in pending if each.sent_at is not None and each.sent_at <= feed_at]
             taken = await _ids_in_feed(client, sent)
-            await store.write(forget, taken, now=store.clock())
+            await store.write(forget, taken)
             lost_at = min(feed_at - _FEED_DELAY_SECONDS, store.clock() - SENT_AGAIN_SECONDS)
             missing = (each for each in sent if each.id not in taken)
             await _send(client, store, [each for each in missing if (each.sent_at or 0) < lost_at])

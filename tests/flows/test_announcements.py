@@ -10,7 +10,7 @@ from prefect.client.orchestration import PrefectClient, get_client
 from prefect.events.filters import EventFilter, EventIDFilter
 
 from flows.emit import emit_events
-from resonant.errors import UnexpectedStatus
+from resonant.errors import ResonantError, UnexpectedStatus
 from resonant.gate.pausing import pause
 from resonant.store import WorkerStore
 from resonant.store.shared.announcements import add_announcement, prefect_event, read_announcements
@@ -132,6 +132,21 @@ async def test_a_server_that_keeps_no_events_gets_each_once_and_it_is_forgotten_
     clock.advance(86_400)
     await announce(store)
     assert await announced(store) == []
+
+
+async def test_an_announcement_of_the_day_before_is_forgotten_although_prefect_refuses_it(
+    store, clock, monkeypatch
+):
+    async def refuse(*_args, **_options):
+        raise OSError("refused")
+
+    monkeypatch.setattr(PrefectClient, "request", refuse)
+    await add(store)
+    clock.advance(86_401)
+    await add(store)
+    with pytest.raises(ResonantError, match="did not accept an event; the next run sends it: refused"):
+        await announce(store)
+    assert len(await announced(store)) == 1
 
 
 async def test_many_announcements_are_sent_in_several_requests(store, posted):

@@ -9,7 +9,7 @@ import json
 import uuid
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import delete, insert, or_, select, update
+from sqlalchemy import delete, insert, select, update
 
 from resonant.events import rfc3339
 from resonant.store import schema
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 _a = schema.announcements
-# A server may have no event feed, so that an announcement stays unconfirmed.
+# A server may have no event feed, or accept no events, so that an announcement stays unconfirmed.
 _KEPT_SECONDS = 86_400.0
 
 
@@ -77,11 +77,16 @@ def note_sent(connection: Connection, ids: Collection[str], *, now: float) -> No
     connection.execute(update(_a).where(is_any_of(_a.c.id, ids)).values(sent_at=now))
 
 
-def forget(connection: Connection, ids: Collection[str], *, now: float) -> None:
-    """Delete these announcements, and those that are a day old."""
+def forget(connection: Connection, ids: Collection[str]) -> None:
+    """Delete these announcements."""
     _lock_all(connection)
-    is_old = _a.c.created_at < now - _KEPT_SECONDS
-    connection.execute(delete(_a).where(or_(is_any_of(_a.c.id, ids), is_old)))
+    connection.execute(delete(_a).where(is_any_of(_a.c.id, ids)))
+
+
+def forget_old(connection: Connection, *, now: float) -> None:
+    """Delete the announcements that are a day old."""
+    _lock_all(connection)
+    connection.execute(delete(_a).where(_a.c.created_at < now - _KEPT_SECONDS))
 
 
 def _lock_all(connection: Connection) -> None:

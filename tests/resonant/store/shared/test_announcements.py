@@ -5,6 +5,7 @@ from __future__ import annotations
 from resonant.store.shared.announcements import (
     add_announcement,
     forget,
+    forget_old,
     note_sent,
     prefect_event,
     read_announcements,
@@ -28,9 +29,9 @@ def test_announcements_are_kept_in_order_until_they_are_forgotten_or_a_day_old(d
     desk.write(note_sent, [second], now=now + 7)
     assert [each.sent_at for each in desk.read(read_announcements)] == [None, now + 7, None]
 
-    desk.write(forget, [], now=now + 7)
+    desk.write(forget, [])
     assert ids(desk) == [first, second, third]
-    desk.write(forget, [second], now=now + 7)
+    desk.write(forget, [second])
     assert ids(desk) == [first, third]
-    desk.write(forget, [], now=now + DAY + 1)
+    desk.write(forget_old, now=now + DAY + 1)
     assert ids(desk) == [third]
