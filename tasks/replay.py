@@ -109,8 +109,12 @@ async def write_dry_run(store: WorkerStore, request: ReplayRequest, *, policy: s
         (each.fingerprint, str(each.count), each.endpoint, each.code, each.reason, minute(each.last_at))
         for each in groups[:_MOST_CAUSES]
     ]
-    told = f"{counted(planned.selected, 'dead letter')} would be {planned.sent}."
-    parts = [told, *(f"- {each}" for each in planned.left_out), markdown_table(header, rows) if rows else ""]
+    what = counted(planned.selected, "event" if request.to else "dead letter")
+    parts = [
+        f"{what} would be {planned.sent}.",
+        *(f"- {each}" for each in planned.left_out),
+        markdown_table(header, rows) if rows else "",
+    ]
     if left := len(groups) - len(rows):
         parts.append(f"{counted(left, 'smaller cause')} not shown: `resonant dlq --group` lists all.")
     if planned.selected:

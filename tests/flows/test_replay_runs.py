@@ -82,6 +82,21 @@ async def test_a_dry_run_writes_its_counts_and_causes_and_a_link_to_the_run_form
     )
 
 
+async def test_a_dry_run_to_another_endpoint_counts_events(read_artifact, store, tmp_path):
+    await FileEndpoint(path=tmp_path / "other").asave("other", overwrite=True)
+    await store.enqueue([event_from_fields(EVENTS[0])], "file-endpoint/other")
+    await cancel(store, Selection(endpoint="file-endpoint/other"), who="test")
+
+    state = await replay_dead_letters(
+        all_dead_letters=True, to="file-endpoint/other", dry_run=True, return_state=True
+    )
+
+    data = (await read_artifact(replay.DRY_RUN_ARTIFACT, state)).data
+    told, left_out, _ = data.split("\n\n")
+    assert told == "2 events would be sent to file-endpoint/other."
+    assert left_out == "- 1 skipped because file-endpoint/other already has a delivery of the event"
+
+
 async def test_a_percent_sign_in_the_link_survives_decoding_once_and_twice(read_artifact, monkeypatch):
     monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "some-deployment")
     monkeypatch.setattr(replay, "plan", AsyncMock(return_value=ReplayPlan(1, 0, 0)))
