@@ -10,13 +10,13 @@ from pydantic import BaseModel, Field, HttpUrl
 
 from resonant.delivery.attempt import Destination
 from resonant.errors import EndpointError
+from resonant.events import Event
 from resonant.sinks.base import CallableSink
 from resonant.sinks.redaction import Redactor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from resonant.events import Event
     from resonant.sinks.base import Receipt
 
 CAPABILITY = "deliver-events"
@@ -91,7 +91,7 @@ class EndpointBlock(Block, ABC):
 
         if (name := self._block_document_name) is None:
             raise EndpointError("this endpoint has no name: save it, or load it with `load`, before `emit`")
-        given = read_event(event) if isinstance(event, dict) else event
+        given = event if isinstance(event, Event) else read_event(event)
         await store_event(given, endpoint_name(self.get_block_type_slug(), name))
         return given.id
 

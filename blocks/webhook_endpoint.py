@@ -10,7 +10,7 @@ from pydantic import AwareDatetime, Field, SecretStr
 
 from resonant.delivery.attempt import Destination
 from resonant.errors import EndpointError, ResonantError, SendFailed
-from resonant.events import Category
+from resonant.events import Category, Event
 from resonant.sinks.endpoint import Endpoint, Mode, problem_of_secret
 from resonant.sinks.redaction import Redactor
 
@@ -18,7 +18,6 @@ from .endpoint import EndpointBlock
 from .loading import load_endpoint
 
 if TYPE_CHECKING:
-    from resonant.events import Event
     from resonant.sinks.base import Receipt
 
 logger = logging.getLogger(__name__)
@@ -148,7 +147,7 @@ class WebhookEndpoint(EndpointBlock):
         from resonant.prefect import read_event  # noqa: PLC0415 - as in `emit`
         from resonant.sinks.http import HttpSink  # noqa: PLC0415 - as in `open`
 
-        given = read_event(event) if isinstance(event, dict) else event
+        given = event if isinstance(event, Event) else read_event(event)
         endpoint = self.to_endpoint(self._block_document_name or "without a name")
         async with HttpSink(endpoint) as sink:
             try:

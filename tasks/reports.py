@@ -96,10 +96,11 @@ async def _store_runs_of(watch: RunWatch, store: WorkerStore, client: PrefectCli
 def _store(
     connection: Connection, events: list[Event], watch: RunWatch, *, now: float, settled: float
 ) -> int:
-    # A conflict is an event that a hook has stored before the run was renamed.
-    accepted = enqueue(connection, events, watch.endpoint, now=now, report_conflicts=True).accepted
+    result = enqueue(connection, events, watch.endpoint, now=now, report_conflicts=True)
+    # A hook has stored these before the runs were renamed, perhaps for another endpoint only.
+    as_stored = enqueue(connection, [each.stored for each in result.conflicts], watch.endpoint, now=now)
     advance_watch(connection, watch, settled)
-    return accepted
+    return result.accepted + as_stored.accepted
 
 
 async def _end_of_window(client: PrefectClient, watch: RunWatch, since: float, now: float) -> float:

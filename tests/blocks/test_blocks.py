@@ -151,6 +151,8 @@ async def test_the_error_of_deliver_without_an_answer_has_no_secret():
         await webhook(url=SecretStr("http://localhost:9/in")).deliver({"type": "t", "source": "/s"})
     with pytest.raises(InvalidEvent, match=r"^type is missing$"):
         await block.deliver({"source": "/s"})
+    with pytest.raises(InvalidEvent, match=r"^must be a JSON object, not a string$"):
+        await block.deliver("paid")
 
 
 def test_a_short_signing_secret_causes_a_warning_and_still_signs(caplog):

@@ -177,6 +177,22 @@ async def test_an_event_that_a_hook_stored_before_the_run_was_renamed_is_stored_
     assert [each["body"] for each in await stored(store)] == [by_hook.body]
 
 
+async def test_an_event_that_a_hook_stored_for_another_endpoint_before_the_run_was_renamed_is_stored_as_it_was(
+    store, server, flow_name
+):
+    await watch(store, flow_name)
+    failed = run_with(server, flow_name, FAILED)
+    run = FlowRun.model_validate(failed)
+    by_hook = flow_run_event(run, run.state, flow_name)
+    await store.enqueue(by_hook, "of-the-hook")
+    server.patch(f"/flow_runs/{failed['id']}", json={"name": "renamed"})
+
+    assert await store_failed_runs(store) == "1 new event about failed runs"
+
+    found = {(each["body"], each["endpoint"]) for each in await stored(store)}
+    assert found == {(by_hook.body, "of-the-hook"), (by_hook.body, "reports")}
+
+
 async def test_a_day_of_failures_is_stored_in_several_windows_and_rounds(
     store, server, flow_name, monkeypatch
 ):
