@@ -62,6 +62,14 @@ async def start_for(watches: Collection[RunWatch]) -> None:
             await client.delete_automation(found.id)
 
 
+async def restore(watches: Collection[RunWatch]) -> None:
+    """Start the flow for existing watches on a server without its automation, such as a new one."""
+    async with get_client() as client:
+        exists = await client.read_automations_by_name(AUTOMATION)
+    if watches and not exists:
+        await start_for(watches)
+
+
 def automation(deployment: UUID, watches: Iterable[RunWatch]) -> Automation:
     """Return the automation that starts the deployment when a watched run has failed. It may start it for others too."""
     flows, tags = ({getattr(each, name) for each in watches} for name in ("flow", "tag"))

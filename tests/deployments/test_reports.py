@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from uuid import uuid4
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from deployments import reports
 from deployments.reports import AUTOMATION, REPORTS
+from resonant.store.shared.run_watches import RunWatch
 from support.flow_runs import CRASHED, FAILED, new_flow_name, run_with
 from support.machine import Machine
 from support.waiting import wait_until
@@ -68,6 +72,30 @@ def test_enabling_starts_the_schedule_and_an_automation_and_disabling_the_last_s
     assert done.stdout.startswith("disabled: ops no longer gets")
     assert deployment(server)["paused"]
     assert automations(server) == machine.read("automation", "list") == []
+
+
+def test_a_server_that_lost_the_automation_gets_it_again_and_a_disabled_one_stays_disabled(
+    server, ready_api, enabled
+):
+    def restore(*watches: RunWatch) -> None:
+        with temporary_settings({PREFECT_API_URL: ready_api}):
+            asyncio.run(reports.restore(watches))
+
+    found = RunWatch("ops", f"{enabled}*")
+    server.delete(f"/automations/{automations(server)[0]['id']}")
+    server.post(f"/deployments/{deployment(server)['id']}/pause_deployment")
+    restore()
+    assert deployment(server)["paused"], "without a watch"
+
+    restore(found)
+    assert not deployment(server)["paused"]
+    [automation] = automations(server)
+
+    server.patch(f"/automations/{automation['id']}", json={"enabled": False})
+    server.post(f"/deployments/{deployment(server)['id']}/pause_deployment")
+    restore(found)
+    assert deployment(server)["paused"]
+    assert not automations(server)[0]["enabled"]
 
 
 def test_a_failed_run_of_a_watched_flow_starts_the_report_and_other_runs_do_not(machine, server, enabled):

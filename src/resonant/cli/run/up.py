@@ -59,14 +59,18 @@ def up(
     from resonant.local.health import is_open_to_all
     from resonant.local.stack import interrupted_by_signals
     from resonant.local.work_pool import start_drains
+    from resonant.store.shared.run_watches import read_watches
 
     if intake_port == port:
         raise options.Misuse(f"--serve {port} is the port of the server: choose another")
     with command_store() as opened:
-        settings, store = opened.settings, opened.run(_name)
+        settings, store, watches = opened.settings, opened.run(_name), opened.read(read_watches)
     starting = whole_stack(settings, port=port, with_password=auth, intake_port=intake_port)
     with interrupted_by_signals(), starting as stack:
+        from deployments import reports
+
         run_async(start_drains())
+        run_async(reports.restore(watches))
         if is_open_to_all(stack.server.api_url):
             output.say(_OPEN_TO_ALL)
         write_what_runs(stack, store, settings, intake_port=intake_port)
