@@ -23,7 +23,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound
 
 from resonant.errors import ResonantError
-from resonant.local.work_pool import WORK_POOL
+from resonant.local.work_pool import LOST, WORK_POOL
 from resonant.metrics.alerts import EVENT_RAISED, EVENT_RECOVERED, Condition
 from resonant.settings import load_settings
 
@@ -139,7 +139,7 @@ def mark_crashed(deployments: Iterable[UUID], *, within: timedelta = HEARTBEAT_S
             ChangeFlowRunState(
                 name=None,
                 state=StateType.CRASHED,
-                message="its worker was lost: its heartbeats stopped",
+                message=LOST,
                 force=False,
             )
         ],

@@ -22,7 +22,7 @@ from resonant.display import counted, markdown, markdown_table, visible
 from resonant.errors import AddressRefused, EndpointError
 from resonant.events import rfc3339
 from resonant.gate.words import advice, next_probe_at, pace
-from resonant.local.work_pool import WORK_POOL
+from resonant.local.work_pool import LOST, WORK_POOL
 from resonant.store.queue.leases import lease_owners
 from resonant.store.views.endpoint_status import governed
 
@@ -77,21 +77,18 @@ async def mark_lost_runs(*, now: datetime | None = None) -> None:
         if runs and await beats():
             for lost in [run for run in runs if await is_lost(run)]:
                 get_run_logger().warning("Flow run %s has sent no heartbeat for ten minutes", lost.name)
-                await client.set_flow_run_state(
-                    lost.id, Crashed(message="its worker was lost: its heartbeats stopped")
-                )
+                await client.set_flow_run_state(lost.id, Crashed(message=LOST))
 
 
 async def rescue_lost_leases(store: WorkerStore) -> int:
     """Rescue the deliveries whose lease has expired, or whose flow run has ended; return their number.
 
     The leases of two kinds of runs are left to expire. A run that this Prefect server does not know may belong to another server.
-    A run that has renewed a lease after it was marked as crashed is alive: the server was away, and missed its heartbeats.
+    A run that is marked as crashed since its heartbeats stopped may be alive, if the server was away and missed them.
     """
     expired = await store.rescue()
     ids: list[UUID] = []
-    lease_ends = await store.read(lease_owners)
-    for owner in lease_ends:
+    for owner in await store.read(lease_owners):
         with suppress(ValueError):  # the owner of a lease need not be a flow run
             ids.append(UUID(owner))
     runs: list[FlowRun] = []
@@ -99,19 +96,12 @@ async def rescue_lost_leases(store: WorkerStore) -> int:
         for start in range(0, len(ids), _RUNS_A_PAGE):
             page = FlowRunFilterId(any_=ids[start : start + _RUNS_A_PAGE])
             runs += await client.read_flow_runs(flow_run_filter=FlowRunFilter(id=page))
-    ended = [str(run.id) for run in runs if _has_ended(run, lease_ends[str(run.id)] - store.lease_seconds)]
+    ended = [str(run.id) for run in runs if run.state and run.state.is_final() and run.state.message != LOST]
     of_ended = await store.rescue(owners=ended) if ended else 0
     get_run_logger().info(
         "%d expired leases and %d leases of %d ended runs rescued", expired, of_ended, len(ended)
     )
     return expired + of_ended
-
-
-def _has_ended(run: FlowRun, renewed_at: float) -> bool:
-    state = run.state
-    if state is None or not state.is_final():
-        return False
-    return not state.is_crashed() or renewed_at <= state.timestamp.timestamp()
 
 
 async def write_triage(store: WorkerStore) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 import pytest
-from prefect import flow
+from prefect import flow, runtime
 from prefect.states import Crashed
 from pydantic import SecretStr
 from sqlalchemy import Engine, event, select
@@ -15,6 +15,7 @@ from blocks import WebhookEndpoint
 from flows.dead_letters import collect_dead_letters
 from flows.emit import emit_events
 from resonant.events import Event
+from resonant.local.work_pool import LOST
 from resonant.routing import new_subscription
 from resonant.store import WorkerStore, schema
 from resonant.store.shared.subscriptions import add_subscription
@@ -139,23 +140,17 @@ async def test_collecting_rescues_the_leases_of_an_ended_flow_run(store):
     assert (status.pending, status.in_flight) == (2, 1)
 
 
-async def test_collecting_leaves_the_leases_of_a_run_that_was_marked_as_crashed_but_is_alive(url, store):
+@pytest.mark.parametrize(("message", "left"), [("Process exited with status code -9", 0), (LOST, 1)])
+async def test_collecting_leaves_the_leases_of_a_crashed_run_if_it_may_be_alive(store, message, left):
     @flow
-    async def lost():
-        return Crashed()
+    async def crash():
+        assert await store.claim("hooks", owner=runtime.flow_run.id, limit=1)
+        return Crashed(message=message)
 
-    crashed = await lost(return_state=True)
-    owner, crashed_at = str(crashed.state_details.flow_run_id), crashed.timestamp.timestamp()
-    before = await WorkerStore.open(url, clock=lambda: crashed_at - 1)
-    await store_events(before, "hooks")
-    assert await before.claim("hooks", owner=owner, limit=1)
-    await before.close()
+    await store_events(store, "hooks")
+    await crash(return_state=True)
     await collect_dead_letters()
-    assert (await store.status()).in_flight == 0
-
-    assert await store.claim("hooks", owner=owner, limit=1)
-    await collect_dead_letters()
-    assert (await store.status()).in_flight == 1
+    assert (await store.status()).in_flight == left
 
 
 @pytest.mark.parametrize("chunk_size", [0, 100], ids=["task lane", "bulk lane"])

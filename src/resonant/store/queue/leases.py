@@ -321,11 +321,11 @@ def renew(
     return len(held)
 
 
-def lease_owners(connection: Connection) -> dict[str, float]:
-    """Return the owners of all leases, each with the end of its last lease, in seconds since the epoch."""
-    last = func.max(_d.c.available_at)
-    query = select(_d.c.lease_owner, last).where(_d.c.lease_owner.is_not(None)).group_by(_d.c.lease_owner)
-    return {row[0]: row[1] for row in connection.execute(query)}
+def lease_owners(connection: Connection) -> list[str]:
+    """Return the owners of all leases."""
+    return list(
+        connection.execute(select(_d.c.lease_owner).where(_d.c.lease_owner.is_not(None)).distinct()).scalars()
+    )
 
 
 def hand_back(connection: Connection, delivery_ids: Collection[int], now: float) -> None:
