@@ -92,7 +92,7 @@ class EndpointBlock(Block, ABC):
         if (name := self._block_document_name) is None:
             raise EndpointError("this endpoint has no name: save it, or load it with `load`, before `emit`")
         given = event if isinstance(event, Event) else read_event(event)
-        await store_event(given, endpoint_name(self.get_block_type_slug(), name))
+        await store_event(given, endpoint_name(self.get_block_type_slug(), name), is_of_block=True)
         return given.id
 
     @abstractmethod

@@ -57,7 +57,7 @@ class ResonantNotification(NotificationBlock):
 
         try:
             event = Event(type=self.event_type, source=self.source, data={"subject": subject, "body": body})
-            await store_event(event, self.endpoint or None)
+            await store_event(event, self.endpoint or None, is_of_block=True)
         except ResonantError as error:
             raise NotificationError(str(error)) from None
         self.logger.info("stored a notification as event %s", event.id)

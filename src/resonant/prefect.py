@@ -144,12 +144,15 @@ def flow_run_event(flow_run: FlowRun, state: State[Any], flow_name: str) -> Even
     )
 
 
-async def store_event(event: Event, endpoint: str | None = None) -> EnqueueResult:
+async def store_event(
+    event: Event, endpoint: str | None = None, *, is_of_block: bool = False
+) -> EnqueueResult:
     """Store an event in the store of ``RESONANT_DATABASE_URL``; wait up to 20 seconds for an unavailable one.
 
     Args:
         event: the event.
         endpoint: the only endpoint that gets the event; None: each endpoint with a matching subscription.
+        is_of_block: whether a saved block names the endpoint: then it is accepted if no Prefect server can be asked.
 
     Raises:
         UnknownEndpoint: neither the store nor the server of ``PREFECT_API_URL`` knows the endpoint.
@@ -159,8 +162,9 @@ async def store_event(event: Event, endpoint: str | None = None) -> EnqueueResul
     """
     async with open_configured_store(patient=True) as store:
         if endpoint is not None and endpoint not in (known := await store.read(known_endpoints)):
-            known |= await _endpoints_of_prefect()
-            if endpoint not in known:
+            of_prefect = await _endpoints_of_prefect()
+            known |= of_prefect or set()
+            if endpoint not in known and not (is_of_block and of_prefect is None):
                 raise UnknownEndpoint(no_such_endpoint(endpoint, known))
         return await store.enqueue(event, endpoint)
 
@@ -181,10 +185,10 @@ def read_event(fields: dict[str, Any], *, default_id: str | None = None) -> Even
     return event_from_fields(fields, max_bytes=load_settings().max_event_bytes)
 
 
-async def _endpoints_of_prefect() -> set[str]:
-    """Return the endpoints of the Prefect server, such as those saved in its UI; none without a server."""
+async def _endpoints_of_prefect() -> set[str] | None:
+    """Return the endpoints of the Prefect server, such as those saved in its UI; None if it cannot be asked."""
     if not PREFECT_API_URL.value():  # Prefect would start a server
-        return set()
+        return None
     # Here, since importing the blocks takes a second.
     from resonant.blocks import project_blocks  # noqa: PLC0415
 
@@ -192,4 +196,4 @@ async def _endpoints_of_prefect() -> set[str]:
         return set(await project_blocks().loading.endpoint_documents())
     except Exception as error:  # noqa: BLE001 - Prefect's client raises many kinds of errors
         logger.warning("Prefect's endpoints cannot be read: %s", visible(str(error)) or type(error).__name__)
-        return set()
+        return None

@@ -6,8 +6,10 @@ import json
 
 import pytest
 from prefect.blocks.abstract import NotificationError
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from pydantic import SecretStr
 
-from blocks import ResonantNotification
+from blocks import ResonantNotification, WebhookEndpoint
 from resonant.store import open_store
 from support.subscriptions import subscribe_in
 
@@ -17,9 +19,9 @@ async def store(tmp_path, monkeypatch):
     """The store of the settings. No Prefect server is configured."""
     url = f"sqlite:///{tmp_path / 'events.db'}"
     monkeypatch.setenv("RESONANT_DATABASE_URL", url)
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
     async with open_store(url) as opened:
-        yield opened
+        with temporary_settings(restore_defaults={PREFECT_API_URL}):
+            yield opened
 
 
 async def deliveries(store):
@@ -59,6 +61,16 @@ async def test_a_notification_that_is_not_stored_raises_prefects_error_with_the_
         await ResonantNotification(**fields).notify("It failed.")
     assert problem in raised.value.log, "Prefect shows it in the event of the failed action"
     assert (await store.status()).accepted == 0
+
+
+@pytest.mark.engine
+async def test_a_server_that_can_look_it_up_refuses_an_endpoint_that_does_not_exist(store, prefect_api):
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
+        await WebhookEndpoint(url=SecretStr("https://example.com")).asave("home", overwrite=True)
+        await ResonantNotification(endpoint="home").notify("It failed.")
+        with pytest.raises(NotificationError, match=r"^no endpoint is named 'hom': did you mean home\?"):
+            await ResonantNotification(endpoint="hom").notify("It failed.")
+    assert (await store.status()).accepted == 1
 
 
 async def test_an_unusable_store_raises_prefects_error(tmp_path, monkeypatch):
