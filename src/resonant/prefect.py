@@ -82,7 +82,8 @@ def emit(event: Event | dict[str, Any], endpoint: str | None = None) -> str:
         StoreError: the store cannot be used.
     """
     if not isinstance(event, Event):
-        event = read_event(event, default_id=f"prefect-task-run-{task_run.id}")
+        # Without a task run, as in `emit.fn`, each call stores another event.
+        event = read_event(event, default_id=f"prefect-task-run-{task_run.id}" if task_run.id else None)
     run_coro_as_sync(store_event(event, endpoint))
     get_run_logger().info("stored event %s for %s", visible(event.id), endpoint or "its subscribers")
     return event.id

@@ -12,6 +12,7 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
+from prefect.logging import disable_run_logger
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Failed
@@ -102,6 +103,12 @@ async def test_a_retry_of_the_task_stores_the_event_once(url, monkeypatch):
     monkeypatch.setattr(WorkerStore, "enqueue", enqueue_and_fail_once)
     stored_id = await asyncio.to_thread(counts)
     assert [event.id for event in await stored(url)] == [stored_id]
+
+
+async def test_each_call_without_a_task_run_stores_an_event(url):
+    with disable_run_logger():
+        ids = [await asyncio.to_thread(emit.fn, GIVEN, "home") for _ in range(2)]
+    assert [event.id for event in await stored(url)] == ids
 
 
 @pytest.mark.parametrize(
