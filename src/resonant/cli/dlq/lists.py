@@ -83,7 +83,7 @@ def _refuse_options(ctx: typer.Context) -> None:
         source = ctx.get_parameter_source(parameter.name or "")
         if source is not None and source.name == "COMMANDLINE":
             raise options.Misuse(
-                f"{parameter.opts[0]} must follow {ctx.invoked_subcommand}, if {ctx.invoked_subcommand} has this option"
+                f"{parameter.opts[0]} before {ctx.invoked_subcommand} has no effect: remove it, or put it after {ctx.invoked_subcommand}"
             )
 
 

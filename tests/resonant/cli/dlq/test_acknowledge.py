@@ -64,7 +64,8 @@ def test_a_mistake_changes_nothing(resonant, worker, causes):
     assert answer.err == f"resonant: the cause {causes[0]} is not acknowledged: nothing was changed\n"
     assert "--note cannot be combined" in resonant("dlq", "ack", "--undo", "--note", "x", *causes, code=2).err
     assert (
-        "--endpoint must follow ack" in resonant("dlq", "--endpoint", "billing", "ack", *causes, code=2).err
+        "--endpoint before ack has no effect: remove it, or put it after ack"
+        in resonant("dlq", "--endpoint", "billing", "ack", *causes, code=2).err
     )
     assert "takes one value" in resonant("dlq", "--endpoint", "a", "--endpoint", "b", code=2).err
     assert resonant("dlq", "akc", causes[0], code=2).out == ""
