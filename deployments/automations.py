@@ -114,8 +114,8 @@ def replay(deployment: UUID) -> Automation:
 def mark_crashed(deployments: Iterable[UUID], *, within: timedelta = HEARTBEAT_SILENCE) -> Automation:
     """Mark a run as crashed if its heartbeats stop: its worker, or the worker's machine, was lost.
 
-    The automations and the schedule of collect-dead-letters then rescue its leases. This is the automation of Prefect's guide
-    "How to detect zombie flows", for deployments that send a heartbeat every 30 seconds.
+    The leases of the run expire by themselves, since it may be alive. This is the automation of Prefect's guide "How to detect
+    zombie flows", for deployments that send a heartbeat every 30 seconds.
     """
     ended = ("Completed", "DeadLetters", "Waiting", "Failed", "Cancelled", "Crashed")
     heartbeat = "prefect.flow-run.heartbeat"
