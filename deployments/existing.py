@@ -41,7 +41,7 @@ async def read_names() -> list[str]:
 
 
 async def read_stopped() -> set[str]:
-    """Return the deployments whose schedules are stopped, by their new names: by an operator, or until they are enabled."""
+    """Return the new names of the deployments whose schedules an operator has stopped, or has not enabled yet."""
     async with get_client() as client:
         found = await _read(client)
     not_enabled = {REPORTS} - found.keys()

@@ -1,7 +1,7 @@
 """Starts the flow report-failed-runs on a Prefect server: by its schedule, and at once by an automation.
 
 An automation may miss events that Prefect's broker dropped, or that happened while the server was down. The schedule finds
-these runs. The automation has no other effect than an earlier run of the same flow.
+these runs. The automation only starts the same flow earlier.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ async def restore(watches: Collection[RunWatch]) -> None:
 
 
 def automation(deployment: UUID, watches: Iterable[RunWatch]) -> Automation:
-    """Return the automation that starts the deployment when a watched run has failed. It may start it for others too."""
+    """Return the automation that starts the deployment when a watched run has failed. Other runs may start it too."""
     flows, tags = ({getattr(each, name) for each in watches} for name in ("flow", "tag"))
     own = {*OWN_FLOWS, REPORTS.partition("/")[0]}  # in a copy of the project, the flow may have another name
     related = [_flow_is([f"!{name}"]) for name in sorted(own)]

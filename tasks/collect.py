@@ -84,7 +84,7 @@ async def rescue_lost_leases(store: WorkerStore) -> int:
     """Rescue the deliveries whose lease has expired, or whose flow run has ended; return their number.
 
     The leases of two kinds of runs are left to expire. A run that this Prefect server does not know may belong to another server.
-    A run that is marked as crashed since its heartbeats stopped may be alive, if the server was away and missed them.
+    A run that was marked as crashed because its heartbeats stopped may be alive: the server may have been down.
     """
     expired = await store.rescue()
     ids: list[UUID] = []

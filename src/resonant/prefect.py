@@ -153,7 +153,7 @@ async def store_event(
     Args:
         event: the event.
         endpoint: the only endpoint that gets the event; None: each endpoint with a matching subscription.
-        is_of_block: whether a saved block names the endpoint: then it is accepted if no Prefect server can be asked.
+        is_of_block: whether a saved block names the endpoint, which is then accepted if no Prefect server answers.
 
     Raises:
         UnknownEndpoint: neither the store nor the server of ``PREFECT_API_URL`` knows the endpoint.
@@ -187,7 +187,7 @@ def read_event(fields: dict[str, Any], *, default_id: str | None = None) -> Even
 
 
 async def _endpoints_of_prefect() -> set[str] | None:
-    """Return the endpoints of the Prefect server, such as those saved in its UI; None if it cannot be asked."""
+    """Return the endpoints of the Prefect server, such as those saved in its UI; None if no server answers."""
     if not PREFECT_API_URL.value():  # Prefect would start a server
         return None
     # Here, since importing the blocks takes a second.

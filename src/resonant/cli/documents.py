@@ -256,7 +256,7 @@ def subscription_test(
 
 
 def run_watch(found: RunWatch) -> Document:
-    """Return whose failed flow runs an endpoint gets."""
+    """Return the flows and the tag whose failed runs an endpoint gets."""
     return {
         "automation": "failed-runs",
         "endpoint": found.endpoint,

@@ -43,7 +43,7 @@ class DeadLetterGroup:
         shares_id: whether events of other sources have the example's id.
         answer: the beginning of the receiver's answer to the example, if any; otherwise empty.
         maybe_processed: whether the receiver may have processed some, judged by the newest of each cause.
-        acknowledged: who knows about the cause, if anybody.
+        acknowledged: the acknowledgement of the cause, if any.
     """
 
     fingerprint: str

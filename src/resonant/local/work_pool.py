@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 WORK_POOL = "resonant"
 DRAIN = "emit-events/drain"
-# The message of a run that is marked as crashed since its heartbeats stopped. It may be alive, if the server was away.
+# The message of a run that was marked as crashed because its heartbeats stopped. It may be alive: the server may have been down.
 LOST = "its worker was lost: its heartbeats stopped"
 _DRAINS = 2
 # When the second drain starts, the first one is running, and the oldest earlier one has ended and freed its slot.

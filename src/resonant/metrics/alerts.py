@@ -94,8 +94,8 @@ def definitions(of: Settings) -> tuple[Definition, ...]:
         ),
         Definition(
             *(Condition.DEAD_LETTER_AGE, "ResonantDeadLetterOld", "Dead letters grow"),
-            f"a dead letter, other than a cancelled one or of an acknowledged cause, has waited for "
-            f"{of.alert_dead_letter_age_hours / 24:g} days",
+            f"a dead letter has waited for {of.alert_dead_letter_age_hours / 24:g} days; cancelled ones and acknowledged "
+            "causes do not count",
             "when it is replayed or purged, or its cause acknowledged",
         ),
         Definition(

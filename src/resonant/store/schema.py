@@ -360,7 +360,7 @@ tokens = Table(
     Column("revoked_at", Double),
 )
 
-# Whose failed flow runs an endpoint gets: see store/shared/run_watches.py.
+# The flows whose failed runs an endpoint gets: see store/shared/run_watches.py.
 run_watches = Table(
     "resonant_run_watches",
     metadata,

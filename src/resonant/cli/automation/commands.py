@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from resonant.cli.command_store import CommandStore
 
 commands = typer.Typer(no_args_is_help=True)
-_NONE = "nothing is enabled: `resonant automation enable failed-runs --endpoint NAME` enables it"
+_NONE = "no automation is enabled: `resonant automation enable failed-runs --endpoint NAME` enables one"
 
 
 class Name(StrEnum):
@@ -74,7 +74,7 @@ def enable(
 
 @commands.command("list", epilog="Example: resonant automation list --json")
 def list_(as_json: options.Json = False) -> None:
-    """List what is enabled, and until when all failed runs are stored: ten minutes ago, while report-failed-runs runs."""
+    """List the enabled automations, and the time until which all failed runs are stored, usually ten minutes ago."""
     from resonant.store.shared.run_watches import read_watches
 
     with command_store() as store:
@@ -99,7 +99,7 @@ def list_(as_json: options.Json = False) -> None:
 def disable(
     _name: What, endpoint: Endpoint, flow: Flow = "", tag: Tag = "", as_json: options.Json = False
 ) -> None:
-    """Stop what `enable` started with the same options. Stored events are still sent."""
+    """End the automation that `enable` started with the same options. Stored events are still sent."""
     from resonant.store.shared.run_watches import RunWatch, read_watches, remove_watch
 
     watch = RunWatch(options.endpoint_name(endpoint), flow, tag)
@@ -109,7 +109,7 @@ def disable(
         found = next((each for each in store.read(read_watches) if each.key == watch.key), None)
         if found is None:
             raise options.Misuse(
-                f"not enabled: {watch.endpoint} does not get {watch}; `resonant automation list` lists what is"
+                f"not enabled: {watch.endpoint} does not get {watch}: see `resonant automation list`"
             )
         store.run(lambda opened: opened.write(remove_watch, watch, who=who_runs_this(), now=opened.clock()))
         run_async(reports.start_for(store.read(read_watches)))

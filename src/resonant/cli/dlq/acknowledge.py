@@ -35,7 +35,7 @@ def ack(
 ) -> None:
     """Acknowledge causes of dead letters: alerts about dead letters leave them out, and the triage shows them last.
 
-    Other causes are not affected, and new dead letters of the same cause stay quiet. The acknowledgement ends by itself once the
+    This also applies to new dead letters of the same cause, and to no other cause. The acknowledgement ends by itself once the
     dead letters that are in the queue now have been replayed or purged. The next failure then opens the cause again.
     """
     from resonant.errors import ResonantError

@@ -253,7 +253,7 @@ def remove(
     name: options.EndpointName,
     yes: options.Yes = False,
 ) -> None:
-    """Remove an endpoint, its subscriptions, and what `resonant automation enable` enabled for it.
+    """Remove an endpoint, its subscriptions and its automations (`resonant automation list`).
 
     Its deliveries stay in the store; unfinished ones wait until it is added again.
     """

@@ -1,4 +1,4 @@
-"""Acknowledged causes of dead letters: operators know about them, so triage and alerts leave them out.
+"""Acknowledged causes of dead letters: alerts leave them out, and the triage lists them last.
 
 An acknowledgement ends by itself, with the last of the dead letters that it was given for: once these are replayed or purged, the
 next failure opens the cause again.

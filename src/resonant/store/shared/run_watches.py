@@ -1,4 +1,4 @@
-"""Whose failed flow runs an endpoint gets, and until when they were read from Prefect."""
+"""Watches: the flows whose failed runs an endpoint gets, and the time until which these runs were read from Prefect."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class RunWatch:
     Attributes:
         flow: glob for the flow's name; empty for all.
         tag: a tag of the run; empty for all.
-        watermark: the runs that failed before are stored.
-        created_at: runs that failed before are not stored.
+        watermark: all runs that failed between ``created_at`` and this time are stored.
+        created_at: runs that failed before this time are not stored.
     """
 
     endpoint: str
@@ -43,7 +43,7 @@ class RunWatch:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What identifies it."""
+        """The fields that identify it."""
         return self.endpoint, self.flow, self.tag
 
     def matches_flow(self, name: str) -> bool:
