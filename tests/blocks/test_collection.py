@@ -64,7 +64,7 @@ def snippet(kind) -> str:
     return code.replace("BLOCK_NAME", "shop", 1).strip()
 
 
-def test_the_blocks_of_the_tests_below_are_all():
+def test_the_list_of_our_blocks_is_complete():
     assert set(OURS) == set(BLOCKS)
 
 

@@ -188,7 +188,7 @@ def test_a_worker_that_is_killed_while_it_drains_is_replaced_by_the_next_up(tmp_
 
 @long_form_only("the heartbeats must be missing for 90 seconds")
 @pytest.mark.timeout(900)
-def test_runs_of_a_lost_worker_crash_within_two_minutes_and_their_leases_are_collected(tmp_path, sqlite_url):
+def test_runs_of_a_lost_worker_crash_within_two_minutes_and_their_leases_end(tmp_path, sqlite_url):
     machine = machine_of(tmp_path, sqlite_url)
     with (
         machine.up() as up,

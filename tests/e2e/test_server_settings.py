@@ -36,7 +36,7 @@ asyncio.run(empty_tasks({TASK_RUNS}, 200))
 
 
 async def announced(url: str, *, new: bool = False) -> bool:
-    """Store a new announcement if told to, send what is stored, and return whether the event feed has all."""
+    """Store an announcement if ``new``, send the stored ones, and return whether the event feed has all."""
     async with opened(url) as store:
         if new:
             event = prefect_event("resonant.test.of-a-burst", "hooks", {}, at=time.time())

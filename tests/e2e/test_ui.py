@@ -188,7 +188,7 @@ def follow_the_link_of_the_dry_run(page, ui: str, shot: str) -> None:
         page.get_by_role("cell", name="http_503").wait_for()
         page.wait_for_timeout(1_000)
         screenshot(page, f"{shot}-{theme}")
-    # The UI opens it in a new tab, the new UI in this one.
+    # The UI opens the form in a new tab, the new UI in the same tab.
     page.goto(page.get_by_role("link", name="open the run form").evaluate("link => link.href"))
     page.get_by_text("Dead letters per second, after a slow start").wait_for()
     assert after(page, "endpoint", "*[self::input or self::textarea]").input_value() == "hooks"

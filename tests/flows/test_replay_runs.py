@@ -69,8 +69,8 @@ async def test_a_dry_run_writes_its_counts_and_causes_and_a_link_to_the_run_form
 
     artifact = await read_artifact(replay.DRY_RUN_ARTIFACT, state)
     assert state.message == "2 would be sent again; 1 skipped because of the limit"
-    told, left_out, table, link = artifact.data.split("\n\n")
-    assert (told, left_out) == ("2 dead letters would be sent again.", "- 1 skipped because of the limit")
+    count, left_out, table, link = artifact.data.split("\n\n")
+    assert (count, left_out) == ("2 dead letters would be sent again.", "- 1 skipped because of the limit")
     header, _, row = table.splitlines()
     assert header == "| cause | dead letters | endpoint | code | reason | last |"
     assert re.match(rf"\| [0-9a-f]{{12}} \| 3 \| {ENDPOINT} \|  \| cancelled \| 20", row)
@@ -92,8 +92,8 @@ async def test_a_dry_run_to_another_endpoint_counts_events(read_artifact, store,
     )
 
     data = (await read_artifact(replay.DRY_RUN_ARTIFACT, state)).data
-    told, left_out, _ = data.split("\n\n")
-    assert told == "2 events would be sent to file-endpoint/other."
+    count, left_out, _ = data.split("\n\n")
+    assert count == "2 events would be sent to file-endpoint/other."
     assert left_out == "- 1 skipped because file-endpoint/other already has a delivery of the event"
 
 

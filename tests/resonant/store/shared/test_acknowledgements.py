@@ -1,4 +1,4 @@
-"""An acknowledged cause of dead letters: who knows about it, and until when."""
+"""An acknowledged cause of dead letters: the operator, the note, and the end of the acknowledgement."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def ack(desk, cause, note=None):
     return desk.write(acknowledge, cause, who="ann", note=note, now=desk.clock())
 
 
-def test_it_says_who_knows_of_the_cause_and_new_dead_letters_of_it_change_nothing(desk, cause):
+def test_it_names_the_operator_and_new_dead_letters_of_the_cause_change_nothing(desk, cause):
     assert desk.read(read_acknowledged) == {}
 
     assert ack(desk, cause, "release 42") == 2
