@@ -58,9 +58,9 @@ def keep(
 
 def end(supervisor: subprocess.Popen[bytes]) -> None:
     """End a process started by ``keep``, and wait for it; Ctrl-C kills it at once."""
-    if supervisor.stdin is not None:
-        supervisor.stdin.close()
     try:
+        if supervisor.stdin is not None:
+            supervisor.stdin.close()
         supervisor.wait()
     except KeyboardInterrupt:
         kill(supervisor)

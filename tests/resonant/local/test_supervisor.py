@@ -24,6 +24,12 @@ time.sleep(60)
 """
 OBEDIENT = "import time; print(flush=True); time.sleep(60)"
 STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {OBEDIENT}"
+# Says that it was asked to end, and continues.
+REFUSING = f"""
+import signal
+signal.signal(signal.SIGTERM, lambda *_: print("asked to end", flush=True))
+{OBEDIENT}
+"""
 
 
 @contextlib.contextmanager
@@ -98,12 +104,14 @@ end(kept)
 
 
 def test_ctrl_c_kills_a_process_that_is_slow_to_end(tmp_path):
-    command = [sys.executable, "-c", ENDING, str(tmp_path / "log"), STUBBORN]
+    log = tmp_path / "log"
+    command = [sys.executable, "-c", ENDING, str(log), REFUSING]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as ending:
         assert ending.stdout.readline() == "ending\n"
         family = psutil.Process(ending.pid).children(recursive=True)
         assert len(family) == 2, "the supervisor and the process"
-        time.sleep(0.1)  # it waits for the supervisor
+        while "asked to end" not in log.read_text():
+            time.sleep(0.01)
         ending.send_signal(signal.SIGINT)
         ending.wait(60)
     gone, alive = psutil.wait_procs(family, timeout=60)
