@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from prefect.blocks.core import Block
 from pydantic import BaseModel, Field, HttpUrl
@@ -68,6 +68,11 @@ class EndpointBlock(Block, ABC):
         Raises:
             EndpointError: it cannot be used as configured.
         """
+
+    def named(self, name: str | None) -> Self:
+        """Give the block its name, as Prefect's ``load`` does, and return it."""
+        self._block_document_name = name
+        return self
 
     async def emit(self, event: Event | dict[str, Any]) -> str:
         """Store an event for this endpoint; a drain sends it. The block must be loaded or saved.

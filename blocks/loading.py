@@ -157,9 +157,7 @@ async def _read_documents(query: dict[str, Any], *, most: float = math.inf) -> l
 
 def _block_of(document: BlockDocument) -> EndpointBlock:
     """Return the block of a ``webhook-endpoint``, with its name."""
-    block = _default_class().model_validate(document.data)
-    block._block_document_name = document.name  # noqa: SLF001 - as Prefect's `load` does
-    return block
+    return _default_class().model_validate(document.data).named(document.name)
 
 
 def _default_class() -> type[EndpointBlock]:
