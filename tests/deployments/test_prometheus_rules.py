@@ -97,7 +97,10 @@ def test_each_alert_has_numbers_and_valid_commands(alert):
 def parse(argv):
     """Let the command line read its arguments, and run nothing; a usage error is raised."""
     command, context = typer.main.get_command(app), None
-    while hasattr(command, "get_command"):
+    name = None
+    while hasattr(command, "get_command") and not (
+        command.invoke_without_command and argv[0].startswith("-")
+    ):
         name, *argv = argv
         context = command.context_class(command, info_name=name, parent=context)
         command = command.get_command(context, name)
