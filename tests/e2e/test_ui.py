@@ -257,9 +257,7 @@ def test_the_form_of_an_endpoint_saves_a_new_timeout_and_keeps_the_rest(up, mach
     browser.wait_for_load_state("networkidle")  # the form fills itself again with each answer
     after(browser, "Timeout", "input").fill("7")
     screenshot(browser, f"endpoint-form-{name}")
-    with browser.expect_response(lambda answer: answer.request.method == "PATCH") as saved:
-        browser.get_by_role("button", name="Save").click()
-    assert saved.value.ok
+    save(browser, "Save", "PATCH")
     wait_until(lambda: webhook_endpoint(up.url, name)["data"]["timeout"] == 7)
 
     # The form leaves out a choice that is the default.
@@ -293,6 +291,18 @@ def choose(page, field, option: str) -> None:
     field.focus()
     page.keyboard.press("ArrowDown")
     page.get_by_role("option", name=option, exact=True).click()
+
+
+def save(page, button: str, method: str) -> None:
+    """Click on a button that saves a form, again if the server answers 503, as a busy one does."""
+
+    def click() -> bool:
+        with page.expect_response(lambda answer: answer.request.method == method) as saved:
+            page.get_by_role("button", name=button).click()
+        assert saved.value.ok or saved.value.status == 503, saved.value.text()
+        return saved.value.ok
+
+    wait_until(click)
 
 
 def slack_webhook(api) -> str:
@@ -343,13 +353,7 @@ def test_an_automation_becomes_reliable_by_the_choice_of_our_block(up, machine, 
     browser.get_by_role("button", name="Next").click()
     choose(browser, browser.get_by_role("button", name="unreliable"), "reliable")
     screenshot(browser, "notification-in-an-automation")
-
-    def save() -> bool:
-        with browser.expect_response(lambda answer: answer.request.method == "PUT") as saved:
-            browser.get_by_role("button", name="Save & Exit").click()
-        return saved.value.ok
-
-    wait_until(save)  # a busy server answers 503
+    save(browser, "Save & Exit", "PUT")
 
     payload = {"text": "It failed."}
     event = Event(event="com.example.failed", resource={"prefect.resource.id": "example"}, payload=payload)
