@@ -42,6 +42,8 @@ REPLAY = "resonant: replay transient dead letters when an endpoint has recovered
 _REPLAY_DEPLOYMENT = "replay-dead-letters/replay"
 # Dead letters per second that a recovered service can accept in addition to its usual traffic.
 _REPLAY_RATE = 10.0
+# A dead letter that was given up this often needs an operator. Otherwise, each recovery would send it again.
+_REPLAY_MAX_ROUNDS = 5
 # An operator decides on other transient dead letters: those that were cancelled or crashed workers repeatedly.
 _REPLAYED_REASONS = ("exhausted", "expired")
 # The variable and the value by which a deployment of prefect.yaml sends heartbeats, in seconds. Three may be missing.
@@ -82,7 +84,7 @@ def replay(deployment: UUID) -> Automation:
         name=REPLAY,
         description=(
             "Once an endpoint's error rate is normal again, replays the transient dead letters given up since the "
-            f"alert began, at {_REPLAY_RATE:g} per second. Enable it if duplicates are harmless."
+            f"alert began, at {_REPLAY_RATE:g} per second, unless they were given up {_REPLAY_MAX_ROUNDS} times. Enable it if duplicates are harmless."
         ),
         enabled=False,
         trigger=EventTrigger(
@@ -104,6 +106,7 @@ def replay(deployment: UUID) -> Automation:
                     "category": "transient",
                     "reason": reason,
                     "rate": _REPLAY_RATE,
+                    "max_rounds": _REPLAY_MAX_ROUNDS,
                 },
             )
             for reason in _REPLAYED_REASONS

@@ -56,6 +56,7 @@ async def replay_dead_letters(
     include_permanent: bool = False,
     limit: Annotated[int | None, Field(ge=1)] = None,
     rate: Annotated[float | None, Field(gt=0, le=10_000)] = None,
+    max_rounds: Annotated[int | None, Field(ge=1)] = None,
     to: str | None = None,
     policy: str | None = None,
     dry_run: bool = False,
@@ -80,6 +81,7 @@ async def replay_dead_letters(
         include_permanent: Also replay permanent failures, which are skipped by default.
         limit: Maximum number of dead letters.
         rate: Dead letters per second, after a slow start of ten seconds. Empty: no limit.
+        max_rounds: Skip dead letters that were given up in this many rounds or more, unless ids are given. Empty: no limit.
         to: Name of another endpoint to send the events to. The dead letters stay in the queue, and events that the endpoint
             already has a delivery of are skipped. Empty: each dead letter's own endpoint.
         policy: Name of a retry policy that overrides the deliveries' own policies in this run.
@@ -90,7 +92,8 @@ async def replay_dead_letters(
         reason=reason, text=text, since=since, until=until,
     )  # fmt: skip
     request = ReplayRequest(
-        selection, include_permanent=include_permanent, limit=limit, rate=rate, everything=all_dead_letters, to=to or None,
+        selection, include_permanent=include_permanent, limit=limit, rate=rate, max_rounds=max_rounds,
+        everything=all_dead_letters, to=to or None,
     )  # fmt: skip
     if dry_run:
         async with open_configured_store() as store:

@@ -249,6 +249,7 @@ async def test_an_enabled_replay_starts_for_the_endpoint_that_has_recovered_and_
             "category": "transient",
             "reason": reason,
             "rate": 10.0,
+            "max_rounds": 5,
         }
         for reason in ("exhausted", "expired")
     ]

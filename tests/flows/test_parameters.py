@@ -30,6 +30,7 @@ OTHERS = {
         "include_permanent",
         "limit",
         "rate",
+        "max_rounds",
         "to",
         "policy",
         "dry_run",
@@ -74,10 +75,10 @@ async def test_every_field_of_a_form_reaches_the_selection(flow, select):
 
 async def test_a_request_of_the_command_line_is_understood_by_the_flow(select):
     selection = Selection(ids=("evt_1",), event_type="order.*", category="permanent", since=0.25)
-    request = ReplayRequest(selection, include_permanent=True, limit=3, rate=0.5, to="crm")
+    request = ReplayRequest(selection, include_permanent=True, limit=3, rate=0.5, max_rounds=5, to="crm")
 
     received = replay_dead_letters.validate_parameters(request.as_parameters())
 
     assert await select(replay_dead_letters, **received | {"dry_run": True}) == selection
-    asked = {"include_permanent": True, "limit": 3, "rate": 0.5, "to": "crm"}
+    asked = {"include_permanent": True, "limit": 3, "rate": 0.5, "max_rounds": 5, "to": "crm"}
     assert {name: received[name] for name in asked} == asked

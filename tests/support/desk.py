@@ -101,10 +101,13 @@ class Desk:
         died_before: float | None = None,
         include_permanent: bool = False,
         to: str | None = None,
+        max_rounds: int | None = None,
         **options: Any,
     ) -> Replayed:
         """Begin a new round for dead letters, or send their events to another endpoint; return the leases."""
-        request = ReplayRequest(selection, include_permanent=include_permanent, everything=True, to=to)
+        request = ReplayRequest(
+            selection, include_permanent=include_permanent, everything=True, to=to, max_rounds=max_rounds
+        )
         died_before = self.clock() if died_before is None else died_before
         options |= {"died_before": died_before, "limit": limit, "owner": "replay"}
         return self.run(self.store.write_leases(replay_batch, request, **options))

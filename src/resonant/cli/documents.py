@@ -412,6 +412,7 @@ def replay_plan(planned: ReplayPlan, *, dry_run: bool = True) -> Document:
         "selected": planned.selected,
         "to": planned.to,
         "left_out_permanent": planned.permanent,
+        "left_out_by_rounds": planned.too_often,
         "left_out_by_limit": planned.beyond_limit,
         "left_out_existing": planned.existing,
     }

@@ -16,6 +16,7 @@ from sqlalchemy import case, func, select, update
 
 from resonant.dead_letters.redirect import is_new_to, send_elsewhere
 from resonant.dead_letters.slow_start import SlowStart
+from resonant.display import counted
 from resonant.errors import EmptySelection, EndpointError
 from resonant.store import schema
 from resonant.store.audit import add_to_audit
@@ -58,6 +59,7 @@ class ReplayRequest:
         include_permanent: include permanent failures.
         limit: the maximum number.
         rate: dead letters per second, after the slow start; None for no limit.
+        max_rounds: skip dead letters that were given up in this many rounds, unless ids are selected; None for no limit.
         everything: allow an empty selection, which selects all.
         to: send the events to this endpoint instead, unless it already has a delivery of them.
         without_endpoints: skip the dead letters of these endpoints.
@@ -71,6 +73,7 @@ class ReplayRequest:
     include_permanent: bool = False
     limit: int | None = None
     rate: float | None = None
+    max_rounds: int | None = None
     everything: bool = False
     to: str | None = None
     without_endpoints: frozenset[str] = frozenset()
@@ -94,6 +97,7 @@ class ReplayRequest:
             "include_permanent": self.include_permanent,
             "limit": self.limit,
             "rate": self.rate,
+            "max_rounds": self.max_rounds,
             "to": self.to,
         }
         return {**self.selection.as_dict(), **{name: value for name, value in asked.items() if value}}
@@ -106,6 +110,7 @@ class ReplayRequest:
             "include_permanent": self.include_permanent,
             "limit": self.limit,
             "rate": self.rate,
+            "max_rounds": self.max_rounds,
             "to": self.to,
         }
 
@@ -116,6 +121,7 @@ class ReplayRequest:
             self.selection,
             include_permanent=self.include_permanent,
             without_endpoints=self.without_endpoints,
+            max_rounds=self.max_rounds,
         )
 
     def conditions(self, connection: Connection, *, died_before: float) -> list[ColumnElement[bool]]:
@@ -134,6 +140,7 @@ class ReplayPlan:
         beyond_limit: those skipped because of the limit.
         existing: events skipped because the endpoint ``to`` already has a delivery of them.
         to: the other endpoint, if any.
+        too_often: those skipped because they were given up in ``max_rounds`` rounds or more.
     """
 
     selected: int
@@ -141,6 +148,8 @@ class ReplayPlan:
     beyond_limit: int
     existing: int = 0
     to: str | None = None
+    too_often: int = 0
+    max_rounds: int | None = None
 
     def __str__(self) -> str:
         return "; ".join([f"{self.selected:,} would be {self.sent}", *self.left_out])
@@ -159,6 +168,8 @@ class ReplayPlan:
                 f"{self.permanent:,} skipped because their failure was permanent: include_permanent=True "
                 "(`resonant replay --include-permanent`) sends them too"
             )
+        if self.too_often:
+            found.append(f"{self.too_often:,} skipped: {counted(self.max_rounds or 0, 'round')} or more")
         if self.beyond_limit:
             found.append(f"{self.beyond_limit:,} skipped because of the limit")
         if self.existing:
@@ -169,14 +180,23 @@ class ReplayPlan:
 async def plan(store: Store, request: ReplayRequest) -> ReplayPlan:
     """Count the dead letters that a replay would take, without changing anything."""
     died_before = store.clock()
-    requests = [replace(request, include_permanent=True), request]
+    any_rounds = replace(request, max_rounds=None)
+    requests = [replace(any_rounds, include_permanent=True), any_rounds, request]
 
     def count(connection: Connection) -> list[tuple[int, int]]:
         return [_count(connection, each, died_before=died_before) for each in requests]
 
-    (everything, _), (taken, existing) = await store.read(count)
+    (everything, _), (of_any_rounds, _), (taken, existing) = await store.read(count)
     selected = taken if request.limit is None else min(taken, request.limit)
-    return ReplayPlan(selected, everything - taken, taken - selected, existing, request.to)
+    return ReplayPlan(
+        selected,
+        everything - of_any_rounds,
+        taken - selected,
+        existing,
+        request.to,
+        of_any_rounds - taken,
+        request.max_rounds,
+    )
 
 
 def _count(connection: Connection, request: ReplayRequest, *, died_before: float) -> tuple[int, int]:

@@ -91,6 +91,27 @@ def test_a_plan_counts_the_dead_letters_to_take_and_to_skip_and_changes_nothing(
     assert desk.status() == before
 
 
+@pytest.mark.parametrize("include_permanent", [True, False])
+def test_a_dead_letter_of_many_rounds_is_skipped_and_counted_unless_its_id_is_selected(
+    desk, include_permanent
+):
+    desk.bury("evt_often", apart=1)
+    for _ in range(2):
+        [lease] = desk.replay().leases
+        desk.fail(lease, GiveUp("exhausted"))
+        desk.clock.advance(1)
+    desk.bury("evt_once", apart=1)
+    limited = {"max_rounds": 3, "include_permanent": include_permanent}
+    found = desk.run(plan(desk.store, ReplayRequest(**EVERYTHING, **limited)))
+    assert (found.selected, found.permanent, found.too_often) == (1, 0, 1)
+    assert str(found) == "1 would be sent again; 1 skipped: 3 rounds or more"
+    of_id = ReplayRequest(Selection(ids=("evt_often",)), **limited)
+    assert desk.run(plan(desk.store, of_id)).selected == 1
+    assert desk.run(plan(desk.store, ReplayRequest(**EVERYTHING, max_rounds=4))).selected == 2
+    assert ids(desk.replay(**limited)) == ["evt_once"]
+    assert ids(desk.replay(Selection(ids=("evt_often",)), **limited)) == ["evt_often"]
+
+
 @pytest.mark.parametrize(("limit", "count"), [(None, 250), (120, 120)])
 def test_every_selected_dead_letter_is_taken_once_up_to_the_limit(desk, limit, count):
     desk.bury(*(f"evt_{number:03}" for number in range(250)))

@@ -73,6 +73,14 @@ def replay(
         float | None,
         typer.Option(metavar="N", min=0.01, max=10_000, help="Dead letters per second, after a slow start."),
     ] = None,
+    max_rounds: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Skip dead letters that were given up in N rounds or more; no limit by default.",
+        ),
+    ] = None,
     to: Annotated[
         str | None,
         typer.Option(
@@ -94,8 +102,8 @@ def replay(
 
     With --to, new deliveries of the same events go to another endpoint. Events that it already has a delivery of are skipped.
 
-    --json prints dry_run, selected, to, left_out_permanent, left_out_by_limit and left_out_existing. Without --dry-run it
-    adds replayed, delivered, retried, parked, held, dead_letter, by_reason, purged and unfinished.
+    --json prints dry_run, selected, to, left_out_permanent, left_out_by_rounds, left_out_by_limit and left_out_existing.
+    Without --dry-run it adds replayed, delivered, retried, parked, held, dead_letter, by_reason, purged and unfinished.
     """
     from resonant.cli.command_store import command_store
     from resonant.dead_letters.replay import ReplayRequest, plan
@@ -110,6 +118,7 @@ def replay(
             include_permanent=include_permanent,
             limit=limit,
             rate=rate,
+            max_rounds=max_rounds,
             everything=everything,
             to=_other_endpoint(store, to, selection.endpoint),
         )
@@ -172,7 +181,7 @@ def _run_replay(
     def is_outcome(_failed: State[Any]) -> bool:
         outcomes = tracker.outcomes
         if not outcomes.total:
-            return planned.permanent > 0 or planned.existing > 0
+            return bool(planned.left_out)
         return outcomes.dead_letters.total() == outcomes.total
 
     state = run_flow(store, start, verbose=verbose, reported=is_outcome)

@@ -49,11 +49,13 @@ class DeadLetters:
     Attributes:
         causes: the ids of their causes; None if the selection does not depend on the cause.
         varying: the causes whose dead letters must each be searched for the text.
+        max_rounds: leave out dead letters that were given up in this many rounds; None for no limit.
     """
 
     selection: Selection
     causes: frozenset[int] | None
     varying: frozenset[int] = frozenset()
+    max_rounds: int | None = None
 
     @classmethod
     def of(
@@ -63,6 +65,7 @@ class DeadLetters:
         *,
         include_permanent: bool = True,
         without_endpoints: Collection[str] = (),
+        max_rounds: int | None = None,
     ) -> DeadLetters:
         """Apply a selection to the causes.
 
@@ -72,9 +75,11 @@ class DeadLetters:
             selection: selects the dead letters.
             include_permanent: include permanent failures.
             without_endpoints: skip the dead letters of these endpoints.
+            max_rounds: skip those that were given up in this many rounds, unless ids are selected; None for no limit.
         """
+        max_rounds = None if selection.ids else max_rounds
         if include_permanent and not selection.is_by_cause and not without_endpoints:
-            return cls(selection, None)
+            return cls(selection, None, max_rounds=max_rounds)
         conditions = selection.of_causes()
         if not include_permanent:
             conditions.append(_c.c.category != "permanent")
@@ -82,7 +87,7 @@ class DeadLetters:
             conditions.append(~is_any_of(_c.c.endpoint, list(without_endpoints)))
         found = connection.execute(select(_c.c.id, _c.c.varies).where(*conditions)).all()
         varying = frozenset(cause for cause, varies in found if varies and selection.text is not None)
-        return cls(selection, frozenset(cause for cause, _ in found), varying)
+        return cls(selection, frozenset(cause for cause, _ in found), varying, max_rounds)
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """Return the SQL conditions for a scan of the queue."""
@@ -152,7 +157,8 @@ class DeadLetters:
         return heapq.nlargest(limit, found)
 
     def _common(self) -> list[ColumnElement[bool]]:
-        return [schema.is_dead_letter, *self.selection.of_dead_letters()]
+        found = [schema.is_dead_letter, *self.selection.of_dead_letters()]
+        return found if self.max_rounds is None else [*found, _d.c.round < self.max_rounds]
 
     def _of_causes(self, cause: ColumnElement[int]) -> list[ColumnElement[bool]]:
         if self.causes is None:

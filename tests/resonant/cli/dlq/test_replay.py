@@ -63,6 +63,14 @@ def test_a_dry_run_of_a_replay_counts_without_prefect_and_changes_nothing(resona
     [
         ("--all --include-permanent", "3 would be sent again\n"),
         ("--all --include-permanent --limit 2", "2 would be sent again; 1 skipped because of the limit\n"),
+        (
+            "--all --max-rounds 1",
+            "0 would be sent again; 1 skipped because their failure was permanent: include",
+        ),
+        (
+            "--all --max-rounds 1 --include-permanent",
+            "0 would be sent again; 3 skipped: 1 round or more\n",
+        ),
         ("--code http_503 --limit 5", "2 would be sent again\n"),
         ("--since 7d", "1 would be sent again; 1 skipped because their failure was permanent: include"),
         ("--until 7d --endpoint billing", "1 would be sent again\n"),
@@ -82,6 +90,7 @@ def test_a_dry_run_of_a_replay_to_another_endpoint_counts_the_events_that_it_has
         "selected": 1,
         "to": "crm",
         "left_out_permanent": 1,
+        "left_out_by_rounds": 0,
         "left_out_by_limit": 0,
         "left_out_existing": 1,
     }
