@@ -93,6 +93,25 @@ def check_address(address: str) -> None:
         )
 
 
+def check_host(host: str) -> None:
+    """Refuse a host that is a private address in any notation, or a name of this machine. Other names are not resolved.
+
+    For a host that a proxy resolves: the address that the proxy connects to is not known here.
+
+    Raises:
+        AddressRefused: the message names the address and the option that permits it.
+    """
+    name = host.lower().rstrip(".")
+    if name.rpartition(".")[2] == "localhost":
+        check_address("127.0.0.1")
+    with contextlib.suppress(OSError):
+        check_address(
+            socket.inet_ntoa(socket.inet_aton(name))
+        )  # resolvers read 0x7f.1, 017700000001 and 127.1
+    with contextlib.suppress(ValueError):
+        check_address(str(ip_address(name)))
+
+
 def _check_not_own(family: int, address: tuple[Any, ...]) -> None:
     with socket.socket(family, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
         # Sends nothing, but selects the address to send from: the same one, if it is local.
@@ -107,8 +126,8 @@ def guarded_socket_factory(addr_info: AddrInfoType) -> socket.socket:
     """Create the socket for a connection to a resolved address, if that is allowed and not this machine's own.
 
     For ``aiohttp.TCPConnector(socket_factory=...)``. It checks the address of the connection itself, so neither DNS
-    rebinding (a name that resolves differently the second time) nor an unusual notation bypasses it. Do not combine it
-    with a proxy: it would see only the proxy's address.
+    rebinding (a name that resolves differently the second time) nor an unusual notation bypasses it. It is not
+    used with a proxy, since it would see only the proxy's address: see ``check_host``.
 
     Args:
         addr_info: an entry of the result of ``socket.getaddrinfo``.

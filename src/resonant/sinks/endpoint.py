@@ -16,10 +16,12 @@ import httpx
 
 from resonant.display import counted
 from resonant.errors import EndpointError
-from resonant.sinks.address_guard import check_address
+from resonant.sinks.address_guard import check_address, check_host
 
 if TYPE_CHECKING:
     from resonant.events import Category
+    from resonant.sinks.client_certificate import ClientCertificate
+    from resonant.sinks.proxy import Proxy
 
 Mode = Literal["binary", "structured"]
 
@@ -49,6 +51,8 @@ class Endpoint:
         allow_private: whether connections to private and special addresses are allowed.
         overrides: the endpoint's categories for status codes, in place of the default ones.
         ca_file: certificates (PEM) to trust instead of the public ones.
+        proxy: the proxy to connect through.
+        client_certificate: identifies Resonant to a receiver that demands a certificate.
         mode: ``binary`` sends the data as the body and the attributes as headers; ``structured`` sends the whole event as
             the body, in JSON.
 
@@ -67,6 +71,8 @@ class Endpoint:
     overrides: Mapping[int, Category] = field(default_factory=dict)
     ca_file: str | None = None
     mode: Mode = "binary"
+    proxy: Proxy | None = None
+    client_certificate: ClientCertificate | None = None
 
     def __post_init__(self) -> None:
         url = self._parsed_url()
@@ -79,6 +85,14 @@ class Endpoint:
         if not self.allow_private:
             with contextlib.suppress(ValueError):  # a name: its addresses are checked when connecting
                 check_address(str(ipaddress.ip_address(url.host)))
+            if self.proxy_for(url) is not None:
+                check_host(url.host)
+        if self.client_certificate is not None and url.scheme != "https":
+            raise self._error("it has a client certificate, but its URL does not begin with https://")
+
+    def proxy_for(self, url: httpx.URL) -> Proxy | None:
+        """Return the proxy to connect through for a URL; None without one."""
+        return self.proxy if self.proxy is not None and self.proxy.serves(url.host) else None
 
     def _parsed_url(self) -> httpx.URL:
         try:

@@ -8,41 +8,35 @@ import functools
 import hmac
 import importlib.metadata
 import math
-import ssl
 import time
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Self, cast
 
 import aiohttp
 import httpx
 import yarl
-from httpx_aiohttp import AiohttpTransport
 
-from resonant.errors import EndpointError, UnexpectedStatus
-from resonant.sinks.address_guard import guarded_socket_factory
+from resonant.errors import UnexpectedStatus
 from resonant.sinks.base import Receipt, TraceHeaders, attempt_trace
-from resonant.sinks.bounded_connection import HEAD_BYTES, READ_BYTES, AnswerCutOff, BoundedConnection
+from resonant.sinks.bounded_connection import READ_BYTES, AnswerCutOff
 from resonant.sinks.endpoint import Endpoint, signing_key
 from resonant.sinks.redaction import Redactor, basic_authorization
+from resonant.sinks.transport import open_transport
 from resonant.sinks.wire import Header, message
 
 if TYPE_CHECKING:
-    from aiohttp.client_proto import ResponseHandler
-    from aiohttp.connector import Connection
+    from httpx_aiohttp import AiohttpTransport
 
     from resonant.events import Clock, Event
 
 # Time limit for the body of a 2xx. The event is already delivered; the body is only for the excerpt.
 SUCCESS_BODY_SECONDS = 1.0
-# Common servers drop idle connections after 5 s. Closing them first avoids a send on a closing connection.
-KEEPALIVE_SECONDS = 4.0
 
 
 class HttpSink:
     """Sends events to an HTTP endpoint. Use it as an async context manager, in one event loop.
 
-    It uses the httpx-aiohttp transport without an ``httpx.AsyncClient``. So it follows no redirects, keeps no cookies,
-    takes no proxy from the environment and logs no URL, and it uses less than half the CPU.
+    It uses the httpx-aiohttp transport without an ``httpx.AsyncClient``. So it follows no redirects, keeps no cookies
+    and logs no URL, and it uses less than half the CPU.
     """
 
     def __init__(self, endpoint: Endpoint, *, clock: Clock = time.time) -> None:
@@ -131,8 +125,11 @@ class HttpSink:
         """Open a connection as ``send`` does, with TLS if it uses that, and close it without a request.
 
         Raises:
+            httpx.ProxyError: there is a proxy, which may accept a connection to an endpoint that does not.
             Exception: the errors of ``send`` when it cannot connect. The caller limits the time.
         """
+        if self.endpoint.proxy_for(self._url) is not None:
+            raise httpx.ProxyError("a connection through a proxy says nothing about the endpoint")
         connector = cast("aiohttp.TCPConnector", self._open().get_client().connector)
         request = aiohttp.ClientRequest("POST", yarl.URL(str(self._url)))
         connection = await connector.connect(request, [], aiohttp.ClientTimeout())
@@ -140,7 +137,7 @@ class HttpSink:
 
     def _open(self) -> AiohttpTransport:
         if self._transport is None:
-            self._transport = _open_transport(self.endpoint)
+            self._transport = open_transport(self.endpoint, self._url)
         return self._transport
 
     def _request(self, event: Event) -> httpx.Request:
@@ -179,51 +176,6 @@ def _traces(event: Event) -> list[Header]:
     return headers
 
 
-class _Request(aiohttp.ClientRequest):
-    """Adds no content type to a request without one: the data of such an event has no known type."""
-
-    def update_auto_headers(self, skip_auto_headers: Iterable[str] | None) -> None:
-        # Not an option of the session, which costs more for every request.
-        if "content-type" not in self.headers:
-            skip_auto_headers = ("content-type",)
-        super().update_auto_headers(skip_auto_headers)
-
-
-class _Answer(aiohttp.ClientResponse):
-    """Drops the reason phrase: the transport cannot encode one that is not UTF-8, such as ``200 Schön`` in Latin-1."""
-
-    async def start(self, connection: Connection) -> Self:
-        await super().start(connection)
-        self.reason = None
-        return self
-
-
-class _Connector(aiohttp.TCPConnector):
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        make: type[ResponseHandler] = BoundedConnection
-        self._factory = functools.partial(make, loop=self._loop)
-
-
-def _open_transport(endpoint: Endpoint) -> AiohttpTransport:
-    connector = _Connector(
-        limit=0,
-        keepalive_timeout=KEEPALIVE_SECONDS,
-        socket_factory=None if endpoint.allow_private else guarded_socket_factory,
-        ssl=_tls(endpoint) if endpoint.url.lower().startswith("https:") else True,
-    )
-    session = aiohttp.ClientSession(
-        connector=connector,
-        request_class=_Request,
-        response_class=_Answer,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        trust_env=False,  # a proxy from the environment would bypass the address guard
-        max_line_size=HEAD_BYTES,
-        max_field_size=HEAD_BYTES,
-    )
-    return AiohttpTransport(client=session, verify=_unused_tls())  # the session's connector verifies
-
-
 async def _read(response: httpx.Response, body: bytearray) -> None:
     """Read up to ``READ_BYTES`` of the body."""
     # Not ``aiter_raw``, which adds overhead for repeated reads and counting.
@@ -237,26 +189,6 @@ def _problem(error: Exception, *, is_late: bool) -> str:
     if isinstance(error, AnswerCutOff):
         return str(error)
     return "took too long" if is_late else f"broke off ({type(error).__name__})"
-
-
-def _tls(endpoint: Endpoint) -> ssl.SSLContext:
-    if endpoint.ca_file is None:
-        return _public_tls()
-    try:
-        return ssl.create_default_context(cafile=endpoint.ca_file)
-    except OSError as error:
-        raise EndpointError(
-            f"endpoint {endpoint.name!r}: its ca_file cannot be read: {error.strerror}"
-        ) from None
-
-
-# One context takes 0.9 MB and 7 ms, which adds up for a thousand endpoints.
-_public_tls = functools.cache(httpx.create_ssl_context)
-
-
-@functools.cache
-def _unused_tls() -> ssl.SSLContext:
-    return httpx.create_ssl_context(verify=False)
 
 
 @functools.cache

@@ -63,7 +63,7 @@ class Redactor:
 
     @classmethod
     def of(cls, *endpoints: Endpoint) -> Self:
-        """Return a redactor for the URL, user, password, query, header values and signing secrets of these endpoints."""
+        """Return a redactor for all secrets of these endpoints, such as the URL, header values and keys."""
         return cls(secret for endpoint in endpoints for secret in _secrets_of(endpoint))
 
     def line(self, text: str) -> str:
@@ -159,3 +159,12 @@ def _secrets_of(endpoint: Endpoint) -> Iterator[str]:
         yield from (value, *value.split())
     for secret in endpoint.signing_secrets:
         yield from (secret, secret.removeprefix("whsec_"))
+    if endpoint.proxy is not None and (proxy := httpx.URL(endpoint.proxy.url)).userinfo:
+        user = proxy.userinfo.decode()
+        for text in (endpoint.proxy.url, user, *user.split(":", 1)):
+            yield from (text, unquote(text))
+        yield basic_authorization(proxy).removeprefix("Basic ")
+    if (certificate := endpoint.client_certificate) is not None:
+        for pem in (certificate.chain, certificate.key):
+            # A library may quote one line.
+            yield from (pem, *(line for line in pem.splitlines() if not line.startswith("-----")))

@@ -14,8 +14,9 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from resonant.errors import EndpointError, UnexpectedStatus
 from resonant.events import Event
 from resonant.sinks.base import Receipt
-from resonant.sinks.http import HttpSink, _tls
+from resonant.sinks.http import HttpSink
 from resonant.sinks.redaction import Redactor
+from resonant.sinks.transport import tls_context
 from resonant.testing import (
     Action,
     FixedClock,
@@ -281,4 +282,4 @@ async def test_the_url_is_not_logged(caplog):
 
 
 def test_endpoints_share_one_set_of_public_certificates():
-    assert _tls(endpoint("https://a.example/")) is _tls(endpoint("https://b.example/"))
+    assert tls_context(endpoint("https://a.example/")) is tls_context(endpoint("https://b.example/"))
