@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from pydantic_core import to_jsonable_python
 
 from resonant.errors import EndpointError, UnknownEndpoint
-from resonant.sinks.endpoint import check_new_secret
+from resonant.sinks.signing import check_new_secret
 
 from .endpoint import DEFAULT_BLOCK_TYPE
 from .loading import endpoint_documents, load_endpoint, require_endpoint

@@ -11,8 +11,9 @@ from pydantic import AwareDatetime, Field, SecretStr
 from resonant.delivery.attempt import Destination
 from resonant.errors import EndpointError, ResonantError, SendFailed
 from resonant.events import Category, Event
-from resonant.sinks.endpoint import Endpoint, Mode, problem_of_secret
+from resonant.sinks.endpoint import Endpoint, Mode
 from resonant.sinks.redaction import Redactor
+from resonant.sinks.signing import problem_of_secret, public_key
 
 from .endpoint import EndpointBlock
 from .loading import load_endpoint
@@ -55,7 +56,9 @@ class WebhookEndpoint(EndpointBlock):
         description='Headers sent with every event, as a JSON object: {"Authorization": "Bearer ..."}.',
     )
     signing_secret: SecretStr | None = Field(
-        default=None, description="Standard Webhooks secret (whsec_ and base64) that signs every attempt."
+        default=None,
+        description="Standard Webhooks secret (whsec_ and base64) or Ed25519 private key (whsk_ and base64) that signs every "
+        "attempt.",
     )
     previous_signing_secret: SecretStr | None = Field(
         default=None,
@@ -115,6 +118,12 @@ class WebhookEndpoint(EndpointBlock):
             ca_file=self.ca_file,
             mode=self.mode,
         )
+
+    def public_keys(self) -> dict[str, str]:
+        """Return the public keys (``whpk_``) of its Ed25519 keys, by their names in ``endpoint show``."""
+        fields = {"public_key": self.signing_secret, "previous_public_key": self.previous_signing_secret}
+        keys = {name: public_key(secret.get_secret_value()) for name, secret in fields.items() if secret}
+        return {name: key for name, key in keys.items() if key}
 
     def check(self, name: str) -> None:
         """Check the configuration.

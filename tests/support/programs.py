@@ -19,6 +19,7 @@ PROGRAMS: dict[str, tuple[tuple[str, ...], str]] = {
     "chromium": (("chromium", "chromium-browser", "google-chrome"), "apt-get install chromium"),
     "nginx": (("nginx",), "apt-get install nginx-light"),
     "node": (("node", "nodejs"), "apt-get install nodejs"),
+    "openssl": (("openssl",), "apt-get install openssl"),
     "prometheus": (("prometheus",), "apt-get install prometheus"),
     "prometheus-node-exporter": (
         ("prometheus-node-exporter", "node_exporter"),

@@ -200,6 +200,8 @@ def endpoint_settings(name: str, block: Any) -> Document:
             shown[field] = value if isinstance(value, int | float | dict | None) else str(value)
     if (host := _host(block)) is not None:
         shown["host"] = host
+    if hasattr(block, "public_keys"):
+        shown |= block.public_keys()
     return shown
 
 

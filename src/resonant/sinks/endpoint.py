@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
 import ipaddress
 import math
@@ -14,9 +12,9 @@ from typing import TYPE_CHECKING, Literal
 
 import httpx
 
-from resonant.display import counted
 from resonant.errors import EndpointError
 from resonant.sinks.address_guard import check_address, check_host
+from resonant.sinks.signing import signer
 
 if TYPE_CHECKING:
     from resonant.events import Category
@@ -27,8 +25,6 @@ Mode = Literal["binary", "structured"]
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 _HEADER_VALUE = re.compile(r"[!-~]([ \t!-~]*[!-~])?")  # RFC 9110, 5.5, without the obsolete octets
-# Standard Webhooks. A shorter secret can be guessed from one signature.
-_MIN_SECRET_BYTES, _MAX_SECRET_BYTES = 24, 64
 _RESERVED_PREFIXES = ("ce-", "webhook-")
 _RESERVED_HEADERS = frozenset(
     {"accept-encoding", "connection", "content-length", "content-type", "expect", "host", "te", "traceparent"}
@@ -44,8 +40,8 @@ class Endpoint:
         name: the endpoint's name in the store, labels and logs.
         url: http or https; its user and password are sent as Basic authentication.
         headers: sent with every event, in addition to those that Resonant sets.
-        signing_secrets: Standard Webhooks secrets (base64, with or without the prefix ``whsec_``); during a rotation, two
-            secrets sign.
+        signing_secrets: Standard Webhooks secrets (base64, with or without the prefix ``whsec_``) or Ed25519 private keys
+            (``whsk_`` and base64); during a rotation, two secrets sign.
         signing_ends: when each secret stops signing, in seconds since the epoch; a secret without an entry never stops.
         timeout: seconds for a whole attempt, from connecting to the end of the answer.
         allow_private: whether connections to private and special addresses are allowed.
@@ -78,8 +74,10 @@ class Endpoint:
         url = self._parsed_url()
         self._check_headers(url)
         for secret in self.signing_secrets:
-            if not signing_key(secret):
-                raise self._error("a signing secret must be whsec_ and base64")
+            try:
+                signer(secret)
+            except ValueError as error:
+                raise self._error(str(error)) from None
         if not (math.isfinite(self.timeout) and self.timeout > 0):
             raise self._error(f"its timeout must be a positive number of seconds, not {self.timeout}")
         if not self.allow_private:
@@ -123,34 +121,6 @@ class Endpoint:
 
     def _error(self, problem: str) -> EndpointError:
         return EndpointError(f"endpoint {self.name!r}: {problem}")
-
-
-def problem_of_secret(secret: str) -> str | None:
-    """Return the problem with a signing secret's length, on one line without the secret; None if it is right."""
-    size = len(signing_key(secret))
-    if _MIN_SECRET_BYTES <= size <= _MAX_SECRET_BYTES:
-        return None
-    return f"its signing secret has {counted(size, 'byte')}, not {_MIN_SECRET_BYTES} to {_MAX_SECRET_BYTES}"
-
-
-def check_new_secret(name: str, secret: str) -> None:
-    """Refuse a new signing secret that is too short or too long. An existing one still signs.
-
-    Raises:
-        EndpointError: the message says how to make a secret.
-    """
-    if problem := problem_of_secret(secret):
-        raise EndpointError(
-            f"endpoint {name!r}: {problem}: `(printf whsec_; openssl rand -base64 32)` makes a new one"
-        )
-
-
-def signing_key(secret: str) -> bytes:
-    """Return the key of a signing secret; empty if the secret is not base64."""
-    try:
-        return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
-    except (binascii.Error, ValueError):
-        return b""
 
 
 def _has_valid_labels(host: bytes) -> bool:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import functools
-import hmac
 import importlib.metadata
 import math
 import time
@@ -18,8 +16,8 @@ import yarl
 from resonant.errors import UnexpectedStatus
 from resonant.sinks.base import Receipt, TraceHeaders, attempt_trace
 from resonant.sinks.bounded_connection import READ_BYTES, AnswerCutOff
-from resonant.sinks.endpoint import Endpoint, signing_key
 from resonant.sinks.redaction import Redactor, basic_authorization
+from resonant.sinks.signing import signer
 from resonant.sinks.transport import open_transport
 from resonant.sinks.wire import Header, message
 
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
     from httpx_aiohttp import AiohttpTransport
 
     from resonant.events import Clock, Event
+    from resonant.sinks.endpoint import Endpoint
 
 # Time limit for the body of a 2xx. The event is already delivered; the body is only for the excerpt.
 SUCCESS_BODY_SECONDS = 1.0
@@ -58,8 +57,8 @@ class HttpSink:
         }
         # In httpx's internal form, so that it does not encode them for each event.
         self._constant_headers = httpx.Headers(constant_headers).raw
-        self._keys = [
-            (signing_key(secret), endpoint.signing_ends.get(secret, math.inf))
+        self._signers = [
+            (signer(secret), endpoint.signing_ends.get(secret, math.inf))
             for secret in endpoint.signing_secrets
         ]
         self._redactor = Redactor.of(endpoint)
@@ -156,11 +155,9 @@ class HttpSink:
         timestamp = int(self._clock())
         name, moment = webhook_id.encode(), b"%d" % timestamp
         headers = [(b"webhook-id", name), (b"webhook-timestamp", moment)]
-        if keys := [key for key, ends in self._keys if timestamp < ends]:
+        if signers := [sign for sign, ends in self._signers if timestamp < ends]:
             signed = b"%b.%b.%b" % (name, moment, body)
-            digests = (hmac.digest(key, signed, "sha256") for key in keys)
-            signatures = b" ".join(b"v1," + base64.b64encode(digest) for digest in digests)
-            headers.append((b"webhook-signature", signatures))
+            headers.append((b"webhook-signature", b" ".join([sign(signed) for sign in signers])))
         return headers
 
 

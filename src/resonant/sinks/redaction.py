@@ -158,7 +158,7 @@ def _secrets_of(endpoint: Endpoint) -> Iterator[str]:
     for value in endpoint.headers.values():
         yield from (value, *value.split())
     for secret in endpoint.signing_secrets:
-        yield from (secret, secret.removeprefix("whsec_"))
+        yield from (secret, secret.partition("_")[2] or secret)
     if endpoint.proxy is not None and (proxy := httpx.URL(endpoint.proxy.url)).userinfo:
         user = proxy.userinfo.decode()
         for text in (endpoint.proxy.url, user, *user.split(":", 1)):

@@ -5,7 +5,8 @@ import base64
 import pytest
 
 from resonant.errors import EndpointError
-from resonant.sinks.endpoint import Endpoint, check_new_secret, problem_of_secret
+from resonant.sinks.endpoint import Endpoint
+from resonant.sinks.signing import check_new_secret, problem_of_secret
 from support.http_sinks import SECRET, endpoint
 
 
@@ -41,6 +42,13 @@ from support.http_sinks import SECRET, endpoint
         ),
         ({"signing_secrets": ("whsec_s3cret00!",)}, "signing secret must be whsec_ and base64"),
         ({"signing_secrets": (SECRET, "whsec_")}, "signing secret must be whsec_ and base64"),
+        ({"signing_secrets": ("whpk_s3cret",)}, "a public key (whpk_) cannot sign: give the private key"),
+        ({"signing_secrets": ("whsk_s3cret",)}, "must be whsk_ and base64 of 32 or 64 bytes"),
+        ({"signing_secrets": (f"whsk_{base64.b64encode(bytes(33)).decode()}",)}, "base64 of 32 or 64 bytes"),
+        (
+            {"signing_secrets": (f"whsk_{base64.b64encode(bytes(64)).decode()}",)},
+            "a public key that does not belong to it",
+        ),
         ({"timeout": 0}, "timeout must be a positive number"),
         ({"timeout": -1.0}, "timeout must be a positive number"),
         ({"timeout": float("inf")}, "timeout must be a positive number"),

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import random
-import secrets
 import time
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -26,14 +24,15 @@ from resonant.cli.subscription import given as subscription_given
 from resonant.display import counted
 from resonant.errors import EndpointError, UnknownEndpoint
 from resonant.events import Attempt, Event, Lease, rfc3339
+from resonant.sinks.signing import new_secret, public_key, scheme_of
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from resonant.routing import Subscription
+    from resonant.sinks.signing import Scheme
 
 commands = typer.Typer(no_args_is_help=True)
-_SECRET_BYTES = 32  # Standard Webhooks requires 24 to 64
 _FOLLOW = "processes that are sending follow within a minute"
 
 
@@ -47,8 +46,17 @@ def add(
     settings: given.SettingOptions,
     secret_stdin: Annotated[
         bool,
-        typer.Option("--secret-stdin", help="Read the signing secret (whsec_...) from standard input."),
+        typer.Option(
+            "--secret-stdin", help="Read the signing secret (whsec_... or whsk_...) from standard input."
+        ),
     ] = False,
+    signing: Annotated[
+        Literal["ed25519"] | None,
+        typer.Option(
+            metavar="SCHEME",
+            help="ed25519: make a private key that signs, and print the public key for the receiver.",
+        ),
+    ] = None,
     allow_private: Annotated[
         bool, typer.Option("--allow-private", help="Allow private addresses, such as 127.0.0.1.")
     ] = False,
@@ -71,7 +79,12 @@ def add(
     """
     name = _webhook_name(name)
     changes = settings.changes(url=url, allow_private=allow_private or None)
-    secret = given.line_of_stdin("the signing secret") if secret_stdin else None
+    if signing and (secret_stdin or overwrite):
+        raise options.Misuse(
+            "--signing cannot be combined with --secret-stdin or --overwrite: `resonant endpoint rotate-secret` gives an "
+            "existing endpoint a new key"
+        )
+    secret = given.line_of_stdin("the signing secret") if secret_stdin else signing and new_secret(signing)
     # Unusable values are refused before a server is started. An existing endpoint may allow private addresses.
     changes.check(name, secret=secret, may_be_private=overwrite)
     wanted = _subscription(name, types)
@@ -96,6 +109,8 @@ def add(
         output.write_paragraph(
             f"saved endpoint {name}; `resonant endpoint test {name}` sends it a test event"
         )
+        if secret is not None and (public := public_key(secret)):
+            output.write(f"public key: {public}\n")
         _subscribe(store, wanted)
 
 
@@ -204,9 +219,16 @@ def rotate_secret(
         bool,
         typer.Option(
             "--secret-stdin",
-            help="Read the new secret (whsec_...) from standard input instead of generating one.",
+            help="Read the new secret (whsec_... or whsk_...) from standard input instead of generating one.",
         ),
     ] = False,
+    signing: Annotated[
+        Literal["hmac", "ed25519"] | None,
+        typer.Option(
+            metavar="SCHEME",
+            help="Generate a shared secret (hmac) or a key pair (ed25519); by default, the kind that the endpoint has.",
+        ),
+    ] = None,
     overlap: Annotated[
         float,
         typer.Option(
@@ -219,15 +241,14 @@ def rotate_secret(
 ) -> None:
     """Rotate an endpoint's signing secret. For --overlap hours, the old secret also signs.
 
-    The command saves the new secret, and prints it on standard output. Processes that are sending use it within a
-    minute; from then on, the receiver may switch at any time within the overlap.
+    The command saves the new secret, and prints on standard output what the receiver needs: the new secret, or the public
+    key of an Ed25519 key. Processes that are sending use it within a minute; from then on, the receiver may switch at any
+    time within the overlap.
     """
-    from pydantic import SecretStr
-
     name = options.endpoint_name(name)
-    if end and secret_stdin:
-        raise options.Misuse("--end cannot be combined with --secret-stdin")
-    secret = SecretStr(given.line_of_stdin("the new signing secret") if secret_stdin else _new_secret())
+    if (end and (secret_stdin or signing)) or (secret_stdin and signing):
+        raise options.Misuse("--end, --secret-stdin and --signing cannot be combined")
+    secret = given.secret(given.line_of_stdin("the new signing secret")) if secret_stdin else None
     now = datetime.now(UTC)
     with on_prefect():
         if end:
@@ -236,15 +257,13 @@ def rotate_secret(
             run_async(end_rotation(name, now=now))
             output.say(f"endpoint {name}: signs with the new secret alone; {_FOLLOW}")
             return
-        until = run_async(
-            _rotate(name, secret, overlap=timedelta(hours=overlap), now=now, show=not secret_stdin)
-        )
+        until = run_async(_rotate(name, secret, signing, overlap=timedelta(hours=overlap), now=now))
     if until is None:
         output.say(f"endpoint {name}: signs with the new secret alone; {_FOLLOW}")
     else:
         output.say(
             f"endpoint {name}: signs with the new and the old secret until {rfc3339(until.timestamp())}; {_FOLLOW}. "
-            "Give the receiver the new secret after that, and before the overlap ends"
+            "Give the receiver the new secret or public key after that, and before the overlap ends"
         )
 
 
@@ -295,38 +314,43 @@ async def _test(name: str) -> Attempt:
 
 
 async def _rotate(
-    name: str, secret: SecretStr, *, overlap: timedelta, now: datetime, show: bool
+    name: str, given_secret: SecretStr | None, signing: Scheme | None, *, overlap: timedelta, now: datetime
 ) -> datetime | None:
-    """Rotate a secret, and print it if ``show`` is set, even if it is unknown whether it was saved."""
+    """Rotate a secret, and print it, even if it is unknown whether it was saved. A given one is not printed."""
     import asyncio
 
     from blocks.catalog import rotate_secret
 
-    await load_endpoint(name)  # if no server answers, nothing can be saved
+    block = await load_endpoint(name)  # if no server answers, nothing can be saved
+    current = getattr(block, "signing_secret", None)
+    scheme = signing or scheme_of(current.get_secret_value() if current else "")
+    secret = given_secret or given.secret(new_secret(scheme))
+    for_receiver = public_key(secret.get_secret_value()) or (
+        "" if given_secret else secret.get_secret_value()
+    )
     try:
         until = await rotate_secret(name, secret, overlap=overlap, now=now)
     except EndpointError:
         raise  # nothing was saved
     except (Exception, asyncio.CancelledError) as error:
         # Prefect may have saved the secret, and only its answer is lost.
-        _print_secret(secret, show=show)
+        _print(for_receiver)
+        again = f"Run the command again with it: `resonant endpoint rotate-secret {name} --secret-stdin`"
+        if public_key(secret.get_secret_value()):
+            again = f"`resonant endpoint show {name}` shows the saved public keys"
         said = (
             f"endpoint {name!r}: the answer to the save is missing ({type(error).__name__}), so the new secret may be "
-            f"saved. Run the command again with it: `resonant endpoint rotate-secret {name} --secret-stdin`"
+            f"saved. {again}"
         )
         if isinstance(error, asyncio.CancelledError):
             error.args = (said,)
             raise
         raise EndpointError(said) from error
-    _print_secret(secret, show=show)
+    _print(for_receiver)
     return until
 
 
-def _print_secret(secret: SecretStr, *, show: bool) -> None:
-    if show:
-        output.write(f"{secret.get_secret_value()}\n")
+def _print(for_receiver: str) -> None:
+    if for_receiver:
+        output.write(f"{for_receiver}\n")
         output.flush()
-
-
-def _new_secret() -> str:
-    return f"whsec_{base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()}"

@@ -21,7 +21,7 @@ from resonant.cli.endpoint import declared_subscriptions
 from resonant.cli.endpoint import options as given
 from resonant.errors import EndpointError
 from resonant.settings import Settings, first_problem
-from resonant.sinks.endpoint import check_new_secret
+from resonant.sinks.signing import check_new_secret
 from resonant.suggestions import did_you_mean
 
 if TYPE_CHECKING:

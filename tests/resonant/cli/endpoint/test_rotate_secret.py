@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from blocks import WebhookEndpoint, load_endpoint
+from resonant.sinks.signing import public_key
 
 pytestmark = pytest.mark.engine
 
@@ -44,6 +45,38 @@ def test_the_new_secret_is_printed_alone_and_a_message_has_the_end_of_the_old_on
 
 def test_end_cannot_be_combined_with_a_new_secret(resonant, saved):
     resonant.on_prefect("endpoint", "rotate-secret", NAME, "--end", "--secret-stdin", typed=OLD, code=2)
+
+
+def test_an_endpoint_changes_to_a_key_pair_and_its_public_keys_are_shown_and_rotated(resonant, saved):
+    def rotate(*options):
+        return resonant.on_prefect("endpoint", "rotate-secret", NAME, *options).out.strip()
+
+    def show():
+        return json.loads(resonant.on_prefect("endpoint", "show", NAME, "--json").out)
+
+    first = rotate("--signing", "ed25519")
+    assert first == show()["public_key"] == public_key(saved())
+    assert "previous_public_key" not in show(), "the old secret is a shared one"
+    rotate("--end")
+    second = rotate()
+    shown = show()
+    assert (shown["public_key"], shown["previous_public_key"]) == (second, first)
+    assert f"public_key: {second}\n" in resonant.on_prefect("endpoint", "show", NAME).out
+    assert saved() not in json.dumps(shown)
+    rotate("--end")
+    assert rotate("--signing", "hmac") == saved()
+
+
+def test_a_new_endpoint_gets_a_key_pair_and_its_public_key_is_printed(resonant, saved):
+    url = "https://hooks.example.com/in"
+    resonant.on_prefect("endpoint", "remove", NAME, "--yes")
+    added = resonant.on_prefect("endpoint", "add", NAME, url, "--signing", "ed25519").out
+    assert added.splitlines()[-1] == f"public key: {public_key(saved())}"
+    again = resonant.on_prefect("endpoint", "add", NAME, url, "--signing", "ed25519", "--overwrite", code=2)
+    assert "--signing cannot be combined with --secret-stdin or --overwrite" in again.err
+    public = public_key(saved())
+    refused = resonant.on_prefect("endpoint", "rotate-secret", NAME, "--secret-stdin", typed=public, code=1)
+    assert "a public key (whpk_) cannot sign: give the private key (whsk_)" in refused.err
 
 
 def test_without_an_overlap_and_after_the_end_the_new_secret_signs_alone(resonant, saved):
