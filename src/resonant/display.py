@@ -30,6 +30,8 @@ _IN_PLACE = re.compile(
     rf"(?:(?<={_SEEN})|(?<=[0-9#*]))[{_SELECTORS}]|(?:(?<={_SEEN})|(?<={_SEEN}[{_SELECTORS}]))[{_JOINERS}](?={_SEEN})"
 )
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)([smhdw]?)")
+_UNIT_SECONDS = {"": 1, "s": 1, "m": _MINUTE, "h": _HOUR, "d": _DAY, "w": 7 * _DAY}
 _ROW_BYTES = 16
 _BLANKS = re.compile(rf"[\s{_CONTROLS}]+")
 # Text that Markdown leaves unchanged in any position: no markup characters, and nothing that becomes a link.
@@ -101,6 +103,18 @@ def duration(seconds: float) -> str:
     if size < _HOUR:
         return f"{size / _MINUTE:.0f} min"
     return f"{size / _HOUR:.0f} h" if size < 2 * _DAY else f"{size / _DAY:.0f} days"
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of a duration such as ``90``, ``1.5``, ``90s``, ``5m``, ``24h`` or ``3d``.
+
+    Raises:
+        ValueError: not a duration.
+    """
+    found = _DURATION.fullmatch(text)
+    if not found:
+        raise ValueError(f"{text!r} is not a duration: give seconds or a unit, such as 90, 90s, 5m or 24h")
+    return float(found[1]) * _UNIT_SECONDS[found[2]]
 
 
 def ago(seconds: float) -> str:

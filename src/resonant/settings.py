@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
@@ -13,11 +13,17 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as MalformedJson
 
 from resonant.delivery.retry import RetryPolicy
+from resonant.display import parse_duration
 from resonant.errors import SettingsError, UnknownPolicy
 from resonant.events import Reason
 
 DEFAULT_POLICY = "default"
-_BUILT_IN_POLICIES = {DEFAULT_POLICY: RetryPolicy(), "classic": RetryPolicy.classic()}
+_BUILT_IN_POLICIES = {
+    DEFAULT_POLICY: RetryPolicy(),
+    "classic": RetryPolicy.classic(),
+    "standard-webhooks": RetryPolicy.standard_webhooks(),
+}
+_DURATIONS = ("base", "cap", "max_age", "park_after")
 
 
 class Settings(BaseSettings):
@@ -79,7 +85,7 @@ class Settings(BaseSettings):
     )
     policies: dict[str, RetryPolicy] = Field(
         default={},
-        description='Retry policies by name, as JSON: `{"brief": {"max_attempts": 10, "max_age": 7200}}`.',
+        description='Retry policies by name, as JSON: `{"brief": {"max_attempts": 10, "max_age": "2h"}}`.',
     )
     default_policy: str = Field(
         default=DEFAULT_POLICY, description="The policy of endpoints and events without one."
@@ -139,13 +145,13 @@ class Settings(BaseSettings):
 
     @field_validator("policies", mode="before")
     @classmethod
-    def _no_unknown_fields(cls, value: object) -> object:
-        # pydantic would silently drop a misspelt field of a dataclass.
-        if isinstance(value, dict):
-            for name, fields in value.items():
-                if isinstance(fields, dict) and (unknown := fields.keys() - set(RetryPolicy.__slots__)):
-                    raise ValueError(f"policy {name!r} has no field {min(unknown)!r}")
-        return value
+    def _policies_with_known_fields(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        return {
+            name: _policy_fields(name, fields) if isinstance(fields, dict) else fields
+            for name, fields in value.items()
+        }
 
     @field_validator("default_policy")
     @classmethod
@@ -216,6 +222,31 @@ def first_problem(error: ValidationError) -> tuple[list[str], str]:
     first = error.errors(include_input=False, include_url=False)[0]
     text, _, _ = first["msg"].removeprefix("Value error, ").partition(", unable to ")
     return list(map(str, first["loc"])), re.sub("^Input should ", "must ", text)
+
+
+def _policy_fields(name: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a policy, with durations as seconds."""
+    # pydantic would silently drop a misspelt field of a dataclass.
+    if unknown := fields.keys() - set(RetryPolicy.__slots__):
+        raise ValueError(f"policy {name!r} has no field {min(unknown)!r}")
+    if fields.get("delays") is not None and (curve := fields.keys() & {"base", "factor", "cap"}):
+        raise ValueError(f"{name}: delays cannot be combined with {min(curve)}: remove one of them")
+    return {field: _field_value(f"{name}: {field}", field, value) for field, value in fields.items()}
+
+
+def _field_value(place: str, field: str, value: object) -> object:
+    if field == "delays" and isinstance(value, list):
+        return [_seconds(f"{place}: item {number}", each) for number, each in enumerate(value, 1)]
+    return _seconds(place, value) if field in _DURATIONS else value
+
+
+def _seconds(place: str, value: object) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    try:
+        return parse_duration(str(value))
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
 
 
 def _named_policy(name: str, more: dict[str, RetryPolicy]) -> RetryPolicy:

@@ -72,6 +72,13 @@ def test_a_database_url_is_used_as_it_is_and_never_shown(environment):
         ({"policies": PATIENT}, None, RetryPolicy()),
         ({"policies": PATIENT, "default_policy": "patient"}, None, RetryPolicy(max_attempts=20, cap=7200)),
         ({"policies": '{"default": {"max_attempts": 2}}'}, None, RetryPolicy(max_attempts=2)),
+        (
+            {"policies": '{"a": {"cap": "2h", "max_age": "1.5d"}}'},
+            "a",
+            RetryPolicy(cap=7200, max_age=129_600),
+        ),
+        ({"policies": '{"a": {"delays": ["5s", 60, "5m"]}}'}, "a", RetryPolicy(delays=(5, 60, 300))),
+        ({"default_policy": "standard-webhooks"}, None, RetryPolicy.standard_webhooks()),
     ],
 )
 def test_policies_are_read_as_json_and_found_by_name(environment, variables, name, policy):
@@ -82,7 +89,7 @@ def test_policies_are_read_as_json_and_found_by_name(environment, variables, nam
 def test_an_unknown_policy_is_an_error_that_lists_the_known_ones(environment):
     environment(policies=PATIENT)
     with pytest.raises(
-        UnknownPolicy, match=r"'impatient'; known policies: classic, default, patient \(RESONANT_POL"
+        UnknownPolicy, match=r"'impatient'; known policies: classic, default, patient, standard-webhooks"
     ):
         load_settings().policy("impatient")
 
@@ -106,7 +113,31 @@ def test_an_unknown_policy_is_an_error_that_lists_the_known_ones(environment):
             '{"a": {"max_attempts": 0}}',
             "RESONANT_POLICIES: a: max_attempts must be 1 to 1000, not 0",
         ),
-        ("policies", '{"a": {"cap": "high"}}', "RESONANT_POLICIES: a.cap: must be a valid number"),
+        ("policies", '{"a": {"cap": "high"}}', "RESONANT_POLICIES: a: cap: 'high' is not a duration: give"),
+        ("policies", '{"a": {"delays": "5s"}}', "RESONANT_POLICIES: a.delays: must be a valid tuple"),
+        *(
+            (
+                "policies",
+                f'{{"a": {{"delays": [5, {item}]}}}}',
+                f"RESONANT_POLICIES: a: delays: item 2: '{said}' is not a duration: give seconds or a unit",
+            )
+            for item, said in (('"5 minutes"', "5 minutes"), ("true", "True"), ("null", "None"))
+        ),
+        (
+            "policies",
+            '{"a": {"delays": [5, -1]}}',
+            "RESONANT_POLICIES: a: delays must be finite and not negative",
+        ),
+        (
+            "policies",
+            '{"a": {"delays": [5], "base": 1}}',
+            "RESONANT_POLICIES: a: delays cannot be combined with base: remove one of them",
+        ),
+        (
+            "policies",
+            '{"a": {"delays": ["24h", "48h"]}}',
+            "RESONANT_POLICIES: a: max_age must be at least 311040 seconds for these delays",
+        ),
         (
             "policies",
             '{"a": {"jitter": "some"}}',

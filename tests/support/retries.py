@@ -34,7 +34,7 @@ class CountingRandom(random.Random):
         return super().random()
 
 
-policies = st.builds(
+curves = st.builds(
     RetryPolicy,
     base=st.just(0) | st.floats(1e-3, 1e4),
     factor=st.integers(1, 5) | st.floats(1, 10),
@@ -44,3 +44,12 @@ policies = st.builds(
     max_age=st.floats(0, 2e5),
     park_after=st.floats(0, 2e5),
 )
+listed = st.builds(
+    RetryPolicy,
+    delays=st.lists(st.floats(0, 1e4), min_size=12, max_size=20),
+    jitter=st.sampled_from([each for each in JITTERS if each != "decorrelated"]),
+    spread=st.floats(0, 0.99),
+    max_age=st.floats(4e5, 1e6),
+    park_after=st.floats(0, 2e5),
+)
+policies = curves | listed

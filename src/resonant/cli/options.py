@@ -17,6 +17,7 @@ from resonant.cli import completion
 from resonant.delivery.retry import MAX_ATTEMPTS_LIMIT
 from resonant.dispatch import MAX_CHUNK_SIZE
 from resonant.dispatch.limits import Lane
+from resonant.display import parse_duration
 from resonant.events import ENDPOINT_NAME
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ Policy = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="The retry policy: default, classic or one of your own.",
+        help="The retry policy: default, classic, standard-webhooks or one of your own.",
         autocompletion=completion.policies,
     ),
 ]
@@ -80,9 +81,7 @@ AllowUnrouted = Annotated[
 Strict = Annotated[bool, typer.Option("--strict", help="Store nothing if any line is bad.")]
 
 _AGE = re.compile(r"([0-9]{1,9})([smhdw])")
-_LENGTH = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)([smhdw]?)")
 _LONGEST_DAYS = 30
-_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
@@ -181,8 +180,8 @@ def moment(option: str, text: str | None, *, now: float) -> float | None:
     """
     if text is None:
         return None
-    if age := _AGE.fullmatch(text):
-        return max(0.0, now - int(age[1]) * _UNIT_SECONDS[age[2]])
+    if _AGE.fullmatch(text):
+        return max(0.0, now - parse_duration(text))
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
@@ -200,12 +199,10 @@ def seconds(option: str, text: str) -> float:
     Raises:
         Misuse: not a duration, or longer than 30 days.
     """
-    found = _LENGTH.fullmatch(text)
-    if not found:
-        raise Misuse(
-            f"{option} {text!r} is not a duration: give seconds or a unit, such as 90, 90s, 5m or 24h"
-        )
-    length = float(found[1]) * _UNIT_SECONDS[found[2] or "s"]
-    if length > _LONGEST_DAYS * _UNIT_SECONDS["d"]:
+    try:
+        length = parse_duration(text)
+    except ValueError as error:
+        raise Misuse(f"{option} {error}") from None
+    if length > _LONGEST_DAYS * 86_400:
         raise Misuse(f"{option} is at most {_LONGEST_DAYS}d, not {text}")
     return length

@@ -1,14 +1,14 @@
 """When to retry: the backoff curve, the jitter, and the decision on each failure.
 
 Terms: *backoff* is the curve over attempts, *jitter* the randomness, *delay* the value drawn. A delay is drawn for
-each retry of each delivery: with a shared list of delays, deliveries would be retried at the same times (Brooker,
+each retry of each delivery: with the same delays, deliveries would be retried at the same times (Brooker,
 "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import inf
+from dataclasses import dataclass, fields
+from math import ceil, inf
 from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ Jitter = Literal["proportional", "full", "equal", "decorrelated", "none"]
 
 # The highest max_attempts of a policy. Prefect's own `retries` is higher, so that the policy decides.
 MAX_ATTEMPTS_LIMIT = 1_000
+_CURVE = ("base", "factor", "cap")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +42,11 @@ class RetryPolicy:
             over which deliveries with the same Retry-After are spread.
         max_age: the maximum age of a round, in seconds; a delivery is given up if its next retry would be later.
         park_after: a delivery waits in the store if its backoff (or Retry-After) is longer than this, in seconds.
+        delays: the backoff after each attempt, in seconds, instead of ``base``, ``factor`` and ``cap``. ``max_attempts`` is
+            then at most one more than their number.
 
     Raises:
-        ValueError: a value is out of range; the message says which.
+        ValueError: a value is out of range, or ``max_age`` would cut ``delays`` off; the message says which.
     """
 
     max_attempts: int = 100
@@ -55,6 +58,7 @@ class RetryPolicy:
     spread: float = 0.2
     max_age: float = 72 * 3600.0
     park_after: float = 30.0
+    delays: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_attempts", "unknown_max_attempts"):
@@ -69,11 +73,41 @@ class RetryPolicy:
             raise ValueError(f"spread must be from 0 to below 1, not {self.spread}")
         if self.jitter not in get_args(Jitter):
             raise ValueError(f"jitter {self.jitter!r} is not one of {', '.join(get_args(Jitter))}")
+        if self.delays is not None:
+            self._check_delays(tuple(self.delays))
+
+    def _check_delays(self, delays: tuple[float, ...]) -> None:
+        if not 1 <= len(delays) < MAX_ATTEMPTS_LIMIT:
+            raise ValueError(f"delays must be 1 to {MAX_ATTEMPTS_LIMIT - 1} delays, not {len(delays)}")
+        for number, delay in enumerate(delays, 1):
+            if not 0 <= delay < inf:
+                raise ValueError(f"delays must be finite and not negative, not {delay} (item {number})")
+        if given := [
+            each.name
+            for each in fields(self)
+            if each.name in _CURVE and getattr(self, each.name) != each.default
+        ]:
+            raise ValueError(f"delays cannot be combined with {given[0]}: remove one of them")
+        if self.jitter == "decorrelated":
+            raise ValueError("delays cannot be combined with decorrelated jitter: choose another jitter")
+        longest = sum(delays) * (1 + self.spread if self.jitter == "proportional" else 1)
+        if longest > self.max_age:
+            raise ValueError(
+                f"max_age must be at least {ceil(longest)} seconds for these delays with jitter, not {self.max_age:g}"
+            )
+        object.__setattr__(self, "delays", delays)
+        object.__setattr__(self, "max_attempts", min(self.max_attempts, len(delays) + 1))
 
     @classmethod
     def classic(cls) -> RetryPolicy:
         """Return the policy of the first version: 4 attempts, delays of 1, 2 and 4 s, ±20 %, nothing parked."""
         return cls(max_attempts=4, base=1.0, factor=2.0, max_age=24 * 3600.0, park_after=24 * 3600.0)
+
+    @classmethod
+    def standard_webhooks(cls) -> RetryPolicy:
+        """Return the schedule that Standard Webhooks proposes: 10 attempts in about 76 hours, ±20 %."""
+        hours = (2, 5, 10, 14, 20, 24)
+        return cls(delays=(5.0, 300.0, 1800.0, *(each * 3600.0 for each in hours)), max_age=7 * 24 * 3600.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +172,12 @@ NORMAL = GateView()
 
 
 def backoff(policy: RetryPolicy, attempt: int) -> float:
-    """Return the backoff after this attempt (from 1), in seconds: ``min(cap, base * factor ** (attempt - 1))``."""
+    """Return the backoff after this attempt (from 1), in seconds: ``min(cap, base * factor ** (attempt - 1))``.
+
+    A policy with ``delays`` has these instead; after the last attempt, the last one.
+    """
+    if policy.delays is not None:
+        return policy.delays[min(attempt, len(policy.delays)) - 1]
     try:
         return min(policy.cap, policy.base * policy.factor ** (attempt - 1))
     except OverflowError:

@@ -74,7 +74,7 @@ def test_postgresql_completes_the_same(complete, worker, postgresql_url, monkeyp
 
 def test_policies_are_completed(complete, monkeypatch):
     monkeypatch.setenv("RESONANT_POLICIES", '{"brief": {"max_attempts": 3}}')
-    assert complete("resonant emit --policy ") == ["brief", "classic", "default"]
+    assert complete("resonant emit --policy ") == ["brief", "classic", "default", "standard-webhooks"]
 
 
 @pytest.mark.parametrize(

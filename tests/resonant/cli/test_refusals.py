@@ -33,7 +33,9 @@ NOTHING_ROUTES = (
     "resonant: --endpoint is missing, and there are no subscriptions: "
     "`resonant subscription add ENDPOINT TYPE_GLOB` adds one\n"
 )
-NO_POLICY = "resonant: --policy: no retry policy is named 'odd'; known policies: classic, default"
+NO_POLICY = (
+    "resonant: --policy: no retry policy is named 'odd'; known policies: classic, default, standard-webhooks"
+)
 LISTING = ("dlq", "failed", "retry-candidates")
 
 MISTAKES = [

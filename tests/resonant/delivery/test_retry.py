@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from resonant.delivery.retry import GateView, GiveUp, Park, Retry, RetryPolicy, decide, draw_delay
+from resonant.delivery.retry import GateView, GiveUp, Park, Retry, RetryPolicy, backoff, decide, draw_delay
 from resonant.delivery.verdict import Verdict
 from support.retries import (
     JITTERS,
@@ -18,6 +18,7 @@ from support.retries import (
     TRANSIENT,
     CountingRandom,
     decide_now,
+    listed,
     policies,
     unhurried,
     with_retry_after,
@@ -173,6 +174,26 @@ def test_the_budget_counts_the_first_attempt(max_attempts):
     assert decided == ["retry"] * (max_attempts - 1) + ["exhausted"] * 2
 
 
+@unhurried
+@given(listed, st.randoms(use_true_random=False))
+def test_a_list_of_delays_is_followed_to_its_end_and_then_exhausted(policy, rng):
+    age = 0.0
+    for attempt, delay in enumerate(policy.delays, 1):
+        decision = decide_now(attempt=attempt, policy=policy, rng=rng, age=age)
+        assert decision.delay <= delay * (1 + policy.spread) * (1 + 1e-12)
+        assert backoff(policy, attempt) == delay
+        age += decision.delay
+    assert decide_now(attempt=len(policy.delays) + 1, policy=policy, rng=rng, age=age) == GiveUp("exhausted")
+
+
+def test_the_schedule_of_standard_webhooks_takes_ten_attempts_in_76_hours():
+    policy, minute, hour = RetryPolicy.standard_webhooks(), 60, 3600
+    waits = [backoff(policy, attempt) for attempt in range(1, 10)]
+    assert waits == [5, 5 * minute, 30 * minute, *(hours * hour for hours in (2, 5, 10, 14, 20, 24))]
+    assert in_a_word(decide_now(attempt=9, policy=policy, age=1.2 * sum(waits[:8]))) == "park"
+    assert decide_now(attempt=10, policy=policy) == GiveUp("exhausted")
+
+
 # --- Retry-After ----------------------------------------------------------------------------------------------------
 
 
@@ -289,7 +310,7 @@ def test_a_gate_never_delays_a_retry_beyond_its_first_or_its_own_backoff(
     options = {"last_delay": last_delay, "longest_wait": longest_wait, "answered": answered}
     own = decide_now(attempt=attempt, policy=policy, rng=random.Random(seed), **options)
     governed = decide_now(attempt=attempt, policy=policy, rng=random.Random(seed), gate=gate, **options)
-    first = min(policy.cap, policy.base) * (1 + policy.spread)
+    first = backoff(policy, 1) * (1 + policy.spread)
     if policy.jitter == "decorrelated":
         first = min(policy.cap, 3 * policy.base)
     assert isinstance(governed, Park)

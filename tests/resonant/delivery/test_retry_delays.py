@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 from statistics import mean
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resonant.delivery.retry import GateView, Park, Retry, RetryPolicy, backoff, draw_delay
-from support.retries import JITTERS, CountingRandom, decide_now, policies, unhurried
+from support.retries import JITTERS, CountingRandom, curves, decide_now, policies, unhurried
 
 INVALID = {
     "max_attempts": (0, -1, 1001),
@@ -27,6 +28,40 @@ INVALID = {
 def test_a_value_out_of_range_is_refused_by_name(name, value):
     with pytest.raises(ValueError, match=rf"^{name} "):
         RetryPolicy(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"delays": ()}, "delays must be 1 to 999 delays, not 0"),
+        ({"delays": (1,) * 1000}, "delays must be 1 to 999 delays, not 1000"),
+        *(
+            ({"delays": (5, value)}, rf"delays must be finite and not negative, not {value} \(item 2\)")
+            for value in (-1, math.inf, math.nan)
+        ),
+        *(
+            ({"delays": (5,), name: 7}, f"delays cannot be combined with {name}")
+            for name in ("base", "factor", "cap")
+        ),
+        ({"delays": (5,), "jitter": "decorrelated"}, "delays cannot be combined with decorrelated jitter"),
+        (
+            {"delays": (50, 50), "max_age": 119},
+            "max_age must be at least 120 seconds for these delays .*, not 119",
+        ),
+        ({"delays": (50, 51), "max_age": 100, "jitter": "full"}, "max_age must be at least 101 seconds"),
+    ],
+)
+def test_a_list_of_delays_that_cannot_be_followed_is_refused(fields, said):
+    with pytest.raises(ValueError, match=f"^{said}"):
+        RetryPolicy(**fields)
+
+
+@pytest.mark.parametrize(("given", "attempts"), [({}, 3), ({"max_attempts": 2}, 2), ({"max_attempts": 9}, 3)])
+def test_a_list_of_delays_has_one_attempt_more_than_delays_unless_fewer_are_given(given, attempts):
+    policy = RetryPolicy(delays=[5, 60], **given)
+    assert policy.max_attempts == attempts
+    assert replace(policy, max_attempts=9).max_attempts == 3
+    assert hash(policy) == hash(replace(policy)), "advise keeps predictions by policy"
 
 
 def test_the_default_policy_waits_in_powers_of_three_up_to_an_hour():
@@ -59,7 +94,7 @@ def test_by_default_about_forty_seconds_are_waited_in_process_and_the_rest_in_th
 
 
 @unhurried
-@given(policies, st.integers(1, 12_000))
+@given(curves, st.integers(1, 12_000))
 def test_the_backoff_never_falls_and_never_exceeds_the_cap(policy, attempt):
     assert backoff(policy, 1) == min(policy.base, policy.cap)
     assert 0 <= backoff(policy, attempt) <= backoff(policy, attempt + 1) <= policy.cap

@@ -126,3 +126,11 @@ def test_the_share_that_fails_at_random_leaves_out_outages_refusals_and_429():
     attempts += [answered(number, status=503 if number % 4 == 0 else 200) for number in range(100, 200)]
     attempts += [answered(200, status=429), answered(201, status=400, category="permanent", code="http_400")]
     assert history(attempts, outages=[outage]).share_failed == 0.25
+
+
+def test_a_list_of_delays_that_outlasts_the_longest_outage_is_proposed():
+    outage = Outage(NOW - 9_000, NOW - 5_400, "503")
+    lists = {"short": RetryPolicy(delays=(1, 60)), "long": RetryPolicy(delays=(60, 3600, 7200))}
+    policy = advice(history(outages=[outage]), Current("short", 15.0, None, lists))["policy"]
+    assert (policy.now, policy.then) == ("short", "long")
+    assert policy.before.given_up > 0 == policy.after.given_up

@@ -56,8 +56,8 @@ def simulate(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="A retry policy; repeatable. default, classic, the default with another jitter (none, proportional, equal, "
-            "full, decorrelated), or one of RESONANT_POLICIES.",
+            help="A retry policy; repeatable. default, classic, standard-webhooks, the default with another jitter (none, "
+            "proportional, equal, full, decorrelated), or one of RESONANT_POLICIES.",
         ),
     ] = None,
     seeds: Annotated[int, _number(max=1_000, help="Runs of each policy, with and without the gate.")] = 5,

@@ -52,6 +52,14 @@ def test_a_policy_of_the_settings_can_be_compared(resonant, monkeypatch):
     assert resonant.json(*QUICK, "--policy", "patient")["variants"][0]["policy"] == "patient"
 
 
+def test_a_list_of_delays_is_simulated(resonant, monkeypatch):
+    monkeypatch.setenv("RESONANT_POLICIES", json.dumps({"listed": {"delays": ["1s", "1m", "1h"]}}))
+    how = (*QUICK, "--policy", "listed", "--policy", "standard-webhooks", "--failures", "0.95")
+    variants = [each for each in resonant.json(*how)["variants"] if not each["gate"]]
+    attempts = {each["policy"]: each["attempts"]["mean"] for each in variants}
+    assert 3 < attempts["listed"] <= 4 < attempts["standard-webhooks"] <= 10
+
+
 def test_a_file_that_cannot_be_written_is_one_line(resonant, tmp_path):
     answer = resonant(*QUICK, "--policy", "default", "--svg", str(tmp_path / "no" / "chart.svg"), code=1)
     assert answer.err.count("\n") == 1
