@@ -120,6 +120,8 @@ async def update_webhook_endpoint(
         "rate": f"its rate of {block.rate or 0:g} per second",
         "status_overrides": f"{len(kept_overrides)} of its overrides" if kept_overrides else "",
         "ca_file": "its certificates",
+        "proxy": "its proxy",
+        "client_certificate": "its client certificate",
         "mode": "its structured mode" if block.mode == "structured" else "",
     }
     return ", ".join(

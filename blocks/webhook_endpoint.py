@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pydantic import AwareDatetime, Field, SecretStr
@@ -11,7 +12,10 @@ from pydantic import AwareDatetime, Field, SecretStr
 from resonant.delivery.attempt import Destination
 from resonant.errors import EndpointError, ResonantError, SendFailed
 from resonant.events import Category, Event
+from resonant.settings import egress_proxy
 from resonant.sinks.endpoint import Endpoint, Mode
+from resonant.sinks.network.client_certificate import certificate_of, problem_of_end
+from resonant.sinks.network.proxy import proxy_of
 from resonant.sinks.redaction import Redactor
 from resonant.sinks.signing import problem_of_secret, public_key
 
@@ -80,6 +84,18 @@ class WebhookEndpoint(EndpointBlock):
     ca_file: str | None = Field(
         default=None, description="PEM file of certificates to trust instead of the public ones."
     )
+    proxy: SecretStr | None = Field(
+        default=None,
+        description="HTTP proxy to connect through: http://USER:PASSWORD@HOST:PORT or https://. "
+        "none: connect directly. Empty: RESONANT_PROXY.",
+    )
+    client_certificate: SecretStr | None = Field(
+        default=None,
+        description="Certificate (PEM, with those of its issuers) that identifies Resonant to the receiver (mutual TLS).",
+    )
+    client_key: SecretStr | None = Field(
+        default=None, description="Private key (PEM, without a passphrase) of the client certificate."
+    )
 
     def header_values(self, name: str) -> dict[str, str]:
         """Return the headers, which are secret.
@@ -117,6 +133,8 @@ class WebhookEndpoint(EndpointBlock):
             overrides=dict(self.status_overrides),
             ca_file=self.ca_file,
             mode=self.mode,
+            proxy=proxy_of(name, _text(self.proxy), egress_proxy),
+            client_certificate=certificate_of(name, _text(self.client_certificate), _text(self.client_key)),
         )
 
     def public_keys(self) -> dict[str, str]:
@@ -134,9 +152,11 @@ class WebhookEndpoint(EndpointBlock):
         self.to_endpoint(name)
 
     def warning(self) -> str | None:
-        """Return advice about a signing secret of the wrong length; None if its length is right."""
+        """Return advice about a signing secret of the wrong length, or a client certificate that ends soon; None without any."""
         problem = self.signing_secret and problem_of_secret(self.signing_secret.get_secret_value())
-        return f"{problem}: `resonant endpoint rotate-secret` makes a new one" if problem else None
+        if problem:
+            return f"{problem}: `resonant endpoint rotate-secret` makes a new one"
+        return problem_of_end(_text(self.client_certificate), datetime.now(UTC))
 
     async def deliver(self, event: Event | dict[str, Any]) -> Receipt:
         """Send an event once, without the store: without retries, gate, rate limit and record.
@@ -198,3 +218,7 @@ class WebhookEndpoint(EndpointBlock):
 
 def _revealed(secret: SecretStr | None) -> list[str]:
     return [] if secret is None else [secret.get_secret_value()]
+
+
+def _text(secret: SecretStr | None) -> str:
+    return "" if secret is None else secret.get_secret_value().strip()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
@@ -16,6 +17,7 @@ from resonant.delivery.retry import RetryPolicy
 from resonant.display import parse_duration
 from resonant.errors import SettingsError, UnknownPolicy
 from resonant.events import Reason
+from resonant.sinks.network.proxy import Proxy, check_bypass
 
 DEFAULT_POLICY = "default"
 _BUILT_IN_POLICIES = {
@@ -56,6 +58,16 @@ class Settings(BaseSettings):
     max_waiting: Annotated[int, Field(ge=0)] = Field(
         default=1_000,
         description="Maximum retries of single deliveries that wait in one run; further retries are parked in the store.",
+    )
+    proxy: SecretStr | None = Field(
+        default=None,
+        description="HTTP proxy for all webhook endpoints: `http://USER:PASSWORD@HOST:PORT`, or `https://`. An endpoint's own "
+        "setting takes precedence. `HTTP_PROXY` and `HTTPS_PROXY` are not read.",
+    )
+    no_proxy: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Hosts that are reached without this proxy, separated by commas: names, which include all names below them, "
+        "addresses, networks such as `10.0.0.0/8`, or `*`.",
     )
     sinks: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
@@ -131,11 +143,25 @@ class Settings(BaseSettings):
         description="Prefect notification block that receives alerts, as TYPE/NAME: `slack-webhook/ops`.",
     )
 
-    @field_validator("sinks", mode="before")
+    @field_validator("sinks", "no_proxy", mode="before")
     @classmethod
     def _separated_by_commas(cls, value: object) -> object:
         if isinstance(value, str):
-            return tuple(filter(None, (module.strip() for module in value.split(","))))
+            return tuple(filter(None, (each.strip() for each in value.split(","))))
+        return value
+
+    @field_validator("proxy")
+    @classmethod
+    def _proxy_is_a_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            Proxy(value.get_secret_value())
+        return value
+
+    @field_validator("no_proxy")
+    @classmethod
+    def _hosts_can_match(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            check_bypass(entry)
         return value
 
     @field_validator("retention_delivered_days", mode="before")
@@ -215,6 +241,21 @@ def load_settings() -> Settings:
         (field, *place), message = first_problem(error)
         parts = [f"RESONANT_{field.upper()}", ".".join(place), message]
         raise SettingsError(": ".join(filter(None, parts))) from None
+
+
+def egress_proxy() -> Proxy | None:
+    """Return the proxy of endpoints without their own; None without one. Reading all settings takes milliseconds.
+
+    Raises:
+        SettingsError: a variable is malformed.
+    """
+    return _egress_proxy(os.environ.get("RESONANT_PROXY"), os.environ.get("RESONANT_NO_PROXY"))
+
+
+@lru_cache(maxsize=1)
+def _egress_proxy(*_environment: str | None) -> Proxy | None:
+    settings = load_settings()
+    return None if settings.proxy is None else Proxy(settings.proxy.get_secret_value(), settings.no_proxy)
 
 
 def first_problem(error: ValidationError) -> tuple[list[str], str]:

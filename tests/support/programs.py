@@ -27,6 +27,7 @@ PROGRAMS: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "promtool": (("promtool",), "apt-get install prometheus"),
     "redis-server": (("redis-server",), "apt-get install redis-server"),
+    "tinyproxy": (("tinyproxy",), "apt-get install tinyproxy-bin"),
 }
 POSTGRESQL = "this test needs Debian's PostgreSQL: apt-get install postgresql"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from resonant import output
 from resonant.errors import EndpointError
 from resonant.events import Attempt, DeadLetter, Event, rfc3339
+from resonant.sinks.network.client_certificate import facts_of
+from resonant.sinks.network.proxy import DIRECT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -198,19 +201,27 @@ def endpoint_settings(name: str, block: Any) -> Document:
             shown[field] = "set" if value.get_secret_value() else None
         else:
             shown[field] = value if isinstance(value, int | float | dict | None) else str(value)
-    if (host := _host(block)) is not None:
+    if (host := _host(getattr(block, "url", None))) is not None:
         shown["host"] = host
     if hasattr(block, "public_keys"):
         shown |= block.public_keys()
+    if shown.get("proxy") == "set":
+        proxy = block.proxy.get_secret_value()
+        shown["proxy"] = proxy if proxy == DIRECT else _host(block.proxy) or "set"
+    if shown.get("client_certificate") == "set":
+        with contextlib.suppress(ValueError):
+            facts = facts_of(block.client_certificate.get_secret_value())
+            shown["client_certificate"] = facts.subject
+            shown["client_certificate_until"] = rfc3339(facts.ends.timestamp())
     return shown
 
 
-def _host(block: object) -> str | None:
-    """Return scheme, host and port of a webhook endpoint; the rest of its URL is secret."""
+def _host(url: Any) -> str | None:
+    """Return scheme, host and port of a secret URL; the rest of it is not shown."""
     import httpx
 
     try:
-        parsed = httpx.URL(block.url.get_secret_value())  # type: ignore[attr-defined]
+        parsed = httpx.URL(url.get_secret_value())
         host = parsed.host
     except (httpx.InvalidURL, ValueError, AttributeError):
         return None

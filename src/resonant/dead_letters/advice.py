@@ -26,6 +26,7 @@ _ADDRESS = (
 )
 _TLS = "check that the endpoint's URL (`resonant endpoint update {endpoint} --url URL`) has a port that speaks TLS, then {replay}"
 _CERTIFICATE = "ask for a certificate that is valid and has the right name, then {replay}"
+_CLIENT_CERTIFICATE = "save a client certificate that the receiver accepts (`resonant endpoint update {endpoint} --client-cert FILE --client-key FILE`), then {replay}"
 _NAME = (
     "check the name in the endpoint's URL (`resonant endpoint update {endpoint} --url URL`) and this machine's resolver, "
     "then {replay}"
@@ -58,6 +59,7 @@ _BY_CODE = {
     "throttled": _SLOWER,
     "address_refused": _ADDRESS,
     "tls_certificate": _CERTIFICATE,
+    "tls_client_certificate": _CLIENT_CERTIFICATE,
     "tls_error": _TLS,
 }
 # The request was sent completely, but no answer came in time.

@@ -17,7 +17,8 @@
     ├── never sent
     │   ├── refused, unreachable, timeout  transient   connect_refused, unreachable, connect_timeout, connect_error
     │   ├── a name that does not resolve   transient   dns_temporary; dns_not_found is unknown
-    │   ├── a certificate                  permanent   tls_certificate; any other tls_error is unknown
+    │   ├── a certificate                  permanent   tls_certificate, and tls_client_certificate if the receiver
+    │   │                                              refuses ours; any other tls_error is unknown
     │   ├── a proxy, a pool, descriptors   transient   local: proxy_error, pool_full, local_resources
     │   ├── a refused address              permanent   address_refused
     │   └── an invalid request             permanent   invalid_url, unsupported_protocol, invalid_request ...
@@ -50,6 +51,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from resonant.delivery.failure_tables import (
     ANSWERED,
+    CLIENT_CERTIFICATE_ALERTS,
+    CLIENT_CERTIFICATE_REFUSED,
     CONNECTING,
     DNS_NOT_FOUND,
     DNS_TEMPORARY,
@@ -196,6 +199,8 @@ class _Classification:
 
     def _judge_type(self, link: BaseException) -> Ranked:
         for name in _names(link):
+            if name == "ssl.SSLError" and getattr(link, "reason", None) in CLIENT_CERTIFICATE_ALERTS:
+                return PRECISE, CLIENT_CERTIFICATE_REFUSED
             if name in ANSWERED and (answer := _answer(link)):
                 return PRECISE, self._judge_status(*answer)
             if name in NAME_RESOLUTION:
@@ -304,8 +309,5 @@ def built_in_codes() -> set[str]:
     by_status = {_status_code(status) for status in (*_STATUSES, 0)}
     by_type = {verdict.code for _, verdict in RANKED.values()}
     # Some codes are in no table: unknown failures, temporary DNS errors, and workers lost during a send.
-    return (
-        by_status
-        | by_type
-        | {UNKNOWN.code, DNS_TEMPORARY.code, DNS_NOT_FOUND.code, EVENT_EXPIRED.code, "worker_lost"}
-    )
+    others = (UNKNOWN, DNS_TEMPORARY, DNS_NOT_FOUND, EVENT_EXPIRED, CLIENT_CERTIFICATE_REFUSED)
+    return by_status | by_type | {verdict.code for verdict in others} | {"worker_lost"}

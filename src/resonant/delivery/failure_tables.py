@@ -179,6 +179,18 @@ RANKED: Mapping[_Key, Ranked] = {
     for verdict, keys in verdicts.items()
     for key in keys
 }
+# The alerts of TLS with which a receiver refuses a client certificate, as OpenSSL names them.
+CLIENT_CERTIFICATE_REFUSED = Verdict("permanent", "tls_client_certificate")
+CLIENT_CERTIFICATE_ALERTS = {
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED",
+    "SSLV3_ALERT_BAD_CERTIFICATE",
+    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
+    "SSLV3_ALERT_CERTIFICATE_REVOKED",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+    "TLSV1_ALERT_UNKNOWN_CA",
+    "TLSV1_ALERT_ACCESS_DENIED",
+}
 ANSWERED = {
     "resonant.UnexpectedStatus",
     "httpx.HTTPStatusError",

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Literal
 import httpx
 
 from resonant.errors import EndpointError
-from resonant.sinks.address_guard import check_address, check_host
+from resonant.sinks.network.address_guard import check_address, check_host
 from resonant.sinks.signing import signer
 
 if TYPE_CHECKING:
     from resonant.events import Category
-    from resonant.sinks.client_certificate import ClientCertificate
-    from resonant.sinks.proxy import Proxy
+    from resonant.sinks.network.client_certificate import ClientCertificate
+    from resonant.sinks.network.proxy import Proxy
 
 Mode = Literal["binary", "structured"]
 

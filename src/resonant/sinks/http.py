@@ -15,7 +15,7 @@ import yarl
 
 from resonant.errors import UnexpectedStatus
 from resonant.sinks.base import Receipt, TraceHeaders, attempt_trace
-from resonant.sinks.bounded_connection import READ_BYTES, AnswerCutOff
+from resonant.sinks.network.bounded_connection import READ_BYTES, AnswerCutOff
 from resonant.sinks.redaction import Redactor, basic_authorization
 from resonant.sinks.signing import signer
 from resonant.sinks.transport import open_transport

@@ -15,8 +15,8 @@ import httpx
 from httpx_aiohttp import AiohttpTransport
 
 from resonant.errors import EndpointError
-from resonant.sinks.address_guard import check_host, guarded_socket_factory
-from resonant.sinks.bounded_connection import HEAD_BYTES, BoundedConnection
+from resonant.sinks.network.address_guard import check_host, guarded_socket_factory
+from resonant.sinks.network.bounded_connection import HEAD_BYTES, BoundedConnection
 
 if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
@@ -109,9 +109,11 @@ def open_transport(endpoint: Endpoint, url: httpx.URL) -> AiohttpTransport:
     if proxy is not None and not endpoint.allow_private:
         check_host(url.host)
     make = _Connector if proxy is None else _ProxyConnector
+    # Some proxies close the connection after an answer to plain HTTP, and do not say so.
+    is_kept = proxy is None or url.scheme == "https"
     connector = make(
         limit=0,
-        keepalive_timeout=KEEPALIVE_SECONDS,
+        **({"keepalive_timeout": KEEPALIVE_SECONDS} if is_kept else {"force_close": True}),
         socket_factory=None if endpoint.allow_private or proxy is not None else guarded_socket_factory,
         ssl=tls_context(endpoint) if url.scheme == "https" else True,
     )

@@ -19,8 +19,8 @@ from resonant.delivery.verdict import Verdict
 from resonant.errors import EndpointError, UnexpectedStatus
 from resonant.events import Event
 from resonant.sinks.base import Receipt
-from resonant.sinks.bounded_connection import HEAD_BYTES, MAX_FRAMING_BYTES, MAX_INTERIM_ANSWERS
 from resonant.sinks.http import READ_BYTES, HttpSink
+from resonant.sinks.network.bounded_connection import HEAD_BYTES, MAX_FRAMING_BYTES, MAX_INTERIM_ANSWERS
 from resonant.sinks.redaction import EXCERPT_BYTES
 from resonant.testing import (
     FAULTS,

@@ -14,9 +14,9 @@ import pytest
 from resonant.delivery.classification import classify
 from resonant.errors import AddressRefused, EndpointError, UnexpectedStatus
 from resonant.events import Event
-from resonant.sinks import address_guard
 from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.http import HttpSink
+from resonant.sinks.network import address_guard
 from resonant.sinks.redaction import root_cause
 
 EVENT = Event(type="order.paid", source="/shop", data={"order": 42})

@@ -74,8 +74,8 @@ def add(
 ) -> None:
     """Save an endpoint under a name.
 
-    Every user of the machine can see a command's arguments. Pass secrets with --secret-stdin, --header @FILE, or - for a
-    URL that contains a token.
+    Every user of the machine can see a command's arguments. Pass secrets with --secret-stdin, --header @FILE, --proxy @FILE,
+    or - for a URL that contains a token.
     """
     name = _webhook_name(name)
     changes = settings.changes(url=url, allow_private=allow_private or None)
@@ -145,7 +145,7 @@ def update(
         list[given.Clearable] | None,
         typer.Option(
             metavar="FIELD",
-            help="Reset headers, overrides, policy, concurrency, rate or ca-file; repeatable.",
+            help="Reset headers, overrides, policy, concurrency, rate, ca-file, proxy or client-cert; repeatable.",
         ),
     ] = None,
 ) -> None:

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -21,6 +21,8 @@ from resonant.cli.endpoint import declared_subscriptions
 from resonant.cli.endpoint import options as given
 from resonant.errors import EndpointError
 from resonant.settings import Settings, first_problem
+from resonant.sinks.network.client_certificate import check_new_certificate
+from resonant.sinks.network.proxy import DIRECT
 from resonant.sinks.signing import check_new_secret
 from resonant.suggestions import did_you_mean
 
@@ -32,7 +34,8 @@ _OVERLAP = timedelta(hours=24)
 _ROTATION = ("previous_signing_secret", "previous_signing_secret_until")
 _FIELDS = [name for name in WebhookEndpoint.model_fields if name not in _ROTATION]
 _OTHERS = ("name", declared_subscriptions.KEY)
-_SECRET_FIELDS = ("url", "headers", "signing_secret")
+_SECRET_FIELDS = ("url", "headers", "signing_secret", "proxy", "client_certificate", "client_key")
+_REFERENCES = ("signing_secret", "client_key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +137,10 @@ def _block(name: str, row: Mapping[str, Any], folder: Path, settings: Settings) 
     for key in fields:
         if key not in _FIELDS:
             raise ValueError(f"unknown setting {key!r}{did_you_mean(str(key), [*_FIELDS, *_OTHERS])}")
-    if not str(fields.get("signing_secret", "env:")).startswith(("env:", "file:")):
-        raise ValueError("its signing_secret must be env:NAME or file:PATH, so that the file has no secret")
-    for key in fields.keys() & {"url", "signing_secret"}:
+    for key in _REFERENCES:
+        if not str(fields.get(key, "env:")).startswith(("env:", "file:")):
+            raise ValueError(f"its {key} must be env:NAME or file:PATH, so that the file has no secret")
+    for key in fields.keys() & set(_SECRET_FIELDS) - {"headers"}:
         fields[key] = SecretStr(_resolved(fields[key], folder))
     if headers := fields.pop("headers", None):
         fields["headers"] = _headers(headers, folder)
@@ -175,19 +179,27 @@ def _resolved(value: object, folder: Path) -> str:
 def check_new_secrets(
     declared: Mapping[str, WebhookEndpoint], saved: Mapping[str, object], source: str
 ) -> None:
-    """Refuse new signing secrets that are too short or too long; saved ones still sign.
+    """Refuse new signing secrets that are too short or too long, and new certificates that are not valid now.
+
+    Saved ones are still used.
 
     Raises:
         Misuse: the message names ``source``, and contains no secret.
     """
     for name, block in declared.items():
-        secret = block.signing_secret
-        if secret is None or secret == getattr(saved.get(name), "signing_secret", None):
-            continue
         try:
-            check_new_secret(name, secret.get_secret_value())
+            if secret := _new(block, saved.get(name), "signing_secret"):
+                check_new_secret(name, secret)
+            if chain := _new(block, saved.get(name), "client_certificate"):
+                check_new_certificate(name, chain, datetime.now(UTC))
         except EndpointError as error:
             raise options.Misuse(f"{source}: {error}") from None
+
+
+def _new(declared: WebhookEndpoint, saved: object, field: str) -> str | None:
+    """Return a declared secret; None without one, or if it is saved already."""
+    secret = getattr(declared, field)
+    return None if secret is None or secret == getattr(saved, field, None) else secret.get_secret_value()
 
 
 def compare(
@@ -264,7 +276,8 @@ def _exported(name: str, block: WebhookEndpoint, *, with_urls: bool) -> dict[str
         if key == "headers":
             value = {header: reference(header) for header in block.header_values(name)}
         elif isinstance(value, SecretStr):
-            value = value.get_secret_value() if key == "url" and with_urls else reference(key)
+            plain = value.get_secret_value()
+            value = plain if plain == DIRECT or (key == "url" and with_urls) else reference(key)
         if value not in (WebhookEndpoint.model_fields[key].get_default(call_default_factory=True), {}):
             row[key] = value
     return row

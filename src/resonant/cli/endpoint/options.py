@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 STATUSES = range(100, 600)
 
 
+_SECRETS = ("proxy", "client_certificate", "client_key")
+
+
 class Clearable(StrEnum):
     """The settings that ``endpoint update --clear`` resets."""
 
@@ -30,6 +34,8 @@ class Clearable(StrEnum):
     CONCURRENCY = "concurrency"
     RATE = "rate"
     CA_FILE = "ca-file"
+    PROXY = "proxy"
+    CLIENT_CERT = "client-cert"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +68,26 @@ class Changes:
         """
         from resonant.settings import load_settings
         from resonant.sinks.endpoint import Endpoint
+        from resonant.sinks.network.client_certificate import certificate_of, check_new_certificate
+        from resonant.sinks.network.proxy import proxy_of
 
         options.known_policy(self.fields.get("policy"), load_settings())
         url = self.fields.get("url")
+        proxy, chain, key = (
+            self.fields[field].get_secret_value() if field in self.fields else "" for field in _SECRETS
+        )
         try:
+            if chain:
+                check_new_certificate(name, chain, datetime.now(UTC))
             Endpoint(
                 name=name,
                 url=url.get_secret_value() if url else "https://host.invalid/",
                 headers=self.headers,
                 signing_secrets=() if secret is None else (secret,),
                 allow_private=may_be_private or bool(self.fields.get("allow_private")),
+                proxy=proxy_of(name, proxy, lambda: None),
+                # Of a saved endpoint, a renewed certificate may keep its key.
+                client_certificate=certificate_of(name, chain, key) if chain and key else None,
             )
         except EndpointError as error:
             raise options.Misuse(str(error)) from None
@@ -122,7 +138,28 @@ class SettingOptions:
         str | None,
         typer.Option(metavar="FILE", help="CA certificates (PEM) to trust instead of the public ones."),
     ] = None
-
+    proxy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="HTTP proxy to connect through, instead of RESONANT_PROXY; none: connect directly. @FILE reads it from a file.",
+        ),
+    ] = None
+    client_certificate: Annotated[
+        str | None,
+        typer.Option(
+            "--client-cert",
+            metavar="FILE",
+            help="Certificate (PEM, with those of its issuers) that identifies Resonant to the receiver; its content is saved.",
+        ),
+    ] = None
+    client_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Private key (PEM, no passphrase) of the client certificate; its content is saved.",
+        ),
+    ] = None
     mode: Annotated[
         Literal["binary", "structured"] | None,
         typer.Option(
@@ -146,6 +183,13 @@ class SettingOptions:
         headers = dict(map(_header, fields.pop("header") or []))
         overrides = dict(map(_override, fields.pop("override") or []))
         found = {name: value for name, value in fields.items() if value is not None}
+        if str(found.get("proxy", "")).startswith("@"):
+            file = found["proxy"][1:]
+            found["proxy"] = options.text_of_file(file, f"--proxy @{file}").strip()
+        for name, option in (("client_certificate", "--client-cert"), ("client_key", "--client-key")):
+            if name in found:
+                found[name] = options.text_of_file(found[name], f"{option} {found[name]}")
+        found |= {name: secret(found[name]) for name in _SECRETS if name in found}
         if url is not None:
             found["url"] = secret(line_of_stdin("the URL") if url == "-" else url)
         return Changes(found, headers, overrides)
@@ -153,8 +197,12 @@ class SettingOptions:
 
 def cleared_fields(clear: list[Clearable] | None) -> set[str]:
     """Return the names of the block's fields to reset to their defaults."""
-    names = {Clearable.OVERRIDES: "status_overrides", Clearable.CA_FILE: "ca_file"}
-    return {names.get(each, each.value) for each in clear or []}
+    names = {
+        Clearable.OVERRIDES: {"status_overrides"},
+        Clearable.CA_FILE: {"ca_file"},
+        Clearable.CLIENT_CERT: {"client_certificate", "client_key"},
+    }
+    return {name for each in clear or [] for name in names.get(each, {each.value})}
 
 
 def secret(text: str) -> SecretStr:

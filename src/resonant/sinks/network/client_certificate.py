@@ -8,6 +8,7 @@ import re
 import ssl
 import tempfile
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from resonant.errors import EndpointError
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
+_SOON = timedelta(days=14)
 _BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----([A-Za-z0-9+/=\s]+)-----END \1-----")
 
 
@@ -64,23 +66,59 @@ class ClientCertificate:
                 raise ValueError("does not belong to its key") from None
             raise ValueError(f"or its key cannot be used ({error.reason or 'not PEM'})") from None
 
-    def facts(self) -> CertificateFacts:
-        """Return what the certificate says about itself."""
-        from cryptography import x509  # noqa: PLC0415 - takes 50 ms, and few endpoints have a certificate
 
-        found = x509.load_pem_x509_certificates(_wrapped(self.chain))[0]
-        return CertificateFacts(
-            found.subject.rfc4514_string(), found.not_valid_before_utc, found.not_valid_after_utc
-        )
+def certificate_of(name: str, chain: str, key: str) -> ClientCertificate | None:
+    """Return an endpoint's client certificate; None if chain and key are empty.
+
+    Raises:
+        EndpointError: they cannot be used; the text contains no secret.
+    """
+    try:
+        return ClientCertificate(chain, key) if chain or key else None
+    except ValueError as error:
+        raise EndpointError(f"endpoint {name!r}: its client certificate {error}") from None
 
 
-def check_new_certificate(name: str, certificate: ClientCertificate, now: datetime) -> None:
+def facts_of(chain: str) -> CertificateFacts:
+    """Return what the first certificate of a chain says about itself.
+
+    Raises:
+        ValueError: as for ``ClientCertificate``.
+    """
+    from cryptography import x509  # noqa: PLC0415 - takes 50 ms, and few endpoints have a certificate
+
+    try:
+        found = x509.load_pem_x509_certificates(_wrapped(chain))[0]
+    except ValueError:
+        raise ValueError("is not PEM") from None
+    return CertificateFacts(
+        found.subject.rfc4514_string(), found.not_valid_before_utc, found.not_valid_after_utc
+    )
+
+
+def problem_of_end(chain: str, now: datetime) -> str | None:
+    """Return advice about a certificate that has ended, or ends within two weeks; None without one, or if it lasts longer."""
+    try:
+        ends = facts_of(chain).ends if chain else None
+    except ValueError:
+        return None  # a reason not to use the endpoint at all, which is shown as such
+    if ends is None or ends - now > _SOON:
+        return None
+    return (
+        f"its client certificate {'ended' if ends <= now else 'ends'} on {ends:%Y-%m-%d %H:%M} UTC: renew it"
+    )
+
+
+def check_new_certificate(name: str, chain: str, now: datetime) -> None:
     """Refuse a new certificate that is not valid now. A saved one is still sent.
 
     Raises:
         EndpointError: the message says when it is valid.
     """
-    facts = certificate.facts()
+    try:
+        facts = facts_of(chain)
+    except ValueError as error:
+        raise EndpointError(f"endpoint {name!r}: its client certificate {error}") from None
     if not facts.begins <= now < facts.ends:
         raise EndpointError(
             f"endpoint {name!r}: its client certificate ({facts.subject}) is valid from {facts.begins:%Y-%m-%d %H:%M} "

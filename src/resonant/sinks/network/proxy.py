@@ -6,8 +6,16 @@ import contextlib
 import re
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from resonant.errors import EndpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# What an endpoint has in place of a proxy's URL to connect directly.
+DIRECT = "none"
 _HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 _NAME = re.compile(r"\.?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?")
 
@@ -50,6 +58,25 @@ class Proxy:
     def serves(self, host: str) -> bool:
         """Return whether requests to a host go through the proxy."""
         return not any(_matches(each.lower(), host.lower().rstrip(".")) for each in self.bypass)
+
+
+def proxy_of(name: str, given: str, default: Callable[[], Proxy | None]) -> Proxy | None:
+    """Return an endpoint's proxy; None to connect directly.
+
+    Args:
+        name: the endpoint's name, for the error.
+        given: the endpoint's setting: a URL, ``none``, or empty for the default.
+        default: returns the default.
+
+    Raises:
+        EndpointError: the URL cannot be used; the text contains no secret.
+    """
+    if not given:
+        return default()
+    try:
+        return None if given == DIRECT else Proxy(given)
+    except ValueError as error:
+        raise EndpointError(f"endpoint {name!r}: its proxy {error}") from None
 
 
 def check_bypass(entry: str) -> None:

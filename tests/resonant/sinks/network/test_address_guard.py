@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resonant.errors import AddressRefused
-from resonant.sinks.address_guard import check_address, guarded_socket_factory, is_allowed
+from resonant.sinks.network.address_guard import check_address, guarded_socket_factory, is_allowed
 from support.programs import in_namespace
 
 DENIED = {

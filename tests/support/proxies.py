@@ -1,0 +1,91 @@
+"""Debian's tinyproxy on the loopback interface, as a company's proxy."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from resonant.local.server import free_port, is_free
+from support.programs import need
+from support.waiting import wait_until
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+_ENDS_WITHIN_SECONDS = 30.0
+
+
+@dataclass
+class RunningProxy:
+    """A proxy of a test.
+
+    Attributes:
+        url: its URL, without user and password.
+        log: its log file, with a line for each request.
+    """
+
+    url: str
+    log: Path
+
+    def with_user(self, user: str, password: str) -> str:
+        """Return its URL with a user and a password."""
+        return self.url.replace("://", f"://{user}:{password}@")
+
+    def lines(self, containing: str) -> list[str]:
+        """Return the lines of its log that contain a text."""
+        return [line for line in self.log.read_text().splitlines() if containing in line]
+
+
+@contextmanager
+def tinyproxy(folder: Path, *settings: str) -> Iterator[RunningProxy]:
+    """Run a proxy with further lines of its configuration, such as ``BasicAuth USER PASSWORD``."""
+    program = need("tinyproxy")
+    port = free_port()
+    log = folder / "tinyproxy.log"
+    configuration = folder / "tinyproxy.conf"
+    lines = (
+        f"Port {port}",
+        "Listen 127.0.0.1",
+        f'LogFile "{log}"',
+        "LogLevel Connect",
+        "Timeout 30",
+        "MaxClients 50",
+        'ViaProxyName "tinyproxy"',
+        *settings,
+    )
+    configuration.write_text("\n".join((*lines, "")))
+    with subprocess.Popen([program, "-d", "-c", configuration]) as process:
+        try:
+            wait_until(lambda: process.poll() is not None or not is_free(port))
+            assert process.poll() is None
+            yield RunningProxy(f"http://127.0.0.1:{port}", log)
+        finally:
+            process.terminate()
+            process.wait(_ENDS_WITHIN_SECONDS)
+
+
+@asynccontextmanager
+async def with_tls(proxy: RunningProxy, tls: ssl.SSLContext) -> AsyncIterator[str]:
+    """Accept TLS in front of a proxy, and yield the ``https`` URL."""
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection("127.0.0.1", urlsplit(proxy.url).port)
+        await asyncio.gather(copy(reader, there[1]), copy(there[0], writer))
+
+    async with await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls) as server:
+        yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        server.close_clients()
