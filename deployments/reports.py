@@ -17,6 +17,7 @@ from prefect.exceptions import ObjectNotFound
 from deployments.automations import apply
 from resonant.errors import ResonantError
 from tasks.reports import OWN_FLOWS
+from tasks.server_identity import server_id
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -48,6 +49,12 @@ async def check_deployed() -> None:
             )
 
 
+async def this_server() -> str:
+    """Return the id of the Prefect server, to which its watches belong."""
+    async with get_client() as client:
+        return await server_id(client)
+
+
 async def start_for(watches: Collection[RunWatch]) -> None:
     """Start the flow by its schedule and by an automation; without watches, stop both."""
     async with get_client() as client:
@@ -63,11 +70,13 @@ async def start_for(watches: Collection[RunWatch]) -> None:
 
 
 async def restore(watches: Collection[RunWatch]) -> None:
-    """Start the flow for existing watches on a server without its automation, such as a new one."""
+    """Start the flow for those watches that belong to this server, if it lost its automation."""
     async with get_client() as client:
+        this = await server_id(client)
         exists = await client.read_automations_by_name(AUTOMATION)
-    if watches and not exists:
-        await start_for(watches)
+    own = [each for each in watches if each.server == this]
+    if own and not exists:
+        await start_for(own)
 
 
 def automation(deployment: UUID, watches: Iterable[RunWatch]) -> Automation:

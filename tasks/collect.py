@@ -70,10 +70,17 @@ async def mark_lost_runs(*, now: datetime | None = None) -> None:
             ever = EventOccurredFilter.model_validate({"since": run.start_time, "until": now})
             return not await beats(run) and await beats(run, occurred=ever)
 
-        runs = await client.read_flow_runs(
-            flow_run_filter=FlowRunFilter.model_validate(long_running),
-            work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [WORK_POOL]}}),
-        )
+        runs: list[FlowRun] = []
+        while True:
+            page = await client.read_flow_runs(
+                flow_run_filter=FlowRunFilter.model_validate(long_running),
+                work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [WORK_POOL]}}),
+                limit=_RUNS_A_PAGE,
+                offset=len(runs),
+            )
+            runs += page
+            if len(page) < _RUNS_A_PAGE:
+                break
         if runs and await beats():
             for lost in [run for run in runs if await is_lost(run)]:
                 get_run_logger().warning("Flow run %s has sent no heartbeat for ten minutes", lost.name)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from prefect.client.orchestration import get_client
@@ -15,9 +17,11 @@ from resonant.display import counted
 from resonant.errors import EndpointError, ResonantError
 from resonant.prefect import flow_run_event
 from resonant.store.queue.enqueue import enqueue
-from resonant.store.shared.run_watches import advance_watch, read_watches
+from resonant.store.shared.run_watches import advance_watch, claim_watches
+from tasks.server_identity import server_id
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from uuid import UUID
 
     from prefect.client.orchestration import PrefectClient
@@ -50,7 +54,7 @@ _PAGE = 200
 
 
 async def store_failed_runs(store: WorkerStore) -> str:
-    """Store an event for each watched run that has failed since the last call, and return a summary.
+    """Store an event for each watched run of this Prefect server that has failed since the last call, and return a summary.
 
     Repeats are harmless: the event of a state always has the same id and the same bytes.
 
@@ -58,39 +62,121 @@ async def store_failed_runs(store: WorkerStore) -> str:
         ResonantError: an endpoint that watches runs is unknown or unusable; all other endpoints have their events.
         StoreUnavailable: the store became unavailable.
     """
-    problems: list[str] = []
+    problems: dict[str, str] = {}
     stored = 0
     async with get_client() as client:
-        for watch in await store.read(read_watches):
+        watches = await store.write(claim_watches, await server_id(client))
+        for name in {each.endpoint for each in watches}:
             try:
-                await require_endpoint(watch.endpoint)
+                await require_endpoint(name)
             except EndpointError as error:
-                problems.append(str(error))
-            else:
-                stored += await _store_runs_of(watch, store, client)
+                problems[name] = str(error)
+        usable = [each for each in watches if each.endpoint not in problems]
+        report = _Report(store, client, now=store.clock())
+        if usable:
+            stored += await report.store_late(usable)
+        # Usually all are at the same time. Those that are behind must not delay the others.
+        by_watermark = attrgetter("watermark")
+        for _, together in groupby(sorted(usable, key=by_watermark), by_watermark):
+            stored += await report.store_ended([*together])
     if problems:
-        raise ResonantError("; ".join(problems))
+        raise ResonantError("; ".join(problems[name] for name in sorted(problems)))
     return f"{counted(stored, 'new event')} about failed runs"
 
 
-async def _store_runs_of(watch: RunWatch, store: WorkerStore, client: PrefectClient) -> int:
-    """Store the events for one watch; return how many are new."""
-    now = store.clock()
-    since = watch.watermark
-    late = [run for run in await _read_late(client, watch) if _state_time(run) >= since]
-    stored = 0
-    for first in range(0, len(late), _MOST_AT_ONCE):
-        events = await _to_events(client, watch, late[first : first + _MOST_AT_ONCE])
-        stored += await store.write(_store, events, watch, now=now, settled=since)
-    for _ in range(_MOST_WINDOWS):
-        until = await _end_of_window(client, watch, since, now)
-        events = await _to_events(client, watch, await _read_ended(client, watch, since, until))
-        settled = min(until, now - _SETTLED_AFTER_SECONDS)
-        stored += await store.write(_store, events, watch, now=now, settled=settled)
-        if until >= now:
-            break
-        since = until
-    return stored
+class _Report:
+    """Reads runs from Prefect, and stores their events for watches."""
+
+    def __init__(self, store: WorkerStore, client: PrefectClient, *, now: float) -> None:
+        self._store = store
+        self._client = client
+        self._now = now
+        self._flow_names: dict[UUID, str] = {}
+
+    async def store_late(self, watches: Sequence[RunWatch]) -> int:
+        """Store the events of the runs that are late now, up to a bound; return how many are new."""
+        late = _filter(watches, state={"name": {"any_": ["Late"]}})
+        found: list[FlowRun] = []
+        while len(found) < _MOST_AT_ONCE * _MOST_WINDOWS:
+            page = await self._client.read_flow_runs(
+                flow_run_filter=late,
+                sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+                limit=_PAGE,
+                offset=len(found),
+            )
+            found += page
+            if len(page) < _PAGE:
+                break
+        stored = 0
+        for watch in watches:
+            runs = [run for run in found if _state_time(run) >= watch.watermark]
+            for first in range(0, len(runs), _MOST_AT_ONCE):
+                stored += await self._store_for(watch, runs[first : first + _MOST_AT_ONCE])
+        return stored
+
+    async def store_ended(self, watches: Sequence[RunWatch]) -> int:
+        """Store the events of the runs that ended since the watches' watermark; return how many are new."""
+        stored = 0
+        since = watches[0].watermark
+        for _ in range(_MOST_WINDOWS):
+            until = await self._end_of_window(watches, since)
+            runs = await self._read_ended(watches, since, until)
+            for watch in watches:
+                stored += await self._store_for(watch, runs, min(until, self._now - _SETTLED_AFTER_SECONDS))
+            if until >= self._now:
+                break
+            since = until
+        return stored
+
+    async def _store_for(self, watch: RunWatch, runs: Sequence[FlowRun], settled: float = 0.0) -> int:
+        """Store the events of the runs that a watch is about; return how many are new."""
+        own = [
+            run
+            for run in runs
+            if _state_time(run) >= watch.created_at and (not watch.tag or watch.tag in run.tags)
+        ]
+        events = await self._to_events(watch, own)
+        return await self._store.write(_store, events, watch, now=self._now, settled=settled)
+
+    async def _end_of_window(self, watches: Sequence[RunWatch], since: float) -> float:
+        """Return the latest time until which few enough runs have ended: Prefect lists the newest ones first."""
+        until = self._now
+        while until - since > _SHORTEST_SECONDS:
+            found = await self._client.count_flow_runs(flow_run_filter=_ended(watches, since, until))
+            if found <= _MOST_AT_ONCE:
+                break
+            until = since + (until - since) / 2
+        return until
+
+    async def _read_ended(self, watches: Sequence[RunWatch], since: float, until: float) -> list[FlowRun]:
+        """Return the failed and crashed runs that ended in a window."""
+        found: dict[UUID, FlowRun] = {}
+        # By time instead of by offset: runs may leave the list meanwhile, when a user runs them again.
+        while True:
+            page = await self._client.read_flow_runs(
+                flow_run_filter=_ended(watches, since, until), sort=FlowRunSort.END_TIME_DESC, limit=_PAGE
+            )
+            known = len(found)
+            found |= {run.id: run for run in page}
+            if len(page) < _PAGE or len(found) == known:
+                return [*found.values()]
+            until = min(run.end_time.timestamp() for run in page if run.end_time)
+
+    async def _to_events(self, watch: RunWatch, runs: Sequence[FlowRun]) -> list[Event]:
+        """Return the events of the runs of watched flows."""
+        ids = sorted({str(run.flow_id) for run in runs if run.flow_id not in self._flow_names})
+        for first in range(0, len(ids), _PAGE):
+            of_ids = FlowFilter.model_validate({"id": {"any_": ids[first : first + _PAGE]}})
+            flows = await self._client.read_flows(flow_filter=of_ids)
+            self._flow_names |= {flow.id: flow.name for flow in flows}
+        # A renamed copy of this flow is named in no list.
+        own = {*OWN_FLOWS, flow_run.flow_name}
+        named = [(run, name) for run in runs if (name := self._flow_names.get(run.flow_id)) is not None]
+        return [
+            flow_run_event(run, run.state, name)
+            for run, name in named
+            if run.state and name not in own and watch.matches_flow(name)
+        ]
 
 
 def _store(
@@ -103,71 +189,15 @@ def _store(
     return result.accepted + as_stored.accepted
 
 
-async def _end_of_window(client: PrefectClient, watch: RunWatch, since: float, now: float) -> float:
-    """Return the latest time until which few enough runs have ended: Prefect lists the newest ones first."""
-    until = now
-    while until - since > _SHORTEST_SECONDS:
-        found = await client.count_flow_runs(flow_run_filter=_ended(watch, since, until))
-        if found <= _MOST_AT_ONCE:
-            break
-        until = since + (until - since) / 2
-    return until
-
-
-async def _read_ended(client: PrefectClient, watch: RunWatch, since: float, until: float) -> list[FlowRun]:
-    """Return the failed and crashed runs that ended in a window and not before the watch began."""
-    found: dict[UUID, FlowRun] = {}
-    # By time instead of by offset: runs may leave the list meanwhile, when a user runs them again.
-    while True:
-        page = await client.read_flow_runs(
-            flow_run_filter=_ended(watch, since, until), sort=FlowRunSort.END_TIME_DESC, limit=_PAGE
-        )
-        known = len(found)
-        found |= {run.id: run for run in page}
-        if len(page) < _PAGE or len(found) == known:
-            return [run for run in found.values() if _state_time(run) >= watch.created_at]
-        until = min(run.end_time.timestamp() for run in page if run.end_time)
-
-
-async def _read_late(client: PrefectClient, watch: RunWatch) -> list[FlowRun]:
-    """Return the runs that are late now, up to a bound, those with the newest start time first."""
-    late = _filter(watch, state={"name": {"any_": ["Late"]}})
-    found: list[FlowRun] = []
-    while len(found) < _MOST_AT_ONCE * _MOST_WINDOWS:
-        page = await client.read_flow_runs(
-            flow_run_filter=late, sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=_PAGE, offset=len(found)
-        )
-        found += page
-        if len(page) < _PAGE:
-            break
-    return found
-
-
-def _ended(watch: RunWatch, since: float, until: float) -> FlowRunFilter:
+def _ended(watches: Sequence[RunWatch], since: float, until: float) -> FlowRunFilter:
     times = {"after_": datetime.fromtimestamp(since, UTC), "before_": datetime.fromtimestamp(until, UTC)}
-    return _filter(watch, state={"type": {"any_": ["FAILED", "CRASHED"]}}, end_time=times)
+    return _filter(watches, state={"type": {"any_": ["FAILED", "CRASHED"]}}, end_time=times)
 
 
-def _filter(watch: RunWatch, **conditions: Any) -> FlowRunFilter:
-    tags = {"tags": {"all_": [watch.tag]}} if watch.tag else {}
-    return FlowRunFilter.model_validate(conditions | tags)
-
-
-async def _to_events(client: PrefectClient, watch: RunWatch, runs: list[FlowRun]) -> list[Event]:
-    """Return the events of the runs that the watch is about."""
-    ids = sorted({str(run.flow_id) for run in runs})
-    names: dict[UUID, str] = {}
-    for first in range(0, len(ids), _PAGE):
-        of_ids = FlowFilter.model_validate({"id": {"any_": ids[first : first + _PAGE]}})
-        names |= {flow.id: flow.name for flow in await client.read_flows(flow_filter=of_ids)}
-    # A renamed copy of this flow is named in no list.
-    own = {*OWN_FLOWS, flow_run.flow_name}
-    watched = {id_: name for id_, name in names.items() if name not in own and watch.matches_flow(name)}
-    return [
-        flow_run_event(run, run.state, watched[run.flow_id])
-        for run in runs
-        if run.flow_id in watched and run.state
-    ]
+def _filter(watches: Sequence[RunWatch], **conditions: Any) -> FlowRunFilter:
+    """Return a filter for the runs of all watches, and perhaps of other flows or tags."""
+    tags = sorted({each.tag for each in watches})
+    return FlowRunFilter.model_validate(conditions | ({"tags": {"any_": tags}} if all(tags) else {}))
 
 
 def _state_time(run: FlowRun) -> float:

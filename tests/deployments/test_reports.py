@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
@@ -11,7 +12,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments import reports
 from deployments.reports import AUTOMATION, REPORTS
-from resonant.store.shared.run_watches import RunWatch
+from resonant.store import WorkerStore
+from resonant.store.shared.run_watches import RunWatch, add_watch
 from support.flow_runs import CRASHED, FAILED, new_flow_name, run_with
 from support.machine import Machine
 from support.waiting import wait_until
@@ -75,17 +77,19 @@ def test_enabling_starts_the_schedule_and_an_automation_and_disabling_the_last_s
 
 
 def test_a_server_that_lost_the_automation_gets_it_again_and_a_disabled_one_stays_disabled(
-    server, ready_api, enabled
+    machine, server, ready_api, enabled
 ):
     def restore(*watches: RunWatch) -> None:
         with temporary_settings({PREFECT_API_URL: ready_api}):
             asyncio.run(reports.restore(watches))
 
-    found = RunWatch("ops", f"{enabled}*")
+    [listed] = of(machine, enabled)
+    found = RunWatch("ops", f"{enabled}*", server=listed["server"])
     server.delete(f"/automations/{automations(server)[0]['id']}")
     server.post(f"/deployments/{deployment(server)['id']}/pause_deployment")
     restore()
-    assert deployment(server)["paused"], "without a watch"
+    restore(replace(found, server="another"))
+    assert deployment(server)["paused"], "without a watch of this server"
 
     restore(found)
     assert not deployment(server)["paused"]
@@ -166,3 +170,30 @@ def test_a_removed_endpoint_is_no_longer_watched_for(machine, server):
     machine.do("automation", "enable", "failed-runs", "--endpoint", name)
     machine.do("endpoint", "remove", name, "--yes")
     assert machine.read("automation", "list") == automations(server) == []
+
+
+def test_the_watches_of_another_server_are_mentioned_and_can_be_listed_and_removed(machine, server, enabled):
+    watch = RunWatch("ops", tag="theirs", server="another")
+    asyncio.run(store_watch(f"sqlite:///{machine.database}", watch))
+
+    done = machine.do("automation", "list")
+    assert "theirs" not in done.stdout
+    assert "1 automation of other Prefect servers: `resonant automation list --all-servers`" in done.stderr
+    listed = machine.read("automation", "list", "--all-servers")
+    assert [(each["tag"], each["server"] == "another") for each in listed] == [
+        ("theirs", True),
+        (None, False),
+    ]
+    assert "another" in machine.do("automation", "list", "--all-servers").stdout
+
+    theirs = ("disable", "failed-runs", "--endpoint", "ops", "--tag", "theirs")
+    assert "not enabled" in machine.do("automation", *theirs, code=2).stderr
+    machine.do("automation", *theirs, "--server", "another")
+    assert machine.do("automation", "list").stderr == ""
+    assert not deployment(server)["paused"], "this server's own watch is left"
+
+
+async def store_watch(url: str, watch: RunWatch) -> None:
+    store = await WorkerStore.open(url)
+    await store.write(add_watch, watch, who="me", now=1.0)
+    await store.close()

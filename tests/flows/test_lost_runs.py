@@ -9,6 +9,7 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.events import Event
 
+import tasks.collect
 from resonant.local.work_pool import WORK_POOL, make_work_pool
 from support.prefect import patient_client
 from support.waiting import until
@@ -25,8 +26,9 @@ async def collect(now):
 
 
 @pytest.fixture
-async def running(prefect_api):
-    """Three flow runs of the work pool, by name."""
+async def running(prefect_api, monkeypatch):
+    """Three flow runs of the work pool, by name; the flow reads them one by one."""
+    monkeypatch.setattr(tasks.collect, "_RUNS_A_PAGE", 1)
     await make_work_pool()
     with patient_client(prefect_api) as api:
         flow_id = api.post("/flows/", json={"name": "of-the-pool"}).json()["id"]

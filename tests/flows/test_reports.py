@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections import Counter
 
 import pytest
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 from sqlalchemy import select
 
 import tasks.reports
+import tasks.server_identity
 from blocks import WebhookEndpoint
 from flows.reports import report_failed_runs
 from resonant.prefect import flow_run_event
@@ -19,6 +23,7 @@ from resonant.store.shared.run_watches import RunWatch, add_watch, read_watches
 from support.flow_runs import COMPLETED, CRASHED, FAILED, LATE, TIMED_OUT, new_flow_name, run_with
 from support.prefect import patient_client
 from tasks.reports import store_failed_runs
+from tasks.server_identity import server_id
 
 pytestmark = pytest.mark.engine
 
@@ -52,10 +57,16 @@ def flow_name():
 
 
 async def watch(
-    store, flow: str = "", *, endpoint: str = "reports", tag: str = "", since: float | None = None
+    store,
+    flow: str = "",
+    *,
+    endpoint: str = "reports",
+    tag: str = "",
+    since: float | None = None,
+    of_server: str = "",
 ):
     """Begin to watch."""
-    watched = RunWatch(endpoint, flow, tag)
+    watched = RunWatch(endpoint, flow, tag, of_server)
     await store.write(add_watch, watched, who="me", now=time.time() if since is None else since)
 
 
@@ -90,6 +101,54 @@ async def test_failed_crashed_timed_out_and_late_runs_are_stored_and_a_completed
         ids(run)[0]: f"prefect.flow-run.{kind}" for kind, run in runs.items()
     }
     assert {(each["subject"], each["endpoint"]) for each in found} == {(flow_name, "reports")}
+
+
+async def test_the_runs_are_read_once_for_all_watches(store, server, flow_name, monkeypatch):
+    calls = Counter()
+
+    def counted(method):
+        async def call(*args, **options):
+            calls[method.__name__] += 1
+            return await method(*args, **options)
+
+        return call
+
+    for each in (PrefectClient.read_flow_runs, PrefectClient.read_flows):
+        monkeypatch.setattr(PrefectClient, each.__name__, counted(each))
+    since = time.time()
+    await watch(store, flow_name, since=since)
+    await watch(store, tag=flow_name, since=since)
+    run = run_with(server, flow_name, FAILED, tags=(flow_name,))
+
+    await store_failed_runs(store)
+
+    assert [each["id"] for each in await stored(store)] == ids(run)
+    assert calls == {"read_flow_runs": 2, "read_flows": 1}, "late and ended runs"
+
+
+async def test_a_watch_of_another_server_gets_no_runs_of_this_one_and_keeps_its_watermark(
+    store, server, flow_name
+):
+    an_hour_ago = time.time() - 3600
+    await watch(store, flow_name, since=an_hour_ago, of_server="another")
+    await watch(store, flow_name, since=an_hour_ago)
+    await watch(store, flow_name, endpoint="theirs", since=an_hour_ago, of_server="another")
+    run = run_with(server, flow_name, FAILED)
+
+    await store_failed_runs(store)
+
+    assert [(each["id"], each["endpoint"]) for each in await stored(store)] == [(ids(run)[0], "reports")]
+    watches = await store.read(read_watches)
+    behind = [(each.endpoint, each.server) for each in watches if each.watermark == an_hour_ago]
+    assert behind == [("reports", "another"), ("theirs", "another")]
+    assert len(watches) == 3
+
+
+async def test_all_processes_agree_on_the_id_of_a_server(store, monkeypatch):
+    monkeypatch.setattr(tasks.server_identity, "VARIABLE", new_flow_name())
+    async with get_client() as client:
+        found = await asyncio.gather(*(server_id(client) for _ in range(8)))
+        assert {await server_id(client)} == set(found)
 
 
 async def test_a_second_round_stores_nothing_again(store, server, flow_name):

@@ -275,6 +275,7 @@ def run_watch(found: RunWatch) -> Document:
         "endpoint": found.endpoint,
         "flow": found.flow or None,
         "tag": found.tag or None,
+        "server": found.server or None,
         "enabled_at": rfc3339(found.created_at),
         "stored_until": rfc3339(found.watermark),
     }

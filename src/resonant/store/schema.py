@@ -368,6 +368,8 @@ run_watches = Table(
     # A glob and a tag; empty for all.
     Column("flow", Text, primary_key=True),
     Column("tag", Text, primary_key=True),
+    # The Prefect server that it belongs to; empty until one reports, if an older Resonant stored the watch.
+    Column("server", Text, primary_key=True),
     # All runs that failed before this time are stored.
     Column("watermark", Double, nullable=False),
     Column("created_at", Double, nullable=False),

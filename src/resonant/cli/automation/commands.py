@@ -10,12 +10,15 @@ import typer
 
 from resonant import output
 from resonant.cli import completion, documents, options
-from resonant.cli.command_store import command_store, on_prefect, run_async, who_runs_this
-from resonant.display import ago
+from resonant.cli.command_store import command_store, on_prefect, run_async
+from resonant.display import ago, counted
 from resonant.suggestions import did_you_mean
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from resonant.cli.command_store import CommandStore
+    from resonant.store.shared.run_watches import RunWatch
 
 commands = typer.Typer(no_args_is_help=True)
 _NONE = "no automation is enabled: `resonant automation enable failed-runs --endpoint NAME` enables one"
@@ -40,6 +43,18 @@ Flow = Annotated[
 ]
 Tag = Annotated[str, typer.Option(metavar="TAG", help="Only runs with this tag.", show_default=False)]
 
+AllServers = Annotated[
+    bool, typer.Option("--all-servers", help="Also those of other Prefect servers on the same store.")
+]
+Server = Annotated[
+    str,
+    typer.Option(
+        metavar="ID",
+        help="Of another Prefect server, such as one that no longer exists: see `list --all-servers`.",
+        show_default=False,
+    ),
+]
+
 
 @commands.command(epilog="Example: resonant automation enable failed-runs --endpoint ops --flow 'import-*'")
 def enable(
@@ -52,19 +67,19 @@ def enable(
     """
     from resonant.store.shared.run_watches import RunWatch, add_watch, read_watches
 
-    watch = RunWatch(options.endpoint_name(endpoint), _text("--flow", flow), _text("--tag", tag))
+    watched = options.endpoint_name(endpoint), _text("--flow", flow), _text("--tag", tag)
     with on_prefect() as store:
         from blocks.loading import require_endpoint
         from deployments import reports
 
-        run_async(require_endpoint(watch.endpoint))
+        run_async(require_endpoint(endpoint))
         run_async(reports.check_deployed())
         known = run_async(reports.read_flow_names())
-        is_new = store.run(
-            lambda opened: opened.write(add_watch, watch, who=who_runs_this(), now=opened.clock())
-        )
-        run_async(reports.start_for(store.read(read_watches)))
-        found = next(each for each in store.read(read_watches) if each.key == watch.key)
+        watch = RunWatch(*watched, run_async(reports.this_server()))
+        is_new = store.change(add_watch, watch)
+        watches = store.read(read_watches, watch.server)
+        run_async(reports.start_for(watches))
+    found = next(each for each in watches if each.selection == watch.selection)
     if flow and not any(map(watch.matches_flow, known)):
         output.say(output.visible(f"no flow is named {flow!r} yet{did_you_mean(flow, known)}"))
     text = f"{'enabled' if is_new else 'enabled before'}: {watch.endpoint} gets {watch}"
@@ -73,31 +88,56 @@ def enable(
 
 
 @commands.command("list", epilog="Example: resonant automation list --json")
-def list_(as_json: options.Json = False) -> None:
-    """List the enabled automations, and the time until which all failed runs are stored, usually ten minutes ago."""
+def list_(all_servers: AllServers = False, as_json: options.Json = False) -> None:
+    """List the enabled automations, and the time until which all failed runs are stored, usually ten minutes ago.
+
+    Other Prefect servers on the same store have their own automations.
+    """
     from resonant.store.shared.run_watches import read_watches
 
-    with command_store() as store:
-        found = store.read(read_watches)
+    if all_servers:
+        with command_store() as store:
+            found = every = store.read(read_watches)
+    else:
+        with on_prefect() as store:
+            from deployments import reports
+
+            server = run_async(reports.this_server())
+            found, every = store.read(read_watches, server), store.read(read_watches)
     if as_json:
         output.write_json_array(output.to_json(documents.run_watch(each)) for each in found)
     elif found:
-        now = time.time()
-        rows = [
-            (Name.FAILED_RUNS, each.endpoint, each.flow or "*", each.tag or "-", ago(now - each.watermark))
-            for each in found
-        ]
-        output.write_table(
-            ("automation", "endpoint", "flow", "tag", "stored until"),
-            [[output.visible(cell) for cell in row] for row in rows],
-        )
+        _write_table(found, with_servers=all_servers)
     else:
         output.say(_NONE)
+    if others := len(every) - len(found):
+        output.say(
+            f"{counted(others, 'automation')} of other Prefect servers: `resonant automation list --all-servers`"
+        )
+
+
+def _write_table(watches: Sequence[RunWatch], *, with_servers: bool) -> None:
+    now = time.time()
+    header = ["automation", "endpoint", "flow", "tag", "stored until"]
+    rows = [
+        [Name.FAILED_RUNS, each.endpoint, each.flow or "*", each.tag or "-", ago(now - each.watermark)]
+        for each in watches
+    ]
+    if with_servers:
+        header.append("server")
+        for row, each in zip(rows, watches, strict=True):
+            row.append(each.server or "-")
+    output.write_table(header, [[output.visible(cell) for cell in row] for row in rows])
 
 
 @commands.command(epilog="Example: resonant automation disable failed-runs --endpoint ops --flow 'import-*'")
 def disable(
-    _name: What, endpoint: Endpoint, flow: Flow = "", tag: Tag = "", as_json: options.Json = False
+    _name: What,
+    endpoint: Endpoint,
+    flow: Flow = "",
+    tag: Tag = "",
+    server: Server = "",
+    as_json: options.Json = False,
 ) -> None:
     """End the automation that `enable` started with the same options. Stored events are still sent."""
     from resonant.store.shared.run_watches import RunWatch, read_watches, remove_watch
@@ -106,13 +146,15 @@ def disable(
     with on_prefect() as store:
         from deployments import reports
 
-        found = next((each for each in store.read(read_watches) if each.key == watch.key), None)
+        this = run_async(reports.this_server())
+        watches = store.read(read_watches, server or this)
+        found = next((each for each in watches if each.selection == watch.selection), None)
         if found is None:
             raise options.Misuse(
                 f"not enabled: {watch.endpoint} does not get {watch}: see `resonant automation list`"
             )
-        store.run(lambda opened: opened.write(remove_watch, watch, who=who_runs_this(), now=opened.clock()))
-        run_async(reports.start_for(store.read(read_watches)))
+        store.change(remove_watch, found)
+        run_async(reports.start_for(store.read(read_watches, this)))
     text = f"disabled: {watch.endpoint} no longer gets {watch}"
     output.write_result(documents.run_watch(found), output.visible(text), as_json=as_json)
 
@@ -122,10 +164,9 @@ def forget_endpoint(store: CommandStore, name: str) -> None:
     from deployments import reports
     from resonant.store.shared.run_watches import read_watches, remove_watches_of
 
-    if store.run(
-        lambda opened: opened.write(remove_watches_of, name, who=who_runs_this(), now=opened.clock())
-    ):
-        run_async(reports.start_for(store.read(read_watches)))
+    server = run_async(reports.this_server())
+    if store.change(remove_watches_of, name, server):
+        run_async(reports.start_for(store.read(read_watches, server)))
 
 
 def _text(option: str, value: str) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-SCHEMA_VERSION = "0014"
+SCHEMA_VERSION = "0015"
 VERSION_TABLE = "resonant_schema"
 _MIGRATIONS = str(Path(__file__).parents[1] / "migrations")
 

@@ -1,11 +1,14 @@
-"""Watches: the flows whose failed runs an endpoint gets, and the time until which these runs were read from Prefect."""
+"""Watches: the flows whose failed runs an endpoint gets, and the time until which these runs were read from Prefect.
+
+A watch belongs to the Prefect server on which it was enabled: other servers have other runs.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from sqlalchemy import select, update
+from sqlalchemy import and_, select, update
 
 from resonant.routing.globs import any_glob
 from resonant.store import schema
@@ -27,6 +30,7 @@ class RunWatch:
     Attributes:
         flow: glob for the flow's name; empty for all.
         tag: a tag of the run; empty for all.
+        server: the Prefect server whose runs are watched; empty for a watch of an older Resonant until a server claims it.
         watermark: all runs that failed between ``created_at`` and this time are stored.
         created_at: runs that failed before this time are not stored.
     """
@@ -34,6 +38,7 @@ class RunWatch:
     endpoint: str
     flow: str = ""
     tag: str = ""
+    server: str = ""
     watermark: float = 0.0
     created_at: float = 0.0
 
@@ -42,9 +47,9 @@ class RunWatch:
         return f"failed, crashed and late runs of {self.flow or 'every flow'}{tag}"
 
     @property
-    def key(self) -> tuple[str, str, str]:
-        """The fields that identify it."""
-        return self.endpoint, self.flow, self.tag
+    def selection(self) -> dict[str, str]:
+        """What the user chose, as columns."""
+        return {"endpoint": self.endpoint, "flow": self.flow, "tag": self.tag}
 
     def matches_flow(self, name: str) -> bool:
         """Return whether the runs of the flow with this name are watched."""
@@ -53,13 +58,8 @@ class RunWatch:
 
 def add_watch(connection: Connection, watch: RunWatch, *, who: str, now: float) -> bool:
     """Store a watch that begins now; return False if it exists, which changes nothing."""
-    row = {
-        "endpoint": watch.endpoint,
-        "flow": watch.flow,
-        "tag": watch.tag,
-        "watermark": now,
-        "created_at": now,
-    }
+    _claim(connection, watch.server, _is(watch, server=""))
+    row = {**watch.selection, "server": watch.server, "watermark": now, "created_at": now}
     new = insert_into(connection.dialect.name, _w).values(row).on_conflict_do_nothing()
     if not connection.execute(new).rowcount:
         return False
@@ -72,14 +72,24 @@ def remove_watch(connection: Connection, watch: RunWatch, *, who: str, now: floa
     return bool(_remove(connection, _is(watch), who=who, now=now))
 
 
-def remove_watches_of(connection: Connection, endpoint: str, *, who: str, now: float) -> int:
-    """Remove all watches of an endpoint; return their number."""
-    return _remove(connection, _w.c.endpoint == endpoint, who=who, now=now)
+def remove_watches_of(connection: Connection, endpoint: str, server: str, *, who: str, now: float) -> int:
+    """Remove all watches of a server's endpoint; return their number."""
+    return _remove(connection, (_w.c.endpoint == endpoint) & _belongs_to(server), who=who, now=now)
 
 
-def read_watches(connection: Connection) -> list[RunWatch]:
-    """Return all watches, sorted by endpoint, flow and tag."""
-    return _read(connection)
+def read_watches(connection: Connection, server: str | None = None) -> list[RunWatch]:
+    """Return the watches of a server and those that it may claim; of all servers by default. They are sorted by all fields."""
+    columns = [_w.c[each.name] for each in fields(RunWatch)]
+    query = select(*columns).order_by(*columns)
+    if server is not None:
+        query = query.where(_belongs_to(server))
+    return [RunWatch(*row) for row in connection.execute(query)]
+
+
+def claim_watches(connection: Connection, server: str) -> list[RunWatch]:
+    """Let a server have the watches that an older Resonant stored, if no other server has them; return the server's watches."""
+    _claim(connection, server, _w.c.server == "")
+    return read_watches(connection, server)
 
 
 def advance_watch(connection: Connection, watch: RunWatch, until: float) -> None:
@@ -88,30 +98,27 @@ def advance_watch(connection: Connection, watch: RunWatch, until: float) -> None
     connection.execute(update(_w).where(_is(watch), is_older).values(watermark=until))
 
 
+def _claim(connection: Connection, server: str, condition: ColumnElement[bool]) -> None:
+    connection.execute(update(_w).where(condition).values(server=server))
+
+
 def _remove(connection: Connection, condition: ColumnElement[bool], *, who: str, now: float) -> int:
-    found = _read(connection, condition)
+    columns = [_w.c[each.name] for each in fields(RunWatch)]
+    found = [RunWatch(*row) for row in connection.execute(_w.delete().where(condition).returning(*columns))]
     for each in found:
         _audit(connection, "automation disable", each, who=who, now=now)
-    connection.execute(_w.delete().where(condition))
     return len(found)
 
 
-def _read(connection: Connection, *conditions: ColumnElement[bool]) -> list[RunWatch]:
-    columns = (_w.c.endpoint, _w.c.flow, _w.c.tag, _w.c.watermark, _w.c.created_at)
-    query = select(*columns).where(*conditions).order_by(_w.c.endpoint, _w.c.flow, _w.c.tag)
-    return [RunWatch(*row) for row in connection.execute(query)]
+def _is(watch: RunWatch, server: str | None = None) -> ColumnElement[bool]:
+    identity = watch.selection | {"server": watch.server if server is None else server}
+    return and_(*(_w.c[name] == value for name, value in identity.items()))
 
 
-def _is(watch: RunWatch) -> ColumnElement[bool]:
-    return (_w.c.endpoint == watch.endpoint) & (_w.c.flow == watch.flow) & (_w.c.tag == watch.tag)
+def _belongs_to(server: str) -> ColumnElement[bool]:
+    return _w.c.server.in_(["", server])
 
 
 def _audit(connection: Connection, action: Action, watch: RunWatch, *, who: str, now: float) -> None:
-    selection = {"endpoint": watch.endpoint, "flow": watch.flow, "tag": watch.tag}
-    record_change(
-        connection,
-        at=now,
-        who=who,
-        action=action,
-        selection={key: value for key, value in selection.items() if value},
-    )
+    selection = {name: value for name, value in watch.selection.items() if value}
+    record_change(connection, at=now, who=who, action=action, selection=selection)

@@ -26,6 +26,7 @@ from resonant.metrics.totals import read_totals
 from resonant.store import WorkerStore, open_store
 from resonant.store.counts.sketches import BOUNDS, Labels, Sketch, pack
 from resonant.store.engine.migrate import VERSION_TABLE
+from resonant.store.shared.run_watches import RunWatch, read_watches
 from resonant.testing import FixedClock
 
 ENDPOINTS = 1_000 if os.environ.get("RESONANT_CHAOS") == "long" else 200
@@ -279,3 +280,19 @@ async def test_a_decision_about_an_alert_that_was_not_announced_is_undone_and_so
     async with open_store(url) as store:
         raised = await store.read(read_raised)
     assert {key.endpoint: at for key, at in raised.items()} == {"announced": 5.0, "recovered": 2.0}
+
+
+async def test_a_watch_of_flow_runs_has_no_server_until_one_claims_it(url):
+    def watch(connection):
+        make_tables_of_0012(connection)
+        for name in ("v0013_ways_in", "v0014_prefect_projects"):
+            importlib.import_module(f"resonant.store.migrations.{name}").upgrade(connection)
+        connection.exec_driver_sql(
+            "INSERT INTO resonant_run_watches VALUES ('ops', 'import-*', '', 7.0, 5.0)"
+        )
+        connection.exec_driver_sql(f"UPDATE {VERSION_TABLE} SET version_num = '0014'")
+
+    await in_database(url, watch)
+    async with open_store(url) as store:
+        found = await store.read(read_watches)
+    assert found == [RunWatch("ops", "import-*", server="", watermark=7.0, created_at=5.0)]

@@ -11,6 +11,7 @@ from resonant.store.shared.run_watches import (
     RunWatch,
     add_watch,
     advance_watch,
+    claim_watches,
     read_watches,
     remove_watch,
     remove_watches_of,
@@ -56,10 +57,45 @@ def test_removing_a_watch_leaves_the_others_and_removing_an_endpoint_removes_its
 
     assert desk.write(remove_watch, ALL, who="me", now=6.0)
     assert not desk.write(remove_watch, ALL, who="me", now=6.0)
-    assert [each.key for each in desk.read(read_watches)] == [IMPORTS.key, ("shop", "", "")]
+    assert [each.selection for each in desk.read(read_watches)] == [
+        IMPORTS.selection,
+        RunWatch("shop").selection,
+    ]
 
-    assert desk.write(remove_watches_of, "ops", who="me", now=7.0) == 1
+    assert desk.write(remove_watches_of, "ops", "a", who="me", now=7.0) == 1
     assert [each.endpoint for each in desk.read(read_watches)] == ["shop"]
+
+
+def test_each_server_has_its_own_watches_with_their_own_watermarks(desk):
+    a, b = (replace(ALL, server=server) for server in "ab")
+    assert [add(desk, each) for each in (b, a)] == [True, True]
+
+    desk.write(advance_watch, a, 7.0)
+    assert [(each.server, each.watermark) for each in desk.read(read_watches)] == [("a", 7.0), ("b", 5.0)]
+    assert [each.server for each in desk.read(read_watches, "b")] == ["b"]
+
+    assert desk.write(remove_watches_of, "ops", "a", who="me", now=8.0) == 1
+    assert [each.server for each in desk.read(read_watches)] == ["b"]
+
+
+def test_the_first_server_that_reports_claims_the_watches_without_a_server(desk):
+    add(desk, ALL)
+    add(desk, replace(IMPORTS, server="b"))
+    desk.write(advance_watch, ALL, 7.0)
+    assert len(desk.read(read_watches, "b")) == 2, "both servers may claim it"
+
+    begun = replace(ALL, server="a", watermark=7.0, created_at=5.0)
+    assert desk.write(claim_watches, "a") == [begun]
+    assert [each.selection for each in desk.write(claim_watches, "b")] == [IMPORTS.selection]
+
+
+def test_a_server_that_adds_a_watch_without_a_server_claims_it(desk):
+    add(desk, ALL)
+    add(desk, IMPORTS)
+
+    assert not add(desk, replace(ALL, server="a"), now=9.0)
+
+    assert [(each.server, each.created_at) for each in desk.read(read_watches)] == [("a", 5.0), ("", 5.0)]
 
 
 def test_the_audit_has_each_change_and_no_repeat(desk):
