@@ -320,7 +320,7 @@ def dead_letter_group(group: DeadLetterGroup) -> Document:
 
 
 def acknowledged(causes: Mapping[str, int], done: str) -> Document:
-    """Return the acknowledged or reopened causes; only acknowledged ones have the number of their dead letters."""
+    """Return the acknowledged or reopened causes, with the numbers of their dead letters."""
     return {
         "done": done,
         "causes": [{"cause": each, "dead_letters": number} for each, number in causes.items()],

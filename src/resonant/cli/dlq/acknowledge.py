@@ -52,13 +52,14 @@ def ack(
     def change(connection: Connection, who: str, now: float) -> dict[str, int]:
         found = {}
         for cause in causes:
-            if undo and not reopen(connection, cause, who=who, now=now):
-                raise ResonantError(f"the cause {cause} is not acknowledged: nothing was changed")
-            found[cause] = 0 if undo else acknowledge(connection, cause, who=who, note=note, now=now)
-            if not undo and not found[cause]:
-                raise ResonantError(
-                    f"the queue has no dead letter of the cause {cause}: nothing was acknowledged"
-                )
+            if undo:
+                found[cause] = reopen(connection, cause, who=who, now=now)
+                why = f"the cause {cause} is not acknowledged: nothing was changed"
+            else:
+                found[cause] = acknowledge(connection, cause, who=who, note=note, now=now)
+                why = f"the queue has no dead letter of the cause {cause}: nothing was acknowledged"
+            if not found[cause]:
+                raise ResonantError(why)
         return found
 
     with command_store() as store:
@@ -70,4 +71,4 @@ def ack(
         output.write(output.to_json(documents.acknowledged(found, done)) + "\n")
         return
     for cause, number in found.items():
-        output.write(f"{done} {cause}" + ("\n" if undo else f": {counted(number, 'dead letter')}\n"))
+        output.write(f"{done} {cause}: {counted(number, 'dead letter')}\n")

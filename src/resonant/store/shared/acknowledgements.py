@@ -13,7 +13,7 @@ from sqlalchemy import delete, func, select
 
 from resonant.store import schema
 from resonant.store.audit import record_change
-from resonant.store.engine.sql import insert_into
+from resonant.store.engine.sql import insert_into, is_any_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -42,7 +42,7 @@ def read_acknowledged(connection: Connection) -> dict[str, Acknowledgement]:
 
 
 def acknowledge(connection: Connection, cause: str, *, who: str, note: str | None, now: float) -> int:
-    """Acknowledge a cause, and return the number of its dead letters; without any, change nothing.
+    """Acknowledge a cause, and return the number of its dead letters; without any, change nothing. Ended ones are removed.
 
     Args:
         connection: in a write transaction.
@@ -51,24 +51,31 @@ def acknowledge(connection: Connection, cause: str, *, who: str, note: str | Non
         note: shown with the cause.
         now: seconds since the epoch.
     """
-    is_of_cause = _d.c.cause_id.in_(select(_c.c.id).where(_c.c.fingerprint == cause))
-    query = select(func.count(), func.max(_d.c.finished_at)).where(schema.is_dead_letter, is_of_cause)
-    number, last_at = connection.execute(query).one()
+    number, last_at = _dead_letters(connection, cause)
     if not number:
         return 0
+    connection.execute(delete(_a).where(~is_any_of(_a.c.cause, list(read_acknowledged(connection)))))
     # The clock of the worker that gave up the last one may be ahead.
     row = {"acknowledged_at": max(now, last_at), "acknowledged_by": who, "note": note}
     new = insert_into(connection.dialect.name, _a).values(cause=cause, **row)
     connection.execute(new.on_conflict_do_update(index_elements=[_a.c.cause], set_=row))
     selection = {"cause": cause, "note": note}
     record_change(connection, at=now, who=who, action="acknowledge", selection=selection)
-    return int(number)
+    return number
 
 
-def reopen(connection: Connection, cause: str, *, who: str, now: float) -> bool:
-    """End the acknowledgement of a cause; return False if it has none."""
+def reopen(connection: Connection, cause: str, *, who: str, now: float) -> int:
+    """End the acknowledgement of a cause, and return the number of its dead letters; 0 if it was not acknowledged."""
     if cause not in read_acknowledged(connection):
-        return False
+        return 0
     connection.execute(delete(_a).where(_a.c.cause == cause))
     record_change(connection, at=now, who=who, action="reopen", selection={"cause": cause})
-    return True
+    return _dead_letters(connection, cause)[0]
+
+
+def _dead_letters(connection: Connection, cause: str) -> tuple[int, float]:
+    """Return the number of dead letters of a cause, and when the last one was given up."""
+    is_of_cause = _d.c.cause_id.in_(select(_c.c.id).where(_c.c.fingerprint == cause))
+    query = select(func.count(), func.max(_d.c.finished_at)).where(schema.is_dead_letter, is_of_cause)
+    number, last_at = connection.execute(query).one()
+    return number, last_at or 0.0

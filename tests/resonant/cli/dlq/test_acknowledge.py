@@ -53,7 +53,11 @@ def test_several_are_acknowledged_and_reopened_at_once(resonant, causes):
         "done": "acknowledged",
         "causes": [{"cause": causes[0], "dead_letters": 2}, {"cause": causes[1], "dead_letters": 1}],
     }
-    assert resonant("dlq", "ack", "--undo", causes[1]).out == f"reopened {causes[1]}\n"
+    assert resonant.json("dlq", "ack", "--undo", causes[0])["causes"] == [
+        {"cause": causes[0], "dead_letters": 2}
+    ]
+    assert resonant("dlq", "ack", causes[0]).out == f"acknowledged {causes[0]}: 2 dead letters\n"
+    assert resonant("dlq", "ack", "--undo", causes[1]).out == f"reopened {causes[1]}: 1 dead letter\n"
     assert [bool(group["acknowledged"]) for group in resonant.json("dlq", "--group")] == [False, True]
 
 

@@ -72,6 +72,15 @@ def test_a_purge_of_its_dead_letters_ends_it(desk, cause):
     assert desk.read(read_acknowledged) == {}
 
 
+def test_the_next_one_removes_an_ended_one_from_the_store(desk, cause):
+    ack(desk, cause)
+    desk.purge()
+    desk.bury("evt_3", code="http_404")
+    [other] = desk.read(triage)
+    ack(desk, other.fingerprint)
+    assert [row["cause"] for row in desk.rows(schema.acknowledged_causes)] == [other.fingerprint]
+
+
 def test_dead_letters_of_a_worker_whose_clock_is_ahead_are_acknowledged_too(desk, cause):
     assert desk.write(acknowledge, cause, who="ann", note=None, now=desk.clock() - 60) == 2
     assert cause in desk.read(read_acknowledged)
