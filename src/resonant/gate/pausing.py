@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select, update
 
 from resonant.display import counted, one_line
+from resonant.errors import ResonantError
 from resonant.events import rfc3339
 from resonant.store import Store, schema
 from resonant.store.audit import add_to_audit, audited, record_change
@@ -21,6 +22,8 @@ from resonant.store.shared.gates import Gate, GateChange, read_gates
 _d = schema.deliveries.c
 # The deliveries that one transaction makes due: few enough that outcomes do not wait long for it.
 _BATCH = 500
+# The status, the artifacts and the events about gates show each reason on one line.
+_LONGEST_REASON = 500
 _RESUMED = {
     "normal": "its deliveries are sent again",
     "paced": "its deliveries are sent again, at a pace that grows",
@@ -49,8 +52,13 @@ async def pause(store: Store, endpoint: str, *, who: str, reason: str | None = N
 
     Sends in flight are not interrupted. If a 410 has paused the endpoint, the operator's pause replaces that pause, and its
     alert ends. If an operator has paused it, nothing changes. The caller has checked the endpoint's name.
+
+    Raises:
+        ResonantError: the reason is longer than 500 characters.
     """
     reason = one_line(reason or "") or None
+    if reason and len(reason) > _LONGEST_REASON:
+        raise ResonantError(f"the reason has {len(reason):,} characters: write at most {_LONGEST_REASON}")
 
     def paused(gate: Gate, now: float) -> Gate:
         if gate.state == "paused" and not gate.is_gone:

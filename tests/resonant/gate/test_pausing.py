@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from resonant.delivery.retry import Park
+from resonant.errors import ResonantError
 from resonant.events import rfc3339
 from resonant.gate.pausing import make_parked_due, pause, resume
 from resonant.store.audit import read_audit
@@ -65,6 +66,14 @@ def park(desk):
         desk.record(*(desk.failed(lease, decision or desk.park_for(DAY)) for lease in leases))
 
     return park
+
+
+def test_a_reason_with_more_than_500_characters_is_refused(operator):
+    with pytest.raises(ResonantError, match="the reason has 501 characters: write at most 500"):
+        operator.pause("x" * 501)
+    assert operator.gate.state == "normal"
+    operator.pause("\n" + "x" * 500)
+    assert len(operator.gate.reason) == 500
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ def pause(
     reason: Annotated[
         str | None,
         typer.Option(
-            metavar="TEXT", help="The reason on one line, shown by `resonant status` and `resonant audit`."
+            metavar="TEXT",
+            help="The reason, at most 500 characters on one line, shown by `resonant status` and `resonant audit`.",
         ),
     ] = None,
     as_json: options.Json = False,
