@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from resonant.store.views.selection import Selection
 
 commands = typer.Typer(no_args_is_help=True)
+# The commands shown after a removal; `--json` has all.
+_MOST_SHOWN = 10
 _NONE = "no subscriptions: `resonant subscription add ENDPOINT TYPE_GLOB` adds one"
 
 
@@ -144,12 +146,14 @@ def remove(
         return
     for each in found.values():
         output.write_paragraph(output.visible(f"removed {each.id}: {each.endpoint} got {each}"), indent=2)
-    for command, number in unfinished.items():
+    for command, number in list(unfinished.items())[:_MOST_SHOWN]:
         waiting = counted(number, "delivery is", "deliveries are")
         text = (
             f"{waiting} unfinished: `{command}` cancels them, also those of producers that named the endpoint"
         )
         output.write_paragraph(output.visible(text), indent=2)
+    if more := list(unfinished.values())[_MOST_SHOWN:]:
+        output.write(f"{sum(more):,} more are unfinished, of {len(more):,} other types\n")
     if shared:
         waiting = counted(shared, "delivery is", "deliveries are")
         output.write_paragraph(
@@ -178,9 +182,12 @@ def _unfinished(connection: Connection, removed: list[Subscription]) -> tuple[di
             selection = Selection(endpoint=each.endpoint, event_type=glob, source=source)
             numbers = unfinished_by_type(connection, selection)
             of_others = {name: number for name, number in numbers.items() if others.may_want(name)}
+            if of_others:
+                # The command would take them as globs, which may match the types of the others.
+                of_others |= {name: number for name, number in numbers.items() if WILDCARDS & set(name)}
             shared |= {(each.endpoint, name): number for name, number in of_others.items()}
             if of_others:
-                for name in numbers.keys() - of_others.keys():
+                for name in sorted(numbers.keys() - of_others.keys()):
                     found[_cancelling(selection.model_copy(update={"event_type": name}))] = numbers[name]
             elif numbers:
                 found[_cancelling(selection)] = sum(numbers.values())

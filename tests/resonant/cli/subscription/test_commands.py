@@ -173,6 +173,18 @@ def test_the_command_does_not_cancel_deliveries_of_the_other_subscriptions(reson
     }
 
 
+def test_ten_commands_are_shown_and_a_type_with_a_wildcard_has_no_command(resonant, subscribe, worker):
+    of_orders = subscribe("shop", "order.*")["id"]
+    subscribe("shop", "order.paid")
+    for event_type in ("order.paid", "order.p*", *(f"order.{number:02}" for number in range(13))):
+        worker.accept(event_type, endpoint="shop", event_type=event_type)
+
+    _, *commands, more, shared = resonant("subscription", "remove", of_orders).out.splitlines()
+    assert [each.partition("--type ")[2][:8] for each in commands] == [f"order.{n:02}" for n in range(10)]
+    assert more == "3 more are unfinished, of 3 other types"
+    assert shared.startswith("2 deliveries are unfinished and of a type that another ")
+
+
 def test_every_change_is_in_the_audit(resonant, subscribe):
     added = subscribe("shop", "order.*")["id"]
     resonant("subscription", "remove", added)
