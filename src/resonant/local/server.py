@@ -176,7 +176,7 @@ def kept_server(
         settings: provide the folder of its log.
         port: its port.
         ui: whether it has a UI.
-        variables: environment variables that locate the store, if notification blocks need it.
+        variables: environment variables for notification blocks, which store events.
 
     Raises:
         ServerError: the server does not start; the message contains the path of its log.

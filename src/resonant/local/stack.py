@@ -139,7 +139,10 @@ def running_stack(
         configure_prefect()
         os.environ["PREFECT_API_URL"] = server.api_url
         has_password = with_password and protect_up(settings)
-        of_store = {"RESONANT_DATABASE_URL": settings.store_url} | elsewhere
+        of_store = {
+            "RESONANT_DATABASE_URL": settings.store_url,
+            "RESONANT_MAX_EVENT_BYTES": str(settings.max_event_bytes),
+        } | elsewhere
         starting = kept_server(settings, port=port, ui=True, variables=of_store)
         with starting as serving, translated_server_errors(server.api_url):
             check_client_names()
