@@ -23,7 +23,7 @@ async def announce_alerts(store: WorkerStore, totals: Totals) -> None:
 
     Raises:
         StoreUnavailable: the store became unavailable.
-        ResonantError: Prefect's server did not accept an event; the next run sends it.
+        ResonantError: Prefect's server did not accept an event, or its feed could not be read; the next run tries again.
     """
     now = totals.taken_at
     settings = load_settings()

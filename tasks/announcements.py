@@ -43,7 +43,7 @@ async def announce(store: Store) -> None:
 
     Raises:
         StoreUnavailable: the store became unavailable.
-        ResonantError: Prefect's server did not accept an event; the next call sends it.
+        ResonantError: Prefect's server did not accept an event, or its feed could not be read; the next call tries again.
     """
     if not await store.read(read_announcements):
         return
@@ -63,7 +63,8 @@ async def announce(store: Store) -> None:
         raise
     except Exception as error:  # noqa: BLE001 - Prefect's client raises errors of several kinds
         raise ResonantError(
-            f"Prefect's server did not accept an event; the next run sends it: {one_line(str(error))}"
+            "Prefect's server did not accept an event about an alert or a gate, or did not show its event feed; the next run "
+            f"tries again: {one_line(str(error))}"
         ) from None
 
 

@@ -144,7 +144,7 @@ async def test_an_announcement_of_the_day_before_is_forgotten_although_prefect_r
     await add(store)
     clock.advance(86_401)
     await add(store)
-    with pytest.raises(ResonantError, match="did not accept an event; the next run sends it: refused"):
+    with pytest.raises(ResonantError, match="the next run tries again: refused"):
         await announce(store)
     assert len(await announced(store)) == 1
 
