@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _ELSEWHERE = "or set RESONANT_DATABASE_URL"
+_NO_PRIVILEGE = "42501"
 _CONNECTION_LOST = "the server ended the connection: run the same command again"
 # PostgreSQL's SQLSTATE (Appendix A of its manual), or a substring of SQLite's message.
 _HINTS = {
@@ -22,7 +23,7 @@ _HINTS = {
     "28P01": "the server refuses this user or password",
     "28000": "the server refuses this user or password",
     "3D000": f"the server has no such database: create it, {_ELSEWHERE}",
-    "42501": "this user lacks a privilege: grant it CREATE on the schema, or upgrade the store as the owner of its tables",
+    _NO_PRIVILEGE: "use a user with this privilege; a new or old store needs one who may create tables, or the owner of its tables",
     "55P03": "another transaction holds a lock on it: try again when it is done",
     "53100": "the server's disk is full: free some space and run the same command again",
     "53300": "the server has no free connection: try again later",
@@ -45,7 +46,7 @@ _REFUSED = (
     "28P01",
     "28000",
     "3D000",
-    "42501",
+    _NO_PRIVILEGE,
     "readonly database",
     "unable to open",
     "not a database",
@@ -98,6 +99,9 @@ def _reason(error: BaseException) -> str:
     error = getattr(error, "orig", None) or error
     text = " ".join(str(error).split())
     if state := sqlstate(error):
+        if state == _NO_PRIVILEGE:
+            # The driver's text begins with the class of its error. The rest names the table.
+            return f"{text.rpartition('>: ')[2]}: {_HINTS[state]}"
         return _HINTS.get(state) or text[:_SHOWN_CHARACTERS]
     match error:
         case ConnectionRefusedError() | FileNotFoundError():

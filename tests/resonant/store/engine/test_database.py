@@ -150,7 +150,7 @@ def guarded_user(postgresql):
             "guarded",
             "postgres",
             "geheim",
-            "this user lacks a privilege: grant it CREATE on the schema, or upgrade the store as the owner of its tables",
+            "permission denied for schema public: use a user with this privilege; a new or old store needs one who may create tables, or the owner of its tables",
         ),
     ],
 )
