@@ -112,3 +112,13 @@ def receiver(tmp_path_factory):
     """The receiver of the fault suite, which delivers everything."""
     with started_receiver(tmp_path_factory.mktemp("receiver"), "support.receiver_scripts:steady") as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A Prefect server that a test may kill and start again."""
+    # Here, since most suites need no Prefect, whose import takes a second.
+    from faults_prefect import own_prefect
+
+    with own_prefect(tmp_path_factory.mktemp("prefect")) as started:
+        yield started

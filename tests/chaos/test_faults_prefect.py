@@ -55,12 +55,6 @@ _WIDTH = 1
 _OUTLASTING = 1500
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with own_prefect(tmp_path_factory.mktemp("prefect")) as started:
-        yield started
-
-
 @pytest.fixture
 def machine(tmp_path, sqlite_url, server, receiver):
     made = machine_of(tmp_path, sqlite_url, server.api_url, RESONANT_ENDPOINT_CONCURRENCY=f"{_WIDTH}")

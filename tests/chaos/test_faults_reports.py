@@ -1,6 +1,6 @@
 """Each failed run is reported once, whatever fails meanwhile. No automation acts, as if Prefect dropped all of its events.
 
-The long form has 100 failed runs, 20 for each fault.
+The long form has 20 failed runs for each fault, and 20 more on a second server.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import pytest
 from chaos_facts import Database
 from faults import ENDPOINT, IS_LONG, long_form_only, machine_of, note_figures
 from faults_prefect import own_prefect
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from resonant.store import WorkerStore
+from deployments.reports import this_server
 from resonant.store.shared.run_watches import RunWatch, add_watch
+from support.dispatching import opened
 from support.flow_runs import CRASHED, FAILED, TIMED_OUT, new_flow_name, run_with
-from support.machine import finished
+from support.machine import Machine, finished
 from support.prefect import patient_client
 from support.waiting import wait_until
 
@@ -31,7 +33,9 @@ _REPORT = """
 from resonant.local.project import make_flows_importable
 make_flows_importable()
 import asyncio
+import tasks.reports
 from flows.reports import report_failed_runs
+tasks.reports._SETTLED_AFTER_SECONDS = {settled_after}
 asyncio.run(report_failed_runs())
 """
 _PATIENT = '{"patient": {"max_attempts": 1000, "base": 0.5, "cap": 2.0}}'
@@ -41,20 +45,19 @@ _DELIVERED = """SELECT e.id, count(*) AS deliveries, sum(d.status = 'delivered')
 _WIDTH = 4
 # A process imports everything in this time, more or less.
 _STARTS_IN_SECONDS = 15.0
-_MOST_DRAINS = 10
+_DOWN_SECONDS = 60.0
 _CONCLUDES_IN_SECONDS = 300.0
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with own_prefect(tmp_path_factory.mktemp("prefect")) as started:
+def other_server(tmp_path_factory):
+    with own_prefect(tmp_path_factory.mktemp("other-prefect")) as started:
         yield started
 
 
-@pytest.fixture
-def machine(tmp_path, sqlite_url, server, receiver):
+def machine_at(home, sqlite_url, server, receiver) -> Machine:
     machine = machine_of(
-        tmp_path,
+        home,
         sqlite_url,
         server.api_url,
         RESONANT_POLICIES=_PATIENT,
@@ -67,22 +70,45 @@ def machine(tmp_path, sqlite_url, server, receiver):
 
 
 @pytest.fixture
+def machine(tmp_path, sqlite_url, server, receiver):
+    return machine_at(tmp_path, sqlite_url, server, receiver)
+
+
+@pytest.fixture
 def rng():
     return random.Random()
 
 
-async def begin_to_watch(url: str, flow_name: str) -> None:
-    store = await WorkerStore.open(url)
-    await store.write(add_watch, RunWatch(ENDPOINT, flow_name), who="me", now=time.time())
-    await store.close()
+async def begin_to_watch(url: str, flow_name: str, *servers: str) -> None:
+    async with opened(url) as store:
+        for each in servers or ("",):
+            await store.write(
+                add_watch, RunWatch(ENDPOINT, flow_name, server=each), who="me", now=time.time()
+            )
 
 
-def start_report(machine) -> subprocess.Popen[str]:
+def id_of(server) -> str:
+    with temporary_settings({PREFECT_API_URL: server.api_url}):
+        return asyncio.run(this_server())
+
+
+def fail_runs(server, flow_name: str, rng: random.Random) -> set[str]:
+    """Let runs fail; return the ids of their events."""
+    with patient_client(server.api_url) as api:
+        runs = [run_with(api, flow_name, rng.choice([FAILED, CRASHED, TIMED_OUT])) for _ in range(_RUNS)]
+    return {f"prefect-flow-run-{run['state']['id']}" for run in runs}
+
+
+def start_report(machine, *, settled_after: float = 600.0) -> subprocess.Popen[str]:
     """Start the flow in a process, as the schedule does."""
+    code = _REPORT.format(settled_after=settled_after)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(
-        [sys.executable, "-c", _REPORT], cwd=machine.home, env=machine.environment, **pipes
-    )
+    return subprocess.Popen([sys.executable, "-c", code], cwd=machine.home, env=machine.environment, **pipes)
+
+
+def report(machine, **options) -> None:
+    done = finished(start_report(machine, **options), _CONCLUDES_IN_SECONDS)
+    assert done.returncode == 0, done.stderr
 
 
 def kill_at_random(process: subprocess.Popen[str], rng: random.Random) -> None:
@@ -104,7 +130,7 @@ def kill_report(server, machine, receiver, rng):
 
 
 def kill_drain(server, machine, receiver, rng):
-    finished(start_report(machine), _CONCLUDES_IN_SECONDS)
+    report(machine)
     drain = machine.start("emit")
     # While it sends.
     wait_until(lambda: receiver.journal or drain.poll() is not None, _CONCLUDES_IN_SECONDS, every=0.01)
@@ -113,9 +139,12 @@ def kill_drain(server, machine, receiver, rng):
 
 
 def stop_receiver(server, machine, receiver, rng):
+    """The endpoint is down for a minute, while drains try to send."""
     machine.save_endpoint(ENDPOINT, "http://127.0.0.1:9/", timeout=5)
-    finished(start_report(machine), _CONCLUDES_IN_SECONDS)
-    kill_at_random(machine.start("emit"), rng)
+    report(machine)
+    up_again_at = time.monotonic() + _DOWN_SECONDS
+    while time.monotonic() < up_again_at:
+        kill_at_random(machine.start("emit"), rng)
     machine.save_endpoint(ENDPOINT, receiver.url, timeout=5)
 
 
@@ -139,23 +168,49 @@ def test_each_failed_run_is_stored_and_delivered_once(fault, server, machine, sq
     flow_name = new_flow_name()
     asyncio.run(begin_to_watch(sqlite_url, flow_name))
     receiver.mark()
-    with patient_client(server.api_url) as api:
-        runs = [run_with(api, flow_name, rng.choice([FAILED, CRASHED, TIMED_OUT])) for _ in range(_RUNS)]
-    expected = {f"prefect-flow-run-{run['state']['id']}" for run in runs}
+    expected = fail_runs(server, flow_name, rng)
 
     fault(server, machine, receiver, rng)
 
-    assert finished(start_report(machine), _CONCLUDES_IN_SECONDS).returncode == 0
-    for _ in range(_MOST_DRAINS):
+    report(machine)
+    repeats = send_all(machine, sqlite_url, receiver, expected)
+    assert repeats <= (_WIDTH if fault in (kill_drain, stop_receiver) else 0)
+    note_figures(f"reports, {fault.__name__}", {"runs": len(expected), "repeats": repeats})
+
+
+@long_form_only("this starts a second Prefect server")
+@pytest.mark.timeout(1200)
+def test_a_server_that_is_away_while_another_one_reports_loses_no_failed_run(
+    server, other_server, machine, sqlite_url, receiver, rng, tmp_path
+):
+    """The runs that failed before a report are settled at once, as after ten minutes."""
+    (tmp_path / "other").mkdir()
+    other_machine = machine_at(tmp_path / "other", sqlite_url, other_server, receiver)
+    flow_name = new_flow_name()
+    asyncio.run(begin_to_watch(sqlite_url, flow_name, id_of(server), id_of(other_server)))
+    receiver.mark()
+    expected = fail_runs(other_server, flow_name, rng)
+    with other_server.killed():
+        expected |= fail_runs(server, flow_name, rng)
+        kill_at_random(start_report(machine, settled_after=0.0), rng)
+        report(machine, settled_after=0.0)
+    with server.killed():
+        report(other_machine, settled_after=0.0)
+
+    repeats = send_all(machine, sqlite_url, receiver, expected)
+    assert repeats == 0
+    note_figures("reports, two servers", {"runs": len(expected), "repeats": repeats})
+
+
+def send_all(machine, sqlite_url, receiver, expected: set[str]) -> int:
+    """Send until each event is delivered once; return how many requests were repeats."""
+    rows: dict[str, tuple[int, int]] = {}
+    give_up_at = time.monotonic() + _CONCLUDES_IN_SECONDS
+    while time.monotonic() < give_up_at and not (rows and all(delivered for _, delivered in rows.values())):
         machine.run("emit", timeout=_CONCLUDES_IN_SECONDS)
-        rows = {
-            row["id"]: (row["deliveries"], row["delivered"]) for row in Database(sqlite_url).query(_DELIVERED)
-        }
-        if all(delivered for _, delivered in rows.values()):
-            break
+        found = Database(sqlite_url).query(_DELIVERED)
+        rows = {row["id"]: (row["deliveries"], row["delivered"]) for row in found}
     assert rows == dict.fromkeys(expected, (1, 1))
     received = receiver.received()
     assert received.keys() == expected
-    repeats = sum(len(each) - 1 for each in received.values())
-    assert repeats <= (_WIDTH if fault in (kill_drain, stop_receiver) else 0)
-    note_figures(f"reports, {fault.__name__}", {"runs": len(runs), "repeats": repeats})
+    return sum(len(each) - 1 for each in received.values())
