@@ -4,10 +4,9 @@ Alerts are events that the flow export-metrics sends (see ``tasks/alerts.py``). 
 ``resonant up`` apply the automations. Both overwrite manual changes, but do not enable or disable an existing automation.
 """
 
-from __future__ import annotations
-
+from collections.abc import Iterable
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from uuid import UUID
 
 from prefect.automations import (
     Automation,
@@ -17,22 +16,16 @@ from prefect.automations import (
     RunDeployment,
     SendNotification,
 )
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
 from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 
 from resonant.errors import ResonantError
 from resonant.local.work_pool import LOST, WORK_POOL
 from resonant.metrics.alerts import EVENT_RAISED, EVENT_RECOVERED, Condition
 from resonant.settings import load_settings
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from uuid import UUID
-
-    from prefect.client.orchestration import PrefectClient
-    from prefect.client.schemas.responses import DeploymentResponse
 
 CRASHED = "resonant: mark runs without heartbeats as crashed"
 NOTIFY = "resonant: notify of alerts"

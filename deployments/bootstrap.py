@@ -4,8 +4,6 @@
 drains. Run it again to update the server.
 """
 
-from __future__ import annotations
-
 import asyncio
 import inspect
 import sys

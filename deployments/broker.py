@@ -16,17 +16,13 @@ instead (see docs/how-to/postgresql-and-redis.md).
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
-from prefect.server.utilities.messaging import memory
+from prefect.server.utilities.messaging import Message, MessageHandler, memory
 from prefect.server.utilities.messaging.memory import break_topic, ephemeral_subscription
 
 from resonant.local.compatibility import count_unread_messages
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from prefect.server.utilities.messaging import Message, MessageHandler
 
 # The names that Prefect requires of a broker's module.
 __all__ = ["Consumer", "Publisher", "break_topic", "ephemeral_subscription"]

@@ -3,23 +3,16 @@
 Prefect's deploy command starts stopped schedules again, and leaves deployments that prefect.yaml no longer declares.
 """
 
-from __future__ import annotations
-
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 
 from deployments.reports import REPORTS
 from resonant.local.work_pool import WORK_POOL
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from prefect.client.orchestration import PrefectClient
-    from prefect.client.schemas.responses import DeploymentResponse
 
 # The present names, by the names in earlier versions.
 NEW_NAMES = {

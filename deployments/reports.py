@@ -4,29 +4,21 @@ An automation may miss events that Prefect's broker dropped, or that happened wh
 these runs. The automation only starts the same flow earlier.
 """
 
-from __future__ import annotations
-
+from collections.abc import Collection, Iterable
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from uuid import UUID
 
 from prefect.automations import Automation, EventTrigger, Posture, RunDeployment
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
 
 from deployments.automations import apply
 from resonant.errors import ResonantError
+from resonant.store.shared.run_watches import RunWatch
 from tasks.reports import OWN_FLOWS
 from tasks.server_identity import server_id
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
-    from uuid import UUID
-
-    from prefect.client.orchestration import PrefectClient
-    from prefect.client.schemas.responses import DeploymentResponse
-
-    from resonant.store.shared.run_watches import RunWatch
 
 REPORTS = "report-failed-runs/report-failed-runs"
 AUTOMATION = "resonant: report failed flow runs at once"

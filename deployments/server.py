@@ -16,27 +16,21 @@ have the rights of the API. ``/openapi.json`` and ``/api/openapi.json`` describe
 ``python -m deployments.server``, run in the project's folder, reads all settings, including its address, from Prefect.
 """
 
-from __future__ import annotations
-
 import os
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 import uvicorn
 from prefect.settings import get_current_settings
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from resonant import output
 from resonant.errors import PrefectChanged
 from resonant.intake.access.foreign_pages import host_name
 from resonant.local.compatibility import check_server_names, prefect_application
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 EVERYBODY = "*"
 API = "/api"

@@ -1,19 +1,14 @@
 """Turns errors that a user must correct into failed flow runs with a one-line message and no traceback."""
 
-from __future__ import annotations
-
 import functools
-from typing import TYPE_CHECKING, ParamSpec
+from collections.abc import Awaitable, Callable
+from typing import ParamSpec
 
+from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
 from resonant.display import visible
 from resonant.errors import ResonantError
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from prefect.client.schemas.objects import State
 
 P = ParamSpec("P")
 

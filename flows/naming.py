@@ -1,16 +1,11 @@
 """Descriptive names of flow runs, such as ``replay billing: 147 dead letters``."""
 
-from __future__ import annotations
-
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from prefect.runtime import flow_run
 
 from resonant.display import visible
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 # The names that Prefect generates: on its server, in the run form of its UI, and in that of its new UI.
 _GENERATED = re.compile(

@@ -1,21 +1,14 @@
 """The step of the metrics flow that raises and ends alerts, and sends Prefect events about them for automations to act on."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from prefect.logging import get_run_logger
 
 from resonant.metrics.alerts import crossings, read_raised, record_crossings
 from resonant.metrics.conditions import evaluate, read_activity
-from resonant.settings import load_settings
+from resonant.metrics.totals import Totals
+from resonant.settings import Settings, load_settings
+from resonant.store import WorkerStore
 from tasks.announcements import announce
 from tasks.policies import known_policy, policy_of
-
-if TYPE_CHECKING:
-    from resonant.metrics.totals import Totals
-    from resonant.settings import Settings
-    from resonant.store import WorkerStore
 
 
 async def announce_alerts(store: WorkerStore, totals: Totals) -> None:

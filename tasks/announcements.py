@@ -4,30 +4,28 @@ Prefect's server keeps events in memory at first. It drops them if it is killed,
 events, but not this one, it is sent again, with the same id. A server without a feed gets each event once.
 """
 
-from __future__ import annotations
-
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.context import FlowRunContext
 from prefect.events.filters import EventFilter, EventIDFilter
 from prefect.logging import get_run_logger
 
+from resonant.dispatch.gate_rows import OnGateChange
 from resonant.display import one_line, visible
 from resonant.errors import ResonantError
-from resonant.store.shared.announcements import forget, forget_old, note_sent, read_announcements
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from prefect.client.orchestration import PrefectClient
-
-    from resonant.dispatch.gate_rows import OnGateChange
-    from resonant.store import Store
-    from resonant.store.shared.announcements import Announcement
-    from resonant.store.shared.gates import Gate
+from resonant.store import Store
+from resonant.store.shared.announcements import (
+    Announcement,
+    forget,
+    forget_old,
+    note_sent,
+    read_announcements,
+)
+from resonant.store.shared.gates import Gate
 
 # For five minutes, the server ignores an event with an id that it has seen, even if it then dropped the event.
 SENT_AGAIN_SECONDS = 330.0

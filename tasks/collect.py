@@ -1,39 +1,31 @@
 """The steps of the dead-letter queue's flows."""
 
-from __future__ import annotations
-
 import shlex
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, WorkPoolFilter
+from prefect.client.schemas.objects import FlowRun
 from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFilter, EventResourceFilter
 from prefect.logging import get_run_logger
 from prefect.states import Crashed
 
 from blocks.loading import load_endpoints
-from resonant.dead_letters.triage import triage
+from resonant.dead_letters.triage import DeadLetterGroup, triage
 from resonant.delivery.wording import shortened
 from resonant.display import counted, markdown, markdown_table, visible
 from resonant.errors import AddressRefused, EndpointError
 from resonant.events import rfc3339
 from resonant.gate.words import advice, next_probe_at, pace
 from resonant.local.work_pool import LOST, WORK_POOL
+from resonant.store import WorkerStore
 from resonant.store.queue.leases import lease_owners
+from resonant.store.shared.gates import Gate
 from resonant.store.views.endpoint_status import governed
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from prefect.client.schemas.objects import FlowRun
-
-    from resonant.dead_letters.triage import DeadLetterGroup
-    from resonant.store import WorkerStore
-    from resonant.store.shared.gates import Gate
 
 TRIAGE_ARTIFACT = "dead-letter-triage"
 GATES_ARTIFACT = "held-endpoints"

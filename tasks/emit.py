@@ -10,32 +10,28 @@ import asyncio
 import shlex
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging import get_run_logger
 from prefect.runtime import task_run
 from prefect.states import Completed
+from prefect.tasks import Task
 from prefect.utilities.annotations import opaque
 
+from resonant.delivery.outcome import Outcome
 from resonant.delivery.retry import MAX_ATTEMPTS_LIMIT, GiveUp, Park, Retry
 from resonant.delivery.wording import shortened
+from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.send.admission import Held
 from resonant.dispatch.send.sender import LeaseLost, TimeIsUp
 from resonant.display import counted, visible
-from resonant.events import rfc3339
+from resonant.events import Lease, LeaseKey, rfc3339
 from resonant.gate.words import advice, described
 from resonant.local.compatibility import result_of_nothing
-
-if TYPE_CHECKING:
-    from prefect.client.schemas.objects import State, TaskRun
-    from prefect.tasks import Task
-
-    from resonant.delivery.outcome import Outcome
-    from resonant.dispatch.dispatcher import Dispatcher
-    from resonant.events import Lease, LeaseKey
-    from resonant.store.shared.gates import Gate
+from resonant.store.shared.gates import Gate
 
 # The retry condition sets the delay, and Prefect reads it right afterwards, in the same task run.
 _decided_delay: ContextVar[float] = ContextVar("decided_delay")

@@ -1,33 +1,25 @@
 """The steps of the metrics flow."""
 
-from __future__ import annotations
-
 from base64 import b64encode
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from pandas import DataFrame
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.logging import get_run_logger
 
+from resonant.delivery.retry import RetryPolicy
 from resonant.display import markdown, markdown_table, visible
 from resonant.errors import ResonantError
 from resonant.files import READABLE_BY_ALL, atomic_file
 from resonant.metrics.alerts import read_raised
 from resonant.metrics.conditions import read_activity
 from resonant.metrics.prometheus import registry_of, to_text
-from resonant.metrics.report import health_lines, summary, tables
-from resonant.metrics.totals import measure
+from resonant.metrics.report import Table, health_lines, summary, tables
+from resonant.metrics.statistics import Statistics
+from resonant.metrics.totals import Totals, measure
 from resonant.settings import load_settings
+from resonant.store import WorkerStore
 from tasks.policies import known_policy, policy_of
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from resonant.delivery.retry import RetryPolicy
-    from resonant.metrics.report import Table
-    from resonant.metrics.statistics import Statistics
-    from resonant.metrics.totals import Totals
-    from resonant.store import WorkerStore
 
 METRICS_ARTIFACT = "metrics"
 _MOST_POLICIES = 3

@@ -1,14 +1,8 @@
 """Finds the policy that a worker would use for a delivery: its producer's choice, its endpoint's, or the default."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from blocks.loading import load_endpoint
 from resonant.errors import EndpointError, UnknownPolicy
-
-if TYPE_CHECKING:
-    from resonant.settings import Settings
+from resonant.settings import Settings
 
 
 def known_policy(name: str | None, settings: Settings) -> str:

@@ -1,9 +1,7 @@
 """The step of the purge flow, and its report."""
 
-from __future__ import annotations
-
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prefect.artifacts import acreate_table_artifact
 from prefect.logging import get_run_logger
@@ -12,10 +10,8 @@ from resonant.dead_letters.purge import Retention, archive_path, purge
 from resonant.display import markdown, visible
 from resonant.events import rfc3339
 from resonant.settings import load_settings
+from resonant.store import WorkerStore
 from tasks.replay import who_runs_this
-
-if TYPE_CHECKING:
-    from resonant.store import WorkerStore
 
 PURGE_ARTIFACT = "purge-report"
 _NO_ARCHIVE = "none"

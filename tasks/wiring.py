@@ -1,47 +1,39 @@
 """Builds a flow's dispatcher from the settings, the store, the endpoint blocks and the tasks."""
 
-from __future__ import annotations
-
 import logging
 import random
 import shlex
 import uuid
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from prefect import State
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed
+from prefect.tasks import Task
 
 from blocks import load_endpoint
 from blocks.loading import require_endpoint
 from resonant.configured import open_configured_store
-from resonant.delivery.attempt import AttemptRunner
+from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.trace import AttemptSpans
 from resonant.dispatch.caller import get_caller
+from resonant.dispatch.counts import Counts
 from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.limits import Limits
 from resonant.dispatch.run.garbage import garbage_collected_less_often
 from resonant.dispatch.tracking import Tracker
 from resonant.errors import ConflictingEvent, EndpointError, StoreError, UnroutedEvent
-from resonant.events import rfc3339
+from resonant.events import Lease, LeaseKey, rfc3339
 from resonant.input_lines import event_from_fields
 from resonant.local.compatibility import check_client_names
 from resonant.local.records import records
 from resonant.settings import load_settings
 from tasks.announcements import gate_changes_announced
 from tasks.emit import ChunkRef, DeliveryRef, Given, emit_chunk, emit_event, given
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Iterator
-
-    from prefect import State
-    from prefect.tasks import Task
-
-    from resonant.delivery.attempt import Destination
-    from resonant.dispatch.counts import Counts
-    from resonant.events import Lease, LeaseKey
 
 
 @asynccontextmanager

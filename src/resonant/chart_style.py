@@ -5,27 +5,22 @@ A chart in an image (``![...](data:image/svg+xml;base64,...)``) follows the them
 contrast on both of Prefect's backgrounds. The background is transparent.
 """
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from math import nan
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib import style
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.markers import TICKDOWN
 from matplotlib.patches import StepPatch
 from matplotlib.ticker import MaxNLocator
-
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
-    from matplotlib.axes import Axes
-    from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 
 class Ink(NamedTuple):

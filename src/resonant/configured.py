@@ -6,15 +6,12 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING
 
 from resonant.errors import StoreRefused, StoreUnavailable
 from resonant.settings import Settings, load_settings
 from resonant.store import WorkerStore
 from resonant.store.engine.availability import retry_while_unavailable
-
-if TYPE_CHECKING:
-    from resonant.store.engine.moving import ShowProgress
+from resonant.store.engine.moving import ShowProgress
 
 logger = logging.getLogger(__name__)
 

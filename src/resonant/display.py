@@ -9,8 +9,6 @@ non-ASCII character, and a joiner between two of them. Tags are always unsafe, s
 the flags of England, Scotland and Wales.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 

@@ -3,8 +3,6 @@
 ``SendFailed`` only reaches callers of ``WebhookEndpoint.deliver``: in a run, the classifier turns a failure into a verdict.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Parser for input lines: each is one event as JSON."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -7,14 +7,17 @@ Both use the store of ``RESONANT_DATABASE_URL``. A drain sends the events, such 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from prefect import task
+from prefect import Flow, State, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import FlowRun, TaskRun
+from prefect.flows import FlowStateHook
 from prefect.logging import get_run_logger
 from prefect.logging.loggers import flow_run_logger
 from prefect.runtime import task_run
 from prefect.settings import PREFECT_API_URL
+from prefect.tasks import Task
 from prefect.utilities.asyncutils import run_coro_as_sync
 
 from resonant.configured import open_configured_store
@@ -24,16 +27,9 @@ from resonant.events import Event, rfc3339
 from resonant.events.attributes import FORBIDDEN_CHARACTER
 from resonant.input_lines import event_from_fields
 from resonant.settings import load_settings
+from resonant.store import EnqueueResult
 from resonant.store.views.known_names import known_endpoints
 from resonant.suggestions import no_such_endpoint
-
-if TYPE_CHECKING:
-    from prefect import Flow, State
-    from prefect.client.schemas.objects import FlowRun, TaskRun
-    from prefect.flows import FlowStateHook
-    from prefect.tasks import Task
-
-    from resonant.store import EnqueueResult
 
 __all__ = ["emit", "flow_run_event", "store_event", "store_event_on"]
 

@@ -1,7 +1,5 @@
 """The command line: ``resonant COMMAND``. Commands import their dependencies when they run, so help is instant."""
 
-from __future__ import annotations
-
 import gc
 import os
 import sys

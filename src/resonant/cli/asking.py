@@ -1,7 +1,5 @@
 """Ask for confirmation before a command does harm that is hard to undo."""
 
-from __future__ import annotations
-
 import sys
 
 import typer

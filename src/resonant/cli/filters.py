@@ -12,7 +12,7 @@ import typer
 
 from resonant.cli import completion, name_checks, options
 from resonant.errors import StoreError
-from resonant.events import Category, Reason  # noqa: TC001 - Typer evaluates the annotations
+from resonant.events import Category, Reason
 
 if TYPE_CHECKING:
     from resonant.cli.command_store import CommandStore

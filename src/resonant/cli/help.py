@@ -1,17 +1,13 @@
 """Commands and groups with help texts that fill the terminal's width and hide the Python types of flags and arguments."""
 
-from __future__ import annotations
-
 import inspect
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from resonant.cli.options import Misuse
-
-if TYPE_CHECKING:
-    import typer
 
 
 class _Plain:

@@ -1,14 +1,12 @@
 """One attempt: send, measure the duration, classify a failure, decide once. It does not write to the store or wait."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import math
+import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 from resonant.delivery.classification import classify
 from resonant.delivery.outcome import Outcome
@@ -18,10 +16,6 @@ from resonant.display import one_line
 from resonant.events import Attempt, Category, Clock, Event, Lease
 from resonant.sinks.base import Receipt, Sink
 from resonant.sinks.redaction import root_cause
-
-if TYPE_CHECKING:
-    import random
-
 
 logger = logging.getLogger(__name__)
 

@@ -38,8 +38,6 @@ The classifier inspects the whole chain of causes, and the most specific one dec
 ``ConnectError``. Types are looked up by name, so that no HTTP library needs to be imported.
 """
 
-from __future__ import annotations
-
 import logging
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -47,7 +45,7 @@ from dataclasses import replace
 from http import HTTPStatus
 from operator import itemgetter
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 from resonant.delivery.failure_tables import (
     ANSWERED,
@@ -67,9 +65,7 @@ from resonant.delivery.failure_tables import (
 )
 from resonant.delivery.retry_after import parse_retry_after
 from resonant.delivery.verdict import Verdict
-
-if TYPE_CHECKING:
-    from resonant.events import Blame, Category
+from resonant.events import Blame, Category
 
 logger = logging.getLogger(__name__)
 

@@ -3,16 +3,11 @@
 Classes are given by name, so that no HTTP library needs to be imported.
 """
 
-from __future__ import annotations
-
 import errno
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from resonant.delivery.verdict import Verdict
-
-if TYPE_CHECKING:
-    from resonant.events import Category
+from resonant.events import Category
 
 _Key = str | int  # "package.Class" or an errno
 Ranked = tuple[int, Verdict]

@@ -1,15 +1,10 @@
 """The outcome of one attempt."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from resonant.delivery.retry import Decision, GiveUp, Park, Retry
-
-if TYPE_CHECKING:
-    from resonant.delivery.verdict import Verdict
-    from resonant.events import Attempt, Lease
+from resonant.delivery.verdict import Verdict
+from resonant.events import Attempt, Lease
 
 # Below this, a delay is shown with hundredths of a second.
 _SHORT_SECONDS = 30.0

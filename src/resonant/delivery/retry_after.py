@@ -1,7 +1,5 @@
 """Parsing the ``Retry-After`` header."""
 
-from __future__ import annotations
-
 import logging
 import re
 from datetime import UTC, datetime, timedelta

@@ -11,18 +11,16 @@ import importlib.metadata
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Literal, Self
 
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode, Tracer, TracerProvider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from resonant.delivery.retry import GateView
+from resonant.events import Attempt, Event, Lease
 from resonant.sinks.base import TraceHeaders, attempt_trace
-
-if TYPE_CHECKING:
-    from resonant.delivery.retry import GateView
-    from resonant.events import Attempt, Event, Lease
 
 TraceMode = Literal["auto", "link", "parent", "off"]
 

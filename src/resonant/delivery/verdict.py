@@ -1,7 +1,5 @@
 """The verdict of the classifier."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import get_args

@@ -1,12 +1,8 @@
 """Describes a failure on one line, with the receiver's answer if there is one."""
 
-from __future__ import annotations
-
 import re
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from resonant.events import Attempt
+from resonant.events import Attempt
 
 _ANSWER_CHARACTERS = 120
 _TAG = re.compile(r"<[^<>]*(?:>|$)")

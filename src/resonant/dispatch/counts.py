@@ -1,7 +1,5 @@
 """Deliveries, counted by outcome."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass, field
 

@@ -1,21 +1,15 @@
 """Opens the endpoints of a run, each on first use."""
 
-from __future__ import annotations
-
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Iterable
 
+from sqlalchemy import Connection
+
+from resonant.dispatch.endpoint_run import EndpointRun
 from resonant.errors import EndpointError
+from resonant.store import WorkerStore
 from resonant.store.views import endpoint_problems
 from resonant.store.views.known_names import known_endpoints, remember_endpoints
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
-
-    from sqlalchemy import Connection
-
-    from resonant.dispatch.endpoint_run import EndpointRun
-    from resonant.store import WorkerStore
 
 # The pause before a run tries again to open an endpoint, in seconds.
 REOPEN_SECONDS = 30.0

@@ -4,31 +4,24 @@ The controller of a gate (``EndpointGate``) only proposes changes. They are writ
 faster, its row is passed to the controller instead.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from itertools import islice
 from math import inf
-from typing import TYPE_CHECKING
 
+from resonant.dispatch.endpoint_run import EndpointRun
+from resonant.dispatch.run.running_tasks import RunningTasks
 from resonant.errors import StoreError
+from resonant.events import Lease
+from resonant.store import WorkerStore
 from resonant.store.queue.gate_changes import try_changes
 from resonant.store.queue.probes import claim_probe
-from resonant.store.shared.gates import Gates
+from resonant.store.shared.gates import Gate, GateChange, Gates
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-
-    from resonant.dispatch.endpoint_run import EndpointRun
-    from resonant.dispatch.run.running_tasks import RunningTasks
-    from resonant.events import Lease
-    from resonant.store import WorkerStore
-    from resonant.store.shared.gates import Gate, GateChange
-
-    OnGateChange = Callable[[Gate, Gate], None]
+OnGateChange = Callable[[Gate, Gate], None]
 
 logger = logging.getLogger(__name__)
 

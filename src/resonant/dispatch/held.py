@@ -1,16 +1,10 @@
 """Counts the deliveries that gates hold at the end of a run."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
+from resonant.dispatch.counts import Counts
 from resonant.display import visible
 from resonant.gate.words import advice, described
+from resonant.store import WorkerStore
 from resonant.store.views.endpoint_status import governed
-
-if TYPE_CHECKING:
-    from resonant.dispatch.counts import Counts
-    from resonant.store import WorkerStore
 
 # The maximum number of endpoints in the final message of a run.
 _MOST_NAMED = 5

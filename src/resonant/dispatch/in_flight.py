@@ -3,16 +3,11 @@
 The key is the lease, not the delivery: a run may lose a lease and claim the same delivery again.
 """
 
-from __future__ import annotations
-
+from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-
-    from resonant.dispatch.endpoint_run import EndpointRun
-    from resonant.events import Lease, LeaseKey
+from resonant.dispatch.endpoint_run import EndpointRun
+from resonant.events import Lease, LeaseKey
 
 # The weight of the last body in an endpoint's average.
 _WEIGHT = 1 / 8

@@ -4,26 +4,19 @@ A command waits for the events that it stored, not for all due deliveries. Anoth
 polls the store, with short queries over the deliveries that have not ended.
 """
 
-from __future__ import annotations
-
 import asyncio
 import math
 from array import array
 from collections import deque
+from collections.abc import Iterable, Mapping
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 from resonant.dispatch.counts import Counts
 from resonant.dispatch.limits import WAIT_SECONDS
 from resonant.events import rfc3339
+from resonant.store import WorkerStore
 from resonant.store.shared.gates import read_gates
-from resonant.store.views.standing import standing
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from resonant.store import WorkerStore
-    from resonant.store.views.standing import Standing
+from resonant.store.views.standing import Standing, standing
 
 SLICE = 1_000
 # A poll ends after this many unfinished deliveries. Deliveries are sent roughly in the order of their keys, so those that end

@@ -1,7 +1,5 @@
 """Waits for an event, for a limited time."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 

@@ -1,7 +1,5 @@
 """Validates CloudEvents attributes and extensions."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

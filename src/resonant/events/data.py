@@ -1,7 +1,5 @@
 """The data of an event: JSON, text, bytes, or absent."""
 
-from __future__ import annotations
-
 import base64
 import json
 import re

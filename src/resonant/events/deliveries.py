@@ -1,14 +1,11 @@
 """The states of deliveries: leases, attempts, dead letters."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-if TYPE_CHECKING:
-    from resonant.events.event import Event
+from resonant.events.event import Event
 
 Status = Literal["pending", "retrying", "delivered", "dead_letter"]
 Reason = Literal["permanent", "exhausted", "expired", "crashed", "cancelled"]

@@ -1,7 +1,5 @@
 """The events that Resonant itself creates, about endpoints, dead letters and alerts: see ``store/queue/own_events.py``."""
 
-from __future__ import annotations
-
 # Producers on the command line and over HTTP cannot use it.
 OWN_SOURCE = "/resonant"
 OWN_TYPES = "resonant."

@@ -1,7 +1,5 @@
 """The trace in which an event was created (W3C Trace Context), as its attributes ``traceparent`` and ``tracestate``."""
 
-from __future__ import annotations
-
 import re
 import sys
 from typing import Any, NamedTuple

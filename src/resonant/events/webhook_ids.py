@@ -5,15 +5,11 @@ id with a dot, or one that another source has as its webhook-id, is replaced by 
 replaced too: otherwise a producer could take the webhook-id of another source's event.
 """
 
-from __future__ import annotations
-
 import re
 from base64 import b32encode
 from hashlib import sha256
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from resonant.events.event import EventKey
+from resonant.events.event import EventKey
 
 _CHARACTERS = 26  # 130 bits
 _HASHED = re.compile(rf"evt_[a-z2-7]{{{_CHARACTERS}}}")

@@ -1,7 +1,5 @@
 """Limits of the HTTP intake. The documentation states them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from resonant.events import DEFAULT_MAX_EVENT_BYTES

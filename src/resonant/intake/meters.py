@@ -1,7 +1,5 @@
 """The metrics of one server process, for ``/metrics``. The counts start at 0."""
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator

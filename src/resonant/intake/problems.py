@@ -1,16 +1,13 @@
 """The answers to refused requests: ``application/problem+json`` (RFC 9457)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from starlette.responses import Response
 
 from resonant.intake.answers import json_answer
-
-if TYPE_CHECKING:
-    from starlette.responses import Response
 
 MEDIA_TYPE = "application/problem+json"
 # The status if each refused event of a request has this code; 422 for all others.

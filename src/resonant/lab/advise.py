@@ -1,21 +1,17 @@
 """Proposes settings for an endpoint from its history, with their effects predicted by simulation."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from statistics import median, quantiles
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from resonant.delivery.retry import RetryPolicy
 from resonant.display import duration
+from resonant.lab.history import History
 from resonant.lab.scenario import Scenario
 from resonant.lab.simulation import simulate
-
-if TYPE_CHECKING:
-    from resonant.delivery.retry import RetryPolicy
-    from resonant.lab.history import History
 
 Setting = Literal["policy", "rate", "timeout"]
 

@@ -6,7 +6,8 @@ Importing this module takes half a second, so import it only to draw.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
 
 from resonant.chart_style import (
     BLUE,
@@ -22,11 +23,7 @@ from resonant.chart_style import (
     to_svg,
 )
 from resonant.lab.comparison import Variant, seen, window
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-    from resonant.lab.scenario import Scenario
+from resonant.lab.scenario import Scenario
 
 _ROW = 1.35
 

@@ -1,18 +1,14 @@
 """Compares retry policies, each with and without the gate, over several seeds."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 from resonant.delivery.retry import Jitter, RetryPolicy
+from resonant.lab.results import Result
+from resonant.lab.scenario import Scenario
 from resonant.lab.simulation import simulate
-
-if TYPE_CHECKING:
-    from resonant.lab.results import Result
-    from resonant.lab.scenario import Scenario
 
 COMPARED = ("none", "classic", "equal", "full", "decorrelated")
 

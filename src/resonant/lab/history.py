@@ -1,7 +1,5 @@
 """The history of an endpoint in the store: its outages and its latest answers."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

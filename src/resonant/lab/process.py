@@ -1,11 +1,9 @@
 """A simulated sending process, which polls, claims, asks the gate, sends and decides like the dispatcher."""
 
-from __future__ import annotations
-
+import random
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 from resonant.delivery.retry import GateView, GiveUp, decide
 from resonant.delivery.verdict import Verdict
@@ -13,12 +11,8 @@ from resonant.gate.controller import EndpointGate
 from resonant.gate.measurements import Answer, Sent
 from resonant.gate.permission import SEND, Permission, Release, Wait
 from resonant.lab.receiver import ACCEPTED, Reply
-
-if TYPE_CHECKING:
-    import random
-
-    from resonant.lab.world import SimulatedDelivery, World
-    from resonant.store.shared.gates import GateChange
+from resonant.lab.world import SimulatedDelivery, World
+from resonant.store.shared.gates import GateChange
 
 LOOK_SECONDS = 0.25
 # The duration of a store transaction.

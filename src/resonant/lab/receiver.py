@@ -1,14 +1,10 @@
 """A model of an endpoint: outages, a limited capacity, random failures, and events that always fail."""
 
-from __future__ import annotations
-
+import random
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    import random
-
-    from resonant.lab.scenario import Scenario
+from resonant.lab.scenario import Scenario
 
 POISON_TYPE = 0
 _QUICK_SECONDS = 0.003

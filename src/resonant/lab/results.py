@@ -1,13 +1,9 @@
 """The measurements of a simulation."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from resonant.lab.scenario import Scenario
+from resonant.lab.scenario import Scenario
 
 
 @dataclass(slots=True)

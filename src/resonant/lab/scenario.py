@@ -1,7 +1,5 @@
 """The simulated scenario: the events, the endpoint and its failures."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -1,19 +1,14 @@
 """Run a scenario in simulated time."""
 
-from __future__ import annotations
-
 import random
 from functools import partial
-from typing import TYPE_CHECKING
 
+from resonant.delivery.retry import RetryPolicy
 from resonant.lab.process import Process
 from resonant.lab.receiver import POISON_TYPE, SimulatedReceiver
 from resonant.lab.results import Result, measure
+from resonant.lab.scenario import Scenario
 from resonant.lab.world import SimulatedDelivery, World
-
-if TYPE_CHECKING:
-    from resonant.delivery.retry import RetryPolicy
-    from resonant.lab.scenario import Scenario
 
 _DAY = 86_400.0
 

@@ -1,20 +1,15 @@
 """The state that the simulated processes share: the time, the row of the gate, and the deliveries."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import TYPE_CHECKING
 
+from resonant.delivery.retry import RetryPolicy
+from resonant.lab.receiver import SimulatedReceiver
 from resonant.lab.results import Journal
+from resonant.lab.scenario import Scenario
 from resonant.store.shared.gates import Gate, GateChange
-
-if TYPE_CHECKING:
-    from resonant.delivery.retry import RetryPolicy
-    from resonant.lab.receiver import SimulatedReceiver
-    from resonant.lab.scenario import Scenario
 
 ENDPOINT = "simulated"
 _PROBE_CANDIDATES = 1_000

@@ -4,8 +4,6 @@ Prefect's client tries for two minutes to report the end of a run, long enough t
 try to send each queued task-run record for seven seconds, so these records are dropped.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 

@@ -1,13 +1,11 @@
 """The HTTP intake of ``resonant up``: ``resonant serve`` as one of its parts."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from resonant import output
 from resonant.errors import ServerError
@@ -15,9 +13,6 @@ from resonant.files import open_private
 from resonant.local.health import is_healthy
 from resonant.local.server import Part
 from resonant.local.supervisor import end, keep
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _LOG = "serve.log"
 _START_SECONDS = 60.0

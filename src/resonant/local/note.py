@@ -1,18 +1,12 @@
 """The note in which ``resonant up`` records its server, so that other commands find it."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from resonant.local.health import is_healthy
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from resonant.settings import Settings
+from resonant.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

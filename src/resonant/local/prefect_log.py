@@ -1,7 +1,5 @@
 """Show or hide Prefect's log."""
 
-from __future__ import annotations
-
 import logging
 
 from resonant.local.compatibility import SERVICE_LOGGERS, send_logs_quietly

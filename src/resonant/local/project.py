@@ -3,8 +3,6 @@
 The wheel contains it as ``resonant/_project``, since packages with such common names do not belong in site-packages.
 """
 
-from __future__ import annotations
-
 import contextlib
 import sys
 from pathlib import Path

@@ -5,8 +5,6 @@ whole run. Therefore an emission waits while the queue is full. It does not wait
 all: deliveries have priority.
 """
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Awaitable, Callable

@@ -7,12 +7,12 @@ import fcntl
 import os
 import random
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from resonant import output
 from resonant.errors import ServerError
@@ -24,11 +24,7 @@ from resonant.local.password import protect_temporary_server, use_password_of_up
 from resonant.local.prefect_log import hide_client_log, show_prefect_log
 from resonant.local.project import project_directory
 from resonant.local.supervisor import end, keep
-
-if TYPE_CHECKING:
-    import subprocess
-
-    from resonant.settings import Settings
+from resonant.settings import Settings
 
 START_SECONDS = 90.0
 WORKER_SECONDS = 60.0  # for the worker of `resonant up`, after its server

@@ -4,8 +4,6 @@
 closes that pipe when the process at the other end exits for any reason. Then the command has SECONDS to end.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os
@@ -14,14 +12,12 @@ import subprocess
 import sys
 import threading
 import time
-from typing import IO, TYPE_CHECKING, NoReturn
+from types import FrameType
+from typing import IO, NoReturn
 
 import psutil
 
 from resonant.local.project import project_directory
-
-if TYPE_CHECKING:
-    from types import FrameType
 
 _STOP_SECONDS = 10.0
 _KILL_SECONDS = 5.0

@@ -11,24 +11,19 @@ flap around the threshold. An age needs no such rule, since it grows until an op
 A crossing is decided once, by a compare-and-set that stores its announcement together with the new state.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import and_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, select, update
 
 from resonant.settings import Settings
 from resonant.store import schema
 from resonant.store.engine.sql import insert_into
 from resonant.store.queue.own_events import Report, store_reports
 from resonant.store.shared.announcements import add_announcement, prefect_event
-
-if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, Connection
 
 _MINUTE = 60
 # With fewer attempts, a mean or a share of retries is mostly noise.

@@ -11,12 +11,9 @@ A gate raises none of the other alerts by itself: deliveries held by a gate do n
 excludes endpoints that get only probes.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, func, select
 
@@ -32,15 +29,13 @@ from resonant.metrics.alerts import (
     definitions,
 )
 from resonant.metrics.totals import Totals, read_totals
+from resonant.settings import Settings
 from resonant.store import schema
 from resonant.store.counts.counters import Count, Measure, read_counts
 from resonant.store.counts.sketches import begin_of
 from resonant.store.engine.sql import is_any_of
 from resonant.store.shared.acknowledgements import read_acknowledged
 from resonant.store.shared.gates import Gate
-
-if TYPE_CHECKING:
-    from resonant.settings import Settings
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 _COUNTED: tuple[Measure, ...] = ("attempt", "delay", "delivery", "replay")

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from pandas import DataFrame, Series, concat
 
 from resonant.store.counts.sketches import NANOSECONDS, Labels, Packed, seconds_of
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 
 SPREAD = ("min", "avg", "p50", "p95", "p99", "max")
 _QUANTILES = np.array([[0.5], [0.95], [0.99]])

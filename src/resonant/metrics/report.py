@@ -1,10 +1,8 @@
 """A window's statistics as text tables, for the command line and the artifact, and the health of each endpoint."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from math import isnan, nan
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from pandas import DataFrame, concat
 
@@ -12,11 +10,9 @@ from resonant.events import rfc3339
 from resonant.metrics.alerts import ALL_ENDPOINTS, Key
 from resonant.metrics.conditions import Activity
 from resonant.metrics.percentiles import SPREAD
+from resonant.metrics.statistics import Statistics
+from resonant.metrics.totals import Totals
 from resonant.store.shared.gates import Gate
-
-if TYPE_CHECKING:
-    from resonant.metrics.statistics import Statistics
-    from resonant.metrics.totals import Totals
 
 MOST_TYPES = 20
 _NOTHING = "-"

@@ -27,8 +27,6 @@ first_attempt_min, …             from acceptance to the first attempt, unless 
 ================================ =================================================================================
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass

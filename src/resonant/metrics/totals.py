@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import Connection, case, func, select
 
@@ -15,13 +15,11 @@ from resonant.metrics.statistics import Statistics, read_statistics
 from resonant.store import Store, schema
 from resonant.store.counts.acceptances import read_ledgers
 from resonant.store.counts.counters import read_ever
+from resonant.store.counts.sketches import Labels, Sketch
 from resonant.store.shared.acknowledgements import read_acknowledged
 from resonant.store.shared.gates import Gate, read_gates
 from resonant.store.views.dead_letters import DeadLetters
 from resonant.store.views.selection import Selection
-
-if TYPE_CHECKING:
-    from resonant.store.counts.sketches import Labels, Sketch
 
 K = TypeVar("K")
 

@@ -1,7 +1,5 @@
 """The attributes of an event, as filters see them."""
 
-from __future__ import annotations
-
 from resonant.events import Event, canonical_text, given_attributes
 
 

@@ -1,7 +1,5 @@
 """Globs, in Python and in SQL: ``*`` matches any text, ``?`` one character, and all else itself; case matters."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable
 from fnmatch import translate

@@ -1,23 +1,16 @@
 """The audit: one row per operation, written before its first change; each transaction of the operation adds its count."""
 
-from __future__ import annotations
-
 import asyncio
 import json
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
+from resonant.events import Clock
 from resonant.store import schema
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-
-    from sqlalchemy import Connection
-
-    from resonant.events import Clock
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import time
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Concatenate, ParamSpec, Self, TypeVar
 
-from resonant.events import Event
+from sqlalchemy import Connection
+
+from resonant.events import Clock, DeadLetter, Event
 from resonant.store.engine.database import Database, Transaction, open_database
+from resonant.store.engine.moving import ShowProgress
 from resonant.store.queue.enqueue import EnqueueResult, enqueue
 from resonant.store.views import reads
 from resonant.store.views.selection import Selection
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
-    from contextlib import AbstractAsyncContextManager
-    from typing import Self
-
-    from sqlalchemy import Connection
-
-    from resonant.events import Clock, DeadLetter
-    from resonant.store.engine.moving import ShowProgress
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from sqlalchemy import Connection
+
+from resonant.delivery.outcome import Outcome
+from resonant.events import Lease, LeaseKey
 from resonant.store.counts import acceptances, counters, sketches
 from resonant.store.queue import leases as lease_queries
 from resonant.store.queue import rescue
 from resonant.store.queue.outcomes import record
 from resonant.store.shared import drains
-from resonant.store.shared.gates import read_gates
+from resonant.store.shared.gates import Gates, read_gates
 from resonant.store.store import Store
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-
-    from sqlalchemy import Connection
-
-    from resonant.delivery.outcome import Outcome
-    from resonant.events import Lease, LeaseKey
-    from resonant.store.shared.gates import Gates
 
 P = ParamSpec("P")
 T = TypeVar("T")

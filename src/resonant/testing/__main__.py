@@ -7,20 +7,17 @@ import asyncio
 import contextlib
 import pkgutil
 import signal
+import ssl
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from resonant.testing.actions import Action
 from resonant.testing.certificates import FLAWS, Authority
+from resonant.testing.journal import Received
 from resonant.testing.receiver import Receiver
-
-if TYPE_CHECKING:
-    import ssl
-
-    from resonant.testing.journal import Received
 
 _VALID = "valid"
 _FLAWS = {flaw.replace("_", "-"): flaw for flaw in FLAWS}

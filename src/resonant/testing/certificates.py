@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import ssl
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Literal, get_args
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pathlib import Path
+from typing import Literal, get_args
 
 Flaw = Literal["expired", "not_yet_valid", "wrong_name", "self_signed"]
 FLAWS: tuple[Flaw, ...] = get_args(Flaw)

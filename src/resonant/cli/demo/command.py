@@ -1,7 +1,5 @@
 """``resonant demo``: a demonstration on this machine, in its own folder."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

@@ -1,15 +1,9 @@
 """Events for the demo. The receiver accepts most of them and misbehaves in eight ways for the rest."""
 
-from __future__ import annotations
-
+import random
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from resonant.events import Event
-
-if TYPE_CHECKING:
-    import random
-
 
 ORDINARY = "well"
 # The last part of an event's type selects the receiver's behaviour: see `eight_ways` in resonant.testing.

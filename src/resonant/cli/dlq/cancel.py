@@ -1,7 +1,5 @@
 """``resonant cancel``: give up unfinished deliveries."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

@@ -1,7 +1,5 @@
 """``resonant init``: a copy of the flows, for teams that want to change them."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shlex

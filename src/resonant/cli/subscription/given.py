@@ -1,7 +1,5 @@
 """Parse the arguments and options of the commands for subscriptions."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

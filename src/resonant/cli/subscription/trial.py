@@ -1,10 +1,8 @@
 """``resonant subscription test``: which endpoints would get an event, and why the others would not."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -12,11 +10,9 @@ from resonant import output
 from resonant.cli import documents, options
 from resonant.cli.command_store import command_store
 from resonant.errors import InvalidEvent
+from resonant.events import Event
 from resonant.input_lines import parse_event
-
-if TYPE_CHECKING:
-    from resonant.events import Event
-    from resonant.routing import Subscription
+from resonant.routing import Subscription
 
 
 def try_event(

@@ -1,26 +1,20 @@
 """Claims deliveries for a run: ahead of need, fairly between endpoints, within a memory limit."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 from collections import Counter, deque
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Callable
 
+from resonant.dispatch.claim.leases import TakeOver
+from resonant.dispatch.endpoint_run import EndpointRun
+from resonant.dispatch.endpoints import Endpoints
+from resonant.dispatch.gate_rows import GateRows
+from resonant.dispatch.in_flight import InFlight
+from resonant.dispatch.limiting.limiter import ConcurrencyLimiter
+from resonant.events import Lease
 from resonant.gate.permission import NO_LIMIT
+from resonant.store import WorkerStore
 from resonant.store.queue.leases import NEW_SECONDS
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from resonant.dispatch.claim.leases import TakeOver
-    from resonant.dispatch.endpoint_run import EndpointRun
-    from resonant.dispatch.endpoints import Endpoints
-    from resonant.dispatch.gate_rows import GateRows
-    from resonant.dispatch.in_flight import InFlight
-    from resonant.dispatch.limiting.limiter import ConcurrencyLimiter
-    from resonant.events import Lease
-    from resonant.store import WorkerStore
 
 # The longest time between two polls, in case a wake-up was lost; a poll costs a millisecond.
 POLL_SECONDS = 0.25

@@ -1,19 +1,13 @@
 """Renews the leases in flight, and takes over deliveries from lost workers."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
+from resonant.dispatch.in_flight import InFlight
 from resonant.errors import StoreError
+from resonant.store import WorkerStore
 from resonant.store.queue.rescue import ExpiryWatch
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from resonant.dispatch.in_flight import InFlight
-    from resonant.store import WorkerStore
 
 # How often expired leases are rescued, which takes the store's write lock.
 RESCUE_SECONDS = 1.0

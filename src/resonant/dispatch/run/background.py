@@ -1,21 +1,16 @@
 """The background work of a run: it folds counts, wakes the run after commits, and hands over to younger drains."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from resonant.dispatch.limits import WAIT_SECONDS
 from resonant.dispatch.run.processes import has_ended, this_process
+from resonant.dispatch.run.running_tasks import RunningTasks
 from resonant.errors import StoreError
+from resonant.store import WorkerStore
 from resonant.store.shared import drains
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from resonant.dispatch.run.running_tasks import RunningTasks
-    from resonant.store import WorkerStore
 
 # How often accepted events and tallies are folded. Readers add up unfolded counts; each fold costs a few milliseconds.
 FOLD_SECONDS = 5.0

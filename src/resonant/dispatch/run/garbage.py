@@ -1,13 +1,8 @@
 """Collects garbage less often during a run."""
 
-from __future__ import annotations
-
 import gc
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 # A task run holds about 280 objects until it ends. With Python's default threshold (700), the garbage collector scans
 # everything that Prefect imported every 300 events, which takes a fifth of the time and frees nothing.

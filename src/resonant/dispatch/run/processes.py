@@ -1,7 +1,5 @@
 """Names processes, so that the leases of a killed one need not wait for their end."""
 
-from __future__ import annotations
-
 import os
 from contextlib import suppress
 from pathlib import Path

@@ -1,30 +1,23 @@
 """Admits sends: each needs the permission of the endpoint's gate, and a free slot in this process."""
 
-from __future__ import annotations
-
 import contextlib
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING
 
+from resonant.delivery.outcome import Outcome
+from resonant.dispatch.endpoint_run import EndpointRun
+from resonant.dispatch.gate_rows import GateRows
+from resonant.dispatch.limiting.limiter import ConcurrencyLimiter, Slot
+from resonant.dispatch.run.running_tasks import RunningTasks
 from resonant.dispatch.send.loop_lag import LoopLag
 from resonant.dispatch.waiting import wait_at_most
 from resonant.errors import StoreError
+from resonant.events import Lease
 from resonant.gate.measurements import Answer
-from resonant.gate.permission import RELEASE, SEND, Wait
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable
-
-    from resonant.delivery.outcome import Outcome
-    from resonant.dispatch.endpoint_run import EndpointRun
-    from resonant.dispatch.gate_rows import GateRows
-    from resonant.dispatch.limiting.limiter import ConcurrencyLimiter, Slot
-    from resonant.dispatch.run.running_tasks import RunningTasks
-    from resonant.events import Lease
-    from resonant.gate.permission import Permission
-    from resonant.store.shared.gates import Gate
+from resonant.gate.permission import RELEASE, SEND, Permission, Wait
+from resonant.store.shared.gates import Gate
 
 # How often the first waiting send of an endpoint checks whether the run has ended.
 _LONGEST_WAIT_SECONDS = 0.25

@@ -3,27 +3,22 @@
 There is no timer: while one transaction is being written, further writes queue up and form the next one.
 """
 
-from __future__ import annotations
-
 import asyncio
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from sqlalchemy import Connection
+
+from resonant.delivery.outcome import Outcome
+from resonant.errors import StoreUnavailable
+from resonant.events import Lease, LeaseKey
 from resonant.store.engine.availability import is_lock, retry_while_unavailable
 from resonant.store.queue.expiry import expire
 from resonant.store.queue.leases import begin, release
 from resonant.store.queue.locked_rows import lock
 from resonant.store.queue.outcomes import record
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from sqlalchemy import Connection
-
-    from resonant.delivery.outcome import Outcome
-    from resonant.errors import StoreUnavailable
-    from resonant.events import Lease, LeaseKey
-    from resonant.store.worker import WorkerStore
+from resonant.store.worker import WorkerStore
 
 
 class _Request(NamedTuple):

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 
+from resonant.dispatch.limiting.ahead import PrefetchWindow
 from resonant.dispatch.send.admission import Held
-
-if TYPE_CHECKING:
-    from collections import deque
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
-    from contextlib import AbstractAsyncContextManager
-
-    from resonant.dispatch.limiting.ahead import PrefetchWindow
-    from resonant.events import Clock, Lease, LeaseKey
+from resonant.events import Clock, Lease, LeaseKey
 
 
 async def send_ahead(

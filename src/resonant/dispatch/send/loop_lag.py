@@ -1,13 +1,8 @@
 """Measures how late an event loop runs its timers. The process, not the endpoint, delays answers by this time."""
 
-from __future__ import annotations
-
 import asyncio
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 _TICK_SECONDS = 0.02
 # A timer may be late by this much on an idle loop.

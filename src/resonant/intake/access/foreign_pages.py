@@ -8,14 +8,11 @@ this is necessary, since a browser does not know them.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from resonant.intake.problems import Problem
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # RFC 9110, 7.2 allows no userinfo.

@@ -1,18 +1,15 @@
 """Creates and revokes tokens. The audit records each change."""
 
-from __future__ import annotations
-
 import base64
 import secrets
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from sqlalchemy import Connection
 
 from resonant.intake.access.tokens import TOKEN_PREFIX, digest_of
 from resonant.store.audit import record_change
 from resonant.store.shared.tokens import Token, add_token, revoke_token
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
 
 _RANDOM_BYTES = 20  # 32 characters
 _SCOPES = ("source", "type", "endpoint", "rate", "can_read")

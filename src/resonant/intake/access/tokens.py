@@ -15,19 +15,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
+
+from starlette.requests import Request
 
 from resonant.errors import StoreError
+from resonant.events import Clock, Delivery, Event
 from resonant.intake.problems import Problem, Refusal
 from resonant.intake.recent import Recent
 from resonant.routing.globs import any_glob
+from resonant.store import Store
 from resonant.store.shared.tokens import USE_NOTED_EVERY_SECONDS, Token, note_use, valid_tokens
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
-
-    from resonant.events import Clock, Delivery, Event
-    from resonant.store import Store
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,5 @@
 """``/docs``: the OpenAPI document as a page that loads nothing else."""
 
-from __future__ import annotations
-
 from base64 import b64encode
 from hashlib import sha256
 from html import escape

@@ -1,7 +1,5 @@
 """The OpenAPI document as Markdown, for ``/docs`` and the reference."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

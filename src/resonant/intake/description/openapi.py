@@ -3,20 +3,16 @@
 ``openapi.yaml`` has the document. The values that the code decides are filled in here: limits, patterns and names.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from importlib.metadata import version
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import yaml
 
 from resonant.errors import InvalidEventCode
 from resonant.events import OWN_SOURCE, Reason, Status, attributes
-
-if TYPE_CHECKING:
-    from resonant.intake.limits import Limits
+from resonant.intake.limits import Limits
 
 # JSON Schema knows no \U, so these are written as characters.
 _ALLOWED = rf"[^\u0000-\u001f\u007f-\u009f\ufdd0-\ufdef{attributes.NONCHARACTERS}]"

@@ -1,18 +1,14 @@
 """Stores the events of one request: all or none, or with ``Prefer: handling=lenient`` the good ones."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from sqlalchemy import Connection
+
+from resonant.events import Event
 from resonant.intake.problems import Refusal, refused
+from resonant.store import Store
 from resonant.store.queue.accept import Conflict, Outcome, accept
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from resonant.events import Event
-    from resonant.store import Store
 
 
 class Result(NamedTuple):

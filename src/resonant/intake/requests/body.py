@@ -1,7 +1,5 @@
 """Reads the body of a request within its limit."""
 
-from __future__ import annotations
-
 from starlette.requests import ClientDisconnect, Request
 
 from resonant.intake.problems import Problem

@@ -3,19 +3,15 @@
 There is no timer. While no transaction runs, an event is stored at once; those that arrive meanwhile share the next transaction.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from resonant.errors import StoreError
+from resonant.events import Event
+from resonant.store import Store
 from resonant.store.queue.accept import Outcome, accept
-
-if TYPE_CHECKING:
-    from resonant.events import Event
-    from resonant.store import Store
 
 logger = logging.getLogger(__name__)
 

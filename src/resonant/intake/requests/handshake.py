@@ -6,14 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
-from typing import TYPE_CHECKING
 
+from starlette.requests import Request
 from starlette.responses import Response
 
 from resonant.intake.problems import Problem
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
 
 _ALLOW = "OPTIONS, POST"
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
+from starlette.requests import Request
+from starlette.responses import Response
+
 from resonant.events import Delivery, rfc3339
+from resonant.intake.access.tokens import Access
 from resonant.intake.answers import json_answer
 from resonant.intake.problems import Problem
+from resonant.store import Store
 from resonant.store.views.reads import read_deliveries_of
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.responses import Response
-
-    from resonant.intake.access.tokens import Access
-    from resonant.store import Store
 
 _TIMES = ("first_attempt_at", "next_attempt_at", "finished_at")
 _FIELDS = ("endpoint", "status", "attempts", "replays", "reason", "category", "code", "status_code")

@@ -1,31 +1,27 @@
 """``POST /events``: checks a request, stores its events, and answers after the commit."""
 
-from __future__ import annotations
-
 import asyncio
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
 
 from resonant.events import ENDPOINT_NAME, Event
+from resonant.intake.access.tokens import Access
 from resonant.intake.answers import json_answer
+from resonant.intake.limits import Limits
+from resonant.intake.meters import Meters
 from resonant.intake.problems import Problem, Refusal, refused
 from resonant.intake.recent import Recent
 from resonant.intake.requests.batches import Result, refusal_of, store_batch
 from resonant.intake.requests.body import read_body
 from resonant.intake.requests.group_commit import GroupCommit
 from resonant.intake.requests.reading import SINGLE, Mode, mode_of, most_bytes, read_events
+from resonant.store import Store
+from resonant.store.queue.accept import Outcome
 from resonant.store.views.known_names import known_endpoints
 from resonant.suggestions import did_you_mean, no_such_endpoint
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.responses import Response
-
-    from resonant.intake.access.tokens import Access
-    from resonant.intake.limits import Limits
-    from resonant.intake.meters import Meters
-    from resonant.store import Store
-    from resonant.store.queue.accept import Outcome
 
 PARAMETERS = ("endpoint",)
 # A larger body is parsed in a thread, so that other requests need not wait. One at a time: parsed, it may be 25 times as large.

@@ -9,18 +9,16 @@ import re
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from urllib.parse import unquote_to_bytes
+
+from starlette.datastructures import Headers
 
 from resonant.errors import InvalidEvent
 from resonant.events import Event, charset_of, is_json
 from resonant.input_lines import decode_array, decode_json, event_from_fields, longest_line, too_long
+from resonant.intake.limits import Limits
 from resonant.intake.problems import Problem, Refusal, refused
-
-if TYPE_CHECKING:
-    from starlette.datastructures import Headers
-
-    from resonant.intake.limits import Limits
 
 Mode = Literal["structured", "binary", "batch", "lines"]
 SINGLE: tuple[Mode, ...] = ("structured", "binary")

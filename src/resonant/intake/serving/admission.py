@@ -1,20 +1,15 @@
 """The outermost layer of the application: bounds what all requests hold together, and measures each."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections import Counter
 from time import perf_counter
-from typing import TYPE_CHECKING
 
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from resonant.intake.limits import Limits
+from resonant.intake.meters import Meters
 from resonant.intake.problems import Problem
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-    from resonant.intake.limits import Limits
-    from resonant.intake.meters import Meters
 
 logger = logging.getLogger(__name__)
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from resonant.intake.limits import Limits
+from resonant.intake.meters import Meters
 from resonant.intake.problems import Problem
-
-if TYPE_CHECKING:
-    import asyncio
-
-    from resonant.intake.limits import Limits
-    from resonant.intake.meters import Meters
 
 # How long a refused client may go on sending. If the connection were closed at once, it would not see the answer.
 _LINGER_SECONDS = 1.0

@@ -1,28 +1,22 @@
 """``/healthz``, ``/readyz`` and ``/metrics``: what supervisors, load balancers and Prometheus ask."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import math
 import time
-from typing import TYPE_CHECKING
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
 from starlette.responses import Response
 
 from resonant.errors import StoreError
+from resonant.events import Clock
+from resonant.intake.access.tokens import Access
 from resonant.intake.answers import json_answer
+from resonant.intake.meters import Meters
 from resonant.intake.problems import Problem
+from resonant.store import Store
 from resonant.store.engine.migrate import SCHEMA_VERSION, read_schema_version
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
-
-    from resonant.events import Clock
-    from resonant.intake.access.tokens import Access
-    from resonant.intake.meters import Meters
-    from resonant.store import Store
 
 logger = logging.getLogger(__name__)
 

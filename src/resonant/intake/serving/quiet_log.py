@@ -1,13 +1,9 @@
 """A log without repetitions, so that a flood of bad requests or an unavailable store does not fill the disk."""
 
-from __future__ import annotations
-
 import logging
 import time
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from resonant.events import Clock
+from resonant.events import Clock
 
 _SECONDS = 10.0
 

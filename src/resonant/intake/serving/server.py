@@ -1,7 +1,5 @@
 """Runs the intake as an HTTP server, until a signal ends it."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging
@@ -12,19 +10,15 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from resonant.errors import ResonantError
+from resonant.intake.limits import Limits
+from resonant.intake.meters import Meters
 from resonant.intake.serving.admission import Admission
 from resonant.intake.serving.connections import Connection
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp
-
-    from resonant.intake.limits import Limits
-    from resonant.intake.meters import Meters
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Connections that are accepted at once, and that may wait to be accepted.

@@ -5,22 +5,16 @@ that endpoint would wait for its commit. So producers insert separate rows, and 
 ``fold`` moves them in one transaction, so every snapshot shows the same sums. Dispatchers and compactions call it.
 """
 
-from __future__ import annotations
-
 from collections import Counter
+from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from sqlalchemy import BigInteger, cast, delete, func, literal, select, union_all
+from sqlalchemy import BigInteger, Connection, Insert, cast, delete, func, literal, select, union_all
 
 from resonant.store import schema
 from resonant.store.engine.sql import insert_into, insert_row
 from resonant.store.engine.wakeup import notify
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from sqlalchemy import Connection, Insert
 
 _t = schema.acceptances
 _ledgers = schema.ledgers

@@ -30,19 +30,15 @@ import json
 import math
 import struct
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Collection, Iterable
+from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import delete, select
+from sqlalchemy import Connection, delete, select
 
 from resonant.store import schema
 from resonant.store.counts import sketches
 from resonant.store.counts.sketches import EVER, NANOSECONDS, Labels, Packed, Sketch, to_json
 from resonant.store.engine.sql import insert_row
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
-
-    from sqlalchemy import Connection
 
 Measure = Literal["attempt", "delivery", "first_attempt", "retries", "delay", "replay", "replayed", "purge"]
 # Prometheus has counters and histograms of these, without event types and details.

@@ -1,14 +1,10 @@
 """Retries while a store is unreachable, or locked by another process."""
 
-from __future__ import annotations
-
 import asyncio
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from resonant.errors import StoreLocked, StoreUnavailable
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
 
 T = TypeVar("T")
 

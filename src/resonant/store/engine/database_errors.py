@@ -1,17 +1,12 @@
 """Turns database driver errors into one line: the database without its password, the cause, and the next step."""
 
-from __future__ import annotations
-
 import sqlite3
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from resonant.errors import StoreLocked, StoreRefused, StoreUnavailable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _ELSEWHERE = "or set RESONANT_DATABASE_URL"
 _NO_PRIVILEGE = "42501"

@@ -1,7 +1,5 @@
 """The file of an open SQLite database: notices that it was deleted or replaced."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from resonant.errors import StoreReplaced

@@ -1,20 +1,13 @@
 """Locks whole tables on PostgreSQL without holding up others."""
 
-from __future__ import annotations
-
 import logging
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from resonant.store.engine.database_errors import sqlstate
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from sqlalchemy import Connection
 
 logger = logging.getLogger(__name__)
 

@@ -3,18 +3,17 @@
 All in one transaction, possibly the producer's own. ``enqueue`` and the HTTP intake are built on it.
 """
 
-from __future__ import annotations
-
 import shlex
 import time
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-from sqlalchemy import select
+from sqlalchemy import Connection, Select, select
 
 from resonant.errors import ConflictingEvent, EndpointError
 from resonant.events import ENDPOINT_NAME, Event, EventKey, rfc3339
@@ -25,11 +24,6 @@ from resonant.store.engine.migrate import move_known
 from resonant.store.engine.sql import insert_missing, is_any_of_given
 from resonant.store.queue.events import read_events
 from resonant.store.shared.subscriptions import current_router
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-
-    from sqlalchemy import Connection, Select
 
 _SHOWN_CHARACTERS = 200
 _MOST_PASSES = 10

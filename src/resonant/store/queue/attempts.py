@@ -1,21 +1,15 @@
 """The history of deliveries: every attempt. Rows are only added, never changed."""
 
-from __future__ import annotations
-
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from resonant.events import Attempt
 from resonant.store import schema
 from resonant.store.engine.sql import insert_all, is_any_of
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
-
-    from sqlalchemy import Connection
 
 _ATTEMPT_FIELDS = tuple(field.name for field in fields(Attempt))
 _ATTEMPT_COLUMNS = (*_ATTEMPT_FIELDS, "late", "delivery_id")

@@ -12,21 +12,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 
+from resonant.events import Reason
 from resonant.store import schema
 from resonant.store.engine.sql import insert_into, is_any_of
 from resonant.store.queue.fingerprint import fingerprint, normalised
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from sqlalchemy import Connection
-
-    from resonant.events import Reason
 
 MOST_ERRORS = 50
 MOST_NORMALISED = 100

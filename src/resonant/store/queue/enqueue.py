@@ -1,19 +1,14 @@
 """``enqueue``, by which producers store events."""
 
-from __future__ import annotations
-
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection
 
 from resonant.errors import ConflictingEvent, UnroutedEvent
 from resonant.events import Event
 from resonant.store.engine.sql import require_connection
 from resonant.store.queue.accept import Conflict, Outcome, Unrouted, accept
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from sqlalchemy import Connection
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,18 +1,13 @@
 """Reads events."""
 
-from __future__ import annotations
-
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Connection, Select, select
 
 from resonant.events import Event
 from resonant.store import schema
 from resonant.store.engine.sql import is_any_of_given
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection, Select
 
 _e = schema.events.c
 # In the order of the parameters of `Event.from_stored`.

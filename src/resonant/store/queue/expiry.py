@@ -1,21 +1,15 @@
 """Gives up the deliveries of expired events (``expirytime``, an extension of CloudEvents) without an attempt."""
 
-from __future__ import annotations
+from collections.abc import Sequence
 
-from typing import TYPE_CHECKING
+from sqlalchemy import Connection
 
 from resonant.delivery.failure_tables import EVENT_EXPIRED
+from resonant.events import Lease, LeaseKey
 from resonant.store.counts.counters import Tally, count_retries
 from resonant.store.queue.causes import Cause, point_at_causes
 from resonant.store.queue.locked_rows import change_each, given_up, still_held
 from resonant.store.queue.own_events import NewDeadLetter, report_dead_letters
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from sqlalchemy import Connection
-
-    from resonant.events import Lease, LeaseKey
 
 # Without the time, so that all these dead letters have one cause.
 _ERROR = "not sent: the event's expirytime has passed"

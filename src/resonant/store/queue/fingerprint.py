@@ -1,7 +1,5 @@
 """Fingerprints of failures; failures with the same cause have the same fingerprint."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 

@@ -1,19 +1,13 @@
 """Changes of gates, each written with the events about it."""
 
-from __future__ import annotations
+from collections.abc import Iterable
+from typing import Any
 
-from typing import TYPE_CHECKING, Any
+from sqlalchemy import Connection
 
 from resonant.store.queue.own_events import gate_facts, report_gate
 from resonant.store.shared.announcements import add_announcement, prefect_event
-from resonant.store.shared.gates import change_gate, read_gate
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from sqlalchemy import Connection
-
-    from resonant.store.shared.gates import Gate, GateChange
+from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gate
 
 
 def change_and_report(connection: Connection, change: GateChange, *, now: float) -> bool:

@@ -4,20 +4,16 @@ Such a row comes from a defect, or from somebody's SQL: a final delivery that co
 without a due time.
 """
 
-from __future__ import annotations
-
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row
 
 from resonant.display import counted
 from resonant.store import schema
 from resonant.store.queue.events import read_events
 from resonant.store.queue.locked_rows import change_all
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from sqlalchemy import Connection, Row
 
 logger = logging.getLogger(__name__)
 

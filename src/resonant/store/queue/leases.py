@@ -4,13 +4,31 @@ A lease has a fencing token, which grows whenever the delivery is claimed or res
 its attempt to the history, but cannot change anything else (Kleppmann, "How to do distributed locking", 2016).
 """
 
-from __future__ import annotations
-
 import itertools
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Double, Integer, Text, bindparam, case, func, or_, select, update
+from sqlalchemy import (
+    CTE,
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Double,
+    Insert,
+    Integer,
+    Row,
+    Select,
+    Text,
+    Update,
+    bindparam,
+    case,
+    func,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from resonant.events import Event, Lease, LeaseKey
 from resonant.store import schema
@@ -19,15 +37,7 @@ from resonant.store.engine.wakeup import announce
 from resonant.store.queue.events import read_events
 from resonant.store.queue.impossible_rows import sound
 from resonant.store.queue.locked_rows import change_all, held_by, held_in, still_held
-from resonant.store.shared.gates import read_gates
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
-
-    from sqlalchemy import CTE, BindParameter, ColumnElement, Connection, Insert, Row, Select, Update
-    from sqlalchemy.sql.dml import ReturningUpdate
-
-    from resonant.store.shared.gates import Gates
+from resonant.store.shared.gates import Gates, read_gates
 
 _d = schema.deliveries
 # An arbitrary number, the same in every process.

@@ -1,21 +1,14 @@
 """Lock deliveries, check which leases on them are still held, and change them."""
 
-from __future__ import annotations
-
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import Connection, Select, select, update
 
+from resonant.events import Lease, LeaseKey, Reason
 from resonant.store import schema
 from resonant.store.engine.sql import is_any_of, is_any_of_given, update_all
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
-
-    from sqlalchemy import Connection, Select
-
-    from resonant.events import Lease, LeaseKey, Reason
 
 _d = schema.deliveries
 

@@ -1,14 +1,15 @@
 """Records the results of attempts, with their decisions."""
 
-from __future__ import annotations
-
 from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import bindparam, update
+from sqlalchemy import Connection, Update, bindparam, update
 
-from resonant.delivery.retry import GiveUp, Park, Retry
+from resonant.delivery.outcome import Outcome
+from resonant.delivery.retry import Decision, GiveUp, Park, Retry
+from resonant.events import Lease, LeaseKey
 from resonant.store import schema
 from resonant.store.counts.counters import DelayOf, Tally, count_retries
 from resonant.store.engine.sql import is_any_of_given
@@ -22,15 +23,6 @@ from resonant.store.queue.attempts import (
 from resonant.store.queue.causes import Cause, point_at_causes
 from resonant.store.queue.locked_rows import change_each, given_up, is_held, lock
 from resonant.store.queue.own_events import NewDeadLetter, report_dead_letters
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from sqlalchemy import Connection, Update
-
-    from resonant.delivery.outcome import Outcome
-    from resonant.delivery.retry import Decision
-    from resonant.events import Lease, LeaseKey
 
 _d = schema.deliveries
 

@@ -10,20 +10,16 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection
 
 from resonant.errors import StoreError
-from resonant.events import OWN_SOURCE, Event, EventKey, encode_data, is_own_type, rfc3339
+from resonant.events import OWN_SOURCE, Event, EventKey, Lease, Reason, encode_data, is_own_type, rfc3339
 from resonant.store.queue.accept import accept
+from resonant.store.shared.gates import Gate
 from resonant.store.shared.subscriptions import current_router
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from sqlalchemy import Connection
-
-    from resonant.events import Lease, Reason
-    from resonant.store.shared.gates import Gate
 
 logger = logging.getLogger(__name__)
 

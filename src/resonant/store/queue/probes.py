@@ -1,24 +1,16 @@
 """Probes: single deliveries that are sent to an endpoint while its gate is probing."""
 
-from __future__ import annotations
-
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
+from resonant.events import Lease
 from resonant.store import schema
 from resonant.store.queue.events import read_events
 from resonant.store.queue.expiry import expire
 from resonant.store.queue.impossible_rows import sound
 from resonant.store.queue.leases import lease_rows, leases_of, note_claims
-from resonant.store.shared.gates import change_gate
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from resonant.events import Lease
-    from resonant.store.shared.gates import Gate, GateChange
+from resonant.store.shared.gates import Gate, GateChange, change_gate
 
 _d = schema.deliveries
 # The due deliveries considered for a probe: behind 500 failing events of one type, the first 100 had no healthy one for two

@@ -1,11 +1,10 @@
 """Rescue of deliveries from lost workers, whose leases expired or who have ended, and from producers with wrong clocks."""
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, Connection, Row, select
 
 from resonant.events import Attempt, EventKey
 from resonant.store import schema
@@ -18,11 +17,6 @@ from resonant.store.queue.impossible_rows import sound
 from resonant.store.queue.leases import due, hand_back
 from resonant.store.queue.locked_rows import change_all, change_each
 from resonant.store.queue.own_events import NewDeadLetter, report_dead_letters
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from sqlalchemy import ColumnElement, Connection, Row
 
 LOST_LEASES_BEFORE_GIVING_UP = 5
 # A process that could not write for longer than this before its first rescue was locked out, in seconds.

@@ -4,19 +4,13 @@ An acknowledgement ends by itself, with the last of the dead letters that it was
 next failure opens the cause again.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import Connection, delete, func, select
 
 from resonant.store import schema
 from resonant.store.audit import record_change
 from resonant.store.engine.sql import insert_into, is_any_of
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
 
 _a, _c, _d = schema.acknowledged_causes, schema.causes, schema.deliveries
 

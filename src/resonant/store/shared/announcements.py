@@ -3,22 +3,16 @@
 Each is stored in the transaction of the change that it reports. ``tasks/announcements.py`` sends them.
 """
 
-from __future__ import annotations
-
 import json
 import uuid
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from resonant.events import rfc3339
 from resonant.store import schema
 from resonant.store.engine.sql import is_any_of
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-
-    from sqlalchemy import Connection
 
 _a = schema.announcements
 # A server may have no event feed, or accept no events, so that an announcement stays unconfirmed.

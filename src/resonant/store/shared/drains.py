@@ -1,17 +1,12 @@
 """Drains: runs that continue until newer ones have taken over. Each drain reports that it is alive."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 from sqlalchemy import Connection, func, or_, select
 
+from resonant.events import Clock
 from resonant.store import schema
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from resonant.events import Clock
 
 # A drain reports every BEAT_SECONDS, and counts as dead LIVE_SECONDS after its last report.
 BEAT_SECONDS, LIVE_SECONDS = 3.0, 10.0

@@ -3,8 +3,6 @@
 Its times are those of the shared clock, since the clocks of processes may differ (docs/decisions/0014-the-endpoint-gate.md).
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any, Literal

@@ -4,18 +4,13 @@ One row per endpoint stores the time until which slots are reserved. A process r
 short transaction, and drops slots that it misses. So a crash or a stall lowers the rate and never raises it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, func, select, update
 
+from resonant.events import Clock
 from resonant.store import schema
 from resonant.store.engine.sql import insert_into
-
-if TYPE_CHECKING:
-    from resonant.events import Clock
 
 # Slots are reserved only if the last one is at most this far ahead, and for at most this long at once. So all processes
 # together reserve slots for about a second, and a killed process loses no more than that.

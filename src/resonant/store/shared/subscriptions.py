@@ -4,8 +4,6 @@ Each change draws a new version at random, in its transaction. So a version name
 after every rollback, and a process compiles its router once for each version.
 """
 
-from __future__ import annotations
-
 import json
 import secrets
 from collections.abc import Collection

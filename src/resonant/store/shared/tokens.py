@@ -1,7 +1,5 @@
 """The tokens of the HTTP intake, with their scopes. The store keeps a token's SHA-256 digest, never its text."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 
 from sqlalchemy import Connection, or_, select, update

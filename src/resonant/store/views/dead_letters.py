@@ -10,15 +10,13 @@ from __future__ import annotations
 import heapq
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Select, func, literal, literal_column, or_, select, tuple_
 
 from resonant.store import schema
 from resonant.store.engine.sql import is_any_of
-
-if TYPE_CHECKING:
-    from resonant.store.views.selection import Selection
+from resonant.store.views.selection import Selection
 
 _FEW_CAUSES = 64
 _d, _c = schema.deliveries, schema.causes

@@ -1,7 +1,5 @@
 """The endpoints that the last run could not open."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, exists, select

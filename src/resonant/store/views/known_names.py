@@ -1,7 +1,5 @@
 """The names that the store knows: endpoints, codes and event ids; and messages about unknown ones."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Collection
 

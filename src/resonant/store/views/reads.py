@@ -1,7 +1,5 @@
 """Queries for operators: the balance, the dead letters, the whole history of an event."""
 
-from __future__ import annotations
-
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence

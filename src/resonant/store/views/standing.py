@@ -1,7 +1,5 @@
 """The current state of given deliveries, for a command that waits for its own deliveries."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 

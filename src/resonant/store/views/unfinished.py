@@ -1,23 +1,19 @@
 """Lists unfinished deliveries, earliest due first, and groups them by endpoint and failure."""
 
-from __future__ import annotations
-
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, literal_column, select
 
+from resonant.events import Delivery, Status
 from resonant.store import schema
 from resonant.store.engine.sql import end_snapshot
 from resonant.store.queue.leases import due
 from resonant.store.views.dead_letters import Position, earliest, positions
 from resonant.store.views.reads import ReceiverSide, answers, delivery_of, read_deliveries
-
-if TYPE_CHECKING:
-    from resonant.events import Delivery, Status
-    from resonant.store.views.selection import Selection
+from resonant.store.views.selection import Selection
 
 State = Literal["in_flight", "due", "parked"]
 _PAGE = 500
