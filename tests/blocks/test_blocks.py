@@ -8,10 +8,11 @@ import gc
 import json
 import logging
 import random
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import pytest
+import trustme
 from prefect.blocks.core import Block
 from prefect.blocks.fields import SecretDict
 from prefect.client.orchestration import PrefectClient, get_client
@@ -35,6 +36,7 @@ from resonant.events import Event, Lease
 from resonant.sinks import reloading
 from resonant.sinks.base import Receipt
 from resonant.sinks.endpoint import Endpoint
+from resonant.sinks.network.proxy import Proxy
 from resonant.testing import FixedClock, Receiver, respond
 from support.file_endpoint import FileEndpoint
 from support.waiting import until
@@ -153,6 +155,28 @@ async def test_the_error_of_deliver_without_an_answer_has_no_secret():
         await block.deliver({"source": "/s"})
     with pytest.raises(InvalidEvent, match=r"^must be a JSON object, not a string$"):
         await block.deliver("paid")
+
+
+def test_an_endpoint_goes_through_its_own_proxy_or_that_of_the_settings(monkeypatch):
+    monkeypatch.setenv("RESONANT_PROXY", "http://everybodys:3128")
+    monkeypatch.setenv("RESONANT_NO_PROXY", "example.org")
+    assert webhook().to_endpoint("a").proxy == Proxy("http://everybodys:3128", ("example.org",))
+    assert webhook(proxy=SecretStr("")).to_endpoint("a").proxy == Proxy(
+        "http://everybodys:3128", ("example.org",)
+    )
+    assert webhook(proxy=SecretStr("http://own:3128\n")).to_endpoint("a").proxy == Proxy("http://own:3128")
+    assert webhook(proxy=SecretStr("none")).to_endpoint("a").proxy is None
+
+
+def test_a_client_certificate_that_ends_soon_causes_a_warning_and_is_still_sent(caplog):
+    issued = trustme.CA().issue_cert("a.example", not_after=datetime.now(UTC) + timedelta(days=3))
+    block = webhook(
+        client_certificate=SecretStr(issued.cert_chain_pems[0].bytes().decode()),
+        client_key=SecretStr(issued.private_key_pem.bytes().decode()),
+    )
+    block.open("billing")
+    assert "endpoint billing: its client certificate ends on " in caplog.text
+    assert block.to_endpoint("billing").client_certificate is not None
 
 
 def test_a_short_signing_secret_causes_a_warning_and_still_signs(caplog):

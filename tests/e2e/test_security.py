@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import trustme
 from standardwebhooks import Webhook
 
 from resonant.testing import Action, Request, respond
@@ -29,6 +30,10 @@ pytestmark = pytest.mark.engine
 
 PROJECT = Path(__file__).parents[2]
 PAYLOAD = "payl0ad-4111-1111"
+
+
+CLIENT = trustme.CA().issue_cert("client.example")
+CLIENT_KEY = CLIENT.private_key_pem.bytes().decode()
 
 
 def secret_key(text: str, prefix: str = "whsec_") -> str:
@@ -44,6 +49,8 @@ SECRETS = {
     "old signing secret": secret_key("signing s3cret of this test, old", "whsk_"),
     "password of the database": "db-passw0rd-91b2c3",
     "password of Prefect": "api-passw0rd-d4e5f6",
+    "password of the proxy": "pr0xy-passw0rd-77ee",
+    "client key": CLIENT_KEY.splitlines()[1],
 }
 
 
@@ -84,8 +91,10 @@ import resonant.sinks.http as sink
 from resonant.cli import main
 
 async def send(self, event):
-    e = self._endpoint
-    known = f"{e.url} {dict(e.headers)} {e.signing_secrets}"
+    e = self.endpoint
+    known = f"{e.url} {dict(e.headers)} {e.signing_secrets} {e.proxy and e.proxy.url}"
+    if e.client_certificate:
+        known = e.client_certificate.key + known
     try:
         raise KeyError(known)
     except KeyError as error:
@@ -107,6 +116,8 @@ for arguments, typed, codes in json.load(sys.stdin):
 """
 READING = """\
 endpoint show secretive
+endpoint show secretive-tls --json
+endpoint list --export
 endpoint list --json
 status
 dlq --json --limit 0
@@ -156,8 +167,16 @@ def secretive(machine, start_receiver):
 
     def save(script: str = "e2e.test_security:echoing"):
         receiver = start_receiver(script)
-        headers = machine.home / "headers"
+        given = machine.home / "given"
+        given.mkdir()
+        headers, proxy, certificate, key = (
+            given / name for name in ("headers", "proxy", "certificate", "key")
+        )
         headers.write_text(f"X-Api-Key: Token {SECRETS['header']}")
+        # The receiver is its own proxy, which repeats also the password for the proxy.
+        proxy.write_text(receiver.url.replace("://", f"://me:{SECRETS['password of the proxy']}@"))
+        certificate.write_bytes(CLIENT.cert_chain_pems[0].bytes())
+        key.write_text(CLIENT_KEY)
         quoted = {place: urllib.parse.quote(secret, safe="") for place, secret in SECRETS.items()}
         host = receiver.url.removeprefix("http://")
         url = (
@@ -170,11 +189,15 @@ def secretive(machine, start_receiver):
             command("endpoint remove secretive --yes", codes=(0, 2)),
             command(
                 f"endpoint add secretive - --allow-private --header @{headers} --secret-stdin --policy classic"
-                " --overwrite",
+                f" --proxy @{proxy} --overwrite",
                 typed=f"{url}\n{SECRETS['old signing secret']}\n",
             ),
             command(
                 "endpoint rotate-secret secretive --secret-stdin", typed=SECRETS["signing secret"] + "\n"
+            ),
+            command(
+                f"endpoint add secretive-tls https://127.0.0.1:1/ --allow-private --client-cert {certificate}"
+                f" --client-key {key} --proxy @{proxy} --overwrite"
             ),
         )
         return receiver, printed
@@ -265,17 +288,21 @@ def test_no_secret_is_anywhere_but_in_its_block(kind, request, machine, secretiv
             command(f"emit {first} --endpoint secretive --max-attempts 2", codes=(1,)),
             command(f"emit {more} --endpoint secretive --lane bulk", codes=(1,)),
         )
-        broken_sink = f"emit {broken} --endpoint secretive --max-attempts 1".split()
-        printed["broken sink"] = run_code(machine, BROKEN_SINK, *broken_sink, exit_code=1)
+        for name in ("secretive", "secretive-tls"):
+            broken_sink = f"emit {broken} --endpoint {name} --max-attempts 1".split()
+            printed[f"broken sink of {name}"] = run_code(machine, BROKEN_SINK, *broken_sink, exit_code=1)
         printed["flows"] = run_code(machine, FLOWS)
         files = {
             str(path): path.read_bytes()
             for path in machine.home.rglob("*")
-            if path.is_file() and path.name != "headers" and not path.name.startswith("received-")
+            if path.is_file() and path.parent.name != "given" and not path.name.startswith("received-")
         }
         assert kind == "postgresql" or f"{machine.database}-wal" in files
 
-    [dead, *_] = machine.read("dlq", "--limit", "0")
+    [dead, *others] = machine.read("dlq", "--limit", "0")
+    # The broken sink really quoted the secrets of both endpoints.
+    quoted = {row["endpoint"] for row in (dead, *others) if re.match("KeyError.*[*]{3}", row["error"])}
+    assert quoted == {"secretive", "secretive-tls"}
     report = machine.home / "report.json"
     detail = f"detail {dead['event_id']}"
     printed["detail"] = run_commands(machine, command(detail), command(f"{detail} --json"))
@@ -296,6 +323,9 @@ def test_no_secret_is_anywhere_but_in_its_block(kind, request, machine, secretiv
 
     # The secrets were really sent, and repeated in answers.
     for entry in receiver.journal:
+        assert SECRETS["password of the proxy"] in str(
+            base64.b64decode(entry["headers"]["proxy-authorization"].removeprefix("Basic "))
+        )
         assert entry["headers"]["x-api-key"] == f"Token {SECRETS['header']}"
         Webhook(SECRETS["signing secret"]).verify(base64.b64decode(entry["body"]), entry["headers"])
         assert " v1a," in entry["headers"]["webhook-signature"]

@@ -2,7 +2,8 @@ import pytest
 
 from resonant.delivery.retry import RetryPolicy
 from resonant.errors import SettingsError, UnknownPolicy
-from resonant.settings import Settings, load_settings
+from resonant.settings import Settings, egress_proxy, load_settings
+from resonant.sinks.network.proxy import Proxy
 from resonant.store.engine.database import file_of
 
 PATIENT = '{"patient": {"max_attempts": 20, "cap": 7200}}'
@@ -52,6 +53,31 @@ def test_without_a_database_url_the_store_is_an_sqlite_file_in_the_home(environm
 def test_the_home_may_be_relative_to_the_users(environment, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert load_settings().store_url == f"sqlite:///{tmp_path}/.resonant/resonant.db"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("proxy", "socks5://me:hunter2@proxy:1080", "must be http:// or https://, a host and a port"),
+        ("proxy", "http://me:hunter2@proxy:port", "must be a URL, such as http://USER:PASSWORD@HOST:PORT"),
+        ("no_proxy", "a.example, b.example:80", "'b.example:80' must be a host name"),
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_refused_without_its_password(environment, name, value, problem):
+    environment(**{name: value})
+    with pytest.raises(SettingsError, match=f"^RESONANT_{name.upper()}: {problem}") as refused:
+        load_settings()
+    assert "hunter2" not in str(refused.value)
+
+
+def test_the_proxy_follows_the_environment(environment):
+    environment(http_proxy="http://ignored:3128")
+    assert egress_proxy() is None
+    environment(proxy="http://me:hunter2@proxy:3128", no_proxy="a.example, 10.0.0.0/8")
+    assert egress_proxy() == Proxy("http://me:hunter2@proxy:3128", ("a.example", "10.0.0.0/8"))
+    assert "hunter2" not in repr(load_settings())
+    environment(no_proxy="*")
+    assert egress_proxy().bypass == ("*",)
 
 
 def test_a_database_url_is_used_as_it_is_and_never_shown(environment):

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import trustme
 from pydantic import SecretStr
 
 from blocks import WebhookEndpoint
@@ -89,6 +90,9 @@ def test_a_malformed_file_is_refused_with_its_place(text, problem):
         ("headers: 'x: y'", "its headers must map names to text"),
         ("headers: {x: true}", "its headers must map names to text"),
         (f"signing_secret: {OLD}", "its signing_secret must be env:NAME or file:PATH"),
+        (f"client_key: {OLD}", "its client_key must be env:NAME or file:PATH"),
+        (f"proxy: 'socks5://me:{OLD}@proxy'", "its proxy must be http:// or https://, a host and a port"),
+        ("client_certificate: chain", "its client certificate needs both a certificate and its key"),
         ("signing_secret: env:NOT_SET", "the environment variable NOT_SET is not set"),
         ("headers: {x: file:absent}", "absent: No such file"),
     ],
@@ -153,6 +157,39 @@ def test_only_a_new_secret_that_is_too_short_is_refused(monkeypatch):
     with pytest.raises(Misuse, match="its signing secret has 1 byte") as refused:
         check_new_secrets(short, saved={}, source="f.yaml")
     assert str(refused.value).startswith("f.yaml: endpoint 'shop': ")
+
+
+def test_only_a_new_certificate_that_is_not_valid_now_is_refused(tmp_path):
+    issued = trustme.CA().issue_cert("shop.example", not_after=NOW - timedelta(days=1))
+    (tmp_path / "cert").write_bytes(issued.cert_chain_pems[0].bytes())
+    (tmp_path / "key").write_bytes(issued.private_key_pem.bytes())
+    ended = {"shop": shop("client_certificate: file:cert, client_key: file:key", tmp_path)}
+    check_new_secrets(ended, saved=ended, source="f.yaml")
+    with pytest.raises(Misuse, match=r"f.yaml: endpoint 'shop': its client certificate \(.*which is not now"):
+        check_new_secrets(ended, saved={}, source="f.yaml")
+
+
+def test_a_proxy_and_a_certificate_survive_an_export(tmp_path, monkeypatch):
+    issued = trustme.CA().issue_cert("shop.example")
+    given = {
+        "PROXY": "http://me:s3cret@proxy:3128",
+        "CLIENT_CERTIFICATE": issued.cert_chain_pems[0].bytes().decode(),
+        "CLIENT_KEY": issued.private_key_pem.bytes().decode(),
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(f"ENDPOINT_SHOP__{name}", value)
+    fields = ", ".join(f"{name.lower()}: env:ENDPOINT_SHOP__{name}" for name in given)
+    block = shop(fields)
+    text = exported({"shop": block}, {}, with_urls=True)
+    assert "s3cret" not in text
+    assert "PRIVATE KEY" not in text
+    assert read(text) == {"shop": block}
+    assert one_change(shop("proxy: none"), block).fields == {
+        "proxy": "proxy changed",
+        "client_certificate": "client_certificate removed",
+        "client_key": "client_key removed",
+    }
+    assert "proxy: none\n" in exported({"shop": shop("proxy: none")}, {}, with_urls=False)
 
 
 def test_pruning_removes_only_undeclared_webhook_endpoints():

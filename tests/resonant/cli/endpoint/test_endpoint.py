@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import json
 import re
+from datetime import UTC, datetime
 
 import pytest
+import trustme
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import BlockDocumentUpdate
 from pydantic import SecretStr
@@ -142,6 +144,47 @@ def test_the_mode_of_an_endpoint_is_binary_unless_it_is_set(resonant, endpoints)
     assert "\nmode: structured\n" in resonant.on_prefect("endpoint", "show", IMPORTED).out
     refused = resonant.on_prefect("endpoint", "update", IMPORTED, "--mode", "batch", code=2)
     assert "'batch'" in refused.err
+
+
+def test_a_proxy_and_a_client_certificate_are_shown_without_their_secrets(resonant, endpoints, tmp_path):
+    def shown(*options):
+        return resonant.on_prefect("endpoint", "show", IMPORTED, *options).out
+
+    end = datetime(2040, 1, 1, tzinfo=UTC)
+    issued = trustme.CA().issue_cert("shop.example", common_name="shop", not_after=end)
+    key, chain, proxy = (tmp_path / name for name in ("key", "chain", "proxy"))
+    key.write_bytes(issued.private_key_pem.bytes())
+    chain.write_bytes(issued.cert_chain_pems[0].bytes())
+    proxy.write_text("http://me:s3cret@proxy.example:3128\n")
+    url = "https://hooks.example.com/in"
+    certificate = ("--client-cert", str(chain), "--client-key", str(key))
+    resonant.on_prefect("endpoint", "add", IMPORTED, url, "--proxy", f"@{proxy}", *certificate)
+
+    text = shown()
+    assert "\nproxy: http://proxy.example:3128\n" in text
+    assert "\nclient_certificate: CN=shop,OU=" in text
+    assert "\nclient_certificate_until: 2040-01-01T00:00:00.000Z\n" in text
+    assert "\nclient_key: set\n" in text
+    assert "s3cret" not in text + shown("--json")
+
+    done = resonant.on_prefect("endpoint", "update", IMPORTED, "--timeout", "3").out
+    assert "its proxy, its client certificate" in done
+    options = ("--proxy", "none", "--clear", "client-cert")
+    resonant.on_prefect("endpoint", "update", IMPORTED, *options)
+    found = json.loads(shown("--json"))
+    assert (found["proxy"], found["client_certificate"], found["client_key"]) == ("none", None, None)
+
+
+@pytest.mark.parametrize(
+    ("option", "problem"),
+    [
+        (("--proxy", "proxy.example:3128"), "its proxy must be http:// or https://, a host and a port"),
+        (("--client-cert", "/absent", "--client-key", "/absent"), "--client-cert /absent: No such file"),
+        (("--client-cert", __file__), "its client certificate is not PEM"),
+    ],
+)
+def test_a_proxy_or_certificate_that_cannot_be_used_is_refused_without_a_server(resonant, option, problem):
+    assert problem in resonant("endpoint", "add", IMPORTED, "https://hooks.example.com/", *option, code=2).err
 
 
 def test_a_test_event_has_its_outcome_as_json(resonant, endpoints, tmp_path):
