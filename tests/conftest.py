@@ -1,7 +1,5 @@
 """Fixtures for every test: an empty database of each kind that Resonant supports."""
 
-from __future__ import annotations
-
 import json
 import os
 import random
@@ -9,19 +7,17 @@ import signal
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
+from xdist.scheduler import LoadFileScheduling
 
 from support.examples import FUZZ_EXAMPLES, examples
 from support.postgresql import started_postgresql
 from support.prefect_database import share_prefect_database
 from support.sqlite import Disk, listening
-
-if TYPE_CHECKING:
-    from xdist.scheduler import LoadFileScheduling
 
 # Settings of the tests themselves.
 _OF_TESTS = ("RESONANT_CHAOS", "RESONANT_FUZZ", "RESONANT_SCALE")

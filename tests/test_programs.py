@@ -1,7 +1,5 @@
 """Tests that need a missing program are skipped, or fail if every program is required."""
 
-from __future__ import annotations
-
 import re
 from fnmatch import fnmatch
 from pathlib import Path

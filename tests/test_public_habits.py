@@ -1,7 +1,5 @@
 """CI, the contributor's guide and the package's metadata agree with the project."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The distributions contain the whole product: every tracked file that belongs in them, and no other file."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

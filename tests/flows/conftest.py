@@ -1,7 +1,5 @@
 """Flow runs against a Prefect server and an empty store."""
 
-from __future__ import annotations
-
 import pytest
 from prefect.artifacts import Artifact
 from prefect.client.orchestration import get_client

@@ -1,7 +1,5 @@
 """The flow under a real Prefect server."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 

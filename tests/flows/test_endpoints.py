@@ -1,7 +1,5 @@
 """Pausing and resuming an endpoint by a flow run, as from the UI."""
 
-from __future__ import annotations
-
 import pytest
 
 from flows.endpoints import pause_endpoint, resume_endpoint

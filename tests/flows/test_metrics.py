@@ -1,7 +1,5 @@
 """The metrics flow under a real Prefect server."""
 
-from __future__ import annotations
-
 import base64
 import re
 

@@ -1,7 +1,5 @@
 """Flow runs are named after their work, unless a user has named them."""
 
-from __future__ import annotations
-
 import pytest
 
 from flows.naming import named

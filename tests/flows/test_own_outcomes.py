@@ -1,7 +1,5 @@
 """A flow run reports its own deliveries even if another worker takes them over and sends them."""
 
-from __future__ import annotations
-
 import asyncio
 
 import pytest

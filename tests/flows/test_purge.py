@@ -1,7 +1,5 @@
 """The daily purge as a flow archives removed deliveries, unless its parameter is ``none``."""
 
-from __future__ import annotations
-
 import json
 import time
 

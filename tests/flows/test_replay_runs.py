@@ -1,7 +1,5 @@
 """A replay in the UI: a name with the number of dead letters, and a state that says whether it did its work."""
 
-from __future__ import annotations
-
 import json
 import re
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """Spans of attempts in the flow, where Prefect makes spans of its flow runs and task runs too."""
 
-from __future__ import annotations
-
 import pytest
 
 from flows.emit import emit_events

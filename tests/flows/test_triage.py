@@ -1,7 +1,5 @@
 """The triage as an artifact, which the Prefect UI shows with its history."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """A flow run fails on an unknown endpoint, code or id, or a time without a zone: they would look like success."""
 
-from __future__ import annotations
-
 import pytest
 
 from flows.dead_letters import cancel_deliveries, replay_dead_letters

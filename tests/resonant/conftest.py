@@ -1,20 +1,15 @@
 """Fixtures of the store's tests: an open store with a clock, and the URLs of databases."""
 
-from __future__ import annotations
-
 import asyncio
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-from resonant.store import WorkerStore
+from resonant.store import Store, WorkerStore
 from resonant.testing import FixedClock
 from support.desk import START, Desk
-
-if TYPE_CHECKING:
-    from resonant.store import Store
 
 # Only `make test-all` runs these queries on PostgreSQL too.
 _QUERIES = (

@@ -1,7 +1,5 @@
 """Programs that have Resonant installed know its block types, beside a ``blocks`` package of their own."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

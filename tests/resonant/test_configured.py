@@ -1,7 +1,5 @@
 """Opening the configured store while it is unreachable."""
 
-from __future__ import annotations
-
 import asyncio
 import sqlite3
 import time

@@ -1,7 +1,5 @@
 """Untrusted text is shown without hidden characters, reordering or markup; emoji and all scripts stay intact."""
 
-from __future__ import annotations
-
 import json
 import re
 import unicodedata

@@ -1,7 +1,5 @@
 """Files are complete or absent, and temporary files of killed writers are removed."""
 
-from __future__ import annotations
-
 import os
 import stat
 import tempfile

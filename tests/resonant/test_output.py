@@ -1,7 +1,5 @@
 """How data is shown."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

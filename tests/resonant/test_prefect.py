@@ -1,17 +1,14 @@
 """Flows of any Prefect project store events with ``emit``, and events about themselves with ``store_event_on``."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging
-from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.logging import disable_run_logger
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -25,9 +22,6 @@ from resonant.prefect import emit, flow_run_event, store_event, store_event_on
 from resonant.store import WorkerStore, open_store
 from resonant.store.views.known_names import remember_endpoints
 from support.file_endpoint import FileEndpoint
-
-if TYPE_CHECKING:
-    from prefect.client.schemas.objects import State
 
 pytestmark = pytest.mark.engine
 

@@ -1,7 +1,5 @@
 """Suggestions for a mistyped word."""
 
-from __future__ import annotations
-
 import pytest
 
 from resonant.delivery.classification import built_in_codes

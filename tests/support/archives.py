@@ -1,13 +1,9 @@
 """Reads the archives of purges."""
 
-from __future__ import annotations
-
 import json
 import zlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pathlib import Path
+from typing import Any
 
 
 def read_documents(path: Path) -> list[dict[str, Any]]:

@@ -1,13 +1,12 @@
 """Commands that run in this process, in their own environment."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import logging
 import os
 import subprocess
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from unittest.mock import patch
 
 from prefect.context import root_settings_context
@@ -16,10 +15,6 @@ from typer import testing
 from typer.testing import CliRunner
 
 from resonant.cli import app
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
 # Most commands take less time to run than to build.
 testing._get_command = functools.cache(testing._get_command)

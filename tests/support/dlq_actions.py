@@ -1,7 +1,5 @@
 """Dead letters in the tests of commands."""
 
-from __future__ import annotations
-
 PERMANENT = {"category": "permanent", "code": "http_400", "status_code": 400}
 DAY = 86_400.0
 

@@ -1,7 +1,5 @@
 """The number of examples in generated tests: a quarter in `make test`, all of them in `make test-all`."""
 
-from __future__ import annotations
-
 import os
 
 # ``RESONANT_FUZZ_EXAMPLES=7000`` is a million cases in all, since most fuzz tests make many cases of each example.

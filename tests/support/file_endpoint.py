@@ -1,7 +1,5 @@
 """An endpoint without HTTP: it appends each event's data to a file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from blocks.endpoint import SinkBlock

@@ -1,12 +1,8 @@
 """Flow runs whose states a test sets through the API of a Prefect server."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
 from uuid import uuid4
 
-if TYPE_CHECKING:
-    import httpx
+import httpx
 
 FAILED = {"type": "FAILED", "name": "Failed", "message": "no disk"}
 CRASHED = {"type": "CRASHED", "name": "Crashed", "message": "killed"}

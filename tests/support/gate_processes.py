@@ -1,7 +1,5 @@
 """Processes that share the gate of one endpoint, without a store, at times that the test sets."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import replace
 

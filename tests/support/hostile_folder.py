@@ -1,13 +1,8 @@
 """A working folder with files that would run code if a command read its settings there."""
 
-from __future__ import annotations
+from collections.abc import Callable
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from support.machine import Machine
+from support.machine import Machine
 
 # Prefect gives this file to Python's logging, which calls the functions that it names.
 LOGGING = """

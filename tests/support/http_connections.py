@@ -1,14 +1,9 @@
 """Raw HTTP connections, byte by byte, to a server of a test."""
 
-from __future__ import annotations
-
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 _SECONDS = 20.0
 

@@ -1,20 +1,14 @@
 """Statistics of attempts and outcomes that a test invents."""
 
-from __future__ import annotations
-
 from dataclasses import fields
 from math import isnan
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pandas import DataFrame
 
-from resonant.metrics.statistics import statistics
+from resonant.metrics.statistics import Statistics, Unfinished, statistics
 from resonant.store.counts.counters import DelayOf, Tally
-from resonant.store.counts.sketches import EVER
-
-if TYPE_CHECKING:
-    from resonant.metrics.statistics import Statistics, Unfinished
-    from resonant.store.counts.sketches import Packed
+from resonant.store.counts.sketches import EVER, Packed
 
 HOUR = 3600
 START = 472_222 * HOUR + 0.0  # on an hour

@@ -1,14 +1,13 @@
 """nginx with the documented configuration, ``deployments/nginx.conf``, in front of a server of a test."""
 
-from __future__ import annotations
-
 import os
 import socket
 import ssl
 import subprocess
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import httpx
 import trustme
@@ -17,10 +16,6 @@ from resonant.local.server import free_port
 from support.pages import PROJECT
 from support.programs import need
 from support.waiting import wait_until
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 CONFIGURATION = PROJECT / "deployments" / "nginx.conf"
 _ENDS_WITHIN_SECONDS = 30.0

@@ -1,21 +1,15 @@
 """The pages of the documentation: their code blocks, inline code, links and anchors."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from markdown_it import MarkdownIt
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from markdown_it.token import Token
+from markdown_it.token import Token
 
 PROJECT = Path(__file__).parents[2]
 SHELLS = ("sh", "bash", "shell", "console")

@@ -1,16 +1,14 @@
 """A PostgreSQL server for tests, which root can start too."""
 
-from __future__ import annotations
-
 import asyncio
 import signal
 import tempfile
 import warnings
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import asyncpg
 import pytest
@@ -18,9 +16,6 @@ from sqlalchemy.engine import URL, make_url
 
 from resonant.store import schema
 from resonant.store.engine.migrate import SCHEMA_VERSION, VERSION_TABLE
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
 
 _SOCKET = ".s.PGSQL.5432"
 _END_OTHERS = """

@@ -1,9 +1,8 @@
 """A client of ``POST /events``, with the application in the same process."""
 
-from __future__ import annotations
-
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 
@@ -12,11 +11,7 @@ from resonant.intake.app import create_app
 from resonant.intake.limits import Limits
 from resonant.intake.meters import Meters
 from resonant.store.views.known_names import remember_endpoints
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from support.desk import Desk
+from support.desk import Desk
 
 STRUCTURED = "application/cloudevents+json"
 BATCH = "application/cloudevents-batch+json"

@@ -1,15 +1,10 @@
 """Processes and their descendants."""
 
-from __future__ import annotations
-
 import os
-from typing import TYPE_CHECKING
+import subprocess
+from collections.abc import Iterable
 
 import psutil
-
-if TYPE_CHECKING:
-    import subprocess
-    from collections.abc import Iterable
 
 
 def clean_environment() -> dict[str, str]:

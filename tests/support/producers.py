@@ -1,17 +1,12 @@
 """Producers that send events over HTTP, and repeat each request until it is answered 202, as the documentation says."""
 
-from __future__ import annotations
-
 import itertools
 import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import httpx
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 _ACCEPTED, _UNAVAILABLE = 202, 503
 _PAUSE_SECONDS = 0.02

@@ -1,36 +1,28 @@
 """A shop with a Prometheus that scrapes its metrics, and the figures of its store."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import time
 from collections import defaultdict
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import yaml
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from resonant.delivery.retry import GiveUp, Park
-from resonant.events import Event
+from resonant.delivery.retry import Decision, GiveUp, Park
+from resonant.events import Event, Lease
 from resonant.local.server import free_port
 from resonant.store.shared.gates import GateChange, change_gate, read_gate
 from resonant.store.views.selection import Selection
 from resonant.testing import FixedClock
-from support.desk import opened_desk
+from support.desk import Desk, opened_desk
 from support.machine import Machine
 from support.waiting import wait_until
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import ExitStack
-
-    from resonant.delivery.retry import Decision
-    from resonant.events import Lease
-    from support.desk import Desk
 
 PROJECT = Path(__file__).parents[2]
 RULES = PROJECT / "deployments" / "prometheus"

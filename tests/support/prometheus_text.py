@@ -1,7 +1,5 @@
 """Reads the samples of Prometheus text."""
 
-from __future__ import annotations
-
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 

@@ -1,19 +1,15 @@
 """The plans of the statements that were executed on an SQLite store."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from resonant.store.engine.sql import HOST_CLOCK
 from support.sqlite import listening
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 # These tables grow with every event, and keep finished ones. A selection has an alias for the events.
 _LARGE = r"(?:resonant_(?:deliveries|attempts|events)|selected_events)"

@@ -1,18 +1,13 @@
 """Requests as bytes, for what no HTTP client sends, and what a server of the intake has counted of them."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import re
 import socket
+import ssl
 from collections import Counter
-from typing import TYPE_CHECKING
 
 import httpx
-
-if TYPE_CHECKING:
-    import ssl
 
 _COUNT = re.compile(r"^resonant_intake_(requests|events)_total\{\w+=\"(\w+)\"\} (\d+)", re.MULTILINE)
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")

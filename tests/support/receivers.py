@@ -1,20 +1,15 @@
 """A receiver in its own process, and the requests that it received since a mark, such as the beginning of a round."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _TESTS = Path(__file__).parents[1]
 _ENDS_WITHIN_SECONDS = 30.0

@@ -1,7 +1,5 @@
 """Subscriptions and events to match, and a naive interpreter that decides which endpoints want an event."""
 
-from __future__ import annotations
-
 from hypothesis import strategies as st
 
 from resonant.events import Event

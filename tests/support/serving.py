@@ -1,14 +1,14 @@
 """A real ``resonant serve`` in its own process, on a store of the test."""
 
-from __future__ import annotations
-
 import asyncio
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -20,10 +20,6 @@ from resonant.store.shared.subscriptions import add_subscription
 from resonant.store.views.known_names import remember_endpoints
 from support.processes import clean_environment
 from support.waiting import wait_until
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 _OK = 200
 _ENDS_WITHIN_SECONDS = 30.0

@@ -1,14 +1,10 @@
 """An event loop whose time jumps to the next timer: an hour of waiting takes no time, and every run is the same."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import selectors
-from typing import TYPE_CHECKING, Any, TypeVar
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 

@@ -3,8 +3,6 @@
 Each has the event ``outer``, and hides a request with the event ``smuggled``.
 """
 
-from __future__ import annotations
-
 from support.raw_http import chunks, event, post
 
 OUTER = event("outer")

@@ -1,17 +1,12 @@
 """Faults below SQLite: a read-only disk, and a lock held by another process."""
 
-from __future__ import annotations
-
 import contextlib
 import sqlite3
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from sqlalchemy import Engine, event
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 
 @contextlib.contextmanager

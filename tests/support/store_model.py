@@ -1,21 +1,16 @@
 """A plain model of the store, to compare with the real one."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatch
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from resonant.delivery.retry import GiveUp, Park
-from resonant.events import EventKey
+from resonant.events import DeadLetter, EventKey, LeaseKey
+from resonant.store import Outcome
 from resonant.store.counts.sketches import Labels
-
-if TYPE_CHECKING:
-    from resonant.events import DeadLetter, LeaseKey
-    from resonant.store import Outcome
-    from resonant.store.views.selection import Selection
+from resonant.store.views.selection import Selection
 
 LEASE_SECONDS = 60.0
 HASHED = "a hash of source and id"

@@ -1,7 +1,5 @@
 """The operators' actions on the store, and failing transactions."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import pytest

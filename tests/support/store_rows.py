@@ -1,7 +1,5 @@
 """Rows of the store for tests."""
 
-from __future__ import annotations
-
 from resonant.store import schema
 
 # For SQL of tests: the deliveries, each with the id of its event.

@@ -1,9 +1,5 @@
 """The actions of producers and workers on the store, and the effects of their crashes."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize
@@ -34,10 +30,7 @@ from support.store_machine import (
     owners,
     some,
 )
-from support.store_model import CRASHES_BEFORE_GIVING_UP, LEASE_SECONDS
-
-if TYPE_CHECKING:
-    from support.store_model import Known
+from support.store_model import CRASHES_BEFORE_GIVING_UP, LEASE_SECONDS, Known
 
 
 class Workers(StoreMachine):

@@ -1,14 +1,10 @@
 """Subscribes endpoints in tests."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from resonant.routing import Subscription, new_subscription
 from resonant.store.shared.subscriptions import add_subscription
-
-if TYPE_CHECKING:
-    from support.desk import Desk
+from support.desk import Desk
 
 
 def subscribe(desk: Desk, endpoint: str, *types: str, **terms: Any) -> Subscription:

@@ -1,7 +1,5 @@
 """OpenTelemetry's SDK in a test."""
 
-from __future__ import annotations
-
 import threading
 
 import uvicorn

@@ -1,7 +1,5 @@
 """The rows of a store of 0.1.0 and of an upgraded one, in the same form."""
 
-from __future__ import annotations
-
 from resonant.store import schema
 
 _EVENT = "e.id, e.source, e.type, e.subject, e.time, e.digest, e.accepted_at, e.body"

@@ -1,14 +1,10 @@
 """Polling for the effects of other processes, with timeouts that suit a loaded machine."""
 
-from __future__ import annotations
-
 import asyncio
 import inspect
 import time
-from typing import TYPE_CHECKING, Any, TypeVar
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sized
+from collections.abc import Callable, Sized
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 

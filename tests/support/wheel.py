@@ -1,7 +1,5 @@
 """Copies of the checkout, their wheel, and an environment with the wheel installed."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import sysconfig

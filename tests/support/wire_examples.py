@@ -1,18 +1,14 @@
 """Events of every kind for tests of the wire, and what a receiver must read."""
 
-from __future__ import annotations
-
 import json
 import string
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hypothesis import strategies as st
 
 from resonant.events import ABSENT, Event
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 EXTENSIONS = {

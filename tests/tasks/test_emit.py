@@ -1,7 +1,5 @@
 """The task of one delivery, without the engine: its result, its errors, and its requests to Prefect."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 import time

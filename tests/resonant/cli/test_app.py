@@ -1,7 +1,5 @@
 """Properties of every command: help, exit codes, errors of one line, streams that end."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import re

@@ -1,7 +1,5 @@
 """Names and codes that commands know; ``test_refusals`` has the unknown ones."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """No drain, command or purge scans a table with every delivery ever stored, except for the scans named here."""
 
-from __future__ import annotations
-
 import asyncio
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The description of a failure."""
 
-from __future__ import annotations
-
 import pytest
 
 from resonant.delivery.wording import outcome, shortened, why

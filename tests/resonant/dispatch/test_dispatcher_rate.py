@@ -1,7 +1,5 @@
 """An endpoint with a rate: its sends wait for their slots, and nothing else does."""
 
-from __future__ import annotations
-
 import time
 
 import pytest

@@ -1,7 +1,5 @@
 """A run that finds an endpoint gone sends the event about it to the subscribers."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

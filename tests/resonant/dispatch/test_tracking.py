@@ -1,7 +1,5 @@
 """Tracking a command's own deliveries, whichever process sends them."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from contextlib import asynccontextmanager

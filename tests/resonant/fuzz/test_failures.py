@@ -1,7 +1,5 @@
 """Failures of any shape: each exception of a library or a user's sink gets a verdict and a decision."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging

@@ -1,7 +1,5 @@
 """Arbitrary input: each line is an event or is refused with one clear line, and no line is lost or read twice."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

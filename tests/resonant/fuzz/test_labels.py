@@ -1,7 +1,5 @@
 """Prometheus labels: any text is read back unchanged, and makes no further line."""
 
-from __future__ import annotations
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families

@@ -1,7 +1,5 @@
 """The Retry-After header: valid values are read exactly, others are ignored, and none causes an error."""
 
-from __future__ import annotations
-
 import email.utils
 import logging
 import math

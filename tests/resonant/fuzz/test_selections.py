@@ -1,7 +1,5 @@
 """Selecting dead letters by any text: the database finds the same as a look at each dead letter, and no text is SQL."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 import random

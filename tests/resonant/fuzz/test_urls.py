@@ -1,7 +1,5 @@
 """Any text as an endpoint URL either opens or raises an ``EndpointError`` that does not quote it."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st

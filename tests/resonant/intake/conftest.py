@@ -1,7 +1,5 @@
 """Fixtures of the intake's tests."""
 
-from __future__ import annotations
-
 import shutil
 
 import pytest

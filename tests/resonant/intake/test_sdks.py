@@ -1,7 +1,5 @@
 """Producers send events with the official SDKs of CloudEvents, in every mode."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Attacks on a real server, directly and through nginx: each request is one event at most."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import time

@@ -1,7 +1,5 @@
 """docs/retries.md: each row of its table is one command, and the command gives the row's figures."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The generated password: one for each home, readable by its owner only."""
 
-from __future__ import annotations
-
 import os
 import stat
 

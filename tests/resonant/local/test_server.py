@@ -1,7 +1,5 @@
 """The server that a command uses: never another program in its place."""
 
-from __future__ import annotations
-
 import contextlib
 import http.server
 import json

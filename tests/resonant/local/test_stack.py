@@ -1,7 +1,5 @@
 """The end of ``resonant up``, which a server that does not answer delays only briefly, and its temporary folder."""
 
-from __future__ import annotations
-
 import asyncio
 import stat
 import time

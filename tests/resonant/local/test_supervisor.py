@@ -1,7 +1,5 @@
 """The supervisor: no descendant outlives the process that started it, in any session."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

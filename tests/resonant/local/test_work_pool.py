@@ -1,7 +1,5 @@
 """The waiting runs that count as drains."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 

@@ -1,7 +1,5 @@
 """The activity that conditions evaluate, and the alerts, each announced once despite kills."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from itertools import count
 

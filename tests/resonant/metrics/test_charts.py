@@ -1,7 +1,5 @@
 """Charts: positions agree with the data, and colours are readable on both of Prefect's backgrounds."""
 
-from __future__ import annotations
-
 import random
 import re
 import subprocess

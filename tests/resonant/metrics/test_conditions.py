@@ -1,7 +1,5 @@
 """The conditions of alerts: when they are bad, good, or undecided."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

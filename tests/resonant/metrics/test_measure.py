@@ -1,7 +1,5 @@
 """The counters behind the metrics: they equal the facts in the rows, and outlive them."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import pairwise
 

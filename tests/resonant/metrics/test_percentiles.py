@@ -1,7 +1,5 @@
 """Percentiles of sketches are those of numpy within 1 %, however the durations were spread over transactions and hours."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 
 import numpy as np

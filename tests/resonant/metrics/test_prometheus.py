@@ -1,7 +1,5 @@
 """The metrics by their names, kinds and labels; promtool has no remark."""
 
-from __future__ import annotations
-
 import math
 import re
 import subprocess

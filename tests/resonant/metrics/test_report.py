@@ -1,7 +1,5 @@
 """The table of event types, and the line of health of each endpoint."""
 
-from __future__ import annotations
-
 from resonant.metrics.alerts import ALL_ENDPOINTS, Condition, Key
 from resonant.metrics.conditions import Activity, Counts
 from resonant.metrics.report import MOST_TYPES, health_lines, tables

@@ -1,7 +1,5 @@
 """Statistics of known facts: rates per event and per attempt, by endpoint, event type and hour."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

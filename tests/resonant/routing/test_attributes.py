@@ -1,7 +1,5 @@
 """Filters see the attributes that a receiver gets."""
 
-from __future__ import annotations
-
 from urllib.parse import unquote
 
 import pytest

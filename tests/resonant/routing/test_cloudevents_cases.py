@@ -9,8 +9,6 @@
   cases "Empty" are refusals in ``test_filters.py``.
 """
 
-from __future__ import annotations
-
 import pytest
 
 from resonant.events import Event

@@ -1,7 +1,5 @@
 """The filters of subscriptions: what is refused, and in which words."""
 
-from __future__ import annotations
-
 import pytest
 
 from resonant.errors import InvalidSubscription

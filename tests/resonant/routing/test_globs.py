@@ -1,7 +1,5 @@
 """Globs mean the same in Python and in SQL."""
 
-from __future__ import annotations
-
 import pytest
 from sqlalchemy import literal, select
 

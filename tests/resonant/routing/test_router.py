@@ -1,7 +1,5 @@
 """The router: it agrees with a naive interpreter, says why not, and is fast."""
 
-from __future__ import annotations
-
 import time
 
 import pytest

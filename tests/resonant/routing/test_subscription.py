@@ -1,7 +1,5 @@
 """Subscriptions: their members and limits, and when two say the same."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """The audit: noted before the first dead letter is changed, counted with each change, ended when the action ends."""
 
-from __future__ import annotations
-
 import asyncio
 
 import pytest

@@ -1,7 +1,5 @@
 """The transactional outbox of the examples, run as a reader would."""
 
-from __future__ import annotations
-
 import runpy
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Hypothesis makes up the workers, the operators and the crashes. After each step 
 the model; a failure is shown as the program that led to it.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from functools import partial
 from typing import Any

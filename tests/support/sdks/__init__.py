@@ -4,22 +4,17 @@ In JavaScript, these are the official ones of CloudEvents and of Standard Webhoo
 with version 1 of the official SDK, which it needs; the tests import version 2.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from resonant.testing.journal import Request
 from support.programs import lacking, need
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
-
-    from resonant.testing.journal import Request
 
 _HERE = Path(__file__).parent
 _INSTALLED = _HERE.parents[2] / "build" / "sdks"

@@ -1,7 +1,5 @@
 """``audit``: who replayed, cancelled, purged, paused and resumed."""
 
-from __future__ import annotations
-
 import re
 
 from resonant.events import rfc3339

@@ -1,7 +1,5 @@
 """``dlq``, ``failed``, ``retry-candidates`` and ``deliveries``: cards on a terminal, tables, JSON, groups and pages."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

@@ -1,7 +1,5 @@
 """``purge`` asks on a terminal, archives by default, and removes the deliveries that its age or its filters select."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import re

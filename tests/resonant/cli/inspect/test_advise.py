@@ -1,7 +1,5 @@
 """``resonant advise``, on a real Prefect server."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

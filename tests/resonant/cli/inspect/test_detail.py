@@ -1,7 +1,5 @@
 """``detail``: one event with its whole history."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

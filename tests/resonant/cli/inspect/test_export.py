@@ -1,7 +1,5 @@
 """``export``: the error report."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``metrics`` and ``prometheus``."""
 
-from __future__ import annotations
-
 import re
 import stat
 

@@ -1,7 +1,5 @@
 """``status`` below the balance: each endpoint, and the daily purge."""
 
-from __future__ import annotations
-
 import re
 from functools import partial
 

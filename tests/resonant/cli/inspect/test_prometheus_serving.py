@@ -1,7 +1,5 @@
 """``resonant prometheus --serve`` answers scrapes until Ctrl-C."""
 
-from __future__ import annotations
-
 import http.client
 import signal
 import threading

@@ -1,7 +1,5 @@
 """``status``: the balance, alerts, endpoint problems, and the next step."""
 
-from __future__ import annotations
-
 import contextlib
 import sqlite3
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """``resonant init`` copies the flows into a new folder, and the commands in that folder use them."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import stat

@@ -1,7 +1,5 @@
 """The errors of `resonant serve` before it listens."""
 
-from __future__ import annotations
-
 import pytest
 
 

@@ -1,7 +1,5 @@
 """The errors of `resonant up` before it starts anything, and its list of the running parts."""
 
-from __future__ import annotations
-
 import socket
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """``resonant emit`` without files reports the events that stay in the store."""
 
-from __future__ import annotations
-
 import json
 import re
 import time

@@ -1,7 +1,5 @@
 """``enqueue``: JSONL files into the store, as a stream, until its end or a signal."""
 
-from __future__ import annotations
-
 import asyncio
 import gzip
 import itertools

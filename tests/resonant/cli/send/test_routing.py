@@ -1,7 +1,5 @@
 """Events without an endpoint: the subscriptions decide who gets them."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """``subscription test``: which endpoints would get an event, and why the others would not."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """``token``: create, list and revoke."""
 
-from __future__ import annotations
-
 import pytest
 
 from resonant.store.shared.tokens import note_use, valid_tokens

@@ -1,7 +1,5 @@
 """Claims of a run, and the locks that may delay them."""
 
-from __future__ import annotations
-
 import asyncio
 
 from sqlalchemy import select

@@ -1,7 +1,5 @@
 """The number of deliveries that a run claims ahead of their sends."""
 
-from __future__ import annotations
-
 import pytest
 
 from resonant.dispatch.limiting.ahead import FIRST_ALONE, FIRST_CHUNK, FIRST_CLAIM, ClaimSize

@@ -1,7 +1,5 @@
 """The rate of an endpoint: several processes share it, in simulated time over the real SQL."""
 
-from __future__ import annotations
-
 import asyncio
 import bisect
 import itertools

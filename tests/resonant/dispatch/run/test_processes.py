@@ -1,7 +1,5 @@
 """Processes have names, by which others recognise that they have ended."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """An idle run looks at once when another process has stored work, and when a retry falls due."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import sys

@@ -1,7 +1,5 @@
 """A server without tokens refuses requests that a browser sends for a page of another origin."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import pytest

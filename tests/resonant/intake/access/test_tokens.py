@@ -1,7 +1,5 @@
 """Who may send, and what: tokens, their scopes and rates."""
 
-from __future__ import annotations
-
 import asyncio
 import hmac
 import logging

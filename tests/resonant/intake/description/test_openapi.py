@@ -1,7 +1,5 @@
 """The OpenAPI document describes the server exactly: what it takes, what it refuses, and what it answers."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

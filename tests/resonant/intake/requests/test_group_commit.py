@@ -1,7 +1,5 @@
 """Single events of concurrent requests share transactions, and nothing else."""
 
-from __future__ import annotations
-
 import asyncio
 
 import pytest

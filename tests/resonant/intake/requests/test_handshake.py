@@ -1,7 +1,5 @@
 """``OPTIONS /events``: a sender of CloudEvents asks whether it may send."""
 
-from __future__ import annotations
-
 import pytest
 
 from support.posting import posting

@@ -1,7 +1,5 @@
 """``GET /events/{source}/{id}``: the deliveries of an event."""
 
-from __future__ import annotations
-
 import pytest
 
 from resonant.events import Event

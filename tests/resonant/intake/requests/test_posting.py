@@ -1,7 +1,5 @@
 """``POST /events``: what is stored, and what is answered."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import random

@@ -1,7 +1,5 @@
 """How events are read from requests: in each mode, with the rules and the words of the command line."""
 
-from __future__ import annotations
-
 import base64
 import json
 import tracemalloc

@@ -1,7 +1,5 @@
 """A server with small limits, and clients that exceed them, on real sockets."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os
@@ -9,12 +7,13 @@ import signal
 import statistics
 import sys
 import time
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import pytest
 from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -25,11 +24,6 @@ from resonant.intake.problems import Problem
 from resonant.intake.serving.server import listen, serve
 from support.http_connections import Answer, Connection, connected
 from support.waiting import until
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from starlette.requests import Request
 
 HEAD = b"POST /events HTTP/1.1\r\nHost: a\r\n"
 POST = HEAD + b"Content-Length: 2\r\n\r\nhi"

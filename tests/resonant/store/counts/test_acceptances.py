@@ -1,7 +1,5 @@
 """Acceptances: no one waits for an open transaction, and the sums are the same before, during and after a fold."""
 
-from __future__ import annotations
-
 import asyncio
 
 import pytest

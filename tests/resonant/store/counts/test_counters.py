@@ -1,7 +1,5 @@
 """Counts: one row for each transaction, written with the facts that it counts; folds turn them into sketches, and readers add both."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import Counter
 from typing import get_args

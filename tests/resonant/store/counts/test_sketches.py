@@ -1,7 +1,5 @@
 """Sketches of durations in the store: merged into hours, days and ever, with the same sums at every moment."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 import random

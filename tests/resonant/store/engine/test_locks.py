@@ -1,7 +1,5 @@
 """A transaction that holds a lock for long, as of a suspended process: messages say so, and the others go on."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os

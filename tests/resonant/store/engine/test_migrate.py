@@ -1,7 +1,5 @@
 """The process that opens a store first creates its tables. ``test_upgrade`` has the migrations."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -1,7 +1,5 @@
 """A store of 0.1.0 is upgraded in many transactions, between which producers store events."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging

@@ -1,7 +1,5 @@
 """An upgrade on PostgreSQL does not hold up producers, and keeps the owner and the privileges of the tables."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from contextlib import asynccontextmanager

@@ -1,7 +1,5 @@
 """Deadlocks, lost connections, servers that do not answer, and commits that are synced."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import random

@@ -1,7 +1,5 @@
 """An SQLite file that is deleted or replaced while it is open: SQLite silently writes to the old one."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import shutil

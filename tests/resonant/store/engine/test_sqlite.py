@@ -1,7 +1,5 @@
 """The file of a store: its mode, its folder, what is synced to the disk."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Commits that wake idle dispatchers, on both databases."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import errno

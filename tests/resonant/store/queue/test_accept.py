@@ -1,7 +1,5 @@
 """Events without an endpoint: the subscriptions decide once, in the transaction that stores the event."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 

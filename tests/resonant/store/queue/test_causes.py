@@ -1,7 +1,5 @@
 """Causes: each is kept once, and however much errors differ there are never many."""
 
-from __future__ import annotations
-
 import asyncio
 
 import pytest

@@ -1,7 +1,5 @@
 """Accepting events: each once, from any producer, however often it is sent."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import threading

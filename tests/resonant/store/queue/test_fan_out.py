@@ -1,7 +1,5 @@
 """Fan-out: events without an endpoint go to the endpoints that a naive interpreter of the subscriptions names."""
 
-from __future__ import annotations
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

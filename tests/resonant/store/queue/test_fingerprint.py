@@ -1,7 +1,5 @@
 """Failures with the same cause have the same fingerprint, and others do not."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

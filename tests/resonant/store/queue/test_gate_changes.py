@@ -1,7 +1,5 @@
 """Changes of gates are written with the events about them."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """Deliveries in a state that no operation produces: they must not end the runs that claim them."""
 
-from __future__ import annotations
-
 import pytest
 from sqlalchemy import update
 

@@ -1,7 +1,5 @@
 """A worker and its leases."""
 
-from __future__ import annotations
-
 import asyncio
 from dataclasses import replace
 

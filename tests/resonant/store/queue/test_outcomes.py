@@ -1,7 +1,5 @@
 """The outcomes that a worker records, and those that a late worker can no longer change."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

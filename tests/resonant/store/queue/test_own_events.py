@@ -1,7 +1,5 @@
 """The system's own events are stored with the change that they report, if a subscription matches, and cause no others."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """The one delivery that probes an endpoint that is down."""
 
-from __future__ import annotations
-
 import asyncio
 from dataclasses import replace
 

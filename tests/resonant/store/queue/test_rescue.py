@@ -1,7 +1,5 @@
 """The deliveries of lost workers."""
 
-from __future__ import annotations
-
 import pytest
 
 from resonant.store.queue.rescue import ExpiryWatch

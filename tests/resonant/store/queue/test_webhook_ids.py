@@ -1,7 +1,5 @@
 """The webhook-id of an event is its id if that is safe, otherwise a hash; it is unique in the store, and never changes."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from itertools import count

@@ -1,7 +1,5 @@
 """The rows of announcements, on every database."""
 
-from __future__ import annotations
-
 from resonant.store.shared.announcements import (
     add_announcement,
     forget,

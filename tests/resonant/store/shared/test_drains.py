@@ -1,7 +1,5 @@
 """Drains report that they are alive, and count the younger ones."""
 
-from __future__ import annotations
-
 import itertools
 
 import pytest

@@ -1,7 +1,5 @@
 """Gates in the store: one row per endpoint, changed by compare-and-set."""
 
-from __future__ import annotations
-
 from dataclasses import fields, replace
 
 import pytest

@@ -1,7 +1,5 @@
 """Send slots: evenly spaced times, reserved for one process at a time."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 

@@ -1,7 +1,5 @@
 """Subscriptions in the store: each change is audited, and processes compile them once per version."""
 
-from __future__ import annotations
-
 import asyncio
 
 import pytest

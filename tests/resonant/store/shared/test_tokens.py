@@ -1,7 +1,5 @@
 """Tokens in the store: by name for operators, by digest for servers."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from resonant.store.shared.tokens import Token, add_token, note_use, read_tokens, revoke_token, valid_tokens

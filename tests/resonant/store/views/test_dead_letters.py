@@ -1,7 +1,5 @@
 """Dead letters are read in pages, counted, and restricted for a replay."""
 
-from __future__ import annotations
-
 import pytest
 
 from resonant.store.views.dead_letters import DeadLetters, Position

@@ -1,7 +1,5 @@
 """The endpoints that could not be opened, as ``status`` reads them."""
 
-from __future__ import annotations
-
 from resonant.events import Event
 from resonant.store.views import endpoint_problems
 from resonant.store.views.endpoint_problems import EndpointProblem

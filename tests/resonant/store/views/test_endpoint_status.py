@@ -1,7 +1,5 @@
 """The status of each endpoint; ``test_stateful`` compares its counts with a model."""
 
-from __future__ import annotations
-
 import pytest
 
 from resonant.delivery.retry import GiveUp

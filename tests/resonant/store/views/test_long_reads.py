@@ -1,7 +1,5 @@
 """Long reads on SQLite: they hold no snapshot while rows are written out, so that the log does not grow."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The queries for operators; ``test_stateful`` compares the balance with a model."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import threading

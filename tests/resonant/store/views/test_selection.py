@@ -1,7 +1,5 @@
 """Selections of deliveries; the fuzz tests compare any selection with a check of each delivery."""
 
-from __future__ import annotations
-
 import json
 import math
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """Listing unfinished deliveries, longest due first over all endpoints, in pages; and grouping them."""
 
-from __future__ import annotations
-
 import pytest
 
 from resonant.delivery.retry import GiveUp
