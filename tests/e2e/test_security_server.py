@@ -138,14 +138,14 @@ def test_a_command_without_the_password_fails_in_one_line(up, home, variables, c
     assert "wr0ng" not in refused.stdout + refused.stderr
 
 
-def test_the_password_is_no_argument_and_the_server_knows_no_more_than_the_place_of_the_store(up):
+def test_the_password_is_no_argument_and_the_server_knows_only_what_notifications_need(up):
     of_server = 0
     for one in up.family:
         assert PASSWORD not in " ".join(one.cmdline())
         if one.cmdline()[1:] == ["-m", "deployments.server"]:
             of_server += 1
             known = {name for name in one.environ() if name.startswith("RESONANT_")}
-            assert known == {"RESONANT_DATABASE_URL", "RESONANT_HOME"}, "for the notification block"
+            assert known == {"RESONANT_DATABASE_URL", "RESONANT_HOME", "RESONANT_MAX_EVENT_BYTES"}
     assert of_server == 1
 
 

@@ -18,6 +18,7 @@ from resonant.local.server import api_url_at, free_port
 from support.machine import STOP_SECONDS, Machine
 from support.pages import PROJECT, Page, blocks_of
 from support.prefect import patient_client
+from support.processes import alive, family
 from support.waiting import wait_until
 from support.wheel import build, clone, install, new_environment
 
@@ -246,16 +247,50 @@ def project(binaries, tmp_path_factory):
     server.wait(STOP_SECONDS)
 
 
-def python_of(page: str, heading: str) -> str:
-    """Return the first Python of a section of a page, which has at most ten lines of code."""
+def code_of(page: str, heading: str, language: str, number: int = 0) -> str:
+    """Return code of a section of a page, which has at most ten lines."""
     text = Page(PROJECT / "docs" / "how-to" / page).section(heading)
-    code = next(each.text for each in blocks_of(text) if each.language == "python")
+    code = [each.text for each in blocks_of(text) if each.language == language][number]
     assert len([line for line in code.splitlines() if line]) <= 10
     return code
 
 
+def python_of(page: str, heading: str) -> str:
+    return code_of(page, heading, "python")
+
+
+def shell(project: Installation, code: str, **options: Any) -> subprocess.Popen[str]:
+    """Start the shell with code of a page; the commands are those of the installation, and the server is the project's."""
+    # The environment sees Prefect's package, but not its script.
+    code = code.replace("\nprefect worker", "\nexec python -m prefect worker")
+    code = code.replace("http://127.0.0.1:4200/api", project.prefect_api)
+    return Machine._popen(project, ["bash", "-ec", code], **options)
+
+
+@pytest.fixture(scope="module")
+def worker(project, tmp_path_factory):
+    """A worker of the project, with the deployments, as the page says."""
+    project.succeed("init", "our-flows")
+    code = code_of("prefect-server.md", "Set up the server", "sh", 1)
+    variables = {"TMPDIR": str(tmp_path_factory.mktemp("worker"))}
+    with (project.home / "worker.log").open("w") as log:
+        process = shell(project, code, env=project.environment | variables, stdout=log, stderr=log)
+    yield process
+    for each in alive(family(process)) if process.poll() is None else []:
+        each.kill()
+    process.wait()
+
+
+def flow_runs(project: Installation, name: str) -> dict[str, str]:
+    """Return the states of the flow runs with this name, by id."""
+    query = {"flow_runs": {"name": {"like_": name}}}
+    with patient_client(project.prefect_api) as api:
+        return {each["id"]: each["state_name"] for each in api.post("/flow_runs/filter", json=query).json()}
+
+
 def test_a_project_of_its_own_stores_events_by_tasks_blocks_hooks_and_automations(project):
-    endpoints = [{"name": name, "url": "https://hooks.example.com"} for name in ("reports", "operations")]
+    nowhere = {"url": "http://127.0.0.1:9", "allow_private": True}
+    endpoints = [nowhere | {"name": name} for name in ("reports", "operations")]
     (project.home / "endpoints.json").write_text(json.dumps({"endpoints": endpoints}))
     project.succeed("endpoint", "import", "endpoints.json")
     register = [sys.executable, "-m", "prefect", "block", "register", "-m", "resonant.blocks"]
@@ -288,3 +323,53 @@ def test_a_project_of_its_own_stores_events_by_tasks_blocks_hooks_and_automation
         ("prefect.flow-run.failed", "operations"),
         ("prefect.notification", "operations"),
     ]
+
+
+def test_a_failed_run_is_reported_by_the_servers_automation(project, worker, start_receiver):
+    receiver = start_receiver("resonant.testing:always_ok")
+    project.succeed("endpoint", "add", "watched", receiver.url, "--allow-private")
+    wait_until(lambda: flow_runs(project, "emit to every endpoint"), 180, every=0.5)
+    code = code_of("webhook-when-a-flow-fails.md", "An automation", "sh")
+    enabled = shell(project, code.replace("operations", "watched"))
+    said, _ = enabled.communicate(timeout=120)
+    assert "watched gets failed, crashed and late runs of every flow" in said
+    failed = project.run_code(FAILING_FLOW)
+    assert failed.returncode == 0, failed.stderr
+
+    [entry] = wait_until(lambda: receiver.journal, 180, every=0.5)
+    assert (entry["headers"]["ce-type"], entry["headers"]["ce-subject"]) == (
+        "prefect.flow-run.failed",
+        "import-orders",
+    )
+
+
+def test_a_known_cause_is_acknowledged(project, start_receiver):
+    receiver = start_receiver("support.receiver_scripts:mixed")
+    project.succeed("endpoint", "add", "rejecting", receiver.url, "--allow-private")
+    event = EVENT.replace("paid", "rejected")
+    assert project.run("emit", "-", "--endpoint", "rejecting", typed=event).returncode == 1
+
+    [cause] = project.read("dlq", "--group", "--endpoint", "rejecting")
+    code = code_of("dead-letters.md", "Acknowledge a known cause", "sh").replace(
+        "CAUSE", cause["fingerprint"]
+    )
+    ack, undo = code.splitlines()
+    assert shell(project, ack).wait(120) == 0
+    [cause] = project.read("dlq", "--group", "--endpoint", "rejecting")
+    assert cause["acknowledged"]["note"] == "fixed in release 42"
+    assert shell(project, undo).wait(120) == 0
+    assert project.read("dlq", "--group", "--endpoint", "rejecting")[0]["acknowledged"] is None
+
+
+@pytest.mark.skipif(os.environ.get("RESONANT_CHAOS") != "long", reason="two minutes: RESONANT_CHAOS=long")
+def test_the_runs_of_a_killed_worker_are_crashed_within_two_minutes(project, worker):
+    def running() -> set[str]:
+        states = flow_runs(project, "emit to every endpoint")
+        return {run for run, state in states.items() if state == "Running"}
+
+    runs = wait_until(running, 180, every=0.5)
+    for each in family(worker):
+        each.kill()
+    wait_until(lambda: not runs & running(), 120, every=1)
+    states = flow_runs(project, "emit to every endpoint")
+    assert {states[run] for run in runs} == {"Crashed"}
