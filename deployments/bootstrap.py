@@ -80,7 +80,10 @@ def main() -> None:
     configure_prefect()
     url = configured_url()
     if url is None or not is_healthy(url):
-        output.say(f"no Prefect server answers at {url or 'PREFECT_API_URL, which is not set'}")
+        unset = (
+            "PREFECT_API_URL is not set: set it to the API of your server, such as http://127.0.0.1:4200/api"
+        )
+        output.say(f"no Prefect server answers at {url}" if url else unset)
         sys.exit(1)
     try:
         with translated_server_errors(url):

@@ -184,10 +184,20 @@ async def test_a_prefect_yaml_that_prefect_would_skip_is_an_error(server, tmp_pa
         await bootstrap.deploy()
 
 
-def test_without_a_server_it_says_so_in_one_line(capsys):
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://127.0.0.1:9/api", "no Prefect server answers at http://127.0.0.1:9/api"),
+        (
+            "",
+            "PREFECT_API_URL is not set: set it to the API of your server, such as http://127.0.0.1:4200/api",
+        ),
+    ],
+)
+def test_without_a_server_it_says_so_in_one_line(capsys, tmp_path, url, said):
     with (
-        patch.dict(os.environ, {"PREFECT_API_URL": "http://127.0.0.1:9/api"}),
+        patch.dict(os.environ, {"PREFECT_API_URL": url, "PREFECT_HOME": str(tmp_path)}),
         pytest.raises(SystemExit, match="1"),
     ):
         bootstrap.main()
-    assert capsys.readouterr().err == "no Prefect server answers at http://127.0.0.1:9/api\n"
+    assert capsys.readouterr().err == f"{said}\n"
