@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python;
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 
-.PHONY: setup demo test test-all test-fast sdks lint docs docs-serve reference wheel bench chaos audit clean help
+.PHONY: setup demo test test-all test-fast sdks lint docs docs-serve reference wheel release bench chaos audit clean help
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -70,7 +70,7 @@ reference: setup  ## regenerate docs/reference/ from the code
 	@$(BIN)/python -m docs.generate
 
 # Extras of pyproject.toml that are installed on demand.
-.venv/bench-ready .venv/docs-ready: .venv/%-ready: .venv/constraints.txt
+.venv/bench-ready .venv/docs-ready .venv/release-ready: .venv/%-ready: .venv/constraints.txt
 	@echo "installing what make $* needs (once)"
 	@if command -v uv >/dev/null 2>&1; then \
 		uv pip install --quiet --python $(BIN)/python -c .venv/constraints.txt -e '.[$*]'; \
@@ -98,6 +98,26 @@ build/sdks/ready: .venv/ready $(SDKS)/package-lock.json $(SDKS)/requirements.txt
 wheel: setup  ## build the wheel and the sdist into dist/, from tracked files only
 	@rm -rf dist
 	@$(BIN)/python -m hatchling build -t sdist -t wheel
+
+# The same commit gives the same files: hatchling sets every time in them to a fixed one. The bill of materials lists the
+# versions of requirements.txt, with which the tests ran.
+RELEASE := build/release
+release: .venv/release-ready  ## build and check what a release publishes, in dist/ and build/release/: make release TAG=v1.2.3
+	@rm -rf $(RELEASE) && $(BIN)/python .ci/release.py "$(TAG)"
+	@$(MAKE) --no-print-directory wheel
+	@$(BIN)/twine check --strict dist/*
+	@if command -v uv >/dev/null 2>&1; then \
+		uv venv --quiet --python $(BIN)/python $(RELEASE)/env && \
+		uv pip install --quiet --python $(RELEASE)/env/bin/python -c .venv/constraints.txt dist/*.whl; \
+	else \
+		$(BIN)/python -m venv --without-pip $(RELEASE)/env && \
+		$(BIN)/python -m pip --python $(RELEASE)/env/bin/python install --quiet --disable-pip-version-check \
+			-c .venv/constraints.txt dist/*.whl; \
+	fi
+	@$(RELEASE)/env/bin/resonant --version
+	@$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		-o $(RELEASE)/resonant.cdx.json $(RELEASE)/env/bin/python
+	@rm -rf $(RELEASE)/env && ls -1 dist/* $(RELEASE)/*
 
 chaos: setup  ## run the long tests of kills, faults, soak (an hour) and fuzzing: two hours; results in build/chaos*
 	@RESONANT_CHAOS=long RESONANT_CHAOS_REPORT=$${RESONANT_CHAOS_REPORT:-build/chaos.json} \

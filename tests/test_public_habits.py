@@ -57,7 +57,8 @@ def test_ci_builds_the_documentation():
     assert "\nmake docs\n" in (PROJECT / ".ci" / "run").read_text()
 
 
-def test_the_changelog_has_this_version_and_a_place_for_the_next():
+def test_the_changelog_has_a_place_for_changes_above_the_last_release_which_is_not_newer_than_this_version():
     headings = re.findall(r"^## (.*)$", CHANGELOG, re.MULTILINE)
     assert headings[0] == "Unreleased"
-    assert re.fullmatch(rf"{re.escape(METADATA['version'])} - \d{{4}}-\d\d-\d\d", headings[1])
+    released = re.fullmatch(r"(\d+)\.(\d+)\.(\d+) - \d{4}-\d\d-\d\d", headings[1])
+    assert [int(part) for part in released.groups()] <= [int(part) for part in METADATA["version"].split(".")]
