@@ -15,10 +15,7 @@ from resonant.display import ago, counted
 from resonant.suggestions import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from resonant.cli.command_store import CommandStore
-    from resonant.store.shared.run_watches import RunWatch
 
 commands = typer.Typer(no_args_is_help=True)
 _NONE = "no automation is enabled: `resonant automation enable failed-runs --endpoint NAME` enables one"
@@ -107,27 +104,27 @@ def list_(all_servers: AllServers = False, as_json: options.Json = False) -> Non
     if as_json:
         output.write_json_array(output.to_json(documents.run_watch(each)) for each in found)
     elif found:
-        _write_table(found, with_servers=all_servers)
+        now = time.time()
+        rows = [
+            (
+                Name.FAILED_RUNS,
+                each.endpoint,
+                each.flow or "*",
+                each.tag or "-",
+                ago(now - each.watermark),
+                each.server or "-",
+            )
+            for each in found
+        ]
+        output.write_table(
+            ("automation", "endpoint", "flow", "tag", "stored until", "server"),
+            [[output.visible(cell) for cell in row] for row in rows],
+        )
     else:
         output.say(_NONE)
     if others := len(every) - len(found):
-        output.say(
-            f"{counted(others, 'automation')} of other Prefect servers: `resonant automation list --all-servers`"
-        )
-
-
-def _write_table(watches: Sequence[RunWatch], *, with_servers: bool) -> None:
-    now = time.time()
-    header = ["automation", "endpoint", "flow", "tag", "stored until"]
-    rows = [
-        [Name.FAILED_RUNS, each.endpoint, each.flow or "*", each.tag or "-", ago(now - each.watermark)]
-        for each in watches
-    ]
-    if with_servers:
-        header.append("server")
-        for row, each in zip(rows, watches, strict=True):
-            row.append(each.server or "-")
-    output.write_table(header, [[output.visible(cell) for cell in row] for row in rows])
+        what = f"{counted(others, 'automation')} of other Prefect servers"
+        output.say(f"{what}: `resonant automation list --all-servers`")
 
 
 @commands.command(epilog="Example: resonant automation disable failed-runs --endpoint ops --flow 'import-*'")
