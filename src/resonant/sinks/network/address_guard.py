@@ -104,10 +104,8 @@ def check_host(host: str) -> None:
     name = host.lower().rstrip(".")
     if name.rpartition(".")[2] == "localhost":
         check_address("127.0.0.1")
-    with contextlib.suppress(OSError):
-        check_address(
-            socket.inet_ntoa(socket.inet_aton(name))
-        )  # resolvers read 0x7f.1, 017700000001 and 127.1
+    with contextlib.suppress(OSError):  # resolvers read 0x7f.1, 2130706433 and 127.1
+        check_address(socket.inet_ntoa(socket.inet_aton(name)))
     with contextlib.suppress(ValueError):
         check_address(str(ip_address(name)))
 

@@ -266,6 +266,14 @@ def test_a_private_address_is_refused_in_every_notation_behind_a_proxy(host):
         endpoint(f"https://{host}/", proxy=Proxy("http://10.0.0.1:3128"), allow_private=False)
 
 
+async def test_another_url_of_an_endpoint_is_checked_and_bypassed_by_its_own_host():
+    proxy = Proxy("http://10.0.0.1:3128", ("example.org",))
+    hooks = endpoint("https://hooks.example.com/", proxy=proxy, allow_private=False)
+    with pytest.raises(AddressRefused):
+        transport.open_transport(hooks, httpx.URL("https://127.1/token"))
+    assert hooks.proxy_for(httpx.URL("https://login.example.org/token")) is None
+
+
 def test_the_proxy_itself_may_have_a_private_address():
     endpoint("https://hooks.example.com/", proxy=Proxy("http://10.0.0.1:3128"), allow_private=False)
 
