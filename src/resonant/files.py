@@ -1,7 +1,5 @@
 """Writes files atomically, and creates private files."""
 
-from __future__ import annotations
-
 import errno
 import glob
 import os

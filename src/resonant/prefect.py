@@ -4,8 +4,6 @@
 Both use the store of ``RESONANT_DATABASE_URL``. A drain sends the events, such as those of ``resonant up``.
 """
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Settings: every field can be set as ``RESONANT_<NAME>`` in the environment."""
 
-from __future__ import annotations
-
 import os
 import re
 from functools import cached_property, lru_cache

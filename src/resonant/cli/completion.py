@@ -4,8 +4,6 @@ A shell waits for each completion, and SQLAlchemy takes longer to import than ev
 without it, and the queries are text.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 
 # A database that does not answer must not block the shell.

@@ -1,7 +1,5 @@
 """A progress bar on a terminal, and nothing elsewhere."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator

@@ -1,7 +1,5 @@
 """One-line advice for operators about dead letters."""
 
-from __future__ import annotations
-
 import shlex
 
 # {replay} is the whole command. It skips permanent failures unless it has --include-permanent.

@@ -4,19 +4,18 @@ Each batch is a gzip member of its own: if the process is killed while it writes
 the incomplete batch were not removed.
 """
 
-from __future__ import annotations
-
 import base64
 import gzip
 import json
 import os
 from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, Connection, Table, select
 
 from resonant.errors import ArchiveError
 from resonant.events import Event
@@ -24,11 +23,6 @@ from resonant.events.attributes import extensions_json
 from resonant.files import open_private, sync_folder
 from resonant.store import schema
 from resonant.store.engine.sql import is_any_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from sqlalchemy import ColumnElement, Connection, Table
 
 
 class Archive:

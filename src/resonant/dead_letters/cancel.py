@@ -1,26 +1,18 @@
 """Cancel: give up unfinished deliveries with the reason ``cancelled``."""
 
-from __future__ import annotations
-
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Collection
+from typing import Any, NamedTuple
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, Connection, func, select
 
-from resonant.store import schema
+from resonant.store import Store, schema
 from resonant.store.audit import add_to_audit, audited
 from resonant.store.counts.counters import Tally, count_retries
 from resonant.store.engine.sql import is_any_of
 from resonant.store.queue.causes import Cause, cause_ids
 from resonant.store.queue.locked_rows import change_all, given_up
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from sqlalchemy import ColumnElement, Connection
-
-    from resonant.store import Store
-    from resonant.store.views.selection import Selection
+from resonant.store.views.selection import Selection
 
 _BATCH = 500
 # Each search for unfinished deliveries sorts them all, so a cancellation makes few searches.

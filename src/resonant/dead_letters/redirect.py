@@ -1,23 +1,16 @@
 """Redirect: new deliveries of the events of dead letters to another endpoint. The dead letters stay, with a note."""
 
-from __future__ import annotations
+from collections.abc import Collection
+from typing import Any
 
-from typing import TYPE_CHECKING, Any
+from sqlalchemy import ColumnElement, Connection, select
 
-from sqlalchemy import select
-
+from resonant.events import Lease
 from resonant.store import schema
 from resonant.store.counts import acceptances
 from resonant.store.engine.sql import insert_missing, is_any_of
 from resonant.store.queue.leases import leases_of
 from resonant.store.queue.locked_rows import change_all
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from sqlalchemy import ColumnElement, Connection
-
-    from resonant.events import Lease
 
 _d = schema.deliveries
 _COPIED = ("event_key", "event_type", "policy", "max_attempts")

@@ -1,7 +1,5 @@
 """The rate of a replay, which starts slowly."""
 
-from __future__ import annotations
-
 # The rate begins at a tenth and grows linearly for this long, to protect a recovering receiver.
 SLOW_START_SECONDS = 10.0
 _SLOW_START_SHARE = 0.1

@@ -1,30 +1,20 @@
 """Triage: group dead letters by cause, with advice for each group, and acknowledged causes last."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Connection, Row, select
 
 from resonant.dead_letters.advice import advise
 from resonant.store import schema
 from resonant.store.engine.sql import is_any_of
 from resonant.store.queue.fingerprint import normalised
-from resonant.store.shared.acknowledgements import read_acknowledged
-from resonant.store.views.dead_letters import DeadLetters
-from resonant.store.views.reads import answers, read_deliveries
+from resonant.store.shared.acknowledgements import Acknowledgement, read_acknowledged
+from resonant.store.views.dead_letters import CauseCount, DeadLetters
+from resonant.store.views.reads import ReceiverSide, answers, read_deliveries
 from resonant.store.views.selection import Selection
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from sqlalchemy import Connection, Row
-
-    from resonant.store.shared.acknowledgements import Acknowledgement
-    from resonant.store.views.dead_letters import CauseCount
-    from resonant.store.views.reads import ReceiverSide
 
 _c = schema.causes
 

@@ -7,20 +7,15 @@ second, stays in the process. A controller does no I/O, and takes the time as an
 Decision 14 (docs/decisions/0014-the-endpoint-gate.md) has the rules, and the reasons for the constants in full.
 """
 
-from __future__ import annotations
-
+import random
 from dataclasses import replace
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from resonant.gate.measurements import FEWEST_ANSWERS, Answer, Measurements, Refusals, Sent
 from resonant.gate.pace import LENIENT_SHARE, LOWEST_RATE, Pace, more_than_half
 from resonant.gate.permission import NO_LIMIT, RELEASE, SEND, Permission, Wait
 from resonant.store.shared.gates import Gate, GateChange, GateState
-
-if TYPE_CHECKING:
-    import random
-
 
 # A pilot that died is replaced after three seconds, which a commit rarely takes; renewing at two saves three of four writes.
 PILOT_SECONDS, _RENEW_SECONDS = 3.0, 2.0

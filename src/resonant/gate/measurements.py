@@ -3,18 +3,14 @@
 Decision 14 (docs/decisions/0014-the-endpoint-gate.md) has the reasons for the constants in full.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from dataclasses import dataclass
 from math import inf, log
 from statistics import median
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from resonant.delivery.verdict import Verdict
 from resonant.gate.permission import SEND, Send, Wait
-
-if TYPE_CHECKING:
-    from resonant.delivery.verdict import Verdict
 
 # An answer counts for a second, as most receivers limit by the second; the latest ones count for longer at low rates: 20, since
 # fewer show no share of failures, and 5 for a rate.

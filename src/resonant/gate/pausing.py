@@ -1,7 +1,5 @@
 """Operators pause an endpoint, resume it, and send its parked deliveries now. The audit records each change."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial

@@ -1,7 +1,5 @@
 """The answers of a gate to a process that asks to send, or to claim."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from math import inf
 

@@ -3,8 +3,6 @@
 Importing this module takes half a second, so import it only to draw.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes

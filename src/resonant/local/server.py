@@ -1,7 +1,5 @@
 """The Prefect server that a sending command uses: yours, that of ``resonant up``, or a temporary one."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

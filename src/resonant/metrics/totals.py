@@ -3,8 +3,6 @@
 Counters come from the ledgers and the sketches of the span *ever*, which only grow; gauges come from the current rows.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TypeVar

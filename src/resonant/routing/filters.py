@@ -1,7 +1,5 @@
 """The filters of subscriptions: the six dialects that CloudEvents Subscriptions 1.0 requires."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -15,8 +15,6 @@ id. All other transactions insert their counts as a row of the tallies. A fold s
 has locked; a merge of sketches skips those of another merge.
 """
 
-from __future__ import annotations
-
 from sqlalchemy import (
     BigInteger,
     Boolean,

@@ -1,7 +1,5 @@
 """``python -m resonant.testing``: a receiver in its own process."""
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import contextlib

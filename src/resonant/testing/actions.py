@@ -1,7 +1,5 @@
 """Actions: the receiver's reactions to a request."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import math

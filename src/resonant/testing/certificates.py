@@ -1,7 +1,5 @@
 """Valid and invalid certificates, for receivers that use TLS."""
 
-from __future__ import annotations
-
 import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

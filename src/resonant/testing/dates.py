@@ -1,7 +1,5 @@
 """The three date formats of HTTP (RFC 9110 5.6.7)."""
 
-from __future__ import annotations
-
 import time
 from email.utils import formatdate
 from typing import Literal

@@ -1,7 +1,5 @@
 """Addresses where no server accepts connections."""
 
-from __future__ import annotations
-
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

@@ -1,7 +1,5 @@
 """The receiver: a server that performs a script's actions, and keeps a journal of the requests."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import ssl

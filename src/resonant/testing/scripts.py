@@ -1,7 +1,5 @@
 """Scripts: functions that choose an action for each request."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Reads an HTTP request: the head, and a body with a length or in chunks."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 

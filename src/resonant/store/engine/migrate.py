@@ -1,22 +1,16 @@
 """Creates the schema, and brings it up to date. ``moving`` finishes an upgrade that moves rows."""
 
-from __future__ import annotations
-
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import inspect, text
+from sqlalchemy import Connection, inspect, text
 
 from resonant.errors import StoreError, StoreTooNew
 from resonant.store.engine.sql import require_connection
 from resonant.store.engine.table_locks import run_between_others
 from resonant.store.migrations import v0012_sources_apart as v0012
 from resonant.store.schema import create_tables
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from sqlalchemy import Connection
 
 SCHEMA_VERSION = "0015"
 VERSION_TABLE = "resonant_schema"

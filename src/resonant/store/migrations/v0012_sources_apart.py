@@ -6,21 +6,15 @@ exactly one place. The old tables are dropped when they are empty: until then, t
 """
 
 # ruff: noqa: S608 - only constants are inserted
-from __future__ import annotations
-
 import json
 import logging
 from collections import Counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Collection, Iterable
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, CursorResult, TextClause, text
 
 from resonant.errors import StoreError
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
-
-    from sqlalchemy import CursorResult, TextClause
 
 logger = logging.getLogger(__name__)
 
