@@ -1,7 +1,5 @@
 """Our blocks have the form that Prefect asks of a collection: description, logo, page, and code examples that run."""
 
-from __future__ import annotations
-
 import inspect
 import os
 import re

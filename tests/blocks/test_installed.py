@@ -1,7 +1,5 @@
 """Sinks of other packages are found by their entry points and by ``RESONANT_SINKS``; a broken one stops no other."""
 
-from __future__ import annotations
-
 import logging
 import sys
 

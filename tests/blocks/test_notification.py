@@ -1,7 +1,5 @@
 """A notification becomes an event in the store."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """The rotation of a signing secret: the old secret also signs until the end of the overlap, in every sender."""
 
-from __future__ import annotations
-
 import base64
 import time
 from datetime import UTC, datetime, timedelta

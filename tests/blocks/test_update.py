@@ -1,7 +1,5 @@
 """``endpoint update`` changes only the given settings."""
 
-from __future__ import annotations
-
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr

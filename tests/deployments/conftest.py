@@ -1,7 +1,5 @@
 """Fixtures for a Prefect server with Resonant's deployments applied."""
 
-from __future__ import annotations
-
 import os
 from unittest.mock import patch
 

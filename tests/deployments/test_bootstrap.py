@@ -1,7 +1,5 @@
 """``python -m deployments.bootstrap`` loses its server: it prints one line, and no traceback."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import threading

@@ -1,7 +1,5 @@
 """The broker of our Prefect servers: messages wait for their readers, and are never dropped."""
 
-from __future__ import annotations
-
 import asyncio
 import inspect
 

@@ -1,7 +1,5 @@
 """compose.yaml is safe to start unread: every name is known, every image pinned, no port open, and no secret in it."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A bootstrap removes the deployments of earlier versions, and keeps those stopped that an operator stopped."""
 
-from __future__ import annotations
-
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 

@@ -1,7 +1,5 @@
 """The server admits programs and its own pages, and no other page, according to the headers that browsers send."""
 
-from __future__ import annotations
-
 import httpx
 import pytest
 from starlette.responses import PlainTextResponse

@@ -1,7 +1,5 @@
 """The shipped dashboard shows every metric, of the chosen exporter and endpoints."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

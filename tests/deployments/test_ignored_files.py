@@ -1,7 +1,5 @@
 """Copies of the project, by Prefect or into an image, contain the code and no secret or large file."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 

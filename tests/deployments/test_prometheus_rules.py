@@ -1,7 +1,5 @@
 """The shipped rules and configuration pass Prometheus's own tool, and the commands that alerts name exist."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import subprocess

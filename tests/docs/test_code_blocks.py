@@ -1,7 +1,5 @@
 """Blocks of code in the documentation are valid: Python compiles and imports names that exist, YAML and TOML are parsed."""
 
-from __future__ import annotations
-
 import ast
 import textwrap
 import tomllib

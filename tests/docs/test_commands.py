@@ -1,7 +1,5 @@
 """Commands, settings, files and names that the documentation mentions exist."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

@@ -1,7 +1,5 @@
 """Every decision has the usual form, and the index lists it with its title and its status."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """The diagrams agree with their Mermaid sources, and load nothing."""
 
-from __future__ import annotations
-
 import re
 import xml.etree.ElementTree as ET
 from collections import Counter

@@ -1,7 +1,5 @@
 """Every example runs, as its text says."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import random

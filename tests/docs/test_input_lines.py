@@ -1,7 +1,5 @@
 """The guides about input lines: the lines are valid, and are sent as the table says."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """Every link within the project leads to a file that exists, and to a heading if it names one."""
 
-from __future__ import annotations
-
 import re
 from urllib.parse import unquote
 

@@ -1,7 +1,5 @@
 """The page about the system's own events names their types and the keys of their data."""
 
-from __future__ import annotations
-
 import re
 
 from resonant.events import EventKey

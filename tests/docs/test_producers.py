@@ -1,7 +1,5 @@
 """The producers in JavaScript and Go store their event once, however often they have to repeat it."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

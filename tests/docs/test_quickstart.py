@@ -3,8 +3,6 @@
 A block that keeps running has its own terminal; bash runs the other blocks, one after another.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import pty

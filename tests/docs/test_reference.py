@@ -1,7 +1,5 @@
 """The reference is generated from the code, and the committed pages are up to date."""
 
-from __future__ import annotations
-
 import pytest
 
 import resonant

@@ -1,10 +1,8 @@
 """A user's machine in a folder, a running ``resonant up``, and receivers."""
 
-from __future__ import annotations
-
 import contextlib
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import pytest
 
@@ -13,9 +11,6 @@ from support.machine import Machine, Up
 from support.prefect import patient_client
 from support.receivers import ReceiverProcess, started_receiver
 from support.waiting import wait_until
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 UP_VARIABLES = {
     # Relative paths, since the worker runs in another folder.

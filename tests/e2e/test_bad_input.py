@@ -1,7 +1,5 @@
 """Bad input is refused with one line that says how to correct it, and no partial effect."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

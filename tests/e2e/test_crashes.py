@@ -1,7 +1,5 @@
 """Commands that are killed or interrupted: nothing is lost, and duplicates are bounded."""
 
-from __future__ import annotations
-
 import os
 import random
 import signal

@@ -1,7 +1,5 @@
 """The real delays between attempts, which an upgrade of Prefect might change."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections import defaultdict

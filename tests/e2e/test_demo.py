@@ -1,7 +1,5 @@
 """``resonant demo`` finishes, leaves nothing behind, and does not change the user's own store."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import random

@@ -3,8 +3,6 @@
 test_up_password.py has a `resonant up` in such a folder.
 """
 
-from __future__ import annotations
-
 import pytest
 
 from resonant.local.project import MARKS

@@ -1,7 +1,5 @@
 """Foreign web pages in a real browser: they can neither send to nor read from a server that needs no token."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Every event is delivered or becomes a dead letter: the receiver, the store and Prefect agree about the whole path."""
 
-from __future__ import annotations
-
 import base64
 import json
 from collections import Counter

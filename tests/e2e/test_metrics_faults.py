@@ -1,7 +1,5 @@
 """A killed exporter or a full disk leaves the last good file."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import resource

@@ -1,10 +1,8 @@
 """``resonant serve`` behind nginx with the documented configuration."""
 
-from __future__ import annotations
-
 import json
-from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
 from resonant.local.server import free_port
@@ -13,9 +11,6 @@ from support.pages import PROJECT, Page
 from support.producers import Producers
 from support.serving import add_endpoints, create_token, serving
 from support.waiting import wait_until
-
-if TYPE_CHECKING:
-    import httpx
 
 EVENT = {"specversion": "1.0", "id": "e1", "type": "t", "source": "/s", "data": {"n": 1}}
 MIB = 1024 * 1024

@@ -1,7 +1,5 @@
 """An operator pauses and resumes an endpoint while a run sends to it."""
 
-from __future__ import annotations
-
 import pytest
 
 from support.machine import STOP_SECONDS

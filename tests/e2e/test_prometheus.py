@@ -1,7 +1,5 @@
 """A real Prometheus reads a store in both ways, and has the store's numbers, also after a purge and a restart."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

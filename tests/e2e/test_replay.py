@@ -1,7 +1,5 @@
 """Replays, from the command to the receiver."""
 
-from __future__ import annotations
-
 import json
 from bisect import bisect_left
 from collections import Counter

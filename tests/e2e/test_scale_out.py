@@ -3,8 +3,6 @@
 The settings are those of ``deployments``, as compose.yaml has them. ``RESONANT_SCALE_EVENTS`` says how many events (10,000).
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

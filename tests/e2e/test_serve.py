@@ -1,13 +1,12 @@
 """``resonant serve`` in a process of its own: how it starts, what it survives, and how it ends."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import resource
 import signal
 import sqlite3
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import psutil
@@ -19,10 +18,6 @@ from support.processes import clean_environment
 from support.serving import Serving, add_endpoints, create_token, serving
 from support.store_rows import DELIVERIES
 from support.waiting import until, wait_until
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 MIB = 1024 * 1024
 HEAD = b"POST /events?endpoint=shop HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/cloudevents+json\r\n"

@@ -4,8 +4,6 @@ events.
 With Prefect's own broker, and the same settings otherwise, this burst lost a third of its records on a busy machine.
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 import subprocess

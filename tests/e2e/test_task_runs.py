@@ -1,7 +1,5 @@
 """Each task run sends, and a retry that is due soon is a retry of its task run."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import pytest

@@ -3,8 +3,6 @@
 The tests share one, see ``up``; those at the end stop it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import re

@@ -3,8 +3,6 @@
 Its folder is hostile, see test_hostile_folder.py. The last test ends it by two interrupts.
 """
 
-from __future__ import annotations
-
 import signal
 import stat
 

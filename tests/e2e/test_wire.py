@@ -1,7 +1,5 @@
 """The whole path of an event: input line, parser, store, request, and the library with which a receiver reads it."""
 
-from __future__ import annotations
-
 import asyncio
 import uuid
 from datetime import datetime

@@ -1,25 +1,18 @@
 """Prefect servers, and an HTTP client that retries while one is busy, like Prefect's own client."""
 
-from __future__ import annotations
-
 import json
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import httpx
 import pytest
 from prefect.logging.handlers import APILogWorker
 
-from resonant.local.server import api_url_at, free_port, kept_server, send_events
+from resonant.local.server import Part, api_url_at, free_port, kept_server, send_events
 from resonant.settings import Settings
 from support.prefect_database import give_prefect_database
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from resonant.local.server import Part
 
 _BUSY = 503
 _PATIENCE_SECONDS = 60.0

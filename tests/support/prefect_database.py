@@ -3,8 +3,6 @@
 A server that starts on a copy of it needs half the CPU of one that migrates an empty database.
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import sqlite3
@@ -13,10 +11,8 @@ import sys
 import tempfile
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import pytest
+import pytest
 
 # Set by the first process of pytest, so that those of pytest-xdist share the folder.
 _FOLDER = "TEST_PREFECT_DATABASE"
