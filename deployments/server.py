@@ -58,7 +58,6 @@ class OwnPagesAlone:
         """Wrap an application.
 
         Args:
-            app: the application.
             origins: the allowed origins.
             is_local: whether the server listens on loopback only, so that ``Host`` must be a loopback name or the host
                 of an allowed origin.
@@ -115,7 +114,6 @@ def without_pages_of_the_api(app: ASGIApp, *, api: str = API) -> ASGIApp:
     """Refuse the pages of an application that run scripts from another host.
 
     Args:
-        app: the application.
         api: the path of the API.
     """
     refused = tuple(f"{root}{page}/" for root in ("", api.rstrip("/")) for page in _PAGES_OF_THE_API)
@@ -133,7 +131,6 @@ def guarded(app: ASGIApp, origins: str, *, address: str = _LOOPBACK[0], api: str
     """Guard an application against pages of other origins, unless all are allowed.
 
     Args:
-        app: the application.
         origins: the allowed origins, separated by commas; ``*`` allows all.
         address: the address that the server listens on.
         api: the path of the API.

@@ -29,7 +29,6 @@ async def measure_store(store: WorkerStore, *, window_hours: float | None) -> tu
     """Read counters and gauges, and compute the window's statistics, from one snapshot.
 
     Args:
-        store: an open store.
         window_hours: length of the window in hours; None uses the setting.
     """
     return await measure(store, hours=window_hours or load_settings().metrics_window_hours)
@@ -39,7 +38,6 @@ def write_textfile(totals: Totals, found: Statistics, textfile: str | None) -> P
     """Replace the Prometheus text file atomically; return its path.
 
     Args:
-        totals: counters and gauges.
         found: the window's statistics.
         textfile: a file on the worker's machine; None uses the setting.
 

@@ -122,7 +122,6 @@ async def send_due(dispatcher: Dispatcher, *, endpoint: str | None, own: Tracker
     """Send due deliveries, including those of lost workers, each delivery or chunk as a task run.
 
     Args:
-        dispatcher: an open dispatcher.
         endpoint: send only to this endpoint; None for all.
         own: deliveries to wait for, even if other workers send them; None: send until nothing is due.
     """
@@ -157,7 +156,6 @@ async def store_events(dispatcher: Dispatcher, events: list[dict[str, Any]], end
     """Store the events given to a flow run, and track their deliveries.
 
     Args:
-        dispatcher: an open dispatcher.
         events: decoded input lines.
         endpoint: the endpoint's name; None: the subscriptions decide.
 

@@ -174,7 +174,6 @@ def endpoint(name: str, block: object, problem: str | None, found: Governed, sub
     """Return an endpoint's configuration and its gate.
 
     Args:
-        name: the endpoint's name.
         block: its block, or the error if it has no valid one.
         problem: why it cannot be used; None if it can.
         found: its gate, and how many due deliveries it holds.

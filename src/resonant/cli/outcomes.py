@@ -36,7 +36,6 @@ async def tracked(
         tracker: tracks the command's own deliveries.
         what: the work, such as ``emitting``.
         store: the command's store.
-        who: the operator, for the audit.
         total: the expected number of deliveries; None: the number tracked now.
         hidden: show no progress, since Prefect's log is shown or nothing is expected.
         goes_on: how the remaining deliveries are sent, for the message after Ctrl-C.

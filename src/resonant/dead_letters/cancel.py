@@ -53,9 +53,7 @@ async def cancel(store: Store, selection: Selection, *, who: str) -> int:
     """Cancel the selected unfinished deliveries, except those being sent now; return their number.
 
     Args:
-        store: open.
         selection: selects the deliveries; its times are acceptance times.
-        who: the operator, for the audit.
     """
     now = store.clock()
     cancelled = 0
@@ -108,7 +106,6 @@ def _find(connection: Connection, selection: Selection, *, accepted_until: float
     """Find selected unfinished deliveries, without locks; return their ids, sorted.
 
     Args:
-        connection: open.
         selection: selects the deliveries.
         accepted_until: skip deliveries accepted later; otherwise a busy producer could keep the search running.
         after: continue after this delivery.

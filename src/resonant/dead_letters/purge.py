@@ -195,9 +195,7 @@ async def purge(
     """Remove final deliveries: those past their retention, or chosen ones. A delivery that is being replayed is not final.
 
     Args:
-        store: open.
         what: how long deliveries are kept, or the dead letters to remove.
-        who: the operator, for the audit.
         archive: a file to create for the removed deliveries, one JSON document per line; gzip if its name ends in
             ``.gz``; if it exists, the next free number is added to the name. A row is removed once its archive entry is on
             disk; after a crash between the two steps, it is in both.
@@ -248,7 +246,6 @@ def find_oldest(
     """Find final deliveries, earliest ended first, without locks; return at least one if any exist.
 
     Args:
-        connection: open.
         rule: selects the deliveries.
         limit: the maximum number; fewer are returned if their events are large.
         after: continue after this one.

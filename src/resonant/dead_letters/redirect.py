@@ -41,8 +41,6 @@ def send_elsewhere(
         connection: in a write transaction that has locked the dead letters.
         delivery_ids: the dead letters, in the order in which to send their events.
         endpoint: the other endpoint.
-        owner: the owner of the leases.
-        now: seconds since the epoch.
         lease_seconds: the duration of the leases.
     """
     columns = (_d.c.id, *(_d.c[name] for name in _COPIED))

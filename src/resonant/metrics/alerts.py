@@ -224,7 +224,6 @@ def crossings(
         findings: the current findings.
         raised_at: when each raised alert began, seconds since the epoch.
         window: the window of the rates, in seconds.
-        now: seconds since the epoch.
     """
     return [
         Crossing(

@@ -101,7 +101,6 @@ def read_activity(connection: Connection, *, now: float, window: float) -> dict[
 
     Args:
         connection: in a transaction.
-        now: seconds since the epoch.
         window: the window of attempts and retries, in seconds.
     """
     window_begin, hour_begin = begin_of(now - window, now=now), begin_of(now - _HOUR, now=now)
@@ -149,10 +148,8 @@ def evaluate(
     """Evaluate every condition of every endpoint for which an event was ever accepted.
 
     Args:
-        totals: counters and gauges.
         activity: recent counts by endpoint; a missing endpoint had no activity.
         settings: provide the limits of the conditions.
-        now: seconds since the epoch.
         max_ages: ``max_age`` in seconds, keyed by (endpoint, policy requested by the producer). The age of deliveries with
             other keys is not evaluated.
     """
@@ -181,10 +178,7 @@ def describe(
     """Return the current number and the threshold of each active alert; if the number is unknown, only the threshold.
 
     Args:
-        connection: an open connection.
-        raised: the active alerts.
         settings: provide the limits of the conditions.
-        now: seconds since the epoch.
     """
     begins = {each.condition: each.begins for each in definitions(settings)}
     activity = read_activity(connection, now=now, window=settings.alert_window_seconds)

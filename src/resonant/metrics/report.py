@@ -162,9 +162,7 @@ def health_lines(
     """Yield each endpoint's name and health, endpoints with alerts first; then store-wide alerts, without a name.
 
     Args:
-        totals: counters and gauges.
         activity: recent counts by endpoint.
-        raised: the active alerts.
     """
     alerts: dict[str, list[str]] = {}
     for key in sorted(raised):

@@ -94,8 +94,6 @@ def read_statistics(connection: Connection, *, now: float, since: float) -> Stat
     """Compute the statistics of a window, from the beginning of a minute, hour or day: see ``begin_of``.
 
     Args:
-        connection: an open connection.
-        now: seconds since the epoch.
         since: seconds since the epoch.
     """
     begin = begin_of(since, now=now)

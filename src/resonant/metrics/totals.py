@@ -77,12 +77,7 @@ async def measure(store: Store, *, hours: float) -> tuple[Totals, Statistics]:
 
 
 def read_totals(connection: Connection, *, now: float) -> Totals:
-    """Read the counters and the gauges.
-
-    Args:
-        connection: an open connection.
-        now: seconds since the epoch.
-    """
+    """Read the counters and the gauges."""
     claims = select(schema.claims.c.endpoint, schema.claims.c.last_claim_at)
     ledgers = read_ledgers(connection)
     totals = Totals(

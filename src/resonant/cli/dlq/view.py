@@ -31,7 +31,6 @@ def dead_letters(states: Mapping[str, GateState], *, now: float) -> View[DeadLet
 
     Args:
         states: gate states other than normal, keyed by endpoint.
-        now: seconds since the epoch.
     """
     return View(
         document=lambda each: documents.dead_letter(each, states.get(each.endpoint)),

@@ -126,10 +126,8 @@ def read_purges(connection: Connection, settings: Settings, found: StoreStatus, 
     """Count the deliveries that the daily purge would remove now.
 
     Args:
-        connection: an open connection.
         settings: provide the retention.
         found: the status of the whole store.
-        now: seconds since the epoch.
     """
     retention = Retention.of_settings(settings)
     expected = forecast(connection, retention, now=now)

@@ -135,7 +135,6 @@ def next_step(found: StoreStatus, *, now: float, is_sent: bool) -> str:
 
     Args:
         found: the status.
-        now: seconds since the epoch.
         is_sent: whether a run sends deliveries.
     """
     waiting = found.pending + found.retrying

@@ -47,7 +47,6 @@ class Fetcher:
 
     Args:
         store: the store to claim from.
-        owner: the owner of the leases.
         endpoint: the only endpoint to claim from; None for all.
         chunk_size: deliveries per chunk; 0 if each is sent alone.
         endpoints: opens each endpoint with due deliveries.
@@ -320,7 +319,6 @@ class Fetcher:
         """Return how many deliveries to claim now, ahead of need; 0 if there is too little room for a large claim.
 
         Args:
-            endpoint: the endpoint.
             others: the number of other endpoints that are busy, or to be claimed from.
             others_claim: the number of deliveries that the same transaction claims from other endpoints.
             bytes_left: the size of the bodies that may be claimed. An endpoint leaves as much free as it uses, but may use

@@ -20,7 +20,6 @@ class LeaseHeartbeat:
 
     Args:
         store: the store with the leases.
-        owner: the owner of the leases.
         in_flight: the leases to renew.
     """
 

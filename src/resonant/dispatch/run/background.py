@@ -44,7 +44,6 @@ async def wake_on_commits(store: WorkerStore, wake: Callable[[frozenset[str] | N
     """Call ``wake`` soon after each commit of new work, until cancelled, so that the run need not wait for the next poll.
 
     Args:
-        store: an open store.
         wake: called with the endpoints that have new work; None if unknown.
     """
     async with contextlib.aclosing(store.database.commits()) as commits:

@@ -21,8 +21,6 @@ def create(connection: Connection, name: str, *, who: str, now: float, **scopes:
     Args:
         connection: in a write transaction.
         name: of the token.
-        who: the operator, for the audit.
-        now: seconds since the epoch.
         scopes: fields of ``Token``.
 
     Returns:

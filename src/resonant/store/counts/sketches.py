@@ -244,8 +244,6 @@ def find_spans(connection: Connection, *, now: float, is_cheap: bool = False) ->
     """Return the minutes, hours and days that are over and have more than one row, and *ever*.
 
     Args:
-        connection: an open connection.
-        now: seconds since the epoch.
         is_cheap: return only recent minutes, and *ever* only if it has many rows.
     """
     minutes_before = int((now - MINUTES_KEPT_SECONDS - _SLACK_SECONDS) // _MINUTE) * _MINUTE

@@ -29,7 +29,6 @@ def sound(connection: Connection, rows: Sequence[Row[Any]], now: float) -> Seque
     Args:
         connection: in a write transaction.
         rows: whole deliveries, locked by this transaction.
-        now: seconds since the epoch.
     """
     final = [row for row in rows if row.status in _FINAL]
     undated = [row for row in rows if row.next_attempt_at is None and row.status not in _FINAL]

@@ -281,7 +281,6 @@ def begin(
     Args:
         connection: in a write transaction.
         leases: of the sends.
-        now: seconds since the epoch.
         rows: the result of ``lock``, if this transaction has locked the deliveries.
 
     Returns:

@@ -37,7 +37,6 @@ def record(
     Args:
         connection: in a write transaction.
         outcomes: the attempts with their decisions.
-        now: seconds since the epoch.
         rows: the result of ``lock``, if this transaction has locked the deliveries.
 
     Returns:

@@ -127,7 +127,6 @@ def store_reports(connection: Connection, event_type: str, reports: Iterable[Rep
         connection: in the write transaction of the change.
         event_type: the type of the events.
         reports: not read if no subscription has the type.
-        now: seconds since the epoch.
     """
     try:
         router = current_router(connection)

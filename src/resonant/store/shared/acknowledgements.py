@@ -41,9 +41,7 @@ def acknowledge(connection: Connection, cause: str, *, who: str, note: str | Non
     Args:
         connection: in a write transaction.
         cause: as ``DeadLetterGroup.fingerprint``.
-        who: the operator.
         note: shown with the cause.
-        now: seconds since the epoch.
     """
     number, last_at = _dead_letters(connection, cause)
     if not number:

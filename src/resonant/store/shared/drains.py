@@ -71,7 +71,6 @@ def ended_owners(
     """Return the owners whose processes have ended.
 
     Args:
-        connection: an open connection.
         has_ended: returns whether the process with this name has ended for sure.
         among: only these owners. Their rows are locked, so that no other process becomes a drain with such an owner meanwhile.
     """
@@ -90,7 +89,6 @@ def forget(connection: Connection, owners: list[str], *, now: float) -> None:
     Args:
         connection: in a write transaction.
         owners: the result of ``ended_owners``.
-        now: seconds since the epoch.
     """
     is_old = _drains.c.seen_at < now - LIVE_SECONDS
     connection.execute(_drains.delete().where(_drains.c.owner.in_(owners), is_old))
@@ -100,8 +98,6 @@ def is_sending(connection: Connection, *, now: float, endpoint: str | None = Non
     """Return whether a run sends deliveries: a drain is alive, or some were claimed within the last minute.
 
     Args:
-        connection: an open connection.
-        now: seconds since the epoch.
         endpoint: only for this endpoint; None for any.
     """
     alive = select(_drains.c.id).where(

@@ -43,7 +43,6 @@ def reserve(
 
     Args:
         connection: in a transaction.
-        endpoint: the endpoint's name.
         rate: slots per second.
         number: how many slots to reserve, at least 1.
         notice: the first slot is at least this many seconds ahead; at most ``MOST_NOTICE_SECONDS``.

@@ -71,8 +71,6 @@ def add_subscription(
     Args:
         connection: in a write transaction.
         subscription: as ``new_subscription`` returns it.
-        who: for the audit.
-        now: seconds since the epoch.
 
     Raises:
         InvalidSubscription: there are too many.
@@ -108,8 +106,6 @@ def remove_subscriptions(
     Args:
         connection: in a write transaction.
         ids: of subscriptions.
-        who: for the audit.
-        now: seconds since the epoch.
     """
     return _remove(connection, is_any_of(_s.c.id, ids), who=who, now=now)
 

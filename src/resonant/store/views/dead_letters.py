@@ -70,7 +70,6 @@ class DeadLetters:
         Args:
             connection: an open connection, also used to read the dead letters. If the selection depends on the cause, a later
                 read does not see dead letters of causes committed since.
-            selection: selects the dead letters.
             include_permanent: include permanent failures.
             without_endpoints: skip the dead letters of these endpoints.
             max_rounds: skip those that were given up in this many rounds, unless ids are selected; None for no limit.
@@ -134,7 +133,6 @@ class DeadLetters:
 
         Args:
             connection: the connection that read the causes.
-            limit: the maximum number.
             before: the last dead letter of the previous page; continue after it.
             goes_on: whether this is one of many pages.
         """

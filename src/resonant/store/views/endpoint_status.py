@@ -90,7 +90,6 @@ def endpoint_statuses(
     Args:
         connection: the connection on which ``counts`` was read.
         counts: the deliveries of each endpoint by status.
-        now: seconds since the epoch.
         endpoint: only this endpoint.
     """
     of_endpoint = [] if endpoint is None else [_d.c.endpoint == endpoint]

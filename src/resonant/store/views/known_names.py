@@ -62,7 +62,6 @@ def why_not_this_source(
     """Return a message that names the events with these ids, if the source must be given, or another one.
 
     Args:
-        connection: an open connection.
         ids: the ids of events; unknown ones are ignored.
         source: the source that was given.
         option: the name of the option for the source.

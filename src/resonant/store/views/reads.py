@@ -114,8 +114,6 @@ def status(connection: Connection, *, now: float, endpoint: str | None = None) -
     """Return the balance. If called through ``Store.read``, it is one snapshot.
 
     Args:
-        connection: an open connection.
-        now: seconds since the epoch.
         endpoint: count only the deliveries of this endpoint.
     """
     of_endpoint = [] if endpoint is None else [_d.c.endpoint == endpoint]

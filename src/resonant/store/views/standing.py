@@ -48,7 +48,6 @@ def standing(
 
     Args:
         delivery_ids: the store's keys.
-        now: seconds since the epoch.
         wait: a delivery counts as parked if it is due later than this many seconds from now.
         unavailable: endpoints that cannot be opened.
     """

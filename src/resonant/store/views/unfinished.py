@@ -83,10 +83,8 @@ def each_unfinished(
     A delivery that becomes due later meanwhile may be yielded twice.
 
     Args:
-        connection: an open connection.
         selection: selects deliveries; its times are acceptance times.
         status: only pending, or only retrying deliveries.
-        limit: the maximum number.
         after: continue after this position.
     """
     # One search for each endpoint: the index begins with it.
