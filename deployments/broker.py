@@ -13,8 +13,6 @@ Automations still get them.
 instead (see docs/how-to/postgresql-and-redis.md).
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Mapping
 from typing import Any
@@ -45,7 +43,7 @@ _NOT_STORED = ("prefect.task-run.", "prefect.block.webhook-endpoint.loaded")
 class _Message(memory.MemoryMessage):
     """A message whose unchanging parts are shared by all subscriptions instead of copied."""
 
-    def __deepcopy__(self, _memo: dict[int, Any]) -> _Message:
+    def __deepcopy__(self, _memo: dict[int, Any]) -> "_Message":
         return _Message(self.data, self.attributes, self.retry_count)
 
 

@@ -4,8 +4,6 @@ Prefect retries ``emit_event`` while ``decide`` returns a Retry, after exactly t
 calls the retry condition and then reads the delay (see docs/decisions). The exception carries the decision.
 """
 
-from __future__ import annotations
-
 import asyncio
 import shlex
 from contextvars import ContextVar
@@ -47,7 +45,7 @@ class DeliveryRef:
     endpoint: str
 
     @classmethod
-    def of(cls, lease: Lease) -> DeliveryRef:
+    def of(cls, lease: Lease) -> "DeliveryRef":
         """Make the reference to a claimed delivery."""
         return cls(lease.key, visible(lease.event.id), visible(lease.event.type), lease.endpoint)
 
@@ -66,7 +64,7 @@ class ChunkRef:
     keys: tuple[LeaseKey, ...]
 
     @classmethod
-    def of(cls, endpoint: str, keys: list[LeaseKey]) -> ChunkRef:
+    def of(cls, endpoint: str, keys: list[LeaseKey]) -> "ChunkRef":
         """Make the reference to claimed deliveries to one endpoint."""
         return cls(counted(len(keys), "delivery", "deliveries"), endpoint, tuple(keys))
 

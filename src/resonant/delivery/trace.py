@@ -4,8 +4,6 @@ Names and attributes follow OpenTelemetry's conventions for messaging. The trace
 context, to which every span has a link. A trace of three days is hard to read, so retries and replays begin new traces.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib.metadata
 import logging
@@ -46,7 +44,7 @@ class AttemptSpans:
         self._tracer: Tracer | None = None
         self._has_failed = False
 
-    def of(self, lease: Lease, *, started_at: float, gate: Callable[[], GateView]) -> AttemptSpan | NoSpan:
+    def of(self, lease: Lease, *, started_at: float, gate: Callable[[], GateView]) -> "AttemptSpan | NoSpan":
         """Return the span of the next attempt, as a context for the send.
 
         Args:

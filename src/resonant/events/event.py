@@ -1,7 +1,5 @@
 """Events, with CloudEvents 1.0 attributes."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -131,7 +129,7 @@ class Event:
         )
 
     @classmethod
-    def from_stored(cls, *fields: Any, **others: Any) -> Event:
+    def from_stored(cls, *fields: Any, **others: Any) -> "Event":
         """Rebuild a stored event from its fields, in their order or by name, without validation."""
         event = cls.__new__(cls)
         event._assign(*fields, **others)  # noqa: SLF001 - of its own class

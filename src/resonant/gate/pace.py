@@ -4,8 +4,6 @@ Only the pilot has a pace. It compares the share of failures with the share at a
 reduce the rate. Decision 14 (docs/decisions/0014-the-endpoint-gate.md) has the reasons for the constants in full.
 """
 
-from __future__ import annotations
-
 from math import ceil, inf, sqrt
 from typing import NamedTuple
 
@@ -65,7 +63,7 @@ class _Usual(NamedTuple):
         deviation = sqrt(pooled * (1 - pooled) * (1 / answers + 1 / known))
         return self.share + _TOLERATED_SHARE + _SIGMAS * deviation
 
-    def updated(self, answers: int, share_bad: float) -> _Usual:
+    def updated(self, answers: int, share_bad: float) -> "_Usual":
         """Return the usual share with these further answers."""
         known = min(_MOST_USUAL, self.answers)
         share = (self.share * known + share_bad * answers) / max(1, known + answers)

@@ -1,7 +1,5 @@
 """A subscription: an endpoint wants the events that meet its conditions."""
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -50,7 +48,7 @@ class Subscription:
         filters = " and ".join(map(as_json, self.filters))
         return f"{of_type}{source}{filters and f' if {filters}'}"
 
-    def says_the_same(self, other: Subscription) -> bool:
+    def says_the_same(self, other: "Subscription") -> bool:
         """Whether the other subscription has the same endpoint and the same conditions."""
         return (self.endpoint, self.terms) == (other.endpoint, other.terms)
 

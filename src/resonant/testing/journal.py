@@ -1,7 +1,5 @@
 """The receiver's journal: requests as scripts see them, and journal lines."""
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import hashlib
@@ -62,7 +60,7 @@ class Received(Request):
         return json.dumps(fields)
 
     @classmethod
-    def from_json(cls, line: str) -> Received:
+    def from_json(cls, line: str) -> "Received":
         """Parse a line from ``to_json``."""
         fields = {"method": "", "path": "", **json.loads(line)}  # 0.1.0 wrote neither
         del fields["sha256"]

@@ -4,8 +4,6 @@
 the store at most ten queries per second.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hmac
 import logging
@@ -41,7 +39,7 @@ def digest_of(text: str) -> str:
 class Access(Protocol):
     """Decides which requests are allowed."""
 
-    async def authorize(self, request: Request) -> Grant:
+    async def authorize(self, request: Request) -> "Grant":
         """Return what the request may do. It needs the head of the request only.
 
         Raises:
@@ -53,7 +51,7 @@ class Access(Protocol):
 class OpenAccess:
     """Allows everything, for ``--no-auth``."""
 
-    async def authorize(self, request: Request) -> Grant:
+    async def authorize(self, request: Request) -> "Grant":
         """Allow everything, except a token in the query."""
         _refuse_token_in_query(request)
         return Grant()
@@ -75,7 +73,7 @@ class TokenAccess:
         self._noted: dict[str, float] = {}
         self._notes: set[asyncio.Task[None]] = set()
 
-    async def authorize(self, request: Request) -> Grant:
+    async def authorize(self, request: Request) -> "Grant":
         """Return what the token of the request allows; see ``Access``."""
         _refuse_token_in_query(request)
         digest = digest_of(_bearer(request))
@@ -89,7 +87,7 @@ class TokenAccess:
         self._note_use(digest)
         return grant
 
-    def _budget(self, token: Token) -> Budget | None:
+    def _budget(self, token: Token) -> "Budget | None":
         if token.rate is None:
             return None
         if token.digest not in self._budgets:

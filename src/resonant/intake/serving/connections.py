@@ -1,7 +1,5 @@
 """HTTP connections with limits that uvicorn lacks: on headers, on the time to send a request, on pipelined requests."""
 
-from __future__ import annotations
-
 import asyncio
 import sys
 from http import HTTPStatus
@@ -29,7 +27,9 @@ class Connection(HttpToolsProtocol):
         given: the arguments of uvicorn.
     """
 
-    def __init__(self, limits: Limits, meters: Meters, sending: dict[Connection, None], **given: Any) -> None:
+    def __init__(
+        self, limits: Limits, meters: Meters, sending: "dict[Connection, None]", **given: Any
+    ) -> None:
         super().__init__(**given)
         self._limits = limits
         self._meters = meters

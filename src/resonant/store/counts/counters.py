@@ -24,8 +24,6 @@ A replay is counted twice: as ``replay`` when it happens, and as ``replayed`` in
 from which statistics subtract it.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import struct
@@ -144,7 +142,7 @@ class DelayOf(NamedTuple):
         return f"{self.after} {int(self.asked)} {self.policy or ''}"
 
     @classmethod
-    def from_text(cls, text: str) -> DelayOf:
+    def from_text(cls, text: str) -> "DelayOf":
         """Return the detail that ``to_text`` wrote."""
         after, asked, policy = text.split(" ", 2)
         return cls(int(after), asked == "1", policy)

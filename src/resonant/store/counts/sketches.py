@@ -9,8 +9,6 @@ histograms. No row is updated. ``gather`` merges the rows of a minute into one, 
 hours into days; and the rows of *ever* into one. Readers add up all rows of a span.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import struct
@@ -83,7 +81,7 @@ class Sketch:
     buckets: Counter[int] = field(default_factory=Counter)
 
     @classmethod
-    def of(cls, seconds: Sequence[float], unmeasured: int = 0) -> Sketch:
+    def of(cls, seconds: Sequence[float], unmeasured: int = 0) -> "Sketch":
         """Return the sketch of durations; a negative one, after a clock was set back, counts as zero."""
         if not seconds:
             return cls(unmeasured)
@@ -101,7 +99,7 @@ class Sketch:
         total = sum([int(each * NANOSECONDS + 0.5) for each in seconds])
         return cls(count + unmeasured, total, least, most, buckets)
 
-    def add(self, other: Sketch) -> None:
+    def add(self, other: "Sketch") -> None:
         """Add another sketch to this one."""
         self.count += other.count
         self.total += other.total
@@ -111,7 +109,7 @@ class Sketch:
             self.most = other.most if self.most is None else max(self.most, other.most)
         self.buckets.update(other.buckets)
 
-    def coarse(self) -> Sketch:
+    def coarse(self) -> "Sketch":
         """Return a copy with one bucket for each interval between two bounds of Prometheus's histograms."""
         buckets = Counter[int]()
         for bucket, number in self.buckets.items():

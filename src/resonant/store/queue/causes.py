@@ -8,8 +8,6 @@ no error text. A normalised cause or one without text ``varies``: a filter by te
 Causes are never removed: their number is bounded, and a worker may be about to reference one.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -43,7 +41,7 @@ class Cause(NamedTuple):
     varies: bool = False
 
     @classmethod
-    def of(cls, endpoint: str, event_type: str, reason: Reason, failure: Mapping[str, Any]) -> Cause:
+    def of(cls, endpoint: str, event_type: str, reason: Reason, failure: Mapping[str, Any]) -> "Cause":
         """Return the cause of a delivery that is given up; ``failure`` has the columns of its last failure, if any."""
         category, code, error_type, error = (failure[name] or "" for name in _OF_FAILURE)
         return cls(endpoint, event_type, reason, category, code, error_type, error)

@@ -6,8 +6,6 @@ is stored. They never cause themselves: a dead letter of an own event causes non
 The data never contains the body of another event.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Iterable, Mapping
@@ -54,7 +52,7 @@ class NewDeadLetter(NamedTuple):
     failure: Mapping[str, Any]
 
     @classmethod
-    def of(cls, lease: Lease, reason: Reason, attempts: int, failure: Mapping[str, Any]) -> NewDeadLetter:
+    def of(cls, lease: Lease, reason: Reason, attempts: int, failure: Mapping[str, Any]) -> "NewDeadLetter":
         """Return the dead letter of a leased delivery."""
         facts = (lease.delivery_id, lease.round, lease.event.identity, lease.event.type, lease.endpoint)
         return cls(*facts, lease.accepted_at, reason, attempts, failure)

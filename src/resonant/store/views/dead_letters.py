@@ -5,8 +5,6 @@ of each cause. Otherwise it scans the queue in the order in which deliveries wer
 causes. That takes one index scan for any number of pages, and no sort.
 """
 
-from __future__ import annotations
-
 import heapq
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -64,7 +62,7 @@ class DeadLetters:
         include_permanent: bool = True,
         without_endpoints: Collection[str] = (),
         max_rounds: int | None = None,
-    ) -> DeadLetters:
+    ) -> "DeadLetters":
         """Apply a selection to the causes.
 
         Args:

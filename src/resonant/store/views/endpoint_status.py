@@ -1,7 +1,5 @@
 """The status of each endpoint: its deliveries and its last hour. All queries use an index."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -30,7 +28,7 @@ class OldestDue(NamedTuple):
     new: float | None = None
 
     @classmethod
-    def of_all(cls, each: Iterable[OldestDue]) -> OldestDue:
+    def of_all(cls, each: "Iterable[OldestDue]") -> "OldestDue":
         """Return the earliest times of several endpoints."""
         return cls(*(min(filter(None, times), default=None) for times in zip(cls(), *each, strict=True)))
 
