@@ -181,6 +181,8 @@ async def store_events(dispatcher: Dispatcher, events: list[dict[str, Any]], end
     if accepted.unrouted:
         raise UnroutedEvent(str(accepted.unrouted[0]))
     get_run_logger().info("%d stored, %d known before", accepted.accepted, accepted.known)
+    if accepted.erased:
+        get_run_logger().info("%d not stored again, since they were erased", accepted.erased)
     if accepted.dropped_traces:
         get_run_logger().warning("invalid traces dropped: %d", accepted.dropped_traces)
     tracker.add(accepted.delivery_ids)

@@ -78,6 +78,11 @@ class Settings(BaseSettings):
         default=30.0,
         description="Days after which the daily purge removes delivered history; `never` keeps it.",
     )
+    body_retention_days: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="Days after which the daily purge removes the bodies of events whose deliveries were all delivered; kept "
+        "with the event by default.",
+    )
     retention_by_reason: dict[Reason, Annotated[float, Field(ge=0)]] = Field(
         default={}, description='Days to keep dead letters, by reason, as JSON: `{"permanent": 90}`.'
     )
@@ -162,7 +167,7 @@ class Settings(BaseSettings):
             check_bypass(entry)
         return value
 
-    @field_validator("retention_delivered_days", mode="before")
+    @field_validator("retention_delivered_days", "body_retention_days", mode="before")
     @classmethod
     def _never_is_no_age(cls, value: object) -> object:
         return None if value == "never" else value

@@ -11,7 +11,7 @@ from resonant import output
 from resonant.cli import options
 from resonant.cli.automation import commands as automation
 from resonant.cli.demo import command as demo
-from resonant.cli.dlq import acknowledge, audit, cancel, purge, replay
+from resonant.cli.dlq import acknowledge, audit, cancel, erase, purge, replay
 from resonant.cli.dlq import lists as dlq_lists
 from resonant.cli.endpoint import commands as endpoint
 from resonant.cli.help import Group, use_classes
@@ -108,6 +108,7 @@ for _panel, _function, _example in (
     (options.WORK, replay.replay, "replay --endpoint billing --code http_503 --since 2h --rate 50"),
     (options.WORK, cancel.cancel, "cancel --endpoint billing --type 'order.*'"),
     (options.WORK, purge.purge, "purge --endpoint billing --code http_422"),
+    (options.WORK, erase.erase, "erase --subject customer-4711"),
     (options.WORK, audit.audit, "audit --json"),
     (
         options.RUN,

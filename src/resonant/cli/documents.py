@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from resonant.dead_letters.cancel import Cancellable
+    from resonant.dead_letters.erase import ErasurePlan, ErasureReport, OutOfReach
     from resonant.dead_letters.purge import Forecast, PurgeReport, Retention
     from resonant.dead_letters.replay import ReplayPlan
     from resonant.dead_letters.triage import DeadLetterGroup
@@ -78,8 +79,8 @@ def _moment(moment: float | None) -> str | None:
 
 
 def stored(summary: object) -> Document:
-    """Return the numbers of stored, known, bad and unrouted lines, of dropped traces, and of new deliveries by endpoint."""
-    return _pick(summary, "stored known bad dropped_traces unrouted by_endpoint")
+    """Return the numbers of stored, known, erased, bad and unrouted lines, of dropped traces, and of new deliveries by endpoint."""
+    return _pick(summary, "stored known erased bad dropped_traces unrouted by_endpoint")
 
 
 def status(found: StoreStatus) -> Document:
@@ -370,7 +371,10 @@ def detail(found: Detail) -> Document:
 
 
 def with_data(document: Document, event: Event) -> str:
-    """Serialise a document with an event's data: ``data``, ``data_base64`` for bytes, or neither if it has none."""
+    """Serialise a document with an event's data: ``data``, ``data_base64`` for bytes, or neither if it has none.
+
+    If a stored event's data is gone, ``data_gone`` says why: ``removed`` or ``erased``.
+    """
     match event.form:
         case "json":
             return output.with_raw(document, "data", event.body)
@@ -380,6 +384,8 @@ def with_data(document: Document, event: Event) -> str:
             return output.to_json({**document, "data_base64": b64encode(event.body).decode()})
         case "absent":
             return output.to_json(document)
+        case "removed" | "erased":
+            return output.to_json({**document, "data_gone": event.form})
 
 
 def report_head(found: StoreStatus, groups: Iterable[DeadLetterGroup], *, now: float) -> str:
@@ -426,6 +432,7 @@ def replay_plan(planned: ReplayPlan, *, dry_run: bool = True) -> Document:
         "to": planned.to,
         "left_out_permanent": planned.permanent,
         "left_out_by_rounds": planned.too_often,
+        "left_out_erased": planned.erased,
         "left_out_by_limit": planned.beyond_limit,
         "left_out_existing": planned.existing,
     }
@@ -446,10 +453,24 @@ def cancelled(number: int) -> Document:
     return {"cancelled": number}
 
 
+def erasure_plan(planned: ErasurePlan) -> Document:
+    """Return the numbers of events and deliveries that would be erased."""
+    return {**planned._asdict(), "dry_run": True}
+
+
+def erased(report: ErasureReport, left: Iterable[OutOfReach]) -> Document:
+    """Return the numbers of erased events and deliveries, and what the erasure could not reach."""
+    return {
+        **_pick(report, "events deliveries cancelled being_sent runs"),
+        "out_of_reach": [each._asdict() for each in left],
+        "dry_run": False,
+    }
+
+
 def purged(report: PurgeReport) -> Document:
     """Return the counts of a purge, and the archive that it wrote."""
     archive = None if report.archive is None else str(report.archive)
-    return {**_pick(report, "purged kept dry_run"), "archive": archive}
+    return {**_pick(report, "purged kept bodies dry_run"), "archive": archive}
 
 
 def audit_entry(entry: AuditEntry) -> Document:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from sqlalchemy import delete, func, select
 
 from resonant.dead_letters.archive import new_archive, read_documents
+from resonant.dead_letters.bodies import count_bodies, remove_bodies
 from resonant.display import counted
 from resonant.errors import ArchiveError
 from resonant.events import rfc3339
@@ -62,12 +63,14 @@ class Retention:
         delivered: for deliveries with status ``delivered``; None keeps them forever.
         by_reason: for dead letters, keyed by reason.
         by_endpoint: for dead letters, keyed by endpoint; takes precedence over the reason.
+        bodies: for the bodies of events whose deliveries were all delivered; None keeps them with the event.
     """
 
     dead_letters: float = 30.0
     delivered: float | None = None
     by_reason: Mapping[Reason, float] = field(default_factory=dict)
     by_endpoint: Mapping[str, float] = field(default_factory=dict)
+    bodies: float | None = None
 
     @classmethod
     def of_settings(cls, settings: Settings) -> Retention:
@@ -77,6 +80,7 @@ class Retention:
             delivered=settings.retention_delivered_days,
             by_reason=settings.retention_by_reason,
             by_endpoint=settings.retention_by_endpoint,
+            bodies=settings.body_retention_days,
         )
 
     def rules(self, _connection: Connection, *, now: float) -> list[list[ColumnElement[bool]]]:
@@ -136,15 +140,19 @@ class PurgeReport:
         kept: final deliveries that stay.
         dry_run: whether nothing was removed.
         archive: the file that has the removed deliveries, if any.
+        bodies: bodies of kept events that were removed, or would be removed.
     """
 
     purged: int
     kept: int
     dry_run: bool = False
     archive: Path | None = None
+    bodies: int = 0
 
     def __str__(self) -> str:
-        return f"{self.purged:,} {'would be purged' if self.dry_run else 'purged'}, {self.kept:,} kept"
+        done = "would be " * self.dry_run
+        of_bodies = f"; {counted(self.bodies, 'body', 'bodies')} {done}removed" if self.bodies else ""
+        return f"{self.purged:,} {done}purged, {self.kept:,} kept{of_bodies}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,11 +217,19 @@ async def purge(
     """
     now = store.clock() if now is None else now
     rules = await store.read(what.rules, now=now)
+    delivered_before = None
+    if isinstance(what, Retention) and what.bodies is not None:
+        delivered_before = now - what.bodies * DAY_SECONDS
     final = await store.read(_count, [[schema.is_dead_letter], [schema.is_delivered]])
     if dry_run:
         total = await store.read(_count, rules)
-        return PurgeReport(total, final - total, dry_run=True)
-    purged = 0
+        bodies = (
+            0
+            if delivered_before is None
+            else await store.read(count_bodies, delivered_before=delivered_before)
+        )
+        return PurgeReport(total, final - total, dry_run=True, bodies=bodies)
+    purged = bodies = 0
     size = _FIRST
     with nullcontext() if archive is None else new_archive(archive) as file:
         asked = what.asked() | ({"archive": str(file.path)} if file else {})
@@ -230,8 +246,11 @@ async def purge(
                     purged += count
                     on_progress(purged)
                     await asyncio.sleep(_PAUSE_SECONDS)
+            if delivered_before is not None:
+                bodies = await remove_bodies(store, delivered_before=delivered_before)
     await store.reclaim_space()
-    return PurgeReport(purged, final - purged, archive=file.path if file and purged else None)
+    used = file.path if file and purged else None
+    return PurgeReport(purged, final - purged, archive=used, bodies=bodies)
 
 
 def next_size(size: int, seconds: float) -> int:

@@ -63,6 +63,7 @@ class ReplayRequest:
         everything: allow an empty selection, which selects all.
         to: send the events to this endpoint instead, unless it already has a delivery of them.
         without_endpoints: skip the dead letters of these endpoints.
+        erased: select only dead letters whose events were erased, to count them: they cannot be sent.
 
     Raises:
         EmptySelection: the selection is empty, but ``everything`` is not set.
@@ -77,6 +78,7 @@ class ReplayRequest:
     everything: bool = False
     to: str | None = None
     without_endpoints: frozenset[str] = frozenset()
+    erased: bool = False
 
     def __post_init__(self) -> None:
         require_restricted(self.selection, everything=self.everything)
@@ -122,6 +124,7 @@ class ReplayRequest:
             include_permanent=self.include_permanent,
             without_endpoints=self.without_endpoints,
             max_rounds=self.max_rounds,
+            erased=self.erased,
         )
 
     def conditions(self, connection: Connection, *, died_before: float) -> list[ColumnElement[bool]]:
@@ -141,6 +144,7 @@ class ReplayPlan:
         existing: events skipped because the endpoint ``to`` already has a delivery of them.
         to: the other endpoint, if any.
         too_often: those skipped because they were given up in ``max_rounds`` rounds or more.
+        erased: those skipped because their events were erased.
     """
 
     selected: int
@@ -149,6 +153,7 @@ class ReplayPlan:
     existing: int = 0
     to: str | None = None
     too_often: int = 0
+    erased: int = 0
     max_rounds: int | None = None
 
     def __str__(self) -> str:
@@ -168,6 +173,8 @@ class ReplayPlan:
                 f"{self.permanent:,} skipped because their failure was permanent: include_permanent=True "
                 "(`resonant replay --include-permanent`) sends them too"
             )
+        if self.erased:
+            found.append(f"{self.erased:,} skipped: the event was erased")
         if self.too_often:
             found.append(f"{self.too_often:,} skipped: {counted(self.max_rounds or 0, 'round')} or more")
         if self.beyond_limit:
@@ -181,20 +188,22 @@ async def plan(store: Store, request: ReplayRequest) -> ReplayPlan:
     """Count the dead letters that a replay would take, without changing anything."""
     died_before = store.clock()
     any_rounds = replace(request, max_rounds=None)
-    requests = [replace(any_rounds, include_permanent=True), any_rounds, request]
+    everything = replace(any_rounds, include_permanent=True)
+    requests = [everything, any_rounds, request, replace(everything, erased=True, to=None)]
 
     def count(connection: Connection) -> list[tuple[int, int]]:
         return [_count(connection, each, died_before=died_before) for each in requests]
 
-    (everything, _), (of_any_rounds, _), (taken, existing) = await store.read(count)
+    (total, _), (of_any_rounds, _), (taken, existing), (erased, _) = await store.read(count)
     selected = taken if request.limit is None else min(taken, request.limit)
     return ReplayPlan(
         selected,
-        everything - of_any_rounds,
+        total - of_any_rounds,
         taken - selected,
         existing,
         request.to,
         of_any_rounds - taken,
+        erased,
         request.max_rounds,
     )
 

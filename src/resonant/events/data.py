@@ -10,7 +10,8 @@ from typing import Any, Final, Literal
 from resonant.errors import InvalidEvent
 
 _CHARSET = re.compile(r';\s*charset="?(?P<charset>[^";\s]*)', re.IGNORECASE)
-Form = Literal["json", "text", "bytes", "absent"]
+# The data of a stored event may be gone: removed by the retention of bodies, or erased with the whole event.
+Form = Literal["json", "text", "bytes", "absent", "removed", "erased"]
 
 
 class _Absent(Enum):

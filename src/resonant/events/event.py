@@ -38,7 +38,8 @@ class Event:
         body: ``data`` as bytes, empty if absent. JSON is compact UTF-8, keys in the given order. Every attempt sends them.
         time: when the event happened, in RFC 3339; None means the time of acceptance.
         subject: the subject of the event within the source.
-        form: the form of ``data``: ``json``, ``text``, ``bytes`` or ``absent``.
+        form: the form of ``data``: ``json``, ``text``, ``bytes`` or ``absent``; of a stored event whose data is gone,
+            ``removed`` or ``erased``.
         datacontenttype: the media type of ``data``; None means JSON, or unknown if ``data`` is bytes.
         dataschema: the absolute URI of a schema of ``data``.
         extensions_json: ``extensions`` as canonical JSON; None if there are none.

@@ -51,7 +51,7 @@ def _data(event: Event) -> tuple[bytes, ...]:
             return b',"data":', encode_data(event.body.decode())
         case "bytes":
             return b',"data_base64":"', base64.b64encode(event.body), b'"'
-        case "absent":
+        case _:
             return ()
 
 

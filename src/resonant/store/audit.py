@@ -18,6 +18,7 @@ Action = Literal[
     "replay",
     "cancel",
     "purge",
+    "erase",
     "pause",
     "resume",
     "acknowledge",

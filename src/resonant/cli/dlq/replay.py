@@ -102,7 +102,8 @@ def replay(
 
     With --to, new deliveries of the same events go to another endpoint. Events that it already has a delivery of are skipped.
 
-    --json prints dry_run, selected, to, left_out_permanent, left_out_by_rounds, left_out_by_limit and left_out_existing.
+    --json prints dry_run, selected, to, left_out_permanent, left_out_by_rounds, left_out_erased, left_out_by_limit and
+    left_out_existing.
     Without --dry-run it adds replayed, delivered, retried, parked, held, dead_letter, by_reason, purged and unfinished.
     """
     from resonant.cli.command_store import command_store

@@ -118,6 +118,10 @@ def _size(event: Event) -> str:
             return f"{size} of text"
         case "absent":
             return "none"
+        case "removed":
+            return "removed by the retention of bodies (RESONANT_BODY_RETENTION_DAYS)"
+        case "erased":
+            return "erased, with all other content of the event"
     return size
 
 

@@ -62,7 +62,7 @@ def emit(
     Without files, the command sends all due deliveries, takes over those of lost workers, and waits for those leased by
     other workers. It names the endpoints whose gates hold due deliveries, with the reason and the next step.
 
-    --json prints stored, known, bad, dropped_traces, unrouted, by_endpoint, delivered, delivered_before (by an earlier run),
+    --json prints stored, known, erased, bad, dropped_traces, unrouted, by_endpoint, delivered, delivered_before (by an earlier run),
     retried, parked, held, dead_letter, by_reason, purged and unfinished. Without files: delivered, retried, parked,
     dead_letter, by_reason, lost and held.
     """

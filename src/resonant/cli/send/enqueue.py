@@ -82,7 +82,8 @@ def summary_line(summary: Summary, endpoint: str | None) -> str:
         numbers = [f"{number:,} for {name}" for name, number in summary.by_endpoint.most_common()]
         to = f": {', '.join(numbers)}" if numbers else ""
     known = f", {summary.known:,} already known" if summary.known else ""
+    erased = f", {summary.erased:,} erased before" if summary.erased else ""
     unrouted = f"; {summary.unrouted:,} had no subscriber" if summary.unrouted else ""
     bad = f"; {counted(summary.bad, 'bad line')}" if summary.bad else ""
     dropped = f"; invalid traces dropped: {summary.dropped_traces:,}" if summary.dropped_traces else ""
-    return f"stored {counted(summary.stored, 'event')}{to}{known}{unrouted}{bad}{dropped}"
+    return f"stored {counted(summary.stored, 'event')}{to}{known}{erased}{unrouted}{bad}{dropped}"

@@ -36,6 +36,7 @@ class Summary:
     Attributes:
         stored: events accepted now.
         known: events accepted before.
+        erased: events that were accepted before and erased; they are not stored again.
         bad: invalid lines, and lines whose source and id were accepted before with different content.
         dropped_traces: lines that were stored without their invalid ``traceparent`` or ``tracestate``.
         unrouted: events that no subscription matches; they are not stored.
@@ -45,6 +46,7 @@ class Summary:
 
     stored: int = 0
     known: int = 0
+    erased: int = 0
     bad: int = 0
     dropped_traces: int = 0
     unrouted: int = 0
@@ -177,6 +179,8 @@ class _Counts(Summary):
                     self._report(place, f"{problem}; --allow-unrouted accepts it")
             case Conflict() as problem:
                 self.add_bad(place, str(problem))
+            case _ if outcome.erased:
+                self.erased += 1
             case _ if outcome.duplicate:
                 self.known += 1
             case _:

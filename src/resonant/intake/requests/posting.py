@@ -143,4 +143,5 @@ def _event(outcome: Outcome) -> dict[str, Any]:
         "source": outcome.event.source,
         "duplicate": outcome.duplicate,
         "endpoints": outcome.endpoints,
+        **({"erased": True} if outcome.erased else {}),
     }

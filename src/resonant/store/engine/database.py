@@ -88,6 +88,13 @@ class Database(Protocol):
     async def reclaim_space(self) -> None:
         """Return the space of removed rows to the file system, if the database does not do so itself."""
 
+    async def forget_removed(self) -> str | None:
+        """Remove what deleted and changed rows contained from the files of the database, as far as possible.
+
+        Returns:
+            What may still have it, with advice, on one line; None for nothing.
+        """
+
     async def close(self) -> None:
         """Close every connection."""
 

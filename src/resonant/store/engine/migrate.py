@@ -50,9 +50,9 @@ def migrate(connection: Connection) -> None:
     if version is None:
         create_tables(connection)
         connection.exec_driver_sql(
-            f"CREATE TABLE {VERSION_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
+            f"CREATE TABLE {VERSION_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY, erasure_key TEXT)"
         )
-        connection.exec_driver_sql(f"INSERT INTO {VERSION_TABLE} VALUES ('{SCHEMA_VERSION}')")  # noqa: S608 - constants
+        connection.exec_driver_sql(f"INSERT INTO {VERSION_TABLE} (version_num) VALUES ('{SCHEMA_VERSION}')")  # noqa: S608 - constants
         return
     _check(version)
     if version == SCHEMA_VERSION:

@@ -142,6 +142,13 @@ class PostgreSQL:
     async def reclaim_space(self) -> None:
         """Do nothing: autovacuum makes the space of removed rows available for new ones; see ``Database``."""
 
+    async def forget_removed(self) -> str:
+        """Do nothing: only the operators of the server can; see ``Database``."""
+        return (
+            "PostgreSQL's pages until a vacuum (`VACUUM FULL` rewrites them), its WAL, replicas and backups until "
+            "they are rotated"
+        )
+
     async def close(self) -> None:
         """Close every connection."""
         await self._writing.dispose()

@@ -14,7 +14,7 @@ import os
 import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -67,6 +67,12 @@ _PRAGMAS = (
 def path_of(url: URL) -> Path:
     """Return the path of the file in a database URL."""
     return Path(url.database or "").expanduser()
+
+
+def overwrites_by_default() -> bool:
+    """Return whether this build of SQLite overwrites all that it removes."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        return bool(connection.execute("PRAGMA secure_delete").fetchone() == (1,))
 
 
 class SQLite:
@@ -129,6 +135,23 @@ class SQLite:
         while there_is_more:
             there_is_more = await self.write(_reclaim_pages)
             await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def forget_removed(self) -> str | None:
+        """Write the log to the database file, and truncate it; see ``Database``."""
+
+        def truncate_log() -> bool:
+            with self._reading.connect() as connection:
+                driver: Any = connection.connection.driver_connection
+                is_busy, _, _ = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            return bool(is_busy)
+
+        async with self._turn:
+            is_busy = await self.in_writer(truncate_log)
+        if is_busy:
+            return f"{self._path.name}-wal, since another process is reading: run this again when it is done"
+        if not overwrites_by_default():
+            return f"older versions of rows in free parts of {self._path.name}: `VACUUM` removes them, while nothing runs"
+        return None
 
     async def close(self) -> None:
         """Close every connection, after the current write."""

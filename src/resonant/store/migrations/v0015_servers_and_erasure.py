@@ -1,4 +1,7 @@
-"""Gives each watch of flow runs the Prefect server that it belongs to: none until a server reports for it."""
+"""Gives each watch of flow runs the Prefect server that it belongs to: none until a server reports for it.
+
+Adds the key by which erased events are recognised; the first erasure makes it.
+"""
 
 from sqlalchemy import Connection
 
@@ -26,6 +29,7 @@ ALTER TABLE resonant_run_watches ADD PRIMARY KEY (endpoint, flow, tag, server);
 
 
 def upgrade(connection: Connection) -> None:
-    """Change the table of watches, which has few rows."""
+    """Change the table of watches, which has few rows, and that of the schema's version, which has one."""
     for statement in _WATCHES[connection.dialect.name].split(";")[:-1]:
         connection.exec_driver_sql(statement)
+    connection.exec_driver_sql("ALTER TABLE resonant_schema ADD COLUMN erasure_key TEXT")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import Connection, Select, select
 
-from resonant.errors import ConflictingEvent, EndpointError
+from resonant.errors import ConflictingEvent, EndpointError, InvalidEvent
 from resonant.events import ENDPOINT_NAME, Event, EventKey, rfc3339
 from resonant.events.webhook_ids import webhook_id
 from resonant.store import schema
@@ -23,6 +23,7 @@ from resonant.store.counts import acceptances
 from resonant.store.engine.migrate import move_known
 from resonant.store.engine.sql import insert_missing, is_any_of_given
 from resonant.store.queue.events import read_events
+from resonant.store.shared.erased import find_erased
 from resonant.store.shared.subscriptions import current_router
 
 _SHOWN_CHARACTERS = 200
@@ -67,10 +68,11 @@ class Outcome(NamedTuple):
 
     Attributes:
         event: as it was given.
-        duplicate: whether the deliveries to these endpoints were known.
+        duplicate: whether the deliveries to these endpoints were known, or the event was erased.
         endpoints: the named endpoint; without one, those that the event was routed to when it was first stored, sorted.
         problem: why it is not stored; None if it is, or if no subscription had to match.
         delivery_ids: the keys of the deliveries to these endpoints.
+        erased: whether this event was erased. It stays erased, and is not sent again.
     """
 
     event: Event
@@ -78,6 +80,7 @@ class Outcome(NamedTuple):
     endpoints: tuple[str, ...] = ()
     problem: Conflict | Unrouted | None = None
     delivery_ids: tuple[int, ...] = ()
+    erased: bool = False
 
 
 # Plain tuples: named ones would take a tenth of the time of a large batch.
@@ -101,7 +104,7 @@ def accept(
 ) -> list[Outcome]:
     """Store events with their deliveries; return the outcome of each, in the given order.
 
-    An event with a problem is not stored; the others are. The caller rolls back if it wants all or nothing.
+    An event with a problem is not stored; the others are. An event that was erased is not stored again. The caller rolls back if it wants all or nothing.
 
     Args:
         connection: in a write transaction.
@@ -115,18 +118,35 @@ def accept(
 
     Raises:
         EndpointError: invalid name.
+        InvalidEvent: an archived event has no data.
     """
     now = time.time() if now is None else now
-    given = _find_endpoints(connection, list(wanted))
-    checked = _check(connection, given, _store_events(connection, given, now))
+    every = given = _find_endpoints(connection, list(wanted))
+    # Events of an older version may have their ids, or have taken a webhook-id.
+    move_known(
+        connection,
+        (text for _, each, *_ in given for text in (each.id, webhook_id(each, is_taken=True))),
+    )
+    if erased := find_erased(connection, (identity for _, identity, *_ in every)):
+        given = [each for each in every if each[1] not in erased]
+    stored, known_keys = _store_events(connection, given, now)
+    checked = _check(connection, given, stored)
     missing = {(key, endpoint): event.type for event, key, endpoints, _ in checked for endpoint in endpoints}
     inserted = _insert_deliveries(connection, missing, now, {"policy": policy, "max_attempts": max_attempts})
     acceptances.add(connection, Counter([endpoint for _, endpoint in inserted]), wake=wake)
+    if known_keys:
+        _restore_bodies(connection, checked, known_keys & {key for key, _ in inserted})
     named_before = {key for key, _ in missing.keys() - inserted}
     routed_before = {key for _, key, endpoints, problem in checked if not endpoints and not problem}
     known = _read_deliveries(connection, named_before | routed_before)
     routes = _by_event(known) if routed_before else {}
     outcomes = _outcomes(checked, routes, inserted | known, set(inserted.values()))
+    if erased:
+        rest = iter(outcomes)
+        outcomes = [
+            Outcome(event, duplicate=True, erased=True) if identity in erased else next(rest)
+            for event, identity, *_ in every
+        ]
     if not allow_unrouted:
         return outcomes
     return [each._replace(problem=None) if isinstance(each.problem, Unrouted) else each for each in outcomes]
@@ -162,13 +182,14 @@ def _check(connection: Connection, given: list[_Given], stored: dict[EventKey, _
     return checked
 
 
-def _store_events(connection: Connection, given: list[_Given], now: float) -> dict[EventKey, _Stored]:
-    """Insert the missing events that have an endpoint; return what is stored of each given event."""
-    # Events of an older version may have their ids, or have taken a webhook-id.
-    move_known(
-        connection,
-        (text for _, each, *_ in given for text in (each.id, webhook_id(each, is_taken=True))),
-    )
+def _store_events(
+    connection: Connection, given: list[_Given], now: float
+) -> tuple[dict[EventKey, _Stored], set[int]]:
+    """Insert the missing events that have an endpoint.
+
+    Returns:
+        What is stored of each given event, and the keys of events that were known.
+    """
     first: dict[EventKey, _Given] = {}
     for each in given:
         _, identity, _, _, endpoints = each
@@ -177,6 +198,7 @@ def _store_events(connection: Connection, given: list[_Given], now: float) -> di
     stored: dict[EventKey, _Stored] = {}
     if others := {identity for _, identity, *_ in given if identity not in first}:
         stored.update((identity, known) for identity, known, _ in _find_known(connection, others))
+    known_keys: set[int] = set()
     taken: set[str] = set()
     # The second pass inserts events whose ids other sources have. It takes more only if a purge removes an event between the
     # insert and the lock.
@@ -184,7 +206,7 @@ def _store_events(connection: Connection, given: list[_Given], now: float) -> di
         # In the order of the ids, so that two producers of the same ids cannot deadlock.
         missing = sorted(first.keys() - stored.keys(), key=_id_first)
         if not missing:
-            return stored
+            return stored, known_keys
         inserted = _insert_events(connection, [first[each] for each in missing], taken, now)
         stored |= inserted
         if len(inserted) < len(missing):
@@ -193,6 +215,7 @@ def _store_events(connection: Connection, given: list[_Given], now: float) -> di
                 if identity in first:
                     # Unless this call has inserted it: an id that sources share finds the events of all.
                     stored.setdefault(identity, known)
+                    known_keys.add(known[0])
                 if its_webhook_id == identity.id:
                     taken.add(identity.id)
     raise ConflictingEvent(f"the webhook-id of the event {missing[0].id!r} belongs to another event")
@@ -216,7 +239,7 @@ def _insert_events(
             "digest": digest,
             "accepted_at": now,
             "webhook_id": webhook_id(identity, is_taken=is_taken),
-            "form": None if event.form == "json" else event.form,
+            "form": None if event.form == "json" else _form_of(event),
             "datacontenttype": event.datacontenttype,
             "dataschema": event.dataschema,
             "extensions": event.extensions_json,
@@ -232,6 +255,23 @@ def _insert_events(
         for _, identity, digest, name, endpoints in given
         if identity in keys
     }
+
+
+def _form_of(event: Event) -> str:
+    if event.form in ("removed", "erased"):
+        raise InvalidEvent(f"the data of the event {event.id!r} was {event.form}: it cannot be stored again")
+    return event.form
+
+
+def _restore_bodies(connection: Connection, checked: list[_Checked], keys: set[int]) -> None:
+    """Store the bodies of these events again, if the retention of bodies has removed them: they have new deliveries."""
+    table = schema.events
+    for event, key, *_ in checked:
+        if key in keys:
+            values = {"body": event.body, "form": None if event.form == "json" else event.form}
+            connection.execute(
+                table.update().where(table.c.key == key, table.c.form == "removed").values(values)
+            )
 
 
 def _find_known(
@@ -334,6 +374,6 @@ def _summary(event: Event) -> str:
         "datacontenttype": event.datacontenttype,
         "dataschema": event.dataschema,
         "extensions": event.extensions_json,
-        "data": None if event.form == "absent" else text,
+        "data": {"absent": None, "removed": "(removed)"}.get(event.form, text),
     }
     return " ".join(f"{name}={value}" for name, value in attributes.items() if value is not None)

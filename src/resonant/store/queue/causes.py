@@ -5,11 +5,12 @@ their dead letters. Errors with variable parts would create one cause per dead l
 event type, reason, code) stores its first fifty errors unchanged and later ones normalised; after a hundred causes, it stores
 no error text. A normalised cause or one without text ``varies``: a filter by text reads each of its dead letters.
 
-Causes are never removed: their number is bounded, and a worker may be about to reference one.
+Causes are never removed: their number is bounded, and a worker may be about to reference one. An erasure removes only their errors.
 """
 
 import hashlib
 import json
+import secrets
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -23,6 +24,8 @@ from resonant.store.queue.fingerprint import fingerprint, normalised
 
 MOST_ERRORS = 50
 MOST_NORMALISED = 100
+# The error type of dead letters whose events were erased. They cannot be replayed.
+ERASED = "Erased"
 _ANY_ERROR = "<any>"
 _OF_FAILURE = ("category", "code", "error_type", "error")
 _c = schema.causes
@@ -84,6 +87,20 @@ def is_known(connection: Connection, fingerprint: str) -> bool:
     )
 
 
+def forget_errors(connection: Connection, cause_ids: Iterable[int]) -> None:
+    """Remove the errors of those of these causes that have no dead letters, and their acknowledgements."""
+    d, a = schema.deliveries, schema.acknowledged_causes
+    is_used = select(d.c.id).where(schema.is_dead_letter, d.c.cause_id == _c.c.id).exists()
+    query = select(_c.c.id, _c.c.endpoint, _c.c.code, _c.c.fingerprint)
+    unused = connection.execute(query.where(is_any_of(_c.c.id, list(cause_ids)), ~is_used, _c.c.error != ""))
+    for row in unused.all():
+        changes = {"error": "", "digest": f"erased-{secrets.token_hex(12)}"}
+        changes["fingerprint"] = fingerprint(row.endpoint, row.code, "")
+        connection.execute(_c.update().where(_c.c.id == row.id).values(changes))
+        if not is_known(connection, row.fingerprint):
+            connection.execute(a.delete().where(a.c.cause == row.fingerprint))
+
+
 def _bounded(connection: Connection, new: list[Cause]) -> dict[Cause, Cause]:
     """Map each cause to the one to store: itself, or a general one if its kind already has many."""
     kept: dict[Cause, Cause] = {}
@@ -109,6 +126,7 @@ def _kind(cause: Cause) -> tuple[str, str, str, str]:
 def _count(connection: Connection, kind: tuple[str, str, str, str]) -> int:
     columns = (_c.c.endpoint, _c.c.event_type, _c.c.reason, _c.c.code)
     of_kind = [column == value for column, value in zip(columns, kind, strict=True)]
+    of_kind.append(_c.c.error != "")  # an erasure leaves causes without an error
     return connection.execute(select(func.count()).where(*of_kind)).scalar_one()
 
 

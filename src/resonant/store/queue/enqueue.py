@@ -13,7 +13,7 @@ from resonant.store.queue.accept import Conflict, Outcome, Unrouted, accept
 
 @dataclass(frozen=True, slots=True)
 class EnqueueResult:
-    """The outcome of a batch: deliveries accepted now, deliveries known before, refused events.
+    """The outcome of a batch: deliveries accepted now, deliveries known before, refused events, events that were erased.
 
     ``unrouted`` also has the events that ``allow_unrouted`` accepts as no delivery. ``delivery_ids`` holds the keys of the
     accepted and the known deliveries. ``dropped_traces`` counts the given events whose ``traceparent`` or ``tracestate`` was
@@ -27,6 +27,7 @@ class EnqueueResult:
     dropped_traces: int = 0
     unrouted: tuple[Unrouted, ...] = ()
     outcomes: tuple[Outcome, ...] = field(default=(), repr=False, compare=False)
+    erased: int = 0
 
 
 def enqueue(
@@ -44,7 +45,7 @@ def enqueue(
     """Store one or more events inside the caller's transaction; the caller commits.
 
     Without an endpoint, the subscriptions decide which endpoints get an event, when it is first stored. Enqueueing the same
-    source, id and content again changes nothing, whatever the subscriptions are then. Transactions with a common id wait
+    source, id and content again changes nothing, whatever the subscriptions are then, and also if the event was erased. Transactions with a common id wait
     for each other; on SQLite, all writers do. Prefer one call with many events: a call locks its ids in order, so two calls
     cannot deadlock.
 
@@ -96,4 +97,5 @@ def enqueue(
         sum([each.event.drops_trace for each in outcomes]),
         unrouted,
         tuple(outcomes),
+        sum([each.erased for each in outcomes]),
     )

@@ -5,14 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Update, bindparam, update
+from sqlalchemy import Connection, Update, bindparam, select, update
 
 from resonant.delivery.outcome import Outcome
 from resonant.delivery.retry import Decision, GiveUp, Park, Retry
 from resonant.events import Lease, LeaseKey
 from resonant.store import schema
 from resonant.store.counts.counters import DelayOf, Tally, count_retries
-from resonant.store.engine.sql import is_any_of_given
+from resonant.store.engine.sql import is_any_of, is_any_of_given
 from resonant.store.queue.attempts import (
     AttemptKey,
     add_attempts,
@@ -52,6 +52,7 @@ def record(
     kept_before = {(key.delivery_id, key.number, key.owner) for key, late in known.items() if not late}
     history: list[dict[str, Any]] = []
     kept: list[tuple[Outcome, dict[str, Any]]] = []
+    late: list[dict[str, Any]] = []
     standing: set[LeaseKey] = set()
     for outcome in there:
         lease, attempt = outcome.lease, outcome.attempt
@@ -69,12 +70,27 @@ def record(
         if key in known:
             continue
         history.append(attempt_row(lease.delivery_id, attempt, late=is_late))
-        if not is_late:
+        if is_late:
+            late.append(history[-1])
+        else:
             standing.add(lease.key)
             kept.append((outcome, history[-1]))
+    if late:
+        _leave_out_erased_text(connection, late)
     add_attempts(connection, history)
     _write_kept(connection, kept, now)
     return standing
+
+
+def _leave_out_erased_text(connection: Connection, late: list[dict[str, Any]]) -> None:
+    """Remove the texts of late attempts whose events were erased meanwhile."""
+    events = schema.events
+    query = select(_d.c.id).join(events, events.c.key == _d.c.event_key).where(events.c.form == "erased")
+    ids = [row["delivery_id"] for row in late]
+    erased = set(connection.execute(query.where(is_any_of(_d.c.id, ids))).scalars())
+    for row in late:
+        if row["delivery_id"] in erased:
+            row.update(dict.fromkeys(("error", "excerpt", "warning")))
 
 
 def _write_kept(connection: Connection, kept: list[tuple[Outcome, dict[str, Any]]], now: float) -> None:

@@ -72,9 +72,7 @@ class NewDeadLetter(NamedTuple):
             "accepted_at": rfc3339(self.accepted_at),
             "dead_at": rfc3339(now),
         }
-        # The ids of deliveries are unique in one store; receivers may get events of several.
-        key = f"delivery-{self.delivery_id}-{self.round}-{_milliseconds(self.accepted_at)}"
-        return Report(key, self.endpoint, data, labels)
+        return Report(_key(self.delivery_id, self.round, self.accepted_at), self.endpoint, data, labels)
 
 
 def report_dead_letters(connection: Connection, dead_letters: Iterable[NewDeadLetter], *, now: float) -> None:
@@ -83,6 +81,16 @@ def report_dead_letters(connection: Connection, dead_letters: Iterable[NewDeadLe
     if reported:
         reports = (each.to_report(now) for each in reported)
         store_reports(connection, "resonant.delivery.dead", reports, now=now)
+
+
+def keys_of_dead_letters(deliveries: Iterable[Any]) -> list[str]:
+    """Return the ids of the events that may report that these deliveries were given up, given their rows."""
+    return [_key(row.id, number, row.accepted_at) for row in deliveries for number in range(1, row.round + 1)]
+
+
+def _key(delivery_id: int, number: int, accepted_at: float) -> str:
+    # The ids of deliveries are unique in one store; receivers may get events of several.
+    return f"delivery-{delivery_id}-{number}-{_milliseconds(accepted_at)}"
 
 
 def report_gate(connection: Connection, before: Gate, after: Gate, *, now: float) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Select, func, literal, literal
 
 from resonant.store import schema
 from resonant.store.engine.sql import is_any_of
+from resonant.store.queue.causes import ERASED
 from resonant.store.views.selection import Selection
 
 _FEW_CAUSES = 64
@@ -62,6 +63,7 @@ class DeadLetters:
         include_permanent: bool = True,
         without_endpoints: Collection[str] = (),
         max_rounds: int | None = None,
+        erased: bool | None = None,
     ) -> "DeadLetters":
         """Apply a selection to the causes.
 
@@ -71,13 +73,16 @@ class DeadLetters:
             include_permanent: include permanent failures.
             without_endpoints: skip the dead letters of these endpoints.
             max_rounds: skip those that were given up in this many rounds, unless ids are selected; None for no limit.
+            erased: only those whose events were erased, or only the others; None for all.
         """
         max_rounds = None if selection.ids else max_rounds
-        if include_permanent and not selection.is_by_cause and not without_endpoints:
+        if include_permanent and not selection.is_by_cause and not without_endpoints and erased is None:
             return cls(selection, None, max_rounds=max_rounds)
         conditions = selection.of_causes()
         if not include_permanent:
             conditions.append(_c.c.category != "permanent")
+        if erased is not None:
+            conditions.append(_c.c.error_type == ERASED if erased else _c.c.error_type != ERASED)
         if without_endpoints:
             conditions.append(~is_any_of(_c.c.endpoint, list(without_endpoints)))
         found = connection.execute(select(_c.c.id, _c.c.varies).where(*conditions)).all()

@@ -51,7 +51,7 @@ def test_zero_days_are_every_dead_letter_and_nothing_else(resonant, dead):
     dead.accept("evt_pending")
 
     done = resonant.json("purge", "--older-than", "0", "--yes", "--no-archive")
-    assert done == {"purged": 3, "kept": 1, "dry_run": False, "archive": None}
+    assert done == {"purged": 3, "kept": 1, "bodies": 0, "dry_run": False, "archive": None}
 
     status = resonant.json("status")
     assert (status["dead_letter"], status["pending"], status["delivered"]) == (0, 1, 1)
@@ -72,7 +72,7 @@ def test_a_dry_run_counts_and_changes_nothing(resonant, dead, tmp_path):
     argv = ("purge", "--older-than", "0", "--delivered-older-than", "1", "--archive", "a.jsonl", "--dry-run")
 
     assert resonant(*argv).out == "4 would be purged, 0 kept\n"
-    assert resonant.json(*argv) == {"purged": 4, "kept": 0, "dry_run": True, "archive": None}
+    assert resonant.json(*argv) == {"purged": 4, "kept": 0, "bodies": 0, "dry_run": True, "archive": None}
 
     assert resonant.json("status") == before
     assert resonant.json("audit") == []
@@ -176,7 +176,7 @@ def test_nothing_to_remove_is_not_asked_about(resonant, dead):
 def test_filters_select_the_dead_letters_to_remove(resonant, rejected, filters, left):
     argv, number = ("purge", *filters.split()), 5 - len(left)
     dry = resonant.json(*argv, "--dry-run")
-    assert dry == {"purged": number, "kept": 6 - number, "dry_run": True, "archive": None}
+    assert dry == {"purged": number, "kept": 6 - number, "bodies": 0, "dry_run": True, "archive": None}
 
     assert resonant.json(*argv, "--yes")["purged"] == number
 

@@ -91,6 +91,7 @@ def test_a_dry_run_of_a_replay_to_another_endpoint_counts_the_events_that_it_has
         "to": "crm",
         "left_out_permanent": 1,
         "left_out_by_rounds": 0,
+        "left_out_erased": 0,
         "left_out_by_limit": 0,
         "left_out_existing": 1,
     }

@@ -62,6 +62,7 @@ def test_the_same_event_again_is_one_delivery(enqueue, resonant, tmp_path):
     assert json.loads(enqueue(name, "--json").out) == {
         "stored": 0,
         "known": 3,
+        "erased": 0,
         "bad": 0,
         "dropped_traces": 0,
         "unrouted": 0,
@@ -433,6 +434,6 @@ def test_a_stream_may_be_larger_than_the_memory(piece, answer):
         for _ in range(200):
             feed.stdin.write(piece.encode())
         feed.stdin.close()
-        assert json.loads(feed.stdout.read()) == answer | {"dropped_traces": 0, "unrouted": 0}
+        assert json.loads(feed.stdout.read()) == answer | {"erased": 0, "dropped_traces": 0, "unrouted": 0}
         peak_kib = int(feed.stderr.read().splitlines()[-1])
     assert peak_kib < 150 * KIB

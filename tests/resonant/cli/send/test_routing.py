@@ -78,6 +78,7 @@ def test_unrouted_events_can_be_allowed_and_are_counted(resonant, subscribed, tm
     assert json.loads(answer.out) == {
         "stored": 1,
         "known": 0,
+        "erased": 0,
         "bad": 0,
         "dropped_traces": 0,
         "unrouted": 1,

@@ -8,6 +8,7 @@ import time
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from resonant.dead_letters.erase import Erasure, erase
 from resonant.errors import StoreUnavailable
 from resonant.events import Event
 from resonant.intake.access.tokens import Grant, OpenAccess
@@ -369,3 +370,13 @@ def test_concurrent_requests_are_answered_each_with_its_own_event(client):
             assert f"id '{number // 2}'" in answer.json()["detail"]
     assert sum(answer.status_code == 202 for answer in answers) >= 150
     assert client.desk.status().accepted == 150
+
+
+def test_a_repeat_of_an_erased_event_is_answered_erased_and_not_stored(client):
+    client.post(line(id="1"))
+    client.desk.run(erase(client.desk.store, Erasure(ids=("1",)), who="a test"))
+    for sent, kind in ((line(id="1"), STRUCTURED), (batch(line(id="1")), BATCH)):
+        answer = client.post(sent, kind)
+        assert answer.status_code == 202
+        assert answer.json() == {"events": [event("1", duplicate=True, endpoints=()) | {"erased": True}]}
+    assert client.stored() == []

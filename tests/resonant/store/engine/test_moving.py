@@ -308,7 +308,7 @@ class TestInTheMiddle:
         asked = []
 
         def count(connection, cursor, statement, *_):
-            if "_0011" in statement or "resonant_schema" in statement:
+            if "_0011" in statement or "version_num" in statement:
                 asked.append(statement)
 
         await opened(half_url)

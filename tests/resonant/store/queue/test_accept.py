@@ -94,7 +94,7 @@ def test_the_others_are_stored_if_unrouted_events_are_allowed_or_reported(desk, 
 
 def test_an_allowed_unrouted_event_is_no_problem_and_gets_no_endpoint(desk):
     [outcome] = desk.write(accept, [(paid(), None)], allow_unrouted=True)
-    assert outcome == (paid(), False, (), None, ())
+    assert outcome == (paid(), False, (), None, (), False)
 
 
 def test_an_unrouted_event_that_is_stored_is_a_repeat_or_a_conflict(desk):

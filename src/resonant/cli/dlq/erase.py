@@ -1,0 +1,109 @@
+"""``resonant erase``: remove the content of events."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from resonant import output
+from resonant.cli import asking, documents, filters, name_checks, options
+from resonant.display import counted
+
+if TYPE_CHECKING:
+    from resonant.cli.command_store import CommandStore
+    from resonant.dead_letters.erase import Erasure, ErasurePlan
+
+
+@options.grouped
+def erase(
+    *,
+    ids: Annotated[
+        list[str] | None, typer.Option("--id", metavar="ID", help="This event; may be repeated.")
+    ] = None,
+    subject: Annotated[
+        str | None, typer.Option(metavar="SUBJECT", help="Events with this subject, exactly.")
+    ] = None,
+    source: filters.Source = None,
+    event_type: Annotated[
+        str | None,
+        typer.Option(
+            "--type", metavar="GLOB", help="Events of these types and of the source, such as 'user.*'."
+        ),
+    ] = None,
+    dry_run: options.DryRun = False,
+    yes: options.Yes = False,
+    as_json: options.Json = False,
+) -> None:
+    """Remove the content of events irreversibly: data, id, subject, time, extensions, and what receivers answered.
+
+    Give --id, --subject, or --source with --type. Unfinished deliveries are given up first. The deliveries stay, with source, type,
+    endpoint, attempts, times and outcomes. A repeat of an erased event is answered "erased", and is not stored or sent.
+
+    The command waits up to 30 seconds for deliveries that are being sent; if some are not done then, their events stay, and the exit
+    code is 1. Run it again after an interruption. At the end, it lists what it cannot reach.
+    """
+    from resonant.cli.command_store import command_store, who_runs_this
+    from resonant.cli.progress import progress
+    from resonant.dead_letters.erase import erase as erase_events
+    from resonant.dead_letters.erase import out_of_reach
+
+    with command_store() as store:
+        what = _what(store, ids or [], subject, source, event_type)
+        planned = _plan(store, what)
+        if dry_run:
+            output.write_result(documents.erasure_plan(planned), _describe(planned), as_json=as_json)
+            return
+        if planned.events and not yes:
+            if not asking.can_ask():
+                raise options.Misuse(f"{_describe(planned)}, irreversibly: give --yes")
+            asking.confirm(f"{_describe(planned)}, irreversibly", "Erase?")
+        with progress("erasing", planned.events) as show:
+            report = store.run(
+                lambda opened: erase_events(opened, what, who=who_runs_this(), on_progress=show)
+            )
+        left = out_of_reach(report, store.settings)
+    given_up = f"; {counted(report.cancelled, 'unfinished one')} given up" if report.cancelled else ""
+    said = f"{counted(report.events, 'event')} erased, with {counted(report.deliveries, 'delivery', 'deliveries')}{given_up}"
+    output.write_result(documents.erased(report, left), said, as_json=as_json)
+    for each in () if as_json else left:
+        output.write_paragraph(f"out of reach: {each.what}: {output.visible(each.advice)}", indent=2)
+    if report.being_sent:
+        output.say(
+            f"resonant: {counted(report.being_sent, 'event')} being sent now: not erased; run the command again"
+        )
+        raise typer.Exit(1)
+
+
+def _what(
+    store: CommandStore, ids: list[str], subject: str | None, source: str | None, event_type: str | None
+) -> Erasure:
+    from resonant.dead_letters.erase import Erasure
+
+    if subject == "":
+        raise options.Misuse("--subject is empty")
+    # Refuses text that no event can have.
+    filters.Filters(source=source, event_type=event_type, text=subject).selection(store, ids=ids)
+    if not ids and subject is None and (source is None or event_type is None):
+        raise options.Misuse("no events selected: give --id, --subject, or --source with --type")
+    name_checks.check_source(store, ids, source)
+    return Erasure(tuple(dict.fromkeys(ids)), subject, source, event_type)
+
+
+def _plan(store: CommandStore, what: Erasure) -> ErasurePlan:
+    from resonant.dead_letters.erase import plan_erasure
+    from resonant.errors import UnknownName
+
+    try:
+        return store.read(plan_erasure, what)
+    except UnknownName as error:
+        raise options.Misuse(str(error)) from None
+
+
+def _describe(planned: ErasurePlan) -> str:
+    given_up = (
+        f"; {counted(planned.unfinished, 'unfinished one')} would be given up" if planned.unfinished else ""
+    )
+    sent = f", after {planned.being_sent:,} being sent now" if planned.being_sent else ""
+    deliveries = counted(planned.deliveries, "delivery", "deliveries")
+    return f"{counted(planned.events, 'event')} would be erased, with {deliveries}{given_up}{sent}"

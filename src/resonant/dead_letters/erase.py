@@ -1,0 +1,342 @@
+"""Erase: remove the content of events irreversibly. Their deliveries stay, with type, endpoint, counts, times and outcomes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections import defaultdict
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sqlalchemy import bindparam, func, or_, select, update
+
+from resonant.dead_letters.cancel import cancel_batch
+from resonant.display import counted
+from resonant.errors import UnknownName
+from resonant.events import OWN_SOURCE, EventKey, rfc3339
+from resonant.routing.globs import glob_to_like
+from resonant.store import schema
+from resonant.store.audit import add_to_audit, audited
+from resonant.store.engine.sql import is_any_of
+from resonant.store.queue.causes import ERASED, Cause, cause_ids, forget_errors
+from resonant.store.queue.locked_rows import change_all
+from resonant.store.queue.own_events import keys_of_dead_letters
+from resonant.store.shared.erased import erased_id, erasure_key, keyed_digest, make_erasure_key
+from resonant.store.views.known_names import why_no_such_ids
+from resonant.store.views.selection import Selection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+
+    from sqlalchemy import ColumnElement, Connection
+
+    from resonant.settings import Settings
+    from resonant.store import Store
+
+_BATCH = 500
+_LOOK_AGAIN_SECONDS = 0.25
+_SHOWN_RUNS = 3
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_d, _e, _a = schema.deliveries, schema.events, schema.attempts
+_is_left = func.coalesce(_e.c.form, "") != "erased"
+_REMOVED = ("subject", "datacontenttype", "dataschema", "extensions", "traceparent", "tracestate")
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """Which events to erase: those that meet all conditions. At least ids, a subject, or a source and a type are given.
+
+    Attributes:
+        ids: the ids of events.
+        subject: the subject, exactly.
+        source: the source, exactly.
+        event_type: a glob for the type.
+    """
+
+    ids: tuple[str, ...] = ()
+    subject: str | None = None
+    source: str | None = None
+    event_type: str | None = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """Return the conditions on events that are not erased."""
+        found = [_is_left]
+        if self.ids:
+            found.append(is_any_of(_e.c.id, self.ids))
+        if self.subject is not None:
+            found.append(_e.c.subject == self.subject)
+        if self.source is not None:
+            found.append(_e.c.source == self.source)
+        if self.event_type is not None:
+            found.append(_e.c.type.like(glob_to_like(self.event_type), escape="\\"))
+        return found
+
+
+class ErasurePlan(NamedTuple):
+    """What an erasure would do now.
+
+    Attributes:
+        events: those that would be erased.
+        deliveries: their deliveries.
+        unfinished: those of them that would be given up, with reason cancelled.
+        being_sent: unfinished deliveries that are being sent, for which an erasure waits.
+    """
+
+    events: int
+    deliveries: int
+    unfinished: int
+    being_sent: int
+
+
+@dataclass(frozen=True, slots=True)
+class ErasureReport:
+    """The result of an erasure.
+
+    Attributes:
+        events: those that were erased, without the system's own events about them.
+        deliveries: their deliveries.
+        cancelled: those of them that were unfinished.
+        being_sent: events that are not erased, since deliveries of them were being sent until the end.
+        runs: ids of flow runs that sent them; Prefect's database may have their content.
+        kept: what still has the bytes that were removed, on one line; None for nothing.
+    """
+
+    events: int = 0
+    deliveries: int = 0
+    cancelled: int = 0
+    being_sent: int = 0
+    runs: tuple[str, ...] = ()
+    kept: str | None = None
+
+
+class OutOfReach(NamedTuple):
+    """A place that may still have erased content, and what helps."""
+
+    what: str
+    advice: str
+
+
+def out_of_reach(report: ErasureReport, settings: Settings) -> list[OutOfReach]:
+    """List the places that an erasure does not reach."""
+    archives, home = settings.archive_folder, settings.home.expanduser()
+    found = [OutOfReach("the database", report.kept)] if report.kept else []
+    if files := [*archives.glob("*.jsonl*")] if archives.is_dir() else []:
+        advice = f"`zgrep -l VALUE {archives}/*` finds them; remove the file or its lines"
+        found.append(OutOfReach(f"{counted(len(files), 'archive')} of purges", advice))
+    if logs := sorted(path.name for path in home.glob("*.log*")):
+        advice = f"`grep -l VALUE {home}/*.log*` finds them; the next `resonant up` begins new ones"
+        found.append(OutOfReach(f"logs ({', '.join(logs)})", advice))
+    advice = "parameters, names, logs and artifacts of its runs: `prefect flow-run delete ID` removes a run"
+    if runs := [each for each in report.runs if _UUID.fullmatch(each)]:
+        more = f" and {len(runs) - _SHOWN_RUNS:,} more" if len(runs) > _SHOWN_RUNS else ""
+        advice += f"; these sent the events: {', '.join(runs[:_SHOWN_RUNS])}{more}"
+    return [
+        *found,
+        OutOfReach("Prefect's database", advice),
+        OutOfReach("subscriptions", "filters that name a subject: `resonant subscription list` shows them"),
+        OutOfReach("files of `resonant export`, backups, and the receivers", "remove it there"),
+    ]
+
+
+def plan_erasure(connection: Connection, what: Erasure) -> ErasurePlan:
+    """Count what would be erased now.
+
+    Raises:
+        UnknownName: no event has one of the ids, or had it before an erasure.
+    """
+    _check_ids(connection, what)
+    events = connection.execute(select(func.count()).select_from(_e).where(*what.conditions())).scalar_one()
+    query = select(func.count(), func.count(_d.c.available_at), func.coalesce(func.sum(_sending()), 0))
+    query = query.join_from(_e, _d, _d.c.event_key == _e.c.key).where(*what.conditions())
+    return ErasurePlan(events, *connection.execute(query).one())
+
+
+async def erase(
+    store: Store,
+    what: Erasure,
+    *,
+    who: str,
+    patience: float = 30.0,
+    on_progress: Callable[[int], None] = lambda _erased: None,
+) -> ErasureReport:
+    """Erase events, in transactions of 500. Unfinished deliveries are cancelled first. Call it again after a crash.
+
+    Args:
+        store: open.
+        what: the events. Those stored after the start are left out.
+        who: the operator, for the audit, which has an HMAC of the selection.
+        patience: how long to wait for deliveries that are being sent, in seconds.
+        on_progress: called with the number of events erased so far.
+
+    Raises:
+        UnknownName: no event has one of the ids, or had it before an erasure.
+        StoreUnavailable: the store became unavailable; what was erased stays erased.
+    """
+    await store.read(_check_ids, what)
+    key = await store.write(make_erasure_key)
+    given = {name: value for name, value in asdict(what).items() if value}
+    asked = {"by": list(given), "hmac": keyed_digest(key, given)}
+    report, runs = ErasureReport(), dict[str, None]()
+    async with audited(store, who=who, action="erase", selection=asked) as audit_id:
+        newest = await store.read(lambda connection: connection.execute(select(func.max(_e.c.key))).scalar())
+        loop = asyncio.get_running_loop()
+        until = loop.time() + patience
+        while True:
+            last = busy = 0
+            while found := await store.read(_find, what, after=last, until=newest or 0):
+                last = found[-1]
+                done = await store.write(erase_batch, found, key=key, now=store.clock(), audit_id=audit_id)
+                busy += done.being_sent
+                runs |= dict.fromkeys(done.runs)
+                report = replace(
+                    report,
+                    events=report.events + done.events,
+                    deliveries=report.deliveries + done.deliveries,
+                    cancelled=report.cancelled + done.cancelled,
+                )
+                on_progress(report.events)
+            if not busy or loop.time() >= until:
+                break
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+    await store.database.reclaim_space()
+    kept = await store.database.forget_removed()
+    return replace(report, being_sent=busy, runs=tuple(runs), kept=kept)
+
+
+def erase_batch(
+    connection: Connection, keys: Collection[int], *, key: bytes, now: float, audit_id: int | None = None
+) -> ErasureReport:
+    """Erase those of these events that have no delivery that is being sent, and the system's own events about them.
+
+    Args:
+        connection: in a write transaction.
+        keys: of events.
+        key: of the store, as ``make_erasure_key`` returns it.
+        now: seconds since the epoch.
+        audit_id: the id that ``begin_audit`` returned.
+    """
+    if connection.dialect.name == "sqlite":
+        # Overwrites what is removed, instead of only marking it as free.
+        connection.exec_driver_sql("PRAGMA secure_delete = ON")
+    given = _lock_events(connection, _e.c.key, keys)
+    about = keys_of_dead_letters(_lock_deliveries(connection, given))
+    own = _lock_events(connection, _e.c.id, about, _e.c.source == OWN_SOURCE) if about else {}
+    events = given | own
+    deliveries = _lock_deliveries(connection, events)
+    busy = {row.event_key for row in deliveries if row.sending}
+    events = {each: row for each, row in events.items() if each not in busy}
+    deliveries = [row for row in deliveries if row.event_key in events]
+    ids = [row.id for row in deliveries]
+    cancelled = cancel_batch(connection, Selection(), ids, now=now)
+    owners = select(_a.c.owner).where(is_any_of(_a.c.delivery_id, ids), _a.c.owner.is_not(None)).distinct()
+    runs = connection.execute(owners).scalars().all()
+    _erase_events(connection, events.values(), key)
+    no_text = dict.fromkeys(("error", "excerpt", "warning"))
+    connection.execute(update(_a).where(is_any_of(_a.c.delivery_id, ids)).values(no_text))
+    _erase_errors(connection, ids)
+    _erase_from_audit(connection, events.values(), key)
+    erased = len(given.keys() & events)
+    add_to_audit(connection, audit_id, len(ids))
+    return ErasureReport(erased, len(ids), cancelled, len(busy & given.keys()), tuple(runs))
+
+
+def _check_ids(connection: Connection, what: Erasure) -> None:
+    key = erasure_key(connection)
+    missing = set(what.ids)
+    if missing and key is not None:
+        # The sources of erased events are those that the store knows.
+        sources = (
+            [what.source] if what.source else connection.execute(select(_e.c.source).distinct()).scalars()
+        )
+        erased = {erased_id(key, EventKey(source, each)): each for source in sources for each in what.ids}
+        found = connection.execute(select(_e.c.id).where(is_any_of(_e.c.id, list(erased)))).scalars()
+        missing -= {erased[each] for each in found}
+    if missing and (why := why_no_such_ids(connection, missing)):
+        raise UnknownName(why)
+
+
+def _find(connection: Connection, what: Erasure, *, after: int, until: int) -> list[int]:
+    query = select(_e.c.key).where(*what.conditions(), _e.c.key > after, _e.c.key <= until)
+    return list(connection.execute(query.order_by(_e.c.key).limit(_BATCH)).scalars())
+
+
+def _sending() -> ColumnElement[int]:
+    return func.coalesce(_d.c.sending.cast(schema.deliveries.c.attempts.type), 0)
+
+
+def _lock_events(
+    connection: Connection, column: ColumnElement[Any], values: Collection[Any], *more: ColumnElement[bool]
+) -> dict[int, Any]:
+    columns = (_e.c.key, _e.c.id, _e.c.source, _e.c.subject, _e.c.digest, _e.c.accepted_at)
+    query = select(*columns).where(is_any_of(column, list(values)), _is_left, *more)
+    return {row.key: row for row in connection.execute(query.order_by(_e.c.key).with_for_update())}
+
+
+def _lock_deliveries(connection: Connection, events: Collection[int]) -> list[Any]:
+    columns = (_d.c.id, _d.c.event_key, _d.c.sending, _d.c.round, _d.c.accepted_at)
+    query = select(*columns).where(is_any_of(_d.c.event_key, list(events)))
+    return list(connection.execute(query.order_by(schema.id_without_index).with_for_update()))
+
+
+def _erase_events(connection: Connection, events: Iterable[Any], key: bytes) -> None:
+    rows = [
+        {
+            "its_key": row.key,
+            "its_id": erased_id(key, EventKey(row.source, row.id)),
+            "its_digest": keyed_digest(key, row.digest),
+            "its_time": rfc3339(row.accepted_at),
+        }
+        for row in events
+    ]
+    if not rows:
+        return
+    statement = update(_e).where(_e.c.key == bindparam("its_key"))
+    values: dict[str, Any] = dict.fromkeys(_REMOVED)
+    values |= {"form": "erased", "body": b"", "time": bindparam("its_time")}
+    values |= {
+        "id": bindparam("its_id"),
+        "webhook_id": bindparam("its_id"),
+        "digest": bindparam("its_digest"),
+    }
+    connection.execute(statement.values(values), rows)
+
+
+def _erase_errors(connection: Connection, delivery_ids: list[int]) -> None:
+    """Remove the errors of deliveries, and of causes that have no other dead letters."""
+    columns = (_d.c.id, _d.c.status, _d.c.endpoint, _d.c.event_type, _d.c.reason, _d.c.category, _d.c.code)
+    query = select(*columns, _d.c.cause_id).where(is_any_of(_d.c.id, delivery_ids))
+    by_cause: defaultdict[Cause, list[int]] = defaultdict(list)
+    old = set()
+    for row in connection.execute(query).all():
+        if row.status == "dead_letter":
+            failure = {"category": row.category, "code": row.code, "error_type": ERASED, "error": ""}
+            by_cause[Cause.of(row.endpoint, row.event_type, row.reason, failure)].append(row.id)
+        if row.cause_id is not None:
+            old.add(row.cause_id)
+    change_all(connection, delivery_ids, {"error": None, "cause_id": None})
+    for cause, cause_id in cause_ids(connection, by_cause).items():
+        change_all(connection, by_cause[cause], {"error_type": ERASED, "cause_id": cause_id})
+    forget_errors(connection, old)
+
+
+def _erase_from_audit(connection: Connection, events: Iterable[Any], key: bytes) -> None:
+    """Replace the ids of events in the audit, and texts that name an event or its subject."""
+    table = schema.audit
+    is_about = or_(*(table.c.selection.contains(f'"{name}":') for name in ("ids", "text", "note")))
+    rows = connection.execute(select(table.c.id, table.c.selection).where(is_about)).all()
+    if not rows:
+        return
+    new_ids = {row.id: erased_id(key, EventKey(row.source, row.id)) for row in events}
+    names = {*new_ids, *(row.subject for row in events if row.subject)}
+    for audit_id, text in rows:
+        selection = json.loads(text)
+        if "ids" in selection:
+            selection["ids"] = [new_ids.get(each, each) for each in selection["ids"]]
+        for name in ("text", "note"):
+            words = re.split(r"[\s,;:()]+", selection.get(name) or "")
+            if selection.get(name) in names or not names.isdisjoint(words):
+                selection[name] = "erased"
+        changed = json.dumps(selection, ensure_ascii=False)
+        if changed != text:
+            connection.execute(update(table).where(table.c.id == audit_id).values(selection=changed))

@@ -1,0 +1,60 @@
+"""Erased events: their ids are HMACs with a key of the store, by which a repeat of an event is recognised.
+
+The key is in the table of the schema's version, which every producer may read. The first erasure makes it.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import secrets
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select, text
+
+from resonant.store import schema
+from resonant.store.engine.migrate import VERSION_TABLE
+from resonant.store.engine.sql import is_any_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sqlalchemy import Connection
+
+    from resonant.events import EventKey
+
+_KEY_BYTES = 32
+_ID_DIGITS = 32
+_e = schema.events.c
+
+
+def make_erasure_key(connection: Connection) -> bytes:
+    """Return the key of the store, and make it if there is none."""
+    new = text(f"UPDATE {VERSION_TABLE} SET erasure_key = :new WHERE erasure_key IS NULL")  # noqa: S608 - a constant
+    connection.execute(new, {"new": secrets.token_hex(_KEY_BYTES)})
+    return erasure_key(connection) or b""
+
+
+def erasure_key(connection: Connection) -> bytes | None:
+    """Return the key of the store; None if nothing was ever erased."""
+    found = connection.exec_driver_sql(f"SELECT erasure_key FROM {VERSION_TABLE}").scalar()  # noqa: S608 - a constant
+    return None if found is None else bytes.fromhex(found)
+
+
+def keyed_digest(key: bytes, *parts: object) -> str:
+    """Return an HMAC of JSON values, as 64 hex digits."""
+    return hmac.digest(key, json.dumps(parts).encode(), "sha256").hex()
+
+
+def erased_id(key: bytes, identity: EventKey) -> str:
+    """Return the id that an event has once it is erased."""
+    return f"erased-{keyed_digest(key, *identity)[:_ID_DIGITS]}"
+
+
+def find_erased(connection: Connection, identities: Iterable[EventKey]) -> set[EventKey]:
+    """Return those of these identities whose events were erased. They are only read if something was ever erased."""
+    if (key := erasure_key(connection)) is None:
+        return set()
+    by_id = {erased_id(key, each): each for each in identities}
+    query = select(_e.id).where(is_any_of(_e.id, list(by_id)), _e.form == "erased")
+    return {by_id[found] for found in connection.execute(query).scalars()}

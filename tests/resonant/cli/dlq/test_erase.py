@@ -1,0 +1,140 @@
+"""``erase`` asks, removes the content of events, and lists what it cannot reach."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sqlite3
+import time
+
+import pytest
+
+BIG = 3_000
+
+
+def erased(tmp_path):
+    with contextlib.closing(sqlite3.connect(tmp_path / "resonant.db")) as database:
+        return database.execute("SELECT count(*) FROM resonant_events WHERE form = 'erased'").fetchone()[0]
+
+
+def test_events_are_erased_and_what_is_out_of_reach_is_listed(resonant, dead, tmp_path):
+    resonant("purge", "--older-than", "30")
+    (tmp_path / "home" / "serve.log").write_text("a line")
+    dead.accept("evt_waiting", subject="customer 4711")
+    answer = resonant("erase", "--subject", "customer 4711", "--id", "evt_waiting", "--yes")
+    assert answer.out.splitlines() == [
+        "1 event erased, with 1 delivery; 1 unfinished one given up",
+        f"out of reach: 1 archive of purges: `zgrep -l VALUE {tmp_path}/home/archive/*` finds them; remove the file or its lines",
+        f"out of reach: logs (serve.log): `grep -l VALUE {tmp_path}/home/*.log*` finds them; the next `resonant up` begins new ones",
+        (
+            "out of reach: Prefect's database: parameters, names, logs and artifacts of its runs: "
+            "`prefect flow-run delete ID` removes a run"
+        ),
+        "out of reach: subscriptions: filters that name a subject: `resonant subscription list` shows them",
+        "out of reach: files of `resonant export`, backups, and the receivers: remove it there",
+    ]
+    assert answer.err == ""
+    assert resonant.json("audit")[0]["action"] == "erase"
+    assert "4711" not in resonant("audit").out
+
+
+def test_detail_the_list_and_the_export_say_that_the_content_is_gone(resonant, dead):
+    resonant("erase", "--id", "evt_bad", "--yes")
+    [row] = [row for row in resonant.json("dlq") if row["error_type"] == "Erased"]
+    assert (row["code"], row["error"], row["answer"]) == ("http_400", None, None)
+    shown = resonant("detail", row["event_id"]).out
+    assert "data      erased, with all other content of the event" in shown
+    document = resonant.json("detail", row["event_id"])
+    assert document["data_gone"] == "erased"
+    assert "data" not in document
+    report = resonant("export", "--output", "-", "--with-data").out
+    assert '"data_gone": "erased"' in report
+
+
+def test_the_files_that_commands_write_have_nothing_of_the_event(resonant, dead, tmp_path):
+    secret = "Zoë Müller-4711"
+    dead.accept("order-zoe-1", subject=secret, data={"buyer": secret})
+    resonant("erase", "--subject", secret, "--yes")
+    resonant("export", "--with-data", "--output", str(tmp_path / "report.json"))
+    resonant("prometheus", "--output", str(tmp_path / "metrics.prom"))
+    for path in tmp_path.rglob("*"):
+        content = path.read_bytes() if path.is_file() else b""
+        assert b"4711" not in content, path
+        assert b"order-zoe-1" not in content, path
+
+
+def test_a_dry_run_counts_and_changes_nothing(resonant, dead):
+    dead.accept("evt_waiting")
+    selected = ("erase", "--source", "/shop", "--type", "order.*")
+    assert resonant(*selected, "--dry-run").out == (
+        "5 events would be erased, with 5 deliveries; 1 unfinished one would be given up\n"
+    )
+    assert resonant.json(*selected, "--dry-run") == {
+        "events": 5,
+        "deliveries": 5,
+        "unfinished": 1,
+        "being_sent": 0,
+        "dry_run": True,
+    }
+    assert resonant.json("status")["pending"] == 1
+
+
+def test_a_terminal_asks_and_a_script_must_agree(resonant, dead):
+    screen = resonant.on_a_terminal("erase", "--id", "evt_bad", typed="n\n", code=1)
+    assert "1 event would be erased, with 1 delivery, irreversibly" in screen
+    assert "Erase? [y/N]" in screen
+    assert "nothing was changed" in screen
+    refused = resonant("erase", "--id", "evt_bad", code=2)
+    assert refused.err == ("resonant: 1 event would be erased, with 1 delivery, irreversibly: give --yes\n")
+    assert resonant.json("detail", "evt_bad")["event_id"] == "evt_bad"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("", "no events selected: give --id, --subject, or --source with --type"),
+        ("--type order.*", "no events selected: give --id, --subject, or --source with --type"),
+        ("--source /shop", "no events selected: give --id, --subject, or --source with --type"),
+        ("--subject=", "--subject is empty"),
+        ("--id=", "an id is empty"),
+        ("--id evt_typo", "no event has the id evt_typo: nothing was done"),
+        ("--id evt_bad --source /crm", "no event with this id is of the source '/crm'; known: "),
+    ],
+)
+def test_a_mistake_erases_nothing(resonant, dead, options, said):
+    answer = resonant("erase", *options.split(), "--yes", code=2)
+    assert answer.err.startswith(f"resonant: {said}")
+    assert answer.err.count("\n") == 1
+
+
+def test_an_id_of_several_sources_needs_the_source(resonant, dead):
+    dead.accept("evt_bad", source="/crm")
+    assert "several sources use the same id" in resonant("erase", "--id", "evt_bad", "--yes", code=2).err
+    assert resonant.json("erase", "--id", "evt_bad", "--source", "/crm", "--yes")["events"] == 1
+    assert resonant.json("detail", "evt_bad")["source"] == "/shop"
+
+
+def test_a_repeated_line_is_counted_as_erased(resonant, worker, enqueue, tmp_path):
+    line = '{"id": "evt_1", "type": "order.paid", "source": "/shop", "data": 1}\n'
+    (tmp_path / "events.jsonl").write_text(line)
+    enqueue("events.jsonl")
+    resonant("erase", "--id", "evt_1", "--yes")
+    assert enqueue("events.jsonl").out == "stored 0 events for billing, 1 erased before\n"
+
+
+def test_a_killed_erasure_is_finished_by_the_next_one(resonant, worker, tmp_path):
+    ids = [f"person-{number:05}" for number in range(BIG)]
+    worker.accept(*ids, subject="jm@example.org")
+    running = resonant.start("erase", "--subject", "jm@example.org", "--yes")
+    until = time.monotonic() + 60
+    while not erased(tmp_path) and running.poll() is None and time.monotonic() < until:
+        pass
+    running.send_signal(signal.SIGKILL)
+    running.communicate()
+    assert erased(tmp_path) > 0
+    left = resonant.json("erase", "--subject", "jm@example.org", "--dry-run")["events"]
+    assert resonant.json("erase", "--subject", "jm@example.org", "--yes")["events"] == left
+    assert erased(tmp_path) == BIG
+    for path in tmp_path.glob("resonant.db*"):
+        assert b"jm@example.org" not in path.read_bytes(), path.name
+        assert b"person-0" not in path.read_bytes(), path.name

@@ -1,0 +1,345 @@
+"""An erasure removes the content of events from the store, and keeps what happened to them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sqlite3
+from asyncio import create_task, gather
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from sqlalchemy import text
+
+from resonant.dead_letters.erase import Erasure, erase, erase_batch, plan_erasure
+from resonant.dead_letters.replay import ReplayRequest, plan
+from resonant.delivery.retry import GiveUp
+from resonant.errors import UnknownName
+from resonant.events import Event
+from resonant.store import schema
+from resonant.store.audit import read_audit
+from resonant.store.shared.acknowledgements import acknowledge
+from resonant.store.views.reads import each_dead_letter
+from resonant.store.views.selection import Selection
+from support.sqlite import listening
+from support.subscriptions import subscribe
+
+# Long enough for each form to be found, and different in each of them.
+SECRET = 'Jörg "Müller" <jm@example.org>'
+FORMS = (
+    SECRET.encode(),
+    json.dumps(SECRET)[1:-1].encode(),
+    json.dumps(SECRET, ensure_ascii=False)[1:-1].encode(),
+    quote(SECRET).encode(),
+    base64.b64encode(SECRET.encode()),
+)
+ID = "jm-example-org-4711"
+
+
+def about(event_id=ID, **fields):
+    """Return an event that has the secret wherever a producer can put it."""
+    return Event(
+        id=event_id,
+        type="order.paid",
+        source="/shop",
+        data={"name": SECRET, "as_base64": base64.b64encode(SECRET.encode()).decode(), "url": quote(SECRET)},
+        **{"subject": SECRET, "time": "2020-02-03T04:05:06Z", "extensions": {"buyer": SECRET}, **fields},
+    )
+
+
+def run(desk, what=None, **options):
+    return desk.run(erase(desk.store, what or Erasure(ids=(ID,)), who="Zoë", **{"patience": 0.0, **options}))
+
+
+def bury(desk, *events):
+    desk.bury(
+        *events,
+        error=f"refused: {SECRET}",
+        excerpt=f"no such buyer: {SECRET}",
+        warning=f"odd: {SECRET}",
+        code="http_422",
+    )
+
+
+def contents(desk):
+    """Return every value of every table."""
+    tables = (*schema.metadata.sorted_tables, text("resonant_schema"))
+    return [row for table in tables for row in rows(desk, table)]
+
+
+def rows(desk, table):
+    query = text(f"SELECT * FROM {getattr(table, 'name', table)}")
+    return desk.read(lambda connection: [dict(row) for row in connection.execute(query).mappings()])
+
+
+def bytes_of(desk):
+    return "\n".join(map(repr, contents(desk)))
+
+
+def test_what_a_store_has_of_an_event_is_removed_and_what_happened_stays(desk):
+    bury(desk, about())
+    desk.enqueue(about(), endpoint="audit")
+    desk.deliver(*desk.claim(endpoint="audit"))
+    before, counted = desk.status(), desk.counters()
+    facts = desk.rows(schema.deliveries)
+    assert SECRET in bytes_of(desk)
+
+    report = run(desk)
+
+    assert (report.events, report.deliveries, report.cancelled, report.being_sent) == (1, 2, 0, 0)
+    left = bytes_of(desk)
+    assert SECRET not in left
+    assert ID not in left
+    assert "2020-02-03" not in left
+    assert desk.status() == before
+    assert desk.status().balanced
+    assert desk.counters() == counted
+    kept = ("endpoint", "event_type", "status", "reason", "code", "attempts", "accepted_at", "finished_at")
+    for old, new in zip(facts, desk.rows(schema.deliveries), strict=True):
+        assert {name: new[name] for name in kept} == {name: old[name] for name in kept}
+        assert new["event_id"].startswith("erased-")
+        assert len(desk.detail(new["event_id"]).deliveries) == 2
+
+
+def test_no_file_of_the_store_has_the_content_in_any_form(open_desk, sqlite_url, tmp_path):
+    desk = open_desk(sqlite_url)
+    others = [
+        Event(id=f"evt_{number}", type="order.paid", source="/shop", data="x" * 200) for number in range(50)
+    ]
+    desk.bury(*others[:25])
+    bury(desk, about(), about("jm-example-org-4712"))
+    desk.bury(*others[25:])
+    assert files_with(tmp_path, *FORMS, ID.encode()), "the search finds what is there"
+
+    report = run(desk, Erasure(subject=SECRET))
+
+    assert (report.events, report.kept) == (2, None)
+    assert files_with(tmp_path, *FORMS, ID.encode()) == {}
+
+
+def files_with(folder, *values):
+    """Return the values that each file has."""
+    found = {}
+    for path in filter(Path.is_file, folder.rglob("*")):
+        content = path.read_bytes()
+        if there := [value for value in values if value in content]:
+            found[path.name] = there
+    return found
+
+
+def test_unfinished_deliveries_are_cancelled_and_counted(desk):
+    desk.enqueue(about(), "evt_other")
+    assert desk.read(plan_erasure, Erasure(ids=(ID,))) == (1, 1, 1, 0)
+    assert run(desk).cancelled == 1
+    status = desk.status()
+    assert (status.pending, status.dead_letter, status.balanced) == (1, 1, True)
+    [dead] = desk.run(desk.store.dead_letters())
+    assert (dead.reason, dead.error_type) == ("cancelled", "Erased")
+    assert [lease.event.id for lease in desk.claim()] == ["evt_other"]
+
+
+def test_an_event_that_is_being_sent_is_left_and_counted_until_it_is_done(desk):
+    desk.enqueue(about())
+    lease = desk.claim_one()
+    desk.begin(lease)
+    assert desk.read(plan_erasure, Erasure(ids=(ID,))) == (1, 1, 1, 1)
+    report = run(desk)
+    assert (report.events, report.being_sent) == (0, 1)
+    assert desk.detail(ID).event.subject == SECRET
+    desk.record(desk.delivered(lease))
+    assert run(desk).events == 1
+
+
+def test_an_erasure_waits_for_a_delivery_that_is_being_sent(desk):
+    desk.enqueue(about())
+    lease = desk.claim_one()
+    desk.begin(lease)
+    looked = []
+
+    async def both():
+        task = create_task(erase(desk.store, Erasure(ids=(ID,)), who="Zoë", on_progress=looked.append))
+        while not looked:
+            await desk.store.read(lambda _: None)
+        await desk.store.record([desk.delivered(lease)])
+        return await task
+
+    assert desk.run(both()).events == 1
+
+
+def test_an_attempt_that_ends_late_adds_no_text_to_an_erased_event(desk):
+    desk.enqueue(about())
+    lease = desk.claim_one()
+    desk.begin(lease)
+    desk.clock.advance(1000)
+    desk.rescue()
+    run(desk)
+    desk.record(desk.failed(lease, GiveUp("permanent"), error=SECRET, excerpt=SECRET, warning=SECRET))
+    assert SECRET not in bytes_of(desk)
+    [row] = [each for each in desk.rows(schema.attempts) if each["late"]]
+    assert row["result"] == "failed"
+
+
+def test_a_repeat_of_an_erased_event_is_answered_erased_and_not_stored(desk):
+    desk.bury(about())
+    run(desk)
+    before = desk.status()
+    for repeat in (about(), about(subject="someone else")):
+        for endpoint in ("orders", "audit"):
+            result = desk.enqueue(repeat, "evt_new", endpoint=endpoint)
+            assert (result.erased, result.accepted + result.known, result.conflicts) == (1, 1, ())
+            assert [(each.erased, each.duplicate, each.endpoints) for each in result.outcomes] == [
+                (True, True, ()),
+                (False, result.known == 1, (endpoint,)),
+            ]
+    assert desk.status().accepted == before.accepted + 2
+    other = Event(id=ID, type="order.paid", source="/another-shop")
+    assert desk.enqueue(other).accepted == 1, "the id of another source is another event"
+
+
+def test_an_erased_dead_letter_is_never_replayed(desk):
+    desk.bury(about(), "evt_1", apart=1)
+    run(desk)
+    desk.clock.advance(1)
+    request = ReplayRequest(Selection(), everything=True, include_permanent=True)
+    found = desk.run(plan(desk.store, request))
+    assert str(found) == "1 would be sent again; 1 skipped: the event was erased"
+    [erased_id] = {row["event_id"] for row in desk.rows(schema.deliveries)} - {"evt_1"}
+    for options in ({}, {"include_permanent": True}, {"to": "audit"}):
+        assert desk.replay(Selection(ids=(erased_id,)), **options).leases == []
+    of_id = ReplayRequest(Selection(ids=(erased_id,)), to="audit")
+    assert (
+        str(desk.run(plan(desk.store, of_id))) == "0 would be sent to audit; 1 skipped: the event was erased"
+    )
+
+
+def test_events_are_selected_by_subject_or_by_source_and_type(desk):
+    given = [
+        Event(id=f"evt_{number}", type=event_type, source=source, subject=subject)
+        for number, (event_type, source, subject) in enumerate(
+            [("order.paid", "/shop", "ann"), ("order.sent", "/shop", "bob"), ("order.paid", "/crm", "ann")]
+        )
+    ]
+    desk.bury(*given)
+    for what, number in (
+        (Erasure(subject="an"), 0),
+        (Erasure(source="/shop", event_type="user.*"), 0),
+        (Erasure(subject="ann", source="/crm"), 1),
+        (Erasure(source="/shop", event_type="order.*"), 2),
+    ):
+        assert desk.read(plan_erasure, what).events == number
+        assert run(desk, what).events == number
+        assert run(desk, what).events == 0, "nothing is erased twice"
+
+
+def test_the_audit_has_neither_the_selection_nor_ids_of_earlier_operations(desk):
+    bury(desk, about())
+    cause = next(iter(desk.read(lambda connection: [*each_dead_letter(connection)]))).error
+    assert SECRET in cause
+    desk.cancel(ids=(ID, "evt_other"))
+    desk.cancel(text=SECRET)
+    [fingerprint] = {row["fingerprint"] for row in desk.rows(schema.causes)}
+    desk.write(acknowledge, fingerprint, who="Zoë", note=f"ask {ID} again", now=desk.clock())
+    run(desk, Erasure(subject=SECRET))
+    assert SECRET not in bytes_of(desk)
+    assert ID not in bytes_of(desk)
+    newest, *_, oldest = desk.read(read_audit)
+    assert (newest.action, newest.count, newest.selection["by"]) == ("erase", 1, ["subject"])
+    assert (len(newest.selection["hmac"]), newest.ended_at is None) == (64, False)
+    assert oldest.selection["ids"][1] == "evt_other"
+
+
+def test_causes_keep_the_errors_of_other_dead_letters(desk):
+    desk.bury(about(), "evt_other", error="refused: too many")
+    desk.bury(about("jm-example-org-2"), error=f"refused: {SECRET}")
+    run(desk, Erasure(subject=SECRET))
+    errors = {row["error"] for row in desk.rows(schema.causes)}
+    assert errors == {"refused: too many", ""}
+    assert desk.run(desk.store.dead_letters(Selection(text="too many")))[0].event_id == "evt_other"
+
+
+def test_an_unknown_id_is_an_error_and_an_erased_one_is_not(desk):
+    desk.bury(about())
+    with pytest.raises(UnknownName, match="no event has the id evt_typo: nothing was done"):
+        run(desk, Erasure(ids=(ID, "evt_typo")))
+    assert run(desk).events == 1
+    assert run(desk).events == 0
+
+
+def test_an_erasure_that_was_killed_is_finished_by_the_next_one(desk):
+    desk.bury(*(about(f"jm-{number:04}") for number in range(700)))
+
+    class Killed(BaseException):
+        pass
+
+    def kill(_number):
+        raise Killed
+
+    with pytest.raises(Killed):
+        run(desk, Erasure(subject=SECRET), on_progress=kill)
+    assert desk.read(plan_erasure, Erasure(subject=SECRET)).events == 200
+    assert run(desk, Erasure(subject=SECRET)).events == 200
+    assert SECRET not in bytes_of(desk)
+
+
+def test_two_erasures_at_once_erase_each_event_once(open_desk, store_url):
+    desk, other = open_desk(store_url), open_desk(store_url)
+    desk.bury(*(about(f"jm-{number:04}") for number in range(600)))
+
+    async def both():
+        what = Erasure(subject=SECRET)
+        return await gather(*(erase(each.store, what, who="Zoë", patience=0) for each in (desk, other)))
+
+    assert sum(report.events for report in desk.run(both())) == 600
+    assert desk.status().balanced
+
+
+def test_a_batch_may_be_repeated(desk):
+    desk.bury(about())
+    [key] = [row["key"] for row in desk.rows(schema.events)]
+    assert desk.write(erase_batch, [key], key=b"k", now=desk.clock()).events == 1
+    assert desk.write(erase_batch, [key], key=b"k", now=desk.clock()).events == 0
+
+
+def test_the_systems_own_events_about_an_erased_event_are_erased_with_it(desk):
+    subscribe(desk, "ops", "resonant.delivery.dead")
+    bury(desk, about())
+    assert desk.status().accepted == 2
+    report = run(desk)
+    assert (report.events, report.deliveries, report.cancelled) == (1, 2, 1)
+    assert ID not in bytes_of(desk)
+    assert SECRET not in bytes_of(desk)
+
+
+def test_on_postgresql_the_report_says_what_keeps_the_bytes(open_desk, postgresql_url):
+    desk = open_desk(postgresql_url)
+    desk.bury(about())
+    assert "VACUUM FULL" in run(desk).kept
+
+
+def test_a_log_that_another_process_reads_is_named(open_desk, sqlite_url, tmp_path):
+    desk = open_desk(sqlite_url)
+    desk.bury(about())
+    with listening("connect", lambda connection, _record: connection.execute("PRAGMA busy_timeout = 20")):
+        desk = open_desk(sqlite_url)
+    with closing(sqlite3.connect(tmp_path / "resonant.db")) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM resonant_events").fetchone()
+        assert (
+            run(desk).kept
+            == "resonant.db-wal, since another process is reading: run this again when it is done"
+        )
+    assert run(desk).kept is None
+
+
+def test_a_build_of_sqlite_that_overwrites_nothing_by_itself_is_made_to(
+    open_desk, sqlite_url, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("resonant.store.engine.sqlite.overwrites_by_default", lambda: False)
+    with listening("connect", lambda connection, _record: connection.execute("PRAGMA secure_delete = OFF")):
+        desk = open_desk(sqlite_url)
+        desk.enqueue(about())
+        report = run(desk)
+    assert "`VACUUM` removes them" in report.kept
+    assert files_with(tmp_path, *FORMS) == {}
