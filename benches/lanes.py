@@ -18,7 +18,9 @@ def task_runs_in_flight(concurrency: int, endpoint_concurrency: int) -> int:
         concurrency: concurrent sends in total.
         endpoint_concurrency: concurrent sends to the endpoint.
     """
-    limiter = ConcurrencyLimiter(concurrency, endpoint_concurrency, clock=time.monotonic)
+    limiter = ConcurrencyLimiter(
+        concurrency, endpoint_concurrency, has_others=lambda _slots: False, clock=time.monotonic
+    )
     slots = limiter.slots()
     limiter.note_send(slots, 0.0)
     return 4 * limiter.share(slots)

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
     from resonant.delivery.attempt import AttemptRunner, Destination
     from resonant.dispatch.gate_rows import OnGateChange
+    from resonant.dispatch.limiting.limiter import EndpointSlots
     from resonant.dispatch.run.running_tasks import Work
     from resonant.dispatch.tracking import Tracker
     from resonant.events import Lease, LeaseKey
@@ -111,7 +112,9 @@ class Dispatcher:
         self._rng = attempt_runner.rng
         self._open_destination = open_destination
         self._before_each = before_each
-        self._limiter = ConcurrencyLimiter(limits.concurrency, limits.endpoint_concurrency)
+        self._limiter = ConcurrencyLimiter(
+            limits.concurrency, limits.endpoint_concurrency, has_others=self._has_others
+        )
         self._patience = store.lease_seconds / 3
         self._running = RunningTasks()
         self._endpoints = Endpoints(store, self._open_endpoint)
@@ -133,6 +136,9 @@ class Dispatcher:
         self._alone = SentAlone(limits.alone)
         self._emit_one: EmitOne
         self._emit_chunk: EmitChunk | None = None
+
+    def _has_others(self, slots: EndpointSlots) -> bool:
+        return any(each.busy and each.slots is not slots for each in self._opened.values())
 
     async def _open_endpoint(self, name: str) -> EndpointRun:
         destination = await self._open_destination(name)

@@ -284,7 +284,9 @@ class Measurements:
 
     def may_send(self, now: float, in_flight: int) -> Send | Wait:
         """Return whether to send now: few sends are allowed before the first answers."""
-        if now - max(self._answered_at, self.since) > _UNKNOWN_AFTER_SECONDS:
+        # A chunk asks before its sends begin in the store, so the time until the first send shows nothing.
+        is_before_first = not (self._answers or in_flight)
+        if is_before_first or now - max(self._answered_at, self.since) > _UNKNOWN_AFTER_SECONDS:
             self.since, self._answers, self._accepted = now, 0, 0
             self._failing.clear()
         if self.streak >= _FEWEST_STREAK and in_flight:

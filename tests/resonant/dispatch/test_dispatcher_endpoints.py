@@ -198,6 +198,37 @@ async def test_an_endpoint_that_never_answers_does_not_delay_another(tmp_path, n
         assert counts.dead_letters == {"permanent": 100}
 
 
+async def test_an_endpoint_without_an_answer_gets_one_send_while_another_waits_for_a_slow_commit(
+    tmp_path, quick_look
+):
+    sent = Counter()
+
+    async def never_answer(event):
+        sent[event.type] += 1
+        await asyncio.Event().wait()
+
+    def events(name):
+        return [Event(type=name, source="/shop", data=n) for n in range(10)]
+
+    async with scene(tmp_path, a=never_answer, b=never_answer) as worker:
+        await worker.store.enqueue(events("a"), "a")
+        commits = worker.dispatcher._sender._commits
+        write = commits._write
+
+        async def write_late(requests):
+            if sent:
+                worker.clock.advance(1.0)
+                await asyncio.sleep(0.3)  # so that the others to a ask the gate again
+            return await write(requests)
+
+        commits._write = write_late
+        async with worker.running():
+            await until(lambda: sent)
+            await worker.store.enqueue(events("b"), "b")
+            await until(lambda: len(sent) == 2)
+    assert sent == {"a": 1, "b": 1}
+
+
 async def test_several_endpoints_that_never_answer_do_not_delay_a_later_one(tmp_path, quick_look):
     answers = Answers(100)
     names = ("dead-1", "dead-2", "dead-3")
@@ -217,7 +248,7 @@ async def test_an_endpoint_gets_no_more_concurrent_sends_than_its_own_limit(tmp_
     async def send(_event):
         now.append(1)
         most.append(len(now))
-        await asyncio.sleep(0.002)
+        await asyncio.sleep(0.02)
         now.pop()
 
     destination = sink_target("orders", CallableSink(send), concurrency=3)

@@ -153,6 +153,11 @@ class TestLostLeases:
 class TestSuspension:
     """The process, or the machine, stands still for longer than a lease, and another worker claims its deliveries."""
 
+    @pytest.fixture(autouse=True)
+    def _without_rescues(self, monkeypatch):
+        """Let no rescue renew the leases before the other worker has claimed, which may take long."""
+        monkeypatch.setattr("resonant.dispatch.claim.leases.RESCUE_SECONDS", 3600.0)
+
     @staticmethod
     async def suspend(worker, path, number):
         worker.clock.advance(100.0)

@@ -67,7 +67,7 @@ async def test_few_deliveries_are_claimed_ahead_and_those_begun_are_sent_soon(tm
 
 async def test_deliveries_that_wait_for_their_time_leave_the_slots_to_other_endpoints(tmp_path):
     sinks = {"orders": with_rate(succeed, 0.001), "billing": succeed}
-    async with scene(tmp_path, clock=time.time, limits=Limits(concurrency=2), sinks=sinks) as worker:
+    async with scene(tmp_path, clock=time.time, limits=Limits(concurrency=4), sinks=sinks) as worker:
         await enqueue(worker.store, 10)
         await worker.run(own=await enqueue_tracked(worker.store, 30, "billing"))
         done = rows(tmp_path, "SELECT count(*) FROM resonant_deliveries WHERE status = 'delivered'")

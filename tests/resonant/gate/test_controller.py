@@ -263,6 +263,12 @@ class TestFirstSends:
         assert process.may_send(100.01, 4)
         assert process.may_send(100.4, 50)
 
+    def test_the_time_before_the_first_send_is_no_time_without_a_failure(self, process):
+        assert process.may_send(100), "a chunk asks before its sends begin in the store"
+        assert process.may_send(101)
+        assert not process.may_send(101.1, 1)
+        assert process.may_send(101.4, 1)
+
     def test_it_adds_only_a_few_while_the_first_ones_fail(self, process):
         process.may_send(100)
         process.fail(100.01, times=4)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from resonant.dispatch.limiting.latency import LatencyLimit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from resonant.events import Clock
 
@@ -81,15 +81,24 @@ class ConcurrencyLimiter:
     Args:
         total: concurrent sends, at least 1.
         per_endpoint: concurrent sends to one endpoint, at least 1.
+        has_others: whether endpoints besides the given one have deliveries to send; their first slots stay free until they ask.
         clock: the time in seconds; by default, that of the event loop.
     """
 
-    def __init__(self, total: int, per_endpoint: int, *, clock: Clock = _loop_time) -> None:
+    def __init__(
+        self,
+        total: int,
+        per_endpoint: int,
+        *,
+        has_others: Callable[[EndpointSlots], bool],
+        clock: Clock = _loop_time,
+    ) -> None:
         self._total = total
         self._for_probes = int(total * _PROBES_SHARE)
         self._for_slow = total - total // 2 - self._for_probes
         self._for_new = int(self._for_slow * _NEW_SHARE)
         self._per_endpoint = per_endpoint
+        self._has_others = has_others
         self._clock = clock
         self._probes = self._in_use = self._slow_in_use = 0
         # The endpoints that use slots, and those with waiting sends; the values are unused.
@@ -196,9 +205,6 @@ class ConcurrencyLimiter:
         if endpoint.average is None and (not used or self._has_others(endpoint)):
             return not used and free > 0
         return used < free - self._for_new
-
-    def _has_others(self, endpoint: EndpointSlots) -> bool:
-        return any(len(group) > (endpoint in group) for group in (self._using, self._waiting))
 
     def _give_back(self, endpoint: EndpointSlots) -> None:
         self._change(endpoint, -1)

@@ -19,11 +19,14 @@ class Limiter:
     """A limiter whose endpoints are known by name; sends to those in ``short`` are short. Time stands still by default."""
 
     def __init__(self, total, per_endpoint, *, short=(), clock=lambda: 0.0):
-        self._limiter = ConcurrencyLimiter(total, per_endpoint, clock=clock)
+        self._limiter = ConcurrencyLimiter(total, per_endpoint, has_others=self._has_others, clock=clock)
         self._slots = {}
         self.release = self._limiter.release
         for name in short:
             self.note_send(name, 0.01)
+
+    def _has_others(self, slots):
+        return any(each is not slots and (each.used or each.waiting) for each in self._slots.values())
 
     def of(self, name):
         if name not in self._slots:
