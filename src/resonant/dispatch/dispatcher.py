@@ -41,7 +41,7 @@ from resonant.dispatch.limiting.alone import SentAlone
 from resonant.dispatch.limiting.limiter import ConcurrencyLimiter
 from resonant.dispatch.limiting.rate import NoRate, Rate
 from resonant.dispatch.limits import Limits
-from resonant.dispatch.run.background import end_after_successors, fold_regularly, join, wake_on_commits
+from resonant.dispatch.run.background import Report, fold_regularly, wake_on_commits
 from resonant.dispatch.run.running_tasks import RunningTasks
 from resonant.dispatch.send.admission import Admission, Held
 from resonant.dispatch.send.sender import Expired, LeaseLost, Sender, TimeIsUp
@@ -219,9 +219,8 @@ class Dispatcher:
             await self._waiting(partial(self._endpoints.open, endpoint))
         if own is not None:
             own.unavailable = self.problems
-        key = 0
-        if self.limits.successors:
-            key = (await self._waiting(partial(join, self.store, owner=self.owner, endpoint=endpoint))).key
+        report = Report(self.store, self.owner, endpoint, self.limits.successors)
+        await self._waiting(report.send)
         self._running.begin(self.limits)
         self._gates.may_be_pilot = True
         take_over = TakeOver(self.store, self._heartbeat, endpoint=endpoint, on_waiting=on_waiting)
@@ -237,7 +236,7 @@ class Dispatcher:
             take_over=take_over,
             is_over=self._running.is_over,
         )
-        async with self._running.beside(self._work_beside(fetcher, endpoint, key)):
+        async with self._running.beside(self._work_beside(fetcher, report)):
             try:
                 counts = await self._send_until_over(fetcher, take_over, own)
             except Exception as error:
@@ -275,26 +274,17 @@ class Dispatcher:
             elif self._running.failure is None:
                 return self.counts
 
-    def _work_beside(self, fetcher: Fetcher, endpoint: str | None, key: int) -> Iterator[Work]:
-        """Yield the background work of a run: some only if it stays alive while nothing is due, or is the drain of this key."""
+    def _work_beside(self, fetcher: Fetcher, report: Report) -> Iterator[Work]:
+        """Yield the background work of a run: some only if it stays alive while nothing is due."""
 
         def wake(endpoints: frozenset[str] | None) -> None:
             fetcher.wake(endpoints)
             self._running.note_change()
 
         yield partial(fold_regularly, self.store)
+        yield partial(report.repeat, self._running)
         if self._running.end is not None:
             yield partial(wake_on_commits, self.store, wake)
-        if self.limits.successors:
-            yield partial(
-                end_after_successors,
-                self.store,
-                self._running,
-                key,
-                owner=self.owner,
-                endpoint=endpoint,
-                successors=self.limits.successors,
-            )
 
     async def _wait_for_others(self, fetcher: Fetcher, take_over: TakeOver, own: Tracker | None) -> bool:
         """Wait one poll interval if a worker or a gate still holds deliveries; return whether it waited."""
@@ -323,6 +313,10 @@ class Dispatcher:
         """
         self._emit_one, self._emit_chunk = emit_one, None
         self._gates.may_be_pilot = False
+        report = Report(self.store, self.owner)
+        await self._waiting(report.send)
+        repeated = self._running.beside([partial(report.repeat, self._running)])
+        await self._background.enter_async_context(repeated)
         try:
             async for leases in batches:
                 await self._waiting(self._gates.read_if_old)

@@ -272,13 +272,13 @@ endpoint_problems = Table(
     Column("since", Double, nullable=False),
 )
 
-# Runs that continue until newer ones have taken over, in the order in which they began: see store/shared/drains.py.
+# The live runs, in the order in which they began: see store/shared/drains.py.
 drains = Table(
     "resonant_drains",
     metadata,
     Column("id", _Key, primary_key=True, autoincrement=True),
     Column("owner", Text, nullable=False),
-    # The only endpoint that it sends to; null for all.
+    # The only endpoint that it sends to; null for all; empty if the run is not a drain.
     Column("endpoint", Text),
     Column("seen_at", Double, nullable=False),
     # See dispatch/run/processes.py; null if the system cannot tell.

@@ -5,9 +5,11 @@ import contextlib
 from collections.abc import Callable
 
 from resonant.dispatch.in_flight import InFlight
+from resonant.dispatch.run.processes import has_ended
 from resonant.errors import StoreError
 from resonant.store import WorkerStore
 from resonant.store.queue.rescue import ExpiryWatch
+from resonant.store.shared import drains
 
 # How often expired leases are rescued, which takes the store's write lock.
 RESCUE_SECONDS = 1.0
@@ -76,10 +78,10 @@ class TakeOver:
         self._endpoint = endpoint
         self._on_waiting: Callable[[float], None] | None = on_waiting
         self._expiry = ExpiryWatch(store.lease_seconds)
-        self._rescue_at = 0.0
+        self._rescue_at = self._rescue_ended_at = 0.0
 
     async def rescue_if_due(self) -> None:
-        """Rescue expired leases, unless they were rescued recently.
+        """Rescue expired leases, and those of ended processes of this machine, unless that was done recently.
 
         Raises:
             StoreUnavailable: the store became unreachable.
@@ -89,6 +91,9 @@ class TakeOver:
             await self._heartbeat.catch_up()  # so that the rescue does not take this run's leases
             await self._store.rescue(endpoint=self._endpoint, watch=self._expiry)
             self._rescue_at = loop.time() + RESCUE_SECONDS
+        if loop.time() >= self._rescue_ended_at:
+            await self._store.rescue_ended(has_ended)
+            self._rescue_ended_at = loop.time() + drains.BEAT_SECONDS
 
     async def wait_for_leases(self) -> bool:
         """Wait briefly if other workers hold deliveries that this run may still get; return whether they do."""

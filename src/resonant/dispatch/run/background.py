@@ -1,12 +1,13 @@
-"""The background work of a run: it folds counts, wakes the run after commits, and hands over to younger drains."""
+"""The background work of a run: it folds counts, wakes the run after commits, and reports that it is alive."""
 
 import asyncio
 import contextlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from resonant.dispatch.limits import WAIT_SECONDS
-from resonant.dispatch.run.processes import has_ended, this_process
+from resonant.dispatch.run.processes import this_process
 from resonant.dispatch.run.running_tasks import RunningTasks
 from resonant.errors import StoreError
 from resonant.store import WorkerStore
@@ -52,46 +53,54 @@ async def wake_on_commits(store: WorkerStore, wake: Callable[[frozenset[str] | N
             await asyncio.sleep(_REST_SECONDS)
 
 
-async def end_after_successors(
-    store: WorkerStore, running: RunningTasks, key: int, *, owner: str, endpoint: str | None, successors: int
-) -> None:
-    """Report a run as a live drain until its end. End it when enough younger drains are alive; continue it if one of them dies.
-
-    Also rescue the leases of drains of this machine that were killed.
-
-    After its end, a run claims nothing more but may still finish sends, so it must not count as a successor.
+@dataclass(slots=True)
+class Report:
+    """The report that a run is alive, so that others rescue its leases once its process has ended.
 
     Args:
-        store: the store in which drains report.
-        running: the run's tasks and its end time.
-        key: the key of its first report.
+        store: the store in which runs report.
         owner: the owner of the run's leases.
         endpoint: the only endpoint that the run sends to; None for all.
-        successors: the number of younger drains that must be alive.
+        successors: the number of younger drains after which the run ends; 0 if it is not a drain.
     """
-    latest_end = running.end
-    had_successors = False
-    try:
-        while not running.is_over():
-            with contextlib.suppress(StoreError):  # the run's next commit raises the error
-                report = await join(store, key, owner=owner, endpoint=endpoint)
-                key = report.key
-                has_successors = report.younger >= successors
-                if has_successors and not had_successors:
-                    running.end_in(WAIT_SECONDS)  # so that retries that wait in this process are sent first
-                elif had_successors and not has_successors:
-                    running.end = latest_end
-                had_successors = has_successors
-                await store.rescue_ended(has_ended)
-            await asyncio.sleep(min(drains.BEAT_SECONDS, running.seconds_left()))
-    finally:
-        with contextlib.suppress(StoreError):
-            await store.write(drains.leave, key)
 
+    store: WorkerStore
+    owner: str
+    endpoint: str | None = None
+    successors: int = 0
+    _key: int | None = None
 
-async def join(
-    store: WorkerStore, key: int | None = None, *, owner: str, endpoint: str | None
-) -> drains.Beat:
-    """Report that this run is a live drain; first before its first claim."""
-    facts: dict[str, Any] = {"owner": owner, "endpoint": endpoint, "process": this_process()}
-    return await store.write(drains.beat, key, clock=store.clock, **facts)
+    async def send(self) -> int:
+        """Report once, first before the first claim; return the number of younger drains that are alive."""
+        facts: dict[str, Any] = {
+            "owner": self.owner,
+            "endpoint": self.endpoint if self.successors else drains.NO_DRAIN,
+            "process": this_process(),
+        }
+        beat = await self.store.write_unsynced(drains.beat, self._key, clock=self.store.clock, **facts)
+        self._key = beat.key
+        return beat.younger
+
+    async def repeat(self, running: RunningTasks) -> None:
+        """Report until the end of the run.
+
+        End a drain when enough younger drains are alive; continue it if one of them dies. After its end, a run claims nothing
+        more but may still finish sends, so it must not count as a successor.
+        """
+        latest_end = running.end
+        had_successors = False
+        try:
+            while not running.is_over():
+                with contextlib.suppress(StoreError):  # the run's next commit raises the error
+                    has_successors = 0 < self.successors <= await self.send()
+                    if has_successors and not had_successors:
+                        running.end_in(
+                            WAIT_SECONDS
+                        )  # so that retries that wait in this process are sent first
+                    elif had_successors and not has_successors:
+                        running.end = latest_end
+                    had_successors = has_successors
+                await asyncio.sleep(min(drains.BEAT_SECONDS, running.seconds_left()))
+        finally:
+            with contextlib.suppress(StoreError):
+                await self.store.write_unsynced(drains.leave, self._key)

@@ -1,4 +1,4 @@
-"""Drains: runs that continue until newer ones have taken over. Each drain reports that it is alive."""
+"""The runs that report that they are alive. Drains are those that continue until newer ones have taken over."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,6 +11,8 @@ from resonant.store import schema
 # A drain reports every BEAT_SECONDS, and counts as dead LIVE_SECONDS after its last report.
 BEAT_SECONDS, LIVE_SECONDS = 3.0, 10.0
 _KEPT_SECONDS = 3600.0
+# The endpoint of a run that is not a drain, so that it counts as no drain's successor.
+NO_DRAIN = ""
 # A run that is not a drain shows by its claims.
 _RECENT_CLAIM_SECONDS = 60.0
 
@@ -33,13 +35,13 @@ def beat(
     clock: Clock,
     process: str | None = None,
 ) -> Beat:
-    """Report that a drain is alive.
+    """Report that a run is alive.
 
     Args:
         connection: in a write transaction.
         key: the key of its last report; None for the first report.
         owner: the owner of its leases.
-        endpoint: the only endpoint that it sends to; None for all.
+        endpoint: the only endpoint that it sends to; None for all; ``NO_DRAIN`` if it is not a drain.
         clock: seconds since the epoch, read after the wait for the lock.
         process: the name of its process, if the system can tell.
     """
@@ -110,8 +112,8 @@ def is_sending(connection: Connection, *, now: float, endpoint: str | None = Non
     return any(connection.execute(query.limit(1)).first() for query in (alive, claimed))
 
 
-def leave(connection: Connection, key: int) -> None:
-    """Report that a drain has ended, so that older ones no longer count it.
+def leave(connection: Connection, key: int | None) -> None:
+    """Report that a run has ended, so that older drains no longer count it.
 
     Args:
         connection: in a transaction that writes.

@@ -26,6 +26,9 @@ class Store:
     async def rescue(self, **_options):
         self.asked.append("rescue")
 
+    async def rescue_ended(self, _has_ended):
+        self.asked.append("rescue ended")
+
 
 def heartbeat(store):
     return LeaseHeartbeat(store, "me", SimpleNamespace(delivery_ids=lambda: {7}))
@@ -38,7 +41,9 @@ async def test_renewals_outlast_an_outage_and_end_with_an_unexpected_error():
     assert store.asked == ["renew", "renew"]
 
 
-@pytest.mark.parametrize(("seconds", "asked"), [(29, ["rescue"]), (31, ["renew", "rescue"])])
+@pytest.mark.parametrize(
+    ("seconds", "asked"), [(29, ["rescue", "rescue ended"]), (31, ["renew", "rescue", "rescue ended"])]
+)
 async def test_a_process_that_was_suspended_renews_its_leases_before_it_rescues(seconds, asked):
     store = Store(60.0)
     take_over = TakeOver(store, heartbeat(store), endpoint=None, on_waiting=lambda _until: None)

@@ -26,15 +26,15 @@ from support.waiting import quiet, until
 
 POLICY = RetryPolicy(max_attempts=3, base=0.2, factor=1.0, jitter="none")
 
-# A drain that claims a delivery, and then does nothing.
+# A run that claims a delivery, and then does nothing.
 _CLAIM = """
 import asyncio, sys
-from resonant.dispatch.run.background import join
+from resonant.dispatch.run.background import Report
 from resonant.store import WorkerStore
 
 async def main():
     store = await WorkerStore.open(sys.argv[1])
-    await join(store, owner="killed", endpoint=None)
+    await Report(store, "killed").send()
     print(len(await store.claim("orders", owner="killed", limit=1)), flush=True)
     await asyncio.sleep(600)
 
@@ -289,14 +289,19 @@ class TestDrains:
             assert not old.done()
 
     @pytest.mark.skipif(sys.platform != "linux", reason="only Linux names processes")
-    async def test_one_sends_what_a_killed_one_has_claimed_without_waiting_for_the_lease(self, store_url):
+    @pytest.mark.parametrize(
+        "limits", [{"successors": 1}, {"run_for": 60.0}, {}], ids=["drain", "timed", "one-shot"]
+    )
+    async def test_a_run_sends_what_a_killed_one_has_claimed_without_waiting_for_the_lease(
+        self, store_url, limits
+    ):
         async with opened(store_url) as store:
             await store.enqueue([event("claimed")], "orders")
         command = (sys.executable, "-c", _CLAIM, store_url)
         process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
         assert await process.stdout.readline() == b"1\n"
         sent = []
-        async with drain(store_url, appending_to(sent), successors=1, owner="alive"):
+        async with drain(store_url, appending_to(sent), owner="alive", **limits):
             await asyncio.sleep(0.5)
             assert not sent, "the other one is alive"
             process.kill()

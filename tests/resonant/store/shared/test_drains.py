@@ -45,6 +45,12 @@ def test_drains_of_other_endpoints_do_not_count(beat):
     assert beat(of_orders, endpoint="orders").younger == 1
 
 
+def test_a_run_that_is_no_drain_does_not_count(beat):
+    first = beat().key
+    beat(endpoint=drains.NO_DRAIN)
+    assert beat(first).younger == 0
+
+
 def test_one_whose_report_was_removed_meanwhile_is_the_youngest(beat):
     asleep = beat().key
     awake = beat(now=NOW + 10_000)
