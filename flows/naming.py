@@ -33,6 +33,7 @@ def named(what: str, *parameters: str, otherwise: str = "") -> Callable[[], str]
         values = (flow_run.parameters.get(each) for each in parameters)
         found = next((each for each in values if each), otherwise)
         text = ", ".join(map(str, found)) if isinstance(found, list) else str(found)
-        return visible(f"{what} {text}".strip())[:_LONGEST]
+        prefix = "dry run: " if flow_run.parameters.get("dry_run") else ""
+        return visible(f"{prefix}{what} {text}".strip())[:_LONGEST]
 
     return name

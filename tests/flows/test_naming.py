@@ -23,6 +23,7 @@ def run(monkeypatch):
         ({"endpoint": None, "ids": ["a", "b"]}, "replay a, b"),
         ({"endpoint": None, "ids": None}, "replay all"),
         ({"endpoint": "x" * 500, "ids": None}, "replay " + "x" * 193),
+        ({"endpoint": "shop", "dry_run": True}, "dry run: replay shop"),
     ],
 )
 def test_a_run_is_named_after_the_first_parameter_with_a_value(run, parameters, expected):
