@@ -15,7 +15,7 @@ from resonant.delivery.retry import RetryPolicy
 from resonant.display import parse_duration
 from resonant.errors import SettingsError, UnknownPolicy
 from resonant.events import Reason
-from resonant.sinks.network.proxy import Proxy, check_bypass
+from resonant.sinks.network.proxy import LOOPBACK, Proxy, check_bypass
 
 DEFAULT_POLICY = "default"
 _BUILT_IN_POLICIES = {
@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     no_proxy: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="Hosts that are reached without this proxy, separated by commas: names, which include all names below them, "
-        "addresses, networks such as `10.0.0.0/8`, or `*`.",
+        "addresses, networks such as `10.0.0.0/8`, or `*`. This machine (`localhost`, `127.0.0.0/8`, `::1`) always is.",
     )
     sinks: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
@@ -258,7 +258,11 @@ def egress_proxy() -> Proxy | None:
 @lru_cache(maxsize=1)
 def _egress_proxy(*_environment: str | None) -> Proxy | None:
     settings = load_settings()
-    return None if settings.proxy is None else Proxy(settings.proxy.get_secret_value(), settings.no_proxy)
+    return (
+        None
+        if settings.proxy is None
+        else Proxy(settings.proxy.get_secret_value(), (*settings.no_proxy, *LOOPBACK))
+    )
 
 
 def first_problem(error: ValidationError) -> tuple[list[str], str]:

@@ -3,7 +3,6 @@ import pytest
 from resonant.delivery.retry import RetryPolicy
 from resonant.errors import SettingsError, UnknownPolicy
 from resonant.settings import Settings, egress_proxy, load_settings
-from resonant.sinks.network.proxy import Proxy
 from resonant.store.engine.database import file_of
 
 PATIENT = '{"patient": {"max_attempts": 20, "cap": 7200}}'
@@ -74,10 +73,14 @@ def test_the_proxy_follows_the_environment(environment):
     environment(http_proxy="http://ignored:3128")
     assert egress_proxy() is None
     environment(proxy="http://me:hunter2@proxy:3128", no_proxy="a.example, 10.0.0.0/8")
-    assert egress_proxy() == Proxy("http://me:hunter2@proxy:3128", ("a.example", "10.0.0.0/8"))
+    found = egress_proxy()
+    assert found.url == "http://me:hunter2@proxy:3128"
+    direct = ["a.example", "10.0.0.1", "127.0.0.1", "localhost", "::1"]
+    assert [host for host in direct if found.serves(host)] == []
+    assert found.serves("b.example")
     assert "hunter2" not in repr(load_settings())
     environment(no_proxy="*")
-    assert egress_proxy().bypass == ("*",)
+    assert not egress_proxy().serves("b.example")
 
 
 def test_a_database_url_is_used_as_it_is_and_never_shown(environment):

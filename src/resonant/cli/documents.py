@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 from resonant import output
 from resonant.errors import EndpointError
 from resonant.events import Attempt, DeadLetter, Event, rfc3339
-from resonant.sinks.network.client_certificate import facts_of
-from resonant.sinks.network.proxy import DIRECT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -194,6 +192,9 @@ def endpoint(name: str, block: object, problem: str | None, found: Governed, sub
 
 def endpoint_settings(name: str, block: Any) -> Document:
     """Return an endpoint's configuration without its secrets."""
+    from resonant.sinks.network.client_certificate import facts_of
+    from resonant.sinks.network.proxy import DIRECT
+
     shown: Document = {"name": name, "type": type(block).get_block_type_slug()}
     for field in type(block).model_fields:
         value = getattr(block, field)

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 # Common servers drop idle connections after 5 s. Closing them first avoids a send on a closing connection.
 KEEPALIVE_SECONDS = 4.0
-# The longest time to connect to a proxy, which is near. A proxy that is down must not look like an endpoint that is slow.
+# The longest time to connect to a proxy, which is near, and at most half of the endpoint's timeout: a proxy that is down must
+# not look like an endpoint that is slow.
 PROXY_SECONDS = 5.0
 
 
@@ -59,12 +60,16 @@ class _Connector(aiohttp.TCPConnector):
 class _ProxyConnector(_Connector):
     """Connects through a proxy, and reports the proxy's failures as such: they say nothing about the endpoint."""
 
+    def __init__(self, *, seconds: float, **options: Any) -> None:
+        super().__init__(**options)
+        self._seconds = seconds
+
     async def _create_direct_connection(self, *args: Any, **options: Any) -> Any:
         try:
-            async with asyncio.timeout(PROXY_SECONDS):
+            async with asyncio.timeout(self._seconds):
                 return await super()._create_direct_connection(*args, **options)
         except TimeoutError:
-            raise httpx.ProxyError(f"no connection to the proxy within {PROXY_SECONDS:g} s") from None
+            raise httpx.ProxyError(f"no connection to the proxy within {self._seconds:g} s") from None
         except aiohttp.ClientError as error:
             raise httpx.ProxyError(f"no connection to the proxy: {error}") from None
 
@@ -108,15 +113,16 @@ def open_transport(endpoint: Endpoint, url: httpx.URL) -> AiohttpTransport:
     proxy = endpoint.proxy_for(url)
     if proxy is not None and not endpoint.allow_private:
         check_host(url.host)
-    make = _Connector if proxy is None else _ProxyConnector
-    # Some proxies close the connection after an answer to plain HTTP, and do not say so.
-    is_kept = proxy is None or url.scheme == "https"
-    connector = make(
-        limit=0,
-        **({"keepalive_timeout": KEEPALIVE_SECONDS} if is_kept else {"force_close": True}),
-        socket_factory=None if endpoint.allow_private or proxy is not None else guarded_socket_factory,
-        ssl=tls_context(endpoint) if url.scheme == "https" else True,
-    )
+    tls: Any = tls_context(endpoint) if url.scheme == "https" else True
+    keep: dict[str, Any] = {"keepalive_timeout": KEEPALIVE_SECONDS}
+    if proxy is None:
+        factory = None if endpoint.allow_private else guarded_socket_factory
+        connector = _Connector(limit=0, ssl=tls, socket_factory=factory, **keep)
+    else:
+        if url.scheme == "http":  # some proxies close the connection after the answer, and do not say so
+            keep = {"force_close": True}
+        seconds = min(PROXY_SECONDS, endpoint.timeout / 2)
+        connector = _ProxyConnector(seconds=seconds, limit=0, ssl=tls, **keep)
     session = aiohttp.ClientSession(
         connector=connector,
         proxy=None if proxy is None else proxy.url,

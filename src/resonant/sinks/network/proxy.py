@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # What an endpoint has in place of a proxy's URL to connect directly.
 DIRECT = "none"
+# The names of this machine: no other machine reaches them.
+LOOPBACK = ("localhost", "127.0.0.0/8", "::1")
 _HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 _NAME = re.compile(r"\.?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?")
 

@@ -221,8 +221,9 @@ async def test_a_renewed_certificate_is_used_while_running(authority, ca_file, o
 # --- what cannot be used ----------------------------------------------------------------------------------------------
 
 
-def test_line_breaks_may_be_missing(own):
-    chain, key = (each.replace("\n", " ") for each in own)
+@pytest.mark.parametrize("instead", [" ", ""])
+def test_line_breaks_may_be_missing(own, instead):
+    chain, key = (each.replace("\n", instead) for each in own)
     assert facts_of(chain).subject.startswith("CN=billing")
     ClientCertificate(chain, key)
 
