@@ -122,6 +122,7 @@ async def update_webhook_endpoint(
         "ca_file": "its certificates",
         "proxy": "its proxy",
         "client_certificate": "its client certificate",
+        "oauth_token_url": "its OAuth settings",
         "mode": "its structured mode" if block.mode == "structured" else "",
     }
     return ", ".join(

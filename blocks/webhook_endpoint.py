@@ -16,6 +16,7 @@ from resonant.settings import egress_proxy
 from resonant.sinks.endpoint import Endpoint, Mode
 from resonant.sinks.network.client_certificate import certificate_of, problem_of_end
 from resonant.sinks.network.proxy import proxy_of
+from resonant.sinks.oauth import Authentication, OAuth
 from resonant.sinks.redaction import Redactor
 from resonant.sinks.signing import problem_of_secret, public_key
 
@@ -96,6 +97,22 @@ class WebhookEndpoint(EndpointBlock):
     client_key: SecretStr | None = Field(
         default=None, description="Private key (PEM, without a passphrase) of the client certificate."
     )
+    oauth_token_url: str | None = Field(
+        default=None,
+        description="OAuth 2.0: URL of the token endpoint. Tokens are sent as the header Authorization.",
+    )
+    oauth_client_id: str | None = Field(default=None, description="OAuth 2.0: client id.")
+    oauth_client_secret: SecretStr | None = Field(default=None, description="OAuth 2.0: client secret.")
+    oauth_scope: str | None = Field(
+        default=None, description="OAuth 2.0: requested scopes, separated by spaces."
+    )
+    oauth_audience: str | None = Field(
+        default=None, description="OAuth 2.0: requested audience, which some servers need."
+    )
+    oauth_authentication: Authentication = Field(
+        default="basic",
+        description="OAuth 2.0: client id and secret are sent as Basic authentication (basic) or in the body (body).",
+    )
 
     def header_values(self, name: str) -> dict[str, str]:
         """Return the headers, which are secret.
@@ -135,7 +152,20 @@ class WebhookEndpoint(EndpointBlock):
             mode=self.mode,
             proxy=proxy_of(name, _text(self.proxy), egress_proxy),
             client_certificate=certificate_of(name, _text(self.client_certificate), _text(self.client_key)),
+            oauth=self._oauth(name),
         )
+
+    def _oauth(self, name: str) -> OAuth | None:
+        secret = _text(self.oauth_client_secret)
+        url, client_id = self.oauth_token_url or "", self.oauth_client_id or ""
+        if not (url or client_id or secret or self.oauth_scope or self.oauth_audience):
+            return None
+        try:
+            return OAuth(
+                url, client_id, secret, self.oauth_scope, self.oauth_audience, self.oauth_authentication
+            )
+        except ValueError as error:
+            raise EndpointError(f"endpoint {name!r}: its OAuth settings {error}") from None
 
     def public_keys(self) -> dict[str, str]:
         """Return the public keys (``whpk_``) of its Ed25519 keys, by their names in ``endpoint show``."""
@@ -179,6 +209,7 @@ class WebhookEndpoint(EndpointBlock):
         given = event if isinstance(event, Event) else read_event(event)
         endpoint = self.to_endpoint(self._block_document_name or "without a name")
         async with HttpSink(endpoint) as sink:
+            await sink.prepare()
             try:
                 return await sink.send(given)
             except ResonantError:
@@ -208,6 +239,7 @@ class WebhookEndpoint(EndpointBlock):
             close=sink.aclose,
             connect=sink.connect,
             prepare=sink.prepare,
+            problem=sink.problem,
             timeout=self.timeout,
             overrides=endpoint.overrides,
             policy=self.policy,

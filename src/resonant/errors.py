@@ -113,6 +113,18 @@ class UnexpectedStatus(SendFailed):
         return f"the endpoint answered {self.status_code}"
 
 
+class TokenUnavailable(ResonantError):
+    """There is no OAuth token to send with. Neither the event nor its endpoint is at fault.
+
+    Attributes:
+        wait: when to try again, in seconds.
+    """
+
+    def __init__(self, message: str, wait: float) -> None:
+        super().__init__(message)
+        self.wait = wait
+
+
 class SettingsError(ResonantError):
     """A setting in the environment is malformed or missing."""
 

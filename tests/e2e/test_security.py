@@ -47,6 +47,8 @@ SECRETS = {
     "header": "header-t0ken-e5f6a7",
     "signing secret": secret_key("signing s3cret of this test, new"),
     "old signing secret": secret_key("signing s3cret of this test, old", "whsk_"),
+    "OAuth client secret": "oauth-s3cret&a8b9/c0",
+    "OAuth token": "oauth-t0ken-d1e2f3",
     "password of the database": "db-passw0rd-91b2c3",
     "password of Prefect": "api-passw0rd-d4e5f6",
     "password of the proxy": "pr0xy-passw0rd-77ee",
@@ -74,9 +76,14 @@ FORMS = {place: forms_of(secret) for place, secret in SECRETS.items()}
 
 def echoing(request: Request) -> Action:
     """Answer with the request without its body, raw and decoded; the status depends on the kind of event."""
-    credentials = base64.b64decode(request.headers["authorization"].removeprefix("Basic "))
+    scheme, _, credentials = request.headers["authorization"].partition(" ")
+    if request.path == "/token":
+        token = {"access_token": SECRETS["OAuth token"], "token_type": "Bearer"}
+        return respond(200, body=json.dumps(token).encode())
+    if scheme == "Basic":
+        credentials = base64.b64decode(credentials).decode()
     head = "\n".join(f"{name}: {value}" for name, value in request.headers.items())
-    echo = f"{request.path}\n{urllib.parse.unquote(request.path)}\n{head}\n".encode() + credentials
+    echo = f"{request.path}\n{urllib.parse.unquote(request.path)}\n{head}\n{credentials}".encode()
     kind = request.event_type.rpartition(".")[2]
     return respond({"rejected": 400, "broken": 503}.get(kind, 200), body=echo)
 
@@ -177,6 +184,8 @@ def secretive(machine, start_receiver):
         proxy.write_text(receiver.url.replace("://", f"://me:{SECRETS['password of the proxy']}@"))
         certificate.write_bytes(CLIENT.cert_chain_pems[0].bytes())
         key.write_text(CLIENT_KEY)
+        client_secret = given / "client-secret"
+        client_secret.write_text(SECRETS["OAuth client secret"])
         quoted = {place: urllib.parse.quote(secret, safe="") for place, secret in SECRETS.items()}
         host = receiver.url.removeprefix("http://")
         url = (
@@ -191,6 +200,10 @@ def secretive(machine, start_receiver):
                 f"endpoint add secretive - --allow-private --header @{headers} --secret-stdin --policy classic"
                 f" --proxy @{proxy} --overwrite",
                 typed=f"{url}\n{SECRETS['old signing secret']}\n",
+            ),
+            command(
+                f"endpoint add tokened http://{host}/tokened --allow-private --oauth-token-url http://{host}/token"
+                f" --oauth-client-id me --oauth-client-secret-file {client_secret} --overwrite"
             ),
             command(
                 "endpoint rotate-secret secretive --secret-stdin", typed=SECRETS["signing secret"] + "\n"
@@ -287,6 +300,7 @@ def test_no_secret_is_anywhere_but_in_its_block(kind, request, machine, secretiv
             command(f"enqueue {first} --endpoint secretive"),
             command(f"emit {first} --endpoint secretive --max-attempts 2", codes=(1,)),
             command(f"emit {more} --endpoint secretive --lane bulk", codes=(1,)),
+            command(f"emit {more} --endpoint tokened", codes=(1,)),
         )
         for name in ("secretive", "secretive-tls"):
             broken_sink = f"emit {broken} --endpoint {name} --max-attempts 1".split()
@@ -322,7 +336,13 @@ def test_no_secret_is_anywhere_but_in_its_block(kind, request, machine, secretiv
         files["the database"] = everything_in(server, "test")
 
     # The secrets were really sent, and repeated in answers.
+    sent_with_token = [entry for entry in receiver.journal if entry["path"] == "/tokened"]
+    assert {each["headers"]["authorization"] for each in sent_with_token} == {
+        f"Bearer {SECRETS['OAuth token']}"
+    }
     for entry in receiver.journal:
+        if entry["path"].startswith("/token"):
+            continue
         assert SECRETS["password of the proxy"] in str(
             base64.b64decode(entry["headers"]["proxy-authorization"].removeprefix("Basic "))
         )

@@ -47,12 +47,17 @@ _BY_PERMANENT_CODE = {
     "http_410": _GONE,
     "http_431": _HEADERS,
 }
+_OAUTH = (
+    "the fault is local (no OAuth token): check the endpoint's OAuth settings (`resonant endpoint test {endpoint}` tries them), "
+    "then {replay}"
+)
 _LOCAL = ("http_407", "http_511", "local_resources", "local_storage", "pool_full", "proxy_error")
 _MISCONFIGURED = ("too_many_redirects", "endpoint_error", "invalid_url", "unsupported_protocol")
 _BY_CODE = {
     **dict.fromkeys(_LOCAL, _HERE),
     **dict.fromkeys(_MISCONFIGURED, _URL),
     **dict.fromkeys(("dns_not_found", "dns_temporary"), _NAME),
+    "oauth_token": _OAUTH,
     "event_expired": _EVENT_EXPIRED,
     "throttled": _SLOWER,
     "address_refused": _ADDRESS,

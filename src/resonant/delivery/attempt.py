@@ -45,6 +45,8 @@ class Destination:
             no such function.
         prepare: waits until the sink is ready, before the attempt begins: this counts neither for the deadline nor for the
             duration. None if the sink is always ready.
+        problem: returns why nothing can be sent now, on one line without secrets, or None. None if the sink has no such
+            function.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Destination:
     redact: Callable[[str], str] = one_line
     connect: Callable[[], Awaitable[None]] | None = None
     prepare: Callable[[], Awaitable[object]] | None = None
+    problem: Callable[[], str | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

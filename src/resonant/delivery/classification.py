@@ -20,6 +20,7 @@
     │   ├── a certificate                  permanent   tls_certificate, and tls_client_certificate if the receiver
     │   │                                              refuses ours; any other tls_error is unknown
     │   ├── a proxy, a pool, descriptors   transient   local: proxy_error, pool_full, local_resources
+    │   ├── no OAuth token                 transient   local: oauth_token, not counted in ``max_attempts``
     │   ├── a refused address              permanent   address_refused
     │   └── an invalid request             permanent   invalid_url, unsupported_protocol, invalid_request ...
     ├── possibly processed
@@ -59,6 +60,7 @@ from resonant.delivery.failure_tables import (
     NOTHING,
     PRECISE,
     RANKED,
+    TOKEN_UNAVAILABLE,
     UNKNOWN,
     USER,
     Ranked,
@@ -202,6 +204,9 @@ class _Classification:
             if name in NAME_RESOLUTION:
                 temporary = isinstance(link, OSError) and link.errno == socket.EAI_AGAIN
                 return PRECISE, DNS_TEMPORARY if temporary else DNS_NOT_FOUND
+            if name == TOKEN_UNAVAILABLE:
+                rank, verdict = RANKED[name]
+                return rank, replace(verdict, free_wait=getattr(link, "wait", 0.0))
             if name in RANKED:
                 return RANKED[name]
         return NOTHING, UNKNOWN

@@ -24,6 +24,8 @@ _BAD_RESPONSE = Verdict("transient", "bad_response", maybe_processed=True)
 _BAD_ENCODING = Verdict("unknown", "bad_response", maybe_processed=True)  # most likely deterministic
 _TLS_ERROR = Verdict("unknown", "tls_error", maybe_processed=True)
 _OS_ERROR = Verdict("transient", "os_error")
+# Its ``wait`` becomes ``free_wait``.
+TOKEN_UNAVAILABLE = "resonant.TokenUnavailable"  # noqa: S105 - a class
 
 
 def _sent(code: str) -> Verdict:
@@ -59,6 +61,7 @@ TABLES: Mapping[int, Mapping[Verdict, tuple[_Key, ...]]] = {
             errno.EADDRNOTAVAIL,  # no ephemeral port is left
         ),
         _local("transient", "pool_full"): ("httpx.PoolTimeout", "urllib3.EmptyPoolError"),
+        _local("transient", "oauth_token"): (TOKEN_UNAVAILABLE,),
         _local("transient", "proxy_error"): (
             "httpx.ProxyError",
             "aiohttp.ClientProxyConnectionError",

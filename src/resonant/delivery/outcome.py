@@ -35,7 +35,7 @@ class Outcome:
             case Retry(delay=delay):
                 return f"retry in {delay:.2f} s"
             case Park(delay=delay, charged=charged):
-                early = "" if charged else " (early: not counted in max_attempts)"
+                early = "" if charged else " (not counted in max_attempts)"
                 shown = f"{delay:.2f}" if delay < _SHORT_SECONDS else f"{delay:.0f}"
                 return f"parked for {shown} s{early}"
             case GiveUp(reason=reason):

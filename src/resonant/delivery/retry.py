@@ -126,7 +126,8 @@ class Park:
         delay: the wait, in seconds.
         next_attempt_at: when the wait ends, seconds since the epoch.
         backoff_until: when the delivery's own backoff ends, if a gate may send it earlier.
-        charged: whether the attempt counts in ``max_attempts``; False if it was made during the delivery's own backoff.
+        charged: whether the attempt counts in ``max_attempts``; False if it was made during the delivery's own backoff, or
+            failed without a fault of the event and the endpoint.
     """
 
     delay: float
@@ -238,7 +239,8 @@ def decide(
 
     While a gate governs, a retry is parked and due after the first backoff at most; the gate decides when it is sent. It is
     not parked if this process paces the sends and has room for it. A failure before the end of the delivery's own backoff is
-    not charged and does not extend the backoff. So a gate does not use up attempts faster than the policy alone.
+    not charged and does not extend the backoff. So a gate does not use up attempts faster than the policy alone. A failure with
+    a ``free_wait`` is parked for that time and never charged; only the end of the round ends it.
 
     Args:
         verdict: the classifier's verdict on the failure.
@@ -253,6 +255,9 @@ def decide(
         backoff_until: when the delivery's own backoff ends, seconds since the epoch, if a gate sent it earlier.
         expires_at: when the event expires, seconds since the epoch; it ends the round.
     """
+    room = min(round_started_at + policy.max_age, inf if expires_at is None else expires_at) - now
+    if verdict.free_wait is not None:
+        return _wait_freely(verdict.free_wait * rng.uniform(1, 1 + policy.spread), now, room)
     early_until = backoff_until if backoff_until is not None and now < backoff_until else None
     is_unknown = verdict.category == "unknown"
     # A permanent answer concerns the event; other failures may end when the endpoint recovers.
@@ -269,18 +274,17 @@ def decide(
     # Compare the wait without jitter with `park_after`, so that chance does not park one delivery and not another like it.
     # (Decorrelated jitter has only the drawn wait.)
     wait = own_delay if policy.jitter == "decorrelated" else backoff(policy, attempt)
-    if verdict.retry_after is not None:
-        wait = max(wait, verdict.retry_after)
+    asked = verdict.retry_after or 0.0
+    wait = max(wait, asked)
     stays = (
         early_until is None
         and wait <= policy.park_after
         and own_delay < longest_wait
         and (gate.has_room or not gate.governs)
     )
-    delay = min(own_delay, draw_delay(policy, 1, rng)) if gate.governs and not stays else own_delay
-    if verdict.retry_after is not None:
-        delay = max(delay, verdict.retry_after)
-    room = min(round_started_at + policy.max_age, inf if expires_at is None else expires_at) - now
+    delay = max(
+        asked, min(own_delay, draw_delay(policy, 1, rng)) if gate.governs and not stays else own_delay
+    )
     if delay > room:
         return GiveUp("expired")
     if verdict.retry_after is not None:
@@ -288,7 +292,11 @@ def decide(
         delay += rng.uniform(0, min(policy.spread * delay, room - delay))
     if stays and delay < longest_wait:
         return Retry(delay, now + delay)
-    if gate.governs or early_until is not None:
-        backoff_until = now + max(own_delay, delay) if early_until is None else early_until
-        return Park(delay, now + delay, backoff_until=backoff_until, charged=early_until is None)
-    return Park(delay, now + delay)
+    own_until = early_until
+    if gate.governs and early_until is None:
+        own_until = now + max(own_delay, delay)
+    return Park(delay, now + delay, backoff_until=own_until, charged=early_until is None)
+
+
+def _wait_freely(delay: float, now: float, room: float) -> Decision:
+    return Park(delay, now + delay, charged=False) if delay <= room else GiveUp("expired")

@@ -17,6 +17,7 @@ class Verdict:
         retry_after: the receiver's Retry-After, in seconds; None without one.
         blame: ``endpoint``, or ``local`` if the fault is on the sender's side.
         maybe_processed: whether the receiver may have processed the request.
+        free_wait: for a failure that is not counted in ``max_attempts``: when to try again, in seconds. None: it is counted.
         gone: whether the receiver answered that it is permanently gone (410).
 
     Raises:
@@ -28,6 +29,7 @@ class Verdict:
     retry_after: float | None = None
     blame: Blame = "endpoint"
     maybe_processed: bool = False
+    free_wait: float | None = None
     gone: bool = False
 
     def __post_init__(self) -> None:

@@ -37,6 +37,7 @@ class Endpoints:
         self._store = store
         self._open_endpoint = open_endpoint
         self._reopen_at: dict[str, float] = {}
+        self._noted: dict[str, str] = {}  # the recorded problems of open endpoints
         self._opening: dict[str, asyncio.Task[None]] = {}
 
     @property
@@ -71,7 +72,22 @@ class Endpoints:
         if begun := self._begin_to_open(names):
             await asyncio.wait(begun, timeout=_OPEN_SECONDS)
         self._raise_errors()
-        return [self.opened[name] for name in names if name in self.opened]
+        found = [self.opened[name] for name in names if name in self.opened]
+        for endpoint in found:
+            if (problem := endpoint.destination.problem) is not None:
+                await self._note(endpoint.name, problem())
+        return found
+
+    async def _note(self, name: str, problem: str | None) -> None:
+        """Record that nothing can be sent to an open endpoint now, or that this has ended."""
+        if problem == self._noted.get(name):
+            return
+        if problem is None:
+            del self._noted[name]
+            await self._store.write(endpoint_problems.clear_problem, name)
+        else:
+            self._noted[name] = problem
+            await self._store.write(endpoint_problems.note_problem, name, problem, now=self._store.clock())
 
     def _begin_to_open(self, names: Iterable[str]) -> list[asyncio.Task[None]]:
         """Begin to open those that are not open, not being opened, and did not fail recently; return the new tasks."""

@@ -75,8 +75,8 @@ class Attempt:
 
     Attributes:
         late: reported after its lease was lost; it changed only the history.
-        early: failed before the end of the delivery's own backoff, because a gate released the delivery earlier; not counted in
-            ``max_attempts``.
+        early: not counted in ``max_attempts``: failed before the end of the delivery's own backoff, because a gate released the
+            delivery earlier, or had no OAuth token.
     """
 
     number: int

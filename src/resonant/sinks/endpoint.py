@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from resonant.events import Category
     from resonant.sinks.network.client_certificate import ClientCertificate
     from resonant.sinks.network.proxy import Proxy
+    from resonant.sinks.oauth import OAuth
 
 Mode = Literal["binary", "structured"]
 
@@ -49,6 +50,7 @@ class Endpoint:
         ca_file: certificates (PEM) to trust instead of the public ones.
         proxy: the proxy to connect through.
         client_certificate: identifies Resonant to a receiver that demands a certificate.
+        oauth: gets the tokens that are sent as the header Authorization.
         mode: ``binary`` sends the data as the body and the attributes as headers; ``structured`` sends the whole event as
             the body, in JSON.
 
@@ -69,9 +71,10 @@ class Endpoint:
     mode: Mode = "binary"
     proxy: Proxy | None = None
     client_certificate: ClientCertificate | None = None
+    oauth: OAuth | None = None
 
     def __post_init__(self) -> None:
-        url = self._parsed_url()
+        url = self._parsed(self.url, "its URL")
         self._check_headers(url)
         for secret in self.signing_secrets:
             try:
@@ -80,33 +83,49 @@ class Endpoint:
                 raise self._error(str(error)) from None
         if not (math.isfinite(self.timeout) and self.timeout > 0):
             raise self._error(f"its timeout must be a positive number of seconds, not {self.timeout}")
-        if not self.allow_private:
-            with contextlib.suppress(ValueError):  # a name: its addresses are checked when connecting
-                check_address(str(ipaddress.ip_address(url.host)))
-            if self.proxy_for(url) is not None:
-                check_host(url.host)
+        self._check_address(url)
         if self.client_certificate is not None and url.scheme != "https":
             raise self._error("it has a client certificate, but its URL does not begin with https://")
+
+        if self.oauth is not None:
+            self._check_oauth(self.oauth, url)
 
     def proxy_for(self, url: httpx.URL) -> Proxy | None:
         """Return the proxy to connect through for a URL; None without one."""
         return self.proxy if self.proxy is not None and self.proxy.serves(url.host) else None
 
-    def _parsed_url(self) -> httpx.URL:
+    def _parsed(self, text: str, what: str) -> httpx.URL:
         try:
-            url = httpx.URL(self.url)
+            url = httpx.URL(text)
             host = url.host  # raises if an A-label (xn--) is invalid
         except (httpx.InvalidURL, TypeError, ValueError):
-            raise self._error("its URL is not well-formed") from None  # the original errors quote the URL
+            raise self._error(f"{what} is not well-formed") from None  # the original errors quote the URL
         if url.scheme not in {"http", "https"}:
-            raise self._error("its URL must begin with http:// or https://")
+            raise self._error(f"{what} must begin with http:// or https://")
         if not host:
-            raise self._error("its URL has no host")
+            raise self._error(f"{what} has no host")
         if b"%" in url.raw_host or not _has_valid_labels(url.raw_host):
-            raise self._error("its URL has an invalid host")
+            raise self._error(f"{what} has an invalid host")
         if url.port is not None and not 0 < url.port < 1 << 16:
-            raise self._error(f"its URL has port {url.port}, which is not within 1 to 65535")
+            raise self._error(f"{what} has port {url.port}, which is not within 1 to 65535")
         return url
+
+    def _check_address(self, url: httpx.URL) -> None:
+        if not self.allow_private:
+            with contextlib.suppress(ValueError):  # a name: its addresses are checked when connecting
+                check_address(str(ipaddress.ip_address(url.host)))
+            if self.proxy_for(url) is not None:
+                check_host(url.host)
+
+    def _check_oauth(self, oauth: OAuth, url: httpx.URL) -> None:
+        token_url = self._parsed(oauth.token_url, "its OAuth token URL")
+        if token_url.userinfo or token_url.fragment:
+            raise self._error("its OAuth token URL must have no user and no fragment")
+        self._check_address(token_url)
+        if url.userinfo or any(name.lower() == "authorization" for name in self.headers):
+            raise self._error(
+                "it has OAuth settings, and also an Authorization header or a user in its URL: remove one"
+            )
 
     def _check_headers(self, url: httpx.URL) -> None:
         for name, value in self.headers.items():

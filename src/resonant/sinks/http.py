@@ -7,6 +7,7 @@ import functools
 import importlib.metadata
 import math
 import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Self, cast
 
 import aiohttp
@@ -18,7 +19,8 @@ from resonant.sinks.base import Receipt, TraceHeaders, attempt_trace
 from resonant.sinks.network.bounded_connection import READ_BYTES, AnswerCutOff
 from resonant.sinks.redaction import Redactor, basic_authorization
 from resonant.sinks.signing import signer
-from resonant.sinks.transport import open_transport
+from resonant.sinks.tokens import TokenSource, token_source
+from resonant.sinks.transport import open_transport, read_body
 from resonant.sinks.wire import Header, message
 
 if TYPE_CHECKING:
@@ -49,20 +51,22 @@ class HttpSink:
         self._clock = clock
         url = httpx.URL(endpoint.url)
         self._url = url.copy_with(userinfo=b"", fragment=None)
-        constant_headers = {
+        self._own_headers = {
             "user-agent": _user_agent(),
             **{name.lower(): value for name, value in endpoint.headers.items()},
             **({"authorization": basic_authorization(url)} if url.userinfo else {}),
             "accept-encoding": "identity",
         }
         # In httpx's internal form, so that it does not encode them for each event.
-        self._constant_headers = httpx.Headers(constant_headers).raw
+        self._constant_headers = httpx.Headers(self._own_headers).raw
         self._signers = [
             (signer(secret), endpoint.signing_ends.get(secret, math.inf))
             for secret in endpoint.signing_secrets
         ]
         self._redactor = Redactor.of(endpoint)
         self._transport: AiohttpTransport | None = None
+        self._tokens: TokenSource | None = None
+        self._token: str | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -76,6 +80,23 @@ class HttpSink:
         if transport is not None:
             await transport.aclose()
 
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The OAuth tokens that were used recently, which no text may contain."""
+        return () if self._tokens is None else self._tokens.recent
+
+    @property
+    def problem(self) -> str | None:
+        """Why the endpoint has no OAuth token; None if it has one or needs none."""
+        found = None if self._tokens is None else self._tokens.problem
+        return found and f"no OAuth token: {found}"
+
+    async def prepare(self) -> None:
+        """Wait for an OAuth token, if the endpoint needs one, for a few seconds at most. Call it before ``send``."""
+        if self.endpoint.oauth is not None:
+            self._tokens = self._tokens or token_source(self.endpoint.oauth, self.endpoint)
+            await self._tokens.prepare()
+
     async def send(self, event: Event) -> Receipt:
         """POST the event in the endpoint's mode.
 
@@ -86,9 +107,13 @@ class HttpSink:
             UnexpectedStatus: any other status, even if its body cannot be read.
             TimeoutError: no status within the endpoint's ``timeout``.
             EndpointError: ``ca_file`` cannot be read.
+            TokenUnavailable: the endpoint needs an OAuth token, and there is none, or the endpoint refused it.
             httpx.HTTPError: any other failure, including a refused address (with ``AddressRefused`` as the cause). Its
                 text may contain the URL; ``Redactor.message`` removes it.
         """
+        if self._tokens is not None:
+            self._use(self._tokens.current())
+        token = self._token
         transport, request = self._open(), self._request(event)
         response: httpx.Response | None = None
         body = bytearray()
@@ -100,7 +125,7 @@ class HttpSink:
                     soon = asyncio.get_running_loop().time() + SUCCESS_BODY_SECONDS
                     deadline.reschedule(min(deadline.when() or soon, soon))
                 try:
-                    await _read(response, body)
+                    await read_body(response, body)
                 finally:
                     await response.aclose()
         except aiohttp.ClientResponseError as error:
@@ -117,6 +142,8 @@ class HttpSink:
             warning = f"the response body has {READ_BYTES // 1024} KiB or more"
         excerpt = self._redactor.excerpt(body, is_whole=warning is None)
         if not response.is_success:
+            if token and self._tokens and response.status_code == HTTPStatus.UNAUTHORIZED:
+                self._tokens.refuse(token)
             raise UnexpectedStatus(response.status_code, response.headers.get("retry-after"), excerpt)
         return Receipt(response.status_code, excerpt, warning)
 
@@ -133,6 +160,13 @@ class HttpSink:
         request = aiohttp.ClientRequest("POST", yarl.URL(str(self._url)))
         connection = await connector.connect(request, [], aiohttp.ClientTimeout())
         connection.close()
+
+    def _use(self, token: str) -> None:
+        if token != self._token:
+            self._token = token
+            headers = {**self._own_headers, "authorization": f"Bearer {token}"}
+            self._constant_headers = httpx.Headers(headers).raw
+            self._redactor = Redactor.of(self.endpoint, also=self.tokens)
 
     def _open(self) -> AiohttpTransport:
         if self._transport is None:
@@ -171,15 +205,6 @@ def _traces(event: Event) -> list[Header]:
     if trace.tracestate is not None:
         headers.append((b"tracestate", trace.tracestate.encode("ascii")))
     return headers
-
-
-async def _read(response: httpx.Response, body: bytearray) -> None:
-    """Read up to ``READ_BYTES`` of the body."""
-    # Not ``aiter_raw``, which adds overhead for repeated reads and counting.
-    async for chunk in cast("httpx.AsyncByteStream", response.stream):
-        body += chunk[: READ_BYTES - len(body)]
-        if len(body) == READ_BYTES:
-            return
 
 
 def _problem(error: Exception, *, is_late: bool) -> str:

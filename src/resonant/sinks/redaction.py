@@ -11,7 +11,7 @@ import base64
 import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Self
-from urllib.parse import quote, unquote, unquote_plus, urlsplit
+from urllib.parse import quote, quote_plus, unquote, unquote_plus, urlsplit
 
 import httpx
 
@@ -62,9 +62,9 @@ class Redactor:
         self._pattern = re.compile("|".join(forms) or r"(?!)")
 
     @classmethod
-    def of(cls, *endpoints: Endpoint) -> Self:
-        """Return a redactor for all secrets of these endpoints, such as the URL, header values and keys."""
-        return cls(secret for endpoint in endpoints for secret in _secrets_of(endpoint))
+    def of(cls, *endpoints: Endpoint, also: Iterable[str] = ()) -> Self:
+        """Return a redactor for all secrets of these endpoints, such as the URL, header values and keys, and for others."""
+        return cls([*also, *(secret for endpoint in endpoints for secret in _secrets_of(endpoint))])
 
     def line(self, text: str) -> str:
         """Return text on one line, without secrets."""
@@ -168,3 +168,6 @@ def _secrets_of(endpoint: Endpoint) -> Iterator[str]:
         for pem in (certificate.chain, certificate.key):
             # A library may quote one line.
             yield from (pem, *(line for line in pem.splitlines() if not line.startswith("-----")))
+    if (oauth := endpoint.oauth) is not None:
+        secret = oauth.client_secret
+        yield from (secret, quote(secret, safe=""), quote_plus(secret), oauth.basic)

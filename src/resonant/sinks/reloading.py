@@ -59,13 +59,23 @@ class ReloadingSink:
 
     async def send(self, event: Event) -> Receipt:
         """Deliver the event once; see ``HttpSink.send``."""
-        return await (await self.prepare()).send(event)
+        return await (await self._current()).send(event)
 
     async def connect(self) -> None:
         """Connect without a request; see ``HttpSink.connect``."""
-        await (await self.prepare()).connect()
+        await (await self._current()).connect()
 
-    async def prepare(self) -> HttpSink:
+    def problem(self) -> str | None:
+        """Return why nothing can be sent now; see ``HttpSink.problem``."""
+        return self._sinks[-1].problem
+
+    async def prepare(self) -> None:
+        """Wait until the configuration is current, and for an OAuth token if the endpoint needs one."""
+        sink = await self._current()
+        if sink.endpoint.oauth is not None:
+            await sink.prepare()
+
+    async def _current(self) -> HttpSink:
         """Return the sink of the current configuration. After ``IDLE_SECONDS`` without use, this waits until it is read."""
         self._used_at = time.monotonic()
         if self._looking is None:
@@ -78,6 +88,8 @@ class ReloadingSink:
 
     def describe(self, error: BaseException) -> str:
         """Describe an error without the endpoint's current and former secrets."""
+        if tokens := [token for sink in self._sinks for token in sink.tokens]:
+            return Redactor.of(*(sink.endpoint for sink in self._sinks), also=tokens).message(error)
         return self._redactor.message(error)
 
     async def aclose(self) -> None:

@@ -8,7 +8,7 @@ import functools
 import ssl
 from collections.abc import Iterable
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import aiohttp
 import httpx
@@ -16,7 +16,7 @@ from httpx_aiohttp import AiohttpTransport
 
 from resonant.errors import EndpointError
 from resonant.sinks.network.address_guard import check_host, guarded_socket_factory
-from resonant.sinks.network.bounded_connection import HEAD_BYTES, BoundedConnection
+from resonant.sinks.network.bounded_connection import HEAD_BYTES, READ_BYTES, BoundedConnection
 
 if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
@@ -134,6 +134,15 @@ def open_transport(endpoint: Endpoint, url: httpx.URL) -> AiohttpTransport:
         max_field_size=HEAD_BYTES,
     )
     return AiohttpTransport(client=session, verify=_unused_tls())  # the session's connector verifies
+
+
+async def read_body(response: httpx.Response, body: bytearray) -> None:
+    """Read up to ``READ_BYTES`` of the body."""
+    # Not ``aiter_raw``, which adds overhead for repeated reads and counting.
+    async for chunk in cast("httpx.AsyncByteStream", response.stream):
+        body += chunk[: READ_BYTES - len(body)]
+        if len(body) == READ_BYTES:
+            return
 
 
 def tls_context(endpoint: Endpoint) -> ssl.SSLContext:

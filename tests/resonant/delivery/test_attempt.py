@@ -306,7 +306,7 @@ async def test_a_failure_before_the_end_of_its_own_backoff_is_recorded_as_early(
     report = await attempt(refuse, lease=replace(LEASE, **changes), options=GOVERNED)
     assert report.decision == decision
     assert (report.attempt.early, report.attempt.decision) == (is_early, "park")
-    early = " (early: not counted in max_attempts)" if is_early else ""
+    early = " (not counted in max_attempts)" if is_early else ""
     assert report.next_step == f"parked for 5.00 s{early}"
 
 

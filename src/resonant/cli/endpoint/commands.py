@@ -145,7 +145,7 @@ def update(
         list[given.Clearable] | None,
         typer.Option(
             metavar="FIELD",
-            help="Reset headers, overrides, policy, concurrency, rate, ca-file, proxy or client-cert; repeatable.",
+            help="Reset headers, overrides, policy, concurrency, rate, ca-file, proxy, client-cert or oauth; repeatable.",
         ),
     ] = None,
 ) -> None:

@@ -34,8 +34,16 @@ _OVERLAP = timedelta(hours=24)
 _ROTATION = ("previous_signing_secret", "previous_signing_secret_until")
 _FIELDS = [name for name in WebhookEndpoint.model_fields if name not in _ROTATION]
 _OTHERS = ("name", declared_subscriptions.KEY)
-_SECRET_FIELDS = ("url", "headers", "signing_secret", "proxy", "client_certificate", "client_key")
-_REFERENCES = ("signing_secret", "client_key")
+_SECRET_FIELDS = (
+    "url",
+    "headers",
+    "signing_secret",
+    "proxy",
+    "client_certificate",
+    "client_key",
+    "oauth_client_secret",
+)
+_REFERENCES = ("signing_secret", "client_key", "oauth_client_secret")
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,9 +40,10 @@ def import_(
     """Add and change webhook endpoints as FILE declares them; repeating it changes nothing.
 
     FILE lists endpoints, each with a name, a url, and optionally headers, signing_secret, policy, timeout, concurrency,
-    rate, mode, status_overrides, allow_private, ca_file, proxy, client_certificate and client_key. A missing setting gets
-    its default. In url, headers, signing_secret, proxy, client_certificate and client_key, env:NAME stands for an
-    environment variable, and file:PATH for a file. If a signing secret changes, the old one also signs for 24 hours.
+    rate, mode, status_overrides, allow_private, ca_file, proxy, client_certificate, client_key, and for OAuth
+    oauth_token_url, oauth_client_id, oauth_client_secret, oauth_scope, oauth_audience and oauth_authentication. A missing
+    setting gets its default. In url, headers, proxy, client_certificate and the secrets, env:NAME stands for an environment
+    variable, and file:PATH for a file. If a signing secret changes, the old one also signs for 24 hours.
 
     An endpoint may also have subscriptions: a list of objects with types, source and filters. They replace those that are
     stored. Without this key, an endpoint keeps its subscriptions.

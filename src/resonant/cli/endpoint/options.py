@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
 # The statuses of HTTP that an endpoint may classify differently.
 STATUSES = range(100, 600)
-
-
-_SECRETS = ("proxy", "client_certificate", "client_key")
+OAUTH_FIELDS = {
+    f"oauth_{field}"
+    for field in ("token_url", "client_id", "client_secret", "scope", "audience", "authentication")
+}
+_SECRETS = ("proxy", "client_certificate", "client_key", "oauth_client_secret")
 
 
 class Clearable(StrEnum):
@@ -36,6 +38,7 @@ class Clearable(StrEnum):
     CA_FILE = "ca-file"
     PROXY = "proxy"
     CLIENT_CERT = "client-cert"
+    OAUTH = "oauth"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +73,12 @@ class Changes:
         from resonant.sinks.endpoint import Endpoint
         from resonant.sinks.network.client_certificate import certificate_of, check_new_certificate
         from resonant.sinks.network.proxy import proxy_of
+        from resonant.sinks.oauth import OAuth
 
         options.known_policy(self.fields.get("policy"), load_settings())
         url = self.fields.get("url")
-        proxy, chain, key = (
+        token_url, client_id = (self.fields.get(f"oauth_{field}") for field in ("token_url", "client_id"))
+        proxy, chain, key, client_secret = (
             self.fields[field].get_secret_value() if field in self.fields else "" for field in _SECRETS
         )
         try:
@@ -88,6 +93,10 @@ class Changes:
                 proxy=proxy_of(name, proxy, lambda: None),
                 # Of a saved endpoint, a renewed certificate may keep its key.
                 client_certificate=certificate_of(name, chain, key) if chain and key else None,
+                # Of a saved endpoint, one of them may be changed.
+                oauth=OAuth(token_url, client_id, client_secret)
+                if token_url and client_id and client_secret
+                else None,
             )
         except EndpointError as error:
             raise options.Misuse(str(error)) from None
@@ -168,6 +177,31 @@ class SettingOptions:
             "structured: the body is the whole event, in JSON.",
         ),
     ] = None
+    oauth_token_url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Get OAuth 2.0 tokens there, with client credentials."),
+    ] = None
+    oauth_client_id: Annotated[str | None, typer.Option(metavar="ID", help="OAuth 2.0: client id.")] = None
+    oauth_client_secret: Annotated[
+        str | None,
+        typer.Option(
+            "--oauth-client-secret-file", metavar="FILE", help="OAuth 2.0: file with the client secret."
+        ),
+    ] = None
+    oauth_scope: Annotated[
+        str | None,
+        typer.Option(metavar="SCOPES", help="OAuth 2.0: requested scopes, separated by spaces."),
+    ] = None
+    oauth_audience: Annotated[
+        str | None, typer.Option(metavar="AUDIENCE", help="OAuth 2.0: requested audience.")
+    ] = None
+    oauth_authentication: Annotated[
+        Literal["basic", "body"] | None,
+        typer.Option(
+            metavar="HOW",
+            help="OAuth 2.0: send the client id and secret as Basic authentication (basic, the default) or in the body (body).",
+        ),
+    ] = None
 
     def changes(self, *, url: str | None, allow_private: bool | None) -> Changes:
         """Parse the options.
@@ -186,7 +220,11 @@ class SettingOptions:
         if str(found.get("proxy", "")).startswith("@"):
             file = found["proxy"][1:]
             found["proxy"] = options.text_of_file(file, f"--proxy @{file}").strip()
-        for name, option in (("client_certificate", "--client-cert"), ("client_key", "--client-key")):
+        for name, option in (
+            ("client_certificate", "--client-cert"),
+            ("client_key", "--client-key"),
+            ("oauth_client_secret", "--oauth-client-secret-file"),
+        ):
             if name in found:
                 found[name] = options.text_of_file(found[name], f"{option} {found[name]}")
         found |= {name: secret(found[name]) for name in _SECRETS if name in found}
@@ -201,6 +239,7 @@ def cleared_fields(clear: list[Clearable] | None) -> set[str]:
         Clearable.OVERRIDES: {"status_overrides"},
         Clearable.CA_FILE: {"ca_file"},
         Clearable.CLIENT_CERT: {"client_certificate", "client_key"},
+        Clearable.OAUTH: OAUTH_FIELDS,
     }
     return {name for each in clear or [] for name in names.get(each, {each.value})}
 

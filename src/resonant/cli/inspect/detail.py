@@ -198,7 +198,7 @@ def _attempt_lines(attempt: Attempt, delivery: Delivery, *, is_last: bool) -> It
         attempt.blame == "local" and "local fault",
         attempt.maybe_processed and attempt.result != "delivered" and "possibly processed",
         attempt.late and "late, changed nothing",
-        attempt.early and "early, not counted in max_attempts",
+        attempt.early and ("" if attempt.blame == "local" else "early, ") + "not counted in max_attempts",
     )
     yield f"  {attempt.number:>3}  {rfc3339(attempt.started_at)}  {', '.join(part for part in head if part)}"
     for name, text in (

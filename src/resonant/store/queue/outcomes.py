@@ -201,7 +201,6 @@ def _count_failed(tally: Tally, lease: Lease, row: dict[str, Any], decision: Dec
         age = now - lease.accepted_at
         tally.add("delivery", *where, "dead_letter", *failure, detail=decision.reason, seconds=age)
         count_retries(tally, where, row["number"])
-    else:
-        number = lease.round_attempts + _is_charged(decision)
+    elif number := lease.round_attempts + _is_charged(decision):
         detail = DelayOf(number, row["retry_after"] is not None, lease.policy)
         tally.add("delay", *where, detail=detail.to_text(), seconds=decision.delay)

@@ -318,3 +318,52 @@ def test_an_import_replaces_the_subscriptions_of_endpoints_that_declare_some(
     emptied = resonant.on_prefect("endpoint", "import", str(file), "--prune", "--yes").out
     assert emptied.startswith("~ cli-hooks  subscriptions 2 removed\n- cli-broken\n")
     assert subscriptions(resonant) == []
+
+
+def test_oauth_settings_are_saved_shown_without_the_secret_and_cleared(resonant, endpoints, tmp_path):
+    (tmp_path / "secret").write_text("oauth s3cret\n")
+    url = "https://hooks.example.com/in"
+    options = {
+        "--oauth-token-url": "https://auth.example.com/token",
+        "--oauth-client-id": "me",
+        "--oauth-client-secret-file": str(tmp_path / "secret"),
+        "--oauth-scope": "a b",
+    }
+    given = [each for option in options.items() for each in option]
+    incomplete = resonant.on_prefect("endpoint", "add", IMPORTED, url, *given[:4], code=1)
+    assert "its OAuth settings need a token URL, a client id and a client secret" in incomplete.err
+    both = resonant.on_prefect(
+        "endpoint", "add", IMPORTED, url, *given, "--header", "Authorization:x", code=2
+    )
+    assert "it has OAuth settings, and also an Authorization header" in both.err
+    resonant.on_prefect("endpoint", "add", IMPORTED, url, *given)
+    shown = resonant.on_prefect("endpoint", "show", IMPORTED, "--json").out
+    assert "s3cret" not in shown
+    found = {key: value for key, value in json.loads(shown).items() if key.startswith("oauth_")}
+    assert found == {
+        "oauth_token_url": "https://auth.example.com/token",
+        "oauth_client_id": "me",
+        "oauth_client_secret": "set",
+        "oauth_scope": "a b",
+        "oauth_audience": None,
+        "oauth_authentication": "basic",
+    }
+    assert "oauth_client_secret: env:ENDPOINT_CLI_NEW__OAUTH_CLIENT_SECRET" in (
+        resonant.on_prefect("endpoint", "list", "--export").out
+    )
+    changed = resonant.on_prefect("endpoint", "update", IMPORTED, "--oauth-authentication", "body").out
+    assert "its OAuth settings" in changed
+    resonant.on_prefect("endpoint", "update", IMPORTED, "--clear", "oauth")
+    assert (
+        json.loads(resonant.on_prefect("endpoint", "show", IMPORTED, "--json").out)["oauth_token_url"] is None
+    )
+
+
+def test_a_test_event_without_a_token_says_why_on_one_line(resonant, endpoints, tmp_path, monkeypatch):
+    monkeypatch.setattr("resonant.sinks.tokens.WAIT_SECONDS", 0.2)
+    (tmp_path / "secret").write_text("oauth s3cret\n")
+    url, token_url = "http://127.0.0.1:1/in", "http://127.0.0.1:1/token"
+    options = f"--allow-private --oauth-token-url {token_url} --oauth-client-id me --oauth-client-secret-file {tmp_path / 'secret'}"
+    resonant.on_prefect("endpoint", "add", IMPORTED, url, *options.split())
+    failed = resonant.on_prefect("endpoint", "test", IMPORTED, code=1).out
+    assert "transient, oauth token: no OAuth token: no answer from http://127.0.0.1:1" in failed
