@@ -137,5 +137,6 @@ def _check(version: str, whose: str = "its") -> None:
         )
     if version > SCHEMA_VERSION:
         raise StoreTooNew(
-            f"{whose} schema is version {version}, and this Resonant knows versions up to {SCHEMA_VERSION}: upgrade Resonant"
+            f"{whose} schema is version {version}, and this Resonant knows versions up to {SCHEMA_VERSION}: upgrade Resonant; "
+            "a store cannot be downgraded, so an older Resonant needs a backup"
         )

@@ -34,7 +34,10 @@ def test_a_fresh_database_gets_every_table_under_a_prefix_of_ours(desk):
         (
             "0099",
             StoreTooNew,
-            f"its schema is version 0099, and this Resonant knows versions up to {SCHEMA_VERSION}: upgrade Resonant",
+            (
+                f"its schema is version 0099, and this Resonant knows versions up to {SCHEMA_VERSION}: upgrade Resonant; "
+                "a store cannot be downgraded, so an older Resonant needs a backup"
+            ),
         ),
         (
             "0007",

@@ -331,7 +331,10 @@ class TestInTheMiddle:
         (
             "0099",
             StoreTooNew,
-            f"version 0099, and this Resonant knows versions up to {SCHEMA_VERSION}: upgrade Resonant",
+            (
+                f"version 0099, and this Resonant knows versions up to {SCHEMA_VERSION}: upgrade Resonant; "
+                "a store cannot be downgraded, so an older Resonant needs a backup"
+            ),
         ),
     ],
 )
