@@ -24,7 +24,7 @@ from tasks.wiring import open_dispatcher
 _WHAT = ("endpoint", "ids", "event_type", "source", "code", "category", "reason", "text")
 
 
-@flow(name="collect-dead-letters", flow_run_name=named("collect dead letters"), persist_result=False)
+@flow(flow_run_name=named("collect dead letters"), persist_result=False)
 @fail_with_message
 async def collect_dead_letters() -> State[None]:
     """Rescue deliveries of lost workers, give up repeatedly lost ones, and list dead letters, held and unusable endpoints."""
@@ -37,9 +37,7 @@ async def collect_dead_letters() -> State[None]:
     )
 
 
-@flow(
-    name="replay-dead-letters", flow_run_name=named("replay", *_WHAT, otherwise="all"), persist_result=False
-)
+@flow(flow_run_name=named("replay", *_WHAT, otherwise="all"), persist_result=False)
 @fail_with_message
 async def replay_dead_letters(
     ids: list[str] | None = None,
@@ -104,7 +102,7 @@ async def replay_dead_letters(
         return await replay(dispatcher, request, who=who_runs_this())
 
 
-@flow(name="cancel-deliveries", flow_run_name=named("cancel", *_WHAT, otherwise="all"), persist_result=False)
+@flow(flow_run_name=named("cancel", *_WHAT, otherwise="all"), persist_result=False)
 @fail_with_message
 async def cancel_deliveries(
     ids: list[str] | None = None,
@@ -146,7 +144,7 @@ async def cancel_deliveries(
         return Completed(message=f"{await cancel(store, selection, who=who_runs_this())} given up")
 
 
-@flow(name="purge-dead-letters", flow_run_name=named("purge"), persist_result=False)
+@flow(flow_run_name=named("purge"), persist_result=False)
 @fail_with_message
 async def purge_dead_letters(
     older_than_days: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None,

@@ -28,7 +28,6 @@ _PAUSE_WITHOUT_STORE_SECONDS = 1.0
 
 
 @flow(
-    name="emit-events",
     flow_run_name=named("emit to", "endpoint", otherwise="every endpoint"),
     persist_result=False,
 )

@@ -10,7 +10,7 @@ from resonant.gate.pausing import pause, resume
 from tasks.replay import check_endpoint, who_runs_this
 
 
-@flow(name="pause-endpoint", flow_run_name=named("pause", "endpoint"), persist_result=False)
+@flow(flow_run_name=named("pause", "endpoint"), persist_result=False)
 @fail_with_message
 async def pause_endpoint(endpoint: str, reason: str | None = None) -> State[None]:
     """Pause an endpoint until it is resumed. Its deliveries wait; requests in flight are completed.
@@ -24,7 +24,7 @@ async def pause_endpoint(endpoint: str, reason: str | None = None) -> State[None
         return Completed(message=(await pause(store, endpoint, who=who_runs_this(), reason=reason)).text)
 
 
-@flow(name="resume-endpoint", flow_run_name=named("resume", "endpoint"), persist_result=False)
+@flow(flow_run_name=named("resume", "endpoint"), persist_result=False)
 @fail_with_message
 async def resume_endpoint(endpoint: str, now: bool = False) -> State[None]:
     """Resume a paused endpoint: send its deliveries again.

@@ -15,7 +15,7 @@ from tasks.alerts import announce_alerts
 from tasks.metrics import compact_counts, measure_store, show_statistics, write_textfile
 
 
-@flow(name="export-metrics", flow_run_name=named("export metrics"), persist_result=False)
+@flow(flow_run_name=named("export metrics"), persist_result=False)
 @fail_with_message
 async def export_metrics(
     window_hours: Annotated[float | None, Field(gt=0, le=876_000, allow_inf_nan=False)] = None,

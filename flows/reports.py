@@ -9,7 +9,7 @@ from resonant.configured import open_configured_store
 from tasks.reports import store_failed_runs
 
 
-@flow(name="report-failed-runs", flow_run_name=named("report failed runs"), persist_result=False)
+@flow(flow_run_name=named("report failed runs"), persist_result=False)
 @fail_with_message
 async def report_failed_runs() -> State[None]:
     """Store an event for each failed, crashed and late flow run, as `resonant automation enable failed-runs` set it up.
