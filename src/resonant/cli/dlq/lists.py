@@ -116,6 +116,8 @@ def _list_groups(store: CommandStore, selection: Selection, *, limit: int, as_js
     if is_whole and not as_json and output.stdout().is_terminal:
         total = counted(sum(group.count for group in groups), "dead letter")
         output.say(f"{total} in {counted(len(groups), 'group')}: --no-group lists each")
+        if any(group.acknowledged is None for group in groups):
+            output.say("`resonant dlq ack CAUSE` ends the alerts about a cause")
 
 
 def _list_dead_letters(

@@ -41,14 +41,14 @@ def acknowledge(connection: Connection, cause: str, *, who: str, note: str | Non
     Args:
         connection: in a write transaction.
         cause: as ``DeadLetterGroup.fingerprint``.
-        note: shown with the cause.
+        note: shown with the cause; None keeps that of an earlier acknowledgement that has not ended.
     """
     number, last_at = _dead_letters(connection, cause)
     if not number:
         return 0
     connection.execute(delete(_a).where(~is_any_of(_a.c.cause, list(read_acknowledged(connection)))))
     # The clock of the worker that gave up the last one may be ahead.
-    row = {"acknowledged_at": max(now, last_at), "acknowledged_by": who, "note": note}
+    row = {"acknowledged_at": max(now, last_at), "acknowledged_by": who} | ({"note": note} if note else {})
     new = insert_into(connection.dialect.name, _a).values(cause=cause, **row)
     connection.execute(new.on_conflict_do_update(index_elements=[_a.c.cause], set_=row))
     selection = {"cause": cause, "note": note}

@@ -37,9 +37,12 @@ def test_an_acknowledged_cause_is_listed_last_with_its_note_instead_of_the_advic
     *_, card = resonant.on_a_terminal("dlq", "--group", columns=200).split("2 dead letters to")
     assert re.search(r"acknowledged by .* on the command line, 0 s ago: fixed in\\x1b release 42", card)
     assert "next: " not in card
+    assert resonant("dlq", "ack", rejected).out == f"acknowledged {rejected}: 1 dead letter\n"
+    assert "dlq ack CAUSE" not in resonant.on_a_terminal("dlq", "--group")
+    resonant("dlq", "ack", "--undo", rejected)
     table = resonant("dlq", "--group").out
     assert table.count("resonant replay") == 1
-    [entry] = resonant.json("audit")
+    *_, entry = resonant.json("audit")
     assert (entry["action"], entry["selection"]["cause"]) == ("acknowledge", busy)
 
 

@@ -309,7 +309,10 @@ def test_on_a_terminal_more_than_a_screen_of_dead_letters_is_grouped(resonant, m
     screen = resonant.on_a_terminal("dlq")
 
     assert screen.startswith("17 dead letters to billing ")
-    assert screen.endswith("\n17 dead letters in 1 group: --no-group lists each\n")
+    assert screen.endswith(
+        "\n17 dead letters in 1 group: --no-group lists each\n"
+        "`resonant dlq ack CAUSE` ends the alerts about a cause\n"
+    )
     assert "\n  example: evt_16, cause: " in screen
     for argv in (("--no-group",), ("--limit", "17"), ("--after", "9999999999.0-1"), ("--type", "odd")):
         each = resonant.on_a_terminal("dlq", *argv)

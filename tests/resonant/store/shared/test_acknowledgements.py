@@ -38,6 +38,15 @@ def test_it_names_the_operator_and_new_dead_letters_of_the_cause_change_nothing(
     assert desk.read(read_acknowledged) == known
 
 
+def test_the_next_one_without_a_note_keeps_the_note(desk, cause):
+    ack(desk, cause, "release 42")
+    desk.clock.advance(60)
+    ack(desk, cause)
+    assert desk.read(read_acknowledged) == {cause: Acknowledgement(desk.clock(), "ann", "release 42")}
+    ack(desk, cause, "release 43")
+    assert desk.read(read_acknowledged)[cause].note == "release 43"
+
+
 def test_it_lasts_until_the_last_of_its_dead_letters_is_replayed(desk, cause):
     ack(desk, cause)
     desk.clock.advance(1)
