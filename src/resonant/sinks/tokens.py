@@ -33,8 +33,8 @@ WAIT_SECONDS = 5.0
 _DEFAULT_LIFETIME, _SHORTEST_LIFETIME, _LONGEST_LIFETIME = 300.0, 1.0, 86_400.0
 # A token is renewed when this share of its lifetime is left, or this many seconds if that is less.
 _MARGIN_SHARE, _MARGIN_SECONDS = 0.1, 30.0
-# The pause after a failed request; it doubles with each further failure.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0
+# The pause after a failed request; it doubles with each further failure. At its longest, `resonant emit` does not wait for it.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 60.0
 # An endpoint that refuses a valid token (401) causes one renewal in this time, not one per event.
 REFUSED_SECONDS = 60.0
 # The shortest wait of a delivery without a token.
@@ -149,7 +149,7 @@ class TokenSource:
         self.problem = problem
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._failures, 10))
         self._failures += 1
-        self._retry_at = asyncio.get_running_loop().time() + random.uniform(pause / 2, pause)
+        self._retry_at = asyncio.get_running_loop().time() + random.uniform(0.75 * pause, pause)
 
     async def _request(self) -> tuple[str, float]:
         headers, content = self._oauth.request()

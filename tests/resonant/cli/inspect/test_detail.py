@@ -183,6 +183,15 @@ def test_on_a_terminal_attempts_fit_its_width_and_data_is_not_wrapped(resonant, 
     assert max(len(line) for line in lines if line != data) <= 80
 
 
+def test_an_attempt_without_a_token_is_a_local_fault_that_is_not_counted(resonant, worker):
+    worker.accept("evt_1")
+    parked = Park(1.0, worker.clock() + 1, charged=False)
+    worker.attempt(parked, early=True, blame="local", code="oauth_token", category="transient")
+
+    text = resonant("detail", "evt_1").out
+    assert "transient oauth_token, local fault, not counted in max_attempts\n" in text
+
+
 def test_an_early_attempt_is_marked_and_the_own_backoff_is_shown(resonant, worker):
     worker.accept("evt_1")
     own = worker.clock() + 3_600
