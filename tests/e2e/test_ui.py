@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+import trustme
 from PIL import Image, ImageColor
 from prefect.events import Event
 
@@ -249,8 +250,16 @@ def webhook_endpoint(ui: str, name: str) -> dict:
 @pytest.mark.parametrize(
     "options", [(), ("--header", "x-key: s3cret-k3y", "--mode", "structured")], ids=["without", "with"]
 )
-def test_the_form_of_an_endpoint_saves_a_new_timeout_and_keeps_the_rest(up, machine, browser, options):
+def test_the_form_of_an_endpoint_saves_a_new_timeout_and_keeps_the_rest(
+    up, machine, browser, options, tmp_path
+):
     name = "with-options" if options else "without-options"
+    if options:
+        client = trustme.CA().issue_cert("client.example", common_name="client")
+        client.private_key_pem.write_to_path(str(tmp_path / "key"))
+        client.cert_chain_pems[0].write_to_path(str(tmp_path / "cert"))
+        certificate = ("--client-cert", f"{tmp_path}/cert", "--client-key", f"{tmp_path}/key")
+        options = (*options, *certificate, "--proxy", "http://me:s3cret@proxy.example:3128")
     machine.succeed("endpoint", "add", name, "https://hooks.example.com/in", *options)
     before = webhook_endpoint(up.url, name)
 
@@ -267,6 +276,10 @@ def test_the_form_of_an_endpoint_saves_a_new_timeout_and_keeps_the_rest(up, mach
     shown = machine.read("endpoint", "show", name)
     assert (shown["timeout"], shown["url"], shown["headers"]) == (7.0, "set", "set" if options else None)
     assert shown["mode"] == ("structured" if options else "binary")
+    if options:
+        assert shown["proxy"] == "http://proxy.example:3128"
+        assert shown["client_certificate"].startswith("CN=client,")
+        assert shown["problem"] is None  # its key still belongs to the certificate
 
 
 @pytest.mark.parametrize("path", ["", "/v2"], ids=["UI", "new UI"])
