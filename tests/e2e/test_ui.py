@@ -282,6 +282,24 @@ def test_the_form_of_an_endpoint_saves_a_new_timeout_and_keeps_the_rest(
         assert shown["problem"] is None  # its key still belongs to the certificate
 
 
+def test_a_client_certificate_can_be_pasted_into_the_form(up, machine, browser):
+    machine.succeed("endpoint", "add", "pasted", "https://hooks.example.com/in")
+    client = trustme.CA().issue_cert("client.example", common_name="client")
+
+    browser.goto(f"{up.url}/blocks/block/{webhook_endpoint(up.url, 'pasted')['id']}/edit")
+    browser.wait_for_load_state("networkidle")
+    given = {"Certificate": client.cert_chain_pems[0], "Key": client.private_key_pem}
+    for field, pem in given.items():
+        heading = f'xpath=//*[normalize-space()="Client {field}"]/following::textarea[1]'
+        browser.locator(heading).first.fill(pem.bytes().decode())
+    screenshot(browser, "endpoint-form-pasted")
+    save(browser, "Save", "PATCH", "**/block_documents/*")
+    wait_until(lambda: machine.read("endpoint", "show", "pasted")["client_key"])
+
+    shown = machine.read("endpoint", "show", "pasted")
+    assert (shown["client_certificate"][:10], shown["problem"]) == ("CN=client,", None)
+
+
 @pytest.mark.parametrize("path", ["", "/v2"], ids=["UI", "new UI"])
 def test_a_run_from_the_form_is_named_after_its_work(up, browser, path):
     pause = deployment(up.url, "pause-endpoint/pause-endpoint")
