@@ -166,6 +166,7 @@ def test_an_erasure_waits_for_a_delivery_that_is_being_sent(desk):
         return await task
 
     assert desk.run(both()).events == 1
+    assert desk.status().delivered == 1
 
 
 def test_an_attempt_that_ends_late_adds_no_text_to_an_erased_event(desk):
