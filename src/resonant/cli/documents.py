@@ -131,6 +131,7 @@ def retention(
     return {
         "dead_letters_days": days.dead_letters,
         "delivered_days": days.delivered,
+        "bodies_days": days.bodies,
         "by_reason": dict(days.by_reason),
         "by_endpoint": dict(days.by_endpoint),
         "would_purge": _pick(forecast, "dead_letters delivered"),

@@ -38,6 +38,7 @@ def retry(
     from resonant.cli.command_store import command_store
     from resonant.dead_letters.replay import ReplayRequest
     from resonant.errors import ResonantError
+    from resonant.store.queue.causes import ERASED
 
     with command_store() as store:
         policy = options.known_policy(policy, store.settings)
@@ -49,6 +50,8 @@ def retry(
                 f"{some(sorted(missing))} {'is' if len(missing) == 1 else 'are'} not in the dead-letter queue: nothing "
                 "was sent (`resonant dlq` lists the queue)"
             )
+        if erased := [each.event_id for each in dead_letters if each.error_type == ERASED]:
+            raise ResonantError(f"{some(erased)}: erased, so it cannot be sent: nothing was sent")
         permanent = [dead_letter for dead_letter in dead_letters if dead_letter.category == "permanent"]
         if permanent and not yes:
             _confirm_permanent(permanent)

@@ -49,6 +49,8 @@ def test_detail_the_list_and_the_export_say_that_the_content_is_gone(resonant, d
     assert "data" not in document
     report = resonant("export", "--output", "-", "--with-data").out
     assert '"data_gone": "erased"' in report
+    refused = resonant("retry", row["event_id"], "--yes", code=1)
+    assert refused.err == f"resonant: {row['event_id']}: erased, so it cannot be sent: nothing was sent\n"
 
 
 def test_the_files_that_commands_write_have_nothing_of_the_event(resonant, dead, tmp_path):
@@ -57,6 +59,10 @@ def test_the_files_that_commands_write_have_nothing_of_the_event(resonant, dead,
     resonant("erase", "--subject", secret, "--yes")
     resonant("export", "--with-data", "--output", str(tmp_path / "report.json"))
     resonant("prometheus", "--output", str(tmp_path / "metrics.prom"))
+    with contextlib.closing(sqlite3.connect(tmp_path / "resonant.db")) as database:
+        [(key,)] = database.execute("SELECT erasure_key FROM resonant_schema")
+    shown = [resonant(*argv, "--json").out for argv in (("audit",), ("status",), ("dlq",), ("deliveries",))]
+    assert not [text for text in (*shown, (tmp_path / "report.json").read_text()) if key in text]
     for path in tmp_path.rglob("*"):
         content = path.read_bytes() if path.is_file() else b""
         assert b"4711" not in content, path

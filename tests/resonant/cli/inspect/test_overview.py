@@ -129,6 +129,7 @@ def test_status_shows_the_events_that_the_daily_purge_removes_and_their_archive(
     assert resonant.json("status")["retention"] == {
         "dead_letters_days": 30.0,
         "delivered_days": 30.0,
+        "bodies_days": None,
         "by_reason": {},
         "by_endpoint": {},
         "would_purge": {"dead_letters": 1, "delivered": 1},
@@ -141,8 +142,10 @@ def test_status_shows_the_events_that_the_daily_purge_removes_and_their_archive(
 def test_the_retention_is_that_of_the_settings(resonant, old, monkeypatch):
     monkeypatch.setenv("RESONANT_RETENTION_DAYS", "10")
     monkeypatch.setenv("RESONANT_RETENTION_DELIVERED_DAYS", "never")
+    monkeypatch.setenv("RESONANT_BODY_RETENTION_DAYS", "7")
     found = resonant.json("status")["retention"]
-    assert (found["dead_letters_days"], found["delivered_days"]) == (10.0, None)
+    days = [found[f"{name}_days"] for name in ("dead_letters", "delivered", "bodies")]
+    assert days == [10.0, None, 7.0]
     assert found["would_purge"] == {"dead_letters": 2, "delivered": 0}
     assert (
         "2 dead letters older than 10 days and no delivered history would be removed now"
