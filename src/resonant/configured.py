@@ -1,7 +1,5 @@
 """Opens the configured store."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -22,6 +22,11 @@ class _Plain:
                 vars(each)["display_type_rich"] = lambda **_: ""
         return parameters
 
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Parse the arguments; raise ``Misuse`` for a repeated option."""
+        _refuse_repeated(self, ctx, args)
+        return super().parse_args(ctx, args)  # type: ignore[misc]
+
 
 class Command(_Plain, TyperCommand):
     """A command with these help texts, which refuses a repeated single-value option."""
@@ -29,19 +34,9 @@ class Command(_Plain, TyperCommand):
     def __init__(self, *args: Any, help: str | None = None, **options: Any) -> None:  # noqa: A002 - Typer's name
         super().__init__(*args, help=_flowing(help), **options)
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override,unused-ignore]
-        """Parse the arguments; raise ``Misuse`` for a repeated option."""
-        _refuse_repeated(self, ctx, args)
-        return super().parse_args(ctx, args)
-
 
 class Group(_Plain, TyperGroup):
     """A group of commands with these help texts, which refuses a repeated single-value option of its own."""
-
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override,unused-ignore]
-        """Parse the arguments; raise ``Misuse`` for a repeated option."""
-        _refuse_repeated(self, ctx, args)
-        return super().parse_args(ctx, args)
 
 
 def use_classes(app: typer.Typer) -> None:

@@ -1,7 +1,5 @@
 """``Store``, the public half of the store: each method runs in its own transaction. ``worker`` has the other half."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager

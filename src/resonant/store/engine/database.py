@@ -1,29 +1,22 @@
 """Opens a database by its URL, and brings its schema up to date."""
 
-from __future__ import annotations
-
 import time
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
+from sqlalchemy import Connection
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from resonant.errors import StoreError, StoreTooNew
+from resonant.events import Clock
 from resonant.store.engine.migrate import SCHEMA_VERSION, is_moving, migrate, read_schema_version
-from resonant.store.engine.moving import finish_moving
+from resonant.store.engine.moving import ShowProgress, finish_moving
 from resonant.store.engine.postgresql import STATEMENT_TIMEOUT_SECONDS, PostgreSQL
 from resonant.store.engine.sqlite import SQLite, path_of
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
-    from contextlib import AbstractAsyncContextManager
-    from pathlib import Path
-
-    from sqlalchemy import Connection
-
-    from resonant.events import Clock
-    from resonant.store.engine.moving import ShowProgress
-    from resonant.store.engine.sync import Sync
+from resonant.store.engine.sync import Sync
 
 P = ParamSpec("P")
 T = TypeVar("T")

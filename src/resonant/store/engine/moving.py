@@ -1,28 +1,21 @@
 """Finishes an upgrade that moves rows, in short transactions, between which producers store events."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
+from resonant.store.engine.sync import Sync
 from resonant.store.engine.table_locks import run_between_others
 from resonant.store.migrations import v0012_sources_apart as v0012
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from sqlalchemy import Connection
-
-    from resonant.store.engine.sync import Sync
-
 T = TypeVar("T")
 # Takes the number of deliveries moved so far, and their total.
-ShowProgress: TypeAlias = "Callable[[int, int], None]"
+ShowProgress: TypeAlias = Callable[[int, int], None]
 
 logger = logging.getLogger(__name__)
 

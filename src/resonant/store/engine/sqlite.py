@@ -4,8 +4,6 @@ The module uses threads instead of an asynchronous driver: a transaction needs o
 cancelled coroutine cannot stop it half way. The transaction commits or rolls back, and the next one waits for it.
 """
 
-from __future__ import annotations
-
 import asyncio
 import errno
 import logging
@@ -13,29 +11,24 @@ import math
 import os
 import sqlite3
 import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL
 
 from resonant.errors import StoreLocked, StoreRefused
+from resonant.events import Clock
 from resonant.files import make_private_folder, open_private
 from resonant.store.engine.database_errors import translated_database_errors
 from resonant.store.engine.open_file import OpenFile
 from resonant.store.engine.sql import HOST_CLOCK
+from resonant.store.engine.sync import Sync
 from resonant.store.engine.wakeup import sqlite_commits
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-
-    from sqlalchemy import Connection, Engine
-    from sqlalchemy.engine import URL
-
-    from resonant.events import Clock
-    from resonant.store.engine.sync import Sync
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -113,7 +106,7 @@ class SQLite:
             return await loop.run_in_executor(self._readers, _run, self._reading, operation)
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[_Transaction]:
+    async def transaction(self) -> "AsyncIterator[_Transaction]":
         """Open a transaction for several operations; see ``Database``."""
         async with self._turn:
             stack = ExitStack()
