@@ -1,7 +1,5 @@
 """``WorkerStore``: a store with the operations of workers, for drains, replays and exports."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar

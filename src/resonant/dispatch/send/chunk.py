@@ -1,7 +1,5 @@
 """Sends the deliveries of a chunk, and begins a few in the store ahead of their sends, so that these do not wait for it."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence

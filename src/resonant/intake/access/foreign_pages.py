@@ -5,8 +5,6 @@ A browser says where a request comes from, in ``Sec-Fetch-Site``, or to a server
 this is necessary, since a browser does not know them.
 """
 
-from __future__ import annotations
-
 import re
 
 from starlette.datastructures import Headers

@@ -3,8 +3,6 @@
 ``WebHook-Request-Callback`` is ignored: the server calls no URL that a request names.
 """
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable, Collection
 
 from starlette.requests import Request

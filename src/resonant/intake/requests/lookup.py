@@ -1,7 +1,5 @@
 """``GET /events/{source}/{id}``: the deliveries of an event. Source and id are percent-encoded, including slashes."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from urllib.parse import unquote_to_bytes

@@ -3,8 +3,6 @@
 The rules and the words are those of ``input_lines``. In binary mode, the headers and the body become the members of a line first.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from io import BytesIO
