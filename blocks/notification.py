@@ -1,7 +1,5 @@
 """A Prefect notification block whose notifications become stored events."""
 
-from __future__ import annotations
-
 from prefect.blocks.abstract import NotificationBlock, NotificationError
 from pydantic import Field, HttpUrl
 

@@ -1,7 +1,5 @@
 """A release is built from a tag that agrees with the version and the changelog, and the workflow that publishes it is guarded."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Endpoints as Prefect blocks."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import gc

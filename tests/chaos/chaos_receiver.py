@@ -1,7 +1,5 @@
 """The receiver of the kill suite, by the end of the event's type; ``python -m resonant.testing --script``."""
 
-from __future__ import annotations
-
 from zlib import crc32
 
 from resonant.testing import (

@@ -4,8 +4,6 @@
 and in Prefect. ``RESONANT_CHAOS_SEED`` repeats a run, ``RESONANT_CHAOS_REPORT`` names a file for the figures.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,5 @@
 """The disk is full, and then has space again: nothing is lost, nothing half written is taken for whole."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import json

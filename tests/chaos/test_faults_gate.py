@@ -1,7 +1,5 @@
 """A sender that stalls, and the gate of a paced endpoint."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 

@@ -1,7 +1,5 @@
 """An endpoint that never answers, and one that does, in the same run: the one does not hold up the other."""
 
-from __future__ import annotations
-
 import asyncio
 from dataclasses import dataclass
 

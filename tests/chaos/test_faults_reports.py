@@ -3,8 +3,6 @@
 The long form has 20 failed runs for each fault, and 20 more on a second server.
 """
 
-from __future__ import annotations
-
 import asyncio
 import random
 import subprocess

@@ -1,7 +1,5 @@
 """Faults of the sender's own machine: names that do not resolve, a clock that jumps, no descriptor left."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os

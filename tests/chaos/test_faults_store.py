@@ -1,7 +1,5 @@
 """The store goes away and comes back while an emission runs: PostgreSQL restarted, its connections cut, SQLite locked."""
 
-from __future__ import annotations
-
 import asyncio
 from pathlib import Path
 

@@ -1,8 +1,6 @@
 """Processes at work on one store are killed, interrupted or stopped at random moments: nothing is lost, and only
 sends in flight are repeated."""
 
-from __future__ import annotations
-
 import time
 
 import pytest

@@ -4,8 +4,6 @@ whose answer was lost, after the producer has repeated it.
 ``RESONANT_CHAOS=long`` kills it 50 times on each database.
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 import random

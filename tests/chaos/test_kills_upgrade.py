@@ -1,7 +1,5 @@
 """Processes that upgrade a store of 0.1.0 are killed at random moments, while producers store new and known events."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import random

@@ -1,7 +1,5 @@
 """Chance decides much of a round, and not whether each kind of work meets each signal, on both databases."""
 
-from __future__ import annotations
-
 from itertools import product
 
 import pytest

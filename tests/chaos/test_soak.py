@@ -4,8 +4,6 @@ In the long form alone (``RESONANT_CHAOS=long``). ``RESONANT_CHAOS_SOAK_MINUTES`
 ``RESONANT_CHAOS_SOAK_RATE`` another rate than 50 events a second. Beside ``RESONANT_CHAOS_REPORT`` are the samples, as CSV.
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 import subprocess

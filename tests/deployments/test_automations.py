@@ -1,7 +1,5 @@
 """The automations on alerts: they can be applied repeatedly, and work on a real server."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import time

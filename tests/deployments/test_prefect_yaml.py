@@ -1,7 +1,5 @@
 """After the bootstrap, a server has everything that prefect.yaml declares: Prefect silently ignores a misspelt key."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """``resonant automation`` starts and stops the reports of failed runs on a real server."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from dataclasses import replace

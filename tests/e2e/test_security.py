@@ -5,8 +5,6 @@ Prefect's database and the answers of its API, logs at DEBUG, artifacts, Prometh
 command, and the arguments of the processes.
 """
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import json

@@ -3,8 +3,6 @@
 Only the owner can read its files. What web pages can do is in test_ui_foreign_pages.py.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import stat
 from pathlib import Path

@@ -3,8 +3,6 @@
 The screenshots are kept in ``build/screenshots``.
 """
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import io

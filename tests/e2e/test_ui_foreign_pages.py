@@ -1,7 +1,5 @@
 """Foreign web pages in a real browser: they cannot read, change or listen to anything of a Prefect server on this machine."""
 
-from __future__ import annotations
-
 import httpx
 import pytest
 

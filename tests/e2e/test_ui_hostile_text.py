@@ -1,7 +1,5 @@
 """Untrusted text in both of Prefect's UIs, in a real browser: shown literally, without images or links."""
 
-from __future__ import annotations
-
 import asyncio
 
 import pytest

@@ -1,7 +1,5 @@
 """An installed wheel, in an empty folder with an empty home: every command works, and the installation stays as it is."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Announcements of alerts and gates are sent to Prefect again until its event feed shows them."""
 
-from __future__ import annotations
-
 import time
 from uuid import UUID
 

@@ -1,7 +1,5 @@
 """Runs without heartbeats are marked as crashed, although Prefect may have dropped the events of the automation."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 
 import pytest

@@ -1,7 +1,5 @@
 """The metrics flow sends one Prefect event for each alert that begins or ends."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import threading

@@ -1,7 +1,5 @@
 """The parameters of the flows that select deliveries."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 
 import pytest

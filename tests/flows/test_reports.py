@@ -1,7 +1,5 @@
 """The flow report_failed_runs stores an event for each failed flow run that an endpoint watches, once."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections import Counter

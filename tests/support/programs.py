@@ -4,8 +4,6 @@ If one is missing, the test is skipped with a reason that says how to get it. Wi
 sets once it has installed them, the test fails instead, so that CI cannot skip it silently.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -57,6 +57,13 @@ def run_in_simulated_time(main: Coroutine[object, object, T]) -> T:
         return runner.run(main)
 
 
+def clock_from(start: float) -> Callable[[], float]:
+    """Return a clock that shows ``start`` now, in seconds, and goes as the time of the running loop."""
+    loop = asyncio.get_running_loop()
+    ahead = start - loop.time()
+    return lambda: ahead + loop.time()
+
+
 def simulated(test):
     """Run an async test in simulated time."""
 

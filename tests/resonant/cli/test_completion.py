@@ -1,7 +1,5 @@
 """The shell completes endpoints, codes and policies from the store, without a server, and silently."""
 
-from __future__ import annotations
-
 import sqlite3
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Mistakes in options: one line on standard error, exit code 2, and nothing is changed, sent or looked up on a server."""
 
-from __future__ import annotations
-
 import contextlib
 import shlex
 import sqlite3

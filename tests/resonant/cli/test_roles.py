@@ -1,7 +1,5 @@
 """The users of PostgreSQL in docs/how-to/who-may-do-what.md can do their work and no more."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from pathlib import Path

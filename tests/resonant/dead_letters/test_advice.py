@@ -1,7 +1,5 @@
 """Advice on dead letters: every code and reason has a line, and the commands and options that it names exist."""
 
-from __future__ import annotations
-
 import re
 from typing import get_args
 

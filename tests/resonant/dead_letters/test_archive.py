@@ -1,7 +1,5 @@
 """An archive is a new file, whose earlier documents stay readable after a kill and on a full disk."""
 
-from __future__ import annotations
-
 import os
 import resource
 from concurrent.futures import ThreadPoolExecutor

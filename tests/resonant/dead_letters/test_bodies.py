@@ -1,7 +1,5 @@
 """The retention of bodies removes the bodies of delivered events, and nothing else."""
 
-from __future__ import annotations
-
 import pytest
 
 from resonant.dead_letters.archive import read_archive

@@ -1,7 +1,5 @@
 """A cancellation gives up unfinished deliveries, except those that are being sent; see also ``test_stateful``."""
 
-from __future__ import annotations
-
 from resonant.dead_letters.cancel import Cancellable, cancellable
 from resonant.store.audit import read_audit
 from resonant.store.views.selection import Selection

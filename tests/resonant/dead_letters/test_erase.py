@@ -1,7 +1,5 @@
 """An erasure removes the content of events from the store, and keeps what happened to them."""
 
-from __future__ import annotations
-
 import base64
 import json
 import sqlite3

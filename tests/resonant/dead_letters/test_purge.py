@@ -3,8 +3,6 @@
 ``test_stateful`` checks that a row goes with its history and its event, and is counted.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 from contextlib import contextmanager

@@ -3,8 +3,6 @@
 ``test_stateful`` checks each row, and the balance.
 """
 
-from __future__ import annotations
-
 import asyncio
 
 import pytest

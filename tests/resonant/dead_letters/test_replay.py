@@ -1,7 +1,5 @@
 """A replay takes the requested dead letters, oldest first; ``test_stateful`` checks the new round of each."""
 
-from __future__ import annotations
-
 import asyncio
 
 import pytest

@@ -1,7 +1,5 @@
 """The rate of a replay grows to the requested one, and never exceeds it by more than a fifth."""
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_left
 from itertools import pairwise

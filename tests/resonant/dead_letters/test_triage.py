@@ -1,7 +1,5 @@
 """Triage: dead letters with the same cause make one group."""
 
-from __future__ import annotations
-
 from resonant.dead_letters.advice import advise
 from resonant.dead_letters.purge import Chosen
 from resonant.dead_letters.triage import triage

@@ -11,7 +11,7 @@ from resonant.dispatch.limits import LANES, Limits
 from resonant.errors import UnexpectedStatus
 from resonant.sinks.base import CallableSink
 from support.dispatching import START, deliveries, dispatching, enqueue, opened, sink_target, succeed
-from support.simulated_time import simulated
+from support.simulated_time import clock_from, simulated
 
 EVENTS = 400
 # A task run takes this long to start, one after the other.
@@ -73,11 +73,7 @@ class Starts:
 @pytest.mark.parametrize("lane", ["auto", "task"])
 @simulated
 async def test_an_endpoint_that_refuses_excess_gets_no_task_run_in_vain(tmp_path, lane):
-    loop = asyncio.get_running_loop()
-    began_at = loop.time()
-
-    def clock():
-        return START + loop.time() - began_at
+    clock = clock_from(START)
 
     url = f"sqlite:///{tmp_path / 'r.db'}"
     async with opened(url, clock=clock, host_clock=clock) as store:
@@ -98,11 +94,7 @@ async def test_an_endpoint_that_refuses_excess_gets_no_task_run_in_vain(tmp_path
 @contextlib.asynccontextmanager
 async def starting(path, *, limits, answers, seconds=START_SECONDS):
     """Run a dispatcher in simulated time for the block; ``answers`` returns the sink of an endpoint."""
-    loop = asyncio.get_running_loop()
-    began_at = loop.time()
-
-    def clock():
-        return START + loop.time() - began_at
+    clock = clock_from(START)
 
     async def open_destination(name):
         return sink_target(name, CallableSink(answers(name)))

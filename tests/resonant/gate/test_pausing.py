@@ -1,7 +1,5 @@
 """Pausing and resuming an endpoint, and making its parked deliveries due; each change is in the audit."""
 
-from __future__ import annotations
-
 import asyncio
 from dataclasses import replace
 

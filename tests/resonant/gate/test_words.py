@@ -1,7 +1,5 @@
 """An endpoint's gate in words."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -11,7 +11,7 @@ from resonant.metrics.conditions import evaluate, read_activity
 from resonant.metrics.totals import read_totals
 from resonant.settings import Settings
 from support.dispatching import START, dispatching, emit, enqueue, opened
-from support.simulated_time import run_in_simulated_time
+from support.simulated_time import clock_from, run_in_simulated_time
 
 MINUTE = 60.0
 OUTAGE = 16 * MINUTE
@@ -22,11 +22,7 @@ WINDOW = SETTINGS.alert_window_seconds
 
 async def alerts_of_an_outage(path):
     """Let a receiver answer 503 for a while; return the alerts that began and ended, with the minutes of their exports."""
-    loop = asyncio.get_running_loop()
-    began_at = loop.time()
-
-    def clock():
-        return START + loop.time() - began_at
+    clock = clock_from(START)
 
     async def answer(_event):
         await asyncio.sleep(0.02)

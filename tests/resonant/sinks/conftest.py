@@ -1,7 +1,5 @@
 """Keep the garbage of earlier tests out of tests in which a warning is an error."""
 
-from __future__ import annotations
-
 import gc
 import warnings
 

@@ -5,8 +5,6 @@ and ``yaml/v1.0/v1_minimum.yaml`` give events. Here, each event is sent, and the
 extension attributes of ``v1.yaml`` end with a line break, which CloudEvents 1.0 forbids; they are sent without it.
 """
 
-from __future__ import annotations
-
 import json
 import urllib.parse
 

@@ -1,7 +1,5 @@
 """Sends to a receiver with faults: the outcome, the time, the memory, and the connection for the next event."""
 
-from __future__ import annotations
-
 import asyncio
 import gzip
 import time

@@ -1,7 +1,5 @@
 """No secret is kept of a receiver's answer or of an error's text."""
 
-from __future__ import annotations
-
 import base64
 import time
 import urllib.parse

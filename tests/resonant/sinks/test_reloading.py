@@ -1,7 +1,5 @@
 """An open endpoint follows changes to its configuration."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import time

@@ -1,7 +1,5 @@
 """Receivers read every kind of event with the libraries for CloudEvents, and verify it with those for Standard Webhooks."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import json

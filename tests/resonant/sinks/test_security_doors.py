@@ -3,8 +3,6 @@
 Each case that an endpoint accepts is a whole send, beside a server on every address of this machine that counts its requests.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import socket

@@ -1,7 +1,5 @@
 """Signatures: those of the official library, over any bytes; and no id can forge one."""
 
-from __future__ import annotations
-
 import base64
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Events on the wire, in both modes: headers and body as a receiver gets them."""
 
-from __future__ import annotations
-
 import base64
 import json
 import re

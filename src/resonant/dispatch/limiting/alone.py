@@ -1,7 +1,5 @@
 """Decides how many deliveries of a run are sent alone, each as a task run, and how many in chunks."""
 
-from __future__ import annotations
-
 from collections import deque
 
 _SECONDS = 1.0

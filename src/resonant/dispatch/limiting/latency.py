@@ -5,8 +5,6 @@ Uber's Cinnamon also corrects its target: more concurrent sends raise the latenc
 more. Here, the limit is the configured one times that ratio, so it never exceeds the configured one.
 """
 
-from __future__ import annotations
-
 import math
 
 # The limit falls when latency is above this multiple of its level, and a level below the second number counts as that number,

@@ -1,7 +1,5 @@
 """``dlq ack``: an operator acknowledges causes of dead letters."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

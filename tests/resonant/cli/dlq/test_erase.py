@@ -1,7 +1,5 @@
 """``erase`` asks, removes the content of events, and lists what it cannot reach."""
 
-from __future__ import annotations
-
 import contextlib
 import signal
 import sqlite3

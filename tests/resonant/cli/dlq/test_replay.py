@@ -1,7 +1,5 @@
 """Commands that act on dead letters: retry, replay, cancel."""
 
-from __future__ import annotations
-
 import json
 import sys
 

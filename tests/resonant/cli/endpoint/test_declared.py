@@ -1,7 +1,5 @@
 """Endpoints declared in a file."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Subscriptions declared in a file of endpoints."""
 
-from __future__ import annotations
-
 import pytest
 
 from resonant.cli.endpoint.declared_subscriptions import apply, check_number, compare, exported, parse

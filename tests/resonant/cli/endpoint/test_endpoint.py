@@ -1,7 +1,5 @@
 """``endpoint list`` and ``endpoint remove``, on a real Prefect server."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json

@@ -1,7 +1,5 @@
 """``resonant endpoint pause`` and ``resume``."""
 
-from __future__ import annotations
-
 from resonant.delivery.retry import Park
 
 

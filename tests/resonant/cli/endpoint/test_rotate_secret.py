@@ -1,7 +1,5 @@
 """``endpoint rotate-secret`` prints the new secret, says how long the old one also signs, and never loses a secret."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import json

@@ -1,7 +1,5 @@
 """``resonant simulate``."""
 
-from __future__ import annotations
-
 import json
 from xml.etree import ElementTree as ET
 

@@ -1,7 +1,5 @@
 """``subscription``: an operator adds, lists, shows and removes subscriptions."""
 
-from __future__ import annotations
-
 import json
 import re
 

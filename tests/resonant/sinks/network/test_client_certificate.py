@@ -1,7 +1,5 @@
 """Client certificates (mutual TLS): what a receiver that demands one gets, and what cannot be used."""
 
-from __future__ import annotations
-
 import os
 import ssl
 import subprocess

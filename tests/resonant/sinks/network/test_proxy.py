@@ -1,7 +1,5 @@
 """Sends through a proxy: what it sees, what the endpoint sees, and whose failure it is."""
 
-from __future__ import annotations
-
 import base64
 
 import httpx

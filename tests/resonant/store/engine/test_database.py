@@ -1,7 +1,5 @@
 """Opening a database, and the one clear line for each way in which that can fail."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 import socket

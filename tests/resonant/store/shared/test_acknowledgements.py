@@ -1,7 +1,5 @@
 """An acknowledged cause of dead letters: the operator, the note, and the end of the acknowledgement."""
 
-from __future__ import annotations
-
 import pytest
 
 from resonant.dead_letters.triage import triage

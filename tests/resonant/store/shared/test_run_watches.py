@@ -1,7 +1,5 @@
 """Watches of failed flow runs in the store."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest
