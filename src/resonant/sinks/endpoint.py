@@ -92,7 +92,9 @@ class Endpoint:
 
     def proxy_for(self, url: httpx.URL) -> Proxy | None:
         """Return the proxy to connect through for a URL; None without one."""
-        return self.proxy if self.proxy is not None and self.proxy.serves(url.host) else None
+        if self.proxy is None:
+            return None
+        return self.proxy if self.proxy.serves(url.raw_host.decode("ascii")) else None
 
     def _parsed(self, text: str, what: str) -> httpx.URL:
         try:

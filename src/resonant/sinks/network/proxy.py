@@ -19,6 +19,8 @@ DIRECT = "none"
 # The names of this machine: no other machine reaches them.
 LOOPBACK = ("localhost", "127.0.0.0/8", "::1")
 _HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
+_PRINTABLE = re.compile(r"[!-~]+")
+_USER = re.compile(r"[!-Z^-~]*")
 _NAME = re.compile(r"\.?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?")
 
 
@@ -50,6 +52,12 @@ class Proxy:
             raise ValueError("must have no path: percent-encode / ? # and @ in its user and password")
         if not unquote(url.netloc).isascii():
             raise ValueError("has a user or password that is not ASCII")
+        if not (_PRINTABLE.fullmatch(self.url) and _USER.fullmatch(url.netloc.rpartition("@")[0])):
+            raise ValueError(
+                "has a space, a bracket or a backslash: percent-encode it in its user and password"
+            )
+        if ":" in unquote(url.username or ""):
+            raise ValueError("has a user with a colon, which Basic authentication does not allow")
 
     @property
     def origin(self) -> str:

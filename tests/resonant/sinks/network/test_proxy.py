@@ -228,6 +228,12 @@ def test_a_bypass_names_the_hosts_that_are_reached_directly(bypass, direct, thro
     assert [host for host in through if not proxy.serves(host)] == []
 
 
+def test_an_international_name_is_bypassed_by_its_form_in_dns():
+    proxy = Proxy("http://proxy:3128", ("xn--bcher-kva.example",))
+    hooks = endpoint("https://bücher.example/", proxy=proxy)
+    assert hooks.proxy_for(httpx.URL(hooks.url)) is None
+
+
 @pytest.mark.parametrize(
     "entry", ["example.com:8080", "http://example.com", "*.example.com", "10.0.0.0/33", "a b"]
 )
@@ -291,6 +297,10 @@ def test_the_proxy_itself_may_have_a_private_address():
         "http://user:s3cret#@proxy:3128",
         "http://user:s3crét@proxy:3128",
         "http://user:s3cr%C3%A9t@proxy:3128",
+        "http://us%3Aer:s3cret@proxy:3128",
+        "http://user:s3cr\\et@proxy:3128",
+        "http://user:s3cr et@proxy:3128",
+        "http://user:s3cret@proxy:3128\n",
     ],
 )
 def test_a_malformed_proxy_is_refused_without_its_password(url):
