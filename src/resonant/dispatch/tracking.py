@@ -4,6 +4,8 @@ A command waits for the events that it stored, not for all due deliveries. Anoth
 polls the store, with short queries over the deliveries that have not ended.
 """
 
+from __future__ import annotations  # in Python 3.11, an array has no type parameter
+
 import asyncio
 import math
 from array import array
