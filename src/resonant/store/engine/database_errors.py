@@ -18,7 +18,7 @@ _HINTS = {
     "28P01": "the server refuses this user or password",
     "28000": "the server refuses this user or password",
     "3D000": f"the server has no such database: create it, {_ELSEWHERE}",
-    _NO_PRIVILEGE: "use a user with this privilege; a new or old store needs one who may create tables, or the owner of its tables",
+    _NO_PRIVILEGE: "use a user with this privilege, or upgrade the store as the owner of its tables",
     "55P03": "another transaction holds a lock on it: try again when it is done",
     "53100": "the server's disk is full: free some space and run the same command again",
     "53300": "the server has no free connection: try again later",

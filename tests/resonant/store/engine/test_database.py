@@ -148,7 +148,7 @@ def guarded_user(postgresql):
             "guarded",
             "postgres",
             "geheim",
-            "permission denied for schema public: use a user with this privilege; a new or old store needs one who may create tables, or the owner of its tables",
+            "permission denied for schema public: use a user with this privilege, or upgrade the store as the owner of its tables",
         ),
     ],
 )
