@@ -14,6 +14,7 @@ from urllib.parse import quote
 import pytest
 import trustme
 from PIL import Image, ImageColor
+from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 from prefect.events import Event
 
 from resonant import chart_style
@@ -26,6 +27,7 @@ from support.waiting import wait_until
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
 
 _CLICKS = 5
+_SHOWN_MILLISECONDS = 20_000
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 LOGO = Path(__file__).parents[2] / "docs" / "images" / "logo.png"
@@ -75,10 +77,25 @@ def after(page, name: str, kind: str):
     return page.locator(f"xpath={label}/following::{kind}[1]")
 
 
+def visit(page, address: str, shown: str):
+    """Open a page, again if a busy server refused what it reads, and return the first element with this selector."""
+    element = page.locator(shown).first
+
+    def open_it() -> bool:
+        page.goto(address)
+        with contextlib.suppress(PlaywrightTimeoutError):
+            element.wait_for(timeout=_SHOWN_MILLISECONDS)
+            return True
+        return False
+
+    wait_until(open_it, 120)
+    return element
+
+
 def open_artifact(page, ui: str, key: str) -> None:
     """Open the newest artifact of a key, through its history."""
-    page.goto(f"{ui}/artifacts/key/{key}")
-    page.locator("a[href*='/artifacts/artifact/']").first.click()
+    newest = visit(page, f"{ui}/artifacts/key/{key}", "a[href*='/artifacts/artifact/']")
+    visit(page, newest.evaluate("link => link.href"), "text=Show raw data")
 
 
 def submit_and_wait(page, ui: str, name: str) -> str:
@@ -167,8 +184,7 @@ def look_at_the_triage(page, ui: str) -> None:
 def purge_by_hand(page, ui: str) -> str:
     """Fill the form of the purge, and look at its report; return the message of the run."""
     purge = deployment(ui, "purge-dead-letters/purge-daily")
-    page.goto(f"{ui}/deployments/deployment/{purge}/run")
-    page.get_by_text("Age of dead letters").wait_for()
+    visit(page, f"{ui}/deployments/deployment/{purge}/run", "text=Age of dead letters")
     after(page, "older_than_days", 'button[normalize-space()="float"]').click()
     after(page, "older_than_days", "input").fill("0")
     screenshot(page, "purge-form")
@@ -215,8 +231,8 @@ def test_an_operator_reads_the_triage_replays_from_the_form_and_purges(machine, 
 
     repaired.touch()
     replay = deployment(ui, "replay-dead-letters/replay")
-    browser.goto(f"{ui}/deployments/deployment/{replay}/run?parameters=%7B%22dry_run%22%3Atrue%7D")
-    browser.get_by_text("Dead letters per second, after a slow start").wait_for()
+    form = f"{ui}/deployments/deployment/{replay}/run?parameters=%7B%22dry_run%22%3Atrue%7D"
+    visit(browser, form, "text=Dead letters per second, after a slow start")
     after(browser, "endpoint", 'button[normalize-space()="str"]').click()
     after(browser, "endpoint", "*[self::input or self::textarea]").fill("hooks")
     screenshot(browser, "replay-form")
