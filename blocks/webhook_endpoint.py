@@ -215,7 +215,7 @@ class WebhookEndpoint(EndpointBlock):
             except ResonantError:
                 raise
             except Exception as error:  # noqa: BLE001 - its text may contain the URL
-                raise SendFailed(Redactor.of(endpoint).message(error)) from None
+                raise SendFailed(Redactor.of(endpoint, also=sink.tokens).message(error)) from None
 
     def open(self, name: str) -> Destination:
         """Return a destination that reads this endpoint's configuration again while it is open."""

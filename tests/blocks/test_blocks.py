@@ -156,6 +156,25 @@ async def test_the_error_of_deliver_without_an_answer_has_no_secret():
         await block.deliver("paid")
 
 
+async def test_the_error_of_deliver_has_no_oauth_token():
+    def script(request):
+        if request.path == "/token":
+            return respond(200, body=b'{"access_token": "t0ken", "token_type": "bearer"}')
+        return respond(200, {"x": request.headers["authorization"].split()[1] + "a" * 70_000})
+
+    async with Receiver(script) as receiver:
+        block = webhook(
+            url=SecretStr(receiver.url),
+            allow_private=True,
+            oauth_token_url=f"{receiver.url}/token",
+            oauth_client_id="me",
+            oauth_client_secret=SecretStr("s3cret"),
+        )
+        with pytest.raises(SendFailed, match=r"[*]{3}aaa") as failed:
+            await block.deliver({"type": "t", "source": "/s"})
+    assert "t0ken" not in str(failed.value)
+
+
 def test_an_endpoint_goes_through_its_own_proxy_or_that_of_the_settings(monkeypatch):
     monkeypatch.setenv("RESONANT_PROXY", "http://everybodys:3128")
     default = egress_proxy()
