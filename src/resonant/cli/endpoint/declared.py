@@ -180,7 +180,9 @@ def _resolved(value: object, folder: Path) -> str:
             raise ValueError(f"the environment variable {where} is not set")
         return found
     if kind == "file":
-        return options.text_of_file(folder / where, where).strip()
+        if not (found := options.text_of_file(folder / where, where).strip()):
+            raise ValueError(f"the file {where} is empty")
+        return found
     return str(value)
 
 

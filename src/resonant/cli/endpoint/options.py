@@ -24,7 +24,13 @@ OAUTH_FIELDS = {
     f"oauth_{field}"
     for field in ("token_url", "client_id", "client_secret", "scope", "audience", "authentication")
 }
-_SECRETS = ("proxy", "client_certificate", "client_key", "oauth_client_secret")
+# The options for secrets. Each names a file; --proxy does so after @.
+_SECRETS = {
+    "proxy": "--proxy",
+    "client_certificate": "--client-cert",
+    "client_key": "--client-key",
+    "oauth_client_secret": "--oauth-client-secret-file",
+}
 
 
 class Clearable(StrEnum):
@@ -217,17 +223,13 @@ class SettingOptions:
         headers = dict(map(_header, fields.pop("header") or []))
         overrides = dict(map(_override, fields.pop("override") or []))
         found = {name: value for name, value in fields.items() if value is not None}
-        if str(found.get("proxy", "")).startswith("@"):
-            file = found["proxy"][1:]
-            found["proxy"] = options.text_of_file(file, f"--proxy @{file}").strip()
-        for name, option in (
-            ("client_certificate", "--client-cert"),
-            ("client_key", "--client-key"),
-            ("oauth_client_secret", "--oauth-client-secret-file"),
-        ):
-            if name in found:
-                found[name] = options.text_of_file(found[name], f"{option} {found[name]}")
-        found |= {name: secret(found[name]) for name in _SECRETS if name in found}
+        for name in (each for each in _SECRETS if each in found):
+            option, text = f"{_SECRETS[name]} {found[name]}", found[name]
+            if name != "proxy" or text.startswith("@"):
+                text = options.text_of_file(text.removeprefix("@") if name == "proxy" else text, option)
+            if not text.strip():
+                raise options.Misuse(f"{option.strip()}: is empty")
+            found[name] = secret(text.strip() if name == "proxy" else text)
         if url is not None:
             found["url"] = secret(line_of_stdin("the URL") if url == "-" else url)
         return Changes(found, headers, overrides)

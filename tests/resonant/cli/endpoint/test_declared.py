@@ -93,6 +93,7 @@ def test_a_malformed_file_is_refused_with_its_place(text, problem):
         ("client_certificate: chain", "its client certificate needs both a certificate and its key"),
         ("signing_secret: env:NOT_SET", "the environment variable NOT_SET is not set"),
         ("headers: {x: file:absent}", "absent: No such file"),
+        ("proxy: file:/dev/null", "the file /dev/null is empty"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_named_without_its_secret(fields, problem, tmp_path):
