@@ -67,7 +67,7 @@ class TokenSource:
         self._endpoint = endpoint
         self._url = httpx.URL(oauth.token_url)
         port = "" if self._url.port is None else f":{self._url.port}"
-        self._place = f"{self._url.scheme}://{self._url.host}{port}"
+        self._place = f"the server {self._url.scheme}://{self._url.host}{port}"
         self._redactor = Redactor.of(endpoint)
         self._token = ""
         self._renew_at = self._expires_at = self._retry_at = self._refused_at = -inf

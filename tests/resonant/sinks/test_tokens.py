@@ -232,6 +232,7 @@ async def test_a_problem_of_the_token_endpoint_is_one_line_without_secrets(
         assert shop.source._failures > 1
         said = shop.sink.describe(failure)
         assert problem in said
+        assert shop.endpoint.oauth.token_url in said
         assert shop.sink.problem() == str(failure)
         assert not [record for record in caplog.records if SECRET in record.getMessage()]
     assert shop.receiver.journal == []
@@ -243,7 +244,7 @@ async def test_a_problem_of_the_token_endpoint_is_one_line_without_secrets(
 
 async def test_a_token_endpoint_that_is_down_or_does_not_answer_is_a_problem_too(impatient, monkeypatch):
     async with site(token_url="http://127.0.0.1:1") as shop:
-        assert "no answer from http://127.0.0.1:1: " in str(await shop.failure())
+        assert "no answer from the server http://127.0.0.1:1: " in str(await shop.failure())
     monkeypatch.setattr(tokens, "REQUEST_SECONDS", 0.01)
     async with site(OAuthServer(delay=1.0)) as shop:
         assert "did not answer within 0.01 s" in str(await shop.failure())
@@ -396,7 +397,9 @@ async def test_status_shows_the_problem_until_there_is_a_token(tmp_path, impatie
             return [each.reason for each in (await store.status()).endpoint_problems]
 
         await until(problems)
-        assert await problems() == [f"no OAuth token: {shop.endpoint.oauth.token_url} answered 500"]
+        assert await problems() == [
+            f"no OAuth token: the server {shop.endpoint.oauth.token_url} answered 500"
+        ]
         shop.server.answer = None
         await run
         await enqueue(store)

@@ -160,4 +160,4 @@ def _problem(name: str, block: Any) -> str | None:
 def _cell(value: object) -> str:
     if value is None or value == {}:
         return "-"
-    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
+    return ("yes" if value else "no") if isinstance(value, bool) else output.visible(str(value))

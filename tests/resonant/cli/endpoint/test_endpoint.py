@@ -149,7 +149,7 @@ def test_a_proxy_and_a_client_certificate_are_shown_without_their_secrets(resona
         return resonant.on_prefect("endpoint", "show", IMPORTED, *options).out
 
     end = datetime(2040, 1, 1, tzinfo=UTC)
-    issued = trustme.CA().issue_cert("shop.example", common_name="shop", not_after=end)
+    issued = trustme.CA().issue_cert("shop.example", common_name="shop\x1b[31m", not_after=end)
     key, chain, proxy = (tmp_path / name for name in ("key", "chain", "proxy"))
     key.write_bytes(issued.private_key_pem.bytes())
     chain.write_bytes(issued.cert_chain_pems[0].bytes())
@@ -160,7 +160,7 @@ def test_a_proxy_and_a_client_certificate_are_shown_without_their_secrets(resona
 
     text = shown()
     assert "\nproxy: http://proxy.example:3128\n" in text
-    assert "\nclient_certificate: CN=shop,OU=" in text
+    assert "\nclient_certificate: CN=shop\\x1b[31m,OU=" in text
     assert "\nclient_certificate_until: 2040-01-01T00:00:00.000Z\n" in text
     assert "\nclient_key: set\n" in text
     assert "s3cret" not in text + shown("--json")
@@ -368,4 +368,4 @@ def test_a_test_event_without_a_token_says_why_on_one_line(resonant, endpoints, 
     options = f"--allow-private --oauth-token-url {token_url} --oauth-client-id me --oauth-client-secret-file {tmp_path / 'secret'}"
     resonant.on_prefect("endpoint", "add", IMPORTED, url, *options.split())
     failed = resonant.on_prefect("endpoint", "test", IMPORTED, code=1).out
-    assert "transient, oauth token: no OAuth token: no answer from http://127.0.0.1:1" in failed
+    assert "transient, oauth token: no OAuth token: no answer from the server http://127.0.0.1:1" in failed
