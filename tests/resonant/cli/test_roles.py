@@ -34,7 +34,7 @@ async def execute(url, statement):
 @pytest.fixture
 def urls(postgresql, postgresql_url):
     """A store with an event, and the URLs of the users on the page."""
-    add_endpoints(postgresql_url, "billing")
+    add_endpoints(postgresql_url, "billing", "crm")
     route_everything(postgresql_url, "billing")
     asyncio.run(fill(postgresql_url))
     for statements in re.findall(r"^```sql\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE):
@@ -99,13 +99,14 @@ def test_the_intake_can_store_events_and_neither_change_nor_remove_one(postgresq
     token = create_token(urls["owner"], tmp_path, "shop", "--read")
     headers = {"Authorization": f"Bearer {token}"}
     with serving(urls["events_intake"], tmp_path) as server:
-        for event, status in (
-            (EVENT, 202),
-            (EVENT, 202),
-            (EVENT | {"data": 2}, 409),
-            (EVENT | {"id": "e1"}, 202),
+        for event, query, status in (
+            (EVENT, "", 202),
+            (EVENT, "", 202),
+            (EVENT, "?endpoint=crm", 202),
+            (EVENT | {"data": 2}, "", 409),
+            (EVENT | {"id": "e1"}, "", 202),
         ):
-            answer = httpx.post(f"{server.url}/events", json=event, headers=headers | CLOUDEVENT)
+            answer = httpx.post(f"{server.url}/events{query}", json=event, headers=headers | CLOUDEVENT)
             assert answer.status_code == status, answer.text
         assert httpx.get(f"{server.url}/events/%2Fshop/e2", headers=headers).json()["deliveries"]
     [row] = postgresql.execute("SELECT last_used_at FROM resonant_tokens", "test")

@@ -129,13 +129,14 @@ def accept(
     )
     if erased := find_erased(connection, (identity for _, identity, *_ in every)):
         given = [each for each in every if each[1] not in erased]
-    stored, known_keys = _store_events(connection, given, now)
+    stored, forms = _store_events(connection, given, now)
     checked = _check(connection, given, stored)
     missing = {(key, endpoint): event.type for event, key, endpoints, _ in checked for endpoint in endpoints}
     inserted = _insert_deliveries(connection, missing, now, {"policy": policy, "max_attempts": max_attempts})
     acceptances.add(connection, Counter([endpoint for _, endpoint in inserted]), wake=wake)
-    if known_keys:
-        _restore_bodies(connection, checked, known_keys & {key for key, _ in inserted})
+    if "removed" in forms.values():
+        new = {key for key, _ in inserted if forms.get(key) == "removed"}
+        _restore_bodies(connection, checked, new)
     named_before = {key for key, _ in missing.keys() - inserted}
     routed_before = {key for _, key, endpoints, problem in checked if not endpoints and not problem}
     known = _read_deliveries(connection, named_before | routed_before)
@@ -184,11 +185,11 @@ def _check(connection: Connection, given: list[_Given], stored: dict[EventKey, _
 
 def _store_events(
     connection: Connection, given: list[_Given], now: float
-) -> tuple[dict[EventKey, _Stored], set[int]]:
+) -> tuple[dict[EventKey, _Stored], dict[int, str | None]]:
     """Insert the missing events that have an endpoint.
 
     Returns:
-        What is stored of each given event, and the keys of events that were known.
+        What is stored of each given event, and the forms of known events.
     """
     first: dict[EventKey, _Given] = {}
     for each in given:
@@ -197,8 +198,8 @@ def _store_events(
             first.setdefault(identity, each)
     stored: dict[EventKey, _Stored] = {}
     if others := {identity for _, identity, *_ in given if identity not in first}:
-        stored.update((identity, known) for identity, known, _ in _find_known(connection, others))
-    known_keys: set[int] = set()
+        stored.update((identity, known) for identity, known, *_ in _find_known(connection, others))
+    forms: dict[int, str | None] = {}
     taken: set[str] = set()
     # The second pass inserts events whose ids other sources have. It takes more only if a purge removes an event between the
     # insert and the lock.
@@ -206,16 +207,16 @@ def _store_events(
         # In the order of the ids, so that two producers of the same ids cannot deadlock.
         missing = sorted(first.keys() - stored.keys(), key=_id_first)
         if not missing:
-            return stored, known_keys
+            return stored, forms
         inserted = _insert_events(connection, [first[each] for each in missing], taken, now)
         stored |= inserted
         if len(inserted) < len(missing):
             unknown = [identity for identity in missing if identity not in inserted]
-            for identity, known, its_webhook_id in _find_known(connection, unknown):
+            for identity, known, its_webhook_id, form in _find_known(connection, unknown):
                 if identity in first:
                     # Unless this call has inserted it: an id that sources share finds the events of all.
                     stored.setdefault(identity, known)
-                    known_keys.add(known[0])
+                    forms[known[0]] = form
                 if its_webhook_id == identity.id:
                     taken.add(identity.id)
     raise ConflictingEvent(f"the webhook-id of the event {missing[0].id!r} belongs to another event")
@@ -264,7 +265,7 @@ def _form_of(event: Event) -> str:
 
 
 def _restore_bodies(connection: Connection, checked: list[_Checked], keys: set[int]) -> None:
-    """Store the bodies of these events again, if the retention of bodies has removed them: they have new deliveries."""
+    """Store the bodies of these events again, which the retention of bodies has removed: they have new deliveries."""
     table = schema.events
     for event, key, *_ in checked:
         if key in keys:
@@ -276,11 +277,11 @@ def _restore_bodies(connection: Connection, checked: list[_Checked], keys: set[i
 
 def _find_known(
     connection: Connection, identities: Iterable[EventKey]
-) -> Iterator[tuple[EventKey, _Stored, str]]:
-    """Yield the stored events with these ids, of any source, each with its webhook-id."""
+) -> Iterator[tuple[EventKey, _Stored, str, str | None]]:
+    """Yield the stored events with these ids, of any source, each with its webhook-id and its form."""
     rows = connection.execute(_holding(), {"ids": [identity.id for identity in identities]}).all()
-    for source, id_, key, digest, its_webhook_id in rows:
-        yield EventKey(source, id_), (key, digest, ()), its_webhook_id
+    for source, id_, key, digest, *rest in rows:
+        yield EventKey(source, id_), (key, digest, ()), *rest
 
 
 def _insert_deliveries(
@@ -354,7 +355,7 @@ def _conflict(connection: Connection, event: Event, key: int, digest: str) -> Co
 @cache
 def _holding() -> Select[Any]:
     table = schema.events.c
-    query = select(table.source, table.id, table.key, table.digest, table.webhook_id)
+    query = select(table.source, table.id, table.key, table.digest, table.webhook_id, table.form)
     return query.where(is_any_of_given(table.id, "ids")).with_for_update(read=True, key_share=True)
 
 
