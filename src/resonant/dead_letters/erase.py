@@ -22,6 +22,7 @@ from resonant.store.engine.sql import is_any_of
 from resonant.store.queue.causes import ERASED, Cause, cause_ids, forget_errors
 from resonant.store.queue.locked_rows import change_all
 from resonant.store.queue.own_events import keys_of_dead_letters
+from resonant.store.queue.rescue import rescue
 from resonant.store.shared.erased import erased_id, erasure_key, keyed_digest, make_erasure_key
 from resonant.store.views.known_names import why_no_such_ids
 from resonant.store.views.selection import Selection
@@ -38,6 +39,9 @@ _BATCH = 500
 _LOOK_AGAIN_SECONDS = 0.25
 _SHOWN_RUNS = 3
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+# The free texts of operators in the audit, and what separates their words.
+_TEXTS = ("text", "note", "reason")
+_SEPARATORS = re.compile(r"[\s,;:()]+")
 _d, _e, _a = schema.deliveries, schema.events, schema.attempts
 _is_left = func.coalesce(_e.c.form, "") != "erased"
 _REMOVED = ("subject", "datacontenttype", "dataschema", "extensions", "traceparent", "tracestate")
@@ -199,6 +203,8 @@ async def erase(
             if not busy or loop.time() >= until:
                 break
             await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+            # No worker may be there to take over from killed ones.
+            await store.write(rescue, now=store.clock())
     await store.database.reclaim_space()
     kept = await store.database.forget_removed()
     return replace(report, being_sent=busy, runs=tuple(runs), kept=kept)
@@ -225,6 +231,8 @@ def erase_batch(
     events = given | own
     deliveries = _lock_deliveries(connection, events)
     busy = {row.event_key for row in deliveries if row.sending}
+    # Otherwise nothing would find the system's own events about them later.
+    busy |= {about[own[key].id] for key in busy & own.keys()}
     events = {each: row for each, row in events.items() if each not in busy}
     deliveries = [row for row in deliveries if row.event_key in events]
     ids = [row.id for row in deliveries]
@@ -279,11 +287,15 @@ def _lock_deliveries(connection: Connection, events: Collection[int]) -> list[An
     return list(connection.execute(query.order_by(schema.id_without_index).with_for_update()))
 
 
-def _erase_events(connection: Connection, events: Iterable[Any], key: bytes) -> None:
+def _erase_events(connection: Connection, events: Collection[Any], key: bytes) -> None:
+    ids = {row.key: erased_id(key, EventKey(row.source, row.id)) for row in events}
+    # An older version of the package, or a producer that was waiting for an erasure, may have stored an erased event again.
+    query = select(_e.c.id).where(is_any_of(_e.c.id, list(ids.values())))
+    taken = set(connection.execute(query).scalars())
     rows = [
         {
             "its_key": row.key,
-            "its_id": erased_id(key, EventKey(row.source, row.id)),
+            "its_id": f"{ids[row.key]}-{row.key}" if ids[row.key] in taken else ids[row.key],
             "its_digest": keyed_digest(key, row.digest),
             "its_time": rfc3339(row.accepted_at),
         }
@@ -305,37 +317,36 @@ def _erase_events(connection: Connection, events: Iterable[Any], key: bytes) -> 
 def _erase_errors(connection: Connection, delivery_ids: list[int]) -> None:
     """Remove the errors of deliveries, and of causes that have no other dead letters."""
     columns = (_d.c.id, _d.c.status, _d.c.endpoint, _d.c.event_type, _d.c.reason, _d.c.category, _d.c.code)
-    query = select(*columns, _d.c.cause_id).where(is_any_of(_d.c.id, delivery_ids))
+    rows = connection.execute(select(*columns).where(is_any_of(_d.c.id, delivery_ids))).all()
     by_cause: defaultdict[Cause, list[int]] = defaultdict(list)
-    old = set()
-    for row in connection.execute(query).all():
+    for row in rows:
         if row.status == "dead_letter":
             failure = {"category": row.category, "code": row.code, "error_type": ERASED, "error": ""}
             by_cause[Cause.of(row.endpoint, row.event_type, row.reason, failure)].append(row.id)
-        if row.cause_id is not None:
-            old.add(row.cause_id)
     change_all(connection, delivery_ids, {"error": None, "cause_id": None})
     for cause, cause_id in cause_ids(connection, by_cause).items():
         change_all(connection, by_cause[cause], {"error_type": ERASED, "cause_id": cause_id})
-    forget_errors(connection, old)
+    forget_errors(connection, {row.endpoint for row in rows}, {row.event_type for row in rows})
 
 
 def _erase_from_audit(connection: Connection, events: Iterable[Any], key: bytes) -> None:
     """Replace the ids of events in the audit, and texts that name an event or its subject."""
     table = schema.audit
-    is_about = or_(*(table.c.selection.contains(f'"{name}":') for name in ("ids", "text", "note")))
+    is_about = or_(*(table.c.selection.contains(f'"{name}":') for name in ("ids", *_TEXTS)))
     rows = connection.execute(select(table.c.id, table.c.selection).where(is_about)).all()
     if not rows:
         return
     new_ids = {row.id: erased_id(key, EventKey(row.source, row.id)) for row in events}
     names = {*new_ids, *(row.subject for row in events if row.subject)}
+    phrases = [each for each in names if _SEPARATORS.search(each)]
     for audit_id, text in rows:
         selection = json.loads(text)
         if "ids" in selection:
             selection["ids"] = [new_ids.get(each, each) for each in selection["ids"]]
-        for name in ("text", "note"):
-            words = re.split(r"[\s,;:()]+", selection.get(name) or "")
-            if selection.get(name) in names or not names.isdisjoint(words):
+        for name in _TEXTS:
+            said = selection.get(name) or ""
+            words = {form for word in _SEPARATORS.split(said) for form in (word, word.strip(".!?'\""))}
+            if not names.isdisjoint(words) or any(each in said for each in phrases):
                 selection[name] = "erased"
         changed = json.dumps(selection, ensure_ascii=False)
         if changed != text:

@@ -17,7 +17,7 @@ from resonant.delivery.retry import GiveUp
 from resonant.errors import UnknownName
 from resonant.events import Event
 from resonant.store import schema
-from resonant.store.audit import read_audit
+from resonant.store.audit import read_audit, record_change
 from resonant.store.shared.acknowledgements import acknowledge
 from resonant.store.views.reads import each_dead_letter
 from resonant.store.views.selection import Selection
@@ -167,6 +167,17 @@ def test_an_erasure_waits_for_a_delivery_that_is_being_sent(desk):
     assert desk.status().delivered == 1
 
 
+def test_an_event_that_a_killed_worker_was_sending_is_erased_when_the_lease_has_ended(desk):
+    desk.enqueue(about())
+    desk.begin(desk.claim_one())
+    desk.clock.advance(1000)
+    report = run(desk, patience=30)
+    assert (report.events, report.cancelled, report.being_sent) == (1, 1, 0)
+    [row] = desk.rows(schema.attempts)
+    assert row["result"] == "lost"
+    assert desk.status().balanced
+
+
 def test_an_attempt_that_ends_late_adds_no_text_to_an_erased_event(desk):
     desk.enqueue(about())
     lease = desk.claim_one()
@@ -240,6 +251,9 @@ def test_the_audit_has_neither_the_selection_nor_ids_of_earlier_operations(desk)
     desk.cancel(text=SECRET)
     [fingerprint] = {row["fingerprint"] for row in desk.rows(schema.causes)}
     desk.write(acknowledge, fingerprint, who="Zoë", note=f"ask {ID} again", now=desk.clock())
+    entry = {"action": "pause", "selection": {"reason": f"the receiver lost {ID}."}}
+    desk.write(record_change, at=desk.clock(), who="Zoë", **entry)
+    desk.cancel(text=f"refused: {SECRET}")
     run(desk, Erasure(subject=SECRET))
     assert SECRET not in bytes_of(desk)
     assert ID not in bytes_of(desk)
@@ -256,6 +270,15 @@ def test_causes_keep_the_errors_of_other_dead_letters(desk):
     errors = {row["error"] for row in desk.rows(schema.causes)}
     assert errors == {"refused: too many", ""}
     assert desk.run(desk.store.dead_letters(Selection(text="too many")))[0].event_id == "evt_other"
+
+
+def test_the_errors_of_earlier_rounds_are_removed_too(desk):
+    bury(desk, about())
+    desk.clock.advance(1)
+    for lease in desk.replay(include_permanent=True).leases:
+        desk.fail(lease, GiveUp("exhausted"))
+    run(desk)
+    assert SECRET not in bytes_of(desk)
 
 
 def test_an_unknown_id_is_an_error_and_an_erased_one_is_not(desk):
@@ -309,6 +332,32 @@ def test_the_systems_own_events_about_an_erased_event_are_erased_with_it(desk):
     assert (report.events, report.deliveries, report.cancelled) == (1, 2, 1)
     assert ID not in bytes_of(desk)
     assert SECRET not in bytes_of(desk)
+
+
+def test_an_event_waits_for_the_systems_own_event_about_it_that_is_being_sent(desk):
+    subscribe(desk, "ops", "resonant.delivery.dead")
+    bury(desk, about())
+    lease = desk.claim_one(endpoint="ops")
+    desk.begin(lease)
+    report = run(desk)
+    assert (report.events, report.being_sent) == (0, 1)
+    desk.record(desk.delivered(lease))
+    assert run(desk).events == 1
+    assert ID not in bytes_of(desk)
+    assert SECRET not in bytes_of(desk)
+
+
+def test_an_erased_event_that_an_older_version_stored_again_is_erased_again(desk):
+    desk.bury(about())
+    run(desk)
+    set_key = text("UPDATE resonant_schema SET erasure_key = :key")
+    [[key]] = [row.values() for row in rows(desk, "(SELECT erasure_key FROM resonant_schema) AS key")]
+    desk.write(lambda connection: connection.execute(set_key, {"key": None}))
+    desk.enqueue(about())
+    desk.write(lambda connection: connection.execute(set_key, {"key": key}))
+    assert run(desk).events == 1
+    assert SECRET not in bytes_of(desk)
+    assert desk.enqueue(about()).erased == 1
 
 
 def test_on_postgresql_the_report_says_what_keeps_the_bytes(open_desk, postgresql_url):

@@ -50,8 +50,8 @@ def retry(
                 f"{some(sorted(missing))} {'is' if len(missing) == 1 else 'are'} not in the dead-letter queue: nothing "
                 "was sent (`resonant dlq` lists the queue)"
             )
-        if erased := [each.event_id for each in dead_letters if each.error_type == ERASED]:
-            raise ResonantError(f"{some(erased)}: erased, so it cannot be sent: nothing was sent")
+        if erased := {each.event_id for each in dead_letters if each.error_type == ERASED}:
+            raise ResonantError(f"{some(sorted(erased))}: erased, so it cannot be sent: nothing was sent")
         permanent = [dead_letter for dead_letter in dead_letters if dead_letter.category == "permanent"]
         if permanent and not yes:
             _confirm_permanent(permanent)

@@ -87,13 +87,16 @@ def is_known(connection: Connection, fingerprint: str) -> bool:
     )
 
 
-def forget_errors(connection: Connection, cause_ids: Iterable[int]) -> None:
-    """Remove the errors of those of these causes that have no dead letters, and their acknowledgements."""
+def forget_errors(connection: Connection, endpoints: Iterable[str], event_types: Iterable[str]) -> None:
+    """Remove the errors of their causes that have no dead letters, and the acknowledgements of these causes.
+
+    Earlier rounds of a delivery had other causes, which it no longer references.
+    """
     d, a = schema.deliveries, schema.acknowledged_causes
     is_used = select(d.c.id).where(schema.is_dead_letter, d.c.cause_id == _c.c.id).exists()
     query = select(_c.c.id, _c.c.endpoint, _c.c.code, _c.c.fingerprint)
-    unused = connection.execute(query.where(is_any_of(_c.c.id, list(cause_ids)), ~is_used, _c.c.error != ""))
-    for row in unused.all():
+    theirs = (is_any_of(_c.c.endpoint, list(endpoints)), is_any_of(_c.c.event_type, list(event_types)))
+    for row in connection.execute(query.where(*theirs, ~is_used, _c.c.error != "")).all():
         changes = {"error": "", "digest": f"erased-{secrets.token_hex(12)}"}
         changes["fingerprint"] = fingerprint(row.endpoint, row.code, "")
         connection.execute(_c.update().where(_c.c.id == row.id).values(changes))

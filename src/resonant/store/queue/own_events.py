@@ -83,9 +83,13 @@ def report_dead_letters(connection: Connection, dead_letters: Iterable[NewDeadLe
         store_reports(connection, "resonant.delivery.dead", reports, now=now)
 
 
-def keys_of_dead_letters(deliveries: Iterable[Any]) -> list[str]:
-    """Return the ids of the events that may report that these deliveries were given up, given their rows."""
-    return [_key(row.id, number, row.accepted_at) for row in deliveries for number in range(1, row.round + 1)]
+def keys_of_dead_letters(deliveries: Iterable[Any]) -> dict[str, int]:
+    """Map the ids of the events that may report that these deliveries were given up to the keys of the deliveries' events."""
+    return {
+        _key(row.id, number, row.accepted_at): row.event_key
+        for row in deliveries
+        for number in range(1, row.round + 1)
+    }
 
 
 def _key(delivery_id: int, number: int, accepted_at: float) -> str:
