@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from resonant.events import Clock, Event
     from resonant.sinks.endpoint import Endpoint
+    from resonant.sinks.oauth import OAuth
 
 # Time limit for the body of a 2xx. The event is already delivered; the body is only for the excerpt.
 SUCCESS_BODY_SECONDS = 1.0
@@ -94,8 +95,7 @@ class HttpSink:
     async def prepare(self) -> None:
         """Wait for an OAuth token, if the endpoint needs one, for a few seconds at most. Call it before ``send``."""
         if self.endpoint.oauth is not None:
-            self._tokens = self._tokens or token_source(self.endpoint.oauth, self.endpoint)
-            await self._tokens.prepare()
+            await self._source(self.endpoint.oauth).prepare()
 
     async def send(self, event: Event) -> Receipt:
         """POST the event in the endpoint's mode.
@@ -111,8 +111,8 @@ class HttpSink:
             httpx.HTTPError: any other failure, including a refused address (with ``AddressRefused`` as the cause). Its
                 text may contain the URL; ``Redactor.message`` removes it.
         """
-        if self._tokens is not None:
-            self._use(self._tokens.current())
+        if self.endpoint.oauth is not None:  # without ``prepare`` if the configuration changed since
+            self._use(self._source(self.endpoint.oauth).current())
         token = self._token
         transport, request = self._open(), self._request(event)
         response: httpx.Response | None = None
@@ -160,6 +160,11 @@ class HttpSink:
         request = aiohttp.ClientRequest("POST", yarl.URL(str(self._url)))
         connection = await connector.connect(request, [], aiohttp.ClientTimeout())
         connection.close()
+
+    def _source(self, oauth: OAuth) -> TokenSource:
+        if self._tokens is None:
+            self._tokens = token_source(oauth, self.endpoint)
+        return self._tokens
 
     def _use(self, token: str) -> None:
         if token != self._token:

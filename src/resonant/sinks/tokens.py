@@ -96,7 +96,7 @@ class TokenSource:
         now = asyncio.get_running_loop().time()
         if now < self._expires_at:
             return self._token
-        problem = self.problem or f"{self._place} did not answer within {WAIT_SECONDS:g} s"
+        problem = self.problem or f"{self._place} has not answered yet"
         raise TokenUnavailable(f"no OAuth token: {problem}", max(_SHORTEST_WAIT, self._retry_at - now))
 
     def refuse(self, token: str) -> None:

@@ -268,6 +268,16 @@ async def test_a_changed_client_secret_is_used_from_the_next_send_on(impatient):
         await until(lambda: is_delivered(shop))
 
 
+async def test_nothing_is_sent_without_a_token_if_the_settings_change_between_the_wait_and_the_send():
+    async with site() as shop:
+        await shop.sink.prepare()
+        await shop.change(scope="another")
+        with pytest.raises(TokenUnavailable, match="has not answered yet"):
+            await shop.sink.send(EVENT)
+        assert shop.receiver.journal == []
+        assert (await shop.send()).status_code == 200
+
+
 async def is_delivered(shop):
     return not isinstance(await shop.send(), Exception)
 
