@@ -111,7 +111,7 @@ class WebhookEndpoint(EndpointBlock):
     )
     oauth_authentication: Authentication = Field(
         default="basic",
-        description="OAuth 2.0: client id and secret are sent as Basic authentication (basic) or in the body (body).",
+        description="OAuth 2.0: send client id and secret as Basic authentication (basic) or in the body (body).",
     )
 
     def header_values(self, name: str) -> dict[str, str]:
@@ -182,7 +182,7 @@ class WebhookEndpoint(EndpointBlock):
         self.to_endpoint(name)
 
     def warning(self) -> str | None:
-        """Return advice about a signing secret of the wrong length, or a client certificate that ends soon; None without any."""
+        """Return advice about a signing secret of the wrong length, or a client certificate that expires soon; None without any."""
         problem = self.signing_secret and problem_of_secret(self.signing_secret.get_secret_value())
         if problem:
             return f"{problem}: `resonant endpoint rotate-secret` makes a new one"

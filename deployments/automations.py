@@ -77,7 +77,8 @@ def replay(deployment: UUID) -> Automation:
         name=REPLAY,
         description=(
             "Once an endpoint's error rate is normal again, replays the transient dead letters given up since the "
-            f"alert began, at {_REPLAY_RATE:g} per second, unless they were given up {_REPLAY_MAX_ROUNDS} times. Enable it if duplicates are harmless."
+            f"alert began, at {_REPLAY_RATE:g} per second, and skips those of {_REPLAY_MAX_ROUNDS} rounds or more. "
+            "Enable it if duplicates are harmless."
         ),
         enabled=False,
         trigger=EventTrigger(

@@ -129,7 +129,7 @@ def _option(option: Any) -> tuple[str, str, str]:
     names = [f"{each} {option.metavar}" if option.metavar else each for each in option.opts]
     if option.required:
         default = "required"
-    elif option.default is None or option.default is False:
+    elif option.default is None or option.default is False or option.default == "":
         default = ""
     else:
         default = f"`{_plain_number(getattr(option.default, 'value', option.default))}`"
@@ -317,7 +317,10 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+    # Code needs no escapes, except for the bars of a table.
+    parts = text.replace("|", "\\|").split("`")
+    parts[::2] = [each.replace("<", "&lt;").replace("*", "\\*") for each in parts[::2]]
+    return "`".join(parts)
 
 
 def _text(parts: Iterator[str]) -> str:

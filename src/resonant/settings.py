@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     no_proxy: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="Hosts that are reached without this proxy, separated by commas: names, which include all names below them, "
-        "addresses, networks such as `10.0.0.0/8`, or `*`. This machine (`localhost`, `127.0.0.0/8`, `::1`) always is.",
+        "addresses, networks such as `10.0.0.0/8`, or `*`. This machine (`localhost`, `127.0.0.0/8`, `::1`) is always reached without it.",
     )
     sinks: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),

@@ -192,7 +192,7 @@ def test_a_client_certificate_that_ends_soon_causes_a_warning_and_is_still_sent(
         client_key=SecretStr(issued.private_key_pem.bytes().decode()),
     )
     block.open("billing")
-    assert "endpoint billing: its client certificate ends on " in caplog.text
+    assert "endpoint billing: its client certificate expires on " in caplog.text
     assert block.to_endpoint("billing").client_certificate is not None
 
 

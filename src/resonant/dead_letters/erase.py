@@ -49,7 +49,7 @@ _REMOVED = ("subject", "datacontenttype", "dataschema", "extensions", "tracepare
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """Which events to erase: those that meet all conditions. At least ids, a subject, or a source and a type are given.
+    """The events to erase: those that meet all conditions. Give at least ids, a subject, or a source and a type.
 
     Attributes:
         ids: the ids of events.
@@ -78,12 +78,12 @@ class Erasure:
 
 
 class ErasurePlan(NamedTuple):
-    """What an erasure would do now.
+    """The numbers of events and deliveries that an erasure would change now.
 
     Attributes:
-        events: those that would be erased.
-        deliveries: their deliveries.
-        unfinished: those of them that would be given up, with reason cancelled.
+        events: events to erase.
+        deliveries: all their deliveries.
+        unfinished: those of them that would be given up, with the reason ``cancelled``.
         being_sent: unfinished deliveries that are being sent, for which an erasure waits.
     """
 
@@ -103,7 +103,7 @@ class ErasureReport:
         cancelled: those of them that were unfinished.
         being_sent: events that are not erased, since deliveries of them were being sent until the end.
         runs: ids of flow runs that sent them; Prefect's database may have their content.
-        kept: what still has the bytes that were removed, on one line; None for nothing.
+        kept: the part of the database that still has the removed bytes, on one line; None if no part has them.
     """
 
     events: int = 0
@@ -115,7 +115,7 @@ class ErasureReport:
 
 
 class OutOfReach(NamedTuple):
-    """A place that may still have erased content, and what helps."""
+    """A place that may still have erased content, and the remedy."""
 
     what: str
     advice: str

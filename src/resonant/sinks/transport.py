@@ -87,7 +87,7 @@ class _ProxyConnector(_Connector):
         except aiohttp.ClientConnectorError:
             raise  # of the endpoint's TLS
         except aiohttp.ClientError as error:
-            raise httpx.ProxyError(f"no answer of the proxy: {type(error).__name__}") from None
+            raise httpx.ProxyError(f"no answer from the proxy: {type(error).__name__}") from None
 
     def _get_ssl_context(self, req: aiohttp.ClientRequest) -> ssl.SSLContext | None:
         # The endpoint's authorities and client certificate are not for the proxy.

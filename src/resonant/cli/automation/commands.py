@@ -41,13 +41,13 @@ Flow = Annotated[
 Tag = Annotated[str, typer.Option(metavar="TAG", help="Only runs with this tag.", show_default=False)]
 
 AllServers = Annotated[
-    bool, typer.Option("--all-servers", help="Also those of other Prefect servers on the same store.")
+    bool, typer.Option("--all-servers", help="List those of other Prefect servers on the same store, too.")
 ]
 Server = Annotated[
     str,
     typer.Option(
         metavar="ID",
-        help="Of another Prefect server, such as one that no longer exists: see `list --all-servers`.",
+        help="The id of another Prefect server, such as one that no longer exists; `list --all-servers` shows it.",
         show_default=False,
     ),
 ]

@@ -19,29 +19,27 @@ if TYPE_CHECKING:
 def erase(
     *,
     ids: Annotated[
-        list[str] | None, typer.Option("--id", metavar="ID", help="This event; may be repeated.")
+        list[str] | None, typer.Option("--id", metavar="ID", help="The id of an event; repeatable.")
     ] = None,
     subject: Annotated[
-        str | None, typer.Option(metavar="SUBJECT", help="Events with this subject, exactly.")
+        str | None, typer.Option(metavar="SUBJECT", help="Only events with exactly this subject.")
     ] = None,
     source: filters.Source = None,
     event_type: Annotated[
         str | None,
-        typer.Option(
-            "--type", metavar="GLOB", help="Events of these types and of the source, such as 'user.*'."
-        ),
+        typer.Option("--type", metavar="GLOB", help="Only these event types, such as 'user.*'."),
     ] = None,
     dry_run: options.DryRun = False,
     yes: options.Yes = False,
     as_json: options.Json = False,
 ) -> None:
-    """Remove the content of events irreversibly: data, id, subject, time, extensions, and what receivers answered.
+    """Remove the content of events irreversibly: data, id, subject, time, extensions, and receivers' answers.
 
     Give --id, --subject, or --source with --type. Unfinished deliveries are given up first. The deliveries stay, with source, type,
-    endpoint, attempts, times and outcomes. A repeat of an erased event is answered "erased", and is not stored or sent.
+    endpoint, attempts, times and outcomes. If a producer sends an erased event again, it is neither stored nor sent.
 
-    The command waits up to 30 seconds for deliveries that are being sent; if some are not done then, their events stay, and the exit
-    code is 1. Run it again after an interruption. At the end, it lists what it cannot reach.
+    The command waits up to 30 seconds for deliveries that are being sent. If some are not done then, their events stay, and the
+    exit code is 1. After an interruption, run it again. At the end, it lists the places that it cannot reach.
     """
     from resonant.cli.command_store import command_store, who_runs_this
     from resonant.cli.progress import progress
@@ -63,14 +61,14 @@ def erase(
                 lambda opened: erase_events(opened, what, who=who_runs_this(), on_progress=show)
             )
         left = out_of_reach(report, store.settings)
-    given_up = f"; {counted(report.cancelled, 'unfinished one')} given up" if report.cancelled else ""
-    said = f"{counted(report.events, 'event')} erased, with {counted(report.deliveries, 'delivery', 'deliveries')}{given_up}"
+    unfinished = f", {report.cancelled:,} of them unfinished" if report.cancelled else ""
+    said = f"{counted(report.events, 'event')} erased, with {counted(report.deliveries, 'delivery', 'deliveries')}{unfinished}"
     output.write_result(documents.erased(report, left), said, as_json=as_json)
     for each in () if as_json else left:
         output.write_paragraph(f"out of reach: {each.what}: {output.visible(each.advice)}", indent=2)
     if report.being_sent:
         output.say(
-            f"resonant: {counted(report.being_sent, 'event')} being sent now: not erased; run the command again"
+            f"resonant: {counted(report.being_sent, 'event')} not erased, since they are being sent: run the command again"
         )
         raise typer.Exit(1)
 
@@ -101,9 +99,7 @@ def _plan(store: CommandStore, what: Erasure) -> ErasurePlan:
 
 
 def _describe(planned: ErasurePlan) -> str:
-    given_up = (
-        f"; {counted(planned.unfinished, 'unfinished one')} would be given up" if planned.unfinished else ""
-    )
-    sent = f", after {planned.being_sent:,} being sent now" if planned.being_sent else ""
+    unfinished = f", {planned.unfinished:,} of them unfinished" if planned.unfinished else ""
+    sent = f", {planned.being_sent:,} being sent now" if planned.being_sent else ""
     deliveries = counted(planned.deliveries, "delivery", "deliveries")
-    return f"{counted(planned.events, 'event')} would be erased, with {deliveries}{given_up}{sent}"
+    return f"{counted(planned.events, 'event')} would be erased, with {deliveries}{unfinished}{sent}"

@@ -47,18 +47,26 @@ def add(
     secret_stdin: Annotated[
         bool,
         typer.Option(
-            "--secret-stdin", help="Read the signing secret (whsec_... or whsk_...) from standard input."
+            "--secret-stdin",
+            help="Read the signing secret (whsec_... or whsk_...) from standard input.",
+            rich_help_panel=given.SIGNING,
         ),
     ] = False,
     signing: Annotated[
         Literal["ed25519"] | None,
         typer.Option(
             metavar="SCHEME",
-            help="ed25519: make a private key that signs, and print the public key for the receiver.",
+            help="ed25519: generate a key pair, and print the public key for the receiver.",
+            rich_help_panel=given.SIGNING,
         ),
     ] = None,
     allow_private: Annotated[
-        bool, typer.Option("--allow-private", help="Allow private addresses, such as 127.0.0.1.")
+        bool,
+        typer.Option(
+            "--allow-private",
+            help="Allow private addresses, such as 127.0.0.1.",
+            rich_help_panel=given.NETWORK,
+        ),
     ] = False,
     overwrite: Annotated[
         bool,
@@ -139,7 +147,11 @@ def update(
     ] = None,
     allow_private: Annotated[
         bool | None,
-        typer.Option("--allow-private/--refuse-private", help="Allow or refuse private addresses."),
+        typer.Option(
+            "--allow-private/--refuse-private",
+            help="Allow or refuse private addresses.",
+            rich_help_panel=given.NETWORK,
+        ),
     ] = None,
     clear: Annotated[
         list[given.Clearable] | None,

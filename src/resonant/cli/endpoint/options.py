@@ -31,6 +31,8 @@ _SECRETS = {
     "client_key": "--client-key",
     "oauth_client_secret": "--oauth-client-secret-file",
 }
+# The panels of the help texts.
+NETWORK, SIGNING, _OAUTH = "Network and TLS", "Signatures", "OAuth 2.0"
 
 
 class Clearable(StrEnum):
@@ -151,13 +153,18 @@ class SettingOptions:
     ] = None
     ca_file: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="CA certificates (PEM) to trust instead of the public ones."),
+        typer.Option(
+            metavar="FILE",
+            help="CA certificates (PEM) to trust instead of the public ones.",
+            rich_help_panel=NETWORK,
+        ),
     ] = None
     proxy: Annotated[
         str | None,
         typer.Option(
             metavar="URL",
             help="HTTP proxy to connect through, instead of RESONANT_PROXY; none: connect directly. @FILE reads it from a file.",
+            rich_help_panel=NETWORK,
         ),
     ] = None
     client_certificate: Annotated[
@@ -166,6 +173,7 @@ class SettingOptions:
             "--client-cert",
             metavar="FILE",
             help="Certificate (PEM, with those of its issuers) that identifies Resonant to the receiver; its content is saved.",
+            rich_help_panel=NETWORK,
         ),
     ] = None
     client_key: Annotated[
@@ -173,6 +181,7 @@ class SettingOptions:
         typer.Option(
             metavar="FILE",
             help="Private key (PEM, no passphrase) of the client certificate; its content is saved.",
+            rich_help_panel=NETWORK,
         ),
     ] = None
     mode: Annotated[
@@ -185,27 +194,38 @@ class SettingOptions:
     ] = None
     oauth_token_url: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Get OAuth 2.0 tokens there, with client credentials."),
+        typer.Option(
+            metavar="URL",
+            help="URL of the token endpoint; tokens are requested with client credentials.",
+            rich_help_panel=_OAUTH,
+        ),
     ] = None
-    oauth_client_id: Annotated[str | None, typer.Option(metavar="ID", help="OAuth 2.0: client id.")] = None
+    oauth_client_id: Annotated[
+        str | None, typer.Option(metavar="ID", help="Client id.", rich_help_panel=_OAUTH)
+    ] = None
     oauth_client_secret: Annotated[
         str | None,
         typer.Option(
-            "--oauth-client-secret-file", metavar="FILE", help="OAuth 2.0: file with the client secret."
+            "--oauth-client-secret-file",
+            metavar="FILE",
+            help="File that contains the client secret; it is saved.",
+            rich_help_panel=_OAUTH,
         ),
     ] = None
     oauth_scope: Annotated[
         str | None,
-        typer.Option(metavar="SCOPES", help="OAuth 2.0: requested scopes, separated by spaces."),
+        typer.Option(metavar="SCOPES", help="Requested scopes, separated by spaces.", rich_help_panel=_OAUTH),
     ] = None
     oauth_audience: Annotated[
-        str | None, typer.Option(metavar="AUDIENCE", help="OAuth 2.0: requested audience.")
+        str | None,
+        typer.Option(metavar="AUDIENCE", help="Requested audience.", rich_help_panel=_OAUTH),
     ] = None
     oauth_authentication: Annotated[
         Literal["basic", "body"] | None,
         typer.Option(
             metavar="HOW",
-            help="OAuth 2.0: send the client id and secret as Basic authentication (basic, the default) or in the body (body).",
+            help="Send client id and secret as Basic authentication (basic, the default) or in the body (body).",
+            rich_help_panel=_OAUTH,
         ),
     ] = None
 

@@ -1,1 +1,1 @@
-"""What a connection to an endpoint needs: a permitted address, a proxy, a client certificate, and bounds of the answer."""
+"""The parts of a connection to an endpoint: permitted addresses, the proxy, the client certificate, and bounds of the answer."""

@@ -22,7 +22,7 @@ _BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----([A-Za-z0-9+/=\s]+)-----END \1
 
 
 class CertificateFacts(NamedTuple):
-    """What a certificate says about itself.
+    """The subject and the validity of a certificate.
 
     Attributes:
         subject: its subject, as in ``CN=billing,O=Example``.
@@ -80,7 +80,7 @@ def certificate_of(name: str, chain: str, key: str) -> ClientCertificate | None:
 
 
 def facts_of(chain: str) -> CertificateFacts:
-    """Return what the first certificate of a chain says about itself.
+    """Return the subject and the validity of the first certificate of a chain.
 
     Raises:
         ValueError: as for ``ClientCertificate``.
@@ -97,16 +97,14 @@ def facts_of(chain: str) -> CertificateFacts:
 
 
 def problem_of_end(chain: str, now: datetime) -> str | None:
-    """Return advice about a certificate that has ended, or ends within two weeks; None without one, or if it lasts longer."""
+    """Return advice about a certificate that expires within two weeks, or has expired; None for others, and without one."""
     try:
         ends = facts_of(chain).ends if chain else None
     except ValueError:
-        return None  # a reason not to use the endpoint at all, which is shown as such
+        return None  # such an endpoint cannot be used, which is reported elsewhere
     if ends is None or ends - now > _SOON:
         return None
-    return (
-        f"its client certificate {'ended' if ends <= now else 'ends'} on {ends:%Y-%m-%d %H:%M} UTC: renew it"
-    )
+    return f"its client certificate {'expired' if ends <= now else 'expires'} on {ends:%Y-%m-%d %H:%M} UTC: renew it"
 
 
 def check_new_certificate(name: str, chain: str, now: datetime) -> None:
@@ -121,8 +119,8 @@ def check_new_certificate(name: str, chain: str, now: datetime) -> None:
         raise EndpointError(f"endpoint {name!r}: its client certificate {error}") from None
     if not facts.begins <= now < facts.ends:
         raise EndpointError(
-            f"endpoint {name!r}: its client certificate ({facts.subject}) is valid from {facts.begins:%Y-%m-%d %H:%M} "
-            f"to {facts.ends:%Y-%m-%d %H:%M} UTC, which is not now"
+            f"endpoint {name!r}: its client certificate ({facts.subject}) is not valid now, but from "
+            f"{facts.begins:%Y-%m-%d %H:%M} to {facts.ends:%Y-%m-%d %H:%M} UTC: renew it"
         )
 
 

@@ -21,7 +21,7 @@ def test_events_are_erased_and_what_is_out_of_reach_is_listed(resonant, dead, tm
     dead.accept("evt_waiting", subject="customer 4711")
     answer = resonant("erase", "--subject", "customer 4711", "--id", "evt_waiting", "--yes")
     assert answer.out.splitlines() == [
-        "1 event erased, with 1 delivery; 1 unfinished one given up",
+        "1 event erased, with 1 delivery, 1 of them unfinished",
         f"out of reach: 1 archive of purges: `zgrep -l VALUE {tmp_path}/home/archive/*` finds them; remove the file or its lines",
         f"out of reach: logs (serve.log): `grep -l VALUE {tmp_path}/home/*.log*` finds them; the next `resonant up` begins new ones",
         (
@@ -71,7 +71,7 @@ def test_a_dry_run_counts_and_changes_nothing(resonant, dead):
     dead.accept("evt_waiting")
     selected = ("erase", "--source", "/shop", "--type", "order.*")
     assert resonant(*selected, "--dry-run").out == (
-        "5 events would be erased, with 5 deliveries; 1 unfinished one would be given up\n"
+        "5 events would be erased, with 5 deliveries, 1 of them unfinished\n"
     )
     assert resonant.json(*selected, "--dry-run") == {
         "events": 5,

@@ -276,12 +276,12 @@ def test_a_new_certificate_must_be_valid_now(begins, ends, refused, authority):
         check_new_certificate("a", chain, NOW)
         return
     with pytest.raises(
-        EndpointError, match=r"its client certificate \(CN=c,.*\) is valid from .* which is not now"
+        EndpointError, match=r"its client certificate \(CN=c,.*\) is not valid now, but from .* UTC: renew it"
     ):
         check_new_certificate("a", chain, NOW)
 
 
-@pytest.mark.parametrize(("days", "words"), [(-1, "ended on"), (13, "ends on"), (15, None)])
+@pytest.mark.parametrize(("days", "words"), [(-1, "expired on"), (13, "expires on"), (15, None)])
 def test_a_certificate_that_ends_soon_is_announced(days, words, authority):
     chain, _ = pem(authority.issue_cert("c.example", not_before=NOW - 9 * DAY, not_after=NOW + days * DAY))
     problem = problem_of_end(chain, NOW)
