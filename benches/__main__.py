@@ -34,13 +34,14 @@ BENCHES = (
     "outage",
     "backlog",
     "isolation",
+    "pressure",
     "latency",
     "commands",
     "producers",
     "serve",
 )
 # The benches that accept ``--only``.
-_IN_PARTS = ("up", "endpoints", "comparison", "outage", "isolation", "latency", "serve")
+_IN_PARTS = ("up", "endpoints", "comparison", "outage", "isolation", "pressure", "latency", "serve")
 _COMMANDS = {
     "plot": "benches.plot",
     "profile": "benches.profiling",
@@ -69,7 +70,7 @@ def main() -> None:
         action="append",
         metavar="PART",
         default=[],
-        help="run only the contenders of the comparison (and the raw loop), or parts of outage, isolation, latency, up, "
+        help="run only the contenders of the comparison (and the raw loop), or parts of outage, isolation, pressure, latency, up, "
         "endpoints and serve, whose names contain this; repeatable",
     )
     arguments = parser.parse_args()

@@ -26,7 +26,7 @@ from resonant.local.server import Part, api_url_at, configure_prefect, free_port
 from resonant.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ENDPOINT = "bench"
 DATA_BYTES = 300
@@ -48,11 +48,14 @@ class Postgresql:
 
     Attributes:
         url: the URL of its database, for Resonant and for libpq.
-        pid: the id of its main process.
+        pid: the id of its main process, until it is stopped.
+        stop, start: end every session and the server, and start it again.
     """
 
     url: str
     pid: int
+    stop: Callable[[], None]
+    start: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +191,8 @@ def postgresql() -> Iterator[Postgresql]:
         server = get_server(Path(folder) / "postgresql", cleanup_mode="stop")
         try:
             known = server.get_postmaster_info()
-            yield Postgresql(f"postgresql://postgres@/postgres?host={known.socket_dir}", known.pid)
+            url = f"postgresql://postgres@/postgres?host={known.socket_dir}"
+            yield Postgresql(url, known.pid, server.stop, server.start)
         finally:
             server.cleanup()
 

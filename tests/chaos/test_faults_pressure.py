@@ -1,0 +1,83 @@
+"""PostgreSQL under pressure while a drain sends: nothing is lost, and nothing is sent twice.
+
+Short forms of ``python -m benches pressure``, which measures rates.
+"""
+
+import asyncio
+import contextlib
+
+import asyncpg
+import pytest
+from faults import DATABASE, LANES, Fault
+
+from support.postgresql import started_postgresql
+from support.waiting import until
+
+pytestmark = pytest.mark.slow
+
+_EVENTS = 1_000
+_CUTS, _BETWEEN_CUTS_SECONDS = 15, 0.2
+_MOST_CONNECTIONS = 100
+_CUT_ONE_SESSION = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() ORDER BY random() LIMIT 1"""
+_PIN_XMIN = "SELECT txid_current(), count(*) FROM resonant_deliveries"
+
+
+@pytest.fixture(scope="module")
+def server():
+    with started_postgresql() as started:
+        yield started
+
+
+@pytest.fixture
+def fault(server, receiver, lane):
+    return Fault(server.empty_database(DATABASE), receiver, lane)
+
+
+@contextlib.asynccontextmanager
+async def draining(fault):
+    """Start a drain that has sent a tenth of the events; after the block, wait until all are settled."""
+    await fault.enqueue(_EVENTS)
+    drain = asyncio.create_task(fault.emit(successors=2))
+    try:
+        await fault.when_received(_EVENTS // 10)
+        yield
+        await until(fault.is_settled, seconds=50, every=0.5)
+        assert not drain.done(), "it outlasts the pressure"
+    finally:
+        drain.cancel()
+        await asyncio.wait([drain])
+
+
+@LANES
+async def test_a_stream_of_terminated_sessions_loses_nothing(server, fault):
+    async with draining(fault), server.connected(DATABASE) as connection:
+        for _ in range(_CUTS):
+            await connection.execute(_CUT_ONE_SESSION)
+            await asyncio.sleep(_BETWEEN_CUTS_SECONDS)
+    assert (await asyncio.to_thread(fault.account))["delivered"] == _EVENTS
+
+
+@LANES
+async def test_a_drain_goes_on_when_others_take_every_connection(server, fault):
+    async with draining(fault), contextlib.AsyncExitStack() as stack:
+        with contextlib.suppress(asyncpg.TooManyConnectionsError):
+            for _ in range(_MOST_CONNECTIONS):
+                await stack.enter_async_context(server.connected(DATABASE))
+        sent = fault.requests
+        await until(lambda: fault.requests > sent)
+    assert (await asyncio.to_thread(fault.account))["delivered"] == _EVENTS
+
+
+@LANES
+async def test_old_transactions_lose_nothing(server, fault):
+    async with draining(fault), contextlib.AsyncExitStack() as stack:
+        for _ in range(4):
+            connection = await stack.enter_async_context(server.connected(DATABASE))
+            await stack.enter_async_context(connection.transaction(isolation="repeatable_read"))
+            await connection.execute(_PIN_XMIN)
+        sent = fault.requests
+        await until(lambda: fault.requests > sent + _EVENTS // 4)
+        assert await connection.fetchval("SELECT count(*) FROM resonant_deliveries") == _EVENTS
+    assert (await asyncio.to_thread(fault.account))["delivered"] == _EVENTS
