@@ -117,7 +117,7 @@ class TokenUnavailable(ResonantError):
     """There is no OAuth token to send with. Neither the event nor its endpoint is at fault.
 
     Attributes:
-        wait: when to try again, in seconds.
+        wait: the time until the next attempt, in seconds.
     """
 
     def __init__(self, message: str, wait: float) -> None:

@@ -185,7 +185,7 @@ def test_an_endpoint_goes_through_its_own_proxy_or_that_of_the_settings(monkeypa
     assert webhook(proxy=SecretStr("none")).to_endpoint("a").proxy is None
 
 
-def test_a_client_certificate_that_ends_soon_causes_a_warning_and_is_still_sent(caplog):
+def test_a_client_certificate_that_expires_soon_causes_a_warning_and_is_still_sent(caplog):
     issued = trustme.CA().issue_cert("a.example", not_after=datetime.now(UTC) + timedelta(days=3))
     block = webhook(
         client_certificate=SecretStr(issued.cert_chain_pems[0].bytes().decode()),

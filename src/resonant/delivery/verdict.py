@@ -17,7 +17,8 @@ class Verdict:
         retry_after: the receiver's Retry-After, in seconds; None without one.
         blame: ``endpoint``, or ``local`` if the fault is on the sender's side.
         maybe_processed: whether the receiver may have processed the request.
-        free_wait: for a failure that is not counted in ``max_attempts``: when to try again, in seconds. None: it is counted.
+        free_wait: for a failure that is not counted in ``max_attempts``: the time until the next attempt, in seconds. None: it
+            is counted.
         gone: whether the receiver answered that it is permanently gone (410).
 
     Raises:

@@ -33,7 +33,7 @@ WAIT_SECONDS = 5.0
 _DEFAULT_LIFETIME, _SHORTEST_LIFETIME, _LONGEST_LIFETIME = 300.0, 1.0, 86_400.0
 # A token is renewed when this share of its lifetime is left, or this many seconds if that is less.
 _MARGIN_SHARE, _MARGIN_SECONDS = 0.1, 30.0
-# The pause after a failed request; it doubles with each further failure. At its longest, `resonant emit` does not wait for it.
+# The pause after a failed request; it doubles with each further failure. `resonant emit` does not wait for the longest one.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 60.0
 # An endpoint that refuses a valid token (401) causes one renewal in this time, not one per event.
 REFUSED_SECONDS = 60.0

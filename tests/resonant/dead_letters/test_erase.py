@@ -1,4 +1,4 @@
-"""An erasure removes the content of events from the store, and keeps what happened to them."""
+"""An erasure removes the content of events from the store, and keeps their history."""
 
 import base64
 import json
@@ -76,7 +76,7 @@ def bytes_of(desk):
     return "\n".join(map(repr, contents(desk)))
 
 
-def test_what_a_store_has_of_an_event_is_removed_and_what_happened_stays(desk):
+def test_the_content_of_an_event_is_removed_and_its_history_stays(desk):
     bury(desk, about())
     desk.enqueue(about(), endpoint="audit")
     desk.deliver(*desk.claim(endpoint="audit"))

@@ -218,7 +218,7 @@ async def test_an_endpoint_without_an_answer_gets_one_send_while_another_waits_f
         async def write_late(requests):
             if sent:
                 worker.clock.advance(1.0)
-                await asyncio.sleep(0.3)  # so that the others to a ask the gate again
+                await asyncio.sleep(0.3)  # so that the other deliveries to "a" ask the gate again
             return await write(requests)
 
         commits._write = write_late

@@ -1,4 +1,4 @@
-"""OAuth tokens: requested once for all senders, renewed in time, and used in place of a fault of the event."""
+"""OAuth tokens: one request serves all senders, renewals are in time, and a lack of tokens is not the event's fault."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Client certificates (mutual TLS): what a receiver that demands one gets, and what cannot be used."""
+"""Client certificates (mutual TLS): receivers get them, and unusable ones are refused."""
 
 import os
 import ssl
@@ -216,7 +216,7 @@ async def test_a_renewed_certificate_is_used_while_running(authority, ca_file, o
     assert clients == ["billing", "billing-2"]
 
 
-# --- what cannot be used ----------------------------------------------------------------------------------------------
+# --- unusable certificates ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("instead", [" ", ""])
@@ -260,7 +260,7 @@ def test_text_that_is_not_pem_is_refused(own, place):
     assert "s3cret" not in str(caught.value)
 
 
-def test_a_certificate_is_useless_without_tls(own):
+def test_a_certificate_needs_tls(own):
     with pytest.raises(EndpointError, match="its URL does not begin with https://"):
         endpoint("http://hooks.example.com/", client_certificate=ClientCertificate(*own))
 
@@ -282,7 +282,7 @@ def test_a_new_certificate_must_be_valid_now(begins, ends, refused, authority):
 
 
 @pytest.mark.parametrize(("days", "words"), [(-1, "expired on"), (13, "expires on"), (15, None)])
-def test_a_certificate_that_ends_soon_is_announced(days, words, authority):
+def test_a_certificate_that_expires_soon_causes_a_warning(days, words, authority):
     chain, _ = pem(authority.issue_cert("c.example", not_before=NOW - 9 * DAY, not_after=NOW + days * DAY))
     problem = problem_of_end(chain, NOW)
     assert (words in problem) if words else problem is None
