@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from benches.comparing import Comparison, Interrupted, apart, in_one_line, is_chosen, say
 from benches.contenders import (
+    AWA,
     BULK,
     BULK_POSTGRESQL,
     BULK_TWICE,
@@ -26,6 +27,9 @@ from benches.contenders import (
     CONTENDERS,
     DRAMATIQ,
     EMPTY_TASKS,
+    OBAN,
+    PGQUEUER,
+    PROCRASTINATE,
     RAW_LOOP,
     TASK,
 )
@@ -108,6 +112,31 @@ _TARGETS = (
         DRAMATIQ,
         at_most=0.45,
         kind=faulty,
+    ),
+    *(
+        target
+        for theirs in (PROCRASTINATE, AWA, OBAN, PGQUEUER)
+        for faults, kind in (("", plain), (" with faults", faulty))
+        for target in (
+            _Target(
+                f"throughput{faults}",
+                "events/s",
+                events_per_second,
+                BULK_POSTGRESQL,
+                theirs,
+                at_least=1,
+                kind=kind,
+            ),
+            _Target(
+                f"CPU{faults} and services",
+                "ms an event",
+                all_cpu_ms,
+                BULK_POSTGRESQL,
+                theirs,
+                at_most=1,
+                kind=kind,
+            ),
+        )
     ),
 )
 

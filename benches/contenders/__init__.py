@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 from benches.contenders.ours import ours
 from benches.contenders.plain import EMPTY_TASKS, NAIVE_TASKS, RAW_LOOP
-from benches.contenders.queues import CELERY, DRAMATIQ, HUEY, PROCRASTINATE
+from benches.contenders.postgresql import AWA, OBAN, PGQUEUER, PROCRASTINATE
+from benches.contenders.queues import CELERY, DRAMATIQ, HUEY
 
 if TYPE_CHECKING:
     from benches.contenders.contender import Contender
 
 __all__ = [
+    "AWA",
     "BULK",
     "BULK_POSTGRESQL",
     "BULK_TWICE",
@@ -26,6 +28,8 @@ __all__ = [
     "EMPTY_TASKS",
     "HUEY",
     "NAIVE_TASKS",
+    "OBAN",
+    "PGQUEUER",
     "PROCRASTINATE",
     "RAW_LOOP",
     "TASK",
@@ -46,6 +50,9 @@ CONTENDERS: dict[str, Contender] = {
         DRAMATIQ,
         HUEY,
         PROCRASTINATE,
+        AWA,
+        OBAN,
+        PGQUEUER,
         TASK,
         ours("task", "PostgreSQL"),
         ours("task", "SQLite", processes=2),
