@@ -106,6 +106,7 @@ def test_a_dead_letter_of_many_rounds_is_skipped_and_counted_unless_its_id_is_se
     of_id = ReplayRequest(Selection(ids=("evt_often",)), **limited)
     assert desk.run(plan(desk.store, of_id)).selected == 1
     assert desk.run(plan(desk.store, ReplayRequest(**EVERYTHING, max_rounds=4))).selected == 2
+    assert desk.run(plan(desk.store, ReplayRequest(**EVERYTHING, max_rounds=10**20))).selected == 2
     assert ids(desk.replay(**limited)) == ["evt_once"]
     assert ids(desk.replay(Selection(ids=("evt_often",)), **limited)) == ["evt_often"]
 

@@ -18,6 +18,8 @@ from resonant.store.queue.causes import ERASED
 from resonant.store.views.selection import Selection
 
 _FEW_CAUSES = 64
+# Larger numbers do not fit into the column.
+_MOST_ROUNDS = 2**31 - 1
 _d, _c = schema.deliveries, schema.causes
 _KEY = (_d.c.finished_at, _d.c.id)
 
@@ -157,7 +159,7 @@ class DeadLetters:
 
     def _common(self) -> list[ColumnElement[bool]]:
         found = [schema.is_dead_letter, *self.selection.of_dead_letters()]
-        return found if self.max_rounds is None else [*found, _d.c.round < self.max_rounds]
+        return found if self.max_rounds is None else [*found, _d.c.round < min(self.max_rounds, _MOST_ROUNDS)]
 
     def _of_causes(self, cause: ColumnElement[int]) -> list[ColumnElement[bool]]:
         if self.causes is None:
