@@ -1,5 +1,6 @@
 """An erasure removes the content of events from the store, and keeps their history."""
 
+import asyncio
 import base64
 import json
 import sqlite3
@@ -14,11 +15,12 @@ from sqlalchemy import text
 from resonant.dead_letters.erase import Erasure, erase, erase_batch, plan_erasure
 from resonant.dead_letters.replay import ReplayRequest, plan
 from resonant.delivery.retry import GiveUp
-from resonant.errors import UnknownName
+from resonant.errors import StoreUnavailable, UnknownName
 from resonant.events import Event
 from resonant.store import schema
 from resonant.store.audit import read_audit, record_change
 from resonant.store.shared.acknowledgements import acknowledge
+from resonant.store.shared.erased import make_erasure_key
 from resonant.store.views.reads import each_dead_letter
 from resonant.store.views.selection import Selection
 from support.sqlite import listening
@@ -206,6 +208,31 @@ def test_a_repeat_of_an_erased_event_is_answered_erased_and_not_stored(desk):
     assert desk.status().accepted == before.accepted + 2
     other = Event(id=ID, type="order.paid", source="/another-shop")
     assert desk.enqueue(other).accepted == 1, "the id of another source is another event"
+
+
+def test_a_repeat_that_waits_for_the_erasure_is_refused_and_then_answered_erased(open_desk, postgresql_url):
+    desk, producer = open_desk(postgresql_url), open_desk(postgresql_url)
+    desk.bury(about())
+    key = desk.write(make_erasure_key)
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+
+    def erase_while_it_waits(connection):
+        [event] = connection.execute(text("SELECT key FROM resonant_events")).scalars()
+        erase_batch(connection, [event], key=key, now=desk.clock())
+        erased.set()
+        while not connection.execute(waiting).scalar():
+            pass
+
+    async def both():
+        erasing = create_task(desk.store.write(erase_while_it_waits))
+        await erased.wait()
+        with pytest.raises(StoreUnavailable, match="an event was erased meanwhile"):
+            await producer.store.enqueue([about()], "orders")
+        await erasing
+
+    erased = asyncio.Event()
+    desk.run(both())
+    assert producer.enqueue(about()).erased == 1
 
 
 def test_an_erased_dead_letter_is_never_replayed(desk):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import Connection, Select, select
 
-from resonant.errors import ConflictingEvent, EndpointError, InvalidEvent
+from resonant.errors import ConflictingEvent, EndpointError, InvalidEvent, StoreUnavailable
 from resonant.events import ENDPOINT_NAME, Event, EventKey, rfc3339
 from resonant.events.webhook_ids import webhook_id
 from resonant.store import schema
@@ -23,7 +23,7 @@ from resonant.store.counts import acceptances
 from resonant.store.engine.migrate import move_known
 from resonant.store.engine.sql import insert_missing, is_any_of_given
 from resonant.store.queue.events import read_events
-from resonant.store.shared.erased import find_erased
+from resonant.store.shared.erased import erasure_key, find_erased
 from resonant.store.shared.subscriptions import current_router
 
 _SHOWN_CHARACTERS = 200
@@ -119,6 +119,7 @@ def accept(
     Raises:
         EndpointError: invalid name.
         InvalidEvent: an archived event has no data.
+        StoreUnavailable: another transaction has just erased an event; a new transaction finds it erased.
     """
     now = time.time() if now is None else now
     every = given = _find_endpoints(connection, list(wanted))
@@ -127,9 +128,13 @@ def accept(
         connection,
         (text for _, each, *_ in given for text in (each.id, webhook_id(each, is_taken=True))),
     )
-    if erased := find_erased(connection, (identity for _, identity, *_ in every)):
+    erased: set[EventKey] = set()
+    if key := erasure_key(connection):
+        erased = find_erased(connection, key, (identity for _, identity, *_ in every))
         given = [each for each in every if each[1] not in erased]
     stored, forms = _store_events(connection, given, now)
+    if key and connection.dialect.name == "postgresql":
+        _refuse_erased_meanwhile(connection, key, given)
     checked = _check(connection, given, stored)
     missing = {(key, endpoint): event.type for event, key, endpoints, _ in checked for endpoint in endpoints}
     inserted = _insert_deliveries(connection, missing, now, {"policy": policy, "max_attempts": max_attempts})
@@ -151,6 +156,12 @@ def accept(
     if not allow_unrouted:
         return outcomes
     return [each._replace(problem=None) if isinstance(each.problem, Unrouted) else each for each in outcomes]
+
+
+def _refuse_erased_meanwhile(connection: Connection, key: bytes, given: list[_Given]) -> None:
+    """Refuse events that were stored again, since their insert has waited for an erasure."""
+    if find_erased(connection, key, (identity for _, identity, *_ in given)):
+        raise StoreUnavailable("an event was erased meanwhile: store the events again")
 
 
 def _find_endpoints(connection: Connection, wanted: list[tuple[Event, str | None]]) -> list[_Given]:

@@ -51,10 +51,8 @@ def erased_id(key: bytes, identity: EventKey) -> str:
     return f"erased-{keyed_digest(key, *identity)[:_ID_DIGITS]}"
 
 
-def find_erased(connection: Connection, identities: Iterable[EventKey]) -> set[EventKey]:
-    """Return those of these identities whose events were erased. They are only read if something was ever erased."""
-    if (key := erasure_key(connection)) is None:
-        return set()
+def find_erased(connection: Connection, key: bytes, identities: Iterable[EventKey]) -> set[EventKey]:
+    """Return those of these identities whose events were erased; ``key`` is that of the store."""
     by_id = {erased_id(key, each): each for each in identities}
     query = select(_e.id).where(is_any_of(_e.id, list(by_id)), _e.form == "erased")
     return {by_id[found] for found in connection.execute(query).scalars()}
