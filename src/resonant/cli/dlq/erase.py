@@ -68,7 +68,7 @@ def erase(
         output.write_paragraph(f"out of reach: {each.what}: {output.visible(each.advice)}", indent=2)
     if report.being_sent:
         output.say(
-            f"resonant: {counted(report.being_sent, 'event')} not erased, since they are being sent: run the command again"
+            f"resonant: {counted(report.being_sent, 'event')} not erased while being sent: run the command again"
         )
         raise typer.Exit(1)
 

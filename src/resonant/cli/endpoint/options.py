@@ -248,7 +248,7 @@ class SettingOptions:
             if name != "proxy" or text.startswith("@"):
                 text = options.text_of_file(text.removeprefix("@") if name == "proxy" else text, option)
             if not text.strip():
-                raise options.Misuse(f"{option.strip()}: is empty")
+                raise options.Misuse(f"{option.strip()} is empty")
             found[name] = secret(text.strip() if name == "proxy" else text)
         if url is not None:
             found["url"] = secret(line_of_stdin("the URL") if url == "-" else url)

@@ -178,10 +178,10 @@ def test_a_proxy_and_a_client_certificate_are_shown_without_their_secrets(resona
     [
         (("--proxy", "proxy.example:3128"), "its proxy must be http:// or https://, a host and a port"),
         (("--client-cert", "/absent", "--client-key", "/absent"), "--client-cert /absent: No such file"),
-        (("--proxy", ""), "--proxy: is empty"),
-        (("--proxy", "@/dev/null"), "--proxy @/dev/null: is empty"),
-        (("--client-cert", "/dev/null"), "--client-cert /dev/null: is empty"),
-        (("--oauth-client-secret-file", "/dev/null"), "--oauth-client-secret-file /dev/null: is empty"),
+        (("--proxy", ""), "--proxy is empty"),
+        (("--proxy", "@/dev/null"), "--proxy @/dev/null is empty"),
+        (("--client-cert", "/dev/null"), "--client-cert /dev/null is empty"),
+        (("--oauth-client-secret-file", "/dev/null"), "--oauth-client-secret-file /dev/null is empty"),
         (("--client-cert", __file__), "its client certificate is not PEM"),
     ],
 )
