@@ -61,14 +61,18 @@ async def start_for(watches: Collection[RunWatch]) -> None:
             await client.delete_automation(found.id)
 
 
-async def restore(watches: Collection[RunWatch]) -> None:
-    """Start the flow for those watches that belong to this server, if it lost its automation."""
+async def restore(watches: Collection[RunWatch]) -> bool:
+    """Start the flow for those watches that belong to this server, if it lost its automation; return whether it has watches.
+
+    A watch without a server counts: the next run of the flow claims it.
+    """
     async with get_client() as client:
         this = await server_id(client)
         exists = await client.read_automations_by_name(AUTOMATION)
     own = [each for each in watches if each.server == this]
     if own and not exists:
         await start_for(own)
+    return bool(own) or any(not each.server for each in watches)
 
 
 def automation(deployment: UUID, watches: Iterable[RunWatch]) -> Automation:

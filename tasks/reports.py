@@ -81,7 +81,8 @@ async def store_failed_runs(store: WorkerStore) -> str:
             stored += await report.store_ended([*together])
     if problems:
         raise ResonantError("; ".join(problems[name] for name in sorted(problems)))
-    return f"{counted(stored, 'new event')} about failed runs"
+    summary = f"{counted(stored, 'new event')} about failed runs"
+    return summary if watches else f"{summary}: no automation is enabled on this Prefect server"
 
 
 class _Report:

@@ -77,19 +77,20 @@ def test_enabling_starts_the_schedule_and_an_automation_and_disabling_the_last_s
 def test_a_server_that_lost_the_automation_gets_it_again_and_a_disabled_one_stays_disabled(
     machine, server, ready_api, enabled
 ):
-    def restore(*watches: RunWatch) -> None:
+    def restore(*watches: RunWatch) -> bool:
         with temporary_settings({PREFECT_API_URL: ready_api}):
-            asyncio.run(reports.restore(watches))
+            return asyncio.run(reports.restore(watches))
 
     [listed] = of(machine, enabled)
     found = RunWatch("ops", f"{enabled}*", server=listed["server"])
     server.delete(f"/automations/{automations(server)[0]['id']}")
     server.post(f"/deployments/{deployment(server)['id']}/pause_deployment")
-    restore()
-    restore(replace(found, server="another"))
+    assert not restore()
+    assert not restore(replace(found, server="another"))
+    assert restore(replace(found, server="")), "this server may claim it"
     assert deployment(server)["paused"], "without a watch of this server"
 
-    restore(found)
+    assert restore(found)
     assert not deployment(server)["paused"]
     [automation] = automations(server)
 
@@ -185,7 +186,9 @@ def test_the_watches_of_another_server_are_mentioned_and_can_be_listed_and_remov
     assert "another" in machine.do("automation", "list", "--all-servers").stdout
 
     theirs = ("disable", "failed-runs", "--endpoint", "ops", "--tag", "theirs")
-    assert "not enabled" in machine.do("automation", *theirs, code=2).stderr
+    assert "see `resonant automation list`" in machine.do("automation", *theirs, code=2).stderr
+    wrong = machine.do("automation", *theirs, "--server", "anothr", code=2)
+    assert "see `resonant automation list --all-servers`" in wrong.stderr
     machine.do("automation", *theirs, "--server", "another")
     assert machine.do("automation", "list").stderr == ""
     assert not deployment(server)["paused"], "this server's own watch is left"

@@ -1,13 +1,16 @@
 """``resonant up --auth``: a generated password, which commands use automatically and nobody else knows.
 
-Its folder is hostile, see test_hostile_folder.py. The last test ends it by two interrupts.
+Its folder is hostile, see test_hostile_folder.py, and its store has an automation of another server. The last test ends it by two interrupts.
 """
 
+import asyncio
 import signal
 import stat
 
 import pytest
 
+from resonant.store import WorkerStore
+from resonant.store.shared.run_watches import RunWatch, add_watch
 from support.browser import tab
 from support.hostile_folder import make_hostile
 from support.machine import Machine
@@ -32,7 +35,18 @@ def has_run_code(machine):
 
 
 @pytest.fixture(scope="module")
-def up(machine, has_run_code):
+def elsewhere(machine):
+    async def enable() -> None:
+        store = await WorkerStore.open(f"sqlite:///{machine.database}")
+        await store.write(add_watch, RunWatch("ops", server="another"), who="me", now=1.0)
+        await store.close()
+
+    machine.prepare()
+    asyncio.run(enable())
+
+
+@pytest.fixture(scope="module")
+def up(machine, has_run_code, elsewhere):
     with machine.up("--auth") as started:
         yield started
 
@@ -115,8 +129,11 @@ def test_the_line_of_the_file_logs_in_to_the_ui(up, password_file):
 def test_another_ctrl_c_kills_everything_at_once(up):
     family = up.family
     up.process.send_signal(signal.SIGINT)
+    said = []
     while not (line := up.process.stderr.readline()).startswith("stopping"):
         assert line, "it ended"
+        said.append(line)
+    assert sum(each.startswith("failed runs are not reported") for each in said) == 1
     assert "at most 30 s in all; another Ctrl-C kills everything" in line
     up.process.send_signal(signal.SIGINT)
     assert up.process.wait(timeout=60) == 130

@@ -142,6 +142,14 @@ async def test_a_watch_of_another_server_gets_no_runs_of_this_one_and_keeps_its_
     assert len(watches) == 3
 
 
+async def test_a_server_without_watches_says_that_it_reports_no_runs(store):
+    await watch(store, of_server="another")
+
+    summary = await store_failed_runs(store)
+
+    assert summary == "0 new events about failed runs: no automation is enabled on this Prefect server"
+
+
 async def test_all_processes_agree_on_the_id_of_a_server(store, monkeypatch):
     monkeypatch.setattr(tasks.server_identity, "VARIABLE", new_flow_name())
     async with get_client() as client:

@@ -147,9 +147,8 @@ def disable(
         watches = store.read(read_watches, server or this)
         found = next((each for each in watches if each.selection == watch.selection), None)
         if found is None:
-            raise options.Misuse(
-                f"not enabled: {watch.endpoint} does not get {watch}: see `resonant automation list`"
-            )
+            see = f"resonant automation list{' --all-servers' if server else ''}"
+            raise options.Misuse(f"not enabled: {watch.endpoint} does not get {watch}: see `{see}`")
         store.change(remove_watch, found)
         run_async(reports.start_for(store.read(read_watches, this)))
     text = f"disabled: {watch.endpoint} no longer gets {watch}"

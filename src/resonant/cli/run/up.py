@@ -25,6 +25,10 @@ _OPEN_TO_ALL = (
     "every user of this machine can read the endpoints' secrets through this server, and run code as you: "
     "`resonant up --auth` requires a password"
 )
+_REPORTS_ELSEWHERE = (
+    "failed runs are not reported: the enabled automations belong to other Prefect servers: "
+    "`resonant automation list --all-servers`"
+)
 
 
 def up(
@@ -70,7 +74,8 @@ def up(
         from deployments import reports
 
         run_async(start_drains())
-        run_async(reports.restore(watches))
+        if not run_async(reports.restore(watches)) and watches:
+            output.say(_REPORTS_ELSEWHERE)
         if is_open_to_all(stack.server.api_url):
             output.say(_OPEN_TO_ALL)
         write_what_runs(stack, store, settings, intake_port=intake_port)

@@ -120,5 +120,6 @@ def _belongs_to(server: str) -> ColumnElement[bool]:
 
 
 def _audit(connection: Connection, action: Action, watch: RunWatch, *, who: str, now: float) -> None:
-    selection = {name: value for name, value in watch.selection.items() if value}
+    identity = watch.selection | {"server": watch.server}
+    selection = {name: value for name, value in identity.items() if value}
     record_change(connection, at=now, who=who, action=action, selection=selection)

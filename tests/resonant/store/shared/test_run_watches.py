@@ -97,11 +97,12 @@ def test_a_server_that_adds_a_watch_without_a_server_claims_it(desk):
 
 
 def test_the_audit_has_each_change_and_no_repeat(desk):
-    add(desk, IMPORTS)
-    add(desk, IMPORTS)
-    desk.write(remove_watch, IMPORTS, who="you", now=6.0)
+    watch = replace(IMPORTS, server="a")
+    add(desk, watch)
+    add(desk, watch)
+    desk.write(remove_watch, watch, who="you", now=6.0)
 
-    selection = {"endpoint": "ops", "flow": "import-*", "tag": "prod"}
+    selection = {"endpoint": "ops", "flow": "import-*", "tag": "prod", "server": "a"}
     assert [(each.action, each.who, each.selection) for each in desk.read(read_audit)] == [
         ("automation disable", "you", selection),
         ("automation enable", "me", selection),
