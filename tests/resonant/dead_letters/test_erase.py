@@ -379,7 +379,12 @@ def test_an_erased_event_that_an_older_version_stored_again_is_erased_again(desk
     run(desk)
     set_key = text("UPDATE resonant_schema SET erasure_key = :key")
     [[key]] = [row.values() for row in rows(desk, "(SELECT erasure_key FROM resonant_schema) AS key")]
-    desk.write(lambda connection: connection.execute(set_key, {"key": None}))
+
+    def forget_key(connection):
+        connection.execute(set_key, {"key": None})
+        connection.info.clear()
+
+    desk.write(forget_key)
     desk.enqueue(about())
     desk.write(lambda connection: connection.execute(set_key, {"key": key}))
     assert run(desk).events == 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from functools import cache, lru_cache
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import (
     ARRAY,
@@ -23,6 +23,7 @@ from sqlalchemy import (
     cast,
     func,
     literal,
+    literal_column,
     select,
 )
 from sqlalchemy.dialects import sqlite
@@ -76,8 +77,19 @@ def insert_row(connection: Connection, table: Table, row: dict[str, Any]) -> Non
         connection.execute(table.insert().inline(), row)
 
 
+class Unless(NamedTuple):
+    """When to insert nothing: the query of one value has another result than this text or NULL."""
+
+    query: str
+    result: str | None
+
+
 def insert_missing(
-    connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], *returned: Column[Any]
+    connection: Connection,
+    table: Table,
+    rows: Sequence[Mapping[str, Any]],
+    *returned: Column[Any],
+    unless: Unless | None = None,
 ) -> list[Any]:
     """Insert rows of plain values, in their order, except those that violate a constraint.
 
@@ -86,6 +98,7 @@ def insert_missing(
         table: where to insert.
         rows: with the same columns; all different.
         returned: the columns to return.
+        unless: when to insert nothing.
 
     Returns:
         These columns of each inserted row.
@@ -93,7 +106,7 @@ def insert_missing(
     insert = _insert_missing_sqlite if connection.dialect.name == "sqlite" else _insert_missing_postgresql
     found: list[Any] = []
     for start in range(0, len(rows), _ROWS_AT_ONCE):
-        found += insert(connection, table, rows[start : start + _ROWS_AT_ONCE], returned)
+        found += insert(connection, table, rows[start : start + _ROWS_AT_ONCE], returned, unless)
     return found
 
 
@@ -102,14 +115,16 @@ def _insert_missing_sqlite(
     table: Table,
     rows: Sequence[Mapping[str, Any]],
     returned: tuple[Column[Any], ...],
+    unless: Unless | None,
 ) -> Sequence[Row[Any]]:
     names = tuple(rows[0])
+    condition, result = ("true", ()) if unless is None else (f"({unless.query}) IS ?", (unless.result,))
     if len(rows) == 1:
-        statement = _inserting_values(table, (), names, 1, returned)
-        return connection.exec_driver_sql(statement, tuple(rows[0].values())).all()
+        statement = _inserting_values(table, (), names, 1, returned, condition)
+        return connection.exec_driver_sql(statement, (*rows[0].values(), *result)).all()
     equal, others = _columns(rows)
-    statement = _inserting_values(table, tuple(equal), tuple(others), len(rows), returned)
-    values = (*equal.values(), *chain.from_iterable(zip(*others.values(), strict=True)))
+    statement = _inserting_values(table, tuple(equal), tuple(others), len(rows), returned, condition)
+    values = (*equal.values(), *chain.from_iterable(zip(*others.values(), strict=True)), *result)
     return connection.exec_driver_sql(statement, values).all()
 
 
@@ -120,6 +135,7 @@ def _inserting_values(
     others: tuple[str, ...],
     count: int,
     returned: tuple[Column[Any], ...],
+    condition: str,
 ) -> str:
     """Return the statement that inserts rows, given one value for the ``equal`` columns, then the other values row by row.
 
@@ -129,7 +145,7 @@ def _inserting_values(
     row = f"({', '.join('?' * len(others))})"
     return (
         f"INSERT INTO {table.name} ({', '.join(equal + others)}) "  # noqa: S608 - our own names
-        f"SELECT {', '.join(selected)} FROM (VALUES {', '.join([row] * count)}) WHERE true "
+        f"SELECT {', '.join(selected)} FROM (VALUES {', '.join([row] * count)}) WHERE {condition} "
         f"ON CONFLICT DO NOTHING RETURNING {', '.join(each.name for each in returned)}"
     )
 
@@ -139,13 +155,14 @@ def _insert_missing_postgresql(
     table: Table,
     rows: Sequence[Mapping[str, Any]],
     returned: tuple[Column[Any], ...],
+    unless: Unless | None,
 ) -> Sequence[Row[Any]]:
     # One array for each column is faster than a parameter for each value, which the server would parse and plan.
     equal, others = _columns(rows)
-    statement = _inserting_arrays(table, tuple(rows[0]), frozenset(equal), returned)
-    return connection.execute(
-        statement, equal | {f"all_{name}": values for name, values in others.items()}
-    ).all()
+    query, result = unless or (None, None)
+    statement = _inserting_arrays(table, tuple(rows[0]), frozenset(equal), returned, query)
+    values = equal | {f"all_{name}": values for name, values in others.items()}
+    return connection.execute(statement, values | ({"result": result} if query else {})).all()
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
@@ -157,7 +174,11 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[st
 
 @cache
 def _inserting_arrays(
-    table: Table, names: tuple[str, ...], equal: frozenset[str], returned: tuple[Column[Any], ...]
+    table: Table,
+    names: tuple[str, ...],
+    equal: frozenset[str],
+    returned: tuple[Column[Any], ...],
+    query: str | None,
 ) -> Any:
     """Return the statement that inserts rows, given one value for the ``equal`` columns, and arrays for the others."""
     types = {name: table.c[name].type for name in names}
@@ -166,7 +187,11 @@ def _inserting_arrays(
         given.c[name] if name not in equal else cast(bindparam(name, type_=types[name]), types[name])
         for name in names
     )
-    insert = insert_into("postgresql", table).from_select(names, select(*values))
+    selected = select(*values)
+    if query is not None:
+        result = bindparam("result", type_=Text())
+        selected = selected.where(literal_column(f"({query})", Text()).is_not_distinct_from(result))
+    insert = insert_into("postgresql", table).from_select(names, selected)
     return insert.on_conflict_do_nothing().returning(*returned)
 
 

@@ -21,9 +21,9 @@ from resonant.events.webhook_ids import webhook_id
 from resonant.store import schema
 from resonant.store.counts import acceptances
 from resonant.store.engine.migrate import move_known
-from resonant.store.engine.sql import insert_missing, is_any_of_given
+from resonant.store.engine.sql import Unless, insert_missing, is_any_of_given
 from resonant.store.queue.events import read_events
-from resonant.store.shared.erased import erasure_key, find_erased
+from resonant.store.shared.erased import KEY, erasure_key, find_erased, known_key
 from resonant.store.shared.subscriptions import current_router
 
 _SHOWN_CHARACTERS = 200
@@ -128,13 +128,12 @@ def accept(
         connection,
         (text for _, each, *_ in given for text in (each.id, webhook_id(each, is_taken=True))),
     )
-    erased: set[EventKey] = set()
-    if key := erasure_key(connection):
-        erased = find_erased(connection, key, (identity for _, identity, *_ in every))
+    erased = find_erased(connection, (identity for _, identity, *_ in every))
+    stored, forms = _store_events(connection, every, erased, now)
+    if erased:
         given = [each for each in every if each[1] not in erased]
-    stored, forms = _store_events(connection, given, now)
-    if key and connection.dialect.name == "postgresql":
-        _refuse_erased_meanwhile(connection, key, given)
+    if connection.dialect.name == "postgresql":
+        _refuse_erased_meanwhile(connection, given)
     checked = _check(connection, given, stored)
     missing = {(key, endpoint): event.type for event, key, endpoints, _ in checked for endpoint in endpoints}
     inserted = _insert_deliveries(connection, missing, now, {"policy": policy, "max_attempts": max_attempts})
@@ -158,9 +157,9 @@ def accept(
     return [each._replace(problem=None) if isinstance(each.problem, Unrouted) else each for each in outcomes]
 
 
-def _refuse_erased_meanwhile(connection: Connection, key: bytes, given: list[_Given]) -> None:
+def _refuse_erased_meanwhile(connection: Connection, given: list[_Given]) -> None:
     """Refuse events that were stored again, since their insert has waited for an erasure."""
-    if find_erased(connection, key, (identity for _, identity, *_ in given)):
+    if find_erased(connection, (identity for _, identity, *_ in given)):
         raise StoreUnavailable("an event was erased meanwhile: store the events again")
 
 
@@ -195,30 +194,37 @@ def _check(connection: Connection, given: list[_Given], stored: dict[EventKey, _
 
 
 def _store_events(
-    connection: Connection, given: list[_Given], now: float
+    connection: Connection, given: list[_Given], erased: set[EventKey], now: float
 ) -> tuple[dict[EventKey, _Stored], dict[int, str | None]]:
-    """Insert the missing events that have an endpoint.
+    """Insert the missing events that have an endpoint and were not erased.
+
+    Args:
+        connection: in a write transaction.
+        given: the events.
+        erased: the identities of those that are known to be erased; gets those that are found later.
+        now: seconds since the epoch.
 
     Returns:
         What is stored of each given event, and the forms of known events.
     """
-    first: dict[EventKey, _Given] = {}
-    for each in given:
-        _, identity, _, _, endpoints = each
-        if endpoints:
-            first.setdefault(identity, each)
+    # The first of equal ones.
+    first = {each[1]: each for each in reversed(given) if each[4] and each[1] not in erased}
     stored: dict[EventKey, _Stored] = {}
     if others := {identity for _, identity, *_ in given if identity not in first}:
         stored.update((identity, known) for identity, known, *_ in _find_known(connection, others))
     forms: dict[int, str | None] = {}
     taken: set[str] = set()
-    # The second pass inserts events whose ids other sources have. It takes more only if a purge removes an event between the
-    # insert and the lock.
-    for _ in range(_MOST_PASSES):
-        # In the order of the ids, so that two producers of the same ids cannot deadlock.
-        missing = sorted(first.keys() - stored.keys(), key=_id_first)
-        if not missing:
+    # The second pass inserts events whose ids other sources have, and those that the first did not insert because an erasure
+    # has made a key. It takes more only if a purge removes an event between the insert and the lock.
+    for number in range(_MOST_PASSES):
+        unstored = first.keys() - stored.keys() - erased
+        if number and unstored and erasure_key(connection):
+            erased |= find_erased(connection, unstored)
+            unstored -= erased
+        if not unstored:
             return stored, forms
+        # In the order of the ids, so that two producers of the same ids cannot deadlock.
+        missing = sorted(unstored, key=_id_first)
         inserted = _insert_events(connection, [first[each] for each in missing], taken, now)
         stored |= inserted
         if len(inserted) < len(missing):
@@ -260,7 +266,10 @@ def _insert_events(
             "body": event.body,
         }
         rows.append(row)
-    inserted = insert_missing(connection, schema.events, rows, table.source, table.id, table.key)
+    unless = Unless(KEY, known_key(connection))
+    inserted = insert_missing(
+        connection, schema.events, rows, table.source, table.id, table.key, unless=unless
+    )
     keys: dict[tuple[str, str], int] = {(source, id_): key for source, id_, key in inserted}
     return {
         identity: (keys[identity], digest, endpoints if name is None else ())

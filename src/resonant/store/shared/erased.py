@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from resonant.events import EventKey
 
+KEY = f"SELECT erasure_key FROM {VERSION_TABLE}"  # noqa: S608 - a constant
+_KNOWN = "resonant_erasure_key"
 _KEY_BYTES = 32
 _ID_DIGITS = 32
 _e = schema.events.c
@@ -37,8 +39,20 @@ def make_erasure_key(connection: Connection) -> bytes:
 
 def erasure_key(connection: Connection) -> bytes | None:
     """Return the key of the store; None if nothing was ever erased."""
-    found = connection.exec_driver_sql(f"SELECT erasure_key FROM {VERSION_TABLE}").scalar()  # noqa: S608 - a constant
+    found = connection.exec_driver_sql(KEY).scalar()
+    connection.info[_KNOWN] = found
     return None if found is None else bytes.fromhex(found)
+
+
+def known_key(connection: Connection) -> str | None:
+    """Return the key as this connection has last read it, in hex digits; the first call reads it.
+
+    An insert on the condition that the store still has this key costs less than to read it for each call.
+    """
+    if _KNOWN not in connection.info:
+        erasure_key(connection)
+    known: str | None = connection.info[_KNOWN]
+    return known
 
 
 def keyed_digest(key: bytes, *parts: object) -> str:
@@ -51,8 +65,11 @@ def erased_id(key: bytes, identity: EventKey) -> str:
     return f"erased-{keyed_digest(key, *identity)[:_ID_DIGITS]}"
 
 
-def find_erased(connection: Connection, key: bytes, identities: Iterable[EventKey]) -> set[EventKey]:
-    """Return those of these identities whose events were erased; ``key`` is that of the store."""
+def find_erased(connection: Connection, identities: Iterable[EventKey]) -> set[EventKey]:
+    """Return those of these identities whose events were erased, as far as the known key shows."""
+    if (known := known_key(connection)) is None:
+        return set()
+    key = bytes.fromhex(known)
     by_id = {erased_id(key, each): each for each in identities}
     query = select(_e.id).where(is_any_of(_e.id, list(by_id)), _e.form == "erased")
     return {by_id[found] for found in connection.execute(query).scalars()}
