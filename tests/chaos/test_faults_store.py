@@ -66,7 +66,7 @@ class TestPostgreSQLRestarts:
     ):
         fault = make_fault(database_url, lease_seconds=1.5)
 
-        emitting = await fault.started(400, received=100)
+        emitting = await fault.started(1_000, received=100)
         async with server.stopped_meanwhile():
             with pytest.raises(StoreUnavailable, match=r"^postgresql://postgres@/faults: [^\n]+$"):
                 await emitting
