@@ -86,7 +86,6 @@ class Endpoint:
         self._check_address(url)
         if self.client_certificate is not None and url.scheme != "https":
             raise self._error("it has a client certificate, but its URL does not begin with https://")
-
         if self.oauth is not None:
             self._check_oauth(self.oauth, url)
 

@@ -107,7 +107,7 @@ class HttpSink:
             UnexpectedStatus: any other status, even if its body cannot be read.
             TimeoutError: no status within the endpoint's ``timeout``.
             EndpointError: ``ca_file`` cannot be read.
-            TokenUnavailable: the endpoint needs an OAuth token, and there is none, or the endpoint refused it.
+            TokenUnavailable: the endpoint needs an OAuth token: no valid one exists, or the endpoint refused it.
             httpx.HTTPError: any other failure, including a refused address (with ``AddressRefused`` as the cause). Its
                 text may contain the URL; ``Redactor.message`` removes it.
         """

@@ -91,7 +91,7 @@ class TokenSource:
         """Return a valid token.
 
         Raises:
-            TokenUnavailable: there is none.
+            TokenUnavailable: without a valid token.
         """
         now = asyncio.get_running_loop().time()
         if now < self._expires_at:

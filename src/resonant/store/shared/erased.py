@@ -31,7 +31,7 @@ _e = schema.events.c
 
 
 def make_erasure_key(connection: Connection) -> bytes:
-    """Return the key of the store, and make it if there is none."""
+    """Return the key of the store; the first call makes it."""
     new = text(f"UPDATE {VERSION_TABLE} SET erasure_key = :new WHERE erasure_key IS NULL")  # noqa: S608 - a constant
     connection.execute(new, {"new": secrets.token_hex(_KEY_BYTES)})
     return erasure_key(connection) or b""
