@@ -13,7 +13,6 @@ import contextlib
 import itertools
 import os
 import signal
-import sys
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -166,6 +165,8 @@ async def _pin_xmin(scene: _Scene) -> AsyncIterator[None]:
 async def _read_heavily(scene: _Scene) -> AsyncIterator[None]:
     async def read() -> None:
         async with scene.connected() as connection, connection.transaction(isolation="repeatable_read"):
+            # One process for each reader, as for each process of the control.
+            await connection.execute("SET max_parallel_workers_per_gather = 0")
             while True:
                 for table in ("resonant_deliveries", "resonant_events"):
                     await connection.execute(f"SELECT count(*), max(md5(t::text)) FROM {table} t")
@@ -181,10 +182,18 @@ async def _read_heavily(scene: _Scene) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def _burn_cpu(scene: _Scene) -> AsyncIterator[None]:
-    with contextlib.ExitStack() as stack:
-        for _ in range(_READERS):
-            stack.enter_context(kept([sys.executable, "-c", "while True: pass"], log=scene.log))
-        yield
+    """Burn as much CPU as the readers, in processes of the server's session, since Linux shares the CPU between sessions."""
+    flag = scene.log.with_name("burning")
+    flag.touch()
+    burning = f"COPY (SELECT) TO PROGRAM 'cat >/dev/null; while [ -e {flag} ]; do :; done'"
+    async with contextlib.AsyncExitStack() as stack:
+        connections = [await stack.enter_async_context(scene.connected()) for _ in range(_READERS)]
+        tasks = [asyncio.create_task(connection.execute(burning)) for connection in connections]
+        try:
+            yield
+        finally:
+            flag.unlink()
+            await asyncio.gather(*tasks)
 
 
 @contextlib.asynccontextmanager
