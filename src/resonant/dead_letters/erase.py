@@ -179,8 +179,7 @@ async def erase(
     """
     await store.read(_check_ids, what)
     key = await store.write(make_erasure_key)
-    given = {name: value for name, value in asdict(what).items() if value}
-    asked = {"by": list(given), "hmac": keyed_digest(key, given)}
+    asked = _for_audit(what, key)
     report, runs = ErasureReport(), dict[str, None]()
     async with audited(store, who=who, action="erase", selection=asked) as audit_id:
         newest = await store.read(lambda connection: connection.execute(select(func.max(_e.c.key))).scalar())
@@ -247,6 +246,21 @@ def erase_batch(
     erased = len(given.keys() & events)
     add_to_audit(connection, audit_id, len(ids))
     return ErasureReport(erased, len(ids), cancelled, len(busy & given.keys()), tuple(runs))
+
+
+def was_erased(connection: Connection, what: Erasure) -> bool:
+    """Return whether an earlier erasure with the same conditions has erased events."""
+    if (key := erasure_key(connection)) is None:
+        return False
+    asked = json.dumps(_for_audit(what, key), ensure_ascii=False)
+    table = schema.audit.c
+    query = select(table.id).where(table.action == "erase", table.selection == asked, table["count"] > 0)
+    return connection.execute(query.limit(1)).first() is not None
+
+
+def _for_audit(what: Erasure, key: bytes) -> dict[str, object]:
+    given = {name: value for name, value in asdict(what).items() if value}
+    return {"by": list(given), "hmac": keyed_digest(key, given)}
 
 
 def _check_ids(connection: Connection, what: Erasure) -> None:

@@ -39,7 +39,8 @@ def erase(
     endpoint, attempts, times and outcomes. If a producer sends an erased event again, it is neither stored nor sent.
 
     The command waits up to 30 seconds for deliveries that are being sent. If some are not done then, their events stay, and the
-    exit code is 1. After an interruption, run it again. At the end, it lists the places that it cannot reach.
+    exit code is 1. After an interruption, run it again. At the end, it lists the places that it cannot reach. If no event meets
+    the conditions, and none met them in an earlier erasure, the exit code is 1.
     """
     from resonant.cli.command_store import command_store, who_runs_this
     from resonant.cli.progress import progress
@@ -49,6 +50,8 @@ def erase(
     with command_store() as store:
         what = _what(store, ids or [], subject, source, event_type)
         planned = _plan(store, what)
+        if not planned.events:
+            _check_that_nothing_is_left(store, what)
         if dry_run:
             output.write_result(documents.erasure_plan(planned), _describe(planned), as_json=as_json)
             return
@@ -96,6 +99,18 @@ def _plan(store: CommandStore, what: Erasure) -> ErasurePlan:
         return store.read(plan_erasure, what)
     except UnknownName as error:
         raise options.Misuse(str(error)) from None
+
+
+def _check_that_nothing_is_left(store: CommandStore, what: Erasure) -> None:
+    """Refuse conditions that no event meets, unless it was an erasure that removed what they compare."""
+    from resonant.dead_letters.erase import Erasure, was_erased
+
+    if what != Erasure(what.ids) and not store.read(was_erased, what):
+        output.say(
+            "resonant: no event meets these conditions: nothing was erased. Subjects and sources are compared exactly; "
+            "an earlier erasure may have removed the events"
+        )
+        raise typer.Exit(1)
 
 
 def _describe(planned: ErasurePlan) -> str:

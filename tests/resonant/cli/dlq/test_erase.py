@@ -111,6 +111,28 @@ def test_a_mistake_erases_nothing(resonant, dead, options, said):
     assert answer.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("how", ["--yes", "--dry-run", "--yes --json"])
+@pytest.mark.parametrize(
+    "options", ["--subject jm@example.com", "--source /shop --type user.*", "--id evt_bad --subject jm"]
+)
+def test_conditions_that_no_event_meets_fail(resonant, dead, options, how):
+    dead.accept("person-1", subject="jm@example.org")
+    answer = resonant("erase", *options.split(), *how.split(), code=1)
+    assert answer.out == ""
+    assert answer.err.startswith("resonant: no event meets these conditions: nothing was erased.")
+    assert answer.err.count("\n") == 1
+    assert resonant.json("audit") == []
+
+
+def test_the_same_erasure_again_erases_nothing_and_succeeds(resonant, dead):
+    dead.accept("person-1", subject="jm@example.org")
+    conditions = ("erase", "--subject", "jm@example.org", "--yes")
+    assert [resonant.json(*conditions)["events"] for _ in range(2)] == [1, 0]
+    assert resonant.json("erase", "--id", "evt_bad", "--yes")["events"] == 1
+    assert resonant.json("erase", "--id", "evt_bad", "--yes")["events"] == 0
+    resonant("erase", "--subject", "jm@example.com", "--yes", code=1)
+
+
 def test_an_id_of_several_sources_needs_the_source(resonant, dead):
     dead.accept("evt_bad", source="/crm")
     assert "several sources use the same id" in resonant("erase", "--id", "evt_bad", "--yes", code=2).err
