@@ -68,6 +68,8 @@ def test_a_reader_can_look_and_any_change_is_refused_in_one_line(resonant, monke
     ):
         resonant(*command.split())
     assert resonant.json("status")["accepted"] == 1
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="resonant_schema"):
+        asyncio.run(execute(urls["events_reader"], "SELECT erasure_key FROM resonant_schema"))
     for command, table in (
         ("cancel e1", "resonant_audit"),
         ("endpoint pause billing", "resonant_gates"),
