@@ -203,6 +203,8 @@ def endpoint_settings(name: str, block: Any) -> Document:
             shown[field] = "set" if value.get_secret_value() else None
         else:
             shown[field] = value if isinstance(value, int | float | dict | None) else str(value)
+    if not shown.get("oauth_token_url"):  # otherwise it would show a default for a setting that has no effect
+        shown |= {"oauth_authentication": None} if "oauth_authentication" in shown else {}
     if (host := _host(getattr(block, "url", None))) is not None:
         shown["host"] = host
     if hasattr(block, "public_keys"):

@@ -11,6 +11,7 @@ import typer
 from resonant import output
 from resonant.cli import documents, name_checks, options
 from resonant.cli.command_store import load_endpoint, on_prefect, run_async
+from resonant.display import ago
 from resonant.errors import EndpointError
 
 if TYPE_CHECKING:
@@ -116,21 +117,28 @@ def show(name: options.EndpointName, as_json: options.Json = False) -> None:
     """Show an endpoint's configuration and gate state; for secrets, only whether they are set."""
     from resonant.gate.words import advice, described
     from resonant.store.shared.subscriptions import read_subscriptions
+    from resonant.store.views.endpoint_problems import problems
     from resonant.store.views.endpoint_status import governed
 
     name = options.endpoint_name(name)
     with on_prefect() as store:
         block, now = run_async(load_endpoint(name)), time.time()
         gate, held = found = _of(name, store.read(governed, now=now))
+        waits = next(iter(store.read(problems, name)), None)
         subscriptions = store.read(read_subscriptions, name)
     if as_json:
-        document = documents.endpoint(name, block, _problem(name, block), found, len(subscriptions))
+        problem = _problem(name, block) or (waits.reason if waits else None)
+        document = documents.endpoint(name, block, problem, found, len(subscriptions))
         output.write(output.to_json(document) + "\n")
         return
     for key, value in documents.endpoint_settings(name, block).items():
         output.write_paragraph(f"{key}: {_cell(value)}", indent=2)
     output.write_paragraph(f"subscriptions: {len(subscriptions)}")
     output.write_paragraph(output.visible(f"gate: {described(gate, held=held, now=now)}"), indent=2)
+    if waits is not None:
+        since = ago(now - waits.since)
+        said = output.visible(f"deliveries wait: {waits.reason} (first seen {since})")
+        output.write_paragraph(said, indent=2)
     if next_step := advice(gate, now):
         output.write_paragraph(f"next: {next_step}", indent=2)
     if warning := block.warning():

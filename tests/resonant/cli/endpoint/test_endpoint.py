@@ -17,6 +17,7 @@ from blocks.catalog import remove_endpoint
 from resonant.errors import UnknownEndpoint
 from resonant.events import rfc3339
 from resonant.store.shared.gates import Gate, GateChange, change_gate
+from resonant.store.views.endpoint_problems import note_problem
 from support.file_endpoint import FileEndpoint
 
 pytestmark = pytest.mark.engine
@@ -101,6 +102,16 @@ def test_the_gate_of_an_endpoint_is_shown_in_text_and_as_json(resonant, endpoint
     listed = {row["name"]: row for row in json.loads(resonant.on_prefect("endpoint", "list", "--json").out)}
     assert listed["cli-hooks"] == found
     assert listed["file-endpoint/cli-log"]["gate"]["state"] == "normal"
+
+
+def test_an_endpoint_without_a_token_says_why_its_deliveries_wait(resonant, endpoints, worker):
+    worker.accept("evt_1", endpoint="cli-hooks")
+    reason = "no OAuth token: the server https://auth.example.com answered 503"
+    worker.do(lambda store: store.write(note_problem, "cli-hooks", reason, now=worker.clock() - 120))
+    shown = resonant.on_prefect("endpoint", "show", "cli-hooks").out
+    assert f"deliveries wait: {reason} (first seen 2 min ago)" in " ".join(shown.split())
+    found = json.loads(resonant.on_prefect("endpoint", "show", "cli-hooks", "--json").out)
+    assert (found["problem"], found["oauth_authentication"]) == (reason, None)
 
 
 def test_an_endpoint_that_answered_410_is_paused_since_then(resonant, endpoints, worker):
