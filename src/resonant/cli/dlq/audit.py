@@ -42,13 +42,16 @@ def _took(entry: AuditEntry) -> str:
     return "not ended" if entry.ended_at is None else f"{entry.ended_at - entry.at:.1f} s"
 
 
+def _counts(entry: AuditEntry) -> bool:
+    """Return whether an operation changes deliveries."""
+    return entry.count > 0 or entry.action in ("replay", "cancel", "purge", "erase")
+
+
 def _cards(entries: Iterator[AuditEntry]) -> Iterator[list[str]]:
     for entry in entries:
         at = rfc3339(entry.at)
         took = _took(entry) if entry.ended_at is None else f"took {_took(entry)}"
-        deliveries = f", {counted(entry.count, 'delivery', 'deliveries')}"
-        if not entry.count and entry.action not in ("replay", "cancel", "purge"):
-            deliveries = ""
+        deliveries = f", {counted(entry.count, 'delivery', 'deliveries')}" if _counts(entry) else ""
         yield [
             f"{at[:10]} {at[11:19]}Z  {entry.action}{deliveries}, {took}",
             f"by {entry.who}",
@@ -78,7 +81,7 @@ _AUDIT = View(
         "at": lambda entry: rfc3339(entry.at),
         "who": lambda entry: entry.who,
         "action": lambda entry: entry.action,
-        "count": lambda entry: entry.count,
+        "count": lambda entry: entry.count if _counts(entry) else "-",
         "took": _took,
         "selection": lambda entry: json.dumps(entry.selection, ensure_ascii=False),
     },

@@ -63,10 +63,11 @@ def test_an_entry_is_a_line_of_a_table_and_a_card_with_the_whole_selection(reson
     resonant("cancel", "evt_1")
     resonant("endpoint", "pause", "billing")
 
-    header, *_, line = resonant("audit").out.splitlines()
+    header, without_count, *_, line = resonant("audit").out.splitlines()
     screen = resonant.on_a_terminal("audit")
 
     assert header.split() == ["AT", "WHO", "ACTION", "COUNT", "TOOK", "SELECTION"]
+    assert re.search(r"  pause   -      \d", without_count)
     at = re.escape(resonant.json("audit")[-1]["at"])
     assert re.match(rf'{at}  .+ on the command line  cancel  0 +\d\.\d s  {{"event_type": "com', line)
     assert max(map(len, screen.splitlines())) <= 80
