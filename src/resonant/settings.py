@@ -283,7 +283,9 @@ def _policy_fields(name: str, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _field_value(place: str, field: str, value: object) -> object:
-    if field == "delays" and isinstance(value, list):
+    if field == "delays" and value is not None:
+        if not isinstance(value, list):
+            raise ValueError(f'{place} must be a list of durations, such as ["5s", "5m"]')
         return [_seconds(f"{place}: item {number}", each) for number, each in enumerate(value, 1)]
     return _seconds(place, value) if field in _DURATIONS else value
 

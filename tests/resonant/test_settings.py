@@ -143,7 +143,11 @@ def test_an_unknown_policy_is_an_error_that_lists_the_known_ones(environment):
             "RESONANT_POLICIES: a: max_attempts must be 1 to 1000, not 0",
         ),
         ("policies", '{"a": {"cap": "high"}}', "RESONANT_POLICIES: a: cap: 'high' is not a duration: give"),
-        ("policies", '{"a": {"delays": "5s"}}', "RESONANT_POLICIES: a.delays: must be a valid tuple"),
+        (
+            "policies",
+            '{"a": {"delays": "5s"}}',
+            'RESONANT_POLICIES: a: delays must be a list of durations, such as ["5s", "5m"]',
+        ),
         *(
             (
                 "policies",
