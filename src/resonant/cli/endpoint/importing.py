@@ -39,14 +39,20 @@ def import_(
 ) -> None:
     """Add and change webhook endpoints as FILE declares them; repeating it changes nothing.
 
-    FILE lists endpoints, each with a name, a url, and optionally headers, signing_secret, policy, timeout, concurrency,
-    rate, mode, status_overrides, allow_private, ca_file, proxy, client_certificate, client_key, and for OAuth
-    oauth_token_url, oauth_client_id, oauth_client_secret, oauth_scope, oauth_audience and oauth_authentication. A missing
-    setting gets its default. In url, headers, proxy, client_certificate and the secrets, env:NAME stands for an environment
-    variable, and file:PATH for a file. If a signing secret changes, the old one also signs for 24 hours.
+    FILE declares one endpoint per line of JSON, or a list of them in YAML or JSON. Only name and url are needed:
 
-    An endpoint may also have subscriptions: a list of objects with types, source and filters. They replace those that are
-    stored. Without this key, an endpoint keeps its subscriptions.
+    {"name": "shop", "url": "env:SHOP_URL", "signing_secret": "file:shop.key"}
+
+    Do not write secrets into FILE: env:NAME is the value of an environment variable, and file:PATH the content of a file. This
+    works for url, headers, proxy, signing_secret, client_certificate, client_key and oauth_client_secret. If a signing secret
+    changes, the old one also signs for 24 hours.
+
+    Other settings are policy, timeout, concurrency, rate, mode, status_overrides, allow_private and ca_file; for OAuth,
+    oauth_token_url, oauth_client_id, oauth_scope, oauth_audience and oauth_authentication. `resonant endpoint add --help`
+    explains them. A setting that is left out gets its default.
+
+    "subscriptions" is a list of objects with types, source and filters, such as [{"types": ["order.*"]}]. They replace those that
+    are stored. An endpoint without this key keeps its subscriptions.
 
     Nothing is saved if FILE has a mistake. `resonant endpoint list --export` writes such a file.
     """
