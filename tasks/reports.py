@@ -152,7 +152,8 @@ class _Report:
     async def _read_ended(self, watches: Sequence[RunWatch], since: float, until: float) -> list[FlowRun]:
         """Return the failed and crashed runs that ended in a window."""
         found: dict[UUID, FlowRun] = {}
-        # By time instead of by offset: runs may leave the list meanwhile, when a user runs them again.
+        # By time instead of by offset: runs may leave the list meanwhile, when a user runs them again. Prefect's server sets the
+        # time of each state, also in bulk, so the runs of a whole page never end in the same microsecond.
         while True:
             page = await self._client.read_flow_runs(
                 flow_run_filter=_ended(watches, since, until), sort=FlowRunSort.END_TIME_DESC, limit=_PAGE
