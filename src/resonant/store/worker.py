@@ -1,6 +1,8 @@
 """``WorkerStore``: a store with the operations of workers, for drains, replays and exports."""
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -105,10 +107,15 @@ class WorkerStore(Store):
                 await asyncio.sleep(_PAUSE_SECONDS)
         return merged
 
-    async def look(self, endpoint: str | None = None) -> tuple[list[lease_queries.Due], Gates]:
-        """Return when each endpoint's earliest unfinished delivery may be claimed, and the gates, in one snapshot."""
+    async def look(self, endpoint: str | None = None, **bounds: Any) -> tuple[list[lease_queries.Due], Gates]:
+        """Return when each endpoint's earliest unfinished delivery may be claimed, and the gates, in one snapshot.
+
+        Args:
+            endpoint: only this endpoint.
+            bounds: see ``leases.look``.
+        """
         began_at = self.clock()
-        due, gates = await self.read(lease_queries.look, endpoint)
+        due, gates = await self.read(lease_queries.look, endpoint, **bounds)
         return due, self._compare_clocks(gates, began_at)
 
     async def gates(self) -> Gates:
@@ -171,7 +178,7 @@ class WorkerStore(Store):
     ) -> int:
         """End every expired lease, or every lease of these owners; return their number.
 
-        Without owners, also make new deliveries due whose producer's clock was ahead.
+        Without owners, also make new deliveries due whose producer's clock was ahead, unless a recent search was slow.
 
         Args:
             endpoint: only the leases on deliveries to this endpoint.
@@ -182,19 +189,28 @@ class WorkerStore(Store):
         owners = None if owners is None else list(owners)
         watch = watch or rescue.ExpiryWatch(self.lease_seconds)
         watch.ask(self.clock())
+        searched: tuple[float, float, float] | None = None
 
         def run(connection: Connection) -> int:
-            now = self.clock()
+            nonlocal searched
+            now, began_at = self.clock(), time.monotonic()
+            since = watch.since(now) if owners is None else -math.inf
             if owners is None:
-                rescue.make_new_due(connection, now=now, endpoint=endpoint)
+                if since == -math.inf:
+                    rescue.make_new_due(connection, now=now, endpoint=endpoint)
                 if not watch.may_rescue(now):
                     return 0
-            return rescue.rescue(connection, now=now, endpoint=endpoint, owners=owners, limit=_RESCUE_BATCH)
+            which: dict[str, Any] = {"endpoint": endpoint, "owners": owners, "since": since}
+            found = rescue.rescue(connection, now=now, limit=_RESCUE_BATCH, **which)
+            searched = (now, since, time.monotonic() - began_at)
+            return found
 
         while True:
             batch = await self.write(run)
             rescued += batch
             if batch < _RESCUE_BATCH:
+                if searched is not None and owners is None:
+                    watch.note_search(*searched)
                 return rescued
 
     async def rescue_ended(self, has_ended: Callable[[str], bool]) -> int:

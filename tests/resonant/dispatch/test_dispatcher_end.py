@@ -143,8 +143,8 @@ class TestTheEnd:
             await enqueue(worker.store)
             look = worker.store.look
 
-            async def look_for_long(endpoint=None):
-                found = await look(endpoint)
+            async def look_for_long(endpoint=None, **options):
+                found = await look(endpoint, **options)
                 if worker.dispatcher._running and worker.dispatcher.counts.attempts == 0:
                     await until(lambda: not worker.dispatcher._running)
                     await enqueue(worker.store, 2)

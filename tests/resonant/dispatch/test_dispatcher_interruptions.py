@@ -301,12 +301,12 @@ class TestTheStoreGoesAway:
             await enqueue(worker.store)
             look = worker.store.look
 
-            async def look_while_it_breaks(endpoint):
+            async def look_while_it_breaks(endpoint, **options):
                 if worker.dispatcher._running:
                     asked_again.set()
                     while worker.dispatcher._running:
                         await asyncio.sleep(0)
-                return await look(endpoint)
+                return await look(endpoint, **options)
 
             worker.store.look = look_while_it_breaks
             with pytest.raises(RuntimeError, match="broken"):

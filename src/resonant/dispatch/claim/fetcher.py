@@ -5,6 +5,7 @@ import math
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 
+from resonant.dispatch.claim.due_bounds import DueBounds
 from resonant.dispatch.claim.leases import TakeOver
 from resonant.dispatch.endpoint_run import EndpointRun
 from resonant.dispatch.endpoints import Endpoints
@@ -89,6 +90,8 @@ class Fetcher:
         self._deferred: set[EndpointRun] = set()
         # How long the endpoints' earliest due deliveries are overdue, and the endpoints whose last half was rounded down.
         self._overdue: dict[str, float] = {}
+        self._bounds = DueBounds(POLL_SECONDS, asyncio.get_running_loop().time)
+        self._hears_commits = False
         self._carried: Counter[str] = Counter()
         self._probe_at = 0.0
         self._has_probed = False
@@ -137,10 +140,11 @@ class Fetcher:
         Args:
             endpoints: the endpoints with new work; None if unknown.
         """
+        self._hears_commits = True
         if endpoints is None or self._woken_for is None:
             self._woken_for = None
         else:
-            self._woken_for |= endpoints
+            self._woken_for |= endpoints if self._endpoint is None else endpoints & {self._endpoint}
 
     def look_in(self, seconds: float) -> None:
         """Poll again after this time, when a delivery is due, unless an earlier poll is planned."""
@@ -184,6 +188,7 @@ class Fetcher:
                 if self._overdue.get(name, 0.0) > _LATE_SECONDS
             },
             most_bytes=most_bytes,
+            bounds=self._bounds.of(limits),
         )
         for name, leases in claimed.items():
             endpoint = self._endpoints.opened[name]
@@ -285,18 +290,19 @@ class Fetcher:
     async def _open_named(self, names: frozenset[str]) -> frozenset[EndpointRun]:
         """Return the open endpoints among the named ones; none if a gate governs one of them, since that needs a poll."""
         self._woken_for = frozenset()
-        if self._endpoint is not None:
-            names &= {self._endpoint}
         endpoints = await self._endpoints.open_each(sorted(names))
         return frozenset() if any(each.governs() for each in endpoints) else frozenset(endpoints)
 
     async def _look(self) -> None:
         """Find the endpoints with due deliveries, and open new ones."""
-        self._woken_for = frozenset()
-        began_at = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        woken_for, self._woken_for = self._woken_for, frozenset()
+        began_at = loop.time()
         await self._take_over.rescue_if_due()
-        now = self._store.clock()
-        found, rows = await self._store.look(self._endpoint)
+        now, looked_at = self._store.clock(), loop.time()
+        bounds = self._bounds.of_next_look(woken_for if self._hears_commits else None)
+        found, rows = await self._store.look(self._endpoint, bounds=bounds, until=now + POLL_SECONDS)
+        self._bounds.note(found, bounds=bounds, at=now, seconds=loop.time() - looked_at)
         due = [due.endpoint for due in found if due.at <= now]
         self._overdue = {due.endpoint: now - due.at for due in found}
         self._next_due_in = min((due.at - now for due in found if due.at > now), default=math.inf)
@@ -310,7 +316,7 @@ class Fetcher:
         new = sorted(held.difference(known), key=lambda endpoint: endpoint.name)
         self._held = deque([*known, *new])
         self._gates.connect(self._held)
-        ended_at = asyncio.get_running_loop().time()
+        ended_at = loop.time()
         took = ended_at - began_at
         self._look_early_at = ended_at + max(_EARLY_POLL_SECONDS, took / _EARLY_POLL_SHARE)
         self._look_soon_at = ended_at + took / _SPARE_POLL_SHARE

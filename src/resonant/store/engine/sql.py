@@ -182,7 +182,7 @@ def _inserting_arrays(
 ) -> Any:
     """Return the statement that inserts rows, given one value for the ``equal`` columns, and arrays for the others."""
     types = {name: table.c[name].type for name in names}
-    given = _given_arrays(table, tuple(name for name in names if name not in equal))
+    given = given_rows(table, tuple(name for name in names if name not in equal))
     values = (
         given.c[name] if name not in equal else cast(bindparam(name, type_=types[name]), types[name])
         for name in names
@@ -203,7 +203,7 @@ def insert_all(connection: Connection, table: Table, rows: Sequence[Mapping[str,
 
 @cache
 def _inserting_all(table: Table, names: tuple[str, ...]) -> Insert:
-    return table.insert().from_select(names, select(*_given_arrays(table, names).c))
+    return table.insert().from_select(names, select(*given_rows(table, names).c))
 
 
 def update_all(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -214,7 +214,7 @@ def update_all(connection: Connection, table: Table, rows: Sequence[Mapping[str,
 
 @cache
 def _updating_all(table: Table, names: tuple[str, ...]) -> Update:
-    given = _given_arrays(table, names)
+    given = given_rows(table, names)
     changes = {name: given.c[name] for name in names if name != "id"}
     return table.update().where(table.c.id == given.c.id).values(changes)
 
@@ -223,8 +223,8 @@ def _arrays(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return {f"all_{name}": [row[name] for row in rows] for name in rows[0]}
 
 
-def _given_arrays(table: Table, names: tuple[str, ...]) -> Any:
-    """Return the rows that are given as one array for each of these columns."""
+def given_rows(table: Table, names: tuple[str, ...]) -> Any:
+    """Return the rows that are given to a statement on PostgreSQL as one array for each of these columns."""
     types = {name: ARRAY(table.c[name].type) for name in names}
     # Not the columns' own names, which SQLAlchemy reserves in an UPDATE.
     arrays = [cast(bindparam(f"all_{name}", type_=each), each) for name, each in types.items()]

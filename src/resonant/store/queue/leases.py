@@ -5,6 +5,7 @@ its attempt to the history, but cannot change anything else (Kleppmann, "How to 
 """
 
 import itertools
+import math
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
@@ -32,7 +33,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from resonant.events import Event, Lease, LeaseKey
 from resonant.store import schema
-from resonant.store.engine.sql import insert_into, is_any_of, is_any_of_given
+from resonant.store.engine.sql import given_rows, insert_into, is_any_of, is_any_of_given
 from resonant.store.engine.wakeup import announce
 from resonant.store.queue.events import read_events
 from resonant.store.queue.impossible_rows import sound
@@ -75,9 +76,36 @@ def _earliest(*, is_of_one: bool) -> Select[str, float]:
     return select(names.c.name, earliest).where(names.c.name.is_not(None))
 
 
-def look(connection: Connection, endpoint: str | None = None) -> tuple[list[Due], Gates]:
-    """Return the result of ``due``, and the stored gates."""
-    return due(connection, endpoint), read_gates(connection)
+def look(
+    connection: Connection,
+    endpoint: str | None = None,
+    *,
+    bounds: Mapping[str, float] | None = None,
+    until: float = math.inf,
+) -> tuple[list[Due], Gates]:
+    """Return the result of ``due``, and the stored gates.
+
+    Args:
+        bounds: on PostgreSQL, only look at these endpoints, and only for due times from these on.
+        until: with bounds, omit later due times.
+    """
+    if bounds is None or connection.dialect.name == "sqlite":
+        found = due(connection, endpoint)
+    else:
+        given = {"all_endpoint": list(bounds), "all_available_at": list(bounds.values()), "until": until}
+        rows = connection.execute(_earliest_within(), given)
+        found = [Due(name, at) for name, at in rows if at is not None]
+    return found, read_gates(connection)
+
+
+@cache
+def _earliest_within() -> Select[str, float]:
+    given = given_rows(_d, ("endpoint", "available_at")).c
+    until: BindParameter[float] = bindparam("until", type_=Double())
+    earliest = select(func.min(_d.c.available_at)).where(
+        _d.c.endpoint == given.endpoint, _d.c.available_at.between(given.available_at, until)
+    )
+    return select(given.endpoint, earliest.scalar_subquery())
 
 
 def _unfinished_names() -> CTE:
@@ -112,6 +140,7 @@ def claim(
     owner: str,
     new: Mapping[str, int] | None = None,
     most_bytes: int | None = None,
+    bounds: Mapping[str, float] | None = None,
     now: float,
     lease_seconds: float,
 ) -> dict[str, list[Lease]]:
@@ -127,17 +156,22 @@ def claim(
         limits: the number of deliveries for each endpoint.
         new: how many of them are for new events, for endpoints with a backlog.
         most_bytes: limits the total size of their bodies; a single delivery may be larger.
+        bounds: the earliest due times to search for, for some endpoints.
     """
     found: list[list[Row[Any]]] = []
     for endpoint, limit in limits.items():
         lease = {"of": endpoint, "due": now, "by": owner, "until": now + lease_seconds}
+        since = (bounds or {}).get(endpoint)
+        search = lease if since is None else lease | {"from": since}
         first: Sequence[Row[Any]] = ()
         if new and (most := new.get(endpoint)):
             of_new = {"most": most, "since": now - NEW_SECONDS}
-            earliest_due = connection.execute(_accepted_at_of_earliest_due(), lease).scalar()
+            earliest_due = connection.execute(
+                _accepted_at_of_earliest_due(since is not None), search
+            ).scalar()
             if earliest_due is not None and earliest_due <= of_new["since"]:
                 first = connection.execute(_claiming_new(), lease | of_new).all()
-        rest = connection.execute(_claiming(), lease | {"most": limit - len(first)}).all()
+        rest = connection.execute(_claiming(since is not None), search | {"most": limit - len(first)}).all()
         found.append(_in_turn(*(_longest_due_first(sound(connection, rows, now)) for rows in (first, rest))))
     rows = _in_turn(*found)
     if most_bytes is not None and len(rows) > 1:
@@ -158,20 +192,21 @@ def _is_due() -> list[ColumnElement[bool]]:
     return [_d.c.available_at <= bindparam("due"), _d.c.lease_owner.is_(None)]
 
 
-def _due_of_endpoint() -> list[ColumnElement[bool]]:
-    return [_d.c.endpoint == bindparam("of"), *_is_due()]
+def _due_of_endpoint(is_bounded: bool = False) -> list[ColumnElement[bool]]:
+    found = [_d.c.endpoint == bindparam("of"), *_is_due()]
+    return [*found, _d.c.available_at >= bindparam("from")] if is_bounded else found
 
 
 @cache
-def _accepted_at_of_earliest_due() -> Select[float]:
-    return select(_d.c.accepted_at).where(*_due_of_endpoint()).order_by(_d.c.available_at).limit(1)
+def _accepted_at_of_earliest_due(is_bounded: bool) -> Select[float]:
+    return select(_d.c.accepted_at).where(*_due_of_endpoint(is_bounded)).order_by(_d.c.available_at).limit(1)
 
 
 @cache
-def _claiming() -> ReturningUpdate[Any]:
+def _claiming(is_bounded: bool) -> ReturningUpdate[Any]:
     picked = (
         select(_d.c.id)
-        .where(*_due_of_endpoint())
+        .where(*_due_of_endpoint(is_bounded))
         .order_by(_d.c.available_at)
         .limit(bindparam("most", type_=Integer()))
         .with_for_update(skip_locked=True, key_share=True)

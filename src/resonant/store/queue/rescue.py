@@ -23,6 +23,9 @@ LOST_LEASES_BEFORE_GIVING_UP = 5
 _LONG_WAIT_SECONDS = 2.0
 # Later rescues are about a second apart. A busy machine may delay them by a few seconds.
 _LEAST_GAP_SECONDS = 5.0
+# The share of the time that complete searches may take, and how much before the last search the others begin: see
+# dispatch/claim/due_bounds.py.
+_SHARE, _MARGIN_SECONDS = 0.05, 5.0
 _d = schema.deliveries
 
 
@@ -42,6 +45,7 @@ class ExpiryWatch:
         self._longest_gap = _LONG_WAIT_SECONDS
         self._last_at: float | None = None
         self._wait_until = -math.inf
+        self._since = self._complete_again_at = -math.inf
 
     def ask(self, now: float) -> None:
         """Note that this process is about to write."""
@@ -56,6 +60,16 @@ class ExpiryWatch:
         # A time too far ahead counts as past, since the clock was set back.
         return not now < self._wait_until <= now + self._grace
 
+    def since(self, now: float) -> float:
+        """Return from when on to search for expired leases: not from the beginning shortly after a slow complete search."""
+        return self._since if self._since < now < self._complete_again_at else -math.inf
+
+    def note_search(self, now: float, since: float, seconds: float) -> None:
+        """Note that all leases that expired between ``since`` and ``now`` were searched for, in so many seconds."""
+        if since == -math.inf:
+            self._complete_again_at = now + seconds / _SHARE
+        self._since = now - _MARGIN_SECONDS
+
 
 def rescue(
     connection: Connection,
@@ -63,9 +77,10 @@ def rescue(
     now: float,
     endpoint: str | None = None,
     owners: Iterable[str] | None = None,
+    since: float = -math.inf,
     limit: int = 500,
 ) -> int:
-    """End expired leases, or, with ``owners``, the leases of processes known to have ended.
+    """End leases that expired from ``since`` on, or, with ``owners``, the leases of processes known to have ended.
 
     If a send had begun, the crash is charged as an attempt with the result ``lost``; the fifth in a round makes a dead
     letter with the reason ``crashed``. Otherwise nothing is charged.
@@ -75,6 +90,8 @@ def rescue(
     """
     lost: list[ColumnElement[bool]] = [_d.c.lease_owner.is_not(None)]
     lost.append(_d.c.available_at <= now if owners is None else is_any_of(_d.c.lease_owner, list(owners)))
+    if since > -math.inf:
+        lost.append(_d.c.available_at >= since)
     if endpoint is not None:
         lost.append(_d.c.endpoint == endpoint)
     rows = connection.execute(

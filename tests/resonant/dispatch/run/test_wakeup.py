@@ -93,9 +93,9 @@ def steps(monkeypatch):
     taken = []
     look = WorkerStore.look
 
-    async def record_look(store, *arguments):
+    async def record_look(store, *arguments, **options):
         taken.append("poll")
-        return await look(store, *arguments)
+        return await look(store, *arguments, **options)
 
     monkeypatch.setattr(WorkerStore, "look", record_look)
     return taken

@@ -1,5 +1,7 @@
 """The deliveries of lost workers."""
 
+import math
+
 import pytest
 
 from resonant.store.queue.rescue import ExpiryWatch
@@ -92,6 +94,38 @@ class TestAfterALock:
         assert desk.rescue(watch=watch) == 0
         desk.clock.advance(11)
         assert desk.rescue(watch=watch) == 1
+
+
+class TestAfterASlowSearch:
+    @pytest.fixture
+    def watch(self, desk):
+        """The watch of a process that searched for 0.1 seconds, a second ago."""
+        watch = ExpiryWatch(desk.store.lease_seconds)
+        desk.rescue(watch=watch)
+        watch.note_search(desk.clock(), -math.inf, 0.1)
+        desk.clock.advance(1)
+        return watch
+
+    def test_the_next_search_begins_at_about_the_time_of_the_last(self, desk, watch):
+        assert watch.since(desk.clock()) == desk.clock() - 6
+
+    def test_a_complete_search_finds_what_was_left_out(self, desk, watch):
+        desk.clock.advance(-100)  # the clock of its owner
+        desk.enqueue("evt_1")
+        desk.claim_one()
+        desk.clock.advance(100)
+        assert desk.rescue(watch=watch) == 0
+        desk.clock.advance(1)
+        assert desk.rescue(watch=watch) == 1
+
+    def test_quick_searches_are_complete(self, desk):
+        watch = ExpiryWatch(desk.store.lease_seconds)
+        watch.note_search(desk.clock(), -math.inf, 0.01)
+        desk.clock.advance(1)
+        assert watch.since(desk.clock()) == -math.inf
+
+    def test_a_clock_that_was_set_back_needs_a_complete_search(self, desk, watch):
+        assert watch.since(desk.clock() - 3_600) == -math.inf
 
 
 class TestProducersWithAClockAhead:

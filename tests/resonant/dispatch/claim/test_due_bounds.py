@@ -1,0 +1,91 @@
+"""From when on a run searches for due deliveries while complete searches are slow."""
+
+import math
+import time
+
+import pytest
+
+from resonant.dispatch.claim import due_bounds
+from resonant.dispatch.claim.due_bounds import DueBounds
+from resonant.dispatch.limits import Limits
+from resonant.store import WorkerStore
+from resonant.store.queue.leases import Due
+from resonant.testing import FixedClock
+from support.dispatching import appending_to, draining, enqueue, opened
+from support.waiting import until
+
+POLL_SECONDS, SLOW_SECONDS = 0.25, 0.1
+NOBODY = frozenset()
+
+
+@pytest.fixture
+def monotonic():
+    return FixedClock(5.0)
+
+
+@pytest.fixture
+def bounds(monotonic):
+    return DueBounds(POLL_SECONDS, monotonic)
+
+
+def look_at_all(bounds, *found, seconds=SLOW_SECONDS):
+    """Note a complete search at the time 1000."""
+    bounds.note([Due(*each) for each in found], bounds=None, at=1000.0, seconds=seconds)
+
+
+def test_nothing_is_left_out_while_searches_are_quick(bounds):
+    for _ in range(2):
+        assert bounds.of_next_look(NOBODY) is None
+        look_at_all(bounds, ("orders", 990.0), seconds=0.01)
+        assert bounds.of(["orders"]) == {}
+
+
+def test_after_a_slow_search_others_begin_where_it_found_the_earliest(bounds):
+    look_at_all(bounds, ("behind", 900.0), ("sent", 1060.0))
+    assert bounds.of_next_look(NOBODY) == {"behind": 900.0, "sent": 999.0}
+    assert bounds.of(["behind", "idle"]) == {"behind": 900.0, "idle": 999.0}
+
+
+def test_the_bounds_follow_the_searches(bounds):
+    look_at_all(bounds, ("behind", 900.0))
+    given = bounds.of_next_look(frozenset({"woken"}))
+    assert given == {"behind": 900.0, "woken": 999.0}
+    bounds.note([Due("behind", 950.0)], bounds=given, at=1010.0, seconds=math.inf)
+    assert bounds.of_next_look(NOBODY) == {"behind": 950.0, "woken": 1009.0}
+    assert bounds.of(["idle"]) == {"idle": 999.0}, "nobody has looked since"
+
+
+def test_complete_searches_take_a_twentieth_of_the_time(bounds, monotonic):
+    look_at_all(bounds)
+    monotonic.advance(20 * SLOW_SECONDS - 0.01)
+    assert bounds.of_next_look(NOBODY) == {}
+    monotonic.advance(0.02)
+    assert bounds.of_next_look(NOBODY) is None
+
+
+def test_a_commit_for_an_unknown_endpoint_needs_a_complete_search(bounds):
+    look_at_all(bounds)
+    assert bounds.of_next_look(None) is None
+
+
+async def test_an_event_committed_late_is_sent_after_the_next_complete_search(postgresql_url, monkeypatch):
+    monkeypatch.setattr(due_bounds, "_SHARE", 0.002)  # each search counts as slow
+    looks, sent = [], []
+    look = WorkerStore.look
+
+    async def note_look(store, endpoint=None, **options):
+        looks.append(options["bounds"])
+        return await look(store, endpoint, **options)
+
+    monkeypatch.setattr(WorkerStore, "look", note_look)
+    late = opened(postgresql_url, clock=lambda: time.time() - 10)
+    async with (
+        opened(postgresql_url) as store,
+        late as producer,
+        draining(store, appending_to(sent), limits=Limits(run_for=60)),
+    ):
+        await until(lambda: {} in looks)
+        complete = looks.count(None)
+        stored = await enqueue(producer)
+        await until(lambda: sent == stored, seconds=30)
+    assert looks.count(None) > complete
