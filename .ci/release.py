@@ -1,7 +1,5 @@
 """``python .ci/release.py TAG``: checks that this commit can be released as TAG, and writes its notes to build/release/notes.md."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

@@ -5,8 +5,6 @@ A bench that fails prints its error, and the rest continue. ``python -m benches 
 docs/retries.md, and ``python -m benches upgrade`` upgrades a store of 0.1.0.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import sys

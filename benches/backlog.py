@@ -4,15 +4,13 @@ The endpoint accepts 40 requests a second and answers 503 to the rest; its gate 
 with and without deliveries that are an hour old.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from benches.comparing import Comparison, apart, say
 from benches.outage_receiver import Behaviour, outage_receiver
@@ -20,10 +18,6 @@ from benches.processes import kept, python
 from benches.surroundings import ENDPOINT, empty_home, events, prefect_server, save_endpoint, wait_for_runs
 from resonant.store import WorkerStore, schema
 from resonant.store.shared.gates import Gate, GateChange, change_gate
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
 
 EVENTS, ROUNDS = 10_000, 3
 _CAPACITY = 40

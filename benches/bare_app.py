@@ -1,18 +1,13 @@
 """An application that reads a request and answers 202: the baseline of ``serve``. Run it with ``python -m benches.bare_app PORT``."""
 
-from __future__ import annotations
-
 import json
 import sys
-from typing import TYPE_CHECKING
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
 
 _ANSWER = json.dumps({"events": [{"id": "1", "source": "/", "duplicate": False, "endpoints": ["bench"]}]})
 

@@ -1,15 +1,13 @@
 """The duration of command processes while `resonant up` runs, against a process that imports Prefect's client."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import itertools
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-from benches.comparing import Comparison, Stopwatch, all_in_turn
+from benches.comparing import Comparison, Round, Stopwatch, all_in_turn
 from benches.processes import python
 from benches.surroundings import (
     ENDPOINT,
@@ -19,11 +17,6 @@ from benches.surroundings import (
     shipped_receiver,
     write_lines,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from benches.comparing import Round
 
 EVENTS, ROUNDS = 1, 10
 _READING, _ENDPOINT, _EMIT = 0.4, 1.2, 2.0

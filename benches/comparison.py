@@ -9,13 +9,12 @@ own call or, for contenders that store nothing, when the sending process begins 
 is that of the httpx call alone.
 """
 
-from __future__ import annotations
-
 import contextlib
 import random
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from benches.comparing import Comparison, Interrupted, apart, in_one_line, is_chosen, say
 from benches.contenders import (
@@ -33,11 +32,12 @@ from benches.contenders import (
     RAW_LOOP,
     TASK,
 )
-from benches.contenders.contender import Place
+from benches.contenders.contender import Contender, Place, Running
 from benches.processes import PeakMemory, wait_until_quiet
 from benches.receiver import NotReceived, Receiver, counting_receiver
 from benches.standings import (
     Delivered,
+    Kind,
     Standing,
     Visit,
     all_cpu_ms,
@@ -48,12 +48,6 @@ from benches.standings import (
 )
 from benches.surroundings import Missing, empty_home, events
 from benches.tables import number
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from benches.contenders.contender import Contender, Running
-    from benches.standings import Kind
 
 EVENTS = 5_000
 _FAULTS = 0.2

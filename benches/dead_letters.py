@@ -1,12 +1,11 @@
 """A large dead-letter queue in SQLite and PostgreSQL: the time of an operator's queries, and the rate of purging half of it."""
 
-from __future__ import annotations
-
 import asyncio
 import resource
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from sqlalchemy import Connection, text
 
@@ -20,9 +19,6 @@ from resonant.store import Outcome, Store, WorkerStore
 from resonant.store.engine.database import open_database
 from resonant.store.views.reads import count_dead_letters, each_dead_letter
 from resonant.store.views.selection import Selection
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
 
 EVENTS = 100_000
 _LOOKS = 5
@@ -163,7 +159,7 @@ async def _look(name: str, what: str, store: Store, look: Callable[[Store], Awai
     return Comparison(f"{name}: {what}", "ms", [ours], [nothing], "SELECT 1", ours_at_most=_AT_MOST_MS)
 
 
-async def _purge_half(name: str, url: str, store: _TimedStore, count: int) -> list[Comparison]:
+async def _purge_half(name: str, url: str, store: "_TimedStore", count: int) -> list[Comparison]:
     done = asyncio.Event()
     emission = asyncio.create_task(_emit(url, done))
     with Stopwatch() as watch:

@@ -3,11 +3,8 @@
 The difference is the cost of at-least-once delivery: each attempt is written before and after its send.
 """
 
-from __future__ import annotations
-
 import asyncio
 import random
-from typing import TYPE_CHECKING
 
 import httpx
 from httpx_aiohttp import AiohttpTransport
@@ -17,13 +14,11 @@ from benches.receiver import receiver
 from benches.surroundings import ENDPOINT, empty_home, events
 from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.dispatch.dispatcher import Dispatcher
+from resonant.events import Lease
+from resonant.settings import Settings
 from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.http import HttpSink
 from resonant.store import WorkerStore
-
-if TYPE_CHECKING:
-    from resonant.events import Lease
-    from resonant.settings import Settings
 
 EVENTS = 5_000
 _HEADERS = {"content-type": "application/json"}

@@ -5,29 +5,22 @@ A third of the failing endpoints refuses connections, a third answers 503, and a
 first, and each round has new ones. ``--only PART`` selects by a part of the name.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json
 import subprocess
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from benches.comparing import Comparison, Stopwatch, is_chosen, say
 from benches.outage_receiver import Behaviour, Kind, outage_receiver
 from benches.processes import Tree, python, wait_until_quiet
-from benches.receiver import counting_receiver
+from benches.receiver import Receiver, counting_receiver
 from benches.surroundings import empty_home, events, running_up
 from resonant.dead_letters.cancel import cancel
 from resonant.store import WorkerStore
 from resonant.store.views.selection import Selection
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
-
-    from benches.receiver import Receiver
 
 EVENTS, ROUNDS = 15, 3
 _PARTS = ("alone and beside", "idle")

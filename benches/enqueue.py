@@ -1,7 +1,5 @@
 """The rate of storing JSON lines of 300 bytes in SQLite, against bare sqlite3 with the same bytes and durability."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import itertools
@@ -9,24 +7,20 @@ import os
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+
+from sqlalchemy import Connection
 
 from benches.comparing import Comparison, Stopwatch, in_turn
 from benches.surroundings import ENDPOINT, empty_home, lines, write_lines
 from resonant.cli.send.files import BATCH_LINES
 from resonant.input_lines import parse_event
 from resonant.routing import new_subscription
+from resonant.settings import Settings
 from resonant.store import WorkerStore
 from resonant.store.shared.subscriptions import add_subscription
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from sqlalchemy import Connection
-
-    from resonant.settings import Settings
 
 EVENTS = 50_000
 SUBSCRIPTIONS = 100

@@ -5,8 +5,6 @@ without Prefect: merge counts, read, count, write the text, read the input of th
 whose memory and CPU are measured; those of the PostgreSQL server are excluded.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os
@@ -14,7 +12,9 @@ import resource
 import statistics
 import sys
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, select
 
@@ -23,16 +23,11 @@ from benches.filling import NUMBERS, fill
 from benches.surroundings import Missing, empty_home, postgresql
 from resonant.metrics.alerts import read_raised
 from resonant.metrics.conditions import read_activity
+from resonant.settings import Settings
 from resonant.store import WorkerStore, schema
 from resonant.store.counts import sketches
 from resonant.store.counts.counters import DelayOf, Tally
 from resonant.store.counts.sketches import EVER, Packed
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from pathlib import Path
-
-    from resonant.settings import Settings
 
 EVENTS = 1_000_000
 ROUNDS = 7

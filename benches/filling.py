@@ -1,18 +1,13 @@
 """Fills a store with many rows at once, with SQL for both databases."""
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from benches.surroundings import DATA_BYTES
 from resonant.store.engine.database import open_database
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 # The numbers 1 to :count as n(i); most statements of a filling begin with this.
 NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :count)"

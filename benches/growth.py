@@ -4,14 +4,12 @@ It measures whole flow runs for every endpoint, from the call to the end, and th
 ``--events`` changes the history in proportion.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os
 import random
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -33,10 +31,8 @@ from resonant.delivery.attempt import AttemptRunner
 from resonant.delivery.retry import RetryPolicy
 from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.limits import Limits
+from resonant.settings import Settings
 from resonant.store import WorkerStore
-
-if TYPE_CHECKING:
-    from resonant.settings import Settings
 
 EVENTS, ROUNDS = 2_000, 5
 # Stored deliveries for each event that is sent.

@@ -4,19 +4,15 @@ Each delivery has one attempt; every fiftieth is a permanent failure and a dead 
 compaction.
 """
 
-from __future__ import annotations
-
 import time
-from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection
 
 from benches.filling import NUMBERS, fill
 from benches.surroundings import ENDPOINT
 from resonant.dead_letters.purge import DAY_SECONDS
 from resonant.store import WorkerStore
 from resonant.store.counts.counters import Tally
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
 
 _DAYS = 30
 _TYPE = "com.example.order.paid"

@@ -1,7 +1,5 @@
 """The lanes that the benches measure."""
 
-from __future__ import annotations
-
 import time
 from typing import Literal
 

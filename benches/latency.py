@@ -5,15 +5,15 @@ take 20 minutes and span four hand-overs between drains; ``--events 48`` takes t
 of the name.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os
 import random
 import statistics
 import time
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
 
 import httpx
 import psutil
@@ -30,10 +30,6 @@ from benches.surroundings import (
 )
 from resonant.store import WorkerStore
 from resonant.testing.journal import read_journal
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
 
 EVENTS, ROUNDS = 480, 1
 _LONGEST_PAUSE_SECONDS = 5.0

@@ -1,9 +1,8 @@
 """Makes stores of Resonant 0.1.0 with many events, each with one delivery and 1.2 attempts, with SQL for both databases."""
 
-from __future__ import annotations
-
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import make_url
@@ -12,11 +11,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from benches.filling import NUMBERS
 from resonant.events import Event
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import TypeVar
-
-    T = TypeVar("T")
+T = TypeVar("T")
 
 ENDPOINT = "orders"
 _TABLES = Path(__file__).parents[1] / "tests/resonant/store/engine"

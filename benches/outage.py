@@ -4,19 +4,18 @@ The standard scenario: events are due, and the endpoint refuses connections for 
 answers 503 to the rest. The policy is the default one. ``--only PART`` selects scenarios by a part of their name.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 
 from benches.comparing import Comparison, apart, is_chosen, say
-from benches.outage_receiver import Behaviour, outage_receiver
+from benches.lanes import Lane
+from benches.outage_receiver import Behaviour, Notes, OutageReceiver, outage_receiver
 from benches.processes import kept, python
 from benches.surroundings import (
     ENDPOINT,
@@ -27,17 +26,9 @@ from benches.surroundings import (
     save_endpoint,
     wait_for_runs,
 )
+from resonant.settings import Settings
 from resonant.store import WorkerStore, schema
 from resonant.store.shared.gates import read_gates
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from sqlalchemy import Connection
-
-    from benches.lanes import Lane
-    from benches.outage_receiver import Notes, OutageReceiver
-    from resonant.settings import Settings
 
 EVENTS, ROUNDS = 1_000, 1
 _CAPACITY = 50

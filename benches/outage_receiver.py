@@ -5,8 +5,6 @@ on standard input makes it listen after that many seconds, an empty line makes i
 input ends it.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json
@@ -16,13 +14,11 @@ import subprocess
 import sys
 import time
 from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import IO, TYPE_CHECKING, Literal, cast
+from typing import IO, Literal, cast
 
 from benches.requests import Connection, event_id
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 Kind = Literal["works", "slow", "503", "429", "410", "reset", "hang", "refuse"]
 

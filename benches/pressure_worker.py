@@ -1,26 +1,22 @@
 """A drain without Prefect, whose import takes seconds: ``python -m benches.pressure_worker STORE RECEIVER LANE``."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 import sys
 import time
 import uuid
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.retry import Retry, RetryPolicy
 from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.limits import LANES, Lane, Limits
 from resonant.errors import StoreUnavailable
+from resonant.events import Lease
 from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.http import HttpSink
 from resonant.sinks.redaction import Redactor
 from resonant.store import WorkerStore
-
-if TYPE_CHECKING:
-    from resonant.events import Lease
 
 _SUCCESSORS = 2  # as in the drain deployment
 _PAUSE_WITHOUT_STORE_SECONDS = 1.0

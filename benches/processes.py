@@ -1,7 +1,5 @@
 """Processes with their descendants: starting, stopping and measuring them."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal
@@ -9,15 +7,13 @@ import subprocess
 import sys
 import threading
 import time
-from typing import IO, TYPE_CHECKING, Self, TypeVar, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Self, TypeVar, cast
 
 import psutil
 
 from resonant.local.supervisor import end, keep
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
 _T = TypeVar("_T")
 _END_SECONDS = 5.0

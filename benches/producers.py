@@ -4,31 +4,24 @@ A commit with a notification takes a lock that only one commit of the server can
 drain delivers on the same cores, being woken for each event costs it more, too.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import multiprocessing
 import random
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from typing import TYPE_CHECKING
+from multiprocessing.synchronize import Event as Signal
 
-from benches.comparing import Comparison, Stopwatch, in_turn
+from benches.comparing import Comparison, Round, Stopwatch, in_turn
 from benches.receiver import receiver
 from benches.surroundings import ENDPOINT, empty_home, events, postgresql
 from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.limits import Limits
+from resonant.events import Lease
 from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.http import HttpSink
 from resonant.store import WorkerStore
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from multiprocessing.synchronize import Event as Signal
-
-    from benches.comparing import Round
-    from resonant.events import Lease
 
 EVENTS, ROUNDS = 4_000, 5
 _PRODUCERS, _PROCESSES = 16, 2

@@ -4,8 +4,6 @@ The emission is one flow run, profiled by pyinstrument in the thread of its even
 it records empty tasks. Both profilers are in the ``bench`` extra.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import os
@@ -15,8 +13,8 @@ import sysconfig
 import tempfile
 import textwrap
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
 
@@ -32,9 +30,6 @@ from benches.surroundings import (
 )
 from benches.task_lane import emit_stored
 from resonant.store import WorkerStore
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _PY_SPY = Path(sysconfig.get_path("scripts"), "py-spy")
 _EVENTS = {"task": 2_000, "bulk": 20_000}

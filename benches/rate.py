@@ -3,8 +3,6 @@
 The figures are from the receiver's journal; a second may begin at any request.
 """
 
-from __future__ import annotations
-
 import asyncio
 import bisect
 import contextlib
@@ -12,21 +10,18 @@ import functools
 import os
 import signal
 import time
-from typing import IO, TYPE_CHECKING, cast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, cast
 
 from benches.comparing import Comparison, apart, say
+from benches.contenders.ours import Database
+from benches.lanes import Lane
 from benches.processes import kept, piped, python
+from benches.standings import Standing
 from benches.surroundings import ENDPOINT, empty_home, events, kept_prefect_server, postgresql, save_endpoint
 from resonant.store import WorkerStore
 from resonant.testing import read_journal
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from benches.contenders.ours import Database
-    from benches.lanes import Lane
-    from benches.standings import Standing
 
 EVENTS, ROUNDS = 1_500, 1
 _RATE = 50.0

@@ -7,8 +7,6 @@ Run in its own process (``python -m benches.receiver``), it prints its URL, and 
 prints it at once, and ``arrivals`` prints the time at which each event of the count arrived first.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json
@@ -17,13 +15,11 @@ import subprocess
 import sys
 import time
 import zlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, cast
 
 from benches.requests import Connection, event_id
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _ACCEPTED = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
 _REFUSED = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"

@@ -1,7 +1,5 @@
 """Reads HTTP requests from a persistent connection, with little CPU."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from abc import ABC, abstractmethod

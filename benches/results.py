@@ -1,23 +1,19 @@
 """The results and the machine, as JSON."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 
 from benches.comparing import Comparison
 from benches.standings import Delivered, Standing, Visit
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 _PACKAGES = (
     "aiohttp",

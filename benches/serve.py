@@ -4,8 +4,6 @@ The speed of single events is compared with an application that only answers, th
 (``benches/serve.lua``); for other loads, ``benches/serve_clients.py``. ``--only PART`` selects parts by their names.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import itertools
@@ -16,9 +14,10 @@ import shutil
 import statistics
 import subprocess
 import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import httpx
 
@@ -32,9 +31,6 @@ from resonant.routing import new_subscription
 from resonant.store import open_store
 from resonant.store.shared.subscriptions import add_subscription
 from resonant.store.views.known_names import remember_endpoints
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 
 EVENTS, ROUNDS = 20_000, 3
 _SCRIPT = Path(__file__).with_name("serve.lua")

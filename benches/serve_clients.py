@@ -1,18 +1,13 @@
 """HTTP clients for the bench of ``serve``: paced, slow, and faster than the server."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json
 import re
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 _STATUS_AT = slice(9, 12)
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)

@@ -1,19 +1,15 @@
 """``python -m benches simulations``: the table of docs/retries.md; each row is one ``resonant simulate`` command."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from io import StringIO
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from typer.main import get_command
 
 from resonant.cli import app
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 COMMAND = "resonant simulate --policy default --seeds 20"
 ROWS = (

@@ -1,20 +1,16 @@
 """The standings of the contenders in the comparison: their measurements, and the table."""
 
-from __future__ import annotations
-
 import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Self
 
 import numpy as np
 
 from benches.tables import number, print_table
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    Kind = Callable[["Visit"], "Delivered | None"]
-    Value = Callable[["Delivered"], float]
+Kind = Callable[["Visit"], "Delivered | None"]
+Value = Callable[["Delivered"], float]
 
 _OF_RAW = "of raw"
 _HEADINGS = (
@@ -92,7 +88,7 @@ class Standing:
         """Return a value for each round that has one."""
         return [value(each) for each in self.delivered(kind).values()]
 
-    def ratios(self, other: Standing, kind: Kind, value: Value) -> list[float]:
+    def ratios(self, other: Self, kind: Kind, value: Value) -> list[float]:
         """Return the ratios of a value to another standing's, for each round that both have."""
         ours, theirs = self.delivered(kind), other.delivered(kind)
         return [value(ours[turn]) / value(theirs[turn]) for turn in sorted(ours.keys() & theirs.keys())]
@@ -102,7 +98,7 @@ class Standing:
         latencies = self.latencies(kind)
         return float(np.percentile(latencies, percentile)) * 1000 if latencies else None
 
-    def added_latency_ms(self, bare: Standing, kind: Kind, percentile: float) -> float | None:
+    def added_latency_ms(self, bare: Self, kind: Kind, percentile: float) -> float | None:
         """Return a percentile minus the same percentile of another standing."""
         ours, theirs = (each.latency_ms(kind, percentile) for each in (self, bare))
         return None if ours is None or theirs is None else ours - theirs

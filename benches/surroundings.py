@@ -1,7 +1,5 @@
 """The environment of a bench: an empty home, its own servers (Prefect, PostgreSQL, Redis), and events to send."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json
@@ -11,9 +9,9 @@ import sqlite3
 import tempfile
 import time
 import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import asyncpg
 import httpx
@@ -24,9 +22,6 @@ from resonant.events import Event, new_event_id
 from resonant.input_lines import parse_event
 from resonant.local.server import Part, api_url_at, configure_prefect, free_port, kept_server
 from resonant.settings import Settings, load_settings
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 ENDPOINT = "bench"
 DATA_BYTES = 300

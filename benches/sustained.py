@@ -4,27 +4,21 @@ The backlog is refilled while it lasts. To detect growth, the first tenth of the
 last quarter of the rest is compared with that of the first.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os
 import sqlite3
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
 
 from benches.comparing import Comparison, Stopwatch, say
 from benches.processes import Tree, wait_until_quiet
-from benches.receiver import counting_receiver
+from benches.receiver import Receiver, counting_receiver
 from benches.surroundings import ENDPOINT, empty_home, events, running_up, save_endpoint
+from resonant.settings import Settings
 from resonant.store import WorkerStore
-
-if TYPE_CHECKING:
-    from benches.receiver import Receiver
-    from resonant.settings import Settings
 
 EVENTS, ROUNDS = 1_000_000, 1
 _BACKLOG, _BATCH = 20_000, 5_000

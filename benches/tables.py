@@ -1,15 +1,10 @@
 """Prints tables and formats their numbers."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Container, Iterable, Sequence
 
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
-
-if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Sequence
 
 
 def print_table(headings: Sequence[str], right: Container[str], rows: Iterable[Sequence[str]]) -> None:

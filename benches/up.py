@@ -5,28 +5,21 @@ server, worker and drains, but not the receiver. A latency is the time from hand
 ``--only PART`` selects by a part of the name. Without the backlog, the rate of the last part is half of the target.
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 import statistics
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import httpx
 
 from benches.comparing import Comparison, Stopwatch, is_chosen, say
 from benches.delivery import post_all
 from benches.processes import Tree, wait_until_quiet
-from benches.receiver import counting_receiver
+from benches.receiver import Receiver, counting_receiver
 from benches.surroundings import ENDPOINT, empty_home, events, running_up, save_endpoint
+from resonant.settings import Settings
 from resonant.store import WorkerStore
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from benches.receiver import Receiver
-    from resonant.settings import Settings
 
 EVENTS, ROUNDS = 10_000, 3
 _PARTS = ("backlog", "quiet", "half the rate")

@@ -1,7 +1,5 @@
 """``python -m benches upgrade [--events N]``: upgrades a store of 0.1.0 on each database while a producer stores events."""
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import contextlib
@@ -10,7 +8,10 @@ import subprocess
 import tempfile
 import threading
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from sqlalchemy import Connection
 
 from benches.comparing import say
 from benches.old_store import in_database, make_old_store
@@ -18,11 +19,6 @@ from benches.processes import python
 from benches.surroundings import Missing, postgresql
 from benches.tables import number, print_table
 from resonant.store import open_store
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from sqlalchemy import Connection
 
 EVENTS = 100_000
 _MEGABYTE = 1_000_000

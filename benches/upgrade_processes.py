@@ -4,8 +4,6 @@ Both print ``ready``, and begin at the first line of their standard input. A pro
 transaction until its standard input ends, and prints the id of the new one and the seconds that the transaction took.
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 import random

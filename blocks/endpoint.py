@@ -1,9 +1,8 @@
 """The base classes of endpoint blocks."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Iterator
+from typing import Any, Self
 
 from prefect.blocks.core import Block
 from pydantic import BaseModel, Field, HttpUrl
@@ -11,13 +10,8 @@ from pydantic import BaseModel, Field, HttpUrl
 from resonant.delivery.attempt import Destination
 from resonant.errors import EndpointError
 from resonant.events import Event
-from resonant.sinks.base import CallableSink
+from resonant.sinks.base import CallableSink, Receipt
 from resonant.sinks.redaction import Redactor
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from resonant.sinks.base import Receipt
 
 CAPABILITY = "deliver-events"
 DEFAULT_BLOCK_TYPE = "webhook-endpoint"

@@ -3,16 +3,15 @@
 A package names its sinks in the entry point group ``resonant.sinks``; ``RESONANT_SINKS`` names modules.
 """
 
-from __future__ import annotations
-
 import asyncio
 import importlib
 import inspect
 import logging
 import math
+from collections.abc import Awaitable, Callable
 from functools import cache
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from prefect.blocks.core import Block, UnknownBlockType
@@ -26,9 +25,6 @@ from resonant.settings import first_problem, load_settings
 from resonant.suggestions import no_such_endpoint
 
 from .endpoint import CAPABILITY, DEFAULT_BLOCK_TYPE, EndpointBlock, endpoint_name
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
 
 logger = logging.getLogger(__name__)
 

@@ -1,11 +1,9 @@
 """An HTTP endpoint as a Prefect block, the only place that stores its secrets."""
 
-from __future__ import annotations
-
 import json
 import logging
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import AwareDatetime, Field, SecretStr
 
@@ -13,6 +11,7 @@ from resonant.delivery.attempt import Destination
 from resonant.errors import EndpointError, ResonantError, SendFailed
 from resonant.events import Category, Event
 from resonant.settings import egress_proxy
+from resonant.sinks.base import Receipt
 from resonant.sinks.endpoint import Endpoint, Mode
 from resonant.sinks.network.client_certificate import certificate_of, problem_of_end
 from resonant.sinks.network.proxy import proxy_of
@@ -22,9 +21,6 @@ from resonant.sinks.signing import problem_of_secret, public_key
 
 from .endpoint import EndpointBlock
 from .loading import load_endpoint
-
-if TYPE_CHECKING:
-    from resonant.sinks.base import Receipt
 
 logger = logging.getLogger(__name__)
 

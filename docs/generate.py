@@ -3,17 +3,13 @@
 The pages are committed, so that they can be read without building the site. A test fails if one is out of date.
 """
 
-from __future__ import annotations
-
 import inspect
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry
 
 REFERENCE = Path(__file__).parent / "reference"
 MONITORING = Path(__file__).parent / "monitoring.md"

@@ -10,8 +10,6 @@ Both events are stored in the store of RESONANT_DATABASE_URL, and a drain delive
     resonant deliveries
 """
 
-from __future__ import annotations
-
 import sys
 
 from prefect import flow

@@ -6,8 +6,6 @@ this key from 1, without gaps. The receiver stores an event that comes too early
     python examples/ordered_receiver.py received.db 9000
 """
 
-from __future__ import annotations
-
 import sqlite3
 import sys
 from contextlib import closing

@@ -9,8 +9,6 @@ both the order and its event, or neither::
 With an asynchronous engine (PostgreSQL with asyncpg), call ``await connection.run_sync(place_order, ...)``.
 """
 
-from __future__ import annotations
-
 import sys
 
 from sqlalchemy import Column, Connection, Integer, MetaData, Table, Text, create_engine, func, insert, select

@@ -8,28 +8,22 @@ own, with a link to the order. ``opentelemetry-sdk`` must be installed::
 In production, the three parts are three programs, each with an exporter such as OTLP instead of the one that prints.
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 import runpy
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from opentelemetry import propagate, trace
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from resonant import Event, open_store
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from opentelemetry.sdk.trace import ReadableSpan
 
 ENDPOINT = "traced-shop"
 os.environ["PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY"] = "false"  # no spans of Prefect's runs

@@ -1,15 +1,14 @@
 """The steps of a replay, and of a cancellation."""
 
-from __future__ import annotations
-
 import json
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 from uuid import UUID
 
+from prefect import State
 from prefect.artifacts import (
     acreate_markdown_artifact,
     acreate_progress_artifact,
@@ -24,10 +23,13 @@ from blocks.loading import require_endpoint
 from resonant.dead_letters.replay import ReplayRequest, plan, take_dead_letters
 from resonant.dead_letters.triage import group_by_cause
 from resonant.dispatch.caller import get_caller
+from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.tracking import Tracker
 from resonant.display import counted, markdown_table, visible
 from resonant.errors import EndpointError, UnknownName
+from resonant.events import Lease
 from resonant.settings import load_settings
+from resonant.store import WorkerStore
 from resonant.store.audit import audited
 from resonant.store.views.known_names import (
     known_endpoints,
@@ -35,18 +37,9 @@ from resonant.store.views.known_names import (
     why_no_such_ids,
     why_not_this_source,
 )
+from resonant.store.views.selection import Selection
 from tasks.collect import minute
 from tasks.wiring import emit_as_task, ended, open_dispatcher, say_outcomes, send_due
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-
-    from prefect import State
-
-    from resonant.dispatch.dispatcher import Dispatcher
-    from resonant.events import Lease
-    from resonant.store import WorkerStore
-    from resonant.store.views.selection import Selection
 
 PROGRESS_ARTIFACT = "replay-progress"
 DRY_RUN_ARTIFACT = "replay-dry-run"

@@ -1,36 +1,28 @@
 """The step of the flow that stores an event for each failed, crashed and late flow run that an endpoint watches."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from uuid import UUID
 
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
+from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.runtime import flow_run
+from sqlalchemy import Connection
 
 from blocks.loading import require_endpoint
 from resonant.display import counted
 from resonant.errors import EndpointError, ResonantError
+from resonant.events import Event
 from resonant.prefect import flow_run_event
+from resonant.store import WorkerStore
 from resonant.store.queue.enqueue import enqueue
-from resonant.store.shared.run_watches import advance_watch, claim_watches
+from resonant.store.shared.run_watches import RunWatch, advance_watch, claim_watches
 from tasks.server_identity import server_id
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from uuid import UUID
-
-    from prefect.client.orchestration import PrefectClient
-    from prefect.client.schemas.objects import FlowRun
-    from sqlalchemy import Connection
-
-    from resonant.events import Event
-    from resonant.store import WorkerStore
-    from resonant.store.shared.run_watches import RunWatch
 
 # Never reported: a report of a failed report would not end.
 OWN_FLOWS = (

@@ -1,15 +1,10 @@
 """The identity of a Prefect server, which lasts over restarts, other URLs and a move of its database."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import VariableCreate
 from prefect.exceptions import ObjectAlreadyExists
-
-if TYPE_CHECKING:
-    from prefect.client.orchestration import PrefectClient
 
 VARIABLE = "resonant_server_id"
 # Short enough for a table, and more than the few servers of a store need.

@@ -5,17 +5,11 @@ its CloudEvents headers too. Contenders on asyncio send through httpx with the h
 transport, with a client for each thread. Each uses its own retries: at most four attempts, at once or after 0.1 s.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
+from benches.contenders.contender import Contender
 from benches.contenders.ours import ours
 from benches.contenders.plain import EMPTY_TASKS, NAIVE_TASKS, RAW_LOOP
 from benches.contenders.postgresql import AWA, OBAN, PGQUEUER, PROCRASTINATE
 from benches.contenders.queues import CELERY, DRAMATIQ, HUEY
-
-if TYPE_CHECKING:
-    from benches.contenders.contender import Contender
 
 __all__ = [
     "AWA",

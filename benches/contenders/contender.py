@@ -1,19 +1,13 @@
 """A contender: a name, and a way to run it."""
 
-from __future__ import annotations
-
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from benches.processes import Tree
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from contextlib import AbstractContextManager
-    from pathlib import Path
-
-    from resonant.events import Event
-    from resonant.settings import Settings
+from resonant.events import Event
+from resonant.settings import Settings
 
 # Connections of one asyncio process, or of two together.
 IN_FLIGHT = 50

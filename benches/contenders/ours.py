@@ -1,16 +1,16 @@
 """Resonant: events in its store, and one or two drains, as the drain deployment runs them."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import functools
 import json
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from benches.contenders.contender import IN_FLIGHT, Contender, Place, Running
+from benches.lanes import Lane
 from benches.processes import kept, python
 from benches.surroundings import (
     ENDPOINT,
@@ -20,13 +20,8 @@ from benches.surroundings import (
     save_endpoint,
     sqlite_is_free,
 )
+from resonant.events import Event
 from resonant.store import WorkerStore
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from benches.lanes import Lane
-    from resonant.events import Event
 
 Database = Literal["SQLite", "PostgreSQL"]
 _POLICY = {"max_attempts": 4, "base": 0.1, "factor": 1, "jitter": "none"}

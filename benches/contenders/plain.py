@@ -1,22 +1,17 @@
 """Contenders that store nothing: a loop, and Prefect tasks. Their workers read events from files."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import json
-from typing import IO, TYPE_CHECKING, cast
+from collections.abc import Iterator, Sequence
+from typing import IO, cast
 
 from benches.contenders.contender import IN_FLIGHT, Contender, Place, Running
 from benches.lanes import task_runs_in_flight
 from benches.processes import piped, python
 from benches.surroundings import kept_prefect_server
+from resonant.events import Event
 from resonant.settings import Settings
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from resonant.events import Event
 
 _WORKERS = "benches.contenders.workers"
 _TASK_RUNS_IN_FLIGHT = task_runs_in_flight(Settings.model_fields["concurrency"].default, IN_FLIGHT)

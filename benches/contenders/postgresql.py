@@ -1,24 +1,18 @@
 """Task queues on PostgreSQL, each with one process that sends."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json
 import subprocess
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from benches.contenders.contender import IN_FLIGHT, Contender, Place, Running
 from benches.contenders.queues import WORKERS, app_module
 from benches.processes import kept, python
-from benches.surroundings import postgresql, postgresql_is_free
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from benches.surroundings import Postgresql
-    from resonant.events import Event
+from benches.surroundings import Postgresql, postgresql, postgresql_is_free
+from resonant.events import Event
 
 _CONCURRENCY = 100
 _LOOK_SECONDS, _START_SECONDS = 0.1, 60.0

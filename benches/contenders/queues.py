@@ -1,20 +1,15 @@
 """Task queues on Redis and SQLite."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from benches.contenders.contender import Contender, Place, Running
 from benches.processes import kept, python
 from benches.surroundings import Missing, redis, sqlite_is_free
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from resonant.events import Event
+from resonant.events import Event
 
 WORKERS = "benches.contenders.workers"
 _PROCESSES, _THREADS = 2, 8

@@ -1,18 +1,13 @@
 """A Resonant endpoint that writes each event to a separate file, for programs that watch a folder."""
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from resonant import Event
 from resonant.blocks import SinkBlock
-
-if TYPE_CHECKING:
-    from resonant import Event
 
 
 class SpoolEndpoint(SinkBlock):

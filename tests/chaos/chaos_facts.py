@@ -1,7 +1,5 @@
 """The content of the store, read by plain SQL without Resonant, and its invariants at every moment."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import sqlite3
@@ -11,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 import asyncpg
 
@@ -141,7 +139,7 @@ class Look:
     audited: Counter[str]
 
     @classmethod
-    def at(cls, snapshot: Snapshot) -> Look:
+    def at(cls, snapshot: Snapshot) -> Self:
         ever, tallies, [ledgers], statuses, attempts, audit = snapshot(
             _EVER, _TALLIES, _LEDGERS, _STATUSES, _ATTEMPTS, _AUDIT
         )
@@ -204,7 +202,7 @@ class Look:
                 )
         return [f"{name}: {one} against {other}" for name, (one, other) in must_agree.items() if one != other]
 
-    def fallen_since(self, before: Look) -> list[str]:
+    def fallen_since(self, before: Self) -> list[str]:
         """Return the counters that are lower than before."""
         return [
             f"counter {key} fell from {number} to {self.counters.get(key, 0)}"

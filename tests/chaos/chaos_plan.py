@@ -1,10 +1,8 @@
 """The plan of a round, drawn from a seed: the same seed and number give the same round."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 Kind = Literal["emit", "auto", "replay", "purge", "archive", "collect", "export", "enqueue"]
 KINDS: tuple[Kind, ...] = ("emit", "auto", "replay", "archive", "export", "purge", "collect", "enqueue")
@@ -71,7 +69,7 @@ class Plan:
     by_owner: bool
 
     @classmethod
-    def draw(cls, seed: int, number: int, way: Literal["domain", "commands"]) -> Plan:
+    def draw(cls, seed: int, number: int, way: Literal["domain", "commands"]) -> Self:
         """Draw a round. The database, the first victim and its signal take turns; the rest is random."""
         own_seed = f"{seed}:{way}:{number}"
         rng = random.Random(own_seed)

@@ -1,7 +1,5 @@
 """A round: a store with some history, processes that work on it, signals, and then the accounts."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json
@@ -12,11 +10,12 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import chaos_worker
 import psutil
 from chaos_accounts import Accounts
+from chaos_commands import Commands
+from chaos_facts import Database
 from chaos_plan import GHOST, PURGING, SENDING, Plan, Victim
 from chaos_receiver import RARE_TYPES, TYPES
 from chaos_struck import Struck, Unexpected
@@ -27,14 +26,9 @@ from resonant.dead_letters.cancel import cancel
 from resonant.errors import ResonantError
 from resonant.input_lines import parse_event
 from resonant.store.views.selection import Selection
+from support.receivers import ReceiverProcess
 from support.store_rows import DELIVERIES
 from support.waiting import wait_until
-
-if TYPE_CHECKING:
-    from chaos_commands import Commands
-    from chaos_facts import Database
-
-    from support.receivers import ReceiverProcess
 
 _LEASE_SECONDS = 3.0
 _PATIENCE_SECONDS = 240.0  # the gate slows down an endpoint that fails often

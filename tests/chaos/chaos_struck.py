@@ -1,16 +1,11 @@
 """A process that was hit, and the effects that its end may have."""
 
-from __future__ import annotations
-
 import json
+import subprocess
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-if TYPE_CHECKING:
-    import subprocess
-    from pathlib import Path
-
-    from chaos_plan import Victim
+from chaos_plan import Victim
 
 
 class Unexpected(AssertionError):

@@ -1,18 +1,11 @@
 """Watches the store and the metrics file while processes are killed: the invariants always hold, not only at the end."""
 
-from __future__ import annotations
-
 import threading
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from chaos_facts import Look
+from chaos_facts import Database, Look
 from prometheus_client.parser import text_string_to_metric_families
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from chaos_facts import Database
 
 _LOOK_SECONDS = 0.1
 _READ_SECONDS = 0.005

@@ -4,8 +4,6 @@
 functions, but without Prefect, whose import takes seconds.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os
@@ -15,27 +13,24 @@ import time
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 
 from resonant.dead_letters.purge import Retention, purge
 from resonant.dead_letters.replay import ReplayRequest, take_dead_letters
 from resonant.dead_letters.triage import triage
 from resonant.delivery.retry import Retry, RetryPolicy
+from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.limits import Limits
+from resonant.events import Clock, Lease, LeaseKey
 from resonant.input_lines import parse_event
+from resonant.store import Store
 from resonant.store.audit import audited
 from resonant.store.views.selection import Selection
 from support.dispatching import dispatching_to, opened
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
-    from contextlib import AbstractAsyncContextManager
-
-    from resonant.dispatch.dispatcher import Dispatcher
-    from resonant.events import Clock, Lease, LeaseKey
-    from resonant.store import Store
 
 ENDPOINT = "hooks"
 TIMEOUT_SECONDS = 1.0

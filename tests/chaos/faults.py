@@ -3,40 +3,33 @@
 ``RESONANT_CHAOS=long`` is the long form, as in the kill suite.
 """
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import json
 import os
+import subprocess
 import time
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from chaos_facts import Database, Look, histories, problems_of_journal, sent_beyond_records
 
+from resonant.delivery.attempt import Destination
 from resonant.delivery.retry import RetryPolicy
+from resonant.dispatch.counts import Counts
+from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.limiting.ahead import PrefetchWindow
 from resonant.dispatch.limits import Limits
-from resonant.events import Event
+from resonant.events import Clock, Event
+from resonant.store import WorkerStore
 from support.dispatching import dispatching, emit, http_target, opened
 from support.machine import Machine
+from support.receivers import ReceiverProcess
 from support.waiting import until
-
-if TYPE_CHECKING:
-    import subprocess
-    from collections.abc import Sequence
-    from contextlib import AbstractAsyncContextManager
-
-    from resonant.delivery.attempt import Destination
-    from resonant.dispatch.counts import Counts
-    from resonant.dispatch.dispatcher import Dispatcher
-    from resonant.events import Clock
-    from resonant.store import WorkerStore
-    from support.receivers import ReceiverProcess
 
 IS_LONG = os.environ.get("RESONANT_CHAOS", "short") == "long"
 PROJECT = Path(__file__).parents[2]

@@ -1,19 +1,14 @@
 """A small disk, which can be full and have space again."""
 
-from __future__ import annotations
-
 import errno
 import os
 import subprocess
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from support.programs import lacking
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 _BLOCK = bytes(4096)
 

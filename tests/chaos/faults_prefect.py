@@ -1,18 +1,13 @@
 """A Prefect server that can be stopped, killed and started again at the same place."""
 
-from __future__ import annotations
-
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from resonant.local.server import api_url_at, free_port
 from resonant.local.supervisor import kill
 from support.prefect import running_server
 from support.processes import family
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 
 class OwnPrefect:

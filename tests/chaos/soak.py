@@ -1,16 +1,16 @@
 """The soak's samples, whether they stay flat, and its accounts at the end."""
 
-from __future__ import annotations
-
 import csv
 import os
 import sqlite3
+import subprocess
 import time
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
 
 import psutil
 from chaos_facts import (
@@ -24,13 +24,7 @@ from chaos_facts import (
 from soak_worker import event_of
 
 from support.archives import read_documents
-
-if TYPE_CHECKING:
-    import subprocess
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from support.receivers import ReceiverProcess
+from support.receivers import ReceiverProcess
 
 _MIB = 1024 * 1024
 _ENDS = {"delivered", "exhausted", "permanent", "expired"}

@@ -4,15 +4,12 @@
 does, and ``keep`` exports metrics, collects and purges. None needs Prefect.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from chaos_worker import ENDPOINT, export_to
 
@@ -21,10 +18,8 @@ from resonant.dead_letters.triage import triage
 from resonant.delivery.retry import RetryPolicy
 from resonant.dispatch.limits import Limits
 from resonant.events import Event
+from resonant.store import Store
 from support.dispatching import dispatching_to, emit, opened
-
-if TYPE_CHECKING:
-    from resonant.store import Store
 
 # A Retry-After of 24 hours or more expires a delivery at once.
 _POLICY = RetryPolicy(max_attempts=6, base=0.5, factor=3.0, cap=15.0, park_after=5.0, max_age=24 * 3600.0)

@@ -1,12 +1,9 @@
 """Fifty sends to a receiver that floods, beside a healthy endpoint in the same event loop: the loop stays responsive."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import gc
 import time
-from typing import TYPE_CHECKING
 
 import httpx
 import psutil
@@ -14,13 +11,11 @@ import pytest
 from faults import make_events, note_figures
 
 from resonant.errors import UnexpectedStatus
+from resonant.events import Event
 from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.http import HttpSink
 from resonant.testing import FAULTS
 from support.receivers import started_receiver
-
-if TYPE_CHECKING:
-    from resonant.events import Event
 
 _SENDS, _HEALTHY_SENDS = 50, 20
 # Seconds of this process's own time: those of other processes on a busy machine do not count.

@@ -1,13 +1,11 @@
 """The Prefect server, or the worker, goes away and comes back while events are emitted."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import time
 from collections import Counter
-from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 from chaos_facts import Database
 from faults import (
@@ -28,21 +26,16 @@ from prefect.events import Event as PrefectEvent
 from prefect.events.clients import get_events_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from resonant.store import WorkerStore
 from resonant.store.shared.announcements import add_announcement, prefect_event, read_announcements
 from resonant.testing import FixedClock
 from support.dispatching import opened
-from support.machine import finished
+from support.machine import Machine, Up, finished
 from support.postgresql import started_postgresql
 from support.prefect import patient_client
 from support.receivers import started_receiver
 from support.waiting import wait_until
 from tasks.announcements import SENT_AGAIN_SECONDS, announce
-
-if TYPE_CHECKING:
-    import psutil
-
-    from resonant.store import WorkerStore
-    from support.machine import Machine, Up
 
 pytestmark = pytest.mark.engine
 

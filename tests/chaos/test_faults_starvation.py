@@ -3,25 +3,20 @@
 No test measures a speed: each compares the sends to the healthy endpoint with those to the others at the same time.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import pytest
 from faults import make_events
 
+from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.limits import Limits
 from resonant.errors import UnexpectedStatus
 from resonant.sinks.base import CallableSink
 from support.dispatching import dispatching, emit, opened, sink_target
 from support.waiting import until
-
-if TYPE_CHECKING:
-    from resonant.dispatch.dispatcher import Dispatcher
 
 _HEALTHY, _BAD = 400, 10
 _SLOW_SECONDS = 1.0

@@ -1,11 +1,10 @@
 """A store with a clock, and short names for the actions of a worker."""
 
-from __future__ import annotations
-
 import asyncio
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import select
 
@@ -16,13 +15,9 @@ from resonant.delivery.retry import Decision, GiveUp, Park, Retry
 from resonant.events import Attempt, Delivery, Event, Lease, LeaseKey
 from resonant.store import Outcome, Store, WorkerStore, schema
 from resonant.store.counts.counters import read_ever
+from resonant.store.counts.sketches import Labels, Sketch
 from resonant.store.views.selection import Selection
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from resonant.store.counts.sketches import Labels, Sketch
-    from resonant.testing import FixedClock
+from resonant.testing import FixedClock
 
 START = 1_700_000_000.0
 

@@ -1,15 +1,16 @@
 """A user's machine in a folder: runs commands in processes, with a home, a store and a server."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+import httpx
 import psutil
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -22,13 +23,6 @@ from support.prefect import patient_client
 from support.prefect_database import give_prefect_database
 from support.processes import clean_environment, family
 from support.waiting import wait_until
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    import httpx
-
 
 STOP_SECONDS = 60.0
 _RUN_SECONDS = 120.0
@@ -124,7 +118,7 @@ class Machine:
         give_prefect_database(self.home / "prefect")
 
     @contextlib.contextmanager
-    def up(self, *options: str, **variables: str) -> Iterator[Up]:
+    def up(self, *options: str, **variables: str) -> Iterator["Up"]:
         """Run ``resonant up`` on a free port for the duration of the block, with options and environment variables."""
         self.prepare()
         port = free_port()

@@ -1,7 +1,5 @@
 """A small OAuth 2.0 server for tests: tokens by client credentials, which expire, and a receiver that checks them."""
 
-from __future__ import annotations
-
 import base64
 import json
 import time

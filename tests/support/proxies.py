@@ -1,23 +1,18 @@
 """Debian's tinyproxy on the loopback interface, as a company's proxy."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
+import ssl
 import subprocess
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from resonant.local.server import free_port, is_free
 from support.programs import need
 from support.waiting import wait_until
-
-if TYPE_CHECKING:
-    import ssl
-    from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
 _ENDS_WITHIN_SECONDS = 30.0
 

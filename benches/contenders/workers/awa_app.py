@@ -1,21 +1,15 @@
 """awa: https://github.com/hardbyte/awa/blob/main/docs/getting-started-python.md, with its default storage and 50 workers."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
 
 import httpx
-from awa import AsyncClient, Client, RetryAfter
+from awa import AsyncClient, Client, Job, RetryAfter
 
 from benches.contenders.contender import IN_FLIGHT
 from benches.contenders.workers.posting import apost, async_client
-
-if TYPE_CHECKING:
-    from awa import Job
 
 __all__ = ["QUEUE", "Client", "Deliver"]
 

@@ -1,17 +1,12 @@
 """Read the names of event files from standard input, and process their events."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os
 import sys
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
 
 IN_FLIGHT = int(os.environ["BENCH_IN_FLIGHT"])
 

@@ -3,8 +3,6 @@
 https://docs.celeryq.dev/en/stable/userguide/optimizing.html recommends this prefetch multiplier for many short tasks.
 """
 
-from __future__ import annotations
-
 import os
 
 import httpx

@@ -1,16 +1,12 @@
 """Resonant: a drain with one flow run, which ends with the process."""
 
-from __future__ import annotations
-
 import asyncio
 import os
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
+from benches.lanes import Lane
 from benches.surroundings import ENDPOINT
 from flows.emit import emit_events
-
-if TYPE_CHECKING:
-    from benches.lanes import Lane
 
 _RUN_FOR_SECONDS = 86_400.0
 

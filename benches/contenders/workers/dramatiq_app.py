@@ -1,7 +1,5 @@
 """dramatiq: https://dramatiq.io/guide.html; its retries are on by default."""
 
-from __future__ import annotations
-
 import os
 
 import dramatiq

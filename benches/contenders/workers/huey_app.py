@@ -1,7 +1,5 @@
 """huey: https://huey.readthedocs.io/en/latest/guide.html, on SQLite."""
 
-from __future__ import annotations
-
 import os
 
 from huey import SqliteHuey

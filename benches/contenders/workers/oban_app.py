@@ -1,17 +1,11 @@
 """oban: https://oban.pro/docs/py/quickstart.html, with a class worker, which alone can change the delay of a retry."""
 
-from __future__ import annotations
-
 from functools import cache
-from typing import TYPE_CHECKING
 
-from oban import Oban, worker
+from oban import Job, Oban, worker
 from oban.schema import install
 
 from benches.contenders.workers.posting import apost, async_client
-
-if TYPE_CHECKING:
-    from oban import Job
 
 __all__ = ["QUEUE", "Deliver", "Oban", "install"]
 

@@ -5,8 +5,6 @@ settings, a single connection for the worker, and a pool for the producer. `pgq 
 module does what that command does, in the same event loop.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from datetime import timedelta

@@ -1,7 +1,5 @@
 """Post an event to the receiver at ``BENCH_URL``; any answer except success raises."""
 
-from __future__ import annotations
-
 import os
 import threading
 

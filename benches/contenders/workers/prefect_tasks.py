@@ -1,19 +1,14 @@
 """Prefect tasks, one per event: empty, or a simple request with Prefect's own retries."""
 
-from __future__ import annotations
-
 import asyncio
 import sys
-from typing import TYPE_CHECKING
 
+import httpx
 from prefect import flow, task
 
 from benches.contenders.workers.batches import process_batches
 from benches.contenders.workers.posting import apost, async_client
 from benches.empty_tasks import do_nothing
-
-if TYPE_CHECKING:
-    import httpx
 
 _client: httpx.AsyncClient | None = None
 

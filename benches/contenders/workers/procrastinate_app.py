@@ -1,7 +1,5 @@
 """procrastinate: https://procrastinate.readthedocs.io/en/stable/quickstart.html, with asynchronous tasks."""
 
-from __future__ import annotations
-
 import os
 from functools import cache
 

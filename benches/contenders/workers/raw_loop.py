@@ -1,7 +1,5 @@
 """The baseline: a loop that posts events, and retries refused ones at once."""
 
-from __future__ import annotations
-
 import asyncio
 
 import httpx

@@ -1,22 +1,13 @@
 """Removes the bodies of events some time after all their deliveries were delivered. The rest of the events stays."""
 
-from __future__ import annotations
-
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, func, or_, select, update
 
-from resonant.store import schema
+from resonant.store import Store, schema
 from resonant.store.engine.sql import is_any_of
 from resonant.store.views.dead_letters import Position, earliest
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from sqlalchemy import ColumnElement, Connection, Select
-
-    from resonant.store import Store
 
 # Few, since each body may be large, and other writers wait meanwhile.
 _BATCH = 100

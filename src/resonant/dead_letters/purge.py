@@ -1,40 +1,30 @@
 """Purge: remove deliveries past their retention, irreversibly, in short transactions, after syncing an archive."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Self
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, Connection, delete, func, select
 
-from resonant.dead_letters.archive import new_archive, read_documents
+from resonant.dead_letters.archive import Archive, new_archive, read_documents
 from resonant.dead_letters.bodies import count_bodies, remove_bodies
 from resonant.display import counted
 from resonant.errors import ArchiveError
-from resonant.events import rfc3339
+from resonant.events import Reason, rfc3339
 from resonant.files import make_private_folder
-from resonant.store import schema
+from resonant.settings import Settings
+from resonant.store import WorkerStore, schema
 from resonant.store.audit import add_to_audit, audited
 from resonant.store.counts.acceptances import add_to_ledger
 from resonant.store.counts.counters import Tally
 from resonant.store.engine.sql import is_any_of
 from resonant.store.views.dead_letters import DeadLetters, Position, earliest
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from sqlalchemy import ColumnElement, Connection
-
-    from resonant.dead_letters.archive import Archive
-    from resonant.events import Reason
-    from resonant.settings import Settings
-    from resonant.store import WorkerStore
-    from resonant.store.views.selection import Selection
+from resonant.store.views.selection import Selection
 
 Final = Literal["dead_letter", "delivered"]
 DAY_SECONDS = 86_400.0
@@ -73,7 +63,7 @@ class Retention:
     bodies: float | None = None
 
     @classmethod
-    def of_settings(cls, settings: Settings) -> Retention:
+    def of_settings(cls, settings: Settings) -> Self:
         """Return the retention of the daily purge."""
         return cls(
             dead_letters=settings.retention_days,

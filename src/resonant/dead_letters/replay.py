@@ -3,22 +3,22 @@
 With ``to``, a replay sends their events to another endpoint instead: see ``redirect``.
 """
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections import Counter
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import case, func, select, update
+from sqlalchemy import ColumnElement, Connection, case, func, select, update
 
 from resonant.dead_letters.redirect import is_new_to, send_elsewhere
 from resonant.dead_letters.slow_start import SlowStart
 from resonant.display import counted
 from resonant.errors import EmptySelection, EndpointError
-from resonant.store import schema
+from resonant.events import Lease
+from resonant.store import Store, WorkerStore, schema
 from resonant.store.audit import add_to_audit
 from resonant.store.counts.counters import Tally
 from resonant.store.counts.sketches import begin_of
@@ -26,15 +26,7 @@ from resonant.store.engine.availability import retry_while_unavailable
 from resonant.store.engine.sql import is_any_of
 from resonant.store.queue.leases import leases_of
 from resonant.store.views.dead_letters import DeadLetters, Position, earliest, positions
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection
-
-    from sqlalchemy import ColumnElement, Connection
-
-    from resonant.events import Lease
-    from resonant.store import Store, WorkerStore
-    from resonant.store.views.selection import Selection
+from resonant.store.views.selection import Selection
 
 _UNPACED_BATCH = 100
 _d = schema.deliveries

@@ -5,17 +5,13 @@ each retry of each delivery: with the same delays, deliveries would be retried a
 "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
 """
 
-from __future__ import annotations
-
+import random
 from dataclasses import dataclass, fields
 from math import ceil, inf
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, Self, get_args
 
-if TYPE_CHECKING:
-    import random
-
-    from resonant.delivery.verdict import Verdict
-    from resonant.events import Reason
+from resonant.delivery.verdict import Verdict
+from resonant.events import Reason
 
 Jitter = Literal["proportional", "full", "equal", "decorrelated", "none"]
 
@@ -99,12 +95,12 @@ class RetryPolicy:
         object.__setattr__(self, "max_attempts", min(self.max_attempts, len(delays) + 1))
 
     @classmethod
-    def classic(cls) -> RetryPolicy:
+    def classic(cls) -> Self:
         """Return the policy of the first version: 4 attempts, delays of 1, 2 and 4 s, ±20 %, nothing parked."""
         return cls(max_attempts=4, base=1.0, factor=2.0, max_age=24 * 3600.0, park_after=24 * 3600.0)
 
     @classmethod
-    def standard_webhooks(cls) -> RetryPolicy:
+    def standard_webhooks(cls) -> Self:
         """Return the schedule that Standard Webhooks proposes: 10 attempts in about 76 hours, ±20 %."""
         hours = (2, 5, 10, 14, 20, 24)
         return cls(delays=(5.0, 300.0, 1800.0, *(each * 3600.0 for each in hours)), max_age=7 * 24 * 3600.0)

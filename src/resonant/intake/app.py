@@ -1,15 +1,13 @@
 """The HTTP application: ``POST /events`` and the answers to what it refuses."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from http import HTTPStatus
-from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -17,19 +15,15 @@ from resonant.errors import ConflictingEvent, StoreError
 from resonant.intake.access.tokens import Access, OpenAccess
 from resonant.intake.description import docs_page
 from resonant.intake.description.openapi import openapi
+from resonant.intake.limits import Limits
+from resonant.intake.meters import Meters
 from resonant.intake.problems import Problem
 from resonant.intake.requests.handshake import handshake
 from resonant.intake.requests.lookup import lookup
 from resonant.intake.requests.posting import Posting
+from resonant.store import Store
 
-if TYPE_CHECKING:
-    from starlette.requests import Request
-
-    from resonant.intake.limits import Limits
-    from resonant.intake.meters import Meters
-    from resonant.store import Store
-
-    Handler = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request], Awaitable[Response]]
 
 logger = logging.getLogger(__name__)
 

@@ -1,18 +1,15 @@
 """Caches small collections of the store, and reads each at most ten times a second."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 import time
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
+from sqlalchemy import Connection
 
-    from resonant.events import Clock
-    from resonant.store import Store
+from resonant.events import Clock
+from resonant.store import Store
 
 Names = TypeVar("Names", bound=Collection[str])
 _OLDEST_SECONDS, _NEWEST_SECONDS = 1.0, 0.1

@@ -1,18 +1,12 @@
 """The password of Prefect's API: generated, and passed to a server and its clients in environment variables only."""
 
-from __future__ import annotations
-
 import os
 import secrets
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from resonant.errors import ResonantError
 from resonant.files import atomic_file
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from resonant.settings import Settings
+from resonant.settings import Settings
 
 OF_SERVER, OF_CLIENT = "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"
 _USER = "resonant"

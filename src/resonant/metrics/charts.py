@@ -5,25 +5,20 @@ pyplot is not used: it chooses a backend, and keeps every figure in a global. Sh
 import it only to draw.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from math import nan
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+from pandas import DataFrame
 
 from resonant import chart_style as style
 from resonant.delivery.retry import RetryPolicy, backoff, draw_delay
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from pandas import DataFrame
-
-    from resonant.metrics.statistics import Statistics
+from resonant.metrics.statistics import Statistics
 
 MOST_HOURS = 14 * 24
 MOST_ATTEMPTS = 20

@@ -1,12 +1,12 @@
 """The HTTP server for Prometheus scrapes. Each scrape reads the store, so values are current."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Iterable
+from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
@@ -16,14 +16,9 @@ from resonant.display import visible
 from resonant.errors import ResonantError, StoreUnavailable
 from resonant.metrics.prometheus import registry_of
 from resonant.metrics.totals import measure
+from resonant.settings import Settings
+from resonant.store import Store
 from resonant.store.engine.database import file_of
-
-if TYPE_CHECKING:
-    from pathlib import Path
-    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
-
-    from resonant.settings import Settings
-    from resonant.store import Store
 
 _HOST = "127.0.0.1"
 _PATHS = ("/", "/metrics")

@@ -1,21 +1,17 @@
 """The router: which endpoints get an event, and why the others do not."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from resonant.events import Event, is_own_type
 from resonant.routing.attributes import attributes_of
 from resonant.routing.filters import Condition, all_of, conditions
 from resonant.routing.globs import any_glob
+from resonant.routing.subscription import Subscription
 
-if TYPE_CHECKING:
-    from resonant.routing.subscription import Subscription
-
-    Holds: TypeAlias = Callable[[Mapping[str, str]], bool]
+Holds: TypeAlias = Callable[[Mapping[str, str]], bool]
 
 _CACHED_TYPES = 1_024
 

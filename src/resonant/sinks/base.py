@@ -1,15 +1,12 @@
 """The ``Sink`` protocol. A sink sends one event once, or raises; it does not classify errors or wait."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-if TYPE_CHECKING:
-    from resonant.events import Event
+from resonant.events import Event
 
 _INTERRUPTIONS = (KeyboardInterrupt, SystemExit, GeneratorExit)
 

@@ -1,26 +1,22 @@
 """A configured HTTP endpoint, checked when it is created."""
 
-from __future__ import annotations
-
 import contextlib
 import ipaddress
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import httpx
 
 from resonant.errors import EndpointError
+from resonant.events import Category
 from resonant.sinks.network.address_guard import check_address, check_host
+from resonant.sinks.network.client_certificate import ClientCertificate
+from resonant.sinks.network.proxy import Proxy
+from resonant.sinks.oauth import OAuth
 from resonant.sinks.signing import signer
-
-if TYPE_CHECKING:
-    from resonant.events import Category
-    from resonant.sinks.network.client_certificate import ClientCertificate
-    from resonant.sinks.network.proxy import Proxy
-    from resonant.sinks.oauth import OAuth
 
 Mode = Literal["binary", "structured"]
 

@@ -1,34 +1,29 @@
 """The HTTP sink: CloudEvents by POST, signed as Standard Webhooks. Every attempt of an event has the same body."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import importlib.metadata
 import math
 import time
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Self, cast
+from typing import Self, cast
 
 import aiohttp
 import httpx
 import yarl
+from httpx_aiohttp import AiohttpTransport
 
 from resonant.errors import UnexpectedStatus
+from resonant.events import Clock, Event
 from resonant.sinks.base import Receipt, TraceHeaders, attempt_trace
+from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.network.bounded_connection import READ_BYTES, AnswerCutOff
+from resonant.sinks.oauth import OAuth
 from resonant.sinks.redaction import Redactor, basic_authorization
 from resonant.sinks.signing import signer
 from resonant.sinks.tokens import TokenSource, token_source
 from resonant.sinks.transport import open_transport, read_body
 from resonant.sinks.wire import Header, message
-
-if TYPE_CHECKING:
-    from httpx_aiohttp import AiohttpTransport
-
-    from resonant.events import Clock, Event
-    from resonant.sinks.endpoint import Endpoint
-    from resonant.sinks.oauth import OAuth
 
 # Time limit for the body of a 2xx. The event is already delivered; the body is only for the excerpt.
 SUCCESS_BODY_SECONDS = 1.0

@@ -5,20 +5,16 @@ or ``Basic``, text after a name like ``password``, ``api_key`` or ``token``, and
 (``without_credentials``). Everything else is kept.
 """
 
-from __future__ import annotations
-
 import base64
 import re
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Self
+from typing import Self
 from urllib.parse import quote, quote_plus, unquote, unquote_plus, urlsplit
 
 import httpx
 
 from resonant.display import one_line
-
-if TYPE_CHECKING:
-    from resonant.sinks.endpoint import Endpoint
+from resonant.sinks.endpoint import Endpoint
 
 MESSAGE_CHARACTERS = 300
 EXCERPT_BYTES = 1024

@@ -1,23 +1,18 @@
 """An open HTTP endpoint that picks up changes to its configuration, such as a rotated secret, during a run."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from resonant.errors import EndpointError
+from resonant.events import Clock, Event
+from resonant.sinks.base import Receipt
+from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.http import HttpSink
 from resonant.sinks.redaction import Redactor
-
-if TYPE_CHECKING:
-    from resonant.events import Clock, Event
-    from resonant.sinks.base import Receipt
-    from resonant.sinks.endpoint import Endpoint
 
 logger = logging.getLogger(__name__)
 

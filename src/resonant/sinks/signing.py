@@ -1,19 +1,15 @@
 """Signing secrets of Standard Webhooks: shared secrets (``whsec_``, HMAC-SHA256) and Ed25519 private keys (``whsk_``)."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 import hmac
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable
+from typing import Literal
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from resonant.display import counted
 from resonant.errors import EndpointError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 Scheme = Literal["hmac", "ed25519"]
 

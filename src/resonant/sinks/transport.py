@@ -1,28 +1,23 @@
 """Opens connections for an endpoint: its proxy, its TLS, the address guard, and bounded answers."""
 
-from __future__ import annotations
-
 import asyncio
 import errno
 import functools
 import ssl
 from collections.abc import Iterable
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import Any, Self, cast
 
 import aiohttp
 import httpx
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
 from httpx_aiohttp import AiohttpTransport
 
 from resonant.errors import EndpointError
+from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.network.address_guard import check_host, guarded_socket_factory
 from resonant.sinks.network.bounded_connection import HEAD_BYTES, READ_BYTES, BoundedConnection
-
-if TYPE_CHECKING:
-    from aiohttp.client_proto import ResponseHandler
-    from aiohttp.connector import Connection
-
-    from resonant.sinks.endpoint import Endpoint
 
 # Common servers drop idle connections after 5 s. Closing them first avoids a send on a closing connection.
 KEEPALIVE_SECONDS = 4.0

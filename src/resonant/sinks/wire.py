@@ -1,16 +1,11 @@
 """An event as an HTTP message: the CloudEvents 1.0 HTTP binding, in binary or structured mode."""
 
-from __future__ import annotations
-
 import base64
 import re
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from resonant.events import Event, canonical_text, encode_data, given_attributes
-
-if TYPE_CHECKING:
-    from resonant.sinks.endpoint import Mode
+from resonant.sinks.endpoint import Mode
 
 Header = tuple[bytes, bytes]
 

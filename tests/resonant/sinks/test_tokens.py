@@ -1,7 +1,5 @@
 """OAuth tokens: one request serves all senders, renewals are in time, and a lack of tokens is not the event's fault."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import random

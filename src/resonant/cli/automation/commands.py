@@ -1,21 +1,16 @@
 """``resonant automation``: manage events about failed flow runs of a Prefect server."""
 
-from __future__ import annotations
-
 import time
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from resonant import output
 from resonant.cli import completion, documents, options
-from resonant.cli.command_store import command_store, on_prefect, run_async
+from resonant.cli.command_store import CommandStore, command_store, on_prefect, run_async
 from resonant.display import ago, counted
 from resonant.suggestions import did_you_mean
-
-if TYPE_CHECKING:
-    from resonant.cli.command_store import CommandStore
 
 commands = typer.Typer(no_args_is_help=True)
 _NONE = "no automation is enabled: `resonant automation enable failed-runs --endpoint NAME` enables one"

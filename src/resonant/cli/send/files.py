@@ -1,29 +1,24 @@
 """Store the events of JSONL files as a stream, in batches. Bad lines are reported and skipped."""
 
-from __future__ import annotations
-
 import asyncio
+from array import array
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from resonant import output
 from resonant.cli.send.sources import Interruption, Source, chunks, noted_signals, opened, what_is_wrong
 from resonant.display import counted
 from resonant.errors import InvalidEvent, ResonantError, StoreReplaced
+from resonant.events import Event
 from resonant.input_lines import longest_line, parse_event, too_long
+from resonant.store import EnqueueResult, Store
 from resonant.store.queue.accept import Conflict, Outcome, Unrouted
 
-if TYPE_CHECKING:
-    from array import array
-
-    from resonant.events import Event
-    from resonant.store import EnqueueResult, Store
-
-    Enqueue = Callable[[list[Event]], Coroutine[Any, Any, EnqueueResult]]
+Enqueue = Callable[[list[Event]], Coroutine[Any, Any, EnqueueResult]]
 
 BATCH_LINES, BATCH_BYTES, BATCH_SECONDS = 1_000, 8 * 1024 * 1024, 0.5
 SHOWN_BAD_LINES = 20

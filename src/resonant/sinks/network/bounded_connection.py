@@ -4,17 +4,13 @@ All sends of a process share one event loop, and aiohttp parses everything that 
 sends interim answers, further answers or chunks of one byte without end would occupy the loop.
 """
 
-from __future__ import annotations
-
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from aiohttp import StreamReader
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.http import RawResponseMessage
 from aiohttp.http_exceptions import HttpProcessingError
-
-if TYPE_CHECKING:
-    from aiohttp import StreamReader
-    from aiohttp.http import RawResponseMessage
 
 # The limits of one answer: of all its heads, of its body, of the answers 1xx before the final one, and of what is around
 # the body's chunks (4 KiB are about 800 chunks of one byte).

@@ -1,21 +1,16 @@
 """The certificate with which Resonant identifies itself to an endpoint (mutual TLS)."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re
 import ssl
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta
-from typing import TYPE_CHECKING, NamedTuple
+from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from resonant.errors import EndpointError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from datetime import datetime
 
 _SOON = timedelta(days=14)
 _BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----([A-Za-z0-9+/=\s]+)-----END \1-----")

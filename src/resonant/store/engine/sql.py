@@ -4,21 +4,27 @@ SQLAlchemy's ``in_`` binds each value separately. That allows at most 32,700 val
 different statement to compile, prepare and plan. With one array, the statement is always the same.
 """
 
-from __future__ import annotations
-
 import json
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache, lru_cache
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from sqlalchemy import (
     ARRAY,
     BigInteger,
     Boolean,
+    Column,
+    ColumnElement,
     Connection,
+    Dialect,
     Double,
+    Insert,
     Integer,
+    Row,
+    Table,
     Text,
+    Update,
     bindparam,
     cast,
     func,
@@ -26,18 +32,12 @@ from sqlalchemy import (
     literal_column,
     select,
 )
-from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.sql.operators import OperatorType
 from sqlalchemy.types import TypeDecorator, TypeEngine
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
-
-    from sqlalchemy import Column, ColumnElement, Dialect, Insert, Row, Table, Update
-    from sqlalchemy.dialects import postgresql
-    from sqlalchemy.sql.compiler import SQLCompiler
-    from sqlalchemy.sql.operators import OperatorType
 
 # SQLite binds at most 32,766 values. On PostgreSQL, an array of bodies must be smaller than 1 GB.
 _ROWS_AT_ONCE = 500
@@ -297,7 +297,7 @@ class _IsAnyOf(FunctionElement[bool]):
     type = Boolean()
     inherit_cache = True
 
-    def self_group(self, against: OperatorType | None = None) -> _IsAnyOf:
+    def self_group(self, against: OperatorType | None = None) -> Self:
         # Otherwise SQLAlchemy appends "= 1", as for a boolean column, which prevents the use of an index.
         del against
         return self

@@ -3,25 +3,17 @@
 The key is in the table of the schema's version, which every producer may read. The first erasure makes it.
 """
 
-from __future__ import annotations
-
 import hmac
 import json
 import secrets
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
-from sqlalchemy import select, text
+from sqlalchemy import Connection, select, text
 
+from resonant.events import EventKey
 from resonant.store import schema
 from resonant.store.engine.migrate import VERSION_TABLE
 from resonant.store.engine.sql import is_any_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from sqlalchemy import Connection
-
-    from resonant.events import EventKey
 
 KEY = f"SELECT erasure_key FROM {VERSION_TABLE}"  # noqa: S608 - a constant
 _KNOWN = "resonant_erasure_key"

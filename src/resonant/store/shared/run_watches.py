@@ -3,22 +3,14 @@
 A watch belongs to the Prefect server on which it was enabled: other servers have other runs.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
 
-from sqlalchemy import and_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, select, update
 
 from resonant.routing.globs import any_glob
 from resonant.store import schema
-from resonant.store.audit import record_change
+from resonant.store.audit import Action, record_change
 from resonant.store.engine.sql import insert_into
-
-if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, Connection
-
-    from resonant.store.audit import Action
 
 _w = schema.run_watches
 

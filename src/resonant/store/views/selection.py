@@ -1,12 +1,11 @@
 """A selection of deliveries: one model for command options, flow parameters and SQL."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Self, TypeAlias
+from typing import Annotated, Any, Self, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, PlainSerializer, model_validator
 from sqlalchemy import ColumnElement, false, func, or_, select
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from resonant.errors import StoreError
 from resonant.events import Category, Reason
@@ -14,10 +13,7 @@ from resonant.routing.globs import WILDCARDS, glob_to_like
 from resonant.store import schema
 from resonant.store.engine.sql import is_any_of
 
-if TYPE_CHECKING:
-    from sqlalchemy.sql.base import ReadOnlyColumnCollection
-
-    Columns: TypeAlias = ReadOnlyColumnCollection[str, Any]
+Columns: TypeAlias = ReadOnlyColumnCollection[str, Any]
 
 _OF_CAUSE = ("event_type", "endpoint", "category", "code", "reason", "cause", "text")
 # Approximate range of a datetime.

@@ -3,8 +3,6 @@
 ``RESONANT_CHAOS=long`` makes it 100,000.
 """
 
-from __future__ import annotations
-
 import asyncio
 import importlib
 import math

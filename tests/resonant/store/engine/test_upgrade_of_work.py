@@ -4,8 +4,6 @@
 ``billing`` failed one of three, ``later`` has two pending, and a process that is gone holds the lease of one.
 """
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import json
