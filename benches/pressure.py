@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 EVENTS, ROUNDS = 36_000, 1
 _DRAINS = 2
 _SECONDS, _WARM_UP_SECONDS = 10.0, 3.0
-_BATCH_SECONDS = 0.2
+_BATCH_SECONDS, _BATCH = 0.2, 120
 _LONGEST_SECONDS = 150.0
 _CUTS_PER_SECOND, _KILL_SECONDS, _STOPPED_SECONDS = 5, 2.5, 3.0
 _IDLE_CONNECTIONS, _READERS = 300, 4
@@ -300,9 +300,9 @@ class _Measuring:
         self._producer = producer
 
     async def window(self, seconds: float) -> _Window:
-        before = await self._look()
+        before = await self.look()
         await asyncio.sleep(seconds)
-        after = await self._look()
+        after = await self.look()
         of = {name: after[name] - before[name] for name in before}
         delivered = max(1.0, of["delivered"])
         return _Window(
@@ -314,7 +314,8 @@ class _Measuring:
             dead=after["dead"] / delivered,
         )
 
-    async def _look(self) -> dict[str, float]:
+    async def look(self) -> dict[str, float]:
+        """Return the counters of the server, the producer and the receiver."""
         while True:
             try:
                 async with self._scene.connected() as connection:
@@ -368,10 +369,9 @@ async def _measure_phases(
         await connection.execute("ALTER SYSTEM SET max_connections = 400")
     await asyncio.to_thread(scene.server.stop)
     await asyncio.to_thread(scene.server.start)
+    await _measure_apart(scene, int(rate * _SECONDS))
     store = await WorkerStore.open(scene.server.url)
     try:
-        for _ in range(_DRAINS):
-            scene.start_drain()
         await _measure_phase(scene, store, _Phase("warm-up", _nothing, 0.0), rate)
         found = []
         for phase in phases:
@@ -379,6 +379,30 @@ async def _measure_phases(
         return list(itertools.chain.from_iterable(found))
     finally:
         await store.close()
+
+
+async def _measure_apart(scene: _Scene, count: int) -> None:
+    """Store events, then start the drains, which send them, and print what both cost."""
+    scene.receiver.expect(0)
+    store = await WorkerStore.open(scene.server.url)
+    measuring = _Measuring(scene, _Producer(store, 0.0))
+    before = await measuring.look()
+    for start in range(0, count, _BATCH):
+        await store.enqueue(events(min(_BATCH, count - start)), ENDPOINT)
+    await store.close()  # sessions count with a delay, and at their end
+    stored = await measuring.look()
+    for _ in range(_DRAINS):
+        scene.start_drain()
+    while scene.receiver.so_far().events < count:
+        await asyncio.sleep(0.1)
+    await asyncio.sleep(_WARM_UP_SECONDS)
+    delivered = await measuring.look()
+    for words, first, last in (("storing", before, stored), ("delivering", stored, delivered)):
+        of = {name: (last[name] - first[name]) / count for name in first}
+        say(
+            f"  {words} {count} events, {scene.lane} lane: {of['wal']:,.0f} bytes of WAL, {of['commits']:.3f} commits, "
+            f"{of['versions']:.2f} versions ({of['hot']:.2f} HOT) each"
+        )
 
 
 async def _measure_phase(scene: _Scene, store: WorkerStore, phase: _Phase, rate: float) -> list[Comparison]:
