@@ -29,7 +29,6 @@ from resonant.display import counted, visible
 from resonant.events import Lease, LeaseKey, rfc3339
 from resonant.gate.words import advice, described
 from resonant.local.compatibility import result_of_nothing
-from resonant.store.shared.gates import Gate
 
 # The retry condition sets the delay, and Prefect reads it right afterwards, in the same task run.
 _decided_delay: ContextVar[float] = ContextVar("decided_delay")
@@ -157,7 +156,7 @@ async def emit_event() -> State[Any]:
     except TimeIsUp:
         return Completed(name="Left", message="the run's time was up; the next run sends it")
     except Held as held:
-        return Completed(name="Parked", message=why_held(held.gate, dispatcher.store.shared_clock()))
+        return Completed(name="Parked", message=why_held(held, dispatcher.store.shared_clock()))
     except LeaseLost:
         return Completed(name="TakenOver", message="another worker has this delivery now")
     if outcome.decision is None:
@@ -174,10 +173,11 @@ async def emit_event() -> State[Any]:
     raise failure from None
 
 
-def why_held(gate: Gate, now: float) -> str:
-    """Return why and until when a gate holds a retry, and the next step."""
+def why_held(held: Held, now: float) -> str:
+    """Return why and until when a retry is held, and the next step."""
+    gate = held.gate
     next_step = advice(gate, now) or "a running drain or the next `resonant emit` sends it"
-    state = described(gate, held=0, now=now)
+    state = held.problem or described(gate, held=0, now=now)
     return visible(
         f"waits for endpoint {gate.endpoint}: {state}; nothing was sent this time; next: {next_step}"
     )

@@ -113,8 +113,8 @@ class UnexpectedStatus(SendFailed):
         return f"the endpoint answered {self.status_code}"
 
 
-class TokenUnavailable(ResonantError):
-    """There is no OAuth token to send with. Neither the event nor its endpoint is at fault.
+class NotReady(ResonantError):
+    """Nothing can be sent to an endpoint now. Neither the event nor its endpoint is at fault.
 
     Attributes:
         wait: the time until the next attempt, in seconds.
@@ -123,6 +123,10 @@ class TokenUnavailable(ResonantError):
     def __init__(self, message: str, wait: float) -> None:
         super().__init__(message)
         self.wait = wait
+
+
+class TokenUnavailable(NotReady):
+    """There is no OAuth token to send with. Neither the event nor its endpoint is at fault."""
 
 
 class SettingsError(ResonantError):

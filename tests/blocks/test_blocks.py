@@ -124,6 +124,7 @@ async def test_the_wait_for_the_configuration_of_an_idle_endpoint_is_no_part_of_
         await opened.sink.send(event)
         await until(lambda: opened.sink._looking is None)
         loaded = asyncio.get_running_loop().create_future()  # Prefect does not answer any more
+        await opened.prepare()
         made = (await runner.attempt(lease, opened)).attempt
         await opened.close()
     assert made.result == "delivered"

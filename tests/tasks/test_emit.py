@@ -11,6 +11,7 @@ import pytest
 from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.retry import MAX_ATTEMPTS_LIMIT, GiveUp, Park, Retry, RetryPolicy
 from resonant.dispatch.dispatcher import Dispatcher
+from resonant.dispatch.send.admission import Held
 from resonant.dispatch.send.sender import Expired
 from resonant.errors import UnexpectedStatus
 from resonant.events import Event, rfc3339
@@ -155,7 +156,17 @@ async def test_a_parked_delivery_completes_and_says_until_when_it_waits_and_why(
 def test_the_message_of_a_held_delivery_says_why_until_when_and_the_next_step(gate, said):
     gate = Gate("hooks", since=700.0, **gate)
 
-    assert why_held(gate, 1000.0) == f"waits for endpoint hooks: {said}"
+    assert why_held(Held(gate), 1000.0) == f"waits for endpoint hooks: {said}"
+
+
+def test_the_message_of_a_delivery_without_a_token_says_why():
+    held = Held(
+        Gate("hooks", since=700.0), "no OAuth token: the server https://auth.example.com answered 503"
+    )
+    assert why_held(held, 1000.0) == (
+        "waits for endpoint hooks: no OAuth token: the server https://auth.example.com answered 503; "
+        "nothing was sent this time; next: a running drain or the next `resonant emit` sends it"
+    )
 
 
 def undelivered(decision):

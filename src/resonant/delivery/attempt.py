@@ -13,6 +13,7 @@ from resonant.delivery.outcome import Outcome
 from resonant.delivery.retry import NORMAL, GateView, GiveUp, Park, Retry, RetryPolicy, decide
 from resonant.delivery.trace import AttemptSpans
 from resonant.display import one_line
+from resonant.errors import NotReady
 from resonant.events import Attempt, Category, Clock, Event, Lease
 from resonant.sinks.base import Receipt, Sink
 from resonant.sinks.redaction import root_cause
@@ -43,10 +44,9 @@ class Destination:
         redact: reduces an excerpt or warning of the sink to one line without secrets.
         connect: opens a connection like the sink, without sending; raises an exception if that fails. None if the sink has
             no such function.
-        prepare: waits until the sink is ready, before the attempt begins: this counts neither for the deadline nor for the
-            duration. None if the sink is always ready.
-        problem: returns why nothing can be sent now, on one line without secrets, or None. None if the sink has no such
-            function.
+        prepare: waits until the sink is ready; call it before an attempt. Raises NotReady if nothing can be sent now.
+            None if the sink is always ready.
+        problem: returns why nothing can be sent now, or None. None if the sink is always ready.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Destination:
     redact: Callable[[str], str] = one_line
     connect: Callable[[], Awaitable[None]] | None = None
     prepare: Callable[[], Awaitable[object]] | None = None
-    problem: Callable[[], str | None] | None = None
+    problem: Callable[[], NotReady | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +103,6 @@ class AttemptRunner:
         """
         # Before the send, so that an invalid policy cannot lose the result of a send.
         policy = self._policy_for(lease, destination)
-        if destination.prepare is not None:
-            await destination.prepare()
         started_at = self.clock()
         with self.spans.of(lease, started_at=started_at, gate=gate) as span:
             start = asyncio.get_running_loop().time()

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from sqlalchemy import Connection
 
 from resonant.dispatch.endpoint_run import EndpointRun
-from resonant.errors import EndpointError
+from resonant.errors import EndpointError, NotReady
 from resonant.store import WorkerStore
 from resonant.store.views import endpoint_problems
 from resonant.store.views.known_names import known_endpoints, remember_endpoints
@@ -28,7 +28,7 @@ class Endpoints:
 
     Attributes:
         opened: the open endpoints, keyed by name.
-        problems: the reasons why endpoints cannot be opened, keyed by name.
+        problems: the reasons why endpoints cannot be opened or sent to, keyed by name.
     """
 
     def __init__(self, store: WorkerStore, open_endpoint: Callable[[str], Awaitable[EndpointRun]]) -> None:
@@ -38,11 +38,12 @@ class Endpoints:
         self._open_endpoint = open_endpoint
         self._reopen_at: dict[str, float] = {}
         self._noted: dict[str, str] = {}  # the recorded problems of open endpoints
+        # The tasks that open endpoints, or wait until open ones can be sent to.
         self._opening: dict[str, asyncio.Task[None]] = {}
 
     @property
     def is_opening(self) -> bool:
-        """Whether endpoints are being opened."""
+        """Whether endpoints are being opened, or can soon be sent to."""
         return bool(self._opening)
 
     async def open(self, name: str) -> EndpointRun:
@@ -58,25 +59,29 @@ class Endpoints:
     async def is_open(self, name: str) -> bool:
         """Open an endpoint if it is not open yet; return whether it is open."""
         self._begin_to_open([name])
-        if opening := self._opening.get(name):
+        if name not in self.opened and (opening := self._opening.get(name)):
             await asyncio.wait([opening])
         self._raise_errors()
         return name in self.opened
 
     async def open_each(self, names: Iterable[str]) -> list[EndpointRun]:
-        """Return the open endpoints among these; open the rest, in the background if that takes long.
+        """Return those of these endpoints that can be sent to; prepare the rest, in the background if that takes long.
 
-        Prefect's server has their configuration, and may be unavailable for minutes.
+        Prefect's server has their configuration, and may be unavailable for minutes. So may be proxies, and the servers of tokens.
         """
         names = list(names)
         if begun := self._begin_to_open(names):
             await asyncio.wait(begun, timeout=_OPEN_SECONDS)
         self._raise_errors()
+        if begun := self._begin_to_prepare(names):
+            await asyncio.wait(begun, timeout=_OPEN_SECONDS)
         found = [self.opened[name] for name in names if name in self.opened]
-        for endpoint in found:
-            if (problem := endpoint.destination.problem) is not None:
-                await self._note(endpoint.name, problem())
-        return found
+        ready = [endpoint for endpoint in found if _is_ready(endpoint)]
+        for endpoint in ready:
+            if endpoint.name in self._noted:
+                self.problems.pop(endpoint.name, None)
+                await self._note(endpoint.name, None)
+        return ready
 
     async def _note(self, name: str, problem: str | None) -> None:
         """Record that nothing can be sent to an open endpoint now, or that this has ended."""
@@ -105,6 +110,36 @@ class Endpoints:
         self._opening |= begun
         return list(begun.values())
 
+    def _begin_to_prepare(self, names: Iterable[str]) -> list[asyncio.Task[None]]:
+        """Begin to prepare the open endpoints that cannot be sent to, unless that failed recently."""
+        now = asyncio.get_running_loop().time()
+        begun = {
+            name: asyncio.create_task(self._prepare(endpoint))
+            for name in names
+            if (endpoint := self.opened.get(name)) is not None
+            and name not in self._opening
+            and now >= self._reopen_at.get(name, 0.0)
+            and not (endpoint.stops() or _is_ready(endpoint))
+        }
+        self._opening |= begun
+        return list(begun.values())
+
+    async def _prepare(self, endpoint: EndpointRun) -> None:
+        """Wait until an endpoint can be sent to, unless the next try is due much later."""
+        name, prepare = endpoint.name, endpoint.destination.prepare
+        while prepare is not None:
+            try:
+                await prepare()
+            except NotReady as missing:
+                await self._note(name, str(missing))
+                if missing.wait > REOPEN_SECONDS or endpoint.stops():
+                    self.problems[name] = str(missing)
+                    self._reopen_at[name] = asyncio.get_running_loop().time() + missing.wait
+                    return
+                await asyncio.sleep(missing.wait)
+            else:
+                return
+
     def _raise_errors(self) -> None:
         """Remove finished tasks; raise the error of one that failed."""
         done = [name for name, opening in self._opening.items() if opening.done()]
@@ -125,7 +160,9 @@ class Endpoints:
             return
         self.opened[name] = endpoint
         self.problems.pop(name, None)
-        if name in with_problems:
+        if not _is_ready(endpoint):
+            self._noted |= dict.fromkeys(with_problems & {name}, "")  # cleared when it can be sent to
+        elif name in with_problems:
             await self._store.write(endpoint_problems.clear_problem, name)
         if name not in known:
             await self._store.write(remember_endpoints, [name])
@@ -137,6 +174,11 @@ class Endpoints:
         await asyncio.gather(*self._opening.values(), return_exceptions=True)
         closing = [endpoint.destination.close() for endpoint in self.opened.values()]
         await asyncio.gather(*closing, return_exceptions=True)
+
+
+def _is_ready(endpoint: EndpointRun) -> bool:
+    problem = endpoint.destination.problem
+    return problem is None or problem() is None
 
 
 def _noted(connection: Connection) -> tuple[set[str], set[str]]:

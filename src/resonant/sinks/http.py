@@ -13,16 +13,17 @@ import httpx
 import yarl
 from httpx_aiohttp import AiohttpTransport
 
-from resonant.errors import UnexpectedStatus
+from resonant.errors import NotReady, UnexpectedStatus
 from resonant.events import Clock, Event
 from resonant.sinks.base import Receipt, TraceHeaders, attempt_trace
 from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.network.bounded_connection import READ_BYTES, AnswerCutOff
+from resonant.sinks.network.proxy_check import ProxyCheck
 from resonant.sinks.oauth import OAuth
 from resonant.sinks.redaction import Redactor, basic_authorization
 from resonant.sinks.signing import signer
 from resonant.sinks.tokens import TokenSource, token_source
-from resonant.sinks.transport import open_transport, read_body
+from resonant.sinks.transport import ProxyDown, open_transport, read_body
 from resonant.sinks.wire import Header, message
 
 # Time limit for the body of a 2xx. The event is already delivered; the body is only for the excerpt.
@@ -61,6 +62,9 @@ class HttpSink:
         ]
         self._redactor = Redactor.of(endpoint)
         self._transport: AiohttpTransport | None = None
+        proxy = endpoint.proxy_for(self._url)
+        self._proxy = None if proxy is None else ProxyCheck(proxy)
+        self.may_be_unready = self._proxy is not None or endpoint.oauth is not None
         self._tokens: TokenSource | None = None
         self._token: str | None = None
 
@@ -82,15 +86,30 @@ class HttpSink:
         return () if self._tokens is None else self._tokens.recent
 
     @property
-    def problem(self) -> str | None:
-        """Why the endpoint has no OAuth token; None if it has one or needs none."""
-        found = None if self._tokens is None else self._tokens.problem
-        return found and f"no OAuth token: {found}"
+    def problem(self) -> NotReady | None:
+        """Why nothing can be sent now: the proxy is down, or there is no valid OAuth token. None if something can."""
+        try:
+            if self._proxy is not None:
+                self._proxy.demand()
+            if self.endpoint.oauth is not None:
+                self._source(self.endpoint.oauth).current()
+        except NotReady as missing:
+            return missing
+        return None
 
     async def prepare(self) -> None:
-        """Wait for an OAuth token, if the endpoint needs one, for a few seconds at most. Call it before ``send``."""
+        """Wait for an OAuth token, if the endpoint needs one, for a few seconds at most. Call it before ``send``.
+
+        Raises:
+            TokenUnavailable: there is no valid token.
+            NotReady: the proxy accepted no connection when it was last tried.
+        """
+        if self._proxy is not None:
+            await self._proxy.prepare()
         if self.endpoint.oauth is not None:
-            await self._source(self.endpoint.oauth).prepare()
+            source = self._source(self.endpoint.oauth)
+            await source.prepare()
+            source.current()
 
     async def send(self, event: Event) -> Receipt:
         """POST the event in the endpoint's mode.
@@ -129,6 +148,8 @@ class HttpSink:
             raise httpx.RemoteProtocolError(f"the answer is not HTTP: {reason}") from None
         except Exception as error:
             if response is None:
+                if isinstance(error, ProxyDown) and self._proxy is not None:
+                    self._proxy.note(self._redactor.message(error))
                 if deadline.expired():
                     raise TimeoutError(f"no answer within {self.endpoint.timeout:g} s") from None
                 raise
@@ -137,8 +158,7 @@ class HttpSink:
             warning = f"the response body has {READ_BYTES // 1024} KiB or more"
         excerpt = self._redactor.excerpt(body, is_whole=warning is None)
         if not response.is_success:
-            if token and self._tokens and response.status_code == HTTPStatus.UNAUTHORIZED:
-                self._tokens.refuse(token)
+            self._refuse_token(token, response.status_code)
             raise UnexpectedStatus(response.status_code, response.headers.get("retry-after"), excerpt)
         return Receipt(response.status_code, excerpt, warning)
 
@@ -160,6 +180,10 @@ class HttpSink:
         if self._tokens is None:
             self._tokens = token_source(oauth, self.endpoint)
         return self._tokens
+
+    def _refuse_token(self, token: str | None, status_code: int) -> None:
+        if token and self._tokens and status_code == HTTPStatus.UNAUTHORIZED:
+            self._tokens.refuse(token)
 
     def _use(self, token: str) -> None:
         if token != self._token:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from resonant.errors import EndpointError
+from resonant.errors import EndpointError, NotReady
 from resonant.events import Clock, Event
 from resonant.sinks.base import Receipt
 from resonant.sinks.endpoint import Endpoint
@@ -60,14 +60,18 @@ class ReloadingSink:
         """Connect without a request; see ``HttpSink.connect``."""
         await (await self._current()).connect()
 
-    def problem(self) -> str | None:
+    def problem(self) -> NotReady | None:
         """Return why nothing can be sent now; see ``HttpSink.problem``."""
         return self._sinks[-1].problem
 
     async def prepare(self) -> None:
-        """Wait until the configuration is current, and for an OAuth token if the endpoint needs one."""
+        """Wait until the configuration is current, and for an OAuth token if the endpoint needs one.
+
+        Raises:
+            NotReady: nothing can be sent; see ``HttpSink.prepare``.
+        """
         sink = await self._current()
-        if sink.endpoint.oauth is not None:
+        if sink.may_be_unready:
             await sink.prepare()
 
     async def _current(self) -> HttpSink:

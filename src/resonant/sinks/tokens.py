@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 # The time limit of a token request.
 REQUEST_SECONDS = 10.0
-# How long a send waits for a token. This also limits how many deliveries a run tries without one.
+# How long a send waits for a token before its delivery is given back to the store.
 WAIT_SECONDS = 5.0
 # The lifetime of a token whose answer does not say it, and the bounds of what the answer says.
 _DEFAULT_LIFETIME, _SHORTEST_LIFETIME, _LONGEST_LIFETIME = 300.0, 1.0, 86_400.0
@@ -75,7 +75,10 @@ class TokenSource:
         self._renewal: asyncio.Task[None] | None = None
 
     async def prepare(self) -> None:
-        """Renew the token if it is time; without a valid one, wait for it for at most ``WAIT_SECONDS``."""
+        """Renew the token if it is time; without a valid one, wait for it for at most ``WAIT_SECONDS``.
+
+        It does not wait if the next request is due later.
+        """
         now = asyncio.get_running_loop().time
         if now() < self._renew_at:
             return
@@ -84,8 +87,10 @@ class TokenSource:
         while now() >= self._expires_at and (left := until - now()) > 0:
             if self._begin_renewal(now()) is not None:
                 await asyncio.wait([self._renewal] if self._renewal else [], timeout=left)
+            elif self._retry_at > until:
+                return
             else:
-                await asyncio.sleep(min(left, max(0.0, self._retry_at - now())))
+                await asyncio.sleep(max(0.0, self._retry_at - now()))
 
     def current(self) -> str:
         """Return a valid token.

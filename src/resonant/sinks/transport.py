@@ -52,6 +52,10 @@ class _Connector(aiohttp.TCPConnector):
         self._factory = functools.partial(make, loop=self._loop)
 
 
+class ProxyDown(httpx.ProxyError):
+    """The proxy accepts no connection."""
+
+
 class _ProxyConnector(_Connector):
     """Connects through a proxy, and reports the proxy's failures as such: they say nothing about the endpoint."""
 
@@ -64,9 +68,11 @@ class _ProxyConnector(_Connector):
             async with asyncio.timeout(self._seconds):
                 return await super()._create_direct_connection(*args, **options)
         except TimeoutError:
-            raise httpx.ProxyError(f"no connection to the proxy within {self._seconds:g} s") from None
-        except aiohttp.ClientError as error:
+            raise ProxyDown(f"no connection to the proxy within {self._seconds:g} s") from None
+        except aiohttp.ClientSSLError as error:
             raise httpx.ProxyError(f"no connection to the proxy: {error}") from None
+        except aiohttp.ClientError as error:
+            raise ProxyDown(f"no connection to the proxy: {error}") from None
 
     async def _create_proxy_connection(self, *args: Any, **options: Any) -> Any:
         try:

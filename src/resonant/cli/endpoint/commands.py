@@ -22,7 +22,7 @@ from resonant.cli.endpoint import options as given
 from resonant.cli.endpoint import view as endpoint_view
 from resonant.cli.subscription import given as subscription_given
 from resonant.display import counted
-from resonant.errors import EndpointError, UnknownEndpoint
+from resonant.errors import EndpointError, NotReady, UnknownEndpoint
 from resonant.events import Attempt, Event, Lease, rfc3339
 from resonant.sinks.signing import new_secret, public_key, scheme_of
 
@@ -319,6 +319,9 @@ async def _test(name: str) -> Attempt:
     try:
         spans = AttemptSpans(load_settings().trace)
         runner = AttemptRunner(clock=time.time, rng=random.Random(), spans=spans)
+        if destination.prepare is not None:
+            with contextlib.suppress(NotReady):  # the attempt reports it
+                await destination.prepare()
         report = await runner.attempt(lease, destination)
     finally:
         await destination.close()

@@ -306,6 +306,7 @@ class Fetcher:
         due = [due.endpoint for due in found if due.at <= now]
         self._overdue = {due.endpoint: now - due.at for due in found}
         self._next_due_in = min((due.at - now for due in found if due.at > now), default=math.inf)
+        self._gates.rows = rows  # for the endpoints that are opened now
         self._due = await self._endpoints.open_each(due)
         await self._gates.update(rows, self._due)
         held = {endpoint for endpoint in self._due if endpoint.claim_limit() == 0}

@@ -13,7 +13,7 @@ from resonant.dispatch.limiting.limiter import ConcurrencyLimiter, Slot
 from resonant.dispatch.run.running_tasks import RunningTasks
 from resonant.dispatch.send.loop_lag import LoopLag
 from resonant.dispatch.waiting import wait_at_most
-from resonant.errors import StoreError
+from resonant.errors import NotReady, StoreError
 from resonant.events import Lease
 from resonant.gate.measurements import Answer
 from resonant.gate.permission import RELEASE, SEND, Permission, Wait
@@ -30,9 +30,15 @@ _NOT_MEASURED = nullcontext(lambda: 0.0)
 
 @dataclass(eq=False)
 class Held(Exception):
-    """The gate holds the delivery, which is released without charging an attempt."""
+    """The gate holds the delivery, which is released without charging an attempt.
+
+    Attributes:
+        gate: the endpoint's gate.
+        problem: why nothing can be sent to the endpoint, if that is the cause instead.
+    """
 
     gate: Gate
+    problem: str | None = None
 
 
 class Admission:
@@ -63,7 +69,7 @@ class Admission:
             starts: whether its task run starts afterwards; it waits while many task runs of the endpoint are starting.
 
         Raises:
-            Held: the gate holds the delivery.
+            Held: the gate holds the delivery, or nothing can be sent to the endpoint.
         """
         is_probe = endpoint.probe == lease.key
         async with nullcontext() if is_probe else endpoint.turn:
@@ -90,19 +96,35 @@ class Admission:
                 seconds = max(permission.seconds, _SHORTEST_WAIT_SECONDS) if endpoint.governs() else inf
                 await wait_at_most(min(seconds, _LONGEST_WAIT_SECONDS), endpoint.has_changed)
                 continue
+            if not is_over:
+                await self._prepare(endpoint)
             epoch = endpoint.gate.row.epoch
             slot = await self._limiter.acquire(endpoint.slots, is_probe=is_probe, starts=starts)
             if is_probe or endpoint.gate.row.epoch == epoch or self._running.is_over():
                 return slot
             self._limiter.release(slot)  # the gate changed during the wait for the slot
 
+    async def _prepare(self, endpoint: EndpointRun) -> None:
+        """Wait until the endpoint is ready for a send."""
+        if endpoint.destination.prepare is not None:
+            try:
+                await endpoint.destination.prepare()
+            except NotReady as missing:
+                raise Held(endpoint.gate.row, str(missing)) from None
+
     def begin(self, slot: Slot) -> None:
         """Note that an admitted send begins: the start of its task run is no part of the wait for its answer."""
         self._limiter.begin(slot)
 
     async def wait_until_open(self, endpoint: EndpointRun) -> None:
-        """Wait for the earlier deliveries, and until a normal gate would admit a send, so that no chunk starts in vain."""
+        """Wait for the earlier deliveries, and until a normal gate would admit a send, so that no chunk starts in vain.
+
+        Raises:
+            Held: nothing can be sent to the endpoint.
+        """
         async with endpoint.turn:
+            if not self._running.is_over():
+                await self._prepare(endpoint)
             while not (endpoint.governs() or self._running.is_over()):
                 if endpoint.gate.may_send(endpoint.clock(), endpoint.sending) == SEND:
                     return

@@ -263,15 +263,19 @@ class Sender:
         return await self._admission.watch(endpoint, attempt)
 
     async def admit_chunk(self, name: str, keys: list[LeaseKey]) -> list[LeaseKey]:
-        """Wait until a chunk may begin; return the deliveries to send, and release those that the gate would hold."""
+        """Wait until a chunk may begin; return the deliveries to send, and release those that would be held."""
         endpoint = self._endpoints[name]
         if endpoint.probe == keys[0]:
             return keys
-        await self._admission.wait_until_open(endpoint)
-        if not endpoint.governs():
-            return keys
-        others = endpoint.waiting - len(keys)
-        most = 0 if endpoint.stops() else max(0, endpoint.most_waiting() - others)
+        try:
+            await self._admission.wait_until_open(endpoint)
+        except Held:
+            most = 0
+        else:
+            if not endpoint.governs():
+                return keys
+            others = endpoint.waiting - len(keys)
+            most = 0 if endpoint.stops() else max(0, endpoint.most_waiting() - others)
         await self._release([lease for key in keys[most:] if (lease := self._in_flight.get(key)) is not None])
         return keys[:most]
 

@@ -1,4 +1,4 @@
-"""The endpoints that the last run could not open, or could not send to for lack of a token."""
+"""The endpoints that the last run could not open, or could not send to for lack of a token or a proxy."""
 
 from dataclasses import dataclass
 

@@ -1,18 +1,23 @@
 """Sends through a proxy: what it sees, what the endpoint sees, and whose failure it is."""
 
+import asyncio
 import base64
 
 import httpx
 import pytest
 
 from resonant.delivery.classification import classify
+from resonant.delivery.retry import RetryPolicy
 from resonant.delivery.verdict import Verdict
-from resonant.errors import AddressRefused, EndpointError
+from resonant.dispatch.limits import Limits
+from resonant.errors import AddressRefused, EndpointError, NotReady
 from resonant.sinks import transport
 from resonant.sinks.base import Receipt
 from resonant.sinks.http import HttpSink
 from resonant.sinks.network.proxy import Proxy, check_bypass, proxy_of
+from resonant.sinks.network.proxy_check import ProxyCheck
 from resonant.sinks.redaction import Redactor
+from resonant.sinks.reloading import ReloadingSink
 from resonant.testing import (
     Authority,
     Receiver,
@@ -21,8 +26,10 @@ from resonant.testing import (
     reset_before_response,
     respond,
 )
+from support.dispatching import deliveries, dispatching, emit, enqueue, opened, sink_target
 from support.http_sinks import EVENT, endpoint
 from support.proxies import tinyproxy, with_tls
+from support.waiting import until
 
 PROXY_ERROR = Verdict("transient", "proxy_error", blame="local")
 UNREACHABLE = Verdict("transient", "unreachable")
@@ -194,6 +201,64 @@ async def test_a_proxy_that_hangs_up_on_connect_is_a_local_fault():
     async with Receiver(lambda _: reset_before_response()) as proxy:
         _, verdict = await outcome("https://hooks.example.com/", proxy.url)
     assert verdict == PROXY_ERROR
+
+
+async def test_after_a_failed_connection_to_the_proxy_nothing_is_sent_until_it_accepts_one():
+    with nobody_listening() as url:
+        async with HttpSink(endpoint("https://hooks.example.com/", proxy=Proxy(url))) as sink:
+            await sink.prepare()
+            assert sink.problem is None
+            with pytest.raises(httpx.ProxyError, match="no connection to the proxy: "):
+                await sink.send(EVENT)
+            for longest in (1.0, 2.0, 4.0):
+                with pytest.raises(NotReady, match="no connection to the proxy: "):
+                    await sink.prepare()
+                left = sink._proxy._check_at - asyncio.get_running_loop().time()
+                assert 0.7 * longest < left <= longest
+                sink._proxy._check_at = 0.0
+    async with Receiver() as proxy:
+        sink._proxy._address = "127.0.0.1", httpx.URL(proxy.url).port
+        await sink.prepare()
+        assert sink.problem is None
+        assert proxy.journal == []
+
+
+async def test_a_proxy_that_is_down_uses_up_one_attempt_at_most_and_then_everything_is_delivered(
+    tmp_path, monkeypatch
+):
+    failures, fail = [], ProxyCheck._fail
+    monkeypatch.setattr(ProxyCheck, "_fail", lambda *args: [failures.append(args), fail(*args)])
+    monkeypatch.setattr("resonant.sinks.network.proxy_check._LONGEST_PAUSE", 0.05)
+    with nobody_listening() as url:
+        hooks = endpoint("http://hooks.example.com/", proxy=Proxy(url), allow_private=False)
+    sink = ReloadingSink(hooks, None)
+    target = {"close": sink.aclose, "prepare": sink.prepare, "problem": sink.problem}
+
+    async def open_destination(name):
+        return sink_target(name, sink, **target)
+
+    policy = RetryPolicy(max_attempts=2, base=0.01, factor=1.0, jitter="none")
+    options = {"policy": policy, "open_destination": open_destination, "limits": Limits(run_for=60)}
+    async with (
+        opened(f"sqlite:///{tmp_path / 'r.db'}") as store,
+        dispatching(store, None, **options) as dispatcher,
+    ):
+        await enqueue(store, 30)
+        run = asyncio.create_task(emit(dispatcher))
+        await until(lambda: len(failures) >= 4)
+        await until(lambda: problems(store))
+        assert max(deliveries(tmp_path, "attempts, status")) <= (1, "retrying")
+        assert (await problems(store))[0].startswith("ProxyDown: no connection to the proxy: ")
+        async with Receiver(port=httpx.URL(url).port) as proxy:
+            await until(lambda: dispatcher.counts.delivered == 30)
+            assert len(proxy.journal) == 30
+        assert not await problems(store)
+        run.cancel()
+        await asyncio.wait([run])
+
+
+async def problems(store):
+    return [each.reason for each in (await store.status()).endpoint_problems]
 
 
 async def test_a_gate_gets_no_answer_from_a_connection_through_a_proxy(open_proxy):

@@ -1,0 +1,62 @@
+"""Checks whether a proxy that is down accepts connections again."""
+
+import asyncio
+import random
+from urllib.parse import urlsplit
+
+from resonant.errors import NotReady
+from resonant.sinks.network.proxy import Proxy
+
+# The time limit of a check, and the longest pause between two checks; the first is a second.
+_CHECK_SECONDS, _LONGEST_PAUSE = 5.0, 60.0
+
+
+class ProxyCheck:
+    """Holds the sends of an endpoint while its proxy accepts no connections; they would use up the attempts of deliveries.
+
+    Args:
+        proxy: the endpoint's proxy.
+
+    Attributes:
+        problem: why nothing can be sent, on one line without secrets; None if the proxy may accept connections.
+    """
+
+    def __init__(self, proxy: Proxy) -> None:
+        self.problem: str | None = None
+        url = urlsplit(proxy.url)
+        self._address = url.hostname, url.port or (443 if url.scheme == "https" else 80)
+        self._pause, self._check_at = 1.0, 0.0
+
+    def note(self, problem: str) -> None:
+        """Note that a send got no connection to the proxy."""
+        if self.problem is None:
+            self._fail(problem)
+
+    def demand(self) -> None:
+        """Raise ``NotReady`` while the proxy accepts no connections."""
+        if self.problem is not None:
+            raise NotReady(self.problem, max(1.0, self._check_at - asyncio.get_running_loop().time()))
+
+    async def prepare(self) -> None:
+        """Try to connect again if it is time, without a request.
+
+        Raises:
+            NotReady: the proxy accepts no connections.
+        """
+        now = asyncio.get_running_loop().time()
+        if self.problem is not None and now >= self._check_at:
+            self._check_at = now + _CHECK_SECONDS  # one check at a time
+            try:
+                async with asyncio.timeout(_CHECK_SECONDS):
+                    _, writer = await asyncio.open_connection(*self._address)
+            except (OSError, TimeoutError):
+                self._fail(self.problem)
+            else:
+                writer.close()
+                self.problem, self._pause = None, 1.0
+        self.demand()
+
+    def _fail(self, problem: str) -> None:
+        self.problem = problem
+        self._check_at = asyncio.get_running_loop().time() + random.uniform(0.75, 1.0) * self._pause
+        self._pause = min(_LONGEST_PAUSE, 2 * self._pause)

@@ -1,0 +1,128 @@
+"""An endpoint without a token gets no attempt, no task run and no claim, until it has one."""
+
+import asyncio
+
+import pytest
+
+from resonant.dispatch.limits import Limits
+from resonant.errors import TokenUnavailable
+from resonant.sinks.base import CallableSink
+from support.dispatching import START, deliveries, enqueue, rows, scene, sink_target
+from support.waiting import until
+
+pytestmark = pytest.mark.usefixtures("lane", "quick_look")
+
+REASON = "no OAuth token: the server https://auth.example.com answered 503"
+
+
+@pytest.fixture(autouse=True)
+def quick_open(monkeypatch):
+    """Let looks wait only briefly for endpoints."""
+    monkeypatch.setattr("resonant.dispatch.endpoints._OPEN_SECONDS", 0.01)
+
+
+class Tokens:
+    """The tokens of an endpoint; the server that gives them may be down. If ``lasts`` is 1, the first send uses up a token."""
+
+    def __init__(self, *, wait=0.02, is_down=True, lasts=None):
+        self.wait, self.is_down, self.lasts = wait, is_down, lasts
+        self.is_missing, self.requests, self.sent = True, 0, 0
+
+    def problem(self):
+        return TokenUnavailable(REASON, self.wait) if self.is_missing else None
+
+    async def prepare(self):
+        if self.is_missing:
+            self.requests += 1
+            if self.is_down:
+                raise self.problem()
+            self.is_missing = False
+
+    async def send(self, _event):
+        self.sent += 1
+        await asyncio.sleep(0.01)
+        if self.sent == self.lasts:
+            self.is_missing = self.is_down = True
+
+    @property
+    def target(self):
+        return sink_target("orders", CallableSink(self.send), prepare=self.prepare, problem=self.problem)
+
+
+def problems(path):
+    return rows(path, "SELECT endpoint, reason, since FROM resonant_endpoint_problems")
+
+
+def attempts(path):
+    return rows(path, "SELECT count(*) FROM resonant_attempts")[0][0]
+
+
+async def test_nothing_is_claimed_until_there_is_a_token_and_then_everything_is_delivered(tmp_path):
+    tokens = Tokens()
+    async with scene(tmp_path, orders=tokens.target, limits=Limits(run_for=60)) as worker:
+        await enqueue(worker.store, 20)
+        claims = worker.count_claims()
+        async with worker.running():
+            await until(lambda: tokens.requests >= 10)
+            assert not claims
+            assert set(deliveries(tmp_path, "status, attempts, lease_token")) == {("pending", 0, 0)}
+            assert problems(tmp_path) == [("orders", REASON, START)]
+            tokens.is_down = False
+            await until(lambda: worker.dispatcher.counts.delivered == 20)
+            assert problems(tmp_path) == []
+    assert attempts(tmp_path) == tokens.sent == 20
+
+
+async def test_claimed_deliveries_are_given_back_if_the_token_is_lost(tmp_path):
+    tokens = Tokens(is_down=False, lasts=1)
+    limits = Limits(run_for=60, endpoint_concurrency=1)
+    async with scene(tmp_path, orders=tokens.target, limits=limits) as worker:
+        await enqueue(worker.store, 20)
+        async with worker.running():
+            await until(lambda: tokens.requests >= 5)
+            await until(
+                lambda: not rows(tmp_path, "SELECT 1 FROM resonant_deliveries WHERE lease_owner > ''")
+            )
+            assert attempts(tmp_path) == tokens.sent == 1
+            assert len(worker.outcomes) <= 1
+            assert len(worker.chunks) <= 2, "no chunk begins without a token; the second may wait for a slot"
+            tokens.is_down = False
+            await until(lambda: worker.dispatcher.counts.delivered == 20)
+    assert attempts(tmp_path) == 20
+
+
+async def test_a_run_ends_if_the_next_request_for_a_token_is_due_much_later(tmp_path):
+    tokens = Tokens(wait=40.0)
+    async with scene(tmp_path, orders=tokens.target) as worker:
+        await enqueue(worker.store, 20)
+        assert (await worker.run()).delivered == 0
+        assert worker.dispatcher.problems == {"orders": REASON}
+        await worker.run()
+        assert tokens.requests == 1, "another run of the same process does not ask earlier"
+        tokens.is_missing = False  # another endpoint with the same settings has got one
+        assert (await worker.run()).delivered == 20
+        assert worker.dispatcher.problems == {}
+    assert problems(tmp_path) == []
+
+
+async def test_a_later_run_clears_the_problem_that_an_earlier_one_recorded(tmp_path):
+    tokens = Tokens(wait=40.0)
+    async with scene(tmp_path, orders=tokens.target) as worker:
+        await enqueue(worker.store)
+        await worker.run()
+    assert problems(tmp_path) == [("orders", REASON, START)]
+    tokens.is_down = False
+    async with scene(tmp_path, orders=tokens.target) as worker:
+        assert (await worker.run()).delivered == 1
+    assert tokens.requests == 2
+    assert problems(tmp_path) == []
+
+
+async def test_a_paused_endpoint_asks_for_no_token(tmp_path):
+    tokens = Tokens()
+    async with scene(tmp_path, orders=tokens.target) as worker:
+        await enqueue(worker.store)
+        await worker.set_gate(state="paused")
+        for _ in range(2):
+            await worker.run()
+    assert tokens.requests == 0
