@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from resonant.events import Category
 
+_SOON_RETRIES, _SOON_SECONDS = 3, "0.03"
+
 
 def name_from_url(url: str) -> str:
     """Return an endpoint's name from a URL's host and port: ``127-0-0-1-8080``, ``hooks-example-com``.
@@ -242,7 +244,9 @@ async def save_endpoints(
     Raises:
         EndpointError: another command saves or removes the same endpoint.
     """
-    async with get_client() as client:
+    if not blocks:
+        return
+    async with get_client(httpx_settings={"event_hooks": {"response": [_retry_soon]}}) as client:
         await WebhookEndpoint.register_type_and_schema(client=client)
         kind = await client.read_block_type_by_slug(DEFAULT_BLOCK_TYPE)
         schema = await client.get_most_recent_block_schema_for_block_type(kind.id)
@@ -274,6 +278,17 @@ async def save_endpoints(
                     f"endpoint {name!r}: another command saved or removed it meanwhile: import it again"
                 ) from None
             on_saved(name)
+
+
+async def _retry_soon(response: httpx.Response) -> None:
+    """Let Prefect's client repeat a refused request soon: on SQLite, about one in twenty meets another write.
+
+    Its own first wait, of two seconds, would take most of the time of an import.
+    """
+    retries = response.request.extensions.get("retries", 0)
+    if response.status_code == httpx.codes.SERVICE_UNAVAILABLE and retries < _SOON_RETRIES:
+        response.request.extensions["retries"] = retries + 1
+        response.headers.setdefault("retry-after", _SOON_SECONDS)
 
 
 async def _webhook_endpoint(name: str) -> WebhookEndpoint:

@@ -9,6 +9,7 @@ import random
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
+import httpx
 import pytest
 import trustme
 from prefect.blocks.core import Block
@@ -415,6 +416,31 @@ async def test_an_import_names_the_endpoint_that_another_command_changes(listed,
     monkeypatch.setattr("blocks.catalog.endpoint_documents", read_earlier)
     with pytest.raises(EndpointError, match="endpoint 'the-crm': another command saved or removed it"):
         await save_endpoints({"the-crm": block}, lambda _name: None)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(("refusals", "long_waits"), [(3, 0), (4, 1)])
+async def test_an_import_repeats_a_request_soon_that_met_another_write(
+    listed, monkeypatch, refusals, long_waits
+):
+    """Prefect's own client would wait two seconds first, and some of a thousand requests meet another write."""
+    refused, waits, send = [], [], httpx.AsyncHTTPTransport.handle_async_request
+
+    async def refuse(transport, request):
+        if request.url.path.endswith("/block_documents/") and len(refused) < refusals:
+            refused.append(request)
+            return httpx.Response(503)
+        return await send(transport, request)
+
+    async def wait(seconds):
+        waits.append(seconds)
+
+    monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", refuse)
+    monkeypatch.setattr("prefect.client.base.anyio.sleep", wait)
+    await save_endpoints({"the-crm": webhook()}, lambda _name: None)
+    assert len(waits) == refusals
+    assert [seconds > 1 for seconds in waits] == [False] * 3 + [True] * long_waits
+    assert "the-crm" in await listed()
 
 
 @pytest.mark.engine

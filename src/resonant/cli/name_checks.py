@@ -143,20 +143,23 @@ def remember(store: CommandStore, names: Collection[str]) -> None:
     _note(store, remember_endpoints, names)
 
 
-def forget(store: CommandStore, name: str) -> int:
-    """Record in the store that an endpoint was removed, and remove its subscriptions; return their number."""
+def forget(store: CommandStore, names: Collection[str]) -> int:
+    """Record in the store that endpoints were removed, and remove their subscriptions; return the number of those."""
     from resonant.store.shared.subscriptions import remove_subscriptions_of
     from resonant.store.views.known_names import forget_endpoint
 
-    def write(connection: Connection, name: str) -> int:
-        forget_endpoint(connection, name)
-        return len(remove_subscriptions_of(connection, name, who=who_runs_this(), now=time.time()))
+    def write(connection: Connection, names: Collection[str]) -> int:
+        who, now, removed = who_runs_this(), time.time(), 0
+        for name in names:
+            forget_endpoint(connection, name)
+            removed += len(remove_subscriptions_of(connection, name, who=who, now=now))
+        return removed
 
-    return _note(store, write, name) or 0
+    return _note(store, write, names) or 0
 
 
 def _note(store: CommandStore, operation: Callable[[Connection, T], R], names: T) -> R | None:
-    """Write names to the store. The endpoint is in Prefect already, so a failure is only reported."""
+    """Write names to the store. Prefect has the endpoints, so a failure is only reported."""
     try:
         return store.run(lambda opened: opened.write(operation, names))
     except ResonantError as error:

@@ -1,6 +1,7 @@
 """``resonant automation``: manage events about failed flow runs of a Prefect server."""
 
 import time
+from collections.abc import Collection
 from enum import StrEnum
 from typing import Annotated
 
@@ -150,13 +151,16 @@ def disable(
     output.write_result(documents.run_watch(found), output.visible(text), as_json=as_json)
 
 
-def forget_endpoint(store: CommandStore, name: str) -> None:
-    """Disable everything for an endpoint that was removed, within ``on_prefect``."""
+def forget_endpoints(store: CommandStore, names: Collection[str]) -> None:
+    """Disable everything for endpoints that are removed, within ``on_prefect``."""
     from deployments import reports
     from resonant.store.shared.run_watches import read_watches, remove_watches_of
 
     server = run_async(reports.this_server())
-    if store.change(remove_watches_of, name, server):
+    gone = {each.endpoint for each in store.read(read_watches, server)} & set(names)
+    for name in gone:
+        store.change(remove_watches_of, name, server)
+    if gone:
         run_async(reports.start_for(store.read(read_watches, server)))
 
 

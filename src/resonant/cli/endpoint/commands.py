@@ -300,8 +300,8 @@ def remove(
         from blocks.catalog import remove_endpoint
 
         run_async(remove_endpoint(name))
-        gone = name_checks.forget(store, name)
-        automation.forget_endpoint(store, name)
+        gone = name_checks.forget(store, [name])
+        automation.forget_endpoints(store, [name])
     subscriptions = f" and {counted(gone, 'subscription')}" if gone else ""
     output.write(f"removed endpoint {name}{subscriptions}\n")
 

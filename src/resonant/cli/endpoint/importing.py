@@ -13,6 +13,7 @@ import typer
 
 from resonant import output
 from resonant.cli import asking, documents, name_checks, options
+from resonant.cli.automation import commands as automation
 from resonant.cli.command_store import CommandStore, load_endpoint, on_prefect, run_async
 from resonant.display import counted, some
 
@@ -108,7 +109,7 @@ def _confirm_removal(names: list[str]) -> None:
     if not asking.can_ask():
         raise options.Misuse(f"--prune would remove {what}: give --yes")
     asking.confirm(
-        f"removing {what} and their subscriptions: their deliveries stay in the store, and wait until they are added again",
+        f"removing {what}, their subscriptions and automations: their deliveries stay in the store, and wait until they are added again",
         "Remove?",
     )
 
@@ -119,6 +120,10 @@ def _save(store: CommandStore, changes: list[Change], differences: Mapping[str, 
     from resonant.cli.progress import progress
 
     blocks, done = {each.name: each.block for each in changes}, []
+    # Before the endpoints, so that an interrupted import can be repeated: then it still finds what to remove.
+    if gone := [name for name, block in blocks.items() if block is None]:
+        name_checks.forget(store, gone)
+        automation.forget_endpoints(store, gone)
     with progress("saving", len(blocks)) as show:
 
         def on_saved(name: str) -> None:
@@ -129,7 +134,4 @@ def _save(store: CommandStore, changes: list[Change], differences: Mapping[str, 
             run_async(save_endpoints(blocks, on_saved))
         finally:
             name_checks.remember(store, [name for name in done if blocks[name] is not None])
-            for name in done:
-                if blocks[name] is None:
-                    name_checks.forget(store, name)
     store.change(declared_subscriptions.apply, list(differences.values()))

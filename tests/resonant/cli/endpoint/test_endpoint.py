@@ -14,9 +14,10 @@ from pydantic import SecretStr
 
 from blocks import WebhookEndpoint
 from blocks.catalog import remove_endpoint
-from resonant.errors import UnknownEndpoint
+from resonant.errors import EndpointError, UnknownEndpoint
 from resonant.events import rfc3339
 from resonant.store.shared.gates import Gate, GateChange, change_gate
+from resonant.store.shared.run_watches import RunWatch, add_watch
 from resonant.store.views.endpoint_problems import note_problem
 from support.file_endpoint import FileEndpoint
 
@@ -251,6 +252,27 @@ def test_an_import_saves_the_differences_and_a_second_import_saves_nothing(
     assert pruned.startswith(f"+ {IMPORTED}\n- cli-broken\n1 added, 0 changed, 1 removed, ")
     names = {row["name"] for row in json.loads(resonant.on_prefect("endpoint", "list", "--json").out)}
     assert names & {*NAMES, IMPORTED} == {"cli-hooks", IMPORTED, "file-endpoint/cli-log"}
+
+
+def test_an_import_that_was_killed_is_completed_by_the_next(
+    resonant, only_endpoints, worker, tmp_path, monkeypatch
+):
+    resonant.on_prefect("endpoint", "list")
+    resonant("subscription", "add", "cli-broken", "order.*")
+    worker.do(lambda store: store.write(add_watch, RunWatch("cli-broken"), who="a test", now=worker.clock()))
+    file = tmp_path / "endpoints.yaml"
+    file.write_text(f"- {{name: {IMPORTED}, url: 'https://hooks.example.com/'}}\n")
+    command = ("endpoint", "import", str(file), "--prune", "--yes")
+
+    async def remove_then_die(_blocks, _on_saved):
+        await remove_endpoint("cli-broken")
+        raise EndpointError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("blocks.catalog.save_endpoints", remove_then_die)
+        resonant.on_prefect(*command, code=1)
+    assert resonant.on_prefect(*command).out.startswith(f"+ {IMPORTED}\n- cli-hooks\n1 added, ")
+    assert subscriptions(resonant) == resonant.json("automation", "list", "--all-servers") == []
 
 
 @pytest.mark.parametrize("text", ["- {name: cli-a, url: 'https://a.example'}\n- {name: cli-b}\n", ""])
