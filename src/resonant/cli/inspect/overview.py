@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from resonant.metrics.alerts import Key
     from resonant.settings import Settings
+    from resonant.store.views.endpoint_problems import EndpointProblem
     from resonant.store.views.endpoint_status import EndpointStatus, Governed
     from resonant.store.views.reads import StoreStatus
 
@@ -58,17 +59,31 @@ def gate_lines(held: Sequence[Governed], *, now: float) -> Iterator[str]:
             yield f"{line}; `resonant endpoint show {gate.endpoint}` says what to do"
         else:
             yield f"{line}; {advice(gate, now)}" if gate.state == "paused" else line
-    if (more := len(held) - _MOST_ROWS) > 0:
-        yield f"{counted(more, 'more endpoint is', 'more endpoints are')} not normal: --json lists all"
+    yield from _line_of_others(held, "endpoint is not normal", "endpoints are not normal")
+
+
+def problem_lines(problems: Sequence[EndpointProblem], *, now: float) -> Iterator[str]:
+    """Yield a line about each endpoint that could not be opened."""
+    for each in problems[:_MOST_ROWS]:
+        reason, since = output.visible(each.reason), ago(now - each.since)
+        yield f"deliveries to {each.endpoint} wait: {reason} (first seen {since})"
+    yield from _line_of_others(problems, "endpoint waits", "endpoints wait")
 
 
 def alert_lines(raised: Mapping[Key, float], texts: Mapping[Key, str], *, now: float) -> Iterator[str]:
     """Yield a line about each active alert with its number, the longest active first."""
     from resonant.metrics.alerts import ALL_ENDPOINTS
 
-    for key, at in sorted(raised.items(), key=lambda item: (item[1], item[0])):
+    longest = sorted(raised.items(), key=lambda item: (item[1], item[0]))
+    for key, at in longest[:_MOST_ROWS]:
         where = "all endpoints" if key.endpoint == ALL_ENDPOINTS else key.endpoint
         yield f"alert {key.condition} for {where}, raised {ago(now - at)}, now: {texts[key]}"
+    yield from _line_of_others(longest, "alert is active", "alerts are active")
+
+
+def _line_of_others(every: Sequence[object], one: str, many: str) -> Iterator[str]:
+    if (more := len(every) - _MOST_ROWS) > 0:
+        yield f"{counted(more, f'more {one}', f'more {many}')}: --json lists all"
 
 
 def _count(number: int | None) -> str:

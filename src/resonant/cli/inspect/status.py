@@ -100,9 +100,8 @@ def _write_status(status: _Read, *, now: float) -> None:
         output.write_paragraph(line, indent=2)
     for line in overview.gate_lines(found.governed, now=now):
         output.write_paragraph(line, indent=2)
-    for each in found.endpoint_problems:
-        reason, since = output.visible(each.reason), ago(now - each.since)
-        output.write_paragraph(f"deliveries to {each.endpoint} wait: {reason} (first seen {since})", indent=2)
+    for line in overview.problem_lines(found.endpoint_problems, now=now):
+        output.write_paragraph(line, indent=2)
     balanced = "yes" if found.balanced else "NO"
     output.write_paragraph(
         f"balanced: {balanced}; {next_step(found, now=now, is_sent=status.is_sent)}", indent=2

@@ -9,7 +9,9 @@ from resonant.dead_letters.purge import DAY_SECONDS
 from resonant.delivery.retry import GiveUp, Park
 from resonant.events import rfc3339
 from resonant.gate.pausing import pause
+from resonant.metrics.alerts import Condition, Crossing, record_crossings
 from resonant.store.counts.counters import Tally
+from resonant.store.views.endpoint_problems import note_problem
 
 REJECTED = {"category": "permanent", "code": "http_400", "status_code": 400}
 
@@ -118,6 +120,28 @@ def test_long_names_large_counts_and_reasons_of_gates_fit_80_columns(resonant, w
     assert "2 more endpoints: --json lists all" in screen
     assert screen.count("sends again") == 20
     assert "2 more endpoints are not normal: --json lists all" in screen
+
+
+def test_of_many_problems_and_alerts_the_first_twenty_are_shown(resonant, worker):
+    now, reason = worker.clock(), "no endpoint is named so"
+    names = [f"partner-{number:02}" for number in range(22)]
+    raised = [
+        Crossing("raised", Condition.ERROR_RATE, name, 0.5, 0.25, "text", at=now - 60, since=0.0)
+        for name in names
+    ]
+    with worker.at_work():
+        for name in names:
+            worker.accept("evt_1", endpoint=name)
+            worker.do(lambda store, name=name: store.write(note_problem, name, reason, now=now))
+        worker.do(lambda store: store.write(record_crossings, raised))
+
+    shown = resonant("status").out
+
+    for line in (f"wait: {reason} (first seen", "alert error_rate for partner-"):
+        assert shown.count(line) == 20
+    assert "\n2 more endpoints wait: --json lists all\n" in shown
+    assert "\n2 more alerts are active: --json lists all\n" in shown
+    assert len(resonant.json("status")["alerts"]) == 22
 
 
 def test_status_shows_the_events_that_the_daily_purge_removes_and_their_archive(resonant, old, tmp_path):
