@@ -28,9 +28,9 @@ _HEALTHY, _FAILING, _IDLE = 280, 120, 1_000
 _KINDS: tuple[Kind, ...] = ("refuse", "503", "hang")
 _SECONDS_AT_MOST, _RATIO_AT_MOST = 8.0, 1.1
 _PERCENT_AT_MOST = 5.0
-_LONGEST_SECONDS, _QUIET_SECONDS, _IDLE_SECONDS = 300.0, 60.0, 60.0
+_LONGEST_SECONDS, _QUIET_SECONDS, _IDLE_SECONDS = 300.0, 30.0, 40.0
 # After the deliveries, Prefect records their task runs, and the flows that are due every minute start.
-_SETTLE_SECONDS = 120.0
+_SETTLE_SECONDS = 45.0
 
 
 def run(count: int, rounds: int, only: Sequence[str] = ()) -> list[Comparison]:
