@@ -5,7 +5,6 @@ import time
 
 import pytest
 
-from resonant.dispatch.claim import due_bounds
 from resonant.dispatch.claim.due_bounds import DueBounds
 from resonant.dispatch.limits import Limits
 from resonant.store import WorkerStore
@@ -69,23 +68,26 @@ def test_a_commit_for_an_unknown_endpoint_needs_a_complete_search(bounds):
 
 
 async def test_an_event_committed_late_is_sent_after_the_next_complete_search(postgresql_url, monkeypatch):
-    monkeypatch.setattr(due_bounds, "_SHARE", 0.002)  # each search counts as slow
     looks, sent = [], []
-    look = WorkerStore.look
+    look, note = WorkerStore.look, DueBounds.note
 
-    async def note_look(store, endpoint=None, **options):
+    async def record_look(store, endpoint=None, **options):
         looks.append(options["bounds"])
         return await look(store, endpoint, **options)
 
-    monkeypatch.setattr(WorkerStore, "look", note_look)
+    def note_slow_search(own, found, **facts):
+        note(own, found, **facts | {"seconds": SLOW_SECONDS / 2})
+
+    monkeypatch.setattr(WorkerStore, "look", record_look)
+    monkeypatch.setattr(DueBounds, "note", note_slow_search)
     late = opened(postgresql_url, clock=lambda: time.time() - 10)
     async with (
         opened(postgresql_url) as store,
         late as producer,
         draining(store, appending_to(sent), limits=Limits(run_for=60)),
     ):
-        await until(lambda: {} in looks)
+        await until(lambda: looks[-2:] == [{}, {}])
         complete = looks.count(None)
         stored = await enqueue(producer)
-        await until(lambda: sent == stored, seconds=30)
+        await until(lambda: sent == stored, seconds=20)
     assert looks.count(None) > complete
