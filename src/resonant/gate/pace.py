@@ -4,6 +4,7 @@ Only the pilot has a pace. It compares the share of failures with the share at a
 reduce the rate. Decision 14 (docs/decisions/0014-the-endpoint-gate.md) has the reasons for the constants in full.
 """
 
+from collections import deque
 from math import ceil, inf, sqrt
 from typing import NamedTuple
 
@@ -35,6 +36,9 @@ _LOW_RATE = 3.0
 _FRESH_SECONDS, _JUDGED_SECONDS, _LONGEST_JUDGING_SECONDS, _FEWEST_JUDGED = 1.0, 3.0, 9.0, 10
 # After three cuts without effect, failures do not depend on the pace: for a minute, only nearly all of them slow it down.
 _MOST_CUTS, _LENIENT_SECONDS, LENIENT_SHARE = 3, 60.0, 0.95
+# One cut without effect is enough if all sends of some second were accepted: a limit below the pace accepts fewer each second. A
+# second with one send shows nothing, so the first cut leaves two. A longer time without an accepted answer may be an outage.
+_FEWEST_IN_A_SECOND, _LONGEST_GAP_SECONDS = 2, 1.6
 # The usual share is that of the latest answers, so that it follows the endpoint.
 _MOST_USUAL = 100
 # More than usual is 2 % and two standard deviations: with 1.5, an endpoint that fails a quarter at random took a minute to
@@ -95,7 +99,9 @@ class Pace:
         self._usual = _Usual()
         self._window, self._accepted, self._latency = Window(), Window(FEWEST_ACCEPTED), Latency()
         self._cuts = 0
-        self._is_judging = False
+        self._is_judging = self._is_unclear = False
+        self._accepted_sends: deque[float] = deque()
+        self._most_in_a_second = 0
         if share_bad is not None:
             self._judge_from(now, share_bad)
 
@@ -155,6 +161,7 @@ class Pace:
         if sent_at >= self._fresh_from:
             self._window.add(now, is_bad=is_slow or not answer.is_accepted)
         if self._is_judging:
+            self._note_for_judgement(sent_at, answer, now)
             self._judge(now, in_flight)
         elif is_slow or self._is_too_fast(now):
             self._cut(now, in_flight)
@@ -193,6 +200,8 @@ class Pace:
             return
         is_certain = len(self._window) >= FEWEST_ANSWERS and self._window.share_bad >= _CERTAIN_SHARE
         least = LOWEST_RATE if is_certain else max(LOWEST_RATE, self.rate / 2)
+        if not (self._usual.answers or self._cuts) and self.rate >= _FEWEST_IN_A_SECOND:
+            least = max(least, _FEWEST_IN_A_SECOND)
         self.rate = max(least, _CUT * min(self.rate, accepted / (1 - self._usual.share)))
         self._drain_to = in_flight / 2
         self._judge_from(now, self._window.share_bad)
@@ -203,6 +212,23 @@ class Pace:
         self._is_judging, self._fresh_from = True, now + _FRESH_SECONDS
         self._window = Window()
         self._latency.in_a_row = 0
+        self._accepted_sends.clear()
+        self._most_in_a_second, self._is_unclear = 0, False
+
+    def _note_for_judgement(self, sent_at: float, answer: Answer, now: float) -> None:
+        """Count the accepted sends of the last second, and notice slow answers and a long time without an accepted one."""
+        if sent_at < self._fresh_from:
+            return
+        sends = self._accepted_sends
+        if self._latency.in_a_row:
+            self._is_unclear = True
+        if answer.is_accepted:
+            sends.append(sent_at)
+            while sends[0] <= sent_at - 1:
+                sends.popleft()
+            self._most_in_a_second = max(self._most_in_a_second, len(sends))
+        elif now - max(self._accepted.last, self._fresh_from) > _LONGEST_GAP_SECONDS:
+            self._is_unclear = True
 
     def _judge(self, now: float, in_flight: int) -> None:
         """Check whether the cut reduced the failures; otherwise cut again, or regard them as random."""
@@ -214,13 +240,16 @@ class Pace:
         excess, excess_at_cut = bad - self._usual.share, self._share_at_cut - self._usual.share
         has_helped = excess < _TOLERATED_SHARE or excess <= excess_at_cut / 2
         self._cuts = 0 if has_helped else self._cuts + 1
-        if 0 < self._cuts < _MOST_CUTS:
+        is_random = not self._is_unclear and self._most_in_a_second >= max(_FEWEST_IN_A_SECOND, self.rate)
+        if 0 < self._cuts < _MOST_CUTS and not is_random:
             self._cut(now, in_flight)
             return
+        is_lenient = self._cuts >= _MOST_CUTS
         self._cuts = 0
         self._usual = (self._usual if has_helped else _Usual()).updated(answers, bad)
         if not has_helped:
             self._doubling, self._latency = True, Latency()
+        if is_lenient:
             self.lenient_until = now + _LENIENT_SECONDS
 
     def _grow(self, factor: float, now: float) -> None:
