@@ -19,7 +19,7 @@ from resonant.dead_letters.triage import DeadLetterGroup, triage
 from resonant.delivery.wording import shortened
 from resonant.display import counted, markdown, markdown_table, visible
 from resonant.errors import AddressRefused, EndpointError
-from resonant.events import rfc3339
+from resonant.events import minute, rfc3339
 from resonant.gate.words import advice, next_probe_at, pace
 from resonant.local.work_pool import LOST, WORK_POOL
 from resonant.store import WorkerStore
@@ -177,7 +177,9 @@ async def write_gates(store: WorkerStore) -> str:
     for why in unusable.values():
         get_run_logger().warning("%s", visible(why))
     rows = [
-        (each.gate.endpoint, each.gate.state, str(each.held), minute(each.gate.since)) for each in found
+        # A gate that has always been normal has no start.
+        (gate.endpoint, gate.state, str(held), minute(gate.since) if gate.since else "")
+        for gate, held in found
     ] + [(name, "unusable", "", "") for name in unusable]
     parts = [
         markdown_table(("endpoint", "state", "held", "since"), rows),
@@ -211,11 +213,6 @@ def _describe_gate(gate: Gate, now: float) -> str:
 def _section(title: str, what_to_do: str, facts: dict[str, str | None]) -> str:
     lines = "\n".join(f"- {name}: {text}" for name, text in facts.items() if text)
     return "\n\n".join(filter(None, [f"### {title}", f"What to do: {what_to_do}.", lines]))
-
-
-def minute(at: float) -> str:
-    """Return a time, seconds since the epoch, for a table, to the minute; 0 is empty."""
-    return f"{rfc3339(at)[:16]}Z".replace("T", " ") if at else ""
 
 
 async def _unusable_endpoints() -> dict[str, str]:

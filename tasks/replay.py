@@ -27,7 +27,7 @@ from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.tracking import Tracker
 from resonant.display import counted, markdown_table, visible
 from resonant.errors import EndpointError, UnknownName
-from resonant.events import Lease
+from resonant.events import Lease, minute
 from resonant.settings import load_settings
 from resonant.store import WorkerStore
 from resonant.store.audit import audited
@@ -38,7 +38,6 @@ from resonant.store.views.known_names import (
     why_not_this_source,
 )
 from resonant.store.views.selection import Selection
-from tasks.collect import minute
 from tasks.wiring import emit_as_task, ended, open_dispatcher, say_outcomes, send_due
 
 PROGRESS_ARTIFACT = "replay-progress"

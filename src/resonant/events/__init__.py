@@ -22,7 +22,7 @@ from resonant.events.deliveries import (
 )
 from resonant.events.event import DEFAULT_MAX_EVENT_BYTES, Event, EventKey, given_attributes, new_event_id
 from resonant.events.own import OWN_SOURCE, is_own_type
-from resonant.events.times import rfc3339
+from resonant.events.times import minute, rfc3339
 
 __all__ = [
     "ABSENT",
@@ -52,6 +52,7 @@ __all__ = [
     "is_json",
     "is_own_type",
     "json_kind",
+    "minute",
     "new_event_id",
     "rfc3339",
 ]

@@ -13,6 +13,11 @@ def rfc3339(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def minute(moment: float) -> str:
+    """Format seconds since the epoch for readers, in UTC, to the minute: ``2026-01-31 12:00Z``."""
+    return f"{rfc3339(moment)[:16].replace('T', ' ')}Z"
+
+
 def moment_of(text: str) -> float | None:
     """Return an RFC 3339 time in seconds since the epoch; None if the text is not one.
 

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from pandas import DataFrame, concat
 
-from resonant.events import rfc3339
+from resonant.display import duration
+from resonant.events import minute
 from resonant.metrics.alerts import ALL_ENDPOINTS, Key
 from resonant.metrics.conditions import Activity
 from resonant.metrics.percentiles import SPREAD
@@ -16,7 +17,6 @@ from resonant.store.shared.gates import Gate
 
 MOST_TYPES = 20
 _NOTHING = "-"
-_HOUR, _DAY = 3600, 86_400
 
 
 class Table(NamedTuple):
@@ -37,9 +37,9 @@ def summary(statistics: Statistics) -> str:
     """Summarise the success rate and the error rate on one line."""
     [of] = statistics.overall.to_dict("records")
     if not (of["events"] or of["attempts"]):
-        return f"nothing happened since {_moment(statistics.since)}"
+        return f"nothing happened since {minute(statistics.since)}"
     return (
-        f"since {_moment(statistics.since)}: {percent(of['success_rate'])} of {of['success'] + of['dead_letter']:,} ended "
+        f"since {minute(statistics.since)}: {percent(of['success_rate'])} of {of['success'] + of['dead_letter']:,} ended "
         f"events were delivered, {of['unfinished']:,} are unfinished; {percent(of['error_rate'])} of {of['attempts']:,} "
         "attempts failed"
     )
@@ -66,7 +66,7 @@ def tables(statistics: Statistics) -> Iterator[Table]:
             ),
             bars=(2,),
         ),
-        _table("By hour, in UTC", "hour", statistics.hourly.rename(_moment), _OF_HOUR, bars=(1, 2)),
+        _table("By hour, in UTC", "hour", statistics.hourly.rename(minute), _OF_HOUR, bars=(1, 2)),
     )
     return (table for table in every if table.rows)
 
@@ -171,7 +171,7 @@ def health_lines(
         gate = totals.gates.get(name) or Gate(name)
         parts = [gate.state, _error_rate(activity.get(name, Activity()))]
         dead_at = totals.oldest_dead_at.get(name)
-        age = None if dead_at is None else _age(totals.taken_at - dead_at)
+        age = None if dead_at is None else duration(totals.taken_at - dead_at)
         parts.append(f"oldest dead letter {age} old" if age else "no open dead letter")
         if active := alerts.get(name):
             parts.insert(0, f"ALERT {', '.join(active)}")
@@ -188,14 +188,6 @@ def _error_rate(activity: Activity) -> str:
     return f"{text}, {percent(before.failed / before.attempts)} a day before" if before.attempts else text
 
 
-def _age(seconds: float) -> str:
-    return f"{seconds / _HOUR:.0f} h" if seconds < 2 * _DAY else f"{seconds / _DAY:.0f} days"
-
-
 def percent(part: float) -> str:
     """Format a fraction as a percentage; ``-`` for NaN."""
     return _NOTHING if isnan(part) else f"{100 * part:.2f} %"
-
-
-def _moment(seconds: float) -> str:
-    return f"{rfc3339(seconds)[:16].replace('T', ' ')}Z"

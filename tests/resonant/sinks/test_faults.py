@@ -71,7 +71,6 @@ BROKEN_PIPE = Verdict("transient", "broken_pipe", maybe_processed=True)
 NO_HTTP = Verdict("transient", "bad_response", maybe_processed=True)
 UNAVAILABLE = Verdict("transient", "http_503")
 THROTTLED = Verdict("transient", "throttled")
-TLS_BROKEN = Verdict("unknown", "tls_error")
 UNVERIFIED = Verdict("permanent", "tls_certificate")
 # Dates are compared with a real clock.
 SOON = pytest.approx(5.0, abs=3.0)

@@ -26,10 +26,6 @@ async def sent(event, mode="binary", **options):
     return receiver.journal[0]
 
 
-def example_of(name, **parts):
-    return changed(EXAMPLES[name], **parts)
-
-
 # --- binary mode ----------------------------------------------------------------------------------------------------
 
 

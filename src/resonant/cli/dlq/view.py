@@ -10,7 +10,7 @@ from resonant.cli.view import View
 from resonant.dead_letters.advice import advise, processed
 from resonant.delivery.wording import shortened, why
 from resonant.display import ago, counted
-from resonant.events import rfc3339
+from resonant.events import minute, rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -75,11 +75,10 @@ def _cards(
         tries = counted(row.attempts, "try", "tries")
         replays = f", {counted(row.replays, 'replay')}" if row.replays else ""
         replays += f", replayed to {row.replayed_to}" if row.replayed_to else ""
-        dead_at = rfc3339(row.dead_at)
         check = f"{processed(row.code or '')}: check the receiver before a replay"
         lines = [
             f"{row.event_id} from {row.source}  to {row.endpoint}  {ago(now - row.dead_at)}",
-            f"{row.reason} after {tries}{replays}, {dead_at[:10]} {dead_at[11:16]}Z, {row.event_type}",
+            f"{row.reason} after {tries}{replays}, {minute(row.dead_at)}, {row.event_type}",
             why(reason=row.reason, code=row.code, error=row.error or row.error_type, answer=row.answer),
             check if row.maybe_processed else None,
         ]

@@ -15,7 +15,7 @@ from resonant import output
 from resonant.cli import documents, filters, options, view
 from resonant.cli.command_store import CommandStore, UntilStopped, command_store
 from resonant.display import ago, counted
-from resonant.events import rfc3339
+from resonant.events import minute, rfc3339
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -143,8 +143,7 @@ def _waits(row: Waiting, now: float) -> bool:
 
 def _card(row: Waiting, gate: GateState | None, *, now: float) -> list[str]:
     delivery, due_at = row.delivery, _due_at(row)
-    due = rfc3339(due_at)
-    moment = f"{due[:10]} {due[11:16]}Z"
+    moment = minute(due_at)
     match row.state(now):
         case "in_flight" if _waits(row, now):
             what = f"waits in its process for the retry at {moment}, {ago(now - due_at)}"
@@ -203,7 +202,7 @@ def _group_cards(
         }
         states = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
         until = max((row.parked_until for row in rows if row.parked_until is not None), default=None)
-        last = "" if until is None else f", the last until {rfc3339(until)[:16].replace('T', ' ')}Z"
+        last = "" if until is None else f", the last until {minute(until)}"
         oldest = ago(now - min(row.oldest_due_at for row in rows))
         yield [f"{endpoint}: {states}{last}; oldest due {oldest}", *map(_group_line, rows)]
 
