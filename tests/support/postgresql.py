@@ -169,11 +169,13 @@ class Relay:
         url: the URL of the database through the relay.
         lose: the number of answers to a commit that are still to be lost, with their connections; the server has committed.
         lost: the number of lost answers.
+        requests: what clients have sent; they waited for the answer to each.
     """
 
     url: str
     lose: int = 0
     lost: int = 0
+    requests: list[bytes] = field(default_factory=list)
     _silenced: list[asyncio.Event] = field(default_factory=list)
 
     def stop_answering(self) -> None:
@@ -193,6 +195,7 @@ class Relay:
         answers = asyncio.create_task(_pass_on(from_server, writer, silenced))
         try:
             while data := await reader.read(65_536):
+                self.requests.append(data)
                 if silenced.is_set():
                     await asyncio.Event().wait()
                 loses = self.lose > 0 and b"COMMIT;" in data

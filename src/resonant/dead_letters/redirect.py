@@ -64,6 +64,6 @@ def send_elsewhere(
     new = [{name: getattr(by_event[key], name) for name in _COPIED} | common for key in sorted(by_event)]
     accepted = insert_missing(connection, _d, new, *_d.c)
     if accepted:
-        acceptances.add(connection, {endpoint: len(accepted)}, wake=False)
+        acceptances.add(connection, {endpoint: len(accepted)})
     change_all(connection, delivery_ids, {"replayed_to": endpoint})
     return leases_of(connection, sorted(accepted, key=lambda row: place[row.event_key]))

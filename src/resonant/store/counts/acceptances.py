@@ -7,10 +7,9 @@ that endpoint would wait for its commit. So producers insert separate rows, and 
 
 from collections import Counter
 from collections.abc import Mapping
-from functools import cache
 from typing import Literal, NamedTuple
 
-from sqlalchemy import BigInteger, Connection, Insert, cast, delete, func, literal, select, union_all
+from sqlalchemy import CTE, BigInteger, Connection, Insert, cast, delete, func, literal, select, union_all
 
 from resonant.store import schema
 from resonant.store.engine.sql import insert_into, insert_row
@@ -27,20 +26,28 @@ class Ledger(NamedTuple):
     purged: int = 0
 
 
-def add(connection: Connection, by_endpoint: Mapping[str, int], *, wake: bool = True) -> None:
-    """Record the numbers of accepted deliveries, in the transaction that accepts them; wake idle dispatchers on commit."""
-    rows = [{"endpoint": endpoint, "count": count} for endpoint, count in by_endpoint.items()]
-    if wake and rows and connection.dialect.name == "postgresql":
-        connection.execute(_adding_and_notifying(), rows)
-        return
-    for row in rows:
-        insert_row(connection, _t, row)
+def add(connection: Connection, by_endpoint: Mapping[str, int]) -> None:
+    """Record the numbers of accepted deliveries, in the transaction that accepts them."""
+    for endpoint, count in by_endpoint.items():
+        insert_row(connection, _t, {"endpoint": endpoint, "count": count})
 
 
-@cache
-def _adding_and_notifying() -> Insert:
-    # In the same statement: another one would slow a producer down more than the notification itself.
-    return _t.insert().returning(notify(_t.c.endpoint))
+def adding(added: CTE) -> CTE:
+    """Return the part of a statement on PostgreSQL that records the numbers of the deliveries that it inserts."""
+    return _adding(added).cte("counted")
+
+
+def adding_and_waking(added: CTE) -> CTE:
+    """Return the same part, which also wakes idle dispatchers on commit.
+
+    Another statement would slow a producer down more than the notification itself.
+    """
+    return _adding(added).returning(notify(_t.c.endpoint)).cte("counted")
+
+
+def _adding(added: CTE) -> Insert:
+    sums = select(added.c.endpoint, func.count()).group_by(added.c.endpoint)
+    return _t.insert().from_select(["endpoint", "count"], sums)
 
 
 def is_any(connection: Connection) -> bool:

@@ -12,6 +12,7 @@ import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
+from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
 from resonant.store.engine.database_errors import sqlstate, translated_database_errors
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
     from sqlalchemy.engine import URL
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncConnection
+    from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 
     from resonant.store.engine.sync import Sync
 
@@ -46,10 +48,14 @@ _TRY_AGAIN = ("40001", "40P01", "23503")
 _TRIES = 4
 _LOCK_NOT_AVAILABLE = "55P03"
 _WARN_AGAIN_SECONDS = 60.0
-# Set for the transaction only: PgBouncer may run the next one in another session.
-_SET_BOUNDS = """
-    SELECT set_config('lock_timeout', '%d', true), set_config('idle_in_transaction_session_timeout', '%d', true)"""
-_DO_NOT_SYNC = ", set_config('synchronous_commit', 'off', true)"
+# Each begins with one message: on an idle server, a round trip costs a third of a millisecond. READ COMMITTED regardless of the
+# database's default: after a wait for a lock, its holder's writes must be visible. The bounds are set for the transaction only:
+# PgBouncer may run the next one in another session.
+_WRITE = """BEGIN ISOLATION LEVEL READ COMMITTED;
+SET LOCAL lock_timeout = %d; SET LOCAL idle_in_transaction_session_timeout = %d;"""
+_DO_NOT_SYNC = "SET LOCAL synchronous_commit = off;"
+_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
+_IS_OPEN = "resonant_is_open"
 
 
 class PostgreSQL:
@@ -83,12 +89,13 @@ class PostgreSQL:
         from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415
 
         self._warned_at = -math.inf
-        self._writing = create_async_engine(
+        self._engine = create_async_engine(
             url.set(drivername="postgresql+asyncpg", query=query),
             pool_size=5,
             max_overflow=5,
-            # Regardless of the database's default: after a wait for a lock, its holder's writes must be visible.
-            isolation_level="READ COMMITTED",
+            # This class begins and ends the transactions: SQLAlchemy would take a round trip more for each.
+            isolation_level="AUTOCOMMIT",
+            pool_reset_on_return=None,
             hide_parameters=True,
             connect_args={
                 "timeout": _CONNECT_TIMEOUT_SECONDS,
@@ -96,9 +103,8 @@ class PostgreSQL:
                 "server_settings": {"application_name": _application_name()},
             },
         )
-        self._reading = self._writing.execution_options(
-            isolation_level="REPEATABLE READ", postgresql_readonly=True
-        )
+        event.listen(self._engine.sync_engine, "commit", self._commit)
+        event.listen(self._engine.sync_engine, "reset", _roll_back)
 
     def __str__(self) -> str:
         return self._name
@@ -123,7 +129,7 @@ class PostgreSQL:
     async def read(self, operation: Callable[[Connection], T]) -> T:
         """Run the operation on one snapshot; see ``Database``."""
         with translated_database_errors(self._name):
-            async with self._connected(self._reading) as connection:
+            async with self._connected(_READ) as connection:
                 return await connection.run_sync(operation)
 
     @asynccontextmanager
@@ -137,7 +143,7 @@ class PostgreSQL:
 
     def commits(self) -> AsyncGenerator[frozenset[str] | None]:
         """Yield after commits with a notification; see ``Database``."""
-        return postgresql_commits(lambda: self._connected(self._writing))
+        return postgresql_commits(lambda: self._connected("SELECT 1"))
 
     async def reclaim_space(self) -> None:
         """Do nothing: autovacuum makes the space of removed rows available for new ones; see ``Database``."""
@@ -151,7 +157,7 @@ class PostgreSQL:
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._writing.dispose()
+        await self._engine.dispose()
 
     def _warn_of_lock(self) -> None:
         """Log that another transaction holds a lock, at most once a minute."""
@@ -164,17 +170,20 @@ class PostgreSQL:
         self, idle_seconds: float, sync: Sync = "always"
     ) -> AbstractAsyncContextManager[AsyncConnection]:
         """Begin a transaction that waits for locks and for its next statement within bounds."""
-        settings = _SET_BOUNDS % (self._lock_seconds * 1000, idle_seconds * 1000)
-        return self._connected(self._writing, settings + (_DO_NOT_SYNC if sync == "never" else ""))
+        begin = _WRITE % (self._lock_seconds * 1000, idle_seconds * 1000)
+        return self._connected(begin + (_DO_NOT_SYNC if sync == "never" else ""))
+
+    def _commit(self, connection: Connection) -> None:
+        with translated_database_errors(self._name, Exception):
+            _run(connection.connection.dbapi_connection, "COMMIT;")
+        connection.info[_IS_OPEN] = False
 
     @asynccontextmanager
-    async def _connected(
-        self, engine: AsyncEngine, first: str = "SELECT 1"
-    ) -> AsyncIterator[AsyncConnection]:
-        """Check out a connection and run a first statement; uncommitted changes are rolled back at the end.
+    async def _connected(self, begin: str) -> AsyncIterator[AsyncConnection]:
+        """Check out a connection and begin a transaction; uncommitted changes are rolled back at the end.
 
-        A connection from the pool may be lost. The first statement has no effect, so it is repeated on a new connection, after
-        all other pooled connections were replaced.
+        A connection from the pool may be lost. Then the transaction begins on a new one, after all other pooled connections
+        were replaced.
         """
         now = asyncio.get_running_loop().time
         began_at, is_any_lost = now(), False
@@ -182,13 +191,14 @@ class PostgreSQL:
             # Drivers and their options raise many kinds of errors.
             with translated_database_errors(self._name, Exception):
                 while True:
-                    connection = await stack.enter_async_context(engine.connect())
+                    connection = await stack.enter_async_context(self._engine.connect())
                     # SQLAlchemy clears `info` with each new connection to the server.
                     is_pooled = connection.info.setdefault(_OPENED_AT, now()) < began_at
                     try:
                         if not (is_pooled and is_any_lost):
                             async with asyncio.timeout(_CHECK_SECONDS if is_pooled else None):
-                                await connection.exec_driver_sql(first)
+                                connection.info[_IS_OPEN] = True
+                                await _driver(connection).execute(begin)
                             break
                     except Exception as error:
                         if not is_pooled:
@@ -212,11 +222,28 @@ class _Transaction:
             return await self._connection.run_sync(operation, *args, **kwargs)
 
 
+def _roll_back(connection: Any, record: ConnectionPoolEntry, state: PoolResetState) -> None:
+    """End the transaction of a connection that returns to the pool, unless it was committed."""
+    is_open = record.info.pop(_IS_OPEN, False)
+    if is_open and not (state.terminate_only or connection.driver_connection.is_closed()):
+        _run(connection, "ROLLBACK;")
+
+
+def _run(connection: Any, statement: str) -> None:
+    """Run a statement in one round trip: the driver does not prepare it."""
+    connection.run_async(lambda driver: driver.execute(statement))
+
+
+def _driver(connection: AsyncConnection) -> Any:
+    """Return asyncpg's connection."""
+    connected: Any = connection.sync_connection
+    return connected.connection.driver_connection
+
+
 async def _drop(connection: AsyncConnection) -> None:
     """Close a connection that may be lost, without waiting for the server to confirm it."""
     if not connection.invalidated:
-        driver: Any = (await connection.get_raw_connection()).driver_connection
-        driver.terminate()
+        _driver(connection).terminate()
     await connection.invalidate()
 
 

@@ -5,13 +5,14 @@ different statement to compile, prepare and plan. With one array, the statement 
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache, lru_cache
 from itertools import chain
 from typing import Any, NamedTuple, Self
 
 from sqlalchemy import (
     ARRAY,
+    CTE,
     BigInteger,
     Boolean,
     Column,
@@ -90,6 +91,7 @@ def insert_missing(
     rows: Sequence[Mapping[str, Any]],
     *returned: Column[Any],
     unless: Unless | None = None,
+    then: Callable[[CTE], CTE] | None = None,
 ) -> list[Any]:
     """Insert rows of plain values, in their order, except those that violate a constraint.
 
@@ -99,14 +101,18 @@ def insert_missing(
         rows: with the same columns; all different.
         returned: the columns to return.
         unless: when to insert nothing.
+        then: on PostgreSQL, a function of the module that makes another insert of the same statement, given the inserted rows.
 
     Returns:
         These columns of each inserted row.
     """
-    insert = _insert_missing_sqlite if connection.dialect.name == "sqlite" else _insert_missing_postgresql
     found: list[Any] = []
     for start in range(0, len(rows), _ROWS_AT_ONCE):
-        found += insert(connection, table, rows[start : start + _ROWS_AT_ONCE], returned, unless)
+        some = rows[start : start + _ROWS_AT_ONCE]
+        if connection.dialect.name == "sqlite":
+            found += _insert_missing_sqlite(connection, table, some, returned, unless)
+        else:
+            found += _insert_missing_postgresql(connection, table, some, returned, unless, then)
     return found
 
 
@@ -156,11 +162,12 @@ def _insert_missing_postgresql(
     rows: Sequence[Mapping[str, Any]],
     returned: tuple[Column[Any], ...],
     unless: Unless | None,
+    then: Callable[[CTE], CTE] | None,
 ) -> Sequence[Row[Any]]:
     # One array for each column is faster than a parameter for each value, which the server would parse and plan.
     equal, others = _columns(rows)
     query, result = unless or (None, None)
-    statement = _inserting_arrays(table, tuple(rows[0]), frozenset(equal), returned, query)
+    statement = _inserting_arrays(table, tuple(rows[0]), frozenset(equal), returned, query, then)
     values = equal | {f"all_{name}": values for name, values in others.items()}
     return connection.execute(statement, values | ({"result": result} if query else {})).all()
 
@@ -179,6 +186,7 @@ def _inserting_arrays(
     equal: frozenset[str],
     returned: tuple[Column[Any], ...],
     query: str | None,
+    then: Callable[[CTE], CTE] | None,
 ) -> Any:
     """Return the statement that inserts rows, given one value for the ``equal`` columns, and arrays for the others."""
     types = {name: table.c[name].type for name in names}
@@ -191,8 +199,12 @@ def _inserting_arrays(
     if query is not None:
         result = bindparam("result", type_=Text())
         selected = selected.where(literal_column(f"({query})", Text()).is_not_distinct_from(result))
-    insert = insert_into("postgresql", table).from_select(names, selected)
-    return insert.on_conflict_do_nothing().returning(*returned)
+    inserting = insert_into("postgresql", table).from_select(names, selected)
+    insert = inserting.on_conflict_do_nothing().returning(*returned)
+    if then is None:
+        return insert
+    added = insert.cte("added")
+    return select(added).add_cte(then(added))
 
 
 def insert_all(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -237,7 +249,10 @@ def end_snapshot(connection: Connection) -> None:
     While a snapshot is in use, SQLite's log grows with each write. So a long read uses one snapshot per page, and none while
     the caller works on a page.
     """
-    connection.rollback()
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("ROLLBACK AND CHAIN")  # `PostgreSQL` has begun it, not SQLAlchemy
+    else:
+        connection.rollback()
 
 
 class SharedClock(FunctionElement[float]):

@@ -128,7 +128,7 @@ async def postgresql_commits(
     """Yield soon after announced transactions have been committed; reconnect if the connection breaks.
 
     Args:
-        connect: checks out a connection, in a transaction; it is closed at the end.
+        connect: checks out a connection, outside of a transaction; it is closed at the end.
 
     Yields:
         The endpoints with new work; None if unknown.
@@ -143,7 +143,6 @@ async def postgresql_commits(
     while True:
         with suppress(Exception):  # drivers fail in many ways, and the next transaction reports it
             async with connect() as connection:
-                await connection.rollback()
                 driver: Any = (await connection.get_raw_connection()).driver_connection
                 try:
                     driver.add_termination_listener(lambda _connection: wake())

@@ -136,8 +136,8 @@ def accept(
         _refuse_erased_meanwhile(connection, given)
     checked = _check(connection, given, stored)
     missing = {(key, endpoint): event.type for event, key, endpoints, _ in checked for endpoint in endpoints}
-    inserted = _insert_deliveries(connection, missing, now, {"policy": policy, "max_attempts": max_attempts})
-    acceptances.add(connection, Counter([endpoint for _, endpoint in inserted]), wake=wake)
+    options = {"policy": policy, "max_attempts": max_attempts}
+    inserted = _insert_deliveries(connection, missing, now, options, wake=wake)
     if "removed" in forms.values():
         new = {key for key, _ in inserted if forms.get(key) == "removed"}
         _restore_bodies(connection, checked, new)
@@ -305,9 +305,14 @@ def _find_known(
 
 
 def _insert_deliveries(
-    connection: Connection, types: Mapping[_DeliveryName, str], now: float, options: dict[str, Any]
+    connection: Connection,
+    types: Mapping[_DeliveryName, str],
+    now: float,
+    options: dict[str, Any],
+    *,
+    wake: bool,
 ) -> dict[_DeliveryName, int]:
-    """Insert deliveries, given the types of their events; return the keys of those that were missing."""
+    """Insert deliveries, given the types of their events, and count them; return the keys of those that were missing."""
     common = {
         "status": "pending",
         "accepted_at": now,
@@ -321,7 +326,12 @@ def _insert_deliveries(
         {"event_key": key, "endpoint": endpoint, "event_type": event_type, **common}
         for (key, endpoint), event_type in sorted(types.items())
     ]
-    inserted = insert_missing(connection, schema.deliveries, rows, _d.event_key, _d.endpoint, _d.id)
+    then = acceptances.adding_and_waking if wake else acceptances.adding
+    inserted = insert_missing(
+        connection, schema.deliveries, rows, _d.event_key, _d.endpoint, _d.id, then=then
+    )
+    if connection.dialect.name == "sqlite":
+        acceptances.add(connection, Counter([endpoint for _, endpoint, _ in inserted]))
     return {(key, endpoint): id_ for key, endpoint, id_ in inserted}
 
 

@@ -7,13 +7,14 @@ import socket
 import time
 
 import pytest
+from asyncpg import DivisionByZeroError
 from sqlalchemy import select, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError
 
 from resonant.delivery.retry import GiveUp
 from resonant.dispatch.send.batch_writer import BatchWriter
 from resonant.errors import StoreUnavailable
+from resonant.events import Event
 from resonant.store import WorkerStore, enqueue
 from resonant.store.engine.database import open_database
 from resonant.store.engine.postgresql import PostgreSQL
@@ -153,28 +154,37 @@ async def test_pooled_connections_that_do_not_answer_are_replaced_after_waiting_
 ):
     """A firewall may drop idle connections without notice."""
     monkeypatch.setattr("resonant.store.engine.postgresql._CHECK_SECONDS", 0.5)
-    waited_for = []
-
-    def count(_connection, _cursor, statement, *_):
-        waited_for.append(statement)
-
     async with relayed(postgresql_url) as relay:
         store = await WorkerStore.open(relay.url)
         await asyncio.gather(
             *(store.read(lambda c: c.execute(text("SELECT pg_sleep(0.1)"))) for _ in range(5))
         )
         relay.stop_answering()
-        with listening("before_cursor_execute", count):
-            async with asyncio.timeout(8):  # closing each of them would take two seconds more
-                assert await store.rescue() == 0
+        relay.requests.clear()
+        async with asyncio.timeout(8):  # closing each of them would take two seconds more
+            assert await store.rescue() == 0
         await store.close()
-    assert sum("lock_timeout" in statement for statement in waited_for) == 2
+    assert sum(b"lock_timeout" in request for request in relay.requests) == 2
+
+
+async def test_a_transaction_that_was_cancelled_at_its_start_is_not_continued_by_the_next(postgresql_url):
+    """Otherwise, a write could continue a transaction that only reads."""
+    async with relayed(postgresql_url) as relay:
+        store = await WorkerStore.open(relay.url)
+        reading = asyncio.create_task(store.unfinished())
+        relay.requests.clear()
+        while not any(b"READ ONLY" in request for request in relay.requests):
+            await asyncio.sleep(0)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        assert (await store.enqueue(Event(type="t", source="/s", data=1), "orders")).accepted == 1
+        await store.close()
 
 
 def test_the_first_statement_is_not_repeated_on_a_new_connection(desk, monkeypatch):
-    monkeypatch.setattr("resonant.store.engine.postgresql._SET_BOUNDS", "SELECT %d / 0, %d")
+    monkeypatch.setattr("resonant.store.engine.postgresql._WRITE", "SELECT %d / 0, %d")
     opened = []
-    with listening("connect", lambda *_: opened.append(1)), pytest.raises(DBAPIError, match="division"):
+    with listening("connect", lambda *_: opened.append(1)), pytest.raises(DivisionByZeroError):
         desk.enqueue("evt_1")
     assert len(opened) == 1
 
