@@ -100,6 +100,7 @@ class InFlight:
                 round_attempts=lease.round_attempts + 1,
                 last_delay=delay,
                 backoff_until=None,
+                begun_at=None,
             )
         is_first = lease.key not in self._retried
         self._retried.add(lease.key)

@@ -147,7 +147,7 @@ def _gauges(totals: Totals, statistics: Statistics) -> Iterator[Metric]:
     )
     yield _family(
         "resonant_last_claim_timestamp_seconds",
-        "Time when a worker last claimed deliveries; absent before the first claim.",
+        "Time when a worker last claimed deliveries, noted every few seconds; absent before the first claim.",
         totals.last_seen_at,
     )
     yield _family(

@@ -33,6 +33,9 @@ class WorkerStore(Store):
 
     # How far the shared clock is ahead of this process's clock.
     _ahead = 0.0
+    # The endpoints of the claims that are not noted, and when the last of these claims was made.
+    _claimed: frozenset[str] = frozenset()
+    _claimed_at = 0.0
 
     def shared_clock(self) -> float:
         """Return the time by the clock that all processes of the store share, as of the last read of the gates.
@@ -138,8 +141,18 @@ class WorkerStore(Store):
     async def claim_each(
         self, limits: Mapping[str, int], *, owner: str, **options: Any
     ) -> dict[str, list[Lease]]:
-        """Lease due deliveries of several endpoints in one transaction; see ``leases.claim``."""
-        return await self.claim_leases(lease_queries.claim, limits, owner=owner, **options)
+        """Lease due deliveries of several endpoints in one transaction; see ``leases.claim``. Call ``note_claims`` at times."""
+        claimed = await self.claim_leases(lease_queries.claim, limits, owner=owner, **options)
+        if names := [endpoint for endpoint, leases in claimed.items() if leases]:
+            self._claimed |= frozenset(names)
+            self._claimed_at = self.clock()
+        return claimed
+
+    async def note_claims(self) -> None:
+        """Record when the last claim was made from each endpoint, if there were claims since the last call."""
+        if noted := self._claimed:
+            await self.write(lease_queries.note_claims, noted, self._claimed_at)
+            self._claimed -= noted
 
     async def begin(self, leases: Sequence[Lease]) -> set[LeaseKey]:
         """Record that sends are about to start; return the leases that are still held."""

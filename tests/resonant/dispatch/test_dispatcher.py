@@ -15,6 +15,7 @@ from resonant.events import Event
 from resonant.sinks.base import CallableSink
 from support.dispatching import (
     QUICK,
+    START,
     Scene,
     appending_to,
     deliveries,
@@ -41,6 +42,7 @@ async def test_every_due_delivery_is_emitted(tmp_path):
         assert (counts.delivered, counts.attempts) == (300, 300)
         assert (await worker.store.status()).balanced
     assert Counter(deliveries(tmp_path, "status, attempts")) == {("delivered", 1): 300}
+    assert rows(tmp_path, "SELECT endpoint, last_claim_at FROM resonant_claims") == [("orders", START)]
 
 
 async def test_a_failure_is_retried_until_it_is_delivered(tmp_path):
@@ -140,6 +142,33 @@ async def test_deliveries_are_claimed_ahead_and_many_at_once(tmp_path, monkeypat
         with listening("before_cursor_execute", note_claims):
             assert (await worker.run()).delivered == 400
     assert 10 <= len(claims) <= 20
+
+
+@pytest.mark.parametrize(
+    ("number", "pause", "expected"),
+    [(1, 0, 1), (1, 2, 2), (5, 0, 2)],
+    ids=["a single event", "after a pause", "several events"],
+)
+async def test_the_send_of_a_single_event_begins_with_its_claim(tmp_path, number, pause, expected):
+    """Otherwise, the claim and the beginning are two updates, each with its commit."""
+    updates, seen = [], []
+
+    def note_update(_connection, _cursor, statement, *_):
+        if "UPDATE resonant_deliveries" in statement:
+            updates.append(statement)
+
+    async def send(_event):
+        seen.append(len(updates))
+
+    async def emit_one(lease):
+        worker.clock.advance(pause)
+        await worker.emit_one(lease)
+
+    async with scene(tmp_path, orders=send, limits=Limits(concurrency=1)) as worker:
+        await enqueue(worker.store, number)
+        with listening("before_cursor_execute", note_update):
+            assert (await worker.run(emit_one)).delivered == number
+    assert seen[0] == expected
 
 
 async def test_large_events_are_claimed_only_as_memory_has_room(tmp_path, monkeypatch):

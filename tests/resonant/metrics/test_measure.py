@@ -85,6 +85,7 @@ def test_a_clock_that_jumps_back_an_hour_lowers_no_counter(desk, during):
     def deliver(event_id, jump=0.0):
         desk.enqueue(event_id)
         lease = desk.claim_one()
+        desk.run(desk.store.note_claims())
         desk.begin(lease)
         desk.clock.advance(jump)
         desk.record(desk.delivered(lease))
@@ -169,6 +170,7 @@ def test_the_time_of_the_last_claim_is_kept(desk):
     assert totals(desk).last_seen_at == {}
     claimed_at = desk.clock()
     desk.begin(*desk.claim())
+    desk.run(desk.store.note_claims())
     desk.clock.advance(61)
     desk.rescue()
     assert totals(desk).last_seen_at == {"orders": claimed_at}

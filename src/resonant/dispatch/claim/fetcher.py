@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from resonant.dispatch.claim.due_bounds import DueBounds
 from resonant.dispatch.claim.leases import TakeOver
@@ -39,6 +39,8 @@ _REST_SECONDS = 0.01
 _LEAST_CHUNK = 16
 # Claims grow beyond a fair size only up to this many deliveries in total, because of their memory.
 MOST_CLAIMED = 5_000
+# The most deliveries whose sends begin with their claim: the start of a task run takes a few milliseconds.
+_MOST_BEGUN = 4
 # An endpoint whose earliest due delivery is overdue for longer may have a backlog, so half of a claim is for new events.
 _LATE_SECONDS = 1.0
 
@@ -189,6 +191,7 @@ class Fetcher:
             },
             most_bytes=most_bytes,
             bounds=self._bounds.of(limits),
+            begin_up_to=self._begin_up_to(limits),
         )
         for name, leases in claimed.items():
             endpoint = self._endpoints.opened[name]
@@ -248,6 +251,15 @@ class Fetcher:
         if not limits and len(endpoints) > _MOST_BESIDE_SHORT:
             self._claim_at = asyncio.get_running_loop().time() + _REST_SECONDS
         return limits, most_bytes if len(limits) > 1 else most_bytes // 2
+
+    def _begin_up_to(self, limits: Mapping[str, int]) -> int:
+        """Return how many claimed deliveries would be sent at once: so their sends begin with the claim, without another commit."""
+        if len(limits) > 1 or self._in_flight.total_busy:
+            return 0
+        [endpoint] = (self._endpoints.opened[name] for name in limits)
+        if endpoint.governs() or endpoint.rate.is_limited:
+            return 0
+        return min(_MOST_BEGUN, endpoint.window.width)
 
     def _half(self, name: str, limit: int) -> int:
         """Return half of a claim, rounded down and up in turn."""

@@ -13,7 +13,8 @@ from resonant.errors import StoreError
 from resonant.store import WorkerStore
 from resonant.store.shared import drains
 
-# How often accepted events and tallies are folded. Readers add up unfolded counts; each fold costs a few milliseconds.
+# How often claims are noted, and accepted events and tallies are folded. Readers add up unfolded counts; each fold costs a few
+# milliseconds.
 FOLD_SECONDS = 5.0
 # How long the last fold may take.
 _LAST_FOLD_SECONDS = 1.0
@@ -22,9 +23,9 @@ _REST_SECONDS = 0.02
 
 
 async def fold_regularly(store: WorkerStore) -> None:
-    """Fold accepted events and tallies until cancelled, and then once more.
+    """Note claims, and fold accepted events and tallies, until cancelled, and then once more.
 
-    Run it in the background, so that a claim never waits for a transaction that has locked a ledger.
+    Run it in the background, so that a claim never waits for it, nor for a transaction that has locked a ledger.
     """
     try:
         while True:
@@ -38,6 +39,7 @@ async def fold_regularly(store: WorkerStore) -> None:
 
 async def _fold(store: WorkerStore) -> None:
     with contextlib.suppress(StoreError):  # the next fold tries again; the next claim reports an outage
+        await store.note_claims()
         await store.fold()
 
 

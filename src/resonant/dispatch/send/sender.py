@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from resonant.events import Clock, Lease, LeaseKey
     from resonant.store import WorkerStore
 
+# For how long a claim that records beginnings stands for them: much shorter than a lease.
+_JUST_SECONDS = 1.0
 # The maximum number of dead letters of a chunk that are shown one by one.
 MOST_SHOWN = 20
 
@@ -227,7 +229,7 @@ class Sender:
                 own_stack, place = started
                 stack.push_async_exit(own_stack)
             begun_at = self._clock()
-            if not await self._commits.begin([lease]):
+            if not await self._begin([lease]):
                 raise self._lost(lease)
             if not await endpoint.rate.wait(place.at):
                 raise TimeIsUp
@@ -235,6 +237,17 @@ class Sender:
                 raise Held(endpoint.gate.row)
             self._admission.begin(place.slot)
             return await self._send(endpoint, lease, begun_at, task_run_id, longest_wait=longest_wait)
+
+    async def _begin(self, leases: Sequence[Lease]) -> set[LeaseKey]:
+        """Record that sends are about to start, unless their claim has just done so; return the leases that are still held."""
+        now = self._store.clock()
+        held = {
+            each.key
+            for each in leases
+            if each.begun_at is not None and abs(now - each.begun_at) < _JUST_SECONDS
+        }
+        others = [each for each in leases if each.key not in held]
+        return held | await self._commits.begin(others) if others else held
 
     async def _send(
         self,
@@ -297,7 +310,7 @@ class Sender:
             else:
                 await send_ahead(
                     leases,
-                    begin=self._commits.begin,
+                    begin=self._begin,
                     place=partial(self._admission.admit, chunk.endpoint, is_begun=True),
                     send=partial(self._send_begun, chunk),
                     on_lost=partial(self._count_lost_in, chunk),

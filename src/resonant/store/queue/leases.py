@@ -141,6 +141,7 @@ def claim(
     new: Mapping[str, int] | None = None,
     most_bytes: int | None = None,
     bounds: Mapping[str, float] | None = None,
+    begin_up_to: int = 0,
     now: float,
     lease_seconds: float,
 ) -> dict[str, list[Lease]]:
@@ -157,6 +158,7 @@ def claim(
         new: how many of them are for new events, for endpoints with a backlog.
         most_bytes: limits the total size of their bodies; a single delivery may be larger.
         bounds: the earliest due times to search for, for some endpoints.
+        begin_up_to: if an endpoint has at most this many, also record that their sends are about to start, as ``begin`` does.
     """
     found: list[list[Row[Any]]] = []
     for endpoint, limit in limits.items():
@@ -171,15 +173,15 @@ def claim(
             ).scalar()
             if earliest_due is not None and earliest_due <= of_new["since"]:
                 first = connection.execute(_claiming_new(), lease | of_new).all()
-        rest = connection.execute(_claiming(since is not None), search | {"most": limit - len(first)}).all()
+        wanted = search | {"most": limit - len(first)} | ({"few": begin_up_to} if begin_up_to else {})
+        rest = connection.execute(_claiming(since is not None, begin_up_to > 0), wanted).all()
         found.append(_in_turn(*(_longest_due_first(sound(connection, rows, now)) for rows in (first, rest))))
     rows = _in_turn(*found)
     if most_bytes is not None and len(rows) > 1:
         rows = _that_fit(connection, rows, most_bytes, now)
     claimed: dict[str, list[Lease]] = {endpoint: [] for endpoint in limits}
-    for each in leases_of(connection, rows):
+    for each in leases_of(connection, rows, begun_at=now):
         claimed[each.endpoint].append(each)
-    note_claims(connection, [endpoint for endpoint, leases in claimed.items() if leases], now)
     return claimed
 
 
@@ -203,7 +205,7 @@ def _accepted_at_of_earliest_due(is_bounded: bool) -> Select[float]:
 
 
 @cache
-def _claiming(is_bounded: bool) -> ReturningUpdate[Any]:
+def _claiming(is_bounded: bool, may_begin: bool) -> ReturningUpdate[Any]:
     picked = (
         select(_d.c.id)
         .where(*_due_of_endpoint(is_bounded))
@@ -212,7 +214,14 @@ def _claiming(is_bounded: bool) -> ReturningUpdate[Any]:
         .with_for_update(skip_locked=True, key_share=True)
         .cte("picked")
     )
-    return _leasing(_d.c.id.in_(select(picked.c.id)))
+    claiming = _leasing(_d.c.id.in_(select(picked.c.id)))
+    if not may_begin:
+        return claiming
+    number = select(func.count()).select_from(picked).scalar_subquery()
+    are_few = number <= bindparam("few", type_=Integer())
+    begun_at = func.coalesce(_d.c.first_attempt_at, bindparam("due", type_=Double()))
+    first_attempt_at = case((are_few, begun_at), else_=_d.c.first_attempt_at)
+    return claiming.values(sending=are_few, first_attempt_at=first_attempt_at)
 
 
 @cache
@@ -264,7 +273,7 @@ def _that_fit(connection: Connection, claimed: list[Row[Any]], most_bytes: int, 
 
 
 def note_claims(connection: Connection, endpoints: Collection[str], now: float) -> None:
-    """Record the time of the endpoints' last claims; only one of several concurrent claims records it."""
+    """Record the time of the last claim from these endpoints; only one of several concurrent transactions records it."""
     if not endpoints:
         return
     noted = set(connection.execute(_noting_claims(), {"names": list(endpoints), "at": now}).scalars())
@@ -298,10 +307,12 @@ def _noting_first_claim(dialect: str) -> Insert:
     )
 
 
-def leases_of(connection: Connection, claimed: Sequence[Row[Any]]) -> list[Lease]:
-    """Return the leases of claimed rows, with their events."""
+def leases_of(
+    connection: Connection, claimed: Sequence[Row[Any]], *, begun_at: float | None = None
+) -> list[Lease]:
+    """Return the leases of claimed rows, with their events; ``begun_at`` is the time of the claim."""
     events = read_events(connection, [row.event_key for row in claimed])
-    return [_lease(row, events[row.event_key]) for row in claimed]
+    return [_lease(row, events[row.event_key], begun_at if row.sending else None) for row in claimed]
 
 
 def _longest_due_first(claimed: Sequence[Row[Any]]) -> list[Row[Any]]:
@@ -386,7 +397,7 @@ def hand_back(connection: Connection, delivery_ids: Collection[int], now: float)
     change_all(connection, delivery_ids, changes)
 
 
-def _lease(row: Row[tuple[object, ...]], event: Event) -> Lease:
+def _lease(row: Row[tuple[object, ...]], event: Event, begun_at: float | None) -> Lease:
     return Lease(
         delivery_id=row.id,
         token=row.lease_token,
@@ -403,4 +414,5 @@ def _lease(row: Row[tuple[object, ...]], event: Event) -> Lease:
         max_attempts=row.max_attempts,
         backoff_until=row.backoff_until,
         crashes=row.crashes,
+        begun_at=begun_at,
     )

@@ -167,6 +167,31 @@ async def test_pooled_connections_that_do_not_answer_are_replaced_after_waiting_
     assert sum(b"lock_timeout" in request for request in relay.requests) == 2
 
 
+async def test_one_event_takes_few_round_trips(postgresql_url):
+    """On an idle server, each takes a third of a millisecond."""
+    trips = {}
+    async with relayed(postgresql_url) as relay:
+        store = await WorkerStore.open(relay.url)
+
+        async def counted(step, operation):
+            relay.requests.clear()
+            result = await operation
+            trips[step] = len(relay.requests)
+            return result
+
+        for number in range(2):  # the first time, the driver prepares the statements
+            event = Event(type="t", source="/s", id=f"evt_{number}", data=1)
+            await counted("store", store.enqueue(event, "orders"))
+            await counted("look", store.look())
+            claiming = store.claim_each({"orders": 9}, owner="worker", most_bytes=9999, begin_up_to=1)
+            [lease] = (await counted("claim and begin", claiming))["orders"]
+            assert lease.event.id == event.id
+            await counted("begin", store.begin([lease]))
+        await store.close()
+    # Each has one to begin, and one to end.
+    assert trips == {"store": 4, "look": 4, "claim and begin": 4, "begin": 4}
+
+
 async def test_a_transaction_that_was_cancelled_at_its_start_is_not_continued_by_the_next(postgresql_url):
     """Otherwise, a write could continue a transaction that only reads."""
     async with relayed(postgresql_url) as relay:

@@ -51,12 +51,25 @@ class TestClaim:
         owners = {row["id"]: row["lease_owner"] for row in desks[0].rows(schema.deliveries)}
         assert all(owners[lease.delivery_id] == lease.owner for leases in by_owner for lease in leases)
 
+    @pytest.mark.parametrize("begin_up_to", [1, 2])
+    def test_begins_the_sends_of_a_few_deliveries(self, desk, begin_up_to):
+        desk.enqueue("evt_1", "evt_2")
+        claiming = desk.store.claim_each({"orders": 9}, owner="ann", begin_up_to=begin_up_to)
+        leases = desk.run(claiming)["orders"]
+        begun_at = desk.clock() if begin_up_to == 2 else None
+        assert [lease.begun_at for lease in leases] == [begun_at] * 2
+        for row in desk.rows(schema.deliveries):
+            assert (row["sending"], row["first_attempt_at"]) == (begin_up_to == 2, begun_at)
+        desk.rescue(owners=["ann"])
+        assert [lease.crashes for lease in desk.claim()] == [int(begin_up_to == 2)] * 2
+
     def test_notes_when_an_endpoint_was_last_claimed_from(self, desk):
         start = desk.clock()
         desk.enqueue("evt_1", "evt_2")
         desk.enqueue("evt_3", endpoint="crm")
 
         def noted():
+            desk.run(desk.store.note_claims())
             return {row["endpoint"]: row["last_claim_at"] for row in desk.rows(schema.claims)}
 
         assert noted() == {}
@@ -85,7 +98,6 @@ class TestClaim:
                     return await theirs.store.claim("orders", owner="b", limit=1)
 
         assert [lease.event.id for lease in ours.run(claim_within())] == ["evt_1"]
-        assert [row["last_claim_at"] for row in ours.rows(schema.claims)] == [ours.clock()]
 
     def test_passes_over_rows_that_another_worker_is_claiming(self, open_desk, postgresql_url):
         ours, theirs = open_desk(postgresql_url), open_desk(postgresql_url)
