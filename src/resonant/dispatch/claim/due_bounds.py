@@ -2,15 +2,16 @@
 
 On PostgreSQL, a transaction that stays open keeps the index entries of all deliveries that are finished meanwhile, and a search from
 the beginning reads all of them. So after a slow search, the next ones begin at about the time of the last one. They miss deliveries
-that are due earlier but were committed later. The next complete search finds those, after 20 times its duration.
+that are due earlier but were committed later, and those of other endpoints that were committed without a notification. The next
+complete search finds these, after 20 times the duration of the last one, but at most 5 seconds.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 
 from resonant.store.queue.leases import Due
 
-# The share of the time that complete searches may take.
-_SHARE = 0.05
+# The share of the time that complete searches may take, and the longest wait for one.
+_SHARE, _LONGEST_WAIT_SECONDS = 0.05, 5.0
 # A search begins this much before the last one, for events that were accepted shortly before it and committed after it.
 _MARGIN_SECONDS = 1.0
 
@@ -37,15 +38,22 @@ class DueBounds:
             return {}
         return {name: self._since.get(name, self._since_of_others) for name in endpoints}
 
+    def add(self, endpoints: Iterable[str]) -> None:
+        """Include these endpoints, which have new work, in the next looks."""
+        self._since = self.of(endpoints) | self._since
+
     def of_next_look(self, woken_for: frozenset[str] | None) -> dict[str, float] | None:
         """Return the endpoints to look at, with their bounds; None for all deliveries of all endpoints.
 
         Args:
             woken_for: the endpoints with new work; None if unknown.
         """
-        if woken_for is None or self._monotonic() >= self._all_again_at:
-            return None
-        return self.of(self._since.keys() | woken_for)
+        # Noted before the look, which may fail.
+        if woken_for is None:
+            self._all_again_at = 0.0
+        else:
+            self.add(woken_for)
+        return None if self._monotonic() >= self._all_again_at else self._since.copy()
 
     def note(
         self, found: Iterable[Due], *, bounds: Mapping[str, float] | None, at: float, seconds: float
@@ -60,7 +68,7 @@ class DueBounds:
         """
         since = at - _MARGIN_SECONDS
         if bounds is None:
-            wait = seconds / _SHARE
+            wait = min(seconds / _SHARE, _LONGEST_WAIT_SECONDS)
             is_slow = wait > self._poll_seconds
             self._all_again_at = self._monotonic() + wait if is_slow else 0.0
             self._since_of_others = since if is_slow else None

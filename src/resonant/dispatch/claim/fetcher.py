@@ -302,6 +302,7 @@ class Fetcher:
     async def _open_named(self, names: frozenset[str]) -> frozenset[EndpointRun]:
         """Return the open endpoints among the named ones; none if a gate governs one of them, since that needs a poll."""
         self._woken_for = frozenset()
+        self._bounds.add(names)
         endpoints = await self._endpoints.open_each(sorted(names))
         return frozenset() if any(each.governs() for each in endpoints) else frozenset(endpoints)
 

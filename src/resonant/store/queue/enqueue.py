@@ -61,8 +61,9 @@ def enqueue(
         report_conflicts: return conflicts and events without a matching subscription, instead of raising at the first one; they
             are not stored.
         allow_unrouted: an event without a matching subscription is no error; it is counted, but not stored.
-        wake: wake idle drains on commit; otherwise a drain finds the events within a quarter of a second. On PostgreSQL,
-            waking is a NOTIFY: such commits wait for each other, and the transaction cannot be prepared.
+        wake: wake idle drains on commit; otherwise a drain finds the events within a quarter of a second, or 5 seconds while
+            searches are slow. On PostgreSQL, waking is a NOTIFY: such commits wait for each other, and the transaction cannot be
+            prepared.
 
     Raises:
         EndpointError: invalid name. A name has lower case letters, digits and single dashes, and the prefix

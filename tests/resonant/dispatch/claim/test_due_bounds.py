@@ -1,12 +1,17 @@
 """From when on a run searches for due deliveries while complete searches are slow."""
 
+import asyncio
 import math
 import time
+from collections import Counter
 
 import pytest
 
+from resonant.delivery.retry import RetryPolicy
+from resonant.dispatch.claim import due_bounds
 from resonant.dispatch.claim.due_bounds import DueBounds
 from resonant.dispatch.limits import Limits
+from resonant.errors import UnexpectedStatus
 from resonant.store import WorkerStore
 from resonant.store.queue.leases import Due
 from resonant.testing import FixedClock
@@ -62,14 +67,31 @@ def test_complete_searches_take_a_twentieth_of_the_time(bounds, monotonic):
     assert bounds.of_next_look(NOBODY) is None
 
 
+def test_a_very_slow_search_delays_the_next_complete_one_by_five_seconds(bounds, monotonic):
+    look_at_all(bounds, seconds=60.0)
+    monotonic.advance(4.9)
+    assert bounds.of_next_look(NOBODY) == {}
+    monotonic.advance(0.2)
+    assert bounds.of_next_look(NOBODY) is None
+
+
+@pytest.mark.parametrize(("woken_for", "expected"), [(frozenset({"woken"}), {"woken": 999.0}), (None, None)])
+def test_a_look_that_fails_is_repeated_for_the_same_endpoints(bounds, woken_for, expected):
+    look_at_all(bounds)
+    for _ in range(2):
+        assert bounds.of_next_look(woken_for) == expected
+        woken_for = NOBODY
+
+
 def test_a_commit_for_an_unknown_endpoint_needs_a_complete_search(bounds):
     look_at_all(bounds)
     assert bounds.of_next_look(None) is None
 
 
-async def test_an_event_committed_late_is_sent_after_the_next_complete_search(postgresql_url, monkeypatch):
-    looks, sent = [], []
-    look, note = WorkerStore.look, DueBounds.note
+@pytest.fixture
+def looks(monkeypatch):
+    """Let each search count as slow; return the bounds of the searches so far, None for complete ones."""
+    looks, look, note = [], WorkerStore.look, DueBounds.note
 
     async def record_look(store, endpoint=None, **options):
         looks.append(options["bounds"])
@@ -80,6 +102,18 @@ async def test_an_event_committed_late_is_sent_after_the_next_complete_search(po
 
     monkeypatch.setattr(WorkerStore, "look", record_look)
     monkeypatch.setattr(DueBounds, "note", note_slow_search)
+    return looks
+
+
+@pytest.fixture
+def one_complete(monkeypatch):
+    """Let no complete search follow a slow one during the test."""
+    monkeypatch.setattr(due_bounds, "_SHARE", 1e-9)
+    monkeypatch.setattr(due_bounds, "_LONGEST_WAIT_SECONDS", 600.0)
+
+
+async def test_an_event_committed_late_is_sent_after_the_next_complete_search(postgresql_url, looks):
+    sent = []
     late = opened(postgresql_url, clock=lambda: time.time() - 10)
     async with (
         opened(postgresql_url) as store,
@@ -91,3 +125,41 @@ async def test_an_event_committed_late_is_sent_after_the_next_complete_search(po
         stored = await enqueue(producer)
         await until(lambda: sent == stored, seconds=20)
     assert looks.count(None) > complete
+
+
+@pytest.mark.usefixtures("one_complete")
+async def test_all_events_of_a_new_endpoint_are_sent_without_a_complete_search(postgresql_url, looks):
+    sent = []
+
+    async def send_slowly(event):
+        await asyncio.sleep(0.05)
+        sent.append(event.id)
+
+    limits = Limits(run_for=60, concurrency=2)
+    async with opened(postgresql_url) as store, draining(store, send_slowly, limits=limits):
+        await until(lambda: {} in looks)
+        complete = looks.count(None)
+        stored = await enqueue(store, 60)
+        await until(lambda: sorted(sent) == stored, seconds=30)
+    assert looks.count(None) == complete
+
+
+@pytest.mark.usefixtures("one_complete")
+async def test_a_retry_for_a_new_endpoint_is_sent_without_a_complete_search(postgresql_url, looks):
+    sent = Counter()
+
+    async def fail_first(event):
+        sent[event.id] += 1
+        if sent[event.id] == 1:
+            raise UnexpectedStatus(503)
+
+    policy = RetryPolicy(base=0.4, factor=1.0, jitter="none", park_after=0.0)
+    async with (
+        opened(postgresql_url) as store,
+        draining(store, fail_first, policy=policy, limits=Limits(run_for=60)),
+    ):
+        await until(lambda: {} in looks)
+        complete = looks.count(None)
+        await enqueue(store)
+        await until(lambda: sent.total() == 2, seconds=30)
+    assert looks.count(None) == complete

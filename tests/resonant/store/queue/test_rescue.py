@@ -118,6 +118,13 @@ class TestAfterASlowSearch:
         desk.clock.advance(1)
         assert desk.rescue(watch=watch) == 1
 
+    def test_a_very_slow_search_delays_the_next_complete_one_by_ten_seconds(self, desk, watch):
+        watch.note_search(desk.clock(), -math.inf, 60.0)
+        desk.clock.advance(9.9)
+        assert watch.since(desk.clock()) > -math.inf
+        desk.clock.advance(0.2)
+        assert watch.since(desk.clock()) == -math.inf
+
     def test_quick_searches_are_complete(self, desk):
         watch = ExpiryWatch(desk.store.lease_seconds)
         watch.note_search(desk.clock(), -math.inf, 0.01)
