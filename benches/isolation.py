@@ -1,8 +1,9 @@
 """The rate of a healthy endpoint while others fail or are slow, compared with its rate alone, for each kind of failure.
 
-One drain sends to all. Beside a single failing endpoint, the healthy endpoint's events are stored once the failures are known.
-Beside many, they are stored at the same time as theirs, and each round has new endpoints. The receiver measures the rate in
-alternating rounds, with and without the others. ``--only PART`` selects by a part of the name.
+One drain sends to all. Beside a single failing endpoint, the healthy endpoint's events are stored once the failures are known,
+or, for one that has not answered yet, while its first sends wait for their deadline. Beside many, they are stored at the same
+time as theirs. Each round has new failing endpoints. The receiver measures the rate in alternating rounds, with and without
+the others. ``--only PART`` selects by a part of the name.
 """
 
 from __future__ import annotations
@@ -41,20 +42,38 @@ if TYPE_CHECKING:
     from benches.receiver import Receiver
 
 EVENTS, ROUNDS = 2_000, 3
-_DEAD = "dead"
 _DEAD_EVENTS = 8_000
 # Factor of the number of events in each lane, so that a round takes seconds.
 _TIMES: dict[Lane, int] = {"auto": 4, "bulk": 4, "task": 1}
 _EVENTS_OF_MANY = 60
 _LONGER_BESIDE_MANY = 5
-_KNOWN_SECONDS = 5.0
+# After this time, an endpoint without an answer has failed, and its sends have ended.
+_DEADLINE_SECONDS = 16.0
 _LONGEST_SECONDS = 300.0
-_KINDS: dict[Kind, str] = {
-    "refuse": "refuses connections",
-    "reset": "resets connections",
-    "503": "answers 503 at once",
-    "hang": "never answers",
-}
+
+
+@dataclass(frozen=True, slots=True)
+class _One:
+    """A single failing endpoint.
+
+    Attributes:
+        kind: its behaviour.
+        words: the same in words.
+        seconds: how long it has failed before the healthy endpoint's events are stored.
+    """
+
+    kind: Kind
+    words: str
+    seconds: float = 5.0
+
+
+_SINGLE = (
+    _One("refuse", "refuses connections"),
+    _One("reset", "resets connections"),
+    _One("503", "answers 503 at once"),
+    _One("hang", "has not answered yet"),
+    _One("hang", "never answers", _DEADLINE_SECONDS + 5.0),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +105,11 @@ def run(count: int, rounds: int, only: Sequence[str] = ()) -> list[Comparison]:
     """
     found = []
     for lane, times in _TIMES.items():
-        for kind, words in _KINDS.items():
-            name = f"beside one that {words}, {lane} lane"
+        for one in _SINGLE:
+            name = f"beside one that {one.words}, {lane} lane"
             if not is_chosen(name, only):
                 continue
-            beside, alone = apart(_measure, lane, kind, count * times, rounds)
+            beside, alone = apart(_measure, lane, one, count * times, rounds)
             say(
                 f"  {name}: {[round(rate) for rate in beside]} against {[round(rate) for rate in alone]} alone"
             )
@@ -105,18 +124,19 @@ def run(count: int, rounds: int, only: Sequence[str] = ()) -> list[Comparison]:
     return found
 
 
-def _measure(lane: Lane, kind: Kind, count: int, rounds: int) -> tuple[list[float], list[float]]:
-    with _draining(lane, kind, "SQLite") as (runner, store, healthy, dead):
-        runner.run(save_endpoint(dead.url, _DEAD))
+def _measure(lane: Lane, one: _One, count: int, rounds: int) -> tuple[list[float], list[float]]:
+    with _draining(lane, one.kind, "SQLite") as (runner, store, healthy, dead):
         _rate(runner, store, healthy, count)  # warm-up
         beside, alone = [], []
-        for _ in range(rounds):
+        for number in range(rounds):
             alone.append(_rate(runner, store, healthy, count))
-            runner.run(store.enqueue(events(_DEAD_EVENTS), _DEAD))
-            time.sleep(_KNOWN_SECONDS)
+            name = f"dead-{number}"
+            runner.run(save_endpoint(dead.url, name))
+            runner.run(store.enqueue(events(_DEAD_EVENTS), name))
+            time.sleep(one.seconds)
             beside.append(_rate(runner, store, healthy, count))
-            runner.run(cancel(store, Selection(endpoint=_DEAD), who="bench"))
-            time.sleep(1.0)
+            runner.run(cancel(store, Selection(endpoint=name), who="bench"))
+            time.sleep(_DEADLINE_SECONDS if one.kind == "hang" else 1.0)
         return beside, alone
 
 
