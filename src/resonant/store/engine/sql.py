@@ -207,6 +207,24 @@ def _inserting_arrays(
     return select(added).add_cte(then(added))
 
 
+def update_these(connection: Connection, statement: Update, ids: list[int], values: dict[str, Any]) -> None:
+    """Execute an update that is built once, of the rows where ``is_any_of_given(column, "ids")``; ``values`` are plain."""
+    if connection.dialect.name == "sqlite":
+        # Text takes less CPU than a compiled statement.
+        text, names, constants = _as_text(statement)
+        given = constants | values | {"ids": json.dumps(ids)}
+        connection.exec_driver_sql(text, tuple(given[name] for name in names))
+    else:
+        connection.execute(statement, values | {"ids": ids})
+
+
+@cache
+def _as_text(statement: Update) -> tuple[str, list[str], dict[str, Any]]:
+    """Return a statement's text for SQLite, the names of its parameters in order, and those with a constant value."""
+    compiled = statement.compile(dialect=sqlite.dialect())
+    return str(compiled), compiled.positiontup or [], compiled.params
+
+
 def insert_all(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert rows of plain values on PostgreSQL, with one statement. All rows have the same columns."""
     if rows:

@@ -43,7 +43,7 @@ _LOOK_AGAIN_SECONDS = 0.002
 _PAUSE_SECONDS = 2 * _LOOK_AGAIN_SECONDS
 _READERS = 3
 _PRIMARY_CODE = 0xFF  # masks SQLite's extended result codes
-_LOG, _HAS_LOG = "resonant_log", "resonant_has_log"
+_LOG, _HAS_LOG, _IS_SYNCED = "resonant_log", "resonant_has_log", "resonant_is_synced"
 _INCREMENTAL = 2  # SQLite's number for auto_vacuum=INCREMENTAL
 _PAGES_AT_ONCE = 1_000
 # A log that grew larger is truncated to this size once its content is in the database.
@@ -306,7 +306,9 @@ def _make_engine(url: URL, lock: _Lock, file: OpenFile, host_clock: Clock) -> En
         if options.get("write", False):
             is_synced = not (options.get("unsynced", False) and connection.info[_HAS_LOG])
             driver: Any = connection.connection.driver_connection
-            driver.execute(f"PRAGMA synchronous={'FULL' if is_synced else 'NORMAL'}")
+            if connection.info.get(_IS_SYNCED) != is_synced:
+                driver.execute(f"PRAGMA synchronous={'FULL' if is_synced else 'NORMAL'}")
+                connection.info[_IS_SYNCED] = is_synced
             lock.execute(driver, "BEGIN IMMEDIATE")
         else:
             connection.exec_driver_sql("BEGIN")

@@ -33,7 +33,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from resonant.events import Event, Lease, LeaseKey
 from resonant.store import schema
-from resonant.store.engine.sql import given_rows, insert_into, is_any_of, is_any_of_given
+from resonant.store.engine.sql import given_rows, insert_into, is_any_of, is_any_of_given, update_these
 from resonant.store.engine.wakeup import announce
 from resonant.store.queue.events import read_events
 from resonant.store.queue.impossible_rows import sound
@@ -334,7 +334,7 @@ def begin(
     """
     held = still_held(connection, leases) if rows is None else held_in(rows, leases)
     if held:
-        connection.execute(_beginning(), {"ids": [key.delivery_id for key in held], "at": now})
+        update_these(connection, _beginning(), [key.delivery_id for key in held], {"at": now})
     return held
 
 

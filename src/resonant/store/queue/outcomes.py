@@ -12,7 +12,7 @@ from resonant.delivery.retry import Decision, GiveUp, Park, Retry
 from resonant.events import Lease, LeaseKey
 from resonant.store import schema
 from resonant.store.counts.counters import DelayOf, Tally, count_retries
-from resonant.store.engine.sql import is_any_of, is_any_of_given
+from resonant.store.engine.sql import is_any_of, is_any_of_given, update_these
 from resonant.store.queue.attempts import (
     AttemptKey,
     add_attempts,
@@ -124,7 +124,7 @@ def _deliver(connection: Connection, delivered: Iterable[Outcome], now: float) -
     for outcome in delivered:
         by_status_code.setdefault(outcome.attempt.status_code, []).append(outcome.lease.delivery_id)
     for status_code, delivery_ids in by_status_code.items():
-        connection.execute(_delivering(), {"ids": delivery_ids, "with": status_code, "at": now})
+        update_these(connection, _delivering(), delivery_ids, {"with": status_code, "at": now})
 
 
 @cache
