@@ -1,5 +1,6 @@
 """An HTTP endpoint as a Prefect block, the only place that stores its secrets."""
 
+import contextlib
 import json
 import logging
 from datetime import UTC, datetime
@@ -8,7 +9,7 @@ from typing import Any
 from pydantic import AwareDatetime, Field, SecretStr
 
 from resonant.delivery.attempt import Destination
-from resonant.errors import EndpointError, ResonantError, SendFailed
+from resonant.errors import EndpointError, NotReady, ResonantError, SendFailed
 from resonant.events import Category, Event
 from resonant.settings import egress_proxy
 from resonant.sinks.base import Receipt
@@ -205,7 +206,8 @@ class WebhookEndpoint(EndpointBlock):
         given = event if isinstance(event, Event) else read_event(event)
         endpoint = self.to_endpoint(self._block_document_name or "without a name")
         async with HttpSink(endpoint) as sink:
-            await sink.prepare()
+            with contextlib.suppress(NotReady):  # the send reports it
+                await sink.prepare()
             try:
                 return await sink.send(given)
             except ResonantError:

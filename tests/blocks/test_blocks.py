@@ -152,6 +152,9 @@ async def test_the_error_of_deliver_without_an_answer_has_no_secret():
     assert failed.value.__cause__ is None
     with pytest.raises(SendFailed, match="AddressRefused"):
         await webhook(url=SecretStr("http://localhost:9/in")).deliver({"type": "t", "source": "/s"})
+    behind_proxy = webhook(proxy=SecretStr("http://jo:s3cret@127.0.0.1:9"))
+    with pytest.raises(SendFailed, match="no connection to the proxy"):
+        await behind_proxy.deliver({"type": "t", "source": "/s"})
     with pytest.raises(InvalidEvent, match=r"^type is missing$"):
         await block.deliver({"source": "/s"})
     with pytest.raises(InvalidEvent, match=r"^must be a JSON object, not a string$"):

@@ -4,6 +4,7 @@ import asyncio
 import random
 from urllib.parse import urlsplit
 
+from resonant.display import one_line
 from resonant.errors import NotReady
 from resonant.sinks.network.proxy import Proxy
 
@@ -12,7 +13,9 @@ _CHECK_SECONDS, _LONGEST_PAUSE = 5.0, 60.0
 
 
 class ProxyCheck:
-    """Holds the sends of an endpoint while its proxy accepts no connections; they would use up the attempts of deliveries.
+    """Holds the sends of an endpoint until its proxy accepts a connection; they would use up the attempts of deliveries.
+
+    Nothing is sent before the first check, so that a process that begins while the proxy is down uses up no attempts.
 
     Args:
         proxy: the endpoint's proxy.
@@ -22,8 +25,8 @@ class ProxyCheck:
     """
 
     def __init__(self, proxy: Proxy) -> None:
-        self.problem: str | None = None
-        url = urlsplit(proxy.url)
+        self.problem: str | None = "the proxy has not been tried yet"
+        self._origin, url = proxy.origin, urlsplit(proxy.url)
         self._address = url.hostname, url.port or (443 if url.scheme == "https" else 80)
         self._pause, self._check_at = 1.0, 0.0
 
@@ -49,8 +52,11 @@ class ProxyCheck:
             try:
                 async with asyncio.timeout(_CHECK_SECONDS):
                     _, writer = await asyncio.open_connection(*self._address)
-            except (OSError, TimeoutError):
-                self._fail(self.problem)
+            except TimeoutError:
+                self._fail(f"no connection to the proxy {self._origin} within {_CHECK_SECONDS:g} s")
+            except (OSError, UnicodeError) as error:  # UnicodeError: a part of its name is too long
+                reason = getattr(error, "strerror", None) or error
+                self._fail(f"no connection to the proxy {self._origin}: {one_line(str(reason))}")
             else:
                 writer.close()
                 self.problem, self._pause = None, 1.0

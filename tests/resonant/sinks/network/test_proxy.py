@@ -203,27 +203,37 @@ async def test_a_proxy_that_hangs_up_on_connect_is_a_local_fault():
     assert verdict == PROXY_ERROR
 
 
-async def test_after_a_failed_connection_to_the_proxy_nothing_is_sent_until_it_accepts_one():
-    with nobody_listening() as url:
-        async with HttpSink(endpoint("https://hooks.example.com/", proxy=Proxy(url))) as sink:
+async def test_nothing_is_sent_until_the_proxy_accepts_a_connection_at_first_and_after_a_failure():
+    async with HttpSink(endpoint("https://hooks.example.com/", proxy=Proxy("http://127.0.0.1:1"))) as sink:
+        assert str(sink.problem) == "the proxy has not been tried yet"
+        async with Receiver() as proxy:
+            sink._proxy._address = "127.0.0.1", httpx.URL(proxy.url).port
             await sink.prepare()
             assert sink.problem is None
-            with pytest.raises(httpx.ProxyError, match="no connection to the proxy: "):
-                await sink.send(EVENT)
-            for longest in (1.0, 2.0, 4.0):
-                with pytest.raises(NotReady, match="no connection to the proxy: "):
-                    await sink.prepare()
-                left = sink._proxy._check_at - asyncio.get_running_loop().time()
-                assert 0.7 * longest < left <= longest
-                sink._proxy._check_at = 0.0
-    async with Receiver() as proxy:
-        sink._proxy._address = "127.0.0.1", httpx.URL(proxy.url).port
-        await sink.prepare()
+            assert proxy.journal == []
+        with pytest.raises(httpx.ProxyError, match="no connection to the proxy: "):
+            await sink.send(EVENT)
+        assert str(sink.problem).startswith("ProxyDown: no connection to the proxy: ")
+        for longest in (1.0, 2.0, 4.0):
+            with pytest.raises(NotReady, match="no connection to the proxy"):
+                await sink.prepare()
+            left = sink._proxy._check_at - asyncio.get_running_loop().time()
+            assert 0.7 * longest < left <= longest
+            sink._proxy._check_at = 0.0
+        async with Receiver(port=sink._proxy._address[1]):
+            await sink.prepare()
         assert sink.problem is None
-        assert proxy.journal == []
 
 
-async def test_a_proxy_that_is_down_uses_up_one_attempt_at_most_and_then_everything_is_delivered(
+@pytest.mark.parametrize("host", ["no-such-proxy.invalid", f"{'a' * 64}.example"])
+async def test_a_proxy_whose_name_is_unusable_holds_the_sends_and_the_reason_names_it(host):
+    proxy = Proxy(f"http://jo:secret@{host}:3128")
+    async with HttpSink(endpoint("https://hooks.example.com/", proxy=proxy)) as sink:
+        with pytest.raises(NotReady, match=f"^no connection to the proxy http://{host}:3128: [^\n]+$"):
+            await sink.prepare()
+
+
+async def test_a_run_that_begins_while_the_proxy_is_down_uses_up_no_attempt_and_then_delivers_everything(
     tmp_path, monkeypatch
 ):
     failures, fail = [], ProxyCheck._fail
@@ -245,10 +255,10 @@ async def test_a_proxy_that_is_down_uses_up_one_attempt_at_most_and_then_everyth
     ):
         await enqueue(store, 30)
         run = asyncio.create_task(emit(dispatcher))
-        await until(lambda: len(failures) >= 4)
+        await until(lambda: len(failures) >= 2)
         await until(lambda: problems(store))
-        assert max(deliveries(tmp_path, "attempts, status")) <= (1, "retrying")
-        assert (await problems(store))[0].startswith("ProxyDown: no connection to the proxy: ")
+        assert set(deliveries(tmp_path, "attempts, status")) == {(0, "pending")}
+        assert (await problems(store))[0].startswith(f"no connection to the proxy {url.rstrip('/')}: ")
         async with Receiver(port=httpx.URL(url).port) as proxy:
             await until(lambda: dispatcher.counts.delivered == 30)
             assert len(proxy.journal) == 30
