@@ -88,6 +88,11 @@ class EndpointRun:
         """Return whether no send is allowed: the endpoint is paused, or a Retry-After is in effect."""
         return self.gate.row.state == "paused" or self.gate.must_wait(self.clock())
 
+    def is_ready(self) -> bool:
+        """Return whether the endpoint has what a send needs, such as an OAuth token."""
+        problem = self.destination.problem
+        return problem is None or problem() is None
+
     def claim_limit(self) -> float:
         """Return how many deliveries the gate lets this run claim."""
         return self.gate.claim_limit(self.clock(), self.waiting)

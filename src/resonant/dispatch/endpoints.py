@@ -76,7 +76,7 @@ class Endpoints:
         if begun := self._begin_to_prepare(names):
             await asyncio.wait(begun, timeout=_OPEN_SECONDS)
         found = [self.opened[name] for name in names if name in self.opened]
-        ready = [endpoint for endpoint in found if _is_ready(endpoint)]
+        ready = [endpoint for endpoint in found if endpoint.is_ready()]
         for endpoint in ready:
             if endpoint.name in self._noted:
                 self.problems.pop(endpoint.name, None)
@@ -88,11 +88,11 @@ class Endpoints:
         if problem == self._noted.get(name):
             return
         if problem is None:
-            del self._noted[name]
             await self._store.write(endpoint_problems.clear_problem, name)
+            self._noted.pop(name, None)
         else:
-            self._noted[name] = problem
             await self._store.write(endpoint_problems.note_problem, name, problem, now=self._store.clock())
+            self._noted[name] = problem
 
     def _begin_to_open(self, names: Iterable[str]) -> list[asyncio.Task[None]]:
         """Begin to open those that are not open, not being opened, and did not fail recently; return the new tasks."""
@@ -119,7 +119,7 @@ class Endpoints:
             if (endpoint := self.opened.get(name)) is not None
             and name not in self._opening
             and now >= self._reopen_at.get(name, 0.0)
-            and not (endpoint.stops() or _is_ready(endpoint))
+            and not (endpoint.stops() or endpoint.is_ready())
         }
         self._opening |= begun
         return list(begun.values())
@@ -160,7 +160,7 @@ class Endpoints:
             return
         self.opened[name] = endpoint
         self.problems.pop(name, None)
-        if not _is_ready(endpoint):
+        if not endpoint.is_ready():
             self._noted |= dict.fromkeys(with_problems & {name}, "")  # cleared when it can be sent to
         elif name in with_problems:
             await self._store.write(endpoint_problems.clear_problem, name)
@@ -174,11 +174,6 @@ class Endpoints:
         await asyncio.gather(*self._opening.values(), return_exceptions=True)
         closing = [endpoint.destination.close() for endpoint in self.opened.values()]
         await asyncio.gather(*closing, return_exceptions=True)
-
-
-def _is_ready(endpoint: EndpointRun) -> bool:
-    problem = endpoint.destination.problem
-    return problem is None or problem() is None
 
 
 def _noted(connection: Connection) -> tuple[set[str], set[str]]:

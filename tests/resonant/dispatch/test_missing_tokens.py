@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from resonant.dispatch.held import say_problems
 from resonant.dispatch.limits import Limits
 from resonant.errors import TokenUnavailable
 from resonant.sinks.base import CallableSink
@@ -39,6 +40,8 @@ class Tokens:
             self.is_missing = False
 
     async def send(self, _event):
+        if self.is_missing:
+            raise self.problem()
         self.sent += 1
         await asyncio.sleep(0.01)
         if self.sent == self.lasts:
@@ -91,6 +94,19 @@ async def test_claimed_deliveries_are_given_back_if_the_token_is_lost(tmp_path):
     assert attempts(tmp_path) == 20
 
 
+@pytest.mark.parametrize("lasts", [2, 5, 11])
+async def test_a_token_that_is_lost_while_a_delivery_waits_for_a_slot_costs_no_attempt(tmp_path, lasts):
+    tokens = Tokens(is_down=False, lasts=lasts)
+    limits = Limits(run_for=60, endpoint_concurrency=1)
+    async with scene(tmp_path, orders=tokens.target, limits=limits) as worker:
+        await enqueue(worker.store, 20)
+        async with worker.running():
+            await until(lambda: tokens.requests >= 3)
+            tokens.is_down = False
+            await until(lambda: worker.dispatcher.counts.delivered == 20)
+    assert attempts(tmp_path) == tokens.sent == 20
+
+
 async def test_a_run_ends_if_the_next_request_for_a_token_is_due_much_later(tmp_path):
     tokens = Tokens(wait=40.0)
     async with scene(tmp_path, orders=tokens.target) as worker:
@@ -126,3 +142,9 @@ async def test_a_paused_endpoint_asks_for_no_token(tmp_path):
         for _ in range(2):
             await worker.run()
     assert tokens.requests == 0
+
+
+def test_a_run_names_at_most_five_endpoints_that_wait():
+    lines = say_problems({f"shop-{number}": REASON for number in range(7)})
+    assert lines[0] == f"deliveries to shop-0 wait: {REASON}"
+    assert lines[5:] == ["2 more endpoints wait: `resonant status`"]

@@ -100,9 +100,12 @@ class Admission:
                 await self._prepare(endpoint)
             epoch = endpoint.gate.row.epoch
             slot = await self._limiter.acquire(endpoint.slots, is_probe=is_probe, starts=starts)
-            if is_probe or endpoint.gate.row.epoch == epoch or self._running.is_over():
+            is_same = is_probe or endpoint.gate.row.epoch == epoch
+            if (is_same and endpoint.is_ready()) or self._running.is_over():
                 return slot
-            self._limiter.release(slot)  # the gate changed during the wait for the slot
+            self._limiter.release(
+                slot
+            )  # the gate changed, or the token expired, during the wait for the slot
 
     async def _prepare(self, endpoint: EndpointRun) -> None:
         """Wait until the endpoint is ready for a send."""
