@@ -13,7 +13,7 @@ from flows.failing import fail_with_message
 from flows.naming import named
 from resonant.dispatch import MAX_CHUNK_SIZE
 from resonant.dispatch.caller import get_caller
-from resonant.dispatch.held import count_held
+from resonant.dispatch.held import count_held, say_problems
 from resonant.dispatch.limits import Lane, lane_limits
 from resonant.errors import StoreRefused, StoreUnavailable
 from tasks.wiring import (
@@ -107,5 +107,6 @@ async def _emit(
             waiting = own.outcomes.parked + own.outcomes.held
             return ended(say_outcomes(own, endpoint), own.outcomes, waiting=waiting)
         held = await count_held(dispatcher.store, counts, endpoint)
-    message = "; ".join([str(counts), *held, *dispatcher.problems.values()])
-    return ended(message, counts, waiting=counts.held)
+    problems = dispatcher.problems
+    message = "; ".join([str(counts), *held, *say_problems(problems)])
+    return ended(message, counts, waiting=counts.held + len(problems))

@@ -88,10 +88,10 @@ async def test_a_run_for_every_endpoint_completes_and_names_those_that_cannot_be
     state, status = await emit_events(return_state=True), await store.status()
     await WebhookEndpoint.adelete("bad-label")  # other flows name each unusable endpoint
 
-    assert state.is_completed()
+    assert (state.is_completed(), state.name) == (True, "Waiting")
     assert state.message.startswith("1 delivered, 0 retried")
-    assert "endpoint 'bad-label': its URL is not well-formed" in state.message
-    assert "no endpoint is named 'shp'" in state.message
+    assert "deliveries to bad-label wait: endpoint 'bad-label': its URL is not well-formed" in state.message
+    assert "deliveries to shp wait: no endpoint is named 'shp'" in state.message
     assert (status.delivered, status.pending) == (1, 2)
 
 

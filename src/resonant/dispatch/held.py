@@ -1,4 +1,7 @@
-"""Counts the deliveries that gates hold at the end of a run."""
+"""Says at the end of a run which deliveries wait: gates hold them, or nothing can be sent to their endpoints."""
+
+from collections.abc import Mapping
+from itertools import islice
 
 from resonant.dispatch.counts import Counts
 from resonant.display import visible
@@ -22,4 +25,12 @@ async def count_held(store: WorkerStore, counts: Counts, endpoint: str | None) -
     ]
     if len(holding) > len(lines):
         lines.append(f"{len(holding) - len(lines)} more endpoints hold deliveries: `resonant status`")
+    return list(map(visible, lines))
+
+
+def say_problems(problems: Mapping[str, str]) -> list[str]:
+    """Return a line about each endpoint that nothing can be sent to, given the reasons by name; at most five and a rest."""
+    lines = [f"deliveries to {name} wait: {why}" for name, why in islice(problems.items(), _MOST_NAMED)]
+    if len(problems) > len(lines):
+        lines.append(f"{len(problems) - len(lines)} more endpoints wait: `resonant status`")
     return list(map(visible, lines))
