@@ -3,7 +3,7 @@
 On PostgreSQL, a transaction that stays open keeps the index entries of all deliveries that are finished meanwhile, and a search from
 the beginning reads all of them. So after a slow search, the next ones begin at about the time of the last one. They miss deliveries
 that are due earlier but were committed later, and those of other endpoints that were committed without a notification. The next
-complete search finds these, after 20 times the duration of the last one, but at most 5 seconds.
+complete search finds these: it begins after 20 times the duration of the last one, and after 5 seconds at the latest.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -40,7 +40,8 @@ class DueBounds:
 
     def add(self, endpoints: Iterable[str]) -> None:
         """Include these endpoints, which have new work, in the next looks."""
-        self._since = self.of(endpoints) | self._since
+        for name, since in self.of(endpoints).items():
+            self._since.setdefault(name, since)
 
     def of_next_look(self, woken_for: frozenset[str] | None) -> dict[str, float] | None:
         """Return the endpoints to look at, with their bounds; None for all deliveries of all endpoints.
