@@ -16,6 +16,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
 from resonant.store.engine.database_errors import sqlstate, translated_database_errors
+from resonant.store.engine.sql import IS_OPEN
 from resonant.store.engine.wakeup import postgresql_commits
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ _WRITE = """BEGIN ISOLATION LEVEL READ COMMITTED;
 SET LOCAL lock_timeout = %d; SET LOCAL idle_in_transaction_session_timeout = %d;"""
 _DO_NOT_SYNC = "SET LOCAL synchronous_commit = off;"
 _READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
-_IS_OPEN = "resonant_is_open"
+_BEGIN = "resonant_begin"
 
 
 class PostgreSQL:
@@ -103,6 +104,7 @@ class PostgreSQL:
                 "server_settings": {"application_name": _application_name()},
             },
         )
+        event.listen(self._engine.sync_engine, "begin", self._begin_again)
         event.listen(self._engine.sync_engine, "commit", self._commit)
         event.listen(self._engine.sync_engine, "reset", _roll_back)
 
@@ -173,10 +175,23 @@ class PostgreSQL:
         begin = _WRITE % (self._lock_seconds * 1000, idle_seconds * 1000)
         return self._connected(begin + (_DO_NOT_SYNC if sync == "never" else ""))
 
+    def _begin_again(self, connection: Connection) -> None:
+        """Begin the next transaction of an operation that has ended one."""
+        if not connection.info[IS_OPEN]:
+            connection.info[IS_OPEN] = True
+            with translated_database_errors(self._name, Exception):
+                _run(connection.connection.dbapi_connection, connection.info[_BEGIN])
+
     def _commit(self, connection: Connection) -> None:
-        with translated_database_errors(self._name, Exception):
-            _run(connection.connection.dbapi_connection, "COMMIT;")
-        connection.info[_IS_OPEN] = False
+        driver: Any = connection.connection
+        try:
+            with translated_database_errors(self._name, Exception):
+                _run(driver.dbapi_connection, "COMMIT;")
+        except BaseException:
+            driver.driver_connection.terminate()  # a rollback could wait as long again
+            connection.invalidate()
+            raise
+        connection.info[IS_OPEN] = False
 
     @asynccontextmanager
     async def _connected(self, begin: str) -> AsyncIterator[AsyncConnection]:
@@ -197,7 +212,7 @@ class PostgreSQL:
                     try:
                         if not (is_pooled and is_any_lost):
                             async with asyncio.timeout(_CHECK_SECONDS if is_pooled else None):
-                                connection.info[_IS_OPEN] = True
+                                connection.info.update({IS_OPEN: True, _BEGIN: begin})
                                 await _driver(connection).execute(begin)
                             break
                     except Exception as error:
@@ -224,9 +239,13 @@ class _Transaction:
 
 def _roll_back(connection: Any, record: ConnectionPoolEntry, state: PoolResetState) -> None:
     """End the transaction of a connection that returns to the pool, unless it was committed."""
-    is_open = record.info.pop(_IS_OPEN, False)
+    is_open = record.info.pop(IS_OPEN, False)
     if is_open and not (state.terminate_only or connection.driver_connection.is_closed()):
-        _run(connection, "ROLLBACK;")
+        try:
+            _run(connection, "ROLLBACK;")
+        except Exception as error:  # noqa: BLE001 - SQLAlchemy would log its traceback
+            connection.driver_connection.terminate()
+            record.invalidate(error)
 
 
 def _run(connection: Any, statement: str) -> None:

@@ -43,6 +43,8 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 # SQLite binds at most 32,766 values. On PostgreSQL, an array of bodies must be smaller than 1 GB.
 _ROWS_AT_ONCE = 500
 _KEPT_STATEMENTS = 64
+# Whether a transaction of `PostgreSQL` is open, in the `info` of its connection.
+IS_OPEN = "resonant_is_open"
 
 
 def require_connection(connection: object) -> None:
@@ -264,13 +266,15 @@ def given_rows(table: Table, names: tuple[str, ...]) -> Any:
 def end_snapshot(connection: Connection) -> None:
     """Let the next statement of a read transaction see a newer snapshot.
 
-    While a snapshot is in use, SQLite's log grows with each write. So a long read uses one snapshot per page, and none while
-    the caller works on a page.
+    While a snapshot is in use, SQLite's log grows with each write, and PostgreSQL may end a session that is idle in a
+    transaction. So a long read uses one snapshot per page, and none while the caller works on a page.
     """
     if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql("ROLLBACK AND CHAIN")  # `PostgreSQL` has begun it, not SQLAlchemy
-    else:
-        connection.rollback()
+        connection.exec_driver_sql(
+            "ROLLBACK"
+        )  # `PostgreSQL` has begun it, not SQLAlchemy, and begins the next
+        connection.info[IS_OPEN] = False
+    connection.rollback()
 
 
 class SharedClock(FunctionElement[float]):

@@ -16,6 +16,7 @@ from resonant.dispatch.send.batch_writer import BatchWriter
 from resonant.errors import StoreUnavailable
 from resonant.events import Event
 from resonant.store import WorkerStore, enqueue
+from resonant.store.engine import postgresql
 from resonant.store.engine.database import open_database
 from resonant.store.engine.postgresql import PostgreSQL
 from support.postgresql import relayed
@@ -280,6 +281,35 @@ def test_a_connection_that_the_server_ended_between_two_steps_gives_a_plain_erro
         assert "cannot switch to state" not in str(failure.value)
         assert "PreparedStatement" not in str(failure.value)
     assert desk.status().accepted == 0
+
+
+@pytest.mark.parametrize("step", ["commit", "roll back"])
+async def test_a_last_request_without_an_answer_is_the_last_and_leaves_no_traceback(
+    postgresql_url, monkeypatch, caplog, step
+):
+    """After a commit, a rollback would wait as long again."""
+    ended = []
+
+    def run(connection, statement):
+        ended.append(statement)
+        return run_one(connection, statement)
+
+    run_one = postgresql._run
+    monkeypatch.setattr(postgresql, "_run", run)
+    async with relayed(postgresql_url) as relay:
+        database = PostgreSQL(make_url(relay.url), statement_timeout=1.0)
+
+        def operation(connection):
+            connection.execute(select(1))
+            relay.stop_answering()
+            if step == "roll back":
+                raise StoreUnavailable("it does not answer")
+
+        with pytest.raises(StoreUnavailable, match="does not answer"):
+            await database.write(operation)
+        await database.close()
+    assert ended == [{"commit": "COMMIT;", "roll back": "ROLLBACK;"}[step]]
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == []
 
 
 def test_claims_are_synced_to_the_disk_and_beginnings_and_releases_are_not(desk):

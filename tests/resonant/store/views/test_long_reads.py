@@ -1,5 +1,6 @@
-"""Long reads on SQLite: they hold no snapshot while rows are written out, so that the log does not grow."""
+"""Long reads hold no snapshot while rows are written out. Otherwise, SQLite's log grows, and PostgreSQL may end the session."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,18 @@ MEBIBYTE = 1024 * 1024
 
 
 @pytest.fixture
-def desk(open_desk, sqlite_url, monkeypatch):
-    """Five dead letters and five pending deliveries, in pages of two."""
+def desk(open_desk, sqlite_url, small_pages):
+    return filled(open_desk(sqlite_url))
+
+
+@pytest.fixture
+def small_pages(monkeypatch):
     monkeypatch.setattr("resonant.store.views.reads._PAGE", 2)
     monkeypatch.setattr("resonant.store.views.unfinished._PAGE", 2)
-    desk = open_desk(sqlite_url)
+
+
+def filled(desk):
+    """Store five dead letters and five pending deliveries."""
     desk.enqueue(*(f"evt_{number}" for number in range(5)))
     for lease in desk.claim():
         desk.fail(lease, GiveUp("permanent"))
@@ -34,7 +42,7 @@ def other(desk, sqlite_url):
         yield connection
 
 
-@pytest.mark.parametrize(
+each_kind_of_rows = pytest.mark.parametrize(
     "rows",
     [
         reads.each_dead_letter,
@@ -44,11 +52,33 @@ def other(desk, sqlite_url):
     ],
     ids=["dead letters", "histories", "histories with events", "unfinished deliveries"],
 )
+
+
+@each_kind_of_rows
 def test_no_snapshot_is_held_while_rows_are_used(desk, other, rows):
     def read(connection):
         return [is_snapshot_held(other) for _ in rows(connection)]
 
     assert desk.read(read) == [False] * 5
+
+
+@pytest.mark.usefixtures("small_pages")
+@each_kind_of_rows
+def test_no_transaction_is_open_on_postgresql_while_rows_are_used(
+    open_desk, postgresql, postgresql_url, rows
+):
+    """The server, or PgBouncer, may end a session that is idle in a transaction."""
+    desk = filled(open_desk(postgresql_url))
+    states = "SELECT pid, state FROM pg_stat_activity"
+
+    def read(connection):
+        pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        with ThreadPoolExecutor() as pool:
+            found = [dict(pool.submit(postgresql.execute, states).result())[pid] for _ in rows(connection)]
+        assert connection.exec_driver_sql("SHOW transaction_isolation").scalar_one() == "repeatable read"
+        return found
+
+    assert desk.read(read) == ["idle"] * 5
 
 
 def test_a_history_with_events_skips_dead_letters_purged_meanwhile(desk, other):
