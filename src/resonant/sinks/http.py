@@ -18,7 +18,7 @@ from resonant.events import Clock, Event
 from resonant.sinks.base import Receipt, TraceHeaders, attempt_trace
 from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.network.bounded_connection import READ_BYTES, AnswerCutOff
-from resonant.sinks.network.proxy_check import ProxyCheck
+from resonant.sinks.network.proxy_check import ProxyCheck, proxy_check
 from resonant.sinks.oauth import OAuth
 from resonant.sinks.redaction import Redactor, basic_authorization
 from resonant.sinks.signing import signer
@@ -62,9 +62,9 @@ class HttpSink:
         ]
         self._redactor = Redactor.of(endpoint)
         self._transport: AiohttpTransport | None = None
-        proxy = endpoint.proxy_for(self._url)
-        self._proxy = None if proxy is None else ProxyCheck(proxy)
-        self.may_be_unready = self._proxy is not None or endpoint.oauth is not None
+        self._proxy: ProxyCheck | None = None
+        self._through = endpoint.proxy_for(self._url)
+        self.may_be_unready = self._through is not None or endpoint.oauth is not None
         self._tokens: TokenSource | None = None
         self._token: str | None = None
 
@@ -89,8 +89,8 @@ class HttpSink:
     def problem(self) -> NotReady | None:
         """Why nothing can be sent now: the proxy is down, or there is no valid OAuth token. None if something can."""
         try:
-            if self._proxy is not None:
-                self._proxy.demand()
+            if (proxy := self._check()) is not None:
+                proxy.demand()
             if self.endpoint.oauth is not None:
                 self._source(self.endpoint.oauth).current()
         except NotReady as missing:
@@ -104,8 +104,8 @@ class HttpSink:
             TokenUnavailable: there is no valid token.
             NotReady: the proxy accepted no connection when it was last tried.
         """
-        if self._proxy is not None:
-            await self._proxy.prepare()
+        if (proxy := self._check()) is not None:
+            await proxy.prepare()
         if self.endpoint.oauth is not None:
             source = self._source(self.endpoint.oauth)
             await source.prepare()
@@ -148,8 +148,8 @@ class HttpSink:
             raise httpx.RemoteProtocolError(f"the answer is not HTTP: {reason}") from None
         except Exception as error:
             if response is None:
-                if isinstance(error, ProxyDown) and self._proxy is not None:
-                    self._proxy.note(self._redactor.message(error))
+                if isinstance(error, ProxyDown) and (proxy := self._check()) is not None:
+                    proxy.note(self._redactor.message(error))
                 if deadline.expired():
                     raise TimeoutError(f"no answer within {self.endpoint.timeout:g} s") from None
                 raise
@@ -169,12 +169,17 @@ class HttpSink:
             httpx.ProxyError: there is a proxy, which may accept a connection to an endpoint that does not.
             Exception: the errors of ``send`` when it cannot connect. The caller limits the time.
         """
-        if self.endpoint.proxy_for(self._url) is not None:
+        if self._through is not None:
             raise httpx.ProxyError("a connection through a proxy says nothing about the endpoint")
         connector = cast("aiohttp.TCPConnector", self._open().get_client().connector)
         request = aiohttp.ClientRequest("POST", yarl.URL(str(self._url)))
         connection = await connector.connect(request, [], aiohttp.ClientTimeout())
         connection.close()
+
+    def _check(self) -> ProxyCheck | None:
+        if self._proxy is None and self._through is not None:
+            self._proxy = proxy_check(self._through)
+        return self._proxy
 
     def _source(self, oauth: OAuth) -> TokenSource:
         if self._tokens is None:

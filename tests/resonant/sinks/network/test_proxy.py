@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 
 import httpx
 import pytest
@@ -231,6 +232,26 @@ async def test_a_proxy_whose_name_is_unusable_holds_the_sends_and_the_reason_nam
     async with HttpSink(endpoint("https://hooks.example.com/", proxy=proxy)) as sink:
         with pytest.raises(NotReady, match=f"^no connection to the proxy http://{host}:3128: [^\n]+$"):
             await sink.prepare()
+
+
+async def test_endpoints_with_the_same_proxy_share_its_checks():
+    accepted = 0
+
+    async def accept(_reader, writer):
+        nonlocal accepted
+        accepted += 1
+        writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1")
+    async with server, contextlib.AsyncExitStack() as stack:
+        url = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        proxies = [Proxy(f"http://user-{number}:secret@{url}") for number in range(50)]
+        hooks = [endpoint("https://hooks.example.com/", proxy=proxy) for proxy in proxies]
+        sinks = [await stack.enter_async_context(HttpSink(each)) for each in hooks]
+        await asyncio.gather(*(sink.prepare() for sink in sinks))
+        await until(lambda: accepted)
+        assert {sink.problem for sink in sinks} == {None}
+    assert accepted == 1
 
 
 async def test_a_run_that_begins_while_the_proxy_is_down_uses_up_no_attempt_and_then_delivers_everything(
