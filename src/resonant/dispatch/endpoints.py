@@ -77,20 +77,17 @@ class Endpoints:
             await asyncio.wait(begun, timeout=_OPEN_SECONDS)
         found = [self.opened[name] for name in names if name in self.opened]
         ready = [endpoint for endpoint in found if endpoint.is_ready()]
-        for endpoint in ready:
-            if endpoint.name in self._noted:
-                self.problems.pop(endpoint.name, None)
-                await self._note(endpoint.name, None)
+        if ended := [endpoint.name for endpoint in ready if endpoint.name in self._noted]:
+            # One transaction, since hundreds may have had the same proxy or server of tokens.
+            await self._store.write(endpoint_problems.clear_problems, ended)
+            for name in ended:
+                self._noted.pop(name, None)
+                self.problems.pop(name, None)
         return ready
 
-    async def _note(self, name: str, problem: str | None) -> None:
-        """Record that nothing can be sent to an open endpoint now, or that this has ended."""
-        if problem == self._noted.get(name):
-            return
-        if problem is None:
-            await self._store.write(endpoint_problems.clear_problem, name)
-            self._noted.pop(name, None)
-        else:
+    async def _note(self, name: str, problem: str) -> None:
+        """Record that nothing can be sent to an open endpoint now."""
+        if problem != self._noted.get(name):
             await self._store.write(endpoint_problems.note_problem, name, problem, now=self._store.clock())
             self._noted[name] = problem
 
@@ -163,7 +160,7 @@ class Endpoints:
         if not endpoint.is_ready():
             self._noted |= dict.fromkeys(with_problems & {name}, "")  # cleared when it can be sent to
         elif name in with_problems:
-            await self._store.write(endpoint_problems.clear_problem, name)
+            await self._store.write(endpoint_problems.clear_problems, [name])
         if name not in known:
             await self._store.write(remember_endpoints, [name])
 

@@ -8,6 +8,7 @@ from resonant.dispatch.held import say_problems
 from resonant.dispatch.limits import Limits
 from resonant.errors import TokenUnavailable
 from resonant.sinks.base import CallableSink
+from resonant.store.views import endpoint_problems
 from support.dispatching import START, deliveries, enqueue, rows, scene, sink_target
 from support.waiting import until
 
@@ -132,6 +133,22 @@ async def test_a_later_run_clears_the_problem_that_an_earlier_one_recorded(tmp_p
         assert (await worker.run()).delivered == 1
     assert tokens.requests == 2
     assert problems(tmp_path) == []
+
+
+async def test_the_problems_of_endpoints_with_the_same_tokens_end_in_one_transaction(tmp_path, monkeypatch):
+    cleared, clear = [], endpoint_problems.clear_problems
+    monkeypatch.setattr(
+        endpoint_problems, "clear_problems", lambda *args: [cleared.append(args[1]), clear(*args)]
+    )
+    tokens = Tokens(wait=40.0)
+    async with scene(tmp_path, orders=tokens.target, shop=tokens.target) as worker:
+        await enqueue(worker.store, endpoint="orders")
+        await enqueue(worker.store, endpoint="shop")
+        await worker.run()
+        assert [each[0] for each in problems(tmp_path)] == ["orders", "shop"]
+        tokens.is_missing = False
+        assert (await worker.run()).delivered == 2
+    assert [sorted(names) for names in cleared] == [["orders", "shop"]]
 
 
 async def test_a_paused_endpoint_asks_for_no_token(tmp_path):

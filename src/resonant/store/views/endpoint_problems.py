@@ -1,12 +1,13 @@
 """The endpoints that the last run could not open, or could not send to for lack of a token or a proxy."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, exists, select
 
 from resonant.store import schema
 from resonant.store.counts.acceptances import read_ledgers
-from resonant.store.engine.sql import insert_into
+from resonant.store.engine.sql import insert_into, is_any_of
 
 _problems = schema.endpoint_problems
 _deliveries = schema.deliveries
@@ -37,9 +38,9 @@ def note_problem(connection: Connection, endpoint: str, reason: str, *, now: flo
     )
 
 
-def clear_problem(connection: Connection, endpoint: str) -> None:
-    """Record that an endpoint can be opened."""
-    connection.execute(_problems.delete().where(_problems.c.endpoint == endpoint))
+def clear_problems(connection: Connection, endpoints: Collection[str]) -> None:
+    """Record that endpoints can be opened and sent to."""
+    connection.execute(_problems.delete().where(is_any_of(_problems.c.endpoint, endpoints)))
 
 
 def with_problems(connection: Connection) -> set[str]:

@@ -20,7 +20,7 @@ def test_a_problem_keeps_its_first_time_and_its_last_reason_until_it_is_cleared(
     assert desk.status().endpoint_problems == (EndpointProblem("shp", "not well-formed", 10.0),)
     assert desk.status(endpoint="billing").endpoint_problems == ()
 
-    desk.write(endpoint_problems.clear_problem, "shp")
+    desk.write(endpoint_problems.clear_problems, ["shp"])
     assert desk.status().endpoint_problems == ()
 
 
