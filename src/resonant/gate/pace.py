@@ -37,8 +37,9 @@ _FRESH_SECONDS, _JUDGED_SECONDS, _LONGEST_JUDGING_SECONDS, _FEWEST_JUDGED = 1.0,
 # After three cuts without effect, failures do not depend on the pace: for a minute, only nearly all of them slow it down.
 _MOST_CUTS, _LENIENT_SECONDS, LENIENT_SHARE = 3, 60.0, 0.95
 # One cut without effect is enough if all sends of some second were accepted: a limit below the pace accepts fewer each second. A
-# second with one send shows nothing, so the first cut leaves two. A longer time without an accepted answer may be an outage.
-_FEWEST_IN_A_SECOND, _LONGEST_GAP_SECONDS = 2, 1.6
+# second with one send shows nothing, so the first cut leaves two. A longer time without an accepted answer may be an outage. If
+# fewer than this share fail, a token bucket that is a little slower than the pace may be the cause: it accepts all of some second.
+_FEWEST_IN_A_SECOND, _LONGEST_GAP_SECONDS, _LEAST_RANDOM_SHARE = 2, 1.6, 0.34
 # The usual share is that of the latest answers, so that it follows the endpoint.
 _MOST_USUAL = 100
 # More than usual is 2 % and two standard deviations: with 1.5, an endpoint that fails a quarter at random took a minute to
@@ -240,7 +241,8 @@ class Pace:
         excess, excess_at_cut = bad - self._usual.share, self._share_at_cut - self._usual.share
         has_helped = excess < _TOLERATED_SHARE or excess <= excess_at_cut / 2
         self._cuts = 0 if has_helped else self._cuts + 1
-        is_random = not self._is_unclear and self._most_in_a_second >= max(_FEWEST_IN_A_SECOND, self.rate)
+        is_clear = bad >= _LEAST_RANDOM_SHARE and not self._is_unclear
+        is_random = is_clear and self._most_in_a_second >= max(_FEWEST_IN_A_SECOND, self.rate)
         if 0 < self._cuts < _MOST_CUTS and not is_random:
             self._cut(now, in_flight)
             return

@@ -24,6 +24,7 @@ def test_one_cut_without_effect_is_enough_if_a_second_shows_that_the_pace_is_not
     [
         pytest.param("afafafafaf", id="a limit of one per second"),
         pytest.param("aaffffaafa", id="an endpoint that is down now and then"),
+        pytest.param("aafaaffaaa", id="a token bucket that is a little slower than the pace"),
     ],
 )
 def test_a_cut_without_effect_is_repeated(answers):
