@@ -321,10 +321,13 @@ def _insert_deliveries(
         "available_at": now,
         **options,
     }
-    # In the order of the keys, so that two producers of the same events cannot deadlock.
+    # In one order, so that two producers of the same events cannot deadlock. By endpoint, because each statement inserts a part of
+    # the rows, and counts its deliveries of each endpoint.
     rows = [
         {"event_key": key, "endpoint": endpoint, "event_type": event_type, **common}
-        for (key, endpoint), event_type in sorted(types.items())
+        for endpoint, key, event_type in sorted(
+            (endpoint, key, kind) for (key, endpoint), kind in types.items()
+        )
     ]
     then = acceptances.adding_and_waking if wake else acceptances.adding
     inserted = insert_missing(

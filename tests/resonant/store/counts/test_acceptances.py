@@ -6,10 +6,12 @@ import pytest
 from sqlalchemy import text
 
 from resonant.metrics.totals import read_totals
+from resonant.routing import new_subscription
 from resonant.store import enqueue, schema
 from resonant.store.counts import acceptances
 from resonant.store.counts.acceptances import Ledger
 from resonant.store.queue.leases import due
+from resonant.store.shared.subscriptions import add_subscription
 from resonant.store.worker import WorkerStore
 
 
@@ -36,6 +38,22 @@ def test_an_open_transaction_blocks_no_other_producer(open_desk, postgresql_url,
     assert accepted.accepted == 2
     assert (status.accepted, status.balanced) == (2 + is_known, True)
     assert (ours.status().accepted, ours.status().balanced) == (3 + is_known, True)
+
+
+def test_many_events_for_several_endpoints_make_few_rows(desk, monkeypatch):
+    """Folds and readers add the rows up."""
+    monkeypatch.setattr("resonant.store.engine.sql._ROWS_AT_ONCE", 5)
+    names = ("audit", "crm", "orders")
+
+    def subscribe(connection):
+        for name in names:
+            add_subscription(connection, new_subscription(name, {}), who="a test", now=desk.clock())
+
+    desk.write(subscribe)
+    desk.enqueue(*(f"evt_{number}" for number in range(10)), endpoint=None)
+    assert len(desk.rows(schema.acceptances)) <= 6
+    expected = dict.fromkeys(names, Ledger(accepted=10))
+    assert desk.read(acceptances.read_ledgers) == expected
 
 
 def test_an_open_transaction_blocks_no_worker_fold_or_compaction(open_desk, postgresql_url):
