@@ -4,12 +4,13 @@ import base64
 import binascii
 import hmac
 from collections.abc import Callable
-from typing import Literal
-
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from typing import TYPE_CHECKING, Literal
 
 from resonant.display import counted
 from resonant.errors import EndpointError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 Scheme = Literal["hmac", "ed25519"]
 
@@ -83,7 +84,7 @@ def check_new_secret(name: str, secret: str) -> None:
         )
 
 
-def _private_key(secret: str) -> Ed25519PrivateKey:
+def _private_key(secret: str) -> "Ed25519PrivateKey":
     # Few endpoints have such a key, and the import takes longer than that of the sink.
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache, lru_cache
 from itertools import chain
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from sqlalchemy import (
     ARRAY,
@@ -33,12 +33,15 @@ from sqlalchemy import (
     literal_column,
     select,
 )
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.operators import OperatorType
 from sqlalchemy.types import TypeDecorator, TypeEngine
+
+if TYPE_CHECKING:
+    from sqlalchemy.dialects import postgresql
 
 # SQLite binds at most 32,766 values. On PostgreSQL, an array of bodies must be smaller than 1 GB.
 _ROWS_AT_ONCE = 500
@@ -61,7 +64,7 @@ def require_connection(connection: object) -> None:
         )
 
 
-def insert_into(dialect: str, table: Table) -> postgresql.Insert | sqlite.Insert:
+def insert_into(dialect: str, table: Table) -> "postgresql.Insert | sqlite.Insert":
     """Return an insert that supports ON CONFLICT."""
     if dialect == "postgresql":
         from sqlalchemy.dialects import postgresql  # noqa: PLC0415 - slow, and unnecessary on SQLite
@@ -103,7 +106,7 @@ def insert_missing(
         rows: with the same columns; all different.
         returned: the columns to return.
         unless: when to insert nothing.
-        then: on PostgreSQL, a function of the module that makes another insert of the same statement, given the inserted rows.
+        then: on PostgreSQL, returns another insert for the same statement, given the inserted rows. Always the same function.
 
     Returns:
         These columns of each inserted row.
@@ -270,9 +273,8 @@ def end_snapshot(connection: Connection) -> None:
     transaction. So a long read uses one snapshot per page, and none while the caller works on a page.
     """
     if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql(
-            "ROLLBACK"
-        )  # `PostgreSQL` has begun it, not SQLAlchemy, and begins the next
+        # `PostgreSQL` has begun it, not SQLAlchemy, and begins the next.
+        connection.exec_driver_sql("ROLLBACK")
         connection.info[IS_OPEN] = False
     connection.rollback()
 
