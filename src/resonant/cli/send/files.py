@@ -92,7 +92,7 @@ async def store_files(
     max_attempts: int | None = None,
     strict: bool = False,
     allow_unrouted: bool = False,
-    delivery_ids: array[int] | None = None,
+    delivery_ids: "array[int] | None" = None,
 ) -> Summary:
     """Store the events of these files; report bad lines on standard error.
 
@@ -159,7 +159,7 @@ class _Counts(Summary):
 
     report: Callable[[str], None]
     strict: bool = False
-    delivery_ids: array[int] | None = None
+    delivery_ids: "array[int] | None" = None
 
     def add_bad(self, place: str, reason: str) -> None:
         self.bad += 1
