@@ -33,7 +33,8 @@ class WorkerStore(Store):
 
     # How far the shared clock is ahead of this process's clock.
     _ahead = 0.0
-    # The endpoints of the claims that are not noted, and when the last of these claims was made.
+    # The endpoints with claims, those of the claims that are not noted, and when the last of these claims was made.
+    _known: frozenset[str] = frozenset()
     _claimed: frozenset[str] = frozenset()
     _claimed_at = 0.0
 
@@ -141,10 +142,16 @@ class WorkerStore(Store):
     async def claim_each(
         self, limits: Mapping[str, int], *, owner: str, **options: Any
     ) -> dict[str, list[Lease]]:
-        """Lease due deliveries of several endpoints in one transaction; see ``leases.claim``. Call ``note_claims`` at times."""
-        claimed = await self.claim_leases(lease_queries.claim, limits, owner=owner, **options)
-        if names := [endpoint for endpoint, leases in claimed.items() if leases]:
-            self._claimed |= frozenset(names)
+        """Lease due deliveries of several endpoints in one transaction; see ``leases.claim``.
+
+        Only the first claim from an endpoint is noted at once, so that `status` shows a run that has just begun. Call
+        ``note_claims`` at times.
+        """
+        new = limits.keys() - self._known
+        claimed = await self.claim_leases(lease_queries.claim, limits, owner=owner, note=new, **options)
+        if names := frozenset(endpoint for endpoint, leases in claimed.items() if leases):
+            self._known |= names
+            self._claimed |= names - new
             self._claimed_at = self.clock()
         return claimed
 

@@ -142,6 +142,7 @@ def claim(
     most_bytes: int | None = None,
     bounds: Mapping[str, float] | None = None,
     begin_up_to: int = 0,
+    note: Collection[str] = (),
     now: float,
     lease_seconds: float,
 ) -> dict[str, list[Lease]]:
@@ -159,6 +160,7 @@ def claim(
         most_bytes: limits the total size of their bodies; a single delivery may be larger.
         bounds: the earliest due times to search for, for some endpoints.
         begin_up_to: if an endpoint has at most this many, also record that their sends are about to start, as ``begin`` does.
+        note: the endpoints whose claims ``note_claims`` records in the same transaction.
     """
     found: list[list[Row[Any]]] = []
     for endpoint, limit in limits.items():
@@ -182,6 +184,7 @@ def claim(
     claimed: dict[str, list[Lease]] = {endpoint: [] for endpoint in limits}
     for each in leases_of(connection, rows, begun_at=now):
         claimed[each.endpoint].append(each)
+    note_claims(connection, [endpoint for endpoint in note if claimed[endpoint]], now)
     return claimed
 
 
