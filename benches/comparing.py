@@ -112,7 +112,10 @@ def measure_apart(
         rounds: number of rounds; None for the bench's default.
         options: other options of this bench.
     """
-    return apart(_measure, module, count, rounds, options)
+    found: list[Comparison | Standing] = apart(_measure, module, count, rounds, options)
+    if options.get("only") and not found:
+        raise ValueError(f"--only {min(options['only'])!r} selects nothing: see the text of {module}")
+    return found
 
 
 def _measure(
