@@ -9,9 +9,10 @@ complete search finds these: it begins after 20 times the duration of the last o
 from collections.abc import Callable, Iterable, Mapping
 
 from resonant.store.queue.leases import Due
+from resonant.store.queue.rescue import SEARCH_SHARE
 
-# The share of the time that complete searches may take, and the longest wait for one.
-_SHARE, _LONGEST_WAIT_SECONDS = 0.05, 5.0
+# The longest wait for a complete search.
+_LONGEST_WAIT_SECONDS = 5.0
 # A search begins this much before the last one, for events that were accepted shortly before it and committed after it.
 _MARGIN_SECONDS = 1.0
 
@@ -69,7 +70,7 @@ class DueBounds:
         """
         since = at - _MARGIN_SECONDS
         if bounds is None:
-            wait = min(seconds / _SHARE, _LONGEST_WAIT_SECONDS)
+            wait = min(seconds / SEARCH_SHARE, _LONGEST_WAIT_SECONDS)
             is_slow = wait > self._poll_seconds
             self._all_again_at = self._monotonic() + wait if is_slow else 0.0
             self._since_of_others = since if is_slow else None

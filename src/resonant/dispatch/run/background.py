@@ -96,9 +96,8 @@ class Report:
                 with contextlib.suppress(StoreError):  # the run's next commit raises the error
                     has_successors = 0 < self.successors <= await self.send()
                     if has_successors and not had_successors:
-                        running.end_in(
-                            WAIT_SECONDS
-                        )  # so that retries that wait in this process are sent first
+                        # So that retries that wait in this process are sent first.
+                        running.end_in(WAIT_SECONDS)
                     elif had_successors and not has_successors:
                         running.end = latest_end
                     had_successors = has_successors

@@ -103,9 +103,8 @@ class Admission:
             is_same = is_probe or endpoint.gate.row.epoch == epoch
             if (is_same and endpoint.is_ready()) or self._running.is_over():
                 return slot
-            self._limiter.release(
-                slot
-            )  # the gate changed, or the token expired, during the wait for the slot
+            # The gate changed, or the token expired, during the wait for the slot.
+            self._limiter.release(slot)
 
     async def _prepare(self, endpoint: EndpointRun) -> None:
         """Wait until the endpoint is ready for a send."""

@@ -28,7 +28,7 @@ from resonant.store.shared.subscriptions import current_router
 
 _SHOWN_CHARACTERS = 200
 _MOST_PASSES = 10
-_id_first = itemgetter(1, 0)
+_second_first = itemgetter(1, 0)
 _d = schema.deliveries.c
 # The key of an event, and the name of an endpoint.
 _DeliveryName: TypeAlias = tuple[int, str]
@@ -104,7 +104,8 @@ def accept(
 ) -> list[Outcome]:
     """Store events with their deliveries; return the outcome of each, in the given order.
 
-    An event with a problem is not stored; the others are. An event that was erased is not stored again. The caller rolls back if it wants all or nothing.
+    An event with a problem is not stored; the others are. An event that was erased is not stored again. The caller rolls back if
+    it wants all or nothing.
 
     Args:
         connection: in a write transaction.
@@ -224,7 +225,7 @@ def _store_events(
         if not unstored:
             return stored, forms
         # In the order of the ids, so that two producers of the same ids cannot deadlock.
-        missing = sorted(unstored, key=_id_first)
+        missing = sorted(unstored, key=_second_first)
         inserted = _insert_events(connection, [first[each] for each in missing], taken, now)
         stored |= inserted
         if len(inserted) < len(missing):
@@ -324,10 +325,8 @@ def _insert_deliveries(
     # In one order, so that two producers of the same events cannot deadlock. By endpoint, because each statement inserts a part of
     # the rows, and counts its deliveries of each endpoint.
     rows = [
-        {"event_key": key, "endpoint": endpoint, "event_type": event_type, **common}
-        for endpoint, key, event_type in sorted(
-            (endpoint, key, kind) for (key, endpoint), kind in types.items()
-        )
+        {"event_key": name[0], "endpoint": name[1], "event_type": types[name], **common}
+        for name in sorted(types, key=_second_first)
     ]
     then = acceptances.adding_and_waking if wake else acceptances.adding
     inserted = insert_missing(

@@ -45,9 +45,9 @@ def enqueue(
     """Store one or more events inside the caller's transaction; the caller commits.
 
     Without an endpoint, the subscriptions decide which endpoints get an event, when it is first stored. Enqueueing the same
-    source, id and content again changes nothing, whatever the subscriptions are then, and also if the event was erased. Transactions with a common id wait
-    for each other; on SQLite, all writers do. Prefer one call with many events: a call locks its ids in order, so two calls
-    cannot deadlock.
+    source, id and content again changes nothing, whatever the subscriptions are then, and also if the event was erased.
+    Transactions with a common id wait for each other; on SQLite, all writers do. Prefer one call with many events: a call locks
+    its ids in order, so two calls cannot deadlock.
 
     Args:
         connection: an open transaction on a database that has Resonant's tables (``create_schema`` creates them). With

@@ -23,9 +23,10 @@ LOST_LEASES_BEFORE_GIVING_UP = 5
 _LONG_WAIT_SECONDS = 2.0
 # Later rescues are about a second apart. A busy machine may delay them by a few seconds.
 _LEAST_GAP_SECONDS = 5.0
-# The share of the time that complete searches may take, the longest wait for one, and how much before the last search the others
-# begin: see dispatch/claim/due_bounds.py.
-_SHARE, _LONGEST_WAIT_SECONDS, _MARGIN_SECONDS = 0.05, 10.0, 5.0
+# The share of the time that complete searches may take, also those of dispatch/claim/due_bounds.py.
+SEARCH_SHARE = 0.05
+# The longest wait for a complete search, and how much before the last search the others begin.
+_LONGEST_WAIT_SECONDS, _MARGIN_SECONDS = 10.0, 5.0
 _d = schema.deliveries
 
 
@@ -67,7 +68,7 @@ class ExpiryWatch:
     def note_search(self, now: float, since: float, seconds: float) -> None:
         """Note that all leases that expired between ``since`` and ``now`` were searched for, in so many seconds."""
         if since == -math.inf:
-            self._complete_again_at = now + min(seconds / _SHARE, _LONGEST_WAIT_SECONDS)
+            self._complete_again_at = now + min(seconds / SEARCH_SHARE, _LONGEST_WAIT_SECONDS)
         self._since = now - _MARGIN_SECONDS
 
 

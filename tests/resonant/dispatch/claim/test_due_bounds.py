@@ -108,7 +108,7 @@ def looks(monkeypatch):
 @pytest.fixture
 def one_complete(monkeypatch):
     """Let no complete search follow a slow one during the test."""
-    monkeypatch.setattr(due_bounds, "_SHARE", 1e-9)
+    monkeypatch.setattr(due_bounds, "SEARCH_SHARE", 1e-9)
     monkeypatch.setattr(due_bounds, "_LONGEST_WAIT_SECONDS", 600.0)
 
 
