@@ -104,7 +104,9 @@ class EndpointRun:
 
     def has_room_to_wait(self) -> bool:
         """Return whether one more delivery may wait here for the pace: it would be sent soon."""
-        return self.waiting + self.retrying < self.most_waiting()
+        # While the gate stops, the deliveries that are not sent yet go back to the store.
+        ahead = self.retrying + (0 if self.stops() else self.waiting)
+        return ahead < self.most_waiting()
 
     def most_waiting(self) -> int:
         """Return how many deliveries may wait here for the pace; 0 if this process does not pace."""

@@ -168,8 +168,12 @@ class EndpointGate:
         return 0 if self._pace is None else self._pace.claim_limit(now, waiting)
 
     def most_within(self, seconds: float, now: float) -> int:
-        """Return how many sends the pace of this process admits within this time; 0 if it does not pace."""
-        return 0 if self._pace is None else self._pace.most_within(seconds, now)
+        """Return how many sends the pace of this process admits within this time; 0 if it does not pace.
+
+        A pace counts from its proposal on, so that retries need not leave this process while it is written.
+        """
+        pace = self._pace or (self._next_pace if self._is_writing else None)
+        return 0 if pace is None else pace.most_within(seconds, now)
 
     def may_send(self, now: float, in_flight: int) -> Permission:
         """Return whether to send now, which takes a token; ``in_flight`` is the number of requests without an answer."""

@@ -252,6 +252,15 @@ class TestPaces:
         assert (row.gate.state, row.gate.reason) == ("paced", "it asks to slow down")
         assert row.gate.pace == pytest.approx(10, rel=0.1)
 
+    def test_a_process_has_room_for_retries_while_its_pace_is_written(self, row, process):
+        for n in range(10):
+            process.send(DELIVERED, 100 + n / 20)
+        changes = [process.gate.answered(process.gate.sent(100.5), failed(429), 100.5, 0) for _ in range(4)]
+        assert process.gate.most_within(2, 100.5) >= 10
+        row.set(state="paused")
+        assert not process.write(next(filter(None, changes)))
+        assert process.gate.most_within(2, 100.5) == 0
+
 
 class TestFirstSends:
     def test_a_process_begins_with_one_send_and_then_a_few(self, process):

@@ -1,0 +1,38 @@
+"""The room for retries in the process that paces an endpoint."""
+
+from dataclasses import replace
+
+import pytest
+
+from resonant.dispatch.endpoint_run import EndpointRun
+from support.gate_processes import Process, Row
+
+NOW = 100.0
+
+
+@pytest.fixture
+def process():
+    process = Process(Row())
+    process.look(NOW)
+    process.row.set(state="paced", pace=10.0, pilot="one", pilot_until=NOW + 60)
+    process.look(NOW)
+    return process
+
+
+@pytest.fixture
+def endpoint(process):
+    parts = dict.fromkeys(("destination", "slots", "rate", "window", "claims"))
+    return EndpointRun(name="api", gate=process.gate, clock=lambda: NOW, **parts)
+
+
+def test_a_retry_waits_here_if_the_pace_sends_it_soon(endpoint):
+    assert endpoint.has_room_to_wait()
+    assert not replace(endpoint, retrying=20).has_room_to_wait()
+    assert not replace(endpoint, busy=20).has_room_to_wait()
+
+
+def test_deliveries_that_a_retry_after_sends_back_take_no_room_from_retries(process, endpoint):
+    process.row.set(not_before=NOW + 1)
+    process.look(NOW)
+    assert replace(endpoint, busy=50, retrying=10).has_room_to_wait()
+    assert not replace(endpoint, busy=50, retrying=20).has_room_to_wait()
