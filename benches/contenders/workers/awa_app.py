@@ -29,8 +29,9 @@ class Deliver:
 async def _main() -> None:
     client = AsyncClient(os.environ["BENCH_BROKER"])
 
+    # `Job` cannot be subscripted at run time.
     @client.task(Deliver, queue=QUEUE)
-    async def deliver(job: Job[Deliver]) -> RetryAfter | None:
+    async def deliver(job: "Job[Deliver]") -> RetryAfter | None:
         """Send one event."""
         try:
             await apost(_client(), job.args.event_id, job.args.body)
