@@ -276,8 +276,9 @@ class EndpointGate:
 
     def _begin_pace(self, pace: Pace, now: float, reason: str, **fields: Any) -> GateChange:
         """Return the change to paced, with this process as the pilot."""
+        change = self._enter("paced", now, reason, **fields, **self._piloted(now, pace.rate))
         self._next_pace = pace
-        return self._enter("paced", now, reason, **fields, **self._piloted(now, pace.rate))
+        return change
 
     def _write_retry_after(self) -> GateChange | None:
         is_wanted = self.row.state != "paused" and not self._is_writing and self._later() is not None
@@ -304,7 +305,7 @@ class EndpointGate:
         return self._propose(Gate(**kept, state=state, since=now, reason=reason, **fields))
 
     def _propose(self, after: Gate) -> GateChange:
-        self._is_writing = True
+        self._is_writing, self._next_pace = True, None
         later = self._later()
         return GateChange(self.row, after if later is None else replace(after, not_before=later))
 
