@@ -38,9 +38,14 @@ DATABASE = "faults"  # in PostgreSQL
 # It outlasts every fault here, and is quick.
 POLICY = RetryPolicy(max_attempts=12, base=0.1, factor=2.0, cap=0.5, park_after=10.0)
 # The lane auto sends in chunks as the lane bulk does, and single deliveries beside them.
-_OF_LANES: dict[str, dict[str, int]] = {"task": {}, "auto": {"chunk_size": 100, "alone": 20}}
+_OF_LANES: dict[str, dict[str, int]] = {
+    "task": {},
+    "bulk": {"chunk_size": 100},
+    "auto": {"chunk_size": 100, "alone": 20},
+}
 # `make test` tries the faults in the task lane.
 LANES = pytest.mark.parametrize("lane", ["task", pytest.param("auto", marks=pytest.mark.slow)])
+EVERY_LANE = pytest.mark.parametrize("lane", list(_OF_LANES))
 # If a fault has two forms, the short form of the suite tests one of them in each lane, and the long form both in both.
 TASK_LANE_FIRST = LANES if IS_LONG else pytest.mark.parametrize("lane", ["task"])
 AUTO_LANE_FIRST = LANES if IS_LONG else pytest.mark.parametrize("lane", ["auto"])

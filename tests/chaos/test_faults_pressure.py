@@ -1,6 +1,7 @@
 """PostgreSQL under pressure while a drain sends: nothing is lost, and nothing is sent twice.
 
-Short forms of ``python -m benches pressure``, which measures rates.
+Short forms of ``python -m benches pressure``, which measures rates. ``test_faults_store.py`` restarts PostgreSQL, and
+``test_kills.py`` kills the sender.
 """
 
 import asyncio
@@ -8,7 +9,7 @@ import contextlib
 
 import asyncpg
 import pytest
-from faults import DATABASE, LANES, Fault
+from faults import DATABASE, EVERY_LANE, Fault
 
 from support.postgresql import started_postgresql
 from support.waiting import until
@@ -21,6 +22,8 @@ _MOST_CONNECTIONS = 100
 _CUT_ONE_SESSION = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid() ORDER BY random() LIMIT 1"""
+_READERS = 4
+_READ = "SELECT count(*), max(md5(d::text)) FROM resonant_deliveries d, generate_series(1, 20)"
 _PIN_XMIN = "SELECT txid_current(), count(*) FROM resonant_deliveries"
 
 
@@ -50,7 +53,7 @@ async def draining(fault):
         await asyncio.wait([drain])
 
 
-@LANES
+@EVERY_LANE
 async def test_a_stream_of_terminated_sessions_loses_nothing(server, fault):
     async with draining(fault), server.connected(DATABASE) as connection:
         for _ in range(_CUTS):
@@ -59,7 +62,7 @@ async def test_a_stream_of_terminated_sessions_loses_nothing(server, fault):
     assert (await asyncio.to_thread(fault.account))["delivered"] == _EVENTS
 
 
-@LANES
+@EVERY_LANE
 async def test_a_drain_goes_on_when_others_take_every_connection(server, fault):
     async with draining(fault), contextlib.AsyncExitStack() as stack:
         with contextlib.suppress(asyncpg.TooManyConnectionsError):
@@ -70,7 +73,7 @@ async def test_a_drain_goes_on_when_others_take_every_connection(server, fault):
     assert (await asyncio.to_thread(fault.account))["delivered"] == _EVENTS
 
 
-@LANES
+@EVERY_LANE
 async def test_old_transactions_lose_nothing(server, fault):
     async with draining(fault), contextlib.AsyncExitStack() as stack:
         for _ in range(4):
@@ -81,3 +84,31 @@ async def test_old_transactions_lose_nothing(server, fault):
         await until(lambda: fault.requests > sent + _EVENTS // 4)
         assert await connection.fetchval("SELECT count(*) FROM resonant_deliveries") == _EVENTS
     assert (await asyncio.to_thread(fault.account))["delivered"] == _EVENTS
+
+
+@EVERY_LANE
+async def test_heavy_readers_lose_nothing(server, fault):
+    async def read():
+        async with (
+            server.connected(DATABASE) as connection,
+            connection.transaction(isolation="repeatable_read"),
+        ):
+            while True:
+                await connection.execute(_READ)
+
+    async with draining(fault), asyncio.TaskGroup() as group:
+        readers = [group.create_task(read()) for _ in range(_READERS)]
+        sent = fault.requests
+        await until(lambda: fault.requests > sent + _EVENTS // 4)
+        for reader in readers:
+            reader.cancel()
+    assert (await asyncio.to_thread(fault.account))["delivered"] == _EVENTS
+
+
+@EVERY_LANE
+async def test_more_events_than_a_drain_can_send_are_sent_later(fault):
+    async with draining(fault):
+        for _ in range(10):
+            await fault.enqueue(_EVENTS // 10)
+        assert not await fault.is_settled()
+    assert (await asyncio.to_thread(fault.account))["delivered"] == 2 * _EVENTS
