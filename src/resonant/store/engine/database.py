@@ -81,11 +81,11 @@ class Database(Protocol):
     async def reclaim_space(self) -> None:
         """Return the space of removed rows to the file system, if the database does not do so itself."""
 
-    async def forget_removed(self) -> str | None:
+    async def forget_removed(self) -> str:
         """Remove what deleted and changed rows contained from the files of the database, as far as possible.
 
         Returns:
-            What may still have it, with advice, on one line; None for nothing.
+            What may still have it, with advice, on one line.
         """
 
     async def close(self) -> None:

@@ -13,7 +13,7 @@ import sqlite3
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, closing, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -60,12 +60,6 @@ _PRAGMAS = (
 def path_of(url: URL) -> Path:
     """Return the path of the file in a database URL."""
     return Path(url.database or "").expanduser()
-
-
-def overwrites_by_default() -> bool:
-    """Return whether this build of SQLite overwrites all that it removes."""
-    with closing(sqlite3.connect(":memory:")) as connection:
-        return bool(connection.execute("PRAGMA secure_delete").fetchone() == (1,))
 
 
 class SQLite:
@@ -129,7 +123,7 @@ class SQLite:
             there_is_more = await self.write(_reclaim_pages)
             await asyncio.sleep(_PAUSE_SECONDS)
 
-    async def forget_removed(self) -> str | None:
+    async def forget_removed(self) -> str:
         """Write the log to the database file, and truncate it; see ``Database``."""
 
         def truncate_log() -> bool:
@@ -142,9 +136,10 @@ class SQLite:
             is_busy = await self.in_writer(truncate_log)
         if is_busy:
             return f"{self._path.name}-wal, since another process is reading: run this again when it is done"
-        if not overwrites_by_default():
-            return f"older versions of rows in free parts of {self._path.name}: `VACUUM` removes them, while nothing runs"
-        return None
+        # Even with `secure_delete`, SQLite may leave old cells in the unused part of a page that it rebuilds.
+        return (
+            f"single values in unused parts of {self._path.name}: `VACUUM` removes them, while nothing runs"
+        )
 
     async def close(self) -> None:
         """Close every connection, after the current write."""

@@ -22,6 +22,7 @@ def test_events_are_erased_and_what_is_out_of_reach_is_listed(resonant, dead, tm
     answer = resonant("erase", "--subject", "customer 4711", "--id", "evt_waiting", "--yes")
     assert answer.out.splitlines() == [
         "1 event erased, with 1 delivery, 1 of them unfinished",
+        "out of reach: the database: single values in unused parts of resonant.db: `VACUUM` removes them, while nothing runs",
         f"out of reach: 1 archive of purges: `zgrep -l VALUE {tmp_path}/home/archive/*` finds them; remove the file or its lines",
         f"out of reach: logs (serve.log): `grep -l VALUE {tmp_path}/home/*.log*` finds them; the next `resonant up` begins new ones",
         (
@@ -161,6 +162,8 @@ def test_a_killed_erasure_is_finished_by_the_next_one(resonant, worker, tmp_path
     left = resonant.json("erase", "--subject", "jm@example.org", "--dry-run")["events"]
     assert resonant.json("erase", "--subject", "jm@example.org", "--yes")["events"] == left
     assert erased(tmp_path) == BIG
+    with contextlib.closing(sqlite3.connect(tmp_path / "resonant.db")) as database:
+        database.execute("VACUUM")
     for path in tmp_path.glob("resonant.db*"):
         assert b"jm@example.org" not in path.read_bytes(), path.name
         assert b"person-0" not in path.read_bytes(), path.name
