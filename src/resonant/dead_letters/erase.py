@@ -103,7 +103,7 @@ class ErasureReport:
         cancelled: those of them that were unfinished.
         being_sent: events that are not erased, since deliveries of them were being sent until the end.
         runs: ids of flow runs that sent them; Prefect's database may have their content.
-        kept: the part of the database that still has the removed bytes, on one line; None if no part has them.
+        kept: the part of the database that may still have the removed bytes, on one line; empty in a batch's report.
     """
 
     events: int = 0
@@ -111,7 +111,7 @@ class ErasureReport:
     cancelled: int = 0
     being_sent: int = 0
     runs: tuple[str, ...] = ()
-    kept: str | None = None
+    kept: str = ""
 
 
 class OutOfReach(NamedTuple):
@@ -124,7 +124,7 @@ class OutOfReach(NamedTuple):
 def out_of_reach(report: ErasureReport, settings: Settings) -> list[OutOfReach]:
     """List the places that an erasure does not reach."""
     archives, home = settings.archive_folder, settings.home.expanduser()
-    found = [OutOfReach("the database", report.kept)] if report.kept else []
+    found = [OutOfReach("the database", report.kept)]
     if files := [*archives.glob("*.jsonl*")] if archives.is_dir() else []:
         advice = f"`zgrep -l VALUE {archives}/*` finds them; remove the file or its lines"
         found.append(OutOfReach(f"{counted(len(files), 'archive')} of purges", advice))
