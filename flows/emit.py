@@ -15,6 +15,7 @@ from resonant.dispatch import MAX_CHUNK_SIZE
 from resonant.dispatch.caller import get_caller
 from resonant.dispatch.held import count_held, say_problems
 from resonant.dispatch.limits import Lane, lane_limits
+from resonant.dispatch.run.event_loop import use_uvloop_in_flow_run
 from resonant.errors import StoreRefused, StoreUnavailable
 from tasks.wiring import (
     ended,
@@ -25,6 +26,9 @@ from tasks.wiring import (
 )
 
 _PAUSE_WITHOUT_STORE_SECONDS = 1.0
+
+# Prefect loads this module before it starts the event loop of the flow run.
+use_uvloop_in_flow_run()
 
 
 @flow(

@@ -25,6 +25,7 @@ from resonant.dead_letters.triage import triage
 from resonant.delivery.retry import Retry, RetryPolicy
 from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.limits import Limits
+from resonant.dispatch.run.event_loop import use_uvloop
 from resonant.events import Clock, Lease, LeaseKey
 from resonant.input_lines import parse_event
 from resonant.store import Store
@@ -213,4 +214,5 @@ async def work(orders: Orders, clock: Clock = time.time) -> None:
 
 
 if __name__ == "__main__":
+    use_uvloop()  # as in a flow run
     asyncio.run(work(Orders(**json.loads(sys.argv[1]))))

@@ -17,6 +17,7 @@ from resonant.dead_letters.purge import Retention, purge
 from resonant.dead_letters.triage import triage
 from resonant.delivery.retry import RetryPolicy
 from resonant.dispatch.limits import Limits
+from resonant.dispatch.run.event_loop import use_uvloop
 from resonant.events import Event
 from resonant.store import Store
 from support.dispatching import dispatching_to, emit, opened
@@ -100,4 +101,5 @@ async def work(role: str, orders: Orders) -> None:
 
 
 if __name__ == "__main__":
+    use_uvloop()  # as in a flow run
     asyncio.run(work(sys.argv[1], Orders(**json.loads(sys.argv[2]))))

@@ -11,6 +11,7 @@ import sqlite3
 from dataclasses import replace
 
 import httpx
+import psutil
 import pytest
 
 from resonant.local.server import free_port
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.engine
 COUNT = 60
 # Few, since the automation sends only one a second at first; and enough delivered ones for an error rate below half of its limit.
 FAILED, DELIVERED = 5, 40
+_IDLE_PERCENT = 10.0
 REPLAY = "resonant: replay transient dead letters when an endpoint has recovered"
 
 
@@ -232,6 +234,26 @@ def test_ctrl_c_is_one_line_with_the_remaining_work(up_machine, silent, user):
     assert last.endswith(" wait: a running drain or the next `resonant emit --endpoint silent` sends them")
     balance = user.read("status")
     assert (balance["balanced"], balance["accepted"] >= count) == (True, True)
+
+
+def process_of(run: str, processes: list[psutil.Process]) -> psutil.Process | None:
+    with contextlib.suppress(psutil.Error):  # a process ended meanwhile
+        return next((each for each in processes if each.environ().get("PREFECT__FLOW_RUN_ID") == run), None)
+    return None
+
+
+def test_a_cancelled_drain_ends_by_itself(up):
+    """The worker would kill it after a while."""
+    run = up.start_run("emit-events/emit", run_for=600)
+    wait_until(lambda: up.api.get(f"/flow_runs/{run}").json()["state"]["type"] == "RUNNING")
+    drain = wait_until(lambda: process_of(run, up.family))
+    wait_until(lambda: drain.cpu_percent(0.5) < _IDLE_PERCENT)
+
+    up.api.post(f"/flow_runs/{run}/set_state", json={"state": {"type": "CANCELLING"}})
+
+    assert up.final_state(run)["type"] == "CANCELLED"
+    logs = {"logs": {"flow_run_id": {"any_": [run]}}}
+    wait_until(lambda: "Flow run was cancelled." in up.api.post("/logs/filter", json=logs).text)
 
 
 @pytest.fixture

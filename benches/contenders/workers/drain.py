@@ -7,6 +7,7 @@ from typing import cast
 from benches.lanes import Lane
 from benches.surroundings import ENDPOINT
 from flows.emit import emit_events
+from resonant.dispatch.run.event_loop import use_uvloop
 
 _RUN_FOR_SECONDS = 86_400.0
 
@@ -17,4 +18,5 @@ async def _main() -> None:
     await emit_events(endpoint=endpoint, run_for=_RUN_FOR_SECONDS, lane=lane)
 
 
+use_uvloop()  # as in a flow run that Prefect starts
 asyncio.run(_main())

@@ -1,0 +1,32 @@
+"""Runs a drain on uvloop, which sends about a seventh more events than asyncio's own event loop."""
+
+import asyncio
+import contextlib
+import os
+import sys
+
+# Prefect sets this in a process that it starts for one flow run.
+_FLOW_RUN = "PREFECT__FLOW_RUN_ID"
+# libuv resolves names in these threads. Its default of 4 is less than asyncio's, and slow name servers would occupy them all.
+_NAME_LOOKUPS = "16"
+
+
+def use_uvloop_in_flow_run() -> None:
+    """Use uvloop for the event loops of this process, if Prefect started it for one flow run.
+
+    Does nothing in other processes: the event loop of a program is its own choice. Does nothing without uvloop, which is not
+    available for every platform.
+    """
+    if _FLOW_RUN in os.environ:
+        use_uvloop()
+
+
+def use_uvloop() -> None:
+    """Use uvloop, if it is installed, for the event loops that this process creates from now on."""
+    # A policy, since Prefect calls `asyncio.run` itself; Python 3.16 has no policies.
+    if sys.version_info < (3, 16):
+        with contextlib.suppress(ImportError):
+            from resonant.dispatch.run.uv_loop import UvLoopPolicy  # noqa: PLC0415 - only if it can be imported
+
+            os.environ.setdefault("UV_THREADPOOL_SIZE", _NAME_LOOKUPS)
+            asyncio.set_event_loop_policy(UvLoopPolicy())

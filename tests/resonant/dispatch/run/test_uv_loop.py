@@ -1,0 +1,67 @@
+"""A signal handler that raises ends the event loop, as Prefect's does when a flow run is cancelled."""
+
+import asyncio
+import os
+import signal
+import threading
+
+import pytest
+
+pytest.importorskip("uvloop", reason="uvloop is not available for this Python")
+
+from resonant.dispatch.run.uv_loop import UvLoop
+
+
+class Terminated(BaseException):
+    """Like Prefect's TerminationSignal."""
+
+
+@pytest.fixture
+def terminated_by_signal():
+    def terminate(*_):
+        raise Terminated
+
+    before = signal.signal(signal.SIGUSR1, terminate)
+    yield
+    signal.signal(signal.SIGUSR1, before)
+
+
+def run(main):
+    with asyncio.Runner(loop_factory=UvLoop) as runner:
+        return runner.run(main)
+
+
+def test_while_the_loop_is_idle_its_tasks_are_cancelled(terminated_by_signal):
+    ended = []
+
+    async def wait():
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append("cleaned up")
+
+    with pytest.raises(Terminated):
+        run(wait())
+    assert ended == ["cleaned up"]
+
+
+def test_while_a_task_runs_it_raises_there(terminated_by_signal):
+    async def work():
+        try:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            await asyncio.sleep(60)
+        except Terminated:
+            return "handled"
+
+    assert run(work()) == "handled"
+
+
+def test_an_error_of_a_callback_is_logged_and_the_loop_goes_on(caplog):
+    async def work():
+        asyncio.get_running_loop().call_soon(int, "no number")
+        await asyncio.sleep(0)
+        return "done"
+
+    assert run(work()) == "done"
+    assert "invalid literal for int()" in caplog.text
