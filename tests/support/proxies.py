@@ -81,6 +81,8 @@ async def with_tls(proxy: RunningProxy, tls: ssl.SSLContext) -> AsyncIterator[st
         there = await asyncio.open_connection("127.0.0.1", urlsplit(proxy.url).port)
         await asyncio.gather(copy(reader, there[1]), copy(there[0], writer))
 
-    async with await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls) as server:
+    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls)
+    try:
         yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        server.close_clients()
+    finally:
+        server.close()

@@ -175,13 +175,14 @@ def public(monkeypatch):
 
 
 @pytest.fixture
-def names(monkeypatch):
+async def names(monkeypatch):
     """The answers of a name server for ``*.example``, in turn and the last one again; and the names it was asked for."""
-    answers, asked, resolve = [], [], socket.getaddrinfo
+    loop_class = type(asyncio.get_running_loop())
+    answers, asked, resolve = [], [], loop_class.getaddrinfo
 
-    def getaddrinfo(host, port, family=0, type=0, proto=0, flags=0):  # noqa: A002 - as the real one calls it
+    async def getaddrinfo(loop, host, port, **options):
         if not str(host).endswith(".example"):
-            return resolve(host, port, family, type, proto, flags)
+            return await resolve(loop, host, port, **options)
         asked.append(host)
         found = answers.pop(0) if len(answers) > 1 else answers[0]
         return [
@@ -191,21 +192,21 @@ def names(monkeypatch):
             for each in found
         ]
 
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(loop_class, "getaddrinfo", getaddrinfo)
     return answers, asked
 
 
 @pytest.fixture
-def connected_to(monkeypatch):
+async def connected_to(monkeypatch):
     """The addresses that the event loop is asked to connect to, as they are given to it."""
-    addresses = []
-    connect = asyncio.selector_events.BaseSelectorEventLoop.sock_connect
+    loop_class = type(asyncio.get_running_loop())
+    addresses, connect = [], loop_class.sock_connect
 
     async def sock_connect(loop, sock, address):
         addresses.append(address[0])
         return await connect(loop, sock, address)
 
-    monkeypatch.setattr(asyncio.selector_events.BaseSelectorEventLoop, "sock_connect", sock_connect)
+    monkeypatch.setattr(loop_class, "sock_connect", sock_connect)
     return addresses
 
 

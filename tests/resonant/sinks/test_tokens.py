@@ -223,6 +223,7 @@ BIG = (200, b'{"access_token": "' + b"x" * 65536 + b'"}')
 async def test_a_problem_of_the_token_endpoint_is_one_line_without_secrets(
     impatient, caplog, server, problem
 ):
+    server = dict(server)
     script = server.pop("script", None)
     async with site(OAuthServer(**server), script=script) as shop:
         failure = await shop.failure()
