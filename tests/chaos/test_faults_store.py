@@ -48,8 +48,9 @@ def make_fault(receiver, lane):
 
 
 class TestPostgreSQLRestarts:
-    @TASK_LANE_FIRST
-    @pytest.mark.parametrize("way", ["stopped", "crashed"])
+    @pytest.mark.parametrize(
+        ("lane", "way"), [("task", "stopped"), ("task", "crashed"), ("bulk", "stopped"), ("auto", "crashed")]
+    )
     async def test_a_short_outage_changes_nothing(self, server, database_url, make_fault, way):
         fault = make_fault(database_url)
 
