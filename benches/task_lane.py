@@ -21,7 +21,7 @@ from benches.surroundings import (
     recorded_task_runs,
     save_endpoint,
 )
-from resonant.dispatch.run.event_loop import use_uvloop
+from resonant.dispatch.run.uv_loop import UvLoop
 from resonant.store import WorkerStore
 
 if TYPE_CHECKING:
@@ -36,9 +36,13 @@ EVENTS, ROUNDS = 1_000, 5
 
 def run(count: int, rounds: int) -> list[Comparison]:
     """Measure, and return the results."""
-    with empty_home() as settings, receiver() as url, prefect_server(settings) as api_url:
-        use_uvloop()  # for both sides, as in a flow run of `emit`
-        return asyncio.run(_Lane(settings, api_url, count, rounds).compare(url))
+    with (
+        empty_home() as settings,
+        receiver() as url,
+        prefect_server(settings) as api_url,
+        asyncio.Runner(loop_factory=UvLoop) as runner,  # for both sides, as in a flow run of `emit`
+    ):
+        return runner.run(_Lane(settings, api_url, count, rounds).compare(url))
 
 
 class _Lane:

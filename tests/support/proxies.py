@@ -78,11 +78,15 @@ async def with_tls(proxy: RunningProxy, tls: ssl.SSLContext) -> AsyncIterator[st
         writer.close()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted.append(writer)
         there = await asyncio.open_connection("127.0.0.1", urlsplit(proxy.url).port)
         await asyncio.gather(copy(reader, there[1]), copy(there[0], writer))
 
+    accepted: list[asyncio.StreamWriter] = []
     server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls)
     try:
         yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
+        for writer in accepted:
+            writer.close()

@@ -145,7 +145,7 @@ def never_read() -> Action:
     """Stop reading from the client. As a receiver's ``connection``, it does not even read the request."""
 
     async def perform(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # Every stream's transport also reads, but not every event loop's class says so.
+        # uvloop's transports do not derive from `ReadTransport`.
         cast("asyncio.ReadTransport", writer.transport).pause_reading()
         await asyncio.Event().wait()
 

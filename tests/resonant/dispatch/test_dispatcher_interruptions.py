@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections import Counter
 
@@ -13,6 +14,7 @@ from resonant.dispatch.limits import Limits
 from resonant.errors import StoreUnavailable, UnexpectedStatus
 from resonant.testing import FixedClock
 from support.dispatching import START, deliveries, enqueue, rows, scene, succeed
+from support.event_loops import ON_BOTH_LOOPS
 from support.lanes import in_task_lane
 from support.sqlite import listening, locked
 from support.waiting import until
@@ -94,8 +96,9 @@ class TestCancellation:
         assert steps == ["cancelled", "fold"]
 
     @in_task_lane
+    @ON_BOTH_LOOPS
     @pytest.mark.parametrize("waits", [False, True], ids=["sending", "waiting"])
-    def test_ctrl_c_does_the_same(self, tmp_path, waits):
+    def test_ctrl_c_does_the_same(self, tmp_path, waits, loop_factory):
         async def run():
             async def send(event):
                 if waits:
@@ -112,9 +115,33 @@ class TestCancellation:
                 await enqueue(worker.store)
                 await worker.dispatcher.run(emit_one)
 
-        with pytest.raises(KeyboardInterrupt):
-            asyncio.run(run())
+        with pytest.raises(KeyboardInterrupt), asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(run())
         assert deliveries(tmp_path, "lease_owner, sending, attempts") == [(None, 0, int(waits))]
+
+    @ON_BOTH_LOOPS
+    def test_a_signal_handler_that_raises_does_the_same(self, tmp_path, loop_factory):
+        """Prefect cancels a flow run in this way."""
+
+        class Terminated(BaseException):
+            pass
+
+        def terminate(*_):
+            raise Terminated
+
+        async def run():
+            async with scene(tmp_path, orders=hang) as worker:
+                await enqueue(worker.store)
+                threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+                await worker.run()
+
+        before = signal.signal(signal.SIGUSR1, terminate)
+        try:
+            with pytest.raises(Terminated), asyncio.Runner(loop_factory=loop_factory) as runner:
+                runner.run(run())
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+        assert deliveries(tmp_path, "lease_owner, sending, attempts") == [(None, 0, 0)]
 
     async def test_a_sink_that_raises_a_cancellation_by_itself_is_charged_and_stops_no_other(self, tmp_path):
         async def send(event):
@@ -134,8 +161,9 @@ class TestCancellation:
         failed = rows(tmp_path, "SELECT category, code FROM resonant_attempts WHERE result = 'failed'")
         assert failed == [("unknown", "unknown")] * 3
 
+    @ON_BOTH_LOOPS
     @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-    def test_a_sink_that_is_interrupted_has_not_failed(self, tmp_path, error):
+    def test_a_sink_that_is_interrupted_has_not_failed(self, tmp_path, error, loop_factory):
         async def run():
             async def send(_event):
                 raise error
@@ -144,8 +172,8 @@ class TestCancellation:
                 await enqueue(worker.store, 3)
                 await worker.run()
 
-        with pytest.raises(error):
-            asyncio.run(run())
+        with pytest.raises(error), asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(run())
         assert deliveries(tmp_path, "status, attempts, lease_owner, sending") == [("pending", 0, None, 0)] * 3
         assert rows(tmp_path, "SELECT * FROM resonant_attempts") == []
 

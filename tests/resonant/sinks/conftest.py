@@ -5,6 +5,8 @@ import warnings
 
 import pytest
 
+from support.event_loops import LOOP_FACTORIES
+
 
 @pytest.fixture(autouse=True, scope="module")
 def without_earlier_garbage():
@@ -14,9 +16,7 @@ def without_earlier_garbage():
         gc.collect()
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["asyncio", "uvloop"])
+@pytest.fixture(scope="module", params=LOOP_FACTORIES)
 def anyio_backend(request):
-    """Run each test on both event loops: the flow runs of Prefect use uvloop, other programs what they choose."""
-    if request.param:
-        pytest.importorskip("uvloop", reason="uvloop is not available for this Python")
-    return "asyncio", {"use_uvloop": request.param}
+    """Run each test on both event loops. Flow runs use uvloop; other programs may use either."""
+    return "asyncio", {"loop_factory": request.param}

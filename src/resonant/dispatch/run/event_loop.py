@@ -7,15 +7,15 @@ import sys
 
 # Prefect sets this in a process that it starts for one flow run.
 _FLOW_RUN = "PREFECT__FLOW_RUN_ID"
-# libuv resolves names in these threads. Its default of 4 is less than asyncio's, and slow name servers would occupy them all.
-_NAME_LOOKUPS = "16"
+# libuv looks up names in half of its threads. With its default of 4 threads, two slow lookups would block every other one.
+_THREADS = "32"
 
 
 def use_uvloop_in_flow_run() -> None:
-    """Use uvloop for the event loops of this process, if Prefect started it for one flow run.
+    """Use uvloop for the event loops of this process, if Prefect started it, or its parent, for one flow run.
 
-    Does nothing in other processes: the event loop of a program is its own choice. Does nothing without uvloop, which is not
-    available for every platform.
+    Does nothing in other processes: a program chooses its own event loop. Does nothing without uvloop, which is not available for
+    every platform.
     """
     if _FLOW_RUN in os.environ:
         use_uvloop()
@@ -28,5 +28,5 @@ def use_uvloop() -> None:
         with contextlib.suppress(ImportError):
             from resonant.dispatch.run.uv_loop import UvLoopPolicy  # noqa: PLC0415 - only if it can be imported
 
-            os.environ.setdefault("UV_THREADPOOL_SIZE", _NAME_LOOKUPS)
+            os.environ.setdefault("UV_THREADPOOL_SIZE", _THREADS)
             asyncio.set_event_loop_policy(UvLoopPolicy())

@@ -9,29 +9,32 @@ import uvloop
 class UvLoop(uvloop.Loop):
     """Ends when a signal handler raises while the loop is idle.
 
-    Prefect cancels a flow run by raising ``TerminationSignal``, which is no ``Exception``. uvloop would only log it.
+    Prefect cancels a flow run by raising ``TerminationSignal``. It derives from ``BaseException``, and an idle uvloop only logs it.
     """
 
     _raised: BaseException | None = None
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """Log the error in this context, or end the loop if it must not be caught."""
+        """Log an error. Stop the loop for an error of a callback or a signal handler that is no ``Exception``."""
         error = context.get("exception")
-        if error is None or isinstance(error, Exception | asyncio.CancelledError):
+        # Errors of tasks that nobody awaits have no handle; asyncio only logs these, too.
+        if "handle" not in context or isinstance(error, Exception | asyncio.CancelledError):
             super().call_exception_handler(context)
-        else:
+        elif self._raised is None:
             self._raised = error
             self.stop()
 
     def run_forever(self) -> None:
-        """Run until ``stop``, and raise what a signal handler raised."""
-        super().run_forever()
-        if self._raised is not None:
+        """Run until ``stop``, and raise the exception of the signal handler."""
+        try:
+            super().run_forever()
+        finally:
             raised, self._raised = self._raised, None
+        if raised is not None:
             raise raised
 
 
-class UvLoopPolicy(uvloop.EventLoopPolicy):  # type: ignore[misc]
+class UvLoopPolicy(asyncio.DefaultEventLoopPolicy):
     """Makes an ``UvLoop`` when a thread needs an event loop."""
 
     def new_event_loop(self) -> UvLoop:

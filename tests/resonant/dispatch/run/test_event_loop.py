@@ -1,4 +1,4 @@
-"""Which event loop a process uses, by who started it and what is installed."""
+"""Flow runs use uvloop if it is installed. Other processes use asyncio."""
 
 import asyncio
 import os
@@ -20,7 +20,10 @@ asyncio.run(main())
 
 
 @pytest.fixture(autouse=True)
-def own_policy():
+def own_policy(monkeypatch):
+    # Both, so that the variable is removed after the test if the test sets it.
+    monkeypatch.setenv("UV_THREADPOOL_SIZE", "1")
+    monkeypatch.delenv("UV_THREADPOOL_SIZE")
     yield
     asyncio.set_event_loop_policy(None)
 
@@ -51,16 +54,15 @@ def test_without_uvloop_the_event_loop_is_that_of_asyncio(monkeypatch):
     assert not is_uvloop()
 
 
-def test_name_lookups_have_more_threads_than_libuv_gives_them(monkeypatch):
-    monkeypatch.delenv("UV_THREADPOOL_SIZE", raising=False)
+def test_name_lookups_have_more_threads_than_by_default(monkeypatch):
     use_uvloop()
-    assert os.environ["UV_THREADPOOL_SIZE"] == "16"
+    assert os.environ["UV_THREADPOOL_SIZE"] == "32"
     monkeypatch.setenv("UV_THREADPOOL_SIZE", "3")
     use_uvloop()
     assert os.environ["UV_THREADPOOL_SIZE"] == "3", "a user's own value stays"
 
 
-def test_the_emission_flow_is_imported_before_its_event_loop_starts():
+def test_importing_the_emission_flow_in_a_flow_run_selects_uvloop():
     environment = os.environ | {"PREFECT__FLOW_RUN_ID": str(uuid.uuid4())}
     ran = subprocess.run(
         [sys.executable, "-c", _PRINT_LOOP], env=environment, capture_output=True, text=True, check=True

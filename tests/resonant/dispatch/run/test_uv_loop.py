@@ -1,6 +1,7 @@
 """A signal handler that raises ends the event loop, as Prefect's does when a flow run is cancelled."""
 
 import asyncio
+import gc
 import os
 import signal
 import threading
@@ -55,6 +56,41 @@ def test_while_a_task_runs_it_raises_there(terminated_by_signal):
             return "handled"
 
     assert run(work()) == "handled"
+
+
+def test_the_runner_can_run_again_and_cleans_up_at_its_end(terminated_by_signal):
+    ended = []
+
+    async def wait():
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0)
+            ended.append("cleaned up")
+
+    with asyncio.Runner(loop_factory=UvLoop) as runner:
+        with pytest.raises(Terminated):
+            runner.run(wait())
+        assert ended == []
+        assert runner.run(asyncio.sleep(0, "it still runs")) == "it still runs"
+    assert ended == ["cleaned up"]
+
+
+def test_an_error_of_a_task_that_nobody_awaits_is_logged_and_the_loop_goes_on(caplog):
+    async def fail():
+        raise Terminated
+
+    async def work():
+        task = asyncio.create_task(fail())
+        await asyncio.sleep(0.01)
+        del task
+        gc.collect()
+        await asyncio.sleep(0)
+        return "done"
+
+    assert run(work()) == "done"
+    assert "never retrieved" in caplog.text
 
 
 def test_an_error_of_a_callback_is_logged_and_the_loop_goes_on(caplog):
