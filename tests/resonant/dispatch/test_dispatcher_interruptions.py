@@ -129,10 +129,13 @@ class TestCancellation:
         def terminate(*_):
             raise Terminated
 
+        async def send(event):
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+            await hang(event)
+
         async def run():
-            async with scene(tmp_path, orders=hang) as worker:
+            async with scene(tmp_path, orders=send) as worker:
                 await enqueue(worker.store)
-                threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1)).start()
                 await worker.run()
 
         before = signal.signal(signal.SIGUSR1, terminate)

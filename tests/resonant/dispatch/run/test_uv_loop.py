@@ -32,18 +32,20 @@ def run(main):
         return runner.run(main)
 
 
+async def wait_for_signal(ended):
+    timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1))
+    asyncio.get_running_loop().call_soon(timer.start)  # after this coroutine has begun to sleep
+    try:
+        await asyncio.sleep(60)
+    finally:
+        await asyncio.sleep(0)
+        ended.append("cleaned up")
+
+
 def test_while_the_loop_is_idle_its_tasks_are_cancelled(terminated_by_signal):
     ended = []
-
-    async def wait():
-        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1)).start()
-        try:
-            await asyncio.sleep(60)
-        finally:
-            ended.append("cleaned up")
-
     with pytest.raises(Terminated):
-        run(wait())
+        run(wait_for_signal(ended))
     assert ended == ["cleaned up"]
 
 
@@ -60,18 +62,9 @@ def test_while_a_task_runs_it_raises_there(terminated_by_signal):
 
 def test_the_runner_can_run_again_and_cleans_up_at_its_end(terminated_by_signal):
     ended = []
-
-    async def wait():
-        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1)).start()
-        try:
-            await asyncio.sleep(60)
-        finally:
-            await asyncio.sleep(0)
-            ended.append("cleaned up")
-
     with asyncio.Runner(loop_factory=UvLoop) as runner:
         with pytest.raises(Terminated):
-            runner.run(wait())
+            runner.run(wait_for_signal(ended))
         assert ended == []
         assert runner.run(asyncio.sleep(0, "it still runs")) == "it still runs"
     assert ended == ["cleaned up"]
