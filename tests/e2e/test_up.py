@@ -12,7 +12,6 @@ import sys
 from dataclasses import replace
 
 import httpx
-import psutil
 import pytest
 
 from resonant.local.server import free_port
@@ -237,19 +236,11 @@ def test_ctrl_c_is_one_line_with_the_remaining_work(up_machine, silent, user):
     assert (balance["balanced"], balance["accepted"] >= count) == (True, True)
 
 
-def process_of(run: str, processes: list[psutil.Process]) -> psutil.Process | None:
-    for process in processes:
-        with contextlib.suppress(psutil.Error):  # it ended meanwhile
-            if process.environ().get("PREFECT__FLOW_RUN_ID") == run:
-                return process
-    return None
-
-
 def test_a_cancelled_drain_ends_by_itself(up):
     """Otherwise, the worker kills it after a while, and only the engine's line in its log is missing."""
     run = up.start_run("emit-events/emit", run_for=120)
     wait_until(lambda: up.api.get(f"/flow_runs/{run}").json()["state"]["type"] == "RUNNING")
-    drain = wait_until(lambda: process_of(run, up.family))
+    drain = up.process_of(run)
     assert sys.platform != "linux" or any("uvloop" in each.path for each in drain.memory_maps())
     wait_until(lambda: drain.cpu_percent(0.5) < _IDLE_PERCENT)
 

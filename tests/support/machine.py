@@ -5,7 +5,7 @@ import json
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -188,10 +188,18 @@ class Up:
 
     def find(self, *words: str) -> psutil.Process:
         """Wait for a process of a module with these arguments, and return it."""
+        return self._find(lambda process: process.cmdline()[1:] == ["-m", *words])
 
+    def process_of(self, run_id: str) -> psutil.Process:
+        """Wait for the process that Prefect starts for a flow run, and return it."""
+        return self._find(lambda process: process.environ().get("PREFECT__FLOW_RUN_ID") == run_id)
+
+    def _find(self, is_wanted: Callable[[psutil.Process], bool]) -> psutil.Process:
         def find() -> psutil.Process | None:
-            with contextlib.suppress(psutil.Error):  # a process ended meanwhile
-                return next((each for each in self.family if each.cmdline()[1:] == ["-m", *words]), None)
+            for process in self.family:
+                with contextlib.suppress(psutil.Error):  # it ended meanwhile
+                    if is_wanted(process):
+                        return process
             return None
 
         return wait_until(find)
