@@ -7,7 +7,7 @@ try:
 except ImportError:
     UvLoop = None
 
-_WITHOUT_UVLOOP = pytest.mark.skipif(UvLoop is None, reason="uvloop is not available for this Python")
+needs_uvloop = pytest.mark.skipif(UvLoop is None, reason="uvloop is not available for this Python")
 
-LOOP_FACTORIES = [pytest.param(None, id="asyncio"), pytest.param(UvLoop, id="uvloop", marks=_WITHOUT_UVLOOP)]
+LOOP_FACTORIES = [pytest.param(None, id="asyncio"), pytest.param(UvLoop, id="uvloop", marks=needs_uvloop)]
 ON_BOTH_LOOPS = pytest.mark.parametrize("loop_factory", LOOP_FACTORIES)

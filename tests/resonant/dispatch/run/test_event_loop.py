@@ -9,8 +9,9 @@ import uuid
 import pytest
 
 from resonant.dispatch.run.event_loop import use_uvloop, use_uvloop_in_flow_run
+from support.event_loops import UvLoop, needs_uvloop
 
-uvloop = pytest.importorskip("uvloop", reason="uvloop is not available for this Python")
+pytestmark = needs_uvloop
 
 _PRINT_LOOP = """
 import asyncio, flows.emit
@@ -30,7 +31,7 @@ def own_policy(monkeypatch):
 
 def is_uvloop():
     async def running():
-        return isinstance(asyncio.get_running_loop(), uvloop.Loop)
+        return isinstance(asyncio.get_running_loop(), UvLoop)
 
     return asyncio.run(running())
 

@@ -8,9 +8,9 @@ import threading
 
 import pytest
 
-pytest.importorskip("uvloop", reason="uvloop is not available for this Python")
+from support.event_loops import UvLoop, needs_uvloop
 
-from resonant.dispatch.run.uv_loop import UvLoop
+pytestmark = needs_uvloop
 
 
 class Terminated(BaseException):
