@@ -402,8 +402,9 @@ class Dispatcher:
         self._running.start(self._emit(lease))
 
     async def _emit_all(self, emit_chunk: EmitChunk, endpoint: str, keys: list[LeaseKey]) -> None:
-        if admitted := await self._sender.admit_chunk(endpoint, keys):
-            await emit_chunk(endpoint, admitted)
+        with contextlib.suppress(TimeIsUp, Held):
+            async with self._sender.admitted(endpoint, keys) as admitted:
+                await emit_chunk(endpoint, admitted)
         self._opened[endpoint].chunks.discard(keys[0])
         for key in keys:
             if (lease := self._in_flight.get(key)) is not None:
@@ -412,7 +413,7 @@ class Dispatcher:
     async def _emit(self, lease: Lease) -> None:
         with contextlib.suppress(LeaseLost, TimeIsUp, Held, Expired):
             await self._before_each()
-            async with self._sender.admitted(lease):
+            async with self._sender.admitted(lease.endpoint, [lease.key]):
                 await self._emit_one(lease)
         if (left := self._in_flight.get(lease.key)) is None:
             return

@@ -113,6 +113,19 @@ async def starting(path, *, limits, answers, seconds=START_SECONDS):
 
 
 @simulated
+async def test_a_chunk_sends_even_if_the_gate_closes_while_its_task_run_starts(tmp_path):
+    async def be_busy(_event):
+        raise UnexpectedStatus(429, "20")
+
+    limits = Limits(run_for=60, chunk_size=5)
+    async with starting(tmp_path, limits=limits, answers=lambda _name: be_busy, seconds=0.5) as (store, starts):
+        await enqueue(store, 20)
+        await asyncio.sleep(5)
+    assert len(starts.attempts) > 1
+    assert min(starts.attempts) == 1
+
+
+@simulated
 async def test_an_endpoint_is_not_slow_because_its_task_runs_start_slowly(tmp_path):
     async def hang(_event):
         await asyncio.sleep(60)

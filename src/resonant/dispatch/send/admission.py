@@ -14,7 +14,7 @@ from resonant.dispatch.run.running_tasks import RunningTasks
 from resonant.dispatch.send.loop_lag import LoopLag
 from resonant.dispatch.waiting import wait_at_most
 from resonant.errors import NotReady, StoreError
-from resonant.events import Lease
+from resonant.events import LeaseKey
 from resonant.gate.measurements import Answer
 from resonant.gate.permission import RELEASE, SEND, Permission, Wait
 from resonant.store.shared.gates import Gate
@@ -58,7 +58,7 @@ class Admission:
 
     @asynccontextmanager
     async def admit(
-        self, endpoint: EndpointRun, lease: Lease, *, is_begun: bool = False, starts: bool = False
+        self, endpoint: EndpointRun, key: LeaseKey, *, is_begun: bool = False, starts: bool = False
     ) -> AsyncIterator[Slot]:
         """Wait for the gate and for a free slot, then hold the slot. Once the run is over, do not wait for the gate.
 
@@ -71,7 +71,7 @@ class Admission:
         Raises:
             Held: the gate holds the delivery, or nothing can be sent to the endpoint.
         """
-        is_probe = endpoint.probe == lease.key
+        is_probe = endpoint.probe == key
         async with nullcontext() if is_probe else endpoint.turn:
             slot = await self._slot(endpoint, is_probe=is_probe, is_begun=is_begun, starts=starts)
         endpoint.sending += 1
@@ -117,21 +117,6 @@ class Admission:
     def begin(self, slot: Slot) -> None:
         """Note that an admitted send begins: the start of its task run is no part of the wait for its answer."""
         self._limiter.begin(slot)
-
-    async def wait_until_open(self, endpoint: EndpointRun) -> None:
-        """Wait for the earlier deliveries, and until a normal gate would admit a send, so that no chunk starts in vain.
-
-        Raises:
-            Held: nothing can be sent to the endpoint.
-        """
-        async with endpoint.turn:
-            if not self._running.is_over():
-                await self._prepare(endpoint)
-            while not (endpoint.governs() or self._running.is_over()):
-                if endpoint.gate.may_send(endpoint.clock(), endpoint.sending) == SEND:
-                    return
-                endpoint.has_changed.clear()
-                await wait_at_most(_LONGEST_WAIT_SECONDS, endpoint.has_changed)
 
     async def _permission(self, endpoint: EndpointRun, *, is_probe: bool) -> Permission:
         with contextlib.suppress(StoreError):  # the send will raise the error

@@ -14,7 +14,7 @@ async def send_ahead(
     leases: deque[Lease],
     *,
     begin: Callable[[Sequence[Lease]], Awaitable[set[LeaseKey]]],
-    place: Callable[[Lease], AbstractAsyncContextManager[object]],
+    place: Callable[[LeaseKey], AbstractAsyncContextManager[object]],
     send: Callable[[Lease, float], Awaitable[None]],
     on_lost: Callable[[Lease], None],
     on_left: Callable[[Sequence[Lease]], None],
@@ -71,7 +71,7 @@ async def send_ahead(
         while (next_one := await begun.get()) is not None:
             lease, begun_at = next_one
             try:
-                async with place(lease):
+                async with place(lease.key):
                     change(-1)
                     await send(lease, begun_at)
             except Held:

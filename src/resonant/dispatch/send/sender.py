@@ -132,44 +132,54 @@ class Sender:
         await self._commits.close()
 
     @asynccontextmanager
-    async def admitted(self, lease: Lease) -> AsyncIterator[None]:
-        """Wait until a delivery may be sent, and keep its place for the first attempt in the block.
+    async def admitted(self, name: str, keys: list[LeaseKey]) -> AsyncIterator[list[LeaseKey]]:
+        """Wait until deliveries to one endpoint may be sent, and keep the first one's place for its attempt in the block.
 
-        So a task run starts only to send.
+        So a task run starts only to send. Yield the deliveries to send; those that would be held are released.
 
         Raises:
-            TimeIsUp, Held: the delivery was released without charging an attempt.
+            TimeIsUp, Held: all were released without charging an attempt.
             StoreUnavailable: the store did not recover in time.
         """
-        endpoint = self._endpoints[lease.endpoint]
+        endpoint, first = self._endpoints[name], keys[0]
         async with AsyncExitStack() as stack:
             try:
-                placed = await stack.enter_async_context(self._place(endpoint, lease, starts=True))
+                place = await stack.enter_async_context(self._place(endpoint, first, starts=True))
             except (TimeIsUp, Held):
-                await self.release(lease)
+                await self._release_all(keys)
                 raise
             endpoint.starting += 1
-            self._starting[lease.key] = stack, placed
+            self._starting[first] = stack, place
             try:
-                yield
+                most = self._most_admitted(endpoint, keys)
+                await self._release_all(keys[most:])
+                yield keys[:most]
             finally:
-                self._pop_place(endpoint, lease)
+                self._pop_place(endpoint, first)
 
-    def _pop_place(self, endpoint: EndpointRun, lease: Lease) -> tuple[AsyncExitStack, _Place] | None:
+    @staticmethod
+    def _most_admitted(endpoint: EndpointRun, keys: list[LeaseKey]) -> int:
+        """Return how many of these deliveries the gate would admit soon, including the first, which is admitted."""
+        if not endpoint.governs() or endpoint.probe == keys[0]:
+            return len(keys)
+        others = endpoint.waiting - (len(keys) - 1)
+        return 1 + (0 if endpoint.stops() else max(0, endpoint.most_waiting() - others))
+
+    def _pop_place(self, endpoint: EndpointRun, key: LeaseKey) -> tuple[AsyncExitStack, _Place] | None:
         """Return the place of a delivery whose task run has started, if it has one."""
-        if (started := self._starting.pop(lease.key, None)) is not None:
+        if (started := self._starting.pop(key, None)) is not None:
             endpoint.starting -= 1
             endpoint.has_changed.set()
         return started
 
     @asynccontextmanager
     async def _place(
-        self, endpoint: EndpointRun, lease: Lease, *, starts: bool = False
+        self, endpoint: EndpointRun, key: LeaseKey, *, starts: bool = False
     ) -> AsyncIterator[_Place]:
         """Wait for a slot of the endpoint's rate, and for admission."""
         at = await endpoint.rate.take()
         try:
-            async with self._admission.admit(endpoint, lease, starts=starts) as slot:
+            async with self._admission.admit(endpoint, key, starts=starts) as slot:
                 if self._running.is_over():
                     raise TimeIsUp
                 yield _Place(at, slot)
@@ -223,8 +233,8 @@ class Sender:
         longest_wait: Callable[[], float],
     ) -> Outcome:
         async with AsyncExitStack() as stack:
-            if (started := self._pop_place(endpoint, lease)) is None:
-                place = await stack.enter_async_context(self._place(endpoint, lease))
+            if (started := self._pop_place(endpoint, lease.key)) is None:
+                place = await stack.enter_async_context(self._place(endpoint, lease.key))
             else:
                 own_stack, place = started
                 stack.push_async_exit(own_stack)
@@ -275,23 +285,6 @@ class Sender:
         )
         return await self._admission.watch(endpoint, attempt)
 
-    async def admit_chunk(self, name: str, keys: list[LeaseKey]) -> list[LeaseKey]:
-        """Wait until a chunk may begin; return the deliveries to send, and release those that would be held."""
-        endpoint = self._endpoints[name]
-        if endpoint.probe == keys[0]:
-            return keys
-        try:
-            await self._admission.wait_until_open(endpoint)
-        except Held:
-            most = 0
-        else:
-            if not endpoint.governs():
-                return keys
-            others = endpoint.waiting - len(keys)
-            most = 0 if endpoint.stops() else max(0, endpoint.most_waiting() - others)
-        await self._release([lease for key in keys[most:] if (lease := self._in_flight.get(key)) is not None])
-        return keys[:most]
-
     async def attempt_all(
         self, endpoint: str, keys: Sequence[LeaseKey], *, task_run_id: str | None = None
     ) -> Chunk:
@@ -304,21 +297,26 @@ class Sender:
         chunk = Chunk(self._endpoints[endpoint], task_run_id)
         chunk.endpoint.chunks.discard(keys[0])
         try:
+            # The first was admitted before its task run started.
+            works = [self._send_admitted_in(chunk, leases.popleft())] if leases else []
             if chunk.endpoint.governs() or chunk.endpoint.rate.is_limited:
                 # Do not begin deliveries ahead of their sends: a crash charges an attempt to each begun delivery.
-                await all_of(self._send_admitted_in(chunk, leases.popleft()) for _ in range(len(leases)))
+                works += [self._send_admitted_in(chunk, leases.popleft()) for _ in range(len(leases))]
             else:
-                await send_ahead(
-                    leases,
-                    begin=self._begin,
-                    place=partial(self._admission.admit, chunk.endpoint, is_begun=True),
-                    send=partial(self._send_begun, chunk),
-                    on_lost=partial(self._count_lost_in, chunk),
-                    on_left=partial(self._release_in, chunk),
-                    window=chunk.endpoint.window,
-                    clock=self._clock,
-                    is_over=lambda: self._running.is_over() or chunk.endpoint.governs(),
+                works.append(
+                    send_ahead(
+                        leases,
+                        begin=self._begin,
+                        place=partial(self._admission.admit, chunk.endpoint, is_begun=True),
+                        send=partial(self._send_begun, chunk),
+                        on_lost=partial(self._count_lost_in, chunk),
+                        on_left=partial(self._release_in, chunk),
+                        window=chunk.endpoint.window,
+                        clock=self._clock,
+                        is_over=lambda: self._running.is_over() or chunk.endpoint.governs(),
+                    )
                 )
+            await all_of(works)
             await asyncio.gather(*chunk.writing)
         except Exception as error:
             self._running.fail(error)  # even if `emit_chunk` catches it
@@ -398,6 +396,10 @@ class Sender:
         expiring = self._commits.expire(leases)
         expiring.add_done_callback(partial(_count_expired, len(leases), counts))
         return expiring
+
+    async def _release_all(self, keys: Sequence[LeaseKey]) -> None:
+        if leases := [lease for key in keys if (lease := self._in_flight.get(key)) is not None]:
+            await self._release(leases)
 
     def _release(self, leases: Sequence[Lease]) -> asyncio.Future[set[LeaseKey]]:
         for lease in leases:
