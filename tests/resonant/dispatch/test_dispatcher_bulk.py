@@ -14,6 +14,8 @@ from resonant.delivery.retry import GiveUp, Retry
 from resonant.dispatch.counts import Counts
 from resonant.dispatch.limiting.ahead import PrefetchWindow
 from resonant.dispatch.limits import WAIT_SECONDS, Limits
+from resonant.dispatch.send import sender
+from resonant.dispatch.send.batch_writer import BatchWriter
 from resonant.dispatch.send.sender import MOST_SHOWN
 from resonant.errors import StoreUnavailable, UnexpectedStatus
 from resonant.events import Lease
@@ -29,6 +31,7 @@ from support.dispatching import (
     failing_first,
     rows,
     scene,
+    succeed,
 )
 from support.waiting import until
 
@@ -226,6 +229,28 @@ async def test_the_counts_of_a_chunk_include_lost_leases(tmp_path):
         counts = await worker.run()
     assert worker.done[0] == Counts(lost=3)
     assert (counts.delivered, counts.lost) == (3, 3), "and then delivered one by one"
+
+
+async def test_the_counts_of_a_chunk_are_complete_if_its_last_commit_ends_with_its_last_send(
+    tmp_path, monkeypatch
+):
+    def record_late(self, outcome):
+        pending.append((record(self, outcome), asyncio.get_running_loop().create_future()))
+        return pending[-1][1]
+
+    async def all_of_and_commits(works):
+        await all_of(works)
+        committed = await asyncio.gather(*(commit for commit, _ in pending))
+        for held, (_, late) in zip(committed, pending, strict=True):
+            late.set_result(held)
+
+    pending, record, all_of = [], BatchWriter.record, sender.all_of
+    monkeypatch.setattr(BatchWriter, "record", record_late)
+    monkeypatch.setattr(sender, "all_of", all_of_and_commits)
+    async with scene(tmp_path, orders=succeed) as worker:
+        await enqueue(worker.store, 3)
+        await worker.run()
+    assert worker.done == [Counts(delivered=3)]
 
 
 async def test_no_chunk_begins_once_a_run_is_cancelled(tmp_path):

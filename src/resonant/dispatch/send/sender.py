@@ -318,6 +318,7 @@ class Sender:
                 )
             await all_of(works)
             await asyncio.gather(*chunk.writing)
+            await asyncio.sleep(0)  # gather returns at once, before their callbacks, if all are done
         except Exception as error:
             self._running.fail(error)  # even if `emit_chunk` catches it
             raise
