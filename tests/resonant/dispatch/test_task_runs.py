@@ -118,7 +118,10 @@ async def test_a_chunk_sends_even_if_the_gate_closes_while_its_task_run_starts(t
         raise UnexpectedStatus(429, "20")
 
     limits = Limits(run_for=60, chunk_size=5)
-    async with starting(tmp_path, limits=limits, answers=lambda _name: be_busy, seconds=0.5) as (store, starts):
+    async with starting(tmp_path, limits=limits, answers=lambda _name: be_busy, seconds=0.5) as (
+        store,
+        starts,
+    ):
         await enqueue(store, 20)
         await asyncio.sleep(5)
     assert len(starts.attempts) > 1

@@ -1,6 +1,7 @@
 """Group commit: writes that many coroutines request at the same time share one transaction.
 
-There is no timer: while one transaction is being written, further writes queue up and form the next one.
+While one transaction is being written, further writes queue up and form the next one. Outcomes for which no send waits are
+gathered for a moment, since a transaction costs as much CPU as several sends.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from resonant.delivery.outcome import Outcome
+from resonant.dispatch.waiting import wait_at_most
 from resonant.errors import StoreUnavailable
 from resonant.events import Lease, LeaseKey
 from resonant.store.engine.availability import is_lock, retry_while_unavailable
@@ -19,6 +21,9 @@ from resonant.store.queue.leases import begin, release
 from resonant.store.queue.locked_rows import lock
 from resonant.store.queue.outcomes import record
 from resonant.store.worker import WorkerStore
+
+# For how long, and how many, outcomes are gathered.
+_GATHER_SECONDS, _MOST_GATHERED = 0.05, 100
 
 
 class _Request(NamedTuple):
@@ -58,15 +63,19 @@ class BatchWriter:
         self._outlasts = outlasts
         self._requests: list[_Request] = []
         self._writer: asyncio.Task[None] | None = None
+        self._is_urgent = asyncio.Event()
         self._is_closing = False
 
     def begin(self, leases: Sequence[Lease]) -> asyncio.Future[set[LeaseKey]]:
         """Record that sends are about to start; the result is the leases that are still held. Send nothing for the others."""
         return self._request(begins=leases)
 
-    def record(self, outcome: Outcome) -> asyncio.Future[set[LeaseKey]]:
-        """Record an attempt and its decision; the result is empty if the lease was lost and only history was added."""
-        return self._request(outcomes=[outcome])
+    def record(self, outcome: Outcome, *, is_urgent: bool = True) -> asyncio.Future[set[LeaseKey]]:
+        """Record an attempt and its decision; the result is empty if the lease was lost and only history was added.
+
+        Unless it is urgent, it may wait for others.
+        """
+        return self._request(outcomes=[outcome], is_urgent=is_urgent)
 
     def release(self, leases: Sequence[Lease]) -> asyncio.Future[set[LeaseKey]]:
         """Release deliveries without charging an attempt."""
@@ -76,9 +85,14 @@ class BatchWriter:
         """Give up the deliveries of expired events, without an attempt; the result is the leases that were still held."""
         return self._request(expired=leases)
 
+    def hurry(self) -> None:
+        """Write all requested outcomes now."""
+        self._is_urgent.set()
+
     async def close(self) -> None:
         """Wait until all requested writes are done, even if their callers no longer wait."""
         self._is_closing = True
+        self.hurry()
         while self._writer is not None and (self._requests or not self._writer.done()):
             await asyncio.wait([self._ensure_writer()])  # unlike await, does not cancel the writer
 
@@ -89,9 +103,12 @@ class BatchWriter:
         outcomes: Sequence[Outcome] = (),
         releases: Sequence[Lease] = (),
         expired: Sequence[Lease] = (),
+        is_urgent: bool = True,
     ) -> asyncio.Future[set[LeaseKey]]:
         held: asyncio.Future[set[LeaseKey]] = asyncio.get_running_loop().create_future()
         self._requests.append(_Request(begins, outcomes, releases, expired, held))
+        if is_urgent or self._is_closing or len(self._requests) >= _MOST_GATHERED:
+            self.hurry()
         self._ensure_writer()
         return held
 
@@ -103,6 +120,8 @@ class BatchWriter:
     async def _write_all(self) -> None:
         while self._requests:
             await asyncio.sleep(0)  # lets the callers of the last commit request their next writes
+            await wait_at_most(_GATHER_SECONDS, self._is_urgent)
+            self._is_urgent.clear()
             # Skip cancelled begins, since nothing will be sent. Everything else is always written.
             requests = [each for each in self._requests if not (each.begins and each.held.done())]
             self._requests = []

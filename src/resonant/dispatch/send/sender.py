@@ -317,6 +317,7 @@ class Sender:
                     )
                 )
             await all_of(works)
+            self._commits.hurry()
             await asyncio.gather(*chunk.writing)
             await asyncio.sleep(0)  # gather returns at once, before their callbacks, if all are done
         except Exception as error:
@@ -352,7 +353,7 @@ class Sender:
         except Expired:
             chunk.writing.append(self._expire([lease], self._counts, chunk.counts))
         else:
-            recorded = self._record(outcome)
+            recorded = self._record(outcome, is_urgent=False)
             recorded.add_done_callback(partial(self._settle_in_chunk, chunk, outcome))
             chunk.writing.append(recorded)
 
@@ -407,12 +408,12 @@ class Sender:
             self._in_flight.drop(lease)
         return self._commits.release(leases)
 
-    def _record(self, outcome: Outcome) -> asyncio.Future[set[LeaseKey]]:
+    def _record(self, outcome: Outcome, *, is_urgent: bool = True) -> asyncio.Future[set[LeaseKey]]:
         if isinstance(outcome.decision, Retry):
             # Count it before the write, so that another delivery cannot take its place.
             self._in_flight.wait(outcome.lease)
             self._running.note_change()
-        return self._commits.record(outcome)
+        return self._commits.record(outcome, is_urgent=is_urgent)
 
     def _settle_in_chunk(
         self, chunk: Chunk, outcome: Outcome, recorded: asyncio.Future[set[LeaseKey]]

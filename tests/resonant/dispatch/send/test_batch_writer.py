@@ -13,6 +13,7 @@ from resonant.store import Outcome
 from resonant.store.engine.availability import retry_while_unavailable
 from resonant.testing import FixedClock
 from support.dispatching import enqueue, opened, rows
+from support.simulated_time import simulated
 from support.sqlite import listening, locked
 from support.waiting import until
 
@@ -273,3 +274,35 @@ class TestClosing:
             assert begins[0].cancelled()
             assert recording.cancelled()
             assert attempts(tmp_path) == 1
+
+
+@simulated
+async def test_outcomes_that_are_not_urgent_share_a_transaction_until_one_is_urgent(tmp_path, transactions):
+    async with leased(tmp_path, 4) as (_, leases, commits):
+        transactions.clear()
+        first = [commits.record(delivered(lease), is_urgent=False) for lease in leases[:2]]
+        await asyncio.sleep(0.04)
+        assert not transactions
+        await asyncio.gather(*first)
+        assert len(transactions) == 1
+        second = commits.record(delivered(leases[2]), is_urgent=False)
+        await asyncio.sleep(0.04)
+        began_at = asyncio.get_running_loop().time()
+        await asyncio.gather(commits.record(delivered(leases[3])), second)
+        assert asyncio.get_running_loop().time() < began_at + 0.01
+        assert len(transactions) == 2
+
+
+@simulated
+async def test_outcomes_are_written_at_once_if_they_are_many_or_hurry_or_the_writer_closes(tmp_path):
+    async with leased(tmp_path, 102) as (_, leases, commits):
+        began_at = asyncio.get_running_loop().time()
+        many = [commits.record(delivered(lease), is_urgent=False) for lease in leases[:100]]
+        await asyncio.gather(*many)
+        hurried = commits.record(delivered(leases[100]), is_urgent=False)
+        commits.hurry()
+        await hurried
+        commits.record(delivered(leases[101]), is_urgent=False)
+        await commits.close()
+        assert asyncio.get_running_loop().time() < began_at + 0.01
+    assert attempts(tmp_path) == 102
