@@ -175,15 +175,25 @@ class EndpointGate:
         pace = self._pace or (self._next_pace if self._is_writing else None)
         return 0 if pace is None else pace.most_within(seconds, now)
 
-    def may_send(self, now: float, in_flight: int) -> Permission:
-        """Return whether to send now, which takes a token; ``in_flight`` is the number of requests without an answer."""
+    def may_send(self, now: float, in_flight: int, starting: int = 0) -> Permission:
+        """Return whether to send now, which takes a token.
+
+        Args:
+            now: the time, in seconds.
+            in_flight: the number of requests without an answer, including those that have not begun.
+            starting: the number of those that have not begun.
+        """
         self._notice(now)
         row = self.row
         if self.must_wait(now):
             return RELEASE
         if row.state == "normal":
             # The change that is being written will slow or stop the sends.
-            return Wait(_WRITE_SECONDS) if self._is_writing else self._measured.may_send(now, in_flight)
+            return (
+                Wait(_WRITE_SECONDS)
+                if self._is_writing
+                else self._measured.may_send(now, in_flight, starting)
+            )
         if self.may_probe:
             self.may_probe = False
             return SEND

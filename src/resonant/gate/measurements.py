@@ -282,10 +282,10 @@ class Measurements:
         """Return whether the endpoint accepted a request within the last second."""
         return now - self.accepted.last < 1
 
-    def may_send(self, now: float, in_flight: int) -> Send | Wait:
+    def may_send(self, now: float, in_flight: int, starting: int) -> Send | Wait:
         """Return whether to send now: few sends are allowed before the first answers."""
-        # A chunk asks before its sends begin in the store, so the time until the first send shows nothing.
-        is_before_first = not (self._answers or in_flight)
+        # The time until the first send begins shows nothing.
+        is_before_first = not self._answers and in_flight <= starting
         if is_before_first or now - max(self._answered_at, self.since) > _UNKNOWN_AFTER_SECONDS:
             self.since, self._answers, self._accepted = now, 0, 0
             self._failing.clear()

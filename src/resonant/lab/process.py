@@ -24,9 +24,9 @@ _CODES = {None: "connect_refused", 429: "throttled", 503: "http_503"}
 class NoGate(EndpointGate):
     """Admits every send."""
 
-    def may_send(self, now: float, in_flight: int) -> Permission:
+    def may_send(self, now: float, in_flight: int, starting: int = 0) -> Permission:
         """Send now."""
-        del now, in_flight
+        del now, in_flight, starting
         return SEND
 
     def answered(self, sent: Sent, answer: Answer, now: float, in_flight: int) -> None:

@@ -234,8 +234,8 @@ async def test_the_counts_of_a_chunk_include_lost_leases(tmp_path):
 async def test_the_counts_of_a_chunk_are_complete_if_its_last_commit_ends_with_its_last_send(
     tmp_path, monkeypatch
 ):
-    def record_late(self, outcome):
-        pending.append((record(self, outcome), asyncio.get_running_loop().create_future()))
+    def record_late(self, outcome, **options):
+        pending.append((record(self, outcome, **options), asyncio.get_running_loop().create_future()))
         return pending[-1][1]
 
     async def all_of_and_commits(works):

@@ -12,6 +12,7 @@ from resonant.errors import UnexpectedStatus
 from resonant.sinks.base import CallableSink
 from support.dispatching import START, deliveries, dispatching, enqueue, opened, sink_target, succeed
 from support.simulated_time import clock_from, simulated
+from support.waiting import until
 
 EVENTS = 400
 # A task run takes this long to start, one after the other.
@@ -126,6 +127,28 @@ async def test_a_chunk_sends_even_if_the_gate_closes_while_its_task_run_starts(t
         await asyncio.sleep(5)
     assert len(starts.attempts) > 1
     assert min(starts.attempts) == 1
+
+
+@simulated
+async def test_a_chunk_sends_one_delivery_before_the_first_answer_however_slowly_its_task_run_starts(
+    tmp_path,
+):
+    async def answer_late(event):
+        sent.append(event.id)
+        await asyncio.sleep(0.3)
+
+    sent = []
+    limits = Limits(run_for=60, chunk_size=5)
+    async with starting(tmp_path, limits=limits, answers=lambda _name: answer_late, seconds=0.6) as (
+        store,
+        _,
+    ):
+        await enqueue(store, 20)
+        await until(lambda: sent)
+        await asyncio.sleep(0.2)
+        assert len(sent) == 1
+        await asyncio.sleep(5)
+    assert len(sent) == 20
 
 
 @simulated

@@ -125,7 +125,7 @@ class Admission:
         if endpoint.gate.row.state == "probing" and not is_probe:
             return RELEASE
         now = endpoint.clock()
-        permission = endpoint.gate.may_send(now, endpoint.sending)
+        permission = endpoint.gate.may_send(now, endpoint.sending, endpoint.starting)
         if isinstance(permission, Wait) and endpoint.governs() and endpoint.waiting > endpoint.most_waiting():
             return RELEASE  # too many sends wait: the pace was cut, or retries became due
         return permission

@@ -302,7 +302,7 @@ class Sender:
             if chunk.endpoint.governs() or chunk.endpoint.rate.is_limited:
                 # Do not begin deliveries ahead of their sends: a crash charges an attempt to each begun delivery.
                 works += [self._send_admitted_in(chunk, leases.popleft()) for _ in range(len(leases))]
-            else:
+            elif leases:
                 works.append(
                     send_ahead(
                         leases,
