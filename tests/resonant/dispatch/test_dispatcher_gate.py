@@ -250,9 +250,9 @@ class TestClaimedDeliveries:
         answer = asyncio.Event()
         may_send = EndpointGate.may_send
 
-        def count(gate, now, in_flight):
+        def count(gate, now, *in_flight):
             asked.append(now)
-            return may_send(gate, now, in_flight)
+            return may_send(gate, now, *in_flight)
 
         async def send(event):
             sent.append(event.id)
