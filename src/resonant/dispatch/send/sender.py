@@ -303,19 +303,7 @@ class Sender:
                 # Do not begin deliveries ahead of their sends: a crash charges an attempt to each begun delivery.
                 works += [self._send_admitted_in(chunk, leases.popleft()) for _ in range(len(leases))]
             elif leases:
-                works.append(
-                    send_ahead(
-                        leases,
-                        begin=self._begin,
-                        place=partial(self._admission.admit, chunk.endpoint, is_begun=True),
-                        send=partial(self._send_begun, chunk),
-                        on_lost=partial(self._count_lost_in, chunk),
-                        on_left=partial(self._release_in, chunk),
-                        window=chunk.endpoint.window,
-                        clock=self._clock,
-                        is_over=lambda: self._running.is_over() or chunk.endpoint.governs(),
-                    )
-                )
+                works.append(self._send_ahead_in(chunk, leases))
             await all_of(works)
             self._commits.hurry()
             await asyncio.gather(*chunk.writing)
@@ -326,6 +314,19 @@ class Sender:
         if not self._running.is_over():
             chunk.counts.held, chunk.counts.left = chunk.counts.left, 0
         return chunk
+
+    async def _send_ahead_in(self, chunk: Chunk, leases: deque[Lease]) -> None:
+        await send_ahead(
+            leases,
+            begin=self._begin,
+            place=partial(self._admission.admit, chunk.endpoint, is_begun=True),
+            send=partial(self._send_begun, chunk),
+            on_lost=partial(self._count_lost_in, chunk),
+            on_left=partial(self._release_in, chunk),
+            window=chunk.endpoint.window,
+            clock=self._clock,
+            is_over=lambda: self._running.is_over() or chunk.endpoint.governs(),
+        )
 
     async def _send_begun(self, chunk: Chunk, lease: Lease, begun_at: float) -> None:
         if self._running.is_over():
