@@ -2,7 +2,8 @@
 
 The healthy endpoints share a receiver. A time lasts from the first call that stores events until the receiver has the last one.
 A third of the failing endpoints refuses connections, a third answers 503, and a third never answers. Their events are stored
-first, and each round has new ones. ``--only PART`` selects by a part of the name.
+first, and each round has new ones; the next one begins once nothing of theirs is unfinished. ``--only PART`` selects by a part
+of the name.
 """
 
 import asyncio
@@ -17,10 +18,8 @@ from benches.comparing import Comparison, Stopwatch, is_chosen, say
 from benches.outage_receiver import Behaviour, Kind, outage_receiver
 from benches.processes import Tree, python, wait_until_quiet
 from benches.receiver import Receiver, counting_receiver
-from benches.surroundings import empty_home, events, running_up
-from resonant.dead_letters.cancel import cancel
+from benches.surroundings import empty_home, events, give_up_all, running_up
 from resonant.store import WorkerStore
-from resonant.store.views.selection import Selection
 
 EVENTS, ROUNDS = 15, 3
 _PARTS = ("alone and beside", "idle")
@@ -82,8 +81,7 @@ class _Endpoints:
             self._save(bad)
             self._enqueue(bad, count)
             beside.append(self._seconds(healthy, count))
-            for name in bad:
-                self._runner.run(cancel(self._store, Selection(endpoint=name), who="bench"))
+            self._runner.run(give_up_all(self._store, bad))
             say(f"  {_HEALTHY} endpoints: {alone[-1]:.1f} s alone, {beside[-1]:.1f} s beside {_FAILING}")
         what = f"{count} events to each of {_HEALTHY} endpoints"
         return [

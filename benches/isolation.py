@@ -24,15 +24,14 @@ from benches.surroundings import (
     ENDPOINT,
     empty_home,
     events,
+    give_up_all,
     postgresql,
     prefect_server,
     save_endpoint,
     wait_for_runs,
 )
-from resonant.dead_letters.cancel import cancel
 from resonant.settings import load_settings
 from resonant.store import WorkerStore
-from resonant.store.views.selection import Selection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -135,8 +134,7 @@ def _measure(lane: Lane, one: _One, count: int, rounds: int) -> tuple[list[float
             runner.run(store.enqueue(events(_DEAD_EVENTS), name))
             time.sleep(one.seconds)
             beside.append(_rate(runner, store, healthy, count))
-            runner.run(cancel(store, Selection(endpoint=name), who="bench"))
-            time.sleep(_DEADLINE_SECONDS if one.kind == "hang" else 1.0)
+            runner.run(give_up_all(store, [name]))
         return beside, alone
 
 
@@ -155,8 +153,7 @@ def _measure_many(
             for name in names:
                 runner.run(store.enqueue(events(_EVENTS_OF_MANY), name))
             beside.append(_rate(runner, store, healthy, count))
-            for name in names:
-                runner.run(cancel(store, Selection(endpoint=name), who="bench"))
+            runner.run(give_up_all(store, names))
         return beside, alone
 
 

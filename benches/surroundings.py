@@ -9,7 +9,7 @@ import sqlite3
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +18,13 @@ import httpx
 
 from benches.comparing import say
 from benches.processes import kept, piped, python
+from resonant.dead_letters.cancel import cancel
 from resonant.events import Event, new_event_id
 from resonant.input_lines import parse_event
 from resonant.local.server import Part, api_url_at, configure_prefect, free_port, kept_server
 from resonant.settings import Settings, load_settings
+from resonant.store import WorkerStore
+from resonant.store.views.selection import Selection
 
 ENDPOINT = "bench"
 DATA_BYTES = 300
@@ -151,6 +154,16 @@ async def save_endpoint(url: str, name: str = ENDPOINT, *, rate: float | None = 
 
     endpoint = WebhookEndpoint(url=SecretStr(url), allow_private=True, rate=rate)
     await save_webhook_endpoint(name, endpoint, overwrite=False)
+
+
+async def give_up_all(store: WorkerStore, endpoints: Collection[str]) -> None:
+    """Cancel the unfinished deliveries of these endpoints. This waits for the sends in progress, which cannot be cancelled."""
+    left = list(endpoints)
+    while left:
+        for name in left:
+            await cancel(store, Selection(endpoint=name), who="bench")
+        left = [name for name in left if await store.unfinished(name)]
+        await asyncio.sleep(1)
 
 
 async def recorded_task_runs(api_url: str, flow_run_id: object, count: int) -> int:

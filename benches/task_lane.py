@@ -1,6 +1,7 @@
-"""The task lane compared with the same number of empty Prefect tasks in flight, on one server with the shipped settings.
+"""The task lane compared with Prefect tasks that do nothing or only post, with the same number in flight, on one server with
+the shipped settings.
 
-Both are whole flow runs, from the call to its end. Between rounds the server finishes its records, so that no round disturbs
+All are whole flow runs, from the call to its end. Between rounds the server finishes its records, so that no round disturbs
 the next.
 """
 
@@ -10,7 +11,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, cast
 
-from benches.comparing import Comparison, Stopwatch, in_turn
+from benches.comparing import Comparison, Stopwatch, all_in_turn
 from benches.lanes import task_runs_in_flight
 from benches.receiver import receiver
 from benches.surroundings import (
@@ -40,30 +41,33 @@ def run(count: int, rounds: int) -> list[Comparison]:
         empty_home() as settings,
         receiver() as url,
         prefect_server(settings) as api_url,
-        asyncio.Runner(loop_factory=UvLoop) as runner,  # for both sides, as in a flow run of `emit`
+        asyncio.Runner(loop_factory=UvLoop) as runner,  # for all sides, as in a flow run of `emit`
     ):
-        return runner.run(_Lane(settings, api_url, count, rounds).compare(url))
+        return runner.run(_Lane(settings, api_url, url, count).compare(rounds))
 
 
 class _Lane:
-    def __init__(self, settings: Settings, api_url: str, count: int, rounds: int) -> None:
+    def __init__(self, settings: Settings, api_url: str, url: str, count: int) -> None:
         self._settings = settings
         self._api_url = api_url
+        self._url = url
         self._count = count
-        self._rounds = rounds
         self._in_flight = task_runs_in_flight(settings.concurrency, settings.endpoint_concurrency)
-        self._cpu: tuple[list[float], list[float]] = ([], [])
-        self._recorded: tuple[list[float], list[float]] = ([], [])
+        self._cpu: tuple[list[float], ...] = ([], [], [])
+        self._recorded: tuple[list[float], ...] = ([], [], [])
 
-    async def compare(self, url: str) -> list[Comparison]:
+    async def compare(self, rounds: int) -> list[Comparison]:
         from prefect.logging.handlers import APILogHandler
 
-        await save_endpoint(url)
-        ours, baseline = await in_turn(self._emit, self._do_nothing, self._rounds)
+        await save_endpoint(self._url)
+        ours, empty, posting = await all_in_turn([self._emit, self._do_nothing, self._post], rounds)
         await APILogHandler.aflush()  # before the server ends
         against = f"empty tasks, {self._in_flight} in flight"
+        only_post = f"tasks that only post, {self._in_flight} in flight"
         return [
-            Comparison("throughput", "events/s", ours, baseline, against, ratio_at_least=0.9),
+            Comparison("throughput", "events/s", ours, empty, against, ratio_at_least=0.9),
+            Comparison("throughput", "events/s", ours, posting, only_post, ratio_at_least=0.9),
+            Comparison("throughput of tasks that only post", "events/s", posting, empty, against),
             _without_warm_up("CPU of the process", "ms an event", self._cpu),
             _without_warm_up("recorded by the server", "task runs/s", self._recorded, ours_at_least=250),
         ]
@@ -78,6 +82,13 @@ class _Lane:
         with Stopwatch() as watch:
             state = await empty_tasks(self._count, self._in_flight, return_state=True)
         return await self._after(state, watch, side=1)
+
+    async def _post(self) -> float:
+        from benches.empty_tasks import posting_tasks
+
+        with Stopwatch() as watch:
+            state = await posting_tasks(self._count, self._in_flight, self._url, return_state=True)
+        return await self._after(state, watch, side=2)
 
     async def _after(self, state: State[None], watch: Stopwatch, *, side: int) -> float:
         started = time.monotonic() - watch.seconds
@@ -114,7 +125,7 @@ async def emit_stored(
 
 
 def _without_warm_up(
-    what: str, unit: str, measured: tuple[list[float], list[float]], *, ours_at_least: float | None = None
+    what: str, unit: str, measured: tuple[list[float], ...], *, ours_at_least: float | None = None
 ) -> Comparison:
-    ours, baseline = (values[1:] for values in measured)
+    ours, baseline, _ = (values[1:] for values in measured)
     return Comparison(what, unit, ours, baseline, "of empty tasks", ours_at_least=ours_at_least)
