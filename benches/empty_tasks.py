@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-import aiohttp
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
@@ -24,6 +23,8 @@ async def empty_tasks(count: int, in_flight: int) -> None:
 @flow(persist_result=False)
 async def posting_tasks(count: int, in_flight: int, url: str) -> None:
     """Run ``count`` tasks that each post a body of 300 bytes, as the task lane's transport does, and store nothing."""
+    import aiohttp  # here, since the contender of empty tasks does not need it
+
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
 
         @task(cache_policy=NO_CACHE, persist_result=False)

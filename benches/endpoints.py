@@ -2,7 +2,7 @@
 
 The healthy endpoints share a receiver. A time lasts from the first call that stores events until the receiver has the last one.
 A third of the failing endpoints refuses connections, a third answers 503, and a third never answers. Their events are stored
-first, and each round has new ones; the next one begins once nothing of theirs is unfinished. ``--only PART`` selects by a part
+first, and each round has new ones; the next one begins once nothing is unfinished. ``--only PART`` selects by a part
 of the name.
 """
 
@@ -81,7 +81,7 @@ class _Endpoints:
             self._save(bad)
             self._enqueue(bad, count)
             beside.append(self._seconds(healthy, count))
-            self._runner.run(give_up_all(self._store, bad))
+            self._runner.run(give_up_all(self._store))
             say(f"  {_HEALTHY} endpoints: {alone[-1]:.1f} s alone, {beside[-1]:.1f} s beside {_FAILING}")
         what = f"{count} events to each of {_HEALTHY} endpoints"
         return [

@@ -134,7 +134,7 @@ def _measure(lane: Lane, one: _One, count: int, rounds: int) -> tuple[list[float
             runner.run(store.enqueue(events(_DEAD_EVENTS), name))
             time.sleep(one.seconds)
             beside.append(_rate(runner, store, healthy, count))
-            runner.run(give_up_all(store, [name]))
+            runner.run(give_up_all(store))
         return beside, alone
 
 
@@ -153,7 +153,7 @@ def _measure_many(
             for name in names:
                 runner.run(store.enqueue(events(_EVENTS_OF_MANY), name))
             beside.append(_rate(runner, store, healthy, count))
-            runner.run(give_up_all(store, names))
+            runner.run(give_up_all(store))
         return beside, alone
 
 

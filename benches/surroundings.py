@@ -9,7 +9,7 @@ import sqlite3
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,13 +156,10 @@ async def save_endpoint(url: str, name: str = ENDPOINT, *, rate: float | None = 
     await save_webhook_endpoint(name, endpoint, overwrite=False)
 
 
-async def give_up_all(store: WorkerStore, endpoints: Collection[str]) -> None:
-    """Cancel the unfinished deliveries of these endpoints. This waits for the sends in progress, which cannot be cancelled."""
-    left = list(endpoints)
-    while left:
-        for name in left:
-            await cancel(store, Selection(endpoint=name), who="bench")
-        left = [name for name in left if await store.unfinished(name)]
+async def give_up_all(store: WorkerStore) -> None:
+    """Cancel all unfinished deliveries. This waits for the sends in progress, which cannot be cancelled."""
+    while await store.unfinished():
+        await cancel(store, Selection(), who="bench")
         await asyncio.sleep(1)
 
 
