@@ -15,12 +15,11 @@ import pytest
 import trustme
 from PIL import Image, ImageColor
 from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
-from prefect.events import Event
 
 from resonant import chart_style
 from support.browser import tab
 from support.machine import Machine
-from support.prefect import patient_client
+from support.prefect import patient_client, post_until
 from support.programs import need
 from support.waiting import wait_until
 
@@ -417,15 +416,6 @@ def test_an_automation_becomes_reliable_by_the_choice_of_our_block(up, machine, 
     make_busy(browser, "PUT", "**/automations/*")
     save(browser, "Save", "PUT", "**/automations/*")
 
-    def notified():
-        # Prefect's server loads an automation after it has answered that it is saved: an event may still meet the old one.
-        resource = {"prefect.resource.id": "example"}
-        event = Event(event="com.example.failed", resource=resource, payload={"text": "It failed."})
-        up.api.post("/events", json=[event.model_dump(mode="json")])
-        posted.append(event)
-        return receiver.journal
-
-    posted = []
-    requests = wait_until(notified, 60, every=1)
-    assert len(requests) <= len(posted)
+    requests, posted = post_until(up.api, lambda: receiver.journal, "com.example.failed", text="It failed.")
+    assert len(requests) <= posted
     assert json.loads(base64.b64decode(requests[0]["body"])) == {"subject": "import", "body": "It failed."}

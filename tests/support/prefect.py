@@ -2,17 +2,22 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 import pytest
+from prefect.events import Event
 from prefect.logging.handlers import APILogWorker
 
 from resonant.local.server import Part, api_url_at, free_port, kept_server, send_events
 from resonant.settings import Settings
 from support.prefect_database import give_prefect_database
+from support.waiting import wait_until
+
+T = TypeVar("T")
 
 _BUSY = 503
 _PATIENCE_SECONDS = 60.0
@@ -61,6 +66,25 @@ def patient_client(api_url: str, **options) -> httpx.Client:
     hooks = {"response": [httpx.Response.raise_for_status]}
     given = {"timeout": 30, "event_hooks": hooks} | options
     return httpx.Client(base_url=api_url, transport=_Patient(), **given)
+
+
+def post_until(
+    api: httpx.Client, condition: Callable[[], T], event: str, seconds: float = 60, **payload: str
+) -> tuple[T, int]:
+    """Post an event with this name each second until the result is truthy; return it, and the number of events.
+
+    Prefect's server loads an automation after it has answered that it is saved: an event may still meet the old one, or none.
+    """
+    posted = 0
+
+    def post() -> T:
+        nonlocal posted
+        new = Event(event=event, resource={"prefect.resource.id": "example"}, payload=payload)
+        api.post("/events", json=[new.model_dump(mode="json")])
+        posted += 1
+        return condition()
+
+    return wait_until(post, seconds, every=1), posted
 
 
 def everything_on(api_url: str, **options) -> bytes:
