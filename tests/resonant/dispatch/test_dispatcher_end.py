@@ -87,11 +87,16 @@ class TestTheEnd:
             await worker.run()
             assert 0.3 <= time.monotonic() - start < 30
 
-    async def test_a_retry_that_might_wait_beyond_the_end_is_parked(self, tmp_path, quick_look):
-        async with scene(tmp_path, orders=failing_first(), limits=Limits(run_for=0.9)) as worker:
+    async def test_a_retry_that_might_wait_beyond_the_end_is_parked(self, tmp_path):
+        policy = RetryPolicy(base=29.0, jitter="none", park_after=30.0)
+        async with scene(
+            tmp_path, policy=policy, limits=Limits(run_for=25), orders=failing_first()
+        ) as worker:
             await enqueue(worker.store)
-            counts = await worker.run()
-            assert (counts.parked, counts.retried) == (1, 0)
+            async with worker.running():
+                counts = worker.dispatcher.counts
+                await until(lambda: counts.parked or counts.retried)
+                assert (counts.parked, counts.retried) == (1, 0)
 
     async def test_a_long_retry_after_waits_in_the_store_though_the_policy_parks_nothing(self, tmp_path):
         async def ask_to_wait(_event):
