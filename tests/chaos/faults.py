@@ -190,13 +190,18 @@ class Fault:
 
     async def when_received(self, count: int) -> None:
         """Wait until the receiver has this many requests; if the emission fails before, raise its error."""
-        await until(lambda: self.failure or self.requests - self._requests_before >= count)
+        await until(lambda: self.failure or self.received >= count)
         if self.failure is not None:
             raise self.failure
 
     @property
     def requests(self) -> int:
         return self.receiver.path.read_bytes().count(b"\n")
+
+    @property
+    def received(self) -> int:
+        """The requests since the fault was made."""
+        return self.requests - self._requests_before
 
     def account(self, *, most_twice: int = 0, dead: dict[str, int] | None = None) -> Counter[str]:
         """Compare the stored events, the receiver's journal and the store.

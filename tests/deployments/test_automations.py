@@ -59,7 +59,7 @@ async def listening(server, owner: str):
             name=owner, url=f"{inbox.url}/", json_data={"subject": "{{subject}}", "body": "{{body}}"}
         )
         inbox.block = await block.asave(f"{owner}-inbox", overwrite=True)
-        await make_probe(inbox.block, owner)
+        inbox.owner = owner
         yield inbox
     for each in server.post("/automations/filter", json={}).json():
         if each["name"].startswith(f"{owner}: ") and each["name"] not in OF_DEPLOYMENTS:
@@ -80,12 +80,12 @@ async def inbox(server, monkeypatch):
 async def silences(anyio_backend, prefect, server):
     """Notifications of two silences, which begin before all tests because Prefect notices them late.
 
-    The automation on the export notifies after ten seconds. If it repeated itself, it would do so after another ten; then
+    The automation on the export notifies after 20 seconds. If it repeated itself, it would do so after another 20; then
     the same automation on another flow notifies.
     """
     async with listening(server, "silence") as inbox:
-        await notify_of_silence(inbox.block, "export-metrics", within=timedelta(seconds=10))
-        await notify_of_silence(inbox.block, "another", within=timedelta(seconds=23))
+        await notify_of_silence(inbox.block, "export-metrics", within=timedelta(seconds=20))
+        await notify_of_silence(inbox.block, "another", within=timedelta(seconds=43))
         await settle(inbox)
         await completed("export-metrics")
         await completed("another")
@@ -126,26 +126,25 @@ async def emit(what, *, condition=Condition.ERROR_RATE, endpoint="hooks") -> Non
         await client.emit(Event.model_validate(event_of(crossing)))
 
 
-async def make_probe(block, owner: str) -> None:
-    """Create an automation that notifies of a test's own events."""
-    await Automation(
-        name=f"{owner}: probe",
-        trigger=EventTrigger(expect={PROBE}, threshold=1),
-        actions=[SendNotification(block_document_id=block, subject=PROBE, body="{{ event.payload.number }}")],
-    ).acreate()
-
-
 async def settle(inbox) -> None:
-    """Wait until the triggers know every automation and have handled all earlier events; both happen in order."""
+    """Wait until the triggers know every automation and have handled all earlier events.
+
+    Both happen in order. So an automation that is created now is known after all others, and acts on events sent later.
+    """
 
     async def arrived() -> bool:
         # Sent again, since the triggers may not have known the probe yet.
-        event = Event(event=PROBE, resource={"prefect.resource.id": PROBE}, payload={"number": number})
+        event = Event(event=f"{PROBE}.{number}", resource={"prefect.resource.id": PROBE})
         async with get_events_client(checkpoint_every=1) as client:
             await client.emit(event)
         return {"subject": PROBE, "body": number} in everything(inbox)
 
     number = uuid4().hex
+    await Automation(
+        name=f"{inbox.owner}: probe",
+        trigger=EventTrigger(expect={f"{PROBE}.{number}"}, threshold=1),
+        actions=[SendNotification(block_document_id=inbox.block, subject=PROBE, body=number)],
+    ).acreate()
     await until(arrived, every=0.3)
 
 
@@ -268,11 +267,11 @@ async def test_a_silent_export_notifies_once(silences):
 async def runs(server, inbox):
     """Flow runs of our deployment ``drain`` and of another one, which all run and have just sent a heartbeat.
 
-    The automation acts after ten seconds, for our deployment alone.
+    The automation acts after 20 seconds, for our deployment alone.
     """
     drain = server.get("/deployments/name/emit-events/drain").json()
     other = server.post("/deployments/", json={"name": "other", "flow_id": drain["flow_id"]}).json()
-    within = timedelta(seconds=10)
+    within = timedelta(seconds=20)
     automation = mark_crashed([drain["id"]], within=within).model_copy(update={"name": "resonant: of a test"})
     await automation.acreate()
     await settle(inbox)

@@ -112,9 +112,10 @@ class TestTheEnd:
 
     async def test_deliveries_that_wait_when_the_time_is_up_are_released_untried(self, tmp_path, quick_look):
         async def send(_event):
+            worker.dispatcher._running.end_in(0.1)
             await until(worker.dispatcher._running.is_over)
 
-        limits = Limits(concurrency=1, run_for=2.0)
+        limits = Limits(concurrency=1, run_for=60)
         async with scene(tmp_path, orders=send, limits=limits) as worker:
             await enqueue(worker.store, 3)
             assert (await worker.run()).delivered == 1
@@ -128,9 +129,10 @@ class TestTheEnd:
         another = asyncio.Event()
 
         async def send(_event):
+            worker.dispatcher._running.end_in(0.1)
             await another.wait()
 
-        limits = Limits(concurrency=1, run_for=2.0)
+        limits = Limits(concurrency=1, run_for=60)
         async with scene(tmp_path, orders=send, limits=limits) as worker:
             await enqueue(worker.store)
             async with worker.running() as run:
@@ -141,8 +143,10 @@ class TestTheEnd:
         assert deliveries(tmp_path, "status") == [("delivered",), ("pending",)]
 
     async def test_a_run_looks_again_if_its_last_send_ended_during_a_look(self, tmp_path, monkeypatch):
+        looking = asyncio.Event()
+
         async def send(_event):
-            await asyncio.sleep(0.4)
+            await looking.wait()
 
         async with scene(tmp_path, orders=send) as worker:
             await enqueue(worker.store)
@@ -151,6 +155,7 @@ class TestTheEnd:
             async def look_for_long(endpoint=None, **options):
                 found = await look(endpoint, **options)
                 if worker.dispatcher._running and worker.dispatcher.counts.attempts == 0:
+                    looking.set()
                     await until(lambda: not worker.dispatcher._running)
                     await enqueue(worker.store, 2)
                 return found

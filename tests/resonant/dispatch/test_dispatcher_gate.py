@@ -65,7 +65,7 @@ class TestAnEndpointThatIsDown:
             await enqueue(worker.store, 5)
             await worker.set_gate(state="probing", failing_since=START, probe_at=START)
             async with worker.running(emit_one):
-                await until(lambda: worker.dispatcher.counts.delivered, 2)
+                await until(lambda: worker.dispatcher.counts.delivered)
 
     async def test_a_run_ends_after_a_long_outage_and_charges_nothing_to_held_deliveries(self, tmp_path):
         async with quick_scene(tmp_path, orders=fail) as worker:

@@ -213,7 +213,9 @@ async def test_a_poll_reads_a_bounded_number_of_unfinished_deliveries(sqlite_url
         assert (tracker.outcomes.delivered, tracker.is_settled) == (20, True)
 
 
-async def test_frequent_polls_are_throttled(sqlite_url):
+async def test_frequent_polls_are_throttled(sqlite_url, monkeypatch):
+    monkeypatch.setattr(tracking, "_SHORTEST_PAUSE_SECONDS", 3600.0)
+    monkeypatch.setattr(tracking, "_LONGEST_PAUSE_SECONDS", 3600.0)
     async with tracked(sqlite_url, "a") as (store, tracker):
         await tracker.look_if_due()
         await another_sends(store, 1)

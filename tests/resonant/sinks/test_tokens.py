@@ -113,8 +113,8 @@ async def test_endpoints_with_the_same_settings_share_the_token():
 
 
 async def test_a_token_is_renewed_before_it_expires_while_sends_go_on(monkeypatch):
-    monkeypatch.setattr(tokens, "_SHORTEST_LIFETIME", 0.1)
-    async with site(OAuthServer(lifetime=0.5)) as shop:
+    monkeypatch.setattr(tokens, "_MARGIN_SHARE", 0.98)
+    async with site(OAuthServer(lifetime=10.0)) as shop:
         while len(shop.server.requests) < 3:
             assert (await shop.send()).status_code == 200
             await asyncio.sleep(0.01)
@@ -332,7 +332,7 @@ def destination(shop):
         sink,
         sink.describe,
         sink.aclose,
-        timeout=0.5,
+        timeout=15.0,
         prepare=sink.prepare,
         problem=sink.problem,
     )

@@ -321,7 +321,7 @@ class TestDrains:
             finally:
                 ended.append(given.id)
 
-        limits = {"successors": 1, "run_for": 2.0}
+        limits = {"successors": 1, "run_for": 6.0}
         async with opened(store_url) as store, drain(store_url, send, owner="1", **limits) as run:
             await store.enqueue([event("last")], "orders")
             await until(lambda: sending)
