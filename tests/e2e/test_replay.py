@@ -19,7 +19,7 @@ def broken(machine, start_receiver):
     machine.variables["RESONANT_POLICIES"] = json.dumps({"once": {"max_attempts": 1}})
     repaired = str(machine.home / "repaired")
     receiver = start_receiver("support.receiver_scripts:broken_until_repaired", REPAIRED=repaired)
-    machine.save_endpoint("hooks", receiver.url, policy="once", timeout=1)
+    machine.save_endpoint("hooks", receiver.url, policy="once", timeout=5)
     return receiver
 
 

@@ -4,15 +4,18 @@ Only the owner can read its files. What web pages can do is in test_ui_foreign_p
 """
 
 import ipaddress
+import itertools
 import stat
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from resonant.local.server import free_port
 from support.machine import Machine
 from support.prefect import patient_client
+from support.processes import look_at
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -96,9 +99,8 @@ def test_only_its_own_pages_may_read_answers(prefect_api, origin):
 
 
 def test_every_listener_listens_on_loopback(up):
-    listening = [
-        each.laddr for one in up.family for each in one.net_connections("inet") if each.status == "LISTEN"
-    ]
+    connections = look_at(up.family, lambda one: one.net_connections("inet"))
+    listening = [each.laddr for each in itertools.chain(*connections) if each.status == "LISTEN"]
     assert up.port in {address.port for address in listening}
     assert all(ipaddress.ip_address(address.ip).is_loopback for address in listening)
 
@@ -137,14 +139,12 @@ def test_a_command_without_the_password_fails_in_one_line(up, home, variables, c
 
 
 def test_the_password_is_no_argument_and_the_server_knows_only_what_notifications_need(up):
-    of_server = 0
-    for one in up.family:
-        assert PASSWORD not in " ".join(one.cmdline())
-        if one.cmdline()[1:] == ["-m", "deployments.server"]:
-            of_server += 1
-            known = {name for name in one.environ() if name.startswith("RESONANT_")}
-            assert known == {"RESONANT_DATABASE_URL", "RESONANT_HOME", "RESONANT_MAX_EVENT_BYTES"}
-    assert of_server == 1
+    arguments = look_at(up.family, psutil.Process.cmdline)
+    assert PASSWORD not in str(arguments)
+    assert [each[1:] for each in arguments].count(["-m", "deployments.server"]) == 1
+    server = up.find("deployments.server")
+    known = {name for name in server.environ() if name.startswith("RESONANT_")}
+    assert known == {"RESONANT_DATABASE_URL", "RESONANT_HOME", "RESONANT_MAX_EVENT_BYTES"}
 
 
 def test_nothing_that_up_and_its_runs_write_is_open_to_others(up, home):

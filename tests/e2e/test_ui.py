@@ -15,6 +15,7 @@ import pytest
 import trustme
 from PIL import Image, ImageColor
 from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
+from playwright.sync_api import expect
 
 from resonant import chart_style
 from support.browser import tab
@@ -25,8 +26,10 @@ from support.waiting import wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
 
-_CLICKS = 5
 _SHOWN_MILLISECONDS = 20_000
+# The last elements of the forms of a run, and of a replay's run.
+_SUBMIT = "button:has-text('Submit')"
+_RATE = "text=Dead letters per second, after a slow start"
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 LOGO = Path(__file__).parents[2] / "docs" / "images" / "logo.png"
@@ -100,26 +103,17 @@ def open_artifact(page, ui: str, key: str) -> None:
 def submit_and_wait(page, ui: str, name: str) -> str:
     """Name the run, submit the form, and wait for its completion in the UI; return its message."""
     page.wait_for_load_state("networkidle")  # the form proposes a name of its own when it has loaded
-    query = {"flow_runs": {"name": {"any_": [name]}}}
+    after(page, "Run Name", "input").fill(name)
+    run = save(page, "Submit", "POST", "**/create_flow_run").json()
     with patient_client(f"{ui}/api") as api:
 
-        def found():
-            return api.post("/flow_runs/filter", json=query).json()
-
         def ended():
-            return [run for run in found() if run["state_type"] in ENDED]
+            found = api.get(f"/flow_runs/{run['id']}").json()
+            return found if found["state_type"] in ENDED else None
 
-        for _ in range(_CLICKS):
-            after(page, "Run Name", "input").fill(name)
-            page.get_by_role("button", name="Submit").click()
-            # A form that still validates its fields ignores the click, so a user clicks again.
-            with contextlib.suppress(AssertionError):
-                wait_until(found, 20, every=0.5)
-                break
-        [run] = wait_until(ended, 240, every=0.5)
-    page.goto(f"{ui}/runs/flow-run/{run['id']}")
-    page.get_by_text("Completed").first.wait_for()
-    return run["state"]["message"]
+        said = wait_until(ended, 240, every=0.5)["state"]["message"]
+    visit(page, f"{ui}/runs/flow-run/{run['id']}", "text=Completed")
+    return said
 
 
 def colours(image) -> set[tuple[int, int, int]]:
@@ -144,7 +138,7 @@ def test_the_charts_are_seen_in_the_theme_of_the_ui(machine, ui, browser, start_
     assert emitted.returncode == 1, emitted.stderr
 
     export = deployment(ui, "export-metrics/export-metrics")
-    browser.goto(f"{ui}/deployments/deployment/{export}/run")
+    visit(browser, f"{ui}/deployments/deployment/{export}/run", _SUBMIT)
     assert "87.50 % of 80 ended events were delivered" in submit_and_wait(browser, ui, "export-by-hand")
 
     browser.set_viewport_size({"width": 1400, "height": 1500})
@@ -167,7 +161,7 @@ def test_the_charts_are_seen_in_the_theme_of_the_ui(machine, ui, browser, start_
 
 def look_at_the_triage(page, ui: str) -> None:
     collect = deployment(ui, "collect-dead-letters/collect-dead-letters")
-    page.goto(f"{ui}/deployments/deployment/{collect}/run")
+    visit(page, f"{ui}/deployments/deployment/{collect}/run", _SUBMIT)
     submit_and_wait(page, ui, "triage-by-hand")
     open_artifact(page, ui, "dead-letter-triage")
     page.set_viewport_size({"width": 1300, "height": 1100})
@@ -204,9 +198,10 @@ def follow_the_link_of_the_dry_run(page, ui: str, shot: str) -> None:
         page.wait_for_timeout(1_000)
         screenshot(page, f"{shot}-{theme}")
     # The UI opens the form in a new tab, the new UI in the same tab.
-    page.goto(page.get_by_role("link", name="open the run form").evaluate("link => link.href"))
-    page.get_by_text("Dead letters per second, after a slow start").wait_for()
-    assert after(page, "endpoint", "*[self::input or self::textarea]").input_value() == "hooks"
+    form = page.get_by_role("link", name="open the run form").evaluate("link => link.href")
+    visit(page, form, _RATE)
+    endpoint = after(page, "endpoint", "*[self::input or self::textarea]")
+    expect(endpoint).to_have_value("hooks", timeout=_SHOWN_MILLISECONDS)
 
 
 def test_an_operator_reads_the_triage_replays_from_the_form_and_purges(machine, ui, browser, start_receiver):
@@ -231,7 +226,7 @@ def test_an_operator_reads_the_triage_replays_from_the_form_and_purges(machine, 
     repaired.touch()
     replay = deployment(ui, "replay-dead-letters/replay")
     form = f"{ui}/deployments/deployment/{replay}/run?parameters=%7B%22dry_run%22%3Atrue%7D"
-    visit(browser, form, "text=Dead letters per second, after a slow start")
+    visit(browser, form, _RATE)
     after(browser, "endpoint", 'button[normalize-space()="str"]').click()
     after(browser, "endpoint", "*[self::input or self::textarea]").fill("hooks")
     screenshot(browser, "replay-form")
@@ -276,12 +271,16 @@ def test_the_form_of_an_endpoint_saves_a_new_timeout_and_keeps_the_rest(
     machine.succeed("endpoint", "add", name, "https://hooks.example.com/in", *options)
     before = webhook_endpoint(up.url, name)
 
-    browser.goto(f"{up.url}/blocks/block/{before['id']}/edit")
-    browser.wait_for_load_state("networkidle")  # the form fills itself again with each answer
-    after(browser, "Timeout", "input").fill("7")
-    screenshot(browser, f"endpoint-form-{name}")
-    save(browser, "Save", "PATCH", "**/block_documents/*")
-    wait_until(lambda: webhook_endpoint(up.url, name)["data"]["timeout"] == 7)
+    def is_saved() -> bool:
+        # The form fills itself again with each answer, which may undo this.
+        visit(browser, f"{up.url}/blocks/block/{before['id']}/edit", "label:has-text('Timeout')")
+        browser.wait_for_load_state("networkidle")
+        after(browser, "Timeout", "input").fill("7")
+        screenshot(browser, f"endpoint-form-{name}")
+        save(browser, "Save", "PATCH", "**/block_documents/*")
+        return webhook_endpoint(up.url, name)["data"]["timeout"] == 7
+
+    wait_until(is_saved, 240)
 
     # The form leaves out a choice that is the default.
     kept = {name: value for name, value in before["data"].items() if value not in (None, "binary", "basic")}
@@ -299,16 +298,19 @@ def test_a_client_certificate_can_be_pasted_into_the_form(up, machine, browser):
     machine.succeed("endpoint", "add", "pasted", "https://hooks.example.com/in")
     client = trustme.CA().issue_cert("client.example", common_name="client")
 
-    browser.goto(f"{up.url}/blocks/block/{webhook_endpoint(up.url, 'pasted')['id']}/edit")
-    browser.wait_for_load_state("networkidle")
-    given = {"Certificate": client.cert_chain_pems[0], "Key": client.private_key_pem}
-    for field, pem in given.items():
-        heading = f'xpath=//*[normalize-space()="Client {field}"]/following::textarea[1]'
-        browser.locator(heading).first.fill(pem.bytes().decode())
-    screenshot(browser, "endpoint-form-pasted")
-    save(browser, "Save", "PATCH", "**/block_documents/*")
-    wait_until(lambda: machine.read("endpoint", "show", "pasted")["client_key"])
+    def is_saved() -> bool:
+        address = f"{up.url}/blocks/block/{webhook_endpoint(up.url, 'pasted')['id']}/edit"
+        visit(browser, address, "text=Client Certificate")
+        browser.wait_for_load_state("networkidle")
+        given = {"Certificate": client.cert_chain_pems[0], "Key": client.private_key_pem}
+        for field, pem in given.items():
+            heading = f'xpath=//*[normalize-space()="Client {field}"]/following::textarea[1]'
+            browser.locator(heading).first.fill(pem.bytes().decode())
+        screenshot(browser, "endpoint-form-pasted")
+        save(browser, "Save", "PATCH", "**/block_documents/*")
+        return machine.read("endpoint", "show", "pasted")["client_key"]
 
+    wait_until(is_saved, 240)
     shown = machine.read("endpoint", "show", "pasted")
     assert (shown["client_certificate"][:10], shown["problem"]) == ("CN=client,", None)
 
@@ -317,7 +319,7 @@ def test_a_client_certificate_can_be_pasted_into_the_form(up, machine, browser):
 def test_a_run_from_the_form_is_named_after_its_work(up, browser, path):
     pause = deployment(up.url, "pause-endpoint/pause-endpoint")
     given = quote(json.dumps({"endpoint": "nobody"}))
-    browser.goto(f"{up.url}{path}/deployments/deployment/{pause}/run?parameters={given}")
+    visit(browser, f"{up.url}{path}/deployments/deployment/{pause}/run?parameters={given}", _SUBMIT)
     browser.wait_for_load_state("networkidle")
     run = save(browser, "Submit", "POST", "**/create_flow_run").json()
     with patient_client(f"{up.url}/api") as api:
@@ -337,17 +339,24 @@ def choose(page, field, option: str) -> None:
 
 
 def save(page, button: str, method: str, path: str):
-    """Click on the button that saves a form, again if the server answers 503, as a busy one does; return the answer."""
+    """Click on the button that saves a form until the server has saved it; return the answer.
+
+    A form that still validates its fields ignores the click, and a busy server answers 503.
+    """
 
     def click():
-        with page.expect_response(
-            lambda answer: answer.request.method == method and fnmatch(answer.url, path)
-        ) as saved:
-            page.get_by_role("button", name=button).click()
+        try:
+            with page.expect_response(
+                lambda answer: answer.request.method == method and fnmatch(answer.url, path),
+                timeout=_SHOWN_MILLISECONDS,
+            ) as saved:
+                page.get_by_role("button", name=button).click()
+        except PlaywrightTimeoutError:
+            return None
         assert saved.value.ok or saved.value.status == 503, saved.value.text()
         return saved.value if saved.value.ok else None
 
-    return wait_until(click)
+    return wait_until(click, 120)
 
 
 def make_busy(page, method: str, path: str) -> None:
@@ -392,7 +401,7 @@ def test_an_automation_becomes_reliable_by_the_choice_of_our_block(up, machine, 
     # The address is the repository's, which tests do not reach.
     browser.route("**/resonant/main/docs/images/logo.png", lambda asked: asked.fulfill(path=LOGO))
 
-    browser.goto(f"{up.url}/blocks/catalog/resonant-notification/create")
+    visit(browser, f"{up.url}/blocks/catalog/resonant-notification/create", "text=Block Name")
     for theme in ("dark", "light"):
         use_theme(browser, theme)
         browser.reload()
@@ -407,7 +416,7 @@ def test_an_automation_becomes_reliable_by_the_choice_of_our_block(up, machine, 
     wait_until(lambda: logo.evaluate("image => image.complete && image.naturalWidth > 0"))
     screenshot(browser, "notification")
 
-    browser.goto(f"{up.url}/automations/automation/{automation}/edit")
+    visit(browser, f"{up.url}/automations/automation/{automation}/edit", "button:has-text('Next')")
     browser.wait_for_load_state("networkidle")
     browser.get_by_role("button", name="Next").click()
     choose(browser, browser.get_by_role("button", name="unreliable"), "reliable")

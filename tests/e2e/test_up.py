@@ -268,7 +268,7 @@ def test_when_an_endpoint_has_recovered_its_transient_dead_letters_are_sent_agai
 ):
     repaired = tmp_path / "repaired"
     receiver = start_receiver("support.receiver_scripts:broken_until_repaired", REPAIRED=str(repaired))
-    user.save_endpoint("recovering", receiver.url, policy="once", timeout=1)
+    user.save_endpoint("recovering", receiver.url, policy="once")
 
     enqueue(user, "lost", "recovering", count=FAILED)
     wait_until(lambda: number(up_machine, "dead_letter", "lost") == FAILED)
@@ -283,7 +283,7 @@ def test_when_an_endpoint_has_recovered_its_transient_dead_letters_are_sent_agai
     wait_until(lambda: number(up_machine, "delivered", "arrived") == DELIVERED)
     up.export()
 
-    wait_until(lambda: number(up_machine, "delivered", "lost") == FAILED)
+    wait_until(lambda: number(up_machine, "delivered", "lost") == FAILED, 180)
     assert user.read("status")["balanced"]
     replayed = [
         entry

@@ -135,7 +135,7 @@ def test_a_failed_run_of_a_project_is_reported(up, installed, start_receiver):
     failed = installed.run_code(FAILING_FLOW, PREFECT_API_URL=f"{up.url}/api")
     assert failed.returncode == 0, failed.stderr
 
-    [entry] = wait_until(lambda: receiver.journal)
+    [entry] = wait_until(lambda: receiver.journal, 180)
     assert entry["headers"]["ce-type"] == "prefect.flow-run.failed"
     assert entry["headers"]["ce-subject"] == "import-orders"
 

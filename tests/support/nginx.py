@@ -59,7 +59,7 @@ class Nginx:
 
     def client(self) -> httpx.Client:
         """Return a client for it."""
-        return httpx.Client(base_url=self.url, verify=self.tls, trust_env=False)
+        return httpx.Client(base_url=self.url, verify=self.tls, trust_env=False, timeout=60)
 
 
 @contextmanager

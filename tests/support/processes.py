@@ -1,10 +1,14 @@
 """Processes and their descendants."""
 
+import contextlib
 import os
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import psutil
+
+T = TypeVar("T")
 
 
 def clean_environment() -> dict[str, str]:
@@ -18,6 +22,15 @@ def family(process: subprocess.Popen) -> list[psutil.Process]:
     """Return a process and all its descendants."""
     me = psutil.Process(process.pid)
     return [me, *me.children(recursive=True)]
+
+
+def look_at(processes: Iterable[psutil.Process], look: Callable[[psutil.Process], T]) -> list[T]:
+    """Return what a look at each process found, without those that have ended meanwhile."""
+    found = []
+    for each in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.append(look(each))
+    return found
 
 
 def alive(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
