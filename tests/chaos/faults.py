@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -119,11 +119,13 @@ class Fault:
         self.receiver.mark()
         self._requests_before = self.requests
 
-    async def enqueue(self, count: int, endpoint: str = ENDPOINT) -> set[str]:
-        """Store this many events, and return their ids."""
+    async def enqueue(
+        self, count: int, endpoint: str = ENDPOINT, *, store: WorkerStore | None = None
+    ) -> set[str]:
+        """Store this many events, through an open store if one is given, and return their ids."""
         events = make_events(count)
-        async with self.opened_store() as store:
-            await store.enqueue(events, endpoint)
+        async with nullcontext(store) if store else self.opened_store() as opened_one:
+            await opened_one.enqueue(events, endpoint)
         self.given |= {event.id: event.body for event in events}
         return {event.id for event in events}
 
@@ -190,18 +192,13 @@ class Fault:
 
     async def when_received(self, count: int) -> None:
         """Wait until the receiver has this many requests; if the emission fails before, raise its error."""
-        await until(lambda: self.failure or self.received >= count)
+        await until(lambda: self.failure or self.requests - self._requests_before >= count)
         if self.failure is not None:
             raise self.failure
 
     @property
     def requests(self) -> int:
         return self.receiver.path.read_bytes().count(b"\n")
-
-    @property
-    def received(self) -> int:
-        """The requests since the fault was made."""
-        return self.requests - self._requests_before
 
     def account(self, *, most_twice: int = 0, dead: dict[str, int] | None = None) -> Counter[str]:
         """Compare the stored events, the receiver's journal and the store.

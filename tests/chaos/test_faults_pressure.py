@@ -64,13 +64,14 @@ async def test_a_stream_of_terminated_sessions_loses_nothing(server, fault):
 
 @EVERY_LANE
 async def test_a_drain_goes_on_when_others_take_every_connection(server, fault):
-    async with draining(fault), contextlib.AsyncExitStack() as stack:
+    async with draining(fault), fault.opened_store() as store, contextlib.AsyncExitStack() as stack:
         with contextlib.suppress(asyncpg.TooManyConnectionsError):
             for _ in range(_MOST_CONNECTIONS):
                 await stack.enter_async_context(server.connected(DATABASE))
         # A fast drain may have sent everything before the last connection is open.
-        await fault.when_received(min(fault.received + 1, _EVENTS))
-    assert (await asyncio.to_thread(fault.account))["delivered"] == _EVENTS
+        await fault.enqueue(1, store=store)
+        await fault.when_received(_EVENTS + 1)
+    assert (await asyncio.to_thread(fault.account))["delivered"] == _EVENTS + 1
 
 
 @EVERY_LANE

@@ -52,7 +52,7 @@ class TestPostgreSQLRestarts:
         ("lane", "way"), [("task", "stopped"), ("task", "crashed"), ("bulk", "stopped"), ("auto", "crashed")]
     )
     async def test_a_short_outage_changes_nothing(self, server, database_url, make_fault, way):
-        # A third of this is the time in which PostgreSQL must be back.
+        # PostgreSQL must be back within a third of the lease.
         fault = make_fault(database_url, lease_seconds=90.0)
 
         emitting = await fault.started(1_000, received=100)

@@ -85,7 +85,7 @@ async def silences(anyio_backend, prefect, server):
     """
     async with listening(server, "silence") as inbox:
         await notify_of_silence(inbox.block, "export-metrics", within=timedelta(seconds=20))
-        await notify_of_silence(inbox.block, "another", within=timedelta(seconds=43))
+        await notify_of_silence(inbox.block, "another", within=timedelta(seconds=45))
         await settle(inbox)
         await completed("export-metrics")
         await completed("another")
@@ -259,7 +259,7 @@ async def test_a_silent_export_notifies_once(silences):
     def of_silence(name: str) -> list[dict]:
         return [each for each in messages(silences) if f"No run of {name} has completed" in each["body"]]
 
-    await until(lambda: of_silence("another"))
+    await until(lambda: of_silence("another"), 120)
     assert len(of_silence("export-metrics")) == 1
 
 

@@ -125,10 +125,12 @@ async def test_another_signal_ends_it_at_once(server):
         return True
 
     async with connected(server.port) as client:
-        await client.send(HEAD + b"Content-Length: 9\r\n\r\nhi")
-        await asyncio.sleep(1)
+        await client.send(HEAD + b"Expect: 100-continue\r\nContent-Length: 9\r\n\r\n")
+        assert (await client.answer()).status == 100
+        await client.send(b"hi")
         server.process.send_signal(signal.SIGINT)
         await until(refuses_connections)
+        await asyncio.sleep(0.5)
         assert server.process.poll() is None, "it waits for the rest of the request"
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(60) == -signal.SIGINT

@@ -27,7 +27,7 @@ from support.waiting import wait_until
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
 
 _SHOWN_MILLISECONDS = 20_000
-# The last elements of the forms of a run, and of a replay's run.
+# Selectors of the last elements in the form of a run, and in the form of a replay.
 _SUBMIT = "button:has-text('Submit')"
 _RATE = "text=Dead letters per second, after a slow start"
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -271,8 +271,8 @@ def test_the_form_of_an_endpoint_saves_a_new_timeout_and_keeps_the_rest(
     machine.succeed("endpoint", "add", name, "https://hooks.example.com/in", *options)
     before = webhook_endpoint(up.url, name)
 
-    def is_saved() -> bool:
-        # The form fills itself again with each answer, which may undo this.
+    def fill_and_save() -> bool:
+        # Each answer fills the form again, and may undo the new timeout.
         visit(browser, f"{up.url}/blocks/block/{before['id']}/edit", "label:has-text('Timeout')")
         browser.wait_for_load_state("networkidle")
         after(browser, "Timeout", "input").fill("7")
@@ -280,7 +280,7 @@ def test_the_form_of_an_endpoint_saves_a_new_timeout_and_keeps_the_rest(
         save(browser, "Save", "PATCH", "**/block_documents/*")
         return webhook_endpoint(up.url, name)["data"]["timeout"] == 7
 
-    wait_until(is_saved, 240)
+    wait_until(fill_and_save, 240)
 
     # The form leaves out a choice that is the default.
     kept = {name: value for name, value in before["data"].items() if value not in (None, "binary", "basic")}
@@ -298,7 +298,7 @@ def test_a_client_certificate_can_be_pasted_into_the_form(up, machine, browser):
     machine.succeed("endpoint", "add", "pasted", "https://hooks.example.com/in")
     client = trustme.CA().issue_cert("client.example", common_name="client")
 
-    def is_saved() -> bool:
+    def fill_and_save() -> bool:
         address = f"{up.url}/blocks/block/{webhook_endpoint(up.url, 'pasted')['id']}/edit"
         visit(browser, address, "text=Client Certificate")
         browser.wait_for_load_state("networkidle")
@@ -308,9 +308,10 @@ def test_a_client_certificate_can_be_pasted_into_the_form(up, machine, browser):
             browser.locator(heading).first.fill(pem.bytes().decode())
         screenshot(browser, "endpoint-form-pasted")
         save(browser, "Save", "PATCH", "**/block_documents/*")
-        return machine.read("endpoint", "show", "pasted")["client_key"]
+        shown = machine.read("endpoint", "show", "pasted")
+        return bool(shown["client_certificate"] and shown["client_key"])
 
-    wait_until(is_saved, 240)
+    wait_until(fill_and_save, 240)
     shown = machine.read("endpoint", "show", "pasted")
     assert (shown["client_certificate"][:10], shown["problem"]) == ("CN=client,", None)
 
@@ -346,15 +347,16 @@ def save(page, button: str, method: str, path: str):
 
     def click():
         try:
-            with page.expect_response(
-                lambda answer: answer.request.method == method and fnmatch(answer.url, path),
-                timeout=_SHOWN_MILLISECONDS,
-            ) as saved:
-                page.get_by_role("button", name=button).click()
+            with page.expect_request(
+                lambda sent: sent.method == method and fnmatch(sent.url, path), timeout=_SHOWN_MILLISECONDS
+            ) as request:
+                page.get_by_role("button", name=button).click(timeout=_SHOWN_MILLISECONDS)
         except PlaywrightTimeoutError:
             return None
-        assert saved.value.ok or saved.value.status == 503, saved.value.text()
-        return saved.value if saved.value.ok else None
+        answer = request.value.response()
+        assert answer, "the server did not answer"
+        assert answer.ok or answer.status == 503, answer.text()
+        return answer if answer.ok else None
 
     return wait_until(click, 120)
 

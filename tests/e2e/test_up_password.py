@@ -102,7 +102,7 @@ def test_commands_use_the_password_automatically(up, machine, start_receiver):
 
 
 def content(path: Path) -> bytes:
-    """Return the content of a file, which Prefect may have removed meanwhile."""
+    """Return the content of a file, or nothing if Prefect has removed it."""
     with contextlib.suppress(FileNotFoundError):
         return path.read_bytes()
     return b""

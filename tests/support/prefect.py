@@ -68,12 +68,10 @@ def patient_client(api_url: str, **options) -> httpx.Client:
     return httpx.Client(base_url=api_url, transport=_Patient(), **given)
 
 
-def post_until(
-    api: httpx.Client, condition: Callable[[], T], event: str, seconds: float = 60, **payload: str
-) -> tuple[T, int]:
-    """Post an event with this name each second until the result is truthy; return it, and the number of events.
+def post_until(api: httpx.Client, condition: Callable[[], T], event: str, **payload: str) -> tuple[T, int]:
+    """Post an event with this name each second until the condition is truthy; return its result, and the number of events.
 
-    Prefect's server loads an automation after it has answered that it is saved: an event may still meet the old one, or none.
+    Prefect's server loads an automation after it has answered that it is saved, so an event may reach the old one, or none.
     """
     posted = 0
 
@@ -84,7 +82,7 @@ def post_until(
         posted += 1
         return condition()
 
-    return wait_until(post, seconds, every=1), posted
+    return wait_until(post, every=1), posted
 
 
 def everything_on(api_url: str, **options) -> bytes:

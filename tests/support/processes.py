@@ -25,7 +25,7 @@ def family(process: subprocess.Popen) -> list[psutil.Process]:
 
 
 def look_at(processes: Iterable[psutil.Process], look: Callable[[psutil.Process], T]) -> list[T]:
-    """Return what a look at each process found, without those that have ended meanwhile."""
+    """Look at each process, and return the results; leave out processes that have ended."""
     found = []
     for each in processes:
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -88,7 +88,7 @@ class TestTheEnd:
             assert 0.3 <= time.monotonic() - start < 30
 
     async def test_a_retry_that_might_wait_beyond_the_end_is_parked(self, tmp_path):
-        policy = RetryPolicy(base=29.0, jitter="none", park_after=30.0)
+        policy = RetryPolicy(base=29.0, jitter="none")
         async with scene(
             tmp_path, policy=policy, limits=Limits(run_for=25), orders=failing_first()
         ) as worker:

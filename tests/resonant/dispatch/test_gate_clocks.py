@@ -45,6 +45,7 @@ async def test_a_recovered_endpoint_gets_everything_from_processes_whose_clocks_
 ):
     # A slow commit would end the pilot's lease.
     monkeypatch.setattr(controller, "PILOT_SECONDS", 60.0)
+    monkeypatch.setattr(controller, "_RENEW_SECONDS", 59.0)
     sent, pilots = [], []
     async with opened(store_url, clock=clock_ahead(min(0.0, ahead))) as observer:
         await enqueue(observer, EVENTS)

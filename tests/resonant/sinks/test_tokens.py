@@ -53,11 +53,12 @@ class Site:
             return error
 
     async def failure(self):
-        """Wait for the answer to a token request, and return the failure of a send."""
+        """Wait until two token requests have failed, and return the failure of a send."""
         await self.send()
-        requests, self.source._retry_at = self.source._failures, 0.0
+        await until(lambda: self.source._failures)
+        failures, self.source._retry_at = self.source._failures, 0.0
         await self.send()
-        await until(lambda: self.source._failures > requests)
+        await until(lambda: self.source._failures > failures)
         return await self.send()
 
     @property
@@ -113,8 +114,9 @@ async def test_endpoints_with_the_same_settings_share_the_token():
 
 
 async def test_a_token_is_renewed_before_it_expires_while_sends_go_on(monkeypatch):
-    monkeypatch.setattr(tokens, "_MARGIN_SHARE", 0.98)
-    async with site(OAuthServer(lifetime=10.0)) as shop:
+    monkeypatch.setattr(tokens, "_MARGIN_SHARE", 1.0)
+    monkeypatch.setattr(tokens, "_MARGIN_SECONDS", 299.8)
+    async with site(OAuthServer(lifetime=300.0)) as shop, asyncio.timeout(60):
         while len(shop.server.requests) < 3:
             assert (await shop.send()).status_code == 200
             await asyncio.sleep(0.01)
