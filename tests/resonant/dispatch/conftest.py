@@ -19,6 +19,12 @@ def quick_look(monkeypatch):
 
 
 @pytest.fixture
+def without_polls(monkeypatch):
+    """Let the dispatcher look for due deliveries only when it has another reason than the time since the last look."""
+    monkeypatch.setattr("resonant.dispatch.claim.fetcher.POLL_SECONDS", 3600.0)
+
+
+@pytest.fixture
 def warm(monkeypatch):
     """Let everything be sent at once, though the process knows nothing of the endpoint yet."""
     monkeypatch.setattr("resonant.gate.measurements.Measurements.may_send", lambda *_: SEND)

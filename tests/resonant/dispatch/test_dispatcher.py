@@ -124,9 +124,7 @@ async def test_many_events_share_few_transactions(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("warm")
-async def test_deliveries_are_claimed_ahead_and_many_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("resonant.dispatch.claim.fetcher.POLL_SECONDS", 3600)
-
+async def test_deliveries_are_claimed_ahead_and_many_at_once(tmp_path, without_polls):
     def note_claims(_connection, _cursor, statement, *_):
         claims.extend(["claim"] * ("UPDATE resonant_deliveries" in statement and "RETURNING" in statement))
 

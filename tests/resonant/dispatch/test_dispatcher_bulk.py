@@ -126,9 +126,7 @@ async def test_errors_of_a_release_are_not_logged_by_asyncio_if_the_run_is_cance
     assert not logged
 
 
-async def test_a_run_looks_at_the_moment_when_the_next_retry_is_due(tmp_path, monkeypatch):
-    monkeypatch.setattr("resonant.dispatch.claim.fetcher.POLL_SECONDS", 3600)
-
+async def test_a_run_looks_at_the_moment_when_the_next_retry_is_due(tmp_path, without_polls):
     policy = replace(QUICK, base=0.2)
     async with scene(tmp_path, orders=failing_first(), policy=policy, clock=time.time) as worker:
         await enqueue(worker.store)

@@ -120,10 +120,11 @@ class TestCancellation:
         assert deliveries(tmp_path, "lease_owner, sending, attempts") == [(None, 0, int(waits))]
 
     @ON_BOTH_LOOPS
-    def test_a_signal_handler_that_raises_does_the_same(self, tmp_path, loop_factory, monkeypatch):
-        """Prefect cancels a flow run in this way."""
-        # asyncio only logs an exception that a signal handler raises during a callback: let the loop be idle.
-        monkeypatch.setattr("resonant.dispatch.claim.fetcher.POLL_SECONDS", 3600.0)
+    def test_a_signal_handler_that_raises_does_the_same(self, tmp_path, loop_factory, without_polls):
+        """Prefect cancels a flow run in this way.
+
+        The loop must be idle: asyncio only logs an exception that a signal handler raises during a callback.
+        """
 
         class Terminated(BaseException):
             pass

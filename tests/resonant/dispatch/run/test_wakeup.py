@@ -42,8 +42,7 @@ asyncio.run(main())"""
 
 
 @pytest.fixture
-def without_polls(monkeypatch):
-    monkeypatch.setattr(fetcher, "POLL_SECONDS", 3600.0)
+def without_polls(without_polls, monkeypatch):
     # A commit whose sync takes longer is found by the poll.
     monkeypatch.setattr(wakeup, "_SYNC_SECONDS", 60.0)
 
