@@ -298,11 +298,12 @@ def test_a_client_certificate_can_be_pasted_into_the_form(up, machine, browser):
     machine.succeed("endpoint", "add", "pasted", "https://hooks.example.com/in")
     client = trustme.CA().issue_cert("client.example", common_name="client")
 
+    given = {"Certificate": client.cert_chain_pems[0], "Key": client.private_key_pem}
+    address = f"{up.url}/blocks/block/{webhook_endpoint(up.url, 'pasted')['id']}/edit"
+
     def fill_and_save() -> bool:
-        address = f"{up.url}/blocks/block/{webhook_endpoint(up.url, 'pasted')['id']}/edit"
         visit(browser, address, "text=Client Certificate")
         browser.wait_for_load_state("networkidle")
-        given = {"Certificate": client.cert_chain_pems[0], "Key": client.private_key_pem}
         for field, pem in given.items():
             heading = f'xpath=//*[normalize-space()="Client {field}"]/following::textarea[1]'
             browser.locator(heading).first.fill(pem.bytes().decode())
