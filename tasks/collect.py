@@ -17,6 +17,7 @@ from prefect.states import Crashed
 from blocks.loading import load_endpoints
 from resonant.dead_letters.triage import DeadLetterGroup, triage
 from resonant.delivery.wording import shortened
+from resonant.dispatch.run.processes import has_ended
 from resonant.display import counted, markdown, markdown_table, visible
 from resonant.errors import AddressRefused, EndpointError
 from resonant.events import minute, rfc3339
@@ -80,12 +81,13 @@ async def mark_lost_runs(*, now: datetime | None = None) -> None:
 
 
 async def rescue_lost_leases(store: WorkerStore) -> int:
-    """Rescue the deliveries whose lease has expired, or whose flow run has ended; return their number.
+    """Rescue the deliveries whose process on this machine, or whose flow run, has ended; return their number.
 
-    The leases of two kinds of runs are left to expire. A run that this Prefect server does not know may belong to another server.
-    A run that was marked as crashed because its heartbeats stopped may be alive: the server may have been down.
+    Expired leases are left to drains, which watch for half a lease first. So are the leases of two kinds of runs: a run that
+    this Prefect server does not know may belong to another server, and a run that was marked as crashed because its heartbeats
+    stopped may be alive, since the server may have been down.
     """
-    expired = await store.rescue()
+    of_processes = await store.rescue_ended(has_ended)
     ids: list[UUID] = []
     for owner in await store.read(lease_owners):
         with suppress(ValueError):  # the owner of a lease need not be a flow run
@@ -96,11 +98,12 @@ async def rescue_lost_leases(store: WorkerStore) -> int:
             page = FlowRunFilterId(any_=ids[start : start + _RUNS_A_PAGE])
             runs += await client.read_flow_runs(flow_run_filter=FlowRunFilter(id=page))
     ended = [str(run.id) for run in runs if run.state and run.state.is_final() and run.state.message != LOST]
-    of_ended = await store.rescue(owners=ended) if ended else 0
+    of_runs = await store.rescue_from(ended)
     get_run_logger().info(
-        "%d expired leases and %d leases of %d ended runs rescued", expired, of_ended, len(ended)
+        "%d leases of ended processes and %d leases of %d ended runs rescued",
+        *(of_processes, of_runs, len(ended)),
     )
-    return expired + of_ended
+    return of_processes + of_runs
 
 
 async def write_triage(store: WorkerStore) -> str:

@@ -362,7 +362,7 @@ class Round:
         async def finish() -> None:
             async with chaos_worker.opened_store(clean) as store:
                 if self.plan.by_owner and dead:
-                    await store.rescue(owners=dead)
+                    await store.rescue_from(dead)
             if self.given_later is not None and not self.plan.kinds & PURGING:
                 # After a purge, the same id would be accepted again.
                 await chaos_worker.work(self._orders("after", kind="enqueue", events=str(self.given_later)))

@@ -26,6 +26,7 @@ from resonant.delivery.retry import Retry, RetryPolicy
 from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.limits import Limits
 from resonant.dispatch.run.event_loop import use_uvloop
+from resonant.dispatch.run.processes import has_ended
 from resonant.events import Clock, Lease, LeaseKey
 from resonant.input_lines import parse_event
 from resonant.store import Store
@@ -166,7 +167,7 @@ async def purge_all(store: Store, orders: Orders, _progress: Progress) -> None:
 
 async def collect(store: Store, orders: Orders, _progress: Progress) -> None:
     for _ in range(orders.times):
-        await store.rescue()
+        await store.rescue_ended(has_ended)
         await store.read(triage)
         await asyncio.sleep(0.05)
 

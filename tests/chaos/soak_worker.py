@@ -18,6 +18,7 @@ from resonant.dead_letters.triage import triage
 from resonant.delivery.retry import RetryPolicy
 from resonant.dispatch.limits import Limits
 from resonant.dispatch.run.event_loop import use_uvloop
+from resonant.dispatch.run.processes import has_ended
 from resonant.events import Event
 from resonant.store import Store
 from support.dispatching import dispatching_to, emit, opened
@@ -85,7 +86,7 @@ async def keep(store: Store, orders: Orders) -> None:
     days, number = orders.keep_minutes / (24 * 60), 0
     pause = min(_MINUTE, orders.keep_minutes * _MINUTE / 4)
     while time.time() < orders.ends_at:
-        await store.rescue()
+        await store.rescue_ended(has_ended)
         await store.read(triage)
         await export_to(folder / "resonant.prom", store, hours=orders.keep_minutes / 60)
         archive = folder / f"purged-{number:04d}.jsonl.gz"

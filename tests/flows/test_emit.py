@@ -16,6 +16,7 @@ from resonant.events import Event
 from resonant.local.work_pool import LOST
 from resonant.routing import new_subscription
 from resonant.store import WorkerStore, schema
+from resonant.store.shared import drains
 from resonant.store.shared.subscriptions import add_subscription
 from support.file_endpoint import FileEndpoint
 from support.postgresql import started_postgresql
@@ -116,15 +117,27 @@ async def test_an_endpoint_whose_timeout_is_not_shorter_than_the_lease_is_refuse
     assert "must be shorter than a worker's lease of 15 s" in state.message
 
 
-async def test_collecting_rescues_expired_leases_and_writes_the_triage(url, store):
-    long_ago = await WorkerStore.open(url, clock=lambda: 1_000.0)
-    await store_events(long_ago, "hooks")
-    await long_ago.begin(await long_ago.claim("hooks", owner="a worker long gone", limit=1))
-    await long_ago.close()
+async def test_collecting_rescues_the_leases_of_ended_processes_and_writes_the_triage(store, monkeypatch):
+    monkeypatch.setattr("tasks.collect.has_ended", lambda process: process == "ended")
+    await store_events(store, "hooks")
+    await store.begin(await store.claim("hooks", owner="a drain", limit=1))
+    report = {"owner": "a drain", "endpoint": None, "process": "ended", "clock": store.clock}
+    await store.write(drains.beat, None, **report)
     state, status = await collect_dead_letters(return_state=True), await store.status()
 
     assert state.message == "1 delivery rescued; 0 dead letters in 0 groups"
     assert (status.retrying, status.in_flight, status.balanced) == (1, 0, True)
+
+
+async def test_collecting_leaves_expired_leases_to_drains_which_watch_first(url, store):
+    long_ago = await WorkerStore.open(url, clock=lambda: 1_000.0)
+    await store_events(long_ago, "hooks")
+    await long_ago.begin(await long_ago.claim("hooks", owner="a process of another machine", limit=1))
+    await long_ago.close()
+    state, status = await collect_dead_letters(return_state=True), await store.status()
+
+    assert state.message == "0 deliveries rescued; 0 dead letters in 0 groups"
+    assert (status.pending, status.retrying) == (1, 0)
 
 
 async def test_collecting_rescues_the_leases_of_an_ended_flow_run(store):

@@ -16,6 +16,7 @@ from resonant.events import Attempt, Delivery, Event, Lease, LeaseKey
 from resonant.store import Outcome, Store, WorkerStore, schema
 from resonant.store.counts.counters import read_ever
 from resonant.store.counts.sketches import Labels, Sketch
+from resonant.store.queue.rescue import ExpiryWatch
 from resonant.store.views.selection import Selection
 from resonant.testing import FixedClock
 
@@ -115,8 +116,11 @@ class Desk:
         """Remove all final deliveries, or these."""
         return self.run(purge(self.store, what or Retention(0, 0), who="a test", **options)).purged
 
-    def rescue(self, **options: Any) -> int:
-        return self.run(self.store.rescue(**options))
+    def rescue(self, watch: ExpiryWatch | None = None, **options: Any) -> int:
+        return self.run(self.store.rescue(watch or at_once(), **options))
+
+    def rescue_from(self, *owners: str) -> int:
+        return self.run(self.store.rescue_from(owners))
 
     def fold(self) -> None:
         """Fold acceptances into the ledgers and tallies into the sketches."""
@@ -196,6 +200,11 @@ class Desk:
             "early": not getattr(decision, "charged", True),
         }
         return Outcome(lease, _attempt(lease, result="failed", **values | attempt), decision)
+
+
+def at_once() -> ExpiryWatch:
+    """Return the watch of a process that has watched for long enough."""
+    return ExpiryWatch(0.0, lambda: 0.0)
 
 
 def _attempt(lease: Lease, **values: Any) -> Attempt:

@@ -102,7 +102,7 @@ class Scene:
     async def lose_leases(self, path, *, to=None):
         """Let another worker rescue all leases of this one, and claim a delivery for the owner ``to``."""
         async with another_worker(path, clock=self.clock) as other:
-            await other.rescue(owners=["worker"])
+            await other.rescue_from(["worker"])
             if to is not None:
                 await other.claim("orders", owner=to, limit=1)
 

@@ -189,39 +189,27 @@ class WorkerStore(Store):
         """Return when the last lease ends, in seconds since the epoch; None if nothing is leased."""
         return await self.read(lease_queries.latest_lease_end, endpoint)
 
-    async def rescue(
-        self,
-        *,
-        endpoint: str | None = None,
-        owners: Iterable[str] | None = None,
-        watch: rescue.ExpiryWatch | None = None,
-    ) -> int:
-        """End every expired lease, or every lease of these owners; return their number.
+    async def rescue(self, watch: rescue.ExpiryWatch, *, endpoint: str | None = None) -> int:
+        """End every expired lease; return their number.
 
-        Without owners, also make new deliveries due whose producer's clock was ahead, unless a recent search was slow.
+        Also make new deliveries due whose producer's clock was ahead, unless a recent search was slow.
 
         Args:
+            watch: of this process, which rescues nothing until it has watched for half a lease.
             endpoint: only the leases on deliveries to this endpoint.
-            owners: processes known to have ended.
-            watch: the caller's watch, if it rescues leases repeatedly.
         """
         rescued = 0
-        owners = None if owners is None else list(owners)
-        watch = watch or rescue.ExpiryWatch(self.lease_seconds)
-        watch.ask(self.clock())
         searched: tuple[float, float, float] | None = None
 
         def run(connection: Connection) -> int:
             nonlocal searched
             now, began_at = self.clock(), time.monotonic()
-            since = watch.since(now) if owners is None else -math.inf
-            if owners is None:
-                if since == -math.inf:
-                    rescue.make_new_due(connection, now=now, endpoint=endpoint)
-                if not watch.may_rescue(now):
-                    return 0
-            which: dict[str, Any] = {"endpoint": endpoint, "owners": owners, "since": since}
-            found = rescue.rescue(connection, now=now, limit=_RESCUE_BATCH, **which)
+            since = watch.since(now)
+            if since == -math.inf:
+                rescue.make_new_due(connection, now=now, endpoint=endpoint)
+            if not watch.may_rescue(now):
+                return 0
+            found = rescue.rescue(connection, now=now, endpoint=endpoint, since=since, limit=_RESCUE_BATCH)
             searched = (now, since, time.monotonic() - began_at)
             return found
 
@@ -229,9 +217,17 @@ class WorkerStore(Store):
             batch = await self.write(run)
             rescued += batch
             if batch < _RESCUE_BATCH:
-                if searched is not None and owners is None:
+                if searched is not None:
                     watch.note_search(*searched)
                 return rescued
+
+    async def rescue_from(self, owners: Iterable[str]) -> int:
+        """End every lease of owners that are known to have ended; return their number."""
+        rescued, given, batch = 0, list(owners), _RESCUE_BATCH
+        while batch == _RESCUE_BATCH and given:
+            batch = await self.write(rescue.rescue, now=self.clock(), owners=given, limit=_RESCUE_BATCH)
+            rescued += batch
+        return rescued
 
     async def rescue_ended(self, has_ended: Callable[[str], bool]) -> int:
         """End the leases of drains whose processes have ended; return their number.

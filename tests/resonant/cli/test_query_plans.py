@@ -17,6 +17,7 @@ from resonant.store.queue.leases import NEW_SECONDS, lease_owners
 from resonant.store.queue.probes import claim_probe
 from resonant.store.shared.gates import Gate, GateChange, change_gate
 from resonant.store.views.selection import Selection
+from support.desk import at_once
 from support.dispatching import Scene, enqueue, failing_first, scene, succeed
 from support.query_plans import planned
 
@@ -124,8 +125,8 @@ async def _probe(store) -> None:
 def test_an_operator_scans_only_unfinished_deliveries_and_the_latest_attempts(dead, url):
     async def operate():
         store = await WorkerStore.open(url)
-        await store.rescue()
-        await store.rescue(owners=await store.read(lease_owners))
+        await store.rescue(at_once())
+        await store.rescue_from(await store.read(lease_owners))
         await pausing.pause(store, "billing", who="me")
         await pausing.resume(store, "billing", who="me", send_parked=True)
         request = ReplayRequest(Selection(endpoint="billing"))

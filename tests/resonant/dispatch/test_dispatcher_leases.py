@@ -13,6 +13,7 @@ from resonant.errors import StoreUnavailable, UnexpectedStatus
 from resonant.events import Event
 from resonant.sinks.base import CallableSink
 from resonant.testing import FixedClock
+from support.desk import at_once
 from support.dispatching import (
     START,
     Scene,
@@ -164,7 +165,7 @@ class TestSuspension:
     async def suspend(worker, path, number):
         worker.clock.advance(100.0)
         async with another_worker(path, clock=worker.clock) as other:
-            await other.rescue()
+            await other.rescue(at_once())
             assert len(await other.claim("orders", owner="other", limit=number)) == number
 
     async def test_nothing_is_sent_if_the_lease_is_lost_during_the_wait_for_the_rate(
@@ -208,10 +209,10 @@ class TestSuspension:
         self, tmp_path, quick_look, monkeypatch
     ):
         monkeypatch.setattr("resonant.dispatch.claim.leases.RESCUE_SECONDS", 0.0)
+        monkeypatch.setattr("resonant.dispatch.claim.leases.ExpiryWatch", lambda *_: at_once())
         looks = []
 
         async def send(_event):
-            # After the long time, no lease is taken over for half of its duration.
             for seconds in (300, 16, 16):
                 worker.clock.advance(seconds)
                 before = len(looks)
@@ -220,8 +221,8 @@ class TestSuspension:
         async with scene(tmp_path, orders=send) as worker:
             rescue = worker.store.rescue
 
-            async def look(**options):
-                rescued = await rescue(**options)
+            async def look(*given, **options):
+                rescued = await rescue(*given, **options)
                 looks.append(rescued)
                 return rescued
 
@@ -243,8 +244,8 @@ class TestSuspension:
         async with scene(tmp_path, limits=Limits(run_for=3600), orders=succeed) as worker:
             rescue = worker.store.rescue
 
-            async def count(**options):
-                rescues.append(await rescue(**options))
+            async def count(*given, **options):
+                rescues.append(await rescue(*given, **options))
 
             worker.store.rescue = count
             await enqueue(worker.store)

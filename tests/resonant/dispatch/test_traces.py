@@ -92,7 +92,7 @@ async def test_the_next_attempt_after_a_killed_worker_begins_a_trace(
         await worker.store.enqueue(event, "orders")
         async with another_worker(tmp_path, clock=worker.clock) as killed:
             await killed.begin(await killed.claim("orders", owner="killed", limit=1))
-        await worker.store.rescue(owners=["killed"])
+        await worker.store.rescue_from(["killed"])
         worker.clock.advance(30)
         await worker.run()
     [(span, received)] = attempts_of(sdk)

@@ -77,11 +77,11 @@ class TakeOver:
         self._heartbeat = heartbeat
         self._endpoint = endpoint
         self._on_waiting: Callable[[float], None] | None = on_waiting
-        self._expiry = ExpiryWatch(store.lease_seconds)
+        self._expiry = ExpiryWatch(store.lease_seconds, asyncio.get_running_loop().time)
         self._rescue_at = self._rescue_ended_at = 0.0
 
     async def rescue_if_due(self) -> None:
-        """Rescue expired leases, and those of ended processes of this machine, unless that was done recently.
+        """Rescue expired leases, and at once those of ended processes of this machine, unless that was done recently.
 
         Raises:
             StoreUnavailable: the store became unreachable.
@@ -89,7 +89,7 @@ class TakeOver:
         loop = asyncio.get_running_loop()
         if loop.time() >= self._rescue_at:
             await self._heartbeat.catch_up()  # so that the rescue does not take this run's leases
-            await self._store.rescue(endpoint=self._endpoint, watch=self._expiry)
+            await self._store.rescue(self._expiry, endpoint=self._endpoint)
             self._rescue_at = loop.time() + RESCUE_SECONDS
         if loop.time() >= self._rescue_ended_at:
             await self._store.rescue_ended(has_ended)
@@ -100,6 +100,7 @@ class TakeOver:
         until = await self._store.latest_lease_end(self._endpoint)
         if until is None:
             return False
+        until = max(until, self._store.clock() + self._expiry.seconds_left)
         if self._on_waiting is not None:
             self._on_waiting(until)
             self._on_waiting = None

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, select
 
-from resonant.events import Attempt, EventKey
+from resonant.events import Attempt, Clock, EventKey
 from resonant.store import schema
 from resonant.store.counts.counters import Tally, count_retries
 from resonant.store.engine.sql import is_any_of
@@ -19,9 +19,7 @@ from resonant.store.queue.locked_rows import change_all, change_each
 from resonant.store.queue.own_events import NewDeadLetter, report_dead_letters
 
 LOST_LEASES_BEFORE_GIVING_UP = 5
-# A process that could not write for longer than this before its first rescue was locked out, in seconds.
-_LONG_WAIT_SECONDS = 2.0
-# Later rescues are about a second apart. A busy machine may delay them by a few seconds.
+# Rescues are about a second apart. A busy machine may delay them by a few seconds.
 _LEAST_GAP_SECONDS = 5.0
 # The share of the time that complete searches may take, also those of dispatch/claim/due_bounds.py.
 SEARCH_SHARE = 0.05
@@ -34,32 +32,33 @@ class ExpiryWatch:
     """Decides when the owners of expired leases are lost.
 
     While this process could not write, because of a lock or an outage, others may not have been able to renew their leases
-    either. So after such a time it rescues nothing until they have had time to do so.
+    either. Before it started, it does not know. So it first watches for half a lease, in which they have time to do so.
 
     Args:
         lease_seconds: the duration of a lease. Live workers renew theirs three times in it.
+        steady: a clock that is never set, in seconds.
     """
 
-    def __init__(self, lease_seconds: float) -> None:
-        self._renewal = max(_LEAST_GAP_SECONDS, lease_seconds / 3)
+    def __init__(self, lease_seconds: float, steady: Clock) -> None:
+        self._longest_gap = max(_LEAST_GAP_SECONDS, lease_seconds / 3)
         self._grace = lease_seconds / 2
-        self._longest_gap = _LONG_WAIT_SECONDS
-        self._last_at: float | None = None
-        self._wait_until = -math.inf
+        self._steady = steady
+        self._last = (-math.inf, -math.inf)
+        self._watches_since = math.inf
         self._since = self._complete_again_at = -math.inf
-
-    def ask(self, now: float) -> None:
-        """Note that this process is about to write."""
-        if self._last_at is None:
-            self._last_at = now
 
     def may_rescue(self, now: float) -> bool:
         """Return whether to rescue expired leases now. Call it in each rescue's transaction, after the wait for a lock."""
-        if self._last_at is not None and now - self._last_at > self._longest_gap:
-            self._wait_until = now + self._grace
-        self._last_at, self._longest_gap = now, self._renewal
-        # A time too far ahead counts as past, since the clock was set back.
-        return not now < self._wait_until <= now + self._grace
+        # Either clock shows a gap: the steady one may stop while the machine sleeps.
+        last, self._last = self._last, (now, self._steady())
+        if any(at - before > self._longest_gap for at, before in zip(self._last, last, strict=True)):
+            self._watches_since = self._last[1]
+        return self.seconds_left <= 0
+
+    @property
+    def seconds_left(self) -> float:
+        """For how long this process still watches, after the last call of ``may_rescue``."""
+        return self._watches_since + self._grace - self._last[1]
 
     def since(self, now: float) -> float:
         """Return from when on to search for expired leases: not from the beginning shortly after a slow complete search."""

@@ -12,6 +12,7 @@ from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.events import ABSENT, Attempt, rfc3339
 from resonant.store import Outcome
 from resonant.store.queue.expiry import expire
+from support.desk import at_once
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def test_an_attempt_that_came_after_its_lease_had_gone_is_marked(resonant, worke
     async def be_late(store):
         (old,) = await store.claim("billing", owner="slow", limit=1)
         worker.clock.advance(61)
-        await store.rescue()
+        await store.rescue(at_once())
         await store.claim("billing", owner="quick", limit=1)
         late = Attempt(number=1, round=1, started_at=worker.clock(), duration=1.0, result="delivered")
         await store.record([Outcome(old, late, None)])

@@ -23,7 +23,7 @@ class Store:
         if self.failures:
             raise self.failures.pop(0)
 
-    async def rescue(self, **_options):
+    async def rescue(self, _watch, **_options):
         self.asked.append("rescue")
 
     async def rescue_ended(self, _has_ended):

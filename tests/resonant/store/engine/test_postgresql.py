@@ -19,6 +19,7 @@ from resonant.store import WorkerStore, enqueue
 from resonant.store.engine import postgresql
 from resonant.store.engine.database import open_database
 from resonant.store.engine.postgresql import PostgreSQL
+from support.desk import at_once
 from support.postgresql import relayed
 from support.sqlite import listening
 
@@ -94,7 +95,7 @@ async def _disturb(store, rng, owners, goes_on):
     while goes_on():
         await asyncio.sleep(0.02)
         await store.renew(rng.choice(owners))
-        await store.rescue(owners=[rng.choice(owners)])
+        await store.rescue_from([rng.choice(owners)])
         await store.release_all(rng.choice(owners))
 
 
@@ -163,7 +164,7 @@ async def test_pooled_connections_that_do_not_answer_are_replaced_after_waiting_
         relay.stop_answering()
         relay.requests.clear()
         async with asyncio.timeout(8):  # closing each of them would take two seconds more
-            assert await store.rescue() == 0
+            assert await store.rescue(at_once()) == 0
         await store.close()
     assert sum(b"lock_timeout" in request for request in relay.requests) == 2
 

@@ -16,6 +16,7 @@ from resonant.events import Event
 from resonant.gate.pausing import pause, resume
 from resonant.store import WorkerStore, open_store
 from resonant.store.engine import wakeup
+from support.desk import at_once
 from support.subscriptions import subscribe_in
 from support.waiting import quiet, until
 
@@ -105,7 +106,7 @@ async def test_resuming_an_endpoint_wakes(store_url):
 async def test_no_run_wakes_without_a_commit(store_url):
     async with watched(store_url) as (other, woken):
         await other.look()
-        await other.rescue()
+        await other.rescue(at_once())
         await quiet(woken)
     assert not woken
 

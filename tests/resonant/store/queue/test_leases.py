@@ -60,7 +60,7 @@ class TestClaim:
         assert [lease.begun_at for lease in leases] == [begun_at] * 2
         for row in desk.rows(schema.deliveries):
             assert (row["sending"], row["first_attempt_at"]) == (begin_up_to == 2, begun_at)
-        desk.rescue(owners=["ann"])
+        desk.rescue_from("ann")
         assert [lease.crashes for lease in desk.claim()] == [int(begin_up_to == 2)] * 2
 
     def test_notes_when_an_endpoint_was_last_claimed_from(self, desk):
@@ -242,7 +242,7 @@ class TestLease:
     def test_operations_without_deliveries_change_nothing(self, desk):
         assert desk.begin() == desk.record() == set()
         desk.run(desk.store.release([]))
-        assert desk.rescue() == desk.rescue(owners=[]) == 0
+        assert desk.rescue() == desk.rescue_from() == 0
 
 
 def test_only_the_named_leases_of_an_owner_are_renewed(desk):

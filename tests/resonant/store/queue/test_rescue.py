@@ -5,7 +5,7 @@ import math
 import pytest
 
 from resonant.store.queue.rescue import ExpiryWatch
-from support.sqlite import listening
+from resonant.testing import FixedClock
 
 
 def test_a_send_that_had_begun_is_charged_as_a_crash_and_shown_as_lost(desk):
@@ -36,72 +36,92 @@ def test_more_leases_than_one_transaction_takes_are_all_rescued(desk):
     assert desk.status().balanced
 
 
-class TestAfterALock:
-    """The rescuing process could not write for a while, so the owners of leases could perhaps not renew them either."""
+class TestWatch:
+    """A process rescues expired leases once it has watched for half a lease, in which live owners could renew them."""
 
     @pytest.fixture
     def watch(self, desk):
-        """The watch of a process that rescued a moment ago, before another process began a send."""
-        watch = ExpiryWatch(desk.store.lease_seconds)
-        desk.rescue(watch=watch)
+        """The watch of a process that starts while the lease of a begun send has expired."""
+        desk.enqueue("evt_1")
+        desk.begin(desk.claim_one(owner="other"))
+        desk.clock.advance(70)
+        return ExpiryWatch(desk.store.lease_seconds, desk.clock)
+
+    @pytest.fixture
+    def old_watch(self, desk):
+        """The watch of a process that has rescued for long, before another process begins a send."""
+        watch = ExpiryWatch(desk.store.lease_seconds, desk.clock)
+        for _ in range(4):
+            assert desk.rescue(watch) == 0
+            desk.clock.advance(10)
         desk.enqueue("evt_1")
         desk.begin(desk.claim_one(owner="other"))
         return watch
 
     def test_live_owners_have_time_to_renew(self, desk, watch):
-        desk.clock.advance(70)
-        assert desk.rescue(watch=watch) == 0
+        assert desk.rescue(watch) == 0
 
         assert desk.run(desk.store.renew("other")) == 1
         for _ in range(5):
             desk.clock.advance(10)
-            assert desk.rescue(watch=watch) == 0
+            assert desk.rescue(watch) == 0
         assert desk.row("evt_1")["crashes"] == 0
 
     def test_leases_that_are_not_renewed_then_are_rescued(self, desk, watch):
-        desk.clock.advance(70)
         for _ in range(3):
-            assert desk.rescue(watch=watch) == 0
+            assert desk.rescue(watch) == 0
             desk.clock.advance(10)
-        assert desk.rescue(watch=watch) == 1
+        assert desk.rescue(watch) == 1
         assert desk.row("evt_1")["crashes"] == 1
 
-    def test_a_second_lock_in_the_meantime_adds_to_the_time(self, desk, watch):
+    def test_the_leases_of_owners_that_have_ended_are_taken_at_once(self, desk, watch):
+        assert desk.rescue(watch) == 0
+        assert desk.rescue_from("other") == 1
+
+    def test_a_process_that_has_watched_rescues_at_the_end_of_a_lease(self, desk, old_watch):
+        for _ in range(6):
+            assert desk.rescue(old_watch) == 0
+            desk.clock.advance(10)
+        assert desk.rescue(old_watch) == 1
+
+    def test_after_a_lock_or_an_outage_it_watches_again(self, desk, old_watch):
+        desk.clock.advance(70)
+        for _ in range(3):
+            assert desk.rescue(old_watch) == 0
+            desk.clock.advance(10)
+        assert desk.rescue(old_watch) == 1
+
+    def test_a_second_lock_in_the_meantime_adds_to_the_time(self, desk, old_watch):
         for _ in range(3):
             desk.clock.advance(25)
-            assert desk.rescue(watch=watch) == 0
+            assert desk.rescue(old_watch) == 0
 
-    def test_a_clock_that_was_ahead_for_a_moment_does_not_prevent_rescues(self, desk, watch):
-        desk.clock.advance(3_600)
-        assert desk.rescue(watch=watch) == 0
-        desk.clock.advance(70 - 3_600)
-        assert desk.rescue(watch=watch) == 1
-
-    def test_a_process_that_starts_during_the_lock_waits_too(self, open_desk, sqlite_url):
-        desk = open_desk(sqlite_url)
+    def test_it_watches_again_if_only_the_stores_clock_jumps(self, desk):
+        steady = FixedClock(0.0)
+        watch = ExpiryWatch(desk.store.lease_seconds, steady)
+        desk.rescue(watch)
         desk.enqueue("evt_1")
-        desk.begin(desk.claim_one(owner="other"))
-        desk.clock.advance(70)
+        desk.claim_one(owner="other")
 
-        def wait_for_lock(connection):
-            if connection.get_execution_options().get("write"):
-                desk.clock.advance(3)
+        def rescued_after(seconds):
+            steady.advance(seconds)
+            return desk.rescue(watch)
 
-        watch = ExpiryWatch(desk.store.lease_seconds)
-        with listening("begin", wait_for_lock):
-            assert desk.rescue(watch=watch) == 0
-        desk.clock.advance(20)
-        assert desk.rescue(watch=watch) == 0
-        desk.clock.advance(11)
-        assert desk.rescue(watch=watch) == 1
+        desk.clock.advance(3_600)
+        assert [rescued_after(15) for _ in range(2)] == [0, 0]
+        desk.clock.advance(70 - 3_600)
+        assert rescued_after(14) == 0, "setting it back does not shorten the time"
+        assert rescued_after(1) == 1, "nor does it add to it"
 
 
 class TestAfterASlowSearch:
     @pytest.fixture
     def watch(self, desk):
         """The watch of a process that searched for 0.1 seconds, a second ago."""
-        watch = ExpiryWatch(desk.store.lease_seconds)
-        desk.rescue(watch=watch)
+        watch = ExpiryWatch(desk.store.lease_seconds, desk.clock)
+        for _ in range(4):
+            desk.rescue(watch)
+            desk.clock.advance(10)
         watch.note_search(desk.clock(), -math.inf, 0.1)
         desk.clock.advance(1)
         return watch
@@ -114,9 +134,9 @@ class TestAfterASlowSearch:
         desk.enqueue("evt_1")
         desk.claim_one()
         desk.clock.advance(100)
-        assert desk.rescue(watch=watch) == 0
+        assert desk.rescue(watch) == 0
         desk.clock.advance(1)
-        assert desk.rescue(watch=watch) == 1
+        assert desk.rescue(watch) == 1
 
     def test_a_very_slow_search_delays_the_next_complete_one_by_ten_seconds(self, desk, watch):
         watch.note_search(desk.clock(), -math.inf, 60.0)
@@ -126,7 +146,7 @@ class TestAfterASlowSearch:
         assert watch.since(desk.clock()) == -math.inf
 
     def test_quick_searches_are_complete(self, desk):
-        watch = ExpiryWatch(desk.store.lease_seconds)
+        watch = ExpiryWatch(desk.store.lease_seconds, desk.clock)
         watch.note_search(desk.clock(), -math.inf, 0.01)
         desk.clock.advance(1)
         assert watch.since(desk.clock()) == -math.inf

@@ -126,7 +126,7 @@ def test_a_dead_letter_has_the_last_answer_and_whether_any_attempt_may_have_been
 def test_a_late_answer_to_a_lost_lease_is_not_the_last_one(desk):
     desk.enqueue("evt_1")
     lost = desk.claim_one()
-    desk.rescue(owners=["worker"])
+    desk.rescue_from("worker")
     desk.fail(desk.claim_one(owner="other"), GiveUp("exhausted"), excerpt="last")
     desk.fail(lost, GiveUp("exhausted"), excerpt="too late")
     assert [each.late for each in desk.history("evt_1")] == [False, True]
