@@ -17,7 +17,6 @@ from prefect.states import Crashed
 from blocks.loading import load_endpoints
 from resonant.dead_letters.triage import DeadLetterGroup, triage
 from resonant.delivery.wording import shortened
-from resonant.dispatch.run.processes import has_ended
 from resonant.display import counted, markdown, markdown_table, visible
 from resonant.errors import AddressRefused, EndpointError
 from resonant.events import minute, rfc3339
@@ -26,6 +25,7 @@ from resonant.local.work_pool import LOST, WORK_POOL
 from resonant.store import WorkerStore
 from resonant.store.queue.leases import lease_owners
 from resonant.store.shared.gates import Gate
+from resonant.store.shared.processes import has_ended
 from resonant.store.views.endpoint_status import governed
 
 TRIAGE_ARTIFACT = "dead-letter-triage"

@@ -26,11 +26,11 @@ from resonant.delivery.retry import Retry, RetryPolicy
 from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.limits import Limits
 from resonant.dispatch.run.event_loop import use_uvloop
-from resonant.dispatch.run.processes import has_ended
 from resonant.events import Clock, Lease, LeaseKey
 from resonant.input_lines import parse_event
 from resonant.store import Store
 from resonant.store.audit import audited
+from resonant.store.shared.processes import has_ended
 from resonant.store.views.selection import Selection
 from support.dispatching import dispatching_to, opened
 

@@ -18,9 +18,9 @@ from resonant.dead_letters.triage import triage
 from resonant.delivery.retry import RetryPolicy
 from resonant.dispatch.limits import Limits
 from resonant.dispatch.run.event_loop import use_uvloop
-from resonant.dispatch.run.processes import has_ended
 from resonant.events import Event
 from resonant.store import Store
+from resonant.store.shared.processes import has_ended
 from support.dispatching import dispatching_to, emit, opened
 
 # A Retry-After of 24 hours or more expires a delivery at once.

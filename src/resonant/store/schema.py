@@ -281,7 +281,7 @@ drains = Table(
     # The only endpoint that it sends to; null for all; empty if the run is not a drain.
     Column("endpoint", Text),
     Column("seen_at", Double, nullable=False),
-    # See dispatch/run/processes.py; null if the system cannot tell.
+    # See store/shared/processes.py; null if the system cannot tell.
     Column("process", Text),
     # A newer drain must never get the id of a removed one.
     sqlite_autoincrement=True,

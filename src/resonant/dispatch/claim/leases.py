@@ -5,11 +5,11 @@ import contextlib
 from collections.abc import Callable
 
 from resonant.dispatch.in_flight import InFlight
-from resonant.dispatch.run.processes import has_ended
 from resonant.errors import StoreError
 from resonant.store import WorkerStore
 from resonant.store.queue.rescue import ExpiryWatch
 from resonant.store.shared import drains
+from resonant.store.shared.processes import has_ended
 
 # How often expired leases are rescued, which takes the store's write lock.
 RESCUE_SECONDS = 1.0

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from resonant.dispatch.limits import WAIT_SECONDS
-from resonant.dispatch.run.processes import this_process
 from resonant.dispatch.run.running_tasks import RunningTasks
 from resonant.errors import StoreError
 from resonant.store import WorkerStore
 from resonant.store.shared import drains
+from resonant.store.shared.processes import this_process
 
 # How often claims are noted, and accepted events and tallies are folded. Readers add up unfolded counts; each fold costs a few
 # milliseconds.
