@@ -22,8 +22,9 @@ from resonant.store.engine.sql import is_any_of
 from resonant.store.queue.causes import ERASED, Cause, cause_ids, forget_errors
 from resonant.store.queue.locked_rows import change_all
 from resonant.store.queue.own_events import keys_of_dead_letters
-from resonant.store.queue.rescue import rescue
+from resonant.store.queue.rescue import ExpiryWatch
 from resonant.store.shared.erased import erased_id, erasure_key, keyed_digest, make_erasure_key
+from resonant.store.shared.processes import has_ended
 from resonant.store.views.known_names import why_no_such_ids
 from resonant.store.views.selection import Selection
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection
 
     from resonant.settings import Settings
-    from resonant.store import Store
+    from resonant.store import WorkerStore
 
 _BATCH = 500
 _LOOK_AGAIN_SECONDS = 0.25
@@ -157,11 +158,11 @@ def plan_erasure(connection: Connection, what: Erasure) -> ErasurePlan:
 
 
 async def erase(
-    store: Store,
+    store: WorkerStore,
     what: Erasure,
     *,
     who: str,
-    patience: float = 30.0,
+    patience: float | None = None,
     on_progress: Callable[[int], None] = lambda _erased: None,
 ) -> ErasureReport:
     """Erase events, in transactions of 500. Unfinished deliveries are cancelled first. Call it again after a crash.
@@ -170,7 +171,8 @@ async def erase(
         store: open.
         what: the events. Those stored after the start are left out.
         who: the operator, for the audit, which has an HMAC of the selection.
-        patience: how long to wait for deliveries that are being sent, in seconds.
+        patience: how long to wait for deliveries that are being sent, in seconds. By default, three quarters of a lease: leases
+            that have expired are ended after half of one.
         on_progress: called with the number of events erased so far.
 
     Raises:
@@ -184,7 +186,8 @@ async def erase(
     async with audited(store, who=who, action="erase", selection=asked) as audit_id:
         newest = await store.read(lambda connection: connection.execute(select(func.max(_e.c.key))).scalar())
         loop = asyncio.get_running_loop()
-        until = loop.time() + patience
+        watch = ExpiryWatch(store.lease_seconds, loop.time)
+        until = loop.time() + (0.75 * store.lease_seconds if patience is None else patience)
         while True:
             last = busy = 0
             while found := await store.read(_find, what, after=last, until=newest or 0):
@@ -203,7 +206,8 @@ async def erase(
                 break
             await asyncio.sleep(_LOOK_AGAIN_SECONDS)
             # No worker may be there to take over from killed ones.
-            await store.write(rescue, now=store.clock())
+            await store.rescue_ended(has_ended)
+            await store.rescue(watch)
     await store.database.reclaim_space()
     kept = await store.database.forget_removed()
     return replace(report, being_sent=busy, runs=tuple(runs), kept=kept)

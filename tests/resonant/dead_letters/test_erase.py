@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import sqlite3
+import sys
 from asyncio import create_task, gather
 from contextlib import closing
 from pathlib import Path
@@ -20,7 +21,9 @@ from resonant.events import Event
 from resonant.store import schema
 from resonant.store.audit import read_audit, record_change
 from resonant.store.shared.acknowledgements import acknowledge
+from resonant.store.shared.drains import beat
 from resonant.store.shared.erased import make_erasure_key
+from resonant.store.shared.processes import this_process
 from resonant.store.views.reads import each_dead_letter
 from resonant.store.views.selection import Selection
 from support.sqlite import listening
@@ -170,10 +173,35 @@ def test_an_erasure_waits_for_a_delivery_that_is_being_sent(desk):
     assert desk.status().delivered == 1
 
 
+def test_an_expired_lease_is_left_to_its_owner_until_the_command_has_watched(desk):
+    """After an outage, a living worker has not renewed it yet."""
+    desk.enqueue(about())
+    lease = desk.claim_one()
+    desk.begin(lease)
+    desk.clock.advance(1000)
+    report = run(desk, patience=1)
+    assert (report.events, report.being_sent) == (0, 1)
+    assert desk.record(desk.delivered(lease))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux names processes")
+def test_an_event_that_an_ended_process_of_this_machine_was_sending_is_erased_before_its_lease_has_ended(
+    desk,
+):
+    desk.enqueue(about())
+    desk.begin(desk.claim_one(owner="ended"))
+    machine, pid, started_at = this_process().rsplit(" ", 2)
+    ended = f"{machine} {pid} {int(started_at) - 1}"
+    desk.write(beat, None, owner="ended", endpoint=None, clock=desk.clock, process=ended)
+    report = run(desk, patience=30)
+    assert (report.events, report.cancelled, report.being_sent) == (1, 1, 0)
+
+
 def test_an_event_that_a_killed_worker_was_sending_is_erased_when_the_lease_has_ended(desk):
     desk.enqueue(about())
     desk.begin(desk.claim_one())
     desk.clock.advance(1000)
+    desk.store.lease_seconds = 2.0  # so that the command watches for a second
     report = run(desk, patience=30)
     assert (report.events, report.cancelled, report.being_sent) == (1, 1, 0)
     [row] = desk.rows(schema.attempts)

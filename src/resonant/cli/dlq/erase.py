@@ -38,7 +38,7 @@ def erase(
     Give --id, --subject, or --source with --type. Unfinished deliveries are given up first. The deliveries stay, with source, type,
     endpoint, attempts, times and outcomes. If a producer sends an erased event again, it is neither stored nor sent.
 
-    The command waits up to 30 seconds for deliveries that are being sent. If some are not done then, their events stay, and the
+    The command waits up to 45 seconds for deliveries that are being sent. If some are not done then, their events stay, and the
     exit code is 1. After an interruption, run it again. At the end, it lists the places that it cannot reach. If no event meets
     the conditions, and none met them in an earlier erasure, the exit code is 1.
     """
