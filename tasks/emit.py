@@ -156,7 +156,7 @@ async def emit_event() -> State[Any]:
     except TimeIsUp:
         return Completed(name="Left", message="the run's time was up; the next run sends it")
     except Held as held:
-        return Completed(name="Parked", message=why_held(held, dispatcher.store.shared_clock()))
+        return Completed(name="Parked", message=why_held(held, dispatcher.store.clock()))
     except LeaseLost:
         return Completed(name="TakenOver", message="another worker has this delivery now")
     if outcome.decision is None:

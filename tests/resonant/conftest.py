@@ -47,9 +47,7 @@ def open_desk(clock):
         opened: list[Store] = []
 
         def open_(url: str, **options: Any) -> Desk:
-            store = runner.run(
-                WorkerStore.open(url, clock=clock, host_clock=clock, lease_seconds=LEASE_SECONDS, **options)
-            )
+            store = runner.run(WorkerStore.open(url, clock=clock, lease_seconds=LEASE_SECONDS, **options))
             opened.append(store)
             return Desk(store, clock, runner)
 

@@ -216,7 +216,7 @@ def _attempt(lease: Lease, **values: Any) -> Attempt:
 def opened_desk(url: str, clock: FixedClock) -> Iterator[Desk]:
     """Open a store with this clock."""
     with asyncio.Runner() as runner:
-        store = runner.run(WorkerStore.open(url, clock=clock, host_clock=clock))
+        store = runner.run(WorkerStore.open(url, clock=clock))
         try:
             yield Desk(store, clock, runner)
         finally:

@@ -265,7 +265,7 @@ async def scene(
 def another_worker(path, *, clock, lease_seconds=60.0):
     """Open the store as another process would."""
     url = f"sqlite:///{path / 'r.db'}"
-    return opened(url, clock=clock, host_clock=clock, lease_seconds=lease_seconds)
+    return opened(url, clock=clock, lease_seconds=lease_seconds)
 
 
 numbers = itertools.count()

@@ -155,7 +155,7 @@ class Dispatcher:
             rate=rate,
             window=PrefetchWindow(slots.limit),
             claims=ClaimSize(FIRST_CHUNK if self._chunk_size else FIRST_CLAIM),
-            clock=self.store.shared_clock,
+            clock=self.store.clock,
         )
 
     async def _reserve(self, endpoint: str, **options: Any) -> Reservation:

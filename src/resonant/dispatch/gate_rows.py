@@ -82,7 +82,7 @@ class GateRows:
             gate = endpoint.gate
             endpoint.see(rows[endpoint.name])
             if endpoint.busy or endpoint in due or gate.row.pilot == self._owner:
-                changes.append(gate.look(self._store.shared_clock(), may_be_pilot=self.may_be_pilot))
+                changes.append(gate.look(self._store.clock(), may_be_pilot=self.may_be_pilot))
         await self._write(changes)
 
     async def read_if_old(self) -> None:
@@ -96,7 +96,7 @@ class GateRows:
         """Claim a delivery to send as a probe, if a probe is due."""
         if endpoint.gate.may_probe and endpoint.probe is not None:
             return None  # the last probe is not sent yet
-        change = endpoint.gate.probe(self._store.shared_clock())
+        change = endpoint.gate.probe(self._store.clock())
         if change is None:
             return None
         if (claimed := await self._store.claim_leases(claim_probe, change, owner=self._owner)) is None:

@@ -8,6 +8,7 @@ from typing import Concatenate, ParamSpec, Self, TypeVar
 from sqlalchemy import Connection
 
 from resonant.events import Clock, DeadLetter, Event
+from resonant.store.clock import StoreClock
 from resonant.store.engine.database import Database, Transaction, open_database
 from resonant.store.engine.moving import ShowProgress
 from resonant.store.queue.enqueue import EnqueueResult, enqueue
@@ -24,26 +25,31 @@ class Store:
     """An open durable store, as ``open_store`` yields it. It belongs to the event loop that opened it.
 
     Every method raises StoreUnavailable if the database is unreachable, locked, read-only or full.
+
+    Attributes:
+        clock: the store's clock, in seconds since the epoch: PostgreSQL's, or on SQLite the host's. All processes share it.
     """
 
     def __init__(
         self,
         database: Database,
         *,
-        clock: Clock = time.time,
+        clock: Clock | None = None,
+        process_clock: Clock = time.time,
         lease_seconds: float = DEFAULT_LEASE_SECONDS,
     ) -> None:
         self.database = database
-        self.clock = clock
         self.lease_seconds = lease_seconds
+        self._compared = StoreClock(clock or process_clock, is_right=clock is not None)
+        self.clock: Clock = clock or self._compared
 
     @classmethod
     async def open(
         cls,
         url: str,
         *,
-        clock: Clock = time.time,
-        host_clock: Clock = time.time,
+        clock: Clock | None = None,
+        process_clock: Clock = time.time,
         lease_seconds: float = DEFAULT_LEASE_SECONDS,
         show_progress: ShowProgress | None = None,
     ) -> Self:
@@ -52,14 +58,20 @@ class Store:
         Args:
             url: as for ``open_store``.
             clock: as for ``open_store``.
-            host_clock: the clock that the processes on this host share, for the gates; unused on PostgreSQL.
+            process_clock: the clock of this process; the store's is compared with it.
             lease_seconds: the duration of a lease that is not renewed.
             show_progress: called during a long upgrade; by default, it is logged.
         """
         database = await open_database(
-            url, lease_seconds=lease_seconds, host_clock=host_clock, show_progress=show_progress
+            url, lease_seconds=lease_seconds, host_clock=clock or time.time, show_progress=show_progress
         )
-        return cls(database, clock=clock, lease_seconds=lease_seconds)
+        store = cls(database, clock=clock, process_clock=process_clock, lease_seconds=lease_seconds)
+        try:
+            await store.read(_compare_clocks)
+        except BaseException:
+            await store.close()
+            raise
+        return store
 
     def __str__(self) -> str:
         return str(self.database)
@@ -79,13 +91,22 @@ class Store:
 
         The operation may run more than once, if the server breaks a deadlock; earlier runs are rolled back.
         """
-        return await self.database.write(lambda connection: operation(connection, *args, **kwargs))
+        return await self.database.write(self._run(operation, *args, **kwargs))
 
     async def read(
         self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run one operation on a snapshot."""
-        return await self.database.read(lambda connection: operation(connection, *args, **kwargs))
+        return await self.database.read(self._run(operation, *args, **kwargs))
+
+    def _run(
+        self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> Callable[[Connection], T]:
+        def run(connection: Connection) -> T:
+            self._compared.compare_if_old(connection)
+            return operation(connection, *args, **kwargs)
+
+        return run
 
     async def enqueue(
         self,
@@ -131,15 +152,20 @@ class Store:
         return await self.read(reads.detail, event_id, source)
 
 
+def _compare_clocks(_connection: Connection) -> None:
+    """Do nothing: each transaction compares the clocks if that has not been done for a while."""
+
+
 @asynccontextmanager
-async def open_store(url: str, *, clock: Clock = time.time) -> AsyncIterator[Store]:
+async def open_store(url: str, *, clock: Clock | None = None) -> AsyncIterator[Store]:
     """Open the store at this database URL, bring its schema up to date, and close it at the end of the block.
 
     The upgrade of a large store takes minutes; a line is logged every few seconds.
 
     Args:
         url: ``sqlite:///PATH`` or ``postgresql://USER:PASSWORD@HOST/NAME``.
-        clock: returns the time, in seconds since the epoch.
+        clock: for tests: returns the time, in seconds since the epoch. By default, it is that of PostgreSQL's server, so that
+            all processes agree, or with SQLite that of this machine.
 
     Raises:
         StoreError: the database cannot be used; the subclass and the message say why.

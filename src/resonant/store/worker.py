@@ -31,19 +31,10 @@ _PAUSE_SECONDS = 0.004
 class WorkerStore(Store):
     """A store for a process that sends: it claims deliveries, records outcomes, rescues lost leases, and folds counts."""
 
-    # How far the shared clock is ahead of this process's clock.
-    _ahead = 0.0
     # The endpoints with claims, those of the claims that are not noted, and when the last of these claims was made.
     _known: frozenset[str] = frozenset()
     _claimed: frozenset[str] = frozenset()
     _claimed_at = 0.0
-
-    def shared_clock(self) -> float:
-        """Return the time by the clock that all processes of the store share, as of the last read of the gates.
-
-        It is PostgreSQL's clock, or on SQLite the host's.
-        """
-        return self.clock() + self._ahead
 
     async def reclaim_space(self) -> None:
         """Return the space of purged rows to the file system."""
@@ -118,19 +109,16 @@ class WorkerStore(Store):
             endpoint: only this endpoint.
             bounds: see ``leases.look``.
         """
-        began_at = self.clock()
+        began_at = self._compared.process()
         due, gates = await self.read(lease_queries.look, endpoint, **bounds)
-        return due, self._compare_clocks(gates, began_at)
+        self._compared.compare(gates.at, began_at)
+        return due, gates
 
     async def gates(self) -> Gates:
         """Return the gates by endpoint."""
-        began_at = self.clock()
-        return self._compare_clocks(await self.read(read_gates), began_at)
-
-    def _compare_clocks(self, gates: Gates, began_at: float) -> Gates:
-        """Note how far the shared clock is ahead of this process's clock; return the gates."""
-        # The shared clock was read after `began_at` and before now. While the last difference fits, it stays the same.
-        self._ahead = min(max(self._ahead, gates.at - self.clock()), gates.at - began_at)
+        began_at = self._compared.process()
+        gates = await self.read(read_gates)
+        self._compared.compare(gates.at, began_at)
         return gates
 
     async def claim(

@@ -63,7 +63,7 @@ def resonant_store(tmp_path: Path) -> OpenStore:
 
     @asynccontextmanager
     async def open_(*, clock: Clock = time.time) -> AsyncIterator[Store]:
-        store = await Store.open(f"sqlite:///{tmp_path / 'resonant.db'}", clock=clock, host_clock=clock)
+        store = await Store.open(f"sqlite:///{tmp_path / 'resonant.db'}", clock=clock)
         try:
             yield store
         finally:

@@ -125,7 +125,7 @@ class Worker:
     def at_work(self) -> Iterator[None]:
         """Keep the store open during the block: opening it takes longer than most of the work."""
         with asyncio.Runner() as runner:
-            store = runner.run(WorkerStore.open(self._url, clock=self.clock, host_clock=self.clock))
+            store = runner.run(WorkerStore.open(self._url, clock=self.clock))
             self._open = runner, store
             try:
                 yield

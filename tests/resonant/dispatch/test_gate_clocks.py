@@ -27,7 +27,7 @@ async def running(url, name, send, *, ahead):
     """Run a dispatcher on its own store, with a clock that is ahead by this time."""
     policy = RetryPolicy(base=0.2, factor=1.0)
     async with (
-        opened(url, clock=clock_ahead(ahead)) as store,
+        opened(url, process_clock=clock_ahead(ahead)) as store,
         draining(store, send, policy=policy, seed=name, owner=name, limits=Limits(run_for=60)),
     ):
         yield
@@ -47,7 +47,7 @@ async def test_a_recovered_endpoint_gets_everything_from_processes_whose_clocks_
     monkeypatch.setattr(controller, "PILOT_SECONDS", 60.0)
     monkeypatch.setattr(controller, "_RENEW_SECONDS", 59.0)
     sent, pilots = [], []
-    async with opened(store_url, clock=clock_ahead(min(0.0, ahead))) as observer:
+    async with opened(store_url, process_clock=clock_ahead(min(0.0, ahead))) as observer:
         await enqueue(observer, EVENTS)
         now = (await observer.read(read_gates)).at
         down = Gate("orders", "probing", since=now, failing_since=now, probe_at=now, pace=20.0)
@@ -65,7 +65,7 @@ async def test_a_recovered_endpoint_gets_everything_from_processes_whose_clocks_
 
 @pytest.mark.parametrize("ahead", [HOUR, -HOUR])
 async def test_an_outage_is_noticed_and_timed_alike_by_a_process_whose_clock_is_wrong(store_url, ahead):
-    async with opened(store_url, clock=clock_ahead(ahead)) as observer:
+    async with opened(store_url, process_clock=clock_ahead(ahead)) as observer:
         await enqueue(observer, EVENTS)
         began = (await observer.read(read_gates)).at
         async with running(store_url, "wrong", fail, ahead=ahead):

@@ -39,7 +39,7 @@ async def drain(path, lane, *, old, state, answer_takes=0.02, concurrency=None):
         return sink_target(name, CallableSink(answer), concurrency=concurrency)
 
     limits = Limits(run_for=SECONDS, **LANES[lane])
-    async with opened(f"sqlite:///{path}/r.db", clock=clock, host_clock=clock) as store:
+    async with opened(f"sqlite:///{path}/r.db", clock=clock) as store:
         await enqueue(store, old)
         age, gate = 0.0, Gate("orders")
         changed = replace(gate, state=state, since=clock(), pace=float(CAPACITY))

@@ -41,7 +41,7 @@ class Outage:
 
         url = f"sqlite:///{self.path / 'r.db'}"
         limits = Limits(run_for=self.seconds + 3 * MINUTE, chunk_size=self.chunk_size)
-        async with opened(url, clock=clock, host_clock=clock) as store:
+        async with opened(url, clock=clock) as store:
             for start in range(0, self.events, 1_000):
                 await enqueue(store, min(1_000, self.events - start))
             async with dispatching(

@@ -77,7 +77,7 @@ async def test_an_endpoint_that_refuses_excess_gets_no_task_run_in_vain(tmp_path
     clock = clock_from(START)
 
     url = f"sqlite:///{tmp_path / 'r.db'}"
-    async with opened(url, clock=clock, host_clock=clock) as store:
+    async with opened(url, clock=clock) as store:
         await enqueue(store, EVENTS)
         limits = Limits(run_for=60, **LANES[lane])
         async with dispatching(store, TwentyPerSecond(clock), limits=limits) as dispatcher:
@@ -101,7 +101,7 @@ async def starting(path, *, limits, answers, seconds=START_SECONDS):
         return sink_target(name, CallableSink(answers(name)))
 
     async with (
-        opened(f"sqlite:///{path / 'r.db'}", clock=clock, host_clock=clock) as store,
+        opened(f"sqlite:///{path / 'r.db'}", clock=clock) as store,
         dispatching(store, None, open_destination=open_destination, limits=limits) as dispatcher,
     ):
         starts = Starts(dispatcher, seconds=seconds)

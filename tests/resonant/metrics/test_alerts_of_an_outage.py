@@ -47,7 +47,7 @@ async def alerts_of_an_outage(path):
 
     announced = []
     limits = Limits(run_for=OUTAGE + 5 * MINUTE, chunk_size=100)
-    async with opened(f"sqlite:///{path / 'r.db'}", clock=clock, host_clock=clock) as store:
+    async with opened(f"sqlite:///{path / 'r.db'}", clock=clock) as store:
         await enqueue(store, 200)
         async with dispatching(store, answer, limits=limits) as dispatcher:
             exporting = asyncio.create_task(export(store, announced))

@@ -105,7 +105,7 @@ async def open_database(
     Args:
         url: ``sqlite:///PATH`` or ``postgresql://USER:PASSWORD@HOST/NAME``.
         lease_seconds: the duration of leases. On PostgreSQL, no transaction holds or awaits a lock for longer.
-        host_clock: the shared clock on SQLite; unused on PostgreSQL.
+        host_clock: the store's clock on SQLite; unused on PostgreSQL.
         may_migrate: otherwise, an older or missing schema is an error, and so is one whose upgrade is not finished.
         show_progress: called during a long upgrade; by default, it is logged.
 

@@ -1,4 +1,4 @@
-"""SQL that differs between the databases: inserts, the shared clock, and ``is_any_of``, which binds many values as one.
+"""SQL that differs between the databases: inserts, the store's clock, and ``is_any_of``, which binds many values as one.
 
 SQLAlchemy's ``in_`` binds each value separately. That allows at most 32,700 values, and each number of values is a
 different statement to compile, prepare and plan. With one array, the statement is always the same.

@@ -4,7 +4,6 @@ All in one transaction, possibly the producer's own. ``enqueue`` and the HTTP in
 """
 
 import shlex
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from resonant.errors import ConflictingEvent, EndpointError, InvalidEvent, Store
 from resonant.events import ENDPOINT_NAME, Event, EventKey, rfc3339
 from resonant.events.webhook_ids import webhook_id
 from resonant.store import schema
+from resonant.store.clock import read_clock
 from resonant.store.counts import acceptances
 from resonant.store.engine.migrate import move_known
 from resonant.store.engine.sql import Unless, insert_missing, is_any_of_given
@@ -111,7 +111,7 @@ def accept(
         connection: in a write transaction.
         wanted: each event with the name of its endpoint, or with None: then the subscriptions decide, once. An event that is
             already stored keeps its endpoints.
-        now: seconds since the epoch; the wall clock by default.
+        now: seconds since the epoch; the store's time by default.
         policy: a policy's name, stored with the deliveries.
         max_attempts: overrides the policy's limit; stored with the deliveries.
         allow_unrouted: an event that no subscription matches is no problem, and is not stored.
@@ -122,7 +122,7 @@ def accept(
         InvalidEvent: an archived event has no data.
         StoreUnavailable: another transaction has just erased an event; a new transaction finds it erased.
     """
-    now = time.time() if now is None else now
+    now = read_clock(connection) if now is None else now
     every = given = _find_endpoints(connection, list(wanted))
     # Events of an older version may have their ids, or have taken a webhook-id.
     move_known(

@@ -55,7 +55,7 @@ def enqueue(
             ``session.connection()``.
         events: one or more events, all held in memory.
         endpoint: the only endpoint that gets the events; None: each endpoint with a matching subscription.
-        now: seconds since the epoch; the wall clock by default.
+        now: seconds since the epoch; by default, the time of PostgreSQL's server, or with SQLite that of this machine.
         policy: a policy's name, stored with the deliveries.
         max_attempts: overrides the policy's limit; stored with the deliveries.
         report_conflicts: return conflicts and events without a matching subscription, instead of raising at the first one; they

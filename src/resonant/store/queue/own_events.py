@@ -98,10 +98,7 @@ def _key(delivery_id: int, number: int, accepted_at: float) -> str:
 
 
 def report_gate(connection: Connection, before: Gate, after: Gate, *, now: float) -> None:
-    """Store an event if a change of its gate shows that an endpoint goes down, is paused or has recovered.
-
-    The times of a gate are those of the shared clock, ``now`` is that of the process.
-    """
+    """Store an event if a change of its gate shows that an endpoint goes down, is paused or has recovered."""
     if event_type := _type_of(before, after):
         key = f"endpoint-{after.endpoint}-{after.epoch}-{_milliseconds(after.since)}"
         report = Report(key, after.endpoint, gate_facts(before, after), {})

@@ -1,6 +1,6 @@
 """The gate of each endpoint: one row, shared by every process, changed by compare-and-set on its epoch.
 
-Its times are those of the shared clock, since the clocks of processes may differ (docs/decisions/0014-the-endpoint-gate.md).
+See docs/decisions/0014-the-endpoint-gate.md.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -18,14 +18,13 @@ _g = schema.gates
 _d = schema.deliveries
 # Maximum time that a run waits for held deliveries, in seconds: a gate may hold them for hours, and the next run sends them.
 SHORT_HOLD_SECONDS = 30.0
-# Deliveries are recorded with the time of their process. If its clock is further ahead than this, a delivery that it records
-# does not show that the endpoint works now.
+# A delivery that is recorded as further ahead than this does not show that the endpoint works now: the clock was set back.
 _RECENT_SECONDS = 6.0
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """The stored state of an endpoint's gate: the columns of its row. Times are seconds since the epoch, by the shared clock.
+    """The stored state of an endpoint's gate: the columns of its row. Times are seconds since the epoch.
 
     Attributes:
         endpoint: the endpoint's name.
@@ -111,7 +110,7 @@ class Gates(dict[str, Gate]):
     """The gates by endpoint; an endpoint without a row has a ``normal`` gate.
 
     Attributes:
-        at: the shared clock's time at which they were read.
+        at: the time by the store's clock at which they were read.
     """
 
     at = 0.0
@@ -121,7 +120,7 @@ class Gates(dict[str, Gate]):
 
 
 def read_gates(connection: Connection) -> Gates:
-    """Return the gates, and the shared clock's time, in one round trip."""
+    """Return the gates, and the time by the store's clock, in one round trip."""
     rows = connection.execute(_gates_and_clock()).all()
     gates = Gates((row.endpoint, Gate(*row[1:])) for row in rows if row.endpoint is not None)
     gates.at = rows[0].shared_now

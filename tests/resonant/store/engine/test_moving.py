@@ -212,7 +212,7 @@ async def test_leases_stay_as_they_were(old_url):
         )
 
     await in_database(old_url, lease)
-    store = await WorkerStore.open(old_url, clock=FixedClock(NOW), host_clock=FixedClock(NOW))
+    store = await WorkerStore.open(old_url, clock=FixedClock(NOW))
     try:
         assert await store.claim(ENDPOINT, owner="new", limit=10) == []
         assert await store.release_all("old") == 3

@@ -1,0 +1,95 @@
+"""The store's clock is the same for all processes, whatever their own clocks show."""
+
+import logging
+import time
+
+import pytest
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from resonant import enqueue
+from resonant.events import Event
+from resonant.store.clock import StoreClock
+from resonant.testing import FixedClock
+from support.dispatching import opened
+
+HOUR = 3_600.0
+PROCESS = 1_000.0
+
+
+def ahead_by(seconds):
+    return lambda: time.time() + seconds
+
+
+@pytest.mark.parametrize("ahead", [40.0, -40.0])
+async def test_a_process_reads_the_stores_clock_from_the_beginning(store_url, ahead):
+    async with opened(store_url) as right, opened(store_url, process_clock=ahead_by(ahead)) as wrong:
+        assert wrong.clock() == pytest.approx(right.clock(), abs=2)
+
+
+async def test_new_deliveries_are_due_by_the_stores_clock(store_url):
+    event = Event(type="t", source="/s", id="evt_1", data=1)
+    async with opened(store_url, process_clock=ahead_by(HOUR)) as producer:
+        await producer.enqueue(event, "orders")
+        [due], _ = await producer.look()
+    assert due.at == pytest.approx(time.time(), abs=30)
+
+
+async def test_a_transaction_of_a_producer_uses_the_clock_of_its_server(postgresql_url, monkeypatch):
+    monkeypatch.setattr("resonant.store.clock.time", None)  # the producer's machine has another time
+    async with opened(postgresql_url) as store:
+        engine = create_async_engine(postgresql_url.replace("postgresql", "postgresql+asyncpg", 1))
+        async with engine.begin() as connection:
+            await connection.run_sync(enqueue, Event(type="t", source="/s", data=1), "orders")
+        await engine.dispose()
+        [due], _ = await store.look()
+        assert due.at == pytest.approx(store.clock(), abs=30)
+
+
+async def test_a_process_whose_clock_is_set_while_it_runs_finds_the_difference(store_url):
+    jump = FixedClock(0.0)
+    async with opened(store_url, process_clock=lambda: time.time() + jump()) as store:
+        jump.advance(-HOUR)
+        await store.status()
+        assert store.clock() == pytest.approx(time.time(), abs=2)
+
+
+async def test_a_difference_is_logged_once(store_url, caplog):
+    async with opened(store_url, process_clock=ahead_by(40.0)) as store:
+        for _ in range(3):
+            await store.gates()
+    assert [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING] == [
+        "the clock of this machine is 40 s ahead of that of the store: synchronize them (NTP); Resonant uses the store's"
+    ]
+
+
+class TestComparison:
+    @pytest.fixture
+    def process(self):
+        return FixedClock(PROCESS)
+
+    @pytest.fixture
+    def clock(self, process):
+        return StoreClock(process)
+
+    def test_the_stores_time_is_that_of_the_process_until_the_first(self, clock):
+        assert clock() == PROCESS
+
+    def test_the_difference_is_within_the_time_that_the_reading_took(self, clock, process):
+        process.advance(2)
+        clock.compare(PROCESS + 101, PROCESS)
+        assert PROCESS + 101 <= clock() <= PROCESS + 103
+
+    def test_while_it_fits_it_does_not_change(self, clock, process):
+        clock.compare(PROCESS + 100, PROCESS)
+        process.advance(4)
+        clock.compare(PROCESS + 101, PROCESS)
+        assert clock() == PROCESS + 104
+
+    def test_small_differences_are_not_logged(self, clock, caplog):
+        clock.compare(PROCESS + 5, PROCESS)
+        assert not caplog.records
+
+    def test_one_that_comes_back_is_logged_again(self, clock, caplog):
+        for ahead in (-6, 0, -6):
+            clock.compare(PROCESS + ahead, PROCESS)
+        assert len(caplog.records) == 2
