@@ -55,6 +55,9 @@ _WARN_AGAIN_SECONDS = 60.0
 _WRITE = """BEGIN ISOLATION LEVEL READ COMMITTED;
 SET LOCAL lock_timeout = %d; SET LOCAL idle_in_transaction_session_timeout = %d;"""
 _DO_NOT_SYNC = "SET LOCAL synchronous_commit = off;"
+# Also if the default of the database or the user is off. Stronger defaults, such as remote_apply, stay.
+_DO_SYNC = """SELECT set_config('synchronous_commit', 'on', true)
+WHERE current_setting('synchronous_commit') = 'off';"""
 _READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
 _BEGIN = "resonant_begin"
 
@@ -173,7 +176,7 @@ class PostgreSQL:
     ) -> AbstractAsyncContextManager[AsyncConnection]:
         """Begin a transaction that waits for locks and for its next statement within bounds."""
         begin = _WRITE % (self._lock_seconds * 1000, idle_seconds * 1000)
-        return self._connected(begin + (_DO_NOT_SYNC if sync == "never" else ""))
+        return self._connected(begin + (_DO_NOT_SYNC if sync == "never" else _DO_SYNC))
 
     def _begin_again(self, connection: Connection) -> None:
         """Begin the next transaction of an operation that has ended one."""

@@ -47,7 +47,8 @@ def enqueue(
     Without an endpoint, the subscriptions decide which endpoints get an event, when it is first stored. Enqueueing the same
     source, id and content again changes nothing, whatever the subscriptions are then, and also if the event was erased.
     Transactions with a common id wait for each other; on SQLite, all writers do. Prefer one call with many events: a call locks
-    its ids in order, so two calls cannot deadlock.
+    its ids in order, so two calls cannot deadlock. On PostgreSQL, a crash of the server loses the events together with the rest of
+    the transaction if its ``synchronous_commit`` is off.
 
     Args:
         connection: an open transaction on a database that has Resonant's tables (``create_schema`` creates them). With

@@ -10,6 +10,7 @@ import pytest
 from asyncpg import DivisionByZeroError
 from sqlalchemy import select, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from resonant.delivery.retry import GiveUp
 from resonant.dispatch.send.batch_writer import BatchWriter
@@ -209,7 +210,7 @@ async def test_a_transaction_that_was_cancelled_at_its_start_is_not_continued_by
 
 
 def test_the_first_statement_is_not_repeated_on_a_new_connection(desk, monkeypatch):
-    monkeypatch.setattr("resonant.store.engine.postgresql._WRITE", "SELECT %d / 0, %d")
+    monkeypatch.setattr("resonant.store.engine.postgresql._WRITE", "SELECT %d / 0, %d;")
     opened = []
     with listening("connect", lambda *_: opened.append(1)), pytest.raises(DivisionByZeroError):
         desk.enqueue("evt_1")
@@ -332,3 +333,70 @@ def test_claims_are_synced_to_the_disk_and_beginnings_and_releases_are_not(desk)
         synced.clear()
         desk.record(desk.delivered(desk.claim_one()))
         assert synced == ["on", "on"]
+
+
+@pytest.fixture
+def default_sync(postgresql):
+    """Set the database's default of ``synchronous_commit``; it is reset afterwards."""
+    yield lambda value: postgresql.execute(f"ALTER DATABASE test SET synchronous_commit = {value}")
+    postgresql.execute("ALTER DATABASE test RESET synchronous_commit")
+
+
+@pytest.mark.parametrize(
+    ("default", "in_force"),
+    [("off", "on"), ("local", "local"), ("on", "on"), ("remote_apply", "remote_apply")],
+)
+def test_what_is_acknowledged_is_synced_whatever_the_database_has_as_its_default(
+    open_desk, postgresql_url, default_sync, default, in_force
+):
+    """Stronger defaults stay."""
+    default_sync(default)
+    desk = open_desk(postgresql_url)
+    synced = []
+
+    def look(connection):
+        synced.append(connection.exec_driver_sql("SHOW synchronous_commit").scalar())
+
+    async def enqueue_in_steps():
+        async with desk.store.transaction() as transaction:
+            await transaction.run_sync(enqueue, desk.make("evt_2"), "orders", now=desk.clock())
+
+    with listening("commit", look):
+        desk.enqueue("evt_1")
+        desk.run(enqueue_in_steps())
+        lease = desk.claim_one()
+        desk.run(desk.store.begin([lease]))
+        desk.record(desk.delivered(lease))
+    assert synced == [in_force, in_force, in_force, "off", in_force]
+
+
+def test_an_acknowledged_event_survives_a_crash_of_a_server_that_does_not_sync_by_default(
+    open_desk, postgresql_url, postgresql, default_sync
+):
+    default_sync("off")
+    desk = open_desk(postgresql_url)
+
+    async def crash():
+        await desk.store.enqueue([desk.make(f"evt_{number}") for number in range(30)], "orders")
+        async with postgresql.stopped_meanwhile(crashes=True):
+            pass
+
+    desk.run(crash())
+    assert desk.status().pending == 30
+
+
+def test_a_producers_own_transaction_keeps_its_setting(open_desk, postgresql_url, default_sync):
+    """A crash loses its other rows and its events together, or none of them."""
+    default_sync("off")
+    desk = open_desk(postgresql_url)
+
+    async def produce() -> str:
+        engine = create_async_engine(make_url(postgresql_url).set(drivername="postgresql+asyncpg"))
+        async with engine.begin() as connection:
+            await connection.run_sync(enqueue, desk.make("evt_1"), "orders", now=desk.clock())
+            found = await connection.execute(text("SHOW synchronous_commit"))
+        await engine.dispose()
+        return found.scalar_one()
+
+    assert desk.run(produce()) == "off"
+    assert desk.status().accepted == 1
