@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 
 from resonant.events import Event
 from resonant.intake.problems import Refusal, refused
-from resonant.store import Store
+from resonant.intake.requests.turns import Turns
 from resonant.store.queue.accept import Conflict, Outcome, accept
 
 
@@ -19,14 +19,15 @@ class Result(NamedTuple):
 
 
 async def store_batch(
-    store: Store, given: Sequence[Event | Refusal], endpoint: str | None, *, is_lenient: bool
+    turns: Turns, given: Sequence[Event | Refusal], endpoint: str | None, *, now: float, is_lenient: bool
 ) -> Result:
-    """Store events in one transaction.
+    """Store events in one transaction. While another transaction holds a lock on one of them, the batch waits in turns.
 
     Args:
-        store: receives the events.
+        turns: of the store that receives the events.
         given: events, and refusals of those that are not valid.
         endpoint: receives them; None: the subscriptions decide.
+        now: seconds since the epoch.
         is_lenient: stores the good events, if there are any; otherwise, a refusal refuses all.
 
     Raises:
@@ -37,8 +38,9 @@ async def store_batch(
         raise refused(refusals, of=len(given))
     events = {index: each for index, each in enumerate(given) if not isinstance(each, Refusal)}
     wanted = [(event, endpoint) for event in events.values()]
+    key = tuple(event.id for event in events.values())
     try:
-        outcomes = await store.write(_accept, wanted, now=store.clock(), is_lenient=is_lenient)
+        outcomes = await turns.write(key, _accept, wanted, now=now, is_lenient=is_lenient)
     except _NothingStored as rolled_back:
         outcomes = rolled_back.outcomes
     refusals += filter(None, map(refusal_of, events, outcomes))

@@ -6,11 +6,14 @@ There is no timer. While no transaction runs, an event is stored at once; those 
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from resonant.errors import StoreError
 from resonant.events import Event
+from resonant.intake.requests.turns import GROUP_SECONDS, TURN_SECONDS, Turns
 from resonant.store import Store
+from resonant.store.engine.database_errors import StillLocked
 from resonant.store.queue.accept import Outcome, accept
 
 logger = logging.getLogger(__name__)
@@ -27,16 +30,24 @@ class _Waiting(NamedTuple):
 
 
 class GroupCommit:
-    """Stores events of one event loop in shared transactions."""
+    """Stores events of one event loop in shared transactions.
 
-    def __init__(self, store: Store) -> None:
+    Args:
+        store: receives the events.
+        turns: for events that another transaction has locked.
+    """
+
+    def __init__(self, store: Store, turns: Turns) -> None:
         self._store = store
+        self._turns = turns
         self._waiting: list[_Waiting] = []
         self._writing: set[asyncio.Task[None]] = set()
         self._writer: asyncio.Task[None] | None = None
 
     async def accept(self, event: Event, endpoint: str | None) -> Outcome:
         """Store an event, and return its outcome after the commit. If the caller is cancelled, the event may be stored.
+
+        While another transaction holds a lock on the event, it waits, without the others, until the caller is cancelled.
 
         Args:
             event: is stored.
@@ -45,11 +56,18 @@ class GroupCommit:
         Raises:
             StoreError: nothing is stored, or the commit is not confirmed.
         """
-        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(event, endpoint, answer))
-        if self._writer is None:
-            self._writer = asyncio.create_task(self._write_all())
-        return await answer
+        if event.id not in self._turns:
+            answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+            self._waiting.append(_Waiting(event, endpoint, answer))
+            if self._writer is None:
+                self._writer = asyncio.create_task(self._write_all())
+            with suppress(StillLocked):
+                return await answer
+        # By its id only: a transaction locks the events of all sources with this id.
+        [outcome] = await self._turns.write_in_turn(
+            event.id, accept, [(event, endpoint)], now=self._store.clock()
+        )
+        return outcome
 
     async def _write_all(self) -> None:
         try:
@@ -73,18 +91,22 @@ class GroupCommit:
 
     async def _write(self, group: Sequence[_Waiting]) -> None:
         wanted = [(each.event, each.endpoint) for each in group]
+        is_one = len(group) == 1
+        seconds = TURN_SECONDS if is_one else GROUP_SECONDS
         try:
-            outcomes = await self._store.write(accept, wanted, now=self._store.clock())
-        except StoreError as error:
-            _fail(group, error)
+            outcomes = await self._turns.write_soon(seconds, accept, wanted, now=self._store.clock())
         except Exception as error:
-            if len(group) == 1:
+            # One event must not make the others fail or wait.
+            if is_one or (isinstance(error, StoreError) and not isinstance(error, StillLocked)):
                 _fail(group, error)
                 return
-            # One event must not make the others fail.
-            logger.exception("storing %d events one by one after an error", len(group))
+            if not isinstance(error, StillLocked):
+                logger.exception("storing %d events one by one after an error", len(group))
             for each in group:
-                await self._write([each])
+                if each.event.id in self._turns:
+                    _fail([each], StillLocked("another transaction holds a lock on this event"))
+                else:
+                    await self._write([each])
         else:
             for each, outcome in zip(group, outcomes, strict=True):
                 if not each.answer.done():  # else its request was cancelled

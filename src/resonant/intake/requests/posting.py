@@ -18,6 +18,7 @@ from resonant.intake.requests.batches import Result, refusal_of, store_batch
 from resonant.intake.requests.body import read_body
 from resonant.intake.requests.group_commit import GroupCommit
 from resonant.intake.requests.reading import SINGLE, Mode, mode_of, most_bytes, read_events
+from resonant.intake.requests.turns import Turns
 from resonant.store import Store
 from resonant.store.queue.accept import Outcome
 from resonant.store.views.known_names import known_endpoints
@@ -45,7 +46,8 @@ class Posting:
         self._access = access
         self._limits = limits
         self._meters = meters
-        self._group = GroupCommit(store)
+        self._turns = Turns(store)
+        self._group = GroupCommit(store, self._turns)
         self._endpoints = Recent(store, known_endpoints)
         self._parsing = asyncio.Lock()
 
@@ -73,7 +75,8 @@ class Posting:
             if mode in SINGLE:
                 result = await self._store_one(given[0], endpoint)
             else:
-                result = await store_batch(self._store, given, endpoint, is_lenient=is_lenient)
+                now = self._store.clock()
+                result = await store_batch(self._turns, given, endpoint, now=now, is_lenient=is_lenient)
         except Problem as problem:
             self._count(Result((), problem.errors))
             raise

@@ -42,7 +42,14 @@ class Transaction(Protocol):
 class Database(Protocol):
     """A database with the transactions that Resonant needs. ``str`` returns its URL without the password."""
 
-    async def write(self, operation: Callable[[Connection], T], /, *, sync: Sync = "always") -> T:
+    async def write(
+        self,
+        operation: Callable[[Connection], T],
+        /,
+        *,
+        sync: Sync = "always",
+        lock_seconds: float | None = None,
+    ) -> T:
         """Run the operation in its own transaction, and commit it.
 
         The operation may run more than once; earlier runs are rolled back.
@@ -50,9 +57,12 @@ class Database(Protocol):
         Args:
             operation: changes rows.
             sync: which databases sync the commit to the disk before this returns; see ``sync.Sync``.
+            lock_seconds: on PostgreSQL, how long the operation waits for a lock, if not as long as others. On SQLite, all
+                writers share one lock, and wait for it as long as ever.
 
         Raises:
-            StoreUnavailable: the database cannot be reached, is locked, read-only or full.
+            StoreUnavailable: the database cannot be reached, is locked, read-only or full; ``StillLocked`` after
+                ``lock_seconds``.
         """
 
     async def read(self, operation: Callable[[Connection], T], /) -> T:

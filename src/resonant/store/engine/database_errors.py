@@ -50,6 +50,10 @@ _REFUSED = (
 _SHOWN_CHARACTERS = 300
 
 
+class StillLocked(StoreLocked):
+    """Another transaction held a lock for as long as a write of PostgreSQL was allowed to wait for it."""
+
+
 @contextmanager
 def translated_database_errors(database: str, *others: type[Exception]) -> Iterator[None]:
     """Turn a database error in the block into StoreUnavailable; bugs in Resonant keep their traceback.

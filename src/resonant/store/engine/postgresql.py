@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
-from resonant.store.engine.database_errors import sqlstate, translated_database_errors
+from resonant.store.engine.database_errors import StillLocked, sqlstate, translated_database_errors
 from resonant.store.engine.sql import IS_OPEN
 from resonant.store.engine.wakeup import postgresql_commits
 
@@ -59,7 +59,8 @@ _DO_NOT_SYNC = "SET LOCAL synchronous_commit = off;"
 _DO_SYNC = """SELECT set_config('synchronous_commit', 'on', true)
 WHERE current_setting('synchronous_commit') = 'off';"""
 _READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
-_BEGIN = "resonant_begin"
+_COMMIT = "COMMIT;"
+_BEGIN, _END = "resonant_begin", "resonant_end"
 
 
 class PostgreSQL:
@@ -114,19 +115,29 @@ class PostgreSQL:
     def __str__(self) -> str:
         return self._name
 
-    async def write(self, operation: Callable[[Connection], T], *, sync: Sync = "always") -> T:
+    async def write(
+        self,
+        operation: Callable[[Connection], T],
+        *,
+        sync: Sync = "always",
+        lock_seconds: float | None = None,
+    ) -> T:
         """Run the operation in its own transaction, and repeat it after a deadlock; see ``Database``."""
         with translated_database_errors(self._name):
             tries_left = _TRIES
             while True:
                 tries_left -= 1
                 try:
-                    async with self._begun(self._idle_seconds, sync) as connection:
+                    async with self._begun(self._idle_seconds, sync, lock_seconds) as connection:
                         result = await connection.run_sync(operation)
                         await connection.commit()
                         return result
                 except DBAPIError as error:
                     if sqlstate(error) == _LOCK_NOT_AVAILABLE:
+                        if lock_seconds is not None:
+                            raise StillLocked(
+                                f"{self._name}: another transaction holds a lock on it"
+                            ) from None
                         self._warn_of_lock()
                     if sqlstate(error) not in _TRY_AGAIN or not tries_left:
                         raise
@@ -172,11 +183,17 @@ class PostgreSQL:
             logger.warning(message, self._name, self._lock_seconds)
 
     def _begun(
-        self, idle_seconds: float, sync: Sync = "always"
+        self, idle_seconds: float, sync: Sync = "always", lock_seconds: float | None = None
     ) -> AbstractAsyncContextManager[AsyncConnection]:
         """Begin a transaction that waits for locks and for its next statement within bounds."""
-        begin = _WRITE % (self._lock_seconds * 1000, idle_seconds * 1000)
-        return self._connected(begin + (_DO_NOT_SYNC if sync == "never" else _DO_SYNC))
+        end = _COMMIT
+        if lock_seconds is None:
+            lock_seconds = self._lock_seconds
+        else:
+            # A commit with a notification waits for those of others.
+            end = f"SET LOCAL lock_timeout = {self._lock_seconds * 1000:.0f}; {_COMMIT}"
+        begin = _WRITE % (lock_seconds * 1000, idle_seconds * 1000)
+        return self._connected(begin + (_DO_NOT_SYNC if sync == "never" else _DO_SYNC), end)
 
     def _begin_again(self, connection: Connection) -> None:
         """Begin the next transaction of an operation that has ended one."""
@@ -189,7 +206,7 @@ class PostgreSQL:
         driver: Any = connection.connection
         try:
             with translated_database_errors(self._name, Exception):
-                _run(driver.dbapi_connection, "COMMIT;")
+                _run(driver.dbapi_connection, connection.info[_END])
         except BaseException:
             driver.driver_connection.terminate()  # a rollback could wait as long again
             connection.invalidate()
@@ -197,7 +214,7 @@ class PostgreSQL:
         connection.info[IS_OPEN] = False
 
     @asynccontextmanager
-    async def _connected(self, begin: str) -> AsyncIterator[AsyncConnection]:
+    async def _connected(self, begin: str, end: str = _COMMIT) -> AsyncIterator[AsyncConnection]:
         """Check out a connection and begin a transaction; uncommitted changes are rolled back at the end.
 
         A connection from the pool may be lost. Then the transaction begins on a new one, after all other pooled connections
@@ -215,7 +232,7 @@ class PostgreSQL:
                     try:
                         if not (is_pooled and is_any_lost):
                             async with asyncio.timeout(_CHECK_SECONDS if is_pooled else None):
-                                connection.info.update({IS_OPEN: True, _BEGIN: begin})
+                                connection.info.update({IS_OPEN: True, _BEGIN: begin, _END: end})
                                 await _driver(connection).execute(begin)
                             break
                     except Exception as error:

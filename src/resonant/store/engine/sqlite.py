@@ -86,8 +86,15 @@ class SQLite:
     def __str__(self) -> str:
         return self._name
 
-    async def write(self, operation: Callable[[Connection], T], *, sync: Sync = "always") -> T:
+    async def write(
+        self,
+        operation: Callable[[Connection], T],
+        *,
+        sync: Sync = "always",
+        lock_seconds: float | None = None,
+    ) -> T:
         """Run the operation in its own transaction; see ``Database``."""
+        del lock_seconds
         async with self._turn:
             return await self.in_writer(
                 self._write, operation, self._writing if sync == "always" else self._leasing

@@ -8,6 +8,7 @@ from resonant.errors import ConflictingEvent, StoreUnavailable
 from resonant.events import Event
 from resonant.intake.requests import group_commit
 from resonant.intake.requests.group_commit import MOST_EVENTS, GroupCommit
+from resonant.intake.requests.turns import Turns
 from resonant.store import enqueue
 
 
@@ -29,9 +30,13 @@ def groups(desk, monkeypatch):
     return sizes
 
 
+def new_group(desk):
+    return GroupCommit(desk.store, Turns(desk.store))
+
+
 def store_all(desk, events, endpoint="orders"):
     async def run():
-        group = GroupCommit(desk.store)
+        group = new_group(desk)
         waiting = [group.accept(event, endpoint) for event in events]
         return await asyncio.gather(*waiting, return_exceptions=True)
 
@@ -51,7 +56,7 @@ def test_events_that_come_while_a_transaction_runs_share_the_next_ones(desk, gro
 
 def test_a_single_event_does_not_wait_for_others(desk, groups):
     async def run():
-        group = GroupCommit(desk.store)
+        group = new_group(desk)
         return [await group.accept(make(number), "orders") for number in range(3)]
 
     assert len(desk.run(run())) == 3
@@ -68,7 +73,7 @@ def test_a_conflict_does_not_affect_other_events(desk):
 
 def test_an_unrouted_event_does_not_affect_other_events(desk):
     async def run():
-        group = GroupCommit(desk.store)
+        group = new_group(desk)
         return await asyncio.gather(group.accept(make(0), None), group.accept(make(1), "orders"))
 
     unrouted, stored = desk.run(run())
@@ -82,7 +87,7 @@ def test_without_the_store_every_event_fails(desk, monkeypatch):
         raise StoreUnavailable("the store is away")
 
     with monkeypatch.context() as patched:
-        patched.setattr(desk.store, "write", away)
+        patched.setattr(desk.store.database, "write", away)
         outcomes = store_all(desk, [make(number) for number in range(3)])
     assert [type(outcome) for outcome in outcomes] == [StoreUnavailable] * 3
     assert not store_all(desk, [make(0)])[0].problem
@@ -105,7 +110,7 @@ def test_an_event_that_fails_the_transaction_does_not_affect_other_events(desk, 
 
 def test_a_client_that_disconnects_does_not_affect_other_events(desk):
     async def run():
-        group = GroupCommit(desk.store)
+        group = new_group(desk)
         tasks = [asyncio.create_task(group.accept(make(number), "orders")) for number in range(20)]
         await asyncio.sleep(0)
         for task in tasks[::2]:
@@ -120,17 +125,46 @@ def test_a_client_that_disconnects_does_not_affect_other_events(desk):
 
 
 @pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
-def test_an_event_that_waits_for_a_lock_does_not_hold_up_later_ones(desk):
+def test_a_locked_event_waits_alone_while_others_are_stored_one_by_one_and_then_in_groups(desk, groups):
     async def run():
-        group = GroupCommit(desk.store)
-        async with desk.store.transaction() as transaction:
-            await transaction.run_sync(enqueue, make(1), "orders", now=desk.clock())
-            waits = asyncio.create_task(group.accept(make(1), "orders"))
-            while not group._writing:
-                await asyncio.sleep(0)
-            async with asyncio.timeout(10):
-                later = [await group.accept(make(number), "orders") for number in range(2, 5)]
-            assert not waits.done()
-        return [await waits, *later]
+        group = new_group(desk)
 
-    assert [outcome.duplicate for outcome in desk.run(run())] == [True, False, False, False]
+        def accept_all(numbers):
+            return [asyncio.create_task(group.accept(make(number), "orders")) for number in numbers]
+
+        async with desk.store.transaction() as transaction:
+            await transaction.run_sync(enqueue, make(0), "orders", now=desk.clock())
+            waits, *beside = accept_all(range(5))
+            stored = await asyncio.gather(*beside)
+            assert groups[0] == 5
+            assert set(groups[1:]) == {1}
+            groups.clear()
+            repeat, *later = accept_all(range(9))
+            stored += await asyncio.gather(*later)
+            assert max(groups) == 8, "an event that is known to wait is in no group"
+            assert not waits.done()
+            assert not repeat.done()
+        return stored, [await waits, await repeat]
+
+    stored, waited = desk.run(run())
+    assert [outcome.duplicate for outcome in stored] == [False] * 4 + [True] * 4 + [False] * 4
+    assert [outcome.duplicate for outcome in waited] == [True, True]
+
+
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+def test_a_client_that_disconnects_while_its_event_is_locked_leaves_nothing_behind(desk):
+    async def run():
+        turns = Turns(desk.store)
+        group = GroupCommit(desk.store, turns)
+        async with desk.store.transaction() as transaction:
+            await transaction.run_sync(enqueue, make(0), "orders", now=desk.clock())
+            waits = [asyncio.create_task(group.accept(make(0), "orders")) for _ in range(3)]
+            while "0" not in turns:
+                await asyncio.sleep(0)
+            for each in waits:
+                each.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+            assert "0" not in turns
+            return await group.accept(make(1), "orders")
+
+    assert not desk.run(run()).problem

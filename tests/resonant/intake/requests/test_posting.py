@@ -15,6 +15,7 @@ from resonant.intake.access.tokens import Grant, OpenAccess
 from resonant.intake.limits import Limits
 from resonant.intake.requests import posting as posting_module
 from resonant.intake.requests.reading import read_events
+from resonant.store import enqueue
 from resonant.store.shared.tokens import Token
 from support.examples import examples
 from support.hostile_lines import damaged_lines, good_lines
@@ -336,7 +337,7 @@ def test_while_the_store_is_unavailable_the_answer_asks_for_a_repeat(client, mon
     async def away(*_args, **_options):
         raise StoreUnavailable("postgresql://user@db.internal/shop: no database server answers")
 
-    monkeypatch.setattr(client.desk.store, "write", away)
+    monkeypatch.setattr(client.desk.store.database, "write", away)
     answer = client.post(content, kind)
     document = problem(answer, 503)
     assert answer.headers["retry-after"] == "1"
@@ -380,3 +381,39 @@ def test_a_repeat_of_an_erased_event_is_answered_erased_and_not_stored(client):
         assert answer.status_code == 202
         assert answer.json() == {"events": [event("1", duplicate=True, endpoints=()) | {"erased": True}]}
     assert client.stored() == []
+
+
+@pytest.mark.parametrize("is_batch", [False, True], ids=["single events", "batches"])
+def test_a_client_that_repeats_a_locked_event_does_not_hold_up_others(open_desk, postgresql_url, is_batch):
+    """Another producer has stored it, and does not commit."""
+    desk = open_desk(postgresql_url)
+    held = line(id="held")
+    with posting(desk) as client:
+
+        async def post(content, kind):
+            query = {"endpoint": "orders"}
+            answer = await client.http.post(
+                "/events", params=query, content=content, headers={"content-type": kind}
+            )
+            return answer.status_code, [each["duplicate"] for each in answer.json().get("events", [])]
+
+        def repeat():
+            return post(*((batch(line(id="beside"), held), BATCH) if is_batch else (held, STRUCTURED)))
+
+        async def post_beside_it():
+            async with desk.store.transaction() as transaction:
+                await transaction.run_sync(enqueue, parsed(held), "orders", now=0.0)
+                repeats, posted = [], []
+                for start in range(0, 300, 30):
+                    repeats += [asyncio.create_task(repeat()) for _ in range(2)]
+                    numbers = range(start, start + 30)
+                    posted += await asyncio.gather(
+                        *(post(line(id=str(each)), STRUCTURED) for each in numbers)
+                    )
+                assert posted == [(202, [False])] * 300
+                assert not any(each.done() for each in repeats)
+            return await asyncio.gather(*repeats)
+
+        first, *later = desk.run(post_beside_it())
+        assert first == (202, [False, True] if is_batch else [True])
+        assert later == [(202, [True] * len(first[1]))] * 19

@@ -15,6 +15,7 @@ from sqlalchemy import update
 from resonant.errors import StoreLocked
 from resonant.store import WorkerStore, enqueue, schema
 from resonant.store.engine.availability import retry_while_unavailable
+from resonant.store.engine.database_errors import StillLocked
 
 LEASE_SECONDS = 12.0  # the server ends a transaction that was idle for a sixth of it
 
@@ -44,9 +45,17 @@ async def main(url, lease_seconds):
 asyncio.run(main(*sys.argv[1:]))
 """
 
+_WAITS_LONG = """SELECT count(*) FROM pg_stat_activity
+    WHERE wait_event_type = 'Lock' AND clock_timestamp() - query_start > interval '0.2 seconds'"""
+
 
 def touch(connection):
     connection.execute(update(schema.deliveries).values(policy="touched"))
+
+
+def run_sql(connection, statement):
+    result = connection.exec_driver_sql(statement)
+    return result.scalar() if result.returns_rows else None
 
 
 @pytest.fixture
@@ -105,6 +114,31 @@ class TestOnPostgreSQL:
         assert caplog.messages == [
             "postgresql://postgres@/test: another transaction holds a lock on it: waited 0.2 s for it"
         ]
+
+    def test_a_write_may_wait_for_locks_less_long_than_others_but_not_in_its_commit(self, desk):
+        """A commit waits for others that notify, and nothing of it can be stored without them."""
+        at_commit = """CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS
+                'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NULL; END';
+            CREATE CONSTRAINT TRIGGER at_commit AFTER UPDATE ON resonant_deliveries
+                DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait()"""
+
+        async def write():
+            database = desk.store.database
+            async with desk.store.transaction() as transaction:
+                await transaction.run_sync(touch)
+                with pytest.raises(StillLocked, match="another transaction holds a lock on it"):
+                    await database.write(touch, lock_seconds=0.01)
+            await database.write(
+                lambda connection: [run_sql(connection, each) for each in at_commit.split(";\n")]
+            )
+            async with desk.store.transaction() as transaction:
+                await transaction.run_sync(run_sql, "SELECT pg_advisory_xact_lock(1)")
+                writing = asyncio.create_task(database.write(touch, lock_seconds=0.01))
+                while not await desk.store.read(run_sql, _WAITS_LONG):
+                    assert not writing.done()
+            await writing
+
+        desk.run(write())
 
     def test_a_transaction_of_several_steps_may_wait_for_its_caller(
         self, desk, opened, postgresql_url, monkeypatch

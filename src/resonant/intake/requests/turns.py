@@ -1,0 +1,92 @@
+"""Writes of events that another transaction has locked wait in turns, so that no other event waits for them.
+
+Only on PostgreSQL: there, transactions lock events. On SQLite, all writers share one lock.
+"""
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Hashable
+from contextlib import suppress
+from typing import Any, Concatenate, ParamSpec, TypeVar
+from weakref import WeakValueDictionary
+
+from sqlalchemy import Connection
+
+from resonant.store import Store
+from resonant.store.engine.database_errors import StillLocked
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+# How long a write waits for a lock if others wait for it, and how long at each of its turns.
+GROUP_SECONDS, TURN_SECONDS = 0.1, 0.02
+_WARN_SECONDS, _WARN_AGAIN_SECONDS = 2.0, 60.0
+
+
+class Turns:
+    """Runs writes of one event loop that wait for locks only briefly, and those that must wait longer in turns.
+
+    All that wait share one connection, and those with the same key one place, so that a client that repeats a locked event
+    does not delay others.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._turn = asyncio.Lock()
+        self._of_keys: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
+        self._warned_at = -math.inf
+
+    def __contains__(self, key: Hashable) -> bool:
+        """Return whether a write with this key waits."""
+        return key in self._of_keys
+
+    async def write_soon(
+        self,
+        lock_seconds: float,
+        operation: Callable[Concatenate[Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run an operation in a transaction of its own, like ``Store.write``, which waits for a lock for this time.
+
+        Raises:
+            StillLocked: another transaction holds the lock.
+        """
+
+        def run(connection: Connection) -> T:
+            return operation(connection, *args, **kwargs)
+
+        return await self._store.database.write(run, lock_seconds=lock_seconds)
+
+    async def write(self, key: Hashable, operation: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Run an operation at once, or in turns if it has to wait for a lock; see ``write_in_turn``."""
+        if key not in self:
+            with suppress(StillLocked):
+                return await self.write_soon(GROUP_SECONDS, operation, *args, **kwargs)
+        return await self.write_in_turn(key, operation, *args, **kwargs)
+
+    async def write_in_turn(self, key: Hashable, operation: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Run an operation again and again, in turns with the others that wait, until it gets its lock.
+
+        The caller bounds the wait: it may cancel it.
+
+        Args:
+            key: equal for writes of the same events.
+            operation: writes them.
+            args: follow the connection.
+            kwargs: follow them.
+        """
+        now = asyncio.get_running_loop().time
+        began_at = now()
+        async with self._of_keys.setdefault(key, asyncio.Lock()):
+            while True:
+                async with self._turn:
+                    with suppress(StillLocked):
+                        return await self.write_soon(TURN_SECONDS, operation, *args, **kwargs)
+                if now() > max(began_at + _WARN_SECONDS, self._warned_at + _WARN_AGAIN_SECONDS):
+                    self._warned_at = now()
+                    message = "%s: another transaction holds a lock on an event: requests with this event wait for it"
+                    logger.warning(message, self._store)
