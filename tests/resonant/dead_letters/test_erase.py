@@ -18,7 +18,7 @@ from resonant.dead_letters.replay import ReplayRequest, plan
 from resonant.delivery.retry import GiveUp
 from resonant.errors import StoreUnavailable, UnknownName
 from resonant.events import Event
-from resonant.store import schema
+from resonant.store import enqueue, schema
 from resonant.store.audit import read_audit, record_change
 from resonant.store.shared.acknowledgements import acknowledge
 from resonant.store.shared.drains import beat
@@ -239,29 +239,94 @@ def test_a_repeat_of_an_erased_event_is_answered_erased_and_not_stored(desk):
     assert desk.enqueue(other).accepted == 1, "the id of another source is another event"
 
 
-def test_a_repeat_that_waits_for_the_erasure_is_refused_and_then_answered_erased(open_desk, postgresql_url):
-    desk, producer = open_desk(postgresql_url), open_desk(postgresql_url)
+@pytest.fixture
+def erasing_meanwhile(open_desk, postgresql_url):
+    """Run a coroutine that waits for the erasure of ``about()``; yield the desk and the function."""
+    desk = open_desk(postgresql_url)
     desk.bury(about())
     key = desk.write(make_erasure_key)
     waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
 
-    def erase_while_it_waits(connection):
-        [event] = connection.execute(text("SELECT key FROM resonant_events")).scalars()
-        erase_batch(connection, [event], key=key, now=desk.clock())
-        erased.set()
-        while not connection.execute(waiting).scalar():
-            pass
+    async def run_meanwhile(produce):
+        def erase_while_it_waits(connection):
+            [event] = connection.execute(text("SELECT key FROM resonant_events")).scalars()
+            erase_batch(connection, [event], key=key, now=desk.clock())
+            erased.set()
+            while not connection.execute(waiting).scalar():
+                pass
 
-    async def both():
+        erased = asyncio.Event()
         erasing = create_task(desk.store.write(erase_while_it_waits))
         await erased.wait()
-        with pytest.raises(StoreUnavailable, match="an event was erased meanwhile"):
-            await producer.store.enqueue([about()], "orders")
+        result = await produce()
         await erasing
+        return result
 
-    erased = asyncio.Event()
-    desk.run(both())
+    return desk, run_meanwhile
+
+
+def test_in_a_producers_own_transaction_a_repeat_that_waits_for_the_erasure_is_refused(
+    erasing_meanwhile, open_desk, postgresql_url
+):
+    desk, run_meanwhile = erasing_meanwhile
+    producer = open_desk(postgresql_url)
+
+    async def produce():
+        with pytest.raises(StoreUnavailable, match="an event was erased meanwhile"):
+            async with producer.store.transaction() as transaction:
+                await transaction.run_sync(enqueue, about(), "orders", now=desk.clock())
+
+    desk.run(run_meanwhile(produce))
     assert producer.enqueue(about()).erased == 1
+
+
+def test_a_repeat_that_waits_for_the_erasure_is_answered_erased_and_the_events_beside_it_are_stored(
+    erasing_meanwhile, open_desk, postgresql_url
+):
+    desk, run_meanwhile = erasing_meanwhile
+    producer = open_desk(postgresql_url)
+    beside = producer.make("evt_beside")
+    result = desk.run(run_meanwhile(lambda: producer.store.enqueue([about(), beside], "orders")))
+    assert [(each.erased, each.duplicate) for each in result.outcomes] == [(True, True), (False, False)]
+    assert desk.status().balanced
+
+
+def test_a_producer_of_known_events_and_an_erasure_do_not_deadlock(open_desk, postgresql_url, postgresql):
+    """Both lock events in the order of their keys, wherever the rows are."""
+    desk, producer = open_desk(postgresql_url), open_desk(postgresql_url)
+    events = [about("b"), about("a")]
+    for each in events:
+        desk.enqueue(each)
+    for webhook_id in ("moved", "b"):
+        move = text(f"UPDATE resonant_events SET webhook_id = '{webhook_id}' WHERE id = 'b'")
+        desk.write(lambda connection, move: connection.execute(move) and None, move)
+    key = desk.write(make_erasure_key)
+    runs = []
+
+    def produce(connection):
+        runs.append("produce")  # again if the server breaks a deadlock
+        return enqueue(connection, events, "audit", now=desk.clock())
+
+    def erase_both(connection):
+        runs.append("erase")
+        return erase_batch(connection, [1, 2], key=key, now=desk.clock())
+
+    async def both():
+        async with postgresql.connected("test") as server:
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            started = []
+            async with desk.store.transaction() as transaction:
+                lock = text("SELECT key FROM resonant_events WHERE id = 'b' FOR UPDATE")
+                await transaction.run_sync(lambda connection: connection.execute(lock) and None)
+                for store, work in ((desk.store, erase_both), (producer.store, produce)):
+                    started.append(create_task(store.write(work)))
+                    while await server.fetchval(waiting) < len(started):
+                        await asyncio.sleep(0.005)
+            return await gather(*started)
+
+    erased, produced = desk.run(both())
+    assert (erased.events, produced.erased) == (2, 2), runs
+    assert runs == ["erase", "produce"]
 
 
 def test_an_erased_dead_letter_is_never_replayed(desk):
@@ -411,7 +476,7 @@ def test_an_erased_event_that_an_older_version_stored_again_is_erased_again(desk
 
     def forget_key(connection):
         connection.execute(set_key, {"key": None})
-        connection.info.clear()
+        connection.info.pop("resonant_erasure_key", None)
 
     desk.write(forget_key)
     desk.enqueue(about())

@@ -50,6 +50,10 @@ _REFUSED = (
 _SHOWN_CHARACTERS = 300
 
 
+class TryAgain(StoreUnavailable):
+    """A transaction has to be rolled back, and the same operation succeeds in a new one."""
+
+
 class StillLocked(StoreLocked):
     """Another transaction held a lock for as long as a write of PostgreSQL was allowed to wait for it."""
 

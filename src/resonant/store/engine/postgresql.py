@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
-from resonant.store.engine.database_errors import StillLocked, sqlstate, translated_database_errors
+from resonant.store.engine.database_errors import StillLocked, TryAgain, sqlstate, translated_database_errors
 from resonant.store.engine.sql import IS_OPEN
 from resonant.store.engine.wakeup import postgresql_commits
 
@@ -122,7 +122,7 @@ class PostgreSQL:
         sync: Sync = "always",
         lock_seconds: float | None = None,
     ) -> T:
-        """Run the operation in its own transaction, and repeat it after a deadlock; see ``Database``."""
+        """Run the operation in its own transaction, and repeat it after a deadlock or ``TryAgain``; see ``Database``."""
         with translated_database_errors(self._name):
             tries_left = _TRIES
             while True:
@@ -132,6 +132,9 @@ class PostgreSQL:
                         result = await connection.run_sync(operation)
                         await connection.commit()
                         return result
+                except TryAgain:
+                    if not tries_left:
+                        raise
                 except DBAPIError as error:
                     if sqlstate(error) == _LOCK_NOT_AVAILABLE:
                         if lock_seconds is not None:

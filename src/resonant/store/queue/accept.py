@@ -14,12 +14,13 @@ from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import Connection, Select, select
 
-from resonant.errors import ConflictingEvent, EndpointError, InvalidEvent, StoreUnavailable
+from resonant.errors import ConflictingEvent, EndpointError, InvalidEvent
 from resonant.events import ENDPOINT_NAME, Event, EventKey, rfc3339
 from resonant.events.webhook_ids import webhook_id
 from resonant.store import schema
 from resonant.store.clock import read_clock
 from resonant.store.counts import acceptances
+from resonant.store.engine.database_errors import TryAgain
 from resonant.store.engine.migrate import move_known
 from resonant.store.engine.sql import Unless, insert_missing, is_any_of_given
 from resonant.store.queue.events import read_events
@@ -120,7 +121,7 @@ def accept(
     Raises:
         EndpointError: invalid name.
         InvalidEvent: an archived event has no data.
-        StoreUnavailable: another transaction has just erased an event; a new transaction finds it erased.
+        TryAgain: another transaction has just erased an event; a new transaction finds it erased.
     """
     now = read_clock(connection) if now is None else now
     every = given = _find_endpoints(connection, list(wanted))
@@ -161,7 +162,7 @@ def accept(
 def _refuse_erased_meanwhile(connection: Connection, given: list[_Given]) -> None:
     """Refuse events that were stored again, since their insert has waited for an erasure."""
     if find_erased(connection, (identity for _, identity, *_ in given)):
-        raise StoreUnavailable("an event was erased meanwhile: store the events again")
+        raise TryAgain("an event was erased meanwhile: store the events again")
 
 
 def _find_endpoints(connection: Connection, wanted: list[tuple[Event, str | None]]) -> list[_Given]:
@@ -210,9 +211,8 @@ def _store_events(
     """
     # The first of equal ones.
     first = {each[1]: each for each in reversed(given) if each[4] and each[1] not in erased}
+    others = {identity for _, identity, *_ in given if identity not in first}
     stored: dict[EventKey, _Stored] = {}
-    if others := {identity for _, identity, *_ in given if identity not in first}:
-        stored.update((identity, known) for identity, known, *_ in _find_known(connection, others))
     forms: dict[int, str | None] = {}
     taken: set[str] = set()
     # The second pass inserts events whose ids other sources have, and those that the first did not insert because an erasure
@@ -222,21 +222,22 @@ def _store_events(
         if number and unstored and erasure_key(connection):
             erased |= find_erased(connection, unstored)
             unstored -= erased
-        if not unstored:
+        if not (unstored or others):
             return stored, forms
         # In the order of the ids, so that two producers of the same ids cannot deadlock.
         missing = sorted(unstored, key=_second_first)
         inserted = _insert_events(connection, [first[each] for each in missing], taken, now)
         stored |= inserted
-        if len(inserted) < len(missing):
-            unknown = [identity for identity in missing if identity not in inserted]
+        # All at once, since this locks them in one order.
+        if unknown := [*others, *(identity for identity in missing if identity not in inserted)]:
             for identity, known, its_webhook_id, form in _find_known(connection, unknown):
-                if identity in first:
+                if identity in first or identity in others:
                     # Unless this call has inserted it: an id that sources share finds the events of all.
                     stored.setdefault(identity, known)
                     forms[known[0]] = form
                 if its_webhook_id == identity.id:
                     taken.add(identity.id)
+        others = set()
     raise ConflictingEvent(f"the webhook-id of the event {missing[0].id!r} belongs to another event")
 
 
@@ -288,7 +289,8 @@ def _form_of(event: Event) -> str:
 def _restore_bodies(connection: Connection, checked: list[_Checked], keys: set[int]) -> None:
     """Store the bodies of these events again, which the retention of bodies has removed: they have new deliveries."""
     table = schema.events
-    for event, key, *_ in checked:
+    # In one order, so that two producers of the same events cannot deadlock.
+    for event, key, *_ in sorted(checked, key=itemgetter(1)):
         if key in keys:
             values = {"body": event.body, "form": None if event.form == "json" else event.form}
             connection.execute(
@@ -299,7 +301,7 @@ def _restore_bodies(connection: Connection, checked: list[_Checked], keys: set[i
 def _find_known(
     connection: Connection, identities: Iterable[EventKey]
 ) -> Iterator[tuple[EventKey, _Stored, str, str | None]]:
-    """Yield the stored events with these ids, of any source, each with its webhook-id and its form."""
+    """Lock the stored events with these ids, of any source, in the order of their keys; yield each with its webhook-id and form."""
     rows = connection.execute(_holding(), {"ids": [identity.id for identity in identities]}).all()
     for source, id_, key, digest, *rest in rows:
         yield EventKey(source, id_), (key, digest, ()), *rest
@@ -388,7 +390,8 @@ def _conflict(connection: Connection, event: Event, key: int, digest: str) -> Co
 def _holding() -> Select[Any]:
     table = schema.events.c
     query = select(table.source, table.id, table.key, table.digest, table.webhook_id, table.form)
-    return query.where(is_any_of_given(table.id, "ids")).with_for_update(read=True, key_share=True)
+    query = query.where(is_any_of_given(table.id, "ids")).order_by(table.key)
+    return query.with_for_update(read=True, key_share=True)
 
 
 @cache

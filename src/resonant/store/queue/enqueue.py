@@ -71,7 +71,8 @@ def enqueue(
             ``BLOCK-TYPE/`` unless it is a webhook.
         ConflictingEvent: a source and id already exist with different content (unless ``report_conflicts``).
         UnroutedEvent: no subscription matches an event (unless ``report_conflicts`` or ``allow_unrouted``).
-        StoreUnavailable: on PostgreSQL, another transaction has just erased an event; a new transaction finds it erased.
+        StoreUnavailable: on PostgreSQL, another transaction has just erased an event; a new transaction finds it erased
+            (``Store.enqueue`` begins one by itself).
         TypeError: ``connection`` is not an SQLAlchemy ``Connection``.
     """
     require_connection(connection)
