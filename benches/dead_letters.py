@@ -163,7 +163,7 @@ async def _purge_half(name: str, url: str, store: "_TimedStore", count: int) -> 
     done = asyncio.Event()
     emission = asyncio.create_task(_emit(url, done))
     with Stopwatch() as watch:
-        report = await purge(store, Retention(dead_letters=_DAYS / 2), who="bench")
+        report = await purge(store, Retention(dead_letters=_DAYS / 2), who="bench", now=store.clock())
     done.set()
     waits = await emission
     say(f"  {name}: {report.purged:,} purged in {watch.seconds:.1f} s, {len(waits):,} writes of the emission")

@@ -6,7 +6,7 @@ from typing import Any
 from prefect.artifacts import acreate_table_artifact
 from prefect.logging import get_run_logger
 
-from resonant.dead_letters.purge import Retention, archive_path, purge
+from resonant.dead_letters.purge import Retention, archive_path, purge, time_of_purge
 from resonant.display import markdown, visible
 from resonant.events import rfc3339
 from resonant.settings import load_settings
@@ -30,9 +30,9 @@ async def purge_final_deliveries(
     days = {"dead_letters": older_than_days, "delivered": delivered_older_than_days}
     given: dict[str, Any] = {name: value for name, value in days.items() if value is not None}
     retention = replace(Retention.of_settings(settings), **given)
-    now = store.clock()
+    now = await time_of_purge(store)
     path = None if dry_run or archive == _NO_ARCHIVE else archive_path(archive, settings, now)
-    report = await purge(store, retention, who=who_runs_this(), archive=path, dry_run=dry_run)
+    report = await purge(store, retention, who=who_runs_this(), now=now, archive=path, dry_run=dry_run)
     said = str(report)
     if report.purged and not dry_run:
         said += f"; archived in {report.archive}" if report.archive else "; no archive"

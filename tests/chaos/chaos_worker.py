@@ -162,7 +162,7 @@ async def replay(store: Store, orders: Orders, progress: Progress) -> None:
 async def purge_all(store: Store, orders: Orders, _progress: Progress) -> None:
     retention = Retention(dead_letters=0, delivered=0 if orders.delivered_too else None)
     archive = None if orders.archive is None else Path(orders.archive)
-    await purge(store, retention, who=orders.name, archive=archive)
+    await purge(store, retention, who=orders.name, now=store.clock(), archive=archive)
 
 
 async def collect(store: Store, orders: Orders, _progress: Progress) -> None:

@@ -90,7 +90,7 @@ async def keep(store: Store, orders: Orders) -> None:
         await store.read(triage)
         await export_to(folder / "resonant.prom", store, hours=orders.keep_minutes / 60)
         archive = folder / f"purged-{number:04d}.jsonl.gz"
-        await purge(store, Retention(days, days), who="soak", archive=archive)
+        await purge(store, Retention(days, days), who="soak", now=store.clock(), archive=archive)
         number += 1
         await asyncio.sleep(max(0.0, min(pause, orders.ends_at - time.time())))
 

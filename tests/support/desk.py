@@ -113,7 +113,8 @@ class Desk:
         return self.run(cancel(self.store, Selection(**selection), who="a test"))
 
     def purge(self, what: Retention | Chosen | None = None, **options: Any) -> int:
-        """Remove all final deliveries, or these."""
+        """Remove all final deliveries, or these, by the clock."""
+        options = {"now": self.clock(), **options}
         return self.run(purge(self.store, what or Retention(0, 0), who="a test", **options)).purged
 
     def rescue(self, watch: ExpiryWatch | None = None, **options: Any) -> int:

@@ -14,15 +14,15 @@ from sqlalchemy import ColumnElement, Connection, delete, func, select
 from resonant.dead_letters.archive import Archive, new_archive, read_documents
 from resonant.dead_letters.bodies import count_bodies, remove_bodies
 from resonant.display import counted
-from resonant.errors import ArchiveError
+from resonant.errors import ArchiveError, StoreError
 from resonant.events import Reason, rfc3339
 from resonant.files import make_private_folder
 from resonant.settings import Settings
-from resonant.store import WorkerStore, schema
+from resonant.store import Store, WorkerStore, schema
 from resonant.store.audit import add_to_audit, audited
 from resonant.store.counts.acceptances import add_to_ledger
 from resonant.store.counts.counters import Tally
-from resonant.store.engine.sql import is_any_of
+from resonant.store.engine.sql import SharedClock, is_any_of
 from resonant.store.views.dead_letters import DeadLetters, Position, earliest
 from resonant.store.views.selection import Selection
 
@@ -180,32 +180,48 @@ def archive_path(asked: str | None, settings: Settings, now: float) -> Path:
     return settings.archive_folder / f"purged-{rfc3339(now)[:10]}.jsonl.gz"
 
 
+async def time_of_purge(store: Store) -> float:
+    """Return the time from which a purge counts ages, in seconds since the epoch: by the store's clock, which all processes share.
+
+    Raises:
+        StoreError: the clock of this process differs by more than a day, so that one of them is wrong.
+    """
+    here = store.clock()
+    now = await store.read(lambda connection: connection.execute(select(SharedClock())).scalar_one())
+    if abs(here - now) > DAY_SECONDS:
+        days = f"{abs(here - now) / DAY_SECONDS:.1f} days {'ahead of' if here > now else 'behind'}"
+        raise StoreError(
+            f"{store}: nothing was purged, since the clock of this machine is {days} that of the store: "
+            "set the wrong one, and run the purge again"
+        )
+    return now
+
+
 async def purge(
     store: WorkerStore,
     what: Retention | Chosen,
     *,
     who: str,
+    now: float,
     archive: Path | None = None,
     dry_run: bool = False,
-    now: float | None = None,
     on_progress: Callable[[int], None] = lambda _purged: None,
 ) -> PurgeReport:
     """Remove final deliveries: those past their retention, or chosen ones. A delivery that is being replayed is not final.
 
     Args:
         what: how long deliveries are kept, or the dead letters to remove.
+        now: the time from which ages are counted, in seconds since the epoch: see ``time_of_purge``.
         archive: a file to create for the removed deliveries, one JSON document per line; gzip if its name ends in
             ``.gz``; if it exists, the next free number is added to the name. A row is removed once its archive entry is on
             disk; after a crash between the two steps, it is in both.
         dry_run: only count.
-        now: the time from which ages are counted, in seconds since the epoch; by default, the store's.
         on_progress: called with the number purged so far.
 
     Raises:
         ArchiveError: the archive cannot be written.
         StoreUnavailable: the store became unavailable; earlier removals persist and are in the audit.
     """
-    now = store.clock() if now is None else now
     rules = await store.read(what.rules, now=now)
     delivered_before = None
     if isinstance(what, Retention) and what.bodies is not None:

@@ -13,7 +13,7 @@ KEPT = Retention(dead_letters=1000.0, bodies=7.0)
 
 
 def run(desk, **options):
-    return desk.run(purge(desk.store, KEPT, who="Zoë", **options))
+    return desk.run(purge(desk.store, KEPT, who="Zoë", now=desk.clock(), **options))
 
 
 def deliver(desk, event, *endpoints):
@@ -69,7 +69,8 @@ def test_more_bodies_than_a_batch_are_removed(desk):
 def test_bodies_are_kept_by_default(desk, event):
     deliver(desk, event, "orders")
     desk.clock.advance(8 * DAY_SECONDS)
-    assert desk.run(purge(desk.store, Retention(delivered=None), who="Zoë")).bodies == 0
+    retention = Retention(delivered=None)
+    assert desk.run(purge(desk.store, retention, who="Zoë", now=desk.clock())).bodies == 0
     assert desk.detail("evt_1").event.body
 
 

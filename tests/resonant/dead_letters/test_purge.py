@@ -5,6 +5,7 @@
 
 import errno
 import os
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,11 +23,13 @@ from resonant.dead_letters.purge import (
     next_size,
     purge,
     purgeable,
+    time_of_purge,
 )
 from resonant.delivery.retry import GiveUp
-from resonant.errors import ArchiveError
+from resonant.errors import ArchiveError, StoreError
+from resonant.events import rfc3339
 from resonant.settings import Settings
-from resonant.store import schema
+from resonant.store import WorkerStore, schema
 from resonant.store.audit import read_audit
 from resonant.store.views.selection import Selection
 from support.archives import read_documents
@@ -51,7 +54,7 @@ def deliver(desk, *ids):
 
 
 def run(desk, what=EVERYTHING, **options):
-    return desk.run(purge(desk.store, what, who="Zoë", **options))
+    return desk.run(purge(desk.store, what, who="Zoë", now=desk.clock(), **options))
 
 
 def ids_left(desk):
@@ -276,3 +279,38 @@ def test_nothing_is_purged_if_the_archive_folder_cannot_be_created(tmp_path):
     (tmp_path / "home").write_text("a file")
     with pytest.raises(ArchiveError, match="archive: Not a directory; nothing was purged"):
         archive_path(None, Settings(home=tmp_path / "home"), 0.0)
+
+
+@pytest.fixture
+def delivered_now(open_desk, postgresql_url):
+    """The URL of a store on PostgreSQL, by whose clock an event was just delivered."""
+    desk = open_desk(postgresql_url)
+    desk.clock.advance(time.time() - desk.clock())
+    deliver(desk, "evt_1")
+    return postgresql_url
+
+
+@pytest.mark.parametrize(("days", "said"), [(31.0, "31.0 days ahead of"), (-1.5, "1.5 days behind")])
+async def test_a_machine_whose_clock_is_more_than_a_day_off_purges_nothing(delivered_now, days, said):
+    store = await WorkerStore.open(delivered_now, clock=lambda: time.time() + days * DAY_SECONDS)
+    with pytest.raises(StoreError) as refusal:
+        await time_of_purge(store)
+    assert str(refusal.value) == (
+        "postgresql://postgres@/test: nothing was purged, since the clock of this machine is "
+        f"{said} that of the store: set the wrong one, and run the purge again"
+    )
+    await store.close()
+
+
+async def test_ages_and_the_name_of_the_archive_are_by_the_clock_of_the_store(delivered_now, tmp_path):
+    """Otherwise, a machine ahead would remove what it must keep."""
+    store = await WorkerStore.open(delivered_now, clock=lambda: time.time() + 0.99 * DAY_SECONDS)
+    now = await time_of_purge(store)
+    assert abs(now - time.time()) < 0.1 * DAY_SECONDS
+    today = archive_path(None, Settings(home=tmp_path), now)
+    assert today.name == f"purged-{rfc3339(now)[:10]}.jsonl.gz"
+    what = Retention(delivered=0.5, bodies=0.5)
+    for dry_run in (True, False):
+        report = await purge(store, what, who="Zoë", now=now, archive=today, dry_run=dry_run)
+        assert (report.purged, report.bodies, report.archive) == (0, 0, None)
+    await store.close()

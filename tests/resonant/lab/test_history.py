@@ -80,7 +80,7 @@ def test_failures_beside_deliveries_are_no_outage_even_if_those_are_purged(story
     assert story.read().share_failed == 0.25
     for is_purged in (False, True):
         if is_purged:
-            story.desk.run(purge(story.desk.store, Retention(delivered=0), who="ann"))
+            story.desk.run(purge(story.desk.store, Retention(delivered=0), who="ann", now=story.desk.clock()))
         found = story.read()
         assert (found.delivered, found.failed, found.outages) == (60, 20, ())
 

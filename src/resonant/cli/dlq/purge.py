@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,7 +65,7 @@ def purge(
     """
     from resonant.cli.command_store import command_store, who_runs_this
     from resonant.cli.progress import progress
-    from resonant.dead_letters.purge import archive_path
+    from resonant.dead_letters.purge import archive_path, time_of_purge
     from resonant.dead_letters.purge import purge as purge_deliveries
 
     if not math.isfinite(older_than or 0.0) or not math.isfinite(delivered_older_than or 0.0):
@@ -78,7 +77,9 @@ def purge(
     with command_store() as store:
         selection = where.selection(store)
         what = _what(store.settings, selection, older_than, delivered_older_than)
-        now = time.time()  # for the question too, so that nothing is removed that it did not count
+        now = store.run(
+            time_of_purge
+        )  # for the question too, so that nothing is removed that it did not count
         if not (yes or dry_run):
             place = None if no_archive else archive or str(store.settings.archive_folder)
             any_age = None
