@@ -13,11 +13,11 @@ from resonant.errors import InvalidEvent
 from resonant.events import (
     ABSENT,
     DEFAULT_MAX_EVENT_BYTES,
-    OWN_SOURCE,
     RESERVED_NAMES,
     Event,
     decode_base64,
     json_kind,
+    refuse_own,
 )
 
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -44,7 +44,7 @@ def parse_event(
         line: one JSON object; bytes are UTF-8, and a leading byte order mark is skipped.
         default_type: the type for a line without one.
         max_bytes: the largest body allowed, in bytes.
-        may_be_own: accept the source of Resonant's own events, which producers cannot use.
+        may_be_own: accept the source and the types of Resonant's own events, which producers cannot use.
 
     Raises:
         InvalidEvent: the line is not a valid event; the message says why.
@@ -120,8 +120,8 @@ def event_from_fields(
         raise InvalidEvent("type is missing", "missing", "type")
     if fields.get("source") is None:
         raise InvalidEvent("source is missing", "missing", "source")
-    if fields["source"] == OWN_SOURCE and not may_be_own:
-        raise InvalidEvent(f"the source {OWN_SOURCE} is reserved for Resonant's own events", member="source")
+    if not may_be_own:
+        refuse_own(event_type, fields["source"])
     data = fields.get("data", ABSENT)
     if (encoded := fields.get("data_base64")) is not None:
         if data is not ABSENT:

@@ -50,6 +50,7 @@ async def test_without_an_endpoint_the_subscriptions_decide(store):
         ({}, "no subscription"),
         ({"endpoint": "Not A Name"}, "lower case letters"),
         ({"endpoint": "ops", "event_type": ""}, "type"),
+        ({"endpoint": "ops", "event_type": "resonant.alert.raised"}, "reserved"),
     ],
 )
 async def test_a_notification_that_is_not_stored_raises_prefects_error_with_the_reason(

@@ -59,14 +59,27 @@ def test_a_missing_key_is_named(name):
     assert (refused.value.code, refused.value.pointer) == ("missing", f"/{name}")
 
 
-def test_the_source_of_our_own_events_is_refused():
-    line = '{"type": "resonant.endpoint.paused", "source": "/resonant"}'
-    with pytest.raises(
-        InvalidEvent, match=r"the source /resonant is reserved for Resonant's own events"
-    ) as refused:
-        parse_event(line)
-    assert (refused.value.code, refused.value.pointer) == ("invalid_value", "/source")
-    assert parse_event(line, may_be_own=True).source == "/resonant"
+@pytest.mark.parametrize(
+    ("event_type", "source", "member"),
+    [
+        ("resonant.endpoint.paused", "/resonant", "type"),
+        ("resonant.endpoint.paused", "/resonant/", "type"),
+        ("resonant.anything", "https://shop.example.com", "type"),
+        ("com.example.paid", "/resonant", "source"),
+    ],
+)
+def test_the_types_and_the_source_of_our_own_events_are_refused(event_type, source, member):
+    fields = {"type": event_type, "source": source}
+    for given, options in ((fields, {}), ({"source": source}, {"default_type": event_type})):
+        with pytest.raises(InvalidEvent, match="reserved for Resonant's own events") as refused:
+            parse_event(json.dumps(given), **options)
+        assert (refused.value.code, refused.value.pointer) == ("invalid_value", f"/{member}")
+    assert parse_event(json.dumps(fields), may_be_own=True).type == event_type
+
+
+@pytest.mark.parametrize("event_type", ["resonant", "resonants.paid", "com.resonant.paid", "Resonant.paid"])
+def test_types_that_only_look_like_those_of_our_own_events_are_accepted(event_type):
+    assert parse_event(line(type=event_type, source="/resonant/")).type == event_type
 
 
 def test_data_may_be_null():

@@ -112,8 +112,15 @@ async def test_each_call_without_a_task_run_stores_an_event(url):
         (GIVEN, None, UnroutedEvent, "^no subscription wants type 'com.example.counted'"),
         ({"source": "/counts"}, "home", InvalidEvent, "^type is missing$"),
         ("counted", "home", InvalidEvent, "^must be a JSON object, not a string$"),
+        (GIVEN | {"type": "resonant.delivery.dead"}, "home", InvalidEvent, "^types that begin with resonant"),
+        (
+            Event(**GIVEN | {"type": "resonant.delivery.dead"}),
+            "home",
+            InvalidEvent,
+            "^types that begin with resonant",
+        ),
     ],
-    ids=["unknown endpoint", "no subscription", "no type", "not a mapping"],
+    ids=["unknown endpoint", "no subscription", "no type", "not a mapping", "our own", "our own event"],
 )
 async def test_a_mistake_fails_the_task_run_at_once_and_stores_nothing(url, event, endpoint, error, message):
     @flow

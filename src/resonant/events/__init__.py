@@ -21,7 +21,7 @@ from resonant.events.deliveries import (
     Status,
 )
 from resonant.events.event import DEFAULT_MAX_EVENT_BYTES, Event, EventKey, given_attributes, new_event_id
-from resonant.events.own import OWN_SOURCE, is_own_type
+from resonant.events.own import OWN_SOURCE, OWN_TYPES, is_own_type, refuse_own
 from resonant.events.times import minute, rfc3339
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "DEFAULT_MAX_EVENT_BYTES",
     "ENDPOINT_NAME",
     "OWN_SOURCE",
+    "OWN_TYPES",
     "RESERVED_NAMES",
     "Attempt",
     "Blame",
@@ -54,5 +55,6 @@ __all__ = [
     "json_kind",
     "minute",
     "new_event_id",
+    "refuse_own",
     "rfc3339",
 ]

@@ -3,6 +3,7 @@
 ``openapi.yaml`` has the document. The values that the code decides are filled in here: limits, patterns and names.
 """
 
+import re
 from dataclasses import asdict
 from importlib.metadata import version
 from importlib.resources import files
@@ -11,7 +12,7 @@ from typing import Any, get_args
 import yaml
 
 from resonant.errors import InvalidEventCode
-from resonant.events import OWN_SOURCE, Reason, Status, attributes
+from resonant.events import OWN_SOURCE, OWN_TYPES, Reason, Status, attributes
 from resonant.intake.limits import Limits
 
 # JSON Schema knows no \U, so these are written as characters.
@@ -22,6 +23,7 @@ _VALUES = {
     "longest_extension": attributes.MAX_EXTENSION_CHARACTERS,
     "most_extensions": attributes.MAX_EXTENSIONS,
     "own_source": OWN_SOURCE,
+    "own_types": f"^{re.escape(OWN_TYPES)}",
     "text": f"^{_ALLOWED}*$",
     "media_type": f"^{attributes.MEDIA_TYPE}$",
     "json_type": f"^{_NAME}+/({_NAME}*[+])?[Jj][Ss][Oo][Nn] *(;|$)",

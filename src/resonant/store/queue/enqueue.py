@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection
 
 from resonant.errors import ConflictingEvent, UnroutedEvent
-from resonant.events import Event
+from resonant.events import Event, refuse_own
 from resonant.store.engine.sql import require_connection
 from resonant.store.queue.accept import Conflict, Outcome, Unrouted, accept
 
@@ -67,6 +67,7 @@ def enqueue(
             prepared.
 
     Raises:
+        InvalidEvent: the source is ``/resonant``, or the type begins with ``resonant.``: these are Resonant's own.
         EndpointError: invalid name. A name has lower case letters, digits and single dashes, and the prefix
             ``BLOCK-TYPE/`` unless it is a webhook.
         ConflictingEvent: a source and id already exist with different content (unless ``report_conflicts``).
@@ -76,9 +77,14 @@ def enqueue(
         TypeError: ``connection`` is not an SQLAlchemy ``Connection``.
     """
     require_connection(connection)
+    given = [events] if isinstance(events, Event) else list(events)
+    for event in given:
+        # Archives have own events; these have been stored before.
+        if event.webhook_id is None:
+            refuse_own(event.type, event.source)
     outcomes = accept(
         connection,
-        [(event, endpoint) for event in ([events] if isinstance(events, Event) else events)],
+        [(event, endpoint) for event in given],
         now=now,
         policy=policy,
         max_attempts=max_attempts,

@@ -74,6 +74,20 @@ def test_in_binary_mode_the_headers_are_the_attributes(client):
     assert (stored.form, stored.body, stored.extensions) == ("text", "Grüße".encode(), {"zone": "eu west"})
 
 
+@pytest.mark.parametrize(
+    "source", ["/resonant", "/resonant/", "/resonant?", "/./resonant", "//resonant", "/shop"]
+)
+def test_an_event_that_looks_like_one_of_resonants_own_is_refused(client, source):
+    answers = [
+        client.post(line(type="resonant.delivery.dead", source=source)),
+        client.post(b"1", "application/json", ce_type="%72esonant.delivery.dead", ce_source=source),
+    ]
+    for answer in answers:
+        [error] = problem(answer, 422)["errors"]
+        assert (error["pointer"], error["code"]) == ("/type", "invalid_value")
+    assert client.stored() == []
+
+
 def test_a_repeat_looks_like_success(client):
     client.post(line(id="1"))
     for _ in range(2):

@@ -7,11 +7,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from resonant.dead_letters.archive import read_archive
 from resonant.delivery.retry import GiveUp
+from resonant.errors import InvalidEvent
 from resonant.events import Event, rfc3339
 from resonant.gate.pausing import pause, resume
 from resonant.metrics.alerts import Condition, Crossing, record_crossings
 from resonant.store import schema
+from resonant.store.queue.accept import accept
 from resonant.store.queue.expiry import expire
 from resonant.store.queue.gate_changes import change_and_report
 from resonant.store.queue.rescue import LOST_LEASES_BEFORE_GIVING_UP
@@ -275,7 +278,7 @@ def test_two_endpoints_that_fail_and_get_everything_cause_a_bounded_number_of_ev
     for endpoint, globs in zip("ab", wants, strict=True):
         subscribe(desk, endpoint, *globs)
         events = [desk.make(f"evt_{number}", event_type=each) for number, each in enumerate(types)]
-        desk.enqueue(*events, endpoint=endpoint)
+        desk.write(accept, [(event, endpoint) for event in events], now=desk.clock())
     for endpoint, state in turns:
         turn(desk, state, endpoint=endpoint)
 
@@ -288,6 +291,32 @@ def test_two_endpoints_that_fail_and_get_everything_cause_a_bounded_number_of_ev
     of_producers = [each for each in types if each == "order.paid"]
     assert len(desk.rows(schema.events)) <= len(types) + 2 * len(of_producers) + len(turns)
     assert desk.status().balanced
+
+
+# --- producers ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("event_type", "source"), [("resonant.endpoint.paused", "/resonant/"), ("order.paid", "/resonant")]
+)
+def test_a_producer_can_neither_forge_nor_anticipate_an_own_event(desk, chat, event_type, source):
+    forged = Event(id=f"endpoint-orders-1-{int(START)}000", type=event_type, source=source, data="forged")
+    for endpoint in ("orders", None):
+        with pytest.raises(InvalidEvent, match="reserved for Resonant's own events"):
+            desk.run(desk.store.enqueue([desk.make("evt_1"), forged], endpoint))
+    assert desk.status().accepted == 0
+    turn(desk, "paused", since=START, epoch=1)
+    assert chat.received() == [("resonant.endpoint.paused", "orders")]
+
+
+def test_an_own_event_can_be_stored_again_from_an_archive(desk, chat, tmp_path):
+    turn(desk, "paused")
+    [lease] = desk.claim(endpoint="chat")
+    desk.fail(lease, GiveUp("exhausted"))
+    desk.purge(archive=tmp_path / "archive.jsonl")
+    [archived] = read_archive(tmp_path / "archive.jsonl")
+    desk.enqueue(archived.event, endpoint=archived.endpoint)
+    assert chat.received() == [("resonant.endpoint.paused", "orders")]
 
 
 # --- alerts ------------------------------------------------------------------------------------------------------
