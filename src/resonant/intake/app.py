@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from http import HTTPStatus
 
@@ -94,7 +95,10 @@ def resource(path: str, **handlers: Handler) -> Route:
     async def handle(request: Request) -> Response:
         return await handlers[request.method](request)
 
-    return Route(path, handle, methods=list(handlers))
+    route = Route(path, handle, methods=list(handlers))
+    # `$` also matches before a line feed at the end, which a proxy's rule for the path does not.
+    route.path_regex = re.compile(route.path_regex.pattern.removesuffix("$") + r"\Z")
+    return route
 
 
 def _fixed(content: str, kind: str, headers: Mapping[str, str] | None = None) -> Handler:
@@ -121,7 +125,8 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         detail = f"this path takes {headers['Allow']}, not {request.method}"
     else:
-        detail = f"there is nothing at {request.scope['path']!r:.80}: events are sent to /events"
+        # The message omits the path: it may contain a token.
+        detail = "there is nothing at this path: events are sent to /events"
     return Problem(error.status_code, detail, headers=headers).response()
 
 

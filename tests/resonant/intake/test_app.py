@@ -17,6 +17,13 @@ def test_an_unknown_path_is_not_found(client):
         assert answer.json()["detail"].isprintable()
 
 
+@pytest.mark.parametrize("path", ["/events/{}", "/{}", "/x%2F{}", "/%2572sn_{}", "/events%0A{}"])
+def test_a_token_in_the_path_is_not_repeated(client, path):
+    secret = "a2b3" * 8
+    for method in ("GET", "POST"):
+        assert secret not in client.send(method, path.format(f"rsn_{secret}")).text
+
+
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "TRACE"])
 def test_another_method_is_not_allowed(client, method):
     answer = client.send(method, "/events")

@@ -77,6 +77,12 @@ def test_nginx_and_the_server_agree_on_where_each_request_ends(server, front):
     )
 
 
+@pytest.mark.parametrize("path", ["/events", "/openapi.json", "/docs", "/metrics", "/healthz", "/readyz"])
+def test_a_path_with_a_line_feed_leads_to_nothing(server, path):
+    answer = httpx.get(f"{server.url}{path}%0A", trust_env=False)
+    assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
+
+
 def test_through_nginx_no_spelling_of_the_path_leads_to_the_metrics(front):
     paths = (
         b"/metrics",
@@ -87,6 +93,10 @@ def test_through_nginx_no_spelling_of_the_path_leads_to_the_metrics(front):
         b"/metrics?x",
         b"/events/../metrics",
         b"/METRICS",
+        b"/metrics%0a",
+        b"/metrics%0A?x",
+        b"/metrics%0d",
+        b"/metrics%00",
     )
     for path in paths:
         request = b"GET %b HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n" % path

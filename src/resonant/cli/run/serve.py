@@ -80,7 +80,7 @@ async def _serve(
     no_auth: bool,
     allowed_origins: Collection[str],
 ) -> None:
-    from resonant.intake.access.foreign_pages import without_foreign_pages
+    from resonant.intake.access.foreign_pages import LocalAccess, without_foreign_pages
     from resonant.intake.access.tokens import OpenAccess, TokenAccess
     from resonant.intake.app import create_app, resource
     from resonant.intake.limits import Limits
@@ -102,7 +102,7 @@ async def _serve(
     routes = [
         resource("/healthz", GET=healthz),
         resource("/readyz", GET=Readiness(store).readyz),
-        resource("/metrics", GET=Metrics(meters, None if is_local else access).metrics),
+        resource("/metrics", GET=Metrics(meters, LocalAccess() if is_local else access).metrics),
     ]
     app: ASGIApp = create_app(
         store, access=access, limits=limits, meters=meters, allowed_origins=allowed_origins, routes=routes

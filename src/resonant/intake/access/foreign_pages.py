@@ -1,4 +1,4 @@
-"""Protects a server without tokens (``--no-auth``) from web pages of other origins in its users' browsers.
+"""Protects what needs no token from web pages of other origins in its users' browsers: a server with ``--no-auth``, or its metrics.
 
 A browser says where a request comes from, in ``Sec-Fetch-Site``, or to a server without TLS, in ``Origin`` and ``Host``. Programs send no
 ``Origin``. ``Host`` matters on loopback: the name of a foreign page may resolve to 127.0.0.1 (DNS rebinding). With tokens, none of
@@ -8,14 +8,26 @@ this is necessary, since a browser does not know them.
 import re
 
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from resonant.intake.access.tokens import Grant
 from resonant.intake.problems import Problem
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # RFC 9110, 7.2 allows no userinfo.
 _HOST = re.compile(r"(?:(?P<name>[a-z0-9._-]+)|\[(?P<address>[0-9a-f:.]+)\])(?::[0-9]*)?", re.IGNORECASE)
 _OWN_SITES = ("same-origin", "none")
+
+
+class LocalAccess:
+    """Allows everything to programs of this machine, on a server that listens on loopback only."""
+
+    async def authorize(self, request: Request) -> Grant:
+        """Allow everything, except to pages of other origins; see ``Access``."""
+        if why := _why_not(request.scope, is_local=True):
+            raise Problem(403, why)
+        return Grant()
 
 
 def without_foreign_pages(app: ASGIApp, *, is_local: bool) -> ASGIApp:
@@ -45,9 +57,9 @@ def _why_not(scope: Scope, *, is_local: bool) -> str | None:
     headers = Headers(scope=scope)
     hosts = headers.getlist("host")
     if is_local and any(host_name(host) not in LOOPBACK for host in hosts):
-        return "without tokens, this server answers to 127.0.0.1 and localhost only: see Host"
+        return "without a token, this server answers to 127.0.0.1 and localhost only: see Host"
     if not _is_own(headers, hosts) and not _follows_a_link(scope, headers):
-        return "without tokens, this server refuses requests from web pages of other origins"
+        return "without a token, this server refuses requests from web pages of other origins"
     return None
 
 

@@ -71,15 +71,14 @@ class Metrics:
 
     Args:
         meters: have the counts.
-        access: decides who may read them; None lets everyone.
+        access: decides who may read them.
     """
 
-    def __init__(self, meters: Meters, access: Access | None) -> None:
+    def __init__(self, meters: Meters, access: Access) -> None:
         self._meters = meters
         self._access = access
 
     async def metrics(self, request: Request) -> Response:
         """Answer the counts."""
-        if self._access:
-            await self._access.authorize(request)
+        await self._access.authorize(request)
         return Response(generate_latest(self._meters.registry), media_type=CONTENT_TYPE_LATEST)

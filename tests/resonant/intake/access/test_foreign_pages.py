@@ -4,7 +4,11 @@ from functools import partial
 
 import pytest
 
-from resonant.intake.access.foreign_pages import host_name, without_foreign_pages
+from resonant.intake.access.foreign_pages import LocalAccess, host_name, without_foreign_pages
+from resonant.intake.access.tokens import TokenAccess
+from resonant.intake.app import resource
+from resonant.intake.meters import Meters
+from resonant.intake.serving.health import Metrics
 from support.posting import posting
 
 OWN = "http://127.0.0.1:8080"
@@ -74,6 +78,27 @@ def test_a_link_from_another_page_may_be_followed_but_not_framed(guarded, header
     found = guarded.send("GET", "/events/%2Fshop/evt_1", headers=headers)
 
     assert found.status_code == status
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Host": "localhost"}, 200),
+        ({"Sec-Fetch-Site": "none"}, 200),
+        ({"Host": "evil.example.com:8080"}, 403),
+        ({"Host": "evil.example.com:8080", "Sec-Fetch-Site": "same-origin"}, 403),
+        ({"Origin": "https://evil.example.com"}, 403),
+    ],
+)
+def test_beside_tokens_a_page_whose_name_resolves_to_loopback_cannot_read_the_open_metrics(
+    sqlite_desk, headers, status
+):
+    routes = [resource("/metrics", GET=Metrics(Meters(), LocalAccess()).metrics)]
+    with posting(sqlite_desk, access=TokenAccess(sqlite_desk.store), routes=routes) as client:
+        answer = client.send("GET", "/metrics", headers={"Host": "127.0.0.1:8080", **headers})
+    assert answer.status_code == status
+    assert ("resonant_intake" in answer.text) == (status == 200)
 
 
 def test_off_loopback_any_host_is_accepted_and_other_origins_are_refused(sqlite_desk):

@@ -3,6 +3,7 @@
 import pytest
 from sqlalchemy import text
 
+from resonant.intake.access.foreign_pages import LocalAccess
 from resonant.intake.access.tokens import TokenAccess
 from resonant.intake.app import resource
 from resonant.intake.meters import Meters
@@ -66,11 +67,12 @@ def test_readiness_reads_the_store_once_a_second(desk, ready, clock):
 def test_the_metrics_need_a_token_if_they_are_not_open(sqlite_desk, new_token):
     token = new_token()
     routes = [
-        resource("/open", GET=Metrics(Meters(), None).metrics),
+        resource("/open", GET=Metrics(Meters(), LocalAccess()).metrics),
         resource("/closed", GET=Metrics(Meters(), TokenAccess(sqlite_desk.store)).metrics),
     ]
     with posting(sqlite_desk, routes=routes) as client:
-        assert client.send("GET", "/open").headers["content-type"].startswith("text/plain; version=")
+        opened = client.send("GET", "/open", headers={"Host": "127.0.0.1:8080"})
+        assert opened.headers["content-type"].startswith("text/plain; version=")
         assert client.send("GET", "/closed").status_code == 401
         answer = client.send("GET", "/closed", headers={"Authorization": f"Bearer {token}"})
         assert "resonant_intake_requests_total" in answer.text
