@@ -24,16 +24,23 @@ class Connection(HttpToolsProtocol):
         limits: bound the headers, the time, and the connections.
         meters: count the connections and the refused requests.
         sending: the connections whose client has not sent a whole request yet, the slowest first; all connections share it.
+        idle: the connections between two requests, the one that has been idle longest first; all connections share it.
         given: the arguments of uvicorn.
     """
 
     def __init__(
-        self, limits: Limits, meters: Meters, sending: "dict[Connection, None]", **given: Any
+        self,
+        limits: Limits,
+        meters: Meters,
+        sending: "dict[Connection, None]",
+        idle: "dict[Connection, None]",
+        **given: Any,
     ) -> None:
         super().__init__(**given)
         self._limits = limits
         self._meters = meters
         self._sending = sending
+        self._idle = idle
         self._deadline: asyncio.TimerHandle | None = None
         # Consecutive bytes outside a body: headers, trailers, extensions of chunks.
         self._extra_bytes = 0
@@ -43,17 +50,18 @@ class Connection(HttpToolsProtocol):
         self._head_without_upgrade = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin. If there are too many connections, close the slowest."""
+        """Begin. If there are too many connections, close the one that has been idle longest, or else the slowest."""
         transport.max_size = self._limits.header_bytes  # type: ignore[attr-defined]  # of a read
         super().connection_made(transport)
         self._await_request(self._limits.read_seconds)
         self._meters.connections = len(self.connections)
         if len(self.connections) > self._limits.connections:
-            next(iter(self._sending)).make_room()
+            next(iter(self._idle or self._sending)).make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
         self._end_request()
+        self._idle.pop(self, None)
         super().connection_lost(exc)
         self._meters.connections = len(self.connections)
 
@@ -102,6 +110,12 @@ class Connection(HttpToolsProtocol):
         self._extra_bytes = 0
         self._end_request()
         super().on_message_complete()
+        self._note_idle()
+
+    def on_response_complete(self) -> None:
+        """Finish an answer, and begin the next request that was received."""
+        super().on_response_complete()
+        self._note_idle()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002
         """Refuse what the parser refuses, or what a method above refuses."""
@@ -127,8 +141,10 @@ class Connection(HttpToolsProtocol):
 
     def make_room(self) -> None:
         """Close this connection because there are too many."""
+        is_idle = self in self._idle
+        self._idle.pop(self, None)
         self._end_request()
-        if not self._owes_answer:
+        if not (is_idle or self._owes_answer):
             self._answer(self._busy("too many connections"))
         self.transport.close()
 
@@ -136,12 +152,17 @@ class Connection(HttpToolsProtocol):
         self._end_request()
         self._deadline = self.loop.call_later(seconds, self._give_up)
         self._sending[self] = None
+        self._idle.pop(self, None)
 
     def _end_request(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
             del self._sending[self]
+
+    def _note_idle(self) -> None:
+        if self._deadline is None and not self._owes_answer and not self.transport.is_closing():
+            self._idle[self] = None
 
     def _give_up(self) -> None:
         if self._owes_answer or (self.cycle is None and not self._is_in_head):

@@ -75,10 +75,9 @@ async def serve(
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(limits.read_seconds * 1000))
     # It logs a line for each request that is not HTTP.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-    sending: dict[Connection, None] = {}
     config = uvicorn.Config(
         Admission(app, limits, meters),
-        http=partial(Connection, limits, meters, sending),  # type: ignore[arg-type]
+        http=partial(Connection, limits, meters, {}, {}),  # type: ignore[arg-type]
         ws="none",
         loop="asyncio",
         backlog=_BACKLOG,

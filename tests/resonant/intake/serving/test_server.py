@@ -226,6 +226,58 @@ async def test_closes_the_slowest_of_too_many_connections():
         assert (await slow[1].answer()).status == 202
 
 
+@pytest.mark.parametrize("status", [202, 404])
+async def test_of_too_many_connections_the_one_that_has_been_idle_longest_is_closed(status):
+    request = POST if status == 202 else b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    async with served(connections=3) as server, asking(server.port, 3, request) as idle:
+        for each in idle:
+            assert (await each.answer()).status == status
+        await idle[0].send(request)
+        assert (await idle[0].answer()).status == status
+
+        async with connected(server.port) as client:
+            for _ in range(2):
+                await client.send(POST)
+                assert (await client.answer()).status == 202
+            assert await idle[1].rest() == b"", "it closes without an answer, as after `idle_seconds`"
+            for each in (idle[2], idle[0]):
+                await each.send(request)
+                assert (await each.answer()).status == status
+
+
+async def test_idle_connections_are_closed_before_slow_senders_and_never_requests_that_wait():
+    async with (
+        served(connections=3) as server,
+        asking(server.port, 1, HEAD) as [slow],
+        asking(server.port, 1) as [idle],
+    ):
+        assert (await idle.answer()).status == 202
+        server.store_answers.clear()
+        async with asking(server.port, 1) as [waiting]:
+            await until(lambda: server.meters.waiting == 1)
+            async with asking(server.port, 1) as [second]:
+                assert await idle.rest() == b""
+                await until(lambda: server.meters.waiting == 2)
+                async with asking(server.port, 1) as [third]:
+                    assert (await slow.answer()).status == 503
+                    await until(lambda: server.meters.waiting == 3)
+                    assert (await ask(server.port)).status == 503, "nothing else can be closed"
+                    server.store_answers.set()
+                    for each in (waiting, second, third):
+                        assert (await each.answer()).status == 202
+
+
+async def test_a_client_with_work_gets_in_while_idle_connections_come_all_the_time():
+    """Each connection without a token asks once, and then keeps the connection."""
+    async with served(connections=8) as server, AsyncExitStack() as opened:
+        for _ in range(40):
+            idle = await opened.enter_async_context(connected(server.port))
+            await idle.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert (await idle.answer()).status == 404
+            assert (await ask(server.port)).status == 202
+        assert server.meters.requests == {404: 40, 202: 40}
+
+
 async def test_large_bodies_in_memory_do_not_keep_out_small_ones():
     large = HEAD + b"Content-Length: 90000\r\n\r\n" + b" " * 80_000
     async with (
