@@ -12,7 +12,7 @@ from resonant.delivery.classification import classify
 from resonant.delivery.outcome import Outcome
 from resonant.delivery.retry import NORMAL, GateView, GiveUp, Park, Retry, RetryPolicy, decide
 from resonant.delivery.trace import AttemptSpans
-from resonant.display import one_line
+from resonant.display import one_line, visible
 from resonant.errors import NotReady
 from resonant.events import Attempt, Category, Clock, Event, Lease
 from resonant.sinks.base import Receipt, Sink
@@ -131,7 +131,7 @@ class AttemptRunner:
             return replace(policy, max_attempts=max_attempts) if max_attempts else policy
         except ValueError as error:
             # A mistake of a producer or operator must not block other deliveries.
-            logger.warning("%s; %s uses the default policy", error, lease.event.id)
+            logger.warning("%s; %s uses the default policy", error, visible(lease.event.id))
             return self.policy(None)
 
     def _judge(

@@ -42,14 +42,6 @@ def text(name: str, value: Any, longest: int = MAX_ATTRIBUTE_CHARACTERS) -> str:
     return value
 
 
-def visible_ascii(name: str, value: Any) -> str:
-    """Return the value if it is visible ASCII: it is sent unencoded in a header and in the signed content."""
-    given = text(name, value)
-    if not given.isascii() or " " in given:
-        raise InvalidEvent(f"{name} must contain only visible ASCII characters: {given!r}", member=name)
-    return given
-
-
 def rfc3339_text(name: str, value: Any) -> str:
     """Return the value if it is an RFC 3339 time."""
     given = text(name, value)

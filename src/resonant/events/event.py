@@ -32,7 +32,7 @@ class Event:
     """An immutable event, with CloudEvents 1.0 attributes.
 
     Attributes:
-        id: 1 to 255 visible ASCII characters.
+        id: 1 to 255 characters, no control characters.
         type: e.g. ``com.example.order.paid``.
         source: a URI reference to the producer.
         body: ``data`` as bytes, empty if absent. JSON is compact UTF-8, keys in the given order. Every attempt sends them.
@@ -90,7 +90,7 @@ class Event:
         Raises:
             InvalidEvent: a value is missing, malformed or too large; the message says which and why.
         """
-        event_id = new_event_id() if id is None else checked.visible_ascii("id", id)
+        event_id = new_event_id() if id is None else checked.text("id", id)
         form: Form = "json"
         if datacontenttype is None and data is not ABSENT and not isinstance(data, bytes):
             body = encode_data(data)

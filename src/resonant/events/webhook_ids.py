@@ -1,8 +1,9 @@
 """The ``webhook-id`` of an event, by which receivers recognise duplicates. It is unique in the store, and has no dot.
 
-Two sources may use the same id, and a dot would let a producer shift the parts of the signed text (``id.timestamp.body``). So an
-id with a dot, or one that another source has as its webhook-id, is replaced by a hash. An id that looks like such a hash is
-replaced too: otherwise a producer could take the webhook-id of another source's event.
+Two sources may use the same id, a dot would let a producer shift the parts of the signed text (``id.timestamp.body``), and a header
+cannot have every character. So an id with a dot, or with another character than visible ASCII, or one that another source has as
+its webhook-id, is replaced by a hash. An id that looks like such a hash is replaced too: otherwise a producer could take the
+webhook-id of another source's event.
 """
 
 import re
@@ -12,6 +13,7 @@ from hashlib import sha256
 from resonant.events.event import EventKey
 
 _CHARACTERS = 26  # 130 bits
+_SAFE = re.compile(r"[!-\-/-~]+")  # visible ASCII without the dot
 _HASHED = re.compile(rf"evt_[a-z2-7]{{{_CHARACTERS}}}")
 
 
@@ -23,7 +25,8 @@ def webhook_id(identity: EventKey, *, is_taken: bool) -> str:
         is_taken: whether an event of another source has the id as its webhook-id.
     """
     source, event_id = identity
-    if not is_taken and "." not in event_id and not (event_id[:4] == "evt_" and _HASHED.fullmatch(event_id)):
+    looks_hashed = event_id[:4] == "evt_" and _HASHED.fullmatch(event_id)
+    if not (is_taken or looks_hashed) and _SAFE.fullmatch(event_id):
         return event_id
     digest = sha256(f"{source}\0{event_id}".encode()).digest()
     return f"evt_{b32encode(digest)[:_CHARACTERS].decode().lower()}"

@@ -15,6 +15,7 @@ from httpx_aiohttp import AiohttpTransport
 
 from resonant.errors import NotReady, UnexpectedStatus
 from resonant.events import Clock, Event
+from resonant.events.webhook_ids import webhook_id
 from resonant.sinks.base import Receipt, TraceHeaders, attempt_trace
 from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.network.bounded_connection import READ_BYTES, AnswerCutOff
@@ -204,7 +205,7 @@ class HttpSink:
 
     def _request(self, event: Event) -> httpx.Request:
         own, body = message(event, self.endpoint.mode)
-        own += self._webhook_headers(event.webhook_id or event.id, body)
+        own += self._webhook_headers(event.webhook_id or webhook_id(event.identity, is_taken=False), body)
         own += _traces(event)
         headers = httpx.Headers([*self._constant_headers, *own])
         # Passed as a stream: for content, httpx would search the headers several times.
@@ -213,10 +214,10 @@ class HttpSink:
         request.read()
         return request
 
-    def _webhook_headers(self, webhook_id: str, body: bytes) -> list[Header]:
+    def _webhook_headers(self, message_id: str, body: bytes) -> list[Header]:
         """Return the headers of Standard Webhooks. Its library signs text only."""
         timestamp = int(self._clock())
-        name, moment = webhook_id.encode(), b"%d" % timestamp
+        name, moment = message_id.encode(), b"%d" % timestamp
         headers = [(b"webhook-id", name), (b"webhook-timestamp", moment)]
         if signers := [sign for sign, ends in self._signers if timestamp < ends]:
             signed = b"%b.%b.%b" % (name, moment, body)

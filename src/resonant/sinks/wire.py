@@ -28,6 +28,9 @@ def message(event: Event, mode: Mode) -> tuple[list[Header], bytes]:
     """
     kind, attributes = event.datacontenttype, given_attributes(event)
     if mode == "structured" or (kind is not None and kind.lower().startswith(_CLOUDEVENTS)):
+        if event.form == "json":
+            # The default, but the SDKs and the conformance tests want it.
+            attributes.setdefault("datacontenttype", "application/json")
         return [_STRUCTURED], b"".join((encode_data(attributes)[:-1], *_data(event), b"}"))
     attributes.pop("datacontenttype", None)
     headers = [(f"ce-{name}".encode(), _encoded(canonical_text(value))) for name, value in attributes.items()]

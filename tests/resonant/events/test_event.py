@@ -17,8 +17,18 @@ from resonant.input_lines import event_from_fields, parse_event
 from support.events import changed
 from support.lines import line, refusal, unhurried
 
-IDS = ["a", "evt_0197-x", "!#$%&'()*+,-./:;<=>?@[]^_`{|}~", "x" * 255]
-NO_IDS = ["", " ", "a b", "é", "a\n", "a\x00", "a\x7f", "\ud800", "x" * 256, 7, 1.5, True, [], {}]
+IDS = [
+    "a",
+    "evt_0197-x",
+    "!#$%&'()*+,-./:;<=>?@[]^_`{|}~",
+    "x" * 255,
+    " ",
+    "a b",
+    "é",
+    "注文 42",
+    "👩\u200d👧",
+]
+NO_IDS = ["", "a\n", "a\x00", "a\x7f", "\x9f", "\ud800", "\uffff", "x" * 256, 7, 1.5, True, [], {}]
 TEXTS = [
     "x" * 255,
     "größe",

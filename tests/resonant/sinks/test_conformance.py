@@ -69,8 +69,7 @@ def read(request):
             "datacontenttype": content_type,
             "data": json.loads(request.body) if is_json else request.body.decode(),
         }
-    # Data without a type is JSON.
-    return {"datacontenttype": "application/json"} | members
+    return members
 
 
 @pytest.mark.parametrize("mode", ["binary", "structured"])

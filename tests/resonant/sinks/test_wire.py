@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from resonant.events import Event
+from resonant.events.webhook_ids import webhook_id
 from resonant.sinks.base import TraceHeaders, attempt_trace
 from resonant.sinks.wire import message
 from resonant.testing import respond
@@ -99,6 +100,15 @@ async def test_an_event_without_the_new_parts_is_sent_as_before():
         "ce-type",
         "ce-source",
     }
+
+
+async def test_an_id_with_spaces_or_other_letters_is_percent_encoded_and_its_webhook_id_a_hash():
+    event = EXAMPLES["an id of any text"]
+    headers = (await sent(event)).headers
+    assert headers["ce-id"] == "Bestellung%2042%20%22gr%C3%B6%C3%9Fer%22,%20100%20%25"
+    assert headers["webhook-id"] == webhook_id(event.identity, is_taken=False)
+    members = json.loads((await sent(event, "structured")).body)
+    assert members["id"] == event.id
 
 
 # --- structured mode ------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -10,7 +11,7 @@ import typer
 
 from resonant import output
 from resonant.cli import filters, options
-from resonant.display import counted
+from resonant.display import counted, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -139,7 +140,7 @@ def _list_dead_letters(
         rows = each_dead_letter(connection, selection, limit=limit or None, before=before)
         shown = dlq_view.dead_letters(states, now=time.time()).write(until_stopped(rows), as_json=as_json)
         if shown.first and not as_json and output.stdout().is_terminal:
-            output.write(dlq_view.NEXT_COMMANDS.format(example=shown.first.event_id))
+            output.write(dlq_view.NEXT_COMMANDS.format(example=shlex.quote(visible(shown.first.event_id))))
         # Counting a million rows takes longer than showing the first page.
         total = count_dead_letters(connection, selection, at_most=view.COUNTED)
         if 0 < limit < total:

@@ -89,7 +89,7 @@ def _identify(connection: Connection, given: str, source: str | None) -> tuple[s
 
 def _event_lines(found: Detail, *, now: float) -> Iterator[str]:
     event = found.event
-    yield event.id
+    yield output.visible(event.id)
     yield f"  type      {output.visible(event.type)}"
     yield f"  source    {output.visible(event.source)}"
     if event.subject is not None:
@@ -146,7 +146,7 @@ def _data_lines(event: Event, source: str | None) -> Iterator[str]:
         yield f"    {output.visible(line)}"
     if not is_whole:
         option = f" --source {shlex.quote(source)}" if source else ""
-        yield f"    ... (resonant detail {shlex.quote(event.id)}{option} --json shows all of it)"
+        yield f"    ... (resonant detail {shlex.quote(output.visible(event.id))}{option} --json shows all of it)"
 
 
 def _indented(body: bytes) -> str:

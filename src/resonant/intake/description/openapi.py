@@ -12,7 +12,7 @@ from typing import Any, get_args
 import yaml
 
 from resonant.errors import InvalidEventCode
-from resonant.events import OWN_SOURCE, OWN_TYPES, Reason, Status, attributes
+from resonant.events import ENDPOINT_NAME, OWN_SOURCE, OWN_TYPES, Reason, Status, attributes
 from resonant.intake.limits import Limits
 
 # JSON Schema knows no \U, so these are written as characters.
@@ -28,6 +28,7 @@ _VALUES = {
     "media_type": f"^{attributes.MEDIA_TYPE}$",
     "json_type": f"^{_NAME}+/({_NAME}*[+])?[Jj][Ss][Oo][Nn] *(;|$)",
     "absolute_uri": f"^{attributes.ABSOLUTE_URI}$",
+    "endpoint_name": f"^{ENDPOINT_NAME.pattern}$",
     # IDEMPOTENCY_KEY, without the names of its groups.
     "idempotency_key": r'^("[!#-\[\]-~]{1,255}"|[!#-\[\]-~]{1,255})$',
     "statuses": [*get_args(Status)],

@@ -8,10 +8,12 @@ from base64 import b64encode
 from hashlib import sha256
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
+from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, FormatChecker
 
 from resonant.errors import InvalidEvent
+from resonant.events import ENDPOINT_NAME
 from resonant.events.times import parse_rfc3339
 from resonant.input_lines import decode_json, event_from_fields
 from resonant.intake.description.openapi import openapi
@@ -54,6 +56,21 @@ def test_the_schema_of_an_event_accepts_what_is_accepted(line):
         EVENT.validate(fields)
     elif not any(words in refusal for words in BEYOND_SCHEMA):
         assert not EVENT.is_valid(fields), refusal
+
+
+@given(
+    st.from_regex(ENDPOINT_NAME, fullmatch=True)
+    | st.text(st.characters(codec="ascii", exclude_categories=["Cc"]))
+)
+@example("a" * 1_025)
+def test_the_parameter_endpoint_accepts_what_can_be_the_name_of_an_endpoint(name):
+    [schema] = [
+        each["schema"]
+        for each in DOCUMENT["paths"]["/events"]["post"]["parameters"]
+        if each["name"] == "endpoint"
+    ]
+    can_be_name = ENDPOINT_NAME.fullmatch(name) is not None and len(name) <= 1_024
+    assert Draft202012Validator(schema).is_valid(name) == can_be_name
 
 
 def test_every_operation_is_served_and_described(client):

@@ -13,6 +13,7 @@ from resonant.errors import ConflictingEvent
 from resonant.events import Event, EventKey
 from resonant.events.webhook_ids import webhook_id
 from resonant.store import WorkerStore, enqueue, schema
+from resonant.store.views.reads import find_event_ids
 
 # base32(sha256("/shop", NUL, "1.5")), as `printf '/shop\0001.5' | sha256sum | xxd -r -p | base32` prints it.
 HASHED = "evt_awiuqp6fujtw737jiey3x2dboq"
@@ -34,8 +35,8 @@ def test_a_safe_id_is_the_webhook_id(event_id):
     assert webhook_id(EventKey("/shop", event_id), is_taken=False) == event_id
 
 
-@pytest.mark.parametrize("event_id", ["1.5", ".", A_HASH])
-def test_an_id_with_a_dot_or_that_looks_like_a_hash_is_replaced_by_a_hash(event_id):
+@pytest.mark.parametrize("event_id", ["1.5", ".", A_HASH, "a b", " ", "größe", "注文"])
+def test_an_id_with_a_dot_or_that_looks_like_a_hash_or_fits_no_header_is_replaced_by_a_hash(event_id):
     found = webhook_id(EventKey("/shop", event_id), is_taken=False)
     assert re.fullmatch("evt_[a-z2-7]{26}", found)
     assert found not in (event_id, webhook_id(EventKey("/crm", event_id), is_taken=False))
@@ -46,6 +47,17 @@ def test_the_hash_is_base32_of_sha_256():
     assert webhook_id(EventKey("/shop", "1"), is_taken=True) != webhook_id(
         EventKey("/sho", "p1"), is_taken=True
     )
+
+
+def test_ids_with_spaces_and_other_letters_are_stored_once_and_sent_under_a_hash(desk):
+    events = [make(each) for each in ("order 42", "größe", "注文 7")]
+    assert desk.enqueue(*events).accepted == 3
+    assert desk.enqueue(*events).known == 3
+    leases = desk.claim()
+    assert {lease.event.id for lease in leases} == {event.id for event in events}
+    for event in events:
+        assert webhook_ids(desk)[event.identity] == webhook_id(event.identity, is_taken=False)
+        assert desk.read(find_event_ids, event.id[:2], limit=5) == [event.id]
 
 
 @pytest.mark.parametrize("in_one_batch", [True, False])
@@ -104,7 +116,7 @@ def test_an_event_whose_hash_is_the_id_of_an_old_event_is_refused(desk):
     assert desk.status().accepted == 0
 
 
-ids = st.text("1.a", min_size=1, max_size=2) | st.sampled_from([A_HASH, HASHED])
+ids = st.text("1.aé ", min_size=1, max_size=2) | st.sampled_from([A_HASH, HASHED])
 batches = st.lists(st.tuples(st.sampled_from(["/shop", "/crm", "/sho"]), ids), min_size=1, max_size=8)
 
 
