@@ -77,6 +77,11 @@ def create(
     output.write(f"{text}\n")
     output.flush()
     output.say(f"token {name}: this is the only time that it is shown")
+    if not (source or "").strip("*"):
+        output.say(
+            f"token {name}: it may use every source, so it can take ids of other producers before they do, and find out which "
+            "ids they have used: --source limits it"
+        )
 
 
 @commands.command("list", epilog="Example: resonant token list --json")

@@ -8,12 +8,14 @@ import asyncio
 import hmac
 import logging
 import math
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from typing import Protocol
+from urllib.parse import unquote
 
 from starlette.requests import Request
 
@@ -183,6 +185,8 @@ class Grant:
             if not self._covers(attribute, value):
                 glob = getattr(self.token, attribute)
                 detail = f"the token {self.name} may only send events of the {attribute} {glob!r}"
+                if attribute == "source" and _has_dot_segment(value):
+                    detail += ", without the segments . and .. in its path"
                 return Refusal(index, detail, "forbidden", f"/{attribute}")
         return None
 
@@ -203,7 +207,15 @@ class Grant:
 
     def _covers(self, attribute: str, value: str) -> bool:
         glob = self.token and getattr(self.token, attribute)
-        return not glob or _matcher(glob)(value)
+        if not glob:
+            return True
+        # A receiver that resolves the dots of a source would see another source.
+        return _matcher(glob)(value) and not (attribute == "source" and _has_dot_segment(value))
+
+    @property
+    def sees_names(self) -> bool:
+        """Whether answers may name endpoints that the request has not named."""
+        return self.token is None
 
     @property
     def name(self) -> str:
@@ -220,6 +232,11 @@ def forbidden(detail: str) -> Problem:
 @lru_cache(maxsize=1024)
 def _matcher(glob: str) -> Callable[[str], bool]:
     return any_glob((glob,))
+
+
+def _has_dot_segment(source: str) -> bool:
+    path = unquote(re.split("[?#]", source, maxsplit=1)[0])
+    return not {".", ".."}.isdisjoint(re.split(r"[/\\]", path))
 
 
 def _bearer(request: Request) -> str:

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from resonant.events import ENDPOINT_NAME, Event
-from resonant.intake.access.tokens import Access
+from resonant.intake.access.tokens import Access, Grant
 from resonant.intake.answers import json_answer
 from resonant.intake.limits import Limits
 from resonant.intake.meters import Meters
@@ -61,7 +61,7 @@ class Posting:
         grant = await self._access.authorize(request)
         endpoint = grant.endpoint(_asked_endpoint(request))
         if endpoint is not None:
-            await self._require(endpoint)
+            await self._require(endpoint, grant)
         mode = mode_of(request.headers)
         body = await read_body(request, most_bytes=most_bytes(mode, self._limits))
         given = await self._read(mode, request, body)
@@ -83,7 +83,7 @@ class Posting:
         self._count(result)
         return _answer(result, is_lenient=is_lenient)
 
-    async def _require(self, endpoint: str) -> None:
+    async def _require(self, endpoint: str, grant: Grant) -> None:
         """Raise a Problem if no endpoint has this name."""
         if not ENDPOINT_NAME.fullmatch(endpoint):
             # The message omits the name: it may be a URL with a secret.
@@ -91,7 +91,7 @@ class Posting:
                 422, "endpoint is not a name: it has only lower case letters, digits and single dashes"
             )
         if endpoint not in (known := await self._endpoints.holding(endpoint)):
-            raise Problem(422, no_such_endpoint(endpoint, known))
+            raise Problem(422, no_such_endpoint(endpoint, known if grant.sees_names else ()))
 
     async def _read(self, mode: Mode, request: Request, body: bytes) -> list[Event | Refusal]:
         if len(body) < _LARGE_BYTES:

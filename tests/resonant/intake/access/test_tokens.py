@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import logging
+from types import SimpleNamespace
 
 import pytest
 from starlette.requests import Request
@@ -251,6 +252,33 @@ def test_a_token_may_only_send_events_of_its_source_and_type(door, scopes, point
     assert (refusal and (refusal.index, refusal.pointer, refusal.code)) == (
         pointer and (7, pointer, "forbidden")
     )
+
+
+@pytest.mark.parametrize(
+    ("source", "is_covered"),
+    [
+        ("/shop/eu", True),
+        ("/shop/a..b/.well-known", True),
+        ("/shop/eu?path=/../x#/..", True),
+        ("/shop/../crm", False),
+        ("/shop/..", False),
+        ("/shop/./eu", False),
+        ("/shop/%2e%2e/crm", False),
+        ("/shop/.%2E/crm", False),
+        ("/shop/..%2Fcrm", False),
+        ("/shop/..\\crm", False),
+    ],
+)
+def test_a_source_with_dot_segments_is_outside_every_scope(door, source, is_covered):
+    grant = door.authorize(door.create(source="/shop/*", can_read=True))
+    event = Event(type="t", source=source, data=1)
+    refusal = grant.refusal(event, 0)
+    assert (refusal is None) == is_covered
+    assert refusal is None or (refusal.code, ". and .." in refusal.detail) == ("forbidden", True)
+    assert grant.may_see(SimpleNamespace(source=source, event_type="t", endpoint="billing")) == is_covered
+
+    everything = door.authorize(door.create("all", type="*"))
+    assert everything.refusal(event, 0) is None
 
 
 def test_a_token_for_an_endpoint_sends_to_it_alone(door):

@@ -346,6 +346,13 @@ def test_an_event_that_the_token_may_not_send_is_refused(desk):
         assert [each["index"] for each in answer["errors"]] == [0]
 
 
+def test_a_token_learns_no_names_of_endpoints_from_a_refusal(desk):
+    with posting(desk, access=Restricted()) as client:
+        detail = problem(client.post(line(type="order.paid"), query="?endpoint=ordesr"), 422)["detail"]
+    assert detail.startswith("no endpoint is named 'ordesr'; ")
+    assert "orders" not in detail
+
+
 # --- the store ------------------------------------------------------------------------------------------------------
 
 
