@@ -17,7 +17,7 @@ from xdist.scheduler import LoadFileScheduling
 from support.examples import FUZZ_EXAMPLES, examples
 from support.postgresql import started_postgresql
 from support.prefect_database import share_prefect_database
-from support.sqlite import Disk, listening
+from support.sqlite import Disk, is_locked, listening
 
 # Settings of the tests themselves.
 _OF_TESTS = ("RESONANT_CHAOS", "RESONANT_FUZZ", "RESONANT_SCALE")
@@ -142,17 +142,19 @@ def disk():
 
 @pytest.fixture
 def impatient_sqlite():
-    """Connections wait for a lock only briefly; the list gets an entry for each transaction that tries to write."""
+    """Connections wait only briefly for the lock of ``locked``; the list gets an entry for each transaction that tries to write.
+
+    They wait long for each other: otherwise a write would fail that meets another one of the test.
+    """
     tries = []
 
     def begin(connection):
         if connection.get_execution_options().get("write"):
             tries.append(connection)
+            driver = connection.connection.driver_connection
+            driver.execute(f"PRAGMA busy_timeout = {20 if is_locked() else 30_000}")
 
-    with (
-        listening("connect", lambda connection, _record: connection.execute("PRAGMA busy_timeout = 20")),
-        listening("begin", begin),
-    ):
+    with listening("begin", begin):
         yield tries
 
 

@@ -88,7 +88,7 @@ async def test_a_sender_that_is_also_the_reader_continues_after_a_while(topic, m
     count = broker.SENT_AT_ONCE + 2
 
     subscription = broker.Consumer(topic).subscription
-    await asyncio.wait_for(send(topic, count), 5)
+    await asyncio.wait_for(send(topic, count), 60)
     assert subscription._queue.qsize() == count
 
 
@@ -100,7 +100,7 @@ async def test_a_sender_of_a_few_messages_does_not_wait_as_it_may_hold_the_lock_
 
     subscription = broker.Consumer(topic).subscription
     for number in range(5):
-        await asyncio.wait_for(publisher(topic).publish_data(b"", {"id": f"{topic}-few-{number}"}), 1)
+        await asyncio.wait_for(publisher(topic).publish_data(b"", {"id": f"{topic}-few-{number}"}), 60)
     assert subscription._queue.qsize() == 5
 
 

@@ -40,17 +40,27 @@ class Disk:
         connection.exec_driver_sql(f"PRAGMA query_only = {int(self.is_read_only)}")
 
 
+_locking: list[sqlite3.Connection] = []
+
+
 @contextlib.contextmanager
 def locked(database: Path) -> Iterator[sqlite3.Connection]:
     """Hold the write lock, as another process with a long transaction would."""
     connection = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
     connection.execute("BEGIN IMMEDIATE")
+    _locking.append(connection)
     try:
         yield connection
     finally:
         if connection.in_transaction:
             connection.rollback()
+        _locking.remove(connection)
         connection.close()
+
+
+def is_locked() -> bool:
+    """Return whether a block of ``locked`` holds a write lock now."""
+    return any(connection.in_transaction for connection in _locking)
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ async def talk(url, request):
     writer.write(request)
     received = b""
     try:
-        while chunk := await asyncio.wait_for(reader.read(65536), 5):
+        while chunk := await asyncio.wait_for(reader.read(65536), 60):
             received += chunk
     except ConnectionError:
         return received, "reset"

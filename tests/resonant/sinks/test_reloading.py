@@ -143,13 +143,13 @@ async def test_an_unreadable_endpoint_keeps_its_configuration_and_the_log_has_no
 
 
 async def test_timeout_and_overrides_stay_as_they_were_when_it_was_opened():
-    async with site(respond(404), timeout=0.5, overrides={404: "transient"}) as shop:
+    async with site(respond(404), timeout=30.0, overrides={404: "transient"}) as shop:
         await shop.change(timeout=300.0, overrides={}, headers=AFTER)
         with pytest.raises(UnexpectedStatus):
             await shop.sink.send(EVENT)
         assert shop.tokens == ["t0ken-after"]
         used = shop.sink._sinks[-1].endpoint
-        assert (used.timeout, used.overrides) == (0.5, {404: "transient"})
+        assert (used.timeout, used.overrides) == (30.0, {404: "transient"})
 
 
 async def test_no_present_or_former_secret_shows_in_an_error():

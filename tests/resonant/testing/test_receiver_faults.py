@@ -62,7 +62,7 @@ async def test_each_fault_sends_its_bytes_and_its_end(action, received, end):
 
 
 async def test_a_half_closed_connection_still_reads():
-    async with asyncio.timeout(5), Receiver(half_close()) as receiver:
+    async with asyncio.timeout(60), Receiver(half_close()) as receiver:
         reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(receiver.url).port)
         writer.write(RAW)
         assert await reader.read() == b""

@@ -395,7 +395,7 @@ def test_oauth_settings_are_saved_shown_without_the_secret_and_cleared(resonant,
 
 
 def test_a_test_event_without_a_token_says_why_on_one_line(resonant, endpoints, tmp_path, monkeypatch):
-    monkeypatch.setattr("resonant.sinks.tokens.WAIT_SECONDS", 0.2)
+    monkeypatch.setattr("resonant.sinks.tokens._FIRST_PAUSE", 60.0)  # one request
     (tmp_path / "secret").write_text("oauth s3cret\n")
     url, token_url = "http://127.0.0.1:1/in", "http://127.0.0.1:1/token"
     options = f"--allow-private --oauth-token-url {token_url} --oauth-client-id me --oauth-client-secret-file {tmp_path / 'secret'}"

@@ -192,9 +192,9 @@ async def test_closes_a_connection_without_a_request_silently():
 
 
 async def test_a_slow_body_does_not_count_as_a_wait_for_the_store():
-    async with served(store_seconds=0.1) as server, connected(server.port) as client:
+    async with served(store_seconds=1.0) as server, connected(server.port) as client:
         await client.send(HEAD + b"Content-Length: 2\r\n\r\nh")
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(1.2)
         await client.send(b"i")
         assert (await client.answer()).status == 202
 

@@ -13,9 +13,10 @@ import pytest
 from sqlalchemy import update
 
 from resonant.errors import StoreLocked
-from resonant.store import WorkerStore, enqueue, schema
+from resonant.store import WorkerStore, enqueue, open_store, schema
 from resonant.store.engine.availability import retry_while_unavailable
 from resonant.store.engine.database_errors import StillLocked
+from support.waiting import until, wait_until
 
 LEASE_SECONDS = 12.0  # the server ends a transaction that was idle for a sixth of it
 
@@ -161,6 +162,19 @@ class TestOnPostgreSQL:
 
         assert desk.write(bounds) == ["20s", "10s"]
         assert desk.read(bounds) == ["0", "0"]
+
+
+async def test_impatient_stores_of_a_test_wait_for_each_other(impatient_sqlite, sqlite_url):
+    def write_slowly(_connection):
+        wait_until(lambda: len(impatient_sqlite) > 1, every=0.001)
+        time.sleep(0.2)  # for longer than the impatient wait
+
+    async with open_store(sqlite_url) as slow, open_store(sqlite_url) as quick:
+        impatient_sqlite.clear()
+        writing = asyncio.create_task(slow.write(write_slowly))
+        await until(lambda: impatient_sqlite)
+        await quick.write(touch)
+        await writing
 
 
 class TestOnSQLite:

@@ -94,7 +94,7 @@ class TestClaim:
         async def claim_within():
             async with ours.store.transaction() as transaction:
                 await transaction.run_sync(enqueue, [ours.make("evt_2")], "orders", now=ours.clock())
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(15):  # a wait for a lock ends after 20
                     return await theirs.store.claim("orders", owner="b", limit=1)
 
         assert [lease.event.id for lease in ours.run(claim_within())] == ["evt_1"]
@@ -111,7 +111,7 @@ class TestClaim:
             options = {"now": ours.clock(), "lease_seconds": 60.0}
             async with ours.store.transaction() as transaction:
                 first = await transaction.run_sync(claim, {"orders": 1}, owner="a", **options)
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(15):  # a wait for a lock ends after 20
                     return first["orders"], await theirs.store.claim("orders", owner="b", limit=1)
 
         [first], [second] = ours.run(claim_within_the_claim_of_another())
