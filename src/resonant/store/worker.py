@@ -180,7 +180,7 @@ class WorkerStore(Store):
     async def rescue(self, watch: rescue.ExpiryWatch, *, endpoint: str | None = None) -> int:
         """End every expired lease; return their number.
 
-        Also make new deliveries due whose producer's clock was ahead, unless a recent search was slow.
+        Also correct due times from before the store's clock was set back, unless a recent search was slow.
 
         Args:
             watch: of this process, which rescues nothing until it has watched for half a lease.
@@ -195,6 +195,7 @@ class WorkerStore(Store):
             since = watch.since(now)
             if since == -math.inf:
                 rescue.make_new_due(connection, now=now, endpoint=endpoint)
+                rescue.shorten_waits(connection, now=now, lease_seconds=self.lease_seconds)
             if not watch.may_rescue(now):
                 return 0
             found = rescue.rescue(connection, now=now, endpoint=endpoint, since=since, limit=_RESCUE_BATCH)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, select
+from sqlalchemy import ColumnElement, Connection, Row, and_, func, select, update
 
 from resonant.events import Attempt, Clock, EventKey
 from resonant.store import schema
@@ -51,7 +51,7 @@ class ExpiryWatch:
         """Return whether to rescue expired leases now. Call it in each rescue's transaction, after the wait for a lock."""
         # Either clock shows a gap: the steady one may stop while the machine sleeps.
         last, self._last = self._last, (now, self._steady())
-        if any(at - before > self._longest_gap for at, before in zip(self._last, last, strict=True)):
+        if any(abs(at - before) > self._longest_gap for at, before in zip(self._last, last, strict=True)):
             self._watches_since = self._last[1]
         return self.seconds_left <= 0
 
@@ -113,9 +113,9 @@ def rescue(
 
 
 def make_new_due(connection: Connection, *, now: float, endpoint: str | None = None, limit: int = 500) -> int:
-    """Make deliveries due that were never tried and are due later: the clock of their producer was ahead.
+    """Make deliveries due that were never tried and are due later.
 
-    Only endpoints that have nothing due are searched. While others are due, these wait their turn.
+    The store's clock was set back meanwhile, or that of a producer with an older version was ahead. Only endpoints that have nothing due are searched. While others are due, these wait their turn.
 
     Returns:
         The number of deliveries made due.
@@ -136,6 +136,47 @@ def make_new_due(connection: Connection, *, now: float, endpoint: str | None = N
         change_all(connection, ids, {"next_attempt_at": now, "available_at": now, "round_started_at": now})
         announce(connection)
     return len(ids)
+
+
+def shorten_waits(connection: Connection, *, now: float, lease_seconds: float, limit: int = 500) -> int:
+    """Shorten waits for retries that are longer than their delays, and long leases: the store's clock was set back meanwhile.
+
+    Only endpoints whose last claim seems to be in the future are searched.
+
+    Returns:
+        The number of deliveries with a shorter wait; call again while it equals ``limit``.
+    """
+    claims, attempts = schema.claims, schema.attempts.c
+    is_ahead = claims.c.last_claim_at > now + _MARGIN_SECONDS
+    endpoints = connection.execute(select(claims.c.endpoint).where(is_ahead)).scalars().all()
+    if not endpoints:
+        return 0
+    delay = func.coalesce(attempts.delay, 0.0)
+    waiting = (
+        select(_d.c.id, _d.c.available_at, _d.c.backoff_until, delay.label("delay"))
+        .join(schema.attempts, and_(attempts.delivery_id == _d.c.id, attempts.number == _d.c.attempts))
+        .where(is_any_of(_d.c.endpoint, endpoints), _d.c.available_at > now + delay + _MARGIN_SECONDS)
+        .where(_d.c.lease_owner.is_(None), attempts.late.is_(False))
+        .order_by(_d.c.id)
+    )
+    rows = connection.execute(
+        waiting.limit(limit).with_for_update(of=schema.deliveries, skip_locked=True, key_share=True)
+    ).all()
+    changes = []
+    for row in rows:
+        at = now + row.delay
+        until = row.backoff_until and row.backoff_until - (row.available_at - at)
+        changes.append({"id": row.id, "next_attempt_at": at, "available_at": at, "backoff_until": until})
+    change_each(connection, changes)
+    if len(rows) < limit:
+        is_leased = is_any_of(_d.c.endpoint, endpoints) & _d.c.lease_owner.is_not(None)
+        leased = select(_d.c.id).where(is_leased, _d.c.available_at > now + lease_seconds)
+        locked = leased.with_for_update(skip_locked=True, key_share=True)
+        change_all(
+            connection, connection.execute(locked).scalars().all(), {"available_at": now + lease_seconds}
+        )
+        connection.execute(update(claims).where(is_ahead).values(last_claim_at=now))
+    return len(rows)
 
 
 def _charge_crashes(connection: Connection, rows: Sequence[Row[tuple[object, ...]]], now: float) -> None:
