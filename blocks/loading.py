@@ -8,10 +8,10 @@ import importlib
 import inspect
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from prefect.blocks.core import Block, UnknownBlockType
@@ -28,6 +28,9 @@ from .endpoint import CAPABILITY, DEFAULT_BLOCK_TYPE, EndpointBlock, endpoint_na
 
 logger = logging.getLogger(__name__)
 
+# The most names in one request, and among which to look for similar ones; and the most that are compared with these.
+_MOST_NAMES, _MOST_COMPARED = 1_000, 10
+
 
 async def load_endpoint(name: str) -> EndpointBlock:
     """Load an endpoint's block: ``NAME`` is a ``webhook-endpoint``, ``BLOCK-TYPE/NAME`` any other.
@@ -41,10 +44,11 @@ async def load_endpoint(name: str) -> EndpointBlock:
         if "/" in name:
             installed_sinks()
             block = await Block.aload(name)
-        elif document := await _read_together(name):
-            return _block_of(document)
         else:
-            raise UnknownEndpoint(no_such_endpoint(name, await endpoint_documents()))
+            found, similar = await _read_together(name)
+            if name in found:
+                return _block_of(found[name])
+            raise UnknownEndpoint(no_such_endpoint(name, similar))
     except UnknownBlockType:
         raise EndpointError(
             f"endpoint {name!r} is of a block type that no package here defines: install its package, or name its "
@@ -61,8 +65,8 @@ async def load_endpoint(name: str) -> EndpointBlock:
     return block
 
 
-async def _read_together(name: str) -> BlockDocument | None:
-    """Read the document of a ``webhook-endpoint``; None without one. Reads that begin at the same time share a request."""
+async def _read_together(name: str) -> "_Read":
+    """Read the document of a ``webhook-endpoint``. Reads that begin at the same time share a request."""
     loop = asyncio.get_running_loop()
     if loop not in _batches:
         names: set[str] = set()
@@ -71,26 +75,41 @@ async def _read_together(name: str) -> BlockDocument | None:
         reading.add_done_callback(lambda done: done.cancelled() or done.exception())
     names, reading = _batches[loop]
     names.add(name)
-    return (await asyncio.shield(reading)).get(name)
+    return await asyncio.shield(reading)
+
+
+class _Read(NamedTuple):
+    """The documents that were found, by name; and names to suggest instead of those that were not."""
+
+    found: dict[str, BlockDocument]
+    similar: Collection[str]
 
 
 # The names that each event loop is about to read.
-_batches: WeakKeyDictionary[
-    asyncio.AbstractEventLoop, tuple[set[str], asyncio.Task[dict[str, BlockDocument]]]
-] = WeakKeyDictionary()
+_batches: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[set[str], asyncio.Task[_Read]]] = (
+    WeakKeyDictionary()
+)
 
 
-async def _read_batch(names: set[str]) -> dict[str, BlockDocument]:
+async def _read_batch(names: set[str]) -> _Read:
     await asyncio.sleep(0)  # until the other reads of this moment have begun
     del _batches[asyncio.get_running_loop()]
-    query = {
-        "block_types": {"slug": {"any_": [DEFAULT_BLOCK_TYPE]}},
-        "block_documents": {"name": {"any_": sorted(names)}},
-        "include_secrets": True,
-    }
-    return {
-        document.name: document for document in await _read_documents(query, most=len(names)) if document.name
-    }
+    found: dict[str, BlockDocument] = {}
+    wanted = sorted(names)
+    for start in range(0, len(wanted), _MOST_NAMES):
+        some = wanted[start : start + _MOST_NAMES]
+        query = {
+            "block_types": {"slug": {"any_": [DEFAULT_BLOCK_TYPE]}},
+            "block_documents": {"name": {"any_": some}},
+            "include_secrets": True,
+        }
+        documents = await _read_documents(query, most=len(some))
+        found |= {document.name: document for document in documents if document.name}
+    # Similar names among thousands take a second to find, during which a drain would stand still.
+    if 0 < len(names) - len(found) <= _MOST_COMPARED:
+        similar = await endpoint_documents()
+        return _Read(found, similar if len(similar) <= _MOST_NAMES else ())
+    return _Read(found, ())
 
 
 async def load_endpoints(

@@ -466,6 +466,22 @@ async def test_only_endpoints_are_removed(listed, name):
 
 
 @pytest.mark.engine
+async def test_many_missing_endpoints_cost_one_request_and_a_few_one_more_for_suggestions(listed, caplog):
+    await webhook().asave("the-billing")
+    for number in (11, 2):
+        names = [f"the-billng-{each}" for each in range(number)]
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "httpx"):
+            errors = await asyncio.gather(*map(load_endpoint, names), return_exceptions=True)
+        assert [str(error).partition(":")[0].partition(";")[0] for error in errors] == [
+            f"no endpoint is named {name!r}" for name in names
+        ]
+        assert all("did you mean the-billing" in str(error) for error in errors) == (number == 2)
+        asked = sum("/block_documents/filter" in line for line in caplog.messages)
+        assert asked == (1 if number == 11 else 3), "the second request for all names finds no more"
+
+
+@pytest.mark.engine
 async def test_endpoints_are_read_together_even_if_the_server_returns_few_at_once(
     listed, monkeypatch, caplog
 ):

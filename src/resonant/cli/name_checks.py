@@ -143,6 +143,20 @@ def remember(store: CommandStore, names: Collection[str]) -> None:
     _note(store, remember_endpoints, names)
 
 
+def note_saved(store: CommandStore, names: Collection[str]) -> None:
+    """Record endpoints that were saved: drains that could not open them try again at once."""
+    from resonant.store.engine.wakeup import announce
+    from resonant.store.views.endpoint_problems import clear_problems
+    from resonant.store.views.known_names import remember_endpoints
+
+    def write(connection: Connection, names: Collection[str]) -> None:
+        remember_endpoints(connection, names)
+        clear_problems(connection, names)
+        announce(connection)
+
+    _note(store, write, names)
+
+
 def forget(store: CommandStore, names: Collection[str]) -> int:
     """Record in the store that endpoints were removed, and remove their subscriptions; return the number of those."""
     from resonant.store.shared.subscriptions import remove_subscriptions_of

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from math import inf
 
 from sqlalchemy import Connection
 
@@ -11,8 +12,12 @@ from resonant.store import WorkerStore
 from resonant.store.views import endpoint_problems
 from resonant.store.views.known_names import known_endpoints, remember_endpoints
 
-# The pause before a run tries again to open an endpoint, in seconds.
-REOPEN_SECONDS = 30.0
+# The first and the longest pause before a run tries again to open an endpoint, in seconds; each is twice the one before.
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 60.0
+# How many endpoints a look tries again, so that it delays no other endpoint if thousands cannot be opened.
+_MOST_TRIED_AGAIN = 100
+# A run waits for a token only if the next request for it is due within this time, in seconds.
+_WAIT_SECONDS = 30.0
 # How long a look waits for endpoints to open; after that, they are opened in the background.
 _OPEN_SECONDS = 0.25
 # Prefect's client may retry for longer, and then notice late that its server is back.
@@ -36,8 +41,12 @@ class Endpoints:
         self.problems: dict[str, str] = {}
         self._store = store
         self._open_endpoint = open_endpoint
+        self._pauses: dict[str, float] = {}  # the last pauses of endpoints that cannot be opened
         self._reopen_at: dict[str, float] = {}
-        self._noted: dict[str, str] = {}  # the recorded problems of open endpoints
+        # The recorded problems, those to be recorded, and the endpoints that were opened since the last record.
+        self._noted: dict[str, str] = {}
+        self._to_note: dict[str, str] = {}
+        self._new: set[str] = set()
         # The tasks that open endpoints, or wait until open ones can be sent to.
         self._opening: dict[str, asyncio.Task[None]] = {}
 
@@ -62,6 +71,7 @@ class Endpoints:
         if name not in self.opened and (opening := self._opening.get(name)):
             await asyncio.wait([opening])
         self._raise_errors()
+        await self._record([name])
         return name in self.opened
 
     async def open_each(self, names: Iterable[str]) -> list[EndpointRun]:
@@ -75,35 +85,53 @@ class Endpoints:
         self._raise_errors()
         if begun := self._begin_to_prepare(names):
             await asyncio.wait(begun, timeout=_OPEN_SECONDS)
+        await self._record(names)
         found = [self.opened[name] for name in names if name in self.opened]
-        ready = [endpoint for endpoint in found if endpoint.is_ready()]
-        if ended := [endpoint.name for endpoint in ready if endpoint.name in self._noted]:
-            # One transaction, since hundreds may have had the same proxy or server of tokens.
+        return [endpoint for endpoint in found if endpoint.is_ready()]
+
+    async def try_saved(self) -> None:
+        """Let the next look try those again whose recorded problem was removed: another process has saved or opened them."""
+        if closed := self._pauses.keys() & self._noted.keys():
+            for name in closed - await self._store.read(endpoint_problems.with_problems):
+                for known in (self._noted, self._pauses, self._reopen_at):
+                    known.pop(name, None)
+
+    def _note(self, name: str, problem: str) -> None:
+        """Let the next record say why nothing can be sent to an endpoint now."""
+        if problem != self._noted.get(name):
+            self._to_note[name] = problem
+
+    async def _record(self, names: Iterable[str]) -> None:
+        """Record the problems that have begun, and those of these endpoints that have ended.
+
+        Each in one transaction, since hundreds may have the same proxy or server of tokens, or be opened at once.
+        """
+        if new := self._new.copy():
+            with_problems, known = await self._store.read(_noted)
+            self._noted |= dict.fromkeys(with_problems & new, "")
+            if unknown := new - known:
+                await self._store.write(remember_endpoints, unknown)
+            self._new -= new
+        if begun := self._to_note.copy():
+            noted = await self._store.write(endpoint_problems.note_problems, begun, now=self._store.clock())
+            self._noted |= {name: begun[name] for name in noted}
+            self._to_note = {name: why for name, why in self._to_note.items() if why != begun.get(name)}
+        if ended := [name for name in names if name in self._noted and self._is_ready(name)]:
             await self._store.write(endpoint_problems.clear_problems, ended)
             for name in ended:
                 self._noted.pop(name, None)
                 self.problems.pop(name, None)
-        return ready
 
-    async def _note(self, name: str, problem: str) -> None:
-        """Record that nothing can be sent to an open endpoint now."""
-        if problem != self._noted.get(name):
-            await self._store.write(endpoint_problems.note_problem, name, problem, now=self._store.clock())
-            self._noted[name] = problem
+    def _is_ready(self, name: str) -> bool:
+        return name in self.opened and self.opened[name].is_ready()
 
     def _begin_to_open(self, names: Iterable[str]) -> list[asyncio.Task[None]]:
         """Begin to open those that are not open, not being opened, and did not fail recently; return the new tasks."""
-        now = asyncio.get_running_loop().time()
-        new = [
-            name
-            for name in names
-            if name not in self.opened and name not in self._opening and now >= self._reopen_at.get(name, 0.0)
-        ]
-        if not new:
-            return []
-        # One transaction, since hundreds may be opened at once.
-        noted = asyncio.create_task(self._store.read(_noted))
-        begun = {name: asyncio.create_task(self._open(name, noted)) for name in new}
+        now, at = asyncio.get_running_loop().time(), self._reopen_at
+        closed = [name for name in names if name not in self.opened and name not in self._opening]
+        again = sorted((name for name in closed if at.get(name, inf) <= now), key=at.__getitem__)
+        chosen = [*(name for name in closed if name not in at), *again[:_MOST_TRIED_AGAIN]]
+        begun = {name: asyncio.create_task(self._open(name)) for name in chosen}
         self._opening |= begun
         return list(begun.values())
 
@@ -128,13 +156,14 @@ class Endpoints:
             try:
                 await prepare()
             except NotReady as missing:
-                await self._note(name, str(missing))
-                if missing.wait > REOPEN_SECONDS or endpoint.stops():
+                self._note(name, str(missing))
+                if missing.wait > _WAIT_SECONDS or endpoint.stops():
                     self.problems[name] = str(missing)
                     self._reopen_at[name] = asyncio.get_running_loop().time() + missing.wait
                     return
                 await asyncio.sleep(missing.wait)
             else:
+                self._to_note.pop(name, None)
                 return
 
     def _raise_errors(self) -> None:
@@ -145,24 +174,21 @@ class Endpoints:
         if error := next(filter(None, errors), None):
             raise error
 
-    async def _open(self, name: str, noted: asyncio.Task[tuple[set[str], set[str]]]) -> None:
-        with_problems, known = await noted
+    async def _open(self, name: str) -> None:
         try:
             async with asyncio.timeout(_GIVE_UP_SECONDS):
                 endpoint = await self._open_endpoint(name)
         except Exception as error:  # noqa: BLE001 - a problem with one endpoint must not stop the others
             reason = self.problems[name] = _why_not_open(name, error)
-            self._reopen_at[name] = asyncio.get_running_loop().time() + REOPEN_SECONDS
-            await self._store.write(endpoint_problems.note_problem, name, reason, now=self._store.clock())
+            self._note(name, reason)
+            pause = min(2 * self._pauses.get(name, _FIRST_PAUSE_SECONDS / 2), _LONGEST_PAUSE_SECONDS)
+            self._pauses[name] = pause
+            self._reopen_at[name] = asyncio.get_running_loop().time() + pause
             return
         self.opened[name] = endpoint
-        self.problems.pop(name, None)
-        if not endpoint.is_ready():
-            self._noted |= dict.fromkeys(with_problems & {name}, "")  # cleared when it can be sent to
-        elif name in with_problems:
-            await self._store.write(endpoint_problems.clear_problems, [name])
-        if name not in known:
-            await self._store.write(remember_endpoints, [name])
+        self._new.add(name)
+        for closed in (self.problems, self._to_note, self._pauses, self._reopen_at):
+            closed.pop(name, None)
 
     async def close(self) -> None:
         """Close every endpoint, even if closing one fails."""

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from resonant.delivery.classification import built_in_codes, classifier
-from resonant.store.views.endpoint_problems import note_problem
+from resonant.store.views.endpoint_problems import note_problems
 from resonant.store.views.known_names import forget_endpoint, remember_endpoints
 
 
@@ -47,7 +47,7 @@ def test_a_removed_endpoint_is_known_only_if_events_were_stored_for_it(resonant,
 
 def test_enqueue_warns_if_the_last_run_could_not_open_the_endpoint(resonant, stored, worker):
     reason = "no endpoint is named 'shop'; `resonant endpoint add shop URL` adds it"
-    worker.do(lambda store: store.write(note_problem, "shop", reason, now=1.0))
+    worker.do(lambda store: store.write(note_problems, {"shop": reason}, now=1.0))
     answer = resonant("enqueue", "e.jsonl", "--endpoint", "shop")
     assert (answer.out, answer.err) == ("stored 1 event for shop\n", f"deliveries to shop wait: {reason}\n")
 

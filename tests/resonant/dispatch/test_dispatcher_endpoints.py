@@ -1,8 +1,9 @@
 """How a run of the dispatcher opens its endpoints, and shares its sends between them."""
 
 import asyncio
+import itertools
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 
 import pytest
 
@@ -11,8 +12,19 @@ from resonant.errors import EndpointError, UnexpectedStatus
 from resonant.events import Event
 from resonant.sinks.base import CallableSink
 from resonant.store.queue import enqueue as queue
+from resonant.store.views.endpoint_problems import clear_problems, note_problems
 from resonant.store.views.known_names import known_endpoints
-from support.dispatching import START, deliveries, enqueue, rows, scene, sink_target, succeed
+from support.dispatching import (
+    START,
+    another_worker,
+    deliveries,
+    enqueue,
+    rows,
+    scene,
+    sink_target,
+    succeed,
+)
+from support.simulated_time import clock_from, simulated
 from support.waiting import until
 
 pytestmark = pytest.mark.usefixtures("lane")
@@ -61,7 +73,7 @@ async def test_the_store_knows_an_endpoint_that_a_run_has_opened(tmp_path):
 
 
 async def test_an_endpoint_that_is_created_later_is_opened_then(tmp_path, quick_look, monkeypatch):
-    monkeypatch.setattr("resonant.dispatch.endpoints.REOPEN_SECONDS", 0.1)
+    monkeypatch.setattr("resonant.dispatch.endpoints._FIRST_PAUSE_SECONDS", 0.1)
 
     def noted():
         return rows(tmp_path, "SELECT endpoint, reason, since FROM resonant_endpoint_problems")
@@ -77,6 +89,95 @@ async def test_an_endpoint_that_is_created_later_is_opened_then(tmp_path, quick_
             await until(lambda: worker.dispatcher.counts.delivered == 1)
             assert worker.dispatcher.problems == {}
             assert noted() == []
+
+
+def closed(number):
+    return [f"closed-{each}" for each in range(number)]
+
+
+def store_one_for_each(connection, names):
+    for name in names:
+        queue.enqueue(connection, [Event(type="t", source="/s", data=1)], name, now=START)
+
+
+@simulated
+async def test_endpoints_that_cannot_be_opened_are_tried_again_with_a_growing_pause_up_to_a_minute(tmp_path):
+    now, opens = asyncio.get_running_loop().time, defaultdict(list)
+
+    async def before_open(name):
+        opens[name].append(now())
+
+    clock = clock_from(START)
+    async with scene(
+        tmp_path, clock=clock, sinks={}, before_open=before_open, limits=Limits(successors=1)
+    ) as worker:
+        await worker.store.write(store_one_for_each, closed(250))
+        claims = worker.count_claims()
+        noted = []
+        note = worker.store.write
+
+        async def write(operation, *args, **options):
+            noted.extend([len(args[0])] if operation is note_problems else [])
+            return await note(operation, *args, **options)
+
+        worker.store.write = write
+        run = asyncio.create_task(worker.dispatcher.run(worker.emit_one, emit_chunk=worker.emit_chunk))
+        await asyncio.sleep(300)
+        run.cancel()
+        await asyncio.wait([run])
+    pauses = [round(later - earlier) for earlier, later in itertools.pairwise(opens["closed-0"])]
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert all(abs(len(each) - len(pauses) - 1) <= 1 for each in opens.values())
+    # All are opened at once first; later, a look tries a few.
+    assert max(Counter(itertools.chain(*opens.values())).values()) == 250
+    assert max(Counter(at for each in opens.values() for at in each[1:]).values()) <= 100
+    assert noted == [250], "one transaction, and none for a reason that is recorded already"
+    assert not claims
+
+
+@simulated
+async def test_a_healthy_endpoint_beside_thousands_that_cannot_be_opened_gets_its_events_at_once(tmp_path):
+    async with scene(
+        tmp_path, clock=clock_from(START), limits=Limits(successors=1), orders=succeed, known=succeed
+    ) as worker:
+        await worker.store.write(store_one_for_each, [*closed(2_000), "known"])
+        async with worker.running():
+            await until(lambda: worker.dispatcher.counts.delivered == 1)
+            for number, name in enumerate(("known", "orders"), start=1):
+                await asyncio.sleep(0.1)
+                began, looks = asyncio.get_running_loop().time(), count_looks(worker)
+                await enqueue(worker.store, 30, endpoint=name)
+                await until(lambda number=number: worker.dispatcher.counts.delivered == 1 + 30 * number)
+                assert len(looks) <= 2
+                assert asyncio.get_running_loop().time() - began < 1
+
+
+def count_looks(worker):
+    looks, look = [], worker.store.look
+
+    async def look_and_count(*args, **options):
+        looks.append(1)
+        return await look(*args, **options)
+
+    worker.store.look = look_and_count
+    return looks
+
+
+async def test_an_endpoint_that_was_saved_is_tried_again_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("resonant.dispatch.endpoints._FIRST_PAUSE_SECONDS", 3600.0)
+    monkeypatch.setattr("resonant.dispatch.endpoints._LONGEST_PAUSE_SECONDS", 3600.0)
+    sinks = {}
+    async with scene(tmp_path, sinks=sinks, limits=Limits(successors=1)) as worker:
+        await enqueue(worker.store, endpoint="late")
+        await enqueue(worker.store, endpoint="other")
+        async with worker.running():
+            await until(lambda: len(rows(tmp_path, "SELECT 1 FROM resonant_endpoint_problems")) == 2)
+            sinks["late"] = sinks["other"] = succeed
+            async with another_worker(tmp_path, clock=worker.clock) as other:
+                await other.write(clear_problems, ["late"])
+            await until(lambda: worker.dispatcher.counts.delivered)
+        assert list(worker.dispatcher.problems) == ["other"]
+    assert rows(tmp_path, "SELECT endpoint FROM resonant_endpoint_problems") == [("other",)]
 
 
 async def test_an_endpoint_that_opens_slowly_delays_no_other_and_is_waited_for(tmp_path):

@@ -113,7 +113,7 @@ def add(
             status_overrides=changes.overrides,
         )
         run_async(save_webhook_endpoint(name, block, overwrite=False, new_secret=block.signing_secret))
-        name_checks.remember(store, [name])
+        name_checks.note_saved(store, [name])
         output.write_paragraph(
             f"saved endpoint {name}; `resonant endpoint test {name}` sends it a test event"
         )
@@ -184,7 +184,7 @@ def _update(
             name, changes.fields, headers=changes.headers, overrides=changes.overrides, clear=clear
         )
     )
-    name_checks.remember(store, [name])
+    name_checks.note_saved(store, [name])
     output.write_paragraph(f"changed endpoint {name}; kept {kept or 'nothing else'}")
 
 

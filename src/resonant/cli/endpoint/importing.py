@@ -133,5 +133,5 @@ def _save(store: CommandStore, changes: list[Change], differences: Mapping[str, 
         try:
             run_async(save_endpoints(blocks, on_saved))
         finally:
-            name_checks.remember(store, [name for name in done if blocks[name] is not None])
+            name_checks.note_saved(store, [name for name in done if blocks[name] is not None])
     store.change(declared_subscriptions.apply, list(differences.values()))

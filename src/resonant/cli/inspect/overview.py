@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -63,11 +65,20 @@ def gate_lines(held: Sequence[Governed], *, now: float) -> Iterator[str]:
 
 
 def problem_lines(problems: Sequence[EndpointProblem], *, now: float) -> Iterator[str]:
-    """Yield a line about each endpoint that could not be opened."""
-    for each in problems[:_MOST_ROWS]:
-        reason, since = output.visible(each.reason), ago(now - each.since)
-        yield f"deliveries to {each.endpoint} wait: {reason} (first seen {since})"
-    yield from _line_of_others(problems, "endpoint waits", "endpoints wait")
+    """Yield a line about the endpoints that could not be opened for one reason, and could not be sent to for another."""
+    alike: defaultdict[str, list[EndpointProblem]] = defaultdict(list)
+    for each in problems:
+        # The reason begins with what is wrong; the rest has a suggestion, or what a server answered.
+        alike[re.split("[:;]", each.reason.replace(repr(each.endpoint), ""))[0]].append(each)
+    for found in list(alike.values())[:_MOST_ROWS]:
+        first, number = found[0], len(found)
+        reason, since = output.visible(first.reason), ago(now - min(each.since for each in found))
+        if number == 1:
+            yield f"deliveries to {first.endpoint} wait: {reason} (first seen {since})"
+        else:
+            what = "have no token" if reason.startswith("no OAuth token") else "cannot be opened"
+            yield f"{number:,} endpoints {what}, for example {first.endpoint}: {reason} (first seen {since})"
+    yield from _line_of_others(list(alike), "problem of endpoints", "problems of endpoints")
 
 
 def alert_lines(raised: Mapping[Key, float], texts: Mapping[Key, str], *, now: float) -> Iterator[str]:

@@ -311,6 +311,8 @@ class Fetcher:
         loop = asyncio.get_running_loop()
         woken_for, self._woken_for = self._woken_for, frozenset()
         began_at = loop.time()
+        if woken_for is None:
+            await self._endpoints.try_saved()
         await self._take_over.rescue_if_due()
         now, looked_at = self._store.clock(), loop.time()
         bounds = self._bounds.of_next_look(woken_for if self._hears_commits else None)
@@ -320,7 +322,9 @@ class Fetcher:
         self._overdue = {due.endpoint: now - due.at for due in found}
         self._next_due_in = min((due.at - now for due in found if due.at > now), default=math.inf)
         self._gates.rows = rows  # for the endpoints that are opened now
+        opening_at = loop.time()
         self._due = await self._endpoints.open_each(due)
+        opening_took = loop.time() - opening_at
         await self._gates.update(rows, self._due)
         held = {endpoint for endpoint in self._due if endpoint.claim_limit() == 0}
         self._claimable = dict.fromkeys(endpoint for endpoint in self._due if endpoint not in held)
@@ -331,7 +335,7 @@ class Fetcher:
         self._held = deque([*known, *new])
         self._gates.connect(self._held)
         ended_at = loop.time()
-        took = ended_at - began_at
+        took = ended_at - began_at - opening_took  # while endpoints are opened, the run only waits
         self._look_early_at = ended_at + max(_EARLY_POLL_SECONDS, took / _EARLY_POLL_SHARE)
         self._look_soon_at = ended_at + took / _SPARE_POLL_SHARE
 

@@ -1,6 +1,6 @@
 """The endpoints that the last run could not open, or could not send to for lack of a token or a proxy."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, exists, select
@@ -28,14 +28,18 @@ class EndpointProblem:
     since: float
 
 
-def note_problem(connection: Connection, endpoint: str, reason: str, *, now: float) -> None:
-    """Record that an endpoint with deliveries cannot be opened; the time of the first failure is kept."""
-    if not read_ledgers(connection, endpoint):
-        return
-    new = insert_into(connection.dialect.name, _problems).values(endpoint=endpoint, reason=reason, since=now)
-    connection.execute(
-        new.on_conflict_do_update(index_elements=["endpoint"], set_={"reason": new.excluded.reason})
-    )
+def note_problems(connection: Connection, reasons: Mapping[str, str], *, now: float) -> set[str]:
+    """Record why endpoints cannot be opened, by name; the time of the first failure is kept.
+
+    Returns:
+        The endpoints whose reasons are recorded: those with deliveries.
+    """
+    if noted := reasons.keys() & read_ledgers(connection).keys():
+        new = insert_into(connection.dialect.name, _problems)
+        change = {"reason": new.excluded.reason}
+        rows = [{"endpoint": name, "reason": reasons[name], "since": now} for name in sorted(noted)]
+        connection.execute(new.on_conflict_do_update(index_elements=["endpoint"], set_=change), rows)
+    return noted
 
 
 def clear_problems(connection: Connection, endpoints: Collection[str]) -> None:

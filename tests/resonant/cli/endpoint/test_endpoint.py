@@ -18,7 +18,7 @@ from resonant.errors import EndpointError, UnknownEndpoint
 from resonant.events import rfc3339
 from resonant.store.shared.gates import Gate, GateChange, change_gate
 from resonant.store.shared.run_watches import RunWatch, add_watch
-from resonant.store.views.endpoint_problems import note_problem
+from resonant.store.views.endpoint_problems import note_problems
 from support.file_endpoint import FileEndpoint
 
 pytestmark = pytest.mark.engine
@@ -108,7 +108,7 @@ def test_the_gate_of_an_endpoint_is_shown_in_text_and_as_json(resonant, endpoint
 def test_an_endpoint_without_a_token_says_why_its_deliveries_wait(resonant, endpoints, worker):
     worker.accept("evt_1", endpoint="cli-hooks")
     reason = "no OAuth token: the server https://auth.example.com answered 503"
-    worker.do(lambda store: store.write(note_problem, "cli-hooks", reason, now=worker.clock() - 120))
+    worker.do(lambda store: store.write(note_problems, {"cli-hooks": reason}, now=worker.clock() - 120))
     shown = resonant.on_prefect("endpoint", "show", "cli-hooks").out
     assert f"deliveries wait: {reason} (first seen 2 min ago)" in " ".join(shown.split())
     found = json.loads(resonant.on_prefect("endpoint", "show", "cli-hooks", "--json").out)
@@ -282,6 +282,19 @@ def test_a_file_with_a_mistake_or_without_endpoints_saves_nothing(resonant, on_s
     refused = resonant.on_prefect("endpoint", "import", str(file), "--prune", code=2)
     assert ("its url" if text else "--prune would remove every endpoint") in refused.err
     assert "cli-a" not in resonant.on_prefect("endpoint", "list", "--json").out
+
+
+def test_a_saved_endpoint_has_no_recorded_problem_so_that_drains_try_it_at_once(
+    resonant, endpoints, worker, tmp_path
+):
+    url, file = "https://hooks.example.com/in", tmp_path / "endpoints.yaml"
+    file.write_text(f"- {{name: {IMPORTED}, url: {url!r}, timeout: 9}}\n")
+    worker.accept("evt_1", endpoint=IMPORTED)
+    for command in (("add", IMPORTED, url), ("update", IMPORTED, "--timeout", "5"), ("import", str(file))):
+        worker.do(lambda store: store.write(note_problems, {IMPORTED: "no such block"}, now=1.0))
+        assert len(resonant.json("status")["endpoint_problems"]) == 1
+        resonant.on_prefect("endpoint", *command)
+        assert resonant.json("status")["endpoint_problems"] == []
 
 
 def subscriptions(resonant):

@@ -11,7 +11,7 @@ from resonant.events import rfc3339
 from resonant.gate.pausing import pause
 from resonant.metrics.alerts import Condition, Crossing, record_crossings
 from resonant.store.counts.counters import Tally
-from resonant.store.views.endpoint_problems import note_problem
+from resonant.store.views.endpoint_problems import note_problems
 
 REJECTED = {"category": "permanent", "code": "http_400", "status_code": 400}
 
@@ -122,8 +122,26 @@ def test_long_names_large_counts_and_reasons_of_gates_fit_80_columns(resonant, w
     assert "2 more endpoints are not normal: --json lists all" in screen
 
 
+def test_endpoints_with_the_same_problem_share_a_line(resonant, worker):
+    now, down = worker.clock(), "no OAuth token: the server https://auth.example.com answered 503"
+    missing = {f"e{number}": f"no endpoint is named 'e{number}'; known: orders" for number in range(500)}
+    similar = {"order": "no endpoint is named 'order': did you mean orders?"}
+    with worker.at_work():
+        for name in (*missing, "order", "shop", "zoo"):
+            worker.accept("evt_1", endpoint=name)
+        worker.do(lambda store: store.write(note_problems, missing | similar, now=now - 120))
+        worker.do(lambda store: store.write(note_problems, {"shop": down}, now=now - 120))
+    shown = resonant("status").out
+    assert (
+        f"501 endpoints cannot be opened, for example e0: {missing['e0']} (first seen 2 min ago)\n" in shown
+    )
+    assert f"deliveries to shop wait: {down} (first seen 2 min ago)\n" in shown
+    worker.do(lambda store: store.write(note_problems, {"zoo": down}, now=now))
+    assert f"2 endpoints have no token, for example shop: {down} (first seen" in resonant("status").out
+
+
 def test_of_many_problems_and_alerts_the_first_twenty_are_shown(resonant, worker):
-    now, reason = worker.clock(), "no endpoint is named so"
+    now = worker.clock()
     names = [f"partner-{number:02}" for number in range(22)]
     raised = [
         Crossing("raised", Condition.ERROR_RATE, name, 0.5, 0.25, "text", at=now - 60, since=0.0)
@@ -132,14 +150,15 @@ def test_of_many_problems_and_alerts_the_first_twenty_are_shown(resonant, worker
     with worker.at_work():
         for name in names:
             worker.accept("evt_1", endpoint=name)
-            worker.do(lambda store, name=name: store.write(note_problem, name, reason, now=now))
+        problems = {name: f"problem {number}" for number, name in enumerate(names)}
+        worker.do(lambda store: store.write(note_problems, problems, now=now))
         worker.do(lambda store: store.write(record_crossings, raised))
 
     shown = resonant("status").out
 
-    for line in (f"wait: {reason} (first seen", "alert error_rate for partner-"):
+    for line in (" wait: problem ", "alert error_rate for partner-"):
         assert shown.count(line) == 20
-    assert "\n2 more endpoints wait: --json lists all\n" in shown
+    assert "\n2 more problems of endpoints: --json lists all\n" in shown
     assert "\n2 more alerts are active: --json lists all\n" in shown
     assert len(resonant.json("status")["alerts"]) == 22
 

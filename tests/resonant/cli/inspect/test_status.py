@@ -181,7 +181,7 @@ def test_an_endpoint_that_could_not_be_opened_is_named_with_the_first_time(reson
     assert resonant.json("status")["endpoint_problems"] == []
     assert "first seen" not in resonant("status").out
     reason, since = "no endpoint is named 'shp'", worker.clock()
-    worker.do(lambda store: store.write(endpoint_problems.note_problem, "shp", reason, now=since))
+    worker.do(lambda store: store.write(endpoint_problems.note_problems, {"shp": reason}, now=since))
 
     assert f"deliveries to shp wait: {reason} (first seen " in resonant("status").out
     assert resonant.json("status")["endpoint_problems"] == [

@@ -13,8 +13,8 @@ def accept(desk, *names: str) -> None:
 
 def test_a_problem_keeps_its_first_time_and_its_last_reason_until_it_is_cleared(desk):
     accept(desk, "shp")
-    desk.write(endpoint_problems.note_problem, "shp", "no such endpoint", now=10.0)
-    desk.write(endpoint_problems.note_problem, "shp", "not well-formed", now=20.0)
+    desk.write(endpoint_problems.note_problems, {"shp": "no such endpoint"}, now=10.0)
+    desk.write(endpoint_problems.note_problems, {"shp": "not well-formed"}, now=20.0)
 
     assert desk.read(endpoint_problems.problems) == [EndpointProblem("shp", "not well-formed", 10.0)]
     assert desk.status().endpoint_problems == (EndpointProblem("shp", "not well-formed", 10.0),)
@@ -25,7 +25,7 @@ def test_a_problem_keeps_its_first_time_and_its_last_reason_until_it_is_cleared(
 
 
 def test_an_endpoint_without_waiting_deliveries_is_not_a_problem(desk):
-    desk.write(endpoint_problems.note_problem, "never-used", "no such endpoint", now=10.0)
+    desk.write(endpoint_problems.note_problems, {"never-used": "no such endpoint"}, now=10.0)
     accept(desk, "never-used")
     assert desk.read(endpoint_problems.problems) == []
 
