@@ -21,7 +21,7 @@ from benches.processes import kept, piped, python
 from resonant.dead_letters.cancel import cancel
 from resonant.events import Event, new_event_id
 from resonant.input_lines import parse_event
-from resonant.local.server import Part, api_url_at, configure_prefect, free_port, kept_server
+from resonant.local.server import ServerProcess, api_url_at, configure_prefect, free_port, kept_server
 from resonant.settings import Settings, load_settings
 from resonant.store import WorkerStore
 from resonant.store.views.selection import Selection
@@ -80,7 +80,7 @@ def empty_home() -> Iterator[Settings]:
 
 
 @contextlib.contextmanager
-def kept_prefect_server(settings: Settings) -> Iterator[Part]:
+def kept_prefect_server(settings: Settings) -> Iterator[ServerProcess]:
     """Start a server with the shipped settings, and point Prefect at it."""
     configure_prefect()
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "WARNING"  # the server still gets the log lines

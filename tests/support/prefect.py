@@ -12,7 +12,7 @@ import pytest
 from prefect.events import Event
 from prefect.logging.handlers import APILogWorker
 
-from resonant.local.server import Part, api_url_at, free_port, kept_server, send_events
+from resonant.local.server import ServerProcess, api_url_at, free_port, kept_server, send_events
 from resonant.settings import Settings
 from support.prefect_database import give_prefect_database
 from support.waiting import wait_until
@@ -27,7 +27,7 @@ _PAUSE_SECONDS = 0.2
 @contextmanager
 def running_server(
     home: Path, *, port: int | None = None, ui: bool = False, **variables: str
-) -> Iterator[tuple[str, Part]]:
+) -> Iterator[tuple[str, ServerProcess]]:
     """Run a Prefect server with the shipped settings and its own home, without a password; yield the URL of its API too."""
     port = port or free_port()
     give_prefect_database(home)

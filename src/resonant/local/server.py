@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from resonant import output
 from resonant.errors import ServerError
@@ -18,10 +19,10 @@ from resonant.files import make_private_folder, open_private
 from resonant.local.compatibility import check_client_names, finish_sending_messages, import_prefect
 from resonant.local.health import is_healthy, translated_server_errors
 from resonant.local.note import is_held, lock_of_up, running_up
+from resonant.local.parts import Process, kept_parts
 from resonant.local.password import protect_temporary_server, use_password_of_up
 from resonant.local.prefect_log import hide_client_log, show_prefect_log
 from resonant.local.project import project_directory
-from resonant.local.supervisor import end, keep
 from resonant.settings import Settings
 
 START_SECONDS = 90.0
@@ -32,7 +33,6 @@ _POLL_SECONDS = 0.2
 # The longest wait for records: a server records fewer task runs per second than a fast emission creates.
 _SEND_SECONDS = 300.0
 _LOOK_AGAIN_SECONDS = 2.0
-_OWN = "resonant: "
 # The settings for origins whose web pages may use the server. Prefect prefers the first if both are set.
 _ORIGINS = ("PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS", "PREFECT_SERVER_CORS_ALLOWED_ORIGINS")
 
@@ -53,21 +53,6 @@ class Server:
     def ui_url(self) -> str:
         """The address of its UI."""
         return self.api_url.removesuffix("/api")
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A process that Resonant started.
-
-    Attributes:
-        name: its name in messages.
-        supervisor: the process that runs it, and ends when it does.
-        log: the file with its output.
-    """
-
-    name: str
-    supervisor: subprocess.Popen[bytes]
-    log: Path
 
 
 @contextlib.contextmanager
@@ -160,26 +145,75 @@ def configure_prefect() -> None:
     os.environ.setdefault("PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL", "WARNING")
 
 
-@contextlib.contextmanager
-def kept_server(
-    settings: Settings, *, port: int, ui: bool, variables: Mapping[str, str] | None = None
-) -> Iterator[Part]:
-    """Run a server on loopback with the shipped settings during the block. Prefect is imported while it starts.
+class ServerProcess(Process):
+    """A Prefect server on loopback with the shipped settings. Prefect is imported while it starts.
 
     Args:
         settings: provide the folder of its log.
         port: its port.
         ui: whether it has a UI.
         variables: environment variables for notification blocks, which store events.
+    """
+
+    def __init__(
+        self, settings: Settings, *, port: int, ui: bool, variables: Mapping[str, str] | None = None
+    ) -> None:
+        home = prepared_home(settings)
+        self._port = port
+        self._lock_path = home / "prefect-start.lock"
+        self._lock: IO[bytes] | None = None
+        command = [sys.executable, "-m", "deployments.server"]
+        environment = _environment_of_server(port, ui=ui) | dict(variables or {})
+        super().__init__("Prefect server", home / _LOG, command, environment, start_seconds=START_SECONDS)
+
+    def start(self) -> bool:
+        """Start it, unless another server starts: both would migrate the database that they share."""
+        lock = open_private(self._lock_path, "wb")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            return False
+        self._lock = lock
+        super().start()
+        import_prefect()
+        return True
+
+    def is_ready(self) -> bool:
+        """Return whether it answers."""
+        is_ready = _listens(self.supervisor, self._port) and is_healthy(api_url_at(self._port))
+        if is_ready:
+            self._unlock()
+        return is_ready
+
+    def end(self) -> None:
+        """End it, if it runs."""
+        super().end()
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+
+
+@contextlib.contextmanager
+def kept_server(settings: Settings, *, port: int, ui: bool) -> Iterator[ServerProcess]:
+    """Run a server during the block; see ``ServerProcess``.
 
     Raises:
         ServerError: the server does not start; the message contains the path of its log.
     """
-    home = prepared_home(settings)
-    log_path = home / _LOG
+    with kept_parts() as parts:
+        server = ServerProcess(settings, port=port, ui=ui)
+        parts.start(server)
+        parts.wait(server)
+        yield server
+
+
+def _environment_of_server(port: int, *, ui: bool) -> dict[str, str]:
     api_url = api_url_at(port)
     lines = (project_directory() / "deployments" / "server.env").read_text().splitlines()
-    environment = (
+    return (
         dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
         # A server that needs no store must not get its password.
         | {name: value for name, value in os.environ.items() if not name.startswith("RESONANT_")}
@@ -191,19 +225,7 @@ def kept_server(
             "PREFECT_SERVER_API_PORT": str(port),
             _ORIGINS[0]: _origins_that_may_come(port),
         }
-        | dict(variables or {})
     )
-    with open_private(home / "prefect-start.lock", "wb") as lock, open_private(log_path, "ab") as log:
-        # Two servers that start at once on one database would both migrate it.
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        supervisor = keep([sys.executable, "-m", "deployments.server"], environment, log)
-        try:
-            import_prefect()
-            _wait_until_healthy(port, supervisor, log_path)
-            fcntl.flock(lock, fcntl.LOCK_UN)
-            yield Part("Prefect server", supervisor, log_path)
-        finally:
-            end(supervisor)
 
 
 def api_url_at(port: int) -> str:
@@ -291,24 +313,6 @@ def _origins_that_may_come(port: int) -> str:
     own = f"http://127.0.0.1:{port},http://localhost:{port}"
     more = next((os.environ[name] for name in _ORIGINS if os.environ.get(name)), None)
     return own if more is None else f"{own},{more}"
-
-
-def _wait_until_healthy(port: int, supervisor: subprocess.Popen[bytes], log_path: Path) -> None:
-    give_up_at = time.monotonic() + START_SECONDS
-    while not (_listens(supervisor, port) and is_healthy(api_url_at(port))):
-        if supervisor.poll() is not None:
-            raise ServerError(_own_error(log_path) or f"the Prefect server ended at once: see {log_path}")
-        if time.monotonic() > give_up_at:
-            raise ServerError(
-                f"the Prefect server did not start within {START_SECONDS:.0f} s: see {log_path}"
-            )
-        time.sleep(_POLL_SECONDS)
-
-
-def _own_error(log_path: Path) -> str | None:
-    """Return the last line of the server's log if it is one of Resonant's errors."""
-    last = log_path.read_text(errors="replace").rstrip().rpartition("\n")[2]
-    return last.removeprefix(_OWN) if last.startswith(_OWN) else None
 
 
 def _listens(supervisor: subprocess.Popen[bytes], port: int) -> bool:

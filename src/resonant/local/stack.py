@@ -9,12 +9,10 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote
@@ -24,36 +22,31 @@ from resonant.errors import ServerError
 from resonant.files import atomic_file, make_private_folder, open_private
 from resonant.local.compatibility import check_client_names
 from resonant.local.health import translated_server_errors
-from resonant.local.intake import kept_intake
+from resonant.local.intake import Intake
 from resonant.local.note import Note, is_held, lock_of_up, note_of_up, read_note
+from resonant.local.parts import POLL_SECONDS, Part, Parts, kept_parts
 from resonant.local.password import protect_up
 from resonant.local.server import (
-    WORKER_SECONDS,
-    Part,
     Server,
+    ServerProcess,
     api_url_at,
     configure_prefect,
     configured_url,
     is_free,
     is_same_url,
-    kept_server,
     prepared_home,
 )
-from resonant.local.supervisor import end, keep, kill
-from resonant.local.work_pool import WORK_POOL, has_worker, make_work_pool, set_states
+from resonant.local.work_pool import set_states
+from resonant.local.worker import Worker
 
 if TYPE_CHECKING:
     from prefect import State
 
     from resonant.settings import Settings
 
-_WORKER_LOG = "prefect-worker.log"
-# The sum of the limits: twice that of the runs, the worker, and the server.
-_STOP_SECONDS = 30
+# The sum of the limits: twice that of the runs, the worker, the server, and the intake.
+_STOP_SECONDS = 40
 _CLOSE_SECONDS = 5.0
-# Once Prefect's worker has cancelled a run, it ignores SIGTERM.
-_WORKER_STOP_SECONDS = 5.0
-_POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,30 +56,27 @@ class Stack:
     Attributes:
         server: the server.
         deployments: their names, as ``FLOW/NAME``.
-        parts: the processes that must run.
+        parts: the processes that must run, the worker last.
         has_password: whether the server requires the password of ``password_file``.
+        note: called with whether the server runs, so that other commands find it.
     """
 
     server: Server
     deployments: list[str]
-    parts: tuple[Part, ...]
+    parts: Parts
     has_password: bool
-
-    def check(self) -> None:
-        """Check that all parts still run.
-
-        Raises:
-            ServerError: a part ended; the message contains the path of its log.
-        """
-        for part in self.parts:
-            if (code := part.supervisor.poll()) is not None:
-                raise ServerError(f"the {part.name} ended (exit code {code}): see {part.log}")
+    note: Callable[[bool], None]
 
     def watch(self) -> NoReturn:
-        """Wait until a part ends, and raise the error of ``check``."""
+        """Start parts again that end.
+
+        Raises:
+            ServerError: one failed to start too often; the message contains the path of its log.
+        """
         while True:
-            self.check()
-            time.sleep(_POLL_SECONDS)
+            self.parts.look()
+            self.note(all(self.parts.runs(part) for part in self.parts if isinstance(part, ServerProcess)))
+            time.sleep(POLL_SECONDS)
 
 
 @contextlib.contextmanager
@@ -135,7 +125,6 @@ def running_stack(
         _check_free("--port", port)
         if intake_port is not None:
             _check_free("--serve", intake_port)
-        output.say("starting the Prefect server, 5 to 20 s")
         configure_prefect()
         os.environ["PREFECT_API_URL"] = server.api_url
         has_password = with_password and protect_up(settings)
@@ -143,24 +132,27 @@ def running_stack(
             "RESONANT_DATABASE_URL": settings.store_url,
             "RESONANT_MAX_EVENT_BYTES": str(settings.max_event_bytes),
         } | elsewhere
-        starting = kept_server(settings, port=port, ui=True, variables=of_store)
-        with starting as serving, translated_server_errors(server.api_url):
-            check_client_names()
-            output.say("starting the worker and applying the deployments, 5 to 10 s")
-            started_at = time.time()
-            asyncio.run(_prepare())
-            with (
-                temporary_folder(home) as folder,
-                _kept_worker(home, elsewhere | {"TMPDIR": str(folder)}, serving.supervisor) as worker,
-                contextlib.ExitStack() as more,
-            ):
-                stack = Stack(server, asyncio.run(deploy()), (serving, worker), has_password)
-                _wait_for_worker(stack, started_at)
-                if intake_port is not None:
-                    intake = more.enter_context(kept_intake(home, elsewhere, intake_port))
-                    stack = replace(stack, parts=(*stack.parts, intake))
-                with _noted(settings, stack):
-                    yield stack
+        with temporary_folder(home) as folder, kept_parts() as parts:
+            if intake_port is not None:
+                output.say("starting the HTTP intake")
+                _start(parts, Intake(home, elsewhere, intake_port))
+            output.say("starting the Prefect server, 5 to 20 s")
+            _start(parts, ServerProcess(settings, port=port, ui=True, variables=of_store))
+            with translated_server_errors(server.api_url):
+                check_client_names()
+                output.say("starting the worker and applying the deployments, 5 to 10 s")
+                worker = Worker(home, elsewhere | {"TMPDIR": str(folder)}, server.api_url)
+                parts.start(worker)
+                with _ended_with_runs(parts, worker):
+                    deployments = asyncio.run(deploy())
+                    parts.wait(worker)
+                    with _noted(settings, server, has_password=has_password) as note:
+                        yield Stack(server, deployments, parts, has_password, note)
+
+
+def _start(parts: Parts, part: Part) -> None:
+    parts.start(part)
+    parts.wait(part)
 
 
 def _check_free(option: str, port: int) -> None:
@@ -172,15 +164,22 @@ def _check_free(option: str, port: int) -> None:
 
 
 @contextlib.contextmanager
-def _noted(settings: Settings, stack: Stack) -> Iterator[None]:
-    """Let other commands find this server during the block."""
-    note = note_of_up(settings)
-    with atomic_file(note) as write:
-        write(json.dumps(asdict(Note(stack.server.api_url, os.getpid(), stack.has_password))))
+def _noted(settings: Settings, server: Server, *, has_password: bool) -> Iterator[Callable[[bool], None]]:
+    """Let other commands find this server during the block, while it runs: another program may take its port meanwhile."""
+    path = note_of_up(settings)
+
+    def note(is_running: bool) -> None:
+        if not is_running:
+            path.unlink(missing_ok=True)
+        elif not path.exists():
+            with atomic_file(path) as write:
+                write(json.dumps(asdict(Note(server.api_url, os.getpid(), has_password))))
+
+    note(True)
     try:
-        yield
+        yield note
     finally:
-        note.unlink(missing_ok=True)
+        note(False)
 
 
 @contextlib.contextmanager
@@ -233,49 +232,27 @@ def _check_nothing_else_is_configured(server: Server) -> None:
         )
 
 
-async def _prepare() -> None:
-    """Create the work pool, and mark the runs of a killed worker as crashed, since they occupy slots."""
-    from prefect.states import Crashed
-
-    await make_work_pool()
-    await set_states(Crashed(message="its worker was lost"))
-
-
 @contextlib.contextmanager
-def _kept_worker(home: Path, variables: dict[str, str], server: subprocess.Popen[bytes]) -> Iterator[Part]:
-    """Run a worker during the block. Then cancel its runs, which release their leases.
-
-    Args:
-        home: the folder of its log.
-        variables: its environment variables, in addition to those of this process.
-        server: the supervisor of its server, which another Ctrl-C kills too.
-    """
+def _ended_with_runs(parts: Parts, worker: Worker) -> Iterator[None]:
+    """At the end of the block, end the parts, and cancel the runs of the worker, which release their leases."""
     from prefect.states import Cancelled, Cancelling
 
-    environment = os.environ | variables
-    environment.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")
-    options = ["--pool", WORK_POOL, "--name", "resonant-up"]
-    command = [sys.executable, "-m", "prefect", "worker", "start", *options]
-    with open_private(home / _WORKER_LOG, "ab") as log:
-        worker = keep(command, environment, log, patience=_WORKER_STOP_SECONDS)
+    try:
+        yield
+    finally:
         try:
-            yield Part("Prefect worker", worker, home / _WORKER_LOG)
-        finally:
-            try:
-                output.say(
-                    f"stopping: the runs, at most {_STOP_SECONDS} s in all; another Ctrl-C kills everything"
-                )
-                _close_runs(Cancelling())
-                output.say("stopping: the worker")
-                end(worker)
-                _close_runs(Cancelled(message="`resonant up` was stopped"))
-                output.say("stopping: the server")
-            except KeyboardInterrupt:
-                kill(worker)
-                kill(server)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    worker.wait(_CLOSE_SECONDS)
-                raise
+            output.say(
+                f"stopping: the runs, at most {_STOP_SECONDS} s in all; another Ctrl-C kills everything"
+            )
+            _close_runs(Cancelling())
+            for part in reversed([*parts]):
+                output.say(f"stopping: the {part.name}")
+                part.end()
+                if part is worker:
+                    _close_runs(Cancelled(message="`resonant up` was stopped"))
+        except KeyboardInterrupt:
+            parts.kill()
+            raise
 
 
 def _close_runs(state: State[Any]) -> None:
@@ -306,14 +283,3 @@ def _settings_elsewhere(settings: Settings) -> dict[str, str]:
     if file := file_of(settings.store_url):
         variables["RESONANT_DATABASE_URL"] = f"sqlite:///{quote(str(file.absolute()))}"
     return variables
-
-
-def _wait_for_worker(stack: Stack, started_at: float) -> None:
-    give_up_at = time.monotonic() + WORKER_SECONDS
-    while not asyncio.run(has_worker(started_at)):
-        stack.check()
-        if time.monotonic() > give_up_at:
-            raise ServerError(
-                f"the Prefect worker did not start within {WORKER_SECONDS:.0f} s: see {stack.parts[-1].log}"
-            )
-        time.sleep(_POLL_SECONDS)

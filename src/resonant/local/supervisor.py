@@ -19,7 +19,7 @@ import psutil
 
 from resonant.local.project import project_directory
 
-_STOP_SECONDS = 10.0
+STOP_SECONDS = 10.0
 _KILL_SECONDS = 5.0
 _POLL_SECONDS = 0.05
 _BY_SIGNAL = 128
@@ -31,7 +31,7 @@ def keep(
     environment: dict[str, str],
     log: IO[bytes],
     *,
-    patience: float = _STOP_SECONDS,
+    patience: float = STOP_SECONDS,
 ) -> subprocess.Popen[bytes]:
     """Start a process that ends when this one does; ``end`` ends it earlier.
 

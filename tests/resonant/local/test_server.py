@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from resonant.errors import ServerError
-from resonant.local import server, stack
+from resonant.local import parts, server, stack
 from resonant.local.note import Note, is_held, lock_of_up, note_of_up, running_up
 from resonant.local.password import OF_CLIENT, password_file
 from resonant.local.server import free_port, kept_server, known_url, prefect_server
@@ -158,12 +158,12 @@ def test_commands_that_check_the_lock_do_not_prevent_a_start(settings):
 @pytest.fixture
 def keep_instead(monkeypatch):
     """Let a process with this code replace Prefect's server; it may take this many seconds until it answers."""
-    keep = server.keep
+    keep = parts.keep
 
     def choose(code, seconds=3.0):
         command = [sys.executable, "-c", code]
         monkeypatch.setattr(
-            server, "keep", lambda _theirs, *others, **options: keep(command, *others, **options)
+            parts, "keep", lambda _theirs, *others, **options: keep(command, *others, **options)
         )
         monkeypatch.setattr(server, "START_SECONDS", seconds)
 
@@ -178,10 +178,13 @@ def test_another_program_on_the_port_is_not_taken_for_our_server(settings, stran
     assert asked == []
 
 
-def test_a_server_that_cannot_get_its_port_has_ended_at_once(settings, stranger, keep_instead):
+def test_a_server_that_cannot_get_its_port_is_one_line_with_its_log(settings, stranger, keep_instead):
     port, asked = stranger
     keep_instead(f"import socket; socket.create_server(('127.0.0.1', {port}))", seconds=30.0)
-    with pytest.raises(ServerError, match="ended at once"), kept_server(settings, port=port, ui=False):
+    with (
+        pytest.raises(ServerError, match=r"ended \(exit code 1\): see"),
+        kept_server(settings, port=port, ui=False),
+    ):
         pass
     assert asked == []
 

@@ -176,11 +176,11 @@ async def _watch(stack: Stack, store: Store, run_id: UUID) -> Snapshot:
             run = await client.read_flow_run(run_id)
             if run.state is not None and run.state.is_final():
                 break
-            stack.check()
+            stack.parts.check()
             await asyncio.sleep(_POLL_SECONDS)
     if not run.state.is_completed():
         raise ServerError(
-            f"the emission ended as {run.state.name}: {run.state.message}; see {stack.parts[-1].log}"
+            f"the emission ended as {run.state.name}: {run.state.message}; see {[*stack.parts][-1].log}"
         )
     return await store.read(take_snapshot)
 

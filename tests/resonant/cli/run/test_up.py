@@ -1,13 +1,13 @@
 """The errors of `resonant up` before it starts anything, and its list of the running parts."""
 
 import socket
-import subprocess
 import sys
 
 import pytest
 
 from resonant.cli.run.up import write_what_runs
-from resonant.local.server import Part, Server
+from resonant.local.parts import Parts, Process
+from resonant.local.server import Server
 from resonant.local.stack import Stack
 from resonant.settings import load_settings
 
@@ -45,10 +45,11 @@ def test_on_a_terminal_paths_and_names_are_not_broken(tmp_path, monkeypatch, cap
     for name, value in (("FORCE_COLOR", "1"), ("COLUMNS", "80")):
         monkeypatch.setenv(name, value)
     names = [f"{flow}/{flow}" for flow in ("collect-dead-letters", "pause-endpoint", "replay-dead-letters")]
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
     log = tmp_path / "prefect-server.log"
-    stack = Stack(Server("http://127.0.0.1:4200/api"), names, (Part("Prefect server", ended, log),), False)
+    parts = Parts()
+    parts.start(Process("Prefect server", log, [sys.executable, "-c", ""], {}, start_seconds=60))
+    parts.end()
+    stack = Stack(Server("http://127.0.0.1:4200/api"), names, parts, False, bool)
 
     write_what_runs(stack, "sqlite:///resonant.db", load_settings())
 

@@ -1,0 +1,273 @@
+"""The processes of ``resonant up``: one that ends is started again, after a growing pause."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from resonant import output
+from resonant.errors import ResonantError, ServerError
+from resonant.files import open_private
+from resonant.local.supervisor import STOP_SECONDS, end, keep, kill
+
+# A part that fails to start so often within this time ends everything.
+MOST_FAILURES, WITHIN_SECONDS = 5, 600.0
+LONGEST_PAUSE = 30.0
+POLL_SECONDS = 0.5
+_OWN = "resonant: "
+
+
+class Part(Protocol):
+    """What ``Parts`` needs of a part; ``Process`` is one.
+
+    Attributes:
+        name: its name in messages.
+        log: the file with its output.
+        start_seconds: how long it may take until it is ready.
+    """
+
+    name: str
+    log: Path
+    start_seconds: float
+
+    def start(self) -> bool:
+        """Start it; return False if it has to wait for another part or process.
+
+        Raises:
+            ResonantError: it cannot be started.
+        """
+
+    def is_ready(self) -> bool:
+        """Return whether it works, once it is started."""
+
+    def problem(self) -> str | None:
+        """Return why it does not run any more, once it is started; None while it runs."""
+
+    def end(self) -> None:
+        """End it, if it runs."""
+
+    def kill(self) -> None:
+        """Kill it, if it runs."""
+
+
+class Process:
+    """A part that is a process.
+
+    Args:
+        name, log, start_seconds: as in ``Part``.
+        command: the program and its arguments.
+        environment: its variables.
+        patience: seconds that it has to end cleanly.
+    """
+
+    supervisor: subprocess.Popen[bytes]
+
+    def __init__(
+        self,
+        name: str,
+        log: Path,
+        command: list[str],
+        environment: dict[str, str],
+        *,
+        start_seconds: float,
+        patience: float = STOP_SECONDS,
+    ) -> None:
+        self.name = name
+        self.log = log
+        self.start_seconds = start_seconds
+        self._command = command
+        self._environment = environment
+        self._patience = patience
+
+    def start(self) -> bool:
+        """See ``Part``."""
+        with open_private(self.log, "ab") as log:
+            self.supervisor = keep(self._command, self._environment, log, patience=self._patience)
+        return True
+
+    def is_ready(self) -> bool:
+        """See ``Part``."""
+        return True
+
+    def problem(self) -> str | None:
+        """See ``Part``; the error is Resonant's own, if that is the last line of the log."""
+        if (code := self.supervisor.poll()) is None:
+            return None
+        last = self.log.read_text(errors="replace").rstrip().rpartition("\n")[2]
+        if last.startswith(_OWN):
+            return last.removeprefix(_OWN)
+        return f"the {self.name} ended (exit code {code}): see {self.log}"
+
+    def end(self) -> None:
+        """See ``Part``."""
+        if hasattr(self, "supervisor"):
+            end(self.supervisor)
+
+    def kill(self) -> None:
+        """See ``Part``."""
+        if hasattr(self, "supervisor"):
+            kill(self.supervisor)
+
+
+class Restarts:
+    """Decides when a part that ended is started again."""
+
+    def __init__(self) -> None:
+        self._ends: list[tuple[float, bool]] = []
+
+    def pause(self, now: float, *, failed: bool) -> float | None:
+        """Return the seconds until its next start; None to give up.
+
+        Args:
+            now: the time of its end, in seconds of any clock.
+            failed: whether it was not ready since its start.
+        """
+        self._ends = [end for end in self._ends if end[0] > now - WITHIN_SECONDS] + [(now, failed)]
+        if sum(was_failure for _, was_failure in self._ends) >= MOST_FAILURES:
+            return None
+        return min(LONGEST_PAUSE, 2.0 ** (len(self._ends) - 1))
+
+
+class _Kept:
+    """A part, and where it is between its start and its end."""
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+        self.restarts = Restarts()
+        self.is_ready = False
+        self._starts_at: float | None = 0.0
+        self._ready_by = 0.0
+
+    def look(self, now: float) -> str | None:
+        """Start the part if it is time, and see whether it is ready; return the problem if it ended or cannot start."""
+        if self._starts_at is None:
+            problem = self.part.problem()
+            if problem is None and not self.is_ready:
+                self.is_ready = self.part.is_ready()
+                if not self.is_ready and now > self._ready_by:
+                    problem = (
+                        f"the {self.part.name} did not start within {self.part.start_seconds:.0f} s: "
+                        f"see {self.part.log}"
+                    )
+            return problem
+        if now >= self._starts_at:
+            try:
+                if self.part.start():
+                    self._starts_at, self._ready_by = None, now + self.part.start_seconds
+            except (ResonantError, OSError) as error:
+                return f"the {self.part.name} cannot start: {error}"
+        return None
+
+    @property
+    def is_started(self) -> bool:
+        """Whether it was started, and has not ended since."""
+        return self._starts_at is None
+
+    def start_at(self, time: float) -> None:
+        """End it, if it runs, and let its next start be at this time."""
+        self.part.end()
+        self.is_ready = False
+        self._starts_at = time
+
+
+class Parts:
+    """Starts parts, starts those again that end, and ends all of them.
+
+    Args:
+        clock: a monotonic clock, in seconds.
+        sleep: waits for a number of seconds.
+    """
+
+    def __init__(
+        self, *, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], object] = time.sleep
+    ) -> None:
+        self._clock = clock
+        self._sleep = sleep
+        self._kept: list[_Kept] = []
+
+    def __iter__(self) -> Iterator[Part]:
+        return (kept.part for kept in self._kept)
+
+    def start(self, part: Part) -> None:
+        """Start a part. Then call ``wait``.
+
+        Raises:
+            ResonantError: it cannot start, or another part ended meanwhile.
+        """
+        self._kept.append(kept := _Kept(part))
+        self._look_until(kept, lambda: kept.is_started)
+
+    def wait(self, part: Part) -> None:
+        """Wait until a part that was started is ready; raises what ``start`` raises."""
+        [kept] = (each for each in self._kept if each.part is part)
+        self._look_until(kept, lambda: kept.is_ready)
+
+    def _look_until(self, kept: _Kept, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self.check()
+            if problem := kept.look(self._clock()):
+                raise ServerError(problem)
+            self._sleep(POLL_SECONDS / 2)
+
+    def check(self) -> None:
+        """Check that the parts that were ready still run.
+
+        Raises:
+            ServerError: one ended.
+        """
+        for kept in self._kept:
+            if kept.is_ready and (problem := kept.part.problem()):
+                raise ServerError(problem)
+
+    def runs(self, part: Part) -> bool:
+        """Return whether this part was ready at the last look."""
+        return any(kept.is_ready for kept in self._kept if kept.part is part)
+
+    def look(self) -> None:
+        """Look at each part once: start those again that ended, when it is time.
+
+        Raises:
+            ServerError: one failed to start too often.
+        """
+        for kept in self._kept:
+            was_ready = kept.is_ready
+            problem = kept.look(self._clock())
+            if problem is None:
+                if kept.is_ready and not was_ready:
+                    output.say(f"the {kept.part.name} runs again")
+                continue
+            pause = kept.restarts.pause(self._clock(), failed=not was_ready)
+            if pause is None:
+                raise ServerError(
+                    f"{problem}; it failed to start {MOST_FAILURES} times in {WITHIN_SECONDS / 60:.0f} minutes"
+                )
+            output.say(f"{problem}: starting it again in {pause:.0f} s")
+            kept.start_at(self._clock() + pause)
+
+    def end(self) -> None:
+        """End all parts, the last one first; Ctrl-C kills them at once."""
+        try:
+            for kept in reversed(self._kept):
+                kept.part.end()
+        except KeyboardInterrupt:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        """Kill all parts."""
+        for part in self:
+            part.kill()
+
+
+@contextlib.contextmanager
+def kept_parts() -> Iterator[Parts]:
+    """Provide ``Parts``, and end them at the end of the block."""
+    parts = Parts()
+    try:
+        yield parts
+    finally:
+        parts.end()

@@ -1,0 +1,90 @@
+"""The Prefect worker of ``resonant up``."""
+
+import asyncio
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from resonant.errors import ServerError
+from resonant.events import Clock
+from resonant.local.health import is_healthy, translated_server_errors
+from resonant.local.parts import Process
+from resonant.local.server import WORKER_SECONDS
+from resonant.local.work_pool import WORK_POOL, has_worker, make_work_pool, set_states, start_drains
+
+_LOG = "prefect-worker.log"
+# Once Prefect's worker has cancelled a run, it ignores SIGTERM.
+_STOP_SECONDS = 5.0
+_ANSWER_SECONDS = 5.0
+
+
+class Worker(Process):
+    """A worker of the work pool. The runs of one that ended have ended with it.
+
+    Args:
+        home: the folder of its log.
+        variables: its environment variables, in addition to those of this process.
+        api_url: its server.
+        clock: the present time, in seconds since the epoch.
+    """
+
+    def __init__(
+        self, home: Path, variables: Mapping[str, str], api_url: str, *, clock: Clock = time.time
+    ) -> None:
+        self._api_url = api_url
+        self._clock = clock
+        self._started_at: float | None = None
+        options = ["--pool", WORK_POOL, "--name", "resonant-up"]
+        command = [sys.executable, "-m", "prefect", "worker", "start", *options]
+        environment = {"PREFECT_WORKER_QUERY_SECONDS": "2", **os.environ, **variables}
+        super().__init__(
+            "Prefect worker",
+            home / _LOG,
+            command,
+            environment,
+            start_seconds=WORKER_SECONDS,
+            patience=_STOP_SECONDS,
+        )
+
+    def start(self) -> bool:
+        """Start it once its server answers, after the runs of a lost worker are marked as crashed."""
+        if not is_healthy(self._api_url):
+            return False
+        import httpx
+        from prefect.exceptions import PrefectException
+
+        starts_again = self._started_at is not None
+        started_at = self._clock()
+        try:
+            with translated_server_errors(self._api_url):
+                asyncio.run(_prepare(starts_again=starts_again))
+        except (httpx.HTTPError, PrefectException) as error:
+            raise ServerError(f"the Prefect server at {self._api_url} refuses it: {error}") from None
+        self._started_at = started_at
+        return super().start()
+
+    def is_ready(self) -> bool:
+        """Return whether it has asked its server for runs."""
+        import httpx
+
+        async def has_polled() -> bool:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                return await has_worker(self._started_at or 0.0)
+
+        # Prefect's client raises a RuntimeError if its first request fails.
+        with contextlib.suppress(httpx.HTTPError, RuntimeError, TimeoutError):
+            return asyncio.run(has_polled())
+        return False
+
+
+async def _prepare(*, starts_again: bool) -> None:
+    """Create the work pool, and mark the runs of a killed worker as crashed, since they occupy slots."""
+    from prefect.states import Crashed
+
+    await make_work_pool()
+    await set_states(Crashed(message="its worker was lost"))
+    if starts_again:
+        await start_drains()

@@ -1,0 +1,197 @@
+"""Parts that end are started again, with a growing pause, until one fails to start too often. No process runs here."""
+
+from pathlib import Path
+
+import pytest
+
+from resonant.errors import ServerError
+from resonant.local import parts as parts_module
+from resonant.local.parts import LONGEST_PAUSE, MOST_FAILURES, WITHIN_SECONDS, Parts, Restarts
+
+
+class Scripted:
+    """A part that does what a test tells it."""
+
+    start_seconds = 60.0
+
+    def __init__(self, name="part", *, is_good=True):
+        self.name, self.log = name, Path(f"{name}.log")
+        self.is_good = is_good
+        self.may_start = True
+        self.hangs = False
+        self.starts = self.ends = 0
+        self.runs = False
+
+    def start(self):
+        if not self.may_start:
+            return False
+        self.starts += 1
+        self.runs = True
+        return True
+
+    def is_ready(self):
+        return self.is_good
+
+    def problem(self):
+        if not self.runs or not (self.is_good or self.hangs):
+            return f"the {self.name} ended"
+        return None
+
+    def end(self):
+        self.runs = False
+        self.ends += 1
+
+    kill = end
+
+
+class Watched:
+    """Parts with a clock that moves only when the test looks."""
+
+    def __init__(self, *parts):
+        self.now = 0.0
+        self.parts = Parts(clock=lambda: self.now, sleep=lambda _seconds: None)
+        for each in parts:
+            self.parts.start(each)
+            self.parts.wait(each)
+
+    def look(self, seconds=0.0):
+        self.now += seconds
+        self.parts.look()
+
+
+@pytest.fixture
+def said(monkeypatch):
+    lines = []
+    monkeypatch.setattr(parts_module.output, "say", lines.append)
+    return lines
+
+
+def test_a_part_that_ended_is_started_again_after_a_pause_and_the_terminal_says_so(said):
+    part = Scripted()
+    watched = Watched(part)
+    part.runs = False
+
+    watched.look()
+    assert (part.starts, said) == (1, ["the part ended: starting it again in 1 s"])
+    assert not watched.parts.runs(part)
+    watched.look(0.9)
+    assert part.starts == 1
+    watched.look(0.1)
+    assert part.starts == 2
+    watched.look()
+    assert said[1:] == ["the part runs again"]
+    assert watched.parts.runs(part)
+
+
+def test_the_pause_grows_with_each_end_and_is_short_again_after_ten_minutes():
+    restarts = Restarts()
+    pauses = [restarts.pause(60.0 * n, failed=False) for n in range(9)]
+    assert pauses == [1, 2, 4, 8, 16, LONGEST_PAUSE, LONGEST_PAUSE, LONGEST_PAUSE, LONGEST_PAUSE]
+    assert restarts.pause(60.0 * 8 + WITHIN_SECONDS, failed=False) == 1
+
+
+def test_kills_of_a_part_that_starts_again_each_time_never_end_everything(said):
+    part = Scripted()
+    watched = Watched(part)
+    for _ in range(3 * MOST_FAILURES):
+        part.runs = False
+        watched.look()
+        watched.look(LONGEST_PAUSE)
+        watched.look()
+        assert watched.parts.runs(part)
+
+
+def test_a_part_that_fails_to_start_five_times_in_ten_minutes_ends_everything(said):
+    part = Scripted()
+    watched = Watched(part)
+    part.is_good = False
+    watched.look()
+    for _ in range(MOST_FAILURES - 1):
+        watched.look(LONGEST_PAUSE)
+        watched.look()
+    watched.look(LONGEST_PAUSE)
+    with pytest.raises(ServerError, match="the part ended; it failed to start 5 times in 10 minutes"):
+        watched.look()
+    assert part.starts == 1 + MOST_FAILURES
+
+
+def test_failures_that_are_further_apart_do_not_end_everything():
+    restarts = Restarts()
+    apart = WITHIN_SECONDS / (MOST_FAILURES - 1)
+    assert all(restarts.pause(apart * n, failed=True) for n in range(50))
+
+
+def test_a_part_that_is_not_ready_in_time_is_ended_and_started_again(said):
+    part = Scripted()
+    watched = Watched(part)
+    part.runs = False
+    watched.look()
+    part.is_good, part.hangs = False, True
+    watched.look(1.0)
+    watched.look(part.start_seconds)
+    ends = part.ends
+    watched.look(0.1)
+    assert said[-1] == "the part did not start within 60 s: see part.log: starting it again in 2 s"
+    assert part.ends == ends + 1
+
+
+def test_a_part_that_waits_for_another_does_not_fail(said):
+    server, worker = Scripted("server"), Scripted("worker")
+    watched = Watched(server, worker)
+    server.runs = worker.runs = worker.may_start = False
+    for _ in range(10):
+        watched.look(WITHIN_SECONDS / 10)
+    assert watched.parts.runs(server)
+    worker.may_start = True
+    watched.look()
+    watched.look()
+    assert watched.parts.runs(worker)
+    assert [line for line in said if "worker" in line] == [
+        "the worker ended: starting it again in 1 s",
+        "the worker runs again",
+    ]
+
+
+def test_the_end_of_one_part_does_not_touch_the_others(said):
+    intake, server = Scripted("intake"), Scripted("server")
+    watched = Watched(intake, server)
+    server.runs = False
+    for _ in range(4):
+        watched.look(1.0)
+    assert (intake.starts, intake.ends) == (1, 0)
+    assert server.starts == 2
+
+
+@pytest.mark.parametrize("bad", [Scripted("new", is_good=False)])
+def test_at_the_start_a_problem_is_an_error_at_once(bad):
+    good = Scripted("good")
+    watched = Watched(good)
+    watched.parts.start(bad)
+    with pytest.raises(ServerError, match=r"^the new ended$"):
+        watched.parts.wait(bad)
+    good.runs = False
+    with pytest.raises(ServerError, match=r"^the good ended$"):
+        watched.parts.start(Scripted("another"))
+
+
+def test_the_last_part_ends_first():
+    order = []
+    watched = Watched(*map(Scripted, "abc"))
+    for part in watched.parts:
+        part.end = lambda name=part.name: order.append(name)
+    watched.parts.end()
+    assert order == ["c", "b", "a"]
+
+
+def test_ctrl_c_while_they_end_kills_all():
+    killed = []
+    watched = Watched(*map(Scripted, "abc"))
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    for part in watched.parts:
+        part.end, part.kill = interrupted, lambda name=part.name: killed.append(name)
+    with pytest.raises(KeyboardInterrupt):
+        watched.parts.end()
+    assert killed == ["a", "b", "c"]
