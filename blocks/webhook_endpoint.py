@@ -94,9 +94,10 @@ class WebhookEndpoint(EndpointBlock):
     client_key: SecretStr | None = Field(
         default=None, description="Private key (PEM, without a passphrase) of the client certificate."
     )
-    oauth_token_url: str | None = Field(
+    oauth_token_url: SecretStr | None = Field(
         default=None,
-        description="OAuth 2.0: URL of the token endpoint. Tokens are sent as the header Authorization.",
+        description="OAuth 2.0: URL of the token endpoint. Tokens are sent as the header Authorization. Stored as a secret, "
+        "since its query may contain one.",
     )
     oauth_client_id: str | None = Field(default=None, description="OAuth 2.0: client id.")
     oauth_client_secret: SecretStr | None = Field(default=None, description="OAuth 2.0: client secret.")
@@ -153,8 +154,8 @@ class WebhookEndpoint(EndpointBlock):
         )
 
     def _oauth(self, name: str) -> OAuth | None:
-        secret = _text(self.oauth_client_secret)
-        url, client_id = self.oauth_token_url or "", self.oauth_client_id or ""
+        url, secret = _text(self.oauth_token_url), _text(self.oauth_client_secret)
+        client_id = self.oauth_client_id or ""
         if not (url or client_id or secret or self.oauth_scope or self.oauth_audience):
             return None
         try:

@@ -195,6 +195,7 @@ def endpoint_settings(name: str, block: Any) -> Document:
     """Return an endpoint's configuration without its secrets."""
     from resonant.sinks.network.client_certificate import facts_of
     from resonant.sinks.network.proxy import DIRECT
+    from resonant.sinks.oauth import without_query
 
     shown: Document = {"name": name, "type": type(block).get_block_type_slug()}
     for field in type(block).model_fields:
@@ -203,7 +204,9 @@ def endpoint_settings(name: str, block: Any) -> Document:
             shown[field] = "set" if value.get_secret_value() else None
         else:
             shown[field] = value if isinstance(value, int | float | dict | None) else str(value)
-    if not shown.get("oauth_token_url"):  # otherwise it would show a default for a setting that has no effect
+    if shown.get("oauth_token_url"):
+        shown["oauth_token_url"] = without_query(block.oauth_token_url.get_secret_value())
+    else:  # otherwise it would show a default for a setting that has no effect
         shown |= {"oauth_authentication": None} if "oauth_authentication" in shown else {}
     if (host := _host(getattr(block, "url", None))) is not None:
         shown["host"] = host

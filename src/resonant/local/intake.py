@@ -17,14 +17,15 @@ class Intake(Process):
 
     Args:
         home: the folder of its log.
-        variables: its environment variables, in addition to those of this process.
+        variables: its environment variables, in addition to those of this process, except Prefect's.
         port: its port.
     """
 
     def __init__(self, home: Path, variables: Mapping[str, str], port: int) -> None:
         self._url = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-m", "resonant", "serve", "--port", str(port)]
-        environment = dict(os.environ)
+        # It needs only the store: it must not get the password of Prefect's server.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
         super().__init__(
             "HTTP intake", home / _LOG, command, environment | dict(variables), start_seconds=_START_SECONDS
         )

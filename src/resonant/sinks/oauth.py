@@ -15,7 +15,7 @@ class OAuth:
     """How to get tokens with client credentials; its ``repr`` contains no secret.
 
     Attributes:
-        token_url: the token endpoint, http or https.
+        token_url: the token endpoint, http or https; its query may contain a secret.
         client_id, client_secret: identify Resonant to the token endpoint.
         scope: the requested scopes, separated by spaces.
         audience: the requested audience, which some servers need.
@@ -25,7 +25,7 @@ class OAuth:
         ValueError: the text continues "its OAuth settings ..." and contains no secret.
     """
 
-    token_url: str
+    token_url: str = field(repr=False)
     client_id: str
     client_secret: str = field(repr=False)
     scope: str | None = None
@@ -52,3 +52,9 @@ class OAuth:
         else:
             fields |= {"client_id": self.client_id, "client_secret": self.client_secret}
         return headers, urlencode({name: value for name, value in fields.items() if value}).encode()
+
+
+def without_query(token_url: str) -> str:
+    """Return a token URL as it may be shown: ``***`` replaces its query."""
+    url, mark, _ = token_url.partition("?")
+    return f"{url}?***" if mark else url

@@ -144,10 +144,13 @@ def _secrets_of(endpoint: Endpoint) -> Iterator[str]:
     url = httpx.URL(endpoint.url)
     parts = urlsplit(str(url))  # as it is sent
     user, at, _ = parts.netloc.rpartition("@")
-    values = (pair.partition("=")[2] for pair in parts.query.split("&"))
     tokens = (part for part in parts.path.split("/") if len(part) >= _MIN_PATH_SECRET)
     whole = (str(url), str(url).replace(user + at, "", 1))
-    for text in (*whole, user, *user.split(":", 1), parts.path, *tokens, parts.query, *values):
+    of_query = [
+        *_values_of(url),
+        *(_values_of(httpx.URL(endpoint.oauth.token_url)) if endpoint.oauth else ()),
+    ]
+    for text in (*whole, user, *user.split(":", 1), parts.path, *tokens, *of_query):
         yield from (text, unquote(text), unquote_plus(text), quote(unquote(text), safe=""))
     if url.userinfo:
         yield basic_authorization(url).removeprefix("Basic ")
@@ -167,3 +170,8 @@ def _secrets_of(endpoint: Endpoint) -> Iterator[str]:
     if (oauth := endpoint.oauth) is not None:
         secret = oauth.client_secret
         yield from (secret, quote(secret, safe=""), quote_plus(secret), oauth.basic)
+
+
+def _values_of(url: httpx.URL) -> list[str]:
+    query = urlsplit(str(url)).query  # as it is sent
+    return [query, *(pair.partition("=")[2] for pair in query.split("&"))]

@@ -294,11 +294,16 @@ async def test_no_answer_and_no_error_keeps_a_token():
         assert shop.sink.describe(ValueError(token)) == "ValueError: ***"
 
 
-def test_no_error_keeps_a_client_secret():
-    oauth = OAuth("https://auth.example.com", CLIENT, SECRET)
+def test_no_error_keeps_a_client_secret_or_the_query_of_a_token_url():
+    oauth = OAuth("https://auth.example.com/token?v=2&key=qu3ry%2F1", CLIENT, SECRET)
     assert SECRET not in repr(oauth)
+    assert "qu3ry" not in repr(oauth)
     redactor = Redactor.of(Endpoint("orders", "https://example.com", oauth=oauth))
     assert redactor.line(f"{SECRET} {oauth.basic}") == "*** ***"
+    assert (
+        redactor.line(f"POST {oauth.token_url} or qu3ry/1")
+        == "POST https://auth.example.com/token?*** or ***"
+    )
 
 
 @pytest.mark.parametrize(

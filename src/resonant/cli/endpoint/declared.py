@@ -41,8 +41,10 @@ _SECRET_FIELDS = (
     "proxy",
     "client_certificate",
     "client_key",
+    "oauth_token_url",
     "oauth_client_secret",
 )
+_URLS = ("url", "oauth_token_url")
 _REFERENCES = ("signing_secret", "client_key", "oauth_client_secret")
 
 
@@ -287,7 +289,10 @@ def _exported(name: str, block: WebhookEndpoint, *, with_urls: bool) -> dict[str
             value = {header: reference(header) for header in block.header_values(name)}
         elif isinstance(value, SecretStr):
             plain = value.get_secret_value()
-            value = plain if plain == DIRECT or (key == "url" and with_urls) else reference(key)
+            is_shown = (
+                plain == DIRECT or (with_urls and key in _URLS) or (key == _URLS[1] and "?" not in plain)
+            )
+            value = plain if is_shown else reference(key)
         if value not in (WebhookEndpoint.model_fields[key].get_default(call_default_factory=True), {}):
             row[key] = value
     return row

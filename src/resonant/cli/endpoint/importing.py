@@ -45,8 +45,8 @@ def import_(
     {"name": "shop", "url": "env:SHOP_URL", "signing_secret": "file:shop.key"}
 
     Do not write secrets into FILE: env:NAME is the value of an environment variable, and file:PATH the content of a file. This
-    works for url, headers, proxy, signing_secret, client_certificate, client_key and oauth_client_secret. If a signing secret
-    changes, the old one also signs for 24 hours.
+    works for url, headers, proxy, signing_secret, client_certificate, client_key, oauth_token_url and oauth_client_secret. If a
+    signing secret changes, the old one also signs for 24 hours.
 
     Other settings are policy, timeout, concurrency, rate, mode, status_overrides, allow_private and ca_file; for OAuth,
     oauth_token_url, oauth_client_id, oauth_scope, oauth_audience and oauth_authentication. `resonant endpoint add --help`

@@ -24,13 +24,15 @@ OAUTH_FIELDS = {
     f"oauth_{field}"
     for field in ("token_url", "client_id", "client_secret", "scope", "audience", "authentication")
 }
-# The options for secrets. Each names a file; --proxy does so after @.
+# The options for secrets. Each names a file; those for URLs do so after @.
 _SECRETS = {
     "proxy": "--proxy",
+    "oauth_token_url": "--oauth-token-url",
     "client_certificate": "--client-cert",
     "client_key": "--client-key",
     "oauth_client_secret": "--oauth-client-secret-file",
 }
+_URLS = ("proxy", "oauth_token_url")
 # The panels of the help texts.
 NETWORK, SIGNING, _OAUTH = "Network and TLS", "Signatures", "OAuth 2.0"
 
@@ -85,8 +87,8 @@ class Changes:
 
         options.known_policy(self.fields.get("policy"), load_settings())
         url = self.fields.get("url")
-        token_url, client_id = (self.fields.get(f"oauth_{field}") for field in ("token_url", "client_id"))
-        proxy, chain, key, client_secret = (
+        client_id = self.fields.get("oauth_client_id")
+        proxy, token_url, chain, key, client_secret = (
             self.fields[field].get_secret_value() if field in self.fields else "" for field in _SECRETS
         )
         try:
@@ -196,7 +198,7 @@ class SettingOptions:
         str | None,
         typer.Option(
             metavar="URL",
-            help="URL of the token endpoint; tokens are requested with client credentials.",
+            help="URL of the token endpoint; tokens are requested with client credentials. @FILE reads it from a file.",
             rich_help_panel=_OAUTH,
         ),
     ] = None
@@ -245,11 +247,11 @@ class SettingOptions:
         found = {name: value for name, value in fields.items() if value is not None}
         for name in (each for each in _SECRETS if each in found):
             option, text = f"{_SECRETS[name]} {found[name]}", found[name]
-            if name != "proxy" or text.startswith("@"):
-                text = options.text_of_file(text.removeprefix("@") if name == "proxy" else text, option)
+            if name not in _URLS or text.startswith("@"):
+                text = options.text_of_file(text.removeprefix("@") if name in _URLS else text, option)
             if not text.strip():
                 raise options.Misuse(f"{option.strip()} is empty")
-            found[name] = secret(text.strip() if name == "proxy" else text)
+            found[name] = secret(text.strip() if name in _URLS else text)
         if url is not None:
             found["url"] = secret(line_of_stdin("the URL") if url == "-" else url)
         return Changes(found, headers, overrides)

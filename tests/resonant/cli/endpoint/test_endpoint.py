@@ -407,6 +407,29 @@ def test_oauth_settings_are_saved_shown_without_the_secret_and_cleared(resonant,
     )
 
 
+def test_the_query_of_a_token_url_is_stored_as_a_secret_and_not_shown(resonant, endpoints, tmp_path):
+    (tmp_path / "secret").write_text("oauth s3cret\n")
+    (tmp_path / "url").write_text("https://auth.example.com/token?key=qu3ry\n")
+    options = f"--oauth-client-id me --oauth-client-secret-file {tmp_path / 'secret'}".split()
+    add = ("endpoint", "add", IMPORTED, "https://hooks.example.com/in", *options)
+    said = [resonant.on_prefect(*add, "--oauth-token-url", f"@{tmp_path / 'url'}")]
+    said += [resonant.on_prefect("endpoint", "show", IMPORTED, *options) for options in ([], ["--json"])]
+    said.append(resonant.on_prefect("endpoint", "list", "--export"))
+    assert json.loads(said[2].out)["oauth_token_url"] == "https://auth.example.com/token?***"
+    assert "oauth_token_url: env:ENDPOINT_CLI_NEW__OAUTH_TOKEN_URL" in said[3].out
+    assert "qu3ry" not in str(said)
+
+    async def read_without_secrets():
+        async with get_client() as client:
+            return await client.read_block_document_by_name(
+                IMPORTED, "webhook-endpoint", include_secrets=False
+            )
+
+    saved = asyncio.run(read_without_secrets()).data
+    assert saved["oauth_client_id"] == "me"
+    assert "qu3ry" not in str(saved)
+
+
 def test_a_test_event_without_a_token_says_why_on_one_line(resonant, endpoints, tmp_path, monkeypatch):
     monkeypatch.setattr("resonant.sinks.tokens._FIRST_PAUSE", 60.0)  # one request
     (tmp_path / "secret").write_text("oauth s3cret\n")
