@@ -78,6 +78,31 @@ def open_private(path: Path, mode: str, *, buffering: int = -1) -> IO[bytes]:
     return open(path, mode, buffering, opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
+def create_private(path: Path, content: bytes) -> None:
+    """Create a file that only its owner may read and write, and that has its content from the first moment.
+
+    Raises:
+        FileExistsError: something has that name.
+        OSError: it cannot be created.
+    """
+    _follow(path)
+    if path.exists():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+    fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with open(fd, "wb") as file:  # noqa: PTH123 - a descriptor
+            file.write(content)
+        try:
+            path.hardlink_to(name)
+        except FileExistsError:
+            raise
+        except OSError:  # the file system has no links
+            with open_private(path, "xb") as file:
+                file.write(content)
+    finally:
+        Path(name).unlink()
+
+
 def sync_folder(folder: Path) -> None:
     """Sync a folder, so that the names of its files are on disk."""
     fd = os.open(folder, os.O_RDONLY)

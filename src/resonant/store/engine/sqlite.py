@@ -13,7 +13,7 @@ import sqlite3
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -23,7 +23,7 @@ from sqlalchemy.engine import URL
 
 from resonant.errors import StoreLocked, StoreRefused
 from resonant.events import Clock
-from resonant.files import make_private_folder, open_private
+from resonant.files import create_private, make_private_folder
 from resonant.store.engine.database_errors import translated_database_errors
 from resonant.store.engine.open_file import OpenFile
 from resonant.store.engine.sql import HOST_CLOCK
@@ -265,9 +265,10 @@ def _prepare_file(path: Path) -> None:
         make_private_folder(path.parent)
         # Only create a new file: opening and closing a file in use would drop this process's locks on it.
         with suppress(FileExistsError):
-            open_private(path, "xb").close()
+            create_private(path, _empty_database())
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        is_truncated = path.is_file() and path.stat().st_size == 0
         if not (os.access(path, os.R_OK | os.W_OK) and os.access(path.parent, os.W_OK)):
             raise PermissionError(errno.EACCES, "read-only for this user")
     except OSError as error:
@@ -275,6 +276,23 @@ def _prepare_file(path: Path) -> None:
             f"sqlite:///{path}: it cannot be opened for writing ({error.strerror}): "
             "check its path and mode, or set RESONANT_DATABASE_URL"
         ) from None
+    if is_truncated:
+        raise StoreRefused(
+            f"sqlite:///{path}: the file has 0 bytes, as after a failed copy: restore it from a backup, or remove it to begin "
+            "with an empty store"
+        )
+
+
+def _empty_database() -> bytes:
+    """Return the content of a file without tables.
+
+    With incremental vacuum, a purge returns its free pages to the file system a few at a time. A full vacuum of a large file
+    would hold the lock for a long time.
+    """
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        connection.execute("PRAGMA user_version=0")  # writes the first pages
+        return connection.serialize()
 
 
 def _make_engine(url: URL, lock: _Lock, file: OpenFile, host_clock: Clock) -> Engine:
@@ -290,11 +308,6 @@ def _make_engine(url: URL, lock: _Lock, file: OpenFile, host_clock: Clock) -> En
         # Disables the driver's own BEGIN, which it sends late and never as IMMEDIATE; see `begin` below.
         connection.isolation_level = None
         connection.create_function(HOST_CLOCK, 0, host_clock)
-        if connection.execute("PRAGMA page_count").fetchone() == (0,):
-            # Only while the file is empty: later, this would write on every connect, and wait for the writer.
-            # With incremental vacuum, a purge returns its free pages to the file system a few at a time. A full
-            # vacuum of a large file would hold the lock for a long time.
-            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
         for pragma in _PRAGMAS:
             lock.execute(connection, f"PRAGMA {pragma}")
         # Some file systems allow no write-ahead log. Without it, unsynced commits could damage the file.

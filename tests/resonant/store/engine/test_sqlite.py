@@ -80,7 +80,7 @@ def test_modes_that_were_chosen_are_left_alone(tmp_path, open_desk):
     folder = tmp_path / "shared"
     folder.mkdir(mode=0o755)
     path = folder / "resonant.db"
-    path.touch()
+    open_desk(f"sqlite:///{path}")
     path.chmod(0o644)
     open_desk(f"sqlite:///{path}").enqueue("evt_1")
     assert (mode(folder), mode(path)) == (0o755, 0o644)
@@ -181,6 +181,34 @@ async def test_a_path_that_cannot_be_a_file_is_refused(tmp_path, name, reason):
     (tmp_path / "file").touch()
     line = await refusal(f"sqlite:///{tmp_path}/{name}")
     assert line.startswith(f"sqlite:///{tmp_path}/{name}: it cannot be opened for writing ({reason}): ")
+
+
+async def test_a_file_of_0_bytes_is_refused_instead_of_becoming_an_empty_store(tmp_path):
+    path = tmp_path / "resonant.db"
+    path.touch()
+    line = await refusal(f"sqlite:///{path}")
+    assert line == (
+        f"sqlite:///{path}: the file has 0 bytes, as after a failed copy: restore it from a backup, or remove it to begin "
+        "with an empty store"
+    )
+    assert path.stat().st_size == 0
+    path.unlink()
+    async with open_store(f"sqlite:///{path}"):
+        assert path.stat().st_size > 0
+    assert [each.name for each in tmp_path.iterdir()] == ["resonant.db"]
+
+
+def test_processes_that_create_a_file_at_the_same_time_never_find_it_empty(sqlite_url):
+    barrier = Barrier(8)
+
+    def create(_number):
+        barrier.wait()
+        SQLite(make_url(sqlite_url))
+
+    for _ in range(20):
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(create, range(8)))
+        sqlite.path_of(make_url(sqlite_url)).unlink()
 
 
 @pytest.fixture
