@@ -15,7 +15,13 @@ from resonant.dead_letters.replay import ReplayRequest, require_restricted
 from resonant.display import counted
 from resonant.events import Category, Reason
 from resonant.store.views.selection import Selection
-from tasks.collect import mark_lost_runs, rescue_lost_leases, write_gates, write_triage
+from tasks.collect import (
+    mark_lost_runs,
+    mark_task_runs_of_ended_runs,
+    rescue_lost_leases,
+    write_gates,
+    write_triage,
+)
 from tasks.purge import purge_final_deliveries
 from tasks.replay import check_names, replay, who_runs_this, write_dry_run
 from tasks.wiring import open_dispatcher
@@ -30,6 +36,7 @@ async def collect_dead_letters() -> State[None]:
     """Rescue deliveries of lost workers, give up repeatedly lost ones, and list dead letters, held and unusable endpoints."""
     async with open_configured_store() as store:
         await mark_lost_runs()
+        await mark_task_runs_of_ended_runs()
         rescued = await rescue_lost_leases(store)
         found = [await write_triage(store), await write_gates(store)]
     return Completed(

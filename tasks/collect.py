@@ -8,7 +8,13 @@ from uuid import UUID
 
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, WorkPoolFilter
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    FlowRunFilter,
+    FlowRunFilterId,
+    TaskRunFilter,
+    WorkPoolFilter,
+)
 from prefect.client.schemas.objects import FlowRun
 from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFilter, EventResourceFilter
 from prefect.logging import get_run_logger
@@ -78,6 +84,34 @@ async def mark_lost_runs(*, now: datetime | None = None) -> None:
             for lost in [run for run in runs if await is_lost(run)]:
                 get_run_logger().warning("Flow run %s has sent no heartbeat for ten minutes", lost.name)
                 await client.set_flow_run_state(lost.id, Crashed(message=LOST))
+
+
+async def mark_task_runs_of_ended_runs(*, now: datetime | None = None) -> int:
+    """Mark unfinished task runs of our runs that ended ten minutes ago as crashed, and return how many.
+
+    A process that was killed cannot report them, and they would stay running for ever. Prefect records task runs later than flow
+    runs, so their own end may still arrive within these minutes.
+
+    Args:
+        now: the present time, with a time zone.
+    """
+    ended = {
+        "state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]}},
+        "end_time": {"before_": (now or datetime.now(UTC)) - _SILENCE},
+    }
+    unfinished = {"state": {"type": {"any_": ["PENDING", "RUNNING", "SCHEDULED", "PAUSED"]}}}
+    async with get_client() as client:
+        found = await client.read_task_runs(
+            flow_run_filter=FlowRunFilter.model_validate(ended),
+            task_run_filter=TaskRunFilter.model_validate(unfinished),
+            deployment_filter=DeploymentFilter.model_validate({"tags": {"all_": ["resonant"]}}),
+            limit=_RUNS_A_PAGE,
+        )
+        for run in found:
+            await client.set_task_run_state(run.id, Crashed(message="its flow run has ended"), force=True)
+    if found:
+        get_run_logger().warning("%s of ended flow runs marked as crashed", counted(len(found), "task run"))
+    return len(found)
 
 
 async def rescue_lost_leases(store: WorkerStore) -> int:

@@ -11,7 +11,7 @@ import tasks.collect
 from resonant.local.work_pool import WORK_POOL, make_work_pool
 from support.prefect import patient_client
 from support.waiting import until
-from tasks.collect import mark_lost_runs
+from tasks.collect import mark_lost_runs, mark_task_runs_of_ended_runs
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("url")]
 
@@ -71,3 +71,59 @@ async def test_a_run_whose_heartbeats_stopped_is_marked_as_crashed_if_the_feed_h
     await beat(running["alive"], now - timedelta(minutes=9))
     await collect(now)
     assert await states(running) == all_running | {"lost": "Crashed"}, "a user's own flow sends none"
+
+
+@pytest.fixture
+def task_runs(prefect_api):
+    """Task runs of a deployment of ours and of another one, by the end of their flow run and their own state."""
+    with patient_client(prefect_api) as api:
+        made, deployments = {}, []
+        for name, tags in (("ours", ["resonant"]), ("other", [])):
+            flow_id = api.post("/flows/", json={"name": name}).json()["id"]
+            new = {"name": name, "flow_id": flow_id, "tags": tags}
+            deployments.append(api.post("/deployments/", json=new).json()["id"])
+            for flow_state in ("CRASHED", "COMPLETED", "RUNNING"):
+                path = f"/deployments/{deployments[-1]}/create_flow_run"
+                run = api.post(path, json={}).json()["id"]
+                for kind in ("RUNNING", "SCHEDULED", "COMPLETED"):
+                    new = {"flow_run_id": run, "task_key": "emit", "dynamic_key": kind}
+                    task_run = api.post("/task_runs/", json=new).json()["id"]
+                    made[name, flow_state, kind] = task_run
+                    set_state(api, f"/task_runs/{task_run}", kind)
+                for kind in ("RUNNING", flow_state):
+                    set_state(api, f"/flow_runs/{run}", kind)
+        yield made
+        for each in deployments:
+            api.delete(f"/deployments/{each}")
+
+
+def set_state(api, path, kind):
+    api.post(f"{path}/set_state", json={"state": {"type": kind}, "force": True})
+
+
+@flow
+async def close(now):
+    return await mark_task_runs_of_ended_runs(now=now)
+
+
+async def test_unfinished_task_runs_are_marked_as_crashed_ten_minutes_after_our_flow_run_ended(
+    task_runs, prefect_api
+):
+    def kinds():
+        with patient_client(prefect_api) as api:
+            return {
+                key: api.get(f"/task_runs/{each}").json()["state_type"] for key, each in task_runs.items()
+            }
+
+    before = kinds()
+    assert before == {key: key[2] for key in task_runs}
+
+    await close(datetime.now(UTC))
+    assert kinds() == before, "their own ends may still arrive"
+
+    await close(datetime.now(UTC) + LATER)
+    expected = {
+        key: "CRASHED" if key[0] == "ours" and key[1] != "RUNNING" and key[2] != "COMPLETED" else key[2]
+        for key in task_runs
+    }
+    assert kinds() == expected
