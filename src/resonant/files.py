@@ -103,6 +103,26 @@ def create_private(path: Path, content: bytes) -> None:
         Path(name).unlink()
 
 
+def shorten_log(path: Path, *, most_bytes: int, kept_bytes: int) -> None:
+    """Keep only the last lines of a log that has grown too large. Processes may append to it meanwhile, and lose a few lines.
+
+    It needs no space: the disk may be full.
+
+    Args:
+        path: the log; its writers opened it for appending.
+        most_bytes: the size that it may have.
+        kept_bytes: how much of a larger one is kept.
+    """
+    with suppress(OSError), path.open("r+b") as log:
+        if os.fstat(log.fileno()).st_size <= most_bytes:
+            return
+        log.seek(-kept_bytes, os.SEEK_END)
+        lines = log.read().partition(b"\n")[2]
+        log.truncate(0)
+        with path.open("ab") as end:  # where the others append now
+            end.write(lines)
+
+
 def sync_folder(folder: Path) -> None:
     """Sync a folder, so that the names of its files are on disk."""
     fd = os.open(folder, os.O_RDONLY)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from resonant.errors import ResonantError
-from resonant.files import atomic_file, open_private
+from resonant.files import atomic_file, open_private, shorten_log
 from support.programs import lacking
 
 HOUR = 3600
@@ -182,3 +182,19 @@ def test_the_file_is_on_disk_before_it_gets_its_name_and_the_name_is_on_disk_aft
     monkeypatch.setattr(Path, "replace", watched_replace)
     write(target)
     assert calls == [("fsync", target, len("whole")), ("rename", target, None), ("fsync", tmp_path, None)]
+
+
+def test_of_a_log_that_has_grown_the_last_lines_are_kept_and_its_writer_continues_after_them(tmp_path):
+    path = tmp_path / "log"
+    shorten_log(path, most_bytes=100, kept_bytes=35)
+    assert not path.exists()
+    with open_private(path, "ab", buffering=0) as log:
+        for number in range(10):
+            log.write(b"line %03d\n" % number)
+        shorten_log(path, most_bytes=100, kept_bytes=35)
+        assert path.read_text().count("\n") == 10, "it is small enough"
+        log.write(b"another 1\n" * 2)
+        shorten_log(path, most_bytes=100, kept_bytes=35)
+        log.write(b"after\n")
+    assert path.read_text() == "line 009\nanother 1\nanother 1\nafter\n"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600

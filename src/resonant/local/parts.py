@@ -11,13 +11,15 @@ from typing import Protocol
 
 from resonant import output
 from resonant.errors import ResonantError, ServerError
-from resonant.files import open_private
+from resonant.files import open_private, shorten_log
 from resonant.local.supervisor import STOP_SECONDS, end, keep, kill
 
 # A part that fails to start so often within this time ends everything.
 MOST_FAILURES, WITHIN_SECONDS = 5, 600.0
 LONGEST_PAUSE = 30.0
 POLL_SECONDS = 0.5
+# While Prefect's disk is full, its server writes 150 KB of tracebacks a second.
+MOST_LOG_BYTES, KEPT_LOG_BYTES = 16_000_000, 4_000_000
 _OWN = "resonant: "
 
 
@@ -85,6 +87,7 @@ class Process:
 
     def start(self) -> bool:
         """See ``Part``."""
+        shorten_log(self.log, most_bytes=MOST_LOG_BYTES, kept_bytes=KEPT_LOG_BYTES)
         with open_private(self.log, "ab") as log:
             self.supervisor = keep(self._command, self._environment, log, patience=self._patience)
         return True
@@ -228,12 +231,13 @@ class Parts:
         return any(kept.is_ready for kept in self._kept if kept.part is part)
 
     def look(self) -> None:
-        """Look at each part once: start those again that ended, when it is time.
+        """Look at each part once: start those again that ended, when it is time, and shorten logs that have grown.
 
         Raises:
             ServerError: one failed to start too often.
         """
         for kept in self._kept:
+            shorten_log(kept.part.log, most_bytes=MOST_LOG_BYTES, kept_bytes=KEPT_LOG_BYTES)
             was_ready = kept.is_ready
             problem = kept.look(self._clock())
             if problem is None:

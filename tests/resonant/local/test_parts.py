@@ -1,12 +1,23 @@
-"""Parts that end are started again, with a growing pause, until one fails to start too often. No process runs here."""
+"""Parts that end are started again, with a growing pause, until one fails to start too often. Only one test runs a process."""
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from resonant.errors import ServerError
 from resonant.local import parts as parts_module
-from resonant.local.parts import LONGEST_PAUSE, MOST_FAILURES, WITHIN_SECONDS, Parts, Restarts
+from resonant.local.parts import (
+    LONGEST_PAUSE,
+    MOST_FAILURES,
+    WITHIN_SECONDS,
+    Parts,
+    Process,
+    Restarts,
+    kept_parts,
+)
+from support.waiting import wait_until
 
 
 class Scripted:
@@ -195,3 +206,24 @@ def test_ctrl_c_while_they_end_kills_all():
     with pytest.raises(KeyboardInterrupt):
         watched.parts.end()
     assert killed == ["a", "b", "c"]
+
+
+def test_the_log_of_a_part_that_writes_without_end_is_shortened(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts_module, "MOST_LOG_BYTES", 1_000_000)
+    monkeypatch.setattr(parts_module, "KEPT_LOG_BYTES", 1_000)
+    log = tmp_path / "log"
+    with kept_parts() as parts:
+        part = Process("writer", log, [sys.executable, "-c", WRITER], dict(os.environ), start_seconds=60)
+        parts.start(part)
+        sizes = [0]
+        wait_until(lambda: sizes.append(log.stat().st_size) or max(sizes) > 1_000_000)
+        wait_until(lambda: parts.look() or log.stat().st_size < max(sizes))
+    assert log.read_text().splitlines()[-1].startswith("line")
+
+
+WRITER = """
+import time
+while True:
+    print("line " * 1_000, flush=True)
+    time.sleep(0.001)
+"""
