@@ -4,7 +4,7 @@ An automation may miss events that Prefect's broker dropped, or that happened wh
 these runs. The automation only starts the same flow earlier.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import timedelta
 from uuid import UUID
 
@@ -16,9 +16,10 @@ from prefect.exceptions import ObjectNotFound
 
 from deployments.automations import apply
 from resonant.errors import ResonantError
+from resonant.events import Clock
 from resonant.store.shared.run_watches import RunWatch
 from tasks.reports import OWN_FLOWS
-from tasks.server_identity import server_id
+from tasks.server_identity import server_id, server_time
 
 REPORTS = "report-failed-runs/report-failed-runs"
 AUTOMATION = "resonant: report failed flow runs at once"
@@ -45,6 +46,12 @@ async def this_server() -> str:
     """Return the id of the Prefect server, to which its watches belong."""
     async with get_client() as client:
         return await server_id(client)
+
+
+async def server_now(clock: Clock, warn: Callable[[str], object]) -> float:
+    """Return the time of the Prefect server; see ``tasks.server_identity.server_time``."""
+    async with get_client() as client:
+        return await server_time(client, clock, warn)
 
 
 async def start_for(watches: Collection[RunWatch]) -> None:

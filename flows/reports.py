@@ -1,6 +1,7 @@
 """The flow ``report_failed_runs``: stores an event for each failed flow run that an endpoint watches."""
 
 from prefect import State, flow
+from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from flows.failing import fail_with_message
@@ -17,4 +18,4 @@ async def report_failed_runs() -> State[None]:
     The run reads the flow runs that have failed since the last time from Prefect, never those of Resonant itself.
     """
     async with open_configured_store(patient=True) as store:
-        return Completed(message=await store_failed_runs(store))
+        return Completed(message=await store_failed_runs(store, get_run_logger().warning))

@@ -1,6 +1,7 @@
 """The step of the flow that stores an event for each failed, crashed and late flow run that an endpoint watches."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 from operator import attrgetter
@@ -22,8 +23,9 @@ from resonant.prefect import flow_run_event
 from resonant.store import WorkerStore
 from resonant.store.queue.enqueue import enqueue
 from resonant.store.shared.run_watches import RunWatch, advance_watch, claim_watches
-from tasks.server_identity import server_id
+from tasks.server_identity import server_id, server_time
 
+_logger = logging.getLogger(__name__)
 # Never reported: a report of a failed report would not end.
 OWN_FLOWS = (
     "cancel-deliveries",
@@ -36,8 +38,10 @@ OWN_FLOWS = (
     "report-failed-runs",
     "resume-endpoint",
 )
-# Until then, a failure may still appear: Prefect commits states later than their times, and the clocks of machines differ.
+# Until then, a failure may still appear: Prefect commits states later than their times, and servers that share a database differ.
 _SETTLED_AFTER_SECONDS = 600.0
+# The time of the server has whole seconds, and is some moments old on a busy one.
+_AHEAD_SECONDS = 60.0
 # Most runs in one transaction, and most transactions for a watch in one round. The next round continues.
 _MOST_AT_ONCE = 1000
 _MOST_WINDOWS = 10
@@ -45,10 +49,13 @@ _SHORTEST_SECONDS = 1.0
 _PAGE = 200
 
 
-async def store_failed_runs(store: WorkerStore) -> str:
+async def store_failed_runs(store: WorkerStore, warn: Callable[[str], object] = _logger.warning) -> str:
     """Store an event for each watched run of this Prefect server that has failed since the last call, and return a summary.
 
     Repeats are harmless: the event of a state always has the same id and the same bytes.
+
+    Args:
+        warn: gets a text if the clocks of this process and of the server differ.
 
     Raises:
         ResonantError: an endpoint that watches runs is unknown or unusable; all other endpoints have their events.
@@ -57,14 +64,15 @@ async def store_failed_runs(store: WorkerStore) -> str:
     problems: dict[str, str] = {}
     stored = 0
     async with get_client() as client:
-        watches = await store.write(claim_watches, await server_id(client))
+        now = await server_time(client, store.clock, warn)
+        watches = await store.write(claim_watches, await server_id(client), now=now)
         for name in {each.endpoint for each in watches}:
             try:
                 await require_endpoint(name)
             except EndpointError as error:
                 problems[name] = str(error)
         usable = [each for each in watches if each.endpoint not in problems]
-        report = _Report(store, client, now=store.clock())
+        report = _Report(store, client, settled=now - _SETTLED_AFTER_SECONDS, latest=now + _AHEAD_SECONDS)
         if usable:
             stored += await report.store_late(usable)
         # Usually all are at the same time. Those that are behind must not delay the others.
@@ -78,12 +86,18 @@ async def store_failed_runs(store: WorkerStore) -> str:
 
 
 class _Report:
-    """Reads runs from Prefect, and stores their events for watches."""
+    """Reads runs from Prefect, and stores their events for watches. All times are by the clock of Prefect's server.
 
-    def __init__(self, store: WorkerStore, client: PrefectClient, *, now: float) -> None:
+    Args:
+        settled: no watermark moves beyond this time.
+        latest: no run has ended after this time.
+    """
+
+    def __init__(self, store: WorkerStore, client: PrefectClient, *, settled: float, latest: float) -> None:
         self._store = store
         self._client = client
-        self._now = now
+        self._settled = settled
+        self._latest = latest
         self._flow_names: dict[UUID, str] = {}
 
     async def store_late(self, watches: Sequence[RunWatch]) -> int:
@@ -115,8 +129,8 @@ class _Report:
             until = await self._end_of_window(watches, since)
             runs = await self._read_ended(watches, since, until)
             for watch in watches:
-                stored += await self._store_for(watch, runs, min(until, self._now - _SETTLED_AFTER_SECONDS))
-            if until >= self._now:
+                stored += await self._store_for(watch, runs, min(until, self._settled))
+            if until >= self._latest:
                 break
             since = until
         return stored
@@ -129,11 +143,11 @@ class _Report:
             if _state_time(run) >= watch.created_at and (not watch.tag or watch.tag in run.tags)
         ]
         events = await self._to_events(watch, own)
-        return await self._store.write(_store, events, watch, now=self._now, settled=settled)
+        return await self._store.write(_store, events, watch, now=self._store.clock(), settled=settled)
 
     async def _end_of_window(self, watches: Sequence[RunWatch], since: float) -> float:
         """Return the latest time until which few enough runs have ended: Prefect lists the newest ones first."""
-        until = self._now
+        until = self._latest
         while until - since > _SHORTEST_SECONDS:
             found = await self._client.count_flow_runs(flow_run_filter=_ended(watches, since, until))
             if found <= _MOST_AT_ONCE:

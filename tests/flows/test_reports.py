@@ -15,9 +15,10 @@ import tasks.reports
 import tasks.server_identity
 from blocks import WebhookEndpoint
 from flows.reports import report_failed_runs
+from resonant.display import duration
 from resonant.prefect import flow_run_event
 from resonant.store import WorkerStore, schema
-from resonant.store.shared.run_watches import RunWatch, add_watch, read_watches
+from resonant.store.shared.run_watches import RunWatch, add_watch, advance_watch, read_watches
 from support.flow_runs import COMPLETED, CRASHED, FAILED, LATE, TIMED_OUT, new_flow_name, run_with
 from support.prefect import patient_client
 from tasks.reports import store_failed_runs
@@ -288,6 +289,61 @@ async def test_a_round_reads_the_last_minutes_again_since_prefect_may_commit_a_f
 
     [watched] = await store.read(read_watches)
     assert watched.watermark == pytest.approx(began_at - 600, abs=60)
+
+
+_DAY = 86_400.0
+
+
+@pytest.mark.parametrize("ahead", [_DAY, 1200.0], ids=["a day", "more than a round reads again"])
+async def test_a_report_on_a_clock_that_is_ahead_loses_no_later_failure(
+    store_url, store, server, flow_name, ahead
+):
+    """So does a report beside a Prefect server whose clock is behind."""
+    await watch(store, flow_name, since=time.time() - 3600)
+    early = await WorkerStore.open(store_url, clock=lambda: time.time() + ahead)
+    warnings = []
+    await store_failed_runs(early, warnings.append)
+    await early.close()
+    run = run_with(server, flow_name, FAILED)
+
+    await store_failed_runs(store)
+
+    assert [each["id"] for each in await stored(store)] == ids(run)
+    [warning] = warnings
+    assert warning.startswith(f"the clock of this machine is {duration(ahead)} ahead of the Prefect server's")
+
+
+async def test_clocks_that_agree_cause_no_warning(store, server, flow_name):
+    await watch(store, flow_name)
+    warnings = []
+    await store_failed_runs(store, warnings.append)
+    assert warnings == []
+
+
+async def test_the_failures_that_a_wrong_watermark_hid_are_stored(store, server, flow_name):
+    """An earlier version, or the server before its clock was corrected, may have stored such a watermark."""
+    an_hour_ago = time.time() - 3600
+    await watch(store, flow_name, since=an_hour_ago)
+    [watched] = await store.read(read_watches)
+    await store.write(advance_watch, watched, time.time() + _DAY)
+    run = run_with(server, flow_name, FAILED)
+
+    await store_failed_runs(store)
+
+    assert [each["id"] for each in await stored(store)] == ids(run)
+    [watched] = await store.read(read_watches)
+    assert an_hour_ago < watched.watermark <= time.time()
+    assert watched.created_at == an_hour_ago
+
+
+async def test_a_watch_that_a_wrong_clock_began_in_the_future_begins_now(store, server, flow_name):
+    await watch(store, flow_name, since=time.time() + _DAY)
+    await store_failed_runs(store)
+    run = run_with(server, flow_name, FAILED)
+
+    await store_failed_runs(store)
+
+    assert [each["id"] for each in await stored(store)] == ids(run)
 
 
 async def test_an_unknown_endpoint_fails_the_round_but_the_others_get_their_events(store, server, flow_name):

@@ -69,7 +69,8 @@ def enable(
         run_async(reports.check_deployed())
         known = run_async(reports.read_flow_names())
         watch = RunWatch(*watched, run_async(reports.this_server()))
-        is_new = store.change(add_watch, watch)
+        since = run_async(reports.server_now(time.time, output.say))
+        is_new = store.change(add_watch, watch, since=since)
         watches = store.read(read_watches, watch.server)
         run_async(reports.start_for(watches))
     found = next(each for each in watches if each.selection == watch.selection)
@@ -89,6 +90,7 @@ def list_(all_servers: AllServers = False, as_json: options.Json = False) -> Non
     from resonant.store.shared.run_watches import read_watches
 
     if all_servers:
+        now = time.time()
         with command_store() as store:
             found = every = store.read(read_watches)
     else:
@@ -96,11 +98,11 @@ def list_(all_servers: AllServers = False, as_json: options.Json = False) -> Non
             from deployments import reports
 
             server = run_async(reports.this_server())
+            now = run_async(reports.server_now(time.time, output.say))
             found, every = store.read(read_watches, server), store.read(read_watches)
     if as_json:
         output.write_json_array(output.to_json(documents.run_watch(each)) for each in found)
     elif found:
-        now = time.time()
         rows = [
             (
                 Name.FAILED_RUNS,

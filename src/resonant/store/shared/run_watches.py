@@ -1,6 +1,6 @@
 """Watches: the flows whose failed runs an endpoint gets, and the time until which these runs were read from Prefect.
 
-A watch belongs to the Prefect server on which it was enabled: other servers have other runs.
+A watch belongs to the Prefect server on which it was enabled: other servers have other runs. Its times are by that server's clock.
 """
 
 from dataclasses import dataclass, fields
@@ -13,11 +13,15 @@ from resonant.store.audit import Action, record_change
 from resonant.store.engine.sql import insert_into
 
 _w = schema.run_watches
+_READ_AGAIN_SECONDS = 86_400.0
+_TOLERANCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class RunWatch:
-    """An endpoint gets an event for each failed flow run that matches. Times are seconds since the Unix epoch.
+    """An endpoint gets an event for each failed flow run that matches.
+
+    Times are seconds since the Unix epoch by the server's clock: those of the runs are, too.
 
     Attributes:
         flow: glob for the flow's name; empty for all.
@@ -48,10 +52,17 @@ class RunWatch:
         return not self.flow or any_glob([self.flow])(name)
 
 
-def add_watch(connection: Connection, watch: RunWatch, *, who: str, now: float) -> bool:
-    """Store a watch that begins now; return False if it exists, which changes nothing."""
+def add_watch(
+    connection: Connection, watch: RunWatch, *, who: str, now: float, since: float | None = None
+) -> bool:
+    """Store a watch; return False if it exists, which changes nothing.
+
+    Args:
+        since: when it begins, by the server's clock; None: now.
+    """
     _claim(connection, watch.server, _is(watch, server=""))
-    row = {**watch.selection, "server": watch.server, "watermark": now, "created_at": now}
+    begins_at = now if since is None else since
+    row = {**watch.selection, "server": watch.server, "watermark": begins_at, "created_at": begins_at}
     new = insert_into(connection.dialect.name, _w).values(row).on_conflict_do_nothing()
     if not connection.execute(new).rowcount:
         return False
@@ -78,14 +89,25 @@ def read_watches(connection: Connection, server: str | None = None) -> list[RunW
     return [RunWatch(*row) for row in connection.execute(query)]
 
 
-def claim_watches(connection: Connection, server: str) -> list[RunWatch]:
-    """Let a server have the watches that an older Resonant stored, if no other server has them; return the server's watches."""
+def claim_watches(connection: Connection, server: str, *, now: float) -> list[RunWatch]:
+    """Let a server have the watches that an older Resonant stored, if no other server has them; return the server's watches.
+
+    A watermark in the future comes from a wrong clock, and hid failed runs: the runs of a day are read again.
+
+    Args:
+        now: by the server's clock.
+    """
     _claim(connection, server, _w.c.server == "")
+    for each in read_watches(connection, server):
+        if each.watermark > now + _TOLERANCE_SECONDS:
+            began_at = min(each.created_at, now)
+            times = {"created_at": began_at, "watermark": max(began_at, now - _READ_AGAIN_SECONDS)}
+            connection.execute(update(_w).where(_is(each)).values(times))
     return read_watches(connection, server)
 
 
 def advance_watch(connection: Connection, watch: RunWatch, until: float) -> None:
-    """Record that all runs that failed before this time are stored. A watch never moves back."""
+    """Record that all runs that failed before this time are stored."""
     is_older = _w.c.watermark < until
     connection.execute(update(_w).where(_is(watch), is_older).values(watermark=until))
 
