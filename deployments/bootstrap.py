@@ -9,10 +9,10 @@ import inspect
 import sys
 
 from resonant import output
-from resonant.errors import BootstrapFailed, ResonantError, ServerGone
+from resonant.errors import BootstrapFailed, ResonantError, ServerError, ServerGone
 from resonant.local.health import is_healthy, is_there, translated_server_errors
 from resonant.local.project import project_directory
-from resonant.local.server import configure_prefect, configured_url
+from resonant.local.server import configure_prefect, configured_url, refuse_cloud
 from resonant.local.work_pool import WORK_POOL, make_work_pool, start_drains
 from resonant.settings import load_settings
 
@@ -27,7 +27,7 @@ async def bootstrap() -> list[str]:
         ResonantError: the notification block that the settings name does not exist.
     """
     # Imports Prefect, whose settings must be complete before.
-    from deployments import existing  # noqa: PLC0415
+    from deployments import existing, reports  # noqa: PLC0415
     from deployments.automations import apply_automations  # noqa: PLC0415
 
     await make_work_pool()
@@ -35,6 +35,7 @@ async def bootstrap() -> list[str]:
     await asyncio.gather(register_block_types(), deploy())
     await existing.pause(stopped)
     await apply_automations()
+    await reports.repoint()
     await existing.remove_old_deployments()
     return await existing.read_names()
 
@@ -78,14 +79,8 @@ async def deploy() -> None:
 def main() -> None:
     """Set up the server, and print a summary."""
     configure_prefect()
-    url = configured_url()
-    if url is None or not is_healthy(url):
-        unset = (
-            "PREFECT_API_URL is not set: set it to the API of your server, such as http://127.0.0.1:4200/api"
-        )
-        output.say(f"no Prefect server answers at {url}" if url else unset)
-        sys.exit(1)
     try:
+        url = _answering_url()
         with translated_server_errors(url):
             names = asyncio.run(bootstrap())
             asyncio.run(start_drains())
@@ -98,6 +93,18 @@ def main() -> None:
     output.write(f"work pool {WORK_POOL}, block types, automations, and {', '.join(names)} are at {url}\n")
     if load_settings().alert_notification_block is None:
         output.write("alerts notify no one: RESONANT_ALERT_NOTIFICATION_BLOCK is not set\n")
+
+
+def _answering_url() -> str:
+    url = configured_url()
+    if url is None:
+        raise ServerError(
+            "PREFECT_API_URL is not set: set it to the API of your server, such as http://127.0.0.1:4200/api"
+        )
+    refuse_cloud(url)
+    if not is_healthy(url):
+        raise ServerError(f"no Prefect server answers at {url}")
+    return url
 
 
 if __name__ == "__main__":

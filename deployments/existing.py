@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
+from prefect.client.schemas.filters import FlowFilter, WorkPoolFilter, WorkPoolFilterName
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 
-from deployments.reports import REPORTS
+from deployments.reports import AUTOMATION, REPORTS
 from resonant.local.work_pool import WORK_POOL
+from tasks.reports import OWN_FLOWS
 
 # The present names, by the names in earlier versions.
 NEW_NAMES = {
@@ -37,7 +38,8 @@ async def read_stopped() -> set[str]:
     """Return the new names of the deployments whose schedules an operator has stopped, or has not enabled yet."""
     async with get_client() as client:
         found = await _read(client)
-    not_enabled = {REPORTS} - found.keys()
+        are_enabled = await client.read_automations_by_name(AUTOMATION)
+    not_enabled = set() if are_enabled else {REPORTS} - found.keys()
     return not_enabled | {NEW_NAMES.get(name, name) for name, each in found.items() if _is_stopped(each)}
 
 
@@ -68,9 +70,14 @@ async def remove_old_deployments() -> None:
 
 
 async def _read(client: PrefectClient) -> dict[str, DeploymentResponse]:
-    ours = WorkPoolFilter(name=WorkPoolFilterName(any_=[WORK_POOL]))
-    deployments = await client.read_deployments(work_pool_filter=ours)
-    flows = {flow.id: flow.name for flow in await client.read_flows(work_pool_filter=ours)}
+    in_pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[WORK_POOL]))
+    deployments = await client.read_deployments(work_pool_filter=in_pool)
+    # Those of a work pool that was deleted.
+    own_flows = FlowFilter.model_validate({"name": {"any_": [*OWN_FLOWS]}})
+    own = await client.read_deployments(flow_filter=own_flows)
+    deployments += [each for each in own if each.work_pool_name is None]
+    ids = FlowFilter.model_validate({"id": {"any_": [each.flow_id for each in deployments]}})
+    flows = {flow.id: flow.name for flow in await client.read_flows(flow_filter=ids)}
     return {f"{flows[each.flow_id]}/{each.name}": each for each in deployments}
 
 

@@ -23,6 +23,7 @@ from tasks.server_identity import server_id, server_time
 
 REPORTS = "report-failed-runs/report-failed-runs"
 AUTOMATION = "resonant: report failed flow runs at once"
+_DEPLOY = "start `resonant up`, or run `python -m deployments.bootstrap` for your own server"
 _STATES = ("Failed", "Crashed", "TimedOut", "Late")
 # The automation starts at most one run in this time, however many flow runs fail. The schedule finds the rest.
 _AT_MOST_EVERY = timedelta(seconds=15)
@@ -37,9 +38,21 @@ async def check_deployed() -> None:
     async with get_client() as client:
         if await _deployment(client) is None:
             raise ResonantError(
-                f"this Prefect server has no deployment {REPORTS}: start `resonant up`, or run "
-                "`python -m deployments.bootstrap` for your own server, and then this command again"
+                f"this Prefect server has no deployment {REPORTS}: {_DEPLOY}, and then this command again"
             )
+
+
+async def problem() -> str | None:
+    """Return why the server runs no reports, and what to do; None if it does."""
+    async with get_client() as client:
+        deployment = await _deployment(client)
+    if deployment is None:
+        return f"this Prefect server has no deployment {REPORTS}: {_DEPLOY}"
+    if deployment.work_pool_name is None:
+        return f"{REPORTS} has no work pool: {_DEPLOY}"
+    if deployment.paused:
+        return f"{REPORTS} is paused: run `resonant automation enable` again"
+    return None
 
 
 async def this_server() -> str:
@@ -66,6 +79,18 @@ async def start_for(watches: Collection[RunWatch]) -> None:
         await client.pause_deployment(deployment.id)
         for found in await client.read_automations_by_name(AUTOMATION):
             await client.delete_automation(found.id)
+
+
+async def repoint() -> None:
+    """Let the automation, if it exists, start the present deployment: the former one may have been deleted."""
+    async with get_client() as client:
+        deployment = await _deployment(client)
+        for found in await client.read_automations_by_name(AUTOMATION):
+            changed = Automation(**found.model_dump())
+            for action in changed.actions:
+                if deployment and isinstance(action, RunDeployment) and action.deployment_id != deployment.id:
+                    action.deployment_id = deployment.id
+                    await changed.aupdate()
 
 
 async def restore(watches: Collection[RunWatch]) -> bool:

@@ -16,6 +16,7 @@ have the rights of the API. ``/openapi.json`` and ``/api/openapi.json`` describe
 ``python -m deployments.server``, run in the project's folder, reads all settings, including its address, from Prefect.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Iterable
@@ -33,6 +34,7 @@ from resonant.intake.access.foreign_pages import host_name
 from resonant.local.compatibility import check_server_names, prefect_application
 
 EVERYBODY = "*"
+_HAS_ENDED = "Run is already in terminal state"
 API = "/api"
 _LOOPBACK = ("127.0.0.1", "localhost")
 # Otherwise a page that is open in a browser keeps the server from ending.
@@ -49,6 +51,19 @@ _REFUSAL = (
     "This server refuses requests from other web pages.\n"
     "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS allows further origins.\n"
 )
+
+
+def hide_actions_on_ended_runs() -> None:
+    """Hide Prefect's warning that a run which has ended cannot be marked as crashed.
+
+    Prefect evaluates the end of a scheduled run up to 15 minutes late if the run was created in the 5 minutes before its start: the
+    event of its end follows that of its creation, which Prefect never sends. Meanwhile, the run's heartbeats seem to have stopped.
+    """
+
+    def is_news(record: logging.LogRecord) -> bool:
+        return _HAS_ENDED not in record.getMessage()
+
+    logging.getLogger("prefect.server.events.actions").addFilter(is_news)
 
 
 class OwnPagesAlone:
@@ -150,6 +165,7 @@ def main() -> None:
     except PrefectChanged as error:
         output.say(f"resonant: {error}")
         sys.exit(1)
+    hide_actions_on_ended_runs()
     settings = get_current_settings().server
     api = settings.api.base_path or API
     app = guarded(

@@ -307,6 +307,34 @@ def heartbeat(run: str, deployment: str) -> Event:
     )
 
 
+async def test_a_run_that_has_ended_is_not_marked_as_crashed_and_the_servers_log_is_silent(
+    server, inbox, tmp_path_factory
+):
+    """Prefect may handle the event of its end after the automation has acted."""
+    flow_id = server.post("/flows/", json={"name": "ended"}).json()["id"]
+    deployment = server.post("/deployments/", json={"name": "ended", "flow_id": flow_id}).json()["id"]
+    run = server.post(f"/deployments/{deployment}/create_flow_run", json={}).json()["id"]
+    completed = {"state": {"type": "COMPLETED", "name": "Completed"}, "force": True}
+    server.post(f"/flow_runs/{run}/set_state", json=completed)
+    automation = mark_crashed([deployment], within=timedelta(seconds=10))
+    created = await automation.model_copy(update={"name": "resonant: of an ended run"}).acreate()
+    await settle(inbox)
+    async with get_events_client(checkpoint_every=1) as client:
+        await client.emit(heartbeat(run, deployment))
+    failed = {"event": {"name": ["prefect.automation.action.failed"]}}
+    of_automation = {"resource": {"id": [f"prefect.automation.{created.id}"]}}
+
+    async def acted() -> bool:
+        return bool(server.post("/events/filter", json={"filter": failed | of_automation}).json()["events"])
+
+    await until(acted, every=1.0)
+    server.delete(f"/automations/{created.id}")
+    server.delete(f"/deployments/{deployment}")
+    logs = [*tmp_path_factory.getbasetemp().glob("prefect*/resonant/prefect-server.log")]
+    assert logs
+    assert "already in terminal state" not in "".join(each.read_text() for each in logs)
+
+
 async def test_a_drain_whose_heartbeats_stop_crashes_and_another_one_starts(server, runs):
     known = runs_of_drain(server)
     ended = {"state": {"type": "COMPLETED", "name": "DeadLetters"}}

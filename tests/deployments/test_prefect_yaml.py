@@ -43,6 +43,11 @@ EXPECTED = {
     ),
 }
 
+CLOUD = "https://api.prefect.cloud/api/accounts/a/workspaces/w"
+INSTEAD = (
+    "use `resonant up` or a Prefect server of your own, and set PREFECT_API_URL to it, or choose another profile, as in "
+    "`prefect profile use local`"
+)
 # By an operator, and until it is enabled.
 STOPPED = ("purge-dead-letters/purge-daily", "report-failed-runs/report-failed-runs")
 
@@ -141,6 +146,30 @@ def test_a_run_that_crashed_while_it_held_leases_starts_the_collection_once(serv
     assert len(wait_until(started)) == 1
 
 
+@pytest.mark.engine
+def test_a_crash_in_another_deployment_named_drain_starts_no_drain(server, deployed, request):
+    flow_id = server.post("/flows/", json={"name": "theirs"}).json()["id"]
+    theirs = server.post("/deployments/", json={"name": "drain", "flow_id": flow_id}).json()["id"]
+    request.addfinalizer(lambda: server.delete(f"/deployments/{theirs}"))
+    drains, collections = (
+        {"deployments": {"id": {"any_": [deployed[name]["id"]]}}}
+        for name in ("emit-events/drain", "collect-dead-letters/collect-dead-letters")
+    )
+
+    def started(query: dict) -> set[str]:
+        found = server.post("/flow_runs/filter", json=query).json()
+        return {each["id"] for each in found if not each["auto_scheduled"]}
+
+    before, collected = started(drains), started(collections)
+    # The server handles events in order.
+    for crashing in (theirs, deployed["emit-events/emit"]["id"]):
+        run = server.post(f"/deployments/{crashing}/create_flow_run", json={}).json()
+        crashed = {"state": {"type": "CRASHED", "name": "Crashed"}, "force": True}
+        server.post(f"/flow_runs/{run['id']}/set_state", json=crashed)
+    wait_until(lambda: started(collections) - collected)
+    assert started(drains) == before
+
+
 @pytest.fixture
 def worker(server, tmp_path):
     """A worker of the pool that takes no run: its queue is empty."""
@@ -189,6 +218,10 @@ async def test_a_prefect_yaml_that_prefect_would_skip_is_an_error(server, tmp_pa
         (
             "",
             "PREFECT_API_URL is not set: set it to the API of your server, such as http://127.0.0.1:4200/api",
+        ),
+        (
+            CLOUD,
+            f"{CLOUD} is Prefect Cloud, which Resonant does not support: {INSTEAD}",
         ),
     ],
 )

@@ -275,8 +275,8 @@ def subscription_test(
 # --- automations --------------------------------------------------------------------------------------------------
 
 
-def run_watch(found: RunWatch) -> Document:
-    """Return the flows and the tag whose failed runs an endpoint gets."""
+def run_watch(found: RunWatch, problem: str | None = None) -> Document:
+    """Return the flows and the tag whose failed runs an endpoint gets, and why it gets none now."""
     return {
         "automation": "failed-runs",
         "endpoint": found.endpoint,
@@ -285,6 +285,7 @@ def run_watch(found: RunWatch) -> Document:
         "server": found.server or None,
         "enabled_at": rfc3339(found.created_at),
         "stored_until": rfc3339(found.watermark),
+        "problem": problem,
     }
 
 

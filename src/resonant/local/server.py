@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+from urllib.parse import urlsplit
 
 from resonant import output
 from resonant.errors import ServerError
@@ -33,6 +34,7 @@ _POLL_SECONDS = 0.2
 # The longest wait for records: a server records fewer task runs per second than a fast emission creates.
 _SEND_SECONDS = 300.0
 _LOOK_AGAIN_SECONDS = 2.0
+_CLOUD = ("api.prefect.cloud", "app.prefect.cloud")
 # The settings for origins whose web pages may use the server. Prefect prefers the first if both are set.
 _ORIGINS = ("PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS", "PREFECT_SERVER_CORS_ALLOWED_ORIGINS")
 
@@ -71,6 +73,7 @@ def prefect_server(settings: Settings, *, runs_flows: bool = True, verbose: bool
     """
     configure_prefect()
     if url := _url_to_use(settings):
+        refuse_cloud(url)
         if not is_healthy(url):
             raise ServerError(
                 f"no Prefect server answers at {url} (PREFECT_API_URL): start it, or unset PREFECT_API_URL"
@@ -134,6 +137,19 @@ def is_same_url(one: str, other: str) -> bool:
 def configured_url() -> str | None:
     """Return the API URL that the user configured with ``PREFECT_API_URL`` or a Prefect profile, if any."""
     return os.environ.get("PREFECT_API_URL") or _url_of_profile()
+
+
+def refuse_cloud(url: str) -> None:
+    """Refuse a URL of Prefect Cloud: its API differs from that of Prefect's server, and no test runs on it.
+
+    Raises:
+        ServerError: it is one.
+    """
+    if urlsplit(url).hostname in _CLOUD:
+        raise ServerError(
+            f"{url} is Prefect Cloud, which Resonant does not support: use `resonant up` or a Prefect server of your own, and set "
+            "PREFECT_API_URL to it, or choose another profile, as in `prefect profile use local`"
+        )
 
 
 def configure_prefect() -> None:

@@ -35,6 +35,7 @@ from resonant.local.server import (
     is_free,
     is_same_url,
     prepared_home,
+    refuse_cloud,
 )
 from resonant.local.work_pool import set_states
 from resonant.local.worker import Worker
@@ -224,6 +225,7 @@ def temporary_folder(home: Path) -> Iterator[Path]:
 def _check_nothing_else_is_configured(server: Server) -> None:
     """Refuse to start a server that the other commands would not use."""
     configured = configured_url()
+    refuse_cloud(configured or "")
     if configured and not is_same_url(configured, server.api_url):
         raise ServerError(
             f"Prefect is configured to use the server at {configured} (PREFECT_API_URL, or its profile), but "

@@ -89,6 +89,7 @@ def list_(all_servers: AllServers = False, as_json: options.Json = False) -> Non
     """
     from resonant.store.shared.run_watches import read_watches
 
+    problem = None
     if all_servers:
         now = time.time()
         with command_store() as store:
@@ -100,8 +101,9 @@ def list_(all_servers: AllServers = False, as_json: options.Json = False) -> Non
             server = run_async(reports.this_server())
             now = run_async(reports.server_now(time.time, output.say))
             found, every = store.read(read_watches, server), store.read(read_watches)
+            problem = run_async(reports.problem()) if found else None
     if as_json:
-        output.write_json_array(output.to_json(documents.run_watch(each)) for each in found)
+        output.write_json_array(output.to_json(documents.run_watch(each, problem)) for each in found)
     elif found:
         rows = [
             (
@@ -120,6 +122,8 @@ def list_(all_servers: AllServers = False, as_json: options.Json = False) -> Non
         )
     else:
         output.say(_NONE)
+    if problem:
+        output.say(f"no failed runs are reported: {problem}")
     if others := len(every) - len(found):
         what = f"{counted(others, 'automation')} of other Prefect servers"
         output.say(f"{what}: `resonant automation list --all-servers`")

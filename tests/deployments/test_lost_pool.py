@@ -1,0 +1,86 @@
+"""A work pool that was deleted: a bootstrap makes it again, and changes nothing else."""
+
+import os
+from unittest.mock import patch
+
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from deployments import bootstrap
+from deployments.reports import REPORTS
+from support.machine import Machine
+
+pytestmark = pytest.mark.engine
+
+ENABLED = ("failed-runs", "--endpoint", "ops")
+
+
+@pytest.fixture
+def machine(ready_api, tmp_path):
+    """A machine on which the reports of failed runs are enabled."""
+    machine = Machine(tmp_path, ready_api)
+    machine.save_endpoint("ops", "http://127.0.0.1:9/")
+    machine.do("automation", "enable", *ENABLED)
+    yield machine
+    machine.do("automation", "disable", *ENABLED)
+
+
+@pytest.fixture
+def without_pool(machine, server, ready_api, tmp_path):
+    """The server without the pool; call it to run the bootstrap."""
+
+    def run_bootstrap() -> None:
+        variables = {"PREFECT_API_URL": ready_api, "PREFECT_HOME": str(tmp_path)}
+        with patch.dict(os.environ, variables), temporary_settings({PREFECT_API_URL: ready_api}):
+            bootstrap.main()
+
+    server.delete("/work_pools/resonant")
+    yield run_bootstrap
+    run_bootstrap()
+
+
+def deployment(server, name: str) -> dict:
+    return server.get(f"/deployments/name/{name}").json()
+
+
+def test_enabled_reports_stay_enabled_and_what_an_operator_stopped_stays_stopped(server, without_pool):
+    without_pool()
+    assert deployment(server, REPORTS)["work_pool_name"] == "resonant"
+    assert not deployment(server, REPORTS)["paused"]
+    assert deployment(server, "purge-dead-letters/purge-daily")["paused"]
+
+
+def test_reports_that_cannot_run_are_listed_with_the_reason(machine, server, without_pool):
+    done = machine.do("automation", "list")
+    assert (
+        "no failed runs are reported: report-failed-runs/report-failed-runs has no work pool" in done.stderr
+    )
+    [row] = machine.read("automation", "list")
+    assert row["problem"].startswith("report-failed-runs/report-failed-runs has no work pool")
+
+    without_pool()
+    done = machine.do("automation", "list")
+    assert (done.stderr, machine.read("automation", "list")[0]["problem"]) == ("", None)
+
+
+def test_paused_reports_are_listed_with_the_reason(machine, server):
+    found = deployment(server, REPORTS)["id"]
+    server.post(f"/deployments/{found}/pause_deployment")
+    done = machine.do("automation", "list")
+    assert (
+        "report-failed-runs/report-failed-runs is paused: run `resonant automation enable` again"
+        in done.stderr
+    )
+
+
+def test_an_automation_of_a_deployment_that_was_deleted_gets_its_successor(machine, server, without_pool):
+    server.delete(f"/deployments/{deployment(server, REPORTS)['id']}")
+    without_pool()
+    [found] = [
+        each
+        for each in server.post("/automations/filter", json={}).json()
+        if each["name"] == "resonant: report failed flow runs at once"
+    ]
+    successor = deployment(server, REPORTS)
+    assert [each["deployment_id"] for each in found["actions"]] == [successor["id"]]
+    assert not successor["paused"]
