@@ -8,7 +8,7 @@ from typing import Concatenate, ParamSpec, Self, TypeVar
 from sqlalchemy import Connection
 
 from resonant.events import Clock, DeadLetter, Event
-from resonant.store.clock import StoreClock
+from resonant.store.engine.clock import StoreClock
 from resonant.store.engine.database import Database, Transaction, open_database
 from resonant.store.engine.moving import ShowProgress
 from resonant.store.queue.enqueue import EnqueueResult, enqueue

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from resonant import enqueue
 from resonant.events import Event
-from resonant.store.clock import StoreClock
+from resonant.store.engine.clock import StoreClock
 from resonant.testing import FixedClock
 from support.dispatching import opened
 
@@ -35,7 +35,7 @@ async def test_new_deliveries_are_due_by_the_stores_clock(store_url):
 
 
 async def test_a_transaction_of_a_producer_uses_the_clock_of_its_server(postgresql_url, monkeypatch):
-    monkeypatch.setattr("resonant.store.clock.time", None)  # the producer's machine has another time
+    monkeypatch.setattr("resonant.store.engine.clock.time", None)  # the producer's machine has another time
     async with opened(postgresql_url) as store:
         engine = create_async_engine(postgresql_url.replace("postgresql", "postgresql+asyncpg", 1))
         async with engine.begin() as connection:
