@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, HttpUrl
 from resonant.delivery.attempt import Destination
 from resonant.errors import EndpointError
 from resonant.events import Event
+from resonant.local.calls import StoredId, both_ways
 from resonant.sinks.base import CallableSink, Receipt
 from resonant.sinks.redaction import Redactor
 
@@ -68,8 +69,11 @@ class EndpointBlock(Block, ABC):
         self._block_document_name = name
         return self
 
-    async def emit(self, event: Event | dict[str, Any]) -> str:
+    def emit(self, event: Event | dict[str, Any]) -> Any:
         """Store an event for this endpoint; a drain sends it. The block must be loaded or saved.
+
+        In synchronous code, the event is stored when this returns. In asynchronous code, ``await`` it, as ``aemit``: without
+        ``await``, nothing is stored, and Python warns that a coroutine "was never awaited".
 
         Args:
             event: an ``Event``, or a dict with ``type``, ``source``, ``data`` and other members of an input line. Give it an
@@ -85,6 +89,10 @@ class EndpointBlock(Block, ABC):
             SettingsError: the environment is malformed.
             StoreError: the store of ``RESONANT_DATABASE_URL`` cannot be used.
         """
+        return both_ways(self.aemit(event), StoredId)
+
+    async def aemit(self, event: Event | dict[str, Any]) -> str:
+        """Store an event, as ``emit``, in asynchronous code."""
         # This imports Prefect's engine, which commands do not need.
         from resonant.prefect import read_event, store_event  # noqa: PLC0415
 

@@ -1,10 +1,13 @@
 """A Prefect notification block whose notifications become stored events."""
 
+from typing import Any
+
 from prefect.blocks.abstract import NotificationBlock, NotificationError
 from pydantic import Field, HttpUrl
 
 from resonant.errors import ResonantError
 from resonant.events import Event
+from resonant.local.calls import Finished, both_ways
 
 from .endpoint import LOGO_URL
 
@@ -19,12 +22,10 @@ class ResonantNotification(NotificationBlock):
         Store a notification:
 
         ```python
-        import asyncio
-
         from resonant.blocks import ResonantNotification
 
         notification = ResonantNotification.load("BLOCK_NAME")
-        asyncio.run(notification.notify("Import finished", subject="orders"))
+        notification.notify("Import finished", subject="orders")
         ```
     """
 
@@ -44,12 +45,16 @@ class ResonantNotification(NotificationBlock):
     event_type: str = Field(default="prefect.notification", description="Type of the events.")
     source: str = Field(default="/prefect", description="Source of the events, a URI reference.")
 
-    async def notify(self, body: str, subject: str | None = None) -> None:
-        """Store an event with the data ``{"subject": ..., "body": ...}``.
+    def notify(self, body: str, subject: str | None = None) -> Any:
+        """Store an event with the data ``{"subject": ..., "body": ...}``. In asynchronous code, ``await`` it, as ``anotify``.
 
         Raises:
             NotificationError: the event is not stored; the text says why.
         """
+        return both_ways(self.anotify(body, subject), lambda _: Finished())
+
+    async def anotify(self, body: str, subject: str | None = None) -> None:
+        """Store an event, as ``notify``, in asynchronous code."""
         # This imports the database drivers, which a process that only looks up block types does not need.
         from resonant.prefect import store_event  # noqa: PLC0415
 

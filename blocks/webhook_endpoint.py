@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+from dataclasses import astuple
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +12,7 @@ from pydantic import AwareDatetime, Field, SecretStr
 from resonant.delivery.attempt import Destination
 from resonant.errors import EndpointError, NotReady, ResonantError, SendFailed
 from resonant.events import Category, Event
+from resonant.local.calls import Finished, both_ways
 from resonant.settings import egress_proxy
 from resonant.sinks.base import Receipt
 from resonant.sinks.endpoint import Endpoint, Mode
@@ -26,18 +28,22 @@ from .loading import load_endpoint
 logger = logging.getLogger(__name__)
 
 
+class SentReceipt(Receipt, Finished):
+    """The receipt of a send that has ended."""
+
+    __slots__ = ()
+
+
 class WebhookEndpoint(EndpointBlock):
     """Receives events through HTTP POST: CloudEvents, signed per Standard Webhooks if it has a secret.
 
     Example:
         ```python
-        import asyncio
-
         from resonant.blocks import WebhookEndpoint
 
         endpoint = WebhookEndpoint.load("BLOCK_NAME")
         event = {"type": "com.example.order.paid", "source": "/shop", "data": {"order": 17}}
-        asyncio.run(endpoint.emit(event))
+        endpoint.emit(event)
         ```
     """
 
@@ -186,8 +192,10 @@ class WebhookEndpoint(EndpointBlock):
             return f"{problem}: `resonant endpoint rotate-secret` makes a new one"
         return problem_of_end(_text(self.client_certificate), datetime.now(UTC))
 
-    async def deliver(self, event: Event | dict[str, Any]) -> Receipt:
+    def deliver(self, event: Event | dict[str, Any]) -> Any:
         """Send an event once, without the store: without retries, gate, rate limit and record.
+
+        In asynchronous code, ``await`` it, as ``adeliver``.
 
         Args:
             event: as for ``emit``.
@@ -201,7 +209,11 @@ class WebhookEndpoint(EndpointBlock):
             UnexpectedStatus: the answer has another status.
             SendFailed: there is no answer. The message contains no secret.
         """
-        from resonant.prefect import read_event  # noqa: PLC0415 - as in `emit`
+        return both_ways(self.adeliver(event), lambda receipt: SentReceipt(*astuple(receipt)))
+
+    async def adeliver(self, event: Event | dict[str, Any]) -> Receipt:
+        """Send an event once, as ``deliver``, in asynchronous code."""
+        from resonant.prefect import read_event  # noqa: PLC0415 - as in `aemit`
         from resonant.sinks.http import HttpSink  # noqa: PLC0415 - as in `open`
 
         given = event if isinstance(event, Event) else read_event(event)

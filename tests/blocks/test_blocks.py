@@ -6,6 +6,7 @@ import gc
 import json
 import logging
 import random
+from dataclasses import astuple
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
@@ -132,15 +133,22 @@ async def test_the_wait_for_the_configuration_of_an_idle_endpoint_is_no_part_of_
     assert made.result == "delivered"
 
 
-async def test_deliver_sends_once_and_returns_the_receipt():
-    answers = iter([respond(503), respond(202, body=b"thanks")])
+async def test_deliver_sends_once_and_returns_the_receipt_with_and_without_await():
+    answers = iter([respond(503), *[respond(202, body=b"thanks")] * 3])
     async with Receiver(lambda _request: next(answers)) as receiver:
         block = webhook(url=SecretStr(receiver.url), allow_private=True, signing_secret=SecretStr(SECRET))
         with pytest.raises(UnexpectedStatus, match=r"^the endpoint answered 503$"):
             await block.deliver({"id": "evt_1", "type": "t", "source": "/s", "data": 1})
         receipt = await block.deliver(Event(id="evt_1", type="t", source="/s", data=1))
+        without_loop = await asyncio.to_thread(
+            block.deliver, Event(id="evt_2", type="t", source="/s", data=1)
+        )
+        in_own_loop = await asyncio.to_thread(
+            lambda: asyncio.run(block.deliver(Event(id="evt_3", type="t", source="/s", data=1)))
+        )
     assert receipt == Receipt(202, "thanks")
-    assert [each.headers["webhook-id"] for each in receiver.journal] == ["evt_1", "evt_1"]
+    assert astuple(receipt) == astuple(without_loop) == astuple(in_own_loop)
+    assert [each.headers["webhook-id"] for each in receiver.journal] == ["evt_1", "evt_1", "evt_2", "evt_3"]
     assert all(each.headers["webhook-signature"].startswith("v1,") for each in receiver.journal)
 
 

@@ -1,5 +1,6 @@
 """A notification becomes an event in the store."""
 
+import asyncio
 import json
 
 import pytest
@@ -35,6 +36,13 @@ async def test_a_notification_is_stored_for_the_endpoint_of_its_block(store):
     said = {"subject": "import", "body": "It failed: \N{SNOWMAN}"}
     assert await deliveries(store) == {("com.example.failed", "/prod", "ops", str(said))}
     assert (await store.status()).accepted == 2, "each notification is an event"
+
+
+async def test_synchronous_code_notifies_without_await(store):
+    block = ResonantNotification(endpoint="ops")
+    await asyncio.to_thread(block.notify, "It failed.")
+    await asyncio.to_thread(lambda: asyncio.run(block.notify("It failed.")))
+    assert (await store.status()).accepted == 2
 
 
 async def test_without_an_endpoint_the_subscriptions_decide(store):

@@ -6,7 +6,7 @@ import logging
 from uuid import uuid4
 
 import pytest
-from prefect import flow
+from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.logging import disable_run_logger
@@ -250,6 +250,70 @@ async def test_a_loaded_or_saved_endpoint_stores_events_for_itself(url, tmp_path
     async with open_store(url) as store:
         found = [(await store.detail(each)).deliveries[0][0].endpoint for each in ids]
     assert found == ["home", "home", "file-endpoint/home", "file-endpoint/home"]
+
+
+@task
+def emit_in_task(endpoint: WebhookEndpoint, event_id: str) -> str:
+    return endpoint.emit({**GIVEN, "id": event_id})
+
+
+async def test_a_block_stores_an_event_without_await_in_synchronous_code(url):
+    @flow
+    def counts() -> list[str]:
+        endpoint = WebhookEndpoint.load("home")
+        return [endpoint.emit({**GIVEN, "id": "flow"}), emit_in_task(endpoint, "task")]
+
+    @flow
+    async def with_synchronous_runs() -> None:
+        emit_in_task(await WebhookEndpoint.aload("home"), "task-on-the-loop")
+        await asyncio.to_thread((await WebhookEndpoint.aload("home")).emit, {**GIVEN, "id": "thread"})
+
+    def outside_of_a_flow() -> str:
+        return WebhookEndpoint.load("home").emit({**GIVEN, "id": "script"})
+
+    ids = [*await asyncio.to_thread(counts), await asyncio.to_thread(outside_of_a_flow)]
+    await with_synchronous_runs()
+    ids += ["task-on-the-loop", "thread"]
+    assert [event.id for event in await stored(url)] == ids
+
+
+async def test_code_that_awaits_a_block_works_in_any_context(url):
+    async def later(event_id: str) -> str:
+        endpoint = await WebhookEndpoint.aload("home")
+        return await endpoint.emit({**GIVEN, "id": event_id})
+
+    @flow
+    def synchronous() -> list[str]:
+        endpoint = WebhookEndpoint.load("home")
+        return [asyncio.run(later("awaited")), asyncio.run(endpoint.emit({**GIVEN, "id": "run"}))]
+
+    @flow
+    async def asynchronous() -> list[str]:
+        endpoint = await WebhookEndpoint.aload("home")
+        several = [endpoint.emit({**GIVEN, "id": f"several-{n}"}) for n in range(2)]
+        return [
+            await later("async"),
+            await endpoint.aemit({**GIVEN, "id": "aemit"}),
+            *await asyncio.gather(*several),
+        ]
+
+    ids = await asyncio.to_thread(synchronous) + await asynchronous()
+    assert ids == ["awaited", "run", "async", "aemit", "several-0", "several-1"]
+    assert {event.id for event in await stored(url)} == {*ids}
+
+
+async def test_python_warns_of_an_asynchronous_call_without_await():
+    endpoint = WebhookEndpoint(url=SecretStr("https://example.com"))
+    with pytest.warns(RuntimeWarning, match=r"^coroutine 'EndpointBlock.aemit' was never awaited$"):
+        endpoint.emit(GIVEN)
+
+
+async def test_a_flow_may_return_what_a_block_returns(url):
+    @flow
+    def counts() -> str:
+        return WebhookEndpoint.load("home").emit({**GIVEN, "id": "returned"})
+
+    assert await asyncio.to_thread(counts) == "returned"
 
 
 async def test_an_endpoint_without_a_name_stores_nothing(url):
