@@ -10,6 +10,7 @@ from typing import Any
 from prefect import Flow, State, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import FlowRun, TaskRun
+from prefect.exceptions import MissingContextError
 from prefect.flows import FlowStateHook
 from prefect.logging import get_run_logger
 from prefect.logging.loggers import flow_run_logger
@@ -24,6 +25,7 @@ from resonant.errors import ConflictingEvent, ResonantError, StoreRefused, Store
 from resonant.events import Event, rfc3339
 from resonant.events.attributes import FORBIDDEN_CHARACTER
 from resonant.input_lines import event_from_fields
+from resonant.local.calls import StoredId, runs_in_loop
 from resonant.settings import load_settings
 from resonant.store import EnqueueResult
 from resonant.store.views.known_names import known_endpoints
@@ -55,8 +57,8 @@ def _can_be_repeated(_task: Task[..., Any], _run: TaskRun, state: State[Any]) ->
 def emit(event: Event | dict[str, Any], endpoint: str | None = None) -> str:
     """Store an event. The task run ends when the event is committed; it does not wait for the receiver.
 
-    Works in synchronous and asynchronous flows, as ``emit(...)`` without ``await`` and as ``emit.submit(...)``. If the store is
-    unavailable, Prefect retries the task run.
+    Works in synchronous and asynchronous flows, as ``emit(...)``, which needs no ``await``, and as ``emit.submit(...)``. If the store
+    is unavailable, Prefect retries the task run.
 
     Args:
         event: an ``Event``, or a dict with ``type``, ``source``, ``data`` and other members of an input line. Without an
@@ -79,8 +81,8 @@ def emit(event: Event | dict[str, Any], endpoint: str | None = None) -> str:
         # Without a task run, as in `emit.fn`, each call stores another event.
         event = read_event(event, default_id=f"prefect-task-run-{task_run.id}" if task_run.id else None)
     run_coro_as_sync(store_event(event, endpoint))
-    get_run_logger().info("stored event %s for %s", visible(event.id), endpoint or "its subscribers")
-    return event.id
+    _run_logger().info("stored event %s for %s", visible(event.id), endpoint or "its subscribers")
+    return StoredId(event.id) if runs_in_loop() else event.id
 
 
 def store_event_on(endpoint: str | None = None) -> FlowStateHook[..., Any]:
@@ -178,6 +180,14 @@ def read_event(fields: dict[str, Any], *, default_id: str | None = None) -> Even
     if isinstance(fields, dict) and fields.get("id") is None:
         fields = {**fields, "id": default_id}
     return event_from_fields(fields, max_bytes=load_settings().max_event_bytes)
+
+
+def _run_logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
+    """Return the logger of the surrounding run; outside of a run, that of this module."""
+    try:
+        return get_run_logger()
+    except MissingContextError:
+        return logger
 
 
 async def _endpoints_of_prefect() -> set[str] | None:

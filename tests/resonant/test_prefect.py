@@ -9,7 +9,6 @@ import pytest
 from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.logging import disable_run_logger
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Failed
@@ -59,7 +58,7 @@ async def run_of(state: State) -> FlowRun:
 async def test_an_asynchronous_flow_stores_events_with_and_without_submit(url):
     @flow
     async def counts() -> list[str]:
-        return [emit(GIVEN, "home"), emit.submit(GIVEN, endpoint="home").result()]
+        return [emit(GIVEN, "home"), emit.submit(GIVEN, endpoint="home").result(), await emit(GIVEN, "home")]
 
     ids = await counts()
     events = await stored(url)
@@ -99,9 +98,9 @@ async def test_a_retry_of_the_task_stores_the_event_once(url, monkeypatch):
     assert [event.id for event in await stored(url)] == [stored_id]
 
 
-async def test_each_call_without_a_task_run_stores_an_event(url):
-    with disable_run_logger():
-        ids = [await asyncio.to_thread(emit.fn, GIVEN, "home") for _ in range(2)]
+async def test_each_call_outside_of_prefects_runs_stores_an_event(url):
+    ids = [await asyncio.to_thread(emit.fn, GIVEN, "home") for _ in range(2)]
+    ids += [emit.fn(GIVEN, "home"), await emit.fn(GIVEN, "home")]
     assert [event.id for event in await stored(url)] == ids
 
 
