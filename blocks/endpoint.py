@@ -76,8 +76,9 @@ class EndpointBlock(Block, ABC):
         ``await``, nothing is stored, and Python warns that a coroutine "was never awaited".
 
         Args:
-            event: an ``Event``, or a dict with ``type``, ``source``, ``data`` and other members of an input line. Give it an
-                ``id`` if your code may be retried; by default, each call stores another event.
+            event: an ``Event``, or a dict with ``type``, ``source``, ``data`` and other members of an input line. Without an
+                ``id``, each call stores another event; in a run of Prefect, a retry of the run repeats the id, as for the task
+                ``resonant.prefect.emit``.
 
         Returns:
             The event's id.
@@ -94,13 +95,11 @@ class EndpointBlock(Block, ABC):
     async def aemit(self, event: Event | dict[str, Any]) -> str:
         """Store an event, as ``emit``, in asynchronous code."""
         # This imports Prefect's engine, which commands do not need.
-        from resonant.prefect import read_event, store_event  # noqa: PLC0415
+        from resonant.prefect import store_given  # noqa: PLC0415
 
         if (name := self._block_document_name) is None:
             raise EndpointError("this endpoint has no name: save it, or load it with `load`, before `emit`")
-        given = event if isinstance(event, Event) else read_event(event)
-        await store_event(given, endpoint_name(self.get_block_type_slug(), name), is_of_block=True)
-        return given.id
+        return await store_given(event, endpoint_name(self.get_block_type_slug(), name), is_of_block=True)
 
     @abstractmethod
     def open(self, name: str) -> Destination:

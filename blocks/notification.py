@@ -6,7 +6,6 @@ from prefect.blocks.abstract import NotificationBlock, NotificationError
 from pydantic import Field, HttpUrl
 
 from resonant.errors import ResonantError
-from resonant.events import Event
 from resonant.local.calls import Finished, both_ways
 
 from .endpoint import LOGO_URL
@@ -56,11 +55,12 @@ class ResonantNotification(NotificationBlock):
     async def anotify(self, body: str, subject: str | None = None) -> None:
         """Store an event, as ``notify``, in asynchronous code."""
         # This imports the database drivers, which a process that only looks up block types does not need.
-        from resonant.prefect import store_event  # noqa: PLC0415
+        from resonant.prefect import store_given  # noqa: PLC0415
 
         try:
-            event = Event(type=self.event_type, source=self.source, data={"subject": subject, "body": body})
-            await store_event(event, self.endpoint or None, is_of_block=True)
+            data = {"subject": subject, "body": body}
+            event = {"type": self.event_type, "source": self.source, "data": data}
+            stored_id = await store_given(event, self.endpoint or None, is_of_block=True)
         except ResonantError as error:
             raise NotificationError(str(error)) from None
-        self.logger.info("stored a notification as event %s", event.id)
+        self.logger.info("stored a notification as event %s", stored_id)

@@ -5,7 +5,10 @@ Both use the store of ``RESONANT_DATABASE_URL``. A drain sends the events, such 
 """
 
 import logging
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, ParamSpec, TypeVar
 
 from prefect import Flow, State, task
 from prefect.cache_policies import NO_CACHE
@@ -14,7 +17,6 @@ from prefect.exceptions import MissingContextError
 from prefect.flows import FlowStateHook
 from prefect.logging import get_run_logger
 from prefect.logging.loggers import flow_run_logger
-from prefect.runtime import task_run
 from prefect.settings import PREFECT_API_URL
 from prefect.tasks import Task
 from prefect.utilities.asyncutils import run_coro_as_sync
@@ -25,13 +27,16 @@ from resonant.errors import ConflictingEvent, ResonantError, StoreRefused, Store
 from resonant.events import Event, rfc3339
 from resonant.events.attributes import FORBIDDEN_CHARACTER
 from resonant.input_lines import event_from_fields
-from resonant.local.calls import StoredId, runs_in_loop
+from resonant.local.calls import StoredId, place_of_call, repeatable_id, runs_in_loop
 from resonant.settings import load_settings
 from resonant.store import EnqueueResult
 from resonant.store.views.known_names import known_endpoints
 from resonant.suggestions import no_such_endpoint
 
 __all__ = ["emit", "flow_run_event", "store_event", "store_event_on"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +51,40 @@ def _can_be_repeated(_task: Task[..., Any], _run: TaskRun, state: State[Any]) ->
     return isinstance(state.data, StoreUnavailable) and not isinstance(state.data, StoreRefused)
 
 
+# The place of a call of `emit`, which its task run cannot know: it may start after the task runs of later calls.
+_place: ContextVar[str | None] = ContextVar("place", default=None)
+
+
+class _Placed(Task[P, R]):
+    """A task whose calls get their places when they are made."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        with _placed_call():
+            return super().__call__(*args, **options)
+
+    def submit(self, *args: Any, **options: Any) -> Any:
+        with _placed_call():
+            return super().submit(*args, **options)
+
+    def with_options(self, **options: Any) -> Any:
+        return _placed(super().with_options(**options))
+
+
+def _placed(made: Task[P, R]) -> Task[P, R]:
+    made.__class__ = _Placed
+    return made
+
+
+@contextmanager
+def _placed_call() -> Iterator[None]:
+    token = _place.set(place_of_call())
+    try:
+        yield
+    finally:
+        _place.reset(token)
+
+
+@_placed
 @task(
     name="emit",
     description="Store an event, which Resonant delivers.",
@@ -62,8 +101,8 @@ def emit(event: Event | dict[str, Any], endpoint: str | None = None) -> str:
 
     Args:
         event: an ``Event``, or a dict with ``type``, ``source``, ``data`` and other members of an input line. Without an
-            ``id``, the event gets one from the task run: a retry of the task run stores the event once, but a retry of the
-            flow run makes a new task run and stores another event.
+            ``id``, the event gets one that a retry of the surrounding task run or flow run repeats. If the retry gives
+            other content, the event stays as it was first stored, and a warning is logged.
         endpoint: the only endpoint that gets the event; None: each endpoint with a matching subscription.
 
     Returns:
@@ -77,12 +116,9 @@ def emit(event: Event | dict[str, Any], endpoint: str | None = None) -> str:
         SettingsError: the environment is malformed.
         StoreError: the store cannot be used.
     """
-    if not isinstance(event, Event):
-        # Without a task run, as in `emit.fn`, each call stores another event.
-        event = read_event(event, default_id=f"prefect-task-run-{task_run.id}" if task_run.id else None)
-    run_coro_as_sync(store_event(event, endpoint))
-    _run_logger().info("stored event %s for %s", visible(event.id), endpoint or "its subscribers")
-    return StoredId(event.id) if runs_in_loop() else event.id
+    stored_id = run_coro_as_sync(store_given(event, endpoint, place=_place.get()))
+    _run_logger().info("stored event %s for %s", visible(stored_id), endpoint or "its subscribers")
+    return StoredId(stored_id) if runs_in_loop() else stored_id
 
 
 def store_event_on(endpoint: str | None = None) -> FlowStateHook[..., Any]:
@@ -139,6 +175,49 @@ def flow_run_event(flow_run: FlowRun, state: State[Any], flow_name: str) -> Even
             "message": state.message and state.message[:_TEXT_CHARACTERS],
         },
     )
+
+
+async def store_given(
+    given: Event | dict[str, Any],
+    endpoint: str | None = None,
+    *,
+    is_of_block: bool = False,
+    place: str | None = None,
+) -> str:
+    """Store an event in the store of ``RESONANT_DATABASE_URL``, and return its id.
+
+    Args:
+        given: an ``Event``, or the members of an input line. In a run of Prefect, an event without an ``id`` gets one that a retry
+            of the run repeats.
+        endpoint, is_of_block: as for ``store_event``.
+        place: the place of the call; by default, this counts it.
+
+    Raises:
+        InvalidEvent: the event is malformed.
+        ResonantError: as for ``store_event``.
+    """
+    default_id = None if isinstance(given, Event) else _default_id(given, endpoint, place)
+    event = given if isinstance(given, Event) else read_event(given, default_id=default_id)
+    try:
+        await store_event(event, endpoint, is_of_block=is_of_block)
+    except ConflictingEvent:
+        if default_id is None:
+            raise
+        _run_logger().warning(
+            "event %s stays as it was stored: an earlier try of this run gave it other content; if these are two events, give each "
+            "an id",
+            event.id,
+        )
+    return event.id
+
+
+def _default_id(fields: dict[str, Any], endpoint: str | None, place: str | None) -> str | None:
+    """Return an id that a retry of the surrounding run repeats; None outside of a run, or if the event has an id."""
+    if not isinstance(fields, dict) or fields.get("id") is not None:
+        return None
+    place = place or place_of_call()
+    parts = (str(fields.get(each)) for each in ("type", "source", "subject"))
+    return place and repeatable_id(place, endpoint, *parts)
 
 
 async def store_event(

@@ -16,7 +16,14 @@ from pydantic import SecretStr
 
 from blocks import WebhookEndpoint, load_endpoint
 from resonant import Event
-from resonant.errors import EndpointError, InvalidEvent, StoreUnavailable, UnknownEndpoint, UnroutedEvent
+from resonant.errors import (
+    ConflictingEvent,
+    EndpointError,
+    InvalidEvent,
+    StoreUnavailable,
+    UnknownEndpoint,
+    UnroutedEvent,
+)
 from resonant.prefect import emit, flow_run_event, store_event, store_event_on
 from resonant.store import WorkerStore, open_store
 from resonant.store.views.known_names import remember_endpoints
@@ -63,7 +70,7 @@ async def test_an_asynchronous_flow_stores_events_with_and_without_submit(url):
     ids = await counts()
     events = await stored(url)
     assert [event.id for event in events] == ids
-    assert all(each.startswith("prefect-task-run-") for each in ids)
+    assert all(each.startswith("prefect-run-") for each in ids)
     assert {(event.type, event.source, event.body) for event in events} == {
         ("com.example.counted", "/counts", b'{"n":1}')
     }
@@ -102,6 +109,121 @@ async def test_each_call_outside_of_prefects_runs_stores_an_event(url):
     ids = [await asyncio.to_thread(emit.fn, GIVEN, "home") for _ in range(2)]
     ids += [emit.fn(GIVEN, "home"), await emit.fn(GIVEN, "home")]
     assert [event.id for event in await stored(url)] == ids
+
+
+class Tries:
+    """Fails the first tries of a run."""
+
+    def __init__(self, failing: int = 1) -> None:
+        self.number = 0
+        self.failing = failing
+
+    def end(self) -> None:
+        self.number += 1
+        if self.number <= self.failing:
+            raise RuntimeError(f"try {self.number}")
+
+
+async def test_a_retry_of_a_surrounding_run_stores_each_event_once(url):
+    of_task, of_subflow, of_flow = Tries(), Tries(), Tries()
+
+    @task(retries=1)
+    def in_task() -> list[str]:
+        endpoint = WebhookEndpoint.load("home")
+        ids = [emit(GIVEN, "home"), emit.with_options(name="own").submit(GIVEN, "home").result()]
+        ids += [endpoint.emit(GIVEN), emit.fn(GIVEN, "home"), emit.fn({**GIVEN, "subject": "other"}, "home")]
+        of_task.end()
+        return ids
+
+    @flow(retries=1)
+    def in_subflow() -> list[str]:
+        ids = [emit(GIVEN, "home"), WebhookEndpoint.load("home").emit(GIVEN)]
+        of_subflow.end()
+        return ids
+
+    @flow(retries=1)
+    def counts() -> list[str]:
+        waiting = [emit.submit(GIVEN, "home") for _ in range(3)]
+        ids = [emit(GIVEN, "home"), WebhookEndpoint.load("home").emit(GIVEN)]
+        ids += [each.result() for each in waiting] + in_task() + in_task() + in_subflow()
+        of_flow.end()
+        return ids
+
+    ids = await asyncio.to_thread(counts)
+    assert (of_task.number, of_subflow.number, of_flow.number) == (5, 3, 2)
+    assert len(set(ids)) == len(ids) == 17
+    assert {event.id for event in await stored(url)} == {*ids}
+
+
+async def test_a_retry_of_an_asynchronous_run_stores_each_event_once(url):
+    tries = Tries()
+
+    @flow(retries=1)
+    async def counts() -> list[str]:
+        endpoint = await WebhookEndpoint.aload("home")
+        ids = [emit(GIVEN, "home"), *await asyncio.gather(*(endpoint.emit(GIVEN) for _ in range(3)))]
+        tries.end()
+        return ids
+
+    ids = await counts()
+    assert tries.number == 2
+    assert len(set(ids)) == 4
+    assert {event.id for event in await stored(url)} == {*ids}
+
+
+async def test_a_retry_of_concurrent_tasks_in_another_order_loses_no_event(url):
+    tries = Tries()
+
+    @task
+    def report(order: int) -> None:
+        if tries.number == 0 and order == 1:
+            raise RuntimeError  # before its event, and the other task stores the first event
+        WebhookEndpoint.load("home").emit({**GIVEN, "data": order})
+
+    @flow(retries=1)
+    def reports() -> None:
+        report.map([1, 2]).wait()
+        tries.end()
+
+    await asyncio.to_thread(reports)
+    assert sorted(event.body for event in await stored(url)) == [b"1", b"2"]
+
+
+async def test_of_a_call_that_a_retry_repeats_with_other_content_the_first_event_stays(
+    url, caplog, monkeypatch
+):
+    tries = Tries()
+
+    @task(retries=1)
+    def report() -> str:
+        stored_id = emit({**GIVEN, "data": {"try": tries.number}}, "home")
+        tries.end()
+        return stored_id
+
+    @flow
+    def reports() -> str:
+        return report()
+
+    monkeypatch.setattr(logging.getLogger("prefect"), "propagate", True)
+    stored_id = await asyncio.to_thread(reports)
+    [event] = await stored(url)
+    assert (event.id, event.body) == (stored_id, b'{"try":0}')
+    [warning] = [each for each in caplog.records if "stays as it was stored" in each.getMessage()]
+    assert (warning.name, warning.levelname) == ("prefect.task_runs", "WARNING")
+    assert stored_id in warning.getMessage()
+
+
+async def test_an_id_with_other_content_is_a_conflict(url):
+    @flow
+    def reports() -> None:
+        for data in (1, 2):
+            emit({**GIVEN, "id": "given", "data": data}, "home")
+
+    with pytest.raises(
+        ConflictingEvent, match=r"^id 'given' of source '/counts' already exists with different content"
+    ):
+        await asyncio.to_thread(reports)
+    assert [event.body for event in await stored(url)] == [b"1"]
 
 
 @pytest.mark.parametrize(

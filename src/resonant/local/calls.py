@@ -1,11 +1,19 @@
-"""Calls that work with and without ``await``, as those of Prefect's blocks do."""
+"""Calls from flows: they work with and without ``await``, as those of Prefect's blocks do, and a retry repeats their ids."""
 
 import asyncio
+import json
+import threading
+import weakref
+from collections import defaultdict
 from collections.abc import Callable, Coroutine, Generator
+from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any, Self, TypeVar
+from uuid import UUID
 
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.utilities.asyncutils import run_coro_as_sync
+from prefect.utilities.hashing import hash_objects
 
 T = TypeVar("T")
 
@@ -66,3 +74,77 @@ def runs_in_loop() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def place_of_call() -> str | None:
+    """Count a call in the surrounding run; return its place, which is the same when a retry repeats it, or None outside of a run.
+
+    The place is the task run, or else the flow run, and the number of the call in this try. The id of a task run survives its own
+    retry, but not that of its flow run. So a task run in a flow run is known by its task, its parameters, and its number among equal
+    ones: equal ones are interchangeable, whichever comes first.
+    """
+    task, flow = TaskRunContext.get(), FlowRunContext.get()
+    with _lock:
+        if task and (_id_of(flow) in (None, task.task_run.flow_run_id)):
+            found = _try_of(task, lambda: _place_of_task(task, flow))
+        elif flow and flow.flow_run:
+            found = _try_of(flow, lambda: _place_of_flow(flow))
+        else:
+            return None
+        found.calls += 1
+        return f"{found.place} {found.calls}"
+
+
+def repeatable_id(place: str, *parts: str | None) -> str:
+    """Return the id of the event of a call, given its place and what else tells it from the events of other calls."""
+    return f"prefect-run-{sha256(json.dumps([place, *parts]).encode()).hexdigest()[:32]}"
+
+
+@dataclass(slots=True)
+class _Try:
+    """One try of a run.
+
+    Attributes:
+        place: the place of the run.
+        calls: how many calls it has made.
+        runs: the number of each of its task runs that makes calls, among those with the same task and parameters.
+    """
+
+    place: str
+    calls: int = 0
+    runs: defaultdict[str, dict[UUID, int]] = field(default_factory=lambda: defaultdict(dict))
+
+
+# By the identity of their contexts: Prefect makes one for each try, and tasks in threads share that of their flow run.
+_tries: dict[int, _Try] = {}
+_lock = threading.RLock()
+
+
+def _try_of(context: FlowRunContext | TaskRunContext, place: Callable[[], str]) -> _Try:
+    key = id(context)
+    if key not in _tries:
+        _tries[key] = _Try(place())
+        weakref.finalize(context, _tries.pop, key).atexit = False
+    return _tries[key]
+
+
+def _place_of_flow(flow: FlowRunContext) -> str:
+    # A retry makes a new run of a subflow, for the same task run.
+    parent = flow.flow_run and flow.flow_run.parent_task_run_id
+    inputs = parent and hash_objects(flow.parameters)
+    return f"{parent} {inputs}" if inputs else str(_id_of(flow))
+
+
+def _place_of_task(task: TaskRunContext, flow: FlowRunContext | None) -> str:
+    # Another process counts its task runs without us.
+    inputs = hash_objects(task.parameters) if flow and flow.flow_run and not flow.detached else None
+    if not flow or not inputs:
+        return str(task.task_run.id)
+    surrounding = _try_of(flow, lambda: _place_of_flow(flow))
+    kind = f"{task.task.task_key} {inputs}"
+    number = surrounding.runs[kind].setdefault(task.task_run.id, len(surrounding.runs[kind]))
+    return f"{surrounding.place} {kind} {number}"
+
+
+def _id_of(flow: FlowRunContext | None) -> UUID | None:
+    return flow.flow_run.id if flow and flow.flow_run else None
