@@ -10,6 +10,7 @@ import typer
 from resonant import output
 from resonant.cli import options
 from resonant.cli.automation import commands as automation
+from resonant.cli.command_store import named_store
 from resonant.cli.demo import command as demo
 from resonant.cli.dlq import acknowledge, audit, cancel, erase, purge, replay
 from resonant.cli.dlq import lists as dlq_lists
@@ -38,9 +39,12 @@ class _Commands(Group):
         return names
 
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override,unused-ignore]  # Typer 0.2x vendors click
+        named_store.set(None)
         try:
             result = super().invoke(ctx)
             output.flush()
+            if name := named_store.get():
+                output.say(f"store: {name}")
         except (options.Misuse, UnknownEndpoint) as error:
             output.say(f"resonant: {error}")
             raise typer.Exit(_MISUSED) from None

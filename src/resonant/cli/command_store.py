@@ -26,6 +26,8 @@ T = TypeVar("T")
 Row = TypeVar("Row")
 # Passes rows on until Ctrl-C: the operation runs in a thread, which nothing else can stop.
 UntilStopped: TypeAlias = "Callable[[Iterator[Row]], Iterator[Row]]"
+# The store that the command names at its end.
+named_store: contextvars.ContextVar[str | None] = contextvars.ContextVar("named_store", default=None)
 
 
 class _Stopped(Exception):
@@ -65,12 +67,16 @@ class CommandStore:
         settings: provide the store's URL.
         runner: runs all coroutines of the command.
         patient: whether to wait for an unreachable store, as a run does.
+        exists: whether a missing file of an SQLite store is an error; otherwise, it is created.
     """
 
-    def __init__(self, settings: Settings, runner: asyncio.Runner, *, patient: bool) -> None:
+    def __init__(
+        self, settings: Settings, runner: asyncio.Runner, *, patient: bool = False, exists: bool = False
+    ) -> None:
         self.settings = settings
         self._runner = runner
         self._patient = patient
+        self._must_exist = exists
         self._opened = contextlib.AsyncExitStack()
         self._store: WorkerStore | None = None
 
@@ -116,6 +122,11 @@ class CommandStore:
 
         return self.run(work)
 
+    @property
+    def name(self) -> str | None:
+        """The store's URL without its password; None if the store was not opened."""
+        return None if self._store is None else str(self._store)
+
     def close(self) -> None:
         """Close the store, if it is open."""
         if self._store is not None:
@@ -125,10 +136,25 @@ class CommandStore:
         from resonant.configured import open_configured_store
 
         if self._store is None:
+            if self._must_exist:
+                check_file(self.settings.store_url)
             with _upgrade_progress() as show:
                 opening = open_configured_store(self.settings, patient=self._patient, show_progress=show)
                 self._store = await self._opened.enter_async_context(opening)
         return self._store
+
+
+def check_file(url: str) -> None:
+    """Refuse an SQLite store whose file does not exist: a new one would look as if nothing were wrong."""
+    from resonant.errors import StoreRefused
+    from resonant.store.engine.database import file_of
+
+    path = file_of(url)
+    if path is not None and not path.exists():
+        raise StoreRefused(
+            f"sqlite:///{path}: no such file: `resonant up` or `resonant emit` creates a store; if yours is elsewhere, set "
+            "RESONANT_DATABASE_URL or RESONANT_HOME"
+        )
 
 
 @contextlib.contextmanager
@@ -151,8 +177,15 @@ def _upgrade_progress() -> Iterator[ShowProgress | None]:
 
 
 @contextlib.contextmanager
-def command_store(settings: Settings | None = None, *, patient: bool = False) -> Iterator[CommandStore]:
+def command_store(
+    settings: Settings | None = None, *, named: bool = False, **how: bool
+) -> Iterator[CommandStore]:
     """Provide the configured store, and close it at the end of the block.
+
+    Args:
+        settings: provide the store's URL.
+        named: whether the command names the store at its end, as a reading command does.
+        how: ``patient`` or ``exists``, as for ``CommandStore``.
 
     Raises:
         SettingsError: the environment is malformed.
@@ -162,20 +195,25 @@ def command_store(settings: Settings | None = None, *, patient: bool = False) ->
     from resonant.settings import load_settings
 
     with asyncio.Runner() as runner:
-        store = CommandStore(settings or load_settings(), runner, patient=patient)
+        store = CommandStore(settings or load_settings(), runner, **how)
         try:
             yield store
+            if named:
+                named_store.set(store.name)
         finally:
             store.close()
 
 
 @contextlib.contextmanager
-def on_prefect() -> Iterator[CommandStore]:
-    """Provide a Prefect server to a command that runs no flow, make the project's blocks importable, and provide the store."""
+def on_prefect(*, named: bool = False) -> Iterator[CommandStore]:
+    """Provide a Prefect server to a command that runs no flow, make the project's blocks importable, and provide the store.
+
+    ``named`` is as for ``command_store``.
+    """
     from resonant.local.project import make_flows_importable
     from resonant.local.server import prefect_server
 
-    with command_store() as store:
+    with command_store(named=named) as store:
         make_flows_importable()
         with prefect_server(store.settings, runs_flows=False):
             yield store

@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -58,7 +59,7 @@ class Operator:
         result = CliRunner(charset).invoke(app, list(argv), prog_name="resonant", **options)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
-        return Answer(result.exit_code, result.stdout, result.stderr, result.output)
+        return answer_of(result.exit_code, result.stdout, result.stderr, result.output)
 
     def json(self, *argv: str) -> Any:
         """Run a command with --json and return its document."""
@@ -67,7 +68,7 @@ class Operator:
     def on_prefect(self, *argv: str, typed: str = "", code: int = 0) -> Answer:
         """Run a command that uses Prefect in this process; it must end with this exit code."""
         done = run_in_process(argv, os.environ, Path.cwd(), typed)
-        answer = Answer(done.returncode, done.stdout, done.stderr)
+        answer = answer_of(done.returncode, done.stdout, done.stderr)
         assert answer.code == code, answer
         return answer
 
@@ -106,10 +107,21 @@ class Operator:
 
 @dataclass(frozen=True)
 class Answer:
+    """The output of a command, without the line at the end that names its store; ``store`` has this name."""
+
     code: int
     out: str
     err: str
     screen: str = ""
+    store: str = ""
+
+
+def answer_of(code: int, out: str, err: str, screen: str = "") -> Answer:
+    said = re.search(r"^store:\s+(\S+)\n\Z", err, re.MULTILINE)
+    if said is None:
+        return Answer(code, out, err, screen)
+    assert not screen or screen.endswith(said[0])
+    return Answer(code, out, err[: said.start()], screen[: len(screen) - len(said[0])], said[1])
 
 
 class Worker:

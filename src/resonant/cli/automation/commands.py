@@ -92,10 +92,10 @@ def list_(all_servers: AllServers = False, as_json: options.Json = False) -> Non
     problem = None
     if all_servers:
         now = time.time()
-        with command_store() as store:
+        with command_store(exists=True, named=not as_json) as store:
             found = every = store.read(read_watches)
     else:
-        with on_prefect() as store:
+        with on_prefect(named=not as_json) as store:
             from deployments import reports
 
             server = run_async(reports.this_server())

@@ -62,7 +62,7 @@ def ack(
                 raise ResonantError(why)
         return found
 
-    with command_store() as store:
+    with command_store(exists=True) as store:
         for cause in causes:
             name_checks.check_filters(store, None, cause=cause)
         found = store.change(change)

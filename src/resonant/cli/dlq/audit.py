@@ -30,7 +30,7 @@ def audit(
     from resonant.cli.command_store import command_store
     from resonant.store.audit import read_audit
 
-    with command_store() as store:
+    with command_store(exists=True, named=not as_json) as store:
         entries = store.read(read_audit, limit=limit or None)
     _AUDIT.write(entries, as_json=as_json)
     if not entries and not as_json:

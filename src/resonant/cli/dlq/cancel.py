@@ -31,7 +31,7 @@ def cancel(
     from resonant.dead_letters.cancel import cancel as cancel_deliveries
     from resonant.dead_letters.cancel import cancellable
 
-    with command_store() as store:
+    with command_store(exists=True) as store:
         selection = where.selection(store, ids=ids or ())
         if selection.is_empty and not everything:
             raise options.Misuse("no deliveries selected: give ids, a filter or --all")

@@ -47,7 +47,7 @@ def erase(
     from resonant.dead_letters.erase import erase as erase_events
     from resonant.dead_letters.erase import out_of_reach
 
-    with command_store() as store:
+    with command_store(exists=True) as store:
         what = _what(store, ids or [], subject, source, event_type)
         planned = _plan(store, what)
         if not planned.events:

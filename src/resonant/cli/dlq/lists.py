@@ -57,7 +57,7 @@ def _command(
         if ctx.invoked_subcommand is not None:
             _refuse_options(ctx)
             return
-        with command_store() as store:
+        with command_store(exists=True, named=not as_json) as store:
             category: Category | None = _only(name, "category", only_category, where.category)
             reason: Reason | None = _only(name, "reason", only_reason, where.reason)
             selection = replace(where, category=category, reason=reason).selection(store)

@@ -74,7 +74,7 @@ def purge(
         raise options.Misuse("--archive is empty")
     if archive is not None and no_archive:
         raise options.Misuse("--archive cannot be combined with --no-archive")
-    with command_store() as store:
+    with command_store(exists=True) as store:
         selection = where.selection(store)
         what = _what(store.settings, selection, older_than, delivered_older_than)
         now = store.run(

@@ -40,7 +40,7 @@ def retry(
     from resonant.errors import ResonantError
     from resonant.store.queue.causes import ERASED
 
-    with command_store() as store:
+    with command_store(exists=True) as store:
         policy = options.known_policy(policy, store.settings)
         selection = filters.Filters(source=source).selection(store, ids=list(dict.fromkeys(ids)))
         name_checks.check_source(store, selection.ids, source)
@@ -112,7 +112,7 @@ def replay(
     from resonant.cli.command_store import command_store
     from resonant.dead_letters.replay import ReplayRequest, plan
 
-    with command_store() as store:
+    with command_store(exists=True) as store:
         policy = options.known_policy(policy, store.settings)
         selection = where.selection(store)
         if selection.is_empty and not everything:

@@ -56,7 +56,7 @@ def list_(
 
     if (with_urls and not export) or (export and as_json):
         raise options.Misuse("--with-urls needs --export, and --export cannot be combined with --json")
-    with on_prefect() as store:
+    with on_prefect(named=not as_json) as store:
         from blocks.loading import load_endpoints
 
         found, now = run_async(load_endpoints(load_endpoint)), time.time()
@@ -121,7 +121,7 @@ def show(name: options.EndpointName, as_json: options.Json = False) -> None:
     from resonant.store.views.endpoint_status import governed
 
     name = options.endpoint_name(name)
-    with on_prefect() as store:
+    with on_prefect(named=not as_json) as store:
         block, now = run_async(load_endpoint(name)), time.time()
         gate, held = found = _of(name, store.read(governed, now=now))
         waits = next(iter(store.read(problems, name)), None)

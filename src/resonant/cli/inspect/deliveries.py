@@ -51,7 +51,7 @@ def deliveries(
 
     --since and --until select by acceptance time. `resonant cancel` gives up deliveries, with the same filters.
     """
-    with command_store() as store:
+    with command_store(exists=True, named=not as_json) as store:
         selection = where.selection(store)
         if group and after is not None:
             raise options.Misuse("--after cannot be combined with --group")

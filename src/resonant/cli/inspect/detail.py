@@ -41,7 +41,7 @@ def detail(
     """Show one event: its attributes and data, and every attempt with its error, delay and next step."""
     from resonant.store.shared.gates import states_not_normal
 
-    with command_store() as store:
+    with command_store(exists=True, named=not as_json) as store:
         # Refuses text that no event can have.
         filters.Filters(source=source).selection(store, ids=[event_id])
         found, gates = store.read(lambda opened: (_find(opened, event_id, source), states_not_normal(opened)))

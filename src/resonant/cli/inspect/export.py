@@ -37,7 +37,7 @@ def export(
 
     The file appears only when it is complete, and only its owner may read it.
     """
-    with command_store() as store:
+    with command_store(exists=True, named=path != STDOUT and not as_json) as store:
         if path == STDOUT:
             store.read_rows(partial(_write_report, write=output.write, with_data=with_data))
             return

@@ -11,7 +11,7 @@ import typer
 
 from resonant import output
 from resonant.cli import documents, options
-from resonant.cli.command_store import command_store
+from resonant.cli.command_store import check_file, command_store
 from resonant.cli.inspect.export import STDOUT
 from resonant.display import counted
 from resonant.files import READABLE_BY_ALL, atomic_file
@@ -41,7 +41,7 @@ def metrics(
     """
     from resonant.metrics.statistics import read_statistics
 
-    with command_store() as store:
+    with command_store(exists=True, named=not as_json) as store:
         now = time.time()
         since = options.moment("--window", window, now=now)
         if since is None:
@@ -74,8 +74,9 @@ def prometheus(
 
     if port is not None and (path != STDOUT or as_json):
         raise options.Misuse("--serve cannot be combined with --output or --json")
-    with command_store() as store:
+    with command_store(exists=True, named=path != STDOUT and not as_json) as store:
         if port is not None:
+            check_file(store.settings.store_url)
             _serve(port, store.settings)
             return
         registry = store.run(lambda opened: read_registry(opened, store.settings))

@@ -23,8 +23,9 @@ _OVERDUE_SECONDS = 60.0
 
 
 class _Read(NamedTuple):
-    """The status, in the parts that ``resonant status`` shows."""
+    """The status, in the parts that ``resonant status`` shows; ``store`` is the URL without its password."""
 
+    store: str
     found: StoreStatus
     purges: overview.Purges | None
     raised: dict[Key, float]
@@ -46,14 +47,14 @@ def status(
     from resonant.store.shared.drains import is_sending
     from resonant.store.views import reads
 
-    with command_store() as opened:
+    with command_store(exists=True) as opened:
         name = None if endpoint is None else options.endpoint_name(endpoint)
         name_checks.check_filters(opened, name)
         settings = opened.settings
 
         now = time.time()
 
-        def read(connection: Connection) -> _Read:
+        def read(connection: Connection, store: str) -> _Read:
             found = reads.status(connection, now=now, endpoint=name)
             purges = None if name else overview.read_purges(connection, settings, found, now=now)
             places = (name, ALL_ENDPOINTS)
@@ -67,13 +68,14 @@ def status(
                 from resonant.metrics.conditions import describe
 
                 texts = describe(connection, raised, settings, now=now)
-            return _Read(found, purges, raised, texts, is_sending(connection, now=now, endpoint=name))
+            return _Read(store, found, purges, raised, texts, is_sending(connection, now=now, endpoint=name))
 
-        status = opened.read(read)
+        status = opened.run(lambda store: store.read(read, str(store)))
     if not as_json:
         _write_status(status, now=now)
         return
     document = documents.status(status.found)
+    document["store"] = status.store
     document["alerts"] = documents.alerts(status.raised, status.alert_texts)
     if status.purges:
         document["retention"] = documents.retention(*status.purges)
@@ -86,6 +88,7 @@ def _write_status(status: _Read, *, now: float) -> None:
 
     found = status.found
     on_terminal = output.stdout().is_terminal
+    output.write_paragraph(output.visible(f"store: {status.store}"), indent=2)
     if rows := overview.endpoint_rows(found.endpoints, now=now, on_terminal=on_terminal):
         output.write_table(overview.ENDPOINT_COLUMNS, rows)
         if more := len(found.endpoints) - len(rows):

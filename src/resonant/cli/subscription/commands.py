@@ -82,7 +82,7 @@ def list_(
     """List the subscriptions, sorted by endpoint."""
     from resonant.store.shared.subscriptions import read_subscriptions
 
-    with command_store() as store:
+    with command_store(exists=True, named=not as_json) as store:
         name = None if endpoint is None else options.endpoint_name(endpoint)
         name_checks.check_filters(store, name)
         found = store.read(read_subscriptions, name)
@@ -115,7 +115,7 @@ def show(
     """Show one subscription."""
     from resonant.store.shared.subscriptions import read_subscriptions
 
-    with command_store() as store:
+    with command_store(exists=True, named=not as_json) as store:
         found = given.find(store.read(read_subscriptions), subscription_id)
     text = output.visible(f"{found.id}: {found.endpoint} gets {found}")
     output.write_result(documents.subscription(found), text, as_json=as_json)
@@ -136,7 +136,7 @@ def remove(
     """Remove subscriptions. This concerns future events only: deliveries that are stored stay, and are sent."""
     from resonant.store.shared.subscriptions import read_subscriptions, remove_subscriptions
 
-    with command_store() as store:
+    with command_store(exists=True) as store:
         known = store.read(read_subscriptions)
         found = {each.id: each for each in (given.find(known, each) for each in ids)}
         store.change(remove_subscriptions, list(found))

@@ -31,7 +31,7 @@ def try_event(
     from resonant.store.shared.subscriptions import current_router
 
     text = options.text_of_file("/dev/stdin" if file == "-" else file, file)
-    with command_store() as store:
+    with command_store(exists=True, named=not as_json) as store:
         try:
             event = parse_event(
                 text, default_type=event_type, max_bytes=store.settings.max_event_bytes, may_be_own=True

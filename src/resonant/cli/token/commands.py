@@ -89,7 +89,7 @@ def list_(as_json: options.Json = False) -> None:
     """List the tokens: what each may send, when it was last used, and whether it is revoked."""
     from resonant.store.shared.tokens import read_tokens
 
-    with command_store() as store:
+    with command_store(exists=True, named=not as_json) as store:
         found = store.read(read_tokens)
     _TOKENS.write(found, as_json=as_json)
     if not found and not as_json:

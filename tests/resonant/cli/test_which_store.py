@@ -1,0 +1,56 @@
+"""Which store a command uses."""
+
+import pytest
+
+READING = (
+    *(
+        "status",
+        "dlq",
+        "failed",
+        "retry-candidates",
+        "deliveries",
+        "detail evt_1",
+        "metrics",
+        "prometheus",
+        "audit",
+    ),
+    *(
+        "prometheus --serve 9",
+        "export -o -",
+        "subscription list",
+        "token list",
+        "dlq --json",
+        "status --json",
+    ),
+)
+CHANGING = (
+    "retry evt_1",
+    "replay --all --dry-run",
+    "cancel --all --yes",
+    "purge --older-than 1 --yes",
+    "erase --id evt_1 --yes",
+)
+
+
+@pytest.mark.parametrize("command", [*READING, *CHANGING])
+def test_a_missing_file_is_an_error_and_not_an_empty_store(resonant, url, tmp_path, command):
+    path = tmp_path / "resonant.db"
+    path.unlink()
+
+    refused = resonant(*command.split(), code=1)
+
+    assert refused.err.startswith(f"resonant: sqlite:///{path}: no such file: ")
+    assert (refused.out, path.exists()) == ("", False)
+
+
+@pytest.mark.parametrize(
+    "command", ["dlq", "deliveries", "metrics", "audit", "subscription list", "token list"]
+)
+def test_a_reading_command_names_its_store_beside_its_result(resonant, url, command):
+    assert resonant(*command.split()).store == url
+    assert resonant(*command.split(), "--json").store == ""
+
+
+def test_the_status_names_the_store_without_its_password(resonant, url, on_postgresql):
+    assert resonant("status").out.splitlines()[0] == f"store: {resonant.json('status')['store']}"
+    assert resonant.json("status")["store"].startswith("postgresql://")
