@@ -602,11 +602,18 @@ def comparison(scenario: Scenario, variants: Iterable[Variant]) -> Document:
     }
 
 
-def endpoint_import(changes: Sequence[Any], *, dry_run: bool) -> Document:
-    """Return the changes of an import; with ``dry_run``, it did not make them."""
+def endpoint_import(
+    changes: Sequence[Any], written: Mapping[str, Mapping[str, str]], *, dry_run: bool
+) -> Document:
+    """Return the changes of an import; with ``dry_run``, it did not make them.
+
+    Args:
+        changes: of each endpoint.
+        written: the URL and the references of endpoints as the file has them.
+    """
     names = {
         kind: [each.name for each in changes if each.kind == kind]
         for kind in ("added", "removed", "unchanged")
     }
     changed = {each.name: sorted(each.fields) for each in changes if each.kind == "changed"}
-    return {**names, "changed": changed, "dry_run": dry_run}
+    return {**names, "changed": changed, "dry_run": dry_run, **({"references": written} if dry_run else {})}

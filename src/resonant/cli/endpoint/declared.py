@@ -6,9 +6,10 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 
 _OVERLAP = timedelta(hours=24)
+# An alias repeats at most this many values.
+_MOST_REPEATED = 1_000
 _ROTATION = ("previous_signing_secret", "previous_signing_secret_until")
 _FIELDS = [name for name in WebhookEndpoint.model_fields if name not in _ROTATION]
 _OTHERS = ("name", declared_subscriptions.KEY)
@@ -65,7 +68,9 @@ class Change:
     fields: Mapping[str, str] = field(default_factory=dict)
 
 
-def parse(rows: Iterable[Any], source: str, folder: Path, settings: Settings) -> dict[str, WebhookEndpoint]:
+def parse(
+    rows: Iterable[Any], source: str, folder: Path, settings: Settings, *, any_file: bool = False
+) -> dict[str, WebhookEndpoint]:
     """Return the declared endpoints by name.
 
     Args:
@@ -73,11 +78,16 @@ def parse(rows: Iterable[Any], source: str, folder: Path, settings: Settings) ->
         source: the file's name, for messages.
         folder: the folder of relative paths in references.
         settings: contain the retry policies.
+        any_file: whether references may name files outside this folder.
 
     Raises:
         Misuse: an endpoint is invalid. The message contains no secret.
     """
     blocks: dict[str, WebhookEndpoint] = {}
+
+    def resolved(value: object) -> str:
+        return _resolved(value, source, folder, any_file=any_file)
+
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not isinstance(name := row.get("name"), str):
             raise options.Misuse(f"{source}: endpoint {number} must have a name, as text, and a url")
@@ -87,7 +97,7 @@ def parse(rows: Iterable[Any], source: str, folder: Path, settings: Settings) ->
         if name in blocks:
             raise options.Misuse(f"{source}: endpoint {name!r} is declared twice")
         try:
-            blocks[name] = _block(name, row, folder, settings)
+            blocks[name] = _block(name, row, resolved, settings)
         except (ValueError, options.Misuse) as error:
             raise options.Misuse(f"{source}: endpoint {name!r}: {error}") from None
     return blocks
@@ -112,7 +122,7 @@ def read(text: str, source: str) -> list[Any]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
-        problem = str(error.problem) if isinstance(error, _RepeatedKey) else "invalid YAML or JSON"
+        problem = str(error.problem) if isinstance(error, _Refused) else "invalid YAML or JSON"
         raise options.Misuse(f"{source}: {problem}{where}") from None
     match rows:
         case {"endpoints": found} | [{"endpoints": found}]:
@@ -122,26 +132,45 @@ def read(text: str, source: str) -> list[Any]:
     return rows or []
 
 
-class _RepeatedKey(yaml.MarkedYAMLError):  # type: ignore[misc]
+class _Refused(yaml.MarkedYAMLError):  # type: ignore[misc]
     pass
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """Refuses repeated keys: of two endpoints without a dash between them, only the last would remain."""
+    """Refuses repeated keys and aliases that multiply.
+
+    Of two endpoints with the same keys and no dash between them, only the last would remain. Aliases of aliases can make a short
+    file larger than the memory.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._sizes: dict[yaml.Node, int] = {}
+
+    def compose_node(self, parent: yaml.Node, index: Any) -> yaml.Node:
+        is_alias, mark = self.check_event(yaml.AliasEvent), self.peek_event().start_mark
+        node = super().compose_node(parent, index)
+        if not is_alias:
+            parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+            each_part = chain.from_iterable(parts) if isinstance(node, yaml.MappingNode) else parts
+            self._sizes[node] = 1 + sum(self._sizes[part] for part in each_part)
+        elif node not in self._sizes or self._sizes[node] > _MOST_REPEATED:
+            raise _Refused(problem="aliases of itself or of too much", problem_mark=mark)
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
         keys = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if key.value in keys:
-                    raise _RepeatedKey(
-                        problem=f"the key {key.value!r} is repeated", problem_mark=key.start_mark
-                    )
+                    raise _Refused(problem=f"the key {key.value!r} is repeated", problem_mark=key.start_mark)
                 keys.add(key.value)
         return super().construct_mapping(node, deep)
 
 
-def _block(name: str, row: Mapping[str, Any], folder: Path, settings: Settings) -> WebhookEndpoint:
+def _block(
+    name: str, row: Mapping[str, Any], resolved: Callable[[object], str], settings: Settings
+) -> WebhookEndpoint:
     """Return a declared endpoint; raises ``ValueError`` with a text without its name."""
     fields = {key: value for key, value in row.items() if key not in _OTHERS and value is not None}
     for key in fields:
@@ -151,9 +180,9 @@ def _block(name: str, row: Mapping[str, Any], folder: Path, settings: Settings) 
         if not str(fields.get(key, "env:")).startswith(("env:", "file:")):
             raise ValueError(f"its {key} must be env:NAME or file:PATH, so that the file has no secret")
     for key in fields.keys() & set(_SECRET_FIELDS) - {"headers"}:
-        fields[key] = SecretStr(_resolved(fields[key], folder))
+        fields[key] = SecretStr(resolved(fields[key]))
     if headers := fields.pop("headers", None):
-        fields["headers"] = _headers(headers, folder)
+        fields["headers"] = _headers(headers, resolved)
     try:
         block = WebhookEndpoint.model_validate(fields)
         block.check(name)
@@ -168,13 +197,24 @@ def _block(name: str, row: Mapping[str, Any], folder: Path, settings: Settings) 
     return block
 
 
-def _headers(headers: object, folder: Path) -> SecretStr:
+def _headers(headers: object, resolved: Callable[[object], str]) -> SecretStr:
     if not isinstance(headers, dict) or any(type(value) not in {int, str} for value in headers.values()):
         raise ValueError("its headers must map names to text, in quotes if it looks like another value")
-    return SecretStr(json.dumps({str(key): _resolved(value, folder) for key, value in headers.items()}))
+    return SecretStr(json.dumps({str(key): resolved(value) for key, value in headers.items()}))
 
 
-def _resolved(value: object, folder: Path) -> str:
+def as_written(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return the URL and each reference of a declared endpoint as the file has them, by setting."""
+    given = {f"header {key}": value for key, value in (row.get("headers") or {}).items()}
+    given |= {key: row[key] for key in _SECRET_FIELDS if key in row and key != "headers"}
+    return {
+        key: str(value)
+        for key, value in given.items()
+        if key == "url" or str(value).startswith(("env:", "file:"))
+    }
+
+
+def _resolved(value: object, source: str, folder: Path, *, any_file: bool) -> str:
     """Return a value; replace a reference by the environment variable or the file that it names."""
     kind, _, where = str(value).partition(":")
     if kind == "env":
@@ -182,6 +222,8 @@ def _resolved(value: object, folder: Path) -> str:
             raise ValueError(f"the environment variable {where} is not set")
         return found
     if kind == "file":
+        if not (any_file or (folder / where).resolve().is_relative_to(folder.resolve())):
+            raise ValueError(f"{where} is not below the folder of {source}: --any-file allows it")
         if not (found := options.text_of_file(folder / where, where).strip()):
             raise ValueError(f"the file {where} is empty")
         return found

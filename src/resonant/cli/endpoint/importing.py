@@ -16,6 +16,8 @@ from resonant.cli import asking, documents, name_checks, options
 from resonant.cli.automation import commands as automation
 from resonant.cli.command_store import CommandStore, load_endpoint, on_prefect, run_async
 from resonant.display import counted, some
+from resonant.local.project import make_flows_importable
+from resonant.settings import load_settings
 
 if TYPE_CHECKING:
     from resonant.cli.endpoint.declared import Change
@@ -31,9 +33,14 @@ def import_(
             metavar="FILE", help="YAML, JSON or JSON lines; - is standard input.", show_default=False
         ),
     ],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the changes, and change nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the changes, URLs and references; change nothing.")
+    ] = False,
     prune: Annotated[
         bool, typer.Option("--prune", help="Also remove the webhook endpoints that FILE does not declare.")
+    ] = False,
+    any_file: Annotated[
+        bool, typer.Option("--any-file", help="Let file:PATH name files outside the folder of FILE.")
     ] = False,
     yes: options.Yes = False,
     as_json: options.Json = False,
@@ -44,9 +51,12 @@ def import_(
 
     {"name": "shop", "url": "env:SHOP_URL", "signing_secret": "file:shop.key"}
 
-    Do not write secrets into FILE: env:NAME is the value of an environment variable, and file:PATH the content of a file. This
-    works for url, headers, proxy, signing_secret, client_certificate, client_key, oauth_token_url and oauth_client_secret. If a
-    signing secret changes, the old one also signs for 24 hours.
+    Do not write secrets into FILE: env:NAME is the value of an environment variable, and file:PATH the content of a file in the
+    folder of FILE or below. This works for url, headers, proxy, signing_secret, client_certificate, client_key, oauth_token_url and
+    oauth_client_secret. If a signing secret changes, the old one also signs for 24 hours.
+
+    Import only a FILE that you trust: it decides which variables and files are read, and to which URL they are sent. --dry-run shows
+    the URL and each reference of the endpoints that would be added or changed.
 
     Other settings are policy, timeout, concurrency, rate, mode, status_overrides, allow_private and ca_file; for OAuth,
     oauth_token_url, oauth_client_id, oauth_scope, oauth_audience and oauth_authentication. `resonant endpoint add --help`
@@ -60,15 +70,18 @@ def import_(
     from resonant.store.shared.subscriptions import read_subscriptions
 
     text = options.text_of_file("/dev/stdin" if file == "-" else file, file)
+    make_flows_importable()
+    from resonant.cli.endpoint import declared, declared_subscriptions
+
+    # Mistakes in the file are reported before a server is started.
+    rows = declared.read(text, file)
+    blocks = declared.parse(rows, file, Path(file).parent, load_settings(), any_file=any_file)
+    subscriptions = declared_subscriptions.parse(rows, file)
+    if prune and not blocks:
+        raise options.Misuse(f"{file}: no endpoints: --prune would remove every endpoint")
     with on_prefect() as store:
         from blocks.loading import load_endpoints
-        from resonant.cli.endpoint import declared, declared_subscriptions
 
-        rows = declared.read(text, file)
-        blocks = declared.parse(rows, file, Path(file).parent, store.settings)
-        subscriptions = declared_subscriptions.parse(rows, file)
-        if prune and not blocks:
-            raise options.Misuse(f"{file}: no endpoints: --prune would remove every endpoint")
         saved = run_async(load_endpoints(load_endpoint))
         declared.check_new_secrets(blocks, saved, file)
         stored = store.read(read_subscriptions)
@@ -85,12 +98,16 @@ def import_(
             if gone and not yes:
                 _confirm_removal(gone)
             _save(store, to_do, differences)
+    written = {options.endpoint_name(row["name"]): declared.as_written(row) for row in rows}
+    shown = {each.name: written[each.name] for each in to_do if dry_run and each.block is not None}
     if as_json:
-        output.write(output.to_json(documents.endpoint_import(changes, dry_run=dry_run)) + "\n")
+        output.write(output.to_json(documents.endpoint_import(changes, shown, dry_run=dry_run)) + "\n")
         return
     for each in to_do:
         line = f"{_SIGNS[each.kind]} {each.name}  {'; '.join(each.fields.values())}"
         output.write_paragraph(output.visible(line.rstrip()))
+        for setting, value in shown.get(each.name, {}).items():
+            output.write_paragraph(output.visible(f"    {setting}: {value}"), indent=6)
     counts = Counter(each.kind for each in changes)
     words = ", ".join(f"{counts[kind]} {kind}" for kind in (*_SIGNS, "unchanged"))
     output.write_paragraph(f"{'would be: ' if dry_run else ''}{words}")

@@ -21,12 +21,12 @@ SHOP = f"name: shop, url: {URL!r}"
 JSON_SHOP = f'{{"name": "shop", "url": "{URL}"}}'
 
 
-def read(text, folder=Path()):
-    return parse(declared.read(text, "f.yaml"), "f.yaml", folder, load_settings())
+def read(text, folder=Path(), **options):
+    return parse(declared.read(text, "f.yaml"), "f.yaml", folder, load_settings(), **options)
 
 
-def shop(fields="", folder=Path()) -> WebhookEndpoint:
-    return read(f"- {{{SHOP}, {fields}}}", folder)["shop"]
+def shop(fields="", folder=Path(), **options) -> WebhookEndpoint:
+    return read(f"- {{{SHOP}, {fields}}}", folder, **options)["shop"]
 
 
 @pytest.mark.parametrize(
@@ -93,10 +93,11 @@ def test_a_malformed_file_is_refused_with_its_place(text, problem):
         ("client_certificate: chain", "its client certificate needs both a certificate and its key"),
         ("signing_secret: env:NOT_SET", "the environment variable NOT_SET is not set"),
         ("headers: {x: file:absent}", "absent: No such file"),
-        ("proxy: file:/dev/null", "the file /dev/null is empty"),
+        ("headers: {x: file:empty}", "the file empty is empty"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_named_without_its_secret(fields, problem, tmp_path):
+    (tmp_path / "empty").touch()
     with pytest.raises(Misuse, match=f"^f.yaml: endpoint 'shop': {problem}") as refused:
         shop(fields, tmp_path)
     assert OLD not in str(refused.value)
@@ -108,6 +109,33 @@ def test_secrets_come_from_the_environment_and_from_files_beside_the_file(tmp_pa
     block = shop("signing_secret: env:SHOP_SECRET, headers: {authorization: file:token, x-team: 7}", tmp_path)
     assert block.signing_secret == SecretStr(NEW)
     assert block.header_values("shop") == {"authorization": "Bearer abc", "x-team": "7"}
+
+
+@pytest.mark.parametrize("where", ["{outside}", "../outside", "inner/../../outside", "link"])
+def test_a_reference_reads_a_file_outside_the_folder_only_if_that_is_allowed(where, tmp_path):
+    outside, folder = tmp_path / "outside", tmp_path / "folder"
+    outside.write_text("another secret")
+    folder.mkdir()
+    (folder / "inner").mkdir()
+    (folder / "link").symlink_to(outside)
+    where = where.format(outside=outside)
+
+    with pytest.raises(Misuse, match=f"^f.yaml: endpoint 'shop': {where} is not below the folder of f.yaml"):
+        shop(f"headers: {{x: 'file:{where}'}}", folder)
+
+    allowed = shop(f"headers: {{x: 'file:{where}'}}", folder, any_file=True)
+    assert allowed.header_values("shop") == {"x": "another secret"}
+
+
+def test_aliases_may_repeat_a_value_but_not_multiply_it():
+    shared = f"common: &common {{rate: 5}}\nendpoints:\n- {{{SHOP}, <<: *common}}\n"
+    assert read(shared)["shop"].rate == 5
+    levels = [f"a{each}: &a{each} [{', '.join([f'*a{each - 1}'] * 9)}]" for each in range(1, 10)]
+    bomb = "\n".join(["a0: &a0 [x]", *levels, f"endpoints: [{{{SHOP}, signing_secret: *a9}}]"])
+    for text in (bomb, f"- &itself {{{SHOP}, signing_secret: [*itself]}}"):
+        assert len(text) < 700
+        with pytest.raises(Misuse, match=r"^f.yaml: aliases .* in line \d+$"):
+            read(text)
 
 
 def one_change(declared, saved, *, now=NOW):

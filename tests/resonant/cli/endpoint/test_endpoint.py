@@ -254,6 +254,34 @@ def test_an_import_saves_the_differences_and_a_second_import_saves_nothing(
     assert names & {*NAMES, IMPORTED} == {"cli-hooks", IMPORTED, "file-endpoint/cli-log"}
 
 
+def test_a_dry_run_shows_the_url_and_each_reference_but_not_what_it_names(
+    resonant, only_endpoints, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("NEW_URL", "https://hooks.example.com/t0ken")
+    (tmp_path / "key").write_text("t0ken")
+    headers = "headers: {authorization: file:key, x-team: shop}"
+    file = tmp_path / "endpoints.yaml"
+    file.write_text(f"- {{name: {IMPORTED}, url: env:NEW_URL, {headers}, proxy: none}}\n")
+
+    foreseen = resonant.on_prefect("endpoint", "import", str(file), "--dry-run")
+    document = json.loads(resonant.on_prefect("endpoint", "import", str(file), "--dry-run", "--json").out)
+
+    assert foreseen.out.splitlines()[:3] == [
+        f"+ {IMPORTED}",
+        "    header authorization: file:key",
+        "    url: env:NEW_URL",
+    ]
+    assert document["references"] == {IMPORTED: {"header authorization": "file:key", "url": "env:NEW_URL"}}
+    assert "t0ken" not in foreseen.out + str(document)
+
+
+@pytest.mark.parametrize("problem", ["name: shop", "name: shop, url: file:/etc/hostname"])
+def test_a_mistake_in_a_file_is_reported_without_a_server(resonant, tmp_path, monkeypatch, problem):
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    (tmp_path / "f.yaml").write_text(f"- {{{problem}}}\n")
+    assert "'shop': " in resonant("endpoint", "import", "f.yaml", code=2).err
+
+
 def test_an_import_that_was_killed_is_completed_by_the_next(
     resonant, only_endpoints, worker, tmp_path, monkeypatch
 ):
