@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
 import typer
 
 from resonant import output
 from resonant.cli.progress import shown_until_the_end
-from resonant.display import counted
+from resonant.display import counted, some
 
 if TYPE_CHECKING:
     from resonant.dispatch.counts import Counts
@@ -49,7 +49,8 @@ async def tracked(
 
     async def look() -> tuple[int, str]:
         await tracker.look_if_due()
-        return outcomes.settled, outcomes.undelivered
+        notes = (outcomes.undelivered, await holding(store))
+        return outcomes.settled, "; ".join(filter(None, notes))
 
     try:
         expected = outcomes.total if total is None else total
@@ -58,8 +59,34 @@ async def tracked(
                 yield
     except asyncio.CancelledError as stop:
         await tracker.finish()
-        stop.args = (_after_ctrl_c(outcomes, goes_on),)
+        stop.args = (_after_ctrl_c(outcomes, sent_later(tracker.holding, goes_on)),)
         raise
+
+
+async def holding(store: WorkerStore, endpoint: str | None = None) -> str:
+    """Return which gates hold due deliveries, such as ``shop is probing``; empty if none does.
+
+    Args:
+        endpoint: only this endpoint; None for any.
+    """
+    from resonant.store.views.endpoint_status import governed
+
+    found = [
+        f"{gate.endpoint} is {gate.state.replace('normal', 'waiting')}"
+        for gate, held in await store.read(governed, now=store.clock())
+        if held and endpoint in (None, gate.endpoint)
+    ]
+    return some(found) if found else ""
+
+
+def sent_later(held_by: Sequence[str], goes_on: str) -> str:
+    """Return how deliveries are sent after an interruption.
+
+    Args:
+        held_by: a line about each endpoint whose gate holds deliveries.
+        goes_on: how they are sent once no gate holds them.
+    """
+    return "; ".join([*held_by, f"then {goes_on}"]) if held_by else goes_on
 
 
 def _after_ctrl_c(outcomes: Counts, goes_on: str) -> str:
@@ -91,6 +118,9 @@ def print_outcomes(
         output.flush()
         if paused := _paused(tracker, endpoint):
             say_paused(paused, held)
+        elif tracker.holding:
+            for line in tracker.holding:
+                output.say(line)
         else:
             waits = counted(held, "delivery waits", "deliveries wait")
             output.say(f"{waits} for the endpoint: `resonant status` shows why and until when")

@@ -235,6 +235,7 @@ class Dispatcher:
             in_flight=self._in_flight,
             take_over=take_over,
             is_over=self._running.is_over,
+            stays=self._running.end is not None,
         )
         async with self._running.beside(self._work_beside(fetcher, report)):
             try:

@@ -45,6 +45,7 @@ class EndpointRun:
         chunks: the first deliveries of the chunks whose task runs have not begun to send.
         finished: the deliveries that this run delivered or gave up.
         probe: the delivery that this run claimed as a probe, while it is in flight.
+        was_probed: whether this run has claimed a probe.
         turn: held by the delivery that asks the gate next.
         has_changed: set when an answer or the gate may have changed what the gate permits.
     """
@@ -67,6 +68,7 @@ class EndpointRun:
     chunks: set[LeaseKey] = field(default_factory=set)
     finished: int = 0
     probe: LeaseKey | None = None
+    was_probed: bool = False
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     has_changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -81,8 +83,11 @@ class EndpointRun:
 
     def holds_shortly(self) -> bool:
         """Return whether the gate holds deliveries only briefly, so that a run waits for them."""
-        now = self.clock()
-        return self.gate.governs(now) and not holds_for_long(self.gate.row, now)
+        return self.governs() and not self.holds_for_long()
+
+    def holds_for_long(self) -> bool:
+        """Return whether the gate holds deliveries too long for a run to wait for them."""
+        return holds_for_long(self.gate.row, self.clock())
 
     def stops(self) -> bool:
         """Return whether no send is allowed: the endpoint is paused, or a Retry-After is in effect."""

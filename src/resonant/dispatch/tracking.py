@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from itertools import groupby
 
 from resonant.dispatch.counts import Counts
+from resonant.dispatch.held import count_held
 from resonant.dispatch.limits import WAIT_SECONDS
 from resonant.events import rfc3339
 from resonant.store import WorkerStore
@@ -39,6 +40,7 @@ class Tracker:
     Attributes:
         outcomes: the outcomes so far.
         paused: the paused endpoints, if any delivery is held; set by ``finish``.
+        holding: a line about each endpoint whose gate holds due deliveries, if any tracked one is held; set by ``finish``.
         unavailable: the reasons why endpoints cannot be opened, keyed by name; their deliveries count as held.
     """
 
@@ -46,6 +48,7 @@ class Tracker:
         self.since = store.clock() if since is None else since
         self.outcomes = Counts()
         self.paused: frozenset[str] = frozenset()
+        self.holding: list[str] = []
         self.unavailable: Mapping[str, str] = {}
         # When the first dead letter was given up.
         self._dead_since = math.inf
@@ -120,6 +123,7 @@ class Tracker:
                 self.outcomes.parked = len(self._parked)
             gates = await self._store.read(read_gates) if self._held else {}
             self.paused = frozenset(name for name, gate in gates.items() if gate.state == "paused")
+            self.holding = await count_held(self._store, Counts(), None) if self._held else []
 
     def dead_letters_shown_by(self, endpoint: str | None) -> str:
         """Return a command that lists the dead letters among the tracked deliveries, and possibly others from that time."""

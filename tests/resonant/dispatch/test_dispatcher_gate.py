@@ -81,6 +81,22 @@ class TestAnEndpointThatIsDown:
             assert own.outcomes.held == 20
         assert Counter(deliveries(tmp_path, "status, attempts, lease_owner")) == {("pending", 0, None): 20}
 
+    async def test_a_run_ends_when_only_held_deliveries_are_left_even_if_each_probe_takes_long(
+        self, tmp_path
+    ):
+        sent = []
+
+        async def hang(_event):
+            sent.append(1)
+            await asyncio.sleep(1.5)  # 15 seconds of the clock: longer than the wait for the next probe
+            raise UnexpectedStatus(503)
+
+        async with quick_scene(tmp_path, orders=hang) as worker:
+            await enqueue(worker.store, 20)
+            await worker.set_gate(state="probing", failing_since=START - 60, probe_at=START)
+            await worker.run()
+        assert len(sent) == 1
+
     async def test_a_failed_probe_is_parked_and_charged_once(self, tmp_path):
         sent = []
         async with quick_scene(tmp_path, orders=answering(503, sent=sent)) as worker:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from resonant.store import WorkerStore
 
 
+_GOES_ON = "a running drain or the next `resonant emit` sends them"
+
+
 def emit(
     files: Annotated[
         list[str] | None, typer.Argument(metavar="FILE", help="JSONL files; - is standard input.")
@@ -51,8 +54,8 @@ def emit(
 ) -> None:
     """Store the events of JSONL files, send them, and report their outcome. The lines are those of `resonant enqueue`.
 
-    The command waits until each of its events is delivered, a dead letter, or parked (its retry is due in more than 30
-    seconds). Another process, such as the drain of `resonant up`, may send it. If any become dead letters, or the
+    The command waits until each of its events is delivered, a dead letter, parked (its retry is due in more than 30 seconds), or
+    held (its endpoint has been down for more than 30 seconds, or is paused). Another process, such as the drain of `resonant up`, may send it. If any become dead letters, or the
     endpoint is paused, the exit code is 1 and a message says what to do. Ctrl-C returns unsent deliveries to the store;
     nothing is lost.
 
@@ -163,9 +166,11 @@ class _Emission:
         import asyncio
 
         from resonant.cli.flow_runs import run_flow
-        from resonant.cli.outcomes import say_paused
+        from resonant.cli.outcomes import holding, say_paused, sent_later
         from resonant.cli.progress import shown_until_the_end
         from resonant.dispatch.caller import Caller, calling
+        from resonant.dispatch.counts import Counts
+        from resonant.dispatch.held import count_held
         from resonant.store.views.endpoint_status import governed
 
         paused: dict[str, int] = {}
@@ -175,7 +180,7 @@ class _Emission:
             before = await opened.unfinished(name)
 
             async def look() -> tuple[int, str]:
-                return max(0, before - await opened.unfinished(name)), ""
+                return max(0, before - await opened.unfinished(name)), await holding(opened, name)
 
             try:
                 async with shown_until_the_end("emitting", before, look, hidden=self.verbose):
@@ -183,9 +188,8 @@ class _Emission:
                         state = await self._run_flow(name, policy=policy, max_attempts=max_attempts)
             except asyncio.CancelledError as stop:
                 waiting = counted(await opened.unfinished(name), "delivery waits", "deliveries wait")
-                stop.args = (
-                    f"interrupted: {waiting}: a running drain or the next `resonant emit` sends them",
-                )
+                held_by = await count_held(opened, Counts(), name)
+                stop.args = (f"interrupted: {waiting}: {sent_later(held_by, _GOES_ON)}",)
                 raise
             for gate, held in await opened.read(governed, now=opened.clock()):
                 if held and gate.state == "paused" and name in (None, gate.endpoint):

@@ -58,6 +58,7 @@ class Fetcher:
         in_flight: the leases that the run already holds.
         take_over: rescues expired leases before a look.
         is_over: returns whether the run has failed or its time is up, so that it claims nothing more.
+        stays: whether the run stays when only held deliveries are left.
     """
 
     def __init__(
@@ -73,7 +74,9 @@ class Fetcher:
         in_flight: InFlight,
         take_over: TakeOver,
         is_over: Callable[[], bool],
+        stays: bool,
     ) -> None:
+        self._stays = stays
         self._store = store
         self._owner = owner
         self._endpoint = endpoint
@@ -213,11 +216,21 @@ class Fetcher:
         for _ in range(len(self._held)):
             endpoint = self._held.popleft()
             self._held.append(endpoint)
+            if self._leaves(endpoint):
+                continue
             if (probe := await self._gates.probe(endpoint)) is not None:
                 took = asyncio.get_running_loop().time() - now
                 self._probe_at = now + max(PROBE_SECONDS, took / _PROBE_SHARE)
+                endpoint.was_probed = True
                 return probe
         return None
+
+    def _leaves(self, endpoint: EndpointRun) -> bool:
+        """Return whether further probes of an endpoint are left to other runs: they alone would keep this run from its end."""
+        if self._stays or not (endpoint.was_probed and endpoint.holds_for_long()):
+            return False
+        busy = (each for each in self._endpoints.opened.values() if each.busy or each.retrying)
+        return all(each.holds_for_long() for each in busy)
 
     def _limits(self) -> tuple[dict[str, int], int]:
         """Return how many deliveries to claim from each of the next endpoints, and the most bytes of their bodies.

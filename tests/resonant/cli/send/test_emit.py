@@ -55,6 +55,21 @@ def test_deliveries_that_wait_for_a_probe_are_named_with_the_time_of_the_next_on
     assert said[1].startswith("repair the receiver: once a probe succeeds, the deliveries are sent")
 
 
+def test_an_emission_of_a_file_says_what_holds_its_deliveries_instead_of_where_to_look(
+    resonant, nosy, tmp_path
+):
+    now = time.time()
+    down = Gate("nosy", "probing", reason="3 failures in a row", failing_since=now - 60, probe_at=now + 600)
+    nosy.do(lambda store: store.write(change_gate, GateChange(Gate("nosy"), down)))
+    (tmp_path / "e.jsonl").write_text('{"type": "t", "source": "/s", "data": 1}\n')
+
+    answer = resonant.on_prefect("emit", "e.jsonl", "--endpoint", "nosy")
+
+    assert answer.out == "0 delivered, 0 retried, 0 parked, 0 dead-lettered, 1 held\n"
+    assert "nosy is probing for 1 min, after 3 failures in a row; next probe in " in answer.err
+    assert "; 4 held; next: repair the receiver: " in answer.err
+
+
 @pytest.mark.usefixtures("on_server")
 def test_a_chunk_size_is_deprecated(resonant):
     answer = resonant.on_prefect("emit", "--chunk-size", "500")

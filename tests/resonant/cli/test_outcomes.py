@@ -1,0 +1,53 @@
+"""What a command says about its own deliveries."""
+
+import asyncio
+
+import pytest
+
+from resonant.cli.outcomes import holding, tracked
+from resonant.dispatch.tracking import Tracker
+from resonant.gate.pausing import pause
+
+GOES_ON = "a running drain sends them"
+
+
+def interrupted(worker, **options) -> str:
+    """Return what Ctrl-C says while a command waits for its deliveries."""
+
+    async def work(store):
+        tracker = Tracker(store)
+        tracker.add(
+            await store.read(
+                lambda opened: opened.exec_driver_sql("SELECT id FROM resonant_deliveries").scalars()
+            )
+        )
+        with pytest.raises(asyncio.CancelledError) as stop:
+            async with tracked(tracker, "emitting", store=store, hidden=True, goes_on=GOES_ON):
+                raise asyncio.CancelledError
+        return str(stop.value)
+
+    return worker.do(work)
+
+
+def test_ctrl_c_says_what_waits_and_how_it_is_sent(worker):
+    worker.accept("e1", "e2")
+    assert interrupted(worker) == f"interrupted: 0 of 2 delivered, 2 wait: {GOES_ON}"
+
+
+def test_ctrl_c_promises_nothing_before_what_holds_the_deliveries_ends(worker):
+    worker.accept("e1", "e2")
+    worker.do(lambda store: pause(store, "billing", who="ann", reason="maintenance"))
+
+    said, *held, then = interrupted(worker).split("; ")
+
+    assert said.startswith("interrupted: 0 of 2 delivered, 2 wait: billing is paused for ")
+    assert held == ["2 held", "next: `resonant endpoint resume billing` sends again"]
+    assert then == f"then {GOES_ON}"
+
+
+def test_the_progress_names_the_gates_that_hold_deliveries(worker):
+    worker.accept("e1")
+    assert worker.do(holding) == ""
+    worker.do(lambda store: pause(store, "billing", who="ann"))
+    assert worker.do(holding) == "billing is paused"
+    assert worker.do(lambda store: holding(store, "crm")) == ""
