@@ -47,7 +47,7 @@ def monitoring() -> str:
     rows = [
         (
             f"`{each.condition}`" if each.condition else "none",
-            f"`{each.alert}`",
+            f"`{each.alert}`" if each.alert else "none",
             each.begins.replace("max_age", "`max_age`"),
             each.ends,
             heading(each.runbook),

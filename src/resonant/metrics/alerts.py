@@ -21,6 +21,7 @@ from sqlalchemy import ColumnElement, Connection, and_, select, update
 
 from resonant.settings import Settings
 from resonant.store import schema
+from resonant.store.engine.clock import MOST_APART_SECONDS
 from resonant.store.engine.sql import insert_into
 from resonant.store.queue.own_events import Report, store_reports
 from resonant.store.shared.announcements import add_announcement, prefect_event
@@ -52,6 +53,7 @@ class Condition(StrEnum):
     PROBING = "probing"
     GONE = "gone"
     HELD = "held"
+    CLOCKS = "clocks"
 
 
 class Definition(NamedTuple):
@@ -59,7 +61,7 @@ class Definition(NamedTuple):
 
     Attributes:
         condition: None if only Prometheus can check it.
-        alert: its name in Prometheus.
+        alert: its name in Prometheus; empty if only the flow can check it.
         runbook: the heading in docs/runbook.md.
         begins: when it begins, in the flow and in Prometheus.
         ends: when the flow ends it; empty if only Prometheus can check it.
@@ -127,6 +129,11 @@ def definitions(of: Settings) -> tuple[Definition, ...]:
             f"a gate holds a delivery, and {percent(HELD_SHARE)} of its max_age has passed since its round began (Prometheus: of the "
             "default policy's max_age, since it was due)",
             "when no held delivery is that old",
+        ),
+        Definition(
+            *(Condition.CLOCKS, "", "Clocks differ"),
+            f"the clock of a machine that sends differs from that of the store by {MOST_APART_SECONDS:g} s",
+            f"at {MOST_APART_SECONDS / 2:g} s",
         ),
         Definition(
             *(None, "ResonantDeliveriesOverdue", "Events arrive late"),

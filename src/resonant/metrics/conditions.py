@@ -33,6 +33,7 @@ from resonant.settings import Settings
 from resonant.store import schema
 from resonant.store.counts.counters import Count, Measure, read_counts
 from resonant.store.counts.sketches import begin_of
+from resonant.store.engine.clock import MOST_APART_SECONDS
 from resonant.store.engine.sql import is_any_of
 from resonant.store.shared.acknowledgements import read_acknowledged
 from resonant.store.shared.gates import Gate
@@ -155,7 +156,7 @@ def evaluate(
     """
     # Excludes probes: they are few, and a retry follows nearly every one.
     sent = [each.window for name, each in activity.items() if not _gets_only_probes(totals.gates.get(name))]
-    found = [_retries(sent, settings)]
+    found = [_retries(sent, settings), _clocks(totals)]
     for endpoint in totals.endpoints:
         gate = totals.gates.get(endpoint) or Gate(endpoint)
         counts = activity.get(endpoint, Activity())
@@ -247,6 +248,13 @@ def _retries(sent: list[Counts], settings: Settings) -> Finding:
     share = f"{value:.0%} of {attempts} attempts in {settings.alert_window_minutes:g} minutes"
     text = f"{share} were followed by a retry, the limit is {limit:.0%}"
     return Finding(Key(Condition.RETRIES, ALL_ENDPOINTS), is_bad, value, limit, text)
+
+
+def _clocks(totals: Totals) -> Finding:
+    ahead = totals.clock_ahead
+    text = f"the clock of a machine that sends differs by {abs(ahead):.0f} s; the limit is {MOST_APART_SECONDS:g} s"
+    key, is_bad = Key(Condition.CLOCKS, ALL_ENDPOINTS), _is_above(abs(ahead), MOST_APART_SECONDS)
+    return Finding(key, is_bad, abs(ahead), MOST_APART_SECONDS, text)
 
 
 def _probing(gate: Gate, totals: Totals, settings: Settings, now: float) -> Finding:

@@ -15,6 +15,7 @@ from resonant.store.counts.acceptances import read_ledgers
 from resonant.store.counts.counters import read_ever
 from resonant.store.counts.sketches import Labels, Sketch
 from resonant.store.shared.acknowledgements import read_acknowledged
+from resonant.store.shared.drains import farthest_clock
 from resonant.store.shared.gates import Gate, read_gates
 from resonant.store.views.dead_letters import DeadLetters
 from resonant.store.views.selection import Selection
@@ -39,6 +40,7 @@ class Totals:
         last_seen_at: when a worker last claimed deliveries, by endpoint; a purge does not change it.
         gates: the stored gates, by endpoint; a gate that was always normal is not stored.
         held: number of deliveries that are due and held by a gate, by endpoint.
+        clock_ahead: how far the store's clock is ahead of that of the live run whose clock differs most, in seconds.
         oldest_round_at: when the oldest round of an unfinished delivery began, keyed by (endpoint, policy requested by the
             producer).
     """
@@ -53,6 +55,7 @@ class Totals:
     last_seen_at: dict[str, float] = field(default_factory=dict)
     gates: dict[str, Gate] = field(default_factory=dict)
     held: Counter[str] = field(default_factory=Counter)
+    clock_ahead: float = 0.0
     oldest_round_at: dict[tuple[str, str | None], float] = field(default_factory=dict)
 
     @property
@@ -86,6 +89,7 @@ def read_totals(connection: Connection, *, now: float) -> Totals:
         counted=read_ever(connection),
         last_seen_at={endpoint: at for endpoint, at in connection.execute(claims) if at is not None},
         gates=read_gates(connection),
+        clock_ahead=farthest_clock(connection, now=now),
     )
     _add_unfinished(totals, connection)
     _add_dead(totals, connection)

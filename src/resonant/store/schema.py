@@ -283,6 +283,8 @@ drains = Table(
     Column("seen_at", Double, nullable=False),
     # See store/shared/processes.py; null if the system cannot tell.
     Column("process", Text),
+    # How far the store's clock is ahead of that of the process, in seconds; null if an older version has reported.
+    Column("clock_ahead", Double),
     # A newer drain must never get the id of a removed one.
     sqlite_autoincrement=True,
 )

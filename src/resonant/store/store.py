@@ -76,6 +76,11 @@ class Store:
     def __str__(self) -> str:
         return str(self.database)
 
+    @property
+    def clock_ahead(self) -> float:
+        """How far the store's clock is ahead of that of this process, in seconds."""
+        return self._compared.ahead
+
     async def close(self) -> None:
         """Close every connection."""
         await self.database.close()

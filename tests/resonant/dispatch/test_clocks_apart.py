@@ -7,8 +7,9 @@ import pytest
 
 from resonant.delivery.retry import Park
 from resonant.dispatch.limits import Limits
+from resonant.store.shared.drains import farthest_clock
 from support.desk import Desk, at_once
-from support.dispatching import appending_to, draining, enqueue, opened
+from support.dispatching import appending_to, draining, enqueue, opened, succeed
 from support.waiting import until
 
 EVENTS = 8
@@ -70,6 +71,15 @@ async def test_a_new_event_of_each_process_is_sent_at_once_by_the_other(postgres
             [id_] = await enqueue(producer)
             async with running(postgresql_url, "drain", appending_to(sent), ahead=drain):
                 await until(lambda: sent[-1:] == [id_], seconds=20)  # noqa: B023 - awaited here
+
+
+async def test_a_run_reports_how_much_its_clock_differs(postgresql_url, ahead):
+    async def is_reported():
+        found = await right.read(farthest_clock, now=right.clock())
+        return found == pytest.approx(-ahead, abs=2)
+
+    async with process(postgresql_url, 0.0) as right, running(postgresql_url, "drain", succeed, ahead=ahead):
+        await until(is_reported)
 
 
 @pytest.mark.parametrize("is_parked_by_wrong", [False, True])

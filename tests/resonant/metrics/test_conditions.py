@@ -39,6 +39,17 @@ def test_no_condition_is_bad_without_activity():
 
 
 @pytest.mark.parametrize(
+    ("ahead", "is_bad"), [(0.0, False), (-2.0, False), (4.0, None), (-5.5, True), (40.0, True)]
+)
+def test_clocks_are_bad_if_one_differs_by_more_than_five_seconds(ahead, is_bad):
+    finding = judge(Condition.CLOCKS, totals=replace(QUIET, clock_ahead=ahead), endpoint=ALL_ENDPOINTS)
+    assert finding.is_bad is is_bad
+    assert (
+        finding.text == f"the clock of a machine that sends differs by {abs(ahead):.0f} s; the limit is 5 s"
+    )
+
+
+@pytest.mark.parametrize(
     ("attempts", "failed", "is_bad"),
     [
         pytest.param(20, 6, True, id="above the limit"),

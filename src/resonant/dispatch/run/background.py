@@ -78,6 +78,7 @@ class Report:
             "owner": self.owner,
             "endpoint": self.endpoint if self.successors else drains.NO_DRAIN,
             "process": this_process(),
+            "clock_ahead": self.store.clock_ahead,
         }
         beat = await self.store.write_unsynced(drains.beat, self._key, clock=self.store.clock, **facts)
         self._key = beat.key

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from sqlalchemy import Connection, func, or_, select
+from sqlalchemy import ColumnElement, Connection, func, or_, select
 
 from resonant.events import Clock
 from resonant.store import schema
@@ -34,6 +34,7 @@ def beat(
     endpoint: str | None,
     clock: Clock,
     process: str | None = None,
+    clock_ahead: float = 0.0,
 ) -> Beat:
     """Report that a run is alive.
 
@@ -44,14 +45,16 @@ def beat(
         endpoint: the only endpoint that it sends to; None for all; ``NO_DRAIN`` if it is not a drain.
         clock: seconds since the epoch, read after the wait for the lock.
         process: the name of its process, if the system can tell.
+        clock_ahead: how far the store's clock is ahead of that of the process, in seconds.
     """
     now = clock()
-    seen = _drains.update().where(_drains.c.id == key).values(seen_at=now)
+    seen = _drains.update().where(_drains.c.id == key).values(seen_at=now, clock_ahead=clock_ahead)
     if key is None or not connection.execute(seen).rowcount:
         # A flow run that Prefect starts again is the same owner in another process: the leases of both look alike.
         is_old = or_(_drains.c.seen_at < now - _KEPT_SECONDS, _drains.c.owner == owner)
         connection.execute(_drains.delete().where(is_old))
-        new = _drains.insert().values(owner=owner, endpoint=endpoint, seen_at=now, process=process)
+        facts = {"owner": owner, "endpoint": endpoint, "process": process, "clock_ahead": clock_ahead}
+        new = _drains.insert().values(seen_at=now, **facts)
         key = int(connection.execute(new.returning(_drains.c.id)).scalar_one())
     younger = (
         select(func.count())
@@ -59,9 +62,7 @@ def beat(
         .where(
             _drains.c.id > key,
             _drains.c.endpoint.is_not_distinct_from(endpoint),
-            _drains.c.seen_at > now - LIVE_SECONDS,
-            # Otherwise, a dead drain would count as alive after the clock was set back.
-            _drains.c.seen_at < now + LIVE_SECONDS,
+            *_is_alive(now),
         )
     )
     return Beat(key, int(connection.execute(younger).scalar_one()))
@@ -96,15 +97,24 @@ def forget(connection: Connection, owners: list[str], *, now: float) -> None:
     connection.execute(_drains.delete().where(_drains.c.owner.in_(owners), is_old))
 
 
+def farthest_clock(connection: Connection, *, now: float) -> float:
+    """Return how far the store's clock is ahead of that of the live run whose clock differs most, in seconds."""
+    query = select(_drains.c.clock_ahead).where(_drains.c.clock_ahead.is_not(None), *_is_alive(now))
+    return max(connection.execute(query).scalars(), key=abs, default=0.0)
+
+
+def _is_alive(now: float) -> tuple[ColumnElement[bool], ...]:
+    # Otherwise, a dead run would count as alive after the clock was set back.
+    return _drains.c.seen_at > now - LIVE_SECONDS, _drains.c.seen_at < now + LIVE_SECONDS
+
+
 def is_sending(connection: Connection, *, now: float, endpoint: str | None = None) -> bool:
     """Return whether a run sends deliveries: a drain is alive, or some were claimed within the last minute.
 
     Args:
         endpoint: only for this endpoint; None for any.
     """
-    alive = select(_drains.c.id).where(
-        _drains.c.seen_at > now - LIVE_SECONDS, _drains.c.seen_at < now + LIVE_SECONDS
-    )
+    alive = select(_drains.c.id).where(*_is_alive(now))
     claimed = select(_claims.c.endpoint).where(_claims.c.last_claim_at > now - _RECENT_CLAIM_SECONDS)
     if endpoint is not None:
         alive = alive.where(or_(_drains.c.endpoint.is_(None), _drains.c.endpoint == endpoint))

@@ -15,9 +15,9 @@ NOW = 1_000.0
 def beat(desk):
     numbers = itertools.count()
 
-    def report(key=None, *, owner=None, endpoint=None, now=NOW, process=None):
+    def report(key=None, *, owner=None, endpoint=None, now=NOW, process=None, clock_ahead=0.0):
         facts = {"owner": owner or f"run {next(numbers)}", "endpoint": endpoint, "process": process}
-        return desk.write(drains.beat, key, clock=lambda: now, **facts)
+        return desk.write(drains.beat, key, clock=lambda: now, clock_ahead=clock_ahead, **facts)
 
     return report
 
@@ -71,6 +71,15 @@ def test_one_that_reported_before_the_clock_was_set_back_does_not_count(beat):
     first = beat().key
     beat(now=NOW + 3_600)
     assert beat(first).younger == 0
+
+
+def test_the_clock_of_the_live_run_that_differs_most_is_found(beat, desk):
+    assert desk.read(drains.farthest_clock, now=NOW) == 0.0
+    beat(clock_ahead=99.0, now=NOW - LIVE_SECONDS)
+    first = beat(clock_ahead=3.0).key
+    beat(clock_ahead=-40.0)
+    beat(first, clock_ahead=7.0)
+    assert desk.read(drains.farthest_clock, now=NOW) == -40.0
 
 
 def rescue_ended(desk, *ended):
