@@ -1,7 +1,6 @@
 """Renews the leases in flight, and takes over deliveries from lost workers."""
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 
 from resonant.dispatch.in_flight import InFlight
@@ -13,6 +12,8 @@ from resonant.store.shared.processes import has_ended
 
 # How often expired leases are rescued, which takes the store's write lock.
 RESCUE_SECONDS = 1.0
+# A renewal that failed is tried this many times as often: between two short outages, the store may be there for a second.
+_TRIES_PER_PAUSE = 10
 # The bounds of one wait for the leases of other workers.
 _SHORTEST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.05, 0.25
 
@@ -33,11 +34,15 @@ class LeaseHeartbeat:
 
     async def beat(self) -> None:
         """Renew until cancelled. Raises only unexpected errors."""
+        pause = self._store.lease_seconds / 3
         while True:
-            await asyncio.sleep(self._store.lease_seconds / 3)
+            await asyncio.sleep(pause)
+            pause = self._store.lease_seconds / 3
             if self._in_flight:
-                with contextlib.suppress(StoreError):  # the next renewal or commit reports an outage
+                try:
                     await self._renew()
+                except StoreError:  # the next renewal or commit reports an outage
+                    pause /= _TRIES_PER_PAUSE
 
     async def catch_up(self) -> None:
         """Renew now if a renewal is overdue, because the process was suspended or the clock jumped.

@@ -1,5 +1,6 @@
 """Leases in flight are renewed, also before expired ones are rescued."""
 
+import asyncio
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from resonant.dispatch.claim.leases import LeaseHeartbeat, TakeOver
 from resonant.errors import StoreUnavailable
 from resonant.testing import FixedClock
+from support.simulated_time import simulated
 
 
 class Store:
@@ -39,6 +41,22 @@ async def test_renewals_outlast_an_outage_and_end_with_an_unexpected_error():
     with pytest.raises(RuntimeError, match="broken"):
         await heartbeat(store).beat()
     assert store.asked == ["renew", "renew"]
+
+
+@simulated
+async def test_a_renewal_that_failed_is_tried_again_soon():
+    store = Store(60.0, [StoreUnavailable("away"), StoreUnavailable("away"), StoreUnavailable("away")])
+    loop, at, renew = asyncio.get_running_loop(), [], store.renew
+
+    async def note(*given):
+        at.append(loop.time() - began_at)
+        await renew(*given)
+
+    store.renew, began_at = note, loop.time()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(50):
+            await heartbeat(store).beat()
+    assert at == pytest.approx([20, 22, 24, 26, 46], abs=0.1)
 
 
 @pytest.mark.parametrize(
