@@ -30,6 +30,7 @@ from resonant.gate.words import advice, next_probe_at, pace
 from resonant.local.work_pool import LOST, WORK_POOL
 from resonant.store import WorkerStore
 from resonant.store.queue.leases import lease_owners
+from resonant.store.shared.drains import live_owners
 from resonant.store.shared.gates import Gate
 from resonant.store.shared.processes import has_ended
 from resonant.store.views.endpoint_status import governed
@@ -119,7 +120,7 @@ async def rescue_lost_leases(store: WorkerStore) -> int:
 
     Expired leases are left to drains, which watch for half a lease first. So are the leases of two kinds of runs: a run that
     this Prefect server does not know may belong to another server, and a run that was marked as crashed because its heartbeats
-    stopped may be alive, since the server may have been down.
+    stopped may be alive, since the server may have been down. A run whose state was only set by hand still reports to the store.
     """
     of_processes = await store.rescue_ended(has_ended)
     ids: list[UUID] = []
@@ -131,7 +132,8 @@ async def rescue_lost_leases(store: WorkerStore) -> int:
         for start in range(0, len(ids), _RUNS_A_PAGE):
             page = FlowRunFilterId(any_=ids[start : start + _RUNS_A_PAGE])
             runs += await client.read_flow_runs(flow_run_filter=FlowRunFilter(id=page))
-    ended = [str(run.id) for run in runs if run.state and run.state.is_final() and run.state.message != LOST]
+    ended = {str(run.id) for run in runs if run.state and run.state.is_final() and run.state.message != LOST}
+    ended -= await store.read(live_owners, now=store.clock())
     of_runs = await store.rescue_from(ended)
     get_run_logger().info(
         "%d leases of ended processes and %d leases of %d ended runs rescued",

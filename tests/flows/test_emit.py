@@ -140,6 +140,18 @@ async def test_collecting_leaves_expired_leases_to_drains_which_watch_first(url,
     assert (status.pending, status.retrying) == (1, 0)
 
 
+async def test_collecting_leaves_the_leases_of_a_run_that_reports_though_its_state_was_set_to_an_end(store):
+    marked = await emit_events(return_state=True)
+    owner = str(marked.state_details.flow_run_id)
+    await store_events(store, "hooks")
+    await store.claim("hooks", owner=owner, limit=1)
+    await store.write(drains.beat, None, owner=owner, endpoint=None, clock=store.clock)
+    state, status = await collect_dead_letters(return_state=True), await store.status()
+
+    assert state.message.startswith("0 deliveries rescued")
+    assert status.in_flight == 1
+
+
 async def test_collecting_rescues_the_leases_of_an_ended_flow_run(store):
     ended = await emit_events(return_state=True)
     await store_events(store, "hooks", count=2)

@@ -97,6 +97,11 @@ def forget(connection: Connection, owners: list[str], *, now: float) -> None:
     connection.execute(_drains.delete().where(_drains.c.owner.in_(owners), is_old))
 
 
+def live_owners(connection: Connection, *, now: float) -> set[str]:
+    """Return the owners of the leases of all live runs."""
+    return set(connection.execute(select(_drains.c.owner).where(*_is_alive(now))).scalars())
+
+
 def farthest_clock(connection: Connection, *, now: float) -> float:
     """Return how far the store's clock is ahead of that of the live run whose clock differs most, in seconds."""
     query = select(_drains.c.clock_ahead).where(_drains.c.clock_ahead.is_not(None), *_is_alive(now))
