@@ -15,13 +15,13 @@ from resonant.dead_letters.cancel import cancel_batch
 from resonant.display import counted
 from resonant.errors import UnknownName
 from resonant.events import OWN_SOURCE, EventKey, rfc3339
-from resonant.routing.globs import glob_to_like
+from resonant.routing.globs import any_glob, glob_to_like
 from resonant.store import schema
 from resonant.store.audit import add_to_audit, audited
 from resonant.store.engine.sql import is_any_of
 from resonant.store.queue.causes import ERASED, Cause, cause_ids, forget_errors
 from resonant.store.queue.locked_rows import change_all
-from resonant.store.queue.own_events import keys_of_dead_letters
+from resonant.store.queue.own_events import ReportOfPurged, keys_of_dead_letters, reports_of_purged
 from resonant.store.queue.rescue import ExpiryWatch
 from resonant.store.shared.erased import erased_id, erasure_key, keyed_digest, make_erasure_key
 from resonant.store.shared.processes import has_ended
@@ -29,7 +29,7 @@ from resonant.store.views.known_names import why_no_such_ids
 from resonant.store.views.selection import Selection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 
     from sqlalchemy import ColumnElement, Connection
 
@@ -82,7 +82,7 @@ class ErasurePlan(NamedTuple):
     """The numbers of events and deliveries that an erasure would change now.
 
     Attributes:
-        events: events to erase.
+        events: events to erase, and the system's own events about those of their deliveries that were purged.
         deliveries: all their deliveries.
         unfinished: those of them that would be given up, with the reason ``cancelled``.
         being_sent: unfinished deliveries that are being sent, for which an erasure waits.
@@ -99,7 +99,7 @@ class ErasureReport:
     """The result of an erasure.
 
     Attributes:
-        events: those that were erased, without the system's own events about them.
+        events: those that were erased, without the system's own events about them; but with those about purged deliveries.
         deliveries: their deliveries.
         cancelled: those of them that were unfinished.
         being_sent: events that are not erased, since deliveries of them were being sent until the end.
@@ -151,10 +151,15 @@ def plan_erasure(connection: Connection, what: Erasure) -> ErasurePlan:
         UnknownName: no event has one of the ids, or had it before an erasure.
     """
     _check_ids(connection, what)
-    events = connection.execute(select(func.count()).select_from(_e).where(*what.conditions())).scalar_one()
-    query = select(func.count(), func.count(_d.c.available_at), func.coalesce(func.sum(_sending()), 0))
-    query = query.join_from(_e, _d, _d.c.event_key == _e.c.key).where(*what.conditions())
-    return ErasurePlan(events, *connection.execute(query).one())
+    reports = [report.key for report in _each_report(connection, what)]
+    counts = [0, 0, 0, 0]
+    for conditions in (what.conditions(), [is_any_of(_e.c.key, reports)]):
+        events = select(func.count()).select_from(_e).where(*conditions)
+        query = select(func.count(), func.count(_d.c.available_at), func.coalesce(func.sum(_sending()), 0))
+        query = query.join_from(_e, _d, _d.c.event_key == _e.c.key).where(*conditions)
+        found = (connection.execute(events).scalar_one(), *connection.execute(query).one())
+        counts = [count + more for count, more in zip(counts, found, strict=True)]
+    return ErasurePlan(*counts)
 
 
 async def erase(
@@ -189,9 +194,8 @@ async def erase(
         watch = ExpiryWatch(store.lease_seconds, loop.time)
         until = loop.time() + (0.75 * store.lease_seconds if patience is None else patience)
         while True:
-            last = busy = 0
-            while found := await store.read(_find, what, after=last, until=newest or 0):
-                last = found[-1]
+            busy = 0
+            async for found in _pages(store, what, until=newest or 0):
                 done = await store.write(erase_batch, found, key=key, now=store.clock(), audit_id=audit_id)
                 busy += done.being_sent
                 runs |= dict.fromkeys(done.runs)
@@ -268,23 +272,72 @@ def _for_audit(what: Erasure, key: bytes) -> dict[str, object]:
 
 
 def _check_ids(connection: Connection, what: Erasure) -> None:
-    key = erasure_key(connection)
-    missing = set(what.ids)
-    if missing and key is not None:
+    query = select(_e.c.id).where(is_any_of(_e.c.id, what.ids))
+    missing = set(what.ids).difference(connection.execute(query).scalars())
+    if not missing or was_erased(connection, what):
+        return
+    missing -= {report.event.id for report in _each_report(connection, replace(what, ids=tuple(missing)))}
+    if missing and (key := erasure_key(connection)) is not None:
         # The sources of erased events are those that the store knows.
         sources = (
             [what.source] if what.source else connection.execute(select(_e.c.source).distinct()).scalars()
         )
-        erased = {erased_id(key, EventKey(source, each)): each for source in sources for each in what.ids}
+        erased = {erased_id(key, EventKey(source, each)): each for source in sources for each in missing}
         found = connection.execute(select(_e.c.id).where(is_any_of(_e.c.id, list(erased)))).scalars()
         missing -= {erased[each] for each in found}
-    if missing and (why := why_no_such_ids(connection, missing)):
+    if why := why_no_such_ids(connection, missing):
         raise UnknownName(why)
 
 
-def _find(connection: Connection, what: Erasure, *, after: int, until: int) -> list[int]:
+async def _pages(store: WorkerStore, what: Erasure, *, until: int) -> AsyncIterator[list[int]]:
+    """Yield the keys of the events to erase."""
+    # Reports first: with a subject, only the events show which of them are meant.
+    for find in (_find_reports, _find):
+        last: int | None = 0
+        while last is not None:
+            last, found = await store.read(find, what, after=last, until=until)
+            if found:
+                yield found
+
+
+def _find(connection: Connection, what: Erasure, *, after: int, until: int) -> tuple[int | None, list[int]]:
     query = select(_e.c.key).where(*what.conditions(), _e.c.key > after, _e.c.key <= until)
-    return list(connection.execute(query.order_by(_e.c.key).limit(_BATCH)).scalars())
+    found = list(connection.execute(query.order_by(_e.c.key).limit(_BATCH)).scalars())
+    return (found[-1] if found else None), found
+
+
+def _find_reports(
+    connection: Connection, what: Erasure, *, after: int, until: int
+) -> tuple[int | None, list[int]]:
+    """Find the system's own events about deliveries of these events that were purged."""
+    last, found = _look_for_reports(connection, what, after=after, until=until)
+    return last, [report.key for report in found]
+
+
+def _look_for_reports(
+    connection: Connection, what: Erasure, *, after: int, until: int
+) -> tuple[int | None, list[ReportOfPurged]]:
+    ids, is_type = frozenset(what.ids), any_glob((what.event_type or "*",))
+
+    def is_wanted(event: EventKey, event_type: str) -> bool:
+        return (not ids or event.id in ids) and what.source in (None, event.source) and is_type(event_type)
+
+    last, found = reports_of_purged(connection, is_wanted, after=after, until=until, limit=_BATCH)
+    if what.subject is not None and found:
+        # Reports have none: only those about events that are still stored are found.
+        is_theirs = is_any_of(_e.c.id, {report.event.id for report in found})
+        rows = connection.execute(select(_e.c.source, _e.c.id).where(*what.conditions(), is_theirs))
+        events = {EventKey(*row) for row in rows}
+        found = [report for report in found if report.event in events]
+    return last, found
+
+
+def _each_report(connection: Connection, what: Erasure) -> Iterator[ReportOfPurged]:
+    last: int | None = 0
+    newest = connection.execute(select(func.max(_e.c.key))).scalar() or 0
+    while last is not None:
+        last, found = _look_for_reports(connection, what, after=last, until=newest)
+        yield from found
 
 
 def _sending() -> ColumnElement[int]:

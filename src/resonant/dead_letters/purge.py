@@ -23,6 +23,7 @@ from resonant.store.audit import add_to_audit, audited
 from resonant.store.counts.acceptances import add_to_ledger
 from resonant.store.counts.counters import Tally
 from resonant.store.engine.sql import SharedClock, is_any_of
+from resonant.store.queue.causes import forget_unused_errors
 from resonant.store.views.dead_letters import DeadLetters, Position, earliest
 from resonant.store.views.selection import Selection
 
@@ -252,6 +253,7 @@ async def purge(
                     purged += count
                     on_progress(purged)
                     await asyncio.sleep(_PAUSE_SECONDS)
+            await store.write(forget_unused_errors)
             if delivered_before is not None:
                 bodies = await remove_bodies(store, delivered_before=delivered_before)
     await store.reclaim_space()

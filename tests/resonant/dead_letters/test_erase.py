@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import text
 
 from resonant.dead_letters.erase import Erasure, erase, erase_batch, plan_erasure
+from resonant.dead_letters.purge import Chosen
 from resonant.dead_letters.replay import ReplayRequest, plan
 from resonant.delivery.retry import GiveUp
 from resonant.errors import StoreUnavailable, UnknownName
@@ -513,3 +514,70 @@ def test_a_build_of_sqlite_that_overwrites_nothing_by_itself_is_made_to(open_des
         desk.enqueue(about())
         run(desk)
     assert files_with(tmp_path, *FORMS) == {}
+
+
+@pytest.fixture
+def purged(desk):
+    """A dead letter was reported to ``ops``, and purged; its report is delivered."""
+    subscribe(desk, "ops", "resonant.delivery.dead")
+    bury(desk, about())
+    desk.deliver(*desk.claim(endpoint="ops"))
+    assert desk.purge(Chosen(Selection())) == 1
+    return desk
+
+
+@pytest.mark.parametrize(
+    "what", [Erasure(ids=(ID,)), Erasure(source="/shop", event_type="order.*")], ids=["id", "source and type"]
+)
+def test_the_systems_own_events_about_a_purged_event_can_still_be_erased(purged, what):
+    assert ID in bytes_of(purged)
+    planned = purged.read(plan_erasure, what)
+    assert planned == (1, 1, 0, 0)
+    report = run(purged, what)
+    assert (report.events, report.deliveries) == (1, 1)
+    assert ID not in bytes_of(purged)
+    assert SECRET not in bytes_of(purged)
+    assert run(purged, what).events == 0, "a repeat is no error"
+
+
+@pytest.mark.parametrize(
+    "what", [Erasure(ids=("evt_typo",)), Erasure(ids=(ID,), source="/crm"), Erasure(ids=(ID, "evt_typo"))]
+)
+def test_an_id_of_no_event_and_of_no_report_is_an_error(purged, what):
+    with pytest.raises(UnknownName):
+        run(purged, what)
+    assert ID in bytes_of(purged)
+
+
+def test_a_report_about_a_purged_delivery_is_erased_with_its_event_that_has_another_one(desk):
+    subscribe(desk, "ops", "resonant.delivery.dead")
+    bury(desk, about())
+    desk.enqueue(about(), endpoint="audit")
+    desk.deliver(*desk.claim(endpoint="ops"), *desk.claim(endpoint="audit"))
+    assert desk.purge(Chosen(Selection())) == 1
+    assert run(desk, Erasure(subject=SECRET)).events == 2
+    assert ID not in bytes_of(desk)
+    assert SECRET not in bytes_of(desk)
+
+
+def test_a_purge_removes_the_errors_of_causes_that_have_no_dead_letters_left(desk):
+    bury(desk, about())
+    desk.bury(about("other"), error=f"other: {SECRET}", code="http_422")
+    [cause, other] = desk.rows(schema.causes)
+    assert desk.purge(Chosen(Selection(ids=(ID,)))) == 1
+    assert [row["error"] for row in desk.rows(schema.causes)] == ["", f"other: {SECRET}"]
+    bury(desk, about())
+    assert desk.rows(schema.causes) == [cause, other], "the same failure has its cause again"
+    assert desk.run(desk.store.dead_letters(Selection(text="refused")))[0].event_id == ID
+
+
+def test_ids_are_looked_up_before_their_hashes(desk, monkeypatch):
+    """A store may have ten thousand sources."""
+    desk.bury(*(Event(id=f"evt_{number}", type="t", source=f"/{number}") for number in range(50)))
+    run(desk, Erasure(ids=("evt_0",)))
+    hashed = []
+    monkeypatch.setattr(
+        "resonant.dead_letters.erase.erased_id", lambda *given: hashed.append(given) or "none"
+    )
+    desk.read(plan_erasure, Erasure(ids=tuple(f"evt_{number}" for number in range(1, 50))))
+    assert hashed == []

@@ -5,17 +5,18 @@ their dead letters. Errors with variable parts would create one cause per dead l
 event type, reason, code) stores its first fifty errors unchanged and later ones normalised; after a hundred causes, it stores
 no error text. A normalised cause or one without text ``varies``: a filter by text reads each of its dead letters.
 
-Causes are never removed: their number is bounded, and a worker may be about to reference one. An erasure removes only their errors.
+Causes are never removed: their number is bounded, and a worker may be about to reference one. A purge removes only the errors of those
+that have no dead letters, and the next such failure restores them. An erasure also removes their hashes.
 """
 
 import hashlib
 import json
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ColumnElement, Connection, func, select
 
 from resonant.events import Reason
 from resonant.store import schema
@@ -27,6 +28,7 @@ MOST_NORMALISED = 100
 # The error type of dead letters whose events were erased. They cannot be replayed.
 ERASED = "Erased"
 _ANY_ERROR = "<any>"
+_ERASED_DIGEST = "erased-"
 _OF_FAILURE = ("category", "code", "error_type", "error")
 _c = schema.causes
 
@@ -92,13 +94,28 @@ def forget_errors(connection: Connection, endpoints: Iterable[str], event_types:
 
     Earlier rounds of a delivery had other causes, which it no longer references.
     """
+    _forget(
+        connection,
+        is_any_of(_c.c.endpoint, list(endpoints)),
+        is_any_of(_c.c.event_type, list(event_types)),
+        new_digest=lambda: f"{_ERASED_DIGEST}{secrets.token_hex(12)}",
+    )
+
+
+def forget_unused_errors(connection: Connection) -> None:
+    """Remove the errors of all causes that have no dead letters, and the acknowledgements of these causes."""
+    _forget(connection)
+
+
+def _forget(
+    connection: Connection, *which: ColumnElement[bool], new_digest: Callable[[], str] | None = None
+) -> None:
     d, a = schema.deliveries, schema.acknowledged_causes
     is_used = select(d.c.id).where(schema.is_dead_letter, d.c.cause_id == _c.c.id).exists()
-    query = select(_c.c.id, _c.c.endpoint, _c.c.code, _c.c.fingerprint)
-    theirs = (is_any_of(_c.c.endpoint, list(endpoints)), is_any_of(_c.c.event_type, list(event_types)))
-    for row in connection.execute(query.where(*theirs, ~is_used, _c.c.error != "")).all():
-        changes = {"error": "", "digest": f"erased-{secrets.token_hex(12)}"}
-        changes["fingerprint"] = fingerprint(row.endpoint, row.code, "")
+    query = select(_c.c.id, _c.c.endpoint, _c.c.code, _c.c.fingerprint).order_by(_c.c.id)
+    for row in connection.execute(query.where(*which, ~is_used, _c.c.error != "")).all():
+        changes = {"error": "", "fingerprint": fingerprint(row.endpoint, row.code, "")}
+        changes |= {"digest": new_digest()} if new_digest else {}
         connection.execute(_c.update().where(_c.c.id == row.id).values(changes))
         if not is_known(connection, row.fingerprint):
             connection.execute(a.delete().where(a.c.cause == row.fingerprint))
@@ -129,7 +146,7 @@ def _kind(cause: Cause) -> tuple[str, str, str, str]:
 def _count(connection: Connection, kind: tuple[str, str, str, str]) -> int:
     columns = (_c.c.endpoint, _c.c.event_type, _c.c.reason, _c.c.code)
     of_kind = [column == value for column, value in zip(columns, kind, strict=True)]
-    of_kind.append(_c.c.error != "")  # an erasure leaves causes without an error
+    of_kind.append(~_c.c.digest.startswith(_ERASED_DIGEST))
     return connection.execute(select(func.count()).where(*of_kind)).scalar_one()
 
 
@@ -149,8 +166,19 @@ def _store(connection: Connection, causes: set[Cause]) -> None:
 
 
 def _read_ids(connection: Connection, causes: set[Cause]) -> dict[Cause, int]:
+    """Return the ids of known causes, and restore the errors that a purge has removed."""
     if not causes:
         return {}
     by_digest = {cause.digest: cause for cause in causes}
-    query = select(_c.c.digest, _c.c.id).where(is_any_of(_c.c.digest, list(by_digest)))
-    return {by_digest[digest]: cause_id for digest, cause_id in connection.execute(query)}
+    query = select(_c.c.digest, _c.c.id, _c.c.error).where(is_any_of(_c.c.digest, list(by_digest)))
+    found: dict[Cause, int] = {}
+    for digest, cause_id, error in connection.execute(query.order_by(_c.c.id)).all():
+        cause = by_digest[digest]
+        found[cause] = cause_id
+        if cause.error != error:
+            changes = {
+                "error": cause.error,
+                "fingerprint": fingerprint(cause.endpoint, cause.code, cause.error),
+            }
+            connection.execute(_c.update().where(_c.c.id == cause_id).values(changes))
+    return found

@@ -8,18 +8,24 @@ The data never contains the body of another event.
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from resonant.errors import StoreError
 from resonant.events import OWN_SOURCE, Event, EventKey, Lease, Reason, encode_data, is_own_type, rfc3339
+from resonant.store import schema
+from resonant.store.engine.sql import is_any_of
 from resonant.store.queue.accept import accept
 from resonant.store.shared.gates import Gate
 from resonant.store.shared.subscriptions import current_router
 
 logger = logging.getLogger(__name__)
+
+DEAD = "resonant.delivery.dead"
+_OF_DELIVERY = re.compile(r"delivery-(\d{1,18})-")
 
 
 class Report(NamedTuple):
@@ -80,7 +86,7 @@ def report_dead_letters(connection: Connection, dead_letters: Iterable[NewDeadLe
     reported = [each for each in dead_letters if not is_own_type(each.event_type)]
     if reported:
         reports = (each.to_report(now) for each in reported)
-        store_reports(connection, "resonant.delivery.dead", reports, now=now)
+        store_reports(connection, DEAD, reports, now=now)
 
 
 def keys_of_dead_letters(deliveries: Iterable[Any]) -> dict[str, int]:
@@ -90,6 +96,47 @@ def keys_of_dead_letters(deliveries: Iterable[Any]) -> dict[str, int]:
         for row in deliveries
         for number in range(1, row.round + 1)
     }
+
+
+class ReportOfPurged(NamedTuple):
+    """An event about a dead letter that was purged: its key, and the identity of the dead letter's event."""
+
+    key: int
+    event: EventKey
+
+
+def reports_of_purged(
+    connection: Connection, is_wanted: Callable[[EventKey, str], bool], *, after: int, until: int, limit: int
+) -> tuple[int | None, list[ReportOfPurged]]:
+    """Find events about dead letters that were purged.
+
+    Args:
+        connection: in a transaction.
+        is_wanted: returns whether to look for an event with this identity and type.
+        after: continue after this key.
+        until: end at this key.
+        limit: the number of events to look at.
+
+    Returns:
+        The last key that was looked at, or None at the end; and what was found.
+    """
+    e, d = schema.events.c, schema.deliveries
+    query = select(e.key, e.id, e.body).where(e.source == OWN_SOURCE, e.type == DEAD, e.form.is_(None))
+    rows = connection.execute(query.where(e.key > after, e.key <= until).order_by(e.key).limit(limit)).all()
+    found: list[tuple[int, ReportOfPurged]] = []
+    for row in rows:
+        data = json.loads(row.body)
+        number = _OF_DELIVERY.match(row.id)
+        # Others than this store may have made it.
+        if number and isinstance(data, dict) and {"event_id", "source", "event_type"} <= data.keys():
+            event = EventKey(data["source"], data["event_id"])
+            if is_wanted(event, data["event_type"]):
+                found.append((int(number[1]), ReportOfPurged(row.key, event)))
+    ids = {delivery_id for delivery_id, _ in found}
+    query = select(d.c.id, e.source, e.id).join_from(d, schema.events, d.c.event_key == e.key)
+    left = {(row[0], EventKey(*row[1:])) for row in connection.execute(query.where(is_any_of(d.c.id, ids)))}
+    purged = [report for delivery_id, report in found if (delivery_id, report.event) not in left]
+    return (rows[-1].key if rows else None), purged
 
 
 def _key(delivery_id: int, number: int, accepted_at: float) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from resonant.delivery.retry import GiveUp
 from resonant.store import schema
-from resonant.store.queue.causes import MOST_ERRORS, MOST_NORMALISED, Cause, cause_ids
+from resonant.store.queue.causes import MOST_ERRORS, MOST_NORMALISED, Cause, cause_ids, forget_unused_errors
 from resonant.store.queue.fingerprint import fingerprint
 
 CAUSE = Cause(
@@ -47,11 +47,17 @@ def test_errors_that_differ_in_their_variable_parts_become_one_cause(desk):
     assert set(ids.values()) == {general["id"]}
 
 
-def test_errors_that_are_all_different_are_bounded_too(desk):
+@pytest.mark.parametrize("purges", [False, True])
+def test_errors_that_are_all_different_are_bounded_too(desk, purges):
+    """Also if their dead letters are purged meanwhile, and the errors with them."""
     words = ("".join(chr(97 + int(digit)) for digit in str(number)) for number in range(400))
     many = [CAUSE._replace(error=word) for word in words]
     for start in range(0, len(many), 50):
+        if purges:
+            desk.write(forget_unused_errors)
+            assert {row["error"] for row in desk.rows(schema.causes)} <= {""}
         desk.write(cause_ids, many[start : start + 50])
+    desk.write(cause_ids, many)
     rows = desk.rows(schema.causes)
     assert len(rows) == MOST_NORMALISED + 1
     assert [row["error"] for row in rows if row["varies"]].count("<any>") == 1
