@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 
 from resonant.events import Event
 from resonant.intake.problems import Refusal, refused
-from resonant.intake.requests.turns import Turns
+from resonant.intake.requests.lock_turns import LockTurns
 from resonant.store.queue.accept import Conflict, Outcome, accept
 
 
@@ -19,7 +19,7 @@ class Result(NamedTuple):
 
 
 async def store_batch(
-    turns: Turns, given: Sequence[Event | Refusal], endpoint: str | None, *, now: float, is_lenient: bool
+    turns: LockTurns, given: Sequence[Event | Refusal], endpoint: str | None, *, now: float, is_lenient: bool
 ) -> Result:
     """Store events in one transaction. While another transaction holds a lock on one of them, the batch waits in turns.
 

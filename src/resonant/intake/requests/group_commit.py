@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from resonant.errors import StoreError
 from resonant.events import Event
-from resonant.intake.requests.turns import GROUP_SECONDS, TURN_SECONDS, Turns
+from resonant.intake.requests.lock_turns import GROUP_SECONDS, TURN_SECONDS, LockTurns
 from resonant.store import Store
 from resonant.store.engine.database_errors import StillLocked
 from resonant.store.queue.accept import Outcome, accept
@@ -37,7 +37,7 @@ class GroupCommit:
         turns: for events that another transaction has locked.
     """
 
-    def __init__(self, store: Store, turns: Turns) -> None:
+    def __init__(self, store: Store, turns: LockTurns) -> None:
         self._store = store
         self._turns = turns
         self._waiting: list[_Waiting] = []

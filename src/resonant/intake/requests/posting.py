@@ -17,8 +17,8 @@ from resonant.intake.recent import Recent
 from resonant.intake.requests.batches import Result, refusal_of, store_batch
 from resonant.intake.requests.body import read_body
 from resonant.intake.requests.group_commit import GroupCommit
+from resonant.intake.requests.lock_lock_turns import LockTurns
 from resonant.intake.requests.reading import SINGLE, Mode, mode_of, most_bytes, read_events
-from resonant.intake.requests.turns import Turns
 from resonant.store import Store
 from resonant.store.queue.accept import Outcome
 from resonant.store.views.known_names import known_endpoints
@@ -46,8 +46,8 @@ class Posting:
         self._access = access
         self._limits = limits
         self._meters = meters
-        self._turns = Turns(store)
-        self._group = GroupCommit(store, self._turns)
+        self._lock_turns = LockTurns(store)
+        self._group = GroupCommit(store, self._lock_turns)
         self._endpoints = Recent(store, known_endpoints)
         self._parsing = asyncio.Lock()
 
@@ -76,7 +76,7 @@ class Posting:
                 result = await self._store_one(given[0], endpoint)
             else:
                 now = self._store.clock()
-                result = await store_batch(self._turns, given, endpoint, now=now, is_lenient=is_lenient)
+                result = await store_batch(self._lock_turns, given, endpoint, now=now, is_lenient=is_lenient)
         except Problem as problem:
             self._count(Result((), problem.errors))
             raise

@@ -8,7 +8,7 @@ from resonant.errors import ConflictingEvent, StoreUnavailable
 from resonant.events import Event
 from resonant.intake.requests import group_commit
 from resonant.intake.requests.group_commit import MOST_EVENTS, GroupCommit
-from resonant.intake.requests.turns import Turns
+from resonant.intake.requests.lock_turns import LockTurns
 from resonant.store import enqueue
 
 
@@ -31,7 +31,7 @@ def groups(desk, monkeypatch):
 
 
 def new_group(desk):
-    return GroupCommit(desk.store, Turns(desk.store))
+    return GroupCommit(desk.store, LockTurns(desk.store))
 
 
 def store_all(desk, events, endpoint="orders"):
@@ -154,7 +154,7 @@ def test_a_locked_event_waits_alone_while_others_are_stored_one_by_one_and_then_
 @pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
 def test_a_client_that_disconnects_while_its_event_is_locked_leaves_nothing_behind(desk):
     async def run():
-        turns = Turns(desk.store)
+        turns = LockTurns(desk.store)
         group = GroupCommit(desk.store, turns)
         async with desk.store.transaction() as transaction:
             await transaction.run_sync(enqueue, make(0), "orders", now=desk.clock())

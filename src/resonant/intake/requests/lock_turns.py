@@ -26,7 +26,7 @@ GROUP_SECONDS, TURN_SECONDS = 0.1, 0.02
 _WARN_SECONDS, _WARN_AGAIN_SECONDS = 2.0, 60.0
 
 
-class Turns:
+class LockTurns:
     """Runs writes of one event loop that wait for locks only briefly, and those that must wait longer in turns.
 
     All that wait share one connection, and those with the same key one place, so that a client that repeats a locked event
