@@ -219,7 +219,9 @@ async def _serve() -> AsyncIterator[_Server]:
         token = await _prepare(settings.store_url)
         port = free_port()
         log = settings.home / "serve.log"
-        with kept(python("resonant", "serve", "--port", str(port)), log=log) as pid:
+        # One token sends everything.
+        command = python("resonant", "serve", "--port", str(port), "--token-bytes", str(10**9))
+        with kept(command, log=log) as pid:
             await _wait_until_ready(port)
             yield _Server(port, pid, token, settings.store_url)
 

@@ -20,6 +20,7 @@ from resonant.events import (
     refuse_own,
 )
 
+_FLOAT_CHARACTERS = 16  # 15 digits and a point
 _SPACE = re.compile(r"[ \t\n\r]*")
 # The members of CloudEvents in JSON that are not extension attributes.
 _MEMBERS = RESERVED_NAMES | {"data_base64"}
@@ -170,6 +171,9 @@ def _skip_space(text: str, at: int) -> int:
 
 def _number(literal: str) -> float | Decimal:
     value = float(literal)
+    # A float has at least 15 digits; most numbers are shorter.
+    if len(literal) <= _FLOAT_CHARACTERS and "e" not in literal and "E" not in literal:
+        return value
     if repr(value) == literal:
         return value
     if math.isinf(value):

@@ -4,10 +4,12 @@ import json
 from decimal import Decimal
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from resonant.errors import InvalidEvent
 from resonant.events import Event, encode_data
-from resonant.input_lines import event_from_fields, parse_event
+from resonant.input_lines import decode_json, event_from_fields, parse_event
 from support.lines import body, line, refusal
 
 
@@ -70,9 +72,9 @@ def test_a_missing_key_is_named(name):
 )
 def test_the_types_and_the_source_of_our_own_events_are_refused(event_type, source, member):
     fields = {"type": event_type, "source": source}
-    for given, options in ((fields, {}), ({"source": source}, {"default_type": event_type})):
+    for members, options in ((fields, {}), ({"source": source}, {"default_type": event_type})):
         with pytest.raises(InvalidEvent, match="reserved for Resonant's own events") as refused:
-            parse_event(json.dumps(given), **options)
+            parse_event(json.dumps(members), **options)
         assert (refused.value.code, refused.value.pointer) == ("invalid_value", f"/{member}")
     assert parse_event(json.dumps(fields), may_be_own=True).type == event_type
 
@@ -245,3 +247,13 @@ def test_the_limit_of_size_counts_the_body_in_bytes_and_includes_itself():
 def test_a_mebibyte_is_the_default_limit():
     parse_event(line(f'"{"x" * (2**20 - 2)}"'))
     assert "1,048,577 bytes" in refusal(line(f'"{"x" * (2**20 - 1)}"'))
+
+
+@given(st.from_regex(r"-?(0|[1-9][0-9]{0,17})\.[0-9]{1,18}([eE][+-]?[0-9]{1,2})?", fullmatch=True))
+@example("0.50")
+@example("9007199254740993.0")
+@example("999999999999999.9")
+@example("0.1234567890123456789")
+def test_a_decimal_keeps_its_exact_value_however_short_it_is(literal):
+    found = decode_json(literal)
+    assert (found if isinstance(found, Decimal) else Decimal(repr(found))) == Decimal(literal)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from resonant.events import DEFAULT_MAX_EVENT_BYTES
 
 _MIB = 1024 * 1024
+# In the extensions of an ASGI scope: a context in which the request does not wait for the store, but for its turn.
+TURN = "resonant.turn"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,10 @@ class Limits:
         pipelined: requests on one connection that wait for the answer to an earlier one.
         held_bytes: the bodies of all requests, without the first ``free_bytes`` of each; beyond it, 503.
         free_bytes: the part of each body that is always accepted, so that large bodies cannot keep out small ones.
+        large_bytes: a larger body is large: it is parsed in a thread, one at a time, and producers take turns.
+        token_bytes: bytes per second in the large bodies of one token; beyond it, 429.
+        turn_seconds: how long a large body may wait for its turn and be parsed; beyond it, 503.
+        turn_retry_after: seconds that its client is then asked to wait.
         waiting: requests that wait for the store; beyond it, 503.
         store_seconds: how long a request waits for the store; then 503, although its events may still be stored.
         retry_after: seconds that a refused client is asked to wait.
@@ -38,6 +44,10 @@ class Limits:
     pipelined: int = 16
     held_bytes: int = 32 * _MIB
     free_bytes: int = 16 * 1024
+    large_bytes: int = 32 * 1024
+    token_bytes: int = 8 * _MIB
+    turn_seconds: float = 30.0
+    turn_retry_after: int = 10
     waiting: int = 1_000
     store_seconds: float = 10.0
     retry_after: int = 1

@@ -22,6 +22,7 @@ class Meters(Collector):
         requests: answered requests by status.
         events: events by outcome.
         waiting: requests that were received completely and have no answer yet.
+        in_turn: those of them whose large bodies wait to be parsed, or are being parsed.
         held_bytes: the bodies of all requests.
         connections: open connections.
         registry: has these metrics and no others.
@@ -31,6 +32,7 @@ class Meters(Collector):
         self.requests: Counter[int] = Counter()
         self.events: Counter[EventOutcome] = Counter(dict.fromkeys(get_args(EventOutcome), 0))
         self.waiting = 0
+        self.in_turn = 0
         self.held_bytes = 0
         self.connections = 0
         self._durations = [0] * len(BOUNDS)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from resonant.store import Store
 
 HOST, PORT = "127.0.0.1", 8080
+_TOKEN_BYTES = 8 * 1024 * 1024
 _LABEL_WIDTH = 15
 _CLOSE_SECONDS = 3
 _HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", re.IGNORECASE)
@@ -44,6 +45,14 @@ def serve(
     no_auth: Annotated[
         bool, typer.Option("--no-auth", help="Accept events from everyone who can connect, without a token.")
     ] = False,
+    token_bytes: Annotated[
+        int,
+        typer.Option(
+            metavar="BYTES",
+            min=1,
+            help="At most this many bytes per second in the large bodies (over 32 KiB) of one token.",
+        ),
+    ] = _TOKEN_BYTES,
     allow_origin: Annotated[
         list[str] | None,
         typer.Option(
@@ -67,7 +76,12 @@ def serve(
         log_without_repeats()
         store.run(
             lambda opened: _serve(
-                opened, listener, store.settings, no_auth=no_auth, allowed_origins=allow_origin or ()
+                opened,
+                listener,
+                store.settings,
+                no_auth=no_auth,
+                token_bytes=token_bytes,
+                allowed_origins=allow_origin or (),
             )
         )
 
@@ -78,6 +92,7 @@ async def _serve(
     settings: Settings,
     *,
     no_auth: bool,
+    token_bytes: int,
     allowed_origins: Collection[str],
 ) -> None:
     from resonant.intake.access.foreign_pages import LocalAccess, without_foreign_pages
@@ -97,8 +112,8 @@ async def _serve(
             f"no token exists, so nobody could use the server on {host}: `resonant token create NAME` makes one; "
             "--no-auth accepts events from everyone who can connect"
         )
-    access = OpenAccess() if no_auth else TokenAccess(store)
-    limits, meters = Limits(event_bytes=settings.max_event_bytes), Meters()
+    limits, meters = Limits(event_bytes=settings.max_event_bytes, token_bytes=token_bytes), Meters()
+    access = OpenAccess() if no_auth else TokenAccess(store, large_bytes_rate=limits.token_bytes)
     routes = [
         resource("/healthz", GET=healthz),
         resource("/readyz", GET=Readiness(store).readyz),

@@ -64,14 +64,18 @@ class TokenAccess:
 
     Args:
         store: has the tokens.
+        large_bytes_rate: bytes per second in the large bodies of each token; None for no limit.
         clock: never goes back, in seconds.
     """
 
-    def __init__(self, store: Store, *, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self, store: Store, *, large_bytes_rate: float | None = None, clock: Clock = time.monotonic
+    ) -> None:
         self._store = store
+        self._large_bytes_rate = large_bytes_rate
         self._clock = clock
         self._tokens = Recent(store, valid_tokens, clock=clock)
-        self._budgets: dict[str, Budget] = {}
+        self._budgets: dict[tuple[str, str], Budget] = {}
         self._noted: dict[str, float] = {}
         self._notes: set[asyncio.Task[None]] = set()
 
@@ -83,18 +87,19 @@ class TokenAccess:
         # The look-up compares hashes of secrets, so its duration reveals nothing about a token.
         if token is None or not hmac.compare_digest(token.digest, digest):
             raise _unauthorized("unknown or revoked token", 'error="invalid_token"')
-        grant = Grant(token, self._budget(token))
+        of_bytes = self._budget(token, self._large_bytes_rate, "bytes per second in large bodies")
+        grant = Grant(token, self._budget(token, token.rate, "events per second"), of_bytes)
         if grant.budget:
             grant.budget.take()
         self._note_use(digest)
         return grant
 
-    def _budget(self, token: Token) -> "Budget | None":
-        if token.rate is None:
+    def _budget(self, token: Token, rate: float | None, what: str) -> "Budget | None":
+        if rate is None:
             return None
-        if token.digest not in self._budgets:
-            self._budgets[token.digest] = Budget(token.rate, self._clock)
-        return self._budgets[token.digest]
+        if (token.digest, what) not in self._budgets:
+            self._budgets[token.digest, what] = Budget(rate, self._clock, what)
+        return self._budgets[token.digest, what]
 
     def _note_use(self, digest: str) -> None:
         """Record the use of a token in the background, at most once a minute."""
@@ -114,19 +119,20 @@ class TokenAccess:
 
 
 class Budget:
-    """The events that a token may still send in this process: as many as its rate allows in a second.
+    """The events or bytes that a token may still send in this process: as many as its rate allows in a second.
 
     A batch may exceed it; later requests wait until the rate is kept again.
     """
 
-    def __init__(self, rate: float, clock: Clock) -> None:
+    def __init__(self, rate: float, clock: Clock, what: str = "events per second") -> None:
         self._rate = rate
+        self._what = what
         self._clock = clock
         self._left = self._most = max(1.0, rate)
         self._at = clock()
 
     def take(self) -> None:
-        """Take the first event of a request.
+        """Take the first event, or byte, of a request.
 
         Raises:
             Problem: 429; the budget is used up.
@@ -138,13 +144,13 @@ class Budget:
             seconds = math.ceil((1 - self._left) / self._rate)
             raise Problem(
                 429,
-                f"the token may send {self._rate:g} events per second: try again in {seconds} s",
+                f"the token may send {self._rate:,.10g} {self._what}: try again in {seconds} s",
                 headers={"Retry-After": str(seconds)},
             )
         self._left -= 1
 
     def charge(self, number: int) -> None:
-        """Take further events of the same request, even if fewer are left."""
+        """Take further events, or bytes, of the same request, even if fewer are left."""
         self._left -= number
 
 
@@ -154,16 +160,28 @@ class Grant:
 
     Attributes:
         token: restricts it; None allows everything.
-        budget: of the token; None for no limit.
+        budget: the events of the token; None for no limit.
+        budget_of_bytes: the bytes in its large bodies; None for no limit.
     """
 
     token: Token | None = None
     budget: Budget | None = None
+    budget_of_bytes: Budget | None = None
 
     def charge(self, events: int) -> None:
         """Count the events of the request, of which ``authorize`` has counted one."""
         if self.budget and events > 1:
             self.budget.charge(events - 1)
+
+    def charge_large_body(self, size: int) -> None:
+        """Count a large body of this size in bytes.
+
+        Raises:
+            Problem: 429; the token has sent too many bytes.
+        """
+        if self.budget_of_bytes:
+            self.budget_of_bytes.take()
+            self.budget_of_bytes.charge(size - 1)
 
     def endpoint(self, asked: str | None) -> str | None:
         """Return the endpoint that the events go to; None: they are routed.

@@ -1,12 +1,19 @@
 """Reads the body of a request within its limit."""
 
+from collections.abc import Callable
+
 from starlette.requests import ClientDisconnect, Request
 
 from resonant.intake.problems import Problem
 
 
-async def read_body(request: Request, *, most_bytes: int) -> bytes:
+async def read_body(request: Request, *, most_bytes: int, charge: Callable[[int], None]) -> bytes:
     """Return the body.
+
+    Args:
+        request: has the body.
+        most_bytes: its largest size.
+        charge: is called once with its size: if the head declares it, before the body is read. It may raise a problem.
 
     Raises:
         Problem: 413, it is too large, which its head may already say; 415, it is compressed.
@@ -18,9 +25,11 @@ async def read_body(request: Request, *, most_bytes: int) -> bytes:
             f"Content-Encoding {encoding!r:.40} is not accepted: send the body as it is",
             headers={"Accept-Encoding": "identity"},
         )
-    declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > most_bytes:
-        raise _too_large(most_bytes)
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal():
+        if int(declared) > most_bytes:
+            raise _too_large(most_bytes)
+        charge(int(declared))
     chunks, size = [], 0
     try:
         async for chunk in request.stream():
@@ -30,6 +39,8 @@ async def read_body(request: Request, *, most_bytes: int) -> bytes:
             chunks.append(chunk)
     except ClientDisconnect:
         raise Problem(400, "the connection ended before the body") from None
+    if not declared.isdecimal():
+        charge(size)
     return b"".join(chunks)
 
 

@@ -1,7 +1,8 @@
 """``POST /events``: checks a request, stores its events, and answers after the commit."""
 
-import asyncio
 import re
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -10,23 +11,22 @@ from starlette.responses import Response
 from resonant.events import ENDPOINT_NAME, Event
 from resonant.intake.access.tokens import Access, Grant
 from resonant.intake.answers import json_answer
-from resonant.intake.limits import Limits
+from resonant.intake.limits import TURN, Limits
 from resonant.intake.meters import Meters
 from resonant.intake.problems import Problem, Refusal, refused
 from resonant.intake.recent import Recent
 from resonant.intake.requests.batches import Result, refusal_of, store_batch
 from resonant.intake.requests.body import read_body
 from resonant.intake.requests.group_commit import GroupCommit
-from resonant.intake.requests.lock_lock_turns import LockTurns
+from resonant.intake.requests.lock_turns import LockTurns
 from resonant.intake.requests.reading import SINGLE, Mode, mode_of, most_bytes, read_events
+from resonant.intake.requests.turns import Turns
 from resonant.store import Store
 from resonant.store.queue.accept import Outcome
 from resonant.store.views.known_names import known_endpoints
 from resonant.suggestions import did_you_mean, no_such_endpoint
 
 PARAMETERS = ("endpoint",)
-# A larger body is parsed in a thread, so that other requests need not wait. One at a time: parsed, it may be 25 times as large.
-_LARGE_BYTES = 32 * 1024
 # RFC 7240: a word may be quoted, and the first of several counts.
 _HANDLING = re.compile(r'(?:^|,)\s*handling\s*=\s*"?([^\s",;]*)', re.IGNORECASE)
 
@@ -49,7 +49,8 @@ class Posting:
         self._lock_turns = LockTurns(store)
         self._group = GroupCommit(store, self._lock_turns)
         self._endpoints = Recent(store, known_endpoints)
-        self._parsing = asyncio.Lock()
+        # A large body is parsed in a thread, so that small ones need not wait. One at a time: parsed, it may be 25 times as large.
+        self._turns = Turns()
 
     async def post(self, request: Request) -> Response:
         """Store the events of a request, and answer 202 after the commit.
@@ -63,8 +64,12 @@ class Posting:
         if endpoint is not None:
             await self._require(endpoint, grant)
         mode = mode_of(request.headers)
-        body = await read_body(request, most_bytes=most_bytes(mode, self._limits))
-        given = await self._read(mode, request, body)
+        body = await read_body(
+            request,
+            most_bytes=most_bytes(mode, self._limits),
+            charge=lambda size: grant.charge_large_body(size) if self._is_large(size) else None,
+        )
+        given = await self._read(mode, request, body, grant)
         grant.charge(len(given))
         given = [
             each if isinstance(each, Refusal) else grant.refusal(each, index) or each
@@ -93,11 +98,15 @@ class Posting:
         if endpoint not in (known := await self._endpoints.holding(endpoint)):
             raise Problem(422, no_such_endpoint(endpoint, known if grant.sees_names else ()))
 
-    async def _read(self, mode: Mode, request: Request, body: bytes) -> list[Event | Refusal]:
-        if len(body) < _LARGE_BYTES:
-            return read_events(mode, request.headers, body, self._limits)
-        async with self._parsing:
-            return await asyncio.to_thread(read_events, mode, request.headers, body, self._limits)
+    async def _read(self, mode: Mode, request: Request, body: bytes, grant: Grant) -> list[Event | Refusal]:
+        read = partial(read_events, mode, request.headers, body, self._limits)
+        if not self._is_large(len(body)):
+            return read()
+        with request.scope.get("extensions", {}).get(TURN, nullcontext)():
+            return await self._turns.run(grant.name, read)
+
+    def _is_large(self, size: int) -> bool:
+        return size >= self._limits.large_bytes
 
     async def _store_one(self, event: Event | Refusal, endpoint: str | None) -> Result:
         if isinstance(event, Refusal):

@@ -3,11 +3,13 @@
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from time import perf_counter
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from resonant.intake.limits import Limits
+from resonant.intake.limits import TURN, Limits
 from resonant.intake.meters import Meters
 from resonant.intake.problems import Problem
 
@@ -41,13 +43,14 @@ class Admission:
         request = _Request(scope, receive, send, self._limits, self._meters)
         try:
             async with request.timeout:
-                await self._app(scope, request.receive, request.send)
+                extensions = {TURN: request.in_turn}
+                await self._app({**scope, "extensions": extensions}, request.receive, request.send)
         except asyncio.CancelledError:
             await request.give_up("the server stops")
         except Exception:
             if not request.timeout.expired():
                 logger.exception("a request failed")
-            await request.give_up(f"the store did not answer within {self._limits.store_seconds:g} s")
+            await request.give_up_late()
         finally:
             request.release()
             if not request.is_gone:
@@ -88,6 +91,7 @@ class _Request:
         self._awaits_continue = any(name == b"expect" for name, _ in scope["headers"])
         self.status = 0
         self.is_gone = False
+        self.is_in_turn = False
 
     async def receive(self) -> Message:
         """Return the next part of the body.
@@ -98,7 +102,7 @@ class _Request:
         self._awaits_continue = False  # uvicorn sends 100 Continue
         self.timeout.reschedule(None)  # the connection bounds the time of the client
         message = await self._receive()
-        self.timeout.reschedule(asyncio.get_running_loop().time() + self._limits.store_seconds)
+        self._begin_to_wait(self._limits.store_seconds)
         if message["type"] == "http.disconnect":
             self.is_gone = True
             return message
@@ -116,11 +120,35 @@ class _Request:
                 message["headers"] = [*message["headers"], (b"connection", b"close")]
         await self._send(message)
 
-    async def give_up(self, reason: str) -> None:
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """While a large body waits for its turn and is parsed, the request does not wait for the store."""
+        self._begin_to_wait(self._limits.turn_seconds)
+        self.is_in_turn = True
+        self._meters.in_turn += 1
+        try:
+            yield
+        finally:
+            self._meters.in_turn -= 1
+        self.is_in_turn = False
+        self._begin_to_wait(self._limits.store_seconds)
+
+    async def give_up_late(self) -> None:
+        """Answer 503 after a request has waited for too long, unless an answer has begun."""
+        limits = self._limits
+        if self.is_in_turn:
+            reason = (
+                f"a large body was not read within {limits.turn_seconds:g} s, since others came before it"
+            )
+            await self.give_up(reason, limits.turn_retry_after)
+        else:
+            await self.give_up(f"the store did not answer within {limits.store_seconds:g} s")
+
+    async def give_up(self, reason: str, retry_after: int | None = None) -> None:
         """Answer 503, unless an answer has begun."""
         if not self.status:
             logger.warning("answered 503: %s", reason)
-            await self._busy(reason).response()(self._scope, self.receive, self.send)
+            await self._busy(reason, retry_after).response()(self._scope, self.receive, self.send)
 
     def release(self) -> None:
         """Free what the request has held."""
@@ -135,12 +163,15 @@ class _Request:
         self._meters.held_bytes += size
 
     def _wait(self) -> None:
-        if self._meters.waiting >= self._limits.waiting:
+        if self._meters.waiting - self._meters.in_turn >= self._limits.waiting:
             raise self._busy("too many requests wait for the store")
         self._is_waiting = True
         self._meters.waiting += 1
 
-    def _busy(self, reason: str) -> Problem:
-        seconds = self._limits.retry_after
+    def _begin_to_wait(self, seconds: float) -> None:
+        self.timeout.reschedule(asyncio.get_running_loop().time() + seconds)
+
+    def _busy(self, reason: str, retry_after: int | None = None) -> Problem:
+        seconds = retry_after or self._limits.retry_after
         headers = {"Retry-After": str(seconds)}
         return Problem(503, f"{reason}: send the same request again in {seconds} s", headers=headers)

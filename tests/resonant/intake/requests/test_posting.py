@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import threading
 import time
 
 import pytest
@@ -11,16 +12,19 @@ from hypothesis import HealthCheck, given, settings
 from resonant.dead_letters.erase import Erasure, erase
 from resonant.errors import StoreUnavailable
 from resonant.events import Event
-from resonant.intake.access.tokens import Grant, OpenAccess
+from resonant.intake.access.tokens import Budget, Grant, OpenAccess
 from resonant.intake.limits import Limits
 from resonant.intake.requests import posting as posting_module
 from resonant.intake.requests.reading import read_events
+from resonant.intake.requests.turns import Turns
 from resonant.store import enqueue
 from resonant.store.shared.tokens import Token
+from resonant.testing import FixedClock
 from support.examples import examples
 from support.hostile_lines import damaged_lines, good_lines
 from support.lines import line, parsed
 from support.posting import BATCH, LINES, STRUCTURED, posting
+from support.waiting import until
 
 EVENTS = "/events?endpoint=orders"
 
@@ -252,6 +256,74 @@ def test_large_bodies_are_parsed_one_at_a_time(client, monkeypatch):
 
     client.desk.run(post_all())
     assert at_once == [1] * 4
+
+
+class Several(OpenAccess):
+    """Each request says in a header which token it has; 70,000 bytes per second in large bodies."""
+
+    def __init__(self):
+        self.budgets = {}
+        self.clock = FixedClock(0.0)
+
+    async def authorize(self, request):
+        name = request.headers["token"]
+        budget = self.budgets.setdefault(name, Budget(70_000, self.clock))
+        return Grant(Token(name, ""), None, budget if name == "limited" else None)
+
+
+def test_one_tokens_large_bodies_delay_those_of_another_by_one_only(desk, monkeypatch):
+    parsed, may_parse = [], threading.Semaphore(0)
+
+    def parse(mode, headers, *arguments):
+        parsed.append(headers["token"])
+        assert may_parse.acquire(timeout=20)
+        return read_events(mode, headers, *arguments)
+
+    monkeypatch.setattr(posting_module, "read_events", parse)
+    large = json.dumps("x" * 40_000)
+
+    async def post(client, number, token):
+        headers = {"content-type": STRUCTURED, "token": token}
+        return await client.http.post(EVENTS, content=line(large, id=str(number)), headers=headers)
+
+    async def post_all(client):
+        first = [asyncio.create_task(post(client, number, "flood")) for number in range(6)]
+        await until(lambda: parsed == ["flood"])
+        other = asyncio.create_task(post(client, 6, "other"))
+        await until(lambda: len(turns[0]._waiting) == 2)
+        may_parse.release(7)
+        return await asyncio.gather(other, *first)
+
+    turns = []
+    monkeypatch.setattr(posting_module, "Turns", lambda: turns.append(Turns()) or turns[-1])
+
+    with posting(desk, access=Several()) as client:
+        answers = client.desk.run(post_all(client))
+    assert [each.status_code for each in answers] == [202] * 7
+    assert parsed.index("other") <= 2
+    assert parsed.count("flood") == 6
+
+
+def test_large_bodies_above_a_tokens_bytes_are_429_before_they_are_read(desk):
+    access = Several()
+
+    async def chunks(size):
+        yield b" " * size
+
+    with posting(desk, access=access, limits=Limits(large_bytes=1_000)) as client:
+        large = f"[{line(json.dumps('x' * 100_000), id='1')}]"
+        assert client.post(large, BATCH, token="limited").status_code == 202
+        for content in (large, large.encode()):
+            answer = client.post(content, BATCH, token="limited")
+            assert (problem(answer, 429)["title"], answer.headers["retry-after"]) == (
+                "Too Many Requests",
+                "1",
+            )
+        assert client.post(chunks(2_000), BATCH, token="limited").status_code == 429
+        assert client.post(line(id="2"), token="limited").status_code == 202, "a small body"
+        assert client.post(large, BATCH, token="other").status_code == 202
+        access.clock.advance(1)
+        assert client.post(large, BATCH, token="limited").status_code == 202
 
 
 # --- what is refused before it is read ------------------------------------------------------------------------------

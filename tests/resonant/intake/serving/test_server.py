@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from resonant.errors import ResonantError
-from resonant.intake.limits import Limits
+from resonant.intake.limits import TURN, Limits
 from resonant.intake.meters import Meters
 from resonant.intake.problems import Problem
 from resonant.intake.serving.server import listen, serve
@@ -35,10 +35,12 @@ class Served:
 
     Attributes:
         store_answers: clear it, and requests wait for the store.
+        turn: requests with a header ``Turn`` wait for it.
     """
 
     meters: Meters = field(default_factory=Meters)
     store_answers: asyncio.Event = field(default_factory=asyncio.Event)
+    turn: asyncio.Event = field(default_factory=asyncio.Event)
     port: int = 0
     is_stopping: bool = False
 
@@ -58,6 +60,9 @@ class Served:
         body = await request.body()
         if body == b"bug":
             raise ZeroDivisionError
+        if "turn" in request.headers:
+            with request.scope["extensions"][TURN]():
+                await self.turn.wait()
         await self.store_answers.wait()
         return Response(str(len(body)), 202)
 
@@ -276,6 +281,32 @@ async def test_a_client_with_work_gets_in_while_idle_connections_come_all_the_ti
             assert (await idle.answer()).status == 404
             assert (await ask(server.port)).status == 202
         assert server.meters.requests == {404: 40, 202: 40}
+
+
+async def test_the_wait_for_a_turn_is_not_the_time_of_the_store():
+    in_turn = HEAD + b"Turn: yes\r\nContent-Length: 2\r\n\r\nhi"
+    async with (
+        waiting_server(store_seconds=0.1, turn_seconds=20, waiting=1) as server,
+        asking(server.port, 1, in_turn) as [first],
+    ):
+        await until(lambda: server.meters.in_turn == 1)
+        late = await ask(server.port)
+        assert (late.status, late.headers["retry-after"]) == (503, "1"), "a request that waits for the store"
+        assert "the store did not answer" in str(document(late)["detail"])
+        server.turn.set()
+        answer = await first.answer()
+        assert "the store did not answer within 0.1 s" in str(document(answer)["detail"]), "from here on"
+        assert (server.meters.in_turn, server.meters.waiting) == (0, 0)
+
+
+async def test_a_large_body_whose_turn_does_not_come_is_503_with_a_longer_retry_after(caplog):
+    in_turn = HEAD + b"Turn: yes\r\nContent-Length: 2\r\n\r\nhi"
+    async with served(turn_seconds=0.1) as server:
+        answer = await ask(server.port, in_turn)
+        assert (answer.status, answer.headers["retry-after"]) == (503, "10")
+        assert "a large body was not read within 0.1 s" in str(document(answer)["detail"])
+        assert "the store" not in caplog.text
+        assert (server.meters.in_turn, server.meters.waiting) == (0, 0)
 
 
 async def test_large_bodies_in_memory_do_not_keep_out_small_ones():
