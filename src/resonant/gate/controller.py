@@ -88,7 +88,7 @@ class EndpointGate:
     def see(self, row: Gate) -> None:
         """Accept a row from the store, unless it is older than the known one."""
         if row.epoch <= self.row.epoch:
-            if row.epoch == self.row.epoch:
+            if row.epoch in (0, self.row.epoch):  # 0 if it was removed
                 self._is_writing = False  # refused or unwritten: it may be proposed again
             return
         before, self.row = self.row, row
@@ -317,7 +317,8 @@ class EndpointGate:
     def _propose(self, after: Gate) -> GateChange:
         self._is_writing, self._next_pace = True, None
         later = self._later()
-        return GateChange(self.row, after if later is None else replace(after, not_before=later))
+        after = after if later is None else replace(after, not_before=later)
+        return GateChange(self.row, after, at=self._now)
 
     def _notice(self, now: float) -> None:
         """Store the time, and drop all measurements if the clock was set back."""

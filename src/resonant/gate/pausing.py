@@ -136,7 +136,7 @@ def _change(
     while True:
         gates = read_gates(connection)
         gate = gates[endpoint]
-        change = GateChange(gate, new(gate, gates.at))
+        change = GateChange(gate, new(gate, gates.at), at=gates.at)
         if change.after == gate or change_and_report(connection, change, now=at):
             announce(connection)
             return change

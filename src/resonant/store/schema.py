@@ -234,7 +234,7 @@ claims = Table(
     Column("last_claim_at", Double),
 )
 
-# One row per endpoint whose gate has ever left the state normal: see store/shared/gates.py.
+# One row per endpoint whose gate has left the state normal, until it has been normal for an hour: see store/shared/gates.py.
 gates = Table(
     "resonant_gates",
     metadata,

@@ -15,7 +15,7 @@ from resonant.store.queue import leases as lease_queries
 from resonant.store.queue import rescue
 from resonant.store.queue.outcomes import record
 from resonant.store.shared import drains
-from resonant.store.shared.gates import Gates, read_gates
+from resonant.store.shared.gates import Gates, any_unused, read_gates, remove_unused
 from resonant.store.store import Store
 
 P = ParamSpec("P")
@@ -75,8 +75,8 @@ class WorkerStore(Store):
         return run
 
     async def fold(self) -> None:
-        """Fold acceptances into the ledgers and tallies into the sketches; no sum changes."""
-        has_acceptances, has_tallies, spans = await self.read(_what_to_fold, now=self.clock())
+        """Fold acceptances into the ledgers and tallies into the sketches; no sum changes. Remove unused gates."""
+        has_acceptances, has_tallies, spans, has_gates = await self.read(_what_to_fold, now=self.clock())
         for is_any, fold, batch in (
             (has_acceptances, acceptances.fold, _FOLD_BATCH),
             (has_tallies, counters.fold, _FOLD_TALLIES),
@@ -86,6 +86,8 @@ class WorkerStore(Store):
                 folded = await self.write(fold, limit=batch)
         for span in spans:
             await self.write(sketches.gather, span)
+        if has_gates:
+            await self.write(remove_unused)
 
     async def compact(self) -> int:
         """Fold, then merge old sketches, so that reads stay fast; return the number of merged rows. No sum changes.
@@ -243,7 +245,7 @@ def _rescue_ended(
     return rescued
 
 
-def _what_to_fold(connection: Connection, *, now: float) -> tuple[bool, bool, list[sketches.Span]]:
-    """Return whether there are acceptances, whether there are tallies, and which sketches to merge."""
+def _what_to_fold(connection: Connection, *, now: float) -> tuple[bool, bool, list[sketches.Span], bool]:
+    """Return whether there are acceptances and tallies, which sketches to merge, and whether there are unused gates."""
     spans = sketches.find_spans(connection, now=now, is_cheap=True)
-    return acceptances.is_any(connection), counters.is_any(connection), spans
+    return acceptances.is_any(connection), counters.is_any(connection), spans, any_unused(connection)

@@ -133,7 +133,7 @@ def test_one_of_the_processes_that_race_for_the_pilots_place_wins(order, passed)
         process.gate.see(world.row.gate)
     for process, change in [(process, process.gate.look(now)) for process in racing]:
         process.write(change)
-    assert world.row.gate.epoch == before.epoch + 1
+    assert world.row.gate.epoch > before.epoch
     able = [process for process in racing if process.gate.claim_limit(now + 1, 0) != 0]
     assert able == [racing[0]]
 

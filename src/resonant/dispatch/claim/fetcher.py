@@ -17,8 +17,10 @@ from resonant.gate.permission import NO_LIMIT
 from resonant.store import WorkerStore
 from resonant.store.queue.leases import NEW_SECONDS
 
-# The longest time between two polls, in case a wake-up was lost; a poll costs a millisecond.
+# The longest time between two polls, in case a wake-up was lost; a poll costs a millisecond. With many endpoints it takes long:
+# while nothing is in flight, polls then take this share of the time, and one takes place at least every two seconds.
 POLL_SECONDS = 0.25
+_IDLE_POLL_SHARE, _LONGEST_POLL_SECONDS = 0.05, 2.0
 # The shortest time between a poll and an early one that a commit causes while deliveries are being sent. On SQLite, the run's
 # own commits also cause early polls. Shorter intervals would make smaller chunks. With many endpoints, a poll takes long: early
 # polls take at most this share of the time. While no claimed delivery waits for its send, only the larger share limits them.
@@ -105,6 +107,7 @@ class Fetcher:
         self._is_early = False
         self._next_due_in = math.inf
         self._look_again_at = self._look_early_at = self._look_soon_at = 0.0
+        self._idle_poll_seconds, self._last_took = POLL_SECONDS, 0.0
         # The endpoints with new work since the last poll or named claim; None if unknown.
         self._woken_for: frozenset[str] | None = frozenset()
 
@@ -157,7 +160,9 @@ class Fetcher:
         shortest = _SHORTEST_WAIT_SECONDS
         if self._chunk_size:
             shortest = POLL_SECONDS if self._in_flight.total_busy else _SHORTEST_WAIT_FOR_CHUNK_SECONDS
-        wait = min(POLL_SECONDS, max(shortest, seconds))
+        longest = POLL_SECONDS if self._in_flight.total_busy else self._idle_poll_seconds
+        shortest = max(shortest, longest - POLL_SECONDS)
+        wait = min(longest, max(shortest, seconds))
         self._look_again_at = min(self._look_again_at, asyncio.get_running_loop().time() + wait)
 
     async def take(self, *, is_idle: bool) -> AsyncIterator[list[Lease]]:
@@ -329,7 +334,8 @@ class Fetcher:
         await self._take_over.rescue_if_due()
         now, looked_at = self._store.clock(), loop.time()
         bounds = self._bounds.of_next_look(woken_for if self._hears_commits else None)
-        found, rows = await self._store.look(self._endpoint, bounds=bounds, until=now + POLL_SECONDS)
+        until = now + self._idle_poll_seconds
+        found, rows = await self._store.look(self._endpoint, bounds=bounds, until=until)
         self._bounds.note(found, bounds=bounds, at=now, seconds=loop.time() - looked_at)
         due = [due.endpoint for due in found if due.at <= now]
         self._overdue = {due.endpoint: now - due.at for due in found}
@@ -351,6 +357,11 @@ class Fetcher:
         took = ended_at - began_at - opening_took  # while endpoints are opened, the run only waits
         self._look_early_at = ended_at + max(_EARLY_POLL_SECONDS, took / _EARLY_POLL_SHARE)
         self._look_soon_at = ended_at + took / _SPARE_POLL_SHARE
+        # A single poll may take long by chance. Pilots and probes need the regular poll.
+        usual, self._last_took = min(took, self._last_took), took
+        needs_poll = any(endpoint.governs() for endpoint in self._due)
+        longer = min(usual / _IDLE_POLL_SHARE, _LONGEST_POLL_SECONDS)
+        self._idle_poll_seconds = POLL_SECONDS if needs_poll else max(POLL_SECONDS, longer)
 
     def _room(self, endpoint: EndpointRun, others: int, others_claim: int, bytes_left: int) -> int:
         """Return how many deliveries to claim now, ahead of need; 0 if there is too little room for a large claim.

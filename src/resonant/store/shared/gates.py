@@ -7,7 +7,18 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Insert, Select, bindparam, exists, literal, select, true
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Insert,
+    Select,
+    bindparam,
+    exists,
+    func,
+    literal,
+    select,
+    true,
+)
 
 from resonant.store import schema
 from resonant.store.engine.sql import SharedClock, insert_into
@@ -18,6 +29,8 @@ _g = schema.gates
 _d = schema.deliveries
 # Maximum time that a run waits for held deliveries, in seconds: a gate may hold them for hours, and the next run sends them.
 SHORT_HOLD_SECONDS = 30.0
+# A gate that has been normal for this long, without anything learned, is removed: an endpoint without a row is normal.
+_KEPT_SECONDS = 3600.0
 # A delivery that is recorded as further ahead than this does not show that the endpoint works now: the clock was set back.
 _RECENT_SECONDS = 6.0
 
@@ -30,7 +43,8 @@ class Gate:
         endpoint: the endpoint's name.
         state: ``normal`` (send freely), ``probing`` (send only probes), ``paced`` (one process sends, at a growing
             rate) or ``paused`` (by an operator, or after a 410).
-        epoch: grows with each change of the row.
+        epoch: grows with each change of the row. It is at least the time in milliseconds, so that it also grows when the row
+            was removed in between.
         since: when the state began.
         reason: why the state began, on one line, without secrets.
         failing_since: when the outage began; None if there is no outage. While paced, or paused: of the outage before.
@@ -87,16 +101,18 @@ class GateChange:
         before: the gate as the process last read it.
         after: the proposed gate; the write sets the epoch.
         none_delivered_since: the change is refused if a delivery to the endpoint succeeded in the seconds after this time.
+        at: the time of the proposal, seconds since the epoch.
     """
 
     before: Gate
     after: Gate
     none_delivered_since: float | None = None
+    at: float = 0.0
 
     @property
     def result(self) -> Gate:
         """The gate after the change is written."""
-        return replace(self.after, epoch=self.before.epoch + 1)
+        return replace(self.after, epoch=max(self.before.epoch, int(1000 * self.at)) + 1)
 
 
 def holds_for_long(gate: Gate, now: float) -> bool:
@@ -153,6 +169,21 @@ def change_gate(connection: Connection, change: GateChange) -> bool:
             return False
     values = asdict(gate) | {"known_epoch": change.before.epoch}
     return bool(connection.execute(_write_if_unchanged(connection.dialect.name), values).rowcount)
+
+
+def any_unused(connection: Connection) -> bool:
+    """Return whether ``remove_unused`` would remove gates."""
+    return connection.execute(select(_g.c.endpoint).where(*_is_unused()).limit(1)).first() is not None
+
+
+def remove_unused(connection: Connection) -> None:
+    """Remove the gates that have been normal for an hour, without anything learned meanwhile."""
+    connection.execute(_g.delete().where(*_is_unused()))
+
+
+def _is_unused() -> list[ColumnElement[bool]]:
+    times = (func.coalesce(column, 0.0) for column in (_g.c.since, _g.c.not_before, _g.c.lenient_until))
+    return [_g.c.state == "normal", *(at < SharedClock() - _KEPT_SECONDS for at in times)]
 
 
 @cache

@@ -1,9 +1,13 @@
 """Gates in the store: one row per endpoint, changed by compare-and-set."""
 
-from dataclasses import fields, replace
+import random
+from dataclasses import asdict, fields, replace
 
 import pytest
 
+from resonant.delivery.verdict import Verdict
+from resonant.gate.controller import EndpointGate
+from resonant.gate.measurements import Answer
 from resonant.store import schema
 from resonant.store.shared.gates import (
     Gate,
@@ -18,6 +22,7 @@ from resonant.store.views.standing import standing
 START = 1_700_000_000.0
 NORMAL = Gate("orders")
 PROBING = replace(NORMAL, state="probing", failing_since=5.0, probe_at=7.0)
+GONE = Answer(Verdict("permanent", "http_410", gone=True), 410, 0.01, 1, "t")
 
 
 def test_a_gate_is_normal_until_a_change_is_written_which_raises_the_epoch(desk):
@@ -69,6 +74,55 @@ def test_a_change_is_refused_if_another_process_has_delivered_meanwhile(desk):
     desk.deliver(desk.claim_one())
     assert not desk.write(change_gate, change)
     assert desk.read(read_gate, "orders") == NORMAL
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_kept"),
+    [
+        ({"since": -3_700}, False),
+        ({"since": -3_700, "pace": 5.0, "probed_type": "a", "not_before": -3_700}, False),
+        ({"since": -3_500}, True),
+        ({"since": -3_700, "not_before": -3_500}, True),
+        ({"since": -3_700, "lenient_until": 100}, True),
+        ({"since": -3_700, "state": "paced"}, True),
+        ({"since": -3_700, "state": "paused"}, True),
+    ],
+)
+def test_a_gate_that_has_been_normal_for_an_hour_without_anything_learned_is_removed(desk, fields, is_kept):
+    now = desk.read(read_gates).at
+    times = {name: now + fields[name] for name in fields.keys() & {"since", "not_before", "lenient_until"}}
+    assert desk.write(change_gate, GateChange(NORMAL, replace(NORMAL, **fields | times)))
+    desk.run(desk.store.fold())
+    assert list(desk.read(read_gates)) == ["orders"] * is_kept
+
+
+def test_a_process_that_knew_a_removed_gate_sees_its_next_change_and_may_change_it(desk):
+    def propose(process, now):
+        change = process.answered(process.sent(now), GONE, now, 0)
+        process.see(change.result if desk.write(change_gate, change) else desk.read(read_gate, "orders"))
+
+    now = desk.read(read_gates).at
+    old = replace(NORMAL, since=now - 3_700, epoch=57)
+    desk.write(lambda connection: connection.execute(schema.gates.insert().values(asdict(old))) and None)
+    first, second, third = (
+        EndpointGate(desk.read(read_gate, "orders"), name, random.Random(1)) for name in "abc"
+    )
+    desk.run(desk.store.fold())
+    assert desk.read(read_gates) == {}
+    for process in (first, second):
+        process.see(desk.read(read_gate, "orders"))
+        assert process.row == old
+    fresh = EndpointGate(desk.read(read_gate, "orders"), "fresh", random.Random(1))
+    propose(fresh, now)
+    assert fresh.row.epoch > old.epoch
+    first.see(desk.read(read_gate, "orders"))
+    assert first.row == fresh.row, "it follows another process's change"
+    propose(third, now)
+    assert third.row == fresh.row, "its own change is refused, since another process was faster"
+
+    desk.write(lambda connection: connection.execute(schema.gates.delete()) and None)
+    propose(second, now)
+    assert desk.read(read_gate, "orders") == second.row != old, "its own change is written"
 
 
 @pytest.mark.parametrize(
