@@ -5,7 +5,6 @@ import functools
 import importlib.metadata
 import math
 import time
-from http import HTTPStatus
 from typing import Self, cast
 
 import aiohttp
@@ -158,8 +157,8 @@ class HttpSink:
         if len(body) == READ_BYTES:
             warning = f"the response body has {READ_BYTES // 1024} KiB or more"
         excerpt = self._redactor.excerpt(body, is_whole=warning is None)
+        self._note_answer(token, event, response.status_code)
         if not response.is_success:
-            self._refuse_token(token, response.status_code)
             raise UnexpectedStatus(response.status_code, response.headers.get("retry-after"), excerpt)
         return Receipt(response.status_code, excerpt, warning)
 
@@ -187,9 +186,10 @@ class HttpSink:
             self._tokens = token_source(oauth, self.endpoint)
         return self._tokens
 
-    def _refuse_token(self, token: str | None, status_code: int) -> None:
-        if token and self._tokens and status_code == HTTPStatus.UNAUTHORIZED:
-            self._tokens.refuse(token)
+    def _note_answer(self, token: str | None, event: Event, status_code: int) -> None:
+        if token and self._tokens is not None:
+            identity = (self.endpoint.name, event.source, event.id)
+            self._tokens.answered(token, identity, status_code)
 
     def _use(self, token: str) -> None:
         if token != self._token:

@@ -1,7 +1,6 @@
 """OAuth tokens: one request serves all senders, renewals are in time, and a lack of tokens is not the event's fault."""
 
 import asyncio
-import logging
 import random
 from collections import Counter
 from contextlib import asynccontextmanager
@@ -13,7 +12,7 @@ from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.classification import classify
 from resonant.delivery.retry import GiveUp, Park, RetryPolicy
 from resonant.errors import EndpointError, TokenUnavailable, UnexpectedStatus
-from resonant.events import Lease
+from resonant.events import Event, Lease
 from resonant.sinks import tokens
 from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.oauth import OAuth
@@ -78,6 +77,10 @@ async def site(server=None, receive=None, *, script=None, **fields):
         found = Site(server, receiver, Endpoint("orders", receiver.url, allow_private=True, oauth=oauth))
         yield found
         await found.sink.aclose()
+
+
+def event(name):
+    return Event(id=name, type="t", source="/s", data=1)
 
 
 @pytest.fixture
@@ -166,19 +169,57 @@ async def test_an_old_token_is_used_until_it_expires_if_its_renewal_fails():
         assert len(set(shop.authorizations)) == 1
 
 
-async def test_a_refused_token_is_renewed_once_and_the_next_refusal_is_judged_as_usual(caplog):
+async def test_an_endpoint_that_refuses_every_token_costs_no_event_and_is_asked_less_and_less_often(
+    caplog, monkeypatch
+):
+    monkeypatch.setattr(tokens, "_FIRST_PAUSE", 40.0)
     async with site(receive=respond(401)) as shop:
         first = await shop.send()
         assert str(first) == "the endpoint refused the OAuth token (401): requesting a new one"
         verdict = classify(first, now=0.0)
         assert (verdict.code, verdict.blame, verdict.free_wait) == ("oauth_token", "local", 1.0)
-        second = await shop.send()
-        assert isinstance(second, UnexpectedStatus)
-        assert classify(second, now=0.0).category == "permanent"
-    assert len(shop.server.requests) == 2
-    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
-        "endpoint orders refused its token (401): requesting a new one"
-    ]
+        waits = []
+        for _ in range(3):
+            shop.source._retry_at = 0.0  # the pause is over
+            refused = await shop.send()
+            assert isinstance(refused, TokenUnavailable)
+            waits.append(refused.wait)
+        assert 30 <= waits[0] <= 40
+        assert 45 <= waits[1] <= 60
+        assert 45 <= waits[2] <= 60
+        received = len(shop.receiver.journal)
+        assert "no OAuth token: the server " in str(await shop.send())
+        assert "gives tokens that the endpoint refuses (401)" in str(shop.sink.problem())
+        assert len(shop.receiver.journal) == received, "nothing is sent during the pause"
+    assert len(shop.server.requests) == 4
+    assert "endpoint orders refused its token (401): requesting a new one" in caplog.text
+
+
+async def test_an_event_that_is_refused_again_and_again_while_others_are_accepted_is_judged_as_usual():
+    def receive(request):
+        return respond(401 if request.headers["ce-id"] == "refused" else 200)
+
+    async with site(receive=receive) as shop:
+        outcomes = []
+        for number in range(3):
+            assert (await shop.send(event(f"other-{number}"))).status_code == 200
+            outcomes.append(await shop.send(event("refused")))
+    assert [type(each) for each in outcomes] == [TokenUnavailable] * 2 + [UnexpectedStatus]
+    assert [each.wait for each in outcomes[:2]] == [1.0, 2.0]
+    assert classify(outcomes[-1], now=0.0).category == "permanent"
+    assert len(shop.server.requests) == 2, "the token is valid, so it is not renewed for each refusal"
+
+
+async def test_tokens_that_are_revoked_twice_in_a_minute_cost_no_event():
+    async with site() as shop:
+        for _ in range(2):
+            assert (await shop.send(event("first"))).status_code == 200
+            shop.server.issued.clear()
+            refused = await asyncio.gather(*(shop.send(event(f"e{each}")) for each in range(20)))
+            assert Counter(type(each) for each in refused) == {TokenUnavailable: 20}
+            shop.source._retry_at = 0.0
+        sent = [await shop.send(event(f"e{each}")) for each in range(20)]
+        assert {each.status_code for each in sent} == {200}
 
 
 async def test_late_refusals_of_a_token_that_was_replaced_are_tried_again():
