@@ -33,15 +33,19 @@ _WHAT = ("endpoint", "ids", "event_type", "source", "code", "category", "reason"
 @flow(flow_run_name=named("collect dead letters"), persist_result=False)
 @fail_with_message
 async def collect_dead_letters() -> State[None]:
-    """Rescue deliveries of lost workers, give up repeatedly lost ones, and list dead letters, held and unusable endpoints."""
+    """Rescue deliveries of lost workers, give up repeatedly lost ones, and list dead letters, held and unusable endpoints.
+
+    If there are new dead letters, the final state is named DeadLetters.
+    """
     async with open_configured_store() as store:
         await mark_lost_runs()
         await mark_task_runs_of_ended_runs()
         rescued = await rescue_lost_leases(store)
-        found = [await write_triage(store), await write_gates(store)]
-    return Completed(
-        message="; ".join([f"{counted(rescued, 'delivery', 'deliveries')} rescued", *filter(None, found)])
-    )
+        dead_letters, has_new = await write_triage(store)
+        gates = await write_gates(store)
+    rescued_ones = f"{counted(rescued, 'delivery', 'deliveries')} rescued"
+    message = "; ".join(filter(None, [rescued_ones, dead_letters, gates]))
+    return Completed(name="DeadLetters" if has_new else "Completed", message=message)
 
 
 @flow(flow_run_name=named("replay", *_WHAT, otherwise="all"), persist_result=False)

@@ -1,12 +1,13 @@
 """The steps of the dead-letter queue's flows."""
 
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from prefect.artifacts import acreate_markdown_artifact
+from prefect.artifacts import Artifact, acreate_markdown_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     DeploymentFilter,
@@ -27,6 +28,7 @@ from resonant.display import counted, markdown, markdown_table, visible
 from resonant.errors import AddressRefused, EndpointError
 from resonant.events import minute, rfc3339
 from resonant.gate.words import advice, next_probe_at, pace
+from resonant.local.artifacts import GATES_ARTIFACT, TRIAGE_ARTIFACT
 from resonant.local.work_pool import LOST, WORK_POOL
 from resonant.store import WorkerStore
 from resonant.store.queue.leases import lease_owners
@@ -35,8 +37,8 @@ from resonant.store.shared.gates import Gate
 from resonant.store.shared.processes import has_ended
 from resonant.store.views.endpoint_status import governed
 
-TRIAGE_ARTIFACT = "dead-letter-triage"
-GATES_ARTIFACT = "held-endpoints"
+# In the description of the triage, for the next one.
+_LAST = re.compile(r"The last of them: (\S+)\.$")
 _RUNS_A_PAGE = 200
 _SILENCE = timedelta(minutes=10)
 # The maximum number of groups in the artifact, the largest first.
@@ -142,8 +144,14 @@ async def rescue_lost_leases(store: WorkerStore) -> int:
     return of_processes + of_runs
 
 
-async def write_triage(store: WorkerStore) -> str:
-    """Write the triage as an artifact, whose history the UI shows; return a short summary."""
+async def write_triage(store: WorkerStore) -> tuple[str, bool]:
+    """Write the triage as an artifact, whose history the UI shows.
+
+    Returns:
+        A short summary, and whether there are dead letters since the last triage that are not acknowledged.
+    """
+    before = await Artifact.aget(TRIAGE_ARTIFACT)
+    seen = _LAST.search((before and before.description) or "")
     found = await store.read(triage)
     groups = [group for group in found if group.acknowledged is None]
     shown = list(enumerate(groups[:_MOST_GROUPS], start=1))
@@ -163,12 +171,15 @@ async def write_triage(store: WorkerStore) -> str:
         parts += ["### Acknowledged", "\n".join(_acknowledged(acknowledged[:_MOST_GROUPS]))]
         parts[0] = parts[0] if rows else "No other dead letters than those of acknowledged causes."
         summary += f"; acknowledged: {_summary(acknowledged)}"
+    last = max([seen[1] if seen else "", *(rfc3339(group.last_at) for group in found)])
+    description = "Dead letters grouped by cause; `resonant detail ID` shows an example."
     await acreate_markdown_artifact(
         key=TRIAGE_ARTIFACT,
         markdown="\n\n".join(parts),
-        description="Dead letters grouped by cause; `resonant detail ID` shows an example.",
+        description=f"{description} The last of them: {last}." if last else description,
     )
-    return summary
+    new = [group for group in groups if seen is None or rfc3339(group.last_at) > seen[1]]
+    return f"{summary}, {len(new)} with new ones" if new else summary, bool(new)
 
 
 def _summary(groups: Sequence[DeadLetterGroup]) -> str:

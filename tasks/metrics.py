@@ -11,6 +11,7 @@ from resonant.delivery.retry import RetryPolicy
 from resonant.display import markdown, markdown_table, visible
 from resonant.errors import ResonantError
 from resonant.files import READABLE_BY_ALL, atomic_file
+from resonant.local.artifacts import METRICS_ARTIFACT
 from resonant.metrics.alerts import read_raised
 from resonant.metrics.conditions import read_activity
 from resonant.metrics.prometheus import registry_of, to_text
@@ -21,7 +22,6 @@ from resonant.settings import load_settings
 from resonant.store import WorkerStore
 from tasks.policies import known_policy, policy_of
 
-METRICS_ARTIFACT = "metrics"
 _MOST_POLICIES = 3
 
 

@@ -1,6 +1,7 @@
 """The triage as an artifact, which the Prefect UI shows with its history."""
 
 import re
+from uuid import uuid4
 
 import pytest
 from pydantic import SecretStr
@@ -118,6 +119,33 @@ async def test_acknowledged_causes_are_a_list_at_the_end(collect, url):
     assert "; 1 dead letter in 1 group; acknowledged: 2 dead letters in 1 group" in message
     assert artifact.data.count("### 1. 1 dead letter to hooks: http_500") == 1
     assert artifact.data.endswith(line)
+
+
+async def test_a_run_that_finds_new_dead_letters_ends_in_a_state_of_its_own(url, monkeypatch):
+    monkeypatch.setattr("tasks.collect.TRIAGE_ARTIFACT", f"triage-{uuid4()}")
+    async with opened(url, clock=FixedClock(START)) as store:
+
+        async def fail(number, code):
+            await store.enqueue([Event(id=f"evt_{number}", type="t", source="/s", data=1)], "hooks")
+            await send(store, "hooks", GiveUp("exhausted"), category="transient", code=code)
+            store.clock.advance(60)
+
+        async def collected():
+            state = await collect_dead_letters(return_state=True)
+            assert state.is_completed()
+            return state.name, "with new ones" in state.message
+
+        assert await collected() == ("Completed", False)
+        await fail(1, "http_503")
+        assert await collected() == ("DeadLetters", True)
+        assert await collected() == ("Completed", False)
+        await fail(2, "http_500")
+        await fail(3, "http_503")
+        assert await collected() == ("DeadLetters", True)
+        for group in await store.read(triage):
+            await store.write(acknowledge, group.fingerprint, who="ann", note="", now=START)
+        await fail(4, "http_500")
+        assert await collected() == ("Completed", False), "its cause is acknowledged"
 
 
 async def test_an_empty_queue_writes_an_empty_triage_over_the_last_one(collect):

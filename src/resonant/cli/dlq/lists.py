@@ -119,6 +119,8 @@ def _list_groups(store: CommandStore, selection: Selection, *, limit: int, as_js
         output.say(f"{total} in {counted(len(groups), 'group')}: --no-group lists each")
         if any(group.acknowledged is None for group in groups):
             output.say("`resonant dlq ack CAUSE` ends the alerts about a cause")
+        if groups:
+            _say_page(store)
 
 
 def _list_dead_letters(
@@ -149,7 +151,17 @@ def _list_dead_letters(
         elif not total:
             output.say(view.no_rows("dead letters", selection))
 
+        if shown.first and not as_json and output.stdout().is_terminal:
+            _say_page(store)
+
     store.read_rows(show)
+
+
+def _say_page(store: CommandStore) -> None:
+    from resonant.local.artifacts import TRIAGE_ARTIFACT, known_page
+
+    if page := known_page(store.settings, TRIAGE_ARTIFACT):
+        output.say(f"Prefect's UI shows the causes: {page}")
 
 
 dlq = _command("dlq", "List dead letters, newest first.")

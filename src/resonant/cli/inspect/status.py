@@ -72,6 +72,7 @@ def status(
 
         status = opened.run(lambda store: store.read(read, str(store)))
     if not as_json:
+        overview.write_page(settings, status.found)
         _write_status(status, now=now)
         return
     document = documents.status(status.found)

@@ -106,8 +106,10 @@ async def _name(store: Store) -> str:
 
 def write_what_runs(stack: Stack, store: str, settings: Settings, *, intake_port: int | None = None) -> None:
     """Write the addresses and files of the running stack, a line each."""
+    from resonant.local.artifacts import GATES_ARTIFACT, METRICS_ARTIFACT, TRIAGE_ARTIFACT, page
     from resonant.local.password import password_file
 
+    pages = [page(stack.server.ui_url, each) for each in (TRIAGE_ARTIFACT, GATES_ARTIFACT, METRICS_ARTIFACT)]
     lines = [f"UI           {stack.server.ui_url}", f"API          {stack.server.api_url}"]
     if stack.has_password:
         lines.append(
@@ -118,6 +120,7 @@ def write_what_runs(stack: Stack, store: str, settings: Settings, *, intake_port
             f"events       http://127.0.0.1:{intake_port}/events, with a token of `resonant token create`"
         )
     lines += [
+        f"undelivered  {', '.join(pages)}",
         f"deployments  {', '.join(stack.deployments)}",
         f"flows        {project_directory()}",
         f"store        {store}",

@@ -529,3 +529,15 @@ def test_postgresql_lists_the_same(resonant, on_postgresql):
     )
     assert resonant.json("cancel", "evt_x", "--source", "/crm") == {"cancelled": 1}
     assert [row["source"] for row in resonant.json("deliveries", "--source", "/shop")] == ["/shop"] * 2
+
+
+@pytest.mark.parametrize("options", [[], ["--group"]])
+def test_on_a_terminal_dead_letters_link_the_page_of_prefect_that_shows_them(
+    resonant, groups, monkeypatch, options
+):
+    line = "Prefect's UI shows the causes: http://prefect.example/artifacts/key/dead-letter-triage\n"
+    assert "artifacts" not in resonant.on_a_terminal("dlq", *options)
+    monkeypatch.setenv("PREFECT_API_URL", "http://prefect.example/api")
+    assert resonant.on_a_terminal("dlq", *options, columns=120).count(line) == 1
+    assert resonant("dlq", *options).err == ""
+    assert "artifacts" not in resonant.on_a_terminal("dlq", *options, "--endpoint", "nobody", code=2)

@@ -191,3 +191,19 @@ def test_an_endpoint_that_could_not_be_opened_is_named_with_the_first_time(reson
     assert resonant.json("status")["endpoint_problems"] == [
         {"endpoint": "shp", "reason": reason, "since": rfc3339(since)}
     ]
+
+
+def test_status_links_the_page_of_prefect_that_shows_what_is_undelivered(resonant, recent, monkeypatch):
+    assert "Prefect" not in resonant("status").out
+    monkeypatch.setenv("PREFECT_API_URL", "http://prefect.example/api")
+    page = "http://prefect.example/artifacts/key/dead-letter-triage"
+    assert resonant("status").out.startswith(f"Prefect's UI shows the dead letters: {page}\n")
+    assert "Prefect" not in resonant("status", "--json").out
+
+
+def test_status_links_the_held_deliveries_without_dead_letters(resonant, worker, monkeypatch):
+    worker.accept("evt_1", endpoint="crm")
+    resonant("endpoint", "pause", "crm")
+    monkeypatch.setenv("PREFECT_API_URL", "http://prefect.example/api")
+    page = "http://prefect.example/artifacts/key/held-endpoints"
+    assert resonant("status").out.startswith(f"Prefect's UI shows the held deliveries: {page}\n")

@@ -55,4 +55,8 @@ def test_on_a_terminal_paths_and_names_are_not_broken(tmp_path, monkeypatch, cap
 
     shown = capsys.readouterr().out
     assert "\ndeployments  collect-dead-letters/collect-dead-letters,\n" in shown
-    assert all(name in shown for name in (*names, str(log)))
+    pages = [
+        f"http://127.0.0.1:4200/artifacts/key/{key}"
+        for key in ("dead-letter-triage", "held-endpoints", "metrics")
+    ]
+    assert all(name in shown for name in (*names, *pages, str(log)))
