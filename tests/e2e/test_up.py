@@ -140,6 +140,21 @@ def test_events_sent_over_http_are_delivered(up, up_machine, draining, start_rec
     wait_until(lambda: number(up_machine, "delivered", "by-http") == 1)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the libraries of processes")
+def test_neither_a_drain_nor_the_http_server_loads_pandas_or_matplotlib(up, draining):
+    query = {
+        "flows": {"name": {"any_": ["emit-events"]}},
+        "flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}},
+    }
+    drains = [up.process_of(run["id"]) for run in up.api.post("/flow_runs/filter", json=query).json()]
+    servers = [each for each in up.family if "serve" in each.cmdline()]
+    assert drains
+    assert servers
+    loaded = {library.path for each in drains + servers for library in each.memory_maps()}
+    assert any("/httptools/" in path for path in loaded), "libraries are found"
+    assert not [path for path in loaded if "/pandas/" in path or "/matplotlib/" in path]
+
+
 def test_a_second_up_is_refused(up, up_machine):
     second = up_machine.run("up", "--port", str(free_port()))
     assert second.returncode == 1
