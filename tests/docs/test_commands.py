@@ -232,3 +232,11 @@ def test_every_metric_table_and_fixture_that_is_named_exists():
             re.sub(r"_(bucket|sum|count)$", "", each) for each in re.findall(r"\bresonant_\w+", page.text)
         }
         assert {each for each in named if not each.endswith("_")} <= known, str(page)
+
+
+TOKEN_TO_A_FILE = re.compile(r"resonant token create [^\n]*> \w")
+
+
+@pytest.mark.parametrize("page", [each for each in PAGES if TOKEN_TO_A_FILE.search(each.text)], ids=str)
+def test_only_the_owner_can_read_a_file_that_gets_a_token(page):
+    assert "umask 077" in page.text[: TOKEN_TO_A_FILE.search(page.text).start()]

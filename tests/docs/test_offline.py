@@ -1,8 +1,12 @@
 """The documentation site loads nothing from other hosts: `make docs` checks each site that it builds by this function."""
 
+import re
+
 import pytest
+from pathspec import GitIgnoreSpec
 
 from docs.offline import foreign_resources
+from support.pages import PROJECT
 
 OWN = {
     "index.html": """<link rel="canonical" href="https://resonant.example/"><link rel="stylesheet" href="assets/a.css">
@@ -35,3 +39,12 @@ def test_a_resource_of_another_host_is_found(name, tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / name).write_text(text)
     assert foreign_resources(tmp_path) == [f"folder/{name}: {url}"]
+
+
+def test_the_site_has_no_code_of_its_hooks():
+    settings = (PROJECT / "mkdocs.yml").read_text()
+    # Not as YAML: some values have tags of mkdocs.
+    [patterns] = re.findall(r"^exclude_docs: \|\n((?:  .*\n)+)", settings, re.MULTILINE)
+    excluded = GitIgnoreSpec.from_lines(patterns.split())
+    assert all(map(excluded.match_file, ("hooks.py", "__pycache__/hooks.cpython-313.pyc")))
+    assert not excluded.match_file("how-to/index.md")

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 import subprocess
 from itertools import pairwise
@@ -112,3 +113,11 @@ def test_the_page_shows_the_programs_as_they_are(language):
     shown = [block.text for block in page.blocks if block.language == language]
     assert shown
     assert all(any(block in text for text in programs) for block in shown)
+
+
+def test_the_page_installs_each_package_that_its_programs_import():
+    page = (PROJECT / "docs" / "how-to" / "producers.md").read_text()
+    programs = "".join(path.read_text() for path in EXAMPLES.glob("producer*.mjs"))
+    packages = {name for name in re.findall(r'from "([^"]+)"', programs) if not name.startswith("node:")}
+    assert packages == {"cloudevents"}
+    assert packages <= set(re.findall(r"^npm install (\S+)$", page, re.MULTILINE))
