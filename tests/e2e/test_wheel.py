@@ -298,9 +298,10 @@ def test_a_project_of_its_own_stores_events_by_tasks_blocks_hooks_and_automation
     ran = project.run_code(
         python_of("in-your-prefect-flow.md", "The task `emit`")
         + python_of("in-your-prefect-flow.md", "An endpoint's block")
+        + code_of("in-your-prefect-flow.md", "An endpoint's block", "python", 1)
         + python_of("webhook-when-a-flow-fails.md", "A hook").replace("...", "raise ValueError")
         + python_of("blocks.md", "Make notifications reliable")
-        + "import asyncio; nightly_sales(); asyncio.run(report(66)); import_orders(return_state=True)"
+        + "import asyncio; nightly_sales(); nightly_report(); asyncio.run(report(66)); import_orders(return_state=True)"
     )
     assert ran.returncode == 0, ran.stderr
 
@@ -319,7 +320,7 @@ def test_a_project_of_its_own_stores_events_by_tasks_blocks_hooks_and_automation
     found = stored()
     assert 1 <= found.pop(notification) <= posted
     assert found == {
-        ("com.example.sales.counted", "reports"): 2,
+        ("com.example.sales.counted", "reports"): 3,
         ("prefect.flow-run.failed", "operations"): 1,
     }
 
