@@ -14,7 +14,8 @@ DELIVERED = Answer(None, 200, 0.01)
 
 def failed(status=503, category="transient", *, duration=0.01, delivery_id=0, event_type="", **verdict):
     """Return the answer to a send that failed; the status is None without an answer."""
-    return Answer(Verdict(category, "failed", **verdict), status, duration, delivery_id, event_type)
+    verdict = {"code": f"http_{status}" if status else "connect_refused", **verdict}
+    return Answer(Verdict(category, **verdict), status, duration, delivery_id, event_type)
 
 
 REFUSED = failed(None)

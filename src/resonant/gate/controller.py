@@ -44,6 +44,8 @@ _MEASURED_SECONDS = 1.0
 _WRITE_SECONDS, _LOOK_SECONDS = 0.01, 0.25
 # A stored time further ahead than its longest wait and this is from before the clock was set back.
 _SLACK_SECONDS = 30.0
+# In the reason of an outage, before the last failure.
+_LAST = ", last failure: "
 # The fields that a gate keeps in a new state; an operator's pause keeps less.
 _KEPT = ("endpoint", "probed_type", "not_before", "lenient_until")
 
@@ -72,6 +74,7 @@ class EndpointGate:
         self._next_pace: Pace | None = None
         self._outage: Gate | None = None
         self.may_probe = self._has_worked = False
+        self._failure = ""
         self.connect_at = -inf
         self._has_refused = self._accepts_again = False
         self._measured = Measurements(row.since)
@@ -143,7 +146,12 @@ class EndpointGate:
         if not (self._accepts_again or _is_due(row.probe_at, now, _LATEST_PROBE_SECONDS)):
             return None
         self._accepts_again = False
-        return self._propose(replace(row, probe_at=self._next_probe(row.down_since, now)))
+        next_probe, (reason, last, _) = (
+            self._next_probe(row.down_since, now),
+            (row.reason or "").partition(_LAST),
+        )
+        known = row.reason if not (last and self._failure) else f"{reason}{_LAST}{self._failure}"
+        return self._propose(replace(row, probe_at=next_probe, reason=known))
 
     def may_connect(self, now: float) -> bool:
         """Return whether to connect now, without a request; the caller passes the result to ``connected``."""
@@ -218,6 +226,7 @@ class EndpointGate:
             self._not_before = max(self._not_before, now + min(answer.retry_after, LONGEST_RETRY_AFTER))
             if self._pace is not None:
                 self._pace.stop(self._not_before, answer.retry_after, now)
+        self._failure = answer.failure or self._failure
         is_current = sent.number > self._sends_before
         change = self._count(sent, answer, now, in_flight) if is_current else None
         return change or self._write_retry_after()
@@ -259,7 +268,10 @@ class EndpointGate:
             began, rate = outage.down_since, outage.pace or rate
         elif self._pace is not None:
             rate = self._pace.rate
-        reason, probe_at = f"{measured.streak} failures in a row", self._next_probe(began, now)
+        reason, probe_at = (
+            f"{measured.streak} failures in a row{_LAST}{self._failure}",
+            self._next_probe(began, now),
+        )
         change = self._enter("probing", now, reason, failing_since=began, pace=rate, probe_at=probe_at)
         return replace(change, none_delivered_since=max(measured.streak_since, now - _RECORDED_SECONDS))
 
@@ -281,7 +293,9 @@ class EndpointGate:
         rate = max(1.0, measured.accepted.per_second(now), measured.accepted_before if measured.streak else 0)
         # After a Retry-After, and before the rate is known, the pace doubles to find it.
         is_unknown = must_wait or now < measured.since + _MEASURED_SECONDS
-        reason = "it asks to slow down" if is_refused else f"{bad:.0%} of requests fail"
+        reason = (
+            "it asked to slow down" if is_refused else f"{bad:.0%} of requests failed{_LAST}{self._failure}"
+        )
         return self._begin_pace(Pace(rate, now, share_bad=None if is_unknown else bad), now, reason)
 
     def _begin_pace(self, pace: Pace, now: float, reason: str, **fields: Any) -> GateChange:

@@ -39,6 +39,7 @@ _STEP_SECONDS, _FIRST_SENDS, _MORE_SENDS, _SENDS_PER_ACCEPTED = 0.4, 4, 2, 1.25
 _FEWEST_REFUSALS, _MOST_REFUSALS, _VERY_RARELY = 3, 8, 1e-5
 _SHARE_ANSWERS, _FIRST_SHARE, _FIRST_SHARE_ANSWERS = 200, 0.02, 2
 _INTERNAL_ERROR, _THROTTLED = 500, 429
+_TIMEOUTS = ("timeout", "read_timeout")
 
 
 class Sent(NamedTuple):
@@ -82,6 +83,16 @@ class Answer:
         self.is_500 = status_code == _INTERNAL_ERROR
         self.is_accepted = self.works or self.is_500
         self.is_refusal = bool(self.retry_after) or status_code == _THROTTLED
+
+    @property
+    def failure(self) -> str:
+        """The failure in a few words, without text of the receiver; empty if it was delivered."""
+        code = "" if self.verdict is None else self.verdict.code
+        return (
+            f"no answer within {self.duration:.1f} s".replace(".0 s", " s")
+            if code in _TIMEOUTS
+            else code.replace("_", " ")
+        )
 
 
 class Window:

@@ -56,7 +56,7 @@ def _state(gate: Gate, now: float) -> str:
     rate = f" at {pace(gate)}" if pace(gate) else ""
     reason = gate.reason or ""
     # Failures of probes are not counted: the number is that of the beginning.
-    joint = ", after " if gate.state == "probing" and reason.endswith("in a row") else ": "
+    joint = ", after " if gate.state == "probing" and "in a row" in reason else ": "
     return joint.join(filter(None, (f"{gate.state} for {duration(now - since)}{by}{rate}", reason)))
 
 

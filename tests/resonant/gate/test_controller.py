@@ -34,10 +34,18 @@ class TestOutages:
         assert row.gate.state == "normal"
         process.fail(103, times=1)
         gate = row.gate
-        assert (gate.state, gate.failing_since, gate.reason) == ("probing", 103, "20 failures in a row")
+        reason = "20 failures in a row, last failure: connect refused"
+        assert (gate.state, gate.failing_since, gate.reason) == ("probing", 103, reason)
         assert gate.pace == pytest.approx(10, rel=0.2)
         assert process.gate.claim_limit(103, 0) == 0
         assert process.gate.may_send(103, 0) == RELEASE
+
+    def test_the_reason_has_the_last_failure_also_of_a_probe(self, row, process):
+        process.fail(100, times=20)
+        process.look(102)
+        process.send(failed(None, code="timeout", duration=15.001), 102)
+        process.look(120)
+        assert row.gate.reason == "9 failures in a row, last failure: no answer within 15 s"
 
     def test_a_delivery_by_another_process_delays_an_outage_only_briefly(self, row, process):
         row.last_delivered = 101.5
@@ -249,7 +257,7 @@ class TestPaces:
             process.send(DELIVERED, 100 + n / 20)
         for n in range(4):
             process.send(failed(429), 100.5 + n / 20)
-        assert (row.gate.state, row.gate.reason) == ("paced", "it asks to slow down")
+        assert (row.gate.state, row.gate.reason) == ("paced", "it asked to slow down")
         assert row.gate.pace == pytest.approx(10, rel=0.1)
 
     def test_a_process_has_room_for_retries_while_its_pace_is_written(self, row, process):

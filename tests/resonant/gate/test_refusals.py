@@ -131,7 +131,7 @@ class TestThePaceAfterwards:
     def test_it_starts_at_the_rate_accepted_before_and_doubles(self, row, process):
         work_at(process, 150, 100, 3)
         process.fail(103, failed(retry_after=30.0), times=4)
-        assert (row.gate.state, row.gate.reason) == ("paced", "it asks to slow down")
+        assert (row.gate.state, row.gate.reason) == ("paced", "it asked to slow down")
         sent = pass_on(process, 103, 136)
         assert not any(sent[second] for second in range(103, 133))
         assert sent[133] >= 140

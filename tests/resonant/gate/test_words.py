@@ -14,7 +14,7 @@ PROBING = Gate(
     "orders",
     "probing",
     since=NOW - 5,
-    reason="20 failures in a row",
+    reason="20 failures in a row, last failure: http 503",
     failing_since=NOW - 720,
     probe_at=NOW + 12,
 )
@@ -42,7 +42,11 @@ WAITING_WORDS = "for 4 min more, as its Retry-After requested"
         (PAUSED, 1_234, "paused for 12 min by ann: maintenance; 1,234 held"),
         (PAUSED, 0, "paused for 12 min by ann: maintenance"),
         (GONE, 3, "paused for 12 min: it answered 410; 3 held"),
-        (PROBING, 3, "probing for 12 min, after 20 failures in a row; next probe in 12 s; 3 held"),
+        (
+            PROBING,
+            3,
+            "probing for 12 min, after 20 failures in a row, last failure: http 503; next probe in 12 s; 3 held",
+        ),
         (PACED, 3, f"{PACED_WORDS}; 3 held"),
         (replace(PACED, not_before=NOW + 240), 3, f"{PACED_WORDS}; nothing is sent {WAITING_WORDS}; 3 held"),
         (WAITING, 3, f"waiting {WAITING_WORDS}; 3 held"),

@@ -77,7 +77,9 @@ class Machine(Operators):
         due_at = [each.oldest_due_at for each in status.endpoints if each.oldest_due_at is not None]
         assert status.oldest_due_at == min(due_at, default=None)
         dead = self.model.all(status="dead_letter")
-        assert status.by_category == Counter(each.category or "unknown" for each in dead)
+        assert status.by_category == Counter(
+            "cancelled" if each.reason == "cancelled" else each.category or "unknown" for each in dead
+        )
         assert status.oldest_dead_at == min((each.finished_at for each in dead), default=None)
 
     def check_endpoint(self, status):

@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any, NamedTuple, TypeVar, get_args
@@ -23,7 +23,7 @@ from resonant.store.views.selection import Selection
 
 R = TypeVar("R")
 
-_d, _a, _e = schema.deliveries, schema.attempts, schema.events
+_d, _a, _e, _c = schema.deliveries, schema.attempts, schema.events, schema.causes
 _STATUSES: tuple[Status, ...] = get_args(Status)
 _PAGE = 500
 _LAST_CHARACTER = chr(sys.maxunicode)
@@ -37,7 +37,7 @@ class StoreStatus:
         accepted, purged: from the ledgers.
         pending, retrying, delivered, dead_letter: counts of the rows.
         in_flight: unfinished deliveries that are leased.
-        by_category: dead letters by category.
+        by_category: dead letters by category; those that were cancelled as ``cancelled``.
         oldest_due_at: the earliest due time of an unfinished delivery, seconds since the epoch.
         oldest_dead_at: when the oldest dead letter was given up.
         endpoint_problems: the endpoints that could not be opened and have unfinished deliveries.
@@ -129,19 +129,29 @@ def status(connection: Connection, *, now: float, endpoint: str | None = None) -
         by_endpoint[of][name] += count
         if name == "dead_letter":
             by_category[category or "unknown"] += count
+    for category, count in _cancelled(connection, endpoint):
+        by_category[category or "unknown"] -= count
+        by_category["cancelled"] += count
     endpoints = endpoint_statuses(connection, by_endpoint, now=now, endpoint=endpoint)
     oldest_dead = select(func.min(_d.c.finished_at)).where(schema.is_dead_letter, *of_endpoint)
     return StoreStatus(
         accepted=sum(each.accepted for each in ledgers),
         purged=sum(each.purged for each in ledgers),
         in_flight=sum(each.in_flight for each in endpoints),
-        by_category=dict(sorted(by_category.items())),
+        by_category={name: count for name, count in sorted(by_category.items()) if count},
         oldest_due_at=min((at for each in endpoints if (at := each.oldest_due_at) is not None), default=None),
         oldest_dead_at=connection.execute(oldest_dead).scalar(),
         endpoint_problems=tuple(problems(connection, endpoint)),
         endpoints=endpoints,
         **counts,
     )
+
+
+def _cancelled(connection: Connection, endpoint: str | None) -> Iterable[Any]:
+    """Count the cancelled dead letters of each cause, with its category; the index by cause covers the counts."""
+    of_cause = select(func.count()).where(schema.is_dead_letter, _d.c.cause_id == _c.c.id).select_from(_d)
+    query = select(_c.c.category, of_cause.scalar_subquery()).where(_c.c.reason == "cancelled")
+    return connection.execute(query if endpoint is None else query.where(_c.c.endpoint == endpoint))
 
 
 def each_dead_letter(

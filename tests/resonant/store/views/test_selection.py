@@ -149,10 +149,10 @@ def test_empty_fields_of_a_form_restrict_nothing(empty):
     assert Selection.from_form(**dict.fromkeys(Selection.model_fields, empty)).is_empty
 
 
-def test_a_dead_letter_without_a_category_is_found_as_unknown_as_the_status_counts_it(desk):
+def test_a_cancelled_dead_letter_is_counted_as_cancelled_and_found_as_unknown(desk):
     desk.enqueue("evt_1")
     desk.cancel()
-    assert desk.status().by_category == {"unknown": 1}
+    assert desk.status().by_category == {"cancelled": 1}
     assert select_ids(desk, category="unknown") == {"evt_1"}
 
 
