@@ -71,7 +71,7 @@ def say(line: str) -> None:
 
 def say_on(console: Console, line: str) -> None:
     """Write one line to a console, wrapped at spaces on a terminal, even while it shows a progress bar."""
-    text = _wrapped(visible(line), console, indent=2)
+    text = wrapped(visible(line), console, indent=2)
     console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
@@ -118,10 +118,11 @@ def write_json_array(rows: Iterable[str], write: Callable[[str], None] = write) 
 
 def write_paragraph(text: str, *, indent: int = 0) -> None:
     """Write a paragraph on one line; on a terminal, wrap it at spaces and indent later lines."""
-    write(f"{_wrapped(text, stdout(), indent=indent)}\n")
+    write(f"{wrapped(text, stdout(), indent=indent)}\n")
 
 
-def _wrapped(text: str, console: Console, *, indent: int) -> str:
+def wrapped(text: str, console: Console, *, indent: int = 0) -> str:
+    """Return a paragraph as ``write_paragraph`` writes it to a console."""
     if not console.is_terminal:
         return text
     begin = text[: len(text) - len(text.lstrip())]

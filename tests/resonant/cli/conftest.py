@@ -82,9 +82,11 @@ class Operator:
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         return subprocess.Popen([sys.executable, "-c", MAIN, *argv], text=True, **(pipes | options))
 
-    def on_a_terminal(self, *argv: str, typed: str = "", columns: int = 80, **options: Any) -> str:
+    def on_a_terminal(
+        self, *argv: str, typed: str = "", columns: int = 80, lines: int = 40, **options: Any
+    ) -> str:
         """Run a command in this process as on a terminal, with this input; return the text on the terminal."""
-        terminal = {"FORCE_COLOR": "1", "TERM": "dumb", "COLUMNS": str(columns), "LINES": "40"}
+        terminal = {"FORCE_COLOR": "1", "TERM": "dumb", "COLUMNS": str(columns), "LINES": str(lines)}
         with patch.object(asking, "can_ask", return_value=True):
             return self(*argv, env=terminal, input=typed, **options).screen
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from resonant import output
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 # Unclaimed deliveries that are overdue by more than this, in seconds, need another emission.
 _OVERDUE_SECONDS = 60.0
+# On a terminal: the lines of the command and the next prompt, of the table with the balance, and above the first endpoint.
+_LINES_OF_THE_SHELL, _TABLE_LINES, _HEADER_LINES = 2, 3, 5
 
 
 class _Read(NamedTuple):
@@ -37,10 +41,10 @@ def status(
     endpoint: filters.Endpoint = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show each endpoint, a forecast of the daily purge, active alerts and, last, the balance and the next step.
+    """Show the balance and the next step, active alerts and gates, then each endpoint and a forecast of the daily purge.
 
     The balance: accepted = pending + retrying + delivered + dead letter + purged. The numbers of an endpoint count
-    deliveries, except its failed attempts.
+    deliveries, except its failed attempts. On a terminal, as much is shown as fits its height.
     """
     from resonant.cli.inspect import overview
     from resonant.metrics.alerts import ALL_ENDPOINTS, read_raised
@@ -84,53 +88,92 @@ def status(
 
 
 def _write_status(status: _Read, *, now: float) -> None:
-    """Write the most important last: on a terminal it stays visible."""
+    """Write the balance and what is wrong first, and on a terminal only as much as fits its height."""
     from resonant.cli.inspect import overview
 
-    found = status.found
-    on_terminal = output.stdout().is_terminal
-    output.write_paragraph(output.visible(f"store: {status.store}"), indent=2)
-    if rows := overview.endpoint_rows(found.endpoints, now=now, on_terminal=on_terminal):
-        output.write_table(overview.ENDPOINT_COLUMNS, rows)
-        if more := len(found.endpoints) - len(rows):
-            output.write(f"{counted(more, 'more endpoint')}: --json lists all\n")
-    if status.purges:
-        if on_terminal and rows:
-            output.write("\n")
-        for line in status.purges.lines(now=now):
-            output.write_paragraph(line, indent=2)
-    _write_counts(found, now=now)
-    for line in overview.alert_lines(status.raised, status.alert_texts, now=now):
-        output.write_paragraph(line, indent=2)
-    for line in overview.gate_lines(found.governed, now=now):
-        output.write_paragraph(line, indent=2)
-    for line in overview.problem_lines(found.endpoint_problems, now=now):
-        output.write_paragraph(line, indent=2)
+    found, console = status.found, output.stdout()
     balanced = "yes" if found.balanced else "NO"
-    output.write_paragraph(
-        f"balanced: {balanced}; {next_step(found, now=now, is_sent=status.is_sent)}", indent=2
-    )
+    screen = _Screen(console.height - _LINES_OF_THE_SHELL if console.is_terminal else sys.maxsize)
+    screen.write(output.visible(f"store: {status.store}"))
+    screen.write(f"balanced: {balanced}; {next_step(found, now=now, is_sent=status.is_sent)}")
+    counts = _count_lines(found, now=now)
+    wrong = [
+        *overview.alert_lines(status.raised, status.alert_texts, now=now),
+        *overview.gate_lines(found.governed, now=now),
+        *overview.problem_lines(found.endpoint_problems, now=now),
+    ]
+    screen.write_some(wrong, keep=_TABLE_LINES + len(counts))
+    _write_balance(found)
+    screen.left -= _TABLE_LINES
+    for line in counts:
+        screen.write(line)
+    rows = overview.endpoint_rows(found.endpoints, now=now, on_terminal=console.is_terminal)
+    if shown := screen.fitting_rows(rows):
+        output.write("\n" if console.is_terminal else "")
+        output.write_table(overview.ENDPOINT_COLUMNS, shown)
+        if more := len(found.endpoints) - len(shown):
+            screen.write(f"{counted(more, 'more endpoint')}: --json lists all")
+    if status.purges and screen.has_room_for(lines := list(status.purges.lines(now=now))):
+        for line in lines:
+            screen.write(line)
 
 
-def _write_counts(found: StoreStatus, *, now: float) -> None:
-    if output.stdout().is_terminal:
-        output.write("\n")
+class _Screen:
+    """Writes paragraphs, and counts the lines that are left."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def write(self, line: str) -> None:
+        """Write a paragraph."""
+        self.left -= self._height(line)
+        output.write_paragraph(line, indent=2)
+
+    def write_some(self, lines: Sequence[str], *, keep: int) -> None:
+        """Write the first paragraphs, so that this many lines are left, and say how many there are more."""
+        for index, line in enumerate(lines):
+            is_last = index == len(lines) - 1
+            if self.left - self._height(line) < keep + (not is_last):
+                self.write(f"{len(lines) - index:,} more lines: --json lists all")
+                return
+            self.write(line)
+
+    def fitting_rows(self, rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+        """Return the first rows of the table of endpoints, as many as fit with its header."""
+        is_tall = any("\n" in cell for row in rows for cell in row)
+        height = 1 + max((row[0].count("\n") for row in rows), default=0) + is_tall
+        fit = (self.left - _HEADER_LINES - 1) // height
+        shown = rows[: max(0, fit)]
+        self.left -= _HEADER_LINES + len(shown) * height if shown else 0
+        return shown
+
+    def has_room_for(self, lines: Sequence[str]) -> bool:
+        """Return whether all these paragraphs fit."""
+        return sum(map(self._height, lines)) <= self.left
+
+    def _height(self, line: str) -> int:
+        return output.wrapped(line, output.stdout(), indent=2).count("\n") + 1
+
+
+def _write_balance(found: StoreStatus) -> None:
     names = ("accepted", "pending", "retrying", "delivered", "dead letter", "purged")
     counts = (*(getattr(found, name.replace(" ", "_")) for name in names),)
     output.write_table(
         names, [[f"{count:,}".rjust(len(name)) for name, count in zip(names, counts, strict=True)]]
     )
+
+
+def _count_lines(found: StoreStatus, *, now: float) -> list[str]:
     categories = ", ".join(f"{count:,} {category}" for category, count in found.by_category.items())
     dead_letters = f"; dead letters: {categories}" if categories else ""
-    output.write(f"in flight: {found.in_flight:,}{dead_letters}\n")
     backlog, new = found.oldest_due
-    for what, moment in (
-        ("oldest due", found.oldest_due_at),
-        ("oldest due of the last five minutes' events", new if backlog else None),
-        ("oldest dead letter", found.oldest_dead_at),
-    ):
-        if moment is not None:
-            output.write(f"{what}: {ago(now - moment)}, {rfc3339(moment)}\n")
+    moments = {
+        "oldest due": found.oldest_due_at,
+        "oldest due of the last five minutes' events": new if backlog else None,
+        "oldest dead letter": found.oldest_dead_at,
+    }
+    oldest = [f"{what}: {ago(now - at)}, {rfc3339(at)}" for what, at in moments.items() if at is not None]
+    return [f"in flight: {found.in_flight:,}{dead_letters}", *oldest]
 
 
 def next_step(found: StoreStatus, *, now: float, is_sent: bool) -> str:
@@ -151,7 +194,7 @@ def next_step(found: StoreStatus, *, now: float, is_sent: bool) -> str:
         return "nothing is stored yet: `resonant emit FILE --endpoint URL` stores and sends"
     steps, oldest_due_at = [], found.oldest_due_at
     if held := found.held:
-        steps.append(f"{counted(held, 'delivery is', 'deliveries are')} held, as shown above")
+        steps.append(f"{counted(held, 'delivery is', 'deliveries are')} held, as shown below")
         waiting -= held
         others = [each.oldest_due_at for each in found.endpoints if not each.is_held]
         oldest_due_at = min((at for at in others if at is not None), default=None)

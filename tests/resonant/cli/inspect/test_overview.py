@@ -112,7 +112,7 @@ def test_long_names_large_counts_and_reasons_of_gates_fit_80_columns(resonant, w
             tally.add("delivery", name, "t", "delivered", count=1_234_567)
         worker.do(lambda store: store.write(tally.write))
 
-    screen = resonant.on_a_terminal("status")
+    screen = resonant.on_a_terminal("status", lines=200)
 
     lines = [line for line in screen.splitlines() if "/test_" not in line]  # a path is never cut
     assert max(map(len, lines)) <= 80
@@ -138,6 +138,25 @@ def test_endpoints_with_the_same_problem_share_a_line(resonant, worker):
     assert f"deliveries to shop wait: {down} (first seen 2 min ago)\n" in shown
     worker.do(lambda store: store.write(note_problems, {"zoo": down}, now=now))
     assert f"2 endpoints have no token, for example shop: {down} (first seen" in resonant("status").out
+
+
+def test_a_terminal_of_24_lines_has_the_balance_and_what_is_wrong_on_top(resonant, worker, monkeypatch):
+    monkeypatch.setenv("RESONANT_DATABASE_URL", "sqlite:///resonant.db")  # the path of a test is long
+    with worker.at_work():
+        for number in range(9):
+            worker.accept("evt_1", "evt_2", endpoint=(name := f"partner-webhooks-eu-west-{number}"))
+            worker.do(partial(pause, endpoint=name, who="me", reason="maintenance"))
+
+    store, balance, more, *lines = resonant.on_a_terminal("status", lines=24).splitlines()
+
+    assert (store, balance) == (
+        "store: sqlite:///resonant.db",
+        "balanced: yes; 18 deliveries are held, as shown below",
+    )
+    assert more.startswith("partner-webhooks-eu-west-0 is paused for ")
+    assert any(line.endswith(" more lines: --json lists all") for line in lines)
+    assert sum(" is paused " in line for line in lines) >= 3
+    assert len(lines) + 3 <= 24 - 2, "the command and the next prompt take a line each"
 
 
 def test_of_many_problems_and_alerts_the_first_twenty_are_shown(resonant, worker):
@@ -220,7 +239,7 @@ def test_the_status_of_one_endpoint_omits_the_purge(resonant, old):
     assert "retention" not in resonant.json("status", "--endpoint", "crm")
 
 
-def test_an_endpoint_whose_gate_is_not_normal_has_a_line_below_the_table(resonant, old):
+def test_an_endpoint_whose_gate_is_not_normal_has_a_line_above_the_table(resonant, old):
     before = resonant("status").out
     assert "normal" not in before
 
@@ -228,9 +247,9 @@ def test_an_endpoint_whose_gate_is_not_normal_has_a_line_below_the_table(resonan
     gate = resonant.json("endpoint", "pause", "crm", "--reason", "maintenance")["gate"]
 
     out = resonant("status").out
-    last = out.splitlines()[-1]
-    assert last.startswith(
-        "balanced: yes; 2 deliveries are held, as shown above; 1 delivery is in progress; "
+    first = out.splitlines()[1]
+    assert first.startswith(
+        "balanced: yes; 2 deliveries are held, as shown below; 1 delivery is in progress; "
     )
     pattern = r"crm is paused for .+ by .+ on the command line: maintenance; 2 held; `resonant endpoint resume crm` sends again"
     assert re.search(f"^{pattern}$", out, re.MULTILINE)

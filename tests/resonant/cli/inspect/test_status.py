@@ -85,9 +85,10 @@ def test_status_can_count_one_endpoint(resonant, recent):
     assert resonant.json("status", "--endpoint", "webhook-endpoint/crm")["accepted"] == 1
 
 
-def test_status_ends_with_the_balance_and_the_next_step(resonant, recent):
-    *lines, last = resonant("status").out.splitlines()
-    assert last == "balanced: yes; `resonant dlq` shows 3 dead letters"
+def test_status_begins_with_the_store_the_balance_and_the_next_step(resonant, recent):
+    store, first, *lines = resonant("status").out.splitlines()
+    assert store.startswith("store: ")
+    assert first == "balanced: yes; `resonant dlq` shows 3 dead letters"
     header = lines.index("ACCEPTED  PENDING  RETRYING  DELIVERED  DEAD LETTER  PURGED")
     assert lines[header + 1].split() == ["3", "0", "0", "0", "3", "0"]
     assert lines[header + 2] == "in flight: 0; dead letters: 1 permanent, 1 transient, 1 unknown"
@@ -107,7 +108,7 @@ def test_on_a_terminal_of_24_lines_the_whole_status_of_three_endpoints_is_visibl
     lines = resonant.on_a_terminal("status").splitlines()
 
     assert len(lines) <= 24 - 2, "the command and the next prompt take a line each"
-    assert lines[-1] == "balanced: yes; 1 delivery is in progress; `resonant dlq` shows 3 dead letters"
+    assert lines[1] == "balanced: yes; 1 delivery is in progress; `resonant dlq` shows 3 dead letters"
 
 
 def status_of(**counts) -> StoreStatus:
@@ -162,21 +163,21 @@ def test_deliveries_that_no_run_sends_are_not_shown_as_in_progress(resonant, wor
 
     worker.do(begin)
 
-    last = resonant("status", "--endpoint", "billing").out.splitlines()[-1]
+    first = resonant("status", "--endpoint", "billing").out.splitlines()[1]
     waiting = (
         "2 deliveries are in progress"
         if is_sent
         else "2 deliveries wait, and no run sends them: `resonant emit` sends what is due, `resonant up` sends all"
     )
-    assert last == f"balanced: yes; {waiting}"
+    assert first == f"balanced: yes; {waiting}"
 
 
-def test_an_imbalance_is_shown_last(resonant, worker, url):
+def test_an_imbalance_is_shown_first(resonant, worker, url):
     worker.accept("evt_1", "evt_2")
     with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database, database:
         database.execute("DELETE FROM resonant_deliveries WHERE id = 1")
-    last = resonant("status").out.splitlines()[-1]
-    assert last.startswith("balanced: NO; 2 were accepted and 1 are accounted for")
+    first = resonant("status").out.splitlines()[1]
+    assert first.startswith("balanced: NO; 2 were accepted and 1 are accounted for")
     assert resonant.json("status")["balanced"] is False
 
 
