@@ -3,8 +3,9 @@
 import logging
 import math
 import time
+from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Engine, select
 
 from resonant.events import Clock
 from resonant.store.engine.sql import SharedClock
@@ -15,6 +16,8 @@ logger = logging.getLogger(__name__)
 MOST_APART_SECONDS = 5.0
 # How old a comparison may be. Drains compare the clocks with each look.
 _OLD_SECONDS = 60.0
+# Of producers. To read the server's clock for each transaction would take a round trip more.
+_of_engines: WeakKeyDictionary[Engine, "StoreClock"] = WeakKeyDictionary()
 
 
 class StoreClock:
@@ -74,6 +77,8 @@ def describe_difference(ahead: float) -> str:
 
 def read_clock(connection: Connection) -> float:
     """Return the store's time, on a connection that may be a producer's own."""
-    if connection.dialect.name == "postgresql":
-        return connection.execute(select(SharedClock())).scalar_one()
-    return time.time()
+    if connection.dialect.name != "postgresql":
+        return time.time()
+    clock = _of_engines.setdefault(connection.engine, StoreClock(time.time))
+    clock.compare_if_old(connection)
+    return clock()

@@ -16,8 +16,11 @@ HOUR = 3_600.0
 PROCESS = 1_000.0
 
 
+_time = time.time
+
+
 def ahead_by(seconds):
-    return lambda: time.time() + seconds
+    return lambda: _time() + seconds
 
 
 @pytest.mark.parametrize("ahead", [40.0, -40.0])
@@ -35,7 +38,7 @@ async def test_new_deliveries_are_due_by_the_stores_clock(store_url):
 
 
 async def test_a_transaction_of_a_producer_uses_the_clock_of_its_server(postgresql_url, monkeypatch):
-    monkeypatch.setattr("resonant.store.engine.clock.time", None)  # the producer's machine has another time
+    monkeypatch.setattr("resonant.store.engine.clock.time.time", ahead_by(HOUR))  # of the producer's machine
     async with opened(postgresql_url) as store:
         engine = create_async_engine(postgresql_url.replace("postgresql", "postgresql+asyncpg", 1))
         async with engine.begin() as connection:
