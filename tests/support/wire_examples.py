@@ -53,7 +53,7 @@ EXAMPLES = {
     "empty binary": _event("empty-binary", data=b"", datacontenttype="application/octet-stream"),
     "absent": _event("absent", extensions={"partitionkey": "shop-7"}),
     "absent with a type": _event("absent-typed", datacontenttype="text/plain"),
-    "an id of any text": _event('Bestellung 42 "größer", 100 %', data=1),
+    "an id of any text": _event('Bestellung 42 "größer", 100 %', data={"order": 42}),
     "a CloudEvent as data": _event(
         "event-in-event",
         data={"specversion": "1.0", "id": "forged", "source": "/bank", "type": "forged", "data": 1},

@@ -50,7 +50,8 @@ class Posting:
         self._group = GroupCommit(store, self._lock_turns)
         self._endpoints = Recent(store, known_endpoints)
         # A large body is parsed in a thread, so that small ones need not wait. One at a time: parsed, it may be 25 times as large.
-        self._turns = Turns()
+        # And so that a single event need not wait for a batch, one more of up to the size of an event.
+        self._turns, self._turns_of_batches = Turns(), Turns()
 
     async def post(self, request: Request) -> Response:
         """Store the events of a request, and answer 202 after the commit.
@@ -102,8 +103,9 @@ class Posting:
         read = partial(read_events, mode, request.headers, body, self._limits)
         if not self._is_large(len(body)):
             return read()
+        turns = self._turns if len(body) <= self._limits.event_bytes else self._turns_of_batches
         with request.scope.get("extensions", {}).get(TURN, nullcontext)():
-            return await self._turns.run(grant.name, read)
+            return await turns.run(grant.name, read)
 
     def _is_large(self, size: int) -> bool:
         return size >= self._limits.large_bytes

@@ -294,7 +294,7 @@ def test_one_tokens_large_bodies_delay_those_of_another_by_one_only(desk, monkey
         may_parse.release(7)
         return await asyncio.gather(other, *first)
 
-    turns = []
+    turns = []  # for events, and for batches
     monkeypatch.setattr(posting_module, "Turns", lambda: turns.append(Turns()) or turns[-1])
 
     with posting(desk, access=Several()) as client:
@@ -302,6 +302,33 @@ def test_one_tokens_large_bodies_delay_those_of_another_by_one_only(desk, monkey
     assert [each.status_code for each in answers] == [202] * 7
     assert parsed.index("other") <= 2
     assert parsed.count("flood") == 6
+
+
+def test_a_large_event_does_not_wait_until_a_larger_batch_is_parsed(client, monkeypatch):
+    parsing, may_parse = threading.Event(), threading.Event()
+
+    def parse(mode, *arguments):
+        if mode == "batch":
+            parsing.set()
+            assert may_parse.wait(timeout=20)
+        return read_events(mode, *arguments)
+
+    monkeypatch.setattr(posting_module, "read_events", parse)
+    text = json.dumps("x" * 400_000)
+    several = batch(*(line(text, id=str(number)) for number in range(3)))
+
+    async def post_both():
+        headers = {"content-type": BATCH}
+        first = asyncio.create_task(client.http.post(EVENTS, content=several, headers=headers))
+        await until(parsing.is_set)
+        event = await client.http.post(
+            EVENTS, content=line(text, id="e"), headers={"content-type": STRUCTURED}
+        )
+        assert not first.done()
+        may_parse.set()
+        return event.status_code, (await first).status_code
+
+    assert client.desk.run(post_both()) == (202, 202)
 
 
 def test_large_bodies_above_a_tokens_bytes_are_429_before_they_are_read(desk):
