@@ -148,9 +148,9 @@ def test_a_lost_server_is_one_line_after_all_events_are_sent(server, machine, sq
 _DELIVERED = "SELECT count(*) AS number FROM resonant_deliveries WHERE status = 'delivered'"
 
 
-@long_form_only("this starts `resonant up` twice, and waits for its schedule")
+@long_form_only("this starts `resonant up`, and its worker twice")
 @pytest.mark.timeout(900)
-def test_a_worker_that_is_killed_while_it_drains_is_replaced_by_the_next_up(tmp_path, sqlite_url, receiver):
+def test_a_worker_that_is_killed_while_it_drains_is_replaced(tmp_path, sqlite_url, receiver):
     width = 2
     variables = {"RESONANT_ENDPOINT_CONCURRENCY": f"{width}", "RESONANT_LEASE_SECONDS": "10"}
     machine = machine_of(tmp_path, sqlite_url, **variables)
@@ -159,16 +159,13 @@ def test_a_worker_that_is_killed_while_it_drains_is_replaced_by_the_next_up(tmp_
     fault.given |= {event.id: event.body for event in events}
     lines = write_lines(tmp_path / "events.jsonl", events)
     before = fault.requests
-    with machine.up() as first:
+    with machine.up() as up:
         machine.succeed("endpoint", "add", ENDPOINT, receiver.url, "--allow-private", "--timeout", "5")
         assert machine.run("enqueue", str(lines), "--endpoint", ENDPOINT).returncode == 0
         wait_until(lambda: fault.requests - before >= 100)
-        worker = _worker(first)
+        worker = _worker(up)
         for each in [worker, *worker.children(recursive=True)]:
             each.kill()
-        done = finished(first.process, 60)
-        assert_one_line(done, "the Prefect worker ended (exit code 137): see ")
-    with machine.up():
         wait_until(lambda: Database(sqlite_url).query(_DELIVERED)[0]["number"] == 600, 400)
     fault.account(most_twice=most_begun(0, 2 * width))  # of two drains
 

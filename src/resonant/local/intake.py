@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from resonant.local.health import is_healthy
-from resonant.local.parts import Process
+from resonant.local.parts import Part
 
 _LOG = "serve.log"
 _START_SECONDS = 60.0
 
 
-class Intake(Process):
+class Intake(Part):
     """The intake on loopback. When it is ended, it first answers the requests that it has received.
 
     Args:

@@ -7,7 +7,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
 
 from resonant import output
 from resonant.errors import ResonantError, ServerError
@@ -23,46 +22,15 @@ MOST_LOG_BYTES, KEPT_LOG_BYTES = 16_000_000, 4_000_000
 _OWN = "resonant: "
 
 
-class Part(Protocol):
-    """What ``Parts`` needs of a part; ``Process`` is one.
-
-    Attributes:
-        name: its name in messages.
-        log: the file with its output.
-        start_seconds: how long it may take until it is ready.
-    """
-
-    name: str
-    log: Path
-    start_seconds: float
-
-    def start(self) -> bool:
-        """Start it; return False if it has to wait for another part or process.
-
-        Raises:
-            ResonantError: it cannot be started.
-        """
-
-    def is_ready(self) -> bool:
-        """Return whether it works, once it is started."""
-
-    def problem(self) -> str | None:
-        """Return why it does not run any more, once it is started; None while it runs."""
-
-    def end(self) -> None:
-        """End it, if it runs."""
-
-    def kill(self) -> None:
-        """Kill it, if it runs."""
-
-
-class Process:
-    """A part that is a process.
+class Part:
+    """A process that Resonant runs, and can start again.
 
     Args:
-        name, log, start_seconds: as in ``Part``.
+        name: its name in messages.
+        log: the file with its output.
         command: the program and its arguments.
         environment: its variables.
+        start_seconds: how long it may take until it is ready.
         patience: seconds that it has to end cleanly.
     """
 
@@ -86,18 +54,22 @@ class Process:
         self._patience = patience
 
     def start(self) -> bool:
-        """See ``Part``."""
+        """Start it; return False if it has to wait for another part or process.
+
+        Raises:
+            ResonantError: it cannot be started.
+        """
         shorten_log(self.log, most_bytes=MOST_LOG_BYTES, kept_bytes=KEPT_LOG_BYTES)
         with open_private(self.log, "ab") as log:
             self.supervisor = keep(self._command, self._environment, log, patience=self._patience)
         return True
 
     def is_ready(self) -> bool:
-        """See ``Part``."""
+        """Return whether it works, once it is started."""
         return True
 
     def problem(self) -> str | None:
-        """See ``Part``; the error is Resonant's own, if that is the last line of the log."""
+        """Return why it does not run any more, once it is started: the last line of its log, if that is an error of Resonant."""
         if (code := self.supervisor.poll()) is None:
             return None
         last = self.log.read_text(errors="replace").rstrip().rpartition("\n")[2]
@@ -106,12 +78,12 @@ class Process:
         return f"the {self.name} ended (exit code {code}): see {self.log}"
 
     def end(self) -> None:
-        """See ``Part``."""
+        """End it, if it runs."""
         if hasattr(self, "supervisor"):
             end(self.supervisor)
 
     def kill(self) -> None:
-        """See ``Part``."""
+        """Kill it, if it runs."""
         if hasattr(self, "supervisor"):
             kill(self.supervisor)
 

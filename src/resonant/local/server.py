@@ -20,7 +20,7 @@ from resonant.files import make_private_folder, open_private
 from resonant.local.compatibility import check_client_names, finish_sending_messages, import_prefect
 from resonant.local.health import is_healthy, translated_server_errors
 from resonant.local.note import is_held, lock_of_up, running_up
-from resonant.local.parts import Process, kept_parts
+from resonant.local.parts import Part, kept_parts
 from resonant.local.password import protect_temporary_server, use_password_of_up
 from resonant.local.prefect_log import hide_client_log, show_prefect_log
 from resonant.local.project import project_directory
@@ -161,7 +161,7 @@ def configure_prefect() -> None:
     os.environ.setdefault("PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL", "WARNING")
 
 
-class ServerProcess(Process):
+class ServerProcess(Part):
     """A Prefect server on loopback with the shipped settings. Prefect is imported while it starts.
 
     Args:

@@ -11,7 +11,7 @@ from pathlib import Path
 from resonant.errors import ServerError
 from resonant.events import Clock
 from resonant.local.health import is_healthy, translated_server_errors
-from resonant.local.parts import Process
+from resonant.local.parts import Part
 from resonant.local.server import WORKER_SECONDS
 from resonant.local.work_pool import WORK_POOL, has_worker, make_work_pool, set_states, start_drains
 
@@ -21,7 +21,7 @@ _STOP_SECONDS = 5.0
 _ANSWER_SECONDS = 5.0
 
 
-class Worker(Process):
+class Worker(Part):
     """A worker of the work pool. The runs of one that ended have ended with it.
 
     Args:

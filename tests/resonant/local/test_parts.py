@@ -12,8 +12,8 @@ from resonant.local.parts import (
     LONGEST_PAUSE,
     MOST_FAILURES,
     WITHIN_SECONDS,
+    Part,
     Parts,
-    Process,
     Restarts,
     kept_parts,
 )
@@ -213,7 +213,7 @@ def test_the_log_of_a_part_that_writes_without_end_is_shortened(tmp_path, monkey
     monkeypatch.setattr(parts_module, "KEPT_LOG_BYTES", 1_000)
     log = tmp_path / "log"
     with kept_parts() as parts:
-        part = Process("writer", log, [sys.executable, "-c", WRITER], dict(os.environ), start_seconds=60)
+        part = Part("writer", log, [sys.executable, "-c", WRITER], dict(os.environ), start_seconds=60)
         parts.start(part)
         sizes = [0]
         wait_until(lambda: sizes.append(log.stat().st_size) or max(sizes) > 1_000_000)

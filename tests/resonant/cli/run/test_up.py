@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from resonant.cli.run.up import write_what_runs
-from resonant.local.parts import Parts, Process
+from resonant.local.parts import Part, Parts
 from resonant.local.server import Server
 from resonant.local.stack import Stack
 from resonant.settings import load_settings
@@ -47,7 +47,7 @@ def test_on_a_terminal_paths_and_names_are_not_broken(tmp_path, monkeypatch, cap
     names = [f"{flow}/{flow}" for flow in ("collect-dead-letters", "pause-endpoint", "replay-dead-letters")]
     log = tmp_path / "prefect-server.log"
     parts = Parts()
-    parts.start(Process("Prefect server", log, [sys.executable, "-c", ""], {}, start_seconds=60))
+    parts.start(Part("Prefect server", log, [sys.executable, "-c", ""], {}, start_seconds=60))
     parts.end()
     stack = Stack(Server("http://127.0.0.1:4200/api"), names, parts, False, bool)
 
