@@ -32,7 +32,7 @@ use_uvloop_in_flow_run()
 
 
 @flow(
-    flow_run_name=named("emit to", "endpoint", otherwise="every endpoint"),
+    flow_run_name=named("emit to", "endpoint", otherwise="every endpoint", instead={"successors": "drain"}),
     persist_result=False,
 )
 @fail_with_message

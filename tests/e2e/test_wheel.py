@@ -328,7 +328,7 @@ def test_a_project_of_its_own_stores_events_by_tasks_blocks_hooks_and_automation
 def test_a_failed_run_is_reported_by_the_servers_automation(project, worker, start_receiver):
     receiver = start_receiver("resonant.testing:always_ok")
     project.succeed("endpoint", "add", "watched", receiver.url, "--allow-private")
-    wait_until(lambda: flow_runs(project, "emit to every endpoint"), 180, every=0.5)
+    wait_until(lambda: flow_runs(project, "drain"), 180, every=0.5)
     code = code_of("webhook-when-a-flow-fails.md", "An automation", "sh")
     enabled = shell(project, code.replace("operations", "watched"))
     said, _ = enabled.communicate(timeout=120)
@@ -364,12 +364,12 @@ def test_a_known_cause_is_acknowledged(project, start_receiver):
 @pytest.mark.skipif(os.environ.get("RESONANT_CHAOS") != "long", reason="two minutes: RESONANT_CHAOS=long")
 def test_the_runs_of_a_killed_worker_are_crashed_within_two_minutes(project, worker):
     def running() -> set[str]:
-        states = flow_runs(project, "emit to every endpoint")
+        states = flow_runs(project, "drain")
         return {run for run, state in states.items() if state == "Running"}
 
     runs = wait_until(running, 180, every=0.5)
     for each in family(worker):
         each.kill()
     wait_until(lambda: not runs & running(), 120, every=1)
-    states = flow_runs(project, "emit to every endpoint")
+    states = flow_runs(project, "drain")
     assert {states[run] for run in runs} == {"Crashed"}

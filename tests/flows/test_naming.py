@@ -2,6 +2,7 @@
 
 import pytest
 
+from flows.emit import emit_events
 from flows.naming import named
 
 
@@ -29,6 +30,12 @@ def run(monkeypatch):
 def test_a_run_is_named_after_the_first_parameter_with_a_value(run, parameters, expected):
     run("fuzzy-otter", **parameters)
     assert named("replay", "endpoint", "ids", otherwise="all")() == expected
+
+
+@pytest.mark.parametrize(("successors", "expected"), [(2, "drain"), (0, "emit to every endpoint")])
+def test_a_drain_is_named_as_such_and_not_as_a_single_emission(run, successors, expected):
+    run("fuzzy-otter", endpoint=None, successors=successors)
+    assert emit_events.flow_run_name() == expected
 
 
 @pytest.mark.parametrize(
