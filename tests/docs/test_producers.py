@@ -27,7 +27,7 @@ def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("serve")
     store_url = f"sqlite:///{folder}/resonant.db"
     add_endpoints(store_url, "shop")
-    run_command(store_url, folder, "subscription", "add", "shop")
+    run_command(store_url, folder, "subscription", "add", "shop", "*")
     with serving(store_url, folder, "--no-auth") as server:
         yield server
 

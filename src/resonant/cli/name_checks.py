@@ -15,6 +15,7 @@ from resonant.suggestions import did_you_mean, no_such_endpoint
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+    from resonant.store.audit import Action
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -143,8 +144,16 @@ def remember(store: CommandStore, names: Collection[str]) -> None:
     _note(store, remember_endpoints, names)
 
 
-def note_saved(store: CommandStore, names: Collection[str]) -> None:
-    """Record endpoints that were saved: drains that could not open them try again at once."""
+def note_change(store: CommandStore, saved: Collection[str], action: Action, **selection: object) -> None:
+    """Record a change of endpoints in the store and its audit; drains that could not open the saved ones try again at once.
+
+    Args:
+        store: the command's store.
+        saved: the endpoints that were added or changed.
+        action: of the command.
+        selection: what it changed, without secrets.
+    """
+    from resonant.store.audit import record_change
     from resonant.store.engine.wakeup import announce
     from resonant.store.views.endpoint_problems import clear_problems
     from resonant.store.views.known_names import remember_endpoints
@@ -153,8 +162,9 @@ def note_saved(store: CommandStore, names: Collection[str]) -> None:
         remember_endpoints(connection, names)
         clear_problems(connection, names)
         announce(connection)
+        record_change(connection, at=time.time(), who=who_runs_this(), action=action, selection=selection)
 
-    _note(store, write, names)
+    _note(store, write, saved)
 
 
 def forget(store: CommandStore, names: Collection[str]) -> int:

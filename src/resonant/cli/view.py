@@ -5,18 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Generic, TypeVar
+
+import typer
 
 from resonant import output
 from resonant.display import visible
 
 if TYPE_CHECKING:
+    from resonant.cli.command_store import CommandStore
     from resonant.output import Document
     from resonant.store.views.dead_letters import Position
     from resonant.store.views.selection import Selection
 
 Row = TypeVar("Row")
 
+DEFAULT_LIMIT = 50
+Limit = Annotated[int | None, typer.Option(metavar="N", min=0, help="Maximum rows, 50 by default; 0: all.")]
+# A row takes at least this many lines on a terminal.
+_FEWEST_LINES = 4
 # A list reads from the store row by row, and counts no further than this.
 COUNTED = 10_000
 # Tables are aligned in memory, and there may be millions of rows.
@@ -87,6 +94,15 @@ class Seen(Generic[Row]):
         if self.count == 1:
             self.first = self.last
         return self.last
+
+
+def fills_a_screen(store: CommandStore, count: Callable[..., int], *what: object, **how: object) -> bool:
+    """Return whether standard output is a terminal, and the rows, which ``count`` counts, fill more than its height."""
+    console = output.stdout()
+    if not console.is_terminal:
+        return False
+    fit = console.height // _FEWEST_LINES
+    return store.read(count, *what, at_most=fit + 1, **how) > fit
 
 
 def write_groups(groups: Sequence[Row], shown_as: View[Row], *, limit: int, none: str, as_json: bool) -> bool:

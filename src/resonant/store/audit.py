@@ -29,6 +29,10 @@ Action = Literal[
     "token revoke",
     "automation enable",
     "automation disable",
+    "endpoint add",
+    "endpoint update",
+    "endpoint import",
+    "endpoint remove",
 ]
 _t = schema.audit
 

@@ -26,7 +26,7 @@ def audit(
     limit: Annotated[int, typer.Option(metavar="N", min=0, help="Maximum rows; 0: all.")] = 50,
     as_json: options.Json = False,
 ) -> None:
-    """List who replayed, cancelled or purged deliveries, paused or resumed endpoints, acknowledged causes, or changed subscriptions or tokens, newest first."""
+    """List who replayed, cancelled or purged deliveries, paused or resumed endpoints, acknowledged causes, or changed endpoints, subscriptions or tokens, newest first."""
     from resonant.cli.command_store import command_store
     from resonant.store.audit import read_audit
 
@@ -69,9 +69,9 @@ def _restrictions(selection: dict[str, Any]) -> Iterator[str]:
             yield f"{words} older than {value:g} days" if name in _AGES else f"{words} {value:g}"
         elif value is True:
             yield words
-        elif isinstance(value, list):
+        elif isinstance(value, list) and value:
             yield f"{words} {some([str(each) for each in value])}"
-        elif value not in (None, False, {}):
+        elif value not in (None, False, {}, []):
             yield f"{words} {value}"
 
 

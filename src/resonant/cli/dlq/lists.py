@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from resonant import output
-from resonant.cli import filters, options
+from resonant.cli import filters, options, view
 from resonant.display import counted, visible
 
 if TYPE_CHECKING:
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from resonant.store.views.dead_letters import Position
     from resonant.store.views.selection import Selection
 
-DEFAULT_LIMIT = 50
-# A dead letter takes at least this many lines on a terminal.
-_FEWEST_LINES = 4
 _Word = TypeVar("_Word", bound=str)
 
 
@@ -37,9 +34,7 @@ def _command(
     def listing(
         ctx: typer.Context,
         *,
-        limit: Annotated[
-            int | None, typer.Option(metavar="N", min=0, help="Maximum rows, 50 by default; 0: all.")
-        ] = None,
+        limit: view.Limit = None,
         where: filters.DeadLetterFilters,
         after: filters.After = None,
         group: Annotated[
@@ -53,6 +48,7 @@ def _command(
         as_json: options.Json = False,
     ) -> None:
         from resonant.cli.command_store import command_store
+        from resonant.store.views.reads import count_dead_letters
 
         if ctx.invoked_subcommand is not None:
             _refuse_options(ctx)
@@ -65,8 +61,8 @@ def _command(
                 raise options.Misuse("--after cannot be combined with --group")
             if group is None:
                 is_open = not as_json and limit is None and after is None
-                group = is_open and _fills_a_screen(store, selection)
-            rows = DEFAULT_LIMIT if limit is None else limit
+                group = is_open and view.fills_a_screen(store, count_dead_letters, selection)
+            rows = view.DEFAULT_LIMIT if limit is None else limit
             if group:
                 _list_groups(store, selection, limit=rows, as_json=as_json)
             else:
@@ -94,19 +90,7 @@ def _only(name: str, field: str, fixed: _Word | None, asked: _Word | None) -> _W
     return fixed or asked
 
 
-def _fills_a_screen(store: CommandStore, selection: Selection) -> bool:
-    """Return whether standard output is a terminal, and the dead letters fill more than its height."""
-    from resonant.store.views.reads import count_dead_letters
-
-    console = output.stdout()
-    if not console.is_terminal:
-        return False
-    fit = console.height // _FEWEST_LINES
-    return store.read(count_dead_letters, selection, at_most=fit + 1) > fit
-
-
 def _list_groups(store: CommandStore, selection: Selection, *, limit: int, as_json: bool) -> None:
-    from resonant.cli import view
     from resonant.cli.dlq import view as dlq_view
     from resonant.dead_letters.triage import triage
 
@@ -131,7 +115,6 @@ def _list_dead_letters(
     before: Position | None,
     as_json: bool,
 ) -> None:
-    from resonant.cli import view
     from resonant.cli.dlq import view as dlq_view
     from resonant.store.shared.gates import states_not_normal
     from resonant.store.views.dead_letters import DeadLetters

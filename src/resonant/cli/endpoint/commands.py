@@ -113,7 +113,7 @@ def add(
             status_overrides=changes.overrides,
         )
         run_async(save_webhook_endpoint(name, block, overwrite=False, new_secret=block.signing_secret))
-        name_checks.note_saved(store, [name])
+        name_checks.note_change(store, [name], "endpoint add", endpoint=name)
         output.write_paragraph(
             f"saved endpoint {name}; `resonant endpoint test {name}` sends it a test event"
         )
@@ -184,7 +184,8 @@ def _update(
             name, changes.fields, headers=changes.headers, overrides=changes.overrides, clear=clear
         )
     )
-    name_checks.note_saved(store, [name])
+    settings = sorted({*changes.names, *clear})
+    name_checks.note_change(store, [name], "endpoint update", endpoint=name, settings=settings)
     output.write_paragraph(f"changed endpoint {name}; kept {kept or 'nothing else'}")
 
 
@@ -289,18 +290,21 @@ def remove(
     Its deliveries stay in the store; unfinished ones wait until it is added again.
     """
     name = options.endpoint_name(name)
-    if not yes:
-        if not asking.can_ask():
-            raise options.Misuse("removing an endpoint needs confirmation: give --yes")
-        asking.confirm(
-            f"removing endpoint {name} and its subscriptions: its deliveries stay in the store, and wait until it is added again",
-            "Remove?",
-        )
+    if not (yes or asking.can_ask()):
+        raise options.Misuse("removing an endpoint needs confirmation: give --yes")
     with on_prefect() as store:
         from blocks.catalog import remove_endpoint
+        from blocks.loading import require_endpoint
 
+        if not yes:
+            run_async(require_endpoint(name))
+            asking.confirm(
+                f"removing endpoint {name} and its subscriptions: its deliveries stay in the store, and wait until it is added again",
+                "Remove?",
+            )
         run_async(remove_endpoint(name))
         gone = name_checks.forget(store, [name])
+        name_checks.note_change(store, [], "endpoint remove", endpoint=name)
         automation.forget_endpoints(store, [name])
     subscriptions = f" and {counted(gone, 'subscription')}" if gone else ""
     output.write(f"removed endpoint {name}{subscriptions}\n")

@@ -17,7 +17,6 @@ from resonant.cli.automation import commands as automation
 from resonant.cli.command_store import CommandStore, load_endpoint, on_prefect, run_async
 from resonant.display import counted, some
 from resonant.local.project import make_flows_importable
-from resonant.settings import load_settings
 
 if TYPE_CHECKING:
     from resonant.cli.endpoint.declared import Change
@@ -72,6 +71,7 @@ def import_(
     text = options.text_of_file("/dev/stdin" if file == "-" else file, file)
     make_flows_importable()
     from resonant.cli.endpoint import declared, declared_subscriptions
+    from resonant.settings import load_settings
 
     # Mistakes in the file are reported before a server is started.
     rows = declared.read(text, file)
@@ -150,5 +150,9 @@ def _save(store: CommandStore, changes: list[Change], differences: Mapping[str, 
         try:
             run_async(save_endpoints(blocks, on_saved))
         finally:
-            name_checks.note_saved(store, [name for name in done if blocks[name] is not None])
+            kinds = {each.name: each.kind for each in changes}
+            saved = {kind: [name for name in done if kinds[name] == kind] for kind in _SIGNS}
+            configured = [*saved["added"], *saved["changed"]]
+            if done:
+                name_checks.note_change(store, configured, "endpoint import", **saved)
     store.change(declared_subscriptions.apply, list(differences.values()))

@@ -66,7 +66,13 @@ class Changes:
     overrides: dict[int, Category]
 
     def __bool__(self) -> bool:
-        return bool(self.fields or self.headers or self.overrides)
+        return bool(self.names)
+
+    @property
+    def names(self) -> set[str]:
+        """The names of the given settings."""
+        groups = {"headers": self.headers, "status_overrides": self.overrides}
+        return {*self.fields, *(name for name, values in groups.items() if values)}
 
     def check(self, name: str, *, secret: str | None = None, may_be_private: bool) -> None:
         """Check the given values without Prefect.

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from resonant.store.views.selection import Selection
     from resonant.store.views.unfinished import Waiting, WaitingGroup
 
-DEFAULT_LIMIT = 50
 _STATES = {"in_flight": "in flight", "due": "due", "parked": "parked"}
 _WHAT = "unfinished deliveries"
 _NEVER_TRIED = "not tried yet"
@@ -35,7 +34,7 @@ Unfinished = Literal["pending", "retrying"]
 @options.grouped
 def deliveries(
     *,
-    limit: Annotated[int, typer.Option(metavar="N", min=0, help="Maximum rows; 0: all.")] = DEFAULT_LIMIT,
+    limit: view.Limit = None,
     where: filters.Filters,
     status: Annotated[
         Unfinished | None,
@@ -43,23 +42,33 @@ def deliveries(
     ] = None,
     after: filters.After = None,
     group: Annotated[
-        bool, typer.Option("--group", help="Count deliveries by endpoint and last failure code.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--group/--no-group",
+            help="Count deliveries by endpoint and last failure code. On a terminal, this is the default if they do not fit the "
+            "screen, and neither --limit nor --after is given.",
+        ),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """List unfinished deliveries, longest due first: due, held by the endpoint's gate, parked or in flight.
 
     --since and --until select by acceptance time. `resonant cancel` gives up deliveries, with the same filters.
     """
+    from resonant.store.views.unfinished import count_unfinished
+
     with command_store(exists=True, named=not as_json) as store:
         selection = where.selection(store)
         if group and after is not None:
             raise options.Misuse("--after cannot be combined with --group")
+        if group is None and not as_json and limit is None and after is None:
+            group = view.fills_a_screen(store, count_unfinished, selection, status=status)
+        rows = view.DEFAULT_LIMIT if limit is None else limit
         if group:
-            _list_groups(store, selection, status, limit=limit, as_json=as_json)
+            _list_groups(store, selection, status, limit=rows, as_json=as_json)
         else:
             before = filters.position(after)
-            _list_deliveries(store, selection, status, limit=limit, before=before, as_json=as_json)
+            _list_deliveries(store, selection, status, limit=rows, before=before, as_json=as_json)
 
 
 def _list_deliveries(
@@ -104,7 +113,10 @@ def _list_groups(
         )
     )
     none = view.no_rows(_WHAT, selection)
-    view.write_groups(groups, _groups(gates, now=now), limit=limit, none=none, as_json=as_json)
+    is_whole = view.write_groups(groups, _groups(gates, now=now), limit=limit, none=none, as_json=as_json)
+    if is_whole and not as_json and output.stdout().is_terminal:
+        total = counted(sum(group.count for group in groups), "delivery", "deliveries")
+        output.say(f"{total} in {counted(len(groups), 'group')}: --no-group lists each")
 
 
 def _deliveries(gates: Mapping[str, GateState], *, now: float) -> view.View[Waiting]:

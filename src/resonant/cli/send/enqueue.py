@@ -48,7 +48,9 @@ def enqueue(
     Prefect server has it. `resonant endpoint list` writes the names of all endpoints to the store.
     """
     from resonant.cli.send.files import store_files
+    from resonant.cli.send.sources import check_readable
 
+    check_readable(files)
     with command_store() as store:
         name = None if endpoint is None else options.endpoint_name(endpoint)
         policy = options.known_policy(policy, store.settings)

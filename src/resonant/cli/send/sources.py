@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from resonant.cli.options import Misuse
 from resonant.errors import ResonantError
 
 STDIN = "-"
@@ -137,12 +138,15 @@ def check_readable(paths: Iterable[str]) -> None:
     """Check that each file can be opened. Named pipes are skipped: closing one would break its writer.
 
     Raises:
-        ResonantError: a file cannot be read.
+        Misuse: a file cannot be read.
     """
     for path in paths:
         if path != STDIN and not Path(path).is_fifo():
-            with opened(path):
-                pass
+            try:
+                with opened(path):
+                    pass
+            except ResonantError as error:
+                raise Misuse(str(error)) from None
 
 
 @contextmanager

@@ -36,7 +36,8 @@ def add(
         list[str] | None,
         typer.Argument(
             metavar="TYPE_GLOB",
-            help="Event types, such as 'order.*'; by default every type but those of Resonant itself.",
+            help="Event types, such as 'order.*'; '*' is every type but those of Resonant itself, as without any beside --source or "
+            "--filter.",
             show_default=False,
         ),
     ] = None,
@@ -64,6 +65,10 @@ def add(
     from resonant.store.shared.subscriptions import add_subscription
 
     name = options.endpoint_name(endpoint)
+    if not (types or filter_) and source is None:
+        raise options.Misuse(
+            f"which events should {name} get? Give their types, such as 'order.*', or '*' for every type"
+        )
     terms = {"types": types, "source": source, "filters": given.filters(filter_ or [])}
     wanted = given.subscription(name, terms)
     with command_store() as store:

@@ -322,6 +322,19 @@ def test_on_a_terminal_more_than_a_screen_of_dead_letters_is_grouped(resonant, m
     assert len(resonant("dlq").out.splitlines()) == 18
 
 
+def test_on_a_terminal_more_than_a_screen_of_deliveries_is_grouped(resonant, worker):
+    worker.accept(*(f"evt_{number:02}" for number in range(17)))
+
+    screen = resonant.on_a_terminal("deliveries")
+
+    assert screen.startswith("billing: 17 due; oldest due ")
+    assert screen.endswith("\n17 deliveries in 1 group: --no-group lists each\n")
+    for argv in (("--no-group",), ("--limit", "17"), ("--after", "0-1")):
+        assert resonant.on_a_terminal("deliveries", *argv).count(" to billing") == 17, argv
+    assert len(resonant.json("deliveries")) == 17
+    assert len(resonant("deliveries").out.splitlines()) == 18
+
+
 def test_text_from_outside_is_shown_and_not_obeyed(resonant, worker):
     worker.accept("evt_1")
     worker.attempt(GiveUp("permanent"), **PERMANENT | {"error": "[red]first\n\x1b[31msecond"})
@@ -419,6 +432,7 @@ def test_groups_show_the_waiting_deliveries_of_each_endpoint(resonant, waiting):
         "crm: 2 due; oldest due 2 h ago\n"
         "      2  not tried yet, e.g. evt_due_too\n"
         "\n"
+        "3 deliveries in 2 groups: --no-group lists each\n"
     )
     billing, crm = resonant.json("deliveries", "--group")
     assert (billing["code"], billing["parked"], billing["example"]) == ("http_503", 1, "evt_parked")

@@ -208,6 +208,33 @@ def test_a_test_event_has_its_outcome_as_json(resonant, endpoints, tmp_path):
     assert (said["endpoint"], said["result"]) == ("file-endpoint/cli-log", "delivered")
 
 
+def test_the_audit_has_each_change_of_an_endpoint_without_its_values(resonant, endpoints, tmp_path):
+    url = "https://hooks.example.com/in?key=t0ken"
+    file = tmp_path / "f.yaml"
+    file.write_text(f"- {{name: {IMPORTED}, url: {url!r}, timeout: 7}}\n")
+    resonant.on_prefect("endpoint", "add", IMPORTED, url)
+    resonant.on_prefect("endpoint", "update", IMPORTED, "--timeout", "5", "--header", "x-key: t0ken")
+    for _ in range(2):
+        resonant.on_prefect("endpoint", "import", str(file))
+    resonant.on_prefect("endpoint", "remove", IMPORTED, "--yes")
+
+    rows = resonant.json("audit")
+
+    assert [(row["action"], row["selection"]) for row in reversed(rows)] == [
+        ("endpoint add", {"endpoint": IMPORTED}),
+        ("endpoint update", {"endpoint": IMPORTED, "settings": ["headers", "timeout"]}),
+        ("endpoint import", {"added": [], "changed": [IMPORTED], "removed": []}),
+        ("endpoint remove", {"endpoint": IMPORTED}),
+    ]
+    assert all(row["who"].endswith("on the command line") for row in rows)
+
+
+def test_the_removal_of_an_unknown_endpoint_is_refused_before_it_asks(resonant, endpoints, monkeypatch):
+    monkeypatch.setattr("resonant.cli.asking.can_ask", lambda: True)
+    refused = resonant.on_prefect("endpoint", "remove", "cli-hoks", code=2)
+    assert refused.err.startswith("resonant: no endpoint is named 'cli-hoks': did you mean cli-hooks")
+
+
 def test_removing_a_broken_endpoint_keeps_the_others(resonant, endpoints):
     done = resonant.on_prefect("endpoint", "remove", "cli-broken", "--yes")
 
@@ -348,7 +375,7 @@ def test_types_subscribe_a_new_or_an_existing_endpoint(resonant, endpoints):
 
 def test_the_subscriptions_of_an_endpoint_are_counted_and_go_with_it(resonant, endpoints):
     resonant.on_prefect("endpoint", "list")  # the store gets their names
-    for argv in (("cli-hooks", "order.*"), ("cli-hooks", "invoice.*"), ("file-endpoint/cli-log",)):
+    for argv in (("cli-hooks", "order.*"), ("cli-hooks", "invoice.*"), ("file-endpoint/cli-log", "*")):
         resonant("subscription", "add", *argv)
     [hooks] = [each for each in rows(resonant.on_prefect("endpoint", "list").out) if "hooks." in each]
     assert hooks.split() == ["cli-hooks", "https://hooks.example.com", "no", "2", "ok"]
@@ -360,7 +387,7 @@ def test_the_subscriptions_of_an_endpoint_are_counted_and_go_with_it(resonant, e
 
     removed = resonant.on_prefect("endpoint", "remove", "cli-hooks", "--yes")
     assert removed.out == "removed endpoint cli-hooks and 2 subscriptions\n"
-    assert subscriptions(resonant) == [("file-endpoint/cli-log", [], None, [])]
+    assert subscriptions(resonant) == [("file-endpoint/cli-log", ["*"], None, [])]
 
 
 def test_an_import_replaces_the_subscriptions_of_endpoints_that_declare_some(

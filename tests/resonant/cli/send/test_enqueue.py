@@ -176,7 +176,7 @@ def test_strict_stores_everything_or_nothing_if_any_line_is_bad(enqueue, resonan
 def test_a_file_that_cannot_be_read_is_one_line_and_nothing_is_stored(enqueue, resonant, tmp_path, bad):
     if bad == "unreadable.jsonl":
         (tmp_path / bad).symlink_to(bad)  # a ring: root can read every mode
-    answer = enqueue(write(tmp_path / "a.jsonl", line("evt_1")), bad, code=1)
+    answer = enqueue(write(tmp_path / "a.jsonl", line("evt_1")), bad, code=2)
     assert answer.err.startswith(f"resonant: {bad}: ")
     assert answer.err.count("\n") == 1
     assert resonant.json("status")["accepted"] == 0

@@ -44,7 +44,7 @@ def test_an_added_subscription_is_listed_and_shown(resonant, subscribe, tmp_path
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        ((), "every event"),
+        (("*",), "events of type *"),
         (("order.*", "a"), "events of type a or order.*"),
         (("--source", "/eu"), "events of every type of source /eu"),
         (
@@ -56,6 +56,14 @@ def test_an_added_subscription_is_listed_and_shown(resonant, subscribe, tmp_path
 def test_the_output_says_which_events_the_endpoint_gets(resonant, endpoints, argv, said):
     out = resonant("subscription", "add", "shop", *argv).out
     assert re.sub("sub_[0-9a-f]+", "ID", out) == f"added ID: shop gets {said}\n"
+
+
+def test_without_a_restriction_it_asks_for_the_types_or_a_star(resonant, endpoints):
+    refused = resonant("subscription", "add", "shop", code=2)
+    assert refused.err == (
+        "resonant: which events should shop get? Give their types, such as 'order.*', or '*' for every type\n"
+    )
+    assert resonant.json("subscription", "list") == []
 
 
 def test_a_repeated_add_changes_nothing(resonant, subscribe):
@@ -139,10 +147,10 @@ def test_removing_concerns_future_events_and_names_the_command_that_cancels(reso
     of_one_source = subscribe("shop", "order.*", "--source", "/shop")["id"]
     [unfinished] = resonant.json("subscription", "remove", of_one_source)["unfinished"]
     assert unfinished["command"] == "resonant cancel --endpoint shop --type 'order.*' --source /shop"
-    every = subscribe("shop")["id"]
+    every = subscribe("shop", "*")["id"]
     assert resonant.json("subscription", "remove", every) == {
         "removed": [every],
-        "unfinished": [{"deliveries": 3, "command": "resonant cancel --endpoint shop"}],
+        "unfinished": [{"deliveries": 3, "command": "resonant cancel --endpoint shop --type '*'"}],
         "shared": 0,
     }
     assert resonant.json("subscription", "list") == []
@@ -163,7 +171,7 @@ def test_the_command_does_not_cancel_deliveries_of_the_other_subscriptions(reson
     assert shared == (
         "2 deliveries are unfinished and of a type that another subscription of the endpoint matches"
     )
-    of_all = subscribe("shop")["id"]
+    of_all = subscribe("shop", "*")["id"]
     assert resonant.json("subscription", "remove", of_all) == {
         "removed": [of_all],
         "unfinished": [{"deliveries": 1, "command": "resonant cancel --endpoint shop --type order.made"}],

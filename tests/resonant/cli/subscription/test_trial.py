@@ -19,7 +19,7 @@ EVENT = {"type": "order.paid", "source": "/eu/shop", "id": "evt_1", "subject": "
 def subscribed(resonant, worker):
     """Endpoints with one subscription each, and their ids."""
     terms = {
-        "audit": (),
+        "audit": ("*",),
         "crm": ("user.*",),
         "eu": ("order.*", "--source", "/eu/*", "--filter", '{"exact": {"subject": "42"}}'),
         "us": ("order.*", "--source", "/us/*"),
