@@ -1,20 +1,27 @@
 """Sets up a Prefect server for Resonant: work pool, block types, the deployments of prefect.yaml, automations.
 
 ``python -m deployments.bootstrap``, run in the project's folder, sets up the server at ``PREFECT_API_URL`` and starts two
-drains. Run it again to update the server.
+drains. Run it again to update the server. With ``--remove``, it removes what it made: see ``deployments/removal.py``.
 """
 
 import asyncio
 import inspect
 import sys
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Option, Typer
 
 from resonant import output
+from resonant.cli.asking import can_ask, confirm
 from resonant.errors import BootstrapFailed, ResonantError, ServerError, ServerGone
 from resonant.local.health import is_healthy, is_there, translated_server_errors
 from resonant.local.project import project_directory
 from resonant.local.server import configure_prefect, configured_url, refuse_cloud
 from resonant.local.work_pool import WORK_POOL, make_work_pool, start_drains
 from resonant.settings import load_settings
+
+if TYPE_CHECKING:
+    from prefect.blocks.core import Block
 
 _SHOWN_LINES = 20
 
@@ -42,14 +49,23 @@ async def bootstrap() -> list[str]:
 
 async def register_block_types() -> None:
     """Register every kind of endpoint and notification, so that the UI can create them."""
+    for kind in block_types():
+        await kind.aregister_type_and_schema()
+
+
+def block_types() -> "list[type[Block]]":
+    """Return every kind of endpoint and notification."""
     from prefect.blocks.core import Block  # noqa: PLC0415
 
     import blocks  # noqa: PLC0415
     from blocks.loading import installed_sinks  # noqa: PLC0415
 
-    for kind in (*vars(blocks).values(), *installed_sinks()):
-        if inspect.isclass(kind) and issubclass(kind, Block) and not inspect.isabstract(kind):
-            await kind.aregister_type_and_schema()
+    every = (*vars(blocks).values(), *installed_sinks())
+    return [
+        kind
+        for kind in every
+        if inspect.isclass(kind) and issubclass(kind, Block) and not inspect.isabstract(kind)
+    ]
 
 
 async def deploy() -> None:
@@ -76,23 +92,73 @@ async def deploy() -> None:
         raise BootstrapFailed(f"prefect.yaml was not deployed: {tail}")
 
 
-def main() -> None:
-    """Set up the server, and print a summary."""
+def main(
+    *,
+    remove: Annotated[
+        bool, Option("--remove", help="Remove from the server what the bootstrap made.")
+    ] = False,
+    blocks: Annotated[
+        bool,
+        Option("--blocks", help="With --remove: also all endpoints and notifications, with their secrets."),
+    ] = False,
+    store: Annotated[
+        bool, Option("--store", help="With --remove: also the local store, with all events.")
+    ] = False,
+    yes: Annotated[bool, Option("--yes", help="With --remove: do not ask.")] = False,
+) -> None:
+    """Set up the Prefect server at PREFECT_API_URL for Resonant, or update it. With --remove, undo that."""
+    if (blocks or store or yes) and not remove:
+        output.say("--blocks, --store and --yes need --remove")
+        sys.exit(2)
     configure_prefect()
     try:
         url = _answering_url()
         with translated_server_errors(url):
-            names = asyncio.run(bootstrap())
-            asyncio.run(start_drains())
+            if remove:
+                _remove(url, blocks=blocks, store=store, yes=yes)
+            else:
+                _set_up(url)
     except ServerGone as error:
-        output.say(f"{error}: the setup is incomplete; start the server, and run the bootstrap again")
+        output.say(
+            f"{error}: the {'removal' if remove else 'setup'} is incomplete; start the server, and run the bootstrap again"
+        )
         sys.exit(1)
     except ResonantError as error:
         output.say(str(error))
         sys.exit(1)
+
+
+def _set_up(url: str) -> None:
+    names = asyncio.run(bootstrap())
+    asyncio.run(start_drains())
     output.write(f"work pool {WORK_POOL}, block types, automations, and {', '.join(names)} are at {url}\n")
     if load_settings().alert_notification_block is None:
         output.write("alerts notify no one: RESONANT_ALERT_NOTIFICATION_BLOCK is not set\n")
+
+
+def _remove(url: str, *, blocks: bool, store: bool, yes: bool) -> None:
+    from deployments import removal  # noqa: PLC0415
+
+    files = removal.store_files(load_settings()) if store else []
+    kinds = [kind.get_block_type_slug() for kind in block_types()]
+    planned = asyncio.run(removal.plan(kinds, blocks=blocks))
+    for each in planned.kept:
+        output.say(f"kept: {each}")
+    names = [each.name for each in planned.things] + [f"store {each}" for each in files]
+    if not names:
+        output.write(f"nothing to remove at {url}\n")
+        return
+    if not yes:
+        for each in names:
+            output.say(f"  {each}")
+        if not can_ask():
+            output.say(f"removing these from {url} needs confirmation: give --yes")
+            sys.exit(2)
+        confirm(f"these would be removed from {url}", "Remove?")
+    asyncio.run(removal.carry_out(planned, lambda line: output.write(f"{line}\n")))
+    for file in files:
+        file.unlink(missing_ok=True)
+        output.write(f"removed: store {file}\n")
 
 
 def _answering_url() -> str:
@@ -108,4 +174,6 @@ def _answering_url() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    app = Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
+    app()

@@ -31,13 +31,13 @@ NEW_NAMES = {
 async def read_names() -> list[str]:
     """Return the server's deployments to the work pool, as ``FLOW/NAME``."""
     async with get_client() as client:
-        return sorted(await _read(client))
+        return sorted(await read_deployments(client))
 
 
 async def read_stopped() -> set[str]:
     """Return the new names of the deployments whose schedules an operator has stopped, or has not enabled yet."""
     async with get_client() as client:
-        found = await _read(client)
+        found = await read_deployments(client)
         are_enabled = await client.read_automations_by_name(AUTOMATION)
     not_enabled = set() if are_enabled else {REPORTS} - found.keys()
     return not_enabled | {NEW_NAMES.get(name, name) for name, each in found.items() if _is_stopped(each)}
@@ -46,7 +46,7 @@ async def read_stopped() -> set[str]:
 async def pause(names: Iterable[str]) -> None:
     """Pause these deployments, so that their schedules start no runs."""
     async with get_client() as client:
-        found = await _read(client)
+        found = await read_deployments(client)
         for name in found.keys() & set(names):
             await client.pause_deployment(found[name].id)
 
@@ -58,7 +58,7 @@ async def remove_old_deployments() -> None:
     load its flow.
     """
     async with get_client() as client:
-        found = await _read(client)
+        found = await read_deployments(client)
         for old_name, new_name in NEW_NAMES.items():
             old = found.get(old_name)
             if old is None or new_name not in found or await _has_requested_runs(client, old):
@@ -69,7 +69,8 @@ async def remove_old_deployments() -> None:
                 await client.delete_deployment(old.id)
 
 
-async def _read(client: PrefectClient) -> dict[str, DeploymentResponse]:
+async def read_deployments(client: PrefectClient) -> dict[str, DeploymentResponse]:
+    """Return the deployments to the work pool, and those of our flows without one, by ``FLOW/NAME``."""
     in_pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[WORK_POOL]))
     deployments = await client.read_deployments(work_pool_filter=in_pool)
     # Those of a work pool that was deleted.

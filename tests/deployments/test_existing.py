@@ -63,14 +63,14 @@ async def test_all_of_them_are_removed_with_their_automations(server, add):
 
 async def test_two_bootstraps_may_remove_them_at_once(server, add, monkeypatch):
     old = add("emit-events/on-demand")
-    read = existing._read
+    read = existing.read_deployments
 
     async def read_before_the_other_removes(client):
         found = await read(client)
         server.delete(f"/deployments/{old}")
         return found
 
-    monkeypatch.setattr(existing, "_read", read_before_the_other_removes)
+    monkeypatch.setattr(existing, "read_deployments", read_before_the_other_removes)
     await remove_old_deployments()
     assert not exists(server, old)
 

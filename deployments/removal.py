@@ -1,0 +1,153 @@
+"""Removes from a Prefect server what the bootstrap made there, and the local store.
+
+``python -m deployments.bootstrap --remove`` lists everything, asks, and removes it. What is already gone is ignored, so it can be
+repeated. Flow runs that have ended stay, as Prefect keeps them.
+"""
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.events.filters import AutomationFilter, AutomationFilterName
+from prefect.exceptions import ObjectNotFound
+
+from deployments import automations, existing, reports
+from resonant.display import counted
+from resonant.errors import ResonantError
+from resonant.local.note import is_held, lock_of_up
+from resonant.local.project import project_directory
+from resonant.local.work_pool import WORK_POOL
+from resonant.settings import Settings
+from resonant.store.engine.database import file_of
+from tasks.reports import OWN_FLOWS
+from tasks.server_identity import VARIABLE
+
+_AUTOMATIONS = (
+    automations.CRASHED,
+    automations.NOTIFY,
+    automations.NOTIFY_SILENT,
+    automations.REPLAY,
+    reports.AUTOMATION,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """Something to remove.
+
+    Attributes:
+        name: with its kind, as shown.
+        remove: removes it; raises ObjectNotFound if it is gone.
+    """
+
+    name: str
+    remove: Callable[[PrefectClient], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a removal removes, in this order, and a line for each thing that it keeps."""
+
+    things: list[Thing]
+    kept: list[str]
+
+
+async def plan(kinds: list[str], *, blocks: bool) -> Plan:
+    """Find what the bootstrap made.
+
+    Args:
+        kinds: the slugs of our block types.
+        blocks: whether to remove their documents, too.
+    """
+    found = Plan([], [])
+    declared = yaml.safe_load((project_directory() / "prefect.yaml").read_text())["deployments"]
+    async with get_client() as client:
+        await _plan_automations(client, found, declared)
+        await _plan_deployments(client, found, declared)
+        if await client.read_variable_by_name(VARIABLE):
+            found.things.append(
+                Thing(f"variable {VARIABLE}", partial(PrefectClient.delete_variable_by_name, name=VARIABLE))
+            )
+        await _plan_blocks(client, found, kinds, blocks=blocks)
+    return found
+
+
+async def carry_out(planned: Plan, say: Callable[[str], object]) -> None:
+    """Remove what was planned, and say each."""
+    async with get_client() as client:
+        for each in planned.things:
+            with suppress(ObjectNotFound):  # it has been removed meanwhile
+                await each.remove(client)
+            say(f"removed: {each.name}")
+
+
+def store_files(settings: Settings) -> list[Path]:
+    """Return the files of the local store.
+
+    Raises:
+        ResonantError: it is on a database server, or ``resonant up`` uses it.
+    """
+    file = file_of(settings.store_url)
+    if file is None:
+        raise ResonantError(
+            "--store removes an SQLite file only, and the store is on PostgreSQL: drop the tables whose names begin with "
+            "resonant_ yourself"
+        )
+    if is_held(lock_of_up(settings)):
+        raise ResonantError(f"`resonant up` uses the store {file}: stop it, and remove the file yourself")
+    return [
+        each
+        for each in (file, *(file.with_name(file.name + end) for end in ("-wal", "-shm")))
+        if each.exists()
+    ]
+
+
+async def _plan_automations(client: PrefectClient, found: Plan, declared: list[dict[str, Any]]) -> None:
+    of_deployments = (trigger["name"] for each in declared for trigger in each.get("triggers", ()))
+    names = AutomationFilter(name=AutomationFilterName(any_=[*_AUTOMATIONS, *of_deployments]))
+    for each in await client.read_automations(automations=names):
+        found.things.append(
+            Thing(f"automation {each.name}", partial(PrefectClient.delete_automation, automation_id=each.id))
+        )
+
+
+async def _plan_deployments(client: PrefectClient, found: Plan, declared: list[dict[str, Any]]) -> None:
+    # With their concurrency limits and scheduled runs.
+    entrypoints = {(each["name"], each["entrypoint"]) for each in declared}
+    theirs = []
+    for name, each in sorted((await existing.read_deployments(client)).items()):
+        if name.partition("/")[0] in OWN_FLOWS or (each.name, each.entrypoint) in entrypoints:
+            found.things.append(
+                Thing(f"deployment {name}", partial(PrefectClient.delete_deployment, deployment_id=each.id))
+            )
+        else:
+            theirs.append(name)
+    if theirs:
+        found.kept.append(f"work pool {WORK_POOL}, which has other deployments: {', '.join(theirs)}")
+        return
+    with suppress(ObjectNotFound):
+        await client.read_work_pool(WORK_POOL)
+        found.things.append(
+            Thing(f"work pool {WORK_POOL}", partial(PrefectClient.delete_work_pool, work_pool_name=WORK_POOL))
+        )
+
+
+async def _plan_blocks(client: PrefectClient, found: Plan, kinds: list[str], *, blocks: bool) -> None:
+    for each in await client.read_block_types():
+        if each.slug not in kinds:
+            continue
+        of_type = {"block_types": {"slug": {"any_": [each.slug]}}}
+        documents = (await client.request("POST", "/block_documents/count", json=of_type)).json()
+        of_blocks = f" with {counted(documents, 'block')}" if documents else ""
+        if of_blocks and not blocks:
+            found.kept.append(
+                f"block type {each.slug}{of_blocks}, which may hold secrets: --blocks removes them"
+            )
+        else:
+            remove = partial(PrefectClient.delete_block_type, block_type_id=each.id)
+            found.things.append(Thing(f"block type {each.slug}{of_blocks}", remove))

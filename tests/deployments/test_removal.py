@@ -1,0 +1,213 @@
+"""``python -m deployments.bootstrap --remove`` removes what the bootstrap made on a Prefect server, and the store if asked."""
+
+import os
+import pty
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from deployments import bootstrap
+from resonant.local.note import lock_of_up
+from support.machine import Machine
+from support.pages import PROJECT
+from support.prefect import forget_server, patient_client, running_server
+
+pytestmark = pytest.mark.engine
+
+REMOVE = ["-m", "deployments.bootstrap", "--remove"]
+# Prefect's server registers its own at any time.
+OWN_KINDS = {kind.get_block_type_name() for kind in bootstrap.block_types()}
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory):
+    """A server of its own, so that nothing else is missing later."""
+    with running_server(tmp_path_factory.mktemp("prefect")) as (api_url, _):
+        yield api_url
+        forget_server(api_url)
+
+
+@pytest.fixture(scope="module")
+def before(api):
+    """What is on the server before the first bootstrap. It registers our block types itself if Resonant is installed beside it."""
+    return everything(api) | {"block_types": set()}
+
+
+@pytest.fixture
+def machine(api, before, tmp_path):
+    """A machine that has bootstrapped the server, with an endpoint, enabled reports, and an event."""
+    machine = Machine(tmp_path, api)
+    if len(everything(api)["deployments"]) < 10:  # some tests remove nothing
+        assert run(machine, "-m", "deployments.bootstrap").returncode == 0
+    machine.save_endpoint("ops", "http://127.0.0.1:9/")
+    machine.do("automation", "enable", "failed-runs", "--endpoint", "ops")
+    return machine
+
+
+def run(machine, *arguments: str, folder=PROJECT, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=machine.environment | variables,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def everything(api) -> dict[str, set[str]]:
+    """The names of everything that a bootstrap may make on a server."""
+    with patient_client(api) as client:
+        found = {
+            kind: client.post(f"/{kind}/filter", json={}).json()
+            for kind in (
+                "deployments",
+                "automations",
+                "work_pools",
+                "variables",
+                "block_types",
+                "block_documents",
+            )
+        }
+        found["limits"] = client.post("/v2/concurrency_limits/filter", json={}).json()
+    names = {kind: {each["name"] for each in rows} for kind, rows in found.items()}
+    return names | {"block_types": names["block_types"] & OWN_KINDS}
+
+
+def test_everything_is_removed_and_a_repetition_finds_nothing(machine, api, before):
+    made = everything(api)
+    assert (len(made["deployments"]), len(made["automations"]), len(made["limits"])) == (10, 6, 5)
+
+    done = run(machine, *REMOVE, "--blocks", "--yes")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert everything(api) == before
+    lines = done.stdout.splitlines()
+    assert "removed: deployment emit-events/drain" in lines
+    assert "removed: automation resonant: report failed flow runs at once" in lines
+    assert "removed: block type webhook-endpoint with 1 block" in lines
+    assert machine.database.exists()
+
+    again = run(machine, *REMOVE, "--blocks", "--yes")
+    assert (again.returncode, again.stdout, again.stderr) == (0, f"nothing to remove at {api}\n", "")
+
+
+def test_without_consent_blocks_and_the_store_stay(machine, api, before):
+    done = run(machine, *REMOVE, "--yes")
+
+    assert done.returncode == 0
+    assert done.stderr == (
+        "kept: block type webhook-endpoint with 1 block, which may hold secrets: --blocks removes them\n"
+    )
+    left = everything(api)
+    assert left == before | {"block_documents": {"ops"}, "block_types": {"Webhook Endpoint"}}
+    assert machine.database.exists()
+
+
+def test_what_others_have_made_stays(machine, api):
+    with patient_client(api) as client:
+        flow_id = client.post("/flows/", json={"name": "theirs"}).json()["id"]
+        own = client.get("/flows/name/emit-events").json()["id"]
+        client.post("/work_pools/", json={"name": "theirs", "type": "process"})
+        theirs = [
+            client.post("/deployments/", json=new).json()["id"]
+            for new in (
+                {"name": "drain", "flow_id": flow_id, "work_pool_name": "resonant"},
+                {"name": "drain", "flow_id": own, "work_pool_name": "theirs"},
+            )
+        ]
+        automation = {
+            "name": "resonant: of theirs",
+            "trigger": {"type": "event", "posture": "Reactive", "expect": ["x"], "threshold": 1, "within": 0},
+            "actions": [{"type": "do-nothing"}],
+        }
+        own_automation = client.post("/automations/", json=automation).json()["id"]
+
+        done = run(machine, *REMOVE, "--yes")
+        left = everything(api)
+        for each in theirs:
+            client.delete(f"/deployments/{each}")
+        client.delete(f"/automations/{own_automation}")
+        client.delete("/work_pools/theirs")
+
+    assert "kept: work pool resonant, which has other deployments: theirs/drain\n" in done.stderr
+    assert left["deployments"] == {"drain"}
+    assert left["automations"] == {"resonant: of theirs"}
+    assert left["work_pools"] >= {"resonant", "theirs"}
+
+
+def test_elsewhere_than_on_a_terminal_it_needs_yes_and_lists_what_it_would_remove(machine, api):
+    made = everything(api)
+    done = run(machine, *REMOVE, "--store")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "\n  deployment emit-events/drain\n" in done.stderr
+    assert f"\n  store {machine.database}\n" in done.stderr
+    assert done.stderr.endswith(f"removing these from {api} needs confirmation: give --yes\n")
+    assert everything(api) == made
+    assert machine.database.exists()
+
+
+@pytest.mark.parametrize(("answer", "code"), [("n", 1), ("y", 0)])
+def test_on_a_terminal_it_asks(machine, api, answer, code):
+    ours, theirs = pty.openpty()
+    os.write(ours, f"{answer}\n".encode())
+    process = subprocess.run(
+        [sys.executable, *REMOVE, "--store"],
+        cwd=PROJECT,
+        env=machine.environment,
+        stdin=theirs,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    os.close(ours)
+    os.close(theirs)
+    assert process.returncode == code, process.stderr
+    assert "Remove?" in process.stderr
+    assert ("nothing was changed" in process.stderr) == bool(code)
+    assert bool(everything(api)["deployments"]) == bool(code)
+    assert machine.database.exists() == bool(code)
+
+
+def test_a_store_that_resonant_up_uses_or_on_postgresql_is_an_error_before_anything_is_removed(machine, api):
+    made = everything(api)
+    url = {"RESONANT_DATABASE_URL": "postgresql://resonant@127.0.0.1:9/resonant"}
+    done = run(machine, *REMOVE, "--store", "--yes", **url)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("--store removes an SQLite file only, and the store is on PostgreSQL")
+
+    code = (
+        "import fcntl, subprocess, sys\n"
+        "lock = open(sys.argv[1], 'w'); fcntl.flock(lock, fcntl.LOCK_EX)\n"
+        "sys.exit(subprocess.run([sys.executable, *sys.argv[2:]]).returncode)"
+    )
+    lock = str(lock_of_up_at(machine))
+    done = run(machine, "-c", code, lock, *REMOVE, "--store", "--yes")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"`resonant up` uses the store {machine.database}: stop it" in done.stderr
+    assert everything(api) == made
+
+
+def lock_of_up_at(machine):
+    from resonant.settings import Settings
+
+    return lock_of_up(Settings(home=machine.home / "resonant"))
+
+
+def test_it_works_in_a_folder_made_by_init(machine, api, before, tmp_path):
+    project = tmp_path / "our-flows"
+    machine.do("init", str(project))
+    done = run(machine, *REMOVE, "--blocks", "--yes", folder=project)
+    shutil.rmtree(project)
+    assert done.returncode == 0, done.stderr
+    assert everything(api) == before
+
+
+def test_its_options_need_remove(tmp_path):
+    done = run(Machine(tmp_path), "-m", "deployments.bootstrap", "--store")
+    assert (done.returncode, done.stderr) == (2, "--blocks, --store and --yes need --remove\n")
