@@ -103,6 +103,8 @@ class GroupCommit:
             if not isinstance(error, StillLocked):
                 logger.exception("storing %d events one by one after an error", len(group))
             for each in group:
+                if each.answer.done():  # its request was cancelled
+                    continue
                 if each.event.id in self._turns:
                     _fail([each], StillLocked("another transaction holds a lock on this event"))
                 else:
