@@ -19,10 +19,10 @@ NEW_PER_SECOND = CAPACITY // 4
 SECONDS = 15
 
 
-async def drain(path, lane, *, old, state, answer_takes=0.02, concurrency=None):
+async def drain(path, lane, *, old, state, age=3_600.0, answer_takes=0.02, concurrency=None):
     """Send old events to an endpoint while new ones arrive."""
     loop = asyncio.get_running_loop()
-    began_at, age = loop.time(), 3_600.0
+    began_at = loop.time()
     requests = Counter()
 
     def clock():
@@ -71,9 +71,20 @@ def test_behind_a_backlog_they_hardly_wait_longer_for_the_pace_and_it_gets_the_r
     assert old > 2.5 * new
 
 
+@pytest.mark.parametrize("age", [3_600.0, 15.0], ids=["an hour", "seconds"])
 @pytest.mark.parametrize("lane", ["task", "auto"])
-def test_they_wait_briefly_at_a_normal_endpoint_with_slow_answers(tmp_path, lane):
+def test_they_wait_briefly_at_a_normal_endpoint_with_slow_answers(tmp_path, lane, age):
     slow = {"answer_takes": 4 / CAPACITY, "concurrency": 4}
-    longest_wait, new, old = drained(tmp_path, lane, old=2_000, state="normal", **slow)
+    longest_wait, new, old = drained(tmp_path, lane, old=2_000, state="normal", age=age, **slow)
     assert longest_wait <= 1
     assert new + old > 0.9 * CAPACITY * SECONDS
+
+
+@pytest.mark.parametrize("lane", ["task", "auto"])
+def test_behind_a_burst_they_wait_briefly_once_it_is_ten_seconds_old(tmp_path, lane):
+    slow = {"answer_takes": 4 / CAPACITY, "concurrency": 4}
+    drained(tmp_path, lane, old=2_000, state="normal", age=0.5, **slow)
+    found = deliveries(tmp_path, "accepted_at - 0.0, coalesce(first_attempt_at, 1e12) - accepted_at")
+    waits = [wait for at, wait in found if START + 11 <= at < START + SECONDS - 2]
+    assert len(waits) > NEW_PER_SECOND
+    assert max(waits) <= 2

@@ -15,7 +15,6 @@ from resonant.dispatch.limiting.limiter import ConcurrencyLimiter
 from resonant.events import Lease
 from resonant.gate.permission import NO_LIMIT
 from resonant.store import WorkerStore
-from resonant.store.queue.leases import NEW_SECONDS
 
 # The longest time between two polls, in case a wake-up was lost; a poll costs a millisecond. With many endpoints it takes long:
 # while nothing is in flight, polls then take this share of the time, and one takes place at least every two seconds.
@@ -43,7 +42,8 @@ _LEAST_CHUNK = 16
 MOST_CLAIMED = 5_000
 # The most deliveries whose sends begin with their claim: the start of a task run takes a few milliseconds.
 _MOST_BEGUN = 4
-# An endpoint whose earliest due delivery is overdue for longer may have a backlog, so half of a claim is for new events.
+# An endpoint whose earliest due delivery is overdue for longer may have a backlog, so half of a claim is for new events. They wait
+# for claimed deliveries, so claims grow only while they last briefly.
 _LATE_SECONDS = 1.0
 
 
@@ -386,8 +386,7 @@ class Fetcher:
         share = self._limiter.share(endpoint.slots)
         # Fewer chunks per endpoint if there are more endpoints, since all bodies are in memory.
         fair = max(4 * share, min(chunk_size, _LEAST_CHUNK), 4 * chunk_size // (others + 2))
-        # Behind an old backlog, new events wait for claimed deliveries, so claims grow only while they last briefly.
-        if is_behind := allowed == NO_LIMIT and self._overdue.get(endpoint.name, 0.0) > NEW_SECONDS:
+        if is_behind := allowed == NO_LIMIT and self._overdue.get(endpoint.name, 0.0) > _LATE_SECONDS:
             fair = 2 * share
         left = MOST_CLAIMED - others_claim - (self._in_flight.total_busy - busy)
         most = max(fair, min(left, max(4 * endpoint.slots.limit, 2 * chunk_size)))

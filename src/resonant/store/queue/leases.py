@@ -44,8 +44,10 @@ _d = schema.deliveries
 # An arbitrary number, the same in every process.
 _FIRST_CLAIM_LOCK = 0x5E50_4A18
 _bytes = func.length(schema.events.c.body).label("bytes")
-# Events accepted within this time are new: those before them are a backlog, which gets at most half while new ones wait.
+# Events accepted within this time are new.
 NEW_SECONDS = 300.0
+# An endpoint has a backlog if the event of its earliest due delivery is older. Then half of a claim is for the latest new events.
+BACKLOG_SECONDS = 10.0
 # Events of the backlog that are retried lie between the new ones. The search for new ones considers this many of the latest due,
 # besides four times the wanted number.
 _CANDIDATES = 100
@@ -149,7 +151,8 @@ def claim(
     """Lease due deliveries, earliest due first.
 
     Behind a backlog, new events would wait until it is sent. So up to ``new`` of the deliveries are the latest due ones of
-    events accepted in the last ``NEW_SECONDS``, if the earliest due one is older; they alternate with the earliest due.
+    events accepted in the last ``NEW_SECONDS``, if the earliest due one is older than ``BACKLOG_SECONDS``; they alternate with the
+    earliest due.
 
     On PostgreSQL, rows that another worker is claiming are skipped (``FOR UPDATE SKIP LOCKED``). On SQLite, there is only
     one writer.
@@ -173,7 +176,7 @@ def claim(
             earliest_due = connection.execute(
                 _accepted_at_of_earliest_due(since is not None), search
             ).scalar()
-            if earliest_due is not None and earliest_due <= of_new["since"]:
+            if earliest_due is not None and earliest_due <= now - BACKLOG_SECONDS:
                 first = connection.execute(_claiming_new(), lease | of_new).all()
         wanted = search | {"most": limit - len(first)} | ({"few": begin_up_to} if begin_up_to else {})
         rest = connection.execute(_claiming(since is not None, begin_up_to > 0), wanted).all()

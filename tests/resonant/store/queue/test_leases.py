@@ -137,11 +137,13 @@ class TestClaimBehindABacklog:
         desk.enqueue("new_6")
         assert self.claim(desk, 4, new=2) == ["new_6", "old_3", "old_4", "old_5"], "what new ones leave"
 
-    def test_keeps_the_order_if_all_are_new(self, desk):
-        for number in range(4):
+    def test_keeps_the_order_until_the_earliest_is_ten_seconds_old(self, desk):
+        for number in range(6):
             desk.enqueue(f"evt_{number}")
-            desk.clock.advance(NEW_SECONDS / 5)
+            desk.clock.advance(1.5)
         assert self.claim(desk, 2, new=1) == ["evt_0", "evt_1"]
+        desk.clock.advance(5)
+        assert self.claim(desk, 2, new=1) == ["evt_5", "evt_2"]
 
     def test_finds_new_events_among_retries_and_replays_of_old_ones(self, desk):
         desk.bury("dead_1", "dead_2")
