@@ -33,6 +33,7 @@ NOTIFY_SILENT = "resonant: notify that the metrics export is silent"
 REPLAY = "resonant: replay transient dead letters when an endpoint has recovered"
 
 _REPLAY_DEPLOYMENT = "replay-dead-letters/replay"
+_EXPORT_DEPLOYMENT = "export-metrics/export-metrics"
 # Dead letters per second that a recovered service can accept in addition to its usual traffic.
 _REPLAY_RATE = 10.0
 # A dead letter that was given up this often needs an operator. Otherwise, each recovery would send it again.
@@ -42,8 +43,9 @@ _REPLAYED_REASONS = ("exhausted", "expired")
 # The variable and the value by which a deployment of prefect.yaml sends heartbeats, in seconds. Three may be missing.
 _HEARTBEAT = ("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")
 HEARTBEAT_SILENCE = timedelta(seconds=90)
+_EXPORT_INTERVAL = timedelta(minutes=5)
 # Two scheduled exports are missing, and the third is late.
-_EXPORT_SILENCE = timedelta(minutes=15)
+_SILENT_EXPORTS = 3
 
 
 async def apply_automations() -> list[str]:
@@ -62,7 +64,8 @@ async def apply_automations() -> list[str]:
             declared.append(mark_crashed(beating))
         if name := load_settings().alert_notification_block:
             block = await _notification_block(client, name)
-            declared += [notify(block), notify_silent(block)]
+            export = await client.read_deployment_by_name(_EXPORT_DEPLOYMENT)
+            declared += [notify(block), notify_silent(block, within=_silence_of(export))]
         for automation in declared:
             await apply(client, automation)
     return [automation.name for automation in declared]
@@ -168,7 +171,12 @@ def notify(block: UUID) -> Automation:
     )
 
 
-def notify_silent(block: UUID, *, within: timedelta = _EXPORT_SILENCE) -> Automation:
+def _silence_of(export: DeploymentResponse) -> timedelta:
+    intervals = [getattr(each.schedule, "interval", _EXPORT_INTERVAL) for each in export.schedules]
+    return max(intervals, default=_EXPORT_INTERVAL) * _SILENT_EXPORTS
+
+
+def notify_silent(block: UUID, *, within: timedelta) -> Automation:
     """Notify, once per silence, that the export has not completed for a while: every other alert depends on it."""
     completed = "prefect.flow-run.Completed"
     return Automation(

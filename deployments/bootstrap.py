@@ -7,8 +7,10 @@ drains. Run it again to update the server. With ``--remove``, it removes what it
 import asyncio
 import inspect
 import sys
+import tempfile
 from typing import TYPE_CHECKING, Annotated
 
+import yaml
 from typer import Option, Typer
 
 from resonant import output
@@ -24,10 +26,15 @@ if TYPE_CHECKING:
     from prefect.blocks.core import Block
 
 _SHOWN_LINES = 20
+_EMIT = "flows.emit.emit_events"
+_SHARED_INTERVAL_SECONDS = 900
 
 
-async def bootstrap() -> list[str]:
+async def bootstrap(*, shared_server: bool = False) -> list[str]:
     """Update the server that Prefect is configured for; return its deployments as ``FLOW/NAME``.
+
+    Args:
+        shared_server: see ``for_shared_server``.
 
     Raises:
         BootstrapFailed: prefect.yaml cannot be deployed; the text says why.
@@ -39,7 +46,7 @@ async def bootstrap() -> list[str]:
 
     await make_work_pool()
     stopped = await existing.read_stopped()
-    await asyncio.gather(register_block_types(), deploy())
+    await asyncio.gather(register_block_types(), deploy(shared_server=shared_server))
     await existing.pause(stopped)
     await apply_automations()
     await reports.repoint()
@@ -68,22 +75,30 @@ def block_types() -> "list[type[Block]]":
     ]
 
 
-async def deploy() -> None:
+async def deploy(*, shared_server: bool = False) -> None:
     """Apply prefect.yaml with Prefect's documented command.
+
+    Args:
+        shared_server: see ``for_shared_server``.
 
     Raises:
         BootstrapFailed: the command failed.
         ServerGone: the server became unreachable.
     """
-    command = (sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all")
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        cwd=project_directory(),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    said, _ = await process.communicate()
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        if shared_server:
+            file.write(for_shared_server((project_directory() / "prefect.yaml").read_text()))
+            file.flush()
+            command += ["--prefect-file", file.name]
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            cwd=project_directory(),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _ = await process.communicate()
     if process.returncode:
         url = configured_url()
         if url is not None and not is_there(url):
@@ -92,8 +107,29 @@ async def deploy() -> None:
         raise BootstrapFailed(f"prefect.yaml was not deployed: {tail}")
 
 
+def for_shared_server(text: str) -> str:
+    """Return a prefect.yaml for a server that lacks the settings of ``server.env`` or serves other teams.
+
+    What starts every five minutes starts every fifteen, and deliveries are sent in chunks instead of a task run each.
+    """
+    declared = yaml.safe_load(text)
+    for each in declared["deployments"]:
+        for schedule in each.get("schedules", ()):
+            if "interval" in schedule:
+                schedule["interval"] = _SHARED_INTERVAL_SECONDS
+        if each["entrypoint"] == _EMIT:
+            each["parameters"] = each.get("parameters", {}) | {"lane": "bulk"}
+    return str(yaml.safe_dump(declared))
+
+
 def main(
     *,
+    shared_server: Annotated[
+        bool,
+        Option(
+            "--shared-server", help="Load the server less: start runs every 15 minutes, and send in chunks."
+        ),
+    ] = False,
     remove: Annotated[
         bool, Option("--remove", help="Remove from the server what the bootstrap made.")
     ] = False,
@@ -117,7 +153,7 @@ def main(
             if remove:
                 _remove(url, blocks=blocks, store=store, yes=yes)
             else:
-                _set_up(url)
+                _set_up(url, shared_server=shared_server)
     except ServerGone as error:
         output.say(
             f"{error}: the {'removal' if remove else 'setup'} is incomplete; start the server, and run the bootstrap again"
@@ -128,8 +164,8 @@ def main(
         sys.exit(1)
 
 
-def _set_up(url: str) -> None:
-    names = asyncio.run(bootstrap())
+def _set_up(url: str, *, shared_server: bool) -> None:
+    names = asyncio.run(bootstrap(shared_server=shared_server))
     asyncio.run(start_drains())
     output.write(f"work pool {WORK_POOL}, block types, automations, and {', '.join(names)} are at {url}\n")
     if load_settings().alert_notification_block is None:

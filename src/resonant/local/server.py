@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
-from urllib.parse import urlsplit
 
 from resonant import output
 from resonant.errors import ServerError
@@ -145,7 +144,7 @@ def refuse_cloud(url: str) -> None:
     Raises:
         ServerError: it is one.
     """
-    if urlsplit(url).hostname in _CLOUD:
+    if url.partition("//")[2].partition("/")[0] in _CLOUD:
         raise ServerError(
             f"{url} is Prefect Cloud, which Resonant does not support: use `resonant up` or a Prefect server of your own, and set "
             "PREFECT_API_URL to it, or choose another profile, as in `prefect profile use local`"
