@@ -41,6 +41,15 @@ def test_with_another_server_configured_the_error_explains_how_to_use_it(resonan
     assert "prefect worker start --pool resonant" in refused.err
 
 
+def test_prefect_cloud_is_refused_with_what_to_use_instead(resonant, monkeypatch):
+    cloud = "https://api.prefect.cloud/api/accounts/a/workspaces/w"
+    monkeypatch.setenv("PREFECT_API_URL", cloud)
+    for command in (("up",), ("endpoint", "list")):
+        refused = resonant(*command, code=1)
+        assert refused.err.count("\n") == 1
+        assert f"{cloud} is Prefect Cloud, which Resonant does not support: use `resonant up`" in refused.err
+
+
 def test_on_a_terminal_paths_and_names_are_not_broken(tmp_path, monkeypatch, capsys):
     for name, value in (("FORCE_COLOR", "1"), ("COLUMNS", "80")):
         monkeypatch.setenv(name, value)
