@@ -14,7 +14,7 @@ from tasks.purge import purge_final_deliveries
 
 async def test_a_machine_whose_clock_is_a_month_ahead_removes_nothing(sqlite_url, tmp_path, monkeypatch):
     monkeypatch.setenv("RESONANT_HOME", str(tmp_path / "home"))
-    store = await WorkerStore.open(sqlite_url, clock=lambda: time.time() + 31 * DAY_SECONDS)
+    store = await WorkerStore.open(sqlite_url, process_clock=lambda: time.time() + 31 * DAY_SECONDS)
     await store.enqueue(Event(type="t", source="/s", data=1), "hooks")
     await send(store, "hooks", None)
     with pytest.raises(

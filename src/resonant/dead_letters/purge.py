@@ -187,7 +187,7 @@ async def time_of_purge(store: Store) -> float:
     Raises:
         StoreError: the clock of this process differs by more than a day, so that one of them is wrong.
     """
-    here = store.clock()
+    here = store.clock() - store.clock_ahead
     now = await store.read(lambda connection: connection.execute(select(SharedClock())).scalar_one())
     if abs(here - now) > DAY_SECONDS:
         days = f"{abs(here - now) / DAY_SECONDS:.1f} days {'ahead of' if here > now else 'behind'}"

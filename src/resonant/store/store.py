@@ -98,6 +98,20 @@ class Store:
         """
         return await self.database.write(self._run(operation, *args, **kwargs))
 
+    async def write_soon(
+        self,
+        lock_seconds: float,
+        operation: Callable[Concatenate[Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run one operation like ``write``, but wait for a lock no longer than this.
+
+        Raises:
+            StillLocked: another transaction holds the lock. It is a ``StoreUnavailable``.
+        """
+        return await self.database.write(self._run(operation, *args, **kwargs), lock_seconds=lock_seconds)
+
     async def read(
         self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:

@@ -292,7 +292,7 @@ def delivered_now(open_desk, postgresql_url):
 
 @pytest.mark.parametrize(("days", "said"), [(31.0, "31.0 days ahead of"), (-1.5, "1.5 days behind")])
 async def test_a_machine_whose_clock_is_more_than_a_day_off_purges_nothing(delivered_now, days, said):
-    store = await WorkerStore.open(delivered_now, clock=lambda: time.time() + days * DAY_SECONDS)
+    store = await WorkerStore.open(delivered_now, process_clock=lambda: time.time() + days * DAY_SECONDS)
     with pytest.raises(StoreError) as refusal:
         await time_of_purge(store)
     assert str(refusal.value) == (
@@ -304,7 +304,7 @@ async def test_a_machine_whose_clock_is_more_than_a_day_off_purges_nothing(deliv
 
 async def test_ages_and_the_name_of_the_archive_are_by_the_clock_of_the_store(delivered_now, tmp_path):
     """Otherwise, a machine ahead would remove what it must keep."""
-    store = await WorkerStore.open(delivered_now, clock=lambda: time.time() + 0.99 * DAY_SECONDS)
+    store = await WorkerStore.open(delivered_now, process_clock=lambda: time.time() + 0.99 * DAY_SECONDS)
     now = await time_of_purge(store)
     assert abs(now - time.time()) < 0.1 * DAY_SECONDS
     today = archive_path(None, Settings(home=tmp_path), now)

@@ -8,10 +8,8 @@ import logging
 import math
 from collections.abc import Callable, Hashable
 from contextlib import suppress
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 from weakref import WeakValueDictionary
-
-from sqlalchemy import Connection
 
 from resonant.store import Store
 from resonant.store.engine.database_errors import StillLocked
@@ -43,29 +41,11 @@ class LockTurns:
         """Return whether a write with this key waits."""
         return key in self._of_keys
 
-    async def write_soon(
-        self,
-        lock_seconds: float,
-        operation: Callable[Concatenate[Connection, P], T],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
-        """Run an operation in a transaction of its own, like ``Store.write``, which waits for a lock for this time.
-
-        Raises:
-            StillLocked: another transaction holds the lock.
-        """
-
-        def run(connection: Connection) -> T:
-            return operation(connection, *args, **kwargs)
-
-        return await self._store.database.write(run, lock_seconds=lock_seconds)
-
     async def write(self, key: Hashable, operation: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Run an operation at once, or in turns if it has to wait for a lock; see ``write_in_turn``."""
         if key not in self:
             with suppress(StillLocked):
-                return await self.write_soon(GROUP_SECONDS, operation, *args, **kwargs)
+                return await self._store.write_soon(GROUP_SECONDS, operation, *args, **kwargs)
         return await self.write_in_turn(key, operation, *args, **kwargs)
 
     async def write_in_turn(self, key: Hashable, operation: Callable[..., T], *args: Any, **kwargs: Any) -> T:
@@ -85,7 +65,7 @@ class LockTurns:
             while True:
                 async with self._turn:
                     with suppress(StillLocked):
-                        return await self.write_soon(TURN_SECONDS, operation, *args, **kwargs)
+                        return await self._store.write_soon(TURN_SECONDS, operation, *args, **kwargs)
                 if now() > max(began_at + _WARN_SECONDS, self._warned_at + _WARN_AGAIN_SECONDS):
                     self._warned_at = now()
                     message = "%s: another transaction holds a lock on an event: requests with this event wait for it"
