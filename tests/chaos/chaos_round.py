@@ -175,7 +175,7 @@ class Round:
             kind, name, self.database.url, self.journal.url, progress, self.lease_seconds, **{**fixed, **more}
         )
 
-    async def _emit_all(self, orders: Orders, clock=time.time) -> None:
+    async def _emit_all(self, orders: Orders, clock=None) -> None:
         """Emit until no delivery is unfinished, not even a parked one."""
         progress = chaos_worker.Progress(orders.progress)
         async with asyncio.timeout(_PATIENCE_SECONDS), chaos_worker.opened_store(orders, clock) as store:

@@ -88,7 +88,7 @@ class Progress:
 
 
 @asynccontextmanager
-async def opened_store(orders: Orders, clock: Clock = time.time) -> AsyncIterator[Store]:
+async def opened_store(orders: Orders, clock: Clock | None = None) -> AsyncIterator[Store]:
     async with opened(orders.url, clock=clock, lease_seconds=orders.lease_seconds) as store:
         if orders.pauses is not None:
             _slow_down(store, random.Random(orders.pauses))
@@ -206,7 +206,7 @@ OPERATIONS = {
 }
 
 
-async def work(orders: Orders, clock: Clock = time.time) -> None:
+async def work(orders: Orders, clock: Clock | None = None) -> None:
     """Do the operation once, with its own store."""
     progress = Progress(orders.progress)
     async with opened_store(orders, clock) as store:
