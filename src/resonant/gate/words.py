@@ -24,20 +24,22 @@ _WAITING = "nothing: the endpoint requested this pause, and the deliveries are s
 _PACED = "nothing: the pace grows while the endpoint keeps up"
 
 
-def described(gate: Gate, *, held: int, now: float) -> str:
+def described(gate: Gate, *, held: int, now: float, is_sent: bool = True) -> str:
     """Describe a gate on one line: state, duration, pace, reason, next probe, and number of held deliveries.
 
     Args:
         gate: the endpoint's gate.
         held: the number of deliveries that are due and held.
         now: seconds since the epoch.
+        is_sent: whether a run is alive. Without one, no probe is announced.
     """
     if not gate.governs_at(now):
         return "normal"
     wait = max(0.0, (gate.not_before or 0.0) - now)
     until = f"for {duration(wait)} more, as its Retry-After requested"
     parts = [_state(gate, now) if gate.state != "normal" else f"waiting {until}"]
-    if (probe_at := next_probe_at(gate)) is not None:
+    probe_at = next_probe_at(gate)
+    if probe_at is not None and is_sent:
         due = "a probe is due" if held else "the next delivery is the probe"
         parts.append(f"next probe in {duration(probe_at - now)}" if probe_at > now else due)
     elif gate.state == "paced" and wait:
@@ -45,7 +47,8 @@ def described(gate: Gate, *, held: int, now: float) -> str:
     if held:
         parts.append(f"{held:,} held")
     expected_at = gate.pilot_until or gate.since if gate.state == "paced" else probe_at
-    if held and expected_at is not None and now - expected_at > _UNATTENDED_SECONDS:
+    is_unattended = expected_at is not None and now - expected_at > _UNATTENDED_SECONDS
+    if held and (is_unattended or not (is_sent or gate.state == "paused")):
         parts.append("no run is sending to it: start `resonant emit`")
     return "; ".join(parts)
 

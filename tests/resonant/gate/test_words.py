@@ -69,6 +69,14 @@ def test_a_gate_without_a_run_says_so_if_it_holds_deliveries(gate, after):
     assert said not in described(gate, held=1, now=NOW + after - 10)
 
 
+@pytest.mark.parametrize("gate", [PROBING, RESUMED, PACED], ids=["probing", "due", "paced"])
+def test_without_a_run_no_probe_is_promised(gate):
+    said = described(gate, held=3, now=NOW, is_sent=False)
+    assert said.endswith("; 3 held; no run is sending to it: start `resonant emit`")
+    assert "probe" not in said.replace("probing", "")
+    assert "next" not in described(gate, held=0, now=NOW, is_sent=False)
+
+
 @pytest.mark.parametrize(
     ("gate", "expected"),
     [

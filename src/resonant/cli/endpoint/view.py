@@ -51,6 +51,7 @@ def list_(
 
     `endpoint show` shows the details.
     """
+    from resonant.store.shared.drains import is_sending
     from resonant.store.shared.subscriptions import read_subscriptions
     from resonant.store.views.endpoint_status import governed
 
@@ -62,6 +63,7 @@ def list_(
         found, now = run_async(load_endpoints(load_endpoint)), time.time()
         name_checks.remember(store, found)
         gates, subscriptions = store.read(governed, now=now), store.read(read_subscriptions)
+        is_sent = store.read(is_sending, now=now)
     numbers = Counter(each.endpoint for each in subscriptions)
     rows = [
         _Listed(name, block, _problem(name, block), _of(name, gates), numbers[name])
@@ -72,7 +74,7 @@ def list_(
     elif as_json:
         output.write_json_array(output.to_json(row.document) for row in rows)
     elif rows:
-        _write_list(rows, gates, now=now)
+        _write_list(rows, gates, now=now, is_sent=is_sent)
     else:
         output.say("no endpoints: `resonant endpoint add NAME URL` adds one")
 
@@ -93,12 +95,13 @@ def _export(rows: list[_Listed], subscriptions: list[Subscription], *, with_urls
             )
 
 
-def _write_list(rows: list[_Listed], gates: list[Governed], *, now: float) -> None:
+def _write_list(rows: list[_Listed], gates: list[Governed], *, now: float, is_sent: bool) -> None:
     from resonant.cli.inspect.overview import gate_lines
 
     output.write_table(("name", "to", "signed", "subscriptions", "state"), list(map(_cells, rows)))
     names = {row.name for row in rows}
-    for line in gate_lines([each for each in gates if each.gate.endpoint in names], now=now):
+    of_listed = [each for each in gates if each.gate.endpoint in names]
+    for line in gate_lines(of_listed, now=now, is_sent=is_sent):
         output.write_paragraph(line, indent=2)
     for row in rows:
         if row.problem is not None:
@@ -116,6 +119,7 @@ def _cells(row: _Listed) -> list[str]:
 def show(name: options.EndpointName, as_json: options.Json = False) -> None:
     """Show an endpoint's configuration and gate state; for secrets, only whether they are set."""
     from resonant.gate.words import advice, described
+    from resonant.store.shared.drains import is_sending
     from resonant.store.shared.subscriptions import read_subscriptions
     from resonant.store.views.endpoint_problems import problems
     from resonant.store.views.endpoint_status import governed
@@ -124,6 +128,7 @@ def show(name: options.EndpointName, as_json: options.Json = False) -> None:
     with on_prefect(named=not as_json) as store:
         block, now = run_async(load_endpoint(name)), time.time()
         gate, held = found = _of(name, store.read(governed, now=now))
+        is_sent = store.read(is_sending, now=now, endpoint=name)
         waits = next(iter(store.read(problems, name)), None)
         subscriptions = store.read(read_subscriptions, name)
     if as_json:
@@ -134,7 +139,8 @@ def show(name: options.EndpointName, as_json: options.Json = False) -> None:
     for key, value in documents.endpoint_settings(name, block).items():
         output.write_paragraph(f"{key}: {_cell(value)}", indent=2)
     output.write_paragraph(f"subscriptions: {len(subscriptions)}")
-    output.write_paragraph(output.visible(f"gate: {described(gate, held=held, now=now)}"), indent=2)
+    said = described(gate, held=held, now=now, is_sent=is_sent)
+    output.write_paragraph(output.visible(f"gate: {said}"), indent=2)
     if waits is not None:
         since = ago(now - waits.since)
         said = output.visible(f"deliveries wait: {waits.reason} (first seen {since})")

@@ -64,10 +64,10 @@ def write_page(settings: Settings, found: StoreStatus) -> None:
             output.write_paragraph(f"Prefect's UI shows the {what}: {url}", indent=2)
 
 
-def gate_lines(held: Sequence[Governed], *, now: float) -> Iterator[str]:
+def gate_lines(held: Sequence[Governed], *, now: float, is_sent: bool) -> Iterator[str]:
     """Yield a line about each endpoint whose gate holds deliveries back."""
     for gate, number in held[:_MOST_ROWS]:
-        line = output.visible(f"{gate.endpoint} is {described(gate, held=number, now=now)}")
+        line = output.visible(f"{gate.endpoint} is {described(gate, held=number, now=now, is_sent=is_sent)}")
         if gate.is_gone:
             yield f"{line}; `resonant endpoint show {gate.endpoint}` says what to do"
         else:

@@ -99,7 +99,7 @@ def _write_status(status: _Read, *, now: float) -> None:
     counts = _count_lines(found, now=now)
     wrong = [
         *overview.alert_lines(status.raised, status.alert_texts, now=now),
-        *overview.gate_lines(found.governed, now=now),
+        *overview.gate_lines(found.governed, now=now, is_sent=status.is_sent),
         *overview.problem_lines(found.endpoint_problems, now=now),
     ]
     screen.write_some(wrong, keep=_TABLE_LINES + len(counts))
@@ -198,7 +198,7 @@ def next_step(found: StoreStatus, *, now: float, is_sent: bool) -> str:
         waiting -= held
         others = [each.oldest_due_at for each in found.endpoints if not each.is_held]
         oldest_due_at = min((at for at in others if at is not None), default=None)
-    if waiting and not (is_sent or found.in_flight):
+    if waiting and not is_sent:
         steps.append(
             f"{counted(waiting, 'delivery waits', 'deliveries wait')}, and no run sends them: `resonant emit` sends "
             "what is due, `resonant up` sends all"

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, func, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, exists, func, or_, select
 
 from resonant.events import Clock
 from resonant.store import schema
@@ -13,7 +13,7 @@ BEAT_SECONDS, LIVE_SECONDS = 3.0, 10.0
 _KEPT_SECONDS = 3600.0
 # The endpoint of a run that is not a drain, so that it counts as no drain's successor.
 NO_DRAIN = ""
-# A run that is not a drain shows by its claims.
+# A run that is not a drain shows by its claims to which endpoints it sends.
 _RECENT_CLAIM_SECONDS = 60.0
 
 _drains, _claims = schema.drains, schema.claims
@@ -114,17 +114,18 @@ def _is_alive(now: float) -> tuple[ColumnElement[bool], ...]:
 
 
 def is_sending(connection: Connection, *, now: float, endpoint: str | None = None) -> bool:
-    """Return whether a run sends deliveries: a drain is alive, or some were claimed within the last minute.
+    """Return whether a run that sends deliveries is alive.
 
     Args:
-        endpoint: only for this endpoint; None for any.
+        endpoint: only to this endpoint; None for any.
     """
     alive = select(_drains.c.id).where(*_is_alive(now))
-    claimed = select(_claims.c.endpoint).where(_claims.c.last_claim_at > now - _RECENT_CLAIM_SECONDS)
     if endpoint is not None:
-        alive = alive.where(or_(_drains.c.endpoint.is_(None), _drains.c.endpoint == endpoint))
-        claimed = claimed.where(_claims.c.endpoint == endpoint)
-    return any(connection.execute(query.limit(1)).first() for query in (alive, claimed))
+        is_recent = _claims.c.last_claim_at > now - _RECENT_CLAIM_SECONDS
+        has_claimed = exists().where(_claims.c.endpoint == endpoint, is_recent)
+        to_it = (_drains.c.endpoint.is_(None), _drains.c.endpoint == endpoint)
+        alive = alive.where(or_(*to_it, and_(_drains.c.endpoint == NO_DRAIN, has_claimed)))
+    return connection.execute(alive.limit(1)).first() is not None
 
 
 def leave(connection: Connection, key: int | None) -> None:

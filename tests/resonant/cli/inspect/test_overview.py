@@ -11,6 +11,7 @@ from resonant.events import rfc3339
 from resonant.gate.pausing import pause
 from resonant.metrics.alerts import Condition, Crossing, record_crossings
 from resonant.store.counts.counters import Tally
+from resonant.store.shared import drains
 from resonant.store.views.endpoint_problems import note_problems
 
 REJECTED = {"category": "permanent", "code": "http_400", "status_code": 400}
@@ -244,6 +245,7 @@ def test_an_endpoint_whose_gate_is_not_normal_has_a_line_above_the_table(resonan
     assert "normal" not in before
 
     old.accept("evt_due_1", "evt_due_2", endpoint="crm")
+    old.do(lambda store: store.write(drains.beat, None, owner="run", endpoint=None, clock=old.clock))
     gate = resonant.json("endpoint", "pause", "crm", "--reason", "maintenance")["gate"]
 
     out = resonant("status").out

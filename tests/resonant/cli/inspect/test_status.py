@@ -104,6 +104,7 @@ def test_on_a_terminal_of_24_lines_the_whole_status_of_three_endpoints_is_visibl
     recent.accept("evt_due", endpoint="shop")
     crossing = replace(RAISED, at=recent.clock() - 7200)
     recent.do(lambda store: store.write(record_crossings, [crossing]))
+    recent.do(lambda store: store.write(drains.beat, None, owner="run", endpoint=None, clock=recent.clock))
 
     lines = resonant.on_a_terminal("status").splitlines()
 
@@ -145,17 +146,26 @@ def test_the_next_step(status, said):
 
 @pytest.mark.parametrize(
     ("sender", "is_sent"),
-    [("none", False), ("drain", True), ("drain of crm", False), ("old drain", False), ("claim", True)],
+    [
+        ("none", False),
+        ("drain", True),
+        ("drain of crm", False),
+        ("old drain", False),
+        ("a killed run's claim", False),
+        ("run", True),
+        ("run of others", False),
+    ],
 )
 def test_deliveries_that_no_run_sends_are_not_shown_as_in_progress(resonant, worker, sender, is_sent):
     worker.accept("evt_1", "evt_2")
 
     async def begin(store):
         endpoint, clock = ("crm" if "crm" in sender else None), worker.clock
-        if sender == "claim":
-            [lease] = await store.claim("billing", owner="run-1", limit=1)
-            await store.release([lease])
-        elif sender != "none":
+        if sender in ("a killed run's claim", "run"):
+            await store.claim("billing", owner="run-1", limit=1)
+        if "run" in sender.split():
+            endpoint = drains.NO_DRAIN
+        if sender not in ("none", "a killed run's claim"):
             age = 11 if sender == "old drain" else 0
             await store.write(
                 drains.beat, None, owner="run-1", endpoint=endpoint, clock=lambda: clock() - age
