@@ -59,14 +59,14 @@ class Stack:
         deployments: their names, as ``FLOW/NAME``.
         parts: the processes that must run, the worker last.
         has_password: whether the server requires the password of ``password_file``.
-        note: called with whether the server runs, so that other commands find it.
+        note: lets other commands find the server while it runs.
     """
 
     server: Server
     deployments: list[str]
     parts: Parts
     has_password: bool
-    note: Callable[[bool], None]
+    note: Callable[[], None]
 
     def watch(self) -> NoReturn:
         """Start parts again that end.
@@ -76,7 +76,7 @@ class Stack:
         """
         while True:
             self.parts.look()
-            self.note(all(self.parts.runs(part) for part in self.parts if isinstance(part, ServerProcess)))
+            self.note()
             time.sleep(POLL_SECONDS)
 
 
@@ -138,17 +138,25 @@ def running_stack(
                 output.say("starting the HTTP intake")
                 _start(parts, Intake(home, elsewhere, intake_port))
             output.say("starting the Prefect server, 5 to 20 s")
-            _start(parts, ServerProcess(settings, port=port, ui=True, variables=of_store))
+            serving = ServerProcess(settings, port=port, ui=True, variables=of_store)
+            _start(parts, serving)
             with translated_server_errors(server.api_url):
                 check_client_names()
                 output.say("starting the worker and applying the deployments, 5 to 10 s")
-                worker = Worker(home, elsewhere | {"TMPDIR": str(folder)}, server.api_url)
+                worker = Worker(
+                    home,
+                    elsewhere | {"TMPDIR": str(folder)},
+                    server.api_url,
+                    is_served=lambda: parts.runs(serving),
+                )
                 parts.start(worker)
                 with _ended_with_runs(parts, worker):
                     deployments = asyncio.run(deploy())
                     parts.wait(worker)
                     with _noted(settings, server, has_password=has_password) as note:
-                        yield Stack(server, deployments, parts, has_password, note)
+                        yield Stack(
+                            server, deployments, parts, has_password, lambda: note(parts.runs(serving))
+                        )
 
 
 def _start(parts: Parts, part: Part) -> None:

@@ -5,12 +5,12 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from resonant.errors import ServerError
 from resonant.events import Clock
-from resonant.local.health import is_healthy, translated_server_errors
+from resonant.local.health import translated_server_errors
 from resonant.local.parts import Part
 from resonant.local.server import WORKER_SECONDS
 from resonant.local.work_pool import WORK_POOL, has_worker, make_work_pool, set_states, start_drains
@@ -28,12 +28,20 @@ class Worker(Part):
         home: the folder of its log.
         variables: its environment variables, in addition to those of this process.
         api_url: its server.
+        is_served: returns whether that server runs: another program on its port must not get the password.
         clock: the present time, in seconds since the epoch.
     """
 
     def __init__(
-        self, home: Path, variables: Mapping[str, str], api_url: str, *, clock: Clock = time.time
+        self,
+        home: Path,
+        variables: Mapping[str, str],
+        api_url: str,
+        *,
+        is_served: Callable[[], bool],
+        clock: Clock = time.time,
     ) -> None:
+        self._is_served = is_served
         self._api_url = api_url
         self._clock = clock
         self._started_at: float | None = None
@@ -50,8 +58,8 @@ class Worker(Part):
         )
 
     def start(self) -> bool:
-        """Start it once its server answers, after the runs of a lost worker are marked as crashed."""
-        if not is_healthy(self._api_url):
+        """Start it once its server runs, after the runs of a lost worker are marked as crashed."""
+        if not self._is_served():
             return False
         import httpx
         from prefect.exceptions import PrefectException
