@@ -30,29 +30,23 @@ _AT_MOST_EVERY = timedelta(seconds=15)
 
 
 async def check_deployed() -> None:
-    """Check that the server has the deployment of the flow.
+    """Check that the server has the deployment of the flow, in a work pool.
 
     Raises:
         ResonantError: it does not.
     """
     async with get_client() as client:
-        if await _deployment(client) is None:
-            raise ResonantError(
-                f"this Prefect server has no deployment {REPORTS}: {_DEPLOY}, and then this command again"
-            )
+        if missing := _missing(await _deployment(client)):
+            raise ResonantError(f"{missing}, and then this command again")
 
 
 async def problem() -> str | None:
     """Return why the server runs no reports, and what to do; None if it does."""
     async with get_client() as client:
         deployment = await _deployment(client)
-    if deployment is None:
-        return f"this Prefect server has no deployment {REPORTS}: {_DEPLOY}"
-    if deployment.work_pool_name is None:
-        return f"{REPORTS} has no work pool: {_DEPLOY}"
-    if deployment.paused:
+    if deployment and deployment.paused:
         return f"{REPORTS} is paused: run `resonant automation enable` again"
-    return None
+    return _missing(deployment)
 
 
 async def this_server() -> str:
@@ -148,6 +142,14 @@ async def _deployment(client: PrefectClient) -> DeploymentResponse | None:
         return await client.read_deployment_by_name(REPORTS)
     except ObjectNotFound:
         return None
+
+
+def _missing(deployment: DeploymentResponse | None) -> str | None:
+    if deployment is None:
+        return f"this Prefect server has no deployment {REPORTS}: {_DEPLOY}"
+    if deployment.work_pool_name is None:
+        return f"{REPORTS} has no work pool: {_DEPLOY}"
+    return None
 
 
 def _flow_is(names: Iterable[str]) -> ResourceSpecification:

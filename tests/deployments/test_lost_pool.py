@@ -57,6 +57,8 @@ def test_reports_that_cannot_run_are_listed_with_the_reason(machine, server, wit
     )
     [row] = machine.read("automation", "list")
     assert row["problem"].startswith("report-failed-runs/report-failed-runs has no work pool")
+    refused = machine.do("automation", "enable", *ENABLED, code=1)
+    assert "report-failed-runs/report-failed-runs has no work pool: start `resonant up`" in refused.stderr
 
     without_pool()
     done = machine.do("automation", "list")
