@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import re
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from resonant.events import Category
 
 _SOON_RETRIES, _SOON_SECONDS = 3, "0.03"
+# Requests of an import at the same time. The server takes 20 ms of CPU for each, so more would not be faster.
+_REQUESTS_AT_ONCE = 8
 
 
 def name_from_url(url: str) -> str:
@@ -251,7 +254,8 @@ async def save_endpoints(
         kind = await client.read_block_type_by_slug(DEFAULT_BLOCK_TYPE)
         schema = await client.get_most_recent_block_schema_for_block_type(kind.id)
         saved = await endpoint_documents()
-        for name, block in blocks.items():
+
+        async def save(name: str, block: WebhookEndpoint | None) -> None:
             try:
                 document = saved.get(name)
                 if block is None:
@@ -278,6 +282,20 @@ async def save_endpoints(
                     f"endpoint {name!r}: another command saved or removed it meanwhile: import it again"
                 ) from None
             on_saved(name)
+
+        left = iter(blocks.items())
+
+        async def save_next() -> None:
+            for name, block in left:
+                await save(name, block)
+
+        saving = [asyncio.create_task(save_next()) for _ in range(_REQUESTS_AT_ONCE)]
+        try:
+            await asyncio.gather(*saving)
+        finally:
+            for each in saving:
+                each.cancel()
+            await asyncio.gather(*saving, return_exceptions=True)
 
 
 async def _retry_soon(response: httpx.Response) -> None:

@@ -13,7 +13,8 @@ from prefect.client.schemas.actions import BlockDocumentUpdate
 from pydantic import SecretStr
 
 from blocks import WebhookEndpoint
-from blocks.catalog import remove_endpoint
+from blocks.catalog import remove_endpoint, save_endpoints
+from blocks.loading import endpoint_documents
 from resonant.errors import EndpointError, UnknownEndpoint
 from resonant.events import rfc3339
 from resonant.store.shared.gates import Gate, GateChange, change_gate
@@ -328,6 +329,34 @@ def test_an_import_that_was_killed_is_completed_by_the_next(
         resonant.on_prefect(*command, code=1)
     assert resonant.on_prefect(*command).out.startswith(f"+ {IMPORTED}\n- cli-hooks\n1 added, ")
     assert subscriptions(resonant) == resonant.json("automation", "list", "--all-servers") == []
+
+
+def test_an_import_saves_endpoints_at_the_same_time_and_ends_with_the_first_failure(on_server):
+    saved, blocks = (
+        [],
+        {
+            f"cli-many-{number}": WebhookEndpoint(url=SecretStr("https://hooks.example.com"))
+            for number in range(20)
+        },
+    )
+
+    async def save_twice():
+        await save_endpoints(blocks, saved.append)
+        assert sorted(saved) == sorted(blocks)
+        gone, saved[:] = dict.fromkeys(blocks), []
+
+        def remove_the_rest(name):
+            saved.append(name)
+            if len(saved) == 1:
+                raise EndpointError("the first failure")
+
+        with pytest.raises(EndpointError, match="the first failure"):
+            await save_endpoints(gone, remove_the_rest)
+        assert len(saved) < len(blocks)
+        await save_endpoints(gone, saved.append)
+        return await endpoint_documents()
+
+    assert not asyncio.run(save_twice()).keys() & blocks.keys()
 
 
 @pytest.mark.parametrize("text", ["- {name: cli-a, url: 'https://a.example'}\n- {name: cli-b}\n", ""])
