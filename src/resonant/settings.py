@@ -23,6 +23,14 @@ _BUILT_IN_POLICIES = {
     "classic": RetryPolicy.classic(),
     "standard-webhooks": RetryPolicy.standard_webhooks(),
 }
+# The words of pydantic that only programmers in Python know.
+_WORDS = {
+    "a valid dictionary": "an object",
+    "a dictionary or an instance of RetryPolicy": "an object",
+    "a valid boolean": "true or false",
+    "a valid string": "text",
+    "Field required": "is missing",
+}
 _DURATIONS = ("base", "cap", "max_age", "park_after")
 
 
@@ -269,7 +277,10 @@ def first_problem(error: ValidationError) -> tuple[list[str], str]:
     """Return the place and the text of a validation's first error, in our words and without the wrong value."""
     first = error.errors(include_input=False, include_url=False)[0]
     text, _, _ = first["msg"].removeprefix("Value error, ").partition(", unable to ")
-    return list(map(str, first["loc"])), re.sub("^Input should ", "must ", text)
+    for theirs, ours in _WORDS.items():
+        text = text.replace(theirs, ours)
+    place = [str(each) for each in first["loc"] if each != "[key]"]
+    return place, re.sub("^Input should ", "must ", text)
 
 
 def _policy_fields(name: str, fields: dict[str, Any]) -> dict[str, Any]:

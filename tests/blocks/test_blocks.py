@@ -382,7 +382,7 @@ async def test_every_endpoint_is_loaded_by_name_and_a_broken_one_says_no_secret(
             {"status_overrides": {"404": "odd"}},
             "its status_overrides must be 'transient', 'permanent' or 'unknown'",
         ),
-        ({"signing_secret": ["s3cret"]}, "its signing_secret must be a valid string"),
+        ({"signing_secret": ["s3cret"]}, "its signing_secret must be text"),
     ],
 )
 async def test_a_wrong_value_is_named_without_its_text(listed, values, problem):

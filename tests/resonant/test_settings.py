@@ -134,8 +134,13 @@ def test_an_unknown_policy_is_an_error_that_lists_the_known_ones(environment):
         ("max_waiting", "-1", "RESONANT_MAX_WAITING: must be greater than or equal to 0"),
         ("policies", "{patient: 3}", "RESONANT_POLICIES: not JSON: Expecting property name"),
         ("retention_by_reason", "permanent=90", "RESONANT_RETENTION_BY_REASON: not JSON: Expecting value"),
-        ("policies", "[]", "RESONANT_POLICIES: must be a valid dictionary"),
-        ("policies", '{"a": 3}', "RESONANT_POLICIES: a: must be a dictionary"),
+        ("policies", "[]", "RESONANT_POLICIES: must be an object"),
+        (
+            "retention_by_reason",
+            '{"odd": 3}',
+            "RESONANT_RETENTION_BY_REASON: odd: must be 'permanent', 'exhausted'",
+        ),
+        ("policies", '{"a": 3}', "RESONANT_POLICIES: a: must be an object"),
         ("policies", '{"a": {"max_atempts": 3}}', "RESONANT_POLICIES: policy 'a' has no field 'max_atempts'"),
         (
             "policies",

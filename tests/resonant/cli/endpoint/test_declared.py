@@ -65,7 +65,7 @@ def test_a_file_without_endpoints_declares_none():
         (f"- name: a\n  url: {URL}\n  name: b\n", "the key 'name' is repeated in line 3"),
         (f'{JSON_SHOP}\n{{"name": "b", "name": "c"}}', "the key 'name' is repeated in line 2"),
         ("- {name: slack/a}", "endpoint 'slack/a' is not of type webhook-endpoint"),
-        ("- {name: shop}", "'shop': its url: Field required"),
+        ("- {name: shop}", "'shop': its url: is missing"),
         ("- {name: shop, url: 'http://127.0.0.1/'}", "'shop': 127.0.0.1 is a private"),
     ],
 )
@@ -82,6 +82,9 @@ def test_a_malformed_file_is_refused_with_its_place(text, problem):
         ("timeout: 0", "its timeout: must be greater than 0"),
         ("policy: pateint", "no retry policy is named 'pateint'"),
         ("status_overrides: {404: maybe}", "its status_overrides: must be"),
+        ("allow_private: maybe", "its allow_private: must be true or false"),
+        ("status_overrides: 5", "its status_overrides: must be an object"),
+        ("ca_file: 5", "its ca_file: must be text"),
         ("mode: both", "its mode: must be 'binary' or 'structured'"),
         ("status_overrides: {99: transient}", "its status_overrides: 99 is not a status from 100 to 599"),
         ("status_overrides: {600: transient}", "its status_overrides: 600 is not"),
