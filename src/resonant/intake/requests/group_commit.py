@@ -94,7 +94,7 @@ class GroupCommit:
         is_one = len(group) == 1
         seconds = TURN_SECONDS if is_one else GROUP_SECONDS
         try:
-            outcomes = await self._turns.write_soon(seconds, accept, wanted, now=self._store.clock())
+            outcomes = await self._store.write_soon(seconds, accept, wanted, now=self._store.clock())
         except Exception as error:
             # One event must not make the others fail or wait.
             if is_one or (isinstance(error, StoreError) and not isinstance(error, StillLocked)):
