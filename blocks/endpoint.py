@@ -1,5 +1,6 @@
 """The base classes of endpoint blocks."""
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, Self
@@ -9,7 +10,7 @@ from pydantic import BaseModel, Field, HttpUrl
 
 from resonant.delivery.attempt import Destination
 from resonant.errors import EndpointError
-from resonant.events import Event
+from resonant.events import Clock, Event
 from resonant.local.calls import StoredId, both_ways
 from resonant.sinks.base import CallableSink, Receipt
 from resonant.sinks.redaction import Redactor
@@ -102,8 +103,12 @@ class EndpointBlock(Block, ABC):
         return await store_given(event, endpoint_name(self.get_block_type_slug(), name), is_of_block=True)
 
     @abstractmethod
-    def open(self, name: str) -> Destination:
+    def open(self, name: str, *, clock: Clock = time.time) -> Destination:
         """Return a destination that sends to this endpoint under this name.
+
+        Args:
+            name: of the endpoint.
+            clock: of signatures and their ends, in seconds since the epoch.
 
         Raises:
             EndpointError: it cannot be used as configured.
@@ -129,7 +134,7 @@ class SinkBlock(EndpointBlock, ABC):
             event: ``event.body`` is its data as compact UTF-8 JSON.
         """
 
-    def open(self, name: str) -> Destination:
+    def open(self, name: str, *, clock: Clock = time.time) -> Destination:  # noqa: ARG002 - signs nothing
         """Return a destination that removes the block's secrets from errors and results."""
         redactor = Redactor(_secrets(self))
 

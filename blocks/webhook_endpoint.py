@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import time
 from dataclasses import astuple
 from datetime import UTC, datetime
 from typing import Any
@@ -11,7 +12,7 @@ from pydantic import AwareDatetime, Field, SecretStr
 
 from resonant.delivery.attempt import Destination
 from resonant.errors import EndpointError, NotReady, ResonantError, SendFailed
-from resonant.events import Category, Event
+from resonant.events import Category, Clock, Event
 from resonant.local.calls import Finished, both_ways
 from resonant.settings import egress_proxy
 from resonant.sinks.base import Receipt
@@ -228,7 +229,7 @@ class WebhookEndpoint(EndpointBlock):
             except Exception as error:  # noqa: BLE001 - its text may contain the URL
                 raise SendFailed(Redactor.of(endpoint, also=sink.tokens).message(error)) from None
 
-    def open(self, name: str) -> Destination:
+    def open(self, name: str, *, clock: Clock = time.time) -> Destination:
         """Return a destination that reads this endpoint's configuration again while it is open."""
         # This imports the HTTP client, which `endpoint list` does not need.
         from resonant.sinks.reloading import ReloadingSink  # noqa: PLC0415
@@ -242,7 +243,7 @@ class WebhookEndpoint(EndpointBlock):
         endpoint = self.to_endpoint(name)
         if warning := self.warning():
             logger.warning("endpoint %s: %s", name, warning)
-        sink = ReloadingSink(endpoint, read)
+        sink = ReloadingSink(endpoint, read, clock=clock)
         return Destination(
             name=name,
             sink=sink,

@@ -27,7 +27,7 @@ from resonant.dispatch.limits import Limits
 from resonant.dispatch.run.garbage import garbage_collected_less_often
 from resonant.dispatch.tracking import Tracker
 from resonant.errors import ConflictingEvent, EndpointError, StoreError, UnroutedEvent
-from resonant.events import Lease, LeaseKey, rfc3339
+from resonant.events import Clock, Lease, LeaseKey, rfc3339
 from resonant.input_lines import event_from_fields
 from resonant.local.compatibility import check_client_names
 from resonant.local.records import records
@@ -77,7 +77,7 @@ async def open_dispatcher(
         dispatcher = Dispatcher(
             store,
             attempt_runner,
-            partial(open_destination, lease_seconds=store.lease_seconds),
+            partial(open_destination, lease_seconds=store.lease_seconds, clock=store.clock),
             owner=owner,
             limits=limits,
             on_gate_change=on_gate_change,
@@ -103,7 +103,7 @@ def _store_failure_logged_once(dispatcher: Dispatcher) -> Iterator[None]:
         logger.removeFilter(is_no_echo)
 
 
-async def open_destination(name: str, *, lease_seconds: float) -> Destination:
+async def open_destination(name: str, *, lease_seconds: float, clock: Clock) -> Destination:
     """Open an endpoint by name; its timeout must be shorter than a lease.
 
     Raises:
@@ -115,7 +115,7 @@ async def open_destination(name: str, *, lease_seconds: float) -> Destination:
             f"endpoint {name!r}: its timeout of {block.timeout:g} s must be shorter than a worker's lease of "
             f"{lease_seconds:g} s (RESONANT_LEASE_SECONDS)"
         )
-    return block.open(name)
+    return block.open(name, clock=clock)
 
 
 async def send_due(dispatcher: Dispatcher, *, endpoint: str | None, own: Tracker | None) -> Counts:
