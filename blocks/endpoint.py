@@ -108,7 +108,7 @@ class EndpointBlock(Block, ABC):
 
         Args:
             name: of the endpoint.
-            clock: of signatures and their ends, in seconds since the epoch.
+            clock: for signatures and the expiry of old secrets, in seconds since the epoch.
 
         Raises:
             EndpointError: it cannot be used as configured.

@@ -28,7 +28,7 @@ from .endpoint import CAPABILITY, DEFAULT_BLOCK_TYPE, EndpointBlock, endpoint_na
 
 logger = logging.getLogger(__name__)
 
-# The most names in one request, and among which to look for similar ones; and the most that are compared with these.
+# The most names in one request, and the most stored names to search for similar ones; the most missing names to compare with them.
 _MOST_NAMES, _MOST_COMPARED = 1_000, 10
 
 
@@ -79,7 +79,7 @@ async def _read_together(name: str) -> "_Read":
 
 
 class _Read(NamedTuple):
-    """The documents that were found, by name; and names to suggest instead of those that were not."""
+    """The documents found, by name, and the names to suggest for missing ones."""
 
     found: dict[str, BlockDocument]
     similar: Collection[str]

@@ -1,7 +1,7 @@
 """Sets up a Prefect server for Resonant: work pool, block types, the deployments of prefect.yaml, automations.
 
 ``python -m deployments.bootstrap``, run in the project's folder, sets up the server at ``PREFECT_API_URL`` and starts two
-drains. Run it again to update the server. With ``--remove``, it removes what it made: see ``deployments/removal.py``.
+drains. Run it again to update the server. ``--remove`` removes what it created: see ``deployments/removal.py``.
 """
 
 import asyncio
@@ -110,7 +110,7 @@ async def deploy(*, shared_server: bool = False) -> None:
 def for_shared_server(text: str) -> str:
     """Return a prefect.yaml for a server that lacks the settings of ``server.env`` or serves other teams.
 
-    What starts every five minutes starts every fifteen, and deliveries are sent in chunks instead of a task run each.
+    Schedules start runs every 15 minutes instead of every five, and the deliveries of a chunk share one task run.
     """
     declared = yaml.safe_load(text)
     for each in declared["deployments"]:
@@ -131,7 +131,7 @@ def main(
         ),
     ] = False,
     remove: Annotated[
-        bool, Option("--remove", help="Remove from the server what the bootstrap made.")
+        bool, Option("--remove", help="Remove from the server what the bootstrap created.")
     ] = False,
     blocks: Annotated[
         bool,

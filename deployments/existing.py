@@ -70,7 +70,7 @@ async def remove_old_deployments() -> None:
 
 
 async def read_deployments(client: PrefectClient) -> dict[str, DeploymentResponse]:
-    """Return the deployments to the work pool, and those of our flows without one, by ``FLOW/NAME``."""
+    """Return the deployments in the work pool, and those of our flows without a pool, by ``FLOW/NAME``."""
     in_pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[WORK_POOL]))
     deployments = await client.read_deployments(work_pool_filter=in_pool)
     # Those of a work pool that was deleted.

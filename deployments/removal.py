@@ -1,7 +1,7 @@
-"""Removes from a Prefect server what the bootstrap made there, and the local store.
+"""Removes what the bootstrap created on a Prefect server, and the local store.
 
-``python -m deployments.bootstrap --remove`` lists everything, asks, and removes it. What is already gone is ignored, so it can be
-repeated. Flow runs that have ended stay, as Prefect keeps them.
+``python -m deployments.bootstrap --remove`` lists everything, asks, and removes it. Objects that are already gone
+are no error, so it can be repeated. Flow runs that have ended stay.
 """
 
 from collections.abc import Awaitable, Callable
@@ -38,11 +38,11 @@ _AUTOMATIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """Something to remove.
+    """An object to remove.
 
     Attributes:
         name: with its kind, as shown.
-        remove: removes it; raises ObjectNotFound if it is gone.
+        remove: removes the object; raises ObjectNotFound if it is gone.
     """
 
     name: str
@@ -51,14 +51,14 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a removal removes, in this order, and a line for each thing that it keeps."""
+    """The objects to remove, in this order, and a line for each object to keep."""
 
     things: list[Thing]
     kept: list[str]
 
 
 async def plan(kinds: list[str], *, blocks: bool) -> Plan:
-    """Find what the bootstrap made.
+    """Find the objects that the bootstrap created.
 
     Args:
         kinds: the slugs of our block types.
@@ -78,7 +78,7 @@ async def plan(kinds: list[str], *, blocks: bool) -> Plan:
 
 
 async def carry_out(planned: Plan, say: Callable[[str], object]) -> None:
-    """Remove what was planned, and say each."""
+    """Remove the planned objects, and report each."""
     async with get_client() as client:
         for each in planned.things:
             with suppress(ObjectNotFound):  # it has been removed meanwhile
@@ -90,7 +90,7 @@ def store_files(settings: Settings) -> list[Path]:
     """Return the files of the local store.
 
     Raises:
-        ResonantError: it is on a database server, or ``resonant up`` uses it.
+        ResonantError: the store is on a database server, or ``resonant up`` uses it.
     """
     file = file_of(settings.store_url)
     if file is None:

@@ -41,7 +41,7 @@ async def check_deployed() -> None:
 
 
 async def problem() -> str | None:
-    """Return why the server runs no reports, and what to do; None if it does."""
+    """Return why the server reports no failed runs, and what to do; None if it reports them."""
     async with get_client() as client:
         deployment = await _deployment(client)
     if deployment and deployment.paused:
@@ -76,7 +76,7 @@ async def start_for(watches: Collection[RunWatch]) -> None:
 
 
 async def repoint() -> None:
-    """Let the automation, if it exists, start the present deployment: the former one may have been deleted."""
+    """Let the automation, if it exists, start the current deployment: the earlier one may have been deleted."""
     async with get_client() as client:
         deployment = await _deployment(client)
         for found in await client.read_automations_by_name(AUTOMATION):

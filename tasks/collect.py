@@ -37,7 +37,7 @@ from resonant.store.shared.gates import Gate
 from resonant.store.shared.processes import has_ended
 from resonant.store.views.endpoint_status import governed
 
-# In the description of the triage, for the next one.
+# The time of the newest dead letter, in the description of the last triage.
 _LAST = re.compile(r"The last of them: (\S+)\.$")
 _RUNS_A_PAGE = 200
 _SILENCE = timedelta(minutes=10)
@@ -120,9 +120,9 @@ async def mark_task_runs_of_ended_runs(*, now: datetime | None = None) -> int:
 async def rescue_lost_leases(store: WorkerStore) -> int:
     """Rescue the deliveries whose process on this machine, or whose flow run, has ended; return their number.
 
-    Expired leases are left to drains, which watch for half a lease first. So are the leases of two kinds of runs: a run that
-    this Prefect server does not know may belong to another server, and a run that was marked as crashed because its heartbeats
-    stopped may be alive, since the server may have been down. A run whose state was only set by hand still reports to the store.
+    Expired leases are left to drains, which watch for half a lease first. The leases of these runs are left to drains, too: a run
+    that this Prefect server does not know may belong to another server; a run that was marked as crashed because its heartbeats
+    stopped may be alive, since the server may have been down; a run whose state was set by hand may still report to the store.
     """
     of_processes = await store.rescue_ended(has_ended)
     ids: list[UUID] = []

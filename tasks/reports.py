@@ -40,7 +40,7 @@ OWN_FLOWS = (
 )
 # Until then, a failure may still appear: Prefect commits states later than their times, and servers that share a database differ.
 _SETTLED_AFTER_SECONDS = 600.0
-# The time of the server has whole seconds, and is some moments old on a busy one.
+# The server's time has whole seconds. On a busy server, it is slightly old.
 _AHEAD_SECONDS = 60.0
 # Most runs in one transaction, and most transactions for a watch in one round. The next round continues.
 _MOST_AT_ONCE = 1000

@@ -79,10 +79,10 @@ def open_private(path: Path, mode: str, *, buffering: int = -1) -> IO[bytes]:
 
 
 def create_private(path: Path, content: bytes) -> None:
-    """Create a file that only its owner may read and write, and that has its content from the first moment.
+    """Create a file together with its content; only its owner may read and write it.
 
     Raises:
-        FileExistsError: something has that name.
+        FileExistsError: the path exists.
         OSError: it cannot be created.
     """
     _follow(path)
@@ -106,12 +106,12 @@ def create_private(path: Path, content: bytes) -> None:
 def shorten_log(path: Path, *, most_bytes: int, kept_bytes: int) -> None:
     """Keep only the last lines of a log that has grown too large. Processes may append to it meanwhile, and lose a few lines.
 
-    It needs no space: the disk may be full.
+    This needs no free space, since the disk may be full.
 
     Args:
         path: the log; its writers opened it for appending.
         most_bytes: the size that it may have.
-        kept_bytes: how much of a larger one is kept.
+        kept_bytes: how much of a larger log is kept.
     """
     with suppress(OSError), path.open("r+b") as log:
         if os.fstat(log.fileno()).st_size <= most_bytes:

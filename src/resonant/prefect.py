@@ -56,7 +56,7 @@ _place: ContextVar[str | None] = ContextVar("place", default=None)
 
 
 class _Placed(Task[P, R]):
-    """A task whose calls get their places when they are made."""
+    """A task that determines the place of a call when the call is made."""
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         with _placed_call():

@@ -1,4 +1,4 @@
-"""``python -m deployments.bootstrap --remove`` removes what the bootstrap made on a Prefect server, and the store if asked."""
+"""``python -m deployments.bootstrap --remove`` removes what the bootstrap created, and with ``--store`` the store."""
 
 import os
 import pty

@@ -1,4 +1,4 @@
-"""The daily purge trusts no clock alone."""
+"""The daily purge does not trust the clock of one machine."""
 
 import time
 

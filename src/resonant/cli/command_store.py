@@ -145,7 +145,7 @@ class CommandStore:
 
 
 def check_file(url: str) -> None:
-    """Refuse an SQLite store whose file does not exist: a new one would look as if nothing were wrong."""
+    """Refuse an SQLite store whose file does not exist: a new, empty store would hide a wrong path."""
     from resonant.errors import StoreRefused
     from resonant.store.engine.database import file_of
 

@@ -276,7 +276,7 @@ def subscription_test(
 
 
 def run_watch(found: RunWatch, problem: str | None = None) -> Document:
-    """Return the flows and the tag whose failed runs an endpoint gets, and why it gets none now."""
+    """Return the flows and the tag whose failed runs an endpoint gets, and the problem if none are reported."""
     return {
         "automation": "failed-runs",
         "endpoint": found.endpoint,
@@ -608,8 +608,8 @@ def endpoint_import(
     """Return the changes of an import; with ``dry_run``, it did not make them.
 
     Args:
-        changes: of each endpoint.
-        written: the URL and the references of endpoints as the file has them.
+        changes: one for each endpoint.
+        written: the URL and the references of each endpoint, as written in the file.
     """
     names = {
         kind: [each.name for each in changes if each.kind == kind]

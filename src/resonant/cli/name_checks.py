@@ -150,8 +150,8 @@ def note_change(store: CommandStore, saved: Collection[str], action: Action, **s
     Args:
         store: the command's store.
         saved: the endpoints that were added or changed.
-        action: of the command.
-        selection: what it changed, without secrets.
+        action: the command, for the audit.
+        selection: the changed endpoints and settings, without secrets.
     """
     from resonant.store.audit import record_change
     from resonant.store.engine.wakeup import announce

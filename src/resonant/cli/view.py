@@ -97,7 +97,7 @@ class Seen(Generic[Row]):
 
 
 def fills_a_screen(store: CommandStore, count: Callable[..., int], *what: object, **how: object) -> bool:
-    """Return whether standard output is a terminal, and the rows, which ``count`` counts, fill more than its height."""
+    """Return whether standard output is a terminal that is too small for the rows, which ``count`` counts."""
     console = output.stdout()
     if not console.is_terminal:
         return False

@@ -82,7 +82,7 @@ class ErasurePlan(NamedTuple):
     """The numbers of events and deliveries that an erasure would change now.
 
     Attributes:
-        events: events to erase, and the system's own events about those of their deliveries that were purged.
+        events: the events to erase, with Resonant's own events about their purged deliveries.
         deliveries: all their deliveries.
         unfinished: those of them that would be given up, with the reason ``cancelled``.
         being_sent: unfinished deliveries that are being sent, for which an erasure waits.
@@ -99,7 +99,7 @@ class ErasureReport:
     """The result of an erasure.
 
     Attributes:
-        events: those that were erased, without the system's own events about them; but with those about purged deliveries.
+        events: the erased events; of Resonant's own events, only those about purged deliveries count.
         deliveries: their deliveries.
         cancelled: those of them that were unfinished.
         being_sent: events that are not erased, since deliveries of them were being sent until the end.
@@ -291,7 +291,7 @@ def _check_ids(connection: Connection, what: Erasure) -> None:
 
 async def _pages(store: WorkerStore, what: Erasure, *, until: int) -> AsyncIterator[list[int]]:
     """Yield the keys of the events to erase."""
-    # Reports first: with a subject, only the events show which of them are meant.
+    # Reports first: they have no subject, so a filter by subject needs the events of the purged deliveries.
     for find in (_find_reports, _find):
         last: int | None = 0
         while last is not None:
@@ -309,7 +309,7 @@ def _find(connection: Connection, what: Erasure, *, after: int, until: int) -> t
 def _find_reports(
     connection: Connection, what: Erasure, *, after: int, until: int
 ) -> tuple[int | None, list[int]]:
-    """Find the system's own events about deliveries of these events that were purged."""
+    """Find Resonant's own events about purged deliveries of these events."""
     last, found = _look_for_reports(connection, what, after=after, until=until)
     return last, [report.key for report in found]
 
@@ -324,7 +324,7 @@ def _look_for_reports(
 
     last, found = reports_of_purged(connection, is_wanted, after=after, until=until, limit=_BATCH)
     if what.subject is not None and found:
-        # Reports have none: only those about events that are still stored are found.
+        # Reports have no subject. So only reports about events that are still stored are found.
         is_theirs = is_any_of(_e.c.id, {report.event.id for report in found})
         rows = connection.execute(select(_e.c.source, _e.c.id).where(*what.conditions(), is_theirs))
         events = {EventKey(*row) for row in rows}

@@ -182,10 +182,10 @@ def archive_path(asked: str | None, settings: Settings, now: float) -> Path:
 
 
 async def time_of_purge(store: Store) -> float:
-    """Return the time from which a purge counts ages, in seconds since the epoch: by the store's clock, which all processes share.
+    """Return the store's time, from which a purge counts ages, in seconds since the epoch.
 
     Raises:
-        StoreError: the clock of this process differs by more than a day, so that one of them is wrong.
+        StoreError: the clock of this process differs from the store's by more than a day.
     """
     here = store.clock() - store.clock_ahead
     now = await store.read(lambda connection: connection.execute(select(SharedClock())).scalar_one())

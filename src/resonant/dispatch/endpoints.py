@@ -90,21 +90,21 @@ class Endpoints:
         return [endpoint for endpoint in found if endpoint.is_ready()]
 
     async def try_saved(self) -> None:
-        """Let the next look try those again whose recorded problem was removed: another process has saved or opened them."""
+        """Let the next look retry the endpoints whose recorded problem another process has removed: it has saved or opened them."""
         if closed := self._pauses.keys() & self._noted.keys():
             for name in closed - await self._store.read(endpoint_problems.with_problems):
                 for known in (self._noted, self._pauses, self._reopen_at):
                     known.pop(name, None)
 
     def _note(self, name: str, problem: str) -> None:
-        """Let the next record say why nothing can be sent to an endpoint now."""
+        """Keep the reason why nothing can be sent to an endpoint for the next record."""
         if problem != self._noted.get(name):
             self._to_note[name] = problem
 
     async def _record(self, names: Iterable[str]) -> None:
-        """Record the problems that have begun, and those of these endpoints that have ended.
+        """Record new problems, and remove those of these endpoints that have ended.
 
-        Each in one transaction, since hundreds may have the same proxy or server of tokens, or be opened at once.
+        Each step is one transaction, since hundreds of endpoints may share a proxy or a token server, or be opened at once.
         """
         if new := self._new.copy():
             with_problems, known = await self._store.read(_noted)

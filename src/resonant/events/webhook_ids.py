@@ -1,8 +1,8 @@
 """The ``webhook-id`` of an event, by which receivers recognise duplicates. It is unique in the store, and has no dot.
 
 Two sources may use the same id, a dot would let a producer shift the parts of the signed text (``id.timestamp.body``), and a header
-cannot have every character. So an id with a dot, or with another character than visible ASCII, or one that another source has as
-its webhook-id, is replaced by a hash. An id that looks like such a hash is replaced too: otherwise a producer could take the
+cannot carry every character. So a hash replaces an id with a dot or a character outside visible ASCII, and an id that another
+source has as its webhook-id. A hash also replaces an id that looks like such a hash: otherwise a producer could take the
 webhook-id of another source's event.
 """
 

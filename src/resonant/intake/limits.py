@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from resonant.events import DEFAULT_MAX_EVENT_BYTES
 
 _MIB = 1024 * 1024
-# In the extensions of an ASGI scope: a context in which the request does not wait for the store, but for its turn.
+# In the extensions of an ASGI scope: a context manager for the time in which the request waits for its turn, not for the store.
 TURN = "resonant.turn"
 
 
@@ -19,15 +19,15 @@ class Limits:
         header_bytes: the request line and the headers.
         read_seconds: how long a client may take to send a request, headers and body.
         idle_seconds: how long a connection may wait for the next request; longer than proxies keep theirs.
-        connections: open connections. Beyond it, the one that has been idle longest is closed; if none is idle, the one that has been
-            sending its request for the longest.
+        connections: open connections. Beyond it, the server closes the connection that has been idle longest; if none is idle, the
+            one whose request has taken longest to arrive.
         pipelined: requests on one connection that wait for the answer to an earlier one.
         held_bytes: the bodies of all requests, without the first ``free_bytes`` of each; beyond it, 503.
         free_bytes: the part of each body that is always accepted, so that large bodies cannot keep out small ones.
-        large_bytes: a larger body is large: it is parsed in a thread, one at a time, and producers take turns.
+        large_bytes: a larger body is parsed in a thread, one at a time; producers take turns.
         token_bytes: bytes per second in the large bodies of one token; beyond it, 429.
         turn_seconds: how long a large body may wait for its turn and be parsed; beyond it, 503.
-        turn_retry_after: seconds that its client is then asked to wait.
+        turn_retry_after: the ``Retry-After`` of this 503, in seconds.
         waiting: requests that wait for the store; beyond it, 503.
         store_seconds: how long a request waits for the store; then 503, although its events may still be stored.
         retry_after: seconds that a refused client is asked to wait.

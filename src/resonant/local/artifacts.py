@@ -1,4 +1,4 @@
-"""The artifacts that tell what is undelivered, and their pages: Prefect's UI has no menu entry for them."""
+"""The artifacts about undelivered events, and the addresses of their pages: Prefect's UI has no menu entry for them."""
 
 import os
 

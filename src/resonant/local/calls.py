@@ -80,8 +80,8 @@ def place_of_call() -> str | None:
     """Count a call in the surrounding run; return its place, which is the same when a retry repeats it, or None outside of a run.
 
     The place is the task run, or else the flow run, and the number of the call in this try. The id of a task run survives its own
-    retry, but not that of its flow run. So a task run in a flow run is known by its task, its parameters, and its number among equal
-    ones: equal ones are interchangeable, whichever comes first.
+    retry, but not that of its flow run. So a task run in a flow run is identified by its task, its parameters, and
+    its number among the task runs with the same task and parameters; their order does not matter.
     """
     task, flow = TaskRunContext.get(), FlowRunContext.get()
     with _lock:
@@ -96,7 +96,7 @@ def place_of_call() -> str | None:
 
 
 def repeatable_id(place: str, *parts: str | None) -> str:
-    """Return the id of the event of a call, given its place and what else tells it from the events of other calls."""
+    """Return the id of the event of a call: a hash of the call's place and of parts that identify the event there."""
     return f"prefect-run-{sha256(json.dumps([place, *parts]).encode()).hexdigest()[:32]}"
 
 
@@ -136,7 +136,7 @@ def _place_of_flow(flow: FlowRunContext) -> str:
 
 
 def _place_of_task(task: TaskRunContext, flow: FlowRunContext | None) -> str:
-    # Another process counts its task runs without us.
+    # In another process, the numbers of the flow run's task runs are unknown.
     inputs = hash_objects(task.parameters) if flow and flow.flow_run and not flow.detached else None
     if not flow or not inputs:
         return str(task.task_run.id)

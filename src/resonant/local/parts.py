@@ -13,7 +13,7 @@ from resonant.errors import ResonantError, ServerError
 from resonant.files import open_private, shorten_log
 from resonant.local.supervisor import STOP_SECONDS, end, keep, kill
 
-# A part that fails to start so often within this time ends everything.
+# If a part fails to start this often within this time, all parts end.
 MOST_FAILURES, WITHIN_SECONDS = 5, 600.0
 LONGEST_PAUSE = 30.0
 POLL_SECONDS = 0.5
@@ -99,7 +99,7 @@ class Restarts:
 
         Args:
             now: the time of its end, in seconds of any clock.
-            failed: whether it was not ready since its start.
+            failed: whether it was never ready after its start.
         """
         self._ends = [end for end in self._ends if end[0] > now - WITHIN_SECONDS] + [(now, failed)]
         if sum(was_failure for _, was_failure in self._ends) >= MOST_FAILURES:
@@ -108,7 +108,7 @@ class Restarts:
 
 
 class _Kept:
-    """A part, and where it is between its start and its end."""
+    """A part, its state, and its restarts."""
 
     def __init__(self, part: Part) -> None:
         self.part = part
@@ -118,7 +118,7 @@ class _Kept:
         self._ready_by = 0.0
 
     def look(self, now: float) -> str | None:
-        """Start the part if it is time, and see whether it is ready; return the problem if it ended or cannot start."""
+        """Start the part if it is time, and see whether it is ready; return the problem if the part ended or cannot start."""
         if self._starts_at is None:
             problem = self.part.problem()
             if problem is None and not self.is_ready:
@@ -143,14 +143,14 @@ class _Kept:
         return self._starts_at is None
 
     def start_at(self, time: float) -> None:
-        """End it, if it runs, and let its next start be at this time."""
+        """End the part, if it runs, and schedule its next start at this time."""
         self.part.end()
         self.is_ready = False
         self._starts_at = time
 
 
 class Parts:
-    """Starts parts, starts those again that end, and ends all of them.
+    """Starts parts, restarts those that end, and ends all of them.
 
     Args:
         clock: a monotonic clock, in seconds.
@@ -203,7 +203,7 @@ class Parts:
         return any(kept.is_ready for kept in self._kept if kept.part is part)
 
     def look(self) -> None:
-        """Look at each part once: start those again that ended, when it is time, and shorten logs that have grown.
+        """Check each part once: restart an ended part after its pause, and shorten large logs.
 
         Raises:
             ServerError: one failed to start too often.

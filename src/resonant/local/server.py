@@ -142,7 +142,7 @@ def refuse_cloud(url: str) -> None:
     """Refuse a URL of Prefect Cloud: its API differs from that of Prefect's server, and no test runs on it.
 
     Raises:
-        ServerError: it is one.
+        ServerError: the URL is one of Prefect Cloud.
     """
     if url.partition("//")[2].partition("/")[0] in _CLOUD:
         raise ServerError(

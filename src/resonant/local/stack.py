@@ -69,7 +69,7 @@ class Stack:
     note: Callable[[], None]
 
     def watch(self) -> NoReturn:
-        """Start parts again that end.
+        """Restart parts that end.
 
         Raises:
             ServerError: one failed to start too often; the message contains the path of its log.

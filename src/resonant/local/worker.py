@@ -22,7 +22,7 @@ _ANSWER_SECONDS = 5.0
 
 
 class Worker(Part):
-    """A worker of the work pool. The runs of one that ended have ended with it.
+    """A worker of the work pool. When it ends, its runs end with it.
 
     Args:
         home: the folder of its log.

@@ -35,7 +35,7 @@ _DEFAULT_LIFETIME, _SHORTEST_LIFETIME, _LONGEST_LIFETIME = 300.0, 1.0, 86_400.0
 _MARGIN_SHARE, _MARGIN_SECONDS = 0.1, 30.0
 # The pause after a failed request; it doubles with each further failure. `resonant emit` does not wait for the longest one.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 60.0
-# After a refusal (401), the next one within this time may be due to the event, or the endpoint refuses every token.
+# A second refusal (401) within this time may be due to the event, or to an endpoint that refuses every token.
 REFUSED_SECONDS = 60.0
 # How often an event may be refused while others are accepted, and how many refused ones are remembered.
 _MOST_REFUSALS, _MOST_REFUSED = 2, 1_000

@@ -29,7 +29,7 @@ def message(event: Event, mode: Mode) -> tuple[list[Header], bytes]:
     kind, attributes = event.datacontenttype, given_attributes(event)
     if mode == "structured" or (kind is not None and kind.lower().startswith(_CLOUDEVENTS)):
         if event.form == "json":
-            # The default, but the SDKs and the conformance tests want it.
+            # The default; the SDKs and the conformance tests of CloudEvents expect it.
             attributes.setdefault("datacontenttype", "application/json")
         return [_STRUCTURED], b"".join((encode_data(attributes)[:-1], *_data(event), b"}"))
     attributes.pop("datacontenttype", None)

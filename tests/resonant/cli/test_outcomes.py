@@ -1,4 +1,4 @@
-"""What a command says about its own deliveries."""
+"""The messages of a command about its own deliveries."""
 
 import asyncio
 

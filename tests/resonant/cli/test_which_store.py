@@ -1,4 +1,4 @@
-"""Which store a command uses."""
+"""The store that a command uses and names."""
 
 import pytest
 

@@ -21,7 +21,7 @@ from support.waiting import wait_until
 
 
 class Scripted:
-    """A part that does what a test tells it."""
+    """A part that a test controls."""
 
     start_seconds = 60.0
 

@@ -79,7 +79,7 @@ def purge(
         what = _what(store.settings, selection, older_than, delivered_older_than)
         now = store.run(
             time_of_purge
-        )  # for the question too, so that nothing is removed that it did not count
+        )  # also for the question, so that the purge removes only what it counted
         if not (yes or dry_run):
             place = None if no_archive else archive or str(store.settings.archive_folder)
             any_age = None

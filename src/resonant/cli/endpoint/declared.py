@@ -155,7 +155,9 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
             each_part = chain.from_iterable(parts) if isinstance(node, yaml.MappingNode) else parts
             self._sizes[node] = 1 + sum(self._sizes[part] for part in each_part)
         elif node not in self._sizes or self._sizes[node] > _MOST_REPEATED:
-            raise _Refused(problem="aliases of itself or of too much", problem_mark=mark)
+            raise _Refused(
+                problem="aliases must not contain themselves or repeat too many values", problem_mark=mark
+            )
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
@@ -204,7 +206,7 @@ def _headers(headers: object, resolved: Callable[[object], str]) -> SecretStr:
 
 
 def as_written(row: Mapping[str, Any]) -> dict[str, str]:
-    """Return the URL and each reference of a declared endpoint as the file has them, by setting."""
+    """Return the URL and each reference of a declared endpoint as written in the file, by setting."""
     given = {f"header {key}": value for key, value in (row.get("headers") or {}).items()}
     given |= {key: row[key] for key in _SECRET_FIELDS if key in row and key != "headers"}
     return {

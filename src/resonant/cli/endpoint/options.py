@@ -24,7 +24,7 @@ OAUTH_FIELDS = {
     f"oauth_{field}"
     for field in ("token_url", "client_id", "client_secret", "scope", "audience", "authentication")
 }
-# The options for secrets. Each names a file; those for URLs do so after @.
+# The options for secrets. Each takes the name of a file; those for URLs take it after @.
 _SECRETS = {
     "proxy": "--proxy",
     "oauth_token_url": "--oauth-token-url",

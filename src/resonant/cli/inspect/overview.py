@@ -76,10 +76,10 @@ def gate_lines(held: Sequence[Governed], *, now: float, is_sent: bool) -> Iterat
 
 
 def problem_lines(problems: Sequence[EndpointProblem], *, now: float) -> Iterator[str]:
-    """Yield a line about the endpoints that could not be opened for one reason, and could not be sent to for another."""
+    """Yield a line for each reason why endpoints cannot be opened or sent to."""
     alike: defaultdict[str, list[EndpointProblem]] = defaultdict(list)
     for each in problems:
-        # The reason begins with what is wrong; the rest has a suggestion, or what a server answered.
+        # The reason begins with the problem; a suggestion or the answer of a server follows.
         alike[re.split("[:;]", each.reason.replace(repr(each.endpoint), ""))[0]].append(each)
     for found in list(alike.values())[:_MOST_ROWS]:
         first, number = found[0], len(found)

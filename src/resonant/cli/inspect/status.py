@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # Unclaimed deliveries that are overdue by more than this, in seconds, need another emission.
 _OVERDUE_SECONDS = 60.0
-# On a terminal: the lines of the command and the next prompt, of the table with the balance, and above the first endpoint.
+# Numbers of lines on a terminal: the command and the next prompt; the table with the balance; those above the first endpoint.
 _LINES_OF_THE_SHELL, _TABLE_LINES, _HEADER_LINES = 2, 3, 5
 
 
@@ -88,7 +88,7 @@ def status(
 
 
 def _write_status(status: _Read, *, now: float) -> None:
-    """Write the balance and what is wrong first, and on a terminal only as much as fits its height."""
+    """Write the balance and the problems first; on a terminal, write only what fits its height."""
     from resonant.cli.inspect import overview
 
     found, console = status.found, output.stdout()
@@ -130,7 +130,7 @@ class _Screen:
         output.write_paragraph(line, indent=2)
 
     def write_some(self, lines: Sequence[str], *, keep: int) -> None:
-        """Write the first paragraphs, so that this many lines are left, and say how many there are more."""
+        """Write the first paragraphs, keep this many lines free, and write the number of the omitted paragraphs."""
         for index, line in enumerate(lines):
             is_last = index == len(lines) - 1
             if self.left - self._height(line) < keep + (not is_last):

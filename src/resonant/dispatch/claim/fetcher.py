@@ -16,8 +16,8 @@ from resonant.events import Lease
 from resonant.gate.permission import NO_LIMIT
 from resonant.store import WorkerStore
 
-# The longest time between two polls, in case a wake-up was lost; a poll costs a millisecond. With many endpoints it takes long:
-# while nothing is in flight, polls then take this share of the time, and one takes place at least every two seconds.
+# The longest time between two polls, in case a wake-up was lost; a poll costs a millisecond. With many endpoints it takes long.
+# While nothing is in flight, polls then take only this share of the time, but a poll is due at least every two seconds.
 POLL_SECONDS = 0.25
 _IDLE_POLL_SHARE, _LONGEST_POLL_SECONDS = 0.05, 2.0
 # The shortest time between a poll and an early one that a commit causes while deliveries are being sent. On SQLite, the run's
@@ -42,8 +42,8 @@ _LEAST_CHUNK = 16
 MOST_CLAIMED = 5_000
 # The most deliveries whose sends begin with their claim: the start of a task run takes a few milliseconds.
 _MOST_BEGUN = 4
-# An endpoint whose earliest due delivery is overdue for longer may have a backlog, so half of a claim is for new events. They wait
-# for claimed deliveries, so claims grow only while they last briefly.
+# An endpoint whose earliest due delivery is overdue for longer may have a backlog, so half of a claim is for new events. New
+# events wait for claimed deliveries, so claims grow only while each lasts briefly.
 _LATE_SECONDS = 1.0
 
 
@@ -60,7 +60,7 @@ class Fetcher:
         in_flight: the leases that the run already holds.
         take_over: rescues expired leases before a look.
         is_over: returns whether the run has failed or its time is up, so that it claims nothing more.
-        stays: whether the run stays when only held deliveries are left.
+        stays: whether the run continues when only held deliveries are left.
     """
 
     def __init__(
@@ -231,7 +231,7 @@ class Fetcher:
         return None
 
     def _leaves(self, endpoint: EndpointRun) -> bool:
-        """Return whether further probes of an endpoint are left to other runs: they alone would keep this run from its end."""
+        """Return whether to leave further probes of an endpoint to other runs, so that they do not keep this run from ending."""
         if self._stays or not (endpoint.was_probed and endpoint.holds_for_long()):
             return False
         busy = (each for each in self._endpoints.opened.values() if each.busy or each.retrying)

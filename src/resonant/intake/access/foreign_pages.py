@@ -1,4 +1,4 @@
-"""Protects what needs no token from web pages of other origins in its users' browsers: a server with ``--no-auth``, or its metrics.
+"""Protects requests without a token from web pages of other origins: with ``--no-auth`` all, otherwise those for metrics.
 
 A browser says where a request comes from, in ``Sec-Fetch-Site``, or to a server without TLS, in ``Origin`` and ``Host``. Programs send no
 ``Origin``. ``Host`` matters on loopback: the name of a foreign page may resolve to 127.0.0.1 (DNS rebinding). With tokens, none of

@@ -47,7 +47,7 @@ class GroupCommit:
     async def accept(self, event: Event, endpoint: str | None) -> Outcome:
         """Store an event, and return its outcome after the commit. If the caller is cancelled, the event may be stored.
 
-        While another transaction holds a lock on the event, it waits, without the others, until the caller is cancelled.
+        While another transaction holds a lock on the event, this event alone waits, until the caller is cancelled.
 
         Args:
             event: is stored.

@@ -25,9 +25,9 @@ _WARN_SECONDS, _WARN_AGAIN_SECONDS = 2.0, 60.0
 
 
 class LockTurns:
-    """Runs writes of one event loop that wait for locks only briefly, and those that must wait longer in turns.
+    """Runs the writes of one event loop with a short wait for locks; writes that must wait longer take turns.
 
-    All that wait share one connection, and those with the same key one place, so that a client that repeats a locked event
+    Waiting writes share one connection, and those with the same key share one place, so that a client that repeats a locked event
     does not delay others.
     """
 
@@ -56,8 +56,8 @@ class LockTurns:
         Args:
             key: equal for writes of the same events.
             operation: writes them.
-            args: follow the connection.
-            kwargs: follow them.
+            args: its arguments after the connection.
+            kwargs: its keyword arguments.
         """
         now = asyncio.get_running_loop().time
         began_at = now()

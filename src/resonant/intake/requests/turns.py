@@ -1,4 +1,4 @@
-"""Turns between producers: one thread parses at a time, and no producer waits for more than one body of each other one."""
+"""Turns between producers: one thread parses at a time, and a producer waits for at most one body of each other producer."""
 
 import asyncio
 from collections import deque

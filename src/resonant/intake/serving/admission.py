@@ -122,7 +122,7 @@ class _Request:
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:
-        """While a large body waits for its turn and is parsed, the request does not wait for the store."""
+        """Apply the time limit for turns instead of that for the store, while a large body waits and is parsed."""
         self._begin_to_wait(self._limits.turn_seconds)
         self.is_in_turn = True
         self._meters.in_turn += 1

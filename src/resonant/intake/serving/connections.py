@@ -50,7 +50,7 @@ class Connection(HttpToolsProtocol):
         self._head_without_upgrade = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin. If there are too many connections, close the one that has been idle longest, or else the slowest."""
+        """Accept a connection. Beyond the limit, close the one that has been idle longest, or else the slowest."""
         transport.max_size = self._limits.header_bytes  # type: ignore[attr-defined]  # of a read
         super().connection_made(transport)
         self._await_request(self._limits.read_seconds)

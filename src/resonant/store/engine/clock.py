@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 MOST_APART_SECONDS = 5.0
 # How old a comparison may be. Drains compare the clocks with each look.
 _OLD_SECONDS = 60.0
-# Of producers. To read the server's clock for each transaction would take a round trip more.
+# The clocks of producers' engines. Reading the server's clock in each transaction would cost a round trip.
 _of_engines: WeakKeyDictionary[Engine, "StoreClock"] = WeakKeyDictionary()
 
 
@@ -25,7 +25,7 @@ class StoreClock:
 
     Args:
         process: the clock of this process.
-        is_right: whether it is never compared, as one that a test hands in.
+        is_right: whether the clock is exact and never compared, such as a test's clock.
 
     Attributes:
         ahead: how far the store's clock is ahead of that of the process, in seconds.
@@ -58,7 +58,7 @@ class StoreClock:
         if self._is_right:
             return
         self._compared_at = self.process()
-        # While the last difference fits, it stays the same.
+        # Keep the last difference while it lies within the bounds of this comparison.
         self.ahead = min(max(self.ahead, at - self._compared_at), at - began_at)
         is_apart = abs(self.ahead) > MOST_APART_SECONDS
         if is_apart and not self._is_noted:

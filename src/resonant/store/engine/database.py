@@ -57,8 +57,8 @@ class Database(Protocol):
         Args:
             operation: changes rows.
             sync: which databases sync the commit to the disk before this returns; see ``sync.Sync``.
-            lock_seconds: on PostgreSQL, how long the operation waits for a lock, if not as long as others. On SQLite, all
-                writers share one lock, and wait for it as long as ever.
+            lock_seconds: on PostgreSQL, how long the operation waits for a lock; None for the default. SQLite ignores it, since all
+                writers share one lock.
 
         Raises:
             StoreUnavailable: the database cannot be reached, is locked, read-only or full; ``StillLocked`` after

@@ -55,7 +55,7 @@ class TryAgain(StoreUnavailable):
 
 
 class StillLocked(StoreLocked):
-    """Another transaction held a lock for as long as a write of PostgreSQL was allowed to wait for it."""
+    """On PostgreSQL, another transaction held a lock for as long as a write may wait for it."""
 
 
 @contextmanager

@@ -118,7 +118,7 @@ def reports_of_purged(
         limit: the number of events to look at.
 
     Returns:
-        The last key that was looked at, or None at the end; and what was found.
+        The last key that was looked at, or None at the end; and the events found.
     """
     e, d = schema.events.c, schema.deliveries
     query = select(e.key, e.id, e.body).where(e.source == OWN_SOURCE, e.type == DEAD, e.form.is_(None))
@@ -127,7 +127,7 @@ def reports_of_purged(
     for row in rows:
         data = json.loads(row.body)
         number = _OF_DELIVERY.match(row.id)
-        # Others than this store may have made it.
+        # The event may come from another store.
         if number and isinstance(data, dict) and {"event_id", "source", "event_type"} <= data.keys():
             event = EventKey(data["source"], data["event_id"])
             if is_wanted(event, data["event_type"]):

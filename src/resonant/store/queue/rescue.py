@@ -32,7 +32,8 @@ class ExpiryWatch:
     """Decides when the owners of expired leases are lost.
 
     While this process could not write, because of a lock or an outage, others may not have been able to renew their leases
-    either. Before it started, it does not know. So it first watches for half a lease, in which they have time to do so.
+    either. It cannot know whether that happened before it started. So it first watches for half a lease, in which they have time
+    to do so.
 
     Args:
         lease_seconds: the duration of a lease. Live workers renew theirs three times in it.
@@ -113,9 +114,10 @@ def rescue(
 
 
 def make_new_due(connection: Connection, *, now: float, endpoint: str | None = None, limit: int = 500) -> int:
-    """Make deliveries due that were never tried and are due later.
+    """Make deliveries due now that were never tried and have a later due time.
 
-    The store's clock was set back meanwhile, or that of a producer with an older version was ahead. Only endpoints that have nothing due are searched. While others are due, these wait their turn.
+    The store's clock was set back meanwhile, or that of a producer with an older version was ahead. Only endpoints without due
+    deliveries are searched, since due deliveries come first.
 
     Returns:
         The number of deliveries made due.

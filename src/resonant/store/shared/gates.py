@@ -29,7 +29,7 @@ _g = schema.gates
 _d = schema.deliveries
 # Maximum time that a run waits for held deliveries, in seconds: a gate may hold them for hours, and the next run sends them.
 SHORT_HOLD_SECONDS = 30.0
-# A gate that has been normal for this long, without anything learned, is removed: an endpoint without a row is normal.
+# A gate that has been normal and unchanged for this long is removed: an endpoint without a row is normal.
 _KEPT_SECONDS = 3600.0
 # A delivery that is recorded as further ahead than this does not show that the endpoint works now: the clock was set back.
 _RECENT_SECONDS = 6.0
@@ -177,7 +177,7 @@ def any_unused(connection: Connection) -> bool:
 
 
 def remove_unused(connection: Connection) -> None:
-    """Remove the gates that have been normal for an hour, without anything learned meanwhile."""
+    """Remove the gates that have been normal and unchanged for an hour."""
     connection.execute(_g.delete().where(*_is_unused()))
 
 

@@ -1,4 +1,4 @@
-"""Names processes, so that the leases of a killed one need not wait for their end."""
+"""Names processes, so that the leases of a killed process can be taken before they expire."""
 
 import os
 import socket
@@ -44,7 +44,7 @@ def has_ended(process: str) -> bool:
 
 
 def _machine() -> str:
-    """Return the name of all that must be the same for ids and times of processes to mean the same.
+    """Return the machine's boot, namespaces and host name, within which process ids and start times are unique.
 
     Raises:
         OSError: the system cannot tell.

@@ -1,4 +1,4 @@
-"""A run takes the deliveries of processes that have ended, and leaves those of the living to them after an outage."""
+"""A run takes the deliveries of processes that have ended; after an outage, it leaves those of live processes alone."""
 
 import asyncio
 from contextlib import asynccontextmanager
@@ -15,7 +15,7 @@ LEASE_SECONDS = 3.0
 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch):
-    """Let the living have time on a busy machine, too."""
+    """Give live processes enough time on a busy machine."""
     monkeypatch.setattr(
         leases.ExpiryWatch, "seconds_left", property(lambda watch: watch._watches_since + 20 - watch._last[1])
     )
