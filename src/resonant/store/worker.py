@@ -193,11 +193,13 @@ class WorkerStore(Store):
 
         def run(connection: Connection) -> int:
             nonlocal searched
+            # If this process was suspended, its time is behind: others would seem to wait and to hold leases for too long.
+            self._compared.compare_now(connection)
             now, began_at = self.clock(), time.monotonic()
             since = watch.since(now)
             if since == -math.inf:
-                rescue.make_new_due(connection, now=now, endpoint=endpoint)
                 rescue.shorten_waits(connection, now=now, lease_seconds=self.lease_seconds)
+                rescue.make_new_due(connection, now=now, endpoint=endpoint)
             if not watch.may_rescue(now):
                 return 0
             found = rescue.rescue(connection, now=now, endpoint=endpoint, since=since, limit=_RESCUE_BATCH)

@@ -4,12 +4,16 @@ import logging
 import time
 
 import pytest
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from resonant import enqueue
+from resonant.delivery.retry import Park
 from resonant.events import Event
+from resonant.store import schema
 from resonant.store.engine.clock import StoreClock
 from resonant.testing import FixedClock
+from support.desk import at_once, send
 from support.dispatching import opened
 
 HOUR = 3_600.0
@@ -54,6 +58,27 @@ async def test_a_process_whose_clock_is_set_while_it_runs_finds_the_difference(s
         jump.advance(-HOUR)
         await store.status()
         assert store.clock() == pytest.approx(time.time(), abs=2)
+
+
+async def test_a_process_whose_time_is_behind_shortens_no_wait_and_no_lease(postgresql_url):
+    """A machine that was suspended, or a server that was replaced by one whose clock is ahead, is compared first."""
+
+    async def times():
+        return await right.read(lambda connection: connection.execute(select(*columns).order_by(_d.id)).all())
+
+    _d, behind = schema.deliveries.c, FixedClock(0.0)
+    columns = (_d.available_at, _d.next_attempt_at, _d.round_started_at, _d.lease_owner)
+    async with (
+        opened(postgresql_url) as right,
+        opened(postgresql_url, process_clock=lambda: time.time() + behind()) as wrong,
+    ):
+        await right.enqueue([Event(type="t", source="/s", data=number) for number in (1, 2)], "orders")
+        await send(right, "orders", Park(60, right.clock() + 60))
+        await right.claim("orders", owner="alive", limit=1)
+        before = await times()
+        behind.advance(-50)
+        assert await wrong.rescue(at_once()) == 0
+        assert await times() == before
 
 
 async def test_a_difference_is_logged_once(store_url, caplog):
