@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, func, select, update
+from sqlalchemy import Column, ColumnElement, Connection, Row, Select, and_, func, select, update
 
 from resonant.events import Attempt, Clock, EventKey
 from resonant.store import schema
@@ -154,31 +154,39 @@ def shorten_waits(connection: Connection, *, now: float, lease_seconds: float, l
     if not endpoints:
         return 0
     delay = func.coalesce(attempts.delay, 0.0)
-    waiting = (
-        select(_d.c.id, _d.c.available_at, _d.c.backoff_until, delay.label("delay"))
-        .join(schema.attempts, and_(attempts.delivery_id == _d.c.id, attempts.number == _d.c.attempts))
-        .where(is_any_of(_d.c.endpoint, endpoints), _d.c.available_at > now + delay + _MARGIN_SECONDS)
-        .where(_d.c.lease_owner.is_(None), attempts.late.is_(False))
-        .order_by(_d.c.id)
-    )
-    rows = connection.execute(
-        waiting.limit(limit).with_for_update(of=schema.deliveries, skip_locked=True, key_share=True)
-    ).all()
-    changes = []
-    for row in rows:
-        at = now + row.delay
-        until = row.backoff_until and row.backoff_until - (row.available_at - at)
-        changes.append({"id": row.id, "next_attempt_at": at, "available_at": at, "backoff_until": until})
-    change_each(connection, changes)
+    is_held = _d.c.lease_owner.is_not(None)
+
+    def waiting_too_long(at: Column[float]) -> Select[Any]:
+        query = (
+            select(_d.c.id, at.label("at"), _d.c.backoff_until, delay.label("delay"))
+            .join(schema.attempts, and_(attempts.delivery_id == _d.c.id, attempts.number == _d.c.attempts))
+            .where(is_any_of(_d.c.endpoint, endpoints), at > now + delay + _MARGIN_SECONDS)
+            .where(attempts.late.is_(False))
+            .order_by(_d.c.id)
+        )
+        return query.with_for_update(of=schema.deliveries, skip_locked=True, key_share=True)
+
+    rows = connection.execute(waiting_too_long(_d.c.available_at).where(~is_held).limit(limit)).all()
+    changes = [_shortened(row, now) for row in rows]
+    change_each(connection, [each | {"available_at": each["next_attempt_at"]} for each in changes])
     if len(rows) < limit:
-        is_leased = is_any_of(_d.c.endpoint, endpoints) & _d.c.lease_owner.is_not(None)
+        is_leased = is_any_of(_d.c.endpoint, endpoints) & is_held
         leased = select(_d.c.id).where(is_leased, _d.c.available_at > now + lease_seconds)
         locked = leased.with_for_update(skip_locked=True, key_share=True)
         change_all(
             connection, connection.execute(locked).scalars().all(), {"available_at": now + lease_seconds}
         )
+        # They wait in the process that holds them, until it ends.
+        waiting = connection.execute(waiting_too_long(_d.c.next_attempt_at).where(is_held)).all()
+        change_each(connection, [_shortened(row, now) for row in waiting])
         connection.execute(update(claims).where(is_ahead).values(last_claim_at=now))
     return len(rows)
+
+
+def _shortened(row: Row[Any], now: float) -> dict[str, object]:
+    at = now + row.delay
+    until = row.backoff_until and row.backoff_until - (row.at - at)
+    return {"id": row.id, "next_attempt_at": at, "backoff_until": until}
 
 
 def _charge_crashes(connection: Connection, rows: Sequence[Row[tuple[object, ...]]], now: float) -> None:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from resonant.delivery.retry import Park
+from resonant.delivery.retry import Park, Retry
 from resonant.store import schema
 from resonant.store.queue.rescue import ExpiryWatch, shorten_waits
 from resonant.testing import FixedClock
@@ -203,6 +203,14 @@ class TestAStoreWhoseClockWasSetBack:
         desk.clock.advance(-HOUR)
         assert desk.rescue() == 0
         assert {row["available_at"] for row in desk.rows(schema.deliveries)} == {desk.clock() + 60}
+
+    def test_a_retry_that_waits_in_its_process_waits_for_its_delay_if_the_process_ends(self, desk):
+        self.fail(desk, Retry(20, desk.clock() + 20))
+        desk.clock.advance(-HOUR)
+        assert desk.rescue() == 0
+        assert desk.rescue_from("worker") == 1
+        row = desk.row("evt_1")
+        assert row["next_attempt_at"] == row["available_at"] == desk.clock() + 20
 
     def test_leases_and_other_endpoints_stay(self, desk):
         self.fail(desk, desk.park_for(600), "evt_2")
