@@ -8,9 +8,10 @@ from typing import Concatenate, ParamSpec, Self, TypeVar
 from sqlalchemy import Connection
 
 from resonant.events import Clock, DeadLetter, Event
-from resonant.store.engine.clock import StoreClock
+from resonant.store.engine.clock import StoreClock, steady_clock
 from resonant.store.engine.database import Database, Transaction, open_database
 from resonant.store.engine.moving import ShowProgress
+from resonant.store.engine.sqlite import SQLite
 from resonant.store.queue.enqueue import EnqueueResult, enqueue
 from resonant.store.views import reads
 from resonant.store.views.selection import Selection
@@ -36,12 +37,14 @@ class Store:
         *,
         clock: Clock | None = None,
         process_clock: Clock = time.time,
+        steady: Clock | None = None,
         lease_seconds: float = DEFAULT_LEASE_SECONDS,
     ) -> None:
         self.database = database
         self.lease_seconds = lease_seconds
-        self._compared = StoreClock(clock or process_clock, is_right=clock is not None)
-        self.clock: Clock = clock or self._compared
+        self._compared = StoreClock(process_clock, steady or steady_clock(), is_unused=clock is not None)
+        # On SQLite, all processes see at once when the host's clock is set.
+        self.clock: Clock = clock or (time.time if isinstance(database, SQLite) else self._compared)
 
     @classmethod
     async def open(
@@ -50,6 +53,7 @@ class Store:
         *,
         clock: Clock | None = None,
         process_clock: Clock = time.time,
+        steady: Clock | None = None,
         lease_seconds: float = DEFAULT_LEASE_SECONDS,
         show_progress: ShowProgress | None = None,
     ) -> Self:
@@ -59,13 +63,15 @@ class Store:
             url: as for ``open_store``.
             clock: as for ``open_store``.
             process_clock: the clock of this process; the store's is compared with it.
+            steady: counts the time between two comparisons; by default ``steady_clock()``.
             lease_seconds: the duration of a lease that is not renewed.
             show_progress: called during a long upgrade; by default, it is logged.
         """
         database = await open_database(
             url, lease_seconds=lease_seconds, host_clock=clock or time.time, show_progress=show_progress
         )
-        store = cls(database, clock=clock, process_clock=process_clock, lease_seconds=lease_seconds)
+        clocks = {"clock": clock, "process_clock": process_clock, "steady": steady}
+        store = cls(database, **clocks, lease_seconds=lease_seconds)
         try:
             await store.read(_compare_clocks)
         except BaseException:
@@ -78,7 +84,7 @@ class Store:
 
     @property
     def clock_ahead(self) -> float:
-        """How far the store's clock is ahead of that of this process, in seconds."""
+        """How far the store's clock was ahead of that of this process at the last comparison, in seconds."""
         return self._compared.ahead
 
     async def close(self) -> None:

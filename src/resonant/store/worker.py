@@ -47,9 +47,7 @@ class WorkerStore(Store):
 
         A crash of the machine, or of the database's server, may undo it.
         """
-        return await self.database.write(
-            lambda connection: operation(connection, *args, **kwargs), sync="never"
-        )
+        return await self.database.write(self._run(operation, *args, **kwargs), sync="never")
 
     async def write_leases(self, operation: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Run an operation that makes leases and other changes, passing it ``now`` and ``lease_seconds``.
@@ -64,9 +62,7 @@ class WorkerStore(Store):
         On SQLite, a crash of the machine may undo it. On PostgreSQL, workers may outlive the server, so it is synced: if a claim
         were lost, another worker could get the same fencing token.
         """
-        return await self.database.write(
-            lambda connection: self._timed(operation)(connection, *args, **kwargs), sync="on_server"
-        )
+        return await self.database.write(self._run(self._timed(operation), *args, **kwargs), sync="on_server")
 
     def _timed(self, operation: Callable[..., T]) -> Callable[..., T]:
         def run(connection: Connection, *args: Any, **kwargs: Any) -> T:
@@ -111,14 +107,14 @@ class WorkerStore(Store):
             endpoint: only this endpoint.
             bounds: see ``leases.look``.
         """
-        began_at = self._compared.process()
+        began_at = self._compared.steady()
         due, gates = await self.read(lease_queries.look, endpoint, **bounds)
         self._compared.compare(gates.at, began_at)
         return due, gates
 
     async def gates(self) -> Gates:
         """Return the gates by endpoint."""
-        began_at = self._compared.process()
+        began_at = self._compared.steady()
         gates = await self.read(read_gates)
         self._compared.compare(gates.at, began_at)
         return gates
@@ -165,7 +161,13 @@ class WorkerStore(Store):
 
     async def renew(self, owner: str, delivery_ids: Collection[int] | None = None) -> int:
         """Renew an owner's leases on these deliveries, or all of its leases; return their number."""
-        return await self.claim_leases(lease_queries.renew, owner, delivery_ids=delivery_ids)
+
+        def run(connection: Connection) -> int:
+            # If this process was suspended, its time is behind, and the renewed leases would end too early.
+            self._compared.compare_now(connection)
+            return self._timed(lease_queries.renew)(connection, owner, delivery_ids=delivery_ids)
+
+        return await self.database.write(run, sync="on_server")
 
     async def release_all(self, owner: str) -> int:
         """Release all leases of an owner, without charging an attempt; return their number."""

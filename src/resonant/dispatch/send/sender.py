@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import sys
-import time
 from collections import deque
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,6 +16,7 @@ from resonant.dispatch.limits import WAIT_SECONDS
 from resonant.dispatch.send.admission import Held
 from resonant.dispatch.send.batch_writer import BatchWriter
 from resonant.dispatch.send.chunk import all_of, send_ahead
+from resonant.store.engine.clock import steady_clock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from resonant.dispatch.limiting.limiter import Slot
     from resonant.dispatch.run.running_tasks import RunningTasks
     from resonant.dispatch.send.admission import Admission
-    from resonant.events import Clock, Lease, LeaseKey
+    from resonant.events import Lease, LeaseKey
     from resonant.store import WorkerStore
 
 # For how long a claim that records beginnings stands for them: much shorter than a lease.
@@ -111,7 +110,7 @@ class Sender:
         self._running = running
         self._counts = counts
         self._commits = BatchWriter(store, patience=store.lease_seconds / 3, outlasts=running.outlasts)
-        self._clock = _clock_that_never_stops(store)
+        self._clock = steady_clock()
         # When the last parked delivery that this run waits for is due, by the store's clock.
         self._waits_until = 0.0
         self._next_due = math.inf
@@ -487,13 +486,6 @@ def _count_expired(number: int, counts: Sequence[Counts], done: asyncio.Future[s
     for each in counts:
         each.dead_letters["expired"] += len(done.result())
         each.lost += number - len(done.result())
-
-
-def _clock_that_never_stops(store: WorkerStore) -> Clock:
-    """Return a clock that also runs while the machine sleeps: on Linux the time since boot, elsewhere the store's clock."""
-    if sys.platform == "linux":
-        return partial(time.clock_gettime, time.CLOCK_BOOTTIME)
-    return store.clock
 
 
 def _longest_wait_in_chunk() -> float:

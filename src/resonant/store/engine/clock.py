@@ -2,7 +2,9 @@
 
 import logging
 import math
+import sys
 import time
+from functools import partial
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine, select
@@ -20,37 +22,52 @@ _OLD_SECONDS = 60.0
 _of_engines: WeakKeyDictionary[Engine, "StoreClock"] = WeakKeyDictionary()
 
 
+def steady_clock() -> Clock:
+    """Return a clock that is never set, and that also runs while the machine sleeps. It begins at an arbitrary time."""
+    if sys.platform == "linux":
+        return partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+    if sys.platform == "darwin":
+        return partial(time.clock_gettime, time.CLOCK_MONOTONIC)
+    return time.monotonic
+
+
 class StoreClock:
-    """Returns the store's time: that of the process, corrected by the difference that the last comparison has found.
+    """Returns the store's time: that of the last comparison, counted on with a steady clock.
+
+    So it does not matter if the clock of the process is set.
 
     Args:
-        process: the clock of this process.
-        is_right: whether the clock is exact and never compared, such as a test's clock.
+        process: the clock of this process, which is the store's until the first comparison.
+        steady: see ``steady_clock``.
+        is_unused: whether the store has another clock, such as a test's, so that nothing is compared.
 
     Attributes:
-        ahead: how far the store's clock is ahead of that of the process, in seconds.
+        ahead: how far the store's clock was ahead of that of the process at the last comparison, in seconds.
     """
 
-    def __init__(self, process: Clock, *, is_right: bool = False) -> None:
-        self.process = process
-        self._is_right = is_right
+    def __init__(self, process: Clock, steady: Clock, *, is_unused: bool = False) -> None:
+        self._process = process
+        self.steady = steady
+        self._is_unused = is_unused
         self.ahead = 0.0
+        self._offset = process() - steady()
         self._compared_at = -math.inf
         self._is_noted = False
 
     def __call__(self) -> float:
         """Return the store's time."""
-        return self.process() + self.ahead
+        return self.steady() + self._offset
 
     def compare_if_old(self, connection: Connection) -> None:
-        """Compare the clocks again after a minute, or if that of the process was set."""
-        if abs(self.process() - self._compared_at) > _OLD_SECONDS:
+        """Compare the clocks again after a minute, or if that of the process was set, as after a pause of the machine."""
+        was_set = abs(self() - self.ahead - self._process()) > MOST_APART_SECONDS
+        if was_set or self.steady() - self._compared_at > _OLD_SECONDS:
             self.compare_now(connection)
 
     def compare_now(self, connection: Connection) -> None:
         """Compare the clocks, which takes a round trip."""
-        if not self._is_right:
-            began_at = self.process()
+        if not self._is_unused:
+            began_at = self.steady()
             self.compare(connection.execute(select(SharedClock())).scalar_one(), began_at)
 
     def compare(self, at: float, began_at: float) -> None:
@@ -58,13 +75,14 @@ class StoreClock:
 
         Args:
             at: the store's time.
-            began_at: the time of the process shortly before; the store's was read between then and now.
+            began_at: the time of the steady clock shortly before; the store's was read between then and now.
         """
-        if self._is_right:
+        if self._is_unused:
             return
-        self._compared_at = self.process()
+        self._compared_at = self.steady()
         # Keep the last difference while it lies within the bounds of this comparison.
-        self.ahead = min(max(self.ahead, at - self._compared_at), at - began_at)
+        self._offset = min(max(self._offset, at - self._compared_at), at - began_at)
+        self.ahead = self() - self._process()
         is_apart = abs(self.ahead) > MOST_APART_SECONDS
         if is_apart and not self._is_noted:
             logger.warning("%s", describe_difference(self.ahead))
@@ -84,6 +102,6 @@ def read_clock(connection: Connection) -> float:
     """Return the store's time, on a connection that may be a producer's own."""
     if connection.dialect.name != "postgresql":
         return time.time()
-    clock = _of_engines.setdefault(connection.engine, StoreClock(time.time))
+    clock = _of_engines.setdefault(connection.engine, StoreClock(time.time, steady_clock()))
     clock.compare_if_old(connection)
     return clock()

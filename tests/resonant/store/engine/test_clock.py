@@ -52,12 +52,40 @@ async def test_a_transaction_of_a_producer_uses_the_clock_of_its_server(postgres
         assert due.at == pytest.approx(store.clock(), abs=30)
 
 
-async def test_a_process_whose_clock_is_set_while_it_runs_finds_the_difference(store_url):
+@pytest.mark.parametrize("seconds", [HOUR, -HOUR])
+async def test_the_stores_time_does_not_change_if_the_clock_of_the_process_is_set(store_url, seconds):
     jump = FixedClock(0.0)
     async with opened(store_url, process_clock=lambda: time.time() + jump()) as store:
-        jump.advance(-HOUR)
+        jump.advance(seconds)
+        assert store.clock() == pytest.approx(time.time(), abs=2)
         await store.status()
         assert store.clock() == pytest.approx(time.time(), abs=2)
+        assert store.clock_ahead == pytest.approx(-seconds, abs=2)
+
+
+@pytest.mark.parametrize("seconds", [HOUR, -HOUR])
+async def test_leases_and_parked_deliveries_keep_their_times_if_the_clock_of_the_process_is_set(
+    store_url, seconds
+):
+    jump = FixedClock(0.0)
+    async with opened(store_url, process_clock=lambda: time.time() + jump()) as store:
+        await store.enqueue([Event(type="t", source="/s", data=number) for number in (1, 2)], "orders")
+        await send(store, "orders", Park(60, store.clock() + 60))
+        await store.claim("orders", owner="one", limit=1)
+        jump.advance(seconds)
+        assert await store.claim("orders", owner="other", limit=2) == []
+        assert await store.renew("one") == 1
+        assert await store.latest_lease_end() == pytest.approx(time.time() + store.lease_seconds, abs=10)
+
+
+async def test_a_renewal_after_a_pause_of_the_machine_makes_a_whole_lease(postgresql_url):
+    pause = FixedClock(0.0)
+    async with opened(postgresql_url, steady=lambda: time.monotonic() - pause()) as store:
+        await store.enqueue(Event(type="t", source="/s", data=1), "orders")
+        await store.claim("orders", owner="one", limit=1)
+        pause.advance(50)
+        await store.renew("one")
+        assert await store.latest_lease_end() == pytest.approx(time.time() + store.lease_seconds, abs=10)
 
 
 async def test_a_process_whose_time_is_behind_shortens_no_wait_and_no_lease(postgresql_url):
@@ -66,17 +94,17 @@ async def test_a_process_whose_time_is_behind_shortens_no_wait_and_no_lease(post
     async def times():
         return await right.read(lambda connection: connection.execute(select(*columns).order_by(_d.id)).all())
 
-    _d, behind = schema.deliveries.c, FixedClock(0.0)
+    _d, pause = schema.deliveries.c, FixedClock(0.0)
     columns = (_d.available_at, _d.next_attempt_at, _d.round_started_at, _d.lease_owner)
     async with (
         opened(postgresql_url) as right,
-        opened(postgresql_url, process_clock=lambda: time.time() + behind()) as wrong,
+        opened(postgresql_url, steady=lambda: time.monotonic() - pause()) as wrong,
     ):
         await right.enqueue([Event(type="t", source="/s", data=number) for number in (1, 2)], "orders")
         await send(right, "orders", Park(60, right.clock() + 60))
         await right.claim("orders", owner="alive", limit=1)
         before = await times()
-        behind.advance(-50)
+        pause.advance(50)
         assert await wrong.rescue(at_once()) == 0
         assert await times() == before
 
@@ -97,7 +125,7 @@ class TestComparison:
 
     @pytest.fixture
     def clock(self, process):
-        return StoreClock(process)
+        return StoreClock(process, process)
 
     def test_the_stores_time_is_that_of_the_process_until_the_first(self, clock):
         assert clock() == PROCESS
@@ -112,6 +140,15 @@ class TestComparison:
         process.advance(4)
         clock.compare(PROCESS + 101, PROCESS)
         assert clock() == PROCESS + 104
+
+    def test_it_is_within_the_bounds_if_the_clock_of_the_process_is_set_meanwhile(self, process):
+        clock = StoreClock(process, steady := FixedClock(0.0))
+        began_at = steady()
+        process.advance(-HOUR)
+        steady.advance(2)
+        clock.compare(PROCESS + 101, began_at)
+        assert PROCESS + 101 <= clock() <= PROCESS + 103
+        assert clock.ahead == clock() - process()
 
     def test_small_differences_are_not_logged(self, clock, caplog):
         clock.compare(PROCESS + 5, PROCESS)
