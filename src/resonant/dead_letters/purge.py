@@ -23,7 +23,7 @@ from resonant.store.audit import add_to_audit, audited
 from resonant.store.counts.acceptances import add_to_ledger
 from resonant.store.counts.counters import Tally
 from resonant.store.engine.sql import SharedClock, is_any_of
-from resonant.store.queue.causes import forget_unused_errors
+from resonant.store.queue.causes import end_acknowledgements, find_unused, forget_unused_errors
 from resonant.store.views.dead_letters import DeadLetters, Position, earliest
 from resonant.store.views.selection import Selection
 
@@ -33,6 +33,7 @@ DAY_SECONDS = 86_400.0
 # lock; larger batches would need more memory and save no time.
 _TRANSACTION_SECONDS = 0.06
 _FEWEST, _FIRST, _MOST = 50, 100, 5_000
+_CAUSES = 200
 _MOST_BYTES = 4 * 1024 * 1024
 # The pause between two transactions lets waiting writers get the lock: SQLite has no queue, and a writer checks every 2 ms.
 _PAUSE_SECONDS = 0.004
@@ -253,12 +254,22 @@ async def purge(
                     purged += count
                     on_progress(purged)
                     await asyncio.sleep(_PAUSE_SECONDS)
-            await store.write(forget_unused_errors)
+            await _forget_errors(store)
             if delivered_before is not None:
                 bodies = await remove_bodies(store, delivered_before=delivered_before)
     await store.reclaim_space()
     used = file.path if file and purged else None
     return PurgeReport(purged, final - purged, archive=used, bodies=bodies)
+
+
+async def _forget_errors(store: WorkerStore) -> None:
+    """Remove the errors of causes that have no dead letters, and the acknowledgements of these causes."""
+    last = 0
+    while causes := await store.read(find_unused, after=last, limit=_CAUSES):
+        last = causes[-1]
+        await store.write(forget_unused_errors, causes)
+        await asyncio.sleep(_PAUSE_SECONDS)
+    await store.write(end_acknowledgements)
 
 
 def next_size(size: int, seconds: float) -> int:

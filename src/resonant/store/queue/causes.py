@@ -6,17 +6,18 @@ event type, reason, code) stores its first fifty errors unchanged and later ones
 no error text. A normalised cause or one without text ``varies``: a filter by text reads each of its dead letters.
 
 Causes are never removed: their number is bounded, and a worker may be about to reference one. A purge removes only the errors of those
-that have no dead letters, and the next such failure restores them. An erasure also removes their hashes.
+that have no dead letters, and the next such failure restores them. On PostgreSQL, a lock on the cause keeps a purge and a new dead
+letter apart. An erasure also removes their hashes.
 """
 
 import hashlib
 import json
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, func, select
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, select
 
 from resonant.events import Reason
 from resonant.store import schema
@@ -30,7 +31,8 @@ ERASED = "Erased"
 _ANY_ERROR = "<any>"
 _ERASED_DIGEST = "erased-"
 _OF_FAILURE = ("category", "code", "error_type", "error")
-_c = schema.causes
+_c, _d = schema.causes, schema.deliveries
+_is_used = select(_d.c.id).where(schema.is_dead_letter, _d.c.cause_id == _c.c.id).exists()
 
 
 class Cause(NamedTuple):
@@ -90,35 +92,53 @@ def is_known(connection: Connection, fingerprint: str) -> bool:
 
 
 def forget_errors(connection: Connection, endpoints: Iterable[str], event_types: Iterable[str]) -> None:
-    """Remove the errors of their causes that have no dead letters, and the acknowledgements of these causes.
+    """Remove the errors and hashes of their causes that have no dead letters, and the acknowledgements of these causes.
 
     Earlier rounds of a delivery had other causes, which it no longer references.
     """
-    _forget(
-        connection,
-        is_any_of(_c.c.endpoint, list(endpoints)),
-        is_any_of(_c.c.event_type, list(event_types)),
-        new_digest=lambda: f"{_ERASED_DIGEST}{secrets.token_hex(12)}",
-    )
+    theirs = is_any_of(_c.c.endpoint, list(endpoints)), is_any_of(_c.c.event_type, list(event_types))
+    unused = connection.execute(_unused(*theirs)).scalars().all()
+    forget_unused_errors(connection, unused, new_digest=lambda: f"{_ERASED_DIGEST}{secrets.token_hex(12)}")
+    end_acknowledgements(connection)
 
 
-def forget_unused_errors(connection: Connection) -> None:
-    """Remove the errors of all causes that have no dead letters, and the acknowledgements of these causes."""
-    _forget(connection)
+def find_unused(connection: Connection, *, after: int, limit: int) -> list[int]:
+    """Return the ids, in their order, of causes that have errors but no dead letters; begin after the given id."""
+    return list(connection.execute(_unused(_c.c.id > after).limit(limit)).scalars())
 
 
-def _forget(
-    connection: Connection, *which: ColumnElement[bool], new_digest: Callable[[], str] | None = None
+def forget_unused_errors(
+    connection: Connection, cause_ids: Sequence[int], *, new_digest: Callable[[], str] | None = None
 ) -> None:
-    d, a = schema.deliveries, schema.acknowledged_causes
-    is_used = select(d.c.id).where(schema.is_dead_letter, d.c.cause_id == _c.c.id).exists()
-    query = select(_c.c.id, _c.c.endpoint, _c.c.code, _c.c.fingerprint).order_by(_c.c.id)
-    for row in connection.execute(query.where(*which, ~is_used, _c.c.error != "")).all():
-        changes = {"error": "", "fingerprint": fingerprint(row.endpoint, row.code, "")}
-        changes |= {"digest": new_digest()} if new_digest else {}
-        connection.execute(_c.update().where(_c.c.id == row.id).values(changes))
-        if not is_known(connection, row.fingerprint):
-            connection.execute(a.delete().where(a.c.cause == row.fingerprint))
+    """Remove the errors of those of these causes that have no dead letters. Then, call ``end_acknowledgements``.
+
+    Args:
+        connection: in a write transaction.
+        cause_ids: the ids of causes.
+        new_digest: returns a random digest, to remove their hashes too.
+    """
+    query = select(_c.c.id, _c.c.endpoint, _c.c.code).where(is_any_of(_c.c.id, cause_ids))
+    # Waits for workers that have read the causes, and lets others wait: see `_read_ids`.
+    locked = connection.execute(query.order_by(_c.c.id).with_for_update()).all()
+    rows = [
+        {"its_id": row.id, "fingerprint": fingerprint(row.endpoint, row.code, "")}
+        | ({"digest": new_digest()} if new_digest else {})
+        for row in locked
+    ]
+    if rows:
+        # A dead letter may have been stored before the lock.
+        unused = _c.update().where(_c.c.id == bindparam("its_id"), ~_is_used)
+        connection.execute(unused.values(error=""), rows)
+
+
+def end_acknowledgements(connection: Connection) -> None:
+    """Remove the acknowledgements of causes whose errors were removed."""
+    acknowledged = schema.acknowledged_causes
+    connection.execute(acknowledged.delete().where(acknowledged.c.cause.not_in(select(_c.c.fingerprint))))
+
+
+def _unused(*which: ColumnElement[bool]) -> Select[int]:
+    return select(_c.c.id).where(*which, _c.c.error != "", ~_is_used).order_by(_c.c.id)
 
 
 def _bounded(connection: Connection, new: list[Cause]) -> dict[Cause, Cause]:
@@ -166,13 +186,17 @@ def _store(connection: Connection, causes: set[Cause]) -> None:
 
 
 def _read_ids(connection: Connection, causes: set[Cause]) -> dict[Cause, int]:
-    """Return the ids of known causes, and restore the errors that a purge has removed."""
+    """Return the ids of known causes, and restore the errors that a purge has removed.
+
+    The lock keeps a purge from removing them before this transaction commits a dead letter.
+    """
     if not causes:
         return {}
     by_digest = {cause.digest: cause for cause in causes}
     query = select(_c.c.digest, _c.c.id, _c.c.error).where(is_any_of(_c.c.digest, list(by_digest)))
+    query = query.order_by(_c.c.id).with_for_update(read=True, key_share=True)
     found: dict[Cause, int] = {}
-    for digest, cause_id, error in connection.execute(query.order_by(_c.c.id)).all():
+    for digest, cause_id, error in connection.execute(query).all():
         cause = by_digest[digest]
         found[cause] = cause_id
         if cause.error != error:

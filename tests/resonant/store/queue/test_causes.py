@@ -3,11 +3,21 @@
 import asyncio
 
 import pytest
+from sqlalchemy import text
 
 from resonant.delivery.retry import GiveUp
 from resonant.store import schema
-from resonant.store.queue.causes import MOST_ERRORS, MOST_NORMALISED, Cause, cause_ids, forget_unused_errors
+from resonant.store.queue.causes import (
+    MOST_ERRORS,
+    MOST_NORMALISED,
+    Cause,
+    cause_ids,
+    find_unused,
+    forget_unused_errors,
+)
 from resonant.store.queue.fingerprint import fingerprint
+from resonant.store.queue.outcomes import record
+from support.sqlite import listening
 
 CAUSE = Cause(
     "orders", "order.paid", "exhausted", "transient", "http_503", "UnexpectedStatus", "answered 503"
@@ -54,7 +64,7 @@ def test_errors_that_are_all_different_are_bounded_too(desk, purges):
     many = [CAUSE._replace(error=word) for word in words]
     for start in range(0, len(many), 50):
         if purges:
-            desk.write(forget_unused_errors)
+            desk.purge()
             assert {row["error"] for row in desk.rows(schema.causes)} <= {""}
         desk.write(cause_ids, many[start : start + 50])
     desk.write(cause_ids, many)
@@ -105,3 +115,48 @@ def test_every_way_to_give_up_leaves_a_cause(desk):
         "evt_cancelled": ("cancelled", "", ""),
         "evt_crashed": ("crashed", "worker_lost", "the worker was lost while sending"),
     }
+
+
+def test_a_purge_forgets_errors_in_short_transactions_with_few_statements(desk):
+    every = [CAUSE._replace(endpoint=f"endpoint-{number}") for number in range(450)]
+    desk.write(cause_ids, every)
+    sizes, others = [], []
+
+    def count(_connection, _cursor, statement, parameters, _context, is_many):
+        if statement.startswith("UPDATE resonant_causes"):
+            sizes.append(len(parameters) if is_many else 1)
+        elif "resonant_causes" in statement:
+            others.append(statement)
+
+    with listening("before_cursor_execute", count):
+        desk.purge()
+
+    assert {row["error"] for row in desk.rows(schema.causes)} == {""}
+    assert sizes == [200, 200, 50]
+    assert len(others) <= 10
+
+
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+def test_a_purge_keeps_the_error_of_a_cause_that_a_worker_is_about_to_reference(desk):
+    desk.bury("evt_1", apart=1)
+    desk.deliver(*desk.replay().leases)
+    [unused] = desk.read(find_unused, after=0, limit=10)
+    desk.enqueue("evt_2")
+    lease = desk.claim_one()
+    desk.begin(lease)
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+
+    async def race():
+        async with desk.store.transaction() as worker:
+            await worker.run_sync(record, [desk.failed(lease, GiveUp("exhausted"))], now=desk.clock())
+            purge = asyncio.create_task(desk.store.write(forget_unused_errors, [unused]))
+            while not purge.done() and not await desk.store.read(
+                lambda connection: connection.execute(waiting).scalar_one()
+            ):
+                await asyncio.sleep(0.01)
+        await purge
+
+    desk.run(race())
+    [row] = desk.rows(schema.causes)
+    assert row["error"] == "the endpoint answered 503"
+    assert row["id"] == desk.row("evt_2")["cause_id"]
