@@ -19,8 +19,8 @@ class Limits:
         header_bytes: the request line and the headers.
         read_seconds: how long a client may take to send a request, headers and body.
         idle_seconds: how long a connection may wait for the next request; longer than proxies keep theirs.
-        connections: open connections. Beyond it, the server closes the connection that has been idle longest; if none is idle, the
-            one whose request has taken longest to arrive.
+        connections: open connections. Beyond it, the server closes the connection that has been idle longest; if more are sending a
+            request than idle, the one whose request has taken longest to arrive.
         pipelined: requests on one connection that wait for the answer to an earlier one.
         held_bytes: the bodies of all requests, without the first ``free_bytes`` of each; beyond it, 503.
         free_bytes: the part of each body that is always accepted, so that large bodies cannot keep out small ones.

@@ -23,8 +23,9 @@ class Connection(HttpToolsProtocol):
     Args:
         limits: bound the headers, the time, and the connections.
         meters: count the connections and the refused requests.
-        sending: the connections whose client has not sent a whole request yet, the slowest first; all connections share it.
-        idle: the connections between two requests, the one that has been idle longest first; all connections share it.
+        sending: the connections whose client has sent a part of a request, the slowest first; all connections share it.
+        idle: the connections before their first byte or between two requests, the one that has been idle longest first; all
+            connections share it.
         given: the arguments of uvicorn.
     """
 
@@ -50,13 +51,16 @@ class Connection(HttpToolsProtocol):
         self._head_without_upgrade = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Accept a connection. Beyond the limit, close the one that has been idle longest, or else the slowest."""
+        """Accept a connection. Beyond the limit, close another: the slowest if more are sending than idle, else the longest idle."""
         transport.max_size = self._limits.header_bytes  # type: ignore[attr-defined]  # of a read
         super().connection_made(transport)
-        self._await_request(self._limits.read_seconds)
+        self._deadline = self.loop.call_later(self._limits.read_seconds, self._give_up)
+        self._idle[self] = None
         self._meters.connections = len(self.connections)
         if len(self.connections) > self._limits.connections:
-            next(iter(self._idle or self._sending)).make_room()
+            # So a flood of one kind closes its own connections.
+            larger = max(self._sending, self._idle, key=len)
+            next(iter(larger)).make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
@@ -69,7 +73,7 @@ class Connection(HttpToolsProtocol):
         """Parse data."""
         if self._is_refused:
             return
-        if self._deadline is None:
+        if self not in self._sending:
             self._await_request(self._limits.read_seconds)
         self._extra_bytes += len(data)
         self._received = data
@@ -141,10 +145,10 @@ class Connection(HttpToolsProtocol):
 
     def make_room(self) -> None:
         """Close this connection because there are too many."""
-        is_idle = self in self._idle
+        awaits_request = self._deadline is not None
         self._idle.pop(self, None)
         self._end_request()
-        if not (is_idle or self._owes_answer):
+        if awaits_request and not self._owes_answer:
             self._answer(self._busy("too many connections"))
         self.transport.close()
 
@@ -158,7 +162,7 @@ class Connection(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-            del self._sending[self]
+            self._sending.pop(self, None)
 
     def _note_idle(self) -> None:
         if self._deadline is None and not self._owes_answer and not self.transport.is_closing():

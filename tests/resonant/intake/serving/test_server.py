@@ -283,6 +283,34 @@ async def test_a_client_with_work_gets_in_while_idle_connections_come_all_the_ti
         assert server.meters.requests == {404: 40, 202: 40}
 
 
+async def test_silent_connections_are_closed_before_one_whose_client_keeps_asking():
+    async with served(connections=4) as server, AsyncExitStack() as opened:
+        client = await opened.enter_async_context(connected(server.port))
+        silent = []
+        for _ in range(12):
+            await client.send(POST)
+            assert (await client.answer()).status == 202
+            silent.append(await opened.enter_async_context(connected(server.port)))
+        answer = await silent[0].answer()
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        await silent[-1].send(POST)
+        assert (await silent[-1].answer()).status == 202
+
+
+async def test_a_client_may_take_time_to_its_first_byte_while_slow_senders_come():
+    async with (
+        served(connections=10) as server,
+        asking(server.port, 10, HEAD) as slow,
+        connected(server.port) as client,
+    ):
+        assert (await slow[0].answer()).status == 503
+        async with asking(server.port, 3, HEAD):
+            for each in slow[1:4]:
+                assert (await each.answer()).status == 503
+            await client.send(POST)
+            assert (await client.answer()).status == 202
+
+
 async def test_the_wait_for_a_turn_is_not_the_time_of_the_store():
     in_turn = HEAD + b"Turn: yes\r\nContent-Length: 2\r\n\r\nhi"
     async with (
