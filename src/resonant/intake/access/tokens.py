@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 TOKEN_PREFIX = "rsn_"  # noqa: S105 - not a secret
 _CHALLENGE = 'Bearer realm="resonant"'
+# Receivers differ in where a segment ends: some cut off parameters, or stop at a NUL.
+_DOT_SEGMENT = re.compile(r"(?:\A|[/\\])\.\.?(?:\Z|[/\\;\0?#])")
 
 
 def digest_of(text: str) -> str:
@@ -253,8 +255,10 @@ def _matcher(glob: str) -> Callable[[str], bool]:
 
 
 def _has_dot_segment(source: str) -> bool:
-    path = unquote(re.split("[?#]", source, maxsplit=1)[0])
-    return not {".", ".."}.isdisjoint(re.split(r"[/\\]", path))
+    path = re.split("[?#]", source, maxsplit=1)[0]
+    while (decoded := unquote(path)) != path:
+        path = decoded
+    return _DOT_SEGMENT.search(path) is not None
 
 
 def _bearer(request: Request) -> str:
