@@ -6,6 +6,7 @@ nothing is wrapped or cut, and each row is a line.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -65,8 +66,9 @@ def _give_up_stdout(error: OSError) -> None:
 
 
 def say(line: str) -> None:
-    """Write one line to standard error."""
-    say_on(stderr(), line)
+    """Write one line to standard error. A full disk behind it is ignored."""
+    with contextlib.suppress(OSError):
+        say_on(stderr(), line)
 
 
 def say_on(console: Console, line: str) -> None:

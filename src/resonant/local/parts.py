@@ -72,9 +72,10 @@ class Part:
         """Return why it does not run any more, once it is started: the last line of its log, if that is an error of Resonant."""
         if (code := self.supervisor.poll()) is None:
             return None
-        last = self.log.read_text(errors="replace").rstrip().rpartition("\n")[2]
-        if last.startswith(_OWN):
-            return last.removeprefix(_OWN)
+        with contextlib.suppress(OSError):  # the log may have been deleted
+            last = self.log.read_text(errors="replace").rstrip().rpartition("\n")[2]
+            if last.startswith(_OWN):
+                return last.removeprefix(_OWN)
         return f"the {self.name} ended (exit code {code}): see {self.log}"
 
     def end(self) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote
 
 from resonant import output
-from resonant.errors import ServerError
+from resonant.errors import ResonantError, ServerError
 from resonant.files import atomic_file, make_private_folder, open_private
 from resonant.local.compatibility import check_client_names
 from resonant.local.health import translated_server_errors
@@ -74,9 +74,17 @@ class Stack:
         Raises:
             ServerError: one failed to start too often; the message contains the path of its log.
         """
+        said = ""
         while True:
             self.parts.look()
-            self.note()
+            try:
+                self.note()
+                problem = ""
+            except (ResonantError, OSError) as error:
+                problem = f"{error}: until it can be written, other commands do not find this server"
+            if problem and problem != said:
+                output.say(problem)
+            said = problem
             time.sleep(POLL_SECONDS)
 
 

@@ -1,5 +1,6 @@
 """Parts that end are started again, with a growing pause, until one fails to start too often. Only one test runs a process."""
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -92,6 +93,18 @@ def test_a_part_that_ended_is_started_again_after_a_pause_and_the_terminal_says_
     watched.look()
     assert said[1:] == ["the part runs again"]
     assert watched.parts.runs(part)
+
+
+def test_a_full_disk_behind_standard_error_ends_nothing(monkeypatch):
+    part = Scripted()
+    watched = Watched(part)
+    part.runs = False
+    with contextlib.suppress(OSError), Path("/dev/full").open("w") as full:  # closing it fails too
+        monkeypatch.setattr(sys, "stderr", full)
+        watched.look()
+        watched.look(1.0)
+        watched.look()
+    assert (part.starts, watched.parts.runs(part)) == (2, True)
 
 
 def test_the_pause_grows_with_each_end_and_is_short_again_after_ten_minutes():
@@ -219,6 +232,19 @@ def test_the_log_of_a_part_that_writes_without_end_is_shortened(tmp_path, monkey
         wait_until(lambda: sizes.append(log.stat().st_size) or max(sizes) > 1_000_000)
         wait_until(lambda: parts.look() or log.stat().st_size < max(sizes))
     assert log.read_text().splitlines()[-1].startswith("line")
+
+
+def test_a_part_whose_log_was_deleted_is_started_again(tmp_path, said):
+    log = tmp_path / "log"
+    with kept_parts() as parts:
+        part = Part("sleeper", log, ["sleep", "60"], dict(os.environ), start_seconds=60)
+        parts.start(part)
+        parts.wait(part)
+        log.unlink()
+        part.kill()
+        wait_until(lambda: parts.look() or "the sleeper runs again" in said)
+    assert said[0] == f"the sleeper ended (exit code 137): see {log}: starting it again in 1 s"
+    assert log.exists()
 
 
 WRITER = """
