@@ -13,8 +13,11 @@ from resonant.errors import ResonantError, ServerError
 from resonant.files import open_private, shorten_log
 from resonant.local.supervisor import STOP_SECONDS, end, keep, kill
 
+# The pauses after failures to start: long enough that a disk that is full for two minutes ends nothing, and short enough
+# that a server that hangs at each start fails five times within the time.
+FAILURE_PAUSES = (5.0, 15.0, 45.0, 90.0)
 # If a part fails to start this often within this time, all parts end.
-MOST_FAILURES, WITHIN_SECONDS = 5, 600.0
+MOST_FAILURES, WITHIN_SECONDS = len(FAILURE_PAUSES) + 1, 600.0
 LONGEST_PAUSE = 30.0
 POLL_SECONDS = 0.5
 # While Prefect's disk is full, its server writes 150 KB of tracebacks a second.
@@ -103,9 +106,10 @@ class Restarts:
             failed: whether it was never ready after its start.
         """
         self._ends = [end for end in self._ends if end[0] > now - WITHIN_SECONDS] + [(now, failed)]
-        if sum(was_failure for _, was_failure in self._ends) >= MOST_FAILURES:
-            return None
-        return min(LONGEST_PAUSE, 2.0 ** (len(self._ends) - 1))
+        alike = sum(was_failure == failed for _, was_failure in self._ends)
+        if not failed:
+            return min(LONGEST_PAUSE, 2.0 ** (alike - 1))
+        return FAILURE_PAUSES[alike - 1] if alike < MOST_FAILURES else None
 
 
 class _Kept:

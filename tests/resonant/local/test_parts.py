@@ -10,6 +10,7 @@ import pytest
 from resonant.errors import ServerError
 from resonant.local import parts as parts_module
 from resonant.local.parts import (
+    FAILURE_PAUSES,
     LONGEST_PAUSE,
     MOST_FAILURES,
     WITHIN_SECONDS,
@@ -18,6 +19,8 @@ from resonant.local.parts import (
     Restarts,
     kept_parts,
 )
+from resonant.local.server import START_SECONDS
+from resonant.local.supervisor import STOP_SECONDS
 from support.waiting import wait_until
 
 
@@ -114,6 +117,38 @@ def test_the_pause_grows_with_each_end_and_is_short_again_after_ten_minutes():
     assert restarts.pause(60.0 * 8 + WITHIN_SECONDS, failed=False) == 1
 
 
+def test_a_part_that_fails_at_once_for_two_minutes_ends_nothing(said):
+    part = Scripted()
+    watched = Watched(part)
+    part.is_good = False
+    while not part.is_good or not watched.parts.runs(part):
+        watched.look(0.5)
+        part.is_good = watched.now > 120
+    pauses = [line.rpartition(" in ")[2] for line in said if "again in" in line]
+    assert pauses == ["1 s", "5 s", "15 s", "45 s", "90 s"]
+
+
+def test_a_part_that_hangs_at_each_start_ends_everything_too(said):
+    part = Scripted()
+    part.start_seconds = START_SECONDS
+    watched = Watched(part)
+    part.runs = False
+    watched.look()
+    part.is_good, part.hangs = False, True
+
+    def end():
+        Scripted.end(part)
+        watched.now += STOP_SECONDS + 5
+
+    def look_on():
+        while watched.now < 2 * WITHIN_SECONDS:
+            watched.look(0.5)
+
+    part.end = end
+    with pytest.raises(ServerError, match="it failed to start 5 times in 10 minutes"):
+        look_on()
+
+
 def test_kills_of_a_part_that_starts_again_each_time_never_end_everything(said):
     part = Scripted()
     watched = Watched(part)
@@ -131,9 +166,9 @@ def test_a_part_that_fails_to_start_five_times_in_ten_minutes_ends_everything(sa
     part.is_good = False
     watched.look()
     for _ in range(MOST_FAILURES - 1):
-        watched.look(LONGEST_PAUSE)
+        watched.look(max(FAILURE_PAUSES))
         watched.look()
-    watched.look(LONGEST_PAUSE)
+    watched.look(max(FAILURE_PAUSES))
     with pytest.raises(ServerError, match="the part ended; it failed to start 5 times in 10 minutes"):
         watched.look()
     assert part.starts == 1 + MOST_FAILURES
@@ -155,7 +190,7 @@ def test_a_part_that_is_not_ready_in_time_is_ended_and_started_again(said):
     watched.look(part.start_seconds)
     ends = part.ends
     watched.look(0.1)
-    assert said[-1] == "the part did not start within 60 s: see part.log: starting it again in 2 s"
+    assert said[-1] == "the part did not start within 60 s: see part.log: starting it again in 5 s"
     assert part.ends == ends + 1
 
 
