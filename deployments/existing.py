@@ -12,7 +12,7 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 
 from deployments.reports import AUTOMATION, REPORTS
-from resonant.local.work_pool import WORK_POOL
+from resonant.local.work_pool import WORK_POOL, is_stopped
 from tasks.reports import OWN_FLOWS
 
 # The present names, by the names in earlier versions.
@@ -40,7 +40,7 @@ async def read_stopped() -> set[str]:
         found = await read_deployments(client)
         are_enabled = await client.read_automations_by_name(AUTOMATION)
     not_enabled = set() if are_enabled else {REPORTS} - found.keys()
-    return not_enabled | {NEW_NAMES.get(name, name) for name, each in found.items() if _is_stopped(each)}
+    return not_enabled | {NEW_NAMES.get(name, name) for name, each in found.items() if is_stopped(each)}
 
 
 async def pause(names: Iterable[str]) -> None:
@@ -80,11 +80,6 @@ async def read_deployments(client: PrefectClient) -> dict[str, DeploymentRespons
     ids = FlowFilter.model_validate({"id": {"any_": [each.flow_id for each in deployments]}})
     flows = {flow.id: flow.name for flow in await client.read_flows(flow_filter=ids)}
     return {f"{flows[each.flow_id]}/{each.name}": each for each in deployments}
-
-
-def _is_stopped(deployment: DeploymentResponse) -> bool:
-    schedules = deployment.schedules
-    return deployment.paused or (bool(schedules) and not any(schedule.active for schedule in schedules))
 
 
 async def _has_requested_runs(client: PrefectClient, deployment: DeploymentResponse) -> bool:

@@ -5,6 +5,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments import existing
 from deployments.existing import NEW_NAMES, remove_old_deployments
+from resonant.local import work_pool
 
 pytestmark = pytest.mark.engine
 
@@ -75,11 +76,14 @@ async def test_two_bootstraps_may_remove_them_at_once(server, add, monkeypatch):
     assert not exists(server, old)
 
 
-@pytest.mark.parametrize(
+STOPPED = pytest.mark.parametrize(
     "stopped",
     [{"paused": True}, {"schedules": [{"schedule": HOURLY, "active": False}]}],
     ids=["paused", "schedule off"],
 )
+
+
+@STOPPED
 async def test_a_stopped_deployment_stops_its_successor_too(server, add, stopped):
     successor = "export-metrics/export-metrics"
     assert successor not in await existing.read_stopped()
@@ -90,6 +94,26 @@ async def test_a_stopped_deployment_stops_its_successor_too(server, add, stopped
     found = named(server, successor)
     assert found["paused"]
     server.post(f"/deployments/{found['id']}/resume_deployment")
+
+
+@STOPPED
+async def test_no_drain_is_started_while_an_operator_has_stopped_their_deployment(
+    server, add, stopped, monkeypatch
+):
+    # The other tests count the runs of the drain.
+    monkeypatch.setattr(work_pool, "DRAIN", "emit-events/another-drain")
+    drain = add(work_pool.DRAIN, **stopped)
+    of_drain = {"deployments": {"id": {"any_": [drain]}}}
+
+    await work_pool.start_drains()
+    assert server.post("/flow_runs/count", json=of_drain).json() == 0
+
+    server.post(f"/deployments/{drain}/resume_deployment")
+    for schedule in server.get(f"/deployments/{drain}").json()["schedules"]:
+        server.patch(f"/deployments/{drain}/schedules/{schedule['id']}", json={"active": True})
+    await work_pool.start_drains()
+    found = server.post("/flow_runs/filter", json=of_drain).json()
+    assert sum(not each["auto_scheduled"] for each in found) == 2
 
 
 @pytest.mark.parametrize("state", ["SCHEDULED", "PENDING"])

@@ -6,10 +6,13 @@ import contextlib
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from resonant import output
+
 if TYPE_CHECKING:
     from prefect import State
     from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.objects import FlowRun
+    from prefect.client.schemas.responses import DeploymentResponse
 
 WORK_POOL = "resonant"
 DRAIN = "emit-events/drain"
@@ -48,7 +51,7 @@ async def has_worker(started_at: float) -> bool:
 async def start_drains() -> None:
     """Start two drains at once, unless drains already wait for a worker: the first scheduled one is minutes away.
 
-    Running drains hand over to them.
+    Running drains hand over to them. If an operator has stopped their deployment, none starts.
     """
     from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
     from prefect.states import Scheduled
@@ -59,6 +62,9 @@ async def start_drains() -> None:
     waiting = {"state": {"type": {"any_": ["SCHEDULED", "PENDING"]}}, "expected_start_time": soon}
     async with _client() as client:
         drain = await client.read_deployment_by_name(DRAIN)
+        if is_stopped(drain):
+            output.say(f"no drain is started: the deployment {DRAIN} or its schedule is paused")
+            return
         found = await client.read_flow_runs(
             flow_run_filter=FlowRunFilter.model_validate(waiting),
             deployment_filter=DeploymentFilter.model_validate({"id": {"any_": [drain.id]}}),
@@ -66,6 +72,12 @@ async def start_drains() -> None:
         for number in range(sum(starts_soon(run, now) for run in found), _DRAINS):
             state: State[Any] = Scheduled(scheduled_time=now + number * _APART)
             await client.create_flow_run_from_deployment(drain.id, state=state)
+
+
+def is_stopped(deployment: DeploymentResponse) -> bool:
+    """Return whether an operator has paused this deployment or all its schedules. Prefect would still start requested runs."""
+    schedules = deployment.schedules
+    return deployment.paused or (bool(schedules) and not any(schedule.active for schedule in schedules))
 
 
 def starts_soon(run: FlowRun, now: datetime) -> bool:
