@@ -19,6 +19,7 @@ _LOG = "prefect-worker.log"
 # Once Prefect's worker has cancelled a run, it ignores SIGTERM.
 _STOP_SECONDS = 5.0
 _ANSWER_SECONDS = 5.0
+_PREPARE_SECONDS = 10.0
 
 
 class Worker(Part):
@@ -69,6 +70,10 @@ class Worker(Part):
         try:
             with translated_server_errors(self._api_url):
                 asyncio.run(_prepare(starts_again=starts_again))
+        except TimeoutError:
+            raise ServerError(
+                f"the Prefect server at {self._api_url} took longer than {_PREPARE_SECONDS:.0f} s to answer"
+            ) from None
         except (httpx.HTTPError, PrefectException) as error:
             raise ServerError(f"the Prefect server at {self._api_url} refuses it: {error}") from None
         self._started_at = started_at
@@ -92,7 +97,9 @@ async def _prepare(*, starts_again: bool) -> None:
     """Create the work pool, and mark the runs of a killed worker as crashed, since they occupy slots."""
     from prefect.states import Crashed
 
-    await make_work_pool()
-    await set_states(Crashed(message="its worker was lost"))
-    if starts_again:
-        await start_drains()
+    # `up` watches no other part meanwhile. The first start must finish however many runs there are.
+    async with asyncio.timeout(_PREPARE_SECONDS if starts_again else None):
+        await make_work_pool()
+        await set_states(Crashed(message="its worker was lost"))
+        if starts_again:
+            await start_drains()
