@@ -5,13 +5,16 @@ Prefect's deploy command starts stopped schedules again, and leaves deployments 
 
 from collections.abc import Iterable
 from contextlib import suppress
+from typing import Any
 
+import yaml
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import FlowFilter, WorkPoolFilter, WorkPoolFilterName
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 
 from deployments.reports import AUTOMATION, REPORTS
+from resonant.local.project import project_directory
 from resonant.local.work_pool import WORK_POOL, is_stopped
 from tasks.reports import OWN_FLOWS
 
@@ -26,6 +29,11 @@ NEW_NAMES = {
     "pause-endpoint/on-demand": "pause-endpoint/pause-endpoint",
     "resume-endpoint/on-demand": "resume-endpoint/resume-endpoint",
 }
+
+
+def declared() -> list[dict[str, Any]]:
+    """Return the deployments of prefect.yaml."""
+    return [*yaml.safe_load((project_directory() / "prefect.yaml").read_text())["deployments"]]
 
 
 async def read_names() -> list[str]:
@@ -73,10 +81,12 @@ async def read_deployments(client: PrefectClient) -> dict[str, DeploymentRespons
     """Return the deployments in the work pool, and those of our flows without a pool, by ``FLOW/NAME``."""
     in_pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[WORK_POOL]))
     deployments = await client.read_deployments(work_pool_filter=in_pool)
-    # Those of a work pool that was deleted.
+    # Those of a work pool that was deleted. A stranger's served flow has no pool either, and may have the same name. Every version
+    # had these entrypoints.
     own_flows = FlowFilter.model_validate({"name": {"any_": [*OWN_FLOWS]}})
     own = await client.read_deployments(flow_filter=own_flows)
-    deployments += [each for each in own if each.work_pool_name is None]
+    entrypoints = {each["entrypoint"] for each in declared()}
+    deployments += [each for each in own if each.work_pool_name is None and each.entrypoint in entrypoints]
     ids = FlowFilter.model_validate({"id": {"any_": [each.flow_id for each in deployments]}})
     flows = {flow.id: flow.name for flow in await client.read_flows(flow_filter=ids)}
     return {f"{flows[each.flow_id]}/{each.name}": each for each in deployments}

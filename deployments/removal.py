@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.events.filters import AutomationFilter, AutomationFilterName
 from prefect.exceptions import ObjectNotFound
@@ -20,7 +19,6 @@ from deployments import automations, existing, reports
 from resonant.display import counted
 from resonant.errors import ResonantError
 from resonant.local.note import is_held, lock_of_up
-from resonant.local.project import project_directory
 from resonant.local.work_pool import WORK_POOL
 from resonant.settings import Settings
 from resonant.store.engine.database import file_of
@@ -65,7 +63,7 @@ async def plan(kinds: list[str], *, blocks: bool) -> Plan:
         blocks: whether to remove their documents, too.
     """
     found = Plan([], [])
-    declared = yaml.safe_load((project_directory() / "prefect.yaml").read_text())["deployments"]
+    declared = existing.declared()
     async with get_client() as client:
         await _plan_automations(client, found, declared)
         await _plan_deployments(client, found, declared)
@@ -118,10 +116,12 @@ async def _plan_automations(client: PrefectClient, found: Plan, declared: list[d
 
 async def _plan_deployments(client: PrefectClient, found: Plan, declared: list[dict[str, Any]]) -> None:
     # With their concurrency limits and scheduled runs.
-    entrypoints = {(each["name"], each["entrypoint"]) for each in declared}
+    names = {(each["name"], each["entrypoint"]) for each in declared}
+    entrypoints = {entrypoint for _, entrypoint in names}
     theirs = []
     for name, each in sorted((await existing.read_deployments(client)).items()):
-        if name.partition("/")[0] in OWN_FLOWS or (each.name, each.entrypoint) in entrypoints:
+        is_own_flow = name.partition("/")[0] in OWN_FLOWS and each.entrypoint in entrypoints
+        if is_own_flow or (each.name, each.entrypoint) in names:
             found.things.append(
                 Thing(f"deployment {name}", partial(PrefectClient.delete_deployment, deployment_id=each.id))
             )

@@ -130,6 +130,28 @@ async def test_a_deployment_stays_while_a_run_that_a_user_requested_waits_or_sta
     assert not exists(server, old)
 
 
+async def test_a_strangers_deployment_without_a_work_pool_is_neither_removed_nor_paused(server, add):
+    """So is every flow that is served."""
+    names = ("export-metrics/scheduled", "pause-endpoint/on-demand", "export-metrics/theirs")
+    entrypoints = ("metrics.py:export_metrics", "theirs.endpoints.pause_endpoint", None)
+    theirs = {
+        name: add(name, work_pool_name=None, entrypoint=entrypoint)
+        for name, entrypoint in zip(names, entrypoints, strict=True)
+    }
+
+    await existing.pause(theirs)
+    await remove_old_deployments()
+
+    assert not [name for name, each in theirs.items() if not exists(server, each)]
+    assert not [name for name in theirs if named(server, name)["paused"]]
+
+
+async def test_an_old_deployment_of_a_work_pool_that_was_deleted_is_removed(server, add):
+    old = add("export-metrics/scheduled", work_pool_name=None, entrypoint="flows.metrics.export_metrics")
+    await remove_old_deployments()
+    assert not exists(server, old)
+
+
 async def test_a_deployment_of_the_same_name_in_another_work_pool_stays(server, add):
     server.post("/work_pools/", json={"name": "theirs", "type": "process"})
     theirs = add("emit-events/on-demand", work_pool_name="theirs")

@@ -118,6 +118,8 @@ def test_what_others_have_made_stays(machine, api):
             for new in (
                 {"name": "drain", "flow_id": flow_id, "work_pool_name": "resonant"},
                 {"name": "drain", "flow_id": own, "work_pool_name": "theirs"},
+                {"name": "served", "flow_id": own, "entrypoint": "theirs.py:emit_events"},
+                {"name": "theirs", "flow_id": own, "work_pool_name": "resonant", "entrypoint": "a.py:b"},
             )
         ]
         automation = {
@@ -134,8 +136,11 @@ def test_what_others_have_made_stays(machine, api):
         client.delete(f"/automations/{own_automation}")
         client.delete("/work_pools/theirs")
 
-    assert "kept: work pool resonant, which has other deployments: theirs/drain\n" in done.stderr
-    assert left["deployments"] == {"drain"}
+    assert (
+        "kept: work pool resonant, which has other deployments: emit-events/theirs, theirs/drain\n"
+        in done.stderr
+    )
+    assert left["deployments"] == {"drain", "served", "theirs"}
     assert left["automations"] == {"resonant: of theirs"}
     assert left["work_pools"] >= {"resonant", "theirs"}
 
