@@ -398,6 +398,25 @@ async def test_a_block_stores_an_event_without_await_in_synchronous_code(url):
     assert [event.id for event in await stored(url)] == ids
 
 
+async def test_a_block_stores_an_event_without_await_in_a_synchronous_flow_of_an_asynchronous_task(url):
+    @flow
+    def counts(endpoint: WebhookEndpoint) -> None:
+        endpoint.emit({**GIVEN, "id": "flow"})
+
+    @task
+    async def calls_a_flow() -> None:
+        endpoint = await WebhookEndpoint.aload("home")
+        counts(endpoint)
+        await endpoint.emit({**GIVEN, "id": "task"})
+
+    @flow
+    async def surrounding() -> None:
+        await calls_a_flow()
+
+    await surrounding()
+    assert [event.id for event in await stored(url)] == ["flow", "task"]
+
+
 async def test_code_that_awaits_a_block_works_in_any_context(url):
     async def later(event_id: str) -> str:
         endpoint = await WebhookEndpoint.aload("home")

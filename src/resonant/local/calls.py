@@ -61,10 +61,15 @@ def both_ways(call: Coroutine[Any, Any, T], kind: Callable[[T], Finished]) -> An
 def _may_await() -> bool:
     if not runs_in_loop():
         return False
-    if run := TaskRunContext.get():
-        return run.task.isasync
-    flow_run = FlowRunContext.get()
-    return flow_run is None or flow_run.flow is None or flow_run.flow.isasync
+    run = _innermost_run()
+    code = run.task if isinstance(run, TaskRunContext) else run.flow if run else None
+    return code is None or code.isasync
+
+
+def _innermost_run() -> TaskRunContext | FlowRunContext | None:
+    # In a flow that a task calls, Prefect leaves the context of the task.
+    task, flow = TaskRunContext.get(), FlowRunContext.get()
+    return task if task and _id_of(flow) in (None, task.task_run.flow_run_id) else flow
 
 
 def runs_in_loop() -> bool:
@@ -83,12 +88,12 @@ def place_of_call() -> str | None:
     retry, but not that of its flow run. So a task run in a flow run is identified by its task, its parameters, and
     its number among the task runs with the same task and parameters; their order does not matter.
     """
-    task, flow = TaskRunContext.get(), FlowRunContext.get()
+    run = _innermost_run()
     with _lock:
-        if task and (_id_of(flow) in (None, task.task_run.flow_run_id)):
-            found = _try_of(task, lambda: _place_of_task(task, flow))
-        elif flow and flow.flow_run:
-            found = _try_of(flow, lambda: _place_of_flow(flow))
+        if isinstance(run, TaskRunContext):
+            found = _try_of(run, lambda: _place_of_task(run, FlowRunContext.get()))
+        elif run and run.flow_run:
+            found = _try_of(run, lambda: _place_of_flow(run))
         else:
             return None
         found.calls += 1
