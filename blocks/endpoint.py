@@ -79,7 +79,7 @@ class EndpointBlock(Block, ABC):
         Args:
             event: an ``Event``, or a dict with ``type``, ``source``, ``data`` and other members of an input line. Without an
                 ``id``, each call stores another event; in a run of Prefect, a retry of the run repeats the id, as for the task
-                ``resonant.prefect.emit``.
+                ``resonant.prefect.emit``, which says when to give ids.
 
         Returns:
             The event's id.

@@ -101,8 +101,10 @@ def emit(event: Event | dict[str, Any], endpoint: str | None = None) -> str:
 
     Args:
         event: an ``Event``, or a dict with ``type``, ``source``, ``data`` and other members of an input line. Without an
-            ``id``, the event gets one that a retry of the surrounding task run or flow run repeats. If the retry gives
-            other content, the event stays as it was first stored, and a warning is logged.
+            ``id``, the event gets one that a retry of the surrounding task run or flow run repeats. In a run with retries
+            that reads from a queue, or resumes after rows, give each event an ``id``: otherwise, new events of a retry are
+            taken for repeats, and are dropped with a warning. Tasks that run at the same time with equal parameters need
+            ids, too.
         endpoint: the only endpoint that gets the event; None: each endpoint with a matching subscription.
 
     Returns:
@@ -196,26 +198,28 @@ async def store_given(
         InvalidEvent: the event is malformed.
         ResonantError: as for ``store_event``.
     """
+    place = (place or place_of_call()) if isinstance(given, dict) and given.get("id") is None else None
     default_id = None if isinstance(given, Event) else _default_id(given, endpoint, place)
     event = given if isinstance(given, Event) else read_event(given, default_id=default_id)
     try:
         await store_event(event, endpoint, is_of_block=is_of_block)
     except ConflictingEvent:
-        if default_id is None:
+        if place is None:
             raise
         _run_logger().warning(
-            "event %s stays as it was stored: an earlier try of this run gave it other content; if these are two events, give each "
-            "an id",
+            "not stored: event of type %r and source %r for %s: call %s of the surrounding run stored other content in an earlier try, "
+            "as event %s; give each event an id",
+            event.type,
+            event.source,
+            endpoint or "its subscribers",
+            place.rpartition(" ")[2],
             event.id,
         )
     return event.id
 
 
 def _default_id(fields: dict[str, Any], endpoint: str | None, place: str | None) -> str | None:
-    """Return an id that a retry of the surrounding run repeats; None outside of a run, or if the event has an id."""
-    if not isinstance(fields, dict) or fields.get("id") is not None:
-        return None
-    place = place or place_of_call()
+    """Return an id that a retry of the surrounding run repeats; None without a place."""
     parts = (str(fields.get(each)) for each in ("type", "source", "subject"))
     return place and repeatable_id(place, endpoint, *parts)
 

@@ -208,9 +208,12 @@ async def test_of_a_call_that_a_retry_repeats_with_other_content_the_first_event
     stored_id = await asyncio.to_thread(reports)
     [event] = await stored(url)
     assert (event.id, event.body) == (stored_id, b'{"try":0}')
-    [warning] = [each for each in caplog.records if "stays as it was stored" in each.getMessage()]
+    [warning] = [each for each in caplog.records if each.getMessage().startswith("not stored")]
     assert (warning.name, warning.levelname) == ("prefect.task_runs", "WARNING")
-    assert stored_id in warning.getMessage()
+    assert warning.getMessage() == (
+        "not stored: event of type 'com.example.counted' and source '/counts' for home: "
+        f"call 1 of the surrounding run stored other content in an earlier try, as event {stored_id}; give each event an id"
+    )
 
 
 async def test_an_id_with_other_content_is_a_conflict(url):

@@ -86,7 +86,7 @@ def place_of_call() -> str | None:
 
     The place is the task run, or else the flow run, and the number of the call in this try. The id of a task run survives its own
     retry, but not that of its flow run. So a task run in a flow run is identified by its task, its parameters, and
-    its number among the task runs with the same task and parameters; their order does not matter.
+    its number among the task runs with the same task and parameters, in the order of their first calls.
     """
     run = _innermost_run()
     with _lock:
