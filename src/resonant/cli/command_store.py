@@ -93,6 +93,14 @@ class CommandStore:
         # A runner would keep the context of its first run, and with it Prefect's settings of that moment.
         return self._runner.run(main(), context=contextvars.copy_context())
 
+    def now(self) -> float:
+        """Return the store's time, in seconds since the epoch; raises what ``run`` raises."""
+
+        async def clock(store: WorkerStore) -> float:
+            return store.clock()
+
+        return self.run(clock)
+
     def read(
         self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:

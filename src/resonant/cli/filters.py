@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -86,7 +85,7 @@ class Filters:
 
         if self.endpoint is not None:
             given["endpoint"] = options.endpoint_name(self.endpoint)
-        now = time.time()
+        now = store.now() if self.since or self.until else 0.0
         for name in ("since", "until"):
             given[name] = options.moment(f"--{name}", given[name], now=now)
         try:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, TypeVar
 
 from resonant import output
-from resonant.cli.command_store import CommandStore, on_prefect, run_async, who_runs_this
+from resonant.cli.command_store import CommandStore, on_prefect, run_async
 from resonant.cli.options import Misuse
 from resonant.errors import ResonantError
 from resonant.suggestions import did_you_mean, no_such_endpoint
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from resonant.store.audit import Action
 
 T = TypeVar("T")
-R = TypeVar("R")
 
 
 def check_filters(
@@ -141,7 +139,7 @@ def remember(store: CommandStore, names: Collection[str]) -> None:
     """Record configured endpoints in the store, so that commands know them without a Prefect server."""
     from resonant.store.views.known_names import remember_endpoints
 
-    _note(store, remember_endpoints, names)
+    _note(lambda: store.run(lambda opened: opened.write(remember_endpoints, names)))
 
 
 def note_change(store: CommandStore, saved: Collection[str], action: Action, **selection: object) -> None:
@@ -158,13 +156,13 @@ def note_change(store: CommandStore, saved: Collection[str], action: Action, **s
     from resonant.store.views.endpoint_problems import clear_problems
     from resonant.store.views.known_names import remember_endpoints
 
-    def write(connection: Connection, names: Collection[str]) -> None:
+    def write(connection: Connection, names: Collection[str], *, who: str, now: float) -> None:
         remember_endpoints(connection, names)
         clear_problems(connection, names)
         announce(connection)
-        record_change(connection, at=time.time(), who=who_runs_this(), action=action, selection=selection)
+        record_change(connection, at=now, who=who, action=action, selection=selection)
 
-    _note(store, write, saved)
+    _note(lambda: store.change(write, saved))
 
 
 def forget(store: CommandStore, names: Collection[str]) -> int:
@@ -172,20 +170,20 @@ def forget(store: CommandStore, names: Collection[str]) -> int:
     from resonant.store.shared.subscriptions import remove_subscriptions_of
     from resonant.store.views.known_names import forget_endpoint
 
-    def write(connection: Connection, names: Collection[str]) -> int:
-        who, now, removed = who_runs_this(), time.time(), 0
+    def write(connection: Connection, names: Collection[str], *, who: str, now: float) -> int:
+        removed = 0
         for name in names:
             forget_endpoint(connection, name)
             removed += len(remove_subscriptions_of(connection, name, who=who, now=now))
         return removed
 
-    return _note(store, write, names) or 0
+    return _note(lambda: store.change(write, names)) or 0
 
 
-def _note(store: CommandStore, operation: Callable[[Connection, T], R], names: T) -> R | None:
-    """Write names to the store. Prefect has the endpoints, so a failure is only reported."""
+def _note(write: Callable[[], T]) -> T | None:
+    """Write to the store. Prefect has the endpoints, so a failure is only reported."""
     try:
-        return store.run(lambda opened: opened.write(operation, names))
+        return write()
     except ResonantError as error:
         output.say(f"the store did not record the name: {error}")
         return None

@@ -91,8 +91,8 @@ def list_(all_servers: AllServers = False, as_json: options.Json = False) -> Non
 
     problem = None
     if all_servers:
-        now = time.time()
         with command_store(exists=True, named=not as_json) as store:
+            now = store.now()
             found = every = store.read(read_watches)
     else:
         with on_prefect(named=not as_json) as store:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -95,7 +94,7 @@ def _list_groups(store: CommandStore, selection: Selection, *, limit: int, as_js
     from resonant.dead_letters.triage import triage
 
     groups = store.read(triage, selection)
-    shown_as = dlq_view.groups(now=time.time())
+    shown_as = dlq_view.groups(now=store.now())
     none = view.no_rows("dead letters", selection)
     is_whole = view.write_groups(groups, shown_as, limit=limit, none=none, as_json=as_json)
     if is_whole and not as_json and output.stdout().is_terminal:
@@ -120,10 +119,12 @@ def _list_dead_letters(
     from resonant.store.views.dead_letters import DeadLetters
     from resonant.store.views.reads import count_dead_letters, each_dead_letter
 
+    now = store.now()
+
     def show(connection: Connection, until_stopped: UntilStopped[Any]) -> None:
         states = states_not_normal(connection)
         rows = each_dead_letter(connection, selection, limit=limit or None, before=before)
-        shown = dlq_view.dead_letters(states, now=time.time()).write(until_stopped(rows), as_json=as_json)
+        shown = dlq_view.dead_letters(states, now=now).write(until_stopped(rows), as_json=as_json)
         if shown.first and not as_json and output.stdout().is_terminal:
             output.write(dlq_view.NEXT_COMMANDS.format(example=shlex.quote(visible(shown.first.event_id))))
         # Counting a million rows takes longer than showing the first page.

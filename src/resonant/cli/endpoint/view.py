@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -60,7 +59,7 @@ def list_(
     with on_prefect(named=not as_json) as store:
         from blocks.loading import load_endpoints
 
-        found, now = run_async(load_endpoints(load_endpoint)), time.time()
+        found, now = run_async(load_endpoints(load_endpoint)), store.now()
         name_checks.remember(store, found)
         gates, subscriptions = store.read(governed, now=now), store.read(read_subscriptions)
         is_sent = store.read(is_sending, now=now)
@@ -126,7 +125,7 @@ def show(name: options.EndpointName, as_json: options.Json = False) -> None:
 
     name = options.endpoint_name(name)
     with on_prefect(named=not as_json) as store:
-        block, now = run_async(load_endpoint(name)), time.time()
+        block, now = run_async(load_endpoint(name)), store.now()
         gate, held = found = _of(name, store.read(governed, now=now))
         is_sent = store.read(is_sending, now=now, endpoint=name)
         waits = next(iter(store.read(problems, name)), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from resonant import output
@@ -33,7 +32,7 @@ def advise(name: options.EndpointName, as_json: options.Json = False) -> None:
             rate=block.rate,
             policies=settings.known_policies,
         )
-        history = store.read(read_history, name, now=time.time())
+        history = store.read(read_history, name, now=store.now())
     proposals = laboratory.advise(history, current)
     if as_json:
         document = documents.advice(history, proposals, _command(name, proposals))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import groupby
@@ -83,9 +82,11 @@ def _list_deliveries(
     from resonant.store.shared.gates import states_not_normal
     from resonant.store.views.unfinished import count_unfinished, each_unfinished
 
+    now = store.now()
+
     def show(connection: Connection, until_stopped: UntilStopped[Any]) -> None:
         rows = each_unfinished(connection, selection, status=status, limit=limit or None, after=before)
-        listed = _deliveries(states_not_normal(connection), now=time.time())
+        listed = _deliveries(states_not_normal(connection), now=now)
         seen = listed.write(until_stopped(rows), as_json=as_json)
         total = count_unfinished(connection, selection, status=status, at_most=view.COUNTED)
         if not total:
@@ -104,7 +105,7 @@ def _list_groups(
     from resonant.store.shared.gates import states_not_normal
     from resonant.store.views.unfinished import group_unfinished
 
-    now = time.time()
+    now = store.now()
 
     groups, gates = store.read(
         lambda opened: (

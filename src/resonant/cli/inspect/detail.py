@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import time
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from typing import TYPE_CHECKING, Annotated
@@ -44,11 +43,11 @@ def detail(
     with command_store(exists=True, named=not as_json) as store:
         # Refuses text that no event can have.
         filters.Filters(source=source).selection(store, ids=[event_id])
+        now = store.now()
         found, gates = store.read(lambda opened: (_find(opened, event_id, source), states_not_normal(opened)))
     if as_json:
         output.write(documents.with_data(documents.detail(found), found.event) + "\n")
     else:
-        now = time.time()
         for line in _event_lines(found, now=now):
             output.write_paragraph(line, indent=_INDENT)
         for line in _data_lines(found.event, source):

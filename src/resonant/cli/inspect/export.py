@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -38,17 +37,18 @@ def export(
     The file appears only when it is complete, and only its owner may read it.
     """
     with command_store(exists=True, named=path != STDOUT and not as_json) as store:
+        write_report = partial(_write_report, with_data=with_data, now=store.now())
         if path == STDOUT:
-            store.read_rows(partial(_write_report, write=output.write, with_data=with_data))
+            store.read_rows(partial(write_report, write=output.write))
             return
         with atomic_file(Path(path)) as write:
-            count = store.read_rows(partial(_write_report, write=write, with_data=with_data))
+            count = store.read_rows(partial(write_report, write=write))
     said = f"wrote {counted(count, 'dead letter')} to {output.visible(path)}"
     output.write_result(documents.exported(path, count), said, as_json=as_json)
 
 
 def _write_report(
-    connection: Connection, until_stopped: UntilStopped[Any], *, write: Write, with_data: bool
+    connection: Connection, until_stopped: UntilStopped[Any], *, write: Write, with_data: bool, now: float
 ) -> int:
     """Write the report, dead letter by dead letter; return their number.
 
@@ -58,7 +58,6 @@ def _write_report(
     from resonant.dead_letters.triage import triage
     from resonant.store.views import reads
 
-    now = time.time()
     write(documents.report_head(reads.status(connection, now=now), triage(connection), now=now))
     histories = Seen(until_stopped(reads.each_history(connection, with_events=with_data)))
     output.write_json_array(map(_row, histories), write)

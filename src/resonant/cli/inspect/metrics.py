@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -42,7 +41,7 @@ def metrics(
     from resonant.metrics.statistics import read_statistics
 
     with command_store(exists=True, named=not as_json) as store:
-        now = time.time()
+        now = store.now()
         since = options.moment("--window", window, now=now)
         if since is None:
             since = now - store.settings.metrics_window_seconds

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -56,7 +55,7 @@ def status(
         name_checks.check_filters(opened, name)
         settings = opened.settings
 
-        now = time.time()
+        now = opened.now()
 
         def read(connection: Connection, store: str) -> _Read:
             found = reads.status(connection, now=now, endpoint=name)

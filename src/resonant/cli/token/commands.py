@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -90,8 +89,8 @@ def list_(as_json: options.Json = False) -> None:
     from resonant.store.shared.tokens import read_tokens
 
     with command_store(exists=True, named=not as_json) as store:
-        found = store.read(read_tokens)
-    _TOKENS.write(found, as_json=as_json)
+        found, now = store.read(read_tokens), store.now()
+    _tokens(now).write(found, as_json=as_json)
     if not found and not as_json:
         output.say("no tokens; `resonant token create NAME` creates one")
 
@@ -130,8 +129,7 @@ def _scopes(token: Token) -> Iterator[str]:
         yield "read"
 
 
-def _cards(tokens: Iterator[Token]) -> Iterator[list[str]]:
-    now = time.time()
+def _cards(tokens: Iterator[Token], now: float) -> Iterator[list[str]]:
     for token in tokens:
         used = "never used" if token.last_used_at is None else f"last used {ago(now - token.last_used_at)}"
         revoked = "" if token.revoked_at is None else f", revoked {rfc3339(token.revoked_at)}"
@@ -142,14 +140,15 @@ def _time(at: float | None) -> str:
     return "" if at is None else rfc3339(at)
 
 
-_TOKENS = View(
-    document=documents.token,
-    columns={
-        "name": lambda token: token.name,
-        "scopes": lambda token: ", ".join(_scopes(token)),
-        "created": lambda token: _time(token.created_at),
-        "last used": lambda token: _time(token.last_used_at),
-        "revoked": lambda token: _time(token.revoked_at),
-    },
-    cards=_cards,
-)
+def _tokens(now: float) -> View[Token]:
+    return View(
+        document=documents.token,
+        columns={
+            "name": lambda token: token.name,
+            "scopes": lambda token: ", ".join(_scopes(token)),
+            "created": lambda token: _time(token.created_at),
+            "last used": lambda token: _time(token.last_used_at),
+            "revoked": lambda token: _time(token.revoked_at),
+        },
+        cards=lambda tokens: _cards(tokens, now),
+    )

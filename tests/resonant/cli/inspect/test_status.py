@@ -1,7 +1,9 @@
 """``status``: the balance, alerts, endpoint problems, and the next step."""
 
 import contextlib
+import re
 import sqlite3
+import time
 from dataclasses import replace
 
 import pytest
@@ -218,3 +220,22 @@ def test_status_links_the_held_deliveries_without_dead_letters(resonant, worker,
     monkeypatch.setenv("PREFECT_API_URL", "http://prefect.example/api")
     page = "http://prefect.example/artifacts/key/held-endpoints"
     assert resonant("status").out.startswith(f"Prefect's UI shows the held deliveries: {page}\n")
+
+
+def test_the_time_is_that_of_the_store_and_not_of_the_operators_machine(resonant, on_postgresql, monkeypatch):
+    on_postgresql.accept("evt_1")
+    on_postgresql.accept("evt_later", endpoint="crm")
+    on_postgresql.attempt(Park(25.0, on_postgresql.clock() + 25), endpoint="crm")
+    soon = on_postgresql.clock() + 3  # while the commands run
+    on_postgresql.do(
+        lambda store: store.write(drains.beat, None, owner="run", endpoint=None, clock=lambda: soon)
+    )
+    here = time.time
+    monkeypatch.setattr(time, "time", lambda: here() + 30)
+
+    shown = resonant("status").out
+
+    assert shown.splitlines()[1] == "balanced: yes; 2 deliveries are in progress"
+    assert re.search(r"oldest due: \d s ago", shown)
+    states = {each["event_id"]: each["state"] for each in resonant.json("deliveries")}
+    assert states == {"evt_1": "due", "evt_later": "parked"}
