@@ -609,7 +609,7 @@ def endpoint_import(
 
     Args:
         changes: one for each endpoint.
-        written: the URL and the references of each endpoint, as written in the file.
+        written: where each endpoint sends, and its references, as written in the file.
     """
     names = {
         kind: [each.name for each in changes if each.kind == kind]

@@ -23,7 +23,8 @@ from resonant.cli.endpoint import options as given
 from resonant.errors import EndpointError
 from resonant.settings import Settings, first_problem
 from resonant.sinks.network.client_certificate import check_new_certificate
-from resonant.sinks.network.proxy import DIRECT
+from resonant.sinks.network.proxy import DIRECT, Proxy
+from resonant.sinks.oauth import without_query
 from resonant.sinks.signing import check_new_secret
 from resonant.suggestions import did_you_mean
 
@@ -206,14 +207,24 @@ def _headers(headers: object, resolved: Callable[[object], str]) -> SecretStr:
 
 
 def as_written(row: Mapping[str, Any]) -> dict[str, str]:
-    """Return the URL and each reference of a declared endpoint as written in the file, by setting."""
+    """Return where a declared endpoint sends, and each of its references, as written in the file, by setting.
+
+    A token URL is shown without its query, and a proxy without its user and password.
+    """
     given = {f"header {key}": value for key, value in (row.get("headers") or {}).items()}
-    given |= {key: row[key] for key in _SECRET_FIELDS if key in row and key != "headers"}
-    return {
-        key: str(value)
-        for key, value in given.items()
-        if key == "url" or str(value).startswith(("env:", "file:"))
+    given |= {key: row[key] for key in _SECRET_FIELDS if row.get(key) is not None and key != "headers"}
+    shown_as: dict[str, Callable[[str], str]] = {
+        "url": str,
+        "oauth_token_url": without_query,
+        "proxy": lambda url: url if url == DIRECT else Proxy(url).origin,
     }
+    shown = {}
+    for key, value in given.items():
+        if (text := str(value)).startswith(("env:", "file:")):
+            shown[key] = text
+        elif key in shown_as:
+            shown[key] = shown_as[key](text)
+    return shown
 
 
 def _resolved(value: object, source: str, folder: Path, *, any_file: bool) -> str:

@@ -55,7 +55,7 @@ def import_(
     oauth_client_secret. If a signing secret changes, the old one also signs for 24 hours.
 
     Import only a FILE that you trust: it decides which variables and files are read, and to which URL they are sent. --dry-run shows
-    the URL and each reference of the endpoints that would be added or changed.
+    the URL, the token URL, the proxy and each reference of the endpoints that would be added or changed.
 
     Other settings are policy, timeout, concurrency, rate, mode, status_overrides, allow_private and ca_file; for OAuth,
     oauth_token_url, oauth_client_id, oauth_scope, oauth_audience and oauth_authentication. `resonant endpoint add --help`

@@ -158,6 +158,21 @@ def test_a_change_names_each_setting_and_shows_no_secret(monkeypatch):
     ]
 
 
+def test_a_dry_run_shows_where_secrets_are_sent():
+    where = {
+        "url": "https://hooks.example.com/in",
+        "proxy": "http://me:t0ken@proxy.example:3128",
+        "oauth_token_url": "https://auth.example.com/token?key=t0ken",
+        "oauth_client_secret": "env:SECRET",
+    }
+    assert declared.as_written({"name": "shop", **where, "signing_secret": None}) == where | {
+        "proxy": "http://proxy.example:3128",
+        "oauth_token_url": "https://auth.example.com/token?***",
+    }
+    assert declared.as_written({"proxy": "none"}) == {"proxy": "none"}
+    assert declared.as_written({"proxy": "env:PROXY"}) == {"proxy": "env:PROXY"}
+
+
 def test_headers_that_mean_the_same_are_no_change():
     saved = shop("headers: {x: '1'}").model_copy(update={"headers": SecretStr('{"x":"1"}')})
     assert one_change(shop("headers: {x: '1'}"), saved).kind == "unchanged"

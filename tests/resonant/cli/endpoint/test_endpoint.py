@@ -294,12 +294,14 @@ def test_a_dry_run_shows_the_url_and_each_reference_but_not_what_it_names(
     foreseen = resonant.on_prefect("endpoint", "import", str(file), "--dry-run")
     document = json.loads(resonant.on_prefect("endpoint", "import", str(file), "--dry-run", "--json").out)
 
-    assert foreseen.out.splitlines()[:3] == [
+    assert foreseen.out.splitlines()[:4] == [
         f"+ {IMPORTED}",
         "    header authorization: file:key",
         "    url: env:NEW_URL",
+        "    proxy: none",
     ]
-    assert document["references"] == {IMPORTED: {"header authorization": "file:key", "url": "env:NEW_URL"}}
+    shown = {"header authorization": "file:key", "url": "env:NEW_URL", "proxy": "none"}
+    assert document["references"] == {IMPORTED: shown}
     assert "t0ken" not in foreseen.out + str(document)
 
 
