@@ -53,15 +53,15 @@ def endpoint_rows(
     return [(row[0], *map(_right, row[1:], ENDPOINT_COLUMNS[1:])) for row in rows]
 
 
-def write_page(settings: Settings, found: StoreStatus) -> None:
-    """Write the page in Prefect's UI that shows the dead letters or, without any, the held deliveries."""
+def page_lines(settings: Settings, found: StoreStatus) -> Iterator[str]:
+    """Yield the page in Prefect's UI that shows the dead letters or, without any, the held deliveries."""
     from resonant.local.artifacts import GATES_ARTIFACT, TRIAGE_ARTIFACT, known_page
 
     if found.dead_letter or found.held:
         artifact = TRIAGE_ARTIFACT if found.dead_letter else GATES_ARTIFACT
         if url := known_page(settings, artifact):
             what = "dead letters" if found.dead_letter else "held deliveries"
-            output.write_paragraph(f"Prefect's UI shows the {what}: {url}", indent=2)
+            yield f"Prefect's UI shows the {what}: {url}"
 
 
 def gate_lines(held: Sequence[Governed], *, now: float, is_sent: bool) -> Iterator[str]:

@@ -75,8 +75,7 @@ def status(
 
         status = opened.run(lambda store: store.read(read, str(store)))
     if not as_json:
-        overview.write_page(settings, status.found)
-        _write_status(status, now=now)
+        _write_status(status, [*overview.page_lines(settings, status.found)], now=now)
         return
     document = documents.status(status.found)
     document["store"] = status.store
@@ -86,7 +85,7 @@ def status(
     output.write(output.to_json(document) + "\n")
 
 
-def _write_status(status: _Read, *, now: float) -> None:
+def _write_status(status: _Read, page: list[str], *, now: float) -> None:
     """Write the balance and the problems first; on a terminal, write only what fits its height."""
     from resonant.cli.inspect import overview
 
@@ -95,13 +94,13 @@ def _write_status(status: _Read, *, now: float) -> None:
     screen = _Screen(console.height - _LINES_OF_THE_SHELL if console.is_terminal else sys.maxsize)
     screen.write(output.visible(f"store: {status.store}"))
     screen.write(f"balanced: {balanced}; {next_step(found, now=now, is_sent=status.is_sent)}")
-    counts = _count_lines(found, now=now)
+    counts = [*_count_lines(found, now=now), *page]
     wrong = [
         *overview.alert_lines(status.raised, status.alert_texts, now=now),
         *overview.gate_lines(found.governed, now=now, is_sent=status.is_sent),
         *overview.problem_lines(found.endpoint_problems, now=now),
     ]
-    screen.write_some(wrong, keep=_TABLE_LINES + len(counts))
+    screen.write_some(wrong, keep=_TABLE_LINES + screen.height_of(counts))
     _write_balance(found)
     screen.left -= _TABLE_LINES
     for line in counts:
@@ -112,7 +111,7 @@ def _write_status(status: _Read, *, now: float) -> None:
         output.write_table(overview.ENDPOINT_COLUMNS, shown)
         if more := len(found.endpoints) - len(shown):
             screen.write(f"{counted(more, 'more endpoint')}: --json lists all")
-    if status.purges and screen.has_room_for(lines := list(status.purges.lines(now=now))):
+    if status.purges and screen.height_of(lines := list(status.purges.lines(now=now))) <= screen.left:
         for line in lines:
             screen.write(line)
 
@@ -146,9 +145,9 @@ class _Screen:
         self.left -= _HEADER_LINES + len(shown) * height if shown else 0
         return shown
 
-    def has_room_for(self, lines: Sequence[str]) -> bool:
-        """Return whether all these paragraphs fit."""
-        return sum(map(self._height, lines)) <= self.left
+    def height_of(self, lines: Sequence[str]) -> int:
+        """Return the number of lines of these paragraphs."""
+        return sum(map(self._height, lines))
 
     def _height(self, line: str) -> int:
         return output.wrapped(line, output.stdout(), indent=2).count("\n") + 1

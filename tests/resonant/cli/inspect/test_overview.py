@@ -141,7 +141,11 @@ def test_endpoints_with_the_same_problem_share_a_line(resonant, worker):
     assert f"2 endpoints have no token, for example shop: {down} (first seen" in resonant("status").out
 
 
-def test_a_terminal_of_24_lines_has_the_balance_and_what_is_wrong_on_top(resonant, worker, monkeypatch):
+@pytest.mark.parametrize("ui_url", ["", "http://prefect.example"])
+def test_a_terminal_of_24_lines_has_the_balance_and_what_is_wrong_on_top(
+    resonant, worker, monkeypatch, ui_url
+):
+    monkeypatch.setenv("PREFECT_UI_URL", ui_url)
     monkeypatch.setenv("RESONANT_DATABASE_URL", "sqlite:///resonant.db")  # the path of a test is long
     with worker.at_work():
         for number in range(9):
