@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -117,9 +118,9 @@ class EndpointRun:
         """Return how many deliveries may wait here for the pace; 0 if this process does not pace."""
         return self.gate.most_within(PACE_WAIT_SECONDS, self.clock())
 
-    def see(self, row: Gate) -> None:
-        """Pass the gate's row in the store to its controller."""
+    def see(self, row: Gate, *, at: float = -math.inf) -> None:
+        """Pass the gate's row in the store to its controller; ``at`` is the time when it was read, if known."""
         before = self.gate.row
-        self.gate.see(row)
+        self.gate.see(row, at=at)
         if self.gate.row is not before:
             self.has_changed.set()

@@ -80,7 +80,7 @@ class GateRows:
         changes = []
         for endpoint in self._endpoints.values():
             gate = endpoint.gate
-            endpoint.see(rows[endpoint.name])
+            endpoint.see(rows[endpoint.name], at=rows.at)
             if endpoint.busy or endpoint in due or gate.row.pilot == self._owner:
                 changes.append(gate.look(self._store.clock(), may_be_pilot=self.may_be_pilot))
         await self._write(changes)

@@ -15,7 +15,7 @@ from typing import Any
 from resonant.gate.measurements import FEWEST_ANSWERS, Answer, Measurements, Refusals, Sent
 from resonant.gate.pace import LENIENT_SHARE, LOWEST_RATE, Pace, more_than_half
 from resonant.gate.permission import NO_LIMIT, RELEASE, SEND, Permission, Wait
-from resonant.store.shared.gates import Gate, GateChange, GateState
+from resonant.store.shared.gates import KEPT_SECONDS, Gate, GateChange, GateState
 
 # A pilot that died is replaced after three seconds, which a commit rarely takes; renewing at two saves three of four writes.
 PILOT_SECONDS, _RENEW_SECONDS = 3.0, 2.0
@@ -88,12 +88,15 @@ class EndpointGate:
         """Return whether a Retry-After of the endpoint is in effect."""
         return self._not_before > now or not _is_due(self.row.not_before, now, LONGEST_RETRY_AFTER)
 
-    def see(self, row: Gate) -> None:
-        """Accept a row from the store, unless it is older than the known one."""
+    def see(self, row: Gate, *, at: float = -inf) -> None:
+        """Accept a row from the store, unless it is older than the known one; ``at`` is the time when it was read, if known."""
         if row.epoch <= self.row.epoch:
             if row.epoch in (0, self.row.epoch):  # 0 if it was removed
                 self._is_writing = False  # refused or unwritten: it may be proposed again
-            return
+            # This process could not read the store while the gate became normal, and was removed an hour later.
+            was_removed = row.epoch == 0 and self.row.epoch < 1000 * (at - KEPT_SECONDS)
+            if self.row.state == "normal" or not was_removed:
+                return
         before, self.row = self.row, row
         next_pace, self._next_pace, self._is_writing = self._next_pace, None, False
         if (row.state, row.since) != (before.state, before.since):

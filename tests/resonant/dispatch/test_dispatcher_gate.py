@@ -13,6 +13,7 @@ from resonant.dispatch.send.admission import Held
 from resonant.dispatch.tracking import Tracker
 from resonant.errors import UnexpectedStatus
 from resonant.gate.controller import EndpointGate
+from resonant.store import schema
 from resonant.testing import Receiver
 from support.dispatching import START, deliveries, enqueue, fail, http_target, rows, scene, succeed
 from support.lanes import in_task_lane
@@ -156,6 +157,18 @@ class TestAPausedEndpoint:
                 assert worker.dispatcher.counts.attempts == 0
                 await worker.set_gate(state="probing", failing_since=START, probe_at=START, paused_by=None)
                 await until(lambda: worker.dispatcher.counts.delivered == 5)
+
+    async def test_a_run_sends_again_if_the_gate_became_normal_and_was_removed_long_ago(self, tmp_path):
+        async with quick_scene(tmp_path, orders=succeed, limits=Limits(run_for=60)) as worker:
+            await enqueue(worker.store, 5)
+            await worker.set_gate(state="paused", paused_by="ops")  # its epoch is that of a long time ago
+            async with worker.running():
+                await until(worker.governs)
+                await worker.store.write(
+                    lambda connection: connection.execute(schema.gates.delete()) and None
+                )
+                await until(lambda: worker.dispatcher.counts.delivered == 5)
+            assert await worker.store.gates() == {}
 
     async def test_an_endpoint_that_answers_410_gets_one_request_and_is_paused(self, tmp_path):
         sent = []

@@ -1,10 +1,12 @@
 """The states of a gate, and the sends that it admits in each."""
 
+import random
 from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
+from resonant.gate.controller import EndpointGate
 from resonant.gate.permission import NO_LIMIT, RELEASE, SEND, Wait
 from resonant.store.shared.gates import Gate
 from support.gate_processes import DELIVERED, REFUSED, Process, Row, failed
@@ -24,6 +26,16 @@ def test_answers_to_sends_from_before_the_clock_was_set_back_count(process):
     for in_flight, one in zip(range(9, 4, -1), sent, strict=False):
         process.answer(DELIVERED, 50, in_flight, sent=one)
     assert process.gate.may_send(50, 5) == SEND
+
+
+@pytest.mark.parametrize(("passed", "state"), [(3_590, "probing"), (3_610, "normal")])
+def test_a_missing_row_is_older_than_the_known_one_unless_that_may_have_been_removed(passed, state):
+    began_at = 10_000.0
+    known = Gate("api", "probing", epoch=int(1000 * began_at), since=began_at, probe_at=began_at)
+    gate = EndpointGate(known, "one", random.Random(1))
+    gate.see(Gate("api"), at=began_at + passed)
+    assert gate.row.state == state
+    assert (gate.claim_limit(began_at + passed, 0) == NO_LIMIT) == (state == "normal")
 
 
 class TestOutages:

@@ -30,7 +30,7 @@ _d = schema.deliveries
 # Maximum time that a run waits for held deliveries, in seconds: a gate may hold them for hours, and the next run sends them.
 SHORT_HOLD_SECONDS = 30.0
 # A gate that has been normal and unchanged for this long is removed: an endpoint without a row is normal.
-_KEPT_SECONDS = 3600.0
+KEPT_SECONDS = 3600.0
 # A delivery that is recorded as further ahead than this does not show that the endpoint works now: the clock was set back.
 _RECENT_SECONDS = 6.0
 
@@ -183,7 +183,7 @@ def remove_unused(connection: Connection) -> None:
 
 def _is_unused() -> list[ColumnElement[bool]]:
     times = (func.coalesce(column, 0.0) for column in (_g.c.since, _g.c.not_before, _g.c.lenient_until))
-    return [_g.c.state == "normal", *(at < SharedClock() - _KEPT_SECONDS for at in times)]
+    return [_g.c.state == "normal", *(at < SharedClock() - KEPT_SECONDS for at in times)]
 
 
 @cache
