@@ -122,7 +122,8 @@ async def rescue_lost_leases(store: WorkerStore) -> int:
 
     Expired leases are left to drains, which watch for half a lease first. The leases of these runs are left to drains, too: a run
     that this Prefect server does not know may belong to another server; a run that was marked as crashed because its heartbeats
-    stopped may be alive, since the server may have been down; a run whose state was set by hand may still report to the store.
+    stopped may be alive, since the server may have been down; a run whose state was set by hand may still send: it reported to the
+    store less than a lease ago.
     """
     of_processes = await store.rescue_ended(has_ended)
     ids: list[UUID] = []
@@ -135,7 +136,7 @@ async def rescue_lost_leases(store: WorkerStore) -> int:
             page = FlowRunFilterId(any_=ids[start : start + _RUNS_A_PAGE])
             runs += await client.read_flow_runs(flow_run_filter=FlowRunFilter(id=page))
     ended = {str(run.id) for run in runs if run.state and run.state.is_final() and run.state.message != LOST}
-    ended -= await store.read(live_owners, now=store.clock())
+    ended -= await store.read(live_owners, now=store.clock(), lease_seconds=store.lease_seconds)
     of_runs = await store.rescue_from(ended)
     get_run_logger().info(
         "%d leases of ended processes and %d leases of %d ended runs rescued",

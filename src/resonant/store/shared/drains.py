@@ -97,9 +97,10 @@ def forget(connection: Connection, owners: list[str], *, now: float) -> None:
     connection.execute(_drains.delete().where(_drains.c.owner.in_(owners), is_old))
 
 
-def live_owners(connection: Connection, *, now: float) -> set[str]:
-    """Return the owners of the leases of all live runs."""
-    return set(connection.execute(select(_drains.c.owner).where(*_is_alive(now))).scalars())
+def live_owners(connection: Connection, *, now: float, lease_seconds: float) -> set[str]:
+    """Return the owners of the leases of all runs that may be alive: after an outage of the store, their last report is old."""
+    may_be_alive = _is_alive(now, max(LIVE_SECONDS, lease_seconds))
+    return set(connection.execute(select(_drains.c.owner).where(*may_be_alive)).scalars())
 
 
 def farthest_clock(connection: Connection, *, now: float) -> float:
@@ -108,9 +109,9 @@ def farthest_clock(connection: Connection, *, now: float) -> float:
     return max(connection.execute(query).scalars(), key=abs, default=0.0)
 
 
-def _is_alive(now: float) -> tuple[ColumnElement[bool], ...]:
+def _is_alive(now: float, seconds: float = LIVE_SECONDS) -> tuple[ColumnElement[bool], ...]:
     # Otherwise, a dead run would count as alive after the clock was set back.
-    return _drains.c.seen_at > now - LIVE_SECONDS, _drains.c.seen_at < now + LIVE_SECONDS
+    return _drains.c.seen_at > now - seconds, _drains.c.seen_at < now + seconds
 
 
 def is_sending(connection: Connection, *, now: float, endpoint: str | None = None) -> bool:

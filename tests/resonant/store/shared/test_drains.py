@@ -37,6 +37,16 @@ def test_one_that_is_silent_for_long_does_not_count(beat):
     assert beat(first, now=later).younger == 1
 
 
+def test_an_owner_may_be_alive_for_a_lease_after_its_last_report(desk, beat):
+    """An outage of the store may have kept it from reporting."""
+    beat(owner="one")
+    found = [
+        desk.read(drains.live_owners, now=NOW + passed, lease_seconds=lease)
+        for passed, lease in ((59, 60.0), (61, 60.0), (9, 1.0), (11, 1.0))
+    ]
+    assert found == [{"one"}, set(), {"one"}, set()]
+
+
 def test_drains_of_other_endpoints_do_not_count(beat):
     first, of_orders = beat().key, beat(endpoint="orders").key
     beat(endpoint="orders")
