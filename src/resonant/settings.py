@@ -52,7 +52,8 @@ class Settings(BaseSettings):
     )
     lease_seconds: Annotated[float, Field(ge=1, allow_inf_nan=False)] = Field(
         default=60.0,
-        description="Seconds after which a worker's lease on a delivery expires; a live worker renews it.",
+        description="Seconds after which a worker's lease on a delivery expires; a live worker renews it. Set the same value for all "
+        "processes of a store. Below 40 s, a short outage of PostgreSQL may cause deliveries to be sent twice.",
     )
     concurrency: Annotated[int, Field(ge=1, le=10_000)] = Field(
         default=400,
