@@ -21,6 +21,7 @@ from resonant.events import (
 )
 
 _FLOAT_CHARACTERS = 16  # 15 digits and a point
+_ZERO = re.compile(r"-?0(\.0+)?([eE]|\Z)")
 _SPACE = re.compile(r"[ \t\n\r]*")
 # The members of CloudEvents in JSON that are not extension attributes.
 _MEMBERS = RESERVED_NAMES | {"data_base64"}
@@ -171,8 +172,9 @@ def _skip_space(text: str, at: int) -> int:
 
 def _number(literal: str) -> float | Decimal:
     value = float(literal)
-    # A float has at least 15 digits; most numbers are shorter.
-    if len(literal) <= _FLOAT_CHARACTERS and "e" not in literal and "E" not in literal:
+    # A float has at least 15 digits, unless it is close to zero; most numbers are shorter.
+    is_short = len(literal) <= _FLOAT_CHARACTERS
+    if is_short and (sys.float_info.min <= abs(value) < math.inf or _ZERO.match(literal)):
         return value
     if repr(value) == literal:
         return value

@@ -1,12 +1,14 @@
 """How events are read from input lines."""
 
 import json
+import math
 from decimal import Decimal
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from resonant import input_lines
 from resonant.errors import InvalidEvent
 from resonant.events import Event, encode_data
 from resonant.input_lines import decode_json, event_from_fields, parse_event
@@ -249,11 +251,32 @@ def test_a_mebibyte_is_the_default_limit():
     assert "1,048,577 bytes" in refusal(line(f'"{"x" * (2**20 - 1)}"'))
 
 
-@given(st.from_regex(r"-?(0|[1-9][0-9]{0,17})\.[0-9]{1,18}([eE][+-]?[0-9]{1,2})?", fullmatch=True))
+@given(
+    st.from_regex(
+        r"-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,18}([eE][+-]?[0-9]{1,3})?|[eE][+-]?[0-9]{1,3})", fullmatch=True
+    )
+)
+@example("1e5")
+@example("-0e5")
+@example("0e400")
+@example("1e-400")
+@example("40e-321")
+@example("2.2250738e-308")
+@example("1.797693e308")
 @example("0.50")
 @example("9007199254740993.0")
 @example("999999999999999.9")
 @example("0.1234567890123456789")
 def test_a_decimal_keeps_its_exact_value_however_short_it_is(literal):
-    found = decode_json(literal)
-    assert (found if isinstance(found, Decimal) else Decimal(repr(found))) == Decimal(literal)
+    if math.isinf(float(literal)):
+        with pytest.raises(InvalidEvent, match="out of range"):
+            decode_json(literal)
+        return
+    found, is_exact = decode_json(literal), Decimal(repr(float(literal))) == Decimal(literal)
+    assert isinstance(found, float if is_exact else Decimal)
+    assert Decimal(str(found)) == Decimal(literal)
+
+
+def test_short_numbers_with_an_exponent_are_read_without_a_slow_decimal(monkeypatch):
+    monkeypatch.setattr(input_lines, "Decimal", None)
+    assert decode_json("[1e5, -1E-7, 0e5, 0.0E-400, 1.25e+10]") == [1e5, -1e-7, 0, 0, 1.25e10]
