@@ -25,7 +25,7 @@ class Limits:
         held_bytes: the bodies of all requests, without the first ``free_bytes`` of each; beyond it, 503.
         free_bytes: the part of each body that is always accepted, so that large bodies cannot keep out small ones.
         large_bytes: a larger body is parsed in a thread, one at a time; producers take turns.
-        token_bytes: bytes per second in the large bodies of one token; beyond it, 429.
+        token_bytes: bytes per second in the bodies of one token; beyond it, 429.
         turn_seconds: how long a large body may wait for its turn and be parsed; beyond it, 503.
         turn_retry_after: the ``Retry-After`` of this 503, in seconds.
         waiting: requests that wait for the store; beyond it, 503.

@@ -50,7 +50,7 @@ def serve(
         typer.Option(
             metavar="BYTES",
             min=1,
-            help="At most this many bytes per second in the large bodies (over 32 KiB) of one token.",
+            help="At most this many bytes per second from one token.",
         ),
     ] = _TOKEN_BYTES,
     allow_origin: Annotated[
@@ -113,7 +113,7 @@ async def _serve(
             "--no-auth accepts events from everyone who can connect"
         )
     limits, meters = Limits(event_bytes=settings.max_event_bytes, token_bytes=token_bytes), Meters()
-    access = OpenAccess() if no_auth else TokenAccess(store, large_bytes_rate=limits.token_bytes)
+    access = OpenAccess() if no_auth else TokenAccess(store, bytes_rate=limits.token_bytes)
     routes = [
         resource("/healthz", GET=healthz),
         resource("/readyz", GET=Readiness(store).readyz),

@@ -66,15 +66,15 @@ class TokenAccess:
 
     Args:
         store: has the tokens.
-        large_bytes_rate: bytes per second in the large bodies of each token; None for no limit.
+        bytes_rate: bytes per second in the bodies of each token; None for no limit.
         clock: never goes back, in seconds.
     """
 
     def __init__(
-        self, store: Store, *, large_bytes_rate: float | None = None, clock: Clock = time.monotonic
+        self, store: Store, *, bytes_rate: float | None = None, clock: Clock = time.monotonic
     ) -> None:
         self._store = store
-        self._large_bytes_rate = large_bytes_rate
+        self._bytes_rate = bytes_rate
         self._clock = clock
         self._tokens = Recent(store, valid_tokens, clock=clock)
         self._budgets: dict[tuple[str, str], Budget] = {}
@@ -89,7 +89,7 @@ class TokenAccess:
         # The look-up compares hashes of secrets, so its duration reveals nothing about a token.
         if token is None or not hmac.compare_digest(token.digest, digest):
             raise _unauthorized("unknown or revoked token", 'error="invalid_token"')
-        of_bytes = self._budget(token, self._large_bytes_rate, "bytes per second in large bodies")
+        of_bytes = self._budget(token, self._bytes_rate, "bytes per second")
         grant = Grant(token, self._budget(token, token.rate, "events per second"), of_bytes)
         if grant.budget:
             grant.budget.take()
@@ -163,7 +163,7 @@ class Grant:
     Attributes:
         token: restricts it; None allows everything.
         budget: the events of the token; None for no limit.
-        budget_of_bytes: the bytes in its large bodies; None for no limit.
+        budget_of_bytes: the bytes in its bodies; None for no limit.
     """
 
     token: Token | None = None
@@ -175,8 +175,8 @@ class Grant:
         if self.budget and events > 1:
             self.budget.charge(events - 1)
 
-    def charge_large_body(self, size: int) -> None:
-        """Count a large body of this size in bytes.
+    def charge_bytes(self, size: int) -> None:
+        """Count a body of this size in bytes.
 
         Raises:
             Problem: 429; the token has sent too many bytes.

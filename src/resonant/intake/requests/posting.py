@@ -65,11 +65,7 @@ class Posting:
         if endpoint is not None:
             await self._require(endpoint, grant)
         mode = mode_of(request.headers)
-        body = await read_body(
-            request,
-            most_bytes=most_bytes(mode, self._limits),
-            charge=lambda size: grant.charge_large_body(size) if self._is_large(size) else None,
-        )
+        body = await read_body(request, most_bytes=most_bytes(mode, self._limits), charge=grant.charge_bytes)
         given = await self._read(mode, request, body, grant)
         grant.charge(len(given))
         given = [
@@ -101,14 +97,11 @@ class Posting:
 
     async def _read(self, mode: Mode, request: Request, body: bytes, grant: Grant) -> list[Event | Refusal]:
         read = partial(read_events, mode, request.headers, body, self._limits)
-        if not self._is_large(len(body)):
+        if len(body) < self._limits.large_bytes:
             return read()
         turns = self._turns if len(body) <= self._limits.event_bytes else self._turns_of_batches
         with request.scope.get("extensions", {}).get(TURN, nullcontext)():
             return await turns.run(grant.name, read)
-
-    def _is_large(self, size: int) -> bool:
-        return size >= self._limits.large_bytes
 
     async def _store_one(self, event: Event | Refusal, endpoint: str | None) -> Result:
         if isinstance(event, Refusal):

@@ -322,17 +322,17 @@ def test_above_its_rate_a_token_gets_429_until_the_next_event_is_due(door):
     assert door.refusal(f"Bearer {text}").status == 429
 
 
-def test_the_bytes_in_the_large_bodies_of_a_token_have_a_rate_of_their_own(door):
-    access = TokenAccess(door.desk.store, large_bytes_rate=1_000.0, clock=door.clock)
+def test_the_bytes_of_a_token_have_a_rate_of_their_own(door):
+    access = TokenAccess(door.desk.store, bytes_rate=1_000.0, clock=door.clock)
     shop, crm = door.create("shop"), door.create("crm")
-    door.authorize(shop, access).charge_large_body(3_000)
-    with pytest.raises(Problem, match=r"1,000 bytes per second in large bodies: try again in 3 s") as caught:
-        door.authorize(shop, access).charge_large_body(1)
+    door.authorize(shop, access).charge_bytes(3_000)
+    with pytest.raises(Problem, match=r"1,000 bytes per second: try again in 3 s") as caught:
+        door.authorize(shop, access).charge_bytes(1)
     assert (caught.value.status, caught.value.headers) == (429, {"Retry-After": "3"})
-    door.authorize(crm, access).charge_large_body(1)
+    door.authorize(crm, access).charge_bytes(1)
     door.clock.advance(3)
-    door.authorize(shop, access).charge_large_body(1)
-    door.authorize(shop).charge_large_body(10**9)  # an access without a limit
+    door.authorize(shop, access).charge_bytes(1)
+    door.authorize(shop).charge_bytes(10**9)  # an access without a limit
 
 
 def test_a_batch_above_the_rate_delays_later_requests():

@@ -259,7 +259,7 @@ def test_large_bodies_are_parsed_one_at_a_time(client, monkeypatch):
 
 
 class Several(OpenAccess):
-    """Each request says in a header which token it has; 70,000 bytes per second in large bodies."""
+    """Each request says in a header which token it has; 70,000 bytes per second."""
 
     def __init__(self):
         self.budgets = {}
@@ -331,13 +331,13 @@ def test_a_large_event_does_not_wait_until_a_larger_batch_is_parsed(client, monk
     assert client.desk.run(post_both()) == (202, 202)
 
 
-def test_large_bodies_above_a_tokens_bytes_are_429_before_they_are_read(desk):
+def test_bodies_above_a_tokens_bytes_are_429_before_they_are_read(desk):
     access = Several()
 
     async def chunks(size):
         yield b" " * size
 
-    with posting(desk, access=access, limits=Limits(large_bytes=1_000)) as client:
+    with posting(desk, access=access) as client:
         large = f"[{line(json.dumps('x' * 100_000), id='1')}]"
         assert client.post(large, BATCH, token="limited").status_code == 202
         for content in (large, large.encode()):
@@ -347,7 +347,7 @@ def test_large_bodies_above_a_tokens_bytes_are_429_before_they_are_read(desk):
                 "1",
             )
         assert client.post(chunks(2_000), BATCH, token="limited").status_code == 429
-        assert client.post(line(id="2"), token="limited").status_code == 202, "a small body"
+        assert client.post(line(id="2"), token="limited").status_code == 429, "a small body counts, too"
         assert client.post(large, BATCH, token="other").status_code == 202
         access.clock.advance(1)
         assert client.post(large, BATCH, token="limited").status_code == 202
