@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from resonant.events import DEFAULT_MAX_EVENT_BYTES
 
 _MIB = 1024 * 1024
+TOKEN_BYTES = 8 * _MIB
 # In the extensions of an ASGI scope: a context manager for the time in which the request waits for its turn, not for the store.
 TURN = "resonant.turn"
 
@@ -45,7 +46,7 @@ class Limits:
     held_bytes: int = 32 * _MIB
     free_bytes: int = 16 * 1024
     large_bytes: int = 32 * 1024
-    token_bytes: int = 8 * _MIB
+    token_bytes: int = TOKEN_BYTES
     turn_seconds: float = 30.0
     turn_retry_after: int = 10
     waiting: int = 1_000

@@ -16,6 +16,7 @@ from resonant.cli.command_store import command_store
 from resonant.cli.options import Misuse
 from resonant.display import counted
 from resonant.errors import ResonantError
+from resonant.intake.limits import TOKEN_BYTES, Limits
 
 if TYPE_CHECKING:
     import socket
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from resonant.store import Store
 
 HOST, PORT = "127.0.0.1", 8080
-_TOKEN_BYTES = 8 * 1024 * 1024
 _LABEL_WIDTH = 15
 _CLOSE_SECONDS = 3
 _HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", re.IGNORECASE)
@@ -52,7 +52,7 @@ def serve(
             min=1,
             help="At most this many bytes per second from one token.",
         ),
-    ] = _TOKEN_BYTES,
+    ] = TOKEN_BYTES,
     allow_origin: Annotated[
         list[str] | None,
         typer.Option(
@@ -98,7 +98,6 @@ async def _serve(
     from resonant.intake.access.foreign_pages import LocalAccess, without_foreign_pages
     from resonant.intake.access.tokens import OpenAccess, TokenAccess
     from resonant.intake.app import create_app, resource
-    from resonant.intake.limits import Limits
     from resonant.intake.meters import Meters
     from resonant.intake.serving.health import Metrics, Readiness, healthz
     from resonant.intake.serving.server import serve
