@@ -19,8 +19,8 @@ from resonant.intake.requests.batches import Result, refusal_of, store_batch
 from resonant.intake.requests.body import read_body
 from resonant.intake.requests.group_commit import GroupCommit
 from resonant.intake.requests.lock_turns import LockTurns
+from resonant.intake.requests.parsing_turns import ParsingTurns
 from resonant.intake.requests.reading import SINGLE, Mode, mode_of, most_bytes, read_events
-from resonant.intake.requests.turns import Turns
 from resonant.store import Store
 from resonant.store.queue.accept import Outcome
 from resonant.store.views.known_names import known_endpoints
@@ -51,7 +51,7 @@ class Posting:
         self._endpoints = Recent(store, known_endpoints)
         # Large bodies are parsed in threads, so that small ones need not wait. One at a time, since a parsed body may be 25 times
         # as large. Bodies of up to the size of an event have turns of their own, so that an event need not wait for a batch.
-        self._turns, self._turns_of_batches = Turns(), Turns()
+        self._turns, self._turns_of_batches = ParsingTurns(), ParsingTurns()
 
     async def post(self, request: Request) -> Response:
         """Store the events of a request, and answer 202 after the commit.

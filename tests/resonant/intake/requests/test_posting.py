@@ -15,8 +15,8 @@ from resonant.events import Event
 from resonant.intake.access.tokens import Budget, Grant, OpenAccess
 from resonant.intake.limits import Limits
 from resonant.intake.requests import posting as posting_module
+from resonant.intake.requests.parsing_turns import ParsingTurns
 from resonant.intake.requests.reading import read_events
-from resonant.intake.requests.turns import Turns
 from resonant.store import enqueue
 from resonant.store.shared.tokens import Token
 from resonant.testing import FixedClock
@@ -295,7 +295,7 @@ def test_one_tokens_large_bodies_delay_those_of_another_by_one_only(desk, monkey
         return await asyncio.gather(other, *first)
 
     turns = []  # for events, and for batches
-    monkeypatch.setattr(posting_module, "Turns", lambda: turns.append(Turns()) or turns[-1])
+    monkeypatch.setattr(posting_module, "ParsingTurns", lambda: turns.append(ParsingTurns()) or turns[-1])
 
     with posting(desk, access=Several()) as client:
         answers = client.desk.run(post_all(client))

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from resonant.intake.requests.turns import Turns
+from resonant.intake.requests.parsing_turns import ParsingTurns
 from support.waiting import until
 
 
@@ -39,7 +39,7 @@ def work():
 
 
 async def test_one_producers_queue_delays_another_by_one_piece(work):
-    turns = Turns()
+    turns = ParsingTurns()
     tasks = work.begin(turns, "a1", "a2", "a3", "a4", "a5", "b1", "c1", "c2")
     await until(lambda: work.ran == ["a1"])
     work.may_run.release(8)
@@ -49,7 +49,7 @@ async def test_one_producers_queue_delays_another_by_one_piece(work):
 
 
 async def test_a_turn_lasts_until_its_thread_ends_even_if_the_request_is_given_up(work):
-    turns = Turns()
+    turns = ParsingTurns()
     [first, second, third] = work.begin(turns, "a1", "b1", "c1")
     await until(lambda: work.ran == ["a1"])
     first.cancel()
@@ -65,7 +65,7 @@ async def test_a_turn_lasts_until_its_thread_ends_even_if_the_request_is_given_u
 
 
 async def test_a_turn_that_came_just_before_the_request_is_given_up_goes_to_the_next(work):
-    turns = Turns()
+    turns = ParsingTurns()
     turns._is_busy = True
     first, second = work.begin(turns, "a1", "b1")
     await until(lambda: len(turns._waiting) == 2)
@@ -77,7 +77,7 @@ async def test_a_turn_that_came_just_before_the_request_is_given_up_goes_to_the_
 
 
 async def test_an_error_ends_the_turn():
-    turns = Turns()
+    turns = ParsingTurns()
 
     def fail():
         raise ZeroDivisionError

@@ -8,7 +8,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class Turns:
+class ParsingTurns:
     """Runs work in a thread, one piece at a time, for each name in turn. It belongs to one event loop."""
 
     def __init__(self) -> None:
