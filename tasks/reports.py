@@ -64,7 +64,7 @@ async def store_failed_runs(store: WorkerStore, warn: Callable[[str], object] = 
     problems: dict[str, str] = {}
     stored = 0
     async with get_client() as client:
-        now = await server_time(client, store.clock, warn)
+        now = await server_time(client, lambda: store.clock() - store.clock_ahead, warn)
         watches = await store.write(claim_watches, await server_id(client), now=now)
         for name in {each.endpoint for each in watches}:
             try:

@@ -294,13 +294,14 @@ async def test_a_round_reads_the_last_minutes_again_since_prefect_may_commit_a_f
 _DAY = 86_400.0
 
 
+@pytest.mark.parametrize("clock", ["clock", "process_clock"], ids=["also of the store", "of the process"])
 @pytest.mark.parametrize("ahead", [_DAY, 1200.0], ids=["a day", "more than a round reads again"])
 async def test_a_report_on_a_clock_that_is_ahead_loses_no_later_failure(
-    store_url, store, server, flow_name, ahead
+    store_url, store, server, flow_name, ahead, clock
 ):
     """So does a report beside a Prefect server whose clock is behind."""
     await watch(store, flow_name, since=time.time() - 3600)
-    early = await WorkerStore.open(store_url, clock=lambda: time.time() + ahead)
+    early = await WorkerStore.open(store_url, **{clock: lambda: time.time() + ahead})
     warnings = []
     await store_failed_runs(early, warnings.append)
     await early.close()
