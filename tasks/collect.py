@@ -5,12 +5,13 @@ import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from uuid import UUID
 
 from prefect.artifacts import Artifact, acreate_markdown_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
-    DeploymentFilter,
+    FlowFilter,
     FlowRunFilter,
     FlowRunFilterId,
     TaskRunFilter,
@@ -19,7 +20,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun
 from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFilter, EventResourceFilter
 from prefect.logging import get_run_logger
-from prefect.states import Crashed
+from prefect.states import Cancelled, Crashed
 
 from blocks.loading import load_endpoints
 from resonant.dead_letters.triage import DeadLetterGroup, triage
@@ -41,6 +42,20 @@ from resonant.store.views.endpoint_status import governed
 _LAST = re.compile(r"The last of them: (\S+)\.$")
 _RUNS_A_PAGE = 200
 _SILENCE = timedelta(minutes=10)
+# The flows with task runs. `resonant emit` runs one without a deployment.
+_SENDING_FLOWS = ["emit-events", "replay-dead-letters"]
+# The states of unfinished task runs, by the types of the states of their flow runs.
+_ENDS = (
+    (["CRASHED", "CANCELLED"], partial(Crashed, message="its flow run has ended")),
+    (
+        ["COMPLETED", "FAILED"],
+        partial(
+            Cancelled,
+            name="NotRecorded",
+            message="its end was not recorded; `resonant detail` shows the outcome",
+        ),
+    ),
+)
 # The maximum number of groups in the artifact, the largest first.
 _MOST_GROUPS = 50
 
@@ -90,31 +105,34 @@ async def mark_lost_runs(*, now: datetime | None = None) -> None:
 
 
 async def mark_task_runs_of_ended_runs(*, now: datetime | None = None) -> int:
-    """Mark unfinished task runs of our runs that ended ten minutes ago as crashed, and return how many.
+    """Close the unfinished task runs of our runs that ended ten minutes ago, and return how many.
 
-    A process that was killed cannot report them, and they would stay running for ever. Prefect records task runs later than flow
-    runs, so their own end may still arrive within these minutes.
+    They would stay running for ever. A process that was killed cannot report them: they are marked as crashed. If the flow run
+    reported its own end, Prefect has dropped the end of the task run: it is marked as not recorded. Prefect records task runs later
+    than flow runs, so their own end may still arrive within these minutes.
 
     Args:
         now: the present time, with a time zone.
     """
-    ended = {
-        "state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]}},
-        "end_time": {"before_": (now or datetime.now(UTC)) - _SILENCE},
-    }
+    before = {"before_": (now or datetime.now(UTC)) - _SILENCE}
     unfinished = {"state": {"type": {"any_": ["PENDING", "RUNNING", "SCHEDULED", "PAUSED"]}}}
+    ended = 0
     async with get_client() as client:
-        found = await client.read_task_runs(
-            flow_run_filter=FlowRunFilter.model_validate(ended),
-            task_run_filter=TaskRunFilter.model_validate(unfinished),
-            deployment_filter=DeploymentFilter.model_validate({"tags": {"all_": ["resonant"]}}),
-            limit=_RUNS_A_PAGE,
-        )
-        for run in found:
-            await client.set_task_run_state(run.id, Crashed(message="its flow run has ended"), force=True)
-    if found:
-        get_run_logger().warning("%s of ended flow runs marked as crashed", counted(len(found), "task run"))
-    return len(found)
+        for types, state in _ENDS:
+            found = await client.read_task_runs(
+                flow_filter=FlowFilter.model_validate({"name": {"any_": _SENDING_FLOWS}}),
+                flow_run_filter=FlowRunFilter.model_validate(
+                    {"state": {"type": {"any_": types}}, "end_time": before}
+                ),
+                task_run_filter=TaskRunFilter.model_validate(unfinished),
+                limit=_RUNS_A_PAGE,
+            )
+            for run in found:
+                await client.set_task_run_state(run.id, state(), force=True)
+            ended += len(found)
+    if ended:
+        get_run_logger().warning("%s of ended flow runs closed", counted(ended, "task run"))
+    return ended
 
 
 async def rescue_lost_leases(store: WorkerStore) -> int:
