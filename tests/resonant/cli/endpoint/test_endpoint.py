@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 import trustme
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import BlockDocumentUpdate
+from prefect.client.schemas.actions import BlockDocumentCreate, BlockDocumentUpdate, BlockSchemaCreate
 from pydantic import SecretStr
 
 from blocks import WebhookEndpoint
@@ -514,6 +514,42 @@ def test_the_query_of_a_token_url_is_stored_as_a_secret_and_not_shown(resonant, 
     saved = asyncio.run(read_without_secrets()).data
     assert saved["oauth_client_id"] == "me"
     assert "qu3ry" not in str(saved)
+
+
+def test_an_update_hides_the_token_url_that_was_saved_before_such_urls_were_secrets(
+    resonant, endpoints, tmp_path
+):
+    url = "https://auth.example.com/token?key=qu3ry"
+    (tmp_path / "url").write_text(url)
+    secrets = {"url": "https://hooks.example.com/in", "oauth_client_secret": "s3cret"}
+
+    async def save_as_before():
+        fields = WebhookEndpoint.model_json_schema()
+        fields["properties"]["oauth_token_url"] = {"type": "string", "title": "Token URL"}
+        fields["secret_fields"] = [each for each in fields["secret_fields"] if each != "oauth_token_url"]
+        async with get_client() as client:
+            block_type = await client.read_block_type_by_slug("webhook-endpoint")
+            old = BlockSchemaCreate(fields=fields, block_type_id=block_type.id, capabilities=[])
+            data = secrets | {"oauth_token_url": url, "oauth_client_id": "me"}
+            new = BlockDocumentCreate(
+                name=IMPORTED,
+                data=data,
+                block_schema_id=(await client.create_block_schema(old)).id,
+                block_type_id=block_type.id,
+            )
+            await client.create_block_document(new)
+
+    async def shown():
+        async with get_client() as client:
+            read = client.read_block_document_by_name(IMPORTED, "webhook-endpoint", include_secrets=False)
+            return (await read).data
+
+    asyncio.run(save_as_before())
+    assert asyncio.run(shown())["oauth_token_url"] == url
+
+    resonant.on_prefect("endpoint", "update", IMPORTED, "--oauth-token-url", f"@{tmp_path / 'url'}")
+
+    assert "qu3ry" not in str(asyncio.run(shown()))
 
 
 def test_a_test_event_without_a_token_says_why_on_one_line(resonant, endpoints, tmp_path, monkeypatch):
