@@ -80,7 +80,7 @@ def task_runs(prefect_api):
         made = {}
         for name in ("emit-events", "another"):
             flow_id = api.post("/flows/", json={"name": name}).json()["id"]
-            for flow_state in ("CRASHED", "COMPLETED", "RUNNING"):
+            for flow_state in ("CRASHED", "CANCELLED", "COMPLETED", "FAILED", "RUNNING"):
                 run = api.post("/flow_runs/", json={"flow_id": flow_id}).json()["id"]
                 for kind in ("RUNNING", "SCHEDULED", "COMPLETED"):
                     new = {"flow_run_id": run, "task_key": "emit", "dynamic_key": kind}
@@ -114,9 +114,13 @@ async def test_unfinished_task_runs_are_closed_ten_minutes_after_our_flow_run_en
     assert states() == before, "their own ends may still arrive"
 
     await close(datetime.now(UTC) + LATER)
+    crashed = ("CRASHED", "its flow run has ended")
+    not_recorded = ("CANCELLED", "its end was not recorded; `resonant detail` shows the outcome")
     closed = {
-        "CRASHED": ("CRASHED", "its flow run has ended"),
-        "COMPLETED": ("CANCELLED", "its end was not recorded; `resonant detail` shows the outcome"),
+        "CRASHED": crashed,
+        "CANCELLED": crashed,
+        "COMPLETED": not_recorded,
+        "FAILED": not_recorded,
     }
     unfinished = {key for key in task_runs if key[0] == "emit-events" and key[2] != "COMPLETED"}
     assert states() == before | {key: closed[key[1]] for key in unfinished if key[1] in closed}
