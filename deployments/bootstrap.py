@@ -18,7 +18,7 @@ from resonant.cli.asking import can_ask, confirm
 from resonant.errors import BootstrapFailed, ResonantError, ServerError, ServerGone
 from resonant.local.health import is_healthy, is_there, translated_server_errors
 from resonant.local.project import project_directory
-from resonant.local.server import configure_prefect, configured_url, refuse_cloud
+from resonant.local.server import configure_prefect, configured_url, known_url, refuse_cloud
 from resonant.local.work_pool import WORK_POOL, make_work_pool, start_drains
 from resonant.settings import load_settings
 
@@ -204,6 +204,7 @@ def _answering_url() -> str:
             "PREFECT_API_URL is not set: set it to the API of your server, such as http://127.0.0.1:4200/api"
         )
     refuse_cloud(url)
+    known_url(load_settings())  # with its password, if it is that of `resonant up --auth`
     if not is_healthy(url):
         raise ServerError(f"no Prefect server answers at {url}")
     return url

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.objects import WorkerStatus
 from prefect.events.filters import AutomationFilter, AutomationFilterName
 from prefect.exceptions import ObjectNotFound
 
@@ -61,6 +62,9 @@ async def plan(kinds: list[str], *, blocks: bool) -> Plan:
     Args:
         kinds: the slugs of our block types.
         blocks: whether to remove their documents, too.
+
+    Raises:
+        ResonantError: a worker of the work pool is online.
     """
     found = Plan([], [])
     declared = existing.declared()
@@ -132,8 +136,18 @@ async def _plan_deployments(client: PrefectClient, found: Plan, declared: list[d
         return
     with suppress(ObjectNotFound):
         await client.read_work_pool(WORK_POOL)
+        await _refuse_online_workers(client)
         found.things.append(
             Thing(f"work pool {WORK_POOL}", partial(PrefectClient.delete_work_pool, work_pool_name=WORK_POOL))
+        )
+
+
+async def _refuse_online_workers(client: PrefectClient) -> None:
+    workers = await client.read_workers_for_work_pool(WORK_POOL)
+    if online := [each.name for each in workers if each.status is WorkerStatus.ONLINE]:
+        raise ResonantError(
+            f"the worker {online[0]} of the work pool {WORK_POOL} is online, and would create the pool again: stop it, wait "
+            "until Prefect has had no heartbeat of it for 90 s, and repeat the removal"
         )
 
 

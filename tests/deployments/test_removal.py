@@ -145,6 +145,20 @@ def test_what_others_have_made_stays(machine, api):
     assert left["work_pools"] >= {"resonant", "theirs"}
 
 
+def test_it_is_refused_while_a_worker_is_online_since_the_worker_would_create_the_pool_again(machine, api):
+    made = everything(api)
+    with patient_client(api) as client:
+        client.post("/work_pools/resonant/workers/heartbeat", json={"name": "left"})
+        done = run(machine, *REMOVE, "--yes")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == (
+            "the worker left of the work pool resonant is online, and would create the pool again: stop it, wait until "
+            "Prefect has had no heartbeat of it for 90 s, and repeat the removal\n"
+        )
+        assert everything(api) == made
+        client.delete("/work_pools/resonant/workers/left")
+
+
 def test_elsewhere_than_on_a_terminal_it_needs_yes_and_lists_what_it_would_remove(machine, api):
     made = everything(api)
     done = run(machine, *REMOVE, "--store")

@@ -7,6 +7,8 @@ import asyncio
 import contextlib
 import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -17,6 +19,7 @@ from resonant.store.shared.run_watches import RunWatch, add_watch
 from support.browser import tab
 from support.hostile_folder import make_hostile
 from support.machine import Machine
+from support.pages import PROJECT
 from support.prefect import everything_on, patient_client
 from support.processes import alive, look_at
 
@@ -99,6 +102,20 @@ def test_commands_use_the_password_automatically(up, machine, start_receiver):
     refused = machine.run("enqueue", events, "--endpoint", "crm-2")
     assert refused.returncode == 2
     assert "no endpoint is named 'crm-2'" in refused.stderr
+
+
+def test_the_bootstrap_uses_the_password_and_removes_nothing_beside_the_worker_of_up(up, machine):
+    done = subprocess.run(
+        [sys.executable, "-m", "deployments.bootstrap", "--remove", "--yes"],
+        cwd=PROJECT,
+        env=machine.environment | {"PREFECT_API_URL": f"{up.url}/api"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("the worker resonant-up of the work pool resonant is online")
 
 
 def content(path: Path) -> bytes:
