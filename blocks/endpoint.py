@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, HttpUrl
 from resonant.delivery.attempt import Destination
 from resonant.errors import EndpointError
 from resonant.events import Clock, Event
-from resonant.local.calls import StoredId, both_ways
+from resonant.local.calls import StoredId, both_ways, surrounding_try
 from resonant.sinks.base import CallableSink, Receipt
 from resonant.sinks.redaction import Redactor
 
@@ -91,6 +91,8 @@ class EndpointBlock(Block, ABC):
             SettingsError: the environment is malformed.
             StoreError: the store of ``RESONANT_DATABASE_URL`` cannot be used.
         """
+        if isinstance(event, dict) and event.get("id") is None:
+            surrounding_try()  # here, since all synchronous calls share the thread of Prefect's loop
         return both_ways(self.aemit(event), StoredId)
 
     async def aemit(self, event: Event | dict[str, Any]) -> str:

@@ -3,10 +3,13 @@
 import asyncio
 import json
 import logging
+import threading
+from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest
 from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.runtime import flow_run
@@ -187,6 +190,65 @@ async def test_a_retry_of_concurrent_tasks_in_another_order_loses_no_event(url):
 
     await asyncio.to_thread(reports)
     assert sorted(event.body for event in await stored(url)) == [b"1", b"2"]
+
+
+class SlowToSerialise:
+    """A large parameter: serialising it takes until another call has stored an event."""
+
+    def __init__(self) -> None:
+        self.begun, self.stored = threading.Event(), threading.Event()
+        self.was_waited_for: list[bool] = []
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        self.begun.set()
+        self.was_waited_for.append(self.stored.wait(20))
+        return (SlowToSerialise, ())
+
+
+async def test_a_large_parameter_is_serialised_once_and_holds_up_no_other_call(url):
+    tries = Tries()
+
+    # With another cache policy, Prefect serialises the parameters, too.
+    @task(retries=1, cache_policy=NO_CACHE)
+    def report(_large: SlowToSerialise) -> list[str]:
+        endpoint = WebhookEndpoint.load("home")
+        ids = [endpoint.emit(GIVEN), endpoint.emit(GIVEN)]
+        tries.end()
+        return ids
+
+    @flow
+    def reports() -> list[str]:
+        large = SlowToSerialise()
+        waiting = report.submit(large)
+        assert large.begun.wait(20)
+        ids = [WebhookEndpoint.load("home").emit(GIVEN)]
+        large.stored.set()
+        ids += waiting.result()
+        assert large.was_waited_for == [True]
+        return ids
+
+    ids = await asyncio.to_thread(reports)
+    assert [event.id for event in await stored(url)] == ids
+    assert len(set(ids)) == 3
+
+
+@pytest.mark.parametrize("make", [threading.Lock, lambda: (row for row in [2, 3])], ids=["lock", "generator"])
+async def test_a_parameter_that_cannot_be_serialised_is_left_as_it_is(url, make):
+    tries = Tries()
+
+    @task(retries=1, cache_policy=NO_CACHE)
+    def report(given: object) -> None:
+        emit({**GIVEN, "data": 1}, "home")
+        tries.end()
+        for row in given if isinstance(given, Iterator) else [2, 3]:
+            emit({**GIVEN, "data": row}, "home")
+
+    @flow
+    def reports() -> None:
+        report(make())
+
+    await asyncio.to_thread(reports)
+    assert [event.body for event in await stored(url)] == [b"1", b"2", b"3"]
 
 
 async def test_of_a_call_that_a_retry_repeats_with_other_content_the_first_event_stays(

@@ -4,8 +4,8 @@ import asyncio
 import json
 import threading
 import weakref
-from collections import defaultdict
-from collections.abc import Callable, Coroutine, Generator
+from collections import Counter
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Self, TypeVar
@@ -88,16 +88,19 @@ def place_of_call() -> str | None:
     retry, but not that of its flow run. So a task run in a flow run is identified by its task, its parameters, and
     its number among the task runs with the same task and parameters, in the order of their first calls.
     """
-    run = _innermost_run()
-    with _lock:
-        if isinstance(run, TaskRunContext):
-            found = _try_of(run, lambda: _place_of_task(run, FlowRunContext.get()))
-        elif run and run.flow_run:
-            found = _try_of(run, lambda: _place_of_flow(run))
-        else:
-            return None
+    if (found := surrounding_try()) is None:
+        return None
+    with found.lock:
         found.calls += 1
         return f"{found.place} {found.calls}"
+
+
+def surrounding_try() -> "_Try | None":
+    """Return the try of the surrounding run; None outside of a run. The first call hashes the run's parameters in this thread."""
+    run = _innermost_run()
+    if isinstance(run, TaskRunContext):
+        return _try_of(run, lambda: _place_of_task(run, FlowRunContext.get()))
+    return _try_of(run, lambda: _place_of_flow(run)) if run and run.flow_run else None
 
 
 def repeatable_id(place: str, *parts: str | None) -> str:
@@ -110,45 +113,66 @@ class _Try:
     """One try of a run.
 
     Attributes:
-        place: the place of the run.
+        place: the place of the run; empty until the first call.
         calls: how many calls it has made.
-        runs: the number of each of its task runs that makes calls, among those with the same task and parameters.
+        places: the place of each of its task runs that makes calls.
+        kinds: for each task and its parameters, how many of these task runs have them.
+        lock: for the other attributes.
     """
 
-    place: str
+    place: str = ""
     calls: int = 0
-    runs: defaultdict[str, dict[UUID, int]] = field(default_factory=lambda: defaultdict(dict))
+    places: dict[UUID, str] = field(default_factory=dict)
+    kinds: Counter[str] = field(default_factory=Counter)
+    lock: threading.RLock = field(default_factory=threading.RLock)
 
 
 # By the identity of their contexts: Prefect makes one for each try, and tasks in threads share that of their flow run.
 _tries: dict[int, _Try] = {}
-_lock = threading.RLock()
+_lock = threading.Lock()
 
 
 def _try_of(context: FlowRunContext | TaskRunContext, place: Callable[[], str]) -> _Try:
     key = id(context)
-    if key not in _tries:
-        _tries[key] = _Try(place())
-        weakref.finalize(context, _tries.pop, key).atexit = False
-    return _tries[key]
+    with _lock:
+        if key not in _tries:
+            _tries[key] = _Try()
+            weakref.finalize(context, _tries.pop, key).atexit = False
+        found = _tries[key]
+    with found.lock:  # only of this run, since large parameters take long to hash
+        found.place = found.place or place()
+    return found
 
 
 def _place_of_flow(flow: FlowRunContext) -> str:
     # A retry makes a new run of a subflow, for the same task run.
     parent = flow.flow_run and flow.flow_run.parent_task_run_id
-    inputs = parent and hash_objects(flow.parameters)
+    inputs = parent and _hash(flow.parameters)
     return f"{parent} {inputs}" if inputs else str(_id_of(flow))
 
 
 def _place_of_task(task: TaskRunContext, flow: FlowRunContext | None) -> str:
+    run = task.task_run.id
     # In another process, the numbers of the flow run's task runs are unknown.
-    inputs = hash_objects(task.parameters) if flow and flow.flow_run and not flow.detached else None
-    if not flow or not inputs:
-        return str(task.task_run.id)
+    if not flow or not flow.flow_run or flow.detached:
+        return str(run)
     surrounding = _try_of(flow, lambda: _place_of_flow(flow))
-    kind = f"{task.task.task_key} {inputs}"
-    number = surrounding.runs[kind].setdefault(task.task_run.id, len(surrounding.runs[kind]))
-    return f"{surrounding.place} {kind} {number}"
+    if run not in surrounding.places:  # a retry of the task run may find its parameters changed
+        inputs = _hash(task.parameters)
+        kind = f"{task.task.task_key} {inputs}"
+        with surrounding.lock:
+            place = f"{surrounding.place} {kind} {surrounding.kinds[kind]}" if inputs else str(run)
+            surrounding.kinds[kind] += 1
+            surrounding.places[run] = place
+    return surrounding.places[run]
+
+
+def _hash(parameters: dict[str, Any] | None) -> str | None:
+    """Return a hash of the parameters of a run; None if they cannot be serialised."""
+    # Prefect would read an iterator to its end.
+    if any(isinstance(each, Iterator) for each in (parameters or {}).values()):
+        return None
+    return hash_objects(parameters)
 
 
 def _id_of(flow: FlowRunContext | None) -> UUID | None:
