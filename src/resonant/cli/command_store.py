@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVa
 
 if TYPE_CHECKING:
     import asyncio
+    from pathlib import Path
 
     from sqlalchemy import Connection
 
@@ -79,6 +80,11 @@ class CommandStore:
         self._must_exist = exists
         self._opened = contextlib.AsyncExitStack()
         self._store: WorkerStore | None = None
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether it is an SQLite store whose file does not exist yet."""
+        return _missing_file(self.settings.store_url) is not None
 
     def run(self, work: Callable[[WorkerStore], Awaitable[T]]) -> T:
         """Do this work on the store.
@@ -155,14 +161,19 @@ class CommandStore:
 def check_file(url: str) -> None:
     """Refuse an SQLite store whose file does not exist: a new, empty store would hide a wrong path."""
     from resonant.errors import StoreRefused
-    from resonant.store.engine.database import file_of
 
-    path = file_of(url)
-    if path is not None and not path.exists():
+    if (path := _missing_file(url)) is not None:
         raise StoreRefused(
             f"sqlite:///{path}: no such file: `resonant up` or `resonant emit` creates a store; if yours is elsewhere, set "
             "RESONANT_DATABASE_URL or RESONANT_HOME"
         )
+
+
+def _missing_file(url: str) -> Path | None:
+    from resonant.store.engine.database import file_of
+
+    path = file_of(url)
+    return None if path is None or path.exists() else path
 
 
 @contextlib.contextmanager
@@ -213,15 +224,17 @@ def command_store(
 
 
 @contextlib.contextmanager
-def on_prefect(*, named: bool = False) -> Iterator[CommandStore]:
+def on_prefect(*, named: bool = False, exists: bool = False) -> Iterator[CommandStore]:
     """Provide a Prefect server to a command that runs no flow, make the project's blocks importable, and provide the store.
 
-    ``named`` is as for ``command_store``.
+    ``named`` and ``exists`` are as for ``command_store``; a missing file is reported before a server is started.
     """
     from resonant.local.project import make_flows_importable
     from resonant.local.server import prefect_server
 
     with command_store(named=named) as store:
+        if exists:
+            check_file(store.settings.store_url)
         make_flows_importable()
         with prefect_server(store.settings, runs_flows=False):
             yield store

@@ -1,5 +1,8 @@
 """The store that a command uses and names."""
 
+import json
+import re
+
 import pytest
 
 READING = (
@@ -21,6 +24,9 @@ READING = (
         "token list",
         "dlq --json",
         "status --json",
+        "automation list",
+        "advise billing",
+        "endpoint show billing",
     ),
 )
 CHANGING = (
@@ -41,6 +47,18 @@ def test_a_missing_file_is_an_error_and_not_an_empty_store(resonant, url, tmp_pa
 
     assert refused.err.startswith(f"resonant: sqlite:///{path}: no such file: ")
     assert (refused.out, path.exists()) == ("", False)
+
+
+def test_the_list_of_endpoints_needs_no_store_and_creates_none(resonant, webhook, url, tmp_path):
+    webhook("cli-listed")
+    (path := tmp_path / "resonant.db").unlink()
+
+    listed = resonant.on_prefect("endpoint", "list")
+
+    assert re.search(r"^cli-listed +https://hooks.example.com +no +0 +ok$", listed.out, re.MULTILINE)
+    assert (listed.err, listed.store, path.exists()) == ("", "", False)
+    [found] = json.loads(resonant.on_prefect("endpoint", "list", "--json").out)
+    assert (found["name"], found["subscriptions"], found["held"]) == ("cli-listed", 0, 0)
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def list_(all_servers: AllServers = False, as_json: options.Json = False) -> Non
             now = store.now()
             found = every = store.read(read_watches)
     else:
-        with on_prefect(named=not as_json) as store:
+        with on_prefect(named=not as_json, exists=True) as store:
             from deployments import reports
 
             server = run_async(reports.this_server())

@@ -59,10 +59,15 @@ def list_(
     with on_prefect(named=not as_json) as store:
         from blocks.loading import load_endpoints
 
-        found, now = run_async(load_endpoints(load_endpoint)), store.now()
-        name_checks.remember(store, found)
-        gates, subscriptions = store.read(governed, now=now), store.read(read_subscriptions)
-        is_sent = store.read(is_sending, now=now)
+        found = run_async(load_endpoints(load_endpoint))
+        gates: list[Governed] = []
+        subscriptions: list[Subscription] = []
+        now, is_sent = 0.0, False
+        if not store.is_missing:  # Prefect has the endpoints, so the list needs no store
+            now = store.now()
+            name_checks.remember(store, found)
+            gates, subscriptions = store.read(governed, now=now), store.read(read_subscriptions)
+            is_sent = store.read(is_sending, now=now)
     numbers = Counter(each.endpoint for each in subscriptions)
     rows = [
         _Listed(name, block, _problem(name, block), _of(name, gates), numbers[name])
@@ -124,7 +129,7 @@ def show(name: options.EndpointName, as_json: options.Json = False) -> None:
     from resonant.store.views.endpoint_status import governed
 
     name = options.endpoint_name(name)
-    with on_prefect(named=not as_json) as store:
+    with on_prefect(named=not as_json, exists=True) as store:
         block, now = run_async(load_endpoint(name)), store.now()
         gate, held = found = _of(name, store.read(governed, now=now))
         is_sent = store.read(is_sending, now=now, endpoint=name)

@@ -24,7 +24,7 @@ def advise(name: options.EndpointName, as_json: options.Json = False) -> None:
     from resonant.lab.history import read_history
 
     name = options.endpoint_name(name)
-    with on_prefect(named=not as_json) as store:
+    with on_prefect(named=not as_json, exists=True) as store:
         block, settings = run_async(load_endpoint(name)), store.settings
         current = laboratory.Current(
             policy=options.known_policy(block.policy, settings) or settings.default_policy,
