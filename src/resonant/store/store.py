@@ -70,8 +70,9 @@ class Store:
         database = await open_database(
             url, lease_seconds=lease_seconds, host_clock=clock or time.time, show_progress=show_progress
         )
-        clocks = {"clock": clock, "process_clock": process_clock, "steady": steady}
-        store = cls(database, **clocks, lease_seconds=lease_seconds)
+        store = cls(
+            database, clock=clock, process_clock=process_clock, steady=steady, lease_seconds=lease_seconds
+        )
         try:
             await store.read(_compare_clocks)
         except BaseException:
