@@ -189,13 +189,15 @@ async def erase(
     asked = _for_audit(what, key)
     report, runs = ErasureReport(), dict[str, None]()
     async with audited(store, who=who, action="erase", selection=asked) as audit_id:
-        newest = await store.read(lambda connection: connection.execute(select(func.max(_e.c.key))).scalar())
+        newest = await store.read(_newest)
+        # Once, and before the events: reports have no subject, so a filter by subject needs the events of the purged deliveries.
+        reports = [keys async for keys in _pages(store, _find_reports, what, after="", until=newest)]
         loop = asyncio.get_running_loop()
         watch = ExpiryWatch(store.lease_seconds, loop.time)
         until = loop.time() + (0.75 * store.lease_seconds if patience is None else patience)
         while True:
             busy = 0
-            async for found in _pages(store, what, until=newest or 0):
+            async for found in _each_page(store, what, reports, until=newest):
                 done = await store.write(erase_batch, found, key=key, now=store.clock(), audit_id=audit_id)
                 busy += done.being_sent
                 runs |= dict.fromkeys(done.runs)
@@ -289,15 +291,28 @@ def _check_ids(connection: Connection, what: Erasure) -> None:
         raise UnknownName(why)
 
 
-async def _pages(store: WorkerStore, what: Erasure, *, until: int) -> AsyncIterator[list[int]]:
-    """Yield the keys of the events to erase."""
-    # Reports first: they have no subject, so a filter by subject needs the events of the purged deliveries.
-    for find in (_find_reports, _find):
-        last: int | None = 0
-        while last is not None:
-            last, found = await store.read(find, what, after=last, until=until)
-            if found:
-                yield found
+async def _each_page(
+    store: WorkerStore, what: Erasure, reports: list[list[int]], *, until: int
+) -> AsyncIterator[list[int]]:
+    """Yield the keys of the events to erase, after those of these reports."""
+    for found in reports:
+        yield found
+    async for found in _pages(store, _find, what, after=0, until=until):
+        yield found
+
+
+async def _pages(
+    store: WorkerStore, find: Callable[..., Any], what: Erasure, *, after: int | str, until: int
+) -> AsyncIterator[list[int]]:
+    last: int | str | None = after
+    while last is not None:
+        last, found = await store.read(find, what, after=last, until=until)
+        if found:
+            yield found
+
+
+def _newest(connection: Connection) -> int:
+    return connection.execute(select(func.max(_e.c.key))).scalar() or 0
 
 
 def _find(connection: Connection, what: Erasure, *, after: int, until: int) -> tuple[int | None, list[int]]:
@@ -307,16 +322,16 @@ def _find(connection: Connection, what: Erasure, *, after: int, until: int) -> t
 
 
 def _find_reports(
-    connection: Connection, what: Erasure, *, after: int, until: int
-) -> tuple[int | None, list[int]]:
+    connection: Connection, what: Erasure, *, after: str, until: int
+) -> tuple[str | None, list[int]]:
     """Find Resonant's own events about purged deliveries of these events."""
     last, found = _look_for_reports(connection, what, after=after, until=until)
     return last, [report.key for report in found]
 
 
 def _look_for_reports(
-    connection: Connection, what: Erasure, *, after: int, until: int
-) -> tuple[int | None, list[ReportOfPurged]]:
+    connection: Connection, what: Erasure, *, after: str, until: int
+) -> tuple[str | None, list[ReportOfPurged]]:
     ids, is_type = frozenset(what.ids), any_glob((what.event_type or "*",))
 
     def is_wanted(event: EventKey, event_type: str) -> bool:
@@ -333,8 +348,8 @@ def _look_for_reports(
 
 
 def _each_report(connection: Connection, what: Erasure) -> Iterator[ReportOfPurged]:
-    last: int | None = 0
-    newest = connection.execute(select(func.max(_e.c.key))).scalar() or 0
+    last: str | None = ""
+    newest = _newest(connection)
     while last is not None:
         last, found = _look_for_reports(connection, what, after=last, until=newest)
         yield from found

@@ -64,6 +64,8 @@ LATEST_ATTEMPTS = {"SEARCH resonant_attempts USING INTEGER PRIMARY KEY (rowid>?)
         ("cancel --endpoint billing --dry-run", set()),
         ("cancel evt_a --source /shop", set()),
         ("cancel --all", UNFINISHED_ROWS),
+        ("erase --id evt_old --dry-run", set()),
+        ("erase --id evt_old --yes", set()),
         # A purge counts the deliveries that it keeps.
         ("purge --older-than 20 --delivered-older-than 1 --dry-run", CAUSES | DELIVERED),
         ("purge --older-than 20 --delivered-older-than 1", CAUSES | DELIVERED),

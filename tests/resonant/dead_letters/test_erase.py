@@ -18,9 +18,10 @@ from resonant.dead_letters.purge import Chosen
 from resonant.dead_letters.replay import ReplayRequest, plan
 from resonant.delivery.retry import GiveUp
 from resonant.errors import StoreUnavailable, UnknownName
-from resonant.events import Event
+from resonant.events import OWN_SOURCE, Event
 from resonant.store import enqueue, schema
 from resonant.store.audit import read_audit, record_change
+from resonant.store.queue.own_events import DEAD
 from resonant.store.shared.acknowledgements import acknowledge
 from resonant.store.shared.drains import beat
 from resonant.store.shared.erased import make_erasure_key
@@ -547,6 +548,17 @@ def test_an_id_of_no_event_and_of_no_report_is_an_error(purged, what):
     with pytest.raises(UnknownName):
         run(purged, what)
     assert ID in bytes_of(purged)
+
+
+@pytest.mark.parametrize("name", ["event_id", "source", "event_type"])
+def test_an_own_event_of_an_old_producer_with_other_data_does_not_hinder_an_erasure(desk, name):
+    desk.enqueue(about())
+    desk.enqueue(Event(id="delivery-7-1-1", type="t", source="/shop", data=1))
+    data = {"event_id": ID, "source": "/shop", "event_type": "order.paid"} | {name: ["not a text"]}
+    changes = {"source": OWN_SOURCE, "type": DEAD, "body": json.dumps(data).encode()}
+    change = schema.events.update().where(schema.events.c.id == "delivery-7-1-1").values(changes)
+    desk.write(lambda connection: connection.execute(change).rowcount)
+    assert run(desk, Erasure(ids=(ID,))).events == 1
 
 
 def test_a_report_about_a_purged_delivery_is_erased_with_its_event_that_has_another_one(desk):

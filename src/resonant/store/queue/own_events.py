@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 DEAD = "resonant.delivery.dead"
 _OF_DELIVERY = re.compile(r"delivery-(\d{1,18})-")
+# The ids of these events are between them, in the order of each database: digits come before letters.
+_FIRST, _END = "delivery-", "delivery-a"
 
 
 class Report(NamedTuple):
@@ -106,37 +108,39 @@ class ReportOfPurged(NamedTuple):
 
 
 def reports_of_purged(
-    connection: Connection, is_wanted: Callable[[EventKey, str], bool], *, after: int, until: int, limit: int
-) -> tuple[int | None, list[ReportOfPurged]]:
+    connection: Connection, is_wanted: Callable[[EventKey, str], bool], *, after: str, until: int, limit: int
+) -> tuple[str | None, list[ReportOfPurged]]:
     """Find events about dead letters that were purged.
 
     Args:
         connection: in a transaction.
         is_wanted: returns whether to look for an event with this identity and type.
-        after: continue after this key.
-        until: end at this key.
+        after: continue after this id; empty at the start.
+        until: leave out the events with a larger key.
         limit: the number of events to look at.
 
     Returns:
-        The last key that was looked at, or None at the end; and the events found.
+        The last id that was looked at, or None at the end; and the events found.
     """
     e, d = schema.events.c, schema.deliveries
     query = select(e.key, e.id, e.body).where(e.source == OWN_SOURCE, e.type == DEAD, e.form.is_(None))
-    rows = connection.execute(query.where(e.key > after, e.key <= until).order_by(e.key).limit(limit)).all()
+    # By the id: the index of the identity finds them without the events of others.
+    query = query.where(e.id > (after or _FIRST), e.id < _END, e.key <= until).order_by(e.id).limit(limit)
+    rows = connection.execute(query).all()
     found: list[tuple[int, ReportOfPurged]] = []
     for row in rows:
-        data = json.loads(row.body)
         number = _OF_DELIVERY.match(row.id)
-        # The event may come from another store.
-        if number and isinstance(data, dict) and {"event_id", "source", "event_type"} <= data.keys():
-            event = EventKey(data["source"], data["event_id"])
-            if is_wanted(event, data["event_type"]):
-                found.append((int(number[1]), ReportOfPurged(row.key, event)))
+        # The event may come from another store, or from a producer with an old version of the package.
+        match json.loads(row.body):
+            case {"source": str(source), "event_id": str(id_), "event_type": str(event_type)} if number:
+                event = EventKey(source, id_)
+                if is_wanted(event, event_type):
+                    found.append((int(number[1]), ReportOfPurged(row.key, event)))
     ids = {delivery_id for delivery_id, _ in found}
     query = select(d.c.id, e.source, e.id).join_from(d, schema.events, d.c.event_key == e.key)
     left = {(row[0], EventKey(*row[1:])) for row in connection.execute(query.where(is_any_of(d.c.id, ids)))}
     purged = [report for delivery_id, report in found if (delivery_id, report.event) not in left]
-    return (rows[-1].key if rows else None), purged
+    return (rows[-1].id if rows else None), purged
 
 
 def _key(delivery_id: int, number: int, accepted_at: float) -> str:
