@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from resonant.errors import StoreError
 from resonant.events import Event
-from resonant.intake.requests.lock_turns import GROUP_SECONDS, TURN_SECONDS, LockTurns
+from resonant.intake.requests.lock_turns import GROUP_LOCK_SECONDS, LOCK_TRY_SECONDS, LockTurns
 from resonant.store import Store
 from resonant.store.engine.database_errors import StillLocked
 from resonant.store.queue.accept import Outcome, accept
@@ -20,7 +20,10 @@ logger = logging.getLogger(__name__)
 
 MOST_EVENTS = 200
 _PATIENCE_SECONDS = 0.1
-_MOST_AT_ONCE = 4  # of the connections to PostgreSQL
+# Of the connections to PostgreSQL: for groups, and for the events of those that had to wait for a lock.
+_MOST_AT_ONCE, _MOST_ALONE = 4, 2
+# Shorter than other waits: many events of a group may be locked.
+_ALONE_LOCK_SECONDS = 0.005
 
 
 class _Waiting(NamedTuple):
@@ -42,6 +45,8 @@ class GroupCommit:
         self._turns = turns
         self._waiting: list[_Waiting] = []
         self._writing: set[asyncio.Task[None]] = set()
+        self._writing_alone: set[asyncio.Task[None]] = set()
+        self._alone = asyncio.Semaphore(_MOST_ALONE)
         self._writer: asyncio.Task[None] | None = None
 
     async def accept(self, event: Event, endpoint: str | None) -> Outcome:
@@ -90,29 +95,39 @@ class GroupCommit:
             await asyncio.wait(self._writing, return_when=asyncio.FIRST_COMPLETED)
 
     async def _write(self, group: Sequence[_Waiting]) -> None:
-        wanted = [(each.event, each.endpoint) for each in group]
         is_one = len(group) == 1
-        seconds = TURN_SECONDS if is_one else GROUP_SECONDS
         try:
-            outcomes = await self._store.write_soon(seconds, accept, wanted, now=self._store.clock())
+            await self._store_all(group, LOCK_TRY_SECONDS if is_one else GROUP_LOCK_SECONDS)
         except Exception as error:
-            # One event must not make the others fail or wait.
             if is_one or (isinstance(error, StoreError) and not isinstance(error, StillLocked)):
                 _fail(group, error)
                 return
             if not isinstance(error, StillLocked):
                 logger.exception("storing %d events one by one after an error", len(group))
-            for each in group:
+            # One event must not make the others, or later groups, fail or wait.
+            writing = asyncio.create_task(self._write_one_by_one(group))
+            self._writing_alone.add(writing)
+            writing.add_done_callback(self._writing_alone.discard)
+
+    async def _write_one_by_one(self, group: Sequence[_Waiting]) -> None:
+        for each in group:
+            async with self._alone:
                 if each.answer.done():  # its request was cancelled
                     continue
                 if each.event.id in self._turns:
                     _fail([each], StillLocked("another transaction holds a lock on this event"))
-                else:
-                    await self._write([each])
-        else:
-            for each, outcome in zip(group, outcomes, strict=True):
-                if not each.answer.done():  # else its request was cancelled
-                    each.answer.set_result(outcome)
+                    continue
+                try:
+                    await self._store_all([each], _ALONE_LOCK_SECONDS)
+                except Exception as error:  # noqa: BLE001 - it is the answer
+                    _fail([each], error)
+
+    async def _store_all(self, group: Sequence[_Waiting], lock_seconds: float) -> None:
+        wanted = [(each.event, each.endpoint) for each in group]
+        outcomes = await self._store.write_soon(lock_seconds, accept, wanted, now=self._store.clock())
+        for each, outcome in zip(group, outcomes, strict=True):
+            if not each.answer.done():  # else its request was cancelled
+                each.answer.set_result(outcome)
 
 
 def _fail(group: Sequence[_Waiting], error: Exception) -> None:

@@ -10,6 +10,9 @@ from resonant.intake.requests import group_commit
 from resonant.intake.requests.group_commit import MOST_EVENTS, GroupCommit
 from resonant.intake.requests.lock_turns import LockTurns
 from resonant.store import enqueue
+from resonant.store.engine.database_errors import StillLocked
+from resonant.store.queue.accept import Outcome
+from support.simulated_time import run_in_simulated_time
 
 
 def make(event_id, data=1):
@@ -168,3 +171,89 @@ def test_a_client_that_disconnects_while_its_event_is_locked_leaves_nothing_behi
             return await group.accept(make(1), "orders")
 
     assert not desk.run(run()).problem
+
+
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+def test_a_hundred_locked_events_delay_no_other_event_until_they_are_unlocked(desk):
+    async def run():
+        group = new_group(desk)
+
+        def accept_all(numbers):
+            return [asyncio.create_task(group.accept(make(number), "orders")) for number in numbers]
+
+        async with desk.store.transaction() as transaction:
+            await transaction.run_sync(
+                enqueue, [make(number) for number in range(100)], "orders", now=desk.clock()
+            )
+            locked, beside = [], []
+            for start in range(0, 100, 10):
+                locked += accept_all(range(start, start + 10))
+                beside += await asyncio.gather(*accept_all(range(1000 + start, 1010 + start)))
+            assert not any(each.done() for each in locked)
+        return beside, await asyncio.gather(*locked)
+
+    beside, locked = desk.run(run())
+    assert not any(each.duplicate or each.problem for each in beside)
+    assert all(each.duplicate for each in locked)
+
+
+class LockedStore:
+    """Has the timing of a store on PostgreSQL in which another transaction has locked the events below 1,000."""
+
+    def __init__(self, seconds):
+        self.tries = 0
+        self._seconds = seconds
+
+    def clock(self):
+        return 0.0
+
+    async def write_soon(self, lock_seconds, _operation, wanted, **_options):
+        self.tries += 1
+        await asyncio.sleep(self._seconds)
+        if any(int(event.id) < 1_000 for event, _ in wanted):
+            await asyncio.sleep(lock_seconds)
+            raise StillLocked("locked")
+        return [Outcome(event) for event, _ in wanted]
+
+
+def test_two_hundred_different_locked_events_a_second_delay_the_others_less_than_a_second():
+    store = LockedStore(0.003)
+
+    async def run():
+        group, now = GroupCommit(store, LockTurns(store)), asyncio.get_running_loop().time
+        waits = []
+
+        async def accept(number):
+            began_at = now()
+            await group.accept(make(number), "orders")
+            waits.append(now() - began_at)
+
+        async with asyncio.TaskGroup() as beside:
+            locked = []
+            for number in range(800):
+                locked.append(asyncio.create_task(accept(number)))
+                if number % 4 == 0:
+                    beside.create_task(accept(1_000 + number))
+                await asyncio.sleep(0.005)
+        for each in locked:
+            each.cancel()
+        return waits
+
+    waits = run_in_simulated_time(run())
+    assert len(waits) == 200
+    assert max(waits) < 1.0
+
+
+@pytest.mark.parametrize(("seconds", "most"), [(0.002, 240), (0.08, 12), (0.5, 8)])
+def test_a_locked_batch_is_tried_again_after_a_pause_of_ten_times_its_work_but_a_second_at_most(
+    seconds, most
+):
+    store = LockedStore(seconds)
+
+    async def run():
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(10):
+                await LockTurns(store).write_in_turn("key", None, [(make(1), "orders")])
+
+    run_in_simulated_time(run())
+    assert most / 2 < store.tries <= most
