@@ -12,9 +12,9 @@ from support.desk import send
 from tasks.purge import purge_final_deliveries
 
 
-async def test_a_machine_whose_clock_is_a_month_ahead_removes_nothing(sqlite_url, tmp_path, monkeypatch):
+async def test_a_machine_whose_clock_is_a_month_ahead_removes_nothing(postgresql_url, tmp_path, monkeypatch):
     monkeypatch.setenv("RESONANT_HOME", str(tmp_path / "home"))
-    store = await WorkerStore.open(sqlite_url, process_clock=lambda: time.time() + 31 * DAY_SECONDS)
+    store = await WorkerStore.open(postgresql_url, process_clock=lambda: time.time() + 31 * DAY_SECONDS)
     await store.enqueue(Event(type="t", source="/s", data=1), "hooks")
     await send(store, "hooks", None)
     with pytest.raises(
