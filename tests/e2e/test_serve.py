@@ -96,6 +96,15 @@ def test_beyond_loopback_it_needs_a_token_or_no_auth(url, tmp_path):
         assert httpx.get(metrics, headers={"Authorization": f"Bearer {token}"}).status_code == 200
 
 
+def test_on_loopback_metrics_need_a_local_name_with_and_without_tokens(server, url, tmp_path):
+    with serving(url, tmp_path) as with_tokens:
+        for each in (server, with_tokens):
+            metrics = f"{each.url}/metrics"
+            assert httpx.get(metrics).status_code == 200
+            assert httpx.get(metrics, headers={"Host": "evil.example.com"}).status_code == 403
+    assert httpx.get(f"{server.url}/metrics?access_token=x").status_code == 400, "as all paths without tokens"
+
+
 async def test_sigterm_under_load_answers_every_event_that_it_stores(server):
     answered: dict[int, int] = {}
 

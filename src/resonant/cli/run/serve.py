@@ -113,10 +113,12 @@ async def _serve(
         )
     limits, meters = Limits(event_bytes=settings.max_event_bytes, token_bytes=token_bytes), Meters()
     access = OpenAccess() if no_auth else TokenAccess(store, bytes_rate=limits.token_bytes)
+    # With --no-auth, the whole application refuses foreign pages.
+    metrics = Metrics(meters, LocalAccess() if is_local and not no_auth else access)
     routes = [
         resource("/healthz", GET=healthz),
         resource("/readyz", GET=Readiness(store).readyz),
-        resource("/metrics", GET=Metrics(meters, LocalAccess() if is_local else access).metrics),
+        resource("/metrics", GET=metrics.metrics),
     ]
     app: ASGIApp = create_app(
         store, access=access, limits=limits, meters=meters, allowed_origins=allowed_origins, routes=routes
