@@ -22,7 +22,8 @@ from resonant.sinks.network.proxy_check import ProxyCheck, proxy_check
 from resonant.sinks.oauth import OAuth
 from resonant.sinks.redaction import Redactor, basic_authorization
 from resonant.sinks.signing import signer
-from resonant.sinks.tokens import TokenSource, token_source
+from resonant.sinks.token_use import TokenUse
+from resonant.sinks.tokens import token_source
 from resonant.sinks.transport import ProxyDown, open_transport, read_body
 from resonant.sinks.wire import Header, message
 
@@ -65,7 +66,7 @@ class HttpSink:
         self._proxy: ProxyCheck | None = None
         self._through = endpoint.proxy_for(self._url)
         self.may_be_unready = self._through is not None or endpoint.oauth is not None
-        self._tokens: TokenSource | None = None
+        self._tokens: TokenUse | None = None
         self._token: str | None = None
 
     async def __aenter__(self) -> Self:
@@ -83,7 +84,7 @@ class HttpSink:
     @property
     def tokens(self) -> tuple[str, ...]:
         """The OAuth tokens that were used recently, which no text may contain."""
-        return () if self._tokens is None else self._tokens.recent
+        return () if self._tokens is None else self._tokens.source.recent
 
     @property
     def problem(self) -> NotReady | None:
@@ -92,7 +93,7 @@ class HttpSink:
             if (proxy := self._check()) is not None:
                 proxy.demand()
             if self.endpoint.oauth is not None:
-                self._source(self.endpoint.oauth).current()
+                self._use_of(self.endpoint.oauth).current()
         except NotReady as missing:
             return missing
         return None
@@ -107,9 +108,9 @@ class HttpSink:
         if (proxy := self._check()) is not None:
             await proxy.prepare()
         if self.endpoint.oauth is not None:
-            source = self._source(self.endpoint.oauth)
-            await source.prepare()
-            source.current()
+            tokens = self._use_of(self.endpoint.oauth)
+            await tokens.prepare()
+            tokens.current()
 
     async def send(self, event: Event) -> Receipt:
         """POST the event in the endpoint's mode.
@@ -126,7 +127,7 @@ class HttpSink:
                 text may contain the URL; ``Redactor.message`` removes it.
         """
         if self.endpoint.oauth is not None:  # without ``prepare`` if the configuration changed since
-            self._use(self._source(self.endpoint.oauth).current())
+            self._use(self._use_of(self.endpoint.oauth).current())
         token = self._token
         transport, request = self._open(), self._request(event)
         response: httpx.Response | None = None
@@ -157,7 +158,7 @@ class HttpSink:
         if len(body) == READ_BYTES:
             warning = f"the response body has {READ_BYTES // 1024} KiB or more"
         excerpt = self._redactor.excerpt(body, is_whole=warning is None)
-        self._note_answer(token, event, response.status_code)
+        self._note_answer(token, response.status_code)
         if not response.is_success:
             raise UnexpectedStatus(response.status_code, response.headers.get("retry-after"), excerpt)
         return Receipt(response.status_code, excerpt, warning)
@@ -181,15 +182,14 @@ class HttpSink:
             self._proxy = proxy_check(self._through)
         return self._proxy
 
-    def _source(self, oauth: OAuth) -> TokenSource:
+    def _use_of(self, oauth: OAuth) -> TokenUse:
         if self._tokens is None:
-            self._tokens = token_source(oauth, self.endpoint)
+            self._tokens = TokenUse(token_source(oauth, self.endpoint), self.endpoint.name)
         return self._tokens
 
-    def _note_answer(self, token: str | None, event: Event, status_code: int) -> None:
+    def _note_answer(self, token: str | None, status_code: int) -> None:
         if token and self._tokens is not None:
-            identity = (self.endpoint.name, event.source, event.id)
-            self._tokens.answered(token, identity, status_code)
+            self._tokens.answered(token, status_code)
 
     def _use(self, token: str) -> None:
         if token != self._token:

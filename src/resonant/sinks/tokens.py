@@ -34,16 +34,10 @@ _DEFAULT_LIFETIME, _SHORTEST_LIFETIME, _LONGEST_LIFETIME = 300.0, 1.0, 86_400.0
 # A token is renewed when this share of its lifetime is left, or this many seconds if that is less.
 _MARGIN_SHARE, _MARGIN_SECONDS = 0.1, 30.0
 # The pause after a failed request; it doubles with each further failure. `resonant emit` does not wait for the longest one.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 60.0
-# A second refusal (401) within this time may be due to the event, or to an endpoint that refuses every token.
-REFUSED_SECONDS = 60.0
-# How often an event may be refused while others are accepted, and how many refused ones are remembered.
-_MOST_REFUSALS, _MOST_REFUSED = 2, 1_000
+_FIRST_PAUSE, LONGEST_PAUSE = 0.25, 60.0
 # The shortest wait of a delivery without a token.
-_SHORTEST_WAIT = 1.0
+SHORTEST_WAIT = 1.0
 _TOKEN = re.compile(r"[!-~]+")
-# Of a delivery: its endpoint's name, and its event's source and id.
-Identity = tuple[str, str, str]
 
 
 class _Failed(Exception):
@@ -56,6 +50,7 @@ class TokenSource:
     Attributes:
         problem: why the last request failed, on one line without secrets; None if it succeeded.
         recent: the last tokens, which must be removed from texts.
+        place: the token endpoint's server, in words.
     """
 
     def __init__(self, oauth: OAuth, endpoint: Endpoint) -> None:
@@ -71,16 +66,11 @@ class TokenSource:
         self._endpoint = endpoint
         self._url = httpx.URL(oauth.token_url)
         port = "" if self._url.port is None else f":{self._url.port}"
-        self._place = f"the server {self._url.scheme}://{self._url.host}{port}"
+        self.place = f"the server {self._url.scheme}://{self._url.host}{port}"
         self._redactor = Redactor.of(endpoint)
         self._token = ""
-        self._renew_at = self._expires_at = self._retry_at = self._refused_at = -inf
-        self._failures = self._refusals = 0
-        # Answers are numbered, since several may come in the same millisecond. The number of each endpoint's last acceptance;
-        # and how often a delivery was refused after an acceptance, and the number of its last refusal.
-        self._answers = self._last_refusal = 0
-        self._accepted: dict[str, int] = {}
-        self._refused: dict[Identity, tuple[int, float]] = {}
+        self._renew_at = self._expires_at = self._retry_at = -inf
+        self._failures = 0
         self._renewal: asyncio.Task[None] | None = None
 
     async def prepare(self) -> None:
@@ -110,54 +100,16 @@ class TokenSource:
         now = asyncio.get_running_loop().time()
         if now < self._expires_at:
             return self._token
-        problem = self.problem or f"{self._place} has not answered yet"
-        raise TokenUnavailable(f"no OAuth token: {problem}", max(_SHORTEST_WAIT, self._retry_at - now))
+        problem = self.problem or f"{self.place} has not answered yet"
+        raise TokenUnavailable(f"no OAuth token: {problem}", max(SHORTEST_WAIT, self._retry_at - now))
 
-    def answered(self, token: str, identity: Identity, status_code: int) -> None:
-        """Note the answer to a send; drop a token that was refused (401), unless it seems to be valid.
-
-        An event is at fault if it is refused three times, and the endpoint has accepted others in between. If the endpoint accepts
-        nothing, each new token is requested after a longer pause, and nothing is sent meanwhile.
-
-        Args:
-            token: of the send.
-            identity: of the delivery.
-            status_code: of the answer.
-
-        Raises:
-            TokenUnavailable: the event should be sent again, since it is not at fault.
-        """
-        now = asyncio.get_running_loop().time()
-        self._answers = number = self._answers + 1
-        times, refused = self._refused.pop(identity, (0, number))
-        if status_code != HTTPStatus.UNAUTHORIZED:
-            if HTTPStatus.OK <= status_code < HTTPStatus.MULTIPLE_CHOICES:
-                self._accepted[identity[0]], self._refusals = number, 0
-            return
-        times += self._accepted.get(identity[0], 0) > refused
-        if times == _MOST_REFUSALS:
-            return
-        self._refused[identity] = (times, number)
-        if len(self._refused) > _MOST_REFUSED:
-            del self._refused[next(iter(self._refused))]
-        if token == self._token and now < self._expires_at:
-            is_again = self._refusals > 0 or now - self._refused_at < REFUSED_SECONDS
-            is_valid = is_again and max(self._accepted.values(), default=0) > self._last_refusal
-            self._refused_at, self._last_refusal = now, number
-            if not is_valid:
-                self._drop(is_again=is_again)
-        wait = max(_SHORTEST_WAIT * 2**times, self._retry_at - now)
-        raise TokenUnavailable("the endpoint refused the OAuth token (401): requesting a new one", wait)
-
-    def _drop(self, *, is_again: bool) -> None:
-        """Drop a token that was refused; if the one before it was refused, too, request the next one later."""
-        self._token = ""
-        self._renew_at = self._expires_at = -inf
-        if not is_again:
-            logger.warning("endpoint %s refused its token (401): requesting a new one", self._endpoint.name)
-            return
-        self._fail(_Failed("gives tokens that the endpoint refuses (401)"), self._refusals)
-        self._refusals += 1
+    def drop(self, token: str) -> bool:
+        """Drop a token that an endpoint refused; return whether it is still in use."""
+        is_current = token == self._token and asyncio.get_running_loop().time() < self._expires_at
+        if is_current:
+            self._token = ""
+            self._renew_at = self._expires_at = -inf
+        return is_current
 
     def _begin_renewal(self, now: float) -> asyncio.Task[None] | None:
         """Return the running renewal; start one unless a request has just failed."""
@@ -171,8 +123,7 @@ class TokenSource:
             async with asyncio.timeout(REQUEST_SECONDS):
                 token, lifetime = await self._request()
         except Exception as error:  # noqa: BLE001 - sends report the problem, and the next renewal may succeed
-            self._fail(error, self._failures)
-            self._failures += 1
+            self._fail(error)
             return
         if self.problem is not None:
             logger.info("endpoint %s has an OAuth token again", self._endpoint.name)
@@ -181,19 +132,18 @@ class TokenSource:
         self._expires_at = began + lifetime
         self._renew_at = self._expires_at - min(_MARGIN_SHARE * lifetime, _MARGIN_SECONDS)
 
-    def _fail(self, error: Exception, before: int) -> None:
-        """Wait before the next request, given the number of failures before."""
+    def _fail(self, error: Exception) -> None:
         if isinstance(error, _Failed):
-            problem = f"{self._place} {error}"
+            problem = f"{self.place} {error}"
         elif isinstance(error, TimeoutError):
-            problem = f"{self._place} did not answer within {REQUEST_SECONDS:g} s"
+            problem = f"{self.place} did not answer within {REQUEST_SECONDS:g} s"
         else:
-            problem = f"no answer from {self._place}: {self._redactor.message(error)}"
+            problem = f"no answer from {self.place}: {self._redactor.message(error)}"
         if problem != self.problem:
             logger.warning("endpoint %s: no OAuth token: %s", self._endpoint.name, problem)
         self.problem = problem
-        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(before, 10))
-        self._retry_at = asyncio.get_running_loop().time() + random.uniform(0.75 * pause, pause)
+        self._retry_at = asyncio.get_running_loop().time() + growing_pause(self._failures)
+        self._failures += 1
 
     async def _request(self) -> tuple[str, float]:
         headers, content = self._oauth.request()
@@ -230,6 +180,12 @@ class TokenSource:
         if str(kind).lower() != "bearer":
             raise _Failed(self._redactor.line(f"answered with a token of type {kind!r}, not bearer")[:200])
         return token, _lifetime(answer.get("expires_in"))
+
+
+def growing_pause(before: int) -> float:
+    """Return the pause after a failure, in seconds; it doubles with each failure before."""
+    pause = min(LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(before, 10))
+    return random.uniform(0.75 * pause, pause)
 
 
 def _lifetime(given: Any) -> float:

@@ -11,9 +11,9 @@ import pytest
 from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.classification import classify
 from resonant.delivery.retry import GiveUp, Park, RetryPolicy
-from resonant.errors import EndpointError, TokenUnavailable, UnexpectedStatus
+from resonant.errors import EndpointError, TokenUnavailable
 from resonant.events import Event, Lease
-from resonant.sinks import tokens
+from resonant.sinks import token_use, tokens
 from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.oauth import OAuth
 from resonant.sinks.redaction import Redactor
@@ -62,6 +62,10 @@ class Site:
 
     @property
     def source(self):
+        return self.use.source
+
+    @property
+    def use(self):
         return self.sink._sinks[-1]._tokens
 
     @property
@@ -180,34 +184,103 @@ async def test_an_endpoint_that_refuses_every_token_costs_no_event_and_is_asked_
         assert (verdict.code, verdict.blame, verdict.free_wait) == ("oauth_token", "local", 1.0)
         waits = []
         for _ in range(3):
-            shop.source._retry_at = 0.0  # the pause is over
+            shop.use._paused_until = 0.0  # the pause is over
             refused = await shop.send()
             assert isinstance(refused, TokenUnavailable)
             waits.append(refused.wait)
-        assert 30 <= waits[0] <= 40
-        assert 45 <= waits[1] <= 60
-        assert 45 <= waits[2] <= 60
+        assert 29 <= waits[0] <= 40
+        assert 44 <= waits[1] <= 60
+        assert 44 <= waits[2] <= 60
         received = len(shop.receiver.journal)
         assert "no OAuth token: the server " in str(await shop.send())
         assert "gives tokens that the endpoint refuses (401)" in str(shop.sink.problem())
         assert len(shop.receiver.journal) == received, "nothing is sent during the pause"
     assert len(shop.server.requests) == 4
-    assert "endpoint orders refused its token (401): requesting a new one" in caplog.text
+    logged = [record.getMessage() for record in caplog.records if record.name == token_use.__name__]
+    assert logged == [
+        "endpoint orders refused its token (401): requesting a new one",
+        "endpoint orders refused a new token, too (401): deliveries to it wait",
+    ]
 
 
-async def test_an_event_that_is_refused_again_and_again_while_others_are_accepted_is_judged_as_usual():
-    def receive(request):
-        return respond(401 if request.headers["ce-id"] == "refused" else 200)
+async def test_an_endpoint_that_refuses_the_tokens_that_another_accepts_waits_alone(monkeypatch):
+    monkeypatch.setattr(tokens, "_FIRST_PAUSE", 40.0)
+    async with site() as shop, Receiver(respond(401)) as closed:
+        other = replace(shop, endpoint=replace(shop.endpoint, name="other", url=closed.url))
+        for _ in range(5):
+            assert (await shop.send()).status_code == 200
+            assert isinstance(await other.send(), TokenUnavailable)
+        assert "gives tokens that the endpoint refuses (401)" in str(other.sink.problem())
+        assert shop.sink.problem() is None
+        await other.sink.aclose()
+    assert len(closed.journal) == 2, "nothing is sent during the pause"
+    assert len(shop.server.requests) == 3
 
-    async with site(receive=receive) as shop:
-        outcomes = []
-        for number in range(3):
-            assert (await shop.send(event(f"other-{number}"))).status_code == 200
-            outcomes.append(await shop.send(event("refused")))
-    assert [type(each) for each in outcomes] == [TokenUnavailable] * 2 + [UnexpectedStatus]
-    assert [each.wait for each in outcomes[:2]] == [1.0, 2.0]
-    assert classify(outcomes[-1], now=0.0).category == "permanent"
+
+async def test_the_refusals_of_an_endpoint_that_accepts_nothing_for_ten_minutes_are_judged_as_usual(
+    monkeypatch,
+):
+    monkeypatch.setattr(tokens, "_FIRST_PAUSE", 40.0)
+    async with site(receive=respond(401)) as shop:
+        await shop.send()
+        shop.use._refused_since -= 599
+        assert isinstance(await shop.send(), TokenUnavailable)
+        shop.use._refused_since -= 1
+        shop.use._paused_until = 0.0  # the pause is over
+        failure = await shop.send()
+        assert classify(failure, now=0.0).category == "permanent"
+        assert isinstance(shop.sink.problem(), TokenUnavailable), (
+            "the others wait for the end of the next pause"
+        )
+
+
+async def test_refusals_begin_anew_after_two_minutes_without_one():
+    async with site(receive=respond(401)) as shop:
+        await shop.send()
+        shop.use._refused_since -= 3600
+        shop.use._refused_at -= 120
+        assert isinstance(await shop.send(), TokenUnavailable)
+        assert shop.sink.problem().wait == 1.0
+        assert "has not answered yet" in str(shop.sink.problem()), "a new token is requested at once"
+
+
+async def test_events_that_are_refused_while_others_are_accepted_wait_longer_and_longer_and_are_then_judged_as_usual():
+    async with site(
+        receive=lambda request: respond(401 if "refused" in request.headers["ce-id"] else 200)
+    ) as shop:
+
+        async def refusal(seconds):
+            """Return the failure of an event that is refused, while others are accepted, so long after the first refusal."""
+            assert (await shop.send(event("other"))).status_code == 200
+            shop.use._refused_since -= seconds
+            return await shop.send(event(f"refused-{seconds}"))
+
+        waits = [(await refusal(seconds)).wait for seconds in (0.0, 0.0, 10.0, 30.0, 500.0)]
+        assert waits == pytest.approx([1.0, 1.0, 10.0, 40.0, 60.0], abs=2.0)
+        for _ in range(2):
+            assert classify(await refusal(60.0), now=0.0).category == "permanent"
+        assert (await shop.send(event("other"))).status_code == 200
     assert len(shop.server.requests) == 2, "the token is valid, so it is not renewed for each refusal"
+
+
+async def test_any_number_of_refused_events_becomes_dead_letters_while_others_are_delivered(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(token_use, "_LATEST_SECONDS", 2.0)
+    async with (
+        opened(f"sqlite:///{tmp_path / 'r.db'}") as store,
+        site(receive=lambda request: respond(401 if request.headers["ce-id"] in refused else 200)) as shop,
+        dispatching(store, None, open_destination=lambda _name: opening(shop)) as dispatcher,
+        asyncio.timeout(60),
+    ):
+        refused = await enqueue(store, 20)
+        await enqueue(store, 20)
+        await emit(dispatcher)
+        status = await store.status()
+        assert (status.delivered, status.dead_letter) == (20, 20)
+    ended = rows(tmp_path, "SELECT code, category FROM resonant_attempts WHERE decision = 'give_up'")
+    assert set(ended) == {("http_401", "permanent")}
+    assert len(ended) == 20
 
 
 async def test_tokens_that_are_revoked_twice_in_a_minute_cost_no_event():
@@ -217,7 +290,7 @@ async def test_tokens_that_are_revoked_twice_in_a_minute_cost_no_event():
             shop.server.issued.clear()
             refused = await asyncio.gather(*(shop.send(event(f"e{each}")) for each in range(20)))
             assert Counter(type(each) for each in refused) == {TokenUnavailable: 20}
-            shop.source._retry_at = 0.0
+            shop.use._paused_until = 0.0
         sent = [await shop.send(event(f"e{each}")) for each in range(20)]
         assert {each.status_code for each in sent} == {200}
 
@@ -438,8 +511,8 @@ async def opening(shop):
 async def test_nothing_is_claimed_without_a_token_and_status_shows_the_problem_until_there_is_one(
     tmp_path, impatient, monkeypatch
 ):
-    monkeypatch.setattr(tokens, "_LONGEST_PAUSE", 0.05)
-    monkeypatch.setattr(tokens, "_SHORTEST_WAIT", 0.05)
+    monkeypatch.setattr(tokens, "LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(tokens, "SHORTEST_WAIT", 0.05)
     async with (
         opened(f"sqlite:///{tmp_path / 'r.db'}") as store,
         site(OAuthServer(answer=(500, {}))) as shop,
