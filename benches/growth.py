@@ -22,6 +22,7 @@ from benches.receiver import receiver
 from benches.surroundings import (
     Missing,
     empty_home,
+    events,
     kept_prefect_server,
     postgresql,
     save_endpoint,
@@ -42,6 +43,7 @@ _TIMES = {"task": 1, "bulk": 5}
 _AT_LEAST = 0.95
 _IDLE_SECONDS = 5.0
 _IDLE_AT_MOST = 1.5
+_CLOSED = 500
 _QUIET_SECONDS = 120.0
 
 
@@ -80,6 +82,7 @@ class _Growth:
             )
             found += await self._compare_lane(lane, stores)
         found += await self._compare_idle(stores)
+        found += await self._compare_closed(stores)
         await APILogHandler.aflush()  # before the server ends
         return found
 
@@ -109,6 +112,21 @@ class _Growth:
             for size, cpu in zip(self._sizes[1:], others, strict=True):
                 what = f"idle drain, {database}, {size:,} deliveries of history, CPU of the process"
                 found.append(Comparison(what, "ms a second", cpu, none, "none", ratio_at_most=_IDLE_AT_MOST))
+        return found
+
+    async def _compare_closed(self, stores: dict[str, list[str]]) -> list[Comparison]:
+        """Measure a drain that has nothing to send, since no endpoint with due deliveries can be opened."""
+        found = []
+        for database, (url, *_) in stores.items():
+            say(f"  idle drain on {database}, {_CLOSED} closed endpoints")
+            without = [await _idle(url) for _ in range(self._rounds)]
+            store = await WorkerStore.open(url)
+            for number in range(_CLOSED):
+                await store.enqueue(events(1), f"closed-{number}")
+            await store.close()
+            closed = [await _idle(url) for _ in range(self._rounds)]
+            what = f"idle drain, {database}, {_CLOSED} closed endpoints, CPU of the process"
+            found.append(Comparison(what, "ms a second", closed, without, "without them"))
         return found
 
     @property
