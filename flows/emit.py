@@ -107,10 +107,10 @@ async def _emit(
             own = await store_events(dispatcher, events, endpoint)
         counts = await send_due(dispatcher, endpoint=endpoint, own=own)
         if own is not None:
-            await own.finish()
+            await own.finish(ended=dispatcher.owner)
             waiting = own.outcomes.parked + own.outcomes.held
             return ended(say_outcomes(own, endpoint), own.outcomes, waiting=waiting)
-        held = await count_held(dispatcher.store, counts, endpoint)
+        held = await count_held(dispatcher.store, counts, endpoint, ended=dispatcher.owner)
     problems = dispatcher.problems
     message = "; ".join([str(counts), *held, *say_problems(problems)])
     return ended(message, counts, waiting=counts.held + len(problems))

@@ -33,7 +33,7 @@ from resonant.local.artifacts import GATES_ARTIFACT, TRIAGE_ARTIFACT
 from resonant.local.work_pool import LOST, WORK_POOL
 from resonant.store import WorkerStore
 from resonant.store.queue.leases import lease_owners
-from resonant.store.shared.drains import live_owners
+from resonant.store.shared.drains import live_owners, sent_to
 from resonant.store.shared.gates import Gate
 from resonant.store.shared.processes import has_ended
 from resonant.store.views.endpoint_status import governed
@@ -242,6 +242,7 @@ async def write_gates(store: WorkerStore) -> str:
     """Write an artifact about the endpoints that are held back or unusable; return a short summary."""
     now = store.clock()
     found = await store.read(governed, now=now)
+    sent = await store.read(sent_to, [each.gate.endpoint for each in found], now=now)
     unusable = await _unusable_endpoints()
     for why in unusable.values():
         get_run_logger().warning("%s", visible(why))
@@ -252,7 +253,7 @@ async def write_gates(store: WorkerStore) -> str:
     ] + [(name, "unusable", "", "") for name in unusable]
     parts = [
         markdown_table(("endpoint", "state", "held", "since"), rows),
-        *(_describe_gate(each.gate, now) for each in found),
+        *(_describe_gate(each.gate, now, is_sent=each.gate.endpoint in sent) for each in found),
         *(f"### {markdown(name)}: unusable\n\n{markdown(why)}" for name, why in unusable.items()),
     ]
     await acreate_markdown_artifact(
@@ -265,8 +266,10 @@ async def write_gates(store: WorkerStore) -> str:
     return "; ".join(filter(None, [held_by, *unusable.values()]))
 
 
-def _describe_gate(gate: Gate, now: float) -> str:
-    next_probe = next_probe_at(gate)
+def _describe_gate(gate: Gate, now: float, *, is_sent: bool) -> str:
+    next_probe = None if (at := next_probe_at(gate)) is None else rfc3339(at)
+    if next_probe and not is_sent:
+        next_probe = "when a run sends again: start `resonant up` or `resonant emit`"
     return _section(
         f"{markdown(gate.endpoint)}: {gate.state}",
         advice(gate, now),
@@ -274,7 +277,7 @@ def _describe_gate(gate: Gate, now: float) -> str:
             "reason": markdown(gate.reason or ""),
             "paused by": markdown(gate.paused_by or ""),
             "pace": pace(gate),
-            "next probe": None if next_probe is None else rfc3339(next_probe),
+            "next probe": next_probe,
         },
     )
 

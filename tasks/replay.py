@@ -161,13 +161,13 @@ async def replay(dispatcher: Dispatcher, request: ReplayRequest, *, who: str) ->
             await dispatcher.emit_given(partial(emit_as_task, dispatcher), counted_dead_letters())
         finally:
             get_run_logger().info("%d of %d dead letters taken out of the queue", taken, planned.selected)
-    await own.finish()
+    await own.finish(ended=dispatcher.owner)
     if own.outcomes.unfinished:
         # Another worker took them over, a gate holds them, or they are parked briefly. Wait for them and send due
         # deliveries in a separate emission, since this run's policy must not apply to other deliveries.
         async with open_dispatcher() as following:
             await send_due(following, endpoint=request.target, own=own)
-        await own.finish()
+        await own.finish(ended=dispatcher.owner)
     await progress.show(planned.selected)
     left_out = [*planned.left_out, *closed]
     if left_out and not planned.selected:

@@ -176,7 +176,10 @@ async def test_held_endpoints_are_a_table_of_their_own(collect, url):
         "What to do: `resonant endpoint resume paid` sends again.",
         f"- reason: {markdown('a `b`')}\n- paused by: ann",
     ]
-    assert f"- reason: 20 failures in a row\n- next probe: {rfc3339(START + 5)}" in texts[1]
+    assert (
+        "- reason: 20 failures in a row\n- next probe: when a run sends again: start `resonant up` or `resonant emit`"
+        in texts[1]
+    )
 
 
 async def test_an_endpoint_that_cannot_be_used_is_named_before_any_event_is_sent_to_it(collect):

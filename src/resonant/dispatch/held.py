@@ -7,20 +7,30 @@ from resonant.dispatch.counts import Counts
 from resonant.display import visible
 from resonant.gate.words import advice, described
 from resonant.store import WorkerStore
+from resonant.store.shared.drains import sent_to
 from resonant.store.views.endpoint_status import governed
 
 # The maximum number of endpoints in the final message of a run.
 _MOST_NAMED = 5
 
 
-async def count_held(store: WorkerStore, counts: Counts, endpoint: str | None) -> list[str]:
-    """Add the due deliveries that gates hold to the counts; return a line about each of their endpoints."""
+async def count_held(
+    store: WorkerStore, counts: Counts, endpoint: str | None, *, ended: str | None = None
+) -> list[str]:
+    """Add the due deliveries that gates hold to the counts; return a line about each of their endpoints.
+
+    Args:
+        endpoint: only this endpoint; None for all.
+        ended: the owner of the run that ends now: it sends no probe.
+    """
     now = store.clock()
     gates = await store.read(governed, now=now)
     holding = [each for each in gates if each.held and endpoint in (None, each.gate.endpoint)]
     counts.held = sum(each.held for each in holding)
+    names = [each.gate.endpoint for each in holding[:_MOST_NAMED]]
+    sent = await store.read(sent_to, names, now=now, ended=ended)
     lines = [
-        f"{gate.endpoint} is {described(gate, held=held, now=now)}; next: {advice(gate, now)}"
+        f"{gate.endpoint} is {described(gate, held=held, now=now, is_sent=gate.endpoint in sent)}; next: {advice(gate, now)}"
         for gate, held in holding[:_MOST_NAMED]
     ]
     if len(holding) > len(lines):

@@ -103,8 +103,11 @@ class Tracker:
             pause = max(_SHORTEST_PAUSE_SECONDS, _PAUSE_FACTOR * (ended - started))
             self._next_look = ended + min(_LONGEST_PAUSE_SECONDS, pause)
 
-    async def finish(self) -> None:
+    async def finish(self, *, ended: str | None = None) -> None:
         """Poll all unfinished deliveries, including parked and held ones, which may have been sent since.
+
+        Args:
+            ended: the owner of the run that ends now, as for ``count_held``.
 
         Raises:
             StoreUnavailable: the store became unreachable.
@@ -123,7 +126,7 @@ class Tracker:
                 self.outcomes.parked = len(self._parked)
             gates = await self._store.read(read_gates) if self._held else {}
             self.paused = frozenset(name for name, gate in gates.items() if gate.state == "paused")
-            self.holding = await count_held(self._store, Counts(), None) if self._held else []
+            self.holding = await count_held(self._store, Counts(), None, ended=ended) if self._held else []
 
     def dead_letters_shown_by(self, endpoint: str | None) -> str:
         """Return a command that lists the dead letters among the tracked deliveries, and possibly others from that time."""

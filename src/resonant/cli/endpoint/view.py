@@ -50,7 +50,7 @@ def list_(
 
     `endpoint show` shows the details.
     """
-    from resonant.store.shared.drains import is_sending
+    from resonant.store.shared.drains import sent_to
     from resonant.store.shared.subscriptions import read_subscriptions
     from resonant.store.views.endpoint_status import governed
 
@@ -62,12 +62,13 @@ def list_(
         found = run_async(load_endpoints(load_endpoint))
         gates: list[Governed] = []
         subscriptions: list[Subscription] = []
-        now, is_sent = 0.0, False
+        sent: set[str] = set()
+        now = 0.0
         if not store.is_missing:  # Prefect has the endpoints, so the list needs no store
             now = store.now()
             name_checks.remember(store, found)
             gates, subscriptions = store.read(governed, now=now), store.read(read_subscriptions)
-            is_sent = store.read(is_sending, now=now)
+            sent = store.read(sent_to, [each.gate.endpoint for each in gates], now=now)
     numbers = Counter(each.endpoint for each in subscriptions)
     rows = [
         _Listed(name, block, _problem(name, block), _of(name, gates), numbers[name])
@@ -78,7 +79,7 @@ def list_(
     elif as_json:
         output.write_json_array(output.to_json(row.document) for row in rows)
     elif rows:
-        _write_list(rows, gates, now=now, is_sent=is_sent)
+        _write_list(rows, gates, now=now, sent=sent)
     else:
         output.say("no endpoints: `resonant endpoint add NAME URL` adds one")
 
@@ -99,13 +100,13 @@ def _export(rows: list[_Listed], subscriptions: list[Subscription], *, with_urls
             )
 
 
-def _write_list(rows: list[_Listed], gates: list[Governed], *, now: float, is_sent: bool) -> None:
+def _write_list(rows: list[_Listed], gates: list[Governed], *, now: float, sent: set[str]) -> None:
     from resonant.cli.inspect.overview import gate_lines
 
     output.write_table(("name", "to", "signed", "subscriptions", "state"), list(map(_cells, rows)))
     names = {row.name for row in rows}
     of_listed = [each for each in gates if each.gate.endpoint in names]
-    for line in gate_lines(of_listed, now=now, is_sent=is_sent):
+    for line in gate_lines(of_listed, now=now, sent=sent):
         output.write_paragraph(line, indent=2)
     for row in rows:
         if row.problem is not None:

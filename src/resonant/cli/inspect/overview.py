@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -64,10 +64,11 @@ def page_lines(settings: Settings, found: StoreStatus) -> Iterator[str]:
             yield f"Prefect's UI shows the {what}: {url}"
 
 
-def gate_lines(held: Sequence[Governed], *, now: float, is_sent: bool) -> Iterator[str]:
-    """Yield a line about each endpoint whose gate holds deliveries back."""
+def gate_lines(held: Sequence[Governed], *, now: float, sent: Collection[str]) -> Iterator[str]:
+    """Yield a line about each endpoint whose gate holds deliveries back; a live run sends to the endpoints ``sent``."""
     for gate, number in held[:_MOST_ROWS]:
-        line = output.visible(f"{gate.endpoint} is {described(gate, held=number, now=now, is_sent=is_sent)}")
+        said = described(gate, held=number, now=now, is_sent=gate.endpoint in sent)
+        line = output.visible(f"{gate.endpoint} is {said}")
         if gate.is_gone:
             yield f"{line}; `resonant endpoint show {gate.endpoint}` says what to do"
         else:

@@ -34,6 +34,7 @@ class _Read(NamedTuple):
     raised: dict[Key, float]
     alert_texts: dict[Key, str]
     is_sent: bool
+    sent: set[str]
 
 
 def status(
@@ -47,7 +48,7 @@ def status(
     """
     from resonant.cli.inspect import overview
     from resonant.metrics.alerts import ALL_ENDPOINTS, read_raised
-    from resonant.store.shared.drains import is_sending
+    from resonant.store.shared.drains import is_sending, sent_to
     from resonant.store.views import reads
 
     with command_store(exists=True) as opened:
@@ -71,7 +72,9 @@ def status(
                 from resonant.metrics.conditions import describe
 
                 texts = describe(connection, raised, settings, now=now)
-            return _Read(store, found, purges, raised, texts, is_sending(connection, now=now, endpoint=name))
+            is_sent = is_sending(connection, now=now, endpoint=name)
+            sent = sent_to(connection, [each.gate.endpoint for each in found.governed], now=now)
+            return _Read(store, found, purges, raised, texts, is_sent, sent)
 
         status = opened.run(lambda store: store.read(read, str(store)))
     if not as_json:
@@ -97,7 +100,7 @@ def _write_status(status: _Read, page: list[str], *, now: float) -> None:
     counts = [*_count_lines(found, now=now), *page]
     wrong = [
         *overview.alert_lines(status.raised, status.alert_texts, now=now),
-        *overview.gate_lines(found.governed, now=now, is_sent=status.is_sent),
+        *overview.gate_lines(found.governed, now=now, sent=status.sent),
         *overview.problem_lines(found.endpoint_problems, now=now),
     ]
     screen.write_some(wrong, keep=_TABLE_LINES + screen.height_of(counts))

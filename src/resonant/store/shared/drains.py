@@ -1,6 +1,6 @@
 """The runs that report that they are alive. Drains are those that continue until newer ones have taken over."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, and_, exists, func, or_, select
@@ -114,19 +114,31 @@ def _is_alive(now: float, seconds: float = LIVE_SECONDS) -> tuple[ColumnElement[
     return _drains.c.seen_at > now - seconds, _drains.c.seen_at < now + seconds
 
 
-def is_sending(connection: Connection, *, now: float, endpoint: str | None = None) -> bool:
+def is_sending(
+    connection: Connection, *, now: float, endpoint: str | None = None, ended: str | None = None
+) -> bool:
     """Return whether a run that sends deliveries is alive.
 
     Args:
         endpoint: only to this endpoint; None for any.
+        ended: the owner of a run that ends now, and does not count.
     """
     alive = select(_drains.c.id).where(*_is_alive(now))
+    if ended is not None:
+        alive = alive.where(_drains.c.owner != ended)
     if endpoint is not None:
         is_recent = _claims.c.last_claim_at > now - _RECENT_CLAIM_SECONDS
         has_claimed = exists().where(_claims.c.endpoint == endpoint, is_recent)
         to_it = (_drains.c.endpoint.is_(None), _drains.c.endpoint == endpoint)
         alive = alive.where(or_(*to_it, and_(_drains.c.endpoint == NO_DRAIN, has_claimed)))
     return connection.execute(alive.limit(1)).first() is not None
+
+
+def sent_to(
+    connection: Connection, endpoints: Iterable[str], *, now: float, ended: str | None = None
+) -> set[str]:
+    """Return the endpoints to which a live run sends; ``ended`` is as for ``is_sending``."""
+    return {name for name in endpoints if is_sending(connection, now=now, endpoint=name, ended=ended)}
 
 
 def leave(connection: Connection, key: int | None) -> None:

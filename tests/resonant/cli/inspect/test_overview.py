@@ -12,6 +12,7 @@ from resonant.gate.pausing import pause
 from resonant.metrics.alerts import Condition, Crossing, record_crossings
 from resonant.store.counts.counters import Tally
 from resonant.store.shared import drains
+from resonant.store.shared.gates import Gate, GateChange, change_gate
 from resonant.store.views.endpoint_problems import note_problems
 
 REJECTED = {"category": "permanent", "code": "http_400", "status_code": 400}
@@ -265,3 +266,21 @@ def test_an_endpoint_whose_gate_is_not_normal_has_a_line_above_the_table(resonan
     shown = {each["endpoint"]: (each["held"], each["gate"]) for each in found["endpoints"]}
     assert (shown["billing"][0], shown["billing"][1]["state"], shown["crm"]) == (0, "normal", (2, gate))
     assert gate["since"]
+
+
+def test_a_drain_of_one_endpoint_promises_no_probe_for_another(resonant, worker):
+    now = worker.clock()
+    with worker.at_work():
+        for name in ("crm", "shop"):
+            worker.accept("evt_1", endpoint=name)
+            down = Gate(name, "probing", reason="down", failing_since=now - 60, probe_at=now + 600)
+            worker.do(
+                lambda store, down=down: store.write(change_gate, GateChange(Gate(down.endpoint), down))
+            )
+        worker.do(lambda store: store.write(drains.beat, None, owner="r", endpoint="crm", clock=worker.clock))
+
+    lines = {line.split()[0]: line for line in resonant("status").out.splitlines() if " is probing " in line}
+
+    assert "next probe in " in lines["crm"]
+    assert "next probe in " not in lines["shop"]
+    assert "no run is sending to it" in lines["shop"]
