@@ -225,7 +225,7 @@ def test_a_demo_ends_with_few_lines_and_writes_files_into_one_folder(binaries, t
     assert "prefect." not in noise
     assert len(noise.splitlines()) < 30
     assert {each.name for each in tmp_path.iterdir()} == {"tmp"}
-    assert machine.read("status")["accepted"] == 0, "the demo has a store of its own"
+    assert "no such file" in machine.run("status").stderr, "the demo has a store of its own"
 
 
 @pytest.fixture(scope="module")

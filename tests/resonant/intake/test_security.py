@@ -100,7 +100,8 @@ def test_through_nginx_no_spelling_of_the_path_leads_to_the_metrics(front):
     )
     for path in paths:
         request = b"GET %b HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n" % path
-        assert talk(front.port, request, tls=front.tls) == [404], path
+        # nginx itself refuses a NUL.
+        assert talk(front.port, request, tls=front.tls) == [400 if b"%00" in path else 404], path
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import os
 import struct
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -213,7 +214,8 @@ async def test_a_full_store_of_the_first_release_is_upgraded(url):
         status = await store.status()
         assert (status.accepted, status.purged, status.balanced) == (2 * ROWS, ROWS, True)
         assert sum(totals.accepted.values()) == 2 * ROWS
-        await store.fold()
+        await store.fold()  # which also removes gates that have long been normal
+        totals = replace(totals, gates={})
         assert await store.read(read_totals, now=store.clock()) == totals
         found = Counter()
         sums = Counter()
