@@ -49,7 +49,7 @@ async def test_polls_of_an_idle_run_take_a_twentieth_of_the_time_unless_a_gate_n
         return await read(*args, **options)
 
     clock = clock_from(START)
-    async with opened(f"sqlite:///{tmp_path}/r.db", clock=clock, host_clock=clock) as store:
+    async with opened(f"sqlite:///{tmp_path}/r.db", clock=clock) as store:
         await enqueue(store)
         gate = Gate("orders")
         changed = replace(gate, state=state, since=START, probe_at=START + 110)
