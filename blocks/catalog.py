@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import re
+from collections import deque
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -291,6 +292,11 @@ async def save_endpoints(
 
         saving = [asyncio.create_task(save_next()) for _ in range(_REQUESTS_AT_ONCE)]
         try:
+            await asyncio.wait(saving, return_when=asyncio.FIRST_EXCEPTION)
+            deque(
+                left, maxlen=0
+            )  # after a failure, only the saves in flight go on: Prefect may have committed them
+            await asyncio.wait(saving)
             await asyncio.gather(*saving)
         finally:
             for each in saving:

@@ -355,6 +355,8 @@ def test_an_import_saves_endpoints_at_the_same_time_and_ends_with_the_first_fail
         with pytest.raises(EndpointError, match="the first failure"):
             await save_endpoints(gone, remove_the_rest)
         assert len(saved) < len(blocks)
+        kept = await endpoint_documents()
+        assert sorted(saved) == sorted(blocks.keys() - kept.keys()), "those in flight ended"
         await save_endpoints(gone, saved.append)
         return await endpoint_documents()
 
