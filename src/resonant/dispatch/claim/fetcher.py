@@ -390,7 +390,7 @@ class Fetcher:
             fair = 2 * share
         left = MOST_CLAIMED - others_claim - (self._in_flight.total_busy - busy)
         most = max(fair, min(left, max(4 * endpoint.slots.limit, 2 * chunk_size)))
-        finished, is_alone = endpoint.finished, not (others or is_behind)
+        finished, is_alone = endpoint.finished, not others
         wanted = claims.next(
             now, finished, busy, fair=fair, most=most, is_alone=is_alone, is_behind=is_behind
         )

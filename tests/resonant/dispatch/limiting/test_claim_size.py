@@ -23,6 +23,11 @@ def test_the_first_claim_of_the_only_endpoint_lasts_until_its_answers_are_known(
     assert claim(ClaimSize(), 0.0, finished=0, is_alone=True) == FIRST_ALONE
 
 
+def test_the_first_claim_of_the_only_endpoint_fills_its_slots_if_it_is_behind():
+    """Slow answers must not leave slots free, and new events wait for what is claimed."""
+    assert claim(ClaimSize(), 0.0, finished=0, is_alone=True, is_behind=True) == FAIR
+
+
 def test_claims_grow_while_they_are_finished_quickly():
     size, finished, sizes = ClaimSize(), 4, []
     for number in range(9):
