@@ -59,7 +59,9 @@ class ClaimSize:
             is_behind: whether it has an old backlog; new events wait for what is claimed, so claims must not last long.
         """
         if not finished:
-            return min(FIRST_ALONE if is_alone else self._first, max(fair, self._first) if is_behind else most)
+            return min(
+                FIRST_ALONE if is_alone else self._first, max(fair, self._first) if is_behind else most
+            )
         took = now - self._claimed_at
         has_worked = finished - self._finished >= self._last // 2
         is_empty = busy <= _HARDLY_ANY * self._last and not (is_behind and took > _LONG_SECONDS)
