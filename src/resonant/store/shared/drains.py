@@ -99,7 +99,7 @@ def forget(connection: Connection, owners: list[str], *, now: float) -> None:
 
 def live_owners(connection: Connection, *, now: float, lease_seconds: float) -> set[str]:
     """Return the owners of the leases of all runs that may be alive: after an outage of the store, their last report is old."""
-    may_be_alive = _is_alive(now, max(LIVE_SECONDS, lease_seconds))
+    may_be_alive = _is_alive(now, at_least=lease_seconds)
     return set(connection.execute(select(_drains.c.owner).where(*may_be_alive)).scalars())
 
 
@@ -109,7 +109,8 @@ def farthest_clock(connection: Connection, *, now: float) -> float:
     return max(connection.execute(query).scalars(), key=abs, default=0.0)
 
 
-def _is_alive(now: float, seconds: float = LIVE_SECONDS) -> tuple[ColumnElement[bool], ...]:
+def _is_alive(now: float, *, at_least: float = 0.0) -> tuple[ColumnElement[bool], ...]:
+    seconds = max(LIVE_SECONDS, at_least)
     # Otherwise, a dead run would count as alive after the clock was set back.
     return _drains.c.seen_at > now - seconds, _drains.c.seen_at < now + seconds
 
