@@ -67,6 +67,14 @@ class StoreLocked(StoreUnavailable):
     """Another process holds a lock that this one needs, and may release it."""
 
 
+class StillLocked(StoreLocked):
+    """On PostgreSQL, another transaction held a lock for as long as a short write may wait for it."""
+
+
+class TryAgain(StoreUnavailable):
+    """A transaction has to be rolled back, and the same operation succeeds in a new one."""
+
+
 class StoreRefused(StoreUnavailable):
     """The database cannot be used as configured: wrong password, no such database, not a database file."""
 

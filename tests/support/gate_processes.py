@@ -27,12 +27,14 @@ class Row:
     def __init__(self):
         self.gate = Gate("api")
         self.last_delivered = float("-inf")
+        self.writes = 0
 
     def write(self, change):
         since = change.none_delivered_since
         if change.before.epoch != self.gate.epoch or (since is not None and self.last_delivered > since):
             return False
         self.gate = change.result
+        self.writes += 1
         return True
 
     def set(self, **fields):

@@ -105,6 +105,7 @@ async def test_a_drain_scans_no_table(tmp_path, monkeypatch, chunk_size):
             tracker.add([1, 2, 3])
             await run.run()
             await tracker.finish()
+            await run.store.rescue(at_once())
             await _probe(run.store)
             await run.store.latest_lease_end()
             await enqueue(run.store, 1)

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from resonant.errors import StoreError
+from resonant.errors import StillLocked, StoreError
 from resonant.events import Event
 from resonant.intake.requests.lock_turns import GROUP_LOCK_SECONDS, LOCK_TRY_SECONDS, LockTurns
 from resonant.store import Store
-from resonant.store.engine.database_errors import StillLocked
 from resonant.store.queue.accept import Outcome, accept
 
 logger = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
+from resonant.errors import StillLocked
 from resonant.store import Store
-from resonant.store.engine.database_errors import StillLocked
 
 P = ParamSpec("P")
 T = TypeVar("T")

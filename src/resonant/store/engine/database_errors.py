@@ -50,14 +50,6 @@ _REFUSED = (
 _SHOWN_CHARACTERS = 300
 
 
-class TryAgain(StoreUnavailable):
-    """A transaction has to be rolled back, and the same operation succeeds in a new one."""
-
-
-class StillLocked(StoreLocked):
-    """On PostgreSQL, another transaction held a lock for as long as a write may wait for it."""
-
-
 @contextmanager
 def translated_database_errors(database: str, *others: type[Exception]) -> Iterator[None]:
     """Turn a database error in the block into StoreUnavailable; bugs in Resonant keep their traceback.

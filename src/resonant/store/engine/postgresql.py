@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
-from resonant.store.engine.database_errors import StillLocked, TryAgain, sqlstate, translated_database_errors
+from resonant.errors import StillLocked, TryAgain
+from resonant.store.engine.database_errors import sqlstate, translated_database_errors
 from resonant.store.engine.sql import IS_OPEN
 from resonant.store.engine.wakeup import postgresql_commits
 

@@ -14,13 +14,12 @@ from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import Connection, Select, select
 
-from resonant.errors import ConflictingEvent, EndpointError, InvalidEvent
+from resonant.errors import ConflictingEvent, EndpointError, InvalidEvent, TryAgain
 from resonant.events import ENDPOINT_NAME, Event, EventKey, rfc3339
 from resonant.events.webhook_ids import webhook_id
 from resonant.store import schema
 from resonant.store.counts import acceptances
 from resonant.store.engine.clock import read_clock
-from resonant.store.engine.database_errors import TryAgain
 from resonant.store.engine.migrate import move_known
 from resonant.store.engine.sql import Unless, insert_missing, is_any_of_given
 from resonant.store.queue.events import read_events

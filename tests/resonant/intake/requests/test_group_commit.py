@@ -4,13 +4,12 @@ import asyncio
 
 import pytest
 
-from resonant.errors import ConflictingEvent, StoreUnavailable
+from resonant.errors import ConflictingEvent, StillLocked, StoreUnavailable
 from resonant.events import Event
 from resonant.intake.requests import group_commit
 from resonant.intake.requests.group_commit import MOST_EVENTS, GroupCommit
 from resonant.intake.requests.lock_turns import LockTurns
 from resonant.store import enqueue
-from resonant.store.engine.database_errors import StillLocked
 from resonant.store.queue.accept import Outcome
 from support.simulated_time import run_in_simulated_time
 

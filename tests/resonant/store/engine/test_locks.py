@@ -12,10 +12,9 @@ import time
 import pytest
 from sqlalchemy import update
 
-from resonant.errors import StoreLocked
+from resonant.errors import StillLocked, StoreLocked
 from resonant.store import WorkerStore, enqueue, open_store, schema
 from resonant.store.engine.availability import retry_while_unavailable
-from resonant.store.engine.database_errors import StillLocked
 from support.waiting import until, wait_until
 
 LEASE_SECONDS = 12.0  # the server ends a transaction that was idle for a sixth of it
