@@ -57,8 +57,8 @@ def test_the_list_of_endpoints_needs_no_store_and_creates_none(resonant, webhook
 
     assert re.search(r"^cli-listed +https://hooks.example.com +no +0 +ok$", listed.out, re.MULTILINE)
     assert (listed.err, listed.store, path.exists()) == ("", "", False)
-    [found] = json.loads(resonant.on_prefect("endpoint", "list", "--json").out)
-    assert (found["name"], found["subscriptions"], found["held"]) == ("cli-listed", 0, 0)
+    rows = {each["name"]: each for each in json.loads(resonant.on_prefect("endpoint", "list", "--json").out)}
+    assert (rows["cli-listed"]["subscriptions"], rows["cli-listed"]["held"]) == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -83,8 +83,8 @@ def test_the_first_server_that_reports_claims_the_watches_without_a_server(desk)
     assert len(desk.read(read_watches, "b")) == 2, "both servers may claim it"
 
     begun = replace(ALL, server="a", watermark=7.0, created_at=5.0)
-    assert desk.write(claim_watches, "a") == [begun]
-    assert [each.selection for each in desk.write(claim_watches, "b")] == [IMPORTS.selection]
+    assert desk.write(claim_watches, "a", now=9.0) == [begun]
+    assert [each.selection for each in desk.write(claim_watches, "b", now=9.0)] == [IMPORTS.selection]
 
 
 def test_a_server_that_adds_a_watch_without_a_server_claims_it(desk):
