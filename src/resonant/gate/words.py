@@ -17,8 +17,8 @@ _GONE = (
     "(`resonant cancel --endpoint {endpoint}`); otherwise `resonant endpoint resume {endpoint}` sends again"
 )
 _PROBING = (
-    "repair the receiver: once a probe succeeds, the deliveries are sent; `resonant endpoint resume {endpoint}` "
-    "sends a probe now"
+    "repair the receiver: once a probe of a run succeeds, the deliveries are sent; `resonant endpoint resume {endpoint}` "
+    "makes a probe due now"
 )
 _WAITING = "nothing: the endpoint requested this pause, and the deliveries are sent afterwards"
 _PACED = "nothing: the pace grows while the endpoint keeps up"
@@ -49,7 +49,7 @@ def described(gate: Gate, *, held: int, now: float, is_sent: bool = True) -> str
     expected_at = gate.pilot_until or gate.since if gate.state == "paced" else probe_at
     is_unattended = expected_at is not None and now - expected_at > _UNATTENDED_SECONDS
     if held and (is_unattended or not (is_sent or gate.state == "paused")):
-        parts.append("no run is sending to it: start `resonant emit`")
+        parts.append("no run is sending to it: start `resonant up`")
     return "; ".join(parts)
 
 

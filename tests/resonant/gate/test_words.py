@@ -63,7 +63,7 @@ def test_a_gate_is_described_on_one_line(gate, held, expected):
 
 @pytest.mark.parametrize(("gate", "after"), [(PROBING, 73.0), (PACED, 64.0)])
 def test_a_gate_without_a_run_says_so_if_it_holds_deliveries(gate, after):
-    said = "no run is sending to it: start `resonant emit`"
+    said = "no run is sending to it: start `resonant up`"
     assert described(gate, held=1, now=NOW + after).endswith(f"; 1 held; {said}")
     assert said not in described(gate, held=0, now=NOW + after)
     assert said not in described(gate, held=1, now=NOW + after - 10)
@@ -72,7 +72,7 @@ def test_a_gate_without_a_run_says_so_if_it_holds_deliveries(gate, after):
 @pytest.mark.parametrize("gate", [PROBING, RESUMED, PACED], ids=["probing", "due", "paced"])
 def test_without_a_run_no_probe_is_promised(gate):
     said = described(gate, held=3, now=NOW, is_sent=False)
-    assert said.endswith("; 3 held; no run is sending to it: start `resonant emit`")
+    assert said.endswith("; 3 held; no run is sending to it: start `resonant up`")
     assert "probe" not in said.replace("probing", "")
     assert "next" not in described(gate, held=0, now=NOW, is_sent=False)
 
@@ -86,7 +86,7 @@ def test_without_a_run_no_probe_is_promised(gate):
             GONE,
             "if the endpoint is gone for good, remove it (`resonant endpoint remove orders`) and cancel its",
         ),
-        (PROBING, "repair the receiver: once a probe succeeds, the deliveries are sent;"),
+        (PROBING, "repair the receiver: once a probe of a run succeeds, the deliveries are sent;"),
         (PACED, "nothing: the pace grows while the endpoint keeps up"),
         (WAITING, "nothing: the endpoint requested this pause, and the deliveries are sent afterwards"),
     ],

@@ -50,10 +50,10 @@ def test_at_the_end_of_the_only_run_no_probe_is_promised(resonant, nosy):
     answer = resonant.on_prefect("emit")
 
     said = re.search(
-        r", 3 held; nosy is probing for \d+ .+; 3 held; no run is sending to it: start `resonant emit`; next: (.+)",
+        r", 3 held; nosy is probing for \d+ .+; 3 held; no run is sending to it: start `resonant up`; next: (.+)",
         answer.out,
     )
-    assert said[1].startswith("repair the receiver: once a probe succeeds, the deliveries are sent")
+    assert said[1].startswith("repair the receiver: once a probe of a run succeeds, the deliveries are sent")
 
 
 def test_an_emission_of_a_file_says_what_holds_its_deliveries_instead_of_where_to_look(
