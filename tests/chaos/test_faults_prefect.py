@@ -104,7 +104,7 @@ def test_a_silent_server_at_the_start_is_one_line_and_nothing_is_stored(tmp_path
     assert_one_line(
         refused, f"no Prefect server answers at {silent.url}/api", "start it, or unset PREFECT_API_URL"
     )
-    assert machine.run("status", "--json").stdout.count('"accepted": 0') == 1
+    assert "no such file" in machine.run("status").stderr
 
 
 @pytest.fixture(scope="module")
