@@ -14,8 +14,6 @@ from resonant.store.shared.processes import has_ended
 RESCUE_SECONDS = 1.0
 # After a failed renewal, the pause is this many times shorter: between two outages, the store may be available only briefly.
 _TRIES_PER_PAUSE = 10
-# The shortest limit of one renewal; otherwise a sixth of a lease. A connection may hang, and others watch for half a lease.
-_RENEWAL_SECONDS = 5.0
 # The bounds of one wait for the leases of other workers.
 _SHORTEST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.05, 0.25
 
@@ -42,9 +40,8 @@ class LeaseHeartbeat:
             pause = self._store.lease_seconds / 3
             if self._in_flight:
                 try:
-                    async with asyncio.timeout(max(_RENEWAL_SECONDS, self._store.lease_seconds / 6)):
-                        await self._renew()
-                except (StoreError, TimeoutError):  # the next renewal or commit reports an outage
+                    await self._renew()
+                except StoreError:  # the next renewal or commit reports an outage
                     pause /= _TRIES_PER_PAUSE
 
     async def catch_up(self) -> None:

@@ -59,22 +59,6 @@ async def test_a_renewal_that_failed_is_tried_again_soon():
     assert at == pytest.approx([20, 22, 24, 26, 46], abs=0.1)
 
 
-@simulated
-async def test_a_renewal_that_hangs_is_tried_again_while_others_still_watch():
-    store = Store(60.0)
-    loop, at = asyncio.get_running_loop(), []
-
-    async def hang(*_given):
-        at.append(loop.time() - began_at)
-        await asyncio.Event().wait()
-
-    store.renew, began_at = hang, loop.time()
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(40):
-            await heartbeat(store).beat()
-    assert at == pytest.approx([20, 32], abs=0.1)
-
-
 @pytest.mark.parametrize(
     ("seconds", "asked"), [(29, ["rescue", "rescue ended"]), (31, ["renew", "rescue", "rescue ended"])]
 )
