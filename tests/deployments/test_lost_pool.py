@@ -43,7 +43,7 @@ def deployment(server, name: str) -> dict:
     return server.get(f"/deployments/name/{name}").json()
 
 
-def test_enabled_reports_stay_enabled_and_what_an_operator_stopped_stays_stopped(server, without_pool):
+def test_enabled_reports_stay_enabled_and_stopped_ones_stay_stopped(server, without_pool):
     without_pool()
     assert deployment(server, REPORTS)["work_pool_name"] == "resonant"
     assert not deployment(server, REPORTS)["paused"]

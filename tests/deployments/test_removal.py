@@ -108,7 +108,7 @@ def test_without_consent_blocks_and_the_store_stay(machine, api, before):
     assert machine.database.exists()
 
 
-def test_what_others_have_made_stays(machine, api):
+def test_deployments_and_pools_of_others_stay(machine, api):
     with patient_client(api) as client:
         flow_id = client.post("/flows/", json={"name": "theirs"}).json()["id"]
         own = client.get("/flows/name/emit-events").json()["id"]
@@ -159,7 +159,7 @@ def test_it_is_refused_while_a_worker_is_online_since_the_worker_would_create_th
         client.delete("/work_pools/resonant/workers/left")
 
 
-def test_elsewhere_than_on_a_terminal_it_needs_yes_and_lists_what_it_would_remove(machine, api):
+def test_without_a_terminal_it_needs_yes_and_lists_the_removals(machine, api):
     made = everything(api)
     done = run(machine, *REMOVE, "--store")
     assert (done.returncode, done.stdout) == (2, "")

@@ -29,7 +29,7 @@ def interrupted(worker, **options) -> str:
     return worker.do(work)
 
 
-def test_ctrl_c_says_what_waits_and_how_it_is_sent(worker):
+def test_ctrl_c_counts_the_waiting_deliveries_and_says_how_they_are_sent(worker):
     worker.accept("e1", "e2")
     assert interrupted(worker) == f"interrupted: 0 of 2 delivered, 2 wait: {GOES_ON}"
 

@@ -282,7 +282,7 @@ def test_an_import_saves_the_differences_and_a_second_import_saves_nothing(
     assert names & {*NAMES, IMPORTED} == {"cli-hooks", IMPORTED, "file-endpoint/cli-log"}
 
 
-def test_a_dry_run_shows_the_url_and_each_reference_but_not_what_it_names(
+def test_a_dry_run_shows_the_url_and_each_reference_but_no_value(
     resonant, only_endpoints, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("NEW_URL", "https://hooks.example.com/t0ken")

@@ -41,7 +41,7 @@ def test_with_another_server_configured_the_error_explains_how_to_use_it(resonan
     assert "prefect worker start --pool resonant" in refused.err
 
 
-def test_prefect_cloud_is_refused_with_what_to_use_instead(resonant, monkeypatch):
+def test_prefect_cloud_is_refused_with_an_alternative(resonant, monkeypatch):
     cloud = "https://api.prefect.cloud/api/accounts/a/workspaces/w"
     monkeypatch.setenv("PREFECT_API_URL", cloud)
     for command in (("up",), ("endpoint", "list")):

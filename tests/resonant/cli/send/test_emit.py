@@ -56,9 +56,7 @@ def test_at_the_end_of_the_only_run_no_probe_is_promised(resonant, nosy):
     assert said[1].startswith("repair the receiver: once a probe of a run succeeds, the deliveries are sent")
 
 
-def test_an_emission_of_a_file_says_what_holds_its_deliveries_instead_of_where_to_look(
-    resonant, nosy, tmp_path
-):
+def test_an_emission_of_a_file_names_the_gates_that_hold_its_deliveries(resonant, nosy, tmp_path):
     now = time.time()
     down = Gate("nosy", "probing", reason="3 failures in a row", failing_since=now - 60, probe_at=now + 600)
     nosy.do(lambda store: store.write(change_gate, GateChange(Gate("nosy"), down)))

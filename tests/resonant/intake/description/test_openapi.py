@@ -63,7 +63,7 @@ def test_the_schema_of_an_event_accepts_what_is_accepted(line):
     | st.text(st.characters(codec="ascii", exclude_categories=["Cc"]))
 )
 @example("a" * 1_025)
-def test_the_parameter_endpoint_accepts_what_can_be_the_name_of_an_endpoint(name):
+def test_the_parameter_endpoint_accepts_each_possible_name(name):
     [schema] = [
         each["schema"]
         for each in DOCUMENT["paths"]["/events"]["post"]["parameters"]

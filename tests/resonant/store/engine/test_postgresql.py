@@ -346,7 +346,7 @@ def default_sync(postgresql):
     ("default", "in_force"),
     [("off", "on"), ("local", "local"), ("on", "on"), ("remote_apply", "remote_apply")],
 )
-def test_what_is_acknowledged_is_synced_whatever_the_database_has_as_its_default(
+def test_acknowledged_commits_are_synced_for_each_default_of_the_database(
     open_desk, postgresql_url, default_sync, default, in_force
 ):
     """Stronger defaults stay."""
