@@ -8,6 +8,7 @@ import getpass
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
@@ -224,10 +225,16 @@ def command_store(
 
 
 @contextlib.contextmanager
-def on_prefect(*, named: bool = False, exists: bool = False) -> Iterator[CommandStore]:
+def on_prefect(
+    *,
+    named: bool = False,
+    exists: bool = False,
+    before_start: Callable[[CommandStore], None] | None = None,
+) -> Iterator[CommandStore]:
     """Provide a Prefect server to a command that runs no flow, make the project's blocks importable, and provide the store.
 
     ``named`` and ``exists`` are as for ``command_store``; a missing file is reported before a server is started.
+    ``before_start`` is as for ``prefect_server``, and gets the store.
     """
     from resonant.local.project import make_flows_importable
     from resonant.local.server import prefect_server
@@ -236,5 +243,6 @@ def on_prefect(*, named: bool = False, exists: bool = False) -> Iterator[Command
         if exists:
             check_file(store.settings.store_url)
         make_flows_importable()
-        with prefect_server(store.settings, runs_flows=False):
+        check = before_start and partial(before_start, store)
+        with prefect_server(store.settings, runs_flows=False, before_start=check):
             yield store

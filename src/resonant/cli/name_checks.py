@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from resonant import output
 from resonant.cli.command_store import CommandStore, on_prefect, run_async
 from resonant.cli.options import Misuse
-from resonant.errors import ResonantError
+from resonant.errors import EndpointError, ResonantError
 from resonant.suggestions import did_you_mean, no_such_endpoint
 
 if TYPE_CHECKING:
@@ -135,6 +135,29 @@ def _known_names(store: CommandStore, endpoint: str) -> set[str]:
     return stored | configured
 
 
+def is_in_audit(store: CommandStore, endpoint: str) -> bool:
+    """Return whether an endpoint exists by the audit; False if the store is missing or cannot be read."""
+    from resonant.store.audit import has_endpoint
+
+    try:
+        return not store.is_missing and store.read(has_endpoint, endpoint)
+    except ResonantError:  # Prefect has the endpoints
+        return False
+
+
+def check_new(store: CommandStore, endpoint: str) -> None:
+    """Reject a new endpoint that exists by the audit, which is wrong if Prefect lost the endpoint.
+
+    Raises:
+        EndpointError: the message says what to do in both cases.
+    """
+    if is_in_audit(store, endpoint):
+        raise EndpointError(
+            f"endpoint {endpoint!r} exists according to the audit of {store.name}: `resonant endpoint update {endpoint}` "
+            f"changes it; if it is gone from Prefect, run `resonant endpoint remove {endpoint}` first, or add it with --overwrite"
+        )
+
+
 def remember(store: CommandStore, names: Collection[str]) -> None:
     """Record configured endpoints in the store, so that commands know them without a Prefect server."""
     from resonant.store.views.known_names import remember_endpoints
@@ -142,7 +165,7 @@ def remember(store: CommandStore, names: Collection[str]) -> None:
     _note(lambda: store.run(lambda opened: opened.write(remember_endpoints, names)))
 
 
-def note_change(store: CommandStore, saved: Collection[str], action: Action, **selection: object) -> None:
+def note_change(store: CommandStore, saved: Collection[str], action: Action, **selection: object) -> bool:
     """Record a change of endpoints in the store and its audit; drains that could not open the saved ones try again at once.
 
     Args:
@@ -150,19 +173,23 @@ def note_change(store: CommandStore, saved: Collection[str], action: Action, **s
         saved: the endpoints that were added or changed.
         action: the command, for the audit.
         selection: the changed endpoints and settings, without secrets.
+
+    Returns:
+        False if the store could not record it; a line on standard error then says why.
     """
     from resonant.store.audit import record_change
     from resonant.store.engine.wakeup import announce
     from resonant.store.views.endpoint_problems import clear_problems
     from resonant.store.views.known_names import remember_endpoints
 
-    def write(connection: Connection, names: Collection[str], *, who: str, now: float) -> None:
+    def write(connection: Connection, names: Collection[str], *, who: str, now: float) -> bool:
         remember_endpoints(connection, names)
         clear_problems(connection, names)
         announce(connection)
         record_change(connection, at=now, who=who, action=action, selection=selection)
+        return True
 
-    _note(lambda: store.change(write, saved))
+    return bool(_note(lambda: store.change(write, saved)))
 
 
 def forget(store: CommandStore, names: Collection[str]) -> int:

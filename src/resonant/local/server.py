@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -57,13 +57,20 @@ class Server:
 
 
 @contextlib.contextmanager
-def prefect_server(settings: Settings, *, runs_flows: bool = True, verbose: bool = False) -> Iterator[Server]:
+def prefect_server(
+    settings: Settings,
+    *,
+    runs_flows: bool = True,
+    verbose: bool = False,
+    before_start: Callable[[], None] | None = None,
+) -> Iterator[Server]:
     """Find a server, or start one that ends with the block, and point Prefect at it. Call it before importing Prefect.
 
     Args:
         settings: provide the home of ``resonant up``, whose server is used if it runs, and awaited while it starts.
         runs_flows: whether flows run in this process; without them, less of Prefect is imported.
         verbose: show Prefect's log of these flows.
+        before_start: called if a server has to be started; what it raises prevents the start.
 
     Raises:
         ServerError: the server at ``PREFECT_API_URL`` or of ``resonant up`` does not answer, or no server starts.
@@ -80,6 +87,8 @@ def prefect_server(settings: Settings, *, runs_flows: bool = True, verbose: bool
         with _used(Server(url), runs_flows=runs_flows, verbose=verbose) as server:
             yield server
     else:
+        if before_start is not None:
+            before_start()
         output.say("starting a Prefect server for this command, 5 to 20 s; `resonant up` keeps one running")
         port = free_port()
         temporary = Server(api_url_at(port), is_temporary=True)

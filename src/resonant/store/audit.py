@@ -32,6 +32,7 @@ Action = Literal[
     "endpoint add",
     "endpoint update",
     "endpoint import",
+    "endpoint rotate-secret",
     "endpoint remove",
 ]
 _t = schema.audit
@@ -123,3 +124,16 @@ def read_audit(
         AuditEntry(at, who, action, json.loads(selection), number, ended_at)
         for at, who, action, selection, number, ended_at in rows
     ]
+
+
+def has_endpoint(connection: Connection, name: str) -> bool:
+    """Return whether the last change of this endpoint by a command was not its removal; False if there is none."""
+    names_it = (_t.c.action.startswith("endpoint "), _t.c.selection.contains(json.dumps(name)))
+    query = select(_t.c.action, _t.c.selection).where(*names_it).order_by(_t.c.id.desc())
+    for action, text in connection.execute(query):
+        changed = json.loads(text)
+        if name in (changed.get("endpoint"), *changed.get("added", ()), *changed.get("changed", ())):
+            return bool(action != "endpoint remove")
+        if name in changed.get("removed", ()):
+            break
+    return False

@@ -1,10 +1,14 @@
 """Names and codes that commands know; ``test_refusals`` has the unknown ones."""
 
+import asyncio
 import json
 
 import pytest
 
+from blocks import WebhookEndpoint
 from resonant.delivery.classification import built_in_codes, classifier
+from resonant.errors import ServerError
+from resonant.store.audit import record_change
 from resonant.store.views.endpoint_problems import note_problems
 from resonant.store.views.known_names import forget_endpoint, remember_endpoints
 
@@ -89,3 +93,87 @@ def test_endpoint_commands_write_names_to_the_store(resonant, configured):
         assert resonant.json("status", "--endpoint", name)["accepted"] == 0
     resonant.on_prefect("endpoint", "remove", "known-erp", "--yes")
     assert "no endpoint is named" in resonant.on_prefect("status", "--endpoint", "known-erp", code=2).err
+
+
+@pytest.fixture
+def record(stored, monkeypatch):
+    """A function that records commands on endpoints in the audit; a command that would start a server fails."""
+
+    def start(*_args, **_options):
+        raise ServerError("a server would start")
+
+    monkeypatch.setattr("resonant.local.server.kept_server", start)
+
+    def write(*changes):
+        for action, selection in changes:
+            entry = {"at": 1.0, "who": "a test", "action": f"endpoint {action}", "selection": selection}
+            stored.do(lambda store, entry=entry: store.write(record_change, **entry))
+
+    return write
+
+
+CRM = {"endpoint": "crm"}
+ADD_CRM = ("endpoint", "add", "crm", "https://a.example/")
+
+
+def test_a_new_endpoint_that_exists_by_the_audit_is_refused_before_a_server_starts(resonant, url, record):
+    record(("add", CRM))
+    refused = resonant.on_prefect("endpoint", "add", "webhook-endpoint/crm", "https://a.example/", code=1)
+    assert refused.err == (
+        f"resonant: endpoint 'crm' exists according to the audit of {url}: `resonant endpoint update crm` changes it; if it "
+        "is gone from Prefect, run `resonant endpoint remove crm` first, or add it with --overwrite\n"
+    )
+
+
+def test_prefect_is_asked_about_a_new_endpoint_that_is_not_in_the_audit_or_was_removed(resonant, record):
+    assert "a server would start" in resonant.on_prefect(*ADD_CRM, code=1).err
+    record(("add", CRM), ("remove", CRM))
+    assert "a server would start" in resonant.on_prefect(*ADD_CRM, code=1).err
+
+
+def test_an_endpoint_is_added_with_overwrite_and_without_a_readable_store_whatever_the_audit_has(
+    resonant, record, tmp_path
+):
+    record(("add", CRM))
+    assert "a server would start" in resonant.on_prefect(*ADD_CRM, "--overwrite", code=1).err
+    (path := tmp_path / "resonant.db").write_bytes(b"damaged" * 1_000)
+    assert "a server would start" in resonant.on_prefect(*ADD_CRM, code=1).err
+    path.unlink()
+    assert "a server would start" in resonant.on_prefect(*ADD_CRM, code=1).err
+    assert not path.exists()
+
+
+@pytest.mark.engine
+def test_a_running_server_decides_and_an_endpoint_that_it_lost_can_be_removed_from_the_audit(
+    resonant, record, webhook, worker, monkeypatch
+):
+    name, add = "known-lost", ("endpoint", "add", "known-lost", "https://a.example/")
+    remove = ("endpoint", "remove", name, "--yes")
+    record(("add", {"endpoint": name}))
+    webhook(name)
+    assert "exists: `resonant endpoint update known-lost`" in resonant.on_prefect(*add, code=1).err
+    for subscription, stays in (
+        ((), ""),
+        (
+            ("subscription", "add", name, "order.*"),
+            "; its 1 subscription stays: see `resonant subscription list --endpoint known-lost`",
+        ),
+    ):
+        asyncio.run(WebhookEndpoint.adelete(name))
+        worker.do(lambda store: store.write(remember_endpoints, [name]))
+        if subscription:
+            resonant(*subscription)
+        removed = resonant.on_prefect(*remove)
+        assert (removed.out, removed.err) == (
+            f"Prefect has no endpoint {name}; recorded its removal{stays}\n",
+            "",
+        )
+        [newest, *_] = resonant.json("audit", "--limit", "1")
+        assert (newest["action"], newest["selection"]) == ("endpoint remove", {"endpoint": name})
+        again = resonant.on_prefect(*remove, code=2)
+        assert "no endpoint is named 'known-lost'" in again.err
+        with monkeypatch.context() as patch:
+            patch.delenv("PREFECT_API_URL")
+            assert "a server would start" in resonant.on_prefect(*add, code=1).err
+        resonant.on_prefect(*add)
+    assert len(resonant.json("subscription", "list", "--endpoint", name)) == 1

@@ -4,7 +4,15 @@ import asyncio
 
 import pytest
 
-from resonant.store.audit import AuditEntry, add_to_audit, audited, begin_audit, read_audit
+from resonant.store.audit import (
+    AuditEntry,
+    add_to_audit,
+    audited,
+    begin_audit,
+    has_endpoint,
+    read_audit,
+    record_change,
+)
 
 
 def test_the_audit_is_read_newest_first_as_it_was_written(desk):
@@ -74,3 +82,32 @@ def test_a_rolled_back_transaction_is_not_counted(desk):
         desk.write(fail)
     [entry] = desk.read(read_audit)
     assert entry.count == 0
+
+
+CRM = {"endpoint": "crm"}
+
+
+def imported(**names):
+    return "import", {"added": [], "changed": [], "removed": []} | names
+
+
+@pytest.mark.parametrize(
+    ("changes", "exists"),
+    [
+        ([], False),
+        ([("add", CRM)], True),
+        ([("add", CRM), ("remove", CRM)], False),
+        ([("remove", CRM), ("update", CRM | {"settings": ["timeout"]})], True),
+        ([("remove", CRM), ("rotate-secret", CRM)], True),
+        ([imported(added=["crm"]), ("remove", {"endpoint": "crm-2"})], True),
+        ([imported(changed=["crm"]), imported(removed=["file-endpoint/crm"])], True),
+        ([("update", CRM), imported(added=["shop"], removed=["crm"])], False),
+        ([("update", {"endpoint": "shop", "settings": ["crm"]})], False),
+        ([("add", {"endpoint": "crm-2"}), ("add", {"endpoint": "file-endpoint/crm"})], False),
+    ],
+)
+def test_an_endpoint_exists_by_the_audit_if_its_last_change_was_not_its_removal(desk, changes, exists):
+    for action, selection in changes:
+        entry = {"at": 1.0, "who": "x", "action": f"endpoint {action}", "selection": selection}
+        desk.write(record_change, **entry)
+    assert desk.read(has_endpoint, "crm") is exists

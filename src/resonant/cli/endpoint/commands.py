@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -96,7 +97,8 @@ def add(
     # Unusable values are refused before a server is started. An existing endpoint may allow private addresses.
     changes.check(name, secret=secret, may_be_private=overwrite)
     wanted = _subscription(name, types)
-    with on_prefect() as store:
+    check = None if overwrite else partial(name_checks.check_new, endpoint=name)
+    with on_prefect(before_start=check) as store:
         from blocks import WebhookEndpoint
         from blocks.catalog import save_webhook_endpoint
 
@@ -296,18 +298,38 @@ def remove(
         from blocks.catalog import remove_endpoint
         from blocks.loading import require_endpoint
 
-        if not yes:
-            run_async(require_endpoint(name))
-            asking.confirm(
-                f"removing endpoint {name} and its subscriptions: its deliveries stay in the store, and wait until it is added again",
-                "Remove?",
-            )
-        run_async(remove_endpoint(name))
+        try:
+            if not yes:
+                run_async(require_endpoint(name))
+                asking.confirm(
+                    f"removing endpoint {name} and its subscriptions: its deliveries stay in the store, and wait until it is added again",
+                    "Remove?",
+                )
+            run_async(remove_endpoint(name))
+        except UnknownEndpoint:
+            if not name_checks.is_in_audit(store, name):
+                raise
+            _record_removal(store, name)
+            return
         gone = name_checks.forget(store, [name])
         name_checks.note_change(store, [], "endpoint remove", endpoint=name)
         automation.forget_endpoints(store, [name])
     subscriptions = f" and {counted(gone, 'subscription')}" if gone else ""
     output.write(f"removed endpoint {name}{subscriptions}\n")
+
+
+def _record_removal(store: CommandStore, name: str) -> None:
+    """Record that Prefect lost an endpoint. Its subscriptions stay: another Prefect server may have the endpoint."""
+    from resonant.store.shared.subscriptions import read_subscriptions
+
+    kept = len(store.read(read_subscriptions, name))
+    if not kept:
+        name_checks.forget(store, [name])
+    if not name_checks.note_change(store, [], "endpoint remove", endpoint=name):
+        raise typer.Exit(1)
+    stay = counted(kept, "subscription stays", "subscriptions stay")
+    kept_too = f"; its {stay}: see `resonant subscription list --endpoint {name}`" if kept else ""
+    output.write_paragraph(f"Prefect has no endpoint {name}; recorded its removal{kept_too}", indent=2)
 
 
 async def _test(name: str) -> Attempt:
