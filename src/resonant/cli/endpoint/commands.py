@@ -265,14 +265,17 @@ def rotate_secret(
         raise options.Misuse("--end, --secret-stdin and --signing cannot be combined")
     secret = given.secret(given.line_of_stdin("the new signing secret")) if secret_stdin else None
     now = datetime.now(UTC)
-    with on_prefect():
+    with on_prefect() as store:
+        note = partial(name_checks.note_change, store, [name], "endpoint rotate-secret", endpoint=name)
         if end:
             from blocks.catalog import end_rotation
 
             run_async(end_rotation(name, now=now))
+            note(end=True)
             output.say(f"endpoint {name}: signs with the new secret alone; {_FOLLOW}")
             return
         until = run_async(_rotate(name, secret, signing, overlap=timedelta(hours=overlap), now=now))
+        note(overlap_hours=overlap)
     if until is None:
         output.say(f"endpoint {name}: signs with the new secret alone; {_FOLLOW}")
     else:

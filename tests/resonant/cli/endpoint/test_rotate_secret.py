@@ -115,3 +115,19 @@ def test_a_refused_secret_is_not_printed(resonant, saved):
     resonant.on_prefect("endpoint", "rotate-secret", NAME)
     refused = resonant.on_prefect("endpoint", "rotate-secret", NAME, code=1)
     assert (refused.out, "a rotation is under way" in refused.err) == ("", True)
+
+
+def test_the_audit_has_each_rotation_and_its_early_end_but_no_secret(resonant, saved):
+    resonant.on_prefect("endpoint", "rotate-secret", NAME, "--overlap", "48")
+    resonant.on_prefect("endpoint", "rotate-secret", NAME, code=1)  # one is under way
+    resonant.on_prefect("endpoint", "rotate-secret", NAME, "--end")
+    resonant.on_prefect("endpoint", "rotate-secret", NAME, "--end", code=1)
+
+    rows = resonant.json("audit")
+
+    assert [(row["action"], row["selection"]) for row in reversed(rows)] == [
+        ("endpoint rotate-secret", {"endpoint": NAME, "overlap_hours": 48.0}),
+        ("endpoint rotate-secret", {"endpoint": NAME, "end": True}),
+    ]
+    assert f"endpoint {NAME}, overlap hours 48\n" in resonant.on_a_terminal("audit")
+    assert saved() not in str(rows)
