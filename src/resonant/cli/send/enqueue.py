@@ -72,7 +72,8 @@ def enqueue(
                 allow_unrouted=allow_unrouted,
             )
         )
-    output.write_result(documents.stored(summary), summary_line(summary, name), as_json=as_json)
+    text = output.visible(summary_line(summary, name))
+    output.write_result(documents.stored(summary), text, as_json=as_json)
     if summary.refused:
         raise typer.Exit(1)
 
@@ -86,6 +87,8 @@ def summary_line(summary: Summary, endpoint: str | None) -> str:
     known = f", {summary.known:,} already known" if summary.known else ""
     erased = f", {summary.erased:,} erased before" if summary.erased else ""
     unrouted = f"; {summary.unrouted:,} had no subscriber" if summary.unrouted else ""
+    if summary.allow_unrouted and summary.first_unrouted:  # otherwise, a line about each event has its remedy
+        unrouted += f": {summary.first_unrouted.remedy}{' for the first' if summary.unrouted > 1 else ''}"
     bad = f"; {counted(summary.bad, 'bad line')}" if summary.bad else ""
     dropped = f"; invalid traces dropped: {summary.dropped_traces:,}" if summary.dropped_traces else ""
     return f"stored {counted(summary.stored, 'event')}{to}{known}{erased}{unrouted}{bad}{dropped}"

@@ -36,6 +36,7 @@ class Summary:
         dropped_traces: lines that were stored without their invalid ``traceparent`` or ``tracestate``.
         unrouted: events that no subscription matches; they are not stored.
         by_endpoint: deliveries accepted now.
+        first_unrouted: the first of these events.
         allow_unrouted: whether unrouted events are no failure.
     """
 
@@ -46,6 +47,7 @@ class Summary:
     dropped_traces: int = 0
     unrouted: int = 0
     by_endpoint: Counter[str] = field(default_factory=Counter)
+    first_unrouted: Unrouted | None = None
     allow_unrouted: bool = False
 
     @property
@@ -170,8 +172,9 @@ class _Counts(Summary):
         match outcome.problem:
             case Unrouted() as problem:
                 self.unrouted += 1
+                self.first_unrouted = self.first_unrouted or problem
                 if not self.allow_unrouted:
-                    self._report(place, f"{problem}; --allow-unrouted accepts it")
+                    self._report(place, f"{problem}; --allow-unrouted skips it")
             case Conflict() as problem:
                 self.add_bad(place, str(problem))
             case _ if outcome.erased:

@@ -59,8 +59,13 @@ class Unrouted:
     def __str__(self) -> str:
         return (
             f"no subscription wants type {self.given.type!r} of source {self.given.source!r} (id {self.given.id!r}): "
-            f"`resonant subscription add ENDPOINT {shlex.quote(self.given.type)}` adds one"
+            f"{self.remedy}"
         )
+
+    @property
+    def remedy(self) -> str:
+        """The command that adds a subscription, for a message."""
+        return f"`resonant subscription add ENDPOINT {shlex.quote(self.given.type)}` adds one"
 
 
 class Outcome(NamedTuple):

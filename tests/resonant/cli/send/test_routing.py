@@ -66,7 +66,7 @@ def test_an_event_without_a_subscriber_is_reported_with_its_place(resonant, work
     assert bad.startswith("a.jsonl:3: not JSON: ")
     assert unrouted == (
         "a.jsonl:2: no subscription wants type 'stock.low' of source '/shop' (id 'e2'): "
-        "`resonant subscription add ENDPOINT stock.low` adds one; --allow-unrouted accepts it"
+        "`resonant subscription add ENDPOINT stock.low` adds one; --allow-unrouted skips it"
     )
     assert resonant.json("status")["accepted"] == 1
 
@@ -92,7 +92,7 @@ def test_strict_stores_nothing_if_an_event_has_no_subscriber(resonant, worker, s
     assert answer.out == "stored 0 events; 1 had no subscriber\n"
     assert resonant.json("status")["accepted"] == 0
     assert resonant("enqueue", "a.jsonl", "--strict", "--allow-unrouted").out == (
-        "stored 1 event: 1 for shop; 1 had no subscriber\n"
+        "stored 1 event: 1 for shop; 1 had no subscriber: `resonant subscription add ENDPOINT stock.low` adds one\n"
     )
 
 
@@ -104,8 +104,13 @@ def test_a_named_endpoint_needs_no_subscription(resonant, worker, subscribed, tm
 
 
 def test_without_subscriptions_unrouted_events_can_be_allowed(resonant, tmp_path):
-    (tmp_path / "a.jsonl").write_text(line("e1"))
-    assert resonant("enqueue", "a.jsonl", "--allow-unrouted").out == "stored 0 events; 1 had no subscriber\n"
+    lines = [line("e1", "low\u202e stock"), "{", line("e2", "stock.low")]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    assert resonant("enqueue", "a.jsonl", "--allow-unrouted", code=1).out == (
+        "stored 0 events; 2 had no subscriber: "
+        r"`resonant subscription add ENDPOINT 'low\u202e stock'` adds one for the first; 1 bad line"
+        "\n"
+    )
 
 
 @pytest.mark.engine
