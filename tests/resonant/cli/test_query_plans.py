@@ -83,6 +83,13 @@ def test_a_command_scans_only_the_named_indexes(resonant, dead, url, argv, scans
     assert plans.scans(Path(url.removeprefix("sqlite:///"))) == scans
 
 
+def test_a_search_for_a_similar_id_scans_no_events(resonant, dead, url):
+    with planned() as plans:
+        assert "did you mean evt_old?" in resonant("detail", "evt_odl", "--source", "/shop", code=1).err
+
+    assert plans.scans(Path(url.removeprefix("sqlite:///"))) == set()
+
+
 def test_an_acknowledgement_scans_no_deliveries(resonant, dead, url):
     cause = resonant.json("dlq", "--group")[0]["fingerprint"]
 

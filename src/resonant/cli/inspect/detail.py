@@ -44,7 +44,9 @@ def detail(
         # Refuses text that no event can have.
         filters.Filters(source=source).selection(store, ids=[event_id])
         now = store.now()
-        found, gates = store.read(lambda opened: (_find(opened, event_id, source), states_not_normal(opened)))
+        found, gates = store.read(
+            lambda opened: (_find(opened, event_id, source, place=store.name), states_not_normal(opened))
+        )
     if as_json:
         output.write(documents.with_data(documents.detail(found), found.event) + "\n")
     else:
@@ -56,7 +58,7 @@ def detail(
             output.write_paragraph(line, indent=_INDENT if line.startswith(" ") else 4)
 
 
-def _find(connection: Connection, given: str, source: str | None) -> Detail:
+def _find(connection: Connection, given: str, source: str | None, *, place: str | None) -> Detail:
     from resonant.store.views import reads
     from resonant.store.views.known_names import why_not_this_source
 
@@ -65,7 +67,11 @@ def _find(connection: Connection, given: str, source: str | None) -> Detail:
         raise options.Misuse(why)
     if found := reads.detail(connection, event_id, source):
         return found
-    raise ResonantError(f"no event {given!r} is stored")
+    similar = reads.find_similar_id(connection, given, source)
+    hint = f": did you mean {similar}?" if similar else ";"
+    raise ResonantError(
+        f"no event {given!r} is stored in {place}{hint} `resonant deliveries` and `resonant dlq` list ids"
+    )
 
 
 def _identify(connection: Connection, given: str, source: str | None) -> tuple[str, str | None]:

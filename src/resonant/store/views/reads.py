@@ -4,6 +4,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from functools import cache
 from typing import Any, NamedTuple, TypeVar, get_args
 
@@ -27,6 +28,8 @@ _d, _a, _e, _c = schema.deliveries, schema.attempts, schema.events, schema.cause
 _STATUSES: tuple[Status, ...] = get_args(Status)
 _PAGE = 500
 _LAST_CHARACTER = chr(sys.maxunicode)
+# Ids made at the same moment reach 0.75, since they begin alike.
+_NEIGHBOURS, _SIMILAR = 10, 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +241,23 @@ def find_event_ids(
     if source is not None:
         query = query.where(_e.c.source == source)
     return list(connection.execute(query).scalars())
+
+
+def find_similar_id(connection: Connection, given: str, source: str | None = None) -> str | None:
+    """Return the stored id that is most similar to an unknown one, of all sources or of one; None if none is close.
+
+    Only neighbours in the order of the ids are compared: a store may have millions.
+    """
+    ids = _e.c.id
+    near = {
+        event_id
+        for side, order in ((ids > given, ids), (ids < given, ids.desc()))
+        for event_id, its_source in connection.execute(
+            select(ids, _e.c.source).where(side).order_by(order).limit(_NEIGHBOURS)
+        )
+        if source in (None, its_source)
+    }
+    return next(iter(get_close_matches(given, near, n=1, cutoff=_SIMILAR)), None)
 
 
 def find_webhook_id(connection: Connection, webhook_id: str) -> EventKey | None:

@@ -156,11 +156,25 @@ def test_a_unique_prefix_of_an_id_is_enough(resonant, worker):
     assert resonant.json("detail", "evt_1")["event_id"] == "evt_1"
 
 
-@pytest.mark.parametrize("event_id", ["evt_9", "evt%", "evt_1x"])
-def test_an_unknown_id_is_one_line_and_exit_code_1(resonant, worker, event_id):
+LISTS = "`resonant deliveries` and `resonant dlq` list ids"
+
+
+@pytest.mark.parametrize(
+    ("event_id", "hint"),
+    [("evt_9", ": did you mean evt_1?"), ("evt_1x", ": did you mean evt_1?"), ("other", ";"), ("evt%", ";")],
+)
+def test_an_unknown_id_is_one_line_with_the_store_and_a_similar_id(resonant, worker, url, event_id, hint):
     worker.accept("evt_1")
     answer = resonant("detail", event_id, "--json", code=1)
-    assert (answer.out, answer.err) == ("", f"resonant: no event {event_id!r} is stored\n")
+    said = f"resonant: no event {event_id!r} is stored in {url}{hint} {LISTS}\n"
+    assert (answer.out, answer.err, answer.store) == ("", said, "")
+
+
+def test_a_similar_id_is_one_of_the_given_source(resonant, worker, url):
+    worker.accept("evt_1", source="/crm")
+    worker.accept("evt_22", source="/shop")
+    said = resonant("detail", "evt_2x", "--source", "/shop", code=1).err
+    assert f"no event 'evt_2x' is stored in {url}: did you mean evt_22? " in said
 
 
 def test_every_json_value_is_shown(resonant, worker):

@@ -177,6 +177,26 @@ def test_the_first_event_ids_with_a_prefix_are_found(desk):
     assert desk.read(reads.find_event_ids, "EVT_", limit=2) == []
 
 
+@pytest.mark.parametrize(
+    ("given", "similar"),
+    [
+        ("evt_0198c0de-7a31-75b2-81ea-9411dd9baa2", "evt_0198c0de-7a31-75b2-81ea-9411dd9baa22"),
+        ("evt_0198c0de-7a31-75b2-81ae-9411dd9baa22,", "evt_0198c0de-7a31-75b2-81ea-9411dd9baa22"),
+        # ids of the same moment begin alike
+        ("evt_0198c0de-7a31-7e0c-6d62-3d782f4559ba", None),
+        ("order-1O", "order-10"),
+        ("nothing", None),
+        ("", None),
+    ],
+)
+def test_an_unknown_id_is_similar_to_a_stored_neighbour(desk, given, similar):
+    first = Event(id="order-10", type="t", source="/crm", data=1)
+    desk.enqueue("evt_0198c0de-7a31-75b2-81ea-9411dd9baa22", *(f"f{each}" for each in range(30)))
+    desk.enqueue("order-10", first, "zzz")
+    assert desk.read(reads.find_similar_id, given) == similar
+    assert desk.read(reads.find_similar_id, given, "/other") is None
+
+
 def test_the_detail_of_an_id_of_two_sources_needs_the_source(desk):
     shop, crm = (Event(id="1", type="t", source=source, data=source) for source in ("/shop", "/crm"))
     desk.enqueue(shop, crm)
