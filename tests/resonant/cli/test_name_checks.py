@@ -177,3 +177,13 @@ def test_a_running_server_decides_and_an_endpoint_that_it_lost_can_be_removed_fr
             assert "a server would start" in resonant.on_prefect(*add, code=1).err
         resonant.on_prefect(*add)
     assert len(resonant.json("subscription", "list", "--endpoint", name)) == 1
+
+
+@pytest.mark.engine
+def test_a_removal_that_the_store_cannot_record_is_not_done(resonant, record, on_server, disk):
+    record(("add", {"endpoint": "known-lost"}))
+    disk.is_read_only = True
+    failed = resonant.on_prefect("endpoint", "remove", "known-lost", "--yes", code=1)
+    assert failed.out == ""
+    assert failed.err.startswith("the store did not record the name: ")
+    assert failed.err.count("\n") == 1

@@ -292,7 +292,8 @@ def remove(
 ) -> None:
     """Remove an endpoint, its subscriptions and its automations (`resonant automation list`).
 
-    Its deliveries stay in the store; unfinished ones wait until it is added again.
+    Its deliveries stay in the store; unfinished ones wait until it is added again. If Prefect has lost the endpoint, the command
+    only records the removal, and its subscriptions stay.
     """
     name = options.endpoint_name(name)
     if not (yes or asking.can_ask()):
@@ -326,10 +327,10 @@ def _record_removal(store: CommandStore, name: str) -> None:
     from resonant.store.shared.subscriptions import read_subscriptions
 
     kept = len(store.read(read_subscriptions, name))
-    if not kept:
-        name_checks.forget(store, [name])
     if not name_checks.note_change(store, [], "endpoint remove", endpoint=name):
         raise typer.Exit(1)
+    if not kept:
+        name_checks.forget(store, [name])
     stay = counted(kept, "subscription stays", "subscriptions stay")
     kept_too = f"; its {stay}: see `resonant subscription list --endpoint {name}`" if kept else ""
     output.write_paragraph(f"Prefect has no endpoint {name}; recorded its removal{kept_too}", indent=2)
