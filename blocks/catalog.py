@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from resonant.events import Category
 
 _SOON_RETRIES, _SOON_SECONDS = 3, "0.03"
-# Requests of an import at the same time. The server takes 20 ms of CPU for each, so more would not be faster.
+# Concurrent requests of an import. The server takes 20 ms of CPU for each, so more would not be faster.
 _REQUESTS_AT_ONCE = 8
 
 
@@ -295,7 +295,7 @@ async def save_endpoints(
             await asyncio.wait(saving, return_when=asyncio.FIRST_EXCEPTION)
             deque(
                 left, maxlen=0
-            )  # after a failure, only the saves in flight go on: Prefect may have committed them
+            )  # after a failure, only the saves in flight continue: Prefect may have committed them
             await asyncio.wait(saving)
             await asyncio.gather(*saving)
         finally:

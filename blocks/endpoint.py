@@ -78,8 +78,8 @@ class EndpointBlock(Block, ABC):
 
         Args:
             event: an ``Event``, or a dict with ``type``, ``source``, ``data`` and other members of an input line. Without an
-                ``id``, each call stores another event; in a run of Prefect, a retry of the run repeats the id, as for the task
-                ``resonant.prefect.emit``, which says when to give ids.
+                ``id``, each call stores a new event, but a retry of a Prefect run repeats the ids of its calls:
+                ``resonant.prefect.emit`` describes when to give ids.
 
         Returns:
             The event's id.
@@ -96,7 +96,7 @@ class EndpointBlock(Block, ABC):
         return both_ways(self.aemit(event), StoredId)
 
     async def aemit(self, event: Event | dict[str, Any]) -> str:
-        """Store an event, as ``emit``, in asynchronous code."""
+        """Store an event in asynchronous code, as ``emit`` does."""
         # This imports Prefect's engine, which commands do not need.
         from resonant.prefect import store_given  # noqa: PLC0415
 
@@ -109,7 +109,7 @@ class EndpointBlock(Block, ABC):
         """Return a destination that sends to this endpoint under this name.
 
         Args:
-            name: of the endpoint.
+            name: the endpoint's name.
             clock: for signatures and the expiry of old secrets, in seconds since the epoch.
 
         Raises:

@@ -28,7 +28,7 @@ from .endpoint import CAPABILITY, DEFAULT_BLOCK_TYPE, EndpointBlock, endpoint_na
 
 logger = logging.getLogger(__name__)
 
-# The most names in one request, and the most stored names to search for similar ones; the most missing names to compare with them.
+# The most names in one request, also of stored names to search for similar ones; the most missing names to search for.
 _MOST_NAMES, _MOST_COMPARED = 1_000, 10
 
 
@@ -105,7 +105,7 @@ async def _read_batch(names: set[str]) -> _Read:
         }
         documents = await _read_documents(query, most=len(some))
         found |= {document.name: document for document in documents if document.name}
-    # Similar names among thousands take a second to find, during which a drain would stand still.
+    # Finding similar names among thousands takes a second, which would block a drain.
     if 0 < len(names) - len(found) <= _MOST_COMPARED:
         similar = await endpoint_documents()
         return _Read(found, similar if len(similar) <= _MOST_NAMES else ())

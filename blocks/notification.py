@@ -53,7 +53,7 @@ class ResonantNotification(NotificationBlock):
         return both_ways(self.anotify(body, subject), lambda _: Finished())
 
     async def anotify(self, body: str, subject: str | None = None) -> None:
-        """Store an event, as ``notify``, in asynchronous code."""
+        """Store an event in asynchronous code, as ``notify`` does."""
         # This imports the database drivers, which a process that only looks up block types does not need.
         from resonant.prefect import store_given  # noqa: PLC0415
 

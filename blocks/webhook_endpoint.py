@@ -194,7 +194,7 @@ class WebhookEndpoint(EndpointBlock):
         return problem_of_end(_text(self.client_certificate), datetime.now(UTC))
 
     def deliver(self, event: Event | dict[str, Any]) -> Any:
-        """Send an event once, without the store: without retries, gate, rate limit and record.
+        """Send an event once, without the store: no retries, no gate, no rate limit, and no record.
 
         In asynchronous code, ``await`` it, as ``adeliver``.
 
@@ -213,7 +213,7 @@ class WebhookEndpoint(EndpointBlock):
         return both_ways(self.adeliver(event), lambda receipt: SentReceipt(*astuple(receipt)))
 
     async def adeliver(self, event: Event | dict[str, Any]) -> Receipt:
-        """Send an event once, as ``deliver``, in asynchronous code."""
+        """Send an event once in asynchronous code, as ``deliver`` does."""
         from resonant.prefect import read_event  # noqa: PLC0415 - as in `aemit`
         from resonant.sinks.http import HttpSink  # noqa: PLC0415 - as in `open`
 

@@ -81,8 +81,8 @@ async def read_deployments(client: PrefectClient) -> dict[str, DeploymentRespons
     """Return the deployments in the work pool, and those of our flows without a pool, by ``FLOW/NAME``."""
     in_pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[WORK_POOL]))
     deployments = await client.read_deployments(work_pool_filter=in_pool)
-    # Those of a work pool that was deleted. A stranger's served flow has no pool either, and may have the same name. Every version
-    # had these entrypoints.
+    # A deployment whose work pool was deleted has none. Another team's served flow has none either, and may have the same name, so
+    # compare the entrypoint, which every version has had.
     own_flows = FlowFilter.model_validate({"name": {"any_": [*OWN_FLOWS]}})
     own = await client.read_deployments(flow_filter=own_flows)
     entrypoints = {each["entrypoint"] for each in declared()}

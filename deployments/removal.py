@@ -1,7 +1,7 @@
 """Removes what the bootstrap created on a Prefect server, and the local store.
 
-``python -m deployments.bootstrap --remove`` lists everything, asks, and removes it. Objects that are already gone
-are no error, so it can be repeated. Flow runs that have ended stay.
+``python -m deployments.bootstrap --remove`` lists everything, asks, and removes it. It can be repeated: objects that are already
+gone are skipped. Flow runs that have ended stay.
 """
 
 from collections.abc import Awaitable, Callable
@@ -40,7 +40,7 @@ class Thing:
     """An object to remove.
 
     Attributes:
-        name: with its kind, as shown.
+        name: its kind and name, as shown.
         remove: removes the object; raises ObjectNotFound if it is gone.
     """
 
@@ -83,7 +83,7 @@ async def carry_out(planned: Plan, say: Callable[[str], object]) -> None:
     """Remove the planned objects, and report each."""
     async with get_client() as client:
         for each in planned.things:
-            with suppress(ObjectNotFound):  # it has been removed meanwhile
+            with suppress(ObjectNotFound):  # another process has removed it
                 await each.remove(client)
             say(f"removed: {each.name}")
 

@@ -30,7 +30,7 @@ _AT_MOST_EVERY = timedelta(seconds=15)
 
 
 async def check_deployed() -> None:
-    """Check that the server has the deployment of the flow, in a work pool.
+    """Check that the server has the deployment ``report-failed-runs``, in a work pool.
 
     Raises:
         ResonantError: it does not.

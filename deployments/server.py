@@ -56,8 +56,8 @@ _REFUSAL = (
 def hide_actions_on_ended_runs() -> None:
     """Hide Prefect's warning that a run which has ended cannot be marked as crashed.
 
-    Prefect evaluates the end of a scheduled run up to 15 minutes late if the run was created in the 5 minutes before its start: the
-    event of its end follows that of its creation, which Prefect never sends. Meanwhile, the run's heartbeats seem to have stopped.
+    Prefect processes the end of a scheduled run up to 15 minutes late if it created the run in the 5 minutes before its start: the
+    event of the end waits for that of the creation, which Prefect never sends. Meanwhile, the run's heartbeats seem to have stopped.
     """
 
     def is_news(record: logging.LogRecord) -> bool:

@@ -38,7 +38,7 @@ from resonant.store.shared.gates import Gate
 from resonant.store.shared.processes import has_ended
 from resonant.store.views.endpoint_status import governed
 
-# The time of the newest dead letter, in the description of the last triage.
+# Finds the time of the newest dead letter in the description of the last triage.
 _LAST = re.compile(r"The last of them: (\S+)\.$")
 _RUNS_A_PAGE = 200
 _SILENCE = timedelta(minutes=10)
@@ -105,11 +105,11 @@ async def mark_lost_runs(*, now: datetime | None = None) -> None:
 
 
 async def mark_task_runs_of_ended_runs(*, now: datetime | None = None) -> int:
-    """Close the unfinished task runs of our runs that ended ten minutes ago, and return how many.
+    """Close the unfinished task runs of our flow runs that ended at least ten minutes ago, and return their number.
 
-    They would stay running for ever. A process that was killed cannot report them: they are marked as crashed. If the flow run
-    reported its own end, Prefect has dropped the end of the task run: it is marked as not recorded. Prefect records task runs later
-    than flow runs, so their own end may still arrive within these minutes.
+    Otherwise, they would stay running forever. If the process was killed, it could not report them, and they become crashed. If the
+    flow run ended by itself, Prefect has lost the record of the task run's end, and it becomes ``NotRecorded``. Within the ten
+    minutes, this record may still arrive, since Prefect records task runs later than flow runs.
 
     Args:
         now: the present time, with a time zone.
@@ -138,10 +138,11 @@ async def mark_task_runs_of_ended_runs(*, now: datetime | None = None) -> int:
 async def rescue_lost_leases(store: WorkerStore) -> int:
     """Rescue the deliveries whose process on this machine, or whose flow run, has ended; return their number.
 
-    Expired leases are left to drains, which watch for half a lease first. The leases of these runs are left to drains, too: a run
-    that this Prefect server does not know may belong to another server; a run that was marked as crashed because its heartbeats
-    stopped may be alive, since the server may have been down; a run whose state was set by hand may still send: it reported to the
-    store less than a lease ago.
+    Drains rescue expired leases, after they have watched for half a lease, and the leases of runs that may be alive:
+
+    - a run that this Prefect server does not know may belong to another server;
+    - a run that was marked as crashed without heartbeats may be alive, since the server may have been down;
+    - a run that reported to the store less than a lease ago may still send, although its state was set by hand.
     """
     of_processes = await store.rescue_ended(has_ended)
     ids: list[UUID] = []

@@ -38,9 +38,10 @@ OWN_FLOWS = (
     "report-failed-runs",
     "resume-endpoint",
 )
-# Until then, a failure may still appear: Prefect commits states later than their times, and servers that share a database differ.
+# A failure may still appear for this long: Prefect commits states later than their times, and the clocks of servers that share a
+# database differ.
 _SETTLED_AFTER_SECONDS = 600.0
-# The server's time has whole seconds. On a busy server, it is slightly old.
+# The server's time is in whole seconds, and slightly old on a busy server.
 _AHEAD_SECONDS = 60.0
 # Most runs in one transaction, and most transactions for a watch in one round. The next round continues.
 _MOST_AT_ONCE = 1000
@@ -55,7 +56,7 @@ async def store_failed_runs(store: WorkerStore, warn: Callable[[str], object] = 
     Repeats are harmless: the event of a state always has the same id and the same bytes.
 
     Args:
-        warn: gets a text if the clocks of this process and of the server differ.
+        warn: called with a text if the clocks of this process and of the server differ.
 
     Raises:
         ResonantError: an endpoint that watches runs is unknown or unusable; all other endpoints have their events.

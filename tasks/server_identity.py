@@ -30,11 +30,11 @@ async def server_id(client: PrefectClient) -> str:
 
 
 async def server_time(client: PrefectClient, clock: Clock, warn: Callable[[str], object]) -> float:
-    """Return the server's time in whole seconds since the epoch: the ``Date`` of an answer.
+    """Return the server's time in whole seconds since the epoch, from the ``Date`` header of an answer.
 
     Args:
-        clock: of this process.
-        warn: gets a text if the two differ by a minute or more.
+        clock: the clock of this process.
+        warn: called with a text if the two clocks differ by a minute or more.
 
     Raises:
         ResonantError: the answer has no such header.
@@ -50,7 +50,5 @@ async def server_time(client: PrefectClient, clock: Clock, warn: Callable[[str],
     ahead, behind = asked_at - at, at - clock()
     if max(ahead, behind) >= _CLOCKS_DIFFER_SECONDS:
         how = f"{duration(ahead)} ahead of" if ahead > behind else f"{duration(behind)} behind"
-        warn(
-            f"the clock of this machine is {how} the Prefect server's: synchronise both, for example with NTP"
-        )
+        warn(f"the clock of this machine is {how} the Prefect server's: synchronize both (NTP)")
     return at

@@ -104,13 +104,13 @@ def create_private(path: Path, content: bytes) -> None:
 
 
 def shorten_log(path: Path, *, most_bytes: int, kept_bytes: int) -> None:
-    """Keep only the last lines of a log that has grown too large. Processes may append to it meanwhile, and lose a few lines.
+    """Remove all but the last lines of a log that has grown too large. Other processes may append to it, and lose a few lines.
 
-    This needs no free space, since the disk may be full.
+    This needs no free disk space: the disk may be full.
 
     Args:
-        path: the log; its writers opened it for appending.
-        most_bytes: the size that it may have.
+        path: the log, which its writers opened for appending.
+        most_bytes: the size up to which it is left as it is.
         kept_bytes: how much of a larger log is kept.
     """
     with suppress(OSError), path.open("r+b") as log:
@@ -119,7 +119,7 @@ def shorten_log(path: Path, *, most_bytes: int, kept_bytes: int) -> None:
         log.seek(-kept_bytes, os.SEEK_END)
         lines = log.read().partition(b"\n")[2]
         log.truncate(0)
-        with path.open("ab") as end:  # where the others append now
+        with path.open("ab") as end:  # where other processes append now
             end.write(lines)
 
 

@@ -46,7 +46,7 @@ def parse_event(
         line: one JSON object; bytes are UTF-8, and a leading byte order mark is skipped.
         default_type: the type for a line without one.
         max_bytes: the largest body allowed, in bytes.
-        may_be_own: accept the source and the types of Resonant's own events, which producers cannot use.
+        may_be_own: whether to accept the source and types of Resonant's own events, which producers cannot use.
 
     Raises:
         InvalidEvent: the line is not a valid event; the message says why.
@@ -172,7 +172,7 @@ def _skip_space(text: str, at: int) -> int:
 
 def _number(literal: str) -> float | Decimal:
     value = float(literal)
-    # A float has at least 15 digits, unless it is close to zero; most numbers are shorter.
+    # A float is exact to 15 digits, unless it is close to zero; most numbers are shorter.
     is_short = len(literal) <= _FLOAT_CHARACTERS
     if is_short and (sys.float_info.min <= abs(value) < math.inf or _ZERO.match(literal)):
         return value

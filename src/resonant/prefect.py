@@ -51,12 +51,12 @@ def _can_be_repeated(_task: Task[..., Any], _run: TaskRun, state: State[Any]) ->
     return isinstance(state.data, StoreUnavailable) and not isinstance(state.data, StoreRefused)
 
 
-# The place of a call of `emit`, which its task run cannot know: it may start after the task runs of later calls.
+# The place of a call of `emit`. Its task run cannot find it, since it may start after those of later calls.
 _place: ContextVar[str | None] = ContextVar("place", default=None)
 
 
 class _Placed(Task[P, R]):
-    """A task that determines the place of a call when the call is made."""
+    """A task that determines the place of a call at the time of the call."""
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         with _placed_call():
@@ -101,10 +101,9 @@ def emit(event: Event | dict[str, Any], endpoint: str | None = None) -> str:
 
     Args:
         event: an ``Event``, or a dict with ``type``, ``source``, ``data`` and other members of an input line. Without an
-            ``id``, the event gets one that a retry of the surrounding task run or flow run repeats. In a run with retries
-            that reads from a queue, or resumes after rows, give each event an ``id``: otherwise, new events of a retry are
-            taken for repeats, and are dropped with a warning. Tasks that run at the same time with equal parameters need
-            ids, too.
+            ``id``, the event gets one that a retry of the surrounding task run or flow run repeats. If a run with retries
+            reads from a queue, or resumes after rows, give each event an ``id``: otherwise, new events of a retry are taken
+            for repeats, and dropped with a warning. Concurrent tasks with equal parameters need ids, too.
         endpoint: the only endpoint that gets the event; None: each endpoint with a matching subscription.
 
     Returns:
@@ -192,7 +191,7 @@ async def store_given(
         given: an ``Event``, or the members of an input line. In a run of Prefect, an event without an ``id`` gets one that a retry
             of the run repeats.
         endpoint, is_of_block: as for ``store_event``.
-        place: the place of the call; by default, this counts it.
+        place: the place of the call; by default, this counts the call to find it.
 
     Raises:
         InvalidEvent: the event is malformed.

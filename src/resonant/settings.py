@@ -23,7 +23,7 @@ _BUILT_IN_POLICIES = {
     "classic": RetryPolicy.classic(),
     "standard-webhooks": RetryPolicy.standard_webhooks(),
 }
-# The Python terms in pydantic's messages, and their replacements.
+# Python terms in pydantic's messages, and their replacements.
 _WORDS = {
     "a valid dictionary": "an object",
     "a dictionary or an instance of RetryPolicy": "an object",

@@ -28,7 +28,7 @@ T = TypeVar("T")
 Row = TypeVar("Row")
 # Passes rows on until Ctrl-C: the operation runs in a thread, which nothing else can stop.
 UntilStopped: TypeAlias = "Callable[[Iterator[Row]], Iterator[Row]]"
-# The store that the command names at its end.
+# The store that the command prints at its end.
 named_store: contextvars.ContextVar[str | None] = contextvars.ContextVar("named_store", default=None)
 
 
@@ -204,7 +204,7 @@ def command_store(
 
     Args:
         settings: provide the store's URL.
-        named: whether the command names the store at its end, as a reading command does.
+        named: whether the command prints the store's URL at its end, as commands that read do.
         how: ``patient`` or ``exists``, as for ``CommandStore``.
 
     Raises:

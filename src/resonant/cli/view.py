@@ -97,7 +97,7 @@ class Seen(Generic[Row]):
 
 
 def fills_a_screen(store: CommandStore, count: Callable[..., int], *what: object, **how: object) -> bool:
-    """Return whether standard output is a terminal that is too small for the rows, which ``count`` counts."""
+    """Return whether standard output is a terminal that is too small for ``count()`` rows."""
     console = output.stdout()
     if not console.is_terminal:
         return False

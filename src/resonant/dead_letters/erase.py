@@ -176,8 +176,8 @@ async def erase(
         store: open.
         what: the events. Those stored after the start are left out.
         who: the operator, for the audit, which has an HMAC of the selection.
-        patience: how long to wait for deliveries that are being sent, in seconds. By default, three quarters of a lease: leases
-            that have expired are ended after half of one.
+        patience: how long to wait for deliveries that are being sent, in seconds. By default, three quarters of a lease, since
+            expired leases are ended only after half a lease.
         on_progress: called with the number of events erased so far.
 
     Raises:
@@ -190,7 +190,7 @@ async def erase(
     report, runs = ErasureReport(), dict[str, None]()
     async with audited(store, who=who, action="erase", selection=asked) as audit_id:
         newest = await store.read(_newest)
-        # Once, and before the events: reports have no subject, so a filter by subject needs the events of the purged deliveries.
+        # First, since reports have no subject: a filter by subject needs the events of the purged deliveries.
         reports = [keys async for keys in _pages(store, _find_reports, what, after="", until=newest)]
         loop = asyncio.get_running_loop()
         watch = ExpiryWatch(store.lease_seconds, loop.time)
@@ -339,7 +339,7 @@ def _look_for_reports(
 
     last, found = reports_of_purged(connection, is_wanted, after=after, until=until, limit=_BATCH)
     if what.subject is not None and found:
-        # Reports have no subject. So only reports about events that are still stored are found.
+        # Reports have no subject, so only those about stored events are found.
         is_theirs = is_any_of(_e.c.id, {report.event.id for report in found})
         rows = connection.execute(select(_e.c.source, _e.c.id).where(*what.conditions(), is_theirs))
         events = {EventKey(*row) for row in rows}

@@ -183,7 +183,7 @@ def archive_path(asked: str | None, settings: Settings, now: float) -> Path:
 
 
 async def time_of_purge(store: Store) -> float:
-    """Return the store's time, from which a purge counts ages, in seconds since the epoch.
+    """Return the store's time, in seconds since the epoch, from which a purge counts ages.
 
     Raises:
         StoreError: the clock of this process differs from the store's by more than a day.
@@ -194,7 +194,7 @@ async def time_of_purge(store: Store) -> float:
         days = f"{abs(here - now) / DAY_SECONDS:.1f} days {'ahead of' if here > now else 'behind'}"
         raise StoreError(
             f"{store}: nothing was purged, since the clock of this machine is {days} that of the store: "
-            "set the wrong one, and run the purge again"
+            "correct the wrong one, and run the purge again"
         )
     return now
 

@@ -14,7 +14,7 @@ from resonant.store.views.known_names import known_endpoints, remember_endpoints
 
 # The first and the longest pause before a run tries again to open an endpoint, in seconds; each is twice the one before.
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 60.0
-# How many endpoints a look tries again, so that it delays no other endpoint if thousands cannot be opened.
+# How many endpoints a look retries, so that thousands that cannot be opened do not delay the others.
 _MOST_TRIED_AGAIN = 100
 # A run waits for a token only if the next request for it is due within this time, in seconds.
 _WAIT_SECONDS = 30.0
@@ -90,7 +90,7 @@ class Endpoints:
         return [endpoint for endpoint in found if endpoint.is_ready()]
 
     async def try_saved(self) -> None:
-        """Let the next look retry the endpoints whose recorded problem another process has removed: it has saved or opened them."""
+        """Let the next look retry endpoints whose problems another process has removed: it has saved or opened them."""
         if closed := self._pauses.keys() & self._noted.keys():
             for name in closed - await self._store.read(endpoint_problems.with_problems):
                 for known in (self._noted, self._pauses, self._reopen_at):

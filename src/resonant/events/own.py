@@ -1,6 +1,6 @@
 """The events that Resonant itself creates, about endpoints, dead letters and alerts: see ``store/queue/own_events.py``.
 
-Producers can use neither their source nor their types.
+Producers cannot use their source and types.
 """
 
 from resonant.errors import InvalidEvent

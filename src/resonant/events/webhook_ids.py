@@ -1,9 +1,11 @@
 """The ``webhook-id`` of an event, by which receivers recognise duplicates. It is unique in the store, and has no dot.
 
-Two sources may use the same id, a dot would let a producer shift the parts of the signed text (``id.timestamp.body``), and a header
-cannot carry every character. So a hash replaces an id with a dot or a character outside visible ASCII, and an id that another
-source has as its webhook-id. A hash also replaces an id that looks like such a hash: otherwise a producer could take the
-webhook-id of another source's event.
+A hash of source and id replaces the id if
+
+- another source already has it as a webhook-id,
+- it has a dot, which would let a producer shift the parts of the signed text (``id.timestamp.body``),
+- it has a character outside visible ASCII, which a header cannot carry, or
+- it looks like such a hash; otherwise, a producer could take the webhook-id of another source's event.
 """
 
 import re

@@ -93,7 +93,7 @@ class EndpointGate:
         if row.epoch <= self.row.epoch:
             if row.epoch in (0, self.row.epoch):  # 0 if it was removed
                 self._is_writing = False  # refused or unwritten: it may be proposed again
-            # This process could not read the store while the gate became normal, and was removed an hour later.
+            # The gate became normal, and its row was removed an hour later, while this process could not read the store.
             was_removed = row.epoch == 0 and self.row.epoch < 1000 * (at - KEPT_SECONDS)
             if self.row.state == "normal" or not was_removed:
                 return

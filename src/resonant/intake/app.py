@@ -96,7 +96,7 @@ def resource(path: str, **handlers: Handler) -> Route:
         return await handlers[request.method](request)
 
     route = Route(path, handle, methods=list(handlers))
-    # `$` also matches before a line feed at the end, which a proxy's rule for the path does not.
+    # `$` would also match before a final line feed, but a proxy's rule for the path would not.
     route.path_regex = re.compile(route.path_regex.pattern.removesuffix("$") + r"\Z")
     return route
 
@@ -126,7 +126,7 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
         detail = f"this path takes {headers['Allow']}, not {request.method}"
     else:
         # The message omits the path: it may contain a token.
-        detail = "there is nothing at this path: events are sent to /events"
+        detail = "no such path: send events to /events"
     return Problem(error.status_code, detail, headers=headers).response()
 
 

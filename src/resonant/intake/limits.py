@@ -6,7 +6,7 @@ from resonant.events import DEFAULT_MAX_EVENT_BYTES
 
 _MIB = 1024 * 1024
 TOKEN_BYTES = 8 * _MIB
-# In the extensions of an ASGI scope: a context manager for the time in which the request waits for its turn, not for the store.
+# The key of an ASGI extension: a context manager for the time in which a request waits for its turn, not for the store.
 TURN = "resonant.turn"
 
 
@@ -20,13 +20,13 @@ class Limits:
         header_bytes: the request line and the headers.
         read_seconds: how long a client may take to send a request, headers and body.
         idle_seconds: how long a connection may wait for the next request; longer than proxies keep theirs.
-        connections: open connections. Beyond it, the server closes the connection that has been idle longest; if more are sending a
-            request than idle, the one whose request has taken longest to arrive.
+        connections: open connections. Beyond it, the server closes the one that has been idle longest or, if more are sending than
+            idle, the one whose request has taken longest to arrive.
         pipelined: requests on one connection that wait for the answer to an earlier one.
         held_bytes: the bodies of all requests, without the first ``free_bytes`` of each; beyond it, 503.
         free_bytes: the part of each body that is always accepted, so that large bodies cannot keep out small ones.
-        large_bytes: a larger body is parsed in a thread, one at a time; producers take turns.
-        token_bytes: bytes per second in the bodies of one token; beyond it, 429.
+        large_bytes: larger bodies are parsed in a thread, one at a time; producers take turns.
+        token_bytes: how many bytes of bodies a token may send per second; beyond it, 429.
         turn_seconds: how long a large body may wait for its turn and be parsed; beyond it, 503.
         turn_retry_after: the ``Retry-After`` of this 503, in seconds.
         waiting: requests that wait for the store; beyond it, 503.

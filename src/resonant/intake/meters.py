@@ -22,7 +22,7 @@ class Meters(Collector):
         requests: answered requests by status.
         events: events by outcome.
         waiting: requests that were received completely and have no answer yet.
-        in_turn: the waiting requests whose large bodies wait to be parsed, or are being parsed.
+        in_turn: those of the waiting requests whose large bodies wait to be parsed, or are being parsed.
         held_bytes: the bodies of all requests.
         connections: open connections.
         registry: has these metrics and no others.

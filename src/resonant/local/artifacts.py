@@ -1,4 +1,4 @@
-"""The artifacts about undelivered events, and the addresses of their pages: Prefect's UI has no menu entry for them."""
+"""The artifacts about undelivered events, and the addresses of their pages, which Prefect's menu does not show."""
 
 import os
 
@@ -17,7 +17,7 @@ def page(ui_url: str, artifact: str) -> str:
 def known_page(settings: Settings, artifact: str) -> str | None:
     """Return the address of an artifact on the configured server, or on that of ``resonant up``; None without one.
 
-    The server is not asked.
+    No request is sent.
     """
     ui_url, api_url = os.environ.get("PREFECT_UI_URL"), configured_url()
     if api_url is None and is_held(lock_of_up(settings)) and (note := read_note(settings)):

@@ -1,4 +1,4 @@
-"""Calls from flows: they work with and without ``await``, as those of Prefect's blocks do, and a retry repeats their ids."""
+"""Calls from flows, which work with and without ``await``, and get ids that a retry repeats."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Finished(Coroutine[Any, Any, Any]):
-    """The result of a call that has ended; ``await`` and ``asyncio.run`` accept it, too, and return it."""
+    """The result of a finished call. ``await`` and ``asyncio.run`` accept it, and return it."""
 
     __slots__ = ()
 
@@ -47,13 +47,13 @@ class StoredId(str, Finished):
 
 
 def both_ways(call: Coroutine[Any, Any, T], kind: Callable[[T], Finished]) -> Any:
-    """Return a call for its caller to await; in synchronous code, run it and return its result.
+    """Return a call, which asynchronous code awaits; in synchronous code, run it and return its result.
 
-    Code is asynchronous if an event loop runs in its thread, except in a synchronous flow or task that the loop has called.
+    Code is asynchronous if an event loop runs in its thread, except in a synchronous flow or task that the loop calls.
 
     Args:
         call: the call.
-        kind: makes a result that may be awaited, too: synchronous code may run an event loop of its own.
+        kind: makes a result that can be awaited, too, since synchronous code may pass it to ``asyncio.run``.
     """
     return call if _may_await() else kind(run_coro_as_sync(call))
 
@@ -67,7 +67,7 @@ def _may_await() -> bool:
 
 
 def _innermost_run() -> TaskRunContext | FlowRunContext | None:
-    # In a flow that a task calls, Prefect leaves the context of the task.
+    # In a flow that a task calls, Prefect keeps the context of the task.
     task, flow = TaskRunContext.get(), FlowRunContext.get()
     return task if task and _id_of(flow) in (None, task.task_run.flow_run_id) else flow
 
@@ -82,11 +82,11 @@ def runs_in_loop() -> bool:
 
 
 def place_of_call() -> str | None:
-    """Count a call in the surrounding run; return its place, which is the same when a retry repeats it, or None outside of a run.
+    """Count a call in the surrounding run; return its place, which a retry repeats, or None outside of a run.
 
-    The place is the task run, or else the flow run, and the number of the call in this try. The id of a task run survives its own
-    retry, but not that of its flow run. So a task run in a flow run is identified by its task, its parameters, and
-    its number among the task runs with the same task and parameters, in the order of their first calls.
+    The place is the task run, or else the flow run, and the number of the call in this try. A retry of a task run keeps its id, but a
+    retry of the flow run makes new task runs. So a task run in a flow run is identified by its task, its parameters, and its number
+    among the task runs with the same task and parameters, in the order of their first calls.
     """
     if (found := surrounding_try()) is None:
         return None
@@ -104,7 +104,7 @@ def surrounding_try() -> "_Try | None":
 
 
 def repeatable_id(place: str, *parts: str | None) -> str:
-    """Return the id of the event of a call: a hash of the call's place and of parts that identify the event there."""
+    """Return an event's id: a hash of the place of its call, and of parts that identify the event there."""
     return f"prefect-run-{sha256(json.dumps([place, *parts]).encode()).hexdigest()[:32]}"
 
 
@@ -115,9 +115,9 @@ class _Try:
     Attributes:
         place: the place of the run; empty until the first call.
         calls: how many calls it has made.
-        places: the place of each of its task runs that makes calls.
-        kinds: for each task and its parameters, how many of these task runs have them.
-        lock: for the other attributes.
+        places: the places of its task runs that make calls.
+        kinds: the numbers of these task runs by task and parameters.
+        lock: guards the other attributes.
     """
 
     place: str = ""
@@ -127,7 +127,7 @@ class _Try:
     lock: threading.RLock = field(default_factory=threading.RLock)
 
 
-# By the identity of their contexts: Prefect makes one for each try, and tasks in threads share that of their flow run.
+# By the identity of the context: Prefect makes one for each try, and task runs in threads share that of their flow run.
 _tries: dict[int, _Try] = {}
 _lock = threading.Lock()
 
@@ -139,7 +139,7 @@ def _try_of(context: FlowRunContext | TaskRunContext, place: Callable[[], str]) 
             _tries[key] = _Try()
             weakref.finalize(context, _tries.pop, key).atexit = False
         found = _tries[key]
-    with found.lock:  # only of this run, since large parameters take long to hash
+    with found.lock:  # of this run only, since large parameters take long to hash
         found.place = found.place or place()
     return found
 
@@ -157,7 +157,7 @@ def _place_of_task(task: TaskRunContext, flow: FlowRunContext | None) -> str:
     if not flow or not flow.flow_run or flow.detached:
         return str(run)
     surrounding = _try_of(flow, lambda: _place_of_flow(flow))
-    if run not in surrounding.places:  # a retry of the task run may find its parameters changed
+    if run not in surrounding.places:  # a retry of the task run may see changed parameters
         inputs = _hash(task.parameters)
         kind = f"{task.task.task_key} {inputs}"
         with surrounding.lock:

@@ -1,4 +1,4 @@
-"""The processes of ``resonant up``: one that ends is started again, after a growing pause."""
+"""Runs the processes of ``resonant up``, and restarts those that end, after growing pauses."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from resonant.errors import ResonantError, ServerError
 from resonant.files import open_private, shorten_log
 from resonant.local.supervisor import STOP_SECONDS, end, keep, kill
 
-# The pauses after failures to start: long enough that a disk that is full for two minutes ends nothing, and short enough
-# that a server that hangs at each start fails five times within the time.
+# The pauses after failures to start. They are long enough to outlast two minutes of a full disk, and short enough that a server
+# that hangs at each start fails five times within the time.
 FAILURE_PAUSES = (5.0, 15.0, 45.0, 90.0)
-# If a part fails to start this often within this time, all parts end.
+# If a part fails to start this often within this time, `resonant up` gives up.
 MOST_FAILURES, WITHIN_SECONDS = len(FAILURE_PAUSES) + 1, 600.0
 LONGEST_PAUSE = 30.0
 POLL_SECONDS = 0.5
@@ -26,7 +26,7 @@ _OWN = "resonant: "
 
 
 class Part:
-    """A process that Resonant runs, and can start again.
+    """A process that Resonant runs and restarts.
 
     Args:
         name: its name in messages.
@@ -34,7 +34,7 @@ class Part:
         command: the program and its arguments.
         environment: its variables.
         start_seconds: how long it may take until it is ready.
-        patience: seconds that it has to end cleanly.
+        patience: how long it may take to end cleanly, in seconds.
     """
 
     supervisor: subprocess.Popen[bytes]
@@ -68,11 +68,11 @@ class Part:
         return True
 
     def is_ready(self) -> bool:
-        """Return whether it works, once it is started."""
+        """Return whether it works. Call it after ``start``."""
         return True
 
     def problem(self) -> str | None:
-        """Return why it does not run any more, once it is started: the last line of its log, if that is an error of Resonant."""
+        """Return why it has ended, or None if it runs: the last line of its log, if that is an error of Resonant."""
         if (code := self.supervisor.poll()) is None:
             return None
         with contextlib.suppress(OSError):  # the log may have been deleted
@@ -93,7 +93,7 @@ class Part:
 
 
 class Restarts:
-    """Decides when a part that ended is started again."""
+    """Decides when to restart a part that ended."""
 
     def __init__(self) -> None:
         self._ends: list[tuple[float, bool]] = []
@@ -102,7 +102,7 @@ class Restarts:
         """Return the seconds until its next start; None to give up.
 
         Args:
-            now: the time of its end, in seconds of any clock.
+            now: the time of its end, in seconds, by a monotonic clock.
             failed: whether it was never ready after its start.
         """
         self._ends = [end for end in self._ends if end[0] > now - WITHIN_SECONDS] + [(now, failed)]
@@ -123,7 +123,7 @@ class _Kept:
         self._ready_by = 0.0
 
     def look(self, now: float) -> str | None:
-        """Start the part if it is time, and see whether it is ready; return the problem if the part ended or cannot start."""
+        """Start the part if it is due, and check whether it is ready; return the problem if it ended or cannot start."""
         if self._starts_at is None:
             problem = self.part.problem()
             if problem is None and not self.is_ready:
@@ -144,7 +144,7 @@ class _Kept:
 
     @property
     def is_started(self) -> bool:
-        """Whether it was started, and has not ended since."""
+        """Whether it was started, and has not been seen to end."""
         return self._starts_at is None
 
     def start_at(self, time: float) -> None:
@@ -155,7 +155,7 @@ class _Kept:
 
 
 class Parts:
-    """Starts parts, restarts those that end, and ends all of them.
+    """Starts parts, restarts those that end, and stops all at the end.
 
     Args:
         clock: a monotonic clock, in seconds.
@@ -176,13 +176,13 @@ class Parts:
         """Start a part. Then call ``wait``.
 
         Raises:
-            ResonantError: it cannot start, or another part ended meanwhile.
+            ResonantError: it cannot start, or another part ended.
         """
         self._kept.append(kept := _Kept(part))
         self._look_until(kept, lambda: kept.is_started)
 
     def wait(self, part: Part) -> None:
-        """Wait until a part that was started is ready; raises what ``start`` raises."""
+        """Wait until a started part is ready; raises what ``start`` raises."""
         [kept] = (each for each in self._kept if each.part is part)
         self._look_until(kept, lambda: kept.is_ready)
 
@@ -208,7 +208,7 @@ class Parts:
         return any(kept.is_ready for kept in self._kept if kept.part is part)
 
     def look(self) -> None:
-        """Check each part once: restart an ended part after its pause, and shorten large logs.
+        """Check each part once: restart it if it ended and its pause is over, and shorten its log if it is large.
 
         Raises:
             ServerError: one failed to start too often.

@@ -176,7 +176,7 @@ class ServerProcess(Part):
         settings: provide the folder of its log.
         port: its port.
         ui: whether it has a UI.
-        variables: environment variables for notification blocks, which store events.
+        variables: its environment variables for notification blocks, which store events.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class ServerProcess(Part):
         super().__init__("Prefect server", home / _LOG, command, environment, start_seconds=START_SECONDS)
 
     def start(self) -> bool:
-        """Start it, unless another server starts: both would migrate the database that they share."""
+        """Start it, unless another server is starting: both would migrate the same database."""
         lock = open_private(self._lock_path, "wb")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

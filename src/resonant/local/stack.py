@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from resonant.settings import Settings
 
-# The sum of the limits: twice that of the runs, the worker, the server, and the intake.
+# The sum of the limits for the runs (twice), the worker, the server and the intake.
 _STOP_SECONDS = 40
 _CLOSE_SECONDS = 5.0
 
@@ -182,7 +182,7 @@ def _check_free(option: str, port: int) -> None:
 
 @contextlib.contextmanager
 def _noted(settings: Settings, server: Server, *, has_password: bool) -> Iterator[Callable[[bool], None]]:
-    """Let other commands find this server during the block, while it runs: another program may take its port meanwhile."""
+    """During the block, let other commands find this server while it runs; otherwise, another program may have its port."""
     path = note_of_up(settings)
 
     def note(is_running: bool) -> None:

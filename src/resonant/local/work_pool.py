@@ -49,9 +49,9 @@ async def has_worker(started_at: float) -> bool:
 
 
 async def start_drains() -> None:
-    """Start two drains at once, unless drains already wait for a worker: the first scheduled one is minutes away.
+    """Start two drains at once, since the first scheduled one is minutes away, unless drains already wait for a worker.
 
-    Running drains hand over to them. If an operator has stopped their deployment, none starts.
+    Running drains hand over to them. If an operator has paused the deployment, none starts.
     """
     from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
     from prefect.states import Scheduled

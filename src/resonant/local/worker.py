@@ -29,7 +29,7 @@ class Worker(Part):
         home: the folder of its log.
         variables: its environment variables, in addition to those of this process.
         api_url: its server.
-        is_served: returns whether that server runs: another program on its port must not get the password.
+        is_served: returns whether that server runs; otherwise, another program on its port could get the password.
         clock: the present time, in seconds since the epoch.
     """
 
@@ -59,7 +59,7 @@ class Worker(Part):
         )
 
     def start(self) -> bool:
-        """Start it once its server runs, after the runs of a lost worker are marked as crashed."""
+        """If its server runs, mark the runs of a lost worker as crashed, and start it."""
         if not self._is_served():
             return False
         import httpx
@@ -97,7 +97,7 @@ async def _prepare(*, starts_again: bool) -> None:
     """Create the work pool, and mark the runs of a killed worker as crashed, since they occupy slots."""
     from prefect.states import Crashed
 
-    # `up` watches no other part meanwhile. The first start must finish however many runs there are.
+    # `up` cannot watch the other parts meanwhile. The first start may take as long as its runs need.
     async with asyncio.timeout(_PREPARE_SECONDS if starts_again else None):
         await make_work_pool()
         await set_states(Crashed(message="its worker was lost"))

@@ -132,7 +132,7 @@ def definitions(of: Settings) -> tuple[Definition, ...]:
         ),
         Definition(
             *(Condition.CLOCKS, "", "Clocks differ"),
-            f"the clock of a machine that sends differs from that of the store by {MOST_APART_SECONDS:g} s",
+            f"the clock of a sending machine differs from the store's by {MOST_APART_SECONDS:g} s",
             f"at {MOST_APART_SECONDS / 2:g} s",
         ),
         Definition(

@@ -252,7 +252,8 @@ def _retries(sent: list[Counts], settings: Settings) -> Finding:
 
 def _clocks(totals: Totals) -> Finding:
     ahead = totals.clock_ahead
-    text = f"the clock of a machine that sends differs by {abs(ahead):.0f} s; the limit is {MOST_APART_SECONDS:g} s"
+    differs = f"the clock of a sending machine differs from the store's by {abs(ahead):.0f} s"
+    text = f"{differs}; the limit is {MOST_APART_SECONDS:g} s"
     key, is_bad = Key(Condition.CLOCKS, ALL_ENDPOINTS), _is_above(abs(ahead), MOST_APART_SECONDS)
     return Finding(key, is_bad, abs(ahead), MOST_APART_SECONDS, text)
 

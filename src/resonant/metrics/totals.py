@@ -38,9 +38,9 @@ class Totals:
         oldest_dead_at: when the oldest dead letter was given up, by endpoint; cancelled deliveries and acknowledged causes,
             which need no action, are excluded.
         last_seen_at: when a worker last claimed deliveries, by endpoint; a purge does not change it.
-        gates: the stored gates, by endpoint; a gate that was always normal is not stored.
+        gates: the stored gates, by endpoint; an endpoint without one has a normal gate.
         held: number of deliveries that are due and held by a gate, by endpoint.
-        clock_ahead: how far the store's clock is ahead of that of the live run whose clock differs most, in seconds.
+        clock_ahead: how far the store's clock is ahead of the clock of the live run that differs most, in seconds.
         oldest_round_at: when the oldest round of an unfinished delivery began, keyed by (endpoint, policy requested by the
             producer).
     """

@@ -55,6 +55,6 @@ class OAuth:
 
 
 def without_query(token_url: str) -> str:
-    """Return a token URL as it may be shown: ``***`` replaces its query."""
+    """Return a token URL for display: ``***`` replaces its query."""
     url, mark, _ = token_url.partition("?")
     return f"{url}?***" if mark else url

@@ -1,4 +1,4 @@
-"""Judges an endpoint's refusals (401) of OAuth tokens: the token may be at fault, the endpoint, or the event."""
+"""Judges an endpoint's refusals (401) of OAuth tokens, whose cause may be the token, the endpoint or the event."""
 
 import asyncio
 import logging
@@ -10,17 +10,17 @@ from resonant.sinks.tokens import LONGEST_PAUSE, SHORTEST_WAIT, TokenSource, gro
 
 logger = logging.getLogger(__name__)
 
-# Refusals (401) belong together if they follow each other within this time, which is longer than any wait below.
+# Refusals belong together if the pauses between them are shorter than this, which is longer than any wait below.
 _TOGETHER_SECONDS = 120.0
 # A receiver may learn of a new token late. After this time, its refusals are judged as usual.
 _LATEST_SECONDS = 600.0
 
 
 class TokenUse:
-    """One endpoint's use of tokens, which it may share with others. An endpoint that accepts nothing waits longer and longer.
+    """One endpoint's use of tokens that it may share with others. While it accepts nothing, it waits longer and longer.
 
     Args:
-        source: the tokens.
+        source: gets the tokens.
         name: the endpoint's name.
     """
 
@@ -49,11 +49,11 @@ class TokenUse:
         return self.source.current()
 
     def answered(self, token: str, status_code: int) -> None:
-        """Note the answer to a send; drop a token that was refused (401), unless an event was accepted since the last refusal.
+        """Note the answer to a send; drop a refused token (401), unless an event was accepted since the last refusal.
 
         Args:
-            token: of the send.
-            status_code: of the answer.
+            token: the token of the send.
+            status_code: the status of the answer.
 
         Raises:
             TokenUnavailable: the event should be sent again, since it may not be at fault.

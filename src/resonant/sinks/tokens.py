@@ -50,7 +50,7 @@ class TokenSource:
     Attributes:
         problem: why the last request failed, on one line without secrets; None if it succeeded.
         recent: the last tokens, which must be removed from texts.
-        place: the token endpoint's server, in words.
+        place: the server of the token endpoint, for messages.
     """
 
     def __init__(self, oauth: OAuth, endpoint: Endpoint) -> None:
@@ -104,7 +104,7 @@ class TokenSource:
         raise TokenUnavailable(f"no OAuth token: {problem}", max(SHORTEST_WAIT, self._retry_at - now))
 
     def drop(self, token: str) -> bool:
-        """Drop a token that an endpoint refused; return whether it is still in use."""
+        """Drop a token that an endpoint refused; return whether it was still in use."""
         is_current = token == self._token and asyncio.get_running_loop().time() < self._expires_at
         if is_current:
             self._token = ""
@@ -183,7 +183,7 @@ class TokenSource:
 
 
 def growing_pause(before: int) -> float:
-    """Return the pause after a failure, in seconds; it doubles with each failure before."""
+    """Return the pause after a failure, in seconds; it doubles with each earlier failure."""
     pause = min(LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(before, 10))
     return random.uniform(0.75 * pause, pause)
 

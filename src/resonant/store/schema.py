@@ -281,9 +281,9 @@ drains = Table(
     # The only endpoint that it sends to; null for all; empty if the run is not a drain.
     Column("endpoint", Text),
     Column("seen_at", Double, nullable=False),
-    # See store/shared/processes.py; null if the system cannot tell.
+    # See store/shared/processes.py; null if it is unknown.
     Column("process", Text),
-    # How far the store's clock is ahead of that of the process, in seconds; null if an older version has reported.
+    # How far the store's clock is ahead of the process's, in seconds; null if an older version reports.
     Column("clock_ahead", Double),
     # A newer drain must never get the id of a removed one.
     sqlite_autoincrement=True,

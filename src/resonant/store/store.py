@@ -112,7 +112,7 @@ class Store:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run one operation like ``write``, but wait for a lock no longer than this.
+        """Run one operation like ``write``, but wait no longer than this for a lock.
 
         Raises:
             StillLocked: another transaction holds the lock. It is a ``StoreUnavailable``.
@@ -179,7 +179,7 @@ class Store:
 
 
 def _compare_clocks(_connection: Connection) -> None:
-    """Do nothing: each transaction compares the clocks if that has not been done for a while."""
+    """Do nothing: each transaction compares the clocks if the last comparison is old."""
 
 
 @asynccontextmanager
@@ -190,8 +190,8 @@ async def open_store(url: str, *, clock: Clock | None = None) -> AsyncIterator[S
 
     Args:
         url: ``sqlite:///PATH`` or ``postgresql://USER:PASSWORD@HOST/NAME``.
-        clock: for tests: returns the time, in seconds since the epoch. By default, it is that of PostgreSQL's server, so that
-            all processes agree, or with SQLite that of this machine.
+        clock: for tests: returns the time, in seconds since the epoch. The default is the clock of PostgreSQL's server, on which all
+            processes agree, or with SQLite that of this machine.
 
     Raises:
         StoreError: the database cannot be used; the subclass and the message say why.

@@ -163,7 +163,7 @@ class WorkerStore(Store):
         """Renew an owner's leases on these deliveries, or all of its leases; return their number."""
 
         def run(connection: Connection) -> int:
-            # If this process was suspended, its time is behind, and the renewed leases would end too early.
+            # After a suspension of this process, its time is behind, and the renewed leases would end too early.
             self._compared.compare_now(connection)
             return self._timed(lease_queries.renew)(connection, owner, delivery_ids=delivery_ids)
 
@@ -184,10 +184,10 @@ class WorkerStore(Store):
     async def rescue(self, watch: rescue.ExpiryWatch, *, endpoint: str | None = None) -> int:
         """End every expired lease; return their number.
 
-        Also correct due times from before the store's clock was set back, unless a recent search was slow.
+        Also correct due times if the store's clock was set back, unless a recent search was slow.
 
         Args:
-            watch: of this process, which rescues nothing until it has watched for half a lease.
+            watch: decides whether this process may rescue: not before it has watched for half a lease.
             endpoint: only the leases on deliveries to this endpoint.
         """
         rescued = 0
@@ -195,7 +195,7 @@ class WorkerStore(Store):
 
         def run(connection: Connection) -> int:
             nonlocal searched
-            # If this process was suspended, its time is behind: others would seem to wait and to hold leases for too long.
+            # After a suspension of this process, its time is behind, and it would misjudge the waits and leases of others.
             self._compared.compare_now(connection)
             now, began_at = self.clock(), time.monotonic()
             since = watch.since(now)

@@ -297,7 +297,7 @@ async def test_a_machine_whose_clock_is_more_than_a_day_off_purges_nothing(deliv
         await time_of_purge(store)
     assert str(refusal.value) == (
         "postgresql://postgres@/test: nothing was purged, since the clock of this machine is "
-        f"{said} that of the store: set the wrong one, and run the purge again"
+        f"{said} that of the store: correct the wrong one, and run the purge again"
     )
     await store.close()
 

@@ -45,7 +45,8 @@ def test_clocks_are_bad_if_one_differs_by_more_than_five_seconds(ahead, is_bad):
     finding = judge(Condition.CLOCKS, totals=replace(QUIET, clock_ahead=ahead), endpoint=ALL_ENDPOINTS)
     assert finding.is_bad is is_bad
     assert (
-        finding.text == f"the clock of a machine that sends differs by {abs(ahead):.0f} s; the limit is 5 s"
+        finding.text
+        == f"the clock of a sending machine differs from the store's by {abs(ahead):.0f} s; the limit is 5 s"
     )
 
 

@@ -26,7 +26,7 @@ def audit(
     limit: Annotated[int, typer.Option(metavar="N", min=0, help="Maximum rows; 0: all.")] = 50,
     as_json: options.Json = False,
 ) -> None:
-    """List who replayed, cancelled or purged deliveries, paused or resumed endpoints, acknowledged causes, or changed endpoints, subscriptions or tokens, newest first."""
+    """List who changed what, newest first: deliveries, endpoints, causes of dead letters, subscriptions and tokens."""
     from resonant.cli.command_store import command_store
     from resonant.store.audit import read_audit
 

@@ -38,9 +38,9 @@ def erase(
     Give --id, --subject, or --source with --type. Unfinished deliveries are given up first. The deliveries stay, with source, type,
     endpoint, attempts, times and outcomes. If a producer sends an erased event again, it is neither stored nor sent.
 
-    The command waits up to 45 seconds for deliveries that are being sent. If some are not done then, their events stay, and the
-    exit code is 1. After an interruption, run it again. At the end, it lists the places that it cannot reach. If no event meets
-    the conditions, and none met them in an earlier erasure, the exit code is 1.
+    The command waits up to 45 seconds for deliveries that are being sent. If some are still being sent then, their events stay, and
+    the exit code is 1. It is also 1 if no event meets the conditions, and none met them in an earlier erasure. After an
+    interruption, run the command again. At the end, it lists the places that it cannot reach.
     """
     from resonant.cli.command_store import command_store, who_runs_this
     from resonant.cli.progress import progress

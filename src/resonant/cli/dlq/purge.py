@@ -77,9 +77,7 @@ def purge(
     with command_store(exists=True) as store:
         selection = where.selection(store)
         what = _what(store.settings, selection, older_than, delivered_older_than)
-        now = store.run(
-            time_of_purge
-        )  # also for the question, so that the purge removes only what it counted
+        now = store.run(time_of_purge)  # before the question: the purge removes only what was counted
         if not (yes or dry_run):
             place = None if no_archive else archive or str(store.settings.archive_folder)
             any_age = None

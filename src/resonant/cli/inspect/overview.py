@@ -65,7 +65,7 @@ def page_lines(settings: Settings, found: StoreStatus) -> Iterator[str]:
 
 
 def gate_lines(held: Sequence[Governed], *, now: float, sent: Collection[str]) -> Iterator[str]:
-    """Yield a line about each endpoint whose gate holds deliveries back; a live run sends to the endpoints ``sent``."""
+    """Yield a line about each endpoint whose gate is not normal; ``sent`` are the endpoints to which a live run sends."""
     for gate, number in held[:_MOST_ROWS]:
         said = described(gate, held=number, now=now, is_sent=gate.endpoint in sent)
         line = output.visible(f"{gate.endpoint} is {said}")
@@ -77,7 +77,7 @@ def gate_lines(held: Sequence[Governed], *, now: float, sent: Collection[str]) -
 
 
 def problem_lines(problems: Sequence[EndpointProblem], *, now: float) -> Iterator[str]:
-    """Yield a line for each reason why endpoints cannot be opened or sent to."""
+    """Yield a line for each reason why endpoints cannot be opened or get no deliveries."""
     alike: defaultdict[str, list[EndpointProblem]] = defaultdict(list)
     for each in problems:
         # The reason begins with the problem; a suggestion or the answer of a server follows.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Unclaimed deliveries that are overdue by more than this, in seconds, need another emission.
 _OVERDUE_SECONDS = 60.0
-# Numbers of lines on a terminal: the command and the next prompt; the table with the balance; those above the first endpoint.
+# Lines on a terminal: for the command and the next prompt; for the table with the balance; above the first endpoint.
 _LINES_OF_THE_SHELL, _TABLE_LINES, _HEADER_LINES = 2, 3, 5
 
 
@@ -131,7 +131,7 @@ class _Screen:
         output.write_paragraph(line, indent=2)
 
     def write_some(self, lines: Sequence[str], *, keep: int) -> None:
-        """Write the first paragraphs, keep this many lines free, and write the number of the omitted paragraphs."""
+        """Write the paragraphs that fit above this many free lines, and the number of omitted ones."""
         for index, line in enumerate(lines):
             is_last = index == len(lines) - 1
             if self.left - self._height(line) < keep + (not is_last):

@@ -55,8 +55,8 @@ def up(
 ) -> None:
     """Run the Prefect server with its UI, a worker and the deployments on this machine, until Ctrl-C.
 
-    A part that ends is started again, unless it fails to start five times in ten minutes. The drains, and the server for
-    events over HTTP, go on while the Prefect server starts again.
+    A part that ends is restarted, unless it fails to start five times in ten minutes. The drains and the server for events over HTTP
+    keep running while the Prefect server restarts.
 
     Meanwhile, a drain sends the events of `resonant enqueue` at once, and takes over the deliveries of lost workers.
     Other commands use this server instead of starting their own, and wait while it starts. Without a password, every

@@ -55,9 +55,9 @@ def emit(
     """Store the events of JSONL files, send them, and report their outcome. The lines are those of `resonant enqueue`.
 
     The command waits until each of its events is delivered, a dead letter, parked (its retry is due in more than 30 seconds), or
-    held (its endpoint has been down for more than 30 seconds, or is paused). Another process, such as the drain of `resonant up`, may send it. If any become dead letters, or the
-    endpoint is paused, the exit code is 1 and a message says what to do. Ctrl-C returns unsent deliveries to the store;
-    nothing is lost.
+    held (its endpoint is paused, or has been down for more than 30 seconds). Another process, such as the drain of `resonant up`,
+    may send them. If an event becomes a dead letter, or the endpoint is paused, the exit code is 1, and a message says what to do.
+    Ctrl-C returns unsent deliveries to the store; nothing is lost.
 
     Each delivery is a Prefect task run, retried according to its policy. Beyond 100 deliveries per second, many share one
     task run, and only dead letters get their own; --lane changes that.

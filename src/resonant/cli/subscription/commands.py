@@ -36,8 +36,7 @@ def add(
         list[str] | None,
         typer.Argument(
             metavar="TYPE_GLOB",
-            help="Event types, such as 'order.*'; '*' is every type but those of Resonant itself, as without any beside --source or "
-            "--filter.",
+            help="Event types, such as 'order.*'; '*' is every type except Resonant's own, and the default with --source or --filter.",
             show_default=False,
         ),
     ] = None,

@@ -78,8 +78,8 @@ def create(
     output.say(f"token {name}: this is the only time that it is shown")
     if not (source or "").strip("*"):
         output.say(
-            f"token {name}: it may use every source, so it can take ids of other producers before they do, and find out which "
-            "ids they have used: --source limits it"
+            f"token {name} may use every source: it can take the ids of other producers before they do, and find out which "
+            "ids they have used; --source limits it"
         )
 
 

@@ -16,8 +16,8 @@ from resonant.events import Lease
 from resonant.gate.permission import NO_LIMIT
 from resonant.store import WorkerStore
 
-# The longest time between two polls, in case a wake-up was lost; a poll costs a millisecond. With many endpoints it takes long.
-# While nothing is in flight, polls then take only this share of the time, but a poll is due at least every two seconds.
+# The longest time between two polls, in case a wake-up was lost. A poll takes a millisecond, but longer with many endpoints: then,
+# while nothing is in flight, polls take at most this share of the time, and are at most two seconds apart.
 POLL_SECONDS = 0.25
 _IDLE_POLL_SHARE, _LONGEST_POLL_SECONDS = 0.05, 2.0
 # The shortest time between a poll and an early one that a commit causes while deliveries are being sent. On SQLite, the run's
@@ -42,8 +42,8 @@ _LEAST_CHUNK = 16
 MOST_CLAIMED = 5_000
 # The most deliveries whose sends begin with their claim: the start of a task run takes a few milliseconds.
 _MOST_BEGUN = 4
-# An endpoint whose earliest due delivery is overdue for longer may have a backlog, so half of a claim is for new events. New
-# events wait for claimed deliveries, so claims grow only while each lasts briefly.
+# If an endpoint's earliest due delivery is overdue for longer, it may have a backlog, and half of a claim is for new events. These
+# wait for claimed deliveries, so claims grow only while each is sent quickly.
 _LATE_SECONDS = 1.0
 
 
@@ -354,10 +354,10 @@ class Fetcher:
         self._held = deque([*known, *new])
         self._gates.connect(self._held)
         ended_at = loop.time()
-        took = ended_at - began_at - opening_took  # while endpoints are opened, the run only waits
+        took = ended_at - began_at - opening_took  # while it opens endpoints, the run only waits
         self._look_early_at = ended_at + max(_EARLY_POLL_SECONDS, took / _EARLY_POLL_SHARE)
         self._look_soon_at = ended_at + took / _SPARE_POLL_SHARE
-        # A single poll may take long by chance. Pilots and probes need the regular poll.
+        # One slow poll may be chance. Pilots and probes need the regular poll.
         usual, self._last_took = min(took, self._last_took), took
         needs_poll = any(endpoint.governs() for endpoint in self._due)
         longer = min(usual / _IDLE_POLL_SHARE, _LONGEST_POLL_SECONDS)

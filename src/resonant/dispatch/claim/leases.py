@@ -12,7 +12,8 @@ from resonant.store.shared.processes import has_ended
 
 # How often expired leases are rescued, which takes the store's write lock.
 RESCUE_SECONDS = 1.0
-# After a failed renewal, the pause is this many times shorter: between two outages, the store may be available only briefly.
+# The pause after a failed renewal is this many times shorter, since the store may be available only briefly between two
+# outages.
 _TRIES_PER_PAUSE = 10
 # The bounds of one wait for the leases of other workers.
 _SHORTEST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.05, 0.25

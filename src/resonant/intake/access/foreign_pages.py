@@ -1,8 +1,8 @@
-"""Protects requests without a token from web pages of other origins: with ``--no-auth`` all, otherwise those for metrics.
+"""Refuses web pages of other origins where no token is needed: everywhere with ``--no-auth``, otherwise at ``/metrics``.
 
-A browser says where a request comes from, in ``Sec-Fetch-Site``, or to a server without TLS, in ``Origin`` and ``Host``. Programs send no
-``Origin``. ``Host`` matters on loopback: the name of a foreign page may resolve to 127.0.0.1 (DNS rebinding). With tokens, none of
-this is necessary, since a browser does not know them.
+A browser names the origin of a request in ``Sec-Fetch-Site`` or, to a server without TLS, in ``Origin`` and ``Host``. Programs
+send no ``Origin``. ``Host`` matters on loopback: the name of a foreign page may resolve to 127.0.0.1 (DNS rebinding). With
+tokens, none of this is necessary, since a browser does not know them.
 """
 
 import re
@@ -21,7 +21,7 @@ _OWN_SITES = ("same-origin", "none")
 
 
 class LocalAccess:
-    """Allows everything to programs of this machine, on a server that listens on loopback only."""
+    """Allows everything to programs of this machine, for a server that listens only on loopback."""
 
     async def authorize(self, request: Request) -> Grant:
         """Allow everything, except to pages of other origins; see ``Access``."""
@@ -57,7 +57,7 @@ def _why_not(scope: Scope, *, is_local: bool) -> str | None:
     headers = Headers(scope=scope)
     hosts = headers.getlist("host")
     if is_local and any(host_name(host) not in LOOPBACK for host in hosts):
-        return "without a token, this server answers to 127.0.0.1 and localhost only: see Host"
+        return "without a token, this server accepts only 127.0.0.1 and localhost as Host"
     if not _is_own(headers, hosts) and not _follows_a_link(scope, headers):
         return "without a token, this server refuses requests from web pages of other origins"
     return None

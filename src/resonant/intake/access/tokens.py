@@ -66,8 +66,8 @@ class TokenAccess:
 
     Args:
         store: has the tokens.
-        bytes_rate: bytes per second in the bodies of each token; None for no limit.
-        clock: never goes back, in seconds.
+        bytes_rate: how many bytes of bodies each token may send per second; None for no limit.
+        clock: a monotonic clock, in seconds.
     """
 
     def __init__(
@@ -121,9 +121,9 @@ class TokenAccess:
 
 
 class Budget:
-    """The events or bytes that a token may still send in this process: as many as its rate allows in a second.
+    """The events or bytes that a token may still send to this process, at most as many as its rate allows in a second.
 
-    A batch may exceed it; later requests wait until the rate is kept again.
+    A batch may exceed it; later requests are refused until the average is within the rate.
     """
 
     def __init__(self, rate: float, clock: Clock, what: str = "events per second") -> None:
@@ -134,7 +134,7 @@ class Budget:
         self._at = clock()
 
     def take(self) -> None:
-        """Take the first event, or byte, of a request.
+        """Count the first event or byte of a request.
 
         Raises:
             Problem: 429; the budget is used up.
@@ -152,7 +152,7 @@ class Budget:
         self._left -= 1
 
     def charge(self, number: int) -> None:
-        """Take further events, or bytes, of the same request, even if fewer are left."""
+        """Count further events or bytes of the same request, even if fewer are left."""
         self._left -= number
 
 
@@ -163,7 +163,7 @@ class Grant:
     Attributes:
         token: restricts it; None allows everything.
         budget: the events of the token; None for no limit.
-        budget_of_bytes: the bytes in its bodies; None for no limit.
+        budget_of_bytes: the bytes of its bodies; None for no limit.
     """
 
     token: Token | None = None

@@ -21,10 +21,10 @@ class Result(NamedTuple):
 async def store_batch(
     turns: LockTurns, given: Sequence[Event | Refusal], endpoint: str | None, *, now: float, is_lenient: bool
 ) -> Result:
-    """Store events in one transaction. While another transaction holds a lock on one of them, the batch waits in turns.
+    """Store events in one transaction. If another transaction has locked one of them, the batch waits its turn.
 
     Args:
-        turns: of the store that receives the events.
+        turns: for batches with locked events, on the store that receives the events.
         given: events, and refusals of those that are not valid.
         endpoint: receives them; None: the subscriptions decide.
         now: seconds since the epoch.

@@ -13,7 +13,8 @@ async def read_body(request: Request, *, most_bytes: int, charge: Callable[[int]
     Args:
         request: has the body.
         most_bytes: its largest size.
-        charge: called once with the size of the body, before it is read if the headers declare the size. It may raise a problem.
+        charge: called once with the size of the body, and before reading it if the headers declare the size; may raise
+            ``Problem``.
 
     Raises:
         Problem: 413, it is too large, which its head may already say; 415, it is compressed.

@@ -1,6 +1,6 @@
-"""Writes of events that another transaction has locked wait in turns, so that no other event waits for them.
+"""Retries writes of locked events in turns, so that other events need not wait for them.
 
-Only on PostgreSQL: there, transactions lock events. On SQLite, all writers share one lock.
+This matters only on PostgreSQL, where transactions lock events. On SQLite, all writers share one lock.
 """
 
 import asyncio
@@ -19,19 +19,19 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-# How long a write waits for a lock if others wait for it, and how long at each try alone.
+# How long a write waits for a lock: the first time, and at each later try.
 GROUP_LOCK_SECONDS, LOCK_TRY_SECONDS = 0.1, 0.02
 _MOST_AT_ONCE = 2  # of the connections to PostgreSQL
-# Each try of a batch writes its events again. So the pause after a try is a multiple of the time that it took, without the wait.
+# Each try of a batch writes its events again, so the pause after a try is this many times its duration without the wait.
 _PAUSES, _MOST_PAUSE_SECONDS = 10, 1.0
 _WARN_SECONDS, _WARN_AGAIN_SECONDS = 2.0, 60.0
 
 
 class LockTurns:
-    """Runs the writes of one event loop with a short wait for locks; writes that must wait longer take turns.
+    """Runs the writes of one event loop with a short lock timeout, and retries those that time out in turns.
 
-    Waiting writes share two connections, and those with the same key share one place, so that a client that repeats a locked event
-    does not delay others.
+    The retries share two connections. Writes with the same key are retried one after the other, so that a client that repeats a
+    locked event does not delay others.
     """
 
     def __init__(self, store: Store) -> None:
@@ -45,16 +45,16 @@ class LockTurns:
         return key in self._of_keys
 
     async def write(self, key: Hashable, operation: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Run an operation at once, or in turns if it has to wait for a lock; see ``write_in_turn``."""
+        """Run an operation; if it does not get its lock soon, retry it as ``write_in_turn`` does."""
         if key not in self:
             with suppress(StillLocked):
                 return await self._store.write_soon(GROUP_LOCK_SECONDS, operation, *args, **kwargs)
         return await self.write_in_turn(key, operation, *args, **kwargs)
 
     async def write_in_turn(self, key: Hashable, operation: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Run an operation again and again, in turns with the others that wait, until it gets its lock.
+        """Retry an operation, in turns with the others, until it gets its lock.
 
-        The caller bounds the wait: it may cancel it.
+        The caller may cancel it to bound the wait.
 
         Args:
             key: equal for writes of the same events.

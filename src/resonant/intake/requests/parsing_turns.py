@@ -1,4 +1,4 @@
-"""Turns between producers: one thread parses at a time, and a producer waits for at most one body of each other producer."""
+"""Parses large bodies one at a time, by turns: a producer waits for at most one body of each other producer."""
 
 import asyncio
 from collections import deque
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class ParsingTurns:
-    """Runs work in a thread, one piece at a time, for each name in turn. It belongs to one event loop."""
+    """Runs work in a thread, one piece at a time, and takes the names in turn. It belongs to one event loop."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
@@ -19,8 +19,8 @@ class ParsingTurns:
         """Run the work, and return its result. If the caller is cancelled, the turn still lasts until the work ends.
 
         Args:
-            name: of the producer.
-            work: is called in a thread.
+            name: the producer's name.
+            work: called in a thread.
         """
         if self._is_busy:
             await self._turn(name)

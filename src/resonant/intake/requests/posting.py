@@ -49,8 +49,8 @@ class Posting:
         self._lock_turns = LockTurns(store)
         self._group = GroupCommit(store, self._lock_turns)
         self._endpoints = Recent(store, known_endpoints)
-        # Large bodies are parsed in threads, so that small ones need not wait. One at a time, since a parsed body may be 25 times
-        # as large. Bodies of up to the size of an event have turns of their own, so that an event need not wait for a batch.
+        # Large bodies are parsed in threads, so that small ones need not wait, but one at a time, since a parsed body may be 25 times
+        # as large. Bodies of up to the size of an event have their own turns, so that an event need not wait for a batch.
         self._turns, self._turns_of_batches = ParsingTurns(), ParsingTurns()
 
     async def post(self, request: Request) -> Response:

@@ -122,7 +122,7 @@ class _Request:
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:
-        """Apply the time limit for turns instead of that for the store, while a large body waits and is parsed."""
+        """While a large body waits and is parsed, apply the time limit for turns instead of that for the store."""
         self._begin_to_wait(self._limits.turn_seconds)
         self.is_in_turn = True
         self._meters.in_turn += 1
@@ -138,7 +138,7 @@ class _Request:
         limits = self._limits
         if self.is_in_turn:
             reason = (
-                f"a large body was not read within {limits.turn_seconds:g} s, since others came before it"
+                f"a large body was not parsed within {limits.turn_seconds:g} s, since others came before it"
             )
             await self.give_up(reason, limits.turn_retry_after)
         else:

@@ -23,9 +23,9 @@ class Connection(HttpToolsProtocol):
     Args:
         limits: bound the headers, the time, and the connections.
         meters: count the connections and the refused requests.
-        sending: the connections whose client has sent a part of a request, the slowest first; all connections share it.
-        idle: the connections before their first byte or between two requests, the one that has been idle longest first; all
-            connections share it.
+        sending: the connections that have sent a part of a request, the slowest first; shared by all connections.
+        idle: the connections before their first byte or between two requests, the longest idle first; shared by all
+            connections.
         given: the arguments of uvicorn.
     """
 
@@ -51,14 +51,14 @@ class Connection(HttpToolsProtocol):
         self._head_without_upgrade = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Accept a connection. Beyond the limit, close another: the slowest if more are sending than idle, else the longest idle."""
+        """Accept a connection. Beyond the limit, close the slowest if more are sending than idle, else the longest idle."""
         transport.max_size = self._limits.header_bytes  # type: ignore[attr-defined]  # of a read
         super().connection_made(transport)
         self._deadline = self.loop.call_later(self._limits.read_seconds, self._give_up)
         self._idle[self] = None
         self._meters.connections = len(self.connections)
         if len(self.connections) > self._limits.connections:
-            # So a flood of one kind closes its own connections.
+            # So a flood of idle or slow connections displaces itself.
             larger = max(self._sending, self._idle, key=len)
             next(iter(larger)).make_room()
 

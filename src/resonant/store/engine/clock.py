@@ -1,4 +1,4 @@
-"""The store's clock, which all its processes share: PostgreSQL's, or on SQLite the host's. Times are seconds since the epoch."""
+"""The store's clock, which all processes share: PostgreSQL's, or on SQLite the host's. Times are seconds since the epoch."""
 
 import logging
 import math
@@ -14,16 +14,16 @@ from resonant.store.engine.sql import SharedClock
 
 logger = logging.getLogger(__name__)
 
-# The clocks of a machine and of the store differ by more only if one of them is not synchronized.
+# If a machine's clock differs from the store's by more, one of them is not synchronized.
 MOST_APART_SECONDS = 5.0
-# How old a comparison may be. Drains compare the clocks with each look.
+# The age after which a comparison is repeated. Drains compare the clocks in each look.
 _OLD_SECONDS = 60.0
-# The clocks of producers' engines. Reading the server's clock in each transaction would cost a round trip.
+# One clock for each engine of a producer: reading the server's clock in each transaction would cost a round trip.
 _of_engines: WeakKeyDictionary[Engine, "StoreClock"] = WeakKeyDictionary()
 
 
 def steady_clock() -> Clock:
-    """Return a clock that is never set, and that also runs while the machine sleeps. It begins at an arbitrary time."""
+    """Return a monotonic clock in seconds that also runs while the machine sleeps."""
     if sys.platform == "linux":
         return partial(time.clock_gettime, time.CLOCK_BOOTTIME)
     if sys.platform == "darwin":
@@ -32,14 +32,14 @@ def steady_clock() -> Clock:
 
 
 class StoreClock:
-    """Returns the store's time: that of the last comparison, counted on with a steady clock.
+    """Returns the store's time: the time of the last comparison, advanced by a monotonic clock.
 
-    So it does not matter if the clock of the process is set.
+    So changes of the machine's clock have no effect.
 
     Args:
-        process: the clock of this process, which is the store's until the first comparison.
+        process: the clock of this process, which gives the time until the first comparison.
         steady: see ``steady_clock``.
-        is_unused: whether the store has another clock, such as a test's, so that nothing is compared.
+        is_unused: whether the store has another clock, such as a test's; then nothing is compared.
 
     Attributes:
         ahead: how far the store's clock was ahead of that of the process at the last comparison, in seconds.
@@ -59,13 +59,13 @@ class StoreClock:
         return self.steady() + self._offset
 
     def compare_if_old(self, connection: Connection) -> None:
-        """Compare the clocks again after a minute, or if that of the process was set, as after a pause of the machine."""
+        """Compare the clocks again after a minute, or if the machine's clock was changed or its time stood still."""
         was_set = abs(self() - self.ahead - self._process()) > MOST_APART_SECONDS
         if was_set or self.steady() - self._compared_at > _OLD_SECONDS:
             self.compare_now(connection)
 
     def compare_now(self, connection: Connection) -> None:
-        """Compare the clocks, which takes a round trip."""
+        """Compare the clocks, in one round trip."""
         if not self._is_unused:
             began_at = self.steady()
             self.compare(connection.execute(select(SharedClock())).scalar_one(), began_at)
@@ -75,7 +75,7 @@ class StoreClock:
 
         Args:
             at: the store's time.
-            began_at: the time of the steady clock shortly before; the store's was read between then and now.
+            began_at: the steady time before the store's clock was read.
         """
         if self._is_unused:
             return
@@ -90,7 +90,7 @@ class StoreClock:
 
 
 def describe_difference(ahead: float) -> str:
-    """Describe a difference of the clocks, in seconds, on one line."""
+    """Describe a difference of the clocks on one line."""
     direction = "behind" if ahead > 0 else "ahead of"
     return (
         f"the clock of this machine is {abs(ahead):.0f} s {direction} that of the store: synchronize them (NTP); "

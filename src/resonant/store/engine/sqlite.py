@@ -291,7 +291,7 @@ def _empty_database() -> bytes:
     """
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
-        connection.execute("PRAGMA user_version=0")  # writes the first pages
+        connection.execute("PRAGMA user_version=0")  # writes the first pages of the file
         return connection.serialize()
 
 

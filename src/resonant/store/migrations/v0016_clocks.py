@@ -1,4 +1,4 @@
-"""Adds the differences of clocks that runs report."""
+"""Adds a column for the clock differences that runs report."""
 
 from sqlalchemy import Connection
 

@@ -114,8 +114,8 @@ def accept(
 
     Args:
         connection: in a write transaction.
-        wanted: each event with the name of its endpoint, or with None: then the subscriptions decide, once. An event that is
-            already stored keeps its endpoints.
+        wanted: each event with the name of its endpoint; with None, the subscriptions decide. An event that is already stored keeps
+            its endpoints.
         now: seconds since the epoch; the store's time by default.
         policy: a policy's name, stored with the deliveries.
         max_attempts: overrides the policy's limit; stored with the deliveries.
@@ -232,7 +232,7 @@ def _store_events(
         missing = sorted(unstored, key=_second_first)
         inserted = _insert_events(connection, [first[each] for each in missing], taken, now)
         stored |= inserted
-        # All at once, since this locks them in one order.
+        # In one call, which locks them in order.
         if unknown := [*others, *(identity for identity in missing if identity not in inserted)]:
             for identity, known, its_webhook_id, form in _find_known(connection, unknown):
                 if identity in first or identity in others:

@@ -5,9 +5,9 @@ their dead letters. Errors with variable parts would create one cause per dead l
 event type, reason, code) stores its first fifty errors unchanged and later ones normalised; after a hundred causes, it stores
 no error text. A normalised cause or one without text ``varies``: a filter by text reads each of its dead letters.
 
-Causes are never removed: their number is bounded, and a worker may be about to reference one. A purge removes only the errors of those
-that have no dead letters, and the next such failure restores them. On PostgreSQL, a lock on the cause keeps a purge and a new dead
-letter apart. An erasure also removes their hashes.
+Causes are never removed: their number is bounded, and a worker may be about to reference one. If a cause has no dead letters left,
+a purge removes its error, and the next such failure restores it. An erasure also removes its hash. On PostgreSQL, a lock on the
+cause keeps a purge and a new dead letter apart.
 """
 
 import hashlib
@@ -92,9 +92,9 @@ def is_known(connection: Connection, fingerprint: str) -> bool:
 
 
 def forget_errors(connection: Connection, endpoints: Iterable[str], event_types: Iterable[str]) -> None:
-    """Remove the errors and hashes of their causes that have no dead letters, and the acknowledgements of these causes.
+    """Remove the errors, hashes and acknowledgements of causes without dead letters, for these endpoints and types.
 
-    Earlier rounds of a delivery had other causes, which it no longer references.
+    The causes of earlier rounds are not found, since a delivery no longer references them.
     """
     theirs = is_any_of(_c.c.endpoint, list(endpoints)), is_any_of(_c.c.event_type, list(event_types))
     unused = connection.execute(_unused(*theirs)).scalars().all()
@@ -103,22 +103,22 @@ def forget_errors(connection: Connection, endpoints: Iterable[str], event_types:
 
 
 def find_unused(connection: Connection, *, after: int, limit: int) -> list[int]:
-    """Return the ids, in their order, of causes that have errors but no dead letters; begin after the given id."""
+    """Return the ids, in ascending order, of causes that have errors but no dead letters, after the given id."""
     return list(connection.execute(_unused(_c.c.id > after).limit(limit)).scalars())
 
 
 def forget_unused_errors(
     connection: Connection, cause_ids: Sequence[int], *, new_digest: Callable[[], str] | None = None
 ) -> None:
-    """Remove the errors of those of these causes that have no dead letters. Then, call ``end_acknowledgements``.
+    """Remove the errors of these causes if they have no dead letters. Call ``end_acknowledgements`` afterwards.
 
     Args:
         connection: in a write transaction.
         cause_ids: the ids of causes.
-        new_digest: returns a random digest, to remove their hashes too.
+        new_digest: makes random digests, which replace the hashes, too.
     """
     query = select(_c.c.id, _c.c.endpoint, _c.c.code).where(is_any_of(_c.c.id, cause_ids))
-    # Waits for workers that have read the causes, and lets others wait: see `_read_ids`.
+    # Waits for workers that have read the causes, and makes later ones wait: see `_read_ids`.
     locked = connection.execute(query.order_by(_c.c.id).with_for_update()).all()
     rows = [
         {"its_id": row.id, "fingerprint": fingerprint(row.endpoint, row.code, "")}

@@ -45,7 +45,7 @@ def enqueue(
     """Store one or more events inside the caller's transaction; the caller commits.
 
     Without an endpoint, the subscriptions decide which endpoints get an event, when it is first stored. Enqueueing the same
-    source, id and content again changes nothing, whatever the subscriptions are then, and also if the event was erased.
+    source, id and content again changes nothing, even if the subscriptions have changed or the event was erased.
     Transactions with a common id wait for each other; on SQLite, all writers do. Prefer one call with many events: a call locks
     its ids in order, so two calls cannot deadlock. On PostgreSQL, a crash of the server loses the events together with the rest of
     the transaction if its ``synchronous_commit`` is off.
@@ -79,7 +79,7 @@ def enqueue(
     require_connection(connection)
     given = [events] if isinstance(events, Event) else list(events)
     for event in given:
-        # Archives have own events; these have been stored before.
+        # Archives contain Resonant's own events, which have been stored before.
         if event.webhook_id is None:
             refuse_own(event.type, event.source)
     outcomes = accept(

@@ -46,7 +46,8 @@ _FIRST_CLAIM_LOCK = 0x5E50_4A18
 _bytes = func.length(schema.events.c.body).label("bytes")
 # Events accepted within this time are new.
 NEW_SECONDS = 300.0
-# An endpoint has a backlog if the event of its earliest due delivery is older. Then half of a claim is for the latest new events.
+# If the event of an endpoint's earliest due delivery is older, it has a backlog, and half of a claim is for the latest new
+# events.
 BACKLOG_SECONDS = 10.0
 # Events of the backlog that are retried lie between the new ones. The search for new ones considers this many of the latest due,
 # besides four times the wanted number.
@@ -150,9 +151,8 @@ def claim(
 ) -> dict[str, list[Lease]]:
     """Lease due deliveries, earliest due first.
 
-    Behind a backlog, new events would wait until it is sent. So up to ``new`` of the deliveries are the latest due ones of
-    events accepted in the last ``NEW_SECONDS``, if the earliest due one is older than ``BACKLOG_SECONDS``; they alternate with the
-    earliest due.
+    New events must not wait for a backlog. So if the event of the earliest due delivery is older than ``BACKLOG_SECONDS``, up to
+    ``new`` of the deliveries are the latest due ones of events accepted in the last ``NEW_SECONDS``, in alternation with the rest.
 
     On PostgreSQL, rows that another worker is claiming are skipped (``FOR UPDATE SKIP LOCKED``). On SQLite, there is only
     one writer.

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 DEAD = "resonant.delivery.dead"
 _OF_DELIVERY = re.compile(r"delivery-(\d{1,18})-")
-# The ids of these events are between them, in the order of each database: digits come before letters.
+# The ids of these events lie between these two in the order of each database, where digits come before letters.
 _FIRST, _END = "delivery-", "delivery-a"
 
 
@@ -114,23 +114,23 @@ def reports_of_purged(
 
     Args:
         connection: in a transaction.
-        is_wanted: returns whether to look for an event with this identity and type.
+        is_wanted: returns whether the identity and type of a purged event match.
         after: continue after this id; empty at the start.
         until: leave out the events with a larger key.
-        limit: the number of events to look at.
+        limit: the number of events to search.
 
     Returns:
-        The last id that was looked at, or None at the end; and the events found.
+        The last id that was searched, or None at the end; and the events found.
     """
     e, d = schema.events.c, schema.deliveries
     query = select(e.key, e.id, e.body).where(e.source == OWN_SOURCE, e.type == DEAD, e.form.is_(None))
-    # By the id: the index of the identity finds them without the events of others.
+    # By id, so that the index of identities skips the events of producers.
     query = query.where(e.id > (after or _FIRST), e.id < _END, e.key <= until).order_by(e.id).limit(limit)
     rows = connection.execute(query).all()
     found: list[tuple[int, ReportOfPurged]] = []
     for row in rows:
         number = _OF_DELIVERY.match(row.id)
-        # The event may come from another store, or from a producer with an old version of the package.
+        # The event may come from another store, or from a producer with an older version.
         match json.loads(row.body):
             case {"source": str(source), "event_id": str(id_), "event_type": str(event_type)} if number:
                 event = EventKey(source, id_)

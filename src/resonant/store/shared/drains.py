@@ -13,7 +13,7 @@ BEAT_SECONDS, LIVE_SECONDS = 3.0, 10.0
 _KEPT_SECONDS = 3600.0
 # The endpoint of a run that is not a drain, so that it counts as no drain's successor.
 NO_DRAIN = ""
-# A run that is not a drain shows by its claims to which endpoints it sends.
+# A run that is not a drain sends to the endpoints from which it has claimed.
 _RECENT_CLAIM_SECONDS = 60.0
 
 _drains, _claims = schema.drains, schema.claims
@@ -44,8 +44,8 @@ def beat(
         owner: the owner of its leases.
         endpoint: the only endpoint that it sends to; None for all; ``NO_DRAIN`` if it is not a drain.
         clock: seconds since the epoch, read after the wait for the lock.
-        process: the name of its process, if the system can tell.
-        clock_ahead: how far the store's clock is ahead of that of the process, in seconds.
+        process: the name of its process; None if it is unknown.
+        clock_ahead: how far the store's clock is ahead of the process's, in seconds.
     """
     now = clock()
     seen = _drains.update().where(_drains.c.id == key).values(seen_at=now, clock_ahead=clock_ahead)
@@ -98,13 +98,13 @@ def forget(connection: Connection, owners: list[str], *, now: float) -> None:
 
 
 def live_owners(connection: Connection, *, now: float, lease_seconds: float) -> set[str]:
-    """Return the owners of the leases of all runs that may be alive: after an outage of the store, their last report is old."""
+    """Return the owners of the leases of all runs that may be alive, even if an outage kept them from reporting."""
     may_be_alive = _is_alive(now, at_least=lease_seconds)
     return set(connection.execute(select(_drains.c.owner).where(*may_be_alive)).scalars())
 
 
 def farthest_clock(connection: Connection, *, now: float) -> float:
-    """Return how far the store's clock is ahead of that of the live run whose clock differs most, in seconds."""
+    """Return how far the store's clock is ahead of the clock of the live run that differs most, in seconds."""
     query = select(_drains.c.clock_ahead).where(_drains.c.clock_ahead.is_not(None), *_is_alive(now))
     return max(connection.execute(query).scalars(), key=abs, default=0.0)
 
@@ -122,7 +122,7 @@ def is_sending(
 
     Args:
         endpoint: only to this endpoint; None for any.
-        ended: the owner of a run that ends now, and does not count.
+        ended: the owner of a run that is ending, and does not count.
     """
     alive = select(_drains.c.id).where(*_is_alive(now))
     if ended is not None:

@@ -31,7 +31,7 @@ _d = schema.deliveries
 SHORT_HOLD_SECONDS = 30.0
 # A gate that has been normal and unchanged for this long is removed: an endpoint without a row is normal.
 KEPT_SECONDS = 3600.0
-# A delivery that is recorded as further ahead than this does not show that the endpoint works now: the clock was set back.
+# A delivery recorded further in the future does not show that the endpoint works now: the clock was set back.
 _RECENT_SECONDS = 6.0
 
 
@@ -47,13 +47,13 @@ class Gate:
             was removed in between.
         since: when the state began.
         reason: why the state began, on one line, without secrets.
-        failing_since: when the outage began; None if there is no outage. While paced, or paused: of the outage before.
+        failing_since: when the outage began; None without one. While paced or paused, the start of the outage before.
         probe_at: when the next probe is due, while probing.
         probed_type: the event type of the last probe; the next probe prefers another one.
         not_before: the end of the last Retry-After; nothing is sent before it.
         pilot: the process that sends while the gate is paced.
         pilot_until: when another process may become the pilot.
-        pace: sends per second while paced; while probing, the rate before the outage; while paused, of a pace before the pause.
+        pace: sends per second while paced; while probing, the rate before the outage; while paused, the pace before the pause.
         lenient_until: until this time, only a very large share of failures slows the pace, since slowing did not help.
         paused_by: the operator who paused it.
     """
@@ -126,7 +126,7 @@ class Gates(dict[str, Gate]):
     """The gates by endpoint; an endpoint without a row has a ``normal`` gate.
 
     Attributes:
-        at: the time by the store's clock at which they were read.
+        at: when they were read, by the store's clock.
     """
 
     at = 0.0
@@ -136,7 +136,7 @@ class Gates(dict[str, Gate]):
 
 
 def read_gates(connection: Connection) -> Gates:
-    """Return the gates, and the time by the store's clock, in one round trip."""
+    """Return the gates and the store's time, in one round trip."""
     rows = connection.execute(_gates_and_clock()).all()
     gates = Gates((row.endpoint, Gate(*row[1:])) for row in rows if row.endpoint is not None)
     gates.at = rows[0].shared_now
@@ -172,7 +172,7 @@ def change_gate(connection: Connection, change: GateChange) -> bool:
 
 
 def any_unused(connection: Connection) -> bool:
-    """Return whether ``remove_unused`` would remove gates."""
+    """Return whether ``remove_unused`` would remove any gate."""
     return connection.execute(select(_g.c.endpoint).where(*_is_unused()).limit(1)).first() is not None
 
 

@@ -10,7 +10,7 @@ _ENDED_STATES = ("Z", "X")
 
 
 def this_process() -> str | None:
-    """Return the name of this process, which no other process ever has; None if the system cannot tell.
+    """Return the unique name of this process, which is never used again; None if the system cannot provide one.
 
     It consists of the machine's boot, the container's namespaces and host name, the process id and the time of its start.
     """
@@ -21,7 +21,7 @@ def this_process() -> str | None:
 
 
 def has_ended(process: str) -> bool:
-    """Return whether a process has ended for sure; False for one that cannot be seen from this machine or container."""
+    """Return whether a process has certainly ended; False for one that is not visible from this machine or container."""
     machine, pid, started_at = process.rsplit(" ", 2)
     try:
         if machine != _machine():
@@ -39,7 +39,7 @@ def has_ended(process: str) -> bool:
     try:
         state, found = _state(int(pid))
     except OSError:
-        return False  # hidden, or it has ended just now: the next look decides
+        return False  # hidden, or just ended: the next look decides
     return found != started_at or state in _ENDED_STATES
 
 
@@ -47,7 +47,7 @@ def _machine() -> str:
     """Return the machine's boot, namespaces and host name, within which process ids and start times are unique.
 
     Raises:
-        OSError: the system cannot tell.
+        OSError: they cannot be determined.
     """
     if str((_PROC / "self").readlink()) != str(os.getpid()):
         raise ProcessLookupError(f"{_PROC} shows the processes of another namespace")

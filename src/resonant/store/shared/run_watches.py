@@ -21,7 +21,7 @@ _TOLERANCE_SECONDS = 60.0
 class RunWatch:
     """An endpoint gets an event for each failed flow run that matches.
 
-    Times are seconds since the Unix epoch by the server's clock: those of the runs are, too.
+    Times are seconds since the epoch by the server's clock, like those of the runs.
 
     Attributes:
         flow: glob for the flow's name; empty for all.
@@ -90,12 +90,12 @@ def read_watches(connection: Connection, server: str | None = None) -> list[RunW
 
 
 def claim_watches(connection: Connection, server: str, *, now: float) -> list[RunWatch]:
-    """Let a server have the watches that an older Resonant stored, if no other server has them; return the server's watches.
+    """Assign watches of an older Resonant to a server, if they have none yet; return the server's watches.
 
-    A watermark in the future comes from a wrong clock, and hid failed runs: the runs of a day are read again.
+    A watermark in the future comes from a wrong clock, and hides failed runs, so the runs of a day are read again.
 
     Args:
-        now: by the server's clock.
+        now: the time by the server's clock.
     """
     _claim(connection, server, _w.c.server == "")
     for each in read_watches(connection, server):

@@ -32,7 +32,7 @@ def note_problems(connection: Connection, reasons: Mapping[str, str], *, now: fl
     """Record why endpoints cannot be opened, by name; the time of the first failure is kept.
 
     Returns:
-        The endpoints whose reasons are recorded: those with deliveries.
+        The endpoints whose reasons were recorded: those with deliveries.
     """
     if noted := reasons.keys() & read_ledgers(connection).keys():
         new = insert_into(connection.dialect.name, _problems)

@@ -18,7 +18,7 @@ def test_a_token_is_printed_once_and_alone_on_standard_output(resonant):
 def test_a_token_without_a_source_is_created_with_a_warning(resonant):
     for number, scopes in enumerate(([], ["--type", "order.*"], ["--source", "*"])):
         answer = resonant("token", "create", f"wide-{number}", *scopes)
-        assert "take ids of other producers" in answer.err
+        assert "take the ids of other producers" in answer.err
         assert "--source" in answer.err
         assert answer.out.startswith("rsn_")
     assert "--source" not in resonant("token", "create", "narrow", "--source", "/shop/*").err

@@ -332,7 +332,7 @@ async def test_a_large_body_whose_turn_does_not_come_is_503_with_a_longer_retry_
     async with served(turn_seconds=0.1) as server:
         answer = await ask(server.port, in_turn)
         assert (answer.status, answer.headers["retry-after"]) == (503, "10")
-        assert "a large body was not read within 0.1 s" in str(document(answer)["detail"])
+        assert "a large body was not parsed within 0.1 s" in str(document(answer)["detail"])
         assert "the store" not in caplog.text
         assert (server.meters.in_turn, server.meters.waiting) == (0, 0)
 
