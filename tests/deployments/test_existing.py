@@ -130,7 +130,7 @@ async def test_a_deployment_stays_while_a_run_that_a_user_requested_waits_or_sta
     assert not exists(server, old)
 
 
-async def test_a_strangers_deployment_without_a_work_pool_is_neither_removed_nor_paused(server, add):
+async def test_another_teams_deployment_without_a_work_pool_is_neither_removed_nor_paused(server, add):
     """So is every flow that is served."""
     names = ("export-metrics/scheduled", "pause-endpoint/on-demand", "export-metrics/theirs")
     entrypoints = ("metrics.py:export_metrics", "theirs.endpoints.pause_endpoint", None)

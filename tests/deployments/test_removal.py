@@ -96,7 +96,7 @@ def test_everything_is_removed_and_a_repetition_finds_nothing(machine, api, befo
     assert (again.returncode, again.stdout, again.stderr) == (0, f"nothing to remove at {api}\n", "")
 
 
-def test_without_consent_blocks_and_the_store_stay(machine, api, before):
+def test_without_their_options_blocks_and_the_store_stay(machine, api, before):
     done = run(machine, *REMOVE, "--yes")
 
     assert done.returncode == 0

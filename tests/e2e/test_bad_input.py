@@ -61,7 +61,9 @@ def test_a_server_that_does_not_answer_is_an_error_before_anything_is_stored(mac
         ("sqlite:////proc/nowhere/x.db", "no such file", ["status"]),
     ],
 )
-def test_an_unreachable_database_is_one_line_without_its_password(machine, url, fragment, commands):
+def test_an_unreachable_database_is_reported_in_one_line_without_its_password(
+    machine, url, fragment, commands
+):
     machine.variables["RESONANT_DATABASE_URL"] = url
     # An emission waits a third of it for the database.
     machine.variables["RESONANT_LEASE_SECONDS"] = "1"

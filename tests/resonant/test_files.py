@@ -184,7 +184,7 @@ def test_the_file_is_on_disk_before_it_gets_its_name_and_the_name_is_on_disk_aft
     assert calls == [("fsync", target, len("whole")), ("rename", target, None), ("fsync", tmp_path, None)]
 
 
-def test_of_a_log_that_has_grown_the_last_lines_are_kept_and_its_writer_continues_after_them(tmp_path):
+def test_a_large_log_keeps_its_last_lines_and_its_writer_continues_after_them(tmp_path):
     path = tmp_path / "log"
     shorten_log(path, most_bytes=100, kept_bytes=35)
     assert not path.exists()

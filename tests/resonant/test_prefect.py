@@ -251,9 +251,7 @@ async def test_a_parameter_that_cannot_be_serialised_is_left_as_it_is(url, make)
     assert [event.body for event in await stored(url)] == [b"1", b"2", b"3"]
 
 
-async def test_of_a_call_that_a_retry_repeats_with_other_content_the_first_event_stays(
-    url, caplog, monkeypatch
-):
+async def test_if_a_retry_repeats_a_call_with_other_content_the_first_event_stays(url, caplog, monkeypatch):
     tries = Tries()
 
     @task(retries=1)

@@ -34,7 +34,7 @@ def test_ctrl_c_counts_the_waiting_deliveries_and_says_how_they_are_sent(worker)
     assert interrupted(worker) == f"interrupted: 0 of 2 delivered, 2 wait: {GOES_ON}"
 
 
-def test_ctrl_c_promises_nothing_before_what_holds_the_deliveries_ends(worker):
+def test_ctrl_c_promises_no_send_while_a_gate_holds_the_deliveries(worker):
     worker.accept("e1", "e2")
     worker.do(lambda store: pause(store, "billing", who="ann", reason="maintenance"))
 

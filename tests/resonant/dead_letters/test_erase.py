@@ -530,7 +530,7 @@ def purged(desk):
 @pytest.mark.parametrize(
     "what", [Erasure(ids=(ID,)), Erasure(source="/shop", event_type="order.*")], ids=["id", "source and type"]
 )
-def test_the_systems_own_events_about_a_purged_event_can_still_be_erased(purged, what):
+def test_resonants_own_events_about_a_purged_event_can_still_be_erased(purged, what):
     assert ID in bytes_of(purged)
     planned = purged.read(plan_erasure, what)
     assert planned == (1, 1, 0, 0)
@@ -544,14 +544,14 @@ def test_the_systems_own_events_about_a_purged_event_can_still_be_erased(purged,
 @pytest.mark.parametrize(
     "what", [Erasure(ids=("evt_typo",)), Erasure(ids=(ID,), source="/crm"), Erasure(ids=(ID, "evt_typo"))]
 )
-def test_an_id_of_no_event_and_of_no_report_is_an_error(purged, what):
+def test_an_id_without_an_event_or_a_report_is_an_error(purged, what):
     with pytest.raises(UnknownName):
         run(purged, what)
     assert ID in bytes_of(purged)
 
 
 @pytest.mark.parametrize("name", ["event_id", "source", "event_type"])
-def test_an_own_event_of_an_old_producer_with_other_data_does_not_hinder_an_erasure(desk, name):
+def test_a_forged_own_event_of_an_older_producer_does_not_stop_an_erasure(desk, name):
     desk.enqueue(about())
     desk.enqueue(Event(id="delivery-7-1-1", type="t", source="/shop", data=1))
     data = {"event_id": ID, "source": "/shop", "event_type": "order.paid"} | {name: ["not a text"]}

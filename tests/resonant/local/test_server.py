@@ -178,7 +178,9 @@ def test_another_program_on_the_port_is_not_taken_for_our_server(settings, stran
     assert asked == []
 
 
-def test_a_server_that_cannot_get_its_port_is_one_line_with_its_log(settings, stranger, keep_instead):
+def test_a_server_that_cannot_get_its_port_is_reported_in_one_line_with_its_log(
+    settings, stranger, keep_instead
+):
     port, asked = stranger
     keep_instead(f"import socket; socket.create_server(('127.0.0.1', {port}))", seconds=30.0)
     with (

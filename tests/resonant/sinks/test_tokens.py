@@ -173,7 +173,7 @@ async def test_an_old_token_is_used_until_it_expires_if_its_renewal_fails():
         assert len(set(shop.authorizations)) == 1
 
 
-async def test_an_endpoint_that_refuses_every_token_costs_no_event_and_is_asked_less_and_less_often(
+async def test_an_endpoint_that_refuses_every_token_loses_no_event_and_gets_fewer_and_fewer_sends(
     caplog, monkeypatch
 ):
     monkeypatch.setattr(tokens, "_FIRST_PAUSE", 40.0)
@@ -234,7 +234,7 @@ async def test_the_refusals_of_an_endpoint_that_accepts_nothing_for_ten_minutes_
         )
 
 
-async def test_refusals_begin_anew_after_two_minutes_without_one():
+async def test_the_ten_minutes_start_again_after_two_minutes_without_a_refusal():
     async with site(receive=respond(401)) as shop:
         await shop.send()
         shop.use._refused_since -= 3600
@@ -283,7 +283,7 @@ async def test_any_number_of_refused_events_becomes_dead_letters_while_others_ar
     assert len(ended) == 20
 
 
-async def test_tokens_that_are_revoked_twice_in_a_minute_cost_no_event():
+async def test_two_revocations_of_tokens_in_a_minute_lose_no_event():
     async with site() as shop:
         for _ in range(2):
             assert (await shop.send(event("first"))).status_code == 200

@@ -143,7 +143,7 @@ def test_endpoints_with_the_same_problem_share_a_line(resonant, worker):
 
 
 @pytest.mark.parametrize("ui_url", ["", "http://prefect.example"])
-def test_a_terminal_of_24_lines_has_the_balance_and_what_is_wrong_on_top(
+def test_a_terminal_of_24_lines_has_the_balance_and_the_problems_on_top(
     resonant, worker, monkeypatch, ui_url
 ):
     monkeypatch.setenv("PREFECT_UI_URL", ui_url)

@@ -211,7 +211,7 @@ def test_an_endpoint_that_could_not_be_opened_is_named_with_the_first_time(reson
     ]
 
 
-def test_status_links_the_page_of_prefect_that_shows_what_is_undelivered(resonant, recent, monkeypatch):
+def test_status_links_the_page_of_prefect_that_shows_undelivered_events(resonant, recent, monkeypatch):
     assert "Prefect" not in resonant("status").out
     monkeypatch.setenv("PREFECT_API_URL", "http://prefect.example/api")
     page = "http://prefect.example/artifacts/key/dead-letter-triage"

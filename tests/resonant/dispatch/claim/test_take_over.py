@@ -36,7 +36,7 @@ async def run(url, owner, send):
             yield store, looks
 
 
-async def test_a_process_that_starts_after_an_outage_leaves_the_leases_of_the_living(
+async def test_a_process_that_starts_after_an_outage_leaves_the_leases_of_live_processes(
     postgresql, postgresql_url
 ):
     sent, go = [], asyncio.Event()

@@ -78,7 +78,7 @@ async def test_leases_and_parked_deliveries_keep_their_times_if_the_clock_of_the
         assert await store.latest_lease_end() == pytest.approx(time.time() + store.lease_seconds, abs=10)
 
 
-async def test_a_renewal_after_a_pause_of_the_machine_makes_a_whole_lease(postgresql_url):
+async def test_a_renewal_after_a_pause_of_the_machine_lasts_for_a_whole_lease(postgresql_url):
     pause = FixedClock(0.0)
     async with opened(postgresql_url, steady=lambda: time.monotonic() - pause()) as store:
         await store.enqueue(Event(type="t", source="/s", data=1), "orders")
@@ -135,13 +135,13 @@ class TestComparison:
         clock.compare(PROCESS + 101, PROCESS)
         assert PROCESS + 101 <= clock() <= PROCESS + 103
 
-    def test_while_it_fits_it_does_not_change(self, clock, process):
+    def test_the_difference_stays_while_it_is_within_the_bounds(self, clock, process):
         clock.compare(PROCESS + 100, PROCESS)
         process.advance(4)
         clock.compare(PROCESS + 101, PROCESS)
         assert clock() == PROCESS + 104
 
-    def test_it_is_within_the_bounds_if_the_clock_of_the_process_is_set_meanwhile(self, process):
+    def test_the_difference_is_within_the_bounds_if_the_clock_of_the_process_is_set_meanwhile(self, process):
         clock = StoreClock(process, steady := FixedClock(0.0))
         began_at = steady()
         process.advance(-HOUR)
@@ -154,7 +154,7 @@ class TestComparison:
         clock.compare(PROCESS + 5, PROCESS)
         assert not caplog.records
 
-    def test_one_that_comes_back_is_logged_again(self, clock, caplog):
+    def test_a_difference_that_returns_is_logged_again(self, clock, caplog):
         for ahead in (-6, 0, -6):
             clock.compare(PROCESS + ahead, PROCESS)
         assert len(caplog.records) == 2

@@ -88,7 +88,7 @@ def test_a_change_is_refused_if_another_process_has_delivered_meanwhile(desk):
         ({"since": -3_700, "state": "paused"}, True),
     ],
 )
-def test_a_gate_that_has_been_normal_for_an_hour_without_anything_learned_is_removed(desk, fields, is_kept):
+def test_a_gate_that_has_been_normal_for_an_hour_and_has_learned_nothing_is_removed(desk, fields, is_kept):
     now = desk.read(read_gates).at
     times = {name: now + fields[name] for name in fields.keys() & {"since", "not_before", "lenient_until"}}
     assert desk.write(change_gate, GateChange(NORMAL, replace(NORMAL, **fields | times)))

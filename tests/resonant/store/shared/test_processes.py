@@ -71,7 +71,7 @@ def test_a_living_process_in_another_time_namespace_has_not_ended():
     assert not has_ended(name), "this process cannot tell"
 
 
-def test_a_proc_of_another_namespace_tells_nothing(ended, tmp_path, monkeypatch):
+def test_a_proc_of_another_namespace_names_no_process(ended, tmp_path, monkeypatch):
     """As in a container that mounts the host's."""
     (tmp_path / "self").symlink_to("1234567")
     monkeypatch.setattr(processes, "_PROC", tmp_path)
