@@ -124,6 +124,9 @@ def print_outcomes(
         else:
             waits = counted(held, "delivery waits", "deliveries wait")
             output.say(f"{waits} for the endpoint: `resonant status` shows why and until when")
+    if tracker.parked:
+        output.flush()
+        output.say(tracker.parked)
     if number := tracker.outcomes.dead_letters.total():
         output.flush()
         shown = f"`{tracker.dead_letters_shown_by(endpoint)}`"

@@ -1,16 +1,18 @@
-"""Says at the end of a run which deliveries wait: gates hold them, or nothing can be sent to their endpoints."""
+"""Says at the end of a run which deliveries wait: for a retry, for a gate, or since nothing can be sent to their endpoints."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import islice
 
 from resonant.dispatch.counts import Counts
-from resonant.display import visible
+from resonant.display import counted, duration, some, visible
 from resonant.gate.words import advice, described
 from resonant.store import WorkerStore
-from resonant.store.shared.drains import sent_to
+from resonant.store.shared.drains import are_drained, sent_to
 from resonant.store.views.endpoint_status import governed
+from resonant.store.views.standing import Parked
 
-# The maximum number of endpoints in the final message of a run.
+# The maximum number of endpoints, or of failures, in the final message of a run.
 _MOST_NAMED = 5
 
 
@@ -36,6 +38,27 @@ async def count_held(
     if len(holding) > len(lines):
         lines.append(f"{len(holding) - len(lines)} more endpoints hold deliveries: `resonant status`")
     return list(map(visible, lines))
+
+
+async def say_parked(store: WorkerStore, parked: Sequence[Parked]) -> str:
+    """Return a line about parked deliveries: why and how long they wait, and how they are sent; empty if there are none."""
+    if not parked:
+        return ""
+    now = store.clock()
+    codes = Counter[str]()
+    for each in parked:
+        codes[each.code or ""] += each.number
+    failures = some([visible(code) for code, _ in codes.most_common() if code], _MOST_NAMED)
+    is_sent = await store.read(are_drained, {each.endpoint for each in parked}, now=now)
+    parts = [
+        f"{counted(codes.total(), 'delivery waits', 'deliveries wait')} for a retry",
+        failures and f"last failure: {failures}",
+        f"the next is due in {duration(min(each.due_at for each in parked) - now)}",
+        "a running drain sends what is due"
+        if is_sent
+        else "no drain runs: start `resonant up`, or run `resonant emit` then",
+    ]
+    return "; ".join(filter(None, parts))
 
 
 def say_problems(problems: Mapping[str, str]) -> list[str]:

@@ -14,12 +14,12 @@ from collections.abc import Iterable, Mapping
 from itertools import groupby
 
 from resonant.dispatch.counts import Counts
-from resonant.dispatch.held import count_held
+from resonant.dispatch.held import count_held, say_parked
 from resonant.dispatch.limits import WAIT_SECONDS
 from resonant.events import rfc3339
 from resonant.store import WorkerStore
 from resonant.store.shared.gates import read_gates
-from resonant.store.views.standing import Standing, standing
+from resonant.store.views.standing import Standing, parked_deliveries, standing
 
 SLICE = 1_000
 # A poll ends after this many unfinished deliveries. Deliveries are sent roughly in the order of their keys, so those that end
@@ -41,6 +41,7 @@ class Tracker:
         outcomes: the outcomes so far.
         paused: the paused endpoints, if any delivery is held; set by ``finish``.
         holding: a line about each endpoint whose gate holds due deliveries, if any tracked one is held; set by ``finish``.
+        parked: a line about the tracked deliveries that are parked, if there are any; set by ``finish``.
         unavailable: the reasons why endpoints cannot be opened, keyed by name; their deliveries count as held.
     """
 
@@ -49,6 +50,7 @@ class Tracker:
         self.outcomes = Counts()
         self.paused: frozenset[str] = frozenset()
         self.holding: list[str] = []
+        self.parked = ""
         self.unavailable: Mapping[str, str] = {}
         # When the first dead letter was given up.
         self._dead_since = math.inf
@@ -127,6 +129,9 @@ class Tracker:
             gates = await self._store.read(read_gates) if self._held else {}
             self.paused = frozenset(name for name, gate in gates.items() if gate.state == "paused")
             self.holding = await count_held(self._store, Counts(), None, ended=ended) if self._held else []
+            slices = (self._parked[start : start + SLICE] for start in range(0, len(self._parked), SLICE))
+            parked = [each for ids in slices for each in await self._store.read(parked_deliveries, ids)]
+            self.parked = await say_parked(self._store, parked)
 
     def dead_letters_shown_by(self, endpoint: str | None) -> str:
         """Return a command that lists the dead letters among the tracked deliveries, and possibly others from that time."""

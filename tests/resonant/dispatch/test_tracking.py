@@ -15,6 +15,7 @@ from resonant.dispatch.tracking import Tracker
 from resonant.events import Attempt, Event
 from resonant.gate.pausing import pause
 from resonant.store import Outcome
+from resonant.store.shared import drains
 from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gates
 from resonant.store.views.dead_letters import Position
 from resonant.store.views.standing import standing
@@ -33,14 +34,14 @@ async def enqueue(store, *ids):
     return accepted.delivery_ids
 
 
-async def another_sends(store, number, decision=None, *, attempts=1):
+async def another_sends(store, number, decision=None, *, attempts=1, code="x"):
     """Let another worker attempt the longest due deliveries."""
     leases = await store.claim("orders", owner="another", limit=number)
     assert len(leases) == number
-    await another_attempts(store, leases, decision, attempts=attempts)
+    await another_attempts(store, leases, decision, attempts=attempts, code=code)
 
 
-async def another_attempts(store, leases, decision=None, *, attempts=1):
+async def another_attempts(store, leases, decision=None, *, attempts=1, code="x"):
     for left in reversed(range(attempts)):
         await store.begin(leases)
         decided = Retry(1.0, store.clock() + 1) if left else decision
@@ -50,7 +51,7 @@ async def another_attempts(store, leases, decision=None, *, attempts=1):
                 Outcome(
                     lease,
                     Attempt(
-                        lease.attempts + 1, 1, store.clock(), 0.1, result, category="transient", code="x"
+                        lease.attempts + 1, 1, store.clock(), 0.1, result, category="transient", code=code
                     ),
                     decided,
                 )
@@ -109,6 +110,27 @@ async def test_a_parked_delivery_that_is_sent_later_counts_by_its_outcome(store_
         await another_sends(store, 1)
         await tracker.finish()
         assert str(tracker.outcomes) == "1 delivered, 1 retried, 2 parked, 0 dead-lettered"
+
+
+async def test_parked_deliveries_are_described_with_their_failures_and_the_earliest_retry(
+    store_url, monkeypatch
+):
+    monkeypatch.setattr(tracking, "SLICE", 1)
+    async with tracked(store_url, "a", "b", "c") as (store, tracker):
+        await tracker.finish()
+        assert tracker.parked == ""
+        for code, wait in (("http_503", 900.0), ("connect_refused", 300.0), ("http_503", 600.0)):
+            await another_sends(store, 1, Park(wait, START + wait), code=code)
+        await tracker.look()
+        await store.write(drains.beat, None, owner="o", endpoint=drains.NO_DRAIN, clock=store.clock)
+
+        await tracker.finish()
+
+        said = "3 deliveries wait for a retry; last failure: http_503, connect_refused; the next is due in 5 min; "
+        assert tracker.parked == f"{said}no drain runs: start `resonant up`, or run `resonant emit` then"
+        await store.write(drains.beat, None, owner="d", endpoint="orders", clock=store.clock)
+        await tracker.finish()
+        assert tracker.parked == f"{said}a running drain sends what is due"
 
 
 async def test_deliveries_that_a_gate_holds_for_long_are_settled_until_they_are_sent(store_url):

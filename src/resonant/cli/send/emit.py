@@ -170,12 +170,15 @@ class _Emission:
         from resonant.cli.progress import shown_until_the_end
         from resonant.dispatch.caller import Caller, calling
         from resonant.dispatch.counts import Counts
-        from resonant.dispatch.held import count_held
+        from resonant.dispatch.held import count_held, say_parked
         from resonant.store.views.endpoint_status import governed
+        from resonant.store.views.standing import parked_at
 
         paused: dict[str, int] = {}
+        parked = ""
 
         async def start(opened: WorkerStore) -> State[Any]:
+            nonlocal parked
             name = await self._usable_endpoint()
             before = await opened.unfinished(name)
 
@@ -191,7 +194,9 @@ class _Emission:
                 held_by = await count_held(opened, Counts(), name)
                 stop.args = (f"interrupted: {waiting}: {sent_later(held_by, _GOES_ON)}",)
                 raise
-            for gate, held in await opened.read(governed, now=opened.clock()):
+            now = opened.clock()
+            parked = await say_parked(opened, await opened.read(parked_at, name, now=now))
+            for gate, held in await opened.read(governed, now=now):
                 if held and gate.state == "paused" and name in (None, gate.endpoint):
                     paused[gate.endpoint] = held
             return state
@@ -199,8 +204,10 @@ class _Emission:
         state = run_flow(self.store, start, verbose=self.verbose)
         document = documents.outcomes(state.result(), "lost")
         output.write_result(document, str(state.message), as_json=self.as_json)
+        output.flush()
+        if parked:
+            output.say(parked)
         for name, held in paused.items():
-            output.flush()
             say_paused(name, held)
         if paused:
             raise typer.Exit(1)

@@ -142,6 +142,12 @@ def sent_to(
     return {name for name in endpoints if is_sending(connection, now=now, endpoint=name, ended=ended)}
 
 
+def are_drained(connection: Connection, endpoints: Iterable[str], *, now: float) -> bool:
+    """Return whether live drains send to all these endpoints, also what becomes due later."""
+    drained = set(connection.execute(select(_drains.c.endpoint).where(*_is_alive(now))).scalars())
+    return None in drained or drained.issuperset(endpoints)
+
+
 def leave(connection: Connection, key: int | None) -> None:
     """Report that a run has ended, so that older drains no longer count it.
 

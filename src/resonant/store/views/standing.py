@@ -1,9 +1,9 @@
-"""The current state of given deliveries, for a command that waits for its own deliveries."""
+"""The current state of given deliveries, and why parked ones wait, for a command that reports on its own deliveries."""
 
 from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, select
+from sqlalchemy import ColumnElement, Connection, and_, func, select
 
 from resonant.store import schema
 from resonant.store.engine.sql import is_any_of
@@ -60,3 +60,37 @@ def standing(
     query = select(*columns, is_parked, is_held).where(is_any_of(_d.c.id, delivery_ids))
     rows: Iterable[Any] = connection.execute(query)
     return [Standing._make((*row[:6], bool(row[6]), bool(row[7]))) for row in rows]
+
+
+class Parked(NamedTuple):
+    """Parked deliveries of one endpoint with the same last failure.
+
+    Attributes:
+        endpoint: the endpoint's name.
+        code: the classifier's code of the last failure; None before the first attempt.
+        number: the number of deliveries.
+        due_at: the earliest due time, seconds since the epoch.
+    """
+
+    endpoint: str
+    code: str | None
+    number: int
+    due_at: float
+
+
+def parked_deliveries(connection: Connection, delivery_ids: Collection[int]) -> list[Parked]:
+    """Group those of these deliveries that wait without a lease by endpoint and last failure."""
+    return _parked(connection, is_any_of(_d.c.id, delivery_ids))
+
+
+def parked_at(connection: Connection, endpoint: str | None, *, now: float) -> list[Parked]:
+    """Group the parked deliveries of an endpoint, or of all if it is None, by endpoint and last failure."""
+    of_endpoint = [] if endpoint is None else [_d.c.endpoint == endpoint]
+    return _parked(connection, _d.c.available_at > now, *of_endpoint)
+
+
+def _parked(connection: Connection, *conditions: ColumnElement[bool]) -> list[Parked]:
+    columns = (_d.c.endpoint, _d.c.code)
+    waits = and_(_d.c.lease_owner.is_(None), _d.c.available_at.is_not(None))
+    query = select(*columns, func.count(), func.min(_d.c.available_at)).where(waits, *conditions)
+    return [Parked._make(row) for row in connection.execute(query.group_by(*columns))]

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from resonant.gate.pausing import pause
+from resonant.store.shared.drains import beat
 from resonant.store.shared.gates import Gate, GateChange, change_gate
 
 pytestmark = pytest.mark.engine
@@ -70,6 +71,23 @@ def test_an_emission_of_a_file_names_the_gates_that_hold_its_deliveries(resonant
         in answer.err
     )
     assert "; next: repair the receiver: " in answer.err
+
+
+def test_an_emission_says_why_and_how_long_its_parked_deliveries_wait(resonant, nosy, tmp_path, monkeypatch):
+    monkeypatch.setenv("RESONANT_POLICIES", '{"slow": {"base": 500, "jitter": "none"}}')
+    (tmp_path / "e.jsonl").write_text('{"type": "t", "source": "/s", "data": 1, "id": "new"}\n')
+    why = r" for a retry; last failure: connect_refused; the next is due in \d min; "
+    nobody = r"no drain runs: start `resonant up`, or run `resonant emit` then\n"
+
+    answer = resonant.on_prefect("emit", "e.jsonl", "--endpoint", "nosy", "--policy", "slow")
+
+    assert answer.out == "0 delivered, 0 retried, 1 parked, 0 dead-lettered\n"
+    assert re.search(f"^1 delivery waits{why}{nobody}\\Z", answer.err, re.MULTILINE)
+
+    nosy.do(lambda store: store.write(beat, None, owner="drain", endpoint=None, clock=time.time))
+    answer = resonant.on_prefect("emit", "--policy", "slow")
+
+    assert re.fullmatch(f"4 deliveries wait{why}a running drain sends what is due\n", answer.err)
 
 
 @pytest.mark.usefixtures("on_server")

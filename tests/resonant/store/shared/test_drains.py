@@ -77,6 +77,18 @@ def test_one_that_has_left_does_not_count(beat, desk):
     assert beat(first).younger == 0
 
 
+def test_a_drain_of_every_endpoint_or_one_for_each_sends_what_becomes_due_later(beat, desk):
+    def are_drained(*endpoints):
+        return desk.read(drains.are_drained, endpoints, now=NOW)
+
+    beat(endpoint=drains.NO_DRAIN)
+    beat(now=NOW - LIVE_SECONDS)
+    beat(endpoint="orders")
+    assert [are_drained("orders"), are_drained("orders", "billing")] == [True, False]
+    beat()
+    assert are_drained("orders", "billing")
+
+
 def test_one_that_reported_before_the_clock_was_set_back_does_not_count(beat):
     first = beat().key
     beat(now=NOW + 3_600)
