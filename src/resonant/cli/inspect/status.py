@@ -44,7 +44,7 @@ def status(
     """Show the balance and the next step, active alerts and gates, then each endpoint and a forecast of the daily purge.
 
     The balance: accepted = pending + retrying + delivered + dead letter + purged. The numbers of an endpoint count
-    deliveries, except its failed attempts. On a terminal, as much is shown as fits its height.
+    deliveries, except its failed attempts. On a terminal, as much is shown as fits its height, and a line says what is omitted.
     """
     from resonant.cli.inspect import overview
     from resonant.metrics.alerts import ALL_ENDPOINTS, read_raised
@@ -103,7 +103,9 @@ def _write_status(status: _Read, page: list[str], *, now: float) -> None:
         *overview.gate_lines(found.governed, now=now, sent=status.sent),
         *overview.problem_lines(found.endpoint_problems, now=now),
     ]
-    screen.write_some(wrong, keep=_TABLE_LINES + screen.height_of(counts))
+    number = counted(len(found.endpoints), "endpoint")
+    elsewhere = f"{number}: --json, a taller terminal or `resonant endpoint list` shows them"
+    screen.write_some(wrong, keep=_TABLE_LINES + screen.height_of([*counts, elsewhere]))
     _write_balance(found)
     screen.left -= _TABLE_LINES
     for line in counts:
@@ -114,6 +116,8 @@ def _write_status(status: _Read, page: list[str], *, now: float) -> None:
         output.write_table(overview.ENDPOINT_COLUMNS, shown)
         if more := len(found.endpoints) - len(shown):
             screen.write(f"{counted(more, 'more endpoint')}: --json lists all")
+    elif rows:
+        screen.write(elsewhere)
     if status.purges and screen.height_of(lines := list(status.purges.lines(now=now))) <= screen.left:
         for line in lines:
             screen.write(line)

@@ -162,7 +162,25 @@ def test_a_terminal_of_24_lines_has_the_balance_and_the_problems_on_top(
     assert more.startswith("partner-webhooks-eu-west-0 is paused for ")
     assert any(line.endswith(" more lines: --json lists all") for line in lines)
     assert sum(" is paused " in line for line in lines) >= 3
+    assert "9 endpoints: --json, a taller terminal or `resonant endpoint list` shows them" in lines
     assert len(lines) + 3 <= 24 - 2, "the command and the next prompt take a line each"
+
+
+def test_a_terminal_without_room_for_the_endpoints_says_where_they_are(resonant, worker, monkeypatch):
+    monkeypatch.setenv("PREFECT_UI_URL", "http://prefect.example")
+    monkeypatch.setenv("RESONANT_DATABASE_URL", "sqlite:///resonant.db")  # the path of a test is long
+    with worker.at_work():
+        for number in range(3):
+            worker.accept("evt_1", endpoint=(name := f"shop-{number}"))
+            worker.do(partial(pause, endpoint=name, who="me", reason="maintenance of the whole region"))
+
+    lines = resonant.on_a_terminal("status", lines=20).splitlines()
+
+    assert sum(" is paused " in line for line in lines) == 3
+    assert "3 endpoints: --json, a taller terminal or `resonant endpoint list` shows them" in lines
+    assert not any(line.startswith("endpoint ") for line in lines)
+    assert len(lines) <= 20 - 2
+    assert "taller" not in resonant.on_a_terminal("status", lines=60)
 
 
 def test_of_many_problems_and_alerts_the_first_twenty_are_shown(resonant, worker):
