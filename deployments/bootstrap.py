@@ -16,6 +16,7 @@ from typer import Option, Typer
 from resonant import output
 from resonant.cli.asking import can_ask, confirm
 from resonant.errors import BootstrapFailed, ResonantError, ServerError, ServerGone
+from resonant.local.artifacts import create_missing
 from resonant.local.health import is_healthy, is_there, translated_server_errors
 from resonant.local.project import project_directory
 from resonant.local.server import configure_prefect, configured_url, known_url, refuse_cloud
@@ -45,6 +46,7 @@ async def bootstrap(*, shared_server: bool = False) -> list[str]:
     from deployments.automations import apply_automations  # noqa: PLC0415
 
     await make_work_pool()
+    await create_missing()  # before the schedules: it must not overwrite what their first runs write
     stopped = await existing.read_stopped()
     await asyncio.gather(register_block_types(), deploy(shared_server=shared_server))
     await existing.pause(stopped)

@@ -19,6 +19,7 @@ from prefect.exceptions import ObjectNotFound
 from deployments import automations, existing, reports
 from resonant.display import counted
 from resonant.errors import ResonantError
+from resonant.local.artifacts import read_pages
 from resonant.local.note import is_held, lock_of_up
 from resonant.local.work_pool import WORK_POOL
 from resonant.settings import Settings
@@ -75,6 +76,7 @@ async def plan(kinds: list[str], *, blocks: bool) -> Plan:
             found.things.append(
                 Thing(f"variable {VARIABLE}", partial(PrefectClient.delete_variable_by_name, name=VARIABLE))
             )
+        await _plan_artifacts(client, found)
         await _plan_blocks(client, found, kinds, blocks=blocks)
     return found
 
@@ -149,6 +151,13 @@ async def _refuse_online_workers(client: PrefectClient) -> None:
             f"the worker {online[0]} of the work pool {WORK_POOL} is online, and would create the pool again: stop it, wait "
             "until Prefect has had no heartbeat of it for 90 s, and repeat the removal"
         )
+
+
+async def _plan_artifacts(client: PrefectClient, found: Plan) -> None:
+    for each in await read_pages(client):
+        if each.flow_run_id is None:  # the others are parts of runs that have ended
+            remove = partial(PrefectClient.delete_artifact, artifact_id=each.latest_id)
+            found.things.append(Thing(f"artifact {each.key}, which no run has written", remove))
 
 
 async def _plan_blocks(client: PrefectClient, found: Plan, kinds: list[str], *, blocks: bool) -> None:

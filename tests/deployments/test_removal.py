@@ -73,6 +73,9 @@ def everything(api) -> dict[str, set[str]]:
                 "block_documents",
             )
         }
+        found["pages"] = [
+            {"name": each["key"]} for each in client.post("/artifacts/latest/filter", json={}).json()
+        ]
         found["limits"] = client.post("/v2/concurrency_limits/filter", json={}).json()
     names = {kind: {each["name"] for each in rows} for kind, rows in found.items()}
     return names | {"block_types": names["block_types"] & OWN_KINDS}
@@ -80,7 +83,7 @@ def everything(api) -> dict[str, set[str]]:
 
 def test_everything_is_removed_and_a_repetition_finds_nothing(machine, api, before):
     made = everything(api)
-    assert (len(made["deployments"]), len(made["automations"]), len(made["limits"])) == (10, 6, 5)
+    assert [len(made[kind]) for kind in ("deployments", "automations", "limits", "pages")] == [10, 6, 5, 3]
 
     done = run(machine, *REMOVE, "--blocks", "--yes")
 
@@ -88,6 +91,7 @@ def test_everything_is_removed_and_a_repetition_finds_nothing(machine, api, befo
     assert everything(api) == before
     lines = done.stdout.splitlines()
     assert "removed: deployment emit-events/drain" in lines
+    assert "removed: artifact metrics, which no run has written" in lines
     assert "removed: automation resonant: report failed flow runs at once" in lines
     assert "removed: block type webhook-endpoint with 1 block" in lines
     assert machine.database.exists()
