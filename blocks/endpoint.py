@@ -102,7 +102,8 @@ class EndpointBlock(Block, ABC):
 
         if (name := self._block_document_name) is None:
             raise EndpointError("this endpoint has no name: save it, or load it with `load`, before `emit`")
-        return await store_given(event, endpoint_name(self.get_block_type_slug(), name), is_of_block=True)
+        of_block = endpoint_name(self.get_block_type_slug(), name)
+        return (await store_given(event, of_block, is_of_block=True))[0]
 
     @abstractmethod
     def open(self, name: str, *, clock: Clock = time.time) -> Destination:

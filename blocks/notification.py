@@ -60,7 +60,12 @@ class ResonantNotification(NotificationBlock):
         try:
             data = {"subject": subject, "body": body}
             event = {"type": self.event_type, "source": self.source, "data": data}
-            stored_id = await store_given(event, self.endpoint or None, is_of_block=True)
+            stored_id, is_new = await store_given(event, self.endpoint or None, is_of_block=True)
         except ResonantError as error:
             raise NotificationError(str(error)) from None
-        self.logger.info("stored a notification as event %s", stored_id)
+        said = (
+            "stored a notification as event %s"
+            if is_new
+            else "the notification was already stored as event %s"
+        )
+        self.logger.info(said, stored_id)

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 from prefect import Flow, State, task
 from prefect.cache_policies import NO_CACHE
@@ -37,6 +37,7 @@ __all__ = ["emit", "flow_run_event", "store_event", "store_event_on"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+_Logger: TypeAlias = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 logger = logging.getLogger(__name__)
 
@@ -117,8 +118,9 @@ def emit(event: Event | dict[str, Any], endpoint: str | None = None) -> str:
         SettingsError: the environment is malformed.
         StoreError: the store cannot be used.
     """
-    stored_id = run_coro_as_sync(store_given(event, endpoint, place=_place.get()))
-    _run_logger().info("stored event %s for %s", visible(stored_id), endpoint or "its subscribers")
+    stored: tuple[str, bool] = run_coro_as_sync(store_given(event, endpoint, place=_place.get()))
+    stored_id, is_new = stored
+    _log_stored(_run_logger(), stored_id, endpoint, is_new=is_new)
     return StoredId(stored_id) if runs_in_loop() else stored_id
 
 
@@ -135,15 +137,16 @@ def store_event_on(endpoint: str | None = None) -> FlowStateHook[..., Any]:
     async def store_event_of_run(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
         run_logger = flow_run_logger(flow_run, flow)
         event = flow_run_event(flow_run, state, flow.name)
+        is_new = False
         try:
-            await store_event(event, endpoint)
+            is_new = _is_new(await store_event(event, endpoint))
         except ConflictingEvent:  # it is stored, and the run was renamed since
             pass
         except ResonantError as error:
             # Not `exception`: the error is one line that says all.
             run_logger.error("the event of this run is not stored: %s", error)  # noqa: TRY400
             return
-        run_logger.info("stored event %s for %s", event.id, endpoint or "its subscribers")
+        _log_stored(run_logger, event.id, endpoint, is_new=is_new)
 
     return store_event_of_run
 
@@ -184,8 +187,8 @@ async def store_given(
     *,
     is_of_block: bool = False,
     place: str | None = None,
-) -> str:
-    """Store an event in the store of ``RESONANT_DATABASE_URL``, and return its id.
+) -> tuple[str, bool]:
+    """Store an event in the store of ``RESONANT_DATABASE_URL``; return its id, and whether it was not stored before.
 
     Args:
         given: an ``Event``, or the members of an input line. In a run of Prefect, an event without an ``id`` gets one that a retry
@@ -201,7 +204,7 @@ async def store_given(
     default_id = None if isinstance(given, Event) else _default_id(given, endpoint, place)
     event = given if isinstance(given, Event) else read_event(given, default_id=default_id)
     try:
-        await store_event(event, endpoint, is_of_block=is_of_block)
+        return event.id, _is_new(await store_event(event, endpoint, is_of_block=is_of_block))
     except ConflictingEvent:
         if place is None:
             raise
@@ -214,7 +217,16 @@ async def store_given(
             place.rpartition(" ")[2],
             event.id,
         )
-    return event.id
+        return event.id, False
+
+
+def _is_new(result: EnqueueResult) -> bool:
+    return not result.outcomes[0].duplicate
+
+
+def _log_stored(log: _Logger, stored_id: str, endpoint: str | None, *, is_new: bool) -> None:
+    said = "stored event %s for %s" if is_new else "event %s was already stored for %s"
+    log.info(said, visible(stored_id), endpoint or "its subscribers")
 
 
 def _default_id(fields: dict[str, Any], endpoint: str | None, place: str | None) -> str | None:
@@ -264,7 +276,7 @@ def read_event(fields: dict[str, Any], *, default_id: str | None = None) -> Even
     return event_from_fields(fields, max_bytes=load_settings().max_event_bytes)
 
 
-def _run_logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
+def _run_logger() -> _Logger:
     """Return the logger of the surrounding run; outside of a run, that of this module."""
     try:
         return get_run_logger()

@@ -91,7 +91,13 @@ async def test_a_synchronous_flow_stores_events_with_and_without_submit(url):
     assert [event.id for event in await stored(url)] == ids
 
 
-async def test_a_retry_of_the_task_stores_the_event_once(url, monkeypatch):
+def messages(caplog, stored_id: str) -> list[str]:
+    """Return what runs logged about an event."""
+    said = [each.getMessage() for each in caplog.records if each.levelname == "INFO"]
+    return [each for each in said if stored_id in each]
+
+
+async def test_a_retry_of_the_task_stores_the_event_once(url, monkeypatch, caplog):
     enqueue = WorkerStore.enqueue
 
     async def enqueue_and_fail_once(*args, **options):
@@ -104,8 +110,10 @@ async def test_a_retry_of_the_task_stores_the_event_once(url, monkeypatch):
         return emit.with_options(retry_delay_seconds=0).submit(GIVEN, endpoint="home").result()
 
     monkeypatch.setattr(WorkerStore, "enqueue", enqueue_and_fail_once)
+    monkeypatch.setattr(logging.getLogger("prefect"), "propagate", True)
     stored_id = await asyncio.to_thread(counts)
     assert [event.id for event in await stored(url)] == [stored_id]
+    assert messages(caplog, stored_id) == [f"event {stored_id} was already stored for home"]
 
 
 async def test_each_call_outside_of_prefects_runs_stores_an_event(url):
@@ -270,6 +278,10 @@ async def test_if_a_retry_repeats_a_call_with_other_content_the_first_event_stay
     assert (event.id, event.body) == (stored_id, b'{"try":0}')
     [warning] = [each for each in caplog.records if each.getMessage().startswith("not stored")]
     assert (warning.name, warning.levelname) == ("prefect.task_runs", "WARNING")
+    assert messages(caplog, stored_id) == [
+        f"stored event {stored_id} for home",
+        f"event {stored_id} was already stored for home",
+    ]
     assert warning.getMessage() == (
         "not stored: event of type 'com.example.counted' and source '/counts' for home: "
         f"call 1 of the surrounding run stored other content in an earlier try, as event {stored_id}; give each event an id"
