@@ -13,7 +13,8 @@ def test_a_linked_page_exists_before_the_first_run_that_writes_it(server, key):
     page = server.get(f"/artifacts/{key}/latest")
     assert page.status_code == 200, page.text
     if page.json()["flow_run_id"] is None:  # no other test of this server has run the flow
-        assert page.json()["data"].startswith("Nothing yet: ")
+        assert page.json()["description"] == page.json()["data"]
+        assert page.json()["data"].startswith("Nothing yet: the next run of ")
 
 
 async def test_another_bootstrap_leaves_a_page_as_it_is(server, ready_api):

@@ -57,6 +57,7 @@ async def create_missing() -> None:
         for key, writer in PAGES.items():
             if key not in found:
                 text = f"Nothing yet: the next run of `{writer}` writes this page."
-                new = {"key": key, "type": "markdown", "data": text}
+                # The page shows the description, and a link to each version's data.
+                new = {"key": key, "type": "markdown", "description": text, "data": text}
                 # The client's own method also emits an event, which fails behind a proxy without websockets.
                 await client.request("POST", "/artifacts/", json=new)
