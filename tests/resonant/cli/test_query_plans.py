@@ -17,6 +17,7 @@ from resonant.store.queue.leases import NEW_SECONDS, lease_owners
 from resonant.store.queue.probes import claim_probe
 from resonant.store.shared.gates import Gate, GateChange, change_gate
 from resonant.store.views.selection import Selection
+from resonant.store.views.standing import parked_at, parked_deliveries
 from support.desk import at_once
 from support.dispatching import Scene, enqueue, failing_first, scene, succeed
 from support.query_plans import planned
@@ -148,6 +149,9 @@ def test_an_operator_scans_only_unfinished_deliveries_and_the_latest_attempts(de
         await store.release_all("me")
         assert await cancel(store, Selection(), who="me")
         await store.read(read_history, "billing", now=store.clock())
+        for endpoint in ("billing", None):
+            await store.read(parked_at, endpoint, now=store.clock())
+        await store.read(parked_deliveries, [1, 2])
         await store.close()
 
     with planned() as plans:

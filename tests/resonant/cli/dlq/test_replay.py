@@ -155,6 +155,22 @@ def test_a_replay_of_events_that_the_other_endpoint_has_counts_them(resonant, de
 
 
 @pytest.mark.engine
+@pytest.mark.parametrize("command", ["replay --code http_503", "retry evt_old"])
+def test_a_replay_says_why_and_how_long_its_parked_deliveries_wait(
+    resonant, dead, webhook, monkeypatch, command
+):
+    webhook("billing", "http://127.0.0.1:9/", allow_private=True)
+    monkeypatch.setenv("RESONANT_POLICIES", '{"slow": {"base": 500, "jitter": "none"}}')
+
+    answer = resonant.on_prefect(*command.split(), "--policy", "slow")
+
+    waits = "2 deliveries wait" if command.startswith("replay") else "1 delivery waits"
+    assert answer.err.startswith(
+        f"{waits} for a retry; last failure: connect_refused; the next is due in 8 min; no drain runs: "
+    )
+
+
+@pytest.mark.engine
 def test_a_replay_that_matches_nothing_says_so(resonant, dead, on_server):
     assert resonant.on_prefect("replay", "--type", "user.*").out == "no dead letter matches\n"
 
