@@ -100,7 +100,11 @@ class _Endpoints:
         """Measure the CPU while nothing is due, without endpoints and with many that have delivered an event."""
         without = [self._percent() for _ in range(rounds)]
         idle = {f"idle-{number}": self._receiver.url for number in range(_IDLE)}
-        self._save(idle)
+        ten = {f"idle-{number}": f"{self._receiver.url}?old" for number in range(10)}
+        self._save(idle | ten)
+        self._save(idle, ", 10 of them changed,")
+        self._save(idle, ", none of them changed,")
+        self._timed("endpoints listed", "list")
         self._seconds(idle, 1)
         time.sleep(_SETTLE_SECONDS)
         with_them = [self._percent() for _ in range(rounds)]
@@ -117,14 +121,15 @@ class _Endpoints:
             )
         ]
 
-    def _save(self, endpoints: dict[str, str]) -> None:
+    def _save(self, endpoints: dict[str, str], which: str = "") -> None:
         declared = [{"name": name, "url": url, "allow_private": True} for name, url in endpoints.items()]
         self._file.write_text("\n".join(map(json.dumps, declared)))
+        self._timed(f"{len(endpoints)} endpoints{which} imported", "import", str(self._file))
+
+    def _timed(self, done: str, *command: str) -> None:
         with Stopwatch() as watch:
-            subprocess.run(
-                python("resonant", "endpoint", "import", str(self._file)), capture_output=True, check=True
-            )
-        say(f"  {len(endpoints)} endpoints imported in {watch.seconds:.1f} s")
+            subprocess.run(python("resonant", "endpoint", *command), capture_output=True, check=True)
+        say(f"  {done} in {watch.seconds:.1f} s")
 
     def _enqueue(self, names: Iterable[str], count: int) -> None:
         for name in names:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import re
-from collections import deque
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +19,7 @@ from resonant.errors import EndpointError, UnknownEndpoint
 from resonant.sinks.signing import check_new_secret
 
 from .endpoint import DEFAULT_BLOCK_TYPE
-from .loading import endpoint_documents, load_endpoint, require_endpoint
+from .loading import load_endpoint, require_endpoint, webhook_endpoints
 from .webhook_endpoint import WebhookEndpoint
 
 if TYPE_CHECKING:
@@ -31,8 +29,6 @@ if TYPE_CHECKING:
     from resonant.events import Category
 
 _SOON_RETRIES, _SOON_SECONDS = 3, "0.03"
-# Concurrent requests of an import. The server takes 20 ms of CPU for each, so more would not be faster.
-_REQUESTS_AT_ONCE = 8
 
 
 def name_from_url(url: str) -> str:
@@ -254,9 +250,9 @@ async def save_endpoints(
         await WebhookEndpoint.register_type_and_schema(client=client)
         kind = await client.read_block_type_by_slug(DEFAULT_BLOCK_TYPE)
         schema = await client.get_most_recent_block_schema_for_block_type(kind.id)
-        saved = await endpoint_documents()
-
-        async def save(name: str, block: WebhookEndpoint | None) -> None:
+        saved = await webhook_endpoints(blocks)
+        # One at a time: Prefect's server refuses all but one of the simultaneous writes to its SQLite database.
+        for name, block in blocks.items():
             try:
                 document = saved.get(name)
                 if block is None:
@@ -283,25 +279,6 @@ async def save_endpoints(
                     f"endpoint {name!r}: another command saved or removed it meanwhile: import it again"
                 ) from None
             on_saved(name)
-
-        left = iter(blocks.items())
-
-        async def save_next() -> None:
-            for name, block in left:
-                await save(name, block)
-
-        saving = [asyncio.create_task(save_next()) for _ in range(_REQUESTS_AT_ONCE)]
-        try:
-            await asyncio.wait(saving, return_when=asyncio.FIRST_EXCEPTION)
-            deque(
-                left, maxlen=0
-            )  # after a failure, only the saves in flight continue: Prefect may have committed them
-            await asyncio.wait(saving)
-            await asyncio.gather(*saving)
-        finally:
-            for each in saving:
-                each.cancel()
-            await asyncio.gather(*saving, return_exceptions=True)
 
 
 async def _retry_soon(response: httpx.Response) -> None:

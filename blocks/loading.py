@@ -11,12 +11,13 @@ import math
 from collections.abc import Awaitable, Callable, Collection
 from functools import cache
 from importlib.metadata import entry_points
+from operator import attrgetter
 from typing import Any, NamedTuple
+from uuid import UUID
 from weakref import WeakKeyDictionary
 
 from prefect.blocks.core import Block, UnknownBlockType
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import BlockDocument
 from prefect.exceptions import ObjectNotFound
 from pydantic import ValidationError
 
@@ -78,10 +79,24 @@ async def _read_together(name: str) -> "_Read":
     return await asyncio.shield(reading)
 
 
-class _Read(NamedTuple):
-    """The documents found, by name, and the names to suggest for missing ones."""
+class StoredEndpoint(NamedTuple):
+    """An endpoint as Prefect stores it.
 
-    found: dict[str, BlockDocument]
+    Attributes:
+        id: of its block document.
+        name: of the endpoint.
+        data: the fields of its block.
+    """
+
+    id: UUID
+    name: str
+    data: dict[str, Any]
+
+
+class _Read(NamedTuple):
+    """The endpoints found, by name, and the names to suggest for missing ones."""
+
+    found: dict[str, StoredEndpoint]
     similar: Collection[str]
 
 
@@ -94,22 +109,29 @@ _batches: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[set[str], asyncio.T
 async def _read_batch(names: set[str]) -> _Read:
     await asyncio.sleep(0)  # until the other reads of this moment have begun
     del _batches[asyncio.get_running_loop()]
-    found: dict[str, BlockDocument] = {}
+    found = await webhook_endpoints(names, include_secrets=True)
+    # Finding similar names among thousands takes a second, which would block a drain.
+    if 0 < len(names) - len(found) <= _MOST_COMPARED:
+        similar = await endpoint_documents()
+        return _Read(found, similar if len(similar) <= _MOST_NAMES else ())
+    return _Read(found, ())
+
+
+async def webhook_endpoints(
+    names: Collection[str], *, include_secrets: bool = False
+) -> dict[str, StoredEndpoint]:
+    """Return those endpoints of type ``webhook-endpoint`` that have these names, by name."""
+    found: dict[str, StoredEndpoint] = {}
     wanted = sorted(names)
     for start in range(0, len(wanted), _MOST_NAMES):
         some = wanted[start : start + _MOST_NAMES]
         query = {
             "block_types": {"slug": {"any_": [DEFAULT_BLOCK_TYPE]}},
             "block_documents": {"name": {"any_": some}},
-            "include_secrets": True,
+            "include_secrets": include_secrets,
         }
-        documents = await _read_documents(query, most=len(some))
-        found |= {document.name: document for document in documents if document.name}
-    # Finding similar names among thousands takes a second, which would block a drain.
-    if 0 < len(names) - len(found) <= _MOST_COMPARED:
-        similar = await endpoint_documents()
-        return _Read(found, similar if len(similar) <= _MOST_NAMES else ())
-    return _Read(found, ())
+        found |= {each.name: each for each in await _read_documents(query, most=len(some))}
+    return found
 
 
 async def load_endpoints(
@@ -133,8 +155,8 @@ async def load_endpoints(
     return found
 
 
-async def require_endpoint(name: str) -> BlockDocument:
-    """Return the document of an endpoint, even an unusable one, without its secrets.
+async def require_endpoint(name: str) -> StoredEndpoint:
+    """Return what Prefect stores of an endpoint, even an unusable one, without its secrets.
 
     Raises:
         UnknownEndpoint: no endpoint has that name; the message has suggestions.
@@ -145,18 +167,18 @@ async def require_endpoint(name: str) -> BlockDocument:
     return documents[name]
 
 
-async def endpoint_documents(*, include_secrets: bool = False) -> dict[str, BlockDocument]:
-    """Return the document of every endpoint by name, including unusable ones, in the order of their names."""
+async def endpoint_documents(*, include_secrets: bool = False) -> dict[str, StoredEndpoint]:
+    """Return what Prefect stores of every endpoint by name, including unusable ones, in the order of their names."""
     query = {
         "block_schemas": {"block_capabilities": {"all_": [CAPABILITY]}},
         "include_secrets": include_secrets,
     }
     documents = await _read_documents(query)
-    return {_name_of(document): document for document in sorted(documents, key=_name_of)}
+    return {each.name: each for each in sorted(documents, key=attrgetter("name"))}
 
 
-async def _read_documents(query: dict[str, Any], *, most: float = math.inf) -> list[BlockDocument]:
-    documents: list[BlockDocument] = []
+async def _read_documents(query: dict[str, Any], *, most: float = math.inf) -> list[StoredEndpoint]:
+    documents: list[StoredEndpoint] = []
     async with get_client() as client:
         # The server limits how many it returns, 200 by default.
         while len(documents) < most and (
@@ -166,11 +188,17 @@ async def _read_documents(query: dict[str, Any], *, most: float = math.inf) -> l
                 )
             ).json()
         ):
-            documents += BlockDocument.model_validate_list(page)
+            # Prefect's `BlockDocument` would keep a copy of the block's schema for each endpoint.
+            documents += map(_stored_endpoint, page)
     return documents
 
 
-def _block_of(document: BlockDocument) -> EndpointBlock:
+def _stored_endpoint(document: dict[str, Any]) -> StoredEndpoint:
+    name = endpoint_name(document["block_type"]["slug"], document["name"])
+    return StoredEndpoint(UUID(document["id"]), name, document["data"])
+
+
+def _block_of(document: StoredEndpoint) -> EndpointBlock:
     """Return the block of a ``webhook-endpoint``, with its name."""
     return _default_class().model_validate(document.data).named(document.name)
 
@@ -189,11 +217,6 @@ def unusable_endpoint(name: str, error: BaseException) -> EndpointError:
         if place and error.errors()[0]["msg"].startswith("Input should "):
             return EndpointError(f"endpoint {name!r}: its {place[0]} {problem}: save it again")
     return EndpointError(f"endpoint {name!r} is not configured completely: save it again")
-
-
-def _name_of(document: BlockDocument) -> str:
-    slug = document.block_type.slug if document.block_type else ""
-    return endpoint_name(slug, document.name or "")
 
 
 def installed_sinks() -> list[type[Block]]:

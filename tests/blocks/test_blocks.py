@@ -419,12 +419,12 @@ async def test_an_import_names_the_endpoint_that_another_command_changes(listed,
     await webhook().asave("the-crm")
     stale = await endpoint_documents() if block is None else {}
 
-    async def read_earlier():
+    async def read_earlier(_names):
         return stale
 
     if block is None:
         await remove_endpoint("the-crm")
-    monkeypatch.setattr("blocks.catalog.endpoint_documents", read_earlier)
+    monkeypatch.setattr("blocks.catalog.webhook_endpoints", read_earlier)
     with pytest.raises(EndpointError, match="endpoint 'the-crm': another command saved or removed it"):
         await save_endpoints({"the-crm": block}, lambda _name: None)
 

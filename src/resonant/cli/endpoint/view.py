@@ -14,6 +14,8 @@ from resonant.display import ago
 from resonant.errors import EndpointError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from blocks import EndpointBlock
     from resonant.routing import Subscription
     from resonant.store.views.endpoint_status import Governed
@@ -70,8 +72,9 @@ def list_(
             gates, subscriptions = store.read(governed, now=now), store.read(read_subscriptions)
             sent = store.read(sent_to, [each.gate.endpoint for each in gates], now=now)
     numbers = Counter(each.endpoint for each in subscriptions)
+    held = {each.gate.endpoint: each for each in gates}
     rows = [
-        _Listed(name, block, _problem(name, block), _of(name, gates), numbers[name])
+        _Listed(name, block, _problem(name, block), _of(name, held), numbers[name])
         for name, block in sorted(found.items())
     ]
     if export:
@@ -132,7 +135,8 @@ def show(name: options.EndpointName, as_json: options.Json = False) -> None:
     name = options.endpoint_name(name)
     with on_prefect(named=not as_json, exists=True) as store:
         block, now = run_async(load_endpoint(name)), store.now()
-        gate, held = found = _of(name, store.read(governed, now=now))
+        gates = {each.gate.endpoint: each for each in store.read(governed, now=now)}
+        gate, held = found = _of(name, gates)
         is_sent = store.read(is_sending, now=now, endpoint=name)
         waits = next(iter(store.read(problems, name)), None)
         subscriptions = store.read(read_subscriptions, name)
@@ -156,11 +160,11 @@ def show(name: options.EndpointName, as_json: options.Json = False) -> None:
         output.say(f"endpoint {name}: {warning}")
 
 
-def _of(name: str, gates: list[Governed]) -> Governed:
+def _of(name: str, gates: Mapping[str, Governed]) -> Governed:
     from resonant.store.shared.gates import Gate
     from resonant.store.views.endpoint_status import Governed
 
-    return next((each for each in gates if each.gate.endpoint == name), Governed(Gate(name), 0))
+    return gates.get(name) or Governed(Gate(name), 0)
 
 
 def _problem(name: str, block: Any) -> str | None:

@@ -6,6 +6,7 @@ import json
 import re
 from datetime import UTC, datetime
 
+import httpx
 import pytest
 import trustme
 from prefect.client.orchestration import get_client
@@ -333,34 +334,73 @@ def test_an_import_that_was_killed_is_completed_by_the_next(
     assert subscriptions(resonant) == resonant.json("automation", "list", "--all-servers") == []
 
 
-def test_an_import_saves_endpoints_at_the_same_time_and_ends_with_the_first_failure(on_server):
-    saved, blocks = (
-        [],
-        {
-            f"cli-many-{number}": WebhookEndpoint(url=SecretStr("https://hooks.example.com"))
-            for number in range(20)
-        },
-    )
+def test_an_import_saves_one_endpoint_after_another_and_ends_with_the_first_failure(on_server, monkeypatch):
+    """Prefect's server refuses simultaneous writes to SQLite, and its client then waits for seconds."""
+    saved, sending, most = [], [], []
+    send = httpx.AsyncHTTPTransport.handle_async_request
+    url = SecretStr("https://hooks.example.com")
+    blocks = {f"cli-many-{number}": WebhookEndpoint(url=url) for number in range(20)}
+
+    async def record(transport, request):
+        sending.append(request)
+        most.append(len(sending))
+        try:
+            return await send(transport, request)
+        finally:
+            sending.remove(request)
 
     async def save_twice():
         await save_endpoints(blocks, saved.append)
-        assert sorted(saved) == sorted(blocks)
+        assert saved == list(blocks)
         gone, saved[:] = dict.fromkeys(blocks), []
 
         def remove_the_rest(name):
             saved.append(name)
-            if len(saved) == 1:
-                raise EndpointError("the first failure")
+            raise EndpointError("the first failure")
 
         with pytest.raises(EndpointError, match="the first failure"):
             await save_endpoints(gone, remove_the_rest)
-        assert len(saved) < len(blocks)
-        kept = await endpoint_documents()
-        assert sorted(saved) == sorted(blocks.keys() - kept.keys()), "those in flight ended"
+        assert blocks.keys() - (await endpoint_documents()).keys() == set(saved) == {"cli-many-0"}
         await save_endpoints(gone, saved.append)
         return await endpoint_documents()
 
+    monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", record)
     assert not asyncio.run(save_twice()).keys() & blocks.keys()
+    assert max(most) == 1
+
+
+def test_an_import_reads_and_writes_only_the_endpoints_that_change(
+    resonant, endpoints, tmp_path, monkeypatch
+):
+    file = tmp_path / "endpoints.yaml"
+    url = "https://hooks.example.com/in?key=t0ken"
+    row = "- {{name: {}, url: {!r}, timeout: {}}}\n"
+    file.write_text("".join(row.format(name, url, 15) for name in ("cli-hooks", "cli-broken", IMPORTED)))
+    resonant.on_prefect("endpoint", "import", str(file))
+    read, written, send = [], [], httpx.AsyncHTTPTransport.handle_async_request
+
+    async def record(transport, request):
+        if request.url.path.endswith("/block_documents/filter"):
+            read.append(json.loads(request.content).get("block_documents"))
+        elif request.method != "GET" and "/block_documents/" in request.url.path:
+            written.append(request.method)
+        return await send(transport, request)
+
+    monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", record)
+
+    def imported():
+        read.clear()
+        written.clear()
+        said = resonant.on_prefect("endpoint", "import", str(file)).out.splitlines()[-1]
+        return said, [names for names in read if names], written
+
+    assert imported() == ("0 added, 0 changed, 0 removed, 3 unchanged", [], [])
+    file.write_text(file.read_text().replace("timeout: 15", "timeout: 16", 1))
+    assert imported() == (
+        "0 added, 1 changed, 0 removed, 2 unchanged",
+        [{"name": {"any_": ["cli-hooks"]}}],
+        ["PATCH"],
+    )
 
 
 @pytest.mark.parametrize("text", ["- {name: cli-a, url: 'https://a.example'}\n- {name: cli-b}\n", ""])
