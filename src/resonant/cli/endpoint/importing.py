@@ -132,6 +132,8 @@ def _confirm_removal(names: list[str]) -> None:
 
 
 def _save(store: CommandStore, changes: list[Change], differences: Mapping[str, Difference]) -> None:
+    import asyncio
+
     from blocks.catalog import save_endpoints
     from resonant.cli.endpoint import declared_subscriptions
     from resonant.cli.progress import progress
@@ -147,8 +149,16 @@ def _save(store: CommandStore, changes: list[Change], differences: Mapping[str, 
             done.append(name)
             show(len(done))
 
+        async def save() -> None:
+            try:
+                await save_endpoints(blocks, on_saved)
+            except asyncio.CancelledError as stop:
+                of_all = f"{len(done):,} of {counted(len(blocks), 'endpoint')}"
+                stop.args = (f"interrupted after {of_all}; run the same import again for the others",)
+                raise
+
         try:
-            run_async(save_endpoints(blocks, on_saved))
+            run_async(save())
         finally:
             kinds = {each.name: each.kind for each in changes}
             saved = {kind: [name for name in done if kinds[name] == kind] for kind in _SIGNS}

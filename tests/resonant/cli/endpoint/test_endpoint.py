@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import json
+import os
 import re
+import signal
 from datetime import UTC, datetime
 
 import httpx
@@ -401,6 +403,31 @@ def test_an_import_reads_and_writes_only_the_endpoints_that_change(
         [{"name": {"any_": ["cli-hooks"]}}],
         ["PATCH"],
     )
+
+
+def test_ctrl_c_says_how_many_endpoints_an_import_saved_and_the_next_saves_the_others(
+    resonant, only_endpoints, tmp_path, monkeypatch
+):
+    file = tmp_path / "endpoints.yaml"
+    row = "- {{name: {}, url: 'https://hooks.example.com/new'}}\n"
+    file.write_text("".join(map(row.format, ("cli-hooks", "cli-broken", IMPORTED))))
+
+    async def stop_after_two(blocks, on_saved):
+        def count(name):
+            on_saved(name)
+            if name == "cli-broken":
+                os.kill(os.getpid(), signal.SIGINT)
+
+        await save_endpoints(blocks, count)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("blocks.catalog.save_endpoints", stop_after_two)
+        stopped = resonant.on_prefect("endpoint", "import", str(file), code=130)
+    assert "interrupted after 2 of 3 endpoints; run the same import again for the others" in stopped.err
+    recorded = {"added": [], "changed": ["cli-hooks", "cli-broken"], "removed": []}
+    assert resonant.json("audit")[0]["selection"] == recorded
+    again = resonant.on_prefect("endpoint", "import", str(file)).out
+    assert again.endswith("1 added, 0 changed, 0 removed, 2 unchanged\n")
 
 
 @pytest.mark.parametrize("text", ["- {name: cli-a, url: 'https://a.example'}\n- {name: cli-b}\n", ""])
