@@ -157,29 +157,32 @@ def shorten_waits(connection: Connection, *, now: float, lease_seconds: float, l
     is_held = _d.c.lease_owner.is_not(None)
 
     def waiting_too_long(at: Column[float]) -> Select[Any]:
-        query = (
+        return (
             select(_d.c.id, at.label("at"), _d.c.backoff_until, delay.label("delay"))
             .join(schema.attempts, and_(attempts.delivery_id == _d.c.id, attempts.number == _d.c.attempts))
             .where(is_any_of(_d.c.endpoint, endpoints), at > now + delay + _MARGIN_SECONDS)
             .where(attempts.late.is_(False))
             .order_by(_d.c.id)
         )
-        return query.with_for_update(of=schema.deliveries, skip_locked=True, key_share=True)
 
-    rows = connection.execute(waiting_too_long(_d.c.available_at).where(~is_held).limit(limit)).all()
+    def locked(query: Select[Any]) -> Sequence[Row[Any]]:
+        query = query.with_for_update(of=schema.deliveries, skip_locked=True, key_share=True)
+        return connection.execute(query).all()
+
+    parked = waiting_too_long(_d.c.available_at).where(~is_held)
+    rows = locked(parked.limit(limit))
     changes = [_shortened(row, now) for row in rows]
     change_each(connection, [each | {"available_at": each["next_attempt_at"]} for each in changes])
     if len(rows) < limit:
         is_leased = is_any_of(_d.c.endpoint, endpoints) & is_held
         leased = select(_d.c.id).where(is_leased, _d.c.available_at > now + lease_seconds)
-        locked = leased.with_for_update(skip_locked=True, key_share=True)
-        change_all(
-            connection, connection.execute(locked).scalars().all(), {"available_at": now + lease_seconds}
-        )
+        change_all(connection, [row.id for row in locked(leased)], {"available_at": now + lease_seconds})
         # They wait in the process that holds them, until it ends.
-        waiting = connection.execute(waiting_too_long(_d.c.next_attempt_at).where(is_held)).all()
-        change_each(connection, [_shortened(row, now) for row in waiting])
-        connection.execute(update(claims).where(is_ahead).values(last_claim_at=now))
+        waiting = waiting_too_long(_d.c.next_attempt_at).where(is_held)
+        change_each(connection, [_shortened(row, now) for row in locked(waiting)])
+        # Those that other transactions have locked are searched for again.
+        if not any(connection.execute(query.limit(1)).first() for query in (parked, leased, waiting)):
+            connection.execute(update(claims).where(is_ahead).values(last_claim_at=now))
     return len(rows)
 
 

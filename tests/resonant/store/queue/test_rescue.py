@@ -6,8 +6,10 @@ import pytest
 
 from resonant.delivery.retry import Park, Retry
 from resonant.store import schema
+from resonant.store.queue.locked_rows import lock
 from resonant.store.queue.rescue import ExpiryWatch, shorten_waits
 from resonant.testing import FixedClock
+from support.desk import at_once
 
 HOUR = 3_600.0
 
@@ -230,6 +232,32 @@ class TestAStoreWhoseClockWasSetBack:
         desk.clock.advance(-HOUR)
         now = desk.clock()
         assert [desk.write(shorten_waits, now=now, lease_seconds=60, limit=4) for _ in range(3)] == [4, 2, 0]
+
+    @pytest.mark.parametrize("kind", ["parked", "leased", "waits in its process"])
+    def test_a_wait_that_another_transaction_has_locked_is_shortened_later(
+        self, open_desk, clock, postgresql_url, kind
+    ):
+        desk = open_desk(postgresql_url)
+        if kind == "leased":
+            desk.enqueue("evt_1")
+            desk.claim_one()
+        else:
+            delay = Park(600, clock() + 600) if kind == "parked" else Retry(20, clock() + 20)
+            self.fail(desk, delay)
+        before = desk.row("evt_1")
+        clock.advance(-HOUR)
+
+        async def rescue_while_it_is_locked():
+            async with desk.store.transaction() as transaction:
+                await transaction.run_sync(lock, [before["id"]])
+                await desk.store.rescue(at_once())
+
+        desk.run(rescue_while_it_is_locked())
+        assert desk.row("evt_1") == before
+        desk.rescue()
+        after = desk.row("evt_1")
+        assert {before[name] - after[name] for name in ("available_at", "next_attempt_at")} <= {0, HOUR}
+        assert after != before
 
 
 class TestProducersWithAClockAhead:
