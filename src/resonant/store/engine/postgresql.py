@@ -239,6 +239,9 @@ class PostgreSQL:
                                 connection.info.update({IS_OPEN: True, _BEGIN: begin, _END: end})
                                 await _driver(connection).execute(begin)
                             break
+                    except asyncio.CancelledError:
+                        await _drop(connection)  # a rollback could wait for the driver's limit
+                        raise
                     except Exception as error:
                         if not is_pooled:
                             raise

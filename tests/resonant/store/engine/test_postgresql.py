@@ -209,6 +209,24 @@ async def test_a_transaction_that_was_cancelled_at_its_start_is_not_continued_by
         await store.close()
 
 
+async def test_a_cancelled_start_on_a_lost_connection_ends_at_once(postgresql_url, caplog):
+    """A rollback would wait for an answer until the driver's limit."""
+    async with relayed(postgresql_url) as relay:
+        store = await WorkerStore.open(relay.url)
+        relay.stop_answering()
+        relay.requests.clear()
+        reading = asyncio.create_task(store.unfinished())
+        while not any(b"READ ONLY" in request for request in relay.requests):
+            await asyncio.sleep(0.001)
+        reading.cancel()
+        async with asyncio.timeout(postgresql.STATEMENT_TIMEOUT_SECONDS / 2):
+            await asyncio.wait([reading])
+        assert reading.cancelled()
+        assert [request for request in relay.requests if b"ROLLBACK" in request] == []
+        await store.close()
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == []
+
+
 def test_the_first_statement_is_not_repeated_on_a_new_connection(desk, monkeypatch):
     monkeypatch.setattr("resonant.store.engine.postgresql._WRITE", "SELECT %d / 0, %d;")
     opened = []
