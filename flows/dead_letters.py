@@ -18,6 +18,7 @@ from resonant.store.views.selection import Selection
 from tasks.collect import (
     mark_lost_runs,
     mark_task_runs_of_ended_runs,
+    prefect_time,
     rescue_lost_leases,
     write_gates,
     write_triage,
@@ -38,8 +39,9 @@ async def collect_dead_letters() -> State[None]:
     If there are new dead letters, the final state is named DeadLetters.
     """
     async with open_configured_store() as store:
-        await mark_lost_runs()
-        await mark_task_runs_of_ended_runs()
+        now = await prefect_time(store)
+        await mark_lost_runs(now=now)
+        await mark_task_runs_of_ended_runs(now=now)
         rescued = await rescue_lost_leases(store)
         dead_letters, has_new = await write_triage(store)
         gates = await write_gates(store)

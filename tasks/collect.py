@@ -37,6 +37,7 @@ from resonant.store.shared.drains import live_owners, sent_to
 from resonant.store.shared.gates import Gate
 from resonant.store.shared.processes import has_ended
 from resonant.store.views.endpoint_status import governed
+from tasks.server_identity import server_time
 
 # Finds the time of the newest dead letter in the description of the last triage.
 _LAST = re.compile(r"The last of them: (\S+)\.$")
@@ -60,16 +61,26 @@ _ENDS = (
 _MOST_GROUPS = 50
 
 
-async def mark_lost_runs(*, now: datetime | None = None) -> None:
+async def prefect_time(store: WorkerStore) -> datetime:
+    """Return the time of the Prefect server, which sets the times of its runs.
+
+    Raises:
+        ResonantError: the server sends no time.
+    """
+    async with get_client() as client:
+        at = await server_time(client, lambda: store.clock() - store.clock_ahead, get_run_logger().warning)
+    return datetime.fromtimestamp(at, UTC)
+
+
+async def mark_lost_runs(*, now: datetime) -> None:
     """Mark flow runs of our work pool as crashed whose heartbeats stopped ten minutes ago.
 
     An automation does so after 90 seconds, but Prefect may drop its events. Without recent heartbeats in the feed, nothing is
     known. Runs of other deployments, and of earlier versions of ours, send no heartbeats.
 
     Args:
-        now: the present time, with a time zone.
+        now: the present time of the Prefect server, with a time zone.
     """
-    now = now or datetime.now(UTC)
     recently = EventOccurredFilter.model_validate({"since": now - _SILENCE, "until": now})
     long_running = {"state": {"type": {"any_": ["RUNNING"]}}, "start_time": {"before_": now - _SILENCE}}
     async with get_client() as client:
@@ -104,7 +115,7 @@ async def mark_lost_runs(*, now: datetime | None = None) -> None:
                 await client.set_flow_run_state(lost.id, Crashed(message=LOST))
 
 
-async def mark_task_runs_of_ended_runs(*, now: datetime | None = None) -> int:
+async def mark_task_runs_of_ended_runs(*, now: datetime) -> int:
     """Close the unfinished task runs of our flow runs that ended at least ten minutes ago, and return their number.
 
     Otherwise, they would stay running forever. If the process was killed, it could not report them, and they become crashed. If the
@@ -112,9 +123,9 @@ async def mark_task_runs_of_ended_runs(*, now: datetime | None = None) -> int:
     minutes, this record may still arrive, since Prefect records task runs later than flow runs.
 
     Args:
-        now: the present time, with a time zone.
+        now: the present time of the Prefect server, with a time zone.
     """
-    before = {"before_": (now or datetime.now(UTC)) - _SILENCE}
+    before = {"before_": now - _SILENCE}
     unfinished = {"state": {"type": {"any_": ["PENDING", "RUNNING", "SCHEDULED", "PAUSED"]}}}
     ended = 0
     async with get_client() as client:

@@ -8,6 +8,7 @@ from prefect.client.orchestration import get_client
 from prefect.events import Event
 
 import tasks.collect
+from flows.dead_letters import collect_dead_letters
 from resonant.local.work_pool import WORK_POOL, make_work_pool
 from support.prefect import patient_client
 from support.waiting import until
@@ -101,17 +102,24 @@ async def close(now):
     return await mark_task_runs_of_ended_runs(now=now)
 
 
-async def test_unfinished_task_runs_are_closed_ten_minutes_after_our_flow_run_ended(task_runs, prefect_api):
-    def states():
+@pytest.fixture
+def task_states(task_runs, prefect_api):
+    """Return the types and messages of the states of these task runs."""
+
+    def read():
         with patient_client(prefect_api) as api:
             found = {key: api.get(f"/task_runs/{each}").json()["state"] for key, each in task_runs.items()}
         return {key: (state["type"], state["message"]) for key, state in found.items()}
 
-    before = states()
+    return read
+
+
+async def test_unfinished_task_runs_are_closed_ten_minutes_after_our_flow_run_ended(task_runs, task_states):
+    before = task_states()
     assert before == {key: (key[2], None) for key in task_runs}
 
     await close(datetime.now(UTC))
-    assert states() == before, "their own ends may still arrive"
+    assert task_states() == before, "their own ends may still arrive"
 
     await close(datetime.now(UTC) + LATER)
     crashed = ("CRASHED", "its flow run has ended")
@@ -123,4 +131,18 @@ async def test_unfinished_task_runs_are_closed_ten_minutes_after_our_flow_run_en
         "FAILED": not_recorded,
     }
     unfinished = {key for key in task_runs if key[0] == "emit-events" and key[2] != "COMPLETED"}
-    assert states() == before | {key: closed[key[1]] for key in unfinished if key[1] in closed}
+    assert task_states() == before | {key: closed[key[1]] for key in unfinished if key[1] in closed}
+
+
+async def test_a_clock_that_is_ahead_of_the_prefect_servers_closes_no_task_runs_too_early(
+    task_states, monkeypatch
+):
+    class DayAhead(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return super().now(tz) + timedelta(days=1)
+
+    monkeypatch.setattr("tasks.collect.datetime", DayAhead)
+    before = task_states()
+    await collect_dead_letters()
+    assert task_states() == before
