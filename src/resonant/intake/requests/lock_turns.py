@@ -42,7 +42,8 @@ class LockTurns:
 
     def __contains__(self, key: Hashable) -> bool:
         """Return whether a write with this key waits."""
-        return key in self._of_keys
+        # The traceback of a cancelled wait may keep the lock for a while.
+        return (lock := self._of_keys.get(key)) is not None and lock.locked()
 
     async def write(self, key: Hashable, operation: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Run an operation; if it does not get its lock soon, retry it as ``write_in_turn`` does."""
