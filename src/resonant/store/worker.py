@@ -169,9 +169,9 @@ class WorkerStore(Store):
 
         return await self.database.write(run, sync="on_server")
 
-    async def release_all(self, owner: str) -> int:
-        """Release all leases of an owner, without charging an attempt; return their number."""
-        return await self.write(lease_queries.release_all, owner, now=self.clock())
+    async def release_all(self, owner: str, *, besides: Collection[int] = ()) -> int:
+        """Release the leases of an owner, except on these deliveries, without charging an attempt; return their number."""
+        return await self.write(lease_queries.release_all, owner, besides=besides, now=self.clock())
 
     async def unfinished(self, endpoint: str | None = None) -> int:
         """Return the number of deliveries that are neither delivered nor given up."""

@@ -3,7 +3,8 @@
 import asyncio
 import math
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import TypeVar
 
 from resonant.dispatch.claim.due_bounds import DueBounds
 from resonant.dispatch.claim.leases import TakeOver
@@ -15,6 +16,8 @@ from resonant.dispatch.limiting.limiter import ConcurrencyLimiter
 from resonant.events import Lease
 from resonant.gate.permission import NO_LIMIT
 from resonant.store import WorkerStore
+
+T = TypeVar("T")
 
 # The longest time between two polls, in case a wake-up was lost. A poll takes a millisecond, but longer with many endpoints: then,
 # while nothing is in flight, polls take at most this share of the time, and are at most two seconds apart.
@@ -102,6 +105,7 @@ class Fetcher:
         self._carried: Counter[str] = Counter()
         self._probe_at = 0.0
         self._has_probed = False
+        self._has_unknown_leases = False
         self._has_more = False
         self._claim_at = 0.0
         self._is_early = False
@@ -178,6 +182,9 @@ class Fetcher:
         self._has_more = self._is_early = False
         if self._is_over():
             return
+        if self._has_unknown_leases:
+            await self._store.release_all(self._owner, besides=self._in_flight.delivery_ids())
+            self._has_unknown_leases = False
         probe = await self._probe()
         self._has_probed = probe is not None
         if probe is not None:
@@ -189,7 +196,7 @@ class Fetcher:
         limits, most_bytes = self._limits()
         if not limits:
             return
-        claimed = await self._store.claim_each(
+        claiming = self._store.claim_each(
             limits,
             owner=self._owner,
             new={
@@ -201,6 +208,7 @@ class Fetcher:
             bounds=self._bounds.of(limits),
             begin_up_to=self._begin_up_to(limits),
         )
+        claimed = await self._confirmed(claiming)
         for name, leases in claimed.items():
             endpoint = self._endpoints.opened[name]
             # Fewer than requested: nothing else is due, or memory is full. While a gate governs, its room lasts until the next
@@ -223,12 +231,19 @@ class Fetcher:
             self._held.append(endpoint)
             if self._leaves(endpoint):
                 continue
-            if (probe := await self._gates.probe(endpoint)) is not None:
+            if (probe := await self._confirmed(self._gates.probe(endpoint))) is not None:
                 took = asyncio.get_running_loop().time() - now
                 self._probe_at = now + max(PROBE_SECONDS, took / _PROBE_SHARE)
                 endpoint.was_probed = True
                 return probe
         return None
+
+    async def _confirmed(self, claiming: Awaitable[T]) -> T:
+        """Await a claim. If the answer to its commit is lost, this run may hold leases that it does not know."""
+        self._has_unknown_leases = True
+        claimed = await claiming
+        self._has_unknown_leases = False
+        return claimed
 
     def _leaves(self, endpoint: EndpointRun) -> bool:
         """Return whether to leave further probes of an endpoint to other runs, so that they do not keep this run from ending."""

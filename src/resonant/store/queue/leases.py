@@ -356,9 +356,10 @@ def release(connection: Connection, leases: Sequence[Lease], *, now: float) -> N
     hand_back(connection, [key.delivery_id for key in still_held(connection, leases)], now)
 
 
-def release_all(connection: Connection, owner: str, *, now: float) -> int:
-    """Release all leases of an owner, without charging an attempt; return their number."""
-    held = held_by(connection, owner)
+def release_all(connection: Connection, owner: str, *, besides: Collection[int] = (), now: float) -> int:
+    """Release the leases of an owner, except on these deliveries, without charging an attempt; return their number."""
+    kept = set(besides)
+    held = [each for each in held_by(connection, owner) if each not in kept]
     hand_back(connection, held, now)
     if held:
         announce(connection)

@@ -1,0 +1,28 @@
+"""A claim whose commit the server has made, while the answer is lost with the connection."""
+
+from resonant.dispatch.limits import Limits
+from support.dispatching import appending_to, draining, enqueue, opened
+from support.postgresql import relayed
+from support.waiting import until
+
+
+async def test_its_deliveries_are_sent_before_the_end_of_the_lease_and_no_crash_is_charged(postgresql_url):
+    sent = []
+
+    async def is_done():
+        return (await store.status()).delivered == 1
+
+    async with relayed(postgresql_url) as relay, opened(relay.url) as store:
+        claim = store.claim_each
+
+        async def claim_and_lose_the_answer(*args, **options):
+            relay.lose = int(not relay.lost)
+            return await claim(*args, **options)
+
+        store.claim_each = claim_and_lose_the_answer
+        [id_] = await enqueue(store)
+        async with draining(store, appending_to(sent), owner="drain", limits=Limits(run_for=600)):
+            await until(is_done, seconds=store.lease_seconds / 2)
+        [(_, history)] = (await store.detail(id_)).deliveries
+    assert (relay.lost, sent) == (1, [id_])
+    assert [each.result for each in history] == ["delivered"]
