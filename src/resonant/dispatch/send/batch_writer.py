@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from resonant.delivery.outcome import Outcome
 from resonant.dispatch.waiting import wait_at_most
 from resonant.errors import StoreUnavailable
-from resonant.events import Lease, LeaseKey
+from resonant.events import Clock, Lease, LeaseKey
 from resonant.store.engine.availability import is_lock, retry_while_unavailable
 from resonant.store.queue.expiry import expire
 from resonant.store.queue.leases import begin, release
@@ -147,7 +147,7 @@ class BatchWriter:
         expired = [lease for each in requests for lease in each.expired]
         write = self._store.write if outcomes or expired else self._store.write_unsynced
         return await retry_while_unavailable(
-            lambda: write(_write, begins, outcomes, releases, expired, now=self._store.clock()),
+            lambda: write(_write, begins, outcomes, releases, expired, clock=self._store.clock),
             self._patience,
             outlasts=lambda error: not self._is_closing and self._outlasts(error),
         )
@@ -160,9 +160,10 @@ def _write(
     releases: list[Lease],
     expired: list[Lease],
     *,
-    now: float,
+    clock: Clock,
 ) -> set[LeaseKey]:
     """Return the leases that are begun, and those whose outcome or expiry was recorded."""
+    now = clock()  # within the transaction, which may be the first with another server
     # One lock for all, in order, so that this cannot deadlock with a renewal of the same leases.
     of_outcomes = [outcome.lease for outcome in outcomes]
     rows = lock(connection, [lease.delivery_id for lease in [*begins, *of_outcomes, *releases, *expired]])

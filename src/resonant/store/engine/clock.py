@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 MOST_APART_SECONDS = 5.0
 # The age after which a comparison is repeated. Drains compare the clocks in each look.
 _OLD_SECONDS = 60.0
+_COMPARED = "resonant_compared"
 # One clock for each engine of a producer: reading the server's clock in each transaction would cost a round trip.
 _of_engines: WeakKeyDictionary[Engine, "StoreClock"] = WeakKeyDictionary()
 
@@ -59,9 +60,14 @@ class StoreClock:
         return self.steady() + self._offset
 
     def compare_if_old(self, connection: Connection) -> None:
-        """Compare the clocks again after a minute, or if the machine's clock was changed or its time stood still."""
+        """Compare the clocks after a minute, if the machine's clock was changed or stood still, and on a new connection.
+
+        A new connection may be to another server.
+        """
         was_set = abs(self() - self.ahead - self._process()) > MOST_APART_SECONDS
-        if was_set or self.steady() - self._compared_at > _OLD_SECONDS:
+        is_new = not connection.info.get(_COMPARED, False)
+        connection.info[_COMPARED] = True
+        if is_new or was_set or self.steady() - self._compared_at > _OLD_SECONDS:
             self.compare_now(connection)
 
     def compare_now(self, connection: Connection) -> None:

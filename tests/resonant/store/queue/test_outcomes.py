@@ -158,3 +158,27 @@ def test_an_attempts_every_field_is_kept(desk):
     row = desk.row("evt_1")
     for name in ("status_code", "category", "code", "error_type", "error"):
         assert row[name] == getattr(attempt, name)
+
+
+@pytest.mark.parametrize("is_parked", [True, False])
+def test_a_retry_waits_for_its_delay_if_the_clock_was_set_back_before_the_decision_was_recorded(
+    desk, is_parked
+):
+    desk.enqueue("evt_1")
+    lease = desk.claim_one()
+    desk.begin(lease)
+    decision = desk.park_for(40) if is_parked else desk.retry_in(20)
+    desk.clock.advance(-3_600)
+    assert desk.record(desk.failed(lease, decision))
+    assert desk.row("evt_1")["next_attempt_at"] == desk.clock() + decision.delay
+
+
+def test_a_backoff_ends_earlier_by_the_time_by_which_the_clock_was_set_back(desk):
+    desk.enqueue("evt_1")
+    lease = desk.claim_one()
+    desk.begin(lease)
+    decision = Park(5.0, desk.clock() + 5, backoff_until=desk.clock() + 500)
+    desk.clock.advance(-3_600)
+    desk.record(desk.failed(lease, decision))
+    row = desk.row("evt_1")
+    assert (row["available_at"], row["backoff_until"]) == (desk.clock() + 5, desk.clock() + 500)
