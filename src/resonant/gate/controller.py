@@ -93,9 +93,11 @@ class EndpointGate:
         if row.epoch <= self.row.epoch:
             if row.epoch in (0, self.row.epoch):  # 0 if it was removed
                 self._is_writing = False  # refused or unwritten: it may be proposed again
-            # The gate became normal, and its row was removed an hour later, while this process could not read the store.
-            was_removed = row.epoch == 0 and self.row.epoch < 1000 * (at - KEPT_SECONDS)
-            if self.row.state == "normal" or not was_removed:
+            # A row is removed an hour after the gate became normal. This process may have been unable to read the store meanwhile.
+            if not row.epoch == 0 < self.row.epoch < 1000 * (at - KEPT_SECONDS):
+                return
+            if self.row.state == "normal":
+                self.row = row  # the measurements stay
                 return
         before, self.row = self.row, row
         next_pace, self._next_pace, self._is_writing = self._next_pace, None, False

@@ -38,6 +38,15 @@ def test_a_missing_row_is_older_than_the_known_one_unless_that_may_have_been_rem
     assert (gate.claim_limit(began_at + passed, 0) == NO_LIMIT) == (state == "normal")
 
 
+def test_a_pause_is_seen_though_the_clock_was_set_back_after_the_row_of_a_normal_gate_was_removed():
+    began_at = 10_000.0
+    gate = EndpointGate(Gate("api", epoch=int(1000 * began_at), since=began_at), "one", random.Random(1))
+    gate.see(Gate("api"), at=began_at + 3_610)
+    paused_at = began_at - 3_600
+    gate.see(Gate("api", "paused", epoch=int(1000 * paused_at), since=paused_at), at=paused_at)
+    assert gate.claim_limit(paused_at, 0) == 0
+
+
 class TestOutages:
     def test_failures_in_a_row_make_an_endpoint_probing(self, row, process):
         for n in range(30):
