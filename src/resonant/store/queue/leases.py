@@ -374,8 +374,12 @@ def renew(
     now: float,
     lease_seconds: float,
 ) -> int:
-    """Renew an owner's leases on these deliveries, or all of its leases; return their number."""
-    held = held_by(connection, owner)
+    """Renew an owner's leases on these deliveries, or all of its leases; return their number.
+
+    Deliveries that another transaction has locked keep their leases meanwhile, since rescues skip them, too. The others must not
+    wait for it.
+    """
+    held = held_by(connection, owner, skip_locked=True)
     if delivery_ids is not None:
         known = set(delivery_ids)
         held = [each for each in held if each in known]

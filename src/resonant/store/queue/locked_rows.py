@@ -65,9 +65,13 @@ def is_held(rows: Mapping[int, Any], lease: Lease) -> bool:
     return row is not None and (row.lease_owner, row.lease_token) == (lease.owner, lease.token)
 
 
-def held_by(connection: Connection, owner: str) -> list[int]:
-    """Lock all deliveries that an owner holds, in the order of ``lock``; return their ids."""
-    query = select(_d.c.id).where(_d.c.lease_owner == owner).order_by(_d.c.id).with_for_update(key_share=True)
+def held_by(connection: Connection, owner: str, *, skip_locked: bool = False) -> list[int]:
+    """Lock all deliveries that an owner holds, in the order of ``lock``; return their ids.
+
+    With ``skip_locked``, leave out those that other transactions have locked.
+    """
+    query = select(_d.c.id).where(_d.c.lease_owner == owner).order_by(_d.c.id)
+    query = query.with_for_update(key_share=True, skip_locked=skip_locked)
     return list(connection.execute(query).scalars())
 
 

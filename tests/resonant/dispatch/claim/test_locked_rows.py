@@ -1,0 +1,44 @@
+"""A transaction of somebody else that locks a single delivery in flight, such as an operator's in psql."""
+
+import asyncio
+
+from resonant.dispatch.limits import Limits
+from resonant.sinks.base import CallableSink
+from support.dispatching import draining, enqueue, opened, sink_target
+from support.waiting import until
+
+LEASE_SECONDS = 6.0
+
+
+async def test_the_other_leases_of_its_owner_are_renewed(postgresql, postgresql_url):
+    sent, go = [], asyncio.Event()
+
+    async def send(event):
+        sent.append(event.id)
+        await go.wait()
+
+    async def is_done():
+        return (await store.status()).delivered == 3
+
+    async def open_destination(name):
+        return sink_target(name, CallableSink(send), timeout=600)
+
+    drain = {"limits": Limits(run_for=600, successors=9), "open_destination": open_destination}
+    async with (
+        opened(postgresql_url, lease_seconds=LEASE_SECONDS) as store,
+        opened(postgresql_url, lease_seconds=LEASE_SECONDS) as other,
+        postgresql.connected("test") as connection,
+        draining(store, None, owner="living", **drain),
+    ):
+        ids = await enqueue(store, 3)
+        await until(lambda: len(sent) == 3)
+        async with connection.transaction():
+            await connection.execute("SELECT id FROM resonant_deliveries ORDER BY id LIMIT 1 FOR UPDATE")
+            async with draining(other, None, owner="other", **drain):
+                ends_at = store.clock() + 2 * LEASE_SECONDS
+                await until(lambda: store.clock() > ends_at, seconds=60)
+        go.set()
+        await until(is_done, seconds=60)
+        details = [await store.detail(each) for each in ids]
+    attempts = [each for detail in details[1:] for _, history in detail.deliveries for each in history]
+    assert [(each.result, each.late) for each in attempts] == [("delivered", False)] * 2
