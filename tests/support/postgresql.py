@@ -207,6 +207,8 @@ class Relay:
                     await asyncio.wait([answers])
                     await from_server.read(1)  # it has committed
                     return
+        except ConnectionResetError:
+            pass  # the client does not wait for its answer
         finally:
             answers.cancel()
             to_server.close()
