@@ -14,7 +14,6 @@ from resonant.events import Event
 from resonant.intake.requests.lock_turns import GROUP_LOCK_SECONDS, LOCK_TRY_SECONDS, LockTurns
 from resonant.store import Store
 from resonant.store.queue.accept import Outcome, accept
-from resonant.store.queue.locked_events import find_locked
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +22,7 @@ _PATIENCE_SECONDS = 0.1
 # Of the connections to PostgreSQL: for groups, and for the events of those that had to wait for a lock.
 _MOST_AT_ONCE, _MOST_ALONE = 4, 2
 # Shorter than other waits: many events of a group may be locked.
-_FIND_LOCK_SECONDS, _ALONE_LOCK_SECONDS = 0.001, 0.005
+_ALONE_LOCK_SECONDS = 0.005
 
 
 class _Waiting(NamedTuple):
@@ -102,31 +101,20 @@ class GroupCommit:
             if is_one or (isinstance(error, StoreError) and not isinstance(error, StillLocked)):
                 _fail(group, error)
                 return
-            # One event must not make the others, or later groups, fail or wait.
-            if isinstance(error, StillLocked):
-                writing = asyncio.create_task(self._write_unlocked(group))
-            else:
+            if not isinstance(error, StillLocked):
                 logger.exception("storing %d events one by one after an error", len(group))
-                writing = asyncio.create_task(self._write_one_by_one(group))
+            # One event must not make the others, or later groups, fail or wait.
+            writing = asyncio.create_task(self._write_one_by_one(group))
             self._writing_alone.add(writing)
             writing.add_done_callback(self._writing_alone.discard)
-
-    async def _write_unlocked(self, group: Sequence[_Waiting]) -> None:
-        """Write the events that no other transaction has locked together, or if that fails one by one."""
-        with suppress(Exception):
-            async with self._alone:
-                events = [each.event.identity for each in group]
-                locked = await self._store.write_soon(_FIND_LOCK_SECONDS, find_locked, events)
-                for each in group:
-                    if each.event.identity in locked:
-                        _fail([each], StillLocked("another transaction holds a lock on this event"))
-                await self._store_all([each for each in group if not each.answer.done()], _ALONE_LOCK_SECONDS)
-        await self._write_one_by_one(group)
 
     async def _write_one_by_one(self, group: Sequence[_Waiting]) -> None:
         for each in group:
             async with self._alone:
                 if each.answer.done():  # its request was cancelled
+                    continue
+                if each.event.id in self._turns:
+                    _fail([each], StillLocked("another transaction holds a lock on this event"))
                     continue
                 try:
                     await self._store_all([each], _ALONE_LOCK_SECONDS)

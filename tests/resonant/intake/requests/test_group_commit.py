@@ -3,18 +3,15 @@
 import asyncio
 
 import pytest
-from sqlalchemy import text
 
 from resonant.errors import ConflictingEvent, StillLocked, StoreUnavailable
 from resonant.events import Event
 from resonant.intake.requests import group_commit
 from resonant.intake.requests.group_commit import MOST_EVENTS, GroupCommit
 from resonant.intake.requests.lock_turns import LockTurns
-from resonant.store import enqueue, schema
+from resonant.store import enqueue
 from resonant.store.queue.accept import Outcome
-from resonant.store.queue.locked_events import find_locked
 from support.simulated_time import run_in_simulated_time
-from support.waiting import until
 
 
 def make(event_id, data=1):
@@ -130,7 +127,7 @@ def test_a_client_that_disconnects_does_not_affect_other_events(desk):
 
 
 @pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
-def test_locked_events_wait_alone_while_the_others_of_their_group_are_stored_together(desk, groups):
+def test_a_locked_event_waits_alone_while_others_are_stored_one_by_one_and_then_in_groups(desk, groups):
     async def run():
         group = new_group(desk)
 
@@ -138,38 +135,22 @@ def test_locked_events_wait_alone_while_the_others_of_their_group_are_stored_tog
             return [asyncio.create_task(group.accept(make(number), "orders")) for number in numbers]
 
         async with desk.store.transaction() as transaction:
-            locked = [make(number) for number in range(40)]
-            await transaction.run_sync(enqueue, locked, "orders", now=desk.clock())
-            waiting = accept_all(range(50))
-            stored = await asyncio.gather(*waiting[40:])
-            assert groups[:2] == [50, 10]
-            await until(lambda: set(groups[2:]) == {1})
+            await transaction.run_sync(enqueue, make(0), "orders", now=desk.clock())
+            waits, *beside = accept_all(range(5))
+            stored = await asyncio.gather(*beside)
+            assert groups[0] == 5
+            assert set(groups[1:]) == {1}
             groups.clear()
-            repeat, *later = accept_all([0, *range(50, 58)])
+            repeat, *later = accept_all(range(9))
             stored += await asyncio.gather(*later)
             assert max(groups) == 8, "an event that is known to wait is in no group"
-            assert not any(each.done() for each in (*waiting[:40], repeat))
-        return stored, await asyncio.gather(*waiting[:40], repeat)
+            assert not waits.done()
+            assert not repeat.done()
+        return stored, [await waits, await repeat]
 
     stored, waited = desk.run(run())
-    assert not any(outcome.duplicate for outcome in stored)
-    assert all(outcome.duplicate for outcome in waited)
-
-
-@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
-def test_the_search_for_locked_events_finds_those_of_each_kind_of_lock_and_stores_nothing(desk):
-    desk.enqueue(make("known"), make("held"))
-
-    async def run():
-        async with desk.store.transaction() as transaction:
-            await transaction.run_sync(enqueue, make("inserted ☃ \"'"), "orders", now=desk.clock())
-            hold = text("SELECT FROM resonant_events WHERE id = 'held' FOR UPDATE")
-            await transaction.run_sync(lambda connection: connection.execute(hold) and None)
-            ids = ("inserted ☃ \"'", "known", "held", "new")
-            return await desk.store.write_soon(0.001, find_locked, [make(id_).identity for id_ in ids])
-
-    assert desk.run(run()) == {make("inserted ☃ \"'").identity, make("held").identity}
-    assert [row["id"] for row in desk.rows(schema.events)] == ["held", "known", "inserted ☃ \"'"]
+    assert [outcome.duplicate for outcome in stored] == [False] * 4 + [True] * 4 + [False] * 4
+    assert [outcome.duplicate for outcome in waited] == [True, True]
 
 
 @pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
@@ -225,13 +206,9 @@ class LockedStore:
     def clock(self):
         return 0.0
 
-    async def write_soon(self, lock_seconds, operation, wanted, **_options):
+    async def write_soon(self, lock_seconds, _operation, wanted, **_options):
         self.tries += 1
         await asyncio.sleep(self._seconds)
-        if operation is find_locked:
-            locked = [each for each in wanted if int(each.id) < 1_000]
-            await asyncio.sleep(lock_seconds * len(locked))
-            return set(locked)
         if any(int(event.id) < 1_000 for event, _ in wanted):
             await asyncio.sleep(lock_seconds)
             raise StillLocked("locked")
