@@ -207,7 +207,7 @@ class Relay:
                     await asyncio.wait([answers])
                     await from_server.read(1)  # it has committed
                     return
-        except ConnectionResetError:
+        except ConnectionError:
             pass  # the client does not wait for its answer
         finally:
             answers.cancel()
@@ -221,6 +221,8 @@ async def _pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter, sil
             if silenced.is_set():
                 await asyncio.Event().wait()
             sink.write(data)
+    except ConnectionError:
+        pass
     finally:
         sink.close()
 
