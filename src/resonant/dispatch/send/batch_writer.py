@@ -5,35 +5,41 @@ gathered for a moment, since a transaction costs as much CPU as several sends.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple
 
 from sqlalchemy import Connection
 
 from resonant.delivery.outcome import Outcome
 from resonant.dispatch.waiting import wait_at_most
-from resonant.errors import StoreUnavailable
+from resonant.errors import StoreLocked, StoreUnavailable
 from resonant.events import Clock, Lease, LeaseKey
 from resonant.store.engine.availability import is_lock, retry_while_unavailable
 from resonant.store.queue.expiry import expire
 from resonant.store.queue.leases import begin, release
-from resonant.store.queue.locked_rows import lock
+from resonant.store.queue.locked_rows import lock, locked_by_others
 from resonant.store.queue.outcomes import record
 from resonant.store.worker import WorkerStore
 
+logger = logging.getLogger(__name__)
+
 # For how long, and how many, outcomes are gathered.
 _GATHER_SECONDS, _MOST_GATHERED = 0.05, 100
+_LOCKED_PAUSE_SECONDS = 0.5
 
 
-class _Request(NamedTuple):
-    """Requested writes, and the future of the leases that were still held at their commit."""
+@dataclass(eq=False, slots=True)
+class _Request:
+    """Requested writes, the future of the leases that were still held at their commit, and how long to wait for a lock."""
 
     begins: Sequence[Lease]
     outcomes: Sequence[Outcome]
     releases: Sequence[Lease]
     expired: Sequence[Lease]
     held: asyncio.Future[set[LeaseKey]]
+    patient_until: float | None = None
 
     def leases(self) -> Iterable[Lease]:
         return chain(self.begins, (outcome.lease for outcome in self.outcomes), self.releases, self.expired)
@@ -43,7 +49,7 @@ class BatchWriter:
     """Writes begins, outcomes, releases and expiries, and acknowledges each after its commit.
 
     Every method returns a future that completes at the commit. It raises ``StoreUnavailable`` if the store did not recover in
-    time.
+    time. Requests wait alone for a delivery that another transaction has locked, such as an operator's in psql.
 
     Args:
         store: an open store, bound to the running event loop.
@@ -63,6 +69,8 @@ class BatchWriter:
         self._outlasts = outlasts
         self._requests: list[_Request] = []
         self._writer: asyncio.Task[None] | None = None
+        self._locked: list[_Request] = []
+        self._locked_writer: asyncio.Task[None] | None = None
         self._is_urgent = asyncio.Event()
         self._is_closing = False
 
@@ -95,6 +103,8 @@ class BatchWriter:
         self.hurry()
         while self._writer is not None and (self._requests or not self._writer.done()):
             await asyncio.wait([self._ensure_writer()])  # unlike await, does not cancel the writer
+        while self._locked_writer is not None and (self._locked or not self._locked_writer.done()):
+            await asyncio.wait([self._ensure_locked_writer()])
 
     def _request(
         self,
@@ -122,56 +132,89 @@ class BatchWriter:
             await asyncio.sleep(0)  # lets the callers of the last commit request their next writes
             await wait_at_most(_GATHER_SECONDS, self._is_urgent)
             self._is_urgent.clear()
-            # Skip cancelled begins, since nothing will be sent. Everything else is always written.
-            requests = [each for each in self._requests if not (each.begins and each.held.done())]
-            self._requests = []
-            try:
-                held = await self._write(requests)
-            except BaseException as error:
-                for request in requests:
-                    if not request.held.done():
-                        request.held.set_exception(error)
-                if not isinstance(error, Exception):
-                    raise
-                continue
-            for request in requests:
-                if not request.held.done():
-                    request.held.set_result(held.intersection(lease.key for lease in request.leases()))
+            requests, self._requests = self._requests, []
+            await self._write(requests)
 
-    async def _write(self, requests: list[_Request]) -> set[LeaseKey]:
+    async def _write_locked(self) -> None:
+        while self._locked:
+            await asyncio.sleep(_LOCKED_PAUSE_SECONDS)
+            requests, self._locked = self._locked, []
+            await self._write(requests)
+
+    async def _write(self, requests: list[_Request]) -> None:
+        """Write the requests, and acknowledge them, but set those aside for whose deliveries they would have to wait."""
+        # Skip cancelled begins, since nothing will be sent. Everything else is always written.
+        requests = [each for each in requests if not (each.begins and each.held.done())]
         if not requests:
-            return set()
-        begins = [lease for each in requests for lease in each.begins]
-        outcomes = [outcome for each in requests for outcome in each.outcomes]
-        releases = [lease for each in requests for lease in each.releases]
-        expired = [lease for each in requests for lease in each.expired]
-        write = self._store.write if outcomes or expired else self._store.write_unsynced
-        return await retry_while_unavailable(
-            lambda: write(_write, begins, outcomes, releases, expired, clock=self._store.clock),
-            self._patience,
-            outlasts=lambda error: not self._is_closing and self._outlasts(error),
-        )
+            return
+        is_synced = any(each.outcomes or each.expired for each in requests)
+        write = self._store.write if is_synced else self._store.write_unsynced
+        try:
+            held, locked = await retry_while_unavailable(
+                lambda: write(_write, requests, clock=self._store.clock),
+                self._patience,
+                outlasts=lambda error: not self._is_closing and self._outlasts(error),
+            )
+        except BaseException as error:
+            for request in requests:
+                _fail(request, error)
+            if not isinstance(error, Exception):
+                raise
+            return
+        for request in requests:
+            if request in locked:
+                self._set_aside(request)
+            elif not request.held.done():
+                request.held.set_result(held.intersection(lease.key for lease in request.leases()))
+
+    def _set_aside(self, request: _Request) -> None:
+        now = asyncio.get_running_loop().time()
+        if request.patient_until is not None and now > request.patient_until:
+            message = "another transaction holds a lock on a delivery"
+            if self._is_closing:
+                _fail(request, StoreLocked(f"{self._store}: {message}"))
+                return
+            logger.warning("%s: %s: recording its outcome waits for it", self._store, message)
+            request.patient_until = None
+        if request.patient_until is None:
+            request.patient_until = now + self._patience
+        self._locked.append(request)
+        self._ensure_locked_writer()
+
+    def _ensure_locked_writer(self) -> asyncio.Task[None]:
+        if self._locked_writer is None or self._locked_writer.done():
+            self._locked_writer = asyncio.create_task(self._write_locked())
+        return self._locked_writer
+
+
+def _fail(request: _Request, error: BaseException) -> None:
+    if not request.held.done():
+        request.held.set_exception(error)
 
 
 def _write(
-    connection: Connection,
-    begins: list[Lease],
-    outcomes: list[Outcome],
-    releases: list[Lease],
-    expired: list[Lease],
-    *,
-    clock: Clock,
-) -> set[LeaseKey]:
-    """Return the leases that are begun, and those whose outcome or expiry was recorded."""
+    connection: Connection, requests: list[_Request], *, clock: Clock
+) -> tuple[set[LeaseKey], list[_Request]]:
+    """Write requests, except those with a delivery that another transaction has locked.
+
+    Returns:
+        The leases that are begun, and those whose outcome or expiry was recorded; and the requests that were not written.
+    """
     now = clock()  # within the transaction, which may be the first with another server
     # One lock for all, in order, so that this cannot deadlock with a renewal of the same leases.
-    of_outcomes = [outcome.lease for outcome in outcomes]
-    rows = lock(connection, [lease.delivery_id for lease in [*begins, *of_outcomes, *releases, *expired]])
-    held = begin(connection, begins, now=now, rows=rows)
+    ids = {lease.delivery_id for each in requests for lease in each.leases()}
+    rows = lock(connection, ids, skip_locked=True)
+    locked = locked_by_others(connection, ids - rows.keys())
+    left_out = [each for each in requests if any(lease.delivery_id in locked for lease in each.leases())]
+    written = [each for each in requests if each not in left_out] if left_out else requests
+    outcomes = [outcome for each in written for outcome in each.outcomes]
+    releases = [lease for each in written for lease in each.releases]
+    expired = [lease for each in written for lease in each.expired]
+    held = begin(connection, [lease for each in written for lease in each.begins], now=now, rows=rows)
     if outcomes:
         held = held | record(connection, outcomes, now=now, rows=rows)
     if releases:
         release(connection, releases, now=now)
     if expired:
         held = held | expire(connection, expired, now=now)
-    return held
+    return held, left_out

@@ -25,22 +25,35 @@ class LockedRow(NamedTuple):
     attempts: int
 
 
-def lock(connection: Connection, delivery_ids: Iterable[int]) -> dict[int, LockedRow]:
-    """Lock these deliveries in the order of their ids, so that two workers cannot deadlock; return those that exist, by id."""
+def lock(
+    connection: Connection, delivery_ids: Iterable[int], *, skip_locked: bool = False
+) -> dict[int, LockedRow]:
+    """Lock these deliveries in the order of their ids, so that two workers cannot deadlock; return those that exist, by id.
+
+    With ``skip_locked``, leave out those that other transactions have locked.
+    """
     ids = list(delivery_ids)
     if connection.dialect.name == "sqlite":
         # Text and one value take less CPU than a compiled statement and a row for each delivery.
         rows = json.loads(connection.exec_driver_sql(_LOCKED, (json.dumps(ids),)).scalar_one())
     else:
-        rows = connection.execute(_locking(), {"ids": ids}).all()
+        rows = connection.execute(_locking(skip_locked), {"ids": ids}).all()
     return {row[0]: LockedRow(*row) for row in rows}
 
 
 @cache
-def _locking() -> Select[int, int, str | None, int]:
+def _locking(skip_locked: bool) -> Select[int, int, str | None, int]:
     query = select(_d.c.id, _d.c.lease_token, _d.c.lease_owner, _d.c.attempts).order_by(_d.c.id)
     # Not FOR UPDATE, so that other transactions can add attempts to a locked delivery.
-    return query.where(is_any_of_given(_d.c.id, "ids")).with_for_update(key_share=True)
+    query = query.where(is_any_of_given(_d.c.id, "ids"))
+    return query.with_for_update(key_share=True, skip_locked=skip_locked)
+
+
+def locked_by_others(connection: Connection, missing: Collection[int]) -> set[int]:
+    """Return those of the deliveries left out by ``lock`` with ``skip_locked`` that exist."""
+    if not missing:
+        return set()
+    return set(connection.execute(select(_d.c.id).where(is_any_of(_d.c.id, missing))).scalars())
 
 
 def still_held(connection: Connection, leases: Sequence[Lease]) -> set[LeaseKey]:

@@ -42,3 +42,38 @@ async def test_the_other_leases_of_its_owner_are_renewed(postgresql, postgresql_
         details = [await store.detail(each) for each in ids]
     attempts = [each for detail in details[1:] for _, history in detail.deliveries for each in history]
     assert [(each.result, each.late) for each in attempts] == [("delivered", False)] * 2
+
+
+async def test_the_outcomes_of_others_are_recorded_and_new_events_sent(postgresql, postgresql_url):
+    sent, go = [], asyncio.Event()
+
+    async def send(event):
+        sent.append(event.id)
+        await go.wait()
+
+    async def open_destination(name):
+        return sink_target(name, CallableSink(send), timeout=600)
+
+    def delivered(number):
+        async def is_so():
+            return (await store.status()).delivered == number
+
+        return is_so
+
+    async with (
+        opened(postgresql_url) as store,
+        postgresql.connected("test") as connection,
+        draining(store, None, limits=Limits(run_for=600), open_destination=open_destination),
+    ):
+        ids = await enqueue(store, 3)
+        await until(lambda: len(sent) == 3)
+        async with connection.transaction():
+            await connection.execute("SELECT id FROM resonant_deliveries ORDER BY id LIMIT 1 FOR UPDATE")
+            go.set()
+            await until(delivered(2), seconds=60)
+            await enqueue(store, 3)
+            await until(delivered(5), seconds=60)
+        await until(delivered(6), seconds=60)
+        [(_, history)] = (await store.detail(ids[0])).deliveries
+    assert len(sent) == 6
+    assert [(each.result, each.late) for each in history] == [("delivered", False)]

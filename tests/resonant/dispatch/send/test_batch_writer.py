@@ -182,6 +182,44 @@ class TestOutages:
         assert await retry_while_unavailable(operation, 0.6) == "done"
 
 
+class TestLockedDeliveries:
+    """On PostgreSQL, a transaction of somebody else may lock a single delivery."""
+
+    @pytest.fixture
+    async def leased(self, postgresql, postgresql_url):
+        """Two leases, the first of which is locked until ``unlock`` is called; and the store."""
+        async with opened(postgresql_url) as store, postgresql.connected("test") as connection:
+            await enqueue(store, 2)
+            leases = sorted(
+                await store.claim("orders", owner="me", limit=2), key=lambda each: each.delivery_id
+            )
+            transaction = connection.transaction()
+            await transaction.start()
+            query = "SELECT FROM resonant_deliveries WHERE id = $1 FOR UPDATE"
+            await connection.execute(query, leases[0].delivery_id)
+            yield store, leases, transaction.rollback
+
+    async def test_only_their_own_writes_wait_for_them(self, leased):
+        store, [of_locked, other], unlock = leased
+        commits = BatchWriter(store)
+        waiting, recorded = commits.record(delivered(of_locked)), commits.record(delivered(other))
+        assert await recorded == {other.key}
+        assert not waiting.done()
+        await unlock()
+        assert await waiting == {of_locked.key}
+
+    async def test_closing_waits_for_them_with_the_patience_for_an_outage(self, leased, caplog):
+        store, [of_locked, _], unlock = leased
+        commits = BatchWriter(store, patience=0.5)
+        waiting = commits.record(delivered(of_locked))
+        await until(lambda: "recording its outcome waits" in caplog.text)
+        assert not waiting.done()
+        await commits.close()
+        with pytest.raises(StoreLocked, match="another transaction holds a lock on a delivery"):
+            await waiting
+        await unlock()
+
+
 class TestCancelledWaiters:
     async def test_a_cancelled_begin_is_not_written_and_disturbs_no_other(self, tmp_path):
         async with leased(tmp_path, 3) as (_, leases, commits):
