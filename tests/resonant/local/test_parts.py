@@ -258,7 +258,7 @@ def test_ctrl_c_while_they_end_kills_all():
 
 def test_the_log_of_a_part_that_writes_without_end_is_shortened(tmp_path, monkeypatch):
     monkeypatch.setattr(parts_module, "MOST_LOG_BYTES", 1_000_000)
-    monkeypatch.setattr(parts_module, "KEPT_LOG_BYTES", 1_000)
+    monkeypatch.setattr(parts_module, "KEPT_LOG_BYTES", 10_000)
     log = tmp_path / "log"
     with kept_parts() as parts:
         part = Part("writer", log, [sys.executable, "-c", WRITER], dict(os.environ), start_seconds=60)
