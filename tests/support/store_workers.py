@@ -212,7 +212,7 @@ class Workers(StoreMachine):
     def renew(self, owner):
         now = self.clock()
         held = self.model.all(lease_owner=owner)
-        renewed = self.write(lease_queries.renew, owner, now=now, lease_seconds=LEASE_SECONDS)
+        renewed = len(self.write(lease_queries.renew, owner, now=now, lease_seconds=LEASE_SECONDS))
         assert renewed == len(held), f"renewed {renewed}, expected {held}"
         for known in held:
             known.available_at = now + LEASE_SECONDS

@@ -159,13 +159,19 @@ class WorkerStore(Store):
         """Release leases, without charging an attempt."""
         await self.write_unsynced(lease_queries.release, leases, now=self.clock())
 
-    async def renew(self, owner: str, delivery_ids: Collection[int] | None = None) -> int:
-        """Renew an owner's leases on these deliveries, or all of its leases; return their number."""
+    async def renew(
+        self, owner: str, delivery_ids: Collection[int] | None = None, *, skip_locked: bool = False
+    ) -> list[int]:
+        """Renew an owner's leases on these deliveries, or all of its leases; return the ids of their deliveries.
 
-        def run(connection: Connection) -> int:
+        With ``skip_locked``, leave out deliveries that another transaction has locked, so that the others need not wait for it.
+        """
+
+        def run(connection: Connection) -> list[int]:
             # After a suspension of this process, its time is behind, and the renewed leases would end too early.
             self._compared.compare_now(connection)
-            return self._timed(lease_queries.renew)(connection, owner, delivery_ids=delivery_ids)
+            renew = self._timed(lease_queries.renew)
+            return renew(connection, owner, delivery_ids=delivery_ids, skip_locked=skip_locked)
 
         return await self.database.write(run, sync="on_server")
 

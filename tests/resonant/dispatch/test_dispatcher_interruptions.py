@@ -347,7 +347,7 @@ class TestTheStoreGoesAway:
                 await worker.run(emit_one, endpoint="orders")
 
     async def test_a_failure_of_a_renewal_fails_the_run(self, tmp_path):
-        async def renew(*_args):
+        async def renew(*_args, **_options):
             raise RuntimeError("broken")
 
         async with scene(tmp_path, lease_seconds=0.1, orders=hang) as worker:

@@ -41,7 +41,9 @@ class LeaseHeartbeat:
             pause = self._store.lease_seconds / 3
             if self._in_flight:
                 try:
-                    await self._renew()
+                    if left := await self._renew():
+                        # Rescues skip locked deliveries, too, but may be faster afterwards, unless this waits for the lock.
+                        await self._store.renew(self._owner, left)
                 except StoreError:  # the next renewal or commit reports an outage
                     pause /= _TRIES_PER_PAUSE
 
@@ -54,11 +56,14 @@ class LeaseHeartbeat:
         if self._store.clock() - self._renewed_at > self._store.lease_seconds / 2:
             await self._renew()
 
-    async def _renew(self) -> None:
+    async def _renew(self) -> set[int]:
+        """Renew the leases that no other transaction has locked; return the other deliveries."""
         now = self._store.clock()
         # Only known leases: if the commit of a claim was not confirmed, its leases must expire, so that they are rescued.
-        await self._store.renew(self._owner, self._in_flight.delivery_ids())
+        known = self._in_flight.delivery_ids()
+        renewed = await self._store.renew(self._owner, known, skip_locked=True)
         self._renewed_at = now
+        return known.difference(renewed)
 
 
 class TakeOver:

@@ -371,20 +371,15 @@ def renew(
     owner: str,
     *,
     delivery_ids: Collection[int] | None = None,
+    skip_locked: bool = False,
     now: float,
     lease_seconds: float,
-) -> int:
-    """Renew an owner's leases on these deliveries, or all of its leases; return their number.
-
-    Deliveries that another transaction has locked keep their leases meanwhile, since rescues skip them, too. The others must not
-    wait for it.
-    """
-    held = held_by(connection, owner, skip_locked=True)
-    if delivery_ids is not None:
-        known = set(delivery_ids)
-        held = [each for each in held if each in known]
+) -> list[int]:
+    """Renew an owner's leases on these deliveries, or all of its leases; return the ids of their deliveries."""
+    which = [] if delivery_ids is None else [is_any_of(_d.c.id, delivery_ids)]
+    held = held_by(connection, owner, *which, skip_locked=skip_locked)
     change_all(connection, held, {"available_at": now + lease_seconds})
-    return len(held)
+    return held
 
 
 def lease_owners(connection: Connection) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, select, update
+from sqlalchemy import ColumnElement, Connection, Select, select, update
 
 from resonant.events import Lease, LeaseKey, Reason
 from resonant.store import schema
@@ -78,12 +78,14 @@ def is_held(rows: Mapping[int, Any], lease: Lease) -> bool:
     return row is not None and (row.lease_owner, row.lease_token) == (lease.owner, lease.token)
 
 
-def held_by(connection: Connection, owner: str, *, skip_locked: bool = False) -> list[int]:
-    """Lock all deliveries that an owner holds, in the order of ``lock``; return their ids.
+def held_by(
+    connection: Connection, owner: str, *conditions: ColumnElement[bool], skip_locked: bool = False
+) -> list[int]:
+    """Lock the deliveries that an owner holds and that meet the conditions, in the order of ``lock``; return their ids.
 
     With ``skip_locked``, leave out those that other transactions have locked.
     """
-    query = select(_d.c.id).where(_d.c.lease_owner == owner).order_by(_d.c.id)
+    query = select(_d.c.id).where(_d.c.lease_owner == owner, *conditions).order_by(_d.c.id)
     query = query.with_for_update(key_share=True, skip_locked=skip_locked)
     return list(connection.execute(query).scalars())
 

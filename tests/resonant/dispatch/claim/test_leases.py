@@ -20,10 +20,12 @@ class Store:
         self.failures = list(failures)
         self.asked = []
 
-    async def renew(self, _owner, _delivery_ids):
+    async def renew(self, _owner, delivery_ids, *, skip_locked):
+        assert skip_locked
         self.asked.append("renew")
         if self.failures:
             raise self.failures.pop(0)
+        return list(delivery_ids)
 
     async def rescue(self, _watch, **_options):
         self.asked.append("rescue")
@@ -48,9 +50,9 @@ async def test_a_renewal_that_failed_is_tried_again_soon():
     store = Store(60.0, [StoreUnavailable("away"), StoreUnavailable("away"), StoreUnavailable("away")])
     loop, at, renew = asyncio.get_running_loop(), [], store.renew
 
-    async def note(*given):
+    async def note(*given, **options):
         at.append(loop.time() - began_at)
-        await renew(*given)
+        return await renew(*given, **options)
 
     store.renew, began_at = note, loop.time()
     with pytest.raises(TimeoutError):

@@ -8,9 +8,13 @@ from support.dispatching import draining, enqueue, opened, sink_target
 from support.waiting import until
 
 LEASE_SECONDS = 6.0
+_FIRST = "SELECT {} FROM resonant_deliveries ORDER BY id LIMIT 1"
+_WAITING = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+)
 
 
-async def test_the_other_leases_of_its_owner_are_renewed(postgresql, postgresql_url):
+async def test_no_lease_of_its_owner_is_lost_meanwhile_or_afterwards(postgresql, postgresql_url):
     sent, go = [], asyncio.Event()
 
     async def send(event):
@@ -19,6 +23,9 @@ async def test_the_other_leases_of_its_owner_are_renewed(postgresql, postgresql_
 
     async def is_done():
         return (await store.status()).delivered == 3
+
+    async def is_first_renewed():
+        return await connection.fetchval(_FIRST.format("available_at")) > store.clock()
 
     async def open_destination(name):
         return sink_target(name, CallableSink(send), timeout=600)
@@ -32,16 +39,19 @@ async def test_the_other_leases_of_its_owner_are_renewed(postgresql, postgresql_
     ):
         ids = await enqueue(store, 3)
         await until(lambda: len(sent) == 3)
-        async with connection.transaction():
-            await connection.execute("SELECT id FROM resonant_deliveries ORDER BY id LIMIT 1 FOR UPDATE")
-            async with draining(other, None, owner="other", **drain):
+        async with draining(other, None, owner="other", **drain):
+            async with connection.transaction():
+                await connection.execute(_FIRST.format("id") + " FOR UPDATE")
                 ends_at = store.clock() + 2 * LEASE_SECONDS
                 await until(lambda: store.clock() > ends_at, seconds=60)
+                await until(lambda: connection.fetchval(_WAITING))
+            await until(is_first_renewed)
+        assert await connection.fetchval(_FIRST.format("lease_owner")) == "living"
         go.set()
         await until(is_done, seconds=60)
         details = [await store.detail(each) for each in ids]
-    attempts = [each for detail in details[1:] for _, history in detail.deliveries for each in history]
-    assert [(each.result, each.late) for each in attempts] == [("delivered", False)] * 2
+    attempts = [each for detail in details for _, history in detail.deliveries for each in history]
+    assert [(each.result, each.late) for each in attempts] == [("delivered", False)] * 3
 
 
 async def test_the_outcomes_of_others_are_recorded_and_new_events_sent(postgresql, postgresql_url):

@@ -251,7 +251,7 @@ def test_only_the_named_leases_of_an_owner_are_renewed(desk):
     desk.enqueue("evt_1", "evt_2")
     known, unheard_of = desk.claim(2)
     desk.clock.advance(30)
-    assert desk.run(desk.store.renew("worker", [known.delivery_id])) == 1
+    assert desk.run(desk.store.renew("worker", [known.delivery_id])) == [known.delivery_id]
     desk.clock.advance(31)
     assert desk.rescue() == 1
     assert desk.run(desk.store.begin([known, unheard_of])) == {known.key}
@@ -266,7 +266,7 @@ def test_a_batch_larger_than_a_statement_can_name_goes_through_every_operation(d
     leases = desk.claim(40_000)
     assert len(leases) == 33_000
     assert len(desk.begin(*leases)) == 33_000
-    assert desk.run(desk.store.renew("worker")) == 33_000
+    assert len(desk.run(desk.store.renew("worker"))) == 33_000
     assert desk.run(desk.store.release_all("worker")) == 33_000
     status = desk.status()
     assert (status.pending, status.in_flight, status.balanced) == (33_000, 0, True)
