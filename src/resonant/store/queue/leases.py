@@ -358,8 +358,7 @@ def release(connection: Connection, leases: Sequence[Lease], *, now: float) -> N
 
 def release_all(connection: Connection, owner: str, *, besides: Collection[int] = (), now: float) -> int:
     """Release the leases of an owner, except on these deliveries, without charging an attempt; return their number."""
-    kept = set(besides)
-    held = [each for each in held_by(connection, owner) if each not in kept]
+    held = held_by(connection, owner, ~is_any_of(_d.c.id, besides))
     hand_back(connection, held, now)
     if held:
         announce(connection)

@@ -1,5 +1,7 @@
 """A claim whose commit the server has made, while the answer is lost with the connection."""
 
+import asyncio
+
 from resonant.dispatch.limits import Limits
 from support.dispatching import appending_to, draining, enqueue, opened
 from support.postgresql import relayed
@@ -26,3 +28,36 @@ async def test_its_deliveries_are_sent_before_the_end_of_the_lease_and_no_crash_
         [(_, history)] = (await store.detail(id_)).deliveries
     assert (relay.lost, sent) == (1, [id_])
     assert [each.result for each in history] == ["delivered"]
+
+
+async def test_their_release_does_not_wait_for_a_delivery_in_flight_that_is_locked(
+    postgresql, postgresql_url
+):
+    sent, answers = [], asyncio.Event()
+
+    async def send(event):
+        sent.append(event.id)
+        if event.id == first:
+            await answers.wait()
+
+    async with (
+        relayed(postgresql_url) as relay,
+        opened(relay.url) as store,
+        postgresql.connected("test") as connection,
+    ):
+        claim = store.claim_each
+
+        async def claim_and_lose_the_answer(*args, **options):
+            relay.lose = int(bool(sent) and not relay.lost)
+            return await claim(*args, **options)
+
+        store.claim_each = claim_and_lose_the_answer
+        [first] = await enqueue(store)
+        async with draining(store, send, owner="drain", limits=Limits(run_for=600)):
+            await until(lambda: sent == [first])
+            async with connection.transaction():
+                await connection.execute("SELECT FROM resonant_deliveries FOR UPDATE")
+                [second] = await enqueue(store)
+                await until(lambda: sent == [first, second], seconds=store.lease_seconds / 4)
+            answers.set()
+    assert relay.lost == 1
