@@ -65,10 +65,10 @@ class StoreClock:
         A new connection may be to another server.
         """
         was_set = abs(self() - self.ahead - self._process()) > MOST_APART_SECONDS
-        is_new = not connection.info.get(_COMPARED, False)
-        connection.info[_COMPARED] = True
+        is_new = connection.info.get(_COMPARED) is not self
         if is_new or was_set or self.steady() - self._compared_at > _OLD_SECONDS:
             self.compare_now(connection)
+            connection.info[_COMPARED] = self  # not another clock for the same pool
 
     def compare_now(self, connection: Connection) -> None:
         """Compare the clocks, in one round trip."""

@@ -2,8 +2,10 @@
 
 import pytest
 
+from resonant import enqueue as enqueue_in
 from resonant.delivery.retry import Park
 from resonant.dispatch.send.batch_writer import BatchWriter
+from resonant.events import Event
 from support.desk import Desk
 from support.dispatching import enqueue, opened
 
@@ -39,5 +41,23 @@ async def test_an_outcome_from_before_is_parked_for_its_delay_by_the_new_clock(p
             assert await writer.record(outcome)
             await writer.close()
             [due], _ = await store.look()
-        now = await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8 - 3600")
+        now = await connection.fetchval(
+            "SELECT extract(epoch FROM pg_catalog.clock_timestamp())::float8 - 3600"
+        )
     assert due.at == pytest.approx(now + 40, abs=20)
+
+
+async def test_an_event_of_an_own_transaction_is_due_at_once_by_the_new_clock(postgresql, url):
+    async with postgresql.connected("failover") as connection:
+        await connection.execute(_SETTABLE_CLOCK)
+        async with opened(url) as store:
+            for _ in range(2):
+                async with store.transaction() as transaction:
+                    await transaction.run_sync(enqueue_in, Event(type="t", source="/s", data=1), "orders")
+                await connection.execute(_REPLACE)
+                await store.status()  # the first on the new connection
+            _, new = await connection.fetch("SELECT accepted_at FROM resonant_deliveries ORDER BY id")
+        now = await connection.fetchval(
+            "SELECT extract(epoch FROM pg_catalog.clock_timestamp())::float8 - 3600"
+        )
+    assert new["accepted_at"] == pytest.approx(now, abs=20)
