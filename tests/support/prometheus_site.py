@@ -144,7 +144,7 @@ def now(desk: Desk) -> None:
     desk.rescue()
     for lease in desk.claim(endpoint="billing"):
         assert lease.attempts == (lease.event.id == lost.event.id)
-        attempt(desk, lease, 15.0, Park(40.0, desk.clock() + 4000), code="timeout")
+        attempt(desk, lease, 15.0, Park(4000.0, desk.clock() + 4000), code="timeout")
 
     accept(desk, "crm", 3)
     refused, exhausted, replayed = desk.claim(endpoint="crm")
