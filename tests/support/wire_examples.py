@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from resonant.events import ABSENT, Event
+from resonant.events.own import OWN_SOURCE, is_own_type
 
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 EXTENSIONS = {
@@ -168,8 +169,8 @@ def events(draw: st.DrawFn, ids: st.SearchStrategy[str] = IDS) -> Event:
     )
     return Event(
         id=draw(ids),
-        type=draw(st.text(_TEXT, min_size=1, max_size=30)),
-        source=draw(st.text(_TEXT, min_size=1, max_size=30)),
+        type=draw(st.text(_TEXT, min_size=1, max_size=30).filter(lambda kind: not is_own_type(kind))),
+        source=draw(st.text(_TEXT, min_size=1, max_size=30).filter(OWN_SOURCE.__ne__)),
         data=value,
         datacontenttype=kind,
         **optional,
