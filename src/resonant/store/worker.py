@@ -177,7 +177,13 @@ class WorkerStore(Store):
 
     async def release_all(self, owner: str, *, besides: Collection[int] = ()) -> int:
         """Release the leases of an owner, except on these deliveries, without charging an attempt; return their number."""
-        return await self.write(lease_queries.release_all, owner, besides=besides, now=self.clock())
+        released = 0
+        # First without those that another transaction has locked, since the wait for them may fail.
+        for skip_locked in (True, False):
+            released += await self.write(
+                lease_queries.release_all, owner, besides=besides, skip_locked=skip_locked, now=self.clock()
+            )
+        return released
 
     async def unfinished(self, endpoint: str | None = None) -> int:
         """Return the number of deliveries that are neither delivered nor given up."""

@@ -356,9 +356,16 @@ def release(connection: Connection, leases: Sequence[Lease], *, now: float) -> N
     hand_back(connection, [key.delivery_id for key in still_held(connection, leases)], now)
 
 
-def release_all(connection: Connection, owner: str, *, besides: Collection[int] = (), now: float) -> int:
+def release_all(
+    connection: Connection,
+    owner: str,
+    *,
+    besides: Collection[int] = (),
+    skip_locked: bool = False,
+    now: float,
+) -> int:
     """Release the leases of an owner, except on these deliveries, without charging an attempt; return their number."""
-    held = held_by(connection, owner, ~is_any_of(_d.c.id, besides))
+    held = held_by(connection, owner, ~is_any_of(_d.c.id, besides), skip_locked=skip_locked)
     hand_back(connection, held, now)
     if held:
         announce(connection)

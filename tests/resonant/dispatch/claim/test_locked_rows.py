@@ -87,3 +87,23 @@ async def test_the_outcomes_of_others_are_recorded_and_new_events_sent(postgresq
         [(_, history)] = (await store.detail(ids[0])).deliveries
     assert len(sent) == 6
     assert [(each.result, each.late) for each in history] == [("delivered", False)]
+
+
+async def test_an_interrupted_run_releases_its_other_leases(postgresql, postgresql_url):
+    sent = []
+
+    async def send(event):
+        sent.append(event.id)
+        await asyncio.Event().wait()
+
+    async with (
+        opened(postgresql_url, lease_seconds=LEASE_SECONDS) as store,
+        postgresql.connected("test") as connection,
+        connection.transaction(),
+    ):
+        await enqueue(store, 3)
+        async with draining(store, send, owner="drain", limits=Limits(run_for=600)):
+            await until(lambda: len(sent) == 3)
+            await connection.execute(_FIRST.format("id") + " FOR UPDATE")
+        found = await connection.fetch("SELECT lease_owner, sending FROM resonant_deliveries ORDER BY id")
+    assert [tuple(each) for each in found] == [("drain", True), (None, False), (None, False)]
