@@ -159,6 +159,7 @@ class BatchWriter:
             for request in requests:
                 _fail(request, error)
             if not isinstance(error, Exception):
+                self._requests += requests  # for `close`; the begins are left out then
                 raise
             return
         for request in requests:

@@ -313,6 +313,24 @@ class TestClosing:
             assert recording.cancelled()
             assert attempts(tmp_path) == 1
 
+    async def test_it_writes_the_outcomes_of_a_write_that_the_loop_has_cancelled(
+        self, tmp_path, impatient_sqlite
+    ):
+        before = asyncio.all_tasks()
+        async with leased(tmp_path, 1, patience=10) as (_, [lease], commits):
+            with locked(tmp_path / "r.db"):
+                impatient_sqlite.clear()
+                recording = commits.record(delivered(lease))
+                await until(lambda: len(impatient_sqlite) >= 2)
+                tasks = asyncio.all_tasks() - before
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+            await commits.close()
+            with pytest.raises(asyncio.CancelledError):
+                await recording
+            assert attempts(tmp_path) == 1
+
 
 @simulated
 async def test_outcomes_that_are_not_urgent_share_a_transaction_until_one_is_urgent(tmp_path, transactions):
