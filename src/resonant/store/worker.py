@@ -165,6 +165,10 @@ class WorkerStore(Store):
         """Renew an owner's leases on these deliveries, or all of its leases; return the ids of their deliveries.
 
         With ``skip_locked``, leave out deliveries that another transaction has locked, so that the others need not wait for it.
+        Otherwise, wait for it for a third of a lease.
+
+        Raises:
+            StillLocked: another transaction holds the lock. It is a ``StoreUnavailable``.
         """
 
         def run(connection: Connection) -> list[int]:
@@ -173,7 +177,8 @@ class WorkerStore(Store):
             renew = self._timed(lease_queries.renew)
             return renew(connection, owner, delivery_ids=delivery_ids, skip_locked=skip_locked)
 
-        return await self.database.write(run, sync="on_server")
+        lock_seconds = None if skip_locked else self.lease_seconds / 3
+        return await self.database.write(run, sync="on_server", lock_seconds=lock_seconds)
 
     async def release_all(self, owner: str, *, besides: Collection[int] = ()) -> int:
         """Release the leases of an owner, except on these deliveries, without charging an attempt; return their number."""

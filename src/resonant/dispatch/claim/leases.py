@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from resonant.dispatch.in_flight import InFlight
-from resonant.errors import StoreError
+from resonant.errors import StillLocked, StoreError
 from resonant.store import WorkerStore
 from resonant.store.queue.rescue import ExpiryWatch
 from resonant.store.shared import drains
@@ -44,6 +44,8 @@ class LeaseHeartbeat:
                     if left := await self._renew():
                         # Rescues skip locked deliveries, too, but may be faster afterwards, unless this waits for the lock.
                         await self._store.renew(self._owner, left)
+                except StillLocked:
+                    pause = 0.0  # it has waited, and a rescue must not be faster in a pause
                 except StoreError:  # the next renewal or commit reports an outage
                     pause /= _TRIES_PER_PAUSE
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from resonant.dispatch.claim.leases import LeaseHeartbeat, TakeOver
-from resonant.errors import StoreUnavailable
+from resonant.errors import StillLocked, StoreUnavailable
 from resonant.testing import FixedClock
 from support.simulated_time import simulated
 
@@ -59,6 +59,26 @@ async def test_a_renewal_that_failed_is_tried_again_soon():
         async with asyncio.timeout(50):
             await heartbeat(store).beat()
     assert at == pytest.approx([20, 22, 24, 26, 46], abs=0.1)
+
+
+@simulated
+async def test_a_renewal_that_waited_for_a_lock_waits_again_without_a_pause():
+    store, loop, waits = Store(60.0), asyncio.get_running_loop(), []
+
+    async def renew(_owner, _ids, *, skip_locked=False):
+        if not skip_locked:
+            began_at = loop.time()
+            await asyncio.sleep(20)
+            waits.append((began_at, loop.time()))
+            raise StillLocked("another transaction holds a lock on it")
+        return []
+
+    store.renew = renew
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(90):
+            await heartbeat(store).beat()
+    [(_, first_ended_at), (second_began_at, _), *_] = waits
+    assert second_began_at == pytest.approx(first_ended_at, abs=0.1)
 
 
 @pytest.mark.parametrize(
