@@ -3,7 +3,8 @@
 The key is the lease, not the delivery: a run may lose a lease and claim the same delivery again.
 """
 
-from collections.abc import Collection, Mapping
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from resonant.dispatch.endpoint_run import EndpointRun
@@ -35,9 +36,10 @@ class InFlight:
         self._leases: dict[LeaseKey, Lease] = {}
         self._waiting: set[LeaseKey] = set()
         self._retried: set[LeaseKey] = set()
+        self._ending: set[LeaseKey] = set()
 
     def __bool__(self) -> bool:
-        return bool(self._leases)
+        return bool(self._leases or self._ending)
 
     @property
     def may_wait(self) -> bool:
@@ -63,8 +65,8 @@ class InFlight:
         return max(1, round(endpoint.body_bytes) or self.bytes // max(1, len(self._leases)))
 
     def delivery_ids(self) -> set[int]:
-        """Return the ids of the deliveries."""
-        return {key.delivery_id for key in self._leases}
+        """Return the ids of the deliveries, also of those whose leases end with a write that is not committed."""
+        return {key.delivery_id for key in self._leases.keys() | self._ending}
 
     def take(self, lease: Lease) -> None:
         """Add a newly claimed lease."""
@@ -125,6 +127,12 @@ class InFlight:
             self._stop_waiting(lease)
         else:
             self._change_busy(lease, -1)
+
+    def end_with(self, written: asyncio.Future[set[LeaseKey]], leases: Sequence[Lease]) -> None:
+        """Renew removed leases until the write that ends them, which may have to wait for a lock."""
+        keys = {lease.key for lease in leases}
+        self._ending |= keys
+        written.add_done_callback(lambda _: self._ending.difference_update(keys))
 
     def _stop_waiting(self, lease: Lease) -> None:
         self._waiting.remove(lease.key)

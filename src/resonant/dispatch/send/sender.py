@@ -396,6 +396,7 @@ class Sender:
         for lease in leases:
             self._in_flight.finish(lease)
         expiring = self._commits.expire(leases)
+        self._in_flight.end_with(expiring, leases)
         expiring.add_done_callback(partial(_count_expired, len(leases), counts))
         return expiring
 
@@ -406,7 +407,9 @@ class Sender:
     def _release(self, leases: Sequence[Lease]) -> asyncio.Future[set[LeaseKey]]:
         for lease in leases:
             self._in_flight.drop(lease)
-        return self._commits.release(leases)
+        releasing = self._commits.release(leases)
+        self._in_flight.end_with(releasing, leases)
+        return releasing
 
     def _record(self, outcome: Outcome, *, is_urgent: bool = True) -> asyncio.Future[set[LeaseKey]]:
         if isinstance(outcome.decision, Retry):

@@ -3,8 +3,9 @@
 import asyncio
 
 from resonant.dispatch.limits import Limits
+from resonant.events import Event, rfc3339
 from resonant.sinks.base import CallableSink
-from support.dispatching import draining, enqueue, opened, sink_target
+from support.dispatching import appending_to, draining, enqueue, opened, sink_target
 from support.waiting import until
 
 LEASE_SECONDS = 6.0
@@ -107,3 +108,34 @@ async def test_an_interrupted_run_releases_its_other_leases(postgresql, postgres
             await connection.execute(_FIRST.format("id") + " FOR UPDATE")
         found = await connection.fetch("SELECT lease_owner, sending FROM resonant_deliveries ORDER BY id")
     assert [tuple(each) for each in found] == [("drain", True), (None, False), (None, False)]
+
+
+async def test_a_lease_is_renewed_until_the_write_that_ends_it(postgresql, postgresql_url):
+    async def is_done():
+        return (await store.status()).dead_letter == 1
+
+    async with (
+        opened(postgresql_url, lease_seconds=LEASE_SECONDS) as store,
+        postgresql.connected("test") as connection,
+    ):
+        claim, expires_at = store.claim_each, store.clock() + 2
+        transaction = connection.transaction()
+
+        async def claim_and_lock(*args, **options):
+            claimed = await claim(*args, **options)
+            if claimed["orders"]:
+                await transaction.start()
+                await connection.execute(_FIRST.format("id") + " FOR UPDATE")
+                await until(lambda: store.clock() > expires_at)
+            return claimed
+
+        store.claim_each = claim_and_lock
+        event = Event(
+            type="order.paid", source="/shop", data=1, extensions={"expirytime": rfc3339(expires_at)}
+        )
+        await store.enqueue(event, "orders")
+        async with draining(store, appending_to([]), limits=Limits(run_for=600)):
+            await until(connection.is_in_transaction)
+            await until(lambda: connection.fetchval(_WAITING), seconds=4 * LEASE_SECONDS)
+            await transaction.rollback()
+            await until(is_done, seconds=60)
