@@ -101,10 +101,11 @@ class BatchWriter:
         """Wait until all requested writes are done, even if their callers no longer wait."""
         self._is_closing = True
         self.hurry()
-        while self._writer is not None and (self._requests or not self._writer.done()):
-            await asyncio.wait([self._ensure_writer()])  # unlike await, does not cancel the writer
-        while self._locked_writer is not None and (self._locked or not self._locked_writer.done()):
-            await asyncio.wait([self._ensure_locked_writer()])
+        # Both, since each may leave requests to the other. Unlike await, asyncio.wait does not cancel them.
+        while (
+            self._requests or self._locked or not (_is_done(self._writer) and _is_done(self._locked_writer))
+        ):
+            await asyncio.wait([self._ensure_writer(), self._ensure_locked_writer()])
 
     def _request(
         self,
@@ -186,6 +187,10 @@ class BatchWriter:
         if self._locked_writer is None or self._locked_writer.done():
             self._locked_writer = asyncio.create_task(self._write_locked())
         return self._locked_writer
+
+
+def _is_done(writer: asyncio.Task[None] | None) -> bool:
+    return writer is None or writer.done()
 
 
 def _fail(request: _Request, error: BaseException) -> None:

@@ -331,6 +331,31 @@ class TestClosing:
                 await recording
             assert attempts(tmp_path) == 1
 
+    async def test_it_writes_an_outcome_that_had_to_wait_for_a_lock_and_whose_write_the_loop_has_cancelled(
+        self, postgresql, postgresql_url
+    ):
+        async def write_in_an_outage(*args, **options):
+            writes.append(1)
+            if len(writes) == 2:
+                await asyncio.Event().wait()
+            return await write(*args, **options)
+
+        before, writes = asyncio.all_tasks(), []
+        async with opened(postgresql_url) as store, postgresql.connected("test") as connection:
+            await enqueue(store)
+            [lease] = await store.claim("orders", owner="me", limit=1)
+            commits, write, store.write = BatchWriter(store, patience=10), store.write, write_in_an_outage
+            async with connection.transaction():
+                await connection.execute("SELECT id FROM resonant_deliveries FOR UPDATE")
+                recording = commits.record(delivered(lease))
+                await until(lambda: len(writes) == 2)
+            for task in asyncio.all_tasks() - before:
+                task.cancel()
+            await commits.close()
+            with pytest.raises(asyncio.CancelledError):
+                await recording
+            assert (await store.status()).delivered == 1
+
 
 @simulated
 async def test_outcomes_that_are_not_urgent_share_a_transaction_until_one_is_urgent(tmp_path, transactions):
