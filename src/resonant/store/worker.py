@@ -9,6 +9,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from sqlalchemy import Connection
 
 from resonant.delivery.outcome import Outcome
+from resonant.errors import StoreError
 from resonant.events import Lease, LeaseKey
 from resonant.store.counts import acceptances, counters, sketches
 from resonant.store.queue import leases as lease_queries
@@ -212,6 +213,7 @@ class WorkerStore(Store):
 
         def run(connection: Connection) -> int:
             nonlocal searched
+            rescue.wait_for_lock(connection)
             # After a suspension of this process, its time is behind, and it would misjudge the waits and leases of others.
             self._compared.compare_now(connection)
             now, began_at = self.clock(), time.monotonic()
@@ -220,13 +222,18 @@ class WorkerStore(Store):
                 rescue.shorten_waits(connection, now=now, lease_seconds=self.lease_seconds)
                 rescue.make_new_due(connection, now=now, endpoint=endpoint)
             if not watch.may_rescue(now):
+                rescue.try_to_write(connection, now=now)
                 return 0
             found = rescue.rescue(connection, now=now, endpoint=endpoint, since=since, limit=_RESCUE_BATCH)
             searched = (now, since, time.monotonic() - began_at)
             return found
 
         while True:
-            batch = await self.write(run)
+            try:
+                batch = await self.write(run)
+            except StoreError:
+                watch.restart()
+                raise
             rescued += batch
             if batch < _RESCUE_BATCH:
                 if searched is not None:

@@ -56,6 +56,10 @@ class ExpiryWatch:
             self._watches_since = self._last[1]
         return self.seconds_left <= 0
 
+    def restart(self) -> None:
+        """Watch for half a lease again, because this process could not write."""
+        self._last = (-math.inf, -math.inf)
+
     @property
     def seconds_left(self) -> float:
         """For how long this process still watches, after the last call of ``may_rescue``."""
@@ -111,6 +115,21 @@ def rescue(
     if rows:
         announce(connection)
     return len(rows)
+
+
+def wait_for_lock(connection: Connection) -> None:
+    """Wait while another transaction, such as ``CREATE INDEX``, locks the table, so that no lease can be renewed."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"LOCK TABLE {_d.name} IN ROW EXCLUSIVE MODE")
+
+
+def try_to_write(connection: Connection, *, now: float) -> None:
+    """Write to an expired lease, which stays expired. This fails while its owner cannot renew it, such as on a full disk."""
+    expired = select(_d.c.id).where(_d.c.lease_owner.is_not(None), _d.c.available_at <= now)
+    expired = expired.order_by(schema.id_without_index).limit(1)
+    ids = connection.execute(expired.with_for_update(skip_locked=True, key_share=True)).scalars().all()
+    # Another value, since SQLite writes no row that stays the same.
+    change_all(connection, ids, {"available_at": _d.c.available_at - 0.001})
 
 
 def make_new_due(connection: Connection, *, now: float, endpoint: str | None = None, limit: int = 500) -> int:

@@ -1,17 +1,39 @@
 """The deliveries of lost workers."""
 
+import asyncio
 import math
+import resource
+from contextlib import contextmanager
 
 import pytest
+from sqlalchemy import Connection
 
 from resonant.delivery.retry import Park, Retry
+from resonant.errors import StoreUnavailable
 from resonant.store import schema
 from resonant.store.queue.locked_rows import lock
 from resonant.store.queue.rescue import ExpiryWatch, shorten_waits
 from resonant.testing import FixedClock
 from support.desk import at_once
+from support.waiting import until
 
 HOUR = 3_600.0
+
+
+@contextmanager
+def no_file_grows():
+    """Let this process write no file in the block, as a quota would."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def _number_waiting(connection):
+    waiting = "datname = current_database() AND wait_event_type = 'Lock'"
+    return connection.exec_driver_sql(f"SELECT count(*) FROM pg_stat_activity WHERE {waiting}").scalar()
 
 
 def test_a_send_that_had_begun_is_charged_as_a_crash_and_shown_as_lost(desk):
@@ -101,6 +123,40 @@ class TestWatch:
         for _ in range(3):
             desk.clock.advance(25)
             assert desk.rescue(old_watch) == 0
+
+    @pytest.mark.parametrize("looks", [1, 3, 5])
+    def test_after_its_writes_have_failed_it_watches_again(self, open_desk, clock, sqlite_url, looks):
+        """Those of live owners fail, too, for example on a full disk, and reads do not show that."""
+        desk = open_desk(sqlite_url)
+        watch = ExpiryWatch(60, clock)
+        desk.enqueue("evt_1")
+        desk.begin(desk.claim_one(owner="other"))
+        with no_file_grows():
+            for _ in range(5):
+                clock.advance(10)
+                assert desk.rescue(watch) == 0
+            for _ in range(looks):
+                clock.advance(10)
+                with pytest.raises(StoreUnavailable, match="the disk cannot be written"):
+                    desk.rescue(watch)
+        assert desk.rescue(watch) == 0
+        assert len(desk.run(desk.store.renew("other"))) == 1
+
+    def test_it_waits_for_a_lock_of_the_table_that_prevents_renewals(self, open_desk, clock, postgresql_url):
+        """As ``CREATE INDEX`` takes. Without it, a process without due deliveries would not notice the lock."""
+        desk = open_desk(postgresql_url)
+
+        async def rescue_while_it_is_locked():
+            async with desk.store.transaction() as transaction:
+                await transaction.run_sync(
+                    Connection.exec_driver_sql, "LOCK TABLE resonant_deliveries IN SHARE MODE"
+                )
+                rescuing = asyncio.create_task(desk.store.rescue(ExpiryWatch(60, clock)))
+                await until(lambda: rescuing.done() or desk.store.read(_number_waiting))
+                assert not rescuing.done()
+            await rescuing
+
+        desk.run(rescue_while_it_is_locked())
 
     def test_it_watches_again_if_only_the_stores_clock_jumps(self, desk):
         steady = FixedClock(0.0)
