@@ -43,8 +43,10 @@ class LeaseHeartbeat:
                 try:
                     if left := await self._renew():
                         # Rescues skip locked deliveries, too, but may be faster afterwards, unless this waits for the lock.
-                        await self._store.renew(self._owner, left)
-                except StillLocked:
+                        # It may wait for several locks, one after the other, while the other leases must be renewed.
+                        async with asyncio.timeout(self._store.lease_seconds / 2):
+                            await self._store.renew(self._owner, left)
+                except (StillLocked, TimeoutError):
                     pause = 0.0  # it has waited, and a rescue must not be faster in a pause
                 except StoreError:  # the next renewal or commit reports an outage
                     pause /= _TRIES_PER_PAUSE

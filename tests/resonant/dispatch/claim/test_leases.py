@@ -1,6 +1,7 @@
 """Leases in flight are renewed, also before expired ones are rescued."""
 
 import asyncio
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -79,6 +80,24 @@ async def test_a_renewal_that_waited_for_a_lock_waits_again_without_a_pause():
             await heartbeat(store).beat()
     [(_, first_ended_at), (second_began_at, _), *_] = waits
     assert second_began_at == pytest.approx(first_ended_at, abs=0.1)
+
+
+@simulated
+async def test_the_other_leases_are_renewed_while_a_renewal_waits_for_several_locks():
+    store, loop, at = Store(60.0), asyncio.get_running_loop(), []
+
+    async def renew(_owner, _ids, *, skip_locked=False):
+        if skip_locked:
+            at.append(loop.time())
+        else:
+            await asyncio.sleep(100)  # one lock after the other, each for less than a third of a lease
+        return []
+
+    store.renew = renew
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(150):
+            await heartbeat(store).beat()
+    assert max(later - earlier for earlier, later in pairwise(at)) == pytest.approx(30, abs=0.1)
 
 
 @pytest.mark.parametrize(

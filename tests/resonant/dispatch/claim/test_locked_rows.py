@@ -119,13 +119,14 @@ async def test_a_lease_is_renewed_until_the_write_that_ends_it(postgresql, postg
         postgresql.connected("test") as connection,
     ):
         claim, expires_at = store.claim_each, store.clock() + 2
-        transaction = connection.transaction()
+        transaction, is_locked = connection.transaction(), asyncio.Event()
 
         async def claim_and_lock(*args, **options):
             claimed = await claim(*args, **options)
             if claimed["orders"]:
                 await transaction.start()
                 await connection.execute(_FIRST.format("id") + " FOR UPDATE")
+                is_locked.set()
                 await until(lambda: store.clock() > expires_at)
             return claimed
 
@@ -135,7 +136,7 @@ async def test_a_lease_is_renewed_until_the_write_that_ends_it(postgresql, postg
         )
         await store.enqueue(event, "orders")
         async with draining(store, appending_to([]), limits=Limits(run_for=600)):
-            await until(connection.is_in_transaction)
+            await is_locked.wait()
             await until(lambda: connection.fetchval(_WAITING), seconds=4 * LEASE_SECONDS)
             await transaction.rollback()
             await until(is_done, seconds=60)
