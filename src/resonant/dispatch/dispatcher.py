@@ -117,6 +117,8 @@ class Dispatcher:
         )
         self._patience = store.lease_seconds / 3
         self._running = RunningTasks()
+        # Others need connections of the store, too, while a transaction locks the slots of many endpoints.
+        self._reserving = asyncio.Semaphore(4)
         self._endpoints = Endpoints(store, self._open_endpoint)
         self.problems, self._opened = self._endpoints.problems, self._endpoints.opened
         self._in_flight = InFlight(self._opened, limits.max_waiting)
@@ -159,9 +161,11 @@ class Dispatcher:
         )
 
     async def _reserve(self, endpoint: str, **options: Any) -> Reservation:
-        return await self._waiting(
-            lambda: self.store.write(reserve, endpoint, clock=self.store.clock, **options)
-        )
+        async def reserve_once() -> Reservation:
+            async with self._reserving:
+                return await self.store.write(reserve, endpoint, clock=self.store.clock, **options)
+
+        return await self._waiting(reserve_once)
 
     async def __aenter__(self) -> Self:
         await self._background.enter_async_context(self._running.beside([self._heartbeat.beat]))

@@ -140,3 +140,33 @@ async def test_a_lease_is_renewed_until_the_write_that_ends_it(postgresql, postg
             await until(lambda: connection.fetchval(_WAITING), seconds=4 * LEASE_SECONDS)
             await transaction.rollback()
             await until(is_done, seconds=60)
+
+
+async def test_leases_are_renewed_while_the_slots_of_many_endpoints_with_rates_are_locked(
+    postgresql, postgresql_url
+):
+    sent, go = [], asyncio.Event()
+
+    async def send(event):
+        sent.append(event.id)
+        await go.wait()
+
+    async def open_destination(name):
+        return sink_target(name, CallableSink(send), timeout=600, rate=None if name == "orders" else 100)
+
+    async with (
+        opened(postgresql_url, lease_seconds=LEASE_SECONDS) as store,
+        postgresql.connected("test") as connection,
+        draining(store, None, limits=Limits(run_for=600), open_destination=open_destination),
+    ):
+        await enqueue(store)
+        await until(lambda: sent)
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE resonant_send_slots")
+            for number in range(40):
+                await enqueue(store, endpoint=f"rated{number}")
+            ends_at = store.clock() + 2 * LEASE_SECONDS
+            while store.clock() < ends_at:
+                assert await connection.fetchval(_FIRST.format("available_at")) > store.clock()
+                await asyncio.sleep(0.1)
+        go.set()
