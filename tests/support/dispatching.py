@@ -297,11 +297,13 @@ async def fail(_event):
     raise UnexpectedStatus(503)
 
 
-def appending_to(sent):
-    """Return a sink that adds the ids of events to a list."""
+def appending_to(sent, go=None):
+    """Return a sink that adds the ids of events to a list, and then waits for an event of asyncio, if one is given."""
 
     async def send(event):
         sent.append(event.id)
+        if go is not None:
+            await go.wait()
 
     return send
 

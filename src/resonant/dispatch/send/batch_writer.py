@@ -200,7 +200,7 @@ def _fail(request: _Request, error: BaseException) -> None:
 
 def _write(
     connection: Connection, requests: list[_Request], *, clock: Clock
-) -> tuple[set[LeaseKey], list[_Request]]:
+) -> tuple[set[LeaseKey], set[_Request]]:
     """Write requests, except those with a delivery that another transaction has locked.
 
     Returns:
@@ -211,8 +211,8 @@ def _write(
     ids = {lease.delivery_id for each in requests for lease in each.leases()}
     rows = lock(connection, ids, skip_locked=True)
     locked = locked_by_others(connection, ids - rows.keys())
-    left_out = [each for each in requests if any(lease.delivery_id in locked for lease in each.leases())]
-    written = [each for each in requests if each not in left_out] if left_out else requests
+    left_out = {each for each in requests if any(lease.delivery_id in locked for lease in each.leases())}
+    written = [each for each in requests if each not in left_out]
     outcomes = [outcome for each in written for outcome in each.outcomes]
     releases = [lease for each in written for lease in each.releases]
     expired = [lease for each in written for lease in each.expired]

@@ -18,10 +18,6 @@ _WAITING = (
 async def test_no_lease_of_its_owner_is_lost_meanwhile_or_afterwards(postgresql, postgresql_url):
     sent, go = [], asyncio.Event()
 
-    async def send(event):
-        sent.append(event.id)
-        await go.wait()
-
     async def is_done():
         return (await store.status()).delivered == 3
 
@@ -29,7 +25,7 @@ async def test_no_lease_of_its_owner_is_lost_meanwhile_or_afterwards(postgresql,
         return await connection.fetchval(_FIRST.format("available_at")) > store.clock()
 
     async def open_destination(name):
-        return sink_target(name, CallableSink(send), timeout=600)
+        return sink_target(name, CallableSink(appending_to(sent, go)), timeout=600)
 
     drain = {"limits": Limits(run_for=600, successors=9), "open_destination": open_destination}
     async with (
@@ -58,12 +54,8 @@ async def test_no_lease_of_its_owner_is_lost_meanwhile_or_afterwards(postgresql,
 async def test_the_outcomes_of_others_are_recorded_and_new_events_sent(postgresql, postgresql_url):
     sent, go = [], asyncio.Event()
 
-    async def send(event):
-        sent.append(event.id)
-        await go.wait()
-
     async def open_destination(name):
-        return sink_target(name, CallableSink(send), timeout=600)
+        return sink_target(name, CallableSink(appending_to(sent, go)), timeout=600)
 
     def delivered(number):
         async def is_so():
@@ -93,17 +85,15 @@ async def test_the_outcomes_of_others_are_recorded_and_new_events_sent(postgresq
 async def test_an_interrupted_run_releases_its_other_leases(postgresql, postgresql_url):
     sent = []
 
-    async def send(event):
-        sent.append(event.id)
-        await asyncio.Event().wait()
-
     async with (
         opened(postgresql_url, lease_seconds=LEASE_SECONDS) as store,
         postgresql.connected("test") as connection,
         connection.transaction(),
     ):
         await enqueue(store, 3)
-        async with draining(store, send, owner="drain", limits=Limits(run_for=600)):
+        async with draining(
+            store, appending_to(sent, asyncio.Event()), owner="drain", limits=Limits(run_for=600)
+        ):
             await until(lambda: len(sent) == 3)
             await connection.execute(_FIRST.format("id") + " FOR UPDATE")
         found = await connection.fetch("SELECT lease_owner, sending FROM resonant_deliveries ORDER BY id")
@@ -147,12 +137,10 @@ async def test_leases_are_renewed_while_the_slots_of_many_endpoints_with_rates_a
 ):
     sent, go = [], asyncio.Event()
 
-    async def send(event):
-        sent.append(event.id)
-        await go.wait()
-
     async def open_destination(name):
-        return sink_target(name, CallableSink(send), timeout=600, rate=None if name == "orders" else 100)
+        return sink_target(
+            name, CallableSink(appending_to(sent, go)), timeout=600, rate=None if name == "orders" else 100
+        )
 
     async with (
         opened(postgresql_url, lease_seconds=LEASE_SECONDS) as store,

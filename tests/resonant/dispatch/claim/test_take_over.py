@@ -41,11 +41,7 @@ async def test_a_process_that_starts_after_an_outage_leaves_the_leases_of_live_p
 ):
     sent, go = [], asyncio.Event()
 
-    async def send(event):
-        sent.append(event.id)
-        await go.wait()
-
-    async with run(postgresql_url, "living", send) as (store, _):
+    async with run(postgresql_url, "living", appending_to(sent, go)) as (store, _):
         ids = await enqueue(store, 5)
         await until(lambda: len(sent) == 5)
         async with postgresql.stopped_meanwhile():
