@@ -41,7 +41,7 @@ async def count_held(
 
 
 async def say_parked(store: WorkerStore, parked: Sequence[Parked]) -> str:
-    """Return a line about parked deliveries: why and how long they wait, and how they are sent; empty if there are none."""
+    """Return a line that says why and how long parked deliveries wait, and what sends them; empty without any."""
     if not parked:
         return ""
     now = store.clock()

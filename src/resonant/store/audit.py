@@ -127,7 +127,7 @@ def read_audit(
 
 
 def has_endpoint(connection: Connection, name: str) -> bool:
-    """Return whether the last change of this endpoint by a command was not its removal; False if there is none."""
+    """Return whether the endpoint exists according to the audit: a command changed it, and none has removed it since."""
     names_it = (_t.c.action.startswith("endpoint "), _t.c.selection.contains(json.dumps(name)))
     query = select(_t.c.action, _t.c.selection).where(*names_it).order_by(_t.c.id.desc())
     for action, text in connection.execute(query):

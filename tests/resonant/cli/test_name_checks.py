@@ -131,9 +131,7 @@ def test_prefect_is_asked_about_a_new_endpoint_that_is_not_in_the_audit_or_was_r
     assert "a server would start" in resonant.on_prefect(*ADD_CRM, code=1).err
 
 
-def test_an_endpoint_is_added_with_overwrite_and_without_a_readable_store_whatever_the_audit_has(
-    resonant, record, tmp_path
-):
+def test_overwriting_and_an_unreadable_store_skip_the_check_of_the_audit(resonant, record, tmp_path):
     record(("add", CRM))
     assert "a server would start" in resonant.on_prefect(*ADD_CRM, "--overwrite", code=1).err
     (path := tmp_path / "resonant.db").write_bytes(b"damaged" * 1_000)

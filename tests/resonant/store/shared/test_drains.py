@@ -77,7 +77,7 @@ def test_one_that_has_left_does_not_count(beat, desk):
     assert beat(first).younger == 0
 
 
-def test_a_drain_of_every_endpoint_or_one_for_each_sends_what_becomes_due_later(beat, desk):
+def test_endpoints_are_drained_by_one_drain_of_all_or_by_a_drain_each(beat, desk):
     def are_drained(*endpoints):
         return desk.read(drains.are_drained, endpoints, now=NOW)
 
