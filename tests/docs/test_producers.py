@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import re
-import shutil
 import subprocess
 from itertools import pairwise
 
@@ -12,7 +11,7 @@ import pytest
 
 from resonant.testing import Receiver, respond
 from support.pages import PROJECT, Page
-from support.programs import need
+from support.programs import find, need
 from support.sdks import installed
 from support.serving import add_endpoints, run_command, serving
 
@@ -38,7 +37,7 @@ def producer(request, tmp_path):
     if request.param == "producer.mjs":
         return [need("node"), EXAMPLES / request.param]
     # CI does not install Go: it is large.
-    go = shutil.which("go") or pytest.skip("this test needs go: apt-get install golang-go")
+    go = find("go") or pytest.skip("this test needs go: apt-get install golang-go")
     program = tmp_path / "producer"
     subprocess.run([go, "build", "-o", program, EXAMPLES / request.param], check=True)
     return [program]

@@ -1,5 +1,8 @@
 """Programs that some tests need and a machine may not have.
 
+They are looked for in the folders of ``TEST_PROGRAMS``, which has the form of ``PATH``, and nowhere else: ``.ci/run`` has none of
+them on its PATH, so a test that runs one without ``need`` fails there.
+
 If one is missing, the test is skipped with a reason that says how to get it. With ``REQUIRE_PROGRAMS=1``, which ``.ci/run``
 sets once it has installed them, the test fails instead, so that CI cannot skip it silently.
 """
@@ -33,7 +36,7 @@ POSTGRESQL = "this test needs Debian's PostgreSQL: apt-get install postgresql"
 def need(name: str) -> str:
     """Return the path of a program, or skip the test."""
     names, how_to_get_it = PROGRAMS[name]
-    found = next(filter(None, map(shutil.which, names)), None)
+    found = next(filter(None, map(find, names)), None)
     if found is None:
         lacking(f"this test needs {name}: {how_to_get_it}")
     return found
@@ -43,10 +46,15 @@ def need_postgresql() -> Path:
     """Return the folder with the programs of Debian's newest PostgreSQL, whose server accepts TCP connections."""
     folders = Path("/usr/lib/postgresql").glob("*/bin")
     found = [folder for folder in folders if (folder / "postgres").exists()]
-    # Debian keeps the server outside PATH, but its wrappers on PATH, where `.ci/run` can hide them.
-    if not found or not shutil.which("pg_ctlcluster"):
+    # Debian keeps the server outside PATH, but its wrappers on PATH.
+    if not found or not find("pg_ctlcluster"):
         lacking(POSTGRESQL)
     return max(found, key=lambda folder: float(folder.parent.name))
+
+
+def find(name: str) -> str | None:
+    """Return the path of a program in the folders of TEST_PROGRAMS, if it is there."""
+    return shutil.which(name, path=os.environ.get("TEST_PROGRAMS") or os.devnull)
 
 
 def in_namespace(kind: str) -> list[str]:
@@ -66,4 +74,4 @@ def lacking(reason: str) -> NoReturn:
     """Skip the test, or fail it if REQUIRE_PROGRAMS is set."""
     if os.environ.get("REQUIRE_PROGRAMS"):
         pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
+    pytest.skip(reason if "TEST_PROGRAMS" in os.environ else f'{reason}, then make test TEST_PROGRAMS="$PATH"')
