@@ -35,18 +35,18 @@ unexport PYTHONDONTWRITEBYTECODE
 # Four processes take the test files in turn (see tests/conftest.py), since most tests wait. Tests that measure time run
 # alone afterwards.
 PROCESSES ?= 4
-PYTEST := -m pytest -n $(PROCESSES) --no-loadscope-reorder
-# Without this, generated tests try a quarter of their examples.
-ALL_EXAMPLES := RESONANT_FUZZ_EXAMPLES=$${RESONANT_FUZZ_EXAMPLES:-200}
+SHARDED := $(if $(SHARD),--shard $(SHARD))
+PYTEST := -m pytest -n $(PROCESSES) --no-loadscope-reorder $(SHARDED)
 RUN := $(if $(COVERAGE),$(BIN)/coverage run,$(BIN)/python)
 
-test: setup  ## run all tests except slow ones, with a real Prefect server, PostgreSQL and HTTP; takes some minutes
+test: setup  ## run all tests except slow ones; SHARD=1/3 runs a third; TEST_PROGRAMS="$$PATH" finds optional programs there
 	@$(BIN)/python $(PYTEST) -m "not slow and not alone" $(ARGS)
 
+test-all: export TEST_PROGRAMS ?= $(PATH)
 test-all: setup  ## run every test; COVERAGE=1 measures coverage, and fails below the threshold in pyproject.toml
 	@rm -f .coverage*
-	@$(ALL_EXAMPLES) $(RUN) $(PYTEST) -m "not alone" $(ARGS)
-	@$(RUN) -m pytest -m alone $(ARGS) || test $$? = 5  # 5: ARGS selected no test
+	@$(RUN) $(PYTEST) -m "not alone" $(ARGS)
+	@$(RUN) -m pytest -m alone $(SHARDED) $(ARGS) || test $$? = 5  # 5: ARGS selected no test
 	@test -z "$(COVERAGE)" || { $(BIN)/coverage combine --quiet && $(BIN)/coverage report; }
 
 test-fast: setup  ## run the tests that need no Prefect server

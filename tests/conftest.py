@@ -1,19 +1,19 @@
 """Fixtures for every test: an empty database of each kind that Resonant supports."""
 
-import json
 import os
 import random
 import signal
 import tempfile
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
+from hypothesis.database import DirectoryBasedExampleDatabase
 from xdist.scheduler import LoadFileScheduling
 
+from support import durations, programs
 from support.examples import FUZZ_EXAMPLES, examples
 from support.postgresql import started_postgresql
 from support.prefect_database import share_prefect_database
@@ -21,18 +21,20 @@ from support.sqlite import Disk, is_locked, listening
 
 # Settings of the tests themselves.
 _OF_TESTS = ("RESONANT_CHAOS", "RESONANT_FUZZ", "RESONANT_SCALE")
-# Seconds that each slow file took when it was last recorded. A file that is missing here only starts later.
-_DURATIONS = Path(__file__).with_name("durations.json")
-_SLOW_SECONDS = 5.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--record-durations", action="store_true", help="write tests/durations.json after the run"
     )
+    parser.addoption(
+        "--shard", default="", metavar="N/M", help="run only the files of this shard, such as 1/3"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    for plugin in (durations, programs):
+        config.pluginmanager.register(plugin)
     _forget_the_user(config)
     share_prefect_database(config)
     # A shell makes background jobs ignore Ctrl-C, and the processes that the tests start and interrupt would inherit that.
@@ -40,8 +42,6 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         # One seed for every process of pytest-xdist.
         os.environ.setdefault("RESONANT_CHAOS_SEED", str(random.SystemRandom().randrange(1 << 32)))
-    if config.getoption("record_durations") and not hasattr(config, "workerinput"):
-        config.pluginmanager.register(_Recorder())
     _register_examples()
 
 
@@ -58,28 +58,27 @@ def _forget_the_user(config: pytest.Config) -> None:
 def _register_examples() -> None:
     """Load the default profile, and register the profiles of tests/resonant/fuzz, with fewer examples for file access.
 
-    Slow examples never fail, since the machine may be loaded.
+    Slow examples never fail, since the machine may be loaded. Failing examples are kept outside the checkout, which may be new.
     """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    database = DirectoryBasedExampleDatabase(cache / "resonant-tests" / "examples")
     hypothesis_settings.register_profile(
         "examples",
+        database=database,
         max_examples=examples(100),
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow],
     )
     hypothesis_settings.load_profile("examples")
-    options = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
+    options = {
+        "database": database,
+        "deadline": None,
+        "suppress_health_check": list(HealthCheck),
+        "print_blob": True,
+    }
     hypothesis_settings.register_profile("fuzz", max_examples=FUZZ_EXAMPLES, **options)
     with_files = max(examples(50), FUZZ_EXAMPLES // 10)
     hypothesis_settings.register_profile("fuzz-io", max_examples=with_files, **options)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the slowest files first, then other files that need a Prefect server, so that all processes end together."""
-    engine = {item.path for item in items if item.get_closest_marker("engine")}
-    seconds = {
-        Path(__file__).parent / name: value for name, value in json.loads(_DURATIONS.read_text()).items()
-    }
-    items.sort(key=lambda item: (-seconds.get(item.path, 0), item.path not in engine))
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
@@ -101,26 +100,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
             return "commands" if path.startswith("tests/e2e/") else "flows"
 
     return Scheduling(config, log)
-
-
-class _Recorder:
-    """Adds up the durations of each file in all processes, and replaces the recorded ones of the files that ran."""
-
-    def __init__(self) -> None:
-        self._seconds: Counter[str] = Counter()
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self._seconds[report.location[0].removeprefix("tests/")] += report.duration
-
-    def pytest_sessionfinish(self) -> None:
-        recorded = json.loads(_DURATIONS.read_text()) | self._seconds
-        files = [
-            each
-            for each in recorded
-            if recorded[each] >= _SLOW_SECONDS and (_DURATIONS.parent / each).exists()
-        ]
-        files.sort(key=lambda each: -recorded[each])
-        _DURATIONS.write_text(json.dumps({each: round(recorded[each]) for each in files}, indent=1) + "\n")
 
 
 @pytest.fixture(scope="session")

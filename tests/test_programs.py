@@ -8,6 +8,7 @@ import pytest
 
 from support.programs import PROGRAMS, need, need_postgresql
 
+pytestmark = pytest.mark.program
 PROJECT = Path(__file__).parents[1]
 
 

@@ -1,5 +1,6 @@
 """CI, the contributor's guide and the package's metadata agree with the project."""
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -9,8 +10,9 @@ import yaml
 
 PROJECT = Path(__file__).parents[1]
 METADATA = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
-WORKFLOW = (PROJECT / ".github" / "workflows" / "ci.yml").read_text()
-JOBS = yaml.safe_load(WORKFLOW)["jobs"]
+WORKFLOWS = {path.name: path.read_text() for path in (PROJECT / ".github" / "workflows").glob("*.yml")}
+JOBS = yaml.safe_load(WORKFLOWS["ci.yml"])["jobs"]
+NIGHTLY = yaml.safe_load(WORKFLOWS["nightly.yml"])["jobs"]
 CHANGELOG = (PROJECT / "CHANGELOG.md").read_text()
 
 
@@ -18,7 +20,9 @@ def make_targets() -> set[str]:
     return set(re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
 
 
-@pytest.mark.parametrize("name", ["CONTRIBUTING.md", ".github/workflows/ci.yml", "README.md"])
+@pytest.mark.parametrize(
+    "name", ["CONTRIBUTING.md", ".github/workflows/ci.yml", ".github/workflows/tests.yml", "README.md"]
+)
 def test_every_make_target_that_is_named_exists(name):
     named = set(re.findall(r"(?:`|run: |^)make ([a-z-]+)", (PROJECT / name).read_text(), re.MULTILINE))
     assert named
@@ -33,10 +37,10 @@ def test_every_module_that_is_named_exists(name):
         assert (PROJECT / path).exists() or (PROJECT / "src/resonant" / path).exists(), path
 
 
-@pytest.mark.parametrize("job", ["bare", "full"])
-def test_ci_runs_every_python_that_the_metadata_names(job):
+def test_ci_and_the_nightly_workflow_run_every_python_that_the_metadata_names():
     supported = re.findall(r"Python :: (3\.\d+)$", "\n".join(METADATA["classifiers"]), re.MULTILINE)
-    assert JOBS[job]["strategy"]["matrix"]["python"] == supported
+    on_push, at_night = (json.loads(jobs["test"]["with"]["pythons"]) for jobs in (JOBS, NIGHTLY))
+    assert [*on_push, *at_night] == supported
     assert METADATA["requires-python"] == f">={supported[0]}"
 
 
@@ -47,9 +51,10 @@ def test_ci_installs_the_wheel_without_the_checkout():
 
 
 def test_ci_pins_every_action_to_a_commit():
-    actions = re.findall(r"uses: (\S+)", WORKFLOW)
+    actions = re.findall(r"uses: (\S+)", "".join(WORKFLOWS.values()))
     assert actions
-    assert [each for each in actions if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", each)] == []
+    pinned = r"[\w/-]+@[0-9a-f]{40}|\./\.github/workflows/tests\.yml"
+    assert [each for each in actions if not re.fullmatch(pinned, each)] == []
 
 
 def test_ci_builds_the_documentation():

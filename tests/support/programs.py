@@ -1,15 +1,16 @@
 """Programs that some tests need and a machine may not have.
 
-They are looked for in the folders of ``TEST_PROGRAMS``, which has the form of ``PATH``, and nowhere else: ``.ci/run`` has none of
-them on its PATH, so a test that runs one without ``need`` fails there.
+``need`` searches the folders of ``TEST_PROGRAMS``, which has the form of ``PATH``, and nothing else. ``.ci/run`` has none of the
+programs on its PATH, so a test that runs one without ``need`` fails there. A test that calls ``need`` has the mark ``program``.
 
-If one is missing, the test is skipped with a reason that says how to get it. With ``REQUIRE_PROGRAMS=1``, which ``.ci/run``
-sets once it has installed them, the test fails instead, so that CI cannot skip it silently.
+If a program is missing, the test is skipped with a reason that says how to get it. With ``REQUIRE_PROGRAMS=1``, which
+``.ci/run`` sets once it has installed them, the test fails instead, so that CI cannot skip it silently.
 """
 
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -32,9 +33,21 @@ PROGRAMS: dict[str, tuple[tuple[str, ...], str]] = {
 }
 POSTGRESQL = "this test needs Debian's PostgreSQL: apt-get install postgresql"
 
+_running: list[pytest.Item] = []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    _running.append(item)
+    try:
+        return (yield)
+    finally:
+        _running.pop()
+
 
 def need(name: str) -> str:
     """Return the path of a program, or skip the test."""
+    require_mark()
     names, how_to_get_it = PROGRAMS[name]
     found = next(filter(None, map(find, names)), None)
     if found is None:
@@ -44,6 +57,7 @@ def need(name: str) -> str:
 
 def need_postgresql() -> Path:
     """Return the folder with the programs of Debian's newest PostgreSQL, whose server accepts TCP connections."""
+    require_mark()
     folders = Path("/usr/lib/postgresql").glob("*/bin")
     found = [folder for folder in folders if (folder / "postgres").exists()]
     # Debian keeps the server outside PATH, but its wrappers on PATH.
@@ -55,6 +69,12 @@ def need_postgresql() -> Path:
 def find(name: str) -> str | None:
     """Return the path of a program in the folders of TEST_PROGRAMS, if it is there."""
     return shutil.which(name, path=os.environ.get("TEST_PROGRAMS") or os.devnull)
+
+
+def require_mark() -> None:
+    """Fail a test without the mark: ``.ci/run`` would not see that it is skipped where its programs are missing."""
+    if _running and not _running[-1].get_closest_marker("program"):
+        pytest.fail("this test runs an optional program: mark it with @pytest.mark.program", pytrace=False)
 
 
 def in_namespace(kind: str) -> list[str]:
@@ -74,4 +94,6 @@ def lacking(reason: str) -> NoReturn:
     """Skip the test, or fail it if REQUIRE_PROGRAMS is set."""
     if os.environ.get("REQUIRE_PROGRAMS"):
         pytest.fail(reason, pytrace=False)
-    pytest.skip(reason if "TEST_PROGRAMS" in os.environ else f'{reason}, then make test TEST_PROGRAMS="$PATH"')
+    pytest.skip(
+        reason if "TEST_PROGRAMS" in os.environ else f'{reason}, then make test TEST_PROGRAMS="$PATH"'
+    )

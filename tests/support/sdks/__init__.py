@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from resonant.testing.journal import Request
-from support.programs import lacking, need
+from support.programs import lacking, need, require_mark
 
 _HERE = Path(__file__).parent
 _INSTALLED = _HERE.parents[2] / "build" / "sdks"
@@ -49,6 +49,7 @@ def write_in_old_python(events: Sequence[dict[str, Any]]) -> list[tuple[dict[str
 
 def installed(folder: str) -> str:
     """Return the folder of installed libraries with this name, or skip the test."""
+    require_mark()
     if not (_INSTALLED / folder).exists():
         lacking("this test needs libraries of receivers: apt-get install npm, then make sdks")
     return str(_INSTALLED / folder)
