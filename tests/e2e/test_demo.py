@@ -1,5 +1,6 @@
 """``resonant demo`` finishes, leaves nothing behind, and does not change the user's own store."""
 
+import asyncio
 import contextlib
 import json
 import random
@@ -8,10 +9,16 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from types import SimpleNamespace
+from uuid import uuid4
 
 import pytest
 
+from resonant import open_store
+from resonant.cli.demo import run
 from resonant.cli.demo.events import ORDINARY, WAYS, demo_events, way_of
+from resonant.cli.demo.view import Snapshot, take_snapshot
+from resonant.local.server import Server
 from support.machine import Machine
 from support.prefect import patient_client
 from support.processes import alive, family
@@ -61,6 +68,26 @@ def test_seven_in_ten_events_are_ordinary_and_the_rest_are_shared_by_the_failure
     assert all(11 <= count <= 12 for way, count in ways.items() if way != ORDINARY)
 
 
+def test_a_demo_that_has_ended_names_its_folder_and_the_next_commands(sqlite_url, tmp_path, capsys):
+    async def snapshot() -> Snapshot:
+        async with open_store(sqlite_url) as store:
+            await store.enqueue(list(demo_events(3, random.Random(7))), "demo")
+            return await store.read(take_snapshot)
+
+    story = run._Story(asyncio.run(snapshot()), requests=0, run_id=uuid4(), example="evt_1")
+    stack = SimpleNamespace(server=Server("http://127.0.0.1:4200/api"))
+    run._write_last_page(story, stack, tmp_path, ["RESONANT_DATABASE_URL"], is_running=False)
+
+    said = capsys.readouterr().out
+    assert "The UI at http://127.0.0.1:4200 has stopped; `resonant demo --keep` keeps it running.\n" in said
+    assert f"The results are in {tmp_path}. Next steps:\n" in said
+    setting, unset, dlq, detail, status, up = hints(said)
+    assert (setting.split()[0], unset) == ("export", "unset RESONANT_DATABASE_URL")
+    for line, command in ((dlq, "dlq"), (detail, "detail evt_1"), (status, "status"), (up, "up")):
+        assert f"resonant {command}    # " in line
+    assert said.endswith("0 purged\nbalanced: yes\n")
+
+
 def table(said: str) -> dict[str, list[str]]:
     """Return the rows below the heading."""
     rows = [re.split(r"\s{2,}", line) for line in said.splitlines()[1:11]]
@@ -68,9 +95,11 @@ def table(said: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.engine
+@pytest.mark.own_server
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_kept_demo_has_the_expected_outcomes_and_runs_until_ctrl_c(user):
+    """It shows few lines, and writes files into one folder only."""
     process = user.start("demo", "--keep")
     with ending(process):
         said = ""
@@ -106,6 +135,7 @@ def test_a_kept_demo_has_the_expected_outcomes_and_runs_until_ctrl_c(user):
 
             # Prefect records the last states a moment after the flow run ended.
             wait_until(lambda: failed() == 44)
+        assert {each.name for each in user.home.iterdir()} == {"tmp"}
         setting = [line for line in hints(said) if line.startswith(("export", "unset"))]
         tested = shell(user, *setting, f"{sys.executable} -m resonant endpoint test demo")
         assert tested.stdout.startswith("delivered"), tested.stderr
@@ -115,6 +145,13 @@ def test_a_kept_demo_has_the_expected_outcomes_and_runs_until_ctrl_c(user):
 
         assert process.wait(60) == 0
         assert not alive(processes)
+        noise = process.stderr.read()
+
+    # No control characters, no lines of Prefect, and few of ours, apart from its progress.
+    assert "\x1b" not in said + noise
+    assert "prefect." not in noise
+    assert len([line for line in noise.splitlines() if not line.startswith("emitting")]) < 30
+    assert "no such file" in user.do("status", code=1).stderr, "the demo has a store of its own"
 
     # The suggested next commands work without the server too, and show the demo's dead letters.
     dlq, detail, status = (line for line in hints(said) if line not in setting)
@@ -124,8 +161,9 @@ def test_a_kept_demo_has_the_expected_outcomes_and_runs_until_ctrl_c(user):
     assert "balanced: yes" in shell(user, *setting, status).stdout
 
 
-@pytest.mark.slow
 @pytest.mark.engine
+@pytest.mark.own_server
+@pytest.mark.slow
 def test_an_interrupted_demo_leaves_nothing_running(user):
     process = user.start("demo", "--events", "20")
     with ending(process):

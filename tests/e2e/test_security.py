@@ -6,13 +6,10 @@ command, and the arguments of the processes.
 """
 
 import base64
-import contextlib
 import json
 import re
-import sqlite3
 import subprocess
 import sys
-import time
 import urllib.parse
 from pathlib import Path
 
@@ -21,8 +18,10 @@ import pytest
 import trustme
 from standardwebhooks import Webhook
 
-from resonant.testing import Action, Request, respond
+from resonant.testing import Action, Request, never_answer, respond
 from support.prefect import everything_on
+from support.processes import look_at
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.engine
 
@@ -86,8 +85,8 @@ def echoing(request: Request) -> Action:
     return respond({"rejected": 400, "broken": 503}.get(kind, 200), body=echo)
 
 
-def wait_a_second(_request: Request) -> Action:
-    return respond(200, delay=1.0)
+def silent(_request: Request) -> Action:
+    return never_answer()
 
 
 # A sink whose errors quote all its data, in the text and as a cause.
@@ -275,41 +274,33 @@ def everything_in(server, database: str) -> bytes:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_no_secret_is_anywhere_but_in_its_block(kind, request, machine, secretive, prefects_own_files):
-    if kind == "postgresql":
-        server = request.getfixturevalue("postgresql")
-        url = request.getfixturevalue("postgresql_url")
-        url = server.url("test", user="postgres", password=SECRETS["password of the database"])
-        machine.variables["RESONANT_DATABASE_URL"] = url
+def test_no_secret_is_anywhere_but_in_its_block(
+    machine, secretive, prefects_own_files, postgresql, postgresql_url
+):
+    """The store is in PostgreSQL, whose URL has a password."""
+    url = postgresql.url("test", user="postgres", password=SECRETS["password of the database"])
+    machine.variables["RESONANT_DATABASE_URL"] = url
     receiver, saved = secretive()
     printed = {"saving": saved}
     first = machine.write_events("events.jsonl", events_of("opened", "rejected", "broken"))
     more = machine.write_events("more.jsonl", events_of("opened", "rejected"))
     broken = machine.write_events("broken.jsonl", events_of("unsendable"))
-    with contextlib.ExitStack() as stack:
-        if kind == "sqlite":
-            machine.do("status")
-            # While another process reads, SQLite keeps its side file.
-            reader = stack.enter_context(contextlib.closing(sqlite3.connect(machine.database)))
-            reader.execute("SELECT count(*) FROM resonant_events").fetchall()
-        printed["sending"] = run_commands(
-            machine,
-            command(f"enqueue {first} --endpoint secretive"),
-            command(f"emit {first} --endpoint secretive --max-attempts 2", codes=(1,)),
-            command(f"emit {more} --endpoint secretive --lane bulk", codes=(1,)),
-            command(f"emit {more} --endpoint tokened", codes=(1,)),
-        )
-        for name in ("secretive", "secretive-tls"):
-            broken_sink = f"emit {broken} --endpoint {name} --max-attempts 1".split()
-            printed[f"broken sink of {name}"] = run_code(machine, BROKEN_SINK, *broken_sink, exit_code=1)
-        printed["flows"] = run_code(machine, FLOWS)
-        files = {
-            str(path): path.read_bytes()
-            for path in machine.home.rglob("*")
-            if path.is_file() and path.parent.name != "given" and not path.name.startswith("received-")
-        }
-        assert kind == "postgresql" or f"{machine.database}-wal" in files
+    printed["sending"] = run_commands(
+        machine,
+        command(f"enqueue {first} --endpoint secretive"),
+        command(f"emit {first} --endpoint secretive --max-attempts 2", codes=(1,)),
+        command(f"emit {more} --endpoint secretive --lane bulk", codes=(1,)),
+        command(f"emit {more} --endpoint tokened", codes=(1,)),
+    )
+    for name in ("secretive", "secretive-tls"):
+        broken_sink = f"emit {broken} --endpoint {name} --max-attempts 1".split()
+        printed[f"broken sink of {name}"] = run_code(machine, BROKEN_SINK, *broken_sink, exit_code=1)
+    printed["flows"] = run_code(machine, FLOWS)
+    files = {
+        str(path): path.read_bytes()
+        for path in machine.home.rglob("*")
+        if path.is_file() and path.parent.name != "given" and not path.name.startswith("received-")
+    }
 
     [dead, *others] = machine.read("dlq", "--limit", "0")
     # The broken sink really quoted the secrets of both endpoints.
@@ -330,8 +321,7 @@ def test_no_secret_is_anywhere_but_in_its_block(kind, request, machine, secretiv
     away = f"postgresql://me:{SECRETS['password of the database']}@127.0.0.1:1/events"
     machine.variables["RESONANT_DATABASE_URL"] = away
     printed["away"] = run_commands(machine, command("status", codes=(1,)))
-    if kind == "postgresql":
-        files["the database"] = everything_in(server, "test")
+    files["the database"] = everything_in(postgresql, "test")
 
     # The secrets were really sent, and repeated in answers.
     sent_with_token = [entry for entry in receiver.journal if entry["path"] == "/tokened"]
@@ -347,37 +337,29 @@ def test_no_secret_is_anywhere_but_in_its_block(kind, request, machine, secretiv
         assert entry["headers"]["x-api-key"] == f"Token {SECRETS['header']}"
         Webhook(SECRETS["signing secret"]).verify(base64.b64decode(entry["body"]), entry["headers"])
         assert " v1a," in entry["headers"]["webhook-signature"]
-    assert b"***" in (
-        files.get("the database") or files[str(machine.database)] + files[f"{machine.database}-wal"]
-    )
+    assert b"***" in files["the database"]
     assert b"DEBUG" in printed["sending"]
-    assert_nothing_secret(
-        printed | files | prefects_own_files() | {"Prefect's API": everything_on(machine.prefect_api)}
-    )
+    of_prefect = prefects_own_files() | {"Prefect's API": everything_on(machine.prefect_api)}
+    assert_nothing_secret(printed | files | of_prefect)
 
-    outside_the_store = prefects_own_files() | {"Prefect's API": everything_on(machine.prefect_api)}
-    outside_the_store |= {name: text for name, text in printed.items() if not name.startswith("detail")}
-    outside_the_store |= {
+    outside_the_store = of_prefect | {
         name: text
-        for name, text in files.items()
-        if "resonant.db" not in name and "database" not in name and not name.endswith(".jsonl")
+        for name, text in (printed | files).items()
+        if name not in ("detail", "the database") and not name.endswith(".jsonl")
     }
     assert [name for name, text in outside_the_store.items() if PAYLOAD.encode() in text] == []
 
 
 @pytest.mark.slow
 def test_no_secret_is_an_argument_of_a_process(machine, secretive):
-    secretive("e2e.test_security:wait_a_second")
-    path = machine.write_events("events.jsonl", events_of(*["opened"] * 3))
+    receiver, _ = secretive("e2e.test_security:silent")
+    path = machine.write_events("events.jsonl", events_of("opened"))
     emitting = machine.start("emit", path, "--endpoint", "secretive")
-    arguments: dict[str, bytes] = {}
-    while emitting.poll() is None:
-        # All processes of this test: the server and its supervisor, the receiver, the command.
-        for process in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                arguments[f"process {process.pid}"] = "\0".join(process.cmdline()).encode()
-        time.sleep(0.1)
+    wait_until(lambda: receiver.journal)
+    # All processes of this test: the server and its supervisor, the receiver, the command.
+    every = look_at(psutil.Process().children(recursive=True), lambda one: (one.pid, one.cmdline()))
+    arguments = {pid: "\0".join(words).encode() for pid, words in every}
+    emitting.kill()
     emitting.communicate()
-    assert emitting.returncode == 0
-    assert f"process {emitting.pid}" in arguments
-    assert_nothing_secret(arguments)
+    assert emitting.pid in arguments
+    assert_nothing_secret({f"process {pid}": found for pid, found in arguments.items()})

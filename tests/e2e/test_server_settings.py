@@ -19,13 +19,22 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from resonant.local.server import send_events
 from resonant.store.shared.announcements import add_announcement, prefect_event, read_announcements
 from support.dispatching import opened
-from support.prefect import patient_client
+from support.prefect import forget_server, patient_client
 from support.waiting import wait_until
 from tasks.announcements import announce
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.engine, pytest.mark.shared_up, pytest.mark.slow, pytest.mark.timeout(600)]
 
 TASK_RUNS = 10_000
+
+
+@pytest.fixture
+def api(up):
+    """The URL of the API of ``up``, whose server has the shipped settings."""
+    yield f"{up.url}/api"
+    forget_server(f"{up.url}/api")
+
+
 BURST = f"""
 import asyncio
 from benches.empty_tasks import empty_tasks
@@ -44,7 +53,7 @@ async def announced(url: str, *, new: bool = False) -> bool:
 
 
 def test_of_a_burst_of_ten_thousand_task_runs_every_one_is_recorded_and_an_alert_meanwhile_is_in_the_feed(
-    prefect_api, tmp_path, sqlite_url
+    api, tmp_path, sqlite_url
 ):
     of_burst = {
         "flows": {"name": {"any_": ["empty-tasks"]}},
@@ -53,9 +62,9 @@ def test_of_a_burst_of_ten_thousand_task_runs_every_one_is_recorded_and_an_alert
     quiet = {
         "PREFECT_LOGGING_LEVEL": "WARNING",
         "PREFECT_HOME": str(tmp_path),
-        "PREFECT_API_URL": prefect_api,
+        "PREFECT_API_URL": api,
     }
-    with patient_client(prefect_api) as client:
+    with patient_client(api) as client:
 
         def recorded() -> int:
             return client.post("/task_runs/count", json=of_burst).json()
@@ -75,7 +84,7 @@ def test_of_a_burst_of_ten_thousand_task_runs_every_one_is_recorded_and_an_alert
             if (now := recorded() - already) != count or burst.poll() is None:
                 count, last_at = now, time.monotonic()
             if count > TASK_RUNS / 4 and not is_alerted:
-                with temporary_settings({PREFECT_API_URL: prefect_api}):
+                with temporary_settings({PREFECT_API_URL: api}):
                     assert not asyncio.run(announced(sqlite_url, new=True))
                 is_alerted = True
         seconds = last_at - started_at
@@ -83,11 +92,11 @@ def test_of_a_burst_of_ten_thousand_task_runs_every_one_is_recorded_and_an_alert
 
     assert burst.wait(60) == 0
     assert count == TASK_RUNS
-    with temporary_settings({PREFECT_API_URL: prefect_api}):
+    with temporary_settings({PREFECT_API_URL: api}):
         wait_until(lambda: asyncio.run(announced(sqlite_url)), every=1.0)
 
 
-def test_the_event_feed_has_events_of_flow_runs_and_ours_but_not_of_task_runs(prefect_api):
+def test_the_event_feed_has_events_of_flow_runs_and_ours_but_not_of_task_runs(api):
     @task
     def step() -> None:
         pass
@@ -97,12 +106,12 @@ def test_the_event_feed_has_events_of_flow_runs_and_ours_but_not_of_task_runs(pr
         step()
         emit_event("resonant.gate.probing", {"prefect.resource.id": "resonant.endpoint.feed"})
 
-    with temporary_settings({PREFECT_API_URL: prefect_api}):
+    with temporary_settings({PREFECT_API_URL: api}):
         main()
-        send_events(prefect_api)
+        send_events(api)
 
     def seen() -> set[str]:
-        with patient_client(prefect_api) as client:
+        with patient_client(api) as client:
             found = client.post("/events/filter", json={"filter": {}, "limit": 50}).json()["events"]
         return {each["event"] for each in found}
 

@@ -7,6 +7,8 @@ import base64
 import contextlib
 import io
 import json
+import re
+from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 from pathlib import Path
 from urllib.parse import quote
@@ -19,12 +21,11 @@ from playwright.sync_api import expect
 
 from resonant import chart_style
 from support.browser import tab
-from support.machine import Machine
 from support.prefect import patient_client, post_until
 from support.programs import need
 from support.waiting import wait_until
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.engine, pytest.mark.shared_up, pytest.mark.slow, pytest.mark.timeout(600)]
 
 _SHOWN_MILLISECONDS = 20_000
 # Selectors of the last elements in the form of a run, and in the form of a replay.
@@ -35,35 +36,33 @@ SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 LOGO = Path(__file__).parents[2] / "docs" / "images" / "logo.png"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def chromium():
+    return need("chromium")
+
+
 @pytest.fixture
-def browser():
-    with tab(viewport={"width": 1400, "height": 1100}) as page:
-        yield page
+def open_tab():
+    """Open a tab of a real browser; from then on, an event loop runs in the thread of the test: see ``aside``."""
+    with contextlib.ExitStack() as stack:
+        yield lambda: stack.enter_context(tab(viewport={"width": 1400, "height": 1100}))
 
 
-@pytest.fixture(scope="module")
-def machine(tmp_path_factory):
-    """A machine with its own store, since the UI shows sums over all of it."""
-    need("chromium")
-    # The worker knows it too, since its drain may send an event.
-    variables = {"RESONANT_POLICIES": json.dumps({"once": {"max_attempts": 1}})}
-    return Machine(tmp_path_factory.mktemp("ui"), variables=variables)
-
-
-@pytest.fixture(scope="module")
-def up(machine):
-    """The ``resonant up`` of this machine."""
-    with machine.up() as started:
-        yield started
+def aside(function, *arguments):
+    """Call a function that starts an event loop, beside the one of the open tab."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(function, *arguments).result()
 
 
 @pytest.fixture
 def ui(up):
-    """The address of its UI."""
+    """The address of the UI of ``up``."""
     return up.url
 
 
 def screenshot(page, name: str) -> None:
+    """Keep a picture of a page that has loaded all."""
+    page.wait_for_load_state("networkidle")
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SCREENSHOTS / f"{name}.png")
 
@@ -128,18 +127,19 @@ def use_theme(page, theme: str) -> None:
     page.evaluate("theme => localStorage.setItem('color-scheme', JSON.stringify(theme))", theme)
 
 
-def test_the_charts_are_seen_in_the_theme_of_the_ui(machine, ui, browser, start_receiver):
-    """The first of the tests, since it expects the sums of its own events."""
+def test_the_charts_are_seen_in_the_theme_of_the_ui(user, ui, start_receiver, open_tab):
     receiver = start_receiver("support.receiver_scripts:mixed")
-    machine.succeed("endpoint", "add", "charted", receiver.url, "--allow-private")
+    user.do("endpoint", "add", "charted", receiver.url, "--allow-private")
     kinds = ("order.rejected", *["order.paid"] * 7)
     events = [{"id": f"e{n}", "type": kinds[n % 8], "source": "/s", "data": n} for n in range(80)]
-    emitted = machine.run("emit", machine.write_events("e.jsonl", events), "--endpoint", "charted")
-    assert emitted.returncode == 1, emitted.stderr
+    user.do("emit", user.write_events("e.jsonl", events), "--endpoint", "charted", code=1)
 
+    browser = open_tab()
     export = deployment(ui, "export-metrics/export-metrics")
     visit(browser, f"{ui}/deployments/deployment/{export}/run", _SUBMIT)
-    assert "87.50 % of 80 ended events were delivered" in submit_and_wait(browser, ui, "export-by-hand")
+    said = submit_and_wait(browser, ui, "export-by-hand")
+    share = re.search(r"[\d.]+ % of [\d,]+ ended events were delivered", said)[0]
+    assert share in " ".join(aside(user.do, "metrics").stdout.split())
 
     browser.set_viewport_size({"width": 1400, "height": 1500})
     for theme in ("dark", "light"):
@@ -167,10 +167,9 @@ def look_at_the_triage(page, ui: str) -> None:
     page.set_viewport_size({"width": 1300, "height": 1100})
     page.get_by_role("cell", name="http_503").wait_for()
     page.get_by_text("fixed in release 42").wait_for()
-    page.wait_for_timeout(1_000)
     screenshot(page, "triage")
     table = page.get_by_role("table").first
-    assert table.evaluate("table => table.scrollWidth <= table.parentElement.clientWidth"), "it is cut"
+    wait_until(lambda: table.evaluate("table => table.scrollWidth <= table.parentElement.clientWidth"))
     assert table.bounding_box()["width"] < 800
 
 
@@ -184,7 +183,6 @@ def purge_by_hand(page, ui: str) -> str:
     said = submit_and_wait(page, ui, "purge-by-hand")
     open_artifact(page, ui, "purge-report")
     page.get_by_text("would be purged").or_(page.get_by_text("purged")).first.wait_for()
-    page.wait_for_timeout(1_000)
     screenshot(page, "purge-report")
     return said
 
@@ -195,32 +193,32 @@ def follow_the_link_of_the_dry_run(page, ui: str, shot: str) -> None:
         use_theme(page, theme)
         open_artifact(page, ui, "replay-dry-run")
         page.get_by_role("cell", name="http_503").wait_for()
-        page.wait_for_timeout(1_000)
         screenshot(page, f"{shot}-{theme}")
     # The UI opens the form in a new tab, the new UI in the same tab.
     form = page.get_by_role("link", name="open the run form").evaluate("link => link.href")
     visit(page, form, _RATE)
     endpoint = after(page, "endpoint", "*[self::input or self::textarea]")
-    expect(endpoint).to_have_value("hooks", timeout=_SHOWN_MILLISECONDS)
+    expect(endpoint).to_have_value("operated", timeout=_SHOWN_MILLISECONDS)
 
 
-def test_an_operator_reads_the_triage_replays_from_the_form_and_purges(machine, ui, browser, start_receiver):
-    before = machine.read("status")
-    repaired = machine.home / "repaired"
+def test_an_operator_reads_the_triage_replays_from_the_form_and_purges(user, ui, start_receiver, open_tab):
+    before = user.read("status")
+    repaired = user.home / "repaired"
     receiver = start_receiver("support.receiver_scripts:broken_until_repaired", REPAIRED=str(repaired))
-    machine.succeed("endpoint", "add", "hooks", receiver.url, "--allow-private")
+    user.do("endpoint", "add", "operated", receiver.url, "--allow-private")
     kinds = ("order.paid", "order.rejected")
     events = [{"id": f"e{n}", "type": kinds[n % 2], "source": "/shop", "data": n} for n in range(8)]
-    path = machine.write_events("e.jsonl", events)
-    emitted = machine.run("emit", path, "--endpoint", "hooks", "--policy", "once")
-    assert emitted.returncode == 1, emitted.stderr
-    assert machine.read("status")["dead_letter"] == before["dead_letter"] + 8
+    user.do(
+        "emit", user.write_events("e.jsonl", events), "--endpoint", "operated", "--policy", "once", code=1
+    )
+    assert user.read("status")["dead_letter"] == before["dead_letter"] + 8
 
     causes = {
-        each["code"]: each["fingerprint"] for each in machine.read("dlq", "--group", "--endpoint", "hooks")
+        each["code"]: each["fingerprint"] for each in user.read("dlq", "--group", "--endpoint", "operated")
     }
-    machine.succeed("dlq", "ack", causes["http_400"], "--note", "fixed in release 42")
+    user.do("dlq", "ack", causes["http_400"], "--note", "fixed in release 42")
 
+    browser = open_tab()
     look_at_the_triage(browser, ui)
 
     repaired.touch()
@@ -228,26 +226,26 @@ def test_an_operator_reads_the_triage_replays_from_the_form_and_purges(machine, 
     form = f"{ui}/deployments/deployment/{replay}/run?parameters=%7B%22dry_run%22%3Atrue%7D"
     visit(browser, form, _RATE)
     after(browser, "endpoint", 'button[normalize-space()="str"]').click()
-    after(browser, "endpoint", "*[self::input or self::textarea]").fill("hooks")
+    after(browser, "endpoint", "*[self::input or self::textarea]").fill("operated")
     screenshot(browser, "replay-form")
     assert submit_and_wait(browser, ui, "dry-run-by-hand").startswith("4 would be sent again; 4 skipped ")
 
     for path in ("/v2", ""):
         follow_the_link_of_the_dry_run(browser, f"{ui}{path}", shot=f"replay-dry-run{path.replace('/', '-')}")
     said = submit_and_wait(browser, ui, "replay-by-hand")
-    browser.wait_for_timeout(2_000)
     screenshot(browser, "replay-run")
 
     assert said.startswith("4 sent again: 4 delivered")
     assert len(receiver.journal) == 12
-    status = machine.read("status")
+    status = aside(user.read, "status")
     delivered, dead = before["delivered"] + 4, before["dead_letter"] + 4
     assert (status["delivered"], status["dead_letter"], status["balanced"]) == (delivered, dead, True)
 
     said = purge_by_hand(browser, ui)
     assert said.startswith(f"{dead} purged, {delivered} kept; archived in ")
-    status = machine.read("status")
-    assert (status["purged"], status["dead_letter"], status["balanced"]) == (dead, 0, True)
+    status = aside(user.read, "status")
+    purged = before["purged"] + dead
+    assert (status["purged"], status["dead_letter"], status["balanced"]) == (purged, 0, True)
 
 
 def webhook_endpoint(ui: str, name: str) -> dict:
@@ -259,7 +257,7 @@ def webhook_endpoint(ui: str, name: str) -> dict:
     "options", [(), ("--header", "x-key: s3cret-k3y", "--mode", "structured")], ids=["without", "with"]
 )
 def test_the_form_of_an_endpoint_saves_a_new_timeout_and_keeps_the_rest(
-    up, machine, browser, options, tmp_path
+    up, user, options, tmp_path, open_tab
 ):
     name = "with-options" if options else "without-options"
     if options:
@@ -268,8 +266,9 @@ def test_the_form_of_an_endpoint_saves_a_new_timeout_and_keeps_the_rest(
         client.cert_chain_pems[0].write_to_path(str(tmp_path / "cert"))
         certificate = ("--client-cert", f"{tmp_path}/cert", "--client-key", f"{tmp_path}/key")
         options = (*options, *certificate, "--proxy", "http://me:s3cret@proxy.example:3128")
-    machine.succeed("endpoint", "add", name, "https://hooks.example.com/in", *options)
+    user.do("endpoint", "add", name, "https://hooks.example.com/in", *options)
     before = webhook_endpoint(up.url, name)
+    browser = open_tab()
 
     def fill_and_save() -> bool:
         # Each answer fills the form again, and may undo the new timeout.
@@ -285,7 +284,7 @@ def test_the_form_of_an_endpoint_saves_a_new_timeout_and_keeps_the_rest(
     # The form leaves out a choice that is the default.
     kept = {name: value for name, value in before["data"].items() if value not in (None, "binary", "basic")}
     assert webhook_endpoint(up.url, name)["data"] == kept | {"timeout": 7}
-    shown = machine.read("endpoint", "show", name)
+    shown = aside(user.read, "endpoint", "show", name)
     assert (shown["timeout"], shown["url"], shown["headers"]) == (7.0, "set", "set" if options else None)
     assert shown["mode"] == ("structured" if options else "binary")
     if options:
@@ -294,9 +293,10 @@ def test_the_form_of_an_endpoint_saves_a_new_timeout_and_keeps_the_rest(
         assert shown["problem"] is None  # its key still belongs to the certificate
 
 
-def test_a_client_certificate_can_be_pasted_into_the_form(up, machine, browser):
-    machine.succeed("endpoint", "add", "pasted", "https://hooks.example.com/in")
+def test_a_client_certificate_can_be_pasted_into_the_form(up, user, open_tab):
+    user.do("endpoint", "add", "pasted", "https://hooks.example.com/in")
     client = trustme.CA().issue_cert("client.example", common_name="client")
+    browser = open_tab()
 
     given = {"Certificate": client.cert_chain_pems[0], "Key": client.private_key_pem}
     address = f"{up.url}/blocks/block/{webhook_endpoint(up.url, 'pasted')['id']}/edit"
@@ -309,16 +309,17 @@ def test_a_client_certificate_can_be_pasted_into_the_form(up, machine, browser):
             browser.locator(heading).first.fill(pem.bytes().decode())
         screenshot(browser, "endpoint-form-pasted")
         save(browser, "Save", "PATCH", "**/block_documents/*")
-        shown = machine.read("endpoint", "show", "pasted")
+        shown = aside(user.read, "endpoint", "show", "pasted")
         return bool(shown["client_certificate"] and shown["client_key"])
 
     wait_until(fill_and_save, 240)
-    shown = machine.read("endpoint", "show", "pasted")
+    shown = aside(user.read, "endpoint", "show", "pasted")
     assert (shown["client_certificate"][:10], shown["problem"]) == ("CN=client,", None)
 
 
 @pytest.mark.parametrize("path", ["", "/v2"], ids=["UI", "new UI"])
-def test_a_run_from_the_form_is_named_after_its_work(up, browser, path):
+def test_a_run_from_the_form_is_named_after_its_work(up, path, open_tab):
+    browser = open_tab()
     pause = deployment(up.url, "pause-endpoint/pause-endpoint")
     given = quote(json.dumps({"endpoint": "nobody"}))
     visit(browser, f"{up.url}{path}/deployments/deployment/{pause}/run?parameters={given}", _SUBMIT)
@@ -390,9 +391,9 @@ def slack_webhook(api) -> str:
     return api.post("/block_documents/", json=new).json()["id"]
 
 
-def test_an_automation_becomes_reliable_by_the_choice_of_our_block(up, machine, browser, start_receiver):
+def test_an_automation_becomes_reliable_by_the_choice_of_our_block(up, user, start_receiver, open_tab):
     receiver = start_receiver("resonant.testing:always_ok")
-    machine.succeed("endpoint", "add", "reliable", receiver.url, "--allow-private")
+    user.do("endpoint", "add", "reliable", receiver.url, "--allow-private")
     trigger = {"type": "event", "posture": "Reactive", "expect": ["com.example.failed"], "threshold": 1}
     action = {"type": "send-notification", "subject": "import", "body": "{{ event.payload.text }}"}
     existing = {
@@ -401,6 +402,7 @@ def test_an_automation_becomes_reliable_by_the_choice_of_our_block(up, machine, 
         "actions": [action | {"block_document_id": slack_webhook(up.api)}],
     }
     automation = up.api.post("/automations/", json=existing).json()["id"]
+    browser = open_tab()
     # The address is the repository's, which tests do not reach.
     browser.route("**/resonant/main/docs/images/logo.png", lambda asked: asked.fulfill(path=LOGO))
 

@@ -1,19 +1,18 @@
 """Foreign web pages in a real browser: they cannot read, change or listen to anything of a Prefect server on this machine."""
 
-import httpx
 import pytest
 
 from support.browser import VIOLATIONS, blocked, tab
 from support.prefect import patient_client
 from support.sites import site
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.engine, pytest.mark.shared_up, pytest.mark.slow]
 
 
-@pytest.fixture(scope="module")
-def unlocked(prefect_api):
+@pytest.fixture
+def unlocked(up):
     """The port of a server without a password."""
-    return httpx.URL(prefect_api).port
+    return up.port
 
 
 @pytest.fixture

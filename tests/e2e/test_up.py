@@ -1,6 +1,6 @@
 """``resonant up`` starts, works beside other commands, and ends completely.
 
-The tests share one, see ``up``; those at the end stop it.
+The tests share one with other files, see ``up``; those at the end kill and stop it.
 """
 
 import contextlib
@@ -15,13 +15,12 @@ import httpx
 import pytest
 
 from resonant.local.server import free_port
-from support.prefect import forget_server
 from support.processes import alive
 from support.receivers import started_receiver
 from support.store_rows import DELIVERIES
 from support.waiting import wait_until
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.shared_up]
 
 COUNT = 60
 # Few, since the automation sends only one a second at first; and enough delivered ones for an error rate below half of its limit.
@@ -55,14 +54,6 @@ def number(machine, status: str, kind: str) -> int:
 
 
 @pytest.fixture
-def user(up, up_machine):
-    """Runs commands in this process."""
-    user = replace(up_machine, prefect_api=f"{up.url}/api")
-    yield user
-    forget_server(user.prefect_api)
-
-
-@pytest.fixture
 def draining(up):
     """The worker emits due events: its first drain runs."""
     query = {
@@ -74,7 +65,7 @@ def draining(up):
 
 
 def query_prefect(machine, query: str) -> list[tuple]:
-    """Query the database of the stopped server."""
+    """Query the database of the server, which may have ended."""
     with contextlib.closing(sqlite3.connect(machine.home / "prefect" / "prefect.db")) as database:
         return database.execute(query).fetchall()
 
@@ -97,47 +88,66 @@ def runs_of_lost_workers(machine) -> int:
     return count
 
 
-def test_up_prints_its_parts_and_addresses(up, up_machine):
+class Producer:
+    """Sends an event over HTTP, again and again, and keeps the answers."""
+
+    def __init__(self, user, up, endpoint: str) -> None:
+        token = re.search(r"rsn_\S+", user.do("token", "create", endpoint).stdout)[0]
+        self._url = re.search(r"^events +(\S+),", up.said, re.MULTILINE)[1]
+        self._headers = {
+            "Authorization": f"Bearer {token}",
+            "Content-Type": "application/cloudevents+json",
+        }
+        self._endpoint = endpoint
+        self.answers: list[int | str] = []
+
+    def send(self) -> int | str:
+        event = {
+            "specversion": "1.0",
+            "id": f"{self._endpoint}-{len(self.answers)}",
+            "type": "t",
+            "source": "/s",
+        }
+        try:
+            answer = httpx.post(
+                self._url, params={"endpoint": self._endpoint}, json=event, headers=self._headers
+            )
+            self.answers.append(answer.status_code)
+        except httpx.HTTPError as error:
+            self.answers.append(repr(error))
+        return self.answers[-1]
+
+    def send_until(self, condition) -> None:
+        def is_done() -> bool:
+            self.send()
+            return condition()
+
+        wait_until(is_done, 180, every=0.1)
+
+
+def test_up_prints_its_parts_and_addresses_and_the_ui_talks_to_its_server(up, up_machine):
     assert re.search(rf"^UI +http://127\.0\.0\.1:{up.port}$", up.said, re.MULTILINE)
     assert "emit-events/drain" in up.said
     logs = re.search(r"^logs +(.*)$", up.said, re.MULTILINE)[1].split(", ")
     assert len(logs) == 3
     assert all((up_machine.home / log).is_file() for log in logs)
-
-
-def test_the_ui_talks_to_the_server_on_this_port(up):
     settings = up.api.get(f"{up.url}/ui-settings").json()
     assert settings["api_url"] == f"{up.url}/api"
     assert "<title>" in up.api.get(f"{up.url}/", follow_redirects=True).text
 
 
-def test_the_worker_sends_stored_events_within_seconds(up, up_machine, user, draining, start_receiver):
+def test_the_worker_sends_events_stored_by_a_command_and_over_http_within_seconds(
+    up, user, draining, start_receiver
+):
     receiver = start_receiver("resonant.testing:always_ok")
-    added = up_machine.succeed("endpoint", "add", "drained", receiver.url, "--allow-private")
-    assert "starting" not in added.stderr, "it uses the server that is up"
+    user.save_endpoint("drained", receiver.url)
 
     enqueue(user, "stored", "drained")
+    assert Producer(user, up, "drained").send() == 202
 
-    wait_until(lambda: receiver.journal)
-    wait_until(lambda: number(up_machine, "delivered", "stored") == 1)
-
-
-def test_events_sent_over_http_are_delivered(up, up_machine, draining, start_receiver):
-    receiver = start_receiver("resonant.testing:always_ok")
-    up_machine.succeed("endpoint", "add", "by-http", receiver.url, "--allow-private")
-    token = re.search(r"rsn_\S+", up_machine.succeed("token", "create", "shop").stdout)[0]
-    url = re.search(r"^events +(\S+),", up.said, re.MULTILINE)[1]
-
-    answer = httpx.post(
-        url,
-        params={"endpoint": "by-http"},
-        json={"specversion": "1.0", "id": "by-http-1", "type": "order.paid", "source": "/s"},
-        headers={"Authorization": f"Bearer {token}", "Content-Type": "application/cloudevents+json"},
-    )
-
-    assert answer.status_code == 202, answer.text
-    wait_until(lambda: receiver.journal)
-    wait_until(lambda: number(up_machine, "delivered", "by-http") == 1)
+    for kind in ("stored", "drained"):
+        wait_until(lambda kind=kind: number(user, "delivered", kind) == 1)
+    assert len(receiver.journal) == 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the libraries of processes")
@@ -156,8 +166,7 @@ def test_neither_a_drain_nor_the_http_server_loads_pandas_or_matplotlib(up, drai
 
 
 def test_a_second_up_is_refused(up, up_machine):
-    second = up_machine.run("up", "--port", str(free_port()))
-    assert second.returncode == 1
+    second = up_machine.do("up", "--port", str(free_port()), code=1)
     assert (
         second.stderr == f"resonant: `resonant up` is already running: {up.url}, process {up.process.pid}\n"
     )
@@ -186,7 +195,9 @@ def test_emit_counts_its_own_events_beside_a_running_drain(up, up_machine, user,
     assert emitted.stderr == f"stored {COUNT} events for hooks\n", "no output of Prefect"
 
 
-def test_a_dead_letter_among_them_is_exit_code_1_and_a_command_that_lists_it(user, hooks):
+def test_a_new_dead_letter_is_exit_code_1_of_an_emission_and_of_a_replay_and_a_command_that_lists_it(
+    user, hooks
+):
     path = user.write_events("bad.jsonl", events("bad", rejected=2))
 
     emitted = user.do("emit", path, "--endpoint", "hooks", "--json", code=1)
@@ -203,13 +214,7 @@ def test_a_dead_letter_among_them_is_exit_code_1_and_a_command_that_lists_it(use
     counts = f"0 delivered, 0 retried, 0 parked, 2 dead-lettered (2 permanent), {COUNT - 2} delivered before"
     assert again.stdout == f"{counts}\n"
 
-
-def test_a_replay_with_new_dead_letters_is_exit_code_1(user, hooks):
-    path = user.write_events("dead.jsonl", events("dead", rejected=1, count=1))
-    user.do("emit", path, "--endpoint", "hooks", code=1)
-
-    retried = user.do("retry", "dead-0", "--yes", "--json", code=1)
-
+    retried = user.do("retry", "bad-0", "--yes", "--json", code=1)
     said = json.loads(retried.stdout)
     assert (said["replayed"], said["delivered"], said["dead_letter"]) == (1, 0, 1)
     assert "resonant: 1 dead letter: `resonant dlq --since " in retried.stderr
@@ -309,23 +314,41 @@ def test_when_an_endpoint_has_recovered_its_transient_dead_letters_are_sent_agai
     assert sum(entry["count"] for entry in replayed) == FAILED
 
 
-def test_sigterm_stops_everything_and_releases_deliveries(up, up_machine, draining):
-    family = up.family
-    up.process.terminate()
+@pytest.mark.slow
+def test_parts_that_were_killed_start_again_while_the_intake_answers(up, user, draining, start_receiver):
+    receiver = start_receiver("resonant.testing:always_ok")
+    user.do("endpoint", "add", "outliving", receiver.url, "--allow-private")
+    producer = Producer(user, up, "outliving")
+    note = user.home / "resonant" / "up.json"
+    producer.send_until(lambda: number(user, "delivered", "outliving"))
 
-    assert up.process.wait(timeout=60) == 0
-    assert not alive(family)
-    assert not (up_machine.home / "resonant" / "up.json").exists()
-    assert list((up_machine.home / "resonant" / "tmp").iterdir()) == []
-    said = up.process.stderr.read().splitlines()
-    assert sum("`resonant up --auth` requires a password" in line for line in said) == 1
-    assert [line.split(",")[0] for line in said if line.startswith("stopping")] == [
-        "stopping: the runs",
-        "stopping: the Prefect worker",
-        "stopping: the Prefect server",
-        "stopping: the HTTP intake",
-    ]
-    assert unfinished_runs(up_machine) == []
+    killed = up.find("deployments.server")
+    killed.kill()
+    producer.send_until(lambda: not note.exists())
+    delivered = number(user, "delivered", "outliving")
+    producer.send_until(lambda: number(user, "delivered", "outliving") > delivered)
+    assert not note.exists(), "deliveries go on while the server starts"
+    producer.send_until(note.exists)
+    assert up.find("deployments.server") != killed
+    assert up.api.get("/health").json() is True
+
+    worker = up.find(*WORKER)
+    worker.kill()
+    wait_until(lambda: up.find(*WORKER) != worker)
+    sent = len(producer.answers)
+    producer.send_until(lambda: number(user, "delivered", "outliving") > sent)
+    assert set(producer.answers) == {202}
+    up.find("resonant", "serve", "--port", re.search(r":(\d+)/events", up.said)[1]).kill()
+    producer.send_until(lambda: producer.answers[-1] != 202)
+    producer.send_until(lambda: producer.answers[-1] == 202)
+    accepted = producer.answers.count(202)
+    wait_until(lambda: number(user, "delivered", "outliving") >= accepted)
+
+    said = up.noted_until("the HTTP intake runs again")
+    for part in ("Prefect server", "Prefect worker", "HTTP intake"):
+        assert any(line.startswith(f"the {part} ended (exit code 137): see ") for line in said)
+    assert {"the Prefect server runs again", "the Prefect worker runs again"} <= set(said)
+    assert user.read("status")["balanced"]
 
 
 @pytest.mark.slow
@@ -337,85 +360,26 @@ def test_a_killed_up_leaves_no_process_and_the_next_one_closes_its_runs(up, up_m
     [left_behind] = (up_machine.home / "resonant" / "tmp").iterdir()
     before = runs_of_lost_workers(up_machine)
 
-    next_one = ensure_up()
+    ensure_up()
+
     assert not left_behind.exists()
-    next_one.process.terminate()
-    assert next_one.process.wait(timeout=60) == 0
     assert runs_of_lost_workers(up_machine) > before
 
 
-class Producer:
-    """Sends an event over HTTP, again and again, and keeps the answers."""
-
-    def __init__(self, machine, up, endpoint: str) -> None:
-        token = re.search(r"rsn_\S+", machine.succeed("token", "create", endpoint).stdout)[0]
-        self._url = re.search(r"^events +(\S+),", up.said, re.MULTILINE)[1]
-        self._headers = {
-            "Authorization": f"Bearer {token}",
-            "Content-Type": "application/cloudevents+json",
-        }
-        self._endpoint = endpoint
-        self.answers: list[int | str] = []
-
-    def send(self) -> None:
-        event = {
-            "specversion": "1.0",
-            "id": f"{self._endpoint}-{len(self.answers)}",
-            "type": "t",
-            "source": "/s",
-        }
-        try:
-            answer = httpx.post(
-                self._url, params={"endpoint": self._endpoint}, json=event, headers=self._headers
-            )
-            self.answers.append(answer.status_code)
-        except httpx.HTTPError as error:
-            self.answers.append(repr(error))
-
-    def send_until(self, condition) -> None:
-        def is_done() -> bool:
-            self.send()
-            return condition()
-
-        wait_until(is_done, 180, every=0.1)
-
-
-@pytest.mark.slow
-def test_parts_that_were_killed_start_again_while_the_intake_answers(
-    up, up_machine, draining, start_receiver
-):
-    receiver = start_receiver("resonant.testing:always_ok")
-    up_machine.succeed("endpoint", "add", "outliving", receiver.url, "--allow-private")
-    producer = Producer(up_machine, up, "outliving")
-    note = up_machine.home / "resonant" / "up.json"
-    producer.send_until(lambda: number(up_machine, "delivered", "outliving"))
-
-    killed = up.find("deployments.server")
-    killed.kill()
-    producer.send_until(lambda: not note.exists())
-    delivered = number(up_machine, "delivered", "outliving")
-    producer.send_until(lambda: number(up_machine, "delivered", "outliving") > delivered)
-    assert not note.exists(), "deliveries go on while the server starts"
-    producer.send_until(note.exists)
-    assert up.find("deployments.server") != killed
-    assert up.api.get("/health").json() is True
-
-    worker = up.find(*WORKER)
-    worker.kill()
-    wait_until(lambda: up.find(*WORKER) != worker)
-    sent = len(producer.answers)
-    producer.send_until(lambda: number(up_machine, "delivered", "outliving") > sent)
-    assert set(producer.answers) == {202}
-    up.find("resonant", "serve", "--port", re.search(r":(\d+)/events", up.said)[1]).kill()
-    producer.send_until(lambda: producer.answers[-1] != 202)
-    producer.send_until(lambda: producer.answers[-1] == 202)
-    accepted = producer.answers.count(202)
-    wait_until(lambda: number(up_machine, "delivered", "outliving") >= accepted)
-
+def test_sigterm_stops_everything_and_releases_deliveries(up, up_machine, draining):
+    family = up.family
     up.process.terminate()
-    said = up.process.communicate(timeout=60)[1]
-    for part in ("Prefect server", "Prefect worker", "HTTP intake"):
-        assert f"the {part} ended (exit code 137): see " in said
-    assert {"the Prefect server runs again", "the Prefect worker runs again"} <= set(said.splitlines())
-    assert up.process.returncode == 0
-    assert up_machine.succeed("status", "--json").stdout.count('"balanced": true') == 1
+
+    assert up.process.wait(timeout=60) == 0
+    assert not alive(family)
+    assert not (up_machine.home / "resonant" / "up.json").exists()
+    assert list((up_machine.home / "resonant" / "tmp").iterdir()) == []
+    said = up.noted_until()
+    assert sum("`resonant up --auth` requires a password" in line for line in said) == 1
+    assert [line.split(",")[0] for line in said if line.startswith("stopping")] == [
+        "stopping: the runs",
+        "stopping: the Prefect worker",
+        "stopping: the Prefect server",
+        "stopping: the HTTP intake",
+    ]
+    assert unfinished_runs(up_machine) == []

@@ -1,10 +1,12 @@
-"""``resonant up --auth``: a generated password, which commands use automatically and nobody else knows.
+"""``resonant up --auth``: only this machine reaches it, only who knows its password uses it, only its owner reads its files.
 
-Its folder is hostile, see test_hostile_folder.py, and its store has an automation of another server. The last test ends it by two interrupts.
+Commands use the password automatically. Its user's umask removes no permissions, its folder is hostile, see
+test_hostile_folder.py, and its store has an automation of another server. The last test ends it by two interrupts.
 """
 
-import asyncio
 import contextlib
+import ipaddress
+import itertools
 import signal
 import stat
 import subprocess
@@ -14,24 +16,35 @@ from pathlib import Path
 import psutil
 import pytest
 
-from resonant.store import WorkerStore
-from resonant.store.shared.run_watches import RunWatch, add_watch
+from resonant.local.server import free_port
 from support.browser import tab
 from support.hostile_folder import make_hostile
 from support.machine import Machine
 from support.pages import PROJECT
+from support.permissions import Home, open_to_others
 from support.prefect import everything_on, patient_client
 from support.processes import alive, look_at
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+# It has a password, and a folder of its own.
+pytestmark = [pytest.mark.engine, pytest.mark.own_server, pytest.mark.slow]
 
 SECRETS = "/block_documents/filter"
 EVENT = {"type": "t", "source": "/s", "data": 1}
+ENABLE_ELSEWHERE = """
+import asyncio, sys
+from resonant.store import WorkerStore
+from resonant.store.shared.run_watches import RunWatch, add_watch
+async def enable():
+    store = await WorkerStore.open(f"sqlite:///{sys.argv[1]}")
+    await store.write(add_watch, RunWatch("ops", server="another"), who="me", now=1.0)
+    await store.close()
+asyncio.run(enable())
+"""
 
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory):
-    return Machine(tmp_path_factory.mktemp("protected"))
+    return Home(tmp_path_factory.mktemp("protected"), umask=0o000)
 
 
 @pytest.fixture(scope="module")
@@ -41,19 +54,10 @@ def has_run_code(machine):
 
 
 @pytest.fixture(scope="module")
-def elsewhere(machine):
-    async def enable() -> None:
-        store = await WorkerStore.open(f"sqlite:///{machine.database}")
-        await store.write(add_watch, RunWatch("ops", server="another"), who="me", now=1.0)
-        await store.close()
-
-    machine.prepare()
-    asyncio.run(enable())
-
-
-@pytest.fixture(scope="module")
-def up(machine, has_run_code, elsewhere):
-    with machine.up("--auth") as started:
+def up(machine, has_run_code):
+    machine.given |= set(machine.home.iterdir())
+    machine.run_code(ENABLE_ELSEWHERE, str(machine.database)).check_returncode()
+    with machine.up("--auth", RESONANT_CONCURRENCY="7") as started:
         yield started
 
 
@@ -65,7 +69,7 @@ def exported(up):
 
 @pytest.fixture
 def password_file(machine):
-    return machine.home / "resonant" / "prefect-password"
+    return machine.home / ".resonant" / "prefect-password"
 
 
 def test_the_api_requires_the_password(up):
@@ -79,29 +83,60 @@ def test_up_names_the_password_file_which_only_its_owner_can_read(up, password_f
     assert stat.S_IMODE(password_file.stat().st_mode) == 0o600
 
 
+def test_every_listener_listens_on_loopback(up):
+    connections = look_at(up.family, lambda one: one.net_connections("inet"))
+    listening = [each.laddr for each in itertools.chain(*connections) if each.status == "LISTEN"]
+    assert up.port in {address.port for address in listening}
+    assert all(ipaddress.ip_address(address.ip).is_loopback for address in listening)
+
+
 def test_commands_use_the_password_automatically(up, machine, start_receiver):
     receiver = start_receiver("resonant.testing:always_ok")
-    for address in ("127.0.0.1", "localhost"):  # a user may have set it
-        added = machine.succeed(
-            "endpoint",
-            "add",
-            f"crm-{address[0]}",
-            receiver.url,
-            "--allow-private",
-            PREFECT_API_URL=f"http://{address}:{up.port}/api",
-        )
-        assert added.stdout.startswith("saved")
+    add = ("endpoint", "add")
+    machine.do(*add, "crm-1", receiver.url, "--allow-private")
+    machine.variables["PREFECT_API_URL"] = f"http://localhost:{up.port}/api"  # a user may have set it
+    machine.do(*add, "crm-l", receiver.url, "--allow-private")
+    del machine.variables["PREFECT_API_URL"]
     events = machine.write_events("events.jsonl", [EVENT])
 
     emitted = machine.succeed("emit", events, "--endpoint", "crm-1")
 
     assert emitted.stdout.startswith("1 delivered")
     assert "starting" not in emitted.stderr
-    assert "crm-1" in machine.succeed("endpoint", "list").stdout
-    assert "balanced: yes" in machine.succeed("status").stdout
-    refused = machine.run("enqueue", events, "--endpoint", "crm-2")
-    assert refused.returncode == 2
+    assert "crm-l" in machine.do("endpoint", "list").stdout
+    assert "balanced: yes" in machine.do("status").stdout
+    refused = machine.do("enqueue", events, "--endpoint", "crm-2", code=2)
     assert "no endpoint is named 'crm-2'" in refused.stderr
+
+
+@pytest.fixture
+def elsewhere(tmp_path, up):
+    """A machine without the files of ``up``."""
+    found = Machine(tmp_path, f"{up.url}/api")
+    found.write_events("events.jsonl", [EVENT])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("command", "password"),
+    [("emit events.jsonl --endpoint billing", "admin:wr0ng"), ("endpoint list", ""), ("emit", ""), ("replay --all", "")],
+    ids=["emit with another", "list without it", "emit without it", "replay without it"],
+)  # fmt: skip
+def test_a_command_without_the_password_fails_in_one_line(up, elsewhere, password, command):
+    elsewhere.variables["PREFECT_API_AUTH_STRING"] = password
+    refused = elsewhere.do(*command.split(), code=1)
+    assert refused.stderr.splitlines()[-1] == (
+        f"resonant: the Prefect server at http://127.0.0.1:{up.port}/api refuses the credentials (401): "
+        "PREFECT_API_AUTH_STRING must equal the server's PREFECT_SERVER_API_AUTH_STRING, USER:PASSWORD"
+    )
+    assert "wr0ng" not in refused.stdout + refused.stderr
+
+
+def test_a_command_that_has_the_password_in_its_environment_works(elsewhere, password_file, start_receiver):
+    receiver = start_receiver("resonant.testing:always_ok")
+    elsewhere.variables["PREFECT_API_AUTH_STRING"] = password_file.read_text().strip()
+    elsewhere.do("emit", "events.jsonl", "--endpoint", receiver.url, "--allow-private")
+    assert len(receiver.journal) == 1
 
 
 def test_the_bootstrap_uses_the_password_and_removes_nothing_beside_the_worker_of_up(up, machine):
@@ -129,13 +164,42 @@ def content(path: Path) -> bytes:
 def test_the_password_is_in_no_argument_log_or_record(up, machine, password_file):
     secret = password_file.read_text().partition(":")[2].strip()
     assert len(secret) >= 32
-    assert secret not in str(look_at(up.family, psutil.Process.cmdline))
+    arguments = look_at(up.family, psutil.Process.cmdline)
+    assert secret not in str(arguments)
+    assert [each[1:] for each in arguments].count(["-m", "deployments.server"]) == 1
     assert secret.encode() not in everything_on(f"{up.url}/api", auth=up.api.auth)
     written = [path for path in machine.home.rglob("*") if path.is_file() and path != password_file]
     holders = [path for path in written if secret.encode() in content(path)]
     # Prefect's worker writes the environment of a run that it starts, for as long as the run lasts.
-    assert [path for path in holders if machine.home / "resonant" / "tmp" not in path.parents] == []
+    assert [path for path in holders if machine.home / ".resonant" / "tmp" not in path.parents] == []
     assert secret not in up.said
+
+
+def test_the_server_knows_only_the_settings_that_notifications_need(up):
+    known = {name for name in up.find("deployments.server").environ() if name.startswith("RESONANT_")}
+    assert known == {"RESONANT_DATABASE_URL", "RESONANT_HOME", "RESONANT_MAX_EVENT_BYTES"}
+
+
+@pytest.mark.usefixtures("exported")
+def test_nothing_that_up_and_its_runs_write_is_open_to_others(machine):
+    modes = machine.modes(whole=True)
+    assert {
+        "up.json",
+        "up.lock",
+        "prefect-server.log",
+        "prefect-worker.log",
+        "prefect-start.lock",
+    } <= modes.keys()
+    assert {".prefect/prefect.db", "metrics/resonant.prom"} <= modes.keys()
+    assert any(name.startswith(".cache/matplotlib/") for name in modes)
+    assert open_to_others(modes) == {}
+
+
+def test_the_worker_and_its_runs_write_temporary_files_into_a_private_folder(up, machine):
+    worker = next(each for each in up.family if each.cmdline()[1:4] == ["-m", "prefect", "worker"])
+    folder = Path(worker.environ()["TMPDIR"])
+    assert folder.parent == machine.home / ".resonant" / "tmp"
+    assert {stat.S_IMODE(each.stat().st_mode) for each in (folder, folder.parent)} == {0o700}
 
 
 @pytest.mark.usefixtures("exported")
@@ -153,14 +217,21 @@ def test_the_line_of_the_file_logs_in_to_the_ui(up, password_file):
             page.wait_for_url("**/dashboard?*")
 
 
+def test_up_reports_that_only_the_server_has_the_password(tmp_path):
+    machine = Machine(tmp_path)
+    machine.prepare()
+    refused = machine.run("up", "--port", str(free_port()), PREFECT_SERVER_API_AUTH_STRING="admin:passw0rd")
+    assert refused.returncode == 1
+    assert "refuses the credentials (401)" in refused.stderr.splitlines()[-1]
+    assert "Traceback" not in refused.stderr
+
+
 def test_another_ctrl_c_kills_everything_at_once(up):
     family = up.family
     up.process.send_signal(signal.SIGINT)
-    said = []
-    while not (line := up.process.stderr.readline()).startswith("stopping"):
-        assert line, "it ended"
-        said.append(line)
+    *said, line = up.noted_until("stopping")
     assert sum(each.startswith("failed runs are not reported") for each in said) == 1
+    assert line.startswith("stopping")
     assert "at most 40 s in all; another Ctrl-C kills everything" in line
     up.process.send_signal(signal.SIGINT)
     assert up.process.wait(timeout=60) == 130

@@ -20,7 +20,8 @@ from support.processes import alive, family
 from support.waiting import wait_until
 from support.wheel import build, clone, install, new_environment
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+# The commands, servers and workers are those of the wheel.
+pytestmark = [pytest.mark.engine, pytest.mark.own_server, pytest.mark.slow]
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "spool_sink"
 EVENT = '{"type": "com.example.paid", "source": "/shop", "data": {"n": 1}}\n'
@@ -97,7 +98,7 @@ def files(binaries: Path) -> dict[str, int]:
     }
 
 
-def test_the_commands_are_those_of_the_wheel(installed):
+def test_commands_and_flows_are_those_of_the_wheel(up, installed):
     located = installed.run_code("import resonant.cli; print(resonant.cli.__file__)")
     assert f"{installed.binaries.parent}/lib" in located.stdout
     helped = subprocess.run(
@@ -109,9 +110,6 @@ def test_the_commands_are_those_of_the_wheel(installed):
         check=True,
     )
     assert "replay" in helped.stdout
-
-
-def test_up_runs_the_flows_of_the_wheel(up, installed):
     [shown] = [line.split()[1] for line in up.said.splitlines() if line.startswith("flows")]
     assert shown.startswith(f"{installed.binaries.parent}/lib")
     assert shown.endswith("/resonant/_project")
@@ -187,21 +185,10 @@ def test_a_command_in_the_folder_of_a_copied_project_uses_its_flows(up, binaries
     assert is_used(copy)
 
 
-def test_a_worker_in_the_folder_of_a_copied_project_uses_its_flows(binaries, tmp_path, start_receiver):
-    receiver = start_receiver("resonant.testing:always_ok")
-    copy = copied_project(Installation(tmp_path, binaries=binaries))
-    with copy.up() as up:
-        assert f"flows        {copy.home}\n" in up.said
-        copy.succeed("endpoint", "add", "shop", receiver.url, "--allow-private")
-        copy.succeed("enqueue", "-", "--endpoint", "shop", typed=EVENT)
-        wait_until(lambda: receiver.journal)
-    assert is_used(copy)
-
-
 def copied_project(machine: Installation) -> Installation:
     """Return a machine whose working folder is a copy of the project, with a flow that leaves a trace."""
-    machine.succeed("init", "ours")
-    folder = machine.home / "ours"
+    machine.succeed("init", "our-flows")
+    folder = machine.home / "our-flows"
     flow = folder / "flows" / "emit.py"
     flow.write_text(flow.read_text() + 'import pathlib\npathlib.Path(__file__).with_name("used").touch()\n')
     return Installation(folder, machine.prefect_api, binaries=machine.binaries)
@@ -209,23 +196,6 @@ def copied_project(machine: Installation) -> Installation:
 
 def is_used(copy: Installation) -> bool:
     return (copy.home / "flows" / "used").exists()
-
-
-def test_a_demo_ends_with_few_lines_and_writes_files_into_one_folder(binaries, tmp_path):
-    machine = Installation(tmp_path, binaries=binaries)
-    (tmp_path / "tmp").mkdir()
-    process = machine.start(
-        "demo", "--events", "40", env=machine.environment | {"TMPDIR": str(tmp_path / "tmp")}
-    )
-    said, noise = process.communicate(timeout=240)
-    assert process.returncode == 0, noise
-    assert said.splitlines()[-1] == "balanced: yes"
-    # No control characters, no lines of Prefect, and few of ours.
-    assert "\x1b" not in said + noise
-    assert "prefect." not in noise
-    assert len(noise.splitlines()) < 30
-    assert {each.name for each in tmp_path.iterdir()} == {"tmp"}
-    assert "no such file" in machine.run("status").stderr, "the demo has a store of its own"
 
 
 @pytest.fixture(scope="module")
@@ -267,13 +237,13 @@ def shell(project: Installation, code: str, **options: Any) -> subprocess.Popen[
 
 @pytest.fixture(scope="module")
 def worker(project, tmp_path_factory):
-    """A worker of the project, with the deployments, as the page says."""
-    project.succeed("init", "our-flows")
+    """A worker in the folder of a copied project, with the deployments, as the page says."""
+    copy = copied_project(project)
     code = code_of("prefect-server.md", "Set up the server", "sh", 1)
     variables = {"TMPDIR": str(tmp_path_factory.mktemp("worker"))}
     with (project.home / "worker.log").open("w") as log:
         process = shell(project, code, env=project.environment | variables, stdout=log, stderr=log)
-    yield process
+    yield process, copy
     for each in alive(family(process)) if process.poll() is None else []:
         each.kill()
     process.wait()
@@ -325,7 +295,9 @@ def test_a_project_of_its_own_stores_events_by_tasks_blocks_hooks_and_automation
     }
 
 
-def test_a_failed_run_is_reported_by_the_servers_automation(project, worker, start_receiver):
+def test_a_worker_in_the_folder_of_a_copied_project_uses_its_flows_and_reports_a_failed_run(
+    project, worker, start_receiver
+):
     receiver = start_receiver("resonant.testing:always_ok")
     project.succeed("endpoint", "add", "watched", receiver.url, "--allow-private")
     wait_until(lambda: flow_runs(project, "drain"), 180, every=0.5)
@@ -341,6 +313,8 @@ def test_a_failed_run_is_reported_by_the_servers_automation(project, worker, sta
         "prefect.flow-run.failed",
         "import-orders",
     )
+    _, copy = worker
+    assert is_used(copy)
 
 
 def test_a_known_cause_is_acknowledged(project, start_receiver):
@@ -368,7 +342,7 @@ def test_the_runs_of_a_killed_worker_are_crashed_within_two_minutes(project, wor
         return {run for run, state in states.items() if state == "Running"}
 
     runs = wait_until(running, 180, every=0.5)
-    for each in family(worker):
+    for each in family(worker[0]):
         each.kill()
     wait_until(lambda: not runs & running(), 120, every=1)
     states = flow_runs(project, "drain")

@@ -70,10 +70,10 @@ class Machine:
         return self._run([sys.executable, "-m", "resonant", *arguments], typed, timeout, variables)
 
     def run_code(
-        self, code: str, *, timeout: float = 240, **variables: str
+        self, code: str, *arguments: str, timeout: float = 240, **variables: str
     ) -> subprocess.CompletedProcess[str]:
         """Run Python to its end."""
-        return self._run([sys.executable, "-c", code], "", timeout, variables)
+        return self._run([sys.executable, "-c", code, *arguments], "", timeout, variables)
 
     def do(self, *arguments: str, typed: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
         """Run a command in this process; it must end with this exit code.
@@ -134,7 +134,7 @@ class Machine:
                 pytest.fail(f"`resonant up` did not start: {process.communicate()[1]}")
             password = environment.get("PREFECT_API_AUTH_STRING")
             if "--auth" in options:
-                password = (self.home / "resonant" / "prefect-password").read_text()
+                password = Path(environment["RESONANT_HOME"], "prefect-password").read_text()
             auth = tuple(password.split(":", 1)) if password else None
             with patient_client(f"http://127.0.0.1:{port}/api", auth=auth) as api:
                 yield Up(process, port, said, api)
@@ -170,12 +170,14 @@ class Up:
     Attributes:
         said: its output until it was ready.
         api: a client for its Prefect server.
+        noted: the lines of its standard error that ``noted_until`` has read.
     """
 
     process: subprocess.Popen[str]
     port: int
     said: str
     api: httpx.Client
+    noted: list[str] = field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -185,6 +187,15 @@ class Up:
     @property
     def family(self) -> list[psutil.Process]:
         return family(self.process)
+
+    def noted_until(self, text: str = "") -> list[str]:
+        """Read its standard error until a line contains the text, or to its end without one; return all lines so far."""
+        for line in self.process.stderr:
+            self.noted.append(line.rstrip("\n"))
+            if text and text in line:
+                return self.noted
+        assert not text, f"it ended without {text!r}: {self.noted}"
+        return self.noted
 
     def find(self, *words: str) -> psutil.Process:
         """Wait for a process of a module with these arguments, and return it."""
