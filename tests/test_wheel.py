@@ -36,6 +36,11 @@ def checkout(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def wheel(checkout, tmp_path_factory):
+    return build(checkout, tmp_path_factory.mktemp("built"))
+
+
 def of_package() -> set[str]:
     """The files of the package and its project, as a wheel names them."""
     package = {name.removeprefix("src/") for name in tracked_files() if name.startswith("src/resonant/")}
@@ -52,8 +57,8 @@ def is_metadata(name: str) -> bool:
     return name.startswith("resonant-") and ".dist-info/" in name
 
 
-def test_a_wheel_has_exactly_the_tracked_files(checkout, tmp_path):
-    packed = contents(build(checkout, tmp_path))
+def test_a_wheel_has_exactly_the_tracked_files_and_says_that_it_is_typed(wheel):
+    packed = contents(wheel)
     assert {name for name in packed if not is_metadata(name)} == of_package()
     assert {name.partition("/")[2] for name in packed if is_metadata(name)} == {
         "METADATA",
@@ -62,9 +67,10 @@ def test_a_wheel_has_exactly_the_tracked_files(checkout, tmp_path):
         "entry_points.txt",
         "licenses/LICENSE",
     }
+    assert "resonant/py.typed" in packed
 
 
-def test_an_sdist_has_no_stray_file_and_builds_the_same_wheel(checkout, tmp_path):
+def test_an_sdist_has_no_stray_file_and_builds_the_same_wheel(checkout, wheel, tmp_path):
     sdist = build(checkout, tmp_path / "sdist", "sdist")
     with tarfile.open(sdist) as file:
         names = {name.partition("/")[2] for name in file.getnames()}
@@ -75,20 +81,19 @@ def test_an_sdist_has_no_stray_file_and_builds_the_same_wheel(checkout, tmp_path
     assert not names & set(STRAY)
     assert names - {"PKG-INFO"} <= set(tracked_files())
     [unpacked] = (tmp_path / "unpacked").iterdir()
-    packed = contents(build(unpacked, tmp_path / "wheel"))
-    assert {name for name in packed if not is_metadata(name)} == of_package()
+    assert contents(build(unpacked, tmp_path / "wheel")) == contents(wheel)
 
 
 def test_an_editable_install_adds_the_source_folder_and_no_copy(checkout, tmp_path):
     from hatchling.builders.wheel import WheelBuilder
 
-    [wheel] = WheelBuilder(str(checkout)).build(directory=str(tmp_path), versions=["editable"])
-    assert {name for name in contents(wheel) if not is_metadata(name)} == {"_resonant.pth"}
+    [editable] = WheelBuilder(str(checkout)).build(directory=str(tmp_path), versions=["editable"])
+    assert {name for name in contents(editable) if not is_metadata(name)} == {"_resonant.pth"}
 
 
-def test_pytest_finds_the_fixtures_of_an_installed_wheel(checkout, tmp_path):
-    with zipfile.ZipFile(build(checkout, tmp_path / "wheel")) as wheel:
-        wheel.extractall(tmp_path / "installed")
+def test_pytest_finds_the_fixtures_of_an_installed_wheel(wheel, tmp_path):
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(tmp_path / "installed")
     command = [sys.executable, "-m", "pytest", "--fixtures", "-q", "-p", "no:cacheprovider"]
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "installed")}
     shown = subprocess.run(
@@ -96,7 +101,3 @@ def test_pytest_finds_the_fixtures_of_an_installed_wheel(checkout, tmp_path):
     )
     assert "resonant_receiver" in shown.stdout, shown.stdout + shown.stderr
     assert "resonant_store" in shown.stdout
-
-
-def test_a_wheel_says_that_it_is_typed(checkout, tmp_path):
-    assert "resonant/py.typed" in contents(build(checkout, tmp_path))

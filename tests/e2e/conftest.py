@@ -75,6 +75,23 @@ def start_receiver(tmp_path):
         yield start
 
 
+@pytest.fixture(scope="module")
+def _rebinding():
+    from support.browser import chromium
+
+    with chromium("--host-resolver-rules=MAP rebound.example 127.0.0.1") as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(_rebinding):
+    """A tab of a real browser that resolves rebound.example to 127.0.0.1."""
+    from support.browser import tab_of
+
+    with tab_of(_rebinding) as page:
+        yield page
+
+
 @pytest.fixture
 def task_runs(machine):
     """Read the task runs of all flow runs that made attempts, once all have ended and they are ``complete``."""

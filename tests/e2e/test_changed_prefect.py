@@ -1,11 +1,15 @@
-"""Commands with a Prefect that lacks a name Resonant uses: one line, and no traceback."""
+"""Commands with a Prefect that lacks a name Resonant uses, or refuses the password: one line, and no traceback."""
 
 from importlib.metadata import version
 
 import pytest
+from prefect.results import ResultStore
 
+from resonant.local import stack
+from resonant.local.parts import Parts
 from resonant.local.server import free_port
 from support.machine import Machine
+from support.sites import site
 
 pytestmark = pytest.mark.engine
 
@@ -46,25 +50,30 @@ def test_a_command_that_sends_stores_nothing(machine):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("changed", "name", "progress"),
-    [
-        (OF_CLIENT, "ResultStore.create_result_record", ["starting the Prefect server"]),
-        (OF_SERVER, "break_topic", ["starting the Prefect server"]),
-    ],
-    ids=["the command", "the server"],
-)
-def test_up_ends(tmp_path, changed, name, progress):
+def test_a_server_that_up_starts_ends(tmp_path):
     machine = Machine(tmp_path)
     machine.prepare()
-    change_prefect(machine, *changed)
-    done = machine.run("up", "--port", str(free_port()))
-    assert_one_line(done, name, *progress)
-
-
-@pytest.mark.slow
-def test_a_command_that_starts_a_server_ends(tmp_path):
-    machine = Machine(tmp_path)
     change_prefect(machine, *OF_SERVER)
-    done = machine.run("endpoint", "list")
-    assert_one_line(done, "break_topic", "starting a Prefect server for this command")
+    done = machine.run("up", "--port", str(free_port()))
+    assert_one_line(done, "break_topic", "starting the Prefect server")
+
+
+@pytest.fixture
+def server_of_up(monkeypatch):
+    """The port of a server that stands in for the one of ``up``, and refuses all credentials."""
+    monkeypatch.setattr(stack, "_start", lambda _parts, _part: None)
+    monkeypatch.setattr(Parts, "start", lambda _self, _part: None)
+    monkeypatch.setattr(stack, "_check_free", lambda _option, _port: None)
+    with site(b"{}", status=401) as found:
+        yield found.url.rpartition(":")[2]
+
+
+def test_up_ends_once_its_server_runs(tmp_path, server_of_up, monkeypatch):
+    monkeypatch.delattr(ResultStore, "create_result_record")
+    done = Machine(tmp_path).do("up", "--port", server_of_up, code=1)
+    assert_one_line(done, "ResultStore.create_result_record", "starting the Prefect server")
+
+
+def test_up_reports_that_only_its_server_has_the_password(tmp_path, server_of_up):
+    done = Machine(tmp_path).do("up", "--port", server_of_up, code=1)
+    assert "refuses the credentials (401)" in done.stderr.splitlines()[-1]

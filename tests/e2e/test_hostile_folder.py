@@ -27,15 +27,6 @@ def test_a_command_ignores_the_settings_files_and_the_profile_that_they_name(mac
     assert not has_run()
 
 
-@pytest.mark.slow
-def test_a_server_that_a_command_starts_ignores_the_files_of_a_hostile_folder(tmp_path):
-    machine = Machine(tmp_path)
-    machine.prepare()
-    has_run = make_hostile(machine)
-    assert "starting a Prefect server" in machine.succeed("emit").stderr
-    assert not has_run()
-
-
 @pytest.mark.parametrize(("is_project", "timeout"), [(True, "77.0"), (False, "60.0")])
 def test_settings_of_the_folder_count_if_it_is_a_project(is_project, timeout, tmp_path):
     machine = Machine(tmp_path)

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from support.browser import tab
 from support.raw_http import event, intake_counts
 from support.serving import add_endpoints, serving
 from support.sites import site
@@ -19,13 +18,6 @@ def server(tmp_path_factory):
     add_endpoints(store_url, "orders")
     with serving(store_url, folder, "--no-auth") as server:
         yield server
-
-
-@pytest.fixture
-def page():
-    """A tab of a real browser that resolves rebound.example to 127.0.0.1."""
-    with tab("--host-resolver-rules=MAP rebound.example 127.0.0.1") as page:
-        yield page
 
 
 # The ways in which a page can send a body, with and without permission.

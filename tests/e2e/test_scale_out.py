@@ -1,6 +1,6 @@
 """Beyond one machine, on one: two Prefect servers over PostgreSQL and Redis, and four processes that drain one store.
 
-The settings are those of ``deployments``, as compose.yaml has them. ``RESONANT_SCALE_EVENTS`` says how many events (10,000).
+The settings are those of ``deployments``, as compose.yaml has them. ``RESONANT_SCALE_EVENTS`` says how many events (4,000).
 """
 
 import json
@@ -33,10 +33,10 @@ from support.processes import clean_environment
 from support.programs import need, need_postgresql
 from support.waiting import wait_until
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.engine, pytest.mark.own_server, pytest.mark.slow, pytest.mark.timeout(900)]
 
 DEPLOYMENTS = Path(__file__).parents[2] / "deployments"
-EVENTS = int(os.environ.get("RESONANT_SCALE_EVENTS", "10000"))
+EVENTS = int(os.environ.get("RESONANT_SCALE_EVENTS", "4000"))
 CHUNK_SIZE = 500
 DRAINING = 4
 DATABASES = ("prefect", "resonant")

@@ -22,9 +22,8 @@ asyncio.run(export_metrics())
 """
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "http://localhost:1", "null"])
-def test_only_its_own_pages_may_read_answers(prefect_api, origin):
-    port = httpx.URL(prefect_api).port
+def test_only_its_own_pages_may_read_answers(prefect_api):
+    port, origin = httpx.URL(prefect_api).port, "https://evil.example"
     before = {"access-control-request-method": "POST", "access-control-request-headers": "content-type"}
     with patient_client(prefect_api, event_hooks={}) as client:
         for answer in (
@@ -38,9 +37,8 @@ def test_only_its_own_pages_may_read_answers(prefect_api, origin):
             assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, own)
 
 
-@pytest.mark.parametrize("umask", [0o000, 0o022], ids=oct)
-def test_only_the_textfile_of_a_command_is_readable_by_others(umask, tmp_path, prefect_api, start_receiver):
-    home = Home(tmp_path, umask)
+def test_only_the_textfile_of_a_command_is_readable_by_others(tmp_path, prefect_api, start_receiver):
+    home = Home(tmp_path, umask=0o000)
     home.prefect_api = prefect_api
     receiver = start_receiver("support.receiver_scripts:mixed")
     (tmp_path / "events.jsonl").write_text(EVENT.replace('"t"', '"t.rejected"'))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from support.browser import VIOLATIONS, blocked, tab
+from support.browser import VIOLATIONS, blocked
 from support.prefect import patient_client
 from support.sites import site
 
@@ -13,13 +13,6 @@ pytestmark = [pytest.mark.engine, pytest.mark.shared_up, pytest.mark.slow]
 def unlocked(up):
     """The port of a server without a password."""
     return up.port
-
-
-@pytest.fixture
-def page():
-    """A tab of a real browser that resolves rebound.example to 127.0.0.1."""
-    with tab("--host-resolver-rules=MAP rebound.example 127.0.0.1") as page:
-        yield page
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from support.programs import need
 
@@ -23,15 +23,29 @@ _QUIET = (
 
 
 @contextmanager
-def tab(*options: str, **of_context: Any) -> Iterator[Page]:
-    """Open a tab in Chromium with further options."""
+def chromium(*options: str) -> Iterator[Browser]:
+    """Run Chromium with further options. Meanwhile, an event loop runs in this thread."""
     executable = need("chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=[*_QUIET, *options])
-        context = browser.new_context(**of_context)
-        context.set_default_timeout(60_000)
-        yield context.new_page()
+        yield browser
         browser.close()
+
+
+@contextmanager
+def tab_of(browser: Browser, **of_context: Any) -> Iterator[Page]:
+    """Open a tab, which knows nothing of other tabs."""
+    context = browser.new_context(**of_context)
+    context.set_default_timeout(60_000)
+    yield context.new_page()
+    context.close()
+
+
+@contextmanager
+def tab(**of_context: Any) -> Iterator[Page]:
+    """Open a tab in a Chromium of its own."""
+    with chromium() as browser, tab_of(browser, **of_context) as page:
+        yield page
 
 
 def blocked(page: Page) -> list[str]:
