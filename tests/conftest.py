@@ -1,5 +1,7 @@
 """Fixtures for every test: an empty database of each kind that Resonant supports."""
 
+import functools
+import json
 import os
 import random
 import signal
@@ -93,6 +95,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (-seconds[groups[item.path]], groups[item.path]))
 
 
+@functools.cache
 def _group(path: Path) -> str | None:
     """Return the group of a file, whose files run in one process, since they share servers; None if it is in no group."""
     text = path.read_text()

@@ -60,20 +60,26 @@ def test_a_server_that_up_starts_ends(tmp_path):
 
 @pytest.fixture
 def server_of_up(monkeypatch):
-    """The port of a server that stands in for the one of ``up``, and refuses all credentials."""
+    """The address of a server that stands in for the one of ``up``, and refuses all credentials."""
     monkeypatch.setattr(stack, "_start", lambda _parts, _part: None)
     monkeypatch.setattr(Parts, "start", lambda _self, _part: None)
     monkeypatch.setattr(stack, "_check_free", lambda _option, _port: None)
     with site(b"{}", status=401) as found:
-        yield found.url.rpartition(":")[2]
+        yield found.url
+
+
+def up(tmp_path, server):
+    """Run ``up``, which ends in one line, in this process."""
+    machine = Machine(tmp_path, f"{server}/api")
+    return machine.do("up", "--port", server.rpartition(":")[2], code=1)
 
 
 def test_up_ends_once_its_server_runs(tmp_path, server_of_up, monkeypatch):
     monkeypatch.delattr(ResultStore, "create_result_record")
-    done = Machine(tmp_path).do("up", "--port", server_of_up, code=1)
+    done = up(tmp_path, server_of_up)
     assert_one_line(done, "ResultStore.create_result_record", "starting the Prefect server")
 
 
 def test_up_reports_that_only_its_server_has_the_password(tmp_path, server_of_up):
-    done = Machine(tmp_path).do("up", "--port", server_of_up, code=1)
+    done = up(tmp_path, server_of_up)
     assert "refuses the credentials (401)" in done.stderr.splitlines()[-1]

@@ -123,7 +123,6 @@ def test_events_are_sent_by_the_command_and_by_the_worker(up, installed, start_r
     installed.succeed("enqueue", "-", "--endpoint", "shop", typed=EVENT)
     wait_until(lambda: len(receiver.journal) == 2)
     assert installed.read("status")["balanced"]
-    assert installed.read("dlq") == []
 
 
 def test_a_failed_run_of_a_project_is_reported(up, installed, start_receiver):
@@ -158,14 +157,8 @@ def test_a_missing_package_is_one_line_and_a_setting_can_name_its_module(up, tmp
     assert saved.returncode == 0, saved.stderr
 
     emit = ("emit", "-", "--endpoint", "spool-endpoint/other")
-    without = Machine(tmp_path, saver.prefect_api).run(*emit, typed=EVENT)
-    assert without.returncode == 1
+    without = Machine(tmp_path, saver.prefect_api).do(*emit, typed=EVENT, code=1)
     assert "name its module in RESONANT_SINKS" in without.stderr
-    assert "Traceback" not in without.stderr
-    mistyped = saver.run(*emit, typed=EVENT, RESONANT_SINKS="spool_sinc")
-    assert mistyped.returncode == 1
-    assert "RESONANT_SINKS: spool_sinc: No module named 'spool_sinc'" in mistyped.stderr
-
     saver.succeed(*emit, typed=EVENT, RESONANT_SINKS="spool_sink")
     assert len(list(tmp_path.glob("*.json"))) == 1
 
