@@ -42,3 +42,24 @@ def test_bad_lines_are_reported_and_the_good_ones_are_delivered(machine, start_r
     assert f"{path}:5: id 'good-1' of source '/s' already exists with different content" in finished.stderr
     status = machine.read("status")
     assert (status["accepted"], status["delivered"], status["balanced"]) == (2, 2, True)
+
+
+@pytest.mark.parametrize(
+    ("url", "fragment", "commands"),
+    [
+        ("postgresql://user:swordfish@127.0.0.1:1/nothing", "no database server answers", ["status", "emit"]),
+        ("mysql://x/y", "sqlite:///PATH or postgresql://", ["status", "emit"]),
+        ("sqlite:////proc/nowhere/x.db", "check its path and mode", ["emit"]),
+        ("sqlite:////proc/nowhere/x.db", "no such file", ["status"]),
+    ],
+    ids=["no server", "another database", "no folder to write", "no file to read"],
+)
+def test_an_unreachable_database_is_reported_in_one_line_without_its_password(
+    machine, url, fragment, commands
+):
+    # An emission waits a third of a lease for the database.
+    machine.variables |= {"RESONANT_DATABASE_URL": url, "RESONANT_LEASE_SECONDS": "1"}
+    for command in commands:
+        [line] = machine.do(command, code=1).stderr.splitlines()
+        assert fragment in line
+        assert "swordfish" not in line

@@ -16,7 +16,7 @@ from support.prefect import forget_server, patient_client
 from support.sites import site
 from support.waiting import wait_until
 
-pytestmark = [pytest.mark.engine, pytest.mark.shared_up, pytest.mark.slow]
+pytestmark = [pytest.mark.engine, pytest.mark.shared_up, pytest.mark.slow, pytest.mark.timeout(600)]
 
 UIS = ["", "/v2"]
 HIDDEN = "\u202e\u2066\u200e\u200f\u061c\ufeff\u00ad\U000e0041\u200b"
@@ -98,7 +98,7 @@ def pages(server: str) -> dict[str, str]:
         | {f"/artifacts/key/{each['key']}": each["key"] for each in artifacts}
         | {f"/runs/flow-run/{each['id']}": each["name"] for each in flow_runs}
         | {f"/runs/task-run/{each['id']}": each["name"] for each in task_runs[:1]}
-        | {"/artifacts": "dead-letter-triage", "/runs": flow_runs[0]["name"]}
+        | {"/artifacts": "dead-letter-triage", "/runs": "Runs"}
     )
 
 
@@ -107,6 +107,20 @@ def test_hostile_text_is_shown_and_loads_nothing(server, hostile, trap, ui):
     with tab(viewport={"width": 1400, "height": 1100}) as page:
         look(server, hostile, page, ui)
     assert trap.requests == []
+
+
+def settled_text(page) -> str:
+    """Return the text of a page once it has loaded, and writes no more."""
+    page.wait_for_load_state("networkidle")
+    shown = ""
+
+    def is_settled() -> bool:
+        nonlocal shown
+        before, shown = shown, page.locator("body").inner_text()
+        return shown == before
+
+    wait_until(is_settled, every=0.5)
+    return shown
 
 
 def look(server, hostile, page, ui):
@@ -118,10 +132,9 @@ def look(server, hostile, page, ui):
     for path, name in pages(server).items():
         page.goto(f"{root}{ui}{path}")
         page.get_by_text(name).first.wait_for()
-        page.wait_for_load_state("networkidle")
+        text = settled_text(page)
         # The pages load all that they need, such as the graph of a run.
         assert blocked(page) == [], path
-        text = page.locator("body").inner_text()
         assert not any(character in text for character in HIDDEN), path
         # The page must not even try to load a resource that the content security policy blocks.
         assert page.locator(f"img[src*='{hostile}']").count() == 0, path
