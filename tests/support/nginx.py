@@ -18,7 +18,7 @@ from support.programs import need
 from support.waiting import wait_until
 
 CONFIGURATION = PROJECT / "deployments" / "nginx.conf"
-_ENDS_WITHIN_SECONDS = 30.0
+_ENDS_WITHIN_SECONDS = 60.0
 # What a distribution's nginx.conf has around the files of conf.d, with all of its files in the test's folder.
 _AROUND = """\
 {user}

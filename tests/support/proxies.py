@@ -14,7 +14,7 @@ from resonant.local.server import free_port, is_free
 from support.programs import need
 from support.waiting import wait_until
 
-_ENDS_WITHIN_SECONDS = 30.0
+_ENDS_WITHIN_SECONDS = 60.0
 
 
 @dataclass
