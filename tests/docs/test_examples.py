@@ -39,7 +39,7 @@ def run(tmp_path, prefect_api):
             env=Machine(tmp_path, api).environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=280,
             check=False,
         )
         assert done.returncode == 0, done.stderr

@@ -109,7 +109,7 @@ def test_ctrl_c_releases_unfinished_deliveries(crashing, start_receiver, lane):
     wait_until(lambda: len(receiver.journal) == 5)
 
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=120)
 
     assert process.returncode == 130, errors
     message = "interrupted: 5 deliveries wait: a running drain or the next `resonant emit` sends them"

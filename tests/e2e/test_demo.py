@@ -41,7 +41,7 @@ def shell(user: Machine, *commands: str) -> subprocess.CompletedProcess[str]:
         cwd=user.home,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
         check=False,
     )
 
@@ -58,7 +58,7 @@ def ending(process: subprocess.Popen[str]):
     finally:
         process.terminate()
         with contextlib.suppress(ValueError):
-            process.communicate(timeout=60)
+            process.communicate(timeout=120)
 
 
 def test_seven_in_ten_events_are_ordinary_and_the_rest_are_shared_by_the_failures():

@@ -142,8 +142,8 @@ def test_concurrent_replays_and_a_purge_lose_nothing_and_share_no_dead_letter(ma
     killed.communicate()
     of_the_killed = f"SELECT event_id FROM {DELIVERIES} WHERE lease_owner = '{owner}' AND sending"
     in_flight = {row["event_id"] for row in machine.query(of_the_killed)}
-    _, replay_errors = other.communicate(timeout=120)
-    purge_report, purge_errors = purge.communicate(timeout=120)
+    _, replay_errors = other.communicate(timeout=280)
+    purge_report, purge_errors = purge.communicate(timeout=280)
     machine.do("emit")
 
     assert (other.returncode, purge.returncode) == (0, 0), replay_errors + purge_errors

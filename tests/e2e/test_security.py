@@ -23,7 +23,7 @@ from support.prefect import everything_on
 from support.processes import look_at
 from support.waiting import wait_until
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 PROJECT = Path(__file__).parents[2]
 PAYLOAD = "payl0ad-4111-1111"
@@ -237,7 +237,7 @@ def run_code(machine, code: str, *arguments: str, typed: str = "", exit_code: in
         cwd=PROJECT,
         input=typed.encode(),
         capture_output=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert finished.returncode == exit_code, finished.stderr.decode()

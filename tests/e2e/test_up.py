@@ -245,7 +245,7 @@ def test_ctrl_c_is_one_line_with_the_remaining_work(up_machine, silent, user):
 
     wait_until(lambda: number(up_machine, "delivered", "many") == 20)
     emitting.send_signal(signal.SIGINT)
-    out, err = emitting.communicate(timeout=60)
+    out, err = emitting.communicate(timeout=120)
 
     assert (emitting.returncode, out) == (130, "")
     assert "Crash" not in err

@@ -296,7 +296,7 @@ def test_a_worker_in_the_folder_of_a_copied_project_uses_its_flows_and_reports_a
     wait_until(lambda: flow_runs(project, "drain"), 180, every=0.5)
     code = code_of("webhook-when-a-flow-fails.md", "An automation", "sh")
     enabled = shell(project, code.replace("operations", "watched"))
-    said, _ = enabled.communicate(timeout=120)
+    said, _ = enabled.communicate(timeout=280)
     assert "watched gets failed, crashed and late runs of every flow" in said
     failed = project.run_code(FAILING_FLOW)
     assert failed.returncode == 0, failed.stderr
