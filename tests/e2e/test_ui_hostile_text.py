@@ -119,7 +119,7 @@ def settled_text(page) -> str:
         before, shown = shown, page.locator("body").inner_text()
         return shown == before
 
-    wait_until(is_settled, every=0.5)
+    wait_until(is_settled, every=0.25)
     return shown
 
 
