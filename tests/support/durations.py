@@ -19,9 +19,21 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep the files of the shard. Run slow files first, then files that need a Prefect server, so that all processes end together."""
-    seconds = json.loads(_DURATIONS.read_text())
-    files = {item: item.path.relative_to(_DURATIONS.parent).as_posix() for item in items}
+    """Keep the files of the shard, and run first what takes longest, a file or a group, so that all processes end together."""
+    unmarked = [
+        each.nodeid
+        for each in items
+        if "prefect_api" in getattr(each, "fixturenames", ()) and not each.get_closest_marker("engine")
+    ]
+    if unmarked:
+        raise pytest.UsageError(
+            f"tests that use the Prefect server of the session lack the mark engine: {unmarked}"
+        )
+    recorded = json.loads(_DURATIONS.read_text())
+    units = {item.path: unit_of(item.path) for item in items}
+    seconds: Counter[str] = Counter()
+    for path, unit in units.items():
+        seconds[unit] += recorded.get(path.relative_to(_DURATIONS.parent).as_posix(), _OTHER_SECONDS)
     if config.getoption("shard"):
         mine = _files_of_shard(config.getoption("shard"), sorted(set(files.values())), seconds)
         config.hook.pytest_deselected(items=[item for item in items if files[item] not in mine])

@@ -49,6 +49,7 @@ def test_a_missing_file_is_an_error_and_not_an_empty_store(resonant, url, tmp_pa
     assert (refused.out, path.exists()) == ("", False)
 
 
+@pytest.mark.engine
 def test_the_list_of_endpoints_needs_no_store_and_creates_none(resonant, webhook, url, tmp_path):
     webhook("cli-listed")
     (path := tmp_path / "resonant.db").unlink()
