@@ -95,7 +95,7 @@ def pages(server: str) -> dict[str, str]:
     }  # fmt: skip
     return (
         {f"/artifacts/artifact/{each['id']}": each["key"] for each in artifacts}
-        | {f"/artifacts/key/{each['key']}": each["key"] for each in artifacts}
+        | {f"/artifacts/key/{each['key']}": each["key"] for each in artifacts[:1]}
         | {f"/runs/flow-run/{each['id']}": each["name"] for each in flow_runs}
         | {f"/runs/task-run/{each['id']}": each["name"] for each in task_runs[:1]}
         | {"/artifacts": "dead-letter-triage", "/runs": "Runs"}
