@@ -1,7 +1,7 @@
 """A store with a clock, and short names for the actions of a worker."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,10 +10,11 @@ from sqlalchemy import select
 
 from resonant.dead_letters.cancel import cancel
 from resonant.dead_letters.purge import Chosen, Retention, purge
-from resonant.dead_letters.replay import Replayed, ReplayRequest, replay_batch
+from resonant.dead_letters.replay import Replayed, ReplayRequest, replay_batch, take_dead_letters
 from resonant.delivery.retry import Decision, GiveUp, Park, Retry
 from resonant.events import Attempt, Delivery, Event, Lease, LeaseKey
 from resonant.store import Outcome, Store, WorkerStore, schema
+from resonant.store.audit import audited
 from resonant.store.counts.counters import read_ever
 from resonant.store.counts.sketches import Labels, Sketch
 from resonant.store.queue.rescue import ExpiryWatch
@@ -234,3 +235,16 @@ async def send(store: WorkerStore, endpoint: str, *decisions: Decision | None, *
         for lease, decision in zip(leases, decisions, strict=True)
     ]
     await store.record(outcomes)
+
+
+async def take(
+    desk: Desk, request: ReplayRequest, *, then: Callable[[list[Lease]], Awaitable[None]] | None = None
+) -> list[str]:
+    """Take the requested dead letters as the flow does; return the ids of the events that are sent."""
+    taken = []
+    async with audited(desk.store, who="Zoë", action="replay", selection=request.as_dict()) as audit_id:
+        async for leases in take_dead_letters(desk.store, request, owner="replay", audit_id=audit_id):
+            taken += [lease.event.id for lease in leases]
+            if then:
+                await then(leases)
+    return taken

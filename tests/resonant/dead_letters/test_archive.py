@@ -22,6 +22,13 @@ def path(request, tmp_path):
     return tmp_path / request.param
 
 
+@pytest.fixture
+def archive(request, tmp_path):
+    """The path of the archive of a purge: with each kind of database another kind of file."""
+    suffixes = {"sqlite": ".jsonl.gz", "postgresql": ".jsonl"}
+    return tmp_path / f"purged{suffixes[request.node.callspec.params['store_url']]}"
+
+
 @contextmanager
 def small_disk(size):
     """Let no file grow beyond so many bytes: a write that begins below is done in part, as on a disk that gets full."""
@@ -61,6 +68,12 @@ EVENTS = [
 
 def numbers(path):
     return [document["number"] for document in read_documents(path)]
+
+
+def contents(desk):
+    """Return the rows of events by their source and id, without their keys."""
+    rows = desk.rows(schema.events)
+    return {(row["source"], row["id"]): {name: row[name] for name in row if name != "key"} for row in rows}
 
 
 def test_each_document_is_a_line_of_a_private_file(path):
@@ -120,9 +133,9 @@ def test_archives_created_at_the_same_time_are_different_files(path):
         return archive.path
 
     with ThreadPoolExecutor(4) as threads:
-        paths = list(threads.map(work, range(20)))
-    assert len(set(paths)) == 20
-    assert [numbers(each) for each in paths] == [[number] for number in range(20)]
+        paths = list(threads.map(work, range(12)))
+    assert len(set(paths)) == 12
+    assert [numbers(each) for each in paths] == [[number] for number in range(12)]
 
 
 def test_an_archive_without_a_document_is_removed_even_if_the_purge_fails(path):
@@ -148,16 +161,16 @@ def test_a_place_where_no_file_can_be_created_is_refused_in_one_line(tmp_path, p
     assert str(refused.value) == f"{tmp_path / place}: {why}; nothing was purged"
 
 
-def test_purged_events_come_back_as_they_were_with_their_endpoints_and_options(desk, path):
+def test_purged_events_come_back_as_they_were_with_their_endpoints_and_options(desk, archive):
     desk.enqueue(*EVENTS, policy="patient", max_attempts=3)
     leases = desk.claim()
     desk.deliver(leases[0])
     for lease in leases[1:]:
         desk.fail(lease, GiveUp("permanent"))
-    before = desk.rows(schema.events)
-    desk.purge(archive=path)
+    before = contents(desk)
+    desk.purge(archive=archive)
 
-    archived = sorted(read_archive(path), key=lambda each: each.event.id)
+    archived = sorted(read_archive(archive), key=lambda each: each.event.id)
 
     statuses = {lease.event.id: "dead_letter" for lease in leases[1:]}
     assert archived == [
@@ -165,37 +178,27 @@ def test_purged_events_come_back_as_they_were_with_their_endpoints_and_options(d
         for event in sorted(EVENTS, key=lambda each: each.id)
     ]
     assert desk.enqueue(*(each.event for each in archived)).accepted == 4
-    names = set(before[0]) - {"key"}
-    assert [{name: row[name] for name in names} for row in sorted(desk.rows(schema.events), key=by_id)] == [
-        {name: row[name] for name in names} for row in sorted(before, key=by_id)
-    ]
+    assert contents(desk) == before
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_events_that_come_back_keep_their_webhook_ids_in_any_order(desk, path, first):
+def test_events_that_come_back_keep_their_webhook_ids_in_any_order(desk, archive, first):
     events = [Event(type="t", source=source, id="1", data=1) for source in ("/a", "/b")]
     desk.bury(*events)
     before = {row["source"]: row["webhook_id"] for row in desk.rows(schema.events)}
-    desk.purge(archive=path)
-    archived = sorted((each.event for each in read_archive(path)), key=lambda event: event.source)
+    desk.purge(archive=archive)
+    archived = sorted((each.event for each in read_archive(archive)), key=lambda event: event.source)
     desk.enqueue(archived[first])
     desk.enqueue(archived[1 - first])
     assert {row["source"]: row["webhook_id"] for row in desk.rows(schema.events)} == before
 
 
-def by_id(row):
-    return row["id"]
-
-
-def test_an_archive_names_events_by_source_and_id_and_has_every_part_of_them(desk, path):
+def test_an_archive_names_events_by_source_and_id_and_has_every_part_of_them(desk, archive):
     desk.bury(EVENTS[1])
-    [row], [delivery] = desk.rows(schema.events), desk.rows(schema.deliveries)
-    desk.purge(archive=path)
-    [document] = read_documents(path)
-    assert document["event"] == {name: row[name] for name in row if name != "key"} | {
-        "body": "/w==",
-        "extensions": {"n": 1, "yes": True},
-    }
+    [event], [delivery] = contents(desk).values(), desk.rows(schema.deliveries)
+    desk.purge(archive=archive)
+    [document] = read_documents(archive)
+    assert document["event"] == event | {"body": "/w==", "extensions": {"n": 1, "yes": True}}
     assert document["delivery"] == {name: delivery[name] for name in delivery if name != "event_key"}
     assert (document["delivery"]["event_id"], document["delivery"]["source"]) == ("1.5", "/s")
 
@@ -208,9 +211,9 @@ def test_an_archive_of_0_1_0_can_be_read(tmp_path):
     ]
 
 
-def test_a_reader_leaves_out_the_incomplete_end_that_a_killed_purge_left(desk, path):
+def test_a_reader_leaves_out_the_incomplete_end_that_a_killed_purge_left(desk, archive):
     desk.bury(EVENTS[0])
-    desk.purge(archive=path)
-    whole = path.read_bytes()
-    path.write_bytes(whole + whole[: len(whole) // 2])
-    assert [each.event for each in read_archive(str(path))] == [EVENTS[0]]
+    desk.purge(archive=archive)
+    whole = archive.read_bytes()
+    archive.write_bytes(whole + whole[: len(whole) // 2])
+    assert [each.event for each in read_archive(str(archive))] == [EVENTS[0]]

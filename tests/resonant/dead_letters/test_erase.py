@@ -79,25 +79,37 @@ def rows(desk, table):
     return desk.read(lambda connection: [dict(row) for row in connection.execute(query).mappings()])
 
 
-def bytes_of(desk):
-    return "\n".join(map(repr, contents(desk)))
+def left(desk):
+    """Return what the store still has of the secret and the id."""
+    found = "\n".join(map(repr, contents(desk)))
+    return {value for value in (SECRET, ID) if value in found}
+
+
+@pytest.fixture
+def lease(desk):
+    """A delivery of the event that is being sent."""
+    desk.enqueue(about())
+    lease = desk.claim_one()
+    desk.begin(lease)
+    return lease
 
 
 def test_the_content_of_an_event_is_removed_and_its_history_stays(desk):
     bury(desk, about())
+    desk.clock.advance(1)
+    for lease in desk.replay(include_permanent=True).leases:  # the first round had an error of its own
+        desk.fail(lease, GiveUp("exhausted"))
     desk.enqueue(about(), endpoint="audit")
     desk.deliver(*desk.claim(endpoint="audit"))
     before, counted = desk.status(), desk.counters()
     facts = desk.rows(schema.deliveries)
-    assert SECRET in bytes_of(desk)
+    assert left(desk) == {SECRET, ID}
 
     report = run(desk)
 
     assert (report.events, report.deliveries, report.cancelled, report.being_sent) == (1, 2, 0, 0)
-    left = bytes_of(desk)
-    assert SECRET not in left
-    assert ID not in left
-    assert "2020-02-03" not in left
+    assert left(desk) == set()
+    assert "2020-02-03" not in str(contents(desk))
     assert desk.status() == before
     assert desk.status().balanced
     assert desk.counters() == counted
@@ -146,10 +158,7 @@ def test_unfinished_deliveries_are_cancelled_and_counted(desk):
     assert [lease.event.id for lease in desk.claim()] == ["evt_other"]
 
 
-def test_an_event_that_is_being_sent_is_left_and_counted_until_it_is_done(desk):
-    desk.enqueue(about())
-    lease = desk.claim_one()
-    desk.begin(lease)
+def test_an_event_that_is_being_sent_is_left_and_counted_until_it_is_done(desk, lease):
     assert desk.read(plan_erasure, Erasure(ids=(ID,))) == (1, 1, 1, 1)
     report = run(desk)
     assert (report.events, report.being_sent) == (0, 1)
@@ -158,10 +167,7 @@ def test_an_event_that_is_being_sent_is_left_and_counted_until_it_is_done(desk):
     assert run(desk).events == 1
 
 
-def test_an_erasure_waits_for_a_delivery_that_is_being_sent(desk):
-    desk.enqueue(about())
-    lease = desk.claim_one()
-    desk.begin(lease)
+def test_an_erasure_waits_for_a_delivery_that_is_being_sent(desk, lease):
     looked = []
 
     async def both():
@@ -175,11 +181,8 @@ def test_an_erasure_waits_for_a_delivery_that_is_being_sent(desk):
     assert desk.status().delivered == 1
 
 
-def test_an_expired_lease_is_left_to_its_owner_until_the_command_has_watched(desk):
+def test_an_expired_lease_is_left_to_its_owner_until_the_command_has_watched(desk, lease):
     """After an outage, a living worker has not renewed it yet."""
-    desk.enqueue(about())
-    lease = desk.claim_one()
-    desk.begin(lease)
     desk.clock.advance(1000)
     report = run(desk, patience=1)
     assert (report.events, report.being_sent) == (0, 1)
@@ -199,11 +202,10 @@ def test_an_event_that_an_ended_process_of_this_machine_was_sending_is_erased_be
     assert (report.events, report.cancelled, report.being_sent) == (1, 1, 0)
 
 
+@pytest.mark.usefixtures("lease")
 def test_an_event_that_a_killed_worker_was_sending_is_erased_when_the_lease_has_ended(desk):
-    desk.enqueue(about())
-    desk.begin(desk.claim_one())
     desk.clock.advance(1000)
-    desk.store.lease_seconds = 2.0  # so that the command watches for a second
+    desk.store.lease_seconds = 0.2  # so that the command watches only briefly
     report = run(desk, patience=30)
     assert (report.events, report.cancelled, report.being_sent) == (1, 1, 0)
     [row] = desk.rows(schema.attempts)
@@ -211,15 +213,12 @@ def test_an_event_that_a_killed_worker_was_sending_is_erased_when_the_lease_has_
     assert desk.status().balanced
 
 
-def test_an_attempt_that_ends_late_adds_no_text_to_an_erased_event(desk):
-    desk.enqueue(about())
-    lease = desk.claim_one()
-    desk.begin(lease)
+def test_an_attempt_that_ends_late_adds_no_text_to_an_erased_event(desk, lease):
     desk.clock.advance(1000)
     desk.rescue()
     run(desk)
     desk.record(desk.failed(lease, GiveUp("permanent"), error=SECRET, excerpt=SECRET, warning=SECRET))
-    assert SECRET not in bytes_of(desk)
+    assert left(desk) == set()
     [row] = [each for each in desk.rows(schema.attempts) if each["late"]]
     assert row["result"] == "failed"
 
@@ -378,8 +377,7 @@ def test_the_audit_has_neither_the_selection_nor_ids_of_earlier_operations(desk)
     desk.write(record_change, at=desk.clock(), who="Zoë", **entry)
     desk.cancel(text=f"refused: {SECRET}")
     run(desk, Erasure(subject=SECRET))
-    assert SECRET not in bytes_of(desk)
-    assert ID not in bytes_of(desk)
+    assert left(desk) == set()
     newest, *_, oldest = desk.read(read_audit)
     assert (newest.action, newest.count, newest.selection["by"]) == ("erase", 1, ["subject"])
     assert (len(newest.selection["hmac"]), newest.ended_at is None) == (64, False)
@@ -395,25 +393,8 @@ def test_causes_keep_the_errors_of_other_dead_letters(desk):
     assert desk.run(desk.store.dead_letters(Selection(text="too many")))[0].event_id == "evt_other"
 
 
-def test_the_errors_of_earlier_rounds_are_removed_too(desk):
-    bury(desk, about())
-    desk.clock.advance(1)
-    for lease in desk.replay(include_permanent=True).leases:
-        desk.fail(lease, GiveUp("exhausted"))
-    run(desk)
-    assert SECRET not in bytes_of(desk)
-
-
-def test_an_unknown_id_is_an_error_and_an_erased_one_is_not(desk):
-    desk.bury(about())
-    with pytest.raises(UnknownName, match="no event has the id evt_typo: nothing was done"):
-        run(desk, Erasure(ids=(ID, "evt_typo")))
-    assert run(desk).events == 1
-    assert run(desk).events == 0
-
-
 def test_an_erasure_that_was_killed_is_finished_by_the_next_one(desk):
-    desk.bury(*(about(f"jm-{number:04}") for number in range(700)))
+    desk.bury(*(about(f"jm-{number:04}") for number in range(550)))
 
     class Killed(BaseException):
         pass
@@ -423,9 +404,9 @@ def test_an_erasure_that_was_killed_is_finished_by_the_next_one(desk):
 
     with pytest.raises(Killed):
         run(desk, Erasure(subject=SECRET), on_progress=kill)
-    assert desk.read(plan_erasure, Erasure(subject=SECRET)).events == 200
-    assert run(desk, Erasure(subject=SECRET)).events == 200
-    assert SECRET not in bytes_of(desk)
+    assert desk.read(plan_erasure, Erasure(subject=SECRET)).events == 50
+    assert run(desk, Erasure(subject=SECRET)).events == 50
+    assert left(desk) == set()
 
 
 def test_two_erasures_at_once_erase_each_event_once(open_desk, store_url):
@@ -440,34 +421,18 @@ def test_two_erasures_at_once_erase_each_event_once(open_desk, store_url):
     assert desk.status().balanced
 
 
-def test_a_batch_may_be_repeated(desk):
-    desk.bury(about())
-    [key] = [row["key"] for row in desk.rows(schema.events)]
-    assert desk.write(erase_batch, [key], key=b"k", now=desk.clock()).events == 1
-    assert desk.write(erase_batch, [key], key=b"k", now=desk.clock()).events == 0
-
-
-def test_the_systems_own_events_about_an_erased_event_are_erased_with_it(desk):
-    subscribe(desk, "ops", "resonant.delivery.dead")
-    bury(desk, about())
-    assert desk.status().accepted == 2
-    report = run(desk)
-    assert (report.events, report.deliveries, report.cancelled) == (1, 2, 1)
-    assert ID not in bytes_of(desk)
-    assert SECRET not in bytes_of(desk)
-
-
-def test_an_event_waits_for_the_systems_own_event_about_it_that_is_being_sent(desk):
-    subscribe(desk, "ops", "resonant.delivery.dead")
+def test_the_systems_own_events_about_an_event_are_erased_with_it_once_none_is_being_sent(desk):
+    for endpoint in ("ops", "log"):
+        subscribe(desk, endpoint, "resonant.delivery.dead")
     bury(desk, about())
     lease = desk.claim_one(endpoint="ops")
     desk.begin(lease)
     report = run(desk)
     assert (report.events, report.being_sent) == (0, 1)
     desk.record(desk.delivered(lease))
-    assert run(desk).events == 1
-    assert ID not in bytes_of(desk)
-    assert SECRET not in bytes_of(desk)
+    report = run(desk)
+    assert (report.events, report.deliveries, report.cancelled) == (1, 3, 1)
+    assert left(desk) == set()
 
 
 def test_an_erased_event_that_an_older_version_stored_again_is_erased_again(desk):
@@ -484,7 +449,7 @@ def test_an_erased_event_that_an_older_version_stored_again_is_erased_again(desk
     desk.enqueue(about())
     desk.write(lambda connection: connection.execute(set_key, {"key": key}))
     assert run(desk).events == 1
-    assert SECRET not in bytes_of(desk)
+    assert left(desk) == set()
     assert desk.enqueue(about()).erased == 1
 
 
@@ -531,13 +496,11 @@ def purged(desk):
     "what", [Erasure(ids=(ID,)), Erasure(source="/shop", event_type="order.*")], ids=["id", "source and type"]
 )
 def test_resonants_own_events_about_a_purged_event_can_still_be_erased(purged, what):
-    assert ID in bytes_of(purged)
-    planned = purged.read(plan_erasure, what)
-    assert planned == (1, 1, 0, 0)
+    assert ID in left(purged)
+    assert purged.read(plan_erasure, what) == (1, 1, 0, 0)
     report = run(purged, what)
     assert (report.events, report.deliveries) == (1, 1)
-    assert ID not in bytes_of(purged)
-    assert SECRET not in bytes_of(purged)
+    assert left(purged) == set()
     assert run(purged, what).events == 0, "a repeat is no error"
 
 
@@ -545,9 +508,9 @@ def test_resonants_own_events_about_a_purged_event_can_still_be_erased(purged, w
     "what", [Erasure(ids=("evt_typo",)), Erasure(ids=(ID,), source="/crm"), Erasure(ids=(ID, "evt_typo"))]
 )
 def test_an_id_without_an_event_or_a_report_is_an_error(purged, what):
-    with pytest.raises(UnknownName):
+    with pytest.raises(UnknownName, match=r"no event has the id .*: nothing was done"):
         run(purged, what)
-    assert ID in bytes_of(purged)
+    assert ID in left(purged)
 
 
 @pytest.mark.parametrize("name", ["event_id", "source", "event_type"])
@@ -568,8 +531,7 @@ def test_a_report_about_a_purged_delivery_is_erased_with_its_event_that_has_anot
     desk.deliver(*desk.claim(endpoint="ops"), *desk.claim(endpoint="audit"))
     assert desk.purge(Chosen(Selection())) == 1
     assert run(desk, Erasure(subject=SECRET)).events == 2
-    assert ID not in bytes_of(desk)
-    assert SECRET not in bytes_of(desk)
+    assert left(desk) == set()
 
 
 def test_a_purge_removes_the_errors_of_causes_that_have_no_dead_letters_left(desk):
