@@ -2,12 +2,11 @@
 
 import random
 import re
-import subprocess
-import sys
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from datetime import UTC, datetime
 from math import nan
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -139,12 +138,8 @@ def test_bars_are_as_high_as_the_counts():
         bottom, *heights = sorted({round(y, 2) for _, y in corners})
         assert heights[1] - bottom == pytest.approx(4 * (heights[0] - bottom), abs=0.05)
     assert max(y for _, y in lines(svg, "success")[0]) == pytest.approx(tick(svg, "120"), abs=0.01)
-
-
-def test_hours_without_dead_letters_have_an_empty_scale():
     svg = charts.outcomes(found(hour(0, success=3)))
-    assert size(lines(svg, "dead_letter")[0])[1] == 0
-    assert size(lines(svg, "success")[0])[1] > 0
+    assert [size(lines(svg, name)[0])[1] > 0 for name in ("success", "dead_letter")] == [True, False]
 
 
 def test_reasons_are_bars_with_their_counts():
@@ -274,13 +269,6 @@ def test_every_colour_is_readable_on_the_backgrounds_of_its_theme():
         assert contrast(ink.dark, DARK_BACKGROUND) >= 4.5
 
 
-def test_no_grey_is_readable_in_both_themes():
-    """This is why the charts follow the theme."""
-    assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
-    greys = [f"#{n:02x}{n:02x}{n:02x}" for n in range(256)]
-    assert max(min(contrast(g, DARK_BACKGROUND), contrast(g, "#eaeaeb")) for g in greys) < 4.5
-
-
 def test_every_used_colour_has_a_counterpart_in_the_dark(every_chart):
     known = {ink.light for ink in chart_style.INKS}
     for svg in every_chart:
@@ -296,6 +284,6 @@ def test_charts_do_not_depend_on_the_style_and_backend_of_the_user(every_chart):
     with mpl.rc_context({"axes.facecolor": "red", "font.size": 30, "svg.fonttype": "path"}):
         assert draw_all() == every_chart
         assert mpl.rcParams["axes.facecolor"] == "red"
-    code = "import resonant.metrics.charts, sys; print('matplotlib.pyplot' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
+    for module in (charts, chart_style):
+        source = Path(module.__file__).read_text()
+        assert not re.search("import.*pyplot", source), "it would choose the user's backend"

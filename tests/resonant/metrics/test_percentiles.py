@@ -43,16 +43,17 @@ def latency_of(rows):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("size", [1, 2, 3, 40, 20_000])
+@pytest.mark.parametrize("size", [1, 2, 40, 5_000])
 def test_percentiles_of_each_distribution_are_those_of_numpy_within_one_percent(shape, size):
     durations = SHAPES[shape](np.random.default_rng(17), size)
-    found = latency_of(rows_of(durations, transactions=min(size, 200)))
+    found = latency_of(rows_of(durations, transactions=min(size, 50)))
     p50, p95, p99 = np.percentile(durations, [50, 95, 99])
     assert (found["min"], found["max"]) == (durations.min(), durations.max())
     assert found["avg"] == pytest.approx(durations.mean(), rel=1e-9, abs=1e-9)
     assert (found["p50"], found["p95"], found["p99"]) == pytest.approx((p50, p95, p99), rel=0.01, abs=0)
 
 
+@settings(max_examples=examples(40))
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=60))
 def test_percentiles_of_any_durations_are_those_of_numpy_within_one_percent(durations):
     found = latency_of(rows_of(np.array(durations), transactions=3))
@@ -68,7 +69,7 @@ def test_each_endpoint_event_type_and_hour_has_the_percentiles_of_its_durations(
         "event_type": ["paid", "sent"],
         "hour": [0, HOUR, 5 * HOUR],
     }
-    size = 3_000
+    size = 1_000
     given = DataFrame({name: rng.choice(values, size) for name, values in names.items()})
     given["seconds"] = rng.pareto(1.1, size) * (1 + given.groupby(list(names)).ngroup())
     tallies = {hour: Tally(hour) for hour in names["hour"]}
@@ -86,7 +87,7 @@ def test_each_endpoint_event_type_and_hour_has_the_percentiles_of_its_durations(
 @settings(max_examples=examples(40))
 @given(st.data())
 def test_merging_rows_in_any_order_changes_nothing(data):
-    size = data.draw(st.integers(1, 300))
+    size = data.draw(st.integers(1, 100))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     durations = SHAPES[data.draw(st.sampled_from(list(SHAPES)))](rng, size)
     rows = rows_of(durations, transactions=min(size, 50))
