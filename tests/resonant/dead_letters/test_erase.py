@@ -393,8 +393,9 @@ def test_causes_keep_the_errors_of_other_dead_letters(desk):
     assert desk.run(desk.store.dead_letters(Selection(text="too many")))[0].event_id == "evt_other"
 
 
-def test_an_erasure_that_was_killed_is_finished_by_the_next_one(desk):
-    desk.bury(*(about(f"jm-{number:04}") for number in range(550)))
+def test_an_erasure_that_was_killed_is_finished_by_the_next_one(desk, monkeypatch):
+    monkeypatch.setattr("resonant.dead_letters.erase._BATCH", 20)
+    desk.bury(*(about(f"jm-{number:04}") for number in range(30)))
 
     class Killed(BaseException):
         pass
@@ -404,20 +405,21 @@ def test_an_erasure_that_was_killed_is_finished_by_the_next_one(desk):
 
     with pytest.raises(Killed):
         run(desk, Erasure(subject=SECRET), on_progress=kill)
-    assert desk.read(plan_erasure, Erasure(subject=SECRET)).events == 50
-    assert run(desk, Erasure(subject=SECRET)).events == 50
+    assert desk.read(plan_erasure, Erasure(subject=SECRET)).events == 10
+    assert run(desk, Erasure(subject=SECRET)).events == 10
     assert left(desk) == set()
 
 
-def test_two_erasures_at_once_erase_each_event_once(open_desk, store_url):
+def test_two_erasures_at_once_erase_each_event_once(open_desk, store_url, monkeypatch):
+    monkeypatch.setattr("resonant.dead_letters.erase._BATCH", 20)
     desk, other = open_desk(store_url), open_desk(store_url)
-    desk.bury(*(about(f"jm-{number:04}") for number in range(600)))
+    desk.bury(*(about(f"jm-{number:04}") for number in range(70)))
 
     async def both():
         what = Erasure(subject=SECRET)
         return await gather(*(erase(each.store, what, who="Zoë", patience=0) for each in (desk, other)))
 
-    assert sum(report.events for report in desk.run(both())) == 600
+    assert sum(report.events for report in desk.run(both())) == 70
     assert desk.status().balanced
 
 

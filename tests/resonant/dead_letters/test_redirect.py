@@ -18,6 +18,12 @@ from support.desk import take
 TO_CRM = {"selection": Selection(), "everything": True, "to": "crm"}
 
 
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch):
+    """A replay takes few dead letters at once."""
+    monkeypatch.setattr("resonant.dead_letters.replay._UNPACED_BATCH", 20)
+
+
 def notes(desk):
     return {(each.event_id, each.endpoint): each.replayed_to for each in desk.run(desk.store.dead_letters())}
 
@@ -83,24 +89,24 @@ def test_the_endpoint_of_the_dead_letters_and_an_empty_selection_are_refused():
 
 
 def test_a_killed_replay_loses_nothing_and_goes_on_with_the_rest(desk):
-    desk.bury(*(f"evt_{number}" for number in range(120)))
+    desk.bury(*(f"evt_{number}" for number in range(30)))
     desk.clock.advance(1)
 
     async def take_one_batch():
         request = ReplayRequest(**TO_CRM)
         return await anext(take_dead_letters(desk.store, request, owner="killed", audit_id=0))
 
-    assert len(desk.run(take_one_batch())) == 100
-    assert len(desk.run(take(desk, ReplayRequest(**TO_CRM)))) == 20
+    assert len(desk.run(take_one_batch())) == 20
+    assert len(desk.run(take(desk, ReplayRequest(**TO_CRM)))) == 10
     desk.clock.advance(desk.store.lease_seconds + 1)
     desk.rescue()
-    assert len(desk.claim(200, endpoint="crm")) == 120, "its deliveries are due once its leases have expired"
+    assert len(desk.claim(200, endpoint="crm")) == 30, "its deliveries are due once its leases have expired"
     assert desk.status().balanced
 
 
 def test_two_replays_to_one_endpoint_at_once_send_each_event_once(open_desk, store_url):
     desk, other = open_desk(store_url), open_desk(store_url)
-    names = [f"evt_{number}" for number in range(210)]
+    names = [f"evt_{number}" for number in range(70)]
     desk.bury(*names)
     desk.bury(*names, endpoint="audit")
     desk.clock.advance(1)

@@ -15,6 +15,12 @@ EVERYTHING = {"selection": Selection(), "everything": True}
 PERMANENT = {"reason": "permanent", "category": "permanent", "code": "http_400"}
 
 
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch):
+    """A replay takes few dead letters at once."""
+    monkeypatch.setattr("resonant.dead_letters.replay._UNPACED_BATCH", 20)
+
+
 def ids(replayed):
     return [lease.event.id for lease in replayed.leases]
 
@@ -85,12 +91,12 @@ def test_a_dead_letter_of_many_rounds_is_skipped_and_counted_unless_its_id_is_se
 
 
 def test_every_selected_dead_letter_is_taken_once_up_to_the_limit(desk):
-    desk.bury(*(f"evt_{number:03}" for number in range(250)))
+    desk.bury(*(f"evt_{number:03}" for number in range(50)))
     desk.clock.advance(1)
-    taken = desk.run(take(desk, ReplayRequest(**EVERYTHING, limit=120)))
-    assert taken == [f"evt_{number:03}" for number in range(120)]
+    taken = desk.run(take(desk, ReplayRequest(**EVERYTHING, limit=24)))
+    assert taken == [f"evt_{number:03}" for number in range(24)]
     taken += desk.run(take(desk, ReplayRequest(**EVERYTHING)))
-    assert taken == [f"evt_{number:03}" for number in range(250)]
+    assert taken == [f"evt_{number:03}" for number in range(50)]
 
 
 def test_a_dead_letter_that_dies_again_is_not_taken_again(desk):
@@ -102,18 +108,18 @@ def test_a_dead_letter_that_dies_again_is_not_taken_again(desk):
         await desk.store.record([desk.failed(lease, GiveUp("exhausted")) for lease in leases])
         desk.clock.advance(1)
 
-    desk.bury(*(f"evt_{number}" for number in range(150)))
+    desk.bury(*(f"evt_{number}" for number in range(30)))
     desk.clock.advance(1)
     desk.run(take(desk, ReplayRequest(**EVERYTHING), then=fail))
     [entry] = desk.read(read_audit)
-    assert (entry.count, entry.ended_at is None) == (150, False)
+    assert (entry.count, entry.ended_at is None) == (30, False)
     assert len(batches) == 2
     assert {dead_letter.replays for dead_letter in desk.run(desk.store.dead_letters())} == {1}
 
 
 def test_two_replays_at_once_never_take_the_same_dead_letter(open_desk, store_url):
     desk, other = open_desk(store_url), open_desk(store_url)
-    desk.bury(*(f"evt_{number}" for number in range(210)))
+    desk.bury(*(f"evt_{number}" for number in range(70)))
     desk.clock.advance(1)
     request = ReplayRequest(**EVERYTHING)
 
@@ -121,4 +127,4 @@ def test_two_replays_at_once_never_take_the_same_dead_letter(open_desk, store_ur
         return await asyncio.gather(take(desk, request), take(other, request))
 
     one, two = desk.run(both())
-    assert len(one + two) == len({*one, *two}) == 210
+    assert len(one + two) == len({*one, *two}) == 70

@@ -13,11 +13,13 @@ def die(desk, *ids, event_type="order.paid", **options):
     desk.bury(*events, apart=1, **{"maybe_processed": False, **options})
 
 
-def test_dead_letters_whose_errors_differ_by_ids_and_numbers_are_one_group(desk):
+def test_dead_letters_whose_errors_differ_by_ids_and_numbers_are_one_group_with_the_newest_answer(desk):
     start = desk.clock()
     for number, event_type in enumerate(["order.paid", "order.refunded", "order.paid"]):
         order = f"order 'o-{number}' (0198c0de-7000-7000-8000-00000000000{number})"
-        die(desk, f"evt_{number}", event_type=event_type, error=f"{order} not found after {number} ms")
+        answer = {"excerpt": f"answer {number}", "maybe_processed": number == 2}
+        error = f"{order} not found after {number} ms"
+        die(desk, f"evt_{number}", event_type=event_type, error=error, **answer)
 
     [group] = desk.read(triage)
 
@@ -25,10 +27,9 @@ def test_dead_letters_whose_errors_differ_by_ids_and_numbers_are_one_group(desk)
     assert (group.endpoint, group.code) == ("orders", "http_503")
     assert (group.reason, group.category) == ("exhausted", "transient")
     assert (group.count, group.first_at, group.last_at) == (3, start, start + 2)
-    assert group.example == "evt_2"
-    assert group.advice == advise(
-        code="http_503", reason="exhausted", category="transient", endpoint="orders"
-    )
+    assert (group.example, group.answer, group.maybe_processed) == ("evt_2", "answer 2", True)
+    cause = {"code": "http_503", "reason": "exhausted", "category": "transient"}
+    assert group.advice == advise(**cause, endpoint="orders", maybe_processed=True)
 
 
 def test_the_advice_names_the_source_of_an_example_only_if_another_one_has_its_id(desk):
@@ -113,23 +114,3 @@ def test_replayed_and_purged_dead_letters_leave_their_group(desk):
     assert after.fingerprint == before.fingerprint
     assert (after.count, after.example) == (1, "evt_2")
     assert after.first_at == after.last_at
-
-
-def test_more_errors_than_are_kept_apart_are_still_one_group(desk, monkeypatch):
-    monkeypatch.setattr("resonant.store.queue.causes.MOST_ERRORS", 2)
-    for number in range(6):
-        die(desk, f"evt_{number}", error=f"order {max(number, 1)} is refused")
-
-    [group] = desk.read(triage)
-
-    assert (group.count, group.error, group.example) == (6, "order <n> is refused", "evt_5")
-
-
-def test_a_group_shows_the_answer_to_its_newest_dead_letter(desk):
-    for number in (1, 2):
-        die(desk, f"evt_{number}", excerpt=f"answer {number}", maybe_processed=number == 2)
-
-    [group] = desk.read(triage)
-
-    assert (group.example, group.answer, group.maybe_processed) == ("evt_2", "answer 2", True)
-    assert group.advice.startswith("possibly processed: check the receiver before a replay; ")
