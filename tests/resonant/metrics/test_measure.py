@@ -155,17 +155,6 @@ def test_the_oldest_dead_letter_excludes_cancelled_deliveries_and_acknowledged_c
     assert totals(desk).oldest_dead_at == {"orders": later}
 
 
-def test_the_time_of_the_last_claim_is_kept(desk):
-    desk.enqueue("evt_1")
-    assert totals(desk).last_seen_at == {}
-    claimed_at = desk.clock()
-    desk.begin(*desk.claim())
-    desk.run(desk.store.note_claims())
-    desk.clock.advance(61)
-    desk.rescue()
-    assert totals(desk).last_seen_at == {"orders": claimed_at}
-
-
 def set_gate(desk, state, **fields):
     """Write a gate of the endpoint ``orders``."""
     before = Gate("orders")
