@@ -117,50 +117,36 @@ async def test_an_endpoint_whose_timeout_is_not_shorter_than_the_lease_is_refuse
     assert "must be shorter than a worker's lease of 15 s" in state.message
 
 
-async def test_collecting_rescues_the_leases_of_ended_processes_and_writes_the_triage(store, monkeypatch):
+async def test_collecting_rescues_the_leases_of_processes_and_runs_that_have_ended_and_no_others(
+    url, store, monkeypatch
+):
     monkeypatch.setattr("tasks.collect.has_ended", lambda process: process == "ended")
-    await store_events(store, "hooks")
-    await store.begin(await store.claim("hooks", owner="a drain", limit=1))
-    report = {"owner": "a drain", "endpoint": None, "process": "ended", "clock": store.clock}
-    await store.write(drains.beat, None, **report)
-    state, status = await collect_dead_letters(return_state=True), await store.status()
-
-    assert state.message == "1 delivery rescued; 0 dead letters in 0 groups"
-    assert (status.retrying, status.in_flight, status.balanced) == (1, 0, True)
-
-
-async def test_collecting_leaves_expired_leases_to_drains_which_watch_first(url, store):
+    ended, reporting = [
+        str((await emit_events(return_state=True)).state_details.flow_run_id) for _ in range(2)
+    ]
+    owners = {
+        "of-a-process": "a drain",
+        "of-a-run": ended,
+        "of-a-run-that-reports": reporting,  # so its state was set to an end by hand
+        "of-another-server": "8c6f1c0e-0000-7000-8000-000000000000",
+    }
+    await store_events(store, *owners)
+    for endpoint, owner in owners.items():
+        await store.begin(await store.claim(endpoint, owner=owner, limit=1))
+    for owner, options in (("a drain", {"process": "ended"}), (reporting, {})):
+        await store.write(drains.beat, None, owner=owner, endpoint=None, clock=store.clock, **options)
     long_ago = await WorkerStore.open(url, clock=lambda: 1_000.0)
-    await store_events(long_ago, "hooks")
-    await long_ago.begin(await long_ago.claim("hooks", owner="a process of another machine", limit=1))
+    await store_events(long_ago, "expired")  # drains rescue it, after they have watched
+    await long_ago.begin(await long_ago.claim("expired", owner="of another machine", limit=1))
     await long_ago.close()
+
     state, status = await collect_dead_letters(return_state=True), await store.status()
 
-    assert state.message == "0 deliveries rescued; 0 dead letters in 0 groups"
-    assert (status.pending, status.retrying) == (1, 0)
-
-
-async def test_collecting_leaves_the_leases_of_a_run_that_reports_though_its_state_was_set_to_an_end(store):
-    marked = await emit_events(return_state=True)
-    owner = str(marked.state_details.flow_run_id)
-    await store_events(store, "hooks")
-    await store.claim("hooks", owner=owner, limit=1)
-    await store.write(drains.beat, None, owner=owner, endpoint=None, clock=store.clock)
-    state, status = await collect_dead_letters(return_state=True), await store.status()
-
-    assert state.message.startswith("0 deliveries rescued")
-    assert status.in_flight == 1
-
-
-async def test_collecting_rescues_the_leases_of_an_ended_flow_run(store):
-    ended = await emit_events(return_state=True)
-    await store_events(store, "hooks", count=2)
-    await store.claim("hooks", owner=str(ended.state_details.flow_run_id), limit=1)
-    await store.claim("hooks", owner="8c6f1c0e-0000-7000-8000-000000000000", limit=1)  # of some other server
-    state, status = await collect_dead_letters(return_state=True), await store.status()
-
-    assert state.message.startswith("1 delivery rescued")
-    assert (status.pending, status.in_flight) == (2, 1)
+    assert state.message == "2 deliveries rescued; 0 dead letters in 0 groups"
+    rescued = {each.name for each in status.endpoints if each.retrying}
+    assert rescued == {"of-a-process", "of-a-run"}
+    assert {each.name for each in status.endpoints if each.in_flight} == {*owners} - rescued
+    assert status.balanced
 
 
 @pytest.mark.parametrize(("message", "left"), [("Process exited with status code -9", 0), (LOST, 1)])

@@ -24,6 +24,10 @@ async def test_an_endpoint_is_paused_and_resumed_by_flow_runs_that_the_audit_nam
     assert (gate.state, gate.reason) == ("paused", "maintenance")
     assert str(paused.state_details.flow_run_id) in gate.paused_by
 
+    again = await pause_endpoint("removed-since", return_state=True)
+    assert again.is_completed()
+    assert again.message.startswith("endpoint removed-since is already paused, since ")
+
     resumed = await resume_endpoint("removed-since", now=True, return_state=True)
 
     assert resumed.message.startswith("endpoint removed-since is resumed: ")
@@ -32,14 +36,6 @@ async def test_an_endpoint_is_paused_and_resumed_by_flow_runs_that_the_audit_nam
     entries = await store.read(read_audit)
     assert [entry.action for entry in entries] == ["resume", "pause"]
     assert str(resumed.state_details.flow_run_id) in entries[0].who
-
-
-async def test_a_second_pause_completes_and_says_so(store):
-    await pause_endpoint("removed-since", return_state=True)
-    again = await pause_endpoint("removed-since", return_state=True)
-
-    assert again.is_completed()
-    assert again.message.startswith("endpoint removed-since is already paused, since ")
 
 
 @pytest.mark.parametrize("flow", [pause_endpoint, resume_endpoint], ids=["pause", "resume"])

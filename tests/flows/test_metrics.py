@@ -12,8 +12,8 @@ from pydantic import SecretStr
 from blocks import WebhookEndpoint
 from flows.metrics import export_metrics
 from resonant.delivery.retry import Park
-from resonant.events import Attempt, Event
-from resonant.store import Outcome
+from resonant.events import Event
+from support.desk import send
 
 pytestmark = pytest.mark.engine
 
@@ -46,21 +46,10 @@ def svgs(markdown):
     ]
 
 
-async def fail_each_once(store, endpoint, **options):
-    """Store an event and park it after its first attempt."""
+async def fail_one(store, endpoint, **options):
+    """Store an event, and park it or another one after its first attempt."""
     await store.enqueue([Event(type="t", source="/s", data=1)], endpoint, **options)
-    leases = await store.claim(endpoint, owner="run", limit=10)
-    await store.begin(leases)
-    decision = Park(40.0, store.clock() + 40)
-    failure = {
-        "result": "failed",
-        "category": "transient",
-        "code": "http_503",
-        "error_type": "UnexpectedStatus",
-    }
-    failure |= {"decision": "park", "delay": 40.0, "next_attempt_at": decision.next_attempt_at}
-    attempt = Attempt(1, 1, started_at=store.clock(), duration=0.1, owner="run", **failure)
-    await store.record([Outcome(lease, attempt, decision) for lease in leases])
+    await send(store, endpoint, Park(40.0, store.clock() + 40))
 
 
 async def test_a_textfile_that_cannot_be_written_fails_the_run_with_one_line_and_the_rest_is_done(tmp_path):
@@ -73,7 +62,7 @@ async def test_a_textfile_that_cannot_be_written_fails_the_run_with_one_line_and
 
 
 async def test_counts_that_cannot_be_merged_fail_the_run_and_the_rest_is_done(store, tmp_path):
-    await fail_each_once(store, "hooks")
+    await fail_one(store, "hooks")
     full = "CREATE TRIGGER full BEFORE DELETE ON resonant_tallies BEGIN SELECT RAISE(ABORT, 'no room'); END"
     await store.write(lambda connection: connection.exec_driver_sql(full))
     state, artifacts = await export(textfile=str(tmp_path / "resonant.prom"))
@@ -84,36 +73,33 @@ async def test_counts_that_cannot_be_merged_fail_the_run_and_the_rest_is_done(st
     assert accepted(tmp_path / "resonant.prom") == 3
 
 
-async def test_it_writes_prometheus_text_and_the_statistics_as_an_artifact(tmp_path):
+async def test_it_writes_prometheus_text_and_the_statistics_as_an_artifact(store, tmp_path):
+    odd = Event(type="<b>|`x`|[y](http://z.example)</b>", source="/s", data=1)
+    await store.enqueue([odd], "hooks")
+
     state, [artifact] = await export()
 
     assert state.is_completed()
-    assert "- of 0 ended events were delivered, 2 are unfinished" in state.message
-    assert accepted(tmp_path / "home" / "metrics" / "resonant.prom") == 2
+    assert "- of 0 ended events were delivered, 3 are unfinished" in state.message
+    assert accepted(tmp_path / "home" / "metrics" / "resonant.prom") == 3
     assert artifact.type == "markdown"
     health, rest = artifact.data.split("\n\n", 1)
     assert health == "- **hooks**: normal; no attempt in the last hour; no open dead letter"
     assert rest.startswith(state.message)
-    assert "| hooks | 0 | 0 | 0 | 2 | - |" in artifact.data
-    assert svgs(artifact.data) == []
-
-
-async def test_an_event_type_is_shown_as_it_is_and_is_no_markdown(store):
-    odd = Event(type="<b>|`x`|[y](http://z.example)</b>", source="/s", data=1)
-    await store.enqueue([odd], "hooks")
-    _, [artifact] = await export()
+    assert "| hooks | 0 | 0 | 0 | 3 | - |" in artifact.data
     _, _, table = artifact.data.partition("### By event type")
     assert "| t | 0 | 0 | 2 | 0 | 0 | - |" in table
-    assert "| ``<b>\\x7c`x`\\x7c[y](http://z.example)</b>`` | 0 | 0 | 1 |" in table
+    assert "| ``<b>\\x7c`x`\\x7c[y](http://z.example)</b>`` | 0 | 0 | 1 |" in table, "no markdown"
+    assert svgs(artifact.data) == []
 
 
 async def test_charts_come_before_the_tables_and_delays_are_drawn_by_policy(store):
     block = WebhookEndpoint(url=SecretStr("http://127.0.0.1:1"), allow_private=True, policy="classic")
     await block.asave("measured", overwrite=True)
-    await fail_each_once(store, "measured")  # by the endpoint's policy
-    await fail_each_once(store, "measured", policy="default")  # as the producer asked
-    await fail_each_once(store, "removed")  # by the default one, as nobody knows better
-    await fail_each_once(store, "also-measured", policy="no-such-policy")  # and here too
+    await fail_one(store, "measured")  # by the endpoint's policy
+    await fail_one(store, "measured", policy="default")  # as the producer asked
+    await fail_one(store, "removed")  # by the default one, as nobody knows better
+    await fail_one(store, "also-measured", policy="no-such-policy")  # and here too
     _, [artifact] = await export()
     assert artifact.data.rindex("![") < artifact.data.index("###")
     durations, default, classic = svgs(artifact.data)
@@ -135,7 +121,7 @@ async def test_the_textfile_can_be_set_and_given(tmp_path, monkeypatch):
 async def test_old_counts_are_merged_and_no_counter_falls(store, tmp_path, caplog):
     path = tmp_path / "home" / "metrics" / "resonant.prom"
     for endpoint in ("hooks", "crm"):
-        await fail_each_once(store, endpoint)
+        await fail_one(store, endpoint)
         await export()
     # Two folds that are not of the same minute leave more rows.
     assert re.search(r"[1-9] rows of counts merged", caplog.text)

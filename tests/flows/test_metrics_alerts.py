@@ -10,18 +10,18 @@ from itertools import count
 from uuid import uuid4
 
 import pytest
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.events import Event as PrefectEvent
 from prefect.events.clients import PrefectEventSubscriber, get_events_client
 from prefect.events.filters import EventFilter, EventNameFilter
 
 from flows.metrics import export_metrics
 from resonant.delivery.retry import Park
-from resonant.events import Attempt, Event
-from resonant.store import Outcome, WorkerStore
+from resonant.events import Event
+from resonant.local.artifacts import METRICS_ARTIFACT
+from resonant.store import WorkerStore
 from resonant.store.shared.gates import Gate, GateChange, change_gate
 from resonant.testing import FixedClock
+from support import desk
 from support.waiting import until
 from tasks import announcements
 
@@ -100,44 +100,30 @@ def new_events(number):
 async def send(store, *, delivered=0, failed=0):
     """Send events to the endpoint ``hooks``; those that fail are parked."""
     await store.enqueue(new_events(delivered + failed), "hooks")
-    leases = await store.claim("hooks", owner="me", limit=1000)
-    await store.begin(leases)
-    now = time.time()
-    common = {"number": 1, "round": 1, "started_at": now, "duration": 0.01, "owner": "me"}
-    bad = {"category": "transient", "code": "http_503", "error": "503", "decision": "park", "delay": 7200.0}
-    await store.record(
-        [
-            Outcome(lease, Attempt(**common, result="delivered", status_code=200), None)
-            if n < delivered
-            else Outcome(lease, Attempt(**common, result="failed", **bad), Park(7200.0, now + 7200))
-            for n, lease in enumerate(leases)
-        ]
-    )
+    parked = Park(7200.0, store.clock() + 7200)
+    await desk.send(store, "hooks", *[None] * delivered, *[parked] * failed)
 
 
 def kill(*_, **__):
     raise KeyboardInterrupt
 
 
-async def first_line_of_artifact(state):
-    of_run = ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id])
-    async with get_client() as client:
-        [artifact] = await client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=of_run))
-    return artifact.data.splitlines()[0]
-
-
 async def run_flow(tmp_path):
     return await export_metrics(textfile=str(tmp_path / "out.prom"), return_state=True)
 
 
-async def test_a_crossing_is_one_event_and_so_is_the_recovery(store, feed, tmp_path):
-    await send(store, failed=25)
+async def test_a_crossing_of_a_threshold_of_the_settings_is_one_event_and_so_is_the_recovery(
+    store, feed, tmp_path, read_artifact, monkeypatch
+):
+    monkeypatch.setenv("RESONANT_ALERT_MIN_ATTEMPTS", "4")
+    monkeypatch.setenv("RESONANT_ALERT_ERROR_RATE", "0.2")
+    await send(store, failed=5)
 
     state = await run_flow(tmp_path)
 
     assert state.is_completed()
     [raised] = await feed.expect("raised")
-    assert await first_line_of_artifact(state) == (
+    assert (await read_artifact(METRICS_ARTIFACT, state)).data.splitlines()[0] == (
         "- **hooks**: ALERT error_rate; normal; 100.00 % of attempts failed in the last hour; no open dead letter"
     )
     assert raised.event == "resonant.alert.raised"
@@ -152,8 +138,8 @@ async def test_a_crossing_is_one_event_and_so_is_the_recovery(store, feed, tmp_p
         "condition": "error_rate",
         "endpoint": "hooks",
         "value": 1.0,
-        "threshold": 0.25,
-        "text": "hooks: 100% of 25 attempts in 15 minutes failed, the limit is 25%",
+        "threshold": 0.2,
+        "text": "hooks: 100% of 5 attempts in 15 minutes failed, the limit is 20%",
         "since": None,
     }
 
@@ -161,7 +147,7 @@ async def test_a_crossing_is_one_event_and_so_is_the_recovery(store, feed, tmp_p
     await run_flow(tmp_path)
     await feed.expect()
 
-    await send(store, delivered=210)
+    await send(store, delivered=60)
     await run_flow(tmp_path)
     [recovered] = await feed.expect("recovered")
     assert recovered.event == "resonant.alert.recovered"
@@ -169,15 +155,6 @@ async def test_a_crossing_is_one_event_and_so_is_the_recovery(store, feed, tmp_p
 
     await run_flow(tmp_path)
     await feed.expect()
-
-
-async def test_the_thresholds_are_those_of_the_settings(store, feed, tmp_path, monkeypatch):
-    await send(store, delivered=3, failed=1)
-    monkeypatch.setenv("RESONANT_ALERT_MIN_ATTEMPTS", "4")
-    monkeypatch.setenv("RESONANT_ALERT_ERROR_RATE", "0.2")
-    await run_flow(tmp_path)
-    [raised] = await feed.expect("raised")
-    assert (raised.payload["value"], raised.payload["threshold"]) == (0.25, 0.2)
 
 
 async def test_an_endpoint_paused_by_a_410_and_deliveries_held_for_long_raise_alerts(

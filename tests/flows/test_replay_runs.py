@@ -46,13 +46,6 @@ def failing(*ids):
     return deliver
 
 
-async def test_a_replay_is_named_after_the_endpoint_and_its_dead_letters():
-    state = await replay_dead_letters(endpoint=ENDPOINT, return_state=True)
-
-    assert (state.is_completed(), state.name) == (True, "Completed")
-    assert await name_of_run(state) == f"replay {ENDPOINT}: 3 dead letters"
-
-
 async def test_a_dry_run_writes_its_counts_and_causes_and_a_link_to_the_run_form(read_artifact, monkeypatch):
     monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "some-deployment")
     asked = {
@@ -80,30 +73,21 @@ async def test_a_dry_run_writes_its_counts_and_causes_and_a_link_to_the_run_form
     )
 
 
-async def test_a_dry_run_to_another_endpoint_counts_events(read_artifact, store, tmp_path):
-    await FileEndpoint(path=tmp_path / "other").asave("other", overwrite=True)
-    await store.enqueue([event_from_fields(EVENTS[0])], "file-endpoint/other")
-    await cancel(store, Selection(endpoint="file-endpoint/other"), who="test")
-
-    state = await replay_dead_letters(
-        all_dead_letters=True, to="file-endpoint/other", dry_run=True, return_state=True
-    )
-
-    data = (await read_artifact(replay.DRY_RUN_ARTIFACT, state)).data
-    count, left_out, _ = data.split("\n\n")
-    assert count == "2 events would be sent to file-endpoint/other."
-    assert left_out == "- 1 skipped because file-endpoint/other already has a delivery of the event"
-
-
-async def test_a_percent_sign_in_the_link_survives_decoding_once_and_twice(read_artifact, monkeypatch):
+async def test_a_dry_run_to_another_endpoint_counts_events_and_its_link_survives_decoding_once_and_twice(
+    read_artifact, monkeypatch
+):
     monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "some-deployment")
-    monkeypatch.setattr(replay, "plan", AsyncMock(return_value=ReplayPlan(1, 0, 0)))
+    monkeypatch.setattr(replay, "plan", AsyncMock(return_value=ReplayPlan(2, 0, 0, 1, "other")))
+    monkeypatch.setattr("flows.dead_letters.check_names", AsyncMock())
+    asked = {"text": "100 % (é)", "to": "other"}
 
-    state = await replay_dead_letters(text="100 % (é)", dry_run=True, return_state=True)
+    state = await replay_dead_letters(**asked, dry_run=True, return_state=True)
 
-    link = (await read_artifact(replay.DRY_RUN_ARTIFACT, state)).data.splitlines()[-1]
+    count, left_out, *_, link = (await read_artifact(replay.DRY_RUN_ARTIFACT, state)).data.split("\n\n")
+    assert count == "2 events would be sent to other."
+    assert left_out == "- 1 skipped because other already has a delivery of the event"
     once = unquote(link.partition("parameters=")[2].removesuffix(")"))
-    assert json.loads(once) == json.loads(unquote(once)) == {"text": "100 % (é)"}
+    assert json.loads(once) == json.loads(unquote(once)) == asked
 
 
 async def test_a_dry_run_has_no_link_without_a_deployment_a_match_or_room(read_artifact, monkeypatch):
@@ -140,7 +124,8 @@ async def test_a_replay_goes_on_when_its_progress_cannot_be_updated(monkeypatch,
 
     state = await replay_dead_letters(endpoint=ENDPOINT, return_state=True)
 
-    assert state.is_completed()
+    assert (state.is_completed(), state.name) == (True, "Completed")
+    assert await name_of_run(state) == f"replay {ENDPOINT}: 3 dead letters"
     assert len((tmp_path / "out").read_text().splitlines()) == 3
     [line] = [each for each in caplog.messages if "progress bar" in each]
     assert line.startswith("the progress bar stays as it is: ")

@@ -45,22 +45,6 @@ async def test_another_typo_in_a_form_fails_its_run(selection, said):
 
 
 @FLOWS
-async def test_an_id_of_two_sources_needs_the_source(flow, store):
-    await store.enqueue([Event(id="evt_1", type="user.created", source="/crm", data=1)], "removed-since")
-
-    state = await flow(ids=["evt_1"], dry_run=True, return_state=True)
-
-    assert state.is_failed()
-    assert "evt_1 of '/crm' (user.created, accepted " in state.message
-    assert "evt_1 of '/shop' (order.paid, accepted " in state.message
-    assert state.message.endswith("): give source")
-    assert (await flow(ids=["evt_1"], source="/crm", dry_run=True, return_state=True)).is_completed()
-    state = await flow(ids=["evt_1"], source="/typo", dry_run=True, return_state=True)
-    assert state.is_failed()
-    assert "no event with this id is of the source '/typo'; known: evt_1 of '/crm' (" in state.message
-
-
-@FLOWS
 async def test_known_names_that_select_nothing_now_complete(flow):
     for selection in ({"endpoint": "removed-since"}, {"code": "connect_refused"}, {"ids": ["evt_1"]}):
         state = await flow(**selection, dry_run=True, return_state=True)
