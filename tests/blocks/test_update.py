@@ -49,23 +49,18 @@ async def test_a_new_url_keeps_the_secret_the_headers_and_all_else(update):
     )
 
 
-async def test_a_mode_is_set_and_then_kept(update):
-    _, block = await update({"mode": "structured"})
-    assert block.to_endpoint(NAME).mode == "structured"
-    kept, block = await update({"timeout": 3.0})
-    assert block.mode == "structured"
-    assert "its structured mode" in kept
-    _, block = await update({"mode": "binary"})
-    assert block.to_endpoint(NAME).mode == "binary"
-
-
-async def test_headers_and_overrides_are_added_or_replaced_by_name(update):
+async def test_headers_and_overrides_are_added_or_replaced_by_name_and_a_mode_is_kept(update):
+    await update({"mode": "structured"})
     kept, block = await update(headers={"x-key": "new"}, overrides={404: "permanent", 409: "transient"})
 
-    assert block.to_endpoint(NAME).headers == {"x-more": "2", "x-key": "new"}
+    endpoint = block.to_endpoint(NAME)
+    assert (endpoint.headers, endpoint.mode) == ({"x-more": "2", "x-key": "new"}, "structured")
     assert block.status_overrides == {404: "permanent", 409: "transient"}
     assert "1 of its headers" in kept
+    assert "its structured mode" in kept
     assert "overrides" not in kept
+    _, block = await update({"mode": "binary"})
+    assert block.to_endpoint(NAME).mode == "binary"
 
 
 async def test_a_cleared_setting_has_its_default(update):

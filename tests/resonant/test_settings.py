@@ -124,75 +124,55 @@ def test_an_unknown_policy_is_an_error_that_lists_the_known_ones(environment):
 
 
 @pytest.mark.parametrize(
-    ("variable", "text", "said"),
+    ("variable", "text", "problem"),
     [
-        ("concurrency", "many", "RESONANT_CONCURRENCY: must be a valid integer"),
-        ("concurrency", "0", "RESONANT_CONCURRENCY: must be greater than or equal to 1"),
-        ("lease_seconds", "0.5", "RESONANT_LEASE_SECONDS: must be greater"),
-        ("lease_seconds", "inf", "RESONANT_LEASE_SECONDS: must be a finite number"),
-        ("max_event_bytes", "0", "RESONANT_MAX_EVENT_BYTES: must be greater than 0"),
-        ("max_waiting", "-1", "RESONANT_MAX_WAITING: must be greater than or equal to 0"),
-        ("policies", "{patient: 3}", "RESONANT_POLICIES: not JSON: Expecting property name"),
-        ("retention_by_reason", "permanent=90", "RESONANT_RETENTION_BY_REASON: not JSON: Expecting value"),
-        ("policies", "[]", "RESONANT_POLICIES: must be an object"),
-        (
-            "retention_by_reason",
-            '{"odd": 3}',
-            "RESONANT_RETENTION_BY_REASON: odd: must be 'permanent', 'exhausted'",
-        ),
-        ("policies", '{"a": 3}', "RESONANT_POLICIES: a: must be an object"),
-        ("policies", '{"a": {"max_atempts": 3}}', "RESONANT_POLICIES: policy 'a' has no field 'max_atempts'"),
-        (
-            "policies",
-            '{"a": {"max_attempts": 0}}',
-            "RESONANT_POLICIES: a: max_attempts must be 1 to 1000, not 0",
-        ),
-        ("policies", '{"a": {"cap": "high"}}', "RESONANT_POLICIES: a: cap: 'high' is not a duration: give"),
+        ("concurrency", "many", "must be a valid integer"),
+        ("concurrency", "0", "must be greater than or equal to 1"),
+        ("lease_seconds", "0.5", "must be greater"),
+        ("lease_seconds", "inf", "must be a finite number"),
+        ("max_event_bytes", "0", "must be greater than 0"),
+        ("max_waiting", "-1", "must be greater than or equal to 0"),
+        ("policies", "{patient: 3}", "not JSON: Expecting property name"),
+        ("retention_by_reason", "permanent=90", "not JSON: Expecting value"),
+        ("policies", "[]", "must be an object"),
+        ("retention_by_reason", '{"odd": 3}', "odd: must be 'permanent', 'exhausted'"),
+        ("policies", '{"a": 3}', "a: must be an object"),
+        ("policies", '{"a": {"max_atempts": 3}}', "policy 'a' has no field 'max_atempts'"),
+        ("policies", '{"a": {"max_attempts": 0}}', "a: max_attempts must be 1 to 1000, not 0"),
+        ("policies", '{"a": {"cap": "high"}}', "a: cap: 'high' is not a duration: give"),
         (
             "policies",
             '{"a": {"delays": "5s"}}',
-            'RESONANT_POLICIES: a: delays must be a list of durations, such as ["5s", "5m"]',
+            'a: delays must be a list of durations, such as ["5s", "5m"]',
         ),
         *(
             (
                 "policies",
                 f'{{"a": {{"delays": [5, {item}]}}}}',
-                f"RESONANT_POLICIES: a: delays: item 2: '{said}' is not a duration: give seconds or a unit",
+                f"a: delays: item 2: '{said}' is not a duration: give seconds or a unit",
             )
             for item, said in (('"5 minutes"', "5 minutes"), ("true", "True"), ("null", "None"))
         ),
-        (
-            "policies",
-            '{"a": {"delays": [5, -1]}}',
-            "RESONANT_POLICIES: a: delays must be finite and not negative",
-        ),
+        ("policies", '{"a": {"delays": [5, -1]}}', "a: delays must be finite and not negative"),
         (
             "policies",
             '{"a": {"delays": [5], "base": 1}}',
-            "RESONANT_POLICIES: a: delays cannot be combined with base: remove one of them",
+            "a: delays cannot be combined with base: remove one of them",
         ),
         (
             "policies",
             '{"a": {"delays": ["24h", "48h"]}}',
-            "RESONANT_POLICIES: a: max_age must be at least 311040 seconds for these delays",
+            "a: max_age must be at least 311040 seconds for these delays",
         ),
-        (
-            "policies",
-            '{"a": {"jitter": "some"}}',
-            "RESONANT_POLICIES: a.jitter: must be 'proportional'",
-        ),
-        (
-            "default_policy",
-            "bold",
-            "RESONANT_DEFAULT_POLICY: no retry policy is named 'bold'; known policies: classic",
-        ),
+        ("policies", '{"a": {"jitter": "some"}}', "a.jitter: must be 'proportional'"),
+        ("default_policy", "bold", "no retry policy is named 'bold'; known policies: classic"),
     ],
 )
-def test_a_malformed_setting_is_one_line_that_names_its_variable(environment, variable, text, said):
+def test_a_malformed_setting_is_one_line_that_names_its_variable(environment, variable, text, problem):
     environment(**{variable: text})
     with pytest.raises(SettingsError) as caught:
         load_settings()
-    assert str(caught.value).startswith(said)
+    assert str(caught.value).startswith(f"RESONANT_{variable.upper()}: {problem}")
     assert "\n" not in str(caught.value)
 
 

@@ -130,11 +130,8 @@ def test_quiet_hours_are_rows_too_but_not_those_before_the_first_fact():
         4: (0, 0, 1, 0, None),
         5: (0, 0, 0, 0, None),
     }
-
-
-def test_the_hour_in_which_the_window_begins_is_shown():
-    found = Facts().attempt(at=START + 1900).statistics(since=START + 1800, until=START + 2000)
-    assert found.hourly.index.to_list() == [START]
+    within = Facts().attempt(at=START + 1900).statistics(since=START + 1800, until=START + 2000)
+    assert within.hourly.index.to_list() == [START], "the hour in which the window begins"
 
 
 def test_durations_are_not_negative_after_a_clock_was_set_back():
