@@ -1,16 +1,20 @@
 """The flow report_failed_runs stores an event for each failed flow run that an endpoint watches, once."""
 
 import asyncio
+import importlib
+import pkgutil
 import time
 from collections import Counter
 
 import pytest
+from prefect import Flow
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 from sqlalchemy import select
 
+import flows
 import tasks.reports
 import tasks.server_identity
 from blocks import WebhookEndpoint
@@ -27,19 +31,20 @@ from tasks.server_identity import server_id
 pytestmark = pytest.mark.engine
 
 
-@pytest.fixture(autouse=True)
-def settings(prefect_api, store_url, monkeypatch):
-    """Flow runs use this server, and a store of each kind."""
-    monkeypatch.setenv("RESONANT_DATABASE_URL", store_url)
+@pytest.fixture
+def url(request, prefect_api, monkeypatch):
+    """The URL of the store that flow runs use, on SQLite unless the test says otherwise; a Prefect server runs."""
+    url = request.getfixturevalue(getattr(request, "param", "sqlite_url"))
+    monkeypatch.setenv("RESONANT_DATABASE_URL", url)
     with temporary_settings({PREFECT_API_URL: prefect_api}):
-        yield
+        yield url
 
 
 @pytest.fixture
-async def store(store_url, settings):
+async def store(url):
     """That store, open; Prefect has the endpoint."""
     await WebhookEndpoint(url=SecretStr("https://hooks.example.com/")).asave("reports", overwrite=True)
-    store = await WorkerStore.open(store_url)
+    store = await WorkerStore.open(url)
     yield store
     await store.close()
 
@@ -84,9 +89,12 @@ def ids(*runs: dict) -> list[str]:
     return sorted(f"prefect-flow-run-{run['state']['id']}" for run in runs)
 
 
-async def test_failed_crashed_timed_out_and_late_runs_are_stored_and_a_completed_one_is_not(
+@pytest.mark.parametrize("url", ["sqlite_url", "postgresql_url"], indirect=True)
+async def test_failed_crashed_timed_out_and_late_runs_are_stored_from_the_beginning_of_the_watch_on(
     store, server, flow_name
 ):
+    run_with(server, flow_name, FAILED)
+    run_with(server, flow_name, LATE)
     await watch(store, flow_name)
     kinds = {"failed": FAILED, "crashed": CRASHED, "timed-out": TIMED_OUT, "late": LATE}
     runs = {kind: run_with(server, flow_name, state) for kind, state in kinds.items()}
@@ -130,9 +138,13 @@ async def test_a_watch_of_another_server_gets_no_runs_of_this_one_and_keeps_its_
 ):
     an_hour_ago = time.time() - 3600
     await watch(store, flow_name, since=an_hour_ago, of_server="another")
+    assert await store_failed_runs(store) == (
+        "0 new events about failed runs: no automation is enabled on this Prefect server"
+    )
     await watch(store, flow_name, since=an_hour_ago)
     await watch(store, flow_name, endpoint="theirs", since=an_hour_ago, of_server="another")
     run = run_with(server, flow_name, FAILED)
+    began_at = time.time()
 
     await store_failed_runs(store)
 
@@ -140,15 +152,9 @@ async def test_a_watch_of_another_server_gets_no_runs_of_this_one_and_keeps_its_
     watches = await store.read(read_watches)
     behind = [(each.endpoint, each.server) for each in watches if each.watermark == an_hour_ago]
     assert behind == [("reports", "another"), ("theirs", "another")]
-    assert len(watches) == 3
-
-
-async def test_a_server_without_watches_says_that_it_reports_no_runs(store):
-    await watch(store, of_server="another")
-
-    summary = await store_failed_runs(store)
-
-    assert summary == "0 new events about failed runs: no automation is enabled on this Prefect server"
+    [own] = [each for each in watches if each.watermark != an_hour_ago]
+    # Prefect may commit a failure late. Its server tells the time in whole seconds.
+    assert began_at - 610 <= own.watermark <= time.time() - 600
 
 
 async def test_all_processes_agree_on_the_id_of_a_server(store, monkeypatch):
@@ -163,10 +169,11 @@ async def test_a_second_round_stores_nothing_again(store, server, flow_name):
     run_with(server, flow_name, FAILED)
     await store_failed_runs(store)
     before = await stored(store)
+    warnings = []
 
-    summary = await store_failed_runs(store)
+    summary = await store_failed_runs(store, warnings.append)
 
-    assert summary == "0 new events about failed runs"
+    assert (summary, warnings) == ("0 new events about failed runs", [])
     assert await stored(store) == before
 
 
@@ -183,17 +190,6 @@ async def test_a_run_that_fails_again_is_reported_again(store, server, flow_name
     assert [each["id"] for each in await stored(store)] == ids(first, again)
 
 
-async def test_runs_that_failed_before_the_watch_began_are_not_stored(store, server, flow_name):
-    run_with(server, flow_name, FAILED)
-    run_with(server, flow_name, LATE)
-    await watch(store, flow_name)
-    after = run_with(server, flow_name, FAILED)
-
-    await store_failed_runs(store)
-
-    assert [each["id"] for each in await stored(store)] == ids(after)
-
-
 async def test_a_watch_gets_the_runs_that_its_glob_and_its_tag_match(store, server, flow_name):
     await watch(store, f"{flow_name[:-1]}?", tag="prod")
     matching = run_with(server, flow_name, FAILED, tags=("prod", "eu"))
@@ -205,58 +201,38 @@ async def test_a_watch_gets_the_runs_that_its_glob_and_its_tag_match(store, serv
     assert [each["id"] for each in await stored(store)] == ids(matching)
 
 
-@pytest.mark.parametrize("own", ["report-failed-runs", "emit-events"])
-async def test_resonants_own_runs_are_never_stored(store, server, own, flow_name):
+async def test_resonants_own_runs_are_never_stored_even_those_of_a_renamed_copy(store, server, flow_name):
     await watch(store)
-    run_with(server, own, FAILED)
+    copy = f"copy-of-{flow_name}"
+    own = {"report-failed-runs", "emit-events", copy}
+    for each in own:
+        run_with(server, each, FAILED)
     of_user = run_with(server, flow_name, FAILED)
 
-    await store_failed_runs(store)
+    await report_failed_runs.with_options(name=copy)()
 
-    found = [each["id"] for each in await stored(store)]
-    assert set(ids(of_user)) <= set(found)
-    assert own not in {each["subject"] for each in await stored(store)}
-
-
-async def test_a_renamed_copy_of_the_flow_never_stores_its_own_failures(store, server, flow_name):
-    await watch(store, f"*{flow_name}")
-    run_with(server, f"copy-of-{flow_name}", FAILED)
-    of_user = run_with(server, flow_name, FAILED)
-
-    await report_failed_runs.with_options(name=f"copy-of-{flow_name}")()
-
-    assert [each["id"] for each in await stored(store)] == ids(of_user)
+    found = await stored(store)
+    assert ids(of_user)[0] in {each["id"] for each in found}
+    assert not own & {each["subject"] for each in found}
 
 
-async def test_an_event_that_a_hook_stored_before_the_run_was_renamed_is_stored_once(
-    store, server, flow_name
+@pytest.mark.parametrize(
+    ("endpoint", "number"), [("reports", "0 new events"), ("of-the-hook", "1 new event")]
+)
+async def test_an_event_that_a_hook_stored_before_the_run_was_renamed_stays_as_it_was(
+    store, server, flow_name, endpoint, number
 ):
     await watch(store, flow_name)
     failed = run_with(server, flow_name, FAILED)
     run = FlowRun.model_validate(failed)
     by_hook = flow_run_event(run, run.state, flow_name)
-    await store.enqueue(by_hook, "reports")
+    await store.enqueue(by_hook, endpoint)
     server.patch(f"/flow_runs/{failed['id']}", json={"name": "renamed"})
 
-    assert await store_failed_runs(store) == "0 new events about failed runs"
+    assert await store_failed_runs(store) == f"{number} about failed runs"
 
-    assert [each["body"] for each in await stored(store)] == [by_hook.body]
-
-
-async def test_an_event_that_a_hook_stored_for_another_endpoint_before_the_run_was_renamed_is_stored_as_it_was(
-    store, server, flow_name
-):
-    await watch(store, flow_name)
-    failed = run_with(server, flow_name, FAILED)
-    run = FlowRun.model_validate(failed)
-    by_hook = flow_run_event(run, run.state, flow_name)
-    await store.enqueue(by_hook, "of-the-hook")
-    server.patch(f"/flow_runs/{failed['id']}", json={"name": "renamed"})
-
-    assert await store_failed_runs(store) == "1 new event about failed runs"
-
-    found = {(each["body"], each["endpoint"]) for each in await stored(store)}
-    assert found == {(by_hook.body, "of-the-hook"), (by_hook.body, "reports")}
+    found = [(each["body"], each["endpoint"]) for each in await stored(store)]
+    assert sorted(found) == sorted({(by_hook.body, endpoint), (by_hook.body, "reports")})
 
 
 async def test_a_day_of_failures_is_stored_in_several_windows_and_rounds(
@@ -266,7 +242,7 @@ async def test_a_day_of_failures_is_stored_in_several_windows_and_rounds(
     for name, value in (small | {"_SETTLED_AFTER_SECONDS": 0.0}).items():
         monkeypatch.setattr(tasks.reports, name, value)
     await watch(store, flow_name)
-    runs = [run_with(server, flow_name, FAILED) for _ in range(12)]
+    runs = [run_with(server, flow_name, FAILED) for _ in range(8)]
 
     rounds = 0
     while len(await stored(store)) < len(runs):
@@ -279,29 +255,17 @@ async def test_a_day_of_failures_is_stored_in_several_windows_and_rounds(
     assert [each["id"] for each in await stored(store)] == ids(*runs)
 
 
-async def test_a_round_reads_the_last_minutes_again_since_prefect_may_commit_a_failure_late(
-    store, server, flow_name
-):
-    began_at = time.time()
-    await watch(store, flow_name, since=began_at - 3600)
-
-    await store_failed_runs(store)
-
-    [watched] = await store.read(read_watches)
-    assert watched.watermark == pytest.approx(began_at - 600, abs=60)
-
-
 _DAY = 86_400.0
 
 
 @pytest.mark.parametrize("clock", ["clock", "process_clock"], ids=["also of the store", "of the process"])
 @pytest.mark.parametrize("ahead", [_DAY, 1200.0], ids=["a day", "more than a round reads again"])
 async def test_a_report_on_a_clock_that_is_ahead_loses_no_later_failure(
-    store_url, store, server, flow_name, ahead, clock
+    url, store, server, flow_name, ahead, clock
 ):
     """So does a report beside a Prefect server whose clock is behind."""
     await watch(store, flow_name, since=time.time() - 3600)
-    early = await WorkerStore.open(store_url, **{clock: lambda: time.time() + ahead})
+    early = await WorkerStore.open(url, **{clock: lambda: time.time() + ahead})
     warnings = []
     await store_failed_runs(early, warnings.append)
     await early.close()
@@ -312,13 +276,6 @@ async def test_a_report_on_a_clock_that_is_ahead_loses_no_later_failure(
     assert [each["id"] for each in await stored(store)] == ids(run)
     [warning] = warnings
     assert warning.startswith(f"the clock of this machine is {duration(ahead)} ahead of the Prefect server's")
-
-
-async def test_clocks_that_agree_cause_no_warning(store, server, flow_name):
-    await watch(store, flow_name)
-    warnings = []
-    await store_failed_runs(store, warnings.append)
-    assert warnings == []
 
 
 async def test_the_failures_that_a_wrong_watermark_hid_are_stored(store, server, flow_name):
@@ -364,13 +321,6 @@ async def test_an_unknown_endpoint_fails_the_round_but_the_others_get_their_even
 
 
 def test_every_flow_of_ours_is_named_as_one_of_our_own():
-    import importlib
-    import pkgutil
-
-    from prefect import Flow
-
-    import flows
-
     modules = [importlib.import_module(f"flows.{each.name}") for each in pkgutil.iter_modules(flows.__path__)]
     names = {each.name for module in modules for each in vars(module).values() if isinstance(each, Flow)}
     assert names == set(tasks.reports.OWN_FLOWS)
