@@ -52,6 +52,20 @@ def test_the_events_get_deliveries_of_their_own_and_the_dead_letters_a_note(desk
     assert (status.accepted, status.dead_letter, status.delivered, status.balanced) == (4, 2, 2, True)
 
 
+def test_each_dead_letter_of_an_event_gets_the_note_even_if_a_later_batch_would_have_it(desk):
+    desk.bury("evt_1", apart=1)
+    desk.bury(*(f"evt_{number}" for number in range(2, 25)))
+    desk.bury("evt_1", endpoint="audit", apart=1)
+    desk.bury("evt_2", endpoint="audit", reason="permanent", category="permanent", apart=1)
+    desk.clock.advance(1)
+
+    taken = desk.run(take(desk, ReplayRequest(**TO_CRM)))
+
+    assert sorted(taken) == sorted(f"evt_{number}" for number in range(1, 25))
+    unnoted = [key for key, note in notes(desk).items() if note is None]
+    assert unnoted == [("evt_2", "audit")], "the selection does not contain it"
+
+
 def test_events_that_the_endpoint_has_a_delivery_of_are_skipped_and_counted(desk):
     desk.bury("evt_1", "evt_2", "evt_3", apart=1)
     desk.bury("evt_4", endpoint="crm", apart=1)
