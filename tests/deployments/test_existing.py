@@ -47,7 +47,10 @@ def exists(server, deployment_id: str) -> bool:
 
 
 async def test_all_of_them_are_removed_with_their_automations(server, add):
-    ids = [add(name) for name in NEW_NAMES]
+    ids = [add(name) for name in NEW_NAMES if name != "export-metrics/scheduled"]
+    # The work pool of this one was deleted.
+    of_no_pool = {"work_pool_name": None, "entrypoint": "flows.metrics.export_metrics"}
+    ids.append(add("export-metrics/scheduled", **of_no_pool))
     owned = {
         "name": "collect dead letters after a crash",
         "trigger": {"type": "event", "posture": "Reactive", "expect": ["x"], "threshold": 1, "within": 0},
@@ -130,33 +133,20 @@ async def test_a_deployment_stays_while_a_run_that_a_user_requested_waits_or_sta
     assert not exists(server, old)
 
 
-async def test_another_teams_deployment_without_a_work_pool_is_neither_removed_nor_paused(server, add):
-    """So is every flow that is served."""
-    names = ("export-metrics/scheduled", "pause-endpoint/on-demand", "export-metrics/theirs")
-    entrypoints = ("metrics.py:export_metrics", "theirs.endpoints.pause_endpoint", None)
-    theirs = {
-        name: add(name, work_pool_name=None, entrypoint=entrypoint)
-        for name, entrypoint in zip(names, entrypoints, strict=True)
+async def test_deployments_of_another_team_are_neither_removed_nor_paused(server, add):
+    """Without a work pool, as those of every flow that is served, or in another one."""
+    server.post("/work_pools/", json={"name": "theirs", "type": "process"})
+    given = {
+        "export-metrics/scheduled": {"work_pool_name": None, "entrypoint": "metrics.py:export_metrics"},
+        "pause-endpoint/on-demand": {"work_pool_name": None, "entrypoint": "theirs.endpoints.pause_endpoint"},
+        "export-metrics/theirs": {"work_pool_name": None},
+        "emit-events/on-demand": {"work_pool_name": "theirs"},
     }
+    theirs = {name: add(name, **fields) for name, fields in given.items()}
 
     await existing.pause(theirs)
     await remove_old_deployments()
 
     assert not [name for name, each in theirs.items() if not exists(server, each)]
     assert not [name for name in theirs if named(server, name)["paused"]]
-
-
-async def test_an_old_deployment_of_a_work_pool_that_was_deleted_is_removed(server, add):
-    old = add("export-metrics/scheduled", work_pool_name=None, entrypoint="flows.metrics.export_metrics")
-    await remove_old_deployments()
-    assert not exists(server, old)
-
-
-async def test_a_deployment_of_the_same_name_in_another_work_pool_stays(server, add):
-    server.post("/work_pools/", json={"name": "theirs", "type": "process"})
-    theirs = add("emit-events/on-demand", work_pool_name="theirs")
-
-    await remove_old_deployments()
-
-    assert exists(server, theirs)
     server.delete("/work_pools/theirs")

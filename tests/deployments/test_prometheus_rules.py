@@ -92,9 +92,12 @@ def test_each_alert_has_numbers_and_valid_commands(alert):
         parse(argv)
 
 
+COMMAND = typer.main.get_command(app)
+
+
 def parse(argv):
     """Let the command line read its arguments, and run nothing; a usage error is raised."""
-    command, context = typer.main.get_command(app), None
+    command, context = COMMAND, None
     name = None
     while hasattr(command, "get_command") and not (
         command.invoke_without_command and argv[0].startswith("-")
