@@ -1,5 +1,6 @@
 """``python -m deployments.bootstrap --remove`` removes what the bootstrap created, and with ``--store`` the store."""
 
+import fcntl
 import os
 import pty
 import shutil
@@ -7,16 +8,20 @@ import subprocess
 import sys
 
 import pytest
+from typer import Typer
 
 from deployments import bootstrap
 from resonant.local.note import lock_of_up
+from resonant.settings import Settings
+from support.commands import run_in_process
 from support.machine import Machine
 from support.pages import PROJECT
 from support.prefect import forget_server, patient_client, running_server
 
 pytestmark = pytest.mark.engine
 
-REMOVE = ["-m", "deployments.bootstrap", "--remove"]
+PROGRAM = Typer(add_completion=False, pretty_exceptions_enable=False)
+PROGRAM.command()(bootstrap.main)
 # Prefect's server registers its own at any time.
 OWN_KINDS = {kind.get_block_type_name() for kind in bootstrap.block_types()}
 
@@ -40,18 +45,23 @@ def machine(api, before, tmp_path):
     """A machine that has bootstrapped the server, with an endpoint, enabled reports, and an event."""
     machine = Machine(tmp_path, api)
     if len(everything(api)["deployments"]) < 10:  # some tests remove nothing
-        assert run(machine, "-m", "deployments.bootstrap").returncode == 0
+        assert run(machine).returncode == 0
     machine.save_endpoint("ops", "http://127.0.0.1:9/")
     machine.do("automation", "enable", "failed-runs", "--endpoint", "ops")
     return machine
 
 
-def run(machine, *arguments: str, folder=PROJECT, **variables: str) -> subprocess.CompletedProcess[str]:
+def run(machine, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the bootstrap with these options in this process."""
+    return run_in_process(options, machine.environment | variables, PROJECT, program=PROGRAM)
+
+
+def run_process(machine, *options: str, folder=PROJECT, stdin=subprocess.DEVNULL):
     return subprocess.run(
-        [sys.executable, *arguments],
+        [sys.executable, "-m", "deployments.bootstrap", *options],
         cwd=folder,
-        env=machine.environment | variables,
-        stdin=subprocess.DEVNULL,
+        env=machine.environment,
+        stdin=stdin,
         capture_output=True,
         text=True,
         timeout=240,
@@ -81,12 +91,17 @@ def everything(api) -> dict[str, set[str]]:
     return names | {"block_types": names["block_types"] & OWN_KINDS}
 
 
-def test_everything_is_removed_and_a_repetition_finds_nothing(machine, api, before):
+def test_everything_is_removed_in_a_folder_made_by_init_and_a_repetition_finds_nothing(
+    machine, api, before, tmp_path
+):
     made = everything(api)
     assert [len(made[kind]) for kind in ("deployments", "automations", "limits", "pages")] == [10, 6, 5, 3]
+    project = tmp_path / "our-flows"
+    machine.do("init", str(project))
 
-    done = run(machine, *REMOVE, "--blocks", "--yes")
+    done = run_process(machine, "--remove", "--blocks", "--yes", folder=project)
 
+    shutil.rmtree(project)
     assert (done.returncode, done.stderr) == (0, "")
     assert everything(api) == before
     lines = done.stdout.splitlines()
@@ -96,23 +111,11 @@ def test_everything_is_removed_and_a_repetition_finds_nothing(machine, api, befo
     assert "removed: block type webhook-endpoint with 1 block" in lines
     assert machine.database.exists()
 
-    again = run(machine, *REMOVE, "--blocks", "--yes")
+    again = run(machine, "--remove", "--blocks", "--yes")
     assert (again.returncode, again.stdout, again.stderr) == (0, f"nothing to remove at {api}\n", "")
 
 
-def test_without_their_options_blocks_and_the_store_stay(machine, api, before):
-    done = run(machine, *REMOVE, "--yes")
-
-    assert done.returncode == 0
-    assert done.stderr == (
-        "kept: block type webhook-endpoint with 1 block, which may hold secrets: --blocks removes them\n"
-    )
-    left = everything(api)
-    assert left == before | {"block_documents": {"ops"}, "block_types": {"Webhook Endpoint"}}
-    assert machine.database.exists()
-
-
-def test_deployments_and_pools_of_others_stay(machine, api):
+def test_without_their_options_blocks_and_the_store_stay_as_do_deployments_and_pools_of_others(machine, api):
     with patient_client(api) as client:
         flow_id = client.post("/flows/", json={"name": "theirs"}).json()["id"]
         own = client.get("/flows/name/emit-events").json()["id"]
@@ -133,27 +136,31 @@ def test_deployments_and_pools_of_others_stay(machine, api):
         }
         own_automation = client.post("/automations/", json=automation).json()["id"]
 
-        done = run(machine, *REMOVE, "--yes")
+        done = run(machine, "--remove", "--yes")
         left = everything(api)
         for each in theirs:
             client.delete(f"/deployments/{each}")
         client.delete(f"/automations/{own_automation}")
         client.delete("/work_pools/theirs")
 
-    assert (
-        "kept: work pool resonant, which has other deployments: emit-events/theirs, theirs/drain\n"
-        in done.stderr
-    )
+    assert done.returncode == 0
+    assert sorted(done.stderr.splitlines()) == [
+        "kept: block type webhook-endpoint with 1 block, which may hold secrets: --blocks removes them",
+        "kept: work pool resonant, which has other deployments: emit-events/theirs, theirs/drain",
+    ]
     assert left["deployments"] == {"drain", "served", "theirs"}
     assert left["automations"] == {"resonant: of theirs"}
     assert left["work_pools"] >= {"resonant", "theirs"}
+    assert (left["block_documents"], left["block_types"]) == ({"ops"}, {"Webhook Endpoint"})
+    assert left["pages"] == set()
+    assert machine.database.exists()
 
 
 def test_it_is_refused_while_a_worker_is_online_since_the_worker_would_create_the_pool_again(machine, api):
     made = everything(api)
     with patient_client(api) as client:
         client.post("/work_pools/resonant/workers/heartbeat", json={"name": "left"})
-        done = run(machine, *REMOVE, "--yes")
+        done = run(machine, "--remove", "--yes")
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr == (
             "the worker left of the work pool resonant is online, and would create the pool again: stop it, wait until "
@@ -165,7 +172,7 @@ def test_it_is_refused_while_a_worker_is_online_since_the_worker_would_create_th
 
 def test_without_a_terminal_it_needs_yes_and_lists_the_removals(machine, api):
     made = everything(api)
-    done = run(machine, *REMOVE, "--store")
+    done = run(machine, "--remove", "--store")
     assert (done.returncode, done.stdout) == (2, "")
     assert "\n  deployment emit-events/drain\n" in done.stderr
     assert f"\n  store {machine.database}\n" in done.stderr
@@ -174,63 +181,35 @@ def test_without_a_terminal_it_needs_yes_and_lists_the_removals(machine, api):
     assert machine.database.exists()
 
 
-@pytest.mark.parametrize(("answer", "code"), [("n", 1), ("y", 0)])
-def test_on_a_terminal_it_asks(machine, api, answer, code):
-    ours, theirs = pty.openpty()
-    os.write(ours, f"{answer}\n".encode())
-    process = subprocess.run(
-        [sys.executable, *REMOVE, "--store"],
-        cwd=PROJECT,
-        env=machine.environment,
-        stdin=theirs,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    os.close(ours)
-    os.close(theirs)
-    assert process.returncode == code, process.stderr
-    assert "Remove?" in process.stderr
-    assert ("nothing was changed" in process.stderr) == bool(code)
-    assert bool(everything(api)["deployments"]) == bool(code)
-    assert machine.database.exists() == bool(code)
+def test_on_a_terminal_it_asks(machine, api):
+    for answer, code in (("n", 1), ("y", 0)):
+        ours, theirs = pty.openpty()
+        os.write(ours, f"{answer}\n".encode())
+        done = run_process(machine, "--remove", "--store", stdin=theirs)
+        os.close(ours)
+        os.close(theirs)
+        assert done.returncode == code, done.stderr
+        assert "Remove?" in done.stderr
+        assert ("nothing was changed" in done.stderr) == bool(code)
+        assert bool(everything(api)["deployments"]) == bool(code)
+        assert machine.database.exists() == bool(code)
 
 
 def test_a_store_that_resonant_up_uses_or_on_postgresql_is_an_error_before_anything_is_removed(machine, api):
     made = everything(api)
     url = {"RESONANT_DATABASE_URL": "postgresql://resonant@127.0.0.1:9/resonant"}
-    done = run(machine, *REMOVE, "--store", "--yes", **url)
+    done = run(machine, "--remove", "--store", "--yes", **url)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("--store removes an SQLite file only, and the store is on PostgreSQL")
 
-    code = (
-        "import fcntl, subprocess, sys\n"
-        "lock = open(sys.argv[1], 'w'); fcntl.flock(lock, fcntl.LOCK_EX)\n"
-        "sys.exit(subprocess.run([sys.executable, *sys.argv[2:]]).returncode)"
-    )
-    lock = str(lock_of_up_at(machine))
-    done = run(machine, "-c", code, lock, *REMOVE, "--store", "--yes")
+    with lock_of_up(Settings(home=machine.home / "resonant")).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = run(machine, "--remove", "--store", "--yes")
     assert (done.returncode, done.stdout) == (1, "")
     assert f"`resonant up` uses the store {machine.database}: stop it" in done.stderr
     assert everything(api) == made
 
 
-def lock_of_up_at(machine):
-    from resonant.settings import Settings
-
-    return lock_of_up(Settings(home=machine.home / "resonant"))
-
-
-def test_it_works_in_a_folder_made_by_init(machine, api, before, tmp_path):
-    project = tmp_path / "our-flows"
-    machine.do("init", str(project))
-    done = run(machine, *REMOVE, "--blocks", "--yes", folder=project)
-    shutil.rmtree(project)
-    assert done.returncode == 0, done.stderr
-    assert everything(api) == before
-
-
 def test_its_options_need_remove(tmp_path):
-    done = run(Machine(tmp_path), "-m", "deployments.bootstrap", "--store")
+    done = run(Machine(tmp_path), "--store")
     assert (done.returncode, done.stderr) == (2, "--blocks, --store and --yes need --remove\n")

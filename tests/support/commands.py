@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 from prefect.context import root_settings_context
 from prefect.logging.handlers import set_api_log_sink
-from typer import testing
+from typer import Typer, testing
 from typer.testing import CliRunner
 
 from resonant.cli import app
@@ -21,9 +21,14 @@ testing._get_command = functools.cache(testing._get_command)
 
 
 def run_in_process(
-    arguments: Sequence[str], environment: Mapping[str, str], folder: Path, typed: str = ""
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    folder: Path,
+    typed: str = "",
+    *,
+    program: Typer = app,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command as if in a process with this environment, working folder and standard input.
+    """Run a command, by default of ``resonant``, as if in a process with this environment, working folder and standard input.
 
     Call it outside a running event loop: commands start their own.
     """
@@ -34,7 +39,7 @@ def run_in_process(
         _restored_logging(),
         root_settings_context(),
     ):
-        result = CliRunner().invoke(app, list(arguments), input=typed, prog_name="resonant")
+        result = CliRunner().invoke(program, list(arguments), input=typed, prog_name="resonant")
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return subprocess.CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)
