@@ -98,7 +98,7 @@ def test_services_wait_for_the_health_of_those_they_need():
                 assert SERVICES[needed]["restart"] == "on-failure"
 
 
-def test_servers_leave_the_services_to_a_process_of_their_own_and_share_its_settings():
+def test_servers_leave_the_services_to_a_process_of_their_own_and_share_its_settings_and_the_workers():
     servers = [name for name in SERVICES if runs(name, "prefect server start")]
     services = [name for name in SERVICES if runs(name, "prefect server services start")]
     assert len(servers) == 2
@@ -108,12 +108,9 @@ def test_servers_leave_the_services_to_a_process_of_their_own_and_share_its_sett
     settings = of_service(services[0])
     assert settings["PREFECT_SERVER_EVENTS_MESSAGING_BROKER"] == "prefect_redis.messaging"
     assert settings["PREFECT_SERVER_DATABASE_MIGRATE_ON_START"] == "false"
-
-
-def test_workers_are_spread_over_the_servers():
     workers = [name for name in SERVICES if runs(name, "prefect worker start")]
-    servers = {of_service(name)["PREFECT_API_URL"] for name in workers}
-    assert servers == {"http://server-1:4200/api", "http://server-2:4200/api"}
+    urls = {of_service(name)["PREFECT_API_URL"] for name in workers}
+    assert urls == {"http://server-1:4200/api", "http://server-2:4200/api"}
 
 
 def test_the_connections_that_all_may_open_are_fewer_than_the_database_takes():

@@ -42,7 +42,9 @@ def test_the_variables_are_a_data_source_one_exporter_and_any_endpoints():
     assert chosen["endpoint"]["includeAll"]
 
 
-def test_panels_cover_the_grid_without_overlap():
+def test_panels_cover_the_grid_without_overlap_and_have_distinct_numbers():
+    numbers = [panel["id"] for panel in DASHBOARD["panels"]]
+    assert sorted(numbers) == list(range(1, len(numbers) + 1))
     squares = [
         (x, y)
         for panel in DASHBOARD["panels"]
@@ -52,8 +54,3 @@ def test_panels_cover_the_grid_without_overlap():
     ]
     height = 1 + max(y for _, y in squares)
     assert sorted(squares) == [(x, y) for x in range(WIDTH) for y in range(height)]
-
-
-def test_panels_have_distinct_numbers():
-    numbers = [panel["id"] for panel in DASHBOARD["panels"]]
-    assert sorted(numbers) == list(range(1, len(numbers) + 1))
