@@ -93,7 +93,7 @@ def full():
             gates={
                 "orders": Gate("orders", "paced", pace=12.5),
                 "shop": Gate("shop", "paused", since=NOW - 60, reason="it answered 410"),
-                "crm": Gate("crm", "paused", since=NOW - 60, paused_by="ada"),
+                "crm": Gate("crm", "paused", since=NOW - 60, pace=50.0, paused_by="ada"),
             },
             held={"orders": 7},
         ),
@@ -116,16 +116,13 @@ def check(document):
     return done.returncode, done.stdout + done.stderr
 
 
-def test_the_names_kinds_and_labels_are_those_of_the_contract(full):
+def test_the_names_kinds_and_labels_are_those_of_the_contract_and_the_help_text_is_a_sentence(full):
     found = {}
     for family in parse_text(to_text(full)):
         name = f"{family.name}_total" if family.type == "counter" else family.name
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         found[name] = (family.type, labels)
     assert found == CONTRACT
-
-
-def test_the_help_text_of_each_metric_is_a_sentence(full):
     for family in full.collect():
         assert re.fullmatch(r"[A-Z].{20,}[.]", family.documentation), family.name
 
@@ -232,11 +229,6 @@ def test_percentiles_are_those_of_the_window(full):
     assert value(full, name, endpoint="orders", percentile="p50") == pytest.approx(0.2, rel=0.01)
     assert value(full, name, endpoint="orders", percentile="p99") == pytest.approx(0.298, rel=0.01)
     assert value(full, name, endpoint="quiet", percentile="p50") is None
-
-
-def test_a_pace_is_absent_while_the_endpoint_is_not_paced():
-    probing = registry_of(totals(gates={"orders": Gate("orders", "probing", pace=50.0)}), window())
-    assert value(probing, "resonant_endpoint_pace_per_second", endpoint="orders") is None
 
 
 def test_a_name_that_needs_escapes_is_escaped():
