@@ -11,8 +11,14 @@ from support.prefect import patient_client
 
 
 @pytest.fixture(scope="session")
-def ready_api(prefect_api, tmp_path_factory):
-    """The API URL of the session's server, bootstrapped twice.
+def ready_api(bootstrapped):
+    """The API URL of the session's server, bootstrapped twice."""
+    return bootstrapped[0]
+
+
+@pytest.fixture(scope="session")
+def bootstrapped(prefect_api, tmp_path_factory):
+    """Bootstrap the session's server twice; return the URL of its API, and the number of drains that were started.
 
     The second time, the server has a deployment of an earlier version, and the purge is stopped.
     """
@@ -21,7 +27,9 @@ def ready_api(prefect_api, tmp_path_factory):
         variables = {"PREFECT_API_URL": prefect_api, "PREFECT_HOME": str(tmp_path_factory.mktemp("home"))}
         with patch.dict(os.environ, variables), temporary_settings({PREFECT_API_URL: prefect_api}):
             bootstrap.main()
-    return prefect_api
+    with patient_client(prefect_api) as api:
+        runs = api.post("/flow_runs/filter", json={"deployments": {"name": {"any_": ["drain"]}}}).json()
+    return prefect_api, sum(not each["auto_scheduled"] for each in runs)
 
 
 def make_new(api: str) -> None:

@@ -80,12 +80,12 @@ async def inbox(server, monkeypatch):
 async def silences(anyio_backend, prefect, server):
     """Notifications of two silences, which begin before all tests because Prefect notices them late.
 
-    The automation on the export notifies after 20 seconds. If it repeated itself, it would do so after another 20; then
+    The automation on the export notifies after 15 seconds. If it repeated itself, it would do so after another 15; then
     the same automation on another flow notifies.
     """
     async with listening(server, "silence") as inbox:
-        await notify_of_silence(inbox.block, "export-metrics", within=timedelta(seconds=20))
-        await notify_of_silence(inbox.block, "another", within=timedelta(seconds=45))
+        await notify_of_silence(inbox.block, "export-metrics", within=timedelta(seconds=15))
+        await notify_of_silence(inbox.block, "another", within=timedelta(seconds=32))
         await settle(inbox)
         await completed("export-metrics")
         await completed("another")
@@ -161,19 +161,16 @@ def replays_started(server) -> list[dict]:
     return server.post("/flow_runs/filter", json=query).json()
 
 
-async def test_applied_again_nothing_has_changed(server, inbox):
+async def test_applied_again_only_manual_changes_are_undone_and_an_enabled_automation_stays_enabled(
+    server, inbox
+):
     await apply_automations()
     before = found(server)
-
-    assert sorted(await apply_automations()) == sorted([CRASHED, NOTIFY, NOTIFY_SILENT, REPLAY])
-
-    assert found(server) == before, "not even the time of the last update, nor a trigger's id"
     assert before.keys() == {CRASHED, NOTIFY, NOTIFY_SILENT, REPLAY}
+    assert sorted(await apply_automations()) == sorted(before)
+    assert found(server) == before, "not even the time of the last update, nor a trigger's id"
 
-
-async def test_manual_changes_are_undone_and_an_enabled_automation_stays_enabled(server, inbox):
-    await apply_automations()
-    replay, notify = found(server)[REPLAY], found(server)[NOTIFY]
+    replay, notify = before[REPLAY], before[NOTIFY]
     server.patch(f"/automations/{replay['id']}", json={"enabled": True})
     kept = ("name", "enabled", "trigger", "actions")
     changed = {key: notify[key] for key in kept} | {"description": "by hand"}
@@ -212,22 +209,17 @@ async def test_an_alert_notifies_when_it_begins_and_when_it_ends(server, inbox):
     ]
 
 
-async def test_a_recovery_starts_no_replay_while_the_automation_is_disabled_as_it_is_by_default(
-    server, inbox
-):
-    before = len(replays_started(server))
-    assert not found(server)[REPLAY]["enabled"]
-    await emit("recovered")
-    await settle(inbox)
-    assert len(replays_started(server)) == before
-
-
-async def test_an_enabled_replay_starts_for_the_endpoint_that_has_recovered_and_for_no_other_condition(
+async def test_a_replay_starts_once_it_is_enabled_for_the_endpoint_that_has_recovered_and_no_other_condition(
     server, inbox
 ):
     automation = found(server)[REPLAY]
-    server.patch(f"/automations/{automation['id']}", json={"enabled": True})
     before = {each["id"] for each in replays_started(server)}
+    assert not automation["enabled"], "by default"
+    await emit("recovered")
+    await settle(inbox)
+    assert {each["id"] for each in replays_started(server)} == before
+
+    server.patch(f"/automations/{automation['id']}", json={"enabled": True})
     await settle(inbox)
     endpoint = f"hooks-{uuid4().hex[:8]}"
 
@@ -307,10 +299,9 @@ def heartbeat(run: str, deployment: str) -> Event:
     )
 
 
-async def test_a_run_that_has_ended_is_not_marked_as_crashed_and_the_servers_log_is_silent(
-    server, inbox, tmp_path_factory
-):
-    """Prefect may handle the event of its end after the automation has acted."""
+@pytest.fixture
+async def automation_acted_late(server, inbox):
+    """Wait until an automation has acted on a run that has ended: Prefect may handle the event of its end too late."""
     flow_id = server.post("/flows/", json={"name": "ended"}).json()["id"]
     deployment = server.post("/deployments/", json={"name": "ended", "flow_id": flow_id}).json()["id"]
     run = server.post(f"/deployments/{deployment}/create_flow_run", json={}).json()["id"]
@@ -327,15 +318,14 @@ async def test_a_run_that_has_ended_is_not_marked_as_crashed_and_the_servers_log
     async def acted() -> bool:
         return bool(server.post("/events/filter", json={"filter": failed | of_automation}).json()["events"])
 
-    await until(acted, every=1.0)
+    yield lambda: until(acted, every=1.0)
     server.delete(f"/automations/{created.id}")
     server.delete(f"/deployments/{deployment}")
-    logs = [*tmp_path_factory.getbasetemp().glob("prefect*/resonant/prefect-server.log")]
-    assert logs
-    assert "already in terminal state" not in "".join(each.read_text() for each in logs)
 
 
-async def test_a_drain_whose_heartbeats_stop_crashes_and_another_one_starts(server, runs):
+async def test_a_drain_whose_heartbeats_stop_crashes_and_another_one_starts_but_an_ended_run_stays_as_it_is(
+    server, automation_acted_late, runs, tmp_path_factory
+):
     known = runs_of_drain(server)
     ended = {"state": {"type": "COMPLETED", "name": "DeadLetters"}}
     server.post(f"/flow_runs/{runs['ended']}/set_state", json=ended)
@@ -348,6 +338,11 @@ async def test_a_drain_whose_heartbeats_stop_crashes_and_another_one_starts(serv
     lost = server.get(f"/flow_runs/{runs['lost']}").json()
     assert lost["state"]["message"] == "its worker was lost: its heartbeats stopped"
     await until(lambda: len(runs_of_drain(server) - known) == 1)
+
+    await automation_acted_late()
+    logs = [*tmp_path_factory.getbasetemp().glob("prefect*/resonant/prefect-server.log")]
+    assert logs
+    assert "already in terminal state" not in "".join(each.read_text() for each in logs)
 
 
 def test_the_automation_is_for_the_deployments_of_ours_which_all_send_heartbeats(server):

@@ -113,61 +113,45 @@ def test_a_deployment_is_as_expected(deployed, name):
         assert found["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
 
 
+def started(server, deployed, name: str) -> set[str]:
+    """Return the runs of a deployment that its schedule did not start."""
+    of_deployment = {"deployments": {"id": {"any_": [deployed[name]["id"]]}}}
+    found = server.post("/flow_runs/filter", json=of_deployment).json()
+    return {each["id"] for each in found if not each["auto_scheduled"]}
+
+
+DRAIN, COLLECTION = "emit-events/drain", "collect-dead-letters/collect-dead-letters"
+
+
 @pytest.mark.engine
-def test_the_first_bootstrap_starts_two_drains_and_the_second_none(server, deployed):
-    query = {"deployments": {"id": {"any_": [deployed["emit-events/drain"]["id"]]}}}
-    runs = server.post("/flow_runs/filter", json=query).json()
-    assert len([each for each in runs if not each["auto_scheduled"]]) == 2
+def test_the_first_bootstrap_starts_two_drains_and_the_second_none(bootstrapped):
+    _, drains = bootstrapped
+    assert drains == 2
 
 
 @pytest.mark.engine
 @pytest.mark.parametrize("crashing", ["emit-events/emit", "replay-dead-letters/replay"])
-def test_a_run_that_crashed_while_it_held_leases_starts_the_collection_once(server, deployed, crashing):
+def test_a_run_that_crashed_while_it_held_leases_starts_the_collection_once_and_one_of_theirs_nothing(
+    server, deployed, crashing, request
+):
     automations = server.post("/automations/filter", json={}).json()
     # With the one of deployments/automations.py, see test_automations.py, which makes more.
     assert {each["name"] for each in automations} >= {
         "resonant: collect dead letters when an emission or a replay crashed or failed",
         "resonant: replay transient dead letters when an endpoint has recovered",
     }
-    deployment, collection = deployed[crashing], deployed["collect-dead-letters/collect-dead-letters"]
-    by_trigger = {
-        "deployments": {"id": {"any_": [collection["id"]]}},
-        "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}, "tags": {"all_": []}},
-    }
-    before = {each["id"] for each in server.post("/flow_runs/filter", json=by_trigger).json()}
-    run = server.post(f"/deployments/{deployment['id']}/create_flow_run", json={}).json()
-    crashed = {"state": {"type": "CRASHED", "name": "Crashed"}, "force": True}
-    server.post(f"/flow_runs/{run['id']}/set_state", json=crashed)
-
-    def started() -> list[dict]:
-        found = server.post("/flow_runs/filter", json=by_trigger).json()
-        return [each for each in found if not each["auto_scheduled"] and each["id"] not in before]
-
-    assert len(wait_until(started)) == 1
-
-
-@pytest.mark.engine
-def test_a_crash_in_another_deployment_named_drain_starts_no_drain(server, deployed, request):
     flow_id = server.post("/flows/", json={"name": "theirs"}).json()["id"]
     theirs = server.post("/deployments/", json={"name": "drain", "flow_id": flow_id}).json()["id"]
     request.addfinalizer(lambda: server.delete(f"/deployments/{theirs}"))
-    drains, collections = (
-        {"deployments": {"id": {"any_": [deployed[name]["id"]]}}}
-        for name in ("emit-events/drain", "collect-dead-letters/collect-dead-letters")
-    )
-
-    def started(query: dict) -> set[str]:
-        found = server.post("/flow_runs/filter", json=query).json()
-        return {each["id"] for each in found if not each["auto_scheduled"]}
-
-    before, collected = started(drains), started(collections)
+    drains, collections = started(server, deployed, DRAIN), started(server, deployed, COLLECTION)
     # The server handles events in order.
-    for crashing in (theirs, deployed["emit-events/emit"]["id"]):
-        run = server.post(f"/deployments/{crashing}/create_flow_run", json={}).json()
+    for each in (theirs, deployed[crashing]["id"]):
+        run = server.post(f"/deployments/{each}/create_flow_run", json={}).json()
         crashed = {"state": {"type": "CRASHED", "name": "Crashed"}, "force": True}
         server.post(f"/flow_runs/{run['id']}/set_state", json=crashed)
-    wait_until(lambda: started(collections) - collected)
-    assert started(drains) == before
+
+    assert len(wait_until(lambda: started(server, deployed, COLLECTION) - collections)) == 1
+    assert started(server, deployed, DRAIN) == drains
 
 
 @pytest.fixture
@@ -187,16 +171,10 @@ def worker(server, tmp_path):
 @pytest.mark.engine
 @pytest.mark.slow
 def test_a_worker_that_has_started_gets_a_drain_at_once(server, deployed, request):
-    of_drain = {"deployments": {"id": {"any_": [deployed["emit-events/drain"]["id"]]}}}
-
-    def started() -> list[dict]:
-        found = server.post("/flow_runs/filter", json=of_drain).json()
-        return [each for each in found if not each["auto_scheduled"]]
-
-    before = len(started())
+    before = started(server, deployed, DRAIN)
     request.getfixturevalue("worker")
-    wait_until(lambda: len(started()) > before)
-    assert started()[0]["parameters"] == deployed["emit-events/drain"]["parameters"]
+    run, *_ = wait_until(lambda: started(server, deployed, DRAIN) - before)
+    assert server.get(f"/flow_runs/{run}").json()["parameters"] == deployed[DRAIN]["parameters"]
 
 
 @pytest.mark.engine
