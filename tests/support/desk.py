@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Executable, select, text
 
 from resonant.dead_letters.cancel import cancel
 from resonant.dead_letters.purge import Chosen, Retention, purge
@@ -41,6 +41,11 @@ class Desk:
 
     def write(self, operation, *args, **kwargs):
         return self.run(self.store.write(operation, *args, **kwargs))
+
+    def execute(self, statement: Executable | str) -> None:
+        """Run a statement that returns no rows, as an operator's SQL would."""
+        statement = text(statement) if isinstance(statement, str) else statement
+        self.write(lambda connection: connection.execute(statement) and None)
 
     def enqueue(self, *events: Event | str, endpoint: str = "orders", **options: Any):
         """Store events; of a text an event with that id is made."""

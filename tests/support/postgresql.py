@@ -17,6 +17,8 @@ from sqlalchemy.engine import URL, make_url
 from resonant.store import schema
 from resonant.store.engine.migrate import SCHEMA_VERSION, VERSION_TABLE
 
+on_postgresql = pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+
 _SOCKET = ".s.PGSQL.5432"
 _END_OTHERS = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -133,6 +135,12 @@ def started_postgresql() -> Iterator[PostgreSQLServer]:
             yield PostgreSQLServer(server, data)
         finally:
             server.cleanup()
+
+
+def number_waiting(connection) -> int:
+    """Return the number of connections to this database that wait for a lock."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    return connection.exec_driver_sql(query).scalar_one()
 
 
 def url_in(folder: Path, database: str, *, user: str = "postgres", password: str | None = None) -> str:

@@ -1,4 +1,4 @@
-"""Faults below SQLite: a read-only disk, and a lock held by another process."""
+"""Tests on SQLite only, and faults below it: a read-only disk, and a lock held by another process."""
 
 import contextlib
 import sqlite3
@@ -6,7 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from sqlalchemy import Engine, event
+
+# For tests of what no database decides.
+on_sqlite = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 
 
 @contextlib.contextmanager

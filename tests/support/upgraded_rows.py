@@ -1,5 +1,7 @@
 """The rows of a store of 0.1.0 and of an upgraded one, in the same form."""
 
+from sqlalchemy import MetaData
+
 from resonant.store import schema
 
 _EVENT = "e.id, e.source, e.type, e.subject, e.time, e.digest, e.accepted_at, e.body"
@@ -7,6 +9,13 @@ _DELIVERY = ", ".join(
     f"d.{each.name}" for each in schema.deliveries.c if each.name not in ("event_key", "replayed_to")
 )
 _ATTEMPT = ", ".join(f"a.{each.name}" for each in schema.attempts.c)
+
+
+def drop_all(connection) -> None:
+    """Drop every table of a database."""
+    tables = MetaData()
+    tables.reflect(connection)
+    tables.drop_all(connection)
 
 
 def old_rows(connection) -> dict[str, list[tuple]]:

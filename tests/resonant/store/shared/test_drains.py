@@ -22,17 +22,13 @@ def beat(desk):
     return report
 
 
-def test_a_drain_counts_the_younger_ones_that_are_alive(beat):
+def test_a_drain_counts_the_younger_ones_that_are_alive_and_have_not_left(beat, desk):
     first, second, third = (beat().key for _ in range(3))
     assert [beat(key).younger for key in (first, second, third)] == [2, 1, 0]
-
-
-def test_one_that_is_silent_for_long_does_not_count(beat):
-    first = beat().key
-    second = beat().key
+    desk.write(drains.leave, third)
+    assert beat(first).younger == 1
     later = NOW + LIVE_SECONDS
     assert beat(first, now=later).younger == 0
-
     beat(second, now=later)
     assert beat(first, now=later).younger == 1
 
@@ -47,18 +43,12 @@ def test_an_owner_may_be_alive_for_a_lease_after_its_last_report(desk, beat):
     assert found == [{"one"}, set(), {"one"}, set()]
 
 
-def test_drains_of_other_endpoints_do_not_count(beat):
+def test_drains_of_other_endpoints_and_runs_that_are_no_drains_do_not_count(beat):
     first, of_orders = beat().key, beat(endpoint="orders").key
-    beat(endpoint="orders")
-    beat(endpoint="billing")
+    for endpoint in ("orders", "billing", drains.NO_DRAIN):
+        beat(endpoint=endpoint)
     assert beat(first).younger == 0
     assert beat(of_orders, endpoint="orders").younger == 1
-
-
-def test_a_run_that_is_no_drain_does_not_count(beat):
-    first = beat().key
-    beat(endpoint=drains.NO_DRAIN)
-    assert beat(first).younger == 0
 
 
 def test_one_whose_report_was_removed_meanwhile_is_the_youngest(beat):
@@ -69,12 +59,6 @@ def test_one_whose_report_was_removed_meanwhile_is_the_youngest(beat):
     again = beat(asleep, now=NOW + 10_000)
     assert again.key > awake.key
     assert beat(awake.key, now=NOW + 10_000).younger == 1
-
-
-def test_one_that_has_left_does_not_count(beat, desk):
-    first, second = beat().key, beat().key
-    desk.write(drains.leave, second)
-    assert beat(first).younger == 0
 
 
 def test_endpoints_are_drained_by_one_drain_of_all_or_by_a_drain_each(beat, desk):
@@ -123,14 +107,6 @@ class TestKilledDrains:
         beat(owner="unknown")
         assert rescue_ended(desk, "1") == 1
         assert sorted(desk.read(lease_owners)) == ["alive", "unknown"]
-
-    def test_an_outcome_of_an_ended_process_that_arrives_later_counts_as_late(self, desk, beat):
-        desk.enqueue("late")
-        lease = desk.claim_one(owner="killed")
-        desk.begin(lease)
-        beat(owner="killed", process="1")
-        rescue_ended(desk, "1")
-        assert not desk.record(desk.delivered(lease))
 
     def test_a_run_that_was_started_again_keeps_its_leases(self, desk, beat):
         beat(owner="run", process="1")

@@ -54,11 +54,10 @@ def test_an_endpoint_is_down_until_it_is_back_to_normal(gate, is_down):
 
 def test_one_of_two_changes_of_the_same_gate_is_written(desk):
     first = GateChange(NORMAL, PROBING)
-    assert [desk.write(change_gate, first), desk.write(change_gate, first)] == [True, False]
-
     second = GateChange(first.result, replace(first.result, state="paced"))
     third = GateChange(first.result, replace(first.result, state="paused"))
-    assert [desk.write(change_gate, second), desk.write(change_gate, third)] == [True, False]
+    changes = (first, first, second, third)
+    assert [desk.write(change_gate, each) for each in changes] == [True, False, True, False]
     assert desk.read(read_gate, "orders").state == "paced"
 
 
@@ -76,24 +75,23 @@ def test_a_change_is_refused_if_another_process_has_delivered_meanwhile(desk):
     assert desk.read(read_gate, "orders") == NORMAL
 
 
-@pytest.mark.parametrize(
-    ("fields", "is_kept"),
-    [
-        ({"since": -3_700}, False),
-        ({"since": -3_700, "pace": 5.0, "probed_type": "a", "not_before": -3_700}, False),
-        ({"since": -3_500}, True),
-        ({"since": -3_700, "not_before": -3_500}, True),
-        ({"since": -3_700, "lenient_until": 100}, True),
-        ({"since": -3_700, "state": "paced"}, True),
-        ({"since": -3_700, "state": "paused"}, True),
-    ],
-)
-def test_a_gate_that_has_been_normal_for_an_hour_and_has_learned_nothing_is_removed(desk, fields, is_kept):
+def test_gates_that_have_been_normal_for_an_hour_and_have_learned_nothing_are_removed(desk):
     now = desk.read(read_gates).at
-    times = {name: now + fields[name] for name in fields.keys() & {"since", "not_before", "lenient_until"}}
-    assert desk.write(change_gate, GateChange(NORMAL, replace(NORMAL, **fields | times)))
-    desk.run(desk.store.fold())
-    assert list(desk.read(read_gates)) == ["orders"] * is_kept
+    gates = {
+        "forgotten": {"since": -3_700},
+        "forgotten-pace": {"since": -3_700, "pace": 5.0, "probed_type": "a", "not_before": -3_700},
+        "recent": {"since": -3_500},
+        "held": {"since": -3_700, "not_before": -3_500},
+        "lenient": {"since": -3_700, "lenient_until": 100},
+        "paced": {"since": -3_700, "state": "paced"},
+        "paused": {"since": -3_700, "state": "paused"},
+    }
+    for name, parts in gates.items():
+        moments = parts.keys() & {"since", "not_before", "lenient_until"}
+        times = {moment: now + parts[moment] for moment in moments}
+        assert desk.write(change_gate, GateChange(Gate(name), Gate(name, **parts | times)))
+    desk.fold()
+    assert desk.read(read_gates).keys() == gates.keys() - {"forgotten", "forgotten-pace"}
 
 
 def test_a_process_that_knew_a_removed_gate_sees_its_next_change_and_may_change_it(desk):
@@ -103,7 +101,7 @@ def test_a_process_that_knew_a_removed_gate_sees_its_next_change_and_may_change_
 
     now = desk.read(read_gates).at
     old = replace(NORMAL, since=now - 3_700, epoch=57)
-    desk.write(lambda connection: connection.execute(schema.gates.insert().values(asdict(old))) and None)
+    desk.execute(schema.gates.insert().values(asdict(old)))
     first, second, third = (
         EndpointGate(desk.read(read_gate, "orders"), name, random.Random(1)) for name in "abc"
     )
@@ -120,38 +118,37 @@ def test_a_process_that_knew_a_removed_gate_sees_its_next_change_and_may_change_
     propose(third, now)
     assert third.row == fresh.row, "its own change is refused, since another process was faster"
 
-    desk.write(lambda connection: connection.execute(schema.gates.delete()) and None)
+    desk.execute(schema.gates.delete())
     propose(second, now)
     assert desk.read(read_gate, "orders") == second.row != old, "its own change is written"
 
 
-@pytest.mark.parametrize(
-    ("fields", "is_held"),
-    [
-        ({}, False),
-        ({"state": "paced", "failing_since": -100}, False),
-        ({"state": "paused"}, True),
-        ({"state": "probing", "failing_since": -20}, False),
-        ({"state": "probing", "failing_since": -30}, True),
-        ({"state": "probing", "since": -20}, False),
-        ({"state": "probing", "since": -30}, True),
-        ({"not_before": 30}, False),
-        ({"not_before": 40}, True),
-    ],
-)
-def test_a_gate_that_is_paused_or_long_down_holds_for_long(desk, fields, is_held):
-    now = desk.read(read_gates).at
-    times = {name: now + value for name, value in fields.items() if name != "state"}
-    gate = replace(NORMAL, **fields | times)
-    desk.enqueue("evt_1")
+HOLDS = [
+    ({}, False),
+    ({"state": "paced", "failing_since": -100}, False),
+    ({"state": "paused"}, True),
+    ({"state": "probing", "failing_since": -20}, False),
+    ({"state": "probing", "failing_since": -30}, True),
+    ({"state": "probing", "since": -20}, False),
+    ({"state": "probing", "since": -30}, True),
+    ({"not_before": 30}, False),
+    ({"not_before": 40}, True),
+]
+
+
+def test_a_gate_that_is_paused_or_long_down_holds_for_long(desk):
+    desk.enqueue("evt_leased")
     desk.claim_one()
     desk.enqueue("evt_2")
-    desk.enqueue("evt_3", endpoint="billing")
-    assert desk.write(change_gate, GateChange(NORMAL, gate))
+    desk.enqueue("evt_elsewhere", endpoint="billing")
     ids = [row["id"] for row in desk.rows(schema.deliveries)]
+    now = desk.read(read_gates).at
+    for parts, is_held in HOLDS:
+        times = {name: now + value for name, value in parts.items() if name != "state"}
+        gate = replace(NORMAL, **parts | times)
+        desk.execute(schema.gates.delete())
+        assert desk.write(change_gate, GateChange(NORMAL, gate))
 
-    assert holds_for_long(gate, now) == is_held
-    found = desk.read(standing, ids, now=START)
-    assert [each.held for each in sorted(found)] == [False, is_held, False], (
-        "one is leased, one goes elsewhere"
-    )
+        assert holds_for_long(gate, now) == is_held, parts
+        found = desk.read(standing, ids, now=START)
+        assert [each.held for each in sorted(found)] == [False, is_held, False], parts

@@ -30,12 +30,9 @@ def ended():
     return name, before, as_zombie
 
 
-def test_this_process_has_not_ended():
+def test_a_process_has_ended_once_it_is_killed_and_this_one_has_not(ended):
     assert not has_ended(this_process())
     assert this_process() == this_process()
-
-
-def test_a_process_has_ended_once_it_is_killed(ended):
     name, before, as_zombie = ended
     assert (before, as_zombie, has_ended(name)) == (False, True, True)
 
@@ -45,15 +42,12 @@ def test_a_process_has_ended_if_another_one_has_its_id():
     assert has_ended(f"{machine} {pid} {int(started_at) - 1}")
 
 
-def test_a_process_of_another_machine_or_container_may_run(ended):
+def test_a_process_of_another_machine_or_container_or_named_by_an_older_version_may_run(ended):
     name, *_ = ended
     parts = name.split(" ")
     for number in range(len(parts) - 2):
         assert not has_ended(" ".join([*parts[:number], "other", *parts[number + 1 :]])), parts[number]
-
-
-def test_a_process_named_by_an_older_version_may_run(ended):
-    boot, pid_namespace, *_, pid, started_at = ended[0].split(" ")
+    boot, pid_namespace, *_, pid, started_at = parts
     assert not has_ended(f"{boot} {pid_namespace} {pid} {started_at}")
 
 

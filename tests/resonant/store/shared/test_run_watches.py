@@ -23,30 +23,19 @@ def add(desk, watch: RunWatch, now: float = 5.0) -> bool:
     return desk.write(add_watch, watch, who="me", now=now)
 
 
-def test_a_watch_begins_when_it_is_added(desk):
+def test_a_watch_begins_when_it_is_added_first_and_its_watermark_moves_only_forward(desk):
     assert [add(desk, each) for each in (IMPORTS, ALL)] == [True, True]
-
     begun = {"watermark": 5.0, "created_at": 5.0}
     assert desk.read(read_watches) == [replace(ALL, **begun), replace(IMPORTS, **begun)]
 
-
-def test_a_watch_that_is_added_again_keeps_its_beginning_and_its_watermark(desk):
-    add(desk, ALL)
-    desk.write(advance_watch, ALL, 7.0)
-
+    for watermark in (7.0, 6.0):
+        desk.write(advance_watch, ALL, watermark)
     assert not add(desk, ALL, now=9.0)
 
-    assert desk.read(read_watches) == [replace(ALL, watermark=7.0, created_at=5.0)]
-
-
-def test_the_watermark_of_one_watch_moves_only_forward(desk):
-    add(desk, ALL)
-    add(desk, IMPORTS)
-
-    desk.write(advance_watch, ALL, 7.0)
-    desk.write(advance_watch, ALL, 6.0)
-
-    assert [each.watermark for each in desk.read(read_watches)] == [7.0, 5.0]
+    assert desk.read(read_watches) == [
+        replace(ALL, watermark=7.0, created_at=5.0),
+        replace(IMPORTS, **begun),
+    ]
 
 
 def test_removing_a_watch_leaves_the_others_and_removing_an_endpoint_removes_its_own(desk):
@@ -67,16 +56,14 @@ def test_removing_a_watch_leaves_the_others_and_removing_an_endpoint_removes_its
 def test_each_server_has_its_own_watches_with_their_own_watermarks(desk):
     a, b = (replace(ALL, server=server) for server in "ab")
     assert [add(desk, each) for each in (b, a)] == [True, True]
-
     desk.write(advance_watch, a, 7.0)
     assert [(each.server, each.watermark) for each in desk.read(read_watches)] == [("a", 7.0), ("b", 5.0)]
-    assert [each.server for each in desk.read(read_watches, "b")] == ["b"]
-
     assert desk.write(remove_watches_of, "ops", "a", who="me", now=8.0) == 1
+    assert desk.read(read_watches) == desk.read(read_watches, "b")
     assert [each.server for each in desk.read(read_watches)] == ["b"]
 
 
-def test_the_first_server_that_reports_claims_the_watches_without_a_server(desk):
+def test_the_first_server_that_reports_or_adds_a_watch_claims_it(desk):
     add(desk, ALL)
     add(desk, replace(IMPORTS, server="b"))
     desk.write(advance_watch, ALL, 7.0)
@@ -86,14 +73,9 @@ def test_the_first_server_that_reports_claims_the_watches_without_a_server(desk)
     assert desk.write(claim_watches, "a", now=9.0) == [begun]
     assert [each.selection for each in desk.write(claim_watches, "b", now=9.0)] == [IMPORTS.selection]
 
-
-def test_a_server_that_adds_a_watch_without_a_server_claims_it(desk):
-    add(desk, ALL)
-    add(desk, IMPORTS)
-
-    assert not add(desk, replace(ALL, server="a"), now=9.0)
-
-    assert [(each.server, each.created_at) for each in desk.read(read_watches)] == [("a", 5.0), ("", 5.0)]
+    add(desk, RunWatch("shop"))
+    assert not add(desk, RunWatch("shop", server="a"), now=9.0)
+    assert [each.created_at for each in desk.read(read_watches, "a") if each.endpoint == "shop"] == [5.0]
 
 
 def test_the_audit_has_each_change_and_no_repeat(desk):

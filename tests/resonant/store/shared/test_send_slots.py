@@ -9,8 +9,6 @@ from sqlalchemy import update
 from resonant.store import schema
 from resonant.store.shared.send_slots import AHEAD_SECONDS, reserve
 
-_s = schema.send_slots
-
 
 @pytest.fixture
 def ask(desk):
@@ -23,7 +21,7 @@ def ask(desk):
 
 
 def put(desk, reserved_until):
-    desk.write(lambda connection: connection.execute(update(_s).values(reserved_until=reserved_until)))
+    desk.execute(update(schema.send_slots).values(reserved_until=reserved_until))
 
 
 def test_reservations_follow_each_other_without_a_gap(ask):
@@ -32,12 +30,6 @@ def test_reservations_follow_each_other_without_a_gap(ask):
 
     assert (first.number, second.number) == (10, 3)
     assert second.first == pytest.approx(first.first + 10 / 50, abs=1e-6)
-
-
-def test_the_first_slot_is_after_the_notice(ask):
-    given = ask(notice=0.1)
-
-    assert given.first == pytest.approx(given.now + 0.1, abs=1e-6)
 
 
 def test_about_a_second_is_reserved_at_most_and_the_answer_says_when_to_ask_again(ask):
@@ -62,20 +54,12 @@ def test_a_slow_rate_gives_one_slot_and_the_next_one_only_when_it_is_near(ask, d
     assert ask(5, rate=0.1).number == 1
 
 
-def test_unused_slots_are_lost(ask, desk):
-    before = ask(10)
-    put(desk, before.now - 100)
+@pytest.mark.parametrize("ahead", [-100, 3_600], ids=["unused", "clock set back, or rate was lower"])
+def test_slots_of_the_past_and_far_ahead_are_forgotten(ask, desk, ahead):
+    put(desk, ask(10).now + ahead)
 
-    given = ask(10)
-    assert given.first == pytest.approx(given.now, abs=1e-6)
-
-
-def test_a_time_far_ahead_is_forgotten_since_the_clock_was_set_back_or_the_rate_was_lower(ask, desk):
-    given = ask()
-    put(desk, given.now + 3_600)
-
-    again = ask()
-    assert (again.number, again.first) == (1, pytest.approx(again.now, abs=1e-6))
+    given = ask(notice=0.1)
+    assert (given.number, given.first) == (1, pytest.approx(given.now + 0.1, abs=1e-6))
 
 
 def test_endpoints_have_slots_of_their_own(ask):

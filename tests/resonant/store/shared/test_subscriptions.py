@@ -19,6 +19,7 @@ from resonant.store.shared.subscriptions import (
     remove_subscriptions,
     remove_subscriptions_of,
 )
+from support.sqlite import on_sqlite
 from support.subscriptions import subscribe
 
 BY = {"who": "ann", "now": 7.0}
@@ -29,24 +30,18 @@ def endpoints(desk):
     return desk.read(current_router).endpoints(EVENT)
 
 
-def test_a_subscription_is_stored_with_its_conditions(desk):
+def test_a_subscription_is_stored_once_with_its_conditions(desk):
     terms = {"types": ["order.*", "t"], "source": "/s*", "filters": [{"not": {"exact": {"subject": "ü"}}}]}
     given = new_subscription("crm", terms)
     assert desk.write(add_subscription, given, **BY) == (given, True)
+    again = new_subscription("crm", terms | {"types": ["t", "order.*"]})
+    assert desk.write(add_subscription, again, **BY) == (given, False)
     assert desk.read(read_subscriptions) == [given]
     assert desk.read(read_subscriptions, "audit") == []
     assert endpoints(desk) == ("crm",)
 
 
-def test_a_subscription_that_says_the_same_is_stored_once(desk):
-    first = subscribe(desk, "crm", "a", "b")
-    assert desk.write(add_subscription, new_subscription("crm", {"types": ["b", "a"]}), **BY) == (
-        first,
-        False,
-    )
-    assert desk.read(read_subscriptions) == [first]
-
-
+@on_sqlite
 def test_there_may_be_a_thousand(desk):
     def fill(connection):
         rows = [
@@ -75,29 +70,19 @@ def test_each_change_is_audited(desk):
     removed, added = desk.read(read_audit)
     assert (added.action, added.who, added.ended_at) == ("subscription add", "a test", 0.0)
     assert (removed.action, removed.who, removed.at) == ("subscription remove", "ann", 7.0)
-    for entry in (added, removed):
-        assert entry.selection == {
-            "endpoint": "crm",
-            "id": crm.id,
-            "types": ["a"],
-            "source": None,
-            "filters": [],
-        }
+    about = {"endpoint": "crm", "id": crm.id, "types": ["a"], "source": None, "filters": []}
+    assert added.selection == removed.selection == about
 
 
-def test_a_process_compiles_its_router_once_per_version(desk):
+def test_a_process_compiles_its_router_once_per_version_and_keeps_few(desk):
     subscribe(desk, "crm")
     router = desk.read(current_router)
     assert desk.read(current_router) is router
     subscribe(desk, "audit")
     assert desk.read(current_router) is not router
-    assert endpoints(desk) == ("audit", "crm")
-
-
-def test_a_process_keeps_few_routers(desk):
-    for number in range(20):
+    for number in range(10):
         subscribe(desk, "crm", str(number))
-        desk.read(current_router)
+        assert endpoints(desk) == ("audit", "crm")
     assert len(subscriptions._routers) <= 8
 
 
@@ -123,6 +108,7 @@ def test_a_version_never_names_the_subscriptions_of_a_later_one(postgresql_url, 
     assert endpoints(desk) == ("crm",)
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("values", "why"),
     [
@@ -136,11 +122,7 @@ def test_a_damaged_row_is_named_and_no_event_is_routed_as_if_it_were_missing(des
     damaged = subscribe(desk, "chat")
     subscribe(desk, "crm")
     is_damaged = schema.subscriptions.c.id == damaged.id
-    desk.write(
-        lambda connection: (
-            connection.execute(schema.subscriptions.update().where(is_damaged).values(**values)) and None
-        )
-    )
+    desk.execute(schema.subscriptions.update().where(is_damaged).values(**values))
     with pytest.raises(StoreError, match=f"the stored subscription {damaged.id} is damaged .*{why}"):
         desk.enqueue(EVENT, endpoint=None)
     assert desk.rows(schema.events) == []

@@ -5,40 +5,30 @@ from pathlib import Path
 
 import pytest
 
-from resonant.delivery.retry import GiveUp
 from resonant.store.engine.sqlite import _MOST_LOG_BYTES
 from resonant.store.views import reads
 from resonant.store.views.selection import Selection
 from resonant.store.views.unfinished import each_unfinished
-from support.sqlite import connected, is_snapshot_held
+from support.postgresql import on_postgresql
+from support.sqlite import connected, is_snapshot_held, on_sqlite
 
 MEBIBYTE = 1024 * 1024
 
 
 @pytest.fixture
-def desk(open_desk, sqlite_url, small_pages):
-    return filled(open_desk(sqlite_url))
-
-
-@pytest.fixture
-def small_pages(monkeypatch):
+def desk(desk, monkeypatch):
+    """A store with five dead letters and five pending deliveries, which is read in pages of two."""
     monkeypatch.setattr("resonant.store.views.reads._PAGE", 2)
     monkeypatch.setattr("resonant.store.views.unfinished._PAGE", 2)
-
-
-def filled(desk):
-    """Store five dead letters and five pending deliveries."""
-    desk.enqueue(*(f"evt_{number}" for number in range(5)))
-    for lease in desk.claim():
-        desk.fail(lease, GiveUp("permanent"))
+    desk.bury(*(f"evt_{number}" for number in range(5)), reason="permanent")
     desk.enqueue(*(f"evt_{number}" for number in range(5, 10)))
     return desk
 
 
 @pytest.fixture
-def other(desk, sqlite_url):
+def other(desk, store_url):
     """A connection of another process."""
-    with connected(Path(sqlite_url.removeprefix("sqlite:///"))) as connection:
+    with connected(Path(store_url.removeprefix("sqlite:///"))) as connection:
         yield connection
 
 
@@ -54,6 +44,7 @@ each_kind_of_rows = pytest.mark.parametrize(
 )
 
 
+@on_sqlite
 @each_kind_of_rows
 def test_no_snapshot_is_held_while_rows_are_used(desk, other, rows):
     def read(connection):
@@ -62,13 +53,10 @@ def test_no_snapshot_is_held_while_rows_are_used(desk, other, rows):
     assert desk.read(read) == [False] * 5
 
 
-@pytest.mark.usefixtures("small_pages")
+@on_postgresql
 @each_kind_of_rows
-def test_no_transaction_is_open_on_postgresql_while_rows_are_used(
-    open_desk, postgresql, postgresql_url, rows
-):
+def test_no_transaction_is_open_on_postgresql_while_rows_are_used(desk, postgresql, rows):
     """The server, or PgBouncer, may end a session that is idle in a transaction."""
-    desk = filled(open_desk(postgresql_url))
     states = "SELECT pid, state FROM pg_stat_activity"
 
     def read(connection):
@@ -81,6 +69,7 @@ def test_no_transaction_is_open_on_postgresql_while_rows_are_used(
     assert desk.read(read) == ["idle"] * 5
 
 
+@on_sqlite
 def test_a_history_with_events_skips_dead_letters_purged_meanwhile(desk, other):
     def read(connection):
         found = []
@@ -92,8 +81,9 @@ def test_a_history_with_events_skips_dead_letters_purged_meanwhile(desk, other):
     assert desk.read(read) == ["evt_4", "evt_2", "evt_1", "evt_0"]
 
 
-def test_a_log_that_grew_under_a_snapshot_shrinks_afterwards(desk, other, sqlite_url):
-    log = Path(sqlite_url.removeprefix("sqlite:///") + "-wal")
+@on_sqlite
+def test_a_log_that_grew_under_a_snapshot_shrinks_afterwards(desk, other, store_url):
+    log = Path(store_url.removeprefix("sqlite:///") + "-wal")
 
     def read(connection):
         connection.exec_driver_sql("SELECT count(*) FROM resonant_events")
