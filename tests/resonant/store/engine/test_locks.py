@@ -4,18 +4,22 @@ import asyncio
 import contextlib
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
+from functools import partial
+from pathlib import Path
 
 import pytest
 from sqlalchemy import update
 
 from resonant.errors import StillLocked, StoreLocked
-from resonant.store import WorkerStore, enqueue, open_store, schema
+from resonant.store import enqueue, schema
 from resonant.store.engine.availability import retry_while_unavailable
-from support.waiting import until, wait_until
+from support.dispatching import opened
+from support.postgresql import on_postgresql
+from support.sqlite import listening, locked, on_sqlite
+from support.waiting import until
 
 LEASE_SECONDS = 12.0  # the server ends a transaction that was idle for a sixth of it
 
@@ -49,6 +53,12 @@ _WAITS_LONG = """SELECT count(*) FROM pg_stat_activity
     WHERE wait_event_type = 'Lock' AND clock_timestamp() - query_start > interval '0.2 seconds'"""
 
 
+@pytest.fixture
+def desk(desk):
+    desk.enqueue("evt_1")
+    return desk
+
+
 def touch(connection):
     connection.execute(update(schema.deliveries).values(policy="touched"))
 
@@ -58,29 +68,20 @@ def run_sql(connection, statement):
     return result.scalar() if result.returns_rows else None
 
 
-@pytest.fixture
-def opened(desk):
-    """Open more stores with the same lease."""
-
-    async def run(work, url, **options):
-        store = await WorkerStore.open(url, clock=desk.clock, **{"lease_seconds": LEASE_SECONDS} | options)
-        try:
-            return await work(store)
-        finally:
-            await store.close()
-
-    return lambda *args, **options: desk.run(run(*args, **options))
-
-
+@on_postgresql
 class TestOnPostgreSQL:
     @pytest.fixture
-    def desk(self, open_desk, postgresql_url):
-        desk = open_desk(postgresql_url)
-        desk.enqueue("evt_1")
-        return desk
+    def opened(self, desk, store_url):
+        """Open a second store for a coroutine."""
 
-    def test_others_go_on_when_the_server_has_ended_its_transaction(self, opened, postgresql_url):
-        command = [sys.executable, "-c", _STANDS_STILL, postgresql_url, str(LEASE_SECONDS)]
+        async def run(work, lease_seconds=LEASE_SECONDS):
+            async with opened(store_url, clock=desk.clock, lease_seconds=lease_seconds) as store:
+                return await work(store)
+
+        return lambda *args, **options: desk.run(run(*args, **options))
+
+    def test_others_go_on_when_the_server_has_ended_its_transaction(self, opened, store_url):
+        command = [sys.executable, "-c", _STANDS_STILL, store_url, str(LEASE_SECONDS)]
         with (
             subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as stopped,
             contextlib.ExitStack() as stack,
@@ -88,17 +89,15 @@ class TestOnPostgreSQL:
             stack.callback(stopped.kill)
             assert stopped.stdout.readline() == "in its transaction\n"
             os.waitid(os.P_PID, stopped.pid, os.WSTOPPED | os.WNOWAIT)
-            opened(lambda store: store.write(touch), postgresql_url)
+            opened(lambda store: store.write(touch))
             os.kill(stopped.pid, signal.SIGCONT)
             error, unfinished = stopped.communicate(timeout=60)[0].splitlines()
         assert error == (
-            "postgresql://postgres@/test: the server ended the connection: run the same command again"
+            "postgresql://postgres@/store: the server ended the connection: run the same command again"
         )
         assert unfinished == "1", "it goes on with a new connection"
 
-    def test_a_wait_ends_after_a_time_and_is_logged_once(
-        self, desk, opened, postgresql_url, caplog, monkeypatch
-    ):
+    def test_a_wait_ends_after_a_time_and_is_logged_once(self, desk, opened, caplog, monkeypatch):
         monkeypatch.setattr("resonant.store.engine.postgresql._LEAST_LOCK_SECONDS", 0.0)
 
         async def wait_for_it(store):
@@ -110,48 +109,21 @@ class TestOnPostgreSQL:
                     ):
                         await store.write(touch)
 
-        opened(wait_for_it, postgresql_url, lease_seconds=0.6)
+        opened(wait_for_it, lease_seconds=0.6)
         assert caplog.messages == [
-            "postgresql://postgres@/test: another transaction holds a lock on it: waited 0.2 s for it"
+            "postgresql://postgres@/store: another transaction holds a lock on it: waited 0.2 s for it"
         ]
 
-    def test_a_write_may_wait_for_locks_less_long_than_others_but_not_in_its_commit(self, desk):
-        """A commit waits for others that notify, and nothing of it can be stored without them."""
-        at_commit = """CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS
-                'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NULL; END';
-            CREATE CONSTRAINT TRIGGER at_commit AFTER UPDATE ON resonant_deliveries
-                DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait()"""
-
-        async def write():
-            database = desk.store.database
-            async with desk.store.transaction() as transaction:
-                await transaction.run_sync(touch)
-                with pytest.raises(StillLocked, match="another transaction holds a lock on it"):
-                    await database.write(touch, lock_seconds=0.01)
-            await database.write(
-                lambda connection: [run_sql(connection, each) for each in at_commit.split(";\n")]
-            )
-            async with desk.store.transaction() as transaction:
-                await transaction.run_sync(run_sql, "SELECT pg_advisory_xact_lock(1)")
-                writing = asyncio.create_task(database.write(touch, lock_seconds=0.01))
-                while not await desk.store.read(run_sql, _WAITS_LONG):
-                    assert not writing.done()
-            await writing
-
-        desk.run(write())
-
-    def test_a_transaction_of_several_steps_may_wait_for_its_caller(
-        self, desk, opened, postgresql_url, monkeypatch
-    ):
+    def test_a_transaction_of_several_steps_may_wait_for_its_caller(self, desk, opened, monkeypatch):
         monkeypatch.setattr("resonant.store.engine.postgresql._LEAST_LOCK_SECONDS", 0.0)
 
         async def enqueue_slowly(store):
             async with store.transaction() as transaction:
                 await transaction.run_sync(enqueue, [desk.make("evt_2")], "orders", now=desk.clock())
-                await asyncio.sleep(0.7)
+                await asyncio.sleep(0.15)  # longer than the server lets other transactions idle
                 await transaction.run_sync(enqueue, [desk.make("evt_3")], "orders", now=desk.clock())
 
-        opened(enqueue_slowly, postgresql_url, lease_seconds=1.2)
+        opened(enqueue_slowly, lease_seconds=0.3)
         assert desk.status().accepted == 3
 
     def test_the_bounds_hold_for_our_transactions_only(self, desk):
@@ -163,59 +135,77 @@ class TestOnPostgreSQL:
         assert desk.read(bounds) == ["0", "0"]
 
 
-async def test_impatient_stores_of_a_test_wait_for_each_other(impatient_sqlite, sqlite_url):
-    def write_slowly(_connection):
-        wait_until(lambda: len(impatient_sqlite) > 1, every=0.001)
-        time.sleep(0.2)  # for longer than the impatient wait
+def test_a_write_may_wait_for_locks_less_long_than_others_but_not_in_its_commit(open_desk, postgresql_url):
+    """A commit waits for others that notify, and nothing of it can be stored without them."""
+    desk = open_desk(postgresql_url)
+    desk.enqueue("evt_1")
+    at_commit = """CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NULL; END';
+        CREATE CONSTRAINT TRIGGER at_commit AFTER UPDATE ON resonant_deliveries
+            DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait()"""
 
-    async with open_store(sqlite_url) as slow, open_store(sqlite_url) as quick:
-        impatient_sqlite.clear()
-        writing = asyncio.create_task(slow.write(write_slowly))
-        await until(lambda: impatient_sqlite)
-        await quick.write(touch)
+    async def write():
+        database = desk.store.database
+        async with desk.store.transaction() as transaction:
+            await transaction.run_sync(touch)
+            with pytest.raises(StillLocked, match="another transaction holds a lock on it"):
+                await database.write(touch, lock_seconds=0.01)
+        await database.write(
+            lambda connection: [run_sql(connection, each) for each in at_commit.split(";\n")]
+        )
+        async with desk.store.transaction() as transaction:
+            await transaction.run_sync(run_sql, "SELECT pg_advisory_xact_lock(1)")
+            writing = asyncio.create_task(database.write(touch, lock_seconds=0.01))
+            await until(lambda: writing.done() or desk.store.read(run_sql, _WAITS_LONG))
+            assert not writing.done()
         await writing
 
+    desk.run(write())
 
+
+@on_sqlite
 class TestOnSQLite:
-    @pytest.fixture
-    def desk(self, open_desk, sqlite_url):
-        desk = open_desk(sqlite_url)
-        desk.enqueue("evt_1")
-        return desk
-
     @pytest.fixture(autouse=True)
     def impatient(self, monkeypatch):
-        monkeypatch.setattr("resonant.store.engine.sqlite._BUSY_TIMEOUT_SECONDS", 0.3)
+        monkeypatch.setattr("resonant.store.engine.sqlite._BUSY_TIMEOUT_SECONDS", 0.2)
         monkeypatch.setattr("resonant.store.engine.sqlite._WARN_SECONDS", 0.1)
 
     @pytest.fixture
-    def held(self, desk, tmp_path):
+    def tries(self):
+        """The write transactions that were begun, or tried to."""
+        tries = []
+
+        def begin(connection):
+            if connection.get_execution_options().get("write"):
+                tries.append(connection)
+
+        with listening("begin", begin):
+            yield tries
+
+    @pytest.fixture
+    def other(self, desk, store_url, tries):
         """Another connection, in a transaction that writes."""
-        with contextlib.closing(sqlite3.connect(tmp_path / "resonant.db", isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
+        with locked(Path(store_url.removeprefix("sqlite:///"))) as other:
+            tries.clear()
             yield other
 
-    def test_others_wait_log_it_in_one_line_and_go_on_when_it_ends(self, opened, sqlite_url, held, caplog):
-        async def touch_patiently(store):
-            writing = asyncio.create_task(retry_while_unavailable(lambda: store.write(touch), patience=0.0))
-            await asyncio.sleep(1.2)  # for longer than a busy timeout and the pause after it
-            assert not writing.done()
-            held.rollback()
+    def test_others_wait_log_it_in_one_line_and_go_on_when_it_ends(self, desk, other, tries, caplog):
+        async def touch_patiently():
+            write = partial(desk.store.write, touch)
+            writing = asyncio.create_task(retry_while_unavailable(write, patience=0.0))
+            await until(lambda: len(tries) > 1)
+            other.rollback()
             await writing
 
-        opened(touch_patiently, sqlite_url)
-        assert caplog.messages == [f"{sqlite_url}: another process holds its lock: waiting for it"]
+        desk.run(touch_patiently())
+        assert caplog.messages == [f"{desk.store}: another process holds its lock: waiting for it"]
 
-    def test_a_wait_ends_after_one_busy_timeout(self, opened, sqlite_url, held):
-        async def wait(store):
-            started = time.monotonic()
-            with pytest.raises(
-                StoreLocked, match="another process holds its lock: try again when it is done"
-            ):
-                await store.write(touch)
-            return time.monotonic() - started
+    def test_a_wait_ends_after_one_busy_timeout(self, desk, other, tries):
+        started = time.monotonic()
+        with pytest.raises(StoreLocked, match="another process holds its lock: try again when it is done"):
+            desk.write(touch)
+        assert time.monotonic() - started >= 0.2
+        assert len(tries) == 1
 
-        assert 0.3 <= opened(wait, sqlite_url) < 3.0
-
-    def test_a_new_process_can_open_the_store_and_read(self, opened, sqlite_url, held):
-        assert opened(lambda store: store.unfinished(), sqlite_url) == 1
+    def test_a_new_process_can_open_the_store_and_read(self, open_desk, store_url, other):
+        assert open_desk(store_url).status().accepted == 1

@@ -3,33 +3,28 @@
 import asyncio
 import contextlib
 import logging
+import re
 
 import pytest
-from sqlalchemy import MetaData
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from benches.old_store import ENDPOINT, event_of, in_database, make_old_store, new_event
+from benches.old_store import DRIVERS, ENDPOINT, event_of, in_database, make_old_store, new_event
 from resonant import ConflictingEvent, Event, create_schema, enqueue
 from resonant.errors import StoreError, StoreTooNew, StoreUnavailable
-from resonant.store import WorkerStore, open_store
+from resonant.store import open_store
 from resonant.store.engine import moving
 from resonant.store.engine.database import open_database
 from resonant.store.engine.migrate import SCHEMA_VERSION, is_moving, read_schema_version
 from resonant.store.migrations import v0012_sources_apart as v0012
 from resonant.testing import FixedClock
+from support.dispatching import opened
 from support.sqlite import listening
-from support.upgraded_rows import new_rows, old_rows
+from support.upgraded_rows import drop_all, new_rows, old_rows
 
 COUNT = 60
 NOW = 1_700_000_100.0
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request):
-    """The URL of a database without tables."""
-    return request.getfixturevalue(f"{request.param}_url")
 
 
 @pytest.fixture
@@ -39,48 +34,36 @@ async def old_url(url):
     return url
 
 
-def drop_all(connection):
-    if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql("DROP SCHEMA public CASCADE")
-        connection.exec_driver_sql("CREATE SCHEMA public")
-        return
-    tables = MetaData()
-    tables.reflect(connection)
-    tables.drop_all(connection)
-
-
 def begin_upgrade(connection):
     """Upgrade as a producer's ``create_schema`` does: the rows stay in the old tables."""
     create_schema(connection)
 
 
+def scalar(connection, query):
+    return connection.exec_driver_sql(query).scalar_one()
+
+
 def left(connection):
     """Return the number of events that are still in the old tables; None if there are no old tables."""
-    if not is_moving(connection):
-        return None
-    return connection.exec_driver_sql("SELECT count(*) FROM resonant_events_0011").scalar_one()
+    return scalar(connection, "SELECT count(*) FROM resonant_events_0011") if is_moving(connection) else None
 
 
-async def opened(url):
-    """Open and close a store, which finishes the upgrade."""
+async def upgraded(url):
+    """Open and close a store, which finishes the upgrade; return its status."""
     async with open_store(url, clock=FixedClock(NOW)) as store:
         return await store.status()
 
 
-async def test_every_row_is_moved_with_its_values(old_url):
+async def test_every_row_is_moved_with_its_values_and_old_events_have_no_new_parts(old_url):
     before = await in_database(old_url, old_rows)
     assert [len(rows) for rows in before.values()] == [COUNT, COUNT, 72]
-    status = await opened(old_url)
+    status = await upgraded(old_url)
     assert await in_database(old_url, new_rows) == before
     assert (status.accepted, status.balanced) == (COUNT, True)
     assert await in_database(old_url, left) is None
-
-
-async def test_old_events_keep_their_webhook_id_and_have_no_new_parts(old_url):
-    await opened(old_url)
-    query = """SELECT count(*) FROM resonant_events WHERE webhook_id <> id OR form IS NOT NULL OR datacontenttype IS NOT NULL
+    changed = """SELECT count(*) FROM resonant_events WHERE webhook_id <> id OR form IS NOT NULL OR datacontenttype IS NOT NULL
         OR dataschema IS NOT NULL OR extensions IS NOT NULL OR traceparent IS NOT NULL OR tracestate IS NOT NULL"""
-    assert await in_database(old_url, lambda each: each.exec_driver_sql(query).scalar_one()) == 0
+    assert await in_database(old_url, lambda each: scalar(each, changed)) == 0
 
 
 async def test_an_event_moves_with_all_its_deliveries_however_far_apart_they_are(old_url):
@@ -101,7 +84,7 @@ async def test_an_event_moves_with_all_its_deliveries_however_far_apart_they_are
 
     moved, deliveries = await in_database(old_url, move)
     assert (moved.deliveries, len(deliveries) >= 20) == (20, True)
-    await opened(old_url)
+    await upgraded(old_url)
     assert await in_database(old_url, new_rows) == before
 
 
@@ -112,7 +95,7 @@ async def test_an_event_without_a_delivery_is_moved(old_url):
         return old_rows(connection)
 
     before = await in_database(old_url, lose_delivery)
-    await opened(old_url)
+    await upgraded(old_url)
     assert await in_database(old_url, new_rows) == before
 
 
@@ -140,11 +123,11 @@ async def test_what_depends_on_the_tables_is_named_before_anything_changes(old_u
 
     await in_database(old_url, create)
     with pytest.raises(StoreError, match=f"its {kind} resonant_mine depends on a table that the upgrade"):
-        await opened(old_url)
+        await upgraded(old_url)
     assert await in_database(old_url, read_schema_version) == "0008"
     on = " ON resonant_attempts" if kind == "trigger" and not old_url.startswith("sqlite") else ""
     await in_database(old_url, lambda each: each.exec_driver_sql(f"DROP {kind} resonant_mine{on}") and None)
-    await opened(old_url)
+    await upgraded(old_url)
     assert await in_database(old_url, new_rows) == before
 
 
@@ -155,8 +138,8 @@ async def test_deliveries_whose_event_somebody_has_removed_are_counted_as_purged
         connection.exec_driver_sql("DELETE FROM resonant_events WHERE id LIKE '%3'")
 
     await in_database(sqlite_url, remove_events)
-    async with asyncio.timeout(10):
-        status = await opened(sqlite_url)
+    async with asyncio.timeout(60):
+        status = await upgraded(sqlite_url)
     assert (status.accepted, status.purged, status.balanced) == (COUNT, 6, True)
     assert "6 deliveries have no event: removed them, and counted them as purged" in caplog.text
 
@@ -172,7 +155,7 @@ async def test_a_connection_without_foreign_keys_begins_the_upgrade(sqlite_url):
 
     before, legacy = await in_database(sqlite_url, begin)
     assert legacy
-    assert (await opened(sqlite_url)).balanced
+    assert (await upgraded(sqlite_url)).balanced
     assert await in_database(sqlite_url, new_rows) == before
 
 
@@ -183,23 +166,24 @@ async def test_new_ids_continue_above_the_old_ones(old_url):
         connection.exec_driver_sql("DELETE FROM resonant_attempts WHERE delivery_id = 60")
         connection.exec_driver_sql("DELETE FROM resonant_deliveries WHERE id = 60")
         connection.exec_driver_sql("DELETE FROM resonant_events WHERE id = 'evt_100000000060'")
-        return connection.exec_driver_sql("SELECT max(id) FROM resonant_attempts").scalar_one()
+        return scalar(connection, "SELECT max(id) FROM resonant_attempts")
 
     last_attempt = await in_database(old_url, purge_the_last)
     await in_database(old_url, begin_upgrade)
 
     def add(connection):
         result = enqueue(connection, new_event("1"), ENDPOINT)
-        insert = "INSERT INTO resonant_attempts (delivery_id, number, round, started_at, duration, result) VALUES ({}, 1, 1, 1, 1, 'x')"
-        connection.exec_driver_sql(insert.format(result.delivery_ids[0]))
-        return result.delivery_ids[0], connection.exec_driver_sql(
-            "SELECT max(id) FROM resonant_attempts"
-        ).scalar_one()
+        [delivery] = result.delivery_ids
+        connection.exec_driver_sql(
+            f"""INSERT INTO resonant_attempts (delivery_id, number, round, started_at, duration, result)
+            VALUES ({delivery}, 1, 1, 1, 1, 'x')"""
+        )
+        return delivery, scalar(connection, "SELECT max(id) FROM resonant_attempts")
 
     delivery, attempt = await in_database(old_url, add)
     assert delivery == COUNT + 1
     assert attempt > last_attempt
-    assert (await opened(old_url)).accepted == COUNT + 1
+    assert (await upgraded(old_url)).accepted == COUNT + 1
 
 
 async def test_leases_stay_as_they_were(old_url):
@@ -212,13 +196,10 @@ async def test_leases_stay_as_they_were(old_url):
         )
 
     await in_database(old_url, lease)
-    store = await WorkerStore.open(old_url, clock=FixedClock(NOW))
-    try:
+    async with opened(old_url, clock=FixedClock(NOW)) as store:
         assert await store.claim(ENDPOINT, owner="new", limit=10) == []
         assert await store.release_all("old") == 3
         assert len(await store.claim(ENDPOINT, owner="new", limit=10)) == 3
-    finally:
-        await store.close()
 
 
 class TestInTheMiddle:
@@ -229,14 +210,14 @@ class TestInTheMiddle:
         await in_database(old_url, begin_upgrade)
         return old_url
 
-    async def test_the_rows_stay_where_they_are(self, half_url):
-        assert await in_database(half_url, left) in (
-            COUNT,
-            COUNT - 1,
-        )  # SQLite moves the event of the last attempt
+    async def test_the_rows_stay_where_they_are_and_nobody_reads_the_store(self, half_url):
+        # SQLite moves the event of the last attempt.
+        assert await in_database(half_url, left) in (COUNT, COUNT - 1)
         assert await in_database(half_url, read_schema_version) == SCHEMA_VERSION
+        with pytest.raises(StoreError, match="older version"):
+            await open_database(half_url, may_migrate=False)
 
-    async def test_enqueue_knows_the_old_events(self, half_url):
+    async def test_enqueue_knows_the_old_events_and_refuses_other_content(self, half_url):
         before = await in_database(half_url, left)
         given = [event_of(3), event_of(2), new_event("1")]
         result = await in_database(half_url, lambda each: enqueue(each, given, ENDPOINT))
@@ -244,18 +225,16 @@ class TestInTheMiddle:
         assert before - await in_database(half_url, left) == 2
         again = await in_database(half_url, lambda each: enqueue(each, event_of(3), ENDPOINT))
         assert (again.accepted, again.known) == (0, 1)
-        assert (await opened(half_url)).accepted == COUNT + 1
-
-    async def test_enqueue_refuses_other_content(self, half_url):
-        other = Event(id=event_of(3).id, type="order.paid", source="/shop", data=1)
+        other = Event(id=event_of(4).id, type="order.paid", source="/shop", data=1)
         with pytest.raises(ConflictingEvent, match="already exists with different content"):
             await in_database(half_url, lambda each: enqueue(each, other, ENDPOINT))
+        assert (await upgraded(half_url)).accepted == COUNT + 1
 
     async def test_enqueue_stores_an_event_of_another_source_beside_an_old_one(self, half_url):
         other = Event(id=event_of(3).id, type="order.paid", source="/other", data=1)
         result = await in_database(half_url, lambda each: enqueue(each, other, ENDPOINT))
         assert result.accepted == 1
-        assert (await opened(half_url)).accepted == COUNT + 1
+        assert (await upgraded(half_url)).accepted == COUNT + 1
         query = f"SELECT source, webhook_id FROM resonant_events WHERE id = '{other.id}'"
         found = dict(await in_database(half_url, lambda each: each.exec_driver_sql(query).all()))
         assert found["/shop"] == other.id
@@ -279,11 +258,7 @@ class TestInTheMiddle:
         with pytest.raises(KeyError):
             await in_database(half_url, enqueue_and_fail)
         assert await in_database(half_url, left) == before
-        assert (await opened(half_url)).accepted == COUNT
-
-    async def test_nobody_reads_the_store(self, half_url):
-        with pytest.raises(StoreError, match="older version"):
-            await open_database(half_url, may_migrate=False)
+        assert (await upgraded(half_url)).accepted == COUNT
 
     async def test_processes_of_0_1_0_get_errors_and_change_nothing(self, half_url):
         statements = (  # as 0.1.0 runs them
@@ -301,7 +276,7 @@ class TestInTheMiddle:
                 await in_database(
                     half_url, lambda connection, run=statement: connection.exec_driver_sql(run) and None
                 )
-        status = await opened(half_url)
+        status = await upgraded(half_url)
         assert (status.accepted, status.balanced) == (COUNT, True)
 
     async def test_enqueue_asks_for_old_tables_once_per_connection_after_the_upgrade(self, half_url):
@@ -311,10 +286,9 @@ class TestInTheMiddle:
             if "_0011" in statement or "version_num" in statement:
                 asked.append(statement)
 
-        await opened(half_url)
+        await upgraded(half_url)
         parsed = make_url(half_url)
-        driver = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}[parsed.drivername]
-        engine = create_async_engine(parsed.set(drivername=driver))
+        engine = create_async_engine(parsed.set(drivername=DRIVERS[parsed.drivername]))
         with listening("before_cursor_execute", count):
             async with engine.connect() as connection:
                 for name in "abc":
@@ -327,19 +301,20 @@ class TestInTheMiddle:
 @pytest.mark.parametrize(
     ("version", "kind", "why"),
     [
-        ("0011", StoreError, f"version 0011, and this Resonant needs {SCHEMA_VERSION}: call create_schema"),
+        ("0011", StoreError, f"and this Resonant needs {SCHEMA_VERSION}: call create_schema"),
         (
             "0099",
             StoreTooNew,
             (
-                f"version 0099, and this Resonant knows versions up to {SCHEMA_VERSION}: upgrade Resonant; "
+                f"and this Resonant knows versions up to {SCHEMA_VERSION}: upgrade Resonant; "
                 "a store cannot be downgraded, so an older Resonant needs a backup"
             ),
         ),
     ],
+    ids=["older", "newer"],
 )
 async def test_enqueue_refuses_tables_of_another_version(url, version, kind, why):
-    await opened(url)
+    await upgraded(url)
 
     def enqueue_at_version(connection):
         connection.exec_driver_sql(f"UPDATE resonant_schema SET version_num = '{version}'")
@@ -348,7 +323,7 @@ async def test_enqueue_refuses_tables_of_another_version(url, version, kind, why
     with pytest.raises(StoreError) as refusal:
         await in_database(url, enqueue_at_version)
     assert refusal.type is kind
-    assert str(refusal.value) == f"the store's schema is {why}"
+    assert str(refusal.value) == f"the store's schema is version {version}, {why}"
 
 
 class PowerCut(Exception):
@@ -371,10 +346,10 @@ async def test_an_upgrade_that_ends_before_any_of_its_commits_loses_nothing(url,
                 raise PowerCut
 
         with listening("commit", cut), contextlib.suppress(PowerCut, StoreUnavailable):
-            await opened(url)
+            await upgraded(url)
             is_done = True
         turn += 1
-        status = await opened(url)
+        status = await upgraded(url)
         assert (status.accepted, status.balanced) == (12, True)
         assert await in_database(url, new_rows) == before
     assert turn > 5
@@ -386,28 +361,23 @@ async def test_processes_that_upgrade_at_once_share_the_work(old_url, monkeypatc
     monkeypatch.setattr(moving, "_WAIT_SECONDS", 0.01)
     monkeypatch.setitem(moving._PAUSE_SECONDS, "sqlite", 0.005)
     before = await in_database(old_url, old_rows)
-    await asyncio.gather(*(opened(old_url) for _ in range(4)))
+    await asyncio.gather(*(upgraded(old_url) for _ in range(4)))
     assert await in_database(old_url, new_rows) == before
     assert await in_database(old_url, left) is None
 
 
-async def test_a_transaction_moves_few_large_events(old_url, monkeypatch):
+async def test_a_transaction_moves_few_events_if_they_are_large_or_have_long_histories(old_url, monkeypatch):
+    def move(connection, after):
+        moved = v0012.move_next(connection, after=after, most=50)
+        return moved.events, moved.last
+
+    repeat = "UPDATE resonant_deliveries SET attempts = 1000 WHERE id = 8"
+    await in_database(old_url, lambda connection: connection.exec_driver_sql(repeat) and None)
+    await in_database(old_url, begin_upgrade)
+    assert await in_database(old_url, lambda each: move(each, 4)) == (3, 7)
+    assert await in_database(old_url, lambda each: move(each, 7)) == (1, 8)
     monkeypatch.setattr(v0012, "_MOST_BYTES", 3 * 1024)
-    await in_database(old_url, begin_upgrade)
-    moved = await in_database(old_url, lambda each: v0012.move_next(each, after=0, most=50))
-    assert (moved.events, moved.last) == (3, 3)
-
-
-async def test_a_transaction_moves_few_events_with_long_histories(old_url):
-    def repeat(connection):
-        connection.exec_driver_sql("UPDATE resonant_deliveries SET attempts = 1000 WHERE id = 4")
-
-    await in_database(old_url, repeat)
-    await in_database(old_url, begin_upgrade)
-    moved = await in_database(old_url, lambda each: v0012.move_next(each, after=0, most=50))
-    assert (moved.events, moved.last) == (3, 3)
-    moved = await in_database(old_url, lambda each: v0012.move_next(each, after=3, most=50))
-    assert (moved.events, moved.last) == (1, 4)
+    assert await in_database(old_url, lambda each: move(each, 0)) == (3, 3)
 
 
 async def test_progress_is_shown(old_url):
@@ -421,7 +391,5 @@ async def test_progress_is_shown(old_url):
 async def test_progress_is_logged(old_url, monkeypatch, caplog):
     monkeypatch.setattr(moving, "_LOG_SECONDS", 0.0)
     with caplog.at_level(logging.WARNING):
-        await opened(old_url)
-    assert any(
-        "upgrading the store: " in line and line.endswith(" deliveries moved") for line in caplog.messages
-    )
+        await upgraded(old_url)
+    assert re.search(r"upgrading the store: \d+ of \d+ deliveries moved$", caplog.text, re.MULTILINE)

@@ -1,7 +1,6 @@
 """An upgrade on PostgreSQL does not hold up producers, and keeps the owner and the privileges of the tables."""
 
 import asyncio
-import time
 from contextlib import asynccontextmanager
 
 import pytest
@@ -14,10 +13,10 @@ from resonant import create_schema, enqueue
 from resonant.errors import StoreRefused
 from resonant.store import open_store
 from resonant.store.engine.migrate import is_moving
-from support.waiting import until
+from support.postgresql import number_waiting
+from support.waiting import PATIENCE_SECONDS, until
 
 COUNT = 40
-WATCHED_SECONDS, LONGEST_SECONDS = 2.5, 1.0
 ACCEPT = """INSERT INTO resonant_events (id, type, source, time, digest, accepted_at, body)
     VALUES ($1, 't', '/s', 'x', 'd', 1.0, 'b')"""
 
@@ -43,30 +42,37 @@ async def producing(url):
     await engine.dispose()
 
 
-async def longest_wait(accept) -> float:
-    """Accept events one after the other for a while; return the longest duration of one, in seconds."""
-    longest, number, until = 0.0, 0, time.monotonic() + WATCHED_SECONDS
-    while (began_at := time.monotonic()) < until:
-        number += 1
-        await accept(number)
-        longest = max(longest, time.monotonic() - began_at)
-        await asyncio.sleep(0.005)
-    return longest
+async def accept_until(is_reached, accept):
+    """Accept events one after the other until the other coroutine returns; none may wait without end."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        reaching = asyncio.create_task(is_reached)
+        number = 0
+        while not reaching.done():
+            number += 1
+            await accept(number)
+        await reaching
+
+
+async def has_tried_twice(postgresql):
+    """Wait until an upgrade has waited for a lock of a whole table twice; it must not wait for long."""
+    tries = set()
+    query = "SELECT waitstart FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'"
+    async with postgresql.connected("test") as connection:
+        while len(tries - {None}) < 2:
+            tries.update(row["waitstart"] for row in await connection.fetch(query))
+            await asyncio.sleep(0.01)
 
 
 async def test_a_long_transaction_of_0_1_0_delays_the_upgrade_but_no_producer(postgresql, url):
     async with postgresql.connected("test") as long, postgresql.connected("test") as other:
-        transaction = long.transaction()
-        await transaction.start()
-        await long.execute(ACCEPT, "long")
-        opening = asyncio.create_task(opened(url))
-        try:
-            wait = await longest_wait(lambda number: other.execute(ACCEPT, f"short_{number}"))
-            assert wait < LONGEST_SECONDS
+        async with long.transaction():
+            await long.execute(ACCEPT, "long")
+            opening = asyncio.create_task(opened(url))
+            await accept_until(
+                has_tried_twice(postgresql), lambda number: other.execute(ACCEPT, f"short_{number}")
+            )
             assert not opening.done()
-        finally:
-            await transaction.commit()
-            await opening
+        await opening
     query = "SELECT count(*) FROM resonant_events WHERE id = 'long'"
     assert await in_database(url, lambda each: each.exec_driver_sql(query).scalar_one()) == 1
 
@@ -74,18 +80,17 @@ async def test_a_long_transaction_of_0_1_0_delays_the_upgrade_but_no_producer(po
 async def test_an_upgrade_waits_for_vacuum_but_no_producer_does(postgresql, url):
     """Vacuum holds this lock, and PostgreSQL cancels autovacuum only for one that waits for longer than a second."""
     async with postgresql.connected("test") as vacuum, postgresql.connected("test") as other:
-        transaction = vacuum.transaction()
-        await transaction.start()
-        await vacuum.execute("LOCK TABLE resonant_events IN SHARE UPDATE EXCLUSIVE MODE")
-        opening = asyncio.create_task(opened(url))
-        await until(lambda: in_database(url, is_anyone_waiting))
-        waiting_for_long = (
-            "SELECT count(*) FROM pg_locks WHERE NOT granted AND waitstart < now() - interval '1.2 s'"
-        )
-        wait = await longest_wait(lambda number: other.execute(ACCEPT, f"short_{number}"))
-        assert wait < LONGEST_SECONDS
-        assert await other.fetchval(waiting_for_long) == 1
-        await transaction.rollback()
+
+        async def is_waiting_for_long():
+            query = "SELECT count(*) FROM pg_locks WHERE NOT granted AND waitstart < now() - interval '1.2 s'"
+            async with postgresql.connected("test") as connection:
+                while not await connection.fetchval(query):
+                    await asyncio.sleep(0.01)
+
+        async with vacuum.transaction():
+            await vacuum.execute("LOCK TABLE resonant_events IN SHARE UPDATE EXCLUSIVE MODE")
+            opening = asyncio.create_task(opened(url))
+            await accept_until(is_waiting_for_long(), lambda number: other.execute(ACCEPT, f"short_{number}"))
         await opening
 
 
@@ -100,8 +105,11 @@ async def test_a_long_transaction_that_moves_an_event_delays_the_end_but_no_prod
             given = [new_event(str(number)), known[10 + number % 20]]
             await in_database(url, lambda connection: enqueue(connection, given, ENDPOINT))
 
-        wait = await longest_wait(accept)
-        assert wait < LONGEST_SECONDS
+        async def is_only_one_left():
+            while await in_database(url, left) > 1:
+                await asyncio.sleep(0.01)
+
+        await accept_until(is_only_one_left(), accept)
         assert not opening.done()
         assert await in_database(url, left) == 1
     status = await opening
@@ -121,32 +129,24 @@ async def test_a_producer_waits_for_another_that_moves_the_same_event_and_then_k
         second = asyncio.create_task(
             in_database(url, lambda connection: enqueue(connection, again, ENDPOINT))
         )
-        await until(lambda: in_database(url, is_anyone_waiting))
+        await until(lambda: in_database(url, number_waiting))
     result = await second
     assert (result.accepted, result.known) == (0, 3)
     assert (await opened(url)).accepted == COUNT
 
 
-def is_anyone_waiting(connection):
-    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'test' AND wait_event_type = 'Lock'"
-    return connection.exec_driver_sql(query).scalar_one()
-
-
 async def test_a_reader_of_the_old_tables_delays_their_removal_but_no_producer(postgresql, url):
+    async def accept(number):
+        await in_database(url, lambda connection: enqueue(connection, new_event(str(number)), ENDPOINT))
+
     await in_database(url, create_schema)
     async with postgresql.connected("test") as dump:
-        transaction = dump.transaction()
-        await transaction.start()
-        await dump.execute("SELECT count(*) FROM resonant_attempts_0011")
-        opening = asyncio.create_task(opened(url))
-
-        async def accept(number):
-            await in_database(url, lambda connection: enqueue(connection, new_event(str(number)), ENDPOINT))
-
-        assert await longest_wait(accept) < LONGEST_SECONDS
-        assert not opening.done()
-        await transaction.rollback()
-    assert (await opening).balanced
+        async with dump.transaction():
+            await dump.execute("SELECT count(*) FROM resonant_attempts_0011")
+            opening = asyncio.create_task(opened(url))
+            await accept_until(has_tried_twice(postgresql), accept)
+            assert not opening.done()
+        assert (await opening).balanced
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def change_owner_and_grant(connection):
         connection.exec_driver_sql(f"GRANT USAGE ON SEQUENCE resonant_{table}_id_seq TO producer")
 
 
-async def test_the_owner_and_the_privileges_stay(url, producer):
+async def test_the_owner_and_the_privileges_stay_and_producers_may_read_what_routes(url, producer):
     await in_database(url, change_owner_and_grant)
     await opened(url)
     query = "SELECT DISTINCT tableowner FROM pg_tables WHERE tablename IN ('resonant_events', 'resonant_deliveries', 'resonant_attempts')"
@@ -176,16 +176,9 @@ async def test_the_owner_and_the_privileges_stay(url, producer):
     given = [event_of(1), new_event("1")]
     result = await in_database(producer, lambda connection: enqueue(connection, given, ENDPOINT))
     assert (result.accepted, result.known) == (1, 1)
-
-
-async def test_producers_may_read_the_tables_for_routing_and_no_token(url, producer):
-    await in_database(url, change_owner_and_grant)
-    await opened(url)
     for table in ("resonant_subscriptions", "resonant_routing"):
-        assert (
-            await in_database(producer, lambda each, of=table: each.exec_driver_sql(f"TABLE {of}").all())
-            == []
-        )
+        rows = await in_database(producer, lambda each, of=table: each.exec_driver_sql(f"TABLE {of}").all())
+        assert rows == []
     with pytest.raises(ProgrammingError, match="permission denied"):
         await in_database(producer, lambda each: each.exec_driver_sql("TABLE resonant_tokens"))
 

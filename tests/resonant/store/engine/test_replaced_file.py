@@ -111,10 +111,8 @@ def test_a_connection_that_opened_the_new_file_is_not_used(desk, path):
 
 def test_writes_of_other_processes_are_no_replacement(desk, open_desk, sqlite_url, path):
     """Checkpoints, reclaimed pages, and the last other process closing the file."""
-    events = [desk.make(f"evt_{number}", "x" * 1_000) for number in range(2, 2_000)]
-    desk.enqueue(*events)
-    other = open_desk(sqlite_url)
-    other.enqueue("evt_other")
+    desk.enqueue(*(desk.make(f"evt_{number}", "x" * 1_000) for number in range(2, 500)))
+    open_desk(sqlite_url).enqueue("evt_other")
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         connection.execute("DELETE FROM resonant_deliveries WHERE event_key > 10")

@@ -22,7 +22,8 @@ from resonant.errors import StoreUnavailable
 from resonant.store import open_store
 from resonant.store.engine import sqlite
 from resonant.store.engine.sqlite import SQLite
-from support.sqlite import listening
+from support.sqlite import listening, locked, on_sqlite
+from support.waiting import until
 
 FULL = 2  # SQLite's number for synchronous=FULL
 
@@ -46,59 +47,57 @@ def permissive_umask():
     os.umask(before)
 
 
-def test_connections_that_create_the_same_file_at_once_wait_for_each_other(tmp_path):
-    """SQLite itself answers "database is locked" at once, about once in a hundred rounds."""
+async def test_a_connection_to_a_new_file_waits_while_another_one_writes(sqlite_url, monkeypatch):
+    """SQLite itself answers "database is locked" at once while the journal mode changes."""
+    tries, is_executed = [], sqlite._is_executed
 
-    def connect(path, ready):
-        ready.wait()
-        asyncio.run(read(path))
+    def note(driver, statement):
+        tries.append(statement)
+        return is_executed(driver, statement)
 
-    async def read(path):
-        database = SQLite(make_url(f"sqlite:///{path}"))
-        await database.read(lambda connection: connection.exec_driver_sql("SELECT 1"))
-        await database.close()
-
-    with ThreadPoolExecutor(4) as threads:
-        for round_ in range(100):
-            ready = Barrier(4)
-            opening = [threads.submit(connect, tmp_path / f"{round_}.db", ready) for _ in range(4)]
-            for each in opening:
-                each.result()
+    monkeypatch.setattr(sqlite, "_is_executed", note)
+    url = make_url(sqlite_url)
+    database = SQLite(url)
+    with locked(sqlite.path_of(url)) as other:
+        reading = asyncio.create_task(
+            database.read(lambda connection: connection.exec_driver_sql("SELECT 1").scalar())
+        )
+        await until(lambda: len(tries) > len(sqlite._PRAGMAS))
+        other.rollback()
+        assert await reading == 1
+    await database.close()
 
 
 @pytest.mark.usefixtures("permissive_umask")
-def test_new_files_and_folders_are_private_to_their_owner(tmp_path, open_desk):
+def test_new_files_and_folders_are_private_to_their_owner_and_chosen_modes_are_left_alone(
+    tmp_path, open_desk
+):
     folder = tmp_path / "new" / "folder"
-    open_desk(f"sqlite:///{folder}/resonant.db").enqueue("evt_1")
+    url = f"sqlite:///{folder}/resonant.db"
+    open_desk(url).enqueue("evt_1")
     assert mode(folder) == mode(folder.parent) == 0o700
     files = sorted(folder.iterdir())
     assert [file.name for file in files] == ["resonant.db", "resonant.db-shm", "resonant.db-wal"]
     assert {mode(file) for file in files} == {0o600}
 
-
-def test_modes_that_were_chosen_are_left_alone(tmp_path, open_desk):
-    folder = tmp_path / "shared"
-    folder.mkdir(mode=0o755)
-    path = folder / "resonant.db"
-    open_desk(f"sqlite:///{path}")
-    path.chmod(0o644)
-    open_desk(f"sqlite:///{path}").enqueue("evt_1")
-    assert (mode(folder), mode(path)) == (0o755, 0o644)
+    folder.chmod(0o755)
+    files[0].chmod(0o644)
+    open_desk(url).enqueue("evt_2")
+    assert (mode(folder), mode(files[0])) == (0o755, 0o644)
 
 
 @pytest.mark.parametrize(
     "name", ["plain.db", "with space.db", "per%cent.db", "ques?tion.db", "ümlaut.db", "a:b.db"]
 )
-def test_a_path_may_have_any_character_that_is_quoted(tmp_path, open_desk, name):
-    desk = open_desk(f"sqlite:///{tmp_path}/{quote(name)}")
-    desk.enqueue("evt_1")
-    assert str(desk.store) == f"sqlite:///{tmp_path / name}"
+def test_a_path_may_have_any_character_that_is_quoted(tmp_path, name):
+    database = SQLite(make_url(f"sqlite:///{tmp_path}/{quote(name)}"))
+    assert str(database) == f"sqlite:///{tmp_path / name}"
     assert (tmp_path / name).is_file()
 
 
-def test_a_path_in_the_home_is_found(tmp_path, open_desk, monkeypatch):
+def test_a_path_in_the_home_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    open_desk("sqlite:///~/.resonant/resonant.db").enqueue("evt_1")
+    SQLite(make_url("sqlite:///~/.resonant/resonant.db"))
     assert (tmp_path / ".resonant" / "resonant.db").is_file()
 
 
@@ -115,14 +114,14 @@ def syncs():
         yield found
 
 
-def test_only_changes_of_leases_are_not_synced(open_desk, sqlite_url, syncs):
-    desk = open_desk(sqlite_url)
+@on_sqlite
+def test_only_changes_of_leases_are_not_synced(desk, syncs):
     syncs.clear()
-    desk.enqueue("evt_1", "evt_2")
+    desk.enqueue("evt_1", "evt_2", "evt_3")
     assert syncs == [True]
 
     syncs.clear()
-    first, second = desk.claim()
+    first, second, third = desk.claim()
     desk.begin(first, second)
     desk.run(desk.store.renew("worker"))
     desk.run(desk.store.release([second]))
@@ -134,19 +133,14 @@ def test_only_changes_of_leases_are_not_synced(open_desk, sqlite_url, syncs):
     desk.rescue()
     assert syncs == [True, True, True]
 
-
-def test_a_batch_is_synced_if_it_has_an_outcome(open_desk, sqlite_url, syncs):
     async def begin_and_record():
         writer = BatchWriter(desk.store)
-        await writer.begin([lease])
-        await writer.record(desk.delivered(lease))
+        await writer.begin([third])
+        await writer.record(desk.delivered(third))
 
-    desk = open_desk(sqlite_url)
-    desk.enqueue("evt_1")
-    lease = desk.claim_one()
     syncs.clear()
     desk.run(begin_and_record())
-    assert syncs == [False, True]
+    assert syncs == [False, True], "a batch is synced if it has an outcome"
 
 
 def test_without_a_write_ahead_log_every_commit_is_synced(open_desk, sqlite_url, syncs, monkeypatch):
@@ -161,9 +155,8 @@ def test_without_a_write_ahead_log_every_commit_is_synced(open_desk, sqlite_url,
 
 def test_a_new_file_can_give_freed_pages_back_and_a_used_one_is_opened_without_writing(sqlite_url, open_desk):
     def changes(connection):
-        return [
-            connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("auto_vacuum", "data_version")
-        ]
+        pragmas = ("auto_vacuum", "data_version")
+        return [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in pragmas]
 
     desk = open_desk(sqlite_url)
     auto_vacuum, version = desk.read(changes)
@@ -179,21 +172,20 @@ def test_a_new_file_can_give_freed_pages_back_and_a_used_one_is_opened_without_w
 async def test_a_path_that_cannot_be_a_file_is_refused(tmp_path, name, reason):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
-    line = await refusal(f"sqlite:///{tmp_path}/{name}")
-    assert line.startswith(f"sqlite:///{tmp_path}/{name}: it cannot be opened for writing ({reason}): ")
+    url = f"sqlite:///{tmp_path}/{name}"
+    assert (await refusal(url)).startswith(f"{url}: it cannot be opened for writing ({reason}): ")
 
 
-async def test_a_file_of_0_bytes_is_refused_instead_of_becoming_an_empty_store(tmp_path):
+async def test_a_file_of_0_bytes_is_refused_instead_of_becoming_an_empty_store(tmp_path, sqlite_url):
     path = tmp_path / "resonant.db"
     path.touch()
-    line = await refusal(f"sqlite:///{path}")
-    assert line == (
-        f"sqlite:///{path}: the file has 0 bytes, as after a failed copy: restore it from a backup, or remove it to begin "
+    assert await refusal(sqlite_url) == (
+        f"{sqlite_url}: the file has 0 bytes, as after a failed copy: restore it from a backup, or remove it to begin "
         "with an empty store"
     )
     assert path.stat().st_size == 0
     path.unlink()
-    async with open_store(f"sqlite:///{path}"):
+    async with open_store(sqlite_url):
         assert path.stat().st_size > 0
     assert [each.name for each in tmp_path.iterdir()] == ["resonant.db"]
 
@@ -248,9 +240,7 @@ async def test_modes_that_keep_an_ordinary_user_out_are_named(reachable_folder):
         reachable_folder.chmod(mode_of_folder)
         with as_an_ordinary_user():
             line = await refusal(f"sqlite:///{path}")
-        assert line.startswith(
-            f"sqlite:///{path}: it cannot be opened for writing (read-only for this user): "
-        )
+        assert "it cannot be opened for writing (read-only for this user): " in line
     for new in ("new.db", "new/new.db"):
         with as_an_ordinary_user():
             assert "(Permission denied)" in await refusal(f"sqlite:///{reachable_folder}/{new}")

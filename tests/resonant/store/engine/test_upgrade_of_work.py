@@ -54,11 +54,6 @@ def value_of(value):
     return value
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request):
-    return request.getfixturevalue(f"{request.param}_url")
-
-
 @pytest.fixture
 def desk(url, open_desk, clock):
     """The upgraded store."""

@@ -11,14 +11,14 @@ import pytest
 from sqlalchemy import text
 
 from resonant import enqueue
-from resonant.dispatch.run.background import wake_on_commits
 from resonant.events import Event
 from resonant.gate.pausing import pause, resume
-from resonant.store import WorkerStore, open_store
+from resonant.store import open_store
 from resonant.store.engine import wakeup
 from support.desk import at_once
+from support.dispatching import opened
 from support.subscriptions import subscribe_in
-from support.waiting import quiet, until
+from support.waiting import PATIENCE_SECONDS
 
 
 @pytest.fixture(autouse=True)
@@ -33,82 +33,90 @@ def event(number: int, type_: str = "order.paid") -> Event:
 
 @contextlib.asynccontextmanager
 async def watched(url):
-    """Open a store and collect its wake-ups, from one that has arrived on."""
-    store = await WorkerStore.open(url)
-    woken = []
+    """Open two stores; yield one of them, and a function that waits for the next wake-up in the other."""
+    async with (
+        opened(url) as other,
+        opened(url) as store,
+        contextlib.aclosing(store.database.commits()) as commits,
+    ):
 
-    watching = asyncio.create_task(wake_on_commits(store, woken.append))
-    other = await WorkerStore.open(url)
-    try:
-        number = -1
-        while not woken:
-            await other.enqueue([event(number)], f"first{-number}")
-            number -= 1
-            await asyncio.sleep(0.05)
-        await quiet(woken)
-        woken.clear()
+        async def woken():
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                return await anext(commits)
+
+        assert await woken() is None, "for commits before it watched"
         yield other, woken
-    finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
-        await store.close()
-        await other.close()
 
 
 async def test_storing_in_another_process_wakes(store_url):
     async with watched(store_url) as (other, woken):
         await other.enqueue([event(1), event(2, "order.sent")], "orders")
-        await until(lambda: woken)
+        assert await woken() in (None, {"orders"})
 
 
 async def test_a_producers_own_transaction_wakes_when_it_commits(store_url):
     async with watched(store_url) as (other, woken):
+        waking = asyncio.create_task(woken())
         async with other.transaction() as transaction:
             await transaction.run_sync(enqueue, event(1), "orders")
-            await quiet(woken)
-            assert not woken
-        await until(lambda: woken)
+            assert (await other.status()).accepted == 0
+            assert not waking.done()
+        await waking
 
 
-async def test_a_notification_names_the_endpoints_with_new_work(postgresql_url):
+@pytest.mark.parametrize("is_routed", [False, True], ids=["named", "routed"])
+async def test_a_notification_names_the_endpoints_with_new_work(postgresql_url, is_routed):
     async with watched(postgresql_url) as (other, woken):
         async with other.transaction() as transaction:
-            await transaction.run_sync(enqueue, event(1), "orders")
-            await transaction.run_sync(enqueue, event(1), "billing")
-        await until(lambda: frozenset().union(*woken) == {"orders", "billing"})
-
-
-async def test_an_event_that_is_routed_wakes_the_drains_of_all_its_endpoints(postgresql_url):
-    async with watched(postgresql_url) as (other, woken):
-        for name in ("orders", "billing"):
-            await other.write(subscribe_in, name)
-        await other.enqueue(event(1))
-        await until(lambda: frozenset().union(*woken) == {"orders", "billing"})
+            for name in ("orders", "billing"):
+                if is_routed:
+                    await transaction.run_sync(subscribe_in, name)
+                else:
+                    await transaction.run_sync(enqueue, event(1), name)
+            if is_routed:
+                await transaction.run_sync(enqueue, event(1))
+        names = set()
+        while names != {"orders", "billing"}:
+            names |= await woken()
 
 
 async def test_a_notification_without_a_name_counts_beside_others(postgresql_url):
     async with watched(postgresql_url) as (other, woken):
         async with other.transaction() as transaction:
-            await transaction.run_sync(wakeup.announce)
             await transaction.run_sync(enqueue, event(1), "orders")
-        await until(lambda: None in woken)
+            await transaction.run_sync(wakeup.announce)
+        while await woken() is not None:
+            pass
 
 
 async def test_resuming_an_endpoint_wakes(store_url):
+    async with opened(store_url) as store:
+        await pause(store, "orders", who="me")
     async with watched(store_url) as (other, woken):
-        await pause(other, "orders", who="me")
-        await quiet(woken)
-        woken.clear()
         await resume(other, "orders", who="me")
-        await until(lambda: None in woken)  # for any endpoint: the run must look at the gates
+        assert await woken() is None, "for any endpoint: the run must look at the gates"
 
 
-async def test_no_run_wakes_without_a_commit(store_url):
-    async with watched(store_url) as (other, woken):
-        await other.look()
-        await other.rescue(at_once())
-        await quiet(woken)
-    assert not woken
+async def look_and_rescue(store):
+    await store.look()
+    await store.rescue(at_once())
+
+
+async def test_no_run_wakes_without_a_commit_on_sqlite(sqlite_url):
+    path = Path(sqlite_url.removeprefix("sqlite:///"))
+    async with opened(sqlite_url) as store:
+        with contextlib.closing(wakeup._opened(path)) as watcher:
+            before = wakeup._version(watcher)
+            await look_and_rescue(store)
+            assert wakeup._version(watcher) == before
+
+
+async def test_only_commits_of_work_that_shall_wake_do_so_on_postgresql(postgresql_url):
+    async with watched(postgresql_url) as (other, woken):
+        await look_and_rescue(other)
+        await other.enqueue([event(1)], "asleep", wake=False)
+        await other.enqueue([event(2)], "orders")
+        assert await woken() == {"orders"}
 
 
 @pytest.mark.parametrize(("system", "level"), [("linux", "WARNING"), ("darwin", "INFO")])
@@ -138,23 +146,22 @@ async def test_commits_wake_after_the_last_reported_write(sqlite_url, monkeypatc
         reported.clear()
         return True
 
-    store = await WorkerStore.open(sqlite_url)
-    monkeypatch.setattr(wakeup, "_is_written", is_written)
-    monkeypatch.setattr(wakeup, "_SYNC_SECONDS", 0.0)
-    async with contextlib.aclosing(store.database.commits()) as commits:
-        await anext(commits)
-        waiting = asyncio.ensure_future(anext(commits))
-        await waits_for_report.wait()
-        monkeypatch.setattr(wakeup, "_SYNC_SECONDS", 60.0)
-        reported.set()
-        for number in (1, 2):
-            await store.enqueue([event(number)], "orders")
-            await asyncio.wait_for(waiting, 30)
+    async with opened(sqlite_url) as store:
+        monkeypatch.setattr(wakeup, "_is_written", is_written)
+        monkeypatch.setattr(wakeup, "_SYNC_SECONDS", 0.0)
+        async with contextlib.aclosing(store.database.commits()) as commits:
+            await anext(commits)
             waiting = asyncio.ensure_future(anext(commits))
-            await asyncio.sleep(0)
-        waiting.cancel()
-        await asyncio.gather(waiting, return_exceptions=True)
-    await store.close()
+            await waits_for_report.wait()
+            monkeypatch.setattr(wakeup, "_SYNC_SECONDS", 60.0)
+            reported.set()
+            for number in (1, 2):
+                await store.enqueue([event(number)], "orders")
+                await asyncio.wait_for(waiting, PATIENCE_SECONDS)
+                waiting = asyncio.ensure_future(anext(commits))
+                await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="inotify is a part of Linux")
@@ -168,26 +175,14 @@ def test_a_log_that_cannot_be_watched_leaves_nothing_open(tmp_path):
     assert watches() <= before
 
 
-async def test_a_producer_may_leave_drains_asleep_on_postgresql(postgresql_url):
-    async with watched(postgresql_url) as (other, woken):
-        await other.enqueue([event(1)], "orders", wake=False)
-        await quiet(woken)
-        assert not woken
-
-        await other.enqueue([event(2)], "orders")
-        await until(lambda: woken)
-
-
 async def test_a_broken_connection_is_opened_again(postgresql_url, monkeypatch):
     monkeypatch.setattr(wakeup, "_CONNECT_AGAIN_SECONDS", 0.01)
     async with watched(postgresql_url) as (other, woken):
         listening = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"
         await other.write(lambda connection: connection.execute(text(listening)).all())
-        await until(lambda: woken)  # a commit may have been missed meanwhile
-        for number in range(100):
-            woken.clear()
+        assert await woken() is None, "a commit may have been missed meanwhile"
+        for number in range(5):
             await other.enqueue([event(number)], f"endpoint{number}")
-            with contextlib.suppress(TimeoutError):
-                await until(lambda: woken, 1)
+            if await woken() is not None:
                 return
     pytest.fail("it does not listen again")
