@@ -4,18 +4,15 @@ import asyncio
 from collections import Counter
 from typing import get_args
 
-import pytest
-
-from resonant.dead_letters.purge import Retention
 from resonant.delivery.retry import GiveUp, Park
 from resonant.metrics.totals import measure
 from resonant.store import schema
 from resonant.store.counts.counters import Measure, Tally, read_counts
 from resonant.store.counts.sketches import NANOSECONDS, Labels, Sketch
 from resonant.store.queue.outcomes import record
-from resonant.store.views.selection import Selection
-from resonant.store.worker import WorkerStore
 from support.metrics import plain
+from support.postgresql import on_postgresql
+from support.sqlite import on_sqlite
 
 HOUR = 3600
 WHERE = ("orders", "order.paid")
@@ -75,31 +72,6 @@ def test_attempts_delays_and_ends_are_counted_with_their_durations(desk):
         desk.fold()
 
 
-def test_operations_are_counted(desk):
-    desk.enqueue("evt_1", "evt_2", "evt_3")
-    first, second, third = desk.claim()
-    desk.deliver(first)
-    desk.fail(second, GiveUp("permanent"))
-    desk.begin(third)
-    desk.clock.advance(61)
-    desk.rescue()
-    desk.replay(Selection(endpoint="orders"))
-    desk.cancel(endpoint="orders")
-    assert desk.purge(Retention(dead_letters=30, delivered=0)) == 1
-    counts = Counter()
-    for labels, each in desk.counters().items():
-        counts[labels.measure, labels.result] += each.count
-    assert counts == {
-        ("attempt", "delivered"): 1,
-        ("attempt", "failed"): 1,
-        ("attempt", "lost"): 1,
-        ("delivery", "delivered"): 1,
-        ("delivery", "dead_letter"): 3,
-        ("replay", "replayed"): 1,
-        ("purge", "delivered"): 1,
-    }
-
-
 def test_each_minute_has_its_own_counts(desk):
     minute = int(desk.clock() // 60) * 60
     desk.enqueue("evt_1", "evt_2")
@@ -150,7 +122,10 @@ def test_a_clock_that_was_set_back_lowers_no_sum(desk):
     assert (delivered.count, delivered.total) == (2, 10 * NANOSECONDS)
 
 
-def test_a_tally_is_the_same_after_a_round_trip(desk):
+@on_sqlite
+def test_a_tally_is_the_same_after_a_round_trip_and_an_empty_one_makes_no_row(desk):
+    desk.write(Tally(desk.clock()).write)
+    assert desk.rows(schema.tallies) == []
     tally = Tally(desk.clock())
     tally.add("replay", "orders", "t\n'", "replayed", count=3)
     tally.add("attempt", "orders", "t", "failed", "transient", "http_503", detail="É", seconds=0.25)
@@ -161,24 +136,6 @@ def test_a_tally_is_the_same_after_a_round_trip(desk):
     again.add_row(row["entries"], row["seconds"])
     assert again.sketches() == tally.sketches()
     assert dict(again.sketches())[Labels("attempt", "crm", "t", "delivered")] == Sketch.of([0.1, -1.0, 1e6])
-
-
-def test_an_empty_tally_makes_no_row(desk):
-    desk.write(Tally(desk.clock()).write)
-    assert desk.rows(schema.tallies) == []
-
-
-def test_a_transaction_that_is_rolled_back_counts_nothing(desk):
-    desk.enqueue("evt_1")
-    outcome = desk.delivered(desk.claim_one())
-
-    def record_and_fail(connection):
-        record(connection, [outcome], now=desk.clock())
-        raise KeyError
-
-    with pytest.raises(KeyError):
-        desk.write(record_and_fail)
-    assert desk.counters() == in_windows(desk) == {}
 
 
 def test_a_fold_changes_no_counter_and_no_statistics(desk):
@@ -199,20 +156,17 @@ def test_a_fold_changes_no_counter_and_no_statistics(desk):
     assert measured(desk) == before
 
 
-def test_outcomes_of_one_endpoint_do_not_wait_for_each_other(open_desk, postgresql_url):
+@on_postgresql
+def test_outcomes_of_one_endpoint_do_not_wait_for_each_other(desk):
     """Otherwise all processes that send to an endpoint would commit one after the other."""
-    desk = open_desk(postgresql_url)
     desk.enqueue("evt_1", "evt_2")
     first, second = desk.claim()
     desk.begin(first, second)
 
     async def record_both():
-        other = await WorkerStore.open(postgresql_url, clock=desk.clock)
-        async with desk.store.transaction() as transaction:
+        async with desk.store.transaction() as transaction, asyncio.timeout(10):
             await transaction.run_sync(record, [desk.delivered(first)], now=desk.clock())
-            async with asyncio.timeout(10):
-                await other.record([desk.delivered(second)])
-        await other.close()
+            await desk.store.record([desk.delivered(second)])
 
     desk.run(record_both())
     assert [each.count for each in desk.counters("delivery").values()] == [2]
