@@ -19,6 +19,12 @@ from support.waiting import PATIENCE_SECONDS
 ENCODE = "percent-encode special characters in its password (%40 for @, %3F for ?)"
 
 
+WITHOUT_SCHEME = [
+    *("nonsense", "relative.db", "/absolute/resonant.db", "sqlite:relative.db", ""),
+    *("postgresql//user:geheim@127.0.0.1/db", "postgresql:user:geheim@127.0.0.1/db"),
+]
+
+
 async def refusal(url: str) -> str:
     """Return the line that opening this database fails with."""
     with pytest.raises(StoreError) as failure:
@@ -52,18 +58,7 @@ async def refusal(url: str) -> str:
         ("postgresql://user:p@x?geheim=1@host/db", ENCODE),
         ("postgresql://user:p@x?host=geheim@host/db", ENCODE),
         ("postgresql://user:p@geheim:5432@host/db", "must be sqlite:///PATH or postgresql://"),
-        *(
-            (url, "it has no scheme, so write sqlite:///PATH for a file")
-            for url in (
-                "nonsense",
-                "relative.db",
-                "/absolute/resonant.db",
-                "sqlite:relative.db",
-                "postgresql//user:geheim@127.0.0.1/db",
-                "postgresql:user:geheim@127.0.0.1/db",
-                "",
-            )
-        ),
+        *((url, "it has no scheme, so write sqlite:///PATH for a file") for url in WITHOUT_SCHEME),
     ],
 )
 async def test_a_url_that_names_no_database_is_refused_and_makes_no_file(url, hint, tmp_path, monkeypatch):

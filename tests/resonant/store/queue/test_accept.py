@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 
 import pytest
-from sqlalchemy import event, text
 
 from resonant.errors import UnroutedEvent
 from resonant.events import Event
 from resonant.store import EnqueueResult, Unrouted, enqueue, schema
 from resonant.store.queue.accept import accept
 from resonant.store.shared.subscriptions import remove_subscriptions_of
+from support.sqlite import listening, on_sqlite
 from support.subscriptions import subscribe, subscribe_in
 
 
@@ -45,27 +45,13 @@ def test_events_of_two_sources_with_the_same_id_in_one_call_are_both_routed(desk
     assert len(desk.rows(schema.deliveries)) == 3
 
 
-def test_an_event_with_an_endpoint_is_not_routed(desk):
-    subscribe(desk, "crm")
-    assert desk.enqueue(paid(), endpoint="audit").outcomes[0].endpoints == ("audit",)
-
-
-def test_a_repeat_keeps_its_endpoints_whatever_the_subscriptions_are_now(desk):
-    subscribe(desk, "crm")
-    first = desk.enqueue(paid(), endpoint=None)
-    desk.write(remove_subscriptions_of, "crm", who="a test", now=desk.clock())
-    for names in ((), ("audit", "billing")):
-        for name in names:
-            subscribe(desk, name)
-        again = desk.enqueue(paid(), endpoint=None)
-        assert (again.accepted, again.known, again.delivery_ids) == (0, 1, first.delivery_ids)
-        assert again.outcomes[0][1:3] == (True, ("crm",))
-    assert desk.status().accepted == 1
-
-
 def test_an_event_that_was_stored_for_a_named_endpoint_is_not_routed_later(desk):
-    desk.enqueue(paid(), endpoint="audit")
     subscribe(desk, "crm")
+    outcomes = desk.write(accept, [(paid(), "audit"), (paid(), None)], now=desk.clock())
+    assert [(each.duplicate, each.endpoints) for each in outcomes] == [
+        (False, ("audit",)),
+        (True, ("audit",)),
+    ]
     assert desk.enqueue(paid(), endpoint=None).outcomes[0].endpoints == ("audit",)
     added = desk.enqueue(paid(), endpoint="billing")
     assert (added.accepted, added.known) == (1, 0)
@@ -90,9 +76,6 @@ def test_the_others_are_stored_if_unrouted_events_are_allowed_or_reported(desk, 
     result = desk.enqueue(paid(), sent, endpoint=None, **{option: True})
     assert result == EnqueueResult(accepted=1, unrouted=(Unrouted(paid()),))
     assert [row["id"] for row in desk.rows(schema.events)] == ["2"]
-
-
-def test_an_allowed_unrouted_event_is_no_problem_and_gets_no_endpoint(desk):
     [outcome] = desk.write(accept, [(paid(), None)], allow_unrouted=True)
     assert outcome == (paid(), False, (), None, (), False)
 
@@ -110,54 +93,34 @@ def test_outcomes_are_in_the_given_order(desk):
     desk.enqueue(paid("known"), endpoint="audit")
     other = Event(id="known", type="order.paid", source="/shop", data="other")
     unrouted = Event(type="t", source="/shop", data=1)
-    wanted = [
-        (paid("z"), None),
-        (paid("a"), "audit"),
-        (paid("z"), None),
-        (paid("z"), "crm"),
-        (paid("z"), "audit"),
-        (other, None),
-        (unrouted, None),
-        (paid("known"), None),
-    ]
-    outcomes = desk.write(accept, wanted, now=desk.clock())
-    assert [each.event for each in outcomes] == [given for given, _ in wanted]
-    assert [(each.duplicate, each.endpoints, type(each.problem).__name__) for each in outcomes] == [
-        (False, ("crm",), "NoneType"),
-        (False, ("audit",), "NoneType"),
-        (True, ("crm",), "NoneType"),
-        (True, ("crm",), "NoneType"),
-        (False, ("audit",), "NoneType"),
-        (False, (), "Conflict"),
-        (False, (), "Unrouted"),
-        (True, ("audit",), "NoneType"),
-    ]
+    wanted = {
+        "routed": (paid("z"), None, (False, ("crm",), "NoneType")),
+        "named": (paid("a"), "audit", (False, ("audit",), "NoneType")),
+        "routed again": (paid("z"), None, (True, ("crm",), "NoneType")),
+        "named as routed": (paid("z"), "crm", (True, ("crm",), "NoneType")),
+        "named besides": (paid("z"), "audit", (False, ("audit",), "NoneType")),
+        "other content": (other, None, (False, (), "Conflict")),
+        "unrouted": (unrouted, None, (False, (), "Unrouted")),
+        "known": (paid("known"), None, (True, ("audit",), "NoneType")),
+    }
+    outcomes = desk.write(accept, [each[:2] for each in wanted.values()], now=desk.clock())
+    assert [each.event for each in outcomes] == [event for event, *_ in wanted.values()]
+    found = [(each.duplicate, each.endpoints, type(each.problem).__name__) for each in outcomes]
+    assert dict(zip(wanted, found, strict=True)) == {name: each[2] for name, each in wanted.items()}
     assert desk.status().balanced
-
-
-def test_within_a_call_too_an_event_that_is_stored_for_a_named_endpoint_is_not_routed(desk):
-    subscribe(desk, "crm")
-    outcomes = desk.write(accept, [(paid(), "audit"), (paid(), None)], now=desk.clock())
-    assert [(each.duplicate, each.endpoints) for each in outcomes] == [
-        (False, ("audit",)),
-        (True, ("audit",)),
-    ]
 
 
 def test_an_event_whose_deliveries_somebody_removed_is_a_repeat_without_endpoints(desk):
     desk.enqueue(paid(), endpoint="audit")
-    desk.write(lambda connection: connection.execute(schema.deliveries.delete()) and None)
+    desk.execute(schema.deliveries.delete())
     assert desk.enqueue(paid(), endpoint=None).outcomes[0][1:3] == (True, ())
 
 
+@on_sqlite
 def test_a_producer_that_names_its_endpoint_does_not_read_the_subscriptions(desk):
     statements = []
-
-    def enqueue_listening(connection):
-        event.listen(connection, "before_cursor_execute", lambda *given: statements.append(given[2]))
-        enqueue(connection, paid(), "audit", now=0.0)
-
-    desk.write(enqueue_listening)
+    with listening("before_cursor_execute", lambda *given: statements.append(given[2])):
+        desk.enqueue(paid(), endpoint="audit")
     assert statements
     assert not [each for each in statements if "resonant_routing" in each or "subscriptions" in each]
 
@@ -222,11 +185,8 @@ def test_on_postgresql_a_routing_producer_needs_to_read_two_tables_only(
         "SELECT ON resonant_schema, resonant_subscriptions, resonant_routing",
         "USAGE ON SCHEMA public",
         "USAGE ON ALL SEQUENCES IN SCHEMA public",
-        "USAGE ON SCHEMA public",
     ):
-        desk.write(
-            lambda connection, grant=grant: connection.execute(text(f"GRANT {grant} TO router")) and None
-        )
+        desk.execute(f"GRANT {grant} TO router")
     producer = open_desk(postgresql.url("test", user="router"))
     for _ in range(2):
         assert producer.enqueue(paid(), endpoint=None).outcomes[0].endpoints == ("crm",)

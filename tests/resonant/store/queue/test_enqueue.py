@@ -3,13 +3,17 @@
 import asyncio
 import contextlib
 import threading
+from functools import partial
 
 import pytest
-from sqlalchemy import delete, event, select
+from sqlalchemy import delete, select
 
 from resonant.errors import ConflictingEvent, EndpointError
 from resonant.events import Event, rfc3339
 from resonant.store import EnqueueResult, enqueue, schema
+from support.postgresql import number_waiting, on_postgresql
+from support.sqlite import listening, on_sqlite
+from support.waiting import until
 
 
 def test_an_accepted_event_is_stored_as_it_was_given(desk):
@@ -24,35 +28,23 @@ def test_an_accepted_event_is_stored_as_it_was_given(desk):
 
 
 def test_every_part_of_an_event_is_stored(desk):
-    events = [
-        Event(
-            id="evt_1",
-            type="t",
-            source="/s",
-            data=b"\xff\x00",
-            datacontenttype="image/png",
-            dataschema="https://example.com/schema",
-            extensions={
-                "b": True,
-                "a": "Zoë",
-                "n": -1,
-                "traceparent": f"00-{'a' * 32}-{'b' * 16}-01",
-                "tracestate": "k=v",
-            },
-            time="2026-01-31T12:00:00Z",
-        ),
-        Event(id="evt_2", type="t", source="/s", time="2026-01-31T12:00:00Z"),
-        Event(
-            id="evt_3",
-            type="t",
-            source="/s",
-            data="é",
-            datacontenttype="text/plain",
-            time="2026-01-31T12:00:00Z",
-        ),
+    trace = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "tracestate": "k=v"}
+    parts = [
+        {
+            "data": b"\xff\x00",
+            "datacontenttype": "image/png",
+            "dataschema": "https://example.com/schema",
+            "extensions": {"b": True, "a": "Zoë", "n": -1} | trace,
+        },
+        {},
+        {"data": "é", "datacontenttype": "text/plain"},
     ]
-    desk.enqueue(*events)
-    assert [lease.event for lease in sorted(desk.claim(), key=lambda lease: lease.event.id)] == events
+    given = [
+        Event(id=f"evt_{number}", type="t", source="/s", time="2026-01-31T12:00:00Z", **each)
+        for number, each in enumerate(parts)
+    ]
+    desk.enqueue(*given)
+    assert sorted((lease.event for lease in desk.claim()), key=lambda event: event.id) == given
 
 
 def in_trace(digit, **extensions):
@@ -62,41 +54,30 @@ def in_trace(digit, **extensions):
     )
 
 
-def test_an_event_keeps_its_first_trace(desk):
+def test_an_event_keeps_its_first_trace_and_invalid_ones_are_dropped_and_counted(desk):
     first = in_trace("a", tracestate="k=v")
     assert desk.enqueue(first) == EnqueueResult(accepted=1)
-    assert desk.enqueue(in_trace("b"), in_trace("c")) == EnqueueResult(known=2)
+    given = [in_trace("b"), in_trace("x"), in_trace("a", tracestate="")]
+    assert desk.enqueue(*given) == EnqueueResult(known=3, dropped_traces=2)
     stored = desk.detail("evt_1").event
     assert (stored.traceparent, stored.tracestate) == (first.traceparent, "k=v")
+    assert desk.enqueue(in_trace("x"), endpoint="audit") == EnqueueResult(accepted=1, dropped_traces=1)
 
 
-def test_invalid_traces_are_dropped_and_counted(desk):
-    assert desk.enqueue(in_trace("x"), in_trace("a", tracestate="")) == EnqueueResult(
-        accepted=1, known=1, dropped_traces=2
-    )
-    assert desk.detail("evt_1").event.traceparent is None
-
-
-def test_an_event_without_a_time_gets_the_time_of_its_acceptance(desk):
-    desk.enqueue("evt_1")
-    assert desk.detail("evt_1").event.time == rfc3339(desk.clock())
-
-
-def test_an_event_with_the_time_of_its_acceptance_is_a_repeat(desk):
+def test_an_event_without_a_time_gets_that_of_its_acceptance_and_is_a_repeat_with_it(desk):
     event = Event(id="evt_2", type="t", source="/s", subject="7", datacontenttype="a/b", extensions={"n": 1})
     desk.enqueue("evt_1", event)
     kept = [desk.detail(event_id).event for event_id in ("evt_1", "evt_2")]
+    assert [each.time for each in kept] == [rfc3339(desk.clock())] * 2
     assert desk.enqueue(*kept) == EnqueueResult(known=2)
     assert desk.enqueue(*kept, endpoint="audit") == EnqueueResult(accepted=2)
-
-
-def test_an_event_with_the_time_of_acceptance_and_other_content_is_a_conflict(desk):
-    desk.enqueue("evt_1")
-    other = Event(id="evt_1", type="order.paid", source="/shop", data="other", time=rfc3339(desk.clock()))
+    other = Event(id="evt_1", type="order.paid", source="/shop", data="other", time=kept[0].time)
     assert len(desk.enqueue(other, report_conflicts=True).conflicts) == 1
 
 
-def test_an_event_given_twice_in_one_batch_is_one_delivery(desk):
+def test_an_event_given_twice_in_one_batch_is_one_delivery_and_an_empty_batch_is_none(desk):
+    assert desk.enqueue() == EnqueueResult()
+    assert desk.rows(schema.acceptances) == desk.rows(schema.ledgers) == []
     assert desk.enqueue("evt_1", "evt_2", "evt_1") == EnqueueResult(accepted=2, known=1)
     assert desk.status().accepted == desk.status().pending == 2
 
@@ -105,12 +86,6 @@ def test_policy_and_limit_are_kept_with_the_delivery(desk):
     desk.enqueue("evt_1", policy="patient", max_attempts=7)
     lease = desk.claim_one()
     assert (lease.policy, lease.max_attempts) == ("patient", 7)
-
-
-def test_enqueueing_no_events_stores_nothing(desk):
-    assert desk.enqueue() == EnqueueResult()
-    assert desk.rows(schema.acceptances) == desk.rows(schema.ledgers) == []
-    assert desk.status().balanced
 
 
 def test_a_known_id_with_other_content_is_refused_and_both_are_shown(desk):
@@ -124,27 +99,26 @@ def test_a_known_id_with_other_content_is_refused_and_both_are_shown(desk):
     assert desk.status().accepted == 1
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        Event.from_stored("evt_1", "order.refunded", "/shop", b"null"),
-        Event.from_stored("evt_1", "order.paid", "/shop", b"0"),
-        Event.from_stored("evt_1", "order.paid", "/shop", b"null", "2026-01-31T12:00:00Z"),
-        Event.from_stored("evt_1", "order.paid", "/shop", b"null", None, "order 7"),
-        Event.from_stored("evt_1", "order.paid", "/shop", b" null"),
-        Event.from_stored("evt_1", "order.paid", "/shop", b"null", form="text"),
-        Event.from_stored("evt_1", "order.paid", "/shop", b"null", datacontenttype="a/json"),
-        Event.from_stored("evt_1", "order.paid", "/shop", b"null", dataschema="https://example.com"),
-        Event.from_stored("evt_1", "order.paid", "/shop", b"null", extensions_json='{"a":1}'),
-    ],
-    ids=["type", "data", "time", "subject", "bytes", "form", "datacontenttype", "dataschema", "extensions"],
-)
-def test_content_is_everything_but_the_identity(desk, other):
-    desk.enqueue(Event.from_stored("evt_1", "order.paid", "/shop", b"null"))
-    with pytest.raises(ConflictingEvent):
-        desk.enqueue(other, endpoint="elsewhere")
+@on_sqlite
+def test_content_is_everything_but_the_identity(desk):
+    content = {"type": "order.paid", "body": b"null"}
+    desk.enqueue(Event.from_stored("evt_1", source="/shop", **content))
+    for other in (
+        {"type": "order.refunded"},
+        {"body": b"0"},
+        {"body": b" null"},
+        {"time": "2026-01-31T12:00:00Z"},
+        {"subject": "order 7"},
+        {"form": "text"},
+        {"datacontenttype": "a/json"},
+        {"dataschema": "https://example.com"},
+        {"extensions_json": '{"a":1}'},
+    ):
+        given = Event.from_stored("evt_1", source="/shop", **content | other)
+        assert len(desk.enqueue(given, endpoint="elsewhere", report_conflicts=True).conflicts) == 1, other
 
 
+@on_sqlite
 def test_large_contents_that_differ_at_their_end_are_shown_to_differ(desk):
     desk.enqueue(desk.make("evt_1", "x" * 5_000 + "a"))
     with pytest.raises(ConflictingEvent) as refusal:
@@ -156,49 +130,18 @@ def test_large_contents_that_differ_at_their_end_are_shown_to_differ(desk):
 
 def test_conflicts_can_be_reported_while_the_others_are_stored(desk):
     desk.enqueue("evt_1")
-    other = desk.make("evt_1", "other")
-    found = desk.enqueue("evt_0", other, "evt_1", endpoint="audit", report_conflicts=True)
-    assert (found.accepted, found.known) == (2, 0)
-    [conflict] = found.conflicts
-    assert conflict.given is other
-    assert conflict.stored == desk.detail("evt_1").event
-    assert desk.status().accepted == 3
+    other, first, second = desk.make("evt_1", "other"), desk.make("evt_2", 1), desk.make("evt_2", 2)
+    given = ["evt_0", other, "evt_1", first, second, first]
+    found = desk.enqueue(*given, endpoint="audit", report_conflicts=True)
+    assert (found.accepted, found.known) == (3, 1)
+    assert [conflict.given for conflict in found.conflicts] == [other, second]
+    assert [conflict.stored for conflict in found.conflicts] == [
+        desk.detail("evt_1").event,
+        desk.detail("evt_2").event,
+    ]
+    assert desk.detail("evt_2").event.body == b"1"
+    assert desk.status().accepted == 4
     assert desk.status().balanced
-
-
-def test_of_two_contents_in_one_batch_the_first_is_stored(desk):
-    first, second = desk.make("evt_1", 1), desk.make("evt_1", 2)
-    found = desk.enqueue(first, second, first, report_conflicts=True)
-    assert (found.accepted, found.known) == (1, 1)
-    assert [conflict.given for conflict in found.conflicts] == [second]
-    assert desk.detail("evt_1").event.body == b"1"
-
-
-def test_events_can_be_stored_in_one_transaction_over_several_calls(desk):
-    async def store_two(fail: bool):
-        async with desk.store.transaction() as transaction:
-            for event_id in ("evt_1", "evt_2"):
-                await transaction.run_sync(enqueue, [desk.make(event_id)], "orders", now=desk.clock())
-            if fail:
-                raise KeyError("the producer's own")
-
-    with pytest.raises(KeyError):
-        desk.run(store_two(fail=True))
-    assert desk.status().accepted == 0
-    desk.run(store_two(fail=False))
-    assert desk.status().accepted == 2
-    assert desk.status().balanced
-
-
-def test_the_same_id_of_two_sources_is_two_events(desk):
-    shop, crm = (Event(id="1", type="t", source=source, data=source) for source in ("/shop", "/crm"))
-    assert desk.enqueue(shop, crm).accepted == 2
-    assert desk.enqueue(crm, shop).known == 2
-    for given in (shop, crm):
-        assert desk.run(desk.store.detail("1", given.source)).event.body == given.body
-    with pytest.raises(ConflictingEvent):
-        desk.enqueue(Event(id="1", type="t", source="/crm", data="/shop"))
-    assert {lease.event.source for lease in desk.claim()} == {"/shop", "/crm"}
 
 
 @pytest.mark.parametrize("sources", [["/shop"], ["/shop", "/crm"]], ids=["one source", "two sources"])
@@ -206,7 +149,7 @@ def test_producers_of_the_same_ids_at_once_store_each_event_once_and_never_deadl
     open_desk, store_url, sources
 ):
     desks = [open_desk(store_url) for _ in range(3)]
-    ids = [f"evt_{number}{'.' * (number % 10 == 0)}" for number in range(200)]
+    ids = [f"evt_{number}{'.' * (number % 10 == 0)}" for number in range(80)]
     events = [Event(id=id_, type="t", source=source, data=1) for id_ in ids for source in sources]
     runs = []
 
@@ -234,17 +177,16 @@ def test_producers_of_the_same_ids_at_once_store_each_event_once_and_never_deadl
     assert ledger["accepted"] == len(events)
 
 
-def event_of(source, id_):
-    return Event(id=id_, type="t", source=source, data=1)
-
-
+@on_postgresql
 @pytest.mark.parametrize("is_known", [False, True])
-def test_two_producers_that_wait_for_a_third_do_not_deadlock(open_desk, postgresql_url, postgresql, is_known):
+def test_two_producers_that_wait_for_a_third_do_not_deadlock(open_desk, store_url, is_known):
     """Neither the order of the events nor that of their sources decides the order of the locks."""
-    desks = [open_desk(postgresql_url) for _ in range(3)]
-    held = event_of("/2", "m")
-    first = [event_of("/1", "a"), held, event_of("/3", "z")]
-    second = [event_of("/1", "z"), held, event_of("/3", "a")]
+    desks = [open_desk(store_url) for _ in range(3)]
+    held, a1, z3, z1, a3 = (
+        Event(id=id_, type="t", source=source, data=1)
+        for id_, source in (("m", "/2"), ("a", "/1"), ("z", "/3"), ("z", "/1"), ("a", "/3"))
+    )
+    first, second = [a1, held, z3], [z1, held, a3]
     if is_known:
         second = first[::-1]
         desks[0].enqueue(*first, endpoint="elsewhere")
@@ -254,66 +196,55 @@ def test_two_producers_that_wait_for_a_third_do_not_deadlock(open_desk, postgres
         runs.append("run")  # again if the server breaks a deadlock
         return enqueue(connection, events, "orders", now=0.0).accepted
 
+    async def are_waiting(number):
+        return await desks[0].store.read(number_waiting) == number
+
     async def produce():
-        async with postgresql.connected("test") as server:
-            waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-            producers = []
-            with contextlib.suppress(KeyError):
-                async with desks[0].store.transaction() as transaction:
-                    await transaction.run_sync(enqueue, held, "orders", now=0.0)
-                    for number, (desk, events) in enumerate(zip(desks[1:], (first, second), strict=True), 1):
-                        producers.append(asyncio.create_task(desk.store.write(run, events)))
-                        while await server.fetchval(waiting) < number:
-                            await asyncio.sleep(0.005)
-                    raise KeyError("the third producer's own")
-            return await asyncio.gather(*producers)
+        producers = []
+        with contextlib.suppress(KeyError):
+            async with desks[0].store.transaction() as transaction:
+                await transaction.run_sync(enqueue, held, "orders", now=0.0)
+                for number, (desk, events) in enumerate(zip(desks[1:], (first, second), strict=True), 1):
+                    producers.append(asyncio.create_task(desk.store.write(run, events)))
+                    await until(partial(are_waiting, number))
+                raise KeyError("the third producer's own")
+        return await asyncio.gather(*producers)
 
     assert sum(desks[0].run(produce())) == (3 if is_known else 5)
     assert runs == ["run", "run"]
 
 
-def test_storing_known_events_again_asks_the_database_a_fixed_number_of_times(open_desk, sqlite_url):
-    desk = open_desk(sqlite_url)
+@on_sqlite
+def test_storing_known_events_again_asks_the_database_a_fixed_number_of_times(desk):
     events = [f"evt_{number}" for number in range(500)]
     desk.enqueue(*events)
     statements = []
-
-    def enqueue_counting(connection):
-        event.listen(
-            connection.engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2])
-        )
-        return enqueue(connection, [desk.make(event_id) for event_id in events], "orders", now=0.0)
-
-    assert desk.write(enqueue_counting).known == 500
-    assert len(statements) < 10
+    with listening("before_cursor_execute", lambda *arguments: statements.append(arguments[2])):
+        assert desk.enqueue(*events).known == 500
+    assert len(statements) < 15
 
 
-def test_an_event_that_is_purged_just_when_it_is_given_again_is_accepted_anew(
-    open_desk, postgresql_url, postgresql
-):
-    desk = open_desk(postgresql_url)
+@on_postgresql
+def test_an_event_that_is_purged_just_when_it_is_given_again_is_accepted_anew(desk, postgresql):
     desk.enqueue("evt_1")
-    desk.write(lambda connection: connection.execute(delete(schema.deliveries)) and None)
-    purge = threading.Thread(target=postgresql.execute, args=("DELETE FROM resonant_events", "test"))
+    desk.execute(delete(schema.deliveries))
+    purge = threading.Thread(target=postgresql.execute, args=("DELETE FROM resonant_events", "store"))
 
-    def enqueue_while_it_is_purged(connection):
-        def purge_before_it_is_held(_connection, _cursor, statement, *_rest):
-            if statement.startswith("SELECT") and purge.ident is None:
-                purge.start()
-                purge.join()
+    def purge_before_it_is_held(_connection, _cursor, statement, *_rest):
+        if "resonant_events" in statement and statement.startswith("SELECT") and purge.ident is None:
+            purge.start()
+            purge.join()
 
-        event.listen(connection, "before_cursor_execute", purge_before_it_is_held)
-        return enqueue(connection, [desk.make("evt_1")], "orders", now=desk.clock())
-
-    assert desk.write(enqueue_while_it_is_purged).accepted == 1
+    with listening("before_cursor_execute", purge_before_it_is_held):
+        assert desk.enqueue("evt_1").accepted == 1
     assert purge.ident is not None
     assert desk.detail("evt_1").event.id == "evt_1"
 
 
-def test_an_event_that_was_found_known_cannot_be_purged_before_the_commit(open_desk, postgresql_url):
-    desk = open_desk(postgresql_url)
+@on_postgresql
+def test_an_event_that_was_found_known_cannot_be_purged_before_the_commit(desk):
     desk.enqueue("evt_1")
-    desk.write(lambda connection: connection.execute(delete(schema.deliveries)) and None)
+    desk.execute(delete(schema.deliveries))
     purges = []
 
     def purge_if_nothing_needs_it(connection):
@@ -325,8 +256,7 @@ def test_an_event_that_was_found_known_cannot_be_purged_before_the_commit(open_d
         async with desk.store.transaction() as transaction:
             await transaction.run_sync(enqueue, [desk.make("evt_1")], "orders", now=desk.clock())
             purging = asyncio.create_task(desk.store.write(purge_if_nothing_needs_it))
-            _, waiting = await asyncio.wait([purging], timeout=0.3)
-            assert waiting
+            await until(lambda: desk.store.read(number_waiting))
         await purging
 
     desk.run(enqueue_and_purge_meanwhile())
@@ -334,6 +264,7 @@ def test_an_event_that_was_found_known_cannot_be_purged_before_the_commit(open_d
     assert desk.delivery("evt_1").status == "pending"
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     "name", ["https://user:pw@h/x?token=s3cret", "", "a\nb", "Billing", "<img src=x>", "$(id)", "a--b"]
 )

@@ -41,13 +41,16 @@ def test_the_history_of_earlier_attempts_is_kept(desk):
     assert '"retries"' in desk.rows(schema.tallies)[-1]["entries"]
 
 
-def test_expired_deliveries_share_a_cause_and_are_counted(desk):
+def test_expired_deliveries_share_a_cause_are_counted_and_replayed_only_with_permanent_failures(desk):
     desk.enqueue("evt_1", "evt_2")
     expire_all(desk, desk.claim())
     assert desk.row("evt_1")["cause_id"] == desk.row("evt_2")["cause_id"]
     labels = {"result": "dead_letter", "category": "permanent", "code": "event_expired"}
     assert desk.counted("delivery", **labels) == 2
     assert desk.counted("attempt") == 0
+    desk.clock.advance(1)
+    assert desk.replay().leases == []
+    assert len(desk.replay(include_permanent=True).leases) == 2
 
 
 def test_a_lost_lease_changes_nothing(desk):
@@ -62,11 +65,3 @@ def test_a_lost_lease_changes_nothing(desk):
     assert expire_all(desk, [lost, held]) == set()
     assert snapshot(desk) == before
     assert expire_all(desk, [lost, successor]) == {successor.key}
-
-
-def test_a_replay_skips_it_unless_permanent_failures_are_included(desk):
-    desk.enqueue("evt_1")
-    expire_all(desk, desk.claim())
-    desk.clock.advance(1)
-    assert desk.replay().leases == []
-    assert len(desk.replay(include_permanent=True).leases) == 1

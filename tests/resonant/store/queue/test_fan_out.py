@@ -3,12 +3,11 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resonant.events import Event
-from resonant.routing import new_subscription
 from resonant.store import schema
 from resonant.store.shared.subscriptions import add_subscription, read_subscriptions, remove_subscriptions
 from support.examples import examples
 from support.routing import events, subscriptions, wanted_by
+from support.sqlite import on_sqlite
 
 few = settings(parent=settings.get_profile("fuzz-io"), max_examples=examples(60))
 
@@ -27,6 +26,7 @@ def replace_all(desk, new):
     return desk.write(write)
 
 
+@on_sqlite
 def test_enqueue_agrees_with_a_naive_interpreter(desk):
     @few
     @given(subscriptions, st.lists(events, min_size=1, max_size=4), subscriptions)
@@ -55,11 +55,3 @@ def test_enqueue_agrees_with_a_naive_interpreter(desk):
     status = desk.status()
     assert status.balanced
     assert status.accepted == len(rows)
-
-
-def test_an_event_is_stored_once_for_all_of_its_endpoints(desk):
-    replace_all(desk, [new_subscription(name, {}) for name in ("audit", "crm", "shop")])
-    event = Event(type="t", source="/s", data="x" * 1000)
-    desk.run(desk.store.enqueue(event))
-    assert len(desk.rows(schema.events)) == 1
-    assert [row["endpoint"] for row in desk.rows(schema.deliveries)] == ["audit", "crm", "shop"]

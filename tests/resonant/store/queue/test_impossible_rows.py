@@ -11,8 +11,7 @@ _d = schema.deliveries
 
 def change(desk, event_id, **values):
     """Write into a row, as a defect or an operator's SQL would."""
-    statement = update(_d).where(_d.c.id == desk.row(event_id)["id"]).values(values)
-    desk.write(lambda connection: connection.execute(statement))
+    desk.execute(update(_d).where(_d.c.id == desk.row(event_id)["id"]).values(values))
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import contextlib
 
 from resonant.store.queue.leases import claim, look
 from support.buffers import buffers_of
+from support.postgresql import on_postgresql
 
 _BATCHES, _BATCH = 10, 100
 
@@ -17,11 +18,8 @@ def deliver(desk):
         desk.clock.advance(10)
 
 
-def test_a_search_with_a_bound_reads_no_more_pages_after_more_deliveries(
-    open_desk, postgresql, postgresql_url
-):
-    desk = open_desk(postgresql_url)
-
+@on_postgresql
+def test_a_search_with_a_bound_reads_no_more_pages_after_more_deliveries(desk, postgresql):
     def pages(*, is_bounded):
         now = desk.clock()
         bounds = {"orders": now - 1.0}
@@ -33,7 +31,7 @@ def test_a_search_with_a_bound_reads_no_more_pages_after_more_deliveries(
         )
 
     async def pin(stack):
-        connection = await stack.enter_async_context(postgresql.connected("test"))
+        connection = await stack.enter_async_context(postgresql.connected("store"))
         await stack.enter_async_context(connection.transaction(isolation="repeatable_read"))
         await connection.execute("SELECT txid_current()")
 

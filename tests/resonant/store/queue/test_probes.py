@@ -12,7 +12,9 @@ from resonant.store.queue.leases import look
 from resonant.store.queue.probes import claim_probe
 from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gate
 from resonant.store.views.selection import Selection
+from support.postgresql import on_postgresql
 from support.sqlite import listening
+from support.waiting import until
 
 
 def probing(desk, **fields):
@@ -36,8 +38,7 @@ def test_a_probe_takes_another_event_type_than_the_last_one_and_notes_its_own(de
 
     event_id, gate = probe(desk, probing(desk, probed_type="a"))
 
-    assert event_id == "evt_2"
-    assert gate.probed_type == "b"
+    assert (event_id, gate.probed_type) == ("evt_2", "b")
     assert gate == desk.read(read_gate, "orders")
     assert probe(desk, gate)[0] == "evt_1", "the only one left"
 
@@ -46,16 +47,19 @@ def test_a_probe_takes_the_delivery_with_the_fewest_attempts(desk):
     desk.enqueue("evt_1")
     desk.fail(desk.claim_one(), desk.park_for(0))
     desk.enqueue("evt_2")
-
     assert probe(desk, probing(desk))[0] == "evt_2"
 
 
-def test_no_probe_is_reserved_while_nothing_is_due(desk):
-    desk.enqueue("evt_1")
+def test_no_probe_is_reserved_while_nothing_is_due_that_is_not_final(desk):
+    desk.enqueue("evt_1", "evt_2")
     desk.fail(desk.claim_one(), desk.park_for(100))
+    is_due = schema.deliveries.c.id == desk.row("evt_2")["id"]
+    final = {"status": "dead_letter", "finished_at": desk.clock()}
+    desk.execute(update(schema.deliveries).where(is_due).values(final))
     gate = probing(desk)
 
     assert probe(desk, gate) is None
+    assert desk.row("evt_2")["available_at"] is None
     assert desk.read(read_gate, "orders") == gate
 
 
@@ -81,23 +85,9 @@ def test_a_look_reads_due_deliveries_and_gates_together(desk):
     assert desk.run(desk.store.look("orders")) == (due, gates)
 
 
-def test_a_dead_letter_that_could_be_claimed_is_no_probe(desk):
-    desk.enqueue("evt_1")
-    final = {"status": "dead_letter", "finished_at": desk.clock()}
-    desk.write(lambda connection: connection.execute(update(schema.deliveries).values(final)))
-    gate = probing(desk)
-
-    assert probe(desk, gate) is None
-    assert desk.row("evt_1")["available_at"] is None
-    assert desk.read(read_gate, "orders") == gate
-
-
+@on_postgresql
 class TestWhileOthersWrite:
     """Another transaction commits after the probe's statement has read its candidates, and before it locks one."""
-
-    @pytest.fixture
-    def desk(self, open_desk, postgresql_url):
-        return open_desk(postgresql_url)
 
     @pytest.fixture
     def probe_during(self, desk, postgresql):
@@ -113,11 +103,10 @@ class TestWhileOthersWrite:
         async def probe_during(other):
             gate = await desk.store.read(read_gate, "orders")
             change = GateChange(gate, replace(gate, probe_at=desk.clock() + 5))
-            async with postgresql.connected("test") as connection, asyncio.timeout(20):
+            async with postgresql.connected("store") as connection, asyncio.timeout(20):
                 await connection.execute(f"SELECT pg_advisory_lock({lock})")
                 probing = asyncio.create_task(desk.store.claim_leases(claim_probe, change, owner="worker"))
-                while not await connection.fetch("SELECT FROM pg_locks WHERE NOT granted"):
-                    await asyncio.sleep(0.005)
+                await until(lambda: connection.fetch("SELECT FROM pg_locks WHERE NOT granted"))
                 await other
                 await connection.execute(f"SELECT pg_advisory_unlock({lock})")
                 found = await probing
@@ -126,18 +115,13 @@ class TestWhileOthersWrite:
         with listening("before_cursor_execute", wait_for_lock, retval=True):
             yield lambda other: desk.run(probe_during(other))
 
-    def test_a_probe_does_not_take_a_cancelled_delivery(self, desk, probe_during):
+    def test_a_probe_takes_neither_a_cancelled_nor_a_claimed_delivery(self, desk, probe_during):
         desk.enqueue("evt_1")
         probing(desk)
-        cancelling = cancel(desk.store, Selection(), who="an operator")
-
-        assert probe_during(cancelling) is None
+        assert probe_during(cancel(desk.store, Selection(), who="an operator")) is None
         row = desk.row("evt_1")
         assert (row["status"], row["available_at"], row["lease_owner"]) == ("dead_letter", None, None)
 
-    def test_a_probe_takes_the_next_delivery_after_another_worker_took_one(self, desk, probe_during):
-        desk.enqueue("evt_1", "evt_2")
-        probing(desk)
-
-        assert probe_during(desk.store.claim("orders", owner="other", limit=1)) == "evt_2"
-        assert desk.row("evt_1")["lease_owner"] == "other"
+        desk.enqueue("evt_2", "evt_3")
+        assert probe_during(desk.store.claim("orders", owner="other", limit=1)) == "evt_3"
+        assert desk.row("evt_2")["lease_owner"] == "other"

@@ -15,6 +15,8 @@ from resonant.store.queue.locked_rows import lock
 from resonant.store.queue.rescue import ExpiryWatch, shorten_waits
 from resonant.testing import FixedClock
 from support.desk import at_once
+from support.postgresql import number_waiting, on_postgresql
+from support.sqlite import on_sqlite
 from support.waiting import until
 
 HOUR = 3_600.0
@@ -31,11 +33,6 @@ def no_file_grows():
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def _number_waiting(connection):
-    waiting = "datname = current_database() AND wait_event_type = 'Lock'"
-    return connection.exec_driver_sql(f"SELECT count(*) FROM pg_stat_activity WHERE {waiting}").scalar()
-
-
 def test_a_send_that_had_begun_is_charged_as_a_crash_and_shown_as_lost(desk):
     desk.enqueue("evt_1")
     desk.begin(desk.claim_one(owner="gone"))
@@ -46,6 +43,7 @@ def test_a_send_that_had_begun_is_charged_as_a_crash_and_shown_as_lost(desk):
     assert row["round_attempts"] == 0, "a crash of ours is not taken from the endpoint's budget"
     assert row["available_at"] == row["next_attempt_at"] == desk.clock()
     assert (row["category"], row["code"], row["error_type"]) == ("unknown", "worker_lost", "WorkerLost")
+    assert row["error"] == "the worker was lost while sending"
     [lost] = desk.history("evt_1")
     assert (lost.number, lost.result, lost.owner, lost.decision) == (1, "lost", "gone", "retry")
     assert lost.maybe_processed is True
@@ -55,12 +53,12 @@ def test_a_send_that_had_begun_is_charged_as_a_crash_and_shown_as_lost(desk):
 
 
 def test_more_leases_than_one_transaction_takes_are_all_rescued(desk):
-    desk.enqueue(*(f"evt_{number}" for number in range(1_200)))
-    leases = desk.claim(1_200)
-    desk.begin(*leases[:700])
+    desk.enqueue(*(f"evt_{number}" for number in range(600)))
+    leases = desk.claim(600)
+    desk.begin(*leases[:350])
     desk.clock.advance(61)
-    assert desk.rescue() == 1_200
-    assert desk.status().retrying == 700
+    assert desk.rescue() == 600
+    assert desk.status().retrying == 350
     assert desk.status().balanced
 
 
@@ -88,7 +86,6 @@ class TestWatch:
 
     def test_live_owners_have_time_to_renew(self, desk, watch):
         assert desk.rescue(watch) == 0
-
         assert len(desk.run(desk.store.renew("other"))) == 1
         for _ in range(5):
             desk.clock.advance(10)
@@ -106,28 +103,26 @@ class TestWatch:
         assert desk.rescue(watch) == 0
         assert desk.rescue_from("other") == 1
 
-    def test_a_process_that_has_watched_rescues_at_the_end_of_a_lease(self, desk, old_watch):
-        for _ in range(6):
-            assert desk.rescue(old_watch) == 0
-            desk.clock.advance(10)
-        assert desk.rescue(old_watch) == 1
+    @pytest.mark.parametrize(
+        ("pauses", "rescued"),
+        [
+            ([0, 10, 10, 10, 10, 10, 10], [0, 0, 0, 0, 0, 0, 1]),
+            ([70, 10, 10, 10], [0, 0, 0, 1]),
+            ([25, 25, 25], [0, 0, 0]),
+        ],
+        ids=["none", "once", "again"],
+    )
+    def test_a_process_rescues_at_the_end_of_a_lease_or_watches_again_after_a_lock_or_an_outage(
+        self, desk, old_watch, pauses, rescued
+    ):
+        for pause, number in zip(pauses, rescued, strict=True):
+            desk.clock.advance(pause)
+            assert desk.rescue(old_watch) == number
 
-    def test_after_a_lock_or_an_outage_it_watches_again(self, desk, old_watch):
-        desk.clock.advance(70)
-        for _ in range(3):
-            assert desk.rescue(old_watch) == 0
-            desk.clock.advance(10)
-        assert desk.rescue(old_watch) == 1
-
-    def test_a_second_lock_in_the_meantime_adds_to_the_time(self, desk, old_watch):
-        for _ in range(3):
-            desk.clock.advance(25)
-            assert desk.rescue(old_watch) == 0
-
-    @pytest.mark.parametrize("looks", [1, 3, 5])
-    def test_after_its_writes_have_failed_it_watches_again(self, open_desk, clock, sqlite_url, looks):
+    @on_sqlite
+    @pytest.mark.parametrize("looks", [1, 5])
+    def test_after_its_writes_have_failed_it_watches_again(self, desk, clock, looks):
         """Those of live owners fail, too, for example on a full disk, and reads do not show that."""
-        desk = open_desk(sqlite_url)
         watch = ExpiryWatch(60, clock)
         desk.enqueue("evt_1")
         desk.begin(desk.claim_one(owner="other"))
@@ -142,9 +137,9 @@ class TestWatch:
         assert desk.rescue(watch) == 0
         assert len(desk.run(desk.store.renew("other"))) == 1
 
-    def test_it_waits_for_a_lock_of_the_table_that_prevents_renewals(self, open_desk, clock, postgresql_url):
+    @on_postgresql
+    def test_it_waits_for_a_lock_of_the_table_that_prevents_renewals(self, desk, clock):
         """As ``CREATE INDEX`` takes. Without it, a process without due deliveries would not notice the lock."""
-        desk = open_desk(postgresql_url)
 
         async def rescue_while_it_is_locked():
             async with desk.store.transaction() as transaction:
@@ -152,7 +147,7 @@ class TestWatch:
                     Connection.exec_driver_sql, "LOCK TABLE resonant_deliveries IN SHARE MODE"
                 )
                 rescuing = asyncio.create_task(desk.store.rescue(ExpiryWatch(60, clock)))
-                await until(lambda: rescuing.done() or desk.store.read(_number_waiting))
+                await until(lambda: rescuing.done() or desk.store.read(number_waiting))
                 assert not rescuing.done()
             await rescuing
 
@@ -177,19 +172,21 @@ class TestWatch:
 
 
 class TestAfterASlowSearch:
+    """Of 0.1 seconds, a second ago."""
+
     @pytest.fixture
-    def watch(self, desk):
-        """The watch of a process that searched for 0.1 seconds, a second ago."""
-        watch = ExpiryWatch(desk.store.lease_seconds, desk.clock)
+    def watch(self, clock):
+        watch = ExpiryWatch(60, clock)
         for _ in range(4):
-            desk.rescue(watch)
-            desk.clock.advance(10)
-        watch.note_search(desk.clock(), -math.inf, 0.1)
-        desk.clock.advance(1)
+            watch.may_rescue(clock())
+            clock.advance(10)
+        watch.note_search(clock(), -math.inf, 0.1)
+        clock.advance(1)
         return watch
 
-    def test_the_next_search_begins_at_about_the_time_of_the_last(self, desk, watch):
-        assert watch.since(desk.clock()) == desk.clock() - 6
+    def test_the_next_search_begins_at_about_the_time_of_the_last(self, clock, watch):
+        assert watch.since(clock()) == clock() - 6
+        assert watch.since(clock() - HOUR) == -math.inf, "a clock that was set back needs a complete search"
 
     def test_a_complete_search_finds_what_was_left_out(self, desk, watch):
         desk.clock.advance(-100)  # the clock of its owner
@@ -200,21 +197,15 @@ class TestAfterASlowSearch:
         desk.clock.advance(1)
         assert desk.rescue(watch) == 1
 
-    def test_a_very_slow_search_delays_the_next_complete_one_by_ten_seconds(self, desk, watch):
-        watch.note_search(desk.clock(), -math.inf, 60.0)
-        desk.clock.advance(9.9)
-        assert watch.since(desk.clock()) > -math.inf
-        desk.clock.advance(0.2)
-        assert watch.since(desk.clock()) == -math.inf
-
-    def test_quick_searches_are_complete(self, desk):
-        watch = ExpiryWatch(desk.store.lease_seconds, desk.clock)
-        watch.note_search(desk.clock(), -math.inf, 0.01)
-        desk.clock.advance(1)
-        assert watch.since(desk.clock()) == -math.inf
-
-    def test_a_clock_that_was_set_back_needs_a_complete_search(self, desk, watch):
-        assert watch.since(desk.clock() - 3_600) == -math.inf
+    @pytest.mark.parametrize(("seconds", "waits"), [(0.01, 0), (0.1, 2), (60.0, 10)])
+    def test_a_slower_search_delays_the_next_complete_one_for_longer_up_to_ten_seconds(
+        self, clock, watch, seconds, waits
+    ):
+        watch.note_search(clock(), -math.inf, seconds)
+        clock.advance(waits - 0.1)
+        assert waits == 0 or watch.since(clock()) > -math.inf
+        clock.advance(0.5)
+        assert watch.since(clock()) == -math.inf
 
 
 class TestAStoreWhoseClockWasSetBack:
@@ -229,23 +220,20 @@ class TestAStoreWhoseClockWasSetBack:
         desk.enqueue(event)
         desk.fail(desk.claim_one(), decision, **attempt)
 
-    def test_a_retry_waits_for_its_delay_and_not_for_the_difference(self, desk):
-        self.fail(desk, desk.park_for(600))
+    @pytest.mark.parametrize(("delay", "backoff"), [(600, None), (900, 950)], ids=["retry", "Retry-After"])
+    def test_a_parked_delivery_waits_for_its_delay_and_not_for_the_difference(self, desk, delay, backoff):
+        now = desk.clock()
+        decision = Park(delay, now + delay, backoff_until=backoff and now + backoff)
+        self.fail(desk, decision, retry_after=backoff and delay - 10)
         desk.clock.advance(-HOUR)
         desk.rescue()
+        now = desk.clock()
         row = desk.row("evt_1")
-        assert row["next_attempt_at"] == row["available_at"] == desk.clock() + 600
-
+        assert row["next_attempt_at"] == row["available_at"] == now + delay
+        assert row["backoff_until"] == (backoff and now + backoff)
         desk.clock.advance(10)
         desk.rescue()
-        assert desk.row("evt_1")["available_at"] == desk.clock() + 590, "once is enough"
-
-    def test_a_retry_after_stays_a_floor(self, desk):
-        self.fail(desk, Park(900, desk.clock() + 900, desk.clock() + 950), retry_after=890)
-        desk.clock.advance(60 - HOUR)
-        desk.rescue()
-        row = desk.row("evt_1")
-        assert (row["available_at"], row["backoff_until"]) == (desk.clock() + 900, desk.clock() + 950)
+        assert desk.row("evt_1")["available_at"] == now + delay, "once is enough"
 
     def test_a_delivery_that_was_rescued_is_due_at_once(self, desk):
         desk.enqueue("evt_1")
@@ -276,10 +264,10 @@ class TestAStoreWhoseClockWasSetBack:
         lease = desk.claim_one()
         desk.clock.advance(-HOUR)
         desk.enqueue("evt_other", endpoint="audit")
-        desk.fail(desk.claim_one(endpoint="audit"), Park(9_000, desk.clock() + 9_000))
+        desk.fail(desk.claim_one(endpoint="audit"), parked := desk.park_for(9_000))
         desk.rescue()
         assert desk.row("evt_1")["lease_token"] == lease.token
-        assert desk.row("evt_other")["available_at"] == desk.clock() + 9_000
+        assert desk.row("evt_other")["available_at"] == parked.next_attempt_at
 
     def test_many_waits_are_shortened_in_several_transactions(self, desk):
         desk.enqueue(*(f"evt_{number}" for number in range(6)))
@@ -289,11 +277,9 @@ class TestAStoreWhoseClockWasSetBack:
         now = desk.clock()
         assert [desk.write(shorten_waits, now=now, lease_seconds=60, limit=4) for _ in range(3)] == [4, 2, 0]
 
+    @on_postgresql
     @pytest.mark.parametrize("kind", ["parked", "leased", "waits in its process"])
-    def test_a_wait_that_another_transaction_has_locked_is_shortened_later(
-        self, open_desk, clock, postgresql_url, kind
-    ):
-        desk = open_desk(postgresql_url)
+    def test_a_wait_that_another_transaction_has_locked_is_shortened_later(self, desk, clock, kind):
         if kind == "leased":
             desk.enqueue("evt_1")
             desk.claim_one()
@@ -320,9 +306,9 @@ class TestProducersWithAClockAhead:
     @pytest.fixture
     def desk(self, desk):
         """A new delivery, stored under a clock that was an hour ahead."""
-        desk.clock.advance(3_600)
+        desk.clock.advance(HOUR)
         desk.enqueue("evt_ahead")
-        desk.clock.advance(-3_600)
+        desk.clock.advance(-HOUR)
         return desk
 
     def test_a_new_delivery_is_due_at_once(self, desk):
@@ -341,7 +327,6 @@ class TestProducersWithAClockAhead:
         [lease] = desk.claim()
         desk.deliver(lease)
         desk.rescue()
-
         assert [lease.event.id, desk.claim_one().event.id] == ["evt_1", "evt_ahead"]
 
     def test_parked_and_leased_deliveries_keep_their_times(self, desk):

@@ -14,6 +14,7 @@ from resonant.events import Event, EventKey
 from resonant.events.webhook_ids import webhook_id
 from resonant.store import WorkerStore, enqueue, schema
 from resonant.store.views.reads import find_event_ids
+from support.examples import examples
 
 # base32(sha256("/shop", NUL, "1.5")), as `printf '/shop\0001.5' | sha256sum | xxd -r -p | base32` prints it.
 HASHED = "evt_awiuqp6fujtw737jiey3x2dboq"
@@ -60,15 +61,6 @@ def test_ids_with_spaces_and_other_letters_are_stored_once_and_sent_under_a_hash
         assert desk.read(find_event_ids, event.id[:2], limit=5) == [event.id]
 
 
-@pytest.mark.parametrize("in_one_batch", [True, False])
-def test_the_second_source_of_an_id_gets_a_hash(desk, in_one_batch):
-    shop, crm = make("1"), make("1", "/crm")
-    for batch in ([crm, shop],) if in_one_batch else ([crm], [shop]):
-        assert desk.enqueue(*batch).accepted == len(batch)
-    expected = {"/crm": "1", "/shop": webhook_id(shop.identity, is_taken=True)}
-    assert {lease.event.source: lease.event.webhook_id for lease in desk.claim()} == expected
-
-
 def test_a_replay_a_repeat_and_another_endpoint_have_the_same_webhook_id(desk):
     desk.bury(make("1", "/crm"), make("1"))
     before = webhook_ids(desk)
@@ -79,40 +71,12 @@ def test_a_replay_a_repeat_and_another_endpoint_have_the_same_webhook_id(desk):
     assert desk.claim_one(endpoint="audit").event.webhook_id == before["/shop", "1"] != "1"
 
 
-def test_a_purge_of_one_source_frees_the_id_and_changes_no_other(desk):
-    desk.bury(make("1", "/crm"))
-    desk.enqueue(make("1"))
-    before = webhook_ids(desk)
-    assert desk.purge() == 1
-
-    assert desk.enqueue(make("1"), make("1", "/crm")).accepted == 1
-    assert webhook_ids(desk) == before, "the same as before the purge"
-
-    desk.enqueue(make("1", "/third"))
-    assert webhook_ids(desk)["/third", "1"] == webhook_id(EventKey("/third", "1"), is_taken=True)
-
-
 def test_an_event_whose_hash_is_the_id_of_an_old_event_is_refused(desk):
     """Before version 0012, an id could look like a hash."""
-    event = make("1.5")
-    row = {
-        "id": HASHED,
-        "webhook_id": HASHED,
-        "source": "/crm",
-        "type": "t",
-        "time": "",
-        "digest": "",
-        "body": b"",
-    }
-    desk.write(
-        lambda connection: (
-            connection.execute(insert(schema.events).values(row | {"accepted_at": 0.0})) and None
-        )
-    )
-    with pytest.raises(
-        ConflictingEvent, match=r"the webhook-id of the event '1\.5' belongs to another event"
-    ):
-        desk.enqueue(event)
+    old = {"id": HASHED, "webhook_id": HASHED, "source": "/crm", "type": "t", "time": "", "digest": ""}
+    desk.execute(insert(schema.events).values(old | {"body": b"", "accepted_at": 0.0}))
+    with pytest.raises(ConflictingEvent, match=r"the webhook-id of the event '1\.5' belongs to another"):
+        desk.enqueue(make("1.5"))
     assert desk.status().accepted == 0
 
 
@@ -136,7 +100,7 @@ def shared(request, tmp_path_factory):
 _examples = count()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(given_batches=st.lists(batches, min_size=1, max_size=4))
 def test_no_two_events_have_the_same_webhook_id(shared, given_batches):
     number = next(_examples)
