@@ -164,7 +164,7 @@ def test_outcomes_of_one_endpoint_do_not_wait_for_each_other(desk):
     desk.begin(first, second)
 
     async def record_both():
-        async with desk.store.transaction() as transaction, asyncio.timeout(10):
+        async with desk.store.transaction() as transaction:
             await transaction.run_sync(record, [desk.delivered(first)], now=desk.clock())
             await desk.store.record([desk.delivered(second)])
 

@@ -1,6 +1,7 @@
 """The store's clock is the same for all processes, whatever their own clocks show."""
 
 import logging
+import re
 import time
 
 import pytest
@@ -18,6 +19,7 @@ from support.dispatching import opened
 
 HOUR = 3_600.0
 PROCESS = 1_000.0
+NEAR = 15.0  # a busy machine reads a clock late
 _time = time.time
 
 
@@ -31,10 +33,10 @@ async def test_a_process_reads_the_stores_clock_from_the_beginning_and_new_deliv
 ):
     event = Event(type="t", source="/s", id="evt_1", data=1)
     async with opened(store_url) as right, opened(store_url, process_clock=ahead_by(ahead)) as wrong:
-        assert wrong.clock() == pytest.approx(right.clock(), abs=2)
+        assert wrong.clock() == pytest.approx(right.clock(), abs=NEAR)
         await wrong.enqueue(event, "orders")
         [due], _ = await right.look()
-    assert due.at == pytest.approx(time.time(), abs=30)
+    assert due.at == pytest.approx(time.time(), abs=NEAR)
 
 
 async def test_a_transaction_of_a_producer_uses_the_clock_of_its_server(postgresql_url, monkeypatch):
@@ -45,7 +47,7 @@ async def test_a_transaction_of_a_producer_uses_the_clock_of_its_server(postgres
             await connection.run_sync(enqueue, Event(type="t", source="/s", data=1), "orders")
         await engine.dispose()
         [due], _ = await store.look()
-        assert due.at == pytest.approx(store.clock(), abs=30)
+        assert due.at == pytest.approx(store.clock(), abs=NEAR)
 
 
 @pytest.mark.parametrize("seconds", [HOUR, -HOUR], ids=["ahead", "back"])
@@ -56,12 +58,12 @@ async def test_nothing_changes_if_the_clock_of_the_process_is_set(store_url, sec
         await send(store, "orders", Park(60, store.clock() + 60))
         await store.claim("orders", owner="one", limit=1)
         jump.advance(seconds)
-        assert store.clock() == pytest.approx(time.time(), abs=2)
+        assert store.clock() == pytest.approx(time.time(), abs=NEAR)
         assert await store.claim("orders", owner="other", limit=2) == []
         assert len(await store.renew("one")) == 1
-        assert await store.latest_lease_end() == pytest.approx(time.time() + store.lease_seconds, abs=10)
-        assert store.clock() == pytest.approx(time.time(), abs=2)
-        assert store.clock_ahead == pytest.approx(-seconds, abs=2)
+        assert await store.latest_lease_end() == pytest.approx(time.time() + store.lease_seconds, abs=NEAR)
+        assert store.clock() == pytest.approx(time.time(), abs=NEAR)
+        assert store.clock_ahead == pytest.approx(-seconds, abs=NEAR)
 
 
 async def test_a_renewal_after_a_pause_of_the_machine_lasts_for_a_whole_lease(postgresql_url):
@@ -71,7 +73,7 @@ async def test_a_renewal_after_a_pause_of_the_machine_lasts_for_a_whole_lease(po
         await store.claim("orders", owner="one", limit=1)
         pause.advance(50)
         await store.renew("one")
-        assert await store.latest_lease_end() == pytest.approx(time.time() + store.lease_seconds, abs=10)
+        assert await store.latest_lease_end() == pytest.approx(time.time() + store.lease_seconds, abs=NEAR)
 
 
 async def test_a_process_whose_time_is_behind_shortens_no_wait_and_no_lease(postgresql_url):
@@ -100,9 +102,12 @@ async def test_a_difference_is_logged_once(store_url, caplog):
     async with opened(store_url, process_clock=ahead_by(40.0)) as store:
         for _ in range(3):
             await store.gates()
-    assert [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING] == [
-        "the clock of this machine is 40 s ahead of that of the store: synchronize them (NTP); Resonant uses the store's"
-    ]
+    [line] = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+    assert re.fullmatch(
+        r"the clock of this machine is \d\d s ahead of that of the store: synchronize them \(NTP\); "
+        "Resonant uses the store's",
+        line,
+    )
 
 
 class TestComparison:

@@ -359,21 +359,6 @@ def test_commits_are_synced_for_each_default_of_the_database_except_beginnings_a
     assert synced == [in_force]
 
 
-def test_an_acknowledged_event_survives_a_crash_of_a_server_that_does_not_sync_by_default(
-    open_desk, postgresql_url, postgresql, default_sync
-):
-    default_sync("off")
-    desk = open_desk(postgresql_url)
-
-    async def crash():
-        await desk.store.enqueue([desk.make(f"evt_{number}") for number in range(30)], "orders")
-        async with postgresql.stopped_meanwhile(crashes=True):
-            pass
-
-    desk.run(crash())
-    assert desk.status().pending == 30
-
-
 def test_a_producers_own_transaction_keeps_its_setting(open_desk, postgresql_url, default_sync):
     """A crash loses its other rows and its events together, or none of them."""
     default_sync("off")

@@ -13,30 +13,6 @@ from support.store_rows import snapshot
 
 
 class TestRecord:
-    def test_a_delivery_is_final_and_its_attempt_is_in_the_history(self, desk):
-        desk.enqueue("evt_1")
-        lease = desk.claim_one()
-        desk.begin(lease)
-        desk.clock.advance(3)
-        outcome = desk.delivered(lease, duration=2.5, excerpt="ok", warning="slow", task_run_id="tr-1")
-        assert desk.record(outcome) == {lease.key}
-        assert desk.history("evt_1") == (outcome.attempt,)
-        row = desk.row("evt_1")
-        assert (row["status"], row["finished_at"]) == ("delivered", desk.clock())
-        assert (row["attempts"], row["round_attempts"], row["status_code"]) == (1, 1, 200)
-        assert row["lease_owner"] is row["available_at"] is row["next_attempt_at"] is row["reason"] is None
-        assert row["sending"] is False
-
-    def test_a_delivery_ends_its_own_backoff(self, desk):
-        desk.enqueue("evt_1")
-        now = desk.clock()
-        desk.fail(desk.claim_one(), Park(1.0, now + 1, backoff_until=now + 300))
-        desk.clock.advance(1)
-        lease = desk.claim_one()
-        assert (lease.backoff_until, lease.last_delay, lease.round_attempts) == (now + 300, 300.0, 1)
-        desk.deliver(lease)
-        assert desk.row("evt_1")["backoff_until"] is None
-
     def test_outcomes_of_every_kind_go_together(self, desk):
         desk.enqueue(*(f"evt_{number}" for number in range(8)))
         leases = desk.claim()

@@ -17,7 +17,6 @@ from resonant.store import schema
 from resonant.store.queue.accept import accept
 from resonant.store.queue.expiry import expire
 from resonant.store.queue.gate_changes import change_and_report
-from resonant.store.queue.outcomes import record
 from resonant.store.queue.rescue import LOST_LEASES_BEFORE_GIVING_UP
 from resonant.store.shared.gates import Gate, GateChange, read_gate
 from support.examples import examples
@@ -215,21 +214,6 @@ def test_a_dead_letter_of_an_own_event_causes_none(desk, chat):
 
     assert desk.claim(endpoint="chat") == desk.claim(endpoint="audit") == []
     assert len(desk.rows(schema.events)) == 1
-
-
-def test_a_killed_worker_stores_neither_the_dead_letter_nor_its_event(desk, chat):
-    desk.enqueue("evt_1")
-    lease = desk.claim_one()
-    desk.begin(lease)
-
-    def record_and_die(connection):
-        record(connection, [desk.failed(lease, GiveUp("exhausted"))], now=desk.clock())
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        desk.write(record_and_die)
-
-    assert (desk.status().dead_letter, chat.received()) == (0, [])
 
 
 def test_a_damaged_subscription_undoes_no_outcome_and_no_change_of_a_gate(desk, chat, caplog):

@@ -14,7 +14,7 @@ from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gate
 from resonant.store.views.selection import Selection
 from support.postgresql import on_postgresql
 from support.sqlite import listening
-from support.waiting import until
+from support.waiting import PATIENCE_SECONDS, until
 
 
 def probing(desk, **fields):
@@ -103,7 +103,7 @@ class TestWhileOthersWrite:
         async def probe_during(other):
             gate = await desk.store.read(read_gate, "orders")
             change = GateChange(gate, replace(gate, probe_at=desk.clock() + 5))
-            async with postgresql.connected("store") as connection, asyncio.timeout(20):
+            async with postgresql.connected("store") as connection, asyncio.timeout(PATIENCE_SECONDS):
                 await connection.execute(f"SELECT pg_advisory_lock({lock})")
                 probing = asyncio.create_task(desk.store.claim_leases(claim_probe, change, owner="worker"))
                 await until(lambda: connection.fetch("SELECT FROM pg_locks WHERE NOT granted"))

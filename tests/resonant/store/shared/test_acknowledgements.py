@@ -102,10 +102,3 @@ def test_a_reopened_cause_is_no_longer_acknowledged_and_the_audit_has_both(desk,
         ("ben", "reopen", {"cause": cause}),
         ("ann", "acknowledge", {"cause": cause, "note": "later"}),
     ]
-
-
-def test_triage_lists_acknowledged_causes_last(desk, cause):
-    ack(desk, cause)
-    other, known = desk.read(triage)
-    assert (other.code, other.count, other.acknowledged) == ("http_400", 1, None)
-    assert (known.count, known.acknowledged) == (2, Acknowledgement(desk.clock(), "ann"))

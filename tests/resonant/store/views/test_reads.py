@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import pytest
 
-from resonant.delivery.retry import GiveUp, Park
+from resonant.delivery.retry import GiveUp
 from resonant.errors import StoreUnavailable, UnknownName
 from resonant.events import DeadLetter, Event
 from resonant.store import enqueue, open_store, schema
@@ -117,25 +117,6 @@ def test_a_dead_letter_has_the_last_answer_and_whether_any_attempt_may_have_been
         "evt_2": (None, False),
         "evt_untried": (None, False),
     }
-
-
-def test_detail_shows_each_delivery_with_its_whole_history_and_the_end_of_its_backoff(desk):
-    desk.enqueue("evt_1", endpoint="orders")
-    desk.enqueue("evt_1", endpoint="audit")
-    desk.deliver(desk.claim_one(endpoint="audit"))
-    lease, decision = desk.claim_one(endpoint="orders"), desk.retry_in(1)
-    desk.fail(lease, decision)
-    desk.fail(desk.counted_on(lease, decision), GiveUp("exhausted"))
-    (audit, audits), (orders, attempts) = desk.detail("evt_1").deliveries
-    assert (audit.endpoint, audit.status, len(audits)) == ("audit", "delivered", 1)
-    assert (orders.endpoint, orders.status, orders.reason) == ("orders", "dead_letter", "exhausted")
-    assert [(each.number, each.decision) for each in attempts] == [(1, "retry"), (2, "give_up")]
-    assert desk.detail("evt_2") is None
-
-    desk.enqueue("evt_3")
-    now = desk.clock()
-    desk.fail(desk.claim_one(), Park(1.0, now + 1, backoff_until=now + 300))
-    assert desk.delivery("evt_3").backoff_until == now + 300
 
 
 def test_histories_are_those_of_the_selected_dead_letters(desk):
