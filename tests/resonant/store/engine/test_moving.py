@@ -358,7 +358,6 @@ async def test_an_upgrade_that_ends_before_any_of_its_commits_loses_nothing(url,
 async def test_processes_that_upgrade_at_once_share_the_work(old_url, monkeypatch):
     monkeypatch.setattr(moving, "_FIRST", 5)
     monkeypatch.setattr(moving, "_MOST", 5)
-    monkeypatch.setattr(moving, "_WAIT_SECONDS", 0.01)
     monkeypatch.setitem(moving._PAUSE_SECONDS, "sqlite", 0.005)
     before = await in_database(old_url, old_rows)
     await asyncio.gather(*(upgraded(old_url) for _ in range(4)))

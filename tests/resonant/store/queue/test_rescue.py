@@ -57,6 +57,7 @@ def test_more_leases_than_one_transaction_takes_are_all_rescued(desk):
     assert desk.status().balanced
 
 
+@on_sqlite
 class TestWatch:
     """A process rescues expired leases once it has watched for half a lease, in which live owners could renew them."""
 
@@ -114,7 +115,6 @@ class TestWatch:
             desk.clock.advance(pause)
             assert desk.rescue(old_watch) == number
 
-    @on_sqlite
     @pytest.mark.parametrize("looks", [1, 5])
     def test_after_its_writes_have_failed_it_watches_again(self, desk, clock, looks):
         """Those of live owners fail, too, for example on a full disk, and reads do not show that."""
@@ -132,22 +132,6 @@ class TestWatch:
         assert desk.rescue(watch) == 0
         assert len(desk.run(desk.store.renew("other"))) == 1
 
-    @on_postgresql
-    def test_it_waits_for_a_lock_of_the_table_that_prevents_renewals(self, desk, clock):
-        """As ``CREATE INDEX`` takes. Without it, a process without due deliveries would not notice the lock."""
-
-        async def rescue_while_it_is_locked():
-            async with desk.store.transaction() as transaction:
-                await transaction.run_sync(
-                    Connection.exec_driver_sql, "LOCK TABLE resonant_deliveries IN SHARE MODE"
-                )
-                rescuing = asyncio.create_task(desk.store.rescue(ExpiryWatch(60, clock)))
-                await until(lambda: rescuing.done() or desk.store.read(number_waiting))
-                assert not rescuing.done()
-            await rescuing
-
-        desk.run(rescue_while_it_is_locked())
-
     def test_it_watches_again_if_only_the_stores_clock_jumps(self, desk):
         steady = FixedClock(0.0)
         watch = ExpiryWatch(desk.store.lease_seconds, steady)
@@ -164,6 +148,23 @@ class TestWatch:
         desk.clock.advance(70 - 3_600)
         assert [rescued_after(15) for _ in range(2)] == [0, 0]
         assert rescued_after(15) == 1
+
+
+@on_postgresql
+def test_a_rescue_waits_for_a_lock_of_the_table_that_prevents_renewals(desk, clock):
+    """As ``CREATE INDEX`` takes. Without it, a process without due deliveries would not notice the lock."""
+
+    async def rescue_while_it_is_locked():
+        async with desk.store.transaction() as transaction:
+            await transaction.run_sync(
+                Connection.exec_driver_sql, "LOCK TABLE resonant_deliveries IN SHARE MODE"
+            )
+            rescuing = asyncio.create_task(desk.store.rescue(ExpiryWatch(60, clock)))
+            await until(lambda: rescuing.done() or desk.store.read(number_waiting))
+            assert not rescuing.done()
+        await rescuing
+
+    desk.run(rescue_while_it_is_locked())
 
 
 class TestAfterASlowSearch:
