@@ -1,4 +1,4 @@
-"""A store of 0.1.0 with 2,000 rows in each table is upgraded, and no count changes.
+"""A store of 0.1.0 with 1,000 rows in each table is upgraded, and no count changes.
 
 ``RESONANT_CHAOS=long`` makes it 100,000.
 """
@@ -29,7 +29,7 @@ from support.postgresql import number_waiting
 from support.upgraded_rows import drop_all
 from support.waiting import until
 
-ENDPOINTS = 1_000 if os.environ.get("RESONANT_CHAOS") == "long" else 20
+ENDPOINTS = 1_000 if os.environ.get("RESONANT_CHAOS") == "long" else 10
 ROWS = 100 * ENDPOINTS
 NOW = 1_700_000_000
 NUMBERS = f"WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {ROWS})"
