@@ -208,7 +208,7 @@ def test_no_sum_changes_between_two_transactions_of_compactions_that_are_killed(
     before = seen()
     # As if each process was killed after one transaction.
     while spans := desk.read(sketches.find_spans, now=now):
-        desk.write(sketches.gather, spans[0], limit=limit)
+        assert desk.write(sketches.gather, spans[0], limit=limit) <= limit
         assert seen() == before
 
 
@@ -232,6 +232,15 @@ def test_a_compaction_does_not_change_the_statistics_of_a_window(desk, size):
     before = figures()
     compact(desk)
     assert figures() == before
+
+
+def test_a_compaction_merges_more_rows_than_one_transaction_takes(desk, monkeypatch):
+    monkeypatch.setattr(sketches, "ROWS_AT_ONCE", 7)
+    add(desk, *(50 * HOUR + n * MINUTE for n in range(60)))
+    before = sums(desk)
+    compact(desk)
+    assert sums(desk) == before
+    assert len(rows(desk)) == 3, "two hours and ever"
 
 
 def test_compactions_beside_writers_lose_and_double_nothing(desk, open_desk, store_url, monkeypatch):
