@@ -136,11 +136,11 @@ def test_delays_use_their_whole_range_evenly(jitter, attempt):
     policy, rng = RetryPolicy(jitter=jitter), random.Random(7)
     last_delay = None if attempt == 1 else backoff(policy, attempt - 1)
     lowest, highest = bounds(policy, attempt, last_delay)
-    delays = [draw_delay(policy, attempt, rng, last_delay=last_delay) for _ in range(2000)]
+    delays = [draw_delay(policy, attempt, rng, last_delay=last_delay) for _ in range(500)]
     tenth = (highest - lowest) / 10
     assert lowest <= min(delays) <= lowest + tenth
     assert highest - tenth <= max(delays) <= highest
-    assert mean(delays) == pytest.approx((lowest + highest) / 2, rel=0.05)
+    assert mean(delays) == pytest.approx((lowest + highest) / 2, rel=0.1)
 
 
 @pytest.mark.parametrize("gate", [GateView(), GateView(governs=True)], ids=["normal", "governs"])
@@ -148,7 +148,7 @@ def test_delays_use_their_whole_range_evenly(jitter, attempt):
 @pytest.mark.parametrize("attempt", [1, 3, 9])
 def test_deliveries_that_failed_together_are_not_retried_together(jitter, attempt, gate):
     options = {"policy": RetryPolicy(jitter=jitter), "rng": random.Random(7), "last_delay": 1.0, "gate": gate}
-    assert len({decide_now(attempt=attempt, **options).delay for _ in range(1000)}) == 1000
+    assert len({decide_now(attempt=attempt, **options).delay for _ in range(100)}) == 100
 
 
 def test_without_jitter_no_random_number_is_drawn():

@@ -21,6 +21,7 @@ from resonant.sinks.http import HttpSink
 from resonant.sinks.redaction import Redactor
 from resonant.testing import FixedClock
 from support.attempts import LEASE, START, attempt, attempt_runner, failing, refuse
+from support.events import changed
 from support.traces import ids, ids_in, install_sdk
 
 CREATED_IN = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -65,8 +66,9 @@ def is_child(span):
 # --- the place in the traces ------------------------------------------------------------------------------------------
 
 
-async def test_a_first_attempt_is_a_child_of_the_span_in_which_the_event_was_created(sdk):
-    span = await span_of(sdk)
+@pytest.mark.parametrize("age", [0, 60], ids=["at once", "after a minute"])
+async def test_a_first_attempt_is_a_child_of_the_span_in_which_the_event_was_created(sdk, age):
+    span = await span_of(sdk, lease=replace(FIRST, accepted_at=START - age))
     assert is_child(span)
     assert span.parent.is_remote
     assert [ids(link) for link in span.links] == [ids_in(CREATED_IN)]
@@ -80,10 +82,6 @@ async def test_a_later_attempt_begins_a_trace_with_a_link(sdk, changes):
     assert span.context.trace_id != ids_in(CREATED_IN)[0]
     assert [ids(link) for link in span.links] == [ids_in(CREATED_IN)]
     assert span.context.trace_state.to_header() == ""
-
-
-async def test_an_attempt_at_the_end_of_the_first_minute_is_still_a_child(sdk):
-    assert is_child(await span_of(sdk, lease=replace(FIRST, accepted_at=START - 60)))
 
 
 @pytest.mark.parametrize("changes", [{}, *LATER.values()], ids=["a first attempt", *LATER])
@@ -121,7 +119,8 @@ async def test_a_surrounding_span_is_linked_and_never_the_parent(sdk, monkeypatc
 
 
 async def test_a_delivery_is_described_by_the_conventions_of_messaging(sdk):
-    lease = replace(FIRST, event=replaced_webhook_id(EVENT, "evt_hash"), attempts=4, round=2)
+    event = changed(EVENT, webhook_id="evt_hash")
+    lease = replace(FIRST, event=event, attempts=4, round=2)
     span = await span_of(sdk, lease=lease, options={"gate": lambda: GateView(state="paced")})
     assert (span.name, span.kind) == ("send orders", SpanKind.CLIENT)
     assert (span.status.status_code, span.status.description) == (StatusCode.UNSET, None)
@@ -141,12 +140,6 @@ async def test_a_delivery_is_described_by_the_conventions_of_messaging(sdk):
     }
     assert span.instrumentation_scope.name == "resonant"
     assert span.instrumentation_scope.version
-
-
-def replaced_webhook_id(event, webhook_id):
-    return Event.from_stored(
-        event.id, event.type, event.source, event.body, traceparent=event.traceparent, webhook_id=webhook_id
-    )
 
 
 @pytest.mark.parametrize(
@@ -250,24 +243,16 @@ async def test_a_span_that_is_not_recorded_is_not_sent(monkeypatch):
     assert exporter.get_finished_spans() == ()
 
 
-async def test_without_an_sdk_no_span_is_made():
+@pytest.mark.parametrize("is_installed", [False, True], ids=["without an SDK", "a disabled SDK"])
+async def test_no_span_and_no_object_for_it_is_made(monkeypatch, is_installed):
+    if is_installed:
+        monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+        exporter, _ = install_sdk(monkeypatch)
     assert await seen_by_the_sink() == (None, False)
-    assert makes_nothing()
-
-
-async def test_a_disabled_sdk_makes_no_spans(monkeypatch):
-    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
-    exporter, _ = install_sdk(monkeypatch)
-    assert await seen_by_the_sink() == (None, False)
-    assert makes_nothing()
-    assert exporter.get_finished_spans() == ()
-
-
-def makes_nothing():
-    """Return whether no object is made for an attempt."""
     spans = AttemptSpans()
     made = [spans.of(FIRST, started_at=START, gate=GateView) for _ in range(2)]
-    return made[0] is made[1]
+    assert made[0] is made[1]
+    assert not (is_installed and exporter.get_finished_spans())
 
 
 async def test_an_sdk_may_be_installed_during_a_run(monkeypatch):
