@@ -26,6 +26,7 @@ from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.http import HttpSink
 from resonant.sinks.redaction import Redactor
 from resonant.store import WorkerStore, schema
+from resonant.store.queue.leases import lease_owners
 from resonant.store.shared.gates import GateChange, change_gate, read_gate
 from resonant.testing import FixedClock
 from support.waiting import until
@@ -36,16 +37,21 @@ QUICK = RetryPolicy(max_attempts=3, base=1.0, factor=1.0, jitter="none")
 
 @dataclass
 class Scene:
-    """A worker's emission, and the values that tests inspect."""
+    """A worker's emission, and the values that tests inspect; ``ids`` are those of the events stored at its start."""
 
     dispatcher: Dispatcher
     store: WorkerStore
     clock: FixedClock
+    ids: list[str] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
     chunks: list[int] = field(default_factory=list)
     done: list[Counts] = field(default_factory=list)
     shown: list[list[Outcome]] = field(default_factory=list)
     chunk_size: ClassVar[int] = 0
+
+    @property
+    def counts(self) -> Counts:
+        return self.dispatcher.counts
 
     async def emit_one(self, lease):
         """Make the attempts of a delivery; the clock advances instead of waiting."""
@@ -57,7 +63,11 @@ class Scene:
             await self.wait(outcome.decision.delay)
 
     async def wait(self, seconds):
-        self.clock.advance(seconds)
+        """Advance a fixed clock, and wait for any other."""
+        if isinstance(self.clock, FixedClock):
+            self.clock.advance(seconds)
+        else:
+            await asyncio.sleep(seconds)
 
     async def emit_chunk(self, endpoint, keys):
         """Make an attempt for each lease; the clock advances instead of waiting for briefly parked deliveries."""
@@ -69,7 +79,9 @@ class Scene:
             await self.wait_for_parked()
 
     async def wait_for_parked(self, longest=WAIT_SECONDS):
-        """Advance the clock until every delivery that becomes due within this many seconds is due."""
+        """Advance a fixed clock until every delivery that becomes due within this many seconds is due."""
+        if not isinstance(self.clock, FixedClock):
+            return
         now, table = self.clock(), schema.deliveries.c
         query = select(func.max(table.available_at)).where(
             table.lease_owner.is_(None), table.available_at <= now + longest
@@ -77,11 +89,11 @@ class Scene:
         due_at = await self.store.read(lambda connection: connection.execute(query).scalar())
         self.clock.advance(max(0.0, (due_at or now) - now))
 
-    async def run(self, emit_one=None, **options) -> Counts:
+    async def run(self, emit_one=None, *, patience=60, **options) -> Counts:
         """Run to the end; without an ``emit_one``, in the lane of the test."""
         if emit_one is None:
             options |= {"emit_chunk": self.emit_chunk}
-        return await asyncio.wait_for(self.dispatcher.run(emit_one or self.emit_one, **options), 60)
+        return await asyncio.wait_for(self.dispatcher.run(emit_one or self.emit_one, **options), patience)
 
     @asynccontextmanager
     async def running(self, emit_one=None, **options):
@@ -96,8 +108,8 @@ class Scene:
     async def run_until_lost(self, number, emit_one=None) -> Counts:
         """Run until this many leases are lost; their new owners still hold them then."""
         async with self.running(emit_one):
-            await until(lambda: self.dispatcher.counts.lost == number)
-        return self.dispatcher.counts
+            await until(lambda: self.counts.lost == number)
+        return self.counts
 
     async def lose_leases(self, path, *, to=None):
         """Let another worker rescue all leases of this one, and claim a delivery for the owner ``to``."""
@@ -231,11 +243,20 @@ async def scene(
     sinks=None,
     before_open=None,
     on_gate_change=lambda *_: None,
+    due=None,
+    gate=None,
+    keeps_leases=False,
     **more_sinks,
 ):
     """Open an emission with an endpoint for each sink: an async function of the event, or a whole target.
 
-    ``before_open`` is awaited with an endpoint's name before it is opened.
+    At the end, the books must be in order: the balance, the leases, and one attempt in the history for each one counted.
+
+    Args:
+        before_open: awaited with an endpoint's name before it is opened.
+        due: the number of events to store first, for `orders` or by endpoint.
+        gate: what to change in the gate of `orders` before.
+        keeps_leases: whether leases are left at the end, since the store is away.
     """
     clock = clock or FixedClock(START)
     sinks = more_sinks if sinks is None else sinks
@@ -248,18 +269,46 @@ async def scene(
         sink = sinks[name]
         return sink if isinstance(sink, Destination) else sink_target(name, CallableSink(sink))
 
-    async with (
-        another_worker(path, clock=clock, lease_seconds=lease_seconds) as store,
-        dispatching(
+    async with another_worker(path, clock=clock, lease_seconds=lease_seconds) as store:
+        before = await store.read(_attempts_of_the_worker)
+        async with dispatching(
             store,
             None,
             policy=policy,
             open_destination=open_destination,
             limits=replace(limits or Limits(), chunk_size=Scene.chunk_size),
             on_gate_change=on_gate_change,
-        ) as dispatcher,
-    ):
-        yield Scene(dispatcher, store, clock)
+        ) as dispatcher:
+            worker = Scene(dispatcher, store, clock)
+            for name, count in (due if isinstance(due, dict) else {"orders": due or 0}).items():
+                worker.ids += await enqueue(store, count, name) if count else []
+            if gate is not None:
+                await worker.set_gate(**gate)
+            yield worker
+        if not keeps_leases:
+            assert (await store.status()).balanced
+            assert "worker" not in await store.read(lease_owners)
+            assert await store.read(_attempts_of_the_worker) - before == worker.counts.attempts
+
+
+def _attempts_of_the_worker(connection):
+    """Return the number of its attempts that ended while it held the lease."""
+    own = (schema.attempts.c.owner == "worker", schema.attempts.c.result != "lost", ~schema.attempts.c.late)
+    return connection.scalar(select(func.count()).select_from(schema.attempts).where(*own))
+
+
+@asynccontextmanager
+async def at_work(path, emit_one=None, **options):
+    """Run a scene for the block; yields it and the task of its run."""
+    async with scene(path, **options) as worker, worker.running(emit_one) as run:
+        yield worker, run
+
+
+async def ran(path, emit_one=None, **options):
+    """Run a scene to its end, and return it."""
+    async with scene(path, **options) as worker:
+        await worker.run(emit_one)
+    return worker
 
 
 def another_worker(path, *, clock, lease_seconds=60.0):
@@ -295,6 +344,21 @@ async def succeed(_event):
 
 async def fail(_event):
     raise UnexpectedStatus(503)
+
+
+async def hang(_event):
+    await asyncio.Event().wait()
+
+
+def answering(status, retry_after=None, *, sent=None):
+    """Return a sink that always fails with this status, and adds the ids of events to ``sent``."""
+
+    async def send(event):
+        if sent is not None:
+            sent.append(event.id)
+        raise UnexpectedStatus(status, retry_after)
+
+    return send
 
 
 def appending_to(sent, go=None):

@@ -4,6 +4,23 @@ import pytest
 
 from resonant.gate.permission import SEND
 from support.dispatching import Scene
+from support.simulated_time import SimulatedLoop
+
+# The fixtures of tests that need real time.
+REAL_TIME = {"real_time", "postgresql", "postgresql_url", "store_url", "receiver"}
+
+
+@pytest.fixture
+def real_time():
+    """Let a test use sockets or other threads."""
+
+
+@pytest.fixture
+def anyio_backend(request):
+    """Run tests in simulated time, except those that use sockets or other threads."""
+    if REAL_TIME.intersection(request.fixturenames):
+        return "asyncio"
+    return "asyncio", {"loop_factory": SimulatedLoop}
 
 
 @pytest.fixture(params=[0, 3], ids=["task lane", "bulk lane"])

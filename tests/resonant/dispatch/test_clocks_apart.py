@@ -1,26 +1,35 @@
-"""Processes whose clocks differ by 40 seconds share the deliveries of a store."""
+"""Processes whose clocks differ share the deliveries and the gates of a store."""
 
+import asyncio
 import time
 from contextlib import asynccontextmanager
+from itertools import pairwise
 
 import pytest
 
-from resonant.delivery.retry import Park
+from resonant.delivery.retry import RetryPolicy
 from resonant.dispatch.limits import Limits
+from resonant.gate import controller
 from resonant.store.shared.drains import farthest_clock
-from support.desk import Desk, at_once
-from support.dispatching import appending_to, draining, enqueue, opened, succeed
+from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gate, read_gates
+from support.desk import at_once
+from support.dispatching import appending_to, draining, enqueue, fail, opened, succeed
 from support.waiting import until
 
 EVENTS = 8
-LEASE_SECONDS = 30.0
+HOUR = 3600.0
+SENDS_UNTIL_NORMAL = 60
+SOON = RetryPolicy(base=0.2, factor=1.0)
 
-pytestmark = pytest.mark.parametrize("ahead", [40.0, -40.0])
+BY_MORE_THAN_A_LEASE = pytest.mark.parametrize("ahead", [100.0, -100.0])
+BY_AN_HOUR = pytest.mark.parametrize(
+    ("store_url", "ahead"), [("sqlite", HOUR), ("postgresql", -HOUR)], indirect=["store_url"]
+)
 
 
 def process(url, ahead):
     """Open the store as a process does whose clock is ahead by this time."""
-    return opened(url, process_clock=lambda: time.time() + ahead, lease_seconds=LEASE_SECONDS)
+    return opened(url, process_clock=lambda: time.time() + ahead)
 
 
 @asynccontextmanager
@@ -34,10 +43,12 @@ async def running(url, name, send, *, ahead, rescues=None):
             rescues.append(await rescue(*args, **options))
 
         store.rescue = count
-        async with draining(store, send, owner=name, limits=Limits(run_for=600, concurrency=EVENTS)):
+        limits = Limits(run_for=600, concurrency=EVENTS)
+        async with draining(store, send, policy=SOON, seed=name, owner=name, limits=limits):
             yield
 
 
+@BY_MORE_THAN_A_LEASE
 async def test_each_delivery_is_sent_once_and_no_success_is_late(postgresql_url, ahead, monkeypatch):
     monkeypatch.setattr("resonant.dispatch.claim.leases.ExpiryWatch", lambda *_: at_once())
     sent, rescues = [], {"right": [], "wrong": []}
@@ -64,15 +75,7 @@ async def test_each_delivery_is_sent_once_and_no_success_is_late(postgresql_url,
     assert {*rescues["right"], *rescues["wrong"]} == {0}
 
 
-async def test_a_new_event_of_each_process_is_sent_at_once_by_the_other(postgresql_url, ahead):
-    sent = []
-    async with process(postgresql_url, 0.0) as right, process(postgresql_url, ahead) as wrong:
-        for producer, drain in ((right, ahead), (wrong, 0.0)):
-            [id_] = await enqueue(producer)
-            async with running(postgresql_url, "drain", appending_to(sent), ahead=drain):
-                await until(lambda: sent[-1:] == [id_], seconds=20)  # noqa: B023 - awaited here
-
-
+@BY_MORE_THAN_A_LEASE
 async def test_a_run_reports_how_much_its_clock_differs(postgresql_url, ahead):
     async def is_reported():
         found = await right.read(farthest_clock, now=right.clock())
@@ -82,15 +85,46 @@ async def test_a_run_reports_how_much_its_clock_differs(postgresql_url, ahead):
         await until(is_reported)
 
 
-@pytest.mark.parametrize("is_parked_by_wrong", [False, True])
-async def test_a_retry_after_of_one_process_is_kept_by_the_other(postgresql_url, ahead, is_parked_by_wrong):
-    async with process(postgresql_url, 0.0) as right, process(postgresql_url, ahead) as wrong:
-        one, other = (wrong, right) if is_parked_by_wrong else (right, wrong)
-        await enqueue(one)
-        leases = await one.claim("orders", owner="one", limit=1)
-        await one.begin(leases)
-        until_then = one.clock() + 20
-        await one.record([Desk.failed(leases[0], Park(20, until_then))])
-        assert await other.claim("orders", owner="other", limit=1) == []
-        [due], _ = await other.look()
-        assert due.at - other.clock() == pytest.approx(until_then - one.clock(), abs=2)
+async def note_pilots(store, pilots):
+    while True:
+        pilots.append((await store.read(read_gate, "orders")).pilot)
+        await asyncio.sleep(0.02)
+
+
+@BY_AN_HOUR
+async def test_a_recovered_endpoint_gets_everything_from_processes_whose_clocks_are_an_hour_apart(
+    store_url, ahead, monkeypatch
+):
+    # A slow commit would end the pilot's lease.
+    monkeypatch.setattr(controller, "PILOT_SECONDS", 60.0)
+    monkeypatch.setattr(controller, "_RENEW_SECONDS", 59.0)
+    sent, pilots = [], []
+    async with process(store_url, min(0.0, ahead)) as observer:
+        await enqueue(observer, SENDS_UNTIL_NORMAL)
+        now = (await observer.read(read_gates)).at
+        down = Gate("orders", "probing", since=now, failing_since=now, probe_at=now, pace=20.0)
+        await observer.write(change_gate, GateChange(Gate("orders"), down))
+        noting = asyncio.create_task(note_pilots(observer, pilots))
+        send = appending_to(sent)
+        async with running(store_url, "right", send, ahead=0), running(store_url, "wrong", send, ahead=ahead):
+            await until(lambda: len(sent) == SENDS_UNTIL_NORMAL)
+        noting.cancel()
+        await asyncio.wait([noting])
+    assert len(set(sent)) == SENDS_UNTIL_NORMAL
+    taken = [pilot for before, pilot in pairwise(pilots) if pilot not in (None, before)]
+    assert len(taken) == 1, "one process sends until the end"
+
+
+@BY_AN_HOUR
+async def test_an_outage_is_noticed_and_timed_alike_by_a_process_whose_clock_is_wrong(store_url, ahead):
+    async def is_down():
+        return (await observer.read(read_gate, "orders")).state == "probing"
+
+    async with process(store_url, ahead) as observer:
+        await enqueue(observer, SENDS_UNTIL_NORMAL)
+        began = (await observer.read(read_gates)).at
+        async with running(store_url, "wrong", fail, ahead=ahead):
+            await until(is_down)
+            gate, now = await observer.read(read_gate, "orders"), (await observer.read(read_gates)).at
+    assert began <= gate.failing_since <= now
+    assert gate.probe_at < now + 2

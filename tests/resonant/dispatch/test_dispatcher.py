@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import time
 from collections import Counter
 from dataclasses import replace
 
@@ -10,18 +9,18 @@ import pytest
 
 from resonant.delivery.retry import RetryPolicy, draw_delay
 from resonant.dispatch.limits import Limits
-from resonant.errors import UnexpectedStatus
 from resonant.events import Event
 from resonant.sinks.base import CallableSink
 from support.dispatching import (
     QUICK,
     START,
     Scene,
+    answering,
     appending_to,
     deliveries,
-    enqueue,
     fail,
     failing_first,
+    ran,
     rows,
     scene,
     sink_target,
@@ -35,66 +34,45 @@ pytestmark = pytest.mark.usefixtures("lane")
 
 async def test_every_due_delivery_is_emitted(tmp_path):
     sent = []
-    async with scene(tmp_path, orders=appending_to(sent)) as worker:
-        ids = await enqueue(worker.store, 300)
-        counts = await worker.run()
-        assert sorted(sent) == sorted(ids)
-        assert (counts.delivered, counts.attempts) == (300, 300)
-        assert (await worker.store.status()).balanced
+    worker = await ran(tmp_path, orders=appending_to(sent), due=300)
+    assert sorted(sent) == sorted(worker.ids)
+    assert worker.counts.delivered == 300
     assert Counter(deliveries(tmp_path, "status, attempts")) == {("delivered", 1): 300}
     assert rows(tmp_path, "SELECT endpoint, last_claim_at FROM resonant_claims") == [("orders", START)]
 
 
 async def test_a_failure_is_retried_until_it_is_delivered(tmp_path):
-    async with scene(tmp_path, orders=failing_first(2)) as worker:
-        await enqueue(worker.store, 3)
-        counts = await worker.run()
-        assert (counts.delivered, counts.retried, counts.attempts) == (3, 3, 9)
+    counts = (await ran(tmp_path, orders=failing_first(2), due=3)).counts
+    assert (counts.delivered, counts.retried, counts.attempts) == (3, 3, 9)
     numbers = rows(tmp_path, "SELECT number, count(*) FROM resonant_attempts GROUP BY number")
     assert numbers == [(1, 3), (2, 3), (3, 3)]
 
 
 async def test_a_delivery_ends_as_its_last_decision_says(tmp_path):
-    async def send(event):
-        raise answers[event.body]
-
-    answers = {
-        b"0": UnexpectedStatus(400),
-        b"1": UnexpectedStatus(503),
-        b"2": UnexpectedStatus(503, "600"),
-        b"3": UnexpectedStatus(503, "7200"),
-    }
     # A Retry-After stops the whole endpoint.
-    endpoints = ("refusing", "down", "busy", "busier")
+    sinks = {
+        "refusing": answering(400),
+        "down": answering(503),
+        "busy": answering(503, "600"),
+        "busier": answering(503, "7200"),
+    }
     policy = replace(QUICK, max_age=3600.0)
-    async with scene(tmp_path, policy=policy, sinks=dict.fromkeys(endpoints, send)) as worker:
-        for number, endpoint in enumerate(endpoints):
-            await worker.store.enqueue([Event(type="t", source="/s", data=number)], endpoint)
-        counts = await worker.run()
-        assert str(counts) == (
-            "0 delivered, 1 retried, 1 parked, 3 dead-lettered (1 exhausted, 1 expired, 1 permanent)"
-        )
-    assert deliveries(tmp_path, "status, reason, lease_owner") == [
-        ("dead_letter", "permanent", None),
-        ("dead_letter", "exhausted", None),
-        ("retrying", None, None),
-        ("dead_letter", "expired", None),
+    worker = await ran(tmp_path, policy=policy, sinks=sinks, due=dict.fromkeys(sinks, 1))
+    assert str(worker.counts) == (
+        "0 delivered, 1 retried, 1 parked, 3 dead-lettered (1 exhausted, 1 expired, 1 permanent)"
+    )
+    assert deliveries(tmp_path, "status, reason") == [
+        ("dead_letter", "permanent"),
+        ("dead_letter", "exhausted"),
+        ("retrying", None),
+        ("dead_letter", "expired"),
     ]
-
-
-async def test_a_run_for_one_endpoint_sends_to_no_other(tmp_path):
-    async with scene(tmp_path, orders=succeed, others=succeed) as worker:
-        await enqueue(worker.store, endpoint="orders")
-        await enqueue(worker.store, endpoint="others")
-        await worker.run(endpoint="others")
-    assert deliveries(tmp_path, "endpoint, status") == [("orders", "pending"), ("others", "delivered")]
 
 
 async def test_each_delay_is_drawn_from_the_delay_before_it(tmp_path):
     jittery = RetryPolicy(jitter="decorrelated", base=1.0, max_attempts=6, park_after=1e6)
 
-    async with scene(tmp_path, policy=jittery, orders=fail) as worker:
-        await enqueue(worker.store)
+    async with scene(tmp_path, policy=jittery, orders=fail, due=1) as worker:
         while not (await worker.run()).dead_letters:
             await worker.wait_for_parked(longest=1e6)
     *delays, last = [delay for (delay,) in rows(tmp_path, "SELECT delay FROM resonant_attempts")]
@@ -103,22 +81,23 @@ async def test_each_delay_is_drawn_from_the_delay_before_it(tmp_path):
     for number in range(1, 6):
         before = expected[-1] if expected else None
         expected.append(draw_delay(jittery, number, rng, last_delay=before))
-    assert delays == expected
-    assert last is None
+    assert (delays, last) == (expected, None)
 
 
+@pytest.mark.usefixtures("real_time")  # otherwise, no outcome waits for a commit
 async def test_many_events_share_few_transactions(tmp_path, monkeypatch):
     monkeypatch.setattr(Scene, "chunk_size", 100 * Scene.chunk_size)
 
     count = Counter()
-    async with scene(tmp_path, orders=succeed) as worker:
-        await enqueue(worker.store, 1000)
-        start = time.monotonic()
+    async with scene(tmp_path, orders=succeed, due=1000) as worker:
+        now = asyncio.get_running_loop().time
+        began_at = now()
         with listening("commit", lambda c: count.update([c.get_execution_options().get("write")])):
             await worker.run()
-        seconds = time.monotonic() - start
-    # 20 batches of begins with the outcomes of those before them, as many of outcomes alone, 10 claims, the first few sends
-    assert count[True] < 100
+        seconds = now() - began_at
+    # Two for each event otherwise. On a quiet machine: 20 of begins with the outcomes of those before them, 20 of outcomes alone,
+    # 10 of claims, and those of the first few sends.
+    assert count[True] < 200
     # four polls a second and one check for counts to fold; one of each at the start, and one of each at the end
     assert count[None] <= 5 * seconds + 4
 
@@ -135,8 +114,8 @@ async def test_deliveries_are_claimed_ahead_and_many_at_once(tmp_path, without_p
         sent.append(event.id)
 
     sent, claims = [], []
-    async with scene(tmp_path, orders=send, limits=Limits(concurrency=20)) as worker:
-        first, *_ = await enqueue(worker.store, 400)
+    async with scene(tmp_path, orders=send, limits=Limits(concurrency=20), due=400) as worker:
+        first, *_ = worker.ids
         with listening("before_cursor_execute", note_claims):
             assert (await worker.run()).delivered == 400
     assert 10 <= len(claims) <= 20
@@ -162,8 +141,7 @@ async def test_the_send_of_a_single_event_begins_with_its_claim(tmp_path, number
         worker.clock.advance(pause)
         await worker.emit_one(lease)
 
-    async with scene(tmp_path, orders=send, limits=Limits(concurrency=1)) as worker:
-        await enqueue(worker.store, number)
+    async with scene(tmp_path, orders=send, limits=Limits(concurrency=1), due=number) as worker:
         with listening("before_cursor_execute", note_update):
             assert (await worker.run(emit_one)).delivered == number
     assert seen[0] == expected
@@ -193,9 +171,8 @@ async def test_every_endpoint_is_closed_at_the_end_even_if_closing_one_fails(tmp
         return sink_target(name, CallableSink(succeed), close=close)
 
     closed = []
-    async with scene(tmp_path, a=destination("a", OSError("broken")), b=destination("b")) as worker:
-        await enqueue(worker.store, endpoint="a")
-        await enqueue(worker.store, endpoint="b")
+    sinks = {"a": destination("a", OSError("broken")), "b": destination("b")}
+    async with scene(tmp_path, sinks=sinks, due={"a": 1, "b": 1}) as worker:
         await worker.run()
         assert not closed
     assert sorted(closed) == ["a", "b"]

@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import time
 from collections import Counter, defaultdict
 
 import pytest
@@ -19,15 +18,20 @@ from support.dispatching import (
     another_worker,
     deliveries,
     enqueue,
+    hang,
+    ran,
     rows,
     scene,
     sink_target,
     succeed,
 )
-from support.simulated_time import clock_from, simulated
+from support.simulated_time import clock_from
 from support.waiting import until
 
 pytestmark = pytest.mark.usefixtures("lane")
+
+# The bytes of an event's body where memory matters.
+SIZE = 2_000
 
 
 class BrokenSinks(dict):
@@ -52,43 +56,41 @@ class BrokenSinks(dict):
     ],
 )
 async def test_an_endpoint_that_cannot_be_opened_delays_only_its_own_deliveries(tmp_path, error, reason):
-    async with scene(tmp_path, sinks=BrokenSinks(error)) as worker:
-        await enqueue(worker.store, 2, endpoint="broken")
-        await enqueue(worker.store, 2, endpoint="orders")
+    async with scene(tmp_path, sinks=BrokenSinks(error), due={"broken": 2, "orders": 2}) as worker:
         assert (await worker.run()).delivered == 2
         assert worker.dispatcher.problems == {"broken": reason}
         with pytest.raises(EndpointError, match=reason):
             await worker.run(endpoint="broken")
-    assert Counter(deliveries(tmp_path, "endpoint, status, lease_owner")) == {
-        ("broken", "pending", None): 2,
-        ("orders", "delivered", None): 2,
-    }
+    left = Counter(deliveries(tmp_path, "endpoint, status"))
+    assert left == {("broken", "pending"): 2, ("orders", "delivered"): 2}
 
 
-async def test_the_store_knows_an_endpoint_that_a_run_has_opened(tmp_path):
-    async with scene(tmp_path, orders=succeed, idle=succeed) as worker:
-        await enqueue(worker.store, endpoint="orders")
+async def test_a_run_for_one_endpoint_opens_it_and_sends_to_no_other(tmp_path):
+    async with scene(tmp_path, orders=succeed, idle=succeed, due=1) as worker:
         await worker.run(endpoint="idle")
         assert await worker.store.read(known_endpoints) == {"idle", "orders"}
+    assert deliveries(tmp_path, "status") == [("pending",)]
 
 
 async def test_an_endpoint_that_is_created_later_is_opened_then(tmp_path, quick_look, monkeypatch):
     monkeypatch.setattr("resonant.dispatch.endpoints._FIRST_PAUSE_SECONDS", 0.1)
 
-    def noted():
-        return rows(tmp_path, "SELECT endpoint, reason, since FROM resonant_endpoint_problems")
-
     sinks = {}
-    async with scene(tmp_path, sinks=sinks, limits=Limits(run_for=60)) as worker:
-        await enqueue(worker.store, endpoint="late")
-        async with worker.running():
-            await until(lambda: "late" in worker.dispatcher.problems)
-            await until(noted)
-            assert noted() == [("late", "no endpoint is named 'late'", START)]
-            sinks["late"] = succeed
-            await until(lambda: worker.dispatcher.counts.delivered == 1)
-            assert worker.dispatcher.problems == {}
-            assert noted() == []
+    async with (
+        scene(tmp_path, sinks=sinks, limits=Limits(run_for=60), due={"late": 1}) as worker,
+        worker.running(),
+    ):
+        await until(lambda: problems(tmp_path))
+        assert problems(tmp_path) == [("late", "no endpoint is named 'late'", START)]
+        assert "late" in worker.dispatcher.problems
+        sinks["late"] = succeed
+        await until(lambda: worker.counts.delivered == 1)
+        assert worker.dispatcher.problems == {}
+        assert problems(tmp_path) == []
+
+
+def problems(path):
+    return rows(path, "SELECT endpoint, reason, since FROM resonant_endpoint_problems ORDER BY endpoint")
 
 
 def closed(number):
@@ -100,17 +102,14 @@ def store_one_for_each(connection, names):
         queue.enqueue(connection, [Event(type="t", source="/s", data=1)], name, now=START)
 
 
-@simulated
 async def test_endpoints_that_cannot_be_opened_are_tried_again_with_a_growing_pause_up_to_a_minute(tmp_path):
     now, opens = asyncio.get_running_loop().time, defaultdict(list)
 
     async def before_open(name):
         opens[name].append(now())
 
-    clock = clock_from(START)
-    async with scene(
-        tmp_path, clock=clock, sinks={}, before_open=before_open, limits=Limits(successors=1)
-    ) as worker:
+    options = {"before_open": before_open, "limits": Limits(successors=1)}
+    async with scene(tmp_path, clock=clock_from(START), sinks={}, **options) as worker:
         await worker.store.write(store_one_for_each, closed(250))
         claims = worker.count_claims()
         noted = []
@@ -121,10 +120,8 @@ async def test_endpoints_that_cannot_be_opened_are_tried_again_with_a_growing_pa
             return await note(operation, *args, **options)
 
         worker.store.write = write
-        run = asyncio.create_task(worker.dispatcher.run(worker.emit_one, emit_chunk=worker.emit_chunk))
-        await asyncio.sleep(300)
-        run.cancel()
-        await asyncio.wait([run])
+        async with worker.running(patience=600):
+            await asyncio.sleep(300)
     pauses = [round(later - earlier) for earlier, later in itertools.pairwise(opens["closed-0"])]
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
     assert all(abs(len(each) - len(pauses) - 1) <= 1 for each in opens.values())
@@ -135,19 +132,18 @@ async def test_endpoints_that_cannot_be_opened_are_tried_again_with_a_growing_pa
     assert not claims
 
 
-@simulated
 async def test_a_healthy_endpoint_beside_thousands_that_cannot_be_opened_gets_its_events_at_once(tmp_path):
     async with scene(
         tmp_path, clock=clock_from(START), limits=Limits(successors=1), orders=succeed, known=succeed
     ) as worker:
         await worker.store.write(store_one_for_each, [*closed(2_000), "known"])
         async with worker.running():
-            await until(lambda: worker.dispatcher.counts.delivered == 1)
+            await until(lambda: worker.counts.delivered == 1)
             for number, name in enumerate(("known", "orders"), start=1):
                 await asyncio.sleep(0.1)
                 began, looks = asyncio.get_running_loop().time(), count_looks(worker)
                 await enqueue(worker.store, 30, endpoint=name)
-                await until(lambda number=number: worker.dispatcher.counts.delivered == 1 + 30 * number)
+                await until(lambda number=number: worker.counts.delivered == 1 + 30 * number)
                 assert len(looks) <= 2
                 assert asyncio.get_running_loop().time() - began < 1
 
@@ -167,17 +163,16 @@ async def test_an_endpoint_that_was_saved_is_tried_again_at_once(tmp_path, monke
     monkeypatch.setattr("resonant.dispatch.endpoints._FIRST_PAUSE_SECONDS", 3600.0)
     monkeypatch.setattr("resonant.dispatch.endpoints._LONGEST_PAUSE_SECONDS", 3600.0)
     sinks = {}
-    async with scene(tmp_path, sinks=sinks, limits=Limits(successors=1)) as worker:
-        await enqueue(worker.store, endpoint="late")
-        await enqueue(worker.store, endpoint="other")
+    due = {"late": 1, "other": 1}
+    async with scene(tmp_path, sinks=sinks, limits=Limits(successors=1), due=due) as worker:
         async with worker.running():
-            await until(lambda: len(rows(tmp_path, "SELECT 1 FROM resonant_endpoint_problems")) == 2)
+            await until(lambda: len(problems(tmp_path)) == 2)
             sinks["late"] = sinks["other"] = succeed
             async with another_worker(tmp_path, clock=worker.clock) as other:
                 await other.write(clear_problems, ["late"])
-            await until(lambda: worker.dispatcher.counts.delivered)
+            await until(lambda: worker.counts.delivered)
         assert list(worker.dispatcher.problems) == ["other"]
-    assert rows(tmp_path, "SELECT endpoint FROM resonant_endpoint_problems") == [("other",)]
+    assert [name for name, *_ in problems(tmp_path)] == ["other"]
 
 
 async def test_an_endpoint_that_opens_slowly_delays_no_other_and_is_waited_for(tmp_path):
@@ -186,13 +181,14 @@ async def test_an_endpoint_that_opens_slowly_delays_no_other_and_is_waited_for(t
             await may_open.wait()
 
     may_open = asyncio.Event()
-    async with scene(tmp_path, before_open=before_open, orders=succeed, slow=succeed) as worker:
-        await enqueue(worker.store, endpoint="orders")
-        await enqueue(worker.store, endpoint="slow")
-        async with worker.running() as run:
-            await until(lambda: worker.dispatcher.counts.delivered == 1)
-            may_open.set()
-            assert (await run).delivered == 2
+    options = {"before_open": before_open, "due": {"orders": 1, "slow": 1}}
+    async with (
+        scene(tmp_path, orders=succeed, slow=succeed, **options) as worker,
+        worker.running() as run,
+    ):
+        await until(lambda: worker.counts.delivered == 1)
+        may_open.set()
+        assert (await run).delivered == 2
 
 
 async def test_opening_is_cancelled_with_the_run(tmp_path):
@@ -204,41 +200,44 @@ async def test_opening_is_cancelled_with_the_run(tmp_path):
             ended.set()
 
     begun, ended = asyncio.Event(), asyncio.Event()
-    async with scene(tmp_path, before_open=before_open, orders=succeed) as worker:
-        await enqueue(worker.store)
-        async with worker.running():
-            await begun.wait()
+    async with scene(tmp_path, before_open=before_open, orders=succeed, due=1) as worker, worker.running():
+        await begun.wait()
     assert ended.is_set()
-    assert deliveries(tmp_path, "status, lease_owner") == [("pending", None)]
+    assert deliveries(tmp_path, "status") == [("pending",)]
 
 
 @pytest.mark.parametrize("lane", [0, 500], ids=["task lane", "bulk lane"], indirect=True)
 async def test_bodies_stay_within_the_memory_limit_however_many_endpoints_there_are(tmp_path, monkeypatch):
     def store_one_each(connection):
         for name in sinks:
-            events = [Event(type="t", source="/s", data="x" * (size - 2))]
-            queue.enqueue(connection, events, name, now=worker.store.clock())
+            queue.enqueue(connection, [sized_event()], name, now=worker.store.clock())
 
     def note_bytes(lease):
         take(lease)
         most.append(held.bytes)
 
-    async def hang(_event):
+    async def refuse_slowly(_event):
         await asyncio.sleep(0.1)
         raise UnexpectedStatus(400)
 
-    size, most = 2_000, []
-    monkeypatch.setattr("resonant.dispatch.in_flight.MOST_BYTES", 256 * size)
-    sinks = {f"e-{number}": succeed if number % 20 else hang for number in range(1_000)}
-    async with scene(tmp_path, clock=time.time, sinks=sinks, limits=Limits(concurrency=400)) as worker:
+    most = []
+    monkeypatch.setattr("resonant.dispatch.in_flight.MOST_BYTES", 64 * SIZE)
+    sinks = {f"e-{number}": succeed if number % 20 else refuse_slowly for number in range(300)}
+    async with scene(
+        tmp_path, clock=clock_from(START), sinks=sinks, limits=Limits(concurrency=400)
+    ) as worker:
         await worker.store.write(store_one_each)
         held = worker.dispatcher._in_flight
         take = held.take
         monkeypatch.setattr(held, "take", note_bytes)
         counts = await worker.run()
-        assert (counts.delivered, counts.dead_letters) == (950, {"permanent": 50})
+        assert (counts.delivered, counts.dead_letters) == (285, {"permanent": 15})
         assert held.bytes == sum(each.bytes for each in worker.dispatcher._opened.values()) == 0
-    assert 100 * size < max(most) <= 256 * size
+    assert 25 * SIZE < max(most) <= 64 * SIZE
+
+
+def sized_event():
+    return Event(type="t", source="/s", data="x" * (SIZE - 2))
 
 
 @pytest.mark.parametrize(
@@ -247,22 +246,24 @@ async def test_bodies_stay_within_the_memory_limit_however_many_endpoints_there_
 async def test_endpoints_that_never_answer_leave_memory_to_a_later_one(
     tmp_path, monkeypatch, quick_look, dead, is_known
 ):
-    size, answers = 2_000, Answers()
-    monkeypatch.setattr("resonant.dispatch.in_flight.MOST_BYTES", 64 * size)
+    answers = Answers()
+    monkeypatch.setattr("resonant.dispatch.in_flight.MOST_BYTES", 64 * SIZE)
     sinks = {f"dead-{number}": answers.dead for number in range(dead)} | {"healthy": answers.healthy}
-    async with scene(tmp_path, clock=time.time, sinks=sinks, limits=Limits(concurrency=400)) as worker:
+    async with scene(
+        tmp_path, clock=clock_from(START), sinks=sinks, limits=Limits(concurrency=400)
+    ) as worker:
         # On a busy machine, a single answer may take too long to be known as short.
         while is_known and not (answers.delivered and worker.dispatcher._opened["healthy"].slots.is_short):
-            await worker.store.enqueue(Event(type="t", source="/s", data="x" * (size - 2)), "healthy")
+            await worker.store.enqueue(sized_event(), "healthy")
             await worker.run()
         known, answers.number = answers.delivered, answers.delivered + 20
-        events = [Event(type="t", source="/s", data="x" * (size - 2)) for _ in range(120)]
         for number in range(100):
-            await worker.store.enqueue([events[20 + number]], f"dead-{number % dead}")
+            await worker.store.enqueue(sized_event(), f"dead-{number % dead}")
         async with worker.running() as run:
             await until(lambda: answers.hanging)
-            await asyncio.sleep(0.5)
-            await worker.store.enqueue(events[:20], "healthy")
+            looks = count_looks(worker)
+            await until(lambda: len(looks) > 5)  # it claims as much as its memory allows
+            await worker.store.enqueue([sized_event() for _ in range(20)], "healthy")
             counts = await run
     assert (counts.delivered, counts.dead_letters) == (known + 20, {"permanent": 100})
 
@@ -287,32 +288,39 @@ class Answers:
         raise UnexpectedStatus(400)
 
 
-@pytest.mark.parametrize("names", [("dead", "healthy"), ("healthy", "dead")], ids=["first", "last"])
-async def test_an_endpoint_that_never_answers_does_not_delay_another(tmp_path, names):
+@pytest.mark.parametrize(
+    ("early", "later"),
+    [(("dead", "healthy"), ()), (("healthy", "dead"), ()), (("dead-1", "dead-2", "dead-3"), ("healthy",))],
+    ids=["the first", "the last", "several, and a later one"],
+)
+async def test_endpoints_that_never_answer_do_not_delay_another(tmp_path, quick_look, early, later):
     answers = Answers(100)
-    sinks = {"dead": answers.dead, "healthy": answers.healthy}
-    async with scene(tmp_path, limits=Limits(concurrency=20, endpoint_concurrency=20), **sinks) as worker:
-        for name in names:
+    sinks = dict.fromkeys(early, answers.dead) | {"healthy": answers.healthy}
+    options = {"limits": Limits(concurrency=40, endpoint_concurrency=40), "due": dict.fromkeys(early, 100)}
+    async with (
+        scene(tmp_path, clock=clock_from(START), sinks=sinks, **options) as worker,
+        worker.running() as run,
+    ):
+        await until(lambda: answers.hanging)
+        for name in later:
             await enqueue(worker.store, 100, endpoint=name)
-        counts = await worker.run()
-        assert counts.delivered == 100
-        assert counts.dead_letters == {"permanent": 100}
+        counts = await run
+    assert (counts.delivered, counts.dead_letters.keys()) == (100, {"permanent"})
 
 
 async def test_an_endpoint_without_an_answer_gets_one_send_while_another_waits_for_a_slow_commit(
     tmp_path, quick_look
 ):
+    def never_answering(name):
+        async def send(event):
+            sent[name] += 1
+            await hang(event)
+
+        return send
+
     sent = Counter()
-
-    async def never_answer(event):
-        sent[event.type] += 1
-        await asyncio.Event().wait()
-
-    def events(name):
-        return [Event(type=name, source="/shop", data=n) for n in range(10)]
-
-    async with scene(tmp_path, a=never_answer, b=never_answer) as worker:
-        await worker.store.enqueue(events("a"), "a")
+    sinks = {name: never_answering(name) for name in "ab"}
+    async with scene(tmp_path, sinks=sinks, due={"a": 10}) as worker:
         commits = worker.dispatcher._sender._commits
         write = commits._write
 
@@ -325,7 +333,7 @@ async def test_an_endpoint_without_an_answer_gets_one_send_while_another_waits_f
         commits._write = write_late
         async with worker.running():
             await until(lambda: sent)
-            await worker.store.enqueue(events("b"), "b")
+            await enqueue(worker.store, 10, endpoint="b")
             await until(lambda: len(sent) == 2)
     assert sent == {"a": 1, "b": 1}
 
@@ -334,7 +342,7 @@ async def test_several_endpoints_that_never_answer_do_not_delay_a_later_one(tmp_
     answers = Answers(100)
     names = ("dead-1", "dead-2", "dead-3")
     sinks = dict.fromkeys(names, answers.dead) | {"healthy": answers.healthy}
-    async with scene(tmp_path, clock=time.time, limits=Limits(concurrency=40), **sinks) as worker:
+    async with scene(tmp_path, clock=clock_from(START), limits=Limits(concurrency=40), **sinks) as worker:
         for name in names:
             await enqueue(worker.store, 100, endpoint=name)
         async with worker.running() as run:
@@ -353,7 +361,5 @@ async def test_an_endpoint_gets_no_more_concurrent_sends_than_its_own_limit(tmp_
         now.pop()
 
     destination = sink_target("orders", CallableSink(send), concurrency=3)
-    async with scene(tmp_path, orders=destination) as worker:
-        await enqueue(worker.store, 60)
-        await worker.run()
+    await ran(tmp_path, orders=destination, due=60)
     assert max(most) == 3

@@ -13,7 +13,7 @@ import pytest
 from resonant.dispatch.limits import Limits
 from resonant.errors import StoreUnavailable, UnexpectedStatus
 from resonant.testing import FixedClock
-from support.dispatching import START, deliveries, enqueue, rows, scene, succeed
+from support.dispatching import START, at_work, deliveries, enqueue, hang, ran, rows, scene, succeed
 from support.event_loops import ON_BOTH_LOOPS
 from support.lanes import in_task_lane
 from support.sqlite import listening, locked
@@ -24,10 +24,6 @@ _FULL = ": the disk is full: free some space and run the same command again"
 pytestmark = pytest.mark.usefixtures("lane")
 
 
-async def hang(_event):
-    await asyncio.sleep(3600)
-
-
 async def test_a_defect_in_the_last_fold_is_raised(tmp_path):
     async def fold():
         folds.append(len(folds))
@@ -35,9 +31,8 @@ async def test_a_defect_in_the_last_fold_is_raised(tmp_path):
             raise RuntimeError("a defect")
 
     folds = []
-    async with scene(tmp_path, orders=succeed) as worker:
+    async with scene(tmp_path, orders=succeed, due=1) as worker:
         worker.store.fold = fold
-        await enqueue(worker.store)
         with pytest.raises(RuntimeError, match="a defect"):
             await worker.run()
     assert deliveries(tmp_path, "status") == [("delivered",)]
@@ -47,7 +42,7 @@ class TestCancellation:
     @pytest.mark.parametrize("retries", [False, True], ids=["sending", "waiting for a retry"])
     async def test_it_releases_every_delivery_and_charges_no_attempt(self, tmp_path, retries):
         before = asyncio.all_tasks()
-        begun = []
+        begun, number = [], 3 if retries else 120
 
         async def send(event):
             if retries:
@@ -58,20 +53,19 @@ class TestCancellation:
         async def emit_one(lease):
             await worker.dispatcher.attempt(lease.key)
             begun.append(lease)
-            await asyncio.sleep(3600)
+            await hang(lease.event)
 
-        async with scene(tmp_path, orders=send) as worker:
-            await enqueue(worker.store, 3 if retries else 120)
+        async with scene(tmp_path, orders=send, due=number) as worker:
             async with worker.running(emit_one if retries else None) as run:
                 await until(lambda: len(begun) >= (3 if retries else 1))
                 run.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await run
+            assert worker.counts.attempts == 3 * retries
         assert asyncio.all_tasks() == before
-        columns = "status, attempts, round_attempts, lease_owner, sending, available_at"
-        left = ("retrying", 1, 1, None, 0, START + 1) if retries else ("pending", 0, 0, None, 0, START)
-        assert Counter(deliveries(tmp_path, columns)) == {left: 3 if retries else 120}
-        assert rows(tmp_path, "SELECT count(*) FROM resonant_attempts") == [(3 if retries else 0,)]
+        columns = "status, attempts, round_attempts, sending, available_at"
+        left = ("retrying", 1, 1, 0, START + 1) if retries else ("pending", 0, 0, 0, START)
+        assert deliveries(tmp_path, columns) == [left] * number
 
     async def test_it_cancels_the_sends_before_the_last_fold(self, tmp_path):
         async def send(event):
@@ -85,14 +79,11 @@ class TestCancellation:
             steps.append("fold")
 
         steps = []
-        async with scene(tmp_path, orders=send) as worker:
+        async with scene(tmp_path, orders=send, due=1) as worker:
             worker.store.fold = fold
-            await enqueue(worker.store)
-            async with worker.running() as run:
+            async with worker.running():
                 await until(lambda: "send" in steps)
                 steps.clear()
-                run.cancel()
-                await asyncio.wait([run])
         assert steps == ["cancelled", "fold"]
 
     @in_task_lane
@@ -109,15 +100,14 @@ class TestCancellation:
             async def emit_one(lease):
                 await worker.dispatcher.attempt(lease.key)
                 os.kill(os.getpid(), signal.SIGINT)
-                await asyncio.sleep(3600)
+                await hang(lease.event)
 
-            async with scene(tmp_path, orders=send) as worker:
-                await enqueue(worker.store)
+            async with scene(tmp_path, orders=send, due=1) as worker:
                 await worker.dispatcher.run(emit_one)
 
         with pytest.raises(KeyboardInterrupt), asyncio.Runner(loop_factory=loop_factory) as runner:
             runner.run(run())
-        assert deliveries(tmp_path, "lease_owner, sending, attempts") == [(None, 0, int(waits))]
+        assert deliveries(tmp_path, "sending, attempts") == [(0, int(waits))]
 
     @ON_BOTH_LOOPS
     def test_a_signal_handler_that_raises_does_the_same(self, tmp_path, loop_factory, without_polls):
@@ -133,53 +123,25 @@ class TestCancellation:
             raise Terminated
 
         async def send(event):
-            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1)).start()
             await hang(event)
-
-        async def run():
-            async with scene(tmp_path, orders=send) as worker:
-                await enqueue(worker.store)
-                await worker.run()
 
         before = signal.signal(signal.SIGUSR1, terminate)
         try:
             with pytest.raises(Terminated), asyncio.Runner(loop_factory=loop_factory) as runner:
-                runner.run(run())
+                runner.run(ran(tmp_path, orders=send, due=1))
         finally:
             signal.signal(signal.SIGUSR1, before)
         assert deliveries(tmp_path, "lease_owner, sending, attempts") == [(None, 0, 0)]
 
-    async def test_a_sink_that_raises_a_cancellation_by_itself_is_charged_and_stops_no_other(self, tmp_path):
-        async def send(event):
-            sent.append(event.id)
-            if event.id == ids[0]:
-                raise asyncio.CancelledError
-
-        sent = []
-        async with scene(tmp_path, orders=send) as worker:
-            ids = await enqueue(worker.store, 3)
-            await worker.run()
-        assert Counter(deliveries(tmp_path, "status, reason, attempts, lease_owner")) == {
-            ("delivered", None, 1, None): 2,
-            ("dead_letter", "exhausted", 3, None): 1,
-        }
-        assert Counter(sent) == {ids[0]: 3, ids[1]: 1, ids[2]: 1}
-        failed = rows(tmp_path, "SELECT category, code FROM resonant_attempts WHERE result = 'failed'")
-        assert failed == [("unknown", "unknown")] * 3
-
     @ON_BOTH_LOOPS
-    @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-    def test_a_sink_that_is_interrupted_has_not_failed(self, tmp_path, error, loop_factory):
-        async def run():
-            async def send(_event):
-                raise error
+    def test_a_sink_that_is_interrupted_has_not_failed(self, tmp_path, loop_factory):
+        async def send(_event):
+            raise SystemExit
 
-            async with scene(tmp_path, orders=send) as worker:
-                await enqueue(worker.store, 3)
-                await worker.run()
-
-        with pytest.raises(error), asyncio.Runner(loop_factory=loop_factory) as runner:
-            runner.run(run())
+        with pytest.raises(SystemExit), asyncio.Runner(loop_factory=loop_factory) as runner:
+            # A second interruption, while the first one is handled, would end the process at once.
+            runner.run(ran(tmp_path, orders=send, limits=Limits(concurrency=1), due=3))
         assert deliveries(tmp_path, "status, attempts, lease_owner, sending") == [("pending", 0, None, 0)] * 3
         assert rows(tmp_path, "SELECT * FROM resonant_attempts") == []
 
@@ -193,12 +155,10 @@ class TestCancellation:
 
         tasks = []
         with listening("commit", cancel):
-            async with scene(tmp_path, orders=succeed) as worker:
-                await enqueue(worker.store, 3)
-                async with worker.running() as run:
-                    tasks.append((asyncio.get_running_loop(), run))
-                    await asyncio.wait([run])
-                    assert run.cancelled()
+            async with at_work(tmp_path, orders=succeed, due=3) as (_, run):
+                tasks.append((asyncio.get_running_loop(), run))
+                await asyncio.wait([run])
+                assert run.cancelled()
         assert deliveries(tmp_path, "lease_owner, lease_token") == [(None, 1)] * 3
 
     @in_task_lane
@@ -206,27 +166,25 @@ class TestCancellation:
         before = asyncio.all_tasks()
 
         async def emit_one(lease):
-            if lease.event.id == first:
+            if lease.event.body == b"0":
                 raise RuntimeError("the pipeline is broken")
-            await asyncio.sleep(3600)
+            await hang(lease.event)
 
-        async with scene(tmp_path, orders=succeed) as worker:
-            first, *_ = await enqueue(worker.store, 5)
+        async with scene(tmp_path, orders=succeed, due=5) as worker:
             with pytest.raises(RuntimeError, match="the pipeline is broken"):
                 await worker.run(emit_one)
         assert asyncio.all_tasks() == before
-        assert deliveries(tmp_path, "lease_owner") == [(None,)] * 5
 
     @in_task_lane
     async def test_an_emission_that_ends_without_an_attempt_fails_the_run(self, tmp_path):
         async def emit_one(_lease):
             return None
 
-        async with scene(tmp_path, orders=succeed) as worker:
-            (event_id,) = await enqueue(worker.store)
-            with pytest.raises(RuntimeError, match=f"emit_one returned without attempting {event_id}"):
+        async with scene(tmp_path, orders=succeed, due=1) as worker:
+            said = f"emit_one returned without attempting {worker.ids[0]}"
+            with pytest.raises(RuntimeError, match=said):
                 await worker.run(emit_one)
-        assert deliveries(tmp_path, "status, lease_owner") == [("pending", None)]
+        assert deliveries(tmp_path, "status") == [("pending",)]
 
 
 class TestTheStoreGoesAway:
@@ -239,11 +197,9 @@ class TestTheStoreGoesAway:
                 asyncio.get_running_loop().call_later(0.3, stack.close)
             sent.append(1)
 
-        async with scene(tmp_path, orders=send, lease_seconds=15) as worker:
-            await enqueue(worker.store, 200)
-            assert (await worker.run()).delivered == 200
-        assert Counter(deliveries(tmp_path, "status, attempts")) == {("delivered", 1): 200}
-        assert rows(tmp_path, "SELECT count(*) FROM resonant_attempts") == [(200,)]
+        worker = await ran(tmp_path, orders=send, lease_seconds=15, due=200)
+        assert worker.counts.delivered == 200
+        assert set(deliveries(tmp_path, "status, attempts")) == {("delivered", 1)}
 
     @in_task_lane
     @pytest.mark.usefixtures("warm")
@@ -262,16 +218,15 @@ class TestTheStoreGoesAway:
             with contextlib.suppress(StoreUnavailable):  # as Prefect does not raise the errors of its tasks
                 await worker.dispatcher.attempt(lease.key)
 
-        async with scene(tmp_path, orders=send, lease_seconds=1.5) as worker:
-            await enqueue(worker.store, 3)
+        options = {"lease_seconds": 1.5, "due": 3, "keeps_leases": True}
+        async with scene(tmp_path, orders=send, **options) as worker:
             with pytest.raises(StoreUnavailable):
                 await worker.run(emit_one)
         assert asyncio.all_tasks() == before
         assert "leases were not released" in caplog.text
         disk.is_read_only = False
 
-        async with scene(tmp_path, orders=send, clock=FixedClock(START + 60)) as next_one:
-            assert (await next_one.run()).delivered == 3
+        assert (await ran(tmp_path, orders=send, clock=FixedClock(START + 60))).counts.delivered == 3
         assert len(sent) == 6
         assert Counter(deliveries(tmp_path, "status, attempts")) == {("delivered", 2): 3}
 
@@ -289,16 +244,15 @@ class TestTheStoreGoesAway:
         def delivered():
             return deliveries(tmp_path, "status, attempts, crashes") == [("delivered", 1, 0)] * 4
 
-        async with scene(tmp_path, orders=send, lease_seconds=1.5, limits=Limits(successors=1)) as worker:
-            await enqueue(worker.store, 3)
-            async with worker.running():
-                await until(lambda: "waiting for the store" in caplog.text)
-                worker.clock.advance(60)  # its leases end
-                refused = disk.refused
-                await until(lambda: disk.refused > refused + 3)
-                disk.is_full = False
-                await enqueue(worker.store)
-                await until(delivered)
+        options = {"lease_seconds": 1.5, "limits": Limits(successors=1), "due": 3}
+        async with at_work(tmp_path, orders=send, **options) as (worker, _):
+            await until(lambda: "waiting for the store" in caplog.text)
+            worker.clock.advance(60)  # its leases end
+            refused = disk.refused
+            await until(lambda: disk.refused > refused + 3)
+            disk.is_full = False
+            await enqueue(worker.store)
+            await until(delivered)
         assert len(sent) == 4
         assert caplog.messages == ["waiting for the store: sqlite:///" + str(tmp_path / "r.db") + _FULL]
 
@@ -306,20 +260,14 @@ class TestTheStoreGoesAway:
         async def send(_event):
             disk.is_read_only = True
 
-        async def run():
-            async with scene(tmp_path, orders=send, lease_seconds=1.5) as worker:
-                await enqueue(worker.store, 3)
-                await worker.run()
-
         with pytest.raises(StoreUnavailable):
-            await run()
+            await ran(tmp_path, orders=send, lease_seconds=1.5, due=3)
         assert not caplog.messages
 
     @pytest.mark.parametrize("endpoint", [None, "orders"])
     async def test_a_run_waits_for_a_lock_before_its_first_send(self, tmp_path, impatient_sqlite, endpoint):
         stack = contextlib.ExitStack()
-        async with scene(tmp_path, orders=succeed, lease_seconds=15) as worker:
-            await enqueue(worker.store, 1)
+        async with scene(tmp_path, orders=succeed, lease_seconds=15, due=1) as worker:
             stack.enter_context(locked(tmp_path / "r.db"))
             asyncio.get_running_loop().call_later(0.2, stack.close)
             assert (await worker.run(endpoint=endpoint)).delivered == 1
@@ -331,8 +279,7 @@ class TestTheStoreGoesAway:
             raise RuntimeError("broken")
 
         asked_again = asyncio.Event()
-        async with scene(tmp_path, orders=succeed) as worker:
-            await enqueue(worker.store)
+        async with scene(tmp_path, orders=succeed, due=1) as worker:
             look = worker.store.look
 
             async def look_while_it_breaks(endpoint, **options):
@@ -350,8 +297,7 @@ class TestTheStoreGoesAway:
         async def renew(*_args, **_options):
             raise RuntimeError("broken")
 
-        async with scene(tmp_path, lease_seconds=0.1, orders=hang) as worker:
-            await enqueue(worker.store)
+        async with scene(tmp_path, lease_seconds=0.1, orders=hang, due=1) as worker:
             worker.store.renew = renew
             with pytest.raises(RuntimeError, match="broken"):
                 await worker.run()

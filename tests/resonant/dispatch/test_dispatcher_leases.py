@@ -1,7 +1,6 @@
 """The leases of a dispatcher's run, and the deliveries that wait in it."""
 
 import asyncio
-import time
 from collections import Counter
 
 import pytest
@@ -10,25 +9,27 @@ from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.dispatch.limits import Limits
 from resonant.dispatch.send.sender import LeaseLost
 from resonant.errors import StoreUnavailable, UnexpectedStatus
-from resonant.events import Event
 from resonant.sinks.base import CallableSink
-from resonant.testing import FixedClock
 from support.desk import at_once
 from support.dispatching import (
     START,
     Scene,
     another_worker,
+    answering,
     appending_to,
+    at_work,
     deliveries,
     enqueue,
     fail,
     failing_first,
+    ran,
     rows,
     scene,
     sink_target,
     succeed,
 )
 from support.lanes import in_task_lane
+from support.simulated_time import clock_from
 from support.sqlite import locked
 from support.waiting import until
 
@@ -43,41 +44,34 @@ class TestStoreFirst:
             query = "SELECT lease_owner, sending FROM resonant_deliveries JOIN resonant_events e ON e.key = event_key"
             seen.extend(rows(tmp_path, f"{query} WHERE e.id = '{event.id}'"))
 
-        async with scene(tmp_path, orders=send) as worker:
-            await enqueue(worker.store, 20)
-            await worker.run()
+        await ran(tmp_path, orders=send, due=20)
         assert seen == [("worker", 1)] * 20
 
     @in_task_lane
     async def test_an_outcome_and_its_decision_are_stored_before_they_are_reported(self, tmp_path):
         seen = {}
 
-        async def send(event):
-            raise answers.get(event.body, UnexpectedStatus(503))
-
         async def emit_one(lease):
             outcome = await worker.dispatcher.attempt(lease.key)
-            (row,) = rows(
-                tmp_path,
-                f"SELECT status, d.attempts, a.number, decision, a.delay FROM resonant_deliveries d "
-                f"JOIN resonant_attempts a ON delivery_id = d.id WHERE d.id = {lease.delivery_id}",
+            query = (
+                "SELECT status, d.attempts, a.number, decision, a.delay FROM resonant_deliveries d "
+                f"JOIN resonant_attempts a ON delivery_id = d.id WHERE d.id = {lease.delivery_id}"
             )
-            seen[type(outcome.decision)] = row
-            assert row[-1] == outcome.attempt.delay
+            [(*row, delay)] = rows(tmp_path, query)
+            seen[type(outcome.decision)] = tuple(row)
+            assert delay == outcome.attempt.delay
             if isinstance(outcome.decision, Retry):
                 await worker.dispatcher.attempt(lease.key)
 
-        answers = {
-            b"0": UnexpectedStatus(400),
-            b"1": UnexpectedStatus(503),
-            b"2": UnexpectedStatus(503, "60"),
+        sinks = {
+            "fine": succeed,
+            "down": answering(503),
+            "waiting": answering(503, "60"),
+            "refusing": answering(400),
         }
-        async with scene(tmp_path, orders=send, waiting=send, fine=succeed) as worker:
-            await enqueue(worker.store, 2)
-            await worker.store.enqueue([Event(type="t", source="/s", data=2)], "waiting")
-            await enqueue(worker.store, endpoint="fine")
+        async with scene(tmp_path, sinks=sinks, due=dict.fromkeys(sinks, 1)) as worker:
             await worker.run(emit_one)
-        assert {kind: row[:-1] for kind, row in seen.items()} == {
+        assert seen == {
             type(None): ("delivered", 1, 1, None),
             Retry: ("retrying", 1, 1, "retry"),
             Park: ("retrying", 1, 1, "park"),
@@ -91,10 +85,6 @@ class TestLostLeases:
     async def test_nothing_is_sent(self, tmp_path, retries):
         sent = []
 
-        async def send(event):
-            sent.append(event.id)
-            raise UnexpectedStatus(503)
-
         async def emit_one(lease):
             if retries:
                 await worker.dispatcher.attempt(lease.key)
@@ -104,8 +94,7 @@ class TestLostLeases:
             with pytest.raises(LeaseLost):
                 await worker.dispatcher.attempt(lease.key)
 
-        async with scene(tmp_path, orders=send) as worker:
-            await enqueue(worker.store)
+        async with scene(tmp_path, orders=answering(503, sent=sent), due=1) as worker:
             counts = await worker.run_until_lost(1, emit_one)
             assert str(counts).endswith(", 1 taken over by another worker")
         assert len(sent) == retries
@@ -119,8 +108,7 @@ class TestLostLeases:
             if answer is not None:
                 raise answer
 
-        async with scene(tmp_path, orders=send) as worker:
-            await enqueue(worker.store)
+        async with scene(tmp_path, orders=send, due=1) as worker:
             counts = await worker.run_until_lost(1)  # emit_one lets LeaseLost through
             assert (counts.lost, counts.delivered, counts.retried) == (1, 0, 0)
             assert not counts.dead_letters
@@ -141,16 +129,30 @@ class TestLostLeases:
             if len(sent) == 1:
                 await first.wait()
 
-        async with scene(tmp_path, orders=send) as worker:
-            await enqueue(worker.store)
-            async with worker.running() as run:
-                await until(lambda: sent)
-                await worker.lose_leases(tmp_path)
-                await until(lambda: len(sent) == 2)
-                first.set()
-                counts = await run
-            assert (counts.delivered, counts.lost) == (1, 1)
-        assert deliveries(tmp_path, "status, lease_owner") == [("delivered", None)]
+        async with at_work(tmp_path, orders=send, due=1) as (worker, run):
+            await until(lambda: sent)
+            await worker.lose_leases(tmp_path)
+            await until(lambda: len(sent) == 2)
+            first.set()
+            counts = await run
+        assert (counts.delivered, counts.lost) == (1, 1)
+        assert deliveries(tmp_path, "status") == [("delivered",)]
+
+
+def note_rescues(worker, rescues):
+    """Let the list get the number of leases that each rescue ends; return a function that waits for more rescues."""
+    rescue = worker.store.rescue
+
+    async def rescue_and_note(*given, **options):
+        rescues.append(await rescue(*given, **options))
+        return rescues[-1]
+
+    async def rescued(number=1):
+        enough = len(rescues) + number
+        await until(lambda: len(rescues) >= enough)
+
+    worker.store.rescue = rescue_and_note
+    return rescued
 
 
 class TestSuspension:
@@ -173,8 +175,7 @@ class TestSuspension:
     ):
         sent = []
         target = sink_target("orders", CallableSink(appending_to(sent)), rate=100)
-        async with scene(tmp_path, clock=FixedClock(START), orders=target) as worker:
-            await enqueue(worker.store)
+        async with scene(tmp_path, orders=target, due=1) as worker:
             rate = (await worker.dispatcher._endpoints.open("orders")).rate
             wait = rate.wait
 
@@ -199,56 +200,18 @@ class TestSuspension:
                 await asyncio.sleep(0)
 
         limits = Limits(concurrency=1, endpoint_concurrency=1)
-        async with scene(tmp_path, clock=FixedClock(START), limits=limits, orders=send) as worker:
-            first, *_ = await enqueue(worker.store, 4)
+        async with scene(tmp_path, limits=limits, orders=send, due=4) as worker:
             worker.dispatcher._sender._clock = worker.clock
             await worker.run_until_lost(4)
-        assert sent == [first]
-
-    async def test_a_run_renews_its_own_leases_before_it_takes_over_expired_ones(
-        self, tmp_path, quick_look, monkeypatch
-    ):
-        monkeypatch.setattr("resonant.dispatch.claim.leases.RESCUE_SECONDS", 0.0)
-        monkeypatch.setattr("resonant.dispatch.claim.leases.ExpiryWatch", lambda *_: at_once())
-        looks = []
-
-        async def send(_event):
-            for seconds in (300, 16, 16):
-                worker.clock.advance(seconds)
-                before = len(looks)
-                await until(lambda: len(looks) > before + 1)  # noqa: B023 - awaited here
-
-        async with scene(tmp_path, orders=send) as worker:
-            rescue = worker.store.rescue
-
-            async def look(*given, **options):
-                rescued = await rescue(*given, **options)
-                looks.append(rescued)
-                return rescued
-
-            worker.store.rescue = look
-            await enqueue(worker.store)
-            counts = await worker.run()
-            assert (counts.delivered, counts.lost) == (1, 0)
+        assert sent == worker.ids[:1]
 
     async def test_after_a_long_lock_the_owners_of_leases_have_time_to_renew_them(
         self, tmp_path, monkeypatch, impatient_sqlite
     ):
         monkeypatch.setattr("resonant.dispatch.claim.leases.RESCUE_SECONDS", 0.0)
         rescues = []
-
-        async def rescued():
-            before = len(rescues)
-            await until(lambda: len(rescues) > before)
-
-        async with scene(tmp_path, limits=Limits(run_for=3600), orders=succeed) as worker:
-            rescue = worker.store.rescue
-
-            async def count(*given, **options):
-                rescues.append(await rescue(*given, **options))
-
-            worker.store.rescue = count
-            await enqueue(worker.store)
+        async with scene(tmp_path, limits=Limits(run_for=3600), orders=succeed, due=1) as worker:
+            rescued = note_rescues(worker, rescues)
             async with another_worker(tmp_path, clock=worker.clock) as other:
                 await other.begin(await other.claim("orders", owner="other", limit=1))
                 async with worker.running():
@@ -279,34 +242,24 @@ class TestLeases:
         async def slow(_event):
             for _ in range(3):
                 before = lease_ends_at()
-                await until(lambda before=before: lease_ends_at() > before)
+                await until(lambda before=before: lease_ends_at() > before, every=0.1)
 
         outages = [StoreUnavailable("away")]
-        async with scene(tmp_path, clock=time.time, lease_seconds=1.5, orders=slow) as worker:
+        options = {"clock": clock_from(START), "lease_seconds": 6.0, "due": 1}
+        async with scene(tmp_path, orders=slow, **options) as worker:
             renew_in_store, worker.store.renew = worker.store.renew, renew
-            await enqueue(worker.store)
             counts = await worker.run()
-            assert (counts.delivered, counts.lost) == (1, 0)
+        assert (counts.delivered, counts.lost) == (1, 0)
         assert not outages
 
-    async def test_expired_leases_are_taken_over(self, tmp_path):
-        async with scene(tmp_path, orders=succeed) as worker:
-            await enqueue(worker.store, 3)
-            await worker.store.claim("orders", owner="killed", limit=3)
-            worker.clock.advance(61)
-            assert (await worker.run()).delivered == 3
-
     async def test_live_leases_are_waited_for_and_then_taken_over(self, tmp_path):
-        said = []
-        async with scene(tmp_path, clock=time.time, lease_seconds=3.0, orders=succeed) as worker:
-            await enqueue(worker.store, 2)
-            before = time.time()
+        said, clock = [], clock_from(START)
+        async with scene(tmp_path, clock=clock, lease_seconds=6.0, orders=succeed, due=2) as worker:
             await worker.store.claim("orders", owner="killed", limit=1)
-            after = time.time()
             assert (await worker.run(on_waiting=said.append)).delivered == 2
-            (until_then,) = said
-            assert before + 3 <= until_then <= after + 3
-            assert time.time() >= until_then
+        (until_then,) = said
+        assert until_then == pytest.approx(START + 6, abs=0.1)
+        assert clock() >= until_then
 
     @in_task_lane
     async def test_a_briefly_parked_delivery_may_be_claimed_again_while_its_emission_ends(
@@ -325,10 +278,9 @@ class TestLeases:
             await asyncio.sleep(0.1)
 
         tries = []
-        async with scene(tmp_path, orders=send) as worker:
-            await enqueue(worker.store)
+        async with scene(tmp_path, orders=send, due=1) as worker:
             counts = await worker.run(emit_one)
-            assert (counts.parked, counts.delivered, counts.lost) == (1, 1, 0)
+        assert (counts.parked, counts.delivered, counts.lost) == (1, 1, 0)
 
 
 class TestWaiting:
@@ -338,17 +290,16 @@ class TestWaiting:
 
         async def send(event):
             sent.append(event.id)
-            if sent.count(patient) == 1 and event.id == patient:
+            if event.id == worker.ids[0] and sent.count(event.id) == 1:
                 raise UnexpectedStatus(503)
 
         async def emit_one(lease):
             while isinstance((await worker.dispatcher.attempt(lease.key)).decision, Retry):
                 await until(lambda: len(sent) == 4)
 
-        async with scene(tmp_path, orders=send, limits=Limits(concurrency=1)) as worker:
-            patient, *others = await enqueue(worker.store, 4)
+        async with scene(tmp_path, orders=send, limits=Limits(concurrency=1), due=4) as worker:
             await worker.run(emit_one)
-            assert sent == [patient, *others, patient]
+        assert sent == [*worker.ids, worker.ids[0]]
 
     @in_task_lane
     @pytest.mark.usefixtures("warm")
@@ -364,13 +315,11 @@ class TestWaiting:
             decisions.append((await worker.dispatcher.attempt(lease.key)).decision)
             await until(lambda: len(decisions) == 4)
 
-        async with scene(tmp_path, orders=send, limits=Limits(max_waiting=1)) as worker:
-            await enqueue(worker.store, 4)
-            async with worker.running(emit_one):
-                await until(lambda: len(decisions) == 4 and not worker.dispatcher._in_flight)
+        options = {"orders": send, "limits": Limits(max_waiting=1), "due": 4}
+        async with at_work(tmp_path, emit_one, **options) as (worker, _):
+            await until(lambda: len(decisions) == 4 and not worker.dispatcher._in_flight)
         assert Counter(map(type, decisions)) == {Retry: 1, Park: 3}
-        columns = "status, lease_owner, next_attempt_at"
-        assert deliveries(tmp_path, columns) == [("retrying", None, START + 1)] * 4
+        assert deliveries(tmp_path, "status, next_attempt_at") == [("retrying", START + 1)] * 4
 
     async def test_a_finished_waiter_leaves_its_place_to_the_next(self, tmp_path):
         limits = Limits(concurrency=1, max_waiting=1)
@@ -385,8 +334,7 @@ class TestWaiting:
         async def emit_one(lease):
             await worker.dispatcher.attempt(lease.key)
 
-        async with scene(tmp_path, orders=failing_first()) as worker:
-            await enqueue(worker.store)
+        async with scene(tmp_path, orders=failing_first(), due=1) as worker:
             counts = await worker.run(emit_one)
             assert (counts.delivered, counts.parked) == (0, 1)
             columns = "status, lease_owner, available_at"

@@ -1,16 +1,14 @@
 """Events with an expirytime: after it, nothing is sent."""
 
-import time
-
 import pytest
 
 from resonant.dead_letters.replay import ReplayRequest, replay_batch
-from resonant.delivery.retry import RetryPolicy
 from resonant.dispatch.limits import Limits
 from resonant.events import Event, rfc3339
 from resonant.sinks.base import CallableSink
 from resonant.store.views.selection import Selection
-from support.dispatching import START, appending_to, deliveries, fail, rows, scene, sink_target
+from support.dispatching import START, appending_to, deliveries, scene, sink_target
+from support.simulated_time import clock_from
 
 pytestmark = pytest.mark.usefixtures("lane")
 
@@ -32,28 +30,27 @@ async def test_an_event_that_has_expired_is_not_sent(tmp_path):
         counts = await worker.run()
         assert sorted(sent) == ["3", "4"]
         assert (counts.delivered, counts.dead_letters, counts.attempts) == (2, {"expired": 2}, 2)
-        assert (await worker.store.status()).balanced
         assert await worker.gate() == before
     assert deliveries(tmp_path, STATE)[:2] == [EXPIRED, EXPIRED]
-    assert rows(tmp_path, "SELECT count(*) FROM resonant_attempts") == [(2,)]
 
 
-async def test_a_run_gives_up_all_expired_deliveries_before_it_ends(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "rate", "gate"),
+    [
+        (300, None, None),
+        (20, 0.01, None),
+        (150, None, {"state": "probing", "failing_since": START, "probe_at": START}),
+    ],
+    ids=["without limits", "at a low rate", "before a probe"],
+)
+async def test_many_expired_events_are_given_up_and_delay_no_other(tmp_path, number, rate, gate):
     sent = []
-    async with scene(tmp_path, orders=appending_to(sent)) as worker:
-        await worker.store.enqueue([event(f"{number}", START) for number in range(300)], "orders")
-        await worker.store.enqueue(event("last"), "orders")
-        assert (await worker.run()).dead_letters == {"expired": 300}
-    assert sent == ["last"]
-
-
-async def test_expired_events_do_not_use_the_rate_of_an_endpoint(tmp_path):
-    sent = []
-    orders = sink_target("orders", CallableSink(appending_to(sent)), rate=0.01)
-    async with scene(tmp_path, clock=time.time, orders=orders) as worker:
-        expired = [event(f"{number}", START - 1e8) for number in range(20)]
+    orders = sink_target("orders", CallableSink(appending_to(sent)), rate=rate)
+    async with scene(tmp_path, clock=clock_from(START), orders=orders, gate=gate) as worker:
+        expired = [event(f"{number}", START) for number in range(number)]
         await worker.store.enqueue([*expired, event("good")], "orders")
-        assert (await worker.run()).dead_letters == {"expired": 20}
+        counts = await worker.run()
+    assert gate or counts.dead_letters == {"expired": number}
     assert sent == ["good"]
 
 
@@ -68,32 +65,8 @@ async def test_an_event_that_expires_while_it_waits_for_its_send_is_not_sent(tmp
         await worker.store.enqueue([event(f"{number}", START + 5) for number in range(5)], "orders")
         counts = await worker.run()
         assert (counts.delivered, counts.dead_letters) == (1, {"expired": 4})
-        assert (await worker.store.status()).balanced
     assert len(sent) == 1
     assert deliveries(tmp_path, STATE).count(EXPIRED) == 4
-
-
-async def test_a_retry_after_the_expiry_is_not_awaited(tmp_path):
-    policy = RetryPolicy(base=20.0, jitter="none")
-    async with scene(tmp_path, policy=policy, orders=fail) as worker:
-        await worker.store.enqueue([event("1", START + 19), event("2", START + 21)], "orders")
-        counts = await worker.run()
-        assert (counts.dead_letters, worker.clock()) == ({"expired": 2}, START + 20)
-    assert deliveries(tmp_path, "reason, code, attempts") == [
-        ("expired", "http_503", 1),
-        ("expired", "http_503", 2),
-    ]
-
-
-async def test_expired_events_do_not_delay_the_probe_of_an_endpoint(tmp_path):
-    sent = []
-    async with scene(tmp_path, orders=appending_to(sent)) as worker:
-        expired = [event(f"{number}", START) for number in range(150)]
-        await worker.store.enqueue([*expired, event("good")], "orders")
-        await worker.set_gate(state="probing", failing_since=START, probe_at=START)
-        await worker.run()
-        assert (await worker.store.status()).balanced
-    assert sent == ["good"]
 
 
 async def test_a_replay_of_an_expired_event_sends_nothing(tmp_path):
@@ -111,6 +84,5 @@ async def test_a_replay_of_an_expired_event_sends_nothing(tmp_path):
 
         counts = await worker.dispatcher.emit_given(worker.emit_one, batches())
         assert (len(replayed.leases), counts.dead_letters["expired"]) == (1, 2)
-        assert (await worker.store.status()).balanced
     assert sent == ["good"]
     assert deliveries(tmp_path, STATE)[0] == EXPIRED

@@ -9,7 +9,7 @@ from resonant.dispatch.limits import Limits
 from resonant.errors import TokenUnavailable
 from resonant.sinks.base import CallableSink
 from resonant.store.views import endpoint_problems
-from support.dispatching import START, deliveries, enqueue, rows, scene, sink_target
+from support.dispatching import START, deliveries, rows, scene, sink_target
 from support.waiting import until
 
 pytestmark = pytest.mark.usefixtures("lane", "quick_look")
@@ -57,14 +57,9 @@ def problems(path):
     return rows(path, "SELECT endpoint, reason, since FROM resonant_endpoint_problems")
 
 
-def attempts(path):
-    return rows(path, "SELECT count(*) FROM resonant_attempts")[0][0]
-
-
 async def test_nothing_is_claimed_until_there_is_a_token_and_then_everything_is_delivered(tmp_path):
     tokens = Tokens()
-    async with scene(tmp_path, orders=tokens.target, limits=Limits(run_for=60)) as worker:
-        await enqueue(worker.store, 20)
+    async with scene(tmp_path, orders=tokens.target, limits=Limits(run_for=60), due=20) as worker:
         claims = worker.count_claims()
         async with worker.running():
             await until(lambda: tokens.requests >= 10)
@@ -72,65 +67,37 @@ async def test_nothing_is_claimed_until_there_is_a_token_and_then_everything_is_
             assert set(deliveries(tmp_path, "status, attempts, lease_token")) == {("pending", 0, 0)}
             assert problems(tmp_path) == [("orders", REASON, START)]
             tokens.is_down = False
-            await until(lambda: worker.dispatcher.counts.delivered == 20)
+            await until(lambda: worker.counts.delivered == 20)
             assert problems(tmp_path) == []
-    assert attempts(tmp_path) == tokens.sent == 20
+    assert worker.counts.attempts == tokens.sent == 20
 
 
-async def test_claimed_deliveries_are_given_back_if_the_token_is_lost(tmp_path):
-    tokens = Tokens(is_down=False, lasts=1)
-    limits = Limits(run_for=60, endpoint_concurrency=1)
-    async with scene(tmp_path, orders=tokens.target, limits=limits) as worker:
-        await enqueue(worker.store, 20)
-        async with worker.running():
-            await until(lambda: tokens.requests >= 5)
-            await until(
-                lambda: not rows(tmp_path, "SELECT 1 FROM resonant_deliveries WHERE lease_owner > ''")
-            )
-            assert attempts(tmp_path) == tokens.sent == 1
-            assert len(worker.outcomes) <= 1
-            assert len(worker.chunks) <= 2, "no chunk begins without a token; the second may wait for a slot"
-            tokens.is_down = False
-            await until(lambda: worker.dispatcher.counts.delivered == 20)
-    assert attempts(tmp_path) == 20
-
-
-@pytest.mark.parametrize("lasts", [2, 5, 11])
-async def test_a_token_that_is_lost_while_a_delivery_waits_for_a_slot_costs_no_attempt(tmp_path, lasts):
+@pytest.mark.parametrize("lasts", [1, 2, 5, 11])
+async def test_claimed_deliveries_are_given_back_without_an_attempt_if_the_token_is_lost(tmp_path, lasts):
     tokens = Tokens(is_down=False, lasts=lasts)
     limits = Limits(run_for=60, endpoint_concurrency=1)
-    async with scene(tmp_path, orders=tokens.target, limits=limits) as worker:
-        await enqueue(worker.store, 20)
-        async with worker.running():
-            await until(lambda: tokens.requests >= 3)
-            tokens.is_down = False
-            await until(lambda: worker.dispatcher.counts.delivered == 20)
-    assert attempts(tmp_path) == tokens.sent == 20
+    async with scene(tmp_path, orders=tokens.target, limits=limits, due=20) as worker, worker.running():
+        await until(lambda: tokens.requests >= 5)
+        await until(lambda: set(deliveries(tmp_path, "lease_owner")) == {(None,)})
+        assert worker.counts.attempts == tokens.sent == lasts
+        assert lasts > 1 or len(worker.outcomes) <= 1
+        assert len(worker.chunks) <= 1 + lasts, "no chunk begins without a token; one may wait for a slot"
+        tokens.is_down = False
+        await until(lambda: worker.counts.delivered == 20)
+    assert worker.counts.attempts == tokens.sent == 20
 
 
 async def test_a_run_ends_if_the_next_request_for_a_token_is_due_much_later(tmp_path):
     tokens = Tokens(wait=40.0)
-    async with scene(tmp_path, orders=tokens.target) as worker:
-        await enqueue(worker.store, 20)
+    async with scene(tmp_path, orders=tokens.target, due=20) as worker:
         assert (await worker.run()).delivered == 0
         assert worker.dispatcher.problems == {"orders": REASON}
         await worker.run()
         assert tokens.requests == 1, "another run of the same process does not ask earlier"
-        tokens.is_missing = False  # another endpoint with the same settings has got one
-        assert (await worker.run()).delivered == 20
-        assert worker.dispatcher.problems == {}
-    assert problems(tmp_path) == []
-
-
-async def test_a_later_run_clears_the_problem_that_an_earlier_one_recorded(tmp_path):
-    tokens = Tokens(wait=40.0)
-    async with scene(tmp_path, orders=tokens.target) as worker:
-        await enqueue(worker.store)
-        await worker.run()
     assert problems(tmp_path) == [("orders", REASON, START)]
     tokens.is_down = False
-    async with scene(tmp_path, orders=tokens.target) as worker:
-        assert (await worker.run()).delivered == 1
+    async with scene(tmp_path, orders=tokens.target) as later:
+        assert (await later.run()).delivered == 20
     assert tokens.requests == 2
     assert problems(tmp_path) == []
 
@@ -141,21 +108,19 @@ async def test_the_problems_of_endpoints_with_the_same_tokens_end_in_one_transac
         endpoint_problems, "clear_problems", lambda *args: [cleared.append(args[1]), clear(*args)]
     )
     tokens = Tokens(wait=40.0)
-    async with scene(tmp_path, orders=tokens.target, shop=tokens.target) as worker:
-        await enqueue(worker.store, endpoint="orders")
-        await enqueue(worker.store, endpoint="shop")
+    sinks, due = dict.fromkeys(("orders", "shop"), tokens.target), {"orders": 1, "shop": 1}
+    async with scene(tmp_path, sinks=sinks, due=due) as worker:
         await worker.run()
         assert [each[0] for each in problems(tmp_path)] == ["orders", "shop"]
-        tokens.is_missing = False
+        tokens.is_missing = False  # another endpoint with the same settings has got one
         assert (await worker.run()).delivered == 2
+        assert worker.dispatcher.problems == {}
     assert [sorted(names) for names in cleared] == [["orders", "shop"]]
 
 
 async def test_a_paused_endpoint_asks_for_no_token(tmp_path):
     tokens = Tokens()
-    async with scene(tmp_path, orders=tokens.target) as worker:
-        await enqueue(worker.store)
-        await worker.set_gate(state="paused")
+    async with scene(tmp_path, orders=tokens.target, due=1, gate={"state": "paused"}) as worker:
         for _ in range(2):
             await worker.run()
     assert tokens.requests == 0

@@ -10,30 +10,39 @@ from resonant.delivery.retry import Retry
 from resonant.dispatch.limits import LANES, Limits
 from resonant.errors import UnexpectedStatus
 from resonant.sinks.base import CallableSink
-from support.dispatching import START, deliveries, dispatching, enqueue, opened, sink_target, succeed
-from support.simulated_time import clock_from, simulated
+from support.dispatching import (
+    START,
+    answering,
+    deliveries,
+    dispatching,
+    enqueue,
+    hang,
+    opened,
+    sink_target,
+    succeed,
+)
+from support.simulated_time import clock_from
 from support.waiting import until
 
-EVENTS = 400
+EVENTS = 200
 # A task run takes this long to start, one after the other.
 START_SECONDS = 0.005
 
 
-class TwentyPerSecond:
-    """Accepts 20 requests in a second, and refuses the others."""
+def twenty_per_second():
+    """Return a sink that accepts 20 requests in a second, and refuses the others."""
 
-    def __init__(self, clock):
-        self.clock = clock
-        self.accepted = deque()
-
-    async def __call__(self, _event):
-        now = self.clock()
-        while self.accepted and self.accepted[0] < now - 1:
-            self.accepted.popleft()
-        if len(self.accepted) >= 20:
+    async def send(_event):
+        now = asyncio.get_running_loop().time()
+        while accepted and accepted[0] < now - 1:
+            accepted.popleft()
+        if len(accepted) >= 20:
             raise UnexpectedStatus(429, "1")
-        self.accepted.append(now)
+        accepted.append(now)
         await asyncio.sleep(0.01)
+
+    accepted = deque()
+    return send
 
 
 class Starts:
@@ -71,19 +80,32 @@ class Starts:
         self.attempts.append(chunk.counts.delivered + chunk.counts.parked)
 
 
+@contextlib.asynccontextmanager
+async def starting(path, send=succeed, *, sinks=None, seconds=START_SECONDS, run_for=60, **limits):
+    """Run a dispatcher for the block; ``sinks`` are those of endpoints that do not use ``send``."""
+
+    async def open_destination(name):
+        return sink_target(name, CallableSink((sinks or {}).get(name, send)))
+
+    options = {"open_destination": open_destination, "limits": Limits(run_for=run_for, **limits)}
+    async with (
+        opened(f"sqlite:///{path / 'r.db'}", clock=clock_from(START)) as store,
+        dispatching(store, None, **options) as dispatcher,
+    ):
+        starts = Starts(dispatcher, seconds=seconds)
+        starts.run = asyncio.create_task(dispatcher.run(starts.emit_one, emit_chunk=starts.emit_chunk))
+        try:
+            yield store, starts
+        finally:
+            starts.run.cancel()
+            await asyncio.wait([starts.run])
+
+
 @pytest.mark.parametrize("lane", ["auto", "task"])
-@simulated
 async def test_an_endpoint_that_refuses_excess_gets_no_task_run_in_vain(tmp_path, lane):
-    clock = clock_from(START)
-
-    url = f"sqlite:///{tmp_path / 'r.db'}"
-    async with opened(url, clock=clock) as store:
+    async with starting(tmp_path, twenty_per_second(), **LANES[lane]) as (store, starts):
         await enqueue(store, EVENTS)
-        limits = Limits(run_for=60, **LANES[lane])
-        async with dispatching(store, TwentyPerSecond(clock), limits=limits) as dispatcher:
-            starts = Starts(dispatcher)
-            counts = await dispatcher.run(starts.emit_one, emit_chunk=starts.emit_chunk)
-
+        counts = await starts.run
     assert counts.delivered == EVENTS
     assert min(starts.attempts) >= 1
     assert len(starts.attempts) <= 1.1 * EVENTS
@@ -92,44 +114,15 @@ async def test_an_endpoint_that_refuses_excess_gets_no_task_run_in_vain(tmp_path
     assert claims <= 1.5 * EVENTS, "what the gate would hold is not claimed"
 
 
-@contextlib.asynccontextmanager
-async def starting(path, *, limits, answers, seconds=START_SECONDS):
-    """Run a dispatcher in simulated time for the block; ``answers`` returns the sink of an endpoint."""
-    clock = clock_from(START)
-
-    async def open_destination(name):
-        return sink_target(name, CallableSink(answers(name)))
-
-    async with (
-        opened(f"sqlite:///{path / 'r.db'}", clock=clock) as store,
-        dispatching(store, None, open_destination=open_destination, limits=limits) as dispatcher,
-    ):
-        starts = Starts(dispatcher, seconds=seconds)
-        run = asyncio.create_task(dispatcher.run(starts.emit_one, emit_chunk=starts.emit_chunk))
-        try:
-            yield store, starts
-        finally:
-            run.cancel()
-            await asyncio.wait([run])
-
-
-@simulated
 async def test_a_chunk_sends_even_if_the_gate_closes_while_its_task_run_starts(tmp_path):
-    async def be_busy(_event):
-        raise UnexpectedStatus(429, "20")
-
-    limits = Limits(run_for=60, chunk_size=5)
-    async with starting(tmp_path, limits=limits, answers=lambda _name: be_busy, seconds=0.5) as (
-        store,
-        starts,
-    ):
+    busy = answering(429, "20")
+    async with starting(tmp_path, busy, chunk_size=5, seconds=0.5) as (store, starts):
         await enqueue(store, 20)
         await asyncio.sleep(5)
     assert len(starts.attempts) > 1
     assert min(starts.attempts) == 1
 
 
-@simulated
 async def test_a_chunk_sends_one_delivery_before_the_first_answer_however_slowly_its_task_run_starts(
     tmp_path,
 ):
@@ -138,11 +131,7 @@ async def test_a_chunk_sends_one_delivery_before_the_first_answer_however_slowly
         await asyncio.sleep(0.3)
 
     sent = []
-    limits = Limits(run_for=60, chunk_size=5)
-    async with starting(tmp_path, limits=limits, answers=lambda _name: answer_late, seconds=0.6) as (
-        store,
-        _,
-    ):
+    async with starting(tmp_path, answer_late, chunk_size=5, seconds=0.6) as (store, _):
         await enqueue(store, 20)
         await until(lambda: sent)
         await asyncio.sleep(0.2)
@@ -151,14 +140,8 @@ async def test_a_chunk_sends_one_delivery_before_the_first_answer_however_slowly
     assert len(sent) == 20
 
 
-@simulated
 async def test_an_endpoint_is_not_slow_because_its_task_runs_start_slowly(tmp_path):
-    async def hang(_event):
-        await asyncio.sleep(60)
-
-    limits = Limits(run_for=60, concurrency=20)
-    answers = {"orders": succeed}.get
-    async with starting(tmp_path, limits=limits, answers=lambda name: answers(name, hang)) as (store, starts):
+    async with starting(tmp_path, hang, sinks={"orders": succeed}, concurrency=20) as (store, starts):
         await enqueue(store)
         await asyncio.sleep(1)
         for number in range(20):
@@ -174,10 +157,8 @@ async def test_an_endpoint_is_not_slow_because_its_task_runs_start_slowly(tmp_pa
     assert found.count(("delivered", "orders")) == 7
 
 
-@simulated
 async def test_few_task_runs_of_an_endpoint_start_at_a_time_since_its_gate_may_close(tmp_path):
-    limits = Limits(run_for=60)
-    async with starting(tmp_path, limits=limits, answers=lambda _name: succeed) as (store, starts):
+    async with starting(tmp_path) as (store, starts):
         for _ in range(40):
             await enqueue(store)
             await asyncio.sleep(0.05)
@@ -189,24 +170,17 @@ async def test_few_task_runs_of_an_endpoint_start_at_a_time_since_its_gate_may_c
     assert len(starts.attempts) == 140
 
 
-@simulated
 async def test_no_more_are_sent_alone_while_many_task_runs_are_starting(tmp_path):
-    limits = Limits(run_for=60, **LANES["auto"])
-    async with starting(tmp_path, limits=limits, answers=lambda _name: succeed, seconds=0.05) as (
-        store,
-        starts,
-    ):
-        for number in range(400):
+    async with starting(tmp_path, seconds=0.05, **LANES["auto"]) as (store, starts):
+        for number in range(250):
             await enqueue(store, 1, f"e-{number % 40}")
             await asyncio.sleep(0.01)
     assert 50 < starts.most_starting <= LANES["auto"]["alone"]
 
 
-@simulated
 async def test_chunks_grow_while_task_runs_start_slowly(tmp_path):
-    limits = Limits(run_for=60, **LANES["bulk"])
-    async with starting(tmp_path, limits=limits, answers=lambda _name: succeed, seconds=0.05) as (store, _):
-        for number in range(600):
+    async with starting(tmp_path, seconds=0.05, **LANES["bulk"]) as (store, _):
+        for number in range(300):
             await enqueue(store, 1, f"e-{number % 10}")
             await asyncio.sleep(0.01)
         await asyncio.sleep(5)

@@ -1,7 +1,6 @@
 """Tracking a command's own deliveries, whichever process sends them."""
 
 import asyncio
-import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -21,6 +20,7 @@ from resonant.store.views.dead_letters import Position
 from resonant.store.views.standing import standing
 from resonant.testing import FixedClock
 from support.dispatching import dispatching, emit, opened, succeed
+from support.simulated_time import clock_from
 
 START = 1_700_000_000.0
 TWICE = RetryPolicy(max_attempts=2, base=0.01, jitter="none")
@@ -46,21 +46,12 @@ async def another_attempts(store, leases, decision=None, *, attempts=1, code="x"
         await store.begin(leases)
         decided = Retry(1.0, store.clock() + 1) if left else decision
         result = "delivered" if decided is None else "failed"
-        await store.record(
-            [
-                Outcome(
-                    lease,
-                    Attempt(
-                        lease.attempts + 1, 1, store.clock(), 0.1, result, category="transient", code=code
-                    ),
-                    decided,
-                )
-                for lease in leases
-            ]
-        )
+        facts = {"duration": 0.1, "result": result, "category": "transient", "code": code}
+        made = [(each, Attempt(each.attempts + 1, 1, store.clock(), **facts)) for each in leases]
+        await store.record([Outcome(lease, attempt, decided) for lease, attempt in made])
         leases = [
-            replace(lease, attempts=lease.attempts + 1, round_attempts=lease.round_attempts + 1)
-            for lease in leases
+            replace(each, attempts=each.attempts + 1, round_attempts=each.round_attempts + 1)
+            for each in leases
         ]
 
 
@@ -246,27 +237,26 @@ async def test_frequent_polls_are_throttled(sqlite_url, monkeypatch):
 
 
 @asynccontextmanager
-async def emitting(url, send, *, lease_seconds=60.0, policy=TWICE):
-    """An emission of our own worker, on the real clock."""
+async def emitting(url, send, *, policy=TWICE):
+    """An emission of our own worker; yields it and a tracker of its own deliveries."""
     async with (
-        opened(url, lease_seconds=lease_seconds) as store,
+        opened(url, clock=clock_from(START)) as store,
         dispatching(store, send, policy=policy, owner="ours") as dispatcher,
     ):
-        yield dispatcher
+        yield dispatcher, Tracker(store)
 
 
 def run_for_its_own(dispatcher, tracker):
-    return asyncio.wait_for(emit(dispatcher, endpoint="orders", own=tracker), 60)
+    return asyncio.wait_for(emit(dispatcher, endpoint="orders", own=tracker), 600)
 
 
 async def test_an_emission_waits_for_its_own_deliveries_that_another_worker_sends(sqlite_url):
-    async with emitting(sqlite_url, succeed) as dispatcher:
+    async with emitting(sqlite_url, succeed) as (dispatcher, tracker):
         store = dispatcher.store
-        tracker = Tracker(store)
         tracker.add(await enqueue(store, "a", "b"))
         leases = await store.claim("orders", owner="another", limit=2)
         running = asyncio.create_task(run_for_its_own(dispatcher, tracker))
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(30)
         assert not running.done()
         await another_attempts(store, leases)
         assert (await running).delivered == 0
@@ -274,8 +264,7 @@ async def test_an_emission_waits_for_its_own_deliveries_that_another_worker_send
 
 
 async def test_an_emission_sends_its_own_deliveries_when_the_worker_that_held_them_is_gone(sqlite_url):
-    async with emitting(sqlite_url, succeed, lease_seconds=1.0) as dispatcher:
-        tracker = Tracker(dispatcher.store)
+    async with emitting(sqlite_url, succeed) as (dispatcher, tracker):
         tracker.add(await enqueue(dispatcher.store, "a", "b"))
         await dispatcher.store.claim("orders", owner="killed", limit=2)
         assert (await run_for_its_own(dispatcher, tracker)).delivered == 2
@@ -284,15 +273,14 @@ async def test_an_emission_sends_its_own_deliveries_when_the_worker_that_held_th
 
 @pytest.mark.parametrize("held_by_another", [False, True])
 async def test_an_emission_does_not_wait_for_other_deliveries(sqlite_url, held_by_another):
-    async with emitting(sqlite_url, succeed) as dispatcher:
-        tracker = Tracker(dispatcher.store)
+    async with emitting(sqlite_url, succeed) as (dispatcher, tracker):
         if held_by_another:
             await enqueue(dispatcher.store, "theirs")
             await dispatcher.store.claim("orders", owner="another", limit=1)
         tracker.add(await enqueue(dispatcher.store, "a"))
-        started = time.monotonic()
+        began_at = dispatcher.store.clock()
         await run_for_its_own(dispatcher, tracker)
-        assert time.monotonic() - started < 30
+        assert dispatcher.store.clock() - began_at < 30
         assert tracker.outcomes.delivered == 1
 
 
@@ -305,8 +293,7 @@ async def test_an_emission_ends_when_its_own_deliveries_are_settled_even_while_i
             raise ConnectionError
 
     policy = RetryPolicy(max_attempts=100, base=0.2, factor=1, jitter="none")
-    async with emitting(sqlite_url, send, policy=policy) as dispatcher:
-        tracker = Tracker(dispatcher.store)
+    async with emitting(sqlite_url, send, policy=policy) as (dispatcher, tracker):
         await enqueue(dispatcher.store, "theirs")
         tracker.add(await enqueue(dispatcher.store, "a"))
         await run_for_its_own(dispatcher, tracker)

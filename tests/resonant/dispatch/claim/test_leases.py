@@ -9,7 +9,6 @@ import pytest
 from resonant.dispatch.claim.leases import LeaseHeartbeat, TakeOver
 from resonant.errors import StillLocked, StoreUnavailable
 from resonant.testing import FixedClock
-from support.simulated_time import simulated
 
 
 class Store:
@@ -46,7 +45,6 @@ async def test_renewals_outlast_an_outage_and_end_with_an_unexpected_error():
     assert store.asked == ["renew", "renew"]
 
 
-@simulated
 async def test_a_renewal_that_failed_is_tried_again_soon():
     store = Store(60.0, [StoreUnavailable("away"), StoreUnavailable("away"), StoreUnavailable("away")])
     loop, at, renew = asyncio.get_running_loop(), [], store.renew
@@ -62,7 +60,6 @@ async def test_a_renewal_that_failed_is_tried_again_soon():
     assert at == pytest.approx([20, 22, 24, 26, 46], abs=0.1)
 
 
-@simulated
 async def test_a_renewal_that_waited_for_a_lock_waits_again_without_a_pause():
     store, loop, waits = Store(60.0), asyncio.get_running_loop(), []
 
@@ -82,7 +79,6 @@ async def test_a_renewal_that_waited_for_a_lock_waits_again_without_a_pause():
     assert second_began_at == pytest.approx(first_ended_at, abs=0.1)
 
 
-@simulated
 async def test_the_other_leases_are_renewed_while_a_renewal_waits_for_several_locks():
     store, loop, at = Store(60.0), asyncio.get_running_loop(), []
 

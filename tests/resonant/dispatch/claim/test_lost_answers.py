@@ -8,6 +8,16 @@ from support.postgresql import relayed
 from support.waiting import until
 
 
+def lose_an_answer(store, relay, *, may_lose=lambda: True):
+    """Let the connection break after the commit of a claim, once, before the server's answer arrives."""
+
+    async def claim_and_lose_the_answer(*args, **options):
+        relay.lose = int(may_lose() and not relay.lost)
+        return await claim(*args, **options)
+
+    claim, store.claim_each = store.claim_each, claim_and_lose_the_answer
+
+
 async def test_its_deliveries_are_sent_before_the_end_of_the_lease_and_no_crash_is_charged(postgresql_url):
     sent = []
 
@@ -15,13 +25,7 @@ async def test_its_deliveries_are_sent_before_the_end_of_the_lease_and_no_crash_
         return (await store.status()).delivered == 1
 
     async with relayed(postgresql_url) as relay, opened(relay.url) as store:
-        claim = store.claim_each
-
-        async def claim_and_lose_the_answer(*args, **options):
-            relay.lose = int(not relay.lost)
-            return await claim(*args, **options)
-
-        store.claim_each = claim_and_lose_the_answer
+        lose_an_answer(store, relay)
         [id_] = await enqueue(store)
         async with draining(store, appending_to(sent), owner="drain", limits=Limits(run_for=600)):
             await until(is_done, seconds=store.lease_seconds / 2)
@@ -45,19 +49,13 @@ async def test_their_release_does_not_wait_for_a_delivery_in_flight_that_is_lock
         opened(relay.url) as store,
         postgresql.connected("test") as connection,
     ):
-        claim = store.claim_each
-
-        async def claim_and_lose_the_answer(*args, **options):
-            relay.lose = int(bool(sent) and not relay.lost)
-            return await claim(*args, **options)
-
-        store.claim_each = claim_and_lose_the_answer
+        lose_an_answer(store, relay, may_lose=lambda: bool(sent))
         [first] = await enqueue(store)
         async with draining(store, send, owner="drain", limits=Limits(run_for=600)):
             await until(lambda: sent == [first])
             async with connection.transaction():
                 await connection.execute("SELECT FROM resonant_deliveries FOR UPDATE")
                 [second] = await enqueue(store)
-                await until(lambda: sent == [first, second], seconds=store.lease_seconds / 4)
+                await until(lambda: sent == [first, second], seconds=store.lease_seconds / 2)
             answers.set()
     assert relay.lost == 1

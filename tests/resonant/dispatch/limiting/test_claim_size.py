@@ -19,13 +19,18 @@ def test_the_first_claim_beside_others_is_small_until_a_delivery_is_finished():
     assert claim(size, 3.0, finished=1) == FAIR
 
 
-def test_the_first_claim_of_the_only_endpoint_lasts_until_its_answers_are_known():
-    assert claim(ClaimSize(), 0.0, finished=0, is_alone=True) == FIRST_ALONE
-
-
-def test_the_first_claim_of_the_only_endpoint_fills_its_slots_if_it_is_behind():
-    """Slow answers must not leave slots free, and new events wait for what is claimed."""
-    assert claim(ClaimSize(), 0.0, finished=0, is_alone=True, is_behind=True) == FAIR
+@pytest.mark.parametrize(
+    ("first", "is_alone", "is_behind", "size"),
+    [
+        (FIRST_CLAIM, True, False, FIRST_ALONE),
+        # Slow answers must not leave slots free, and new events wait for what is claimed.
+        (FIRST_CLAIM, True, True, FAIR),
+        (FIRST_CHUNK, False, False, min(FIRST_CHUNK, MOST)),
+    ],
+    ids=["the only endpoint", "the only endpoint, behind", "a chunk"],
+)
+def test_the_first_claim_lasts_until_answers_are_known(first, is_alone, is_behind, size):
+    assert claim(ClaimSize(first), 0.0, finished=0, is_alone=is_alone, is_behind=is_behind) == size
 
 
 def test_claims_grow_while_they_are_finished_quickly():
@@ -63,7 +68,3 @@ def test_more_is_claimed_once_half_of_a_claim_is_left_or_a_quarter_if_none_is_fi
     size = ClaimSize()
     claim(size, 0.0, finished=1)
     assert [size.is_used_up(finished, busy) for busy in (most, most + 1)] == [True, False]
-
-
-def test_the_first_chunk_has_the_size_of_the_bulk_lane():
-    assert claim(ClaimSize(FIRST_CHUNK), 0.0, finished=0) == min(FIRST_CHUNK, MOST)

@@ -12,7 +12,6 @@ from resonant.dispatch.limiting.rate import USED_SHARE, NoRate, Rate
 from resonant.errors import StoreUnavailable
 from resonant.store import schema
 from resonant.store.shared.send_slots import reserve
-from support.simulated_time import simulated
 
 RATE = 50.0
 USED = USED_SHARE * RATE
@@ -77,7 +76,6 @@ def machines():
     engine.dispose()
 
 
-@simulated
 async def test_one_process_sends_at_the_rate(machines):
     await asyncio.gather(*machines.start(machines.process(), 500))
     took = machines.sent[-1] - machines.sent[0]
@@ -88,7 +86,6 @@ async def test_one_process_sends_at_the_rate(machines):
 
 
 @pytest.mark.parametrize("skew", [0.0, 3.0])
-@simulated
 async def test_four_processes_share_the_rate_though_the_store_is_slow_and_their_clocks_differ(machines, skew):
     machines.latency = 0.1
     processes = [machines.process(skew=number * skew) for number in range(4)]
@@ -99,7 +96,6 @@ async def test_four_processes_share_the_rate_though_the_store_is_slow_and_their_
     assert machines.sent[-1] - machines.sent[0] == pytest.approx(800 / USED, rel=0.1)
 
 
-@simulated
 async def test_new_events_soon_get_a_slot_while_a_replay_takes_all_that_are_left(machines):
     async def send():
         accepted_at = machines.now
@@ -117,7 +113,6 @@ async def test_new_events_soon_get_a_slot_while_a_replay_takes_all_that_are_left
     await asyncio.gather(*replay)
 
 
-@simulated
 async def test_the_slots_of_a_killed_process_pass_unused_and_the_others_go_on(machines):
     sends = [machines.start(machines.process(), 300) for _ in range(4)]
     await asyncio.sleep(2.0)
@@ -130,7 +125,6 @@ async def test_the_slots_of_a_killed_process_pass_unused_and_the_others_go_on(ma
     assert after >= 4 * USED, "it had a second's worth at most"
 
 
-@simulated
 async def test_a_send_that_missed_its_slot_takes_the_next_one_before_all_others(machines):
     process = machines.process()
     slot = await process.take()
@@ -143,7 +137,6 @@ async def test_a_send_that_missed_its_slot_takes_the_next_one_before_all_others(
     assert machines.most_within() <= RATE
 
 
-@simulated
 async def test_a_rate_above_the_speed_of_the_endpoint_slows_nothing_down(machines):
     process = machines.process(rate=500, width=10)
     began = machines.now
@@ -152,7 +145,6 @@ async def test_a_rate_above_the_speed_of_the_endpoint_slows_nothing_down(machine
     assert 500 / (machines.now - began) > 70
 
 
-@simulated
 async def test_a_rate_below_one_sends_that_rarely(machines):
     processes = [machines.process(rate=0.1) for _ in range(2)]
     await asyncio.gather(*machines.start(processes[0], 3), *machines.start(processes[1], 3))
@@ -160,7 +152,6 @@ async def test_a_rate_below_one_sends_that_rarely(machines):
     assert gaps == pytest.approx([10 / USED_SHARE] * 5, abs=0.1)
 
 
-@simulated
 async def test_runs_that_end_before_their_turn_do_not_delay_those_that_follow(machines):
     assert await machines.send(machines.process(rate=0.1))
     for _ in range(20):
@@ -171,7 +162,6 @@ async def test_runs_that_end_before_their_turn_do_not_delay_those_that_follow(ma
     assert machines.sent[1] - machines.sent[0] == pytest.approx(10 / USED_SHARE, abs=0.1)
 
 
-@simulated
 async def test_waiting_sends_get_no_slot_when_the_run_ends(machines):
     over_at = machines.now + 1.0
     sends = machines.start(machines.process(is_over=lambda: machines.now > over_at), 200)
@@ -180,7 +170,6 @@ async def test_waiting_sends_get_no_slot_when_the_run_ends(machines):
     assert done.count(True) == pytest.approx(RATE, abs=15)
 
 
-@simulated
 async def test_an_unavailable_store_is_an_error_of_each_waiting_send(machines):
     async def gone(endpoint, **options):
         raise StoreUnavailable("gone")
@@ -190,7 +179,6 @@ async def test_an_unavailable_store_is_an_error_of_each_waiting_send(machines):
         assert isinstance(each, StoreUnavailable)
 
 
-@simulated
 async def test_a_cancelled_send_leaves_its_slot_to_the_next(machines):
     sends = machines.start(machines.process(), 10)
     await asyncio.sleep(0)
@@ -208,6 +196,5 @@ async def test_an_endpoint_without_a_rate_waits_for_nothing():
 
 
 @pytest.mark.parametrize(("rate", "most"), [(0.01, 1), (1.0, 2), (50.0, 98)])
-@simulated
 async def test_a_run_claims_the_sends_of_two_seconds_and_at_least_one(machines, rate, most):
     assert machines.process(rate=rate).most_claimed == most

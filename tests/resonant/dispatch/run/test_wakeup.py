@@ -1,7 +1,6 @@
 """An idle run looks at once when another process has stored work, and when a retry falls due."""
 
 import asyncio
-import itertools
 import sys
 import time
 from contextlib import asynccontextmanager
@@ -12,8 +11,7 @@ from sqlalchemy import func, select
 
 from resonant.delivery.retry import RetryPolicy
 from resonant.dispatch.claim import fetcher
-from resonant.dispatch.limits import Limits
-from resonant.dispatch.run import background
+from resonant.dispatch.limits import WAIT_SECONDS, Limits
 from resonant.dispatch.run.running_tasks import RunningTasks
 from resonant.errors import UnexpectedStatus
 from resonant.events import Event
@@ -21,8 +19,9 @@ from resonant.gate.pausing import pause, resume
 from resonant.store import WorkerStore, schema
 from resonant.store.engine import wakeup
 from resonant.store.shared import drains
-from support.dispatching import appending_to, draining, opened, succeed
-from support.waiting import quiet, until
+from support.dispatching import START, appending_to, draining, opened, succeed
+from support.simulated_time import clock_from
+from support.waiting import until
 
 POLICY = RetryPolicy(max_attempts=3, base=0.2, factor=1.0, jitter="none")
 
@@ -52,10 +51,14 @@ def event(name: str) -> Event:
 
 
 @asynccontextmanager
-async def drain(url, send, *, owner="run", endpoint=None, policy=POLICY, waits=0.0, **limits):
+async def drain(url, send, *, clock=None, owner="run", endpoint=None, policy=POLICY, waits=0.0, **limits):
     """Run a dispatcher for the block, or until it ends; yields the task."""
     options = {"owner": owner, "endpoint": endpoint, "policy": policy, "waits": waits}
-    async with opened(url) as store, draining(store, send, **options, limits=Limits(**limits)) as run:
+    clocks = {} if clock is None else {"clock": clock}
+    async with (
+        opened(url, **clocks) as store,
+        draining(store, send, **options, limits=Limits(**limits)) as run,
+    ):
         yield run
 
 
@@ -70,14 +73,16 @@ async def running(url, send, *given, **options):
 
 
 async def enqueue_until_sent(store, sent):
-    """Store an event after another until one is sent: the first ones may be stored before the run listens."""
-    numbers = itertools.count()
+    """Store an event after another until one is sent, since the first may be stored before the run listens; wait for all."""
+    stored = []
 
     async def is_sent():
-        await store.enqueue([event(f"evt_{next(numbers)}")], "orders")
-        return any(each.startswith("evt_") for each in sent)
+        stored.append(f"evt_{len(stored)}")
+        await store.enqueue([event(stored[-1])], "orders")
+        return any(each in sent for each in stored)
 
     await until(is_sent, every=0.1)
+    await until(lambda: set(stored).issubset(sent))
 
 
 async def reports(store, owner):
@@ -100,35 +105,52 @@ def steps(monkeypatch):
     return taken
 
 
+@pytest.fixture
+def is_asleep(monkeypatch):
+    """Return whether the run has waited for a while for something that happens, so that no earlier commit wakes it."""
+    pauses, wait_for_change = [], RunningTasks.wait_for_change
+
+    async def wait(running_tasks, seconds):
+        pauses.append((seconds, asyncio.get_running_loop().time()))
+        await wait_for_change(running_tasks, seconds)
+        pauses.pop()
+
+    def has_slept():
+        seconds, began_at = pauses[-1] if pauses else (0.0, 0.0)
+        return seconds > 10 and asyncio.get_running_loop().time() > began_at + 0.2
+
+    monkeypatch.setattr(RunningTasks, "wait_for_change", wait)
+    return has_slept
+
+
 @pytest.mark.usefixtures("without_polls")
 class TestAnIdleRun:
-    @pytest.mark.parametrize("ahead", [0.0, 0.3])
     async def test_it_sends_the_events_of_another_process_at_once_though_its_clock_is_ahead(
-        self, store_url, ahead
+        self, store_url, is_asleep
     ):
         sent = []
         async with running(store_url, appending_to(sent)) as store:
             await enqueue_until_sent(store, sent)
-            await quiet(sent)
-            store.clock = lambda: time.time() + ahead
+            await until(is_asleep)
+            store.clock = lambda: time.time() + 0.3
             await store.enqueue([event("last")], "orders")
             await until(lambda: "last" in sent)
 
-    async def test_it_claims_from_a_named_endpoint_without_a_poll(self, postgresql_url, steps):
+    async def test_it_claims_from_a_named_endpoint_without_a_poll(self, postgresql_url, steps, is_asleep):
         async with running(postgresql_url, appending_to(steps)) as store:
             await enqueue_until_sent(store, steps)
-            await quiet(steps)
+            await until(is_asleep)
             steps.clear()
             await store.enqueue([event("last")], "orders")
             await until(lambda: "last" in steps)
             assert "poll" not in steps[: steps.index("last")]
 
-    async def test_it_polls_if_a_gate_holds_the_named_endpoint(self, postgresql_url, steps):
+    async def test_it_polls_if_a_gate_holds_the_named_endpoint(self, postgresql_url, steps, is_asleep):
         sent = []
         async with running(postgresql_url, appending_to(sent)) as store:
             await enqueue_until_sent(store, sent)
             await pause(store, "orders", who="me")
-            await quiet(steps)
+            await until(is_asleep)
             steps.clear()
             await store.enqueue([event("held")], "orders")
             await until(lambda: steps)
@@ -136,11 +158,13 @@ class TestAnIdleRun:
             await resume(store, "orders", who="me")
             await until(lambda: "held" in sent)
 
-    async def test_for_one_endpoint_it_claims_from_no_other_that_a_notification_names(self, postgresql_url):
+    async def test_for_one_endpoint_it_claims_from_no_other_that_a_notification_names(
+        self, postgresql_url, is_asleep
+    ):
         sent = []
         async with running(postgresql_url, appending_to(sent), endpoint="orders") as store:
             await enqueue_until_sent(store, sent)
-            await quiet(sent)
+            await until(is_asleep)
             await store.enqueue([event("other")], "billing")
             await store.enqueue([event("last")], "orders")
             await until(lambda: "last" in sent)
@@ -161,9 +185,14 @@ class TestAnIdleRun:
 
 @pytest.mark.usefixtures("without_polls")
 class TestABusyRun:
-    @pytest.mark.parametrize("chunk_size", [0, 10], ids=["task lane", "bulk lane"])
+    @pytest.mark.parametrize(
+        ("store_url", "chunk_size"),
+        [("postgresql", 0), ("sqlite", 10)],
+        ids=["task lane", "bulk lane"],
+        indirect=["store_url"],
+    )
     async def test_an_endpoint_that_does_not_answer_delays_no_new_event_for_another(
-        self, store_url, chunk_size, monkeypatch
+        self, store_url, chunk_size, monkeypatch, is_asleep
     ):
         monkeypatch.setattr(fetcher, "_EARLY_POLL_SECONDS", 3600)
         sent, is_answered = [], asyncio.Event()
@@ -182,7 +211,7 @@ class TestABusyRun:
             await until(lambda: "hangs" in sent)
             await store.enqueue([event("new")], "another")
             await until(lambda: "new" in sent)
-            await quiet(sent)  # until a regular poll is over that was planned while nothing was in flight
+            await until(is_asleep)  # a regular poll is over that was planned while nothing was in flight
 
             # An endpoint with deliveries in flight waits for the regular poll, which claims more at once.
             await store.enqueue([event("later")], "hanging")
@@ -196,6 +225,7 @@ class TestABusyRun:
         """It has nothing to claim early, and must not look for work without a pause."""
         pauses, sent = [], []
         wait_for_change = RunningTasks.wait_for_change
+        monkeypatch.setattr(fetcher, "_EARLY_POLL_SECONDS", 0.01)
 
         async def wait(running_tasks, seconds):
             pauses.append(seconds)
@@ -239,101 +269,96 @@ class TestABusyRun:
 
 
 class TestDrains:
-    @pytest.fixture(autouse=True)
-    def _quick(self, monkeypatch):
-        monkeypatch.setattr(drains, "BEAT_SECONDS", 0.05)
+    """They hand over to younger ones, in simulated time."""
 
-    async def test_they_hand_over_without_a_moment_in_which_none_sends(self, store_url, monkeypatch):
-        monkeypatch.setattr(background, "WAIT_SECONDS", 0.1)
-        sent = []
+    @staticmethod
+    @asynccontextmanager
+    async def started(url, owner, clock, send=succeed, **limits):
+        """Run a drain for the block; it has reported that it is alive when the block begins."""
+        async with drain(url, send, clock=clock, owner=owner, **{"successors": 1} | limits) as run:
+            await asyncio.sleep(1)
+            yield run
 
+    async def test_they_hand_over_without_a_moment_in_which_none_sends(self, sqlite_url):
         async def is_sent(name):
             await store.enqueue([event(name)], "orders")
             await until(lambda: name in sent)
 
-        @asynccontextmanager
-        async def successor(owner):
-            async with drain(store_url, appending_to(sent), successors=2, owner=owner) as run:
-                await until(lambda: reports(store, owner))
-                yield run
+        def successor(owner):
+            return self.started(sqlite_url, owner, clock, appending_to(sent), successors=2)
 
-        async with opened(store_url) as store, successor("1") as first, successor("2") as second:
+        sent, clock = [], clock_from(START)
+        async with (
+            opened(sqlite_url, clock=clock) as store,
+            successor("1") as first,
+            successor("2") as second,
+        ):
             await is_sent("before")
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(2 * WAIT_SECONDS)
             assert not first.done(), "one younger drain is not enough"
             async with successor("3") as third:
                 await is_sent("meanwhile")
-                await asyncio.wait_for(first, 60)
+                await asyncio.wait_for(first, 2 * WAIT_SECONDS)
                 await is_sent("after")
                 assert not second.done()
                 assert not third.done()
 
-    @pytest.mark.parametrize(
-        "is_killed",
-        [pytest.param(True, id="killed"), pytest.param(False, id="stopped", marks=pytest.mark.slow)],
-    )
+    @pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "stopped"])
     async def test_one_goes_on_if_a_younger_one_dies_before_it_has_ended(
-        self, store_url, monkeypatch, is_killed
+        self, sqlite_url, monkeypatch, is_killed
     ):
-        monkeypatch.setattr(drains, "LIVE_SECONDS", 0.5 if is_killed else 60.0)
-        monkeypatch.setattr(background, "WAIT_SECONDS", 3.0)
         if is_killed:
             monkeypatch.setattr(drains, "leave", lambda *_: None)
-
-        async with opened(store_url) as store, drain(store_url, succeed, successors=1, owner="1") as old:
-            await until(lambda: reports(store, "1"))
-            async with drain(store_url, succeed, successors=1, owner="2"):
-                await until(lambda: reports(store, "2"))
-                await asyncio.sleep(0.3)  # the old one sees it, and is about to end
-            await asyncio.wait([old], timeout=5)
+        clock = clock_from(START)
+        async with self.started(sqlite_url, "1", clock) as old:
+            async with self.started(sqlite_url, "2", clock):
+                await asyncio.sleep(2 * drains.BEAT_SECONDS)  # the old one sees it, and is about to end
+            await asyncio.sleep(2 * WAIT_SECONDS)
             assert not old.done()
 
-    @pytest.mark.skipif(sys.platform != "linux", reason="only Linux names processes")
-    @pytest.mark.parametrize(
-        "limits", [{"successors": 1}, {"run_for": 60.0}, {}], ids=["drain", "timed", "one-shot"]
-    )
-    async def test_a_run_sends_what_a_killed_one_has_claimed_without_waiting_for_the_lease(
-        self, store_url, limits
-    ):
-        async with opened(store_url) as store:
-            await store.enqueue([event("claimed")], "orders")
-        command = (sys.executable, "-c", _CLAIM, store_url)
-        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-        assert await process.stdout.readline() == b"1\n"
-        sent = []
-        async with drain(store_url, appending_to(sent), owner="alive", **limits):
-            await asyncio.sleep(0.5)
-            assert not sent, "the other one is alive"
-            process.kill()
-            async with asyncio.timeout(40):  # a lease lasts for 60 s
-                await until(lambda: sent)
-        await process.wait()
-
-    async def test_one_whose_time_is_up_does_not_count_as_a_successor(self, store_url):
-        answer = asyncio.Event()
-        sending, ended = [], []
-
-        async def send(given):
-            sending.append(given.id)
-            try:
-                await answer.wait()
-            finally:
-                ended.append(given.id)
-
-        limits = {"successors": 1, "run_for": 6.0}
-        async with opened(store_url) as store, drain(store_url, send, owner="1", **limits) as run:
+    async def test_one_whose_time_is_up_does_not_count_as_a_successor(self, sqlite_url):
+        clock, sent, answer = clock_from(START), [], asyncio.Event()
+        send = appending_to(sent, answer)
+        async with (
+            opened(sqlite_url, clock=clock) as store,
+            self.started(sqlite_url, "1", clock, send, run_for=6.0) as run,
+        ):
             await store.enqueue([event("last")], "orders")
-            await until(lambda: sending)
-            await until(lambda: reports(store, "1"))
-
-            async def has_left():
-                return not await reports(store, "1")
-
-            await until(has_left)
-            assert not ended
+            await until(lambda: sent)
+            assert await reports(store, "1")
+            await asyncio.sleep(10)
+            assert not await reports(store, "1")
+            assert not run.done(), "it waits for an answer"
             answer.set()
             await asyncio.wait_for(run, 60)
 
 
-def test_a_drain_notices_the_death_of_a_younger_one_long_before_its_own_end():
-    assert drains.BEAT_SECONDS + drains.LIVE_SECONDS < background.WAIT_SECONDS / 2
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux names processes")
+@pytest.mark.parametrize(
+    ("store_url", "limits"),
+    [("postgresql", {"successors": 1}), ("sqlite", {"run_for": 60.0}), ("sqlite", {})],
+    ids=["drain", "timed", "one-shot"],
+    indirect=["store_url"],
+)
+async def test_a_run_sends_what_a_killed_one_has_claimed_without_waiting_for_the_lease(
+    store_url, limits, monkeypatch
+):
+    sent, looks, rescue_ended = [], [], WorkerStore.rescue_ended
+
+    async def look(store, *given):
+        looks.append(given)
+        return await rescue_ended(store, *given)
+
+    monkeypatch.setattr(WorkerStore, "rescue_ended", look)
+    async with opened(store_url) as store:
+        await store.enqueue([event("claimed")], "orders")
+    command = (sys.executable, "-c", _CLAIM, store_url)
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    assert await process.stdout.readline() == b"1\n"
+    async with drain(store_url, appending_to(sent), owner="alive", **limits):
+        await until(lambda: len(looks) > 1)
+        assert not sent, "the other one is alive"
+        process.kill()
+        async with asyncio.timeout(40):  # a lease lasts for 60 s
+            await until(lambda: sent)
+    await process.wait()

@@ -1,7 +1,6 @@
 """Group commit: writes requested at the same time share a transaction, and each is acknowledged after its commit."""
 
 import asyncio
-import time
 from contextlib import asynccontextmanager
 
 import pytest
@@ -13,7 +12,6 @@ from resonant.store import Outcome
 from resonant.store.engine.availability import retry_while_unavailable
 from resonant.testing import FixedClock
 from support.dispatching import enqueue, opened, rows
-from support.simulated_time import simulated
 from support.sqlite import listening, locked
 from support.waiting import until
 
@@ -40,6 +38,21 @@ def transactions():
 
     with listening("commit", count):
         yield counted
+
+
+@asynccontextmanager
+async def recording_behind_a_lock(tmp_path, tries, **options):
+    """An outcome whose write has failed once, since another connection holds the lock of the file.
+
+    Yields the group commit, the outcome's future and the other connection.
+    """
+    async with leased(tmp_path, 1, **options) as (_, (lease,), commits):
+        with locked(tmp_path / "r.db") as other:
+            tries.clear()
+            recording = commits.record(delivered(lease))
+            await until(lambda: len(tries) >= 2)
+            assert not recording.done()
+            yield commits, recording, other
 
 
 def sending(tmp_path):
@@ -136,22 +149,18 @@ class TestOutages:
             assert attempts(tmp_path) == 1
 
     async def test_patience_ends(self, tmp_path, disk):
-        async with leased(tmp_path, 1, patience=0.7) as (_, (lease,), commits):
-            start = time.monotonic()
+        now = asyncio.get_running_loop().time
+        async with leased(tmp_path, 1, patience=20) as (_, (lease,), commits):
+            began_at = now()
             disk.is_read_only = True
             with pytest.raises(StoreUnavailable):
                 await commits.begin([lease])
-            assert 0.5 <= time.monotonic() - start < 30
+            assert 15 <= now() - began_at <= 25
 
     async def test_a_lock_is_waited_for_longer_than_an_outage(self, tmp_path, impatient_sqlite):
-        async with leased(tmp_path, 1) as (_, (lease,), commits):
-            with locked(tmp_path / "r.db") as other:
-                impatient_sqlite.clear()
-                writing = commits.record(delivered(lease))
-                await until(lambda: len(impatient_sqlite) >= 2)
-                assert not writing.done()
-                other.rollback()
-                assert await writing
+        async with recording_behind_a_lock(tmp_path, impatient_sqlite) as (_, recording, other):
+            other.rollback()
+            assert await recording
 
     async def test_only_an_unavailable_store_is_waited_for(self):
         async def operation():
@@ -174,7 +183,7 @@ class TestOutages:
     async def test_an_outage_gets_the_full_patience_after(self, errors, suspended):
         async def operation():
             if left:
-                time.sleep(suspended)  # blocks the whole process, as SIGSTOP does
+                asyncio.get_running_loop().now += suspended  # the whole process stands still
                 raise left.pop(0)
             return "done"
 
@@ -254,33 +263,29 @@ class TestCancelledWaiters:
 
 class TestClosing:
     async def test_it_waits_for_a_lock_no_longer_than_for_an_outage(self, tmp_path, impatient_sqlite):
-        async with leased(tmp_path, 1, patience=0.2) as (_, (lease,), commits):
-            with locked(tmp_path / "r.db"):
-                impatient_sqlite.clear()
-                writing = commits.record(delivered(lease))
-                await until(lambda: len(impatient_sqlite) >= 2)
-                await asyncio.wait_for(commits.close(), 30)
-                with pytest.raises(StoreLocked, match="holds its lock"):
-                    await writing
+        locked_out = recording_behind_a_lock(tmp_path, impatient_sqlite, patience=0.2)
+        async with locked_out as (commits, recording, _):
+            await asyncio.wait_for(commits.close(), 30)
+            with pytest.raises(StoreLocked, match="holds its lock"):
+                await recording
 
     @pytest.mark.parametrize("is_cancelled", [False, True])
     async def test_it_waits_for_writes_and_its_cancellation_does_not_cancel_them(
         self, tmp_path, impatient_sqlite, is_cancelled
     ):
-        async with leased(tmp_path, 1, patience=10) as (_, (lease,), commits):
-            with locked(tmp_path / "r.db") as other:
-                impatient_sqlite.clear()
-                recording = commits.record(delivered(lease))
-                closing = asyncio.create_task(commits.close())
-                await until(lambda: len(impatient_sqlite) >= 2)
-                assert not closing.done()
-                if is_cancelled:
-                    closing.cancel()
-                    await asyncio.wait([closing])
-                other.rollback()
-                assert await recording if is_cancelled else await closing is None
+        locked_out = recording_behind_a_lock(tmp_path, impatient_sqlite, patience=10)
+        async with locked_out as (commits, recording, other):
+            closing = asyncio.create_task(commits.close())
+            tries = len(impatient_sqlite)
+            await until(lambda: len(impatient_sqlite) > tries)
+            assert not closing.done()
+            if is_cancelled:
+                closing.cancel()
+                await asyncio.wait([closing])
+            other.rollback()
+            assert await recording if is_cancelled else await closing is None
             assert recording.done()
-            assert attempts(tmp_path) == 1
+        assert attempts(tmp_path) == 1
 
     async def test_without_writes_it_returns_at_once(self, tmp_path):
         async with leased(tmp_path, 1) as (store, (lease,), commits):
@@ -317,19 +322,17 @@ class TestClosing:
         self, tmp_path, impatient_sqlite
     ):
         before = asyncio.all_tasks()
-        async with leased(tmp_path, 1, patience=10) as (_, [lease], commits):
-            with locked(tmp_path / "r.db"):
-                impatient_sqlite.clear()
-                recording = commits.record(delivered(lease))
-                await until(lambda: len(impatient_sqlite) >= 2)
-                tasks = asyncio.all_tasks() - before
-                for task in tasks:
-                    task.cancel()
-                await asyncio.wait(tasks)
+        locked_out = recording_behind_a_lock(tmp_path, impatient_sqlite, patience=10)
+        async with locked_out as (commits, recording, other):
+            tasks = asyncio.all_tasks() - before
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            other.rollback()
             await commits.close()
             with pytest.raises(asyncio.CancelledError):
                 await recording
-            assert attempts(tmp_path) == 1
+        assert attempts(tmp_path) == 1
 
     async def test_it_writes_an_outcome_that_had_to_wait_for_a_lock_and_whose_write_the_loop_has_cancelled(
         self, postgresql, postgresql_url
@@ -357,7 +360,6 @@ class TestClosing:
             assert (await store.status()).delivered == 1
 
 
-@simulated
 async def test_outcomes_that_are_not_urgent_share_a_transaction_until_one_is_urgent(tmp_path, transactions):
     async with leased(tmp_path, 4) as (_, leases, commits):
         transactions.clear()
@@ -374,7 +376,6 @@ async def test_outcomes_that_are_not_urgent_share_a_transaction_until_one_is_urg
         assert len(transactions) == 2
 
 
-@simulated
 async def test_outcomes_are_written_at_once_if_they_are_many_or_hurry_or_the_writer_closes(tmp_path):
     async with leased(tmp_path, 102) as (_, leases, commits):
         began_at = asyncio.get_running_loop().time()
