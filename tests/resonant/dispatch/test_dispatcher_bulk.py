@@ -21,8 +21,8 @@ from resonant.errors import StoreUnavailable, UnexpectedStatus
 from resonant.events import Lease
 from support.dispatching import (
     QUICK,
-    START,
     Scene,
+    at_work,
     deliveries,
     fail,
     failing_first,
@@ -32,7 +32,6 @@ from support.dispatching import (
     scene,
     succeed,
 )
-from support.simulated_time import clock_from
 from support.waiting import until
 
 
@@ -79,10 +78,7 @@ async def test_a_run_ends_if_its_parked_deliveries_are_due_later_than_it_waits(t
 async def paused_during_a_chunk(path, send, chunks_of):
     """Send a chunk of 20, one at a time, and pause its endpoint once it has begun; yields the worker and its run."""
     chunks_of(20)
-    async with (
-        scene(path, orders=send, limits=Limits(concurrency=1), due=20) as worker,
-        worker.running() as run,
-    ):
+    async with at_work(path, orders=send, limits=Limits(concurrency=1), due=20) as (worker, run):
         await until(lambda: deliveries(path, "sending").count((1,)) > 1)
         await worker.set_gate(state="paused")
         yield worker, run
@@ -117,15 +113,6 @@ async def test_errors_of_a_release_are_not_logged_by_asyncio_if_the_run_is_cance
         await until(lambda: refused)
     gc.collect()
     assert not logged
-
-
-async def test_a_run_looks_at_the_moment_when_the_next_retry_is_due(tmp_path, without_polls):
-    policy = replace(QUICK, base=0.2)
-    async with scene(
-        tmp_path, orders=failing_first(), policy=policy, clock=clock_from(START), due=1
-    ) as worker:
-        worker.emit_chunk = worker.dispatcher.attempt_all
-        assert (await worker.run()).delivered == 1
 
 
 async def test_a_retry_leaves_its_place_to_others_while_it_waits(tmp_path):
@@ -240,7 +227,6 @@ async def test_no_chunk_begins_once_a_run_is_cancelled(tmp_path):
         raise UnexpectedStatus(503)
 
     sending = asyncio.Event()
-    async with scene(tmp_path, orders=refuse, due=4) as worker:
-        async with worker.running():
-            await sending.wait()
-        assert len(worker.chunks) == 1
+    async with at_work(tmp_path, orders=refuse, due=4) as (worker, _):
+        await sending.wait()
+    assert len(worker.chunks) == 1

@@ -15,6 +15,7 @@ from support.dispatching import (
     failing_first,
     hang,
     ran,
+    rows,
     scene,
     succeed,
 )
@@ -92,17 +93,17 @@ class TestTheEnd:
         await ran(tmp_path, orders=succeed, limits=Limits(run_for=3))
         assert now() == pytest.approx(began_at + 3, abs=0.3)
 
-    async def test_a_retry_that_might_wait_beyond_the_end_is_parked(self, tmp_path):
-        options = {"policy": RetryPolicy(base=29.0, jitter="none"), "limits": Limits(run_for=25)}
-        async with at_work(tmp_path, orders=failing_first(), due=1, **options) as (worker, _):
+    @pytest.mark.parametrize(
+        ("policy", "retry_after", "run_for"),
+        [(RetryPolicy(base=29.0, jitter="none"), None, 25), (RetryPolicy.classic(), "3600", 60)],
+        ids=["beyond the end of the run", "for long, though its policy parks nothing"],
+    )
+    async def test_a_retry_that_would_wait_too_long_is_parked(self, tmp_path, policy, retry_after, run_for):
+        options = {"policy": policy, "limits": Limits(run_for=run_for), "due": 1}
+        async with at_work(tmp_path, orders=answering(503, retry_after), **options) as (worker, _):
             await until(lambda: worker.counts.attempts)
-            assert (worker.counts.parked, worker.counts.retried) == (1, 0)
-
-    async def test_a_long_retry_after_waits_in_the_store_though_the_policy_parks_nothing(self, tmp_path):
-        options = {"policy": RetryPolicy.classic(), "limits": Limits(run_for=60)}
-        async with at_work(tmp_path, orders=answering(503, "3600"), due=1, **options) as (worker, _):
-            await until(lambda: worker.counts.parked)
-            assert deliveries(tmp_path, "status, lease_owner") == [("retrying", None)]
+            assert worker.counts.retried == 0
+            assert rows(tmp_path, "SELECT DISTINCT decision FROM resonant_attempts") == [("park",)]
 
     async def test_deliveries_that_wait_when_the_time_is_up_are_released_untried(self, tmp_path):
         async def send(_event):

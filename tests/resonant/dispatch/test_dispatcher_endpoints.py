@@ -16,6 +16,7 @@ from resonant.store.views.known_names import known_endpoints
 from support.dispatching import (
     START,
     another_worker,
+    at_work,
     deliveries,
     enqueue,
     hang,
@@ -76,10 +77,7 @@ async def test_an_endpoint_that_is_created_later_is_opened_then(tmp_path, quick_
     monkeypatch.setattr("resonant.dispatch.endpoints._FIRST_PAUSE_SECONDS", 0.1)
 
     sinks = {}
-    async with (
-        scene(tmp_path, sinks=sinks, limits=Limits(run_for=60), due={"late": 1}) as worker,
-        worker.running(),
-    ):
+    async with at_work(tmp_path, sinks=sinks, limits=Limits(run_for=60), due={"late": 1}) as (worker, _):
         await until(lambda: problems(tmp_path))
         assert problems(tmp_path) == [("late", "no endpoint is named 'late'", START)]
         assert "late" in worker.dispatcher.problems
@@ -133,9 +131,8 @@ async def test_endpoints_that_cannot_be_opened_are_tried_again_with_a_growing_pa
 
 
 async def test_a_healthy_endpoint_beside_thousands_that_cannot_be_opened_gets_its_events_at_once(tmp_path):
-    async with scene(
-        tmp_path, clock=clock_from(START), limits=Limits(successors=1), orders=succeed, known=succeed
-    ) as worker:
+    options = {"clock": clock_from(START), "limits": Limits(successors=1)}
+    async with scene(tmp_path, orders=succeed, known=succeed, **options) as worker:
         await worker.store.write(store_one_for_each, [*closed(2_000), "known"])
         async with worker.running():
             await until(lambda: worker.counts.delivered == 1)
@@ -182,10 +179,7 @@ async def test_an_endpoint_that_opens_slowly_delays_no_other_and_is_waited_for(t
 
     may_open = asyncio.Event()
     options = {"before_open": before_open, "due": {"orders": 1, "slow": 1}}
-    async with (
-        scene(tmp_path, orders=succeed, slow=succeed, **options) as worker,
-        worker.running() as run,
-    ):
+    async with at_work(tmp_path, orders=succeed, slow=succeed, **options) as (worker, run):
         await until(lambda: worker.counts.delivered == 1)
         may_open.set()
         assert (await run).delivered == 2
@@ -200,7 +194,7 @@ async def test_opening_is_cancelled_with_the_run(tmp_path):
             ended.set()
 
     begun, ended = asyncio.Event(), asyncio.Event()
-    async with scene(tmp_path, before_open=before_open, orders=succeed, due=1) as worker, worker.running():
+    async with at_work(tmp_path, before_open=before_open, orders=succeed, due=1):
         await begun.wait()
     assert ended.is_set()
     assert deliveries(tmp_path, "status") == [("pending",)]
@@ -266,6 +260,7 @@ async def test_endpoints_that_never_answer_leave_memory_to_a_later_one(
             await worker.store.enqueue([sized_event() for _ in range(20)], "healthy")
             counts = await run
     assert (counts.delivered, counts.dead_letters) == (known + 20, {"permanent": 100})
+    assert (counts.retried, counts.parked) == (0, 0), "no send was cut off before the other endpoint was done"
 
 
 class Answers:
@@ -297,15 +292,13 @@ async def test_endpoints_that_never_answer_do_not_delay_another(tmp_path, quick_
     answers = Answers(100)
     sinks = dict.fromkeys(early, answers.dead) | {"healthy": answers.healthy}
     options = {"limits": Limits(concurrency=40, endpoint_concurrency=40), "due": dict.fromkeys(early, 100)}
-    async with (
-        scene(tmp_path, clock=clock_from(START), sinks=sinks, **options) as worker,
-        worker.running() as run,
-    ):
+    async with at_work(tmp_path, clock=clock_from(START), sinks=sinks, **options) as (worker, run):
         await until(lambda: answers.hanging)
         for name in later:
             await enqueue(worker.store, 100, endpoint=name)
         counts = await run
     assert (counts.delivered, counts.dead_letters.keys()) == (100, {"permanent"})
+    assert (counts.retried, counts.parked) == (0, 0), "no send was cut off before the other endpoint was done"
 
 
 async def test_an_endpoint_without_an_answer_gets_one_send_while_another_waits_for_a_slow_commit(

@@ -9,7 +9,7 @@ from resonant.dispatch.limits import Limits
 from resonant.errors import TokenUnavailable
 from resonant.sinks.base import CallableSink
 from resonant.store.views import endpoint_problems
-from support.dispatching import START, deliveries, rows, scene, sink_target
+from support.dispatching import START, at_work, deliveries, rows, scene, sink_target
 from support.waiting import until
 
 pytestmark = pytest.mark.usefixtures("lane", "quick_look")
@@ -76,7 +76,7 @@ async def test_nothing_is_claimed_until_there_is_a_token_and_then_everything_is_
 async def test_claimed_deliveries_are_given_back_without_an_attempt_if_the_token_is_lost(tmp_path, lasts):
     tokens = Tokens(is_down=False, lasts=lasts)
     limits = Limits(run_for=60, endpoint_concurrency=1)
-    async with scene(tmp_path, orders=tokens.target, limits=limits, due=20) as worker, worker.running():
+    async with at_work(tmp_path, orders=tokens.target, limits=limits, due=20) as (worker, _):
         await until(lambda: tokens.requests >= 5)
         await until(lambda: set(deliveries(tmp_path, "lease_owner")) == {(None,)})
         assert worker.counts.attempts == tokens.sent == lasts
