@@ -8,7 +8,7 @@ from resonant.dispatch.limits import Limits
 from resonant.dispatch.tracking import Tracker
 from resonant.events import Event
 from resonant.sinks.base import CallableSink
-from support.dispatching import START, enqueue, ran, rows, scene, sink_target, succeed
+from support.dispatching import START, deliveries, enqueue, ran, rows, scene, sink_target, succeed
 from support.simulated_time import clock_from
 
 pytestmark = pytest.mark.usefixtures("lane")
@@ -34,6 +34,14 @@ async def test_sends_are_not_faster_than_the_rate(tmp_path):
     worker = await ran(tmp_path, clock=clock_from(START), orders=with_rate(send, 100), due=40)
     assert worker.counts.delivered == 40
     assert sent[-1] - sent[0] > 0.9 * 39 / 100
+
+
+async def test_deliveries_that_wait_at_the_end_of_the_run_are_released_uncharged(tmp_path):
+    options = {"clock": clock_from(START), "limits": Limits(run_for=0.5), "due": 5}
+    await ran(tmp_path, orders=with_rate(succeed, 0.5), **options)
+    left = deliveries(tmp_path, "status, attempts, lease_owner, first_attempt_at IS NULL")
+    assert left.count(("pending", 0, None, 1)) >= 4
+    assert all(status == "delivered" for status, *_ in left if status != "pending")
 
 
 async def test_few_deliveries_are_claimed_ahead_and_those_begun_are_sent_soon(tmp_path):
