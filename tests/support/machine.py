@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from blocks import WebhookEndpoint
 from resonant.local.server import free_port
 from support.commands import run_in_process
+from support.failures import show_on_failure
 from support.prefect import patient_client
 from support.prefect_database import give_prefect_database
 from support.processes import clean_environment, family
@@ -123,6 +124,8 @@ class Machine:
         self.prepare()
         port = free_port()
         environment = self.environment | variables
+        for log in ("prefect-server.log", "prefect-worker.log", "serve.log"):
+            show_on_failure(log, Path(environment["RESONANT_HOME"], log))
         process = self.start("up", "--port", str(port), *options, env=environment)
         said = ""
         try:

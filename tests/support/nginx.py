@@ -13,6 +13,7 @@ import httpx
 import trustme
 
 from resonant.local.server import free_port
+from support.failures import show_on_failure
 from support.pages import PROJECT
 from support.programs import need
 from support.waiting import wait_until
@@ -81,6 +82,7 @@ def nginx(folder: Path, server_port: int) -> Iterator[Nginx]:
     (folder / "nginx.conf").write_text(_AROUND.format(user=user, folder=folder))
     tls = ssl.create_default_context()
     authority.configure_trust(tls)
+    show_on_failure("nginx", folder / "error.log")
     command = [program, "-p", folder, "-c", folder / "nginx.conf", "-e", folder / "error.log"]
     with subprocess.Popen(command) as process:
         try:

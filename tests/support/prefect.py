@@ -14,6 +14,7 @@ from prefect.logging.handlers import APILogWorker
 
 from resonant.local.server import ServerProcess, api_url_at, free_port, kept_server, send_events
 from resonant.settings import Settings
+from support.failures import show_on_failure
 from support.prefect_database import give_prefect_database
 from support.waiting import wait_until
 
@@ -39,6 +40,7 @@ def running_server(
                 patch.setenv(name, value)
             server = kept_server(Settings(home=home / "resonant"), port=port, ui=ui)
             started = stack.enter_context(server)
+            show_on_failure("the Prefect server", started.log)
         yield api_url_at(port), started
 
 

@@ -21,6 +21,7 @@ from resonant.store.shared.gates import GateChange, change_gate, read_gate
 from resonant.store.views.selection import Selection
 from resonant.testing import FixedClock
 from support.desk import Desk, opened_desk
+from support.failures import show_on_failure
 from support.machine import Machine
 from support.waiting import wait_until
 
@@ -217,7 +218,9 @@ class Site:
         return path
 
     def _start(self, *command: str) -> None:
-        with (self.machine.home / f"{Path(command[0]).name}.log").open("w") as log:
+        path = self.machine.home / f"{Path(command[0]).name}.log"
+        show_on_failure(path.stem, path)
+        with path.open("w") as log:
             self._stack.callback(_stop, subprocess.Popen(command, stdout=log, stderr=log))
 
     def work(self, work: Callable[[Desk], None]) -> None:

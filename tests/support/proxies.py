@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from resonant.local.server import free_port, is_free
+from support.failures import show_on_failure
 from support.programs import need
 from support.waiting import wait_until
 
@@ -44,6 +45,7 @@ def tinyproxy(folder: Path, *settings: str) -> Iterator[RunningProxy]:
     program = need("tinyproxy")
     port = free_port()
     log = folder / "tinyproxy.log"
+    show_on_failure("tinyproxy", log)
     configuration = folder / "tinyproxy.conf"
     lines = (
         f"Port {port}",

@@ -18,6 +18,7 @@ from resonant.routing import new_subscription
 from resonant.store import open_store
 from resonant.store.shared.subscriptions import add_subscription
 from resonant.store.views.known_names import remember_endpoints
+from support.failures import show_on_failure
 from support.processes import clean_environment
 from support.waiting import wait_until
 
@@ -73,6 +74,7 @@ def serving(
     """
     port = port or free_port()
     log = folder / "serve.log"
+    show_on_failure("resonant serve", log)
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "resonant", "serve", "--port", str(port), *options],
