@@ -5,6 +5,7 @@ import base64
 import json
 import resource
 import signal
+from pathlib import Path
 
 import pytest
 from chaos_facts import Database
@@ -37,6 +38,21 @@ def stored(url: str) -> int:
     return Database(url).query("SELECT count(*) AS number FROM resonant_deliveries")[0]["number"]
 
 
+def enqueuing(lines: Path) -> tuple[str, ...]:
+    return "enqueue", str(lines), "--endpoint", ENDPOINT, "--allow-unknown"
+
+
+def cancel_all(fault: Fault, count: int) -> None:
+    """Store events, and make dead letters of them."""
+
+    async def cancel_them() -> None:
+        await fault.enqueue(count)
+        async with fault.opened_store() as store:
+            await cancel(store, Selection(), who="test")
+
+    asyncio.run(cancel_them())
+
+
 def no_large_files() -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     size = 1_000_000
@@ -46,30 +62,27 @@ def no_large_files() -> None:
 class TestWhileEventsAreStored:
     def test_stored_events_stay_and_the_same_command_stores_the_rest(self, tmp_path, receiver):
         events = make_events(6000)
-        lines = write_lines(tmp_path / "events.jsonl", events)
+        enqueue = enqueuing(write_lines(tmp_path / "events.jsonl", events))
         with small_disk(tmp_path / "disk", "2m") as disk:
             url = f"sqlite:///{disk.folder}/resonant.db"
             machine = machine_of(tmp_path, url)
-            refused = machine.run("enqueue", str(lines), "--endpoint", ENDPOINT, "--allow-unknown")
+            refused = machine.do(*enqueue, code=1)
             assert_one_line(refused, "the disk is full: free some space", "000 new events stored: ")
             kept = stored(url)
             assert f" {kept:,} new events stored: " in refused.stderr
 
             disk.grow("64m")
-            done = machine.run("enqueue", str(lines), "--endpoint", ENDPOINT, "--allow-unknown")
+            done = machine.do(*enqueue)
             assert done.stdout == f"stored {6000 - kept:,} events for {ENDPOINT}, {kept:,} already known\n"
             assert 0 < kept < stored(url) == 6000
 
     def test_a_limit_on_the_size_of_files_is_reported_in_the_same_way(self, tmp_path):
-        lines = write_lines(tmp_path / "events.jsonl", make_events(3000))
+        enqueue = enqueuing(write_lines(tmp_path / "events.jsonl", make_events(3000)))
         url = f"sqlite:///{tmp_path}/resonant.db"
         machine = machine_of(tmp_path, url)
-        limited = machine.start(
-            "enqueue", str(lines), "--endpoint", ENDPOINT, "--allow-unknown", preexec_fn=no_large_files
-        )
-        refused = finished(limited)
+        refused = finished(machine.start(*enqueue, preexec_fn=no_large_files))
         assert_one_line(refused, "the disk cannot be written", "stored: running this again is safe")
-        assert machine.run("enqueue", str(lines), "--endpoint", ENDPOINT, "--allow-unknown").returncode == 0
+        machine.do(*enqueue)
         assert stored(url) == 3000
 
 
@@ -80,9 +93,9 @@ class TestWhileEventsAreEmitted:
             fault = Fault(f"sqlite:///{disk.folder}/resonant.db", receiver, lane)
             emitting = await fault.started(400, received=80)
             disk.fill()
-            await asyncio.sleep(0.7)
+            await fault.when_refused()
             recorded = len(fault.attempts("id"))
-            await asyncio.sleep(0.7)
+            await fault.when_refused()
             assert recorded == len(fault.attempts("id")) < 400, "it was full"
             disk.free()
             assert (await emitting).delivered == 400
@@ -107,29 +120,26 @@ class TestWhilePurgedEventsAreArchived:
     @pytest.mark.parametrize(
         ("name", "size"), [("purged.jsonl.gz", "64k"), *[("purged.jsonl", "256k")] * IS_LONG]
     )
-    async def test_only_archived_rows_are_purged_and_the_next_purge_takes_the_rest(
+    def test_only_archived_rows_are_purged_and_the_next_purge_takes_the_rest(
         self, tmp_path, receiver, name, size
     ):
         fault = Fault(f"sqlite:///{tmp_path}/resonant.db", receiver)
-        await fault.enqueue(2000)
-        async with fault.opened_store() as store:
-            await cancel(store, Selection(), who="test")
-
+        cancel_all(fault, 2000)
         machine = machine_of(tmp_path, fault.url)
         with small_disk(tmp_path / "disk", size) as disk:
             archive = disk.folder / name
             purge = ("purge", "--older-than", "0", "--yes", "--archive", str(archive))
-            refused = machine.run(*purge)
+            refused = machine.do(*purge, code=1)
             assert_one_line(refused, "No space left on device; rows that were not archived were not purged")
             kept = stored(fault.url)
             assert 0 < kept < 2000
             assert len(self.read(disk.folder)) == 2000 - kept
 
             disk.grow("16m")
-            assert machine.run(*purge).returncode == 0
+            machine.do(*purge)
             assert stored(fault.url) == 0
             assert self.read(disk.folder) == fault.given
-        assert machine.run("status", "--json").stdout.count('"balanced": true') == 1
+        assert machine.do("status", "--json").stdout.count('"balanced": true') == 1
 
     @staticmethod
     def read(folder) -> dict[str, bytes]:
@@ -141,27 +151,24 @@ class TestWhilePurgedEventsAreArchived:
 
 
 class TestWhileAReportIsExported:
-    async def test_the_last_report_stays_and_the_next_one_is_whole(self, tmp_path, receiver):
+    def test_the_last_report_stays_and_the_next_one_is_whole(self, tmp_path, receiver):
         fault = Fault(f"sqlite:///{tmp_path}/resonant.db", receiver)
         machine = machine_of(tmp_path, fault.url)
         with small_disk(tmp_path / "disk", "64k") as disk:
             report = disk.folder / "report.json"
             export = ("export", "--output", str(report))
-            await fault.enqueue(1)
-            assert machine.run(*export).returncode == 0
+            cancel_all(fault, 1)
+            machine.do(*export)
             last = report.read_bytes()
 
-            await fault.enqueue(500)
-            async with fault.opened_store() as store:
-                await cancel(store, Selection(), who="test")
-
-            refused = machine.run(*export)
+            cancel_all(fault, 500)
+            refused = machine.do(*export, code=1)
             assert_one_line(refused, f"{report}: No space left on device")
             assert report.read_bytes() == last
             assert [path.name for path in disk.folder.iterdir()] == [report.name]
 
             disk.grow("16m")
-            assert machine.run(*export).returncode == 0
+            machine.do(*export)
             assert len(json.loads(report.read_text())["dead_letters"]) == 501
 
 
@@ -177,12 +184,12 @@ class TestWhileAStoreOfAnOlderVersionIsUpgraded:
             spare.write_bytes(bytes(1_500_000))
             disk.fill()
             spare.unlink()
-            assert_one_line(machine.run("status"), "the disk is full: free some space")
+            assert_one_line(machine.do("status", code=1), "the disk is full: free some space")
             left = asyncio.run(in_database(url, number_left))
             assert 0 < left < 3000
 
             disk.free()
-            assert "3,000" in machine.run("status").stdout
+            assert "3,000" in machine.do("status").stdout
             assert asyncio.run(in_database(url, new_rows)) == before
 
 

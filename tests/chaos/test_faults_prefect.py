@@ -9,7 +9,6 @@ import psutil
 import pytest
 from chaos_facts import Database
 from faults import (
-    DATABASE,
     ENDPOINT,
     LANES,
     Fault,
@@ -31,7 +30,6 @@ from resonant.store.shared.announcements import add_announcement, prefect_event,
 from resonant.testing import FixedClock
 from support.dispatching import opened
 from support.machine import Machine, Up, finished
-from support.postgresql import started_postgresql
 from support.prefect import patient_client
 from support.receivers import started_receiver
 from support.waiting import wait_until
@@ -104,25 +102,18 @@ def test_a_silent_server_at_the_start_is_one_line_and_nothing_is_stored(tmp_path
     assert_one_line(
         refused, f"no Prefect server answers at {silent.url}/api", "start it, or unset PREFECT_API_URL"
     )
-    assert "no such file" in machine.run("status").stderr
-
-
-@pytest.fixture(scope="module")
-def postgresql_server():
-    with started_postgresql() as started:
-        yield started
+    assert not machine.database.exists()
 
 
 @long_form_only("the short form sees this without Prefect")
 @pytest.mark.parametrize("lane", ["task", "auto"])
 def test_a_long_outage_of_the_store_ends_the_command_with_one_line(
-    server, machine, receiver, lane, postgresql_server
+    server, machine, receiver, lane, own_postgresql, shaken_url
 ):
-    url = postgresql_server.empty_database(DATABASE)
-    machine.variables |= {"RESONANT_DATABASE_URL": url, "RESONANT_LEASE_SECONDS": "6"}
+    machine.variables |= {"RESONANT_DATABASE_URL": shaken_url, "RESONANT_LEASE_SECONDS": "6"}
     machine.save_endpoint(ENDPOINT, receiver.url, timeout=5)
-    fault = Fault(url, receiver, lane)
-    with emitting(machine, fault, lane, 300) as process, postgresql_server.stopped():
+    fault = Fault(shaken_url, receiver, lane)
+    with emitting(machine, fault, lane, 300) as process, own_postgresql.stopped():
         done = finished(process)
     assert_one_line(done, "postgresql://postgres@/faults: no database server answers at this address")
     again = machine.run("emit")

@@ -1,6 +1,6 @@
 """Each failed run is reported once, whatever fails meanwhile. No automation acts, as if Prefect dropped all of its events.
 
-The long form has 20 failed runs for each fault, and 20 more on a second server.
+In the long form alone: ``tests/flows/test_reports.py`` tests the flow, ``tests/e2e/test_crashes.py`` a drain that is killed.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import time
 
 import pytest
 from chaos_facts import Database
-from faults import ENDPOINT, IS_LONG, long_form_only, machine_of, note_figures
+from faults import ENDPOINT, long_form_only, machine_of, note_figures
 from faults_prefect import own_prefect
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -23,9 +23,9 @@ from support.machine import Machine, finished
 from support.prefect import patient_client
 from support.waiting import wait_until
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.engine, long_form_only("this starts servers and many processes")]
 
-_RUNS = 20 if IS_LONG else 3
+_RUNS = 20
 # As the worker runs the deployment.
 _REPORT = """
 from resonant.local.project import make_flows_importable
@@ -47,12 +47,6 @@ _DOWN_SECONDS = 60.0
 _CONCLUDES_IN_SECONDS = 300.0
 
 
-@pytest.fixture(scope="module")
-def other_server(tmp_path_factory):
-    with own_prefect(tmp_path_factory.mktemp("other-prefect")) as started:
-        yield started
-
-
 def machine_at(home, sqlite_url, server, receiver) -> Machine:
     machine = machine_of(
         home,
@@ -70,11 +64,6 @@ def machine_at(home, sqlite_url, server, receiver) -> Machine:
 @pytest.fixture
 def machine(tmp_path, sqlite_url, server, receiver):
     return machine_at(tmp_path, sqlite_url, server, receiver)
-
-
-@pytest.fixture
-def rng():
-    return random.Random()
 
 
 async def begin_to_watch(url: str, flow_name: str, *servers: str) -> None:
@@ -152,18 +141,12 @@ def start_two(server, machine, receiver, rng):
             assert finished(each, _CONCLUDES_IN_SECONDS).returncode == 0
 
 
-_LONG = [
-    pytest.param(each, marks=long_form_only("this starts many processes"), id=each.__name__)
-    for each in (kill_report, stop_receiver, start_two)
-]
-
-
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
-    "fault", [*(pytest.param(each, id=each.__name__) for each in (kill_server, kill_drain)), *_LONG]
+    "fault", [kill_server, kill_drain, kill_report, stop_receiver, start_two], ids=lambda each: each.__name__
 )
-def test_each_failed_run_is_stored_and_delivered_once(fault, server, machine, sqlite_url, receiver, rng):
-    flow_name = new_flow_name()
+def test_each_failed_run_is_stored_and_delivered_once(fault, server, machine, sqlite_url, receiver):
+    flow_name, rng = new_flow_name(), random.Random()
     asyncio.run(begin_to_watch(sqlite_url, flow_name))
     receiver.mark()
     expected = fail_runs(server, flow_name, rng)
@@ -176,24 +159,25 @@ def test_each_failed_run_is_stored_and_delivered_once(fault, server, machine, sq
     note_figures(f"reports, {fault.__name__}", {"runs": len(expected), "repeats": repeats})
 
 
-@long_form_only("this starts a second Prefect server")
 @pytest.mark.timeout(1200)
 def test_a_server_that_is_away_while_another_one_reports_loses_no_failed_run(
-    server, other_server, machine, sqlite_url, receiver, rng, tmp_path
+    server, machine, sqlite_url, receiver, tmp_path
 ):
     """The runs that failed before a report are settled at once, as after ten minutes."""
-    (tmp_path / "other").mkdir()
-    other_machine = machine_at(tmp_path / "other", sqlite_url, other_server, receiver)
-    flow_name = new_flow_name()
-    asyncio.run(begin_to_watch(sqlite_url, flow_name, id_of(server), id_of(other_server)))
+    home = tmp_path / "other"
+    home.mkdir()
+    flow_name, rng = new_flow_name(), random.Random()
     receiver.mark()
-    expected = fail_runs(other_server, flow_name, rng)
-    with other_server.killed():
-        expected |= fail_runs(server, flow_name, rng)
-        kill_at_random(start_report(machine, settled_after=0.0), rng)
-        report(machine, settled_after=0.0)
-    with server.killed():
-        report(other_machine, settled_after=0.0)
+    with own_prefect(tmp_path / "other-prefect") as other_server:
+        other_machine = machine_at(home, sqlite_url, other_server, receiver)
+        asyncio.run(begin_to_watch(sqlite_url, flow_name, id_of(server), id_of(other_server)))
+        expected = fail_runs(other_server, flow_name, rng)
+        with other_server.killed():
+            expected |= fail_runs(server, flow_name, rng)
+            kill_at_random(start_report(machine, settled_after=0.0), rng)
+            report(machine, settled_after=0.0)
+        with server.killed():
+            report(other_machine, settled_after=0.0)
 
     repeats = send_all(machine, sqlite_url, receiver, expected)
     assert repeats == 0

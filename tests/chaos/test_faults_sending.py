@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from faults import ENDPOINT, IS_LONG, LANES, POLICY, Fault, most_begun
+from chaos_facts import Database
+from faults import AUTO_LANE_FIRST, ENDPOINT, IS_LONG, LANES, POLICY, TASK_LANE_FIRST, Fault, most_begun
 
 from resonant.dead_letters.replay import ReplayRequest, take_dead_letters
 from resonant.delivery.retry import Retry, RetryPolicy
@@ -21,9 +22,9 @@ from support.dispatching import emit
 from support.receivers import started_receiver
 from support.waiting import until
 
-pytestmark = LANES
 HOST = "hooks.example.test"
 HOUR = 3600.0
+_HOLDING = "SELECT state FROM resonant_gates WHERE state = 'probing'"
 
 
 @pytest.fixture
@@ -64,6 +65,7 @@ def resolver(monkeypatch):
 
 
 class TestNamesDoNotResolve:
+    @TASK_LANE_FIRST
     async def test_for_a_while_and_everything_is_delivered_once_they_do(self, make_fault, resolver):
         fault = make_fault(host=HOST)
 
@@ -83,21 +85,27 @@ class TestNamesDoNotResolve:
         assert fault.account()["received"] == 300, "nothing was sent while there was no address"
 
     @pytest.mark.slow
+    @AUTO_LANE_FIRST
     async def test_at_all_and_everything_is_held_until_they_do(self, make_fault, resolver):
         # The gate is down long before any delivery has failed three times.
         fault = make_fault(host=HOST, policy=RetryPolicy(base=3.0, factor=1.0, max_attempts=50))
 
+        def is_held() -> bool:
+            return Database(fault.url).query(_HOLDING) != []
+
         await fault.enqueue(100)
         resolver.error = socket.EAI_NONAME
         emitting = asyncio.create_task(fault.emit())
-        await until(lambda: resolver.asked >= 8)
-        await asyncio.sleep(1.0)
+        await until(is_held, every=0.05)
+        asked = resolver.asked
+        await until(lambda: resolver.asked > asked)  # by a probe
         assert not emitting.done()
         resolver.error = None
         summary = await emitting
         assert (summary.delivered, summary.dead_letters) == (100, {})
         assert fault.account()["received"] == 100
 
+    @TASK_LANE_FIRST
     async def test_for_two_deliveries_which_are_given_up_and_can_be_replayed(self, make_fault, resolver):
         fault = make_fault(host=HOST)
 
@@ -143,6 +151,7 @@ def shaky_receiver(tmp_path_factory):
 
 
 class TestTheClockJumps:
+    @LANES
     @pytest.mark.parametrize("jumps", [(HOUR, -HOUR), *[(HOUR,), (-HOUR,)] * IS_LONG])
     async def test_in_mid_run_and_only_sends_in_flight_are_repeated(
         self, sqlite_url, shaky_receiver, lane, jumps
@@ -150,13 +159,13 @@ class TestTheClockJumps:
         clock = JumpingClock()
         fault = Fault(sqlite_url, shaky_receiver, lane, clock=clock, lease_seconds=6.0)
 
-        await fault.enqueue(600)
-        emitting = asyncio.create_task(fault.emit())
+        emitting = await fault.started(600, received=150)
         for number, jump in enumerate(jumps):
             await fault.when_received(150 * (number + 1))
             clock.ahead += jump
             # Until the leases are checked against the new time.
-            await asyncio.sleep(1.2)
+            checked = fault.renewals
+            await until(lambda: emitting.done() or fault.renewals > checked)  # noqa: B023 - waits here
         await emitting
         # Events accepted or postponed by a clock that was ahead are due when that time comes.
         clock.ahead = max(0.0, clock.ahead) + HOUR
@@ -195,6 +204,7 @@ def no_descriptor_left(but: int):
 
 
 class TestNoDescriptorIsLeft:
+    @TASK_LANE_FIRST
     @pytest.mark.parametrize("but", [0, *[2] * IS_LONG])
     async def test_for_a_while_without_a_busy_loop_and_all_is_delivered_afterwards(self, make_fault, but):
         policy = RetryPolicy(max_attempts=20, base=0.2, factor=2.0, cap=0.5, park_after=10.0)
@@ -208,7 +218,8 @@ class TestNoDescriptorIsLeft:
             assert not await dispatcher.unavailable_endpoints([ENDPOINT])
             with no_descriptor_left(but) as give_back:
                 emitting = asyncio.create_task(emit(dispatcher))
-                await asyncio.sleep(1.2)
+                failed = dispatcher.counts.attempts
+                await until(lambda: dispatcher.counts.attempts > failed + 100)
                 assert not emitting.done()
                 give_back()
                 assert (await emitting).delivered == 500

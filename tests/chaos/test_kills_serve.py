@@ -19,7 +19,7 @@ from support.producers import Producers
 from support.serving import add_endpoints, serving
 from support.waiting import wait_until
 
-KILLS = 50 if os.environ.get("RESONANT_CHAOS") == "long" else 3
+KILLS = 50 if os.environ.get("RESONANT_CHAOS") == "long" else 2
 # By then, each producer has begun a few requests.
 LATEST_KILL_SECONDS = 0.3
 

@@ -18,6 +18,7 @@ from soak import Samples, accounts
 from soak_worker import Orders
 
 from resonant.store import WorkerStore
+from support.failures import show_on_failure
 from support.receivers import started_receiver
 
 _MINUTES = float(os.environ.get("RESONANT_CHAOS_SOAK_MINUTES", "60"))
@@ -41,10 +42,10 @@ async def test_memory_descriptors_store_and_lag_stay_flat(tmp_path, sqlite_url):
             while time.time() + _SAMPLE_SECONDS < ends_at:
                 await asyncio.sleep(_SAMPLE_SECONDS)
                 for role, process in processes.items():
-                    assert process.poll() is None, (tmp_path / f"{role}.errors").read_text()[-2000:]
+                    assert process.poll() is None, f"{role} has ended"
                 samples.take()
             for role, process in processes.items():
-                assert process.wait(_LAST_SECONDS) == 0, (tmp_path / f"{role}.errors").read_text()[-2000:]
+                assert process.wait(_LAST_SECONDS) == 0, role
         finally:
             for process in processes.values():
                 process.kill()
@@ -63,7 +64,9 @@ async def test_memory_descriptors_store_and_lag_stay_flat(tmp_path, sqlite_url):
 
 def start(role: str, orders: Orders, folder: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, soak_worker.__file__, role, orders.to_json()]
-    with (folder / f"{role}.errors").open("wb") as errors:
+    path = folder / f"{role}.errors"
+    show_on_failure(role, path)
+    with path.open("wb") as errors:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors)
 
 
