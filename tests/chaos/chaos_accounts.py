@@ -18,6 +18,7 @@ from chaos_facts import (
 )
 from chaos_plan import GHOST, PURGING, SENDING
 from chaos_receiver import REASONS
+from chaos_struck import said_in
 from chaos_watching import STALL_SECONDS
 from chaos_worker import WIDTH
 
@@ -311,11 +312,7 @@ class Accounts:
     @property
     def _said(self) -> dict[str, list[Row]]:
         """The acknowledgements of each process of the round."""
-        found = {}
-        for path in sorted(self.round.folder.glob("*.progress")):
-            lines = path.read_text().splitlines(keepends=True)
-            found[path.stem] = [json.loads(line) for line in lines if line.endswith("\n")]
-        return found
+        return {path.stem: said_in(path) for path in sorted(self.round.folder.glob("*.progress"))}
 
     def problems_of_archive(self, archive: Path) -> list[str]:
         """Return its problems after everything is purged: it has each dead letter completely, and once unless a purge was killed."""

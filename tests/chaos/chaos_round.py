@@ -26,11 +26,14 @@ from resonant.dead_letters.cancel import cancel
 from resonant.errors import ResonantError
 from resonant.input_lines import parse_event
 from resonant.store.views.selection import Selection
+from support.failures import show_on_failure
 from support.receivers import ReceiverProcess
 from support.store_rows import DELIVERIES
 from support.waiting import wait_until
 
 _LEASE_SECONDS = 3.0
+# Of the work before and after the hits: its leases must not expire on a busy machine.
+_CALM_LEASE_SECONDS = 60.0
 _PATIENCE_SECONDS = 240.0  # the gate slows down an endpoint that fails often
 _PROJECT = Path(__file__).parents[2]
 # The most sends while an emission shuts down, whose deliveries are handed back: in the lane auto one chunk is interrupted
@@ -166,14 +169,13 @@ class Round:
         return [parse_event(line) for line in self._lines(kind, count)]
 
     def _orders(self, name: str, *, kind: str = "emit", **more) -> Orders:
-        progress = str(self.folder / f"{name}.progress")
         fixed = {
+            "progress": str(self.folder / f"{name}.progress"),
+            "lease_seconds": _CALM_LEASE_SECONDS,
             "archive": None if self.archive is None else str(self.archive),
             "textfile": str(self.textfile),
         }
-        return Orders(
-            kind, name, self.database.url, self.journal.url, progress, self.lease_seconds, **{**fixed, **more}
-        )
+        return Orders(kind, name, self.database.url, self.journal.url, **fixed | more)
 
     async def _emit_all(self, orders: Orders, clock=None) -> None:
         """Emit until no delivery is unfinished, not even a parked one."""
@@ -196,6 +198,7 @@ class Round:
         orders = self._orders(
             name,
             kind=kind,
+            lease_seconds=self.lease_seconds,
             is_auto=victim.kind == "auto",
             delivered_too=self.plan.delivered_too,
             events=None if self.given_later is None else str(self.given_later),
@@ -206,7 +209,9 @@ class Round:
     def start_process(
         self, name: str, command: list[str], environment: dict[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
-        with (self.folder / f"{name}.errors").open("wb") as errors:
+        path = self.folder / f"{name}.errors"
+        show_on_failure(name, path)
+        with path.open("wb") as errors:
             process = subprocess.Popen(
                 command,
                 env=environment,
@@ -282,7 +287,10 @@ class Round:
             if struck.process.poll() is not None:
                 struck.came_too_late = True
                 return
-            time.sleep(0.1)
+            if self.database.kind == "postgresql":
+                # The server still executes the statement that it has received.
+                busy = f"{_SESSIONS % struck.process.pid} AND state = 'active'"
+                self._wait_until(lambda: not self.database.query(busy))
             if struck.victim.kind in SENDING:
                 self._see_in_flight(struck)
                 taker = self._start_taker(f"taker-{struck.owner}")

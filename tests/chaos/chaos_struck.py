@@ -8,6 +8,14 @@ from pathlib import Path
 from chaos_plan import Victim
 
 
+def said_in(progress: Path) -> list[dict]:
+    """Return the complete lines of a process that may have been killed."""
+    if not progress.exists():
+        return []
+    lines = progress.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
 class Unexpected(AssertionError):
     """Something that no kill explains."""
 
@@ -42,11 +50,7 @@ class Struck:
 
     @property
     def said(self) -> list[dict]:
-        """Its complete lines."""
-        if not self.progress.exists():
-            return []
-        lines = self.progress.read_text().splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        return said_in(self.progress)
 
     def as_dict(self) -> dict[str, object]:
         return {

@@ -8,7 +8,7 @@ from chaos_facts import Database, Look
 from prometheus_client.parser import text_string_to_metric_families
 
 _LOOK_SECONDS = 0.1
-_READ_SECONDS = 0.005
+_READ_SECONDS = 0.01
 _LAST_SAMPLE = "\nresonant_last_export_timestamp_seconds "
 # If a watch itself paused for so long, the machine stalled: leases of processes that were not stopped may then expire.
 STALL_SECONDS = 0.8

@@ -16,7 +16,6 @@ from faults import (
     long_form_only,
     machine_of,
     make_events,
-    most_begun,
     note_figures,
     write_lines,
 )
@@ -44,6 +43,7 @@ _GIVES_UP_SECONDS = 240.0
 _WIDTH = 1
 # So many events, sent one by one, take longer than that and the server's start, so the run must report its end to Prefect.
 _OUTLASTING = 1500
+_DELIVERED = "SELECT count(*) AS number FROM resonant_deliveries WHERE status = 'delivered'"
 
 
 @pytest.fixture
@@ -105,60 +105,19 @@ def test_a_silent_server_at_the_start_is_one_line_and_nothing_is_stored(tmp_path
     assert not machine.database.exists()
 
 
-@long_form_only("the short form sees this without Prefect")
-@pytest.mark.parametrize("lane", ["task", "auto"])
-def test_a_long_outage_of_the_store_ends_the_command_with_one_line(
-    server, machine, receiver, lane, own_postgresql, shaken_url
-):
-    machine.variables |= {"RESONANT_DATABASE_URL": shaken_url, "RESONANT_LEASE_SECONDS": "6"}
-    machine.save_endpoint(ENDPOINT, receiver.url, timeout=5)
-    fault = Fault(shaken_url, receiver, lane)
-    with emitting(machine, fault, lane, 300) as process, own_postgresql.stopped():
-        done = finished(process)
-    assert_one_line(done, "postgresql://postgres@/faults: no database server answers at this address")
-    again = machine.run("emit")
-    assert again.returncode == 0, again.stderr
-    fault.account(most_twice=most_begun(lane, _WIDTH))
-
-
 @long_form_only("Prefect's client waits for two minutes")
 def test_a_lost_server_is_one_line_after_all_events_are_sent(server, machine, sqlite_url, receiver):
-    fault = Fault(sqlite_url, receiver)
+    fault, stored = Fault(sqlite_url, receiver), Database(sqlite_url)
     with emitting(machine, fault, 0, 100) as process:
         server.kill()
         try:
-            wait_until(lambda: Database(fault.url).query(_DELIVERED)[0]["number"] == 100)
+            wait_until(lambda: stored.query(_DELIVERED)[0]["number"] == 100)
             done = finished(process, _GIVES_UP_SECONDS)
         finally:
             process.kill()
             server.start()
     fault.account()
     assert_one_line(done, f"the Prefect server at {server.api_url} became unreachable", "`resonant status`")
-
-
-_DELIVERED = "SELECT count(*) AS number FROM resonant_deliveries WHERE status = 'delivered'"
-
-
-@long_form_only("this starts `resonant up`, and its worker twice")
-@pytest.mark.timeout(900)
-def test_a_worker_that_is_killed_while_it_drains_is_replaced(tmp_path, sqlite_url, receiver):
-    width = 2
-    variables = {"RESONANT_ENDPOINT_CONCURRENCY": f"{width}", "RESONANT_LEASE_SECONDS": "10"}
-    machine = machine_of(tmp_path, sqlite_url, **variables)
-    fault = Fault(sqlite_url, receiver)
-    events = make_events(600)
-    fault.given |= {event.id: event.body for event in events}
-    lines = write_lines(tmp_path / "events.jsonl", events)
-    before = fault.requests
-    with machine.up() as up:
-        machine.succeed("endpoint", "add", ENDPOINT, receiver.url, "--allow-private", "--timeout", "5")
-        assert machine.run("enqueue", str(lines), "--endpoint", ENDPOINT).returncode == 0
-        wait_until(lambda: fault.requests - before >= 100)
-        worker = _worker(up)
-        for each in [worker, *worker.children(recursive=True)]:
-            each.kill()
-        wait_until(lambda: Database(sqlite_url).query(_DELIVERED)[0]["number"] == 600, 400)
-    fault.account(most_twice=most_begun(0, 2 * width))  # of two drains
 
 
 @long_form_only("the heartbeats must be missing for 90 seconds")

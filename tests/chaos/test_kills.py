@@ -13,40 +13,31 @@ from chaos_worker import ENDPOINT, TIMEOUT_SECONDS
 _SHOWN = 20
 
 
-def run(plan: Plan, request, suite, folder, journal, commands=None) -> None:
-    repeat = f"RESONANT_CHAOS_SEED={suite.seed}, {plan}"
-    print(repeat)
-    try:
-        problems = _run(plan, request, suite, folder, journal, commands)
-    except Exception as error:
-        error.add_note(repeat)
-        raise
-    # Processes of pytest-xdist print no summary: a failure shows only the message.
-    assert not problems, "\n".join([f"{repeat}: {len(problems)} problems", *problems[:_SHOWN]])
+@pytest.fixture
+def run(request, suite, tmp_path, journal):
+    def run_round(plan: Plan, commands: Commands | None = None) -> None:
+        print(f"RESONANT_CHAOS_SEED={suite.seed}, {plan}")
+        database = Database(request.getfixturevalue(f"{plan.database}_url"))
+        # Its name is the beginning of the events' ids.
+        place = tmp_path / f"{plan.way[0]}{plan.number}"
+        place.mkdir()
+        journal.mark()
+        start = time.monotonic()
+        round_ = Round(plan, place, database, journal, commands)
+        accounts = round_.run()
+        seconds = round(time.monotonic() - start, 1)
+        problems = list(dict.fromkeys(round_.problems))
+        suite.rounds.append(
+            accounts.as_dict() | {"looks": round_.looks, "seconds": seconds, "problems": problems[:_SHOWN]}
+        )
+        print(accounts.as_dict())
+        assert not problems, "\n".join([f"{len(problems)} problems", *problems[:_SHOWN]])
+
+    return run_round
 
 
-def _run(plan: Plan, request, suite, folder, journal, commands) -> list[str]:
-    database = Database(request.getfixturevalue(f"{plan.database}_url"))
-    # Its name is the beginning of the events' ids.
-    place = folder / f"{plan.way[0]}{plan.number}"
-    place.mkdir()
-    journal.mark()
-    start = time.monotonic()
-    round_ = Round(plan, place, database, journal, commands)
-    accounts = round_.run()
-    seconds = round(time.monotonic() - start, 1)
-    problems = list(dict.fromkeys(round_.problems))
-    suite.rounds.append(
-        accounts.as_dict() | {"looks": round_.looks, "seconds": seconds, "problems": problems[:_SHOWN]}
-    )
-    print(accounts.as_dict())
-    return problems
-
-
-def test_killed_workers_lose_nothing_and_repeat_only_sends_in_flight(
-    domain_round, request, suite, tmp_path, journal
-):
-    run(Plan.draw(suite.seed, domain_round, "domain"), request, suite, tmp_path, journal)
+def test_killed_workers_lose_nothing_and_repeat_only_sends_in_flight(domain_round, suite, run):
+    run(Plan.draw(suite.seed, domain_round, "domain"))
 
 
 @pytest.fixture(scope="session")
@@ -58,8 +49,6 @@ def commands(prefect_api, journal, tmp_path_factory) -> Commands:
 
 
 @pytest.mark.engine
-@pytest.mark.slow  # e2e/test_crashes.py kills commands in `make test`
-def test_killed_commands_lose_nothing_and_repeat_only_sends_in_flight(
-    command_round, request, suite, tmp_path, journal, commands
-):
-    run(Plan.draw(suite.seed, command_round, "commands"), request, suite, tmp_path, journal, commands)
+@pytest.mark.slow
+def test_killed_commands_lose_nothing_and_repeat_only_sends_in_flight(command_round, suite, run, commands):
+    run(Plan.draw(suite.seed, command_round, "commands"), commands)
