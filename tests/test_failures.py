@@ -11,8 +11,8 @@ from support.waiting import until, wait_until
 def test_a_condition_that_does_not_come_true_is_described_with_its_values():
     found = [1, 2]
     with pytest.raises(AssertionError) as failed:
-        wait_until(lambda: len(found) == 3, 0)
-    assert str(failed.value) == "waited 0 s for: len(found) == 3\n  len(found) = 2"
+        wait_until(lambda: len(found) == 3 and not found[0], 0)
+    assert str(failed.value) == "waited 0 s for: len(found) == 3 and (not found[0])\n  len(found) = 2"
 
 
 async def test_a_condition_in_the_event_loop_is_described_too():

@@ -64,6 +64,9 @@ class Database:
         [rows] = self.read(statement)
         return rows
 
+    def event_ids(self, statement: str) -> set[str]:
+        return {row["event_id"] for row in self.query(statement)}
+
     def note_removals(self) -> None:
         """Let the database record each removed delivery, in the same transaction."""
         if self.kind == "sqlite":

@@ -139,12 +139,9 @@ class Round:
         asyncio.run(make())
         self.database.note_removals()
         asyncio.run(prepare())
-        self.begun_by_ghost = {
-            row["event_id"]
-            for row in self.database.query(
-                f"SELECT event_id FROM {DELIVERIES} WHERE sending AND lease_owner = '{GHOST}'"
-            )
-        }
+        self.begun_by_ghost = self.database.event_ids(
+            f"SELECT event_id FROM {DELIVERIES} WHERE sending AND lease_owner = '{GHOST}'"
+        )
         if "enqueue" in kinds:
             self.given_later = self.folder / "later.jsonl"
             self.given_later.write_bytes(b"".join(self._lines("later", 600)))
@@ -234,11 +231,8 @@ class Round:
         code = self._wait_for_end(struck.process, struck.owner)
         struck.ended_at = time.time()
         struck.is_cut_off = self._was_cut_off(struck, code)
-        if (
-            (struck.came_too_late or struck.victim.signal == "SIGSTOP")
-            and code != 0
-            and not struck.is_cut_off
-        ):
+        ends_well = struck.came_too_late or struck.victim.signal == "SIGSTOP"
+        if ends_well and code != 0 and not struck.is_cut_off:
             raise Unexpected(f"{struck.owner} ended with {code}: {struck.errors.read_text()[-2000:]}")
 
     def _was_cut_off(self, struck: Struck, code: int) -> bool:
@@ -329,8 +323,7 @@ class Round:
 
     def _held(self, struck: Struck, condition: str) -> set[str]:
         owned = self._is_theirs("lease_owner", struck)
-        query = f"SELECT event_id FROM {DELIVERIES} WHERE {condition} AND {owned}"
-        return {row["event_id"] for row in self.database.query(query)}
+        return self.database.event_ids(f"SELECT event_id FROM {DELIVERIES} WHERE {condition} AND {owned}")
 
     def _is_theirs(self, column: str, struck: Struck) -> str:
         """Return the SQL condition that a column names this victim; the owner names of commands are unknown."""
@@ -340,20 +333,18 @@ class Round:
         return f"{column} NOT IN ({others})"
 
     def _charged(self, struck: Struck) -> set[str]:
-        query = f"{_LOST} AND {self._is_theirs('owner', struck)}"
-        return (
-            {row["event_id"] for row in self.database.query(query)}
-            if struck.victim.kind in SENDING
-            else set()
-        )
+        if struck.victim.kind not in SENDING:
+            return set()
+        return self.database.event_ids(f"{_LOST} AND {self._is_theirs('owner', struck)}")
 
     def _overdue(self) -> set[str]:
         """Return the deliveries of living workers whose leases should have been renewed."""
         living = [*self.helpers, *(each.owner for each in self.struck if each.process.poll() is None)]
         owned = f"lease_owner IN ({', '.join(repr(name) for name in living)})"
         overdue = time.time() + self.lease_seconds / 2
-        query = f"SELECT event_id FROM {DELIVERIES} WHERE {owned} AND available_at < {overdue!r}"
-        return {row["event_id"] for row in self.database.query(query)}
+        return self.database.event_ids(
+            f"SELECT event_id FROM {DELIVERIES} WHERE {owned} AND available_at < {overdue!r}"
+        )
 
     @staticmethod
     def _wait_until(condition, seconds: float = _PATIENCE_SECONDS) -> None:

@@ -112,7 +112,7 @@ class Fault:
     policy: RetryPolicy = POLICY
     clock: Clock = time.time
     host: str = "127.0.0.1"
-    timeout: float = 5.0
+    timeout: float = 30.0
     timeouts: dict[str, float] = field(default_factory=dict)
     more_receivers: tuple[ReceiverProcess, ...] = ()
     given: dict[str, bytes] = field(default_factory=dict)

@@ -15,6 +15,7 @@ from faults import IS_LONG
 from benches.old_store import in_database, make_old_store
 from resonant.store import open_store
 from support.upgraded_rows import new_rows, old_rows
+from support.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +56,7 @@ class Producer:
 
     def stop(self) -> tuple[list[str], float]:
         self.process.stdin.close()
-        self.process.wait(60)
+        self.process.wait(PATIENCE_SECONDS)
         self._reader.join()
         assert self.process.stderr.read() == ""
         found = [line.split() for line in self.lines]

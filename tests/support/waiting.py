@@ -61,6 +61,7 @@ async def quiet(happened: Sized, seconds: float = 0.5) -> None:
 
 
 def _give_up(condition: Callable[[], Any], seconds: float, found: Any) -> NoReturn:
+    __tracebackhide__ = True
     text, values = _described(condition)
     values = values or {"its last value": found}
     lines = [f"  {name} = {repr(value)[:_MOST_CHARACTERS]}" for name, value in values.items()]
@@ -72,11 +73,10 @@ def _described(condition: Callable[[], Any]) -> tuple[str, dict[str, Any]]:
     body = next(_lambdas(condition), None)
     if body is None:
         return getattr(condition, "__qualname__", repr(condition)), {}
-    values = {}
-    if isinstance(body, ast.Compare):
-        found = inspect.getclosurevars(condition)
-        names = found.builtins | found.globals | found.nonlocals
-        for side in (body.left, *body.comparators):
+    found, values = inspect.getclosurevars(condition), {}
+    names = found.builtins | found.globals | found.nonlocals
+    for comparison in (node for node in ast.walk(body) if isinstance(node, ast.Compare)):
+        for side in (comparison.left, *comparison.comparators):
             if not isinstance(side, ast.Constant):
                 with suppress(Exception):  # for a message only
                     values[ast.unparse(side)] = eval(ast.unparse(side), names)
