@@ -65,13 +65,14 @@ class Producer:
 
 def kill_until_done(url: str, rng: random.Random) -> int:
     """Start upgrades, often two at once, and kill them, until one has ended by itself; return the number of kills."""
-    kills = 0
+    kills, patience = 0, 1.0
     while True:
         upgraders = [started("open", url) for _ in range(rng.choice((1, 1, 2)))]
         for each in upgraders:
             go(each)
-        # Often within the first transaction, which is short.
-        time.sleep(rng.uniform(0, rng.choice((0.05, 0.5, 2.0))))
+        # Often within the first transaction, which is short; later and later, so that it ends on a busy machine too.
+        time.sleep(rng.uniform(0, rng.choice((0.05, 0.5, 2.0)) * patience))
+        patience *= 1.3
         for each in upgraders:
             each.kill()
             each.wait()
