@@ -17,12 +17,10 @@ from faults import (
     LANES,
     TASK_LANE_FIRST,
     Fault,
-    long_form_only,
     most_begun,
 )
 
 from resonant.errors import StoreUnavailable
-from support.dispatching import emit
 from support.postgresql import relayed
 from support.sqlite import listening, locked
 from support.waiting import until
@@ -125,36 +123,6 @@ class TestPostgreSQLLosesConnections:
         assert summary.delivered == 400
         assert relay.lost >= 3
         await asyncio.to_thread(fault.account)
-
-    @LANES
-    @long_form_only("this takes a quarter of a minute")
-    async def test_after_a_claim_without_an_answer(self, shaken_url, make_fault):
-        """Nobody knows who has them: they are due again once the lease is over, and not only when the run is."""
-        fault = make_fault(shaken_url, lease_seconds=3.0)
-
-        first = await fault.enqueue(50)
-        async with relayed(shaken_url) as relay, fault.opened_store(relay.url) as store:
-            claim = store.claim_each
-
-            async def claim_and_lose_the_answer(*args, **options):
-                relay.lose = int(not relay.lost)
-                return await claim(*args, **options)
-
-            store.claim_each = claim_and_lose_the_answer
-            async with fault.opened_emission(store, run_for=12.0) as dispatcher:
-                emitting = asyncio.create_task(emit(dispatcher))
-                while not emitting.done():
-                    await fault.enqueue(20)  # so that there is always something to renew
-                    await asyncio.sleep(0.2)
-                await emitting
-        await fault.emit_all()
-        assert relay.lost == 1
-        await asyncio.to_thread(fault.account)
-        sent_at = {
-            event_id: entries[0]["received_at"] for event_id, entries in fault.receiver.received().items()
-        }
-        began_at = min(sent_at.values())
-        assert max(sent_at[event_id] for event_id in first) < began_at + 9.0
 
 
 @contextlib.asynccontextmanager
