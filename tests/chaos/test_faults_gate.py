@@ -8,7 +8,7 @@ from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gate
 from support.dispatching import START, dispatching, emit, opened
 from support.simulated_time import clock_from, simulated
 
-_EVENTS, _PACE = 1_000, 200.0
+_EVENTS, _PACE = 600, 200.0
 
 
 @simulated
@@ -39,4 +39,4 @@ async def test_a_sender_that_stalls_does_not_slow_a_paced_endpoint_down(sqlite_u
         stalling.cancel()
     # Half of the pace at first, since the pilot is new.
     assert min(paces) >= _PACE / 2
-    assert len(stalls) > 3
+    assert len(stalls) > 2

@@ -20,7 +20,7 @@ from support.waiting import PATIENCE_SECONDS
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-KILLS, EVENTS = (50, 100_000) if IS_LONG else (4, 10_000)
+KILLS, EVENTS = (50, 100_000) if IS_LONG else (3, 5_000)
 PRODUCERS = 2
 # The aim is one second, and a loaded machine takes three. The short form only counts what they store meanwhile.
 LONGEST_WAIT_SECONDS = 30.0
