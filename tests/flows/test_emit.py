@@ -96,17 +96,6 @@ async def test_a_run_for_every_endpoint_completes_and_names_those_that_cannot_be
     assert (status.delivered, status.pending) == (1, 2)
 
 
-async def test_a_conflict_shows_no_payload_to_prefect(log):
-    for data in ("first-payload", "second-payload"):
-        event = EVENT | {"id": "e1", "data": data}
-        state = await emit_events(events=[event], endpoint=LOG, return_state=True)
-
-    assert state.is_failed()
-    assert "id 'e1' of source '/s' already exists with different content" in state.message
-    assert "`resonant detail e1 --source /s` shows it" in state.message
-    assert "payload" not in state.message
-
-
 async def test_an_endpoint_whose_timeout_is_not_shorter_than_the_lease_is_refused(log, monkeypatch, tmp_path):
     monkeypatch.setenv("RESONANT_LEASE_SECONDS", "15")
 
