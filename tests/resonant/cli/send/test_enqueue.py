@@ -28,9 +28,6 @@ def line(event_id: str | None = None, **fields) -> str:
     return json.dumps(event | ({} if event_id is None else {"id": event_id}))
 
 
-TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-
-
 def write(path: Path, *lines: str | bytes) -> str:
     path.write_bytes(b"".join((each if isinstance(each, bytes) else each.encode()) + b"\n" for each in lines))
     return path.name
@@ -56,41 +53,6 @@ def test_each_line_is_a_delivery(enqueue, worker, tmp_path):
     assert {(lease.policy, lease.max_attempts) for lease in leases.values()} == {("classic", 7)}
 
 
-def test_the_same_event_again_is_one_delivery(enqueue, resonant, tmp_path):
-    name = write(tmp_path / "a.jsonl", line("evt_1"), line("evt_1"), line("evt_2"))
-    assert enqueue(name).out == "stored 2 events for billing, 1 already known\n"
-    assert json.loads(enqueue(name, "--json").out) == {
-        "stored": 0,
-        "known": 3,
-        "erased": 0,
-        "bad": 0,
-        "dropped_traces": 0,
-        "unrouted": 0,
-        "by_endpoint": {},
-    }
-    assert resonant.json("status")["accepted"] == 2
-
-
-def test_invalid_traces_are_dropped_and_counted(enqueue, worker, tmp_path):
-    traces = {"traceparent": TRACEPARENT, "tracestate": "vendor=1"}
-    name = write(
-        tmp_path / "a.jsonl",
-        line("evt_1", **traces),
-        line("evt_2", **traces | {"tracestate": "invalid"}),
-        line("evt_3", **traces | {"traceparent": 7}),
-    )
-    assert enqueue(name).out == "stored 3 events for billing; invalid traces dropped: 2\n"
-    stored = {
-        lease.event.id: (lease.event.traceparent, lease.event.tracestate) for lease in worker.claim_all()
-    }
-    assert stored == {
-        "evt_1": (TRACEPARENT, "vendor=1"),
-        "evt_2": (TRACEPARENT, None),
-        "evt_3": (None, None),
-    }
-    assert json.loads(enqueue(name, "--json").out)["dropped_traces"] == 2
-
-
 def test_bad_lines_are_reported_by_file_line_and_reason_and_the_good_ones_are_stored(
     enqueue, worker, tmp_path
 ):
@@ -112,23 +74,6 @@ def test_bad_lines_are_reported_by_file_line_and_reason_and_the_good_ones_are_st
     assert [place for place, why in expected.items() if why not in reported[place]] == []
     assert "\x1b" not in answer.err
     assert stored_ids(worker) == ["evt_1", "evt_3"]
-
-
-@pytest.mark.parametrize("files", [1, 2])
-def test_a_known_id_with_other_content_is_refused_and_both_are_shown(enqueue, worker, tmp_path, files):
-    first, second = line("evt_1", data={"price": 10}), line("evt_1", data={"price": 99})
-    if files == 1:
-        answer = enqueue(write(tmp_path / "b.jsonl", first, second, line("evt_2")), code=1)
-        assert answer.out == "stored 2 events for billing; 1 bad line\n"
-    else:
-        enqueue(write(tmp_path / "a.jsonl", first))
-        answer = enqueue(write(tmp_path / "b.jsonl", line("evt_2"), second), code=1)
-    assert answer.err.startswith(
-        "b.jsonl:2: id 'evt_1' of source '/shop' already exists with different content"
-    )
-    assert '{"price":99}' in answer.err
-    assert '{"price":10}' in answer.err
-    assert stored_ids(worker) == ["evt_1", "evt_2"]
 
 
 @pytest.mark.parametrize(
@@ -180,15 +125,6 @@ def test_a_file_that_cannot_be_read_is_one_line_and_nothing_is_stored(enqueue, r
     assert answer.err.startswith(f"resonant: {bad}: ")
     assert answer.err.count("\n") == 1
     assert resonant.json("status")["accepted"] == 0
-
-
-def test_an_event_may_be_as_large_as_the_setting_says(enqueue, worker, monkeypatch, tmp_path):
-    monkeypatch.setenv("RESONANT_MAX_EVENT_BYTES", "100")
-    # Escapes make the line six times as long as the body.
-    fits, too_large = line("evt_1", data="ü" * 49), line("evt_2", data="x" * 99)
-    answer = enqueue(write(tmp_path / "a.jsonl", fits, too_large), code=1)
-    assert answer.err.startswith("a.jsonl:2: data is 101 bytes, the limit is 100")
-    assert stored_ids(worker) == ["evt_1"]
 
 
 def test_a_line_without_end_is_refused_and_the_next_ones_are_stored(enqueue, worker, monkeypatch, tmp_path):
