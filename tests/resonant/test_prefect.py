@@ -20,7 +20,6 @@ from pydantic import SecretStr
 from blocks import WebhookEndpoint, load_endpoint
 from resonant import Event
 from resonant.errors import (
-    ConflictingEvent,
     EndpointError,
     InvalidEvent,
     StoreUnavailable,
@@ -275,19 +274,6 @@ async def test_if_a_retry_repeats_a_call_with_other_content_the_first_event_stay
         "not stored: event of type 'com.example.counted' and source '/counts' for home: "
         f"call 1 of the surrounding run stored other content in an earlier try, as event {stored_id}; give each event an id"
     )
-
-
-async def test_an_id_with_other_content_is_a_conflict(url):
-    @flow
-    def reports() -> None:
-        for data in (1, 2):
-            emit({**GIVEN, "id": "given", "data": data}, "home")
-
-    with pytest.raises(
-        ConflictingEvent, match=r"^id 'given' of source '/counts' already exists with different content"
-    ):
-        await asyncio.to_thread(reports)
-    assert [event.body for event in await stored(url)] == [b"1"]
 
 
 @pytest.mark.parametrize(
