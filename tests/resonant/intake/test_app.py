@@ -24,12 +24,19 @@ def test_a_token_in_the_path_is_not_repeated(client, path):
         assert secret not in client.send(method, path.format(f"rsn_{secret}")).text
 
 
-@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "TRACE"])
-def test_another_method_is_not_allowed(client, method):
-    answer = client.send(method, "/events")
-    assert answer.status_code == 405
-    assert "POST" in answer.headers["allow"].split(", ")
-    assert answer.json()["detail"].startswith("this path takes ")
+@pytest.mark.parametrize(
+    ("path", "allowed", "others"),
+    [
+        ("/events", {"OPTIONS", "POST"}, ["GET", "PUT", "DELETE", "PATCH", "TRACE"]),
+        ("/events/%2Fshop/evt_0", {"GET", "HEAD"}, ["POST", "DELETE"]),
+    ],
+)
+def test_another_method_is_not_allowed(client, path, allowed, others):
+    for method in others:
+        answer = client.send(method, path)
+        assert answer.status_code == 405
+        assert {*answer.headers["allow"].split(", ")} == allowed
+        assert answer.json()["detail"].startswith("this path takes ")
 
 
 def test_an_internal_error_is_a_problem_document(desk, caplog):

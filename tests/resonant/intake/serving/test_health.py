@@ -1,6 +1,5 @@
 """What supervisors and Prometheus ask a server: does it run, can it use the store, and what has it counted?"""
 
-import pytest
 from sqlalchemy import text
 
 from resonant.intake.access.foreign_pages import LocalAccess
@@ -9,59 +8,35 @@ from resonant.intake.app import resource
 from resonant.intake.meters import Meters
 from resonant.intake.serving.health import Metrics, Readiness, healthz
 from resonant.store.engine.migrate import SCHEMA_VERSION, VERSION_TABLE
+from resonant.testing import FixedClock
 from support.posting import posting
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def ready(desk, clock):
-    """Return the status of /readyz."""
+def test_a_server_is_ready_while_the_store_has_its_schema_which_it_reads_once_a_second(sqlite_desk, caplog):
+    desk, clock = sqlite_desk, FixedClock(0.0)
     routes = [
         resource("/healthz", GET=healthz),
         resource("/readyz", GET=Readiness(desk.store, clock=clock).readyz),
     ]
+
+    def set_version(version):
+        statement = text(f"UPDATE {VERSION_TABLE} SET version_num = '{version}'")
+        desk.write(lambda connection: connection.execute(statement) and None)
+
     with posting(desk, routes=routes) as client:
-        yield lambda: client.send("GET", "/readyz")
-
-
-def set_version(desk, version):
-    desk.write(
-        lambda connection: connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '{version}'"))
-    )
-
-
-def test_a_server_is_ready_while_the_store_has_its_schema(desk, ready, clock, caplog):
-    assert ready().json() == {"status": "ready"}
-    set_version(desk, "9999")
-    clock.now += 1
-    answer = ready()
-    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-    assert "9999" not in answer.text, "the reason is in the log only"
-    assert "schema is 9999" in caplog.text
-    set_version(desk, SCHEMA_VERSION)
-    clock.now += 1
-    assert ready().status_code == 200
-
-
-def test_readiness_reads_the_store_once_a_second(desk, ready, clock):
-    assert ready().status_code == 200
-    set_version(desk, "9999")
-    clock.now += 0.9
-    assert ready().status_code == 200
-    clock.now += 0.1
-    assert ready().status_code == 503
-    set_version(desk, SCHEMA_VERSION)
+        assert client.send("GET", "/readyz").json() == {"status": "ready"}
+        set_version("9999")
+        clock.advance(0.9)
+        assert client.send("GET", "/readyz").status_code == 200
+        clock.advance(0.1)
+        answer = client.send("GET", "/readyz")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert "9999" not in answer.text, "the reason is in the log only"
+        assert "schema is 9999" in caplog.text
+        assert client.send("GET", "/healthz").status_code == 200
+        set_version(SCHEMA_VERSION)
+        clock.advance(1)
+        assert client.send("GET", "/readyz").status_code == 200
 
 
 def test_the_metrics_need_a_token_if_they_are_not_open(sqlite_desk, new_token):

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import statistics
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -135,36 +134,33 @@ async def test_refuses_headers_of_more_than_32_kib():
     assert answer.headers["connection"] == "close"
 
 
-async def test_refuses_headers_that_do_not_end():
+MIB = b"a" * 2**20
+IN_CHUNKS = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+ENDLESS = {
+    "headers": HEAD + (b"X: " + b"a" * 1000 + b"\r\n") * 40,
+    "a value": HEAD + b"X: " + 3 * MIB,
+    "a name": HEAD + b"X" + MIB,
+    "a target": b"POST /events?endpoint=" + MIB,
+    "empty lines": b"\r\n" * 2**20,
+    "a chunk size": IN_CHUNKS + b"0" * 2**20,
+    "extensions of chunks": IN_CHUNKS + b"2;" + b"a" * 99_000,
+    "trailers": IN_CHUNKS + b"2\r\nhi\r\n0\r\n" + b"X: y\r\n" * 20_000,
+}
+
+
+@pytest.mark.parametrize("endless", ENDLESS.values(), ids=ENDLESS)
+async def test_refuses_a_request_whose_head_or_framing_does_not_end(endless):
+    """The client sees the refusal, although it has sent more than the server reads."""
     async with served() as server, connected(server.port) as client:
-        await client.send(HEAD)
-        for _ in range(40):
-            await client.send(b"X: " + b"a" * 1000 + b"\r\n")
+        await client.send(endless)
         assert (await client.answer()).status == 431
         assert await client.rest() == b""
-
-
-async def test_a_client_sees_the_refusal_of_headers_that_it_goes_on_sending():
-    async with served() as server:
-        answer = await ask(server.port, HEAD + b"X: " + b"a" * 3_000_000)
-    assert answer.status == 431
-
-
-@pytest.mark.parametrize(
-    "endless",
-    [b"2\r\nhi\r\n0\r\n" + b"X: y\r\n" * 20_000, b"2;" + b"a" * 99_000],
-    ids=["trailers", "extensions"],
-)
-async def test_refuses_bodies_with_more_than_32_kib_around_their_chunks(endless):
-    async with served() as server, connected(server.port) as client:
-        await client.send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + endless)
-        assert (await client.answer()).status == 431
 
 
 async def test_reads_a_body_whose_chunk_sizes_come_in_packets_of_their_own():
     async with served() as server, connected(server.port) as client:
         await client.send(b"\r\n\r\n")
-        await client.send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+        await client.send(IN_CHUNKS)
         for packet in (b"2\r\n", b"hi", b"\r\n", b"3", b"\r\n", b"abc\r\n", b"0\r\n", b"\r\n"):
             await asyncio.sleep(0.01)
             await client.send(packet)
@@ -174,7 +170,7 @@ async def test_reads_a_body_whose_chunk_sizes_come_in_packets_of_their_own():
 async def test_does_not_treat_trailers_as_headers():
     async with served() as server:
         body = b"2\r\nhi\r\n0\r\nRefuse: yes\r\n\r\n"
-        assert (await ask(server.port, HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + body)).status == 202
+        assert (await ask(server.port, IN_CHUNKS + body)).status == 202
 
 
 @pytest.mark.parametrize("part", [HEAD, HEAD + b"Content-Length: 9\r\n\r\nhi"], ids=["headers", "body"])
@@ -375,17 +371,16 @@ async def test_answers_503_when_the_store_takes_too_long_before_or_after_the_bod
     assert "answered 503: the store did not answer within 0.1 s" in caplog.text
 
 
-@pytest.mark.alone
 async def test_an_answer_does_not_wait_for_an_acknowledgement():
     async with served() as server, connected(server.port) as connection:
         durations = []
-        for _ in range(21):
+        for _ in range(60):
             began_at = time.perf_counter()
             await connection.send(POST)
             await connection.answer()
             durations.append(time.perf_counter() - began_at)
-    # Linux delays an acknowledgement by 40 ms.
-    assert statistics.median(durations) < 0.03
+    # Linux delays each acknowledgement by 40 ms, except the first ones of a connection.
+    assert min(durations[30:]) < 0.03
 
 
 async def test_answers_pipelined_requests_in_their_order():
@@ -483,8 +478,9 @@ async def test_closes_the_connection_if_the_client_asks_for_it(head):
         b"POST /events HTTP/1.1\r\n\r\n",
         HEAD + b"Host: b\r\n\r\n",
         b"CONNECT /events HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi",
+        IN_CHUNKS + b"2\r\nhixx\r\n",
     ],
-    ids=["TLS", "no Host", "two Hosts", "CONNECT"],
+    ids=["TLS", "no Host", "two Hosts", "CONNECT", "wrong chunks"],
 )
 async def test_refuses_invalid_http(garbage):
     async with served() as server:
@@ -500,12 +496,6 @@ async def test_answers_the_request_before_garbage_and_closes():
         server.store_answers.set()
         assert (await client.answer()).status == 202
         assert await client.rest() == b""
-
-
-async def test_refuses_a_body_with_wrong_chunks():
-    async with served() as server:
-        answer = await ask(server.port, HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\nhixx\r\n")
-    assert answer.status == 400
 
 
 async def test_answers_500_after_a_bug_and_logs_it(caplog):
