@@ -9,15 +9,15 @@ from support.posting import posting
 
 
 @pytest.fixture
-def client(desk):
-    with posting(desk) as client:
-        yield client
-
-
-@pytest.fixture
 def sqlite_desk(open_desk, sqlite_template, tmp_path):
     """For tests of what is the same on both databases."""
     return open_desk(f"sqlite:///{shutil.copy(sqlite_template, tmp_path)}")
+
+
+@pytest.fixture
+def client(sqlite_desk):
+    with posting(sqlite_desk) as client:
+        yield client
 
 
 @pytest.fixture

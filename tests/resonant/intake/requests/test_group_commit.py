@@ -172,30 +172,6 @@ def test_a_client_that_disconnects_while_its_event_is_locked_leaves_nothing_behi
     assert not desk.run(run()).problem
 
 
-@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
-def test_a_hundred_locked_events_delay_no_other_event_until_they_are_unlocked(desk):
-    async def run():
-        group = new_group(desk)
-
-        def accept_all(numbers):
-            return [asyncio.create_task(group.accept(make(number), "orders")) for number in numbers]
-
-        async with desk.store.transaction() as transaction:
-            await transaction.run_sync(
-                enqueue, [make(number) for number in range(100)], "orders", now=desk.clock()
-            )
-            locked, beside = [], []
-            for start in range(0, 100, 10):
-                locked += accept_all(range(start, start + 10))
-                beside += await asyncio.gather(*accept_all(range(1000 + start, 1010 + start)))
-            assert not any(each.done() for each in locked)
-        return beside, await asyncio.gather(*locked)
-
-    beside, locked = desk.run(run())
-    assert not any(each.duplicate or each.problem for each in beside)
-    assert all(each.duplicate for each in locked)
-
-
 class LockedStore:
     """Has the timing of a store on PostgreSQL in which another transaction has locked the events below 1,000."""
 

@@ -79,22 +79,13 @@ def test_the_state_follows_the_attempts(get, reader, sqlite_desk):
     assert (found["status"], found["attempts"], found["next_attempt_at"]) == ("delivered", 2, None)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/events/%2Fshop/evt_1",
-        "/events/shop/evt_0",
-        "/events//shop/evt_0",
-        "/events/%2Fshop",
-        "/events/",
-        "/events/%2Fshop/evt_0/",
-        "/events/%2Fshop%2Fevt_0",
-        "/events/..%2F..%2Fetc/passwd",
-        "/events/%FF/evt_0",
-        "/events/%252Fshop/evt_0",
-        "/events/'%20OR%201=1--/evt_0",
-    ],
-)
+UNKNOWN = ["/events/%2Fshop/evt_1", "/events/shop/evt_0", "/events//shop/evt_0", "/events/%2Fshop"]
+UNKNOWN += ["/events/", "/events/%2Fshop/evt_0/", "/events/%2Fshop%2Fevt_0"]
+UNKNOWN += ["/events/..%2F..%2Fetc/passwd", "/events/%FF/evt_0", "/events/%252Fshop/evt_0"]
+UNKNOWN += ["/events/'%20OR%201=1--/evt_0"]
+
+
+@pytest.mark.parametrize("path", UNKNOWN)
 def test_an_unknown_source_or_id_is_404(get, reader, path):
     answer = get(path, reader)
 
@@ -130,9 +121,3 @@ def test_a_token_sees_only_deliveries_within_its_scopes(get, new_token, sqlite_d
 
     assert answer.status_code == (404 if endpoints is None else 200)
     assert [each["endpoint"] for each in answer.json().get("deliveries", ())] == (endpoints or [])
-
-
-def test_another_method_is_405(get, reader, sqlite_desk):
-    answer = get(PATH, reader, "DELETE")
-
-    assert (answer.status_code, set(answer.headers["allow"].split(", "))) == (405, {"GET", "HEAD"})
