@@ -7,6 +7,25 @@ import pytest
 
 from support.event_loops import LOOP_FACTORIES
 
+# Flow runs use uvloop; other programs may use either. The other files test what does not depend on the loop.
+ON_BOTH_LOOPS = (
+    "test_client_certificate.py",
+    "test_faults.py",
+    "test_http.py",
+    "test_proxy.py",
+    "test_security_doors.py",
+)
+
+
+def pytest_generate_tests(metafunc):
+    if "anyio_backend" in metafunc.fixturenames and metafunc.definition.path.name in ON_BOTH_LOOPS:
+        metafunc.parametrize("anyio_backend", LOOP_FACTORIES, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def anyio_backend(request):
+    return "asyncio", {"loop_factory": getattr(request, "param", None)}
+
 
 @pytest.fixture(autouse=True, scope="module")
 def without_earlier_garbage():
@@ -14,9 +33,3 @@ def without_earlier_garbage():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         gc.collect()
-
-
-@pytest.fixture(scope="module", params=LOOP_FACTORIES)
-def anyio_backend(request):
-    """Run each test on both event loops. Flow runs use uvloop; other programs may use either."""
-    return "asyncio", {"loop_factory": request.param}

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from resonant.errors import EndpointError, UnexpectedStatus
-from resonant.events import Event
 from resonant.sinks.base import Receipt
 from resonant.sinks.http import HttpSink
 from resonant.sinks.redaction import Redactor
@@ -27,11 +26,9 @@ from resonant.testing import (
     respond,
 )
 from support.events import changed
-from support.http_sinks import EVENT, SECRET, deliver, endpoint, seconds
+from support.http_sinks import EVENT, deliver, endpoint
+from support.waiting import until
 
-VECTOR_EVENT = Event.from_stored("msg_p5jXN8AQM9LWM0D4loKWxJek", "test", "/test", b'{"test": 2432232314}')
-VECTOR_TIME = 1614265330
-VECTOR_SIGNATURE = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 NEW, OLD = ("whsec_" + base64.b64encode(letter * 32).decode() for letter in (b"n", b"o"))
 
 
@@ -44,20 +41,18 @@ async def sent(event=EVENT, **options):
 # --- the request ----------------------------------------------------------------------------------------------------
 
 
-async def test_the_stored_bytes_are_sent():
-    event = changed(EVENT, body='{"b" : 1, "a":"h€llo","n":1.50}'.encode())
-    assert (await sent(event)).body == event.body
-
-
-async def test_every_header_of_the_binding_is_sent_and_no_other():
-    event = changed(EVENT, time="2026-01-31T12:00:00Z", subject="order/42")
-    headers = dict((await sent(event, clock=FixedClock(1_700_000_000.9))).headers)
+async def test_the_stored_bytes_and_every_header_of_the_binding_are_sent_and_no_other():
+    body = '{"b" : 1, "a":"h€llo","n":1.50}'.encode()
+    event = changed(EVENT, body=body, time="2026-01-31T12:00:00Z", subject="order/42")
+    received = await sent(event, clock=FixedClock(1_700_000_000.9))
+    assert received.body == body
+    headers = dict(received.headers)
     assert headers.pop("host").startswith("127.0.0.1:")
     assert headers.pop("user-agent").startswith("resonant/")
     assert headers == {
         "accept": "*/*",
         "accept-encoding": "identity",
-        "content-length": str(len(event.body)),
+        "content-length": str(len(body)),
         "content-type": "application/json",
         "ce-specversion": "1.0",
         "ce-id": "evt_1",
@@ -95,12 +90,6 @@ async def test_a_user_in_the_url_becomes_basic_authentication():
 # --- signatures -----------------------------------------------------------------------------------------------------
 
 
-async def test_the_signature_is_that_of_the_reference_vector():
-    headers = (await sent(VECTOR_EVENT, clock=FixedClock(VECTOR_TIME), signing_secrets=(SECRET,))).headers
-    assert headers["webhook-timestamp"] == str(VECTOR_TIME)
-    assert headers["webhook-signature"] == VECTOR_SIGNATURE
-
-
 def verified_by(received):
     """Return the secrets with which the reference library can verify this request."""
     found = []
@@ -114,23 +103,27 @@ def verified_by(received):
 
 
 @pytest.mark.parametrize(
-    ("seconds_left", "verified"), [(86_400, [NEW, OLD]), (1, [NEW, OLD]), (0, [NEW]), (-1, [NEW])]
+    ("secrets", "seconds_left", "verified"),
+    [
+        ((NEW, OLD), 86_400, [NEW, OLD]),
+        ((NEW, OLD), 1, [NEW, OLD]),
+        ((NEW, OLD), 0, [NEW]),
+        ((NEW, OLD), -1, [NEW]),
+        ((OLD,), 0, []),
+    ],
 )
-async def test_a_retired_secret_signs_until_its_end_and_the_new_one_comes_first(seconds_left, verified):
+async def test_a_retired_secret_signs_until_its_end_and_the_new_one_comes_first(
+    secrets, seconds_left, verified
+):
     now = int(time.time())
     ends = {OLD: now + seconds_left}
-    received = await sent(clock=FixedClock(now), signing_secrets=(NEW, OLD), signing_ends=ends)
-    alone = await sent(clock=FixedClock(now), signing_secrets=(NEW,))
+    received = await sent(clock=FixedClock(now), signing_secrets=secrets, signing_ends=ends)
     assert verified_by(received) == verified
-    signatures = received.headers["webhook-signature"].split(" ")
-    assert signatures[0] == alone.headers["webhook-signature"]
+    signatures = received.headers.get("webhook-signature", "").split()
     assert [signature[:3] for signature in signatures] == ["v1,"] * len(verified)
-
-
-async def test_nothing_is_signed_after_the_end_of_the_only_secret():
-    now = int(time.time())
-    received = await sent(clock=FixedClock(now), signing_secrets=(OLD,), signing_ends={OLD: now})
-    assert "webhook-signature" not in received.headers
+    if NEW in verified:
+        alone = await sent(clock=FixedClock(now), signing_secrets=(NEW,))
+        assert signatures[0] == alone.headers["webhook-signature"]
 
 
 # --- the answer -----------------------------------------------------------------------------------------------------
@@ -160,16 +153,13 @@ async def test_an_early_answer_with_an_endless_body_does_not_hold_a_worker():
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nhalf")
         await asyncio.sleep(60)
 
-    async def send():
-        async with (
-            Receiver(connection=Action("answer unread", answer_unread)) as receiver,
-            HttpSink(endpoint(receiver.url)) as sink,
-        ):
-            return await sink.send(changed(EVENT, body=b"1" * 20_000_000))
-
-    receipt, duration = await seconds(send())
+    async with (
+        Receiver(connection=Action("answer unread", answer_unread)) as receiver,
+        HttpSink(endpoint(receiver.url)) as sink,
+        asyncio.timeout(50),
+    ):
+        receipt = await sink.send(changed(EVENT, body=b"1" * 20_000_000))
     assert receipt == Receipt(200, "half", "the response body took too long")
-    assert duration < 30
 
 
 async def test_a_body_is_not_decoded():
@@ -242,7 +232,14 @@ async def test_a_connection_that_was_idle_for_five_seconds_is_not_used_again(mon
 
 
 async def test_there_are_as_many_connections_as_concurrent_sends():
-    async with Receiver(respond(200, delay=0.3)) as receiver, HttpSink(endpoint(receiver.url)) as sink:
+    async def answer_all_together(_reader, writer):
+        await until(lambda: receiver.accepted == 120)
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    async with (
+        Receiver(Action("answer all together", answer_all_together)) as receiver,
+        HttpSink(endpoint(receiver.url, timeout=60.0)) as sink,
+    ):
         await asyncio.gather(*(sink.send(EVENT) for _ in range(120)))
         assert receiver.accepted == 120
 
@@ -251,8 +248,7 @@ async def test_a_cancellation_passes_through_and_leaves_nothing_behind():
     before = asyncio.all_tasks()
     async with Receiver(never_answer()) as receiver, HttpSink(endpoint(receiver.url)) as sink:
         sending = asyncio.create_task(sink.send(EVENT))
-        while not receiver.journal:
-            await asyncio.sleep(0.01)
+        await until(lambda: receiver.journal)
         sending.cancel()
         with pytest.raises(asyncio.CancelledError):
             await sending
