@@ -17,90 +17,28 @@ from resonant.input_lines import event_from_fields, parse_event
 from support.events import changed
 from support.lines import line, refusal, unhurried
 
-IDS = [
-    "a",
-    "evt_0197-x",
-    "!#$%&'()*+,-./:;<=>?@[]^_`{|}~",
-    "x" * 255,
-    " ",
-    "a b",
-    "é",
-    "注文 42",
-    "👩\u200d👧",
-]
+IDS = ["a", "evt_0197-x", "!#$%&'()*+,-./:;<=>?@[]^_`{|}~", "x" * 255, " ", "a b", "é", "注文 42"]
+IDS += ["👩\u200d👧"]
 NO_IDS = ["", "a\n", "a\x00", "a\x7f", "\x9f", "\ud800", "\uffff", "x" * 256, 7, 1.5, True, [], {}]
-TEXTS = [
-    "x" * 255,
-    "größe",
-    "注文",
-    "क्\u200dष",
-    "👩\u200d👩\u200d👧",
-    "a b",
-    "a\u00a0b",
-    "\U0001fffd",
-    "\u0378",
-]
-NO_TEXTS = [
-    "",
-    "x" * 256,
-    "a\nb",
-    "\x00",
-    "\x7f",
-    "\x9f",
-    "\ud800",
-    "\ufdd0",
-    "\uffff",
-    "\U0010fffe",
-    7,
-    False,
-    ["x"],
-]
-TIMES = [
-    "2026-01-31T12:00:00Z",
-    "2026-01-31t12:00:00z",
-    "2026-01-31T12:00:00.123456789Z",
-    "2024-02-29T23:59:59+05:45",
-    "2026-01-31T12:00:00-00:00",
-    "9999-12-31T23:59:59Z",
-    "9999-12-31T23:59:59-12:00",
-    # Leap seconds: the last second of a month in UTC.
-    "2016-12-31T23:59:60Z",
-    "2016-12-31t23:59:60.5z",
-    "1990-12-31T15:59:60-08:00",
-    "2017-01-01T05:44:60+05:45",
-    "2024-02-29T23:59:60Z",
-    "9999-12-31T23:59:60Z",
-]
-NO_TIMES = [
-    "now",
-    "2026-01-31",
-    "2026-01-31T12:00:00",
-    "2026-01-31 12:00:00Z",
-    "20260131T120000Z",
-    "2026-W05-6T12:00:00Z",
-    "2026-01-31T12Z",
-    "2026-01-31T12:00Z",
-    "2026-01-31T12:00:00,5Z",
-    "2026-01-31T12:00:00.Z",
-    "2026-01-31T12:00:00+01",
-    "2026-01-31T12:00:00+01:60",
-    "2026-01-31T12:00:00+01:00:30",
-    "2026-01-31T12:00:00+24:00",
-    "2026-01-31T24:00:00Z",
-    "2026-02-29T12:00:00Z",
-    "2026-13-01T12:00:00Z",
-    "2016-12-31T23:59:61Z",
-    "2016-12-30T23:59:60Z",
-    "2016-12-31T23:58:60Z",
-    "2016-12-31T22:59:60Z",
-    "2016-12-31T23:59:60+01:00",
-    "2023-02-29T23:59:60Z",
-    "9999-12-31T23:59:60-01:00",
-    "0001-01-01T00:59:60+01:00",
-    "٢٠٢٦-01-31T12:00:00Z",
-    "2026-01-31T12:00:00.123456\u0665Z",
-    "2026-01-31T12:00:00Z ",
-]
+TEXTS = ["x" * 255, "größe", "注文", "क्\u200dष", "👩\u200d👩\u200d👧", "a b", "a\u00a0b", "\U0001fffd"]
+TEXTS += ["\u0378"]
+NO_TEXTS = ["", "x" * 256, "a\nb", "\x00", "\x7f", "\x9f", "\ud800", "\ufdd0", "\uffff", "\U0010fffe", 7]
+NO_TEXTS += [False, ["x"]]
+TIMES = ["2026-01-31T12:00:00Z", "2026-01-31t12:00:00z", "2026-01-31T12:00:00.123456789Z"]
+TIMES += ["2024-02-29T23:59:59+05:45", "2026-01-31T12:00:00-00:00", "9999-12-31T23:59:59Z"]
+TIMES += ["9999-12-31T23:59:59-12:00"]
+# Leap seconds: the last second of a month in UTC.
+TIMES += ["2016-12-31T23:59:60Z", "2016-12-31t23:59:60.5z", "1990-12-31T15:59:60-08:00"]
+TIMES += ["2017-01-01T05:44:60+05:45", "2024-02-29T23:59:60Z", "9999-12-31T23:59:60Z"]
+NO_TIMES = ["now", "2026-01-31", "2026-01-31T12:00:00", "2026-01-31 12:00:00Z", "20260131T120000Z"]
+NO_TIMES += ["2026-W05-6T12:00:00Z", "2026-01-31T12Z", "2026-01-31T12:00Z", "2026-01-31T12:00:00,5Z"]
+NO_TIMES += ["2026-01-31T12:00:00.Z", "2026-01-31T12:00:00+01", "2026-01-31T12:00:00+01:60"]
+NO_TIMES += ["2026-01-31T12:00:00+01:00:30", "2026-01-31T12:00:00+24:00", "2026-01-31T24:00:00Z"]
+NO_TIMES += ["2026-02-29T12:00:00Z", "2026-13-01T12:00:00Z", "2016-12-31T23:59:61Z"]
+NO_TIMES += ["2016-12-30T23:59:60Z", "2016-12-31T23:58:60Z", "2016-12-31T22:59:60Z"]
+NO_TIMES += ["2016-12-31T23:59:60+01:00", "2023-02-29T23:59:60Z", "9999-12-31T23:59:60-01:00"]
+NO_TIMES += ["0001-01-01T00:59:60+01:00", "٢٠٢٦-01-31T12:00:00Z", "2026-01-31T12:00:00.123456\u0665Z"]
+NO_TIMES += ["2026-01-31T12:00:00Z "]
 
 
 def attributes(ids, texts, times):
@@ -121,19 +59,13 @@ def test_an_invalid_attribute_is_refused_by_name(name, value):
         assert message == f"time {value!r} is not an RFC 3339 time, such as 2026-01-31T12:00:00Z"
 
 
-def test_a_time_that_is_a_number_is_refused():
-    assert refusal(line(time=1769860800)) == "time must be a string, not a number"
-
-
-@pytest.mark.parametrize(
-    ("name", "code"), [("id", "wrong_type"), ("time", "wrong_type"), ("subject", "wrong_type")]
-)
-def test_a_refusal_points_to_the_attribute_and_has_a_code(name, code):
-    with pytest.raises(InvalidEvent) as refused:
+@pytest.mark.parametrize("name", ["id", "time", "subject"])
+def test_a_refusal_points_to_the_attribute_and_has_a_code(name):
+    with pytest.raises(InvalidEvent, match=f"^{name} must be a string, not a number$") as refused:
         parse_event(line(**{name: 7}))
-    assert (refused.value.pointer, refused.value.code) == (f"/{name}", code)
+    assert (refused.value.pointer, refused.value.code) == (f"/{name}", "wrong_type")
     copy = pickle.loads(pickle.dumps(refused.value))
-    assert (str(copy), copy.pointer, copy.code) == (str(refused.value), f"/{name}", code)
+    assert (str(copy), copy.pointer, copy.code) == (str(refused.value), f"/{name}", "wrong_type")
 
 
 moments = st.floats(0, 2**40 / 1000, allow_nan=False)
@@ -168,11 +100,8 @@ def test_ids_sort_by_their_time(now, later):
     assert new_event_id(now) < new_event_id(now + later)
 
 
-def test_ids_of_one_instant_differ():
-    assert len({new_event_id(1769860800.0) for _ in range(10_000)}) == 10_000
-
-
-def test_the_wall_clock_is_the_default_of_an_id():
+def test_ids_of_one_instant_differ_and_the_wall_clock_is_the_default():
+    assert len({new_event_id(1769860800.0) for _ in range(1_000)}) == 1_000
     before = time.time()
     made_at = (uuid_of(new_event_id()).int >> 80) / 1000
     assert before - 0.002 <= made_at <= time.time()
@@ -323,31 +252,17 @@ def test_an_event_expires_at_its_expirytime(extensions, expires_at):
     assert Event(type="t", source="/s", extensions=extensions).expires_at == expires_at
 
 
-def test_an_event_cannot_be_changed_and_does_not_show_its_data():
-    event = parse_event(line('"secret"'))
-    with pytest.raises(FrozenInstanceError):
-        event.id = "other"
-    assert "secret" not in repr(event)
-
-
 def test_a_moment_is_written_in_utc_to_the_millisecond():
     assert rfc3339(1769860800.25) == "2026-01-31T12:00:00.250Z"
     assert rfc3339(0) == "1970-01-01T00:00:00.000Z"
     assert parse_event(line(time=rfc3339(1769860800.25))).time == "2026-01-31T12:00:00.250Z"
 
 
-def test_an_event_is_built_from_values_and_encodes_its_data():
-    event = Event(type="order.paid", source="/shop", data={"total": 10})
-    assert event.body == b'{"total":10}'
-    assert event.id.startswith("evt_")
-    assert event == Event.from_stored(event.id, "order.paid", "/shop", b'{"total":10}')
-
-
-def test_a_rebuilt_event_equals_the_one_that_was_built_also_after_a_copy():
+def test_an_event_cannot_be_changed_or_show_its_data_and_equals_the_one_that_is_rebuilt():
     event = Event(
         type="t",
         source="/s",
-        data="x",
+        data="secret",
         id="evt_1",
         time="2026-01-31T12:00:00Z",
         subject="7",
@@ -358,3 +273,6 @@ def test_a_rebuilt_event_equals_the_one_that_was_built_also_after_a_copy():
     rebuilt = Event.from_stored(**asdict(event))
     assert rebuilt == event == pickle.loads(pickle.dumps(event))
     assert hash(rebuilt) == hash(event)
+    with pytest.raises(FrozenInstanceError):
+        event.id = "other"
+    assert "secret" not in repr(event)
