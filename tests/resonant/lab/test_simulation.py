@@ -11,7 +11,7 @@ from resonant.lab.scenario import Scenario
 from resonant.lab.simulation import Simulation, simulate
 
 DEFAULT = RetryPolicy()
-SEEDS = range(5)
+SEEDS = range(3)
 
 
 @cache
@@ -24,8 +24,11 @@ def test_the_same_seed_gives_the_same_run():
     assert simulate(Scenario(), DEFAULT, seed=3) != simulate(Scenario(), DEFAULT, seed=4)
 
 
-def goals(name, scenario, *, means=None, **worst):
-    return pytest.param(scenario, means or {}, worst, id=name)
+def goals(name, *, means=None, worst=None, **scenario):
+    return pytest.param(Scenario(**scenario), means or {}, worst or {}, id=name)
+
+
+OF_A_RATE = {"sends": 300, "busiest": 21, "drain": 299 / 20 + 0.5}
 
 
 @pytest.mark.parametrize(
@@ -33,55 +36,37 @@ def goals(name, scenario, *, means=None, **worst):
     [
         goals(
             "an outage",
-            Scenario(),
             means={"peak": 1.2, "drain": 1.45 * 20},
-            peak=1.35,
-            attempts=1.2,
-            given_up=0,
-            unfinished=0,
+            worst={"peak": 1.35, "attempts": 1.2, "given_up": 0, "unfinished": 0},
         ),
-        *(
-            goals(f"{processes} processes", Scenario(processes=processes), means={"peak": 1.2}, attempts=1.2)
-            for processes in (4, 16)
-        ),
-        *(
-            # Recovery is noticed within a ninth of the outage.
-            goals(f"{outage:.0f} s", Scenario(outage=outage, processes=2), noticed=max(1.5, 0.11 * outage))
-            for outage in (5.0, 60.0, 1800.0)
-        ),
-        goals("a queue", Scenario(overload="queue", processes=4), peak=1.4, attempts=1.2),
-        *(
-            goals(f"a burst to {capacity} per second", Scenario(outage=0, capacity=capacity), peak=2)
-            for capacity in (50, 200)
-        ),
-        goals("a burst by 16 processes", Scenario(outage=0, processes=16), peak=2),
-        goals("a short outage", Scenario(outage=1), peak=2.5),
-        goals("poison", Scenario(poison=0.5), means={"drain": 70, "peak": 1.2}),
-        goals("half failing", Scenario(failures=0.5), means={"drain": 105}),
-        goals("an hour", Scenario(outage=3600), noticed=15),
+        goals("4 processes", means={"peak": 1.2}, worst={"attempts": 1.2}, processes=4),
+        goals("16 processes", means={"peak": 1.2}, worst={"attempts": 1.2}, processes=16),
+        # Recovery is noticed within a ninth of the outage.
+        goals("5 s", worst={"noticed": 1.5}, outage=5.0, processes=2),
+        goals("60 s", worst={"noticed": 0.11 * 60}, outage=60.0, processes=2),
+        goals("1800 s", worst={"noticed": 0.11 * 1800}, outage=1800.0, processes=2),
+        goals("a queue", worst={"peak": 1.4, "attempts": 1.2}, overload="queue", processes=4),
+        goals("a burst to 50 per second", worst={"peak": 2}, outage=0, capacity=50),
+        goals("a burst to 200 per second", worst={"peak": 2}, outage=0, capacity=200),
+        goals("a burst by 16 processes", worst={"peak": 2}, outage=0, processes=16),
+        goals("a short outage", worst={"peak": 2.5}, outage=1),
+        goals("poison", means={"drain": 70, "peak": 1.2}, poison=0.5),
+        goals("half failing", means={"drain": 105}, failures=0.5),
+        goals("an hour", worst={"noticed": 15}, outage=3600),
         goals(
             "a low limit",
-            Scenario(outage=0, capacity=10),
             means={"drain": 1000 / 9.5},
-            attempts=1.3,
-            busiest=20,
+            worst={"attempts": 1.3, "busiest": 20},
+            outage=0,
+            capacity=10,
         ),
-        goals("three a second", Scenario(events=200, outage=0, capacity=3), attempts=1.3, busiest=10),
-        goals("five a second", Scenario(events=300, outage=0, capacity=5), attempts=1.2, busiest=11),
+        goals("three a second", worst={"attempts": 1.3, "busiest": 10}, events=200, outage=0, capacity=3),
+        goals("five a second", worst={"attempts": 1.2, "busiest": 11}, events=300, outage=0, capacity=5),
+        goals("a rate", worst=OF_A_RATE, events=300, outage=0.0, capacity=0.0, rate=20.0, processes=3),
         goals(
-            "a rate",
-            Scenario(events=300, outage=0.0, capacity=0.0, rate=20.0, processes=3),
-            sends=300,
-            busiest=21,
-            drain=299 / 20 + 0.5,
+            "a long outage", worst={"sends": 2_199, "given_up": 0}, events=2_000, outage=3 * 3600, capacity=0
         ),
-        goals(
-            "a long outage",
-            Scenario(events=2_000, outage=3 * 3600, capacity=0),
-            sends=2_199,
-            given_up=0,
-        ),
-        goals("half of the events fail", Scenario(events=500, outage=0, capacity=0, poison=0.5), drain=60),
+        goals("half of the events fail", worst={"drain": 60}, events=500, outage=0, capacity=0, poison=0.5),
     ],
 )
 def test_the_figures_of_an_endpoint_reach_their_goals(scenario, means, worst):
@@ -111,15 +96,13 @@ def test_the_earlier_rate_is_reached_seconds_after_a_retry_after_to_all_requests
         assert sum(run.requests[46:50]) >= 4 * 150
 
 
-@pytest.mark.parametrize(
-    "failures", [pytest.param(0.1, marks=pytest.mark.slow), 0.3, pytest.param(0.5, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("failures", [0.3, pytest.param(0.5, marks=pytest.mark.slow)])
 def test_random_failures_do_not_slow_an_endpoint_down(failures):
-    scenario = Scenario(events=5_000, over=100, outage=0, capacity=0, failures=failures)
+    scenario = Scenario(events=2_000, over=40, outage=0, capacity=0, failures=failures)
 
     def half_done(*, has_gate, seed):
         simulation = Simulation(scenario, DEFAULT, has_gate=has_gate, seed=seed)
-        simulation.agenda.run(lambda: len(simulation.journal.delivered_at) >= 2_500, 1e6)
+        simulation.agenda.run(lambda: len(simulation.journal.delivered_at) >= 1_000, 1e6)
         return simulation.agenda.now
 
     gated = mean(half_done(has_gate=True, seed=seed) for seed in SEEDS)
