@@ -78,20 +78,11 @@ def test_a_token_is_accepted_with_any_spelling_of_the_scheme(door):
         assert door.desk.run(door.access.authorize(request(f"{scheme} {text}"))).name == "shop"
 
 
-@pytest.mark.parametrize(
-    "authorization",
-    [
-        (),
-        ("",),
-        ("Bearer",),
-        ("Bearer ",),
-        ("Basic {}",),
-        ("{}",),
-        ("Bearer {}", "Bearer {}"),
-        ("Bearer {} x",),
-        (f"Bearer {NO_TOKEN}",),
-    ],
-)
+AUTHORIZATIONS = [(), ("",), ("Bearer",), ("Bearer ",), ("Basic {}",), ("{}",), ("Bearer {}", "Bearer {}")]
+AUTHORIZATIONS += [("Bearer {} x",), (f"Bearer {NO_TOKEN}",)]
+
+
+@pytest.mark.parametrize("authorization", AUTHORIZATIONS)
 def test_a_request_without_exactly_one_valid_token_is_401_and_its_text_is_not_repeated(door, authorization):
     text = door.create()
 
@@ -128,11 +119,7 @@ def test_a_revoked_token_works_for_at_most_a_second(door):
 
     unknown, revoked = door.refusal(f"Bearer {NO_TOKEN}"), door.refusal(f"Bearer {text}")
 
-    assert (revoked.status, revoked.detail, revoked.headers) == (
-        unknown.status,
-        unknown.detail,
-        unknown.headers,
-    )
+    assert vars(revoked) == vars(unknown)
 
 
 def test_a_second_valid_token_of_a_name_is_refused_and_one_after_the_revocation_is_another(door):
@@ -227,10 +214,8 @@ def test_a_token_without_scopes_may_send_everything_and_read_nothing(door):
     assert [grant.endpoint(asked) for asked in (None, "billing")] == [None, "billing"]
     with pytest.raises(Problem, match="--read") as caught:
         grant.require_read()
-    assert (caught.value.status, "insufficient_scope" in caught.value.headers["WWW-Authenticate"]) == (
-        403,
-        True,
-    )
+    assert caught.value.status == 403
+    assert "insufficient_scope" in caught.value.headers["WWW-Authenticate"]
 
 
 @pytest.mark.parametrize(
@@ -253,32 +238,21 @@ def test_a_token_may_only_send_events_of_its_source_and_type(door, scopes, point
     )
 
 
-@pytest.mark.parametrize(
-    ("source", "is_covered"),
-    [
-        ("/shop/eu", True),
-        ("/shop/a..b/.well-known", True),
-        ("/shop/eu?path=/../x#/..", True),
-        ("/shop/../crm", False),
-        ("/shop/..", False),
-        ("/shop/./eu", False),
-        ("/shop/%2e%2e/crm", False),
-        ("/shop/.%2E/crm", False),
-        ("/shop/..%2Fcrm", False),
-        ("/shop/..\\crm", False),
-        ("/shop/%252e%252e/crm", False),
-        ("/shop/%25252e%25252e%25252fcrm", False),
-        ("/shop/..;x/crm", False),
-        ("/shop/%2e%2e%3bx=1/crm", False),
-        ("/shop/..%00/crm", False),
-        ("/shop/..%3fx", False),
-        ("/shop/..%2523x", False),
-        ("/shop/a;..x/b", True),
-        ("/shop/100%25/eu", True),
-        ("/shop/..%3fx?%2e%2e", False),
-    ],
-)
-def test_a_source_with_dot_segments_is_outside_every_scope(door, source, is_covered):
+INSIDE = ["/shop/eu", "/shop/a..b/.well-known", "/shop/eu?path=/../x#/..", "/shop/a;..x/b", "/shop/100%25/eu"]
+OUTSIDE = ["/shop/../crm", "/shop/..", "/shop/./eu", "/shop/%2e%2e/crm", "/shop/.%2E/crm", "/shop/..%2Fcrm"]
+OUTSIDE += ["/shop/..\\crm", "/shop/%252e%252e/crm", "/shop/%25252e%25252e%25252fcrm", "/shop/..;x/crm"]
+OUTSIDE += [
+    "/shop/%2e%2e%3bx=1/crm",
+    "/shop/..%00/crm",
+    "/shop/..%3fx",
+    "/shop/..%2523x",
+    "/shop/..%3fx?%2e%2e",
+]
+
+
+@pytest.mark.parametrize("source", INSIDE + OUTSIDE)
+def test_a_source_with_dot_segments_is_outside_every_scope(door, source):
+    is_covered = source in INSIDE
     grant = door.authorize(door.create(source="/shop/*", can_read=True))
     event = Event(type="t", source=source, data=1)
     refusal = grant.refusal(event, 0)
