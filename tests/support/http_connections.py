@@ -38,6 +38,11 @@ class Connection:
             body = await self.reader.readexactly(int(headers.get("content-length", 0)))
         return Answer(int(first.split()[1]), headers, body)
 
+    async def ask(self, request: bytes) -> Answer:
+        """Send a request, and read its answer."""
+        await self.send(request)
+        return await self.answer()
+
     async def rest(self) -> bytes:
         """Read until the server closes."""
         async with asyncio.timeout(_SECONDS):
