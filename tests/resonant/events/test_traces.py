@@ -24,52 +24,32 @@ def trace_of(made):
     return made.traceparent, made.tracestate, made.drops_trace
 
 
-@pytest.mark.parametrize(
-    "traceparent", [TRACEPARENT, f"00-{IDS}-00", f"cc-{IDS}-01", f"cc-{IDS}-01-what.is=next"]
-)
-def test_a_valid_traceparent_is_kept_as_it_is(traceparent):
-    assert trace_of(event(traceparent=traceparent)) == (traceparent, None, False)
-
-
+PARENTS = [TRACEPARENT, f"00-{IDS}-00", f"cc-{IDS}-01", f"cc-{IDS}-01-what.is=next"]
 NO_PARENTS = ["", "00", f" {TRACEPARENT}", f"{TRACEPARENT}\n", f"{TRACEPARENT}-more", f"ff-{IDS}-01"]
 NO_PARENTS += [f"00-{IDS.upper()}-01", f"00-{'0' * 32}-b7ad6b7169203331-01"]
 NO_PARENTS += [f"00-0af7651916cd43dd8448eb211c80319c-{'0' * 16}-01", f"cc-{IDS}-01-a\r\nx-injected: 1"]
 NO_PARENTS += [f"cc-{IDS}-01-{'x' * 500}", f"cc-{IDS}-01-ä", 7, True]
-
-
-@pytest.mark.parametrize("traceparent", NO_PARENTS)
-def test_an_invalid_traceparent_is_dropped_with_its_tracestate(traceparent):
-    assert trace_of(event(traceparent=traceparent, tracestate="vendor=1")) == (None, None, True)
-
-
-@pytest.mark.parametrize("tracestate", ["vendor=1", "tenant@vendor=a b!", MOST_MEMBERS, f"a={'x' * 256}"])
-def test_a_valid_tracestate_is_kept_as_it_is(tracestate):
-    assert trace_of(event(traceparent=TRACEPARENT, tracestate=tracestate)) == (TRACEPARENT, tracestate, False)
-
-
-@pytest.mark.parametrize("tracestate", ["1a=2 ,\tb=<>~", " 1a=2,,b=<>~,\t"])
-def test_a_tracestate_is_kept_without_the_white_space_between_its_members(tracestate):
-    """CloudEvents allows no tab in an attribute."""
-    made = event(traceparent=TRACEPARENT, tracestate=tracestate)
-    assert trace_of(made) == (TRACEPARENT, "1a=2,b=<>~", False)
-
-
+STATES = ["vendor=1", "tenant@vendor=a b!", MOST_MEMBERS, f"a={'x' * 256}"]
+# CloudEvents allows no tab in an attribute.
+WITH_SPACES = ["1a=2 ,\tb=<>~", " 1a=2,,b=<>~,\t"]
 NO_STATES = ["", ",", "vendor", "Vendor=1", "vendor=", "vendor=a=b", "vendor=ä"]
 NO_STATES += ["vendor=1\r\nx-injected: 1", "vendor=1,vendor=2", f"{MOST_MEMBERS},one=more"]
 NO_STATES += [f"a={'x' * 257}", f"a={'x' * 250},b={'x' * 250},c={'x' * 250}", 7]
+TRACES = [
+    *((parent, None, (parent, None, False)) for parent in PARENTS),
+    *((parent, "vendor=1", (None, None, True)) for parent in (*NO_PARENTS, None)),
+    *((TRACEPARENT, state, (TRACEPARENT, state, False)) for state in STATES),
+    *((TRACEPARENT, state, (TRACEPARENT, "1a=2,b=<>~", False)) for state in WITH_SPACES),
+    *((TRACEPARENT, state, (TRACEPARENT, None, True)) for state in NO_STATES),
+    (None, None, (None, None, False)),
+]
 
 
-@pytest.mark.parametrize("tracestate", NO_STATES)
-def test_an_invalid_tracestate_is_dropped_alone(tracestate):
-    assert trace_of(event(traceparent=TRACEPARENT, tracestate=tracestate)) == (TRACEPARENT, None, True)
-
-
-def test_a_tracestate_without_traceparent_is_dropped():
-    assert trace_of(event(tracestate="vendor=1")) == (None, None, True)
-
-
-def test_null_means_that_no_trace_is_given():
-    assert trace_of(event(traceparent=None, tracestate=None)) == (None, None, False)
+@pytest.mark.parametrize(("traceparent", "tracestate", "expected"), TRACES)
+def test_a_valid_trace_is_kept_and_an_invalid_part_is_dropped_with_what_needs_it(
+    traceparent, tracestate, expected
+):
+    assert trace_of(event(traceparent=traceparent, tracestate=tracestate)) == expected
 
 
 def test_the_trace_is_no_extension_and_not_part_of_the_content():
@@ -89,20 +69,17 @@ def test_an_event_created_in_a_span_carries_its_trace():
     assert event().traceparent is None
 
 
-def test_the_state_of_the_current_trace_is_carried_too():
-    state = TraceState([("vendor", "1"), ("other", "2")])
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("1", "vendor=1,other=1"), ("x" * 256, None)],
+    ids=["short", "too long for headers"],
+)
+def test_the_state_of_the_current_trace_is_carried_unless_it_is_too_long(value, expected):
+    state = TraceState([("vendor", value), ("other", value)])
     context = SpanContext(0xA, 0xB, is_remote=True, trace_flags=TraceFlags(0), trace_state=state)
     with trace.use_span(NonRecordingSpan(context)):
         made = event()
-    assert trace_of(made) == (f"00-{0xA:032x}-{0xB:016x}-00", "vendor=1,other=2", False)
-
-
-def test_a_state_of_the_current_trace_that_is_too_long_for_headers_is_left_out():
-    state = TraceState([("vendor", "x" * 256), ("other", "x" * 256)])
-    context = SpanContext(0xA, 0xB, is_remote=True, trace_flags=TraceFlags(1), trace_state=state)
-    with trace.use_span(NonRecordingSpan(context)):
-        made = event()
-    assert trace_of(made) == (f"00-{0xA:032x}-{0xB:016x}-01", None, False)
+    assert trace_of(made) == (f"00-{0xA:032x}-{0xB:016x}-00", expected, False)
 
 
 def test_an_event_can_be_created_while_another_thread_imports_opentelemetry(monkeypatch):

@@ -162,11 +162,6 @@ async def test_an_early_answer_with_an_endless_body_does_not_hold_a_worker():
     assert receipt == Receipt(200, "half", "the response body took too long")
 
 
-async def test_a_body_is_not_decoded():
-    outcome, _ = await deliver(respond(200, {"content-encoding": "gzip"}, b"no gzip"))
-    assert outcome == Receipt(200, "no gzip", None)
-
-
 @pytest.mark.parametrize("status", [200, 500])
 async def test_one_kibibyte_of_an_answer_is_kept(status):
     outcome, _ = await deliver(respond(status, body="€".encode() * 1000))
