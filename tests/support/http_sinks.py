@@ -27,9 +27,3 @@ async def deliver(script, event=EVENT, *, path="", user="", times=1, clock=time.
                 except Exception as error:  # noqa: BLE001 - tests inspect the outcome
                     outcome = error
             return outcome, receiver
-
-
-async def seconds(sending):
-    start = time.monotonic()
-    result = await sending
-    return result, time.monotonic() - start

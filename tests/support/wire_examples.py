@@ -46,6 +46,7 @@ EXAMPLES = {
     "a JSON string": _event("json-string", data="a text"),
     "JSON null": _event("json-null", data=None),
     "a JSON type of its own": _event("own-type", data={"a": 1}, datacontenttype="application/vnd.shop+json"),
+    "ASCII": _event("ascii", data="Hello, World!\n", datacontenttype="text/plain; charset=us-ascii"),
     "text": _event("text", data="Grüße, 1 €\r\n\t😀", datacontenttype="text/plain; charset=utf-8"),
     "XML": _event("xml", data='<a b="c"/>', datacontenttype="application/xml", extensions=EXTENSIONS),
     "empty text": _event("empty-text", data="", datacontenttype="text/plain"),

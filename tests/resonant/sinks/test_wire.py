@@ -91,17 +91,6 @@ def test_no_attribute_can_inject_a_header(value):
             assert urllib.parse.unquote(encoded.decode(), errors="strict") == value
 
 
-async def test_an_event_without_the_new_parts_is_sent_as_before():
-    received = await sent(EVENT)
-    assert received.body == b'{"order":42}'
-    assert {name for name in received.headers if name.startswith(("ce-", "trace"))} == {
-        "ce-specversion",
-        "ce-id",
-        "ce-type",
-        "ce-source",
-    }
-
-
 async def test_an_id_with_spaces_or_other_letters_is_percent_encoded_and_its_webhook_id_a_hash():
     event = EXAMPLES["an id of any text"]
     headers = (await sent(event)).headers

@@ -23,6 +23,7 @@ from support.hostile_lines import damaged_lines, good_lines
 from support.processes import clean_environment
 from support.serving import add_endpoints, create_token, route_everything, serving
 
+SCHEMATHESIS = [sys.executable, "-m", "schemathesis.cli", "run", "--no-color"]
 FORMATS = FormatChecker(formats=())
 FORMATS.checks("date-time")(lambda value: not isinstance(value, str) or parse_rfc3339(value) is not None)
 DOCUMENT = openapi(Limits(), needs_token=True)
@@ -108,25 +109,13 @@ def test_schemathesis_reports_no_problem(tmp_path):
     add_endpoints(url, "orders")
     route_everything(url, "orders")
     token = create_token(url, tmp_path, "shop", "--read")
+    variables = {"SCHEMATHESIS_HOOKS": "support.schemathesis_hooks", "PYTHONPATH": os.pathsep.join(sys.path)}
     with serving(url, tmp_path) as server:
-        command = [
-            sys.executable,
-            "-m",
-            "schemathesis.cli",
-            "run",
-            f"{server.url}/openapi.json",
-            "--no-color",
-        ]
+        given = [f"{server.url}/openapi.json", f"--header=Authorization: Bearer {token}", "--checks=all"]
         done = subprocess.run(
-            [
-                *command,
-                "--checks=all",
-                f"--header=Authorization: Bearer {token}",
-                f"--max-examples={examples(40)}",
-            ],
+            [*SCHEMATHESIS, *given, f"--max-examples={examples(20)}"],
             cwd=tmp_path,
-            env=clean_environment()
-            | {"SCHEMATHESIS_HOOKS": "support.schemathesis_hooks", "PYTHONPATH": os.pathsep.join(sys.path)},
+            env=clean_environment() | variables,
             capture_output=True,
             text=True,
             check=False,
