@@ -101,7 +101,7 @@ def test_a_stopped_receiver_leaves_nothing_behind():
 
     async def watched():
         asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-        return await asyncio.wait_for(run(), 10)
+        return await asyncio.wait_for(run(), 60)
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -189,14 +189,14 @@ async def test_the_demo_misbehaves_in_eight_ways(event_type, outcomes):
 async def test_a_flaky_script_always_fails_the_same_share_of_first_tries():
     async def failed(seed):
         async with Receiver(flaky(0.3, seed)) as receiver, httpx.AsyncClient(trust_env=False) as client:
-            for number in [*range(200), *range(200)]:
+            for number in [*range(100), *range(100)]:
                 await client.post(receiver.url, headers={"webhook-id": f"evt_{number}"})
-        first, second = receiver.journal[:200], receiver.journal[200:]
+        first, second = receiver.journal[:100], receiver.journal[100:]
         assert {received.status for received in second} == {200}
         return {received.webhook_id for received in first if received.status == 500}
 
     once, again, otherwise = [await failed(seed) for seed in (1, 1, 2)]
-    assert 40 <= len(once) <= 80
+    assert 20 <= len(once) <= 40
     assert once == again != otherwise
 
 

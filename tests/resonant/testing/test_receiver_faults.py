@@ -96,7 +96,7 @@ async def test_a_surplus_follows_the_announced_body_on_an_open_connection():
     ids=lambda value: value.name if isinstance(value, Action) else "",
 )
 async def test_an_endless_answer_continues_until_the_client_disconnects(action, beginning):
-    async with asyncio.timeout(10), Receiver(action) as receiver:
+    async with asyncio.timeout(60), Receiver(action) as receiver:
         reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(receiver.url).port)
         writer.write(RAW)
         assert await reader.readexactly(len(beginning)) == beginning
