@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 
+from resonant.testing import Authority
 from support.event_loops import LOOP_FACTORIES
 
 # Flow runs use uvloop; other programs may use either. The other files test what does not depend on the loop.
@@ -33,3 +34,13 @@ def without_earlier_garbage():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         gc.collect()
+
+
+@pytest.fixture(scope="session")
+def authority():
+    return Authority()
+
+
+@pytest.fixture(scope="session")
+def ca_file(authority, tmp_path_factory):
+    return authority.write_to(tmp_path_factory.mktemp("ca") / "ca.pem")

@@ -436,16 +436,6 @@ async def test_an_address_that_accepts_no_connection_is_transient(listener, outc
 # --- TLS ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def authority():
-    return Authority()
-
-
-@pytest.fixture
-def ca_file(authority, tmp_path):
-    return authority.write_to(tmp_path / "ca.pem")
-
-
 async def meet_tls(ca_file, *, scheme="https", timeout=PATIENCE, **options):
     async with nothing_left(), Receiver(**options) as receiver:
         url = f"{scheme}://{receiver.url.partition('://')[2]}"

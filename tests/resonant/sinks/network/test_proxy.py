@@ -8,26 +8,20 @@ import httpx
 import pytest
 
 from resonant.delivery.classification import classify
-from resonant.delivery.retry import RetryPolicy
 from resonant.delivery.verdict import Verdict
-from resonant.dispatch.limits import Limits
 from resonant.errors import AddressRefused, EndpointError, NotReady
 from resonant.sinks import transport
 from resonant.sinks.base import Receipt
 from resonant.sinks.http import HttpSink
 from resonant.sinks.network.proxy import Proxy, check_bypass, proxy_of
-from resonant.sinks.network.proxy_check import ProxyCheck
 from resonant.sinks.redaction import Redactor
-from resonant.sinks.reloading import ReloadingSink
 from resonant.testing import (
-    Authority,
     Receiver,
     never_answer,
     nobody_listening,
     reset_before_response,
     respond,
 )
-from support.dispatching import deliveries, dispatching, emit, enqueue, opened, sink_target
 from support.http_sinks import EVENT, endpoint
 from support.proxies import tinyproxy, with_tls
 from support.waiting import until
@@ -36,16 +30,6 @@ PROXY_ERROR = Verdict("transient", "proxy_error", blame="local")
 UNREACHABLE = Verdict("transient", "unreachable")
 USER, PASSWORD = "resonant", "pr0xy-passw0rd"
 HOOKS = "https://hooks.example.com/"
-
-
-@pytest.fixture(scope="module")
-def authority():
-    return Authority()
-
-
-@pytest.fixture(scope="module")
-def ca_file(authority, tmp_path_factory):
-    return authority.write_to(tmp_path_factory.mktemp("ca") / "ca.pem")
 
 
 @pytest.fixture(scope="module")
@@ -236,44 +220,6 @@ async def test_endpoints_with_the_same_proxy_share_its_checks():
         await until(lambda: accepted)
         assert {sink.problem for sink in sinks} == {None}
     assert accepted == 1
-
-
-async def test_a_run_that_begins_while_the_proxy_is_down_uses_up_no_attempt_and_then_delivers_everything(
-    tmp_path, monkeypatch
-):
-    failures, fail = [], ProxyCheck._fail
-    monkeypatch.setattr(ProxyCheck, "_fail", lambda *args: [failures.append(args), fail(*args)])
-    monkeypatch.setattr("resonant.sinks.network.proxy_check._LONGEST_PAUSE", 0.05)
-    with nobody_listening() as url:
-        hooks = endpoint("http://hooks.example.com/", proxy=Proxy(url), allow_private=False)
-    sink = ReloadingSink(hooks, None)
-    target = {"close": sink.aclose, "prepare": sink.prepare, "problem": sink.problem}
-
-    async def open_destination(name):
-        return sink_target(name, sink, **target)
-
-    policy = RetryPolicy(max_attempts=2, base=0.01, factor=1.0, jitter="none")
-    options = {"policy": policy, "open_destination": open_destination, "limits": Limits(run_for=60)}
-    async with (
-        opened(f"sqlite:///{tmp_path / 'r.db'}") as store,
-        dispatching(store, None, **options) as dispatcher,
-    ):
-        await enqueue(store, 30)
-        run = asyncio.create_task(emit(dispatcher))
-        await until(lambda: len(failures) >= 2)
-        await until(lambda: problems(store))
-        assert set(deliveries(tmp_path, "attempts, status")) == {(0, "pending")}
-        assert (await problems(store))[0].startswith(f"no connection to the proxy {url.rstrip('/')}: ")
-        async with Receiver(port=httpx.URL(url).port) as proxy:
-            await until(lambda: dispatcher.counts.delivered == 30)
-            assert len(proxy.journal) == 30
-        assert not await problems(store)
-        run.cancel()
-        await asyncio.wait([run])
-
-
-async def problems(store):
-    return [each.reason for each in (await store.status()).endpoint_problems]
 
 
 async def test_a_gate_gets_no_answer_from_a_connection_through_a_proxy(open_proxy):
