@@ -123,6 +123,10 @@ SPEC = [
     ("any, none", any_(exact(type="com.github.push"), exact(subject="s")), PULL, False),
     ("not", not_(exact(type="com.github.push")), PULL, True),
     ("not, the type", not_(exact(type="com.github.push")), PUSH, False),
+    # Not in the specification.
+    ("exact, a part", exact(type="com.github"), PUSH, False),
+    ("prefix, not at the start", prefix(type="github."), PUSH, False),
+    ("suffix, not at the end", suffix(type=".github"), PUSH, False),
 ]
 
 _ATTRIBUTES = ("id", "type", "source", "subject")

@@ -7,30 +7,10 @@ import tomllib
 from importlib import import_module
 from pathlib import Path
 
-import pytest
-
 PROJECT = Path(__file__).parents[3]
 PLUGIN = "resonant.testing.fixtures"
 # Named, not found: an installation that is older than the entry point would not have it.
-PYTEST = [sys.executable, "-m", "pytest", "-p", PLUGIN, "-p", "no:cacheprovider", "-q", "-W", "error"]
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """Run a text as a test file in a process and a folder of its own."""
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-
-    def run_(text):
-        (tmp_path / "test_shop.py").write_text(text)
-        return subprocess.run(PYTEST, cwd=tmp_path, capture_output=True, text=True, check=False)
-
-    return run_
-
-
-def test_the_example_in_the_documentation_passes(run):
-    [example] = re.findall(r"```python\n(.*?)```", (PROJECT / "docs/testing.md").read_text(), re.DOTALL)
-    done = run(example)
-    assert "4 passed" in done.stdout, done.stdout + done.stderr
+PYTEST = [sys.executable, "-m", "pytest", "-p", PLUGIN, "-p", "no:cacheprovider", "-W", "error"]
 
 
 def test_the_entry_point_names_the_fixtures():
@@ -39,8 +19,7 @@ def test_the_entry_point_names_the_fixtures():
     assert import_module(PLUGIN).resonant_receiver
 
 
-def test_the_receiver_fails_the_tests_of_a_broken_script_and_each_test_has_its_own_store(run):
-    done = run("""
+OWN = """
 import asyncio
 
 import httpx
@@ -82,6 +61,17 @@ async def accepted(open_store):
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_store_is_opened_twice(resonant_store, number):
     assert asyncio.run(accepted(resonant_store)) == 1
-""")
-    assert "ZeroDivisionError" in done.stdout
-    assert "4 passed, 1 error" in done.stdout, done.stdout + done.stderr
+"""
+
+
+def test_the_example_in_the_documentation_passes_and_a_broken_script_fails_its_test(tmp_path, monkeypatch):
+    """Each test has its own store."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    [example] = re.findall(r"```python\n(.*?)```", (PROJECT / "docs/testing.md").read_text(), re.DOTALL)
+    (tmp_path / "test_example.py").write_text(example)
+    (tmp_path / "test_own.py").write_text(OWN)
+    done = subprocess.run(PYTEST, cwd=tmp_path, capture_output=True, text=True, check=False)
+    said = done.stdout + done.stderr
+    assert "test_example.py .... " in said
+    assert "ERROR test_own.py::TestBrokenScript::test_it_raises - ZeroDivisionError" in said
+    assert "8 passed, 1 error" in said
