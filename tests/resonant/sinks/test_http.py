@@ -65,24 +65,12 @@ async def test_the_stored_bytes_and_every_header_of_the_binding_are_sent_and_no_
     }
 
 
-async def test_the_event_is_posted_to_the_configured_path_and_query():
-    path, seen = "/a%2Fb/c+d/~e?sig=a%2Bb%3D&x=y", []
-
-    def script(request):
-        seen.append((request.method, request.path))
-        return respond(200)
-
-    await deliver(script, path=path)
-    assert seen == [("POST", path)]
-
-
-async def test_the_endpoints_own_headers_are_sent():
-    headers = (await sent(headers={"X-Tenant": "a b", "User-Agent": "mine/1"})).headers
+async def test_the_request_has_the_path_the_user_and_the_headers_of_the_endpoint():
+    path, own = "/a%2Fb/c+d/~e?sig=a%2Bb%3D&x=y", {"X-Tenant": "a b", "User-Agent": "mine/1"}
+    request = await sent(path=path, user="us%20er:p%40ss@", headers=own)
+    assert (request.method, request.path) == ("POST", path)
+    headers = request.headers
     assert (headers["x-tenant"], headers["user-agent"]) == ("a b", "mine/1")
-
-
-async def test_a_user_in_the_url_becomes_basic_authentication():
-    headers = (await sent(user="us%20er:p%40ss@")).headers
     assert headers["authorization"] == "Basic " + base64.b64encode(b"us er:p@ss").decode()
     assert "@" not in headers["host"]
 
