@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-_SECONDS = 20.0
+_SECONDS = 60.0
 
 
 @dataclass

@@ -74,7 +74,7 @@ def test_an_outage_is_a_time_of_failures_without_a_delivery(story, failure, kind
 
 
 def test_failures_beside_deliveries_are_no_outage_even_if_those_are_purged(story):
-    for _ in range(20):
+    for _ in range(10):
         story.attempt(3, every=5)
         story.attempt(1, every=5, code="http_500", status_code=500)
     assert story.read().share_failed == 0.25
@@ -82,7 +82,7 @@ def test_failures_beside_deliveries_are_no_outage_even_if_those_are_purged(story
         if is_purged:
             story.desk.run(purge(story.desk.store, Retention(delivered=0), who="ann", now=story.desk.clock()))
         found = story.read()
-        assert (found.delivered, found.failed, found.outages) == (60, 20, ())
+        assert (found.delivered, found.failed, found.outages) == (30, 10, ())
 
 
 def test_a_few_failures_and_answers_about_events_are_no_outage(story):

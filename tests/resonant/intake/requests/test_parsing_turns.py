@@ -23,7 +23,7 @@ class Work:
             self.running += 1
             self.at_once = max(self.at_once, self.running)
             self.ran.append(name)
-            assert self.may_run.acquire(timeout=20)
+            assert self.may_run.acquire(timeout=60)
             self.running -= 1
             return name
 

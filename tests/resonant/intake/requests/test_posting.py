@@ -222,7 +222,7 @@ def test_one_tokens_large_bodies_delay_those_of_another_by_one_only(sqlite_desk,
 
     def parse(mode, headers, *arguments):
         parsed.append(headers["token"])
-        assert may_parse.acquire(timeout=20)
+        assert may_parse.acquire(timeout=60)
         return read_events(mode, headers, *arguments)
 
     monkeypatch.setattr(posting_module, "read_events", parse)
@@ -256,7 +256,7 @@ def test_a_large_event_does_not_wait_until_a_larger_batch_is_parsed(client, monk
     def parse(mode, *arguments):
         if mode == "batch":
             parsing.set()
-            assert may_parse.wait(timeout=20)
+            assert may_parse.wait(timeout=60)
         return read_events(mode, *arguments)
 
     monkeypatch.setattr(posting_module, "read_events", parse)

@@ -298,7 +298,7 @@ async def test_a_client_may_take_time_to_its_first_byte_while_slow_senders_come(
 async def test_the_wait_for_a_turn_is_not_the_time_of_the_store():
     in_turn = HEAD + b"Turn: yes\r\nContent-Length: 2\r\n\r\nhi"
     async with (
-        waiting_server(store_seconds=0.1, turn_seconds=20, waiting=1) as server,
+        waiting_server(store_seconds=0.1, turn_seconds=60, waiting=1) as server,
         asking(server.port, 1, in_turn) as [first],
     ):
         await until(lambda: server.meters.in_turn == 1)

@@ -15,6 +15,7 @@ from resonant.sinks.base import Receipt
 from resonant.sinks.http import HttpSink
 from resonant.sinks.network.proxy import Proxy, check_bypass, proxy_of
 from resonant.sinks.redaction import Redactor
+from resonant.sinks.reloading import ReloadingSink
 from resonant.testing import (
     Receiver,
     never_answer,
@@ -197,9 +198,10 @@ async def test_nothing_is_sent_until_the_proxy_accepts_a_connection_at_first_and
 @pytest.mark.parametrize("host", ["no-such-proxy.invalid", f"{'a' * 64}.example"])
 async def test_a_proxy_whose_name_is_unusable_holds_the_sends_and_the_reason_names_it(host):
     proxy = Proxy(f"http://jo:secret@{host}:3128")
-    async with HttpSink(endpoint(HOOKS, proxy=proxy)) as sink:
+    async with contextlib.aclosing(ReloadingSink(endpoint(HOOKS, proxy=proxy), None)) as sink:
         with pytest.raises(NotReady, match=f"^no connection to the proxy http://{host}:3128: [^\n]+$"):
             await sink.prepare()
+        assert str(sink.problem()).startswith(f"no connection to the proxy http://{host}:3128: ")
 
 
 async def test_endpoints_with_the_same_proxy_share_its_checks():
