@@ -86,14 +86,6 @@ def test_an_event_that_looks_like_one_of_resonants_own_is_refused(client, source
     assert client.stored() == []
 
 
-def test_the_same_identity_with_other_content_is_a_conflict_that_does_not_show_the_stored_content(client):
-    client.post(line('"secret"', id="1"))
-    document = problem(client.post(line("2", id="1")), 409)
-    words = "id '1' of source '/shop' already exists with different content"
-    assert document["errors"] == [{"index": 0, "pointer": "", "code": "conflict", "detail": words}]
-    assert "secret" not in json.dumps(document)
-
-
 @pytest.mark.parametrize(
     ("text", "status", "code", "pointer"),
     [
