@@ -104,6 +104,7 @@ def test_the_page_loads_no_other_resource_and_describes_every_operation(client):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1_200)  # it sends many requests, one after the other
 def test_schemathesis_reports_no_problem(tmp_path):
     url = f"sqlite:///{tmp_path / 'store.db'}"
     add_endpoints(url, "orders")
