@@ -16,17 +16,43 @@ MEDIA_TYPES = [
     "application/cloudevents+json",
     'x/json; a="q;\\" \'"; b=c',
 ]
-NO_MEDIA_TYPES = ["json", "a/", "/b", "a/b/c", "a b/json", " a/json", "a/json ", "a/json;", "a/json; b"]
-NO_MEDIA_TYPES += ["a/json; b=", 'a/json; b="c', "a/jsoné", "a/json\r\nx: y", "a/json;\tb=c", ""]
-NO_MEDIA_TYPES += ["a/json; b=" + "c" * 255, 7, ["a/json"]]
+NO_MEDIA_TYPES = [
+    "json",
+    "a/",
+    "/b",
+    "a/b/c",
+    "a b/json",
+    " a/json",
+    "a/json ",
+    "a/json;",
+    "a/json; b",
+    "a/json; b=",
+    'a/json; b="c',
+    "a/jsoné",
+    "a/json\r\nx: y",
+    "a/json;\tb=c",
+    "",
+    "a/json; b=" + "c" * 255,
+    7,
+    ["a/json"],
+]
 URIS = [
     "https://example.com/order.json",
     "urn:uuid:6e8bc430-9c3a-11d9-9669-0800200c9a66",
     "HTTP://x#y",
     "a+b.c-1:/",
 ]
-NO_URIS = ["/order.json", "order.json", "//example.com/x", "https:", "1a:b", "https://example.com/a b"]
-NO_URIS += ["urn:é", "", 7]
+NO_URIS = [
+    "/order.json",
+    "order.json",
+    "//example.com/x",
+    "https:",
+    "1a:b",
+    "https://example.com/a b",
+    "urn:é",
+    "",
+    7,
+]
 
 
 EXPIRIES = ["2026-01-31T12:00:00Z", "2026-01-31t12:00:00.5+05:45"]

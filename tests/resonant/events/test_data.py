@@ -86,9 +86,19 @@ def test_a_producer_may_give_decimals():
     assert Event(type="t", source="s", data=data).body == b'{"price":19.90,"lines":[1E+3,2],"3":0}'
 
 
-NO_JSON = [float("nan"), float("inf"), Decimal("NaN"), [Decimal("Infinity")], object(), [b"x"], {1, 2}]
-NO_JSON += [{(1, 2): 3}, [Decimal(1), object()], "\udc80"]
-NO_JSON += [pytest.param(10**5000, id="more digits than Python writes")]
+NO_JSON = [
+    float("nan"),
+    float("inf"),
+    Decimal("NaN"),
+    [Decimal("Infinity")],
+    object(),
+    [b"x"],
+    {1, 2},
+    {(1, 2): 3},
+    [Decimal(1), object()],
+    "\udc80",
+    pytest.param(10**5000, id="more digits than Python writes"),
+]
 
 
 @pytest.mark.parametrize("data", NO_JSON)
@@ -117,8 +127,14 @@ JSON_TYPES = [
     "text/json",
     "application/vnd.x+json ;v=1",
 ]
-OTHER_TYPES = ["text/plain", "application/xml", "application/jsonl", "json/x", 'text/plain; x="/json"']
-OTHER_TYPES += ["application/x+jsonp"]
+OTHER_TYPES = [
+    "text/plain",
+    "application/xml",
+    "application/jsonl",
+    "json/x",
+    'text/plain; x="/json"',
+    "application/x+jsonp",
+]
 
 
 @pytest.mark.parametrize("datacontenttype", JSON_TYPES)
@@ -198,8 +214,25 @@ def test_data_base64_stands_for_any_bytes(data):
     assert (event.form, event.body, event.datacontenttype) == ("bytes", data, None)
 
 
-NOT_STRICT = ["A", "AA", "AA=", "AAE", "AAE==", "AAE=\n", "AA E", "AAE=AAE=", "AAF=", "A===", "===="]
-NOT_STRICT += ["-_8=", "é", "AAE=x", 7, [], {}]
+NOT_STRICT = [
+    "A",
+    "AA",
+    "AA=",
+    "AAE",
+    "AAE==",
+    "AAE=\n",
+    "AA E",
+    "AAE=AAE=",
+    "AAF=",
+    "A===",
+    "====",
+    "-_8=",
+    "é",
+    "AAE=x",
+    7,
+    [],
+    {},
+]
 
 
 @pytest.mark.parametrize("text", NOT_STRICT)

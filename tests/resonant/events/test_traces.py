@@ -25,16 +25,40 @@ def trace_of(made):
 
 
 PARENTS = [TRACEPARENT, f"00-{IDS}-00", f"cc-{IDS}-01", f"cc-{IDS}-01-what.is=next"]
-NO_PARENTS = ["", "00", f" {TRACEPARENT}", f"{TRACEPARENT}\n", f"{TRACEPARENT}-more", f"ff-{IDS}-01"]
-NO_PARENTS += [f"00-{IDS.upper()}-01", f"00-{'0' * 32}-b7ad6b7169203331-01"]
-NO_PARENTS += [f"00-0af7651916cd43dd8448eb211c80319c-{'0' * 16}-01", f"cc-{IDS}-01-a\r\nx-injected: 1"]
-NO_PARENTS += [f"cc-{IDS}-01-{'x' * 500}", f"cc-{IDS}-01-ä", 7, True]
+NO_PARENTS = [
+    "",
+    "00",
+    f" {TRACEPARENT}",
+    f"{TRACEPARENT}\n",
+    f"{TRACEPARENT}-more",
+    f"ff-{IDS}-01",
+    f"00-{IDS.upper()}-01",
+    f"00-{'0' * 32}-b7ad6b7169203331-01",
+    f"00-0af7651916cd43dd8448eb211c80319c-{'0' * 16}-01",
+    f"cc-{IDS}-01-a\r\nx-injected: 1",
+    f"cc-{IDS}-01-{'x' * 500}",
+    f"cc-{IDS}-01-ä",
+    7,
+    True,
+]
 STATES = ["vendor=1", "tenant@vendor=a b!", MOST_MEMBERS, f"a={'x' * 256}"]
 # CloudEvents allows no tab in an attribute.
 WITH_SPACES = ["1a=2 ,\tb=<>~", " 1a=2,,b=<>~,\t"]
-NO_STATES = ["", ",", "vendor", "Vendor=1", "vendor=", "vendor=a=b", "vendor=ä"]
-NO_STATES += ["vendor=1\r\nx-injected: 1", "vendor=1,vendor=2", f"{MOST_MEMBERS},one=more"]
-NO_STATES += [f"a={'x' * 257}", f"a={'x' * 250},b={'x' * 250},c={'x' * 250}", 7]
+NO_STATES = [
+    "",
+    ",",
+    "vendor",
+    "Vendor=1",
+    "vendor=",
+    "vendor=a=b",
+    "vendor=ä",
+    "vendor=1\r\nx-injected: 1",
+    "vendor=1,vendor=2",
+    f"{MOST_MEMBERS},one=more",
+    f"a={'x' * 257}",
+    f"a={'x' * 250},b={'x' * 250},c={'x' * 250}",
+    7,
+]
 TRACES = [
     *((parent, None, (parent, None, False)) for parent in PARENTS),
     *((parent, "vendor=1", (None, None, True)) for parent in (*NO_PARENTS, None)),

@@ -25,8 +25,23 @@ fuzzed = settings.get_profile("fuzz")
 fuzzed_with_io = settings.get_profile("fuzz-io")
 
 MOST_BYTES = 2_000
-MEMBERS = ["id", "type", "source", "data", "data_base64", "time", "subject", "specversion", "datacontenttype"]
-MEMBERS += ["dataschema", "expirytime", "traceparent", "tracestate", "partitionkey", "Subject"]
+MEMBERS = [
+    "id",
+    "type",
+    "source",
+    "data",
+    "data_base64",
+    "time",
+    "subject",
+    "specversion",
+    "datacontenttype",
+    "dataschema",
+    "expirytime",
+    "traceparent",
+    "tracestate",
+    "partitionkey",
+    "Subject",
+]
 keys = st.sampled_from(MEMBERS)
 
 

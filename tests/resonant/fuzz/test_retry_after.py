@@ -27,9 +27,35 @@ FORMS = {
     "RFC 850": lambda moment: moment.strftime("%A, %d-%b-%y %H:%M:%S GMT"),
     "asctime": lambda moment: time.asctime(moment.timetuple()),
 }
-PIECES = ["Mon", "Tuesday", "Feb", "29", "30", "31", "00", "60", "24", "GMT", "UTC", "+0000", ":", "-"]
-PIECES += [",", "  "]
-PIECES += ["s", "1994", "94", "0000", "9999", "10000", "\u0663", "\xb2", "1e5", "\ud800", ""]
+PIECES = [
+    "Mon",
+    "Tuesday",
+    "Feb",
+    "29",
+    "30",
+    "31",
+    "00",
+    "60",
+    "24",
+    "GMT",
+    "UTC",
+    "+0000",
+    ":",
+    "-",
+    ",",
+    "  ",
+    "s",
+    "1994",
+    "94",
+    "0000",
+    "9999",
+    "10000",
+    "\u0663",
+    "\xb2",
+    "1e5",
+    "\ud800",
+    "",
+]
 PIECES += map(chr, range(256))
 
 

@@ -30,9 +30,20 @@ fuzzed_with_io = settings.get_profile("fuzz-io")
 START = 1_700_000_000.0
 # One snapshot answers so many: opening it takes longer than the questions.
 WAYS = 5
-NASTY = [*"%_\\'\"*?[];\n\téÉßİaA\u0131\u0301\U0001f600\x7f"]
-NASTY += ["[a-z]", "--", "\\%", "%%", "/*", ":x", "$1", "{}", "b."]
-NASTY += ["'; DROP TABLE resonant_events; --", "' OR '1'='1"]
+NASTY = [
+    *"%_\\'\"*?[];\n\téÉßİaA\u0131\u0301\U0001f600\x7f",
+    "[a-z]",
+    "--",
+    "\\%",
+    "%%",
+    "/*",
+    ":x",
+    "$1",
+    "{}",
+    "b.",
+    "'; DROP TABLE resonant_events; --",
+    "' OR '1'='1",
+]
 UNSTORABLE = ["\x00", "\ud800", "\udfff"]
 
 

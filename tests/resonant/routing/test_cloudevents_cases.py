@@ -4,8 +4,9 @@
   dialects in CloudEvents SQL, and are translated back: AND is ``all``, OR is ``any``. A missing attribute is an error
   there, with the result false.
 - The examples in ``subscriptions/spec.md`` of cloudevents/spec, section 3.2.4.1.
-
-``test_router.py`` compares any filters with a naive interpreter.
+- ``pkg/eventfilter/subscriptionsapi/{exact,prefix,suffix,all,any,not}_filter_test.go`` of knative/eventing. Its filters that
+  always pass or fail are an ``exact`` on the type here, and its attribute ``some-other-attribute`` has a valid name. Its
+  cases "Empty" are refusals in ``test_filters.py``.
 """
 
 import pytest
@@ -48,7 +49,6 @@ CONJUNCTIVE = all_(
     any_(exact(id="myId"), suffix(type=".success")),
     any_(exact(id="notmyId"), prefix(source="https://"), suffix(type=".warning")),
 )
-SUCCESS, WARNING = "example.event.success", "example.event.warning"
 CA, COM = "http://www.some-website.ca", "http://www.some-website.com"
 LOCAL = "http://localhost.localdomain"
 
@@ -83,22 +83,47 @@ TCK = [
     ("Prefix OR Suffix filter (2)", EITHER, {"id": "myId", "source": COM}, True),
     ("Prefix OR Suffix filter (3)", EITHER, {"id": "notmyId", "source": CA}, True),
     ("Prefix OR Suffix filter (4)", EITHER, {"id": "notmyId", "source": COM}, False),
-    ("Disjunctive Normal Form (1)", DISJUNCTIVE, {"id": "myId", "type": SUCCESS}, True),
-    ("Disjunctive Normal Form (2)", DISJUNCTIVE, {"id": "notmyId", "type": WARNING, "source": LOCAL}, True),
+    ("Disjunctive Normal Form (1)", DISJUNCTIVE, {"id": "myId", "type": "example.event.success"}, True),
+    (
+        "Disjunctive Normal Form (2)",
+        DISJUNCTIVE,
+        {"id": "notmyId", "type": "example.event.warning", "source": LOCAL},
+        True,
+    ),
     (
         "Disjunctive Normal Form (3)",
         DISJUNCTIVE,
-        {"id": "notmyId", "type": WARNING, "source": "https://localhost.localdomain"},
+        {"id": "notmyId", "type": "example.event.warning", "source": "https://localhost.localdomain"},
         False,
     ),
-    ("Conjunctive Normal Form (1)", CONJUNCTIVE, {"id": "myId", "type": WARNING, "source": LOCAL}, True),
-    ("Conjunctive Normal Form (2)", CONJUNCTIVE, {"id": "notmyId", "type": SUCCESS, "source": LOCAL}, True),
-    ("Conjunctive Normal Form (3)", CONJUNCTIVE, {"id": "notmyId", "type": WARNING, "source": LOCAL}, False),
-    ("Conjunctive Normal Form (4)", CONJUNCTIVE, {"id": "myId", "type": SUCCESS, "source": LOCAL}, False),
+    (
+        "Conjunctive Normal Form (1)",
+        CONJUNCTIVE,
+        {"id": "myId", "type": "example.event.warning", "source": LOCAL},
+        True,
+    ),
+    (
+        "Conjunctive Normal Form (2)",
+        CONJUNCTIVE,
+        {"id": "notmyId", "type": "example.event.success", "source": LOCAL},
+        True,
+    ),
+    (
+        "Conjunctive Normal Form (3)",
+        CONJUNCTIVE,
+        {"id": "notmyId", "type": "example.event.warning", "source": LOCAL},
+        False,
+    ),
+    (
+        "Conjunctive Normal Form (4)",
+        CONJUNCTIVE,
+        {"id": "myId", "type": "example.event.success", "source": LOCAL},
+        False,
+    ),
     (
         "Conjunctive Normal Form (5)",
         all_(CONJUNCTIVE, exact(myext="customext")),
-        {"id": "myId", "type": WARNING, "source": LOCAL},
+        {"id": "myId", "type": "example.event.warning", "source": LOCAL},
         False,
     ),
 ]
@@ -123,16 +148,74 @@ SPEC = [
     ("any, none", any_(exact(type="com.github.push"), exact(subject="s")), PULL, False),
     ("not", not_(exact(type="com.github.push")), PULL, True),
     ("not, the type", not_(exact(type="com.github.push")), PUSH, False),
-    # Not in the specification.
-    ("exact, a part", exact(type="com.github"), PUSH, False),
-    ("prefix, not at the start", prefix(type="github."), PUSH, False),
-    ("suffix, not at the end", suffix(type=".github"), PUSH, False),
+]
+
+EVENT = {"type": "dev.knative.example", "source": "knativesource", "id": "1234"}
+EXTENDED = EVENT | {"myextension": "my-extension-value"}
+PASS, FAIL = exact(type=EVENT["type"]), exact(type="another")
+
+
+def comparisons(compare, part_of_type, part_of_source, part_of_extension):
+    """The cases that knative repeats for each of the three dialects."""
+    wrong = "wrong.part"
+    return [
+        ("Missing attribute", compare(otherattribute=wrong), EVENT, False),
+        ("Wrong type", compare(type=wrong), EVENT, False),
+        ("Wrong source", compare(source=wrong), EVENT, False),
+        ("Wrong extension", compare(myextension=wrong), EVENT, False),
+        ("Match type", compare(type=part_of_type), EVENT, True),
+        ("Match extension", compare(myextension=part_of_extension), EXTENDED, True),
+        ("Wrong type and source", compare(type=wrong, source=wrong), EVENT, False),
+        ("Match type and wrong source", compare(type=part_of_type, source=wrong), EVENT, False),
+        ("Match type and match source", compare(type=part_of_type, source=part_of_source), EVENT, True),
+        (
+            "Match type and miss extension",
+            compare(type=part_of_type, myextension=part_of_extension),
+            EVENT,
+            False,
+        ),
+        (
+            "Match type and match extension",
+            compare(type=part_of_type, myextension=part_of_extension),
+            EXTENDED,
+            True,
+        ),
+    ]
+
+
+def nestings(join, expected):
+    """The cases that knative repeats for All and Any: flat and nested, passing and failing."""
+    flat = [(PASS,), (FAIL,), (PASS, FAIL), (PASS, PASS), (FAIL, FAIL)]
+    nested = [(join(*inner),) for inner in ((PASS,), (FAIL,))]
+    inner = [(FAIL,), (PASS,), (PASS, FAIL), (PASS, PASS), (FAIL, FAIL)]
+    nested += [(first, join(*each)) for first in (PASS, FAIL) for each in inner]
+    names = {"all": "All", "any": "Any"}
+    [dialect] = join(PASS)
+    cases = [join(*filters) for filters in flat + nested]
+    return [
+        (f"{names[dialect]} {index}", filter_, EVENT, result)
+        for index, (filter_, result) in enumerate(zip(cases, expected, strict=True), 1)
+    ]
+
+
+KNATIVE = [
+    *comparisons(exact, EVENT["type"], EVENT["source"], "my-extension-value"),
+    *comparisons(prefix, "dev.knative", "knative", "my-extension"),
+    *comparisons(suffix, ".knative.example", "source", "extension-value"),
+    *nestings(
+        all_, [True, False, False, True, False, True, False, *[False, True, False, True, False], *[False] * 5]
+    ),
+    *nestings(
+        any_, [True, False, True, True, False, True, False, *[True] * 5, *[False, True, True, True, False]]
+    ),
+    ("Not Pass", not_(PASS), EVENT, False),
+    ("Not Fail", not_(FAIL), EVENT, True),
 ]
 
 _ATTRIBUTES = ("id", "type", "source", "subject")
 
 
-@pytest.mark.parametrize(("name", "filter_", "attributes", "expected"), [*TCK, *SPEC])
+@pytest.mark.parametrize(("name", "filter_", "attributes", "expected"), [*TCK, *SPEC, *KNATIVE])
 def test_a_public_case(name, filter_, attributes, expected):
     given = {"type": "com.example.some", "source": "/some"} | attributes
     extensions = {each: value for each, value in given.items() if each not in _ATTRIBUTES}

@@ -67,8 +67,19 @@ def test_removing_credentials_twice_changes_nothing_more(text):
     assert without_credentials(once) == once
 
 
-REPEATED = ["a", "token", "bearer ", "://", "token: ", 'password\\"', " ", "secret=", "://a", "password:'"]
-REPEATED += ["token:&"]
+REPEATED = [
+    "a",
+    "token",
+    "bearer ",
+    "://",
+    "token: ",
+    'password\\"',
+    " ",
+    "secret=",
+    "://a",
+    "password:'",
+    "token:&",
+]
 
 
 @pytest.mark.parametrize("text", REPEATED)

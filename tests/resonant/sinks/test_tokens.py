@@ -128,8 +128,17 @@ async def test_the_renewal_begins_a_tenth_of_the_lifetime_or_half_a_minute_befor
         assert lifetime - 20 < left <= lifetime
 
 
-LIFETIMES = [(None, 300.0), ("60", 60.0), ("soon", 300.0), (-5, 1.0), (0, 1.0), ("nan", 300.0)]
-LIFETIMES += [(float("inf"), 300.0), ([], 300.0), (1e12, 86_400.0)]
+LIFETIMES = [
+    (None, 300.0),
+    ("60", 60.0),
+    ("soon", 300.0),
+    (-5, 1.0),
+    (0, 1.0),
+    ("nan", 300.0),
+    (float("inf"), 300.0),
+    ([], 300.0),
+    (1e12, 86_400.0),
+]
 
 
 @pytest.mark.parametrize(("given", "seconds"), LIFETIMES)

@@ -79,10 +79,19 @@ def test_the_state_follows_the_attempts(get, reader, sqlite_desk):
     assert (found["status"], found["attempts"], found["next_attempt_at"]) == ("delivered", 2, None)
 
 
-UNKNOWN = ["/events/%2Fshop/evt_1", "/events/shop/evt_0", "/events//shop/evt_0", "/events/%2Fshop"]
-UNKNOWN += ["/events/", "/events/%2Fshop/evt_0/", "/events/%2Fshop%2Fevt_0"]
-UNKNOWN += ["/events/..%2F..%2Fetc/passwd", "/events/%FF/evt_0", "/events/%252Fshop/evt_0"]
-UNKNOWN += ["/events/'%20OR%201=1--/evt_0"]
+UNKNOWN = [
+    "/events/%2Fshop/evt_1",
+    "/events/shop/evt_0",
+    "/events//shop/evt_0",
+    "/events/%2Fshop",
+    "/events/",
+    "/events/%2Fshop/evt_0/",
+    "/events/%2Fshop%2Fevt_0",
+    "/events/..%2F..%2Fetc/passwd",
+    "/events/%FF/evt_0",
+    "/events/%252Fshop/evt_0",
+    "/events/'%20OR%201=1--/evt_0",
+]
 
 
 @pytest.mark.parametrize("path", UNKNOWN)

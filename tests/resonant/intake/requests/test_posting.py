@@ -179,8 +179,14 @@ def test_lenient_handling_fails_if_every_event_is_bad(client):
     assert len(document["errors"]) == 1
 
 
-OTHER_PREFERENCES = ["handling=strict", "handling=strict, handling=lenient", "handling=lenientx"]
-OTHER_PREFERENCES += ["xhandling=lenient", "lenient", ""]
+OTHER_PREFERENCES = [
+    "handling=strict",
+    "handling=strict, handling=lenient",
+    "handling=lenientx",
+    "xhandling=lenient",
+    "lenient",
+    "",
+]
 
 
 @pytest.mark.parametrize("preference", OTHER_PREFERENCES)

@@ -1,6 +1,8 @@
 """Client certificates (mutual TLS): receivers get them, and unusable ones are refused."""
 
+import os
 import ssl
+import subprocess
 import threading
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -21,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 from resonant.delivery.classification import classify
 from resonant.delivery.verdict import Verdict
 from resonant.errors import EndpointError
+from resonant.local.server import free_port, is_free
 from resonant.sinks.http import HttpSink
 from resonant.sinks.network.client_certificate import (
     ClientCertificate,
@@ -33,7 +36,9 @@ from resonant.sinks.network.proxy import Proxy
 from resonant.sinks.redaction import Redactor
 from resonant.sinks.reloading import ReloadingSink
 from support.http_sinks import EVENT, endpoint
+from support.programs import need
 from support.proxies import tinyproxy
+from support.waiting import wait_until
 
 NOW = datetime.now(UTC)
 DAY = timedelta(days=1)
@@ -115,10 +120,7 @@ async def outcome(url, certificate, **fields):
             return classify(error, now=0.0)
 
 
-VERSIONS = pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-
-
-@VERSIONS
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 async def test_a_receiver_that_demands_a_certificate_gets_it(version, authority, ca_file, own):
     with demanding_server(authority, version) as (url, clients):
         assert await outcome(url, own, ca_file=ca_file) == 200
@@ -142,12 +144,57 @@ async def test_a_certificate_that_the_receiver_refuses_has_its_own_code(flaw, au
     assert clients == []
 
 
-@VERSIONS
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 async def test_nothing_is_delivered_without_a_certificate(version, authority, ca_file):
     with demanding_server(authority, version) as (url, clients):
         verdict = await outcome(url, None, ca_file=ca_file)
     assert verdict.code in {"tls_client_certificate", "tls_error", "connection_reset", "disconnected"}
     assert clients == []
+
+
+NGINX = """\
+daemon off;
+{user}
+pid {folder}/pid;
+error_log {folder}/error.log;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    server {{
+        listen 127.0.0.1:{port} ssl;
+        ssl_certificate {folder}/server.pem;
+        ssl_certificate_key {folder}/server.pem;
+        ssl_client_certificate {folder}/ca.pem;
+        ssl_verify_client on;
+        location / {{ return 200; }}
+    }}
+}}
+"""
+
+
+async def test_nginx_accepts_the_certificate_and_answers_400_without_one(authority, ca_file, own, tmp_path):
+    port = free_port()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(
+        str(tmp_path / "server.pem")
+    )
+    user = "user root;" if os.geteuid() == 0 else ""
+    (tmp_path / "nginx.conf").write_text(NGINX.format(user=user, folder=tmp_path, port=port))
+    with subprocess.Popen([need("nginx"), "-p", tmp_path, "-c", "nginx.conf", "-e", "error.log"]) as nginx:
+        try:
+            wait_until(lambda: nginx.poll() is not None or not is_free(port))
+            url = f"https://127.0.0.1:{port}/"
+            assert await outcome(url, own, ca_file=ca_file) == 200
+            for certificate in (None, pem(trustme.CA().issue_cert("client.example"))):
+                assert (await outcome(url, certificate, ca_file=ca_file)).code == "http_400"
+        finally:
+            nginx.terminate()
+            nginx.wait(30)
 
 
 async def test_a_renewed_certificate_is_used_while_running(authority, ca_file, own):
@@ -207,8 +254,7 @@ def test_a_key_with_a_passphrase_is_refused_with_the_remedy(own, form):
 
 @pytest.mark.parametrize("place", [0, 1])
 def test_text_that_is_not_pem_is_refused(own, place):
-    given = [*own]
-    given[place] = "s3cret text"
+    given = [each if number != place else "s3cret text" for number, each in enumerate(own)]
     with pytest.raises(EndpointError, match=r"or its key cannot be used \(not PEM\)") as caught:
         certificate_of("a", *given)
     assert "s3cret" not in str(caught.value)

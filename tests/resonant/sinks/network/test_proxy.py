@@ -280,8 +280,16 @@ async def test_a_bypassed_endpoint_is_reached_directly():
     assert (len(receiver.journal), len(proxy.journal)) == (1, 0)
 
 
-PRIVATE = ["127.0.0.1", "0x7f.1", "2130706433", "127.1", "[::1]", "localhost", "a.localhost."]
-PRIVATE += ["169.254.169.254"]
+PRIVATE = [
+    "127.0.0.1",
+    "0x7f.1",
+    "2130706433",
+    "127.1",
+    "[::1]",
+    "localhost",
+    "a.localhost.",
+    "169.254.169.254",
+]
 
 
 @pytest.mark.parametrize("host", PRIVATE)
@@ -301,11 +309,22 @@ async def test_another_url_of_an_endpoint_is_checked_and_bypassed_by_its_own_hos
 # --- its URL ----------------------------------------------------------------------------------------------------------
 
 
-MALFORMED = ["proxy:3128", "socks5://proxy:1080", "http://", "http://proxy:3128/path", "http://proxy:0"]
-MALFORMED += ["http://proxy:x", "http://pr oxy", "http://user:s3cret#@proxy:3128"]
-MALFORMED += ["http://user:s3crét@proxy:3128", "http://user:s3cr%C3%A9t@proxy:3128"]
-MALFORMED += ["http://us%3Aer:s3cret@proxy:3128", "http://user:s3cr\\et@proxy:3128"]
-MALFORMED += ["http://user:s3cr et@proxy:3128", "http://user:s3cret@proxy:3128\n"]
+MALFORMED = [
+    "proxy:3128",
+    "socks5://proxy:1080",
+    "http://",
+    "http://proxy:3128/path",
+    "http://proxy:0",
+    "http://proxy:x",
+    "http://pr oxy",
+    "http://user:s3cret#@proxy:3128",
+    "http://user:s3crét@proxy:3128",
+    "http://user:s3cr%C3%A9t@proxy:3128",
+    "http://us%3Aer:s3cret@proxy:3128",
+    "http://user:s3cr\\et@proxy:3128",
+    "http://user:s3cr et@proxy:3128",
+    "http://user:s3cret@proxy:3128\n",
+]
 
 
 @pytest.mark.parametrize("url", MALFORMED)
