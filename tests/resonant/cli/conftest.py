@@ -72,6 +72,10 @@ class Operator:
         assert answer.code == code, answer
         return answer
 
+    def json_on_prefect(self, *argv: str) -> Any:
+        """Run a command that uses Prefect with --json and return its document."""
+        return json.loads(self.on_prefect(*argv, "--json").out)
+
     def program(self, *argv: str, before: str = "", **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a command as a program, with some code before it."""
         command = [sys.executable, "-c", f"{before}\n{MAIN}", *argv]
@@ -167,6 +171,19 @@ class Worker:
         """Store events with these ids."""
         events = [Event(id=each, type=event_type, source=source, data=data, **more) for each in ids]
         self.do(lambda store: store.enqueue(events, endpoint))
+
+    def bury(
+        self,
+        *ids: str,
+        endpoint: str = "billing",
+        reason: str = "exhausted",
+        event_type: str = "order.paid",
+        source: str = "/shop",
+        **fields: Any,
+    ) -> None:
+        """Store events with these ids and give them up."""
+        self.accept(*ids, endpoint=endpoint, event_type=event_type, source=source)
+        self.attempt(GiveUp(reason), endpoint=endpoint, **fields)
 
     def claim_all(self, endpoint: str = "billing") -> list[Lease]:
         """Claim everything that is due, including events that commands have stored since."""

@@ -25,9 +25,15 @@ DELIVERY_KEYS = (
     "held"
 )
 ANSWER = '{"error": "unprocessable", "message": "field \'amount\' is required"}'
-PERMANENT = {"category": "permanent", "code": "http_400", "status_code": 400, "error": "it answered 400"}
-REJECTED = {
+PERMANENT = {
+    "reason": "permanent",
     "category": "permanent",
+    "code": "http_400",
+    "status_code": 400,
+    "error": "it answered 400",
+}
+REJECTED = {
+    **PERMANENT,
     "code": "http_422",
     "status_code": 422,
     "excerpt": ANSWER,
@@ -42,6 +48,8 @@ TIMED_OUT = {
 UNAVAILABLE_ADVICE = advise(
     code="http_503", reason="exhausted", category="transient", endpoint="billing", event_id="evt_busy_2"
 )
+EACH = "--no-group lists each\n"
+ACKNOWLEDGE = "`resonant dlq ack CAUSE` ends the alerts about a cause\n"
 PLACE = re.compile(r"showing \d+ of [\d,]+(?: or more)?: --after (\S+) shows the next, --limit 0 all\n")
 
 
@@ -52,14 +60,12 @@ def groups(worker):
         now = worker.clock()
         worker.clock.advance(-3 * 3600)
         for number in range(3):
-            worker.accept(f"evt_busy_{number}")
-            worker.attempt(GiveUp("exhausted"), error=f"no answer within {number} s")
+            worker.bury(f"evt_busy_{number}", error=f"no answer within {number} s")
             worker.clock.advance(3600)
         worker.clock.advance(now - worker.clock())
         for number in range(2):
-            worker.accept(f"evt_rejected_{number}", endpoint="crm", event_type="user.created")
             error = {**PERMANENT, "error": f"order 'o-{number}' is unknown"}
-            worker.attempt(GiveUp("permanent"), endpoint="crm", **error)
+            worker.bury(f"evt_rejected_{number}", endpoint="crm", event_type="user.created", **error)
     return worker
 
 
@@ -68,8 +74,7 @@ def many(worker):
     """Seventeen dead letters, some of which died in the same moment, and as many pending deliveries."""
     with worker.at_work():
         for number in range(17):
-            worker.accept(f"evt_{number:02}", event_type="odd" if number % 2 else "even")
-            worker.attempt(GiveUp("permanent"), **PERMANENT)
+            worker.bury(f"evt_{number:02}", event_type="odd" if number % 2 else "even", **PERMANENT)
             if number % 3 == 0:
                 worker.clock.advance(0.1)
         worker.accept(*(f"evt_{number}" for number in range(20, 37)), endpoint="crm")
@@ -104,19 +109,9 @@ def test_dead_letters_as_json_are_the_newest_first_with_the_keys_of_the_contract
     assert ids(rows) == ["evt_new", "evt_bad", "evt_old"]
     assert [" ".join(row) for row in rows] == [DEAD_LETTER_KEYS] * 3
     hour_ago = rfc3339(recent.clock() - 3600)
-    assert list(rows[1].values()) == [
-        *(
-            "evt_bad",
-            "order.refunded",
-            "/shop",
-            "billing",
-            "permanent",
-            "permanent",
-            "http_400",
-            "UnexpectedStatus",
-        ),
-        *("it answered 400", 400, 1, hour_ago, hour_ago, 0, None, None, False, "normal"),
-    ]
+    names = ("evt_bad", "order.refunded", "/shop", "billing", "permanent", "permanent", "http_400")
+    of_error = ("UnexpectedStatus", "it answered 400", 400, 1, hour_ago, hour_ago, 0, None, None, False)
+    assert list(rows[1].values()) == [*names, *of_error, "normal"]
 
 
 @pytest.mark.parametrize(
@@ -126,9 +121,7 @@ def test_dead_letters_as_json_are_the_newest_first_with_the_keys_of_the_contract
         ("retry-candidates", ["evt_old"]),
         ("dlq --endpoint crm", ["evt_new"]),
         ("dlq --type order.*", ["evt_bad", "evt_old"]),
-        ("dlq --type order.pai?", ["evt_old"]),
         ("dlq --source /shop", ["evt_new", "evt_bad", "evt_old"]),
-        ("dlq --source /sho", []),
         ("failed --source /shop", ["evt_bad"]),
         ("dlq --category unknown", ["evt_new"]),
         ("dlq --code http_503", ["evt_old"]),
@@ -137,8 +130,6 @@ def test_dead_letters_as_json_are_the_newest_first_with_the_keys_of_the_contract
         ("dlq --since 2h", ["evt_new", "evt_bad"]),
         ("dlq --until 30m", ["evt_bad", "evt_old"]),
         ("dlq --since 7d --until 90m", ["evt_old"]),
-        ("dlq --since 2000-01-01T00:00:00Z", ["evt_new", "evt_bad", "evt_old"]),
-        ("dlq --until 2000-01-01T00:00:00+02:00", []),
         ("dlq --endpoint crm --code http_503", []),
     ],
 )
@@ -149,8 +140,7 @@ def test_filters_select_dead_letters_and_their_groups(resonant, recent, command,
 
 
 def test_a_card_says_where_when_why_and_the_next_step_once_for_equal_failures(resonant, worker):
-    worker.accept("evt_1", "evt_2", event_type="com.example.order.paid")
-    worker.attempt(GiveUp("permanent"), **REJECTED)
+    worker.bury("evt_1", "evt_2", event_type="com.example.order.paid", **REJECTED)
 
     screen = resonant.on_a_terminal("dlq")
 
@@ -165,8 +155,7 @@ def test_a_card_says_where_when_why_and_the_next_step_once_for_equal_failures(re
 def test_a_row_of_the_table_is_a_line_with_nothing_cut(resonant, worker):
     error = "first line\nsecond \x1b[31mline [bold]" + " long" * 100
     long_id = "evt_" + "x" * 200
-    worker.accept(long_id, event_type="[red]order[/red]")
-    worker.attempt(GiveUp("permanent"), error=error, excerpt=ANSWER)
+    worker.bury(long_id, event_type="[red]order[/red]", reason="permanent", error=error, excerpt=ANSWER)
 
     header, row = resonant("dlq").out.splitlines()
 
@@ -178,8 +167,7 @@ def test_a_row_of_the_table_is_a_line_with_nothing_cut(resonant, worker):
 
 
 def test_possibly_processed_dead_letters_are_marked(resonant, worker):
-    worker.accept("evt_1")
-    worker.attempt(GiveUp("exhausted"), **TIMED_OUT)
+    worker.bury("evt_1", **TIMED_OUT)
 
     screen = resonant.on_a_terminal("dlq")
 
@@ -191,27 +179,26 @@ def test_possibly_processed_dead_letters_are_marked(resonant, worker):
 
 def test_dead_letters_of_an_endpoint_that_holds_deliveries_are_marked(resonant, worker):
     for event_id, endpoint in (("evt_1", "billing"), ("evt_2", "crm")):
-        worker.accept(event_id, endpoint=endpoint)
-        worker.attempt(GiveUp("exhausted"), endpoint=endpoint)
+        worker.bury(event_id, endpoint=endpoint)
     resonant("endpoint", "pause", "crm")
 
-    states = {row["event_id"]: row["endpoint_state"] for row in resonant.json("retry-candidates")}
-    assert states == {"evt_1": "normal", "evt_2": "paused"}
+    assert [row["endpoint_state"] for row in resonant.json("retry-candidates")] == ["paused", "normal"]
     held = "held: the endpoint is paused, so a replay would wait"
     rows = resonant("retry-candidates").out.splitlines()[1:]
-    assert {row.split()[0]: row.endswith(f"; {held}") for row in rows} == {"evt_1": False, "evt_2": True}
+    assert [row.endswith(f"; {held}") for row in rows] == [True, False]
     assert resonant.on_a_terminal("retry-candidates").count(f"\n  {held}\n") == 1
 
 
 @pytest.mark.parametrize("command", ["dlq", "deliveries"])
 def test_a_table_shows_the_source_only_if_it_distinguishes_rows(resonant, worker, command):
+    end = GiveUp("permanent") if command == "dlq" else Park(300.0, worker.clock() + 300)
     worker.accept("evt_1", source="/crm")
     worker.accept("evt_2")
-    worker.attempt(GiveUp("permanent") if command == "dlq" else Park(300.0, worker.clock() + 300))
+    worker.attempt(end)
     assert "SOURCE" not in resonant(command).out
 
     worker.accept("evt_1", source="/shop")
-    worker.attempt(GiveUp("permanent") if command == "dlq" else Park(300.0, worker.clock() + 300))
+    worker.attempt(end)
 
     header, *rows = resonant(command).out.splitlines()
     assert header.split()[:3] == ["EVENT", "SOURCE", "TYPE"]
@@ -219,24 +206,21 @@ def test_a_table_shows_the_source_only_if_it_distinguishes_rows(resonant, worker
     assert found == {("evt_1", "/crm"), ("evt_1", "/shop"), ("evt_2", "/shop")}
     assert {(row["event_id"], row["source"]) for row in resonant.json(command)} == found
     assert resonant.on_a_terminal(command).count("evt_1 from /crm  to billing") == 1
-    assert [row["event_id"] for row in resonant.json(command, "--source", "/crm")] == ["evt_1"]
+    assert ids(resonant.json(command, "--source", "/crm")) == ["evt_1"]
 
 
 def test_fifty_rows_are_shown_by_default(resonant, worker):
-    worker.accept(*(f"evt_{n:04}" for n in range(1_234)))
-    worker.attempt(GiveUp("permanent"), **PERMANENT)
-    worker.attempt(GiveUp("permanent"), **PERMANENT)
+    with worker.at_work():
+        worker.bury(*(f"evt_{n:02}" for n in range(60)), **PERMANENT)
     answer = resonant("dlq", "--json")
     assert len(json.loads(answer.out)) == 50
-    assert answer.err.startswith("showing 50 of 1,234: ")
+    assert answer.err.startswith("showing 50 of 60: ")
     assert PLACE.fullmatch(answer.err)
     assert len(resonant("dlq").out.splitlines()) == 51
     every = resonant("failed", "--limit", "0", "--json")
-    assert every.err == ""
-    assert len(set(ids(json.loads(every.out)))) == 1_234
+    assert (len(set(ids(json.loads(every.out)))), every.err) == (60, "")
     # Rows that died in the same moment are in one order.
-    newest = ids(resonant.json("dlq", "--limit", "1233"))
-    assert newest == [f"evt_{n:04}" for n in range(1_233, 0, -1)]
+    assert ids(resonant.json("dlq", "--limit", "59")) == [f"evt_{n:02}" for n in range(59, 0, -1)]
 
 
 # --- groups of dead letters --------------------------------------------------------------------------------------
@@ -251,18 +235,10 @@ def test_groups_are_the_largest_first_with_their_advice(resonant, groups):
 
     assert " ".join(busy) == " ".join(rejected) == GROUP_KEYS
     assert re.fullmatch("[0-9a-f]{12}", cause := busy.pop("fingerprint"))
+    first, last = (rfc3339(now - hours * 3600) for hours in (3, 1))
     assert list(busy.values()) == [
-        *("billing", "http_503", "exhausted", "transient", "no answer within <n> s", 3),
-        *(
-            rfc3339(now - 3 * 3600),
-            rfc3339(now - 3600),
-            "evt_busy_2",
-            "/shop",
-            UNAVAILABLE_ADVICE,
-            "",
-            False,
-            None,
-        ),
+        *("billing", "http_503", "exhausted", "transient", "no answer within <n> s", 3, first, last),
+        *("evt_busy_2", "/shop", UNAVAILABLE_ADVICE, "", False, None),
     ]
     assert (rejected["count"], rejected["error"]) == (2, "order <text> is unknown")
 
@@ -286,7 +262,7 @@ def test_a_delivery_cancelled_before_an_attempt_shows_its_reason_and_no_failure(
     resonant("cancel", "evt_1")
 
     [group] = resonant.json("dlq", "--group")
-    assert (group["reason"], group["category"], group["code"], group["error"]) == ("cancelled", "", "", "")
+    assert [group[name] for name in ("reason", "category", "code", "error")] == ["cancelled", "", "", ""]
     assert resonant("dlq", "--group").out.splitlines()[1].split()[:4] == ["1", "billing", "-", "cancelled"]
     for screen in (resonant.on_a_terminal("dlq", "--group"), resonant.on_a_terminal("dlq")):
         assert re.search(r"^  cancelled$", screen, re.MULTILINE), screen
@@ -305,41 +281,35 @@ def test_the_limit_is_of_groups_and_a_list_that_was_cut_says_so(resonant, groups
         assert (len(answer.out.splitlines()), answer.err) == (3, "")
 
 
-def test_on_a_terminal_more_than_a_screen_of_dead_letters_is_grouped(resonant, many):
-    screen = resonant.on_a_terminal("dlq")
+@pytest.mark.parametrize(
+    ("command", "begin", "end"),
+    [
+        ("dlq", "17 dead letters to billing ", f"17 dead letters in 1 group: {EACH}{ACKNOWLEDGE}"),
+        ("deliveries", "crm: 17 due; oldest due ", f"17 deliveries in 1 group: {EACH}"),
+    ],
+)
+def test_on_a_terminal_more_than_a_screen_is_grouped(resonant, many, command, begin, end):
+    screen = resonant.on_a_terminal(command)
 
-    assert screen.startswith("17 dead letters to billing ")
-    assert screen.endswith(
-        "\n17 dead letters in 1 group: --no-group lists each\n"
-        "`resonant dlq ack CAUSE` ends the alerts about a cause\n"
-    )
-    assert "\n  example: evt_16, cause: " in screen
-    for argv in (("--no-group",), ("--limit", "17"), ("--after", "9999999999.0-1"), ("--type", "odd")):
-        each = resonant.on_a_terminal("dlq", *argv)
-        assert each.count(" to billing ") == (8 if "odd" in argv else 17), argv
-        assert "\nresonant dlq --group  groups them by cause\n" in each
-    assert len(resonant.json("dlq")) == 17
-    assert len(resonant("dlq").out.splitlines()) == 18
+    assert screen.startswith(begin)
+    assert screen.endswith(f"\n{end}")
+    before_all = "9999999999.0-1" if command == "dlq" else "0-1"
+    for argv in (("--no-group",), ("--limit", "17"), ("--after", before_all)):
+        each = resonant.on_a_terminal(command, *argv)
+        assert each.count(" from /shop  to ") == 17, argv
+        assert ("\nresonant dlq --group  groups them by cause\n" in each) == (command == "dlq")
+    assert len(resonant.json(command)) == 17
+    assert len(resonant(command).out.splitlines()) == 18
 
 
-def test_on_a_terminal_more_than_a_screen_of_deliveries_is_grouped(resonant, worker):
-    worker.accept(*(f"evt_{number:02}" for number in range(17)))
-
-    screen = resonant.on_a_terminal("deliveries")
-
-    assert screen.startswith("billing: 17 due; oldest due ")
-    assert screen.endswith("\n17 deliveries in 1 group: --no-group lists each\n")
-    for argv in (("--no-group",), ("--limit", "17"), ("--after", "0-1")):
-        assert resonant.on_a_terminal("deliveries", *argv).count(" to billing") == 17, argv
-    assert len(resonant.json("deliveries")) == 17
-    assert len(resonant("deliveries").out.splitlines()) == 18
+def test_a_group_names_an_example_and_a_filter_that_leaves_less_than_a_screen_lists_each(resonant, many):
+    assert "\n  example: evt_16, cause: " in resonant.on_a_terminal("dlq")
+    assert resonant.on_a_terminal("dlq", "--type", "odd").count(" to billing ") == 8
 
 
 def test_text_from_outside_is_shown_and_not_obeyed(resonant, worker):
-    worker.accept("evt_1")
-    worker.attempt(GiveUp("permanent"), **PERMANENT | {"error": "[red]first\n\x1b[31msecond"})
-    worker.accept("evt_2", endpoint="crm")
-    worker.attempt(GiveUp("permanent"), endpoint="crm", **REJECTED | {"excerpt": "[red]no\x1b[31m"})
+    worker.bury("evt_1", **PERMANENT | {"error": "[red]first\n\x1b[31msecond"})
+    worker.bury("evt_2", endpoint="crm", **REJECTED | {"excerpt": "[red]no\x1b[31m"})
 
     for argv, error in ((("dlq",), r"\x1b[31msecond"), (("dlq", "--group"), r"\x1b[<n>msecond")):
         for shown in (resonant.on_a_terminal(*argv), resonant(*argv).out):
@@ -474,31 +444,19 @@ def test_the_pages_put_together_are_the_whole_list(resonant, many, command, limi
     assert all(len(page) == len(pages[0]) for page in pages[:-1])
 
 
-def test_a_position_is_printed_and_accepted_without_json_too(resonant, many):
+def test_dead_letters_that_come_between_two_pages_shift_nothing(resonant, many):
     first = resonant("dlq", "--limit", "9")
     after = ("--after", PLACE.fullmatch(first.err)[1])
+    many.bury("evt_later", **PERMANENT)
     second = resonant("dlq", "--limit", "9", *after)
 
     rows = [line.split()[0] for answer in (first, second) for line in answer.out.splitlines()[1:]]
     assert rows == [f"evt_{number:02}" for number in range(16, -1, -1)]
-    assert second.err == "showing 8 of 17: these are the last\n"
+    assert second.err == "showing 8 of 18: these are the last\n"
     assert len(resonant.json("dlq", "--limit", "0", *after)) == 8
-    assert resonant("dlq", "--limit", "17").err == ""
-
-
-def test_dead_letters_that_come_and_go_between_two_pages_shift_nothing(resonant, many):
-    first = resonant("dlq", "--limit", "5", "--json")
-    many.accept("evt_later")
-    many.attempt(GiveUp("permanent"), **PERMANENT)
-
-    second = resonant("dlq", "--limit", "5", "--json", "--after", PLACE.fullmatch(first.err)[1])
-
-    assert ids(json.loads(second.out)) == [f"evt_{n:02}" for n in range(11, 6, -1)]
-
-
-def test_a_position_before_or_after_all_rows_is_valid(resonant, many):
-    assert resonant.json("dlq", "--after", "0-0") == []
-    assert len(resonant.json("dlq", "--after", "999999999999.5-999999999999999999")) == 17
+    assert resonant("dlq", "--limit", "18").err == ""
+    assert resonant.json("dlq", "--after", "0-0") == [], "after all rows"
+    assert len(resonant.json("dlq", "--after", "999999999999.5-999999999999999999")) == 18, "before all"
 
 
 @pytest.mark.parametrize("group", [[], ["--group"]])
@@ -517,16 +475,15 @@ def test_an_empty_list_is_an_empty_array_or_a_word(resonant, recent, group):
 
 
 def test_postgresql_lists_the_same(resonant, on_postgresql):
-    on_postgresql.accept(*(f"evt_{n:03}" for n in range(300)), data={"n": 1})
-    on_postgresql.attempt(GiveUp("permanent"), **PERMANENT)
-    newest = [f"evt_{n:03}" for n in range(299, -1, -1)]
-    assert list(chain.from_iterable(read_pages(resonant, "dlq", "--limit", "150"))) == newest
+    on_postgresql.bury(*(f"evt_{n:02}" for n in range(30)), **PERMANENT)
+    newest = [f"evt_{n:02}" for n in range(29, -1, -1)]
+    assert list(chain.from_iterable(read_pages(resonant, "dlq", "--limit", "15"))) == newest
     [group] = resonant.json("dlq", "--group")
-    assert (group["count"], group["example"]) == (300, "evt_299")
-    assert resonant.json("detail", "evt_299")["deliveries"][0]["reason"] == "permanent"
-    assert "several events begin with 'evt_09'" in resonant("detail", "evt_09", code=1).err
-    assert len(json.loads(resonant("export", "-o", "-", "--with-data").out)["dead_letters"]) == 300
-    assert resonant.json("status")["by_category"] == {"permanent": 300}
+    assert (group["count"], group["example"]) == (30, "evt_29")
+    assert resonant.json("detail", "evt_29")["deliveries"][0]["reason"] == "permanent"
+    assert "several events begin with 'evt_0'" in resonant("detail", "evt_0", code=1).err
+    assert len(json.loads(resonant("export", "-o", "-", "--with-data").out)["dead_letters"]) == 30
+    assert resonant.json("status")["by_category"] == {"permanent": 30}
 
     on_postgresql.accept("evt_x", "evt_y")
     on_postgresql.attempt(Park(300.0, on_postgresql.clock() + 300))
@@ -537,21 +494,17 @@ def test_postgresql_lists_the_same(resonant, on_postgresql):
     on_postgresql.accept("evt_x", source="/crm")
     for command in ("detail evt_x", "cancel evt_x", "retry evt_x"):
         assert "several sources use the same id: evt_x of '/crm' (" in resonant(*command.split(), code=2).err
-    assert (
-        resonant.json("detail", resonant.json("detail", "evt_x", "--source", "/crm")["webhook_id"])["source"]
-        == "/crm"
-    )
+    webhook_id = resonant.json("detail", "evt_x", "--source", "/crm")["webhook_id"]
+    assert resonant.json("detail", webhook_id)["source"] == "/crm"
     assert resonant.json("cancel", "evt_x", "--source", "/crm") == {"cancelled": 1}
     assert [row["source"] for row in resonant.json("deliveries", "--source", "/shop")] == ["/shop"] * 2
 
 
-@pytest.mark.parametrize("options", [[], ["--group"]])
-def test_on_a_terminal_dead_letters_link_the_page_of_prefect_that_shows_them(
-    resonant, groups, monkeypatch, options
-):
+def test_on_a_terminal_dead_letters_link_the_page_of_prefect_that_shows_them(resonant, groups, monkeypatch):
     line = "Prefect's UI shows the causes: http://prefect.example/artifacts/key/dead-letter-triage\n"
-    assert "artifacts" not in resonant.on_a_terminal("dlq", *options)
+    assert "artifacts" not in resonant.on_a_terminal("dlq")
     monkeypatch.setenv("PREFECT_API_URL", "http://prefect.example/api")
-    assert resonant.on_a_terminal("dlq", *options, columns=120).count(line) == 1
-    assert resonant("dlq", *options).err == ""
-    assert "artifacts" not in resonant.on_a_terminal("dlq", *options, "--endpoint", "nobody", code=2)
+    for options in ((), ("--group",)):
+        assert resonant.on_a_terminal("dlq", *options, columns=120).count(line) == 1
+        assert resonant("dlq", *options).err == ""
+    assert "artifacts" not in resonant.on_a_terminal("dlq", "--endpoint", "nobody", code=2)
