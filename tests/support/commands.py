@@ -36,7 +36,7 @@ def run_in_process(
         patch.dict(os.environ, environment, clear=True),
         contextlib.chdir(folder),
         _private_files(),
-        _restored_logging(),
+        restored_logging(),
         root_settings_context(),
     ):
         result = CliRunner().invoke(program, list(arguments), input=typed, prog_name="resonant")
@@ -55,7 +55,7 @@ def _private_files() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _restored_logging() -> Iterator[None]:
+def restored_logging() -> Iterator[None]:
     """Restore the loggers: a command silences Prefect for the rest of its process, and its handlers write to its output."""
     loggers = _loggers()
     handlers = {each: each.handlers[:] for each in loggers}

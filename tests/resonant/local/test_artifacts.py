@@ -26,11 +26,8 @@ def page(settings):
     return known_page(settings, TRIAGE_ARTIFACT)
 
 
-def test_without_a_server_there_is_no_page(settings):
-    assert page(settings) is None
-
-
 def test_it_is_on_the_configured_server(settings, monkeypatch):
+    assert page(settings) is None
     monkeypatch.setenv("PREFECT_API_URL", "https://prefect.example/api/")
     assert page(settings) == "https://prefect.example/artifacts/key/dead-letter-triage"
     monkeypatch.setenv("PREFECT_UI_URL", "https://ui.example/")

@@ -4,7 +4,6 @@ import importlib
 import re
 import subprocess
 import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -153,20 +152,15 @@ def test_malformed_settings_of_prefect_are_one_line(level, profiles, line, tmp_p
     (tmp_path / "profiles.toml").write_text(profiles)
     variables = {"PREFECT_HOME": str(tmp_path), "PREFECT_LOGGING_LEVEL": level or "INFO"}
     command = [sys.executable, "-c", IMPORT]
-    done = subprocess.run(
-        command, env=clean_environment() | variables, capture_output=True, text=True, check=True
-    )
+    environment = clean_environment() | variables
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.startswith(line)
     assert (done.stdout.count("\n"), done.stderr) == (1, "")
 
 
 def test_prefect_is_imported_without_a_standard_error():
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.stderr = None\n{IMPORT}print('imported')"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    code = f"import sys; sys.stderr = None\n{IMPORT}print('imported')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "imported\n")
 
 
@@ -188,15 +182,14 @@ def test_no_other_module_uses_private_names_of_prefect():
 def test_messages_that_cannot_be_sent_do_not_delay_the_end_of_the_process(is_draining):
     finish_sending_messages()  # of other tests
     with nobody_listening() as url, temporary_settings({PREFECT_API_URL: f"{url}/api"}):
-        for number in range(3):
+        for number in range(10):
             emit_event("resonant.test", {"prefect.resource.id": f"resonant.test.{number}"})
         worker = EventsWorker.instance()
         if is_draining:
             assert len(finish_sending_messages()) == 1
-        began = time.monotonic()
         drop_unsent_messages()
         worker.drain()
-    assert time.monotonic() - began < 5, "one of them alone is tried for seven seconds"
+        assert worker._queue.qsize() >= 8, "each would be tried for seven seconds"
 
 
 async def test_the_quiet_service_sends_the_logs_that_prefects_own_would():

@@ -1,10 +1,11 @@
-"""Parts that end are started again, with a growing pause, until one fails to start too often. Only one test runs a process."""
+"""Parts that end are started again, with a growing pause, until one fails to start too often."""
 
 import contextlib
 import os
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from resonant.errors import ServerError
@@ -75,15 +76,24 @@ class Watched:
 
 
 @pytest.fixture
+def part():
+    return Scripted()
+
+
+@pytest.fixture
+def watched(part):
+    """The parts with that one, which is ready."""
+    return Watched(part)
+
+
+@pytest.fixture
 def said(monkeypatch):
     lines = []
     monkeypatch.setattr(parts_module.output, "say", lines.append)
     return lines
 
 
-def test_a_part_that_ended_is_started_again_after_a_pause_and_the_terminal_says_so(said):
-    part = Scripted()
-    watched = Watched(part)
+def test_a_part_that_ended_is_started_again_after_a_pause_and_the_terminal_says_so(part, watched, said):
     part.runs = False
 
     watched.look()
@@ -98,9 +108,7 @@ def test_a_part_that_ended_is_started_again_after_a_pause_and_the_terminal_says_
     assert watched.parts.runs(part)
 
 
-def test_a_full_disk_behind_standard_error_ends_nothing(monkeypatch):
-    part = Scripted()
-    watched = Watched(part)
+def test_a_full_disk_behind_standard_error_ends_nothing(part, watched, monkeypatch):
     part.runs = False
     with contextlib.suppress(OSError), Path("/dev/full").open("w") as full:  # closing it fails too
         monkeypatch.setattr(sys, "stderr", full)
@@ -117,9 +125,7 @@ def test_the_pause_grows_with_each_end_and_is_short_again_after_ten_minutes():
     assert restarts.pause(60.0 * 8 + WITHIN_SECONDS, failed=False) == 1
 
 
-def test_a_part_that_fails_at_once_for_two_minutes_ends_nothing(said):
-    part = Scripted()
-    watched = Watched(part)
+def test_a_part_that_fails_at_once_for_two_minutes_ends_nothing(part, watched, said):
     part.is_good = False
     while not part.is_good or not watched.parts.runs(part):
         watched.look(0.5)
@@ -128,10 +134,8 @@ def test_a_part_that_fails_at_once_for_two_minutes_ends_nothing(said):
     assert pauses == ["1 s", "5 s", "15 s", "45 s", "90 s"]
 
 
-def test_a_part_that_hangs_at_each_start_ends_everything_too(said):
-    part = Scripted()
+def test_a_part_that_hangs_at_each_start_ends_everything_too(part, watched, said):
     part.start_seconds = START_SECONDS
-    watched = Watched(part)
     part.runs = False
     watched.look()
     part.is_good, part.hangs = False, True
@@ -149,9 +153,7 @@ def test_a_part_that_hangs_at_each_start_ends_everything_too(said):
         look_on()
 
 
-def test_kills_of_a_part_that_starts_again_each_time_never_end_everything(said):
-    part = Scripted()
-    watched = Watched(part)
+def test_kills_of_a_part_that_starts_again_each_time_never_end_everything(part, watched, said):
     for _ in range(3 * MOST_FAILURES):
         part.runs = False
         watched.look()
@@ -160,9 +162,7 @@ def test_kills_of_a_part_that_starts_again_each_time_never_end_everything(said):
         assert watched.parts.runs(part)
 
 
-def test_a_part_that_fails_to_start_five_times_in_ten_minutes_ends_everything(said):
-    part = Scripted()
-    watched = Watched(part)
+def test_a_part_that_fails_to_start_five_times_in_ten_minutes_ends_everything(part, watched, said):
     part.is_good = False
     watched.look()
     for _ in range(MOST_FAILURES - 1):
@@ -180,9 +180,7 @@ def test_failures_that_are_further_apart_do_not_end_everything():
     assert all(restarts.pause(apart * n, failed=True) for n in range(50))
 
 
-def test_a_part_that_is_not_ready_in_time_is_ended_and_started_again(said):
-    part = Scripted()
-    watched = Watched(part)
+def test_a_part_that_is_not_ready_in_time_is_ended_and_started_again(part, watched, said):
     part.runs = False
     watched.look()
     part.is_good, part.hangs = False, True
@@ -195,12 +193,13 @@ def test_a_part_that_is_not_ready_in_time_is_ended_and_started_again(said):
 
 
 def test_a_part_that_waits_for_another_does_not_fail(said):
-    server, worker = Scripted("server"), Scripted("worker")
-    watched = Watched(server, worker)
+    intake, server, worker = map(Scripted, ("intake", "server", "worker"))
+    watched = Watched(intake, server, worker)
     server.runs = worker.runs = worker.may_start = False
     for _ in range(10):
         watched.look(WITHIN_SECONDS / 10)
     assert watched.parts.runs(server)
+    assert (intake.starts, intake.ends, server.starts) == (1, 0, 2), "an end does not touch the others"
     worker.may_start = True
     watched.look()
     watched.look()
@@ -211,19 +210,8 @@ def test_a_part_that_waits_for_another_does_not_fail(said):
     ]
 
 
-def test_the_end_of_one_part_does_not_touch_the_others(said):
-    intake, server = Scripted("intake"), Scripted("server")
-    watched = Watched(intake, server)
-    server.runs = False
-    for _ in range(4):
-        watched.look(1.0)
-    assert (intake.starts, intake.ends) == (1, 0)
-    assert server.starts == 2
-
-
-@pytest.mark.parametrize("bad", [Scripted("new", is_good=False)])
-def test_at_the_start_a_problem_is_an_error_at_once(bad):
-    good = Scripted("good")
+def test_at_the_start_a_problem_is_an_error_at_once():
+    good, bad = Scripted("good"), Scripted("new", is_good=False)
     watched = Watched(good)
     watched.parts.start(bad)
     with pytest.raises(ServerError, match=r"^the new ended$"):
@@ -233,18 +221,13 @@ def test_at_the_start_a_problem_is_an_error_at_once(bad):
         watched.parts.start(Scripted("another"))
 
 
-def test_the_last_part_ends_first():
-    order = []
+def test_the_last_part_ends_first_and_ctrl_c_meanwhile_kills_all():
+    ended, killed = [], []
     watched = Watched(*map(Scripted, "abc"))
     for part in watched.parts:
-        part.end = lambda name=part.name: order.append(name)
+        part.end = lambda name=part.name: ended.append(name)
     watched.parts.end()
-    assert order == ["c", "b", "a"]
-
-
-def test_ctrl_c_while_they_end_kills_all():
-    killed = []
-    watched = Watched(*map(Scripted, "abc"))
+    assert ended == ["c", "b", "a"]
 
     def interrupted():
         raise KeyboardInterrupt
@@ -261,8 +244,7 @@ def test_the_log_of_a_part_that_writes_without_end_is_shortened(tmp_path, monkey
     monkeypatch.setattr(parts_module, "KEPT_LOG_BYTES", 10_000)
     log = tmp_path / "log"
     with kept_parts() as parts:
-        part = Part("writer", log, [sys.executable, "-c", WRITER], dict(os.environ), start_seconds=60)
-        parts.start(part)
+        parts.start(Part("writer", log, [sys.executable, "-c", WRITER], dict(os.environ), start_seconds=60))
         sizes = [0]
         wait_until(lambda: sizes.append(log.stat().st_size) or max(sizes) > 1_000_000)
         wait_until(lambda: parts.look() or log.stat().st_size < max(sizes))
@@ -275,6 +257,7 @@ def test_a_part_whose_log_was_deleted_is_started_again(tmp_path, said):
         part = Part("sleeper", log, ["sleep", "60"], dict(os.environ), start_seconds=60)
         parts.start(part)
         parts.wait(part)
+        wait_until(psutil.Process(part.supervisor.pid).children)  # otherwise there is nothing to kill
         log.unlink()
         part.kill()
         wait_until(lambda: parts.look() or "the sleeper runs again" in said)

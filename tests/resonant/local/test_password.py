@@ -35,9 +35,11 @@ def test_the_password_is_generated_once_and_kept(settings):
     assert os.environ[OF_SERVER] == first
 
 
-def test_an_existing_file_becomes_private(settings):
+def test_an_existing_file_becomes_private_and_commands_use_its_password(settings):
     password_file(settings).write_text("resonant:known\n")
     password_file(settings).chmod(0o644)
+    use_password_of_up(settings)
+    assert os.environ[OF_CLIENT] == "resonant:known"
     protect_up(settings)
     assert os.environ[OF_SERVER] == "resonant:known"
     assert stat.S_IMODE(password_file(settings).stat().st_mode) == 0o600
@@ -48,12 +50,6 @@ def test_the_users_own_password_takes_precedence(settings, monkeypatch):
     assert not protect_up(settings)
     assert os.environ[OF_SERVER] == "me:mine"
     assert not password_file(settings).exists()
-
-
-def test_a_command_uses_the_password_of_up(settings):
-    password_file(settings).write_text("resonant:known\n")
-    use_password_of_up(settings)
-    assert os.environ[OF_CLIENT] == "resonant:known"
 
 
 @pytest.mark.parametrize("use", [protect_up, use_password_of_up])

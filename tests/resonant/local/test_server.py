@@ -18,7 +18,8 @@ from resonant.settings import Settings
 
 
 @pytest.fixture
-def settings(tmp_path):
+def settings(tmp_path, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", "")
     return Settings(home=tmp_path)
 
 
@@ -50,20 +51,15 @@ def note(settings, port, *, has_password=False) -> str:
     return url
 
 
-def test_a_program_on_the_port_of_a_killed_up_is_not_asked(settings, stranger):
+def test_a_program_on_the_port_of_a_killed_up_is_not_asked_even_while_the_next_one_starts(settings, stranger):
     port, asked = stranger
+    assert running_up(settings) is None, "there is no note"
     with stack._only_one(settings):
         url = note(settings, port)
         assert running_up(settings) == Note(url, pid=1, has_password=False)
     asked.clear()
     assert note_of_up(settings).exists()
     assert running_up(settings) is None
-    assert asked == []
-
-
-def test_the_note_of_a_killed_up_is_ignored_while_the_next_one_starts(settings, stranger):
-    port, asked = stranger
-    note(settings, port)
     with stack._only_one(settings):
         assert running_up(settings) is None
     assert asked == []
@@ -91,16 +87,6 @@ def test_the_password_of_up_is_used_for_its_own_server_only(
     assert os.environ[OF_CLIENT] == ("resonant:known" if is_given else "")
 
 
-def test_there_is_no_server_without_up(settings):
-    assert running_up(settings) is None
-
-
-@pytest.fixture
-def nothing_configured(monkeypatch):
-    monkeypatch.setenv("PREFECT_API_URL", "")
-
-
-@pytest.mark.usefixtures("nothing_configured")
 def test_a_command_waits_for_a_server_that_is_still_starting(settings, stranger, monkeypatch):
     said = []
     monkeypatch.setattr(server.output, "say", lambda line: said.append(line) or note(settings, stranger[0]))
@@ -109,7 +95,6 @@ def test_a_command_waits_for_a_server_that_is_still_starting(settings, stranger,
     assert said == ["waiting for `resonant up`, which starts or stops"]
 
 
-@pytest.mark.usefixtures("nothing_configured")
 def test_waiting_for_a_starting_server_has_a_limit(settings, monkeypatch):
     monkeypatch.setattr(server, "START_SECONDS", 0.0)
     monkeypatch.setattr(server, "WORKER_SECONDS", 0.0)
@@ -118,7 +103,6 @@ def test_waiting_for_a_starting_server_has_a_limit(settings, monkeypatch):
         pass
 
 
-@pytest.mark.usefixtures("nothing_configured")
 def test_a_command_continues_once_up_has_stopped(settings, monkeypatch):
     with contextlib.ExitStack() as running:
         running.enter_context(stack._only_one(settings))
@@ -142,11 +126,11 @@ def test_commands_that_check_the_lock_do_not_prevent_a_start(settings):
         while not done.is_set():
             is_held(lock_of_up(settings))
 
-    lookers = [threading.Thread(target=look) for _ in range(4)]
+    lookers = [threading.Thread(target=look) for _ in range(2)]
     for each in lookers:
         each.start()
     try:
-        for _ in range(100):
+        for _ in range(30):
             with stack._only_one(settings):
                 pass
     finally:
@@ -160,7 +144,7 @@ def keep_instead(monkeypatch):
     """Let a process with this code replace Prefect's server; it may take this many seconds until it answers."""
     keep = parts.keep
 
-    def choose(code, seconds=3.0):
+    def choose(code, seconds=60.0):
         command = [sys.executable, "-c", code]
         monkeypatch.setattr(
             parts, "keep", lambda _theirs, *others, **options: keep(command, *others, **options)
@@ -170,23 +154,20 @@ def keep_instead(monkeypatch):
     return choose
 
 
-def test_another_program_on_the_port_is_not_taken_for_our_server(settings, stranger, keep_instead):
-    port, asked = stranger
-    keep_instead("import time; time.sleep(60)")
-    with pytest.raises(ServerError, match="did not start"), kept_server(settings, port=port, ui=False):
-        pass
-    assert asked == []
-
-
-def test_a_server_that_cannot_get_its_port_is_reported_in_one_line_with_its_log(
-    settings, stranger, keep_instead
+@pytest.mark.parametrize(
+    ("code", "seconds", "said"),
+    [
+        ("import time; time.sleep(60)", 0.5, "did not start"),
+        ("import socket; socket.create_server(('127.0.0.1', PORT))", 60.0, r"ended \(exit code 1\): see"),
+    ],
+    ids=["hangs", "fails"],
+)
+def test_another_program_on_the_port_is_not_taken_for_our_server(
+    settings, stranger, keep_instead, code, seconds, said
 ):
     port, asked = stranger
-    keep_instead(f"import socket; socket.create_server(('127.0.0.1', {port}))", seconds=30.0)
-    with (
-        pytest.raises(ServerError, match=r"ended \(exit code 1\): see"),
-        kept_server(settings, port=port, ui=False),
-    ):
+    keep_instead(code.replace("PORT", str(port)), seconds)
+    with pytest.raises(ServerError, match=said), kept_server(settings, port=port, ui=False):
         pass
     assert asked == []
 
@@ -201,7 +182,7 @@ def test_a_descendant_of_our_process_may_serve(settings, keep_instead):
     )
     # As Prefect's may: by a process of its own.
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}])"
-    keep_instead(code, seconds=30.0)
+    keep_instead(code)
     with kept_server(settings, port=port, ui=False) as kept:
         assert kept.supervisor.poll() is None
 

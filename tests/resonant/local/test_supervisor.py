@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from support.processes import alive
+from support.waiting import wait_until
 
 # Starts a process in a session of its own, as Prefect's worker does, and says its id.
 PARENT = """
@@ -108,8 +109,7 @@ def test_ctrl_c_kills_a_process_that_is_slow_to_end(tmp_path):
         assert ending.stdout.readline() == "ending\n"
         family = psutil.Process(ending.pid).children(recursive=True)
         assert len(family) == 2, "the supervisor and the process"
-        while "asked to end" not in log.read_text():
-            time.sleep(0.01)
+        wait_until(lambda: "asked to end" in log.read_text())
         ending.send_signal(signal.SIGINT)
         ending.wait(60)
     gone, alive = psutil.wait_procs(family, timeout=60)
