@@ -24,10 +24,11 @@ from typer.testing import CliRunner
 
 from resonant.cli import app, asking
 from resonant.delivery.retry import GiveUp, Retry
-from resonant.events import Attempt, Event
-from resonant.store import Outcome, WorkerStore
+from resonant.events import Event
+from resonant.store import WorkerStore
 from resonant.testing import FixedClock
 from support.commands import run_in_process
+from support.desk import Desk
 from support.dlq_actions import DAY, PERMANENT
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from resonant.delivery.retry import Decision
     from resonant.events import Lease
-    from resonant.store import Store
+    from resonant.store import Outcome, Store
 
 MAIN = "from resonant.cli import main; main()"
 
@@ -60,6 +61,14 @@ class Operator:
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return answer_of(result.exit_code, result.stdout, result.stderr, result.output)
+
+    def refused(self, *argv: str, code: int = 1) -> str:
+        """Run a command that is refused in one line; return this line."""
+        answer = self(*argv, code=code)
+        assert answer.out == ""
+        [line] = answer.err.splitlines()
+        assert line.startswith("resonant: "), line
+        return line.removeprefix("resonant: ")
 
     def json(self, *argv: str) -> Any:
         """Run a command with --json and return its document."""
@@ -192,32 +201,24 @@ class Worker:
 
     def attempt(self, decision: Decision | None = None, *, endpoint: str = "billing", **fields: Any) -> None:
         """Make the next attempt of everything that is due: delivered, unless there is a decision."""
-        result = {"result": "delivered", "status_code": 200}
-        if decision is not None:
-            result = {"result": "failed", "status_code": 503, "category": "transient", "code": "http_503"}
-            result |= {"error_type": "UnexpectedStatus", "error": "the endpoint answered 503"}
-            words = {"Retry": "retry", "Park": "park", "GiveUp": "give_up"}
-            result["decision"] = words[type(decision).__name__]
-            result["delay"] = getattr(decision, "delay", None)
-            result["next_attempt_at"] = getattr(decision, "next_attempt_at", None)
+        values = {
+            "started_at": self.clock(),
+            "duration": 0.25,
+            "blame": None,
+            "maybe_processed": None,
+        } | fields
+
+        def outcome(lease: Lease) -> Outcome:
+            return (
+                Desk.delivered(lease, **values)
+                if decision is None
+                else Desk.failed(lease, decision, **values)
+            )
 
         async def work(store):
             leases = self._held.pop(endpoint, None) or await store.claim(endpoint, owner="run-1", limit=1_000)
             await store.begin(leases)
-            outcomes = [
-                Outcome(
-                    lease,
-                    Attempt(
-                        number=lease.attempts + 1,
-                        round=lease.round,
-                        started_at=self.clock(),
-                        **{"duration": 0.25, "owner": "run-1", **result, **fields},
-                    ),
-                    decision,
-                )
-                for lease in leases
-            ]
-            await store.record(outcomes)
+            await store.record([outcome(lease) for lease in leases])
             if isinstance(decision, Retry):
                 self._held[endpoint] = [replace(lease, attempts=lease.attempts + 1) for lease in leases]
 
@@ -293,16 +294,13 @@ def recent(worker: Worker) -> Worker:
     with worker.at_work():
         now = worker.clock()
         worker.clock.advance(-3 * 3600)
-        worker.accept("evt_old", event_type="order.paid")
-        worker.attempt(GiveUp("exhausted"))
+        worker.bury("evt_old")
         worker.clock.advance(2 * 3600)
-        worker.accept("evt_bad", event_type="order.refunded")
-        worker.attempt(GiveUp("permanent"), **PERMANENT, error="it answered 400")
+        rejected = {"event_type": "order.refunded", "error": "it answered 400", **PERMANENT}
+        worker.bury("evt_bad", reason="permanent", **rejected)
         worker.clock.advance(now - worker.clock())
-        worker.accept("evt_new", event_type="user.created", endpoint="crm")
-        worker.attempt(
-            GiveUp("expired"), endpoint="crm", category="unknown", code="dns_not_found", status_code=None
-        )
+        unknown = {"category": "unknown", "code": "dns_not_found", "status_code": None}
+        worker.bury("evt_new", event_type="user.created", endpoint="crm", reason="expired", **unknown)
     return worker
 
 
@@ -320,10 +318,7 @@ def busy(worker: Worker) -> Worker:
         worker.accept("evt_2")
         worker.attempt(Retry(0.0, now), duration=0.2)
         worker.attempt(duration=0.3)
-        worker.accept("evt_3", endpoint="crm")
-        worker.attempt(
-            GiveUp("permanent"), endpoint="crm", category="permanent", code="http_400", duration=0.4
-        )
+        worker.bury("evt_3", endpoint="crm", reason="permanent", **PERMANENT, duration=0.4)
     return worker
 
 

@@ -6,7 +6,6 @@ import sys
 
 import pytest
 
-from resonant.delivery.retry import GiveUp
 from resonant.routing import new_subscription
 from resonant.store.shared.subscriptions import add_subscription
 from resonant.store.views.known_names import remember_endpoints
@@ -46,8 +45,7 @@ def test_ids_of_subscriptions_are_completed(complete, worker):
 
 
 def test_codes_of_dead_letters_are_completed_before_those_of_the_classifier(complete, worker):
-    worker.accept("evt_1")
-    worker.attempt(GiveUp("permanent"), code="http_404", category="permanent")
+    worker.bury("evt_1", code="http_404")
 
     assert complete("resonant dlq --code http_4") == ["http_404"]
     assert complete("resonant dlq --code connect_re")[0].startswith("connect_re")
@@ -60,11 +58,8 @@ def test_an_sqlite_store_is_read_without_sqlalchemy(worker):
     assert done.stdout == "['billing'] False\n"
 
 
-def test_postgresql_completes_the_same(complete, worker, postgresql_url, monkeypatch):
-    monkeypatch.setenv("RESONANT_DATABASE_URL", postgresql_url)
-    there = type(worker)(postgresql_url)
-    there.accept("evt_1")
-    there.attempt(GiveUp("permanent"), code="http_404", category="permanent")
+def test_postgresql_completes_the_same(complete, on_postgresql):
+    on_postgresql.bury("evt_1", code="http_404")
 
     assert complete("resonant status --endpoint b") == ["billing"]
     assert complete("resonant dlq --code http_4") == ["http_404"]
@@ -90,13 +85,10 @@ def test_completion_is_empty_and_silent_if_something_fails(complete, monkeypatch
     assert complete("resonant emit --policy x") == []
 
 
-def test_completion_creates_no_store(complete, monkeypatch, tmp_path):
+def test_completion_neither_creates_nor_migrates_a_store(complete, tmp_path, monkeypatch):
     monkeypatch.delenv("RESONANT_DATABASE_URL")
     assert complete("resonant status --endpoint b") == []
     assert not (tmp_path / "home").exists()
-
-
-def test_completion_does_not_migrate_a_store(complete, tmp_path, monkeypatch):
     store = tmp_path / "older.db"
     with sqlite3.connect(store) as connection:
         connection.execute("CREATE TABLE other (id INTEGER)")

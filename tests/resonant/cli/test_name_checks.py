@@ -1,7 +1,6 @@
 """Names and codes that commands know; ``test_refusals`` has the unknown ones."""
 
 import asyncio
-import json
 
 import pytest
 
@@ -25,26 +24,18 @@ def test_every_code_of_a_verdict_without_own_rules_is_known():
     assert {classifier.classify(each, now=0.0).code for each in failures} <= built_in_codes()
 
 
-def test_enqueue_stores_for_an_unknown_name_with_the_option_and_knows_it_afterwards(
-    resonant, stored, tmp_path
-):
+def test_enqueue_stores_for_an_unknown_name_with_the_option_and_knows_it_afterwards(resonant, stored):
     for more in (["--allow-unknown"], []):
         answer = resonant("enqueue", "e.jsonl", "--endpoint", "wholly-new", *more)
         assert (answer.out, answer.err) == ("stored 1 event for wholly-new\n", "")
 
 
-def test_an_endpoint_that_was_added_and_never_used_is_known_without_a_server(
-    resonant, stored, worker, tmp_path
-):
-    worker.do(lambda store: store.write(remember_endpoints, ["crm"]))
-    assert resonant.json("dlq", "--endpoint", "crm") == []
-    assert resonant("enqueue", "e.jsonl", "--endpoint", "crm").err == ""
-
-
-def test_a_removed_endpoint_is_known_only_if_events_were_stored_for_it(resonant, stored, worker):
-    worker.do(lambda store: store.write(remember_endpoints, ["crm", "shop"]))
+def test_an_endpoint_without_events_is_known_until_it_is_removed(resonant, stored, worker):
+    worker.do(lambda store: store.write(remember_endpoints, ["crm", "erp", "shop"]))
     for name in ("crm", "shop"):
         worker.do(lambda store, name=name: store.write(forget_endpoint, name))
+    assert resonant.json("dlq", "--endpoint", "erp") == []
+    assert resonant("enqueue", "e.jsonl", "--endpoint", "erp").err == ""
     assert resonant("status", "--endpoint", "crm", code=2).err.startswith("resonant: no endpoint is named")
     assert resonant.json("status", "--endpoint", "shop")["accepted"] == 1
 
@@ -79,16 +70,9 @@ def test_prefect_is_asked_only_for_a_name_that_the_store_does_not_know(resonant,
 
 
 @pytest.mark.engine
-def test_a_configured_endpoint_without_deliveries_is_known_to_reading_commands(resonant, configured):
-    shown = resonant.on_prefect("dlq", "--endpoint", "webhook-endpoint/known-crm", "--json")
-    assert json.loads(shown.out) == []
-    assert resonant.json("status", "--endpoint", "known-crm")["accepted"] == 0
-
-
-@pytest.mark.engine
-def test_endpoint_commands_write_names_to_the_store(resonant, configured):
+def test_commands_know_a_configured_endpoint_without_deliveries(resonant, configured):
+    assert resonant.json_on_prefect("dlq", "--endpoint", "webhook-endpoint/known-crm") == []
     resonant.on_prefect("endpoint", "add", "known-erp", "https://a.example/")
-    resonant.on_prefect("endpoint", "list")
     for name in ("known-erp", "known-crm"):
         assert resonant.json("status", "--endpoint", name)["accepted"] == 0
     resonant.on_prefect("endpoint", "remove", "known-erp", "--yes")
@@ -125,19 +109,17 @@ def test_a_new_endpoint_that_exists_by_the_audit_is_refused_before_a_server_star
     )
 
 
-def test_prefect_is_asked_about_a_new_endpoint_that_is_not_in_the_audit_or_was_removed(resonant, record):
-    assert "a server would start" in resonant.on_prefect(*ADD_CRM, code=1).err
-    record(("add", CRM), ("remove", CRM))
-    assert "a server would start" in resonant.on_prefect(*ADD_CRM, code=1).err
-
-
-def test_overwriting_and_an_unreadable_store_skip_the_check_of_the_audit(resonant, record, tmp_path):
-    record(("add", CRM))
-    assert "a server would start" in resonant.on_prefect(*ADD_CRM, "--overwrite", code=1).err
-    (path := tmp_path / "resonant.db").write_bytes(b"damaged" * 1_000)
-    assert "a server would start" in resonant.on_prefect(*ADD_CRM, code=1).err
-    path.unlink()
-    assert "a server would start" in resonant.on_prefect(*ADD_CRM, code=1).err
+def test_prefect_is_asked_about_a_new_endpoint_if_the_audit_does_not_decide(resonant, record, tmp_path):
+    path = tmp_path / "resonant.db"
+    for prepare, *options in (
+        [lambda: None],
+        [lambda: record(("add", CRM), ("remove", CRM))],
+        [lambda: record(("add", CRM)), "--overwrite"],
+        [lambda: path.write_bytes(b"damaged" * 1_000)],
+        [path.unlink],
+    ):
+        prepare()
+        assert "a server would start" in resonant.on_prefect(*ADD_CRM, *options, code=1).err
     assert not path.exists()
 
 
@@ -145,31 +127,23 @@ def test_overwriting_and_an_unreadable_store_skip_the_check_of_the_audit(resonan
 def test_a_running_server_decides_and_an_endpoint_that_it_lost_can_be_removed_from_the_audit(
     resonant, record, webhook, worker, monkeypatch
 ):
-    name, add = "known-lost", ("endpoint", "add", "known-lost", "https://a.example/")
-    remove = ("endpoint", "remove", name, "--yes")
+    name = "known-lost"
+    add, remove = ("endpoint", "add", name, "https://a.example/"), ("endpoint", "remove", name, "--yes")
     record(("add", {"endpoint": name}))
     webhook(name)
     assert "exists: `resonant endpoint update known-lost`" in resonant.on_prefect(*add, code=1).err
-    for subscription, stays in (
-        ((), ""),
-        (
-            ("subscription", "add", name, "order.*"),
-            "; its 1 subscription stays: see `resonant subscription list --endpoint known-lost`",
-        ),
-    ):
+    stays = "; its 1 subscription stays: see `resonant subscription list --endpoint known-lost`"
+    for is_subscribed in (False, True):
         asyncio.run(WebhookEndpoint.adelete(name))
         worker.do(lambda store: store.write(remember_endpoints, [name]))
-        if subscription:
-            resonant(*subscription)
+        if is_subscribed:
+            resonant("subscription", "add", name, "order.*")
         removed = resonant.on_prefect(*remove)
-        assert (removed.out, removed.err) == (
-            f"Prefect has no endpoint {name}; recorded its removal{stays}\n",
-            "",
-        )
-        [newest, *_] = resonant.json("audit", "--limit", "1")
+        said = f"Prefect has no endpoint {name}; recorded its removal{stays if is_subscribed else ''}\n"
+        assert (removed.out, removed.err) == (said, "")
+        [newest] = resonant.json("audit", "--limit", "1")
         assert (newest["action"], newest["selection"]) == ("endpoint remove", {"endpoint": name})
-        again = resonant.on_prefect(*remove, code=2)
-        assert "no endpoint is named 'known-lost'" in again.err
+        assert "no endpoint is named 'known-lost'" in resonant.on_prefect(*remove, code=2).err
         with monkeypatch.context() as patch:
             patch.delenv("PREFECT_API_URL")
             assert "a server would start" in resonant.on_prefect(*add, code=1).err

@@ -14,6 +14,7 @@ from support.serving import add_endpoints, create_token, route_everything, servi
 
 PAGE = Path(__file__).parents[3] / "docs/how-to/who-may-do-what.md"
 ROLES = ("events_reader", "events_intake")
+READING = ("status", "dlq", "deliveries", "detail e1", "metrics", "audit", "token list", "subscription list")
 EVENT = {"specversion": "1.0", "id": "e2", "source": "/shop", "type": "order.paid", "data": 1}
 CLOUDEVENT = {"Content-Type": "application/cloudevents+json"}
 
@@ -48,24 +49,13 @@ def urls(postgresql, postgresql_url):
         postgresql.execute(f"DROP ROLE {name}", "test")
 
 
-def refusal(name, table):
-    return (
-        rf"^resonant: postgresql://{name}:\*\*\*@/test: permission denied for table {table}: use a user with "
-    )
+def refusal(table):
+    return f"postgresql://events_reader:***@/test: permission denied for table {table}: use a user with "
 
 
 def test_a_reader_can_look_and_any_change_is_refused_in_one_line(resonant, monkeypatch, urls):
     monkeypatch.setenv("RESONANT_DATABASE_URL", urls["events_reader"])
-    for command in (
-        "status",
-        "dlq",
-        "deliveries",
-        "detail e1",
-        "metrics",
-        "audit",
-        "token list",
-        "subscription list",
-    ):
+    for command in READING:
         resonant(*command.split())
     assert resonant.json("status")["accepted"] == 1
     with pytest.raises(asyncpg.InsufficientPrivilegeError, match="resonant_schema"):
@@ -75,16 +65,14 @@ def test_a_reader_can_look_and_any_change_is_refused_in_one_line(resonant, monke
         ("endpoint pause billing", "resonant_gates"),
         ("token create shop", "resonant_tokens"),
     ):
-        answer = resonant(*command.split(), code=1)
-        [line] = answer.err.splitlines()
-        assert re.match(refusal("events_reader", table), line)
+        assert resonant.refused(*command.split()).startswith(refusal(table))
 
 
 @pytest.mark.engine
 def test_a_replay_by_a_reader_is_refused_in_one_line(resonant, monkeypatch, urls, on_server):
     monkeypatch.setenv("RESONANT_DATABASE_URL", urls["events_reader"])
     [line] = resonant.on_prefect("replay", "--all", code=1).err.splitlines()
-    assert re.match(refusal("events_reader", "resonant_audit"), line)
+    assert line.startswith(f"resonant: {refusal('resonant_audit')}")
 
 
 @pytest.mark.engine

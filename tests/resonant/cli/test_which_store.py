@@ -1,41 +1,36 @@
 """The store that a command uses and names."""
 
-import json
 import re
 
 import pytest
 
-READING = (
-    *(
-        "status",
-        "dlq",
-        "failed",
-        "retry-candidates",
-        "deliveries",
-        "detail evt_1",
-        "metrics",
-        "prometheus",
-        "audit",
-    ),
-    *(
-        "prometheus --serve 9",
-        "export -o -",
-        "subscription list",
-        "token list",
-        "dlq --json",
-        "status --json",
-        "automation list",
-        "advise billing",
-        "endpoint show billing",
-    ),
-)
-CHANGING = (
-    "retry evt_1",
-    "replay --all --dry-run",
-    "cancel --all --yes",
-    "purge --older-than 1 --yes",
-    "erase --id evt_1 --yes",
-)
+READING = """\
+status
+status --json
+dlq
+dlq --json
+failed
+retry-candidates
+deliveries
+detail evt_1
+metrics
+prometheus
+prometheus --serve 9
+export -o -
+audit
+subscription list
+token list
+automation list
+advise billing
+endpoint show billing
+""".splitlines()
+CHANGING = """\
+retry evt_1
+replay --all --dry-run
+cancel --all --yes
+purge --older-than 1 --yes
+erase --id evt_1 --yes
+""".splitlines()
 
 
 @pytest.mark.parametrize("command", [*READING, *CHANGING])
@@ -43,10 +38,8 @@ def test_a_missing_file_is_an_error_and_not_an_empty_store(resonant, url, tmp_pa
     path = tmp_path / "resonant.db"
     path.unlink()
 
-    refused = resonant(*command.split(), code=1)
-
-    assert refused.err.startswith(f"resonant: sqlite:///{path}: no such file: ")
-    assert (refused.out, path.exists()) == ("", False)
+    assert resonant.refused(*command.split()).startswith(f"sqlite:///{path}: no such file: ")
+    assert not path.exists()
 
 
 @pytest.mark.engine
@@ -58,7 +51,7 @@ def test_the_list_of_endpoints_needs_no_store_and_creates_none(resonant, webhook
 
     assert re.search(r"^cli-listed +https://hooks.example.com +no +0 +ok$", listed.out, re.MULTILINE)
     assert (listed.err, listed.store, path.exists()) == ("", "", False)
-    rows = {each["name"]: each for each in json.loads(resonant.on_prefect("endpoint", "list", "--json").out)}
+    rows = {each["name"]: each for each in resonant.json_on_prefect("endpoint", "list")}
     assert (rows["cli-listed"]["subscriptions"], rows["cli-listed"]["held"]) == (0, 0)
 
 

@@ -27,7 +27,7 @@ def test_an_acknowledged_cause_is_listed_last_with_its_note_instead_of_the_advic
     assert (last["fingerprint"], known["note"]) == (busy, "fixed in\x1b release 42")
     assert "on the command line" in known["by"]
     *_, card = resonant.on_a_terminal("dlq", "--group", columns=200).split("2 dead letters to")
-    assert re.search(r"acknowledged by .* on the command line, 0 s ago: fixed in\\x1b release 42", card)
+    assert re.search(r"acknowledged by .* on the command line, \d+ s ago: fixed in\\x1b release 42", card)
     assert "next: " not in card
     assert resonant("dlq", "ack", rejected).out == f"acknowledged {rejected}: 1 dead letter\n"
     assert "dlq ack CAUSE" not in resonant.on_a_terminal("dlq", "--group")
@@ -60,10 +60,8 @@ def test_a_mistake_changes_nothing(resonant, worker, causes):
     answer = resonant("dlq", "ack", "--undo", *causes, code=1)
     assert answer.err == f"resonant: the cause {causes[0]} is not acknowledged: nothing was changed\n"
     assert "--note cannot be combined" in resonant("dlq", "ack", "--undo", "--note", "x", *causes, code=2).err
-    assert (
-        "--endpoint before ack has no effect: remove it, or put it after ack"
-        in resonant("dlq", "--endpoint", "billing", "ack", *causes, code=2).err
-    )
+    misplaced = resonant.refused("dlq", "--endpoint", "billing", "ack", *causes, code=2)
+    assert misplaced.startswith("--endpoint before ack has no effect: remove it, or put it after ack")
     assert "takes one value" in resonant("dlq", "--endpoint", "a", "--endpoint", "b", code=2).err
     assert resonant("dlq", "akc", causes[0], code=2).out == ""
     for note, length in ((" ", 0), ("x" * 501, 501)):

@@ -6,16 +6,11 @@ from resonant.events import rfc3339
 from resonant.store.audit import add_to_audit, begin_audit, read_audit
 
 
-def test_an_empty_audit_is_an_empty_array_or_a_message(resonant, dead):
-    resonant.json("dlq")
+def test_the_audit_lists_each_action_and_its_user_the_newest_first(resonant, dead):
     resonant("replay", "--all", "--dry-run")
-
     assert resonant.json("audit") == []
     answer = resonant("audit")
     assert (answer.out, answer.err) == ("", "no operator has changed anything\n")
-
-
-def test_the_audit_lists_each_action_and_its_user_the_newest_first(resonant, dead):
     dead.accept("evt_waiting")
     resonant("cancel", "evt_waiting")
     resonant("purge", "--older-than", "30")
@@ -69,10 +64,10 @@ def test_an_entry_is_a_line_of_a_table_and_a_card_with_the_whole_selection(reson
     assert header.split() == ["AT", "WHO", "ACTION", "COUNT", "TOOK", "SELECTION"]
     assert re.search(r"  pause   -      \d", without_count)
     at = re.escape(resonant.json("audit")[-1]["at"])
-    assert re.match(rf'{at}  .+ on the command line  cancel  0 +\d\.\d s  {{"event_type": "com', line)
+    assert re.match(rf'{at}  .+ on the command line  cancel  0 +[\d.]+ s  {{"event_type": "com', line)
     assert max(map(len, screen.splitlines())) <= 80
     paused, by_id, purged, cancelled = (" ".join(entry.split()) for entry in screen.strip().split("\n\n"))
-    assert re.match(r"[\d-]+ [\d:]+Z purge, 0 deliveries, took \d\.\d s by \S+ on the command line ", purged)
+    assert re.match(r"[\d-]+ [\d:]+Z purge, 0 deliveries, took [\d.]+ s by \S+ on the command line ", purged)
     assert re.search(r"Z pause, took .* on the command line endpoint billing$", paused)
     assert re.search(r"Z cancel, 1 delivery, took .* on the command line ids evt_1$", by_id)
     assert purged.endswith(" dead letters older than 0.5 days, archive purged.jsonl")

@@ -22,7 +22,7 @@ def test_events_are_erased_and_what_is_out_of_reach_is_listed(resonant, dead, tm
     ]
     assert answer.err == ""
     assert resonant.json("audit")[0]["action"] == "erase"
-    assert "4711" not in resonant("audit").out
+    assert "customer" not in resonant("audit").out  # a digest may contain 4711
 
 
 def test_detail_the_list_and_the_export_say_that_the_content_is_gone(resonant, dead):
@@ -77,44 +77,25 @@ def test_a_terminal_asks_and_a_script_must_agree(resonant, dead):
     assert resonant.json("detail", "evt_bad")["event_id"] == "evt_bad"
 
 
-SELECTORS = "give --id, --subject, or --source with --type"
-
-
 @pytest.mark.parametrize(
-    ("options", "said"),
+    "options",
     [
-        *((each, f"no events selected: {SELECTORS}") for each in ("", "--type order.*", "--source /shop")),
-        ("--subject=", "--subject is empty"),
-        ("--id=", "an id is empty"),
-        ("--id evt_typo", "no event has the id evt_typo: nothing was done"),
-        ("--id evt_bad --source /crm", "no event with this id is of the source '/crm'; known: "),
+        "--subject jm@example.com --yes",
+        "--source /shop --type user.* --dry-run",
+        "--id evt_bad --subject jm --yes --json",
     ],
 )
-def test_a_mistake_erases_nothing(resonant, dead, options, said):
-    answer = resonant("erase", *options.split(), "--yes", code=2)
-    assert answer.err.startswith(f"resonant: {said}")
-    assert answer.err.count("\n") == 1
-
-
-@pytest.mark.parametrize("how", ["--yes", "--dry-run", "--yes --json"])
-@pytest.mark.parametrize(
-    "options", ["--subject jm@example.com", "--source /shop --type user.*", "--id evt_bad --subject jm"]
-)
-def test_conditions_that_no_event_meets_fail(resonant, dead, options, how):
+def test_conditions_that_no_event_meets_fail(resonant, dead, options):
     dead.accept("person-1", subject="jm@example.org")
-    answer = resonant("erase", *options.split(), *how.split(), code=1)
-    assert answer.out == ""
-    assert answer.err.startswith("resonant: no event meets these conditions: nothing was erased.")
-    assert answer.err.count("\n") == 1
+    refused = resonant.refused("erase", *options.split())
+    assert refused.startswith("no event meets these conditions: nothing was erased.")
     assert resonant.json("audit") == []
 
 
 def test_the_same_erasure_again_erases_nothing_and_succeeds(resonant, dead):
     dead.accept("person-1", subject="jm@example.org")
-    conditions = ("erase", "--subject", "jm@example.org", "--yes")
-    for argv in (conditions, ("erase", "--id", "evt_bad", "--yes")):
-        assert [resonant.json(*argv)["events"] for _ in range(2)] == [1, 0]
-    resonant("erase", "--subject", "jm@example.com", "--yes", code=1)
+    for selected in (("--subject", "jm@example.org"), ("--id", "evt_bad")):
+        assert [resonant.json("erase", *selected, "--yes")["events"] for _ in range(2)] == [1, 0]
 
 
 def test_a_repeated_line_is_counted_as_erased(resonant, worker, enqueue, tmp_path):

@@ -39,12 +39,6 @@ REJECTED = {
     "excerpt": ANSWER,
     "error": "UnexpectedStatus: the endpoint answered 422",
 }
-TIMED_OUT = {
-    "code": "read_timeout",
-    "status_code": None,
-    "maybe_processed": True,
-    "error": "TimeoutError: no answer within 15 s",
-}
 UNAVAILABLE_ADVICE = advise(
     code="http_503", reason="exhausted", category="transient", endpoint="billing", event_id="evt_busy_2"
 )
@@ -86,7 +80,7 @@ def waiting(worker):
     """One parked and two due deliveries, of two endpoints."""
     with worker.at_work():
         worker.accept("evt_parked", event_type="order.refunded")
-        worker.attempt(Park(300.0, worker.clock() + 300), excerpt="down for maintenance")
+        worker.attempt(Park(6_000.0, worker.clock() + 6_000), excerpt="down for maintenance")
         worker.clock.advance(-7_200)
         worker.accept("evt_due", "evt_due_too", endpoint="crm")
         worker.clock.advance(7_200)
@@ -140,14 +134,17 @@ def test_filters_select_dead_letters_and_their_groups(resonant, recent, command,
 
 
 def test_a_card_says_where_when_why_and_the_next_step_once_for_equal_failures(resonant, worker):
-    worker.bury("evt_1", "evt_2", event_type="com.example.order.paid", **REJECTED)
+    worker.clock.advance(-6_000)
+    worker.bury("evt_1", "evt_2", event_type="com.[red]order[/red].paid", **REJECTED)
 
     screen = resonant.on_a_terminal("dlq")
 
     assert max(map(len, screen.splitlines())) <= 80
+    assert "resonant detail evt_2" in screen
     head, happened, *rest = screen.splitlines()
-    assert re.fullmatch(r"evt_2 from /shop  to billing  \d+ s ago", head)
-    assert re.fullmatch(r"  permanent after 1 try, [\d-]+ \d\d:\d\dZ, com.example.order.paid", happened)
+    assert head == "evt_2 from /shop  to billing  2 h ago"
+    paid = re.escape("com.[red]order[/red].paid")
+    assert re.fullmatch(rf"  permanent after 1 try, [\d-]+ \d\d:\d\dZ, {paid}", happened)
     assert words(" ".join(rest)).startswith(f"http 422: {ANSWER} next: the receiver rejects these events: ")
     assert (screen.count("http 422: "), screen.count("next: ")) == (2, 1)
 
@@ -167,13 +164,13 @@ def test_a_row_of_the_table_is_a_line_with_nothing_cut(resonant, worker):
 
 
 def test_possibly_processed_dead_letters_are_marked(resonant, worker):
-    worker.bury("evt_1", **TIMED_OUT)
+    worker.bury("evt_1", code="read_timeout", status_code=None, maybe_processed=True, error="no answer")
 
     screen = resonant.on_a_terminal("dlq")
 
-    assert "\n  read timeout: no answer within 15 s\n" in screen
+    assert "\n  read timeout: no answer\n" in screen
     assert "\n  probably processed: check the receiver before a replay\n" in screen
-    assert resonant("dlq").out.endswith("  TimeoutError: no answer within 15 s; probably processed\n")
+    assert resonant("dlq").out.endswith("  no answer; probably processed\n")
     assert resonant.json("dlq")[0]["maybe_processed"] is True
 
 
@@ -302,11 +299,6 @@ def test_on_a_terminal_more_than_a_screen_is_grouped(resonant, many, command, be
     assert len(resonant(command).out.splitlines()) == 18
 
 
-def test_a_group_names_an_example_and_a_filter_that_leaves_less_than_a_screen_lists_each(resonant, many):
-    assert "\n  example: evt_16, cause: " in resonant.on_a_terminal("dlq")
-    assert resonant.on_a_terminal("dlq", "--type", "odd").count(" to billing ") == 8
-
-
 def test_text_from_outside_is_shown_and_not_obeyed(resonant, worker):
     worker.bury("evt_1", **PERMANENT | {"error": "[red]first\n\x1b[31msecond"})
     worker.bury("evt_2", endpoint="crm", **REJECTED | {"excerpt": "[red]no\x1b[31m"})
@@ -329,7 +321,7 @@ def test_unfinished_deliveries_are_the_longest_due_first_with_their_state(resona
     assert ids(rows) == ["evt_due", "evt_due_too", "evt_parked"]
     assert [" ".join(row) for row in rows] == [DELIVERY_KEYS] * 3
     assert [row["state"] for row in rows] == ["due", "due", "parked"]
-    assert rows[-1]["next_attempt_at"] == rfc3339(waiting.clock() + 300)
+    assert rows[-1]["next_attempt_at"] == rfc3339(waiting.clock() + 6_000)
     assert rows[-1]["answer"] == "down for maintenance"
 
     assert words(header) == "EVENT TYPE ENDPOINT STATUS STATE DUE TRIES LAST ERROR"
@@ -338,31 +330,19 @@ def test_unfinished_deliveries_are_the_longest_due_first_with_their_state(resona
     assert lines[-1].endswith("http 503: down for maintenance")
 
     assert max(map(len, screen.splitlines())) <= 80
-    first, _, parked = screen.rstrip().split("\n\n")
-    assert re.fullmatch(
-        r"evt_due from /shop  to crm\n  due since [\d-]+ \d\d:\d\dZ, 2 h ago, 0 tries, order.paid\n  not tried yet",
-        first,
-    )
-    assert re.fullmatch(
-        r"evt_parked from /shop  to billing\n  parked until [\d-]+ \d\d:\d\dZ, in 5 min, 1 try, order.refunded\n"
-        r"  http 503: down for maintenance",
-        parked,
-    )
+    first, _, parked = (card.splitlines() for card in screen.rstrip().split("\n\n"))
+    assert (first[0], first[2]) == ("evt_due from /shop  to crm", "  not tried yet")
+    assert re.fullmatch(r"  due since [\d-]+ \d\d:\d\dZ, 2 h ago, 0 tries, order.paid", first[1])
+    assert (parked[0], parked[2]) == ("evt_parked from /shop  to billing", "  http 503: down for maintenance")
+    assert re.fullmatch(r"  parked until [\d-]+ \d\d:\d\dZ, in 2 h, 1 try, order.refunded", parked[1])
 
 
-@pytest.mark.parametrize(
-    ("filters", "found"),
-    [
-        *(
-            (each, ["evt_due", "evt_due_too"])
-            for each in ("--endpoint crm", "--status pending", "--until 1h")
-        ),
-        *((each, ["evt_parked"]) for each in ("--type order.ref*", "--status retrying", "--code http_503")),
-        *((each, ["evt_parked"]) for each in ("--category transient", "--text 'ANSWERED 503'", "--since 1h")),
-    ],
-)
-def test_filters_select_unfinished_deliveries(resonant, waiting, filters, found):
-    assert ids(resonant.json("deliveries", *shlex.split(filters))) == found
+def test_filters_select_unfinished_deliveries(resonant, waiting):
+    for filters in ("--endpoint crm", "--status pending", "--until 1h"):
+        assert ids(resonant.json("deliveries", *shlex.split(filters))) == ["evt_due", "evt_due_too"], filters
+    by_failure = ("--code http_503", "--category transient", "--text 'ANSWERED 503'")
+    for filters in ("--type order.ref*", "--status retrying", "--since 1h", *by_failure):
+        assert ids(resonant.json("deliveries", *shlex.split(filters))) == ["evt_parked"], filters
 
 
 def test_a_delivery_that_waits_in_its_process_for_a_retry_says_when_it_is_due(resonant, worker):
@@ -394,9 +374,9 @@ def test_a_due_delivery_of_a_paused_endpoint_is_held(resonant, waiting):
 
 
 def test_groups_show_the_waiting_deliveries_of_each_endpoint(resonant, waiting):
-    until = rfc3339(waiting.clock() + 300)[:16].replace("T", " ")
+    until = rfc3339(waiting.clock() + 6_000)[:16].replace("T", " ")
     assert resonant.on_a_terminal("deliveries", "--group") == (
-        f"billing: 1 parked, the last until {until}Z; oldest due in 5 min\n"
+        f"billing: 1 parked, the last until {until}Z; oldest due in 2 h\n"
         "      1  http 503: down for maintenance, up to 1 try, e.g. evt_parked\n"
         "\n"
         "crm: 2 due; oldest due 2 h ago\n"
@@ -480,18 +460,13 @@ def test_postgresql_lists_the_same(resonant, on_postgresql):
     assert list(chain.from_iterable(read_pages(resonant, "dlq", "--limit", "15"))) == newest
     [group] = resonant.json("dlq", "--group")
     assert (group["count"], group["example"]) == (30, "evt_29")
-    assert resonant.json("detail", "evt_29")["deliveries"][0]["reason"] == "permanent"
     assert "several events begin with 'evt_0'" in resonant("detail", "evt_0", code=1).err
     assert len(json.loads(resonant("export", "-o", "-", "--with-data").out)["dead_letters"]) == 30
     assert resonant.json("status")["by_category"] == {"permanent": 30}
 
     on_postgresql.accept("evt_x", "evt_y")
-    on_postgresql.attempt(Park(300.0, on_postgresql.clock() + 300))
-    assert len(resonant.json("deliveries", "--code", "http_503")) == 2
-    assert [group["count"] for group in resonant.json("deliveries", "--group")] == [2]
-    assert resonant("cancel", "--all", "--dry-run").out == "2 would be given up\n"
-
     on_postgresql.accept("evt_x", source="/crm")
+    assert [group["count"] for group in resonant.json("deliveries", "--group")] == [3]
     for command in ("detail evt_x", "cancel evt_x", "retry evt_x"):
         assert "several sources use the same id: evt_x of '/crm' (" in resonant(*command.split(), code=2).err
     webhook_id = resonant.json("detail", "evt_x", "--source", "/crm")["webhook_id"]

@@ -19,7 +19,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "ours"
 
 
-def test_the_copy_is_a_project_and_the_next_steps_are_shown(resonant, folder):
+def test_the_copy_is_a_project_and_the_next_steps_are_shown(resonant, folder, monkeypatch):
     said = resonant("init", "ours").out
     assert is_project(folder)
     assert "cd ours" in said
@@ -28,13 +28,9 @@ def test_the_copy_is_a_project_and_the_next_steps_are_shown(resonant, folder):
     assert {"prefect.yaml", "flows/emit.py", "deployments/prometheus/alerts.yml"} <= copied
     assert not [name for name in copied if "__pycache__" in name]
     assert (folder / "prefect.yaml").read_bytes() == (CHECKOUT / "prefect.yaml").read_bytes()
-
-
-def test_a_copy_to_the_working_folder_needs_no_step_that_enters_it(resonant, folder, monkeypatch):
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    said = resonant("init", ".").out
-    assert "use these flows:\n  resonant up\n" in said
+    (here := folder.parent / "here").mkdir()
+    monkeypatch.chdir(here)
+    assert "use these flows:\n  resonant up\n" in resonant("init", ".").out, "no step enters the folder"
 
 
 def test_the_working_folder_takes_precedence_over_the_installed_project(resonant, folder, monkeypatch):
@@ -93,14 +89,16 @@ def test_a_changed_file_is_never_overwritten_and_nothing_else_is_written(resonan
 
 def test_a_prefect_project_of_others_stays_as_it_is(resonant, folder, monkeypatch):
     (folder / "flows").mkdir(parents=True)
+    (folder / "flows" / "endpoints.py").mkdir()
     for name in ("prefect.yaml", "flows/emit.py", "flows/dead_letters.py"):
         (folder / name).write_text("theirs")
     before = contents(folder)
     monkeypatch.chdir(folder)
 
-    refused = resonant("init", ".", "--overwrite", code=1)
+    refused = resonant.refused("init", ".", "--overwrite")
 
-    assert "changed since: flows/dead_letters.py, flows/emit.py, prefect.yaml; choose another" in refused.err
+    changed = "flows/dead_letters.py, flows/emit.py, flows/endpoints.py, prefect.yaml"
+    assert f"changed since: {changed}; choose another" in refused
     assert contents(folder) == before
 
 
@@ -130,28 +128,19 @@ def test_an_interrupted_copy_can_be_completed(resonant, folder):
     assert (folder / "tasks" / "emit.py").read_bytes() == (CHECKOUT / "tasks" / "emit.py").read_bytes()
 
 
-def test_a_folder_with_the_name_of_a_file_is_not_replaced(resonant, folder):
-    (folder / "flows" / "emit.py").mkdir(parents=True)
-    refused = resonant("init", "ours", "--overwrite", code=1)
-    assert "changed since: flows/emit.py; choose another folder" in refused.err
-    assert refused.err.count("\n") == 1
+NOT_EMPTY = (
+    "ours is not empty: choose another folder, or use --overwrite for a copy that `resonant init` made"
+)
+IN_USE = f"{CHECKOUT} is the project that this installation uses"
 
 
 @pytest.mark.parametrize(
     ("existing", "argv", "said"),
     [
-        (
-            "ours/theirs.py",
-            ["ours"],
-            "ours is not empty: choose another folder, or use --overwrite for a copy that `resonant init` made",
-        ),
+        ("ours/theirs.py", ["ours"], NOT_EMPTY),
         ("ours", ["ours"], "ours is not a folder"),
         ("ours", ["ours/below"], "cannot copy the flows to ours/below: Not a directory"),
-        (
-            "ours/theirs.py",
-            [str(CHECKOUT), "--overwrite"],
-            f"{CHECKOUT} is the project that this installation uses",
-        ),
+        ("ours/theirs.py", [str(CHECKOUT), "--overwrite"], IN_USE),
     ],
 )
 def test_an_unsuitable_folder_is_refused_in_one_line(resonant, folder, existing, argv, said):

@@ -22,32 +22,32 @@ def no_server(tmp_path, monkeypatch):
 def test_a_port_that_is_taken_is_one_line(resonant, option):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        refused = resonant("up", option, str(port), code=1)
-    assert refused.err.count("\n") == 1
-    assert f"port {port} is in use" in refused.err
-    assert f"{option} {port + 1}" in refused.err
+        refused = resonant.refused("up", option, str(port))
+    assert f"port {port} is in use" in refused
+    assert f"{option} {port + 1}" in refused
+    same = resonant.refused("up", "--port", "4300", "--serve", "4300", code=2)
+    assert same == "--serve 4300 is the port of the server: choose another"
 
 
-def test_the_server_and_the_intake_need_different_ports(resonant):
-    refused = resonant("up", "--port", "4300", "--serve", "4300", code=2)
-    assert refused.err == "resonant: --serve 4300 is the port of the server: choose another\n"
+OTHER = "http://prefect.example/api"
+CLOUD = "https://api.prefect.cloud/api/accounts/a/workspaces/w"
+NOT_SUPPORTED = f"{CLOUD} is Prefect Cloud, which Resonant does not support: use `resonant up`"
 
 
-def test_with_another_server_configured_the_error_explains_how_to_use_it(resonant, monkeypatch):
-    monkeypatch.setenv("PREFECT_API_URL", "http://prefect.example/api")
-    refused = resonant("up", code=1)
-    assert refused.err.count("\n") == 1
-    assert "http://prefect.example/api" in refused.err
-    assert "prefect worker start --pool resonant" in refused.err
-
-
-def test_prefect_cloud_is_refused_with_an_alternative(resonant, monkeypatch):
-    cloud = "https://api.prefect.cloud/api/accounts/a/workspaces/w"
-    monkeypatch.setenv("PREFECT_API_URL", cloud)
-    for command in (("up",), ("endpoint", "list")):
-        refused = resonant(*command, code=1)
-        assert refused.err.count("\n") == 1
-        assert f"{cloud} is Prefect Cloud, which Resonant does not support: use `resonant up`" in refused.err
+@pytest.mark.parametrize(
+    ("configured", "command", "said"),
+    [
+        (OTHER, "up", OTHER),
+        (OTHER, "up", "prefect worker start --pool resonant"),
+        (CLOUD, "up", NOT_SUPPORTED),
+        (CLOUD, "endpoint list", NOT_SUPPORTED),
+    ],
+)
+def test_with_another_server_configured_the_error_explains_what_to_do(
+    resonant, monkeypatch, configured, command, said
+):
+    monkeypatch.setenv("PREFECT_API_URL", configured)
+    assert said in resonant.refused(*command.split())
 
 
 def test_on_a_terminal_paths_and_names_are_not_broken(tmp_path, monkeypatch, capsys):

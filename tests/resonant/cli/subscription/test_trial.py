@@ -40,25 +40,19 @@ def test_a_trial_names_the_endpoints_and_the_first_condition_that_is_false(reson
     assert resonant.json("status")["accepted"] == 0
 
 
-def test_an_event_of_resonant_itself_can_be_tried(resonant, subscribed, tmp_path):
-    resonant("subscription", "add", "audit", "resonant.*")
-    (tmp_path / "event.json").write_text('{"type": "resonant.endpoint.paused", "source": "/resonant"}')
-    found = resonant("subscription", "test", "event.json").out
-    assert found.startswith("resonant.endpoint.paused of /resonant goes to audit\n")
-
-
 def test_the_json_of_a_trial_has_every_subscription(resonant, subscribed, tmp_path):
     (tmp_path / "event.json").write_text(json.dumps(EVENT | {"subject": "43"}))
     found = resonant.json("subscription", "test", "event.json")
     assert found["event"] == {"id": "evt_1", "source": "/eu/shop", "type": "order.paid"}
     assert found["endpoints"] == ["audit"]
     assert [each["matches"] for each in found["subscriptions"]] == [True, False, False, False]
-    assert found["subscriptions"][2] == {
-        "id": subscribed["eu"],
-        "endpoint": "eu",
-        "matches": False,
-        "why_not": "subject '43' is not '42'",
-    }
+    why = {"matches": False, "why_not": "subject '43' is not '42'"}
+    assert found["subscriptions"][2] == {"id": subscribed["eu"], "endpoint": "eu"} | why
+
+    resonant("subscription", "add", "audit", "resonant.*")
+    (tmp_path / "event.json").write_text('{"type": "resonant.endpoint.paused", "source": "/resonant"}')
+    own = resonant("subscription", "test", "event.json").out
+    assert own.startswith("resonant.endpoint.paused of /resonant goes to audit\n")
 
 
 @pytest.mark.parametrize(
@@ -77,16 +71,12 @@ def test_a_trial_without_a_match_fails_and_explains_how_to_subscribe(resonant, t
     [
         ("{", "not JSON: Expecting property name enclosed in double quotes at column 2"),
         ('{"type": "t"}', "source is missing"),
-        (
-            '{"type": "t", "source": "/s"}\n{"type": "t", "source": "/s"}',
-            "not JSON: Extra data at line 2, column 1",
-        ),
+        ('{"type": "t", "source": "/s"}\n{}', "not JSON: Extra data at line 2, column 1"),
     ],
 )
 def test_an_invalid_event_is_refused_with_the_message_of_enqueue(resonant, tmp_path, text, said):
     (tmp_path / "event.json").write_text(text)
-    answer = resonant("subscription", "test", "event.json", code=1)
-    assert (answer.out, answer.err) == ("", f"resonant: event.json: {said}\n")
+    assert resonant.refused("subscription", "test", "event.json") == f"event.json: {said}"
 
 
 def test_a_trial_reads_standard_input(subscribed, resonant):
@@ -104,7 +94,7 @@ def test_a_trial_agrees_with_enqueue(resonant, worker):
 
         worker.do(lambda store: store.write(write))
 
-    @settings(max_examples=examples(40), suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples(20), suppress_health_check=list(HealthCheck))
     @given(subscriptions, events)
     def check(subscribed, event):
         subscribe(subscribed)

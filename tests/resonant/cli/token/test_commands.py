@@ -1,7 +1,5 @@
 """``token``: create, list and revoke."""
 
-import pytest
-
 from resonant.store.shared.tokens import note_use, valid_tokens
 
 
@@ -19,21 +17,21 @@ def test_a_token_without_a_source_is_created_with_a_warning(resonant):
     for number, scopes in enumerate(([], ["--type", "order.*"], ["--source", "*"])):
         answer = resonant("token", "create", f"wide-{number}", *scopes)
         assert "take the ids of other producers" in answer.err
-        assert "--source" in answer.err
         assert answer.out.startswith("rsn_")
     assert "--source" not in resonant("token", "create", "narrow", "--source", "/shop/*").err
 
 
 def test_the_list_shows_scopes_and_times(resonant):
+    assert resonant.json("token", "list") == []
+    assert resonant("token", "list").err == "no tokens; `resonant token create NAME` creates one\n"
     resonant("token", "create", "shop", "--source", "/shop/*", "--type", "order.*", "--rate", "2.5", "--read")
     resonant("token", "create", "crm")
     resonant("token", "revoke", "crm")
 
     crm, shop = resonant.json("token", "list")
 
-    assert list(crm) == [
-        "name", "source", "type", "endpoint", "rate", "can_read", "created_at", "last_used_at", "revoked_at",
-    ]  # fmt: skip
+    names = "name source type endpoint rate can_read created_at last_used_at revoked_at"
+    assert " ".join(crm) == names
     assert (shop["source"], shop["type"], shop["rate"], shop["can_read"]) == ("/shop/*", "order.*", 2.5, True)
     assert (shop["last_used_at"], shop["revoked_at"]) == (None, None)
     assert crm["revoked_at"] > crm["created_at"]
@@ -48,45 +46,19 @@ def test_a_terminal_shows_cards_with_the_last_use(resonant, worker):
 
     async def use(store):
         [digest] = await store.read(valid_tokens)
-        await store.write(note_use, digest, now=store.clock() - 120)
+        await store.write(note_use, digest, now=store.clock() - 6_000)
 
     worker.do(use)
     shown = resonant.on_a_terminal("token", "list").split("\n\n")[0]
-    assert [line.strip() for line in shown.split("\n")] == ["shop", "all events", "last used 2 min ago"]
+    assert [line.strip() for line in shown.split("\n")] == ["shop", "all events", "last used 2 h ago"]
 
 
-def test_without_tokens_the_list_says_how_to_create_one(resonant):
-    assert resonant.json("token", "list") == []
-    assert resonant("token", "list").err == "no tokens; `resonant token create NAME` creates one\n"
-
-
-def test_a_token_for_an_endpoint_names_a_known_one(resonant, stored):
-    answer = resonant("token", "create", "shop", "--endpoint", "biling", code=2)
-    assert "no endpoint is named 'biling': did you mean billing?" in answer.err
-
+def test_a_token_may_be_for_one_endpoint_and_its_name_is_unique(resonant, stored):
     resonant("token", "create", "shop", "--endpoint", "webhook-endpoint/billing")
-    assert resonant.json("token", "list")[0]["endpoint"] == "billing"
-
-
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        (("create", "Shop"), "is not a valid name"),
-        (("create", "crm", "--type", ""), "--type '' is not a glob"),
-        (("create", "crm", "--source", "a\nb"), "is not a glob"),
-        (("create", "crm", "--rate", "inf"), "--rate inf is not a number"),
-        (("revoke", "shpo"), "no valid token is named 'shpo': did you mean shop?"),
-        (("create", "shop"), "a token is named 'shop'"),
-    ],
-)
-def test_a_mistake_is_one_line_and_code_2(resonant, argv, message):
-    resonant("token", "create", "shop", "--type", "x")
-
-    answer = resonant("token", *argv, code=2)
-
-    assert message in answer.err
-    assert answer.err.count("\n") == 1
-    assert [each["name"] for each in resonant.json("token", "list")] == ["shop"]
+    assert resonant.refused("token", "create", "shop", code=2).startswith("a token is named 'shop'")
+    unknown = resonant.refused("token", "revoke", "shpo", code=2)
+    assert unknown.startswith("no valid token is named 'shpo': did you mean shop?")
+    assert [each["endpoint"] for each in resonant.json("token", "list")] == ["billing"]
 
 
 def test_changes_of_tokens_are_in_the_audit_without_their_text(resonant):
@@ -96,14 +68,9 @@ def test_changes_of_tokens_are_in_the_audit_without_their_text(resonant):
 
     revoked, created = resonant.json("audit")
 
-    assert (created["action"], created["selection"]) == (
-        "token create",
-        {"token": "shop", "type": "order.*", "can_read": True},
-    )
-    assert (revoked["action"], revoked["selection"], revoked["count"]) == (
-        "token revoke",
-        {"token": "shop"},
-        0,
-    )
+    scopes = {"token": "shop", "type": "order.*", "can_read": True}
+    assert (created["action"], created["selection"]) == ("token create", scopes)
+    assert (revoked["action"], revoked["selection"]) == ("token revoke", {"token": "shop"})
+    assert revoked["count"] == 0
     assert revoked["who"].endswith("the command line")
     assert "token create, took" in resonant.on_a_terminal("audit")
