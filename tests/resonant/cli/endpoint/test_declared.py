@@ -148,14 +148,11 @@ def one_change(declared, saved, *, now=NOW):
 
 def test_a_change_names_each_setting_and_shows_no_secret(monkeypatch):
     monkeypatch.setenv("SECRET", OLD)
-    saved = shop("signing_secret: env:SECRET, timeout: 30")
-    change = one_change(shop("headers: {x: '1'}, rate: 5"), saved)
-    assert list(change.fields.values()) == [
-        "timeout 30.0 → 15.0",
-        "rate null → 5.0",
-        "headers added",
-        "signing_secret removed",
-    ]
+    saved, declared = shop("signing_secret: env:SECRET, timeout: 30"), shop("headers: {x: '1'}, rate: 5")
+    said = ["timeout 30.0 → 15.0", "rate null → 5.0", "headers added", "signing_secret removed"]
+    assert list(one_change(declared, saved).fields.values()) == said
+    same = declared.model_copy(update={"headers": SecretStr('{"x":"1"}')})
+    assert one_change(declared, same).kind == "unchanged", "the headers mean the same"
 
 
 def test_a_dry_run_shows_where_secrets_are_sent():
@@ -169,13 +166,8 @@ def test_a_dry_run_shows_where_secrets_are_sent():
         "proxy": "http://proxy.example:3128",
         "oauth_token_url": "https://auth.example.com/token?***",
     }
-    assert declared.as_written({"proxy": "none"}) == {"proxy": "none"}
-    assert declared.as_written({"proxy": "env:PROXY"}) == {"proxy": "env:PROXY"}
-
-
-def test_headers_that_mean_the_same_are_no_change():
-    saved = shop("headers: {x: '1'}").model_copy(update={"headers": SecretStr('{"x":"1"}')})
-    assert one_change(shop("headers: {x: '1'}"), saved).kind == "unchanged"
+    for proxy in ("none", "env:PROXY"):
+        assert declared.as_written({"proxy": proxy}) == {"proxy": proxy}
 
 
 def test_a_new_secret_begins_a_rotation_that_later_imports_keep(monkeypatch):
@@ -195,41 +187,42 @@ def test_a_new_secret_begins_a_rotation_that_later_imports_keep(monkeypatch):
     assert one_change(saved, rotated, now=ends).block.previous_signing_secret == SecretStr(NEW)
 
 
-def test_only_a_new_secret_that_is_too_short_is_refused(monkeypatch):
-    monkeypatch.setenv("SECRET", "whsec_YQ==")
-    short = {"shop": shop("signing_secret: env:SECRET")}
-    check_new_secrets(short, saved=short, source="f.yaml")
-    with pytest.raises(Misuse, match="its signing secret has 1 byte") as refused:
-        check_new_secrets(short, saved={}, source="f.yaml")
-    assert str(refused.value).startswith("f.yaml: endpoint 'shop': ")
-
-
-def test_only_a_new_certificate_that_is_not_valid_now_is_refused(tmp_path):
+def test_only_a_new_secret_that_is_too_short_or_a_new_certificate_that_has_ended_is_refused(tmp_path):
     issued = trustme.CA().issue_cert("shop.example", not_after=NOW - timedelta(days=1))
     (tmp_path / "cert").write_bytes(issued.cert_chain_pems[0].bytes())
     (tmp_path / "key").write_bytes(issued.private_key_pem.bytes())
-    ended = {"shop": shop("client_certificate: file:cert, client_key: file:key", tmp_path)}
-    check_new_secrets(ended, saved=ended, source="f.yaml")
-    with pytest.raises(Misuse, match=r"f.yaml: endpoint 'shop': its client certificate .* is not valid now"):
-        check_new_secrets(ended, saved={}, source="f.yaml")
+    (tmp_path / "short").write_text("whsec_YQ==")
+    for fields, problem in (
+        ("signing_secret: file:short", "its signing secret has 1 byte"),
+        ("client_certificate: file:cert, client_key: file:key", "its client certificate .* is not valid now"),
+    ):
+        bad = {"shop": shop(fields, tmp_path)}
+        check_new_secrets(bad, saved=bad, source="f.yaml")
+        with pytest.raises(Misuse, match=f"^f.yaml: endpoint 'shop': {problem}"):
+            check_new_secrets(bad, saved={}, source="f.yaml")
 
 
-def test_a_proxy_and_a_certificate_survive_an_export(tmp_path, monkeypatch):
+def test_an_export_can_be_imported_once_its_variables_are_set(monkeypatch):
     issued = trustme.CA().issue_cert("shop.example")
-    given = {
+    secrets = {
+        "SIGNING_SECRET": OLD,
         "PROXY": "http://me:s3cret@proxy:3128",
         "CLIENT_CERTIFICATE": issued.cert_chain_pems[0].bytes().decode(),
         "CLIENT_KEY": issued.private_key_pem.bytes().decode(),
     }
-    for name, value in given.items():
+    for name, value in (secrets | {"X_KEY": "1"}).items():
         monkeypatch.setenv(f"ENDPOINT_SHOP__{name}", value)
-    fields = ", ".join(f"{name.lower()}: env:ENDPOINT_SHOP__{name}" for name in given)
-    block = shop(fields)
+    fields = ", ".join(f"{name.lower()}: env:ENDPOINT_SHOP__{name}" for name in secrets)
+    others = "headers: {x-key: '1'}, status_overrides: {404: transient}, rate: 5, mode: structured"
+    block = shop(f"{fields}, {others}")
     text = exported({"shop": block}, {}, with_urls=True)
-    assert "s3cret" not in text
-    assert "PRIVATE KEY" not in text
+    for secret in (OLD, "s3cret", "PRIVATE KEY"):
+        assert secret not in text
     assert read(text) == {"shop": block}
-    assert one_change(shop("proxy: none"), block).fields == {
+    assert "hooks.example.com" not in exported({"shop": block}, {}, with_urls=False)
+    assert one_change(
+        shop(f"{others}, signing_secret: env:ENDPOINT_SHOP__SIGNING_SECRET, proxy: none"), block
+    ).fields == {
         "proxy": "proxy changed",
         "client_certificate": "client_certificate removed",
         "client_key": "client_key removed",
@@ -238,25 +231,6 @@ def test_a_proxy_and_a_certificate_survive_an_export(tmp_path, monkeypatch):
 
 
 def test_pruning_removes_only_undeclared_webhook_endpoints():
-    saved = {
-        "crm": EndpointError("unusable"),
-        "shop": EndpointError("unusable"),
-        "file-endpoint/log": object(),
-    }
+    saved = dict.fromkeys(("crm", "shop"), EndpointError("unusable")) | {"file-endpoint/log": object()}
     changes = compare({"shop": shop()}, saved, prune=True, now=NOW)
     assert {each.name: each.kind for each in changes} == {"shop": "changed", "crm": "removed"}
-
-
-def test_an_export_can_be_imported_once_its_variables_are_set(tmp_path, monkeypatch):
-    (tmp_path / "secret").write_text(OLD)
-    block = shop(
-        "signing_secret: file:secret, headers: {x-key: '1'}, status_overrides: {404: transient}, rate: 5, "
-        "mode: structured",
-        tmp_path,
-    )
-    text = exported({"shop": block}, {}, with_urls=True)
-    assert OLD not in text
-    monkeypatch.setenv("ENDPOINT_SHOP__SIGNING_SECRET", OLD)
-    monkeypatch.setenv("ENDPOINT_SHOP__X_KEY", "1")
-    assert read(text) == {"shop": block}
-    assert "hooks.example.com" not in exported({"shop": block}, {}, with_urls=False)

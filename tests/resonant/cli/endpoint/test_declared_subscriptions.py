@@ -2,6 +2,7 @@
 
 import pytest
 
+from resonant.cli.endpoint import declared_subscriptions
 from resonant.cli.endpoint.declared_subscriptions import apply, check_number, compare, exported, parse
 from resonant.cli.options import Misuse
 from resonant.routing import new_subscription
@@ -57,24 +58,28 @@ def test_only_what_differs_is_added_and_removed():
     assert str(found["shop"]) == "subscriptions 1 added, 1 removed"
 
 
-def test_more_subscriptions_than_the_limit_are_refused_before_anything_is_saved():
-    kept = [new_subscription("shop", {"types": [str(number)]}) for number in range(1000)]
-    same_number = compare(parse([declared(*({"types": [f"new {n}"]} for n in range(1000)))], "f"), kept)
+@pytest.fixture
+def three(monkeypatch):
+    """A store may have three subscriptions."""
+    for module in (declared_subscriptions, subscriptions):
+        monkeypatch.setattr(module, "MAX_SUBSCRIPTIONS", 3)
+
+
+def test_more_subscriptions_than_the_limit_are_refused_before_anything_is_saved(three):
+    kept = [new_subscription("shop", {"types": [str(number)]}) for number in range(3)]
+    same_number = compare(parse([declared(*({"types": [f"new {n}"]} for n in range(3)))], "f"), kept)
     check_number(same_number.values(), kept, "f")
     one_more = compare(parse([declared(ORDERS, name="crm")], "f"), kept)
-    with pytest.raises(Misuse, match="f: the store would have 1,001 subscriptions, the limit is 1,000"):
+    with pytest.raises(Misuse, match="f: the store would have 4 subscriptions, the limit is 3"):
         check_number(one_more.values(), kept, "f")
 
 
-def test_a_full_store_can_exchange_subscriptions_between_endpoints(open_desk, sqlite_url):
+def test_a_full_store_can_exchange_subscriptions_between_endpoints(open_desk, sqlite_url, three):
     desk = open_desk(sqlite_url)
     for number in range(3):
         subscribe(desk, "shop", str(number))
     wanted = parse([declared({"types": ["3"]}, name="crm"), declared()], "f")
-    with pytest.MonkeyPatch.context() as limits:
-        limits.setattr(subscriptions, "MAX_SUBSCRIPTIONS", 3)
-        differences = compare(wanted, desk.read(read_subscriptions))
-        desk.write(apply, differences.values(), who="ann", now=0.0)
+    desk.write(apply, compare(wanted, desk.read(read_subscriptions)).values(), who="ann", now=0.0)
     assert [each.endpoint for each in desk.read(read_subscriptions)] == ["crm"]
 
 

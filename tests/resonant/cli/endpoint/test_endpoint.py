@@ -1,7 +1,6 @@
 """``resonant endpoint``, on a real Prefect server."""
 
 import asyncio
-import contextlib
 import json
 import os
 import re
@@ -19,7 +18,7 @@ from pydantic import SecretStr
 from blocks import WebhookEndpoint
 from blocks.catalog import remove_endpoint, save_endpoints
 from blocks.loading import endpoint_documents
-from resonant.errors import EndpointError, UnknownEndpoint
+from resonant.errors import EndpointError
 from resonant.events import rfc3339
 from resonant.store.shared.gates import Gate, GateChange, change_gate
 from resonant.store.shared.run_watches import RunWatch, add_watch
@@ -30,6 +29,7 @@ pytestmark = pytest.mark.engine
 
 NAMES = ("cli-broken", "cli-hooks", "file-endpoint/cli-log")
 NEW = "cli-new"
+MANY = ("cli-many-1", "cli-many-2", "cli-many-3")
 URL = "https://hooks.example.com/in"
 SECRET_URL = f"{URL}?key=t0ken"
 PROBLEM = "endpoint 'cli-broken' is not configured completely: save it again"
@@ -42,18 +42,19 @@ def endpoints(on_server, tmp_path):
     """An endpoint of each block type, and one that lost its URL; other tests have theirs on the same server."""
 
     async def save():
-        url = SecretStr(SECRET_URL)
-        await WebhookEndpoint(url=url).asave("cli-hooks")
+        webhook = WebhookEndpoint(url=SecretStr(SECRET_URL))
+        await save_endpoints(dict.fromkeys(("cli-hooks", "cli-broken"), webhook), lambda _name: None)
         await FileEndpoint(path=tmp_path / "log").asave("cli-log")
-        broken = await WebhookEndpoint(url=url).asave("cli-broken")
+        broken = (await endpoint_documents())["cli-broken"]
         async with get_client() as client:
             update = BlockDocumentUpdate(data={}, merge_existing_data=False)
-            await client.update_block_document(broken, update)
+            await client.update_block_document(broken.id, update)
 
     async def remove():
-        for name in (*NAMES, NEW):
-            with contextlib.suppress(UnknownEndpoint):  # the test has removed it
-                await remove_endpoint(name)
+        documents = await endpoint_documents()
+        async with get_client() as client:
+            for name in documents.keys() & {*NAMES, NEW, *MANY}:
+                await client.delete_block_document(documents[name].id)
 
     asyncio.run(save())
     yield
@@ -128,26 +129,20 @@ def test_the_gate_of_an_endpoint_is_shown_in_text_and_as_json(resonant, endpoint
     assert listed["file-endpoint/cli-log"]["gate"]["state"] == "normal"
 
 
-def test_an_endpoint_without_a_token_says_why_its_deliveries_wait(endpoint, endpoints, worker):
+def test_an_endpoint_says_why_its_deliveries_wait(endpoint, endpoints, worker):
     worker.accept("evt_1", endpoint="cli-hooks")
     reason = "no OAuth token: the server https://auth.example.com answered 503"
-    worker.do(lambda store: store.write(note_problems, {"cli-hooks": reason}, now=worker.clock() - 120))
-
-    shown = endpoint("show", "cli-hooks").out
-    assert f"deliveries wait: {reason} (first seen 2 min ago)" in " ".join(shown.split())
-    found = endpoint.show("cli-hooks")
-    assert (found["problem"], found["oauth_authentication"]) == (reason, None)
-
-
-def test_an_endpoint_that_answered_410_is_paused_since_then(endpoint, endpoints, worker):
-    worker.accept("evt_1", endpoint="cli-hooks")
+    worker.do(lambda store: store.write(note_problems, {"cli-hooks": reason}, now=worker.clock() - 6_000))
     gone = Gate("cli-hooks", "paused", since=worker.clock(), reason="it answered 410")
     worker.do(lambda store: store.write(change_gate, GateChange(Gate("cli-hooks"), gone)))
 
     shown = endpoint("show", "cli-hooks").out
+    assert f"deliveries wait: {reason} (first seen 2 h ago)" in " ".join(shown.split())
     assert re.search(r"\ngate: paused for [^:]+: it answered 410; 1 held\n", shown)
     assert "gone_since" not in shown
-    assert endpoint.show("cli-hooks")["gone_since"] == rfc3339(worker.clock())
+    found = endpoint.show("cli-hooks")
+    assert (found["problem"], found["oauth_authentication"]) == (reason, None)
+    assert found["gone_since"] == rfc3339(worker.clock())
 
 
 def test_a_short_signing_secret_is_refused_for_a_new_endpoint_and_shown_for_an_existing_one(
@@ -161,15 +156,6 @@ def test_a_short_signing_secret_is_refused_for_a_new_endpoint_and_shown_for_an_e
     block = WebhookEndpoint(url=SecretStr(URL), signing_secret=SecretStr(short))
     asyncio.run(block.asave("cli-hooks", overwrite=True))
     assert f"endpoint cli-hooks: {problem}" in endpoint("show", "cli-hooks").err
-
-
-def test_the_mode_of_an_endpoint_is_binary_unless_it_is_set(endpoint, endpoints):
-    endpoint("add", NEW, URL)
-    assert endpoint.show(NEW)["mode"] == "binary"
-    endpoint("update", NEW, "--mode", "structured")
-    assert endpoint.show(NEW)["mode"] == "structured"
-    assert "\nmode: structured\n" in endpoint("show", NEW).out
-    assert "'batch'" in endpoint("update", NEW, "--mode", "batch", code=2).err
 
 
 def test_a_proxy_and_a_client_certificate_are_shown_without_their_secrets(endpoint, endpoints, tmp_path):
@@ -209,15 +195,15 @@ def test_a_proxy_or_certificate_that_cannot_be_used_is_refused_without_a_server(
     assert problem in resonant("endpoint", "add", NEW, URL, *option.split(), code=2).err
 
 
-def test_a_test_event_has_its_outcome_as_json(endpoint, endpoints):
-    said = endpoint.json("test", "file-endpoint/cli-log")
-    assert (said["endpoint"], said["result"]) == ("file-endpoint/cli-log", "delivered")
-
-
-def test_the_audit_has_each_change_of_an_endpoint_without_its_values(resonant, endpoint, endpoints):
+def test_the_mode_is_binary_until_it_is_changed_and_the_audit_has_each_change_without_its_values(
+    resonant, endpoint, endpoints
+):
     declare(NEW, url=SECRET_URL, timeout=7)
     endpoint("add", NEW, SECRET_URL)
-    endpoint("update", NEW, "--timeout", "5", "--header", "x-key: t0ken")
+    assert endpoint.show(NEW)["mode"] == "binary"
+    endpoint("update", NEW, "--timeout", "5", "--header", "x-key: t0ken", "--mode", "structured")
+    assert endpoint.show(NEW)["mode"] == "structured"
+    assert "'batch'" in endpoint("update", NEW, "--mode", "batch", code=2).err
     for _ in range(2):
         endpoint(*IMPORT)
     endpoint("remove", NEW, "--yes")
@@ -226,23 +212,20 @@ def test_the_audit_has_each_change_of_an_endpoint_without_its_values(resonant, e
 
     assert [(each["action"], each["selection"]) for each in reversed(entries)] == [
         ("endpoint add", {"endpoint": NEW}),
-        ("endpoint update", {"endpoint": NEW, "settings": ["headers", "timeout"]}),
+        ("endpoint update", {"endpoint": NEW, "settings": ["headers", "mode", "timeout"]}),
         ("endpoint import", {"added": [], "changed": [NEW], "removed": []}),
         ("endpoint remove", {"endpoint": NEW}),
     ]
     assert all(each["who"].endswith("on the command line") for each in entries)
 
 
-def test_the_removal_of_an_unknown_endpoint_is_refused_before_it_asks(endpoint, endpoints, monkeypatch):
-    monkeypatch.setattr("resonant.cli.asking.can_ask", lambda: True)
-    refused = endpoint("remove", "cli-hoks", code=2)
-    assert refused.err.startswith("resonant: no endpoint is named 'cli-hoks': did you mean cli-hooks")
-
-
-def test_removing_a_broken_endpoint_keeps_the_others(endpoint, endpoints):
+def test_removing_a_broken_endpoint_keeps_the_others(endpoint, endpoints, monkeypatch):
     assert endpoint("remove", "cli-broken", "--yes").out == "removed endpoint cli-broken\n"
     again = endpoint("remove", "cli-broken", "--yes", code=2)
     assert "no endpoint is named 'cli-broken'" in again.err
+    monkeypatch.setattr("resonant.cli.asking.can_ask", lambda: True)
+    unknown = endpoint("remove", "cli-hoks", code=2).err
+    assert unknown.startswith("resonant: no endpoint is named 'cli-hoks': did you mean cli-hooks")
     assert endpoint.listed().keys() & set(NAMES) == {"cli-hooks", "file-endpoint/cli-log"}
 
 
@@ -311,13 +294,20 @@ def test_an_import_that_was_killed_is_completed_by_the_next(
     assert subscriptions(resonant) == resonant.json("automation", "list", "--all-servers") == []
 
 
-def test_an_import_saves_one_endpoint_after_another_and_ends_with_the_first_failure(on_server, monkeypatch):
+def test_an_import_reads_and_writes_only_the_endpoints_that_change_one_after_another(
+    endpoint, only_endpoints, monkeypatch
+):
     """Prefect's server refuses simultaneous writes to SQLite, and its client then waits for seconds."""
-    saved, sending, most = [], [], []
+    read, written, sending, most = [], [], [], []
     send = httpx.AsyncHTTPTransport.handle_async_request
-    blocks = {f"cli-many-{number}": WebhookEndpoint(url=SecretStr(URL)) for number in range(5)}
 
     async def record(transport, request):
+        if request.url.path.endswith("/filter"):
+            read.append(json.loads(request.content).get("block_documents"))
+        if request.method == "GET" or request.url.path.endswith("/filter"):
+            return await send(transport, request)
+        if "/block_documents/" in request.url.path:
+            written.append(request.method)
         sending.append(request)
         most.append(len(sending))
         try:
@@ -325,47 +315,25 @@ def test_an_import_saves_one_endpoint_after_another_and_ends_with_the_first_fail
         finally:
             sending.remove(request)
 
-    async def save_twice():
-        await save_endpoints(blocks, saved.append)
-        assert saved == list(blocks)
-        gone, saved[:] = dict.fromkeys(blocks), []
-
-        def remove_the_rest(name):
-            saved.append(name)
-            raise EndpointError("the first failure")
-
-        with pytest.raises(EndpointError, match="the first failure"):
-            await save_endpoints(gone, remove_the_rest)
-        assert blocks.keys() - (await endpoint_documents()).keys() == set(saved) == {"cli-many-0"}
-        await save_endpoints(gone, saved.append)
-        return await endpoint_documents()
-
     monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", record)
-    assert not asyncio.run(save_twice()).keys() & blocks.keys()
-    assert max(most) == 1
-
-
-def test_an_import_reads_and_writes_only_the_endpoints_that_change(endpoint, endpoints, monkeypatch):
-    declare("cli-hooks", "cli-broken", NEW, timeout=15)
+    declare("cli-hooks", "cli-broken", *MANY, timeout=15)
     endpoint(*IMPORT)
-    read, written, send = [], [], httpx.AsyncHTTPTransport.handle_async_request
+    assert max(most) == 1
+    read.clear()
+    written.clear()
 
-    async def record(transport, request):
-        if request.url.path.endswith("/block_documents/filter"):
-            read.append(json.loads(request.content).get("block_documents"))
-        elif request.method != "GET" and "/block_documents/" in request.url.path:
-            written.append(request.method)
-        return await send(transport, request)
-
-    monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", record)
-
-    assert endpoint(*IMPORT).out == "0 added, 0 changed, 0 removed, 3 unchanged\n"
+    assert endpoint(*IMPORT).out == "0 added, 0 changed, 0 removed, 5 unchanged\n"
     assert ([names for names in read if names], written) == ([], [])
     file = Path("f.yaml")
     file.write_text(file.read_text().replace('"timeout": 15', '"timeout": 16', 1))
-    assert endpoint(*IMPORT).out.endswith("\n0 added, 1 changed, 0 removed, 2 unchanged\n")
+    assert endpoint(*IMPORT).out.endswith("\n0 added, 1 changed, 0 removed, 4 unchanged\n")
     assert [names for names in read if names] == [{"name": {"any_": ["cli-hooks"]}}]
     assert written == ["PATCH"]
+
+    declare("cli-hooks", timeout=16)
+    pruned = endpoint(*IMPORT, "--prune", "--yes").out
+    assert pruned.endswith("\n0 added, 0 changed, 4 removed, 1 unchanged\n")
+    assert (max(most), endpoint.listed().keys()) == (1, {"cli-hooks", "file-endpoint/cli-log"})
 
 
 def test_ctrl_c_says_how_many_endpoints_an_import_saved_and_the_next_saves_the_others(
@@ -515,24 +483,39 @@ def test_the_query_of_a_token_url_is_stored_as_a_secret_and_not_shown(endpoint, 
     assert "qu3ry" not in str(saved)
 
 
+@pytest.fixture
+def old_schema(endpoints):
+    """The block schema of before, when token URLs were not secret; imports use the newest, so it is removed."""
+    fields = WebhookEndpoint.model_json_schema()
+    fields["properties"]["oauth_token_url"] = {"type": "string", "title": "Token URL"}
+    fields["secret_fields"] = [each for each in fields["secret_fields"] if each != "oauth_token_url"]
+
+    async def create():
+        async with get_client() as client:
+            block_type = await client.read_block_type_by_slug("webhook-endpoint")
+            new = BlockSchemaCreate(fields=fields, block_type_id=block_type.id, capabilities=[])
+            return await client.create_block_schema(new)
+
+    async def remove():
+        async with get_client() as client:
+            await client.request("DELETE", f"/block_schemas/{schema.id}")
+
+    schema = asyncio.run(create())
+    yield schema
+    asyncio.run(remove())
+
+
 def test_an_update_hides_the_token_url_that_was_saved_before_such_urls_were_secrets(
-    endpoint, endpoints, tmp_path
+    endpoint, old_schema, tmp_path
 ):
     url = "https://auth.example.com/token?key=qu3ry"
     (tmp_path / "url").write_text(url)
     data = {"url": URL, "oauth_client_secret": "s3cret", "oauth_token_url": url, "oauth_client_id": "me"}
+    of_schema = {"block_schema_id": old_schema.id, "block_type_id": old_schema.block_type_id}
 
     async def save_as_before():
-        fields = WebhookEndpoint.model_json_schema()
-        fields["properties"]["oauth_token_url"] = {"type": "string", "title": "Token URL"}
-        fields["secret_fields"] = [each for each in fields["secret_fields"] if each != "oauth_token_url"]
         async with get_client() as client:
-            of_type = {"block_type_id": (await client.read_block_type_by_slug("webhook-endpoint")).id}
-            schema = await client.create_block_schema(
-                BlockSchemaCreate(fields=fields, capabilities=[], **of_type)
-            )
-            new = BlockDocumentCreate(name=NEW, data=data, block_schema_id=schema.id, **of_type)
-            await client.create_block_document(new)
+            await client.create_block_document(BlockDocumentCreate(name=NEW, data=data, **of_schema))
 
     asyncio.run(save_as_before())
     assert asyncio.run(read_without_secrets())["oauth_token_url"] == url
@@ -542,9 +525,13 @@ def test_an_update_hides_the_token_url_that_was_saved_before_such_urls_were_secr
     assert "qu3ry" not in str(asyncio.run(read_without_secrets()))
 
 
-def test_a_test_event_without_a_token_says_why_on_one_line(endpoint, endpoints, oauth, monkeypatch):
+def test_a_test_event_has_its_outcome_and_without_a_token_says_why_on_one_line(
+    endpoint, endpoints, oauth, monkeypatch
+):
     monkeypatch.setattr("resonant.sinks.tokens._FIRST_PAUSE", 60.0)  # one request
     options = ("--allow-private", "--oauth-token-url", "http://127.0.0.1:1/token", *oauth)
     endpoint("add", NEW, "http://127.0.0.1:1/in", *options)
+    sent = endpoint.json("test", "file-endpoint/cli-log")
+    assert (sent["endpoint"], sent["result"]) == ("file-endpoint/cli-log", "delivered")
     failed = endpoint("test", NEW, code=1).out
     assert "transient, oauth token: no OAuth token: no answer from the server http://127.0.0.1:1" in failed

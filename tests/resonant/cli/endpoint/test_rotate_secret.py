@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import json
 import os
 import re
 import signal
@@ -31,63 +30,56 @@ def saved(webhook):
     return read
 
 
-def test_the_new_secret_is_printed_alone_and_a_message_has_the_end_of_the_old_one(resonant, saved):
-    done = resonant.on_prefect("endpoint", "rotate-secret", NAME)
+def test_the_new_secret_is_printed_alone_and_a_message_has_the_end_of_the_old_one(endpoint, saved):
+    done = endpoint("rotate-secret", NAME)
     assert done.out == f"{saved()}\n" != f"{OLD}\n"
     said = rf"endpoint {NAME}: signs with the new and the old secret until 20[^ ]+Z; {FOLLOW}\. Give the receiver the new"
     assert re.match(said, done.err)
-    shown = json.loads(resonant.on_prefect("endpoint", "show", NAME, "--json").out)
+    shown = endpoint.show(NAME)
     assert (shown["signing_secret"], shown["previous_signing_secret"]) == ("set", "set")
     assert shown["previous_signing_secret_until"][:19].replace(" ", "T") in done.err
 
 
-def test_end_cannot_be_combined_with_a_new_secret(resonant, saved):
-    resonant.on_prefect("endpoint", "rotate-secret", NAME, "--end", "--secret-stdin", typed=OLD, code=2)
-
-
-def test_an_endpoint_changes_to_a_key_pair_and_its_public_keys_are_shown_and_rotated(resonant, saved):
+def test_an_endpoint_changes_to_a_key_pair_and_its_public_keys_are_shown_and_rotated(endpoint, saved):
     def rotate(*options):
-        return resonant.on_prefect("endpoint", "rotate-secret", NAME, *options).out.strip()
-
-    def show():
-        return json.loads(resonant.on_prefect("endpoint", "show", NAME, "--json").out)
+        return endpoint("rotate-secret", NAME, *options).out.strip()
 
     first = rotate("--signing", "ed25519")
-    assert first == show()["public_key"] == public_key(saved())
-    assert "previous_public_key" not in show(), "the old secret is a shared one"
+    assert first == endpoint.show(NAME)["public_key"] == public_key(saved())
+    assert "previous_public_key" not in endpoint.show(NAME), "the old secret is a shared one"
     rotate("--end")
     second = rotate()
-    shown = show()
+    shown = endpoint.show(NAME)
     assert (shown["public_key"], shown["previous_public_key"]) == (second, first)
-    assert f"public_key: {second}\n" in resonant.on_prefect("endpoint", "show", NAME).out
-    assert saved() not in json.dumps(shown)
+    assert f"public_key: {second}\n" in endpoint("show", NAME).out
+    assert saved() not in str(shown)
     rotate("--end")
     assert rotate("--signing", "hmac") == saved()
 
 
-def test_a_new_endpoint_gets_a_key_pair_and_its_public_key_is_printed(resonant, saved):
+def test_a_new_endpoint_gets_a_key_pair_and_its_public_key_is_printed(endpoint, saved):
     url = "https://hooks.example.com/in"
-    resonant.on_prefect("endpoint", "remove", NAME, "--yes")
-    added = resonant.on_prefect("endpoint", "add", NAME, url, "--signing", "ed25519").out
+    endpoint("remove", NAME, "--yes")
+    added = endpoint("add", NAME, url, "--signing", "ed25519").out
     assert added.splitlines()[-1] == f"public key: {public_key(saved())}"
-    again = resonant.on_prefect("endpoint", "add", NAME, url, "--signing", "ed25519", "--overwrite", code=2)
+    again = endpoint("add", NAME, url, "--signing", "ed25519", "--overwrite", code=2)
     assert "--signing cannot be combined with --secret-stdin or --overwrite" in again.err
     public = public_key(saved())
-    refused = resonant.on_prefect("endpoint", "rotate-secret", NAME, "--secret-stdin", typed=public, code=1)
+    refused = endpoint("rotate-secret", NAME, "--secret-stdin", typed=public, code=1)
     assert "a public key (whpk_) cannot sign: give the private key (whsk_)" in refused.err
 
 
-def test_without_an_overlap_and_after_the_end_the_new_secret_signs_alone(resonant, saved):
+def test_without_an_overlap_and_after_the_end_the_new_secret_signs_alone(endpoint, saved):
     alone = f"endpoint {NAME}: signs with the new secret alone; {FOLLOW}\n"
-    assert resonant.on_prefect("endpoint", "rotate-secret", NAME, "--overlap", "0").err == alone
-    resonant.on_prefect("endpoint", "rotate-secret", NAME)
-    ended = resonant.on_prefect("endpoint", "rotate-secret", NAME, "--end")
+    assert endpoint("rotate-secret", NAME, "--overlap", "0").err == alone
+    endpoint("rotate-secret", NAME)
+    ended = endpoint("rotate-secret", NAME, "--end")
     assert (ended.out, ended.err) == ("", alone)
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
 def test_a_secret_whose_save_has_no_answer_is_printed_and_can_be_given_again(
-    resonant, saved, monkeypatch, interrupted
+    endpoint, saved, monkeypatch, interrupted
 ):
     save = WebhookEndpoint.asave
 
@@ -100,28 +92,23 @@ def test_a_secret_whose_save_has_no_answer_is_printed_and_can_be_given_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(WebhookEndpoint, "asave", save_without_an_answer)
-        lost = resonant.on_prefect("endpoint", "rotate-secret", NAME, code=130 if interrupted else 1)
+        lost = endpoint("rotate-secret", NAME, code=130 if interrupted else 1)
     assert lost.out == f"{saved()}\n" != f"{OLD}\n"
     assert "the answer to the save is missing" in lost.err
-    assert (
-        f"Run the command again with it: `resonant endpoint rotate-secret {NAME} --secret-stdin`" in lost.err
-    )
-    again = resonant.on_prefect("endpoint", "rotate-secret", NAME, "--secret-stdin", typed=lost.out)
+    again = f"`resonant endpoint rotate-secret {NAME} --secret-stdin`"
+    assert f"Run the command again with it: {again}" in lost.err
+    again = endpoint("rotate-secret", NAME, "--secret-stdin", typed=lost.out)
     assert again.out == ""
     assert "signs with the new and the old secret until" in again.err
 
 
-def test_a_refused_secret_is_not_printed(resonant, saved):
-    resonant.on_prefect("endpoint", "rotate-secret", NAME)
-    refused = resonant.on_prefect("endpoint", "rotate-secret", NAME, code=1)
+def test_the_audit_has_each_rotation_and_its_early_end_but_no_secret(resonant, endpoint, saved):
+    endpoint("rotate-secret", NAME, "--overlap", "48")
+    refused = endpoint("rotate-secret", NAME, code=1)
     assert (refused.out, "a rotation is under way" in refused.err) == ("", True)
-
-
-def test_the_audit_has_each_rotation_and_its_early_end_but_no_secret(resonant, saved):
-    resonant.on_prefect("endpoint", "rotate-secret", NAME, "--overlap", "48")
-    resonant.on_prefect("endpoint", "rotate-secret", NAME, code=1)  # one is under way
-    resonant.on_prefect("endpoint", "rotate-secret", NAME, "--end")
-    resonant.on_prefect("endpoint", "rotate-secret", NAME, "--end", code=1)
+    endpoint("rotate-secret", NAME, "--end", "--secret-stdin", typed=OLD, code=2)
+    endpoint("rotate-secret", NAME, "--end")
+    endpoint("rotate-secret", NAME, "--end", code=1)
 
     rows = resonant.json("audit")
 
