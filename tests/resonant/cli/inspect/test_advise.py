@@ -1,7 +1,5 @@
 """``resonant advise``, on a real Prefect server."""
 
-import json
-
 import pytest
 
 from resonant.delivery.retry import Park
@@ -32,7 +30,9 @@ def throttling(worker):
             worker.clock.advance(2)
 
 
-def test_advice_has_a_table_the_reasons_and_the_command_that_applies_it(resonant, endpoint, throttling):
+def test_advice_has_a_table_the_reasons_and_the_command_that_applies_it(
+    resonant, endpoint, throttling, monkeypatch
+):
     said = resonant.on_prefect("advise", NAME).out
 
     assert said.startswith(f"{NAME}: 250 attempts in ")
@@ -45,18 +45,15 @@ def test_advice_has_a_table_the_reasons_and_the_command_that_applies_it(resonant
     assert "rate: it answered 429 to 50 attempts while it accepted 40 per second; simulated: " in said
     assert said.endswith(f"to apply: resonant endpoint update {NAME} --rate 38 --timeout 3\n")
 
-
-def test_advice_fits_a_terminal(resonant, endpoint, throttling, monkeypatch):
     for name, value in (("FORCE_COLOR", "1"), ("TERM", "dumb"), ("COLUMNS", "80")):
         monkeypatch.setenv(name, value)
-    lines = resonant.on_prefect("advise", NAME).out.splitlines()
-
-    assert [line for line in lines if line.startswith("  ")], "long lines are wrapped and indented"
-    assert max(map(len, lines)) <= 80
+    on_terminal = resonant.on_prefect("advise", NAME).out.splitlines()
+    assert [line for line in on_terminal if line.startswith("  ")], "long lines are wrapped and indented"
+    assert max(map(len, on_terminal)) <= 80
 
 
 def test_advice_as_json_has_the_history_and_the_predictions(resonant, endpoint, throttling):
-    found = json.loads(resonant.on_prefect("advise", NAME, "--json").out)
+    found = resonant.json_on_prefect("advise", NAME)
 
     assert (found["endpoint"], found["delivered"], found["failed"]) == (NAME, 200, 50)
     assert (found["throttled"], found["retry_after"], found["capacity"]) == (50, 30.0, 40.0)
@@ -73,11 +70,8 @@ def test_a_short_history_gives_a_reason_instead_of_advice(resonant, endpoint, wo
     worker.accept("evt_1", endpoint=NAME)
     worker.attempt(endpoint=NAME)
     assert resonant.on_prefect("advise", NAME).out.startswith(f"{NAME}: 1 attempt in ")
-    found = json.loads(resonant.on_prefect("advise", NAME, "--json").out)
+    found = resonant.json_on_prefect("advise", NAME)
     assert (found["proposals"], found["command"]) == ([], None)
-
-
-def test_an_unknown_endpoint_is_refused(resonant, endpoint):
     refused = resonant.on_prefect("advise", "cli-advized", code=2)
     assert "no endpoint is named 'cli-advized'" in refused.err
     assert NAME in refused.err

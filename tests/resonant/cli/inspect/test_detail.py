@@ -14,6 +14,12 @@ from resonant.store import Outcome
 from resonant.store.queue.expiry import expire
 from support.desk import at_once
 
+KEYS = (
+    "event_id event_type source subject time datacontenttype dataschema extensions "
+    "traceparent tracestate webhook_id accepted_at deliveries data"
+)
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
 
 @pytest.fixture
 def history(worker):
@@ -25,14 +31,8 @@ def history(worker):
             Retry(1.084, start + 1.084), duration=0.123, retry_after=1.0, excerpt="busy\n\x1b[31mnow"
         )
         worker.clock.advance(2)
-        worker.attempt(
-            Park(60.0, start + 62),
-            status_code=None,
-            code="read_timeout",
-            error="no answer",
-            blame="local",
-            maybe_processed=True,
-        )
+        no_answer = {"status_code": None, "code": "read_timeout", "error": "no answer"}
+        worker.attempt(Park(60.0, start + 62), **no_answer, blame="local", maybe_processed=True)
         worker.clock.advance(60)
         worker.attempt(GiveUp("exhausted"), warning="Retry-After is nonsense")
     return start
@@ -40,31 +40,16 @@ def history(worker):
 
 def test_json_holds_the_event_its_deliveries_and_every_attempt(resonant, history):
     found = resonant.json("detail", "evt_1")
-    assert list(found) == [
-        *(
-            "event_id",
-            "event_type",
-            "source",
-            "subject",
-            "time",
-            "datacontenttype",
-            "dataschema",
-            "extensions",
-        ),
-        *("traceparent", "tracestate", "webhook_id", "accepted_at", "deliveries", "data"),
-    ]
-    assert found["event_id"] == "evt_1"
-    assert found["accepted_at"] == rfc3339(history)
+    assert " ".join(found) == KEYS
+    assert (found["event_id"], found["accepted_at"]) == ("evt_1", rfc3339(history))
     assert found["data"] == {"b": 1, "a": [True, "ü\x1b"]}
     (delivery,) = found["deliveries"]
-    assert delivery["status"] == "dead_letter"
-    assert delivery["reason"] == "exhausted"
+    assert (delivery["status"], delivery["reason"]) == ("dead_letter", "exhausted")
     assert delivery["finished_at"] == rfc3339(history + 62)
     first, second, third = delivery["history"]
     assert [each["number"] for each in (first, second, third)] == [1, 2, 3]
     assert [each["decision"] for each in (first, second, third)] == ["retry", "park", "give_up"]
-    assert first["started_at"] == rfc3339(history)
-    assert first["delay"] == 1.084
+    assert (first["started_at"], first["delay"]) == (rfc3339(history), 1.084)
     assert first["excerpt"] == "busy\n\x1b[31mnow"
     assert second["next_attempt_at"] == rfc3339(history + 62)
     assert third["late"] is False
@@ -110,7 +95,7 @@ def test_an_attempt_that_came_after_its_lease_had_gone_is_marked(resonant, worke
     assert delivery["status"] == "pending"
 
 
-def test_every_delivery_of_the_event_is_shown(resonant, worker):
+def test_every_delivery_of_the_event_is_shown_with_what_it_waits_for(resonant, worker):
     worker.accept("evt_1", endpoint="crm")
     worker.accept("evt_1", endpoint="billing")
     worker.attempt(endpoint="crm")
@@ -120,22 +105,22 @@ def test_every_delivery_of_the_event_is_shown(resonant, worker):
     worker.do(lambda store: store.claim("billing", owner="run-7", limit=1))
     assert "\nbilling: pending, leased by run-7 until " in resonant("detail", "evt_1").out
 
-
-def test_a_delivery_that_waits_in_its_process_for_a_retry_says_when_it_is_due(resonant, worker):
-    worker.accept("evt_1")
+    worker.accept("evt_2")
     worker.attempt(Retry(45.0, worker.clock() + 45))
-
-    assert re.search(
-        r"\nbilling: retrying, retry due \S+Z \(in \d+ s\), leased by run-1 until ",
-        resonant("detail", "evt_1").out,
-    )
+    waits = r"\nbilling: retrying, retry due \S+Z \(in \d+ s\), leased by run-1 until "
+    assert re.search(waits, resonant("detail", "evt_2").out)
 
 
-def test_numbers_keep_all_their_digits(resonant, worker):
+def test_every_json_value_is_shown_and_numbers_keep_all_their_digits(resonant, worker):
+    values = [None, 0, "", [], {}, [[]], 1e300]
+    worker.accept("evt_1", data=values)
+    assert resonant.json("detail", "evt_1")["data"] == values
+    size = len(json.dumps(values, separators=(",", ":")))
+    assert f"data      {size} bytes\n" in resonant("detail", "evt_1").out
     exact = Decimal("0.12345678901234567890123")
-    worker.accept("evt_1", data={"price": exact})
-    assert f'"data": {{"price":{exact}}}' in resonant("detail", "evt_1", "--json").out
-    assert f'    {{"price":{exact}}}\n' in resonant("detail", "evt_1").out
+    worker.accept("evt_2", data={"price": exact})
+    assert f'"data": {{"price":{exact}}}' in resonant("detail", "evt_2", "--json").out
+    assert f'    {{"price":{exact}}}\n' in resonant("detail", "evt_2").out
 
 
 def test_large_data_is_cut_in_text_and_whole_in_json(resonant, worker):
@@ -144,6 +129,9 @@ def test_large_data_is_cut_in_text_and_whole_in_json(resonant, worker):
     assert len(text) < 10_000
     assert "resonant detail evt_1 --json shows all of it" in text
     assert resonant.json("detail", "evt_1")["data"] == ["x" * 100] * 1_000
+    worker.accept("evt_1", source="/a b", data="x" * 10_000)
+    shown = resonant("detail", "evt_1", "--source", "/a b").out
+    assert "    ... (resonant detail evt_1 --source '/a b' --json shows all of it)\n" in shown
 
 
 def test_a_unique_prefix_of_an_id_is_enough(resonant, worker):
@@ -156,35 +144,18 @@ def test_a_unique_prefix_of_an_id_is_enough(resonant, worker):
     assert resonant.json("detail", "evt_1")["event_id"] == "evt_1"
 
 
-LISTS = "`resonant deliveries` and `resonant dlq` list ids"
-
-
-@pytest.mark.parametrize(
-    ("event_id", "hint"),
-    [("evt_9", ": did you mean evt_1?"), ("evt_1x", ": did you mean evt_1?"), ("other", ";"), ("evt%", ";")],
-)
-def test_an_unknown_id_is_one_line_with_the_store_and_a_similar_id(resonant, worker, url, event_id, hint):
-    worker.accept("evt_1")
-    answer = resonant("detail", event_id, "--json", code=1)
-    said = f"resonant: no event {event_id!r} is stored in {url}{hint} {LISTS}\n"
-    assert (answer.out, answer.err, answer.store) == ("", said, "")
-
-
-def test_a_similar_id_is_one_of_the_given_source(resonant, worker, url):
+def test_an_unknown_id_is_one_line_with_the_store_and_a_similar_id_of_the_given_source(resonant, worker, url):
     worker.accept("evt_1", source="/crm")
     worker.accept("evt_22", source="/shop")
-    said = resonant("detail", "evt_2x", "--source", "/shop", code=1).err
-    assert f"no event 'evt_2x' is stored in {url}: did you mean evt_22? " in said
-
-
-def test_every_json_value_is_shown(resonant, worker):
-    values = [None, 0, "", [], {}, [[]], 1e300]
-    worker.accept("evt_1", data=values)
-    assert resonant.json("detail", "evt_1")["data"] == values
-    assert (
-        f"data      {len(json.dumps(values, separators=(',', ':')))} bytes\n"
-        in resonant("detail", "evt_1").out
-    )
+    lists = "`resonant deliveries` and `resonant dlq` list ids"
+    for argv, hint in (
+        (["evt_1x"], ": did you mean evt_1?"),
+        (["evt_2x", "--source", "/shop"], ": did you mean evt_22?"),
+        (["evt%"], ";"),
+    ):
+        answer = resonant("detail", *argv, "--json", code=1)
+        said = f"resonant: no event {argv[0]!r} is stored in {url}{hint} {lists}\n"
+        assert (answer.out, answer.err, answer.store) == ("", said, "")
 
 
 def test_on_a_terminal_attempts_fit_its_width_and_data_is_not_wrapped(resonant, worker):
@@ -198,21 +169,12 @@ def test_on_a_terminal_attempts_fit_its_width_and_data_is_not_wrapped(resonant, 
     assert max(len(line) for line in lines if line != data) <= 80
 
 
-def test_an_attempt_without_a_token_is_a_local_fault_that_is_not_counted(resonant, worker):
-    worker.accept("evt_1")
-    parked = Park(1.0, worker.clock() + 1, charged=False)
-    worker.attempt(parked, early=True, blame="local", code="oauth_token", category="transient")
-
-    text = resonant("detail", "evt_1").out
-    assert "transient oauth_token, local fault, not counted in max_attempts\n" in text
-
-
 def test_an_early_attempt_is_marked_and_the_own_backoff_is_shown(resonant, worker):
     worker.accept("evt_1")
     own = worker.clock() + 3_600
     worker.attempt(Park(1.0, worker.clock() + 1, backoff_until=own))
     worker.clock.advance(1)
-    worker.attempt(Park(1.0, worker.clock() + 1, backoff_until=own, charged=False), early=True)
+    worker.attempt(Park(1.0, worker.clock() + 1, backoff_until=own, charged=False))
 
     text = resonant("detail", "evt_1").out
     assert f", own backoff until {rfc3339(own)}, 2 attempts\n" in text
@@ -225,6 +187,14 @@ def test_an_early_attempt_is_marked_and_the_own_backoff_is_shown(resonant, worke
     over = worker.clock() + 1
     worker.attempt(Park(1.0, over, backoff_until=over))
     assert "own backoff" not in resonant("detail", "evt_2").out
+
+
+def test_an_attempt_without_a_token_is_a_local_fault_that_is_not_counted(resonant, worker):
+    worker.accept("evt_1")
+    parked = Park(1.0, worker.clock() + 1, charged=False)
+    worker.attempt(parked, blame="local", code="oauth_token")
+    text = resonant("detail", "evt_1").out
+    assert "transient oauth_token, local fault, not counted in max_attempts\n" in text
 
 
 def test_a_due_delivery_of_a_paused_endpoint_is_shown_as_held(resonant, worker):
@@ -241,7 +211,6 @@ def data_lines(text: str) -> list[str]:
 
 
 def test_all_attributes_are_shown_and_are_in_json(resonant, worker):
-    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     extensions = {"partitionkey": "c\u202e7", "sampled": True, "size": 3, "accepted": "never"}
     worker.accept(
         "evt.1",
@@ -249,7 +218,7 @@ def test_all_attributes_are_shown_and_are_in_json(resonant, worker):
         time="2026-01-31T12:00:00Z",
         datacontenttype="application/problem+json",
         dataschema="https://example.com/order.json",
-        extensions=extensions | {"traceparent": trace, "tracestate": "a=1"},
+        extensions=extensions | {"traceparent": TRACE, "tracestate": "a=1"},
     )
 
     found = resonant.json("detail", "evt.1")
@@ -257,7 +226,7 @@ def test_all_attributes_are_shown_and_are_in_json(resonant, worker):
     assert attributes == ("evt.1", "order/1", "2026-01-31T12:00:00Z", "application/problem+json")
     assert found["dataschema"] == "https://example.com/order.json"
     assert found["extensions"] == extensions
-    assert (found["traceparent"], found["tracestate"]) == (trace, "a=1")
+    assert (found["traceparent"], found["tracestate"]) == (TRACE, "a=1")
     assert re.fullmatch("evt_[a-z2-7]{26}", found["webhook_id"]), "a dot is not allowed in it"
 
     shown = resonant("detail", "evt.1").out.splitlines()
@@ -268,7 +237,7 @@ def test_all_attributes_are_shown_and_are_in_json(resonant, worker):
         r"  extension partitionkey: c\u202e7",
         "  extension sampled: true",
         "  extension size: 3",
-        f"  trace     {trace} a=1",
+        f"  trace     {TRACE} a=1",
         f"  sent as   {found['webhook_id']}, its webhook-id",
     ]
 
@@ -278,16 +247,8 @@ def test_an_event_without_the_optional_attributes_shows_none_of_them(resonant, w
     names = [line.split()[0] for line in resonant("detail", "evt_1").out.splitlines()[1:7]]
     assert names == ["type", "source", "time", "accepted", "data", "null"]
     found = resonant.json("detail", "evt_1")
-    empty = [name for name, value in found.items() if value in (None, {})]
-    assert empty == [
-        "subject",
-        "datacontenttype",
-        "dataschema",
-        "extensions",
-        "traceparent",
-        "tracestate",
-        "data",
-    ]
+    empty = " ".join(name for name, value in found.items() if value in (None, {}))
+    assert empty == "subject datacontenttype dataschema extensions traceparent tracestate data"
     assert found["webhook_id"] == "evt_1"
 
 
@@ -337,36 +298,6 @@ def two_sources(worker):
     return worker
 
 
-@pytest.mark.parametrize("given", ["evt_1", "evt_1 --json"])
-def test_an_id_of_two_sources_needs_the_source(resonant, two_sources, given):
-    answer = resonant("detail", *given.split(), code=2)
-    at = re.escape(rfc3339(two_sources.clock()))
-    said = (
-        r"resonant: several sources use the same id: evt_1 of '/crm' \(user.created, accepted {at}\), "
-        r"evt_1 of '/shop' \(order.paid, accepted {at}\): give --source\n"
-    )
-    assert answer.out == ""
-    assert re.fullmatch(said.format(at=at), answer.err)
-
-    found = resonant.json("detail", "evt_1", "--source", "/shop")
-    assert (found["source"], found["event_type"], found["data"]) == ("/shop", "order.paid", {"total": 1})
-    assert resonant.json("detail", "evt_1", "--source", "/crm")["event_type"] == "user.created"
-    assert resonant.json("detail", "evt_2")["source"] == "/crm"
-
-
-def test_a_prefix_of_an_id_of_two_sources_needs_the_source(resonant, worker):
-    worker.accept("order-1", source="/crm")
-    worker.accept("order-1", source="/shop")
-    assert "several sources use the same id: order-1 of '/crm'" in resonant("detail", "ord", code=2).err
-    assert resonant.json("detail", "ord", "--source", "/crm")["source"] == "/crm"
-
-
-def test_a_prefix_must_be_unique_only_within_the_given_source(resonant, worker):
-    worker.accept("order-1", source="/crm")
-    worker.accept("order-2", source="/shop")
-    assert resonant.json("detail", "ord", "--source", "/shop")["event_id"] == "order-2"
-
-
 def test_an_expired_event_says_why_it_was_not_sent(resonant, worker):
     worker.accept("evt_1", extensions={"expirytime": "2020-01-01T00:00:00Z"})
     leases = worker.claim_all()
@@ -376,28 +307,31 @@ def test_an_expired_event_says_why_it_was_not_sent(resonant, worker):
     )
 
 
-def test_a_source_that_does_not_use_the_id_is_refused_with_those_that_do(resonant, two_sources):
+def test_an_id_or_a_prefix_of_two_sources_needs_the_source(resonant, two_sources):
+    at = rfc3339(two_sources.clock())
+    known = f"evt_1 of '/crm' (user.created, accepted {at}), evt_1 of '/shop' (order.paid, accepted {at})"
+    for argv in (["evt_1"], ["evt_1", "--json"]):
+        answer = resonant("detail", *argv, code=2)
+        said = f"resonant: several sources use the same id: {known}: give --source\n"
+        assert (answer.out, answer.err) == ("", said)
+    for event_id in ("evt_1", "evt"):
+        found = resonant.json("detail", event_id, "--source", "/shop")
+        assert (found["source"], found["event_type"], found["data"]) == ("/shop", "order.paid", {"total": 1})
+    assert resonant.json("detail", "evt_1", "--source", "/crm")["event_type"] == "user.created"
+    assert resonant.json("detail", "evt_2")["source"] == "/crm"
+    for source in ("/crm", "/shop"):
+        two_sources.accept("order-1", source=source)
+    assert "several sources use the same id: order-1 of '/crm'" in resonant("detail", "ord", code=2).err
+
     said = resonant("detail", "evt_2", "--source", "/shop", code=2).err
-    assert said.startswith(
-        "resonant: no event with this id is of the source '/shop'; known: evt_2 of '/crm' ("
-    )
+    known = "evt_2 of '/crm' ("
+    assert said.startswith(f"resonant: no event with this id is of the source '/shop'; known: {known}")
     assert "no event 'evt_9' is stored" in resonant("detail", "evt_9", "--source", "/shop", code=1).err
 
 
 def test_an_event_is_found_by_the_id_that_its_receiver_knows(resonant, two_sources):
-    ids = {
-        source: resonant.json("detail", "evt_1", "--source", source)["webhook_id"]
-        for source in ("/crm", "/shop")
-    }
-    assert len(set(ids.values())) == 2
-    for source, webhook_id in ids.items():
-        if webhook_id != "evt_1":
-            assert resonant.json("detail", webhook_id)["source"] == source
-    assert ids["/crm"] == "evt_1", "the first keeps the plain id"
-
-
-def test_the_command_that_shows_all_of_the_data_names_the_source_if_it_was_needed(resonant, two_sources):
-    two_sources.accept("evt_3", data="x" * 10_000)
-    two_sources.accept("evt_3", source="/a b", data="x" * 10_000)
-    shown = resonant("detail", "evt_3", "--source", "/a b").out
-    assert "    ... (resonant detail evt_3 --source '/a b' --json shows all of it)\n" in shown
+    crm, shop = (
+        resonant.json("detail", "evt_1", "--source", source)["webhook_id"] for source in ("/crm", "/shop")
+    )
+    assert crm == "evt_1" != shop, "the first keeps the plain id"
+    assert resonant.json("detail", shop)["source"] == "/shop"
