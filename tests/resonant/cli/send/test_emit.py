@@ -11,6 +11,7 @@ from resonant.store.shared.drains import beat
 from resonant.store.shared.gates import Gate, GateChange, change_gate
 
 pytestmark = pytest.mark.engine
+LINE = '{"type": "t", "source": "/s", "data": 1, "id": "new"}\n'
 NOTHING_SENT = "0 delivered, 0 retried, 0 parked, 0 dead-lettered"
 
 
@@ -42,12 +43,18 @@ def test_deliveries_of_a_paused_endpoint_are_named_with_the_reason_and_the_comma
     assert json.loads(as_json.out)["held"] == 3
 
 
-@pytest.mark.slow
-def test_at_the_end_of_the_only_run_no_probe_is_promised(resonant, nosy):
+@pytest.fixture
+def probing(nosy):
+    """The endpoint failed three times, and its probe is due in ten minutes."""
     now = time.time()
-    down = Gate("nosy", "probing", reason="connection refused", failing_since=now - 60, probe_at=now + 600)
+    down = Gate(
+        "nosy", "probing", reason="3 failures in a row", failing_since=now - 6_000, probe_at=now + 600
+    )
     nosy.do(lambda store: store.write(change_gate, GateChange(Gate("nosy"), down)))
 
+
+@pytest.mark.slow
+def test_at_the_end_of_the_only_run_no_probe_is_promised(resonant, probing):
     answer = resonant.on_prefect("emit")
 
     said = re.search(
@@ -57,25 +64,20 @@ def test_at_the_end_of_the_only_run_no_probe_is_promised(resonant, nosy):
     assert said[1].startswith("repair the receiver: once a probe of a run succeeds, the deliveries are sent")
 
 
-def test_an_emission_of_a_file_names_the_gates_that_hold_its_deliveries(resonant, nosy, tmp_path):
-    now = time.time()
-    down = Gate("nosy", "probing", reason="3 failures in a row", failing_since=now - 60, probe_at=now + 600)
-    nosy.do(lambda store: store.write(change_gate, GateChange(Gate("nosy"), down)))
-    (tmp_path / "e.jsonl").write_text('{"type": "t", "source": "/s", "data": 1}\n')
+def test_an_emission_of_a_file_names_the_gates_that_hold_its_deliveries(resonant, probing, tmp_path):
+    (tmp_path / "e.jsonl").write_text(LINE)
 
     answer = resonant.on_prefect("emit", "e.jsonl", "--endpoint", "nosy")
 
     assert answer.out == "0 delivered, 0 retried, 0 parked, 0 dead-lettered, 1 held\n"
-    assert (
-        "nosy is probing for 1 min, after 3 failures in a row; 4 held; no run is sending to it: "
-        in answer.err
-    )
+    said = "nosy is probing for 2 h, after 3 failures in a row; 4 held; no run is sending to it: "
+    assert said in answer.err
     assert "; next: repair the receiver: " in answer.err
 
 
 def test_an_emission_says_why_and_how_long_its_parked_deliveries_wait(resonant, nosy, tmp_path, monkeypatch):
     monkeypatch.setenv("RESONANT_POLICIES", '{"slow": {"base": 500, "jitter": "none"}}')
-    (tmp_path / "e.jsonl").write_text('{"type": "t", "source": "/s", "data": 1, "id": "new"}\n')
+    (tmp_path / "e.jsonl").write_text(LINE)
     why = r" for a retry; last failure: connect_refused; the next is due in \d min; "
     nobody = r"no drain runs: start `resonant up`, or run `resonant emit` then\n"
 
