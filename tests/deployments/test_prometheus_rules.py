@@ -48,18 +48,21 @@ def promtool():
     return run
 
 
+@pytest.mark.program
 @pytest.mark.parametrize("file", ["recording.yml", "alerts.yml"])
 def test_promtool_accepts_the_rules_without_a_remark(promtool, file):
     code, said = promtool("check", "rules", "--lint=all", "--lint-fatal", file, folder=SHIPPED)
     assert code == 0, said
 
 
+@pytest.mark.program
 def test_promtool_accepts_the_example_configuration(promtool):
     code, said = promtool("check", "config", "prometheus.yml", folder=SHIPPED)
     assert code == 0, said
     assert "2 rule files found" in said
 
 
+@pytest.mark.program
 @pytest.mark.parametrize("file", UNIT_TESTS, ids=lambda path: path.name.partition(".")[0])
 def test_alerts_fire_when_they_should_and_only_then(promtool, file):
     code, said = promtool("test", "rules", file.name, folder=file.parent)

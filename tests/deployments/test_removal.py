@@ -18,7 +18,8 @@ from support.machine import Machine
 from support.pages import PROJECT
 from support.prefect import forget_server, patient_client, running_server
 
-pytestmark = pytest.mark.engine
+# These tests delete what others share.
+pytestmark = [pytest.mark.engine, pytest.mark.own_server]
 
 PROGRAM = Typer(add_completion=False, pretty_exceptions_enable=False)
 PROGRAM.command()(bootstrap.main)

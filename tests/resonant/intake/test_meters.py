@@ -3,6 +3,7 @@
 import re
 import subprocess
 
+import pytest
 from prometheus_client import generate_latest
 
 from resonant.intake.meters import BOUNDS, Meters
@@ -49,6 +50,7 @@ def test_a_duration_is_in_each_bucket_whose_bound_it_does_not_exceed():
     assert list(BOUNDS) == sorted(BOUNDS)
 
 
+@pytest.mark.program
 def test_promtool_reports_no_problem():
     for meters in (Meters(), filled()):
         text = generate_latest(meters.registry)

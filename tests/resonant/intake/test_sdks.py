@@ -117,6 +117,7 @@ def test_the_official_python_sdk_sends_events(shop):
     check(shop, "python")
 
 
+@pytest.mark.program
 def test_version_1_of_the_official_python_sdk_sends_events(shop):
     events = shop.events("old")
     for given, (headers, body) in zip(events, write_in_old_python(events), strict=True):
@@ -124,6 +125,7 @@ def test_version_1_of_the_official_python_sdk_sends_events(shop):
     check(shop, "old")
 
 
+@pytest.mark.program
 def test_the_official_javascript_sdk_sends_events(shop):
     events = shop.events("javascript")
     answers = send_in_javascript(shop.url, events)

@@ -63,6 +63,7 @@ def test_a_request_within_a_request_is_not_read_as_one(server, attacks):
     assert since["stored"] + since["duplicate"] == sum(each == [202] for each in answers.values()) <= 1
 
 
+@pytest.mark.program
 def test_nginx_and_the_server_agree_on_where_each_request_ends(server, front):
     attacks = AMBIGUOUS | CHUNKS | LENGTHS | HEADS
     before = intake_counts(server.port)
@@ -82,6 +83,7 @@ def test_nginx_and_the_server_agree_on_where_each_request_ends(server, front):
     )
 
 
+@pytest.mark.program
 def test_through_nginx_no_spelling_of_the_path_leads_to_the_metrics(front):
     paths = (
         b"/metrics",

@@ -127,17 +127,20 @@ def test_the_names_kinds_and_labels_are_those_of_the_contract_and_the_help_text_
         assert re.fullmatch(r"[A-Z].{20,}[.]", family.documentation), family.name
 
 
+@pytest.mark.program
 @pytest.mark.parametrize("filled", [True, False])
 def test_promtool_reports_no_problem(full, filled):
     assert check(to_text(full if filled else registry_of(totals(), window()))) == (0, "")
 
 
+@pytest.mark.program
 def test_promtool_reports_a_mistake():
     code, said = check("# TYPE resonant_things counter\nresonant_things 1\n")
     assert code == 3
     assert "help text" in said
 
 
+@pytest.mark.program
 def test_openmetrics_says_the_same_and_promtool_has_no_remark_on_it(full):
     # `promtool check metrics` reads the text format only: it gets the OpenMetrics text as a strict parser reads it.
     families = list(parse_openmetrics(generate_openmetrics(full).decode()))
@@ -149,6 +152,7 @@ def test_openmetrics_says_the_same_and_promtool_has_no_remark_on_it(full):
     assert check(generate_latest(again).decode()) == (0, "")
 
 
+@pytest.mark.program
 def test_prometheus_itself_reads_openmetrics(full, tmp_path):
     # Of a backfill Prometheus wants timestamps, which a scrape does not have.
     lines = generate_openmetrics(full).decode().splitlines()
@@ -231,6 +235,7 @@ def test_percentiles_are_those_of_the_window(full):
     assert value(full, name, endpoint="quiet", percentile="p50") is None
 
 
+@pytest.mark.program
 def test_a_name_that_needs_escapes_is_escaped():
     odd = 'a"b\\c\nd'
     text = to_text(registry_of(totals(accepted={odd: 1}), window()))

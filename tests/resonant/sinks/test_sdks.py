@@ -98,6 +98,7 @@ def test_the_official_python_sdk_reads_any_event_as_it_was_sent(event, mode):
     assert_is_read_as_sent(receiver.journal[0], event, mode)
 
 
+@pytest.mark.program
 @every_event
 def test_version_1_of_the_official_python_sdk_reads_the_event(in_old_python, name, mode):
     found = in_old_python[name, mode]["event"]
@@ -111,6 +112,7 @@ def test_version_1_of_the_official_python_sdk_reads_the_event(in_old_python, nam
 NOT_BY_PYDANTIC = {("binary without a type", "binary"), ("absent", "binary"), ("empty binary", "structured")}
 
 
+@pytest.mark.program
 @every_event
 def test_cloudevents_pydantic_reads_the_event(in_old_python, received, name, mode):
     found = in_old_python[name, mode]["pydantic"]
@@ -125,6 +127,7 @@ def test_cloudevents_pydantic_reads_the_event(in_old_python, received, name, mod
     assert same_data(content, event)
 
 
+@pytest.mark.program
 @every_event
 def test_the_official_javascript_sdk_reads_the_event(in_javascript, name, mode):
     found = in_javascript[name, mode]["event"]
@@ -162,6 +165,7 @@ def test_the_official_python_library_verifies_the_signature(received, name, mode
         verify(request.body + b" ")
 
 
+@pytest.mark.program
 @every_event
 def test_the_official_javascript_library_verifies_the_signature(in_javascript, name, mode):
     expected = {"error": "No matching signature found"} if (name, mode) in NOT_UTF8 else True

@@ -105,6 +105,7 @@ def test_a_shared_secret_and_a_key_pair_sign_side_by_side_in_their_order():
         assert signed(VECTOR, secrets=order)[0] == " ".join(both[secret] for secret in order)
 
 
+@pytest.mark.program
 def test_openssl_verifies_the_signature_of_a_new_key_pair(tmp_path):
     secret = new_secret("ed25519")
     found, (sent_id, moment, body) = signed(EVENT, secrets=(secret,))

@@ -127,6 +127,7 @@ async def test_a_receiver_that_demands_a_certificate_gets_it(version, authority,
     assert clients == ["billing"]
 
 
+@pytest.mark.program
 async def test_the_certificate_goes_to_the_endpoint_and_not_to_the_proxy(authority, ca_file, own, tmp_path):
     with tinyproxy(tmp_path) as proxy, demanding_server(authority) as (url, clients):
         assert await outcome(url, own, ca_file=ca_file, proxy=Proxy(proxy.url)) == 200
@@ -177,6 +178,7 @@ http {{
 """
 
 
+@pytest.mark.program
 async def test_nginx_accepts_the_certificate_and_answers_400_without_one(authority, ca_file, own, tmp_path):
     port = free_port()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))

@@ -57,6 +57,7 @@ async def outcome(url, proxy, **fields):
 # --- a real proxy -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.program
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("has_user", [False, True])
 async def test_an_event_reaches_the_endpoint_through_the_proxy(
@@ -82,6 +83,7 @@ async def test_an_event_reaches_the_endpoint_through_the_proxy(
 
 
 # tinyproxy answers 407 without a password, and 401 to a wrong one.
+@pytest.mark.program
 @pytest.mark.parametrize(
     ("scheme", "user", "code"),
     [("http", "", "http_407"), ("https", "", "proxy_error"), ("https", f"{USER}:wrong@", "proxy_error")],
@@ -96,12 +98,14 @@ async def test_a_missing_or_wrong_password_for_the_proxy_is_a_local_fault(
     assert not receiver.journal
 
 
+@pytest.mark.program
 async def test_the_proxy_resolves_the_names_of_endpoints(open_proxy):
     _, verdict = await outcome("https://no-such-name.invalid/", open_proxy.url, allow_private=False)
     assert verdict == UNREACHABLE
     assert open_proxy.lines("no-such-name.invalid")
 
 
+@pytest.mark.program
 @pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_a_proxy_may_itself_use_tls(scheme, open_proxy, authority, ca_file, monkeypatch):
     monkeypatch.setenv("SSL_CERT_FILE", ca_file)
@@ -115,6 +119,7 @@ async def test_a_proxy_may_itself_use_tls(scheme, open_proxy, authority, ca_file
     assert len(receiver.journal) == 1
 
 
+@pytest.mark.program
 async def test_the_certificates_of_an_endpoint_are_not_for_its_proxy(open_proxy, authority, ca_file):
     async with (
         with_tls(open_proxy, authority.context()) as url,
@@ -125,6 +130,7 @@ async def test_the_certificates_of_an_endpoint_are_not_for_its_proxy(open_proxy,
     assert "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 
+@pytest.mark.program
 @pytest.mark.parametrize("flaw", ["expired", "wrong_name"])
 async def test_the_endpoints_certificate_is_verified_through_the_proxy(flaw, open_proxy, authority, ca_file):
     async with Receiver(tls=authority.context(flaw)) as receiver:
@@ -225,6 +231,7 @@ async def test_endpoints_with_the_same_proxy_share_its_checks():
     assert accepted == 1
 
 
+@pytest.mark.program
 async def test_a_gate_gets_no_answer_from_a_connection_through_a_proxy(open_proxy):
     async with Receiver() as receiver, HttpSink(endpoint(receiver.url, proxy=Proxy(open_proxy.url))) as sink:
         with pytest.raises(httpx.ProxyError):
