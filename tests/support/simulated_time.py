@@ -1,6 +1,7 @@
 """An event loop whose time jumps to the next timer: an hour of waiting takes no time, and every run is the same."""
 
 import asyncio
+import functools
 import selectors
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -61,3 +62,13 @@ def clock_from(start: float) -> Callable[[], float]:
     loop = asyncio.get_running_loop()
     ahead = start - loop.time()
     return lambda: ahead + loop.time()
+
+
+def simulated(test):
+    """Run an async test in simulated time."""
+
+    @functools.wraps(test)
+    def run(*arguments, **fixtures):
+        run_in_simulated_time(test(*arguments, **fixtures))
+
+    return run
