@@ -15,7 +15,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 from xdist.scheduler import LoadFileScheduling
 
-from support import durations, programs
+from support import durations, failures, programs
+from support.durations import unit_of
 from support.examples import FUZZ_EXAMPLES, examples
 from support.postgresql import started_postgresql
 from support.prefect_database import share_prefect_database
@@ -35,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    for plugin in (durations, programs):
+    for plugin in (durations, failures, programs):
         config.pluginmanager.register(plugin)
     _forget_the_user(config)
     share_prefect_database(config)
