@@ -1,7 +1,5 @@
 """Fixtures for every test: an empty database of each kind that Resonant supports."""
 
-import functools
-import json
 import os
 import random
 import signal
@@ -84,40 +82,15 @@ def _register_examples() -> None:
     hypothesis_settings.register_profile("fuzz-io", max_examples=with_files, **options)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run first what takes longest, a file or the files of a group, so that all processes end together."""
-    recorded = {
-        Path(__file__).parent / name: each for name, each in json.loads(_DURATIONS.read_text()).items()
-    }
-    groups = {path: _group(path) or str(path) for path in {item.path for item in items}}
-    seconds: Counter[str] = Counter()
-    for path, group in groups.items():
-        seconds[group] += recorded.get(path, 0)
-    items.sort(key=lambda item: (-seconds[groups[item.path]], groups[item.path]))
-
-
-@functools.cache
-def _group(path: Path) -> str | None:
-    """Return the group of a file, whose files run in one process, since they share servers; None if it is in no group."""
-    text = path.read_text()
-    if "mark.own_server" in text or "mark.engine" not in text:
-        return None
-    return "up" if "mark.shared_up" in text else "server"
-
-
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
-    """Give each process whole files, and one process those that share a Prefect server, so that the session has one.
-
-    Its SQLite takes one writer at a time, and the tests use the same names of endpoints and deployments. The same holds for those
-    that share a `resonant up`.
-    """
+    """Give each process whole files, and the files of a group to one process."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             path = super()._split_scope(nodeid)
-            return _group(config.rootpath / path) or path
+            return unit_of(config.rootpath / path)
 
     return Scheduling(config, log)
 

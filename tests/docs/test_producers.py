@@ -16,6 +16,8 @@ from support.programs import find, need
 from support.sdks import installed
 from support.serving import add_endpoints, run_command, serving
 
+pytestmark = pytest.mark.program
+
 EXAMPLES = PROJECT / "examples"
 TOKEN = "rsn_of_a_test"
 STORED = {"id": "order-42-paid", "source": "/shop", "duplicate": False, "endpoints": ["crm", "shop"]}

@@ -8,8 +8,10 @@ from dataclasses import replace
 import pytest
 
 from resonant.local.server import free_port
+from support.browser import running_chromium, tab_of
 from support.machine import Machine, Up
 from support.prefect import forget_server, patient_client
+from support.programs import need
 from support.receivers import ReceiverProcess, started_receiver
 from support.waiting import wait_until
 
@@ -75,19 +77,21 @@ def start_receiver(tmp_path):
         yield start
 
 
+@pytest.fixture(scope="session")
+def chromium():
+    """The program; a test without it is skipped before anything else is started."""
+    return need("chromium")
+
+
 @pytest.fixture(scope="module")
 def _rebinding():
-    from support.browser import chromium
-
-    with chromium("--host-resolver-rules=MAP rebound.example 127.0.0.1") as browser:
+    with running_chromium("--host-resolver-rules=MAP rebound.example 127.0.0.1") as browser:
         yield browser
 
 
 @pytest.fixture
 def page(_rebinding):
     """A tab of a real browser that resolves rebound.example to 127.0.0.1."""
-    from support.browser import tab_of
-
     with tab_of(_rebinding) as page:
         yield page
 

@@ -9,7 +9,7 @@ from support.serving import add_endpoints, serving
 from support.sites import site
 from support.waiting import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.program, pytest.mark.slow, pytest.mark.usefixtures("chromium")]
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,11 @@ from resonant.local.server import free_port
 from support.nginx import CONFIGURATION, nginx
 from support.pages import PROJECT, Page
 from support.producers import Producers
+from support.programs import need
 from support.serving import add_endpoints, create_token, serving
 from support.waiting import wait_until
+
+pytestmark = pytest.mark.program
 
 EVENT = {"specversion": "1.0", "id": "e1", "type": "t", "source": "/s", "data": {"n": 1}}
 MIB = 1024 * 1024
@@ -31,6 +34,7 @@ def token(store_url, tmp_path_factory):
 @pytest.fixture(scope="module")
 def client(store_url, token, tmp_path_factory):
     """A client of nginx, with a token."""
+    need("nginx")
     with (
         serving(store_url, tmp_path_factory.mktemp("serve")) as server,
         nginx(tmp_path_factory.mktemp("nginx"), server.port) as proxy,

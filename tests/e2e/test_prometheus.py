@@ -27,6 +27,8 @@ from support.prometheus_site import (
 )
 from support.waiting import wait_until
 
+pytestmark = pytest.mark.program
+
 DASHBOARD = json.loads((PROJECT / "deployments" / "grafana" / "dashboard.json").read_text())
 
 

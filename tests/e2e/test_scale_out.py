@@ -33,7 +33,13 @@ from support.processes import clean_environment
 from support.programs import need, need_postgresql
 from support.waiting import wait_until
 
-pytestmark = [pytest.mark.engine, pytest.mark.own_server, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.own_server,
+    pytest.mark.program,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+]
 
 DEPLOYMENTS = Path(__file__).parents[2] / "deployments"
 EVENTS = int(os.environ.get("RESONANT_SCALE_EVENTS", "4000"))

@@ -22,10 +22,16 @@ from playwright.sync_api import expect
 from resonant import chart_style
 from support.browser import tab
 from support.prefect import patient_client, post_until
-from support.programs import need
 from support.waiting import wait_until
 
-pytestmark = [pytest.mark.engine, pytest.mark.shared_up, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.program,
+    pytest.mark.shared_up,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.usefixtures("chromium"),
+]
 
 _SHOWN_MILLISECONDS = 20_000
 # Selectors of the last elements in the form of a run, and in the form of a replay.
@@ -34,11 +40,6 @@ _RATE = "text=Dead letters per second, after a slow start"
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 LOGO = Path(__file__).parents[2] / "docs" / "images" / "logo.png"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def chromium():
-    return need("chromium")
 
 
 @pytest.fixture

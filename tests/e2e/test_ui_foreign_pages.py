@@ -6,7 +6,13 @@ from support.browser import VIOLATIONS, blocked
 from support.prefect import patient_client
 from support.sites import site
 
-pytestmark = [pytest.mark.engine, pytest.mark.shared_up, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.program,
+    pytest.mark.shared_up,
+    pytest.mark.slow,
+    pytest.mark.usefixtures("chromium"),
+]
 
 
 @pytest.fixture

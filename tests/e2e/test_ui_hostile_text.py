@@ -16,7 +16,14 @@ from support.prefect import forget_server, patient_client
 from support.sites import site
 from support.waiting import wait_until
 
-pytestmark = [pytest.mark.engine, pytest.mark.shared_up, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.program,
+    pytest.mark.shared_up,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.usefixtures("chromium"),
+]
 
 UIS = ["", "/v2"]
 HIDDEN = "\u202e\u2066\u200e\u200f\u061c\ufeff\u00ad\U000e0041\u200b"

@@ -203,6 +203,8 @@ def test_up_and_the_runs_of_its_worker_ignore_the_settings_in_its_folder(has_run
     assert not has_run_code()
 
 
+@pytest.mark.program
+@pytest.mark.usefixtures("chromium")
 def test_the_line_of_the_file_logs_in_to_the_ui(up, password_file):
     with tab() as page:
         page.goto(up.url)

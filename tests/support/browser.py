@@ -23,7 +23,7 @@ _QUIET = (
 
 
 @contextmanager
-def chromium(*options: str) -> Iterator[Browser]:
+def running_chromium(*options: str) -> Iterator[Browser]:
     """Run Chromium with further options. Meanwhile, an event loop runs in this thread."""
     executable = need("chromium")
     with sync_playwright() as playwright:
@@ -44,7 +44,7 @@ def tab_of(browser: Browser, **of_context: Any) -> Iterator[Page]:
 @contextmanager
 def tab(**of_context: Any) -> Iterator[Page]:
     """Open a tab in a Chromium of its own."""
-    with chromium() as browser, tab_of(browser, **of_context) as page:
+    with running_chromium() as browser, tab_of(browser, **of_context) as page:
         yield page
 
 

@@ -1,8 +1,13 @@
-"""The order of the test files, and the shard of each, by the seconds that it took when last recorded."""
+"""The order of the test files, and the shard of each, by the seconds that it took when last recorded.
+
+Files that share a Prefect server are a group, which one process runs, so that a session has one such server: its SQLite takes one
+writer at a time, and tests use the same names of endpoints and deployments. Those that share a ``resonant up`` are another group.
+"""
 
 import json
 import re
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,15 +40,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for path, unit in units.items():
         seconds[unit] += recorded.get(path.relative_to(_DURATIONS.parent).as_posix(), _OTHER_SECONDS)
     if config.getoption("shard"):
-        mine = _files_of_shard(config.getoption("shard"), sorted(set(files.values())), seconds)
-        config.hook.pytest_deselected(items=[item for item in items if files[item] not in mine])
-        items[:] = [item for item in items if files[item] in mine]
-    engine = {files[item] for item in items if item.get_closest_marker("engine")}
-    items.sort(key=lambda item: (-seconds.get(files[item], 0), files[item] not in engine))
+        mine = _units_of_shard(config.getoption("shard"), seconds)
+        config.hook.pytest_deselected(items=[item for item in items if units[item.path] not in mine])
+        items[:] = [item for item in items if units[item.path] in mine]
+    items.sort(key=lambda item: (-seconds[units[item.path]], units[item.path]))
 
 
-def _files_of_shard(shard: str, files: list[str], seconds: dict[str, float]) -> set[str]:
-    """Return the files of a shard such as ``1/3``: each file, the slowest first, goes to the shard with the least to do.
+@cache
+def unit_of(path: Path) -> str:
+    """Return the name of the group of a file, or the file's own if it is in no group."""
+    text = path.read_text()
+    if "mark.shared_up" in text:
+        return "the files that share a resonant up"
+    if "mark.engine" in text and "mark.own_server" not in text:
+        return "the files that share a Prefect server"
+    return str(path)
+
+
+def _units_of_shard(shard: str, seconds: dict[str, float]) -> set[str]:
+    """Return the files and groups of a shard such as ``1/3``: each, the slowest first, goes to the shard with the least to do.
 
     Raises:
         pytest.UsageError: the shard is not a number, a slash and the number of shards.
@@ -56,11 +71,11 @@ def _files_of_shard(shard: str, files: list[str], seconds: dict[str, float]) -> 
         )
     loads = Counter(dict.fromkeys(range(1, shards + 1), 0.0))
     mine = set()
-    for file in sorted(files, key=lambda file: -seconds.get(file, _OTHER_SECONDS)):
+    for unit in sorted(seconds, key=lambda unit: (-seconds[unit], unit)):
         chosen = min(loads, key=loads.__getitem__)
-        loads[chosen] += seconds.get(file, _OTHER_SECONDS)
+        loads[chosen] += seconds[unit]
         if chosen == number:
-            mine.add(file)
+            mine.add(unit)
     return mine
 
 

@@ -108,21 +108,6 @@ def test_bad_lines_are_reported_by_file_line_and_reason_and_the_good_ones_are_st
     assert stored_ids(worker) == ["evt_1", "evt_3"]
 
 
-@pytest.mark.parametrize("files", [1, 2])
-def test_a_known_id_with_other_content_is_refused_and_both_are_shown(enqueue, worker, tmp_path, files):
-    first, second = line("evt_1", data={"price": 10}), line("evt_1", data={"price": 99})
-    if files == 1:
-        answer = enqueue(write(tmp_path / "b.jsonl", first, second, line("evt_2")), code=1)
-        assert answer.out == "stored 2 events for billing; 1 bad line\n"
-    else:
-        enqueue(write(tmp_path / "a.jsonl", first))
-        answer = enqueue(write(tmp_path / "b.jsonl", line("evt_2"), second), code=1)
-    assert answer.err.startswith("b.jsonl:2: id 'evt_1' of source '/shop' already exists with different ")
-    assert '{"price":99}' in answer.err
-    assert '{"price":10}' in answer.err
-    assert stored_ids(worker) == ["evt_1", "evt_2"]
-
-
 @pytest.mark.parametrize(
     ("given", "stored"),
     [
