@@ -65,14 +65,13 @@ class Producer:
 
 def kill_until_done(url: str, rng: random.Random) -> int:
     """Start upgrades, often two at once, and kill them, until one has ended by itself; return the number of kills."""
-    kills, patience = 0, 1.0
+    kills = 0
     while True:
         upgraders = [started("open", url) for _ in range(rng.choice((1, 1, 2)))]
         for each in upgraders:
             go(each)
         # Often within the first transaction, which is short; later and later, so that it ends on a busy machine too.
-        time.sleep(rng.uniform(0, rng.choice((0.05, 0.5, 2.0)) * patience))
-        patience *= 1.3
+        time.sleep(rng.uniform(0, rng.choice((0.05, 0.5, 2.0)) * max(1, kills / 20)))
         for each in upgraders:
             each.kill()
             each.wait()
