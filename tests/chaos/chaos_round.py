@@ -282,8 +282,9 @@ class Round:
                 struck.came_too_late = True
                 return
             if self.database.kind == "postgresql":
-                # The server still executes the statement that it has received.
-                busy = f"{_SESSIONS % struck.process.pid} AND state = 'active'"
+                # The server still executes the statement that it has received, until it waits for the stopped process.
+                waits = "wait_event_type IS NOT DISTINCT FROM 'Client'"
+                busy = f"{_SESSIONS % struck.process.pid} AND state = 'active' AND NOT ({waits})"
                 self._wait_until(lambda: not self.database.query(busy))
             if struck.victim.kind in SENDING:
                 self._see_in_flight(struck)

@@ -156,11 +156,11 @@ def test_a_missing_package_is_one_line_and_a_setting_can_name_its_module(up, tmp
     saved = saver.run_code(SAVE_SPOOL.format(folder=str(tmp_path), name="other"))
     assert saved.returncode == 0, saved.stderr
 
-    (tmp_path / "event.jsonl").write_text(EVENT)
-    emit = ("emit", "event.jsonl", "--endpoint", "spool-endpoint/other")
-    without = Machine(tmp_path, saver.prefect_api).do(*emit, code=1)
+    emit = ("emit", "-", "--endpoint", "spool-endpoint/other")
+    without = Machine(tmp_path, saver.prefect_api).run(*emit, typed=EVENT)
+    assert without.returncode == 1
     assert "name its module in RESONANT_SINKS" in without.stderr
-    saver.succeed(*emit, RESONANT_SINKS="spool_sink")
+    saver.succeed(*emit, typed=EVENT, RESONANT_SINKS="spool_sink")
     assert len(list(tmp_path.glob("*.json"))) == 1
 
 

@@ -165,7 +165,9 @@ class TestThePilot:
             answer.set()
 
     @in_task_lane
-    async def test_a_replay_leaves_the_place_of_the_pilot_to_runs_that_send_due_deliveries(self, tmp_path):
+    async def test_a_replay_leaves_the_place_of_the_pilot_to_runs_that_send_due_deliveries(
+        self, tmp_path, real_time
+    ):
         async with scene(tmp_path, orders=answering(429), policy=PATIENT, due=30) as worker:
             replay = asyncio.create_task(worker.dispatcher.emit_given(worker.emit_one, claimed(worker, 30)))
             await until(worker.governs)

@@ -218,7 +218,7 @@ class TestTheStoreGoesAway:
             with contextlib.suppress(StoreUnavailable):  # as Prefect does not raise the errors of its tasks
                 await worker.dispatcher.attempt(lease.key)
 
-        options = {"lease_seconds": 1.5, "due": 3, "keeps_leases": True}
+        options = {"lease_seconds": 1.5, "due": 3, "checks_books": False}
         async with scene(tmp_path, orders=send, **options) as worker:
             with pytest.raises(StoreUnavailable):
                 await worker.run(emit_one)
