@@ -92,6 +92,12 @@ def test_another_users_link_in_a_folder_for_everyone_is_not_followed(sticky, nam
     assert (sticky.parent / "home" / "notes").read_text() == "precious"
 
 
+def test_a_private_file_is_opened_for_bytes_without_a_warning(tmp_path, recwarn):
+    with open_private(tmp_path / "log", "ab") as log:
+        log.write(b"line\n")
+    assert [str(each.message) for each in recwarn] == []
+
+
 def test_other_links_are_followed(tmp_path, monkeypatch):
     (tmp_path / "sticky").mkdir()
     (tmp_path / "sticky").chmod(0o1777)

@@ -393,9 +393,8 @@ def test_causes_keep_the_errors_of_other_dead_letters(desk):
     assert desk.run(desk.store.dead_letters(Selection(text="too many")))[0].event_id == "evt_other"
 
 
-def test_an_erasure_that_was_killed_is_finished_by_the_next_one(desk, monkeypatch):
-    monkeypatch.setattr("resonant.dead_letters.erase._BATCH", 20)
-    desk.bury(*(about(f"jm-{number:04}") for number in range(30)))
+def test_an_erasure_that_was_killed_after_500_events_is_finished_by_the_next_one(desk):
+    desk.bury(*(about(f"jm-{number:04}") for number in range(510)))
 
     class Killed(BaseException):
         pass
