@@ -348,9 +348,23 @@ def test_the_trace_of_the_request_is_that_of_its_events_unless_they_have_one():
     assert read_binary(traceparent=TRACEPARENT).traceparent == TRACEPARENT
 
 
-# --- the cases of CloudEvents' conformance suite (cloudevents/conformance: JSON format) ---------------------------------
+# --- the cases of CloudEvents' conformance suite (cloudevents/conformance: HTTP binding, and JSON format) ------------
 
 CORE = {"specversion": "1.0", "id": "1", "type": "io.cloudevents.test", "source": "https://cloudevents.io"}
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/json; charset=utf-8"])
+def test_the_binary_message_of_the_suite_is_read(kind):
+    names = {
+        "ce-specversion": "1.0",
+        "ce-type": "com.example.someevent",
+        "ce-time": "2018-04-05T03:56:24Z",
+        "ce-id": "1234-1234-1234",
+        "ce-source": "/mycontext/subcontext",
+    }
+    found = read_binary(b'{\n    "message": "Hello World!"\n}', **names, **{"content-type": kind})
+    assert [found.type, found.time, found.id, found.source] == [*names.values()][1:]
+    assert found.body == b'{"message":"Hello World!"}'
 
 
 @pytest.mark.parametrize(
