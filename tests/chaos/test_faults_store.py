@@ -77,6 +77,19 @@ class TestPostgreSQLRestarts:
         await fault.emit_all()
         await asyncio.to_thread(fault.account, most_twice=most_begun(lane))
 
+    async def test_an_acknowledged_event_survives_a_crash_of_a_server_that_does_not_sync_by_default(
+        self, own_postgresql, shaken_url, receiver
+    ):
+        not_by_default = f"ALTER DATABASE {DATABASE} SET synchronous_commit"
+        await asyncio.to_thread(own_postgresql.execute, f"{not_by_default} = off")
+        fault = Fault(shaken_url, receiver)
+        async with fault.opened_store() as store:
+            await fault.enqueue(30, store=store)
+            async with own_postgresql.stopped_meanwhile(crashes=True):
+                pass
+            assert (await store.status()).pending == 30
+        await asyncio.to_thread(own_postgresql.execute, f"{not_by_default} TO DEFAULT")
+
 
 class TestPostgreSQLLosesConnections:
     # A run waits out an outage for a third of its lease: longer than all cuts take if each hits the same operation.
