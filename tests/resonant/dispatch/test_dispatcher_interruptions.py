@@ -135,11 +135,12 @@ class TestCancellation:
         assert deliveries(tmp_path, "lease_owner, sending, attempts") == [(None, 0, 0)]
 
     @ON_BOTH_LOOPS
-    def test_a_sink_that_is_interrupted_has_not_failed(self, tmp_path, loop_factory):
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+    def test_a_sink_that_is_interrupted_has_not_failed(self, tmp_path, error, loop_factory):
         async def send(_event):
-            raise SystemExit
+            raise error
 
-        with pytest.raises(SystemExit), asyncio.Runner(loop_factory=loop_factory) as runner:
+        with pytest.raises(error), asyncio.Runner(loop_factory=loop_factory) as runner:
             # A second interruption, while the first one is handled, would end the process at once.
             runner.run(ran(tmp_path, orders=send, limits=Limits(concurrency=1), due=3))
         assert deliveries(tmp_path, "status, attempts, lease_owner, sending") == [("pending", 0, None, 0)] * 3

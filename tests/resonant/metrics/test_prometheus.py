@@ -235,6 +235,11 @@ def test_percentiles_are_those_of_the_window(full):
     assert value(full, name, endpoint="quiet", percentile="p50") is None
 
 
+def test_a_pace_is_absent_while_the_endpoint_is_not_paced():
+    probing = registry_of(totals(gates={"orders": Gate("orders", "probing", pace=50.0)}), window())
+    assert value(probing, "resonant_endpoint_pace_per_second", endpoint="orders") is None
+
+
 @pytest.mark.program
 def test_a_name_that_needs_escapes_is_escaped():
     odd = 'a"b\\c\nd'
