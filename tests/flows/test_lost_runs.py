@@ -9,7 +9,8 @@ from prefect.client.orchestration import get_client
 from prefect.events import Event
 
 import tasks.collect
-from flows.dead_letters import collect_dead_letters
+from flows.dead_letters import collect_dead_letters, replay_dead_letters
+from flows.emit import emit_events
 from support.prefect import patient_client
 from support.waiting import until
 from tasks.collect import mark_lost_runs, mark_task_runs_of_ended_runs
@@ -129,6 +130,10 @@ def task_states(task_runs, prefect_api):
         return {key: (state["type"], state["message"]) for key, state in found.items()}
 
     return read
+
+
+def test_our_flows_are_those_that_send():
+    assert {emit_events.name, replay_dead_letters.name} == {*tasks.collect._SENDING_FLOWS}
 
 
 async def test_unfinished_task_runs_are_closed_ten_minutes_after_our_flow_run_ended(task_states, monkeypatch):
