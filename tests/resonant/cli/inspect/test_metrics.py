@@ -75,6 +75,8 @@ def test_metrics_of_an_empty_store_are_null_and_no_error(resonant):
         "success_rate": None,
     }
     assert document["latency_ms"] == dict.fromkeys(SPREAD)
+    assert document["retries"] == {"total": 0, "avg": None, "max": None}
+    assert (document["hourly"], document["by_event_type"]) == ([], {})
     assert resonant("metrics").out.startswith("nothing happened since ")
 
 
