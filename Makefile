@@ -26,24 +26,24 @@ setup: .venv/ready  ## create .venv with all dependencies; quick if it is up to 
 	fi
 	@touch $@
 
-demo: setup  ## show every feature in two minutes: server, worker, 300 events, a receiver that misbehaves in eight ways
+demo: setup  ## show every feature in two minutes, with a receiver that misbehaves
 	@$(BIN)/resonant demo $(ARGS)
 
 # The tests start hundreds of processes. Without cached bytecode, each would compile the sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-# Four processes take the test files in turn (see tests/conftest.py), since most tests wait. Tests that measure time run
-# alone afterwards.
+# Four processes take the test files in turn (see tests/conftest.py), since most tests wait. Tests with the mark alone
+# run afterwards, in one process.
 PROCESSES ?= 4
 SHARDED := $(if $(SHARD),--shard $(SHARD))
 PYTEST := -m pytest -n $(PROCESSES) --no-loadscope-reorder $(SHARDED)
 RUN := $(if $(COVERAGE),$(BIN)/coverage run,$(BIN)/python)
 
-test: setup  ## run all tests except slow ones; SHARD=1/3 runs a third; TEST_PROGRAMS="$$PATH" finds optional programs there
+test: setup  ## run the tests that are not slow; SHARD=1/3 runs a third of the files
 	@$(BIN)/python $(PYTEST) -m "not slow and not alone" $(ARGS)
 
 test-all: export TEST_PROGRAMS ?= $(PATH)
-test-all: setup  ## run every test; COVERAGE=1 measures coverage, and fails below the threshold in pyproject.toml
+test-all: setup  ## run every test; COVERAGE=1 fails if they cover too little
 	@rm -f .coverage*
 	@$(RUN) $(PYTEST) -m "not alone" $(ARGS)
 	@$(RUN) -m pytest -m alone $(SHARDED) $(ARGS) || test $$? = 5  # 5: ARGS selected no test
@@ -59,11 +59,11 @@ lint: setup  ## run ruff, mypy, codespell and import-linter
 	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/codespell
 
-docs: reference .venv/docs-ready  ## build the documentation site into build/site; a broken link is an error
+docs: reference .venv/docs-ready  ## build the documentation site in build/site; refuse broken links
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict  # with --quiet, it ignores warnings
 	@echo "make docs-serve shows it in a browser; opened as files, its pages have no search"
 
-docs-serve: docs  ## serve the documentation site at http://127.0.0.1:8000, with its search
+docs-serve: docs  ## serve the documentation site at http://127.0.0.1:8000
 	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site 8000
 
 reference: setup  ## regenerate docs/reference/ from the code
@@ -81,7 +81,7 @@ reference: setup  ## regenerate docs/reference/ from the code
 
 # Each is in a folder of its own: version 1 of cloudevents, which cloudevents-pydantic needs, hides the version in .venv.
 SDKS := tests/support/sdks
-sdks: build/sdks/ready  ## install the libraries of producers and receivers that some tests run, in JavaScript and Python
+sdks: build/sdks/ready  ## install the libraries in JavaScript and Python that some tests run
 
 build/sdks/ready: .venv/ready $(SDKS)/package-lock.json $(SDKS)/requirements.txt
 	@command -v npm >/dev/null || { echo "npm was not found: on Debian and Ubuntu, apt-get install npm"; exit 1; }
@@ -95,14 +95,14 @@ build/sdks/ready: .venv/ready $(SDKS)/package-lock.json $(SDKS)/requirements.txt
 	fi
 	@touch $@
 
-wheel: setup  ## build the wheel and the sdist into dist/, from tracked files only
+wheel: setup  ## build the wheel and the sdist in dist/ from tracked files
 	@rm -rf dist
 	@$(BIN)/python -m hatchling build -t sdist -t wheel
 
 # The same commit gives the same files: hatchling sets every time in them to a fixed one. The bill of materials lists the
 # versions of requirements.txt, with which the tests ran.
 RELEASE := build/release
-release: .venv/release-ready  ## build and check what a release publishes, in dist/ and build/release/: make release TAG=v1.2.3
+release: .venv/release-ready  ## build and check the files of a release: make release TAG=v1.2.3
 	@rm -rf $(RELEASE) && $(BIN)/python .ci/release.py "$(TAG)"
 	@$(MAKE) --no-print-directory wheel
 	@$(BIN)/twine check --strict dist/*
@@ -119,19 +119,19 @@ release: .venv/release-ready  ## build and check what a release publishes, in di
 		-o $(RELEASE)/resonant.cdx.json $(RELEASE)/env/bin/python
 	@rm -rf $(RELEASE)/env && ls -1 dist/* $(RELEASE)/*
 
-chaos: setup  ## run the long tests of kills, faults, soak (an hour) and fuzzing: two hours; results in build/chaos*
+chaos: setup  ## run the long tests of kills, faults and fuzzing, in two hours
 	@RESONANT_CHAOS=long RESONANT_CHAOS_REPORT=$${RESONANT_CHAOS_REPORT:-build/chaos.json} \
 		RESONANT_FUZZ_EXAMPLES=$${RESONANT_FUZZ_EXAMPLES:-7000} \
 		$(BIN)/python -m pytest --timeout 1800 tests/chaos tests/resonant/fuzz tests/resonant/store/engine/test_upgrade.py $(ARGS)
 
-bench: .venv/bench-ready  ## run every benchmark; the comparison also needs redis-server
+bench: .venv/bench-ready  ## run every benchmark; one also needs redis-server
 	@$(BIN)/python -m benches $(ARGS)
 
 # Hashes are removed: with them, pip would require hashes of all other packages too.
 .venv/constraints.txt: .venv/ready
 	@sed '/^ /d; s/ \\$$//' requirements.txt > $@
 
-audit: .venv/audit-ready  ## check requirements.txt for known vulnerabilities; reports if the database is unreachable
+audit: .venv/audit-ready  ## check requirements.txt for known vulnerabilities
 	@found=$$($(BIN)/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r requirements.txt 2>&1) && known=no || known=maybe; \
 	case "$$known $$found" in \
 		no*) echo "audit: no known vulnerability of any version in requirements.txt" ;; \
