@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import pytest
 
-# By name: the program's possible file names, and how to get it. `.ci/run` reads the names to hide the programs.
+# By name: the program's possible file names, and how to get it. `.ci/run` has the same names, to hide the programs.
 PROGRAMS: dict[str, tuple[tuple[str, ...], str]] = {
     "chromium": (("chromium", "chromium-browser", "google-chrome"), "apt-get install chromium"),
     "nginx": (("nginx",), "apt-get install nginx-light"),
