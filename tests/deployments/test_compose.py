@@ -98,7 +98,7 @@ def test_services_wait_for_the_health_of_those_they_need():
                 assert SERVICES[needed]["restart"] == "on-failure"
 
 
-def test_servers_leave_the_services_to_a_process_of_their_own_and_share_its_settings_and_the_workers():
+def test_servers_leave_the_services_to_one_process_and_share_its_settings():
     servers = [name for name in SERVICES if runs(name, "prefect server start")]
     services = [name for name in SERVICES if runs(name, "prefect server services start")]
     assert len(servers) == 2
@@ -108,6 +108,9 @@ def test_servers_leave_the_services_to_a_process_of_their_own_and_share_its_sett
     settings = of_service(services[0])
     assert settings["PREFECT_SERVER_EVENTS_MESSAGING_BROKER"] == "prefect_redis.messaging"
     assert settings["PREFECT_SERVER_DATABASE_MIGRATE_ON_START"] == "false"
+
+
+def test_each_server_has_a_worker():
     workers = [name for name in SERVICES if runs(name, "prefect worker start")]
     urls = {of_service(name)["PREFECT_API_URL"] for name in workers}
     assert urls == {"http://server-1:4200/api", "http://server-2:4200/api"}

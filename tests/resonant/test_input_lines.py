@@ -95,10 +95,15 @@ def test_an_unknown_key_is_an_extension_attribute():
     assert parse_event(line(typ="x", zone=7)).extensions == {"typ": "x", "zone": 7}
 
 
-def test_of_several_bad_keys_the_first_is_named_but_a_very_long_one_not_in_full():
+def test_of_several_bad_keys_the_first_is_named():
     for first, second in (("Aa", "Bb"), ("Bb", "Aa")):
         assert refusal(line(**{first: 1, second: 1})).startswith(f"{first!r} ")
-    assert "kkkk" in refusal(line(**{"k" * 100_000: 1}))
+
+
+def test_a_very_long_bad_key_is_shortened():
+    found = refusal(line(**{"k" * 100_000: 1}))
+    assert "kkkk" in found
+    assert len(found) < 1_000
 
 
 @pytest.mark.parametrize("version", ["1.0", None])
@@ -232,12 +237,15 @@ def test_nesting_too_deep_to_write_is_refused():
         encode_data(deep)
 
 
-def test_the_limit_of_size_counts_the_body_in_bytes_and_is_a_mebibyte_by_default():
+def test_the_limit_of_size_counts_the_body_in_bytes():
     exactly_12 = line(r'"\u00e9é\u00e9éé"')
     assert len(parse_event(exactly_12, max_bytes=12).body) == 12
     assert refusal(exactly_12, max_bytes=11) == (
         "data is 12 bytes, the limit is 11 (RESONANT_MAX_EVENT_BYTES raises it)"
     )
+
+
+def test_the_limit_of_size_is_a_mebibyte_by_default():
     parse_event(line(f'"{"x" * (2**20 - 2)}"'))
     assert "1,048,577 bytes" in refusal(line(f'"{"x" * (2**20 - 1)}"'))
 

@@ -264,12 +264,18 @@ def test_the_daily_purge_follows_the_settings():
     assert Retention.of_settings(Settings()) == Retention(30, 30)
 
 
-def test_archives_are_in_a_private_folder_of_the_home_that_can_be_created_unless_a_file_is_given(tmp_path):
-    settings = Settings(home=tmp_path / "home")
-    path = archive_path(None, settings, 1_700_000_000.0)
+def test_archives_are_in_a_private_folder_of_the_home(tmp_path):
+    path = archive_path(None, Settings(home=tmp_path / "home"), 1_700_000_000.0)
     assert path == tmp_path / "home" / "archive" / "purged-2023-11-14.jsonl.gz"
     assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_an_archive_may_be_a_given_file(tmp_path):
+    settings = Settings(home=tmp_path / "home")
     assert archive_path("other.jsonl", settings, 0.0) == Path("other.jsonl")
+
+
+def test_nothing_is_purged_if_the_folder_of_the_archive_cannot_be_created(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ArchiveError, match="archive: Not a directory; nothing was purged"):
         archive_path(None, Settings(home=tmp_path / "file"), 0.0)
