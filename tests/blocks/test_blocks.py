@@ -339,9 +339,7 @@ async def break_endpoint(name: str, **data) -> None:
 
 
 @pytest.mark.engine
-async def test_every_endpoint_is_loaded_by_name_and_a_broken_one_says_no_secret_and_can_be_removed(
-    listed, tmp_path
-):
+async def test_every_endpoint_is_loaded_by_name_and_a_broken_one_can_be_removed(listed, tmp_path):
     await webhook(timeout=3).asave("the-zoo")
     await FileEndpoint(path=tmp_path / "log").asave("the-log")
     await break_endpoint("the-crm")

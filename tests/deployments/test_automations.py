@@ -161,9 +161,7 @@ def replays_started(server) -> list[dict]:
     return server.post("/flow_runs/filter", json=query).json()
 
 
-async def test_applied_again_only_manual_changes_are_undone_and_an_enabled_automation_stays_enabled(
-    server, inbox
-):
+async def test_applying_automations_again_undoes_manual_changes_but_disables_none(server, inbox):
     await apply_automations()
     before = found(server)
     assert before.keys() == {CRASHED, NOTIFY, NOTIFY_SILENT, REPLAY}
@@ -209,9 +207,7 @@ async def test_an_alert_notifies_when_it_begins_and_when_it_ends(server, inbox):
     ]
 
 
-async def test_a_replay_starts_once_it_is_enabled_for_the_endpoint_that_has_recovered_and_no_other_condition(
-    server, inbox
-):
+async def test_once_enabled_the_automation_replays_only_for_a_recovered_endpoint(server, inbox):
     automation = found(server)[REPLAY]
     before = {each["id"] for each in replays_started(server)}
     assert not automation["enabled"], "by default"
@@ -323,7 +319,7 @@ async def automation_acted_late(server, inbox):
     server.delete(f"/deployments/{deployment}")
 
 
-async def test_a_drain_whose_heartbeats_stop_crashes_and_another_one_starts_but_an_ended_run_stays_as_it_is(
+async def test_a_drain_without_heartbeats_crashes_and_is_replaced_unlike_an_ended_run(
     server, automation_acted_late, runs, tmp_path_factory
 ):
     known = runs_of_drain(server)

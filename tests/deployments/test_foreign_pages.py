@@ -90,7 +90,7 @@ async def test_a_page_elsewhere_may_link_to_the_ui_and_frame_nothing(path):
 
 
 @pytest.mark.parametrize("path", ["/api", "/api/", "/api/admin/version", "/%61pi/health"])
-async def test_a_page_elsewhere_may_not_link_to_the_api_which_may_have_another_path(path):
+async def test_a_page_elsewhere_may_not_link_to_the_api_at_any_path(path):
     linked = LOCAL | LINK
     assert await status(linked, method="GET", path=path) == 403
     assert await status(linked, method="GET", path=path, api="/prefect/") == 200

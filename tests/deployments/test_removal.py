@@ -116,7 +116,7 @@ def test_everything_is_removed_in_a_folder_made_by_init_and_a_repetition_finds_n
     assert (again.returncode, again.stdout, again.stderr) == (0, f"nothing to remove at {api}\n", "")
 
 
-def test_without_their_options_blocks_and_the_store_stay_as_do_deployments_and_pools_of_others(machine, api):
+def test_removal_keeps_blocks_the_store_and_everything_of_others(machine, api):
     with patient_client(api) as client:
         flow_id = client.post("/flows/", json={"name": "theirs"}).json()["id"]
         own = client.get("/flows/name/emit-events").json()["id"]

@@ -52,9 +52,7 @@ async def announced(url: str, *, new: bool = False) -> bool:
         return not await store.read(read_announcements)
 
 
-def test_of_a_burst_of_five_thousand_task_runs_every_one_is_recorded_and_an_alert_meanwhile_is_in_the_feed(
-    api, tmp_path, sqlite_url
-):
+def test_every_task_run_of_a_burst_is_recorded_and_an_alert_reaches_the_feed(api, tmp_path, sqlite_url):
     of_burst = {
         "flows": {"name": {"any_": ["empty-tasks"]}},
         "task_runs": {"state": {"name": {"any_": ["Completed"]}}},

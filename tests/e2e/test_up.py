@@ -195,9 +195,7 @@ def test_emit_counts_its_own_events_beside_a_running_drain(up, up_machine, user,
     assert emitted.stderr == f"stored {COUNT} events for hooks\n", "no output of Prefect"
 
 
-def test_a_new_dead_letter_is_exit_code_1_of_an_emission_and_of_a_replay_and_a_command_that_lists_it(
-    user, hooks
-):
+def test_a_new_dead_letter_is_exit_code_1_and_the_command_that_lists_it_is_shown(user, hooks):
     path = user.write_events("bad.jsonl", events("bad", rejected=2))
 
     emitted = user.do("emit", path, "--endpoint", "hooks", "--json", code=1)

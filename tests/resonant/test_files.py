@@ -31,7 +31,7 @@ def names(folder):
 
 
 @pytest.mark.parametrize("target", ["metrics.prom", "link"])
-def test_files_of_a_killed_writer_are_removed_after_an_hour_beside_the_target_of_a_link_too(tmp_path, target):
+def test_files_of_a_killed_writer_are_removed_after_an_hour(tmp_path, target):
     folder = tmp_path / "real"
     folder.mkdir()
     (folder / "link").symlink_to(folder / "metrics.prom")
@@ -42,7 +42,7 @@ def test_files_of_a_killed_writer_are_removed_after_an_hour_beside_the_target_of
         os.close(fd)
         os.utime(name, (0, 0))
     aged(folder / ".metrics.prom.recent_1", HOUR - 60)
-    write(folder / target)
+    write(folder / target)  # the file or a link to it
     assert names(folder) == [".metrics.prom.recent_1", "link", "metrics.prom"]
     assert (folder / "metrics.prom").read_text() == "whole"
 

@@ -13,7 +13,7 @@ def die(desk, *ids, event_type="order.paid", **options):
     desk.bury(*events, apart=1, **{"maybe_processed": False, **options})
 
 
-def test_dead_letters_whose_errors_differ_by_ids_and_numbers_are_one_group_with_the_newest_answer(desk):
+def test_errors_that_differ_only_by_ids_and_numbers_are_one_group(desk):
     start = desk.clock()
     for number, event_type in enumerate(["order.paid", "order.refunded", "order.paid"]):
         order = f"order 'o-{number}' (0198c0de-7000-7000-8000-00000000000{number})"

@@ -56,7 +56,7 @@ def send(desk, events, *, seconds=0.1, decision=None):
         desk.record(*(desk.failed(lease, decision, duration=seconds) for lease in leases))
 
 
-def test_attempts_failures_and_retries_of_the_window_are_counted_by_endpoint_and_older_ones_are_not(desk):
+def test_only_recent_attempts_failures_and_retries_are_counted_by_endpoint(desk):
     assert activity(desk) == {}
     send(desk, 3)
     send(desk, 2, decision=desk.park_for(7200))
@@ -74,7 +74,7 @@ def test_attempts_failures_and_retries_of_the_window_are_counted_by_endpoint_and
     assert found["crm"].window.attempts == 1
 
 
-def test_lost_attempts_count_in_no_rate_but_the_delivery_that_is_given_up_for_them_is_a_dead_letter(desk):
+def test_lost_attempts_are_not_counted_but_their_dead_letter_is(desk):
     send(desk, 3)
     send(desk, 1, decision=desk.park_for(7200))
     desk.enqueue("evt")
@@ -106,7 +106,7 @@ def dead_letters(desk):
     return activity(desk)["orders"].hour.dead_letters
 
 
-def test_dead_letters_of_the_last_hour_are_counted_less_those_replayed_until_they_fail_again(desk):
+def test_a_replayed_dead_letter_is_not_counted_until_it_fails_again(desk):
     send(desk, 2, decision=GiveUp("exhausted"))
     desk.clock.advance(HOUR + 60)
     send(desk, 3, decision=GiveUp("exhausted"))

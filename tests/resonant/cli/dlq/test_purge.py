@@ -45,7 +45,7 @@ def test_a_scheduled_purge_by_age_archives_and_says_how_many_it_kept(resonant, d
     assert (status["purged"], status["delivered"], status["balanced"]) == (1, 1, True)
 
 
-def test_zero_days_are_every_dead_letter_and_delivered_history_goes_by_an_option_of_its_own(resonant, dead):
+def test_dead_letters_and_delivered_events_are_purged_by_separate_ages(resonant, dead):
     dead.accept("evt_pending")
     by_age = ("purge", "--older-than", "30", "--no-archive", "--delivered-older-than")
     assert resonant(*by_age, "4").out == "1 purged, 3 kept\n"

@@ -94,9 +94,7 @@ def test_a_dead_letter_says_to_which_endpoint_its_event_was_replayed(resonant, d
 
 
 @pytest.mark.engine
-def test_a_replay_that_cannot_open_its_endpoint_or_matches_nothing_says_so_and_sends_nothing(
-    resonant, dead, on_server
-):
+def test_a_replay_without_a_known_endpoint_or_a_match_sends_nothing(resonant, dead, on_server):
     dead.accept("evt_crm", endpoint="crm")
 
     answer = resonant.on_prefect("replay", "--all", "--to", "crm", code=1)

@@ -88,9 +88,7 @@ def test_a_missing_store_is_503_and_no_empty_one_is_created(serve, busy, tmp_pat
     assert samples(body)["resonant_events_accepted_total", "billing"] == 3
 
 
-def test_serving_creates_an_empty_store_and_reports_one_that_cannot_be_entered_not_as_removed(
-    serve, tmp_path, monkeypatch
-):
+def test_serving_creates_a_store_and_reports_no_removal_if_it_cannot_be_entered(serve, tmp_path, monkeypatch):
     folder = tmp_path / "folder"
     monkeypatch.setenv("RESONANT_DATABASE_URL", f"sqlite:///{folder}/resonant.db")
     port = serve()

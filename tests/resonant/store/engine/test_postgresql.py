@@ -329,7 +329,7 @@ def default_sync(postgresql, postgresql_url):
     ("default", "in_force"),
     [("off", "on"), ("local", "local"), ("on", "on"), ("remote_apply", "remote_apply")],
 )
-def test_commits_are_synced_for_each_default_of_the_database_except_beginnings_and_releases(
+def test_all_commits_are_synced_except_beginnings_and_releases(
     open_desk, postgresql_url, default_sync, default, in_force
 ):
     """Stronger defaults stay. Workers may outlive the server: two claims must not get the same token."""

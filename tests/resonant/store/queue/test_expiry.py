@@ -41,7 +41,7 @@ def test_the_history_of_earlier_attempts_is_kept(desk):
     assert '"retries"' in desk.rows(schema.tallies)[-1]["entries"]
 
 
-def test_expired_deliveries_share_a_cause_are_counted_and_replayed_only_with_permanent_failures(desk):
+def test_expired_deliveries_share_a_cause_and_are_replayed_with_permanent_failures(desk):
     desk.enqueue("evt_1", "evt_2")
     expire_all(desk, desk.claim())
     assert desk.row("evt_1")["cause_id"] == desk.row("evt_2")["cause_id"]

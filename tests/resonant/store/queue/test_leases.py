@@ -72,7 +72,7 @@ class TestClaim:
         assert noted()["orders"] == start + 7.5, "a clock that was put back"
 
     @on_postgresql
-    def test_waits_neither_for_an_open_transaction_of_a_producer_nor_for_the_claim_of_another(self, desk):
+    def test_does_not_wait_for_open_transactions_of_producers_or_other_claims(self, desk):
         desk.enqueue("evt_1")
         desk.clock.advance(1)
         desk.enqueue("evt_2")
@@ -146,7 +146,7 @@ class TestDue:
         assert desk.read(due, "audit") == [Due("audit", start + 5)]
         assert desk.read(due, "nobody") == []
 
-    def test_counts_a_lease_until_its_end_and_parking_until_its_time_and_nothing_final(self, desk):
+    def test_a_delivery_is_due_after_its_lease_or_parking_unless_it_is_final(self, desk):
         desk.enqueue("evt_1")
         lease = desk.claim_one()
         assert desk.read(due) == [Due("orders", desk.clock() + 60)]

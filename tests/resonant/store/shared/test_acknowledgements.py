@@ -24,7 +24,7 @@ def ack(desk, cause, note=None):
     return desk.write(acknowledge, cause, who="ann", note=note, now=desk.clock())
 
 
-def test_it_names_the_operator_and_the_last_note_and_new_dead_letters_change_nothing(desk, cause):
+def test_an_acknowledgement_keeps_its_operator_and_its_last_note(desk, cause):
     assert desk.read(read_acknowledged) == {}
     assert ack(desk, cause, "release 42") == 2
 
@@ -66,7 +66,7 @@ def test_a_replayed_dead_letter_that_fails_again_opens_the_cause(desk, cause):
     assert cause in desk.read(read_acknowledged)
 
 
-def test_a_purge_of_its_dead_letters_ends_it_and_the_next_one_removes_it_from_the_store(desk, cause):
+def test_an_acknowledgement_ends_with_a_purge_and_the_next_one_removes_it(desk, cause):
     ack(desk, cause)
     desk.purge()
     desk.clock.advance(1)
