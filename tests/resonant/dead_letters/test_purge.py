@@ -155,7 +155,8 @@ def test_many_transactions_are_one_operation_in_the_audit(desk):
     desk.enqueue("evt_pending")
     seen = []
     report = run(desk, on_progress=seen.append)
-    assert (report.purged, seen[0], seen[-1]) == (120, 100, 120)
+    assert report.purged == 120
+    assert (seen[0], seen[-1]) == (100, 120)
     status = desk.status()
     assert (status.pending, status.purged, status.balanced) == (1, 120, True)
     [entry] = desk.read(read_audit)

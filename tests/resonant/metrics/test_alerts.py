@@ -207,7 +207,8 @@ def test_of_two_equal_decisions_the_first_counts_and_an_alert_can_be_raised_agai
         assert desk.write(record_crossings, [crossing(what, 10.0 * number + 0.5)]) == []
         assert announced(desk)[-1]["payload"] == decided.facts
         assert len(announced(desk)) == number
-        assert list(desk.read(read_raised).values()) == ([decided.at] if what == "raised" else [])
+        raised_at = [decided.at] if what == "raised" else []
+        assert list(desk.read(read_raised).values()) == raised_at
     assert len(desk.rows(schema.alerts)) == 1
 
 

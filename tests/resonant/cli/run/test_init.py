@@ -28,7 +28,8 @@ def test_the_copy_is_a_project_and_the_next_steps_are_shown(resonant, folder, mo
     assert {"prefect.yaml", "flows/emit.py", "deployments/prometheus/alerts.yml"} <= copied
     assert not [name for name in copied if "__pycache__" in name]
     assert (folder / "prefect.yaml").read_bytes() == (CHECKOUT / "prefect.yaml").read_bytes()
-    (here := folder.parent / "here").mkdir()
+    here = folder.parent / "here"
+    here.mkdir()
     monkeypatch.chdir(here)
     assert "use these flows:\n  resonant up\n" in resonant("init", ".").out, "no step enters the folder"
 
