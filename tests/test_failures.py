@@ -25,7 +25,7 @@ async def test_a_condition_in_the_event_loop_is_described_too():
         await until(is_settled, 0.01)
 
 
-async def test_a_condition_that_times_out_itself_is_not_taken_for_the_end_of_patience():
+async def test_a_timeout_within_a_condition_is_not_taken_for_the_timeout_of_the_wait():
     async def slow():
         raise TimeoutError("of the condition")
 
@@ -42,7 +42,7 @@ def sections_of(*, failed):
     return dict(report.sections)
 
 
-def test_a_failure_shows_the_machine_and_the_last_lines_of_the_processes_that_wrote(tmp_path):
+def test_a_failure_shows_the_machine_and_the_last_lines_of_its_processes(tmp_path):
     for name, text in (("server", "started\n" * 99 + "it crashed\n"), ("silent", "")):
         (tmp_path / name).write_text(text)
         show_on_failure(name, tmp_path / name)

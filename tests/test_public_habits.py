@@ -62,7 +62,7 @@ def test_ci_builds_the_documentation():
     assert "\nmake docs\n" in (PROJECT / ".ci" / "run").read_text()
 
 
-def test_the_changelog_has_a_place_for_changes_above_the_last_release_which_is_not_newer_than_this_version():
+def test_the_changelog_has_unreleased_changes_above_a_release_that_is_not_newer():
     headings = re.findall(r"^## (.*)$", CHANGELOG, re.MULTILINE)
     assert headings[0] == "Unreleased"
     released = re.fullmatch(r"(\d+)\.(\d+)\.(\d+) - \d{4}-\d\d-\d\d", headings[1])

@@ -19,7 +19,7 @@ _CONCURRENCY, _ENDPOINT_CONCURRENCY = 100, 50
 
 @pytest.fixture
 def woken(tmp_path):
-    """The file that wakes the endpoint that is asleep."""
+    """The file whose existence lets the silent endpoint answer."""
     return tmp_path / "woken"
 
 

@@ -25,7 +25,7 @@ from support.postgresql import relayed
 from support.sqlite import listening, locked
 from support.waiting import until
 
-# Longer than the pause before another try: a store that fails each of them is away, and waited for no longer than that.
+# Longer than the pause before another try: a store that fails each try counts as unavailable.
 _BETWEEN_CUTS_SECONDS = 0.7
 # Without an end, the few transactions of a run that waits for a lease would be hit each time.
 _MOST_CUTS = 5 if IS_LONG else 3
@@ -122,7 +122,7 @@ class TestPostgreSQLLosesConnections:
 
     @AUTO_LANE_FIRST
     async def test_after_a_commit_without_an_answer(self, shaken_url, make_fault):
-        """The server has committed, and nobody knows: it is said again, and counted once."""
+        """The server has committed, but no answer arrives: the run repeats the write, and it is counted once."""
         fault = make_fault(shaken_url, lease_seconds=self._LEASE_SECONDS)
 
         async with relayed(shaken_url) as relay:

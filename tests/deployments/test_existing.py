@@ -134,7 +134,7 @@ async def test_a_deployment_stays_while_a_run_that_a_user_requested_waits_or_sta
 
 
 async def test_deployments_of_another_team_are_neither_removed_nor_paused(server, add):
-    """Without a work pool, as those of every flow that is served, or in another one."""
+    """The deployments have no work pool, as those of every served flow, or another one."""
     server.post("/work_pools/", json={"name": "theirs", "type": "process"})
     given = {
         "export-metrics/scheduled": {"work_pool_name": None, "entrypoint": "metrics.py:export_metrics"},

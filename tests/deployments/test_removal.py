@@ -196,7 +196,7 @@ def test_on_a_terminal_it_asks(machine, api):
         assert machine.database.exists() == bool(code)
 
 
-def test_a_store_that_resonant_up_uses_or_on_postgresql_is_an_error_before_anything_is_removed(machine, api):
+def test_a_store_in_use_or_on_postgresql_is_refused_before_anything_is_removed(machine, api):
     made = everything(api)
     url = {"RESONANT_DATABASE_URL": "postgresql://resonant@127.0.0.1:9/resonant"}
     done = run(machine, "--remove", "--store", "--yes", **url)

@@ -60,7 +60,7 @@ def test_a_server_that_up_starts_ends(tmp_path):
 
 @pytest.fixture
 def server_of_up(monkeypatch):
-    """The address of a server that stands in for the one of ``up``, and refuses all credentials."""
+    """The address of a server in the place of that of ``up``, which refuses all credentials."""
     monkeypatch.setattr(stack, "_start", lambda _parts, _part: None)
     monkeypatch.setattr(Parts, "start", lambda _self, _part: None)
     monkeypatch.setattr(stack, "_check_free", lambda _option, _port: None)

@@ -99,7 +99,7 @@ def table(said: str) -> dict[str, list[str]]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_kept_demo_has_the_expected_outcomes_and_runs_until_ctrl_c(user):
-    """It shows few lines, and writes files into one folder only."""
+    """The demo shows few lines, and writes files into one folder only."""
     process = user.start("demo", "--keep")
     with ending(process):
         said = ""

@@ -98,7 +98,7 @@ async def test_charts_come_before_the_tables_and_delays_are_drawn_by_policy(stor
     await block.asave("measured", overwrite=True)
     await fail_one(store, "measured")  # by the endpoint's policy
     await fail_one(store, "measured", policy="default")  # as the producer asked
-    await fail_one(store, "removed")  # by the default one, as nobody knows better
+    await fail_one(store, "removed")  # by the default policy, since no other is known
     await fail_one(store, "also-measured", policy="no-such-policy")  # and here too
     _, [artifact] = await export()
     assert artifact.data.rindex("![") < artifact.data.index("###")

@@ -24,7 +24,7 @@ _QUIET = (
 
 @contextmanager
 def running_chromium(*options: str) -> Iterator[Browser]:
-    """Run Chromium with further options. Meanwhile, an event loop runs in this thread."""
+    """Run Chromium with further options; until it ends, an event loop runs in this thread."""
     executable = need("chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=[*_QUIET, *options])

@@ -6,7 +6,7 @@ import os
 ALL = 200
 FUZZ_EXAMPLES = int(os.environ.get("RESONANT_FUZZ_EXAMPLES", str(ALL // 4)))
 _FEWEST = 5
-# One text is damaged in so many ways: Hypothesis takes far longer to make up a case than a parser to refuse it.
+# The number of damaged copies of each text, since Hypothesis takes far longer to generate a text than a parser to refuse it.
 WAYS = 50 if FUZZ_EXAMPLES > ALL else 20
 
 

@@ -21,14 +21,14 @@ def show_on_failure(name: str, output: Path) -> None:
 
 
 def machine_load() -> str:
-    """Describe the machine: a test that fails on a busy one may have failed for that."""
+    """Describe the load of the machine, which may be why a test failed."""
     loads = " ".join(f"{load:.1f}" for load in os.getloadavg())
     memory = psutil.virtual_memory()
     lines = [
         f"load {loads} on {os.cpu_count()} processors, {memory.available >> 20:,} MiB of memory available"
     ]
     for kind in ("cpu", "memory", "io"):
-        with suppress(OSError):  # not every kernel says it
+        with suppress(OSError):  # not every kernel has these files
             some = (_PRESSURE / kind).read_text().partition("\n")[0]
             lines.append(f"pressure on {kind}: {some}")
     return "\n".join(lines)

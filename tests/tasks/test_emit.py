@@ -88,7 +88,7 @@ async def test_a_failure_that_will_be_retried_raises_the_decision(attempt):
     assert str(seen.failure) == f"attempt 1: transient http_503; retry in {seen.failure.decision.delay:.2f} s"
 
 
-async def test_a_dead_letter_raises_with_the_answer_and_the_next_commands_and_so_does_that_of_a_chunk(
+async def test_a_dead_letter_raises_an_error_with_the_answer_and_the_next_commands(
     attempt,
 ):
     seen = await attempt(answering(422, excerpt='{"error": "no amount"}' + " " * 300))
@@ -184,7 +184,7 @@ def test_prefect_retries_after_exactly_the_decided_delay(decision, retries):
         assert emit_event.retry_delay_seconds[0] == emit_event.retry_delay_seconds[49] == 1.5
 
 
-def test_prefect_does_not_retry_a_failure_of_the_pipeline_and_has_enough_retries_for_every_policy():
+def test_prefect_retries_only_deliveries_and_often_enough_for_every_policy():
     assert emit_event.retry_condition_fn(emit_event, None, SimpleNamespace(data=OSError("disk"))) is False
     assert emit_event.retries >= MAX_ATTEMPTS_LIMIT
 

@@ -82,7 +82,7 @@ def part():
 
 @pytest.fixture
 def watched(part):
-    """The parts with that one, which is ready."""
+    """The parts with ``part``, which is ready."""
     return Watched(part)
 
 

@@ -234,7 +234,7 @@ async def test_the_ten_minutes_start_again_after_two_minutes_without_a_refusal()
         assert "has not answered yet" in str(shop.sink.problem()), "a new token is requested at once"
 
 
-async def test_events_that_are_refused_while_others_are_accepted_wait_longer_and_longer_and_are_then_judged_as_usual():
+async def test_refused_events_wait_longer_and_longer_while_others_are_accepted():
     async with site(
         receive=lambda request: respond(401 if "refused" in request.headers["ce-id"] else 200)
     ) as shop:
@@ -451,7 +451,7 @@ async def test_an_attempt_without_a_token_is_local_and_not_counted_until_the_rou
         assert attempt.early
 
 
-async def test_nothing_is_lost_with_short_tokens_and_a_token_endpoint_that_fails_a_third_of_the_time(
+async def test_nothing_is_lost_with_short_tokens_and_an_unreliable_token_endpoint(
     tmp_path,
 ):
     luck = random.Random(3)

@@ -31,7 +31,7 @@ def first(connection, column):
 
 
 def counted(store, status, number):
-    """Return a condition: so many deliveries have this status."""
+    """Return a condition: this number of deliveries have this status."""
 
     async def is_so():
         return getattr(await store.status(), status) == number

@@ -211,7 +211,7 @@ class TestABusyRun:
             await until(lambda: "hangs" in sent)
             await store.enqueue([event("new")], "another")
             await until(lambda: "new" in sent)
-            await until(is_asleep)  # a regular poll is over that was planned while nothing was in flight
+            await until(is_asleep)  # the poll that was planned while nothing was in flight is over
 
             # An endpoint with deliveries in flight waits for the regular poll, which claims more at once.
             await store.enqueue([event("later")], "hanging")

@@ -283,7 +283,10 @@ class TestClosing:
                 closing.cancel()
                 await asyncio.wait([closing])
             other.rollback()
-            assert await recording if is_cancelled else await closing is None
+            if is_cancelled:
+                assert await recording
+            else:
+                await closing
             assert recording.done()
         assert attempts(tmp_path) == 1
 
@@ -334,7 +337,7 @@ class TestClosing:
                 await recording
         assert attempts(tmp_path) == 1
 
-    async def test_it_writes_an_outcome_that_had_to_wait_for_a_lock_and_whose_write_the_loop_has_cancelled(
+    async def test_it_writes_an_outcome_whose_write_was_cancelled_while_it_waited_for_a_lock(
         self, postgresql, postgresql_url
     ):
         async def write_in_an_outage(*args, **options):

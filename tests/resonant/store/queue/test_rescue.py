@@ -168,7 +168,7 @@ def test_a_rescue_waits_for_a_lock_of_the_table_that_prevents_renewals(desk, clo
 
 
 class TestAfterASlowSearch:
-    """Of 0.1 seconds, a second ago."""
+    """An attempt that took 0.1 seconds, a second ago."""
 
     @pytest.fixture
     def watch(self, clock):
@@ -260,7 +260,8 @@ class TestAStoreWhoseClockWasSetBack:
         lease = desk.claim_one()
         desk.clock.advance(-HOUR)
         desk.enqueue("evt_other", endpoint="audit")
-        desk.fail(desk.claim_one(endpoint="audit"), parked := desk.park_for(9_000))
+        parked = desk.park_for(9_000)
+        desk.fail(desk.claim_one(endpoint="audit"), parked)
         desk.rescue()
         assert desk.row("evt_1")["lease_token"] == lease.token
         assert desk.row("evt_other")["available_at"] == parked.next_attempt_at
