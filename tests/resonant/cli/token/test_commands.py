@@ -53,12 +53,20 @@ def test_a_terminal_shows_cards_with_the_last_use(resonant, worker):
     assert [line.strip() for line in shown.split("\n")] == ["shop", "all events", "last used 2 h ago"]
 
 
-def test_a_token_may_be_for_one_endpoint_and_its_name_is_unique(resonant, stored):
+def test_a_token_may_be_for_one_endpoint(resonant, stored):
     resonant("token", "create", "shop", "--endpoint", "webhook-endpoint/billing")
+    assert [each["endpoint"] for each in resonant.json("token", "list")] == ["billing"]
+
+
+def test_the_name_of_another_token_is_refused(resonant):
+    resonant("token", "create", "shop")
     assert resonant.refused("token", "create", "shop", code=2).startswith("a token is named 'shop'")
+
+
+def test_revoking_a_token_suggests_a_similar_name(resonant):
+    resonant("token", "create", "shop")
     unknown = resonant.refused("token", "revoke", "shpo", code=2)
     assert unknown.startswith("no valid token is named 'shpo': did you mean shop?")
-    assert [each["endpoint"] for each in resonant.json("token", "list")] == ["billing"]
 
 
 def test_changes_of_tokens_are_in_the_audit_without_their_text(resonant):
