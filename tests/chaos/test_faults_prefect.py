@@ -34,7 +34,8 @@ from support.receivers import started_receiver
 from support.waiting import wait_until
 from tasks.announcements import SENT_AGAIN_SECONDS, announce
 
-pytestmark = pytest.mark.engine
+# They stop their servers, and start them again.
+pytestmark = [pytest.mark.engine, pytest.mark.own_server]
 
 _AWAY_SECONDS = 30.0
 # Six tries of Prefect's client, a minute or so, to say how the run ended; and once more that it failed.
