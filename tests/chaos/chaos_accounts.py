@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from chaos_struck import Struck
 
 # The most sends that one process may have begun: one per slot; a chunk begins more, ahead of need.
-_MOST_BEGUN = {"emit": WIDTH, "replay": WIDTH, "auto": (PrefetchWindow.MOST_BEGUN + 1) * WIDTH}
+# A slot is freed before its outcome is recorded, usually in the transaction in which the next send begins, but not always.
+_MOST_BEGUN = {"emit": 2 * WIDTH, "replay": 2 * WIDTH, "auto": (PrefetchWindow.MOST_BEGUN + 1) * WIDTH}
 
 
 @dataclass
