@@ -19,6 +19,10 @@ from resonant.store.engine.migrate import SCHEMA_VERSION, VERSION_TABLE
 
 on_postgresql = pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
 
+# The number of connections to this database that wait for a lock.
+NUMBER_WAITING = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+)
 _SOCKET = ".s.PGSQL.5432"
 _END_OTHERS = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -139,8 +143,7 @@ def started_postgresql() -> Iterator[PostgreSQLServer]:
 
 def number_waiting(connection) -> int:
     """Return the number of connections to this database that wait for a lock."""
-    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    return connection.exec_driver_sql(query).scalar_one()
+    return connection.exec_driver_sql(NUMBER_WAITING).scalar_one()
 
 
 def url_in(folder: Path, database: str, *, user: str = "postgres", password: str | None = None) -> str:

@@ -28,6 +28,7 @@ from resonant.store.shared.erased import make_erasure_key
 from resonant.store.shared.processes import this_process
 from resonant.store.views.reads import each_dead_letter
 from resonant.store.views.selection import Selection
+from support.postgresql import NUMBER_WAITING
 from support.sqlite import listening
 from support.subscriptions import subscribe
 
@@ -297,8 +298,7 @@ def test_a_producer_of_known_events_and_an_erasure_do_not_deadlock(open_desk, po
     for each in events:
         desk.enqueue(each)
     for webhook_id in ("moved", "b"):
-        move = text(f"UPDATE resonant_events SET webhook_id = '{webhook_id}' WHERE id = 'b'")
-        desk.write(lambda connection, move: connection.execute(move) and None, move)
+        desk.execute(f"UPDATE resonant_events SET webhook_id = '{webhook_id}' WHERE id = 'b'")
     key = desk.write(make_erasure_key)
     runs = []
 
@@ -312,14 +312,13 @@ def test_a_producer_of_known_events_and_an_erasure_do_not_deadlock(open_desk, po
 
     async def both():
         async with postgresql.connected("test") as server:
-            waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
             started = []
             async with desk.store.transaction() as transaction:
                 lock = text("SELECT key FROM resonant_events WHERE id = 'b' FOR UPDATE")
                 await transaction.run_sync(lambda connection: connection.execute(lock) and None)
                 for store, work in ((desk.store, erase_both), (producer.store, produce)):
                     started.append(create_task(store.write(work)))
-                    while await server.fetchval(waiting) < len(started):
+                    while await server.fetchval(NUMBER_WAITING) < len(started):
                         await asyncio.sleep(0.005)
             return await gather(*started)
 

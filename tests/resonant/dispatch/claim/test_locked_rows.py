@@ -6,13 +6,11 @@ from resonant.dispatch.limits import Limits
 from resonant.events import Event, rfc3339
 from resonant.sinks.base import CallableSink
 from support.dispatching import appending_to, draining, enqueue, opened, sink_target
+from support.postgresql import NUMBER_WAITING
 from support.waiting import until
 
 LEASE_SECONDS = 6.0
 LOCK = "SELECT id FROM resonant_deliveries ORDER BY id LIMIT 1 FOR UPDATE"
-_WAITING = (
-    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-)
 
 
 def patient(sent, go, *, rated=()):
@@ -58,7 +56,7 @@ async def test_no_lease_of_its_owner_is_lost_meanwhile_or_afterwards(postgresql,
                 await connection.execute(LOCK)
                 ends_at = await first(connection, "available_at")
                 await until(lambda: store.clock() > ends_at + 1)
-                await until(lambda: connection.fetchval(_WAITING))
+                await until(lambda: connection.fetchval(NUMBER_WAITING))
             await until(is_first_renewed)
         assert await first(connection, "lease_owner") == "living"
         go.set()
@@ -130,7 +128,7 @@ async def test_a_lease_is_renewed_until_the_write_that_ends_it(postgresql, postg
         await store.enqueue(event, "orders")
         async with draining(store, appending_to([]), limits=Limits(run_for=600)):
             await is_locked.wait()
-            await until(lambda: connection.fetchval(_WAITING))
+            await until(lambda: connection.fetchval(NUMBER_WAITING))
             await transaction.rollback()
             await until(counted(store, "dead_letter", 1))
 

@@ -1,7 +1,5 @@
 """What supervisors and Prometheus ask a server: does it run, can it use the store, and what has it counted?"""
 
-from sqlalchemy import text
-
 from resonant.intake.access.foreign_pages import LocalAccess
 from resonant.intake.access.tokens import TokenAccess
 from resonant.intake.app import resource
@@ -20,8 +18,7 @@ def test_a_server_is_ready_while_the_store_has_its_schema_which_it_reads_once_a_
     ]
 
     def set_version(version):
-        statement = text(f"UPDATE {VERSION_TABLE} SET version_num = '{version}'")
-        desk.write(lambda connection: connection.execute(statement) and None)
+        desk.execute(f"UPDATE {VERSION_TABLE} SET version_num = '{version}'")
 
     with posting(desk, routes=routes) as client:
         assert client.send("GET", "/readyz").json() == {"status": "ready"}
