@@ -22,7 +22,7 @@ from faults import (
 
 from resonant.errors import StoreUnavailable
 from support.postgresql import relayed
-from support.sqlite import listening, locked
+from support.sqlite import locked, write_transactions
 from support.waiting import until
 
 # Longer than the pause before another try: a store that fails each try counts as unavailable.
@@ -206,13 +206,7 @@ def database_of(fault: Fault) -> Path:
 @contextlib.asynccontextmanager
 async def lock_that_others_wait_for(database: Path):
     """Hold the write lock until after a transaction has asked for it."""
-    asked = []
-
-    def begin(connection):
-        if connection.get_execution_options().get("write"):
-            asked.append(connection)
-
-    with locked(database), listening("begin", begin):
+    with locked(database), write_transactions("begin") as asked:
         yield
         await until(lambda: asked)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import Connection, Engine, event
 
 # For tests of what no database decides.
 on_sqlite = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
@@ -21,6 +21,19 @@ def listening(name: str, listener: Callable[..., object], **options: bool) -> It
         yield
     finally:
         event.remove(Engine, name, listener)
+
+
+@contextlib.contextmanager
+def write_transactions(name: str) -> Iterator[list[Connection]]:
+    """Yield a list that gets the connection of each transaction that may write, at its ``begin`` or ``commit``."""
+    found: list[Connection] = []
+
+    def add(connection: Connection) -> None:
+        if connection.get_execution_options().get("write"):
+            found.append(connection)
+
+    with listening(name, add):
+        yield found
 
 
 @dataclass

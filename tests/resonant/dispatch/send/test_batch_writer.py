@@ -12,7 +12,7 @@ from resonant.store import Outcome
 from resonant.store.engine.availability import retry_while_unavailable
 from resonant.testing import FixedClock
 from support.dispatching import enqueue, opened, rows
-from support.sqlite import listening, locked
+from support.sqlite import locked, write_transactions
 from support.waiting import until
 
 START = 1_800_000_000.0
@@ -30,13 +30,7 @@ async def leased(tmp_path, count, *, patience=0.0):
 @pytest.fixture
 def transactions():
     """A list that grows with each transaction that may have written."""
-    counted = []
-
-    def count(connection):
-        if connection.get_execution_options().get("write"):
-            counted.append(connection)
-
-    with listening("commit", count):
+    with write_transactions("commit") as counted:
         yield counted
 
 

@@ -18,7 +18,7 @@ from resonant.store import enqueue, schema
 from resonant.store.engine.availability import retry_while_unavailable
 from support.dispatching import opened
 from support.postgresql import on_postgresql
-from support.sqlite import listening, locked, on_sqlite
+from support.sqlite import locked, on_sqlite, write_transactions
 from support.waiting import until
 
 LEASE_SECONDS = 12.0  # the server ends a transaction that was idle for a sixth of it
@@ -173,13 +173,7 @@ class TestOnSQLite:
     @pytest.fixture
     def tries(self):
         """The write transactions that were begun, or tried to."""
-        tries = []
-
-        def begin(connection):
-            if connection.get_execution_options().get("write"):
-                tries.append(connection)
-
-        with listening("begin", begin):
+        with write_transactions("begin") as tries:
             yield tries
 
     @pytest.fixture
