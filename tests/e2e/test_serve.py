@@ -66,7 +66,7 @@ def refused(folder: Path, url: str, *options: str) -> str:
     return done.stderr
 
 
-def test_says_what_runs_and_ends_with_exit_code_0(server, tmp_path):
+def test_names_its_address_and_its_store_and_ends_with_exit_code_0(server, tmp_path):
     said = server.log.read_text()
     assert f"{server.url}/events" in said
     assert "store.db" in said

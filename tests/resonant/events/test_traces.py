@@ -70,7 +70,7 @@ TRACES = [
 
 
 @pytest.mark.parametrize(("traceparent", "tracestate", "expected"), TRACES)
-def test_a_valid_trace_is_kept_and_an_invalid_part_is_dropped_with_what_needs_it(
+def test_a_valid_trace_is_kept_and_an_invalid_traceparent_drops_its_tracestate(
     traceparent, tracestate, expected
 ):
     assert trace_of(event(traceparent=traceparent, tracestate=tracestate)) == expected

@@ -95,7 +95,7 @@ def test_an_attempt_that_came_after_its_lease_had_gone_is_marked(resonant, worke
     assert delivery["status"] == "pending"
 
 
-def test_every_delivery_of_the_event_is_shown_with_what_it_waits_for(resonant, worker):
+def test_every_delivery_of_the_event_is_shown_with_the_reason_of_its_wait(resonant, worker):
     worker.accept("evt_1", endpoint="crm")
     worker.accept("evt_1", endpoint="billing")
     worker.attempt(endpoint="crm")

@@ -43,7 +43,7 @@ NOT_SUPPORTED = f"{CLOUD} is Prefect Cloud, which Resonant does not support: use
         (CLOUD, "endpoint list", NOT_SUPPORTED),
     ],
 )
-def test_with_another_server_configured_the_error_explains_what_to_do(
+def test_with_another_server_configured_the_error_names_the_remedy(
     resonant, monkeypatch, configured, command, said
 ):
     monkeypatch.setenv("PREFECT_API_URL", configured)

@@ -340,7 +340,7 @@ class TestDrains:
     ids=["drain", "timed", "one-shot"],
     indirect=["store_url"],
 )
-async def test_a_run_sends_what_a_killed_one_has_claimed_without_waiting_for_the_lease(
+async def test_a_run_sends_the_deliveries_of_a_killed_one_before_their_leases_end(
     store_url, limits, monkeypatch
 ):
     sent, looks, rescue_ended = [], [], WorkerStore.rescue_ended

@@ -169,7 +169,7 @@ def change_owner_and_grant(connection):
         connection.exec_driver_sql(f"GRANT USAGE ON SEQUENCE resonant_{table}_id_seq TO producer")
 
 
-async def test_the_owner_and_the_privileges_stay_and_producers_may_read_what_routes(url, producer):
+async def test_the_owner_and_the_privileges_stay_and_producers_may_read_subscriptions(url, producer):
     await in_database(url, change_owner_and_grant)
     await opened(url)
     query = "SELECT DISTINCT tableowner FROM pg_tables WHERE tablename IN ('resonant_events', 'resonant_deliveries', 'resonant_attempts')"
