@@ -16,7 +16,7 @@ import trustme
 from prefect.blocks.core import Block
 from prefect.blocks.fields import SecretDict
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.actions import BlockDocumentUpdate
+from prefect.client.schemas.actions import BlockDocumentUpdate, BlockSchemaCreate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.utilities.dispatch import get_registry_for_type
 from pydantic import AfterValidator, SecretStr, ValidationError, create_model, model_validator
@@ -416,6 +416,23 @@ async def test_an_import_names_the_endpoint_that_another_command_changes(listed,
     monkeypatch.setattr("blocks.catalog.webhook_endpoints", read_earlier)
     with pytest.raises(EndpointError, match="endpoint 'the-crm': another command saved or removed it"):
         await save_endpoints({"the-crm": block}, lambda _name: None)
+
+
+@pytest.mark.engine
+async def test_an_import_hides_each_secret_after_an_older_resonant_registered_its_schema(listed):
+    await WebhookEndpoint.register_type_and_schema()
+    fields = WebhookEndpoint._to_block_schema().fields
+    properties = {name: each for name, each in fields["properties"].items() if name != "signing_secret"}
+    secrets = [name for name in fields["secret_fields"] if name != "signing_secret"]
+    older = BlockSchemaCreate(
+        fields=fields | {"properties": properties, "secret_fields": secrets},
+        block_type_id=WebhookEndpoint._block_type_id,
+    )
+    async with get_client() as client:
+        await client.create_block_schema(older)
+        await save_endpoints({"the-crm": webhook(signing_secret=SecretStr(SECRET))}, lambda _name: None)
+        shown = await client.read_block_document_by_name("the-crm", "webhook-endpoint", include_secrets=False)
+    assert shown.data["signing_secret"] == "********"
 
 
 @pytest.mark.engine
