@@ -249,7 +249,7 @@ async def save_endpoints(
         await WebhookEndpoint.register_type_and_schema(client=client)
         # Not the latest schema on the server: an older Resonant may have registered one without our newer secret fields, and
         # Prefect shows a value in plain text if the schema does not mark it as a secret.
-        type_id, schema_id = WebhookEndpoint._block_type_id, WebhookEndpoint._block_schema_id
+        type_id, schema_id = WebhookEndpoint._block_type_id, WebhookEndpoint._block_schema_id  # noqa: SLF001
         saved = await webhook_endpoints(blocks)
         # One at a time: Prefect's server refuses all but one of the simultaneous writes to its SQLite database.
         for name, block in blocks.items():
