@@ -16,8 +16,10 @@ from pydantic import SecretStr
 from pydantic_core import to_jsonable_python
 
 from resonant.errors import EndpointError, UnknownEndpoint
+from resonant.local.compatibility import schema_id
 from resonant.sinks.signing import check_new_secret
 
+from .endpoint import DEFAULT_BLOCK_TYPE
 from .loading import load_endpoint, require_endpoint, webhook_endpoints
 from .webhook_endpoint import WebhookEndpoint
 
@@ -247,9 +249,10 @@ async def save_endpoints(
         return
     async with get_client(httpx_settings={"event_hooks": {"response": [_retry_soon]}}) as client:
         await WebhookEndpoint.register_type_and_schema(client=client)
+        kind = await client.read_block_type_by_slug(DEFAULT_BLOCK_TYPE)
         # Not the latest schema on the server: an older Resonant may have registered one without our newer secret fields, and
         # Prefect shows a value in plain text if the schema does not mark it as a secret.
-        type_id, schema_id = WebhookEndpoint._block_type_id, WebhookEndpoint._block_schema_id  # noqa: SLF001
+        ours = schema_id(WebhookEndpoint)
         saved = await webhook_endpoints(blocks)
         # One at a time: Prefect's server refuses all but one of the simultaneous writes to its SQLite database.
         for name, block in blocks.items():
@@ -266,10 +269,10 @@ async def save_endpoints(
                     }
                     fields: dict[str, Any] = {
                         "data": to_jsonable_python(values),
-                        "block_schema_id": schema_id,
+                        "block_schema_id": ours,
                     }
                     if document is None:
-                        new = BlockDocumentCreate(name=name, block_type_id=type_id, **fields)
+                        new = BlockDocumentCreate(name=name, block_type_id=kind.id, **fields)
                         await client.create_block_document(new)
                     else:
                         update = BlockDocumentUpdate(merge_existing_data=False, **fields)

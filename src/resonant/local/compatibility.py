@@ -38,7 +38,9 @@ from resonant.settings import first_problem
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+    from uuid import UUID
 
+    from prefect.blocks.core import Block
     from prefect.server.utilities.messaging.memory import Topic
     from starlette.types import ASGIApp
 
@@ -193,6 +195,11 @@ def prefect_application() -> ASGIApp:
     return create_app(final=True)
 
 
+def schema_id(block: type[Block]) -> UUID | None:
+    """Return the id of a block's registered schema. Prefect's API finds only the latest one of all versions."""
+    return block._block_schema_id
+
+
 def check_client_names(*, runs_flows: bool = True) -> None:
     """Check the names that commands use and, if ``runs_flows``, those of flows and tasks. This imports Prefect.
 
@@ -282,6 +289,12 @@ def _subscription() -> Any:
     return Subscription(Topic("a check"))
 
 
+def _block_schema_id() -> object:
+    from prefect.blocks.core import Block
+
+    return Block._block_schema_id
+
+
 def _public(module: str, path: str, purpose: str) -> PrivateName:
     """Describe a name that has no underscore but is undocumented in Prefect's guides."""
     return PrivateName(path, purpose, lambda: attrgetter(path)(importlib.import_module(module)))
@@ -298,6 +311,7 @@ CLIENT_NAMES = (
     PrivateName("EventsWorker._loop", _TO_STOP, lambda: _service()._loop),
     PrivateName("EventsWorker._done_event", _TO_STOP, lambda: _service()._done_event),
     _public(_EVENTS, "EventsWorker.drain_all", "send the last records of task runs"),
+    PrivateName("Block._block_schema_id", "save endpoints with its own schema", _block_schema_id),
 )
 FLOW_NAMES = (
     PrivateName("EventsWorker._queue", "limit unsent records of task runs", lambda: _service()._queue),
