@@ -154,7 +154,9 @@ class Round:
             name = f"{self.folder.name}-{kind}-{number:04d}"
             rare = RARE_TYPES.get(number) if kind == "pending" else None
             # Many that only fail would be left at the end, when the gate lets an endpoint that never delivers have few requests.
-            types = TYPES if number < _EXHAUSTED_BELOW else [each for each in TYPES if each != "chaos.exhausting"]
+            types = (
+                TYPES if number < _EXHAUSTED_BELOW else [each for each in TYPES if each != "chaos.exhausting"]
+            )
             type_ = rare or types[number % len(types)]
             fields = {
                 "id": name,
