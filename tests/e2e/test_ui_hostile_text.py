@@ -107,6 +107,9 @@ def pages(server: str, hostile: str) -> dict[str, str]:
         [each for each in tagged(server, kind) if is_hostile(server, hostile, each)]
         for kind in ("artifacts", "flow_runs", "task_runs")
     )
+    assert {each["key"] for each in tagged(server, "artifacts")} == {
+        "dead-letter-triage", "held-endpoints", "metrics", "purge-report", "replay-progress",
+    }  # fmt: skip
     assert {each["key"] for each in artifacts} == {"dead-letter-triage", "metrics"}
     assert len(flow_runs) == 4  # of emit, of purge, and of both replays
     return (

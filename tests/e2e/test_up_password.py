@@ -5,7 +5,6 @@ test_hostile_folder.py, and its store has an automation of another server. The l
 """
 
 import contextlib
-import copy
 import ipaddress
 import itertools
 import signal
@@ -92,17 +91,17 @@ def test_every_listener_listens_on_loopback(up):
 
 def test_commands_use_the_password_automatically(up, machine, start_receiver):
     receiver = start_receiver("resonant.testing:always_ok")
-    informed = copy.copy(machine)
-    informed.prefect_api = f"http://localhost:{up.port}/api"  # a user may have set it
-    informed.do("endpoint", "add", "crm", receiver.url, "--allow-private")
+    address = f"http://localhost:{up.port}/api"  # a user may have set it
+    machine.succeed("endpoint", "add", "crm", receiver.url, "--allow-private", PREFECT_API_URL=address)
     events = machine.write_events("events.jsonl", [EVENT])
 
     emitted = machine.succeed("emit", events, "--endpoint", "crm")
 
     assert emitted.stdout.startswith("1 delivered")
     assert "starting" not in emitted.stderr
-    assert "crm" in informed.do("endpoint", "list").stdout
-    refused = informed.do("enqueue", events, "--endpoint", "cmr", code=2)
+    assert "crm" in machine.succeed("endpoint", "list").stdout
+    refused = machine.run("enqueue", events, "--endpoint", "cmr")
+    assert refused.returncode == 2
     assert "no endpoint is named 'cmr'" in refused.stderr
 
 
