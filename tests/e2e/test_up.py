@@ -192,7 +192,7 @@ def test_emit_counts_its_own_events_beside_a_running_drain(up, up_machine, user,
     emitted = user.do("emit", user.write_events("good.jsonl", events("good")), "--endpoint", "hooks")
 
     assert emitted.stdout == f"{COUNT} delivered, 0 retried, 0 parked, 0 dead-lettered\n"
-    assert emitted.stderr == f"stored {COUNT} events for hooks\n", "no output of Prefect"
+    assert emitted.stderr == f"stored {COUNT} events for hooks\n"
 
 
 def test_a_new_dead_letter_is_exit_code_1_and_the_command_that_lists_it_is_shown(user, hooks):
