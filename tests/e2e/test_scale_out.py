@@ -193,8 +193,8 @@ def test_four_processes_drain_one_store_and_each_event_arrives_once(
     )
     (tmp_path / "events.jsonl").write_text("\n".join(lines))
     machine = scale_out.machine
-    machine.succeed("endpoint", "add", "hooks", receiver.url, "--allow-private", "--timeout", "170")
-    machine.succeed("enqueue", str(tmp_path / "events.jsonl"), "--endpoint", "hooks", timeout=300)
+    machine.save_endpoint("hooks", receiver.url, timeout=170)
+    machine.do("enqueue", str(tmp_path / "events.jsonl"), "--endpoint", "hooks")
 
     # Until all four have begun, so that none has finished before the others start.
     receiver.process.send_signal(signal.SIGSTOP)

@@ -3,6 +3,7 @@
 The tests share one with other files, see ``up``; those at the end kill and stop it.
 """
 
+import asyncio
 import contextlib
 import json
 import re
@@ -13,8 +14,11 @@ from dataclasses import replace
 
 import httpx
 import pytest
+import typer
 
+from flows.metrics import export_metrics
 from resonant.local.server import free_port
+from support.commands import run_in_process
 from support.processes import alive
 from support.receivers import started_receiver
 from support.store_rows import DELIVERIES
@@ -94,11 +98,12 @@ class Producer:
     def __init__(self, user, up, endpoint: str) -> None:
         token = re.search(r"rsn_\S+", user.do("token", "create", endpoint).stdout)[0]
         self._url = re.search(r"^events +(\S+),", up.said, re.MULTILINE)[1]
-        self._headers = {
+        headers = {
             "Authorization": f"Bearer {token}",
             "Content-Type": "application/cloudevents+json",
         }
         self._endpoint = endpoint
+        self._client = httpx.Client(headers=headers, params={"endpoint": endpoint})
         self.answers: list[int | str] = []
 
     def send(self) -> int | str:
@@ -109,10 +114,7 @@ class Producer:
             "source": "/s",
         }
         try:
-            answer = httpx.post(
-                self._url, params={"endpoint": self._endpoint}, json=event, headers=self._headers
-            )
-            self.answers.append(answer.status_code)
+            self.answers.append(self._client.post(self._url, json=event).status_code)
         except httpx.HTTPError as error:
             self.answers.append(repr(error))
         return self.answers[-1]
@@ -187,12 +189,10 @@ def test_emit_counts_its_own_events_beside_a_running_drain(up, up_machine, user,
     enqueue(user, "first", "hooks")
     wait_until(lambda: number(up_machine, "delivered", "first") == 1)
 
-    emitted = up_machine.succeed(
-        "emit", up_machine.write_events("good.jsonl", events("good")), "--endpoint", "hooks"
-    )
+    emitted = user.do("emit", user.write_events("good.jsonl", events("good")), "--endpoint", "hooks")
 
     assert emitted.stdout == f"{COUNT} delivered, 0 retried, 0 parked, 0 dead-lettered\n"
-    assert emitted.stderr == f"stored {COUNT} events for hooks\n", "no output of Prefect"
+    assert emitted.stderr == f"stored {COUNT} events for hooks\n"
 
 
 def test_a_new_dead_letter_is_exit_code_1_and_the_command_that_lists_it_is_shown(user, hooks):
@@ -218,16 +218,6 @@ def test_a_new_dead_letter_is_exit_code_1_and_the_command_that_lists_it_is_shown
     assert "resonant: 1 dead letter: `resonant dlq --since " in retried.stderr
 
 
-def test_a_run_of_the_deployment_reports_the_outcomes_of_its_own_events(up, hooks):
-    given = events("deployed", rejected=1, count=20)
-
-    state = up.final_state(up.start_run("emit-events/emit", events=given, endpoint="hooks"))
-
-    assert state["type"] == "COMPLETED"
-    assert "19 delivered, 0 retried, 0 parked, 1 dead-lettered (1 permanent)" in state["message"]
-    assert "`resonant dlq --endpoint hooks --since " in state["message"]
-
-
 @pytest.fixture
 def silent(user, start_receiver):
     """An endpoint that answers only the first twenty requests."""
@@ -237,7 +227,7 @@ def silent(user, start_receiver):
 
 
 def test_ctrl_c_is_one_line_with_the_remaining_work(up_machine, silent, user):
-    count = 1500
+    count = 600
     path = up_machine.write_events("many.jsonl", events("many", count=count))
     emitting = up_machine.start("emit", path, "--endpoint", "silent")
 
@@ -248,17 +238,18 @@ def test_ctrl_c_is_one_line_with_the_remaining_work(up_machine, silent, user):
     assert (emitting.returncode, out) == (130, "")
     assert "Crash" not in err
     stored, last = err.splitlines()
-    assert stored == "stored 1,500 events for silent"
+    assert stored == "stored 600 events for silent"
     assert last.startswith("resonant: interrupted: ")
     assert last.endswith(" wait: a running drain or the next `resonant emit --endpoint silent` sends them")
     balance = user.read("status")
     assert (balance["balanced"], balance["accepted"] >= count) == (True, True)
 
 
-def test_a_cancelled_drain_ends_by_itself(up):
+def test_a_run_of_the_deployment_sends_its_events_and_ends_by_itself_once_it_is_cancelled(up, user, hooks):
     """Otherwise, the worker kills it after a while, and only the engine's line in its log is missing."""
-    run = up.start_run("emit-events/emit", run_for=120)
-    wait_until(lambda: up.api.get(f"/flow_runs/{run}").json()["state"]["type"] == "RUNNING")
+    given = events("deployed", rejected=1, count=20)
+    run = up.start_run("emit-events/emit", events=given, endpoint="hooks", run_for=120)
+    wait_until(lambda: number(user, "delivered", "deployed") == len(given) - 1)
     drain = up.process_of(run)
     assert sys.platform != "linux" or any("uvloop" in each.path for each in drain.memory_maps())
     wait_until(lambda: drain.cpu_percent(0.5) < _IDLE_PERCENT)
@@ -268,6 +259,19 @@ def test_a_cancelled_drain_ends_by_itself(up):
     assert up.final_state(run)["type"] == "CANCELLED"
     logs = {"logs": {"flow_run_id": {"any_": [run]}}}
     wait_until(lambda: "Flow run was cancelled." in up.api.post("/logs/filter", json=logs).text)
+
+
+_exporting = typer.Typer()
+
+
+@_exporting.command()
+def _export() -> None:
+    asyncio.run(export_metrics())
+
+
+def export(user) -> None:
+    """Run the flow in this process: Prefect needs seconds of CPU to start another one."""
+    run_in_process([], user.environment, user.home, program=_exporting)
 
 
 @pytest.fixture
@@ -291,7 +295,7 @@ def test_when_an_endpoint_has_recovered_its_transient_dead_letters_are_sent_agai
 
     enqueue(user, "lost", "recovering", count=FAILED)
     wait_until(lambda: number(up_machine, "dead_letter", "lost") == FAILED)
-    up.export()
+    export(user)
     raised = up_machine.query(
         "SELECT raised_at FROM resonant_alerts WHERE condition = 'error_rate' AND endpoint = 'recovering'"
     )
@@ -300,7 +304,7 @@ def test_when_an_endpoint_has_recovered_its_transient_dead_letters_are_sent_agai
     repaired.touch()
     enqueue(user, "arrived", "recovering", count=DELIVERED)
     wait_until(lambda: number(up_machine, "delivered", "arrived") == DELIVERED)
-    up.export()
+    export(user)
 
     wait_until(lambda: number(up_machine, "delivered", "lost") == FAILED, 180)
     assert user.read("status")["balanced"]

@@ -4,11 +4,15 @@ import contextlib
 import functools
 import logging
 import os
+import ssl
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
+from prefect.blocks.core import Block
+from prefect.client import orchestration
 from prefect.context import root_settings_context
 from prefect.logging.handlers import set_api_log_sink
 from typer import Typer, testing
@@ -18,6 +22,22 @@ from resonant.cli import app
 
 # Most commands take less time to run than to build.
 testing._get_command = functools.cache(testing._get_command)
+# A client of Prefect loads the certificates of all authorities, though no server of a test has one.
+orchestration.ssl = SimpleNamespace(
+    SSLContext=ssl.SSLContext,
+    CERT_NONE=ssl.CERT_NONE,
+    create_default_context=functools.cache(ssl.create_default_context),
+)
+_has_secrets = Block._field_has_secrets
+
+
+@functools.cache
+def _kind_has_secrets(kind: type[Block], field: str) -> bool:
+    return _has_secrets(kind, field)
+
+
+# Prefect makes the schema of a block again for each of its fields.
+Block._field_has_secrets = lambda block, field: _kind_has_secrets(type(block), field)
 
 
 def run_in_process(

@@ -56,7 +56,7 @@ async def test_each_delivery_is_sent_once_and_no_success_is_late(postgresql_url,
     async def send(event):
         sent.append(event.id)
         before = {name: len(each) for name, each in rescues.items()}
-        await until(lambda: all(len(rescues[name]) > 1 + before[name] for name in before))
+        await until(lambda: all(len(rescues[name]) > 1 + before[name] for name in before), every=0.05)
 
     async def is_done():
         return (await observer.status()).delivered == EVENTS
@@ -67,7 +67,7 @@ async def test_each_delivery_is_sent_once_and_no_success_is_late(postgresql_url,
         running(postgresql_url, "wrong", send, ahead=ahead, rescues=rescues["wrong"]),
     ):
         ids = await enqueue(observer, EVENTS)
-        await until(is_done)
+        await until(is_done, every=0.1)
         details = [await observer.detail(each) for each in ids]
     assert sorted(sent) == ids
     attempts = [each for detail in details for _, history in detail.deliveries for each in history]

@@ -18,7 +18,7 @@ MINUTE, HOUR = 60.0, 3_600.0
     [
         pytest.param(10 * MINUTE, 500, 150, id="ten minutes, bulk lane"),
         pytest.param(10 * MINUTE, 0, 150, id="ten minutes, task lane", marks=pytest.mark.slow),
-        pytest.param(3 * HOUR, 500, 200, id="three hours, bulk lane", marks=pytest.mark.slow),
+        pytest.param(HOUR, 500, 110, id="an hour, bulk lane", marks=pytest.mark.slow),
     ],
 )
 async def test_an_outage_costs_few_sends_and_no_event(tmp_path, seconds, chunk_size, most):
