@@ -8,12 +8,11 @@ import subprocess
 import sys
 
 import pytest
-from typer import Typer
 
 from deployments import bootstrap
 from resonant.local.note import lock_of_up
 from resonant.settings import Settings
-from support.commands import run_in_process
+from support.bootstrapping import run_bootstrap as run
 from support.machine import Machine
 from support.pages import PROJECT
 from support.prefect import forget_server, patient_client, running_server
@@ -22,8 +21,6 @@ from tasks.server_identity import VARIABLE
 # These tests delete what others share.
 pytestmark = [pytest.mark.engine, pytest.mark.own_server]
 
-PROGRAM = Typer(add_completion=False, pretty_exceptions_enable=False)
-PROGRAM.command()(bootstrap.main)
 # Prefect's server registers its own at any time.
 OWN_KINDS = {kind.get_block_type_name() for kind in bootstrap.block_types()}
 
@@ -51,11 +48,6 @@ def machine(api, before, tmp_path):
     machine.save_endpoint("ops", "http://127.0.0.1:9/")
     machine.do("automation", "enable", "failed-runs", "--endpoint", "ops")
     return machine
-
-
-def run(machine, *options: str, typed: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run the bootstrap with these options in this process."""
-    return run_in_process(options, machine.environment | variables, PROJECT, typed, program=PROGRAM)
 
 
 def run_process(machine, *options: str, folder=PROJECT, stdin=subprocess.DEVNULL):
