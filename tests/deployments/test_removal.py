@@ -8,21 +8,19 @@ import subprocess
 import sys
 
 import pytest
-from typer import Typer
 
 from deployments import bootstrap
 from resonant.local.note import lock_of_up
 from resonant.settings import Settings
-from support.commands import run_in_process
+from support.bootstrapping import run_bootstrap as run
 from support.machine import Machine
 from support.pages import PROJECT
 from support.prefect import forget_server, patient_client, running_server
+from tasks.server_identity import VARIABLE
 
 # These tests delete what others share.
 pytestmark = [pytest.mark.engine, pytest.mark.own_server]
 
-PROGRAM = Typer(add_completion=False, pretty_exceptions_enable=False)
-PROGRAM.command()(bootstrap.main)
 # Prefect's server registers its own at any time.
 OWN_KINDS = {kind.get_block_type_name() for kind in bootstrap.block_types()}
 
@@ -45,16 +43,11 @@ def before(api):
 def machine(api, before, tmp_path):
     """A machine that has bootstrapped the server, with an endpoint, enabled reports, and an event."""
     machine = Machine(tmp_path, api)
-    if len(everything(api)["deployments"]) < 10:  # some tests remove nothing
+    if len(everything(api)["deployments"]) < 10:  # the refused removals remove nothing
         assert run(machine).returncode == 0
     machine.save_endpoint("ops", "http://127.0.0.1:9/")
     machine.do("automation", "enable", "failed-runs", "--endpoint", "ops")
     return machine
-
-
-def run(machine, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run the bootstrap with these options in this process."""
-    return run_in_process(options, machine.environment | variables, PROJECT, program=PROGRAM)
 
 
 def run_process(machine, *options: str, folder=PROJECT, stdin=subprocess.DEVNULL):
@@ -90,6 +83,46 @@ def everything(api) -> dict[str, set[str]]:
         found["limits"] = client.post("/v2/concurrency_limits/filter", json={}).json()
     names = {kind: {each["name"] for each in rows} for kind, rows in found.items()}
     return names | {"block_types": names["block_types"] & OWN_KINDS}
+
+
+def test_it_is_refused_while_a_worker_is_online_since_the_worker_would_create_the_pool_again(machine, api):
+    made = everything(api)
+    with patient_client(api) as client:
+        client.post("/work_pools/resonant/workers/heartbeat", json={"name": "left"})
+        done = run(machine, "--remove", "--yes")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == (
+            "the worker left of the work pool resonant is online, and would create the pool again: stop it, wait until "
+            "Prefect has had no heartbeat of it for 90 s, and repeat the removal\n"
+        )
+        assert everything(api) == made
+        client.delete("/work_pools/resonant/workers/left")
+
+
+def test_without_a_terminal_it_needs_yes_and_lists_the_removals(machine, api):
+    made = everything(api)
+    done = run(machine, "--remove", "--store")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "\n  deployment emit-events/drain\n" in done.stderr
+    assert f"\n  store {machine.database}\n" in done.stderr
+    assert done.stderr.endswith(f"removing these from {api} needs confirmation: give --yes\n")
+    assert everything(api) == made
+    assert machine.database.exists()
+
+
+def test_a_store_in_use_or_on_postgresql_is_refused_before_anything_is_removed(machine, api):
+    made = everything(api)
+    url = {"RESONANT_DATABASE_URL": "postgresql://resonant@127.0.0.1:9/resonant"}
+    done = run(machine, "--remove", "--store", "--yes", **url)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("--store removes an SQLite file only, and the store is on PostgreSQL")
+
+    with lock_of_up(Settings(home=machine.home / "resonant")).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = run(machine, "--remove", "--store", "--yes")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"`resonant up` uses the store {machine.database}: stop it" in done.stderr
+    assert everything(api) == made
 
 
 def test_everything_is_removed_in_a_folder_made_by_init_and_a_repetition_finds_nothing(
@@ -157,58 +190,28 @@ def test_removal_keeps_blocks_the_store_and_everything_of_others(machine, api):
     assert machine.database.exists()
 
 
-def test_it_is_refused_while_a_worker_is_online_since_the_worker_would_create_the_pool_again(machine, api):
-    made = everything(api)
+def test_on_a_terminal_it_asks(api, tmp_path, monkeypatch):
+    machine = Machine(tmp_path, api)
+    machine.do("token", "create", "shop")
     with patient_client(api) as client:
-        client.post("/work_pools/resonant/workers/heartbeat", json={"name": "left"})
-        done = run(machine, "--remove", "--yes")
-        assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr == (
-            "the worker left of the work pool resonant is online, and would create the pool again: stop it, wait until "
-            "Prefect has had no heartbeat of it for 90 s, and repeat the removal\n"
-        )
-        assert everything(api) == made
-        client.delete("/work_pools/resonant/workers/left")
-
-
-def test_without_a_terminal_it_needs_yes_and_lists_the_removals(machine, api):
-    made = everything(api)
-    done = run(machine, "--remove", "--store")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "\n  deployment emit-events/drain\n" in done.stderr
-    assert f"\n  store {machine.database}\n" in done.stderr
-    assert done.stderr.endswith(f"removing these from {api} needs confirmation: give --yes\n")
-    assert everything(api) == made
+        client.post("/variables/", json={"name": VARIABLE, "value": "ours"})
+    with monkeypatch.context() as patch:
+        patch.setattr(bootstrap, "can_ask", lambda: True)
+        done = run(machine, "--remove", "--store", typed="n\n")
+    assert done.returncode == 1
+    assert "nothing was changed" in done.stderr
+    assert VARIABLE in everything(api)["variables"]
     assert machine.database.exists()
 
-
-def test_on_a_terminal_it_asks(machine, api):
-    for answer, code in (("n", 1), ("y", 0)):
-        ours, theirs = pty.openpty()
-        os.write(ours, f"{answer}\n".encode())
-        done = run_process(machine, "--remove", "--store", stdin=theirs)
-        os.close(ours)
-        os.close(theirs)
-        assert done.returncode == code, done.stderr
-        assert "Remove?" in done.stderr
-        assert ("nothing was changed" in done.stderr) == bool(code)
-        assert bool(everything(api)["deployments"]) == bool(code)
-        assert machine.database.exists() == bool(code)
-
-
-def test_a_store_in_use_or_on_postgresql_is_refused_before_anything_is_removed(machine, api):
-    made = everything(api)
-    url = {"RESONANT_DATABASE_URL": "postgresql://resonant@127.0.0.1:9/resonant"}
-    done = run(machine, "--remove", "--store", "--yes", **url)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("--store removes an SQLite file only, and the store is on PostgreSQL")
-
-    with lock_of_up(Settings(home=machine.home / "resonant")).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        done = run(machine, "--remove", "--store", "--yes")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert f"`resonant up` uses the store {machine.database}: stop it" in done.stderr
-    assert everything(api) == made
+    ours, theirs = pty.openpty()
+    os.write(ours, b"y\n")
+    done = run_process(machine, "--remove", "--store", stdin=theirs)
+    os.close(ours)
+    os.close(theirs)
+    assert done.returncode == 0, done.stderr
+    assert "Remove?" in done.stderr
+    assert VARIABLE not in everything(api)["variables"]
+    assert not machine.database.exists()
 
 
 def test_its_options_need_remove(tmp_path):

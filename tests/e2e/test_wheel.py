@@ -1,11 +1,13 @@
-"""An installed wheel, in an empty folder with an empty home: every command works, and the installation stays as it is."""
+"""An installed wheel, in an empty folder with an empty home: the quickstarts and every command work, and the installation
+stays as it is."""
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +18,22 @@ from resonant.local.server import api_url_at, free_port
 from support.machine import STOP_SECONDS, Machine
 from support.pages import PROJECT, Page, blocks_of
 from support.prefect import patient_client, post_until
+from support.prefect_database import give_prefect_database
 from support.processes import alive, family
+from support.reader import FORGET, Reader, follow_http, follow_quickstart, follow_readme
 from support.waiting import wait_until
 from support.wheel import build, clone, install, new_environment
 
 # The commands, servers and workers are those of the wheel.
-pytestmark = [pytest.mark.engine, pytest.mark.own_server, pytest.mark.slow]
+pytestmark = [pytest.mark.engine, pytest.mark.own_server, pytest.mark.slow, pytest.mark.timeout(900)]
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "spool_sink"
 EVENT = '{"type": "com.example.paid", "source": "/shop", "data": {"n": 1}}\n'
 SAVE_SPOOL = "from spool_sink import SpoolEndpoint; SpoolEndpoint(folder={folder!r}).save({name!r})"
-FAILING_FLOW = """
-from prefect import flow
-
-@flow
-def import_orders():
-    raise ValueError
-
-import_orders(return_state=True)
+LEAVE_TRACE = """
+import os, pathlib
+user = "run" if os.environ.get("PREFECT__FLOW_RUN_ID") else "command"
+pathlib.Path(__file__).with_name(f"by-{user}").touch()
 """
 STORED = "SELECT event_type, endpoint FROM resonant_deliveries JOIN resonant_events e ON e.key = event_key"
 
@@ -60,6 +60,19 @@ class Installation(Machine):
         return super()._run([str(self.binaries / "python"), *command[1:]], *arguments)
 
 
+@dataclass
+class NewUser(Installation):
+    """An installation with the default folders."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        folders = {f"{name}_HOME": str(self.home / f".{name.lower()}") for name in ("RESONANT", "PREFECT")}
+        return super().environment | folders
+
+    def prepare(self) -> None:
+        give_prefect_database(self.home / ".prefect")
+
+
 @pytest.fixture(scope="module")
 def binaries(tmp_path_factory):
     """The programs of an environment with the wheel and the example of a sink in its own package."""
@@ -79,13 +92,48 @@ def before(binaries):
 
 @pytest.fixture(scope="module")
 def installed(binaries, before, tmp_path_factory):
-    return Installation(tmp_path_factory.mktemp("home"), binaries=binaries)
+    return NewUser(tmp_path_factory.mktemp("home"), binaries=binaries)
 
 
 @pytest.fixture(scope="module")
-def up(installed):
-    with installed.up() as started:
+def intake():
+    """The port for events over HTTP."""
+    return str(free_port())
+
+
+@pytest.fixture(scope="module")
+def up(installed, intake):
+    with installed.up("--serve", intake) as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def served(up, installed):
+    """For what may run in this process."""
+    return replace(installed, prefect_api=f"{up.url}/api")
+
+
+@pytest.fixture
+def reader(up, intake, installed):
+    """A reader of the quickstarts, whose commands use the default folders."""
+    environment = installed.environment
+    for name in ("RESONANT_HOME", "PREFECT_HOME"):
+        del environment[name]
+    reader = Reader(up, intake, environment)
+    yield reader
+    reader.stop_receiver()
+
+
+@pytest.fixture(scope="module")
+def spool(up, installed, tmp_path_factory):
+    """The folder of a saved endpoint of the example."""
+    types = up.api.post("/block_types/filter", json={}).json()
+    assert "spool-endpoint" in {each["slug"] for each in types}, "`resonant up` registers it"
+    folder = tmp_path_factory.mktemp("spool")
+    code = SAVE_SPOOL.format(folder=str(folder), name="mine")
+    saved = installed.run_code(code, PREFECT_API_URL=f"{up.url}/api")
+    assert saved.returncode == 0, saved.stderr
+    return folder
 
 
 def files(binaries: Path) -> dict[str, int]:
@@ -115,53 +163,43 @@ def test_commands_and_flows_are_those_of_the_wheel(up, installed):
     assert shown.endswith("/resonant/_project")
 
 
-def test_events_are_sent_by_the_command_and_by_the_worker(up, installed, start_receiver):
-    receiver = start_receiver("resonant.testing:always_ok")
-    installed.succeed("endpoint", "add", "shop", receiver.url, "--allow-private")
-    installed.succeed("emit", "-", "--endpoint", "shop", typed=EVENT)
-    assert len(receiver.journal) == 1
-    installed.succeed("enqueue", "-", "--endpoint", "shop", typed=EVENT)
-    wait_until(lambda: len(receiver.journal) == 2)
-    assert installed.read("status")["balanced"]
+def test_the_quickstarts_deliver_events_survive_an_outage_and_replay_a_dead_letter(reader, served):
+    follow_readme(reader)
+    follow_quickstart(reader)
+    for forgetting in FORGET:
+        served.do(*forgetting.split())
+    follow_http(reader)
 
 
-def test_a_failed_run_of_a_project_is_reported(up, installed, start_receiver):
+def test_a_failed_run_of_a_project_is_reported_as_its_page_says(up, installed, served, start_receiver):
     receiver = start_receiver("resonant.testing:always_ok")
-    installed.succeed("endpoint", "add", "operations", receiver.url, "--allow-private")
-    installed.succeed("automation", "enable", "failed-runs", "--endpoint", "operations")
-    failed = installed.run_code(FAILING_FLOW, PREFECT_API_URL=f"{up.url}/api")
-    assert failed.returncode == 0, failed.stderr
+    served.save_endpoint("operations", receiver.url)
+    said, _ = shell(installed, code_of("webhook-when-a-flow-fails.md", "An automation", "sh")).communicate()
+    assert "operations gets failed, crashed and late runs of every flow" in said
+    flow_id = up.api.post("/flows/", json={"name": "import-orders"}).json()["id"]
+    failed = {"flow_id": flow_id, "state": {"type": "FAILED"}}
+    up.api.post("/flow_runs/", json=failed)
 
     [entry] = wait_until(lambda: receiver.journal, 180)
     assert entry["headers"]["ce-type"] == "prefect.flow-run.failed"
     assert entry["headers"]["ce-subject"] == "import-orders"
 
 
-def test_a_sink_of_another_package_takes_events_by_the_command_and_by_the_worker(up, installed, tmp_path):
-    types = up.api.post("/block_types/filter", json={}).json()
-    assert "spool-endpoint" in {each["slug"] for each in types}, "`resonant up` registers it"
-    saved = installed.run_code(
-        SAVE_SPOOL.format(folder=str(tmp_path), name="mine"), PREFECT_API_URL=f"{up.url}/api"
-    )
-    assert saved.returncode == 0, saved.stderr
-
+def test_a_sink_of_another_package_takes_events_by_the_command_and_by_the_worker(up, installed, spool):
     installed.succeed("emit", "-", "--endpoint", "spool-endpoint/mine", typed=EVENT)
-    assert [path.read_text() for path in tmp_path.glob("*.json")] == ['{"n":1}']
+    assert [path.read_text() for path in spool.glob("*.json")] == ['{"n":1}']
     installed.succeed("enqueue", "-", "--endpoint", "spool-endpoint/mine", typed=EVENT)
-    wait_until(lambda: len(list(tmp_path.glob("*.json"))) == 2)
+    wait_until(lambda: len(list(spool.glob("*.json"))) == 2)
 
 
-def test_a_missing_package_is_one_line_and_a_setting_can_name_its_module(up, tmp_path):
-    saver = Machine(tmp_path, f"{up.url}/api", {"PYTHONPATH": str(EXAMPLE)})
-    saved = saver.run_code(SAVE_SPOOL.format(folder=str(tmp_path), name="other"))
-    assert saved.returncode == 0, saved.stderr
-
-    emit = ("emit", "-", "--endpoint", "spool-endpoint/other")
-    without = Machine(tmp_path, saver.prefect_api).run(*emit, typed=EVENT)
-    assert without.returncode == 1
-    assert "name its module in RESONANT_SINKS" in without.stderr
-    saver.succeed(*emit, typed=EVENT, RESONANT_SINKS="spool_sink")
-    assert len(list(tmp_path.glob("*.json"))) == 1
+def test_a_missing_package_is_one_line_and_a_setting_can_name_its_module(up, spool, tmp_path):
+    without = Machine(tmp_path, f"{up.url}/api")
+    emit = ("emit", "-", "--endpoint", "spool-endpoint/mine")
+    done = without.do(*emit, typed=EVENT, code=1)
+    assert "name its module in RESONANT_SINKS" in done.stderr
+    before = len(list(spool.glob("*.json")))
+    without.succeed(*emit, typed=EVENT, RESONANT_SINKS="spool_sink", PYTHONPATH=str(EXAMPLE))
+    assert len(list(spool.glob("*.json"))) == before + 1
 
 
 def test_nothing_was_written_into_the_installation(up, installed, before):
@@ -172,11 +210,11 @@ def test_nothing_was_written_into_the_installation(up, installed, before):
 def test_a_command_in_the_folder_of_a_copied_project_uses_its_flows(up, binaries, tmp_path, start_receiver):
     receiver = start_receiver("resonant.testing:always_ok")
     copy = copied_project(Installation(tmp_path, binaries=binaries, prefect_api=f"{up.url}/api"))
-    copy.succeed("endpoint", "add", "from-copy", receiver.url, "--allow-private")
-    assert not is_used(copy)
+    copy.save_endpoint("from-copy", receiver.url)
+    assert not users(copy)
     copy.succeed("emit", "-", "--endpoint", "from-copy", typed=EVENT)
     assert len(receiver.journal) == 1
-    assert is_used(copy)
+    assert users(copy) == {"command"}
 
 
 def copied_project(machine: Installation) -> Installation:
@@ -184,12 +222,13 @@ def copied_project(machine: Installation) -> Installation:
     machine.succeed("init", "our-flows")
     folder = machine.home / "our-flows"
     flow = folder / "flows" / "emit.py"
-    flow.write_text(flow.read_text() + 'import pathlib\npathlib.Path(__file__).with_name("used").touch()\n')
+    flow.write_text(flow.read_text() + LEAVE_TRACE)
     return Installation(folder, machine.prefect_api, binaries=machine.binaries)
 
 
-def is_used(copy: Installation) -> bool:
-    return (copy.home / "flows" / "used").exists()
+def users(copy: Installation) -> set[str]:
+    """Return which processes have loaded the flow: a command, and the runs of a worker."""
+    return {path.name.removeprefix("by-") for path in (copy.home / "flows").glob("by-*")}
 
 
 @pytest.fixture(scope="module")
@@ -289,43 +328,26 @@ def test_a_project_of_its_own_stores_events_by_tasks_blocks_hooks_and_automation
     }
 
 
-def test_a_worker_in_the_folder_of_a_copied_project_uses_its_flows_and_reports_a_failed_run(
-    project, worker, start_receiver
-):
-    receiver = start_receiver("resonant.testing:always_ok")
-    project.succeed("endpoint", "add", "watched", receiver.url, "--allow-private")
-    wait_until(lambda: flow_runs(project, "drain"), 180, every=0.5)
-    code = code_of("webhook-when-a-flow-fails.md", "An automation", "sh")
-    enabled = shell(project, code.replace("operations", "watched"))
-    said, _ = enabled.communicate(timeout=280)
-    assert "watched gets failed, crashed and late runs of every flow" in said
-    failed = project.run_code(FAILING_FLOW)
-    assert failed.returncode == 0, failed.stderr
-
-    [entry] = wait_until(lambda: receiver.journal, 180, every=0.5)
-    assert (entry["headers"]["ce-type"], entry["headers"]["ce-subject"]) == (
-        "prefect.flow-run.failed",
-        "import-orders",
-    )
+def test_a_worker_in_the_folder_of_a_copied_project_uses_its_flows(worker):
     _, copy = worker
-    assert is_used(copy)
+    wait_until(lambda: "run" in users(copy), 180)
 
 
 def test_a_known_cause_is_acknowledged(project, start_receiver):
     receiver = start_receiver("support.receiver_scripts:mixed")
-    project.succeed("endpoint", "add", "rejecting", receiver.url, "--allow-private")
-    event = EVENT.replace("paid", "rejected")
-    assert project.run("emit", "-", "--endpoint", "rejecting", typed=event).returncode == 1
+    project.save_endpoint("rejecting", receiver.url)
+    rejected = {"type": "com.example.rejected", "source": "/shop"}
+    project.do("emit", project.write_events("rejected.jsonl", [rejected]), "--endpoint", "rejecting", code=1)
 
     [cause] = project.read("dlq", "--group", "--endpoint", "rejecting")
     code = code_of("dead-letters.md", "Acknowledge a known cause", "sh").replace(
         "CAUSE", cause["fingerprint"]
     )
-    ack, undo = code.splitlines()
-    assert shell(project, ack).wait(120) == 0
+    ack, undo = (shlex.split(line)[1:] for line in code.splitlines())
+    project.do(*ack)
     [cause] = project.read("dlq", "--group", "--endpoint", "rejecting")
     assert cause["acknowledged"]["note"] == "fixed in release 42"
-    assert shell(project, undo).wait(120) == 0
+    project.do(*undo)
     assert project.read("dlq", "--group", "--endpoint", "rejecting")[0]["acknowledged"] is None
 
 
