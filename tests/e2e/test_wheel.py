@@ -194,11 +194,12 @@ def test_a_sink_of_another_package_takes_events_by_the_command_and_by_the_worker
 
 def test_a_missing_package_is_one_line_and_a_setting_can_name_its_module(up, spool, tmp_path):
     without = Machine(tmp_path, f"{up.url}/api")
-    emit = ("emit", "-", "--endpoint", "spool-endpoint/mine")
-    done = without.do(*emit, typed=EVENT, code=1)
+    (without.home / "event.jsonl").write_text(EVENT)
+    emit = ("emit", "event.jsonl", "--endpoint", "spool-endpoint/mine")
+    done = without.do(*emit, code=1)
     assert "name its module in RESONANT_SINKS" in done.stderr
     before = len(list(spool.glob("*.json")))
-    without.succeed(*emit, typed=EVENT, RESONANT_SINKS="spool_sink", PYTHONPATH=str(EXAMPLE))
+    without.succeed(*emit, RESONANT_SINKS="spool_sink", PYTHONPATH=str(EXAMPLE))
     assert len(list(spool.glob("*.json"))) == before + 1
 
 

@@ -13,6 +13,7 @@ import pytest
 from packaging.specifiers import SpecifierSet
 from prefect import context
 from prefect._internal.concurrency import services
+from prefect.blocks.core import Block
 from prefect.events import emit_event
 from prefect.events.worker import EventsWorker
 from prefect.logging import handlers
@@ -58,6 +59,7 @@ OF_CLIENT = [
     ("APILogWorker._handle_batch", handlers.APILogWorker, "_handle_batch"),
     ("set_api_log_sink", handlers, "set_api_log_sink"),
     ("ResultStore.create_result_record", ResultStore, "create_result_record"),
+    ("Block._block_schema_id", Block, "_block_schema_id"),
 ]
 OF_SERVER = [
     ("create_app", "prefect.server.api.server", "create_app"),  # a second of CPU in each process of the tests
