@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -142,8 +143,11 @@ class Machine:
             with patient_client(f"http://127.0.0.1:{port}/api", auth=auth) as api:
                 yield Up(process, port, said, api)
         finally:
-            process.terminate()
+            runs = process.poll() is None
+            process.send_signal(signal.SIGINT)
             process.communicate(timeout=STOP_SECONDS)
+        if runs:
+            assert process.returncode == 0, "Ctrl-C is the usual end"
 
     def _popen(self, command: list[str], **options: Any) -> subprocess.Popen[str]:
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
