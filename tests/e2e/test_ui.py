@@ -3,10 +3,8 @@
 The screenshots are kept in ``build/screenshots``.
 """
 
-import asyncio
 import base64
 import contextlib
-import contextvars
 import io
 import json
 import re
@@ -20,7 +18,6 @@ import trustme
 from PIL import Image, ImageColor
 from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 from playwright.sync_api import expect
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.dead_letters import collect_dead_letters
 from flows.metrics import export_metrics
@@ -126,16 +123,6 @@ def open_artifact(page, ui: str, key: str, path: str = "") -> None:
     visit(page, f"{ui}{path}/artifacts/artifact/{newest}", "text=Show raw data")
 
 
-def run_flow(user, beside, flow) -> str:
-    """Run a flow with the user's store, as a worker does, and return its message."""
-    with pytest.MonkeyPatch.context() as patch, temporary_settings({PREFECT_API_URL: user.prefect_api}):
-        patch.setenv("RESONANT_HOME", str(user.database.parent))
-        patch.setenv("RESONANT_DATABASE_URL", f"sqlite:///{user.database}")
-        patch.setenv("PREFECT_HOME", user.environment["PREFECT_HOME"])
-        context = contextvars.copy_context()
-        return beside.submit(context.run, asyncio.run, flow(return_state=True)).result().message
-
-
 def submit_and_wait(page, ui: str, name: str = "") -> dict:
     """Submit the form, with a name of the run if there is one, and wait for its completion; return the run."""
     page.wait_for_load_state("networkidle")  # the form proposes a name of its own when it has loaded
@@ -172,7 +159,7 @@ def test_the_charts_are_seen_in_the_theme_of_the_ui(user, ui, beside, start_rece
     events = [{"id": f"e{n}", "type": kinds[n % 8], "source": "/s", "data": n} for n in range(80)]
     user.do("emit", user.write_events("e.jsonl", events), "--endpoint", "charted", code=1)
 
-    said = run_flow(user, beside, export_metrics)
+    said = beside.submit(user.run_flow, export_metrics).result().message
     share = re.search(r"[\d.]+ % of [\d,]+ ended events were delivered", said)[0]
     assert share in " ".join(user.do("metrics").stdout.split())
 
@@ -249,7 +236,7 @@ def test_an_operator_reads_the_triage_replays_from_the_forms_and_purges(
         each["code"]: each["fingerprint"] for each in user.read("dlq", "--group", "--endpoint", "operated")
     }
     user.do("dlq", "ack", causes["http_400"], "--note", "fixed in release 42")
-    run_flow(user, beside, collect_dead_letters)
+    beside.submit(user.run_flow, collect_dead_letters).result()
     look_at_the_triage(browser, ui)
 
     repaired.touch()

@@ -3,7 +3,6 @@
 The tests share one with other files, see ``up``; those at the end kill and stop it.
 """
 
-import asyncio
 import contextlib
 import json
 import re
@@ -14,11 +13,9 @@ from dataclasses import replace
 
 import httpx
 import pytest
-import typer
 
 from flows.metrics import export_metrics
 from resonant.local.server import free_port
-from support.commands import run_in_process
 from support.processes import alive
 from support.receivers import started_receiver
 from support.store_rows import DELIVERIES
@@ -261,19 +258,6 @@ def test_a_run_of_the_deployment_sends_its_events_and_ends_by_itself_once_it_is_
     wait_until(lambda: "Flow run was cancelled." in up.api.post("/logs/filter", json=logs).text)
 
 
-_exporting = typer.Typer()
-
-
-@_exporting.command()
-def _export() -> None:
-    asyncio.run(export_metrics())
-
-
-def export(user) -> None:
-    """Run the flow in this process: Prefect needs seconds of CPU to start another one."""
-    run_in_process([], user.environment, user.home, program=_exporting)
-
-
 @pytest.fixture
 def replay_enabled(up):
     """The automation that replays the dead letters of an outage is enabled."""
@@ -295,7 +279,7 @@ def test_when_an_endpoint_has_recovered_its_transient_dead_letters_are_sent_agai
 
     enqueue(user, "lost", "recovering", count=FAILED)
     wait_until(lambda: number(up_machine, "dead_letter", "lost") == FAILED)
-    export(user)
+    user.run_flow(export_metrics)
     raised = up_machine.query(
         "SELECT raised_at FROM resonant_alerts WHERE condition = 'error_rate' AND endpoint = 'recovering'"
     )
@@ -304,7 +288,7 @@ def test_when_an_endpoint_has_recovered_its_transient_dead_letters_are_sent_agai
     repaired.touch()
     enqueue(user, "arrived", "recovering", count=DELIVERED)
     wait_until(lambda: number(up_machine, "delivered", "arrived") == DELIVERED)
-    export(user)
+    user.run_flow(export_metrics)
 
     wait_until(lambda: number(up_machine, "delivered", "lost") == FAILED, 180)
     assert user.read("status")["balanced"]

@@ -17,7 +17,7 @@ from resonant.local.health import is_healthy
 from resonant.local.server import api_url_at, free_port
 from support.machine import STOP_SECONDS, Machine
 from support.pages import PROJECT, Page, blocks_of
-from support.prefect import patient_client, post_until
+from support.prefect import forget_server, patient_client, post_until
 from support.prefect_database import give_prefect_database
 from support.processes import alive, family
 from support.reader import FORGET, Reader, follow_http, follow_quickstart, follow_readme
@@ -246,6 +246,7 @@ def project(binaries, tmp_path_factory):
     server = machine._popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_until(lambda: is_healthy(machine.prefect_api), 120, every=0.5)
     yield machine
+    forget_server(machine.prefect_api)
     server.terminate()
     server.wait(STOP_SECONDS)
 

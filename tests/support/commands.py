@@ -52,6 +52,16 @@ def run_in_process(
 
     Call it outside a running event loop: commands start their own.
     """
+    with in_environment(environment, folder):
+        result = CliRunner().invoke(program, list(arguments), input=typed, prog_name="resonant")
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return subprocess.CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)
+
+
+@contextlib.contextmanager
+def in_environment(environment: Mapping[str, str], folder: Path) -> Iterator[None]:
+    """Give this process the environment and the working folder of another, and restore its own afterwards."""
     with (
         patch.dict(os.environ, environment, clear=True),
         contextlib.chdir(folder),
@@ -59,10 +69,7 @@ def run_in_process(
         restored_logging(),
         root_settings_context(),
     ):
-        result = CliRunner().invoke(program, list(arguments), input=typed, prog_name="resonant")
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return subprocess.CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)
+        yield
 
 
 @contextlib.contextmanager

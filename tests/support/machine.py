@@ -1,5 +1,6 @@
 """A user's machine in a folder: runs commands in processes, with a home, a store and a server."""
 
+import asyncio
 import contextlib
 import json
 import signal
@@ -14,14 +15,15 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from prefect import Flow, State
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
 from blocks import WebhookEndpoint
 from resonant.local.server import free_port
-from support.commands import run_in_process
+from support.commands import in_environment, run_in_process
 from support.failures import show_on_failure
-from support.prefect import patient_client
+from support.prefect import forget_server, patient_client
 from support.prefect_database import give_prefect_database
 from support.processes import clean_environment, family
 from support.waiting import wait_until
@@ -86,6 +88,13 @@ class Machine:
         assert done.returncode == code, (arguments, done.returncode, done.stdout, done.stderr)
         return done
 
+    def run_flow(self, flow: Flow) -> State:
+        """Run a flow in this process, with the store and the server, as a worker does; it must complete."""
+        with in_environment(self.environment, self.home):
+            state = asyncio.run(flow(return_state=True))
+        assert state.is_completed(), state
+        return state
+
     def succeed(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a command that must succeed."""
         finished = self.run(*arguments, **options)
@@ -142,6 +151,7 @@ class Machine:
             auth = tuple(password.split(":", 1)) if password else None
             with patient_client(f"http://127.0.0.1:{port}/api", auth=auth) as api:
                 yield Up(process, port, said, api)
+            forget_server(f"http://127.0.0.1:{port}/api")
         finally:
             runs = process.poll() is None
             process.send_signal(signal.SIGINT)
