@@ -289,12 +289,6 @@ def _subscription() -> Any:
     return Subscription(Topic("a check"))
 
 
-def _block_schema_id() -> object:
-    from prefect.blocks.core import Block
-
-    return Block._block_schema_id
-
-
 def _public(module: str, path: str, purpose: str) -> PrivateName:
     """Describe a name that has no underscore but is undocumented in Prefect's guides."""
     return PrivateName(path, purpose, lambda: attrgetter(path)(importlib.import_module(module)))
@@ -311,7 +305,7 @@ CLIENT_NAMES = (
     PrivateName("EventsWorker._loop", _TO_STOP, lambda: _service()._loop),
     PrivateName("EventsWorker._done_event", _TO_STOP, lambda: _service()._done_event),
     _public(_EVENTS, "EventsWorker.drain_all", "send the last records of task runs"),
-    PrivateName("Block._block_schema_id", "save endpoints with its own schema", _block_schema_id),
+    _public("prefect.blocks.core", "Block._block_schema_id", "save endpoints with its own schema"),
 )
 FLOW_NAMES = (
     PrivateName("EventsWorker._queue", "limit unsent records of task runs", lambda: _service()._queue),
