@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from chaos_round import Round
     from chaos_struck import Struck
 
-# The most sends that one process may have begun: one per slot; a chunk begins more, ahead of need.
-# A slot is freed before its outcome is recorded, usually in the transaction in which the next send begins, but not always.
+# The most sends of one process without a recorded outcome. A send frees its slot before its outcome is recorded, so a slot may
+# have two: one that has ended, and the next. A chunk begins more, ahead of need.
 _MOST_BEGUN = {"emit": 2 * WIDTH, "replay": 2 * WIDTH, "auto": (PrefetchWindow.MOST_BEGUN + 1) * WIDTH}
 
 

@@ -30,7 +30,7 @@ def mortal(prefect_api):
             def answer(self):
                 if not left.acquire(blocking=False):
                     self.server.socket.close()  # nobody listens from now on
-                    self.server.shutdown()  # it would try again and again
+                    self.server.shutdown()  # its loop would keep trying to accept on the closed socket
                     self.connection.close()
                     return
                 body = self.rfile.read(int(self.headers.get("content-length", 0)))
@@ -63,14 +63,14 @@ def mortal(prefect_api):
     real.close()
 
 
-def last_words(url: str) -> str:
+def lost_server_message(url: str) -> str:
     return f"the Prefect server at {url} became unreachable: the setup is incomplete; start the server, and run the bootstrap again\n"
 
 
 def test_a_server_that_is_lost_at_once_ends_the_bootstrap_with_one_line(mortal, tmp_path):
     url = mortal(1)
     done = run_bootstrap(Machine(tmp_path, url, QUICK))
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", last_words(url))
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", lost_server_message(url))
 
 
 @pytest.mark.slow
@@ -85,4 +85,4 @@ def test_a_server_that_is_lost_later_ends_the_process_with_one_line(mortal, tmp_
         timeout=240,
         check=False,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", last_words(url))
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", lost_server_message(url))

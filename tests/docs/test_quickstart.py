@@ -1,4 +1,4 @@
-"""The pages that begin as the README does. A test of the installed wheel follows them."""
+"""The README and the pages that begin with its commands. tests/e2e/test_wheel.py follows them with the installed wheel."""
 
 import re
 

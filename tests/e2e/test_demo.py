@@ -164,16 +164,16 @@ def test_a_kept_demo_has_the_expected_outcomes_and_runs_until_ctrl_c(user):
 @pytest.mark.engine
 @pytest.mark.own_server
 @pytest.mark.slow
-def test_an_interrupted_demo_leaves_nothing_running(user):
+def test_an_interrupted_demo_ends_its_server_and_worker(user):
     process = user.start("demo")
     with ending(process):
-        # The server runs, too.
+        # The server starts before the worker.
         wait_until(lambda: any(look_at(family(process), lambda each: "worker" in each.cmdline())))
         processes = family(process)
 
         process.send_signal(signal.SIGINT)
 
         assert process.wait(60) == 130
-        # The command that applies the deployments ends by itself, a moment later.
+        # `prefect deploy` outlives the demo by about a second.
         left = look_at(alive(processes), lambda each: each.cmdline())
         assert [each for each in left if "deploy" not in each] == []

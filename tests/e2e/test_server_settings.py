@@ -1,8 +1,8 @@
 """The shipped settings of the Prefect server: every task run of a burst is recorded, and the event feed has the other
 events.
 
-With Prefect's own broker, and the same settings otherwise, this burst loses records: a task run has three events, the server
-reads them faster than it records them, and it keeps 10,000.
+With Prefect's own broker, and the same settings otherwise, this burst loses records: each task run has three events, the server
+receives them faster than it records them, and the broker drops events once 10,000 wait.
 """
 
 import asyncio

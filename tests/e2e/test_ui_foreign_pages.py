@@ -128,7 +128,7 @@ def test_the_policy_blocks_nothing_that_the_ui_needs(unlocked, page, ui):
         assert blocked(page) == [], path
 
 
-def test_the_ui_also_works_under_the_name_of_this_machine(unlocked, page):
+def test_the_ui_also_works_at_localhost(unlocked, page):
     def is_read(response):
         return (
             response.url.startswith(f"http://127.0.0.1:{unlocked}/api/") and response.request.method == "POST"

@@ -24,7 +24,7 @@ from support.reader import FORGET, Reader, follow_http, follow_quickstart, follo
 from support.waiting import wait_until
 from support.wheel import build, clone, install, new_environment
 
-# The commands, servers and workers are those of the wheel.
+# Servers, workers and commands in processes are those of the wheel; `do`, `read` and `save_endpoint` run this checkout.
 pytestmark = [pytest.mark.engine, pytest.mark.own_server, pytest.mark.slow, pytest.mark.timeout(900)]
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "spool_sink"
@@ -109,7 +109,7 @@ def up(installed, intake):
 
 @pytest.fixture(scope="module")
 def served(up, installed):
-    """For what may run in this process."""
+    """The installation with the server of `up`, for commands that run in this process."""
     return replace(installed, prefect_api=f"{up.url}/api")
 
 
@@ -171,7 +171,9 @@ def test_the_quickstarts_deliver_events_survive_an_outage_and_replay_a_dead_lett
     follow_http(reader)
 
 
-def test_a_failed_run_of_a_project_is_reported_as_its_page_says(up, installed, served, start_receiver):
+def test_a_failed_run_is_reported_after_the_commands_of_the_how_to_page(
+    up, installed, served, start_receiver
+):
     receiver = start_receiver("resonant.testing:always_ok")
     served.save_endpoint("operations", receiver.url)
     said, _ = shell(installed, code_of("webhook-when-a-flow-fails.md", "An automation", "sh")).communicate()

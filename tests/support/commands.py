@@ -22,7 +22,7 @@ from resonant.cli import app
 
 # Most commands take less time to run than to build.
 testing._get_command = functools.cache(testing._get_command)
-# A client of Prefect loads the certificates of all authorities, though no server of a test has one.
+# Each client of Prefect loads all CA certificates. Share the TLS contexts: Prefect servers of tests use plain HTTP.
 orchestration.ssl = SimpleNamespace(
     SSLContext=ssl.SSLContext,
     CERT_NONE=ssl.CERT_NONE,
@@ -61,7 +61,7 @@ def run_in_process(
 
 @contextlib.contextmanager
 def in_environment(environment: Mapping[str, str], folder: Path) -> Iterator[None]:
-    """Give this process the environment and the working folder of another, and restore its own afterwards."""
+    """Set the environment and the working folder of this process for the block."""
     with (
         patch.dict(os.environ, environment, clear=True),
         contextlib.chdir(folder),

@@ -290,7 +290,9 @@ async def scene(
             assert (await store.status()).balanced
             assert "worker" not in await store.read(lease_owners)
             recorded = await store.read(_attempts_of_the_worker) - before
-            if worker.was_cancelled:  # perhaps after it has recorded an attempt, and before it counts it
+            if (
+                worker.was_cancelled
+            ):  # the cancellation may come after an attempt is recorded, and before it is counted
                 assert recorded >= worker.counts.attempts
             else:
                 assert recorded == worker.counts.attempts

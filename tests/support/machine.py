@@ -89,7 +89,7 @@ class Machine:
         return done
 
     def run_flow(self, flow: Flow) -> State:
-        """Run a flow in this process, with the store and the server, as a worker does; it must complete."""
+        """Run a flow in this process, with this machine's environment; it must complete."""
         with in_environment(self.environment, self.home):
             state = asyncio.run(flow(return_state=True))
         assert state.is_completed(), state
@@ -157,7 +157,7 @@ class Machine:
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=STOP_SECONDS)
         if runs:
-            assert process.returncode == 0, "Ctrl-C is the usual end"
+            assert process.returncode == 0, "`resonant up` must end with exit code 0 after Ctrl-C"
 
     def _popen(self, command: list[str], **options: Any) -> subprocess.Popen[str]:
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

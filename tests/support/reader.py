@@ -29,7 +29,7 @@ def blocks(page: Page, heading: str) -> list[str]:
 
 
 class Reader:
-    """A new user in whose shell Resonant is installed, with the README's `resonant up` in the first of three terminals."""
+    """A new user in whose shell Resonant is installed, beside a running `resonant up`. The receiver has a terminal."""
 
     def __init__(self, up: Up, intake: str, environment: dict[str, str]) -> None:
         self.home = Path(environment["HOME"])
@@ -39,7 +39,7 @@ class Reader:
         self.terminal = self.home / "terminal"
 
     def do(self, block: str, *, may_fail: bool = False) -> str:
-        """Run a block, or start it in a terminal and wait until it is ready; return its output."""
+        """Run a block, and return its output. Start the receiver in a terminal, and wait until it is ready."""
         for port, free in self.ports.items():
             block = block.replace(port, free)
         if block.startswith(RECEIVER):
@@ -98,7 +98,7 @@ def beside(programs: list[str]) -> list[str]:
 def follow_readme(reader: Reader) -> None:
     """Follow the README, which delivers two events, and one over HTTP."""
     up, *others = blocks(README, "Quickstart")
-    assert up == f"{UP} --serve 8080\n", "it runs"
+    assert up == f"{UP} --serve 8080\n", "the fixture `up` has this option"
     said = "".join(reader.do(block) for block in others)
     assert "2 delivered, 0 retried, 0 parked, 0 dead-lettered\n" in said
     assert "balanced: yes" in said

@@ -196,7 +196,10 @@ def prefect_application() -> ASGIApp:
 
 
 def schema_id(block: type[Block]) -> UUID | None:
-    """Return the id of a block's registered schema. Prefect's API finds only the latest one of all versions."""
+    """Return the id of the schema with which this process last registered or loaded a block.
+
+    Prefect's API finds the latest schema of any version, or one by its checksum, which only a private method computes.
+    """
     return block._block_schema_id
 
 

@@ -213,8 +213,8 @@ class TestABusyRun:
             await until(lambda: "new" in sent)
             await until(is_asleep)  # the poll that was planned while nothing was in flight is over
 
-            # An endpoint with deliveries in flight waits for the regular poll, which claims more at once. A run whose clock is a
-            # little behind would plan such a poll for the moment when they are due.
+            # An endpoint with deliveries in flight waits for the regular poll, which claims more at once. The producer's clock is
+            # behind, so the events are due at once. Otherwise the run may plan a poll for their due time, which claims "later".
             store.clock = lambda: time.time() - 0.1
             await store.enqueue([event("later")], "hanging")
             await store.enqueue([event("newer")], "another")
