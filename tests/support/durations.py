@@ -1,7 +1,8 @@
 """The order of the test files, and the shard of each, by the seconds that it took when last recorded.
 
-Files that share a Prefect server are a group, which one process runs, so that a session has one such server: its SQLite takes one
-writer at a time, and tests use the same names of endpoints and deployments. Those that share a ``resonant up`` are another group.
+Files that share a Prefect server are a group, which one process runs: its SQLite takes one writer at a time, and tests use the
+same names of endpoints and deployments. They are two groups, since one would take longer than all other files. Those that share a
+``resonant up`` are another group.
 """
 
 import json
@@ -16,6 +17,8 @@ import pytest
 _DURATIONS = Path(__file__).parents[1] / "durations.json"
 _SLOW_SECONDS = 5.0
 _OTHER_SECONDS = 1.0
+# Their files take about as long as the others that share a Prefect server.
+_PARTS_OF_PREFECT = ("blocks", "deployments", "flows")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -53,7 +56,8 @@ def unit_of(path: Path) -> str:
     if "mark.shared_up" in text:
         return "the files that share a resonant up"
     if "mark.engine" in text and "mark.own_server" not in text:
-        return "the files that share a Prefect server"
+        is_of_parts = path.relative_to(_DURATIONS.parent).parts[0] in _PARTS_OF_PREFECT
+        return f"the files that share a Prefect server{', of its parts' if is_of_parts else ''}"
     return str(path)
 
 
