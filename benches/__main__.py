@@ -2,7 +2,8 @@
 
 A bench that fails prints its error, and the rest continue. ``python -m benches plot FILE`` draws the comparison that
 ``--json FILE`` wrote, ``python -m benches profile`` profiles an emission, ``python -m benches simulations`` prints the table of
-docs/retries.md, and ``python -m benches upgrade`` upgrades a store of 0.1.0.
+docs/retries.md, ``python -m benches upgrade`` upgrades a store of 0.1.0, and ``python -m benches failing_types`` measures whether
+a type of event that always fails stops the others.
 """
 
 import argparse
@@ -41,6 +42,7 @@ BENCHES = (
 # The benches that accept ``--only``.
 _IN_PARTS = ("up", "endpoints", "comparison", "outage", "isolation", "pressure", "latency", "serve")
 _COMMANDS = {
+    "failing_types": "benches.failing_types",
     "plot": "benches.plot",
     "profile": "benches.profiling",
     "simulations": "benches.simulations",

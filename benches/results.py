@@ -63,7 +63,7 @@ def write_results(path: Path, results: Results) -> None:
     """Write all values of all rounds to a file."""
     document = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": _machine(),
+        "machine": machine(),
         "standings": [asdict(each) for each in results.standings],
         "comparisons": [{"bench": name, **asdict(each)} for name, each in results.comparisons],
         "failed": results.failed,
@@ -89,7 +89,8 @@ def _visit(fields: dict[str, Any]) -> Visit:
     return Visit(Delivered(**fields["plain"]), None if faulty is None else Delivered(**faulty))
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """Return the machine and the versions of the packages."""
     return {
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
