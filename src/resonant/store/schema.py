@@ -122,6 +122,14 @@ Index(
     deliveries.c.available_at,
     sqlite_where=deliveries.c.available_at.is_not(None),
 )
+# For claims by type, while an endpoint is paced or some of its types fail.
+Index(
+    "resonant_delivery_types",
+    deliveries.c.endpoint,
+    deliveries.c.event_type,
+    deliveries.c.available_at,
+    sqlite_where=deliveries.c.available_at.is_not(None),
+)
 Index(
     "resonant_delivery_leased",
     deliveries.c.lease_owner,
@@ -252,6 +260,8 @@ gates = Table(
     Column("pace", Double),
     Column("lenient_until", Double),
     Column("paused_by", Text),
+    # A JSON array of the types that fail while others work; null without any.
+    Column("failing", Text),
 )
 
 # The time until which sends to a rate-limited endpoint are reserved: see store/shared/send_slots.py.

@@ -12,7 +12,7 @@ from resonant.store.engine.table_locks import run_between_others
 from resonant.store.migrations import v0012_sources_apart as v0012
 from resonant.store.schema import create_tables
 
-SCHEMA_VERSION = "0016"
+SCHEMA_VERSION = "0017"
 VERSION_TABLE = "resonant_schema"
 _MIGRATIONS = str(Path(__file__).parents[1] / "migrations")
 

@@ -6,6 +6,7 @@ its attempt to the history, but cannot change anything else (Kleppmann, "How to 
 
 import itertools
 import math
+import random
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
@@ -35,6 +36,7 @@ from resonant.events import Event, Lease, LeaseKey
 from resonant.store import schema
 from resonant.store.engine.sql import given_rows, insert_into, is_any_of, is_any_of_given, update_these
 from resonant.store.engine.wakeup import announce
+from resonant.store.queue.due_types import due_types
 from resonant.store.queue.events import read_events
 from resonant.store.queue.impossible_rows import sound
 from resonant.store.queue.locked_rows import change_all, held_by, held_in, still_held
@@ -49,9 +51,23 @@ NEW_SECONDS = 300.0
 # If the event of an endpoint's earliest due delivery is older, it has a backlog, and half of a claim is for the latest new
 # events.
 BACKLOG_SECONDS = 10.0
+# The most types that a claim takes turns with; the next claim continues after them.
+_MOST_TYPES = 50
 # Events of the backlog that are retried lie between the new ones. The search for new ones considers this many of the latest due,
 # besides four times the wanted number.
 _CANDIDATES = 100
+
+
+class Turns(NamedTuple):
+    """How the event types of an endpoint take turns.
+
+    Attributes:
+        after: the type that had the last turn.
+        leave_out: the types that are not claimed.
+    """
+
+    after: str
+    leave_out: Collection[str]
 
 
 class Due(NamedTuple):
@@ -145,6 +161,7 @@ def claim(
     most_bytes: int | None = None,
     bounds: Mapping[str, float] | None = None,
     begin_up_to: int = 0,
+    in_turn: Mapping[str, Turns] | None = None,
     note: Collection[str] = (),
     now: float,
     lease_seconds: float,
@@ -163,24 +180,21 @@ def claim(
         most_bytes: limits the total size of their bodies; a single delivery may be larger.
         bounds: the earliest due times to search for, for some endpoints.
         begin_up_to: if an endpoint has at most this many, also record that their sends are about to start, as ``begin`` does.
+        in_turn: the endpoints whose event types take turns.
         note: the endpoints whose claims ``note_claims`` records in the same transaction.
     """
     found: list[list[Row[Any]]] = []
     for endpoint, limit in limits.items():
         lease = {"of": endpoint, "due": now, "by": owner, "until": now + lease_seconds}
-        since = (bounds or {}).get(endpoint)
-        search = lease if since is None else lease | {"from": since}
-        first: Sequence[Row[Any]] = ()
-        if new and (most := new.get(endpoint)):
-            of_new = {"most": most, "since": now - NEW_SECONDS}
-            earliest_due = connection.execute(
-                _accepted_at_of_earliest_due(since is not None), search
-            ).scalar()
-            if earliest_due is not None and earliest_due <= now - BACKLOG_SECONDS:
-                first = connection.execute(_claiming_new(), lease | of_new).all()
-        wanted = search | {"most": limit - len(first)} | ({"few": begin_up_to} if begin_up_to else {})
-        rest = connection.execute(_claiming(since is not None, begin_up_to > 0), wanted).all()
-        found.append(_in_turn(*(_longest_due_first(sound(connection, rows, now)) for rows in (first, rest))))
+        since, newest = (bounds or {}).get(endpoint), (new or {}).get(endpoint, 0)
+        if in_turn and endpoint in in_turn:
+            found.append(
+                _claim_by_type(connection, lease, limit, turns=in_turn[endpoint], new=newest, since=since)
+            )
+        else:
+            found.append(
+                _claim_some(connection, lease, limit, new=newest, since=since, begin_up_to=begin_up_to)
+            )
     rows = _in_turn(*found)
     if most_bytes is not None and len(rows) > 1:
         rows = _that_fit(connection, rows, most_bytes, now)
@@ -189,6 +203,66 @@ def claim(
         claimed[each.endpoint].append(each)
     note_claims(connection, [endpoint for endpoint in note if claimed[endpoint]], now)
     return claimed
+
+
+def _claim_some(
+    connection: Connection,
+    lease: dict[str, Any],
+    limit: int,
+    *,
+    new: int,
+    since: float | None,
+    begin_up_to: int = 0,
+) -> list[Row[Any]]:
+    """Lease due deliveries of one endpoint, or of one ``type`` if the lease has that; see ``claim``."""
+    now, is_of_type = lease["due"], "type" in lease
+    search = lease if since is None else lease | {"from": since}
+    first: Sequence[Row[Any]] = ()
+    if new:
+        of_new = {"most": new, "since": now - NEW_SECONDS}
+        earliest_due = connection.execute(
+            _accepted_at_of_earliest_due(since is not None, is_of_type), search
+        ).scalar()
+        if earliest_due is not None and earliest_due <= now - BACKLOG_SECONDS:
+            first = connection.execute(_claiming_new(is_of_type), lease | of_new).all()
+    wanted = search | {"most": limit - len(first)} | ({"few": begin_up_to} if begin_up_to else {})
+    rest = connection.execute(_claiming(since is not None, begin_up_to > 0, is_of_type), wanted).all()
+    return _in_turn(*(_longest_due_first(sound(connection, rows, now)) for rows in (first, rest)))
+
+
+def _claim_by_type(
+    connection: Connection,
+    lease: dict[str, Any],
+    limit: int,
+    *,
+    turns: Turns,
+    new: int,
+    since: float | None,
+) -> list[Row[Any]]:
+    """Lease due deliveries of one endpoint, in equal parts of each type; a type that has fewer leaves its part to others."""
+    most = min(limit, _MOST_TYPES) + len(turns.leave_out)
+    due = due_types(connection, lease["of"], after=turns.after, most=most, now=lease["due"])
+    types = [name for name in due if name not in turns.leave_out]
+    found: dict[str, list[Row[Any]]] = {name: [] for name in types}
+    left = limit
+    while left > 0 and types:
+        have_more, each_part = [], math.ceil(left / len(types))
+        for name in types:
+            part = min(each_part, left)
+            rows = _claim_some(
+                connection, lease | {"type": name}, part, since=since, new=math.ceil(part * new / limit)
+            )
+            found[name] += rows
+            left -= len(rows)
+            if len(rows) == part:
+                have_more.append(name)
+            if left <= 0:
+                break
+        types = have_more
+    rows = _in_turn(*found.values())
+    # In no fixed order: a limit that rejects every second request would otherwise reject the same type each time.
+    random.Random(rows[0].id if rows else 0).shuffle(rows)
+    return rows
 
 
 def _in_turn(*groups: Sequence[Row[Any]]) -> list[Row[Any]]:
@@ -200,21 +274,25 @@ def _is_due() -> list[ColumnElement[bool]]:
     return [_d.c.available_at <= bindparam("due"), _d.c.lease_owner.is_(None)]
 
 
-def _due_of_endpoint(is_bounded: bool = False) -> list[ColumnElement[bool]]:
+def _due_of_endpoint(is_bounded: bool = False, is_of_type: bool = False) -> list[ColumnElement[bool]]:
     found = [_d.c.endpoint == bindparam("of"), *_is_due()]
+    if is_of_type:
+        # SQLite would otherwise choose the other index, and walk over the deliveries of the other types.
+        found = [_d.c.available_at.is_not(None), _d.c.event_type == bindparam("type"), *found]
     return [*found, _d.c.available_at >= bindparam("from")] if is_bounded else found
 
 
 @cache
-def _accepted_at_of_earliest_due(is_bounded: bool) -> Select[float]:
-    return select(_d.c.accepted_at).where(*_due_of_endpoint(is_bounded)).order_by(_d.c.available_at).limit(1)
+def _accepted_at_of_earliest_due(is_bounded: bool, is_of_type: bool) -> Select[float]:
+    is_due = _due_of_endpoint(is_bounded, is_of_type)
+    return select(_d.c.accepted_at).where(*is_due).order_by(_d.c.available_at).limit(1)
 
 
 @cache
-def _claiming(is_bounded: bool, may_begin: bool) -> ReturningUpdate[Any]:
+def _claiming(is_bounded: bool, may_begin: bool, is_of_type: bool) -> ReturningUpdate[Any]:
     picked = (
         select(_d.c.id)
-        .where(*_due_of_endpoint(is_bounded))
+        .where(*_due_of_endpoint(is_bounded, is_of_type))
         .order_by(_d.c.available_at)
         .limit(bindparam("most", type_=Integer()))
         .with_for_update(skip_locked=True, key_share=True)
@@ -231,11 +309,11 @@ def _claiming(is_bounded: bool, may_begin: bool) -> ReturningUpdate[Any]:
 
 
 @cache
-def _claiming_new() -> ReturningUpdate[Any]:
+def _claiming_new(is_of_type: bool) -> ReturningUpdate[Any]:
     since: BindParameter[float] = bindparam("since", type_=Double())
     most = bindparam("most", type_=Integer())
     # An event is not due before it is accepted, so this range of the index has all new ones.
-    candidates = select(_d.c.id).where(*_due_of_endpoint(), _d.c.available_at > since)
+    candidates = select(_d.c.id).where(*_due_of_endpoint(is_of_type=is_of_type), _d.c.available_at > since)
     candidates = candidates.order_by(_d.c.available_at.desc()).limit(4 * most + _CANDIDATES)
     # The candidates are a subquery, and the conditions are repeated, as in `probes.claim_probe`.
     picked = (

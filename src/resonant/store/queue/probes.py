@@ -1,66 +1,78 @@
-"""Probes: single deliveries that are sent to an endpoint while its gate is probing."""
+"""Probes: single deliveries that are sent while the gate holds the others, of an endpoint or of an event type."""
 
-from dataclasses import replace
-
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Row, select, union_all
 
 from resonant.events import Lease
 from resonant.store import schema
+from resonant.store.queue.due_types import due_types
 from resonant.store.queue.events import read_events
 from resonant.store.queue.expiry import expire
+from resonant.store.queue.gate_changes import change_and_report
 from resonant.store.queue.impossible_rows import sound
 from resonant.store.queue.leases import lease_rows, leases_of, note_claims
-from resonant.store.shared.gates import Gate, GateChange, change_gate
+from resonant.store.shared.gates import Gate, Probe
 
 _d = schema.deliveries
-# The due deliveries considered for a probe: behind 500 failing events of one type, the first 100 had no healthy one for two
-# hours (docs/decisions/0014-the-endpoint-gate.md).
-_CANDIDATES = 1_000
+# The most types that are considered; the next probe considers those after the last one.
+_MOST_TYPES = 200
+# The due deliveries of a type that are considered at each end of its backlog.
+_CANDIDATES = 50
 # The most deliveries of expired events that are given up in one transaction.
 _MOST_EXPIRED = 100
 
 
 def claim_probe(
-    connection: Connection, change: GateChange, *, owner: str, now: float, lease_seconds: float
+    connection: Connection, probe: Probe, *, owner: str, now: float, lease_seconds: float
 ) -> tuple[Lease, Gate] | None:
-    """Write a change that reserves a probe, and lease one due delivery for it; return the lease and the gate.
+    """Reserve a probe, and lease one due delivery for it; return the lease and the gate.
 
-    Prefers an event type other than that of the last probe, and stores its type, then the fewest attempts. So one event or event
-    type that the endpoint always rejects does not make it look down. Gives up the deliveries of expired events that it finds. If
-    nothing is due, or another process was faster, reserves nothing and returns None.
+    Takes the type with the lowest rank, and of its oldest and newest due deliveries the one with the fewest attempts. So one event
+    or event type that the endpoint always rejects does not make it look down. Gives up the deliveries of expired events that it
+    finds. If nothing is due, or another process was faster, reserves nothing and returns None.
     """
-    endpoint = change.after.endpoint
-    is_due = (_d.c.available_at <= now, _d.c.lease_owner.is_(None))
-    candidates = select(_d.c.id).where(_d.c.endpoint == endpoint, *is_due)
-    candidates = candidates.order_by(_d.c.available_at).limit(_CANDIDATES)
-    # The candidates are a subquery: a lock in the same query as their limit would lock all of them. The conditions are
-    # repeated on the locked row, since another transaction may have claimed or cancelled it after the subquery read it.
-    ranked = (
-        select(_d)
-        .where(_d.c.id.in_(candidates.subquery().select()), *is_due)
-        .order_by(_d.c.event_type == change.before.probed_type, _d.c.attempts, _d.c.available_at, _d.c.id)
-        .limit(1)
-        .with_for_update(skip_locked=True, key_share=True)
-    )
-    until = now + lease_seconds
+    endpoint, until = probe.before.endpoint, now + lease_seconds
+    if (types := probe.types) is None:
+        after = probe.before.probed_type or ""
+        types = due_types(connection, endpoint, after=after, most=_MOST_TYPES, now=now)
     for _ in range(_MOST_EXPIRED):
-        found = sound(connection, connection.execute(ranked).all(), now)
-        if not found:
+        if (picked := _pick(connection, endpoint, sorted(types, key=probe.rank), now)) is None:
             return None
-        [picked] = found
         if not read_events(connection, [picked.event_key])[picked.event_key].has_expired(now):
             break
-        expire(
-            connection,
-            leases_of(connection, lease_rows(connection, _d.c.id == picked.id, owner, until)),
-            now=now,
-        )
+        expired = lease_rows(connection, _d.c.id == picked.id, owner, until)
+        expire(connection, leases_of(connection, expired), now=now)
     else:
         return None
-    change = replace(change, after=replace(change.after, probed_type=picked.event_type))
-    if not change_gate(connection, change):
+    change = probe.change(picked.event_type)
+    if not change_and_report(connection, change, now=now):
         return None
-    claimed = lease_rows(connection, _d.c.id == picked.id, owner, until)
-    [lease] = leases_of(connection, claimed)
+    [lease] = leases_of(connection, lease_rows(connection, _d.c.id == picked.id, owner, until))
     note_claims(connection, [endpoint], now)
     return lease, change.result
+
+
+def _pick(
+    connection: Connection, endpoint: str, types: list[str], now: float
+) -> Row[tuple[object, ...]] | None:
+    """Lock a due delivery of the first of these types that has a free one."""
+    is_free = _d.c.lease_owner.is_(None)
+    is_due = (_d.c.endpoint == endpoint, _d.c.available_at <= now, is_free)
+    for event_type in types:
+        of_type = select(_d.c.id).where(*is_due, _d.c.event_type == event_type)
+        ends = (
+            of_type.order_by(at).limit(_CANDIDATES).subquery().select()
+            for at in (_d.c.available_at, _d.c.available_at.desc())
+        )
+        # The candidates are a subquery: a lock in the same query as their limit would lock all of them. The conditions are
+        # repeated on the locked row, since another transaction may have claimed or cancelled it after the subquery read it.
+        # With "+ 0", SQLite looks up the candidates instead of reading all that is due.
+        ranked = (
+            select(_d)
+            .where(_d.c.id.in_(union_all(*ends)), _d.c.available_at + 0.0 <= now, is_free)
+            .order_by(_d.c.attempts, _d.c.available_at, _d.c.id)
+            .limit(1)
+            .with_for_update(skip_locked=True, key_share=True)
+        )
+        if found := sound(connection, connection.execute(ranked).all(), now):
+            return found[0]
+    return None

@@ -3,8 +3,11 @@
 See docs/decisions/0014-the-endpoint-gate.md.
 """
 
-from dataclasses import asdict, dataclass, replace
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, astuple, dataclass, replace
 from functools import cache
+from math import inf
 from typing import Any, Literal
 
 from sqlalchemy import (
@@ -31,8 +34,29 @@ _d = schema.deliveries
 SHORT_HOLD_SECONDS = 30.0
 # A gate that has been normal and unchanged for this long is removed: an endpoint without a row is normal.
 KEPT_SECONDS = 3600.0
+# The most failing types that a gate keeps, and for how long after the last probe of a type.
+MOST_FAILING, FAILING_SECONDS = 20, 3600.0
 # A delivery recorded further in the future does not show that the endpoint works now: the clock was set back.
 _RECENT_SECONDS = 6.0
+
+
+@dataclass(frozen=True, slots=True)
+class FailingType:
+    """An event type that fails while others work. Its deliveries are held, except for probes.
+
+    Attributes:
+        event_type: the type.
+        since: the first failure, seconds since the epoch.
+        failure: the last failure in a few words, without text of the receiver.
+        probe_at: when the next probe is due.
+        tried_at: when it last failed, or was last probed.
+    """
+
+    event_type: str
+    since: float
+    failure: str
+    probe_at: float
+    tried_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +80,7 @@ class Gate:
         pace: sends per second while paced; while probing, the rate before the outage; while paused, the pace before the pause.
         lenient_until: until this time, only a very large share of failures slows the pace, since slowing did not help.
         paused_by: the operator who paused it.
+        failing: the event types that fail while others work, in the order of their last probes; see ``failing_at``.
     """
 
     endpoint: str
@@ -72,6 +97,26 @@ class Gate:
     pace: float | None = None
     lenient_until: float | None = None
     paused_by: str | None = None
+    failing: tuple[FailingType, ...] = ()
+
+    def failing_at(self, now: float) -> dict[str, FailingType]:
+        """Return the types that fail at this time. A type that was not probed for an hour is forgotten, unless none is probed."""
+        is_probed = self.state in ("normal", "paced")
+        recent = (each for each in self.failing if not is_probed or each.tried_at > now - FAILING_SECONDS)
+        return {each.event_type: each for each in recent}
+
+    def failing_for_long(self, now: float) -> list[str]:
+        """Return the failing types whose deliveries a run does not wait for."""
+        return [name for name, each in self.failing_at(now).items() if each.since <= now - SHORT_HOLD_SECONDS]
+
+    def with_failing(self, types: Iterable[FailingType]) -> "Gate":
+        """Return the gate with these failing types; only the 20 that were tried last are kept."""
+        latest = sorted(types, key=lambda each: (each.tried_at, each.event_type))[-MOST_FAILING:]
+        return replace(self, failing=tuple(latest))
+
+    def holds_at(self, now: float) -> bool:
+        """Return whether the gate holds any delivery back at this time: of the endpoint, or of a failing type."""
+        return self.governs_at(now) or bool(self.failing_at(now))
 
     def governs_at(self, now: float) -> bool:
         """Return whether the gate holds deliveries back at this time, fully or partly."""
@@ -115,6 +160,39 @@ class GateChange:
         return replace(self.after, epoch=max(self.before.epoch, int(1000 * self.at)) + 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A probe that is due: any delivery while the endpoint is probing, otherwise one of a failing type.
+
+    Attributes:
+        reserved: the gate with the next probe reserved, by the type that is probed; the key None stands for any type.
+        failed_at: when types failed last; a probe prefers those that did not fail, then the earliest.
+        before: the gate as this process last read it.
+        at: the time of the proposal.
+    """
+
+    before: Gate
+    reserved: Mapping[str | None, Gate]
+    failed_at: Mapping[str, float]
+    at: float
+
+    @property
+    def types(self) -> list[str] | None:
+        """The types of which a delivery may be the probe; None for any."""
+        return [name for name in self.reserved if name is not None] or None
+
+    def rank(self, event_type: str) -> tuple[bool, float, bool]:
+        """Return the rank of a type among those that are due; the lowest is probed."""
+        is_held = any(each.event_type == event_type for each in self.before.failing)
+        return is_held, self.failed_at.get(event_type, -inf), event_type == self.before.probed_type
+
+    def change(self, event_type: str) -> GateChange:
+        """Return the change that reserves the probe for a delivery of this type."""
+        gate = self.reserved.get(event_type) or self.reserved[None]
+        is_any = None in self.reserved
+        return GateChange(self.before, replace(gate, probed_type=event_type) if is_any else gate, at=self.at)
+
+
 def holds_for_long(gate: Gate, now: float) -> bool:
     """Return whether a gate holds its deliveries too long for a run to wait for them."""
     is_long_down = gate.state == "probing" and gate.down_since <= now - SHORT_HOLD_SECONDS
@@ -138,9 +216,15 @@ class Gates(dict[str, Gate]):
 def read_gates(connection: Connection) -> Gates:
     """Return the gates and the store's time, in one round trip."""
     rows = connection.execute(_gates_and_clock()).all()
-    gates = Gates((row.endpoint, Gate(*row[1:])) for row in rows if row.endpoint is not None)
+    gates = Gates((row.endpoint, _gate(*row[1:])) for row in rows if row.endpoint is not None)
     gates.at = rows[0].shared_now
     return gates
+
+
+def _gate(*columns: Any) -> Gate:
+    *others, failing = columns
+    types = tuple(FailingType(*each) for each in json.loads(failing or "[]"))
+    return replace(Gate(*others), failing=types)
 
 
 def read_gate(connection: Connection, endpoint: str) -> Gate:
@@ -155,9 +239,31 @@ def _gates_and_clock() -> Select[Any]:
     return select(now, _g).select_from(one.outerjoin(_g, true())).order_by(_g.c.endpoint)
 
 
-def states_not_normal(connection: Connection) -> dict[str, GateState]:
-    """Return the state of each gate that is not normal, by endpoint."""
-    return {name: gate.state for name, gate in read_gates(connection).items() if gate.state != "normal"}
+class Holds:
+    """What the gates hold back at a time, in seconds since the epoch."""
+
+    def __init__(self, gates: Gates, now: float) -> None:
+        self._gates, self._now = gates, now
+
+    def state(self, endpoint: str) -> GateState | None:
+        """Return the state of an endpoint's gate; None if it is normal."""
+        state = self._gates[endpoint].state
+        return None if state == "normal" else state
+
+    def why(self, endpoint: str, event_type: str) -> str:
+        """Return why the gate holds a due delivery, such as ``the endpoint is probing``; empty if it holds none."""
+        if state := self.state(endpoint):
+            return f"the endpoint is {state}"
+        return (
+            f"its type {event_type} fails"
+            if event_type in self._gates[endpoint].failing_at(self._now)
+            else ""
+        )
+
+
+def read_holds(connection: Connection, now: float) -> Holds:
+    """Return what the gates hold back."""
+    return Holds(read_gates(connection), now)
 
 
 def change_gate(connection: Connection, change: GateChange) -> bool:
@@ -167,7 +273,8 @@ def change_gate(connection: Connection, change: GateChange) -> bool:
         recently = {"since": since, "until": since + _RECENT_SECONDS, "to": gate.endpoint}
         if connection.scalar(_is_any_delivered(), recently):
             return False
-    values = asdict(gate) | {"known_epoch": change.before.epoch}
+    failing = json.dumps([astuple(each) for each in gate.failing]) if gate.failing else None
+    values = asdict(gate) | {"failing": failing, "known_epoch": change.before.epoch}
     return bool(connection.execute(_write_if_unchanged(connection.dialect.name), values).rowcount)
 
 
@@ -183,7 +290,11 @@ def remove_unused(connection: Connection) -> None:
 
 def _is_unused() -> list[ColumnElement[bool]]:
     times = (func.coalesce(column, 0.0) for column in (_g.c.since, _g.c.not_before, _g.c.lenient_until))
-    return [_g.c.state == "normal", *(at < SharedClock() - KEPT_SECONDS for at in times)]
+    return [
+        _g.c.state == "normal",
+        _g.c.failing.is_(None),
+        *(at < SharedClock() - KEPT_SECONDS for at in times),
+    ]
 
 
 @cache

@@ -1,13 +1,14 @@
 """A worker and its leases."""
 
 import asyncio
+from collections import Counter
 from dataclasses import replace
 from itertools import chain
 
 import pytest
 
 from resonant.store import Due, enqueue, schema
-from resonant.store.queue.leases import NEW_SECONDS, claim, due, lease_owners
+from resonant.store.queue.leases import NEW_SECONDS, Turns, claim, due, lease_owners
 from support.postgresql import on_postgresql
 from support.sqlite import listening
 
@@ -134,6 +135,121 @@ class TestClaimBehindABacklog:
         desk.clock.advance(HOUR)
         desk.enqueue(*(desk.make(f"new_{number}", "x" * 98) for number in range(4)))
         assert self.claim(desk, 8, new=4, most_bytes=250) == ["new_0", "old_0"]
+
+
+class TestClaimByType:
+    @staticmethod
+    def enqueue(desk, **numbers):
+        """Store so many events of each type; the ids are the type and a number."""
+        for name, number in numbers.items():
+            desk.enqueue(*(desk.make(f"{name}_{n}", event_type=name) for n in range(number)))
+
+    @staticmethod
+    def claim(desk, limit, *, after="", leave_out=(), **options):
+        """Claim in turn; return the ids of the events, sorted."""
+        in_turn = {"orders": Turns(after, leave_out)}
+        claiming = desk.store.claim_each({"orders": limit}, owner="worker", in_turn=in_turn, **options)
+        return sorted(lease.event.id for lease in desk.run(claiming)["orders"])
+
+    def claim_types(self, desk, limit, **options):
+        """Claim in turn; return how many deliveries of each type."""
+        return Counter(each.partition("_")[0] for each in self.claim(desk, limit, **options))
+
+    def test_each_type_has_an_equal_part_and_those_with_fewer_leave_theirs_to_others(self, desk):
+        self.enqueue(desk, a=50, b=2, c=50)
+        assert self.claim_types(desk, 3) == {"a": 1, "b": 1, "c": 1}
+        found = self.claim_types(desk, 21)
+        assert (found["b"], found.total()) == (1, 21)
+        assert min(found["a"], found["c"]) >= 7
+        assert self.claim_types(desk, 200) == {"a": 49 - found["a"], "c": 49 - found["c"]}
+        assert self.claim_types(desk, 200) == {}
+
+    def test_a_type_gets_what_later_ones_leave(self, desk):
+        self.enqueue(desk, a=50, b=2)
+        assert self.claim_types(desk, 20) == {"a": 18, "b": 2}
+
+    def test_what_types_with_fewer_leave_is_shared_equally(self, desk):
+        self.enqueue(desk, a=50, b=1, c=1, d=1, e=50)
+        assert self.claim_types(desk, 23) == {"a": 10, "b": 1, "c": 1, "d": 1, "e": 10}
+
+    def test_without_turns_the_earliest_due_are_claimed(self, desk):
+        self.enqueue(desk, a=9, b=9)
+        assert {lease.event.type for lease in desk.claim(9)} == {"a"}
+
+    def test_the_earliest_due_of_a_type_come_first(self, desk):
+        for n in (0, 1, 2):
+            for name in ("a", "b"):
+                desk.enqueue(desk.make(f"{name}_{n}", event_type=name))
+            desk.clock.advance(1)
+        assert self.claim(desk, 4) == ["a_0", "a_1", "b_0", "b_1"]
+
+    @pytest.mark.parametrize(
+        ("after", "first"), [("", "ab"), ("a", "bc"), ("b", "cd"), ("bb", "cd"), ("c", "ad"), ("d", "ab")]
+    )
+    def test_a_claim_continues_after_the_type_that_had_the_last_turn(self, desk, after, first):
+        self.enqueue(desk, a=5, b=5, c=5, d=5)
+        assert self.claim_types(desk, 2, after=after) == dict.fromkeys(first, 1)
+
+    def test_types_that_are_left_out_are_not_claimed(self, desk):
+        self.enqueue(desk, a=5, b=5, c=5)
+        assert self.claim_types(desk, 1, leave_out={"a"}) == {"b": 1}
+        assert self.claim_types(desk, 100, leave_out={"a", "c", "unknown"}) == {"b": 4}
+        assert self.claim_types(desk, 100, leave_out=["a", "c"]) == {}
+        assert len(desk.claim()) == 10
+
+    def test_many_types_have_their_turns_in_several_claims(self, desk):
+        desk.enqueue(*(desk.make(f"t{n:02}_{m}", event_type=f"t{n:02}") for n in range(60) for m in range(3)))
+        first = self.claim_types(desk, 1_000)
+        assert first == {f"t{n:02}": 3 for n in range(50)}
+        assert self.claim_types(desk, 1_000, after="t49") == {f"t{n:02}": 3 for n in range(50, 60)}
+
+    def test_new_events_of_a_type_have_their_part_before_its_backlog(self, desk):
+        self.enqueue(desk, a=20, b=20)
+        desk.clock.advance(HOUR)
+        desk.enqueue(
+            *(desk.make(f"{name}_new-{n}", event_type=name) for name in ("a", "c") for n in range(9))
+        )
+        claimed = self.claim(desk, 12, new={"orders": 6})
+        assert sum(each.startswith("a_new") for each in claimed) == 2
+        assert Counter(each[0] for each in claimed) == {"a": 4, "b": 4, "c": 4}
+
+    def test_other_endpoints_of_the_same_claim_are_claimed_as_usual(self, desk):
+        self.enqueue(desk, a=9, b=9)
+        desk.enqueue(*(f"evt_{n}" for n in range(9)), endpoint="billing")
+        desk.enqueue(desk.make("other", event_type="z"), endpoint="billing")
+        limits, in_turn = {"orders": 4, "billing": 9}, {"orders": Turns("", ())}
+        found = desk.run(desk.store.claim_each(limits, owner="worker", in_turn=in_turn))
+        assert Counter(lease.event.type for lease in found["orders"]) == {"a": 2, "b": 2}
+        assert {lease.event.type for lease in found["billing"]} == {"order.paid"}
+
+    def test_nothing_before_a_known_due_time_is_searched_for(self, desk):
+        self.enqueue(desk, a=1)
+        bounds = {"orders": desk.clock() + 1}
+        desk.clock.advance(2)
+        self.enqueue(desk, b=1)
+        assert self.claim(desk, 9, bounds=bounds) == ["b_0"]
+
+    def test_as_many_as_fit_are_claimed(self, desk):
+        desk.enqueue(
+            *(desk.make(f"{name}_{n}", "x" * 98, event_type=name) for name in "ab" for n in range(4))
+        )
+        assert len(self.claim(desk, 8, most_bytes=350)) == 3
+        assert len(desk.claim()) == 5
+
+    @on_postgresql
+    def test_two_claims_at_once_share_the_types(self, desk):
+        self.enqueue(desk, a=4, b=4)
+
+        async def claim_meanwhile():
+            options = {"in_turn": {"orders": Turns("", ())}}
+            async with desk.store.transaction() as transaction:
+                held = {"owner": "one", "now": desk.clock(), "lease_seconds": 60.0, **options}
+                first = await transaction.run_sync(claim, {"orders": 4}, **held)
+                second = await desk.store.claim_each({"orders": 100}, owner="two", **options)
+                return first["orders"], second["orders"]
+
+        for leases in desk.run(claim_meanwhile()):
+            assert Counter(lease.event.type for lease in leases) == {"a": 2, "b": 2}
 
 
 class TestDue:

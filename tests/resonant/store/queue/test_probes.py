@@ -7,10 +7,11 @@ import pytest
 from sqlalchemy import update
 
 from resonant.dead_letters.cancel import cancel
+from resonant.events import Event, rfc3339
 from resonant.store import schema
 from resonant.store.queue.leases import look
 from resonant.store.queue.probes import claim_probe
-from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gate
+from resonant.store.shared.gates import FailingType, Gate, GateChange, Probe, change_gate, read_gate
 from resonant.store.views.selection import Selection
 from support.postgresql import on_postgresql
 from support.sqlite import listening
@@ -24,11 +25,19 @@ def probing(desk, **fields):
     return change.result
 
 
-def probe(desk, gate):
+def due_probe(gate, at, failed_at=None):
+    """Return the probe that is due of an endpoint that is down; by type, when it failed last."""
+    return Probe(gate, {None: replace(gate, probe_at=at + 5)}, failed_at or {}, at)
+
+
+def reserve(desk, probe):
     """Reserve a probe; return the id of its event and the gate, None where there is none."""
-    change = GateChange(gate, replace(gate, probe_at=desk.clock() + 5))
-    found = desk.run(desk.store.claim_leases(claim_probe, change, owner="worker"))
+    found = desk.run(desk.store.claim_leases(claim_probe, probe, owner="worker"))
     return found and (found[0].event.id, found[1])
+
+
+def probe(desk, gate, failed_at=None):
+    return reserve(desk, due_probe(gate, desk.clock(), failed_at))
 
 
 def test_a_probe_takes_another_event_type_than_the_last_one_and_notes_its_own(desk):
@@ -85,6 +94,108 @@ def test_a_look_reads_due_deliveries_and_gates_together(desk):
     assert desk.run(desk.store.look("orders")) == (due, gates)
 
 
+class TestTheTypeOfAProbe:
+    @pytest.fixture
+    def due(self, desk):
+        """A delivery of each type, due in this order."""
+        for name in "abcd":
+            desk.enqueue(desk.make(f"evt_{name}", event_type=name))
+            desk.clock.advance(1)
+
+    def probe_in_turn(self, desk, gate, failed_at):
+        """Probe until nothing is left; return the types in order."""
+        probed = ""
+        while found := probe(desk, gate, failed_at):
+            probed, gate = probed + found[1].probed_type, found[1]
+        return probed
+
+    @pytest.mark.usefixtures("due")
+    def test_one_that_worked_comes_first_and_then_the_one_that_failed_earliest(self, desk):
+        assert self.probe_in_turn(desk, probing(desk), {"a": 30.0, "b": 10.0, "d": 20.0}) == "cbda"
+
+    @pytest.mark.usefixtures("due")
+    def test_one_that_is_held_comes_last(self, desk):
+        held = (FailingType("a", 5.0, "http 503", 6.0, 7.0), FailingType("c", 5.0, "http 503", 6.0, 7.0))
+        failed_at = {"a": 20.0, "b": 90.0, "c": 10.0, "d": 80.0}
+        assert self.probe_in_turn(desk, probing(desk, failing=held), failed_at) == "dbca"
+
+    @pytest.mark.usefixtures("due")
+    def test_one_without_a_free_delivery_is_skipped(self, desk):
+        [lease, *_] = desk.claim(1)
+        assert lease.event.type == "a"
+        assert probe(desk, probing(desk), {"b": 2.0, "c": 1.0, "d": 3.0})[1].probed_type == "c"
+
+    def test_the_fewest_attempts_are_searched_for_at_both_ends_of_its_backlog(self, desk):
+        desk.enqueue(*(f"evt_{n}" for n in range(120)))
+        for lease in desk.claim(120):
+            desk.fail(lease, desk.park_for(lease.delivery_id))
+        desk.clock.advance(200)
+        rows, gate = desk.rows(schema.deliveries), probing(desk)
+        for number, probed in ((60, 0), (110, 110), (40, 40)):
+            row = rows[number]
+            changing = update(schema.deliveries).where(schema.deliveries.c.id == row["id"])
+            desk.execute(changing.values(attempts=0))
+            event_id, gate = probe(desk, gate)
+            assert event_id == rows[probed]["event_id"], f"of 120, number {number} has fewer attempts"
+
+
+class TestAProbeOfAFailingType:
+    @pytest.fixture
+    def gate(self, desk):
+        """The gate of `orders`, which works except for the types `a` and `b`."""
+        failing = (FailingType("a", 1.0, "http 503", 6.0, 7.0), FailingType("b", 1.0, "http 503", 6.0, 5.0))
+        change = GateChange(Gate("orders"), Gate("orders", failing=failing))
+        assert desk.write(change_gate, change)
+        return change.result
+
+    def probe(self, desk, gate, *types):
+        """Reserve a probe of one of these types; return the id of its event and the gate, None where there is none."""
+        tried_at = {each.event_type: each.tried_at for each in gate.failing}
+        reserved = {
+            name: gate.with_failing(
+                replace(each, probe_at=90.0, tried_at=80.0) if each.event_type == name else each
+                for each in gate.failing
+            )
+            for name in types
+        }
+        return reserve(desk, Probe(gate, reserved, tried_at, desk.clock()))
+
+    def test_it_takes_only_a_delivery_of_that_type_and_reserves_its_next_probe(self, desk, gate):
+        desk.enqueue(desk.make("evt_c", event_type="c"), desk.make("evt_b", event_type="b"))
+        desk.clock.advance(1)
+        desk.enqueue(desk.make("evt_a", event_type="a"))
+
+        event_id, after = self.probe(desk, gate, "a")
+
+        assert event_id == "evt_a"
+        assert after == desk.read(read_gate, "orders")
+        assert [(each.event_type, each.probe_at) for each in after.failing] == [("b", 6.0), ("a", 90.0)]
+        assert (after.state, after.probed_type) == ("normal", None)
+        assert {lease.event.id for lease in desk.claim()} == {"evt_b", "evt_c"}
+
+    def test_of_several_the_one_that_was_tried_earliest_is_probed(self, desk, gate):
+        desk.enqueue(desk.make("evt_a", event_type="a"), desk.make("evt_b", event_type="b"))
+        assert self.probe(desk, gate, "a", "b")[0] == "evt_b"
+
+    def test_nothing_is_reserved_while_nothing_of_that_type_is_due(self, desk, gate):
+        desk.enqueue(desk.make("evt_c", event_type="c"), desk.make("evt_a", event_type="a"))
+        leases = {lease.event.type: lease for lease in desk.claim()}
+        desk.fail(leases["a"], desk.park_for(100))
+        desk.run(desk.store.release([leases["c"]]))
+
+        assert self.probe(desk, gate, "a", "b") is None
+        assert desk.read(read_gate, "orders") == gate
+        assert desk.delivery("evt_c").leased_by is None
+
+    def test_expired_events_are_given_up_instead_of_probed(self, desk, gate):
+        late = {"expirytime": rfc3339(desk.clock() + 10)}
+        desk.enqueue(*(Event(id=f"evt_{n}", type="a", source="/shop", extensions=late) for n in range(3)))
+        desk.clock.advance(20)
+        assert self.probe(desk, gate, "a") is None
+        assert {row["status"] for row in desk.rows(schema.deliveries)} == {"dead_letter"}
+        assert desk.read(read_gate, "orders") == gate
+
+
 @on_postgresql
 class TestWhileOthersWrite:
     """Another transaction commits after the probe's statement has read its candidates, and before it locks one."""
@@ -96,16 +207,16 @@ class TestWhileOthersWrite:
 
         def wait_for_lock(_connection, _cursor, statement, parameters, _context, _many):
             # The server computes the order of the rows before it locks the first.
-            order = "ORDER BY resonant_deliveries.event_type"
-            waiting = f"ORDER BY pg_advisory_xact_lock_shared({lock}) IS NULL, resonant_deliveries.event_type"
+            order = "ORDER BY resonant_deliveries.attempts"
+            waiting = f"ORDER BY pg_advisory_xact_lock_shared({lock}) IS NULL, resonant_deliveries.attempts"
             return statement.replace(order, waiting), parameters
 
         async def probe_during(other):
             gate = await desk.store.read(read_gate, "orders")
-            change = GateChange(gate, replace(gate, probe_at=desk.clock() + 5))
+            probe = due_probe(gate, desk.clock())
             async with postgresql.connected("store") as connection, asyncio.timeout(PATIENCE_SECONDS):
                 await connection.execute(f"SELECT pg_advisory_lock({lock})")
-                probing = asyncio.create_task(desk.store.claim_leases(claim_probe, change, owner="worker"))
+                probing = asyncio.create_task(desk.store.claim_leases(claim_probe, probe, owner="worker"))
                 await until(lambda: connection.fetch("SELECT FROM pg_locks WHERE NOT granted"))
                 await other
                 await connection.execute(f"SELECT pg_advisory_unlock({lock})")

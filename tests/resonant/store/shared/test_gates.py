@@ -10,6 +10,7 @@ from resonant.gate.controller import EndpointGate
 from resonant.gate.measurements import Answer
 from resonant.store import schema
 from resonant.store.shared.gates import (
+    FailingType,
     Gate,
     GateChange,
     change_gate,
@@ -52,6 +53,24 @@ def test_an_endpoint_is_down_until_it_is_back_to_normal(gate, is_down):
     assert gate.is_down == is_down
 
 
+def test_the_failing_types_are_stored_with_the_gate(desk):
+    failing = (FailingType("Zoë", 1.5, "http 503", 2.0, 3.25), FailingType('a "b"', 1.0, "", 7.0, 4.0))
+    assert desk.write(change_gate, GateChange(NORMAL, replace(NORMAL, failing=failing)))
+    gate = desk.read(read_gate, "orders")
+    assert gate.failing == failing
+    assert desk.write(change_gate, GateChange(gate, replace(gate, failing=())))
+    assert desk.read(read_gate, "orders").failing == ()
+
+
+def test_a_gate_keeps_the_twenty_types_that_were_tried_last_for_an_hour():
+    gate = NORMAL.with_failing(FailingType(f"t{n}", 1.0, "", 2.0, 100.0 - n) for n in range(25))
+    latest = [f"t{n}" for n in range(19, -1, -1)]
+    assert [each.event_type for each in gate.failing] == latest
+    assert list(gate.failing_at(100)) == latest
+    assert list(gate.failing_at(90 + 3_600)) == [f"t{n}" for n in range(9, -1, -1)]
+    assert gate.failing_at(100 + 3_600) == {}
+
+
 def test_one_of_two_changes_of_the_same_gate_is_written(desk):
     first = GateChange(NORMAL, PROBING)
     second = GateChange(first.result, replace(first.result, state="paced"))
@@ -85,6 +104,7 @@ def test_gates_that_have_been_normal_for_an_hour_and_have_learned_nothing_are_re
         "lenient": {"since": -3_700, "lenient_until": 100},
         "paced": {"since": -3_700, "state": "paced"},
         "paused": {"since": -3_700, "state": "paused"},
+        "failing": {"since": -3_700, "failing": (FailingType("a", 1.0, "http 503", 2.0, 3.0),)},
     }
     for name, parts in gates.items():
         moments = parts.keys() & {"since", "not_before", "lenient_until"}
@@ -101,7 +121,7 @@ def test_a_process_that_knew_a_removed_gate_sees_its_next_change_and_may_change_
 
     now = desk.read(read_gates).at
     old = replace(NORMAL, since=now - 3_700, epoch=57)
-    desk.execute(schema.gates.insert().values(asdict(old)))
+    desk.execute(schema.gates.insert().values(asdict(old) | {"failing": None}))
     first, second, third = (
         EndpointGate(desk.read(read_gate, "orders"), name, random.Random(1)) for name in "abc"
     )
