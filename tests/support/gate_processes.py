@@ -43,11 +43,16 @@ class Row:
 
 
 class Process:
-    """A process with the controller of one endpoint, which sends and is answered at once."""
+    """A process with the controller of one endpoint, which sends and is answered at once.
+
+    Attributes:
+        probed: the event type of the last probe that it reserved.
+    """
 
     def __init__(self, row, name="one", seed=1):
         self.row = row
         self.gate = EndpointGate(row.gate, name, random.Random(seed))
+        self.probed = None
 
     def write(self, change):
         if change is None:
@@ -56,20 +61,33 @@ class Process:
         self.gate.see(change.result if won else self.row.gate)
         return won
 
-    def look(self, now):
+    def look(self, now, types=("",)):
+        """Poll at this time; these event types are due. Return whether the process has reserved a probe."""
         self.gate.see(self.row.gate)
         self.write(self.gate.look(now))
-        if has_probe := self.write(self.gate.probe(now)):
-            self.gate.may_probe = True
-        return has_probe
+        return self.reserve(self.gate.probe(now), types)
+
+    def reserve(self, probe, types=("",)):
+        """Reserve a probe that is due, for the first of these types by rank; return whether it was reserved."""
+        allowed = (
+            [] if probe is None else [each for each in types if probe.types is None or each in probe.types]
+        )
+        allowed.sort(key=lambda each: probe.rank(each) if probe else ())
+        if not allowed or not self.write(probe.change(allowed[0])):
+            return False
+        self.gate.may_probe, self.probed = True, allowed[0]
+        return True
 
     def look_until(self, start, until):
         """Look four times a second."""
         for n in range(round(start * 4), round(until * 4)):
             self.look(n / 4)
 
-    def may_send(self, now, in_flight=0):
-        return self.gate.may_send(now, in_flight) == SEND
+    def may_send(self, now, in_flight=0, event_type=""):
+        """Return whether a delivery of this type may be sent, or a probe that was reserved."""
+        if self.gate.may_send_probe(now):
+            return True
+        return event_type not in self.gate.failing() and self.gate.may_send(now, in_flight) == SEND
 
     def answer(self, answer, now, in_flight=0, sent=None):
         """Count the answer to a send, and write the change that it requires; return whether there was one."""
@@ -77,7 +95,7 @@ class Process:
 
     def send(self, answer, now, in_flight=0):
         """Send if the gate admits it; return whether it did."""
-        if not self.may_send(now, in_flight):
+        if not self.may_send(now, in_flight, answer.event_type):
             return False
         self.answer(answer, now, in_flight)
         return True

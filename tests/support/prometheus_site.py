@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from resonant.delivery.retry import Decision, GiveUp, Park
 from resonant.events import Event, Lease
 from resonant.local.server import free_port
-from resonant.store.shared.gates import GateChange, change_gate, read_gate
+from resonant.store.shared.gates import FailingType, GateChange, change_gate, read_gate
 from resonant.store.views.selection import Selection
 from resonant.testing import FixedClock
 from support.desk import Desk, opened_desk
@@ -157,7 +157,8 @@ def now(desk: Desk) -> None:
 
     accept(desk, "quiet", 1)
 
-    write_gate(desk, "billing", "paced", pace=12.5)
+    failing = FailingType("order.refunded", desk.clock(), "http_500", desk.clock(), desk.clock())
+    write_gate(desk, "billing", "paced", pace=12.5, failing=(failing,))
     write_gate(desk, "crm", "paused", reason="it answered 410")
     write_gate(desk, "quiet", "probing", failing_since=desk.clock())
 

@@ -128,7 +128,7 @@ class Dispatcher:
         self._sender = Sender(
             store,
             attempt_runner,
-            admission=Admission(self._gates, self._limiter, self._running),
+            admission=Admission(self._gates, self._limiter, self._in_flight, self._running),
             endpoints=self._opened,
             in_flight=self._in_flight,
             running=self._running,

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from resonant.delivery.retry import GateView
-from resonant.store.shared.gates import holds_for_long
+from resonant.store.shared.gates import SHORT_HOLD_SECONDS, holds_for_long
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from resonant.delivery.attempt import Destination
     from resonant.dispatch.limiting.ahead import ClaimSize, PrefetchWindow
     from resonant.dispatch.limiting.limiter import EndpointSlots
@@ -40,6 +42,7 @@ class EndpointRun:
         bytes: the total size of the bodies in flight.
         body_bytes: the average size of the last claimed bodies; 0 before the first.
         claimed_at: when deliveries were last claimed, by the event loop's clock.
+        last_type: the event type that had the last turn.
         retrying: the claimed deliveries that wait for their retries.
         sending: the sends without an answer, including those whose task runs are starting.
         starting: the admitted deliveries whose task runs have not begun to send.
@@ -63,6 +66,7 @@ class EndpointRun:
     bytes: int = 0
     body_bytes: float = 0.0
     claimed_at: float = 0.0
+    last_type: str = ""
     retrying: int = 0
     sending: int = 0
     starting: int = 0
@@ -82,13 +86,25 @@ class EndpointRun:
         """Return whether the gate holds deliveries or paces them."""
         return self.gate.governs(self.clock())
 
+    def note_claim(self, at: float, types: Iterable[str]) -> None:
+        """Note a claim from these event types, the time by the event loop's clock; types take turns in the order of their names."""
+        self.claimed_at = at
+        self.last_type = max(types, key=lambda name: (name <= self.last_type, name))
+
+    def takes_turns(self) -> bool:
+        """Return whether the event types of this endpoint are claimed in turn: it is paced, or some of its types fail."""
+        return self.governs() or bool(self.gate.failing())
+
     def holds_shortly(self) -> bool:
         """Return whether the gate holds deliveries only briefly, so that a run waits for them."""
-        return self.governs() and not self.holds_for_long()
+        return self.takes_turns() and not self.holds_for_long()
 
     def holds_for_long(self) -> bool:
         """Return whether the gate holds deliveries too long for a run to wait for them."""
-        return holds_for_long(self.gate.row, self.clock())
+        now, failing = self.clock(), self.gate.failing().values()
+        if failing and not self.governs():
+            return all(each.since <= now - SHORT_HOLD_SECONDS for each in failing)
+        return holds_for_long(self.gate.row, now)
 
     def stops(self) -> bool:
         """Return whether no send is allowed: the endpoint is paused, or a Retry-After is in effect."""
@@ -103,10 +119,11 @@ class EndpointRun:
         """Return how many deliveries the gate lets this run claim."""
         return self.gate.claim_limit(self.clock(), self.waiting)
 
-    def view(self) -> GateView:
-        """Return the state of the gate for a decision."""
-        state = self.gate.row.state
-        return GateView(self.governs(), state == "probing", self.has_room_to_wait(), state)
+    def view(self, event_type: str) -> GateView:
+        """Return the state of the gate for a decision about a delivery of this type."""
+        state, is_held = self.gate.row.state, event_type in self.gate.failing()
+        has_room = not is_held and self.has_room_to_wait()
+        return GateView(is_held or self.governs(), is_held or state == "probing", has_room, state)
 
     def has_room_to_wait(self) -> bool:
         """Return whether one more delivery may wait here for the pace: it would be sent soon."""

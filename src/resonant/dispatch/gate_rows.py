@@ -96,10 +96,10 @@ class GateRows:
         """Claim a delivery to send as a probe, if a probe is due."""
         if endpoint.gate.may_probe and endpoint.probe is not None:
             return None  # the last probe is not sent yet
-        change = endpoint.gate.probe(self._store.clock())
-        if change is None:
+        probe = endpoint.gate.probe(self._store.clock())
+        if probe is None:
             return None
-        if (claimed := await self._store.claim_leases(claim_probe, change, owner=self._owner)) is None:
+        if (claimed := await self._store.claim_leases(claim_probe, probe, owner=self._owner)) is None:
             return None
         lease, row = claimed
         endpoint.see(row)

@@ -12,10 +12,19 @@ from dataclasses import replace
 from math import inf
 from typing import Any
 
+from resonant.gate.failing import TypeFailures
 from resonant.gate.measurements import FEWEST_ANSWERS, Answer, Measurements, Refusals, Sent
 from resonant.gate.pace import LENIENT_SHARE, LOWEST_RATE, Pace, more_than_half
-from resonant.gate.permission import NO_LIMIT, RELEASE, SEND, Permission, Wait
-from resonant.store.shared.gates import KEPT_SECONDS, Gate, GateChange, GateState
+from resonant.gate.permission import NO_LIMIT, RELEASE, Permission, Wait
+from resonant.store.shared.gates import (
+    KEPT_SECONDS,
+    MOST_FAILING,
+    FailingType,
+    Gate,
+    GateChange,
+    GateState,
+    Probe,
+)
 
 # A pilot that died is replaced after three seconds, which a commit rarely takes; renewing at two saves three of four writes.
 PILOT_SECONDS, _RENEW_SECONDS = 3.0, 2.0
@@ -47,7 +56,7 @@ _SLACK_SECONDS = 30.0
 # In the reason of an outage, before the last failure.
 _LAST = ", last failure: "
 # The fields that a gate keeps in a new state; an operator's pause keeps less.
-_KEPT = ("endpoint", "probed_type", "not_before", "lenient_until")
+_KEPT = ("endpoint", "probed_type", "not_before", "lenient_until", "failing")
 
 
 class EndpointGate:
@@ -79,6 +88,17 @@ class EndpointGate:
         self._has_refused = self._accepts_again = False
         self._measured = Measurements(row.since)
         self._refusals = Refusals()
+        self._types = TypeFailures()
+        self._next_of_type_at = -inf
+        # The types that were found to fail, or to work again (None), and are not in the row yet.
+        self._found: dict[str, FailingType | None] = {}
+
+    def failing(self) -> dict[str, FailingType]:
+        """Return the event types that fail while others work: only probes of them are sent."""
+        if not (self.row.failing or self._found):
+            return {}
+        found = self.row.failing_at(self._now) | self._found
+        return {name: each for name, each in found.items() if each is not None}
 
     def governs(self, now: float) -> bool:
         """Return whether the gate holds deliveries or paces them."""
@@ -101,6 +121,7 @@ class EndpointGate:
                 return
         before, self.row = self.row, row
         next_pace, self._next_pace, self._is_writing = self._next_pace, None, False
+        self._drop_written()
         if (row.state, row.since) != (before.state, before.since):
             if row.since != self._entered_at:  # not an own change, during whose write it may have come
                 self._not_before = -inf  # an operator may have dropped it, and otherwise it is in the row
@@ -115,6 +136,14 @@ class EndpointGate:
             if self._not_before > self._now:  # it may have come during the write
                 self._pace.stop(self._not_before, 0.0, self._now)
 
+    def _drop_written(self) -> None:
+        """Drop the found types that are in the row, or too many for it."""
+        written = {each.event_type for each in self.row.failing}
+        found = self._found.items()
+        self._found = {name: each for name, each in found if (each is None) == (name in written)}
+        if not self._are_failing_new():
+            self._found = {}
+
     def look(self, now: float, *, may_be_pilot: bool = True) -> GateChange | None:
         """Return a change to write: a pilot's lease or its end, a new pace, a Retry-After, or the return to normal."""
         self._notice(now)
@@ -123,7 +152,7 @@ class EndpointGate:
         if self.row.state == "paced":
             return self._look_at_pace(now, may_be_pilot=may_be_pilot)
         is_unwritten = self.row.state == "probing" and self._has_worked
-        return self._recover(now) if is_unwritten else self._write_retry_after()
+        return self._recover(now) if is_unwritten else self._write_found()
 
     def _look_at_pace(self, now: float, *, may_be_pilot: bool) -> GateChange | None:
         row, pace = self.row, self._pace
@@ -138,16 +167,18 @@ class EndpointGate:
         elif now - pace.held_at >= _NORMAL_SECONDS:
             return self._enter("normal", now, "the pace no longer limits the sends", pace=pace.rate)
         if row.pilot_until is not None and row.pilot_until - now > _RENEW_SECONDS:
-            return self._write_retry_after()
+            return self._write_found()
         renewed = replace(row, lenient_until=pace.lenient_until, **self._piloted(now, pace.rate))
         return self._propose(renewed)
 
-    def probe(self, now: float) -> GateChange | None:
-        """Return the change that reserves the next probe, if one is due. The process that writes it sends the probe."""
+    def probe(self, now: float) -> Probe | None:
+        """Return the next probe, if one is due. The process that writes its change sends it."""
         self._notice(now)
         row = self.row
-        if row.state != "probing" or self._is_writing or self.must_wait(now):
+        if row.state == "paused" or self._is_writing or self.must_wait(now):
             return None
+        if row.state != "probing":
+            return self._probe_of_type(now)
         if not (self._accepts_again or _is_due(row.probe_at, now, _LATEST_PROBE_SECONDS)):
             return None
         self._accepts_again = False
@@ -156,7 +187,24 @@ class EndpointGate:
             (row.reason or "").partition(_LAST),
         )
         known = row.reason if not (last and self._failure) else f"{reason}{_LAST}{self._failure}"
-        return self._propose(replace(row, probe_at=next_probe, reason=known))
+        reserved = self._propose(replace(row, probe_at=next_probe, reason=known)).after
+        return Probe(row, {None: reserved}, self._types.last_failures(), now)
+
+    def _probe_of_type(self, now: float) -> Probe | None:
+        """Return the next probe of a failing type, if one is due; one for each look, since nothing of the type may be due."""
+        failing = self.failing()
+        if not failing or now < self._next_of_type_at or self._are_failing_new():
+            return None
+        self._next_of_type_at = now + _LOOK_SECONDS
+        reserved: dict[str | None, Gate] = {}
+        for name, each in failing.items():
+            if _is_due(each.probe_at, now, _LATEST_PROBE_SECONDS):
+                failure = self._types.failure(name) or each.failure
+                probe_at = self._next_probe(each.since, now)
+                tried = replace(each, failure=failure, probe_at=probe_at, tried_at=now)
+                reserved[name] = self.row.with_failing((failing | {name: tried}).values())
+        tried_at = {name: each.tried_at for name, each in failing.items()}
+        return Probe(self.row, reserved, tried_at, now) if reserved else None
 
     def may_connect(self, now: float) -> bool:
         """Return whether to connect now, without a request; the caller passes the result to ``connected``."""
@@ -188,8 +236,14 @@ class EndpointGate:
         pace = self._pace or (self._next_pace if self._is_writing else None)
         return 0 if pace is None else pace.most_within(seconds, now)
 
+    def may_send_probe(self, now: float) -> bool:
+        """Return whether to send the probe that this process has reserved, which is then sent."""
+        self._notice(now)
+        may_probe, self.may_probe = self.may_probe and not self.must_wait(now), False
+        return may_probe
+
     def may_send(self, now: float, in_flight: int, starting: int = 0) -> Permission:
-        """Return whether to send now, which takes a token.
+        """Return whether to send a delivery that is no probe now, which takes a token.
 
         Args:
             now: the time, in seconds.
@@ -207,9 +261,6 @@ class EndpointGate:
                 if self._is_writing
                 else self._measured.may_send(now, in_flight, starting)
             )
-        if self.may_probe:
-            self.may_probe = False
-            return SEND
         if self._pace is None:
             return RELEASE
         if row.pilot_until is None or now >= row.pilot_until:
@@ -226,6 +277,7 @@ class EndpointGate:
         self._notice(now)
         if answer.is_local:
             return None
+        self._types.add(now, answer)
         concerns_all = self._refusals.concern_all(sent.number, self._sends, answer)
         if answer.retry_after and (concerns_all or self.row.state == "probing"):
             self._not_before = max(self._not_before, now + min(answer.retry_after, LONGEST_RETRY_AFTER))
@@ -234,7 +286,7 @@ class EndpointGate:
         self._failure = answer.failure or self._failure
         is_current = sent.number > self._sends_before
         change = self._count(sent, answer, now, in_flight) if is_current else None
-        return change or self._write_retry_after()
+        return change or self._write_found()
 
     def _count(self, sent: Sent, answer: Answer, now: float, in_flight: int) -> GateChange | None:
         state = self.row.state
@@ -242,7 +294,7 @@ class EndpointGate:
         self.connect_at = now + CONNECT_SECONDS if answer.status_code is None else inf
         if answer.is_gone and state != "paused":
             return self._enter("paused", now, "it answered 410", failing_since=self.row.failing_since)
-        if state != "probing" and self._measured.is_due_to_its_type(now, answer):
+        if self._is_due_to_its_type(now, answer):
             return None
         self._measured.add(now, sent.number, answer)
         if state == "probing":
@@ -255,9 +307,30 @@ class EndpointGate:
         self._pace.answered(sent.at, answer, now, in_flight)
         return self._begin_outage(now)
 
+    def _is_due_to_its_type(self, now: float, answer: Answer) -> bool:
+        """Return whether a failure counts for nothing, since only its type fails; hold the type if it fails often."""
+        name, held = answer.event_type, self.failing().get(answer.event_type)
+        if answer.works:
+            if held is not None:
+                self._found[name] = None
+            return False
+        if held is not None:
+            return True
+        if answer.is_refusal or self.row.state == "probing" or not self._types.is_cause(now, name):
+            return False
+        if self._types.is_to_hold(name) and len(self.failing()) < MOST_FAILING:
+            since = self._types.since(name)
+            self._found[name] = FailingType(name, since, answer.failure, self._next_probe(since, now), now)
+            if self._pace is not None:
+                self._pace.forget_failures()
+        return True
+
     def _recover(self, now: float) -> GateChange:
         """Return the change from probing to paced, after a successful probe."""
         self._outage = row = self.row
+        # They were not probed during the outage.
+        for name, each in self.failing().items():
+            self._found.setdefault(name, replace(each, tried_at=now))
         rate = max(1.0, (row.pace or 1.0) * 0.5 ** (max(0.0, now - row.down_since) / _HALVING_SECONDS))
         return self._begin_pace(Pace(rate, now), now, "a probe was delivered", failing_since=row.down_since)
 
@@ -278,6 +351,8 @@ class EndpointGate:
             self._next_probe(began, now),
         )
         change = self._enter("probing", now, reason, failing_since=began, pace=rate, probe_at=probe_at)
+        if measured.is_unknown(now) and measured.has_just_accepted(now):
+            return change  # own deliveries are recorded after the answers, and would refuse it
         return replace(change, none_delivered_since=max(measured.streak_since, now - _RECORDED_SECONDS))
 
     def _slow_down(self, now: float) -> GateChange | None:
@@ -287,7 +362,10 @@ class EndpointGate:
         is_lenient = now < (self.row.lenient_until or 0.0)
         is_too_much = (
             answers >= FEWEST_ANSWERS
-            and bad > more_than_half(answers, is_lenient=is_lenient) + 0.5 * answers**-0.5
+            and (
+                bad > more_than_half(answers, is_lenient=is_lenient) + 0.5 * answers**-0.5
+                or (self.row.epoch == 0 and measured.is_limited(now))
+            )
             and measured.has_just_accepted(now)
         )
         must_wait = self.must_wait(now)
@@ -309,9 +387,18 @@ class EndpointGate:
         self._next_pace = pace
         return change
 
-    def _write_retry_after(self) -> GateChange | None:
-        is_wanted = self.row.state != "paused" and not self._is_writing and self._later() is not None
+    def _write_found(self) -> GateChange | None:
+        """Return the change that writes a later Retry-After, or the types that were found to fail or to work."""
+        if self.row.state == "paused" or self._is_writing:
+            return None
+        is_wanted = self._later() is not None or self._are_failing_new()
         return self._propose(self.row) if is_wanted else None
+
+    def _are_failing_new(self) -> bool:
+        """Return whether the failing types differ from those in the row."""
+        if not (self._found or self.row.failing):
+            return False
+        return self.row.with_failing(self.failing().values()).failing != self.row.failing
 
     def _later(self) -> float | None:
         """Return the end of the last Retry-After, if it is clearly later than the one in the row."""
@@ -337,6 +424,7 @@ class EndpointGate:
         self._is_writing, self._next_pace = True, None
         later = self._later()
         after = after if later is None else replace(after, not_before=later)
+        after = after.with_failing(self.failing().values())
         return GateChange(self.row, after, at=self._now)
 
     def _notice(self, now: float) -> None:
@@ -345,6 +433,7 @@ class EndpointGate:
             pace, self._not_before, self._is_writing = self._pace, -inf, False
             self.connect_at = min(self.connect_at, now)
             self._forget(now)
+            self._types, self._next_of_type_at = TypeFailures(), -inf
             self._pace = None if pace is None else Pace(pace.rate, now)
         self._now = now
 

@@ -23,17 +23,15 @@ _SLOW_IN_A_ROW, _SLOW_SECONDS, _FIRST_DURATIONS, _SLOW_FACTOR, _SLOW_MARGIN = 5,
 # one request is sent at a time: a rejection takes 3 ms, so 50 at a time would cause hundreds before the gate changes. After half
 # a second without an answer, another one is sent: one that hangs must not stop the rest until its deadline.
 _STREAK, _LONG_STREAK, _LONG_STREAK_SECONDS = 20, 5, 30.0
-_FIRST_ANSWERS, _FIRST_SECONDS, _FEWEST_STREAK, _RARELY, _ALONE_SECONDS = 30, 1.0, 6, 1e-4, 0.5
-# Failures of all events of a type, in a number that chance rarely makes, are due to the events if others are accepted.
-_FEWEST_OF_TYPE, _MOST_TYPES, _RARELY_OF_TYPE, _OTHERS_SECONDS = 5, 1_000, 0.01, 10.0
+_FIRST_SECONDS, _FEWEST_STREAK, _RARELY, _ALONE_SECONDS = 1.0, 6, 1e-4, 0.5
 # A refused change is proposed again after this time. It is refused while other processes can deliver.
 _REFUSED_SECONDS = 0.1
 # After ten seconds without a send, what an endpoint accepts is unknown. A process then begins with one send, which may be
-# answered with 410, then with four, and adds more as they are accepted: an endpoint for 10 requests per second would get hundreds
-# in the first, since a rejection takes 3 ms. It sends freely after 0.4 s without a failure. With one, it adds two each time for a
-# second, the window of most receivers, and until 30 answers.
+# answered with 410. In each second, it sends twice as many as were accepted in it: an endpoint for 10 requests per second would
+# get hundreds in the first, since a rejection takes 3 ms. It sends freely after 0.4 s without a failure. An answer that is
+# accepted this soon after a failure shows that the pace is not the cause. A limit leaves 40 to 50 % of failures at this pace.
 _UNKNOWN_AFTER_SECONDS, _NEXT_TRY_SECONDS = 10.0, 0.01
-_STEP_SECONDS, _FIRST_SENDS, _MORE_SENDS, _SENDS_PER_ACCEPTED = 0.4, 4, 2, 1.25
+_SOON_SECONDS, _FIRST_SENDS, _SENDS_PER_ACCEPTED, _OFTEN, _HALF = 0.4, 4, 2, 0.4, 0.5
 # The refusals after a first one that hold an endpoint: as many as chance rarely makes at the earlier share of refusals (of the
 # last 200 answers; 2 % before the first ones), if each concerns a single tenant only.
 _FEWEST_REFUSALS, _MOST_REFUSALS, _VERY_RARELY = 3, 8, 1e-5
@@ -102,6 +100,7 @@ class Window:
         fewest: the number of answers that are kept for longer than a second.
 
     Attributes:
+        seconds: how long an answer is kept.
         bad: the number of bad answers.
         earlier, earlier_bad: the numbers of older answers, and of older bad ones.
         last: the time of the last answer; -inf without one.
@@ -110,6 +109,7 @@ class Window:
     def __init__(self, fewest: int = FEWEST_ANSWERS) -> None:
         self._answers: deque[tuple[float, bool]] = deque()
         self._fewest = fewest
+        self.seconds = _WINDOW_SECONDS
         self.bad = self.earlier = self.earlier_bad = 0
         self.last = -inf
 
@@ -126,17 +126,18 @@ class Window:
         self._answers.append((now, is_bad))
         self.bad += is_bad
         self.last = now
-        self._drop(now)
+        self.drop(now)
 
     def per_second(self, now: float) -> float:
         """Return the answers per second, over a second or over the latest few if that is longer."""
-        self._drop(now)
+        self.drop(now)
         answers, span = len(self._answers), now - self._answers[0][0] if self._answers else 0.0
         # A time that begins with an answer contains half an answer too many.
         return answers / _WINDOW_SECONDS if span <= _WINDOW_SECONDS else (answers - 0.5) / span
 
-    def _drop(self, now: float) -> None:
-        while len(self._answers) > self._fewest and self._answers[0][0] < now - _WINDOW_SECONDS:
+    def drop(self, now: float) -> None:
+        """Drop the answers that are too old."""
+        while len(self._answers) > self._fewest and self._answers[0][0] < now - self.seconds:
             _, was_bad = self._answers.popleft()
             self.bad -= was_bad
             self.earlier += 1
@@ -220,12 +221,11 @@ class Measurements:
 
     def __init__(self, now: float) -> None:
         self.window, self.refusals, self.accepted = Window(), Window(), Window(FEWEST_ACCEPTED)
+        self._second, self._is_known, self._is_random, self._failed_at = Window(0), False, False, -inf
         self.accepted_before = 0.0
         self.streak, self.streak_since, self._streak_began = 0, now, 0
         self.asked_at = self.since = self._answered_at = self._alone_at = -inf
         self._answered_500: set[int] = set()
-        # By event type: the failures in a row, and the accepted answers before them.
-        self._failing: dict[str, tuple[int, int]] = {}
         self._answers = self._accepted = 0
 
     def add(self, now: float, number: int, answer: Answer) -> None:
@@ -239,9 +239,11 @@ class Measurements:
         self._answered_at = now
         self.window.add(now, is_bad=not answer.is_accepted)
         self.refusals.add(now, is_bad=answer.is_refusal)
+        self._second.add(now, is_bad=not answer.is_accepted)
         is_late = self.streak > 0 and number <= self._streak_began
         is_repeated = answer.is_500 and answer.delivery_id in self._answered_500
         if answer.works and not is_late:
+            self._is_random = self._is_random or now - self._failed_at < _SOON_SECONDS
             self.streak = 0
             self._answered_500.clear()
         elif not (answer.works or is_late or is_repeated):
@@ -249,34 +251,23 @@ class Measurements:
                 self.streak_since, self._streak_began = now, number
                 self.accepted_before = self.accepted.per_second(now)
             self.streak += 1
+            self._failed_at = now
         if answer.is_500:
             self._answered_500.add(answer.delivery_id)
         if answer.is_accepted:
             self.accepted.add(now)
             self._accepted += 1
+            self._second.seconds = max(_WINDOW_SECONDS, answer.duration)
             self.streak_since = now
-
-    def is_due_to_its_type(self, now: float, answer: Answer) -> bool:
-        """Count the failures in a row of an event type; return whether only events of this type fail."""
-        if answer.is_accepted:
-            self._failing.pop(answer.event_type, None)
-            return False
-        failures, accepted_before = self._failing.get(answer.event_type, (0, self._accepted))
-        if failures or len(self._failing) < _MOST_TYPES:
-            self._failing[answer.event_type] = failures + 1, accepted_before
-        accepts_others = self._accepted - accepted_before >= _FEWEST_OF_TYPE
-        return (
-            failures >= _FEWEST_OF_TYPE
-            and self.window.share_bad**failures < _RARELY_OF_TYPE
-            and accepts_others
-            and now - self.accepted.last < _OTHERS_SECONDS
-            and not answer.is_refusal
+        most_bad = _HALF if self._is_random else _OFTEN
+        self._is_known = self._is_known or (
+            self._answers >= FEWEST_ANSWERS and self.window.share_bad <= most_bad
         )
 
     def is_outage(self, now: float, *, is_paced: bool) -> bool:
         """Return whether the failures in a row are an outage."""
         needed = float(_STREAK)
-        if not is_paced and self._is_unknown(now):
+        if not is_paced and self.is_unknown(now):
             before = max(0, self._answers - self.streak)
             share_bad = (max(0, before - self._accepted) + 0.5) / (before + 1.5)
             needed = min(needed, max(_FEWEST_STREAK, log(_RARELY) / log(share_bad)))
@@ -285,9 +276,18 @@ class Measurements:
             return False
         return not (is_paced and self.has_just_accepted(now))
 
-    def _is_unknown(self, now: float) -> bool:
+    def is_unknown(self, now: float) -> bool:
         """Return whether there are too few answers yet to know what the endpoint accepts."""
-        return self._answers <= _FIRST_ANSWERS or now - self.since < _FIRST_SECONDS
+        return self._has_few(now) or not self._is_known
+
+    def _has_few(self, now: float) -> bool:
+        return self._answers < FEWEST_ANSWERS or now - self.since < _FIRST_SECONDS
+
+    def is_limited(self, now: float) -> bool:
+        """Return whether the first answers show a limit: after each failure, nothing was accepted for a while."""
+        # After an accepted answer, the second of the sends before is over.
+        is_clear = not (self.streak or self._has_few(now) or self._is_known or self._is_random)
+        return is_clear and self.window.share_bad <= _HALF
 
     def has_just_accepted(self, now: float) -> bool:
         """Return whether the endpoint accepted a request within the last second."""
@@ -299,16 +299,16 @@ class Measurements:
         is_before_first = not self._answers and in_flight <= starting
         if is_before_first or now - max(self._answered_at, self.since) > _UNKNOWN_AFTER_SECONDS:
             self.since, self._answers, self._accepted = now, 0, 0
-            self._failing.clear()
+            self._is_known, self._is_random = False, False
         if self.streak >= _FEWEST_STREAK and in_flight:
             if now - max(self._answered_at, self._alone_at) < _ALONE_SECONDS:
                 return Wait(_NEXT_TRY_SECONDS)
             self._alone_at = now
-        steps = int(max(0.0, now - self.since) / _STEP_SECONDS)
         has_failed = self._answers > self._accepted
-        if not self._is_unknown(now) or (steps and not has_failed):
+        if not self.is_unknown(now) or (not has_failed and now - self.since >= _SOON_SECONDS):
             return SEND
-        most = _FIRST_SENDS + _MORE_SENDS * steps + _SENDS_PER_ACCEPTED * self._accepted
-        if not steps and not self._answers:
-            most = 1.0  # the answer may be a 410 or a Retry-After
-        return SEND if self._answers + in_flight < most else Wait(_NEXT_TRY_SECONDS)
+        if self._is_random or (self._answers and not self._accepted):
+            return SEND if in_flight < _FIRST_SENDS else Wait(_NEXT_TRY_SECONDS)
+        self._second.drop(now)
+        most = max(1, _SENDS_PER_ACCEPTED * (len(self._second) - self._second.bad))
+        return SEND if len(self._second) + in_flight < most else Wait(_NEXT_TRY_SECONDS)

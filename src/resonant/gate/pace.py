@@ -123,6 +123,10 @@ class Pace:
         self.held_at = now
         return Wait(wait)
 
+    def forget_failures(self) -> None:
+        """Forget the share of failures: they were those of a type that is held from now on."""
+        self._usual, self._window = _Usual(), Window()
+
     def claim_limit(self, now: float, waiting: int) -> int:
         """Return how many more deliveries to claim; ``waiting`` is the number claimed already."""
         return max(0, self.most_within(_AHEAD_SECONDS, now) - waiting)

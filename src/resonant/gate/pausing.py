@@ -62,6 +62,7 @@ async def pause(store: Store, endpoint: str, *, who: str, reason: str | None = N
         if gate.state == "paused" and not gate.is_gone:
             return gate
         after = Gate(endpoint, "paused", since=now, reason=reason, not_before=gate.not_before, paused_by=who)
+        after = after.with_failing(gate.failing_at(now).values())
         # For `resume`: an endpoint that was failing is probed, and a paced one is paced again.
         if gate.state == "paced":
             return replace(after, pace=gate.pace)
@@ -100,8 +101,12 @@ async def resume(store: Store, endpoint: str, *, who: str, send_parked: bool = F
 
 
 def _resumed(gate: Gate, now: float) -> Gate:
+    failing = gate.failing_at(now).values()
+    gate = gate.with_failing(
+        replace(each, probe_at=min(each.probe_at, now), tried_at=max(each.tried_at, now)) for each in failing
+    )
     if gate.state == "paused":
-        after = Gate(gate.endpoint, since=now, reason="it was resumed")
+        after = Gate(gate.endpoint, since=now, reason="it was resumed", failing=gate.failing)
         if gate.is_gone or gate.failing_since is not None:
             return replace(after, state="probing", failing_since=now, probe_at=now)
         return after if gate.pace is None else replace(after, state="paced", pace=gate.pace)
@@ -117,6 +122,8 @@ def _resumed_text(change: GateChange) -> str:
     if state == "paused":
         return f"endpoint {name} is resumed: {_RESUMED[change.after.state]}"
     found = ", but probing: a probe is due now" if state == "probing" else f": it is {state}"
+    if state != "probing" and change.after.failing:
+        found += ", and probes of its failing types are due now"
     return f"endpoint {name} was not paused{found}"
 
 

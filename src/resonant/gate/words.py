@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resonant.display import duration
+from resonant.display import counted, duration
 
 if TYPE_CHECKING:
     from resonant.store.shared.gates import Gate
@@ -20,6 +20,13 @@ _PROBING = (
     "repair the receiver: once a probe of a run succeeds, the deliveries are sent; `resonant endpoint resume {endpoint}` "
     "makes a probe due now"
 )
+_FAILING = (
+    "repair what the receiver does with these events: once a probe of a type succeeds, its deliveries are sent; "
+    "`resonant endpoint resume {endpoint}` makes the probes due now"
+)
+_NO_RUN = "no run is sending to it: start `resonant up`"
+# The most failing types that a line names.
+_MOST_TYPES = 3
 _WAITING = "nothing: the endpoint requested this pause, and the deliveries are sent afterwards"
 _PACED = "nothing: the pace grows while the endpoint keeps up"
 
@@ -33,8 +40,11 @@ def described(gate: Gate, *, held: int, now: float, is_sent: bool = True) -> str
         now: seconds since the epoch.
         is_sent: whether a run is alive. Without one, no probe is announced.
     """
+    types = _types(gate, now, is_probed=is_sent and gate.state in ("normal", "paced"))
     if not gate.governs_at(now):
-        return "normal"
+        if types and held:
+            types += [f"{held:,} held"] if is_sent else [f"{held:,} held", _NO_RUN]
+        return "; ".join(["normal", *types])
     wait = max(0.0, (gate.not_before or 0.0) - now)
     until = f"for {duration(wait)} more, as its Retry-After requested"
     parts = [_state(gate, now) if gate.state != "normal" else f"waiting {until}"]
@@ -49,8 +59,20 @@ def described(gate: Gate, *, held: int, now: float, is_sent: bool = True) -> str
     expected_at = gate.pilot_until or gate.since if gate.state == "paced" else probe_at
     is_unattended = expected_at is not None and now - expected_at > _UNATTENDED_SECONDS
     if held and (is_unattended or not (is_sent or gate.state == "paused")):
-        parts.append("no run is sending to it: start `resonant up`")
-    return "; ".join(parts)
+        parts.append(_NO_RUN)
+    return "; ".join([*parts, *types])
+
+
+def _types(gate: Gate, now: float, *, is_probed: bool) -> list[str]:
+    """Describe the types that fail while others work, the longest failing first."""
+    failing = sorted(gate.failing_at(now).values(), key=lambda each: each.since)
+    lines = []
+    for each in failing[:_MOST_TYPES]:
+        probe = f"next probe in {duration(each.probe_at - now)}" if each.probe_at > now else "a probe is due"
+        said = f"{each.event_type} fails for {duration(now - each.since)} ({each.failure})"
+        lines.append(f"{said}, {probe}" if is_probed else said)
+    more = len(failing) - len(lines)
+    return [*lines, f"{counted(more, 'more type fails', 'more types fail')}"] if more else lines
 
 
 def _state(gate: Gate, now: float) -> str:
@@ -66,7 +88,7 @@ def _state(gate: Gate, now: float) -> str:
 def advice(gate: Gate, now: float) -> str:
     """Return advice about an endpoint whose gate holds deliveries back; empty if it holds none back."""
     if not gate.governs_at(now):
-        return ""
+        return _FAILING.format(endpoint=gate.endpoint) if gate.failing_at(now) else ""
     by_state = {"paused": _GONE if gate.is_gone else _RESUME, "probing": _PROBING, "paced": _PACED}
     return by_state.get(gate.state, _WAITING).format(endpoint=gate.endpoint)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from uuid import uuid4
 
 import pytest
 
@@ -10,9 +11,11 @@ from resonant.dispatch.limits import Limits
 from resonant.dispatch.send.admission import Held
 from resonant.dispatch.tracking import Tracker
 from resonant.errors import UnexpectedStatus
+from resonant.events import Event
 from resonant.gate.controller import EndpointGate
 from resonant.sinks.base import CallableSink
 from resonant.store import schema
+from resonant.store.shared.gates import FailingType
 from support.dispatching import (
     START,
     answering,
@@ -176,6 +179,114 @@ class TestThePilot:
         assert (gate.state, gate.pilot) == ("paced", None)
 
 
+class TestAnEventTypeThatFails:
+    @pytest.fixture
+    def broken(self):
+        """The types that the endpoint rejects."""
+        return {"bad"}
+
+    @pytest.fixture
+    def sent(self):
+        """The types of the events in the order of their sends."""
+        return []
+
+    @pytest.fixture
+    def send(self, broken, sent):
+        """The sink of the endpoint."""
+
+        async def send(event):
+            sent.append(event.type)
+            if event.type in broken:
+                raise UnexpectedStatus(503)
+
+        return send
+
+    async def test_the_others_are_delivered_and_then_it_is_only_probed_until_it_works(
+        self, tmp_path, send, broken, sent
+    ):
+        async with scene(tmp_path, **timed(orders=send, limits=LONG)) as worker:
+            await enqueue_types(worker, bad=100, good=300)
+            async with worker.running(patience=3600):
+                await until(lambda: worker.counts.delivered == 300)
+                assert worker.clock() < START + 30
+                [held] = (await worker.gate()).failing
+                assert (held.event_type, held.failure) == ("bad", "http 503")
+                await asyncio.sleep(300)
+                before = len(sent)
+                await asyncio.sleep(300)
+                assert 2 <= len(sent) - before <= 20
+                assert worker.counts.dead_letters == {}
+                broken.clear()
+                await until(lambda: worker.counts.delivered == 400)
+                assert (await worker.gate()).failing == ()
+                assert worker.clock() < START + 800
+
+    async def test_new_events_of_others_are_sent_at_once(self, tmp_path, send):
+        async with scene(tmp_path, **timed(orders=send, limits=LONG)) as worker:
+            await enqueue_types(worker, bad=100, good=300)
+            async with worker.running(patience=3600):
+                await until(lambda: worker.counts.delivered == 300)
+                for n in range(1, 20):
+                    await asyncio.sleep(7)
+                    await enqueue_types(worker, bad=3, good=1)
+                    began = worker.clock()
+                    await until(lambda: worker.counts.delivered == 300 + n)  # noqa: B023 - awaited in this round
+                    assert worker.clock() < began + 1
+
+    async def test_the_others_are_delivered_after_an_outage_too(self, tmp_path, send, broken, sent):
+        async with scene(tmp_path, **timed(orders=send, limits=LONG)) as worker:
+            broken |= {"good", "fine"}
+            await enqueue_types(worker, bad=200, good=200, fine=200)
+            async with worker.running(patience=3600):
+                await until(worker.governs)
+                await asyncio.sleep(60)
+                assert (await worker.gate()).state == "probing"
+                broken -= {"good", "fine"}
+                sent.clear()
+                began = worker.clock()
+                await until(lambda: worker.counts.delivered == 400)
+                assert worker.clock() < began + 60
+                assert [each.event_type for each in (await worker.gate()).failing] == ["bad"]
+        assert sent.count("bad") <= 40
+
+    async def test_a_run_ends_though_its_deliveries_are_held(self, tmp_path, send, sent):
+        failing = FailingType("bad", START - 100, "http 503", START + 100, START)
+        gate = {"failing": (failing,)}
+        async with scene(tmp_path, **timed(orders=send, gate=gate)) as worker:
+            await enqueue_types(worker, bad=20, good=20)
+            assert (await worker.run()).delivered == 20
+            assert worker.clock() < START + 5
+        assert set(sent) == {"good"}
+        assert Counter(deliveries(tmp_path, "status, attempts")) == {("delivered", 1): 20, ("pending", 0): 20}
+
+    async def test_a_run_ends_though_it_found_that_the_type_fails(self, tmp_path, send, sent):
+        async with scene(tmp_path, **timed(orders=send)) as worker:
+            await enqueue_types(worker, bad=50, good=100)
+            assert (await worker.run(patience=200)).delivered == 100
+            assert worker.counts.dead_letters == {}
+            assert worker.clock() < START + 100
+            assert [each.event_type for each in (await worker.gate()).failing] == ["bad"]
+        assert sent.count("bad") <= 40
+
+    async def test_claimed_ones_are_released_uncharged(self, tmp_path, send):
+        async with scene(tmp_path, **timed(orders=send, limits=LONG)) as worker:
+            await enqueue_types(worker, good=20)
+            await enqueue_types(worker, bad=100)
+            async with worker.running():
+                await until(lambda: worker.counts.delivered == 20)
+                await worker.set_gate(failing=(FailingType("bad", START, "", START + 100, START),))
+                await until(lambda: not worker.dispatcher._in_flight.total_busy)
+        assert deliveries(tmp_path, "attempts").count((0,)) >= 50
+
+
+async def enqueue_types(worker, **numbers):
+    """Store so many events of each type, in turn."""
+    for n in range(max(numbers.values())):
+        names = [name for name, number in numbers.items() if n < number]
+        given = [Event(type=name, source="/shop", data=n, id=f"{name}_{uuid4().hex}") for name in names]
+        await worker.store.enqueue(given, "orders")
+
+
 async def claimed(worker, count):
     """Yield a batch of leases, as a replay does."""
     yield await worker.store.claim("orders", owner="worker", limit=count)
@@ -221,7 +332,7 @@ class TestClaimedDeliveries:
 
         monkeypatch.setattr(EndpointGate, "may_send", count)
         # Without a second send after some time.
-        monkeypatch.setattr("resonant.gate.measurements._STEP_SECONDS", 3600.0)
+        monkeypatch.setattr("resonant.gate.measurements._SOON_SECONDS", 3600.0)
         options = timed(orders=appending_to(sent, answer), due=3)
         async with at_work(tmp_path, **options) as (_, run):
             await until(lambda: sent)

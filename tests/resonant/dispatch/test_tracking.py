@@ -15,7 +15,7 @@ from resonant.events import Attempt, Event
 from resonant.gate.pausing import pause
 from resonant.store import Outcome
 from resonant.store.shared import drains
-from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gates
+from resonant.store.shared.gates import FailingType, Gate, GateChange, change_gate, read_gates
 from resonant.store.views.dead_letters import Position
 from resonant.store.views.standing import standing
 from resonant.testing import FixedClock
@@ -181,6 +181,19 @@ async def test_the_dlq_command_starts_at_the_run_or_at_an_earlier_dead_letter(st
         tracker.add(ids[:1])
         await tracker.look()
         assert tracker.dead_letters_shown_by(None) == "resonant dlq --since 2023-11-14T22:13:20.000Z"
+
+
+@pytest.mark.parametrize(("failing", "held"), [("t", 2), ("another", 0)])
+async def test_deliveries_are_held_if_their_type_has_failed_for_long(sqlite_url, failing, held):
+    async with tracked(sqlite_url, "a", "b") as (store, tracker):
+        types = (FailingType(failing, START, "http 503", START + 1, START),)
+        change = GateChange(Gate("orders"), Gate("orders", failing=types), at=START)
+        assert await store.write(change_gate, change)
+        await tracker.look()
+        assert tracker.outcomes.held == 0
+        store.clock.advance(60)
+        await tracker.look()
+        assert (tracker.outcomes.held, tracker.is_settled) == (held, held == 2)
 
 
 async def test_deliveries_of_an_endpoint_that_cannot_be_opened_are_held(store_url):

@@ -25,7 +25,7 @@ def test_answers_to_sends_from_before_the_clock_was_set_back_count(process):
     assert isinstance(process.gate.may_send(50, 10), Wait)
     for in_flight, one in zip(range(9, 4, -1), sent, strict=False):
         process.answer(DELIVERED, 50, in_flight, sent=one)
-    assert process.gate.may_send(50, 5) == SEND
+    assert process.gate.may_send(50, 4) == SEND
 
 
 @pytest.mark.parametrize(("passed", "state"), [(3_590, "probing"), (3_610, "normal")])
@@ -86,11 +86,13 @@ class TestOutages:
 
     def test_failures_of_one_event_type_are_no_outage_while_others_are_accepted(self, row, process):
         for n in range(400):
-            answer = failed(event_type="bad") if n % 5 else replace(DELIVERED, event_type="good")
+            answer = (
+                failed(event_type="bad", delivery_id=n) if n % 5 else replace(DELIVERED, event_type="good")
+            )
             process.answer(answer, 100 + n / 200)
         assert row.gate.state == "normal"
         # Nothing is accepted any more.
-        process.fail(120, failed(event_type="bad"))
+        process.fail(120, failed(event_type="good"))
         assert row.gate.state == "probing"
 
     def test_an_event_type_that_fails_is_known_again_after_a_pause(self, row, process):
@@ -100,7 +102,7 @@ class TestOutages:
         for start in (10, 60):
             for n in range(400):
                 process.may_send(start + n / 200)
-                process.answer(failed(event_type="bad") if n % 5 else good, start + n / 200)
+                process.answer(failed(event_type="bad", delivery_id=n) if n % 5 else good, start + n / 200)
         assert row.gate.state == "normal"
 
     def test_failures_of_all_events_are_an_outage_if_they_have_one_type(self, row, process):
@@ -292,14 +294,41 @@ class TestPaces:
 
 
 class TestFirstSends:
-    def test_a_process_begins_with_one_send_and_then_a_few(self, process):
+    def test_a_process_begins_with_one_send_and_doubles_them_as_they_are_accepted(self, process):
         assert process.send(DELIVERED, 100)
-        assert all(process.may_send(100, in_flight) for in_flight in range(5))
-        assert not process.may_send(100, 5)
-        for _ in range(5):
+        assert process.may_send(100, 0)
+        assert not process.may_send(100, 1)
+        for _ in range(4):
             process.answer(DELIVERED, 100.01, 3)
         assert process.may_send(100.01, 4)
+        assert not process.may_send(100.01, 5)
         assert process.may_send(100.4, 50)
+
+    def test_an_endpoint_that_accepts_one_per_second_gets_two_until_it_is_paced(self, row, process):
+        sent_at, accepted_at = [], -1.0
+        for n in range(2_000):
+            now = 100 + n / 100
+            if row.gate.state == "normal" and process.may_send(now):
+                is_accepted = now - accepted_at >= 1
+                accepted_at = now if is_accepted else accepted_at
+                sent_at.append(now)
+                process.answer(DELIVERED if is_accepted else failed(), now)
+        assert max(sum(0 <= at - other < 0.99 for other in sent_at) for at in sent_at) == 2
+        assert row.gate.state == "paced"
+        assert row.gate.pace == pytest.approx(1, rel=0.15)
+
+    def test_own_deliveries_that_are_recorded_late_do_not_delay_an_outage(self, row, process):
+        for n in range(5):
+            process.send(DELIVERED, 100 + n / 100)
+        row.last_delivered = 100.06
+        process.fail(100.05, failed(), times=6)
+        assert row.gate.state == "probing"
+
+    def test_failures_by_chance_do_not_pace_a_new_endpoint(self, row, process):
+        for n in range(200):
+            process.send(DELIVERED if n % 2 else failed(), 100 + n / 50)
+        assert row.gate.state == "normal"
+        assert process.may_send(104, 49)
 
     def test_the_time_before_the_first_send_is_no_time_without_a_failure(self, process):
         assert process.may_send(100), "a chunk asks before its sends begin in the store"
@@ -307,11 +336,10 @@ class TestFirstSends:
         assert not process.may_send(101.1, 1)
         assert process.may_send(101.4, 1)
 
-    def test_it_adds_only_a_few_while_the_first_ones_fail(self, process):
+    def test_it_sends_only_a_few_at_once_while_the_first_ones_fail(self, process):
         process.may_send(100)
-        process.fail(100.01, times=4)
-        assert not process.may_send(100.1)
-        assert process.may_send(100.5)
+        process.fail(100.01, times=3)
+        assert process.may_send(100.1, 3)
         assert not process.may_send(100.5, 4)
 
     def test_it_sends_one_at_a_time_while_an_outage_is_likely(self, process):

@@ -10,7 +10,7 @@ from resonant.errors import ResonantError
 from resonant.events import rfc3339
 from resonant.gate.pausing import make_parked_due, pause, resume
 from resonant.store.audit import read_audit
-from resonant.store.shared.gates import Gate, GateChange, change_gate, read_gate, read_gates
+from resonant.store.shared.gates import FailingType, Gate, GateChange, change_gate, read_gate, read_gates
 
 DAY = 86_400.0
 NORMAL = Gate("orders")
@@ -114,6 +114,37 @@ def test_a_paused_endpoint_is_resumed_as_it_was_and_probed_at_once_if_it_failed(
         ("resume", "bob", {"endpoint": "orders", "now": False}, 0),
         ("pause", "ann", {"endpoint": "orders", "reason": "maintenance until 18:00"}, 0),
     ]
+
+
+@pytest.mark.parametrize("before", [NORMAL, PACED, PROBING, GONE], ids=["normal", "paced", "probing", "gone"])
+def test_a_paused_endpoint_keeps_its_failing_types_and_their_probes_are_due_when_it_is_resumed(
+    operator, before
+):
+    now = operator.desk.read(read_gates).at
+    failing, forgotten = (
+        FailingType(name, 5.0, "http 503", 1e12, now - ago) for name, ago in (("a", 60), ("b", 4000))
+    )
+    is_probed = before in (NORMAL, PACED)
+    kept = (failing,) if is_probed else (forgotten, failing)
+    operator.put(replace(before, failing=(forgotten, failing)))
+    operator.pause()
+    assert operator.gate.failing == kept
+    operator.resume()
+    resumed_at = operator.gate.since
+    assert set(operator.gate.failing) == {
+        replace(each, probe_at=resumed_at, tried_at=max(each.tried_at, resumed_at)) for each in kept
+    }
+
+
+def test_the_probes_of_failing_types_are_due_if_an_endpoint_that_is_not_paused_is_resumed(operator):
+    now = operator.desk.read(read_gates).at
+    operator.put(replace(NORMAL, failing=(FailingType("a", 5.0, "http 503", 1e12, now),)))
+    resumed = operator.resume()
+    assert resumed.text == (
+        "endpoint orders was not paused: it is normal, and probes of its failing types are due now"
+    )
+    [found] = operator.gate.failing
+    assert abs(found.probe_at - operator.desk.read(read_gates).at) < 60
 
 
 def test_a_second_pause_changes_nothing_and_names_the_first(operator):

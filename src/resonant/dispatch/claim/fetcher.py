@@ -16,6 +16,7 @@ from resonant.dispatch.limiting.limiter import ConcurrencyLimiter
 from resonant.events import Lease
 from resonant.gate.permission import NO_LIMIT
 from resonant.store import WorkerStore
+from resonant.store.queue.leases import Turns
 
 T = TypeVar("T")
 
@@ -207,6 +208,11 @@ class Fetcher:
             most_bytes=most_bytes,
             bounds=self._bounds.of(limits),
             begin_up_to=self._begin_up_to(limits),
+            in_turn={
+                name: Turns(endpoint.last_type, endpoint.gate.failing())
+                for name in limits
+                if (endpoint := self._endpoints.opened[name]).takes_turns()
+            },
         )
         claimed = await self._confirmed(claiming)
         for name, leases in claimed.items():
@@ -218,7 +224,7 @@ class Fetcher:
             if endpoint in named and not leases:
                 self.look_in(0)  # another run was faster, or the producer's clock is ahead
             if leases:
-                endpoint.claimed_at = now
+                endpoint.note_claim(now, {lease.event.type for lease in leases})
                 yield leases
 
     async def _probe(self) -> Lease | None:
@@ -290,7 +296,7 @@ class Fetcher:
         if len(limits) > 1 or self._in_flight.total_busy:
             return 0
         [endpoint] = (self._endpoints.opened[name] for name in limits)
-        if endpoint.governs() or endpoint.rate.is_limited:
+        if endpoint.takes_turns() or endpoint.rate.is_limited:
             return 0
         return min(_MOST_BEGUN, endpoint.window.width)
 
@@ -337,7 +343,7 @@ class Fetcher:
         self._woken_for = frozenset()
         self._bounds.add(names)
         endpoints = await self._endpoints.open_each(sorted(names))
-        return frozenset() if any(each.governs() for each in endpoints) else frozenset(endpoints)
+        return frozenset() if any(each.takes_turns() for each in endpoints) else frozenset(endpoints)
 
     async def _look(self) -> None:
         """Find the endpoints with due deliveries, and open new ones."""
@@ -364,17 +370,18 @@ class Fetcher:
         self._claimable = dict.fromkeys(endpoint for endpoint in self._due if endpoint not in held)
         self._claim_at = 0.0
         # Those that were probed longest ago stay in front.
-        known = [endpoint for endpoint in self._held if endpoint in held]
-        new = sorted(held.difference(known), key=lambda endpoint: endpoint.name)
+        probed = held | {endpoint for endpoint in self._due if endpoint.gate.failing()}
+        known = [endpoint for endpoint in self._held if endpoint in probed]
+        new = sorted(probed.difference(known), key=lambda endpoint: endpoint.name)
         self._held = deque([*known, *new])
-        self._gates.connect(self._held)
+        self._gates.connect(held)
         ended_at = loop.time()
         took = ended_at - began_at - opening_took  # while it opens endpoints, the run only waits
         self._look_early_at = ended_at + max(_EARLY_POLL_SECONDS, took / _EARLY_POLL_SHARE)
         self._look_soon_at = ended_at + took / _SPARE_POLL_SHARE
         # One slow poll may be chance. Pilots and probes need the regular poll.
         usual, self._last_took = min(took, self._last_took), took
-        needs_poll = any(endpoint.governs() for endpoint in self._due)
+        needs_poll = any(endpoint.takes_turns() for endpoint in self._due)
         longer = min(usual / _IDLE_POLL_SHARE, _LONGEST_POLL_SECONDS)
         self._idle_poll_seconds = POLL_SECONDS if needs_poll else max(POLL_SECONDS, longer)
 
@@ -401,7 +408,8 @@ class Fetcher:
         share = self._limiter.share(endpoint.slots)
         # Fewer chunks per endpoint if there are more endpoints, since all bodies are in memory.
         fair = max(4 * share, min(chunk_size, _LEAST_CHUNK), 4 * chunk_size // (others + 2))
-        if is_behind := allowed == NO_LIMIT and self._overdue.get(endpoint.name, 0.0) > _LATE_SECONDS:
+        is_late = self._overdue.get(endpoint.name, 0.0) > _LATE_SECONDS and not endpoint.gate.failing()
+        if is_behind := allowed == NO_LIMIT and is_late:
             fair = 2 * share
         left = MOST_CLAIMED - others_claim - (self._in_flight.total_busy - busy)
         most = max(fair, min(left, max(4 * endpoint.slots.limit, 2 * chunk_size)))

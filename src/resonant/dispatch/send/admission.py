@@ -9,6 +9,7 @@ from math import inf
 from resonant.delivery.outcome import Outcome
 from resonant.dispatch.endpoint_run import EndpointRun
 from resonant.dispatch.gate_rows import GateRows
+from resonant.dispatch.in_flight import InFlight
 from resonant.dispatch.limiting.limiter import ConcurrencyLimiter, Slot
 from resonant.dispatch.run.running_tasks import RunningTasks
 from resonant.dispatch.send.loop_lag import LoopLag
@@ -47,12 +48,16 @@ class Admission:
     Args:
         gates: the rows of the gates.
         limiter: limits concurrent sends.
+        in_flight: the leases of the run.
         running: tells whether the run is over.
     """
 
-    def __init__(self, gates: GateRows, limiter: ConcurrencyLimiter, running: RunningTasks) -> None:
+    def __init__(
+        self, gates: GateRows, limiter: ConcurrencyLimiter, in_flight: InFlight, running: RunningTasks
+    ) -> None:
         self._gates = gates
         self._limiter = limiter
+        self._in_flight = in_flight
         self._running = running
         self._lag = LoopLag()
 
@@ -73,7 +78,7 @@ class Admission:
         """
         is_probe = endpoint.probe == key
         async with nullcontext() if is_probe else endpoint.turn:
-            slot = await self._slot(endpoint, is_probe=is_probe, is_begun=is_begun, starts=starts)
+            slot = await self._slot(endpoint, key, is_probe=is_probe, is_begun=is_begun, starts=starts)
         endpoint.sending += 1
         try:
             yield slot
@@ -81,14 +86,16 @@ class Admission:
             endpoint.sending -= 1
             self._limiter.release(slot)
 
-    async def _slot(self, endpoint: EndpointRun, *, is_probe: bool, is_begun: bool, starts: bool) -> Slot:
+    async def _slot(
+        self, endpoint: EndpointRun, key: LeaseKey, *, is_probe: bool, is_begun: bool, starts: bool
+    ) -> Slot:
         while True:
             endpoint.has_changed.clear()
             is_over = self._running.is_over()
             if starts and endpoint.starting >= _MOST_STARTING and not is_over:
                 await wait_at_most(_LONGEST_WAIT_SECONDS, endpoint.has_changed)
                 continue
-            permission = SEND if is_over else await self._permission(endpoint, is_probe=is_probe)
+            permission = SEND if is_over else await self._permission(endpoint, key, is_probe=is_probe)
             if permission == RELEASE or (is_begun and endpoint.governs()):
                 raise Held(endpoint.gate.row)
             if isinstance(permission, Wait):
@@ -118,13 +125,15 @@ class Admission:
         """Note that an admitted send begins: the start of its task run is no part of the wait for its answer."""
         self._limiter.begin(slot)
 
-    async def _permission(self, endpoint: EndpointRun, *, is_probe: bool) -> Permission:
+    async def _permission(self, endpoint: EndpointRun, key: LeaseKey, *, is_probe: bool) -> Permission:
         with contextlib.suppress(StoreError):  # the send will raise the error
             await self._gates.read_if_old()
         await self._gates.wait_for_changes_of(endpoint)
-        if endpoint.gate.row.state == "probing" and not is_probe:
+        now, lease = endpoint.clock(), self._in_flight.get(key)
+        if is_probe:
+            return SEND if endpoint.gate.may_send_probe(now) else RELEASE
+        if lease is not None and lease.event.type in endpoint.gate.failing():
             return RELEASE
-        now = endpoint.clock()
         permission = endpoint.gate.may_send(now, endpoint.sending, endpoint.starting)
         if isinstance(permission, Wait) and endpoint.governs() and endpoint.waiting > endpoint.most_waiting():
             return RELEASE  # too many sends wait: the pace was cut, or retries became due

@@ -279,7 +279,7 @@ class Sender:
             lease,
             endpoint.destination,
             longest_wait=longest_wait,
-            gate=endpoint.view,
+            gate=partial(endpoint.view, lease.event.type),
             task_run_id=task_run_id,
         )
         return await self._admission.watch(endpoint, attempt)
