@@ -12,7 +12,7 @@ from resonant.gate.measurements import Answer, Sent
 from resonant.gate.permission import SEND, Permission, Release, Wait
 from resonant.lab.receiver import ACCEPTED, Reply
 from resonant.lab.world import SimulatedDelivery, World
-from resonant.store.shared.gates import GateChange
+from resonant.store.shared.gates import GateChange, Probe
 
 LOOK_SECONDS = 0.25
 # The duration of a store transaction.
@@ -83,7 +83,7 @@ class Process:
         if self._waiting or self._sending:
             return
         gate, until = self.gate.row, self._store.next_due()
-        if gate.state == "paced":
+        if gate.state == "paced" or self.gate.failing():
             return
         if gate.state == "probing":
             until = min(gate.probe_at or now, self.gate.connect_at)
@@ -101,26 +101,26 @@ class Process:
         self.wake()
 
     def _probe(self) -> None:
-        change = self.gate.probe(self._agenda.now)
-        if change is None:
+        probe = self.gate.probe(self._agenda.now)
+        if probe is not None:
+            self._agenda.at(self._agenda.now + COMMIT_SECONDS, partial(self._claim_probe, probe))
+        if self.gate.row.state != "probing":
             self._claim()
-        else:
-            self._agenda.at(self._agenda.now + COMMIT_SECONDS, partial(self._claim_probe, change))
 
-    def _claim_probe(self, change: GateChange) -> None:
-        delivery = self._store.claim_probe(change, self._agenda.now)
+    def _claim_probe(self, probe: Probe) -> None:
+        delivery = self._store.claim_probe(probe, self._agenda.now)
         self.gate.see(self._store.gate)
         if delivery is not None:
-            self.gate.may_probe = True
-            self._waiting.append(delivery)
-            self._pump()
+            self._send(delivery)
 
     def _claim(self) -> None:
         now = self._agenda.now
         room = _MOST_CLAIMED - len(self._waiting) - len(self._sending)
         limit = min(room, self.gate.claim_limit(now, len(self._waiting)))
         if limit > 0:
-            self._waiting.extend(self._store.claim(now, int(limit)))
+            failing = self.gate.failing()
+            in_turn = bool(failing) or self.gate.governs(now)
+            self._waiting.extend(self._store.claim(now, int(limit), in_turn=in_turn, leave_out=failing))
         self._pump()
 
     def _pump(self) -> None:
@@ -130,6 +130,9 @@ class Process:
             if self._store.next_slot > now:
                 self._pump_later(self._store.next_slot)
                 return
+            if str(self._waiting[0].event_type) in self.gate.failing():
+                self._store.add(self._waiting.popleft())
+                continue
             match self.gate.may_send(now, len(self._sending)):
                 case Release():
                     while self._waiting:
@@ -171,7 +174,7 @@ class Process:
         answer = Answer(verdict, status, reply.after, delivery.id, str(delivery.event_type))
         self._write(self.gate.answered(sent, answer, now, len(self._sending)))
         if verdict is None:
-            self._store.delivered_at = now
+            self._agenda.at(now + COMMIT_SECONDS, partial(self._store.record_delivered, now + COMMIT_SECONDS))
             self._journal.delivered_at.append(now)
         else:
             self._decide(delivery, verdict, status is not None)
@@ -182,7 +185,9 @@ class Process:
 
     def _decide(self, delivery: SimulatedDelivery, verdict: Verdict, answered: bool) -> None:
         now = self._agenda.now
-        view = GateView(self.gate.governs(now), self.gate.row.state in {"probing", "paused"})
+        is_held = str(delivery.event_type) in self.gate.failing()
+        is_down = is_held or self.gate.row.state in {"probing", "paused"}
+        view = GateView(is_held or self.gate.governs(now), is_down)
         decision = decide(
             verdict,
             delivery.round_attempts + 1,

@@ -1,7 +1,9 @@
 """The state that the simulated processes share: the time, the row of the gate, and the deliveries."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+import random
+from collections import defaultdict
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from itertools import count
 
@@ -9,10 +11,9 @@ from resonant.delivery.retry import RetryPolicy
 from resonant.lab.receiver import SimulatedReceiver
 from resonant.lab.results import Journal
 from resonant.lab.scenario import Scenario
-from resonant.store.shared.gates import Gate, GateChange
+from resonant.store.shared.gates import Gate, GateChange, Probe
 
 ENDPOINT = "simulated"
-_PROBE_CANDIDATES = 1_000
 
 
 class Agenda:
@@ -59,7 +60,9 @@ class SimulatedStore:
         self.delivered_at = float("-inf")
         self.next_slot = 0.0
         self.on_change: Callable[[], None] = lambda: None
-        self._due: list[tuple[float, int, SimulatedDelivery]] = []
+        self._last = 0
+        # By event type.
+        self._due: dict[int, list[tuple[float, int, SimulatedDelivery]]] = defaultdict(list)
 
     def write(self, change: GateChange) -> bool:
         """Write a change of the row with compare-and-set; return whether it was written."""
@@ -72,32 +75,46 @@ class SimulatedStore:
 
     def add(self, delivery: SimulatedDelivery) -> None:
         """Add a delivery, which can be claimed once it is due."""
-        heappush(self._due, (delivery.due_at, delivery.id, delivery))
+        heappush(self._due[delivery.event_type], (delivery.due_at, delivery.id, delivery))
+
+    def record_delivered(self, now: float) -> None:
+        """Record a delivery, some time after its answer."""
+        self.delivered_at = now
 
     def next_due(self) -> float:
         """Return when the next delivery is due."""
-        return self._due[0][0] if self._due else float("inf")
+        return min((due[0][0] for due in self._due.values() if due), default=float("inf"))
 
-    def claim(self, now: float, limit: int) -> list[SimulatedDelivery]:
-        """Claim deliveries that are due."""
+    def claim(
+        self, now: float, limit: int, *, in_turn: bool, leave_out: Collection[str]
+    ) -> list[SimulatedDelivery]:
+        """Claim deliveries that are due: the earliest, or of each type in turn."""
+        names = sorted(name for name in self._due if str(name) not in leave_out)
+        queues = [
+            self._due[name]
+            for name in [*(n for n in names if n > self._last), *(n for n in names if n <= self._last)]
+        ]
         found: list[SimulatedDelivery] = []
-        while len(found) < limit and self._due and self._due[0][0] <= now:
-            found.append(heappop(self._due)[2])
+        while len(found) < limit and (due := [each for each in queues if each and each[0][0] <= now]):
+            chosen = due[: limit - len(found)] if in_turn else [min(due)]
+            found += [heappop(each)[2] for each in chosen]
+        if found:
+            self._last = max((each.event_type for each in found), key=lambda name: (name <= self._last, name))
+        if in_turn and found:
+            random.Random(found[0].id).shuffle(found)
         return found
 
-    def claim_probe(self, change: GateChange, now: float) -> SimulatedDelivery | None:
-        """Reserve a probe and claim a delivery: preferably of another type than the last, with the fewest attempts."""
-        due = sorted(each for each in self._due if each[0] <= now)
-        found = due[:_PROBE_CANDIDATES]
-        if not found:
+    def claim_probe(self, probe: Probe, now: float) -> SimulatedDelivery | None:
+        """Reserve a probe and claim a delivery: of the type with the lowest rank, with the fewest attempts."""
+        types = [name for name, due in self._due.items() if due and due[0][0] <= now]
+        allowed = [name for name in types if probe.types is None or str(name) in probe.types]
+        allowed.sort(key=lambda name: probe.rank(str(name)))
+        if not allowed or not self.write(probe.change(str(allowed[0]))):
             return None
-        before = change.before.probed_type
-        best = min(found, key=lambda each: (str(each[2].event_type) == before, each[2].attempts, each[:2]))
-        after = replace(change.after, probed_type=str(best[2].event_type))
-        if not self.write(replace(change, after=after)):
-            return None
-        self._due.remove(best)
-        heapify(self._due)
+        due = self._due[allowed[0]]
+        best = min((each for each in due if each[0] <= now), key=lambda each: (each[2].attempts, each[:2]))
+        due.remove(best)
+        heapify(due)
         return best[2]
 
 

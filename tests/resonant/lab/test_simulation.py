@@ -61,7 +61,7 @@ OF_A_RATE = {"sends": 300, "busiest": 21, "drain": 299 / 20 + 0.5}
             capacity=10,
         ),
         goals("three a second", worst={"attempts": 1.3, "busiest": 10}, events=200, outage=0, capacity=3),
-        goals("five a second", worst={"attempts": 1.2, "busiest": 11}, events=300, outage=0, capacity=5),
+        goals("five a second", worst={"attempts": 1.2, "busiest": 10}, events=300, outage=0, capacity=5),
         goals("a rate", worst=OF_A_RATE, events=300, outage=0.0, capacity=0.0, rate=20.0, processes=3),
         goals(
             "a long outage", worst={"sends": 2_199, "given_up": 0}, events=2_000, outage=3 * 3600, capacity=0

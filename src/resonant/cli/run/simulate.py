@@ -48,6 +48,9 @@ def simulate(
         float, _share(help="Share of requests that are answered 429 at random, as by a limit per tenant.")
     ] = 0.0,
     poison: Annotated[float, _share(help="Share of events, of one type, that always fail.")] = 0.0,
+    types: Annotated[
+        int, _number(max=1_000, help="Number of event types; with --poison, one of them fails.")
+    ] = 5,
     events: Annotated[int, _number(max=100_000, help="Number of events.")] = 1_000,
     over: Annotated[str, _time(help="Time over which the events arrive; 0: all at the start.")] = "0",
     processes: Annotated[int, _number(max=64, help="Sending processes.")] = 1,
@@ -86,6 +89,7 @@ def simulate(
         failures=failures,
         limited=limited,
         poison=poison,
+        types=types,
         processes=processes,
         concurrency=concurrency,
     )
