@@ -19,7 +19,7 @@ from resonant.events import OWN_SOURCE, Event, EventKey, Lease, Reason, encode_d
 from resonant.store import schema
 from resonant.store.engine.sql import is_any_of
 from resonant.store.queue.accept import accept
-from resonant.store.shared.gates import Gate
+from resonant.store.shared.gates import MOST_FAILING, Gate
 from resonant.store.shared.subscriptions import current_router
 
 logger = logging.getLogger(__name__)
@@ -149,11 +149,34 @@ def _key(delivery_id: int, number: int, accepted_at: float) -> str:
 
 
 def report_gate(connection: Connection, before: Gate, after: Gate, *, now: float) -> None:
-    """Store an event if a change of its gate shows that an endpoint goes down, is paused or has recovered."""
+    """Store an event if a change of its gate shows that an endpoint, or an event type of it, fails, is paused or has recovered."""
+    key = f"endpoint-{after.endpoint}-{after.epoch}"
     if event_type := _type_of(before, after):
-        key = f"endpoint-{after.endpoint}-{after.epoch}-{_milliseconds(after.since)}"
-        report = Report(key, after.endpoint, gate_facts(before, after), {})
+        report = Report(f"{key}-{_milliseconds(after.since)}", after.endpoint, gate_facts(before, after), {})
         store_reports(connection, event_type, [report], now=now)
+    known, found = before.failing_at(now), after.failing_at(now)
+    failing = [each for name, each in found.items() if name not in known]
+    # A full gate may have dropped a type for another one, which then has not recovered.
+    is_full = len(after.failing) >= MOST_FAILING
+    recovered = [] if is_full else [each for name, each in known.items() if name not in found]
+    for change, types in (("failing", failing), ("recovered", recovered)):
+        reports = [
+            Report(
+                f"{key}-type-{change}-{number}-{_milliseconds(now)}",
+                after.endpoint,
+                gate_facts(before, after)
+                | {
+                    "failing_since": rfc3339(each.since),
+                    "reason": each.failure,
+                    "event_type": each.event_type,
+                },
+                {"eventtype": each.event_type},
+            )
+            for number, each in enumerate(types)
+            if not is_own_type(each.event_type)
+        ]
+        if reports:
+            store_reports(connection, f"resonant.endpoint.{change}", reports, now=now)
 
 
 def _type_of(before: Gate, after: Gate) -> str | None:

@@ -18,7 +18,14 @@ from resonant.store.queue.accept import accept
 from resonant.store.queue.expiry import expire
 from resonant.store.queue.gate_changes import change_and_report
 from resonant.store.queue.rescue import LOST_LEASES_BEFORE_GIVING_UP
-from resonant.store.shared.gates import Gate, GateChange, read_gate
+from resonant.store.shared.gates import (
+    FAILING_SECONDS,
+    MOST_FAILING,
+    FailingType,
+    Gate,
+    GateChange,
+    read_gate,
+)
 from support.examples import examples
 from support.sqlite import on_sqlite
 from support.store_machine import empty
@@ -114,6 +121,80 @@ def test_a_paused_endpoint_has_recovered_when_it_is_resumed_and_a_gone_one_when_
     turn(desk, "paced", failing_since=START, pace=1.0)
     turn(desk, "normal")
     assert chat.received() == [("resonant.endpoint.recovered", "orders")]
+
+
+def fails(desk, *types):
+    """Change the gate as a drain does: these types failed just now."""
+    now = desk.clock()
+    turn(
+        desk,
+        "normal",
+        failing=tuple(FailingType(each, now - 5, "http 500", now + 120, now) for each in types),
+    )
+
+
+def reported(chat) -> list[tuple[str, str]]:
+    """Return what each event says of which type, in order."""
+    found = [(each.type.rpartition(".")[2], json.loads(each.body)["event_type"]) for each in chat.events()]
+    return sorted(found)
+
+
+def test_a_type_that_fails_and_recovers_is_reported_once_each(desk, chat):
+    fails(desk, "order.paid")
+    [event] = chat.events()
+    assert (event.type, event.subject) == ("resonant.endpoint.failing", "orders")
+    assert event.extensions == {"eventtype": "order.paid"}
+    facts = json.loads(event.body)
+    names = ("endpoint", "state", "event_type", "failing_since", "reason")
+    assert [facts[each] for each in names] == [
+        "orders",
+        "normal",
+        "order.paid",
+        rfc3339(START - 5),
+        "http 500",
+    ]
+
+    fails(desk, "order.paid")
+    assert reported(chat) == []
+
+    fails(desk)
+    assert reported(chat) == [("recovered", "order.paid")]
+
+
+def test_types_that_fail_and_types_that_recover_in_one_change_are_all_reported(desk, chat):
+    fails(desk, "a", "b")
+    assert reported(chat) == [("failing", "a"), ("failing", "b")]
+
+    fails(desk, "c", "d")
+
+    assert reported(chat) == [
+        ("failing", "c"),
+        ("failing", "d"),
+        ("recovered", "a"),
+        ("recovered", "b"),
+    ]
+
+
+def test_a_type_that_is_forgotten_after_an_hour_has_not_recovered(desk, chat):
+    fails(desk, "a", "b")
+    chat.events()
+    desk.clock.advance(FAILING_SECONDS)
+
+    fails(desk, "c")
+
+    assert reported(chat) == [("failing", "c")]
+
+
+def test_a_type_that_a_full_gate_forgets_for_another_has_not_recovered(desk, chat):
+    types = [f"t{number:02}" for number in range(MOST_FAILING)]
+    fails(desk, *types)
+    assert reported(chat) == [("failing", each) for each in types]
+
+    fails(desk, *types[1:], "new")
+    assert reported(chat) == [("failing", "new")]
+
+    fails(desk, *types[1:])
+    assert reported(chat) == [("recovered", "new")]
 
 
 def test_an_endpoint_gets_no_event_about_itself(desk, chat):
