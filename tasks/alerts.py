@@ -35,7 +35,7 @@ async def _max_ages(totals: Totals, settings: Settings) -> dict[tuple[str, str |
 
     The ``--policy`` of a run is not stored, so it is unknown here.
     """
-    governed = {name for name, gate in totals.gates.items() if gate.governs_at(totals.taken_at)}
+    governed = {name for name, gate in totals.gates.items() if gate.holds_at(totals.taken_at)}
     keys = [key for key in totals.oldest_round_at if key[0] in governed]
     of_endpoint = {name: await policy_of(name) for name in {name for name, _ in keys}}
     return {

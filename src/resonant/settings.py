@@ -148,7 +148,9 @@ class Settings(BaseSettings):
         description="Share of all attempts that may be followed by a retry; the alert ends at half of it.",
     )
     alert_probing_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        default=30.0, description="Minutes that an endpoint may be down while its gate sends only probes."
+        default=30.0,
+        description="Minutes that an endpoint may be down while its gate sends only probes, or that an event type may fail "
+        "while others work.",
     )
     alert_notification_block: str | None = Field(
         default=None,

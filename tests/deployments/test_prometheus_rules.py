@@ -133,6 +133,7 @@ NUMBERS = {
     "ResonantDeliveriesOverdue": [OVERDUE, SILENCE, OVERDUE, 1],
     # Three minutes less than the threshold, so that one successful probe does not end the alert.
     "ResonantEndpointProbing": [1, PROBING, 60, PROBING / 60, PROBING / 60 - 3, 0, EXPORT_AGE],
+    "ResonantEventTypesFailing": [0, 0, PROBING, 60, PROBING / 60 - 3, 1, EXPORT_AGE],
     "ResonantEndpointGone": [],
     "ResonantDeliveriesHeld": [HELD_SHARE * T.policy(DEFAULT_POLICY).max_age, 0],
     "ResonantRetriesDominate": [T.alert_retry_share, MANY_ATTEMPTS],
@@ -142,6 +143,7 @@ IN_WORDS = {
     "ResonantErrorRate": f"more than {percent(T.alert_error_rate)}",
     "ResonantDrainSilent": f"in the last {T.alert_silence_minutes:g} minutes",
     "ResonantEndpointProbing": f"of the last {T.alert_probing_minutes:g} minutes",
+    "ResonantEventTypesFailing": f"failed for {T.alert_probing_minutes:g} minutes",
 }
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": DAY}
 

@@ -51,6 +51,7 @@ class Condition(StrEnum):
     DRAIN_SILENT = "drain_silent"
     RETRIES = "retries"
     PROBING = "probing"
+    FAILING_TYPES = "failing_types"
     GONE = "gone"
     HELD = "held"
     CLOCKS = "clocks"
@@ -118,6 +119,12 @@ def definitions(of: Settings) -> tuple[Definition, ...]:
             *(Condition.PROBING, "ResonantEndpointProbing", "An endpoint is down"),
             f"an endpoint was down for {of.alert_probing_minutes:g} minutes while deliveries waited (Prometheus: all but two)",
             "when it is normal, paused, or has been paced for a minute",
+        ),
+        Definition(
+            *(Condition.FAILING_TYPES, "ResonantEventTypesFailing", "A type of events fails"),
+            f"an event type failed for {of.alert_probing_minutes:g} minutes while others worked, and the endpoint is not down "
+            "(Prometheus: any types, in all but two of these minutes)",
+            f"when no type has failed for over {of.alert_probing_minutes / 2:g} minutes, or the endpoint is paused",
         ),
         Definition(
             *(Condition.GONE, "ResonantEndpointGone", "An endpoint answered 410"),

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, func, select
 
-from resonant.display import counted
+from resonant.display import counted, some
 from resonant.metrics.alerts import (
     ALL_ENDPOINTS,
     FELT_LATENCY,
@@ -45,6 +45,8 @@ _COUNTED: tuple[Measure, ...] = ("attempt", "delay", "delivery", "replay")
 _END = 0.5
 # Seconds. An endpoint that has been paced for less time has not recovered.
 _SETTLED = 60.0
+# The most failing types that a text names.
+_MOST_TYPES = 3
 
 
 @dataclass(slots=True)
@@ -167,8 +169,9 @@ def evaluate(
             _dead_letter_age(endpoint, now - totals.oldest_dead_at.get(endpoint, now), settings),
             _drain_silent(gate, totals, settings, now),
             _probing(gate, totals, settings, now),
+            _failing_types(gate, settings, now),
             _gone(gate, totals.held.get(endpoint, 0), now),
-            _held(gate, totals.oldest_round_at, now, max_ages),
+            _held(gate, totals, now, max_ages),
         ]
     return found
 
@@ -275,6 +278,26 @@ def _probing(gate: Gate, totals: Totals, settings: Settings, now: float) -> Find
     return Finding(Key(Condition.PROBING, gate.endpoint), is_bad, down, limit, f"{gate.endpoint}: {text}")
 
 
+def _failing_types(gate: Gate, settings: Settings, now: float) -> Finding:
+    key, limit = Key(Condition.FAILING_TYPES, gate.endpoint), settings.alert_probing_minutes * _MINUTE
+    if gate.state in ("probing", "paused"):
+        # An outage does not show whether a type works again. A pause ends the alert, as that of an endpoint that is down.
+        text = f"{gate.endpoint}: its gate is {gate.state}, which concerns all event types"
+        return Finding(key, None if gate.state == "probing" else False, 0.0, limit, text)
+    failed, text = 0.0, "no event type fails while others work"
+    if failing := gate.failing_at(now).values():
+        longest = min(failing, key=lambda each: each.since)
+        failed = now - longest.since
+        text = (
+            f"{longest.event_type} has failed for {failed / _MINUTE:.0f} minutes while other types work, "
+            f"the limit is {limit / _MINUTE:g}"
+        )
+        if more := len(failing) - 1:
+            text += f"; {counted(more, 'more type fails', 'more types fail')}"
+    # The next type's failures may be younger than the limit: the alert then goes on if it was raised, and does not begin.
+    return Finding(key, _is_above(failed, limit), failed, limit, f"{gate.endpoint}: {text}")
+
+
 def _gone(gate: Gate, held: int, now: float) -> Finding:
     text = "it is not paused because of a 410"
     if gate.is_gone:
@@ -284,14 +307,16 @@ def _gone(gate: Gate, held: int, now: float) -> Finding:
 
 
 def _held(
-    gate: Gate,
-    oldest_round_at: Mapping[tuple[str, str | None], float],
-    now: float,
-    max_ages: Mapping[tuple[str, str | None], float],
+    gate: Gate, totals: Totals, now: float, max_ages: Mapping[tuple[str, str | None], float]
 ) -> Finding:
     key = Key(Condition.HELD, gate.endpoint)
-    of_gate = {each: at for each, at in oldest_round_at.items() if each[0] == gate.endpoint}
-    if not gate.governs_at(now) or not of_gate:
+    rounds, why = totals.oldest_round_at, f"its gate is {gate.state}, and its"
+    if not gate.governs_at(now):
+        rounds, types = totals.oldest_held_round_at, sorted(gate.failing_at(now))
+        named = some(types, _MOST_TYPES)
+        why = f"its type {named} fails, and its" if len(types) == 1 else f"its types {named} fail, and their"
+    of_gate = {each: at for each, at in rounds.items() if each[0] == gate.endpoint}
+    if not gate.holds_at(now) or not of_gate:
         return Finding(key, False, 0.0, HELD_SHARE, f"{gate.endpoint}: its gate holds no deliveries")
     ages = [(now - at, max_ages[each]) for each, at in of_gate.items() if each in max_ages]
     if not ages:
@@ -301,7 +326,7 @@ def _held(
     age, max_age = max(ages, key=lambda each: _part(*each))
     value = _part(age, max_age)
     text = (
-        f"{gate.endpoint}: its gate is {gate.state}, and its oldest delivery has waited {age / _HOUR:.1f} of the "
+        f"{gate.endpoint}: {why} oldest delivery has waited {age / _HOUR:.1f} of the "
         f"{max_age / _HOUR:.3g} hours of its max_age; the limit is {HELD_SHARE:.0%}"
     )
     return Finding(key, value > HELD_SHARE, value, HELD_SHARE, text)

@@ -142,7 +142,7 @@ def _gauges(totals: Totals, statistics: Statistics) -> Iterator[Metric]:
     yield _family(
         "resonant_oldest_due_timestamp_seconds",
         "Earliest due time of an unfinished delivery; absent if there is none. "
-        "A time far in the past means that no worker sends, or that a gate holds the delivery.",
+        "A time far in the past means that no worker sends, or that a gate holds the delivery. Failing event types do not count.",
         totals.oldest_due_at,
     )
     yield _family(
@@ -171,6 +171,11 @@ def _gauges(totals: Totals, statistics: Statistics) -> Iterator[Metric]:
         "resonant_endpoint_pace_per_second",
         "Sends per second that the gate allows now; absent unless the endpoint is paced.",
         {name: gate.pace for name, gate in gates.items() if gate.state == "paced" and gate.pace is not None},
+    )
+    yield _family(
+        "resonant_endpoint_failing_types",
+        "Event types that fail while others work: the endpoint's gate holds them, except for probes.",
+        {name: len(gate.failing_at(totals.taken_at)) for name, gate in gates.items()},
     )
     yield _family(
         "resonant_deliveries_held",

@@ -14,10 +14,12 @@ from resonant.store import Store, schema
 from resonant.store.counts.acceptances import read_ledgers
 from resonant.store.counts.counters import read_ever
 from resonant.store.counts.sketches import Labels, Sketch
+from resonant.store.engine.sql import is_any_of
 from resonant.store.shared.acknowledgements import read_acknowledged
 from resonant.store.shared.drains import farthest_clock
 from resonant.store.shared.gates import Gate, read_gates
 from resonant.store.views.dead_letters import DeadLetters
+from resonant.store.views.endpoint_status import count_held, oldest_not_held
 from resonant.store.views.selection import Selection
 
 K = TypeVar("K")
@@ -34,7 +36,8 @@ class Totals:
         counted: counters and histograms since the creation of the store; see ``store.counts.counters`` for the measures.
         deliveries: number of deliveries, by endpoint and status.
         dead_letters: number of dead letters, by endpoint, category and reason.
-        oldest_due_at: earliest due time of an unfinished delivery, by endpoint.
+        oldest_due_at: earliest due time of an unfinished delivery, by endpoint, without the event types that fail while others
+            work.
         oldest_dead_at: when the oldest dead letter was given up, by endpoint; cancelled deliveries and acknowledged causes,
             which need no action, are excluded.
         last_seen_at: when a worker last claimed deliveries, by endpoint; a purge does not change it.
@@ -43,6 +46,7 @@ class Totals:
         clock_ahead: how far the store's clock is ahead of the clock of the live run that differs most, in seconds.
         oldest_round_at: when the oldest round of an unfinished delivery began, keyed by (endpoint, policy requested by the
             producer).
+        oldest_held_round_at: the same of the event types that fail, for each endpoint whose gate holds only these.
     """
 
     taken_at: float
@@ -57,6 +61,7 @@ class Totals:
     held: Counter[str] = field(default_factory=Counter)
     clock_ahead: float = 0.0
     oldest_round_at: dict[tuple[str, str | None], float] = field(default_factory=dict)
+    oldest_held_round_at: dict[tuple[str, str | None], float] = field(default_factory=dict)
 
     @property
     def endpoints(self) -> tuple[str, ...]:
@@ -116,6 +121,19 @@ def _add_unfinished(totals: Totals, connection: Connection) -> None:
         _keep_least(totals.oldest_round_at, (endpoint, policy), began_at)
         if due_now and endpoint in totals.gates and totals.gates[endpoint].governs_at(now):
             totals.held[endpoint] += int(due_now)
+    for endpoint, gate in totals.gates.items():
+        if (failing := gate.failing_at(now)) and not gate.governs_at(now):
+            totals.held[endpoint] = count_held(connection, gate, now=now)
+            totals.oldest_due_at.pop(endpoint, None)
+            _keep_least(totals.oldest_due_at, endpoint, oldest_not_held(connection, gate, now=now))
+            held = (
+                _d.c.endpoint == endpoint,
+                _d.c.available_at.is_not(None),
+                is_any_of(_d.c.event_type, failing),
+            )
+            rounds = select(_d.c.policy, func.min(_d.c.round_started_at)).where(*held).group_by(_d.c.policy)
+            for policy, began_at in connection.execute(rounds):
+                _keep_least(totals.oldest_held_round_at, (endpoint, policy), began_at)
 
 
 def _add_dead(totals: Totals, connection: Connection) -> None:

@@ -8,7 +8,7 @@ from resonant.metrics.alerts import ALL_ENDPOINTS, Condition, Key, crossings
 from resonant.metrics.conditions import Activity, Counts, evaluate
 from resonant.metrics.totals import Totals
 from resonant.settings import Settings
-from resonant.store.shared.gates import Gate
+from resonant.store.shared.gates import FailingType, Gate
 
 NOW = 1_700_000_000.0
 MINUTE, HOUR = 60.0, 3600.0
@@ -193,6 +193,51 @@ def test_an_endpoint_without_deliveries_to_probe_with_is_no_alert(deliveries):
     assert not judge(Condition.PROBING, totals=totals).is_bad
 
 
+def failing(**minutes):
+    """Return the types that began to fail so many minutes ago, and were tried just now."""
+    return tuple(
+        FailingType(f"order.{name}", NOW - since * MINUTE, "http_500", NOW + 1, NOW - 1)
+        for name, since in minutes.items()
+    )
+
+
+FORGOTTEN = replace(failing(refunded=90)[0], tried_at=NOW - HOUR)
+
+
+@pytest.mark.parametrize(
+    ("state", "types", "is_bad"),
+    [
+        pytest.param("normal", failing(refunded=31), True, id="longer than the limit"),
+        pytest.param("paced", failing(refunded=31), True, id="also while paced"),
+        pytest.param("normal", failing(refunded=30), None, id="at the limit"),
+        pytest.param("normal", failing(refunded=16), None, id="more than half of the limit"),
+        pytest.param("normal", failing(refunded=15), False, id="half of the limit"),
+        pytest.param("normal", failing(paid=1, refunded=31), True, id="the longest counts"),
+        pytest.param("normal", (), False, id="none fails"),
+        pytest.param("normal", (FORGOTTEN,), False, id="not tried for an hour"),
+        pytest.param("probing", failing(refunded=31), None, id="the endpoint is down"),
+        pytest.param("probing", (), None, id="the endpoint is down, and the type forgotten"),
+        pytest.param("paused", failing(refunded=31), False, id="the endpoint is paused"),
+    ],
+)
+def test_an_event_type_that_fails_for_long_while_others_work_is_an_alert(state, types, is_bad):
+    found = judge(Condition.FAILING_TYPES, totals=with_gate(state, since=NOW, failing=types))
+    assert found.is_bad is is_bad
+
+
+def test_a_type_that_begins_to_fail_while_another_recovers_neither_ends_nor_raises_the_alert():
+    key = Key(Condition.FAILING_TYPES, "hooks")
+
+    def crossed(raised_at, **minutes):
+        findings = evaluate(with_gate("normal", failing=failing(**minutes)), {}, SETTINGS, NOW, MAX_AGES)
+        return [each.what for each in crossings(findings, raised_at, WINDOW, NOW) if each.key == key]
+
+    assert crossed({}, refunded=40, paid=20) == ["raised"]
+    assert crossed({}, paid=20) == []
+    assert crossed({key: NOW}, paid=20) == []
+    assert crossed({key: NOW}, paid=10) == ["recovered"]
+
+
 def test_an_endpoint_paused_by_a_410_is_an_alert_at_once_and_an_operators_pause_is_not():
     gone = replace(with_gate("paused", since=NOW, reason="it answered 410"), held={"hooks": 12})
     found = judge(Condition.GONE, totals=gone)
@@ -230,6 +275,41 @@ def test_deliveries_held_beyond_half_of_their_max_age_are_an_alert(totals, is_ba
     assert judge(Condition.HELD, totals=totals).is_bad is is_bad
 
 
+@pytest.mark.parametrize(
+    ("types", "of_types", "value", "said"),
+    [
+        pytest.param(
+            failing(refunded=90), 3, 0.75, "its type order.refunded fails, and its oldest", id="one type"
+        ),
+        pytest.param(
+            failing(refunded=90, paid=9),
+            3,
+            0.75,
+            "its types order.paid, order.refunded fail, and their oldest",
+            id="two types",
+        ),
+        pytest.param(
+            (*failing(paid=9), FORGOTTEN), 1, 0.25, "its type order.paid fails", id="a forgotten type"
+        ),
+    ],
+)
+def test_only_the_deliveries_of_failing_types_count_as_held_while_the_others_are_sent(
+    types, of_types, value, said
+):
+    totals = held(37 * HOUR, state="normal", failing=types)
+    assert not judge(Condition.HELD, totals=totals).is_bad, "nothing is held"
+    ages = {("hooks", "short"): NOW - of_types * HOUR, ("crm", "short"): NOW - 1_000 * HOUR}
+    totals = replace(totals, oldest_held_round_at=ages)
+
+    found = judge(Condition.HELD, totals=totals)
+
+    assert found.value == value
+    assert found.text.startswith(f"hooks: {said}")
+
+    of_all = replace(totals, gates=with_gate("paced", failing=types).gates)
+    assert judge(Condition.HELD, totals=of_all).text.startswith("hooks: its gate is paced, and its oldest")
+
+
 def test_of_several_policies_the_delivery_nearest_to_its_end_counts():
     ages = {("hooks", None): NOW - 30 * HOUR, ("hooks", "short"): NOW - 3 * HOUR}
     found = judge(Condition.HELD, totals=replace(with_gate("probing"), oldest_round_at=ages))
@@ -255,8 +335,23 @@ def test_of_several_policies_the_delivery_nearest_to_its_end_counts():
             30 * MINUTE,
             "hooks: it has been down for 120 minutes and gets only probes, the limit is 30",
         ),
+        (
+            judge(Condition.FAILING_TYPES, totals=with_gate("normal", failing=failing(refunded=35))),
+            35 * MINUTE,
+            30 * MINUTE,
+            "hooks: order.refunded has failed for 35 minutes while other types work, the limit is 30",
+        ),
+        (
+            judge(
+                Condition.FAILING_TYPES,
+                totals=with_gate("paced", failing=failing(paid=1, refunded=35, sent=34)),
+            ),
+            35 * MINUTE,
+            30 * MINUTE,
+            "hooks: order.refunded has failed for 35 minutes while other types work, the limit is 30; 2 more types fail",
+        ),
     ],
-    ids=["error rate", "outage"],
+    ids=["error rate", "outage", "failing type", "failing types"],
 )
 def test_the_text_has_the_numbers(found, value, limit, text):
     assert (found.value, found.threshold, found.text) == (value, limit, text)
@@ -266,6 +361,7 @@ def test_the_text_has_the_numbers(found, value, limit, text):
     ("condition", "text"),
     [
         (Condition.PROBING, "hooks: it is not down, its gate is normal"),
+        (Condition.FAILING_TYPES, "hooks: no event type fails while others work"),
         (Condition.GONE, "hooks: it is not paused because of a 410"),
         (Condition.HELD, "hooks: its gate holds no deliveries"),
     ],

@@ -12,7 +12,7 @@ from resonant.metrics.statistics import read_statistics
 from resonant.metrics.totals import measure, read_totals
 from resonant.store import schema
 from resonant.store.shared.acknowledgements import acknowledge
-from resonant.store.shared.gates import Gate, GateChange, change_gate
+from resonant.store.shared.gates import FAILING_SECONDS, FailingType, Gate, GateChange, change_gate
 from resonant.store.views.selection import Selection
 from support.metrics import plain
 
@@ -206,6 +206,29 @@ def test_the_oldest_round_is_known_by_endpoint_and_policy(desk):
     desk.deliver(desk.claim_one())
 
     assert ("orders", "patient") not in totals(desk).oldest_round_at
+
+
+def test_the_oldest_held_round_is_that_of_the_types_that_fail_at_this_time(desk):
+    start = desk.clock()
+    types = [
+        FailingType("bad", start, "http 500", start + 120, start + 60),
+        FailingType("forgotten", start, "http 500", start + 120, start + 60 - FAILING_SECONDS),
+    ]
+    desk.enqueue("evt_0", policy="fast")
+    desk.enqueue(desk.make("evt_1"), desk.make("evt_2", event_type="forgotten"))
+    desk.clock.advance(10)
+    desk.enqueue(desk.make("evt_3", event_type="bad"), policy="patient")
+    desk.clock.advance(10)
+    desk.enqueue(desk.make("evt_4", event_type="bad"))
+    desk.enqueue(desk.make("evt_5", event_type="bad"), endpoint="crm")
+    desk.clock.advance(40)
+    set_gate(desk, "normal", failing=tuple(types))
+
+    found = totals(desk)
+
+    assert found.oldest_held_round_at == {("orders", "patient"): start + 10, ("orders", None): start + 20}
+    assert found.held == {"orders": 2}
+    assert found.oldest_due_at["orders"] == start
 
 
 def statistics_of(desk, hours=24):

@@ -41,6 +41,7 @@ CONTRACT = {
     "resonant_endpoint_state": ("gauge", {"endpoint", "state"}),
     "resonant_endpoint_pace_per_second": ("gauge", {"endpoint"}),
     "resonant_endpoint_gone_timestamp_seconds": ("gauge", {"endpoint"}),
+    "resonant_endpoint_failing_types": ("gauge", {"endpoint"}),
     "resonant_deliveries_held": ("gauge", {"endpoint"}),
     "resonant_last_export_timestamp_seconds": ("gauge", set()),
 }
@@ -200,6 +201,7 @@ def test_counters_and_gauges_have_the_values_of_the_store(full):
             for state in get_args(GateState)
         },
         "endpoint_pace_per_second": {"orders": 12.5},
+        "endpoint_failing_types": {"crm": 0, "orders": 0, "quiet": 0, "shop": 0},
         "deliveries_held": {"crm": 0, "orders": 7, "quiet": 0, "shop": 0},
         "endpoint_gone_timestamp_seconds": {"shop": NOW - 60},
         "last_export_timestamp_seconds": {"": NOW},
