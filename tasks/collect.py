@@ -289,6 +289,9 @@ def _describe_gate(gate: Gate, now: float, *, is_sent: bool) -> str:
             "reason": markdown(gate.reason or ""),
             "paused by": markdown(gate.paused_by or ""),
             "pace": pace(gate),
+            "failing types": markdown(
+                ", ".join(f"{each.event_type} ({each.failure})" for each in gate.failing_at(now).values())
+            ),
             "next probe": next_probe,
         },
     )

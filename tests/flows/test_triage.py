@@ -1,6 +1,8 @@
 """The triage as an artifact, which the Prefect UI shows with its history."""
 
 import re
+import time
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
@@ -14,7 +16,7 @@ from resonant.display import markdown
 from resonant.events import Event, rfc3339
 from resonant.gate.pausing import pause
 from resonant.store.shared.acknowledgements import acknowledge
-from resonant.store.shared.gates import Gate, GateChange, change_gate
+from resonant.store.shared.gates import FAILING_SECONDS, FailingType, Gate, GateChange, change_gate
 from resonant.testing import FixedClock
 from support.desk import START, send
 from support.dispatching import opened
@@ -174,6 +176,18 @@ async def test_held_endpoints_are_a_table_of_their_own(collect, url):
         "- reason: 20 failures in a row\n- next probe: when a run sends again: start `resonant up` or `resonant emit`"
         in texts[1]
     )
+
+
+async def test_the_types_that_fail_are_listed_without_those_that_are_forgotten(collect, url):
+    now = time.time()
+    bad = FailingType("bad", now - 60, "http 500", now + 60, now)
+    forgotten = replace(bad, event_type="forgotten", tried_at=now - FAILING_SECONDS)
+    async with opened(url) as store:
+        await store.write(change_gate, GateChange(Gate("crm"), Gate("crm", failing=(forgotten, bad))))
+
+    _, _, gates = await collect()
+
+    assert f"- failing types: {markdown('bad (http 500)')}" in gates.splitlines()
 
 
 async def test_an_endpoint_that_cannot_be_used_is_named_before_any_event_is_sent_to_it(collect):

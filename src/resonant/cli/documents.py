@@ -81,7 +81,7 @@ def stored(summary: object) -> Document:
     return _pick(summary, "stored known erased bad dropped_traces unrouted by_endpoint")
 
 
-def status(found: StoreStatus) -> Document:
+def status(found: StoreStatus, *, now: float) -> Document:
     """Return the balance, and each endpoint."""
     return {
         **_pick(found, _BALANCE),
@@ -92,17 +92,17 @@ def status(found: StoreStatus) -> Document:
         "held": found.held,
         **_oldest_due(found),
         "oldest_dead_letter": _moment(found.oldest_dead_at),
-        "endpoints": [_endpoint(each) for each in found.endpoints],
+        "endpoints": [_endpoint(each, now=now) for each in found.endpoints],
     }
 
 
-def _endpoint(found: EndpointStatus) -> Document:
+def _endpoint(found: EndpointStatus, *, now: float) -> Document:
     return {
         "endpoint": found.name,
         **_pick(found, _ENDPOINT_COUNTS),
         **_oldest_due(found),
         "held": found.held,
-        "gate": gate(found.gate),
+        "gate": gate(found.gate, now=now),
     }
 
 
@@ -142,8 +142,8 @@ def retention(
     }
 
 
-def gate(found: Gate) -> Document:
-    """Return an endpoint's gate."""
+def gate(found: Gate, *, now: float) -> Document:
+    """Return an endpoint's gate, with the types that fail at this time."""
     return {
         "state": found.state,
         # 0 if the gate has always been normal.
@@ -154,15 +154,24 @@ def gate(found: Gate) -> Document:
         "failing_since": _moment(found.failing_since),
         "next_probe": _moment(found.probe_at),
         "not_before": _moment(found.not_before),
+        "failing_types": [
+            {
+                "type": each.event_type,
+                "since": _moment(each.since),
+                "failure": each.failure,
+                "next_probe": _moment(each.probe_at),
+            }
+            for each in found.failing_at(now).values()
+        ],
     }
 
 
-def gate_change(done: OperatorChange) -> Document:
+def gate_change(done: OperatorChange, *, now: float) -> Document:
     """Return an endpoint's gate after a pause or a resumption, and how many parked deliveries that made due."""
     return {
         "endpoint": done.after.endpoint,
         "changed": done.after != done.before,
-        "gate": gate(done.after),
+        "gate": gate(done.after, now=now),
         "made_due": done.made_due,
     }
 
@@ -170,7 +179,9 @@ def gate_change(done: OperatorChange) -> Document:
 # --- endpoints ---------------------------------------------------------------------------------------------------
 
 
-def endpoint(name: str, block: object, problem: str | None, found: Governed, subscriptions: int) -> Document:
+def endpoint(
+    name: str, block: object, problem: str | None, found: Governed, subscriptions: int, *, now: float
+) -> Document:
     """Return an endpoint's configuration and its gate.
 
     Args:
@@ -178,6 +189,7 @@ def endpoint(name: str, block: object, problem: str | None, found: Governed, sub
         problem: why it cannot be used; None if it can.
         found: its gate, and how many due deliveries it holds.
         subscriptions: their number.
+        now: seconds since the epoch.
     """
     if isinstance(block, EndpointError):
         return {"name": name, "problem": problem}
@@ -186,7 +198,7 @@ def endpoint(name: str, block: object, problem: str | None, found: Governed, sub
         "problem": problem,
         "subscriptions": subscriptions,
         "gone_since": _moment(found.gate.since) if found.gate.is_gone else None,
-        "gate": gate(found.gate),
+        "gate": gate(found.gate, now=now),
         "held": found.held,
     }
 
@@ -345,13 +357,12 @@ def waiting(row: Waiting, *, now: float, is_held: bool) -> Document:
     }
 
 
-def waiting_group(group: WaitingGroup, *, is_held: bool) -> Document:
+def waiting_group(group: WaitingGroup) -> Document:
     """Return a group of unfinished deliveries."""
     return {
         **_pick(group, "endpoint code count due in_flight parked"),
         "oldest_due": rfc3339(group.oldest_due_at),
-        **_pick(group, "parked_until most_attempts example example_source error answer"),
-        "held": group.due if is_held else 0,
+        **_pick(group, "parked_until most_attempts example example_source error answer held"),
     }
 
 
@@ -400,7 +411,7 @@ def report_head(found: StoreStatus, groups: Iterable[DeadLetterGroup], *, now: f
     """Serialise the error report up to the array of its dead letters."""
     head = {
         "generated_at": rfc3339(now),
-        "totals": status(found),
+        "totals": status(found, now=now),
         "groups": [dead_letter_group(group) for group in groups],
     }
     return output.to_json(head)[:-1] + ', "dead_letters": '

@@ -71,9 +71,12 @@ async def holding(store: WorkerStore, endpoint: str | None = None) -> str:
     """
     from resonant.store.views.endpoint_status import governed
 
+    now = store.clock()
     found = [
         f"{gate.endpoint} is {gate.state.replace('normal', 'waiting')}"
-        for gate, held in await store.read(governed, now=store.clock())
+        if gate.governs_at(now)
+        else f"{gate.endpoint} holds {some(sorted(gate.failing_at(now)))}"
+        for gate, held in await store.read(governed, now=now)
         if held and endpoint in (None, gate.endpoint)
     ]
     return some(found) if found else ""

@@ -7,6 +7,7 @@ import pytest
 from resonant.cli.outcomes import holding, tracked
 from resonant.dispatch.tracking import Tracker
 from resonant.gate.pausing import pause
+from resonant.store.shared.gates import FAILING_SECONDS, FailingType, Gate, GateChange, change_gate
 
 GOES_ON = "a running drain sends them"
 
@@ -51,3 +52,15 @@ def test_the_progress_names_the_gates_that_hold_deliveries(worker):
     worker.do(lambda store: pause(store, "billing", who="ann"))
     assert worker.do(holding) == "billing is paused"
     assert worker.do(lambda store: holding(store, "crm")) == ""
+
+
+def test_the_progress_names_the_types_that_fail_at_this_time(worker):
+    worker.accept("e1", event_type="bad")
+    now = worker.clock()
+    failing = (
+        FailingType("bad", now - 60, "http 500", now + 60, now),
+        FailingType("forgotten", now - 9_000, "http 500", now, now - FAILING_SECONDS),
+    )
+    change = GateChange(Gate("billing"), Gate("billing", failing=failing))
+    worker.do(lambda store: store.write(change_gate, change))
+    assert worker.do(holding) == "billing holds bad"

@@ -13,9 +13,9 @@ from resonant.dispatch.tracking import Tracker
 from resonant.gate import pausing
 from resonant.lab.history import read_history
 from resonant.store import WorkerStore
-from resonant.store.queue.leases import NEW_SECONDS, lease_owners
+from resonant.store.queue.leases import NEW_SECONDS, Turns, lease_owners
 from resonant.store.queue.probes import claim_probe
-from resonant.store.shared.gates import Gate, GateChange, change_gate
+from resonant.store.shared.gates import Gate, GateChange, Probe, change_gate
 from resonant.store.views.selection import Selection
 from resonant.store.views.standing import parked_at, parked_deliveries
 from support.desk import at_once
@@ -31,6 +31,7 @@ def _scan(index: str, *, covering: bool = True) -> set[str]:
 
 # Each of these indexes holds only some deliveries.
 UNFINISHED, UNFINISHED_ROWS = _scan("available"), _scan("available", covering=False)
+UNFINISHED_BY_TYPE = _scan("types", covering=False)
 DEAD, CAUSES, DELIVERED = _scan("dead"), _scan("cause"), _scan("delivered")
 # To find their source, the event of each is looked up.
 DEAD_ROWS = _scan("dead", covering=False) | _scan("cause", covering=False)
@@ -56,8 +57,8 @@ LATEST_ATTEMPTS = {"SEARCH resonant_attempts USING INTEGER PRIMARY KEY (rowid>?)
         ("detail evt_o", set()),
         ("detail evt_old --source /shop", set()),
         ("export --with-data", BALANCE | UNFINISHED | DEAD | CAUSES),
-        ("metrics", UNFINISHED_ROWS),
-        ("prometheus", UNFINISHED_ROWS | CAUSES),
+        ("metrics", UNFINISHED_BY_TYPE),
+        ("prometheus", UNFINISHED_ROWS | UNFINISHED_BY_TYPE | CAUSES),
         ("audit", set()),
         ("enqueue events.jsonl --endpoint billing", set()),
         ("cancel --endpoint billing --dry-run", set()),
@@ -118,6 +119,8 @@ async def test_a_drain_scans_no_table(tmp_path, monkeypatch, chunk_size):
             await enqueue(run.store, 1)
             run.clock.advance(NEW_SECONDS)
             await run.store.claim_each({"orders": 2}, owner="me", new={"orders": 1})
+            turns = {"orders": Turns(after="", leave_out=["order.failing"])}
+            await run.store.claim_each({"orders": 2}, owner="me", new={"orders": 1}, in_turn=turns)
 
     assert any("ORDER BY" in each and "lease_owner IS NOT NULL" in each for each in plans.executed), "rescue"
     assert any("available_at DESC" in each for each in plans.executed), "a claim of new events"
@@ -129,7 +132,9 @@ async def _probe(store) -> None:
     change = GateChange(Gate("orders"), Gate("orders", state="probing", failing_since=1.0))
     assert await store.write(change_gate, change)
     gate = change.result
-    assert await store.claim_leases(claim_probe, GateChange(gate, replace(gate, probe_at=5.0)), owner="me")
+    assert await store.claim_leases(
+        claim_probe, Probe(gate, {None: replace(gate, probe_at=5.0)}, {}, at=1.0), owner="me"
+    )
 
 
 def test_an_operator_scans_only_unfinished_deliveries_and_the_latest_attempts(dead, url):

@@ -115,16 +115,17 @@ def _list_dead_letters(
     as_json: bool,
 ) -> None:
     from resonant.cli.dlq import view as dlq_view
-    from resonant.store.shared.gates import states_not_normal
+    from resonant.store.shared.gates import read_holds
     from resonant.store.views.dead_letters import DeadLetters
     from resonant.store.views.reads import count_dead_letters, each_dead_letter
 
     now = store.now()
 
     def show(connection: Connection, until_stopped: UntilStopped[Any]) -> None:
-        states = states_not_normal(connection)
         rows = each_dead_letter(connection, selection, limit=limit or None, before=before)
-        shown = dlq_view.dead_letters(states, now=now).write(until_stopped(rows), as_json=as_json)
+        shown = dlq_view.dead_letters(read_holds(connection, now), now=now).write(
+            until_stopped(rows), as_json=as_json
+        )
         if shown.first and not as_json and output.stdout().is_terminal:
             output.write(dlq_view.NEXT_COMMANDS.format(example=shlex.quote(visible(shown.first.event_id))))
         # Counting a million rows takes longer than showing the first page.

@@ -13,11 +13,11 @@ from resonant.display import ago, counted
 from resonant.events import minute, rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from resonant.dead_letters.triage import DeadLetterGroup
     from resonant.events import DeadLetter
-    from resonant.store.shared.gates import GateState
+    from resonant.store.shared.gates import Holds
 
 NEXT_COMMANDS = (
     "resonant detail {example}  shows every attempt\n"
@@ -26,14 +26,14 @@ NEXT_COMMANDS = (
 )
 
 
-def dead_letters(states: Mapping[str, GateState], *, now: float) -> View[DeadLetter]:
+def dead_letters(holds: Holds, *, now: float) -> View[DeadLetter]:
     """Return the view of dead letters.
 
     Args:
-        states: gate states other than normal, keyed by endpoint.
+        holds: what the gates hold back.
     """
     return View(
-        document=lambda each: documents.dead_letter(each, states.get(each.endpoint)),
+        document=lambda each: documents.dead_letter(each, holds.state(each.endpoint)),
         columns={
             "event": lambda each: each.event_id,
             "type": lambda each: each.event_type,
@@ -43,35 +43,34 @@ def dead_letters(states: Mapping[str, GateState], *, now: float) -> View[DeadLet
             "code": lambda each: each.code or "-",
             "tries": lambda each: each.attempts,
             "dead at": lambda each: rfc3339(each.dead_at),
-            "error": lambda each: _error(each, states.get(each.endpoint)),
+            "error": lambda each: _error(each, holds.why(each.endpoint, each.event_type)),
         },
-        cards=partial(_cards, states=states, now=now),
+        cards=partial(_cards, holds=holds, now=now),
         identity=lambda each: (each.event_id, each.source),
     )
 
 
-def _error(dead_letter: DeadLetter, state: GateState | None) -> str:
+def _error(dead_letter: DeadLetter, why_held: str) -> str:
     parts = [
         dead_letter.error or dead_letter.error_type,
         dead_letter.answer and f"the answer: {shortened(dead_letter.answer)}",
         dead_letter.maybe_processed and processed(dead_letter.code or ""),
         dead_letter.replayed_to and f"replayed to {dead_letter.replayed_to}",
-        _held(state),
+        _held(why_held),
     ]
     return "; ".join(part for part in parts if part)
 
 
-def _held(state: GateState | None) -> str | None:
-    return f"held: the endpoint is {state}, so a replay would wait" if state else None
+def _held(why: str) -> str | None:
+    return f"held: {why}, so a replay would wait" if why else None
 
 
-def _cards(
-    rows: Iterator[DeadLetter], *, states: Mapping[str, GateState], now: float
-) -> Iterator[list[str | None]]:
+def _cards(rows: Iterator[DeadLetter], *, holds: Holds, now: float) -> Iterator[list[str | None]]:
     """Yield the lines of each dead letter, with the advice once for consecutive failures of the same kind."""
     before = None
     for row in rows:
-        alike = (row.code or "", row.reason, row.category or "", row.endpoint)
+        why_held = holds.why(row.endpoint, row.event_type)
+        alike = (row.code or "", row.reason, row.category or "", row.endpoint, why_held)
         tries = counted(row.attempts, "try", "tries")
         replays = f", {counted(row.replays, 'replay')}" if row.replays else ""
         replays += f", replayed to {row.replayed_to}" if row.replayed_to else ""
@@ -83,7 +82,7 @@ def _cards(
             check if row.maybe_processed else None,
         ]
         if alike != before:
-            code, reason, category, endpoint = before = alike
+            code, reason, category, endpoint, _ = before = alike
             advice = advise(
                 code=code,
                 reason=reason,
@@ -92,7 +91,7 @@ def _cards(
                 event_id=row.event_id,
                 source=row.source if row.shares_id else None,
             )
-            lines += [_held(states.get(endpoint)), f"next: {advice}"]
+            lines += [_held(why_held), f"next: {advice}"]
         yield lines
 
 

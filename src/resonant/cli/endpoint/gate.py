@@ -59,4 +59,5 @@ def _run(name: str, change: Callable[..., Coroutine[Any, Any, OperatorChange]], 
         name = options.endpoint_name(name)
         name_checks.check_filters(store, name)
         done = store.run(lambda opened: change(opened, name, who=who_runs_this()))
-    output.write_result(documents.gate_change(done), output.visible(done.text), as_json=as_json, indent=0)
+        document = documents.gate_change(done, now=store.now())
+    output.write_result(document, output.visible(done.text), as_json=as_json, indent=0)

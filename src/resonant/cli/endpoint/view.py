@@ -10,7 +10,7 @@ import typer
 from resonant import output
 from resonant.cli import documents, name_checks, options
 from resonant.cli.command_store import load_endpoint, on_prefect, run_async
-from resonant.display import ago
+from resonant.display import ago, counted
 from resonant.errors import EndpointError
 
 if TYPE_CHECKING:
@@ -22,17 +22,22 @@ if TYPE_CHECKING:
 
 
 class _Listed(NamedTuple):
-    """An endpoint: its block, or why it has none; why it cannot be used, or None; its gate, and the number of subscriptions."""
+    """An endpoint: its block, or why it has none; why it cannot be used, or None; its gate, and the number of subscriptions.
+
+    ``now`` is the time of the reading, in seconds since the epoch.
+    """
 
     name: str
     block: EndpointBlock | EndpointError
     problem: str | None
     governed: Governed
     subscriptions: int
+    now: float
 
     @property
     def document(self) -> output.Document:
-        return documents.endpoint(self.name, self.block, self.problem, self.governed, self.subscriptions)
+        facts = (self.name, self.block, self.problem, self.governed, self.subscriptions)
+        return documents.endpoint(*facts, now=self.now)
 
 
 def list_(
@@ -74,7 +79,7 @@ def list_(
     numbers = Counter(each.endpoint for each in subscriptions)
     held = {each.gate.endpoint: each for each in gates}
     rows = [
-        _Listed(name, block, _problem(name, block), _of(name, held), numbers[name])
+        _Listed(name, block, _problem(name, block), _of(name, held), numbers[name], now)
         for name, block in sorted(found.items())
     ]
     if export:
@@ -120,7 +125,10 @@ def _cells(row: _Listed) -> list[str]:
     found = row.document
     to = found.get("host") or found.get("type") or "-"
     signed = ("yes" if found.get("signing_secret") else "no") if "type" in found else "-"
-    state = "cannot be used" if row.problem else row.governed.gate.state.replace("normal", "ok")
+    gate = row.governed.gate
+    failing = len(gate.failing_at(row.now))
+    works = counted(failing, "type fails", "types fail") if failing else "ok"
+    state = "cannot be used" if row.problem else gate.state.replace("normal", works)
     return [row.name, to, signed, str(row.subscriptions), state]
 
 
@@ -142,7 +150,7 @@ def show(name: options.EndpointName, as_json: options.Json = False) -> None:
         subscriptions = store.read(read_subscriptions, name)
     if as_json:
         problem = _problem(name, block) or (waits.reason if waits else None)
-        document = documents.endpoint(name, block, problem, found, len(subscriptions))
+        document = documents.endpoint(name, block, problem, found, len(subscriptions), now=now)
         output.write(output.to_json(document) + "\n")
         return
     for key, value in documents.endpoint_settings(name, block).items():

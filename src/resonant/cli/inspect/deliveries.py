@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
@@ -13,13 +13,13 @@ import typer
 from resonant import output
 from resonant.cli import documents, filters, options, view
 from resonant.cli.command_store import CommandStore, UntilStopped, command_store
-from resonant.display import ago, counted
+from resonant.display import ago, counted, some
 from resonant.events import minute, rfc3339
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from resonant.store.shared.gates import GateState
+    from resonant.store.shared.gates import Gate, Gates, Holds
     from resonant.store.views.dead_letters import Position
     from resonant.store.views.selection import Selection
     from resonant.store.views.unfinished import Waiting, WaitingGroup
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _STATES = {"in_flight": "in flight", "due": "due", "parked": "parked"}
 _WHAT = "unfinished deliveries"
 _NEVER_TRIED = "not tried yet"
+# The most failing types that a line names.
+_MOST_TYPES = 3
 Unfinished = Literal["pending", "retrying"]
 
 
@@ -79,14 +81,14 @@ def _list_deliveries(
     before: Position | None,
     as_json: bool,
 ) -> None:
-    from resonant.store.shared.gates import states_not_normal
+    from resonant.store.shared.gates import read_holds
     from resonant.store.views.unfinished import count_unfinished, each_unfinished
 
     now = store.now()
 
     def show(connection: Connection, until_stopped: UntilStopped[Any]) -> None:
         rows = each_unfinished(connection, selection, status=status, limit=limit or None, after=before)
-        listed = _deliveries(states_not_normal(connection), now=now)
+        listed = _deliveries(read_holds(connection, now), now=now)
         seen = listed.write(until_stopped(rows), as_json=as_json)
         total = count_unfinished(connection, selection, status=status, at_most=view.COUNTED)
         if not total:
@@ -102,7 +104,7 @@ def _list_deliveries(
 def _list_groups(
     store: CommandStore, selection: Selection, status: Unfinished | None, *, limit: int, as_json: bool
 ) -> None:
-    from resonant.store.shared.gates import states_not_normal
+    from resonant.store.shared.gates import read_gates
     from resonant.store.views.unfinished import group_unfinished
 
     now = store.now()
@@ -110,7 +112,7 @@ def _list_groups(
     groups, gates = store.read(
         lambda opened: (
             group_unfinished(opened, selection, now=now, status=status),
-            states_not_normal(opened),
+            read_gates(opened),
         )
     )
     none = view.no_rows(_WHAT, selection)
@@ -120,16 +122,17 @@ def _list_groups(
         output.say(f"{total} in {counted(len(groups), 'group')}: --no-group lists each")
 
 
-def _deliveries(gates: Mapping[str, GateState], *, now: float) -> view.View[Waiting]:
-    def held(row: Waiting) -> GateState | None:
-        """Return the state of the gate that holds a delivery; None if it is not due or not held."""
-        return gates.get(row.delivery.endpoint) if row.state(now) == "due" else None
+def _deliveries(holds: Holds, *, now: float) -> view.View[Waiting]:
+    def held(row: Waiting) -> str:
+        """Return why a gate holds a delivery; empty if it is not due or not held."""
+        is_due = row.state(now) == "due"
+        return holds.why(row.delivery.endpoint, row.delivery.event_type) if is_due else ""
 
     def state(row: Waiting) -> str:
         return "held" if held(row) else "waits" if _waits(row, now) else _STATES[row.state(now)]
 
     return view.View(
-        document=lambda row: documents.waiting(row, now=now, is_held=held(row) is not None),
+        document=lambda row: documents.waiting(row, now=now, is_held=bool(held(row))),
         columns={
             "event": lambda row: row.delivery.event_id,
             "type": lambda row: row.delivery.event_type,
@@ -154,7 +157,7 @@ def _waits(row: Waiting, now: float) -> bool:
     return row.state(now) == "in_flight" and (row.delivery.next_attempt_at or now) > now
 
 
-def _card(row: Waiting, gate: GateState | None, *, now: float) -> list[str]:
+def _card(row: Waiting, why_held: str, *, now: float) -> list[str]:
     delivery, due_at = row.delivery, _due_at(row)
     moment = minute(due_at)
     match row.state(now):
@@ -163,7 +166,7 @@ def _card(row: Waiting, gate: GateState | None, *, now: float) -> list[str]:
         case "in_flight":
             what = f"in flight, leased by {delivery.leased_by}"
         case "due":
-            held = f"held because the endpoint is {gate}; " if gate else ""
+            held = f"held because {why_held}; " if why_held else ""
             what = f"{held}due since {moment}, {ago(now - due_at)}"
         case _:
             what = f"parked until {moment}, {ago(now - due_at)}"
@@ -182,14 +185,15 @@ def _why(row: Waiting) -> str:
     return why(reason=_NEVER_TRIED, code=delivery.code, error=error, answer=row.answered.answer)
 
 
-def _groups(gates: Mapping[str, GateState], *, now: float) -> view.View[WaitingGroup]:
+def _groups(gates: Gates, *, now: float) -> view.View[WaitingGroup]:
     return view.View(
-        document=lambda group: documents.waiting_group(group, is_held=group.endpoint in gates),
+        document=documents.waiting_group,
         columns={
             "endpoint": lambda group: group.endpoint,
             "code": lambda group: group.code or "-",
             "count": lambda group: group.count,
             "due": lambda group: group.due,
+            "held": lambda group: group.held,
             "in flight": lambda group: group.in_flight,
             "parked": lambda group: group.parked,
             "oldest due": lambda group: rfc3339(group.oldest_due_at),
@@ -202,14 +206,14 @@ def _groups(gates: Mapping[str, GateState], *, now: float) -> view.View[WaitingG
     )
 
 
-def _group_cards(
-    groups: Iterator[WaitingGroup], *, gates: Mapping[str, GateState], now: float
-) -> Iterator[list[str]]:
+def _group_cards(groups: Iterator[WaitingGroup], *, gates: Gates, now: float) -> Iterator[list[str]]:
     """Yield the lines of each endpoint: its totals, then each failure."""
     for endpoint, of_endpoint in groupby(groups, key=attrgetter("endpoint")):
-        rows, gate = list(of_endpoint), gates.get(endpoint)
+        rows = list(of_endpoint)
+        held = sum(row.held for row in rows)
         counts = {
-            f"held (the endpoint is {gate})" if gate else "due": sum(row.due for row in rows),
+            f"held ({_why_held(gates[endpoint], now)})": held,
+            "due": sum(row.due for row in rows) - held,
             "in flight": sum(row.in_flight for row in rows),
             "parked": sum(row.parked for row in rows),
         }
@@ -218,6 +222,14 @@ def _group_cards(
         last = "" if until is None else f", the last until {minute(until)}"
         oldest = ago(now - min(row.oldest_due_at for row in rows))
         yield [f"{endpoint}: {states}{last}; oldest due {oldest}", *map(_group_line, rows)]
+
+
+def _why_held(gate: Gate, now: float) -> str:
+    """Return why a gate holds deliveries back, such as ``order.paid fails``."""
+    if gate.state != "normal":
+        return f"the endpoint is {gate.state}"
+    types = sorted(gate.failing_at(now))
+    return f"{some(types, _MOST_TYPES)} {'fails' if len(types) == 1 else 'fail'}"
 
 
 def _group_line(group: WaitingGroup) -> str:

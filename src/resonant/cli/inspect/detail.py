@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from hashlib import sha256
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +20,7 @@ from resonant.events import Attempt, Delivery, Event, encode_data, rfc3339
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from resonant.store.shared.gates import GateState
+    from resonant.store.shared.gates import Holds
     from resonant.store.views.reads import Detail
 
 _SHOWN_DATA_CHARACTERS = 4_000
@@ -38,14 +38,14 @@ def detail(
     as_json: options.Json = False,
 ) -> None:
     """Show one event: its attributes and data, and every attempt with its error, delay and next step."""
-    from resonant.store.shared.gates import states_not_normal
+    from resonant.store.shared.gates import read_holds
 
     with command_store(exists=True, named=not as_json) as store:
         # Refuses text that no event can have.
         filters.Filters(source=source).selection(store, ids=[event_id])
         now = store.now()
-        found, gates = store.read(
-            lambda opened: (_find(opened, event_id, source, place=store.name), states_not_normal(opened))
+        found, holds = store.read(
+            lambda opened: (_find(opened, event_id, source, place=store.name), read_holds(opened, now))
         )
     if as_json:
         output.write(documents.with_data(documents.detail(found), found.event) + "\n")
@@ -54,7 +54,7 @@ def detail(
             output.write_paragraph(line, indent=_INDENT)
         for line in _data_lines(found.event, source):
             output.write(f"{line}\n")  # not wrapped, so that users can copy it
-        for line in _delivery_lines(found, gates, now=now):
+        for line in _delivery_lines(found, holds, now=now):
             output.write_paragraph(line, indent=_INDENT if line.startswith(" ") else 4)
 
 
@@ -130,10 +130,10 @@ def _size(event: Event) -> str:
     return size
 
 
-def _delivery_lines(found: Detail, gates: Mapping[str, GateState], *, now: float) -> Iterator[str]:
+def _delivery_lines(found: Detail, holds: Holds, *, now: float) -> Iterator[str]:
     for delivery, attempts in found.deliveries:
         yield ""
-        yield f"{delivery.endpoint}: {_state(delivery, gates.get(delivery.endpoint), now)}"
+        yield f"{delivery.endpoint}: {_state(delivery, holds.why(delivery.endpoint, found.event.type), now)}"
         for attempt in attempts:
             last = attempt is attempts[-1]
             yield from _attempt_lines(attempt, delivery, is_last=last)
@@ -164,7 +164,7 @@ def _indented(body: bytes) -> str:
     return json.dumps(data, indent=2, ensure_ascii=False) if exact else body.decode()
 
 
-def _state(delivery: Delivery, gate: GateState | None, now: float) -> str:
+def _state(delivery: Delivery, why_held: str, now: float) -> str:
     attempts = counted(delivery.attempts, "attempt")
     replays = f" ({counted(delivery.replays, 'replay')})" if delivery.replays else ""
     match delivery.status:
@@ -180,8 +180,8 @@ def _state(delivery: Delivery, gate: GateState | None, now: float) -> str:
             due = f", retry due {_moment(due_at, now)}" if due_at > now else ""
             what = f"{delivery.status}{due}, leased by {delivery.leased_by} until {rfc3339(delivery.lease_until)}"
         case _:
-            is_held = gate is not None and (delivery.next_attempt_at or now) <= now
-            held = f"held because the endpoint is {gate}, " if is_held else ""
+            is_held = why_held and (delivery.next_attempt_at or now) <= now
+            held = f"held because {why_held}, " if is_held else ""
             what = f"{delivery.status}, {held}due {_moment(delivery.next_attempt_at, now)}{_own_backoff(delivery, now)}"
     return f"{what}, {attempts}{replays}"
 

@@ -80,7 +80,7 @@ def status(
     if not as_json:
         _write_status(status, [*overview.page_lines(settings, status.found)], now=now)
         return
-    document = documents.status(status.found)
+    document = documents.status(status.found, now=now)
     document["store"] = status.store
     document["alerts"] = documents.alerts(status.raised, status.alert_texts)
     if status.purges:
@@ -201,7 +201,7 @@ def next_step(found: StoreStatus, *, now: float, is_sent: bool) -> str:
     if held := found.held:
         steps.append(f"{counted(held, 'delivery is', 'deliveries are')} held, as shown below")
         waiting -= held
-        others = [each.oldest_due_at for each in found.endpoints if not each.is_held]
+        others = (each.oldest_not_held_at for each in found.endpoints)
         oldest_due_at = min((at for at in others if at is not None), default=None)
     if waiting and not is_sent:
         steps.append(

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, case, func, select
 
 from resonant.store import schema
 from resonant.store.counts.counters import read_counts
+from resonant.store.engine.sql import is_any_of
 from resonant.store.queue.leases import NEW_SECONDS
 from resonant.store.shared.gates import Gate, read_gates
 
@@ -45,10 +46,12 @@ class EndpointStatus:
         due: unfinished deliveries that may be sent now.
         oldest_due_at: the earliest due time of an unfinished delivery, seconds since the epoch.
         oldest_due: the earliest due times of deliveries that may be sent now, of its backlog and of new events.
+        oldest_not_held_at: the earliest due time of an unfinished delivery that the gate does not hold back.
         delivered_last_hour: deliveries that succeeded in the last hour.
         failed_last_hour: attempts that failed or were lost in the last hour.
         gate: the endpoint's gate.
         is_held: whether the gate holds deliveries back now.
+        held: deliveries that are due and held by the gate.
     """
 
     name: str
@@ -60,20 +63,17 @@ class EndpointStatus:
     parked: int
     oldest_due_at: float | None
     oldest_due: OldestDue
+    oldest_not_held_at: float | None
     delivered_last_hour: int
     failed_last_hour: int
     gate: Gate
     is_held: bool
+    held: int
 
     @property
     def due(self) -> int:
         """Deliveries that may be sent now and have no lease."""
         return self.pending + self.retrying - self.in_flight - self.parked
-
-    @property
-    def held(self) -> int:
-        """Deliveries that are due and held by the gate."""
-        return self.due if self.is_held else 0
 
 
 def endpoint_statuses(
@@ -102,14 +102,14 @@ def endpoint_statuses(
     later = {name: count for name, count in connection.execute(of_later)}  # noqa: C416 - mypy does not treat rows as pairs
     hour = _last_hour(connection, since=now - HOUR_SECONDS)
     gates = read_gates(connection)
-    governing = {name for name, gate in gates.items() if gate.governs_at(now) and endpoint in (None, name)}
+    holding = {name for name, gate in gates.items() if gate.holds_at(now) and endpoint in (None, name)}
 
     def one(name: str) -> EndpointStatus:
         of = counts.get(name, Counter())
         live, leased_due_at = leased.get(name, (0, None))
         is_waiting = of["pending"] or of["retrying"]
         waiting_at, oldest_due = _oldest_waiting(connection, name, now) if is_waiting else (None, OldestDue())
-        moments = (leased_due_at, waiting_at)
+        oldest_at = min((at for at in (leased_due_at, waiting_at) if at is not None), default=None)
         return EndpointStatus(
             name=name,
             pending=of["pending"],
@@ -118,16 +118,20 @@ def endpoint_statuses(
             dead_letter=of["dead_letter"],
             in_flight=live,
             parked=later.get(name, 0) - live,
-            oldest_due_at=min((at for at in moments if at is not None), default=None),
+            oldest_due_at=oldest_at,
             oldest_due=oldest_due,
+            oldest_not_held_at=oldest_not_held(connection, gates[name], now=now)
+            if name in holding
+            else oldest_at,
             delivered_last_hour=hour[name, True],
             failed_last_hour=hour[name, False],
             gate=gates[name],
-            is_held=name in governing,
+            is_held=name in holding,
+            held=count_held(connection, gates[name], now=now) if name in holding else 0,
         )
 
     active = {name for name, _ in hour if endpoint in (None, name)}
-    names = counts.keys() | governing | active
+    names = counts.keys() | holding | active
     return tuple(map(one, sorted(names)))
 
 
@@ -140,13 +144,25 @@ class Governed(NamedTuple):
 
 def governed(connection: Connection, *, now: float) -> list[Governed]:
     """Return the endpoints whose gate holds deliveries back now, most held deliveries first."""
-    count_due = select(func.count()).select_from(_d).where(_d.c.available_at <= now)
-    found = [
-        Governed(gate, connection.execute(count_due.where(_d.c.endpoint == name)).scalar_one())
-        for name, gate in read_gates(connection).items()
-        if gate.governs_at(now)
-    ]
+    gates = (gate for gate in read_gates(connection).values() if gate.holds_at(now))
+    found = [Governed(gate, count_held(connection, gate, now=now)) for gate in gates]
     return sorted(found, key=lambda each: (-each.held, each.gate.endpoint))
+
+
+def count_held(connection: Connection, gate: Gate, *, now: float) -> int:
+    """Return the number of due deliveries that a gate holds: all of its endpoint, or those of its failing types."""
+    due = select(func.count()).select_from(_d).where(_d.c.endpoint == gate.endpoint, _d.c.available_at <= now)
+    of_types = [] if gate.governs_at(now) else [is_any_of(_d.c.event_type, gate.failing_at(now))]
+    return connection.execute(due.where(*of_types)).scalar_one()
+
+
+def oldest_not_held(connection: Connection, gate: Gate, *, now: float) -> float | None:
+    """Return the earliest due time of an unfinished delivery that a gate does not hold back; None if it holds back all."""
+    if gate.governs_at(now):
+        return None
+    unfinished = (_d.c.endpoint == gate.endpoint, _d.c.available_at.is_not(None))
+    is_failing = is_any_of(_d.c.event_type, gate.failing_at(now))
+    return connection.execute(select(func.min(_d.c.next_attempt_at)).where(*unfinished, ~is_failing)).scalar()
 
 
 def _oldest_waiting(connection: Connection, endpoint: str, now: float) -> tuple[float | None, OldestDue]:

@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, literal_column, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, literal_column, or_, select
 
 from resonant.events import Delivery, Status
 from resonant.store import schema
-from resonant.store.engine.sql import end_snapshot
+from resonant.store.engine.sql import end_snapshot, is_any_of
 from resonant.store.queue.leases import due
+from resonant.store.shared.gates import Holds, read_gates
 from resonant.store.views.dead_letters import Position, earliest, positions
 from resonant.store.views.reads import ReceiverSide, answers, delivery_of, read_deliveries
 from resonant.store.views.selection import Selection
@@ -43,6 +44,7 @@ class WaitingGroup:
         count: the number of deliveries.
         in_flight: the number of leased deliveries.
         parked: the number of deliveries that are due later.
+        held: the number of due deliveries that the endpoint's gate holds back: all, or those of the types that fail.
         oldest_due_at: the earliest due time, seconds since the epoch.
         parked_until: the latest due time of the parked ones.
         most_attempts: the highest number of attempts.
@@ -56,6 +58,7 @@ class WaitingGroup:
     count: int
     in_flight: int
     parked: int
+    held: int
     oldest_due_at: float
     parked_until: float | None
     most_attempts: int
@@ -66,7 +69,7 @@ class WaitingGroup:
 
     @property
     def due(self) -> int:
-        """Deliveries that may be sent now and have no lease."""
+        """Deliveries that are due and have no lease, including the held ones."""
         return self.count - self.in_flight - self.parked
 
 
@@ -135,6 +138,7 @@ def group_unfinished(
             func.count(),
             _count(and_(is_live, _d.c.lease_owner.is_not(None))),
             _count(is_parked),
+            _count(and_(_d.c.available_at <= now, _is_held(connection, now))),
             func.min(_d.c.next_attempt_at),
             func.max(case((is_parked, _d.c.available_at))),
             func.max(_d.c.attempts),
@@ -153,6 +157,19 @@ def group_unfinished(
         fields: list[Any] = [*counts, example.event_id, example.source, example.error or "", answer]
         groups.append(WaitingGroup(*fields))
     return sorted(groups, key=lambda group: (group.endpoint, -group.count, group.code))
+
+
+def _is_held(connection: Connection, now: float) -> ColumnElement[bool]:
+    """Return the condition that a gate holds a due delivery back; consistent with ``Holds``."""
+    gates = read_gates(connection)
+    holds = Holds(gates, now)
+    endpoints = [name for name in gates if holds.state(name)]
+    of_types = (
+        and_(_d.c.endpoint == name, is_any_of(_d.c.event_type, types))
+        for name, gate in gates.items()
+        if (types := gate.failing_at(now))
+    )
+    return or_(is_any_of(_d.c.endpoint, endpoints), *of_types)
 
 
 def _conditions(selection: Selection, status: Status | None) -> list[ColumnElement[bool]]:

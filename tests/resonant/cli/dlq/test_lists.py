@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from dataclasses import replace
 from itertools import chain
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from resonant.dead_letters.advice import advise
 from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.events import rfc3339
+from resonant.store.shared.gates import FAILING_SECONDS, FailingType, Gate, GateChange, change_gate
 
 DEAD_LETTER_KEYS = (
     "event_id event_type source endpoint reason category code error_type error status_code attempts first_attempt_at "
@@ -372,6 +374,27 @@ def test_a_due_delivery_of_a_paused_endpoint_is_held(resonant, waiting):
     assert [row["held"] for row in resonant.json("deliveries", "--group")] == [0, 2]
     grouped = resonant.on_a_terminal("deliveries", "--group")
     assert "\ncrm: 2 held (the endpoint is paused); oldest due " in grouped
+
+
+def test_groups_show_how_many_deliveries_are_held_because_their_type_fails(resonant, waiting):
+    waiting.accept("evt_held", "evt_held_too", "evt_not", endpoint="crm", event_type="bad")
+    now = waiting.clock()
+    types = ("bad", "order.refunded", "unseen")
+    failing = tuple(FailingType(each, now - 60, "http 500", now + 60, now) for each in types)
+    forgotten = replace(failing[0], event_type="order.paid", tried_at=now - FAILING_SECONDS)
+    for name in ("crm", "billing"):
+        change = GateChange(Gate(name), Gate(name, failing=(forgotten, *failing)))
+        waiting.do(lambda store, change=change: store.write(change_gate, change))
+
+    billing, crm = resonant.json("deliveries", "--group")
+
+    assert (billing["due"], billing["held"], billing["parked"]) == (0, 0, 1)
+    assert (crm["count"], crm["due"], crm["held"]) == (5, 5, 3)
+    grouped = resonant.on_a_terminal("deliveries", "--group")
+    assert "billing: 1 parked, " in grouped
+    assert "\ncrm: 3 held (bad, order.refunded, unseen fail), 2 due; oldest due " in grouped
+    table = [row.split() for row in resonant("deliveries", "--group").out.splitlines()]
+    assert [row[3:5] for row in table] == [["DUE", "HELD"], ["0", "0"], ["5", "3"]]
 
 
 def test_groups_show_the_waiting_deliveries_of_each_endpoint(resonant, waiting):

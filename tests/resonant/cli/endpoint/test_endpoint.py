@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from blocks.catalog import remove_endpoint, save_endpoints
 from blocks.loading import endpoint_documents
 from resonant.errors import EndpointError
 from resonant.events import rfc3339
-from resonant.store.shared.gates import Gate, GateChange, change_gate
+from resonant.store.shared.gates import FAILING_SECONDS, FailingType, Gate, GateChange, change_gate
 from resonant.store.shared.run_watches import RunWatch, add_watch
 from resonant.store.views.endpoint_problems import note_problems
 from support.file_endpoint import FileEndpoint
@@ -127,6 +128,19 @@ def test_the_gate_of_an_endpoint_is_shown_in_text_and_as_json(resonant, endpoint
     listed = endpoint.listed()
     assert listed["cli-hooks"] == found
     assert listed["file-endpoint/cli-log"]["gate"]["state"] == "normal"
+
+
+def test_a_type_that_was_not_probed_for_an_hour_is_not_shown_as_failing(endpoint, endpoints, worker):
+    now = worker.clock()
+    bad = FailingType("bad", now - 60, "http 500", now + 60, now)
+    forgotten = replace(bad, event_type="forgotten", tried_at=now - FAILING_SECONDS)
+    change = GateChange(Gate("cli-hooks"), Gate("cli-hooks", failing=(forgotten, bad)))
+    worker.do(lambda store: store.write(change_gate, change))
+
+    for found in (endpoint.show("cli-hooks"), endpoint.listed()["cli-hooks"]):
+        [shown] = found["gate"]["failing_types"]
+        assert (shown["type"], shown["failure"]) == ("bad", "http 500")
+    assert [each.endswith("  1 type fails") for each in rows(endpoint("list"))].count(True) == 1
 
 
 def test_an_endpoint_says_why_its_deliveries_wait(endpoint, endpoints, worker):

@@ -52,7 +52,7 @@ def test_each_endpoint_is_an_object_of_the_document(resonant, old):
         "oldest_due": rfc3339(old.clock() + 3_600),
         "oldest_due_backlog": None,
         "oldest_due_new": None,
-        "gate": dict.fromkeys(GATE) | {"state": "normal"},
+        "gate": dict.fromkeys(GATE) | {"state": "normal", "failing_types": []},
     }
 
 

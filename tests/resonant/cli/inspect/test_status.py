@@ -14,6 +14,7 @@ from resonant.delivery.retry import Park, Retry
 from resonant.events import rfc3339
 from resonant.metrics.alerts import Condition, Crossing, record_crossings
 from resonant.store.shared import drains
+from resonant.store.shared.gates import FailingType, Gate, GateChange, change_gate
 from resonant.store.views.reads import StoreStatus
 
 RAISED = Crossing("raised", Condition.ERROR_RATE, "crm", 0.5, 0.25, "text", at=0.0, since=0.0)
@@ -167,6 +168,34 @@ def test_deliveries_that_no_run_sends_are_not_shown_as_in_progress(resonant, wor
     no_run = "no run sends them: `resonant emit` sends what is due, `resonant up` sends all"
     said = "2 deliveries are in progress" if is_sent else f"2 deliveries wait, and {no_run}"
     assert first == f"balanced: yes; {said}"
+
+
+@pytest.mark.parametrize(
+    ("state", "age", "said"),
+    [
+        ("normal", 120, "1 delivery waits: `resonant emit` sends them"),
+        ("normal", 10, "1 delivery is in progress"),
+        ("paced", 120, "2 deliveries are held, as shown below"),
+    ],
+    ids=["an overdue one of another type", "a new one of another type", "the whole endpoint"],
+)
+def test_deliveries_of_other_types_than_those_that_fail_may_be_overdue(resonant, worker, state, age, said):
+    with worker.at_work():
+        now = worker.clock()
+        worker.clock.advance(-600)
+        worker.accept("evt_bad", event_type="bad")
+        worker.clock.advance(600 - age)
+        worker.accept("evt_good", event_type="good")
+        worker.clock.advance(age)
+        bad = FailingType("bad", now - 600, "http 500", now + 60, now)
+        gate = Gate("billing", state, since=now, failing=(bad,))
+        worker.do(lambda store: store.write(change_gate, GateChange(Gate("billing"), gate)))
+        worker.do(lambda store: beat(store, None))
+
+    first = resonant("status").out.splitlines()[1]
+
+    held = "1 delivery is held, as shown below; " if state == "normal" else ""
+    assert first.startswith(f"balanced: yes; {held}{said}")
 
 
 def test_an_imbalance_is_shown_first(resonant, worker, url):
