@@ -4,7 +4,7 @@ All processes share the state, one row in the store (``resonant.store.shared.gat
 writes them with compare-and-set and passes the resulting row to ``see``. Short-lived data, such as the answers of the last
 second, stays in the process. A controller does no I/O, and takes the time as an argument.
 
-Decision 14 (docs/decisions/0014-the-endpoint-gate.md) has the rules, and the reasons for the constants in full.
+Decision 14 (docs/decisions/0014-the-endpoint-gate.md) has the rules.
 """
 
 import random
@@ -137,7 +137,7 @@ class EndpointGate:
                 self._pace.stop(self._not_before, 0.0, self._now)
 
     def _drop_written(self) -> None:
-        """Drop the found types that are in the row, or too many for it."""
+        """Drop findings that the row already has, or has no room for."""
         written = {each.event_type for each in self.row.failing}
         found = self._found.items()
         self._found = {name: each for name, each in found if (each is None) == (name in written)}
@@ -191,7 +191,7 @@ class EndpointGate:
         return Probe(row, {None: reserved}, self._types.last_failures(), now)
 
     def _probe_of_type(self, now: float) -> Probe | None:
-        """Return the next probe of a failing type, if one is due; one for each look, since nothing of the type may be due."""
+        """Return the next probe of a failing type, if one is due; at most once per look."""
         failing = self.failing()
         if not failing or now < self._next_of_type_at or self._are_failing_new():
             return None
@@ -237,13 +237,13 @@ class EndpointGate:
         return 0 if pace is None else pace.most_within(seconds, now)
 
     def may_send_probe(self, now: float) -> bool:
-        """Return whether to send the probe that this process has reserved, which is then sent."""
+        """Return whether to send the reserved probe; clears the reservation."""
         self._notice(now)
         may_probe, self.may_probe = self.may_probe and not self.must_wait(now), False
         return may_probe
 
     def may_send(self, now: float, in_flight: int, starting: int = 0) -> Permission:
-        """Return whether to send a delivery that is no probe now, which takes a token.
+        """Return whether to send a regular delivery now; sending takes a token.
 
         Args:
             now: the time, in seconds.
@@ -308,7 +308,7 @@ class EndpointGate:
         return self._begin_outage(now)
 
     def _is_due_to_its_type(self, now: float, answer: Answer) -> bool:
-        """Return whether a failure counts for nothing, since only its type fails; hold the type if it fails often."""
+        """Return whether to ignore a failure since only its type fails; hold the type if it fails often."""
         name, held = answer.event_type, self.failing().get(answer.event_type)
         if answer.works:
             if held is not None:

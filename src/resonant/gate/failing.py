@@ -1,4 +1,4 @@
-"""Which event types of an endpoint fail while others work.
+"""Finds the event types of an endpoint that fail while others work.
 
 Each process counts the answers by type. They survive changes of the gate's state, since a type may fail before, during and after
 an outage. The types that are found to fail are in the gate's row, for all processes.
@@ -10,8 +10,8 @@ from math import inf
 from resonant.gate.measurements import Answer
 from resonant.store.shared.gates import FAILING_SECONDS
 
-# A failure counts for nothing if chance would rarely make the failures of its type, given the answers to others. With five such
-# deliveries, the type is held. An answer to another type within ten seconds shows that the endpoint is up.
+# The gate ignores a failure if the streak of its type is improbable, given the answers to others. At five failed deliveries, it
+# holds the type. A success of another type within ten seconds shows that the endpoint is up.
 _RARELY, _FEWEST_HELD, _OTHERS_SECONDS = 1e-5, 5, 10.0
 # Chance also depends on the share of the type's last 100 answers that failed, since some of its events may always fail. Beyond this
 # share, the type fails: otherwise one that worked once would never be held again.
@@ -39,9 +39,9 @@ class TypeFailures:
 
     def __init__(self) -> None:
         self._streaks: dict[str, _Streak] = {}
-        # The good answers, and the failures of types that worked afterwards: the other failures may be due to their types.
         # The share of failures of each type, and the number of answers.
         self._shares: dict[str, tuple[float, int]] = {}
+        # Successes, and failures of types that worked afterwards: other failures may be due to their types.
         self._worked = self._failed = 0
         self._worked_at = -inf
 
@@ -92,5 +92,5 @@ class TypeFailures:
         return streak.failure if (streak := self._streaks.get(event_type)) else ""
 
     def last_failures(self) -> dict[str, float]:
-        """Return when each type failed last, without those that work."""
+        """Return the time of the last failure of each failing type."""
         return {event_type: streak.last_at for event_type, streak in self._streaks.items()}

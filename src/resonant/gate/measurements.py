@@ -1,6 +1,6 @@
 """A process's measurements of an endpoint: its latest answers, failures in a row, refusals and durations.
 
-Decision 14 (docs/decisions/0014-the-endpoint-gate.md) has the reasons for the constants in full.
+Decision 14 (docs/decisions/0014-the-endpoint-gate.md) has the rules.
 """
 
 from collections import deque
@@ -27,7 +27,7 @@ _FIRST_SECONDS, _FEWEST_STREAK, _RARELY, _ALONE_SECONDS = 1.0, 6, 1e-4, 0.5
 # A refused change is proposed again after this time. It is refused while other processes can deliver.
 _REFUSED_SECONDS = 0.1
 # After ten seconds without a send, what an endpoint accepts is unknown. A process then begins with one send, which may be
-# answered with 410. In each second, it sends twice as many as were accepted in it: an endpoint for 10 requests per second would
+# answered with 410. In each second, it sends at most twice as many as were accepted in it: an endpoint for 10 requests per second would
 # get hundreds in the first, since a rejection takes 3 ms. It sends freely after 0.4 s without a failure. An answer that is
 # accepted this soon after a failure shows that the pace is not the cause. A limit leaves 40 to 50 % of failures at this pace.
 _UNKNOWN_AFTER_SECONDS, _NEXT_TRY_SECONDS = 10.0, 0.01
@@ -284,7 +284,7 @@ class Measurements:
         return self._answers < FEWEST_ANSWERS or now - self.since < _FIRST_SECONDS
 
     def is_limited(self, now: float) -> bool:
-        """Return whether the first answers show a limit: after each failure, nothing was accepted for a while."""
+        """Return whether the first answers show a limit: no request succeeded within 0.4 s of a failure."""
         # After an accepted answer, the second of the sends before is over.
         is_clear = not (self.streak or self._has_few(now) or self._is_known or self._is_random)
         return is_clear and self.window.share_bad <= _HALF

@@ -1,7 +1,7 @@
 """The pace of a paced endpoint: a rate that grows while requests are accepted, and is cut when more fail.
 
 Only the pilot has a pace. It compares the share of failures with the share at a lower pace, so that random failures do not
-reduce the rate. Decision 14 (docs/decisions/0014-the-endpoint-gate.md) has the reasons for the constants in full.
+reduce the rate. Decision 14 (docs/decisions/0014-the-endpoint-gate.md) has the rules.
 """
 
 from collections import deque

@@ -21,7 +21,7 @@ _PROBING = (
     "makes a probe due now"
 )
 _FAILING = (
-    "repair what the receiver does with these events: once a probe of a type succeeds, its deliveries are sent; "
+    "fix the receiver's handler of these events: once a probe of a type succeeds, its deliveries are sent;  "
     "`resonant endpoint resume {endpoint}` makes the probes due now"
 )
 _NO_RUN = "no run is sending to it: start `resonant up`"
@@ -69,7 +69,7 @@ def _types(gate: Gate, now: float, *, is_probed: bool) -> list[str]:
     lines = []
     for each in failing[:_MOST_TYPES]:
         probe = f"next probe in {duration(each.probe_at - now)}" if each.probe_at > now else "a probe is due"
-        said = f"{each.event_type} fails for {duration(now - each.since)} ({each.failure})"
+        said = f"{each.event_type} has failed for {duration(now - each.since)} ({each.failure})"
         lines.append(f"{said}, {probe}" if is_probed else said)
     more = len(failing) - len(lines)
     return [*lines, f"{counted(more, 'more type fails', 'more types fail')}"] if more else lines

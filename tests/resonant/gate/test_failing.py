@@ -72,7 +72,7 @@ class TestFinding:
         fail_beside_others(process, 102, deliveries=20)
         assert held(row) == ["bad"]
 
-    def test_a_type_that_fails_no_more_than_chance_may_make_it_is_not_held(self, row, process):
+    def test_a_type_whose_failures_may_be_chance_is_not_held(self, row, process):
         for n in range(7):
             for other in range(10):
                 is_bad = (other + n) % 10 < 3
@@ -255,14 +255,14 @@ class TestHolding:
 
 
 class TestProbes:
-    def test_one_that_works_frees_the_type(self, row, holding):
+    def test_a_delivered_probe_frees_the_type(self, row, holding):
         assert holding.look(102, ["bad", "good"])
         assert holding.probed == "bad"
         assert holding.send(WORKS_AGAIN, 102)
         assert held(row) == []
         assert holding.may_send(102, event_type="bad")
 
-    def test_one_that_is_rejected_for_good_frees_the_type(self, row, holding):
+    def test_a_permanently_rejected_probe_frees_the_type(self, row, holding):
         assert holding.look(102, ["bad"])
         assert holding.send(bad(9, 422, category="permanent"), 102)
         assert held(row) == []
@@ -310,7 +310,7 @@ class TestProbes:
             probed.append(process.probed)
         assert probed == types * 4
 
-    def test_none_is_due_while_a_retry_after_is_in_effect(self, row, holding):
+    def test_a_retry_after_delays_probes(self, row, holding):
         row.set(not_before=160.0)
         assert not holding.look(159, ["bad"])
         assert holding.look(160.5, ["bad"])
@@ -319,7 +319,7 @@ class TestProbes:
         assert not holding.gate.may_send_probe(161)
         assert holding.gate.may_send(161, 0) == RELEASE
 
-    def test_none_is_due_while_the_endpoint_is_paused(self, row, holding):
+    def test_a_pause_stops_probes(self, row, holding):
         row.set(state="paused", since=101.0)
         assert not holding.look(200, ["bad"])
 

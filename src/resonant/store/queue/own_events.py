@@ -149,7 +149,7 @@ def _key(delivery_id: int, number: int, accepted_at: float) -> str:
 
 
 def report_gate(connection: Connection, before: Gate, after: Gate, *, now: float) -> None:
-    """Store an event if a change of its gate shows that an endpoint, or an event type of it, fails, is paused or has recovered."""
+    """Store events if a gate's change pauses an endpoint, or if the endpoint or one of its event types fails or recovers."""
     key = f"endpoint-{after.endpoint}-{after.epoch}"
     if event_type := _type_of(before, after):
         report = Report(f"{key}-{_milliseconds(after.since)}", after.endpoint, gate_facts(before, after), {})

@@ -100,7 +100,7 @@ class Gate:
     failing: tuple[FailingType, ...] = ()
 
     def failing_at(self, now: float) -> dict[str, FailingType]:
-        """Return the types that fail at this time. A type that was not probed for an hour is forgotten, unless none is probed."""
+        """Return the types that fail at this time. Types not probed for an hour are dropped, except while probing or paused."""
         is_probed = self.state in ("normal", "paced")
         recent = (each for each in self.failing if not is_probed or each.tried_at > now - FAILING_SECONDS)
         return {each.event_type: each for each in recent}
@@ -166,7 +166,7 @@ class Probe:
 
     Attributes:
         reserved: the gate with the next probe reserved, by the type that is probed; the key None stands for any type.
-        failed_at: when types failed last; a probe prefers those that did not fail, then the earliest.
+        failed_at: the last failure of each type; a probe prefers types without one, then the least recent.
         before: the gate as this process last read it.
         at: the time of the proposal.
     """

@@ -55,7 +55,7 @@ def test_they_begin_after_a_type_and_continue_with_the_first(desk, after, found)
     assert types_of(desk, after=after, most=1) == list(found[:1])
 
 
-def test_those_that_are_not_due_do_not_count(desk):
+def test_types_without_due_deliveries_are_skipped(desk):
     desk.enqueue(*(desk.make(f"evt_{n}", event_type=f"type-{n:04}") for n in range(1_010)))
     first = schema.deliveries.c.event_type < "type-0500"
     desk.execute(update(schema.deliveries).where(first).values(available_at=desk.clock() + 100))
