@@ -134,7 +134,7 @@ def definitions(of: Settings) -> tuple[Definition, ...]:
         Definition(
             *(Condition.HELD, "ResonantDeliveriesHeld", "Deliveries are held for a long time"),
             f"a gate holds a delivery, and {percent(HELD_SHARE)} of its max_age has passed since its round began (Prometheus: of the "
-            "default policy's max_age, since it was due)",
+            "default policy's max_age, since it was due, and not for a failing event type of a normal endpoint)",
             "when no held delivery is that old",
         ),
         Definition(
