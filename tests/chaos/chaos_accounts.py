@@ -167,7 +167,7 @@ class Accounts:
             # If the machine stalls, the receiver's answers are late.
             if reason == "exhausted" and any(each["code"] == "timeout" for each in history.attempts):
                 continue
-            if reason not in (None, "cancelled", "crashed", REASONS.get(type_)):
+            if reason not in (None, "cancelled", "crashed", REASONS.get(type_.rpartition(".")[2])):
                 yield f"{event_id}, a {type_}, was given up: {reason}"
 
     def _problems_of_journal(self) -> Iterator[str]:

@@ -39,7 +39,7 @@ TYPES = [
 # By the number of the event. The endpoint's gate stops after a 429, so one of them slows down a whole round.
 RARE_TYPES = {7: "chaos.silent", 200: "chaos.busy"}
 # Why events of a type may be given up, beside a cancellation or crashes.
-REASONS = {"chaos.rejected": "permanent", "chaos.exhausting": "exhausted"}
+REASONS = {"rejected": "permanent", "exhausting": "exhausted"}
 
 
 def by_type(request: Request) -> Action:

@@ -37,6 +37,7 @@ _CALM_LEASE_SECONDS = 60.0
 _PATIENCE_SECONDS = 120.0  # the gate slows down an endpoint that fails often
 # Only the first events of each kind may exhaust their attempts: if only such events are left, the gate slows down the endpoint.
 _EXHAUSTED_BELOW = 150
+_TYPES = 60
 _PROJECT = Path(__file__).parents[2]
 # The most sends while an emission shuts down, whose deliveries are handed back: in the lane auto one chunk is interrupted
 # before the other, which meanwhile uses its slots.
@@ -158,7 +159,8 @@ class Round:
                 type_ = "chaos.good"
             fields = {
                 "id": name,
-                "type": type_,
+                # Each fails for itself: the gate would hold a type that always fails.
+                "type": f"chaos.{kind}.{number % _TYPES}.{type_.rpartition('.')[2]}",
                 "source": "/chaos",
                 "data": {"n": number, "ü": "x" * (number % 50)},
             }
