@@ -42,7 +42,8 @@ async def test_every_due_delivery_is_emitted(tmp_path):
 
 
 async def test_a_failure_is_retried_until_it_is_delivered(tmp_path):
-    counts = (await ran(tmp_path, orders=failing_first(2), due=3)).counts
+    slow = replace(QUICK, base=1.5)
+    counts = (await ran(tmp_path, orders=failing_first(2), due=3, policy=slow)).counts
     assert (counts.delivered, counts.retried, counts.attempts) == (3, 3, 9)
     numbers = rows(tmp_path, "SELECT number, count(*) FROM resonant_attempts GROUP BY number")
     assert numbers == [(1, 3), (2, 3), (3, 3)]

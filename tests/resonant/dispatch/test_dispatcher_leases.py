@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from resonant.delivery.retry import GiveUp, Park, Retry
+from resonant.delivery.retry import GiveUp, Park, Retry, RetryPolicy
 from resonant.dispatch.limits import Limits
 from resonant.dispatch.send.sender import LeaseLost
 from resonant.errors import StoreUnavailable, UnexpectedStatus
@@ -323,10 +323,13 @@ class TestWaiting:
 
     async def test_a_finished_waiter_leaves_its_place_to_the_next(self, tmp_path):
         limits = Limits(concurrency=1, max_waiting=1)
-        async with scene(tmp_path, orders=failing_first(2), limits=limits) as worker:
+        # Of an endpoint that fails at first, the gate sends few requests a second.
+        policy = RetryPolicy(max_attempts=3, base=1.5, factor=1.0, jitter="none")
+        async with scene(tmp_path, orders=failing_first(2), limits=limits, policy=policy) as worker:
             for _ in range(5):
                 await enqueue(worker.store)
                 counts = await worker.run()
+                worker.clock.advance(1.5)
             assert (counts.delivered, counts.parked) == (5, 0)
 
     @in_task_lane
