@@ -13,12 +13,12 @@ import struct
 import subprocess
 import sys
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import IO, Literal, cast
 
-from benches.requests import Connection, event_id
+from benches.requests import Capacity, Connection, event_id
 
 Kind = Literal["works", "slow", "503", "429", "410", "reset", "hang", "refuse"]
 
@@ -117,7 +117,7 @@ class _State:
         self.requests: Counter[int] = Counter()
         self.accepted: set[bytes] = set()
         self.listening_at = self.last_at = 0.0
-        self._taken: deque[float] = deque()
+        self._capacity = Capacity()
 
     @property
     def kind(self) -> Kind:
@@ -131,12 +131,8 @@ class _State:
         self.requests[int(now - self.listening_at)] += 1
         if self.kind not in ("works", "slow"):
             return _ANSWERS.get(self.kind)
-        if self.behaviour.capacity:
-            while self._taken and self._taken[0] <= now - 1:
-                self._taken.popleft()
-            if len(self._taken) >= self.behaviour.capacity:
-                return _ANSWERS["503"]
-            self._taken.append(now)
+        if not self._capacity.admits(now, self.behaviour.capacity):
+            return _ANSWERS["503"]
         if event_id not in self.accepted:
             self.accepted.add(event_id)
             self.last_at = now

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from abc import ABC, abstractmethod
+from collections import deque
 from typing import cast
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
@@ -13,6 +14,24 @@ def event_id(received: bytearray, end_of_head: int) -> bytes:
     """Return the ``webhook-id`` of a request; empty without one."""
     found = _ID.search(received, 0, end_of_head)
     return found[1] if found else b""
+
+
+class Capacity:
+    """The requests that a receiver has accepted in the last second."""
+
+    def __init__(self) -> None:
+        self._taken: deque[float] = deque()
+
+    def admits(self, now: float, most: int) -> bool:
+        """Return whether one more request fits into a second, which takes its place; 0 for no limit."""
+        if not most:
+            return True
+        while self._taken and self._taken[0] <= now - 1:
+            self._taken.popleft()
+        if len(self._taken) >= most:
+            return False
+        self._taken.append(now)
+        return True
 
 
 class Connection(asyncio.Protocol, ABC):

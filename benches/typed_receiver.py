@@ -12,14 +12,13 @@ import random
 import re
 import sys
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
 from benches.processes import piped, python
-from benches.requests import Connection, event_id
+from benches.requests import Capacity, Connection, event_id
 
 BAD = "bad"
 _TYPE = re.compile(rb"\r\nce-type: *([^\r]+)", re.IGNORECASE)
@@ -109,7 +108,7 @@ class _State:
         self.began_at = time.monotonic()
         self.accepted: set[str] = set()
         self.requests: list[Request] = []
-        self._taken: deque[float] = deque()
+        self._capacity = Capacity()
         self._rng = random.Random(7)
 
     def accepts(self, event: str, *, is_bad: bool) -> bool:
@@ -125,13 +124,7 @@ class _State:
         """Whether it is up and below its capacity. Failing requests use the capacity, too."""
         if any(start <= now - self.began_at < end for start, end in self.conduct.outages):
             return False
-        if self.conduct.capacity:
-            while self._taken and self._taken[0] <= now - 1:
-                self._taken.popleft()
-            if len(self._taken) >= self.conduct.capacity:
-                return False
-            self._taken.append(now)
-        return True
+        return self._capacity.admits(now, self.conduct.capacity)
 
 
 class _Connection(Connection):
