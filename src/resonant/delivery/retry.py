@@ -154,7 +154,8 @@ class GateView:
 
     Attributes:
         governs: whether the gate holds or paces the sends. A parked delivery then waits for the first backoff at most.
-        is_down: whether only probes are sent, to the endpoint or of the event type. A failure that may end with the outage then does not give up the delivery.
+        is_down: whether only probes are sent, to the endpoint or of the event type. A failure that may end with the outage then
+            does not give up the delivery.
         has_room: whether this process paces the sends, and one more retry may wait in it.
         state: the gate's state, for the span of an attempt.
     """

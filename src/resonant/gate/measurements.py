@@ -27,8 +27,8 @@ _FIRST_SECONDS, _FEWEST_STREAK, _RARELY, _ALONE_SECONDS = 1.0, 6, 1e-4, 0.5
 # A refused change is proposed again after this time. It is refused while other processes can deliver.
 _REFUSED_SECONDS = 0.1
 # After ten seconds without a send, what an endpoint accepts is unknown. A process then begins with one send, which may be
-# answered with 410. In each second, it sends at most twice as many as were accepted in it: an endpoint for 10 requests per second would
-# get hundreds in the first, since a rejection takes 3 ms. It sends freely after 0.4 s without a failure. An answer that is
+# answered with 410. In each second, it sends at most twice as many as were accepted in it: an endpoint for 10 requests per second
+# would get hundreds in the first, since a rejection takes 3 ms. It sends freely after 0.4 s without a failure. An answer that is
 # accepted this soon after a failure shows that the pace is not the cause. A limit leaves 40 to 50 % of failures at this pace.
 _UNKNOWN_AFTER_SECONDS, _NEXT_TRY_SECONDS = 10.0, 0.01
 _SOON_SECONDS, _FIRST_SENDS, _SENDS_PER_ACCEPTED, _OFTEN, _HALF = 0.4, 4, 2, 0.4, 0.5

@@ -81,8 +81,9 @@ async def pause(store: Store, endpoint: str, *, who: str, reason: str | None = N
 async def resume(store: Store, endpoint: str, *, who: str, send_parked: bool = False) -> OperatorChange:
     """Resume a paused endpoint, as it was before: normal or paced. If it was failing, or answered 410, a probe is due now.
 
-    The next probes of a probing endpoint, and of failing event types, are due now, too. An earlier Retry-After is dropped: the operator's decision
-    overrides it. With ``send_parked``, its parked deliveries are due now, too. The caller has checked the endpoint's name.
+    The next probes of a probing endpoint, and of failing event types, are due now, too. An earlier Retry-After is dropped: the
+    operator's decision overrides it. With ``send_parked``, its parked deliveries are due now, too. The caller has checked the
+    endpoint's name.
     """
     now, selection = store.clock(), {"endpoint": endpoint, "now": send_parked}
     if not send_parked:

@@ -21,7 +21,7 @@ _PROBING = (
     "makes a probe due now"
 )
 _FAILING = (
-    "fix the receiver's handler of these events: once a probe of a type succeeds, its deliveries are sent;  "
+    "fix the receiver's handler of these events: once a probe of a type succeeds, its deliveries are sent; "
     "`resonant endpoint resume {endpoint}` makes the probes due now"
 )
 _NO_RUN = "no run is sending to it: start `resonant up`"

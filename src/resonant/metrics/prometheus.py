@@ -142,7 +142,8 @@ def _gauges(totals: Totals, statistics: Statistics) -> Iterator[Metric]:
     yield _family(
         "resonant_oldest_due_timestamp_seconds",
         "Earliest due time of an unfinished delivery; absent if there is none. "
-        "A time far in the past means that no worker sends, or that a gate holds the delivery. Failing event types are excluded unless the gate paces or stops the endpoint.",
+        "A time far in the past means that no worker sends, or that a gate holds the delivery. Failing event types are excluded "
+        "unless the gate paces or stops the endpoint.",
         totals.oldest_due_at,
     )
     yield _family(

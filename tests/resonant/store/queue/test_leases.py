@@ -164,11 +164,11 @@ class TestClaimByType:
         assert self.claim_types(desk, 200) == {"a": 49 - found["a"], "c": 49 - found["c"]}
         assert self.claim_types(desk, 200) == {}
 
-    def test_a_type_gets_what_later_ones_leave(self, desk):
+    def test_a_type_gets_the_unused_parts_of_later_types(self, desk):
         self.enqueue(desk, a=50, b=2)
         assert self.claim_types(desk, 20) == {"a": 18, "b": 2}
 
-    def test_what_types_with_fewer_leave_is_shared_equally(self, desk):
+    def test_types_with_many_share_the_unused_parts_of_others_equally(self, desk):
         self.enqueue(desk, a=50, b=1, c=1, d=1, e=50)
         assert self.claim_types(desk, 23) == {"a": 10, "b": 1, "c": 1, "d": 1, "e": 10}
 

@@ -31,7 +31,7 @@ def due_probe(gate, at, failed_at=None):
 
 
 def reserve(desk, probe):
-    """Reserve a probe; return the id of its event and the gate, None where there is none."""
+    """Reserve a probe; return the id of its event and the gate; None if nothing was reserved."""
     found = desk.run(desk.store.claim_leases(claim_probe, probe, owner="worker"))
     return found and (found[0].event.id, found[1])
 
@@ -149,7 +149,7 @@ class TestAProbeOfAFailingType:
         return change.result
 
     def probe(self, desk, gate, *types):
-        """Reserve a probe of one of these types; return the id of its event and the gate, None where there is none."""
+        """Reserve a probe of one of these types; return the id of its event and the gate; None if nothing was reserved."""
         tried_at = {each.event_type: each.tried_at for each in gate.failing}
         reserved = {
             name: gate.with_failing(
