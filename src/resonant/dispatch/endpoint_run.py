@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from resonant.delivery.retry import GateView
-from resonant.store.shared.gates import SHORT_HOLD_SECONDS, holds_for_long
+from resonant.store.shared.gates import holds_for_long
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -103,7 +103,7 @@ class EndpointRun:
         """Return whether the gate holds deliveries too long for a run to wait for them."""
         now, failing = self.clock(), self.gate.failing().values()
         if failing and not self.governs():
-            return all(each.since <= now - SHORT_HOLD_SECONDS for each in failing)
+            return all(each.has_failed_for_long(now) for each in failing)
         return holds_for_long(self.gate.row, now)
 
     def stops(self) -> bool:

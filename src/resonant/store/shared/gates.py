@@ -4,7 +4,7 @@ See docs/decisions/0014-the-endpoint-gate.md.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, astuple, dataclass, replace
 from functools import cache
 from math import inf
@@ -15,16 +15,19 @@ from sqlalchemy import (
     Connection,
     Insert,
     Select,
+    and_,
     bindparam,
     exists,
+    false,
     func,
     literal,
+    or_,
     select,
     true,
 )
 
 from resonant.store import schema
-from resonant.store.engine.sql import SharedClock, insert_into
+from resonant.store.engine.sql import SharedClock, insert_into, is_any_of
 
 GateState = Literal["normal", "probing", "paced", "paused"]
 
@@ -57,6 +60,10 @@ class FailingType:
     failure: str
     probe_at: float
     tried_at: float
+
+    def has_failed_for_long(self, now: float) -> bool:
+        """Return whether a run does not wait for the deliveries of this type."""
+        return self.since <= now - SHORT_HOLD_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +114,7 @@ class Gate:
 
     def failing_for_long(self, now: float) -> list[str]:
         """Return the failing types whose deliveries a run does not wait for."""
-        return [name for name, each in self.failing_at(now).items() if each.since <= now - SHORT_HOLD_SECONDS]
+        return [name for name, each in self.failing_at(now).items() if each.has_failed_for_long(now)]
 
     def with_failing(self, types: Iterable[FailingType]) -> "Gate":
         """Return the gate with these failing types; only the 20 that were tried last are kept."""
@@ -223,8 +230,10 @@ def read_gates(connection: Connection) -> Gates:
 
 def _gate(*columns: Any) -> Gate:
     *others, failing = columns
-    types = tuple(FailingType(*each) for each in json.loads(failing or "[]"))
-    return replace(Gate(*others), failing=types)
+    gate = Gate(*others)
+    if failing is None:
+        return gate
+    return replace(gate, failing=tuple(FailingType(*each) for each in json.loads(failing)))
 
 
 def read_gate(connection: Connection, endpoint: str) -> Gate:
@@ -259,6 +268,13 @@ class Holds:
             if event_type in self._gates[endpoint].failing_at(self._now)
             else ""
         )
+
+
+def are_of_types(types: Mapping[str, Collection[str]]) -> ColumnElement[bool]:
+    """Return the condition that the type of a delivery is among those given for its endpoint."""
+    given = types.items()
+    of_each = (and_(_d.c.endpoint == name, is_any_of(_d.c.event_type, each)) for name, each in given if each)
+    return or_(false(), *of_each)
 
 
 def read_holds(connection: Connection, now: float) -> Holds:

@@ -107,6 +107,11 @@ def endpoint_statuses(
     def one(name: str) -> EndpointStatus:
         of = counts.get(name, Counter())
         live, leased_due_at = leased.get(name, (0, None))
+        gate, held, not_due = gates[name], 0, later.get(name, 0)
+        if name in holding:
+            # While a gate governs, it holds all that is due, which is known.
+            all_due = of["pending"] + of["retrying"] - not_due
+            held = all_due if gate.governs_at(now) else count_held(connection, gate, now=now)
         is_waiting = of["pending"] or of["retrying"]
         waiting_at, oldest_due = _oldest_waiting(connection, name, now) if is_waiting else (None, OldestDue())
         oldest_at = min((at for at in (leased_due_at, waiting_at) if at is not None), default=None)
@@ -117,17 +122,15 @@ def endpoint_statuses(
             delivered=of["delivered"],
             dead_letter=of["dead_letter"],
             in_flight=live,
-            parked=later.get(name, 0) - live,
+            parked=not_due - live,
             oldest_due_at=oldest_at,
             oldest_due=oldest_due,
-            oldest_not_held_at=oldest_not_held(connection, gates[name], now=now)
-            if name in holding
-            else oldest_at,
+            oldest_not_held_at=oldest_not_held(connection, gate, now=now) if name in holding else oldest_at,
             delivered_last_hour=hour[name, True],
             failed_last_hour=hour[name, False],
-            gate=gates[name],
+            gate=gate,
             is_held=name in holding,
-            held=count_held(connection, gates[name], now=now) if name in holding else 0,
+            held=held,
         )
 
     active = {name for name, _ in hour if endpoint in (None, name)}

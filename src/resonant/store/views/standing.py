@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
 
 from resonant.store import schema
 from resonant.store.engine.sql import is_any_of
-from resonant.store.shared.gates import holds_for_long, read_gates
+from resonant.store.shared.gates import are_of_types, holds_for_long, read_gates
 
 _d = schema.deliveries
 
@@ -55,12 +55,8 @@ def standing(
     waits = and_(_d.c.lease_owner.is_(None), _d.c.available_at.is_not(None))
     gates = read_gates(connection)
     held_endpoints = [name for name, gate in gates.items() if holds_for_long(gate, gates.at)]
-    of_types = (
-        and_(_d.c.endpoint == name, _d.c.event_type.in_(types))
-        for name, gate in gates.items()
-        if (types := gate.failing_for_long(gates.at))
-    )
-    is_held = and_(waits, or_(_d.c.endpoint.in_([*held_endpoints, *unavailable]), *of_types))
+    of_types = are_of_types({name: gate.failing_for_long(gates.at) for name, gate in gates.items()})
+    is_held = and_(waits, or_(_d.c.endpoint.in_([*held_endpoints, *unavailable]), of_types))
     columns = (_d.c.id, _d.c.status, _d.c.reason, _d.c.round_attempts, _d.c.accepted_at, _d.c.finished_at)
     query = select(*columns, is_parked, is_held).where(is_any_of(_d.c.id, delivery_ids))
     rows: Iterable[Any] = connection.execute(query)

@@ -11,7 +11,7 @@ from resonant.events import Delivery, Status
 from resonant.store import schema
 from resonant.store.engine.sql import end_snapshot, is_any_of
 from resonant.store.queue.leases import due
-from resonant.store.shared.gates import Holds, read_gates
+from resonant.store.shared.gates import Holds, are_of_types, read_gates
 from resonant.store.views.dead_letters import Position, earliest, positions
 from resonant.store.views.reads import ReceiverSide, answers, delivery_of, read_deliveries
 from resonant.store.views.selection import Selection
@@ -164,12 +164,8 @@ def _is_held(connection: Connection, now: float) -> ColumnElement[bool]:
     gates = read_gates(connection)
     holds = Holds(gates, now)
     endpoints = [name for name in gates if holds.state(name)]
-    of_types = (
-        and_(_d.c.endpoint == name, is_any_of(_d.c.event_type, types))
-        for name, gate in gates.items()
-        if (types := gate.failing_at(now))
-    )
-    return or_(is_any_of(_d.c.endpoint, endpoints), *of_types)
+    of_types = are_of_types({name: gate.failing_at(now) for name, gate in gates.items()})
+    return or_(is_any_of(_d.c.endpoint, endpoints), of_types)
 
 
 def _conditions(selection: Selection, status: Status | None) -> list[ColumnElement[bool]]:
