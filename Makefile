@@ -122,7 +122,7 @@ release: .venv/release-ready  ## build and check the files of a release: make re
 chaos: setup  ## run the long tests of kills, faults and fuzzing, in two hours
 	@RESONANT_CHAOS=long RESONANT_CHAOS_REPORT=$${RESONANT_CHAOS_REPORT:-build/chaos.json} \
 		RESONANT_FUZZ_EXAMPLES=$${RESONANT_FUZZ_EXAMPLES:-7000} \
-		$(BIN)/python -m pytest --timeout 1800 tests/chaos tests/resonant/fuzz tests/resonant/store/engine/test_upgrade.py $(ARGS)
+		$(BIN)/python -m pytest --timeout 1800 tests/chaos tests/resonant/fuzz $(ARGS)
 
 bench: .venv/bench-ready  ## run every benchmark; one also needs redis-server
 	@$(BIN)/python -m benches $(ARGS)

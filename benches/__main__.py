@@ -2,8 +2,7 @@
 
 A bench that fails prints its error, and the rest continue. ``python -m benches plot FILE`` draws the comparison that
 ``--json FILE`` wrote, ``python -m benches profile`` profiles an emission, ``python -m benches simulations`` prints the table of
-docs/retries.md, ``python -m benches upgrade`` upgrades a store of 0.1.0, and ``python -m benches failing_types`` measures whether
-a type of event that always fails stops the others.
+docs/retries.md, and ``python -m benches failing_types`` measures whether a type of event that always fails stops the others.
 """
 
 import argparse
@@ -46,7 +45,6 @@ _COMMANDS = {
     "plot": "benches.plot",
     "profile": "benches.profiling",
     "simulations": "benches.simulations",
-    "upgrade": "benches.upgrade",
 }
 _INTERRUPTED = 130
 

@@ -9,33 +9,26 @@ from resonant.errors import StoreRefused, StoreUnavailable
 from resonant.settings import Settings, load_settings
 from resonant.store import WorkerStore
 from resonant.store.engine.availability import retry_while_unavailable
-from resonant.store.engine.moving import ShowProgress
 
 logger = logging.getLogger(__name__)
 
 
 @asynccontextmanager
 async def open_configured_store(
-    settings: Settings | None = None, *, patient: bool = False, show_progress: ShowProgress | None = None
+    settings: Settings | None = None, *, patient: bool = False
 ) -> AsyncIterator[WorkerStore]:
     """Open the store, and close it at the end of the block.
 
     Args:
         settings: provide the store's URL; read from the environment by default.
         patient: whether to wait for an unreachable store for a third of the lease, as a run does.
-        show_progress: called during a long upgrade of the store; by default, it is logged.
 
     Raises:
         SettingsError: the environment is malformed.
         StoreError: the store cannot be opened.
     """
     settings = settings or load_settings()
-    open_it = partial(
-        WorkerStore.open,
-        settings.store_url,
-        lease_seconds=settings.lease_seconds,
-        show_progress=show_progress,
-    )
+    open_it = partial(WorkerStore.open, settings.store_url, lease_seconds=settings.lease_seconds)
     try:
         store = await open_it()
     except StoreUnavailable as error:

@@ -23,13 +23,11 @@ from faults import (
 )
 from faults_disk import small_disk
 
-from benches.old_store import in_database, make_old_store
 from resonant.dead_letters.cancel import cancel
 from resonant.errors import StoreUnavailable
 from resonant.store.views.selection import Selection
 from support.archives import read_documents
 from support.machine import finished
-from support.upgraded_rows import new_rows, old_rows
 
 pytestmark = pytest.mark.slow
 
@@ -170,28 +168,3 @@ class TestWhileAReportIsExported:
             disk.grow("16m")
             machine.do(*export)
             assert len(json.loads(report.read_text())["dead_letters"]) == 501
-
-
-class TestWhileAStoreOfAnOlderVersionIsUpgraded:
-    def test_what_is_moved_stays_and_the_same_command_moves_the_rest(self, tmp_path):
-        with small_disk(tmp_path / "disk", "32m") as disk:
-            url = f"sqlite:///{disk.folder}/resonant.db"
-            asyncio.run(in_database(url, lambda connection: make_old_store(connection, 3000)))
-            before = asyncio.run(in_database(url, old_rows))
-            machine = machine_of(tmp_path, url)
-            # Enough for the first transactions.
-            spare = disk.folder / "spare"
-            spare.write_bytes(bytes(1_500_000))
-            disk.fill()
-            spare.unlink()
-            assert_one_line(machine.do("status", code=1), "the disk is full: free some space")
-            left = asyncio.run(in_database(url, number_left))
-            assert 0 < left < 3000
-
-            disk.free()
-            assert "3,000" in machine.do("status").stdout
-            assert asyncio.run(in_database(url, new_rows)) == before
-
-
-def number_left(connection) -> int:
-    return connection.exec_driver_sql("SELECT count(*) FROM resonant_events_0011").scalar_one()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import getpass
-import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from functools import partial
@@ -18,10 +17,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from blocks import EndpointBlock
-    from resonant.cli.progress import Show
     from resonant.settings import Settings
     from resonant.store import WorkerStore
-    from resonant.store.engine.moving import ShowProgress
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -153,9 +150,8 @@ class CommandStore:
         if self._store is None:
             if self._must_exist:
                 check_file(self.settings.store_url)
-            with _upgrade_progress() as show:
-                opening = open_configured_store(self.settings, patient=self._patient, show_progress=show)
-                self._store = await self._opened.enter_async_context(opening)
+            opening = open_configured_store(self.settings, patient=self._patient)
+            self._store = await self._opened.enter_async_context(opening)
         return self._store
 
 
@@ -175,25 +171,6 @@ def _missing_file(url: str) -> Path | None:
 
     path = file_of(url)
     return None if path is None or path.exists() else path
-
-
-@contextlib.contextmanager
-def _upgrade_progress() -> Iterator[ShowProgress | None]:
-    """Provide a function that shows the progress of an upgrade on a terminal; None elsewhere, where it is logged."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    with contextlib.ExitStack() as shown:
-        bar: list[Show] = []
-
-        def show(moved: int, total: int) -> None:
-            from resonant.cli.progress import progress
-
-            if not bar:
-                bar.append(shown.enter_context(progress("upgrading the store", total)))
-            bar[0](moved)
-
-        yield show
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """The tables. Every name is prefixed, since they may live in a producer's own database (transactional outbox).
 
 Times are seconds since the Unix epoch, durations seconds. ``create_tables`` makes these tables in a new database, ``migrations`` in
-an older one; a test compares the two.
+an older one.
 
 Transactions lock tables in one order, and rows in key order, so that they cannot deadlock: events, deliveries, causes, endpoints,
 claims, gates, routing, subscriptions, audit (endpoint_problems, drains, send_slots and tokens have their own transactions, but the
@@ -427,7 +427,7 @@ def create_tables(connection: Connection) -> None:
             index.dialect_options["postgresql"]["where"] = index.dialect_options["sqlite"]["where"]
     for table in metadata.sorted_tables:
         connection.execute(CreateTable(table))
-        # In the order of an upgraded store, since SQLite takes the newest of equally good indexes.
+        # In one order, since SQLite takes the newest of equally good indexes.
         for index in sorted(table.indexes, key=lambda each: str(each.name), reverse=True):
             connection.execute(CreateIndex(index))
     if connection.dialect.name == "postgresql":

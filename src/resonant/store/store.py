@@ -10,7 +10,6 @@ from sqlalchemy import Connection
 from resonant.events import Clock, DeadLetter, Event
 from resonant.store.engine.clock import StoreClock, steady_clock
 from resonant.store.engine.database import Database, Transaction, open_database
-from resonant.store.engine.moving import ShowProgress
 from resonant.store.engine.sqlite import SQLite
 from resonant.store.queue.enqueue import EnqueueResult, enqueue
 from resonant.store.views import reads
@@ -55,7 +54,6 @@ class Store:
         process_clock: Clock = time.time,
         steady: Clock | None = None,
         lease_seconds: float = DEFAULT_LEASE_SECONDS,
-        show_progress: ShowProgress | None = None,
     ) -> Self:
         """Open a store, which the caller closes; see ``open_store``.
 
@@ -65,11 +63,8 @@ class Store:
             process_clock: the clock of this process; the store's is compared with it.
             steady: counts the time between two comparisons; by default ``steady_clock()``.
             lease_seconds: the duration of a lease that is not renewed.
-            show_progress: called during a long upgrade; by default, it is logged.
         """
-        database = await open_database(
-            url, lease_seconds=lease_seconds, host_clock=clock or time.time, show_progress=show_progress
-        )
+        database = await open_database(url, lease_seconds=lease_seconds, host_clock=clock or time.time)
         store = cls(
             database, clock=clock, process_clock=process_clock, steady=steady, lease_seconds=lease_seconds
         )
@@ -185,8 +180,6 @@ def _compare_clocks(_connection: Connection) -> None:
 @asynccontextmanager
 async def open_store(url: str, *, clock: Clock | None = None) -> AsyncIterator[Store]:
     """Open the store at this database URL, bring its schema up to date, and close it at the end of the block.
-
-    The upgrade of a large store takes minutes; a line is logged every few seconds.
 
     Args:
         url: ``sqlite:///PATH`` or ``postgresql://USER:PASSWORD@HOST/NAME``.

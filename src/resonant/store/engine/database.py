@@ -12,8 +12,7 @@ from sqlalchemy.exc import ArgumentError
 
 from resonant.errors import StoreError, StoreTooNew
 from resonant.events import Clock
-from resonant.store.engine.migrate import SCHEMA_VERSION, is_moving, migrate, read_schema_version
-from resonant.store.engine.moving import ShowProgress, finish_moving
+from resonant.store.engine.migrate import SCHEMA_VERSION, migrate, read_schema_version
 from resonant.store.engine.postgresql import STATEMENT_TIMEOUT_SECONDS, PostgreSQL
 from resonant.store.engine.sqlite import SQLite, path_of
 from resonant.store.engine.sync import Sync
@@ -108,7 +107,6 @@ async def open_database(
     lease_seconds: float = 60.0,
     host_clock: Clock = time.time,
     may_migrate: bool = True,
-    show_progress: ShowProgress | None = None,
 ) -> Database:
     """Open the database and bring its schema up to date. Several processes may do so at once.
 
@@ -116,8 +114,7 @@ async def open_database(
         url: ``sqlite:///PATH`` or ``postgresql://USER:PASSWORD@HOST/NAME``.
         lease_seconds: the duration of leases. On PostgreSQL, no transaction holds or awaits a lock for longer.
         host_clock: the store's clock on SQLite; unused on PostgreSQL.
-        may_migrate: otherwise, an older or missing schema is an error, and so is one whose upgrade is not finished.
-        show_progress: called during a long upgrade; by default, it is logged.
+        may_migrate: otherwise, an older or missing schema is an error.
 
     Raises:
         StoreError: the URL does not name a supported database, or its schema is too old, or would have to be migrated.
@@ -127,7 +124,7 @@ async def open_database(
     parsed = _parse(url)
     database = _connect(parsed, lease_seconds=lease_seconds, host_clock=host_clock)
     try:
-        await _migrate(database, parsed, may_migrate=may_migrate, show_progress=show_progress)
+        await _migrate(database, parsed, may_migrate=may_migrate)
     except BaseException as error:
         await database.close()
         if type(error) in (StoreError, StoreTooNew):  # their messages do not name the database
@@ -146,11 +143,9 @@ def file_of(url: str) -> Path | None:
     return path_of(parsed) if parsed.get_backend_name() == "sqlite" else None
 
 
-async def _migrate(
-    database: Database, url: URL, *, may_migrate: bool, show_progress: ShowProgress | None
-) -> None:
-    version, moving = await database.read(_state)
-    if version == SCHEMA_VERSION and not moving:
+async def _migrate(database: Database, url: URL, *, may_migrate: bool) -> None:
+    version = await database.read(read_schema_version)
+    if version == SCHEMA_VERSION:
         return
     if not may_migrate:
         raise StoreError("the store has the schema of an older version, or none")
@@ -161,15 +156,8 @@ async def _migrate(
     patient = _connect(url, statement_timeout=None)
     try:
         await patient.write(migrate)
-        await finish_moving(patient, show_progress)
     finally:
         await patient.close()
-
-
-def _state(connection: Connection) -> tuple[str | None, bool]:
-    """Return the version of the schema, and whether its upgrade is not finished."""
-    version = read_schema_version(connection)
-    return version, version == SCHEMA_VERSION and is_moving(connection)
 
 
 def _connect(

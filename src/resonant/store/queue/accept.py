@@ -20,7 +20,6 @@ from resonant.events.webhook_ids import webhook_id
 from resonant.store import schema
 from resonant.store.counts import acceptances
 from resonant.store.engine.clock import read_clock
-from resonant.store.engine.migrate import move_known
 from resonant.store.engine.sql import Unless, insert_missing, is_any_of_given
 from resonant.store.queue.events import read_events
 from resonant.store.shared.erased import KEY, erasure_key, find_erased, known_key
@@ -129,11 +128,6 @@ def accept(
     """
     now = read_clock(connection) if now is None else now
     every = given = _find_endpoints(connection, list(wanted))
-    # Events of an older version may have their ids, or have taken a webhook-id.
-    move_known(
-        connection,
-        (text for _, each, *_ in given for text in (each.id, webhook_id(each, is_taken=True))),
-    )
     erased = find_erased(connection, (identity for _, identity, *_ in every))
     stored, forms = _store_events(connection, every, erased, now)
     if erased:

@@ -1,0 +1,16 @@
+"""Lets this process be a later version of Resonant, whose schema has one migration more."""
+
+from pathlib import Path
+
+import pytest
+
+from resonant.store.engine import database, migrate
+
+VERSION = "0101"
+_FOLDER = Path(__file__).with_name("example_migrations")
+
+
+def become_later(patch: pytest.MonkeyPatch) -> None:
+    for module in (migrate, database):
+        patch.setattr(module, "SCHEMA_VERSION", VERSION)
+    patch.setattr(migrate, "_FOLDERS", [*migrate._FOLDERS, str(_FOLDER)])
