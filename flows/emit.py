@@ -11,10 +11,9 @@ from pydantic import Field
 
 from flows.failing import fail_with_message
 from flows.naming import named
-from resonant.dispatch import MAX_CHUNK_SIZE
 from resonant.dispatch.caller import get_caller
 from resonant.dispatch.held import count_held, say_problems
-from resonant.dispatch.limits import Lane, lane_limits
+from resonant.dispatch.limits import LANES, Lane
 from resonant.dispatch.run.event_loop import use_uvloop_in_flow_run
 from resonant.errors import StoreRefused, StoreUnavailable
 from tasks.wiring import (
@@ -44,7 +43,6 @@ async def emit_events(
     run_for: Annotated[float, Field(ge=0)] = 0,
     lane: Lane = "auto",
     successors: Annotated[int, Field(ge=0, le=100)] = 0,
-    chunk_size: Annotated[int | None, Field(ge=0, le=MAX_CHUNK_SIZE)] = None,
 ) -> State[Any]:
     """Deliver events to HTTP endpoints.
 
@@ -70,14 +68,9 @@ async def emit_events(
         successors: Keep sending until this many younger runs with `successors` are alive, and for another 30 seconds.
             With 2, two runs are always alive, so that one continues if the other crashes. Such a run also
             waits while the store is unavailable, instead of failing. 0 disables this condition.
-        chunk_size: Deprecated, use `lane`. A number above 0 means `bulk` with chunks of that size, 0 means `task`.
     """
     options = {"policy": policy, "max_attempts": max_attempts}
-    bounds = lane_limits(lane, chunk_size) | {"successors": successors}
-    if chunk_size is not None:
-        get_run_logger().warning(
-            "the parameter chunk_size is deprecated: use lane, one of auto, task and bulk"
-        )
+    bounds = LANES[lane] | {"successors": successors}
     ends_at = time.monotonic() + (run_for or math.inf)
     is_reopened = False
     while True:

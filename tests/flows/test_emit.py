@@ -151,8 +151,8 @@ async def test_collecting_leaves_the_leases_of_a_crashed_run_if_it_may_be_alive(
     assert (await store.status()).in_flight == left
 
 
-@pytest.mark.parametrize("chunk_size", [0, 100], ids=["task lane", "bulk lane"])
-async def test_a_store_failure_is_logged_once_and_not_for_each_delivery(log, monkeypatch, caplog, chunk_size):
+@pytest.mark.parametrize("lane", ["task", "bulk"])
+async def test_a_store_failure_is_logged_once_and_not_for_each_delivery(log, monkeypatch, caplog, lane):
     monkeypatch.setenv("RESONANT_LEASE_SECONDS", "1.5")
     is_full = False
 
@@ -163,9 +163,7 @@ async def test_a_store_failure_is_logged_once_and_not_for_each_delivery(log, mon
     async def main():
         nonlocal is_full
         events = [EVENT | {"id": f"e{n}"} for n in range(300)]
-        emitting = asyncio.create_task(
-            emit_events(events=events, endpoint=LOG, chunk_size=chunk_size, return_state=True)
-        )
+        emitting = asyncio.create_task(emit_events(events=events, endpoint=LOG, lane=lane, return_state=True))
         await until(log.exists, every=0.001)
         is_full = True
         return await emitting

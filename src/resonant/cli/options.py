@@ -15,7 +15,6 @@ import typer
 
 from resonant.cli import completion
 from resonant.delivery.retry import MAX_ATTEMPTS_LIMIT
-from resonant.dispatch import MAX_CHUNK_SIZE
 from resonant.dispatch.limits import Lane
 from resonant.display import parse_duration
 from resonant.events import ENDPOINT_NAME
@@ -67,10 +66,6 @@ SendingLane = Annotated[
         help="task: each delivery is a Prefect task run. bulk: many share one, eight times as fast. auto: task runs up to 100 "
         "deliveries per second, and chunks above.",
     ),
-]
-ChunkSize = Annotated[
-    int | None,
-    typer.Option(metavar="N", min=0, max=MAX_CHUNK_SIZE, hidden=True, help="Deprecated: use --lane."),
 ]
 AllowUnrouted = Annotated[
     bool,

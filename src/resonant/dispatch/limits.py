@@ -17,18 +17,6 @@ LANES: dict[Lane, dict[str, int]] = {
 }
 
 
-def lane_limits(lane: Lane, chunk_size: int | None) -> dict[str, int]:
-    """Return the limits that a lane sets.
-
-    Args:
-        lane: the lane.
-        chunk_size: deprecated: a number above 0 selects the lane bulk with chunks of that size, 0 the lane task; None for ``lane``.
-    """
-    if chunk_size is None:
-        return LANES[lane]
-    return {"chunk_size": chunk_size}
-
-
 @dataclass(frozen=True, slots=True)
 class Limits:
     """The limits of one run.

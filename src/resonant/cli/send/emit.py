@@ -44,7 +44,6 @@ def emit(
     strict: options.Strict = False,
     allow_unrouted: options.AllowUnrouted = False,
     lane: options.SendingLane = "auto",
-    chunk_size: options.ChunkSize = None,
     allow_private: Annotated[
         bool,
         typer.Option("--allow-private", help="With a URL: allow private addresses, such as 127.0.0.1."),
@@ -80,9 +79,7 @@ def emit(
         if endpoint is not None and options.is_url(endpoint):
             _check_url(endpoint, allow_private=allow_private)
         check_readable(files or [])
-        if chunk_size is not None and not verbose:  # with --verbose, the flow's log says it
-            output.say("--chunk-size is deprecated: use --lane, one of auto, task and bulk")
-        emission = _Emission(store, endpoint, allow_private, lane, chunk_size, as_json, verbose)
+        emission = _Emission(store, endpoint, allow_private, lane, as_json, verbose)
         if files:
             emission.of_files(
                 files,
@@ -115,7 +112,6 @@ class _Emission:
     target: str | None
     allow_private: bool
     lane: Lane
-    chunk_size: int | None
     as_json: bool
     verbose: bool
 
@@ -228,7 +224,6 @@ class _Emission:
         from flows.emit import emit_events
 
         # Prefect's overloads do not cover a coroutine flow with return_state.
-        options |= {"lane": self.lane, "chunk_size": self.chunk_size}
-        run: Any = emit_events(endpoint=endpoint, return_state=True, **options)  # type: ignore[call-overload,unused-ignore]
+        run: Any = emit_events(endpoint=endpoint, lane=self.lane, return_state=True, **options)  # type: ignore[call-overload,unused-ignore]
         state: State[Any] = await run
         return state

@@ -90,10 +90,3 @@ def test_an_emission_says_why_and_how_long_its_parked_deliveries_wait(resonant, 
     answer = resonant.on_prefect("emit", "--policy", "slow")
 
     assert re.fullmatch(f"4 deliveries wait{why}a running drain sends what is due\n", answer.err)
-
-
-@pytest.mark.usefixtures("on_server")
-def test_a_chunk_size_is_deprecated(resonant):
-    answer = resonant.on_prefect("emit", "--chunk-size", "500")
-    assert answer.out.strip() == NOTHING_SENT
-    assert answer.err == "--chunk-size is deprecated: use --lane, one of auto, task and bulk\n"
