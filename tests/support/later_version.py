@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from resonant.store.engine import database, migrate
+from support.example_migrations import example
 
-VERSION = "0101"
-_FOLDER = Path(__file__).with_name("example_migrations")
+VERSION = example.revision
+_FOLDER = Path(example.__file__).parent
 
 
 def become_later(patch: pytest.MonkeyPatch) -> None:

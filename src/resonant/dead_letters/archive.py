@@ -127,7 +127,7 @@ def read_archive(path: str | Path) -> Iterator[Archived]:
 
 
 def _event(fields: dict[str, Any]) -> Event:
-    """Return an archived event. Those of 0.1.0 have no optional attributes but the subject, and their data is JSON."""
+    """Return an archived event."""
     return Event.from_stored(
         fields["id"],
         fields["type"],
@@ -135,13 +135,13 @@ def _event(fields: dict[str, Any]) -> Event:
         base64.b64decode(fields["body"]),
         fields["time"],
         fields["subject"],
-        fields.get("form"),
-        fields.get("datacontenttype"),
-        fields.get("dataschema"),
-        extensions_json(fields.get("extensions", {})),
-        fields.get("traceparent"),
-        fields.get("tracestate"),
-        fields.get("webhook_id"),
+        fields["form"],
+        fields["datacontenttype"],
+        fields["dataschema"],
+        extensions_json(fields["extensions"]),
+        fields["traceparent"],
+        fields["tracestate"],
+        fields["webhook_id"],
     )
 
 

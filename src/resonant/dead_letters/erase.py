@@ -375,7 +375,7 @@ def _lock_deliveries(connection: Connection, events: Collection[int]) -> list[An
 
 def _erase_events(connection: Connection, events: Collection[Any], key: bytes) -> None:
     ids = {row.key: erased_id(key, EventKey(row.source, row.id)) for row in events}
-    # An older version of the package, or a producer that was waiting for an erasure, may have stored an erased event again.
+    # A producer that was waiting for an erasure may have stored an erased event again.
     query = select(_e.c.id).where(is_any_of(_e.c.id, list(ids.values())))
     taken = set(connection.execute(query).scalars())
     rows = [

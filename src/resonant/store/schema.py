@@ -293,7 +293,7 @@ drains = Table(
     Column("seen_at", Double, nullable=False),
     # See store/shared/processes.py; null if it is unknown.
     Column("process", Text),
-    # How far the store's clock is ahead of the process's, in seconds; null if an older version reports.
+    # How far the store's clock is ahead of the process's, in seconds.
     Column("clock_ahead", Double),
     # A newer drain must never get the id of a removed one.
     sqlite_autoincrement=True,

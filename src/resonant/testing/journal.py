@@ -62,7 +62,7 @@ class Received(Request):
     @classmethod
     def from_json(cls, line: str) -> "Received":
         """Parse a line from ``to_json``."""
-        fields = {"method": "", "path": "", **json.loads(line)}  # 0.1.0 wrote neither
+        fields = json.loads(line)
         del fields["sha256"]
         return cls(**fields | {"body": base64.b64decode(fields["body"])})
 

@@ -40,13 +40,6 @@ def small_disk(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-# A line that Resonant 0.1.0 wrote, without its attempt.
-OF_0_1_0 = (
-    '{"event": {"id": "evt_1", "type": "order.paid", "source": "/shop", "subject": null, "time": "2026-01-31T12:00:00Z", '
-    '"digest": "0ee0", "accepted_at": 1700000000.0, "body": "eyJ0b3RhbCI6MS4xMH0="}, "delivery": {"id": 7, "event_id": "evt_1", '
-    '"endpoint": "billing", "event_type": "order.paid", "status": "dead_letter", "accepted_at": 1700000000.0, "policy": "classic", '
-    '"max_attempts": 3, "round": 1, "reason": "exhausted", "finished_at": 1700000009.0}, "attempts": []}\n'
-)
 EVENTS = [
     Event(type="t", source="/s", data={"a": "Zoë"}, id="evt_1", time="2026-01-31T12:00:00Z", subject="7"),
     Event(
@@ -201,14 +194,6 @@ def test_an_archive_names_events_by_source_and_id_and_has_every_part_of_them(des
     assert document["event"] == event | {"body": "/w==", "extensions": {"n": 1, "yes": True}}
     assert document["delivery"] == {name: delivery[name] for name in delivery if name != "event_key"}
     assert (document["delivery"]["event_id"], document["delivery"]["source"]) == ("1.5", "/s")
-
-
-def test_an_archive_of_0_1_0_can_be_read(tmp_path):
-    (tmp_path / "purged.jsonl").write_text(OF_0_1_0)
-    event = Event.from_stored("evt_1", "order.paid", "/shop", b'{"total":1.10}', "2026-01-31T12:00:00Z")
-    assert [*read_archive(tmp_path / "purged.jsonl")] == [
-        Archived(event, "billing", "dead_letter", "classic", 3)
-    ]
 
 
 def test_a_reader_leaves_out_the_incomplete_end_that_a_killed_purge_left(desk, archive):

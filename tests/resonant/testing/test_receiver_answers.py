@@ -145,16 +145,6 @@ def test_an_incomplete_last_line_of_the_journal_is_ignored(tmp_path):
     assert read_journal(path) == [received]
 
 
-def test_a_journal_of_0_1_0_is_read_without_methods_and_paths(tmp_path):
-    old = (
-        '{"webhook_id": "evt_1", "try_number": 1, "received_at": 12.5, "body": "eHk=", "headers": {}, '
-        '"action": "respond", "status": 200, "sha256": "5"}'
-    )
-    path = tmp_path / "journal.jsonl"
-    path.write_text(f"{old}\n")
-    assert read_journal(path) == [Received("evt_1", 1, "", "", {}, b"xy", 12.5, "respond", 200)]
-
-
 @pytest.mark.parametrize(
     ("event_type", "outcomes"),
     [

@@ -7,13 +7,13 @@ from sqlalchemy import Connection, inspect, text
 
 from resonant.errors import StoreError, StoreTooNew
 from resonant.store.engine.sql import require_connection
+from resonant.store.migrations import baseline
 from resonant.store.schema import create_tables
 
-SCHEMA_VERSION = "0100"
+# That of the last migration.
+SCHEMA_VERSION = baseline.revision
 VERSION_TABLE = "resonant_schema"
 
-# Earlier versions were never released: they go up to 0017.
-_BASELINE = "0100"
 _FOLDERS = [str(Path(__file__).parents[1] / "migrations")]
 # An arbitrary number, the same in every process: the advisory lock that a migration holds on PostgreSQL.
 _LOCK_KEY = 0x5E50_4A17
@@ -84,7 +84,7 @@ def create_schema(connection: Connection) -> None:
 
 def _check(version: str) -> None:
     """Check that this Resonant can use a schema, or upgrade it."""
-    if version < _BASELINE:
+    if version < baseline.revision:
         raise StoreError(
             f"the store's schema is version {version}, from before the first release: drain it with the version of Resonant that "
             "made it, then start a new store"

@@ -130,7 +130,7 @@ def reports_of_purged(
     found: list[tuple[int, ReportOfPurged]] = []
     for row in rows:
         number = _OF_DELIVERY.match(row.id)
-        # The event may come from another store, or from a producer with an older version.
+        # The event may come from another store.
         match json.loads(row.body):
             case {"source": str(source), "event_id": str(id_), "event_type": str(event_type)} if number:
                 event = EventKey(source, id_)

@@ -135,8 +135,8 @@ def try_to_write(connection: Connection, *, now: float) -> None:
 def make_new_due(connection: Connection, *, now: float, endpoint: str | None = None, limit: int = 500) -> int:
     """Make deliveries due now that were never tried and have a later due time.
 
-    The store's clock was set back meanwhile, or that of a producer with an older version was ahead. Only endpoints without due
-    deliveries are searched, since due deliveries come first.
+    The store's clock was set back meanwhile, or a producer gave a time that was ahead. Only endpoints without due deliveries are
+    searched, since due deliveries come first.
 
     Returns:
         The number of deliveries made due.

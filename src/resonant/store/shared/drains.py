@@ -105,7 +105,7 @@ def live_owners(connection: Connection, *, now: float, lease_seconds: float) -> 
 
 def farthest_clock(connection: Connection, *, now: float) -> float:
     """Return how far the store's clock is ahead of the clock of the live run that differs most, in seconds."""
-    query = select(_drains.c.clock_ahead).where(_drains.c.clock_ahead.is_not(None), *_is_alive(now))
+    query = select(_drains.c.clock_ahead).where(*_is_alive(now))
     return max(connection.execute(query).scalars(), key=abs, default=0.0)
 
 

@@ -3,8 +3,10 @@
 import os
 import signal
 
-revision = "0101"
-down_revision = "0100"
+from resonant.store.migrations import baseline
+
+revision = f"{int(baseline.revision) + 1:04}"
+down_revision = baseline.revision
 
 
 def upgrade(connection):
