@@ -149,8 +149,8 @@ async def save_endpoint(url: str, name: str = ENDPOINT, *, rate: float | None = 
     """Save a receiver as an endpoint, by default the events' endpoint. Prefect must already point at its server."""
     from pydantic import SecretStr
 
-    from blocks.catalog import save_webhook_endpoint
-    from blocks.webhook_endpoint import WebhookEndpoint
+    from resonant.blocks.catalog import save_webhook_endpoint
+    from resonant.blocks.webhook_endpoint import WebhookEndpoint
 
     endpoint = WebhookEndpoint(url=SecretStr(url), allow_private=True, rate=rate)
     await save_webhook_endpoint(name, endpoint, overwrite=False)

@@ -1,11 +1,5 @@
-"""Prefect blocks: endpoints and notifications. Importing this package makes Prefect know their classes.
+"""Names the block classes of ``resonant.blocks``, so that this folder shows which blocks the flows use."""
 
-``prefect block register -m resonant.blocks`` registers them with a server; ``resonant up`` does so too.
-"""
-
-from .endpoint import EndpointBlock, SinkBlock
-from .loading import load_endpoint
-from .notification import ResonantNotification
-from .webhook_endpoint import WebhookEndpoint
+from resonant.blocks import EndpointBlock, ResonantNotification, SinkBlock, WebhookEndpoint, load_endpoint
 
 __all__ = ["EndpointBlock", "ResonantNotification", "SinkBlock", "WebhookEndpoint", "load_endpoint"]

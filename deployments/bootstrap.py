@@ -66,8 +66,8 @@ def block_types() -> "list[type[Block]]":
     """Return every kind of endpoint and notification."""
     from prefect.blocks.core import Block  # noqa: PLC0415
 
-    import blocks  # noqa: PLC0415
-    from blocks.loading import installed_sinks  # noqa: PLC0415
+    from resonant import blocks  # noqa: PLC0415
+    from resonant.blocks.loading import installed_sinks  # noqa: PLC0415
 
     every = (*vars(blocks).values(), *installed_sinks())
     return [

@@ -22,7 +22,7 @@ from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFi
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Crashed
 
-from blocks.loading import load_endpoints
+from resonant.blocks.loading import load_endpoints
 from resonant.dead_letters.triage import DeadLetterGroup, triage
 from resonant.delivery.wording import shortened
 from resonant.display import counted, markdown, markdown_table, visible

@@ -1,6 +1,6 @@
 """Finds the policy that a worker would use for a delivery: its producer's choice, its endpoint's, or the default."""
 
-from blocks.loading import load_endpoint
+from resonant.blocks.loading import load_endpoint
 from resonant.errors import EndpointError, UnknownPolicy
 from resonant.settings import Settings
 

@@ -15,8 +15,8 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 from prefect.tasks import Task
 
-from blocks import load_endpoint
-from blocks.loading import require_endpoint
+from resonant.blocks import load_endpoint
+from resonant.blocks.loading import require_endpoint
 from resonant.configured import open_configured_store
 from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.trace import AttemptSpans

@@ -289,10 +289,10 @@ async def _endpoints_of_prefect() -> set[str] | None:
     if not PREFECT_API_URL.value():  # Prefect would start a server
         return None
     # Here, since importing the blocks takes a second.
-    from resonant.blocks import project_blocks  # noqa: PLC0415
+    from resonant.blocks.loading import endpoint_documents  # noqa: PLC0415
 
     try:
-        return set(await project_blocks().loading.endpoint_documents())
+        return set(await endpoint_documents())
     except Exception as error:  # noqa: BLE001 - Prefect's client raises many kinds of errors
         logger.warning("Prefect's endpoints cannot be read: %s", visible(str(error)) or type(error).__name__)
         return None

@@ -7,10 +7,10 @@ import pytest
 from prefect import tags
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from blocks import WebhookEndpoint
 from flows.dead_letters import collect_dead_letters, purge_dead_letters, replay_dead_letters
 from flows.emit import emit_events
 from flows.metrics import export_metrics
+from resonant.blocks import WebhookEndpoint
 from resonant.local.server import send_events
 from support.browser import VIOLATIONS, blocked
 from support.prefect import forget_server, patient_client

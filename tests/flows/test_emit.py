@@ -9,9 +9,9 @@ from prefect.states import Crashed
 from pydantic import SecretStr
 from sqlalchemy import Engine, event, select
 
-from blocks import WebhookEndpoint
 from flows.dead_letters import collect_dead_letters
 from flows.emit import emit_events
+from resonant.blocks import WebhookEndpoint
 from resonant.events import Event
 from resonant.local.work_pool import LOST
 from resonant.routing import new_subscription

@@ -9,8 +9,8 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from pydantic import SecretStr
 
-from blocks import WebhookEndpoint
 from flows.metrics import export_metrics
+from resonant.blocks import WebhookEndpoint
 from resonant.delivery.retry import Park
 from resonant.events import Event
 from support.desk import send

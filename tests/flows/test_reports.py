@@ -17,8 +17,8 @@ from sqlalchemy import select
 import flows
 import tasks.reports
 import tasks.server_identity
-from blocks import WebhookEndpoint
 from flows.reports import report_failed_runs
+from resonant.blocks import WebhookEndpoint
 from resonant.display import duration
 from resonant.prefect import flow_run_event
 from resonant.store import WorkerStore, schema

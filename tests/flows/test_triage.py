@@ -8,8 +8,8 @@ from uuid import uuid4
 import pytest
 from pydantic import SecretStr
 
-from blocks import WebhookEndpoint
 from flows.dead_letters import collect_dead_letters
+from resonant.blocks import WebhookEndpoint
 from resonant.dead_letters.triage import triage
 from resonant.delivery.retry import GiveUp
 from resonant.display import markdown

@@ -17,8 +17,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Failed
 from pydantic import SecretStr
 
-from blocks import WebhookEndpoint, load_endpoint
 from resonant import Event
+from resonant.blocks import WebhookEndpoint, load_endpoint
 from resonant.errors import (
     EndpointError,
     InvalidEvent,

@@ -18,7 +18,7 @@ _DURATIONS = Path(__file__).parents[1] / "durations.json"
 _SLOW_SECONDS = 5.0
 _OTHER_SECONDS = 1.0
 # Their files take about as long as the others that share a Prefect server.
-_PARTS_OF_PREFECT = ("blocks", "deployments", "flows")
+_PARTS_OF_PREFECT = ("deployments/", "flows/", "resonant/blocks/")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -56,7 +56,7 @@ def unit_of(path: Path) -> str:
     if "mark.shared_up" in text:
         return "the files that share a resonant up"
     if "mark.engine" in text and "mark.own_server" not in text:
-        is_of_parts = path.relative_to(_DURATIONS.parent).parts[0] in _PARTS_OF_PREFECT
+        is_of_parts = path.relative_to(_DURATIONS.parent).as_posix().startswith(_PARTS_OF_PREFECT)
         return f"the files that share a Prefect server{', of its parts' if is_of_parts else ''}"
     return str(path)
 

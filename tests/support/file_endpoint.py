@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from blocks.endpoint import SinkBlock
+from resonant.blocks.endpoint import SinkBlock
 
 
 class FileEndpoint(SinkBlock):

@@ -19,7 +19,7 @@ from prefect import Flow, State
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
-from blocks import WebhookEndpoint
+from resonant.blocks import WebhookEndpoint
 from resonant.local.server import free_port
 from support.commands import in_environment, run_in_process
 from support.failures import show_on_failure

@@ -2,7 +2,7 @@
 
 from pydantic import SecretStr
 
-from blocks import WebhookEndpoint
+from resonant.blocks import WebhookEndpoint
 from resonant.dispatch.caller import Caller, calling
 from resonant.events import Event
 from resonant.store import WorkerStore

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from blocks import EndpointBlock
+    from resonant.blocks import EndpointBlock
     from resonant.settings import Settings
     from resonant.store import WorkerStore
 
@@ -34,8 +34,8 @@ class _Stopped(Exception):
 
 
 async def load_endpoint(name: str) -> EndpointBlock:
-    """Load an endpoint's block as ``blocks.load_endpoint`` does, within ``on_prefect``; Prefect's log stays hidden."""
-    import blocks
+    """Load an endpoint's block as ``resonant.blocks.load_endpoint`` does, within ``on_prefect``; Prefect's log stays hidden."""
+    from resonant import blocks
 
     if "/" in name:
         from resonant.local.prefect_log import show_prefect_log
@@ -208,7 +208,7 @@ def on_prefect(
     exists: bool = False,
     before_start: Callable[[CommandStore], None] | None = None,
 ) -> Iterator[CommandStore]:
-    """Provide a Prefect server to a command that runs no flow, make the project's blocks importable, and provide the store.
+    """Provide a Prefect server to a command that runs no flow, make the project importable, and provide the store.
 
     ``named`` and ``exists`` are as for ``command_store``; a missing file is reported before a server is started.
     ``before_start`` is as for ``prefect_server``, and gets the store.

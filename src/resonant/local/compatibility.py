@@ -10,8 +10,8 @@ Three dependencies cannot be wrapped in a function here:
   ``tests/deployments/test_broker.py`` checks it.
 - ``tasks/emit.py`` relies on an order: Prefect calls ``retry_condition_fn`` first, and then reads the delay. No
   name reveals that order; ``tests/tasks/test_emit.py`` checks it.
-- ``blocks/`` reads why Prefect refused to load or save a block from the cause of its ``ValueError``, and the name of a
-  loaded block from ``_block_document_name``. ``tests/blocks`` and ``tests/resonant/test_prefect.py`` cover these.
+- ``resonant.blocks`` reads why Prefect refused to load or save a block from the cause of its ``ValueError``, and the name of a
+  loaded block from ``_block_document_name``. ``tests/resonant/blocks`` and ``tests/resonant/test_prefect.py`` cover these.
 
 Class attributes that Prefect asks authors of blocks to set, such as ``_block_type_name``, are public despite their names.
 """

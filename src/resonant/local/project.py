@@ -12,7 +12,7 @@ from resonant.errors import ResonantError
 
 PROJECT_PARTS = ("flows", "tasks", "blocks", "deployments", "prefect.yaml")
 # Each package's name is too common to identify a project.
-MARKS = ("prefect.yaml", "flows/emit.py", "tasks/emit.py", "blocks/endpoint.py", "deployments/server.env")
+MARKS = ("prefect.yaml", "flows/emit.py", "tasks/emit.py", "blocks/__init__.py", "deployments/server.env")
 
 
 def project_directory() -> Path:
@@ -48,7 +48,7 @@ def is_project(folder: Path) -> bool:
 
 
 def make_flows_importable() -> None:
-    """Let ``import flows`` find the project's flows, tasks and blocks from any working directory."""
+    """Let ``import flows`` find the project's flows and tasks from any working directory."""
     folder = str(project_directory())
     if folder not in sys.path:
         sys.path.insert(0, folder)

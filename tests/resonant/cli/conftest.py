@@ -343,7 +343,7 @@ def on_server(prefect_api: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 @pytest.fixture
 def webhook(on_server: None) -> Iterator[Callable[..., str]]:
     """A function that saves a webhook endpoint on the server, and returns its name."""
-    from blocks import WebhookEndpoint
+    from resonant.blocks import WebhookEndpoint
 
     names: list[str] = []
 

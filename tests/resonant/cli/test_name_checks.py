@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from blocks import WebhookEndpoint
+from resonant.blocks import WebhookEndpoint
 from resonant.delivery.classification import built_in_codes, classifier
 from resonant.errors import ServerError
 from resonant.store.audit import record_change

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from blocks import WebhookEndpoint
-from blocks.catalog import name_from_url
+from resonant.blocks import WebhookEndpoint
+from resonant.blocks.catalog import name_from_url
 from resonant.errors import EndpointError
 
 fuzzed = settings.get_profile("fuzz")

@@ -32,9 +32,7 @@ OF_PREFECT = ("keepalive ping failed", "Unable to connect", "a service failed", 
 LOADS_A_BLOCK = """
 import asyncio
 from resonant.cli.command_store import load_endpoint
-from resonant.local.project import make_flows_importable
-make_flows_importable()
-import blocks
+from resonant import blocks
 async def load(name):
     from prefect.plugins import load_prefect_collections
     load_prefect_collections()

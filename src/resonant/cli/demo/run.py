@@ -122,8 +122,8 @@ async def _tell(stack: Stack, url: str, count: int, home: Path) -> _Story:
     from prefect.deployments import arun_deployment
     from pydantic import SecretStr
 
-    from blocks import WebhookEndpoint
-    from blocks.catalog import save_webhook_endpoint
+    from resonant.blocks import WebhookEndpoint
+    from resonant.blocks.catalog import save_webhook_endpoint
     from resonant.settings import load_settings
     from resonant.store import open_store
     from resonant.testing import read_journal

@@ -99,8 +99,8 @@ def add(
     wanted = _subscription(name, types)
     check = None if overwrite else partial(name_checks.check_new, endpoint=name)
     with on_prefect(before_start=check) as store:
-        from blocks import WebhookEndpoint
-        from blocks.catalog import save_webhook_endpoint
+        from resonant.blocks import WebhookEndpoint
+        from resonant.blocks.catalog import save_webhook_endpoint
 
         if secret is not None:
             changes.fields["signing_secret"] = given.secret(secret)
@@ -179,7 +179,7 @@ def update(
 def _update(
     store: CommandStore, name: str, changes: given.Changes, clear: Collection[str] = frozenset()
 ) -> None:
-    from blocks.catalog import update_webhook_endpoint
+    from resonant.blocks.catalog import update_webhook_endpoint
 
     kept = run_async(
         update_webhook_endpoint(
@@ -268,7 +268,7 @@ def rotate_secret(
     with on_prefect() as store:
         note = partial(name_checks.note_change, store, [name], "endpoint rotate-secret", endpoint=name)
         if end:
-            from blocks.catalog import end_rotation
+            from resonant.blocks.catalog import end_rotation
 
             run_async(end_rotation(name, now=now))
             note(end=True)
@@ -299,8 +299,8 @@ def remove(
     if not (yes or asking.can_ask()):
         raise options.Misuse("removing an endpoint needs confirmation: give --yes")
     with on_prefect() as store:
-        from blocks.catalog import remove_endpoint
-        from blocks.loading import require_endpoint
+        from resonant.blocks.catalog import remove_endpoint
+        from resonant.blocks.loading import require_endpoint
 
         try:
             if not yes:
@@ -364,7 +364,7 @@ async def _rotate(
     """Rotate a secret, and print it, even if it is unknown whether it was saved. A given one is not printed."""
     import asyncio
 
-    from blocks.catalog import rotate_secret
+    from resonant.blocks.catalog import rotate_secret
 
     block = await load_endpoint(name)  # if no server answers, nothing can be saved
     current = getattr(block, "signing_secret", None)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import SecretStr, ValidationError
 
-from blocks import WebhookEndpoint
-from blocks.catalog import begin_rotation
+from resonant.blocks import WebhookEndpoint
+from resonant.blocks.catalog import begin_rotation
 from resonant.cli import options
 from resonant.cli.endpoint import declared_subscriptions
 from resonant.cli.endpoint import options as given

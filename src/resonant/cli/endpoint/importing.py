@@ -16,7 +16,6 @@ from resonant.cli import asking, documents, name_checks, options
 from resonant.cli.automation import commands as automation
 from resonant.cli.command_store import CommandStore, load_endpoint, on_prefect, run_async
 from resonant.display import counted, some
-from resonant.local.project import make_flows_importable
 
 if TYPE_CHECKING:
     from resonant.cli.endpoint.declared import Change
@@ -69,7 +68,6 @@ def import_(
     from resonant.store.shared.subscriptions import read_subscriptions
 
     text = options.text_of_file("/dev/stdin" if file == "-" else file, file)
-    make_flows_importable()
     from resonant.cli.endpoint import declared, declared_subscriptions
     from resonant.settings import load_settings
 
@@ -80,7 +78,7 @@ def import_(
     if prune and not blocks:
         raise options.Misuse(f"{file}: no endpoints: --prune would remove every endpoint")
     with on_prefect() as store:
-        from blocks.loading import load_endpoints
+        from resonant.blocks.loading import load_endpoints
 
         saved = run_async(load_endpoints(load_endpoint))
         declared.check_new_secrets(blocks, saved, file)
@@ -134,7 +132,7 @@ def _confirm_removal(names: list[str]) -> None:
 def _save(store: CommandStore, changes: list[Change], differences: Mapping[str, Difference]) -> None:
     import asyncio
 
-    from blocks.catalog import save_endpoints
+    from resonant.blocks.catalog import save_endpoints
     from resonant.cli.endpoint import declared_subscriptions
     from resonant.cli.progress import progress
 

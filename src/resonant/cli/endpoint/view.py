@@ -16,7 +16,7 @@ from resonant.errors import EndpointError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from blocks import EndpointBlock
+    from resonant.blocks import EndpointBlock
     from resonant.routing import Subscription
     from resonant.store.views.endpoint_status import Governed
 
@@ -64,7 +64,7 @@ def list_(
     if (with_urls and not export) or (export and as_json):
         raise options.Misuse("--with-urls needs --export, and --export cannot be combined with --json")
     with on_prefect(named=not as_json) as store:
-        from blocks.loading import load_endpoints
+        from resonant.blocks.loading import load_endpoints
 
         found = run_async(load_endpoints(load_endpoint))
         gates: list[Governed] = []
@@ -93,7 +93,7 @@ def list_(
 
 
 def _export(rows: list[_Listed], subscriptions: list[Subscription], *, with_urls: bool) -> None:
-    from blocks import WebhookEndpoint
+    from resonant.blocks import WebhookEndpoint
     from resonant.cli.endpoint import declared_subscriptions
     from resonant.cli.endpoint.declared import exported
 

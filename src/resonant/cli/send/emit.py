@@ -210,8 +210,8 @@ class _Emission:
 
     async def _usable_endpoint(self) -> str | None:
         """Return the endpoint's name, if there is one, after a check of its configuration; a URL is saved as an endpoint."""
-        from blocks import load_endpoint
-        from blocks.catalog import endpoint_for_url
+        from resonant.blocks import load_endpoint
+        from resonant.blocks.catalog import endpoint_for_url
 
         if (name := self.target) is None:
             return None

@@ -7,7 +7,7 @@ import pytest
 import trustme
 from pydantic import SecretStr
 
-from blocks import WebhookEndpoint
+from resonant.blocks import WebhookEndpoint
 from resonant.cli.endpoint import declared
 from resonant.cli.endpoint.declared import check_new_secrets, compare, exported, parse
 from resonant.cli.options import Misuse

@@ -16,9 +16,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import BlockDocumentCreate, BlockDocumentUpdate, BlockSchemaCreate
 from pydantic import SecretStr
 
-from blocks import WebhookEndpoint
-from blocks.catalog import remove_endpoint, save_endpoints
-from blocks.loading import endpoint_documents
+from resonant.blocks import WebhookEndpoint
+from resonant.blocks.catalog import remove_endpoint, save_endpoints
+from resonant.blocks.loading import endpoint_documents
 from resonant.errors import EndpointError
 from resonant.events import rfc3339
 from resonant.store.shared.gates import FAILING_SECONDS, FailingType, Gate, GateChange, change_gate
@@ -300,7 +300,7 @@ def test_an_import_that_was_killed_is_completed_by_the_next(
         raise EndpointError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr("blocks.catalog.save_endpoints", remove_then_die)
+        patch.setattr("resonant.blocks.catalog.save_endpoints", remove_then_die)
         endpoint(*IMPORT, "--prune", "--yes", code=1)
     assert endpoint(*IMPORT, "--prune", "--yes").out.startswith(f"+ {NEW}\n- cli-hooks\n1 added, ")
     assert subscriptions(resonant) == resonant.json("automation", "list", "--all-servers") == []
@@ -364,7 +364,7 @@ def test_ctrl_c_says_how_many_endpoints_an_import_saved_and_the_next_saves_the_o
         await save_endpoints(blocks, count)
 
     with monkeypatch.context() as patch:
-        patch.setattr("blocks.catalog.save_endpoints", stop_after_two)
+        patch.setattr("resonant.blocks.catalog.save_endpoints", stop_after_two)
         stopped = endpoint(*IMPORT, code=130)
     assert "interrupted after 2 of 3 endpoints; run the same import again for the others" in stopped.err
     recorded = {"added": [], "changed": ["cli-hooks", "cli-broken"], "removed": []}

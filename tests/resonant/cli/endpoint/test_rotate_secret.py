@@ -9,7 +9,7 @@ import signal
 import httpx
 import pytest
 
-from blocks import WebhookEndpoint, load_endpoint
+from resonant.blocks import WebhookEndpoint, load_endpoint
 from resonant.sinks.signing import public_key
 
 pytestmark = pytest.mark.engine

@@ -76,7 +76,7 @@ def test_a_changed_file_is_never_overwritten_and_nothing_else_is_written(resonan
     resonant("init", "ours")
     older_copy(folder, "tasks/emit.py")
     (folder / "flows" / "emit.py").write_text("changed by the team")
-    (folder / "blocks" / "endpoint.py").unlink()
+    (folder / "blocks" / "__init__.py").unlink()
     before = contents(folder)
 
     refused = resonant("init", "ours", "--overwrite", code=1)

@@ -21,9 +21,9 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.utilities.dispatch import get_registry_for_type
 from pydantic import AfterValidator, SecretStr, ValidationError, create_model, model_validator
 
-from blocks import SinkBlock, WebhookEndpoint
-from blocks.catalog import name_from_url, remove_endpoint, save_endpoints
-from blocks.loading import (
+from resonant.blocks import SinkBlock, WebhookEndpoint
+from resonant.blocks.catalog import name_from_url, remove_endpoint, save_endpoints
+from resonant.blocks.loading import (
     endpoint_documents,
     load_endpoint,
     load_endpoints,
@@ -115,7 +115,7 @@ async def test_the_wait_for_the_configuration_of_an_idle_endpoint_is_no_part_of_
         monkeypatch.setattr(reloading, name, seconds)
     monkeypatch.setattr("resonant.delivery.attempt._GRACE_SECONDS", 0)
     loaded = asyncio.get_running_loop().create_future()
-    monkeypatch.setattr("blocks.webhook_endpoint.load_endpoint", lambda _name: loaded)
+    monkeypatch.setattr("resonant.blocks.webhook_endpoint.load_endpoint", lambda _name: loaded)
     event = Event(type="t", source="/s", data={})
     lease = Lease(1, 1, "me", event, "billing", round_started_at=0.0, accepted_at=0.0)
     runner = AttemptRunner(clock=FixedClock(0.0), rng=random.Random())
@@ -413,7 +413,7 @@ async def test_an_import_names_the_endpoint_that_another_command_changes(listed,
 
     if block is None:
         await remove_endpoint("the-crm")
-    monkeypatch.setattr("blocks.catalog.webhook_endpoints", read_earlier)
+    monkeypatch.setattr("resonant.blocks.catalog.webhook_endpoints", read_earlier)
     with pytest.raises(EndpointError, match="endpoint 'the-crm': another command saved or removed it"):
         await save_endpoints({"the-crm": block}, lambda _name: None)
 
@@ -513,7 +513,7 @@ async def test_a_failed_read_that_nobody_waits_for_any_more_is_not_logged(monkey
         await late.wait()
         raise ConnectionError
 
-    monkeypatch.setattr("blocks.loading._read_documents", fail_late)
+    monkeypatch.setattr("resonant.blocks.loading._read_documents", fail_late)
     waiting = asyncio.create_task(load_endpoint("orders"))
     await begun.wait()
     waiting.cancel()

@@ -10,6 +10,8 @@ from typing import Any
 
 from pydantic import AwareDatetime, Field, SecretStr
 
+from resonant.blocks.endpoint import EndpointBlock
+from resonant.blocks.loading import load_endpoint
 from resonant.delivery.attempt import Destination
 from resonant.errors import EndpointError, NotReady, ResonantError, SendFailed
 from resonant.events import Category, Clock, Event
@@ -22,9 +24,6 @@ from resonant.sinks.network.proxy import proxy_of
 from resonant.sinks.oauth import Authentication, OAuth
 from resonant.sinks.redaction import Redactor
 from resonant.sinks.signing import problem_of_secret, public_key
-
-from .endpoint import EndpointBlock
-from .loading import load_endpoint
 
 logger = logging.getLogger(__name__)
 

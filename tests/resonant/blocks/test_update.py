@@ -4,8 +4,8 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
-from blocks import WebhookEndpoint, load_endpoint
-from blocks.catalog import remove_endpoint, update_webhook_endpoint
+from resonant.blocks import WebhookEndpoint, load_endpoint
+from resonant.blocks.catalog import remove_endpoint, update_webhook_endpoint
 from resonant.errors import EndpointError, UnknownEndpoint
 
 pytestmark = pytest.mark.engine

@@ -15,13 +15,12 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from pydantic import SecretStr
 from pydantic_core import to_jsonable_python
 
+from resonant.blocks.endpoint import DEFAULT_BLOCK_TYPE
+from resonant.blocks.loading import load_endpoint, require_endpoint, webhook_endpoints
+from resonant.blocks.webhook_endpoint import WebhookEndpoint
 from resonant.errors import EndpointError, UnknownEndpoint
 from resonant.local.compatibility import schema_id
 from resonant.sinks.signing import check_new_secret
-
-from .endpoint import DEFAULT_BLOCK_TYPE
-from .loading import load_endpoint, require_endpoint, webhook_endpoints
-from .webhook_endpoint import WebhookEndpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping

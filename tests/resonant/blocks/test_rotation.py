@@ -9,8 +9,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from blocks import WebhookEndpoint, load_endpoint
-from blocks.catalog import end_rotation, remove_endpoint, rotate_secret
+from resonant.blocks import WebhookEndpoint, load_endpoint
+from resonant.blocks.catalog import end_rotation, remove_endpoint, rotate_secret
 from resonant.errors import EndpointError
 from resonant.events import Event
 from resonant.sinks import reloading

@@ -39,7 +39,7 @@ def test_a_program_with_its_own_blocks_has_them_and_ours(tmp_path, file):
         f"{LOOK_UP}\nimport {theirs}\nassert {theirs}.theirs\n"
         "from resonant.blocks import SinkBlock, WebhookEndpoint, load_endpoint\n"
         "assert Block.get_block_class_from_key('webhook-endpoint') is WebhookEndpoint\n"
-        "assert load_endpoint.__module__ == 'resonant._blocks.loading'",
+        "assert load_endpoint.__module__ == 'resonant.blocks.loading'",
         tmp_path,
     )
     assert said == "", "Prefect would print a warning"

@@ -7,9 +7,9 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
-from blocks import WebhookEndpoint, load_endpoint, loading
-from blocks.catalog import remove_endpoint
-from blocks.loading import installed_sinks, load_endpoints
+from resonant.blocks import WebhookEndpoint, load_endpoint, loading
+from resonant.blocks.catalog import remove_endpoint
+from resonant.blocks.loading import installed_sinks, load_endpoints
 from resonant.errors import SettingsError
 from support.file_endpoint import FileEndpoint
 
@@ -69,7 +69,7 @@ def test_a_broken_package_is_logged_once_and_the_others_are_found(packages, capl
     install(packages, "sink_broken", "import no_such_library", entry="sink_broken:Broken")
     install(packages, "sink_none", "class Other: pass", entry="sink_none:Other")
     install(packages, "sink_whole", SINK.format(name="Whole"), entry="sink_whole:Whole")
-    with caplog.at_level(logging.WARNING, "blocks"):
+    with caplog.at_level(logging.WARNING, "resonant.blocks"):
         assert "Whole" in names()
         assert "Other" not in names()
     [record] = [each for each in caplog.records if "sink_broken" in each.getMessage()]

@@ -21,11 +21,10 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 from pydantic import ValidationError
 
+from resonant.blocks.endpoint import CAPABILITY, DEFAULT_BLOCK_TYPE, EndpointBlock, endpoint_name
 from resonant.errors import EndpointError, SettingsError, UnknownEndpoint
 from resonant.settings import first_problem, load_settings
 from resonant.suggestions import no_such_endpoint
-
-from .endpoint import CAPABILITY, DEFAULT_BLOCK_TYPE, EndpointBlock, endpoint_name
 
 logger = logging.getLogger(__name__)
 

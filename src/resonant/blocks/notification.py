@@ -5,10 +5,9 @@ from typing import Any
 from prefect.blocks.abstract import NotificationBlock, NotificationError
 from pydantic import Field, HttpUrl
 
+from resonant.blocks.endpoint import LOGO_URL
 from resonant.errors import ResonantError
 from resonant.local.calls import Finished, both_ways
-
-from .endpoint import LOGO_URL
 
 
 class ResonantNotification(NotificationBlock):

@@ -8,7 +8,7 @@ from prefect.blocks.abstract import NotificationError
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
-from blocks import ResonantNotification, WebhookEndpoint
+from resonant.blocks import ResonantNotification, WebhookEndpoint
 from resonant.store import open_store
 from support.subscriptions import subscribe_in
 
