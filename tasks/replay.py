@@ -19,7 +19,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import deployment, flow_run
 from prefect.states import Failed
 
-from resonant.blocks.loading import require_endpoint
+from resonant.blocks.documents import require_endpoint
 from resonant.dead_letters.replay import ReplayRequest, plan, take_dead_letters
 from resonant.dead_letters.triage import group_by_cause
 from resonant.dispatch.caller import get_caller

@@ -15,7 +15,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.runtime import flow_run
 from sqlalchemy import Connection
 
-from resonant.blocks.loading import require_endpoint
+from resonant.blocks.documents import require_endpoint
 from resonant.display import counted
 from resonant.errors import EndpointError, ResonantError
 from resonant.events import Event

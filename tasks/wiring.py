@@ -16,7 +16,7 @@ from prefect.states import Completed
 from prefect.tasks import Task
 
 from resonant.blocks import load_endpoint
-from resonant.blocks.loading import require_endpoint
+from resonant.blocks.documents import require_endpoint
 from resonant.configured import open_configured_store
 from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.trace import AttemptSpans

@@ -4,42 +4,30 @@
 Both use the store of ``RESONANT_DATABASE_URL``. A drain sends the events, such as those of ``resonant up``.
 """
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, ParamSpec, TypeAlias, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from prefect import Flow, State, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import FlowRun, TaskRun
-from prefect.exceptions import MissingContextError
 from prefect.flows import FlowStateHook
-from prefect.logging import get_run_logger
 from prefect.logging.loggers import flow_run_logger
-from prefect.settings import PREFECT_API_URL
 from prefect.tasks import Task
 from prefect.utilities.asyncutils import run_coro_as_sync
 
-from resonant.configured import open_configured_store
+from resonant.blocks.emitting import Logger, run_logger, store_event, store_given, was_new
 from resonant.display import visible
-from resonant.errors import ConflictingEvent, ResonantError, StoreRefused, StoreUnavailable, UnknownEndpoint
+from resonant.errors import ConflictingEvent, ResonantError, StoreRefused, StoreUnavailable
 from resonant.events import Event, rfc3339
 from resonant.events.attributes import FORBIDDEN_CHARACTER
-from resonant.input_lines import event_from_fields
-from resonant.local.calls import StoredId, place_of_call, repeatable_id, runs_in_loop
-from resonant.settings import load_settings
-from resonant.store import EnqueueResult
-from resonant.store.views.known_names import known_endpoints
-from resonant.suggestions import no_such_endpoint
+from resonant.local.calls import StoredId, place_of_call, runs_in_loop
 
 __all__ = ["emit", "flow_run_event", "store_event", "store_event_on"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-_Logger: TypeAlias = logging.Logger | logging.LoggerAdapter[logging.Logger]
-
-logger = logging.getLogger(__name__)
 
 _SOURCE = "/prefect"
 _TEXT_CHARACTERS = 10_000
@@ -120,7 +108,7 @@ def emit(event: Event | dict[str, Any], endpoint: str | None = None) -> str:
     """
     stored: tuple[str, bool] = run_coro_as_sync(store_given(event, endpoint, place=_place.get()))
     stored_id, is_new = stored
-    _log_stored(_run_logger(), stored_id, endpoint, is_new=is_new)
+    _log_stored(run_logger(), stored_id, endpoint, is_new=is_new)
     return StoredId(stored_id) if runs_in_loop() else stored_id
 
 
@@ -135,18 +123,18 @@ def store_event_on(endpoint: str | None = None) -> FlowStateHook[..., Any]:
     """
 
     async def store_event_of_run(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-        run_logger = flow_run_logger(flow_run, flow)
+        logger = flow_run_logger(flow_run, flow)
         event = flow_run_event(flow_run, state, flow.name)
         is_new = False
         try:
-            is_new = _is_new(await store_event(event, endpoint))
+            is_new = was_new(await store_event(event, endpoint))
         except ConflictingEvent:  # it is stored, and the run was renamed since
             pass
         except ResonantError as error:
             # Not `exception`: the error is one line that says all.
-            run_logger.error("the event of this run is not stored: %s", error)  # noqa: TRY400
+            logger.error("the event of this run is not stored: %s", error)  # noqa: TRY400
             return
-        _log_stored(run_logger, event.id, endpoint, is_new=is_new)
+        _log_stored(logger, event.id, endpoint, is_new=is_new)
 
     return store_event_of_run
 
@@ -181,118 +169,6 @@ def flow_run_event(flow_run: FlowRun, state: State[Any], flow_name: str) -> Even
     )
 
 
-async def store_given(
-    given: Event | dict[str, Any],
-    endpoint: str | None = None,
-    *,
-    is_of_block: bool = False,
-    place: str | None = None,
-) -> tuple[str, bool]:
-    """Store an event in the store of ``RESONANT_DATABASE_URL``; return its id, and whether it was not stored before.
-
-    Args:
-        given: an ``Event``, or the members of an input line. In a run of Prefect, an event without an ``id`` gets one that a retry
-            of the run repeats.
-        endpoint, is_of_block: as for ``store_event``.
-        place: the place of the call; by default, this counts the call to find it.
-
-    Raises:
-        InvalidEvent: the event is malformed.
-        ResonantError: as for ``store_event``.
-    """
-    place = (place or place_of_call()) if isinstance(given, dict) and given.get("id") is None else None
-    default_id = None if isinstance(given, Event) else _default_id(given, endpoint, place)
-    event = given if isinstance(given, Event) else read_event(given, default_id=default_id)
-    try:
-        return event.id, _is_new(await store_event(event, endpoint, is_of_block=is_of_block))
-    except ConflictingEvent:
-        if place is None:
-            raise
-        _run_logger().warning(
-            "not stored: event of type %r and source %r for %s: call %s of the surrounding run stored other content in an earlier try, "
-            "as event %s; give each event an id",
-            event.type,
-            event.source,
-            endpoint or "its subscribers",
-            place.rpartition(" ")[2],
-            event.id,
-        )
-        return event.id, False
-
-
-def _is_new(result: EnqueueResult) -> bool:
-    return not result.outcomes[0].duplicate
-
-
-def _log_stored(log: _Logger, stored_id: str, endpoint: str | None, *, is_new: bool) -> None:
+def _log_stored(log: Logger, stored_id: str, endpoint: str | None, *, is_new: bool) -> None:
     said = "stored event %s for %s" if is_new else "event %s was already stored for %s"
     log.info(said, visible(stored_id), endpoint or "its subscribers")
-
-
-def _default_id(fields: dict[str, Any], endpoint: str | None, place: str | None) -> str | None:
-    """Return an id that a retry of the surrounding run repeats; None without a place."""
-    parts = (str(fields.get(each)) for each in ("type", "source", "subject"))
-    return place and repeatable_id(place, endpoint, *parts)
-
-
-async def store_event(
-    event: Event, endpoint: str | None = None, *, is_of_block: bool = False
-) -> EnqueueResult:
-    """Store an event in the store of ``RESONANT_DATABASE_URL``; wait up to 20 seconds for an unavailable one.
-
-    Args:
-        event: the event.
-        endpoint: the only endpoint that gets the event; None: each endpoint with a matching subscription.
-        is_of_block: whether a saved block names the endpoint, which is then accepted if no Prefect server answers.
-
-    Raises:
-        UnknownEndpoint: neither the store nor the server of ``PREFECT_API_URL`` knows the endpoint.
-        EndpointError, UnroutedEvent, ConflictingEvent: as for ``resonant.enqueue``.
-        SettingsError: the environment is malformed.
-        StoreError: the store cannot be used.
-    """
-    async with open_configured_store(patient=True) as store:
-        if endpoint is not None and endpoint not in (known := await store.read(known_endpoints)):
-            of_prefect = await _endpoints_of_prefect()
-            known |= of_prefect or set()
-            if endpoint not in known and not (is_of_block and of_prefect is None):
-                raise UnknownEndpoint(no_such_endpoint(endpoint, known))
-        return await store.enqueue(event, endpoint)
-
-
-def read_event(fields: dict[str, Any], *, default_id: str | None = None) -> Event:
-    """Return the event with the members of an input line.
-
-    Args:
-        fields: the members.
-        default_id: the id for an event without one; a random id by default.
-
-    Raises:
-        InvalidEvent: the event is malformed.
-        SettingsError: the environment is malformed.
-    """
-    if isinstance(fields, dict) and fields.get("id") is None:
-        fields = {**fields, "id": default_id}
-    return event_from_fields(fields, max_bytes=load_settings().max_event_bytes)
-
-
-def _run_logger() -> _Logger:
-    """Return the logger of the surrounding run; outside of a run, that of this module."""
-    try:
-        return get_run_logger()
-    except MissingContextError:
-        return logger
-
-
-async def _endpoints_of_prefect() -> set[str] | None:
-    """Return the endpoints of the Prefect server, such as those saved in its UI; None if no server answers."""
-    if not PREFECT_API_URL.value():  # Prefect would start a server
-        return None
-    # Here, since importing the blocks takes a second.
-    from resonant.blocks.loading import endpoint_documents  # noqa: PLC0415
-
-    try:
-        return set(await endpoint_documents())
-    except Exception as error:  # noqa: BLE001 - Prefect's client raises many kinds of errors
-        logger.warning("Prefect's endpoints cannot be read: %s", visible(str(error)) or type(error).__name__)
-        return None

@@ -15,8 +15,8 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from pydantic import SecretStr
 from pydantic_core import to_jsonable_python
 
-from resonant.blocks.endpoint import DEFAULT_BLOCK_TYPE
-from resonant.blocks.loading import load_endpoint, require_endpoint, webhook_endpoints
+from resonant.blocks.documents import DEFAULT_BLOCK_TYPE, require_endpoint, webhook_endpoints
+from resonant.blocks.loading import load_endpoint
 from resonant.blocks.webhook_endpoint import WebhookEndpoint
 from resonant.errors import EndpointError, UnknownEndpoint
 from resonant.local.compatibility import schema_id

@@ -8,6 +8,7 @@ from typing import Any, Self
 from prefect.blocks.core import Block
 from pydantic import BaseModel, Field, HttpUrl
 
+from resonant.blocks.documents import CAPABILITY, endpoint_name
 from resonant.delivery.attempt import Destination
 from resonant.errors import EndpointError
 from resonant.events import Clock, Event
@@ -15,8 +16,6 @@ from resonant.local.calls import StoredId, both_ways, surrounding_try
 from resonant.sinks.base import CallableSink, Receipt
 from resonant.sinks.redaction import Redactor
 
-CAPABILITY = "deliver-events"
-DEFAULT_BLOCK_TYPE = "webhook-endpoint"
 DOCUMENTATION_URL = HttpUrl("https://github.com/resonant-events/resonant/blob/main/docs/how-to/endpoints.md")
 LOGO_URL = HttpUrl("https://raw.githubusercontent.com/resonant-events/resonant/main/docs/images/logo.png")
 
@@ -98,7 +97,7 @@ class EndpointBlock(Block, ABC):
     async def aemit(self, event: Event | dict[str, Any]) -> str:
         """Store an event in asynchronous code, as ``emit`` does."""
         # This imports Prefect's engine, which commands do not need.
-        from resonant.prefect import store_given  # noqa: PLC0415
+        from resonant.blocks.emitting import store_given  # noqa: PLC0415
 
         if (name := self._block_document_name) is None:
             raise EndpointError("this endpoint has no name: save it, or load it with `load`, before `emit`")
@@ -155,11 +154,6 @@ class SinkBlock(EndpointBlock, ABC):
             rate=self.rate,
             redact=redactor.line,
         )
-
-
-def endpoint_name(block_type: str, name: str) -> str:
-    """Return an endpoint's name, given its block type and the name of its block."""
-    return f"{block_type}/{name}".removeprefix(f"{DEFAULT_BLOCK_TYPE}/")
 
 
 def _secrets(value: Any, *, is_secret: bool = False) -> Iterator[str]:

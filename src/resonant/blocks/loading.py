@@ -1,4 +1,4 @@
-"""Loads endpoint blocks by name, lists their names, and finds the sinks of other packages.
+"""Loads endpoint blocks by name, and finds the sinks of other packages.
 
 A package names its sinks in the entry point group ``resonant.sinks``; ``RESONANT_SINKS`` names modules.
 """
@@ -7,29 +7,33 @@ import asyncio
 import importlib
 import inspect
 import logging
-import math
 from collections.abc import Awaitable, Callable, Collection
 from functools import cache
 from importlib.metadata import entry_points
-from operator import attrgetter
-from typing import Any, NamedTuple
-from uuid import UUID
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from prefect.blocks.core import Block, UnknownBlockType
-from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 from pydantic import ValidationError
 
-from resonant.blocks.endpoint import CAPABILITY, DEFAULT_BLOCK_TYPE, EndpointBlock, endpoint_name
+from resonant.blocks.documents import (
+    CAPABILITY,
+    DEFAULT_BLOCK_TYPE,
+    MOST_NAMES,
+    StoredEndpoint,
+    endpoint_documents,
+    webhook_endpoints,
+)
+from resonant.blocks.endpoint import EndpointBlock
 from resonant.errors import EndpointError, SettingsError, UnknownEndpoint
 from resonant.settings import first_problem, load_settings
 from resonant.suggestions import no_such_endpoint
 
 logger = logging.getLogger(__name__)
 
-# The most names in one request, also of stored names to search for similar ones; the most missing names to search for.
-_MOST_NAMES, _MOST_COMPARED = 1_000, 10
+# The most missing names for which to search for similar ones.
+_MOST_COMPARED = 10
 
 
 async def load_endpoint(name: str) -> EndpointBlock:
@@ -78,20 +82,6 @@ async def _read_together(name: str) -> "_Read":
     return await asyncio.shield(reading)
 
 
-class StoredEndpoint(NamedTuple):
-    """An endpoint as Prefect stores it.
-
-    Attributes:
-        id: of its block document.
-        name: of the endpoint.
-        data: the fields of its block.
-    """
-
-    id: UUID
-    name: str
-    data: dict[str, Any]
-
-
 class _Read(NamedTuple):
     """The endpoints found, by name, and the names to suggest for missing ones."""
 
@@ -112,25 +102,8 @@ async def _read_batch(names: set[str]) -> _Read:
     # Finding similar names among thousands takes a second, which would block a drain.
     if 0 < len(names) - len(found) <= _MOST_COMPARED:
         similar = await endpoint_documents()
-        return _Read(found, similar if len(similar) <= _MOST_NAMES else ())
+        return _Read(found, similar if len(similar) <= MOST_NAMES else ())
     return _Read(found, ())
-
-
-async def webhook_endpoints(
-    names: Collection[str], *, include_secrets: bool = False
-) -> dict[str, StoredEndpoint]:
-    """Return those endpoints of type ``webhook-endpoint`` that have these names, by name."""
-    found: dict[str, StoredEndpoint] = {}
-    wanted = sorted(names)
-    for start in range(0, len(wanted), _MOST_NAMES):
-        some = wanted[start : start + _MOST_NAMES]
-        query = {
-            "block_types": {"slug": {"any_": [DEFAULT_BLOCK_TYPE]}},
-            "block_documents": {"name": {"any_": some}},
-            "include_secrets": include_secrets,
-        }
-        found |= {each.name: each for each in await _read_documents(query, most=len(some))}
-    return found
 
 
 async def load_endpoints(
@@ -152,49 +125,6 @@ async def load_endpoints(
         except SettingsError as error:
             found[name] = EndpointError(str(error))
     return found
-
-
-async def require_endpoint(name: str) -> StoredEndpoint:
-    """Return what Prefect stores of an endpoint, even an unusable one, without its secrets.
-
-    Raises:
-        UnknownEndpoint: no endpoint has that name; the message has suggestions.
-    """
-    documents = await endpoint_documents()
-    if name not in documents:
-        raise UnknownEndpoint(no_such_endpoint(name, documents))
-    return documents[name]
-
-
-async def endpoint_documents(*, include_secrets: bool = False) -> dict[str, StoredEndpoint]:
-    """Return what Prefect stores of every endpoint by name, including unusable ones, in the order of their names."""
-    query = {
-        "block_schemas": {"block_capabilities": {"all_": [CAPABILITY]}},
-        "include_secrets": include_secrets,
-    }
-    documents = await _read_documents(query)
-    return {each.name: each for each in sorted(documents, key=attrgetter("name"))}
-
-
-async def _read_documents(query: dict[str, Any], *, most: float = math.inf) -> list[StoredEndpoint]:
-    documents: list[StoredEndpoint] = []
-    async with get_client() as client:
-        # The server limits how many it returns, 200 by default.
-        while len(documents) < most and (
-            page := (
-                await client.request(
-                    "POST", "/block_documents/filter", json={**query, "offset": len(documents)}
-                )
-            ).json()
-        ):
-            # Prefect's `BlockDocument` would keep a copy of the block's schema for each endpoint.
-            documents += map(_stored_endpoint, page)
-    return documents
-
-
-def _stored_endpoint(document: dict[str, Any]) -> StoredEndpoint:
-    name = endpoint_name(document["block_type"]["slug"], document["name"])
-    return StoredEndpoint(UUID(document["id"]), name, document["data"])
 
 
 def _block_of(document: StoredEndpoint) -> EndpointBlock:

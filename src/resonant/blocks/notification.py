@@ -54,7 +54,7 @@ class ResonantNotification(NotificationBlock):
     async def anotify(self, body: str, subject: str | None = None) -> None:
         """Store an event in asynchronous code, as ``notify`` does."""
         # This imports the database drivers, which a process that only looks up block types does not need.
-        from resonant.prefect import store_given  # noqa: PLC0415
+        from resonant.blocks.emitting import store_given  # noqa: PLC0415
 
         try:
             data = {"subject": subject, "body": body}

@@ -15,8 +15,9 @@ from resonant.blocks.loading import load_endpoint
 from resonant.delivery.attempt import Destination
 from resonant.errors import EndpointError, NotReady, ResonantError, SendFailed
 from resonant.events import Category, Clock, Event
+from resonant.input_lines import event_from_fields
 from resonant.local.calls import Finished, both_ways
-from resonant.settings import egress_proxy
+from resonant.settings import egress_proxy, load_settings
 from resonant.sinks.base import Receipt
 from resonant.sinks.endpoint import Endpoint, Mode
 from resonant.sinks.network.client_certificate import certificate_of, problem_of_end
@@ -213,10 +214,12 @@ class WebhookEndpoint(EndpointBlock):
 
     async def adeliver(self, event: Event | dict[str, Any]) -> Receipt:
         """Send an event once in asynchronous code, as ``deliver`` does."""
-        from resonant.prefect import read_event  # noqa: PLC0415 - as in `aemit`
         from resonant.sinks.http import HttpSink  # noqa: PLC0415 - as in `open`
 
-        given = event if isinstance(event, Event) else read_event(event)
+        if isinstance(event, Event):
+            given = event
+        else:
+            given = event_from_fields(event, max_bytes=load_settings().max_event_bytes)
         endpoint = self.to_endpoint(self._block_document_name or "without a name")
         async with HttpSink(endpoint) as sink:
             with contextlib.suppress(NotReady):  # the send reports it

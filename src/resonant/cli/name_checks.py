@@ -125,7 +125,7 @@ def _known_names(store: CommandStore, endpoint: str) -> set[str]:
         return stored
     try:
         with on_prefect():
-            from resonant.blocks.loading import endpoint_documents
+            from resonant.blocks.documents import endpoint_documents
 
             configured = set(run_async(endpoint_documents()))
     except ResonantError:  # no server answers

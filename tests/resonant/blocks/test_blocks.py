@@ -23,13 +23,8 @@ from pydantic import AfterValidator, SecretStr, ValidationError, create_model, m
 
 from resonant.blocks import SinkBlock, WebhookEndpoint
 from resonant.blocks.catalog import name_from_url, remove_endpoint, save_endpoints
-from resonant.blocks.loading import (
-    endpoint_documents,
-    load_endpoint,
-    load_endpoints,
-    require_endpoint,
-    unusable_endpoint,
-)
+from resonant.blocks.documents import endpoint_documents, require_endpoint
+from resonant.blocks.loading import load_endpoint, load_endpoints, unusable_endpoint
 from resonant.delivery.attempt import AttemptRunner
 from resonant.errors import AddressRefused, EndpointError, InvalidEvent, SendFailed, UnexpectedStatus
 from resonant.events import Event, Lease
@@ -513,7 +508,7 @@ async def test_a_failed_read_that_nobody_waits_for_any_more_is_not_logged(monkey
         await late.wait()
         raise ConnectionError
 
-    monkeypatch.setattr("resonant.blocks.loading._read_documents", fail_late)
+    monkeypatch.setattr("resonant.blocks.documents._read_documents", fail_late)
     waiting = asyncio.create_task(load_endpoint("orders"))
     await begun.wait()
     waiting.cancel()

@@ -63,7 +63,7 @@ def enable(
     watched = options.endpoint_name(endpoint), _text("--flow", flow), _text("--tag", tag)
     with on_prefect() as store:
         from deployments import reports
-        from resonant.blocks.loading import require_endpoint
+        from resonant.blocks.documents import require_endpoint
 
         run_async(require_endpoint(endpoint))
         run_async(reports.check_deployed())

@@ -300,7 +300,7 @@ def remove(
         raise options.Misuse("removing an endpoint needs confirmation: give --yes")
     with on_prefect() as store:
         from resonant.blocks.catalog import remove_endpoint
-        from resonant.blocks.loading import require_endpoint
+        from resonant.blocks.documents import require_endpoint
 
         try:
             if not yes:

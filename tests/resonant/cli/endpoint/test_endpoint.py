@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from resonant.blocks import WebhookEndpoint
 from resonant.blocks.catalog import remove_endpoint, save_endpoints
-from resonant.blocks.loading import endpoint_documents
+from resonant.blocks.documents import endpoint_documents
 from resonant.errors import EndpointError
 from resonant.events import rfc3339
 from resonant.store.shared.gates import FAILING_SECONDS, FailingType, Gate, GateChange, change_gate
