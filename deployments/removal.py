@@ -21,11 +21,11 @@ from resonant.display import counted
 from resonant.errors import ResonantError
 from resonant.local.artifacts import read_pages
 from resonant.local.note import is_held, lock_of_up
+from resonant.local.server_identity import VARIABLE
 from resonant.local.work_pool import WORK_POOL
 from resonant.settings import Settings
 from resonant.store.engine.database import file_of
 from tasks.reports import OWN_FLOWS
-from tasks.server_identity import VARIABLE
 
 _AUTOMATIONS = (
     automations.CRASHED,

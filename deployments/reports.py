@@ -17,9 +17,9 @@ from prefect.exceptions import ObjectNotFound
 from deployments.automations import apply
 from resonant.errors import ResonantError
 from resonant.events import Clock
+from resonant.local.server_identity import server_id, server_time
 from resonant.store.shared.run_watches import RunWatch
 from tasks.reports import OWN_FLOWS
-from tasks.server_identity import server_id, server_time
 
 REPORTS = "report-failed-runs/report-failed-runs"
 AUTOMATION = "resonant: report failed flow runs at once"
@@ -56,7 +56,7 @@ async def this_server() -> str:
 
 
 async def server_now(clock: Clock, warn: Callable[[str], object]) -> float:
-    """Return the time of the Prefect server; see ``tasks.server_identity.server_time``."""
+    """Return the time of the Prefect server; see ``resonant.local.server_identity.server_time``."""
     async with get_client() as client:
         return await server_time(client, clock, warn)
 

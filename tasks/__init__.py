@@ -1,1 +1,1 @@
-"""Prefect tasks: each unwraps Prefect's arguments, calls ``resonant``, and logs."""
+"""The steps of the flows. Those of ``tasks.emit`` are Prefect tasks, which send; the others are functions that flows call."""

@@ -2,13 +2,13 @@
 
 from prefect.logging import get_run_logger
 
+from resonant.blocks.policies import known_policy, policy_of
 from resonant.metrics.alerts import crossings, read_raised, record_crossings
 from resonant.metrics.conditions import evaluate, read_activity
 from resonant.metrics.totals import Totals
 from resonant.settings import Settings, load_settings
 from resonant.store import WorkerStore
 from tasks.announcements import announce
-from tasks.policies import known_policy, policy_of
 
 
 async def announce_alerts(store: WorkerStore, totals: Totals) -> None:

@@ -30,6 +30,7 @@ from resonant.errors import AddressRefused, EndpointError
 from resonant.events import minute, rfc3339
 from resonant.gate.words import advice, next_probe_at, pace
 from resonant.local.artifacts import GATES_ARTIFACT, TRIAGE_ARTIFACT
+from resonant.local.server_identity import server_time
 from resonant.local.work_pool import LOST, WORK_POOL
 from resonant.store import WorkerStore
 from resonant.store.queue.leases import lease_owners
@@ -37,7 +38,6 @@ from resonant.store.shared.drains import live_owners, sent_to
 from resonant.store.shared.gates import Gate
 from resonant.store.shared.processes import has_ended
 from resonant.store.views.endpoint_status import governed
-from tasks.server_identity import server_time
 
 # Finds the time of the newest dead letter in the description of the last triage.
 _LAST = re.compile(r"The last of them: (\S+)\.$")

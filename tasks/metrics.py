@@ -7,6 +7,7 @@ from pandas import DataFrame
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.logging import get_run_logger
 
+from resonant.blocks.policies import known_policy, policy_of
 from resonant.delivery.retry import RetryPolicy
 from resonant.display import markdown, markdown_table, visible
 from resonant.errors import ResonantError
@@ -20,7 +21,6 @@ from resonant.metrics.statistics import Statistics
 from resonant.metrics.totals import Totals, measure
 from resonant.settings import load_settings
 from resonant.store import WorkerStore
-from tasks.policies import known_policy, policy_of
 
 _MOST_POLICIES = 3
 

@@ -19,11 +19,11 @@ from resonant.blocks.documents import require_endpoint
 from resonant.display import counted
 from resonant.errors import EndpointError, ResonantError
 from resonant.events import Event
+from resonant.local.server_identity import server_id, server_time
 from resonant.prefect import flow_run_event
 from resonant.store import WorkerStore
 from resonant.store.queue.enqueue import enqueue
 from resonant.store.shared.run_watches import RunWatch, advance_watch, claim_watches
-from tasks.server_identity import server_id, server_time
 
 _logger = logging.getLogger(__name__)
 # Never reported: a report of a failed report would not end.

@@ -11,12 +11,12 @@ import pytest
 
 from deployments import bootstrap
 from resonant.local.note import lock_of_up
+from resonant.local.server_identity import VARIABLE
 from resonant.settings import Settings
 from support.bootstrapping import run_bootstrap as run
 from support.machine import Machine
 from support.pages import PROJECT
 from support.prefect import forget_server, patient_client, running_server
-from tasks.server_identity import VARIABLE
 
 # These tests delete what others share.
 pytestmark = [pytest.mark.engine, pytest.mark.own_server]

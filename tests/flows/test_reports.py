@@ -15,18 +15,18 @@ from pydantic import SecretStr
 from sqlalchemy import select
 
 import flows
+import resonant.local.server_identity
 import tasks.reports
-import tasks.server_identity
 from flows.reports import report_failed_runs
 from resonant.blocks import WebhookEndpoint
 from resonant.display import duration
+from resonant.local.server_identity import server_id
 from resonant.prefect import flow_run_event
 from resonant.store import WorkerStore, schema
 from resonant.store.shared.run_watches import RunWatch, add_watch, advance_watch, read_watches
 from support.flow_runs import COMPLETED, CRASHED, FAILED, LATE, TIMED_OUT, new_flow_name, run_with
 from support.prefect import patient_client
 from tasks.reports import store_failed_runs
-from tasks.server_identity import server_id
 
 pytestmark = pytest.mark.engine
 
@@ -158,7 +158,7 @@ async def test_a_watch_of_another_server_gets_no_runs_of_this_one_and_keeps_its_
 
 
 async def test_all_processes_agree_on_the_id_of_a_server(store, monkeypatch):
-    monkeypatch.setattr(tasks.server_identity, "VARIABLE", new_flow_name())
+    monkeypatch.setattr(resonant.local.server_identity, "VARIABLE", new_flow_name())
     async with get_client() as client:
         found = await asyncio.gather(*(server_id(client) for _ in range(8)))
         assert {await server_id(client)} == set(found)
