@@ -1,6 +1,7 @@
 """The distributions contain the whole product: every tracked file that belongs in them, and no other file."""
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -8,7 +9,8 @@ import zipfile
 
 import pytest
 
-from support.wheel import build, clone, tracked_files
+from support.pages import PROJECT, pages
+from support.wheel import build, clone, new_environment, tracked_files
 
 PROJECT_PARTS = ("flows/", "tasks/", "blocks/", "deployments/", "prefect.yaml")
 STRAY = [
@@ -39,6 +41,17 @@ def checkout(tmp_path_factory):
 @pytest.fixture(scope="module")
 def wheel(checkout, tmp_path_factory):
     return build(checkout, tmp_path_factory.mktemp("built"))
+
+
+@pytest.fixture(scope="module")
+def python(wheel, tmp_path_factory):
+    """The Python of an environment with the wheel."""
+    folder = tmp_path_factory.mktemp("installed") / "environment"
+    binaries = new_environment(folder, "--without-pip")
+    [packages] = folder.glob("lib/python*/site-packages")
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(packages)
+    return binaries / "python"
 
 
 def of_package() -> set[str]:
@@ -91,13 +104,37 @@ def test_an_editable_install_adds_the_source_folder_and_no_copy(checkout, tmp_pa
     assert {name for name in contents(editable) if not is_metadata(name)} == {"_resonant.pth"}
 
 
-def test_pytest_finds_the_fixtures_of_an_installed_wheel(wheel, tmp_path):
-    with zipfile.ZipFile(wheel) as file:
-        file.extractall(tmp_path / "installed")
-    command = [sys.executable, "-m", "pytest", "--fixtures", "-q", "-p", "no:cacheprovider"]
-    environment = os.environ | {"PYTHONPATH": str(tmp_path / "installed")}
-    shown = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+def test_pytest_finds_the_fixtures_of_an_installed_wheel(python, tmp_path):
+    command = [python, "-m", "pytest", "--fixtures", "-q", "-p", "no:cacheprovider"]
+    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "resonant_receiver" in shown.stdout, shown.stdout + shown.stderr
     assert "resonant_store" in shown.stdout
+
+
+def test_a_type_checker_accepts_the_programs_of_the_documentation(python, tmp_path):
+    api = PROJECT / "tests" / "resonant" / "api_usage.py"
+    for path in (api, *PROJECT.glob("examples/**/*.py")):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    for number, page in enumerate(pages()):
+        for block in page.blocks:
+            # pytest gives a test its arguments, so tests are rarely typed.
+            if re.search(r"^from resonant", block.text, re.MULTILINE) and "def test_" not in block.text:
+                name = f"{page.path.stem.replace('-', '_')}_{number}_{block.line}.py"
+                (tmp_path / name).write_text(block.text)
+    # Some programs use a table of the reader. The cache has the types of Prefect, which take a quarter of a minute.
+    options = ["--strict", "--config-file=", "--disable-error-code=name-defined"]
+    options += ["--python-executable", python, "--cache-dir", PROJECT / ".mypy_cache" / "wheel"]
+    files = sorted(tmp_path.glob("*.py"))
+    environment = {name: value for name, value in os.environ.items() if name != "MYPYPATH"}
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", *options, *files],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == f"Success: no issues found in {len(files)} source files\n", (
+        done.stdout + done.stderr
+    )
+    assert len(files) > 15

@@ -1,4 +1,4 @@
-"""How programs use ``resonant``, for the type checker: ``test_public_api`` runs mypy over this file."""
+"""How programs use ``resonant``, for the type checker: ``tests/test_wheel.py`` runs mypy over this file."""
 
 from typing import assert_type
 
@@ -22,6 +22,7 @@ from resonant import (
     enqueue,
     open_store,
 )
+from resonant.blocks import ResonantNotification, WebhookEndpoint
 
 
 def produce(connection: Connection) -> int:
@@ -52,6 +53,12 @@ async def embed(url: str) -> int:
             await transaction.run_sync(enqueue, event, "billing")
         assert (await store.detail(event.id)) is not None
         return (await store.status()).accepted + len(await store.dead_letters(Selection(endpoint="billing")))
+
+
+def load() -> None:
+    assert_type(WebhookEndpoint.load("shop"), WebhookEndpoint)
+    assert_type(ResonantNotification.load("shop").endpoint, str)
+    WebhookEndpoint(secret="s")  # type: ignore[call-arg]
 
 
 class Printer:

@@ -37,9 +37,9 @@ def build(source: Path, output: Path, target: str = "wheel") -> Path:
     return file
 
 
-def new_environment(folder: Path) -> Path:
+def new_environment(folder: Path, *options: str) -> Path:
     """Make a virtual environment that sees this one's packages, except editable installs; return its ``bin``."""
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=240)
+    subprocess.run([sys.executable, "-m", "venv", *options, str(folder)], check=True, timeout=240)
     [packages] = folder.glob("lib/python*/site-packages")
     # Python ignores .pth files in a folder added like this, and an editable install is a line of such a file.
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")

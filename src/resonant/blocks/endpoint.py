@@ -3,7 +3,7 @@
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from prefect.blocks.core import Block
 from pydantic import BaseModel, Field, HttpUrl
@@ -47,6 +47,12 @@ class EndpointBlock(Block, ABC):
         le=10_000,
         description="Maximum sends per second, shared by all runs; no limit if empty. A run reads a change when it starts.",
     )
+
+    if TYPE_CHECKING:  # Prefect's `load` has the type Any or a coroutine
+
+        @classmethod
+        def load(cls, name: str, *args: Any, **options: Any) -> Self:
+            """Load a block in synchronous code; asynchronous code uses ``aload``."""
 
     @classmethod
     def model_json_schema(cls, *args: Any, **options: Any) -> dict[str, Any]:

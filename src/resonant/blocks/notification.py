@@ -1,6 +1,6 @@
 """A Prefect notification block whose notifications become stored events."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from prefect.blocks.abstract import NotificationBlock, NotificationError
 from pydantic import Field, HttpUrl
@@ -42,6 +42,12 @@ class ResonantNotification(NotificationBlock):
     )
     event_type: str = Field(default="prefect.notification", description="Type of the events.")
     source: str = Field(default="/prefect", description="Source of the events, a URI reference.")
+
+    if TYPE_CHECKING:  # Prefect's `load` has the type Any or a coroutine
+
+        @classmethod
+        def load(cls, name: str, *args: Any, **options: Any) -> Self:
+            """Load a block in synchronous code; asynchronous code uses ``aload``."""
 
     def notify(self, body: str, subject: str | None = None) -> Any:
         """Store an event with the data ``{"subject": ..., "body": ...}``. In asynchronous code, ``await`` it, as ``anotify``.
