@@ -25,7 +25,7 @@ from prefect.exceptions import ObjectNotFound
 from resonant.errors import ResonantError
 from resonant.local.work_pool import LOST, WORK_POOL
 from resonant.metrics.alerts import EVENT_RAISED, EVENT_RECOVERED, Condition
-from resonant.settings import load_settings
+from resonant.settings import Settings
 
 CRASHED = "resonant: mark runs without heartbeats as crashed"
 NOTIFY = "resonant: notify of alerts"
@@ -48,7 +48,7 @@ _EXPORT_INTERVAL = timedelta(minutes=5)
 _SILENT_EXPORTS = 3
 
 
-async def apply_automations() -> list[str]:
+async def apply_automations(settings: Settings) -> list[str]:
     """Create or update the server's automations as declared here; return their names.
 
     Without RESONANT_ALERT_NOTIFICATION_BLOCK, notifying automations are not created, and existing ones stay unchanged.
@@ -62,7 +62,7 @@ async def apply_automations() -> list[str]:
         deployments = await client.read_deployments(work_pool_filter=ours)
         if beating := [each.id for each in deployments if _sends_heartbeats(each)]:
             declared.append(mark_crashed(beating))
-        if name := load_settings().alert_notification_block:
+        if name := settings.alert_notification_block:
             block = await _notification_block(client, name)
             export = await client.read_deployment_by_name(_EXPORT_DEPLOYMENT)
             declared += [notify(block), notify_silent(block, within=_silence_of(export))]

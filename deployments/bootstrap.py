@@ -21,7 +21,7 @@ from resonant.local.health import is_healthy, is_there, translated_server_errors
 from resonant.local.project import project_directory
 from resonant.local.server import configure_prefect, configured_url, known_url, refuse_cloud
 from resonant.local.work_pool import WORK_POOL, make_work_pool, start_drains
-from resonant.settings import load_settings
+from resonant.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from prefect.blocks.core import Block
@@ -31,10 +31,11 @@ _EMIT = "flows.emit.emit_events"
 _SHARED_INTERVAL_SECONDS = 900
 
 
-async def bootstrap(*, shared_server: bool = False) -> list[str]:
+async def bootstrap(settings: Settings, *, shared_server: bool = False) -> list[str]:
     """Update the server that Prefect is configured for; return its deployments as ``FLOW/NAME``.
 
     Args:
+        settings: name the notification block of alerts.
         shared_server: see ``for_shared_server``.
 
     Raises:
@@ -50,7 +51,7 @@ async def bootstrap(*, shared_server: bool = False) -> list[str]:
     stopped = await existing.read_stopped()
     await asyncio.gather(register_block_types(), deploy(shared_server=shared_server))
     await existing.pause(stopped)
-    await apply_automations()
+    await apply_automations(settings)
     await reports.repoint()
     await existing.remove_old_deployments()
     return await existing.read_names()
@@ -150,12 +151,13 @@ def main(
         sys.exit(2)
     configure_prefect()
     try:
-        url = _answering_url()
+        settings = load_settings()
+        url = _answering_url(settings)
         with translated_server_errors(url):
             if remove:
-                _remove(url, blocks=blocks, store=store, yes=yes)
+                _remove(url, settings, blocks=blocks, store=store, yes=yes)
             else:
-                _set_up(url, shared_server=shared_server)
+                _set_up(url, settings, shared_server=shared_server)
     except ServerGone as error:
         output.say(
             f"{error}: the {'removal' if remove else 'setup'} is incomplete; start the server, and run the bootstrap again"
@@ -166,18 +168,18 @@ def main(
         sys.exit(1)
 
 
-def _set_up(url: str, *, shared_server: bool) -> None:
-    names = asyncio.run(bootstrap(shared_server=shared_server))
+def _set_up(url: str, settings: Settings, *, shared_server: bool) -> None:
+    names = asyncio.run(bootstrap(settings, shared_server=shared_server))
     asyncio.run(start_drains())
     output.write(f"work pool {WORK_POOL}, block types, automations, and {', '.join(names)} are at {url}\n")
-    if load_settings().alert_notification_block is None:
+    if settings.alert_notification_block is None:
         output.write("alerts notify no one: RESONANT_ALERT_NOTIFICATION_BLOCK is not set\n")
 
 
-def _remove(url: str, *, blocks: bool, store: bool, yes: bool) -> None:
+def _remove(url: str, settings: Settings, *, blocks: bool, store: bool, yes: bool) -> None:
     from deployments import removal  # noqa: PLC0415
 
-    files = removal.store_files(load_settings()) if store else []
+    files = removal.store_files(settings) if store else []
     kinds = [kind.get_block_type_slug() for kind in block_types()]
     planned = asyncio.run(removal.plan(kinds, blocks=blocks))
     for each in planned.kept:
@@ -199,14 +201,14 @@ def _remove(url: str, *, blocks: bool, store: bool, yes: bool) -> None:
         output.write(f"removed: store {file}\n")
 
 
-def _answering_url() -> str:
+def _answering_url(settings: Settings) -> str:
     url = configured_url()
     if url is None:
         raise ServerError(
             "PREFECT_API_URL is not set: set it to the API of your server, such as http://127.0.0.1:4200/api"
         )
     refuse_cloud(url)
-    known_url(load_settings())  # with its password, if it is that of `resonant up --auth`
+    known_url(settings)  # with its password, if it is that of `resonant up --auth`
     if not is_healthy(url):
         raise ServerError(f"no Prefect server answers at {url}")
     return url

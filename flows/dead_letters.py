@@ -14,6 +14,7 @@ from resonant.dead_letters.cancel import cancel, cancellable
 from resonant.dead_letters.replay import ReplayRequest, require_restricted
 from resonant.display import counted
 from resonant.events import Category, Reason
+from resonant.settings import load_settings
 from resonant.store.views.selection import Selection
 from tasks.collect import (
     mark_lost_runs,
@@ -38,7 +39,7 @@ async def collect_dead_letters() -> State[None]:
 
     If there are new dead letters, the final state is named DeadLetters.
     """
-    async with open_configured_store() as store:
+    async with open_configured_store(load_settings()) as store:
         now = await prefect_time(store)
         await mark_lost_runs(now=now)
         await mark_task_runs_of_ended_runs(now=now)
@@ -106,13 +107,15 @@ async def replay_dead_letters(
         selection, include_permanent=include_permanent, limit=limit, rate=rate, max_rounds=max_rounds,
         everything=all_dead_letters, to=to or None,
     )  # fmt: skip
+    settings = load_settings()
     if dry_run:
-        async with open_configured_store() as store:
+        settings.policy(policy)
+        async with open_configured_store(settings) as store:
             await check_names(store, selection, request.to)
             return Completed(message=await write_dry_run(store, request, policy=policy))
-    async with open_dispatcher(policy=policy) as dispatcher:
+    async with open_dispatcher(settings, policy=policy) as dispatcher:
         await check_names(dispatcher.store, selection, request.to)
-        return await replay(dispatcher, request, who=who_runs_this())
+        return await replay(dispatcher, request, settings, who=who_runs_this())
 
 
 @flow(flow_run_name=named("cancel", *_WHAT, otherwise="all"), persist_result=False)
@@ -150,7 +153,7 @@ async def cancel_deliveries(
         text=text, since=since, until=until,
     )  # fmt: skip
     require_restricted(selection, everything=all_deliveries)
-    async with open_configured_store() as store:
+    async with open_configured_store(load_settings()) as store:
         await check_names(store, selection)
         if dry_run:
             return Completed(message=str(await store.read(cancellable, selection)))
@@ -177,9 +180,11 @@ async def purge_dead_letters(
             RESONANT_HOME. none: no archive.
         dry_run: Only count the deliveries that would be removed.
     """
-    async with open_configured_store() as store:
+    settings = load_settings()
+    async with open_configured_store(settings) as store:
         report = await purge_final_deliveries(
             store,
+            settings,
             older_than_days=older_than_days,
             delivered_older_than_days=delivered_older_than_days,
             archive=archive,

@@ -16,6 +16,7 @@ from resonant.dispatch.held import count_held, say_problems
 from resonant.dispatch.limits import LANES, Lane
 from resonant.dispatch.run.event_loop import use_uvloop_in_flow_run
 from resonant.errors import StoreRefused, StoreUnavailable
+from resonant.settings import Settings, load_settings
 from tasks.wiring import (
     ended,
     open_dispatcher,
@@ -69,6 +70,7 @@ async def emit_events(
             With 2, two runs are always alive, so that one continues if the other crashes. Such a run also
             waits while the store is unavailable, instead of failing. 0 disables this condition.
     """
+    settings = load_settings()
     options = {"policy": policy, "max_attempts": max_attempts}
     bounds = LANES[lane] | {"successors": successors}
     ends_at = time.monotonic() + (run_for or math.inf)
@@ -76,7 +78,7 @@ async def emit_events(
     while True:
         try:
             return await _emit(
-                events, endpoint, is_reopened=is_reopened, run_for=run_for, **options, **bounds
+                settings, events, endpoint, is_reopened=is_reopened, run_for=run_for, **options, **bounds
             )
         except StoreUnavailable as error:
             is_over = time.monotonic() + _PAUSE_WITHOUT_STORE_SECONDS >= ends_at
@@ -90,14 +92,19 @@ async def emit_events(
 
 
 async def _emit(
-    events: list[dict[str, Any]] | None, endpoint: str | None, *, is_reopened: bool, **options: Any
+    settings: Settings,
+    events: list[dict[str, Any]] | None,
+    endpoint: str | None,
+    *,
+    is_reopened: bool,
+    **options: Any,
 ) -> State[Any]:
-    async with open_dispatcher(**options) as dispatcher:
+    async with open_dispatcher(settings, **options) as dispatcher:
         if is_reopened:  # the previous dispatcher could not release its leases; no process crashed
             await dispatcher.store.release_all(dispatcher.owner)
         own = get_caller().tracker
         if events is not None:
-            own = await store_events(dispatcher, events, endpoint)
+            own = await store_events(dispatcher, events, endpoint, max_bytes=settings.max_event_bytes)
         counts = await send_due(dispatcher, endpoint=endpoint, own=own)
         if own is not None:
             await own.finish(ended=dispatcher.owner)

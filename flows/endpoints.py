@@ -7,6 +7,7 @@ from flows.failing import fail_with_message
 from flows.naming import named
 from resonant.configured import open_configured_store
 from resonant.gate.pausing import pause, resume
+from resonant.settings import load_settings
 from tasks.replay import check_endpoint, who_runs_this
 
 
@@ -19,7 +20,7 @@ async def pause_endpoint(endpoint: str, reason: str | None = None) -> State[None
         endpoint: Name of the endpoint.
         reason: One line that is shown with the endpoint's state.
     """
-    async with open_configured_store() as store:
+    async with open_configured_store(load_settings()) as store:
         await check_endpoint(store, endpoint)
         return Completed(message=(await pause(store, endpoint, who=who_runs_this(), reason=reason)).text)
 
@@ -35,7 +36,7 @@ async def resume_endpoint(endpoint: str, now: bool = False) -> State[None]:
         endpoint: Name of the endpoint.
         now: Also make its parked deliveries due now.
     """
-    async with open_configured_store() as store:
+    async with open_configured_store(load_settings()) as store:
         await check_endpoint(store, endpoint)
         resumed = await resume(store, endpoint, who=who_runs_this(), send_parked=now)
         return Completed(message=resumed.text)

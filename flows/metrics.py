@@ -11,8 +11,10 @@ from flows.failing import fail_with_message
 from flows.naming import named
 from resonant.configured import open_configured_store
 from resonant.metrics.report import summary
+from resonant.metrics.totals import measure
+from resonant.settings import load_settings
 from tasks.alerts import announce_alerts
-from tasks.metrics import compact_counts, measure_store, show_statistics, write_textfile
+from tasks.metrics import compact_counts, show_statistics, write_textfile
 
 
 @flow(flow_run_name=named("export metrics"), persist_result=False)
@@ -28,13 +30,14 @@ async def export_metrics(
         textfile: File on the worker's machine, in the folder that a node exporter's textfile collector reads. Empty:
             RESONANT_METRICS_TEXTFILE, metrics/resonant.prom in RESONANT_HOME by default.
     """
+    settings = load_settings()
     # If a step fails, the rest still run, and then the flow run fails. Callbacks run in reverse order.
-    async with open_configured_store() as store, AsyncExitStack() as steps:
+    async with open_configured_store(settings) as store, AsyncExitStack() as steps:
         try:
             await compact_counts(store)  # first, since the others then read fewer rows
         finally:
-            totals, found = await measure_store(store, window_hours=window_hours)
-            steps.push_async_callback(show_statistics, store, totals, found)
-            steps.push_async_callback(announce_alerts, store, totals)
-            write_textfile(totals, found, textfile)
+            totals, found = await measure(store, hours=window_hours or settings.metrics_window_hours)
+            steps.push_async_callback(show_statistics, store, totals, found, settings)
+            steps.push_async_callback(announce_alerts, store, totals, settings)
+            write_textfile(totals, found, textfile, settings)
     return Completed(message=summary(found))

@@ -7,6 +7,7 @@ from prefect.states import Completed
 from flows.failing import fail_with_message
 from flows.naming import named
 from resonant.configured import open_configured_store
+from resonant.settings import load_settings
 from tasks.reports import store_failed_runs
 
 
@@ -17,5 +18,5 @@ async def report_failed_runs() -> State[None]:
 
     The run reads the flow runs that have failed since the last time from Prefect, never those of Resonant itself.
     """
-    async with open_configured_store(patient=True) as store:
+    async with open_configured_store(load_settings(), patient=True) as store:
         return Completed(message=await store_failed_runs(store, get_run_logger().warning))

@@ -6,12 +6,12 @@ from resonant.blocks.policies import known_policy, policy_of
 from resonant.metrics.alerts import crossings, read_raised, record_crossings
 from resonant.metrics.conditions import evaluate, read_activity
 from resonant.metrics.totals import Totals
-from resonant.settings import Settings, load_settings
+from resonant.settings import Settings
 from resonant.store import WorkerStore
 from tasks.announcements import announce
 
 
-async def announce_alerts(store: WorkerStore, totals: Totals) -> None:
+async def announce_alerts(store: WorkerStore, totals: Totals, settings: Settings) -> None:
     """Decide which alerts begin and end now, and send an event for each at least once.
 
     Raises:
@@ -19,7 +19,6 @@ async def announce_alerts(store: WorkerStore, totals: Totals) -> None:
         ResonantError: Prefect's server did not accept an event, or its feed could not be read; the next run tries again.
     """
     now = totals.taken_at
-    settings = load_settings()
     activity = await store.read(read_activity, now=now, window=settings.alert_window_seconds)
     raised_at = await store.read(read_raised)
     findings = evaluate(totals, activity, settings, now, await _max_ages(totals, settings))

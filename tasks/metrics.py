@@ -18,24 +18,15 @@ from resonant.metrics.conditions import read_activity
 from resonant.metrics.prometheus import registry_of, to_text
 from resonant.metrics.report import Table, health_lines, summary, tables
 from resonant.metrics.statistics import Statistics
-from resonant.metrics.totals import Totals, measure
-from resonant.settings import load_settings
+from resonant.metrics.totals import Totals
+from resonant.settings import Settings
 from resonant.store import WorkerStore
 
 _MOST_POLICIES = 3
 
 
-async def measure_store(store: WorkerStore, *, window_hours: float | None) -> tuple[Totals, Statistics]:
-    """Read counters and gauges, and compute the window's statistics, from one snapshot.
-
-    Args:
-        window_hours: length of the window in hours; None uses the setting.
-    """
-    return await measure(store, hours=window_hours or load_settings().metrics_window_hours)
-
-
-def write_textfile(totals: Totals, found: Statistics, textfile: str | None) -> Path:
-    """Replace the Prometheus text file atomically; return its path.
+def write_textfile(totals: Totals, found: Statistics, textfile: str | None, settings: Settings) -> None:
+    """Replace the Prometheus text file atomically.
 
     Args:
         found: the window's statistics.
@@ -44,7 +35,6 @@ def write_textfile(totals: Totals, found: Statistics, textfile: str | None) -> P
     Raises:
         ResonantError: the file cannot be written; the previous file is unchanged.
     """
-    settings = load_settings()
     path = settings.textfile if textfile is None else Path(textfile).expanduser()
     try:
         if not path.parent.is_dir():
@@ -55,7 +45,6 @@ def write_textfile(totals: Totals, found: Statistics, textfile: str | None) -> P
     with atomic_file(path, mode=READABLE_BY_ALL) as write:
         write(to_text(registry_of(totals, found)))
     get_run_logger().info("Prometheus text written to %s", visible(str(path)))
-    return path
 
 
 async def compact_counts(store: WorkerStore) -> None:
@@ -64,11 +53,11 @@ async def compact_counts(store: WorkerStore) -> None:
         get_run_logger().info("%d rows of counts merged", merged)
 
 
-async def show_statistics(store: WorkerStore, totals: Totals, found: Statistics) -> None:
+async def show_statistics(store: WorkerStore, totals: Totals, found: Statistics, settings: Settings) -> None:
     """Write the metrics artifact: the health of each endpoint, charts and tables. The UI shows its history."""
     from resonant.metrics import charts  # noqa: PLC0415 - imports matplotlib, which is slow and only needed here
 
-    delays = await _delays_by_policy(found)
+    delays = await _delays_by_policy(found, settings)
     images = [
         _image("Duration of attempts by hour", charts.latency(found)),
         _image("Delivered events and dead letters by hour", charts.outcomes(found)),
@@ -78,7 +67,12 @@ async def show_statistics(store: WorkerStore, totals: Totals, found: Statistics)
             for name, policy, rows in delays
         ),
     ]
-    parts = [*await _health(store, totals), f"{summary(found)}.", *images, *map(_markdown, tables(found))]
+    parts = [
+        *await _health(store, totals, settings),
+        f"{summary(found)}.",
+        *images,
+        *map(_markdown, tables(found)),
+    ]
     await acreate_markdown_artifact(
         key=METRICS_ARTIFACT,
         markdown="\n\n".join(filter(None, parts)),
@@ -86,9 +80,8 @@ async def show_statistics(store: WorkerStore, totals: Totals, found: Statistics)
     )
 
 
-async def _health(store: WorkerStore, totals: Totals) -> list[str]:
+async def _health(store: WorkerStore, totals: Totals, settings: Settings) -> list[str]:
     """Return a Markdown list of the endpoints' health; empty without endpoints."""
-    settings = load_settings()
     now, window = totals.taken_at, settings.alert_window_seconds
     activity = await store.read(read_activity, now=now, window=window)
     lines = [
@@ -98,13 +91,14 @@ async def _health(store: WorkerStore, totals: Totals) -> list[str]:
     return ["\n".join(lines)] if lines else []
 
 
-async def _delays_by_policy(found: Statistics) -> list[tuple[str, RetryPolicy, DataFrame]]:
+async def _delays_by_policy(
+    found: Statistics, settings: Settings
+) -> list[tuple[str, RetryPolicy, DataFrame]]:
     """Return the retry delays of the policies with the most retries, grouped by policy.
 
     A delivery's policy is the producer's choice or else the endpoint's current policy, as for a worker. A run's
     ``--policy`` is not stored, so the delays of such a run do not match the curve.
     """
-    settings = load_settings()
     of_endpoint = {name: await policy_of(name) for name in found.delays["endpoint"].unique()}
     names = [
         known_policy(policy or of_endpoint[endpoint], settings)

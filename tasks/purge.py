@@ -9,7 +9,7 @@ from prefect.logging import get_run_logger
 from resonant.dead_letters.purge import Retention, archive_path, purge, time_of_purge
 from resonant.display import markdown, visible
 from resonant.events import rfc3339
-from resonant.settings import load_settings
+from resonant.settings import Settings
 from resonant.store import WorkerStore
 from tasks.replay import who_runs_this
 
@@ -19,6 +19,7 @@ _NO_ARCHIVE = "none"
 
 async def purge_final_deliveries(
     store: WorkerStore,
+    settings: Settings,
     *,
     older_than_days: float | None,
     delivered_older_than_days: float | None,
@@ -26,7 +27,6 @@ async def purge_final_deliveries(
     dry_run: bool,
 ) -> str:
     """Purge deliveries older than their retention, or only count them; write a report and return it as one line."""
-    settings = load_settings()
     days = {"dead_letters": older_than_days, "delivered": delivered_older_than_days}
     given: dict[str, Any] = {name: value for name, value in days.items() if value is not None}
     retention = replace(Retention.of_settings(settings), **given)

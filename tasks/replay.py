@@ -28,7 +28,7 @@ from resonant.dispatch.tracking import Tracker
 from resonant.display import counted, markdown_table, visible
 from resonant.errors import EndpointError, UnknownName
 from resonant.events import Lease, minute
-from resonant.settings import load_settings
+from resonant.settings import Settings
 from resonant.store import WorkerStore
 from resonant.store.audit import audited
 from resonant.store.views.known_names import (
@@ -88,12 +88,7 @@ def who_runs_this() -> str:
 
 
 async def write_dry_run(store: WorkerStore, request: ReplayRequest, *, policy: str | None) -> str:
-    """Write what a replay would send as an artifact, with a link to its run form; return the numbers.
-
-    Raises:
-        UnknownPolicy: no policy has that name.
-    """
-    load_settings().policy(policy)
+    """Write what a replay would send as an artifact, with a link to its run form; return the numbers."""
     planned = await plan(store, request)
     groups = await store.read(lambda connection: group_by_cause(connection, request.dead_letters(connection)))
     header = ("cause", "dead letters", "endpoint", "code", "reason", "last")
@@ -132,7 +127,9 @@ def _run_form(parameters: dict[str, object]) -> str:
     return f"[Replay: open the run form](../../deployments/deployment/{deployment.id}/run?parameters={given})"
 
 
-async def replay(dispatcher: Dispatcher, request: ReplayRequest, *, who: str) -> State[None]:
+async def replay(
+    dispatcher: Dispatcher, request: ReplayRequest, settings: Settings, *, who: str
+) -> State[None]:
     """Send the selected dead letters again, each as a task run; return the final state of the flow run.
 
     The run fails if it skips every selected dead letter, or if every dead letter that it sent became a dead letter again.
@@ -165,7 +162,7 @@ async def replay(dispatcher: Dispatcher, request: ReplayRequest, *, who: str) ->
     if own.outcomes.unfinished:
         # Another worker took them over, a gate holds them, or they are parked briefly. Wait for them and send due
         # deliveries in a separate emission, since this run's policy must not apply to other deliveries.
-        async with open_dispatcher() as following:
+        async with open_dispatcher(settings) as following:
             await send_due(following, endpoint=request.target, own=own)
         await own.finish(ended=dispatcher.owner)
     await progress.show(planned.selected)

@@ -31,14 +31,14 @@ from resonant.events import Clock, Lease, LeaseKey, rfc3339
 from resonant.input_lines import event_from_fields
 from resonant.local.compatibility import check_client_names
 from resonant.local.records import records
-from resonant.settings import load_settings
+from resonant.settings import Settings
 from tasks.announcements import gate_changes_announced
 from tasks.emit import ChunkRef, DeliveryRef, Given, emit_chunk, emit_event, given
 
 
 @asynccontextmanager
 async def open_dispatcher(
-    *, policy: str | None = None, max_attempts: int | None = None, **bounds: Any
+    settings: Settings, *, policy: str | None = None, max_attempts: int | None = None, **bounds: Any
 ) -> AsyncIterator[Dispatcher]:
     """Open a dispatcher on the command's or the configured store for one emission run; on exit, release its remaining leases.
 
@@ -53,7 +53,6 @@ async def open_dispatcher(
         PrefectChanged: the installed Prefect lacks a name that Resonant uses.
     """
     check_client_names()
-    settings = load_settings()
     settings.policy(policy)
     given = get_caller().store
     opened = nullcontext(given) if given else open_configured_store(settings, patient=True)
@@ -152,12 +151,15 @@ async def _run(task: Task[Any, Any], dispatcher: Dispatcher, ref: DeliveryRef | 
     await run
 
 
-async def store_events(dispatcher: Dispatcher, events: list[dict[str, Any]], endpoint: str | None) -> Tracker:
+async def store_events(
+    dispatcher: Dispatcher, events: list[dict[str, Any]], endpoint: str | None, *, max_bytes: int
+) -> Tracker:
     """Store the events given to a flow run, and track their deliveries.
 
     Args:
         events: decoded input lines.
         endpoint: the endpoint's name; None: the subscriptions decide.
+        max_bytes: the size limit of an event's data.
 
     Raises:
         UnknownEndpoint: no endpoint has that name; nothing is stored.
@@ -165,7 +167,6 @@ async def store_events(dispatcher: Dispatcher, events: list[dict[str, Any]], end
         ConflictingEvent: a source and id are already stored with different content; all other events are stored.
         UnroutedEvent: no subscription matches an event; all other events are stored.
     """
-    max_bytes = load_settings().max_event_bytes
     tracker = Tracker(dispatcher.store)
     given = [event_from_fields(fields, max_bytes=max_bytes) for fields in events]
     if endpoint is not None:

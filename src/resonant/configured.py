@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from resonant.errors import StoreRefused, StoreUnavailable
-from resonant.settings import Settings, load_settings
+from resonant.settings import Settings
 from resonant.store import WorkerStore
 from resonant.store.engine.availability import retry_while_unavailable
 
@@ -14,20 +14,16 @@ logger = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def open_configured_store(
-    settings: Settings | None = None, *, patient: bool = False
-) -> AsyncIterator[WorkerStore]:
+async def open_configured_store(settings: Settings, *, patient: bool = False) -> AsyncIterator[WorkerStore]:
     """Open the store, and close it at the end of the block.
 
     Args:
-        settings: provide the store's URL; read from the environment by default.
+        settings: provide the store's URL.
         patient: whether to wait for an unreachable store for a third of the lease, as a run does.
 
     Raises:
-        SettingsError: the environment is malformed.
         StoreError: the store cannot be opened.
     """
-    settings = settings or load_settings()
     open_it = partial(WorkerStore.open, settings.store_url, lease_seconds=settings.lease_seconds)
     try:
         store = await open_it()

@@ -20,6 +20,7 @@ from deployments import automations
 from deployments.automations import CRASHED, NOTIFY, NOTIFY_SILENT, REPLAY, apply_automations, mark_crashed
 from resonant.errors import ResonantError
 from resonant.metrics.alerts import Condition, Crossing, event_of
+from resonant.settings import load_settings
 from support.sites import site
 from support.waiting import until
 
@@ -73,7 +74,7 @@ async def inbox(server, monkeypatch):
         monkeypatch.setenv("RESONANT_ALERT_NOTIFICATION_BLOCK", "custom-webhook/resonant-inbox")
         yield inbox
     monkeypatch.delenv("RESONANT_ALERT_NOTIFICATION_BLOCK")
-    await apply_automations()
+    await apply_automations(load_settings())
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -162,10 +163,10 @@ def replays_started(server) -> list[dict]:
 
 
 async def test_applying_automations_again_undoes_manual_changes_but_disables_none(server, inbox):
-    await apply_automations()
+    await apply_automations(load_settings())
     before = found(server)
     assert before.keys() == {CRASHED, NOTIFY, NOTIFY_SILENT, REPLAY}
-    assert sorted(await apply_automations()) == sorted(before)
+    assert sorted(await apply_automations(load_settings())) == sorted(before)
     assert found(server) == before, "not even the time of the last update, nor a trigger's id"
 
     replay, notify = before[REPLAY], before[NOTIFY]
@@ -174,7 +175,7 @@ async def test_applying_automations_again_undoes_manual_changes_but_disables_non
     changed = {key: notify[key] for key in kept} | {"description": "by hand"}
     server.put(f"/automations/{notify['id']}", json=changed)
 
-    await apply_automations()
+    await apply_automations(load_settings())
 
     after = found(server)
     assert after[REPLAY]["enabled"]
@@ -190,11 +191,11 @@ async def test_without_a_notification_block_nothing_notifies_and_a_missing_one_i
     with pytest.raises(
         ResonantError, match="there is no block 'slack-webhook/nobody' on this Prefect server"
     ):
-        await apply_automations()
+        await apply_automations(load_settings())
 
 
 async def test_an_alert_notifies_when_it_begins_and_when_it_ends(server, inbox):
-    await apply_automations()
+    await apply_automations(load_settings())
     await settle(inbox)
 
     await emit("raised", condition=Condition.LATENCY)

@@ -5,6 +5,7 @@ from pydantic import SecretStr
 from resonant.blocks import WebhookEndpoint
 from resonant.dispatch.caller import Caller, calling
 from resonant.events import Event
+from resonant.settings import load_settings
 from resonant.store import WorkerStore
 from resonant.testing import FixedClock, Receiver, respond
 from tasks.wiring import open_dispatcher
@@ -19,7 +20,7 @@ async def test_a_machine_with_a_wrong_clock_signs_with_the_stores_time(sqlite_ur
 
         monkeypatch.setattr("tasks.wiring.load_endpoint", load)
         with calling(Caller(store=store)):
-            async with open_dispatcher() as dispatcher:
+            async with open_dispatcher(load_settings()) as dispatcher:
                 destination = await dispatcher._open_destination("hooks")
                 await destination.sink.send(Event(type="t", source="/s", data=1))
                 await destination.close()

@@ -180,7 +180,7 @@ def command_store(
     """Provide the configured store, and close it at the end of the block.
 
     Args:
-        settings: provide the store's URL.
+        settings: provide the store's URL; read from the environment by default.
         named: whether the command prints the store's URL at its end, as commands that read do.
         how: ``patient`` or ``exists``, as for ``CommandStore``.
 
@@ -203,6 +203,7 @@ def command_store(
 
 @contextlib.contextmanager
 def on_prefect(
+    settings: Settings | None = None,
     *,
     named: bool = False,
     exists: bool = False,
@@ -210,13 +211,13 @@ def on_prefect(
 ) -> Iterator[CommandStore]:
     """Provide a Prefect server to a command that runs no flow, make the project importable, and provide the store.
 
-    ``named`` and ``exists`` are as for ``command_store``; a missing file is reported before a server is started.
+    ``settings``, ``named`` and ``exists`` are as for ``command_store``; a missing file is reported before a server is started.
     ``before_start`` is as for ``prefect_server``, and gets the store.
     """
     from resonant.local.project import make_flows_importable
     from resonant.local.server import prefect_server
 
-    with command_store(named=named) as store:
+    with command_store(settings, named=named) as store:
         if exists:
             check_file(store.settings.store_url)
         make_flows_importable()

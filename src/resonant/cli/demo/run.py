@@ -76,8 +76,9 @@ def run_demo(events: int, *, stay: bool) -> None:
     unset = _move_into(home)
     output.say(f"all files of this demo are in {home}")
     with interrupted_by_signals():
-        with whole_stack(load_settings(), port=free_port()) as stack, _receiver(home) as url:
-            story = asyncio.run(_tell(stack, url, events, home))
+        settings = load_settings()
+        with whole_stack(settings, port=free_port()) as stack, _receiver(home) as url:
+            story = asyncio.run(_tell(stack, settings.store_url, url, events, home))
             if stay:
                 _write_last_page(story, stack, home, unset, is_running=True)
                 with contextlib.suppress(KeyboardInterrupt):
@@ -118,13 +119,12 @@ def _receiver(home: Path) -> Iterator[str]:
             end(receiver)
 
 
-async def _tell(stack: Stack, url: str, count: int, home: Path) -> _Story:
+async def _tell(stack: Stack, store_url: str, url: str, count: int, home: Path) -> _Story:
     from prefect.deployments import arun_deployment
     from pydantic import SecretStr
 
     from resonant.blocks import WebhookEndpoint
     from resonant.blocks.catalog import save_webhook_endpoint
-    from resonant.settings import load_settings
     from resonant.store import open_store
     from resonant.testing import read_journal
 
@@ -133,7 +133,7 @@ async def _tell(stack: Stack, url: str, count: int, home: Path) -> _Story:
     )
     for name in (ENDPOINT, LIMITED_ENDPOINT):
         await save_webhook_endpoint(name, endpoint, overwrite=True)
-    async with open_store(load_settings().store_url) as store:
+    async with open_store(store_url) as store:
         events: dict[str, list[Event]] = {ENDPOINT: [], LIMITED_ENDPOINT: []}
         for event in demo_events(count, random.Random()):
             events[LIMITED_ENDPOINT if way_of(event.type) in LIMITED else ENDPOINT].append(event)

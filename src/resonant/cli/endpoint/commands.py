@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from resonant.routing import Subscription
+    from resonant.settings import Settings
     from resonant.sinks.signing import Scheme
 
 commands = typer.Typer(no_args_is_help=True)
@@ -86,6 +87,8 @@ def add(
     Every user of the machine can see a command's arguments. Pass secrets with --secret-stdin, --header @FILE, --proxy @FILE,
     or - for a URL that contains a token.
     """
+    from resonant.settings import load_settings
+
     name = _webhook_name(name)
     changes = settings.changes(url=url, allow_private=allow_private or None)
     if signing and (secret_stdin or overwrite):
@@ -95,10 +98,11 @@ def add(
         )
     secret = given.line_of_stdin("the signing secret") if secret_stdin else signing and new_secret(signing)
     # Unusable values are refused before a server is started. An existing endpoint may allow private addresses.
-    changes.check(name, secret=secret, may_be_private=overwrite)
+    configured = load_settings()
+    changes.check(name, configured, secret=secret, may_be_private=overwrite)
     wanted = _subscription(name, types)
     check = None if overwrite else partial(name_checks.check_new, endpoint=name)
-    with on_prefect(before_start=check) as store:
+    with on_prefect(configured, before_start=check) as store:
         from resonant.blocks import WebhookEndpoint
         from resonant.blocks.catalog import save_webhook_endpoint
 
@@ -167,12 +171,15 @@ def update(
 
     --header and --override add an entry, or replace the one with the same name.
     """
+    from resonant.settings import load_settings
+
     name = _webhook_name(name)
     changes = settings.changes(url=url, allow_private=allow_private)
     if not (changes or clear):
         raise options.Misuse("nothing to change: `resonant endpoint update -h` lists the options")
-    changes.check(name, may_be_private=True)
-    with on_prefect() as store:
+    configured = load_settings()
+    changes.check(name, configured, may_be_private=True)
+    with on_prefect(configured) as store:
         _update(store, name, changes, clear=given.cleared_fields(clear))
 
 
@@ -213,8 +220,8 @@ def test(name: options.EndpointName, as_json: options.Json = False) -> None:  # 
     from resonant.delivery.wording import outcome
 
     name = options.endpoint_name(name)
-    with on_prefect():
-        attempt = run_async(_test(name))
+    with on_prefect() as store:
+        attempt = run_async(_test(name, store.settings))
     document = documents.endpoint_test(name, attempt)
     output.write_result(document, output.visible(outcome(attempt)), as_json=as_json)
     if attempt.result != "delivered":
@@ -336,18 +343,16 @@ def _record_removal(store: CommandStore, name: str) -> None:
     output.write_paragraph(f"Prefect has no endpoint {name}; recorded its removal{kept_too}", indent=2)
 
 
-async def _test(name: str) -> Attempt:
-
+async def _test(name: str, settings: Settings) -> Attempt:
     from resonant.delivery.attempt import AttemptRunner
     from resonant.delivery.trace import AttemptSpans
-    from resonant.settings import load_settings
 
     destination = (await load_endpoint(name)).open(name)
     event = Event(type="resonant.test", source="/resonant/endpoint-test", data={"test": True})
     now = time.time()
     lease = Lease(0, 0, "endpoint-test", event, name, round_started_at=now, accepted_at=now)
     try:
-        spans = AttemptSpans(load_settings().trace)
+        spans = AttemptSpans(settings.trace)
         runner = AttemptRunner(clock=time.time, rng=random.Random(), spans=spans)
         if destination.prepare is not None:
             with contextlib.suppress(NotReady):  # the attempt reports it

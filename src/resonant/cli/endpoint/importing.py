@@ -73,11 +73,12 @@ def import_(
 
     # Mistakes in the file are reported before a server is started.
     rows = declared.read(text, file)
-    blocks = declared.parse(rows, file, Path(file).parent, load_settings(), any_file=any_file)
+    settings = load_settings()
+    blocks = declared.parse(rows, file, Path(file).parent, settings, any_file=any_file)
     subscriptions = declared_subscriptions.parse(rows, file)
     if prune and not blocks:
         raise options.Misuse(f"{file}: no endpoints: --prune would remove every endpoint")
-    with on_prefect() as store:
+    with on_prefect(settings) as store:
         from resonant.blocks.loading import load_endpoints
 
         saved = run_async(load_endpoints(load_endpoint))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from resonant.events import Category
+    from resonant.settings import Settings
 
 # The statuses of HTTP that an endpoint may classify differently.
 STATUSES = range(100, 600)
@@ -74,24 +75,26 @@ class Changes:
         groups = {"headers": self.headers, "status_overrides": self.overrides}
         return {*self.fields, *(name for name, values in groups.items() if values)}
 
-    def check(self, name: str, *, secret: str | None = None, may_be_private: bool) -> None:
+    def check(
+        self, name: str, settings: Settings, *, secret: str | None = None, may_be_private: bool
+    ) -> None:
         """Check the given values without Prefect.
 
         Args:
             name: the endpoint's name.
+            settings: have the policies.
             secret: signs the events.
             may_be_private: whether the URL may be a private address, even if the fields do not say so.
 
         Raises:
             Misuse: a value cannot be used.
         """
-        from resonant.settings import load_settings
         from resonant.sinks.endpoint import Endpoint
         from resonant.sinks.network.client_certificate import certificate_of, check_new_certificate
         from resonant.sinks.network.proxy import proxy_of
         from resonant.sinks.oauth import OAuth
 
-        options.known_policy(self.fields.get("policy"), load_settings())
+        options.known_policy(self.fields.get("policy"), settings)
         url = self.fields.get("url")
         client_id = self.fields.get("oauth_client_id")
         proxy, token_url, chain, key, client_secret = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -96,7 +97,11 @@ def whole_stack(
     from deployments.bootstrap import bootstrap
 
     return running_stack(
-        settings, port=port, deploy=bootstrap, with_password=with_password, intake_port=intake_port
+        settings,
+        port=port,
+        deploy=partial(bootstrap, settings),
+        with_password=with_password,
+        intake_port=intake_port,
     )
 
 
