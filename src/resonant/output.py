@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
@@ -31,7 +32,7 @@ class PipeClosed(Exception):
 class Interrupted(Exception):
     """A signal ended a command after its pending writes; the message describes its progress."""
 
-    def __init__(self, text: str, number: int) -> None:
+    def __init__(self, text: str, number: int = signal.SIGINT) -> None:
         super().__init__(text)
         self.exit_code = 128 + number
 

@@ -51,8 +51,8 @@ class _Commands(Group):
         except ResonantError as error:
             output.say(f"resonant: {error}")
             raise typer.Exit(_FAILED) from None
-        except KeyboardInterrupt as error:
-            output.say(f"resonant: {_last_words(error) or 'interrupted'}")
+        except KeyboardInterrupt:
+            output.say("resonant: interrupted")
             raise typer.Exit(_INTERRUPTED) from None
         except output.Interrupted as error:
             output.say(f"resonant: {error}")
@@ -60,13 +60,6 @@ class _Commands(Group):
         except output.PipeClosed:
             raise typer.Exit(_PIPE_CLOSED) from None
         return result
-
-
-def _last_words(error: KeyboardInterrupt) -> str:
-    """Return the message of the task that Ctrl-C cancelled; asyncio.run keeps it as the error's context."""
-    from asyncio import CancelledError
-
-    return str(error.__context__) if isinstance(error.__context__, CancelledError) else ""
 
 
 app = typer.Typer(

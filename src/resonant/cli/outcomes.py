@@ -41,7 +41,7 @@ async def tracked(
         goes_on: how the remaining deliveries are sent, for the message after Ctrl-C.
 
     Raises:
-        asyncio.CancelledError: Ctrl-C; the message says what remains.
+        Interrupted: Ctrl-C; the message says what remains.
     """
     from resonant.dispatch.caller import Caller, calling
 
@@ -57,10 +57,9 @@ async def tracked(
         async with shown_until_the_end(what, expected, look, hidden=hidden):
             with calling(Caller(tracker, who, store)):
                 yield
-    except asyncio.CancelledError as stop:
+    except asyncio.CancelledError:
         await tracker.finish()
-        stop.args = (_after_ctrl_c(outcomes, sent_later(tracker.holding, goes_on)),)
-        raise
+        raise output.Interrupted(_after_ctrl_c(outcomes, sent_later(tracker.holding, goes_on))) from None
 
 
 async def holding(store: WorkerStore, endpoint: str | None = None) -> str:

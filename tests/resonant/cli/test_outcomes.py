@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from resonant import output
 from resonant.cli.outcomes import holding, tracked
 from resonant.dispatch.tracking import Tracker
 from resonant.gate.pausing import pause
@@ -22,7 +23,7 @@ def interrupted(worker, **options) -> str:
                 lambda opened: opened.exec_driver_sql("SELECT id FROM resonant_deliveries").scalars()
             )
         )
-        with pytest.raises(asyncio.CancelledError) as stop:
+        with pytest.raises(output.Interrupted) as stop:
             async with tracked(tracker, "emitting", store=store, hidden=True, goes_on=GOES_ON):
                 raise asyncio.CancelledError
         return str(stop.value)

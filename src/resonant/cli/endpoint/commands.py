@@ -393,8 +393,7 @@ async def _rotate(
             f"saved. {again}"
         )
         if isinstance(error, asyncio.CancelledError):
-            error.args = (said,)
-            raise
+            raise output.Interrupted(said) from None
         raise EndpointError(said) from error
     _print(for_receiver)
     return until

@@ -151,10 +151,11 @@ def _save(store: CommandStore, changes: list[Change], differences: Mapping[str, 
         async def save() -> None:
             try:
                 await save_endpoints(blocks, on_saved)
-            except asyncio.CancelledError as stop:
+            except asyncio.CancelledError:
                 of_all = f"{len(done):,} of {counted(len(blocks), 'endpoint')}"
-                stop.args = (f"interrupted after {of_all}; run the same import again for the others",)
-                raise
+                raise output.Interrupted(
+                    f"interrupted after {of_all}; run the same import again for the others"
+                ) from None
 
         try:
             run_async(save())

@@ -185,11 +185,10 @@ class _Emission:
                 async with shown_until_the_end("emitting", before, look, hidden=self.verbose):
                     with calling(Caller(store=opened)):
                         state = await self._run_flow(name, policy=policy, max_attempts=max_attempts)
-            except asyncio.CancelledError as stop:
+            except asyncio.CancelledError:
                 waiting = counted(await opened.unfinished(name), "delivery waits", "deliveries wait")
                 held_by = await count_held(opened, Counts(), name)
-                stop.args = (f"interrupted: {waiting}: {sent_later(held_by, _GOES_ON)}",)
-                raise
+                raise output.Interrupted(f"interrupted: {waiting}: {sent_later(held_by, _GOES_ON)}") from None
             now = opened.clock()
             parked = await say_parked(opened, await opened.read(parked_at, name, now=now))
             for gate, held in await opened.read(governed, now=now):

@@ -117,9 +117,8 @@ async def store_files(
             memory stays bounded for an endless stream.
 
     Raises:
-        Interrupted: a signal ended the reading; the message says how much was stored.
+        Interrupted: a signal or Ctrl-C ended the reading; the message says how much was stored.
         ResonantError: a file cannot be read, or the store cannot write; the message says how much was stored.
-        asyncio.CancelledError: the message says how much was stored.
     """
     options = {"policy": policy, "max_attempts": max_attempts, "report_conflicts": True}
     with ExitStack() as stack:
@@ -146,9 +145,8 @@ async def store_files(
             raise  # earlier batches may be lost too, so their count would mislead
         except ResonantError as error:
             raise type(error)(f"{error}; {counts.so_far()}") from None
-        except asyncio.CancelledError as stop:
-            stop.args = (f"interrupted; {counts.so_far()}",)
-            raise
+        except asyncio.CancelledError:
+            raise output.Interrupted(f"interrupted; {counts.so_far()}") from None
         finally:
             if (more := counts.refused - SHOWN_BAD_LINES) > 0:
                 report(f"and {counted(more, 'more bad line')}")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from resonant import output
 from resonant.cli.send.files import BATCH_LINES, Summary, store_files
 from resonant.errors import StoreUnavailable
 from resonant.store import WorkerStore
@@ -228,7 +229,7 @@ def test_a_batch_in_progress_at_ctrl_c_is_counted(tmp_path, url):
             other.close()
             await store.close()
 
-    with pytest.raises(asyncio.CancelledError, match="interrupted; 2 new events stored: "):
+    with pytest.raises(output.Interrupted, match="interrupted; 2 new events stored: "):
         asyncio.run(run())
 
 
