@@ -3,6 +3,8 @@
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from copy import deepcopy
+from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
 from prefect.blocks.core import Block
@@ -57,11 +59,7 @@ class EndpointBlock(Block, ABC):
     @classmethod
     def model_json_schema(cls, *args: Any, **options: Any) -> dict[str, Any]:
         """Return Prefect's schema. Its form shows this kind's own fields, such as the URL, above the shared ones."""
-        schema = super().model_json_schema(*args, **options)
-        fields, shared = schema["properties"], EndpointBlock.model_fields
-        for position, name in enumerate(sorted(fields, key=lambda name: name in shared)):
-            fields[name]["position"] = position
-        return schema
+        return deepcopy(_schema(cls, args, tuple(options.items())))
 
     def check(self, name: str) -> None:
         """Check the configuration. Prefect's form saves any configuration.
@@ -160,6 +158,18 @@ class SinkBlock(EndpointBlock, ABC):
             rate=self.rate,
             redact=redactor.line,
         )
+
+
+@cache
+def _schema(
+    kind: type[EndpointBlock], args: tuple[Any, ...], options: tuple[tuple[str, Any], ...]
+) -> dict[str, Any]:
+    """Return the schema of a kind, once: to save a block, Prefect asks for it more than a hundred times."""
+    schema = super(EndpointBlock, kind).model_json_schema(*args, **dict(options))
+    fields, shared = schema["properties"], EndpointBlock.model_fields
+    for position, name in enumerate(sorted(fields, key=lambda name: name in shared)):
+        fields[name]["position"] = position
+    return schema
 
 
 def _secrets(value: Any, *, is_secret: bool = False) -> Iterator[str]:

@@ -52,6 +52,11 @@ def test_the_form_shows_the_fields_of_a_kind_above_those_that_every_endpoint_has
     assert sorted(fields, key=lambda name: fields[name]["position"])[:2] == first
 
 
+def test_a_caller_may_change_the_schema_that_it_gets():
+    WebhookEndpoint.model_json_schema()["properties"]["url"].clear()
+    assert WebhookEndpoint.model_json_schema()["properties"]["url"]["title"] == "Url"
+
+
 @pytest.mark.parametrize("use", [WebhookEndpoint.check, WebhookEndpoint.open])
 def test_an_unusable_endpoint_is_refused_when_it_is_checked_or_opened(use):
     use(webhook(), "billing")
