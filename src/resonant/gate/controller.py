@@ -14,7 +14,7 @@ from typing import Any
 
 from resonant.gate.failing import TypeFailures
 from resonant.gate.measurements import FEWEST_ANSWERS, Answer, Measurements, Refusals, Sent
-from resonant.gate.pace import LENIENT_SHARE, LOWEST_RATE, Pace, more_than_half
+from resonant.gate.pace import LOWEST_RATE, Pace, more_than_half
 from resonant.gate.permission import NO_LIMIT, RELEASE, Permission, Wait
 from resonant.store.shared.gates import (
     KEPT_SECONDS,
@@ -56,7 +56,7 @@ _SLACK_SECONDS = 30.0
 # In the reason of an outage, before the last failure.
 _LAST = ", last failure: "
 # The fields that a gate keeps in a new state; an operator's pause keeps less.
-_KEPT = ("endpoint", "probed_type", "not_before", "lenient_until", "failing")
+_KEPT = ("endpoint", "probed_type", "not_before", "failing")
 
 
 class EndpointGate:
@@ -132,9 +132,8 @@ class EndpointGate:
             self._pace = None
         elif self._pace is None:
             self._pace = next_pace or Pace(row.pace or 1.0, self._now)
-            self._pace.lenient_until = row.lenient_until
             if self._not_before > self._now:  # it may have come during the write
-                self._pace.stop(self._not_before, 0.0, self._now)
+                self._pace.stop(self._not_before, self._now)
 
     def _drop_written(self) -> None:
         """Drop findings that the row already has, or has no room for."""
@@ -168,8 +167,7 @@ class EndpointGate:
             return self._enter("normal", now, "the pace no longer limits the sends", pace=pace.rate)
         if row.pilot_until is not None and row.pilot_until - now > _RENEW_SECONDS:
             return self._write_found()
-        renewed = replace(row, lenient_until=pace.lenient_until, **self._piloted(now, pace.rate))
-        return self._propose(renewed)
+        return self._propose(replace(row, **self._piloted(now, pace.rate)))
 
     def probe(self, now: float) -> Probe | None:
         """Return the next probe, if one is due. The process that writes its change sends it."""
@@ -265,7 +263,7 @@ class EndpointGate:
             return RELEASE
         if row.pilot_until is None or now >= row.pilot_until:
             return Wait(_LOOK_SECONDS)  # `look` renews the pilot's lease, or finds another pilot
-        return self._pace.may_send(now, in_flight)
+        return self._pace.may_send(now)
 
     def sent(self, now: float) -> Sent:
         """Record the start of a send."""
@@ -282,7 +280,7 @@ class EndpointGate:
         if answer.retry_after and (concerns_all or self.row.state == "probing"):
             self._not_before = max(self._not_before, now + min(answer.retry_after, LONGEST_RETRY_AFTER))
             if self._pace is not None:
-                self._pace.stop(self._not_before, answer.retry_after, now)
+                self._pace.stop(self._not_before, now)
         self._failure = answer.failure or self._failure
         is_current = sent.number > self._sends_before
         change = self._count(sent, answer, now, in_flight) if is_current else None
@@ -304,7 +302,7 @@ class EndpointGate:
             return self._begin_outage(now) or self._slow_down(now)
         if self._pace is None:
             return None
-        self._pace.answered(sent.at, answer, now, in_flight)
+        self._pace.answered(sent.at, answer, now)
         return self._begin_outage(now)
 
     def _is_due_to_its_type(self, now: float, answer: Answer) -> bool:
@@ -359,18 +357,16 @@ class EndpointGate:
         """Return the change from normal to paced, if the endpoint accepts requests but too many fail."""
         measured = self._measured
         answers, bad = len(measured.window), measured.window.share_bad
-        is_lenient = now < (self.row.lenient_until or 0.0)
         is_too_much = (
             answers >= FEWEST_ANSWERS
             and (
-                bad > more_than_half(answers, is_lenient=is_lenient) + 0.5 * answers**-0.5
+                bad > more_than_half(answers)
                 or (self.row.epoch == 0 and measured.is_limited(now))
             )
             and measured.has_just_accepted(now)
         )
         must_wait = self.must_wait(now)
-        most = LENIENT_SHARE if is_lenient else _REFUSED_SHARE
-        is_refused = must_wait or (measured.refusals.bad > 1 and measured.refusals.share_bad > most)
+        is_refused = must_wait or (measured.refusals.bad > 1 and measured.refusals.share_bad > _REFUSED_SHARE)
         if self._is_writing or not (is_too_much or is_refused):
             return None
         rate = max(1.0, measured.accepted.per_second(now), measured.accepted_before if measured.streak else 0)

@@ -267,14 +267,12 @@ class Measurements:
     def is_outage(self, now: float, *, is_paced: bool) -> bool:
         """Return whether the failures in a row are an outage."""
         needed = float(_STREAK)
-        if not is_paced and self.is_unknown(now):
+        if is_paced or self.is_unknown(now):
             before = max(0, self._answers - self.streak)
             share_bad = (max(0, before - self._accepted) + 0.5) / (before + 1.5)
             needed = min(needed, max(_FEWEST_STREAK, log(_RARELY) / log(share_bad)))
         lasts = self.streak >= _LONG_STREAK and now - self.streak_since >= _LONG_STREAK_SECONDS
-        if (self.streak < needed and not lasts) or 0 <= now - self.asked_at < _REFUSED_SECONDS:
-            return False
-        return not (is_paced and self.has_just_accepted(now))
+        return (self.streak >= needed or lasts) and not 0 <= now - self.asked_at < _REFUSED_SECONDS
 
     def is_unknown(self, now: float) -> bool:
         """Return whether there are too few answers yet to know what the endpoint accepts."""
