@@ -16,7 +16,7 @@ from resonant.display import markdown
 from resonant.events import Event, rfc3339
 from resonant.gate.pausing import pause
 from resonant.store.shared.acknowledgements import acknowledge
-from resonant.store.shared.gates import FAILING_SECONDS, FailingType, Gate, GateChange, change_gate
+from resonant.store.shared.gates import KEPT_SECONDS, FailingType, Gate, GateChange, change_gate
 from resonant.testing import FixedClock
 from support.desk import START, send
 from support.dispatching import opened
@@ -181,7 +181,7 @@ async def test_held_endpoints_are_a_table_of_their_own(collect, url):
 async def test_the_types_that_fail_are_listed_without_those_that_are_forgotten(collect, url):
     now = time.time()
     bad = FailingType("bad", now - 60, "http 500", now + 60, now)
-    forgotten = replace(bad, event_type="forgotten", tried_at=now - FAILING_SECONDS)
+    forgotten = replace(bad, event_type="forgotten", tried_at=now - KEPT_SECONDS)
     async with opened(url) as store:
         await store.write(change_gate, GateChange(Gate("crm"), Gate("crm", failing=(forgotten, bad))))
 

@@ -89,15 +89,15 @@ class Process:
             return True
         return event_type not in self.gate.failing() and self.gate.may_send(now, in_flight) == SEND
 
-    def answer(self, answer, now, in_flight=0, sent=None):
+    def answer(self, answer, now, sent=None):
         """Count the answer to a send, and write the change that it requires; return whether there was one."""
-        return self.write(self.gate.answered(sent or self.gate.sent(now), answer, now, in_flight))
+        return self.write(self.gate.answered(sent or self.gate.sent(now), answer, now))
 
     def send(self, answer, now, in_flight=0):
         """Send if the gate admits it; return whether it did."""
         if not self.may_send(now, in_flight, answer.event_type):
             return False
-        self.answer(answer, now, in_flight)
+        self.answer(answer, now)
         return True
 
     def fail(self, now, answer=REFUSED, times=20):

@@ -13,12 +13,21 @@ from math import inf
 from typing import Any
 
 from resonant.gate.failing import TypeFailures
-from resonant.gate.measurements import FEWEST_ANSWERS, Answer, Measurements, Refusals, Sent
+from resonant.gate.measurements import (
+    FEWEST_ANSWERS,
+    KNOWN_SECONDS,
+    SECOND,
+    Answer,
+    Measurements,
+    Refusals,
+    Sent,
+)
 from resonant.gate.pace import LOWEST_RATE, Pace, more_than_half
-from resonant.gate.permission import NO_LIMIT, RELEASE, Permission, Wait
+from resonant.gate.permission import ASK_SOON, LOOK_SECONDS, NO_LIMIT, RELEASE, Permission, Wait
 from resonant.store.shared.gates import (
     KEPT_SECONDS,
     MOST_FAILING,
+    RECENT_SECONDS,
     FailingType,
     Gate,
     GateChange,
@@ -30,27 +39,15 @@ from resonant.store.shared.gates import (
 PILOT_SECONDS, _RENEW_SECONDS = 3.0, 2.0
 # The wait for the next probe, as a share of the outage so far: with a look each quarter of a second, recovery is noticed within
 # a ninth of the outage. Two minutes at most: with 30 s, three hours of outage cost 360 requests.
-_PROBE_SHARE, _SOONEST_PROBE_SECONDS, _LATEST_PROBE_SECONDS, _PROBE_SPREAD = 0.08, 1.0, 120.0, 0.1
+_PROBE_SHARE, _LATEST_PROBE_SECONDS, _PROBE_SPREAD = 0.08, 120.0, 0.1
 # An endpoint that refuses connections is connected to this often, since that costs it nothing.
 CONNECT_SECONDS = 5.0
-# The longer an outage, the less is known of the endpoint's capacity: half of the rate before, for each ten seconds.
-_HALVING_SECONDS = 10.0
 # An absurd Retry-After holds an endpoint for five minutes at most; a single delivery may wait longer.
 LONGEST_RETRY_AFTER = 300.0
 # A Retry-After is written if it is later by a tenth than the stored one: each of many equal ones would cost a write.
 _CLEARLY_LATER_SHARE = 0.1
-# Failures this soon after a recovery continue the same outage: the one good answer was chance.
-_RELAPSE_SECONDS = 3.0
-# A pace that has held nothing back for ten seconds is not needed: a shorter time may be a gap between two bursts.
-_NORMAL_SECONDS = 10.0
-# Successes may be recorded late. Only recent ones show that other processes can still deliver.
-_RECORDED_SECONDS = 3.0
 # An endpoint that refuses a tenth of the requests asks for a pace; fewer may be limits of single tenants.
 _REFUSED_SHARE = 0.1
-# The accepted rate is known after a second.
-_MEASURED_SECONDS = 1.0
-# The waits while the change of a normal gate is written, which takes milliseconds, and until a look renews the pilot's lease.
-_WRITE_SECONDS, _LOOK_SECONDS = 0.01, 0.25
 # A stored time further ahead than its longest wait and this is from before the clock was set back.
 _SLACK_SECONDS = 30.0
 # In the reason of an outage, before the last failure.
@@ -163,7 +160,7 @@ class EndpointGate:
             return self._propose(replace(row, pilot=None, pilot_until=None, pace=pace.rate))
         if self.must_wait(now):
             pace.held_at = now
-        elif now - pace.held_at >= _NORMAL_SECONDS:
+        elif now - pace.held_at >= KNOWN_SECONDS:
             return self._enter("normal", now, "the pace no longer limits the sends", pace=pace.rate)
         if row.pilot_until is not None and row.pilot_until - now > _RENEW_SECONDS:
             return self._write_found()
@@ -193,7 +190,7 @@ class EndpointGate:
         failing = self.failing()
         if not failing or now < self._next_of_type_at or self._are_failing_new():
             return None
-        self._next_of_type_at = now + _LOOK_SECONDS
+        self._next_of_type_at = now + LOOK_SECONDS
         reserved: dict[str | None, Gate] = {}
         for name, each in failing.items():
             if _is_due(each.probe_at, now, _LATEST_PROBE_SECONDS):
@@ -254,15 +251,11 @@ class EndpointGate:
             return RELEASE
         if row.state == "normal":
             # The change that is being written will slow or stop the sends.
-            return (
-                Wait(_WRITE_SECONDS)
-                if self._is_writing
-                else self._measured.may_send(now, in_flight, starting)
-            )
+            return ASK_SOON if self._is_writing else self._measured.may_send(now, in_flight, starting)
         if self._pace is None:
             return RELEASE
         if row.pilot_until is None or now >= row.pilot_until:
-            return Wait(_LOOK_SECONDS)  # `look` renews the pilot's lease, or finds another pilot
+            return Wait(LOOK_SECONDS)  # `look` renews the pilot's lease, or finds another pilot
         return self._pace.may_send(now)
 
     def sent(self, now: float) -> Sent:
@@ -270,7 +263,7 @@ class EndpointGate:
         self._sends += 1
         return Sent(now, self._sends)
 
-    def answered(self, sent: Sent, answer: Answer, now: float, in_flight: int) -> GateChange | None:
+    def answered(self, sent: Sent, answer: Answer, now: float) -> GateChange | None:
         """Count the answer to a send; return the change that it requires, if any."""
         self._notice(now)
         if answer.is_local:
@@ -283,10 +276,10 @@ class EndpointGate:
                 self._pace.stop(self._not_before, now)
         self._failure = answer.failure or self._failure
         is_current = sent.number > self._sends_before
-        change = self._count(sent, answer, now, in_flight) if is_current else None
+        change = self._count(sent, answer, now) if is_current else None
         return change or self._write_found()
 
-    def _count(self, sent: Sent, answer: Answer, now: float, in_flight: int) -> GateChange | None:
+    def _count(self, sent: Sent, answer: Answer, now: float) -> GateChange | None:
         state = self.row.state
         # An answer shows that the endpoint accepts connections. Without one, only connecting shows it.
         self.connect_at = now + CONNECT_SECONDS if answer.status_code is None else inf
@@ -329,18 +322,20 @@ class EndpointGate:
         # They were not probed during the outage.
         for name, each in self.failing().items():
             self._found.setdefault(name, replace(each, tried_at=now))
-        rate = max(1.0, (row.pace or 1.0) * 0.5 ** (max(0.0, now - row.down_since) / _HALVING_SECONDS))
+        rate = max(1.0, (row.pace or 1.0) * 0.5 ** (max(0.0, now - row.down_since) / KNOWN_SECONDS))
         return self._begin_pace(Pace(rate, now), now, "a probe was delivered", failing_since=row.down_since)
 
     def _begin_outage(self, now: float) -> GateChange | None:
         """Return the change to probing, if the failures in a row are an outage."""
         row, measured, outage = self.row, self._measured, self._outage
         is_paced = row.state == "paced"
-        if self._is_writing or not measured.is_outage(now, is_paced=is_paced):
+        if self._is_writing or (is_paced and self.must_wait(now)):
+            return None
+        if not measured.is_outage(now, is_paced=is_paced):
             return None
         measured.asked_at = now
         began, rate = now, max(LOWEST_RATE, measured.accepted_before)
-        if is_paced and outage is not None and 0 <= now - row.since < _RELAPSE_SECONDS:
+        if is_paced and outage is not None and 0 <= now - row.since < RECENT_SECONDS:
             began, rate = outage.down_since, outage.pace or rate
         elif self._pace is not None:
             rate = self._pace.rate
@@ -351,7 +346,7 @@ class EndpointGate:
         change = self._enter("probing", now, reason, failing_since=began, pace=rate, probe_at=probe_at)
         if measured.is_unknown(now) and measured.has_just_accepted(now):
             return change  # own deliveries are recorded after the answers, and would refuse it
-        return replace(change, none_delivered_since=max(measured.streak_since, now - _RECORDED_SECONDS))
+        return replace(change, none_delivered_since=max(measured.streak_since, now - RECENT_SECONDS))
 
     def _slow_down(self, now: float) -> GateChange | None:
         """Return the change from normal to paced, if the endpoint accepts requests but too many fail."""
@@ -359,10 +354,7 @@ class EndpointGate:
         answers, bad = len(measured.window), measured.window.share_bad
         is_too_much = (
             answers >= FEWEST_ANSWERS
-            and (
-                bad > more_than_half(answers)
-                or (self.row.epoch == 0 and measured.is_limited(now))
-            )
+            and (bad > more_than_half(answers) or (self.row.epoch == 0 and measured.is_limited(now)))
             and measured.has_just_accepted(now)
         )
         must_wait = self.must_wait(now)
@@ -371,7 +363,7 @@ class EndpointGate:
             return None
         rate = max(1.0, measured.accepted.per_second(now), measured.accepted_before if measured.streak else 0)
         # After a Retry-After, and before the rate is known, the pace doubles to find it.
-        is_unknown = must_wait or now < measured.since + _MEASURED_SECONDS
+        is_unknown = must_wait or now < measured.since + SECOND
         reason = (
             "it asked to slow down" if is_refused else f"{bad:.0%} of requests failed{_LAST}{self._failure}"
         )
@@ -407,7 +399,7 @@ class EndpointGate:
 
     def _next_probe(self, down_since: float, now: float) -> float:
         share = _PROBE_SHARE * (now - down_since)
-        wait = min(max(share, _SOONEST_PROBE_SECONDS), _LATEST_PROBE_SECONDS)
+        wait = min(max(share, SECOND), _LATEST_PROBE_SECONDS)
         return now + wait * self._rng.uniform(1 - _PROBE_SPREAD, 1 + _PROBE_SPREAD)
 
     def _enter(self, state: GateState, now: float, reason: str, **fields: Any) -> GateChange:

@@ -7,12 +7,12 @@ an outage. The types that are found to fail are in the gate's row, for all proce
 from dataclasses import dataclass, field
 from math import inf
 
-from resonant.gate.measurements import Answer
-from resonant.store.shared.gates import FAILING_SECONDS
+from resonant.gate.measurements import FEW, KNOWN_SECONDS, Answer
+from resonant.store.shared.gates import KEPT_SECONDS
 
 # The gate ignores a failure if the streak of its type is improbable, given the answers to others. At five failed deliveries, it
 # holds the type. A success of another type within ten seconds shows that the endpoint is up.
-_RARELY, _FEWEST_HELD, _OTHERS_SECONDS = 1e-5, 5, 10.0
+_RARELY = 1e-5
 # Chance also depends on the share of the type's last 100 answers that failed, since some of its events may always fail. Beyond this
 # share, the type fails: otherwise one that worked once would never be held again.
 _USUAL_ANSWERS, _MOST_USUAL = 100, 0.6
@@ -59,7 +59,7 @@ class TypeFailures:
                 self._failed += streak.failures
                 del self._streaks[name]
             return
-        if streak is not None and now - streak.last_at > FAILING_SECONDS:
+        if streak is not None and now - streak.last_at > KEPT_SECONDS:
             del self._streaks[name]
             streak = None
         if streak is None and len(self._streaks) < _MOST_TYPES and not answer.is_refusal:
@@ -72,7 +72,7 @@ class TypeFailures:
 
     def is_cause(self, now: float, event_type: str) -> bool:
         """Return whether the latest failures of a type are due to it, since others work."""
-        if (streak := self._streaks.get(event_type)) is None or now - self._worked_at >= _OTHERS_SECONDS:
+        if (streak := self._streaks.get(event_type)) is None or now - self._worked_at >= KNOWN_SECONDS:
             return False
         worked = self._worked - streak.worked_before
         failed = self._failed - streak.failed_before
@@ -81,7 +81,7 @@ class TypeFailures:
 
     def is_to_hold(self, event_type: str) -> bool:
         """Return whether a type that is the cause of its failures has failed often enough to be held."""
-        return len(self._streaks[event_type].deliveries) >= _FEWEST_HELD
+        return len(self._streaks[event_type].deliveries) >= FEW
 
     def since(self, event_type: str) -> float:
         """Return when a type that fails began to fail."""

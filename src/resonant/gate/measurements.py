@@ -5,38 +5,31 @@ Decision 14 (docs/decisions/0014-the-endpoint-gate.md) has the rules.
 
 from collections import deque
 from dataclasses import dataclass
+from http import HTTPStatus
 from math import inf, log
 from statistics import median
 from typing import NamedTuple
 
 from resonant.delivery.verdict import Verdict
-from resonant.gate.permission import SEND, Send, Wait
+from resonant.gate.permission import ASK_SOON, SEND, Send, Wait
 
-# An answer counts for a second, as most receivers limit by the second; the latest ones count for longer at low rates: 20, since
-# fewer show no share of failures, and 5 for a rate.
-_WINDOW_SECONDS, FEWEST_ANSWERS, FEWEST_ACCEPTED = 1.0, 20, 5
+# Most receivers limit by the second, so answers count for a second; at low rates, the latest 20, since fewer show no share of
+# failures, and the latest 5 for a rate or a duration.
+SECOND, FEWEST_ANSWERS, FEW = 1.0, 20, 5
+# How long it stays known that an endpoint, or a type of its events, works: a shorter time may be a gap between two bursts.
+KNOWN_SECONDS = 10.0
 # An endpoint is slow after five slow answers in a row that came over a second: fewer may be one stall. An answer is slow beyond
-# three times the median of the first five, when the endpoint was idle, and a tenth of a second.
-_SLOW_IN_A_ROW, _SLOW_SECONDS, _FIRST_DURATIONS, _SLOW_FACTOR, _SLOW_MARGIN = 5, 1.0, 5, 3, 0.1
-# An outage is this many failures in a row (5 to 20 made no difference), or fewer over half a minute at low rates. Among the first
-# answers, a shorter streak is enough if chance makes it so rarely at the earlier share of failures. From six failures on,
-# one request is sent at a time: a rejection takes 3 ms, so 50 at a time would cause hundreds before the gate changes. After half
-# a second without an answer, another one is sent: one that hangs must not stop the rest until its deadline.
-_STREAK, _LONG_STREAK, _LONG_STREAK_SECONDS = 20, 5, 30.0
-_FIRST_SECONDS, _FEWEST_STREAK, _RARELY, _ALONE_SECONDS = 1.0, 6, 1e-4, 0.5
-# A refused change is proposed again after this time. It is refused while other processes can deliver.
-_REFUSED_SECONDS = 0.1
-# After ten seconds without a send, what an endpoint accepts is unknown. A process then begins with one send, which may be
-# answered with 410. In each second, it sends at most twice as many as were accepted in it: an endpoint for 10 requests per second
-# would get hundreds in the first, since a rejection takes 3 ms. It sends freely after 0.4 s without a failure. An answer that is
-# accepted this soon after a failure shows that the pace is not the cause. A limit leaves 40 to 50 % of failures at this pace.
-_UNKNOWN_AFTER_SECONDS, _NEXT_TRY_SECONDS = 10.0, 0.01
-_SOON_SECONDS, _FIRST_SENDS, _SENDS_PER_ACCEPTED, _OFTEN, _HALF = 0.4, 4, 2, 0.4, 0.5
-# The refusals after a first one that hold an endpoint: as many as chance rarely makes at the earlier share of refusals (of the
-# last 200 answers; 2 % before the first ones), if each concerns a single tenant only.
-_FEWEST_REFUSALS, _MOST_REFUSALS, _VERY_RARELY = 3, 8, 1e-5
-_SHARE_ANSWERS, _FIRST_SHARE, _FIRST_SHARE_ANSWERS = 200, 0.02, 2
-_INTERNAL_ERROR, _THROTTLED = 500, 429
+# twice the median of the first five, when the endpoint was idle, and a tenth of a second.
+_SLOW_FACTOR, _SLOW_MARGIN = 2, 0.1
+# An outage is 20 failures in a row, or five over half a minute at low rates. While paced, and among the first answers, a shorter
+# streak is enough if chance makes it so rarely at the earlier share of failures. From six failures on, one request is sent at a
+# time: a rejection takes 3 ms, so 50 at a time would cause hundreds before the gate changes.
+_LONG_STREAK_SECONDS, _FEWEST_STREAK, _RARELY = 30.0, 6, 1e-4
+# A process that has sent nothing for ten seconds begins with one send, which may be answered with 410. In each second, it sends
+# at most twice as many as were accepted in it: an endpoint for 10 requests per second would get hundreds in the first, since a
+# rejection takes 3 ms. It sends freely after 0.4 s without a failure. An answer that is accepted this soon after a failure shows
+# that the pace is not the cause. A limit leaves 40 to 50 % of failures at this pace.
+SOON_SECONDS, MOST_FACTOR, _FIRST_SENDS, _OFTEN, _HALF = 0.4, 2, 4, 0.4, 0.5
 _TIMEOUTS = ("timeout", "read_timeout")
 
 
@@ -78,9 +71,9 @@ class Answer:
         self.is_gone = verdict is not None and verdict.gone
         self.retry_after = None if verdict is None else verdict.retry_after
         self.works = verdict is None or (verdict.category == "permanent" and status_code is not None)
-        self.is_500 = status_code == _INTERNAL_ERROR
+        self.is_500 = status_code == HTTPStatus.INTERNAL_SERVER_ERROR
         self.is_accepted = self.works or self.is_500
-        self.is_refusal = bool(self.retry_after) or status_code == _THROTTLED
+        self.is_refusal = bool(self.retry_after) or status_code == HTTPStatus.TOO_MANY_REQUESTS
 
     @property
     def failure(self) -> str:
@@ -109,7 +102,7 @@ class Window:
     def __init__(self, fewest: int = FEWEST_ANSWERS) -> None:
         self._answers: deque[tuple[float, bool]] = deque()
         self._fewest = fewest
-        self.seconds = _WINDOW_SECONDS
+        self.seconds = SECOND
         self.bad = self.earlier = self.earlier_bad = 0
         self.last = -inf
 
@@ -133,7 +126,7 @@ class Window:
         self.drop(now)
         answers, span = len(self._answers), now - self._answers[0][0] if self._answers else 0.0
         # A time that begins with an answer contains half an answer too many.
-        return answers / _WINDOW_SECONDS if span <= _WINDOW_SECONDS else (answers - 0.5) / span
+        return answers / SECOND if span <= SECOND else (answers - 0.5) / span
 
     def drop(self, now: float) -> None:
         """Drop the answers that are too old."""
@@ -161,48 +154,43 @@ class Latency:
 
     def add(self, now: float, duration: float) -> bool:
         """Add the duration of an accepted answer; return whether five answers, and all of a second, were slow."""
-        if len(self._first) < _FIRST_DURATIONS:
+        if len(self._first) < FEW:
             self._first.append(duration)
             self.usual = median(self._first)
             return False
         if not self.in_a_row:
             self._since = now
         self.in_a_row = self.in_a_row + 1 if duration > _SLOW_FACTOR * self.usual + _SLOW_MARGIN else 0
-        self.may_be_slow = self.in_a_row >= _SLOW_IN_A_ROW
-        return self.may_be_slow and now - self._since >= _SLOW_SECONDS
+        self.may_be_slow = self.in_a_row >= FEW
+        return self.may_be_slow and now - self._since >= SECOND
 
 
 class Refusals:
     """The refusals of an endpoint: its 429s, and the answers with a Retry-After.
 
-    They tell a limit of the whole endpoint from a limit of one tenant. Only the answers to sends after a first refusal show
+    Five after a first one, if most of the sends are refused, are a limit of the whole endpoint, not of one tenant. Only the answers to sends after a first refusal show
     whether it concerns every request; a good one ends the count.
     """
 
     def __init__(self) -> None:
-        self._share, self._answers = _FIRST_SHARE, _FIRST_SHARE_ANSWERS
         self._is_counting = False
-        self._first = self._latest = self._refused = self._needed = 0
+        self._first = self._latest = self._refused = 0
 
     def concern_all(self, number: int, last: int, answer: Answer) -> bool:
         """Count an answer; return whether most of the sends since the first refusal were refused too.
 
         ``number`` is that of the answered send, ``last`` that of the last send.
         """
-        is_refusal, is_later = answer.is_refusal, self._is_counting and number > self._first
-        if is_refusal and not self._is_counting:
+        is_later = self._is_counting and number > self._first
+        if answer.is_refusal and not self._is_counting:
             self._is_counting, self._first, self._latest, self._refused = True, last, last, 0
-            needed = round(log(_VERY_RARELY) / log(min(0.99, self._share)))
-            self._needed = max(_FEWEST_REFUSALS, min(_MOST_REFUSALS, needed))
-        elif is_refusal and is_later:
+        elif answer.is_refusal and is_later:
             self._refused, self._latest = self._refused + 1, max(self._latest, number)
         elif answer.is_accepted and is_later:
             self._is_counting = False
-        self._answers = min(_SHARE_ANSWERS, self._answers + 1)
-        self._share += (is_refusal - self._share) / self._answers
         # Refusals are often faster than other answers, so this counts the sends between them, too.
         is_most = 2 * self._refused > self._latest - self._first
-        return self._is_counting and self._refused >= self._needed and is_most
+        return self._is_counting and is_most and self._refused >= FEW
 
 
 class Measurements:
@@ -220,7 +208,7 @@ class Measurements:
     """
 
     def __init__(self, now: float) -> None:
-        self.window, self.refusals, self.accepted = Window(), Window(), Window(FEWEST_ACCEPTED)
+        self.window, self.refusals, self.accepted = Window(), Window(), Window(FEW)
         self._second, self._is_known, self._is_random, self._failed_at = Window(0), False, False, -inf
         self.accepted_before = 0.0
         self.streak, self.streak_since, self._streak_began = 0, now, 0
@@ -243,7 +231,7 @@ class Measurements:
         is_late = self.streak > 0 and number <= self._streak_began
         is_repeated = answer.is_500 and answer.delivery_id in self._answered_500
         if answer.works and not is_late:
-            self._is_random = self._is_random or now - self._failed_at < _SOON_SECONDS
+            self._is_random = self._is_random or now - self._failed_at < SOON_SECONDS
             self.streak = 0
             self._answered_500.clear()
         elif not (answer.works or is_late or is_repeated):
@@ -257,7 +245,7 @@ class Measurements:
         if answer.is_accepted:
             self.accepted.add(now)
             self._accepted += 1
-            self._second.seconds = max(_WINDOW_SECONDS, answer.duration)
+            self._second.seconds = max(SECOND, answer.duration)
             self.streak_since = now
         most_bad = _HALF if self._is_random else _OFTEN
         self._is_known = self._is_known or (
@@ -266,20 +254,20 @@ class Measurements:
 
     def is_outage(self, now: float, *, is_paced: bool) -> bool:
         """Return whether the failures in a row are an outage."""
-        needed = float(_STREAK)
+        needed = float(FEWEST_ANSWERS)
         if is_paced or self.is_unknown(now):
             before = max(0, self._answers - self.streak)
             share_bad = (max(0, before - self._accepted) + 0.5) / (before + 1.5)
             needed = min(needed, max(_FEWEST_STREAK, log(_RARELY) / log(share_bad)))
-        lasts = self.streak >= _LONG_STREAK and now - self.streak_since >= _LONG_STREAK_SECONDS
-        return (self.streak >= needed or lasts) and not 0 <= now - self.asked_at < _REFUSED_SECONDS
+        lasts = self.streak >= FEW and now - self.streak_since >= _LONG_STREAK_SECONDS
+        return (self.streak >= needed or lasts) and not 0 <= now - self.asked_at < SOON_SECONDS
 
     def is_unknown(self, now: float) -> bool:
         """Return whether there are too few answers yet to know what the endpoint accepts."""
         return self._has_few(now) or not self._is_known
 
     def _has_few(self, now: float) -> bool:
-        return self._answers < FEWEST_ANSWERS or now - self.since < _FIRST_SECONDS
+        return self._answers < FEWEST_ANSWERS or now - self.since < SECOND
 
     def is_limited(self, now: float) -> bool:
         """Return whether the first answers show a limit: no request succeeded within 0.4 s of a failure."""
@@ -295,18 +283,18 @@ class Measurements:
         """Return whether to send now: few sends are allowed before the first answers."""
         # The time until the first send begins shows nothing.
         is_before_first = not self._answers and in_flight <= starting
-        if is_before_first or now - max(self._answered_at, self.since) > _UNKNOWN_AFTER_SECONDS:
+        if is_before_first or now - max(self._answered_at, self.since) > KNOWN_SECONDS:
             self.since, self._answers, self._accepted = now, 0, 0
             self._is_known, self._is_random = False, False
         if self.streak >= _FEWEST_STREAK and in_flight:
-            if now - max(self._answered_at, self._alone_at) < _ALONE_SECONDS:
-                return Wait(_NEXT_TRY_SECONDS)
+            if now - max(self._answered_at, self._alone_at) < SOON_SECONDS:
+                return ASK_SOON
             self._alone_at = now
         has_failed = self._answers > self._accepted
-        if not self.is_unknown(now) or (not has_failed and now - self.since >= _SOON_SECONDS):
+        if not self.is_unknown(now) or (not has_failed and now - self.since >= SOON_SECONDS):
             return SEND
         if self._is_random or (self._answers and not self._accepted):
-            return SEND if in_flight < _FIRST_SENDS else Wait(_NEXT_TRY_SECONDS)
+            return SEND if in_flight < _FIRST_SENDS else ASK_SOON
         self._second.drop(now)
-        most = max(1, _SENDS_PER_ACCEPTED * (len(self._second) - self._second.bad))
-        return SEND if len(self._second) + in_flight < most else Wait(_NEXT_TRY_SECONDS)
+        most = max(1, MOST_FACTOR * (len(self._second) - self._second.bad))
+        return SEND if len(self._second) + in_flight < most else ASK_SOON

@@ -8,25 +8,21 @@ from collections import deque
 from math import ceil, inf, sqrt
 from typing import NamedTuple
 
-from resonant.gate.measurements import FEWEST_ACCEPTED, FEWEST_ANSWERS, Answer, Latency, Window
-from resonant.gate.permission import SEND, Send, Wait
+from resonant.gate.measurements import FEW, FEWEST_ANSWERS, MOST_FACTOR, SECOND, Answer, Latency, Window
+from resonant.gate.permission import LOOK_SECONDS, SEND, Send, Wait
 
 # Even an endpoint that accepts nothing is tried every ten seconds.
 LOWEST_RATE = 0.1
-# A process that waits for a token asks again within a second, since its gate may change.
-_LONGEST_WAIT_SECONDS = 1.0
-# With a burst of a tenth of a second, a process that wakes four times a second never grew beyond 10 requests per second.
-_BURST_SECONDS = 0.25
-# Claims cover the time until the next poll and a little more, so that a backlog always appears as waiting deliveries.
+# Claims cover the time until the next look and a little more, so that a backlog always appears as waiting deliveries.
 _AHEAD_SECONDS = 0.35
-# After an outage the rate doubles each second (1.5 to 3 times made no difference). A cut goes to 99 % of what was accepted, and
+# After an outage, the rate doubles each second. A cut goes to 99 % of what was accepted, and
 # then the rate grows by 5 % a second, or by a quarter of a low rate: with 90 % and 10 %, an endpoint for 10 per second gets 9.2.
-_DOUBLING, _GROWTH, _CUT = 2.0, 1.05, 0.99
+_GROWTH, _CUT = 1.05, 0.99
 # Far above the rate after the last cut, the rate doubles again: that cut was due to chance, or the endpoint accepts more now.
 _FAR_ABOVE = 1.5
 # A cut is judged by the sends that begin a second after it, the window of most receivers: over 3 s, since 1 % shows late, and by
 # 10 answers, since fewer show no share.
-_SECOND, _JUDGED_SECONDS, _FEWEST_JUDGED = 1.0, 3.0, 10
+_JUDGED_SECONDS, _FEWEST_JUDGED = 3.0, 10
 # If a third still fails at the accepted rate, failures do not depend on the pace. If fewer fail, a token bucket that is a little
 # slower than the pace may be the cause, which three cuts would show.
 _LEAST_RANDOM_SHARE, _MOST_CUTS = 0.34, 3
@@ -52,7 +48,9 @@ class _Usual(NamedTuple):
     def updated(self, answers: int, share_bad: float) -> "_Usual":
         """Return the usual share with these further answers."""
         known = self.answers + answers
-        return _Usual(min(_MOST_SHARE, (self.share * self.answers + share_bad * answers) / max(1, known)), known)
+        return _Usual(
+            min(_MOST_SHARE, (self.share * self.answers + share_bad * answers) / max(1, known)), known
+        )
 
 
 class Pace:
@@ -72,11 +70,11 @@ class Pace:
         self.rate = max(LOWEST_RATE, rate)
         self.held_at = self._filled_at = self._grown_at = now
         self._tokens = 0.0
-        self._constant_until = self._stopped_until = self._fresh_from = -inf
+        self._stopped_until = self._fresh_from = -inf
         self._rate_after_cut = inf
         self._doubling = share_bad is None
         self._usual = _Usual()
-        self._window, self._accepted, self._latency = Window(), Window(FEWEST_ACCEPTED), Latency()
+        self._window, self._accepted, self._latency = Window(), Window(FEW), Latency()
         self._cuts = 0
         self._is_judging = self._is_cut = False
         # The sends of a second that were accepted, and the most of them since the last cut.
@@ -92,7 +90,7 @@ class Pace:
             self._tokens -= 1
             return SEND
         self.held_at = now
-        return Wait(min(_LONGEST_WAIT_SECONDS, max(0.001, (1 - self._tokens) / self.rate)))
+        return Wait(min(SECOND, max(0.001, (1 - self._tokens) / self.rate)))
 
     def forget_failures(self) -> None:
         """Forget the share of failures: they were those of a type that is held from now on."""
@@ -110,13 +108,15 @@ class Pace:
     def stop(self, until: float, now: float) -> None:
         """Send nothing and save no tokens until ``until``; then continue at the rate that was accepted before.
 
-        If none was accepted since an earlier stop, the rate stays.
+        The rate doubles as before. If requests were accepted since an earlier stop, the pace is the probable cause, so it
+        grows slowly from now on.
         """
         self._tokens, self._filled_at = 0.0, max(self._filled_at, until)
         self._window, self._is_judging, self._fresh_from = Window(), False, max(self._fresh_from, until)
-        if self._accepted.last > self._stopped_until:
+        stopped_until, self._stopped_until = self._stopped_until, until
+        if self._accepted.last > stopped_until:
             self.rate = max(LOWEST_RATE, min(self.rate, self._accepted.per_second(now)))
-        self._stopped_until = until
+            self._doubling = self._doubling and stopped_until == -inf
 
     def answered(self, sent_at: float, answer: Answer, now: float) -> None:
         """Count the answer to a request that was sent at ``sent_at``."""
@@ -129,11 +129,11 @@ class Pace:
             self._judge(now)
         elif is_slow or self._is_too_fast():
             self._cut(now)
-        elif answer.is_refusal and self._doubling:
-            # An endpoint that rejects excess requests with 429 then gets 1.35 times its capacity, not 1.74 times.
-            self._slow_to_accepted(now, constant_for=_SECOND)
-        elif answer.is_accepted and self._latency.may_be_slow:
-            self._slow_to_accepted(now, constant_for=0.0)
+        elif answer.is_refusal and not self._usual.share and self._is_limiting(now):
+            self._slow_to_accepted(now)
+            self._cut(now)
+        elif answer.is_accepted and self._latency.may_be_slow and self._is_limiting(now):
+            self._slow_to_accepted(now)
         elif answer.is_accepted:
             self._grow(now)
 
@@ -141,7 +141,7 @@ class Pace:
         self._accepted.add(now)
         sends = self._sends
         sends.append(sent_at)
-        while sends[0] <= sent_at - _SECOND:
+        while sends[0] <= sent_at - SECOND:
             sends.popleft()
         self._most_sends = max(self._most_sends, len(sends))
 
@@ -156,12 +156,12 @@ class Pace:
             self._usual = _Usual(min(window.earlier_bad / window.earlier, _MOST_SHARE), window.earlier)
         return bad > self._usual.limit(answers, bad)
 
-    def _slow_to_accepted(self, now: float, *, constant_for: float) -> None:
-        """Lower the rate to the accepted one, and do not raise it for this time: the pace may not be the cause."""
-        if now - self.held_at >= _SECOND:
-            return
+    def _is_limiting(self, now: float) -> bool:
+        """Return whether the pace has held deliveries back within the last second, and the endpoint did not ask to wait."""
+        return now - self.held_at < SECOND <= now - self._stopped_until
+
+    def _slow_to_accepted(self, now: float) -> None:
         self.rate = max(1.0, min(self.rate, self._accepted.per_second(now)))
-        self._constant_until = max(self._constant_until, now + constant_for)
 
     def _cut(self, now: float) -> None:
         if accepted := self._accepted.per_second(now):
@@ -173,7 +173,7 @@ class Pace:
     def _judge_from(self, now: float, share_bad: float) -> None:
         self._doubling = False
         self._share_at_cut = share_bad
-        self._is_judging, self._fresh_from = True, now + _SECOND
+        self._is_judging, self._fresh_from = True, now + SECOND
         self._window = Window()
         self._latency.in_a_row = 0
         self._sends.clear()
@@ -198,22 +198,20 @@ class Pace:
             self._doubling, self._latency = True, Latency()
 
     def _grow(self, now: float) -> None:
-        passed, self._grown_at = min(_SECOND, max(0.0, now - self._grown_at)), now
-        if now < self._constant_until:
-            return
-        grown = self.rate * (_DOUBLING if self._doubling else _GROWTH) ** passed
+        passed, self._grown_at = min(SECOND, max(0.0, now - self._grown_at)), now
+        grown = self.rate * (MOST_FACTOR if self._doubling else _GROWTH) ** passed
         grown = max(grown, self.rate + min(1.0, self.rate / 4) * passed)
         # An endpoint gets at most twice the requests of which it accepted all but the usual share within a second.
-        most = max(self.rate, 2 * self._most_sends / (1 - self._usual.share))
+        most = max(self.rate, MOST_FACTOR * self._most_sends / (1 - self._usual.share))
         self.rate = min(grown, most)
         self._doubling = self._doubling or self.rate > _FAR_ABOVE * self._rate_after_cut
 
     def _fill(self, now: float) -> None:
         passed = max(0.0, now - self._filled_at)
         self._filled_at = max(self._filled_at, now)
-        self._tokens = min(max(1.0, _BURST_SECONDS * self.rate), self._tokens + passed * self.rate)
+        self._tokens = min(max(1.0, LOOK_SECONDS * self.rate), self._tokens + passed * self.rate)
 
 
 def more_than_half(answers: int) -> float:
     """Return the share of bad answers above which significantly more than half of the answers are bad."""
-    return _MORE_THAN_HALF + _HALF_SIGMAS * answers**-0.5
+    return _MORE_THAN_HALF + _HALF_SIGMAS / sqrt(answers)

@@ -29,9 +29,9 @@ class NoGate(EndpointGate):
         del now, in_flight, starting
         return SEND
 
-    def answered(self, sent: Sent, answer: Answer, now: float, in_flight: int) -> None:
+    def answered(self, sent: Sent, answer: Answer, now: float) -> None:
         """Ignore the answer."""
-        del sent, answer, now, in_flight
+        del sent, answer, now
 
 
 class Process:
@@ -172,7 +172,7 @@ class Process:
             retry_after = self._scenario.retry_after or None if status in {429, 503} else None
             verdict = Verdict("transient", _CODES[status], retry_after)
         answer = Answer(verdict, status, reply.after, delivery.id, str(delivery.event_type))
-        self._write(self.gate.answered(sent, answer, now, len(self._sending)))
+        self._write(self.gate.answered(sent, answer, now))
         if verdict is None:
             self._agenda.at(now + COMMIT_SECONDS, partial(self._store.record_delivered, now + COMMIT_SECONDS))
             self._journal.delivered_at.append(now)

@@ -258,7 +258,6 @@ gates = Table(
     Column("pilot", Text),
     Column("pilot_until", Double),
     Column("pace", Double),
-    Column("lenient_until", Double),
     Column("paused_by", Text),
     # A JSON array of the types that fail while others work; null without any.
     Column("failing", Text),

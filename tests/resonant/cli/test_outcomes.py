@@ -8,7 +8,7 @@ from resonant import output
 from resonant.cli.outcomes import holding, tracked
 from resonant.dispatch.tracking import Tracker
 from resonant.gate.pausing import pause
-from resonant.store.shared.gates import FAILING_SECONDS, FailingType, Gate, GateChange, change_gate
+from resonant.store.shared.gates import KEPT_SECONDS, FailingType, Gate, GateChange, change_gate
 
 GOES_ON = "a running drain sends them"
 
@@ -60,7 +60,7 @@ def test_the_progress_names_the_types_that_fail_at_this_time(worker):
     now = worker.clock()
     failing = (
         FailingType("bad", now - 60, "http 500", now + 60, now),
-        FailingType("forgotten", now - 9_000, "http 500", now, now - FAILING_SECONDS),
+        FailingType("forgotten", now - 9_000, "http 500", now, now - KEPT_SECONDS),
     )
     change = GateChange(Gate("billing"), Gate("billing", failing=failing))
     worker.do(lambda store: store.write(change_gate, change))

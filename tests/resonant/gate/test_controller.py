@@ -23,8 +23,8 @@ def test_answers_to_sends_from_before_the_clock_was_set_back_count(process):
     assert process.may_send(100)
     sent = [process.gate.sent(100) for _ in range(10)]
     assert isinstance(process.gate.may_send(50, 10), Wait)
-    for in_flight, one in zip(range(9, 4, -1), sent, strict=False):
-        process.answer(DELIVERED, 50, in_flight, sent=one)
+    for one in sent[:5]:
+        process.answer(DELIVERED, 50, sent=one)
     assert process.gate.may_send(50, 4) == SEND
 
 
@@ -148,7 +148,7 @@ class TestProbes:
     def test_a_successful_probe_is_remembered_if_another_change_came_first(self, row, process):
         process.fail(100)
         process.look(102)
-        change = process.gate.answered(process.gate.sent(102), DELIVERED, 102, 0)
+        change = process.gate.answered(process.gate.sent(102), DELIVERED, 102)
         row.set(probe_at=200)
         assert not process.write(change)
         process.look(102.25)
@@ -286,7 +286,7 @@ class TestPaces:
     def test_a_process_has_room_for_retries_while_its_pace_is_written(self, row, process):
         for n in range(10):
             process.send(DELIVERED, 100 + n / 20)
-        changes = [process.gate.answered(process.gate.sent(100.5), failed(429), 100.5, 0) for _ in range(4)]
+        changes = [process.gate.answered(process.gate.sent(100.5), failed(429), 100.5) for _ in range(4)]
         assert process.gate.most_within(2, 100.5) >= 10
         row.set(state="paused")
         assert not process.write(next(filter(None, changes)))
@@ -299,7 +299,7 @@ class TestFirstSends:
         assert process.may_send(100, 0)
         assert not process.may_send(100, 1)
         for _ in range(4):
-            process.answer(DELIVERED, 100.01, 3)
+            process.answer(DELIVERED, 100.01)
         assert process.may_send(100.01, 4)
         assert not process.may_send(100.01, 5)
         assert process.may_send(100.4, 50)
@@ -355,7 +355,7 @@ class TestFirstSends:
         for n in range(200):
             process.send(DELIVERED, 100 + n / 100)
         process.fail(102, times=6)
-        assert not process.may_send(102.4, 1)
+        assert not process.may_send(102.3, 1)
         assert process.may_send(102.5, 1)
-        assert not process.may_send(102.9, 2)
+        assert not process.may_send(102.8, 2)
         assert process.may_send(103, 2)

@@ -3,6 +3,7 @@
 import pytest
 
 from resonant.gate.pace import Pace
+from resonant.gate.permission import SEND
 from support.gate_processes import DELIVERED, failed
 
 
@@ -10,13 +11,40 @@ def rate_after(answers):
     """Return the rate after these answers to two sends per second, which was the rate after a cut; `f` is a failure."""
     pace, now = Pace(2.0, 0.0, share_bad=0.5), 1.0
     for each in answers:
-        pace.answered(now, failed() if each == "f" else DELIVERED, now + 0.01, 0)
+        pace.answered(now, failed() if each == "f" else DELIVERED, now + 0.01)
         now += 0.5
     return pace.rate
 
 
-def test_one_cut_without_effect_is_enough_if_a_second_shows_that_the_pace_is_not_the_cause():
-    assert rate_after("ffaafaffaf" + "aa") > 3
+def rates(seconds, *, fails, rate=20.0):
+    """Return the rate after each second of a pace that doubles; ``fails`` has the rate, and the number of the send."""
+    pace, found, sent = Pace(rate, 0.0), [], 0
+    for n in range(seconds * 1000):
+        now = n / 1000
+        if pace.may_send(now) == SEND:
+            sent += 1
+            pace.answered(now, failed() if fails(pace.rate, sent) else DELIVERED, now)
+        if n % 1000 == 999:
+            found.append(pace.rate)
+    return found
+
+
+def test_failures_that_do_not_depend_on_the_pace_cost_one_cut():
+    found = rates(12, fails=lambda _, sent: sent % 2)
+    assert min(found) == pytest.approx(10, rel=0.1)
+    assert max(found) > 100
+
+
+def test_a_limit_is_found_and_kept():
+    found = rates(12, fails=lambda rate, sent: rate > 40 and sent % 3 == 0)
+    assert max(found[3:]) <= 44
+
+
+def test_the_rate_stays_below_twice_what_a_second_accepted():
+    pace = Pace(1.0, 0.0)
+    for second in range(10):
+        pace.answered(second, DELIVERED, second)
+    assert pace.rate <= 2
 
 
 @pytest.mark.parametrize(

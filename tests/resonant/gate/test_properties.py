@@ -154,4 +154,4 @@ def test_one_request_is_sent_after_each_retry_after(retry_after):
     world = World()
     world.answer = failed(429, retry_after=retry_after)
     world.run(2)
-    assert world.run(1200) <= 1200 / max(0.9, min(retry_after, 300)) + 2
+    assert world.run(1200) <= 1200 / max(0.9, min(retry_after, 300)) + 4

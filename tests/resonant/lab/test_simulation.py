@@ -51,7 +51,7 @@ OF_A_RATE = {"sends": 300, "busiest": 21, "drain": 299 / 20 + 0.5}
         goals("a burst by 16 processes", worst={"peak": 2}, outage=0, processes=16),
         goals("a short outage", worst={"peak": 2.5}, outage=1),
         goals("poison", means={"drain": 70, "peak": 1.2}, poison=0.5),
-        goals("half failing", means={"drain": 105}, failures=0.5),
+        goals("half failing", means={"attempts": 2.4, "peak": 1.7}, failures=0.5),
         goals("an hour", worst={"noticed": 15}, outage=3600),
         goals(
             "a low limit",
@@ -94,6 +94,14 @@ def test_the_earlier_rate_is_reached_seconds_after_a_retry_after_to_all_requests
     for run in runs(scenario):
         assert run.drain <= 16
         assert sum(run.requests[46:50]) >= 4 * 150
+
+
+def test_after_an_outage_random_failures_of_half_of_the_requests_cost_little_time():
+    for seed in SEEDS:
+        simulation = Simulation(Scenario(failures=0.5), DEFAULT, seed=seed)
+        simulation.run()
+        # The last ones may wait for the end of their own long backoff.
+        assert sorted(simulation.journal.delivered_at)[-10] <= 30 + 80
 
 
 @pytest.mark.parametrize("failures", [0.3, pytest.param(0.5, marks=pytest.mark.slow)])

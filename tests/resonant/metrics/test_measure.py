@@ -12,7 +12,7 @@ from resonant.metrics.statistics import read_statistics
 from resonant.metrics.totals import measure, read_totals
 from resonant.store import schema
 from resonant.store.shared.acknowledgements import acknowledge
-from resonant.store.shared.gates import FAILING_SECONDS, FailingType, Gate, GateChange, change_gate
+from resonant.store.shared.gates import KEPT_SECONDS, FailingType, Gate, GateChange, change_gate
 from resonant.store.views.selection import Selection
 from support.metrics import plain
 
@@ -212,7 +212,7 @@ def test_the_oldest_held_round_is_that_of_the_types_that_fail_at_this_time(desk)
     start = desk.clock()
     types = [
         FailingType("bad", start, "http 500", start + 120, start + 60),
-        FailingType("forgotten", start, "http 500", start + 120, start + 60 - FAILING_SECONDS),
+        FailingType("forgotten", start, "http 500", start + 120, start + 60 - KEPT_SECONDS),
     ]
     desk.enqueue("evt_0", policy="fast")
     desk.enqueue(desk.make("evt_1"), desk.make("evt_2", event_type="forgotten"))

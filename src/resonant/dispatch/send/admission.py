@@ -152,6 +152,6 @@ class Admission:
         has_failed = not (answer.works or answer.is_local)
         self._limiter.note_send(endpoint.slots, outcome.attempt.duration, has_failed=has_failed)
         endpoint.has_changed.set()
-        if (change := gate.answered(sent, answer, clock(), endpoint.sending - 1)) is not None:
+        if (change := gate.answered(sent, answer, clock())) is not None:
             self._gates.propose(change)
         return outcome

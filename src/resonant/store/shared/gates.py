@@ -37,10 +37,10 @@ _d = schema.deliveries
 SHORT_HOLD_SECONDS = 30.0
 # A gate that has been normal and unchanged for this long is removed: an endpoint without a row is normal.
 KEPT_SECONDS = 3600.0
-# The most failing types that a gate keeps, and for how long after the last probe of a type.
-MOST_FAILING, FAILING_SECONDS = 20, 3600.0
+# The most failing types that a gate keeps, each for an hour after its last probe.
+MOST_FAILING = 20
 # A delivery recorded further in the future does not show that the endpoint works now: the clock was set back.
-_RECENT_SECONDS = 6.0
+RECENT_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,6 @@ class Gate:
         pilot: the process that sends while the gate is paced.
         pilot_until: when another process may become the pilot.
         pace: sends per second while paced; while probing, the rate before the outage; while paused, the pace before the pause.
-        lenient_until: until this time, only a very large share of failures slows the pace, since slowing did not help.
         paused_by: the operator who paused it.
         failing: the event types that fail while others work, in the order of their last probes; see ``failing_at``.
     """
@@ -102,14 +101,13 @@ class Gate:
     pilot: str | None = None
     pilot_until: float | None = None
     pace: float | None = None
-    lenient_until: float | None = None
     paused_by: str | None = None
     failing: tuple[FailingType, ...] = ()
 
     def failing_at(self, now: float) -> dict[str, FailingType]:
         """Return the types that fail at this time. Types not probed for an hour are dropped, except while probing or paused."""
         is_probed = self.state in ("normal", "paced")
-        recent = (each for each in self.failing if not is_probed or each.tried_at > now - FAILING_SECONDS)
+        recent = (each for each in self.failing if not is_probed or each.tried_at > now - KEPT_SECONDS)
         return {each.event_type: each for each in recent}
 
     def failing_for_long(self, now: float) -> list[str]:
@@ -286,7 +284,7 @@ def change_gate(connection: Connection, change: GateChange) -> bool:
     """Write a change; return False and write nothing if the gate has changed or a delivery succeeded meanwhile."""
     gate, since = change.result, change.none_delivered_since
     if since is not None:
-        recently = {"since": since, "until": since + _RECENT_SECONDS, "to": gate.endpoint}
+        recently = {"since": since, "until": since + 2 * RECENT_SECONDS, "to": gate.endpoint}
         if connection.scalar(_is_any_delivered(), recently):
             return False
     failing = json.dumps([astuple(each) for each in gate.failing]) if gate.failing else None
@@ -305,7 +303,7 @@ def remove_unused(connection: Connection) -> None:
 
 
 def _is_unused() -> list[ColumnElement[bool]]:
-    times = (func.coalesce(column, 0.0) for column in (_g.c.since, _g.c.not_before, _g.c.lenient_until))
+    times = (func.coalesce(column, 0.0) for column in (_g.c.since, _g.c.not_before))
     return [
         _g.c.state == "normal",
         _g.c.failing.is_(None),

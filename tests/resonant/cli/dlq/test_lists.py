@@ -11,7 +11,7 @@ import pytest
 from resonant.dead_letters.advice import advise
 from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.events import rfc3339
-from resonant.store.shared.gates import FAILING_SECONDS, FailingType, Gate, GateChange, change_gate
+from resonant.store.shared.gates import KEPT_SECONDS, FailingType, Gate, GateChange, change_gate
 
 DEAD_LETTER_KEYS = (
     "event_id event_type source endpoint reason category code error_type error status_code attempts first_attempt_at "
@@ -381,7 +381,7 @@ def test_groups_show_how_many_deliveries_are_held_because_their_type_fails(reson
     now = waiting.clock()
     types = ("bad", "order.refunded", "unseen")
     failing = tuple(FailingType(each, now - 60, "http 500", now + 60, now) for each in types)
-    forgotten = replace(failing[0], event_type="order.paid", tried_at=now - FAILING_SECONDS)
+    forgotten = replace(failing[0], event_type="order.paid", tried_at=now - KEPT_SECONDS)
     for name in ("crm", "billing"):
         change = GateChange(Gate(name), Gate(name, failing=(forgotten, *failing)))
         waiting.do(lambda store, change=change: store.write(change_gate, change))

@@ -21,7 +21,7 @@ from resonant.blocks.catalog import remove_endpoint, save_endpoints
 from resonant.blocks.documents import endpoint_documents
 from resonant.errors import EndpointError
 from resonant.events import rfc3339
-from resonant.store.shared.gates import FAILING_SECONDS, FailingType, Gate, GateChange, change_gate
+from resonant.store.shared.gates import KEPT_SECONDS, FailingType, Gate, GateChange, change_gate
 from resonant.store.shared.run_watches import RunWatch, add_watch
 from resonant.store.views.endpoint_problems import note_problems
 from support.file_endpoint import FileEndpoint
@@ -133,7 +133,7 @@ def test_the_gate_of_an_endpoint_is_shown_in_text_and_as_json(resonant, endpoint
 def test_a_type_that_was_not_probed_for_an_hour_is_not_shown_as_failing(endpoint, endpoints, worker):
     now = worker.clock()
     bad = FailingType("bad", now - 60, "http 500", now + 60, now)
-    forgotten = replace(bad, event_type="forgotten", tried_at=now - FAILING_SECONDS)
+    forgotten = replace(bad, event_type="forgotten", tried_at=now - KEPT_SECONDS)
     change = GateChange(Gate("cli-hooks"), Gate("cli-hooks", failing=(forgotten, bad)))
     worker.do(lambda store: store.write(change_gate, change))
 

@@ -19,7 +19,7 @@ from resonant.store.queue.expiry import expire
 from resonant.store.queue.gate_changes import change_and_report
 from resonant.store.queue.rescue import LOST_LEASES_BEFORE_GIVING_UP
 from resonant.store.shared.gates import (
-    FAILING_SECONDS,
+    KEPT_SECONDS,
     MOST_FAILING,
     FailingType,
     Gate,
@@ -178,7 +178,7 @@ def test_types_that_fail_and_types_that_recover_in_one_change_are_all_reported(d
 def test_a_type_that_is_forgotten_after_an_hour_has_not_recovered(desk, chat):
     fails(desk, "a", "b")
     chat.events()
-    desk.clock.advance(FAILING_SECONDS)
+    desk.clock.advance(KEPT_SECONDS)
 
     fails(desk, "c")
 

@@ -101,13 +101,12 @@ def test_gates_that_have_been_normal_for_an_hour_and_have_learned_nothing_are_re
         "forgotten-pace": {"since": -3_700, "pace": 5.0, "probed_type": "a", "not_before": -3_700},
         "recent": {"since": -3_500},
         "held": {"since": -3_700, "not_before": -3_500},
-        "lenient": {"since": -3_700, "lenient_until": 100},
         "paced": {"since": -3_700, "state": "paced"},
         "paused": {"since": -3_700, "state": "paused"},
         "failing": {"since": -3_700, "failing": (FailingType("a", 1.0, "http 503", 2.0, 3.0),)},
     }
     for name, parts in gates.items():
-        moments = parts.keys() & {"since", "not_before", "lenient_until"}
+        moments = parts.keys() & {"since", "not_before"}
         times = {moment: now + parts[moment] for moment in moments}
         assert desk.write(change_gate, GateChange(Gate(name), Gate(name, **parts | times)))
     desk.fold()
@@ -116,7 +115,7 @@ def test_gates_that_have_been_normal_for_an_hour_and_have_learned_nothing_are_re
 
 def test_a_process_that_knew_a_removed_gate_sees_its_next_change_and_may_change_it(desk):
     def propose(process, now):
-        change = process.answered(process.sent(now), GONE, now, 0)
+        change = process.answered(process.sent(now), GONE, now)
         process.see(change.result if desk.write(change_gate, change) else desk.read(read_gate, "orders"))
 
     now = desk.read(read_gates).at
