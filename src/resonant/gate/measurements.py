@@ -29,7 +29,7 @@ _LONG_STREAK_SECONDS, _FEWEST_STREAK, _RARELY = 30.0, 6, 1e-4
 # at most twice as many as were accepted in it: an endpoint for 10 requests per second would get hundreds in the first, since a
 # rejection takes 3 ms. It sends freely after 0.4 s without a failure. An answer that is accepted this soon after a failure shows
 # that the pace is not the cause. A limit leaves 40 to 50 % of failures at this pace.
-SOON_SECONDS, MOST_FACTOR, _FIRST_SENDS, _OFTEN, _HALF = 0.4, 2, 4, 0.4, 0.5
+_SOON_SECONDS, MOST_FACTOR, _FIRST_SENDS, _OFTEN, _HALF = 0.4, 2, 4, 0.4, 0.5
 _TIMEOUTS = ("timeout", "read_timeout")
 
 
@@ -231,7 +231,7 @@ class Measurements:
         is_late = self.streak > 0 and number <= self._streak_began
         is_repeated = answer.is_500 and answer.delivery_id in self._answered_500
         if answer.works and not is_late:
-            self._is_random = self._is_random or now - self._failed_at < SOON_SECONDS
+            self._is_random = self._is_random or now - self._failed_at < _SOON_SECONDS
             self.streak = 0
             self._answered_500.clear()
         elif not (answer.works or is_late or is_repeated):
@@ -260,7 +260,7 @@ class Measurements:
             share_bad = (max(0, before - self._accepted) + 0.5) / (before + 1.5)
             needed = min(needed, max(_FEWEST_STREAK, log(_RARELY) / log(share_bad)))
         lasts = self.streak >= FEW and now - self.streak_since >= _LONG_STREAK_SECONDS
-        return (self.streak >= needed or lasts) and not 0 <= now - self.asked_at < SOON_SECONDS
+        return (self.streak >= needed or lasts) and not 0 <= now - self.asked_at < _SOON_SECONDS
 
     def is_unknown(self, now: float) -> bool:
         """Return whether there are too few answers yet to know what the endpoint accepts."""
@@ -287,11 +287,11 @@ class Measurements:
             self.since, self._answers, self._accepted = now, 0, 0
             self._is_known, self._is_random = False, False
         if self.streak >= _FEWEST_STREAK and in_flight:
-            if now - max(self._answered_at, self._alone_at) < SOON_SECONDS:
+            if now - max(self._answered_at, self._alone_at) < _SOON_SECONDS:
                 return ASK_SOON
             self._alone_at = now
         has_failed = self._answers > self._accepted
-        if not self.is_unknown(now) or (not has_failed and now - self.since >= SOON_SECONDS):
+        if not self.is_unknown(now) or (not has_failed and now - self.since >= _SOON_SECONDS):
             return SEND
         if self._is_random or (self._answers and not self._accepted):
             return SEND if in_flight < _FIRST_SENDS else ASK_SOON

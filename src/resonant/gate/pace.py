@@ -70,7 +70,7 @@ class Pace:
         self.rate = max(LOWEST_RATE, rate)
         self.held_at = self._filled_at = self._grown_at = now
         self._tokens = 0.0
-        self._stopped_until = self._fresh_from = -inf
+        self._stopped_until = self._fresh_from = self._last_sent = -inf
         self._rate_after_cut = inf
         self._doubling = share_bad is None
         self._usual = _Usual()
@@ -139,11 +139,12 @@ class Pace:
 
     def _note_accepted(self, sent_at: float, now: float) -> None:
         self._accepted.add(now)
-        sends = self._sends
-        sends.append(sent_at)
-        while sends[0] <= sent_at - SECOND:
-            sends.popleft()
-        self._most_sends = max(self._most_sends, len(sends))
+        self._last_sent = max(self._last_sent, sent_at)
+        if sent_at > self._last_sent - SECOND:  # not a late answer
+            self._sends.append(sent_at)
+        while self._sends[0] <= self._last_sent - SECOND:
+            self._sends.popleft()
+        self._most_sends = max(self._most_sends, len(self._sends))
 
     def _is_too_fast(self) -> bool:
         window, answers, bad = self._window, len(self._window), self._window.share_bad
