@@ -260,7 +260,9 @@ class Measurements:
             share_bad = (max(0, before - self._accepted) + 0.5) / (before + 1.5)
             needed = min(needed, max(_FEWEST_STREAK, log(_RARELY) / log(share_bad)))
         lasts = self.streak >= FEW and now - self.streak_since >= _LONG_STREAK_SECONDS
-        return (self.streak >= needed or lasts) and not 0 <= now - self.asked_at < _SOON_SECONDS
+        if (self.streak < needed and not lasts) or 0 <= now - self.asked_at < _SOON_SECONDS:
+            return False
+        return not (is_paced and self.has_just_accepted(now))
 
     def is_unknown(self, now: float) -> bool:
         """Return whether there are too few answers yet to know what the endpoint accepts."""

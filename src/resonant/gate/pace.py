@@ -76,7 +76,7 @@ class Pace:
         self._usual = _Usual()
         self._window, self._accepted, self._latency = Window(), Window(FEW), Latency()
         self._cuts = 0
-        self._is_judging = self._is_cut = False
+        self._is_judging = False
         # The sends of a second that were accepted, and the most of them since the last cut.
         self._sends: deque[float] = deque()
         self._most_sends = 0
@@ -168,7 +168,6 @@ class Pace:
         if accepted := self._accepted.per_second(now):
             known = 0.0 if self._cuts or self._rate_after_cut == inf else min(self.rate, self._rate_after_cut)
             self.rate = max(LOWEST_RATE, known, _CUT * min(self.rate, accepted / (1 - self._usual.share)))
-            self._is_cut = True
             self._judge_from(now, self._window.share_bad)
 
     def _judge_from(self, now: float, share_bad: float) -> None:
@@ -189,8 +188,8 @@ class Pace:
         excess, excess_at_cut = bad - self._usual.share, self._share_at_cut - self._usual.share
         has_helped = excess <= excess_at_cut / 2
         self._cuts = 0 if has_helped else self._cuts + 1
-        is_random = self._is_cut and bad >= _LEAST_RANDOM_SHARE and not self._latency.in_a_row
-        if 0 < self._cuts < _MOST_CUTS and not is_random:
+        is_clear = bad >= _LEAST_RANDOM_SHARE and not self._latency.in_a_row
+        if 0 < self._cuts < _MOST_CUTS - is_clear:
             self._cut(now)
             return
         self._cuts, self._rate_after_cut = 0, self.rate
