@@ -23,11 +23,11 @@ _FAR_ABOVE = 1.5
 # A cut is judged by the sends that begin a second after it, the window of most receivers: over 3 s, since 1 % shows late, and by
 # 10 answers, since fewer show no share.
 _JUDGED_SECONDS, _FEWEST_JUDGED = 3.0, 10
-# If a third still fails at the accepted rate, failures do not depend on the pace. If fewer fail, a token bucket that is a little
-# slower than the pace may be the cause, which three cuts would show.
+# If a third still fails after two cuts to the accepted rate, failures do not depend on the pace: a token bucket accepts more than
+# its rate at first, but not again. If fewer fail, a bucket that is a little slower than the pace may be the cause: a third cut.
 _LEAST_RANDOM_SHARE, _MOST_CUTS = 0.34, 3
-# More than usual is 2 % and two standard deviations: with 1.5, an endpoint that fails a quarter at random took a minute to
-# exceed 2 requests per second. More than half allows for 1.5 of a few answers: half may fail at random.
+# More than usual is 2.25 standard deviations: with 1.5, an endpoint that fails a quarter at random took a minute to exceed 2
+# requests per second. More than half allows for 1.5 of a few answers: half may fail at random. A usual share is at most 95 %.
 _SIGMAS, _MORE_THAN_HALF, _HALF_SIGMAS, _MOST_SHARE = 2.25, 0.55, 1.5, 0.95
 
 

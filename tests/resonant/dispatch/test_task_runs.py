@@ -109,7 +109,7 @@ async def test_an_endpoint_that_refuses_excess_gets_no_task_run_in_vain(tmp_path
     assert counts.delivered == EVENTS
     assert min(starts.attempts) >= 1
     assert len(starts.attempts) <= 1.1 * EVENTS
-    assert starts.retries >= 0.5 * (counts.attempts - EVENTS)
+    assert starts.retries >= 0.4 * (counts.attempts - EVENTS)
     claims = sum(token for (token,) in deliveries(tmp_path, "lease_token"))
     assert claims <= 1.5 * EVENTS, "what the gate would hold is not claimed"
 

@@ -29,10 +29,10 @@ def rates(seconds, *, fails, rate=20.0):
     return found
 
 
-def test_failures_that_do_not_depend_on_the_pace_cost_one_cut():
-    found = rates(12, fails=lambda _, sent: sent % 2)
-    assert min(found) == pytest.approx(10, rel=0.1)
-    assert max(found) > 100
+def test_failures_that_do_not_depend_on_the_pace_cost_two_cuts():
+    found = rates(18, fails=lambda _, sent: sent % 2)
+    assert min(found) == pytest.approx(5, rel=0.1)
+    assert max(found) > 50
 
 
 def test_a_limit_is_found_and_kept():

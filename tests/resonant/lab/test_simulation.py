@@ -96,12 +96,12 @@ def test_the_earlier_rate_is_reached_seconds_after_a_retry_after_to_all_requests
         assert sum(run.requests[46:50]) >= 4 * 150
 
 
-def test_after_an_outage_random_failures_of_half_of_the_requests_cost_little_time():
+def test_after_an_outage_random_failures_of_half_of_the_requests_cost_twice_the_time_at_most():
     for seed in SEEDS:
         simulation = Simulation(Scenario(failures=0.5), DEFAULT, seed=seed)
         simulation.run()
         # The last ones may wait for the end of their own long backoff.
-        assert sorted(simulation.journal.delivered_at)[-10] <= 30 + 80
+        assert sorted(simulation.journal.delivered_at)[-10] <= 30 + 100
 
 
 @pytest.mark.parametrize("failures", [0.3, pytest.param(0.5, marks=pytest.mark.slow)])
