@@ -18,6 +18,7 @@ from pydantic_core import to_jsonable_python
 from resonant.blocks.documents import DEFAULT_BLOCK_TYPE, require_endpoint, webhook_endpoints
 from resonant.blocks.loading import load_endpoint
 from resonant.blocks.webhook_endpoint import WebhookEndpoint
+from resonant.endpoint_settings import SETTINGS
 from resonant.errors import EndpointError, UnknownEndpoint
 from resonant.local.compatibility import schema_id
 from resonant.sinks.signing import check_new_secret
@@ -112,23 +113,13 @@ async def update_webhook_endpoint(
     kept_overrides = {status for status in block.status_overrides if status not in overrides}
     block.status_overrides = {**block.status_overrides, **overrides}
     await save_webhook_endpoint(name, block, overwrite=True, new_secret=fields.get("signing_secret"))
-    kept = {
-        "url": "its URL",
-        "signing_secret": "its signing secret",
-        "headers": f"{len(kept_headers)} of its headers" if kept_headers else "",
-        "policy": f"its policy {block.policy}",
-        "timeout": f"its timeout of {block.timeout:g} s",
-        "concurrency": f"its concurrency of {block.concurrency}",
-        "rate": f"its rate of {block.rate or 0:g} per second",
-        "status_overrides": f"{len(kept_overrides)} of its overrides" if kept_overrides else "",
-        "ca_file": "its certificates",
-        "proxy": "its proxy",
-        "client_certificate": "its client certificate",
-        "oauth_token_url": "its OAuth settings",
-        "mode": "its structured mode" if block.mode == "structured" else "",
-    }
+    values = {**dict(block), "headers": len(kept_headers), "status_overrides": len(kept_overrides)}
+    if block.mode == "binary":
+        values["mode"] = None
     return ", ".join(
-        words for name, words in kept.items() if words and name not in fields and getattr(block, name)
+        setting.kept.format(values[name])
+        for name, setting in SETTINGS.items()
+        if setting.kept and name not in fields and values[name]
     )
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, HttpUrl
 
 from resonant.blocks.documents import CAPABILITY, endpoint_name
 from resonant.delivery.attempt import Destination
+from resonant.endpoint_settings import SETTINGS
 from resonant.errors import EndpointError
 from resonant.events import Clock, Event
 from resonant.local.calls import StoredId, both_ways, surrounding_try
@@ -22,6 +23,14 @@ DOCUMENTATION_URL = HttpUrl("https://github.com/resonant-events/resonant/blob/ma
 LOGO_URL = HttpUrl("https://raw.githubusercontent.com/resonant-events/resonant/main/docs/images/logo.png")
 
 
+def described(name: str) -> Any:
+    """Return the field of a block for a setting."""
+    setting = SETTINGS[name]
+    options: dict[str, Any] = {"description": setting.description, **setting.limits}
+    options["default_factory" if setting.default is dict else "default"] = setting.default
+    return Field(**options)
+
+
 class EndpointBlock(Block, ABC):
     """A destination of events, configured by an operator."""
 
@@ -29,26 +38,10 @@ class EndpointBlock(Block, ABC):
     _documentation_url = DOCUMENTATION_URL
     _logo_url = LOGO_URL
 
-    policy: str | None = Field(
-        default=None, description="Name of the retry policy (RESONANT_POLICIES); the default policy if empty."
-    )
-    timeout: float = Field(
-        default=15.0,
-        gt=0,
-        le=600,
-        description="Time limit of one attempt in seconds, from connecting to the answer.",
-    )
-    concurrency: int | None = Field(
-        default=None,
-        ge=1,
-        description="Maximum concurrent sends in one run; RESONANT_ENDPOINT_CONCURRENCY if empty.",
-    )
-    rate: float | None = Field(
-        default=None,
-        gt=0,
-        le=10_000,
-        description="Maximum sends per second, shared by all runs; no limit if empty. A run reads a change when it starts.",
-    )
+    policy: str | None = described("policy")
+    timeout: float = described("timeout")
+    concurrency: int | None = described("concurrency")
+    rate: float | None = described("rate")
 
     if TYPE_CHECKING:  # Prefect's `load` has the type Any or a coroutine
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import AwareDatetime, Field, SecretStr
 
-from resonant.blocks.endpoint import EndpointBlock
+from resonant.blocks.endpoint import EndpointBlock, described
 from resonant.blocks.loading import load_endpoint
 from resonant.delivery.attempt import Destination
 from resonant.errors import EndpointError, NotReady, ResonantError, SendFailed
@@ -52,23 +52,11 @@ class WebhookEndpoint(EndpointBlock):
     _block_type_slug = "webhook-endpoint"
     _description = "An HTTP endpoint that Resonant delivers events to."
 
-    url: SecretStr = Field(
-        description="URL (http or https). Stored as a secret, since it may contain a token."
-    )
-    allow_private: bool = Field(
-        default=False,
-        description="Allow private and special addresses, such as 127.0.0.1 or 10.0.0.0/8. Otherwise, nothing is sent to them.",
-    )
+    url: SecretStr = described("url")
+    allow_private: bool = described("allow_private")
     # Not a SecretDict: Prefect's form shows an empty one as ******** and then cannot save it.
-    headers: SecretStr | None = Field(
-        default=None,
-        description='Headers sent with every event, as a JSON object: {"Authorization": "Bearer ..."}.',
-    )
-    signing_secret: SecretStr | None = Field(
-        default=None,
-        description="Standard Webhooks secret (whsec_ and base64) or Ed25519 private key (whsk_ and base64) that signs every "
-        "attempt.",
-    )
+    headers: SecretStr | None = described("headers")
+    signing_secret: SecretStr | None = described("signing_secret")
     previous_signing_secret: SecretStr | None = Field(
         default=None,
         description="The old secret, which also signs during a rotation.",
@@ -77,47 +65,18 @@ class WebhookEndpoint(EndpointBlock):
         default=None,
         description="Time when the old secret stops signing. Empty: it signs until it is removed.",
     )
-    mode: Mode = Field(
-        default="binary",
-        description="binary: the body is the event's data, and headers have its attributes. "
-        "structured: the body is the whole event, in JSON.",
-    )
-    status_overrides: dict[int, Category] = Field(
-        default_factory=dict,
-        description='Status codes to classify differently, such as {"404": "transient"}.',
-    )
-    ca_file: str | None = Field(
-        default=None, description="PEM file of certificates to trust instead of the public ones."
-    )
-    proxy: SecretStr | None = Field(
-        default=None,
-        description="HTTP proxy to connect through: http://USER:PASSWORD@HOST:PORT or https://. "
-        "none: connect directly. Empty: RESONANT_PROXY.",
-    )
-    client_certificate: SecretStr | None = Field(
-        default=None,
-        description="Certificate (PEM, with those of its issuers) that identifies Resonant to the receiver (mutual TLS).",
-    )
-    client_key: SecretStr | None = Field(
-        default=None, description="Private key (PEM, without a passphrase) of the client certificate."
-    )
-    oauth_token_url: SecretStr | None = Field(
-        default=None,
-        description="OAuth 2.0: URL of the token endpoint. Tokens are sent as the header Authorization. Stored as a secret, "
-        "since its query may contain one.",
-    )
-    oauth_client_id: str | None = Field(default=None, description="OAuth 2.0: client id.")
-    oauth_client_secret: SecretStr | None = Field(default=None, description="OAuth 2.0: client secret.")
-    oauth_scope: str | None = Field(
-        default=None, description="OAuth 2.0: requested scopes, separated by spaces."
-    )
-    oauth_audience: str | None = Field(
-        default=None, description="OAuth 2.0: requested audience, which some servers need."
-    )
-    oauth_authentication: Authentication = Field(
-        default="basic",
-        description="OAuth 2.0: send client id and secret as Basic authentication (basic) or in the body (body).",
-    )
+    mode: Mode = described("mode")
+    status_overrides: dict[int, Category] = described("status_overrides")
+    ca_file: str | None = described("ca_file")
+    proxy: SecretStr | None = described("proxy")
+    client_certificate: SecretStr | None = described("client_certificate")
+    client_key: SecretStr | None = described("client_key")
+    oauth_token_url: SecretStr | None = described("oauth_token_url")
+    oauth_client_id: str | None = described("oauth_client_id")
+    oauth_client_secret: SecretStr | None = described("oauth_client_secret")
+    oauth_scope: str | None = described("oauth_scope")
+    oauth_audience: str | None = described("oauth_audience")
+    oauth_authentication: Authentication = described("oauth_authentication")
 
     def header_values(self, name: str) -> dict[str, str]:
         """Return the headers, which are secret.

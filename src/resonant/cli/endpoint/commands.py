@@ -23,6 +23,7 @@ from resonant.cli.endpoint import options as given
 from resonant.cli.endpoint import view as endpoint_view
 from resonant.cli.subscription import given as subscription_given
 from resonant.display import counted
+from resonant.endpoint_settings import NETWORK
 from resonant.errors import EndpointError, NotReady, UnknownEndpoint
 from resonant.events import Attempt, Event, Lease, rfc3339
 from resonant.sinks.signing import new_secret, public_key, scheme_of
@@ -67,7 +68,7 @@ def add(
         typer.Option(
             "--allow-private",
             help="Allow private addresses, such as 127.0.0.1.",
-            rich_help_panel=given.NETWORK,
+            rich_help_panel=NETWORK,
         ),
     ] = False,
     overwrite: Annotated[
@@ -156,15 +157,11 @@ def update(
         typer.Option(
             "--allow-private/--refuse-private",
             help="Allow or refuse private addresses.",
-            rich_help_panel=given.NETWORK,
+            rich_help_panel=NETWORK,
         ),
     ] = None,
     clear: Annotated[
-        list[given.Clearable] | None,
-        typer.Option(
-            metavar="FIELD",
-            help="Reset headers, overrides, policy, concurrency, rate, ca-file, proxy, client-cert or oauth; repeatable.",
-        ),
+        list[given.Clearable] | None, typer.Option(metavar="FIELD", help=given.CLEAR_HELP)
     ] = None,
 ) -> None:
     """Change only the given settings of an endpoint. `rotate-secret` changes its signing secret.

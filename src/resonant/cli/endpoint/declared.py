@@ -20,6 +20,7 @@ from resonant.blocks.catalog import begin_rotation
 from resonant.cli import options
 from resonant.cli.endpoint import declared_subscriptions
 from resonant.cli.endpoint import options as given
+from resonant.endpoint_settings import SETTINGS
 from resonant.errors import EndpointError
 from resonant.settings import Settings, first_problem
 from resonant.sinks.network.client_certificate import check_new_certificate
@@ -36,20 +37,10 @@ _OVERLAP = timedelta(hours=24)
 # An alias repeats at most this many values.
 _MOST_REPEATED = 1_000
 _ROTATION = ("previous_signing_secret", "previous_signing_secret_until")
-_FIELDS = [name for name in WebhookEndpoint.model_fields if name not in _ROTATION]
+_FIELDS = [name for name in WebhookEndpoint.model_fields if name in SETTINGS]
 _OTHERS = ("name", declared_subscriptions.KEY)
-_SECRET_FIELDS = (
-    "url",
-    "headers",
-    "signing_secret",
-    "proxy",
-    "client_certificate",
-    "client_key",
-    "oauth_token_url",
-    "oauth_client_secret",
-)
+_SECRETS = [name for name, setting in SETTINGS.items() if setting.secret and name != "headers"]
 _URLS = ("url", "oauth_token_url")
-_REFERENCES = ("signing_secret", "client_key", "oauth_client_secret")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +170,10 @@ def _block(
     for key in fields:
         if key not in _FIELDS:
             raise ValueError(f"unknown setting {key!r}{did_you_mean(str(key), [*_FIELDS, *_OTHERS])}")
-    for key in _REFERENCES:
+    for key in (name for name, setting in SETTINGS.items() if setting.reference):
         if not str(fields.get(key, "env:")).startswith(("env:", "file:")):
             raise ValueError(f"its {key} must be env:NAME or file:PATH, so that the file has no secret")
-    for key in fields.keys() & set(_SECRET_FIELDS) - {"headers"}:
+    for key in fields.keys() & _SECRETS:
         fields[key] = SecretStr(resolved(fields[key]))
     if headers := fields.pop("headers", None):
         fields["headers"] = _headers(headers, resolved)
@@ -212,7 +203,7 @@ def as_written(row: Mapping[str, Any]) -> dict[str, str]:
     A token URL is shown without its query, and a proxy without its user and password.
     """
     given = {f"header {key}": value for key, value in (row.get("headers") or {}).items()}
-    given |= {key: row[key] for key in _SECRET_FIELDS if row.get(key) is not None and key != "headers"}
+    given |= {key: row[key] for key in _SECRETS if row.get(key) is not None}
     shown_as: dict[str, Callable[[str], str]] = {
         "url": str,
         "oauth_token_url": without_query,
@@ -307,7 +298,7 @@ def _differences(name: str, saved: WebhookEndpoint, declared: WebhookEndpoint) -
         if key == "headers":
             with contextlib.suppress(EndpointError):  # the saved ones cannot be used
                 old, new = saved.header_values(name) or None, declared.header_values(name) or None
-        if old != new and key in _SECRET_FIELDS:
+        if old != new and SETTINGS[key].secret:
             yield key, f"{key} {'removed' if new is None else 'added' if old is None else 'changed'}"
         elif old != new:
             yield key, f"{key} {json.dumps(old)} → {json.dumps(new)}"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, make_dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from resonant.cli import options
+from resonant.endpoint_settings import SETTINGS, Setting
 from resonant.errors import EndpointError
 
 if TYPE_CHECKING:
@@ -21,35 +22,17 @@ if TYPE_CHECKING:
 
 # The statuses of HTTP that an endpoint may classify differently.
 STATUSES = range(100, 600)
-OAUTH_FIELDS = {
-    f"oauth_{field}"
-    for field in ("token_url", "client_id", "client_secret", "scope", "audience", "authentication")
-}
-# The options for secrets. Each takes the name of a file; those for URLs take it after @.
-_SECRETS = {
-    "proxy": "--proxy",
-    "oauth_token_url": "--oauth-token-url",
-    "client_certificate": "--client-cert",
-    "client_key": "--client-key",
-    "oauth_client_secret": "--oauth-client-secret-file",
-}
-_URLS = ("proxy", "oauth_token_url")
-# The panels of the help texts.
-NETWORK, SIGNING, _OAUTH = "Network and TLS", "Signatures", "OAuth 2.0"
-
-
-class Clearable(StrEnum):
-    """The settings that ``endpoint update --clear`` resets."""
-
-    HEADERS = "headers"
-    OVERRIDES = "overrides"
-    POLICY = "policy"
-    CONCURRENCY = "concurrency"
-    RATE = "rate"
-    CA_FILE = "ca-file"
-    PROXY = "proxy"
-    CLIENT_CERT = "client-cert"
-    OAUTH = "oauth"
+# The smallest value of an option whose number must be above 0.
+_LEAST = 0.001
+# A panel of the help texts.
+SIGNING = "Signatures"
+# What --clear resets: settings with entries first.
+_CLEARABLE = dict.fromkeys(
+    each.clear for each in sorted(SETTINGS.values(), key=lambda each: each.kind != list[str]) if each.clear
+)
+*_FIRST, _LAST = _CLEARABLE
+CLEAR_HELP = f"Reset {', '.join(_FIRST)} or {_LAST}; repeatable."
+Clearable = StrEnum("Clearable", {each: each for each in _CLEARABLE})  # type: ignore[misc]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,21 +78,23 @@ class Changes:
         from resonant.sinks.oauth import OAuth
 
         options.known_policy(self.fields.get("policy"), settings)
-        url = self.fields.get("url")
+
+        def plain(field: str) -> str:
+            return self.fields[field].get_secret_value() if field in self.fields else ""
+
         client_id = self.fields.get("oauth_client_id")
-        proxy, token_url, chain, key, client_secret = (
-            self.fields[field].get_secret_value() if field in self.fields else "" for field in _SECRETS
-        )
+        chain, key = plain("client_certificate"), plain("client_key")
+        token_url, client_secret = plain("oauth_token_url"), plain("oauth_client_secret")
         try:
             if chain:
                 check_new_certificate(name, chain, datetime.now(UTC))
             Endpoint(
                 name=name,
-                url=url.get_secret_value() if url else "https://host.invalid/",
+                url=plain("url") or "https://host.invalid/",
                 headers=self.headers,
                 signing_secrets=() if secret is None else (secret,),
                 allow_private=may_be_private or bool(self.fields.get("allow_private")),
-                proxy=proxy_of(name, proxy, lambda: None),
+                proxy=proxy_of(name, plain("proxy"), lambda: None),
                 # Of a saved endpoint, a renewed certificate may keep its key.
                 client_certificate=certificate_of(name, chain, key) if chain and key else None,
                 # Of a saved endpoint, one of them may be changed.
@@ -121,124 +106,30 @@ class Changes:
             raise options.Misuse(str(error)) from None
 
 
-@dataclass(frozen=True, slots=True)
-class SettingOptions:
-    """The options that ``endpoint add`` and ``endpoint update`` share."""
+def _option(setting: Setting) -> Any:
+    """Return the type of a command's parameter."""
+    if setting.name == "policy":  # the shell completes it
+        return options.Policy
+    option = typer.Option(
+        setting.option,
+        metavar=setting.metavar,
+        help=setting.help,
+        rich_help_panel=setting.panel,
+        min=setting.limits.get("ge", _LEAST) if setting.limits else None,
+        max=setting.limits.get("le"),
+    )
+    return Annotated[setting.kind | None, option]
 
-    header: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME:VALUE",
-            help="A header to send with every event; repeatable. @FILE reads it from a file.",
-        ),
-    ] = None
-    policy: options.Policy = None
-    timeout: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SECONDS",
-            min=0.001,
-            max=600,
-            help="Deadline for one attempt; default for a new endpoint: 15.",
-        ),
-    ] = None
-    concurrency: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Concurrent sends per run, instead of the default limit."),
-    ] = None
-    rate: Annotated[
-        float | None,
-        typer.Option(
-            metavar="N",
-            min=0.001,
-            max=10_000,
-            help="Sends per second across all processes; no limit by default.",
-        ),
-    ] = None
-    override: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="STATUS=CATEGORY",
-            help="Classify a status differently, such as 404=transient; repeatable.",
-        ),
-    ] = None
-    ca_file: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="CA certificates (PEM) to trust instead of the public ones.",
-            rich_help_panel=NETWORK,
-        ),
-    ] = None
-    proxy: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            help="HTTP proxy to connect through, instead of RESONANT_PROXY; none: connect directly. @FILE reads it from a file.",
-            rich_help_panel=NETWORK,
-        ),
-    ] = None
-    client_certificate: Annotated[
-        str | None,
-        typer.Option(
-            "--client-cert",
-            metavar="FILE",
-            help="Certificate (PEM, with those of its issuers) that identifies Resonant to the receiver; its content is saved.",
-            rich_help_panel=NETWORK,
-        ),
-    ] = None
-    client_key: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="Private key (PEM, no passphrase) of the client certificate; its content is saved.",
-            rich_help_panel=NETWORK,
-        ),
-    ] = None
-    mode: Annotated[
-        Literal["binary", "structured"] | None,
-        typer.Option(
-            metavar="MODE",
-            help="binary: the body is the event's data, and headers have its attributes; the default for a new endpoint. "
-            "structured: the body is the whole event, in JSON.",
-        ),
-    ] = None
-    oauth_token_url: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            help="URL of the token endpoint; tokens are requested with client credentials. @FILE reads it from a file.",
-            rich_help_panel=_OAUTH,
-        ),
-    ] = None
-    oauth_client_id: Annotated[
-        str | None, typer.Option(metavar="ID", help="Client id.", rich_help_panel=_OAUTH)
-    ] = None
-    oauth_client_secret: Annotated[
-        str | None,
-        typer.Option(
-            "--oauth-client-secret-file",
-            metavar="FILE",
-            help="File that contains the client secret; it is saved.",
-            rich_help_panel=_OAUTH,
-        ),
-    ] = None
-    oauth_scope: Annotated[
-        str | None,
-        typer.Option(metavar="SCOPES", help="Requested scopes, separated by spaces.", rich_help_panel=_OAUTH),
-    ] = None
-    oauth_audience: Annotated[
-        str | None,
-        typer.Option(metavar="AUDIENCE", help="Requested audience.", rich_help_panel=_OAUTH),
-    ] = None
-    oauth_authentication: Annotated[
-        Literal["basic", "body"] | None,
-        typer.Option(
-            metavar="HOW",
-            help="Send client id and secret as Basic authentication (basic, the default) or in the body (body).",
-            rich_help_panel=_OAUTH,
-        ),
-    ] = None
+
+_Given: Any = make_dataclass(
+    "_Given",
+    [(each.name, _option(each), field(default=None)) for each in SETTINGS.values() if each.help],
+    frozen=True,
+)
+
+
+class SettingOptions(_Given):  # type: ignore[misc]
+    """The options that ``endpoint add`` and ``endpoint update`` share."""
 
     def changes(self, *, url: str | None, allow_private: bool | None) -> Changes:
         """Parse the options.
@@ -250,31 +141,32 @@ class SettingOptions:
         Raises:
             Misuse: a header is not ``NAME:VALUE``, an override not ``STATUS=CATEGORY``, or standard input is empty.
         """
-        fields = asdict(self) | {"allow_private": allow_private}
-        headers = dict(map(_header, fields.pop("header") or []))
-        overrides = dict(map(_override, fields.pop("override") or []))
-        found = {name: value for name, value in fields.items() if value is not None}
-        for name in (each for each in _SECRETS if each in found):
-            option, text = f"{_SECRETS[name]} {found[name]}", found[name]
-            if name not in _URLS or text.startswith("@"):
-                text = options.text_of_file(text.removeprefix("@") if name in _URLS else text, option)
-            if not text.strip():
-                raise options.Misuse(f"{option.strip()} is empty")
-            found[name] = secret(text.strip() if name in _URLS else text)
+        given = asdict(self) | {"allow_private": allow_private}
+        headers = dict(map(_header, given.pop("headers") or []))
+        overrides = dict(map(_override, given.pop("status_overrides") or []))
+        found = {
+            name: _saved(SETTINGS[name], value) if SETTINGS[name].secret else value
+            for name, value in given.items()
+            if value is not None
+        }
         if url is not None:
             found["url"] = secret(line_of_stdin("the URL") if url == "-" else url)
         return Changes(found, headers, overrides)
 
 
+def _saved(setting: Setting, given: str) -> SecretStr:
+    """Return a secret from the value of its option or the file that this names."""
+    option, text, may_be_text = f"{setting.option} {given}", given, setting.file == "@"
+    if not may_be_text or text.startswith("@"):
+        text = options.text_of_file(text.removeprefix("@") if may_be_text else text, option)
+    if not text.strip():
+        raise options.Misuse(f"{option.strip()} is empty")
+    return secret(text.strip() if may_be_text else text)
+
+
 def cleared_fields(clear: list[Clearable] | None) -> set[str]:
     """Return the names of the block's fields to reset to their defaults."""
-    names = {
-        Clearable.OVERRIDES: {"status_overrides"},
-        Clearable.CA_FILE: {"ca_file"},
-        Clearable.CLIENT_CERT: {"client_certificate", "client_key"},
-        Clearable.OAUTH: OAUTH_FIELDS,
-    }
-    return {name for each in clear or [] for name in names.get(each, {each.value})}
+    return {name for name, setting in SETTINGS.items() if setting.clear in (clear or [])}
 
 
 def secret(text: str) -> SecretStr:

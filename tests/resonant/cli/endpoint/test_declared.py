@@ -1,5 +1,6 @@
 """Endpoints declared in a file."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from pydantic import SecretStr
 from resonant.blocks import WebhookEndpoint
 from resonant.cli.endpoint import declared
 from resonant.cli.endpoint.declared import check_new_secrets, compare, exported, parse
+from resonant.cli.endpoint.importing import import_
 from resonant.cli.options import Misuse
+from resonant.endpoint_settings import SETTINGS
 from resonant.errors import EndpointError
 from resonant.settings import load_settings
 
@@ -43,6 +46,10 @@ def shop(fields="", folder=Path(), **options) -> WebhookEndpoint:
 )
 def test_a_file_is_yaml_or_json(text):
     assert read(text) == {"shop": WebhookEndpoint(url=SecretStr(URL))}
+
+
+def test_the_help_of_import_names_every_setting():
+    assert SETTINGS.keys() <= set(re.findall(r"\w+", import_.__doc__))
 
 
 def test_a_file_without_endpoints_declares_none():
