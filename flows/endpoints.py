@@ -5,10 +5,12 @@ from prefect.states import Completed
 
 from flows.failing import fail_with_message
 from flows.naming import named
+from resonant.blocks.documents import endpoint_documents
 from resonant.configured import open_configured_store
 from resonant.gate.pausing import pause, resume
 from resonant.settings import load_settings
-from tasks.replay import check_endpoint, who_runs_this
+from resonant.storing import require_known
+from tasks.replay import who_runs_this
 
 
 @flow(flow_run_name=named("pause", "endpoint"), persist_result=False)
@@ -21,7 +23,7 @@ async def pause_endpoint(endpoint: str, reason: str | None = None) -> State[None
         reason: One line that is shown with the endpoint's state.
     """
     async with open_configured_store(load_settings()) as store:
-        await check_endpoint(store, endpoint)
+        await require_known(store, endpoint, endpoint_documents)
         return Completed(message=(await pause(store, endpoint, who=who_runs_this(), reason=reason)).text)
 
 
@@ -37,6 +39,6 @@ async def resume_endpoint(endpoint: str, now: bool = False) -> State[None]:
         now: Also make its parked deliveries due now.
     """
     async with open_configured_store(load_settings()) as store:
-        await check_endpoint(store, endpoint)
+        await require_known(store, endpoint, endpoint_documents)
         resumed = await resume(store, endpoint, who=who_runs_this(), send_parked=now)
         return Completed(message=resumed.text)

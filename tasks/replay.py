@@ -19,7 +19,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import deployment, flow_run
 from prefect.states import Failed
 
-from resonant.blocks.documents import require_endpoint
+from resonant.blocks.documents import endpoint_documents
 from resonant.dead_letters.replay import ReplayRequest, plan, take_dead_letters
 from resonant.dead_letters.triage import group_by_cause
 from resonant.dispatch.caller import get_caller
@@ -31,13 +31,9 @@ from resonant.events import Lease, minute
 from resonant.settings import Settings
 from resonant.store import WorkerStore
 from resonant.store.audit import audited
-from resonant.store.views.known_names import (
-    known_endpoints,
-    why_no_such_code,
-    why_no_such_ids,
-    why_not_this_source,
-)
+from resonant.store.views.known_names import why_no_such_code, why_no_such_ids, why_not_this_source
 from resonant.store.views.selection import Selection
+from resonant.storing import require_known
 from tasks.wiring import emit_as_task, ended, open_dispatcher, say_outcomes, send_due
 
 PROGRESS_ARTIFACT = "replay-progress"
@@ -60,23 +56,13 @@ async def check_names(store: WorkerStore, selection: Selection, to: str | None =
         UnknownName: the code is unknown, no event has one of the ids, or the source is missing or wrong.
     """
     for endpoint in filter(None, (selection.endpoint, to)):
-        await check_endpoint(store, endpoint)
+        await require_known(store, endpoint, endpoint_documents)
     if selection.code and (why := await store.read(why_no_such_code, selection.code)):
         raise UnknownName(why)
     if why := await store.read(why_no_such_ids, selection.ids):
         raise UnknownName(why)
     if why := await store.read(why_not_this_source, selection.ids, selection.source, option="source"):
         raise UnknownName(why)
-
-
-async def check_endpoint(store: WorkerStore, endpoint: str) -> None:
-    """Refuse an unknown endpoint.
-
-    Raises:
-        UnknownEndpoint: neither the store nor Prefect knows it.
-    """
-    if endpoint not in await store.read(known_endpoints):
-        await require_endpoint(endpoint)
 
 
 def who_runs_this() -> str:

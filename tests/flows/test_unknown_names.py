@@ -32,10 +32,11 @@ async def test_an_unknown_endpoint_in_a_form_fails_its_run(flow, dry_run):
             {"code": "connection_refused"},
             "no failure has the code 'connection_refused': did you mean connect_refused",
         ),
+        ({"endpoint": "removed-sinse"}, "no endpoint is named 'removed-sinse': did you mean removed-since?"),
         ({"ids": ["evt_1", "evt_2"]}, "no event has the id evt_2"),
         ({"since": "2026-01-31T12:00:00"}, "the time 2026-01-31T12:00:00 has no time zone"),
     ],
-    ids=["code", "id", "time"],
+    ids=["code", "endpoint of the store", "id", "time"],
 )
 async def test_another_typo_in_a_form_fails_its_run(selection, said):
     state = await replay_dead_letters(**selection, return_state=True)

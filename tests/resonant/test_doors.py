@@ -104,7 +104,7 @@ OUTCOMES = {
     ),
     "unknown endpoint": Outcome(
         refused(422, "command", "task", "flow"),
-        "no endpoint is named 'file-endpoint/dors': did you mean file-endpoint/doors?",
+        "no endpoint is named 'file-endpoint/dors': did you mean file-endpoint/doors",
         accepted=0,
         endpoint="file-endpoint/dors",
     ),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, TypeVar
 
 from resonant import output
-from resonant.cli.command_store import CommandStore, on_prefect, run_async
+from resonant.cli.command_store import CommandStore
 from resonant.cli.options import Misuse
 from resonant.errors import EndpointError, ResonantError
 from resonant.suggestions import did_you_mean, no_such_endpoint
@@ -117,22 +118,23 @@ def _known_names(store: CommandStore, endpoint: str) -> set[str]:
 
     Importing Prefect takes two seconds, so the store remembers an endpoint that Prefect knows.
     """
-    from resonant.local.server import known_url
-    from resonant.store.views.known_names import known_endpoints
+    from resonant.local.server import known_url, prefect_server
+    from resonant.storing import known_with
 
-    stored = store.read(known_endpoints)
-    if endpoint in stored or known_url(store.settings) is None:
-        return stored
-    try:
-        with on_prefect():
-            from resonant.blocks.documents import endpoint_documents
+    configured: set[str] = set()
 
-            configured = set(run_async(endpoint_documents()))
-    except ResonantError:  # no server answers
-        return stored
+    async def find_others() -> set[str]:
+        if known_url(store.settings) is not None:
+            with contextlib.suppress(ResonantError), prefect_server(store.settings, runs_flows=False):
+                from resonant.blocks.documents import endpoint_documents
+
+                configured.update(await endpoint_documents())
+        return configured
+
+    known = store.run(lambda opened: known_with(opened, endpoint, find_others))
     if endpoint in configured:
         remember(store, [endpoint])
-    return stored | configured
+    return known
 
 
 def is_in_audit(store: CommandStore, endpoint: str) -> bool:
