@@ -1,7 +1,6 @@
 """``python -m benches [NAME ...] [--events N] [--rounds N]``: runs benches and prints the results as a table.
 
-A bench that fails prints its error, and the rest continue. ``python -m benches plot FILE`` draws the comparison that
-``--json FILE`` wrote, ``python -m benches profile`` profiles an emission, ``python -m benches simulations`` prints the table of
+A bench that fails prints its error, and the rest continue. ``python -m benches simulations`` prints the table of
 docs/retries.md, and ``python -m benches failing_types`` measures whether a type of event that always fails stops the others.
 """
 
@@ -9,50 +8,21 @@ import argparse
 import importlib
 import sys
 from pathlib import Path
-from typing import Any
 
 from benches.comparing import Interrupted, in_one_line, measure_apart, say, show
 from benches.contenders import RAW_LOOP
 from benches.results import Results, write_results
 from benches.standings import show_standings
 
-BENCHES = (
-    "up",
-    "endpoints",
-    "sustained",
-    "enqueue",
-    "delivery",
-    "task_lane",
-    "memory",
-    "rate",
-    "dead_letters",
-    "export",
-    "growth",
-    "comparison",
-    "outage",
-    "backlog",
-    "isolation",
-    "pressure",
-    "latency",
-    "commands",
-    "producers",
-    "serve",
-)
-# The benches that accept ``--only``.
-_IN_PARTS = ("up", "endpoints", "comparison", "outage", "isolation", "pressure", "latency", "serve")
-_COMMANDS = {
-    "failing_types": "benches.failing_types",
-    "plot": "benches.plot",
-    "profile": "benches.profiling",
-    "simulations": "benches.simulations",
-}
+BENCHES = ("up", "endpoints", "comparison", "outage", "isolation", "pressure", "latency")
+_COMMANDS = ("failing_types", "simulations")
 _INTERRUPTED = 130
 
 
 def main() -> None:
     """Run the named benches, or all, each in its own process."""
-    if command := _COMMANDS.get(" ".join(sys.argv[1:2])):
-        importlib.import_module(command).main(sys.argv[2:])
+    if (command := " ".join(sys.argv[1:2])) in _COMMANDS:
+        importlib.import_module(f"benches.{command}").main(sys.argv[2:])
         return
     parser = argparse.ArgumentParser(
         "python -m benches", description="Run benches; each result is a ratio to a baseline."
@@ -68,8 +38,8 @@ def main() -> None:
         action="append",
         metavar="PART",
         default=[],
-        help="run only the contenders of the comparison (and the raw loop), or parts of outage, isolation, pressure, latency, up, "
-        "endpoints and serve, whose names contain this; repeatable",
+        help="run only the contenders of the comparison (and the raw loop), or parts of other benches, whose names contain this; "
+        "repeatable",
     )
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(BENCHES):
@@ -83,9 +53,9 @@ def _run(arguments: argparse.Namespace) -> int:
     code = 0
     for name in arguments.names or BENCHES:
         say(name)
-        options: dict[str, Any] = {"only": arguments.only} if name in _IN_PARTS else {}
         try:
-            results.add(name, measure_apart(f"benches.{name}", arguments.events, arguments.rounds, **options))
+            found = measure_apart(f"benches.{name}", arguments.events, arguments.rounds, arguments.only)
+            results.add(name, found)
         except KeyboardInterrupt as interrupt:
             results.add(name, interrupt.found if isinstance(interrupt, Interrupted) else [])
             results.failed[name] = "interrupted"

@@ -8,10 +8,10 @@ import statistics
 import sys
 import textwrap
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 from benches.tables import number, print_table
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Round = Callable[[], Awaitable[float]]
 
 _ROUNDS = 3
 _ERROR_WIDTH = 300
@@ -102,7 +101,7 @@ def is_chosen(name: str, only: Sequence[str]) -> bool:
 
 
 def measure_apart(
-    module: str, count: int | None, rounds: int | None, **options: Any
+    module: str, count: int | None, rounds: int | None, only: Sequence[str]
 ) -> list[Comparison | Standing]:
     """Run a bench in its own process.
 
@@ -110,40 +109,22 @@ def measure_apart(
         module: the bench's module.
         count: events per round; None for the bench's default.
         rounds: number of rounds; None for the bench's default.
-        options: other options of this bench.
+        only: parts of names; empty for all.
     """
-    found: list[Comparison | Standing] = apart(_measure, module, count, rounds, options)
-    if options.get("only") and not found:
-        raise ValueError(f"--only {min(options['only'])!r} selects nothing: see the text of {module}")
+    found: list[Comparison | Standing] = apart(_measure, module, count, rounds, only)
+    if only and not found:
+        raise ValueError(f"--only {min(only)!r} selects nothing: see the text of {module}")
     return found
 
 
 def _measure(
-    module: str, count: int | None, rounds: int | None, options: dict[str, Any]
+    module: str, count: int | None, rounds: int | None, only: Sequence[str]
 ) -> list[Comparison | Standing]:
     bench = importlib.import_module(module)
     found: list[Comparison | Standing] = bench.run(
-        count or bench.EVENTS, rounds or getattr(bench, "ROUNDS", _ROUNDS), **options
+        count or bench.EVENTS, rounds or getattr(bench, "ROUNDS", _ROUNDS), only
     )
     return found
-
-
-async def in_turn(ours: Round, baseline: Round, rounds: int) -> tuple[list[float], list[float]]:
-    """Run A B A B after a warm-up round of each, and return the values of both."""
-    measured = await all_in_turn([ours, baseline], rounds)
-    return measured[0], measured[1]
-
-
-async def all_in_turn(sides: Sequence[Round], rounds: int) -> list[list[float]]:
-    """Run A B C A B C after a warm-up round of each, and return the values of each."""
-    measured: list[list[float]] = [[] for _ in sides]
-    for turn in range(rounds + 1):
-        values = [await side() for side in sides]
-        say(f"  round {turn or 'to warm up'}: {' against '.join(map(number, values))}")
-        if turn:
-            for list_, value in zip(measured, values, strict=True):
-                list_.append(value)
-    return measured
 
 
 class Stopwatch:

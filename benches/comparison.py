@@ -14,6 +14,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 from benches.comparing import Comparison, Interrupted, apart, in_one_line, is_chosen, say
@@ -25,12 +26,10 @@ from benches.contenders import (
     CELERY,
     CONTENDERS,
     DRAMATIQ,
-    EMPTY_TASKS,
     OBAN,
     PGQUEUER,
     PROCRASTINATE,
     RAW_LOOP,
-    TASK,
 )
 from benches.contenders.contender import Contender, Place, Running
 from benches.processes import PeakMemory, wait_until_quiet
@@ -77,59 +76,24 @@ class _Target(NamedTuple):
 
 
 # The target ratios.
+_rate = partial(_Target, "throughput", "events/s", events_per_second)
+_cpu = partial(_Target, "CPU with services", "ms an event", all_cpu_ms)
 _TARGETS = (
-    _Target("throughput", "events/s", events_per_second, TASK, EMPTY_TASKS, at_least=0.9),
-    _Target("throughput", "events/s", events_per_second, BULK, RAW_LOOP, at_least=0.7),
-    _Target("throughput", "events/s", events_per_second, BULK_TWICE, DRAMATIQ, at_least=1.5),
-    _Target("throughput", "events/s", events_per_second, BULK_TWICE, CELERY, at_least=3),
+    _rate(BULK, RAW_LOOP, at_least=0.7),
+    _rate(BULK_TWICE, DRAMATIQ, at_least=1.5),
+    _rate(BULK_TWICE, CELERY, at_least=3),
     _Target("CPU", "ms an event", cpu_ms, BULK_TWICE, DRAMATIQ, at_most=0.45),
-    *(
-        _Target(
-            "throughput with faults",
-            "events/s",
-            events_per_second,
-            ours,
-            RAW_LOOP,
-            at_least=0.85,
-            kind=faulty,
-        )
-        for ours in (BULK, BULK_POSTGRESQL)
-    ),
-    _Target(
-        "throughput with faults", "events/s", events_per_second, BULK_TWICE, DRAMATIQ, at_least=2, kind=faulty
-    ),
-    _Target(
-        "CPU with faults and services",
-        "ms an event",
-        all_cpu_ms,
-        BULK_TWICE,
-        DRAMATIQ,
-        at_most=0.45,
-        kind=faulty,
-    ),
+    _rate(BULK, RAW_LOOP, at_least=0.85, kind=faulty),
+    _rate(BULK_POSTGRESQL, RAW_LOOP, at_least=0.85, kind=faulty),
+    _rate(BULK_TWICE, DRAMATIQ, at_least=2, kind=faulty),
+    _cpu(BULK_TWICE, DRAMATIQ, at_most=0.45, kind=faulty),
     *(
         target
         for theirs in (PROCRASTINATE, AWA, OBAN, PGQUEUER)
-        for faults, kind in (("", plain), (" with faults", faulty))
+        for kind in (plain, faulty)
         for target in (
-            _Target(
-                f"throughput{faults}",
-                "events/s",
-                events_per_second,
-                BULK_POSTGRESQL,
-                theirs,
-                at_least=1,
-                kind=kind,
-            ),
-            _Target(
-                f"CPU{faults} and services",
-                "ms an event",
-                all_cpu_ms,
-                BULK_POSTGRESQL,
-                theirs,
-                at_most=1,
-                kind=kind,
-            ),
+            _rate(BULK_POSTGRESQL, theirs, at_least=1, kind=kind),
+            _cpu(BULK_POSTGRESQL, theirs, at_most=1, kind=kind),
         )
     ),
 )
@@ -184,7 +148,7 @@ def _compare(standings: dict[str, Standing]) -> list[Comparison]:
         if both := sorted(of_ours.keys() & of_theirs.keys()):
             found.append(
                 Comparison(
-                    f"{target.what}, {ours.name.removeprefix('Resonant, ')}",
+                    f"{target.what}{' with faults' if target.kind is faulty else ''}, {ours.name.removeprefix('Resonant, ')}",
                     target.unit,
                     [target.value(of_ours[turn]) for turn in both],
                     [target.value(of_theirs[turn]) for turn in both],
@@ -219,16 +183,15 @@ def _measure(running: Running, receiver: Receiver, count: int) -> Visit:
     running.enqueue(events(warm_up))
     _wait(running, receiver, _WARM_UP_SECONDS + warm_up / _STUCK)
     without_faults = _deliver(running, receiver, count, faults=0)
-    return Visit(
-        without_faults, _deliver(running, receiver, count, faults=_FAULTS) if running.sends else None
-    )
+    return Visit(without_faults, _deliver(running, receiver, count, faults=_FAULTS))
 
 
 def _wait(running: Running, receiver: Receiver, seconds: float) -> tuple[float, float]:
     """Wait until the last enqueued events are done; return the times of the first and the last of them."""
-    receipts = receiver.wait(seconds) if running.sends else None
-    called = running.wait() if running.wait else (0.0, 0.0)
-    return (receipts.first_at, receipts.last_at) if receipts else called
+    receipts = receiver.wait(seconds)
+    if running.wait:
+        running.wait()
+    return receipts.first_at, receipts.last_at
 
 
 def _latencies(running: Running, receiver: Receiver, count: int, *, faults: float) -> list[float]:
@@ -252,21 +215,18 @@ def _latencies(running: Running, receiver: Receiver, count: int, *, faults: floa
 
 
 def _deliver(running: Running, receiver: Receiver, count: int, *, faults: float) -> Delivered:
-    latencies = _latencies(running, receiver, count, faults=faults) if running.sends else []
+    latencies = _latencies(running, receiver, count, faults=faults)
     _settle(running)
     given = events(count)
     workers, services = running.worker_tree, running.service_trees
     receiver.expect(count, faults=faults)
     with workers.stopped(running.is_free):
-        enqueue_began = time.monotonic()
         running.enqueue(given)
-        enqueued_after = time.monotonic() - enqueue_began
         cpu_before = workers.cpu_seconds()
         of_services_before = {name: tree.cpu_seconds() for name, tree in services.items()}
     with PeakMemory(workers) as memory:
         first_at, last_at = _wait(running, receiver, 60 + count / _STUCK)
     _settle(running)
-    received = receiver.so_far()
     return Delivered(
         events_per_second=count / (last_at - first_at),
         cpu_ms=(workers.cpu_seconds() - cpu_before) / count * 1000,
@@ -275,10 +235,6 @@ def _deliver(running: Running, receiver: Receiver, count: int, *, faults: float)
             for name, tree in services.items()
         },
         peak_megabytes=memory.megabytes,
-        quiet_after=time.monotonic() - last_at,
-        requests=received.requests,
-        duplicates=received.duplicates,
-        enqueue_seconds=enqueued_after,
         latencies=latencies,
     )
 
@@ -288,5 +244,5 @@ def _settle(running: Running) -> None:
 
 
 def _in_short(visit: Visit) -> str:
-    text = f"{number(visit.plain.events_per_second)} events/s, {visit.plain.cpu_ms:.2f} ms of CPU"
-    return text + (f"; with faults {number(visit.faulty.events_per_second)} events/s" if visit.faulty else "")
+    rates = [number(each.events_per_second) for each in (visit.plain, visit.faulty)]
+    return f"{rates[0]} events/s, {visit.plain.cpu_ms:.2f} ms of CPU; with faults {rates[1]} events/s"

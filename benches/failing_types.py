@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 from benches.comparing import in_one_line, is_chosen, say
-from benches.lanes import Lane
 from benches.results import machine
 from benches.tables import number, print_table
 from benches.typed_receiver import BAD, Conduct
 from benches.typed_run import GOOD, Load, Run, measure
+from resonant.dispatch.limits import Lane
 
 _SECONDS, _LEAST_SECONDS = 90, 40
 _INTERRUPTED = 130

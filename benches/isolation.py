@@ -25,8 +25,8 @@ from benches.surroundings import (
     empty_home,
     events,
     give_up_all,
+    kept_prefect_server,
     postgresql,
-    prefect_server,
     save_endpoint,
     wait_for_runs,
 )
@@ -36,9 +36,9 @@ from resonant.store import WorkerStore
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from benches.lanes import Lane
     from benches.outage_receiver import Kind, OutageReceiver
     from benches.receiver import Receiver
+    from resonant.dispatch.limits import Lane
 
 EVENTS, ROUNDS = 2_000, 3
 _DEAD_EVENTS = 8_000
@@ -170,7 +170,7 @@ def _draining(
         healthy = stack.enter_context(counting_receiver())
         bad = stack.enter_context(outage_receiver(Behaviour(kind)))
         bad.listen_after(0)
-        api_url = stack.enter_context(prefect_server(settings))
+        stack.enter_context(kept_prefect_server(settings))
         runner = stack.enter_context(asyncio.Runner())
         runner.run(save_endpoint(healthy.url))
         store = runner.run(WorkerStore.open(settings.store_url))
@@ -178,7 +178,7 @@ def _draining(
         variables = {"BENCH_LANE": lane, "BENCH_ENDPOINT": ""}
         command = python("benches.contenders.workers.drain")
         stack.enter_context(kept(command, log=settings.home.parent / "drain.log", variables=variables))
-        runner.run(wait_for_runs(api_url, 1))
+        runner.run(wait_for_runs(os.environ["PREFECT_API_URL"], 1))
         yield runner, store, healthy, bad
 
 

@@ -14,18 +14,18 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection, func, select
 
 from benches.comparing import Comparison, apart, is_chosen, say
-from benches.lanes import Lane
 from benches.outage_receiver import Behaviour, Notes, OutageReceiver, outage_receiver
 from benches.processes import kept, python
 from benches.surroundings import (
     ENDPOINT,
     empty_home,
     events,
+    kept_prefect_server,
     postgresql,
-    prefect_server,
     save_endpoint,
     wait_for_runs,
 )
+from resonant.dispatch.limits import Lane
 from resonant.settings import Settings
 from resonant.store import WorkerStore, schema
 from resonant.store.shared.gates import read_gates
@@ -175,13 +175,13 @@ def _measure(scenario: Scenario, count: int) -> Outcome:
         if scenario.drains > 1:
             url = os.environ["RESONANT_DATABASE_URL"] = stack.enter_context(postgresql()).url
         receiver = stack.enter_context(outage_receiver(scenario.behaviour))
-        api_url = stack.enter_context(prefect_server(settings))
+        stack.enter_context(kept_prefect_server(settings))
         runner = stack.enter_context(asyncio.Runner())
         runner.run(save_endpoint(receiver.url))
         store = runner.run(WorkerStore.open(url))
         stack.callback(lambda: runner.run(store.close()))
         stack.enter_context(_drains(settings, scenario))
-        runner.run(wait_for_runs(api_url, scenario.drains))
+        runner.run(wait_for_runs(os.environ["PREFECT_API_URL"], scenario.drains))
         return runner.run(_watch(store, receiver, scenario, count))
 
 

@@ -109,13 +109,6 @@ def counting_receiver() -> Iterator[Receiver]:
         cast("IO[bytes]", process.stdin).close()
 
 
-@contextlib.contextmanager
-def receiver() -> Iterator[str]:
-    """Run a receiver during the block, and yield its URL."""
-    with counting_receiver() as running:
-        yield running.url
-
-
 class _Count:
     """Counts requests, and chooses their answers."""
 

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 from benches.comparing import Comparison
-from benches.standings import Delivered, Standing, Visit
+from benches.standings import Standing
 
 _PACKAGES = (
     "aiohttp",
@@ -70,23 +70,6 @@ def write_results(path: Path, results: Results) -> None:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1) + "\n")
-
-
-def read_results(path: Path) -> Results:
-    """Read a file written by ``write_results``."""
-    document = json.loads(path.read_text())
-    comparisons = [(fields.pop("bench"), Comparison(**fields)) for fields in document["comparisons"]]
-    return Results(comparisons, list(map(_standing, document["standings"])), document["failed"])
-
-
-def _standing(fields: dict[str, Any]) -> Standing:
-    visits = {int(turn): _visit(each) for turn, each in fields.pop("visits").items()}
-    return Standing(**fields, visits=visits)
-
-
-def _visit(fields: dict[str, Any]) -> Visit:
-    faulty = fields["faulty"]
-    return Visit(Delivered(**fields["plain"]), None if faulty is None else Delivered(**faulty))
 
 
 def machine() -> dict[str, Any]:

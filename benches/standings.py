@@ -3,22 +3,22 @@
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Self
 
 import numpy as np
 
 from benches.tables import number, print_table
 
-Kind = Callable[["Visit"], "Delivered | None"]
+Kind = Callable[["Visit"], "Delivered"]
 Value = Callable[["Delivered"], float]
 
 _OF_RAW = "of raw"
 _HEADINGS = (
     *("contender", "at once", "faults"),
     *("events/s", _OF_RAW, "CPU ms", _OF_RAW, "and of", "peak MB", _OF_RAW),
-    *("added ms p50", "of bare", "and p99", "of bare"),
+    *("added ms p50", "and p99"),
 )
-_ENOUGH_FOR_P99 = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +30,6 @@ class Delivered:
         cpu_ms: CPU time of all sending processes, in milliseconds per event.
         services_cpu_ms: CPU time of their services until they were idle again, in milliseconds per event, by name.
         peak_megabytes: resident memory of the sending processes; shared memory counts in each.
-        quiet_after: seconds from the last receipt until workers and services were idle.
-        requests: received by the receiver.
-        duplicates: requests for events that were already accepted.
-        enqueue_seconds: seconds to enqueue the events beforehand, while the workers were stopped.
         latencies: seconds from enqueuing an event in an idle system until its receipt, measured beforehand with other
             events. For contenders that store nothing, they begin just before the worker's call, after it has read the file.
     """
@@ -42,10 +38,6 @@ class Delivered:
     cpu_ms: float
     services_cpu_ms: dict[str, float]
     peak_megabytes: float
-    quiet_after: float
-    requests: int
-    duplicates: int
-    enqueue_seconds: float
     latencies: list[float]
 
 
@@ -55,11 +47,11 @@ class Visit:
 
     Attributes:
         plain: the delivery without faults.
-        faulty: the delivery with a 503 for the first attempt of a fifth of the events; None if it sends nothing.
+        faulty: the delivery with a 503 for the first attempt of a fifth of the events.
     """
 
     plain: Delivered
-    faulty: Delivered | None
+    faulty: Delivered
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +74,7 @@ class Standing:
 
     def delivered(self, kind: Kind) -> dict[int, Delivered]:
         """Return the deliveries without or with faults, by the number of the round."""
-        return {turn: found for turn, visit in self.visits.items() if (found := kind(visit)) is not None}
+        return {turn: kind(visit) for turn, visit in self.visits.items()}
 
     def values(self, kind: Kind, value: Value) -> list[float]:
         """Return a value for each round that has one."""
@@ -98,44 +90,21 @@ class Standing:
         latencies = self.latencies(kind)
         return float(np.percentile(latencies, percentile)) * 1000 if latencies else None
 
-    def added_latency_ms(self, bare: Self, kind: Kind, percentile: float) -> float | None:
-        """Return a percentile minus the same percentile of another standing."""
-        ours, theirs = (each.latency_ms(kind, percentile) for each in (self, bare))
-        return None if ours is None or theirs is None else ours - theirs
-
     def latencies(self, kind: Kind) -> list[float]:
         """Return all rounds' latencies."""
         return [latency for each in self.delivered(kind).values() for latency in each.latencies]
 
 
-def plain(visit: Visit) -> Delivered | None:
-    """Return the delivery without faults."""
-    return visit.plain
-
-
-def faulty(visit: Visit) -> Delivered | None:
-    """Return the delivery with faults."""
-    return visit.faulty
-
-
-def events_per_second(each: Delivered) -> float:
-    """Return the throughput."""
-    return each.events_per_second
-
-
-def cpu_ms(each: Delivered) -> float:
-    """Return the CPU time of the sending processes."""
-    return each.cpu_ms
+plain: Kind = attrgetter("plain")
+faulty: Kind = attrgetter("faulty")
+events_per_second: Value = attrgetter("events_per_second")
+cpu_ms: Value = attrgetter("cpu_ms")
+_peak_megabytes: Value = attrgetter("peak_megabytes")
 
 
 def all_cpu_ms(each: Delivered) -> float:
     """Return the CPU time of the sending processes and their services."""
     return each.cpu_ms + sum(each.services_cpu_ms.values())
-
-
-def peak_megabytes(each: Delivered) -> float:
-    """Return the peak memory of the sending processes."""
-    return each.peak_megabytes
 
 
 # The part of the events whose first attempt fails.
@@ -162,11 +131,6 @@ def show_standings(standings: Sequence[Standing], raw: Standing | None) -> None:
         p50, p99 = (raw.latency_ms(kind, percentile) if raw else None for percentile in (50, 99))
         if p50 is not None and p99 is not None:
             print(f"bare call, {faults} faults: p50 {number(p50)} ms, p99 {number(p99)} ms")
-    counts = [count for each in standings for kind in _KINDS.values() if (count := len(each.latencies(kind)))]
-    if counts and min(counts) < _ENOUGH_FOR_P99:
-        print(
-            f"latencies per row: {min(counts)} to {max(counts)}; with fewer than {_ENOUGH_FOR_P99}, p99 is close to the largest"
-        )
     for each in standings:
         if each.remark:
             print(f"{each.name}: {each.remark}")
@@ -185,9 +149,8 @@ def _row(standing: Standing, raw: Standing | None, faults: str, kind: Kind) -> l
         *measured(events_per_second, with_range=True),
         *measured(cpu_ms),
         _services(standing, kind),
-        *measured(peak_megabytes),
-        *_added_latency(standing, raw, kind, 50),
-        *_added_latency(standing, raw, kind, 99),
+        *measured(_peak_megabytes),
+        *(_added_latency(standing, raw, kind, percentile) for percentile in (50, 99)),
     ]
 
 
@@ -199,11 +162,6 @@ def _services(standing: Standing, kind: Kind) -> str:
     return ", ".join(f"{name} {number(statistics.median(values))}" for name, values in found.items())
 
 
-def _added_latency(
-    standing: Standing, raw: Standing | None, kind: Kind, percentile: float
-) -> tuple[str, str]:
-    added = standing.added_latency_ms(raw, kind, percentile) if raw else None
-    bare = raw.latency_ms(kind, percentile) if raw else None
-    if added is None or bare is None:
-        return "", ""
-    return f"{added:,.1f}", f"{added / bare + 1:,.1f}"
+def _added_latency(standing: Standing, raw: Standing | None, kind: Kind, percentile: float) -> str:
+    ours, bare = (each.latency_ms(kind, percentile) if each else None for each in (standing, raw))
+    return "" if ours is None or bare is None else f"{ours - bare:,.1f}"

@@ -16,7 +16,6 @@ from pathlib import Path
 import asyncpg
 import httpx
 
-from benches.comparing import say
 from benches.processes import kept, piped, python
 from resonant.dead_letters.cancel import cancel
 from resonant.events import Event, new_event_id
@@ -33,7 +32,6 @@ _UP_SECONDS = 120.0
 _DRAIN_SECONDS = 120.0
 _IN_TRANSACTION = """SELECT count(*) FROM pg_stat_activity
 WHERE backend_type = 'client backend' AND state <> 'idle' AND pid <> pg_backend_pid()"""
-_RECORDING_SECONDS = 120.0
 
 
 class Missing(Exception):
@@ -91,13 +89,6 @@ def kept_prefect_server(settings: Settings) -> Iterator[ServerProcess]:
 
 
 @contextlib.contextmanager
-def prefect_server(settings: Settings) -> Iterator[str]:
-    """Start a server as ``kept_prefect_server`` does, and yield its API's URL."""
-    with kept_prefect_server(settings):
-        yield os.environ["PREFECT_API_URL"]
-
-
-@contextlib.contextmanager
 def shipped_receiver(journal: Path, log: Path) -> Iterator[str]:
     """Run `python -m resonant.testing` during the block, and yield its URL."""
     command = python("resonant.testing", "--journal", str(journal))
@@ -145,14 +136,14 @@ async def wait_for_runs(api_url: str, number: int, **of: object) -> None:
     await asyncio.sleep(2.0)  # until they have opened the store
 
 
-async def save_endpoint(url: str, name: str = ENDPOINT, *, rate: float | None = None) -> None:
+async def save_endpoint(url: str, name: str = ENDPOINT) -> None:
     """Save a receiver as an endpoint, by default the events' endpoint. Prefect must already point at its server."""
     from pydantic import SecretStr
 
     from resonant.blocks.catalog import save_webhook_endpoint
     from resonant.blocks.webhook_endpoint import WebhookEndpoint
 
-    endpoint = WebhookEndpoint(url=SecretStr(url), allow_private=True, rate=rate)
+    endpoint = WebhookEndpoint(url=SecretStr(url), allow_private=True)
     await save_webhook_endpoint(name, endpoint, overwrite=False)
 
 
@@ -161,22 +152,6 @@ async def give_up_all(store: WorkerStore) -> None:
     while await store.unfinished():
         await cancel(store, Selection(), who="bench")
         await asyncio.sleep(1)
-
-
-async def recorded_task_runs(api_url: str, flow_run_id: object, count: int) -> int:
-    """Wait until the server has recorded the end of this many task runs of a flow run; return how many it has."""
-    query = {
-        "flow_runs": {"id": {"any_": [str(flow_run_id)]}},
-        "task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}},
-    }
-    recorded, give_up_at = 0, time.monotonic() + _RECORDING_SECONDS
-    async with httpx.AsyncClient(base_url=api_url, trust_env=False) as client:
-        while recorded < count and time.monotonic() < give_up_at:
-            await asyncio.sleep(0.25)
-            recorded = (await client.post("/task_runs/count", json=query)).json()
-    if recorded < count:
-        say(f"  the server recorded only {recorded} of {count} task runs")
-    return recorded
 
 
 @contextlib.contextmanager
@@ -250,18 +225,7 @@ def redis() -> Iterator[Redis]:
 
 def events(count: int) -> list[Event]:
     """Make events with 300 bytes of data."""
-    return [parse_event(line) for line in lines(count)]
-
-
-def lines(count: int) -> list[bytes]:
-    """Make input lines of events with 300 bytes of data."""
-    return [_line(number) for number in range(count)]
-
-
-def write_lines(path: Path, count: int) -> Path:
-    """Write a file of input lines."""
-    path.write_bytes(b"\n".join(lines(count)))
-    return path
+    return [parse_event(_line(number)) for number in range(count)]
 
 
 def _line(number: int) -> bytes:

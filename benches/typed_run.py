@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, func, select
 
-from benches.lanes import Lane
 from benches.processes import kept, python
 from benches.surroundings import DATA_BYTES, ENDPOINT, empty_home, postgresql
 from benches.typed_receiver import BAD, Conduct, TypedReceiver, typed_receiver
+from resonant.dispatch.limits import Lane
 from resonant.events import Event
 from resonant.store import WorkerStore, schema
 from resonant.store.shared.gates import read_gates

@@ -12,9 +12,9 @@ import time
 from collections.abc import Sequence
 
 import httpx
+from httpx_aiohttp import AiohttpTransport
 
 from benches.comparing import Comparison, Stopwatch, is_chosen, say
-from benches.delivery import post_all
 from benches.processes import Tree, wait_until_quiet
 from benches.receiver import Receiver, counting_receiver
 from benches.surroundings import ENDPOINT, empty_home, events, running_up, save_endpoint
@@ -84,7 +84,7 @@ class _Up:
         rates, bare, cpu = [], [], []
         for _ in range(self._rounds):
             self._wait_until_quiet()
-            bare.append(await post_all(self._receiver.url, count, self._in_flight))
+            bare.append(await _post_all(self._receiver.url, count, self._in_flight))
             before = self._up.cpu_seconds()
             with Stopwatch() as watch:
                 await self._store.enqueue(events(count), ENDPOINT)
@@ -216,6 +216,22 @@ class _Up:
 
     def _wait_until_quiet(self) -> None:
         wait_until_quiet([self._up], _QUIET_SECONDS)
+
+
+async def _post_all(url: str, count: int, in_flight: int) -> float:
+    """Post events in a bare httpx loop; return how many per second."""
+    left = iter(events(count))
+
+    async def one_after_the_other(client: httpx.AsyncClient) -> None:
+        for event in left:
+            headers = {"content-type": "application/json"}
+            answer = await client.post(url, content=event.body, headers=headers)
+            answer.raise_for_status()
+
+    with Stopwatch() as watch:
+        async with httpx.AsyncClient(transport=AiohttpTransport(), trust_env=False) as client:
+            await asyncio.gather(*(one_after_the_other(client) for _ in range(in_flight)))
+    return count / watch.seconds
 
 
 async def _task_runs() -> int:

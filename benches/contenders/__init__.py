@@ -7,7 +7,7 @@ transport, with a client for each thread. Each uses its own retries: at most fou
 
 from benches.contenders.contender import Contender
 from benches.contenders.ours import ours
-from benches.contenders.plain import EMPTY_TASKS, NAIVE_TASKS, RAW_LOOP
+from benches.contenders.plain import RAW_LOOP
 from benches.contenders.postgresql import AWA, OBAN, PGQUEUER, PROCRASTINATE
 from benches.contenders.queues import CELERY, DRAMATIQ, HUEY
 
@@ -19,17 +19,13 @@ __all__ = [
     "CELERY",
     "CONTENDERS",
     "DRAMATIQ",
-    "EMPTY_TASKS",
     "HUEY",
-    "NAIVE_TASKS",
     "OBAN",
     "PGQUEUER",
     "PROCRASTINATE",
     "RAW_LOOP",
-    "TASK",
 ]
 
-TASK = ours("task", "SQLite")
 BULK = ours("bulk", "SQLite")
 BULK_POSTGRESQL = ours("bulk", "PostgreSQL")
 BULK_TWICE = ours("bulk", "SQLite", processes=2)
@@ -38,8 +34,6 @@ CONTENDERS: dict[str, Contender] = {
     each.name: each
     for each in (
         RAW_LOOP,
-        EMPTY_TASKS,
-        NAIVE_TASKS,
         CELERY,
         DRAMATIQ,
         HUEY,
@@ -47,7 +41,7 @@ CONTENDERS: dict[str, Contender] = {
         AWA,
         OBAN,
         PGQUEUER,
-        TASK,
+        ours("task", "SQLite"),
         ours("task", "PostgreSQL"),
         ours("task", "SQLite", processes=2),
         ours("task", "PostgreSQL", processes=2),

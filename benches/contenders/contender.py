@@ -41,7 +41,6 @@ class Running:
         enqueue: enqueues events; returns when they have been accepted.
         workers: the ids of the processes that send, without their children.
         services: the process ids of the workers' services (Redis, PostgreSQL, Prefect's server), by name.
-        sends: whether the receiver gets the enqueued events.
         wait: only for contenders that store nothing: waits until the worker has processed the last enqueued events, and
             returns the monotonic times when its first call began and its last call ended. Call it after each ``enqueue``.
         is_free: returns whether no worker holds a lock that delays the acceptance of events.
@@ -50,7 +49,6 @@ class Running:
     enqueue: Callable[[Sequence[Event]], None]
     workers: Sequence[int]
     services: dict[str, int] = field(default_factory=dict)
-    sends: bool = True
     wait: Callable[[], tuple[float, float]] | None = None
     is_free: Callable[[], bool] = lambda: True
 

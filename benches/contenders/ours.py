@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 from benches.contenders.contender import IN_FLIGHT, Contender, Place, Running
-from benches.lanes import Lane
 from benches.processes import kept, python
 from benches.surroundings import (
     ENDPOINT,
@@ -20,6 +19,7 @@ from benches.surroundings import (
     save_endpoint,
     sqlite_is_free,
 )
+from resonant.dispatch.limits import Lane
 from resonant.events import Event
 from resonant.store import WorkerStore
 

@@ -4,9 +4,9 @@ import asyncio
 import os
 from typing import cast
 
-from benches.lanes import Lane
 from benches.surroundings import ENDPOINT
 from flows.emit import emit_events
+from resonant.dispatch.limits import Lane
 from resonant.dispatch.run.event_loop import use_uvloop
 
 _RUN_FOR_SECONDS = 86_400.0
