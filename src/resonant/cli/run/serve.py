@@ -66,6 +66,9 @@ def serve(
     Clients need a token of `resonant token create`. A drain, such as that of `resonant up`, sends the events.
     Several servers may use one store. /docs describes the interface.
     """
+    from resonant.intake.serving.compatibility import check_uvicorn
+
+    check_uvicorn()
     from resonant.intake.serving.quiet_log import log_without_repeats
     from resonant.intake.serving.server import listen
 
