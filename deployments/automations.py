@@ -24,7 +24,7 @@ from prefect.exceptions import ObjectNotFound
 
 from resonant.errors import ResonantError
 from resonant.local.work_pool import LOST, WORK_POOL
-from resonant.metrics.alerts import EVENT_RAISED, EVENT_RECOVERED, Condition
+from resonant.metrics.alerts import EVENT_RAISED, EVENT_RECOVERED, AlertCondition
 from resonant.settings import Settings
 
 CRASHED = "resonant: mark runs without heartbeats as crashed"
@@ -88,7 +88,7 @@ def replay(deployment: UUID) -> Automation:
             expect={EVENT_RECOVERED},
             match={
                 "prefect.resource.id": "resonant.endpoint.*",
-                "resonant.condition": Condition.ERROR_RATE.value,
+                "resonant.condition": AlertCondition.ERROR_RATE.value,
             },
             threshold=1,
         ),

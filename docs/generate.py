@@ -263,14 +263,14 @@ def _values(literal: Any) -> str:
 def _http() -> Iterator[str]:
     from resonant.intake.description.markdown import markdown  # noqa: PLC0415
     from resonant.intake.description.openapi import openapi  # noqa: PLC0415
-    from resonant.intake.limits import Limits  # noqa: PLC0415
+    from resonant.intake.limits import IntakeLimits  # noqa: PLC0415
 
     yield "# HTTP API"
     yield (
         "`resonant serve` answers these requests. A server describes itself in the same words at `/docs`, and as an OpenAPI 3.1 "
         "document at `/openapi.json`."
     )
-    yield markdown(openapi(Limits(), needs_token=True))
+    yield markdown(openapi(IntakeLimits(), needs_token=True))
 
 
 def _python() -> Iterator[str]:

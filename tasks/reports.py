@@ -73,7 +73,7 @@ async def store_failed_runs(store: WorkerStore, warn: Callable[[str], object] = 
             except EndpointError as error:
                 problems[name] = str(error)
         usable = [each for each in watches if each.endpoint not in problems]
-        report = _Report(store, client, settled=now - _SETTLED_AFTER_SECONDS, latest=now + _AHEAD_SECONDS)
+        report = _RunReader(store, client, settled=now - _SETTLED_AFTER_SECONDS, latest=now + _AHEAD_SECONDS)
         if usable:
             stored += await report.store_late(usable)
         # Usually all are at the same time. Those that are behind must not delay the others.
@@ -86,7 +86,7 @@ async def store_failed_runs(store: WorkerStore, warn: Callable[[str], object] = 
     return summary if watches else f"{summary}: no automation is enabled on this Prefect server"
 
 
-class _Report:
+class _RunReader:
     """Reads runs from Prefect, and stores their events for watches. All times are by the clock of Prefect's server.
 
     Args:

@@ -19,7 +19,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from deployments import automations
 from deployments.automations import CRASHED, NOTIFY, NOTIFY_SILENT, REPLAY, apply_automations, mark_crashed
 from resonant.errors import ResonantError
-from resonant.metrics.alerts import Condition, Crossing, event_of
+from resonant.metrics.alerts import AlertCondition, Crossing, event_of
 from resonant.settings import load_settings
 from support.sites import site
 from support.waiting import until
@@ -120,7 +120,7 @@ def found(server) -> dict[str, dict]:
     return {each["name"]: each for each in ours}
 
 
-async def emit(what, *, condition=Condition.ERROR_RATE, endpoint="hooks") -> None:
+async def emit(what, *, condition=AlertCondition.ERROR_RATE, endpoint="hooks") -> None:
     now = time.time()
     crossing = Crossing(what, condition, endpoint, 0.5, 0.25, "hooks: in words", now, SINCE.timestamp())
     async with get_events_client(checkpoint_every=1) as client:
@@ -198,9 +198,9 @@ async def test_an_alert_notifies_when_it_begins_and_when_it_ends(server, inbox):
     await apply_automations(load_settings())
     await settle(inbox)
 
-    await emit("raised", condition=Condition.LATENCY)
+    await emit("raised", condition=AlertCondition.LATENCY)
     await exactly(1, lambda: messages(inbox), inbox)
-    await emit("recovered", condition=Condition.LATENCY)
+    await emit("recovered", condition=AlertCondition.LATENCY)
 
     assert await exactly(2, lambda: messages(inbox), inbox) == [
         {"subject": "Resonant: latency raised", "body": "hooks: in words"},
@@ -224,7 +224,7 @@ async def test_once_enabled_the_automation_replays_only_for_a_recovered_endpoint
         return [each for each in replays_started(server) if each["id"] not in before]
 
     await emit("raised", endpoint=endpoint)
-    await emit("recovered", endpoint=endpoint, condition=Condition.DEAD_LETTERS)
+    await emit("recovered", endpoint=endpoint, condition=AlertCondition.DEAD_LETTERS)
     await emit("recovered", endpoint=endpoint)
 
     runs = await exactly(2, started, inbox)

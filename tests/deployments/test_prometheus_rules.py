@@ -17,7 +17,7 @@ from resonant.metrics.alerts import (
     HELD_SHARE,
     MANY_ATTEMPTS,
     OVERDUE,
-    Condition,
+    AlertCondition,
     percent,
 )
 from resonant.settings import DEFAULT_POLICY, Settings
@@ -161,7 +161,7 @@ def test_each_alert_is_defined_once_and_each_condition_of_the_flow_has_one():
         each.alert for each in DEFINITIONS if each.alert
     )
     conditions = [each.condition for each in DEFINITIONS if each.condition]
-    assert sorted(conditions) == sorted(Condition)
+    assert sorted(conditions) == sorted(AlertCondition)
 
 
 def test_each_alert_has_a_section_in_the_runbook():

@@ -3,7 +3,7 @@
 import re
 
 from resonant.events import EventKey
-from resonant.metrics.alerts import Condition, Crossing
+from resonant.metrics.alerts import AlertCondition, Crossing
 from resonant.store.queue.own_events import NewDeadLetter, gate_facts
 from resonant.store.shared.gates import Gate
 from support.pages import PROJECT
@@ -20,7 +20,7 @@ def test_the_table_has_the_keys_of_each_kind_of_event():
     dead_letter = NewDeadLetter(
         1, 1, EventKey("/shop", "evt_1"), "order.paid", "orders", 0.0, "exhausted", 1, FAILURE
     )
-    crossing = Crossing("raised", Condition.GONE, "orders", 1.0, 0.0, "in words", 0.0, 0.0)
+    crossing = Crossing("raised", AlertCondition.GONE, "orders", 1.0, 0.0, "in words", 0.0, 0.0)
     assert {name: keys for name, *keys in rows} == {
         "resonant.endpoint.…": [*gate_facts(gate, gate)],
         "resonant.delivery.dead": [*dead_letter.to_report(0.0).data],

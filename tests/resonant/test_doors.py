@@ -17,7 +17,7 @@ from flows.emit import emit_events
 from resonant import Event
 from resonant.dead_letters.erase import Erasure, erase
 from resonant.errors import ResonantError
-from resonant.intake.limits import Limits
+from resonant.intake.limits import IntakeLimits
 from resonant.prefect import emit
 from resonant.store.views.known_names import remember_endpoints
 from support.commands import run_in_process
@@ -141,7 +141,7 @@ class Doors:
 
     def http(self, given, endpoint):
         query = "" if endpoint is None else f"?endpoint={endpoint}"
-        with posting(self.desk, limits=Limits(event_bytes=MOST_BYTES)) as client:
+        with posting(self.desk, limits=IntakeLimits(event_bytes=MOST_BYTES)) as client:
             answered = client.post(json.dumps(given), query=query)
         return answer(f"{answered.status_code} {answered.text}", is_refusal=answered.is_error)
 

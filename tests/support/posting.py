@@ -8,7 +8,7 @@ import httpx
 
 from resonant.intake.access.tokens import Access, OpenAccess
 from resonant.intake.app import create_app
-from resonant.intake.limits import Limits
+from resonant.intake.limits import IntakeLimits
 from resonant.intake.meters import Meters
 from resonant.store.views.known_names import remember_endpoints
 from support.desk import Desk
@@ -45,13 +45,13 @@ class Client:
 
 @contextmanager
 def posting(
-    desk: Desk, *, access: Access | None = None, limits: Limits | None = None, **options: Any
+    desk: Desk, *, access: Access | None = None, limits: IntakeLimits | None = None, **options: Any
 ) -> Iterator[Client]:
     desk.write(remember_endpoints, ["orders", "billing"])
     meters = Meters()
     layer = options.pop("layer", lambda app: app)
     app = create_app(
-        desk.store, access=access or OpenAccess(), limits=limits or Limits(), meters=meters, **options
+        desk.store, access=access or OpenAccess(), limits=limits or IntakeLimits(), meters=meters, **options
     )
     http = httpx.AsyncClient(transport=httpx.ASGITransport(layer(app)), base_url="http://intake.test")
     yield Client(desk, http, meters)

@@ -69,7 +69,7 @@ async def load_endpoint(name: str) -> EndpointBlock:
     return block
 
 
-async def _read_together(name: str) -> "_Read":
+async def _read_together(name: str) -> "_Found":
     """Read the document of a ``webhook-endpoint``. Reads that begin at the same time share a request."""
     loop = asyncio.get_running_loop()
     if loop not in _batches:
@@ -82,7 +82,7 @@ async def _read_together(name: str) -> "_Read":
     return await asyncio.shield(reading)
 
 
-class _Read(NamedTuple):
+class _Found(NamedTuple):
     """The endpoints found, by name, and the names to suggest for missing ones."""
 
     found: dict[str, StoredEndpoint]
@@ -90,20 +90,20 @@ class _Read(NamedTuple):
 
 
 # The names that each event loop is about to read.
-_batches: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[set[str], asyncio.Task[_Read]]] = (
+_batches: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[set[str], asyncio.Task[_Found]]] = (
     WeakKeyDictionary()
 )
 
 
-async def _read_batch(names: set[str]) -> _Read:
+async def _read_batch(names: set[str]) -> _Found:
     await asyncio.sleep(0)  # until the other reads of this moment have begun
     del _batches[asyncio.get_running_loop()]
     found = await webhook_endpoints(names, include_secrets=True)
     # Finding similar names among thousands takes a second, which would block a drain.
     if 0 < len(names) - len(found) <= _MOST_COMPARED:
         similar = await endpoint_documents()
-        return _Read(found, similar if len(similar) <= MOST_NAMES else ())
-    return _Read(found, ())
+        return _Found(found, similar if len(similar) <= MOST_NAMES else ())
+    return _Found(found, ())
 
 
 async def load_endpoints(

@@ -15,7 +15,7 @@ from resonant.suggestions import did_you_mean, no_such_endpoint
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from resonant.store.audit import Action
+    from resonant.store.audit import AuditAction
 
 T = TypeVar("T")
 
@@ -167,7 +167,9 @@ def remember(store: CommandStore, names: Collection[str]) -> None:
     _note(lambda: store.run(lambda opened: opened.write(remember_endpoints, names)))
 
 
-def note_change(store: CommandStore, saved: Collection[str], action: Action, **selection: object) -> bool:
+def note_change(
+    store: CommandStore, saved: Collection[str], action: AuditAction, **selection: object
+) -> bool:
     """Record a change of endpoints in the store and its audit; drains that could not open the saved ones try again at once.
 
     Args:

@@ -16,7 +16,7 @@ from resonant.errors import ConflictingEvent, StoreError
 from resonant.intake.access.tokens import Access, OpenAccess
 from resonant.intake.description import docs_page
 from resonant.intake.description.openapi import openapi
-from resonant.intake.limits import Limits
+from resonant.intake.limits import IntakeLimits
 from resonant.intake.meters import Meters
 from resonant.intake.problems import Problem
 from resonant.intake.requests.handshake import handshake
@@ -33,7 +33,7 @@ def create_app(
     store: Store,
     *,
     access: Access,
-    limits: Limits,
+    limits: IntakeLimits,
     meters: Meters,
     allowed_origins: Collection[str] = (),
     routes: Sequence[Route] = (),

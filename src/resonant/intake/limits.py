@@ -11,7 +11,7 @@ TURN = "resonant.turn"
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class IntakeLimits:
     """The limits of a request, of a connection, and of the process.
 
     Attributes:

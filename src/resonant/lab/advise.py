@@ -13,7 +13,7 @@ from resonant.lab.history import History
 from resonant.lab.scenario import Scenario
 from resonant.lab.simulation import simulate
 
-Setting = Literal["policy", "rate", "timeout"]
+AdvisedSetting = Literal["policy", "rate", "timeout"]
 
 # The minimum number of attempts for advice.
 FEWEST_ATTEMPTS = 100
@@ -71,7 +71,7 @@ class Proposal:
         before, after: the predictions with each value; None if nothing was simulated.
     """
 
-    setting: Setting
+    setting: AdvisedSetting
     now: str
     then: str
     reason: str

@@ -6,7 +6,7 @@ from statistics import mean
 from typing import get_args
 
 from resonant.delivery.retry import Jitter, RetryPolicy
-from resonant.lab.results import Result
+from resonant.lab.results import SimulationResult
 from resonant.lab.scenario import Scenario
 from resonant.lab.simulation import simulate
 
@@ -29,7 +29,7 @@ class Variant:
 
     policy: str
     has_gate: bool
-    results: Sequence[Result]
+    results: Sequence[SimulationResult]
 
     def mean(self, figure: str) -> float:
         """Return a figure's mean over the seeds."""

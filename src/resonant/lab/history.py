@@ -25,7 +25,7 @@ _THROTTLED = 429
 _a, _d = schema.attempts.c, schema.deliveries.c
 
 
-class Outage(NamedTuple):
+class PastOutage(NamedTuple):
     """An interval with failed attempts and no delivery: its bounds, seconds since the epoch, and the kind of failure."""
 
     start: float
@@ -50,7 +50,7 @@ class Answered(NamedTuple):
     retry_after: float | None
 
 
-class _Span(NamedTuple):
+class _Period(NamedTuple):
     """The counts of an hour, or of a minute: from ``start`` to ``end``, seconds since the epoch."""
 
     start: float
@@ -75,11 +75,11 @@ class History:
     until: float
     delivered: int
     failed: int
-    outages: tuple[Outage, ...]
+    outages: tuple[PastOutage, ...]
     attempts: tuple[Answered, ...]
 
     @property
-    def longest_outage(self) -> Outage | None:
+    def longest_outage(self) -> PastOutage | None:
         """The longest outage; None without one."""
         return max(self.outages, key=lambda each: each.seconds, default=None)
 
@@ -175,8 +175,8 @@ def _read_attempts(connection: Connection, endpoint: str) -> list[Answered]:
     ]
 
 
-def _read_hours(connection: Connection, endpoint: str, since: float) -> list[_Span]:
-    hours: dict[float, _Span] = {}
+def _read_hours(connection: Connection, endpoint: str, since: float) -> list[_Period]:
+    hours: dict[float, _Period] = {}
     for minute, labels, number, _ in read_counts(connection, ["attempt"], since=since):
         if labels.endpoint == endpoint and labels.result != "lost":
             failure = None if labels.result == "delivered" else _kind(labels.category, labels.code)
@@ -184,7 +184,7 @@ def _read_hours(connection: Connection, endpoint: str, since: float) -> list[_Sp
     return [hours[start] for start in sorted(hours)]
 
 
-def _with_minutes(hours: Iterable[_Span], attempts: Sequence[Answered], now: float) -> list[_Span]:
+def _with_minutes(hours: Iterable[_Period], attempts: Sequence[Answered], now: float) -> list[_Period]:
     """Replace the hours of the last day by minutes, as far back as there are attempts.
 
     An hour stays if most of its delivered attempts are no longer there: after a purge, only failures would be left.
@@ -192,7 +192,7 @@ def _with_minutes(hours: Iterable[_Span], attempts: Sequence[Answered], now: flo
     if not attempts:
         return list(hours)
     begin = max(attempts[0].started_at, now - _DAY) // _HOUR * _HOUR
-    minutes: dict[float, _Span] = {}
+    minutes: dict[float, _Period] = {}
     for each in attempts:
         if each.started_at >= begin:
             failure = None if each.is_delivered else _kind(each.category, each.code)
@@ -206,9 +206,9 @@ def _with_minutes(hours: Iterable[_Span], attempts: Sequence[Answered], now: flo
     return sorted(found, key=lambda span: span.start)
 
 
-def _count(spans: dict[float, _Span], at: float, seconds: float, failure: str | None, number: int) -> None:
+def _count(spans: dict[float, _Period], at: float, seconds: float, failure: str | None, number: int) -> None:
     start = at // seconds * seconds
-    span = spans.get(start) or _Span(start, start + seconds, 0, Counter())
+    span = spans.get(start) or _Period(start, start + seconds, 0, Counter())
     if failure is None:
         span = span._replace(delivered=span.delivered + number)
     else:
@@ -226,7 +226,7 @@ def _kind(category: str | None, code: str | None) -> str:
     return "answered" if category == "permanent" and code.startswith("http_") else "refuse"
 
 
-def _outages(spans: Sequence[_Span], now: float) -> Iterable[Outage]:
+def _outages(spans: Sequence[_Period], now: float) -> Iterable[PastOutage]:
     failures: Counter[str] = Counter()
     start = end = 0.0
     for span in spans:
@@ -243,7 +243,7 @@ def _outages(spans: Sequence[_Span], now: float) -> Iterable[Outage]:
     yield from _outage(start, end, failures)
 
 
-def _outage(start: float, end: float, failures: Counter[str]) -> Iterable[Outage]:
+def _outage(start: float, end: float, failures: Counter[str]) -> Iterable[PastOutage]:
     if failures.total() >= _FEWEST_FAILURES:
         kind = failures.most_common(1)[0][0]
-        yield Outage(start, end, "hang" if kind == "hang" else "503" if kind == "503" else "refuse")
+        yield PastOutage(start, end, "hang" if kind == "hang" else "503" if kind == "503" else "refuse")

@@ -16,7 +16,7 @@ class Journal:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class SimulationResult:
     """The results of one simulation. Times are in seconds.
 
     Attributes:
@@ -44,7 +44,7 @@ class Result:
     requests: list[int]
 
 
-def measure(journal: Journal, scenario: Scenario) -> Result:
+def measure(journal: Journal, scenario: Scenario) -> SimulationResult:
     """Return the results of a run."""
     start = scenario.outage
     after = Counter(int(at - start) for at in journal.sent_at if at >= start)
@@ -52,7 +52,7 @@ def measure(journal: Journal, scenario: Scenario) -> Result:
     end = max(late, default=start)
     seconds = int(max(journal.sent_at, default=0.0)) + 1
     by_second = Counter(map(int, journal.sent_at))
-    return Result(
+    return SimulationResult(
         attempts=len(journal.sent_at) / scenario.events,
         peak=max(after.values(), default=0) / (scenario.capacity or 1),
         drain=end - start,

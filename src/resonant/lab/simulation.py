@@ -6,7 +6,7 @@ from functools import partial
 from resonant.delivery.retry import RetryPolicy
 from resonant.lab.process import Process
 from resonant.lab.receiver import POISON_TYPE, SimulatedReceiver
-from resonant.lab.results import Result, measure
+from resonant.lab.results import SimulationResult, measure
 from resonant.lab.scenario import Scenario
 from resonant.lab.world import SimulatedDelivery, World
 
@@ -38,7 +38,7 @@ class Simulation:
         ]
         self._world.store.on_change = self._wake
 
-    def run(self) -> Result:
+    def run(self) -> SimulationResult:
         """Run until every delivery that can end has ended, for a few days at most."""
         scenario, journal = self.scenario, self.journal
         healthy = sum(not scenario.poison or each.event_type != POISON_TYPE for each in self._deliveries)
@@ -72,6 +72,8 @@ class Simulation:
             each.wake()
 
 
-def simulate(scenario: Scenario, policy: RetryPolicy, *, has_gate: bool = True, seed: int = 1) -> Result:
+def simulate(
+    scenario: Scenario, policy: RetryPolicy, *, has_gate: bool = True, seed: int = 1
+) -> SimulationResult:
     """Run a scenario once; the same seed gives the same result."""
     return Simulation(scenario, policy, has_gate=has_gate, seed=seed).run()

@@ -23,7 +23,7 @@ from resonant.settings import Settings
 from resonant.store import schema
 from resonant.store.engine.clock import MOST_APART_SECONDS
 from resonant.store.engine.sql import insert_into
-from resonant.store.queue.own_events import Report, store_reports
+from resonant.store.queue.own_events import OwnEvent, store_reports
 from resonant.store.shared.announcements import add_announcement, prefect_event
 
 _MINUTE = 60
@@ -41,7 +41,7 @@ EVENT_RAISED, EVENT_RECOVERED = "resonant.alert.raised", "resonant.alert.recover
 _t = schema.alerts
 
 
-class Condition(StrEnum):
+class AlertCondition(StrEnum):
     """The kinds of alerts."""
 
     ERROR_RATE = "error_rate"
@@ -68,7 +68,7 @@ class Definition(NamedTuple):
         ends: when the flow ends it; empty if only Prometheus can check it.
     """
 
-    condition: Condition | None
+    condition: AlertCondition | None
     alert: str
     runbook: str
     begins: str
@@ -80,65 +80,65 @@ def definitions(of: Settings) -> tuple[Definition, ...]:
     window = f"{of.alert_window_minutes:g} minutes"
     return (
         Definition(
-            *(Condition.ERROR_RATE, "ResonantErrorRate", "Many attempts fail"),
+            *(AlertCondition.ERROR_RATE, "ResonantErrorRate", "Many attempts fail"),
             f"over {percent(of.alert_error_rate)} of at least {of.alert_min_attempts} attempts in {window} failed",
             f"at {percent(of.alert_error_rate / 2)}, with at least one attempt",
         ),
         Definition(
-            *(Condition.DEAD_LETTERS, "ResonantDeadLettersGrowing", "Dead letters grow"),
+            *(AlertCondition.DEAD_LETTERS, "ResonantDeadLettersGrowing", "Dead letters grow"),
             f"in an hour, {of.alert_dead_letters_per_hour} more deliveries were given up than replayed, without cancelled ones "
             "and acknowledged causes (Prometheus: without cancelled ones)",
             f"at {of.alert_dead_letters_per_hour // 2}",
         ),
         Definition(
-            *(Condition.DEAD_LETTER_AGE, "ResonantDeadLetterOld", "Dead letters grow"),
+            *(AlertCondition.DEAD_LETTER_AGE, "ResonantDeadLetterOld", "Dead letters grow"),
             f"a dead letter has waited for {of.alert_dead_letter_age_hours / 24:g} days; cancelled ones and acknowledged "
             "causes do not count",
             "when it is replayed or purged, or its cause acknowledged",
         ),
         Definition(
-            *(Condition.LATENCY, "ResonantLatency", "An endpoint is slow"),
+            *(AlertCondition.LATENCY, "ResonantLatency", "An endpoint is slow"),
             f"attempts take over {of.alert_latency_factor:g} times as long as in the same hour "
             f"of the day before, and over {FELT_LATENCY:g} s longer, with at least {MANY_ATTEMPTS} attempts in both hours",
             f"when the factor is halfway back to 1, the difference is {FELT_LATENCY / 2:g} s, or {MANY_ATTEMPTS // 2} "
             "attempts remain",
         ),
         Definition(
-            *(Condition.DRAIN_SILENT, "ResonantDrainSilent", "Nothing is sent"),
+            *(AlertCondition.DRAIN_SILENT, "ResonantDrainSilent", "Nothing is sent"),
             f"a delivery is {of.alert_silence_minutes:g} minutes overdue, no worker has claimed one in that time, and the endpoint "
             "is not paused",
             "when one is claimed",
         ),
         Definition(
-            *(Condition.RETRIES, "ResonantRetriesDominate", "Many attempts fail"),
+            *(AlertCondition.RETRIES, "ResonantRetriesDominate", "Many attempts fail"),
             f"over {percent(of.alert_retry_share)} of at least {MANY_ATTEMPTS} attempts in {window} were followed by a retry; endpoints "
             "that are down do not count",
             f"at {percent(of.alert_retry_share / 2)}, or {MANY_ATTEMPTS // 2} attempts",
         ),
         Definition(
-            *(Condition.PROBING, "ResonantEndpointProbing", "An endpoint is down"),
+            *(AlertCondition.PROBING, "ResonantEndpointProbing", "An endpoint is down"),
             f"an endpoint was down for {of.alert_probing_minutes:g} minutes while deliveries waited (Prometheus: all but two)",
             "when it is normal, paused, or has been paced for a minute",
         ),
         Definition(
-            *(Condition.FAILING_TYPES, "ResonantEventTypesFailing", "A type of events fails"),
+            *(AlertCondition.FAILING_TYPES, "ResonantEventTypesFailing", "A type of events fails"),
             f"an event type failed for {of.alert_probing_minutes:g} minutes while others worked, and the endpoint is not down "
             "(Prometheus: any types, in all but two of these minutes)",
             f"when no type has failed for over {of.alert_probing_minutes / 2:g} minutes, or the endpoint is paused",
         ),
         Definition(
-            *(Condition.GONE, "ResonantEndpointGone", "An endpoint answered 410"),
+            *(AlertCondition.GONE, "ResonantEndpointGone", "An endpoint answered 410"),
             "an endpoint answered 410 and was paused",
             "when an operator resumes or pauses it",
         ),
         Definition(
-            *(Condition.HELD, "ResonantDeliveriesHeld", "Deliveries are held for a long time"),
+            *(AlertCondition.HELD, "ResonantDeliveriesHeld", "Deliveries are held for a long time"),
             f"a gate holds a delivery, and {percent(HELD_SHARE)} of its max_age has passed since its round began (Prometheus: of the "
             "default policy's max_age, since it was due, and not for a failing event type of a normal endpoint)",
             "when no held delivery is that old",
         ),
         Definition(
-            *(Condition.CLOCKS, "", "Clocks differ"),
+            *(AlertCondition.CLOCKS, "", "Clocks differ"),
             f"the clock of a sending machine differs from the store's by {MOST_APART_SECONDS:g} s",
             f"at {MOST_APART_SECONDS / 2:g} s",
         ),
@@ -166,7 +166,7 @@ def percent(part: float) -> str:
 class Key(NamedTuple):
     """Condition and endpoint of an alert; ``ALL_ENDPOINTS`` if the condition applies to the whole store."""
 
-    condition: Condition
+    condition: AlertCondition
     endpoint: str
 
 
@@ -197,7 +197,7 @@ class Crossing:
     """
 
     what: Literal["raised", "recovered"]
-    condition: Condition
+    condition: AlertCondition
     endpoint: str
     value: float
     threshold: float
@@ -257,9 +257,9 @@ def crossings(
 def read_raised(connection: Connection) -> dict[Key, float]:
     """Return the raised alerts and their start times, in seconds since the epoch."""
     query = select(_t.c.condition, _t.c.endpoint, _t.c.raised_at).where(_t.c.raised_at.is_not(None))
-    known = set(Condition)  # a newer version may have stored others
+    known = set(AlertCondition)  # a newer version may have stored others
     return {
-        Key(Condition(condition), endpoint): at
+        Key(AlertCondition(condition), endpoint): at
         for condition, endpoint, at in connection.execute(query)
         if condition in known
     }
@@ -293,7 +293,7 @@ def event_of(crossing: Crossing) -> dict[str, Any]:
 
 def _report(connection: Connection, crossing: Crossing) -> None:
     key = f"alert-{crossing.condition}-{crossing.about or 'all'}-{int(crossing.at * 1000)}"
-    report = Report(key, crossing.about, crossing.facts, {"condition": crossing.condition.value})
+    report = OwnEvent(key, crossing.about, crossing.facts, {"condition": crossing.condition.value})
     store_reports(connection, f"resonant.alert.{crossing.what}", [report], now=crossing.at)
 
 

@@ -23,7 +23,7 @@ from resonant.metrics.alerts import (
     FELT_LATENCY,
     HELD_SHARE,
     MANY_ATTEMPTS,
-    Condition,
+    AlertCondition,
     Finding,
     Key,
     definitions,
@@ -50,7 +50,7 @@ _MOST_TYPES = 3
 
 
 @dataclass(slots=True)
-class Counts:
+class WindowCounts:
     """The counts of one endpoint and window.
 
     Attributes:
@@ -91,9 +91,9 @@ class Activity:
         before: of that hour of the day before.
     """
 
-    window: Counts = field(default_factory=Counts)
-    hour: Counts = field(default_factory=Counts)
-    before: Counts = field(default_factory=Counts)
+    window: WindowCounts = field(default_factory=WindowCounts)
+    hour: WindowCounts = field(default_factory=WindowCounts)
+    before: WindowCounts = field(default_factory=WindowCounts)
 
 
 def read_activity(connection: Connection, *, now: float, window: float) -> dict[str, Activity]:
@@ -188,30 +188,30 @@ def describe(
     activity = read_activity(connection, now=now, window=settings.alert_window_seconds)
     found = evaluate(read_totals(connection, now=now), activity, settings, now, {})
     # The max_age of held deliveries is part of the policies, which the store does not have.
-    current = {each.key: each.text for each in found if each.key.condition is not Condition.HELD}
+    current = {each.key: each.text for each in found if each.key.condition is not AlertCondition.HELD}
     return {key: current.get(key, begins[key.condition]).removeprefix(f"{key.endpoint}: ") for key in raised}
 
 
-def _error_rate(endpoint: str, counts: Counts, settings: Settings) -> Finding:
+def _error_rate(endpoint: str, counts: WindowCounts, settings: Settings) -> Finding:
     value, limit = _part(counts.failed, counts.attempts), settings.alert_error_rate
     is_bad = _is_above(value, limit)
     if counts.attempts < (settings.alert_min_attempts if is_bad else 1):
         is_bad = None
     share = f"{value:.0%} of {counts.attempts} attempts in {settings.alert_window_minutes:g} minutes"
     text = f"{endpoint}: {share} failed, the limit is {limit:.0%}"
-    return Finding(Key(Condition.ERROR_RATE, endpoint), is_bad, value, limit, text)
+    return Finding(Key(AlertCondition.ERROR_RATE, endpoint), is_bad, value, limit, text)
 
 
-def _dead_letters(endpoint: str, counts: Counts, settings: Settings) -> Finding:
+def _dead_letters(endpoint: str, counts: WindowCounts, settings: Settings) -> Finding:
     value, limit = max(0, counts.dead_letters), settings.alert_dead_letters_per_hour
     text = f"{endpoint}: {counted(value, 'more dead letter')} in an hour; an alert begins at {limit}"
-    return Finding(Key(Condition.DEAD_LETTERS, endpoint), _has_reached(value, limit), value, limit, text)
+    return Finding(Key(AlertCondition.DEAD_LETTERS, endpoint), _has_reached(value, limit), value, limit, text)
 
 
 def _dead_letter_age(endpoint: str, age: float, settings: Settings) -> Finding:
     limit = settings.alert_dead_letter_age_hours * _HOUR
     text = f"{endpoint}: the oldest dead letter has waited {age / _HOUR:.0f} hours, the limit is {limit / _HOUR:g}"
-    return Finding(Key(Condition.DEAD_LETTER_AGE, endpoint), age > limit, age, limit, text)
+    return Finding(Key(AlertCondition.DEAD_LETTER_AGE, endpoint), age > limit, age, limit, text)
 
 
 def _latency(endpoint: str, activity: Activity, settings: Settings) -> Finding:
@@ -227,7 +227,7 @@ def _latency(endpoint: str, activity: Activity, settings: Settings) -> Finding:
         f"{endpoint}: an attempt takes {mean * 1000:.0f} ms, compared with {before * 1000:.0f} ms in the same hour of the day "
         f"before; the limit is {limit:g} times as long"
     )
-    return Finding(Key(Condition.LATENCY, endpoint), is_bad, value, limit, text)
+    return Finding(Key(AlertCondition.LATENCY, endpoint), is_bad, value, limit, text)
 
 
 def _drain_silent(gate: Gate, totals: Totals, settings: Settings, now: float) -> Finding:
@@ -241,23 +241,23 @@ def _drain_silent(gate: Gate, totals: Totals, settings: Settings, now: float) ->
     is_bad = late > limit and silent > limit
     overdue = f"a delivery is {late / _MINUTE:.0f} minutes overdue"
     text = f"{gate.endpoint}: {overdue}; the limit without a claim is {limit / _MINUTE:g}"
-    return Finding(Key(Condition.DRAIN_SILENT, gate.endpoint), is_bad, late, limit, text)
+    return Finding(Key(AlertCondition.DRAIN_SILENT, gate.endpoint), is_bad, late, limit, text)
 
 
-def _retries(sent: list[Counts], settings: Settings) -> Finding:
+def _retries(sent: list[WindowCounts], settings: Settings) -> Finding:
     attempts = sum(each.attempts for each in sent)
     value, limit = _part(sum(each.retried for each in sent), attempts), settings.alert_retry_share
     is_bad = _all(_has_reached(attempts, MANY_ATTEMPTS), _is_above(value, limit))
     share = f"{value:.0%} of {attempts} attempts in {settings.alert_window_minutes:g} minutes"
     text = f"{share} were followed by a retry, the limit is {limit:.0%}"
-    return Finding(Key(Condition.RETRIES, ALL_ENDPOINTS), is_bad, value, limit, text)
+    return Finding(Key(AlertCondition.RETRIES, ALL_ENDPOINTS), is_bad, value, limit, text)
 
 
 def _clocks(totals: Totals) -> Finding:
     ahead = totals.clock_ahead
     differs = f"the clock of a sending machine differs from the store's by {abs(ahead):.0f} s"
     text = f"{differs}; the limit is {MOST_APART_SECONDS:g} s"
-    key, is_bad = Key(Condition.CLOCKS, ALL_ENDPOINTS), _is_above(abs(ahead), MOST_APART_SECONDS)
+    key, is_bad = Key(AlertCondition.CLOCKS, ALL_ENDPOINTS), _is_above(abs(ahead), MOST_APART_SECONDS)
     return Finding(key, is_bad, abs(ahead), MOST_APART_SECONDS, text)
 
 
@@ -275,11 +275,13 @@ def _probing(gate: Gate, totals: Totals, settings: Settings, now: float) -> Find
             )
     is_settling = gate.state == "paced" and now - gate.since < _SETTLED
     is_bad = None if is_settling else down > limit
-    return Finding(Key(Condition.PROBING, gate.endpoint), is_bad, down, limit, f"{gate.endpoint}: {text}")
+    return Finding(
+        Key(AlertCondition.PROBING, gate.endpoint), is_bad, down, limit, f"{gate.endpoint}: {text}"
+    )
 
 
 def _failing_types(gate: Gate, settings: Settings, now: float) -> Finding:
-    key, limit = Key(Condition.FAILING_TYPES, gate.endpoint), settings.alert_probing_minutes * _MINUTE
+    key, limit = Key(AlertCondition.FAILING_TYPES, gate.endpoint), settings.alert_probing_minutes * _MINUTE
     if gate.state in ("probing", "paused"):
         # An outage does not show whether a type works again. A pause ends the alert, as that of an endpoint that is down.
         text = f"{gate.endpoint}: its gate is {gate.state}, which concerns all event types"
@@ -303,13 +305,15 @@ def _gone(gate: Gate, held: int, now: float) -> Finding:
     if gate.is_gone:
         text = f"it answered 410 Gone, so it is paused until an operator resumes it; deliveries held: {held}"
     paused = now - gate.since if gate.is_gone else 0.0
-    return Finding(Key(Condition.GONE, gate.endpoint), gate.is_gone, paused, 0.0, f"{gate.endpoint}: {text}")
+    return Finding(
+        Key(AlertCondition.GONE, gate.endpoint), gate.is_gone, paused, 0.0, f"{gate.endpoint}: {text}"
+    )
 
 
 def _held(
     gate: Gate, totals: Totals, now: float, max_ages: Mapping[tuple[str, str | None], float]
 ) -> Finding:
-    key = Key(Condition.HELD, gate.endpoint)
+    key = Key(AlertCondition.HELD, gate.endpoint)
     rounds, why = totals.oldest_round_at, f"its gate is {gate.state}, and its"
     if not gate.governs_at(now):
         rounds, types = totals.oldest_held_round_at, sorted(gate.failing_at(now))

@@ -25,7 +25,7 @@ _ENTRY = ["hour", "label", "count", "total", "least", "most", "width"]
 _WIDTH, _ZERO = 4096, 2048
 
 
-class Window(NamedTuple):
+class SketchWindow(NamedTuple):
     """The sketches of a window, merged in two ways: over all hours, and for each hour over endpoints and event types.
 
     Attributes:
@@ -40,7 +40,7 @@ class Window(NamedTuple):
     buckets: DataFrame
 
 
-def read_window(rows: Iterable[Packed]) -> Window:
+def read_window(rows: Iterable[Packed]) -> SketchWindow:
     """Return the sketches of these rows."""
     labels: dict[tuple[str | None, ...], int] = {}
     entries = []
@@ -75,14 +75,14 @@ def read_window(rows: Iterable[Packed]) -> Window:
         count=counts["count"].astype(int),
         measured=np.bincount(sketch, merged, minlength=len(counts)).astype(int),
     )
-    return Window(
+    return SketchWindow(
         counts.join(DataFrame(list(labels), columns=Labels._fields, dtype=object), on="label"),
         DataFrame({"sketch": sketch, "bucket": bucket - _ZERO, "number": merged.to_numpy()}),
     )
 
 
 def spreads(
-    window: Window, kinds: Mapping[str, Series[bool]], groups: Sequence[NDArray[np.int_]]
+    window: SketchWindow, kinds: Mapping[str, Series[bool]], groups: Sequence[NDArray[np.int_]]
 ) -> DataFrame:
     """Compute minimum, average, percentiles and maximum of values, for each group of sketches that has any.
 

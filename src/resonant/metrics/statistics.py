@@ -36,7 +36,7 @@ import numpy as np
 from pandas import DataFrame, Series, concat, factorize
 from sqlalchemy import Connection, func, select
 
-from resonant.metrics.percentiles import Window, read_window, spreads
+from resonant.metrics.percentiles import SketchWindow, read_window, spreads
 from resonant.store import schema
 from resonant.store.counts.counters import DelayOf, read_rows
 from resonant.store.counts.sketches import NANOSECONDS, Labels, Packed, Sketch, begin_of, bucket_of, pack
@@ -142,7 +142,7 @@ def _retried(each: Unfinished) -> Sketch:
     return Sketch(each.number, total, retries, retries, Counter({bucket_of(retries): each.number}))
 
 
-def _with_sums(window: Window) -> Window:
+def _with_sums(window: SketchWindow) -> SketchWindow:
     """Add the columns that the tables sum up. Replayed dead letters have negative counts."""
     counts = window.counts
     of, result, number = (counts[name].to_numpy() for name in ("measure", "result", "count"))
@@ -166,7 +166,7 @@ def _with_sums(window: Window) -> Window:
     )
 
 
-def _tables(window: Window) -> dict[str, DataFrame]:
+def _tables(window: SketchWindow) -> dict[str, DataFrame]:
     """Return tables of everything, and by endpoint, event type, hour, and endpoint and detail of delays, all sorted.
 
     The last one has all delays, the others only rows that have attempts or events.

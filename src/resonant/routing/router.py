@@ -11,7 +11,7 @@ from resonant.routing.filters import Condition, all_of, conditions
 from resonant.routing.globs import any_glob
 from resonant.routing.subscription import Subscription
 
-Holds: TypeAlias = Callable[[Mapping[str, str]], bool]
+Predicate: TypeAlias = Callable[[Mapping[str, str]], bool]
 
 _CACHED_TYPES = 1_024
 
@@ -63,7 +63,7 @@ class Router:
         attributes = attributes_of(event)
         return [(each.subscription, each.why_not(event, attributes)) for each in self._compiled]
 
-    def _find(self, event_type: str) -> tuple[tuple[str, ...], tuple[tuple[str, Holds], ...]]:
+    def _find(self, event_type: str) -> tuple[tuple[str, ...], tuple[tuple[str, Predicate], ...]]:
         """Return the endpoints that want every event of a type, and others with their conditions."""
         found = [each for each in self._compiled if each.wants_type(event_type)]
         certain = {each.subscription.endpoint for each in found if not each.others}

@@ -26,7 +26,7 @@ KEEPALIVE_SECONDS = 4.0
 PROXY_SECONDS = 5.0
 
 
-class _Request(aiohttp.ClientRequest):
+class _PlainRequest(aiohttp.ClientRequest):
     """Adds no content type to a request without one: the data of such an event has no known type."""
 
     def update_auto_headers(self, skip_auto_headers: Iterable[str] | None) -> None:
@@ -36,7 +36,7 @@ class _Request(aiohttp.ClientRequest):
         super().update_auto_headers(skip_auto_headers)
 
 
-class _Answer(aiohttp.ClientResponse):
+class _Response(aiohttp.ClientResponse):
     """Drops the reason phrase: the transport cannot encode one that is not UTF-8, such as ``200 Schön`` in Latin-1."""
 
     async def start(self, connection: Connection) -> Self:
@@ -92,7 +92,7 @@ class _ProxyConnector(_Connector):
 
     def _get_ssl_context(self, req: aiohttp.ClientRequest) -> ssl.SSLContext | None:
         # The endpoint's authorities and client certificate are not for the proxy.
-        if isinstance(req, _Request):
+        if isinstance(req, _PlainRequest):
             return super()._get_ssl_context(req)
         return public_tls() if req.is_ssl() else None
 
@@ -127,8 +127,8 @@ def open_transport(endpoint: Endpoint, url: httpx.URL) -> AiohttpTransport:
     session = aiohttp.ClientSession(
         connector=connector,
         proxy=None if proxy is None else proxy.url,
-        request_class=_Request,
-        response_class=_Answer,
+        request_class=_PlainRequest,
+        response_class=_Response,
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,  # only a proxy that Resonant's own settings name
         max_line_size=HEAD_BYTES,

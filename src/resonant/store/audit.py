@@ -14,7 +14,7 @@ from resonant.store import schema
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Action = Literal[
+AuditAction = Literal[
     "replay",
     "cancel",
     "purge",
@@ -66,7 +66,7 @@ class AuditEntry:
 
 @asynccontextmanager
 async def audited(
-    store: _Store, *, who: str, action: Action, selection: Mapping[str, object]
+    store: _Store, *, who: str, action: AuditAction, selection: Mapping[str, object]
 ) -> AsyncIterator[int]:
     """Record an operation and its end in the audit; yield the id of the row, for ``add_to_audit``.
 
@@ -84,7 +84,7 @@ async def audited(
 
 
 def begin_audit(
-    connection: Connection, *, at: float, who: str, action: Action, selection: Mapping[str, object]
+    connection: Connection, *, at: float, who: str, action: AuditAction, selection: Mapping[str, object]
 ) -> int:
     """Record the start of an operation; return the id of its row."""
     asked = json.dumps(selection, ensure_ascii=False)
@@ -94,7 +94,7 @@ def begin_audit(
 
 
 def record_change(
-    connection: Connection, *, at: float, who: str, action: Action, selection: Mapping[str, object]
+    connection: Connection, *, at: float, who: str, action: AuditAction, selection: Mapping[str, object]
 ) -> None:
     """Record an operation that this transaction does as a whole."""
     audit_id = begin_audit(connection, at=at, who=who, action=action, selection=selection)
@@ -114,7 +114,7 @@ def end_audit(connection: Connection, audit_id: int, *, now: float) -> None:
 
 
 def read_audit(
-    connection: Connection, *, limit: int | None = None, action: Action | None = None
+    connection: Connection, *, limit: int | None = None, action: AuditAction | None = None
 ) -> list[AuditEntry]:
     """Return audit entries, newest first."""
     columns = (_t.c.at, _t.c.who, _t.c.action, _t.c.selection, _t.c["count"], _t.c.ended_at)

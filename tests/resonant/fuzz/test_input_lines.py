@@ -13,7 +13,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from resonant.cli.send.files import SHOWN_BAD_LINES, _Counts, _Reader, _Splitter
+from resonant.cli.send.files import SHOWN_BAD_LINES, _LineCounts, _Reader, _Splitter
 from resonant.cli.send.sources import Interruption, Source
 from resonant.errors import InvalidEvent
 from resonant.input_lines import event_from_fields, parse_event
@@ -140,7 +140,7 @@ def test_of_a_file_every_line_is_an_event_or_is_reported_by_its_place(runner, li
     reports = []
 
     async def events_of(file):
-        counts = _Counts(report=reports.append)
+        counts = _LineCounts(report=reports.append)
         reader = _Reader(read_strictly, counts, lambda _bytes: None, longest_line=10_000)
         found = []
         async with aclosing(reader.batches([Source("FILE", file.fileno())], Interruption())) as batches:

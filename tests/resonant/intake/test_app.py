@@ -4,7 +4,7 @@ import pytest
 
 from resonant.intake.access.tokens import OpenAccess
 from resonant.intake.app import create_app, resource
-from resonant.intake.limits import Limits
+from resonant.intake.limits import IntakeLimits
 from resonant.intake.meters import Meters
 
 
@@ -48,7 +48,7 @@ def test_an_internal_error_is_a_problem_document(desk, caplog):
     app = create_app(
         desk.store,
         access=OpenAccess(),
-        limits=Limits(),
+        limits=IntakeLimits(),
         meters=Meters(),
         routes=[resource("/fail", GET=fail)],
     )

@@ -4,7 +4,7 @@ import pytest
 
 from resonant.delivery.retry import RetryPolicy
 from resonant.lab.advise import FEWEST_ATTEMPTS, Current, advise
-from resonant.lab.history import Answered, History, Outage
+from resonant.lab.history import Answered, History, PastOutage
 
 NOW = 1_800_000_000.0
 POLICIES = {"default": RetryPolicy(), "classic": RetryPolicy.classic(), "once": RetryPolicy(max_attempts=1)}
@@ -52,7 +52,7 @@ def test_a_quick_endpoint_that_never_failed_keeps_its_policy_and_its_rate():
 
 
 def test_a_policy_that_gives_up_in_an_outage_like_the_longest_is_replaced():
-    outage = Outage(NOW - 9_000, NOW - 5_400, "503")
+    outage = PastOutage(NOW - 9_000, NOW - 5_400, "503")
     flaky = [answered(number, status=503 if number % 3 == 0 else 200) for number in range(300)]
     current = Current("once", 15.0, None, POLICIES)
     policy = advice(history(flaky, outages=[outage]), current)["policy"]
@@ -64,7 +64,7 @@ def test_a_policy_that_gives_up_in_an_outage_like_the_longest_is_replaced():
 
 
 def test_a_policy_that_gives_up_nothing_stays_even_if_another_would_send_less():
-    outage = Outage(NOW - 9_000, NOW - 5_400, "refuse")
+    outage = PastOutage(NOW - 9_000, NOW - 5_400, "refuse")
     policy = advice(history(outages=[outage]))["policy"]
     assert not policy.is_change
     assert policy.before.given_up == 0
@@ -121,7 +121,7 @@ def test_the_rate_is_that_accepted_in_seconds_with_429_answers_unless_it_is_lowe
 
 
 def test_the_share_that_fails_at_random_leaves_out_outages_refusals_and_429():
-    outage = Outage(NOW - 1_000, NOW - 901, "503")
+    outage = PastOutage(NOW - 1_000, NOW - 901, "503")
     attempts = [answered(number, status=503) for number in range(100)]
     attempts += [answered(number, status=503 if number % 4 == 0 else 200) for number in range(100, 200)]
     attempts += [answered(200, status=429), answered(201, status=400, category="permanent", code="http_400")]
@@ -129,7 +129,7 @@ def test_the_share_that_fails_at_random_leaves_out_outages_refusals_and_429():
 
 
 def test_a_list_of_delays_that_outlasts_the_longest_outage_is_proposed():
-    outage = Outage(NOW - 9_000, NOW - 5_400, "503")
+    outage = PastOutage(NOW - 9_000, NOW - 5_400, "503")
     lists = {"short": RetryPolicy(delays=(1, 60)), "long": RetryPolicy(delays=(60, 3600, 7200))}
     policy = advice(history(outages=[outage]), Current("short", 15.0, None, lists))["policy"]
     assert (policy.now, policy.then) == ("short", "long")

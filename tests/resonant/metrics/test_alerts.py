@@ -11,7 +11,7 @@ from resonant.dead_letters.triage import triage
 from resonant.delivery.retry import GiveUp
 from resonant.metrics.alerts import (
     ALL_ENDPOINTS,
-    Condition,
+    AlertCondition,
     Crossing,
     Finding,
     Key,
@@ -166,7 +166,7 @@ def test_only_the_same_hour_of_the_day_before_is_compared(desk):
     assert (found.before.attempts, found.before.seconds) == (4, pytest.approx(2.0))
 
 
-def crossing(what, at, endpoint="orders", condition=Condition.ERROR_RATE):
+def crossing(what, at, endpoint="orders", condition=AlertCondition.ERROR_RATE):
     return Crossing(what, condition, endpoint, 0.5, 0.25, "in words", at, at - WINDOW)
 
 
@@ -218,7 +218,7 @@ def test_an_unknown_condition_of_a_newer_version_is_ignored(desk):
     assert desk.read(read_raised) == {}
 
 
-def finding(*, is_bad: bool | None, condition: Condition = Condition.ERROR_RATE) -> Finding:
+def finding(*, is_bad: bool | None, condition: AlertCondition = AlertCondition.ERROR_RATE) -> Finding:
     return Finding(Key(condition, "hooks"), is_bad, 0.5, 0.25, "in words")
 
 
@@ -233,14 +233,14 @@ def test_a_crossing_begins_with_the_window_in_which_it_was_first_bad():
 
 # The findings of two conditions, run by run; None if undecided, as for a value a little below its limit.
 RUNS = st.lists(
-    st.fixed_dictionaries({each: st.sampled_from([True, False, None]) for each in list(Condition)[:2]})
+    st.fixed_dictionaries({each: st.sampled_from([True, False, None]) for each in list(AlertCondition)[:2]})
 )
 
 
 @given(RUNS)
 def test_each_crossing_is_announced_once_and_raised_and_recovered_alternate(runs):
     raised_at: dict[Key, float] = {}
-    announced: dict[Condition, list[str]] = {each: [] for each in Condition}
+    announced: dict[AlertCondition, list[str]] = {each: [] for each in AlertCondition}
     for number, run in enumerate(runs):
         found = [finding(is_bad=is_bad, condition=each) for each, is_bad in run.items()]
         for crossing in crossings(found, raised_at, WINDOW, float(number)):

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from resonant.metrics.alerts import ALL_ENDPOINTS, Condition, Key, crossings
-from resonant.metrics.conditions import Activity, Counts, evaluate
+from resonant.metrics.alerts import ALL_ENDPOINTS, AlertCondition, Key, crossings
+from resonant.metrics.conditions import Activity, WindowCounts, evaluate
 from resonant.metrics.totals import Totals
 from resonant.settings import Settings
 from resonant.store.shared.gates import FailingType, Gate
@@ -26,7 +26,7 @@ def judge(condition, activity=None, totals=QUIET, endpoint="hooks", settings=SET
 
 
 def window(attempts, failed=0, retried=0):
-    return Activity(window=Counts(attempts=attempts, failed=failed, retried=retried))
+    return Activity(window=WindowCounts(attempts=attempts, failed=failed, retried=retried))
 
 
 def with_gate(state, totals=QUIET, **fields):
@@ -42,7 +42,7 @@ def test_no_condition_is_bad_without_activity():
     ("ahead", "is_bad"), [(0.0, False), (-2.0, False), (4.0, None), (-5.5, True), (40.0, True)]
 )
 def test_clocks_are_bad_if_one_differs_by_more_than_five_seconds(ahead, is_bad):
-    finding = judge(Condition.CLOCKS, totals=replace(QUIET, clock_ahead=ahead), endpoint=ALL_ENDPOINTS)
+    finding = judge(AlertCondition.CLOCKS, totals=replace(QUIET, clock_ahead=ahead), endpoint=ALL_ENDPOINTS)
     assert finding.is_bad is is_bad
     assert (
         finding.text
@@ -64,7 +64,7 @@ def test_clocks_are_bad_if_one_differs_by_more_than_five_seconds(ahead, is_bad):
     ],
 )
 def test_an_error_rate_is_bad_above_the_limit_and_good_at_half_of_it(attempts, failed, is_bad):
-    assert judge(Condition.ERROR_RATE, window(attempts, failed)).is_bad is is_bad
+    assert judge(AlertCondition.ERROR_RATE, window(attempts, failed)).is_bad is is_bad
 
 
 @pytest.mark.parametrize(
@@ -72,9 +72,11 @@ def test_an_error_rate_is_bad_above_the_limit_and_good_at_half_of_it(attempts, f
     [(5, 5, True), (5, 4, None), (5, 3, None), (5, 2, False), (5, -3, False), (1, 1, True), (1, 0, False)],
 )
 def test_dead_letters_are_bad_at_the_limit_and_good_below_half_of_it(limit, more, is_bad):
-    activity = Activity(hour=Counts(dead_letters=more))
+    activity = Activity(hour=WindowCounts(dead_letters=more))
     found = judge(
-        Condition.DEAD_LETTERS, activity, settings=Settings.model_construct(alert_dead_letters_per_hour=limit)
+        AlertCondition.DEAD_LETTERS,
+        activity,
+        settings=Settings.model_construct(alert_dead_letters_per_hour=limit),
     )
     assert (found.is_bad, found.value) == (is_bad, max(0, more))
 
@@ -82,7 +84,7 @@ def test_dead_letters_are_bad_at_the_limit_and_good_below_half_of_it(limit, more
 @pytest.mark.parametrize(("age", "is_bad"), [(73 * HOUR, True), (72 * HOUR, False)])
 def test_a_dead_letter_may_wait_three_days(age, is_bad):
     totals = replace(QUIET, oldest_dead_at={"hooks": NOW - age})
-    assert judge(Condition.DEAD_LETTER_AGE, totals=totals).is_bad is is_bad
+    assert judge(AlertCondition.DEAD_LETTER_AGE, totals=totals).is_bad is is_bad
 
 
 @pytest.mark.parametrize(
@@ -105,8 +107,8 @@ def test_a_dead_letter_may_wait_three_days(age, is_bad):
     ],
 )
 def test_latency_is_compared_with_the_same_hour_of_the_day_before(now, before, is_bad):
-    hour, earlier = (Counts(attempts=attempts, seconds=seconds) for attempts, seconds in (now, before))
-    assert judge(Condition.LATENCY, Activity(hour=hour, before=earlier)).is_bad is is_bad
+    hour, earlier = (WindowCounts(attempts=attempts, seconds=seconds) for attempts, seconds in (now, before))
+    assert judge(AlertCondition.LATENCY, Activity(hour=hour, before=earlier)).is_bad is is_bad
 
 
 @pytest.mark.parametrize(
@@ -126,7 +128,7 @@ def test_retries_are_counted_over_all_endpoints(attempts, retried, is_bad):
     half = attempts // 2
     activities = {"a": window(half, retried=retried), "b": window(attempts - half)}
     found = {each.key: each for each in evaluate(QUIET, activities, SETTINGS, NOW, {})}
-    assert found[Key(Condition.RETRIES, ALL_ENDPOINTS)].is_bad is is_bad
+    assert found[Key(AlertCondition.RETRIES, ALL_ENDPOINTS)].is_bad is is_bad
 
 
 @pytest.mark.parametrize(
@@ -134,7 +136,7 @@ def test_retries_are_counted_over_all_endpoints(attempts, retried, is_bad):
 )
 def test_probes_are_not_counted_as_retries(state, is_bad):
     retried = window(200, failed=200, retried=200)
-    found = judge(Condition.RETRIES, retried, with_gate(state), endpoint=ALL_ENDPOINTS)
+    found = judge(AlertCondition.RETRIES, retried, with_gate(state), endpoint=ALL_ENDPOINTS)
     assert found.is_bad is is_bad
 
 
@@ -164,7 +166,7 @@ def test_the_drain_is_silent_if_a_delivery_is_overdue_and_neither_held_nor_claim
     if gate:
         state, age, fields = gate
         totals = with_gate(state, totals, since=NOW - age, **fields)
-    assert judge(Condition.DRAIN_SILENT, totals=totals).is_bad is is_bad
+    assert judge(AlertCondition.DRAIN_SILENT, totals=totals).is_bad is is_bad
 
 
 @pytest.mark.parametrize(
@@ -184,13 +186,13 @@ def test_the_drain_is_silent_if_a_delivery_is_overdue_and_neither_held_nor_claim
     ],
 )
 def test_an_endpoint_that_is_down_for_long_is_an_alert(state, fields, is_bad):
-    assert judge(Condition.PROBING, totals=with_gate(state, **fields)).is_bad is is_bad
+    assert judge(AlertCondition.PROBING, totals=with_gate(state, **fields)).is_bad is is_bad
 
 
 @pytest.mark.parametrize("deliveries", [{}, {("hooks", "delivered"): 5, ("crm", "pending"): 1}])
 def test_an_endpoint_without_deliveries_to_probe_with_is_no_alert(deliveries):
     totals = replace(with_gate("probing", failing_since=NOW - 2 * HOUR), deliveries=deliveries)
-    assert not judge(Condition.PROBING, totals=totals).is_bad
+    assert not judge(AlertCondition.PROBING, totals=totals).is_bad
 
 
 def failing(**minutes):
@@ -221,12 +223,12 @@ FORGOTTEN = replace(failing(refunded=90)[0], tried_at=NOW - HOUR)
     ],
 )
 def test_an_event_type_that_fails_for_long_while_others_work_is_an_alert(state, types, is_bad):
-    found = judge(Condition.FAILING_TYPES, totals=with_gate(state, since=NOW, failing=types))
+    found = judge(AlertCondition.FAILING_TYPES, totals=with_gate(state, since=NOW, failing=types))
     assert found.is_bad is is_bad
 
 
 def test_a_type_that_begins_to_fail_while_another_recovers_neither_ends_nor_raises_the_alert():
-    key = Key(Condition.FAILING_TYPES, "hooks")
+    key = Key(AlertCondition.FAILING_TYPES, "hooks")
 
     def crossed(raised_at, **minutes):
         findings = evaluate(with_gate("normal", failing=failing(**minutes)), {}, SETTINGS, NOW, MAX_AGES)
@@ -240,13 +242,13 @@ def test_a_type_that_begins_to_fail_while_another_recovers_neither_ends_nor_rais
 
 def test_an_endpoint_paused_by_a_410_is_an_alert_at_once_and_an_operators_pause_is_not():
     gone = replace(with_gate("paused", since=NOW, reason="it answered 410"), held={"hooks": 12})
-    found = judge(Condition.GONE, totals=gone)
+    found = judge(AlertCondition.GONE, totals=gone)
     assert found.is_bad
     assert found.text == (
         "hooks: it answered 410 Gone, so it is paused until an operator resumes it; deliveries held: 12"
     )
-    assert not judge(Condition.GONE, totals=with_gate("paused", since=NOW, paused_by="ada")).is_bad
-    assert not judge(Condition.GONE).is_bad
+    assert not judge(AlertCondition.GONE, totals=with_gate("paused", since=NOW, paused_by="ada")).is_bad
+    assert not judge(AlertCondition.GONE).is_bad
 
 
 def held(began_ago, *, state="paused", policy=None, **fields):
@@ -272,7 +274,7 @@ def held(began_ago, *, state="paused", policy=None, **fields):
     ],
 )
 def test_deliveries_held_beyond_half_of_their_max_age_are_an_alert(totals, is_bad):
-    assert judge(Condition.HELD, totals=totals).is_bad is is_bad
+    assert judge(AlertCondition.HELD, totals=totals).is_bad is is_bad
 
 
 @pytest.mark.parametrize(
@@ -297,22 +299,24 @@ def test_only_the_deliveries_of_failing_types_count_as_held_while_the_others_are
     types, of_types, value, said
 ):
     totals = held(37 * HOUR, state="normal", failing=types)
-    assert not judge(Condition.HELD, totals=totals).is_bad, "nothing is held"
+    assert not judge(AlertCondition.HELD, totals=totals).is_bad, "nothing is held"
     ages = {("hooks", "short"): NOW - of_types * HOUR, ("crm", "short"): NOW - 1_000 * HOUR}
     totals = replace(totals, oldest_held_round_at=ages)
 
-    found = judge(Condition.HELD, totals=totals)
+    found = judge(AlertCondition.HELD, totals=totals)
 
     assert found.value == value
     assert found.text.startswith(f"hooks: {said}")
 
     of_all = replace(totals, gates=with_gate("paced", failing=types).gates)
-    assert judge(Condition.HELD, totals=of_all).text.startswith("hooks: its gate is paced, and its oldest")
+    assert judge(AlertCondition.HELD, totals=of_all).text.startswith(
+        "hooks: its gate is paced, and its oldest"
+    )
 
 
 def test_of_several_policies_the_delivery_nearest_to_its_end_counts():
     ages = {("hooks", None): NOW - 30 * HOUR, ("hooks", "short"): NOW - 3 * HOUR}
-    found = judge(Condition.HELD, totals=replace(with_gate("probing"), oldest_round_at=ages))
+    found = judge(AlertCondition.HELD, totals=replace(with_gate("probing"), oldest_round_at=ages))
     assert (found.value, found.threshold) == (0.75, 0.5)
     assert found.text == (
         "hooks: its gate is probing, and its oldest delivery has waited 3.0 of the 4 hours of its max_age; "
@@ -324,26 +328,26 @@ def test_of_several_policies_the_delivery_nearest_to_its_end_counts():
     ("found", "value", "limit", "text"),
     [
         (
-            judge(Condition.ERROR_RATE, window(40, failed=20)),
+            judge(AlertCondition.ERROR_RATE, window(40, failed=20)),
             0.5,
             0.25,
             "hooks: 50% of 40 attempts in 15 minutes failed, the limit is 25%",
         ),
         (
-            judge(Condition.PROBING, totals=with_gate("probing", failing_since=NOW - 2 * HOUR)),
+            judge(AlertCondition.PROBING, totals=with_gate("probing", failing_since=NOW - 2 * HOUR)),
             2 * HOUR,
             30 * MINUTE,
             "hooks: it has been down for 120 minutes and gets only probes, the limit is 30",
         ),
         (
-            judge(Condition.FAILING_TYPES, totals=with_gate("normal", failing=failing(refunded=35))),
+            judge(AlertCondition.FAILING_TYPES, totals=with_gate("normal", failing=failing(refunded=35))),
             35 * MINUTE,
             30 * MINUTE,
             "hooks: order.refunded has failed for 35 minutes while other types work, the limit is 30",
         ),
         (
             judge(
-                Condition.FAILING_TYPES,
+                AlertCondition.FAILING_TYPES,
                 totals=with_gate("paced", failing=failing(paid=1, refunded=35, sent=34)),
             ),
             35 * MINUTE,
@@ -360,10 +364,10 @@ def test_the_text_has_the_numbers(found, value, limit, text):
 @pytest.mark.parametrize(
     ("condition", "text"),
     [
-        (Condition.PROBING, "hooks: it is not down, its gate is normal"),
-        (Condition.FAILING_TYPES, "hooks: no event type fails while others work"),
-        (Condition.GONE, "hooks: it is not paused because of a 410"),
-        (Condition.HELD, "hooks: its gate holds no deliveries"),
+        (AlertCondition.PROBING, "hooks: it is not down, its gate is normal"),
+        (AlertCondition.FAILING_TYPES, "hooks: no event type fails while others work"),
+        (AlertCondition.GONE, "hooks: it is not paused because of a 410"),
+        (AlertCondition.HELD, "hooks: its gate holds no deliveries"),
     ],
 )
 def test_an_alert_that_ends_describes_the_current_state(condition, text):
@@ -378,4 +382,4 @@ def test_an_alert_that_ends_describes_the_current_state(condition, text):
 def test_an_error_rate_goes_on_until_the_endpoint_delivers(state, activity):
     totals = with_gate(state, failing_since=NOW, paused_by="ada")
     findings = evaluate(totals, activity, SETTINGS, NOW, MAX_AGES)
-    assert crossings(findings, {Key(Condition.ERROR_RATE, "hooks"): NOW - HOUR}, WINDOW, NOW) == []
+    assert crossings(findings, {Key(AlertCondition.ERROR_RATE, "hooks"): NOW - HOUR}, WINDOW, NOW) == []

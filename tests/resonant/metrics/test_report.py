@@ -1,7 +1,7 @@
 """The table of event types, and the line of health of each endpoint."""
 
-from resonant.metrics.alerts import ALL_ENDPOINTS, Condition, Key
-from resonant.metrics.conditions import Activity, Counts
+from resonant.metrics.alerts import ALL_ENDPOINTS, AlertCondition, Key
+from resonant.metrics.conditions import Activity, WindowCounts
 from resonant.metrics.report import MOST_TYPES, health_lines, tables
 from resonant.metrics.totals import Totals
 from resonant.store.shared.gates import Gate
@@ -57,16 +57,18 @@ def totals(*endpoints, dead=None, **gates):
 def test_a_line_has_the_gate_the_error_rates_the_oldest_dead_letter_and_the_alerts():
     assert list(health_lines(totals(), {}, [])) == []
     activity = {
-        "crm": Activity(hour=Counts(attempts=200, failed=50), before=Counts(attempts=100, failed=1)),
-        "orders": Activity(hour=Counts(attempts=10)),
+        "crm": Activity(
+            hour=WindowCounts(attempts=200, failed=50), before=WindowCounts(attempts=100, failed=1)
+        ),
+        "orders": Activity(hour=WindowCounts(attempts=10)),
     }
     found = health_lines(
         totals("billing", "crm", "orders", dead={"crm": 3 * HOUR, "orders": 90 * HOUR}, crm="paced"),
         activity,
         [
-            Key(Condition.ERROR_RATE, "crm"),
-            Key(Condition.DEAD_LETTERS, "crm"),
-            Key(Condition.RETRIES, ALL_ENDPOINTS),
+            Key(AlertCondition.ERROR_RATE, "crm"),
+            Key(AlertCondition.DEAD_LETTERS, "crm"),
+            Key(AlertCondition.RETRIES, ALL_ENDPOINTS),
         ],
     )
     rates = "25.00 % of attempts failed in the last hour, 1.00 % a day before"

@@ -16,7 +16,7 @@ from resonant.cli.command_store import command_store
 from resonant.cli.options import Misuse
 from resonant.display import counted
 from resonant.errors import ResonantError
-from resonant.intake.limits import TOKEN_BYTES, Limits
+from resonant.intake.limits import TOKEN_BYTES, IntakeLimits
 
 if TYPE_CHECKING:
     import socket
@@ -114,7 +114,7 @@ async def _serve(
             f"no token exists, so nobody could use the server on {host}: `resonant token create NAME` makes one; "
             "--no-auth accepts events from everyone who can connect"
         )
-    limits, meters = Limits(event_bytes=settings.max_event_bytes, token_bytes=token_bytes), Meters()
+    limits, meters = IntakeLimits(event_bytes=settings.max_event_bytes, token_bytes=token_bytes), Meters()
     access = OpenAccess() if no_auth else TokenAccess(store, bytes_rate=limits.token_bytes)
     # With --no-auth, the whole application refuses foreign pages.
     metrics = Metrics(meters, LocalAccess() if is_local and not no_auth else access)

@@ -16,7 +16,7 @@ from resonant.errors import InvalidEvent, ResonantError, StoreReplaced
 from resonant.events import Event
 from resonant.input_lines import longest_line, parse_event, too_long
 from resonant.store import EnqueueResult, Store
-from resonant.store.queue.accept import Conflict, Outcome, Unrouted
+from resonant.store.queue.accept import Acceptance, Conflict, Unrouted
 
 Enqueue = Callable[[list[Event]], Coroutine[Any, Any, EnqueueResult]]
 
@@ -125,7 +125,7 @@ async def store_files(
         sources = [stack.enter_context(opened(path)) for path in paths]
         interruption = stack.enter_context(noted_signals())
         report, advance = stack.enter_context(_progress(sources))
-        counts = _Counts(
+        counts = _LineCounts(
             report=report, strict=strict, delivery_ids=delivery_ids, allow_unrouted=allow_unrouted
         )
         parse = partial(parse_event, default_type=event_type, max_bytes=max_event_bytes)
@@ -154,7 +154,7 @@ async def store_files(
 
 
 @dataclass(slots=True, kw_only=True)
-class _Counts(Summary):
+class _LineCounts(Summary):
     """Counts lines; ``report`` writes a line about each of the first bad ones to standard error."""
 
     report: Callable[[str], None]
@@ -165,7 +165,7 @@ class _Counts(Summary):
         self.bad += 1
         self._report(place, reason)
 
-    def add(self, outcome: Outcome, place: str) -> None:
+    def add(self, outcome: Acceptance, place: str) -> None:
         """Count an event that was accepted or refused."""
         match outcome.problem:
             case Unrouted() as problem:
@@ -199,7 +199,7 @@ class _Counts(Summary):
 
 @asynccontextmanager
 async def _enqueueing(
-    store: Store, endpoint: str | None, options: dict[str, Any], counts: _Counts
+    store: Store, endpoint: str | None, options: dict[str, Any], counts: _LineCounts
 ) -> AsyncIterator[Enqueue]:
     """Yield a function that stores a batch: in its own transaction or, with ``strict``, in a shared one."""
     if not counts.strict:
@@ -213,7 +213,7 @@ async def _enqueueing(
             raise _NothingStored
 
 
-async def _store_batch(batch: _Batch, enqueue: Enqueue, counts: _Counts) -> None:
+async def _store_batch(batch: _Batch, enqueue: Enqueue, counts: _LineCounts) -> None:
     writing = asyncio.ensure_future(enqueue(batch.events))
     try:
         await asyncio.shield(writing)
@@ -233,7 +233,7 @@ class _Reader:
     def __init__(
         self,
         parse: Callable[[bytes], Event],
-        counts: _Counts,
+        counts: _LineCounts,
         advance: Callable[[int], None],
         *,
         longest_line: int,

@@ -13,7 +13,7 @@ import yaml
 
 from resonant.errors import InvalidEventCode
 from resonant.events import ENDPOINT_NAME, OWN_SOURCE, OWN_TYPES, Reason, Status, attributes
-from resonant.intake.limits import Limits
+from resonant.intake.limits import IntakeLimits
 
 # JSON Schema knows no \U, so these are written as characters.
 _ALLOWED = rf"[^\u0000-\u001f\u007f-\u009f\ufdd0-\ufdef{attributes.NONCHARACTERS}]"
@@ -37,7 +37,7 @@ _VALUES = {
 }
 
 
-def openapi(limits: Limits, *, needs_token: bool) -> dict[str, Any]:
+def openapi(limits: IntakeLimits, *, needs_token: bool) -> dict[str, Any]:
     """Return the document.
 
     Args:

@@ -8,19 +8,19 @@ from sqlalchemy import Connection
 from resonant.events import Event
 from resonant.intake.problems import Refusal, refused
 from resonant.intake.requests.lock_turns import LockTurns
-from resonant.store.queue.accept import Conflict, Outcome, accept
+from resonant.store.queue.accept import Acceptance, Conflict, accept
 
 
-class Result(NamedTuple):
+class BatchResult(NamedTuple):
     """The outcomes of a request's events, in their order."""
 
-    stored: Sequence[Outcome]
+    stored: Sequence[Acceptance]
     refused: Sequence[Refusal]
 
 
 async def store_batch(
     turns: LockTurns, given: Sequence[Event | Refusal], endpoint: str | None, *, now: float, is_lenient: bool
-) -> Result:
+) -> BatchResult:
     """Store events in one transaction. If another transaction has locked one of them, the batch waits its turn.
 
     Args:
@@ -48,10 +48,10 @@ async def store_batch(
     stored = [outcome for outcome in outcomes if not outcome.problem]
     if refusals and not (is_lenient and stored):
         raise refused(refusals, of=len(given))
-    return Result(stored, refusals)
+    return BatchResult(stored, refusals)
 
 
-def refusal_of(index: int, outcome: Outcome) -> Refusal | None:
+def refusal_of(index: int, outcome: Acceptance) -> Refusal | None:
     """Return why the event at this position of a request was not stored; None if it is."""
     if outcome.problem is None:
         return None
@@ -64,14 +64,14 @@ def refusal_of(index: int, outcome: Outcome) -> Refusal | None:
 class _NothingStored(Exception):
     """Rolls back a batch of which an event was refused."""
 
-    def __init__(self, outcomes: list[Outcome]) -> None:
+    def __init__(self, outcomes: list[Acceptance]) -> None:
         super().__init__()
         self.outcomes = outcomes
 
 
 def _accept(
     connection: Connection, wanted: Sequence[tuple[Event, str | None]], *, now: float, is_lenient: bool
-) -> list[Outcome]:
+) -> list[Acceptance]:
     outcomes = accept(connection, wanted, now=now)
     if not is_lenient and any(outcome.problem for outcome in outcomes):
         raise _NothingStored(outcomes)

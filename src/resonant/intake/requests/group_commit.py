@@ -13,7 +13,7 @@ from resonant.errors import StillLocked, StoreError
 from resonant.events import Event
 from resonant.intake.requests.lock_turns import GROUP_LOCK_SECONDS, LOCK_TRY_SECONDS, LockTurns
 from resonant.store import Store
-from resonant.store.queue.accept import Outcome, accept
+from resonant.store.queue.accept import Acceptance, accept
 
 logger = logging.getLogger(__name__)
 
@@ -25,10 +25,10 @@ _MOST_AT_ONCE, _MOST_ALONE = 4, 2
 _ALONE_LOCK_SECONDS = 0.005
 
 
-class _Waiting(NamedTuple):
+class _Queued(NamedTuple):
     event: Event
     endpoint: str | None
-    answer: asyncio.Future[Outcome]
+    answer: asyncio.Future[Acceptance]
 
 
 class GroupCommit:
@@ -42,13 +42,13 @@ class GroupCommit:
     def __init__(self, store: Store, turns: LockTurns) -> None:
         self._store = store
         self._turns = turns
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[_Queued] = []
         self._writing: set[asyncio.Task[None]] = set()
         self._writing_alone: set[asyncio.Task[None]] = set()
         self._alone = asyncio.Semaphore(_MOST_ALONE)
         self._writer: asyncio.Task[None] | None = None
 
-    async def accept(self, event: Event, endpoint: str | None) -> Outcome:
+    async def accept(self, event: Event, endpoint: str | None) -> Acceptance:
         """Store an event, and return its outcome after the commit. If the caller is cancelled, the event may be stored.
 
         While another transaction holds a lock on the event, this event alone waits, until the caller is cancelled.
@@ -61,8 +61,8 @@ class GroupCommit:
             StoreError: nothing is stored, or the commit is not confirmed.
         """
         if event.id not in self._turns:
-            answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-            self._waiting.append(_Waiting(event, endpoint, answer))
+            answer: asyncio.Future[Acceptance] = asyncio.get_running_loop().create_future()
+            self._waiting.append(_Queued(event, endpoint, answer))
             if self._writer is None:
                 self._writer = asyncio.create_task(self._write_all())
             with suppress(StillLocked):
@@ -84,7 +84,7 @@ class GroupCommit:
         finally:
             self._writer = None
 
-    async def _begin(self, group: Sequence[_Waiting]) -> None:
+    async def _begin(self, group: Sequence[_Queued]) -> None:
         """Write a group, and wait for a while: a transaction that waits for a lock does not hold up later ones."""
         writing = asyncio.create_task(self._write(group))
         self._writing.add(writing)
@@ -93,7 +93,7 @@ class GroupCommit:
         if len(self._writing) == _MOST_AT_ONCE:
             await asyncio.wait(self._writing, return_when=asyncio.FIRST_COMPLETED)
 
-    async def _write(self, group: Sequence[_Waiting]) -> None:
+    async def _write(self, group: Sequence[_Queued]) -> None:
         is_one = len(group) == 1
         try:
             await self._store_all(group, LOCK_TRY_SECONDS if is_one else GROUP_LOCK_SECONDS)
@@ -108,7 +108,7 @@ class GroupCommit:
             self._writing_alone.add(writing)
             writing.add_done_callback(self._writing_alone.discard)
 
-    async def _write_one_by_one(self, group: Sequence[_Waiting]) -> None:
+    async def _write_one_by_one(self, group: Sequence[_Queued]) -> None:
         for each in group:
             async with self._alone:
                 if each.answer.done():  # its request was cancelled
@@ -121,7 +121,7 @@ class GroupCommit:
                 except Exception as error:  # noqa: BLE001 - it is the answer
                     _fail([each], error)
 
-    async def _store_all(self, group: Sequence[_Waiting], lock_seconds: float) -> None:
+    async def _store_all(self, group: Sequence[_Queued], lock_seconds: float) -> None:
         wanted = [(each.event, each.endpoint) for each in group]
         outcomes = await self._store.write_soon(lock_seconds, accept, wanted, now=self._store.clock())
         for each, outcome in zip(group, outcomes, strict=True):
@@ -129,7 +129,7 @@ class GroupCommit:
                 each.answer.set_result(outcome)
 
 
-def _fail(group: Sequence[_Waiting], error: Exception) -> None:
+def _fail(group: Sequence[_Queued], error: Exception) -> None:
     for each in group:
         if not each.answer.done():
             each.answer.set_exception(error)

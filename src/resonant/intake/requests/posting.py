@@ -11,18 +11,18 @@ from starlette.responses import Response
 from resonant.events import ENDPOINT_NAME, Event
 from resonant.intake.access.tokens import Access, Grant
 from resonant.intake.answers import json_answer
-from resonant.intake.limits import TURN, Limits
+from resonant.intake.limits import TURN, IntakeLimits
 from resonant.intake.meters import Meters
 from resonant.intake.problems import Problem, Refusal, refused
 from resonant.intake.recent import Recent
-from resonant.intake.requests.batches import Result, refusal_of, store_batch
+from resonant.intake.requests.batches import BatchResult, refusal_of, store_batch
 from resonant.intake.requests.body import read_body
 from resonant.intake.requests.group_commit import GroupCommit
 from resonant.intake.requests.lock_turns import LockTurns
 from resonant.intake.requests.parsing_turns import ParsingTurns
-from resonant.intake.requests.reading import SINGLE, Mode, mode_of, most_bytes, read_events
+from resonant.intake.requests.reading import SINGLE, ContentMode, mode_of, most_bytes, read_events
 from resonant.store import Store
-from resonant.store.queue.accept import Outcome
+from resonant.store.queue.accept import Acceptance
 from resonant.store.views.known_names import known_endpoints
 from resonant.suggestions import did_you_mean, no_such_endpoint
 
@@ -41,7 +41,7 @@ class Posting:
         meters: count the events.
     """
 
-    def __init__(self, store: Store, access: Access, limits: Limits, meters: Meters) -> None:
+    def __init__(self, store: Store, access: Access, limits: IntakeLimits, meters: Meters) -> None:
         self._store = store
         self._access = access
         self._limits = limits
@@ -80,7 +80,7 @@ class Posting:
                 now = self._store.clock()
                 result = await store_batch(self._lock_turns, given, endpoint, now=now, is_lenient=is_lenient)
         except Problem as problem:
-            self._count(Result((), problem.errors))
+            self._count(BatchResult((), problem.errors))
             raise
         self._count(result)
         return _answer(result, is_lenient=is_lenient)
@@ -95,7 +95,9 @@ class Posting:
         if endpoint not in (known := await self._endpoints.holding(endpoint)):
             raise Problem(422, no_such_endpoint(endpoint, known if grant.sees_names else ()))
 
-    async def _read(self, mode: Mode, request: Request, body: bytes, grant: Grant) -> list[Event | Refusal]:
+    async def _read(
+        self, mode: ContentMode, request: Request, body: bytes, grant: Grant
+    ) -> list[Event | Refusal]:
         read = partial(read_events, mode, request.headers, body, self._limits)
         if len(body) < self._limits.large_bytes:
             return read()
@@ -103,15 +105,15 @@ class Posting:
         with request.scope.get("extensions", {}).get(TURN, nullcontext)():
             return await turns.run(grant.name, read)
 
-    async def _store_one(self, event: Event | Refusal, endpoint: str | None) -> Result:
+    async def _store_one(self, event: Event | Refusal, endpoint: str | None) -> BatchResult:
         if isinstance(event, Refusal):
             raise refused([event], of=1)
         outcome = await self._group.accept(event, endpoint)
         if refusal := refusal_of(0, outcome):
             raise refused([refusal], of=1)
-        return Result([outcome], ())
+        return BatchResult([outcome], ())
 
-    def _count(self, result: Result) -> None:
+    def _count(self, result: BatchResult) -> None:
         for outcome in result.stored:
             self._meters.events["duplicate" if outcome.duplicate else "stored"] += 1
         for refusal in result.refused:
@@ -136,7 +138,7 @@ def _is_lenient(request: Request) -> bool:
     return handling is not None and handling[1].lower() == "lenient"
 
 
-def _answer(result: Result, *, is_lenient: bool) -> Response:
+def _answer(result: BatchResult, *, is_lenient: bool) -> Response:
     document: dict[str, Any] = {"events": [_event(outcome) for outcome in result.stored]}
     if result.refused:
         document["errors"] = [refusal.document() for refusal in result.refused]
@@ -144,7 +146,7 @@ def _answer(result: Result, *, is_lenient: bool) -> Response:
     return json_answer(document, 202, headers=headers)
 
 
-def _event(outcome: Outcome) -> dict[str, Any]:
+def _event(outcome: Acceptance) -> dict[str, Any]:
     return {
         "id": outcome.event.id,
         "source": outcome.event.source,

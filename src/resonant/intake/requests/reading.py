@@ -15,12 +15,12 @@ from starlette.datastructures import Headers
 from resonant.errors import InvalidEvent
 from resonant.events import Event, charset_of, is_json
 from resonant.input_lines import decode_array, decode_json, event_from_fields, longest_line, too_long
-from resonant.intake.limits import Limits
+from resonant.intake.limits import IntakeLimits
 from resonant.intake.problems import Problem, Refusal, refused
 
-Mode = Literal["structured", "binary", "batch", "lines"]
-SINGLE: tuple[Mode, ...] = ("structured", "binary")
-MODES: dict[str, Mode] = {
+ContentMode = Literal["structured", "binary", "batch", "lines"]
+SINGLE: tuple[ContentMode, ...] = ("structured", "binary")
+MODES: dict[str, ContentMode] = {
     "application/cloudevents+json": "structured",
     "application/cloudevents-batch+json": "batch",
     "application/jsonl": "lines",
@@ -39,7 +39,7 @@ IDEMPOTENCY_KEY = re.compile(r'"(?P<quoted>[!#-\[\]-~]{1,255})"|(?P<plain>[!#-\[
 _TEXT = re.compile(r"text/.*|.*[/+]xml")
 
 
-def mode_of(headers: Headers) -> Mode:
+def mode_of(headers: Headers) -> ContentMode:
     """Return how a request contains its events.
 
     Raises:
@@ -59,7 +59,7 @@ def mode_of(headers: Headers) -> Mode:
     return MODES[name]
 
 
-def most_bytes(mode: Mode, limits: Limits) -> int:
+def most_bytes(mode: ContentMode, limits: IntakeLimits) -> int:
     """Return how many bytes the body of a request may have."""
     if mode not in SINGLE:
         return limits.batch_bytes
@@ -67,7 +67,9 @@ def most_bytes(mode: Mode, limits: Limits) -> int:
     return min(longest_line(limits.event_bytes), limits.held_bytes)
 
 
-def read_events(mode: Mode, headers: Headers, body: bytes, limits: Limits) -> list[Event | Refusal]:
+def read_events(
+    mode: ContentMode, headers: Headers, body: bytes, limits: IntakeLimits
+) -> list[Event | Refusal]:
     """Return the events of a request in their order; a refusal in place of an event that is not valid.
 
     Raises:
@@ -106,7 +108,7 @@ def _refusal(index: int, error: InvalidEvent) -> Refusal:
     return Refusal(index, str(error), error.code, error.pointer)
 
 
-def _batch(body: bytes, build: Callable[[Any], Event], limits: Limits) -> list[Event | Refusal]:
+def _batch(body: bytes, build: Callable[[Any], Event], limits: IntakeLimits) -> list[Event | Refusal]:
     found: list[Event | Refusal] = []
     try:
         for fields in decode_array(body):
@@ -119,7 +121,7 @@ def _batch(body: bytes, build: Callable[[Any], Event], limits: Limits) -> list[E
     return found
 
 
-def _lines(body: bytes, build: Callable[[Any], Event], limits: Limits) -> list[Event | Refusal]:
+def _lines(body: bytes, build: Callable[[Any], Event], limits: IntakeLimits) -> list[Event | Refusal]:
     longest = longest_line(limits.event_bytes)
 
     def parse(line: bytes) -> Event:
@@ -197,7 +199,7 @@ def _text_or_bytes(kind: str, body: bytes) -> str | bytes:
         return body
 
 
-def _idempotency_key(mode: Mode, headers: Headers) -> str | None:
+def _idempotency_key(mode: ContentMode, headers: Headers) -> str | None:
     keys = headers.getlist("idempotency-key")
     if not keys:
         return None
@@ -231,6 +233,6 @@ def _not_accepted(what: str) -> Problem:
     )
 
 
-def _too_many(limits: Limits) -> Problem:
+def _too_many(limits: IntakeLimits) -> Problem:
     most = limits.batch_events
     return Problem(413, f"the request has more than {most:,} events: send several requests", limit=most)

@@ -9,7 +9,7 @@ from time import perf_counter
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from resonant.intake.limits import TURN, Limits
+from resonant.intake.limits import TURN, IntakeLimits
 from resonant.intake.meters import Meters
 from resonant.intake.problems import Problem
 
@@ -19,7 +19,7 @@ _LOG_SECONDS = 60.0
 _REFUSED = 400
 
 
-class Admission:
+class RequestAdmission:
     """An ASGI application that admits requests to another one.
 
     Args:
@@ -28,11 +28,11 @@ class Admission:
         meters: count requests and what they hold.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits, meters: Meters) -> None:
+    def __init__(self, app: ASGIApp, limits: IntakeLimits, meters: Meters) -> None:
         self._app = app
         self._limits = limits
         self._meters = meters
-        self._refusals = Refusals()
+        self._refusals = RefusalLog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -40,7 +40,7 @@ class Admission:
             await self._app(scope, receive, send)
             return
         began_at = perf_counter()
-        request = _Request(scope, receive, send, self._limits, self._meters)
+        request = _AdmittedRequest(scope, receive, send, self._limits, self._meters)
         try:
             async with request.timeout:
                 extensions = {TURN: request.in_turn}
@@ -58,7 +58,7 @@ class Admission:
                 self._refusals.note(request.status)
 
 
-class Refusals:
+class RefusalLog:
     """Logs how many requests were refused: one line a minute, so that a flood of requests does not fill the log."""
 
     def __init__(self) -> None:
@@ -78,8 +78,10 @@ class Refusals:
         self._numbers.clear()
 
 
-class _Request:
-    def __init__(self, scope: Scope, receive: Receive, send: Send, limits: Limits, meters: Meters) -> None:
+class _AdmittedRequest:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, limits: IntakeLimits, meters: Meters
+    ) -> None:
         self._scope = scope
         self._receive = receive
         self._send = send

@@ -7,7 +7,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from resonant.intake.limits import Limits
+from resonant.intake.limits import IntakeLimits
 from resonant.intake.meters import Meters
 from resonant.intake.problems import Problem
 
@@ -31,7 +31,7 @@ class Connection(HttpToolsProtocol):
 
     def __init__(
         self,
-        limits: Limits,
+        limits: IntakeLimits,
         meters: Meters,
         sending: "dict[Connection, None]",
         idle: "dict[Connection, None]",

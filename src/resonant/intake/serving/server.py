@@ -15,9 +15,9 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from resonant.errors import ResonantError
-from resonant.intake.limits import Limits
+from resonant.intake.limits import IntakeLimits
 from resonant.intake.meters import Meters
-from resonant.intake.serving.admission import Admission
+from resonant.intake.serving.admission import RequestAdmission
 from resonant.intake.serving.connections import Connection
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -56,7 +56,7 @@ async def serve(
     app: ASGIApp,
     listener: socket.socket,
     *,
-    limits: Limits,
+    limits: IntakeLimits,
     meters: Meters,
     on_start: Callable[[], None] = lambda: None,
 ) -> None:
@@ -76,7 +76,7 @@ async def serve(
     # It logs a line for each request that is not HTTP.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     config = uvicorn.Config(
-        Admission(app, limits, meters),
+        RequestAdmission(app, limits, meters),
         http=partial(Connection, limits, meters, {}, {}),  # type: ignore[arg-type]
         ws="none",
         loop="asyncio",

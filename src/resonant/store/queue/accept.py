@@ -67,7 +67,7 @@ class Unrouted:
         return f"`resonant subscription add ENDPOINT {shlex.quote(self.given.type)}` adds one"
 
 
-class Outcome(NamedTuple):
+class Acceptance(NamedTuple):
     """The outcome of one event.
 
     Attributes:
@@ -105,7 +105,7 @@ def accept(
     max_attempts: int | None = None,
     allow_unrouted: bool = False,
     wake: bool = True,
-) -> list[Outcome]:
+) -> list[Acceptance]:
     """Store events with their deliveries; return the outcome of each, in the given order.
 
     An event with a problem is not stored; the others are. An event that was erased is not stored again. The caller rolls back if
@@ -149,7 +149,7 @@ def accept(
     if erased:
         rest = iter(outcomes)
         outcomes = [
-            Outcome(event, duplicate=True, erased=True) if identity in erased else next(rest)
+            Acceptance(event, duplicate=True, erased=True) if identity in erased else next(rest)
             for event, identity, *_ in every
         ]
     if not allow_unrouted:
@@ -358,16 +358,16 @@ def _outcomes(
     routes: Mapping[int, tuple[str, ...]],
     ids: Mapping[_DeliveryName, int],
     new: set[int],
-) -> list[Outcome]:
+) -> list[Acceptance]:
     """Return the outcome of each event, given the endpoints of those routed before, and the keys of all and of new deliveries."""
     outcomes = []
     for event, key, its_endpoints, problem in checked:
         if problem:
-            outcomes.append(Outcome(event, problem=problem))
+            outcomes.append(Acceptance(event, problem=problem))
             continue
         endpoints = its_endpoints or routes[key]
         delivery_ids = [ids[key, endpoint] for endpoint in endpoints]
-        outcomes.append(Outcome(event, new.isdisjoint(delivery_ids), endpoints, None, tuple(delivery_ids)))
+        outcomes.append(Acceptance(event, new.isdisjoint(delivery_ids), endpoints, None, tuple(delivery_ids)))
         new.difference_update(delivery_ids)  # a repeat in the same call is a duplicate
     return outcomes
 

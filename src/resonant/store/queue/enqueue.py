@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 from resonant.errors import ConflictingEvent, UnroutedEvent
 from resonant.events import Event, refuse_own
 from resonant.store.engine.sql import require_connection
-from resonant.store.queue.accept import Conflict, Outcome, Unrouted, accept
+from resonant.store.queue.accept import Acceptance, Conflict, Unrouted, accept
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class EnqueueResult:
     delivery_ids: tuple[int, ...] = field(default=(), repr=False, compare=False)
     dropped_traces: int = 0
     unrouted: tuple[Unrouted, ...] = ()
-    outcomes: tuple[Outcome, ...] = field(default=(), repr=False, compare=False)
+    outcomes: tuple[Acceptance, ...] = field(default=(), repr=False, compare=False)
     erased: int = 0
 
 

@@ -30,7 +30,7 @@ _OF_DELIVERY = re.compile(r"delivery-(\d{1,18})-")
 _FIRST, _END = "delivery-", "delivery-a"
 
 
-class Report(NamedTuple):
+class OwnEvent(NamedTuple):
     """The content of an own event.
 
     Attributes:
@@ -65,7 +65,7 @@ class NewDeadLetter(NamedTuple):
         facts = (lease.delivery_id, lease.round, lease.event.identity, lease.event.type, lease.endpoint)
         return cls(*facts, lease.accepted_at, reason, attempts, failure)
 
-    def to_report(self, now: float) -> Report:
+    def to_report(self, now: float) -> OwnEvent:
         """Return the report; the keys of its data are those of ``resonant dlq --json``."""
         labels = {"reason": self.reason, **{name: self.failure[name] for name in ("category", "code")}}
         data = {
@@ -80,7 +80,7 @@ class NewDeadLetter(NamedTuple):
             "accepted_at": rfc3339(self.accepted_at),
             "dead_at": rfc3339(now),
         }
-        return Report(_key(self.delivery_id, self.round, self.accepted_at), self.endpoint, data, labels)
+        return OwnEvent(_key(self.delivery_id, self.round, self.accepted_at), self.endpoint, data, labels)
 
 
 def report_dead_letters(connection: Connection, dead_letters: Iterable[NewDeadLetter], *, now: float) -> None:
@@ -152,7 +152,9 @@ def report_gate(connection: Connection, before: Gate, after: Gate, *, now: float
     """Store events if a gate's change pauses an endpoint, or if the endpoint or one of its event types fails or recovers."""
     key = f"endpoint-{after.endpoint}-{after.epoch}"
     if event_type := _type_of(before, after):
-        report = Report(f"{key}-{_milliseconds(after.since)}", after.endpoint, gate_facts(before, after), {})
+        report = OwnEvent(
+            f"{key}-{_milliseconds(after.since)}", after.endpoint, gate_facts(before, after), {}
+        )
         store_reports(connection, event_type, [report], now=now)
     known, found = before.failing_at(now), after.failing_at(now)
     failing = [each for name, each in found.items() if name not in known]
@@ -161,7 +163,7 @@ def report_gate(connection: Connection, before: Gate, after: Gate, *, now: float
     recovered = [] if is_full else [each for name, each in known.items() if name not in found]
     for change, types in (("failing", failing), ("recovered", recovered)):
         reports = [
-            Report(
+            OwnEvent(
                 f"{key}-type-{change}-{number}-{_milliseconds(now)}",
                 after.endpoint,
                 gate_facts(before, after)
@@ -201,7 +203,9 @@ def gate_facts(before: Gate, after: Gate) -> dict[str, Any]:
     }
 
 
-def store_reports(connection: Connection, event_type: str, reports: Iterable[Report], *, now: float) -> None:
+def store_reports(
+    connection: Connection, event_type: str, reports: Iterable[OwnEvent], *, now: float
+) -> None:
     """Store an event for each report, to the endpoints that want it, except the endpoint of the report.
 
     Args:
@@ -228,7 +232,7 @@ def store_reports(connection: Connection, event_type: str, reports: Iterable[Rep
         accept(connection, wanted, now=now)
 
 
-def _event(event_type: str, report: Report, now: float) -> Event:
+def _event(event_type: str, report: OwnEvent, now: float) -> Event:
     labels = {name: value for name, value in sorted(report.labels.items()) if value}
     # Not validated: an invalid value must not undo the change.
     return Event.from_stored(

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, and_, select, update
 
 from resonant.routing.globs import any_glob
 from resonant.store import schema
-from resonant.store.audit import Action, record_change
+from resonant.store.audit import AuditAction, record_change
 from resonant.store.engine.sql import insert_into
 
 _w = schema.run_watches
@@ -133,7 +133,7 @@ def _belongs_to(server: str) -> ColumnElement[bool]:
     return _w.c.server.in_(["", server])
 
 
-def _audit(connection: Connection, action: Action, watch: RunWatch, *, who: str, now: float) -> None:
+def _audit(connection: Connection, action: AuditAction, watch: RunWatch, *, who: str, now: float) -> None:
     identity = watch.selection | {"server": watch.server}
     selection = {name: value for name, value in identity.items() if value}
     record_change(connection, at=now, who=who, action=action, selection=selection)

@@ -15,7 +15,7 @@ from resonant.errors import InvalidSubscription, StoreError
 from resonant.events import ENDPOINT_NAME
 from resonant.routing import MAX_SUBSCRIPTIONS, Router, Subscription, new_subscription
 from resonant.store import schema
-from resonant.store.audit import Action, record_change
+from resonant.store.audit import AuditAction, record_change
 from resonant.store.engine.sql import insert_into, insert_row, is_any_of
 
 _ONLY_ROW = 1
@@ -162,7 +162,7 @@ def _draw_version(connection: Connection) -> None:
 
 
 def _audit(
-    connection: Connection, action: Action, subscription: Subscription, *, who: str, now: float
+    connection: Connection, action: AuditAction, subscription: Subscription, *, who: str, now: float
 ) -> None:
     selection = {"endpoint": subscription.endpoint, "id": subscription.id, **subscription.terms}
     record_change(connection, at=now, who=who, action=action, selection=selection)

@@ -9,7 +9,7 @@ from resonant.dead_letters.purge import DAY_SECONDS
 from resonant.delivery.retry import Park
 from resonant.events import rfc3339
 from resonant.gate.pausing import pause
-from resonant.metrics.alerts import Condition, Crossing, record_crossings
+from resonant.metrics.alerts import AlertCondition, Crossing, record_crossings
 from resonant.store.counts.counters import Tally
 from resonant.store.shared import drains
 from resonant.store.shared.gates import Gate, GateChange, change_gate
@@ -153,7 +153,7 @@ def test_of_many_problems_and_alerts_the_first_twenty_are_shown(resonant, worker
     now = worker.clock()
     names = [f"partner-{number:02}" for number in range(22)]
     raised = [
-        Crossing("raised", Condition.ERROR_RATE, name, 0.5, 0.25, "text", at=now - 60, since=0.0)
+        Crossing("raised", AlertCondition.ERROR_RATE, name, 0.5, 0.25, "text", at=now - 60, since=0.0)
         for name in names
     ]
     with worker.at_work():

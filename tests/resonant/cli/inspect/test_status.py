@@ -12,12 +12,12 @@ import pytest
 from resonant.cli.inspect import status as status_commands
 from resonant.delivery.retry import Park, Retry
 from resonant.events import rfc3339
-from resonant.metrics.alerts import Condition, Crossing, record_crossings
+from resonant.metrics.alerts import AlertCondition, Crossing, record_crossings
 from resonant.store.shared import drains
 from resonant.store.shared.gates import FailingType, Gate, GateChange, change_gate
 from resonant.store.views.reads import StoreStatus
 
-RAISED = Crossing("raised", Condition.ERROR_RATE, "crm", 0.5, 0.25, "text", at=0.0, since=0.0)
+RAISED = Crossing("raised", AlertCondition.ERROR_RATE, "crm", 0.5, 0.25, "text", at=0.0, since=0.0)
 
 
 def test_status_counts_and_balances(resonant, recent):
@@ -40,7 +40,7 @@ def test_status_counts_and_balances(resonant, recent):
 
 def test_status_shows_active_alerts(resonant, recent):
     crossing = replace(RAISED, at=recent.clock() - 7200)
-    of_all = replace(crossing, condition=Condition.RETRIES, endpoint="", at=recent.clock() - 6_000)
+    of_all = replace(crossing, condition=AlertCondition.RETRIES, endpoint="", at=recent.clock() - 6_000)
     recent.do(lambda store: store.write(record_crossings, [of_all, crossing]))
     texts = [
         "100% of 1 attempts in 15 minutes failed, the limit is 25%",
@@ -63,8 +63,8 @@ def test_status_shows_active_alerts(resonant, recent):
 
 def test_an_alert_in_the_status_has_the_number_beside_the_threshold(resonant, recent):
     recent.do(lambda store: store.fold())
-    crossing = replace(RAISED, condition=Condition.DEAD_LETTERS, at=recent.clock() - 6_000)
-    held = replace(crossing, condition=Condition.HELD)
+    crossing = replace(RAISED, condition=AlertCondition.DEAD_LETTERS, at=recent.clock() - 6_000)
+    held = replace(crossing, condition=AlertCondition.HELD)
     recent.do(lambda store: store.write(record_crossings, [crossing, held]))
 
     shown = " ".join(resonant("status").out.split())

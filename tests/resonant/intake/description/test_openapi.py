@@ -17,7 +17,7 @@ from resonant.events import ENDPOINT_NAME
 from resonant.events.times import parse_rfc3339
 from resonant.input_lines import decode_json, event_from_fields
 from resonant.intake.description.openapi import openapi
-from resonant.intake.limits import Limits
+from resonant.intake.limits import IntakeLimits
 from support.examples import examples
 from support.hostile_lines import damaged_lines, good_lines
 from support.processes import clean_environment
@@ -26,7 +26,7 @@ from support.serving import add_endpoints, create_token, route_everything, servi
 SCHEMATHESIS = [sys.executable, "-m", "schemathesis.cli", "run", "--no-color"]
 FORMATS = FormatChecker(formats=())
 FORMATS.checks("date-time")(lambda value: not isinstance(value, str) or parse_rfc3339(value) is not None)
-DOCUMENT = openapi(Limits(), needs_token=True)
+DOCUMENT = openapi(IntakeLimits(), needs_token=True)
 EVENT = Draft202012Validator(DOCUMENT["components"]["schemas"]["Event"], format_checker=FORMATS)
 # JSON Schema has no words for these.
 BEYOND_SCHEMA = (

@@ -10,7 +10,7 @@ from resonant.intake.requests import group_commit
 from resonant.intake.requests.group_commit import MOST_EVENTS, GroupCommit
 from resonant.intake.requests.lock_turns import LockTurns
 from resonant.store import enqueue
-from resonant.store.queue.accept import Outcome
+from resonant.store.queue.accept import Acceptance
 from support.simulated_time import run_in_simulated_time
 
 
@@ -188,7 +188,7 @@ class LockedStore:
         if any(int(event.id) < 1_000 for event, _ in wanted):
             await asyncio.sleep(lock_seconds)
             raise StillLocked("locked")
-        return [Outcome(event) for event, _ in wanted]
+        return [Acceptance(event) for event, _ in wanted]
 
 
 def test_two_hundred_different_locked_events_a_second_delay_the_others_less_than_a_second():

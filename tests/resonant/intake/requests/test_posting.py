@@ -9,7 +9,7 @@ import pytest
 
 from resonant.errors import StoreUnavailable
 from resonant.intake.access.tokens import Budget, Grant, OpenAccess
-from resonant.intake.limits import Limits
+from resonant.intake.limits import IntakeLimits
 from resonant.intake.requests import posting as posting_module
 from resonant.intake.requests.parsing_turns import ParsingTurns
 from resonant.intake.requests.reading import read_events
@@ -101,7 +101,7 @@ def test_an_event_that_looks_like_one_of_resonants_own_is_refused(client, source
 def test_an_event_that_is_not_valid_is_refused_with_the_place_and_the_reason(
     sqlite_desk, text, status, code, pointer
 ):
-    with posting(sqlite_desk, limits=Limits(event_bytes=10)) as client:
+    with posting(sqlite_desk, limits=IntakeLimits(event_bytes=10)) as client:
         document = problem(client.post(text), status)
         [error] = document["errors"]
         assert (error["index"], error["code"], error["pointer"]) == (0, code, pointer)
@@ -344,14 +344,14 @@ def test_a_body_that_is_too_large_is_refused_with_the_limit(sqlite_desk, is_decl
         for _ in range(10):
             yield b" " * 100
 
-    with posting(sqlite_desk, limits=Limits(batch_bytes=999)) as client:
+    with posting(sqlite_desk, limits=IntakeLimits(batch_bytes=999)) as client:
         document = problem(client.post(b" " * 1_000 if is_declared else chunks(), BATCH), 413)
         assert document["limit"] == 999
         assert "999 bytes" in document["detail"]
 
 
 def test_an_event_that_the_server_could_never_hold_is_too_large(sqlite_desk):
-    with posting(sqlite_desk, limits=Limits(event_bytes=10_000, held_bytes=999)) as client:
+    with posting(sqlite_desk, limits=IntakeLimits(event_bytes=10_000, held_bytes=999)) as client:
         assert problem(client.post(line(json.dumps("x" * 999))), 413)["limit"] == 999
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
 from resonant.events import Event
-from resonant.intake.limits import Limits
+from resonant.intake.limits import IntakeLimits
 from resonant.intake.problems import Problem, Refusal
 from resonant.intake.requests.reading import mode_of, most_bytes, read_events
 from resonant.sinks.wire import message
@@ -18,7 +18,7 @@ from support.lines import line, parsed
 from support.posting import BATCH, LINES, STRUCTURED
 from support.wire_examples import EXAMPLES, TRACEPARENT, attributes, events
 
-SMALL = Limits(event_bytes=2_000, batch_events=5)
+SMALL = IntakeLimits(event_bytes=2_000, batch_events=5)
 EVENT = {"ce-type": "com.example.paid", "ce-source": "/shop"}
 MODES = ("binary", "structured")
 
@@ -166,7 +166,7 @@ def comparable(event):
 @given(events(), st.sampled_from(MODES))
 def test_an_event_is_read_as_we_send_it(event, mode):
     headers, body = message(event, mode)
-    [found] = read(body, raw=headers, limits=Limits())
+    [found] = read(body, raw=headers, limits=IntakeLimits())
     assert comparable(found) == comparable(event)
     if mode == "structured":
         assert found == event
@@ -275,7 +275,7 @@ def test_a_header_that_is_given_twice_is_refused():
 def test_the_content_type_decides_the_mode(kind, mode):
     headers = Headers({"content-type": kind})
     assert mode_of(headers) == mode
-    assert most_bytes(mode, Limits()) == (4 * 2**20 + 2**16 if mode == "structured" else 8 * 2**20)
+    assert most_bytes(mode, IntakeLimits()) == (4 * 2**20 + 2**16 if mode == "structured" else 8 * 2**20)
 
 
 def test_attributes_in_headers_make_it_binary_except_beside_a_cloudevent():

@@ -1,10 +1,10 @@
 """The log counts refused requests; test_server has the limits."""
 
-from resonant.intake.serving.admission import Refusals
+from resonant.intake.serving.admission import RefusalLog
 
 
 async def test_a_minute_of_refused_requests_is_one_line(caplog):
-    refusals = Refusals()
+    refusals = RefusalLog()
     for status in (202, 503, 401, 503):
         refusals.note(status)
     refusals._log()

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from resonant.errors import ResonantError
-from resonant.intake.limits import TURN, Limits
+from resonant.intake.limits import TURN, IntakeLimits
 from resonant.intake.meters import Meters
 from resonant.intake.problems import Problem
 from resonant.intake.serving.server import listen, serve
@@ -82,7 +82,7 @@ async def served(**limits: float) -> AsyncIterator[Served]:
     with listen("127.0.0.1", 0) as listener:
         server.port = listener.getsockname()[1]
         running = asyncio.create_task(
-            serve(app, listener, limits=Limits(**limits), meters=server.meters, on_start=started.set)
+            serve(app, listener, limits=IntakeLimits(**limits), meters=server.meters, on_start=started.set)
         )
         await started.wait()
         try:

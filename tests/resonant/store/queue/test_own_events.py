@@ -12,7 +12,7 @@ from resonant.delivery.retry import GiveUp
 from resonant.errors import InvalidEvent
 from resonant.events import Event, rfc3339
 from resonant.gate.pausing import pause, resume
-from resonant.metrics.alerts import Condition, Crossing, record_crossings
+from resonant.metrics.alerts import AlertCondition, Crossing, record_crossings
 from resonant.store import schema
 from resonant.store.queue.accept import accept
 from resonant.store.queue.expiry import expire
@@ -375,7 +375,7 @@ def test_an_own_event_can_be_stored_again_from_an_archive(desk, chat, tmp_path):
 
 
 def test_an_alert_that_begins_or_ends_is_an_event_once(desk, chat):
-    raised = Crossing("raised", Condition.GONE, "orders", 1.0, 0.5, "it answered 410", START, START - 60)
+    raised = Crossing("raised", AlertCondition.GONE, "orders", 1.0, 0.5, "it answered 410", START, START - 60)
     for _ in range(2):  # the second decision is too late
         desk.write(record_crossings, [raised])
 
@@ -388,7 +388,7 @@ def test_an_alert_that_begins_or_ends_is_an_event_once(desk, chat):
 
 @on_sqlite
 def test_an_alert_of_all_endpoints_has_no_subject_and_one_of_an_endpoint_is_not_sent_to_it(desk, chat):
-    of_all = Crossing("raised", Condition.RETRIES, "", 0.5, 0.25, "in words", START, START)
-    of_chat = replace(of_all, condition=Condition.GONE, endpoint="chat")
+    of_all = Crossing("raised", AlertCondition.RETRIES, "", 0.5, 0.25, "in words", START, START)
+    of_chat = replace(of_all, condition=AlertCondition.GONE, endpoint="chat")
     desk.write(record_crossings, [of_all, of_chat])
     assert chat.received() == [("resonant.alert.raised", None)]
