@@ -43,7 +43,7 @@ def migrate(connection: Connection) -> None:
         )
         connection.exec_driver_sql(f"INSERT INTO {VERSION_TABLE} (version_num) VALUES ('{SCHEMA_VERSION}')")  # noqa: S608 - constants
         return
-    _check(version)
+    check_version(version)
     if version == SCHEMA_VERSION:
         return
     # Alembic is slow to import, and only an upgrade needs it. Its commands would keep the connection in module globals, but
@@ -82,8 +82,13 @@ def create_schema(connection: Connection) -> None:
     migrate(connection)
 
 
-def _check(version: str) -> None:
-    """Check that this Resonant can use a schema, or upgrade it."""
+def check_version(version: str) -> None:
+    """Check that this Resonant can use a schema, or upgrade it.
+
+    Raises:
+        StoreError: a version before the first release made the tables.
+        StoreTooNew: a newer Resonant wrote the schema.
+    """
     if version < baseline.revision:
         raise StoreError(
             f"the store's schema is version {version}, from before the first release: drain it with the version of Resonant that "

@@ -12,10 +12,11 @@ from sqlalchemy import Connection, select, text
 
 from resonant.events import EventKey
 from resonant.store import schema
-from resonant.store.engine.migrate import VERSION_TABLE
+from resonant.store.engine.migrate import VERSION_TABLE, check_version
 from resonant.store.engine.sql import is_any_of
 
 KEY = f"SELECT erasure_key FROM {VERSION_TABLE}"  # noqa: S608 - a constant
+_VERSION_AND_KEY = f"SELECT version_num, erasure_key FROM {VERSION_TABLE}"  # noqa: S608 - a constant
 _KNOWN = "resonant_erasure_key"
 _KEY_BYTES = 32
 _ID_DIGITS = 32
@@ -30,8 +31,13 @@ def make_erasure_key(connection: Connection) -> bytes:
 
 
 def erasure_key(connection: Connection) -> bytes | None:
-    """Return the key of the store; None if nothing was ever erased."""
-    found = connection.exec_driver_sql(KEY).scalar()
+    """Return the key of the store; None if nothing was ever erased. The first statement of a producer, so it checks the schema.
+
+    Raises:
+        StoreError: this Resonant cannot use the store's schema.
+    """
+    version, found = connection.exec_driver_sql(_VERSION_AND_KEY).one()
+    check_version(version)
     connection.info[_KNOWN] = found
     return None if found is None else bytes.fromhex(found)
 

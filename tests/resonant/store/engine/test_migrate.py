@@ -29,6 +29,7 @@ TOO_NEW = (
     "a store cannot be downgraded, so an older Resonant needs a backup"
 )
 UNRELEASED = "from before the first release: drain it with the version of Resonant that made it, then start a new store"
+EVENT = Event(id="new", type="t", source="/s", data=1)
 # Opens a store as a later version, whose migration kills the process.
 DYING = """
 import asyncio, sys
@@ -91,9 +92,10 @@ def test_a_store_of_an_unknown_version_is_refused_in_one_line_and_left_alone(
         desk.run(WorkerStore.open(store_url))
     line = f"the store's schema is version {version}, {why}"
     assert (refusal.type, str(refusal.value)) == (kind, f"{desk.store}: {line}")
-    with pytest.raises(StoreError) as refusal:
-        desk.write(create_schema)
-    assert (refusal.type, str(refusal.value)) == (kind, line)
+    for write in (create_schema, lambda connection: enqueue(connection, EVENT, "crm")):
+        with pytest.raises(StoreError) as refusal:
+            desk.write(write)
+        assert (refusal.type, str(refusal.value)) == (kind, line)
     assert desk.read(read_schema_version) == version
 
 
