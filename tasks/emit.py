@@ -23,8 +23,8 @@ from resonant.delivery.outcome import Outcome
 from resonant.delivery.retry import MAX_ATTEMPTS_LIMIT, GiveUp, Park, Retry
 from resonant.delivery.wording import shortened
 from resonant.dispatch.dispatcher import Dispatcher
-from resonant.dispatch.send.admission import Held
-from resonant.dispatch.send.sender import LeaseLost, TimeIsUp
+from resonant.dispatch.flights.chunk import Chunk
+from resonant.dispatch.send.unsent import Held, LeaseLost, TimeIsUp
 from resonant.display import counted, visible
 from resonant.events import Lease, LeaseKey, rfc3339
 from resonant.gate.words import advice, described
@@ -60,12 +60,12 @@ class ChunkRef:
 
     words: str
     endpoint: str
-    keys: tuple[LeaseKey, ...]
+    chunk: Chunk
 
     @classmethod
-    def of(cls, endpoint: str, keys: list[LeaseKey]) -> "ChunkRef":
+    def of(cls, chunk: Chunk) -> "ChunkRef":
         """Make the reference to claimed deliveries to one endpoint."""
-        return cls(counted(len(keys), "delivery", "deliveries"), endpoint, tuple(keys))
+        return cls(counted(len(chunk.flights), "delivery", "deliveries"), chunk.endpoint.name, chunk)
 
     @property
     def name(self) -> str:
@@ -200,7 +200,7 @@ async def emit_chunk() -> State[None]:
         A completed state whose message counts the outcomes. Each of the first dead letters gets a failed task run.
     """
     dispatcher, ref = given.get()
-    chunk = await dispatcher.attempt_all(ref.endpoint, ref.keys, task_run_id=task_run.id)
+    chunk = await dispatcher.attempt_all(ref.chunk, task_run_id=task_run.id)
     await asyncio.gather(*map(_show, chunk.shown))
     message = str(chunk.counts)
     if chunk.counts.dead_letters.total() > len(chunk.shown):

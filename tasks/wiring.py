@@ -23,11 +23,12 @@ from resonant.delivery.trace import AttemptSpans
 from resonant.dispatch.caller import get_caller
 from resonant.dispatch.counts import Counts
 from resonant.dispatch.dispatcher import Dispatcher
+from resonant.dispatch.flights.chunk import Chunk
 from resonant.dispatch.limits import Limits
 from resonant.dispatch.run.garbage import garbage_collected_less_often
 from resonant.dispatch.tracking import Tracker
 from resonant.errors import ConflictingEvent, EndpointError, StoreError, UnroutedEvent
-from resonant.events import Clock, Lease, LeaseKey, rfc3339
+from resonant.events import Clock, Lease, rfc3339
 from resonant.input_lines import event_from_fields
 from resonant.local.compatibility import check_client_names
 from resonant.local.records import records
@@ -138,9 +139,9 @@ async def emit_as_task(dispatcher: Dispatcher, lease: Lease) -> None:
     await _run(emit_event, dispatcher, DeliveryRef.of(lease))
 
 
-async def emit_chunk_as_task(dispatcher: Dispatcher, endpoint: str, keys: list[LeaseKey]) -> None:
+async def emit_chunk_as_task(dispatcher: Dispatcher, chunk: Chunk) -> None:
     """Run ``emit_chunk`` for claimed deliveries to one endpoint."""
-    await _run(emit_chunk, dispatcher, ChunkRef.of(endpoint, keys))
+    await _run(emit_chunk, dispatcher, ChunkRef.of(chunk))
 
 
 async def _run(task: Task[Any, Any], dispatcher: Dispatcher, ref: DeliveryRef | ChunkRef) -> None:

@@ -24,9 +24,10 @@ from resonant.dead_letters.replay import ReplayRequest, take_dead_letters
 from resonant.dead_letters.triage import triage
 from resonant.delivery.retry import Retry, RetryPolicy
 from resonant.dispatch.dispatcher import Dispatcher
+from resonant.dispatch.flights.chunk import Chunk
 from resonant.dispatch.limits import Limits
 from resonant.dispatch.run.event_loop import use_uvloop
-from resonant.events import Clock, Lease, LeaseKey
+from resonant.events import Clock, Lease
 from resonant.input_lines import parse_event
 from resonant.store import Store
 from resonant.store.audit import audited
@@ -131,12 +132,10 @@ def _emit_one(dispatcher: Dispatcher, progress: Progress) -> Callable[[Lease], A
     return emit_one
 
 
-def _emit_chunk(
-    dispatcher: Dispatcher, progress: Progress
-) -> Callable[[str, list[LeaseKey]], Awaitable[None]]:
-    async def emit_chunk(endpoint: str, keys: list[LeaseKey]) -> None:
-        leases = [lease for key in keys if (lease := dispatcher._in_flight.get(key))]
-        counts = (await dispatcher.attempt_all(endpoint, keys)).counts
+def _emit_chunk(dispatcher: Dispatcher, progress: Progress) -> Callable[[Chunk], Awaitable[None]]:
+    async def emit_chunk(chunk: Chunk) -> None:
+        leases = [flight.lease for flight in chunk.flights]
+        counts = (await dispatcher.attempt_all(chunk)).counts
         # Some of a chunk have no attempt if the gate held them, or a lease was lost.
         if counts.settled == len(leases) and not counts.held:
             progress.say(recorded=[[lease.event.id, lease.attempts + 1] for lease in leases])

@@ -70,10 +70,10 @@ class Scene:
         else:
             await asyncio.sleep(seconds)
 
-    async def emit_chunk(self, endpoint, keys):
+    async def emit_chunk(self, chunk):
         """Make an attempt for each lease; the clock advances instead of waiting for briefly parked deliveries."""
-        self.chunks.append(len(keys))
-        chunk = await self.dispatcher.attempt_all(endpoint, keys)
+        self.chunks.append(len(chunk.flights))
+        await self.dispatcher.attempt_all(chunk)
         self.done.append(chunk.counts)
         self.shown.append(chunk.shown)
         if chunk.counts.parked:
@@ -125,7 +125,7 @@ class Scene:
 
         async def claim_and_count(*args, **options):
             found = await claim(*args, **options)
-            held.append(self.dispatcher._in_flight.total_busy + sum(map(len, found.values())))
+            held.append(self.dispatcher._flights.counts.busy + sum(map(len, found.values())))
             return found
 
         self.store.claim_each = claim_and_count

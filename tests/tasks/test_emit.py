@@ -11,8 +11,7 @@ import pytest
 from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.retry import MAX_ATTEMPTS_LIMIT, GiveUp, Park, Retry, RetryPolicy
 from resonant.dispatch.dispatcher import Dispatcher
-from resonant.dispatch.send.admission import Held
-from resonant.dispatch.send.sender import Expired
+from resonant.dispatch.send.unsent import Expired, Held
 from resonant.errors import UnexpectedStatus
 from resonant.events import Event, rfc3339
 from resonant.gate.words import advice

@@ -10,7 +10,7 @@ When to look, and what to claim (``claim/``):
 4. The claim size, of which the endpoint uses up half first: ``ClaimSize`` in ``limiting/ahead.py``; decision 18.
 5. The cap of claims, in total: ``MOST_CLAIMED`` in ``claim/fetcher.py``; decision 18.
 6. The rate's claim limit: ``most_claimed`` in ``limiting/rate.py``, which explains it.
-7. The memory of bodies: ``in_flight.py``; decision 18.
+7. The memory of bodies: ``flights/flights.py``; decision 18.
 8. Half of a claim for new events: ``claim/fetcher.py``; decision 21.
 9. The first sends begin with the claim: ``claim/fetcher.py``; decision 16.
 

@@ -6,7 +6,7 @@ The steps of one delivery::
     Dispatcher.attempt  marks the attempt as begun, sends, decides, and records and returns the outcome
     emit_one            returns (delivered or parked), waits and calls `attempt` again (retry), or ends (given up)
 
-With chunks (the lanes auto and bulk), `emit_chunk` receives the keys of many deliveries to one endpoint::
+With chunks (the lanes auto and bulk), `emit_chunk` receives many deliveries to one endpoint::
 
     Dispatcher.attempt_all  makes one attempt of each delivery, with large commits, and parks every retry
     emit_one                receives the first deliveries of a second (auto), and those that may have crashed a worker
@@ -32,10 +32,12 @@ from resonant.dispatch.claim import fetcher as fetching
 from resonant.dispatch.claim.fetcher import Fetcher
 from resonant.dispatch.claim.leases import LeaseHeartbeat, TakeOver
 from resonant.dispatch.counts import Counts
-from resonant.dispatch.endpoint_run import EndpointRun
 from resonant.dispatch.endpoints import Endpoints
+from resonant.dispatch.flights.chunk import Chunk
+from resonant.dispatch.flights.counts import FlightCounts, State
+from resonant.dispatch.flights.endpoint_run import EndpointRun
+from resonant.dispatch.flights.flights import Flights
 from resonant.dispatch.gate_rows import GateRows
-from resonant.dispatch.in_flight import InFlight
 from resonant.dispatch.limiting.ahead import FIRST_CHUNK, FIRST_CLAIM, ClaimSize, PrefetchWindow
 from resonant.dispatch.limiting.alone import SentAlone
 from resonant.dispatch.limiting.limiter import ConcurrencyLimiter
@@ -43,8 +45,9 @@ from resonant.dispatch.limiting.rate import NoRate, Rate
 from resonant.dispatch.limits import Limits
 from resonant.dispatch.run.background import Report, fold_regularly, wake_on_commits
 from resonant.dispatch.run.running_tasks import RunningTasks
-from resonant.dispatch.send.admission import Admission, Held
-from resonant.dispatch.send.sender import Expired, LeaseLost, Sender, TimeIsUp
+from resonant.dispatch.send.admission import Admission
+from resonant.dispatch.send.sender import ChunkSender, Recorder, Sender
+from resonant.dispatch.send.unsent import Expired, Held, LeaseLost, TimeIsUp
 from resonant.errors import StoreError
 from resonant.gate.controller import EndpointGate
 from resonant.store.engine.availability import retry_while_unavailable
@@ -54,11 +57,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator
 
     from resonant.delivery.attempt import AttemptRunner, Destination
+    from resonant.dispatch.flights.flight import Flight
     from resonant.dispatch.gate_rows import OnGateChange
     from resonant.dispatch.limiting.limiter import EndpointSlots
     from resonant.dispatch.run.running_tasks import Work
     from resonant.dispatch.tracking import Tracker
-    from resonant.events import Lease, LeaseKey
+    from resonant.events import Lease
     from resonant.store import WorkerStore
     from resonant.store.shared.send_slots import Reservation
 
@@ -67,8 +71,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 EmitOne = Callable[["Lease"], Awaitable[None]]
-# Not the leases: a caller that kept them until the end of the chunk would keep their bodies, too.
-EmitChunk = Callable[[str, "list[LeaseKey]"], Awaitable[object]]
+EmitChunk = Callable[[Chunk], Awaitable[object]]
 
 
 async def _at_once() -> None:
@@ -91,7 +94,7 @@ class Dispatcher:
         counts: the outcomes so far.
         problems: the reasons why endpoints could not be opened, keyed by name; their deliveries wait.
         attempt: makes one attempt of a claimed delivery; see ``Sender.attempt``.
-        attempt_all: makes one attempt of each delivery in a chunk; see ``Sender.attempt_all``.
+        attempt_all: makes one attempt of each delivery in a chunk; see ``ChunkSender.attempt_all``.
     """
 
     def __init__(
@@ -121,26 +124,27 @@ class Dispatcher:
         self._reserving = asyncio.Semaphore(4)
         self._endpoints = Endpoints(store, self._open_endpoint)
         self.problems, self._opened = self._endpoints.problems, self._endpoints.opened
-        self._in_flight = InFlight(self._opened, limits.max_waiting)
-        self._heartbeat = LeaseHeartbeat(store, owner, self._in_flight)
+        self._flights = Flights(limits.max_waiting)
+        self._heartbeat = LeaseHeartbeat(store, owner, self._flights)
         self._background = AsyncExitStack()
         self._gates = GateRows(store, owner, self._opened, on_change=on_gate_change, running=self._running)
+        self._recorder = Recorder(store, self._flights, self._running, self.counts)
         self._sender = Sender(
             store,
             attempt_runner,
-            admission=Admission(self._gates, self._limiter, self._in_flight, self._running),
-            endpoints=self._opened,
-            in_flight=self._in_flight,
+            admission=Admission(self._gates, self._limiter, self._running),
+            recorder=self._recorder,
+            flights=self._flights,
             running=self._running,
-            counts=self.counts,
         )
-        self.attempt, self.attempt_all = self._sender.attempt, self._sender.attempt_all
+        self._chunks = ChunkSender(self._sender)
+        self.attempt, self.attempt_all = self._sender.attempt, self._chunks.attempt_all
         self._alone = SentAlone(limits.alone)
         self._emit_one: EmitOne
         self._emit_chunk: EmitChunk | None = None
 
     def _has_others(self, slots: EndpointSlots) -> bool:
-        return any(each.busy and each.slots is not slots for each in self._opened.values())
+        return any(each.flights.busy and each.slots is not slots for each in self._opened.values())
 
     async def _open_endpoint(self, name: str) -> EndpointRun:
         destination = await self._open_destination(name)
@@ -158,6 +162,7 @@ class Dispatcher:
             window=PrefetchWindow(slots.limit),
             claims=ClaimSize(FIRST_CHUNK if self._chunk_size else FIRST_CLAIM),
             clock=self.store.clock,
+            flights=FlightCounts(self._flights.counts),
         )
 
     async def _reserve(self, endpoint: str, **options: Any) -> Reservation:
@@ -176,7 +181,7 @@ class Dispatcher:
             await self._background.aclose()
             for endpoint in list(self._opened.values()):
                 await endpoint.rate.close()
-            await self._sender.close()
+            await self._recorder.close()
             # Release even without a known lease: a claim may have been cancelled during its commit.
             await self.store.release_all(self.owner)
             await self._gates.leave()
@@ -236,7 +241,7 @@ class Dispatcher:
             endpoints=self._endpoints,
             gates=self._gates,
             limiter=self._limiter,
-            in_flight=self._in_flight,
+            flights=self._flights,
             take_over=take_over,
             is_over=self._running.is_over,
             stays=self._running.end is not None,
@@ -262,11 +267,11 @@ class Dispatcher:
                     self._running.end_in(0)  # the next run sends the remaining claims
             time_is_up, is_idle = self._running.is_over(), not self._running
             looked_at = self.store.clock()
-            fetcher.look_in(self._sender.pop_next_due() - looked_at)
+            fetcher.look_in(self._recorder.pop_next_due() - looked_at)
             if not time_is_up:
                 await self._waiting(partial(self._take_due, fetcher, is_idle=is_idle))
             goes_on = self._running.end is not None or (
-                own is None and self._sender.waits_for_parked(looked_at)
+                own is None and self._recorder.waits_for_parked(looked_at)
             )
             if self._running or (goes_on and not time_is_up) or self._running.failure is not None:
                 await self._running.wait_for_change(fetcher.pause)
@@ -330,14 +335,13 @@ class Dispatcher:
                     endpoint = await self._waiting(partial(self._endpoints.open, lease.endpoint))
                     # Release held deliveries, so that any run may send them.
                     if endpoint.claim_limit() == 0:
-                        held.append(lease)
+                        held.append((lease, endpoint))
                     else:
-                        for each in self._without_expired([lease]):
+                        for each in self._without_expired([self._flights.claim(lease, endpoint)]):
                             self._start(each)
-                await asyncio.gather(*map(self._sender.release, held))
+                await self._recorder.release([self._flights.claim(*each) for each in held])
                 while (
-                    self._in_flight.total_busy >= 2 * self.limits.concurrency
-                    or self._in_flight.bytes_left <= 0
+                    self._flights.counts.busy >= 2 * self.limits.concurrency or self._flights.bytes_left <= 0
                 ):
                     await self._next_change()
             while self._running:
@@ -363,70 +367,66 @@ class Dispatcher:
         self._running.raise_failure()
 
     async def _take_due(self, fetcher: Fetcher, *, is_idle: bool) -> None:
-        async for leases in fetcher.take(is_idle=is_idle):
-            self._start_claimed(self._without_expired(leases))
+        async for flights in fetcher.take(is_idle=is_idle):
+            self._start_claimed(self._without_expired(flights))
 
     @property
     def _chunk_size(self) -> int:
         return 0 if self._emit_chunk is None else self.limits.chunk_size
 
-    def _without_expired(self, leases: list[Lease]) -> list[Lease]:
-        """Give up the deliveries of expired events in the background; return the other leases."""
+    def _without_expired(self, flights: list[Flight]) -> list[Flight]:
+        """Give up the deliveries of expired events in the background; return the other flights."""
         now = self.store.clock()
-        if expired := [lease for lease in leases if lease.event.has_expired(now)]:
-            for lease in expired:
-                self._in_flight.take(lease)
-            self._running.start(self._sender.expire(expired))
-            leases = [lease for lease in leases if self._in_flight.get(lease.key) is None]
-        return leases
+        if expired := [flight for flight in flights if flight.lease.event.has_expired(now)]:
+            self._running.start(self._expire(expired))
+            flights = [flight for flight in flights if not flight.lease.event.has_expired(now)]
+        return flights
 
-    def _start_claimed(self, leases: list[Lease]) -> None:
-        """Start leases of one endpoint: some alone, the others in chunks."""
+    async def _expire(self, flights: list[Flight]) -> None:
+        await self._recorder.expire(flights)
+
+    def _start_claimed(self, flights: list[Flight]) -> None:
+        """Start flights of one endpoint: some alone, the others in chunks."""
         size = self._chunk_size
         if self._emit_chunk is None or not size:
-            for lease in leases:
-                self._start(lease)
+            for flight in flights:
+                self._start(flight)
             return
         # A delivery that may have crashed a worker is sent alone, so that it cannot crash a whole chunk again.
-        together = [lease for lease in leases if not lease.crashes]
-        now = asyncio.get_running_loop().time()
-        waiting = self._in_flight.total_busy - self._limiter.in_use + self._sender.starting
+        together = [flight for flight in flights if not flight.lease.crashes]
+        now, counts = asyncio.get_running_loop().time(), self._flights.counts
+        waiting = counts.busy - counts.by_state[State.SENDING] - len(flights)
         alone = self._alone.start(len(together), now, waiting=waiting)
-        for lease in [*(lease for lease in leases if lease.crashes), *together[:alone]]:
-            self._start(lease)
+        for flight in [*(flight for flight in flights if flight.lease.crashes), *together[:alone]]:
+            self._start(flight)
         for start in range(alone, len(together), size):
-            chunk = together[start : start + size]
-            for lease in chunk:
-                self._in_flight.take(lease)
-            keys = [lease.key for lease in chunk]
-            self._opened[chunk[0].endpoint].chunks.add(keys[0])
-            self._running.start(self._emit_all(self._emit_chunk, chunk[0].endpoint, keys))
+            chunk = Chunk.of(together[start].endpoint, together[start : start + size])
+            self._running.start(self._emit_all(self._emit_chunk, chunk))
 
-    def _start(self, lease: Lease) -> None:
-        self._in_flight.take(lease)
-        self._running.start(self._emit(lease))
+    def _start(self, flight: Flight) -> None:
+        self._running.start(self._emit(flight))
 
-    async def _emit_all(self, emit_chunk: EmitChunk, endpoint: str, keys: list[LeaseKey]) -> None:
+    async def _emit_all(self, emit_chunk: EmitChunk, chunk: Chunk) -> None:
         with contextlib.suppress(TimeIsUp, Held):
-            async with self._sender.admitted(endpoint, keys) as admitted:
-                await emit_chunk(endpoint, admitted)
-        self._opened[endpoint].chunks.discard(keys[0])
-        for key in keys:
-            if (lease := self._in_flight.get(key)) is not None:
-                raise RuntimeError(f"emit_chunk returned without attempting {lease.event.id}")
+            async with self._chunks.admitted(chunk):
+                await emit_chunk(chunk)
+        chunk.begin()
+        for flight in chunk.flights:
+            if not flight.has_ended:
+                raise RuntimeError(f"emit_chunk returned without attempting {flight.lease.event.id}")
 
-    async def _emit(self, lease: Lease) -> None:
+    async def _emit(self, flight: Flight) -> None:
         with contextlib.suppress(LeaseLost, TimeIsUp, Held, Expired):
             await self._before_each()
-            async with self._sender.admitted(lease.endpoint, [lease.key]):
-                await self._emit_one(lease)
-        if (left := self._in_flight.get(lease.key)) is None:
+            async with self._sender.admitted([flight]):
+                await self._emit_one(flight.lease)
+        if flight.has_ended:
             return
-        if left.attempts == lease.attempts:
-            raise RuntimeError(f"emit_one returned without attempting {lease.event.id}")
+        if not flight.retried:
+            raise RuntimeError(f"emit_one returned without attempting {flight.lease.event.id}")
         # `emit_one` did not wait for the retry: park the delivery, so that any worker can retry it when it is due.
         self.counts.parked += 1
-        await self._sender.release(left)
+        await self._recorder.release([flight])
 
     async def unavailable_endpoints(self, names: Iterable[str]) -> dict[str, str]:
         """Return the endpoints that cannot be opened, with the reasons."""

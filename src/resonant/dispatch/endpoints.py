@@ -6,7 +6,7 @@ from math import inf
 
 from sqlalchemy import Connection
 
-from resonant.dispatch.endpoint_run import EndpointRun
+from resonant.dispatch.flights.endpoint_run import EndpointRun
 from resonant.errors import EndpointError, NotReady
 from resonant.store import WorkerStore
 from resonant.store.views import endpoint_problems

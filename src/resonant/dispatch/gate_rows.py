@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from itertools import islice
 from math import inf
 
-from resonant.dispatch.endpoint_run import EndpointRun
+from resonant.dispatch.flights.endpoint_run import EndpointRun
 from resonant.dispatch.run.running_tasks import RunningTasks
 from resonant.errors import StoreError
 from resonant.events import Lease
@@ -82,7 +82,7 @@ class GateRows:
         for endpoint in self._endpoints.values():
             gate = endpoint.gate
             endpoint.see(rows[endpoint.name], at=rows.at)
-            if endpoint.busy or endpoint in due or gate.row.pilot == self._owner:
+            if endpoint.flights.busy or endpoint in due or gate.row.pilot == self._owner:
                 changes.append(gate.look(self._store.clock(), may_be_pilot=self.may_be_pilot))
         await self._write(changes)
 
@@ -95,7 +95,7 @@ class GateRows:
 
     async def probe(self, endpoint: EndpointRun) -> Lease | None:
         """Claim a delivery to send as a probe, if a probe is due."""
-        if endpoint.gate.may_probe and endpoint.probe is not None:
+        if endpoint.gate.may_probe and endpoint.flights.probe is not None:
             return None  # the last probe is not sent yet
         probe = endpoint.gate.probe(self._store.clock())
         if probe is None:
@@ -105,7 +105,6 @@ class GateRows:
         lease, row = claimed
         endpoint.see(row)
         endpoint.gate.may_probe = True
-        endpoint.probe = lease.key
         return lease
 
     def connect(self, endpoints: Iterable[EndpointRun]) -> None:

@@ -149,7 +149,7 @@ async def test_the_send_of_a_single_event_begins_with_its_claim(tmp_path, number
 
 
 async def test_large_events_are_claimed_only_as_memory_has_room(tmp_path, monkeypatch):
-    monkeypatch.setattr("resonant.dispatch.in_flight.MOST_BYTES", 60 * 10_000)
+    monkeypatch.setattr("resonant.dispatch.flights.flights.MOST_BYTES", 60 * 10_000)
     monkeypatch.setattr(Scene, "chunk_size", 200 * Scene.chunk_size)
 
     async with scene(tmp_path, orders=succeed, limits=Limits(concurrency=10)) as worker:
@@ -158,7 +158,7 @@ async def test_large_events_are_claimed_only_as_memory_has_room(tmp_path, monkey
         await worker.store.enqueue(events, "orders")
         held = worker.count_claims()
         assert (await worker.run()).delivered == 300
-        assert worker.dispatcher._in_flight.bytes == 0
+        assert worker.dispatcher._flights.counts.bytes == 0
     assert 10 < max(held) <= 60
 
 

@@ -12,11 +12,11 @@ import pytest
 
 from resonant.delivery.retry import GiveUp, Retry
 from resonant.dispatch.counts import Counts
+from resonant.dispatch.flights.chunk import MOST_SHOWN
 from resonant.dispatch.limiting.ahead import PrefetchWindow
 from resonant.dispatch.limits import WAIT_SECONDS, Limits
 from resonant.dispatch.send import sender
 from resonant.dispatch.send.batch_writer import BatchWriter
-from resonant.dispatch.send.sender import MOST_SHOWN
 from resonant.errors import StoreUnavailable, UnexpectedStatus
 from resonant.events import Lease
 from support.dispatching import (

@@ -206,27 +206,30 @@ async def test_bodies_stay_within_the_memory_limit_however_many_endpoints_there_
         for name in sinks:
             queue.enqueue(connection, [sized_event()], name, now=worker.store.clock())
 
-    def note_bytes(lease):
-        take(lease)
-        most.append(held.bytes)
+    def note_bytes(*given, **options):
+        flight = claim(*given, **options)
+        most.append(held.counts.bytes)
+        return flight
 
     async def refuse_slowly(_event):
         await asyncio.sleep(0.1)
         raise UnexpectedStatus(400)
 
     most = []
-    monkeypatch.setattr("resonant.dispatch.in_flight.MOST_BYTES", 64 * SIZE)
+    monkeypatch.setattr("resonant.dispatch.flights.flights.MOST_BYTES", 64 * SIZE)
     sinks = {f"e-{number}": succeed if number % 20 else refuse_slowly for number in range(300)}
     async with scene(
         tmp_path, clock=clock_from(START), sinks=sinks, limits=Limits(concurrency=400)
     ) as worker:
         await worker.store.write(store_one_each)
-        held = worker.dispatcher._in_flight
-        take = held.take
-        monkeypatch.setattr(held, "take", note_bytes)
+        held = worker.dispatcher._flights
+        claim = held.claim
+        monkeypatch.setattr(held, "claim", note_bytes)
         counts = await worker.run()
         assert (counts.delivered, counts.dead_letters) == (285, {"permanent": 15})
-        assert held.bytes == sum(each.bytes for each in worker.dispatcher._opened.values()) == 0
+        assert (
+            held.counts.bytes == sum(each.flights.bytes for each in worker.dispatcher._opened.values()) == 0
+        )
     assert 25 * SIZE < max(most) <= 64 * SIZE
 
 
@@ -241,7 +244,7 @@ async def test_endpoints_that_never_answer_leave_memory_to_a_later_one(
     tmp_path, monkeypatch, quick_look, dead, is_known
 ):
     answers = Answers()
-    monkeypatch.setattr("resonant.dispatch.in_flight.MOST_BYTES", 64 * SIZE)
+    monkeypatch.setattr("resonant.dispatch.flights.flights.MOST_BYTES", 64 * SIZE)
     sinks = {f"dead-{number}": answers.dead for number in range(dead)} | {"healthy": answers.healthy}
     async with scene(
         tmp_path, clock=clock_from(START), sinks=sinks, limits=Limits(concurrency=400)
@@ -314,7 +317,7 @@ async def test_an_endpoint_without_an_answer_gets_one_send_while_another_waits_f
     sent = Counter()
     sinks = {name: never_answering(name) for name in "ab"}
     async with scene(tmp_path, sinks=sinks, due={"a": 10}) as worker:
-        commits = worker.dispatcher._sender._commits
+        commits = worker.dispatcher._recorder._commits
         write = commits._write
 
         async def write_late(requests):

@@ -8,7 +8,7 @@ import pytest
 
 from resonant.delivery.retry import RetryPolicy
 from resonant.dispatch.limits import Limits
-from resonant.dispatch.send.admission import Held
+from resonant.dispatch.send.unsent import Held
 from resonant.dispatch.tracking import Tracker
 from resonant.errors import UnexpectedStatus
 from resonant.events import Event
@@ -275,7 +275,7 @@ class TestAnEventTypeThatFails:
             async with worker.running():
                 await until(lambda: worker.counts.delivered == 20)
                 await worker.set_gate(failing=(FailingType("bad", START, "", START + 100, START),))
-                await until(lambda: not worker.dispatcher._in_flight.total_busy)
+                await until(lambda: not worker.dispatcher._flights.counts.busy)
         assert deliveries(tmp_path, "attempts").count((0,)) >= 50
 
 
@@ -309,7 +309,7 @@ class TestClaimedDeliveries:
 
     async def test_deliveries_claimed_when_the_gate_closes_are_released_uncharged(self, tmp_path):
         async with at_work(tmp_path, **timed(orders=fail, limits=LONG, due=100)) as (worker, _):
-            await until(lambda: worker.governs() and not worker.dispatcher._in_flight.total_busy)
+            await until(lambda: worker.governs() and not worker.dispatcher._flights.counts.busy)
             assert (await worker.gate()).state == "probing"
         assert deliveries(tmp_path, "attempts").count((0,)) >= 40
 

@@ -7,7 +7,7 @@ import pytest
 
 from resonant.delivery.retry import GiveUp, Park, Retry, RetryPolicy
 from resonant.dispatch.limits import Limits
-from resonant.dispatch.send.sender import LeaseLost
+from resonant.dispatch.send.unsent import LeaseLost
 from resonant.errors import StoreUnavailable, UnexpectedStatus
 from resonant.sinks.base import CallableSink
 from support.desk import at_once
@@ -184,7 +184,7 @@ class TestSuspension:
                 return await wait(slot)
 
             monkeypatch.setattr(rate, "wait", wait_and_sleep)
-            worker.dispatcher._sender._clock = worker.clock
+            worker.dispatcher._sender.clock = worker.clock
             await worker.run_until_lost(1)
         assert not sent
         assert deliveries(tmp_path, "lease_owner") == [("other",)]
@@ -201,7 +201,7 @@ class TestSuspension:
 
         limits = Limits(concurrency=1, endpoint_concurrency=1)
         async with scene(tmp_path, limits=limits, orders=send, due=4) as worker:
-            worker.dispatcher._sender._clock = worker.clock
+            worker.dispatcher._sender.clock = worker.clock
             await worker.run_until_lost(4)
         assert sent == worker.ids[:1]
 
@@ -317,7 +317,7 @@ class TestWaiting:
 
         options = {"orders": send, "limits": Limits(max_waiting=1), "due": 4}
         async with at_work(tmp_path, emit_one, **options) as (worker, _):
-            await until(lambda: len(decisions) == 4 and not worker.dispatcher._in_flight)
+            await until(lambda: len(decisions) == 4 and not worker.dispatcher._flights)
         assert Counter(map(type, decisions)) == {Retry: 1, Park: 3}
         assert deliveries(tmp_path, "status, next_attempt_at") == [("retrying", START + 1)] * 4
 

@@ -74,9 +74,9 @@ class Starts:
             self.retries += 1
             await asyncio.sleep(outcome.decision.delay)
 
-    async def emit_chunk(self, endpoint, keys):
+    async def emit_chunk(self, chunk):
         await self._start()
-        chunk = await self.dispatcher.attempt_all(endpoint, keys)
+        await self.dispatcher.attempt_all(chunk)
         self.attempts.append(chunk.counts.delivered + chunk.counts.parked)
 
 

@@ -8,12 +8,12 @@ from typing import TypeVar
 
 from resonant.dispatch.claim.due_bounds import DueBounds
 from resonant.dispatch.claim.leases import TakeOver
-from resonant.dispatch.endpoint_run import EndpointRun
 from resonant.dispatch.endpoints import Endpoints
+from resonant.dispatch.flights.endpoint_run import EndpointRun
+from resonant.dispatch.flights.flight import Flight
+from resonant.dispatch.flights.flights import Flights
 from resonant.dispatch.gate_rows import GateRows
-from resonant.dispatch.in_flight import InFlight
 from resonant.dispatch.limiting.limiter import ConcurrencyLimiter
-from resonant.events import Lease
 from resonant.gate.permission import NO_LIMIT
 from resonant.store import WorkerStore
 from resonant.store.queue.leases import Turns
@@ -61,7 +61,7 @@ class Fetcher:
         endpoints: opens each endpoint with due deliveries.
         gates: the rows of their gates.
         limiter: limits concurrent sends.
-        in_flight: the leases that the run already holds.
+        flights: the flights of the run.
         take_over: rescues expired leases before a look.
         is_over: returns whether the run has failed or its time is up, so that it claims nothing more.
         stays: whether the run continues when only held deliveries are left.
@@ -77,7 +77,7 @@ class Fetcher:
         endpoints: Endpoints,
         gates: GateRows,
         limiter: ConcurrencyLimiter,
-        in_flight: InFlight,
+        flights: Flights,
         take_over: TakeOver,
         is_over: Callable[[], bool],
         stays: bool,
@@ -90,7 +90,7 @@ class Fetcher:
         self._endpoints = endpoints
         self._gates = gates
         self._limiter = limiter
-        self._in_flight = in_flight
+        self._flights = flights
         self._take_over = take_over
         self._is_over = is_over
         # The open endpoints with due deliveries as of the last look, those of them to claim from (the values are unused), those
@@ -144,7 +144,9 @@ class Fetcher:
     @property
     def _early_at(self) -> float:
         """The time of an early poll: soon, unless claimed deliveries of an endpoint with short sends wait."""
-        is_sending = any(each.slots.is_short and each.waiting for each in self._endpoints.opened.values())
+        is_sending = any(
+            each.slots.is_short and each.flights.waiting for each in self._endpoints.opened.values()
+        )
         return self._look_early_at if is_sending else self._look_soon_at
 
     def wake(self, endpoints: frozenset[str] | None) -> None:
@@ -164,13 +166,13 @@ class Fetcher:
         # While chunks are being sent, a poll at each retry's due time would give each retry its own chunk.
         shortest = _SHORTEST_WAIT_SECONDS
         if self._chunk_size:
-            shortest = POLL_SECONDS if self._in_flight.total_busy else _SHORTEST_WAIT_FOR_CHUNK_SECONDS
-        longest = POLL_SECONDS if self._in_flight.total_busy else self._idle_poll_seconds
+            shortest = POLL_SECONDS if self._flights.counts.busy else _SHORTEST_WAIT_FOR_CHUNK_SECONDS
+        longest = POLL_SECONDS if self._flights.counts.busy else self._idle_poll_seconds
         shortest = max(shortest, longest - POLL_SECONDS)
         wait = min(longest, max(shortest, seconds))
         self._look_again_at = min(self._look_again_at, asyncio.get_running_loop().time() + wait)
 
-    async def take(self, *, is_idle: bool) -> AsyncIterator[list[Lease]]:
+    async def take(self, *, is_idle: bool) -> AsyncIterator[list[Flight]]:
         """Claim due deliveries of some endpoints, up to their free room, and a probe if one is due.
 
         Endpoints whose sends are short come first. One call makes one transaction for a few endpoints; ``pause`` is then 0 if
@@ -184,7 +186,7 @@ class Fetcher:
         if self._is_over():
             return
         if self._has_unknown_leases:
-            await self._store.release_all(self._owner, besides=self._in_flight.delivery_ids())
+            await self._store.release_all(self._owner, besides=self._flights.delivery_ids())
             self._has_unknown_leases = False
         probe = await self._probe()
         self._has_probed = probe is not None
@@ -209,7 +211,7 @@ class Fetcher:
             bounds=self._bounds.of(limits),
             begin_up_to=self._begin_up_to(limits),
             in_turn={
-                name: Turns(endpoint.last_type, endpoint.gate.failing())
+                name: Turns(endpoint.last_claim.event_type, endpoint.gate.failing())
                 for name in limits
                 if (endpoint := self._endpoints.opened[name]).takes_turns()
             },
@@ -225,12 +227,12 @@ class Fetcher:
                 self.look_in(0)  # another run was faster, or the producer's clock is ahead
             if leases:
                 endpoint.note_claim(now, {lease.event.type for lease in leases})
-                yield leases
+                yield [self._flights.claim(lease, endpoint) for lease in leases]
 
-    async def _probe(self) -> Lease | None:
+    async def _probe(self) -> Flight | None:
         """Claim the next probe that is due, a few in a second at most: many endpoints may be down."""
         now = asyncio.get_running_loop().time()
-        if now < self._probe_at or not self._limiter.may_probe or self._in_flight.bytes_left <= 0:
+        if now < self._probe_at or not self._limiter.may_probe or self._flights.bytes_left <= 0:
             return None
         for _ in range(len(self._held)):
             endpoint = self._held.popleft()
@@ -240,8 +242,7 @@ class Fetcher:
             if (probe := await self._confirmed(self._gates.probe(endpoint))) is not None:
                 took = asyncio.get_running_loop().time() - now
                 self._probe_at = now + max(PROBE_SECONDS, took / _PROBE_SHARE)
-                endpoint.was_probed = True
-                return probe
+                return self._flights.claim(probe, endpoint, is_probe=True)
         return None
 
     async def _confirmed(self, claiming: Awaitable[T]) -> T:
@@ -253,9 +254,11 @@ class Fetcher:
 
     def _leaves(self, endpoint: EndpointRun) -> bool:
         """Return whether to leave further probes of an endpoint to other runs, so that they do not keep this run from ending."""
-        if self._stays or not (endpoint.was_probed and endpoint.holds_for_long()):
+        if self._stays or not (endpoint.flights.was_probed and endpoint.holds_for_long()):
             return False
-        busy = (each for each in self._endpoints.opened.values() if each.busy or each.retrying)
+        busy = (
+            each for each in self._endpoints.opened.values() if each.flights.busy or each.flights.retrying
+        )
         return all(each.holds_for_long() for each in busy)
 
     def _limits(self) -> tuple[dict[str, int], int]:
@@ -266,12 +269,14 @@ class Fetcher:
         """
         limits: dict[str, int] = {}
         total = 0
-        endpoints = sorted(self._claimable, key=lambda each: (not each.slots.is_short, each.claimed_at))
+        endpoints = sorted(self._claimable, key=lambda each: (not each.slots.is_short, each.last_claim.at))
         most = _MOST_BESIDE_SHORT if endpoints and endpoints[0].slots.is_short else _MOST_ENDPOINTS
-        in_flight = [each for each in self._endpoints.opened.values() if each.busy or each.bytes]
+        in_flight = [
+            each for each in self._endpoints.opened.values() if each.flights.busy or each.flights.bytes
+        ]
         others = len(endpoints) - 1
-        others += sum(each.busy > 0 and each not in self._claimable for each in in_flight)
-        most_bytes = left = self._in_flight.bytes_left
+        others += sum(each.flights.busy > 0 and each not in self._claimable for each in in_flight)
+        most_bytes = left = self._flights.bytes_left
         are_short = True
         for endpoint in endpoints:
             is_short = endpoint.slots.is_short
@@ -280,20 +285,20 @@ class Fetcher:
                 break
             if is_short != are_short:
                 are_short = False
-                most_bytes = left = self._in_flight.bytes_left_for_slow(in_flight)
+                most_bytes = left = self._flights.bytes_left_for_slow(in_flight)
             if left <= 0:
                 break
             if (room := self._room(endpoint, others, total, left)) > 0:
                 limits[endpoint.name] = room
                 total += room
-                left -= room * self._in_flight.body_bytes(endpoint)
+                left -= room * self._flights.body_bytes(endpoint)
         if not limits and len(endpoints) > _MOST_BESIDE_SHORT:
             self._claim_at = asyncio.get_running_loop().time() + _REST_SECONDS
         return limits, most_bytes if len(limits) > 1 else most_bytes // 2
 
     def _begin_up_to(self, limits: Mapping[str, int]) -> int:
         """Return how many claimed deliveries would be sent at once: so their sends begin with the claim, without another commit."""
-        if len(limits) > 1 or self._in_flight.total_busy:
+        if len(limits) > 1 or self._flights.counts.busy:
             return 0
         [endpoint] = (self._endpoints.opened[name] for name in limits)
         if endpoint.takes_turns() or endpoint.rate.is_limited:
@@ -318,7 +323,7 @@ class Fetcher:
             The endpoints found by notification; none after a poll.
         """
         now = asyncio.get_running_loop().time()
-        is_idle = is_idle or (self._is_woken and not self._in_flight.total_busy)
+        is_idle = is_idle or (self._is_woken and not self._flights.counts.busy)
         if is_idle and self._woken_for and now < self._look_again_at:
             named = await self._open_named(self._woken_for)
             if named:
@@ -394,10 +399,11 @@ class Fetcher:
             bytes_left: the size of the bodies that may be claimed. An endpoint leaves as much free as it uses, but may use
                 one body.
         """
-        busy, claims = endpoint.busy, endpoint.claims
+        flights, claims = endpoint.flights, endpoint.claims
+        busy, finished = flights.busy, flights.finished
         # While the gate paces, it alone limits how many wait: an endpoint with slow answers needs many in flight for its pace.
         # What becomes due before a chunk has started goes into the next chunk, so that many endpoints do not cause small ones.
-        is_used_up = claims.is_used_up(endpoint.finished, busy) and not endpoint.chunks
+        is_used_up = claims.is_used_up(finished, busy) and not flights.chunks
         is_enough = not (is_used_up or endpoint.governs())
         if is_enough or (endpoint in self._deferred and busy):
             return 0
@@ -411,14 +417,13 @@ class Fetcher:
         is_late = self._overdue.get(endpoint.name, 0.0) > _LATE_SECONDS and not endpoint.gate.failing()
         if is_behind := allowed == NO_LIMIT and is_late:
             fair = 2 * share
-        left = MOST_CLAIMED - others_claim - (self._in_flight.total_busy - busy)
+        left = MOST_CLAIMED - others_claim - (self._flights.counts.busy - busy)
         most = max(fair, min(left, max(4 * endpoint.slots.limit, 2 * chunk_size)))
-        finished, is_alone = endpoint.finished, not others
         wanted = claims.next(
-            now, finished, busy, fair=fair, most=most, is_alone=is_alone, is_behind=is_behind
+            now, finished, busy, fair=fair, most=most, is_alone=not others, is_behind=is_behind
         )
-        bodies = (bytes_left - endpoint.bytes) // 2 // self._in_flight.body_bytes(endpoint)
-        wanted = int(min(wanted, endpoint.rate.most_claimed, busy + max(bodies, not endpoint.bytes)))
+        bodies = (bytes_left - flights.bytes) // 2 // self._flights.body_bytes(endpoint)
+        wanted = int(min(wanted, endpoint.rate.most_claimed, busy + max(bodies, not flights.bytes)))
         room = wanted - busy
         if room > chunk_size > 0:
             room -= room % chunk_size  # the rest would be a small chunk
@@ -426,5 +431,5 @@ class Fetcher:
             return int(min(room, allowed))
         if room < max(1, (wanted + 1) // 2):
             return 0
-        claims.note_claim(now, endpoint.finished, wanted)
+        claims.note_claim(now, finished, wanted)
         return room

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from resonant.dispatch.in_flight import InFlight
+from resonant.dispatch.flights.flights import Flights
 from resonant.errors import StillLocked, StoreError
 from resonant.store import WorkerStore
 from resonant.store.queue.rescue import ExpiryWatch
@@ -24,13 +24,13 @@ class LeaseHeartbeat:
 
     Args:
         store: the store with the leases.
-        in_flight: the leases to renew.
+        flights: the flights whose leases to renew.
     """
 
-    def __init__(self, store: WorkerStore, owner: str, in_flight: InFlight) -> None:
+    def __init__(self, store: WorkerStore, owner: str, flights: Flights) -> None:
         self._store = store
         self._owner = owner
-        self._in_flight = in_flight
+        self._flights = flights
         self._renewed_at = store.clock()
 
     async def beat(self) -> None:
@@ -39,7 +39,7 @@ class LeaseHeartbeat:
         while True:
             await asyncio.sleep(pause)
             pause = self._store.lease_seconds / 3
-            if self._in_flight:
+            if self._flights:
                 try:
                     if left := await self._renew():
                         # Rescues skip locked deliveries, too, but may be faster afterwards, unless this waits for the lock.
@@ -64,7 +64,7 @@ class LeaseHeartbeat:
         """Renew the leases that no other transaction has locked; return the other deliveries."""
         now = self._store.clock()
         # Only known leases: if the commit of a claim was not confirmed, its leases must expire, so that they are rescued.
-        known = self._in_flight.delivery_ids()
+        known = self._flights.delivery_ids()
         renewed = await self._store.renew(self._owner, known, skip_locked=True)
         self._renewed_at = now
         return known.difference(renewed)

@@ -1,24 +1,23 @@
 """Admits sends: each needs the permission of the endpoint's gate, and a free slot in this process."""
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager, nullcontext
 from math import inf
 
 from resonant.delivery.outcome import Outcome
-from resonant.dispatch.endpoint_run import EndpointRun
+from resonant.dispatch.flights.counts import State
+from resonant.dispatch.flights.endpoint_run import EndpointRun
+from resonant.dispatch.flights.flight import Flight, Place
 from resonant.dispatch.gate_rows import GateRows
-from resonant.dispatch.in_flight import InFlight
 from resonant.dispatch.limiting.limiter import ConcurrencyLimiter, Slot
 from resonant.dispatch.run.running_tasks import RunningTasks
 from resonant.dispatch.send.loop_lag import LoopLag
+from resonant.dispatch.send.unsent import Held, TimeIsUp
 from resonant.dispatch.waiting import wait_at_most
 from resonant.errors import NotReady, StoreError
-from resonant.events import LeaseKey
 from resonant.gate.measurements import Answer
 from resonant.gate.permission import RELEASE, SEND, Permission, Wait
-from resonant.store.shared.gates import Gate
 
 # How often the first waiting send of an endpoint checks whether the run has ended.
 _LONGEST_WAIT_SECONDS = 0.25
@@ -29,43 +28,23 @@ _MOST_STARTING = 8
 _NOT_MEASURED = nullcontext(lambda: 0.0)
 
 
-@dataclass(eq=False)
-class Held(Exception):
-    """The gate holds the delivery, which is released without charging an attempt.
-
-    Attributes:
-        gate: the endpoint's gate.
-        problem: why nothing can be sent to the endpoint, if that is the cause instead.
-    """
-
-    gate: Gate
-    problem: str | None = None
-
-
 class Admission:
     """Admits the sends of one run.
 
     Args:
         gates: the rows of the gates.
         limiter: limits concurrent sends.
-        in_flight: the leases of the run.
         running: tells whether the run is over.
     """
 
-    def __init__(
-        self, gates: GateRows, limiter: ConcurrencyLimiter, in_flight: InFlight, running: RunningTasks
-    ) -> None:
+    def __init__(self, gates: GateRows, limiter: ConcurrencyLimiter, running: RunningTasks) -> None:
         self._gates = gates
         self._limiter = limiter
-        self._in_flight = in_flight
         self._running = running
         self._lag = LoopLag()
 
-    @asynccontextmanager
-    async def admit(
-        self, endpoint: EndpointRun, key: LeaseKey, *, is_begun: bool = False, starts: bool = False
-    ) -> AsyncIterator[Slot]:
-        """Wait for the gate and for a free slot, then hold the slot. Once the run is over, do not wait for the gate.
+    async def admit(self, flight: Flight, *, is_begun: bool = False, starts: bool = False) -> None:
+        """Wait for a slot of the endpoint's rate, the gate and a free slot. Once the run is over, do not wait for the gate.
 
         The deliveries of an endpoint wait in line, and only the first asks the gate. A probe has a slot of its own.
 
@@ -75,27 +54,59 @@ class Admission:
 
         Raises:
             Held: the gate holds the delivery, or nothing can be sent to the endpoint.
+            TimeIsUp: the run is over.
         """
-        is_probe = endpoint.probe == key
-        async with nullcontext() if is_probe else endpoint.turn:
-            slot = await self._slot(endpoint, key, is_probe=is_probe, is_begun=is_begun, starts=starts)
-        endpoint.sending += 1
+        endpoint = flight.endpoint
+        at = await endpoint.rate.take()
         try:
-            yield slot
-        finally:
-            endpoint.sending -= 1
-            self._limiter.release(slot)
+            is_probe = flight.is_probe
+            async with nullcontext() if is_probe else endpoint.turn:
+                slot = await self._slot(flight, is_probe=is_probe, is_begun=is_begun, starts=starts)
+        except BaseException:
+            endpoint.rate.free(at)
+            raise
+        flight.place = Place(at, slot)
+        flight.to(State.ADMITTED if starts else State.SENDING)
+        if self._running.is_over():
+            self.leave(flight)
+            raise TimeIsUp
 
-    async def _slot(
-        self, endpoint: EndpointRun, key: LeaseKey, *, is_probe: bool, is_begun: bool, starts: bool
-    ) -> Slot:
+    def start(self, flight: Flight) -> None:
+        """Note that the task run of an admitted flight has started."""
+        flight.to(State.SENDING)
+        flight.endpoint.has_changed.set()
+
+    def leave(self, flight: Flight, state: State = State.CLAIMED) -> None:
+        """Give back the flight's place."""
+        if flight.state is State.ADMITTED:
+            flight.endpoint.has_changed.set()
+        flight.to(state)
+        if flight.place is not None:
+            self._limiter.release(flight.place.slot)
+            flight.endpoint.rate.free(flight.place.at)
+            flight.place = None
+
+    @contextmanager
+    def placed(self, flight: Flight) -> Iterator[Place]:
+        """Make an attempt in the flight's place, which ends with the block."""
+        if (place := flight.place) is None:
+            raise RuntimeError(f"{flight.lease.event.id} has no place")
+        try:
+            yield place
+        except BaseException:
+            self.leave(flight)
+            raise
+        self.leave(flight, State.ANSWERED)
+
+    async def _slot(self, flight: Flight, *, is_probe: bool, is_begun: bool, starts: bool) -> Slot:
+        endpoint = flight.endpoint
         while True:
             endpoint.has_changed.clear()
             is_over = self._running.is_over()
-            if starts and endpoint.starting >= _MOST_STARTING and not is_over:
+            if starts and endpoint.flights.starting >= _MOST_STARTING and not is_over:
                 await wait_at_most(_LONGEST_WAIT_SECONDS, endpoint.has_changed)
                 continue
-            permission = SEND if is_over else await self._permission(endpoint, key, is_probe=is_probe)
+            permission = SEND if is_over else await self._permission(flight, is_probe=is_probe)
             if permission == RELEASE or (is_begun and endpoint.governs()):
                 raise Held(endpoint.gate.row)
             if isinstance(permission, Wait):
@@ -121,21 +132,23 @@ class Admission:
             except NotReady as missing:
                 raise Held(endpoint.gate.row, str(missing)) from None
 
-    def begin(self, slot: Slot) -> None:
+    def begin(self, place: Place) -> None:
         """Note that an admitted send begins: the start of its task run is no part of the wait for its answer."""
-        self._limiter.begin(slot)
+        self._limiter.begin(place.slot)
 
-    async def _permission(self, endpoint: EndpointRun, key: LeaseKey, *, is_probe: bool) -> Permission:
+    async def _permission(self, flight: Flight, *, is_probe: bool) -> Permission:
+        endpoint = flight.endpoint
         with contextlib.suppress(StoreError):  # the send will raise the error
             await self._gates.read_if_old()
         await self._gates.wait_for_changes_of(endpoint)
-        now, lease = endpoint.clock(), self._in_flight.get(key)
+        now = endpoint.clock()
         if is_probe:
             return SEND if endpoint.gate.may_send_probe(now) else RELEASE
-        if lease is not None and lease.event.type in endpoint.gate.failing():
+        if flight.lease.event.type in endpoint.gate.failing():
             return RELEASE
-        permission = endpoint.gate.may_send(now, endpoint.sending, endpoint.starting)
-        if isinstance(permission, Wait) and endpoint.governs() and endpoint.waiting > endpoint.most_waiting():
+        counts = endpoint.flights
+        permission = endpoint.gate.may_send(now, counts.sending, counts.starting)
+        if isinstance(permission, Wait) and endpoint.governs() and counts.waiting > endpoint.most_waiting():
             return RELEASE  # too many sends wait: the pace was cut, or retries became due
         return permission
 

@@ -3,35 +3,42 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
+from typing import Protocol, TypeVar
 
 from resonant.dispatch.limiting.ahead import PrefetchWindow
-from resonant.dispatch.send.admission import Held
-from resonant.events import Clock, Lease, LeaseKey
+from resonant.events import Clock, LeaseKey
+
+
+class _WithKey(Protocol):
+    @property
+    def key(self) -> LeaseKey: ...
+
+
+F = TypeVar("F", bound=_WithKey)
 
 
 async def send_ahead(
-    leases: deque[Lease],
+    flights: deque[F],
     *,
-    begin: Callable[[Sequence[Lease]], Awaitable[set[LeaseKey]]],
-    place: Callable[[LeaseKey], AbstractAsyncContextManager[object]],
-    send: Callable[[Lease, float], Awaitable[None]],
-    on_lost: Callable[[Lease], None],
-    on_left: Callable[[Sequence[Lease]], None],
+    begin: Callable[[Sequence[F]], Awaitable[set[LeaseKey]]],
+    admit: Callable[[F], Awaitable[bool]],
+    send: Callable[[F, float], Awaitable[None]],
+    on_lost: Callable[[F], None],
+    on_left: Callable[[Sequence[F]], None],
     window: PrefetchWindow,
     clock: Clock,
     is_over: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Send deliveries, and begin a few in the store ahead of their sends. No lease, with its body, is kept after its send.
+    """Send deliveries, and begin a few in the store ahead of their sends. No flight, with its body, is kept after its send.
 
     Args:
-        leases: the leases to send, in order; emptied as they begin.
+        flights: the flights to send, in order; emptied as they begin.
         begin: records in the store that sends are about to start; returns the leases that are still held.
-        place: returns a place on the wire; entering its context waits for a free one, or raises ``Held``.
-        send: makes one attempt, within a place, given the time at which it began; up to ``window.width`` calls run
+        admit: waits for a place; returns whether the flight got one.
+        send: makes one attempt in the flight's place, given the time at which it began; up to ``window.width`` calls run
             concurrently.
-        on_lost: called with each lease that this process lost; its delivery is not sent.
-        on_left: called with the leases that were not begun because the run ended, or not to be sent.
+        on_lost: called with each flight whose lease this process lost; it is not sent.
+        on_left: called with the flights that were not begun because the run ended.
         window: shared by all chunks to the same endpoint, which begin one after the other.
         clock: tells when each delivery began.
         is_over: returns whether to stop beginning sends.
@@ -39,8 +46,8 @@ async def send_ahead(
     Raises:
         Exception: the first error of ``begin`` or ``send``; the other sends are cancelled.
     """
-    # The begun leases with their times, and None at the end.
-    begun: asyncio.Queue[tuple[Lease, float] | None] = asyncio.Queue()
+    # The begun flights with their times, and None at the end.
+    begun: asyncio.Queue[tuple[F, float] | None] = asyncio.Queue()
     number_ahead = 0
 
     def change(by: int) -> None:
@@ -50,38 +57,35 @@ async def send_ahead(
 
     async def begin_all() -> None:
         async with window.turn:
-            while leases:
+            while flights:
                 await window.wait_for_room(is_over)
                 if is_over():
                     break
-                next_ones = [leases.popleft() for _ in range(min(window.at_once, len(leases)))]
+                next_ones = [flights.popleft() for _ in range(min(window.at_once, len(flights)))]
                 begun_at = clock()
                 held = await begin(next_ones)
-                for lease in next_ones:
-                    if lease.key in held:
+                for flight in next_ones:
+                    if flight.key in held:
                         change(1)
-                        begun.put_nowait((lease, begun_at))
+                        begun.put_nowait((flight, begun_at))
                     else:
-                        on_lost(lease)
+                        on_lost(flight)
                 next_ones.clear()
         begun.put_nowait(None)
-        on_left(leases)
+        on_left(flights)
 
     async def send_each() -> None:
         while (next_one := await begun.get()) is not None:
-            lease, begun_at = next_one
-            try:
-                async with place(lease.key):
-                    change(-1)
-                    await send(lease, begun_at)
-            except Held:
-                change(-1)
-                on_left([lease])
-            del next_one, lease
+            flight, begun_at = next_one
+            is_admitted = await admit(flight)
+            change(-1)
+            if is_admitted:
+                await send(flight, begun_at)
+            del next_one, flight
         begun.put_nowait(None)  # for the next sender
 
     try:
-        senders = (send_each() for _ in range(min(window.width, len(leases))))
+        senders = (send_each() for _ in range(min(window.width, len(flights))))
         await all_of([begin_all(), *senders])
     finally:
         change(-number_ahead)  # those that will not be sent any more

@@ -4,123 +4,56 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from resonant.delivery.retry import GiveUp, Park, Retry
-from resonant.dispatch.counts import Counts
+from resonant.dispatch.flights.chunk import MOST_SHOWN
+from resonant.dispatch.flights.counts import State
 from resonant.dispatch.limits import WAIT_SECONDS
-from resonant.dispatch.send.admission import Held
 from resonant.dispatch.send.batch_writer import BatchWriter
 from resonant.dispatch.send.chunk import all_of, send_ahead
+from resonant.dispatch.send.unsent import Expired, Held, LeaseLost, TimeIsUp
 from resonant.store.engine.clock import steady_clock
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from resonant.delivery.attempt import AttemptRunner
     from resonant.delivery.outcome import Outcome
-    from resonant.dispatch.endpoint_run import EndpointRun
-    from resonant.dispatch.in_flight import InFlight
-    from resonant.dispatch.limiting.limiter import Slot
+    from resonant.dispatch.counts import Counts
+    from resonant.dispatch.flights.chunk import Chunk
+    from resonant.dispatch.flights.flight import Flight
+    from resonant.dispatch.flights.flights import Flights
     from resonant.dispatch.run.running_tasks import RunningTasks
     from resonant.dispatch.send.admission import Admission
-    from resonant.events import Lease, LeaseKey
+    from resonant.events import LeaseKey
     from resonant.store import WorkerStore
 
 # For how long a claim that records beginnings stands for them: much shorter than a lease.
 _JUST_SECONDS = 1.0
-# The maximum number of dead letters of a chunk that are shown one by one.
-MOST_SHOWN = 20
 
 
-class LeaseLost(Exception):
-    """Another worker has the lease. Nothing may be sent, and only history was written."""
-
-
-class TimeIsUp(Exception):
-    """The run is over, and this delivery was released before its send."""
-
-
-class Expired(Exception):
-    """The event expired before its send, and its delivery was given up without an attempt."""
-
-    def __str__(self) -> str:
-        return "nothing was sent: the event's expirytime has passed; its delivery is a dead letter (expired)"
-
-
-class _Place(NamedTuple):
-    """The right to one send: the time of its slot of the endpoint's rate, if that is limited, and its slot in this process."""
-
-    at: float | None
-    slot: Slot
-
-
-@dataclass(slots=True)
-class Chunk:
-    """A chunk, and its outcomes.
-
-    Attributes:
-        endpoint: the endpoint of its deliveries.
-        task_run_id: stored in the history.
-        counts: the outcomes of its deliveries.
-        shown: the outcomes of the first ``MOST_SHOWN`` dead letters.
-        writing: the pending writes of attempts and releases.
-    """
-
-    endpoint: EndpointRun
-    task_run_id: str | None
-    counts: Counts = field(default_factory=Counts)
-    shown: list[Outcome] = field(default_factory=list)
-    writing: list[asyncio.Future[Any]] = field(default_factory=list)
-
-
-class Sender:
-    """Makes the attempts of one run.
+class Recorder:
+    """Records what happens to the flights of one run, and counts it.
 
     Args:
-        store: records each attempt.
-        attempt_runner: makes each attempt.
-        admission: admits the sends.
-        endpoints: the open endpoints, by name.
-        in_flight: the leases of the run.
-        running: receives errors, which end the run.
+        store: has the deliveries.
+        flights: the flights of the run.
+        running: tells how long the run lasts.
         counts: counts the outcomes of the run.
     """
 
-    def __init__(
-        self,
-        store: WorkerStore,
-        attempt_runner: AttemptRunner,
-        *,
-        admission: Admission,
-        endpoints: Mapping[str, EndpointRun],
-        in_flight: InFlight,
-        running: RunningTasks,
-        counts: Counts,
-    ) -> None:
+    def __init__(self, store: WorkerStore, flights: Flights, running: RunningTasks, counts: Counts) -> None:
+        self.counts = counts
         self._store = store
-        self._attempt_runner = attempt_runner
-        self._admission = admission
-        self._endpoints = endpoints
-        self._in_flight = in_flight
+        self._flights = flights
         self._running = running
-        self._counts = counts
         self._commits = BatchWriter(store, patience=store.lease_seconds / 3, outlasts=running.outlasts)
-        self._clock = steady_clock()
         # When the last parked delivery that this run waits for is due, by the store's clock.
         self._waits_until = 0.0
         self._next_due = math.inf
-        # The admitted deliveries whose task runs are starting.
-        self._starting: dict[LeaseKey, tuple[AsyncExitStack, _Place]] = {}
-
-    @property
-    def starting(self) -> int:
-        """The number of admitted deliveries whose task runs have not begun to send."""
-        return len(self._starting)
 
     async def close(self) -> None:
         """Finish all queued writes.
@@ -130,60 +63,159 @@ class Sender:
         """
         await self._commits.close()
 
-    @asynccontextmanager
-    async def admitted(self, name: str, keys: list[LeaseKey]) -> AsyncIterator[list[LeaseKey]]:
-        """Wait until deliveries to one endpoint may be sent, and keep the first one's place for its attempt in the block.
+    def hurry(self) -> None:
+        """Write all requested outcomes now."""
+        self._commits.hurry()
 
-        So a task run starts only to send. Yield the deliveries to send; those that would be held are released.
+    async def begin(self, flights: Sequence[Flight], *, again: bool = False) -> set[LeaseKey]:
+        """Record that sends are about to start, unless their claim has just done so; return the leases that are still held.
+
+        Args:
+            again: whether to record it in any case, since the last beginning is long ago.
+        """
+        now = self._store.clock()
+        held = {each.key for each in flights if not again and _has_just_begun(each, now)}
+        others = [each.lease for each in flights if each.key not in held]
+        return held | await self._commits.begin(others) if others else held
+
+    def record(
+        self, flight: Flight, outcome: Outcome, *, is_urgent: bool = True
+    ) -> asyncio.Future[set[LeaseKey]]:
+        """Record an attempt and its decision; the result is empty if the lease was lost."""
+        if isinstance(outcome.decision, Retry):
+            # Count it before the write, so that another delivery cannot take its place.
+            flight.to(State.WAITING)
+            self._running.note_change()
+        return self._commits.record(outcome, is_urgent=is_urgent)
+
+    def settle(self, flight: Flight, outcome: Outcome) -> None:
+        """Count a recorded outcome."""
+        self.counts.attempts += 1
+        match outcome.decision:
+            case Retry(delay=delay):
+                if flight.note_retry(delay):
+                    self.counts.retried += 1
+            case None:
+                self.counts.delivered += 1
+                flight.to(State.FINISHED)
+            case Park(next_attempt_at=due_at):
+                self._next_due = min(self._next_due, due_at)
+                if not self._waits_for(due_at):
+                    self.counts.parked += 1
+                elif not outcome.lease.round_attempts:
+                    self.counts.retried += 1
+                flight.to(State.RETURNED)
+            case GiveUp(reason=reason):
+                self.counts.dead_letters[reason] += 1
+                flight.to(State.FINISHED)
+
+    def lose(self, flight: Flight) -> None:
+        """Count a flight whose lease another worker has."""
+        flight.to(State.RETURNED)
+        self.counts.lost += 1
+
+    def release(self, flights: Sequence[Flight]) -> asyncio.Future[set[LeaseKey]]:
+        """Release leases without charging an attempt.
 
         Raises:
-            TimeIsUp, Held: all were released without charging an attempt.
             StoreUnavailable: the store did not recover in time.
         """
-        endpoint, first = self._endpoints[name], keys[0]
-        async with AsyncExitStack() as stack:
-            try:
-                place = await stack.enter_async_context(self._place(endpoint, first, starts=True))
-            except (TimeIsUp, Held):
-                await self._release_all(keys)
-                raise
-            endpoint.starting += 1
-            self._starting[first] = stack, place
-            try:
-                most = self._most_admitted(endpoint, keys)
-                await self._release_all(keys[most:])
-                yield keys[:most]
-            finally:
-                self._pop_place(endpoint, first)
+        for flight in flights:
+            flight.to(State.RETURNED)
+        releasing = self._commits.release([flight.lease for flight in flights])
+        self._flights.end_with(releasing, flights)
+        return releasing
 
-    @staticmethod
-    def _most_admitted(endpoint: EndpointRun, keys: list[LeaseKey]) -> int:
-        """Return how many of these deliveries the gate would admit soon, including the first, which is admitted."""
-        if not endpoint.governs() or endpoint.probe == keys[0]:
-            return len(keys)
-        others = endpoint.waiting - (len(keys) - 1)
-        return 1 + (0 if endpoint.stops() else max(0, endpoint.most_waiting() - others))
+    def expire(self, flights: Sequence[Flight], *counts: Counts) -> asyncio.Future[set[LeaseKey]]:
+        """Give up the deliveries of expired events, without an attempt.
 
-    def _pop_place(self, endpoint: EndpointRun, key: LeaseKey) -> tuple[AsyncExitStack, _Place] | None:
-        """Return the place of a delivery whose task run has started, if it has one."""
-        if (started := self._starting.pop(key, None)) is not None:
-            endpoint.starting -= 1
-            endpoint.has_changed.set()
-        return started
+        Args:
+            counts: counts of the outcomes besides those of the run.
+
+        Raises:
+            StoreUnavailable: the store did not recover in time.
+        """
+        for flight in flights:
+            flight.to(State.FINISHED)
+        expiring = self._commits.expire([flight.lease for flight in flights])
+        self._flights.end_with(expiring, flights)
+        expiring.add_done_callback(partial(_count_expired, len(flights), (self.counts, *counts)))
+        return expiring
+
+    def longest_wait(self) -> float:
+        """Return how long a retry may wait in this process, so that a run does not outlive its end; 0 if it may not wait."""
+        if not self._flights.may_wait or self._running.seconds_left() < WAIT_SECONDS:
+            return 0.0
+        return WAIT_SECONDS
+
+    def waits_for_parked(self, now: float) -> bool:
+        """Return whether a delivery that this run parked is due within ``WAIT_SECONDS`` after this time."""
+        return now < self._waits_until <= now + WAIT_SECONDS
+
+    def pop_next_due(self) -> float:
+        """Return the earliest due time of the deliveries parked since the last call, by the store's clock."""
+        first, self._next_due = self._next_due, math.inf
+        return first
+
+    def _waits_for(self, due_at: float) -> bool:
+        """Return whether this run waits for a parked delivery that is due at this time; if so, remember the time."""
+        if due_at > self._store.clock() + WAIT_SECONDS or self._running.seconds_left() < WAIT_SECONDS:
+            return False
+        self._waits_until = max(self._waits_until, due_at)
+        return True
+
+
+class Sender:
+    """Makes the attempts of one run, one flight at a time.
+
+    Args:
+        store: has the clock, and the duration of leases.
+        attempt_runner: makes each attempt.
+        admission: admits the sends.
+        recorder: records each attempt.
+        flights: the flights of the run.
+        running: receives errors, which end the run.
+    """
+
+    def __init__(
+        self,
+        store: WorkerStore,
+        attempt_runner: AttemptRunner,
+        *,
+        admission: Admission,
+        recorder: Recorder,
+        flights: Flights,
+        running: RunningTasks,
+    ) -> None:
+        self._store = store
+        self._attempt_runner = attempt_runner
+        self.admission = admission
+        self.recorder = recorder
+        self._flights = flights
+        self.running = running
+        self.clock = steady_clock()
 
     @asynccontextmanager
-    async def _place(
-        self, endpoint: EndpointRun, key: LeaseKey, *, starts: bool = False
-    ) -> AsyncIterator[_Place]:
-        """Wait for a slot of the endpoint's rate, and for admission."""
-        at = await endpoint.rate.take()
+    async def admitted(self, flights: Sequence[Flight]) -> AsyncIterator[None]:
+        """Wait until the first flight may be sent, and keep its place for its attempt in the block.
+
+        So a task run starts only to send.
+
+        Raises:
+            TimeIsUp, Held: all flights were released without charging an attempt.
+            StoreUnavailable: the store did not recover in time.
+        """
+        first = flights[0]
         try:
-            async with self._admission.admit(endpoint, key, starts=starts) as slot:
-                if self._running.is_over():
-                    raise TimeIsUp
-                yield _Place(at, slot)
+            await self.admission.admit(first, starts=True)
+        except (TimeIsUp, Held):
+            await self.recorder.release(flights)
+            raise
+        try:
+            yield
         finally:
-            endpoint.rate.free(at)
+            if first.state is State.ADMITTED:
+                self.admission.leave(first)
 
     async def attempt(self, key: LeaseKey, *, task_run_id: str | None = None) -> Outcome:
         """Make one attempt, and record it with its decision.
@@ -195,83 +227,76 @@ class Sender:
             Held: the endpoint's gate holds the delivery, which was released without charging an attempt.
             StoreUnavailable: the outcome could not be written; the delivery will be tried again.
         """
-        if (lease := self._in_flight.get(key)) is None:
+        if (flight := self._flights.get(key)) is None:
             raise LeaseLost
         try:
-            return await self._attempt(lease, task_run_id)
+            return await self._attempt(flight, task_run_id)
         except (LeaseLost, TimeIsUp, Held, Expired):
             raise
         except Exception as error:
-            self._running.fail(error)  # even if `emit_one` catches it
+            self.running.fail(error)  # even if `emit_one` catches it
             raise
 
-    async def _attempt(self, lease: Lease, task_run_id: str | None) -> Outcome:
-        self._in_flight.resume(lease)
+    async def _attempt(self, flight: Flight, task_run_id: str | None) -> Outcome:
+        if flight.state is State.WAITING:
+            flight.to(State.CLAIMED)
         try:
-            outcome = await self._send_admitted(
-                self._endpoints[lease.endpoint], lease, task_run_id, longest_wait=self._longest_wait
-            )
+            outcome = await self.send_admitted(flight, task_run_id, longest_wait=self.recorder.longest_wait)
         except (TimeIsUp, Held):
-            await self.release(lease)
+            await self.recorder.release([flight])
             raise
         except Expired:
-            await self.expire([lease])
+            await self.recorder.expire([flight])
+            raise
+        except LeaseLost:
+            self.recorder.lose(flight)
             raise
         # Record after freeing the slot, so that the next sends begin in the same transaction.
-        if not await self._record(outcome):
-            raise self._lost(lease)
-        self._settle(outcome)
+        if not await self.recorder.record(flight, outcome):
+            self.recorder.lose(flight)
+            raise LeaseLost
+        self.recorder.settle(flight, outcome)
         return outcome
 
-    async def _send_admitted(
-        self,
-        endpoint: EndpointRun,
-        lease: Lease,
-        task_run_id: str | None,
-        *,
-        longest_wait: Callable[[], float],
+    async def send_admitted(
+        self, flight: Flight, task_run_id: str | None, *, longest_wait: Callable[[], float]
     ) -> Outcome:
-        async with AsyncExitStack() as stack:
-            if (started := self._pop_place(endpoint, lease.key)) is None:
-                place = await stack.enter_async_context(self._place(endpoint, lease.key))
-            else:
-                own_stack, place = started
-                stack.push_async_exit(own_stack)
-            begun_at = self._clock()
-            if not await self._begin([lease]):
-                raise self._lost(lease)
+        """Place, begin and send a flight; return the outcome, which is not recorded yet.
+
+        Raises:
+            LeaseLost, TimeIsUp, Held, Expired: nothing was sent.
+            StoreUnavailable: the store did not recover in time.
+        """
+        if flight.state is State.ADMITTED:
+            self.admission.start(flight)
+        else:
+            await self.admission.admit(flight)
+        endpoint = flight.endpoint
+        with self.admission.placed(flight) as place:
+            begun_at = self.clock()
+            if not await self.recorder.begin([flight]):
+                raise LeaseLost
             if not await endpoint.rate.wait(place.at):
                 raise TimeIsUp
             if endpoint.rate.is_limited and endpoint.stops():
                 raise Held(endpoint.gate.row)
-            self._admission.begin(place.slot)
-            return await self._send(endpoint, lease, begun_at, task_run_id, longest_wait=longest_wait)
+            self.admission.begin(place)
+            return await self._send(flight, begun_at, task_run_id, longest_wait)
 
-    async def _begin(self, leases: Sequence[Lease]) -> set[LeaseKey]:
-        """Record that sends are about to start, unless their claim has just done so; return the leases that are still held."""
-        now = self._store.clock()
-        held = {
-            each.key
-            for each in leases
-            if each.begun_at is not None and abs(now - each.begun_at) < _JUST_SECONDS
-        }
-        others = [each for each in leases if each.key not in held]
-        return held | await self._commits.begin(others) if others else held
+    async def send_begun(self, flight: Flight, begun_at: float, task_run_id: str | None) -> Outcome:
+        """Send a flight of a chunk that has a place, and has begun; as ``send_admitted``."""
+        with self.admission.placed(flight):
+            return await self._send(flight, begun_at, task_run_id, no_wait)
 
     async def _send(
-        self,
-        endpoint: EndpointRun,
-        lease: Lease,
-        begun_at: float,
-        task_run_id: str | None,
-        *,
-        longest_wait: Callable[[], float],
+        self, flight: Flight, begun_at: float, task_run_id: str | None, longest_wait: Callable[[], float]
     ) -> Outcome:
         # This process may have waited, or been suspended, for longer than the lease.
-        while self._clock() - begun_at > self._store.lease_seconds / 2:
-            begun_at = self._clock()
-            if not await self._commits.begin([lease]):
-                raise self._lost(lease)
+        while self.clock() - begun_at > self._store.lease_seconds / 2:
+            begun_at = self.clock()
+            if not await self.recorder.begin([flight], again=True):
+                raise LeaseLost
+        lease, endpoint = flight.lease, flight.endpoint
         if lease.event.has_expired(self._store.clock()):
             endpoint.has_changed.set()
             raise Expired
@@ -282,29 +307,49 @@ class Sender:
             gate=partial(endpoint.view, lease.event.type),
             task_run_id=task_run_id,
         )
-        return await self._admission.watch(endpoint, attempt)
+        return await self.admission.watch(endpoint, attempt)
 
-    async def attempt_all(
-        self, endpoint: str, keys: Sequence[LeaseKey], *, task_run_id: str | None = None
-    ) -> Chunk:
+
+class ChunkSender:
+    """Makes the attempts of chunks.
+
+    Args:
+        sender: makes the attempt of one flight.
+    """
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+        self._admission = sender.admission
+        self._recorder = sender.recorder
+        self._running = sender.running
+
+    @asynccontextmanager
+    async def admitted(self, chunk: Chunk) -> AsyncIterator[None]:
+        """Wait until the first flight may be sent, as ``Sender.admitted``; then release those that would be held."""
+        async with self._sender.admitted(chunk.flights):
+            if left := chunk.keep(_most_admitted(chunk)):
+                await self._recorder.release(left)
+            yield
+
+    async def attempt_all(self, chunk: Chunk, *, task_run_id: str | None = None) -> Chunk:
         """Make one attempt of each delivery in a chunk, and park every retry.
 
         Raises:
             StoreUnavailable: outcomes could not be written; these deliveries will be tried again.
         """
-        leases = deque(lease for key in keys if (lease := self._in_flight.get(key)) is not None)
-        chunk = Chunk(self._endpoints[endpoint], task_run_id)
-        chunk.endpoint.chunks.discard(keys[0])
+        chunk.begin()
+        chunk.task_run_id = task_run_id
+        flights = chunk.flights
         try:
             # The first was admitted before its task run started.
-            works = [self._send_admitted_in(chunk, leases.popleft())] if leases else []
+            works = [self._send_admitted(chunk, flights.popleft())] if flights else []
             if chunk.endpoint.governs() or chunk.endpoint.rate.is_limited:
                 # Do not begin deliveries ahead of their sends: a crash charges an attempt to each begun delivery.
-                works += [self._send_admitted_in(chunk, leases.popleft()) for _ in range(len(leases))]
-            elif leases:
-                works.append(self._send_ahead_in(chunk, leases))
+                works += [self._send_admitted(chunk, flights.popleft()) for _ in range(len(flights))]
+            elif flights:
+                works.append(self._send_ahead(chunk))
             await all_of(works)
-            self._commits.hurry()
+            self._recorder.hurry()
             await asyncio.gather(*chunk.writing)
             await asyncio.sleep(0)  # gather returns at once, before their callbacks, if all are done
         except Exception as error:
@@ -314,119 +359,58 @@ class Sender:
             chunk.counts.held, chunk.counts.left = chunk.counts.left, 0
         return chunk
 
-    async def _send_ahead_in(self, chunk: Chunk, leases: deque[Lease]) -> None:
+    async def _send_ahead(self, chunk: Chunk) -> None:
         await send_ahead(
-            leases,
-            begin=self._begin,
-            place=partial(self._admission.admit, chunk.endpoint, is_begun=True),
+            chunk.flights,
+            begin=self._recorder.begin,
+            admit=partial(self._admit, chunk),
             send=partial(self._send_begun, chunk),
-            on_lost=partial(self._count_lost_in, chunk),
-            on_left=partial(self._release_in, chunk),
+            on_lost=partial(self._lose, chunk),
+            on_left=partial(self._release, chunk),
             window=chunk.endpoint.window,
-            clock=self._clock,
+            clock=self._sender.clock,
             is_over=lambda: self._running.is_over() or chunk.endpoint.governs(),
         )
 
-    async def _send_begun(self, chunk: Chunk, lease: Lease, begun_at: float) -> None:
-        if self._running.is_over():
-            self._release_in(chunk, [lease])
-        else:
-            sending = self._send(
-                chunk.endpoint, lease, begun_at, chunk.task_run_id, longest_wait=_longest_wait_in_chunk
-            )
-            await self._await_in(chunk, lease, sending)
+    async def _admit(self, chunk: Chunk, flight: Flight) -> bool:
+        try:
+            await self._admission.admit(flight, is_begun=True)
+        except (TimeIsUp, Held):
+            self._release(chunk, [flight])
+            return False
+        return True
 
-    async def _send_admitted_in(self, chunk: Chunk, lease: Lease) -> None:
-        sending = self._send_admitted(
-            chunk.endpoint, lease, chunk.task_run_id, longest_wait=_longest_wait_in_chunk
-        )
-        await self._await_in(chunk, lease, sending)
+    async def _send_begun(self, chunk: Chunk, flight: Flight, begun_at: float) -> None:
+        await self._await(chunk, flight, self._sender.send_begun(flight, begun_at, chunk.task_run_id))
 
-    async def _await_in(self, chunk: Chunk, lease: Lease, sending: Awaitable[Outcome]) -> None:
+    async def _send_admitted(self, chunk: Chunk, flight: Flight) -> None:
+        sending = self._sender.send_admitted(flight, chunk.task_run_id, longest_wait=no_wait)
+        await self._await(chunk, flight, sending)
+
+    async def _await(self, chunk: Chunk, flight: Flight, sending: Awaitable[Outcome]) -> None:
         """Await a send of a chunk, and record its outcome without waiting for the commit."""
         try:
             outcome = await sending
         except (TimeIsUp, Held):
-            self._release_in(chunk, [lease])
+            self._release(chunk, [flight])
         except LeaseLost:
-            chunk.counts.lost += 1
+            self._lose(chunk, flight)
         except Expired:
-            chunk.writing.append(self._expire([lease], self._counts, chunk.counts))
+            chunk.writing.append(self._recorder.expire([flight], chunk.counts))
         else:
-            recorded = self._record(outcome, is_urgent=False)
-            recorded.add_done_callback(partial(self._settle_in_chunk, chunk, outcome))
+            recorded = self._recorder.record(flight, outcome, is_urgent=False)
+            recorded.add_done_callback(partial(self._settle, chunk, flight, outcome))
             chunk.writing.append(recorded)
 
-    def _release_in(self, chunk: Chunk, leases: Sequence[Lease]) -> None:
-        """Release leases at once, since the chunk may wait for slow answers."""
-        if not leases:
-            return
-        chunk.counts.left += len(leases)
-        releasing = self._release(leases)
-        # After an earlier error, nothing awaits this future, and asyncio would log its error.
-        releasing.add_done_callback(lambda done: done.cancelled() or done.exception())
-        chunk.writing.append(releasing)
-
-    def waits_for_parked(self, now: float) -> bool:
-        """Return whether a delivery that this run parked is due within ``WAIT_SECONDS`` after this time."""
-        return now < self._waits_until <= now + WAIT_SECONDS
-
-    def pop_next_due(self) -> float:
-        """Return the earliest due time of the deliveries parked since the last call, by the store's clock."""
-        first, self._next_due = self._next_due, math.inf
-        return first
-
-    async def release(self, lease: Lease) -> None:
-        """Release a lease without charging an attempt.
-
-        Raises:
-            StoreUnavailable: the store did not recover in time.
-        """
-        await self._release([lease])
-
-    async def expire(self, leases: Sequence[Lease]) -> None:
-        """Give up the deliveries of expired events, without an attempt.
-
-        Raises:
-            StoreUnavailable: the store did not recover in time.
-        """
-        await self._expire(leases, self._counts)
-
-    def _expire(self, leases: Sequence[Lease], *counts: Counts) -> asyncio.Future[set[LeaseKey]]:
-        for lease in leases:
-            self._in_flight.finish(lease)
-        expiring = self._commits.expire(leases)
-        self._in_flight.end_with(expiring, leases)
-        expiring.add_done_callback(partial(_count_expired, len(leases), counts))
-        return expiring
-
-    async def _release_all(self, keys: Sequence[LeaseKey]) -> None:
-        if leases := [lease for key in keys if (lease := self._in_flight.get(key)) is not None]:
-            await self._release(leases)
-
-    def _release(self, leases: Sequence[Lease]) -> asyncio.Future[set[LeaseKey]]:
-        for lease in leases:
-            self._in_flight.drop(lease)
-        releasing = self._commits.release(leases)
-        self._in_flight.end_with(releasing, leases)
-        return releasing
-
-    def _record(self, outcome: Outcome, *, is_urgent: bool = True) -> asyncio.Future[set[LeaseKey]]:
-        if isinstance(outcome.decision, Retry):
-            # Count it before the write, so that another delivery cannot take its place.
-            self._in_flight.wait(outcome.lease)
-            self._running.note_change()
-        return self._commits.record(outcome, is_urgent=is_urgent)
-
-    def _settle_in_chunk(
-        self, chunk: Chunk, outcome: Outcome, recorded: asyncio.Future[set[LeaseKey]]
+    def _settle(
+        self, chunk: Chunk, flight: Flight, outcome: Outcome, recorded: asyncio.Future[set[LeaseKey]]
     ) -> None:
         if recorded.cancelled() or recorded.exception() is not None:
             return
         if not recorded.result():
-            self._count_lost_in(chunk, outcome.lease)
+            self._lose(chunk, flight)
             return
-        self._settle(outcome)
+        self._recorder.settle(flight, outcome)
         match outcome.decision:
             case None:
                 chunk.counts.delivered += 1
@@ -438,49 +422,38 @@ class Sender:
                 chunk.counts.parked += 1
                 chunk.counts.codes[outcome.attempt.code or "unknown"] += 1
 
-    def _longest_wait(self) -> float:
-        """Return how long a retry may wait in this process, so that a run does not outlive its end; 0 if it may not wait."""
-        if not self._in_flight.may_wait or self._running.seconds_left() < WAIT_SECONDS:
-            return 0.0
-        return WAIT_SECONDS
+    def _release(self, chunk: Chunk, flights: Sequence[Flight]) -> None:
+        """Release leases at once, since the chunk may wait for slow answers."""
+        if not flights:
+            return
+        chunk.counts.left += len(flights)
+        releasing = self._recorder.release(flights)
+        # After an earlier error, nothing awaits this future, and asyncio would log its error.
+        releasing.add_done_callback(lambda done: done.cancelled() or done.exception())
+        chunk.writing.append(releasing)
 
-    def _settle(self, outcome: Outcome) -> None:
-        lease, decision = outcome.lease, outcome.decision
-        self._counts.attempts += 1
-        match decision:
-            case Retry(delay=delay):
-                if self._in_flight.count_attempt(lease, delay):
-                    self._counts.retried += 1
-                return
-            case None:
-                self._counts.delivered += 1
-                self._in_flight.finish(lease)
-            case Park(next_attempt_at=due_at):
-                self._next_due = min(self._next_due, due_at)
-                if not self._waits_for(due_at):
-                    self._counts.parked += 1
-                elif not lease.round_attempts:
-                    self._counts.retried += 1
-                self._in_flight.drop(lease)
-            case GiveUp(reason=reason):
-                self._counts.dead_letters[reason] += 1
-                self._in_flight.finish(lease)
-
-    def _waits_for(self, due_at: float) -> bool:
-        """Return whether this run waits for a parked delivery that is due at this time; if so, remember the time."""
-        if due_at > self._store.clock() + WAIT_SECONDS or self._running.seconds_left() < WAIT_SECONDS:
-            return False
-        self._waits_until = max(self._waits_until, due_at)
-        return True
-
-    def _lost(self, lease: Lease) -> LeaseLost:
-        self._in_flight.drop(lease)
-        self._counts.lost += 1
-        return LeaseLost()
-
-    def _count_lost_in(self, chunk: Chunk, lease: Lease) -> None:
-        self._lost(lease)
+    def _lose(self, chunk: Chunk, flight: Flight) -> None:
+        self._recorder.lose(flight)
         chunk.counts.lost += 1
+
+
+def no_wait() -> float:
+    """Return that a retry may not wait in this process."""
+    return 0.0
+
+
+def _has_just_begun(flight: Flight, now: float) -> bool:
+    begun_at = flight.lease.begun_at
+    return begun_at is not None and abs(now - begun_at) < _JUST_SECONDS
+
+
+def _most_admitted(chunk: Chunk) -> int:
+    """Return how many flights of a chunk the gate would admit soon, including the first, which is admitted."""
+    endpoint, number = chunk.endpoint, len(chunk.flights)
+    if not endpoint.governs() or chunk.flights[0].is_probe:
+        return number
+    others = endpoint.flights.waiting - (number - 1)
+    return 1 + (0 if endpoint.stops() else max(0, endpoint.most_waiting() - others))
 
 
 def _count_expired(number: int, counts: Sequence[Counts], done: asyncio.Future[set[LeaseKey]]) -> None:
@@ -489,7 +462,3 @@ def _count_expired(number: int, counts: Sequence[Counts], done: asyncio.Future[s
     for each in counts:
         each.dead_letters["expired"] += len(done.result())
         each.lost += number - len(done.result())
-
-
-def _longest_wait_in_chunk() -> float:
-    return 0.0

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from resonant.delivery.retry import GateView
+from resonant.dispatch.flights.counts import FlightCounts
 from resonant.store.shared.gates import holds_for_long
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from resonant.dispatch.limiting.ahead import ClaimSize, PrefetchWindow
     from resonant.dispatch.limiting.limiter import EndpointSlots
     from resonant.dispatch.limiting.rate import NoRate, Rate
-    from resonant.events import Clock, LeaseKey
+    from resonant.events import Clock
     from resonant.gate.controller import EndpointGate
     from resonant.store.shared.gates import Gate
 
@@ -25,9 +26,16 @@ if TYPE_CHECKING:
 PACE_WAIT_SECONDS = 2.0
 
 
+class LastClaim(NamedTuple):
+    """When deliveries were last claimed, by the event loop's clock, and the event type that had the last turn."""
+
+    at: float = 0.0
+    event_type: str = ""
+
+
 @dataclass(slots=True, eq=False)
 class EndpointRun:
-    """One open endpoint of a run: its parts, and its deliveries in flight.
+    """One open endpoint of a run: its parts, and the counts of its flights.
 
     Attributes:
         name: the endpoint's name in the store.
@@ -38,18 +46,8 @@ class EndpointRun:
         window: limits the deliveries that begin ahead of their sends.
         claims: how many deliveries the next claim takes.
         clock: the clock that all processes of the store share.
-        busy: the claimed deliveries that are being sent, or wait for a slot.
-        bytes: the total size of the bodies in flight.
-        body_bytes: the average size of the last claimed bodies; 0 before the first.
-        claimed_at: when deliveries were last claimed, by the event loop's clock.
-        last_type: the event type that had the last turn.
-        retrying: the claimed deliveries that wait for their retries.
-        sending: the sends without an answer, including those whose task runs are starting.
-        starting: the admitted deliveries whose task runs have not begun to send.
-        chunks: the first deliveries of the chunks whose task runs have not begun to send.
-        finished: the deliveries that this run delivered or gave up.
-        probe: the delivery that this run claimed as a probe, while it is in flight.
-        was_probed: whether this run has claimed a probe.
+        flights: how many of its flights are in each state.
+        last_claim: the last claim.
         turn: held by the delivery that asks the gate next.
         has_changed: set when an answer or the gate may have changed what the gate permits.
     """
@@ -62,25 +60,10 @@ class EndpointRun:
     window: PrefetchWindow
     claims: ClaimSize
     clock: Clock
-    busy: int = 0
-    bytes: int = 0
-    body_bytes: float = 0.0
-    claimed_at: float = 0.0
-    last_type: str = ""
-    retrying: int = 0
-    sending: int = 0
-    starting: int = 0
-    chunks: set[LeaseKey] = field(default_factory=set)
-    finished: int = 0
-    probe: LeaseKey | None = None
-    was_probed: bool = False
+    flights: FlightCounts = field(default_factory=FlightCounts)
+    last_claim: LastClaim = field(default_factory=LastClaim)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     has_changed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def waiting(self) -> int:
-        """The number of busy deliveries that are not sent yet."""
-        return self.busy - self.sending
 
     def governs(self) -> bool:
         """Return whether the gate holds deliveries or paces them."""
@@ -88,8 +71,8 @@ class EndpointRun:
 
     def note_claim(self, at: float, types: Iterable[str]) -> None:
         """Note a claim from these event types, the time by the event loop's clock; types take turns in the order of their names."""
-        self.claimed_at = at
-        self.last_type = max(types, key=lambda name: (name <= self.last_type, name))
+        last = self.last_claim.event_type
+        self.last_claim = LastClaim(at, max(types, key=lambda name: (name <= last, name)))
 
     def takes_turns(self) -> bool:
         """Return whether the event types of this endpoint are claimed in turn: it is paced, or some of its types fail."""
@@ -117,7 +100,7 @@ class EndpointRun:
 
     def claim_limit(self) -> float:
         """Return how many deliveries the gate lets this run claim."""
-        return self.gate.claim_limit(self.clock(), self.waiting)
+        return self.gate.claim_limit(self.clock(), self.flights.waiting)
 
     def view(self, event_type: str) -> GateView:
         """Return the state of the gate for a decision about a delivery of this type."""
@@ -128,7 +111,7 @@ class EndpointRun:
     def has_room_to_wait(self) -> bool:
         """Return whether one more delivery may wait here for the pace: it would be sent soon."""
         # While the gate stops, the deliveries that are not sent yet go back to the store.
-        ahead = self.retrying + (0 if self.stops() else self.waiting)
+        ahead = self.flights.retrying + (0 if self.stops() else self.flights.waiting)
         return ahead < self.most_waiting()
 
     def most_waiting(self) -> int:
