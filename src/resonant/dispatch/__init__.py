@@ -4,15 +4,15 @@ A delivery meets these devices between its claim and its recorded outcome, in th
 
 When to look, and what to claim (``claim/``):
 
-1. Early polls, after a commit: ``claim/fetcher.py``, which explains them.
+1. Early polls, after a commit: ``claim/poll_times.py``, which explains them.
 2. Due bounds, while searches are slow: ``claim/due_bounds.py``, which explains them.
 3. The gate's claim limit: ``EndpointRun.claim_limit``; decision 14.
 4. The claim size, of which the endpoint uses up half first: ``ClaimSize`` in ``limiting/ahead.py``; decision 18.
-5. The cap of claims, in total: ``MOST_CLAIMED`` in ``claim/fetcher.py``; decision 18.
+5. The cap of claims, in total: ``MOST_CLAIMED`` in ``claim/plan.py``; decision 18.
 6. The rate's claim limit: ``most_claimed`` in ``limiting/rate.py``, which explains it.
 7. The memory of bodies: ``flights/flights.py``; decision 18.
-8. Half of a claim for new events: ``claim/fetcher.py``; decision 21.
-9. The first sends begin with the claim: ``claim/fetcher.py``; decision 16.
+8. Half of a claim for new events: ``claim/plan.py``; decision 21.
+9. The first sends begin with the claim: ``claim/plan.py``; decision 16.
 
 Before its task run starts (``send/``):
 

@@ -28,7 +28,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from resonant.dispatch.claim import fetcher as fetching
+from resonant.dispatch.claim import poll_times
 from resonant.dispatch.claim.fetcher import Fetcher
 from resonant.dispatch.claim.leases import LeaseHeartbeat, TakeOver
 from resonant.dispatch.counts import Counts
@@ -363,7 +363,7 @@ class Dispatcher:
         await self._waiting(self._gates.read_if_old)
         self._running.forget_changes()
         if self._running.failure is None and self._running:
-            await self._running.wait_for_change(fetching.POLL_SECONDS)
+            await self._running.wait_for_change(poll_times.POLL_SECONDS)
         self._running.raise_failure()
 
     async def _take_due(self, fetcher: Fetcher, *, is_idle: bool) -> None:

@@ -32,13 +32,13 @@ def lane(request, monkeypatch):
 @pytest.fixture
 def quick_look(monkeypatch):
     """Let the dispatcher look for due deliveries many times a second."""
-    monkeypatch.setattr("resonant.dispatch.claim.fetcher.POLL_SECONDS", 0.02)
+    monkeypatch.setattr("resonant.dispatch.claim.poll_times.POLL_SECONDS", 0.02)
 
 
 @pytest.fixture
 def without_polls(monkeypatch):
     """Let the dispatcher look for due deliveries only when it has another reason than the time since the last look."""
-    monkeypatch.setattr("resonant.dispatch.claim.fetcher.POLL_SECONDS", 3600.0)
+    monkeypatch.setattr("resonant.dispatch.claim.poll_times.POLL_SECONDS", 3600.0)
 
 
 @pytest.fixture

@@ -154,7 +154,7 @@ async def test_a_delivery_whose_lease_was_lost_during_its_send_goes_alone_with_i
 
 
 async def test_several_endpoints_share_the_claims_for_chunks(tmp_path, monkeypatch, chunks_of):
-    monkeypatch.setattr("resonant.dispatch.claim.fetcher.MOST_CLAIMED", 4 * 50)
+    monkeypatch.setattr("resonant.dispatch.claim.plan.MOST_CLAIMED", 4 * 50)
     chunks_of(50)
 
     async def slowly(_event):

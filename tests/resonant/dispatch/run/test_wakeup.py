@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import func, select
 
 from resonant.delivery.retry import RetryPolicy
-from resonant.dispatch.claim import fetcher
+from resonant.dispatch.claim import poll_times
 from resonant.dispatch.limits import WAIT_SECONDS, Limits
 from resonant.dispatch.run.running_tasks import RunningTasks
 from resonant.errors import UnexpectedStatus
@@ -194,7 +194,7 @@ class TestABusyRun:
     async def test_an_endpoint_that_does_not_answer_delays_no_new_event_for_another(
         self, store_url, chunk_size, monkeypatch, is_asleep
     ):
-        monkeypatch.setattr(fetcher, "_EARLY_POLL_SECONDS", 3600)
+        monkeypatch.setattr(poll_times, "_EARLY_POLL_SECONDS", 3600)
         sent, is_answered = [], asyncio.Event()
 
         async def send(given):
@@ -227,7 +227,7 @@ class TestABusyRun:
         """It has nothing to claim early, and must not look for work without a pause."""
         pauses, sent = [], []
         wait_for_change = RunningTasks.wait_for_change
-        monkeypatch.setattr(fetcher, "_EARLY_POLL_SECONDS", 0.01)
+        monkeypatch.setattr(poll_times, "_EARLY_POLL_SECONDS", 0.01)
 
         async def wait(running_tasks, seconds):
             pauses.append(seconds)
@@ -244,7 +244,7 @@ class TestABusyRun:
                 woken = len(pauses)
                 await store.enqueue([event(f"evt_{number}")], "orders")
                 await until(lambda woken=woken: len(pauses) > woken)
-                await asyncio.sleep(fetcher._EARLY_POLL_SECONDS)
+                await asyncio.sleep(poll_times._EARLY_POLL_SECONDS)
             assert 0 not in pauses[-10:]
 
     @pytest.mark.parametrize(
