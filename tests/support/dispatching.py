@@ -133,7 +133,7 @@ class Scene:
 
     def governs(self, endpoint="orders"):
         """Return whether the gate of an endpoint holds or paces it, as far as the run knows."""
-        opened = self.dispatcher._opened.get(endpoint)
+        opened = self.dispatcher._endpoints.opened.get(endpoint)
         return opened is not None and opened.governs()
 
     async def gate(self):

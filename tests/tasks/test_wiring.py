@@ -21,8 +21,7 @@ async def test_a_machine_with_a_wrong_clock_signs_with_the_stores_time(sqlite_ur
         monkeypatch.setattr("tasks.wiring.load_endpoint", load)
         with calling(Caller(store=store)):
             async with open_dispatcher(load_settings()) as dispatcher:
-                destination = await dispatcher._open_destination("hooks")
-                await destination.sink.send(Event(type="t", source="/s", data=1))
-                await destination.close()
+                endpoint = await dispatcher._endpoints.open("hooks")
+                await endpoint.destination.sink.send(Event(type="t", source="/s", data=1))
     await store.close()
     assert receiver.journal[0].headers["webhook-timestamp"] == "1700000000"

@@ -16,8 +16,8 @@ When to look, and what to claim (``claim/``):
 
 Before its task run starts (``send/``):
 
-10. Alone or in a chunk: ``limiting/alone.py``; decision 20.
-11. Prefect's records must catch up, if it goes alone: ``before_each`` of ``Dispatcher``; decision 9.
+10. Alone or in a chunk: ``send/starting.py`` and ``limiting/alone.py``; decision 20.
+11. Prefect's records must catch up, if it goes alone: ``before_each`` in ``send/starting.py``; decision 9.
 12. A slot of the endpoint's rate: ``limiting/rate.py``, which explains it.
 13. The line of the endpoint, in which only the first asks: ``send/admission.py``; decision 14.
 14. The task runs that are starting, eight at most: ``send/admission.py``; decision 1.
@@ -27,6 +27,6 @@ Before its task run starts (``send/``):
 
 In its task run:
 
-18. The window of a chunk that begins ahead of its sends: ``send/chunk.py`` and ``PrefetchWindow``; decision 16.
+18. The window of a chunk that begins ahead of its sends: ``send/ahead.py`` and ``PrefetchWindow``; decision 16.
 19. Gathered commits, of beginnings and outcomes: ``send/batch_writer.py``, which explains them; decision 16.
 """

@@ -11,9 +11,9 @@ With chunks (the lanes auto and bulk), `emit_chunk` receives many deliveries to 
     Dispatcher.attempt_all  makes one attempt of each delivery, with large commits, and parks every retry
     emit_one                receives the first deliveries of a second (auto), and those that may have crashed a worker
 
-The parts: `Endpoints` opens each endpoint on first use, as an `EndpointRun`; `Fetcher` claims, `Admission` and `GateRows` ask
-the gates, `Sender` makes and records attempts, `LeaseHeartbeat` renews leases, and `RunningTasks` holds the tasks and the error
-that ends the run.
+The parts: `Endpoints` opens each endpoint on first use, as an `EndpointRun`; `Fetcher` claims, as `Flight`s; `Starter` starts
+task runs once `Admission` and the gates let them send; `Attempts` makes attempts, and `Recorder` records them; `LeaseHeartbeat`
+renews leases, and `RunningTasks` holds the tasks and the error that ends the run.
 
 This module does not use Prefect: the clock, the random generator, the endpoints and `emit_one` are arguments.
 """
@@ -21,57 +21,52 @@ This module does not use Prefect: the clock, the random generator, the endpoints
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from resonant.dispatch.claim import poll_times
 from resonant.dispatch.claim.fetcher import Fetcher
 from resonant.dispatch.claim.leases import LeaseHeartbeat, TakeOver
+from resonant.dispatch.claim.looking import Lookout
+from resonant.dispatch.claim.probes import ProbeTurns
 from resonant.dispatch.counts import Counts
 from resonant.dispatch.endpoints import Endpoints
 from resonant.dispatch.flights.chunk import Chunk
-from resonant.dispatch.flights.counts import FlightCounts, State
-from resonant.dispatch.flights.endpoint_run import EndpointRun
 from resonant.dispatch.flights.flights import Flights
 from resonant.dispatch.gate_rows import GateRows
-from resonant.dispatch.limiting.ahead import FIRST_CHUNK, FIRST_CLAIM, ClaimSize, PrefetchWindow
 from resonant.dispatch.limiting.alone import SentAlone
 from resonant.dispatch.limiting.limiter import ConcurrencyLimiter
-from resonant.dispatch.limiting.rate import NoRate, Rate
 from resonant.dispatch.limits import Limits
+from resonant.dispatch.opening import Opener
 from resonant.dispatch.run.background import Report, fold_regularly, wake_on_commits
 from resonant.dispatch.run.running_tasks import RunningTasks
 from resonant.dispatch.send.admission import Admission
-from resonant.dispatch.send.sender import ChunkSender, Recorder, Sender
-from resonant.dispatch.send.unsent import Expired, Held, LeaseLost, TimeIsUp
+from resonant.dispatch.send.attempt import Attempts
+from resonant.dispatch.send.chunk import ChunkAttempt
+from resonant.dispatch.send.recorder import Recorder
+from resonant.dispatch.send.starting import Starter
 from resonant.errors import StoreError
-from resonant.gate.controller import EndpointGate
-from resonant.store.engine.availability import retry_while_unavailable
-from resonant.store.shared.send_slots import reserve
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator
 
     from resonant.delivery.attempt import AttemptRunner, Destination
-    from resonant.dispatch.flights.flight import Flight
+    from resonant.delivery.outcome import Outcome
+    from resonant.dispatch.flights.endpoint_run import EndpointRun
     from resonant.dispatch.gate_rows import OnGateChange
     from resonant.dispatch.limiting.limiter import EndpointSlots
     from resonant.dispatch.run.running_tasks import Work
+    from resonant.dispatch.send.starting import EmitChunk, EmitOne
     from resonant.dispatch.tracking import Tracker
-    from resonant.events import Lease
+    from resonant.events import Lease, LeaseKey
     from resonant.store import WorkerStore
-    from resonant.store.shared.send_slots import Reservation
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-EmitOne = Callable[["Lease"], Awaitable[None]]
-EmitChunk = Callable[[Chunk], Awaitable[object]]
 
 
 async def _at_once() -> None:
@@ -89,12 +84,6 @@ class Dispatcher:
         limits: the limits of the run.
         on_gate_change: called with the old and the new gate after this run has changed a gate's state.
         before_each: awaited before each delivery that is sent alone; it may delay the delivery.
-
-    Attributes:
-        counts: the outcomes so far.
-        problems: the reasons why endpoints could not be opened, keyed by name; their deliveries wait.
-        attempt: makes one attempt of a claimed delivery; see ``Sender.attempt``.
-        attempt_all: makes one attempt of each delivery in a chunk; see ``ChunkSender.attempt_all``.
     """
 
     def __init__(
@@ -111,66 +100,53 @@ class Dispatcher:
         self.store = store
         self.owner = owner
         self.limits = limits = limits or Limits()
-        self.counts = Counts()
-        self._rng = attempt_runner.rng
-        self._open_destination = open_destination
-        self._before_each = before_each
         self._limiter = ConcurrencyLimiter(
             limits.concurrency, limits.endpoint_concurrency, has_others=self._has_others
         )
-        self._patience = store.lease_seconds / 3
         self._running = RunningTasks()
-        # Others need connections of the store, too, while a transaction locks the slots of many endpoints.
-        self._reserving = asyncio.Semaphore(4)
-        self._endpoints = Endpoints(store, self._open_endpoint)
-        self.problems, self._opened = self._endpoints.problems, self._endpoints.opened
         self._flights = Flights(limits.max_waiting)
+        opened: dict[str, EndpointRun] = {}
+        self._gates = GateRows(store, owner, opened, on_change=on_gate_change, running=self._running)
         self._heartbeat = LeaseHeartbeat(store, owner, self._flights)
         self._background = AsyncExitStack()
-        self._gates = GateRows(store, owner, self._opened, on_change=on_gate_change, running=self._running)
-        self._recorder = Recorder(store, self._flights, self._running, self.counts)
-        self._sender = Sender(
+        recorder = Recorder(store, self._flights, self._running)
+        admission = Admission(self._gates, self._limiter, self._running)
+        self._attempts = Attempts(attempt_runner, admission, recorder)
+        self._starter = Starter(admission, recorder, self._running, SentAlone(limits.alone), before_each)
+        opener = Opener(
             store,
-            attempt_runner,
-            admission=Admission(self._gates, self._limiter, self._running),
-            recorder=self._recorder,
+            owner,
+            attempt_runner.rng,
+            open_destination,
+            limiter=self._limiter,
+            gates=self._gates,
             flights=self._flights,
             running=self._running,
+            with_chunks=lambda: self._starter.chunk_size > 0,
         )
-        self._chunks = ChunkSender(self._sender)
-        self.attempt, self.attempt_all = self._sender.attempt, self._chunks.attempt_all
-        self._alone = SentAlone(limits.alone)
-        self._emit_one: EmitOne
-        self._emit_chunk: EmitChunk | None = None
+        self._endpoints = Endpoints(store, opener.open, opened)
 
     def _has_others(self, slots: EndpointSlots) -> bool:
-        return any(each.flights.busy and each.slots is not slots for each in self._opened.values())
+        opened = self._endpoints.opened.values()
+        return any(each.flights.busy and each.slots is not slots for each in opened)
 
-    async def _open_endpoint(self, name: str) -> EndpointRun:
-        destination = await self._open_destination(name)
-        slots = self._limiter.slots(destination.concurrency)
-        rate: Rate | NoRate = NoRate()
-        if destination.rate is not None:
-            is_over = self._running.is_over
-            rate = Rate(name, destination.rate, slots.limit, self._reserve, is_over=is_over)
-        return EndpointRun(
-            name,
-            destination,
-            gate=EndpointGate(self._gates.rows[name], self.owner, self._rng),
-            slots=slots,
-            rate=rate,
-            window=PrefetchWindow(slots.limit),
-            claims=ClaimSize(FIRST_CHUNK if self._chunk_size else FIRST_CLAIM),
-            clock=self.store.clock,
-            flights=FlightCounts(self._flights.counts),
-        )
+    @property
+    def counts(self) -> Counts:
+        """The outcomes so far."""
+        return self._attempts.recorder.counts
 
-    async def _reserve(self, endpoint: str, **options: Any) -> Reservation:
-        async def reserve_once() -> Reservation:
-            async with self._reserving:
-                return await self.store.write(reserve, endpoint, clock=self.store.clock, **options)
+    @property
+    def problems(self) -> dict[str, str]:
+        """The reasons why endpoints could not be opened, keyed by name; their deliveries wait."""
+        return self._endpoints.problems
 
-        return await self._waiting(reserve_once)
+    async def attempt(self, key: LeaseKey, *, task_run_id: str | None = None) -> Outcome:
+        """Make one attempt of a claimed delivery; see ``Attempts.attempt``."""
+        return await self._attempts.attempt(key, task_run_id=task_run_id)
+
+    async def attempt_all(self, chunk: Chunk, *, task_run_id: str | None = None) -> Chunk:
+        """Make one attempt of each delivery in a chunk; see ``ChunkAttempt``."""
+        return await ChunkAttempt(chunk, self._attempts, task_run_id).make()
 
     async def __aenter__(self) -> Self:
         await self._background.enter_async_context(self._running.beside([self._heartbeat.beat]))
@@ -179,9 +155,9 @@ class Dispatcher:
     async def __aexit__(self, _kind: object, ended_by: object, _trace: object) -> None:
         try:
             await self._background.aclose()
-            for endpoint in list(self._opened.values()):
+            for endpoint in list(self._endpoints.opened.values()):
                 await endpoint.rate.close()
-            await self._recorder.close()
+            await self._attempts.recorder.close()
             # Release even without a known lease: a claim may have been cancelled during its commit.
             await self.store.release_all(self.owner)
             await self._gates.leave()
@@ -223,7 +199,7 @@ class Dispatcher:
             EndpointError: the named endpoint cannot be opened.
             StoreUnavailable: the store became unreachable.
         """
-        self._emit_one, self._emit_chunk = emit_one, emit_chunk
+        self._starter.begin(emit_one, emit_chunk, chunk_size=self.limits.chunk_size)
         if endpoint is not None:
             await self._waiting(partial(self._endpoints.open, endpoint))
         if own is not None:
@@ -233,18 +209,16 @@ class Dispatcher:
         self._running.begin(self.limits)
         self._gates.may_be_pilot = True
         take_over = TakeOver(self.store, self._heartbeat, endpoint=endpoint, on_waiting=on_waiting)
+        opened = self._endpoints.opened.values()
         fetcher = Fetcher(
             self.store,
-            owner=self.owner,
-            endpoint=endpoint,
-            chunk_size=self._chunk_size,
-            endpoints=self._endpoints,
-            gates=self._gates,
+            self.owner,
+            self._starter.chunk_size,
             limiter=self._limiter,
             flights=self._flights,
-            take_over=take_over,
+            lookout=Lookout(self.store, endpoint, self._endpoints, self._gates, take_over),
+            probes=ProbeTurns(opened, stays=self._running.end is not None),
             is_over=self._running.is_over,
-            stays=self._running.end is not None,
         )
         async with self._running.beside(self._work_beside(fetcher, report)):
             try:
@@ -258,6 +232,7 @@ class Dispatcher:
         return counts
 
     async def _send_until_over(self, fetcher: Fetcher, take_over: TakeOver, own: Tracker | None) -> Counts:
+        recorder = self._attempts.recorder
         while True:
             self._running.forget_changes()
             self._running.raise_failure()
@@ -267,12 +242,10 @@ class Dispatcher:
                     self._running.end_in(0)  # the next run sends the remaining claims
             time_is_up, is_idle = self._running.is_over(), not self._running
             looked_at = self.store.clock()
-            fetcher.look_in(self._recorder.pop_next_due() - looked_at)
+            fetcher.look_in(recorder.pop_next_due() - looked_at)
             if not time_is_up:
                 await self._waiting(partial(self._take_due, fetcher, is_idle=is_idle))
-            goes_on = self._running.end is not None or (
-                own is None and self._recorder.waits_for_parked(looked_at)
-            )
+            goes_on = self._running.end is not None or (own is None and recorder.waits_for_parked(looked_at))
             if self._running or (goes_on and not time_is_up) or self._running.failure is not None:
                 await self._running.wait_for_change(fetcher.pause)
             elif not time_is_up and not is_idle:
@@ -288,7 +261,7 @@ class Dispatcher:
         """Yield the background work of a run: some only if it stays alive while nothing is due."""
 
         def wake(endpoints: frozenset[str] | None) -> None:
-            fetcher.wake(endpoints)
+            fetcher.lookout.wake(endpoints)
             self._running.note_change()
 
         yield partial(fold_regularly, self.store)
@@ -321,7 +294,7 @@ class Dispatcher:
             EndpointError: an endpoint cannot be opened; the leases are released.
             StoreUnavailable: the store became unreachable.
         """
-        self._emit_one, self._emit_chunk = emit_one, None
+        self._starter.begin(emit_one)
         self._gates.may_be_pilot = False
         report = Report(self.store, self.owner)
         await self._waiting(report.send)
@@ -337,9 +310,8 @@ class Dispatcher:
                     if endpoint.claim_limit() == 0:
                         held.append((lease, endpoint))
                     else:
-                        for each in self._without_expired([self._flights.claim(lease, endpoint)]):
-                            self._start(each)
-                await self._recorder.release([self._flights.claim(*each) for each in held])
+                        self._starter.start([self._flights.claim(lease, endpoint)], self.store.clock())
+                await self._attempts.recorder.release([self._flights.claim(*each) for each in held])
                 while (
                     self._flights.counts.busy >= 2 * self.limits.concurrency or self._flights.bytes_left <= 0
                 ):
@@ -357,7 +329,7 @@ class Dispatcher:
 
     async def _waiting(self, operation: Callable[[], Awaitable[T]]) -> T:
         """Repeat an operation while the store is unavailable."""
-        return await retry_while_unavailable(operation, self._patience, outlasts=self._running.outlasts)
+        return await self._running.outlast(operation, self.store.lease_seconds / 3)
 
     async def _next_change(self) -> None:
         await self._waiting(self._gates.read_if_old)
@@ -368,65 +340,7 @@ class Dispatcher:
 
     async def _take_due(self, fetcher: Fetcher, *, is_idle: bool) -> None:
         async for flights in fetcher.take(is_idle=is_idle):
-            self._start_claimed(self._without_expired(flights))
-
-    @property
-    def _chunk_size(self) -> int:
-        return 0 if self._emit_chunk is None else self.limits.chunk_size
-
-    def _without_expired(self, flights: list[Flight]) -> list[Flight]:
-        """Give up the deliveries of expired events in the background; return the other flights."""
-        now = self.store.clock()
-        if expired := [flight for flight in flights if flight.lease.event.has_expired(now)]:
-            self._running.start(self._expire(expired))
-            flights = [flight for flight in flights if not flight.lease.event.has_expired(now)]
-        return flights
-
-    async def _expire(self, flights: list[Flight]) -> None:
-        await self._recorder.expire(flights)
-
-    def _start_claimed(self, flights: list[Flight]) -> None:
-        """Start flights of one endpoint: some alone, the others in chunks."""
-        size = self._chunk_size
-        if self._emit_chunk is None or not size:
-            for flight in flights:
-                self._start(flight)
-            return
-        # A delivery that may have crashed a worker is sent alone, so that it cannot crash a whole chunk again.
-        together = [flight for flight in flights if not flight.lease.crashes]
-        now, counts = asyncio.get_running_loop().time(), self._flights.counts
-        waiting = counts.busy - counts.by_state[State.SENDING] - len(flights)
-        alone = self._alone.start(len(together), now, waiting=waiting)
-        for flight in [*(flight for flight in flights if flight.lease.crashes), *together[:alone]]:
-            self._start(flight)
-        for start in range(alone, len(together), size):
-            chunk = Chunk.of(together[start].endpoint, together[start : start + size])
-            self._running.start(self._emit_all(self._emit_chunk, chunk))
-
-    def _start(self, flight: Flight) -> None:
-        self._running.start(self._emit(flight))
-
-    async def _emit_all(self, emit_chunk: EmitChunk, chunk: Chunk) -> None:
-        with contextlib.suppress(TimeIsUp, Held):
-            async with self._chunks.admitted(chunk):
-                await emit_chunk(chunk)
-        chunk.begin()
-        for flight in chunk.flights:
-            if not flight.has_ended:
-                raise RuntimeError(f"emit_chunk returned without attempting {flight.lease.event.id}")
-
-    async def _emit(self, flight: Flight) -> None:
-        with contextlib.suppress(LeaseLost, TimeIsUp, Held, Expired):
-            await self._before_each()
-            async with self._sender.admitted([flight]):
-                await self._emit_one(flight.lease)
-        if flight.has_ended:
-            return
-        if not flight.retried:
-            raise RuntimeError(f"emit_one returned without attempting {flight.lease.event.id}")
-        # `emit_one` did not wait for the retry: park the delivery, so that any worker can retry it when it is due.
-        self.counts.parked += 1
-        await self._recorder.release([flight])
+            self._starter.start(flights, self.store.clock())
 
     async def unavailable_endpoints(self, names: Iterable[str]) -> dict[str, str]:
         """Return the endpoints that cannot be opened, with the reasons."""

@@ -36,8 +36,13 @@ class Endpoints:
         problems: the reasons why endpoints cannot be opened or sent to, keyed by name.
     """
 
-    def __init__(self, store: WorkerStore, open_endpoint: Callable[[str], Awaitable[EndpointRun]]) -> None:
-        self.opened: dict[str, EndpointRun] = {}
+    def __init__(
+        self,
+        store: WorkerStore,
+        open_endpoint: Callable[[str], Awaitable[EndpointRun]],
+        opened: dict[str, EndpointRun],
+    ) -> None:
+        self.opened = opened
         self.problems: dict[str, str] = {}
         self._store = store
         self._open_endpoint = open_endpoint

@@ -15,7 +15,7 @@ from resonant.dispatch.counts import Counts
 from resonant.dispatch.flights.chunk import MOST_SHOWN
 from resonant.dispatch.limiting.ahead import PrefetchWindow
 from resonant.dispatch.limits import WAIT_SECONDS, Limits
-from resonant.dispatch.send import sender
+from resonant.dispatch.send import chunk as chunks
 from resonant.dispatch.send.batch_writer import BatchWriter
 from resonant.errors import StoreUnavailable, UnexpectedStatus
 from resonant.events import Lease
@@ -214,9 +214,9 @@ async def test_the_counts_of_a_chunk_are_complete_if_its_last_commit_ends_with_i
         for held, (_, late) in zip(committed, pending, strict=True):
             late.set_result(held)
 
-    pending, record, all_of = [], BatchWriter.record, sender.all_of
+    pending, record, all_of = [], BatchWriter.record, chunks.all_of
     monkeypatch.setattr(BatchWriter, "record", record_late)
-    monkeypatch.setattr(sender, "all_of", all_of_and_commits)
+    monkeypatch.setattr(chunks, "all_of", all_of_and_commits)
     worker = await ran(tmp_path, orders=succeed, due=3)
     assert worker.done == [Counts(delivered=3)]
 

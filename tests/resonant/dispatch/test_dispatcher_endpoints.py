@@ -228,7 +228,9 @@ async def test_bodies_stay_within_the_memory_limit_however_many_endpoints_there_
         counts = await worker.run()
         assert (counts.delivered, counts.dead_letters) == (285, {"permanent": 15})
         assert (
-            held.counts.bytes == sum(each.flights.bytes for each in worker.dispatcher._opened.values()) == 0
+            held.counts.bytes
+            == sum(each.flights.bytes for each in worker.dispatcher._endpoints.opened.values())
+            == 0
         )
     assert 25 * SIZE < max(most) <= 64 * SIZE
 
@@ -250,7 +252,9 @@ async def test_endpoints_that_never_answer_leave_memory_to_a_later_one(
         tmp_path, clock=clock_from(START), sinks=sinks, limits=Limits(concurrency=400)
     ) as worker:
         # On a busy machine, a single answer may take too long to be known as short.
-        while is_known and not (answers.delivered and worker.dispatcher._opened["healthy"].slots.is_short):
+        while is_known and not (
+            answers.delivered and worker.dispatcher._endpoints.opened["healthy"].slots.is_short
+        ):
             await worker.store.enqueue(sized_event(), "healthy")
             await worker.run()
         known, answers.number = answers.delivered, answers.delivered + 20
@@ -317,7 +321,7 @@ async def test_an_endpoint_without_an_answer_gets_one_send_while_another_waits_f
     sent = Counter()
     sinks = {name: never_answering(name) for name in "ab"}
     async with scene(tmp_path, sinks=sinks, due={"a": 10}) as worker:
-        commits = worker.dispatcher._recorder._commits
+        commits = worker.dispatcher._attempts.recorder._commits
         write = commits._write
 
         async def write_late(requests):

@@ -3,20 +3,17 @@
 import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from resonant.dispatch.claim import poll_times
-from resonant.dispatch.claim.leases import TakeOver
 from resonant.dispatch.claim.looking import Found, Lookout
 from resonant.dispatch.claim.plan import MOST_BESIDE_SHORT, Plan, Situation, plan_claims
 from resonant.dispatch.claim.poll_times import PollTimes
 from resonant.dispatch.claim.probes import ProbeTurns
-from resonant.dispatch.endpoints import Endpoints
 from resonant.dispatch.flights.endpoint_run import EndpointRun
 from resonant.dispatch.flights.flight import Flight
 from resonant.dispatch.flights.flights import Flights
-from resonant.dispatch.gate_rows import GateRows
 from resonant.dispatch.limiting.limiter import ConcurrencyLimiter
 from resonant.store import WorkerStore
 
@@ -26,82 +23,58 @@ T = TypeVar("T")
 _REST_SECONDS = 0.01
 
 
+@dataclass(slots=True, eq=False)
 class Fetcher:
     """Claims the deliveries of one run.
 
-    Args:
+    Attributes:
         store: the store to claim from.
-        endpoint: the only endpoint to claim from; None for all.
+        owner: the owner of the leases.
         chunk_size: deliveries per chunk; 0 if each is sent alone.
-        endpoints: opens each endpoint with due deliveries.
-        gates: the rows of their gates.
         limiter: limits concurrent sends.
         flights: the flights of the run.
-        take_over: rescues expired leases before a look.
+        lookout: finds the endpoints with due deliveries.
+        probes: decides which endpoint is probed next.
         is_over: returns whether the run has failed or its time is up, so that it claims nothing more.
-        stays: whether the run continues when only held deliveries are left.
     """
 
-    def __init__(
-        self,
-        store: WorkerStore,
-        *,
-        owner: str,
-        endpoint: str | None,
-        chunk_size: int,
-        endpoints: Endpoints,
-        gates: GateRows,
-        limiter: ConcurrencyLimiter,
-        flights: Flights,
-        take_over: TakeOver,
-        is_over: Callable[[], bool],
-        stays: bool,
-    ) -> None:
-        self._store = store
-        self._owner = owner
-        self._chunk_size = chunk_size
-        self._limiter = limiter
-        self._flights = flights
-        self._is_over = is_over
-        self._lookout = Lookout(store, endpoint, endpoints, gates, take_over)
-        self._probes = ProbeTurns(endpoints.opened.values(), stays=stays)
-        self._times = PollTimes(poll_times.POLL_SECONDS)
-        self._found = Found()
-        self._carried: dict[str, int] = {}
-        self._has_unknown_leases = False
+    store: WorkerStore
+    owner: str
+    chunk_size: int
+    limiter: ConcurrencyLimiter
+    flights: Flights
+    lookout: Lookout
+    probes: ProbeTurns
+    is_over: Callable[[], bool]
+    _times: PollTimes = field(default_factory=lambda: PollTimes(poll_times.POLL_SECONDS))
+    _found: Found = field(default_factory=Found)
+    _carried: dict[str, int] = field(default_factory=dict)
+    _has_unknown_leases: bool = False
 
     @property
     def pause(self) -> float:
         """Seconds until the next poll, unless something changes first."""
-        if self._is_over():
+        if self.is_over():
             return poll_times.POLL_SECONDS
-        look_at = min(self._times.regular, self._times.claim, self._probes.again_at)
-        if self._lookout.may_look_early:
+        look_at = min(self._times.regular, self._times.claim, self.probes.again_at)
+        if self.lookout.may_look_early:
             look_at = min(look_at, self._early_at)
         return max(0.0, look_at - asyncio.get_running_loop().time())
 
     @property
     def _early_at(self) -> float:
-        opened = self._lookout.endpoints.opened.values()
+        opened = self.lookout.endpoints.opened.values()
         is_sending = any(each.slots.is_short and each.flights.waiting for each in opened)
         return self._times.of_early(is_sending=is_sending)
 
-    def wake(self, endpoints: frozenset[str] | None) -> None:
-        """Look for new work soon: there was a commit.
-
-        Args:
-            endpoints: the endpoints with new work; None if unknown.
-        """
-        self._lookout.wake(endpoints)
-
     def look_in(self, seconds: float) -> None:
         """Poll again after this time, when a delivery is due, unless an earlier poll is planned."""
-        now, is_busy = asyncio.get_running_loop().time(), bool(self._flights.counts.busy)
-        self._times = self._times.looking_in(seconds, now, is_busy=is_busy, with_chunks=self._chunk_size > 0)
+        now, is_busy = asyncio.get_running_loop().time(), bool(self.flights.counts.busy)
+        self._times = self._times.looking_in(seconds, now, is_busy=is_busy, with_chunks=self.chunk_size > 0)
 
     def can_send_shortly(self) -> bool:
         """Return whether gates will soon release due deliveries, or an endpoint is being opened: the run waits for that."""
-        return self._lookout.endpoints.is_opening or any(each.holds_shortly() for each in self._found.due)
+        return self.lookout.endpoints.is_opening or any(each.holds_shortly() for each in self._found.due)
 
     async def take(self, *, is_idle: bool) -> AsyncIterator[list[Flight]]:
         """Claim due deliveries of some endpoints, up to their free room, and a probe if one is due.
@@ -114,10 +87,10 @@ class Fetcher:
         """
         named = await self._find_due(is_idle=is_idle)
         self._times = replace(self._times, claim=math.inf)
-        if self._is_over():
+        if self.is_over():
             return
         if self._has_unknown_leases:
-            await self._store.release_all(self._owner, besides=self._flights.delivery_ids())
+            await self.store.release_all(self.owner, besides=self.flights.delivery_ids())
             self._has_unknown_leases = False
         if probe := await self._probe():
             yield [probe]
@@ -128,17 +101,17 @@ class Fetcher:
         plan = self._plan(now)
         if not plan.limits:
             return
-        claiming = self._store.claim_each(
+        claiming = self.store.claim_each(
             plan.limits,
-            owner=self._owner,
+            owner=self.owner,
             new=plan.new,
             most_bytes=plan.most_bytes,
-            bounds=self._lookout.bounds.of(plan.limits),
+            bounds=self.lookout.bounds.of(plan.limits),
             begin_up_to=plan.begin_up_to,
             in_turn=plan.in_turn,
         )
         for name, leases in (await self._confirmed(claiming)).items():
-            endpoint = self._lookout.endpoints.opened[name]
+            endpoint = self.lookout.endpoints.opened[name]
             # Fewer than requested: nothing else is due, or memory is full. While a gate governs, its room lasts until the next
             # poll.
             if len(leases) < plan.limits[name] or endpoint.governs():
@@ -147,24 +120,24 @@ class Fetcher:
                 self.look_in(0)  # another run was faster, or the producer's clock is ahead
             if leases:
                 endpoint.note_claim(now, {lease.event.type for lease in leases})
-                yield [self._flights.claim(lease, endpoint) for lease in leases]
+                yield [self.flights.claim(lease, endpoint) for lease in leases]
 
     def _plan(self, now: float) -> Plan:
         """Plan the next claims, and note what the plan changes."""
         found = self._found
         found.deferred = {endpoint for endpoint in found.deferred if endpoint.flights.busy}
-        opened = self._lookout.endpoints.opened.values()
+        opened = self.lookout.endpoints.opened.values()
         situation = Situation(
             now=now,
-            at=self._store.clock(),
-            flights=self._flights,
+            at=self.store.clock(),
+            flights=self.flights,
             in_flight=[each for each in opened if each.flights.busy or each.flights.bytes],
             overdue=found.overdue,
             deferred=found.deferred,
             carried=self._carried,
-            share=self._limiter.share,
+            share=self.limiter.share,
             allowed=EndpointRun.claim_limit,
-            chunk_size=self._chunk_size,
+            chunk_size=self.chunk_size,
         )
         plan = plan_claims(found.claimable, situation)
         for endpoint, size in plan.sizes.items():
@@ -179,11 +152,11 @@ class Fetcher:
     async def _probe(self) -> Flight | None:
         """Claim the next probe that is due."""
         now = asyncio.get_running_loop().time()
-        has_room = self._limiter.may_probe and self._flights.bytes_left > 0
-        for endpoint in self._probes.turns(now, has_room=has_room):
-            if (probe := await self._confirmed(self._lookout.gates.probe(endpoint))) is not None:
-                self._probes.note_probe(now, asyncio.get_running_loop().time() - now)
-                return self._flights.claim(probe, endpoint, is_probe=True)
+        has_room = self.limiter.may_probe and self.flights.bytes_left > 0
+        for endpoint in self.probes.turns(now, has_room=has_room):
+            if (probe := await self._confirmed(self.lookout.gates.probe(endpoint))) is not None:
+                self.probes.note_probe(now, asyncio.get_running_loop().time() - now)
+                return self.flights.claim(probe, endpoint, is_probe=True)
         return None
 
     async def _confirmed(self, claiming: Awaitable[T]) -> T:
@@ -201,8 +174,8 @@ class Fetcher:
         Returns:
             The endpoints found by notification; none after a poll.
         """
-        now, lookout = asyncio.get_running_loop().time(), self._lookout
-        is_idle = is_idle or (lookout.is_woken and not self._flights.counts.busy)
+        now, lookout = asyncio.get_running_loop().time(), self.lookout
+        is_idle = is_idle or (lookout.is_woken and not self.flights.counts.busy)
         if is_idle and lookout.woken_for and now < self._times.regular:
             named = await lookout.open_named(lookout.woken_for)
             if named:
@@ -224,8 +197,8 @@ class Fetcher:
 
     async def _look(self) -> None:
         """Find the endpoints with due deliveries."""
-        self._found = found = await self._lookout.look(self._times.idle_seconds)
-        self._probes.note_found(found.held, found.due)
+        self._found = found = await self.lookout.look(self._times.idle_seconds)
+        self.probes.note_found(found.held, found.due)
         needs_poll = any(endpoint.takes_turns() for endpoint in found.due)
         ended_at = asyncio.get_running_loop().time()
         self._times = self._times.after_poll(ended_at, found.took, needs_poll=needs_poll)

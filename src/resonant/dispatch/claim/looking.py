@@ -36,32 +36,31 @@ class Found:
     took: float = 0.0
 
 
+@dataclass(slots=True, eq=False)
 class Lookout:
     """Looks for due deliveries, and remembers which endpoints have new work.
 
-    Args:
+    Attributes:
         store: the store to look into.
         only: the only endpoint to look at; None for all.
         endpoints: opens each endpoint with due deliveries.
         gates: the rows of their gates.
         take_over: rescues expired leases before a look.
-
-    Attributes:
         bounds: from when on to search for due deliveries.
         woken_for: the endpoints with new work since the last poll or named claim; None if unknown.
     """
 
-    def __init__(
-        self, store: WorkerStore, only: str | None, endpoints: Endpoints, gates: GateRows, take_over: TakeOver
-    ) -> None:
-        self.endpoints = endpoints
-        self.gates = gates
-        self._store = store
-        self._only = only
-        self._take_over = take_over
+    store: WorkerStore
+    only: str | None
+    endpoints: Endpoints
+    gates: GateRows
+    take_over: TakeOver
+    bounds: DueBounds = field(init=False)
+    woken_for: frozenset[str] | None = frozenset()
+    _hears_commits: bool = False
+
+    def __post_init__(self) -> None:
         self.bounds = DueBounds(poll_times.POLL_SECONDS, asyncio.get_running_loop().time)
-        self._hears_commits = False
-        self.woken_for: frozenset[str] | None = frozenset()
 
     @property
     def is_woken(self) -> bool:
@@ -71,7 +70,7 @@ class Lookout:
     @property
     def may_look_early(self) -> bool:
         """Whether a commit calls for an early poll. A run for one endpoint needs none: that endpoint is busy."""
-        return self.is_woken and self._only is None
+        return self.is_woken and self.only is None
 
     def wake(self, endpoints: frozenset[str] | None) -> None:
         """Note a commit of new work for these endpoints; None if they are unknown."""
@@ -79,7 +78,7 @@ class Lookout:
         if endpoints is None or self.woken_for is None:
             self.woken_for = None
         else:
-            self.woken_for |= endpoints if self._only is None else endpoints & {self._only}
+            self.woken_for |= endpoints if self.only is None else endpoints & {self.only}
 
     async def open_named(self, names: frozenset[str]) -> frozenset[EndpointRun]:
         """Return the open endpoints among the named ones; none if a gate governs one of them, since that needs a poll."""
@@ -99,10 +98,10 @@ class Lookout:
         began_at = loop.time()
         if woken_for is None:
             await self.endpoints.try_saved()
-        await self._take_over.rescue_if_due()
-        now, looked_at = self._store.clock(), loop.time()
+        await self.take_over.rescue_if_due()
+        now, looked_at = self.store.clock(), loop.time()
         bounds = self.bounds.of_next_look(woken_for if self._hears_commits else None)
-        found, rows = await self._store.look(self._only, bounds=bounds, until=now + ahead)
+        found, rows = await self.store.look(self.only, bounds=bounds, until=now + ahead)
         self.bounds.note(found, bounds=bounds, at=now, seconds=loop.time() - looked_at)
         self.gates.rows = rows  # for the endpoints that are opened now
         opening_at = loop.time()

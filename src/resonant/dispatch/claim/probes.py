@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
 from math import inf
 
 from resonant.dispatch.flights.endpoint_run import EndpointRun
@@ -12,23 +13,21 @@ PROBE_SECONDS = 0.1
 _PROBE_SHARE = 0.05
 
 
+@dataclass(slots=True, eq=False)
 class ProbeTurns:
     """Lets the endpoints that need probes take turns: a few probes in a second at most, since many endpoints may be down.
 
-    Args:
+    Attributes:
         opened: all open endpoints of the run.
         stays: whether the run continues when only held deliveries are left.
-
-    Attributes:
         again_at: when another endpoint may get its probe; infinite if none waits.
     """
 
-    def __init__(self, opened: Collection[EndpointRun], *, stays: bool) -> None:
-        self.again_at = inf
-        self._opened = opened
-        self._stays = stays
-        self._held: deque[EndpointRun] = deque()
-        self._next_at = 0.0
+    opened: Collection[EndpointRun]
+    stays: bool
+    again_at: float = inf
+    _next_at: float = 0.0
+    _held: deque[EndpointRun] = field(default_factory=deque)
 
     def note_found(self, held: Iterable[EndpointRun], due: Iterable[EndpointRun]) -> None:
         """Note the endpoints that need probes: those held, and those with types that fail. Those probed longest ago stay in front."""
@@ -54,7 +53,7 @@ class ProbeTurns:
 
     def _leaves(self, endpoint: EndpointRun) -> bool:
         """Return whether to leave further probes of an endpoint to other runs, so that they do not keep this run from ending."""
-        if self._stays or not (endpoint.flights.was_probed and endpoint.holds_for_long()):
+        if self.stays or not (endpoint.flights.was_probed and endpoint.holds_for_long()):
             return False
-        busy = (each for each in self._opened if each.flights.busy or each.flights.retrying)
+        busy = (each for each in self.opened if each.flights.busy or each.flights.retrying)
         return all(each.holds_for_long() for each in busy)

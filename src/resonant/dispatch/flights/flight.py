@@ -46,10 +46,11 @@ class Flight:
         lease: the lease, including the attempts made since the claim.
         state: changed only by ``to``.
         place: the place for its send, while it is admitted or sending.
+        in_chunk: whether it is sent in a chunk.
         retried: whether an attempt of this flight will be retried in this process.
     """
 
-    __slots__ = ("_register", "endpoint", "key", "lease", "place", "retried", "state")
+    __slots__ = ("_register", "endpoint", "in_chunk", "key", "lease", "place", "retried", "state")
 
     def __init__(
         self,
@@ -62,7 +63,7 @@ class Flight:
         self.key, self.lease, self.endpoint, self._register = lease.key, lease, endpoint, register
         self.state = State.CLAIMED
         self.place: Place | None = None
-        self.retried = False
+        self.retried = self.in_chunk = False
         register[self.key] = self
         endpoint.flights.add(len(lease.event.body))
         if is_probe:

@@ -6,14 +6,14 @@ import asyncio
 import logging
 import math
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from resonant.dispatch.waiting import wait_at_most
 from resonant.errors import StoreRefused
-from resonant.store.engine.availability import is_lock
+from resonant.store.engine.availability import is_lock, retry_while_unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 
     Work = Callable[[], Coroutine[Any, Any, None]]
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from resonant.errors import StoreUnavailable
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # How often a run says that it waits for the store.
 _WARN_AGAIN_SECONDS = 60.0
@@ -103,6 +105,10 @@ class RunningTasks:
             self._warned_at = now
             logger.warning("waiting for the store: %s", error)
         return True
+
+    async def outlast(self, operation: Callable[[], Awaitable[T]], patience: float) -> T:
+        """Repeat an operation while the store is unavailable, for this many seconds or as ``outlasts`` says."""
+        return await retry_while_unavailable(operation, patience, outlasts=self.outlasts)
 
     def note_change(self) -> None:
         """Wake the run after a task has ended or freed a slot."""

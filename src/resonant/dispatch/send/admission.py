@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from math import inf
 
 from resonant.delivery.outcome import Outcome
@@ -28,20 +29,20 @@ _MOST_STARTING = 8
 _NOT_MEASURED = nullcontext(lambda: 0.0)
 
 
+@dataclass(slots=True, eq=False)
 class Admission:
     """Admits the sends of one run.
 
-    Args:
+    Attributes:
         gates: the rows of the gates.
         limiter: limits concurrent sends.
         running: tells whether the run is over.
     """
 
-    def __init__(self, gates: GateRows, limiter: ConcurrencyLimiter, running: RunningTasks) -> None:
-        self._gates = gates
-        self._limiter = limiter
-        self._running = running
-        self._lag = LoopLag()
+    gates: GateRows
+    limiter: ConcurrencyLimiter
+    running: RunningTasks
+    _lag: LoopLag = field(default_factory=LoopLag)
 
     async def admit(self, flight: Flight, *, is_begun: bool = False, starts: bool = False) -> None:
         """Wait for a slot of the endpoint's rate, the gate and a free slot. Once the run is over, do not wait for the gate.
@@ -67,7 +68,7 @@ class Admission:
             raise
         flight.place = Place(at, slot)
         flight.to(State.ADMITTED if starts else State.SENDING)
-        if self._running.is_over():
+        if self.running.is_over():
             self.leave(flight)
             raise TimeIsUp
 
@@ -82,7 +83,7 @@ class Admission:
             flight.endpoint.has_changed.set()
         flight.to(state)
         if flight.place is not None:
-            self._limiter.release(flight.place.slot)
+            self.limiter.release(flight.place.slot)
             flight.endpoint.rate.free(flight.place.at)
             flight.place = None
 
@@ -102,7 +103,7 @@ class Admission:
         endpoint = flight.endpoint
         while True:
             endpoint.has_changed.clear()
-            is_over = self._running.is_over()
+            is_over = self.running.is_over()
             if starts and endpoint.flights.starting >= _MOST_STARTING and not is_over:
                 await wait_at_most(_LONGEST_WAIT_SECONDS, endpoint.has_changed)
                 continue
@@ -117,12 +118,12 @@ class Admission:
             if not is_over:
                 await self._prepare(endpoint)
             epoch = endpoint.gate.row.epoch
-            slot = await self._limiter.acquire(endpoint.slots, is_probe=is_probe, starts=starts)
+            slot = await self.limiter.acquire(endpoint.slots, is_probe=is_probe, starts=starts)
             is_same = is_probe or endpoint.gate.row.epoch == epoch
-            if (is_same and endpoint.is_ready()) or self._running.is_over():
+            if (is_same and endpoint.is_ready()) or self.running.is_over():
                 return slot
             # The gate changed, or the token expired, during the wait for the slot.
-            self._limiter.release(slot)
+            self.limiter.release(slot)
 
     async def _prepare(self, endpoint: EndpointRun) -> None:
         """Wait until the endpoint is ready for a send."""
@@ -134,13 +135,13 @@ class Admission:
 
     def begin(self, place: Place) -> None:
         """Note that an admitted send begins: the start of its task run is no part of the wait for its answer."""
-        self._limiter.begin(place.slot)
+        self.limiter.begin(place.slot)
 
     async def _permission(self, flight: Flight, *, is_probe: bool) -> Permission:
         endpoint = flight.endpoint
         with contextlib.suppress(StoreError):  # the send will raise the error
-            await self._gates.read_if_old()
-        await self._gates.wait_for_changes_of(endpoint)
+            await self.gates.read_if_old()
+        await self.gates.wait_for_changes_of(endpoint)
         now = endpoint.clock()
         if is_probe:
             return SEND if endpoint.gate.may_send_probe(now) else RELEASE
@@ -163,7 +164,7 @@ class Admission:
         status_code, lease = outcome.attempt.status_code, outcome.lease
         answer = Answer(outcome.verdict, status_code, duration, lease.delivery_id, lease.event.type)
         has_failed = not (answer.works or answer.is_local)
-        self._limiter.note_send(endpoint.slots, outcome.attempt.duration, has_failed=has_failed)
+        self.limiter.note_send(endpoint.slots, outcome.attempt.duration, has_failed=has_failed)
         endpoint.has_changed.set()
         if (change := gate.answered(sent, answer, clock())) is not None:
             self._gates.propose(change)

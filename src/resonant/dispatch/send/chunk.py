@@ -1,103 +1,123 @@
-"""Sends the deliveries of a chunk, and begins a few in the store ahead of their sends, so that these do not wait for it."""
+"""Makes an attempt of each flight of a chunk, with the same steps as for one flight."""
+
+from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Protocol, TypeVar
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from resonant.dispatch.limiting.ahead import PrefetchWindow
-from resonant.events import Clock, LeaseKey
+from resonant.dispatch.send.ahead import all_of, send_ahead
+from resonant.dispatch.send.unsent import Expired, Held, LeaseLost, TimeIsUp
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from resonant.delivery.outcome import Outcome
+    from resonant.dispatch.flights.chunk import Chunk
+    from resonant.dispatch.flights.flight import Flight
+    from resonant.dispatch.send.attempt import Attempts
+    from resonant.events import LeaseKey
 
 
-class _WithKey(Protocol):
-    @property
-    def key(self) -> LeaseKey: ...
+@dataclass(slots=True, eq=False)
+class ChunkAttempt:
+    """Makes one attempt of each delivery in a chunk, with the steps of ``Attempts``, and parks every retry.
 
-
-F = TypeVar("F", bound=_WithKey)
-
-
-async def send_ahead(
-    flights: deque[F],
-    *,
-    begin: Callable[[Sequence[F]], Awaitable[set[LeaseKey]]],
-    admit: Callable[[F], Awaitable[bool]],
-    send: Callable[[F, float], Awaitable[None]],
-    on_lost: Callable[[F], None],
-    on_left: Callable[[Sequence[F]], None],
-    window: PrefetchWindow,
-    clock: Clock,
-    is_over: Callable[[], bool] = lambda: False,
-) -> None:
-    """Send deliveries, and begin a few in the store ahead of their sends. No flight, with its body, is kept after its send.
-
-    Args:
-        flights: the flights to send, in order; emptied as they begin.
-        begin: records in the store that sends are about to start; returns the leases that are still held.
-        admit: waits for a place; returns whether the flight got one.
-        send: makes one attempt in the flight's place, given the time at which it began; up to ``window.width`` calls run
-            concurrently.
-        on_lost: called with each flight whose lease this process lost; it is not sent.
-        on_left: called with the flights that were not begun because the run ended.
-        window: shared by all chunks to the same endpoint, which begin one after the other.
-        clock: tells when each delivery began.
-        is_over: returns whether to stop beginning sends.
-
-    Raises:
-        Exception: the first error of ``begin`` or ``send``; the other sends are cancelled.
+    Attributes:
+        chunk: the chunk; its flights are taken from it as they begin.
+        attempts: has the steps.
+        task_run_id: stored in the history.
+        writing: the pending writes of attempts and releases.
     """
-    # The begun flights with their times, and None at the end.
-    begun: asyncio.Queue[tuple[F, float] | None] = asyncio.Queue()
-    number_ahead = 0
 
-    def change(by: int) -> None:
-        nonlocal number_ahead
-        number_ahead += by
-        window.change(by)
+    chunk: Chunk
+    attempts: Attempts
+    task_run_id: str | None
+    writing: list[asyncio.Future[Any]] = field(default_factory=list)
 
-    async def begin_all() -> None:
-        async with window.turn:
-            while flights:
-                await window.wait_for_room(is_over)
-                if is_over():
-                    break
-                next_ones = [flights.popleft() for _ in range(min(window.at_once, len(flights)))]
-                begun_at = clock()
-                held = await begin(next_ones)
-                for flight in next_ones:
-                    if flight.key in held:
-                        change(1)
-                        begun.put_nowait((flight, begun_at))
-                    else:
-                        on_lost(flight)
-                next_ones.clear()
-        begun.put_nowait(None)
-        on_left(flights)
+    async def make(self) -> Chunk:
+        """Make the attempts, and return the chunk with its outcomes.
 
-    async def send_each() -> None:
-        while (next_one := await begun.get()) is not None:
-            flight, begun_at = next_one
-            is_admitted = await admit(flight)
-            change(-1)
-            if is_admitted:
-                await send(flight, begun_at)
-            del next_one, flight
-        begun.put_nowait(None)  # for the next sender
+        Raises:
+            StoreUnavailable: outcomes could not be written; these deliveries will be tried again.
+        """
+        self.chunk.begin()
+        flights, endpoint, counts = self.chunk.flights, self.chunk.endpoint, self.chunk.counts
+        running = self.attempts.recorder.running
+        try:
+            # The first was admitted before its task run started.
+            works = [self._send(flights.popleft())] if flights else []
+            if endpoint.governs() or endpoint.rate.is_limited:
+                # Do not begin deliveries ahead of their sends: a crash charges an attempt to each begun delivery.
+                works += [self._send(flights.popleft()) for _ in range(len(flights))]
+            elif flights:
+                ahead = send_ahead(
+                    flights,
+                    begin=self.attempts.recorder.begin,
+                    admit=self._admit,
+                    send=self._send,
+                    on_lost=self._lose,
+                    on_left=self._release,
+                    window=endpoint.window,
+                    clock=self.attempts.clock,
+                    is_over=lambda: running.is_over() or endpoint.governs(),
+                )
+                works.append(ahead)
+            await all_of(works)
+            self.attempts.recorder.hurry()
+            await asyncio.gather(*self.writing)
+            await asyncio.sleep(0)  # gather returns at once, before their callbacks, if all are done
+        except Exception as error:
+            running.fail(error)  # even if `emit_chunk` catches it
+            raise
+        if not running.is_over():
+            counts.held, counts.left = counts.left, 0
+        return self.chunk
 
-    try:
-        senders = (send_each() for _ in range(min(window.width, len(flights))))
-        await all_of([begin_all(), *senders])
-    finally:
-        change(-number_ahead)  # those that will not be sent any more
+    async def _admit(self, flight: Flight) -> bool:
+        try:
+            await self.attempts.admission.admit(flight, is_begun=True)
+        except (TimeIsUp, Held):
+            self._release([flight])
+            return False
+        return True
 
+    async def _send(self, flight: Flight, begun_at: float | None = None) -> None:
+        """Send a flight, and record its outcome without waiting for the commit."""
+        recorder = self.attempts.recorder
+        try:
+            outcome = await self.attempts.send(flight, self.task_run_id, begun_at=begun_at)
+        except (TimeIsUp, Held):
+            self._release([flight])
+        except LeaseLost:
+            self._lose(flight)
+        except Expired:
+            self.writing.append(recorder.expire([flight], self.chunk.counts))
+        else:
+            recorded = recorder.record(flight, outcome, is_urgent=False)
+            recorded.add_done_callback(partial(self._settle, flight, outcome))
+            self.writing.append(recorded)
 
-async def all_of(works: Iterable[Awaitable[None]]) -> None:
-    """Run these concurrently; on the first error, cancel the others and raise it."""
-    # Not a TaskGroup: it would raise an interruption again when asyncio cancels the remaining tasks.
-    tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    def _settle(self, flight: Flight, outcome: Outcome, recorded: asyncio.Future[set[LeaseKey]]) -> None:
+        if recorded.cancelled() or recorded.exception() is not None:
+            return
+        if not recorded.result():
+            self._lose(flight)
+            return
+        self.attempts.recorder.settle(flight, outcome)
+        self.chunk.note(outcome)
+
+    def _release(self, flights: Sequence[Flight]) -> None:
+        """Release leases at once, since the chunk may wait for slow answers."""
+        if not flights:
+            return
+        self.chunk.counts.left += len(flights)
+        releasing = self.attempts.recorder.release(flights)
+        # After an earlier error, nothing awaits this future, and asyncio would log its error.
+        releasing.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self.writing.append(releasing)
+
+    def _lose(self, flight: Flight) -> None:
+        self.attempts.recorder.lose(flight)
+        self.chunk.counts.lost += 1

@@ -5,15 +5,19 @@ from dataclasses import dataclass
 from resonant.store.shared.gates import Gate
 
 
-class LeaseLost(Exception):
+class Unsent(Exception):
+    """Nothing was sent in this attempt, or its lease was lost before it was recorded."""
+
+
+class LeaseLost(Unsent):
     """Another worker has the lease. Nothing may be sent, and only history was written."""
 
 
-class TimeIsUp(Exception):
+class TimeIsUp(Unsent):
     """The run is over, and this delivery was released before its send."""
 
 
-class Expired(Exception):
+class Expired(Unsent):
     """The event expired before its send, and its delivery was given up without an attempt."""
 
     def __str__(self) -> str:
@@ -21,7 +25,7 @@ class Expired(Exception):
 
 
 @dataclass(eq=False)
-class Held(Exception):
+class Held(Unsent):
     """The gate holds the delivery, which is released without charging an attempt.
 
     Attributes:

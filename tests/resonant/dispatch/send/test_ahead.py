@@ -7,7 +7,7 @@ from collections import deque
 import pytest
 
 from resonant.dispatch.limiting.ahead import PrefetchWindow
-from resonant.dispatch.send.chunk import send_ahead
+from resonant.dispatch.send.ahead import send_ahead
 from resonant.events import Event, Lease
 from support.waiting import until
 
