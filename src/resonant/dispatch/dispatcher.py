@@ -157,7 +157,7 @@ class Dispatcher:
             await self._background.aclose()
             for endpoint in list(self._endpoints.opened.values()):
                 await endpoint.rate.close()
-            await self._attempts.recorder.close()
+            await self._attempts.recorder.commits.close()
             # Release even without a known lease: a claim may have been cancelled during its commit.
             await self.store.release_all(self.owner)
             await self._gates.leave()

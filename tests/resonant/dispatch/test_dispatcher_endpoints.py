@@ -321,7 +321,7 @@ async def test_an_endpoint_without_an_answer_gets_one_send_while_another_waits_f
     sent = Counter()
     sinks = {name: never_answering(name) for name in "ab"}
     async with scene(tmp_path, sinks=sinks, due={"a": 10}) as worker:
-        commits = worker.dispatcher._attempts.recorder._commits
+        commits = worker.dispatcher._attempts.recorder.commits
         write = commits._write
 
         async def write_late(requests):

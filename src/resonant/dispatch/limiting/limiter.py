@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 from itertools import islice
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from resonant.dispatch.limiting.latency import LatencyLimit
 
@@ -67,6 +67,15 @@ class Slot:
     is_probe: bool
 
 
+class _Shares(NamedTuple):
+    """The slots in total, those of probes, those for slow endpoints, and those of these for first sends."""
+
+    total: int
+    for_probes: int
+    for_slow: int
+    for_new: int
+
+
 class ConcurrencyLimiter:
     """Limits concurrent sends in this process. A delivery that waits for a retry, or for a gate, holds no slot.
 
@@ -93,10 +102,9 @@ class ConcurrencyLimiter:
         has_others: Callable[[EndpointSlots], bool],
         clock: Clock = _loop_time,
     ) -> None:
-        self._total = total
-        self._for_probes = int(total * _PROBES_SHARE)
-        self._for_slow = total - total // 2 - self._for_probes
-        self._for_new = int(self._for_slow * _NEW_SHARE)
+        for_probes = int(total * _PROBES_SHARE)
+        for_slow = total - total // 2 - for_probes
+        self._shares = _Shares(total, for_probes, for_slow, int(for_slow * _NEW_SHARE))
         self._per_endpoint = per_endpoint
         self._has_others = has_others
         self._clock = clock
@@ -109,11 +117,15 @@ class ConcurrencyLimiter:
 
     def slots(self, own_limit: int | None = None) -> EndpointSlots:
         """Return the slots of another endpoint; ``own_limit`` replaces the common limit."""
-        return EndpointSlots(min(own_limit or self._per_endpoint, (self._total + 1) // 2))
+        return EndpointSlots(min(own_limit or self._per_endpoint, (self._shares.total + 1) // 2))
 
     def share(self, endpoint: EndpointSlots) -> int:
         """Return how many slots this endpoint can expect while other endpoints also need slots."""
-        slots = self._total - self._slow_in_use if endpoint.is_short else self._for_slow - self._for_new
+        slots = (
+            self._shares.total - self._slow_in_use
+            if endpoint.is_short
+            else self._shares.for_slow - self._shares.for_new
+        )
         others = sum(
             other.is_short == endpoint.is_short
             for other in self._using | self._waiting
@@ -129,7 +141,7 @@ class ConcurrencyLimiter:
     @property
     def may_probe(self) -> bool:
         """Whether a probe would get a slot at once, as far as probes have slots of their own."""
-        return not self._for_probes or self._probes < self._for_probes
+        return not self._shares.for_probes or self._probes < self._shares.for_probes
 
     async def acquire(self, endpoint: EndpointSlots, *, is_probe: bool = False, starts: bool = False) -> Slot:
         """Wait for a slot. The waiters of an endpoint get slots in order of arrival.
@@ -139,7 +151,7 @@ class ConcurrencyLimiter:
             is_probe: whether to take a slot of the probes if one is free.
             starts: whether its send begins later, with ``begin``.
         """
-        if is_probe and self._probes < self._for_probes:
+        if is_probe and self._probes < self._shares.for_probes:
             self._probes += 1
             return Slot(endpoint, is_probe=True)
         self._notice_ages()
@@ -197,21 +209,21 @@ class ConcurrencyLimiter:
 
     def _may_take(self, endpoint: EndpointSlots) -> bool:
         used = endpoint.used
-        if self._in_use >= self._total - self._for_probes or used >= endpoint.allowed:
+        if self._in_use >= self._shares.total - self._shares.for_probes or used >= endpoint.allowed:
             return False
         if endpoint.is_short:
-            return used < self._total - self._in_use
-        free = self._for_slow - self._slow_in_use
+            return used < self._shares.total - self._in_use
+        free = self._shares.for_slow - self._slow_in_use
         if endpoint.average is None and (not used or self._has_others(endpoint)):
             return not used and free > 0
-        return used < free - self._for_new
+        return used < free - self._shares.for_new
 
     def _give_back(self, endpoint: EndpointSlots) -> None:
         self._change(endpoint, -1)
         # While slow endpoints can use only their own slots, a short send frees none for them.
-        ordinary = self._total - self._for_probes
+        ordinary = self._shares.total - self._shares.for_probes
         self._wake(
-            slow=not endpoint.is_short or ordinary - self._in_use <= self._for_slow - self._slow_in_use
+            slow=not endpoint.is_short or ordinary - self._in_use <= self._shares.for_slow - self._slow_in_use
         )
 
     def _change(self, endpoint: EndpointSlots, by: int) -> None:
@@ -240,7 +252,7 @@ class ConcurrencyLimiter:
     def _wake(self, *, slow: bool = True) -> None:
         """Give free slots to waiting endpoints; ``slow`` tells whether slow ones may get one, too."""
         while self._waiting:
-            if slow and self._slow_in_use < self._for_slow:
+            if slow and self._slow_in_use < self._shares.for_slow:
                 endpoint = self._next_of(self._waiting)
             else:
                 endpoint = self._next_of(each for each in self._waiting if each.is_short)

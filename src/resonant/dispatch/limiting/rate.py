@@ -11,6 +11,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from resonant.store.shared.send_slots import AHEAD_SECONDS, MOST_NOTICE_SECONDS, Reservation
@@ -103,11 +104,8 @@ class Rate:
         wall: Clock = time.time,
     ) -> None:
         self._rate = USED_SHARE * rate
-        self._endpoint = endpoint
-        self._lead = min(_LEAD_SECONDS, width / 2 / rate)
-        self._most_late = _MOST_LATE_AT_HIGH_RATES_SECONDS if self._rate > _HIGH_RATE else MOST_LATE_SECONDS
         self._width = width
-        self._reserve = reserve
+        self._reserve = partial(reserve, endpoint, rate=self._rate)
         self._is_over = is_over
         self._sending = 0
         # Sends that missed their slot come first.
@@ -119,6 +117,14 @@ class Rate:
         # The store's clock minus that of the event loop. The initial value assumes that the store's clock shows the wall-clock time.
         self._offset = wall() - _now()
         self._serving: asyncio.Task[None] | None = None
+
+    @property
+    def _lead(self) -> float:
+        return min(_LEAD_SECONDS, self._width / 2 / self._rate * USED_SHARE)
+
+    @property
+    def _most_late(self) -> float:
+        return _MOST_LATE_AT_HIGH_RATES_SECONDS if self._rate > _HIGH_RATE else MOST_LATE_SECONDS
 
     @property
     def most_claimed(self) -> int:
@@ -234,9 +240,7 @@ class Rate:
 
     async def _ask(self) -> None:
         before = _now()
-        given = await self._reserve(
-            self._endpoint, rate=self._rate, number=self._wanted(), notice=self._notice
-        )
+        given = await self._reserve(number=self._wanted(), notice=self._notice)
         after = _now()
         self._notice = min(MOST_NOTICE_SECONDS, _FIRST_NOTICE_SECONDS + 2 * (after - before))
         # The store read its clock between `before` and `after`. That clock may drift or jump.

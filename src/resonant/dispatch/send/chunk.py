@@ -65,7 +65,7 @@ class ChunkAttempt:
                 )
                 works.append(ahead)
             await all_of(works)
-            self.attempts.recorder.hurry()
+            self.attempts.recorder.commits.hurry()
             await asyncio.gather(*self.writing)
             await asyncio.sleep(0)  # gather returns at once, before their callbacks, if all are done
         except Exception as error:

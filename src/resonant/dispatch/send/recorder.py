@@ -39,32 +39,21 @@ class Recorder:
         flights: the flights of the run.
         running: tells how long the run lasts.
         counts: the outcomes of the run.
+        commits: writes what is recorded.
     """
 
     store: WorkerStore
     flights: Flights
     running: RunningTasks
     counts: Counts = field(default_factory=Counts)
-    _commits: BatchWriter = field(init=False)
+    commits: BatchWriter = field(init=False)
     # When the last parked delivery that this run waits for is due, by the store's clock.
     _waits_until: float = 0.0
     _next_due: float = math.inf
 
     def __post_init__(self) -> None:
         patience = self.store.lease_seconds / 3
-        self._commits = BatchWriter(self.store, patience=patience, outlasts=self.running.outlasts)
-
-    async def close(self) -> None:
-        """Finish all queued writes.
-
-        Raises:
-            StoreError: a write failed.
-        """
-        await self._commits.close()
-
-    def hurry(self) -> None:
-        """Write all requested outcomes now."""
-        self._commits.hurry()
+        self.commits = BatchWriter(self.store, patience=patience, outlasts=self.running.outlasts)
 
     async def begin(self, flights: Sequence[Flight], *, again: bool = False) -> set[LeaseKey]:
         """Record that sends are about to start, unless their claim has just done so; return the leases that are still held.
@@ -75,7 +64,7 @@ class Recorder:
         now = self.store.clock()
         held = {each.key for each in flights if not again and _has_just_begun(each, now)}
         others = [each.lease for each in flights if each.key not in held]
-        return held | await self._commits.begin(others) if others else held
+        return held | await self.commits.begin(others) if others else held
 
     def record(
         self, flight: Flight, outcome: Outcome, *, is_urgent: bool = True
@@ -85,7 +74,7 @@ class Recorder:
             # Count it before the write, so that another delivery cannot take its place.
             flight.to(State.WAITING)
             self.running.note_change()
-        return self._commits.record(outcome, is_urgent=is_urgent)
+        return self.commits.record(outcome, is_urgent=is_urgent)
 
     def settle(self, flight: Flight, outcome: Outcome) -> None:
         """Count a recorded outcome."""
@@ -121,7 +110,7 @@ class Recorder:
         """
         for flight in flights:
             flight.to(State.RETURNED)
-        releasing = self._commits.release([flight.lease for flight in flights])
+        releasing = self.commits.release([flight.lease for flight in flights])
         self.flights.end_with(releasing, flights)
         return releasing
 
@@ -136,7 +125,7 @@ class Recorder:
         """
         for flight in flights:
             flight.to(State.FINISHED)
-        expiring = self._commits.expire([flight.lease for flight in flights])
+        expiring = self.commits.expire([flight.lease for flight in flights])
         self.flights.end_with(expiring, flights)
         expiring.add_done_callback(partial(_count_expired, len(flights), (self.counts, *counts)))
         return expiring
