@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from resonant.events import LeaseKey
 
-# The weight of the last body in an endpoint's average.
-_WEIGHT = 1 / 8
-
 
 class State(IntEnum):
     """What a run does with a delivery. The states before ``WAITING`` are busy; ``FINISHED`` and ``RETURNED`` are ends.
@@ -32,6 +29,10 @@ class State(IntEnum):
     WAITING = 4
     FINISHED = 5
     RETURNED = 6
+
+
+# Looking up a member of an enumeration takes longer than a name.
+_ADMITTED, _SENDING, _WAITING = State.ADMITTED, State.SENDING, State.WAITING
 
 
 class FlightCounts:
@@ -63,12 +64,12 @@ class FlightCounts:
     @property
     def sending(self) -> int:
         """The number of flights that have a place, including those whose task runs are starting."""
-        return self.by_state[State.ADMITTED] + self.by_state[State.SENDING]
+        return self.by_state[_ADMITTED] + self.by_state[_SENDING]
 
     @property
     def starting(self) -> int:
         """The number of admitted flights whose task runs have not begun to send."""
-        return self.by_state[State.ADMITTED]
+        return self.by_state[_ADMITTED]
 
     @property
     def waiting(self) -> int:
@@ -78,28 +79,9 @@ class FlightCounts:
     @property
     def retrying(self) -> int:
         """The number of flights that wait for their retries."""
-        return self.by_state[State.WAITING]
+        return self.by_state[_WAITING]
 
     @property
     def finished(self) -> int:
         """The number of deliveries that this run delivered or gave up."""
         return self.by_state[State.FINISHED]
-
-    def add(self, size: int) -> None:
-        """Count a new flight with a body of this size."""
-        self.by_state[State.CLAIMED] += 1
-        self.busy += 1
-        self.bytes += size
-        self.body_bytes += _WEIGHT * (size - self.body_bytes) if self.body_bytes else size
-        if self.of_run is not None:
-            self.of_run.add(size)
-
-    def move(self, before: State, after: State, size: int) -> None:
-        """Count a flight in its new state."""
-        self.by_state[before] -= 1
-        self.by_state[after] += 1
-        self.busy += (after < State.WAITING) - (before < State.WAITING)
-        if after > State.WAITING:
-            self.bytes -= size
-        if self.of_run is not None:
-            self.of_run.move(before, after, size)

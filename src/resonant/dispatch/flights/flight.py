@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from resonant.dispatch.limiting.limiter import Slot
     from resonant.events import Lease, LeaseKey
 
+# The weight of the last body in an endpoint's average.
+_WEIGHT = 1 / 8
+_IS_BUSY = tuple(int(state < State.WAITING) for state in State)
 _ENDS = frozenset({State.FINISHED, State.RETURNED})
 # The states that may follow each state. A place that is not used is given back, so that the flight is claimed again.
 NEXT: dict[State, frozenset[State]] = {
@@ -50,7 +53,18 @@ class Flight:
         retried: whether an attempt of this flight will be retried in this process.
     """
 
-    __slots__ = ("_register", "endpoint", "in_chunk", "key", "lease", "place", "retried", "state")
+    __slots__ = (
+        "_counts",
+        "_register",
+        "_size",
+        "endpoint",
+        "in_chunk",
+        "key",
+        "lease",
+        "place",
+        "retried",
+        "state",
+    )
 
     def __init__(
         self,
@@ -65,9 +79,16 @@ class Flight:
         self.place: Place | None = None
         self.retried = self.in_chunk = False
         register[self.key] = self
-        endpoint.flights.add(len(lease.event.body))
+        self._size = len(lease.event.body)
+        own = endpoint.flights
+        self._counts = (own,) if own.of_run is None else (own, own.of_run)
+        for counts in self._counts:
+            counts.by_state[State.CLAIMED] += 1
+            counts.busy += 1
+            counts.bytes += self._size
+        own.body_bytes += _WEIGHT * (self._size - own.body_bytes) if own.body_bytes else self._size
         if is_probe:
-            endpoint.flights.probe, endpoint.flights.was_probed = self.key, True
+            own.probe, own.was_probed = self.key, True
 
     @property
     def has_ended(self) -> bool:
@@ -85,15 +106,21 @@ class Flight:
         Raises:
             RuntimeError: the state cannot follow the present one.
         """
-        before, counts = self.state, self.endpoint.flights
+        before = self.state
         if state not in NEXT[before]:
             raise RuntimeError(f"a flight that is {before.name} cannot be {state.name}")
         self.state = state
-        counts.move(before, state, len(self.lease.event.body))
-        if state in _ENDS:
+        became_busy, has_ended = _IS_BUSY[state] - _IS_BUSY[before], state in _ENDS
+        for counts in self._counts:
+            counts.by_state[before] -= 1
+            counts.by_state[state] += 1
+            counts.busy += became_busy
+            if has_ended:
+                counts.bytes -= self._size
+        if has_ended:
             del self._register[self.key]
-            if counts.probe == self.key:
-                counts.probe = None
+            if self.is_probe:
+                self.endpoint.flights.probe = None
 
     def note_retry(self, delay: float) -> bool:
         """Count an attempt that will be retried after this delay; return whether it is the flight's first."""

@@ -1,8 +1,8 @@
 """Admits sends: each needs the permission of the endpoint's gate, and a free slot in this process."""
 
 import contextlib
-from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Awaitable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from math import inf
 
@@ -87,18 +87,6 @@ class Admission:
             flight.endpoint.rate.free(flight.place.at)
             flight.place = None
 
-    @contextmanager
-    def placed(self, flight: Flight) -> Iterator[Place]:
-        """Make an attempt in the flight's place, which ends with the block."""
-        if (place := flight.place) is None:
-            raise RuntimeError(f"{flight.lease.event.id} has no place")
-        try:
-            yield place
-        except BaseException:
-            self.leave(flight)
-            raise
-        self.leave(flight, State.ANSWERED)
-
     async def _slot(self, flight: Flight, *, is_probe: bool, is_begun: bool, starts: bool) -> Slot:
         endpoint = flight.endpoint
         while True:
@@ -133,9 +121,10 @@ class Admission:
             except NotReady as missing:
                 raise Held(endpoint.gate.row, str(missing)) from None
 
-    def begin(self, place: Place) -> None:
+    def begin(self, flight: Flight) -> None:
         """Note that an admitted send begins: the start of its task run is no part of the wait for its answer."""
-        self.limiter.begin(place.slot)
+        if flight.place is not None:
+            self.limiter.begin(flight.place.slot)
 
     async def _permission(self, flight: Flight, *, is_probe: bool) -> Permission:
         endpoint = flight.endpoint

@@ -13,7 +13,7 @@ from resonant.store.engine.clock import steady_clock
 if TYPE_CHECKING:
     from resonant.delivery.attempt import AttemptRunner
     from resonant.delivery.outcome import Outcome
-    from resonant.dispatch.flights.flight import Flight, Place
+    from resonant.dispatch.flights.flight import Flight
     from resonant.dispatch.send.admission import Admission
     from resonant.dispatch.send.recorder import Recorder
     from resonant.events import Clock, LeaseKey
@@ -86,21 +86,25 @@ class Attempts:
             self.admission.start(flight)
         elif begun_at is None:
             await self.admission.admit(flight)
-        with self.admission.placed(flight) as place:
+        outcome: Outcome | None = None
+        try:
             if begun_at is None:
                 begun_at = self.clock()
-                await self._begin(flight, place)
-            return await self._send(flight, begun_at, task_run_id)
+                await self._begin(flight)
+            outcome = await self._send(flight, begun_at, task_run_id)
+            return outcome
+        finally:
+            self.admission.leave(flight, State.CLAIMED if outcome is None else State.ANSWERED)
 
-    async def _begin(self, flight: Flight, place: Place) -> None:
+    async def _begin(self, flight: Flight) -> None:
         endpoint = flight.endpoint
         if not await self.recorder.begin([flight]):
             raise LeaseLost
-        if not await endpoint.rate.wait(place.at):
+        if not await endpoint.rate.wait(flight.place and flight.place.at):
             raise TimeIsUp
         if endpoint.rate.is_limited and endpoint.stops():
             raise Held(endpoint.gate.row)
-        self.admission.begin(place)
+        self.admission.begin(flight)
 
     async def _send(self, flight: Flight, begun_at: float, task_run_id: str | None) -> Outcome:
         # This process may have waited, or been suspended, for longer than the lease.

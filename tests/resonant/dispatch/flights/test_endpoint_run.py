@@ -29,10 +29,8 @@ def endpoint(process):
 def in_flight(*, claimed=0, retrying=0):
     """Return the counts of an endpoint with this many flights."""
     counts = FlightCounts()
-    for _ in range(claimed + retrying):
-        counts.add(0)
-    for _ in range(retrying):
-        counts.move(State.CLAIMED, State.WAITING, 0)
+    counts.by_state[State.CLAIMED], counts.by_state[State.WAITING] = claimed, retrying
+    counts.busy = claimed
     return counts
 
 
