@@ -156,5 +156,5 @@ class Admission:
         self.limiter.note_send(endpoint.slots, outcome.attempt.duration, has_failed=has_failed)
         endpoint.has_changed.set()
         if (change := gate.answered(sent, answer, clock())) is not None:
-            self._gates.propose(change)
+            self.gates.propose(change)
         return outcome
