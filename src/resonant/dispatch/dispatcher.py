@@ -311,7 +311,8 @@ class Dispatcher:
                         held.append((lease, endpoint))
                     else:
                         self._starter.start([self._flights.claim(lease, endpoint)], self.store.clock())
-                await self._attempts.recorder.release([self._flights.claim(*each) for each in held])
+                if held:
+                    await self._attempts.recorder.release([self._flights.claim(*each) for each in held])
                 while (
                     self._flights.counts.busy >= 2 * self.limits.concurrency or self._flights.bytes_left <= 0
                 ):

@@ -16,7 +16,6 @@ from resonant.dispatch.flights.endpoint_run import EndpointRun
 from resonant.dispatch.run.running_tasks import RunningTasks
 from resonant.errors import StoreError
 from resonant.events import Lease
-from resonant.gate.controller import CONNECT_SECONDS
 from resonant.store import WorkerStore
 from resonant.store.queue.gate_changes import try_changes
 from resonant.store.queue.probes import claim_probe
@@ -30,8 +29,8 @@ logger = logging.getLogger(__name__)
 _OLD_SECONDS = 0.5
 # The most changes in one transaction, so that outcomes do not wait long for it.
 _MOST_CHANGES = 16
-# The most connections without a request at the same time.
-_MOST_CONNECTING = 32
+# The most connections without a request at the same time, and how long each may take, in seconds.
+_MOST_CONNECTING, _CONNECT_TIMEOUT_SECONDS = 32, 5.0
 
 
 class GateRows:
@@ -120,7 +119,7 @@ class GateRows:
 
     async def _connect(self, endpoint: EndpointRun, connect: Callable[[], Awaitable[None]]) -> None:
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
+            async with asyncio.timeout(_CONNECT_TIMEOUT_SECONDS):
                 await connect()
         except Exception:  # noqa: BLE001 - a probe will show the error
             is_accepted = False

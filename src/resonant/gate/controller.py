@@ -329,9 +329,7 @@ class EndpointGate:
         """Return the change to probing, if the failures in a row are an outage."""
         row, measured, outage = self.row, self._measured, self._outage
         is_paced = row.state == "paced"
-        if self._is_writing or (is_paced and self.must_wait(now)):
-            return None
-        if not measured.is_outage(now, is_paced=is_paced):
+        if self._is_writing or not measured.is_outage(now, is_paced=is_paced):
             return None
         measured.asked_at = now
         began, rate = now, max(LOWEST_RATE, measured.accepted_before)
@@ -354,7 +352,10 @@ class EndpointGate:
         answers, bad = len(measured.window), measured.window.share_bad
         is_too_much = (
             answers >= FEWEST_ANSWERS
-            and (bad > more_than_half(answers) or (self.row.epoch == 0 and measured.is_limited(now)))
+            and (
+                bad > more_than_half(answers) + 0.5 * answers**-0.5
+                or (self.row.epoch == 0 and measured.is_limited(now))
+            )
             and measured.has_just_accepted(now)
         )
         must_wait = self.must_wait(now)

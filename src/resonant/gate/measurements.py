@@ -16,7 +16,8 @@ from resonant.gate.permission import ASK_SOON, SEND, Send, Wait
 # Most receivers limit by the second, so answers count for a second; at low rates, the latest 20, since fewer show no share of
 # failures, and the latest 5 for a rate or a duration.
 SECOND, FEWEST_ANSWERS, FEW = 1.0, 20, 5
-# How long it stays known that an endpoint, or a type of its events, works: a shorter time may be a gap between two bursts.
+# How long it stays known that an endpoint, or a type of its events, works, and that a pace is needed: a shorter time may be a gap
+# between two bursts. After an outage, the known rate halves in each such time.
 KNOWN_SECONDS = 10.0
 # An endpoint is slow after five slow answers in a row that came over a second: fewer may be one stall. An answer is slow beyond
 # twice the median of the first five, when the endpoint was idle, and a tenth of a second.
@@ -28,7 +29,8 @@ _LONG_STREAK_SECONDS, _FEWEST_STREAK, _RARELY = 30.0, 6, 1e-4
 # A process that has sent nothing for ten seconds begins with one send, which may be answered with 410. In each second, it sends
 # at most twice as many as were accepted in it: an endpoint for 10 requests per second would get hundreds in the first, since a
 # rejection takes 3 ms. It sends freely after 0.4 s without a failure. An answer that is accepted this soon after a failure shows
-# that the pace is not the cause. A limit leaves 40 to 50 % of failures at this pace.
+# that the pace is not the cause. A limit leaves 40 to 50 % of failures at this pace. After as long without an answer, another one
+# is sent while an outage is likely, since one that hangs must not stop the rest, and a refused change is proposed again.
 _SOON_SECONDS, MOST_FACTOR, _FIRST_SENDS, _OFTEN, _HALF = 0.4, 2, 4, 0.4, 0.5
 _TIMEOUTS = ("timeout", "read_timeout")
 
@@ -168,8 +170,8 @@ class Latency:
 class Refusals:
     """The refusals of an endpoint: its 429s, and the answers with a Retry-After.
 
-    Five after a first one, if most of the sends are refused, are a limit of the whole endpoint, not of one tenant. Only the answers to sends after a first refusal show
-    whether it concerns every request; a good one ends the count.
+    If five sends after a first refusal are refused, and most of the sends since, the limit concerns the whole endpoint, not one
+    tenant. Only answers to later sends show this; a good one ends the count.
     """
 
     def __init__(self) -> None:
@@ -255,7 +257,7 @@ class Measurements:
     def is_outage(self, now: float, *, is_paced: bool) -> bool:
         """Return whether the failures in a row are an outage."""
         needed = float(FEWEST_ANSWERS)
-        if is_paced or self.is_unknown(now):
+        if (is_paced and not self.refusals.bad) or self.is_unknown(now):
             before = max(0, self._answers - self.streak)
             share_bad = (max(0, before - self._accepted) + 0.5) / (before + 1.5)
             needed = min(needed, max(_FEWEST_STREAK, log(_RARELY) / log(share_bad)))

@@ -15,15 +15,17 @@ from resonant.gate.permission import LOOK_SECONDS, SEND, Send, Wait
 LOWEST_RATE = 0.1
 # Claims cover the time until the next look and a little more, so that a backlog always appears as waiting deliveries.
 _AHEAD_SECONDS = 0.35
-# After an outage, the rate doubles each second. A cut goes to 99 % of what was accepted, and
-# then the rate grows by 5 % a second, or by a quarter of a low rate: with 90 % and 10 %, an endpoint for 10 per second gets 9.2.
+# After an outage, the rate doubles each second. A cut goes to 99 % of what was accepted, and then the rate grows by 5 % a second, or
+# by a quarter of a low rate. With a cut to 90 % and a growth of 10 %, an endpoint for 10 requests per second gets 9.2.
 _GROWTH, _CUT = 1.05, 0.99
 # Far above the rate after the last cut, the rate doubles again: that cut was due to chance, or the endpoint accepts more now.
 _FAR_ABOVE = 1.5
 # A cut is judged by the sends that begin a second after it, the window of most receivers: over 3 s, since 1 % shows late, and by
 # 10 answers, since fewer show no share.
 _JUDGED_SECONDS, _FEWEST_JUDGED = 3.0, 10
-# If a third still fails after two cuts to the accepted rate, failures do not depend on the pace: a token bucket accepts more than
+# A twentieth of refusals cuts the pace at once; fewer may be limits of single tenants.
+_REFUSED_SHARE = 0.05
+# If 34 % still fail after two cuts to the accepted rate, failures do not depend on the pace: a token bucket accepts more than
 # its rate at first, but not again. If fewer fail, a bucket that is a little slower than the pace may be the cause: a third cut.
 _LEAST_RANDOM_SHARE, _MOST_CUTS = 0.34, 3
 # More than usual is 2.25 standard deviations: with 1.5, an endpoint that fails a quarter at random took a minute to exceed 2
@@ -121,7 +123,9 @@ class Pace:
     def answered(self, sent_at: float, answer: Answer, now: float) -> None:
         """Count the answer to a request that was sent at ``sent_at``."""
         if answer.is_accepted:
-            self._note_accepted(sent_at, now)
+            self._note_accepted(min(sent_at, now), now)  # the clock may have been set back
+        if answer.is_500:
+            return  # it depends on the event, not on the pace
         is_slow = answer.is_accepted and self._latency.add(now, answer.duration)
         if sent_at >= self._fresh_from:
             self._window.add(now, is_bad=is_slow or not answer.is_accepted)
@@ -129,7 +133,7 @@ class Pace:
             self._judge(now)
         elif is_slow or self._is_too_fast():
             self._cut(now)
-        elif answer.is_refusal and not self._usual.share and self._is_limiting(now):
+        elif answer.is_refusal and self._is_refused_too_much() and self._is_limiting(now):
             self._slow_to_accepted(now)
             self._cut(now)
         elif answer.is_accepted and self._latency.may_be_slow and self._is_limiting(now):
@@ -142,7 +146,7 @@ class Pace:
         self._last_sent = max(self._last_sent, sent_at)
         if sent_at > self._last_sent - SECOND:  # not a late answer
             self._sends.append(sent_at)
-        while self._sends[0] <= self._last_sent - SECOND:
+        while self._sends and self._sends[0] <= self._last_sent - SECOND:
             self._sends.popleft()
         self._most_sends = max(self._most_sends, len(self._sends))
 
@@ -156,6 +160,10 @@ class Pace:
         if self._doubling and window.earlier >= _FEWEST_JUDGED:
             self._usual = _Usual(min(window.earlier_bad / window.earlier, _MOST_SHARE), window.earlier)
         return bad > self._usual.limit(answers, bad)
+
+    def _is_refused_too_much(self) -> bool:
+        """Return whether refusals are not usual, and more than those of single tenants."""
+        return not self._usual.share and self._window.share_bad >= _REFUSED_SHARE
 
     def _is_limiting(self, now: float) -> bool:
         """Return whether the pace has held deliveries back within the last second, and the endpoint did not ask to wait."""
@@ -201,7 +209,7 @@ class Pace:
         passed, self._grown_at = min(SECOND, max(0.0, now - self._grown_at)), now
         grown = self.rate * (MOST_FACTOR if self._doubling else _GROWTH) ** passed
         grown = max(grown, self.rate + min(1.0, self.rate / 4) * passed)
-        # An endpoint gets at most twice the requests of which it accepted all but the usual share within a second.
+        # At most twice the requests that it accepted within a second, plus the usual failures.
         most = max(self.rate, MOST_FACTOR * self._most_sends / (1 - self._usual.share))
         self.rate = min(grown, most)
         self._doubling = self._doubling or self.rate > _FAR_ABOVE * self._rate_after_cut

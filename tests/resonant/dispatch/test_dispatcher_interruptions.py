@@ -187,6 +187,16 @@ class TestCancellation:
                 await worker.run(emit_one)
         assert deliveries(tmp_path, "status") == [("pending",)]
 
+    @pytest.mark.parametrize("lane", [100], indirect=True, ids=["bulk lane"])
+    async def test_a_chunk_that_ends_while_a_delivery_is_unfinished_fails_the_run(self, tmp_path):
+        async def emit_chunk(chunk):
+            chunk.flights.pop()  # taken, as for an attempt, and never ended
+            await worker.dispatcher.attempt_all(chunk)
+
+        async with scene(tmp_path, orders=succeed, due=3) as worker:
+            with pytest.raises(RuntimeError, match="emit_chunk returned without attempting"):
+                await worker.run(worker.emit_one, emit_chunk=emit_chunk)
+
 
 class TestTheStoreGoesAway:
     async def test_a_short_outage_has_no_effect(self, tmp_path, impatient_sqlite, quick_look):

@@ -1,5 +1,7 @@
 """A pace is cut while more requests fail than at a lower pace; failures that do not depend on it change nothing."""
 
+from dataclasses import replace
+
 import pytest
 
 from resonant.gate.pace import Pace
@@ -57,3 +59,29 @@ def test_the_rate_stays_below_twice_what_a_second_accepted():
 )
 def test_a_cut_without_effect_is_repeated(answers):
     assert rate_after(answers) < 1.5
+
+
+def test_a_late_answer_after_a_cut_is_counted():
+    pace, now = Pace(50.0, 0.0), 0.0
+    while pace.rate >= 50:
+        now += 0.02
+        pace.answered(now, DELIVERED if now < 3 else failed(), now)
+    pace.answered(1.0, replace(DELIVERED, duration=2.0), now)
+    for n in range(300):
+        pace.answered(now + n / 20, DELIVERED, now + n / 20)
+    assert pace.rate > 40
+
+
+def test_an_answer_to_a_send_from_before_the_clock_was_set_back_does_not_stop_the_growth():
+    pace = Pace(1.0, 100.0)
+    pace.answered(3_700.0, DELIVERED, 100.0)
+    for n in range(100):
+        pace.answered(101 + n / 10, DELIVERED, 101 + n / 10)
+    assert pace.rate > 10
+
+
+def test_a_500_neither_raises_nor_cuts_the_pace():
+    pace = Pace(10.0, 0.0)
+    for n in range(100):
+        pace.answered(n / 10, failed(500, delivery_id=n), n / 10)
+    assert pace.rate == 10

@@ -1,6 +1,6 @@
 """What to claim next: ahead of need, fairly between endpoints, within a memory limit.
 
-Pure: it changes nothing, and reads no clock. It asks the gates and the limiter through functions that it is given.
+It changes no flight, and reads no clock. It reads the gates and the limiter, and asks them through functions that it is given.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping

@@ -39,11 +39,11 @@ class FlightCounts:
     """How many flights a run, or one of its endpoints, has in each state. Only ``Flight`` and ``Chunk`` change it.
 
     Args:
-        of_run: the counts of the whole run, if these are an endpoint's.
+        of_run: the counts of the whole run, if these are an endpoint's. A run's counts have no probe, chunks and average size.
 
     Attributes:
         by_state: the number of flights in each state, including all that have ended.
-        busy: the flights that are being sent, or wait for a place.
+        busy: the flights that are being sent or recorded, or wait for a place.
         bytes: the total size of the bodies in flight.
         body_bytes: the average size of the last claimed bodies; 0 before the first.
         probe: the delivery that was last claimed as a probe, while it is in flight.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _WEIGHT = 1 / 8
 _IS_BUSY = tuple(int(state < State.WAITING) for state in State)
 _ENDS = frozenset({State.FINISHED, State.RETURNED})
-# The states that may follow each state. A place that is not used is given back, so that the flight is claimed again.
+# The states that may follow each state. A place that is not used is given back, so that the flight waits for another one.
 NEXT: dict[State, frozenset[State]] = {
     State.CLAIMED: _ENDS | {State.ADMITTED, State.SENDING},
     State.ADMITTED: frozenset({State.SENDING, State.CLAIMED}),
@@ -118,7 +118,8 @@ class Flight:
             if has_ended:
                 counts.bytes -= self._size
         if has_ended:
-            del self._register[self.key]
+            if self._register.get(self.key) is self:  # after a failover, another lease may have the same key
+                del self._register[self.key]
             if self.is_probe:
                 self.endpoint.flights.probe = None
 

@@ -134,11 +134,6 @@ class ConcurrencyLimiter:
         return min(endpoint.allowed, max(1, slots // (others + 2)))
 
     @property
-    def in_use(self) -> int:
-        """The number of slots in use."""
-        return self._in_use + self._probes
-
-    @property
     def may_probe(self) -> bool:
         """Whether a probe would get a slot at once, as far as probes have slots of their own."""
         return not self._shares.for_probes or self._probes < self._shares.for_probes

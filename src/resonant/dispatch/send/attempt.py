@@ -27,7 +27,7 @@ class Attempts:
         attempt_runner: makes each attempt.
         admission: admits the sends.
         recorder: records each attempt.
-        clock: tells how long a beginning is ago.
+        clock: measures the time since a beginning.
     """
 
     attempt_runner: AttemptRunner
@@ -45,7 +45,8 @@ class Attempts:
             Held: the endpoint's gate holds the delivery, which was released without charging an attempt.
             StoreUnavailable: the outcome could not be written; the delivery will be tried again.
         """
-        if (flight := self.recorder.flights.get(key)) is None:
+        flight = self.recorder.flights.get(key)
+        if flight is None or flight.state not in (State.CLAIMED, State.ADMITTED, State.WAITING):
             raise LeaseLost
         try:
             return await self._attempt(flight, task_run_id)

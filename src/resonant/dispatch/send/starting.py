@@ -73,7 +73,7 @@ class Starter:
             self.running.start(self._emit_all(chunk))
 
     def _number_alone(self, flights: list[Flight]) -> int:
-        """Return how many are sent alone, the most likely to have crashed a worker first."""
+        """Return how many are sent alone: all that may have crashed a worker, and some others."""
         crashed = sum(flight.lease.crashes > 0 for flight in flights)
         counts, now = self.recorder.flights.counts, asyncio.get_running_loop().time()
         waiting = counts.busy - counts.by_state[State.SENDING] - len(flights)
@@ -96,15 +96,18 @@ class Starter:
         await self.recorder.release([flight])
 
     async def _emit_all(self, chunk: Chunk) -> None:
+        keys = [flight.key for flight in chunk.flights]  # not the flights, which have bodies
         with contextlib.suppress(Unsent):
             async with self._admitted(chunk.flights):
-                if left := chunk.keep(_most_admitted(chunk)):
-                    await self.recorder.release(left)
+                await self._release_rest(chunk)
                 await self.emit_chunk(chunk)
         chunk.begin()
-        for flight in chunk.flights:
-            if not flight.has_ended:
-                raise RuntimeError(f"emit_chunk returned without attempting {flight.lease.event.id}")
+        for flight in filter(None, map(self.recorder.flights.get, keys)):
+            raise RuntimeError(f"emit_chunk returned without attempting {flight.lease.event.id}")
+
+    async def _release_rest(self, chunk: Chunk) -> None:
+        if left := chunk.keep(_most_admitted(chunk)):
+            await self.recorder.release(left)
 
     @contextlib.asynccontextmanager
     async def _admitted(self, flights: Sequence[Flight]) -> AsyncIterator[None]:
@@ -113,16 +116,17 @@ class Starter:
         Raises:
             TimeIsUp, Held: all flights were released without charging an attempt.
         """
-        first = flights[0]
+        key = flights[0].key
         try:
-            await self.admission.admit(first, starts=True)
+            await self.admission.admit(flights[0], starts=True)
         except (TimeIsUp, Held):
             await self.recorder.release(flights)
             raise
         try:
             yield
         finally:
-            if first.state is State.ADMITTED:
+            first = self.recorder.flights.get(key)
+            if first is not None and first.state is State.ADMITTED:
                 self.admission.leave(first)
 
 

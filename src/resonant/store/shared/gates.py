@@ -35,11 +35,13 @@ _g = schema.gates
 _d = schema.deliveries
 # Maximum time that a run waits for held deliveries, in seconds: a gate may hold them for hours, and the next run sends them.
 SHORT_HOLD_SECONDS = 30.0
-# A gate that has been normal and unchanged for this long is removed: an endpoint without a row is normal.
+# A gate that has been normal and unchanged for an hour is removed: an endpoint without a row is normal. What is known of a failing
+# type is forgotten after an hour, too.
 KEPT_SECONDS = 3600.0
 # The most failing types that a gate keeps, each for an hour after its last probe.
 MOST_FAILING = 20
-# A delivery recorded further in the future does not show that the endpoint works now: the clock was set back.
+# Deliveries are recorded up to three seconds late, and failures this soon after a recovery continue the same outage. A delivery
+# recorded as much later than now is from before the clock was set back.
 RECENT_SECONDS = 3.0
 
 

@@ -131,3 +131,13 @@ def test_a_probe_is_forgotten_when_its_flight_ends_so_that_another_may_follow():
     assert (orders.flights.probe, probe.is_probe) == (probe.key, True)
     probe.to(State.RETURNED)
     assert (orders.flights.probe, orders.flights.was_probed) == (None, True)
+
+
+def test_two_flights_with_the_same_key_both_end():
+    flights = Flights()
+    first, second = (flights.claim(lease(1), endpoint(flights)) for _ in range(2))
+    first.to(State.RETURNED)
+    assert flights.get(second.key) is second
+    second.to(State.RETURNED)
+    assert not flights
+    assert flights.counts.busy == 0
