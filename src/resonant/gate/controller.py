@@ -101,6 +101,10 @@ class EndpointGate:
         """Return whether the gate holds deliveries or paces them."""
         return self.row.state != "normal" or self.must_wait(now)
 
+    def takes_turns(self, now: float) -> bool:
+        """Return whether the event types are claimed in turn: the endpoint is held or paced, or some of its types fail."""
+        return self.governs(now) or bool(self.failing())
+
     def must_wait(self, now: float) -> bool:
         """Return whether a Retry-After of the endpoint is in effect."""
         return self._not_before > now or not _is_due(self.row.not_before, now, LONGEST_RETRY_AFTER)

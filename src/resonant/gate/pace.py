@@ -48,11 +48,10 @@ class _Usual(NamedTuple):
         return self.share + _SIGMAS * deviation
 
     def updated(self, answers: int, share_bad: float) -> "_Usual":
-        """Return the usual share with these further answers."""
+        """Return the usual share with these further answers, at least one."""
         known = self.answers + answers
-        return _Usual(
-            min(_MOST_SHARE, (self.share * self.answers + share_bad * answers) / max(1, known)), known
-        )
+        share = (self.share * self.answers + share_bad * answers) / known
+        return _Usual(min(_MOST_SHARE, share), known)
 
 
 class Pace:

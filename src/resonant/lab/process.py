@@ -9,12 +9,11 @@ from resonant.delivery.retry import GateView, GiveUp, decide
 from resonant.delivery.verdict import Verdict
 from resonant.gate.controller import EndpointGate
 from resonant.gate.measurements import Answer, Sent
-from resonant.gate.permission import SEND, Permission, Release, Wait
+from resonant.gate.permission import LOOK_SECONDS, SEND, Permission, Release, Wait
 from resonant.lab.receiver import ACCEPTED, Reply
 from resonant.lab.world import SimulatedDelivery, World
 from resonant.store.shared.gates import GateChange, Probe
 
-LOOK_SECONDS = 0.25
 # The duration of a store transaction.
 COMMIT_SECONDS = 0.004
 _MOST_CLAIMED = 500

@@ -42,7 +42,7 @@ def test_a_limit_is_found_and_kept():
     assert max(found[3:]) <= 44
 
 
-def test_the_rate_stays_below_twice_what_a_second_accepted():
+def test_the_rate_is_at_most_twice_the_requests_accepted_in_a_second():
     pace = Pace(1.0, 0.0)
     for second in range(10):
         pace.answered(second, DELIVERED, second)

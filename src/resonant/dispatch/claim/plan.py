@@ -59,10 +59,6 @@ class Situation:
         """Return whether an endpoint may have a backlog."""
         return self.overdue.get(endpoint.name, 0.0) > _LATE_SECONDS
 
-    def takes_turns(self, endpoint: EndpointRun) -> bool:
-        """Return whether the event types of an endpoint are claimed in turn."""
-        return endpoint.gate.governs(self.at) or bool(endpoint.gate.failing())
-
 
 @dataclass(slots=True)
 class Plan:
@@ -172,7 +168,7 @@ def _begin_up_to(chosen: list[EndpointRun], given: Situation) -> int:
     if len(chosen) != 1 or given.flights.counts.busy:
         return 0
     [endpoint] = chosen
-    if given.takes_turns(endpoint) or endpoint.rate.is_limited:
+    if endpoint.gate.takes_turns(given.at) or endpoint.rate.is_limited:
         return 0
     return min(_MOST_BEGUN, endpoint.window.width)
 
@@ -184,5 +180,5 @@ def _divide(plan: Plan, chosen: Iterable[EndpointRun], given: Situation) -> None
         if given.is_late(endpoint):
             half = divmod(plan.limits[name] + given.carried.get(name, 0), 2)
             plan.new[name], plan.carried[name] = half
-        if given.takes_turns(endpoint):
+        if endpoint.gate.takes_turns(given.at):
             plan.in_turn[name] = Turns(endpoint.last_claim.event_type, endpoint.gate.failing())

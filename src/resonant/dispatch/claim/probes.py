@@ -20,7 +20,7 @@ class ProbeTurns:
     Attributes:
         opened: all open endpoints of the run.
         stays: whether the run continues when only held deliveries are left.
-        again_at: when another endpoint may get its probe; infinite if none waits.
+        again_at: when another endpoint may get its probe; infinite unless the last turns claimed one.
     """
 
     opened: Collection[EndpointRun]

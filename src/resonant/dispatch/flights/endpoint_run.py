@@ -75,8 +75,8 @@ class EndpointRun:
         self.last_claim = LastClaim(at, max(types, key=lambda name: (name <= last, name)))
 
     def takes_turns(self) -> bool:
-        """Return whether the event types of this endpoint are claimed in turn: it is paced, or some of its types fail."""
-        return self.governs() or bool(self.gate.failing())
+        """Return whether the event types of this endpoint are claimed in turn."""
+        return self.gate.takes_turns(self.clock())
 
     def holds_shortly(self) -> bool:
         """Return whether the gate holds deliveries only briefly, so that a run waits for them."""

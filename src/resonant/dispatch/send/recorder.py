@@ -37,7 +37,7 @@ class Recorder:
     Attributes:
         store: has the deliveries.
         flights: the flights of the run.
-        running: tells how long the run lasts.
+        running: tells how long the run lasts, and hears of changes.
         counts: the outcomes of the run.
         commits: writes what is recorded.
     """
@@ -77,7 +77,7 @@ class Recorder:
         return self.commits.record(outcome, is_urgent=is_urgent)
 
     def settle(self, flight: Flight, outcome: Outcome) -> None:
-        """Count a recorded outcome."""
+        """Count a recorded outcome, and end the flight unless it waits for its retry."""
         self.counts.attempts += 1
         match outcome.decision:
             case Retry(delay=delay):
@@ -98,7 +98,7 @@ class Recorder:
                 flight.to(State.FINISHED)
 
     def lose(self, flight: Flight) -> None:
-        """Count a flight whose lease another worker has."""
+        """Count and end a flight whose lease another worker has."""
         flight.to(State.RETURNED)
         self.counts.lost += 1
 
