@@ -2,6 +2,7 @@
 
 import contextlib
 
+from resonant.store import schema
 from resonant.store.queue.leases import claim, look
 from support.buffers import buffers_of
 from support.postgresql import on_postgresql
@@ -21,6 +22,8 @@ def deliver(desk):
 @on_postgresql
 def test_a_search_with_a_bound_reads_no_more_pages_after_more_deliveries(desk, postgresql):
     def pages(*, is_bounded):
+        # Otherwise, the planner may still use the statistics of an earlier test's rows.
+        postgresql.execute(f"ANALYZE {schema.deliveries.name}", "store")
         now = desk.clock()
         bounds = {"orders": now - 1.0}
         options = {"bounds": bounds if is_bounded else None}
