@@ -7,7 +7,6 @@ faster, its row is passed to the controller instead.
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from itertools import islice
 from math import inf
@@ -75,7 +74,7 @@ class GateRows:
     async def update(self, rows: Gates, due: Collection[EndpointRun]) -> None:
         """Pass all rows to the controllers, and renew this run's leases as a pilot; ``due`` have due deliveries."""
         self.rows = rows
-        self._read_at = time.monotonic()
+        self._read_at = asyncio.get_running_loop().time()
         due = set(due)
         changes = []
         for endpoint in self._endpoints.values():
@@ -87,9 +86,10 @@ class GateRows:
 
     async def read_if_old(self) -> None:
         """Read all rows, and ``update``, if the last read is too old for a send."""
-        if time.monotonic() - self._read_at >= _OLD_SECONDS:
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._read_at >= _OLD_SECONDS:
             async with self._reading:
-                if time.monotonic() - self._read_at >= _OLD_SECONDS:
+                if loop.time() - self._read_at >= _OLD_SECONDS:
                     await self.update(await self._store.gates(), ())
 
     async def probe(self, endpoint: EndpointRun) -> Lease | None:
