@@ -4,7 +4,6 @@ With ``to``, a replay sends their events to another endpoint instead: see ``redi
 """
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, replace
@@ -222,12 +221,13 @@ async def take_dead_letters(
     A dead letter that fails again meanwhile is not taken again, and one that another replay holds is skipped.
     """
     started_at = store.clock()
-    start = time.monotonic()
+    loop = asyncio.get_running_loop()
+    start = loop.time()
     rate = None if request.rate is None else SlowStart(request.rate)
     left = request.limit
     last = None
     while left is None or left > 0:
-        wanted = _UNPACED_BATCH if rate is None else rate.take(time.monotonic() - start)
+        wanted = _UNPACED_BATCH if rate is None else rate.take(loop.time() - start)
         if rate is not None and not wanted:
             await asyncio.sleep(rate.pause())
             continue
