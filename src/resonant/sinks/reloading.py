@@ -76,7 +76,7 @@ class ReloadingSink:
 
     async def _current(self) -> HttpSink:
         """Return the sink of the current configuration. After ``IDLE_SECONDS`` without use, this waits until it is read."""
-        self._used_at = time.monotonic()
+        self._used_at = asyncio.get_running_loop().time()
         if self._looking is None:
             self._looking = asyncio.create_task(self._keep_looking())
         if not self._is_current.is_set():
@@ -120,9 +120,10 @@ class ReloadingSink:
         if not self._is_current.is_set():
             await self.look()
             self._is_current.set()
-        while time.monotonic() - self._used_at < IDLE_SECONDS:
+        loop = asyncio.get_running_loop()
+        while loop.time() - self._used_at < IDLE_SECONDS:
             # All endpoints look at the same moments, so that they can share requests to Prefect.
-            await asyncio.sleep(LOOK_AGAIN_SECONDS - time.monotonic() % LOOK_AGAIN_SECONDS)
+            await asyncio.sleep(LOOK_AGAIN_SECONDS - loop.time() % LOOK_AGAIN_SECONDS)
             await self.look()
         self._is_current.clear()
         self._looking = None
