@@ -15,7 +15,7 @@ from resonant.dead_letters.archive import Archive, new_archive, read_documents
 from resonant.dead_letters.bodies import count_bodies, remove_bodies
 from resonant.display import counted
 from resonant.errors import ArchiveError, StoreError
-from resonant.events import Reason, rfc3339
+from resonant.events import Clock, Reason, rfc3339
 from resonant.files import make_private_folder
 from resonant.settings import Settings
 from resonant.store import Store, WorkerStore, schema
@@ -245,10 +245,10 @@ async def purge(
             for rule in rules:
                 last = None
                 # Searched before taking the write lock, since a rule may skip many rows.
-                while picked := await store.read(find_oldest, rule, limit=size, after=last):
-                    last = picked[-1]
+                while found := await store.read(find_oldest, rule, limit=size, after=last):
+                    last = found[-1]
                     count, seconds = await store.write(
-                        purge_batch, picked, rule, archive=file, now=now, audit_id=audit_id
+                        purge_batch, found, rule, archive=file, now=now, audit_id=audit_id, clock=store.steady
                     )
                     size = next_size(size, seconds)
                     purged += count
@@ -308,20 +308,21 @@ def purge_batch(
     archive: Archive | None = None,
     now: float,
     audit_id: int | None = None,
+    clock: Clock = time.perf_counter,
 ) -> tuple[int, float]:
     """Archive and remove those of these deliveries that the rule still selects; return their number.
 
     Returns:
         The number purged, and the seconds since the write lock was acquired: the duration excludes that wait.
     """
-    began = time.perf_counter()
+    began = clock()
     ids = _lock(connection, picked, rule)
     if ids:
         if archive is not None:
             archive.append(read_documents(connection, ids))
         _remove(connection, ids, now=now)
         add_to_audit(connection, audit_id, len(ids))
-    return len(ids), time.perf_counter() - began
+    return len(ids), clock() - began
 
 
 def _lock(

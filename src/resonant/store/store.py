@@ -28,6 +28,7 @@ class Store:
 
     Attributes:
         clock: the store's clock, in seconds since the epoch: PostgreSQL's, or on SQLite the host's. All processes share it.
+        steady: a monotonic clock of this process, in seconds.
     """
 
     def __init__(
@@ -41,7 +42,8 @@ class Store:
     ) -> None:
         self.database = database
         self.lease_seconds = lease_seconds
-        self._compared = StoreClock(process_clock, steady or steady_clock(), is_unused=clock is not None)
+        self.steady = steady or steady_clock()
+        self._compared = StoreClock(process_clock, self.steady, is_unused=clock is not None)
         # On SQLite, all processes see at once when the host's clock is set.
         self.clock: Clock = clock or (time.time if isinstance(database, SQLite) else self._compared)
 
@@ -61,7 +63,7 @@ class Store:
             url: as for ``open_store``.
             clock: as for ``open_store``.
             process_clock: the clock of this process; the store's is compared with it.
-            steady: counts the time between two comparisons; by default ``steady_clock()``.
+            steady: measures durations; by default ``steady_clock()``.
             lease_seconds: the duration of a lease that is not renewed.
         """
         database = await open_database(url, lease_seconds=lease_seconds, host_clock=clock or time.time)

@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -108,14 +107,14 @@ class WorkerStore(Store):
             endpoint: only this endpoint.
             bounds: see ``leases.look``.
         """
-        began_at = self._compared.steady()
+        began_at = self.steady()
         due, gates = await self.read(lease_queries.look, endpoint, **bounds)
         self._compared.compare(gates.at, began_at)
         return due, gates
 
     async def gates(self) -> Gates:
         """Return the gates by endpoint."""
-        began_at = self._compared.steady()
+        began_at = self.steady()
         gates = await self.read(read_gates)
         self._compared.compare(gates.at, began_at)
         return gates
@@ -216,7 +215,7 @@ class WorkerStore(Store):
             rescue.wait_for_lock(connection)
             # After a suspension of this process, its time is behind, and it would misjudge the waits and leases of others.
             self._compared.compare_now(connection)
-            now, began_at = self.clock(), time.monotonic()
+            now, began_at = self.clock(), self.steady()
             since = watch.since(now)
             if since == -math.inf:
                 rescue.shorten_waits(connection, now=now, lease_seconds=self.lease_seconds)
@@ -225,7 +224,7 @@ class WorkerStore(Store):
                 rescue.try_to_write(connection, now=now)
                 return 0
             found = rescue.rescue(connection, now=now, endpoint=endpoint, since=since, limit=_RESCUE_BATCH)
-            searched = (now, since, time.monotonic() - began_at)
+            searched = (now, since, self.steady() - began_at)
             return found
 
         while True:

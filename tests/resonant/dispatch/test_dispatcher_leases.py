@@ -184,7 +184,7 @@ class TestSuspension:
                 return await wait(slot)
 
             monkeypatch.setattr(rate, "wait", wait_and_sleep)
-            worker.dispatcher._attempts.clock = worker.clock
+            worker.store.steady = worker.clock
             await worker.run_until_lost(1)
         assert not sent
         assert deliveries(tmp_path, "lease_owner") == [("other",)]
@@ -201,7 +201,7 @@ class TestSuspension:
 
         limits = Limits(concurrency=1, endpoint_concurrency=1)
         async with scene(tmp_path, limits=limits, orders=send, due=4) as worker:
-            worker.dispatcher._attempts.clock = worker.clock
+            worker.store.steady = worker.clock
             await worker.run_until_lost(4)
         assert sent == worker.ids[:1]
 

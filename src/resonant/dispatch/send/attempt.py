@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from resonant.dispatch.flights.counts import State
 from resonant.dispatch.send.unsent import Expired, Held, LeaseLost, TimeIsUp, Unsent
-from resonant.store.engine.clock import steady_clock
 
 if TYPE_CHECKING:
     from resonant.delivery.attempt import AttemptRunner
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from resonant.dispatch.flights.flight import Flight
     from resonant.dispatch.send.admission import Admission
     from resonant.dispatch.send.recorder import Recorder
-    from resonant.events import Clock, LeaseKey
+    from resonant.events import LeaseKey
 
 
 @dataclass(slots=True, eq=False)
@@ -27,13 +26,11 @@ class Attempts:
         attempt_runner: makes each attempt.
         admission: admits the sends.
         recorder: records each attempt.
-        clock: measures the time since a beginning.
     """
 
     attempt_runner: AttemptRunner
     admission: Admission
     recorder: Recorder
-    clock: Clock = field(default_factory=steady_clock)
 
     async def attempt(self, key: LeaseKey, *, task_run_id: str | None = None) -> Outcome:
         """Make one attempt, and record it with its decision.
@@ -90,7 +87,7 @@ class Attempts:
         outcome: Outcome | None = None
         try:
             if begun_at is None:
-                begun_at = self.clock()
+                begun_at = self.recorder.store.steady()
                 await self._begin(flight)
             outcome = await self._send(flight, begun_at, task_run_id)
             return outcome
@@ -109,12 +106,13 @@ class Attempts:
 
     async def _send(self, flight: Flight, begun_at: float, task_run_id: str | None) -> Outcome:
         # This process may have waited, or been suspended, for longer than the lease.
-        while self.clock() - begun_at > self.recorder.store.lease_seconds / 2:
-            begun_at = self.clock()
+        store = self.recorder.store
+        while store.steady() - begun_at > store.lease_seconds / 2:
+            begun_at = store.steady()
             if not await self.recorder.begin([flight], again=True):
                 raise LeaseLost
         lease, endpoint = flight.lease, flight.endpoint
-        if lease.event.has_expired(self.recorder.store.clock()):
+        if lease.event.has_expired(store.clock()):
             endpoint.has_changed.set()
             raise Expired
         attempt = self.attempt_runner.attempt(

@@ -60,7 +60,7 @@ class ChunkAttempt:
                     on_lost=self._lose,
                     on_left=self._release,
                     window=endpoint.window,
-                    clock=self.attempts.clock,
+                    clock=self.attempts.recorder.store.steady,
                     is_over=lambda: running.is_over() or endpoint.governs(),
                 )
                 works.append(ahead)
