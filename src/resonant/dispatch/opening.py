@@ -60,7 +60,8 @@ class Opener:
         slots = self.limiter.slots(destination.concurrency)
         rate: Rate | NoRate = NoRate()
         if destination.rate is not None:
-            rate = Rate(name, destination.rate, slots.limit, self._reserve, is_over=self.running.is_over)
+            clock, is_over = self.store.clock, self.running.is_over
+            rate = Rate(name, destination.rate, slots.limit, self._reserve, clock=clock, is_over=is_over)
         return EndpointRun(
             name,
             destination,

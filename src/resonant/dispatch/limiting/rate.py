@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -87,8 +86,8 @@ class Rate:
         rate: sends per second, summed over all processes.
         width: the maximum number of concurrent sends; at most half of them wait for their slot's time.
         reserve: reserves slots, shared by all processes.
+        clock: the store's clock, as far as this process knows it.
         is_over: returns whether the run is over; waiting sends then get no slot.
-        wall: the wall-clock time, in seconds since the epoch.
     """
 
     is_limited = True
@@ -100,8 +99,8 @@ class Rate:
         width: int,
         reserve: Reserve,
         *,
+        clock: Clock,
         is_over: Callable[[], bool] = lambda: False,
-        wall: Clock = time.time,
     ) -> None:
         self._rate = USED_SHARE * rate
         self._width = width
@@ -114,8 +113,8 @@ class Rate:
         self._slots: deque[float] = deque()
         self._ask_at = -math.inf
         self._notice = _FIRST_NOTICE_SECONDS
-        # The store's clock minus that of the event loop. The initial value assumes that the store's clock shows the wall-clock time.
-        self._offset = wall() - _now()
+        # The store's clock minus that of the event loop.
+        self._offset = clock() - _now()
         self._serving: asyncio.Task[None] | None = None
 
     @property

@@ -41,8 +41,8 @@ class Machines:
         return given
 
     def process(self, *, rate=RATE, width=50, skew=0.0, is_over=lambda: False):
-        wall = lambda: self.now + _AHEAD + skew  # noqa: E731
-        return Rate("orders", rate, width, self.reserve, is_over=is_over, wall=wall)
+        clock = lambda: self.now + _AHEAD + skew  # noqa: E731
+        return Rate("orders", rate, width, self.reserve, clock=clock, is_over=is_over)
 
     async def send(self, rate, *, begin_takes=0.0, answer_takes=0.0):
         """Wait as a send does, and note when it goes out."""
