@@ -148,8 +148,8 @@ async def test_an_announcement_of_the_day_before_is_forgotten_although_prefect_r
 
 
 async def test_many_announcements_are_sent_in_several_requests(store, posted):
-    for _ in range(51):
-        await add(store)
+    for number in range(51):
+        await add(store, f"resonant.test.change-{number}")
     await announce(store)
     assert [len(each) for each in posted] == [50, 1]
     assert all(each.sent_at is not None for each in await announced(store))

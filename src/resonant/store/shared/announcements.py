@@ -8,11 +8,11 @@ import uuid
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, select, update
 
 from resonant.events import rfc3339
 from resonant.store import schema
-from resonant.store.engine.sql import is_any_of
+from resonant.store.engine.sql import insert_into, is_any_of
 
 _a = schema.announcements
 # A server may have no event feed, or accept no events, so that an announcement stays unconfirmed.
@@ -54,9 +54,10 @@ def prefect_event(
 
 
 def add_announcement(connection: Connection, event: Mapping[str, Any], *, now: float) -> None:
-    """Store an announcement of a change, in the transaction of the change."""
-    values = {"id": str(uuid.uuid4()), "event": json.dumps(event), "created_at": now}
-    connection.execute(insert(_a).values(values))
+    """Store an announcement of a change, in the transaction of the change; the same one at the same time is stored once."""
+    text = json.dumps(event)
+    values = {"id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{now} {text}")), "event": text, "created_at": now}
+    connection.execute(insert_into(connection.dialect.name, _a).values(values).on_conflict_do_nothing())
 
 
 def read_announcements(connection: Connection) -> list[Announcement]:

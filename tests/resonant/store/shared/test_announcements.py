@@ -33,3 +33,11 @@ def test_announcements_are_kept_in_order_until_they_are_forgotten_or_a_day_old(d
     assert ids(desk) == [first, third]
     desk.write(forget_old, now=now + DAY + 1)
     assert ids(desk) == [third]
+
+
+def test_a_repeat_of_an_announcement_at_the_same_time_is_not_stored_again(desk):
+    now = desk.clock()
+    event = prefect_event("resonant.test", "a", {"n": 1}, at=now)
+    for at in (now, now, now + 1):
+        desk.write(add_announcement, event, now=at)
+    assert len(ids(desk)) == 2
