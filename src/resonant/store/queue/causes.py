@@ -12,8 +12,7 @@ cause keeps a purge and a new dead letter apart.
 
 import hashlib
 import json
-import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -98,7 +97,7 @@ def forget_errors(connection: Connection, endpoints: Iterable[str], event_types:
     """
     theirs = is_any_of(_c.c.endpoint, list(endpoints)), is_any_of(_c.c.event_type, list(event_types))
     unused = connection.execute(_unused(*theirs)).scalars().all()
-    forget_unused_errors(connection, unused, new_digest=lambda: f"{_ERASED_DIGEST}{secrets.token_hex(12)}")
+    forget_unused_errors(connection, unused, with_hashes=True)
     end_acknowledgements(connection)
 
 
@@ -108,21 +107,21 @@ def find_unused(connection: Connection, *, after: int, limit: int) -> list[int]:
 
 
 def forget_unused_errors(
-    connection: Connection, cause_ids: Sequence[int], *, new_digest: Callable[[], str] | None = None
+    connection: Connection, cause_ids: Sequence[int], *, with_hashes: bool = False
 ) -> None:
     """Remove the errors of these causes if they have no dead letters. Call ``end_acknowledgements`` afterwards.
 
     Args:
         connection: in a write transaction.
         cause_ids: the ids of causes.
-        new_digest: makes random digests, which replace the hashes, too.
+        with_hashes: remove the hashes, too.
     """
     query = select(_c.c.id, _c.c.endpoint, _c.c.code).where(is_any_of(_c.c.id, cause_ids))
     # Waits for workers that have read the causes, and makes later ones wait: see `_read_ids`.
     locked = connection.execute(query.order_by(_c.c.id).with_for_update()).all()
     rows = [
         {"its_id": row.id, "fingerprint": fingerprint(row.endpoint, row.code, "")}
-        | ({"digest": new_digest()} if new_digest else {})
+        | ({"digest": f"{_ERASED_DIGEST}{row.id}"} if with_hashes else {})
         for row in locked
     ]
     if rows:
