@@ -6,7 +6,7 @@ The key is in the table of the schema's version, which every producer may read. 
 import hmac
 import json
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from sqlalchemy import Connection, select, text
 
@@ -23,10 +23,10 @@ _ID_DIGITS = 32
 _e = schema.events.c
 
 
-def make_erasure_key(connection: Connection) -> bytes:
+def make_erasure_key(connection: Connection, *, draw: Callable[[int], str] = secrets.token_hex) -> bytes:
     """Return the key of the store; the first call makes it."""
     new = text(f"UPDATE {VERSION_TABLE} SET erasure_key = :new WHERE erasure_key IS NULL")  # noqa: S608 - a constant
-    connection.execute(new, {"new": secrets.token_hex(_KEY_BYTES)})
+    connection.execute(new, {"new": draw(_KEY_BYTES)})
     return erasure_key(connection) or b""
 
 
