@@ -168,6 +168,7 @@ async def erase(
     *,
     who: str,
     patience: float | None = None,
+    has_ended: Callable[[str], bool] = has_ended,
     on_progress: Callable[[int], None] = lambda _erased: None,
 ) -> ErasureReport:
     """Erase events, in transactions of 500. Unfinished deliveries are cancelled first. Call it again after a crash.
@@ -178,6 +179,7 @@ async def erase(
         who: the operator, for the audit, which has an HMAC of the selection.
         patience: how long to wait for deliveries that are being sent, in seconds. By default, three quarters of a lease, since
             expired leases are ended only after half a lease.
+        has_ended: returns whether the process with this name has ended for sure.
         on_progress: called with the number of events erased so far.
 
     Raises:

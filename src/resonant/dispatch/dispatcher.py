@@ -49,6 +49,7 @@ from resonant.dispatch.send.chunk import ChunkAttempt
 from resonant.dispatch.send.recorder import Recorder
 from resonant.dispatch.send.starting import Starter
 from resonant.errors import StoreError
+from resonant.store.shared.processes import has_ended, this_process
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator
@@ -84,6 +85,8 @@ class Dispatcher:
         limits: the limits of the run.
         on_gate_change: called with the old and the new gate after this run has changed a gate's state.
         before_each: awaited before each delivery that is sent alone; it may delay the delivery.
+        process: returns the name of this process, by which others recognise that it has ended.
+        has_ended: returns whether the process with this name has ended for sure.
     """
 
     def __init__(
@@ -96,6 +99,8 @@ class Dispatcher:
         limits: Limits | None = None,
         on_gate_change: OnGateChange = lambda _before, _after: None,
         before_each: Callable[[], Awaitable[None]] = _at_once,
+        process: Callable[[], str | None] = this_process,
+        has_ended: Callable[[str], bool] = has_ended,
     ) -> None:
         self.store = store
         self.owner = owner
@@ -108,6 +113,8 @@ class Dispatcher:
         opened: dict[str, EndpointRun] = {}
         self._gates = GateRows(store, owner, opened, on_change=on_gate_change, running=self._running)
         self._heartbeat = LeaseHeartbeat(store, owner, self._flights)
+        self._report = partial(Report, store, owner, process=process)
+        self._take_over = partial(TakeOver, store, self._heartbeat, has_ended)
         self._background = AsyncExitStack()
         recorder = Recorder(store, self._flights, self._running)
         admission = Admission(self._gates, self._limiter, self._running)
@@ -204,11 +211,11 @@ class Dispatcher:
             await self._waiting(partial(self._endpoints.open, endpoint))
         if own is not None:
             own.unavailable = self.problems
-        report = Report(self.store, self.owner, endpoint, self.limits.successors)
+        report = self._report(endpoint, self.limits.successors)
         await self._waiting(report.send)
         self._running.begin(self.limits)
         self._gates.may_be_pilot = True
-        take_over = TakeOver(self.store, self._heartbeat, endpoint=endpoint, on_waiting=on_waiting)
+        take_over = self._take_over(endpoint=endpoint, on_waiting=on_waiting)
         opened = self._endpoints.opened.values()
         fetcher = Fetcher(
             self.store,
@@ -296,7 +303,7 @@ class Dispatcher:
         """
         self._starter.begin(emit_one)
         self._gates.may_be_pilot = False
-        report = Report(self.store, self.owner)
+        report = self._report()
         await self._waiting(report.send)
         repeated = self._running.beside([partial(report.repeat, self._running)])
         await self._background.enter_async_context(repeated)

@@ -76,6 +76,7 @@ class TakeOver:
     Args:
         store: the store with the leases.
         heartbeat: renews the run's own leases before expired ones are rescued.
+        has_ended: returns whether the process with this name has ended for sure.
         endpoint: the only endpoint to take over from; None for all.
         on_waiting: called once if other workers hold the remaining deliveries, with the end of their last lease.
     """
@@ -84,12 +85,14 @@ class TakeOver:
         self,
         store: WorkerStore,
         heartbeat: LeaseHeartbeat,
+        has_ended: Callable[[str], bool] = has_ended,
         *,
         endpoint: str | None,
         on_waiting: Callable[[float], None],
     ) -> None:
         self._store = store
         self._heartbeat = heartbeat
+        self._has_ended = has_ended
         self._endpoint = endpoint
         self._on_waiting: Callable[[float], None] | None = on_waiting
         self._expiry = ExpiryWatch(store.lease_seconds, asyncio.get_running_loop().time)
@@ -107,7 +110,7 @@ class TakeOver:
             await self._store.rescue(self._expiry, endpoint=self._endpoint)
             self._rescue_at = loop.time() + RESCUE_SECONDS
         if loop.time() >= self._rescue_ended_at:
-            await self._store.rescue_ended(has_ended)
+            await self._store.rescue_ended(self._has_ended)
             self._rescue_ended_at = loop.time() + drains.BEAT_SECONDS
 
     async def wait_for_leases(self) -> bool:

@@ -64,12 +64,14 @@ class Report:
         owner: the owner of the run's leases.
         endpoint: the only endpoint that the run sends to; None for all.
         successors: the number of younger drains after which the run ends; 0 if it is not a drain.
+        process: returns the name of this process.
     """
 
     store: WorkerStore
     owner: str
     endpoint: str | None = None
     successors: int = 0
+    process: Callable[[], str | None] = this_process
     _key: int | None = None
 
     async def send(self) -> int:
@@ -77,7 +79,7 @@ class Report:
         facts: dict[str, Any] = {
             "owner": self.owner,
             "endpoint": self.endpoint if self.successors else drains.NO_DRAIN,
-            "process": this_process(),
+            "process": self.process(),
             "clock_ahead": self.store.clock_ahead,
         }
         beat = await self.store.write_unsynced(drains.beat, self._key, clock=self.store.clock, **facts)
