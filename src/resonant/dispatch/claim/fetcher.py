@@ -166,7 +166,7 @@ class Fetcher:
         self._has_unknown_leases = False
         return claimed
 
-    async def _find_due(self, *, is_idle: bool) -> frozenset[EndpointRun]:
+    async def _find_due(self, *, is_idle: bool) -> list[EndpointRun]:
         """Find the endpoints to claim from: while nothing is in flight, those that notifications name; otherwise by a poll.
 
         Notifications do not delay the regular poll, so the known gates are at most ``POLL_SECONDS`` old.
@@ -193,7 +193,7 @@ class Fetcher:
             new = self._found.claimable.keys() - before.claimable.keys()
             self._found.deferred = before.deferred | new
             self.look_in(self._found.next_due_in)
-        return frozenset()
+        return []
 
     async def _look(self) -> None:
         """Find the endpoints with due deliveries."""

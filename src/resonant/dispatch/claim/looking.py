@@ -80,12 +80,12 @@ class Lookout:
         else:
             self.woken_for |= endpoints if self.only is None else endpoints & {self.only}
 
-    async def open_named(self, names: frozenset[str]) -> frozenset[EndpointRun]:
+    async def open_named(self, names: frozenset[str]) -> list[EndpointRun]:
         """Return the open endpoints among the named ones; none if a gate governs one of them, since that needs a poll."""
         self.woken_for = frozenset()
         self.bounds.add(names)
         endpoints = await self.endpoints.open_each(sorted(names))
-        return frozenset() if any(each.takes_turns() for each in endpoints) else frozenset(endpoints)
+        return [] if any(each.takes_turns() for each in endpoints) else endpoints
 
     async def look(self, ahead: float) -> Found:
         """Find the endpoints with due deliveries, and open new ones.
@@ -108,11 +108,11 @@ class Lookout:
         due = await self.endpoints.open_each([due.endpoint for due in found if due.at <= now])
         opening_took = loop.time() - opening_at
         await self.gates.update(rows, due)
-        held = {endpoint for endpoint in due if endpoint.claim_limit() == 0}
+        held = [endpoint for endpoint in due if endpoint.claim_limit() == 0]
         self.gates.connect(held)
         return Found(
             due,
-            held,
+            set(held),
             claimable=dict.fromkeys(endpoint for endpoint in due if endpoint not in held),
             overdue={due.endpoint: now - due.at for due in found},
             next_due_in=min((due.at - now for due in found if due.at > now), default=math.inf),

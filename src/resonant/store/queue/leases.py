@@ -361,7 +361,7 @@ def note_claims(connection: Connection, endpoints: Collection[str], now: float) 
     if not endpoints:
         return
     noted = set(connection.execute(_noting_claims(), {"names": list(endpoints), "at": now}).scalars())
-    for endpoint in endpoints:
+    for endpoint in sorted(endpoints):
         if endpoint not in noted:
             connection.execute(_noting_first_claim(connection.dialect.name), {"of": endpoint, "at": now})
 
