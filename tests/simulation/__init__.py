@@ -1,0 +1,1 @@
+"""Whole bad nights from one seed: see docs/reliability.md."""

@@ -1,0 +1,423 @@
+"""Watches a world: every change of a row and every request, and the invariants that they must keep."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sqlalchemy import text
+
+from resonant.dispatch.flights.flights import MOST_BYTES
+from resonant.store.counts import counters
+from resonant.store.views import reads
+from simulation.loop import Process
+from simulation.producers import SECRET, subject_of
+from simulation.receivers import OK, Request
+
+if TYPE_CHECKING:
+    from simulation.world import World
+
+_COLUMNS = ("status", "lease_owner", "lease_token", "sending", "available_at", "round")
+_FINAL = ("delivered", "dead_letter")
+_TRIGGERS = f"""
+CREATE TEMP TRIGGER changed AFTER UPDATE OF {", ".join(_COLUMNS)} ON main.resonant_deliveries BEGIN
+  SELECT note_change(OLD.id, {", ".join(f"OLD.{name}, NEW.{name}" for name in _COLUMNS)});
+END;
+CREATE TEMP TRIGGER inserted AFTER INSERT ON main.resonant_deliveries BEGIN
+  SELECT note_insert(NEW.id, NEW.endpoint, NEW.lease_owner, NEW.available_at, NEW.event_type,
+    (SELECT id FROM resonant_events WHERE key = NEW.event_key));
+END;
+CREATE TEMP TRIGGER deleted AFTER DELETE ON main.resonant_deliveries BEGIN
+  SELECT note_delete(OLD.id, OLD.status);
+END;
+CREATE TEMP TRIGGER gate_inserted AFTER INSERT ON main.resonant_gates BEGIN
+  SELECT note_gate(NEW.endpoint, NEW.state);
+END;
+CREATE TEMP TRIGGER gate_changed AFTER UPDATE OF state ON main.resonant_gates BEGIN
+  SELECT note_gate(NEW.endpoint, NEW.state);
+END;
+CREATE TEMP TRIGGER attempted AFTER INSERT ON main.resonant_attempts BEGIN
+  SELECT note_attempt(NEW.delivery_id, NEW.number, NEW.result, NEW.late, NEW.owner, NEW.decision, NEW.error);
+END;
+"""
+# A process learns of a gate this late at most, while it reaches the store.
+_GATE_SECONDS = 6.0
+# The longest that a healthy endpoint with due work is idle: at a normal gate, and at one that closed earlier.
+_IDLE_SECONDS, _PATIENCE = 3.0, {"paced": 30.0, "probing": 90.0}
+# How long a drain runs before it counts, and how long the server's clock must have been steady.
+_DRAIN_SECONDS, _CALM_SECONDS = 10.0, 90.0
+_GATES = "SELECT endpoint, state, failing, not_before FROM resonant_gates"
+_EARLIEST = """SELECT min(available_at) FROM resonant_deliveries
+  WHERE endpoint = ? AND available_at IS NOT NULL AND lease_owner IS NULL AND event_type != ?"""
+_BALANCE_SECONDS = 20.0
+
+
+class Broken(AssertionError):
+    """An invariant does not hold."""
+
+    def __init__(self, invariant: str, why: str, cause: BaseException | None = None) -> None:
+        super().__init__(f"{invariant}: {why}")
+        self.invariant = invariant
+        self.__cause__ = cause
+
+
+class Change(NamedTuple):
+    """A change of a delivery's row: each column before and after it."""
+
+    status: tuple[str, str]
+    owner: tuple[str | None, str | None]
+    token: tuple[int, int]
+    sending: tuple[int, int]
+    available: tuple[float | None, float | None]
+    round: tuple[int, int]
+
+
+class Known:
+    """What the observer knows of a delivery."""
+
+    def __init__(self, key: int, endpoint: str, event_type: str, event_id: str) -> None:
+        self.key, self.endpoint, self.event_type, self.event_id = key, endpoint, event_type, event_id
+        self.status = "pending"
+        self.owner: str | None = None
+        self.leased_at = 0.0
+        self.begun = 0
+        self.requests: list[Request] = []
+        self.numbers: set[int] = set()
+        self.retry_after = (0.0, 0.0)
+        self.has_recorded = False
+
+    def __str__(self) -> str:
+        return f"delivery {self.key} ({self.event_id} to {self.endpoint})"
+
+
+class Observer:
+    """Keeps a history of its own, and compares.
+
+    Attributes:
+        broken: the first invariant that does not hold.
+        fault_until: when the last fault so far ends.
+    """
+
+    def __init__(self, world: "World") -> None:
+        self.broken: BaseException | None = None
+        self.fault_until = 0.0
+        self._world = world
+        self._known: dict[int, Known] = {}
+        self._by_name: dict[tuple[str, str], Known] = {}
+        self._facts: list[tuple[str, tuple[Any, ...]]] = []
+        self._counted: Counter[str] = Counter()
+        self._last_counts: Counter[Any] = Counter()
+        self._outages: list[tuple[float, float]] = []
+        self._harm: defaultdict[Process, list[tuple[float, float]]] = defaultdict(list)
+        self._losses: defaultdict[Process, list[float]] = defaultdict(list)
+        self.erased: set[str] = set()
+        self.erased_subjects: set[str] = set()
+        self._set_clock: list[float] = []
+        self._resumed: dict[str, float] = {}
+        self._replayed: dict[str, float] = {}
+        self._paused_since: dict[str, float] = {}
+        self._balanced_at = 0.0
+        self._purged: set[tuple[str, str]] = set()
+        self._due_since: dict[str, float] = {}
+        driver = world.server.driver
+        for name in ("change", "insert", "delete", "attempt", "gate"):
+            self._add_function(driver, name)
+        driver.executescript(_TRIGGERS)
+        world.server.on_commit = self._commit
+        world.server.on_rollback = self._facts.clear
+        world.server.on_loss = lambda process: self._losses[process].append(world.loop.time())
+
+    def _add_function(self, driver: Any, name: str) -> None:
+        driver.create_function(f"note_{name}", -1, lambda *values: self._facts.append((name, values)))
+
+    @property
+    def _now(self) -> float:
+        return self._world.loop.time()
+
+    # The harm that explains a duplicate or a crash.
+
+    def note_fault(self, until: float) -> None:
+        self.fault_until = max(self.fault_until, until)
+
+    def note_outage(self, seconds: float) -> None:
+        self._outages.append((self._now, self._now + seconds))
+
+    def note_harm(self, process: Process, seconds: float) -> None:
+        self._harm[process].append((self._now, self._now + seconds))
+
+    def note_set_clock(self, amount: float) -> None:
+        self._set_clock.append(self._now)
+        self.note_outage(abs(amount))
+
+    def note_resume(self, endpoint: str) -> None:
+        self._resumed[endpoint] = self._now
+
+    def note_replay(self, endpoint: str) -> None:
+        self._replayed[endpoint] = self._now
+
+    def _is_harmed(self, process: Process, since: float, *, least: float = 0.0) -> bool:
+        """Return whether a process was killed or frozen, or did not reach the store, for at least so long since a time."""
+        windows = [*self._harm[process], *self._outages]
+        return process.killed_at is not None or any(
+            until >= since and until - begin >= least for begin, until in windows if begin <= self._now
+        )
+
+    # Transactions.
+
+    def _commit(self, process: Process) -> bool:
+        """Take the facts of a transaction; return whether it has made deliveries available."""
+        facts, self._facts[:] = list(self._facts), []
+        try:
+            for name, values in facts:
+                getattr(self, f"_on_{name}")(process, *values)
+        except Broken as broken:
+            self.broken = self.broken or broken
+        return any(name == "insert" or (name == "change" and values[4] is None) for name, values in facts)
+
+    def _on_insert(
+        self, process: Process, key: int, endpoint: str, owner: str | None, _at: float, kind: str, event_id: str
+    ) -> None:
+        known = self._known[key] = Known(key, endpoint, kind, event_id)
+        self._by_name[event_id, endpoint] = known
+        known.owner, known.leased_at = owner, self._now
+        self._counted["accepted"] += 1
+
+    def _on_delete(self, _process: Process, key: int, status: str) -> None:
+        known = self._known.pop(key)
+        if status not in _FINAL:
+            raise Broken("removal", f"{known} was purged while it was {status}")
+        self._by_name.pop((known.event_id, known.endpoint))
+        self._purged.add((known.event_id, known.endpoint))
+        self._counted["purged"] += 1
+
+    def _on_change(self, process: Process, key: int, *values: Any) -> None:
+        change = Change(*zip(values[::2], values[1::2], strict=True))
+        known, now, clock = self._known[key], self._now, self._world.clock()
+        before, after = change.owner
+        mine = {owner for owner, (each, _) in self._world.dispatchers.items() if each is process}
+        is_taken = before is not None and before not in mine and (after != before or change.token[0] != change.token[1])
+        if is_taken:
+            owner = self._process_of(before)
+            may_take = change.available[0] <= clock + 0.01 or not owner.is_alive or not change.sending[0]
+            if not may_take:
+                raise Broken("fence", f"{process.name} took {known} from {before}, whose lease was valid")
+        if change.sending == (0, 1):
+            known.begun += 1
+        if after is not None and before != after:
+            known.leased_at = now
+            is_claim = change.status[0] in {"pending", "retrying"} and before is None
+            if is_claim and change.available[0] > clock + 0.001:
+                raise Broken("gate", f"{process.name} claimed {known} {change.available[0] - clock:.3f} s early")
+            if is_claim:
+                self._check_gate(process, known)
+        if change.status[0] != change.status[1] and change.status[1] in _FINAL:
+            self._counted[change.status[1]] += 1
+            if change.status[0] in _FINAL:
+                raise Broken("fence", f"{known} was {change.status[0]} and became {change.status[1]}")
+        known.status, known.owner = change.status[1], after
+        if change.round[0] != change.round[1]:
+            known.retry_after = (0.0, 0.0)
+
+    def _on_gate(self, process: Process, endpoint: str, state: str) -> None:
+        self._world.say(f"{process.name}: the gate of {endpoint} is {state}")
+        if state != "paused":
+            self._paused_since.pop(endpoint, None)
+        else:
+            self._paused_since.setdefault(endpoint, self._now)
+
+    def _on_attempt(
+        self, process: Process, key: int, number: int, result: str, late: int, owner: str | None, decision: str | None, error: str | None
+    ) -> None:
+        known = self._known[key]
+        self._world.say(f"{process.name}: attempt {number} of {known}: {result}{' late' * late} {decision or ''} {error or ''}")
+        if late:
+            return
+        self._counted["attempts"] += 1
+        if number in known.numbers:
+            raise Broken("fence", f"{known} has two attempts with the number {number}")
+        known.numbers.add(number)
+        known.has_recorded = True
+        if result == "lost":
+            self._counted["lost"] += 1
+            least = self._world.plan.lease_seconds / 3
+            if not self._is_harmed(self._process_of(owner), known.leased_at, least=least):
+                raise Broken("crash-charged", f"{process.name} charged {known} to {owner}, which was alive")
+        elif owner != known.owner:
+            raise Broken("fence", f"{owner} recorded an attempt of {known}, which {known.owner} holds")
+
+    def _process_of(self, owner: str) -> Process:
+        return self._world.dispatchers[owner][0]
+
+    def _check_gate(self, process: Process, known: Known) -> None:
+        since = self._paused_since.get(known.endpoint)
+        is_late = since is not None and self._now - since > _GATE_SECONDS
+        if is_late and not self._is_harmed(process, self._now - _GATE_SECONDS):
+            raise Broken("gate", f"{process.name} claimed {known}, paused for {self._now - since:.1f} s")
+
+    # Requests.
+
+    def note_request(self, request: Request) -> None:
+        """Check a request that has reached its receiver."""
+        try:
+            self._check_request(request)
+        except Broken as broken:
+            self.broken = self.broken or broken
+
+    def _check_request(self, request: Request) -> None:
+        name = f"{request.event_id} to {request.endpoint}"
+        known = self._by_name.get((request.event_id, request.endpoint))
+        self._world.say(f"{request.process.name}: request of {name}, {'' if request.is_processed else 'not '}processed")
+        if known is None:
+            if (request.event_id, request.endpoint) not in self._purged:
+                raise Broken("attempt-before-receipt", f"{name} was received, and is not stored")
+            return
+        if known.begun <= len(known.requests):
+            raise Broken("attempt-before-receipt", f"{name} was received, and its attempt had not begun")
+        earlier = [each for each in known.requests if each.is_processed]
+        if request.is_processed and earlier and not self._explain(earlier, request):
+            raise Broken("duplicate", f"{name} was received twice, at {earlier[-1].at:.3f} and {request.at:.3f}")
+        until, noted_at = known.retry_after
+        if known.has_recorded and request.at < until and not self._may_undercut(request.endpoint, noted_at):
+            raise Broken("retry-after", f"{name} was sent {until - request.at:.3f} s too early")
+        known.requests.append(request)
+
+    def _explain(self, earlier: list[Request], later: Request) -> bool:
+        """Return whether harm explains that an event was processed more than once."""
+        lease = self._world.plan.lease_seconds
+        begin = earlier[0].at - lease
+        if any(at >= begin for at in self._set_clock) or self._is_harmed(later.process, begin, least=lease / 3):
+            return True
+        return any(
+            not each.is_answered
+            or self._is_harmed(each.process, begin, least=lease / 3)
+            or any(at >= each.at for at in self._losses[each.process])
+            for each in earlier
+        )
+
+    def note_retry_after(self, endpoint: str, event_id: str, until: float) -> None:
+        """Note an answer with a Retry-After that has arrived."""
+        if (known := self._by_name.get((event_id, endpoint))) is not None:
+            known.retry_after, known.has_recorded = (until, self._now), False
+
+    def _may_undercut(self, endpoint: str, noted_at: float) -> bool:
+        """Return whether an operator or the server's clock explains that a Retry-After is undercut."""
+        operated = max(self._resumed.get(endpoint, 0.0), self._replayed.get(endpoint, 0.0))
+        return operated >= noted_at or any(at >= noted_at for at in self._set_clock)
+
+    # Regular looks.
+
+    def look(self) -> None:
+        """Check what is too expensive for each step."""
+        for owner, (process, dispatcher) in self._world.dispatchers.items():
+            if process.is_alive and dispatcher._flights.counts.bytes > MOST_BYTES:
+                raise Broken("memory", f"{owner} holds {dispatcher._flights.counts.bytes:,} bytes")
+        self._look_for_idle()
+        if self._now >= self._balanced_at + _BALANCE_SECONDS:
+            self._balanced_at = self._now
+            self._check_balance()
+
+    def _look_for_idle(self) -> None:
+        """Find endpoints that answer well, but get nothing although deliveries are due."""
+        drains = [each for each, since in self._world.drains.values() if self._now - since > _DRAIN_SECONDS]
+        is_drained = any(each.is_alive and not self._is_harmed(each, self._now - _DRAIN_SECONDS) for each in drains)
+        if not is_drained or any(at > self._now - _CALM_SECONDS for at in self._set_clock):
+            return
+        clock, driver = self._world.clock(), self._world.server.driver
+        gates = {name: facts for name, *facts in driver.execute(_GATES)}
+        for receiver in self._world.receivers.values():
+            state, failing, not_before = gates.get(receiver.name, ("normal", None, None))
+            limit = (10.0 if failing else _IDLE_SECONDS) if state == "normal" else _PATIENCE.get(state)
+            if limit is None or receiver.sending or not receiver.is_healthy_since(self._now - 2 * limit - 10):
+                continue
+            at = driver.execute(_EARLIEST, (receiver.name, receiver.bad_type or "")).fetchone()[0]
+            idle = min(clock - max(at or clock, not_before or 0.0), self._now - receiver.last_at)
+            if idle > limit:
+                raise Broken("idle", f"{receiver.name} has been {state} and idle for {idle:.1f} s, with due deliveries")
+
+    def _check_balance(self) -> None:
+        server, clock = self._world.server, self._world.clock()
+
+        def read(connection: Any) -> tuple[Any, Counter[Any]]:
+            counts = Counter()
+            for labels, sketch in counters.read_ever(connection).items():
+                counts[labels] += sketch.count
+            return reads.status(connection, now=clock), counts
+
+        status, counts = server.run(read, {}, writes=False)
+        if not status.balanced:
+            raise Broken("conservation", f"{status}")
+        if status.accepted != self._counted["accepted"] or status.purged != self._counted["purged"]:
+            raise Broken("conservation", f"{self._counted} were seen, but counted: {status}")
+        for labels, count in self._last_counts.items():
+            if counts[labels] < count:
+                raise Broken("counters", f"{labels} fell from {count} to {counts[labels]}")
+        self._last_counts = counts
+        attempts = sum(count for labels, count in counts.items() if labels.measure == "attempt")
+        if attempts != self._counted["attempts"]:
+            raise Broken("counters", f"{attempts} attempts are counted, {self._counted['attempts']} were recorded")
+        ends = sum(count for labels, count in counts.items() if labels.measure == "delivery")
+        if ends != self._counted["delivered"] + self._counted["dead_letter"]:
+            raise Broken("counters", f"{ends} ends are counted, {self._counted} were recorded")
+
+    # Operators.
+
+    def check_purged(self, action: str, endpoint: str, *, before: float) -> None:
+        """Check that a purge has removed what it promised."""
+        status = {"purge": "dead_letter", "purge delivered": "delivered"}.get(action)
+        if status is None:
+            return
+        query = "SELECT id FROM resonant_deliveries WHERE status = ? AND finished_at <= ?"
+        values: tuple[Any, ...] = (status, before)
+        if action == "purge":
+            query, values = f"{query} AND endpoint = ?", (*values, endpoint)
+        if found := self._world.server.driver.execute(query, values).fetchall():
+            raise Broken("removal", f"the purge of {endpoint} left {len(found)} deliveries")
+
+    def stored_with(self, subject: str) -> set[str]:
+        """Return the ids of the stored events with this subject."""
+        query = "SELECT id FROM resonant_events WHERE subject = ?"
+        return {row[0] for row in self._world.server.driver.execute(query, (subject,))}
+
+    def note_erased(self, event_ids: set[str]) -> None:
+        """Note that an erasure has removed the content of these events for good."""
+        self.erased |= event_ids
+
+    # The end.
+
+    def unfinished(self) -> int:
+        """Return the number of deliveries that are not final."""
+        query = "SELECT count(*) FROM resonant_deliveries WHERE available_at IS NOT NULL"
+        return self._world.server.driver.execute(query).fetchone()[0]
+
+    def why_unfinished(self) -> str:
+        """Describe some deliveries that are not final."""
+        clock = self._world.clock()
+        query = "SELECT id, endpoint, event_type, status, round_attempts, available_at, lease_owner, sending FROM resonant_deliveries WHERE available_at IS NOT NULL LIMIT 5"
+        rows = [(*row[:5], round(row[5] - clock, 1), *row[6:]) for row in self._world.server.driver.execute(query)]
+        gates = self._world.server.driver.execute("SELECT endpoint, state, pace, failing FROM resonant_gates WHERE state != 'normal' OR failing IS NOT NULL").fetchall()
+        return f"{self.unfinished()} deliveries are not final, such as {rows}; gates {gates}; producers left: {self._world.producers.left}"
+
+    def check_end(self) -> None:
+        """Check what must hold when all is settled."""
+        self._check_balance()
+        driver = self._world.server.driver
+        stored = {row[0] for row in driver.execute("SELECT id FROM resonant_events")}
+        purged = {event_id for event_id, _ in self._purged}
+        for event_id, endpoint in self._world.producers.accepted.items():
+            if event_id in purged or subject_of(event_id) in self.erased_subjects:
+                continue
+            name = (event_id, endpoint)
+            if event_id not in stored:
+                raise Broken("acceptance", f"{event_id} was accepted, and is not stored")
+            if endpoint is not None and name not in self._by_name and name not in self._purged:
+                raise Broken("acceptance", f"{event_id} was accepted for {endpoint}, and has no delivery")
+        content = b"\n".join(self._contents())
+        for event_id in self.erased:
+            if f"{SECRET}{event_id[1:]}.".encode() in content:
+                raise Broken("removal", f"the content of {event_id} was erased, and is still there")
+
+    def _contents(self) -> Iterator[bytes]:
+        driver = self._world.server.driver
+        tables = driver.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        for (table,) in tables:
+            for row in driver.execute(f"SELECT * FROM {table}"):
+                yield from (value if isinstance(value, bytes) else str(value).encode() for value in row)

@@ -1,0 +1,119 @@
+"""What happens in a world: drawn from a seed, and shortened after a failure."""
+
+from dataclasses import dataclass, replace
+from random import Random
+from typing import NamedTuple
+
+from simulation.receivers import MODES
+
+TYPES = ("order.paid", "order.shipped", "order.refused", "order.broken")
+ACTIONS = (
+    "replay",
+    "replay to",
+    "cancel",
+    "purge",
+    "purge delivered",
+    "erase",
+    "remove bodies",
+    "pause",
+    "resume",
+    "resume now",
+    "subscribe",
+    "unsubscribe",
+)
+
+
+# Small worlds with many faults find more in the same time.
+SIZES: tuple[dict[str, float], ...] = (
+    {"seconds": 60.0, "events": 150, "endpoints": 2, "processes": 3},
+    {"seconds": 90.0, "events": 300, "endpoints": 4},
+    {"seconds": 150.0, "events": 400, "endpoints": 3},
+)
+
+
+class Fault(NamedTuple):
+    """Something that happens at a time.
+
+    Attributes:
+        at: seconds after the start.
+        kind: kill, freeze, set clock, set server's clock, away, lock, trouble, a mode of a receiver, or an operator's action.
+        of: the number of the process or endpoint.
+        seconds: its duration.
+        amount: how far a clock is set, in seconds.
+    """
+
+    at: float
+    kind: str
+    of: int = 0
+    seconds: float = 0.0
+    amount: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.at:.1f} s: {self.kind} {self.of}, {self.seconds:.1f} s, {self.amount:+.1f}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A world's size and faults.
+
+    Attributes:
+        seconds: for how long faults occur.
+        skews: how far the clock of each process is ahead at first, in seconds.
+    """
+
+    seed: int
+    seconds: float = 600.0
+    processes: int = 4
+    endpoints: int = 8
+    events: int = 2_000
+    lease_seconds: float = 60.0
+    skews: tuple[float, ...] = ()
+    faults: tuple[Fault, ...] = ()
+
+    @classmethod
+    def draw(cls, seed: int, **size: float) -> "Plan":
+        """Draw a plan; ``size`` replaces the defaults."""
+        rng = Random(f"{seed}/plan")
+        plan = cls(seed, **(rng.choice(SIZES) | size))
+        skews = tuple(rng.choice((0.0, 0.0, 3.0, -40.0, 40.0)) for _ in range(plan.processes))
+        plan = replace(plan, lease_seconds=rng.choice((15.0, 15.0, 30.0, 60.0)), skews=skews)
+        return replace(plan, faults=tuple(sorted(_faults(plan, rng))))
+
+    def shorter(self) -> "list[Plan]":
+        """Return plans with less in them, the smallest first."""
+        faults = self.faults
+        halves = [faults[: len(faults) // 2], faults[len(faults) // 2 :]] if len(faults) > 3 else []
+        fewer = [*halves, *(faults[:number] + faults[number + 1 :] for number in range(len(faults)))]
+        found = [replace(self, faults=some) for some in fewer]
+        if self.events > 10:
+            found.insert(0, replace(self, events=self.events // 2))
+        return found
+
+
+def _faults(plan: Plan, rng: Random) -> list[Fault]:
+    def some(longest: float, often: float) -> list[float]:
+        """Return times that are this many seconds apart, on average."""
+        times, at = [], rng.expovariate(1 / often)
+        while at < plan.seconds:
+            times.append(at)
+            at += rng.expovariate(1 / often) + longest / 2
+        return times
+
+    def seconds(longest: float) -> float:
+        return longest * rng.random() ** 2
+
+    lease, found = plan.lease_seconds, []
+    calm = rng.choice((0.5, 1.0, 2.0, 4.0)) * min(1.0, plan.seconds / 300)
+    process, endpoint = lambda: rng.randrange(plan.processes), lambda: rng.randrange(plan.endpoints)
+    found += [Fault(at, "kill", process(), seconds(20.0)) for at in some(0, 60 * calm)]
+    found += [Fault(at, "freeze", process(), seconds(2 * lease)) for at in some(0, 90 * calm)]
+    found += [Fault(at, "away", 0, seconds(2 * lease)) for at in some(60, 150 * calm)]
+    found += [Fault(at, "lock", 0, seconds(25.0)) for at in some(30, 200 * calm)]
+    found += [Fault(at, "trouble", rng.randrange(4), seconds(30.0)) for at in some(30, 100 * calm)]
+    jumps = (-3600.0, -90.0, -10.0, 10.0, 90.0, 3600.0)
+    found += [Fault(at, "set clock", process(), 0, rng.choice(jumps)) for at in some(0, 200 * calm)]
+    if rng.random() < 0.2:
+        found += [Fault(at, "set server's clock", 0, 0, rng.choice(jumps)) for at in some(0, 300 * calm)]
+    found += [Fault(at, rng.choice(MODES), endpoint(), seconds(120.0)) for at in some(0, 30 * calm)]
+    found += [Fault(at, rng.choice(ACTIONS), endpoint()) for at in some(0, 25 * calm)]
+    return found

@@ -1,0 +1,92 @@
+"""The producers of a world: they repeat an event until it is accepted."""
+
+import asyncio
+from random import Random
+from typing import TYPE_CHECKING
+
+from resonant.errors import StoreError, UnroutedEvent
+from resonant.events import Event
+from resonant.intake.requests.group_commit import GroupCommit
+from resonant.intake.requests.lock_turns import LockTurns
+from simulation.loop import Process
+from simulation.plan import TYPES
+
+if TYPE_CHECKING:
+    from simulation.world import World
+
+SECRET = "secret-of-"
+_PRODUCERS = 3
+
+
+class Producers:
+    """Producers over HTTP, whose events share transactions, and producers with their own.
+
+    Attributes:
+        accepted: the ids of the events that were answered with success, with their endpoints; None for the subscriptions'.
+        left: how many producers still have events.
+    """
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self.accepted: dict[str, str | None] = {}
+        self.left = 0
+
+    @property
+    def are_done(self) -> bool:
+        return not self.left
+
+    def start(self) -> None:
+        """Start the producers, each with its part of the events."""
+        for number in range(_PRODUCERS):
+            process = self._world.process(f"p{number}")
+            self.left += 1
+            process.start(self._produce(process, number)).add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self.left -= 1
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._world.observer.broken = error
+
+    async def _produce(self, process: Process, number: int) -> None:
+        world, rng = self._world, self._world.rng(process.name)
+        store = world.open_store(process)
+        group = GroupCommit(store, LockTurns(store))
+        pause = _PRODUCERS * world.plan.seconds / world.plan.events
+        tasks = []
+        backlog = world.plan.events * rng.choice((0.0, 0.0, 0.3))
+        for each in range(number, world.plan.events, _PRODUCERS):
+            event = _event(each, rng)
+            endpoint = None if rng.random() < 0.1 else rng.choice(world.endpoints)
+            via_group = rng.random() < 0.7
+            tasks.append(process.start(self._accept(store, group if via_group else None, event, endpoint)))
+            if each > backlog and rng.random() < 0.9:  # else a burst
+                await asyncio.sleep(rng.expovariate(1 / pause))
+        for task in tasks:
+            await task
+
+    async def _accept(self, store, group: GroupCommit | None, event: Event, endpoint: str | None) -> None:
+        while True:
+            try:
+                if group is not None:
+                    if (await group.accept(event, endpoint)).problem is not None:
+                        return
+                else:
+                    await store.enqueue(event, endpoint)
+            except StoreError:
+                await asyncio.sleep(1.0)
+            except UnroutedEvent:
+                return
+            else:
+                self.accepted[event.id] = endpoint
+                return
+
+
+def subject_of(event_id: str) -> str:
+    """Return the subject of an event."""
+    return f"s{int(event_id[1:]) % 50}"
+
+
+def _event(number: int, rng: Random) -> Event:
+    kind = rng.choices(TYPES, (70, 20, 5, 5))[0]
+    data = {"text": f"{SECRET}{number}.", "padding": "x" * rng.choice((10, 100, 3_000))}
+    return Event(type=kind, source="/shop", id=f"n{number}", subject=subject_of(f"n{number}"), data=data)

@@ -1,0 +1,146 @@
+"""The receivers of a world: each behaves badly in its own way, for a while."""
+
+import asyncio
+from collections.abc import Callable
+from random import Random
+from typing import NamedTuple
+
+from resonant.errors import UnexpectedStatus
+from resonant.events import Event
+from resonant.sinks.base import Receipt
+from simulation.loop import Process, this_process
+
+OK = "ok"
+# What a receiver may do instead of answering 200, with the longest duration of its answer.
+MODES = ("refuse", "503", "429", "reset before", "reset after", "silent", "slow", "half", "flap")
+_FLAP_SECONDS = 7.0
+
+
+class Spell(NamedTuple):
+    """A time during which a receiver behaves badly, in the loop's time."""
+
+    since: float
+    until: float
+    mode: str
+
+
+class Request(NamedTuple):
+    """A request that has reached a receiver.
+
+    Attributes:
+        is_processed: whether the receiver has processed the event.
+        is_answered: whether the sender gets the answer, if it lives.
+    """
+
+    at: float
+    endpoint: str
+    event_id: str
+    process: Process
+    is_processed: bool
+    is_answered: bool
+
+
+class Receiver:
+    """The receiver of one endpoint; also a ``Sink``.
+
+    Args:
+        name: of the endpoint.
+        spells: when it behaves badly.
+        latency: the usual duration of a request in seconds.
+        bad_type: the event type that it always answers with 503.
+        rng: draws durations and failures.
+        on_request: called with each request that arrives.
+        on_retry_after: called with the endpoint, the event and until when nothing may be sent, when an answer with it has arrived.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        spells: list[Spell],
+        *,
+        latency: float,
+        bad_type: str | None,
+        rng: Random,
+        world: Process,
+        on_request: Callable[[Request], None],
+        on_retry_after: Callable[[str, str, float], None],
+    ) -> None:
+        self.name, self.spells, self.latency, self.bad_type = name, spells, latency, bad_type
+        self.sending = 0
+        self.last_at = 0.0
+        self._rng, self._world = rng, world
+        self._on_request, self._on_retry_after = on_request, on_retry_after
+
+    def mode(self, now: float) -> str:
+        """Return the present behaviour."""
+        for spell in self.spells:
+            if spell.since <= now < spell.until:
+                if spell.mode == "flap":
+                    return "503" if int(now / _FLAP_SECONDS) % 2 else OK
+                return spell.mode
+        return OK
+
+    def is_healthy_since(self, at: float) -> bool:
+        """Return whether it has answered well since a time, except to its bad type."""
+        return all(spell.until < at for spell in self.spells)
+
+    async def connect(self) -> None:
+        """Connect without a request."""
+        await asyncio.sleep(0.001)
+        if self.mode(asyncio.get_running_loop().time()) == "refuse":
+            raise ConnectionRefusedError("refused")
+
+    async def send(self, event: Event) -> Receipt:
+        """Send an event; the receiver gets it even if the sender is killed meanwhile."""
+        loop, rng = asyncio.get_running_loop(), self._rng
+        self.sending += 1
+        try:
+            await asyncio.sleep(rng.uniform(0.0, 0.002))
+            answer = loop.create_future()
+            # Not in the process of the sender.
+            self._world.call(self._arrive, event, this_process(), answer, after=rng.uniform(0.0, 0.2) * self.latency)
+            status, retry_after = await answer
+        finally:
+            self.sending -= 1
+            self.last_at = loop.time()
+        if status is None:
+            raise ConnectionResetError("reset by the receiver")
+        if status == 0:
+            raise ConnectionRefusedError("refused")
+        if status != 200:
+            if retry_after is not None:
+                self._on_retry_after(self.name, event.id, loop.time() + retry_after)
+            raise UnexpectedStatus(status, None if retry_after is None else str(retry_after))
+        return Receipt(status)
+
+    def _arrive(self, event: Event, process: Process, answer: "asyncio.Future[tuple[int | None, int | None]]") -> None:
+        loop, rng = self._world.loop, self._rng
+        now, mode, after = loop.time(), self.mode(loop.time()), self.latency * rng.uniform(0.5, 1.5)
+        status: int | None = 200
+        retry_after: int | None = None
+        if mode in ("refuse", "reset before"):
+            status, after = (0 if mode == "refuse" else None), 0.001
+        elif mode in ("503", "429") or (mode == "half" and rng.random() < 0.5):
+            status, after = (429 if mode == "429" else 503), 0.003
+            if mode == "429" or rng.random() < 0.3:
+                retry_after = rng.randrange(1, 40)
+        elif mode == "slow":
+            after = rng.uniform(0.5, 5.0)
+        elif event.type == self.bad_type:
+            status = 503
+        elif event.type == "order.refused":
+            status = 400
+        is_lost = mode == "reset after" and rng.random() < 0.5
+        is_silent = mode == "silent"
+        if mode not in ("refuse", "reset before"):
+            is_processed = status == 200
+            is_answered = not (is_lost or is_silent)
+            self._on_request(Request(now, self.name, event.id, process, is_processed, is_answered))
+        if not is_silent:
+            result = (None, None) if is_lost else (status, retry_after)
+            self._world.call(self._answer, answer, result, after=after)
+
+    @staticmethod
+    def _answer(answer: "asyncio.Future[tuple[int | None, int | None]]", result: tuple[int | None, int | None]) -> None:
+        if not answer.done():
+            answer.set_result(result)

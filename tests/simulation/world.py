@@ -1,0 +1,324 @@
+"""A world: processes, a database, receivers and operators, and what happens to them."""
+
+import asyncio
+import gc
+import hashlib
+import sys
+from collections import Counter
+from functools import partial
+from random import Random
+
+from resonant.delivery.attempt import AttemptRunner, Destination
+from resonant.delivery.retry import Retry, RetryPolicy
+from resonant.dispatch.dispatcher import Dispatcher
+from resonant.dispatch.limits import LANES, Limits
+from resonant.errors import StoreUnavailable
+from resonant.store import WorkerStore
+from resonant.store.shared.erased import make_erasure_key
+from simulation.database import Server, SimulatedDatabase, Trouble
+from simulation.loop import Process, WorldLoop
+from simulation.observer import Broken, Observer
+from simulation.operators import operate
+from simulation.plan import ACTIONS, TYPES, Fault, Plan
+from simulation.producers import Producers
+from simulation.receivers import MODES, Receiver, Spell
+
+_START = 1_800_000_000.0
+_POLICY = RetryPolicy(max_attempts=8, base=1.0, factor=2.0, cap=30.0, park_after=10.0)
+_TROUBLES = (
+    Trouble(fails=0.1),
+    Trouble(loses=0.1),
+    Trouble(slow=0.2),
+    Trouble(fails=0.03, loses=0.03, slow=0.03, seconds=20.0),
+)
+# All deliveries are final this long after the last fault: a Retry-After, then the whole backoff, at an endpoint that flaps.
+SETTLED_SECONDS = 1_800.0
+_LOOK_SECONDS = 1.0
+# Only the deaths of processes on the first machine are seen by others.
+_FIRST_MACHINE = ("w0", "w1", "operator")
+
+
+class World:
+    """One run of a plan.
+
+    Attributes:
+        trace: what happened, one line each.
+        workers: the living process of each slot.
+        dispatchers: by the owner of their leases, with their processes.
+        drains: the processes of the present runs, and since when they run, by owner.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.trace: list[str] = []
+        self.loop = WorldLoop(self.rng("order"))
+        self.host = Process("host", self.loop)
+        self.server_ahead = 0.0
+        self.clock_of: dict[Process, float] = {}
+        self.server = Server(self.clock, self.rng("database"))
+        self.is_over = False
+        self.drains: dict[str, tuple[Process, float]] = {}
+        self.endpoints = [f"e{number}" for number in range(plan.endpoints)]
+        self.observer = Observer(self)
+        self.receivers = {name: self._receiver(name) for name in self.endpoints}
+        self.workers: dict[int, Process] = {}
+        self.dispatchers: dict[str, tuple[Process, Dispatcher]] = {}
+        self.processes: dict[str, Process] = {}
+        self._numbers: Counter[str] = Counter()
+        self.producers = Producers(self)
+
+    def rng(self, name: str) -> Random:
+        """Return a generator of the seed, for one purpose."""
+        return Random(f"{self.plan.seed}/{name}")
+
+    def clock(self) -> float:
+        """Return the time of the database's server."""
+        return _START + self.loop.time() + self.server_ahead
+
+    def say(self, text: str) -> None:
+        """Add a line to the trace."""
+        self.trace.append(f"{self.loop.time() - 1_000:9.4f} {text}")
+
+    def process(self, name: str, ahead: float = 0.0) -> Process:
+        """Start a process whose clock is ahead by this many seconds."""
+        self._numbers[name] += 1
+        process = Process(f"{name}.{self._numbers[name]}", self.loop)
+        self.clock_of[process] = ahead
+        self.processes[process.name] = process
+        return process
+
+    def open_store(self, process: Process) -> WorkerStore:
+        """Open the store in a process."""
+        return WorkerStore(
+            SimulatedDatabase(self.server),
+            process_clock=lambda: _START + self.loop.time() + self.clock_of[process],
+            steady=self.loop.time,
+            lease_seconds=self.plan.lease_seconds,
+        )
+
+    def dispatcher(self, process: Process, owner: str, limits: Limits | None = None) -> Dispatcher:
+        """Return a dispatcher on a new connection to the store."""
+        store = self.open_store(process)
+        runner = AttemptRunner(clock=store.clock, rng=self.rng(owner), policy=lambda _name: _POLICY)
+        found = Dispatcher(
+            store,
+            runner,
+            self._open_destination,
+            owner=owner,
+            limits=limits,
+            process=lambda: process.name,
+            has_ended=self.has_ended,
+        )
+        self.dispatchers[owner] = (process, found)
+        return found
+
+    def has_ended(self, name: str) -> bool:
+        """Return whether the process with this name has ended, if it was on the first machine."""
+        return name.startswith(_FIRST_MACHINE) and not self.processes[name].is_alive
+
+    # The run.
+
+    def run(self) -> None:
+        """Run the plan, and then until all is settled.
+
+        Raises:
+            Broken: an invariant does not hold.
+        """
+        self.server.run(partial(make_erasure_key, draw=lambda _bytes: "0" * 64), {}, writes=True)
+        try:
+            self.loop.run_until_complete(self.host.start(self._run()))
+        finally:
+            self._bury()
+
+    def digest(self) -> str:
+        """Return a hash of the trace."""
+        return hashlib.sha256("\n".join(self.trace).encode()).hexdigest()
+
+    async def _run(self) -> None:
+        begin = self.loop.time()
+        for fault in self.plan.faults:
+            self.host.call(self._happen, fault, after=fault.at)
+        for slot in range(self.plan.processes):
+            self._start_worker(slot)
+        self.producers.start()
+        while self.loop.time() < begin + self.plan.seconds:
+            await self._pass(_LOOK_SECONDS)
+        self._heal()
+        until = self.loop.time() + SETTLED_SECONDS
+        self.host.call(self._resume_all, after=60.0)  # also what an operator has paused meanwhile
+        while not self.producers.are_done or self.observer.unfinished():
+            if self.loop.time() >= until:
+                raise Broken("finality", self.observer.why_unfinished())
+            await self._pass(_LOOK_SECONDS)
+        await self._pass(10.0)
+        self.say("settled")
+        self.observer.check_end()
+
+    async def _pass(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        if self.observer.broken is not None:
+            raise self.observer.broken
+        self.observer.look()
+
+    def _heal(self) -> None:
+        self.say("the faults end")
+        self.is_over = True
+        self.server.is_away, self.server.locked_until, self.server.trouble = False, 0.0, Trouble()
+        for process in self.processes.values():
+            process.is_frozen = False
+        for receiver in self.receivers.values():
+            receiver.spells = [each for each in receiver.spells if each.mode == "flap"]
+            receiver.bad_type = None
+        self.observer.fault_until = self.loop.time()
+        self._resume_all()
+
+    def _resume_all(self) -> None:
+        for name in self.endpoints:
+            process = self.process("operator")
+            process.start(self._try_to_operate(process, "resume", name))
+
+    def _happen(self, fault: Fault) -> None:
+        now, slot = self.loop.time(), fault.of
+        self.say(f"fault: {fault}")
+        if fault.kind not in ACTIONS:
+            self.observer.note_fault(now + fault.seconds)
+        if fault.kind == "kill":
+            self.kill(self.workers[slot])
+            self.host.call(self._start_worker, slot, after=max(0.2, fault.seconds))
+        elif fault.kind == "freeze":
+            self.workers[slot].is_frozen = True
+            self.observer.note_harm(self.workers[slot], fault.seconds)
+            self.host.call(setattr, self.workers[slot], "is_frozen", False, after=fault.seconds)
+        elif fault.kind == "set clock":
+            self.clock_of[self.workers[slot]] += fault.amount
+        elif fault.kind == "set server's clock":
+            self.server_ahead += fault.amount
+            self.observer.note_set_clock(fault.amount)
+        elif fault.kind == "away":
+            self.server.is_away = True
+            self.observer.note_outage(fault.seconds)
+            self.host.call(setattr, self.server, "is_away", False, after=fault.seconds)
+        elif fault.kind == "lock":
+            self.server.locked_until = now + fault.seconds
+            self.observer.note_outage(fault.seconds)
+        elif fault.kind == "trouble":
+            self.server.trouble = _TROUBLES[slot]
+            self.observer.note_outage(fault.seconds)
+            self.host.call(setattr, self.server, "trouble", Trouble(), after=fault.seconds)
+        elif fault.kind in MODES:
+            self.receivers[self.endpoints[slot]].spells.append(Spell(now, now + fault.seconds, fault.kind))
+        else:
+            process = self.process("operator")
+            process.start(self._try_to_operate(process, fault.kind, self.endpoints[slot]))
+
+    async def _try_to_operate(self, process: Process, action: str, endpoint: str) -> None:
+        try:
+            await operate(self, process, action, endpoint)
+        except StoreUnavailable as error:
+            self.say(f"{process.name}: {action} failed: {error}")
+        except Broken as broken:
+            self.observer.broken = broken
+
+    def kill(self, process: Process) -> None:
+        """Kill a process."""
+        self.say(f"kill {process.name}")
+        process.kill()
+        process.is_frozen = False
+
+    # The workers.
+
+    def _start_worker(self, slot: int) -> None:
+        process = self.process(f"w{slot}", self.plan.skews[slot])
+        self.workers[slot] = process
+        self.say(f"start {process.name}")
+        process.start(self._work(process)).add_done_callback(partial(self._worker_ended, process))
+
+    def _worker_ended(self, process: Process, task: asyncio.Task[None]) -> None:
+        if process.is_alive and not task.cancelled() and (error := task.exception()) is not None:
+            self.observer.broken = self.observer.broken or Broken("error", f"{process.name}: {error!r}", error)
+
+    async def _work(self, process: Process) -> None:
+        rng = self.rng(process.name)
+        await asyncio.sleep(rng.uniform(0.0, 2.0))
+        number = 0
+        while True:
+            number += 1
+            kind = rng.choice(("drain", "drain", "bounded", "once"))
+            limits = Limits(
+                **(LANES["auto"] if rng.random() < 0.7 else {}),
+                run_for=0.0 if kind == "once" else rng.uniform(30.0, 200.0),
+                successors=self.plan.processes + 2 if kind == "drain" else 0,
+            )
+            await self._drain(process, f"{process.name}-{number}", limits)
+            await asyncio.sleep(rng.uniform(0.0, 3.0))
+
+    async def _drain(self, process: Process, owner: str, limits: Limits) -> None:
+        self.say(f"{owner} begins, {'chunks' if limits.chunk_size else 'tasks'}, for {limits.run_for:.0f} s")
+        is_reopened = False
+        while True:
+            self.drains[owner] = (process, self.loop.time())
+            try:
+                async with self.dispatcher(process, owner, limits) as dispatcher:
+                    if is_reopened:
+                        await dispatcher.store.release_all(owner)
+                    await dispatcher.run(partial(emit_one, dispatcher), emit_chunk=dispatcher.attempt_all)
+            except StoreUnavailable as error:
+                self.say(f"{owner}: {error}")
+                self.drains.pop(owner)
+                if not limits.successors:
+                    return
+                is_reopened = True
+                await asyncio.sleep(1.0)
+            else:
+                self.say(f"{owner} ends")
+                self.drains.pop(owner)
+                return
+
+    async def _open_destination(self, name: str) -> Destination:
+        receiver = self.receivers[name]
+        rng = self.rng(f"destination {name}")
+
+        async def close() -> None:
+            return None
+
+        return Destination(
+            name=name,
+            sink=receiver,
+            describe=lambda error: f"{type(error).__name__}: {error}",
+            close=close,
+            timeout=10.0,
+            rate=rng.choice((None, None, None, 20.0)),
+            concurrency=rng.choice((None, None, 2)),
+            connect=receiver.connect,
+        )
+
+    def _receiver(self, name: str) -> Receiver:
+        rng = self.rng(f"receiver {name}")
+        return Receiver(
+            name,
+            [],
+            latency=rng.choice((0.005, 0.02, 0.2, 1.0)),
+            bad_type=TYPES[3] if rng.random() < 0.5 else None,
+            rng=rng,
+            world=self.host,
+            on_request=self.observer.note_request,
+            on_retry_after=self.observer.note_retry_after,
+        )
+
+    def _bury(self) -> None:
+        """Drop everything; what the closed coroutines of killed processes still do has no effect."""
+        hook, sys.unraisablehook = sys.unraisablehook, lambda _error: None
+        try:
+            self.server.is_away = True
+            self.server.connection.close()
+            self.loop.close()
+            self.loop.graveyard.clear()
+            gc.collect()
+        finally:
+            sys.unraisablehook = hook
+
+
+async def emit_one(dispatcher: Dispatcher, lease: object) -> None:
+    """Make the attempts of a delivery, as the flow's task does with Prefect's retries."""
+    while isinstance(decision := (await dispatcher.attempt(lease.key)).decision, Retry):
+        await asyncio.sleep(decision.delay)
