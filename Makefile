@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python;
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 
-.PHONY: setup demo test test-all test-fast sdks lint docs docs-serve reference wheel release bench chaos audit clean help
+.PHONY: setup demo test test-all test-fast sdks lint docs docs-serve reference wheel release simulate bench chaos audit clean help
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -123,6 +123,10 @@ chaos: setup  ## run the long tests of kills, faults and fuzzing, in two hours
 	@RESONANT_CHAOS=long RESONANT_CHAOS_REPORT=$${RESONANT_CHAOS_REPORT:-build/chaos.json} \
 		RESONANT_FUZZ_EXAMPLES=$${RESONANT_FUZZ_EXAMPLES:-7000} \
 		$(BIN)/python -m pytest --timeout 1800 tests/chaos tests/resonant/fuzz $(ARGS)
+
+simulate: setup  ## simulate bad nights for a minute; SEED=17 repeats one, MUTANTS=1 hunts planted bugs, SECONDS=600
+	@cd tests && ../$(BIN)/python -m simulation $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS)) \
+	  $(if $(MUTANTS),--mutants $(filter-out 1,$(MUTANTS))) $(ARGS)
 
 bench: .venv/bench-ready  ## run every benchmark; one also needs redis-server
 	@$(BIN)/python -m benches $(ARGS)

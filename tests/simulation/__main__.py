@@ -1,27 +1,59 @@
-import sys, time
-from simulation.plan import Plan
-from simulation.world import World
-from simulation.observer import Broken
-import logging; logging.disable(logging.CRITICAL)
-size = {}
-seeds = range(int(sys.argv[1]), int(sys.argv[2])) if len(sys.argv) > 2 else [int(sys.argv[1])]
-for a in sys.argv[3:]:
-    k, v = a.split("="); size[k] = float(v) if k == "seconds" else int(v)
-for seed in seeds:
-    t = time.process_time()
-    w = World(Plan.draw(seed, **size))
-    try:
-        w.run()
-        r = "ok"
-    except BaseException as e:
-        r = f"{type(e).__name__} {e}"
-        if not isinstance(e, Broken): 
-            import traceback; traceback.print_exc()
-        elif e.__cause__ is not None:
-            import traceback; traceback.print_exception(e.__cause__)
-    dt = time.process_time() - t
-    print(seed, r[:600], f"{w.loop.time()-1000:.0f} s simulated, {dt:.1f} CPU s, {(w.loop.time()-1000)/dt:.0f} x, {w.loop.steps} steps, {len(w.trace)} lines", w.digest()[:10], flush=True)
-    open("/tmp/trace.txt","w").write("\n".join(w.trace))
-    if len(seeds) == 1 and r != "ok":
-        e = w.observer
-        print(e._outages, w.plan.lease_seconds)
+"""``make simulate``: run nights from seeds, and say which invariant breaks."""
+
+import argparse
+import itertools
+import logging
+import random
+import sys
+
+from simulation.running import describe, hunt, planted, run, run_each, shorten
+from simulation.plan import FULL, Plan
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="simulation", description=__doc__)
+    parser.add_argument("--seed", type=int, help="run only this seed, and print its trace")
+    parser.add_argument("--from", dest="first", type=int, help="the first seed; by default a random one")
+    parser.add_argument("--seeds", type=int, help="how many seeds to run; by default, as many as --seconds allow")
+    parser.add_argument("--seconds", type=float, default=60.0, help="seconds of CPU (default: %(default)g)")
+    parser.add_argument("--full", action="store_true", help="nights of ten minutes, with 2,000 events")
+    parser.add_argument("--mutants", nargs="?", const="", help="plant each bug whose name contains this, and hunt for it")
+    parser.add_argument("--quiet", action="store_true", help="do not shorten a night that breaks an invariant")
+    asked = parser.parse_args()
+    logging.disable(logging.CRITICAL)
+    if asked.mutants is not None:
+        return _hunt_all(asked.mutants, asked.seconds)
+    size = FULL if asked.full else {}
+    if asked.seed is not None:
+        found = run(Plan.draw(asked.seed, **size))
+        print(*found.trace, found, sep="\n")
+        return int(found.broken is not None)
+    first = random.randrange(10**9) if asked.first is None else asked.first
+    seeds = itertools.count(first) if asked.seeds is None else range(first, first + asked.seeds)
+    cpu = asked.seconds if asked.seeds is None else float("inf")
+    count = 0
+    for found in run_each(seeds, cpu=cpu, **size):
+        count += 1
+        if found.broken is not None:
+            print(found)
+            if not asked.quiet:
+                print(describe(shorten(found)))
+            return 1
+        if asked.full:
+            print(found, flush=True)
+    print(f"{count} seeds from {first} on: every invariant held")
+    return 0
+
+
+def _hunt_all(name: str, cpu: float) -> int:
+    missed = 0
+    for bug in planted():
+        if name in bug.name:
+            found = hunt(bug, cpu=cpu)
+            missed += "BROKEN" not in found
+            print(f"{bug.name} ({bug.invariant}): {found}", flush=True)
+    return int(missed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,5 +1,6 @@
 """Watches a world: every change of a row and every request, and the invariants that they must keep."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,10 +31,10 @@ CREATE TEMP TRIGGER deleted AFTER DELETE ON main.resonant_deliveries BEGIN
   SELECT note_delete(OLD.id, OLD.status);
 END;
 CREATE TEMP TRIGGER gate_inserted AFTER INSERT ON main.resonant_gates BEGIN
-  SELECT note_gate(NEW.endpoint, NEW.state);
+  SELECT note_gate(NEW.endpoint, NEW.state, NEW.not_before);
 END;
-CREATE TEMP TRIGGER gate_changed AFTER UPDATE OF state ON main.resonant_gates BEGIN
-  SELECT note_gate(NEW.endpoint, NEW.state);
+CREATE TEMP TRIGGER gate_changed AFTER UPDATE ON main.resonant_gates BEGIN
+  SELECT note_gate(NEW.endpoint, NEW.state, NEW.not_before);
 END;
 CREATE TEMP TRIGGER attempted AFTER INSERT ON main.resonant_attempts BEGIN
   SELECT note_attempt(NEW.delivery_id, NEW.number, NEW.result, NEW.late, NEW.owner, NEW.decision, NEW.error);
@@ -84,6 +85,8 @@ class Known:
         self.numbers: set[int] = set()
         self.retry_after = (0.0, 0.0)
         self.has_recorded = False
+        self.answered: Counter[Process] = Counter()
+        self.recorded: Counter[Process] = Counter()
 
     def __str__(self) -> str:
         return f"delivery {self.key} ({self.event_id} to {self.endpoint})"
@@ -112,9 +115,13 @@ class Observer:
         self.erased: set[str] = set()
         self.erased_subjects: set[str] = set()
         self._set_clock: list[float] = []
+        # The times at which nobody could write; afterwards, a rescue must watch first.
+        self._blocks: list[tuple[float, float]] = []
+        self.failed: set[Process] = set()
         self._resumed: dict[str, float] = {}
         self._replayed: dict[str, float] = {}
-        self._paused_since: dict[str, float] = {}
+        # Until when each endpoint's gate holds everything, and since when that is known.
+        self._held: defaultdict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
         self._balanced_at = 0.0
         self._purged: set[tuple[str, str]] = set()
         self._due_since: dict[str, float] = {}
@@ -138,11 +145,18 @@ class Observer:
     def note_fault(self, until: float) -> None:
         self.fault_until = max(self.fault_until, until)
 
-    def note_outage(self, seconds: float) -> None:
+    def note_outage(self, seconds: float, *, is_complete: bool = False) -> None:
         self._outages.append((self._now, self._now + seconds))
+        if is_complete:
+            self._blocks.append(self._outages[-1])
 
     def note_harm(self, process: Process, seconds: float) -> None:
         self._harm[process].append((self._now, self._now + seconds))
+
+    def note_stop(self, process: Process) -> None:
+        """Note that a process has stopped; it may not have reached the store then."""
+        if self._is_harmed(process, self._now - self._world.plan.lease_seconds):
+            self.failed.add(process)
 
     def note_set_clock(self, amount: float) -> None:
         self._set_clock.append(self._now)
@@ -205,7 +219,8 @@ class Observer:
         if after is not None and before != after:
             known.leased_at = now
             is_claim = change.status[0] in {"pending", "retrying"} and before is None
-            if is_claim and change.available[0] > clock + 0.001:
+            was_set = any(at > now - _CALM_SECONDS for at in self._set_clock)
+            if is_claim and change.available[0] > clock + 0.001 and not was_set:
                 raise Broken("gate", f"{process.name} claimed {known} {change.available[0] - clock:.3f} s early")
             if is_claim:
                 self._check_gate(process, known)
@@ -217,18 +232,19 @@ class Observer:
         if change.round[0] != change.round[1]:
             known.retry_after = (0.0, 0.0)
 
-    def _on_gate(self, process: Process, endpoint: str, state: str) -> None:
+    def _on_gate(self, process: Process, endpoint: str, state: str, not_before: float | None) -> None:
         self._world.say(f"{process.name}: the gate of {endpoint} is {state}")
-        if state != "paused":
-            self._paused_since.pop(endpoint, None)
-        else:
-            self._paused_since.setdefault(endpoint, self._now)
+        until = math.inf if state == "paused" else not_before or 0.0
+        if until != self._held[endpoint][0]:
+            self._held[endpoint] = (until, self._now)
 
     def _on_attempt(
         self, process: Process, key: int, number: int, result: str, late: int, owner: str | None, decision: str | None, error: str | None
     ) -> None:
         known = self._known[key]
         self._world.say(f"{process.name}: attempt {number} of {known}: {result}{' late' * late} {decision or ''} {error or ''}")
+        if result != "lost":
+            known.recorded[process] += 1
         if late:
             return
         self._counted["attempts"] += 1
@@ -237,21 +253,28 @@ class Observer:
         known.numbers.add(number)
         known.has_recorded = True
         if result == "lost":
-            self._counted["lost"] += 1
-            least = self._world.plan.lease_seconds / 3
-            if not self._is_harmed(self._process_of(owner), known.leased_at, least=least):
-                raise Broken("crash-charged", f"{process.name} charged {known} to {owner}, which was alive")
+            self._check_crash(process, known, owner)
         elif owner != known.owner:
             raise Broken("fence", f"{owner} recorded an attempt of {known}, which {known.owner} holds")
+
+    def _check_crash(self, process: Process, known: Known, owner: str) -> None:
+        """Check that a crash is charged to a run that was harmed, and had the time to renew its leases afterwards."""
+        lease, lost = self._world.plan.lease_seconds, self._process_of(owner)
+        is_harmed = self._is_harmed(lost, known.leased_at, least=lease / 3)
+        is_running = owner in self._world.drains and not any(end > self._now - 2 * lease for _, end in self._harm[lost])
+        is_early = any(end - begin >= lease and 0 < self._now - end < lease / 2 - 1 for begin, end in self._blocks)
+        if not is_harmed or (lost.is_alive and is_running and is_early):
+            raise Broken("crash-charged", f"{process.name} charged {known} to {owner}, which was alive")
 
     def _process_of(self, owner: str) -> Process:
         return self._world.dispatchers[owner][0]
 
     def _check_gate(self, process: Process, known: Known) -> None:
-        since = self._paused_since.get(known.endpoint)
-        is_late = since is not None and self._now - since > _GATE_SECONDS
-        if is_late and not self._is_harmed(process, self._now - _GATE_SECONDS):
-            raise Broken("gate", f"{process.name} claimed {known}, paused for {self._now - since:.1f} s")
+        until, since = self._held[known.endpoint]
+        is_late = until > self._world.clock() + 0.01 and self._now - since > _GATE_SECONDS
+        was_set = any(at >= since - _CALM_SECONDS for at in self._set_clock)
+        if is_late and not was_set and not self._is_harmed(process, self._now - _GATE_SECONDS):
+            raise Broken("gate", f"{process.name} claimed {known}, held for {self._now - since:.1f} s")
 
     # Requests.
 
@@ -293,6 +316,11 @@ class Observer:
             for each in earlier
         )
 
+    def note_answer(self, endpoint: str, event_id: str, process: Process) -> None:
+        """Note an answer, of any kind, that has arrived."""
+        if (known := self._by_name.get((event_id, endpoint))) is not None:
+            known.answered[process] += 1
+
     def note_retry_after(self, endpoint: str, event_id: str, until: float) -> None:
         """Note an answer with a Retry-After that has arrived."""
         if (known := self._by_name.get((event_id, endpoint))) is not None:
@@ -308,8 +336,10 @@ class Observer:
     def look(self) -> None:
         """Check what is too expensive for each step."""
         for owner, (process, dispatcher) in self._world.dispatchers.items():
-            if process.is_alive and dispatcher._flights.counts.bytes > MOST_BYTES:
-                raise Broken("memory", f"{owner} holds {dispatcher._flights.counts.bytes:,} bytes")
+            counted = dispatcher._flights.counts.bytes
+            held = sum(flight._size for flight in dispatcher._flights._by_key.values())
+            if process.is_alive and (counted != held or held > MOST_BYTES):
+                raise Broken("memory", f"{owner} holds {held:,} bytes, and counts {counted:,}")
         self._look_for_idle()
         if self._now >= self._balanced_at + _BALANCE_SECONDS:
             self._balanced_at = self._now
@@ -410,6 +440,10 @@ class Observer:
                 raise Broken("acceptance", f"{event_id} was accepted, and is not stored")
             if endpoint is not None and name not in self._by_name and name not in self._purged:
                 raise Broken("acceptance", f"{event_id} was accepted for {endpoint}, and has no delivery")
+        for known in self._known.values():
+            for process, count in known.answered.items():
+                if process not in self.failed and known.recorded[process] < count:
+                    raise Broken("fence", f"{process.name} has sent {known}, and no attempt is in its history")
         content = b"\n".join(self._contents())
         for event_id in self.erased:
             if f"{SECRET}{event_id[1:]}.".encode() in content:

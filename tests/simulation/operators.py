@@ -73,6 +73,7 @@ async def operate(world: "World", process: Process, action: str, endpoint: str) 
     elif action in {"resume", "resume now"}:
         world.observer.note_resume(endpoint)
         await resume(store, endpoint, who=_WHO, send_parked=action == "resume now")
+        world.observer.note_resume(endpoint)
     elif action == "subscribe":
         types = rng.choice((["order.paid"], ["order.*"], ["*"]))
         new = replace(new_subscription(endpoint, {"types": types}), id=process.name)

@@ -29,6 +29,8 @@ SIZES: tuple[dict[str, float], ...] = (
     {"seconds": 90.0, "events": 300, "endpoints": 4},
     {"seconds": 150.0, "events": 400, "endpoints": 3},
 )
+# The size at which speed is measured.
+FULL: dict[str, float] = {"seconds": 600.0, "events": 2_000, "endpoints": 8, "processes": 4}
 
 
 class Fault(NamedTuple):
@@ -36,7 +38,7 @@ class Fault(NamedTuple):
 
     Attributes:
         at: seconds after the start.
-        kind: kill, freeze, set clock, set server's clock, away, lock, trouble, a mode of a receiver, or an operator's action.
+        kind: kill, stop, freeze, set clock, set server's clock, away, lock, trouble, a mode of a receiver, or an operator's action.
         of: the number of the process or endpoint.
         seconds: its duration.
         amount: how far a clock is set, in seconds.
@@ -100,19 +102,21 @@ def _faults(plan: Plan, rng: Random) -> list[Fault]:
         return times
 
     def seconds(longest: float) -> float:
-        return longest * rng.random() ** 2
+        """Return a duration: mostly short, and sometimes longer than a lease and the watch of a rescue."""
+        return longest * (rng.random() ** 2 if rng.random() < 0.7 else rng.uniform(0.5, 1.0))
 
     lease, found = plan.lease_seconds, []
     calm = rng.choice((0.5, 1.0, 2.0, 4.0)) * min(1.0, plan.seconds / 300)
     process, endpoint = lambda: rng.randrange(plan.processes), lambda: rng.randrange(plan.endpoints)
     found += [Fault(at, "kill", process(), seconds(20.0)) for at in some(0, 60 * calm)]
-    found += [Fault(at, "freeze", process(), seconds(2 * lease)) for at in some(0, 90 * calm)]
+    found += [Fault(at, "stop", process(), seconds(5.0)) for at in some(0, 90 * calm)]
+    found += [Fault(at, "freeze", process(), seconds(3 * lease)) for at in some(0, 90 * calm)]
     found += [Fault(at, "away", 0, seconds(2 * lease)) for at in some(60, 150 * calm)]
     found += [Fault(at, "lock", 0, seconds(25.0)) for at in some(30, 200 * calm)]
     found += [Fault(at, "trouble", rng.randrange(4), seconds(30.0)) for at in some(30, 100 * calm)]
     jumps = (-3600.0, -90.0, -10.0, 10.0, 90.0, 3600.0)
     found += [Fault(at, "set clock", process(), 0, rng.choice(jumps)) for at in some(0, 200 * calm)]
-    if rng.random() < 0.2:
+    if rng.random() < 0.35:
         found += [Fault(at, "set server's clock", 0, 0, rng.choice(jumps)) for at in some(0, 300 * calm)]
     found += [Fault(at, rng.choice(MODES), endpoint(), seconds(120.0)) for at in some(0, 30 * calm)]
     found += [Fault(at, rng.choice(ACTIONS), endpoint()) for at in some(0, 25 * calm)]

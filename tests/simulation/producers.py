@@ -53,9 +53,10 @@ class Producers:
         group = GroupCommit(store, LockTurns(store))
         pause = _PRODUCERS * world.plan.seconds / world.plan.events
         tasks = []
+        shares = rng.choice(((70, 20, 5, 5), (50, 10, 2, 40)))
         backlog = world.plan.events * rng.choice((0.0, 0.0, 0.3))
         for each in range(number, world.plan.events, _PRODUCERS):
-            event = _event(each, rng)
+            event = _event(each, rng, shares)
             endpoint = None if rng.random() < 0.1 else rng.choice(world.endpoints)
             via_group = rng.random() < 0.7
             tasks.append(process.start(self._accept(store, group if via_group else None, event, endpoint)))
@@ -86,7 +87,7 @@ def subject_of(event_id: str) -> str:
     return f"s{int(event_id[1:]) % 50}"
 
 
-def _event(number: int, rng: Random) -> Event:
-    kind = rng.choices(TYPES, (70, 20, 5, 5))[0]
+def _event(number: int, rng: Random, shares: tuple[int, ...]) -> Event:
+    kind = rng.choices(TYPES, shares)[0]
     data = {"text": f"{SECRET}{number}.", "padding": "x" * rng.choice((10, 100, 3_000))}
     return Event(type=kind, source="/shop", id=f"n{number}", subject=subject_of(f"n{number}"), data=data)

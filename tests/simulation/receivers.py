@@ -50,6 +50,7 @@ class Receiver:
         bad_type: the event type that it always answers with 503.
         rng: draws durations and failures.
         on_request: called with each request that arrives.
+        on_answer: called with the endpoint, the event and the process that has got an answer.
         on_retry_after: called with the endpoint, the event and until when nothing may be sent, when an answer with it has arrived.
     """
 
@@ -63,13 +64,14 @@ class Receiver:
         rng: Random,
         world: Process,
         on_request: Callable[[Request], None],
+        on_answer: Callable[[str, str, Process], None],
         on_retry_after: Callable[[str, str, float], None],
     ) -> None:
         self.name, self.spells, self.latency, self.bad_type = name, spells, latency, bad_type
         self.sending = 0
         self.last_at = 0.0
         self._rng, self._world = rng, world
-        self._on_request, self._on_retry_after = on_request, on_retry_after
+        self._on_request, self._on_answer, self._on_retry_after = on_request, on_answer, on_retry_after
 
     def mode(self, now: float) -> str:
         """Return the present behaviour."""
@@ -100,6 +102,7 @@ class Receiver:
             # Not in the process of the sender.
             self._world.call(self._arrive, event, this_process(), answer, after=rng.uniform(0.0, 0.2) * self.latency)
             status, retry_after = await answer
+            self._on_answer(self.name, event.id, this_process())
         finally:
             self.sending -= 1
             self.last_at = loop.time()

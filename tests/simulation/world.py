@@ -185,6 +185,9 @@ class World:
         if fault.kind == "kill":
             self.kill(self.workers[slot])
             self.host.call(self._start_worker, slot, after=max(0.2, fault.seconds))
+        elif fault.kind == "stop":
+            for task in self.workers[slot].tasks:
+                task.cancel()
         elif fault.kind == "freeze":
             self.workers[slot].is_frozen = True
             self.observer.note_harm(self.workers[slot], fault.seconds)
@@ -196,11 +199,11 @@ class World:
             self.observer.note_set_clock(fault.amount)
         elif fault.kind == "away":
             self.server.is_away = True
-            self.observer.note_outage(fault.seconds)
+            self.observer.note_outage(fault.seconds, is_complete=True)
             self.host.call(setattr, self.server, "is_away", False, after=fault.seconds)
         elif fault.kind == "lock":
             self.server.locked_until = now + fault.seconds
-            self.observer.note_outage(fault.seconds)
+            self.observer.note_outage(fault.seconds, is_complete=True)
         elif fault.kind == "trouble":
             self.server.trouble = _TROUBLES[slot]
             self.observer.note_outage(fault.seconds)
@@ -215,6 +218,7 @@ class World:
         try:
             await operate(self, process, action, endpoint)
         except StoreUnavailable as error:
+            self.observer.failed.add(process)
             self.say(f"{process.name}: {action} failed: {error}")
         except Broken as broken:
             self.observer.broken = broken
@@ -224,6 +228,7 @@ class World:
         self.say(f"kill {process.name}")
         process.kill()
         process.is_frozen = False
+        self.observer.failed.add(process)
 
     # The workers.
 
@@ -231,10 +236,15 @@ class World:
         process = self.process(f"w{slot}", self.plan.skews[slot])
         self.workers[slot] = process
         self.say(f"start {process.name}")
-        process.start(self._work(process)).add_done_callback(partial(self._worker_ended, process))
+        process.start(self._work(process)).add_done_callback(partial(self._worker_ended, slot, process))
 
-    def _worker_ended(self, process: Process, task: asyncio.Task[None]) -> None:
-        if process.is_alive and not task.cancelled() and (error := task.exception()) is not None:
+    def _worker_ended(self, slot: int, process: Process, task: asyncio.Task[None]) -> None:
+        if task.cancelled():  # it was stopped
+            self.say(f"{process.name} has stopped")
+            self.observer.note_stop(process)
+            process.kill()
+            self.host.call(self._start_worker, slot, after=1.0)
+        elif process.is_alive and (error := task.exception()) is not None:
             self.observer.broken = self.observer.broken or Broken("error", f"{process.name}: {error!r}", error)
 
     async def _work(self, process: Process) -> None:
@@ -265,6 +275,7 @@ class World:
             except StoreUnavailable as error:
                 self.say(f"{owner}: {error}")
                 self.drains.pop(owner)
+                self.observer.failed.add(process)
                 if not limits.successors:
                     return
                 is_reopened = True
@@ -302,6 +313,7 @@ class World:
             rng=rng,
             world=self.host,
             on_request=self.observer.note_request,
+            on_answer=self.observer.note_answer,
             on_retry_after=self.observer.note_retry_after,
         )
 

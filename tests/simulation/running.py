@@ -1,0 +1,142 @@
+"""Runs worlds, shortens those that break an invariant, and plants bugs."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from simulation.observer import Broken
+from simulation.plan import Plan
+from simulation.world import World
+
+MUTANTS = Path(__file__).parent / "mutants"
+_ROOT = Path(__file__).parents[2]
+_SHOWN_LINES = 60
+
+
+class Result(NamedTuple):
+    """The end of a world.
+
+    Attributes:
+        broken: the invariant that does not hold, if any.
+        seconds: simulated seconds.
+        cpu: seconds of CPU.
+    """
+
+    plan: Plan
+    broken: Broken | None
+    trace: list[str]
+    digest: str
+    seconds: float
+    cpu: float
+
+    def __str__(self) -> str:
+        found = "ok" if self.broken is None else f"BROKEN {self.broken}"
+        return f"seed {self.plan.seed}: {found} ({self.seconds:.0f} s simulated in {self.cpu:.1f} s of CPU)"
+
+
+def run(plan: Plan) -> Result:
+    """Run a world to its end."""
+    began_at, world, broken = time.process_time(), World(plan), None
+    try:
+        world.run()
+    except Broken as error:
+        broken = error
+    except Exception as error:  # noqa: BLE001 - the code under test may raise anything
+        broken = Broken("error", repr(error), error)
+    cpu = time.process_time() - began_at
+    return Result(plan, broken, world.trace, world.digest(), world.loop.time() - 1_000, cpu)
+
+
+def run_each(seeds: Iterable[int], *, cpu: float, **size: float) -> Iterator[Result]:
+    """Run the plans of these seeds, until they have used this much CPU."""
+    left = cpu
+    for seed in seeds:
+        if left <= 0:
+            return
+        yield (result := run(Plan.draw(seed, **size)))
+        left -= result.cpu
+
+
+def shorten(found: Result, *, cpu: float = 60.0, on_shorter: Callable[[Result], None] = lambda _: None) -> Result:
+    """Return the smallest world found in this time that breaks the same invariant."""
+    is_smaller = True
+    while is_smaller and cpu > 0:
+        is_smaller = False
+        for plan in found.plan.shorter():
+            tried = run(plan)
+            cpu -= tried.cpu
+            if tried.broken is not None and found.broken and tried.broken.invariant == found.broken.invariant:
+                found, is_smaller = tried, True
+                on_shorter(found)
+                break
+            if cpu <= 0:
+                break
+    return found
+
+
+def describe(found: Result) -> str:
+    """Describe a world that breaks an invariant: what happens in it, and the end of its trace."""
+    plan = found.plan
+    lines = [
+        f"{found.broken}",
+        f"{plan.processes} processes, {plan.endpoints} endpoints, {plan.events} events, leases of {plan.lease_seconds:g} s; "
+        f"clocks ahead by {', '.join(f'{each:g}' for each in plan.skews)} s",
+        *(f"  {fault}" for fault in plan.faults),
+        *found.trace[-_SHOWN_LINES:],
+        f"repeat the whole night: make simulate SEED={plan.seed}",
+    ]
+    return "\n".join(lines)
+
+
+class Planted(NamedTuple):
+    """A planted bug.
+
+    Attributes:
+        name: of its patch.
+        invariant: that must break.
+        text: the patch.
+    """
+
+    name: str
+    invariant: str
+    text: str
+
+
+def planted() -> list[Planted]:
+    """Return the planted bugs."""
+    found = []
+    for path in sorted(MUTANTS.glob("*.patch")):
+        text = path.read_text()
+        [invariant] = re.findall(r"^Invariant: ([\w-]+)$", text, re.MULTILINE)
+        found.append(Planted(path.stem, invariant, text))
+    return found
+
+
+def plant(bug: Planted, folder: Path) -> str | None:
+    """Copy the code to a folder, and plant a bug; return why the patch does not apply, or None."""
+    shutil.copytree(_ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    applied = subprocess.run(
+        ["git", "apply", "-"], cwd=folder, input=bug.text, capture_output=True, text=True, check=False
+    )
+    return applied.stderr if applied.returncode else None
+
+
+def hunt(bug: Planted, *, cpu: float) -> str:
+    """Run worlds with a planted bug until an invariant breaks; return what was found, on one line."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if why := plant(bug, folder):
+            return f"DOES NOT APPLY: {why}"
+        command = [sys.executable, "-m", "simulation", "--from", "1", "--seconds", str(cpu), "--quiet"]
+        environment = os.environ | {"PYTHONPATH": f"{folder}/src{os.pathsep}{_ROOT}/tests"}
+        began_at = time.monotonic()
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        broken = next((line for line in done.stdout.splitlines() if "BROKEN" in line), "NOT FOUND")
+        return f"{broken[:150]} (in {time.monotonic() - began_at:.0f} s)"
