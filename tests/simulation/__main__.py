@@ -6,19 +6,25 @@ import logging
 import random
 import sys
 
-from simulation.running import describe, hunt, planted, run, run_each, shorten
 from simulation.plan import FULL, Plan
+from simulation.running import describe, hunt, planted, run, run_each, shorten
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="simulation", description=__doc__)
     parser.add_argument("--seed", type=int, help="run only this seed, and print its trace")
     parser.add_argument("--from", dest="first", type=int, help="the first seed; by default a random one")
-    parser.add_argument("--seeds", type=int, help="how many seeds to run; by default, as many as --seconds allow")
+    parser.add_argument(
+        "--seeds", type=int, help="how many seeds to run; by default, as many as --seconds allow"
+    )
     parser.add_argument("--seconds", type=float, default=60.0, help="seconds of CPU (default: %(default)g)")
     parser.add_argument("--full", action="store_true", help="nights of ten minutes, with 2,000 events")
-    parser.add_argument("--mutants", nargs="?", const="", help="plant each bug whose name contains this, and hunt for it")
-    parser.add_argument("--quiet", action="store_true", help="do not shorten a night that breaks an invariant")
+    parser.add_argument(
+        "--mutants", nargs="?", const="", help="plant each bug whose name contains this, and hunt for it"
+    )
+    parser.add_argument(
+        "--quiet", action="store_true", help="do not shorten a night that breaks an invariant"
+    )
     asked = parser.parse_args()
     logging.disable(logging.CRITICAL)
     if asked.mutants is not None:

@@ -108,7 +108,11 @@ class SimulatedDatabase:
         return "simulated:"
 
     async def write(
-        self, operation: Callable[[Connection], Any], *, sync: str = "always", lock_seconds: float | None = None
+        self,
+        operation: Callable[[Connection], Any],
+        *,
+        sync: str = "always",
+        lock_seconds: float | None = None,
     ) -> Any:
         del sync, lock_seconds
         server, trouble = self._server, self._server.trouble

@@ -5,14 +5,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import text
-
 from resonant.dispatch.flights.flights import MOST_BYTES
 from resonant.store.counts import counters
 from resonant.store.views import reads
 from simulation.loop import Process
 from simulation.producers import SECRET, subject_of
-from simulation.receivers import OK, Request
+from simulation.receivers import Request
 
 if TYPE_CHECKING:
     from simulation.world import World
@@ -97,12 +95,13 @@ class Observer:
 
     Attributes:
         broken: the first invariant that does not hold.
-        fault_until: when the last fault so far ends.
+        failed: the processes that may not have recorded all their outcomes.
+        erased: the events whose content is erased for good.
+        erased_subjects: the subjects of all events that an erasure may have erased.
     """
 
     def __init__(self, world: "World") -> None:
         self.broken: BaseException | None = None
-        self.fault_until = 0.0
         self._world = world
         self._known: dict[int, Known] = {}
         self._by_name: dict[tuple[str, str], Known] = {}
@@ -124,7 +123,6 @@ class Observer:
         self._held: defaultdict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
         self._balanced_at = 0.0
         self._purged: set[tuple[str, str]] = set()
-        self._due_since: dict[str, float] = {}
         driver = world.server.driver
         for name in ("change", "insert", "delete", "attempt", "gate"):
             self._add_function(driver, name)
@@ -141,9 +139,6 @@ class Observer:
         return self._world.loop.time()
 
     # The harm that explains a duplicate or a crash.
-
-    def note_fault(self, until: float) -> None:
-        self.fault_until = max(self.fault_until, until)
 
     def note_outage(self, seconds: float, *, is_complete: bool = False) -> None:
         self._outages.append((self._now, self._now + seconds))
@@ -188,7 +183,14 @@ class Observer:
         return any(name == "insert" or (name == "change" and values[4] is None) for name, values in facts)
 
     def _on_insert(
-        self, process: Process, key: int, endpoint: str, owner: str | None, _at: float, kind: str, event_id: str
+        self,
+        process: Process,
+        key: int,
+        endpoint: str,
+        owner: str | None,
+        _at: float,
+        kind: str,
+        event_id: str,
     ) -> None:
         known = self._known[key] = Known(key, endpoint, kind, event_id)
         self._by_name[event_id, endpoint] = known
@@ -208,7 +210,11 @@ class Observer:
         known, now, clock = self._known[key], self._now, self._world.clock()
         before, after = change.owner
         mine = {owner for owner, (each, _) in self._world.dispatchers.items() if each is process}
-        is_taken = before is not None and before not in mine and (after != before or change.token[0] != change.token[1])
+        is_taken = (
+            before is not None
+            and before not in mine
+            and (after != before or change.token[0] != change.token[1])
+        )
         if is_taken:
             owner = self._process_of(before)
             may_take = change.available[0] <= clock + 0.01 or not owner.is_alive or not change.sending[0]
@@ -221,7 +227,9 @@ class Observer:
             is_claim = change.status[0] in {"pending", "retrying"} and before is None
             was_set = any(at > now - _CALM_SECONDS for at in self._set_clock)
             if is_claim and change.available[0] > clock + 0.001 and not was_set:
-                raise Broken("gate", f"{process.name} claimed {known} {change.available[0] - clock:.3f} s early")
+                raise Broken(
+                    "gate", f"{process.name} claimed {known} {change.available[0] - clock:.3f} s early"
+                )
             if is_claim:
                 self._check_gate(process, known)
         if change.status[0] != change.status[1] and change.status[1] in _FINAL:
@@ -239,10 +247,20 @@ class Observer:
             self._held[endpoint] = (until, self._now)
 
     def _on_attempt(
-        self, process: Process, key: int, number: int, result: str, late: int, owner: str | None, decision: str | None, error: str | None
+        self,
+        process: Process,
+        key: int,
+        number: int,
+        result: str,
+        late: int,
+        owner: str | None,
+        decision: str | None,
+        error: str | None,
     ) -> None:
         known = self._known[key]
-        self._world.say(f"{process.name}: attempt {number} of {known}: {result}{' late' * late} {decision or ''} {error or ''}")
+        self._world.say(
+            f"{process.name}: attempt {number} of {known}: {result}{' late' * late} {decision or ''} {error or ''}"
+        )
         if result != "lost":
             known.recorded[process] += 1
         if late:
@@ -261,8 +279,12 @@ class Observer:
         """Check that a crash is charged to a run that was harmed, and had the time to renew its leases afterwards."""
         lease, lost = self._world.plan.lease_seconds, self._process_of(owner)
         is_harmed = self._is_harmed(lost, known.leased_at, least=lease / 3)
-        is_running = owner in self._world.drains and not any(end > self._now - 2 * lease for _, end in self._harm[lost])
-        is_early = any(end - begin >= lease and 0 < self._now - end < lease / 2 - 1 for begin, end in self._blocks)
+        is_running = owner in self._world.drains and not any(
+            end > self._now - 2 * lease for _, end in self._harm[lost]
+        )
+        is_early = any(
+            end - begin >= lease and 0 < self._now - end < lease / 2 - 1 for begin, end in self._blocks
+        )
         if not is_harmed or (lost.is_alive and is_running and is_early):
             raise Broken("crash-charged", f"{process.name} charged {known} to {owner}, which was alive")
 
@@ -288,7 +310,9 @@ class Observer:
     def _check_request(self, request: Request) -> None:
         name = f"{request.event_id} to {request.endpoint}"
         known = self._by_name.get((request.event_id, request.endpoint))
-        self._world.say(f"{request.process.name}: request of {name}, {'' if request.is_processed else 'not '}processed")
+        self._world.say(
+            f"{request.process.name}: request of {name}, {'' if request.is_processed else 'not '}processed"
+        )
         if known is None:
             if (request.event_id, request.endpoint) not in self._purged:
                 raise Broken("attempt-before-receipt", f"{name} was received, and is not stored")
@@ -297,7 +321,9 @@ class Observer:
             raise Broken("attempt-before-receipt", f"{name} was received, and its attempt had not begun")
         earlier = [each for each in known.requests if each.is_processed]
         if request.is_processed and earlier and not self._explain(earlier, request):
-            raise Broken("duplicate", f"{name} was received twice, at {earlier[-1].at:.3f} and {request.at:.3f}")
+            raise Broken(
+                "duplicate", f"{name} was received twice, at {earlier[-1].at:.3f} and {request.at:.3f}"
+            )
         until, noted_at = known.retry_after
         if known.has_recorded and request.at < until and not self._may_undercut(request.endpoint, noted_at):
             raise Broken("retry-after", f"{name} was sent {until - request.at:.3f} s too early")
@@ -307,7 +333,9 @@ class Observer:
         """Return whether harm explains that an event was processed more than once."""
         lease = self._world.plan.lease_seconds
         begin = earlier[0].at - lease
-        if any(at >= begin for at in self._set_clock) or self._is_harmed(later.process, begin, least=lease / 3):
+        if any(at >= begin for at in self._set_clock) or self._is_harmed(
+            later.process, begin, least=lease / 3
+        ):
             return True
         return any(
             not each.is_answered
@@ -348,7 +376,9 @@ class Observer:
     def _look_for_idle(self) -> None:
         """Find endpoints that answer well, but get nothing although deliveries are due."""
         drains = [each for each, since in self._world.drains.values() if self._now - since > _DRAIN_SECONDS]
-        is_drained = any(each.is_alive and not self._is_harmed(each, self._now - _DRAIN_SECONDS) for each in drains)
+        is_drained = any(
+            each.is_alive and not self._is_harmed(each, self._now - _DRAIN_SECONDS) for each in drains
+        )
         if not is_drained or any(at > self._now - _CALM_SECONDS for at in self._set_clock):
             return
         clock, driver = self._world.clock(), self._world.server.driver
@@ -361,7 +391,9 @@ class Observer:
             at = driver.execute(_EARLIEST, (receiver.name, receiver.bad_type or "")).fetchone()[0]
             idle = min(clock - max(at or clock, not_before or 0.0), self._now - receiver.last_at)
             if idle > limit:
-                raise Broken("idle", f"{receiver.name} has been {state} and idle for {idle:.1f} s, with due deliveries")
+                raise Broken(
+                    "idle", f"{receiver.name} has been {state} and idle for {idle:.1f} s, with due deliveries"
+                )
 
     def _check_balance(self) -> None:
         server, clock = self._world.server, self._world.clock()
@@ -383,7 +415,9 @@ class Observer:
         self._last_counts = counts
         attempts = sum(count for labels, count in counts.items() if labels.measure == "attempt")
         if attempts != self._counted["attempts"]:
-            raise Broken("counters", f"{attempts} attempts are counted, {self._counted['attempts']} were recorded")
+            raise Broken(
+                "counters", f"{attempts} attempts are counted, {self._counted['attempts']} were recorded"
+            )
         ends = sum(count for labels, count in counts.items() if labels.measure == "delivery")
         if ends != self._counted["delivered"] + self._counted["dead_letter"]:
             raise Broken("counters", f"{ends} ends are counted, {self._counted} were recorded")
@@ -422,8 +456,12 @@ class Observer:
         """Describe some deliveries that are not final."""
         clock = self._world.clock()
         query = "SELECT id, endpoint, event_type, status, round_attempts, available_at, lease_owner, sending FROM resonant_deliveries WHERE available_at IS NOT NULL LIMIT 5"
-        rows = [(*row[:5], round(row[5] - clock, 1), *row[6:]) for row in self._world.server.driver.execute(query)]
-        gates = self._world.server.driver.execute("SELECT endpoint, state, pace, failing FROM resonant_gates WHERE state != 'normal' OR failing IS NOT NULL").fetchall()
+        rows = [
+            (*row[:5], round(row[5] - clock, 1), *row[6:]) for row in self._world.server.driver.execute(query)
+        ]
+        gates = self._world.server.driver.execute(
+            "SELECT endpoint, state, pace, failing FROM resonant_gates WHERE state != 'normal' OR failing IS NOT NULL"
+        ).fetchall()
         return f"{self.unfinished()} deliveries are not final, such as {rows}; gates {gates}; producers left: {self._world.producers.left}"
 
     def check_end(self) -> None:
@@ -443,7 +481,9 @@ class Observer:
         for known in self._known.values():
             for process, count in known.answered.items():
                 if process not in self.failed and known.recorded[process] < count:
-                    raise Broken("fence", f"{process.name} has sent {known}, and no attempt is in its history")
+                    raise Broken(
+                        "fence", f"{process.name} has sent {known}, and no attempt is in its history"
+                    )
         content = b"\n".join(self._contents())
         for event_id in self.erased:
             if f"{SECRET}{event_id[1:]}.".encode() in content:

@@ -9,7 +9,10 @@ from resonant.dead_letters.cancel import cancel
 from resonant.dead_letters.erase import Erasure, erase
 from resonant.dead_letters.purge import Chosen, Retention, purge, time_of_purge
 from resonant.dead_letters.replay import ReplayRequest, take_dead_letters
-from resonant.errors import UnknownName
+from resonant.delivery.retry import Retry
+from resonant.dispatch.dispatcher import Dispatcher
+from resonant.errors import StoreUnavailable, UnknownName
+from resonant.events import Lease
 from resonant.gate.pausing import pause, resume
 from resonant.routing import new_subscription
 from resonant.store.audit import audited
@@ -23,10 +26,14 @@ if TYPE_CHECKING:
 _WHO = "operator"
 
 
+async def emit_one(dispatcher: Dispatcher, lease: Lease) -> None:
+    """Make the attempts of a delivery, as the flow's task does with Prefect's retries."""
+    while isinstance(decision := (await dispatcher.attempt(lease.key)).decision, Retry):
+        await asyncio.sleep(decision.delay)
+
+
 async def operate(world: "World", process: Process, action: str, endpoint: str) -> None:
     """Do what an operator asks for, about one endpoint."""
-    from simulation.world import emit_one  # noqa: PLC0415 - a cycle
-
     rng = world.rng(process.name)
     store = world.open_store(process)
     selection = Selection(endpoint=endpoint)
@@ -90,8 +97,6 @@ def _resume_later(world: "World", endpoint: str) -> None:
 
 async def _resume(world: "World", process: Process, endpoint: str) -> None:
     """Resume an endpoint, as soon as the store can be reached."""
-    from resonant.errors import StoreUnavailable
-
     while not world.is_over:
         try:
             await operate(world, process, "resume", endpoint)

@@ -38,7 +38,7 @@ class Fault(NamedTuple):
 
     Attributes:
         at: seconds after the start.
-        kind: kill, stop, freeze, set clock, set server's clock, away, lock, trouble, a mode of a receiver, or an operator's action.
+        kind: kill, stop, freeze, set clock, set server clock, away, lock, trouble, a mode of a receiver, or an operator's action.
         of: the number of the process or endpoint.
         seconds: its duration.
         amount: how far a clock is set, in seconds.
@@ -117,7 +117,7 @@ def _faults(plan: Plan, rng: Random) -> list[Fault]:
     jumps = (-3600.0, -90.0, -10.0, 10.0, 90.0, 3600.0)
     found += [Fault(at, "set clock", process(), 0, rng.choice(jumps)) for at in some(0, 200 * calm)]
     if rng.random() < 0.35:
-        found += [Fault(at, "set server's clock", 0, 0, rng.choice(jumps)) for at in some(0, 300 * calm)]
+        found += [Fault(at, "set server clock", 0, 0, rng.choice(jumps)) for at in some(0, 300 * calm)]
     found += [Fault(at, rng.choice(MODES), endpoint(), seconds(120.0)) for at in some(0, 30 * calm)]
     found += [Fault(at, rng.choice(ACTIONS), endpoint()) for at in some(0, 25 * calm)]
     return found

@@ -100,7 +100,9 @@ class Receiver:
             await asyncio.sleep(rng.uniform(0.0, 0.002))
             answer = loop.create_future()
             # Not in the process of the sender.
-            self._world.call(self._arrive, event, this_process(), answer, after=rng.uniform(0.0, 0.2) * self.latency)
+            self._world.call(
+                self._arrive, event, this_process(), answer, after=rng.uniform(0.0, 0.2) * self.latency
+            )
             status, retry_after = await answer
             self._on_answer(self.name, event.id, this_process())
         finally:
@@ -116,7 +118,9 @@ class Receiver:
             raise UnexpectedStatus(status, None if retry_after is None else str(retry_after))
         return Receipt(status)
 
-    def _arrive(self, event: Event, process: Process, answer: "asyncio.Future[tuple[int | None, int | None]]") -> None:
+    def _arrive(
+        self, event: Event, process: Process, answer: "asyncio.Future[tuple[int | None, int | None]]"
+    ) -> None:
         loop, rng = self._world.loop, self._rng
         now, mode, after = loop.time(), self.mode(loop.time()), self.latency * rng.uniform(0.5, 1.5)
         status: int | None = 200
@@ -144,6 +148,8 @@ class Receiver:
             self._world.call(self._answer, answer, result, after=after)
 
     @staticmethod
-    def _answer(answer: "asyncio.Future[tuple[int | None, int | None]]", result: tuple[int | None, int | None]) -> None:
+    def _answer(
+        answer: "asyncio.Future[tuple[int | None, int | None]]", result: tuple[int | None, int | None]
+    ) -> None:
         if not answer.done():
             answer.set_result(result)

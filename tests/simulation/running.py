@@ -64,7 +64,9 @@ def run_each(seeds: Iterable[int], *, cpu: float, **size: float) -> Iterator[Res
         left -= result.cpu
 
 
-def shorten(found: Result, *, cpu: float = 60.0, on_shorter: Callable[[Result], None] = lambda _: None) -> Result:
+def shorten(
+    found: Result, *, cpu: float = 60.0, on_shorter: Callable[[Result], None] = lambda _: None
+) -> Result:
     """Return the smallest world found in this time that breaks the same invariant."""
     is_smaller = True
     while is_smaller and cpu > 0:
@@ -86,7 +88,7 @@ def describe(found: Result) -> str:
     plan = found.plan
     lines = [
         f"{found.broken}",
-        f"{plan.processes} processes, {plan.endpoints} endpoints, {plan.events} events, leases of {plan.lease_seconds:g} s; "
+        f"{plan.processes} processes, {plan.endpoints} endpoints, {plan.events} events, leases of {plan.lease_seconds:g} s",
         f"clocks ahead by {', '.join(f'{each:g}' for each in plan.skews)} s",
         *(f"  {fault}" for fault in plan.faults),
         *found.trace[-_SHOWN_LINES:],

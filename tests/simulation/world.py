@@ -9,7 +9,7 @@ from functools import partial
 from random import Random
 
 from resonant.delivery.attempt import AttemptRunner, Destination
-from resonant.delivery.retry import Retry, RetryPolicy
+from resonant.delivery.retry import RetryPolicy
 from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.limits import LANES, Limits
 from resonant.errors import StoreUnavailable
@@ -18,7 +18,7 @@ from resonant.store.shared.erased import make_erasure_key
 from simulation.database import Server, SimulatedDatabase, Trouble
 from simulation.loop import Process, WorldLoop
 from simulation.observer import Broken, Observer
-from simulation.operators import operate
+from simulation.operators import emit_one, operate
 from simulation.plan import ACTIONS, TYPES, Fault, Plan
 from simulation.producers import Producers
 from simulation.receivers import MODES, Receiver, Spell
@@ -169,7 +169,6 @@ class World:
         for receiver in self.receivers.values():
             receiver.spells = [each for each in receiver.spells if each.mode == "flap"]
             receiver.bad_type = None
-        self.observer.fault_until = self.loop.time()
         self._resume_all()
 
     def _resume_all(self) -> None:
@@ -178,41 +177,52 @@ class World:
             process.start(self._try_to_operate(process, "resume", name))
 
     def _happen(self, fault: Fault) -> None:
-        now, slot = self.loop.time(), fault.of
         self.say(f"fault: {fault}")
-        if fault.kind not in ACTIONS:
-            self.observer.note_fault(now + fault.seconds)
-        if fault.kind == "kill":
-            self.kill(self.workers[slot])
-            self.host.call(self._start_worker, slot, after=max(0.2, fault.seconds))
-        elif fault.kind == "stop":
-            for task in self.workers[slot].tasks:
-                task.cancel()
-        elif fault.kind == "freeze":
-            self.workers[slot].is_frozen = True
-            self.observer.note_harm(self.workers[slot], fault.seconds)
-            self.host.call(setattr, self.workers[slot], "is_frozen", False, after=fault.seconds)
-        elif fault.kind == "set clock":
-            self.clock_of[self.workers[slot]] += fault.amount
-        elif fault.kind == "set server's clock":
-            self.server_ahead += fault.amount
-            self.observer.note_set_clock(fault.amount)
-        elif fault.kind == "away":
-            self.server.is_away = True
-            self.observer.note_outage(fault.seconds, is_complete=True)
-            self.host.call(setattr, self.server, "is_away", False, after=fault.seconds)
-        elif fault.kind == "lock":
-            self.server.locked_until = now + fault.seconds
-            self.observer.note_outage(fault.seconds, is_complete=True)
-        elif fault.kind == "trouble":
-            self.server.trouble = _TROUBLES[slot]
-            self.observer.note_outage(fault.seconds)
-            self.host.call(setattr, self.server, "trouble", Trouble(), after=fault.seconds)
-        elif fault.kind in MODES:
-            self.receivers[self.endpoints[slot]].spells.append(Spell(now, now + fault.seconds, fault.kind))
-        else:
+        if fault.kind in MODES:
+            now = self.loop.time()
+            self.receivers[self.endpoints[fault.of]].spells.append(
+                Spell(now, now + fault.seconds, fault.kind)
+            )
+        elif fault.kind in ACTIONS:
             process = self.process("operator")
-            process.start(self._try_to_operate(process, fault.kind, self.endpoints[slot]))
+            process.start(self._try_to_operate(process, fault.kind, self.endpoints[fault.of]))
+        else:
+            getattr(self, f"_{fault.kind.replace(' ', '_')}")(fault)
+
+    def _kill(self, fault: Fault) -> None:
+        self.kill(self.workers[fault.of])
+        self.host.call(self._start_worker, fault.of, after=max(0.2, fault.seconds))
+
+    def _stop(self, fault: Fault) -> None:
+        for task in self.workers[fault.of].tasks:
+            task.cancel()
+
+    def _freeze(self, fault: Fault) -> None:
+        process = self.workers[fault.of]
+        process.is_frozen = True
+        self.observer.note_harm(process, fault.seconds)
+        self.host.call(setattr, process, "is_frozen", False, after=fault.seconds)
+
+    def _set_clock(self, fault: Fault) -> None:
+        self.clock_of[self.workers[fault.of]] += fault.amount
+
+    def _set_server_clock(self, fault: Fault) -> None:
+        self.server_ahead += fault.amount
+        self.observer.note_set_clock(fault.amount)
+
+    def _away(self, fault: Fault) -> None:
+        self.server.is_away = True
+        self.observer.note_outage(fault.seconds, is_complete=True)
+        self.host.call(setattr, self.server, "is_away", False, after=fault.seconds)
+
+    def _lock(self, fault: Fault) -> None:
+        self.server.locked_until = self.loop.time() + fault.seconds
+        self.observer.note_outage(fault.seconds, is_complete=True)
+
+    def _trouble(self, fault: Fault) -> None:
+        self.server.trouble = _TROUBLES[fault.of]
+        self.observer.note_outage(fault.seconds)
+        self.host.call(setattr, self.server, "trouble", Trouble(), after=fault.seconds)
 
     async def _try_to_operate(self, process: Process, action: str, endpoint: str) -> None:
         try:
@@ -245,7 +255,9 @@ class World:
             process.kill()
             self.host.call(self._start_worker, slot, after=1.0)
         elif process.is_alive and (error := task.exception()) is not None:
-            self.observer.broken = self.observer.broken or Broken("error", f"{process.name}: {error!r}", error)
+            self.observer.broken = self.observer.broken or Broken(
+                "error", f"{process.name}: {error!r}", error
+            )
 
     async def _work(self, process: Process) -> None:
         rng = self.rng(process.name)
@@ -328,9 +340,3 @@ class World:
             gc.collect()
         finally:
             sys.unraisablehook = hook
-
-
-async def emit_one(dispatcher: Dispatcher, lease: object) -> None:
-    """Make the attempts of a delivery, as the flow's task does with Prefect's retries."""
-    while isinstance(decision := (await dispatcher.attempt(lease.key)).decision, Retry):
-        await asyncio.sleep(decision.delay)
