@@ -27,6 +27,7 @@ def main() -> int:
     )
     asked = parser.parse_args()
     logging.disable(logging.CRITICAL)
+    sys.unraisablehook = lambda _error: None  # closed coroutines of killed processes
     if asked.mutants is not None:
         return _hunt_all(asked.mutants, asked.seconds)
     size = FULL if asked.full else {}

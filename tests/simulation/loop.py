@@ -48,9 +48,12 @@ class Process:
 
     def kill(self) -> None:
         """End the process between two steps."""
-        self.killed_at = self.loop.time()
-        self.ready.clear()
-        self.loop.graveyard.append(self)
+        if self.is_alive:
+            self.killed_at = self.loop.time()
+            self.is_frozen = False
+            self.loop.graveyard.append((self, self.ready))
+            self.ready = deque()
+            self.loop.processes.remove(self)
 
 
 def this_process() -> Process:
@@ -157,6 +160,9 @@ class WorldLoop(asyncio.BaseEventLoop):
 
     def _process_events(self, event_list: Any) -> None:
         raise NotImplementedError
+
+    def _asyncgen_finalizer_hook(self, agen: Any) -> None:
+        self.graveyard.append(agen)  # otherwise its end would depend on the garbage collector
 
     def _write_to_self(self) -> None:
         """Do nothing: there are no threads."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from resonant.dispatch.flights.flights import MOST_BYTES
 from resonant.store.counts import counters
 from resonant.store.views import reads
+from simulation.broken import Broken
 from simulation.loop import Process
 from simulation.producers import SECRET, subject_of
 from simulation.receivers import Request
@@ -44,19 +45,10 @@ _GATE_SECONDS = 6.0
 _IDLE_SECONDS, _PATIENCE = 3.0, {"paced": 30.0, "probing": 90.0}
 # How long a drain runs before it counts, and how long the server's clock must have been steady.
 _DRAIN_SECONDS, _CALM_SECONDS = 10.0, 90.0
-_GATES = "SELECT endpoint, state, failing, not_before FROM resonant_gates"
+_GATES = "SELECT endpoint, state, failing, max(since, coalesce(not_before, 0)) FROM resonant_gates GROUP BY 1"
 _EARLIEST = """SELECT min(available_at) FROM resonant_deliveries
   WHERE endpoint = ? AND available_at IS NOT NULL AND lease_owner IS NULL AND event_type != ?"""
 _BALANCE_SECONDS = 20.0
-
-
-class Broken(AssertionError):
-    """An invariant does not hold."""
-
-    def __init__(self, invariant: str, why: str, cause: BaseException | None = None) -> None:
-        super().__init__(f"{invariant}: {why}")
-        self.invariant = invariant
-        self.__cause__ = cause
 
 
 class Change(NamedTuple):
@@ -82,7 +74,9 @@ class Known:
         self.requests: list[Request] = []
         self.numbers: set[int] = set()
         self.retry_after = (0.0, 0.0)
+        self.asked: Process | None = None
         self.has_recorded = False
+        self.delivered_at: float | None = None
         self.answered: Counter[Process] = Counter()
         self.recorded: Counter[Process] = Counter()
 
@@ -95,6 +89,7 @@ class Observer:
 
     Attributes:
         broken: the first invariant that does not hold.
+        stopping: the processes that were asked to stop.
         failed: the processes that may not have recorded all their outcomes.
         erased: the events whose content is erased for good.
         erased_subjects: the subjects of all events that an erasure may have erased.
@@ -117,6 +112,7 @@ class Observer:
         # The times at which nobody could write; afterwards, a rescue must watch first.
         self._blocks: list[tuple[float, float]] = []
         self.failed: set[Process] = set()
+        self.stopping: set[Process] = set()
         self._resumed: dict[str, float] = {}
         self._replayed: dict[str, float] = {}
         # Until when each endpoint's gate holds everything, and since when that is known.
@@ -148,6 +144,17 @@ class Observer:
     def note_harm(self, process: Process, seconds: float) -> None:
         self._harm[process].append((self._now, self._now + seconds))
 
+    def note_failure(self, process: Process) -> None:
+        """Note that a run of a process has failed; its leases and outcomes are left."""
+        lease = self._world.plan.lease_seconds
+        self.failed.add(process)
+        self._harm[process].append((self._now - lease, self._now + lease))
+
+    def end_faults(self) -> None:
+        """Note that all faults end now."""
+        for windows in (self._outages, self._blocks, *self._harm.values()):
+            windows[:] = [(begin, min(end, self._now)) for begin, end in windows]
+
     def note_stop(self, process: Process) -> None:
         """Note that a process has stopped; it may not have reached the store then."""
         if self._is_harmed(process, self._now - self._world.plan.lease_seconds):
@@ -155,7 +162,7 @@ class Observer:
 
     def note_set_clock(self, amount: float) -> None:
         self._set_clock.append(self._now)
-        self.note_outage(abs(amount))
+        self.note_outage(min(abs(amount), _CALM_SECONDS))
 
     def note_resume(self, endpoint: str) -> None:
         self._resumed[endpoint] = self._now
@@ -166,7 +173,8 @@ class Observer:
     def _is_harmed(self, process: Process, since: float, *, least: float = 0.0) -> bool:
         """Return whether a process was killed or frozen, or did not reach the store, for at least so long since a time."""
         windows = [*self._harm[process], *self._outages]
-        return process.killed_at is not None or any(
+        was_killed = process.killed_at is not None and process.killed_at >= since
+        return was_killed or any(
             until >= since and until - begin >= least for begin, until in windows if begin <= self._now
         )
 
@@ -209,17 +217,7 @@ class Observer:
         change = Change(*zip(values[::2], values[1::2], strict=True))
         known, now, clock = self._known[key], self._now, self._world.clock()
         before, after = change.owner
-        mine = {owner for owner, (each, _) in self._world.dispatchers.items() if each is process}
-        is_taken = (
-            before is not None
-            and before not in mine
-            and (after != before or change.token[0] != change.token[1])
-        )
-        if is_taken:
-            owner = self._process_of(before)
-            may_take = change.available[0] <= clock + 0.01 or not owner.is_alive or not change.sending[0]
-            if not may_take:
-                raise Broken("fence", f"{process.name} took {known} from {before}, whose lease was valid")
+        self._check_owner(process, known, change)
         if change.sending == (0, 1):
             known.begun += 1
         if after is not None and before != after:
@@ -237,8 +235,20 @@ class Observer:
             if change.status[0] in _FINAL:
                 raise Broken("fence", f"{known} was {change.status[0]} and became {change.status[1]}")
         known.status, known.owner = change.status[1], after
+        if known.status == "delivered" and known.delivered_at is None:
+            known.delivered_at = now
         if change.round[0] != change.round[1]:
             known.retry_after = (0.0, 0.0)
+
+    def _check_owner(self, process: Process, known: Known, change: Change) -> None:
+        """Check that nobody takes a delivery from a living process while its lease is valid and its send has begun."""
+        before, after = change.owner
+        if before is None or (before == after and change.token[0] == change.token[1]):
+            return
+        owner = self._process_of(before)
+        has_expired = change.available[0] <= self._world.clock() + 0.01
+        if owner is not process and owner.is_alive and change.sending[0] and not has_expired:
+            raise Broken("fence", f"{process.name} took {known} from {before}, whose lease was valid")
 
     def _on_gate(self, process: Process, endpoint: str, state: str, not_before: float | None) -> None:
         self._world.say(f"{process.name}: the gate of {endpoint} is {state}")
@@ -269,7 +279,8 @@ class Observer:
         if number in known.numbers:
             raise Broken("fence", f"{known} has two attempts with the number {number}")
         known.numbers.add(number)
-        known.has_recorded = True
+        if result != "lost" and process is known.asked:
+            known.has_recorded = True
         if result == "lost":
             self._check_crash(process, known, owner)
         elif owner != known.owner:
@@ -278,7 +289,7 @@ class Observer:
     def _check_crash(self, process: Process, known: Known, owner: str) -> None:
         """Check that a crash is charged to a run that was harmed, and had the time to renew its leases afterwards."""
         lease, lost = self._world.plan.lease_seconds, self._process_of(owner)
-        is_harmed = self._is_harmed(lost, known.leased_at, least=lease / 3)
+        is_harmed = self._is_harmed(lost, known.leased_at, least=lease / 3 - 1.0)
         is_running = owner in self._world.drains and not any(
             end > self._now - 2 * lease for _, end in self._harm[lost]
         )
@@ -333,13 +344,17 @@ class Observer:
         """Return whether harm explains that an event was processed more than once."""
         lease = self._world.plan.lease_seconds
         begin = earlier[0].at - lease
+        known = self._by_name[later.event_id, later.endpoint]
+        if known.delivered_at is not None:
+            return self._is_harmed(later.process, known.delivered_at - 3 * lease)
         if any(at >= begin for at in self._set_clock) or self._is_harmed(
             later.process, begin, least=lease / 3
         ):
             return True
         return any(
             not each.is_answered
-            or self._is_harmed(each.process, begin, least=lease / 3)
+            or each.process in self.stopping
+            or self._is_harmed(each.process, begin, least=lease / 3 - 1.0)
             or any(at >= each.at for at in self._losses[each.process])
             for each in earlier
         )
@@ -349,15 +364,15 @@ class Observer:
         if (known := self._by_name.get((event_id, endpoint))) is not None:
             known.answered[process] += 1
 
-    def note_retry_after(self, endpoint: str, event_id: str, until: float) -> None:
+    def note_retry_after(self, endpoint: str, event_id: str, until: float, process: Process) -> None:
         """Note an answer with a Retry-After that has arrived."""
         if (known := self._by_name.get((event_id, endpoint))) is not None:
-            known.retry_after, known.has_recorded = (until, self._now), False
+            known.retry_after, known.asked, known.has_recorded = (until, self._now), process, False
 
     def _may_undercut(self, endpoint: str, noted_at: float) -> bool:
         """Return whether an operator or the server's clock explains that a Retry-After is undercut."""
         operated = max(self._resumed.get(endpoint, 0.0), self._replayed.get(endpoint, 0.0))
-        return operated >= noted_at or any(at >= noted_at for at in self._set_clock)
+        return operated >= noted_at or any(at >= noted_at - _CALM_SECONDS for at in self._set_clock)
 
     # Regular looks.
 
@@ -375,21 +390,28 @@ class Observer:
 
     def _look_for_idle(self) -> None:
         """Find endpoints that answer well, but get nothing although deliveries are due."""
-        drains = [each for each, since in self._world.drains.values() if self._now - since > _DRAIN_SECONDS]
+        drains = [
+            each
+            for each, since, until in self._world.drains.values()
+            if since + _DRAIN_SECONDS < self._now < until
+        ]
         is_drained = any(
             each.is_alive and not self._is_harmed(each, self._now - _DRAIN_SECONDS) for each in drains
         )
         if not is_drained or any(at > self._now - _CALM_SECONDS for at in self._set_clock):
             return
+        calm_since = max((end for _, end in self._outages), default=0.0)
         clock, driver = self._world.clock(), self._world.server.driver
         gates = {name: facts for name, *facts in driver.execute(_GATES)}
         for receiver in self._world.receivers.values():
-            state, failing, not_before = gates.get(receiver.name, ("normal", None, None))
+            state, failing, since = gates.get(receiver.name, ("normal", None, 0.0))
             limit = (10.0 if failing else _IDLE_SECONDS) if state == "normal" else _PATIENCE.get(state)
-            if limit is None or receiver.sending or not receiver.is_healthy_since(self._now - 2 * limit - 10):
+            if state == "probing" and self._world.is_over:  # it was resumed
+                limit = 30.0
+            if limit is None or receiver.is_busy or not receiver.is_healthy_since(self._now - 2 * limit - 10):
                 continue
             at = driver.execute(_EARLIEST, (receiver.name, receiver.bad_type or "")).fetchone()[0]
-            idle = min(clock - max(at or clock, not_before or 0.0), self._now - receiver.last_at)
+            idle = min(clock - max(at or clock, since), self._now - max(receiver.last_at, calm_since))
             if idle > limit:
                 raise Broken(
                     "idle", f"{receiver.name} has been {state} and idle for {idle:.1f} s, with due deliveries"
@@ -424,17 +446,14 @@ class Observer:
 
     # Operators.
 
-    def check_purged(self, action: str, endpoint: str, *, before: float) -> None:
-        """Check that a purge has removed what it promised."""
+    def purgeable(self, action: str, endpoint: str, before: float) -> set[int]:
+        """Return the deliveries that a purge promises to remove."""
         status = {"purge": "dead_letter", "purge delivered": "delivered"}.get(action)
-        if status is None:
-            return
-        query = "SELECT id FROM resonant_deliveries WHERE status = ? AND finished_at <= ?"
-        values: tuple[Any, ...] = (status, before)
-        if action == "purge":
-            query, values = f"{query} AND endpoint = ?", (*values, endpoint)
-        if found := self._world.server.driver.execute(query, values).fetchall():
-            raise Broken("removal", f"the purge of {endpoint} left {len(found)} deliveries")
+        query = (
+            "SELECT id FROM resonant_deliveries WHERE status = ? AND finished_at <= ? AND (? OR endpoint = ?)"
+        )
+        values = (status, before, action != "purge", endpoint)
+        return {row[0] for row in self._world.server.driver.execute(query, values)}
 
     def stored_with(self, subject: str) -> set[str]:
         """Return the ids of the stored events with this subject."""

@@ -15,9 +15,11 @@ from resonant.errors import StoreUnavailable, UnknownName
 from resonant.events import Lease
 from resonant.gate.pausing import pause, resume
 from resonant.routing import new_subscription
+from resonant.store import WorkerStore
 from resonant.store.audit import audited
 from resonant.store.shared.subscriptions import add_subscription, remove_subscriptions_of
 from resonant.store.views.selection import Selection
+from simulation.broken import Broken
 from simulation.loop import Process
 
 if TYPE_CHECKING:
@@ -55,15 +57,7 @@ async def operate(world: "World", process: Process, action: str, endpoint: str) 
     elif action == "cancel":
         await cancel(store, Selection(endpoint=endpoint, event_type="order.sh*"), who=_WHO)
     elif action in {"purge", "purge delivered", "remove bodies"}:
-        days = rng.choice((0.0, 60.0 / 86_400))
-        whats = {
-            "purge": Chosen(selection, older_than=days),
-            "purge delivered": Retention(dead_letters=1_000, delivered=days),
-            "remove bodies": Retention(dead_letters=1_000, bodies=days),
-        }
-        now = await time_of_purge(store)
-        await purge(store, whats[action], who=_WHO, now=now)
-        world.observer.check_purged(action, endpoint, before=now - days * 86_400)
+        await _purge(world, store, action, endpoint, days=rng.choice((0.0, 60.0 / 86_400)))
     elif action == "erase":
         what = Erasure(subject=f"s{rng.randrange(50)}")
         stored = world.observer.stored_with(what.subject)
@@ -104,3 +98,17 @@ async def _resume(world: "World", process: Process, endpoint: str) -> None:
             await asyncio.sleep(1.0)
         else:
             return
+
+
+async def _purge(world: "World", store: WorkerStore, action: str, endpoint: str, *, days: float) -> None:
+    whats = {
+        "purge": Chosen(Selection(endpoint=endpoint), older_than=days),
+        "purge delivered": Retention(dead_letters=1_000, delivered=days),
+        "remove bodies": Retention(dead_letters=1_000, bodies=days),
+    }
+    now = await time_of_purge(store)
+    promise = (action, endpoint, now - days * 86_400)
+    promised = world.observer.purgeable(*promise)
+    await purge(store, whats[action], who=_WHO, now=now)
+    if left := promised & world.observer.purgeable(*promise):
+        raise Broken("removal", f"the {action} of {endpoint} left {len(left)} deliveries")

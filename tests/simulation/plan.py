@@ -29,6 +29,8 @@ SIZES: tuple[dict[str, float], ...] = (
     {"seconds": 90.0, "events": 300, "endpoints": 4},
     {"seconds": 150.0, "events": 400, "endpoints": 3},
 )
+# For how long events are produced, and event types fail, after the last fault.
+CALM_SECONDS = 60.0
 # The size at which speed is measured.
 FULL: dict[str, float] = {"seconds": 600.0, "events": 2_000, "endpoints": 8, "processes": 4}
 

@@ -9,7 +9,7 @@ from resonant.events import Event
 from resonant.intake.requests.group_commit import GroupCommit
 from resonant.intake.requests.lock_turns import LockTurns
 from simulation.loop import Process
-from simulation.plan import TYPES
+from simulation.plan import CALM_SECONDS, TYPES
 
 if TYPE_CHECKING:
     from simulation.world import World
@@ -51,7 +51,7 @@ class Producers:
         world, rng = self._world, self._world.rng(process.name)
         store = world.open_store(process)
         group = GroupCommit(store, LockTurns(store))
-        pause = _PRODUCERS * world.plan.seconds / world.plan.events
+        pause = _PRODUCERS * (world.plan.seconds + CALM_SECONDS) / world.plan.events
         tasks = []
         shares = rng.choice(((70, 20, 5, 5), (50, 10, 2, 40)))
         backlog = world.plan.events * rng.choice((0.0, 0.0, 0.3))

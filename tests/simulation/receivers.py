@@ -1,6 +1,7 @@
 """The receivers of a world: each behaves badly in its own way, for a while."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from random import Random
 from typing import NamedTuple
@@ -65,11 +66,12 @@ class Receiver:
         world: Process,
         on_request: Callable[[Request], None],
         on_answer: Callable[[str, str, Process], None],
-        on_retry_after: Callable[[str, str, float], None],
+        on_retry_after: Callable[[str, str, float, Process], None],
     ) -> None:
         self.name, self.spells, self.latency, self.bad_type = name, spells, latency, bad_type
-        self.sending = 0
+        self.is_fixed = False
         self.last_at = 0.0
+        self._sending: Counter[Process] = Counter()
         self._rng, self._world = rng, world
         self._on_request, self._on_answer, self._on_retry_after = on_request, on_answer, on_retry_after
 
@@ -81,6 +83,16 @@ class Receiver:
                     return "503" if int(now / _FLAP_SECONDS) % 2 else OK
                 return spell.mode
         return OK
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a living process is sending to it."""
+        return any(self._sending.values())
+
+    def note_end(self, process: Process) -> None:
+        """Note that a process was killed while it may have been sending."""
+        if self._sending.pop(process, 0):
+            self.last_at = process.loop.time()
 
     def is_healthy_since(self, at: float) -> bool:
         """Return whether it has answered well since a time, except to its bad type."""
@@ -95,7 +107,7 @@ class Receiver:
     async def send(self, event: Event) -> Receipt:
         """Send an event; the receiver gets it even if the sender is killed meanwhile."""
         loop, rng = asyncio.get_running_loop(), self._rng
-        self.sending += 1
+        self._sending[this_process()] += 1
         try:
             await asyncio.sleep(rng.uniform(0.0, 0.002))
             answer = loop.create_future()
@@ -106,7 +118,7 @@ class Receiver:
             status, retry_after = await answer
             self._on_answer(self.name, event.id, this_process())
         finally:
-            self.sending -= 1
+            self._sending[this_process()] -= 1
             self.last_at = loop.time()
         if status is None:
             raise ConnectionResetError("reset by the receiver")
@@ -114,7 +126,7 @@ class Receiver:
             raise ConnectionRefusedError("refused")
         if status != 200:
             if retry_after is not None:
-                self._on_retry_after(self.name, event.id, loop.time() + retry_after)
+                self._on_retry_after(self.name, event.id, loop.time() + retry_after, this_process())
             raise UnexpectedStatus(status, None if retry_after is None else str(retry_after))
         return Receipt(status)
 
@@ -133,7 +145,7 @@ class Receiver:
                 retry_after = rng.randrange(1, 40)
         elif mode == "slow":
             after = rng.uniform(0.5, 5.0)
-        elif event.type == self.bad_type:
+        elif event.type == self.bad_type and not self.is_fixed:
             status = 503
         elif event.type == "order.refused":
             status = 400

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from simulation.observer import Broken
+from simulation.broken import Broken
 from simulation.plan import Plan
 from simulation.world import World
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from simulation.broken import Broken
 from simulation.loop import Process, WorldLoop
-from simulation.observer import Broken
 from simulation.plan import Plan
 from simulation.running import describe, hunt, plant, planted, run, shorten
 from simulation.world import World

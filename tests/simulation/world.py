@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import hashlib
+import math
 import sys
 from collections import Counter
 from functools import partial
@@ -15,11 +16,12 @@ from resonant.dispatch.limits import LANES, Limits
 from resonant.errors import StoreUnavailable
 from resonant.store import WorkerStore
 from resonant.store.shared.erased import make_erasure_key
+from simulation.broken import Broken
 from simulation.database import Server, SimulatedDatabase, Trouble
 from simulation.loop import Process, WorldLoop
-from simulation.observer import Broken, Observer
+from simulation.observer import Observer
 from simulation.operators import emit_one, operate
-from simulation.plan import ACTIONS, TYPES, Fault, Plan
+from simulation.plan import ACTIONS, CALM_SECONDS, TYPES, Fault, Plan
 from simulation.producers import Producers
 from simulation.receivers import MODES, Receiver, Spell
 
@@ -45,7 +47,7 @@ class World:
         trace: what happened, one line each.
         workers: the living process of each slot.
         dispatchers: by the owner of their leases, with their processes.
-        drains: the processes of the present runs, and since when they run, by owner.
+        drains: the processes of the present runs, since when they run, and their ends, by owner.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -57,13 +59,14 @@ class World:
         self.clock_of: dict[Process, float] = {}
         self.server = Server(self.clock, self.rng("database"))
         self.is_over = False
-        self.drains: dict[str, tuple[Process, float]] = {}
+        self.drains: dict[str, tuple[Process, float, float]] = {}
         self.endpoints = [f"e{number}" for number in range(plan.endpoints)]
         self.observer = Observer(self)
         self.receivers = {name: self._receiver(name) for name in self.endpoints}
         self.workers: dict[int, Process] = {}
         self.dispatchers: dict[str, tuple[Process, Dispatcher]] = {}
         self.processes: dict[str, Process] = {}
+        self._until: dict[tuple[object, str], float] = {}
         self._numbers: Counter[str] = Counter()
         self.producers = Producers(self)
 
@@ -163,12 +166,13 @@ class World:
     def _heal(self) -> None:
         self.say("the faults end")
         self.is_over = True
+        self.observer.end_faults()
         self.server.is_away, self.server.locked_until, self.server.trouble = False, 0.0, Trouble()
         for process in self.processes.values():
             process.is_frozen = False
         for receiver in self.receivers.values():
             receiver.spells = [each for each in receiver.spells if each.mode == "flap"]
-            receiver.bad_type = None
+            self.host.call(setattr, receiver, "is_fixed", True, after=CALM_SECONDS)
         self._resume_all()
 
     def _resume_all(self) -> None:
@@ -190,10 +194,13 @@ class World:
             getattr(self, f"_{fault.kind.replace(' ', '_')}")(fault)
 
     def _kill(self, fault: Fault) -> None:
+        if not self.workers[fault.of].is_alive:
+            return
         self.kill(self.workers[fault.of])
         self.host.call(self._start_worker, fault.of, after=max(0.2, fault.seconds))
 
     def _stop(self, fault: Fault) -> None:
+        self.observer.stopping.add(self.workers[fault.of])
         for task in self.workers[fault.of].tasks:
             task.cancel()
 
@@ -201,7 +208,7 @@ class World:
         process = self.workers[fault.of]
         process.is_frozen = True
         self.observer.note_harm(process, fault.seconds)
-        self.host.call(setattr, process, "is_frozen", False, after=fault.seconds)
+        self._end_later(process, "is_frozen", False, fault.seconds)
 
     def _set_clock(self, fault: Fault) -> None:
         self.clock_of[self.workers[fault.of]] += fault.amount
@@ -213,31 +220,47 @@ class World:
     def _away(self, fault: Fault) -> None:
         self.server.is_away = True
         self.observer.note_outage(fault.seconds, is_complete=True)
-        self.host.call(setattr, self.server, "is_away", False, after=fault.seconds)
+        self._end_later(self.server, "is_away", False, fault.seconds)
 
     def _lock(self, fault: Fault) -> None:
-        self.server.locked_until = self.loop.time() + fault.seconds
+        self.server.locked_until = max(self.server.locked_until, self.loop.time() + fault.seconds)
         self.observer.note_outage(fault.seconds, is_complete=True)
 
     def _trouble(self, fault: Fault) -> None:
         self.server.trouble = _TROUBLES[fault.of]
         self.observer.note_outage(fault.seconds)
-        self.host.call(setattr, self.server, "trouble", Trouble(), after=fault.seconds)
+        self._end_later(self.server, "trouble", Trouble(), fault.seconds)
+
+    def _end_later(self, holder: object, name: str, calm: object, seconds: float) -> None:
+        """End a fault, unless another of its kind lasts longer."""
+        key, until = (holder, name), self.loop.time() + seconds
+        self._until[key] = max(self._until.get(key, 0.0), until)
+
+        def end() -> None:
+            if self.loop.time() >= self._until[key]:
+                setattr(holder, name, calm)
+
+        self.host.call(end, after=seconds)
 
     async def _try_to_operate(self, process: Process, action: str, endpoint: str) -> None:
         try:
             await operate(self, process, action, endpoint)
         except StoreUnavailable as error:
-            self.observer.failed.add(process)
+            self.observer.note_failure(process)
             self.say(f"{process.name}: {action} failed: {error}")
-        except Broken as broken:
-            self.observer.broken = broken
+        except Exception as error:  # noqa: BLE001 - the code under test may raise anything
+            self.observer.broken = self.observer.broken or Broken(
+                "error", f"{process.name}: {error!r}", error
+            )
+        finally:
+            process.kill()
 
     def kill(self, process: Process) -> None:
         """Kill a process."""
         self.say(f"kill {process.name}")
         process.kill()
-        process.is_frozen = False
+        for receiver in self.receivers.values():
+            receiver.note_end(process)
         self.observer.failed.add(process)
 
     # The workers.
@@ -249,12 +272,14 @@ class World:
         process.start(self._work(process)).add_done_callback(partial(self._worker_ended, slot, process))
 
     def _worker_ended(self, slot: int, process: Process, task: asyncio.Task[None]) -> None:
+        if not process.is_alive:
+            return
         if task.cancelled():  # it was stopped
             self.say(f"{process.name} has stopped")
             self.observer.note_stop(process)
             process.kill()
             self.host.call(self._start_worker, slot, after=1.0)
-        elif process.is_alive and (error := task.exception()) is not None:
+        elif (error := task.exception()) is not None:
             self.observer.broken = self.observer.broken or Broken(
                 "error", f"{process.name}: {error!r}", error
             )
@@ -276,9 +301,9 @@ class World:
 
     async def _drain(self, process: Process, owner: str, limits: Limits) -> None:
         self.say(f"{owner} begins, {'chunks' if limits.chunk_size else 'tasks'}, for {limits.run_for:.0f} s")
-        is_reopened = False
+        is_reopened, began_at = False, self.loop.time()
         while True:
-            self.drains[owner] = (process, self.loop.time())
+            self.drains[owner] = (process, self.loop.time(), began_at + (limits.run_for or math.inf))
             try:
                 async with self.dispatcher(process, owner, limits) as dispatcher:
                     if is_reopened:
@@ -287,7 +312,7 @@ class World:
             except StoreUnavailable as error:
                 self.say(f"{owner}: {error}")
                 self.drains.pop(owner)
-                self.observer.failed.add(process)
+                self.observer.note_failure(process)
                 if not limits.successors:
                     return
                 is_reopened = True
@@ -334,7 +359,9 @@ class World:
         hook, sys.unraisablehook = sys.unraisablehook, lambda _error: None
         try:
             self.server.is_away = True
+            engine = self.server.connection.engine
             self.server.connection.close()
+            engine.dispose()
             self.loop.close()
             self.loop.graveyard.clear()
             gc.collect()
