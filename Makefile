@@ -124,7 +124,7 @@ chaos: setup  ## run the long tests of kills, faults and fuzzing, in two hours
 		RESONANT_FUZZ_EXAMPLES=$${RESONANT_FUZZ_EXAMPLES:-7000} \
 		$(BIN)/python -m pytest --timeout 1800 tests/chaos tests/resonant/fuzz $(ARGS)
 
-simulate: setup  ## simulate bad nights for a minute; SEED=17 repeats one, MUTANTS=1 hunts planted bugs, SECONDS=600
+simulate: setup  ## simulate faults in virtual time for a minute; SEED=17 repeats one, MUTANTS=1 hunts planted bugs, SECONDS=600
 	@cd tests && ../$(BIN)/python -m simulation $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS)) \
 	  $(if $(MUTANTS),--mutants $(filter-out 1,$(MUTANTS))) $(ARGS)
 

@@ -1,1 +1,1 @@
-"""Whole bad nights from one seed: see docs/reliability.md."""
+"""Processes, faults and time from one seed: see docs/reliability.md."""

@@ -1,4 +1,4 @@
-"""``make simulate``: run nights from seeds, and say which invariant breaks."""
+"""``make simulate``: run simulated worlds from seeds, and say which invariant breaks."""
 
 import argparse
 import itertools
@@ -18,12 +18,12 @@ def main() -> int:
         "--seeds", type=int, help="how many seeds to run; by default, as many as --seconds allow"
     )
     parser.add_argument("--seconds", type=float, default=60.0, help="seconds of CPU (default: %(default)g)")
-    parser.add_argument("--full", action="store_true", help="nights of ten minutes, with 2,000 events")
+    parser.add_argument("--full", action="store_true", help="worlds of ten minutes, with 2,000 events")
     parser.add_argument(
         "--mutants", nargs="?", const="", help="plant each bug whose name contains this, and hunt for it"
     )
     parser.add_argument(
-        "--quiet", action="store_true", help="do not shorten a night that breaks an invariant"
+        "--quiet", action="store_true", help="do not shorten a world that breaks an invariant"
     )
     asked = parser.parse_args()
     logging.disable(logging.CRITICAL)

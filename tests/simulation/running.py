@@ -92,7 +92,7 @@ def describe(found: Result) -> str:
         f"clocks ahead by {', '.join(f'{each:g}' for each in plan.skews)} s",
         *(f"  {fault}" for fault in plan.faults),
         *found.trace[-_SHOWN_LINES:],
-        f"repeat the whole night: make simulate SEED={plan.seed}",
+        f"repeat the whole world: make simulate SEED={plan.seed}",
     ]
     return "\n".join(lines)
 

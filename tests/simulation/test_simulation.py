@@ -1,4 +1,4 @@
-"""The simulation itself: it repeats a night, finds planted bugs, and shortens what it has found."""
+"""The simulation itself: it repeats a world, finds planted bugs, and shortens what it has found."""
 
 import asyncio
 import os
@@ -33,7 +33,7 @@ def test_a_seed_gives_the_same_trace_in_another_process():
 
 
 @pytest.mark.parametrize("seed", _FAILED_BEFORE)
-def test_no_invariant_breaks_in_a_night_that_once_failed(seed):
+def test_no_invariant_breaks_in_a_world_that_once_failed(seed):
     assert run(Plan.draw(seed)).broken is None
 
 
@@ -55,7 +55,7 @@ def test_a_planted_bug_is_found():
     assert "BROKEN conservation" in hunt(bug, cpu=30)
 
 
-def test_a_broken_night_is_shortened_to_what_breaks_it(monkeypatch):
+def test_a_broken_world_is_shortened_to_what_breaks_it(monkeypatch):
     def kill(world, process):
         world.observer.broken = Broken("fence", f"{process.name} was killed")
 
