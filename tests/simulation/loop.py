@@ -9,6 +9,8 @@ from collections.abc import Callable, Coroutine
 from random import Random
 from typing import Any
 
+from support.simulated_time import SimulatedLoop
+
 _process: contextvars.ContextVar["Process"] = contextvars.ContextVar("process")
 # How long one callback takes, in seconds.
 _STEP_SECONDS = 1e-6
@@ -91,7 +93,6 @@ class WorldLoop(asyncio.BaseEventLoop):
         self.now = 1_000.0
         self.processes: list[Process] = []
         self.graveyard: list[Any] = []
-        self.steps = 0
         self._rng = rng
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._count = itertools.count()
@@ -116,13 +117,7 @@ class WorldLoop(asyncio.BaseEventLoop):
         heapq.heappush(self._timers, (when, next(self._count), timer))
         return timer
 
-    def run_in_executor(self, _executor: Any, func: Callable[..., Any], *args: Any) -> Any:
-        done = self.create_future()
-        try:
-            done.set_result(func(*args))
-        except Exception as error:  # noqa: BLE001 - it is for the caller
-            done.set_exception(error)
-        return done
+    run_in_executor = SimulatedLoop.run_in_executor
 
     def _queue(self, handle: asyncio.Handle) -> None:
         process = handle._context.get(_process, self._world)
@@ -138,7 +133,6 @@ class WorldLoop(asyncio.BaseEventLoop):
             return
         process = able[0] if len(able) == 1 else self._rng.choice(able)
         handle = process.ready.popleft()
-        self.steps += 1
         self.now += _STEP_SECONDS
         if not handle._cancelled:
             handle._run()
@@ -157,9 +151,6 @@ class WorldLoop(asyncio.BaseEventLoop):
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         """Do nothing: cancelled timers are skipped when they are due."""
-
-    def _process_events(self, event_list: Any) -> None:
-        raise NotImplementedError
 
     def _asyncgen_finalizer_hook(self, agen: Any) -> None:
         self.graveyard.append(agen)  # otherwise its end would depend on the garbage collector

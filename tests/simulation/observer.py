@@ -23,7 +23,7 @@ CREATE TEMP TRIGGER changed AFTER UPDATE OF {", ".join(_COLUMNS)} ON main.resona
   SELECT note_change(OLD.id, {", ".join(f"OLD.{name}, NEW.{name}" for name in _COLUMNS)});
 END;
 CREATE TEMP TRIGGER inserted AFTER INSERT ON main.resonant_deliveries BEGIN
-  SELECT note_insert(NEW.id, NEW.endpoint, NEW.lease_owner, NEW.available_at, NEW.event_type,
+  SELECT note_insert(NEW.id, NEW.endpoint, NEW.lease_owner, NEW.event_type,
     (SELECT id FROM resonant_events WHERE key = NEW.event_key));
 END;
 CREATE TEMP TRIGGER deleted AFTER DELETE ON main.resonant_deliveries BEGIN
@@ -67,7 +67,6 @@ class Known:
 
     def __init__(self, key: int, endpoint: str, event_type: str, event_id: str) -> None:
         self.key, self.endpoint, self.event_type, self.event_id = key, endpoint, event_type, event_id
-        self.status = "pending"
         self.owner: str | None = None
         self.leased_at = 0.0
         self.begun = 0
@@ -96,7 +95,7 @@ class Observer:
     """
 
     def __init__(self, world: "World") -> None:
-        self.broken: BaseException | None = None
+        self.broken: Broken | None = None
         self._world = world
         self._known: dict[int, Known] = {}
         self._by_name: dict[tuple[str, str], Known] = {}
@@ -133,6 +132,10 @@ class Observer:
     @property
     def _now(self) -> float:
         return self._world.loop.time()
+
+    def fail(self, broken: Broken) -> None:
+        """End the world with this error, unless there is an earlier one."""
+        self.broken = self.broken or broken
 
     # The harm that explains a duplicate or a crash.
 
@@ -187,7 +190,7 @@ class Observer:
             for name, values in facts:
                 getattr(self, f"_on_{name}")(process, *values)
         except Broken as broken:
-            self.broken = self.broken or broken
+            self.fail(broken)
         return any(name == "insert" or (name == "change" and values[4] is None) for name, values in facts)
 
     def _on_insert(
@@ -196,7 +199,6 @@ class Observer:
         key: int,
         endpoint: str,
         owner: str | None,
-        _at: float,
         kind: str,
         event_id: str,
     ) -> None:
@@ -234,8 +236,8 @@ class Observer:
             self._counted[change.status[1]] += 1
             if change.status[0] in _FINAL:
                 raise Broken("fence", f"{known} was {change.status[0]} and became {change.status[1]}")
-        known.status, known.owner = change.status[1], after
-        if known.status == "delivered" and known.delivered_at is None:
+        known.owner = after
+        if change.status[1] == "delivered" and known.delivered_at is None:
             known.delivered_at = now
         if change.round[0] != change.round[1]:
             known.retry_after = (0.0, 0.0)
@@ -316,7 +318,7 @@ class Observer:
         try:
             self._check_request(request)
         except Broken as broken:
-            self.broken = self.broken or broken
+            self.fail(broken)
 
     def _check_request(self, request: Request) -> None:
         name = f"{request.event_id} to {request.endpoint}"

@@ -21,8 +21,6 @@ ACTIONS = (
     "subscribe",
     "unsubscribe",
 )
-
-
 # Small worlds with many faults find more in the same time.
 SIZES: tuple[dict[str, float], ...] = (
     {"seconds": 60.0, "events": 150, "endpoints": 2, "processes": 3},
@@ -32,7 +30,7 @@ SIZES: tuple[dict[str, float], ...] = (
 # For how long events are produced, and event types fail, after the last fault.
 CALM_SECONDS = 60.0
 # The size at which speed is measured.
-FULL: dict[str, float] = {"seconds": 600.0, "events": 2_000, "endpoints": 8, "processes": 4}
+FULL: dict[str, float] = {"seconds": 600.0, "events": 2_000, "endpoints": 8}
 
 
 class Fault(NamedTuple):
@@ -66,10 +64,10 @@ class Plan:
     """
 
     seed: int
-    seconds: float = 600.0
+    seconds: float
+    endpoints: int
+    events: int
     processes: int = 4
-    endpoints: int = 8
-    events: int = 2_000
     lease_seconds: float = 60.0
     skews: tuple[float, ...] = ()
     faults: tuple[Fault, ...] = ()

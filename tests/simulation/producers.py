@@ -1,6 +1,7 @@
 """The producers of a world: they repeat an event until it is accepted."""
 
 import asyncio
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,7 @@ from resonant.errors import StoreError, UnroutedEvent
 from resonant.events import Event
 from resonant.intake.requests.group_commit import GroupCommit
 from resonant.intake.requests.lock_turns import LockTurns
+from simulation.broken import Broken
 from simulation.loop import Process
 from simulation.plan import CALM_SECONDS, TYPES
 
@@ -40,12 +42,12 @@ class Producers:
         for number in range(_PRODUCERS):
             process = self._world.process(f"p{number}")
             self.left += 1
-            process.start(self._produce(process, number)).add_done_callback(self._ended)
+            process.start(self._produce(process, number)).add_done_callback(partial(self._ended, process))
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
+    def _ended(self, process: Process, task: "asyncio.Task[None]") -> None:
         self.left -= 1
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._world.observer.broken = error
+            self._world.observer.fail(Broken("error", f"{process.name}: {error!r}", error))
 
     async def _produce(self, process: Process, number: int) -> None:
         world, rng = self._world, self._world.rng(process.name)

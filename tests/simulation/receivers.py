@@ -12,7 +12,7 @@ from resonant.sinks.base import Receipt
 from simulation.loop import Process, this_process
 
 OK = "ok"
-# What a receiver may do instead of answering 200, with the longest duration of its answer.
+# What a receiver may do instead of answering 200.
 MODES = ("refuse", "503", "429", "reset before", "reset after", "silent", "slow", "half", "flap")
 _FLAP_SECONDS = 7.0
 

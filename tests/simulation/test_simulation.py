@@ -55,7 +55,7 @@ def test_a_planted_bug_is_found():
     assert "BROKEN conservation" in hunt(bug, cpu=30)
 
 
-def test_a_broken_world_is_shortened_to_what_breaks_it(monkeypatch):
+def test_a_failing_plan_is_shortened_to_the_fault_that_fails_it(monkeypatch):
     def kill(world, process):
         world.observer.broken = Broken("fence", f"{process.name} was killed")
 

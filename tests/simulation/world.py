@@ -249,9 +249,7 @@ class World:
             self.observer.note_failure(process)
             self.say(f"{process.name}: {action} failed: {error}")
         except Exception as error:  # noqa: BLE001 - the code under test may raise anything
-            self.observer.broken = self.observer.broken or Broken(
-                "error", f"{process.name}: {error!r}", error
-            )
+            self.observer.fail(Broken("error", f"{process.name}: {error!r}", error))
         finally:
             process.kill()
 
@@ -280,9 +278,7 @@ class World:
             process.kill()
             self.host.call(self._start_worker, slot, after=1.0)
         elif (error := task.exception()) is not None:
-            self.observer.broken = self.observer.broken or Broken(
-                "error", f"{process.name}: {error!r}", error
-            )
+            self.observer.fail(Broken("error", f"{process.name}: {error!r}", error))
 
     async def _work(self, process: Process) -> None:
         rng = self.rng(process.name)
