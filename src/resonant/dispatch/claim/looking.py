@@ -108,7 +108,8 @@ class Lookout:
         due = await self.endpoints.open_each([due.endpoint for due in found if due.at <= now])
         opening_took = loop.time() - opening_at
         await self.gates.update(rows, due)
-        held = [endpoint for endpoint in due if endpoint.claim_limit() == 0]
+        # In the order of `due`, which no hash changes.
+        held = dict.fromkeys(endpoint for endpoint in due if endpoint.claim_limit() == 0)
         self.gates.connect(held)
         return Found(
             due,
