@@ -145,9 +145,12 @@ class SimulatedDatabase:
         return result
 
     async def _travel(self, trouble: Trouble) -> None:
-        rng = self._server.rng
-        slow = rng.random() < trouble.slow
-        await asyncio.sleep(rng.uniform(0.0, trouble.seconds) if slow else rng.uniform(_SHORTEST, _LONGEST))
+        rng, loop = self._server.rng, asyncio.get_running_loop()
+        await asyncio.sleep(rng.uniform(_SHORTEST, _LONGEST))
+        if rng.random() < trouble.slow:
+            until = loop.time() + rng.uniform(0.0, trouble.seconds)
+            while loop.time() < until and self._server.trouble is trouble:
+                await asyncio.sleep(min(until - loop.time(), 1.0))
         if self._server.is_away:
             self._info.clear()
             raise StoreUnavailable(f"{self}: it cannot be reached")
@@ -158,7 +161,7 @@ class SimulatedDatabase:
         while (left := self._server.locked_until - loop.time()) > 0:
             if loop.time() >= until:
                 raise StoreLocked(f"{self}: another process holds its lock")
-            await asyncio.sleep(min(left, until - loop.time()) + 0.001)
+            await asyncio.sleep(min(left, until - loop.time(), 1.0) + 0.001)
         if self._server.is_away:
             raise StoreUnavailable(f"{self}: it cannot be reached")
 

@@ -120,4 +120,10 @@ def _faults(plan: Plan, rng: Random) -> list[Fault]:
         found += [Fault(at, "set server clock", 0, 0, rng.choice(jumps)) for at in some(0, 300 * calm)]
     found += [Fault(at, rng.choice(MODES), endpoint(), seconds(120.0)) for at in some(0, 30 * calm)]
     found += [Fault(at, rng.choice(ACTIONS), endpoint()) for at in some(0, 25 * calm)]
-    return found
+    found = [_beside(rng.choice(found), each, rng) if rng.random() < 0.3 else each for each in found]
+    return [each for each in found if each.at < plan.seconds]
+
+
+def _beside(other: Fault, fault: Fault, rng: Random) -> Fault:
+    """Return a fault that begins shortly after another one begins or ends: together, they find more."""
+    return fault._replace(at=other.at + rng.choice((0.0, other.seconds)) + rng.expovariate(1.0))

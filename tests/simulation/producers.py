@@ -56,7 +56,7 @@ class Producers:
         pause = _PRODUCERS * (world.plan.seconds + CALM_SECONDS) / world.plan.events
         tasks = []
         shares = rng.choice(((70, 20, 5, 5), (50, 10, 2, 40)))
-        backlog = world.plan.events * rng.choice((0.0, 0.0, 0.3))
+        backlog = world.plan.events * rng.choice((0.0, 0.2, 0.6))
         for each in range(number, world.plan.events, _PRODUCERS):
             event = _event(each, rng, shares)
             endpoint = None if rng.random() < 0.1 else rng.choice(world.endpoints)

@@ -341,7 +341,7 @@ class World:
         return Receiver(
             name,
             [],
-            latency=rng.choice((0.005, 0.02, 0.2, 1.0)),
+            latency=rng.choice((0.01, 0.2, 1.0, 4.0)),
             bad_type=TYPES[3] if rng.random() < 0.5 else None,
             rng=rng,
             world=self.host,
