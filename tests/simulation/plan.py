@@ -23,12 +23,12 @@ ACTIONS = (
 )
 # Small worlds with many faults find more in the same time.
 SIZES: tuple[dict[str, float], ...] = (
-    {"seconds": 60.0, "events": 150, "endpoints": 2, "processes": 3},
-    {"seconds": 90.0, "events": 300, "endpoints": 4},
-    {"seconds": 150.0, "events": 400, "endpoints": 3},
+    {"seconds": 120.0, "events": 150, "endpoints": 2, "processes": 3},
+    {"seconds": 150.0, "events": 300, "endpoints": 4},
+    {"seconds": 240.0, "events": 300, "endpoints": 3, "processes": 3},
 )
 # For how long events are produced, and event types fail, after the last fault.
-CALM_SECONDS = 60.0
+CALM_SECONDS = 30.0
 # The size at which speed is measured.
 FULL: dict[str, float] = {"seconds": 600.0, "events": 2_000, "endpoints": 8}
 
@@ -78,7 +78,7 @@ class Plan:
         rng = Random(f"{seed}/plan")
         plan = cls(seed, **(rng.choice(SIZES) | size))
         skews = tuple(rng.choice((0.0, 0.0, 3.0, -40.0, 40.0)) for _ in range(plan.processes))
-        plan = replace(plan, lease_seconds=rng.choice((15.0, 15.0, 30.0, 60.0)), skews=skews)
+        plan = replace(plan, lease_seconds=rng.choice((15.0, 15.0, 15.0, 30.0)), skews=skews)
         return replace(plan, faults=tuple(sorted(_faults(plan, rng))))
 
     def shorter(self) -> "list[Plan]":
@@ -93,12 +93,13 @@ class Plan:
 
 
 def _faults(plan: Plan, rng: Random) -> list[Fault]:
-    def some(longest: float, often: float) -> list[float]:
-        """Return times that are this many seconds apart, on average."""
-        times, at = [], rng.expovariate(1 / often)
+    def some(often: float) -> list[float]:
+        """Return times that are about this many seconds apart: in one world many, in another few or none."""
+        often *= rng.choice((0.2, 0.5, 1.0, 2.0)) * min(1.0, plan.seconds / 300)
+        times, at = [], rng.expovariate(1 / often) if rng.random() < 0.8 else plan.seconds
         while at < plan.seconds:
             times.append(at)
-            at += rng.expovariate(1 / often) + longest / 2
+            at += rng.expovariate(1 / often)
         return times
 
     def seconds(longest: float) -> float:
@@ -106,20 +107,19 @@ def _faults(plan: Plan, rng: Random) -> list[Fault]:
         return longest * (rng.random() ** 2 if rng.random() < 0.7 else rng.uniform(0.5, 1.0))
 
     lease, found = plan.lease_seconds, []
-    calm = rng.choice((0.5, 1.0, 2.0, 4.0)) * min(1.0, plan.seconds / 300)
     process, endpoint = lambda: rng.randrange(plan.processes), lambda: rng.randrange(plan.endpoints)
-    found += [Fault(at, "kill", process(), seconds(20.0)) for at in some(0, 60 * calm)]
-    found += [Fault(at, "stop", process(), seconds(5.0)) for at in some(0, 90 * calm)]
-    found += [Fault(at, "freeze", process(), seconds(3 * lease)) for at in some(0, 90 * calm)]
-    found += [Fault(at, "away", 0, seconds(2 * lease)) for at in some(60, 150 * calm)]
-    found += [Fault(at, "lock", 0, seconds(25.0)) for at in some(30, 200 * calm)]
-    found += [Fault(at, "trouble", rng.randrange(4), seconds(30.0)) for at in some(30, 100 * calm)]
+    found += [Fault(at, "kill", process(), seconds(20.0)) for at in some(60)]
+    found += [Fault(at, "stop", process(), seconds(5.0)) for at in some(90)]
+    found += [Fault(at, "freeze", process(), seconds(3 * lease)) for at in some(90)]
+    found += [Fault(at, "away", 0, seconds(2 * lease)) for at in some(200)]
+    found += [Fault(at, "lock", 0, seconds(25.0)) for at in some(200)]
+    found += [Fault(at, "trouble", rng.randrange(4), seconds(30.0)) for at in some(100)]
     jumps = (-3600.0, -90.0, -10.0, 10.0, 90.0, 3600.0)
-    found += [Fault(at, "set clock", process(), 0, rng.choice(jumps)) for at in some(0, 200 * calm)]
+    found += [Fault(at, "set clock", process(), 0, rng.choice(jumps)) for at in some(200)]
     if rng.random() < 0.35:
-        found += [Fault(at, "set server clock", 0, 0, rng.choice(jumps)) for at in some(0, 300 * calm)]
-    found += [Fault(at, rng.choice(MODES), endpoint(), seconds(120.0)) for at in some(0, 30 * calm)]
-    found += [Fault(at, rng.choice(ACTIONS), endpoint()) for at in some(0, 25 * calm)]
+        found += [Fault(at, "set server clock", 0, 0, rng.choice(jumps)) for at in some(300)]
+    found += [Fault(at, rng.choice(MODES), endpoint(), seconds(120.0)) for at in some(45)]
+    found += [Fault(at, rng.choice(ACTIONS), endpoint()) for at in some(25)]
     found = [_beside(rng.choice(found), each, rng) if rng.random() < 0.3 else each for each in found]
     return [each for each in found if each.at < plan.seconds]
 

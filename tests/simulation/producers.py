@@ -62,8 +62,8 @@ class Producers:
             endpoint = None if rng.random() < 0.1 else rng.choice(world.endpoints)
             via_group = rng.random() < 0.7
             tasks.append(process.start(self._accept(store, group if via_group else None, event, endpoint)))
-            if each > backlog and rng.random() < 0.9:  # else a burst
-                await asyncio.sleep(rng.expovariate(1 / pause))
+            if each > backlog and rng.random() < 0.1:  # in bursts
+                await asyncio.sleep(10 * rng.expovariate(1 / pause))
         for task in tasks:
             await task
 

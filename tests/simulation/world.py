@@ -148,7 +148,7 @@ class World:
             await self._pass(_LOOK_SECONDS)
         self._heal()
         until = self.loop.time() + SETTLED_SECONDS
-        self.host.call(self._resume_all, after=60.0)  # also what an operator has paused meanwhile
+        self.host.call(self._resume_all, after=CALM_SECONDS)  # also what an operator has paused meanwhile
         while not self.producers.are_done or self.observer.unfinished():
             if self.loop.time() >= until:
                 raise Broken("finality", self.observer.why_unfinished())
@@ -332,7 +332,7 @@ class World:
             close=close,
             timeout=10.0,
             rate=rng.choice((None, None, None, 20.0)),
-            concurrency=rng.choice((None, None, 2)),
+            concurrency=rng.choice((None, None, None, 2)),
             connect=receiver.connect,
         )
 
@@ -341,7 +341,7 @@ class World:
         return Receiver(
             name,
             [],
-            latency=rng.choice((0.01, 0.2, 1.0, 4.0)),
+            latency=rng.choice((0.01, 1.0, 5.0, 5.0)),
             bad_type=TYPES[3] if rng.random() < 0.5 else None,
             rng=rng,
             world=self.host,
