@@ -180,8 +180,8 @@ class WorkerStore(Store):
         lock_seconds = None if skip_locked else self.lease_seconds / 3
         return await self.database.write(run, sync="on_server", lock_seconds=lock_seconds)
 
-    async def release_all(self, owner: str, *, besides: Collection[int] = ()) -> int:
-        """Release the leases of an owner, except on these deliveries, without charging an attempt; return their number."""
+    async def release_all(self, owner: str, *, besides: Collection[LeaseKey] = ()) -> int:
+        """Release the leases of an owner, except these, without charging an attempt; return their number."""
         released = 0
         # First without those that another transaction has locked, since the wait for them may fail.
         for skip_locked in (True, False):

@@ -90,7 +90,7 @@ class Fetcher:
         if self.is_over():
             return
         if self._has_unknown_leases:
-            await self.store.release_all(self.owner, besides=self.flights.delivery_ids())
+            await self.store.release_all(self.owner, besides=self.flights.lease_keys())
             self._has_unknown_leases = False
         if probe := await self._probe():
             yield [probe]

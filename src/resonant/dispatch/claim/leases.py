@@ -64,7 +64,7 @@ class LeaseHeartbeat:
         """Renew the leases that no other transaction has locked; return the other deliveries."""
         now = self._store.clock()
         # Only known leases: if the commit of a claim was not confirmed, its leases must expire, so that they are rescued.
-        known = self._flights.delivery_ids()
+        known = {key.delivery_id for key in self._flights.lease_keys()}
         renewed = await self._store.renew(self._owner, known, skip_locked=True)
         self._renewed_at = now
         return known.difference(renewed)

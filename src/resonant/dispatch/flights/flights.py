@@ -54,9 +54,9 @@ class Flights:
         """Return the expected size of an endpoint's bodies: that of its last ones, or the average of all in flight."""
         return max(1, round(endpoint.flights.body_bytes) or self.counts.bytes // max(1, len(self._by_key)))
 
-    def delivery_ids(self) -> set[int]:
-        """Return the ids of the deliveries, also of those whose leases end with a write that is not committed."""
-        return {key.delivery_id for key in self._by_key.keys() | self._ending}
+    def lease_keys(self) -> set[LeaseKey]:
+        """Return the known leases, also those that end with a write that is not committed."""
+        return self._by_key.keys() | self._ending
 
     def claim(self, lease: Lease, endpoint: EndpointRun, *, is_probe: bool = False) -> Flight:
         """Return the flight of a newly claimed lease."""

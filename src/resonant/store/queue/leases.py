@@ -438,12 +438,14 @@ def release_all(
     connection: Connection,
     owner: str,
     *,
-    besides: Collection[int] = (),
+    besides: Collection[LeaseKey] = (),
     skip_locked: bool = False,
     now: float,
 ) -> int:
-    """Release the leases of an owner, except on these deliveries, without charging an attempt; return their number."""
-    held = held_by(connection, owner, ~is_any_of(_d.c.id, besides), skip_locked=skip_locked)
+    """Release the leases of an owner, except these, without charging an attempt; return their number."""
+    rows = connection.execute(select(_d.c.id, _d.c.lease_token).where(_d.c.lease_owner == owner))
+    others = [id_ for id_, token in rows if (id_, token) not in besides]
+    held = held_by(connection, owner, is_any_of(_d.c.id, others), skip_locked=skip_locked)
     hand_back(connection, held, now)
     if held:
         announce(connection)

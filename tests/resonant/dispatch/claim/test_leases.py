@@ -8,6 +8,7 @@ import pytest
 
 from resonant.dispatch.claim.leases import LeaseHeartbeat, TakeOver
 from resonant.errors import StillLocked, StoreUnavailable
+from resonant.events import LeaseKey
 from resonant.testing import FixedClock
 
 
@@ -35,7 +36,7 @@ class Store:
 
 
 def heartbeat(store):
-    return LeaseHeartbeat(store, "me", SimpleNamespace(delivery_ids=lambda: {7}))
+    return LeaseHeartbeat(store, "me", SimpleNamespace(lease_keys=lambda: {LeaseKey(7, 1)}))
 
 
 async def test_renewals_outlast_an_outage_and_end_with_an_unexpected_error():

@@ -92,8 +92,8 @@ class FlightsOfARun(RuleBasedStateMachine):
         for flight in self.all:
             assert flight.has_ended == (flight.state in ENDS)
             assert self.flights.get(flight.key) is (None if flight.has_ended else flight)
-        in_flight = {flight.key.delivery_id for flight in self.all if not flight.has_ended}
-        assert (self.flights.delivery_ids(), bool(self.flights)) == (in_flight, bool(in_flight))
+        in_flight = {flight.key for flight in self.all if not flight.has_ended}
+        assert (self.flights.lease_keys(), bool(self.flights)) == (in_flight, bool(in_flight))
         assert self.flights.may_wait == (self.flights.counts.retrying < 3)
 
     @staticmethod

@@ -319,6 +319,16 @@ def test_only_the_named_leases_of_an_owner_are_renewed(desk):
     assert desk.run(desk.store.begin([known, unheard_of])) == {known.key}
 
 
+def test_a_release_of_the_unknown_leases_of_an_owner_includes_its_newer_lease_on_a_known_delivery(desk):
+    desk.enqueue("evt_1", "evt_2")
+    lost, kept = desk.claim(2)
+    desk.run(desk.store.release([lost]))
+    unknown = desk.claim_one()
+    assert unknown.delivery_id == lost.delivery_id
+    assert desk.run(desk.store.release_all("worker", besides={lost.key, kept.key})) == 1
+    assert desk.begin(unknown, kept) == {kept.key}
+
+
 def test_no_statement_binds_more_values_for_more_deliveries(desk):
     """A statement can bind about 32,000."""
 
