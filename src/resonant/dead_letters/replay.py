@@ -24,7 +24,8 @@ from resonant.store.counts.sketches import begin_of
 from resonant.store.engine.availability import retry_while_unavailable
 from resonant.store.engine.sql import is_any_of
 from resonant.store.queue.leases import leases_of
-from resonant.store.views.dead_letters import DeadLetters, Position, earliest, positions
+from resonant.store.queue.locked_rows import still_held
+from resonant.store.views.dead_letters import DeadLetters, Position, after_deaths, earliest, positions
 from resonant.store.views.selection import Selection
 
 _UNPACED_BATCH = 100
@@ -177,7 +178,7 @@ class ReplayPlan:
 
 async def plan(store: Store, request: ReplayRequest) -> ReplayPlan:
     """Count the dead letters that a replay would take, without changing anything."""
-    died_before = store.clock()
+    died_before = await store.read(after_deaths, now=store.clock())
     any_rounds = replace(request, max_rounds=None)
     everything = replace(any_rounds, include_permanent=True)
     requests = [everything, any_rounds, request, replace(everything, erased=True, to=None)]
@@ -220,7 +221,8 @@ async def take_dead_letters(
 
     A dead letter that fails again meanwhile is not taken again, and one that another replay holds is skipped.
     """
-    started_at = store.clock()
+    died_before = await store.read(after_deaths, now=store.clock())
+    besides: list[int] = []
     loop = asyncio.get_running_loop()
     start = loop.time()
     rate = None if request.rate is None else SlowStart(request.rate)
@@ -233,15 +235,18 @@ async def take_dead_letters(
             continue
         take = partial(
             store.write_leases,
-            replay_batch,
+            partial(_take_again, []),
             request,
-            died_before=started_at,
+            died_before=died_before,
             limit=wanted if left is None else min(wanted, left),
             owner=owner,
             audit_id=audit_id,
             after=last,
+            besides=besides,
         )
         replayed = await retry_while_unavailable(take, store.lease_seconds / 3)
+        if store.clock() < died_before:  # it was set back, so they may die again before that time
+            besides += [lease.delivery_id for lease in replayed.leases]
         # At the end, search once more from the beginning for rows that were skipped because they were locked.
         is_over = last is None and replayed.last is None
         last = replayed.last
@@ -251,6 +256,14 @@ async def take_dead_letters(
             left -= len(replayed.leases)
         if replayed.leases:
             yield replayed.leases
+
+
+def _take_again(tries: list["Replayed"], connection: Connection, *args: Any, **options: Any) -> "Replayed":
+    """Take a batch, unless an earlier try has done so, and the answer to its commit was lost."""
+    if tries and (held := still_held(connection, tries[-1].leases)):
+        return Replayed([each for each in tries[-1].leases if each.key in held], tries[-1].last)
+    tries.append(replay_batch(connection, *args, **options))
+    return tries[-1]
 
 
 class Replayed(NamedTuple):
@@ -271,6 +284,7 @@ def replay_batch(
     lease_seconds: float,
     audit_id: int | None = None,
     after: Position | None = None,
+    besides: Collection[int] = (),
 ) -> Replayed:
     """Begin a new round for up to ``limit`` dead letters, oldest first, and lease them. Their history is kept.
 
@@ -289,8 +303,11 @@ def replay_batch(
         lease_seconds: the duration of the leases.
         audit_id: the id that ``begin_audit`` returned.
         after: continue after this dead letter, which avoids a scan of skipped rows.
+        besides: skip these deliveries.
     """
     conditions = request.conditions(connection, died_before=died_before)
+    if besides:
+        conditions.append(~is_any_of(_d.c.id, besides))
     query = earliest(conditions, limit=limit, after=after).with_for_update(skip_locked=True)
     picked = positions(connection, query)
     if not picked:

@@ -51,6 +51,35 @@ def test_a_store_that_is_away_for_a_moment_is_waited_for(desk):
     assert desk.run(take(desk, ReplayRequest(**EVERYTHING))) == ["evt_1"]
 
 
+@pytest.mark.parametrize("to", [None, "crm"])
+def test_a_limit_holds_if_the_answer_to_a_commit_is_lost(desk, to):
+    desk.bury("evt_1", "evt_2", apart=1)
+    write_leases, failures = desk.store.write_leases, [StoreUnavailable("lost")]
+
+    async def write_leases_and_lose_the_answer(*args, **options):
+        written = await write_leases(*args, **options)
+        if failures:
+            raise failures.pop()
+        return written
+
+    desk.store.write_leases = write_leases_and_lose_the_answer
+    assert desk.run(take(desk, ReplayRequest(**EVERYTHING, limit=1, to=to))) == ["evt_1"]
+    assert desk.status().in_flight == desk.read(read_audit)[0].count == 1
+
+
+def test_what_died_before_the_clock_was_set_back_is_counted_and_taken_once(desk):
+    async def fail(leases):
+        await desk.store.begin(leases)
+        await desk.store.record([desk.failed(lease, GiveUp("exhausted")) for lease in leases])
+        desk.clock.advance(1)
+
+    desk.bury(*(f"evt_{number:02}" for number in range(30)), apart=100)
+    desk.clock.advance(-2_000)
+    assert desk.run(plan(desk.store, ReplayRequest(**EVERYTHING))).selected == 30
+    taken = desk.run(take(desk, ReplayRequest(**EVERYTHING), then=fail))
+    assert taken == [f"evt_{number:02}" for number in range(30)]
+
+
 def test_an_empty_selection_is_refused_unless_everything_is_asked_for():
     assert ReplayRequest(**EVERYTHING).selection.is_empty
     with pytest.raises(EmptySelection, match="selection is empty"):

@@ -6,6 +6,7 @@ causes. That takes one index scan for any number of pages, and no sort.
 """
 
 import heapq
+import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -179,6 +180,12 @@ class DeadLetters:
             yield [is_any_of(cause, whole)]
         for varying in self.varying:
             yield [cause == varying, self.selection.text_in(_d.c)]
+
+
+def after_deaths(connection: Connection, *, now: float) -> float:
+    """Return ``now``, or a time just after the last death, if that is later since the store's clock was set back."""
+    last = connection.execute(select(func.max(_d.c.finished_at)).where(schema.is_dead_letter)).scalar()
+    return max(now, math.nextafter(last or 0.0, math.inf))
 
 
 def earliest(
