@@ -58,8 +58,8 @@ async def cancel(store: Store, selection: Selection, *, who: str) -> int:
     now = store.clock()
     cancelled = 0
     async with audited(store, who=who, action="cancel", selection=selection.as_dict()) as audit_id:
-        last = 0
-        while found := await store.read(_find, selection, accepted_until=now, after=last):
+        last, newest = 0, await store.read(_newest)
+        while found := await store.read(_find, selection, up_to=newest, after=last):
             for start in range(0, len(found), _BATCH):
                 ids = found[start : start + _BATCH]
                 cancelled += await store.write(cancel_batch, selection, ids, now=now, audit_id=audit_id)
@@ -102,16 +102,20 @@ def cancel_batch(
     return len(rows)
 
 
-def _find(connection: Connection, selection: Selection, *, accepted_until: float, after: int) -> list[int]:
+def _newest(connection: Connection) -> int:
+    return connection.execute(select(func.max(_d.c.id))).scalar() or 0
+
+
+def _find(connection: Connection, selection: Selection, *, up_to: int, after: int) -> list[int]:
     """Find selected unfinished deliveries, without locks; return their ids, sorted.
 
     Args:
         selection: selects the deliveries.
-        accepted_until: skip deliveries accepted later; otherwise a busy producer could keep the search running.
+        up_to: skip newer deliveries than this; otherwise a busy producer could keep the search running.
         after: continue after this delivery.
     """
     key = schema.id_without_index
-    query = select(_d.c.id).where(*_unfinished(selection), _d.c.accepted_at <= accepted_until, key > after)
+    query = select(_d.c.id).where(*_unfinished(selection), key <= up_to, key > after)
     return list(connection.execute(query.order_by(key).limit(_MOST_FOUND)).scalars())
 
 

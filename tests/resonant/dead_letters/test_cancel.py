@@ -24,3 +24,9 @@ def test_many_batches_are_one_operation_in_the_audit(desk, monkeypatch):
     assert (entry.who, entry.action, entry.count) == ("a test", "cancel", 50)
     assert entry.selection == {"endpoint": "orders"}
     assert desk.status().balanced
+
+
+def test_a_delivery_that_was_accepted_before_the_clock_was_set_back_is_cancelled(desk):
+    desk.enqueue("evt_1")
+    desk.clock.advance(-3_600)
+    assert desk.read(cancellable, Selection()).number == desk.cancel() == 1
