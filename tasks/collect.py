@@ -43,6 +43,8 @@ from resonant.store.views.endpoint_status import governed
 _LAST = re.compile(r"The last of them: (\S+)\.$")
 _RUNS_A_PAGE = 200
 _SILENCE = timedelta(minutes=10)
+# The most that a machine's clock may differ from that of Prefect's server.
+_MOST_APART = timedelta(days=1)
 # The flows with task runs. `resonant emit` runs one without a deployment.
 _SENDING_FLOWS = ["emit-events", "replay-dead-letters"]
 # The states of unfinished task runs, by the types of the states of their flow runs.
@@ -81,22 +83,25 @@ async def mark_lost_runs(*, now: datetime) -> None:
     Args:
         now: the present time of the Prefect server, with a time zone.
     """
-    recently = EventOccurredFilter.model_validate({"since": now - _SILENCE, "until": now})
-    long_running = {"state": {"type": {"any_": ["RUNNING"]}}, "start_time": {"before_": now - _SILENCE}}
+    silent_since = now - _SILENCE
+    long_running = {"state": {"type": {"any_": ["RUNNING"]}}, "start_time": {"before_": silent_since}}
     async with get_client() as client:
 
-        async def beats(*runs: FlowRun, occurred: EventOccurredFilter = recently) -> bool:
+        async def last_beat(*runs: FlowRun, since: datetime, until: datetime) -> datetime | None:
+            """Return when Prefect received the last heartbeat that was sent in this time, by the clock of its machine."""
             ids = [f"prefect.flow-run.{run.id}" for run in runs]
             heartbeats = EventFilter(
-                occurred=occurred,
+                occurred=EventOccurredFilter.model_validate({"since": since, "until": until}),
                 event=EventNameFilter(name=["prefect.flow-run.heartbeat"]),
                 resource=EventResourceFilter(id=ids) if ids else None,
             )
-            return bool((await client.read_events(heartbeats, limit=1)).events)
+            found = (await client.read_events(heartbeats, limit=1)).events
+            return found[0].received if found else None
 
         async def is_lost(run: FlowRun) -> bool:
-            ever = EventOccurredFilter.model_validate({"since": run.start_time, "until": now})
-            return not await beats(run) and await beats(run, occurred=ever)
+            since = (run.start_time or now) - _MOST_APART
+            beat_at = await last_beat(run, since=since, until=now + _MOST_APART)
+            return beat_at is not None and beat_at < silent_since
 
         runs: list[FlowRun] = []
         while True:
@@ -109,7 +114,8 @@ async def mark_lost_runs(*, now: datetime) -> None:
             runs += page
             if len(page) < _RUNS_A_PAGE:
                 break
-        if runs and await beats():
+        beat_at = await last_beat(since=now - _MOST_APART, until=now) if runs else None
+        if beat_at is not None and beat_at >= silent_since:
             for lost in [run for run in runs if await is_lost(run)]:
                 get_run_logger().warning("Flow run %s has sent no heartbeat for ten minutes", lost.name)
                 await client.set_flow_run_state(lost.id, Crashed(message=LOST))
