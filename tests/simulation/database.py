@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from random import Random
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, create_engine, event
+from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.pool import StaticPool
 
 from resonant.errors import StoreLocked, StoreUnavailable
@@ -36,6 +36,22 @@ class Trouble(NamedTuple):
     seconds: float = 5.0
 
 
+class Noted(NamedTuple):
+    """What a trigger notes of each row.
+
+    Attributes:
+        name: of the facts.
+        change: when: INSERT, UPDATE (OF columns) or DELETE.
+        table: the table.
+        values: SQL of the values.
+    """
+
+    name: str
+    change: str
+    table: str
+    values: str
+
+
 class Server:
     """The database that all processes share.
 
@@ -48,9 +64,9 @@ class Server:
         locked_until: until when another transaction holds the lock, in the loop's time.
         trouble: of the present transactions.
         on_commit: called after each commit with the process that made it; returns whether there is new work.
-        on_rollback: called after each rollback.
         on_loss: called with the process whose answer is lost, after the commit.
         listeners: are set after each commit of new work.
+        facts: that the triggers noted in the latest transaction, each with its name and values.
     """
 
     def __init__(self, clock: Clock, rng: Random) -> None:
@@ -58,9 +74,9 @@ class Server:
         self.locked_until = 0.0
         self.trouble = Trouble()
         self.on_commit: Callable[[Process], bool] = lambda _process: False
-        self.on_rollback: Callable[[], None] = lambda: None
         self.on_loss: Callable[[Process], None] = lambda _process: None
         self.listeners: list[asyncio.Event] = []
+        self.facts: list[tuple[str, tuple[Any, ...]]] = []
         self.rng = rng
         engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
 
@@ -68,6 +84,7 @@ class Server:
         def prepare(connection: Any, _record: Any) -> None:
             connection.isolation_level = None
             connection.create_function(HOST_CLOCK, 0, clock)
+            connection.create_function("note", -1, lambda name, *values: self.facts.append((name, values)))
             connection.execute("PRAGMA foreign_keys=ON")
             connection.execute("PRAGMA case_sensitive_like=ON")
 
@@ -78,6 +95,7 @@ class Server:
     def run(self, operation: Callable[[Connection], Any], info: dict[Any, Any], *, writes: bool) -> Any:
         """Run a transaction as one step; ``info`` is that of the process's connection."""
         connection = self.connection
+        self.facts.clear()
         connection.info.clear()
         connection.info.update(info)
         self.driver.execute("BEGIN")
@@ -89,11 +107,28 @@ class Server:
         except BaseException:
             if self.driver.in_transaction:
                 self.driver.execute("ROLLBACK")
-            self.on_rollback()
             raise
         finally:
             info.update(connection.info)
         return result
+
+    def query(self, statement: str, **values: Any) -> list[Any]:
+        """Return the rows of a query, whose parameters are named ``:name``."""
+        return self.run(
+            lambda connection: connection.execute(text(statement), values).all(), {}, writes=False
+        )
+
+    def note(self, noted: list[Noted]) -> None:
+        """Let triggers note facts of the rows that change."""
+        for number, (name, change, table, values) in enumerate(noted):
+            self.driver.execute(
+                f"CREATE TEMP TRIGGER note_{number} AFTER {change} ON main.{table} BEGIN SELECT note('{name}', {values}); END"
+            )
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.connection.close()
+        self.connection.engine.dispose()
 
 
 class SimulatedDatabase:

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resonant.dispatch.flights.flights import MOST_BYTES
+from resonant.store import schema
 from resonant.store.counts import counters
 from resonant.store.views import reads
 from simulation.broken import Broken
+from simulation.database import Noted
 from simulation.loop import Process
 from simulation.producers import SECRET, subject_of
 from simulation.receivers import Request
@@ -18,36 +20,40 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("status", "lease_owner", "lease_token", "sending", "available_at", "round")
 _FINAL = ("delivered", "dead_letter")
-_TRIGGERS = f"""
-CREATE TEMP TRIGGER changed AFTER UPDATE OF {", ".join(_COLUMNS)} ON main.resonant_deliveries BEGIN
-  SELECT note_change(OLD.id, {", ".join(f"OLD.{name}, NEW.{name}" for name in _COLUMNS)});
-END;
-CREATE TEMP TRIGGER inserted AFTER INSERT ON main.resonant_deliveries BEGIN
-  SELECT note_insert(NEW.id, NEW.endpoint, NEW.lease_owner, NEW.event_type,
-    (SELECT id FROM resonant_events WHERE key = NEW.event_key));
-END;
-CREATE TEMP TRIGGER deleted AFTER DELETE ON main.resonant_deliveries BEGIN
-  SELECT note_delete(OLD.id, OLD.status);
-END;
-CREATE TEMP TRIGGER gate_inserted AFTER INSERT ON main.resonant_gates BEGIN
-  SELECT note_gate(NEW.endpoint, NEW.state, NEW.not_before);
-END;
-CREATE TEMP TRIGGER gate_changed AFTER UPDATE ON main.resonant_gates BEGIN
-  SELECT note_gate(NEW.endpoint, NEW.state, NEW.not_before);
-END;
-CREATE TEMP TRIGGER attempted AFTER INSERT ON main.resonant_attempts BEGIN
-  SELECT note_attempt(NEW.delivery_id, NEW.number, NEW.result, NEW.late, NEW.owner, NEW.decision, NEW.error);
-END;
-"""
+_GATE = "NEW.endpoint, NEW.state, NEW.not_before"
+_NOTED = [
+    Noted(
+        "change",
+        f"UPDATE OF {', '.join(_COLUMNS)}",
+        "resonant_deliveries",
+        f"OLD.id, {', '.join(f'OLD.{name}, NEW.{name}' for name in _COLUMNS)}",
+    ),
+    Noted(
+        "insert",
+        "INSERT",
+        "resonant_deliveries",
+        """NEW.id, NEW.endpoint, NEW.lease_owner, NEW.event_type,
+        (SELECT id FROM resonant_events WHERE key = NEW.event_key)""",
+    ),
+    Noted("delete", "DELETE", "resonant_deliveries", "OLD.id, OLD.status"),
+    Noted("gate", "INSERT", "resonant_gates", _GATE),
+    Noted("gate", "UPDATE", "resonant_gates", _GATE),
+    Noted(
+        "attempt",
+        "INSERT",
+        "resonant_attempts",
+        "NEW.delivery_id, NEW.number, NEW.result, NEW.late, NEW.owner, NEW.decision, NEW.error",
+    ),
+]
 # A process learns of a gate this late at most, while it reaches the store.
 _GATE_SECONDS = 6.0
 # The longest that a healthy endpoint with due work is idle: at a normal gate, and at one that closed earlier.
 _IDLE_SECONDS, _PATIENCE = 3.0, {"paced": 30.0, "probing": 90.0}
 # How long a drain runs before it counts, and how long the server's clock must have been steady.
 _DRAIN_SECONDS, _CALM_SECONDS = 10.0, 90.0
-_GATES = "SELECT endpoint, state, failing, max(since, coalesce(not_before, 0)) FROM resonant_gates GROUP BY 1"
+_GATES = "SELECT endpoint, state, failing, since, not_before FROM resonant_gates"
 _EARLIEST = """SELECT min(available_at) FROM resonant_deliveries
-  WHERE endpoint = ? AND available_at IS NOT NULL AND lease_owner IS NULL AND event_type != ?"""
+  WHERE endpoint = :endpoint AND available_at IS NOT NULL AND lease_owner IS NULL AND event_type != :bad_type"""
 _BALANCE_SECONDS = 20.0
 
 
@@ -99,7 +105,6 @@ class Observer:
         self._world = world
         self._known: dict[int, Known] = {}
         self._by_name: dict[tuple[str, str], Known] = {}
-        self._facts: list[tuple[str, tuple[Any, ...]]] = []
         self._counted: Counter[str] = Counter()
         self._last_counts: Counter[Any] = Counter()
         self._outages: list[tuple[float, float]] = []
@@ -118,16 +123,9 @@ class Observer:
         self._held: defaultdict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
         self._balanced_at = 0.0
         self._purged: set[tuple[str, str]] = set()
-        driver = world.server.driver
-        for name in ("change", "insert", "delete", "attempt", "gate"):
-            self._add_function(driver, name)
-        driver.executescript(_TRIGGERS)
+        world.server.note(_NOTED)
         world.server.on_commit = self._commit
-        world.server.on_rollback = self._facts.clear
         world.server.on_loss = lambda process: self._losses[process].append(world.loop.time())
-
-    def _add_function(self, driver: Any, name: str) -> None:
-        driver.create_function(f"note_{name}", -1, lambda *values: self._facts.append((name, values)))
 
     @property
     def _now(self) -> float:
@@ -185,7 +183,7 @@ class Observer:
 
     def _commit(self, process: Process) -> bool:
         """Take the facts of a transaction; return whether it has made deliveries available."""
-        facts, self._facts[:] = list(self._facts), []
+        facts = self._world.server.facts
         try:
             for name, values in facts:
                 getattr(self, f"_on_{name}")(process, *values)
@@ -403,8 +401,11 @@ class Observer:
         if not is_drained or any(at > self._now - _CALM_SECONDS for at in self._set_clock):
             return
         calm_since = max((end for _, end in self._outages), default=0.0)
-        clock, driver = self._world.clock(), self._world.server.driver
-        gates = {name: facts for name, *facts in driver.execute(_GATES)}
+        clock, query = self._world.clock(), self._world.server.query
+        gates = {
+            name: (state, failing, max(since, until or 0.0))
+            for name, state, failing, since, until in query(_GATES)
+        }
         for receiver in self._world.receivers.values():
             state, failing, since = gates.get(receiver.name, ("normal", None, 0.0))
             limit = (10.0 if failing else _IDLE_SECONDS) if state == "normal" else _PATIENCE.get(state)
@@ -412,7 +413,7 @@ class Observer:
                 limit = 30.0
             if limit is None or receiver.is_busy or not receiver.is_healthy_since(self._now - 2 * limit - 10):
                 continue
-            at = driver.execute(_EARLIEST, (receiver.name, receiver.bad_type or "")).fetchone()[0]
+            [(at,)] = query(_EARLIEST, endpoint=receiver.name, bad_type=receiver.bad_type or "")
             idle = min(clock - max(at or clock, since), self._now - max(receiver.last_at, calm_since))
             if idle > limit:
                 raise Broken(
@@ -451,16 +452,14 @@ class Observer:
     def purgeable(self, action: str, endpoint: str, before: float) -> set[int]:
         """Return the deliveries that a purge promises to remove."""
         status = {"purge": "dead_letter", "purge delivered": "delivered"}.get(action)
-        query = (
-            "SELECT id FROM resonant_deliveries WHERE status = ? AND finished_at <= ? AND (? OR endpoint = ?)"
-        )
-        values = (status, before, action != "purge", endpoint)
-        return {row[0] for row in self._world.server.driver.execute(query, values)}
+        query = "SELECT id FROM resonant_deliveries WHERE status = :status AND finished_at <= :before AND (:all OR endpoint = :endpoint)"
+        values = {"status": status, "before": before, "all": action != "purge", "endpoint": endpoint}
+        return {row[0] for row in self._world.server.query(query, **values)}
 
     def stored_with(self, subject: str) -> set[str]:
         """Return the ids of the stored events with this subject."""
-        query = "SELECT id FROM resonant_events WHERE subject = ?"
-        return {row[0] for row in self._world.server.driver.execute(query, (subject,))}
+        query = "SELECT id FROM resonant_events WHERE subject = :subject"
+        return {row[0] for row in self._world.server.query(query, subject=subject)}
 
     def note_erased(self, event_ids: set[str]) -> None:
         """Note that an erasure has removed the content of these events for good."""
@@ -471,25 +470,22 @@ class Observer:
     def unfinished(self) -> int:
         """Return the number of deliveries that are not final."""
         query = "SELECT count(*) FROM resonant_deliveries WHERE available_at IS NOT NULL"
-        return self._world.server.driver.execute(query).fetchone()[0]
+        return self._world.server.query(query)[0][0]
 
     def why_unfinished(self) -> str:
         """Describe some deliveries that are not final."""
         clock = self._world.clock()
         query = "SELECT id, endpoint, event_type, status, round_attempts, available_at, lease_owner, sending FROM resonant_deliveries WHERE available_at IS NOT NULL LIMIT 5"
-        rows = [
-            (*row[:5], round(row[5] - clock, 1), *row[6:]) for row in self._world.server.driver.execute(query)
-        ]
-        gates = self._world.server.driver.execute(
+        rows = [(*row[:5], round(row[5] - clock, 1), *row[6:]) for row in self._world.server.query(query)]
+        gates = self._world.server.query(
             "SELECT endpoint, state, pace, failing FROM resonant_gates WHERE state != 'normal' OR failing IS NOT NULL"
-        ).fetchall()
+        )
         return f"{self.unfinished()} deliveries are not final, such as {rows}; gates {gates}; producers left: {self._world.producers.left}"
 
     def check_end(self) -> None:
         """Check what must hold when all is settled."""
         self._check_balance()
-        driver = self._world.server.driver
-        stored = {row[0] for row in driver.execute("SELECT id FROM resonant_events")}
+        stored = {row[0] for row in self._world.server.query("SELECT id FROM resonant_events")}
         purged = {event_id for event_id, _ in self._purged}
         for event_id, endpoint in self._world.producers.accepted.items():
             if event_id in purged or subject_of(event_id) in self.erased_subjects:
@@ -511,8 +507,6 @@ class Observer:
                 raise Broken("removal", f"the content of {event_id} was erased, and is still there")
 
     def _contents(self) -> Iterator[bytes]:
-        driver = self._world.server.driver
-        tables = driver.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-        for (table,) in tables:
-            for row in driver.execute(f"SELECT * FROM {table}"):
+        for table in schema.metadata.tables:
+            for row in self._world.server.query(f"SELECT * FROM {table}"):
                 yield from (value if isinstance(value, bytes) else str(value).encode() for value in row)

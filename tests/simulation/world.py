@@ -355,9 +355,7 @@ class World:
         hook, sys.unraisablehook = sys.unraisablehook, lambda _error: None
         try:
             self.server.is_away = True
-            engine = self.server.connection.engine
-            self.server.connection.close()
-            engine.dispose()
+            self.server.close()
             self.loop.close()
             self.loop.graveyard.clear()
             gc.collect()
