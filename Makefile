@@ -126,7 +126,8 @@ chaos: setup  ## run the long tests of kills, faults and fuzzing, in two hours
 
 simulate: setup  ## simulate faults in virtual time for a minute; SEED=17 repeats one, MUTANTS=1 hunts planted bugs, SECONDS=600
 	@cd tests && ../$(BIN)/python -m simulation $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS)) \
-	  $(if $(MUTANTS),--mutants $(filter-out 1,$(MUTANTS))) $(ARGS)
+	  $(if $(MUTANTS),--mutants $(filter-out 1,$(MUTANTS))) \
+	  $(if $(filter postgresql,$(DATABASE)),--postgresql) $(ARGS)
 
 bench: .venv/bench-ready  ## run every benchmark; one also needs redis-server
 	@$(BIN)/python -m benches $(ARGS)

@@ -5,8 +5,11 @@ import itertools
 import logging
 import random
 import sys
+from contextlib import nullcontext
 
+from simulation.database import OpenServer, SQLiteServer
 from simulation.plan import FULL, Plan
+from simulation.postgresql import opened_postgresql
 from simulation.running import describe, hunt, planted, run, run_each, shorten
 
 
@@ -25,26 +28,32 @@ def main() -> int:
     parser.add_argument(
         "--quiet", action="store_true", help="do not shorten a world that breaks an invariant"
     )
+    parser.add_argument("--postgresql", action="store_true", help="on PostgreSQL instead of SQLite in memory")
     asked = parser.parse_args()
     logging.disable(logging.CRITICAL)
     sys.unraisablehook = lambda _error: None  # closed coroutines of killed processes
     if asked.mutants is not None:
-        return _hunt_all(asked.mutants, asked.seconds)
+        return _hunt_all(asked.mutants, asked.seconds, *["--postgresql"] * asked.postgresql)
+    with opened_postgresql() if asked.postgresql else nullcontext(SQLiteServer) as open_server:
+        return _run(asked, open_server)
+
+
+def _run(asked: argparse.Namespace, open_server: OpenServer) -> int:
     size = FULL if asked.full else {}
     if asked.seed is not None:
-        found = run(Plan.draw(asked.seed, **size))
+        found = run(Plan.draw(asked.seed, **size), open_server)
         print(*found.trace, found, sep="\n")
         return int(found.broken is not None)
     first = random.randrange(10**9) if asked.first is None else asked.first
     seeds = itertools.count(first) if asked.seeds is None else range(first, first + asked.seeds)
     cpu = asked.seconds if asked.seeds is None else float("inf")
     count = 0
-    for found in run_each(seeds, cpu=cpu, **size):
+    for found in run_each(seeds, open_server, cpu=cpu, **size):
         count += 1
         if found.broken is not None:
             print(found)
             if not asked.quiet:
-                print(describe(shorten(found)))
+                print(describe(shorten(found, open_server)))
             return 1
         if asked.full:
             print(found, flush=True)
@@ -52,11 +61,11 @@ def main() -> int:
     return 0
 
 
-def _hunt_all(name: str, cpu: float) -> int:
+def _hunt_all(name: str, cpu: float, *options: str) -> int:
     missed = 0
     for bug in planted():
         if name in bug.name:
-            found = hunt(bug, cpu=cpu)
+            found = hunt(bug, *options, cpu=cpu)
             missed += "BROKEN" not in found
             print(f"{bug.name} ({bug.invariant}): {found}", flush=True)
     return int(missed > 0)

@@ -1,8 +1,10 @@
-"""The database of a world: the real SQL on SQLite in memory. Each transaction is one step, and may fail."""
+"""The database of a world: the real SQL. Each transaction is one step, and may fail."""
 
 import asyncio
 import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable
+from functools import cached_property
 from random import Random
 from typing import Any, NamedTuple
 
@@ -52,7 +54,7 @@ class Noted(NamedTuple):
     values: str
 
 
-class Server:
+class Server(ABC):
     """The database that all processes share.
 
     Args:
@@ -77,7 +79,45 @@ class Server:
         self.on_loss: Callable[[Process], None] = lambda _process: None
         self.listeners: list[asyncio.Event] = []
         self.facts: list[tuple[str, tuple[Any, ...]]] = []
-        self.rng = rng
+        self.clock, self.rng = clock, rng
+
+    @abstractmethod
+    def connect(self) -> Any:
+        """Return a new connection."""
+
+    @abstractmethod
+    def disconnect(self, connected: Any) -> None:
+        """Break a connection; the next transaction on it connects again."""
+
+    @abstractmethod
+    def run(self, operation: Callable[[Connection], Any], connected: Any, *, writes: bool) -> Any:
+        """Run a transaction on a connection, as one step."""
+
+    @abstractmethod
+    def note(self, noted: list[Noted]) -> None:
+        """Let triggers note facts of the rows that change."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close all connections."""
+
+    def query(self, statement: str, **values: Any) -> list[Any]:
+        """Return the rows of a query, whose parameters are named ``:name``."""
+        return self.run(
+            lambda connection: connection.execute(text(statement), values).all(), self.own, writes=False
+        )
+
+    @cached_property
+    def own(self) -> Any:
+        """The connection of the world itself."""
+        return self.connect()
+
+
+class SQLiteServer(Server):
+    """SQLite in memory; a connection is only what is remembered of it."""
+
+    def __init__(self, clock: Clock, rng: Random) -> None:
+        super().__init__(clock, rng)
         engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
 
         @event.listens_for(engine, "connect")
@@ -88,47 +128,48 @@ class Server:
             connection.execute("PRAGMA foreign_keys=ON")
             connection.execute("PRAGMA case_sensitive_like=ON")
 
-        self.connection = engine.connect()
-        self.driver: sqlite3.Connection = self.connection.connection.driver_connection
-        self.run(create_schema, {}, writes=True)
+        self._connection = engine.connect()
+        self._driver: sqlite3.Connection = self._connection.connection.driver_connection
+        self.run(create_schema, self.own, writes=True)
 
-    def run(self, operation: Callable[[Connection], Any], info: dict[Any, Any], *, writes: bool) -> Any:
-        """Run a transaction as one step; ``info`` is that of the process's connection."""
-        connection = self.connection
+    def connect(self) -> dict[Any, Any]:
+        return {}
+
+    def disconnect(self, connected: dict[Any, Any]) -> None:
+        connected.clear()
+
+    def run(self, operation: Callable[[Connection], Any], connected: dict[Any, Any], *, writes: bool) -> Any:
+        connection = self._connection
         self.facts.clear()
         connection.info.clear()
-        connection.info.update(info)
-        self.driver.execute("BEGIN")
+        connection.info.update(connected)
+        self._driver.execute("BEGIN")
         try:
             with connection.begin():
                 result = operation(connection)
-                if self.driver.in_transaction:
-                    self.driver.execute("COMMIT" if writes else "ROLLBACK")
+                if self._driver.in_transaction:
+                    self._driver.execute("COMMIT" if writes else "ROLLBACK")
         except BaseException:
-            if self.driver.in_transaction:
-                self.driver.execute("ROLLBACK")
+            if self._driver.in_transaction:
+                self._driver.execute("ROLLBACK")
             raise
         finally:
-            info.update(connection.info)
+            connected.update(connection.info)
         return result
 
-    def query(self, statement: str, **values: Any) -> list[Any]:
-        """Return the rows of a query, whose parameters are named ``:name``."""
-        return self.run(
-            lambda connection: connection.execute(text(statement), values).all(), {}, writes=False
-        )
-
     def note(self, noted: list[Noted]) -> None:
-        """Let triggers note facts of the rows that change."""
         for number, (name, change, table, values) in enumerate(noted):
-            self.driver.execute(
+            self._driver.execute(
                 f"CREATE TEMP TRIGGER note_{number} AFTER {change} ON main.{table} BEGIN SELECT note('{name}', {values}); END"
             )
 
     def close(self) -> None:
-        """Close the connection."""
-        self.connection.close()
-        self.connection.engine.dispose()
+        self._connection.close()
+        self._connection.engine.dispose()
+
+
+# Opens a server, given its clock and a generator.
+OpenServer = Callable[[Clock, Random], Server]
 
 
 class SimulatedDatabase:
@@ -137,7 +178,7 @@ class SimulatedDatabase:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._process = this_process()
-        self._info: dict[Any, Any] = {}
+        self._connected = server.connect()
 
     def __str__(self) -> str:
         return "simulated:"
@@ -161,21 +202,21 @@ class SimulatedDatabase:
                 raise StoreUnavailable(f"{self}: the connection was closed")
             return result
 
-        result = server.run(run, self._info, writes=True)
+        result = server.run(run, self._connected, writes=True)
         if server.on_commit(self._process):
             for listener in server.listeners:
                 listener.set()
         if server.rng.random() < trouble.loses:
             server.on_loss(self._process)
             await self._travel(trouble)
-            self._info.clear()
+            server.disconnect(self._connected)
             raise StoreUnavailable(f"{self}: the connection was closed during the commit")
         await self._travel(trouble)
         return result
 
     async def read(self, operation: Callable[[Connection], Any]) -> Any:
         await self._travel(self._server.trouble)
-        result = self._server.run(operation, self._info, writes=False)
+        result = self._server.run(operation, self._connected, writes=False)
         await self._travel(self._server.trouble)
         return result
 
@@ -187,7 +228,7 @@ class SimulatedDatabase:
             while loop.time() < until and self._server.trouble is trouble:
                 await asyncio.sleep(min(until - loop.time(), 1.0))
         if self._server.is_away:
-            self._info.clear()
+            self._server.disconnect(self._connected)
             raise StoreUnavailable(f"{self}: it cannot be reached")
 
     async def _wait_for_lock(self) -> None:

@@ -429,7 +429,7 @@ class Observer:
                 counts[labels] += sketch.count
             return reads.status(connection, now=clock), counts
 
-        status, counts = server.run(read, {}, writes=False)
+        status, counts = server.run(read, server.own, writes=False)
         if not status.balanced:
             raise Broken("conservation", f"{status}")
         if status.accepted != self._counted["accepted"] or status.purged != self._counted["purged"]:

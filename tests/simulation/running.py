@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from simulation.broken import Broken
+from simulation.database import OpenServer, SQLiteServer
 from simulation.plan import Plan
 from simulation.world import World
 
@@ -41,9 +42,9 @@ class Result(NamedTuple):
         return f"seed {self.plan.seed}: {found} ({self.seconds:.0f} s simulated in {self.cpu:.1f} s of CPU)"
 
 
-def run(plan: Plan) -> Result:
+def run(plan: Plan, open_server: OpenServer = SQLiteServer) -> Result:
     """Run a world to its end."""
-    began_at, world, broken = time.process_time(), World(plan), None
+    began_at, world, broken = time.process_time(), World(plan, open_server), None
     try:
         world.run()
     except Broken as error:
@@ -54,25 +55,31 @@ def run(plan: Plan) -> Result:
     return Result(plan, broken, world.trace, world.digest(), world.loop.time() - 1_000, cpu)
 
 
-def run_each(seeds: Iterable[int], *, cpu: float, **size: float) -> Iterator[Result]:
+def run_each(
+    seeds: Iterable[int], open_server: OpenServer = SQLiteServer, *, cpu: float, **size: float
+) -> Iterator[Result]:
     """Run the plans of these seeds, until they have used this much CPU."""
     left = cpu
     for seed in seeds:
         if left <= 0:
             return
-        yield (result := run(Plan.draw(seed, **size)))
+        yield (result := run(Plan.draw(seed, **size), open_server))
         left -= result.cpu
 
 
 def shorten(
-    found: Result, *, cpu: float = 60.0, on_shorter: Callable[[Result], None] = lambda _: None
+    found: Result,
+    open_server: OpenServer = SQLiteServer,
+    *,
+    cpu: float = 60.0,
+    on_shorter: Callable[[Result], None] = lambda _: None,
 ) -> Result:
     """Return the smallest world found in this time that breaks the same invariant."""
     is_smaller = True
     while is_smaller and cpu > 0:
         is_smaller = False
         for plan in found.plan.shorter():
-            tried = run(plan)
+            tried = run(plan, open_server)
             cpu -= tried.cpu
             if tried.broken is not None and found.broken and tried.broken.invariant == found.broken.invariant:
                 found, is_smaller = tried, True
@@ -130,13 +137,14 @@ def plant(bug: Planted, folder: Path) -> str | None:
     return applied.stderr if applied.returncode else None
 
 
-def hunt(bug: Planted, *, cpu: float) -> str:
-    """Run worlds with a planted bug until an invariant breaks; return what was found, on one line."""
+def hunt(bug: Planted, *options: str, cpu: float) -> str:
+    """Run worlds with a planted bug and these options until an invariant breaks; return what was found, on one line."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if why := plant(bug, folder):
             return f"DOES NOT APPLY: {why}"
         command = [sys.executable, "-m", "simulation", "--from", "1", "--seconds", str(cpu), "--quiet"]
+        command += options
         environment = os.environ | {"PYTHONPATH": f"{folder}/src{os.pathsep}{_ROOT}/tests"}
         began_at = time.monotonic()
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from simulation.broken import Broken
 from simulation.loop import Process, WorldLoop
 from simulation.plan import Plan
+from simulation.postgresql import WorldOnPostgreSQL
 from simulation.running import describe, hunt, plant, planted, run, shorten
 from simulation.world import World
 
@@ -41,6 +43,15 @@ def test_no_invariant_breaks_in_a_world_that_once_failed(seed):
 @pytest.mark.parametrize("seed", range(1, 7))
 def test_no_invariant_breaks(seed):
     assert run(Plan.draw(seed)).broken is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [3, 5])
+def test_no_invariant_breaks_on_postgresql_in_the_same_world_twice(postgresql, seed):
+    plan = Plan.draw(seed, **_SMALL | {"seconds": 20.0, "events": 30})
+    first, second = (run(plan, partial(WorldOnPostgreSQL, postgresql)) for _ in range(2))
+    assert first.broken is None
+    assert first.trace == second.trace
 
 
 @pytest.mark.parametrize("bug", planted(), ids=lambda bug: bug.name)

@@ -17,7 +17,7 @@ from resonant.errors import StoreUnavailable
 from resonant.store import WorkerStore
 from resonant.store.shared.erased import make_erasure_key
 from simulation.broken import Broken
-from simulation.database import Server, SimulatedDatabase, Trouble
+from simulation.database import OpenServer, SimulatedDatabase, SQLiteServer, Trouble
 from simulation.loop import Process, WorldLoop
 from simulation.observer import Observer
 from simulation.operators import emit_one, operate
@@ -50,14 +50,14 @@ class World:
         drains: the processes of the present runs, since when they run, and their ends, by owner.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, open_server: OpenServer = SQLiteServer) -> None:
         self.plan = plan
         self.trace: list[str] = []
         self.loop = WorldLoop(self.rng("order"))
         self.host = Process("host", self.loop)
         self.server_ahead = 0.0
         self.clock_of: dict[Process, float] = {}
-        self.server = Server(self.clock, self.rng("database"))
+        self.server = open_server(self.clock, self.rng("database"))
         self.is_over = False
         self.drains: dict[str, tuple[Process, float, float]] = {}
         self.endpoints = [f"e{number}" for number in range(plan.endpoints)]
@@ -127,7 +127,7 @@ class World:
         Raises:
             Broken: an invariant does not hold.
         """
-        self.server.run(partial(make_erasure_key, draw=lambda _bytes: "0" * 64), {}, writes=True)
+        self.server.run(partial(make_erasure_key, draw=lambda _bytes: "0" * 64), self.server.own, writes=True)
         try:
             self.loop.run_until_complete(self.host.start(self._run()))
         finally:
