@@ -8,17 +8,30 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from resonant.dispatch.flights.flights import MOST_BYTES
 from resonant.store import schema
 from resonant.store.counts import counters
+from resonant.store.counts.acceptances import read_ledgers
+from resonant.store.counts.sketches import Labels
 from resonant.store.views import reads
 from simulation.broken import Broken
 from simulation.database import Noted
 from simulation.loop import Process
 from simulation.producers import SECRET, subject_of
 from simulation.receivers import Request
+from simulation.rows import check_rows, check_status
 
 if TYPE_CHECKING:
     from simulation.world import World
 
-_COLUMNS = ("status", "lease_owner", "lease_token", "sending", "available_at", "round")
+_COLUMNS = (
+    "status",
+    "lease_owner",
+    "lease_token",
+    "sending",
+    "available_at",
+    "round",
+    "reason",
+    "category",
+    "code",
+)
 _FINAL = ("delivered", "dead_letter")
 _GATE = "NEW.endpoint, NEW.state, NEW.not_before"
 _NOTED = [
@@ -35,14 +48,14 @@ _NOTED = [
         """NEW.id, NEW.endpoint, NEW.lease_owner, NEW.event_type,
         (SELECT id FROM resonant_events WHERE key = NEW.event_key)""",
     ),
-    Noted("delete", "DELETE", "resonant_deliveries", "OLD.id, OLD.status"),
+    Noted("delete", "DELETE", "resonant_deliveries", "OLD.id, OLD.status, OLD.finished_at"),
     Noted("gate", "INSERT", "resonant_gates", _GATE),
     Noted("gate", "UPDATE", "resonant_gates", _GATE),
     Noted(
         "attempt",
         "INSERT",
         "resonant_attempts",
-        "NEW.delivery_id, NEW.number, NEW.result, NEW.late, NEW.owner, NEW.decision, NEW.error",
+        "NEW.delivery_id, NEW.number, NEW.result, NEW.late, NEW.owner, NEW.decision, NEW.early, NEW.category, NEW.code, NEW.error",
     ),
 ]
 # A process learns of a gate this late at most, while it reaches the store.
@@ -66,6 +79,9 @@ class Change(NamedTuple):
     sending: tuple[int, int]
     available: tuple[float | None, float | None]
     round: tuple[int, int]
+    reason: tuple[str | None, str | None]
+    category: tuple[str | None, str | None]
+    code: tuple[str | None, str | None]
 
 
 class Known:
@@ -75,6 +91,9 @@ class Known:
         self.key, self.endpoint, self.event_type, self.event_id = key, endpoint, event_type, event_id
         self.owner: str | None = None
         self.leased_at = 0.0
+        # The token of the latest lease.
+        self.token = 0
+        self.sending = 0
         self.begun = 0
         self.requests: list[Request] = []
         self.numbers: set[int] = set()
@@ -105,8 +124,13 @@ class Observer:
         self._world = world
         self._known: dict[int, Known] = {}
         self._by_name: dict[tuple[str, str], Known] = {}
-        self._counted: Counter[str] = Counter()
-        self._last_counts: Counter[Any] = Counter()
+        # What the ledgers and counters must show.
+        self._accepted: Counter[str] = Counter()
+        self._removed: Counter[str] = Counter()
+        self._counted: Counter[Labels] = Counter()
+        # What each operator's process asked for.
+        self._replays: dict[Process, tuple[str, bool]] = {}
+        self._purges: dict[Process, tuple[str, str, float]] = {}
         self._outages: list[tuple[float, float]] = []
         self._harm: defaultdict[Process, list[tuple[float, float]]] = defaultdict(list)
         self._losses: defaultdict[Process, list[float]] = defaultdict(list)
@@ -168,8 +192,12 @@ class Observer:
     def note_resume(self, endpoint: str) -> None:
         self._resumed[endpoint] = self._now
 
-    def note_replay(self, endpoint: str) -> None:
+    def note_replay(self, process: Process, endpoint: str, include_permanent: bool) -> None:
+        self._replays[process] = endpoint, include_permanent
         self._replayed[endpoint] = self._now
+
+    def note_purge(self, process: Process, action: str, endpoint: str, before: float) -> None:
+        self._purges[process] = action, endpoint, before
 
     def _is_harmed(self, process: Process, since: float, *, least: float = 0.0) -> bool:
         """Return whether a process was killed or frozen, or did not reach the store, for at least so long since a time."""
@@ -202,16 +230,32 @@ class Observer:
     ) -> None:
         known = self._known[key] = Known(key, endpoint, kind, event_id)
         self._by_name[event_id, endpoint] = known
-        known.owner, known.leased_at = owner, self._now
-        self._counted["accepted"] += 1
+        known.owner, known.leased_at, known.token = owner, self._now, int(owner is not None)
+        self._accepted[endpoint] += 1
 
-    def _on_delete(self, _process: Process, key: int, status: str) -> None:
+    def _on_delete(self, process: Process, key: int, status: str, ended_at: float) -> None:
         known = self._known.pop(key)
         if status not in _FINAL:
             raise Broken("removal", f"{known} was purged while it was {status}")
+        action, endpoint, before = self._purges[process]
+        if ended_at > before or (status == "dead_letter") != (action == "purge"):
+            raise Broken("removal", f"the {action} of {endpoint} removed {known}, {status} at {ended_at}")
+        if action == "purge" and known.endpoint != endpoint:
+            raise Broken("removal", f"the {action} of {endpoint} removed {known}")
         self._by_name.pop((known.event_id, known.endpoint))
         self._purged.add((known.event_id, known.endpoint))
-        self._counted["purged"] += 1
+        self._removed[known.endpoint] += 1
+        self._count("purge", known, status)
+
+    def _count(
+        self,
+        measure: str,
+        known: Known,
+        result: str = "",
+        category: str | None = None,
+        code: str | None = None,
+    ) -> None:
+        self._counted[Labels(measure, known.endpoint, "", result, category or "", code or "")] += 1
 
     def _on_change(self, process: Process, key: int, *values: Any) -> None:
         change = Change(*zip(values[::2], values[1::2], strict=True))
@@ -231,18 +275,36 @@ class Observer:
             if is_claim:
                 self._check_gate(process, known)
         if change.status[0] != change.status[1] and change.status[1] in _FINAL:
-            self._counted[change.status[1]] += 1
-            if change.status[0] in _FINAL:
-                raise Broken("fence", f"{known} was {change.status[0]} and became {change.status[1]}")
-        known.owner = after
+            self._check_end(known, change)
+        known.owner, known.sending = after, change.sending[1]
         if change.status[1] == "delivered" and known.delivered_at is None:
             known.delivered_at = now
         if change.round[0] != change.round[1]:
             known.retry_after = (0.0, 0.0)
+            self._count("replay", known, "replayed")
+            endpoint, include_permanent = self._replays[process]
+            if known.endpoint != endpoint or (change.category[0] == "permanent" and not include_permanent):
+                raise Broken("selection", f"a replay of {endpoint} took {known}, {change.category[0]}")
+
+    def _check_end(self, known: Known, change: Change) -> None:
+        before, after = change.status
+        failure = (change.category[1], change.code[1]) if after == "dead_letter" else ()
+        self._count("delivery", known, after, *failure)
+        is_erased = subject_of(known.event_id) in self.erased_subjects
+        is_selected = known.event_type == "order.shipped" or is_erased
+        if change.reason[1] == "cancelled" and (known.sending or not is_selected):
+            raise Broken("selection", f"{known}, {known.event_type}, was cancelled")
+        if before in _FINAL:
+            raise Broken("fence", f"{known} was {before} and became {after}")
 
     def _check_owner(self, process: Process, known: Known, change: Change) -> None:
         """Check that nobody takes a delivery from a living process while its lease is valid and its send has begun."""
         before, after = change.owner
+        is_taken = before is not None and self._process_of(before) is not process
+        if before != after and (after is not None or is_taken) and change.token[1] <= known.token:
+            raise Broken("fence", f"{process.name} changed the lease of {known}, but not its token")
+        if before != after and after is not None:
+            known.token = change.token[1]
         if before is None or (before == after and change.token[0] == change.token[1]):
             return
         owner = self._process_of(before)
@@ -265,6 +327,9 @@ class Observer:
         late: int,
         owner: str | None,
         decision: str | None,
+        early: int,
+        category: str | None,
+        code: str | None,
         error: str | None,
     ) -> None:
         known = self._known[key]
@@ -275,7 +340,9 @@ class Observer:
             known.recorded[process] += 1
         if late:
             return
-        self._counted["attempts"] += 1
+        self._count("attempt", known, result, *(() if result == "delivered" else (category, code)))
+        if result == "failed" and decision != "give_up":
+            self._count("delay", known)
         if number in known.numbers:
             raise Broken("fence", f"{known} has two attempts with the number {number}")
         known.numbers.add(number)
@@ -287,7 +354,9 @@ class Observer:
             raise Broken("fence", f"{owner} recorded an attempt of {known}, which {known.owner} holds")
 
     def _check_crash(self, process: Process, known: Known, owner: str) -> None:
-        """Check that a crash is charged to a run that was harmed, and had the time to renew its leases afterwards."""
+        """Check that a crash is charged to a run that sent it and was harmed, and had the time to renew its leases afterwards."""
+        if not known.sending:
+            raise Broken("crash-charged", f"{known} was charged to {owner}, which was not sending")
         lease, lost = self._world.plan.lease_seconds, self._process_of(owner)
         is_harmed = self._is_harmed(lost, known.leased_at, least=lease / 3 - 1.0)
         is_running = owner in self._world.drains and not any(
@@ -423,29 +492,26 @@ class Observer:
     def _check_balance(self) -> None:
         server, clock = self._world.server, self._world.clock()
 
-        def read(connection: Any) -> tuple[Any, Counter[Any]]:
-            counts = Counter()
-            for labels, sketch in counters.read_ever(connection).items():
-                counts[labels] += sketch.count
-            return reads.status(connection, now=clock), counts
+        def read(connection: Any) -> tuple[Any, dict[str, Any], Counter[Labels]]:
+            counts = {labels: sketch.count for labels, sketch in counters.read_ever(connection).items()}
+            status = reads.status(connection, now=clock)
+            check_status(connection, status, clock)
+            return status, read_ledgers(connection), Counter(counts)
 
-        status, counts = server.run(read, server.own, writes=False)
+        status, ledgers, counts = server.run(read, server.own, writes=False)
         if not status.balanced:
             raise Broken("conservation", f"{status}")
-        if status.accepted != self._counted["accepted"] or status.purged != self._counted["purged"]:
-            raise Broken("conservation", f"{self._counted} were seen, but counted: {status}")
-        for labels, count in self._last_counts.items():
-            if counts[labels] < count:
-                raise Broken("counters", f"{labels} fell from {count} to {counts[labels]}")
-        self._last_counts = counts
-        attempts = sum(count for labels, count in counts.items() if labels.measure == "attempt")
-        if attempts != self._counted["attempts"]:
-            raise Broken(
-                "counters", f"{attempts} attempts are counted, {self._counted['attempts']} were recorded"
-            )
-        ends = sum(count for labels, count in counts.items() if labels.measure == "delivery")
-        if ends != self._counted["delivered"] + self._counted["dead_letter"]:
-            raise Broken("counters", f"{ends} ends are counted, {self._counted} were recorded")
+        for name, ledger in ledgers.items():
+            if ledger != (self._accepted[name], self._removed[name]):
+                raise Broken(
+                    "conservation",
+                    f"{name}: {ledger}, but {self._accepted[name]} were accepted, {self._removed[name]} purged",
+                )
+        if counts != self._counted:
+            wrong = {each: (counts[each], self._counted[each]) for each in counts | self._counted}
+            wrong = {each: both for each, both in wrong.items() if both[0] != both[1]}
+            raise Broken("counters", f"counted and seen: {wrong}")
+        check_rows(server)
 
     # Operators.
 

@@ -49,7 +49,7 @@ async def operate(world: "World", process: Process, action: str, endpoint: str) 
             limit=rng.choice((None, 10)),
         )
         async with world.dispatcher(process, process.name) as dispatcher:
-            world.observer.note_replay(endpoint)
+            world.observer.note_replay(process, endpoint, request.include_permanent)
             own = dispatcher.store
             async with audited(own, who=_WHO, action="replay", selection=request.as_dict()) as audit_id:
                 taken = take_dead_letters(own, request, owner=process.name, audit_id=audit_id)
@@ -57,7 +57,7 @@ async def operate(world: "World", process: Process, action: str, endpoint: str) 
     elif action == "cancel":
         await cancel(store, Selection(endpoint=endpoint, event_type="order.sh*"), who=_WHO)
     elif action in {"purge", "purge delivered", "remove bodies"}:
-        await _purge(world, store, action, endpoint, days=rng.choice((0.0, 60.0 / 86_400)))
+        await _purge(world, process, store, action, endpoint, days=rng.choice((0.0, 60.0 / 86_400)))
     elif action == "erase":
         what = Erasure(subject=f"s{rng.randrange(50)}")
         stored = world.observer.stored_with(what.subject)
@@ -100,7 +100,9 @@ async def _resume(world: "World", process: Process, endpoint: str) -> None:
             return
 
 
-async def _purge(world: "World", store: WorkerStore, action: str, endpoint: str, *, days: float) -> None:
+async def _purge(
+    world: "World", process: Process, store: WorkerStore, action: str, endpoint: str, *, days: float
+) -> None:
     whats = {
         "purge": Chosen(Selection(endpoint=endpoint), older_than=days),
         "purge delivered": Retention(dead_letters=1_000, delivered=days),
@@ -108,6 +110,7 @@ async def _purge(world: "World", store: WorkerStore, action: str, endpoint: str,
     }
     now = await time_of_purge(store)
     promise = (action, endpoint, now - days * 86_400)
+    world.observer.note_purge(process, *promise)
     promised = world.observer.purgeable(*promise)
     await purge(store, whats[action], who=_WHO, now=now)
     if left := promised & world.observer.purgeable(*promise):
