@@ -1,4 +1,4 @@
-"""A cancellation gives up unfinished deliveries, except those that are being sent; see also ``test_stateful``."""
+"""A cancellation gives up unfinished deliveries, except those that are being sent; see also the simulation."""
 
 from resonant.dead_letters.cancel import Cancellable, cancellable
 from resonant.store.audit import read_audit
@@ -14,6 +14,15 @@ def test_a_delivery_that_is_being_sent_is_counted_and_not_cancelled(desk):
     assert str(found) == "1 would be given up; 1 being sent now would not be cancelled"
     assert desk.cancel() == 1
     assert desk.record(desk.delivered(lease))
+
+
+def test_the_process_that_waits_to_retry_it_has_lost_it(desk):
+    desk.enqueue("evt_1")
+    lease = desk.claim_one()
+    desk.fail(lease, desk.retry_in(5.0))
+    assert desk.cancel() == 1
+    assert desk.begin(lease) == set()
+    assert desk.row("evt_1")["lease_token"] > lease.token
 
 
 def test_many_batches_are_one_operation_in_the_audit(desk, monkeypatch):

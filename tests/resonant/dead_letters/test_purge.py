@@ -1,6 +1,6 @@
 """A purge removes final deliveries of the given age, and archives each on the disk before its row goes.
 
-``test_stateful`` checks that a row goes with its history and its event, and is counted.
+The simulation checks that a row goes with its history and its event, and is counted.
 """
 
 import errno

@@ -1,6 +1,6 @@
 """A replay to another endpoint accepts new deliveries of the same events; the dead letters stay, with a note.
 
-``test_stateful`` checks each row, and the balance.
+The simulation checks each row, and the balance.
 """
 
 import asyncio

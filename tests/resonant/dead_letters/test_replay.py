@@ -1,4 +1,4 @@
-"""A replay takes the requested dead letters, oldest first; ``test_stateful`` checks the new round of each."""
+"""A replay takes the requested dead letters, oldest first; the simulation checks the new round of each."""
 
 import asyncio
 
@@ -8,6 +8,7 @@ from resonant.dead_letters.replay import ReplayRequest, plan
 from resonant.delivery.retry import GiveUp
 from resonant.errors import EmptySelection, StoreUnavailable
 from resonant.store.audit import read_audit
+from resonant.store.queue.rescue import LOST_LEASES_BEFORE_GIVING_UP
 from resonant.store.views.selection import Selection
 from support.desk import take
 
@@ -36,6 +37,18 @@ def test_the_oldest_are_taken_first_and_no_more_than_the_limit(desk):
     rest = desk.replay(after=first.last)
     assert ids(rest) == ["evt_b", "evt_0"], "by the time of death, and not by acceptance"
     assert desk.replay(after=rest.last) == ([], None)
+
+
+def test_crashes_of_the_last_round_do_not_count(desk):
+    desk.enqueue("evt_1")
+    for _ in range(LOST_LEASES_BEFORE_GIVING_UP):
+        desk.begin(desk.claim_one())
+        desk.clock.advance(61)
+        desk.rescue()
+    assert desk.row("evt_1")["reason"] == "crashed"
+    desk.clock.advance(1)
+    [lease] = desk.replay().leases
+    assert lease.crashes == 0
 
 
 def test_a_store_that_is_away_for_a_moment_is_waited_for(desk):

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import random
+import re
 from dataclasses import asdict
 from datetime import datetime
 from typing import get_args
@@ -22,7 +23,6 @@ from resonant.store.queue.causes import Cause, cause_ids
 from resonant.store.views.dead_letters import DeadLetters
 from resonant.store.views.reads import count_dead_letters, each_dead_letter, find_event_ids
 from resonant.store.views.selection import Selection
-from support.store_model import is_selected
 
 fuzzed = settings.get_profile("fuzz")
 fuzzed_with_io = settings.get_profile("fuzz-io")
@@ -45,6 +45,37 @@ NASTY = [
     "' OR '1'='1",
 ]
 UNSTORABLE = ["\x00", "\ud800", "\udfff"]
+_GLOB = {"*": ".*", "?": "."}
+
+
+def is_selected(record: DeadLetter, selection: Selection) -> bool | None:
+    """Return whether a selection selects a dead letter; None if only the database knows, for case beyond ASCII."""
+    for name in ("endpoint", "code", "reason"):
+        wanted = getattr(selection, name)
+        if wanted is not None and (not wanted or getattr(record, name) != wanted):
+            return False
+    pattern = "".join(_GLOB.get(each, re.escape(each)) for each in selection.event_type or "*")
+    if (
+        (selection.ids and record.event_id not in selection.ids)
+        or selection.source not in (None, record.source)
+        or (selection.event_type == "" or not re.fullmatch(pattern, record.event_type, re.DOTALL))
+        or selection.category not in (None, record.category or "unknown")
+        or (selection.since is not None and record.dead_at < selection.since)
+        or (selection.until is not None and record.dead_at >= selection.until)
+    ):
+        return False
+    return selection.text is None or _contains((record.error or "", record.error_type or ""), selection.text)
+
+
+def _contains(texts: tuple[str, str], part: str) -> bool | None:
+    if any(_folded(part) in _folded(each) for each in texts):
+        return True
+    return False if all(each.isascii() for each in (part, *texts)) else None
+
+
+def _folded(text: str) -> str:
+    # SQLite folds only ASCII, PostgreSQL the letters of its locale: there "İ" is found in "time".
+    return re.sub("[A-Z]", lambda found: found[0].lower(), text)
 
 
 def text(rng, longest=4):
@@ -188,7 +219,7 @@ def test_the_database_finds_the_same_as_a_look_at_each_dead_letter(ask, seed, fe
         assert page == listed[:3]
         assert scanned == set(listed), "a replay and a purge select the listed dead letters"
         for each in KEPT:
-            expected = is_selected(each, selection, each.dead_at)
+            expected = is_selected(each, selection)
             assert expected in (None, each.event_id in scanned), (selection, each)
             if (selection.endpoint, selection.reason) == (None, None):  # the twin's are others
                 assert expected in (None, each.event_id in unfinished), (selection, each, "unfinished")

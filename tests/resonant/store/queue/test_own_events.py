@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import delete
 
 from resonant.dead_letters.archive import read_archive
 from resonant.delivery.retry import GiveUp
@@ -28,7 +29,6 @@ from resonant.store.shared.gates import (
 )
 from support.examples import examples
 from support.sqlite import on_sqlite
-from support.store_machine import empty
 from support.subscriptions import subscribe
 
 START = 1_700_000_000.0
@@ -309,6 +309,11 @@ def test_a_damaged_subscription_undoes_no_outcome_and_no_change_of_a_gate(desk, 
     assert desk.status().accepted == 1
 
 
+def empty(connection) -> None:
+    for table in reversed(schema.metadata.sorted_tables):
+        connection.execute(delete(table))
+
+
 @on_sqlite
 @given(
     types=st.lists(st.sampled_from(["order.paid", "resonant.endpoint.paused"]), min_size=1, max_size=4),
@@ -324,7 +329,7 @@ def test_a_damaged_subscription_undoes_no_outcome_and_no_change_of_a_gate(desk, 
 def test_two_endpoints_that_fail_and_get_everything_cause_a_bounded_number_of_events(
     desk, types, wants, turns
 ):
-    desk.write(empty)
+    desk.write(empty)  # much faster than a new database
     for endpoint, globs in zip("ab", wants, strict=True):
         subscribe(desk, endpoint, *globs)
         events = [desk.make(f"evt_{number}", event_type=each) for number, each in enumerate(types)]

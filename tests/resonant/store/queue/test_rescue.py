@@ -34,7 +34,7 @@ def no_file_grows():
 
 
 def test_a_send_that_had_begun_is_shown_as_lost_by_a_fault_of_ours(desk):
-    """``test_stateful`` has what it costs the delivery."""
+    """The simulation checks what it costs the delivery."""
     desk.enqueue("evt_1")
     desk.begin(desk.claim_one(owner="gone"))
     desk.clock.advance(61)

@@ -1,4 +1,4 @@
-"""The status of each endpoint; ``test_stateful`` compares its counts with a model."""
+"""The status of each endpoint; the simulation compares its counts with the rows."""
 
 import pytest
 

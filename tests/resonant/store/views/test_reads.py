@@ -1,4 +1,4 @@
-"""The queries for operators; ``test_stateful`` compares the balance with a model."""
+"""The queries for operators; the simulation compares the balance with the rows."""
 
 import asyncio
 import json
