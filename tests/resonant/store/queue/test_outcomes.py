@@ -93,6 +93,26 @@ class TestLateWorker:
         assert desk.status().balanced
 
 
+def test_an_outcome_that_is_recorded_again_while_the_process_waits_counts_once(desk):
+    desk.enqueue("evt_1")
+    lease = desk.claim_one()
+    desk.begin(lease)
+    outcome = desk.failed(lease, desk.retry_in(5.0))
+    assert desk.record(outcome) == desk.record(outcome) == {lease.key}
+    assert len(desk.history("evt_1")) == desk.row("evt_1")["round_attempts"] == desk.counted("attempt") == 1
+
+
+def test_a_process_that_claims_again_what_it_has_lost_cannot_use_the_old_lease(desk):
+    desk.enqueue("evt_1")
+    old = desk.claim_one()
+    desk.clock.advance(61)
+    desk.rescue()
+    new = desk.claim_one()
+    assert old.owner == new.owner
+    assert desk.begin(old) == desk.record(desk.delivered(old)) == set()
+    assert desk.deliver(new) == {new.key}
+
+
 def test_an_attempts_every_field_is_kept(desk):
     desk.enqueue("evt_1")
     lease = desk.claim_one()
