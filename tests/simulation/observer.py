@@ -359,13 +359,10 @@ class Observer:
             raise Broken("crash-charged", f"{known} was charged to {owner}, which was not sending")
         lease, lost = self._world.plan.lease_seconds, self._process_of(owner)
         is_harmed = self._is_harmed(lost, known.leased_at, least=lease / 3 - 1.0)
-        is_running = owner in self._world.drains and not any(
-            end > self._now - 2 * lease for _, end in self._harm[lost]
-        )
         is_early = any(
             end - begin >= lease and 0 < self._now - end < lease / 2 - 1 for begin, end in self._blocks
         )
-        if not is_harmed or (lost.is_alive and is_running and is_early):
+        if not is_harmed or (lost.is_alive and is_early):
             raise Broken("crash-charged", f"{process.name} charged {known} to {owner}, which was alive")
 
     def _process_of(self, owner: str) -> Process:

@@ -119,7 +119,7 @@ def _faults(plan: Plan, rng: Random) -> list[Fault]:
     if rng.random() < 0.35:
         found += [Fault(at, "set server clock", 0, 0, rng.choice(jumps)) for at in some(300)]
     found += [Fault(at, rng.choice(MODES), endpoint(), seconds(120.0)) for at in some(45)]
-    found += [Fault(at, rng.choice(ACTIONS), endpoint()) for at in some(25)]
+    found += [Fault(at, rng.choice(ACTIONS), endpoint()) for at in some(12)]
     found = [_beside(rng.choice(found), each, rng) if rng.random() < 0.3 else each for each in found]
     return [each for each in found if each.at < plan.seconds]
 

@@ -24,7 +24,7 @@ from resonant.store.counts.acceptances import add_to_ledger
 from resonant.store.counts.counters import Tally
 from resonant.store.engine.sql import SharedClock, is_any_of
 from resonant.store.queue.causes import end_acknowledgements, find_unused, forget_unused_errors
-from resonant.store.views.dead_letters import DeadLetters, Position, after_deaths, earliest
+from resonant.store.views.dead_letters import DeadLetters, Position, earliest
 from resonant.store.views.selection import Selection
 
 Final = Literal["dead_letter", "delivered"]
@@ -115,8 +115,7 @@ class Chosen:
 
     def rules(self, connection: Connection, *, now: float) -> list[list[ColumnElement[bool]]]:
         """Return the conditions of the selected dead letters, as the only rule."""
-        before = now - self.older_than * DAY_SECONDS if self.older_than else after_deaths(connection, now=now)
-        dead = purgeable("dead_letter", finished_before=before)
+        dead = purgeable("dead_letter", finished_before=now - self.older_than * DAY_SECONDS)
         return [[*dead, *DeadLetters.of(connection, self.selection).conditions()]]
 
     def asked(self) -> dict[str, object]:

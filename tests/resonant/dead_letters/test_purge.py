@@ -115,12 +115,6 @@ def test_only_deliveries_past_their_retention_go_as_the_forecast_and_the_dry_run
     assert aged.status().balanced
 
 
-def test_chosen_dead_letters_go_even_if_they_died_before_the_clock_was_set_back(desk):
-    desk.bury("evt_1", "evt_2", apart=3_600)
-    desk.clock.advance(-2 * 3_600)
-    assert desk.purge(Chosen(Selection())) == 2
-
-
 @pytest.mark.parametrize("status", ["dead_letter", "delivered"])
 def test_a_delivery_that_is_not_final_is_never_removed(desk, status):
     desk.enqueue("evt_pending", "evt_parked", "evt_waiting", "evt_replayed")
