@@ -108,7 +108,7 @@ class WorkerStore(Store):
             bounds: see ``leases.look``.
         """
         began_at = self.steady()
-        due, gates = await self.read(lease_queries.look, endpoint, **bounds)
+        due, gates = await self.read(lease_queries.look, endpoint, now=self.clock(), **bounds)
         self._compared.compare(gates.at, began_at)
         return due, gates
 

@@ -19,7 +19,7 @@ class Found:
 
     Attributes:
         due: the open endpoints with due deliveries.
-        held: those of them whose gates hold them.
+        held: those of them whose gates hold all that is due.
         claimable: the others, until there is nothing more to claim from them; the values are unused.
         deferred: those to claim from once their deliveries in flight have ended.
         overdue: for how long the endpoints' earliest due deliveries are overdue, in seconds, by name.
@@ -108,8 +108,9 @@ class Lookout:
         due = await self.endpoints.open_each([due.endpoint for due in found if due.at <= now])
         opening_took = loop.time() - opening_at
         await self.gates.update(rows, due)
+        types = {each.endpoint: each.held for each in found}
         # In the order of `due`, which no hash changes.
-        held = dict.fromkeys(endpoint for endpoint in due if endpoint.claim_limit() == 0)
+        held = dict.fromkeys(endpoint for endpoint in due if endpoint.holds_all(types[endpoint.name]))
         self.gates.connect(held)
         return Found(
             due,

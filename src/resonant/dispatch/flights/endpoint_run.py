@@ -13,6 +13,7 @@ from resonant.store.shared.gates import holds_for_long
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from collections.abc import Set as AbstractSet
 
     from resonant.delivery.attempt import Destination
     from resonant.dispatch.limiting.ahead import ClaimSize, PrefetchWindow
@@ -101,6 +102,11 @@ class EndpointRun:
     def claim_limit(self) -> float:
         """Return how many deliveries the gate lets this run claim."""
         return self.gate.claim_limit(self.clock(), self.flights.waiting)
+
+    def holds_all(self, failing: AbstractSet[str]) -> bool:
+        """Return whether this run may claim nothing; ``failing``: the row's failing types, if nothing else is due."""
+        # This process may know, before the row, that one of them works again.
+        return self.claim_limit() == 0 or (bool(failing) and self.gate.failing().keys() >= failing)
 
     def view(self, event_type: str) -> GateView:
         """Return the state of the gate for a decision about a delivery of this type."""

@@ -40,7 +40,7 @@ from resonant.store.queue.due_types import due_types
 from resonant.store.queue.events import read_events
 from resonant.store.queue.impossible_rows import sound
 from resonant.store.queue.locked_rows import change_all, held_by, held_in, still_held
-from resonant.store.shared.gates import Gates, read_gates
+from resonant.store.shared.gates import Gate, Gates, read_gates
 
 _d = schema.deliveries
 # An arbitrary number, the same in every process.
@@ -71,10 +71,17 @@ class Turns(NamedTuple):
 
 
 class Due(NamedTuple):
-    """When an endpoint's next delivery is due, or its lease ends, in seconds since the epoch."""
+    """When an endpoint's next delivery is due, or its lease ends.
+
+    Attributes:
+        endpoint: its name.
+        at: seconds since the epoch.
+        held: after a look, the types of what is due, if all of them fail according to the gate's row; otherwise empty.
+    """
 
     endpoint: str
     at: float
+    held: frozenset[str] = frozenset()
 
 
 def due(connection: Connection, endpoint: str | None = None) -> list[Due]:
@@ -101,8 +108,9 @@ def look(
     *,
     bounds: Mapping[str, float] | None = None,
     until: float = math.inf,
+    now: float,
 ) -> tuple[list[Due], Gates]:
-    """Return the result of ``due``, and the stored gates.
+    """Return the result of ``due`` with the held types, and the stored gates.
 
     Args:
         bounds: on PostgreSQL, only look at these endpoints, and only for due times from these on.
@@ -114,7 +122,16 @@ def look(
         given = {"all_endpoint": list(bounds), "all_available_at": list(bounds.values()), "until": until}
         rows = connection.execute(_earliest_within(), given)
         found = [Due(name, at) for name, at in rows if at is not None]
-    return found, read_gates(connection)
+    gates = read_gates(connection)
+    return [_with_held(connection, each, gates[each.endpoint], now) for each in found], gates
+
+
+def _with_held(connection: Connection, due: Due, gate: Gate, now: float) -> Due:
+    failing = gate.failing_at(now).keys()
+    if due.at > now or not failing or gate.state not in ("normal", "paced"):
+        return due
+    types = due_types(connection, due.endpoint, most=len(failing) + 1, now=now)
+    return due._replace(held=frozenset(types)) if failing >= set(types) else due
 
 
 @cache

@@ -7,10 +7,12 @@ import pytest
 from sqlalchemy import select
 
 from resonant.dispatch.limits import Limits
+from resonant.events import Event
 from resonant.store import schema
-from resonant.store.shared.gates import Gate, GateChange, change_gate
-from support.dispatching import START, dispatching, emit, enqueue, opened, succeed
+from resonant.store.shared.gates import FailingType, Gate, GateChange, change_gate
+from support.dispatching import START, dispatching, draining, emit, enqueue, opened, succeed
 from support.simulated_time import clock_from
+from support.waiting import until
 
 
 def lock_ledger(connection):
@@ -62,3 +64,57 @@ async def test_polls_of_an_idle_run_take_a_twentieth_of_the_time_unless_a_gate_n
             await asyncio.wait([run])
             assert dispatcher.counts.delivered == (state == "normal")
     assert polls * 0.9 <= len(looks) <= polls * 1.2
+
+
+async def hold_type(store, *, probe_in=100.0):
+    """Let the type of the events of ``enqueue`` fail at `orders`; its next probe is due in this many seconds."""
+    now, gate = store.clock(), Gate("orders")
+    failing = FailingType("order.paid", now - 60, "http 503", now + probe_in, now)
+    assert await store.write(change_gate, GateChange(gate, replace(gate, failing=(failing,))))
+
+
+def count_writes(store):
+    """Return a list that gets each write transaction of a store."""
+    writes, write = [], store.database.write
+
+    async def count(operation, **options):
+        writes.append(operation)
+        return await write(operation, **options)
+
+    store.database.write = count
+    return writes
+
+
+async def test_an_idle_run_writes_no_more_if_held_deliveries_of_a_failing_type_are_due(tmp_path):
+    async def writes_of_a_minute(name, *, due):
+        async with opened(f"sqlite:///{tmp_path}/{name}.db", clock=clock_from(START)) as store:
+            if due:
+                await enqueue(store, due)
+            await hold_type(store)
+            async with draining(store, succeed, limits=Limits(successors=1)):
+                await asyncio.sleep(5)
+                writes = count_writes(store)
+                await asyncio.sleep(60)
+                return len(writes)
+
+    assert await writes_of_a_minute("held", due=50) <= await writes_of_a_minute("empty", due=0) + 2
+
+
+async def test_held_deliveries_of_a_failing_type_are_not_claimed_while_others_are_sent_at_once(store_url):
+    async with opened(store_url) as store:
+        await enqueue(store, 20)
+        await hold_type(store, probe_in=3.0)
+        sent = []
+
+        async def send(event):
+            sent.append(event.type)
+
+        async with draining(store, send, limits=Limits(successors=1)):
+            await asyncio.sleep(0.5)
+            writes = count_writes(store)
+            await asyncio.sleep(1.5)
+            assert len(writes) <= 4, "it only rescues and reports"
+            await store.enqueue(Event(type="order.shipped", source="/shop", data=1), "orders")
+            async with asyncio.timeout(0.5):
+                await until(lambda: sent == ["order.shipped"])
+            await until(lambda: len(sent) == 21)

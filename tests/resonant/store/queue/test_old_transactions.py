@@ -29,7 +29,7 @@ def test_a_search_with_a_bound_reads_no_more_pages_after_more_deliveries(desk, p
         options = {"bounds": bounds if is_bounded else None}
         claiming = options | {"owner": "other", "now": now, "lease_seconds": 60.0}
         return (
-            buffers_of(desk, look, until=now + 1.0, **options),
+            buffers_of(desk, look, until=now + 1.0, now=now, **options),
             buffers_of(desk, claim, {"orders": 10}, **claiming),
         )
 

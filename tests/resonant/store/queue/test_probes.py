@@ -87,7 +87,7 @@ def test_a_look_reads_due_deliveries_and_gates_together(desk):
     desk.enqueue("evt_1")
     gate = probing(desk)
 
-    due, gates = desk.read(look)
+    due, gates = desk.read(look, now=desk.clock())
 
     assert [each.endpoint for each in due] == ["orders"]
     assert gates == {"orders": gate}
