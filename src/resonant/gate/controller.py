@@ -389,8 +389,8 @@ class EndpointGate:
 
     def _are_failing_new(self) -> bool:
         """Return whether the failing types differ from those in the row."""
-        if not (self._found or self.row.failing):
-            return False
+        if not self._found:
+            return len(self.failing()) < len(self.row.failing)  # some were forgotten
         return self.row.with_failing(self.failing().values()).failing != self.row.failing
 
     def _later(self) -> float | None:

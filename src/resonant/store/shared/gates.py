@@ -6,7 +6,7 @@ See docs/decisions/0014-the-endpoint-gate.md.
 import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, astuple, dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from math import inf
 from typing import Any, Literal
 
@@ -43,6 +43,7 @@ MOST_FAILING = 20
 # Deliveries are recorded up to three seconds late, and failures this soon after a recovery continue the same outage. A delivery
 # recorded as much later than now is from before the clock was set back.
 RECENT_SECONDS = 3.0
+_KEPT_GATES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,12 +229,11 @@ def read_gates(connection: Connection) -> Gates:
     return gates
 
 
+@lru_cache(_KEPT_GATES)  # a look reads every row again, and few have changed
 def _gate(*columns: Any) -> Gate:
     *others, failing = columns
-    gate = Gate(*others)
-    if failing is None:
-        return gate
-    return replace(gate, failing=tuple(FailingType(*each) for each in json.loads(failing)))
+    types = tuple(FailingType(*each) for each in json.loads(failing or "[]"))
+    return replace(Gate(*others), failing=types)
 
 
 def read_gate(connection: Connection, endpoint: str) -> Gate:
