@@ -246,6 +246,7 @@ def _charge_crashes(connection: Connection, rows: Sequence[Row[tuple[object, ...
                 "finished_at": now if is_final else None,
                 "next_attempt_at": attempt.next_attempt_at,
                 "available_at": attempt.next_attempt_at,
+                "backoff_until": None if is_final else row.backoff_until,
                 "lease_owner": None,
                 "sending": False,
                 **last_failure(history[-1]),

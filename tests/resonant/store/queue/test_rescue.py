@@ -12,7 +12,7 @@ from resonant.delivery.retry import Park, Retry
 from resonant.errors import StoreUnavailable
 from resonant.store import schema
 from resonant.store.queue.locked_rows import lock
-from resonant.store.queue.rescue import ExpiryWatch, shorten_waits
+from resonant.store.queue.rescue import LOST_LEASES_BEFORE_GIVING_UP, ExpiryWatch, shorten_waits
 from resonant.testing import FixedClock
 from support.desk import at_once
 from support.postgresql import number_waiting, on_postgresql
@@ -45,6 +45,20 @@ def test_a_send_that_had_begun_is_shown_as_lost_by_a_fault_of_ours(desk):
     [lost] = desk.history("evt_1")
     assert (lost.result, lost.owner, lost.blame, lost.code) == ("lost", "gone", "local", "worker_lost")
     assert lost.maybe_processed is True
+
+
+def test_the_last_crash_ends_the_wait_that_the_gate_had_shortened(desk):
+    desk.enqueue("evt_1")
+    due_at = desk.clock() + 10
+    desk.fail(desk.claim_one(), Park(10, due_at, backoff_until=due_at + HOUR))
+    desk.clock.advance(11)
+    for _ in range(LOST_LEASES_BEFORE_GIVING_UP):
+        assert desk.row("evt_1")["backoff_until"] is not None
+        desk.begin(desk.claim_one())
+        desk.clock.advance(61)
+        desk.rescue()
+    assert desk.row("evt_1")["reason"] == "crashed"
+    assert desk.row("evt_1")["backoff_until"] is None
 
 
 def test_more_leases_than_one_transaction_takes_are_all_rescued(desk):
