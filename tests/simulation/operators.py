@@ -17,6 +17,7 @@ from resonant.gate.pausing import pause, resume
 from resonant.routing import new_subscription
 from resonant.store import WorkerStore
 from resonant.store.audit import audited
+from resonant.store.shared.acknowledgements import acknowledge
 from resonant.store.shared.subscriptions import add_subscription, remove_subscriptions_of
 from resonant.store.views.selection import Selection
 from simulation.broken import Broken
@@ -68,6 +69,10 @@ async def operate(world: "World", process: Process, action: str, endpoint: str) 
             return
         if not report.being_sent:
             world.observer.note_erased(stored)
+    elif action == "acknowledge":
+        causes = world.server.query("SELECT fingerprint FROM resonant_causes WHERE endpoint = :of", of=endpoint)
+        for (cause,) in causes:
+            await store.write(acknowledge, cause, who=_WHO, note=None, now=store.clock())
     elif action == "pause":
         await pause(store, endpoint, who=_WHO)
         world.host.call(_resume_later, world, endpoint, after=rng.uniform(5.0, 90.0))

@@ -20,6 +20,7 @@ ACTIONS = (
     "resume now",
     "subscribe",
     "unsubscribe",
+    "acknowledge",
 )
 # Small worlds with many faults find more in the same time.
 SIZES: tuple[dict[str, float], ...] = (

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from simulation.world import World
 
 SECRET = "secret-of-"
+LARGEST_BODY = 3_100
 _PRODUCERS = 3
 
 

@@ -12,8 +12,8 @@ from resonant.sinks.base import Receipt
 from simulation.loop import Process, this_process
 
 OK = "ok"
-# What a receiver may do instead of answering 200.
-MODES = ("refuse", "503", "429", "reset before", "reset after", "silent", "slow", "half", "flap")
+# What a receiver may do instead of answering 200; "removed": nobody can open its endpoint, but an open one still works.
+MODES = ("refuse", "503", "429", "reset before", "reset after", "silent", "slow", "half", "flap", "removed")
 _FLAP_SECONDS = 7.0
 
 

@@ -8,12 +8,14 @@ import sys
 from collections import Counter
 from functools import partial
 from random import Random
+from unittest.mock import patch
 
 from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.retry import RetryPolicy
 from resonant.dispatch.dispatcher import Dispatcher
+from resonant.dispatch.flights import flights
 from resonant.dispatch.limits import LANES, Limits
-from resonant.errors import StoreUnavailable
+from resonant.errors import StoreUnavailable, UnknownEndpoint
 from resonant.store import WorkerStore
 from resonant.store.shared.erased import make_erasure_key
 from simulation.broken import Broken
@@ -45,6 +47,7 @@ class World:
 
     Attributes:
         trace: what happened, one line each.
+        most_bytes: the most bytes of bodies in flight in one process.
         workers: the living process of each slot.
         dispatchers: by the owner of their leases, with their processes.
         drains: the processes of the present runs, since when they run, and their ends, by owner.
@@ -56,6 +59,7 @@ class World:
         self.loop = WorldLoop(self.rng("order"))
         self.host = Process("host", self.loop)
         self.server_ahead = 0.0
+        self.most_bytes = self.rng("memory").choice((50_000, flights.MOST_BYTES))
         self.clock_of: dict[Process, float] = {}
         self.server = open_server(self.clock, self.rng("database"))
         self.is_over = False
@@ -91,10 +95,11 @@ class World:
         return process
 
     def open_store(self, process: Process) -> WorkerStore:
-        """Open the store in a process."""
+        """Open the store in a process, whose clock may be fast or slow."""
+        drift = self.rng(f"drift {process.name}").choice((0.0, 0.0, 0.01, -0.01))
         return WorkerStore(
             SimulatedDatabase(self.server),
-            process_clock=lambda: _START + self.loop.time() + self.clock_of[process],
+            process_clock=lambda: _START + self.loop.time() * (1 + drift) + self.clock_of[process],
             steady=self.loop.time,
             lease_seconds=self.plan.lease_seconds,
         )
@@ -129,7 +134,8 @@ class World:
         """
         self.server.run(partial(make_erasure_key, draw=lambda _bytes: "0" * 64), self.server.own, writes=True)
         try:
-            self.loop.run_until_complete(self.host.start(self._run()))
+            with patch.object(flights, "MOST_BYTES", self.most_bytes):
+                self.loop.run_until_complete(self.host.start(self._run()))
         finally:
             self._bury()
 
@@ -245,7 +251,7 @@ class World:
     async def _try_to_operate(self, process: Process, action: str, endpoint: str) -> None:
         try:
             await operate(self, process, action, endpoint)
-        except StoreUnavailable as error:
+        except (StoreUnavailable, UnknownEndpoint) as error:
             self.observer.note_failure(process)
             self.say(f"{process.name}: {action} failed: {error}")
         except Exception as error:  # noqa: BLE001 - the code under test may raise anything
@@ -320,6 +326,8 @@ class World:
 
     async def _open_destination(self, name: str) -> Destination:
         receiver = self.receivers[name]
+        if receiver.mode(self.loop.time()) == "removed":
+            raise UnknownEndpoint(name)
         rng = self.rng(f"destination {name}")
 
         async def close() -> None:
