@@ -93,7 +93,7 @@ class Known:
         # The token of the latest lease.
         self.token = 0
         self.sending = 0
-        self.begun = 0
+        self.begun: Counter[Process] = Counter()
         self.requests: list[Request] = []
         self.numbers: set[int] = set()
         self.retry_after = (0.0, 0.0)
@@ -262,7 +262,7 @@ class Observer:
         before, after = change.owner
         self._check_owner(process, known, change)
         if change.sending == (0, 1):
-            known.begun += 1
+            known.begun[process] += 1
         if after is not None and before != after:
             known.leased_at = now
             is_claim = change.status[0] in {"pending", "retrying"} and before is None
@@ -304,6 +304,8 @@ class Observer:
             raise Broken("fence", f"{process.name} changed the lease of {known}, but not its token")
         if before != after and after is not None:
             known.token = change.token[1]
+            if before is not None:
+                raise Broken("fence", f"{process.name} claimed {known}, which {before} held")
         if before is None or (before == after and change.token[0] == change.token[1]):
             return
         owner = self._process_of(before)
@@ -393,7 +395,7 @@ class Observer:
             if (request.event_id, request.endpoint) not in self._purged:
                 raise Broken("attempt-before-receipt", f"{name} was received, and is not stored")
             return
-        if known.begun <= len(known.requests):
+        if known.begun[request.process] <= sum(each.process is request.process for each in known.requests):
             raise Broken("attempt-before-receipt", f"{name} was received, and its attempt had not begun")
         earlier = [each for each in known.requests if each.is_processed]
         if request.is_processed and earlier and not self._explain(earlier, request):
@@ -514,11 +516,12 @@ class Observer:
     # Operators.
 
     def purgeable(self, action: str, endpoint: str, before: float) -> set[int]:
-        """Return the deliveries that a purge promises to remove."""
+        """Return the deliveries that a purge promises to remove. An erasure meanwhile may change the cause of a dead letter."""
         status = {"purge": "dead_letter", "purge delivered": "delivered"}.get(action)
         query = "SELECT id FROM resonant_deliveries WHERE status = :status AND finished_at <= :before AND (:all OR endpoint = :endpoint)"
         values = {"status": status, "before": before, "all": action != "purge", "endpoint": endpoint}
-        return {row[0] for row in self._world.server.query(query, **values)}
+        found = {row[0] for row in self._world.server.query(query, **values)}
+        return {key for key in found if subject_of(self._known[key].event_id) not in self.erased_subjects}
 
     def stored_with(self, subject: str) -> set[str]:
         """Return the ids of the stored events with this subject."""

@@ -75,7 +75,7 @@ async def operate(world: "World", process: Process, action: str, endpoint: str) 
             await store.write(acknowledge, cause, who=_WHO, note=None, now=store.clock())
     elif action == "pause":
         await pause(store, endpoint, who=_WHO)
-        world.host.call(_resume_later, world, endpoint, after=rng.uniform(5.0, 90.0))
+        world.host.call(world.start_operator, "resume", endpoint, after=rng.uniform(5.0, 90.0))
     elif action in {"resume", "resume now"}:
         world.observer.note_resume(endpoint)
         await resume(store, endpoint, who=_WHO, send_parked=action == "resume now")
@@ -87,22 +87,6 @@ async def operate(world: "World", process: Process, action: str, endpoint: str) 
     else:
         await store.write(remove_subscriptions_of, endpoint, who=_WHO, now=store.clock())
     world.say(f"{process.name}: {action} {endpoint} done")
-
-
-def _resume_later(world: "World", endpoint: str) -> None:
-    process = world.process("operator")
-    process.start(_resume(world, process, endpoint))
-
-
-async def _resume(world: "World", process: Process, endpoint: str) -> None:
-    """Resume an endpoint, as soon as the store can be reached."""
-    while not world.is_over:
-        try:
-            await operate(world, process, "resume", endpoint)
-        except StoreUnavailable:
-            await asyncio.sleep(1.0)
-        else:
-            return
 
 
 async def _purge(

@@ -22,6 +22,8 @@ ACTIONS = (
     "unsubscribe",
     "acknowledge",
 )
+# What happens to a process.
+PROCESS_FAULTS = ("kill", "stop", "freeze", "set clock")
 # Small worlds with many faults find more in the same time.
 SIZES: tuple[dict[str, float], ...] = (
     {"seconds": 120.0, "events": 150, "endpoints": 2, "processes": 3},
@@ -90,6 +92,12 @@ class Plan:
         found = [replace(self, faults=some) for some in fewer]
         if self.events > 10:
             found.insert(0, replace(self, events=self.events // 2))
+        if (last := self.processes - 1) > 0:
+            others = tuple(each for each in faults if each.kind not in PROCESS_FAULTS or each.of < last)
+            found.insert(0, replace(self, processes=last, skews=self.skews[:last], faults=others))
+        if (last := self.endpoints - 1) > 0:
+            others = tuple(each for each in faults if each.kind not in (*MODES, *ACTIONS) or each.of < last)
+            found.insert(0, replace(self, endpoints=last, faults=others))
         return found
 
 
@@ -110,7 +118,7 @@ def _faults(plan: Plan, rng: Random) -> list[Fault]:
     lease, found = plan.lease_seconds, []
     process, endpoint = lambda: rng.randrange(plan.processes), lambda: rng.randrange(plan.endpoints)
     found += [Fault(at, "kill", process(), seconds(20.0)) for at in some(60)]
-    found += [Fault(at, "stop", process(), seconds(5.0)) for at in some(90)]
+    found += [Fault(at, "stop", process(), seconds(5.0)) for at in some(45)]
     found += [Fault(at, "freeze", process(), seconds(3 * lease)) for at in some(90)]
     found += [Fault(at, "away", 0, seconds(2 * lease)) for at in some(200)]
     found += [Fault(at, "lock", 0, seconds(25.0)) for at in some(200)]

@@ -183,8 +183,12 @@ class World:
 
     def _resume_all(self) -> None:
         for name in self.endpoints:
-            process = self.process("operator")
-            process.start(self._try_to_operate(process, "resume", name))
+            self.start_operator("resume", name)
+
+    def start_operator(self, action: str, endpoint: str) -> None:
+        """Start a process for one action of an operator."""
+        process = self.process("operator")
+        process.start(self._try_to_operate(process, action, endpoint))
 
     def _happen(self, fault: Fault) -> None:
         self.say(f"fault: {fault}")
@@ -194,8 +198,7 @@ class World:
                 Spell(now, now + fault.seconds, fault.kind)
             )
         elif fault.kind in ACTIONS:
-            process = self.process("operator")
-            process.start(self._try_to_operate(process, fault.kind, self.endpoints[fault.of]))
+            self.start_operator(fault.kind, self.endpoints[fault.of])
         else:
             getattr(self, f"_{fault.kind.replace(' ', '_')}")(fault)
 
