@@ -48,7 +48,6 @@ class Fetcher:
     is_over: Callable[[], bool]
     _times: PollTimes = field(default_factory=lambda: PollTimes(poll_times.POLL_SECONDS))
     _found: Found = field(default_factory=Found)
-    _carried: dict[str, int] = field(default_factory=dict)
     _has_unknown_leases: bool = False
 
     @property
@@ -134,7 +133,6 @@ class Fetcher:
             in_flight=[each for each in opened if each.flights.busy or each.flights.bytes],
             overdue=found.overdue,
             deferred=found.deferred,
-            carried=self._carried,
             share=self.limiter.share,
             allowed=EndpointRun.claim_limit,
             chunk_size=self.chunk_size,
@@ -142,7 +140,6 @@ class Fetcher:
         plan = plan_claims(found.claimable, situation)
         for endpoint, size in plan.sizes.items():
             endpoint.claims = size
-        self._carried |= plan.carried
         if plan.has_more:
             self._times = replace(self._times, claim=now)
         elif not plan.limits and len(found.claimable) > MOST_BESIDE_SHORT:

@@ -38,7 +38,6 @@ class Situation:
         in_flight: the endpoints with deliveries in flight.
         overdue: for how long each endpoint's earliest due delivery is overdue, in seconds, by name.
         deferred: the endpoints whose deliveries in flight end before the next claim.
-        carried: the endpoints whose last half was rounded down, by name.
         share: returns how many slots an endpoint can expect while others also need slots.
         allowed: returns how many deliveries an endpoint's gate lets this run claim.
         chunk_size: deliveries per chunk; 0 if each is sent alone.
@@ -50,7 +49,6 @@ class Situation:
     in_flight: Collection[EndpointRun]
     overdue: Mapping[str, float]
     deferred: Collection[EndpointRun]
-    carried: Mapping[str, int]
     share: Callable[[EndpointSlots], int]
     allowed: Callable[[EndpointRun], float]
     chunk_size: int = 0
@@ -73,18 +71,16 @@ class Plan:
         begin_up_to: up to how many claimed deliveries begin with the claim.
         has_more: whether another transaction may claim from further endpoints.
         sizes: the sizes of claims as of this plan, also of some endpoints without room.
-        carried: as in ``Situation``, after these claims.
     """
 
     limits: dict[str, int] = field(default_factory=dict)
     total: int = 0
     most_bytes: int = 0
-    new: dict[str, int] = field(default_factory=dict)
+    new: dict[str, float] = field(default_factory=dict)
     in_turn: dict[str, Turns] = field(default_factory=dict)
     begin_up_to: int = 0
     has_more: bool = False
     sizes: dict[EndpointRun, ClaimSize] = field(default_factory=dict)
-    carried: dict[str, int] = field(default_factory=dict)
 
 
 def plan_claims(claimable: Collection[EndpointRun], given: Situation) -> Plan:
@@ -174,11 +170,10 @@ def _begin_up_to(chosen: list[EndpointRun], given: Situation) -> int:
 
 
 def _divide(plan: Plan, chosen: Iterable[EndpointRun], given: Situation) -> None:
-    """Plan which event types take turns, and half of a late endpoint's claim for new events, rounded down and up in turn."""
+    """Plan which event types take turns, and half of a late endpoint's claim for new events."""
     for endpoint in chosen:
         name = endpoint.name
         if given.is_late(endpoint):
-            half = divmod(plan.limits[name] + given.carried.get(name, 0), 2)
-            plan.new[name], plan.carried[name] = half
+            plan.new[name] = plan.limits[name] / 2
         if endpoint.gate.takes_turns(given.at):
             plan.in_turn[name] = Turns(endpoint.last_claim.event_type, endpoint.gate.failing())

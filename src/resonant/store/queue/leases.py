@@ -174,7 +174,7 @@ def claim(
     limits: Mapping[str, int],
     *,
     owner: str,
-    new: Mapping[str, int] | None = None,
+    new: Mapping[str, float] | None = None,
     most_bytes: int | None = None,
     bounds: Mapping[str, float] | None = None,
     begin_up_to: int = 0,
@@ -193,7 +193,8 @@ def claim(
 
     Args:
         limits: the number of deliveries for each endpoint.
-        new: how many of them are for new events, for endpoints with a backlog.
+        new: how many of them are for new events, for endpoints with a backlog. A fraction is rounded at random: if claims of one
+            rounded up and down in turn, one of two event types would always have the new events, and the other one the old.
         most_bytes: limits the total size of their bodies; a single delivery may be larger.
         bounds: the earliest due times to search for, for some endpoints.
         begin_up_to: if an endpoint has at most this many, also record that their sends are about to start, as ``begin`` does.
@@ -201,16 +202,26 @@ def claim(
         note: the endpoints whose claims ``note_claims`` records in the same transaction.
     """
     found: list[list[Row[Any]]] = []
+    rng = random.Random(now)
     for endpoint, limit in limits.items():
         lease = {"of": endpoint, "due": now, "by": owner, "until": now + lease_seconds}
-        since, newest = (bounds or {}).get(endpoint), (new or {}).get(endpoint, 0)
+        since, newest = (bounds or {}).get(endpoint), (new or {}).get(endpoint, 0.0)
         if in_turn and endpoint in in_turn:
             found.append(
-                _claim_by_type(connection, lease, limit, turns=in_turn[endpoint], new=newest, since=since)
+                _claim_by_type(
+                    connection, lease, limit, turns=in_turn[endpoint], new=newest, since=since, rng=rng
+                )
             )
         else:
             found.append(
-                _claim_some(connection, lease, limit, new=newest, since=since, begin_up_to=begin_up_to)
+                _claim_some(
+                    connection,
+                    lease,
+                    limit,
+                    new=_rounded(newest, rng),
+                    since=since,
+                    begin_up_to=begin_up_to,
+                )
             )
     rows = _in_turn(*found)
     if most_bytes is not None and len(rows) > 1:
@@ -253,8 +264,9 @@ def _claim_by_type(
     limit: int,
     *,
     turns: Turns,
-    new: int,
+    new: float,
     since: float | None,
+    rng: random.Random,
 ) -> list[Row[Any]]:
     """Lease due deliveries of one endpoint, in equal parts of each type; a type that has fewer leaves its part to others."""
     most = min(limit, _MOST_TYPES) + len(turns.leave_out)
@@ -266,9 +278,8 @@ def _claim_by_type(
         have_more, each_part = [], math.ceil(left / len(types))
         for name in types:
             part = min(each_part, left)
-            rows = _claim_some(
-                connection, lease | {"type": name}, part, since=since, new=math.ceil(part * new / limit)
-            )
+            of_new = _rounded(part * new / limit, rng)
+            rows = _claim_some(connection, lease | {"type": name}, part, since=since, new=of_new)
             found[name] += rows
             left -= len(rows)
             if len(rows) == part:
@@ -278,8 +289,12 @@ def _claim_by_type(
         types = have_more
     rows = _in_turn(*found.values())
     # In no fixed order: a limit that rejects every second request would otherwise reject the same type each time.
-    random.Random(rows[0].id if rows else 0).shuffle(rows)
+    rng.shuffle(rows)
     return rows
+
+
+def _rounded(number: float, rng: random.Random) -> int:
+    return int(number + rng.random())
 
 
 def _in_turn(*groups: Sequence[Row[Any]]) -> list[Row[Any]]:

@@ -65,7 +65,6 @@ def plan(endpoints, flights, **given):
         in_flight=[each for each in endpoints if each.flights.busy],
         overdue={},
         deferred=(),
-        carried={},
         share=lambda _slots: 3,
         allowed=lambda _endpoint: NO_LIMIT,
     )
@@ -75,9 +74,8 @@ def plan(endpoints, flights, **given):
 def test_a_plan_changes_nothing(flights, opened):
     endpoints = [opened(name, finished=30) for name in "ab"]
     sizes = [deepcopy(vars(each.claims)) for each in endpoints]
-    given = {"overdue": {"a": 2.0}, "carried": {"a": 1}}
-    first, second = (plan(endpoints, flights, **given) for _ in range(2))
-    assert (first.limits, first.new, first.carried) == (second.limits, second.new, second.carried)
+    first, second = (plan(endpoints, flights, overdue={"a": 2.0}) for _ in range(2))
+    assert (first.limits, first.new) == (second.limits, second.new)
     assert [vars(each.claims) for each in endpoints] == sizes
     assert vars(first.sizes[endpoints[0]]) != sizes[0], "the fetcher keeps it, once it claims"
 
@@ -121,13 +119,10 @@ def test_a_deferred_endpoint_waits_until_its_deliveries_have_ended(flights, open
     assert plan([endpoint], flights, deferred={endpoint}).limits
 
 
-def test_half_of_a_late_endpoints_claim_is_for_new_events_rounded_down_and_up_in_turn(flights, opened):
-    endpoint, carried, halves = opened("a", finished=30), {}, []
-    for _ in range(2):
-        found = plan([endpoint], flights, overdue={"a": 2.0}, carried=carried, allowed=lambda _endpoint: 5)
-        halves.append(found.new["a"])
-        carried = found.carried
-    assert (found.limits, halves) == ({"a": 5}, [2, 3])
+def test_half_of_a_late_endpoints_claim_is_for_new_events(flights, opened):
+    endpoint = opened("a", finished=30)
+    found = plan([endpoint], flights, overdue={"a": 2.0}, allowed=lambda _endpoint: 5)
+    assert (found.limits, found.new) == ({"a": 5}, {"a": 2.5})
     assert plan([endpoint], flights, overdue={"a": 0.5}).new == {}
 
 

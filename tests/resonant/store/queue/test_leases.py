@@ -213,6 +213,17 @@ class TestClaimByType:
         assert sum(each.startswith("a_new") for each in claimed) == 2
         assert Counter(each[0] for each in claimed) == {"a": 4, "b": 4, "c": 4}
 
+    def test_claims_of_one_serve_both_the_backlog_and_the_new_events_of_each_type(self, desk):
+        self.enqueue(desk, a=20, b=20)
+        desk.clock.advance(HOUR)
+        desk.enqueue(*(desk.make(f"{name}_new-{n}", event_type=name) for name in "ab" for n in range(20)))
+        found = Counter()
+        for after in "ab" * 10:
+            desk.clock.advance(1)
+            [claimed] = self.claim(desk, 1, after=after, new={"orders": 0.5})
+            found[claimed.rstrip("0123456789")] += 1
+        assert found.keys() == {"a_", "b_", "a_new-", "b_new-"}
+
     def test_other_endpoints_of_the_same_claim_are_claimed_as_usual(self, desk):
         self.enqueue(desk, a=9, b=9)
         desk.enqueue(*(f"evt_{n}" for n in range(9)), endpoint="billing")
