@@ -18,8 +18,8 @@ from resonant.store.engine.sql import HOST_CLOCK
 from simulation.loop import Process, this_process
 
 _BUSY_SECONDS = 30.0
-# How long one part of a round trip takes, and how soon others learn of a commit.
-_SHORTEST, _LONGEST = 0.001, 0.008
+# The longest that one part of a round trip takes, near the database and far from it, and how soon others learn of a commit.
+_LONGEST = (0.008, 0.1)
 _WAKE_SECONDS = 0.002
 
 
@@ -68,6 +68,7 @@ class Server(ABC):
         on_commit: called after each commit with the process that made it; returns whether there is new work.
         on_loss: called with the process whose answer is lost, after the commit.
         listeners: are set after each commit of new work.
+        longest: the longest that one part of a round trip takes.
         facts: that the triggers noted in the latest transaction, each with its name and values.
     """
 
@@ -79,7 +80,7 @@ class Server(ABC):
         self.on_loss: Callable[[Process], None] = lambda _process: None
         self.listeners: list[asyncio.Event] = []
         self.facts: list[tuple[str, tuple[Any, ...]]] = []
-        self.clock, self.rng = clock, rng
+        self.clock, self.rng, self.longest = clock, rng, rng.choice(_LONGEST)
 
     @abstractmethod
     def connect(self) -> Any:
@@ -222,7 +223,7 @@ class SimulatedDatabase:
 
     async def _travel(self, trouble: Trouble) -> None:
         rng, loop = self._server.rng, asyncio.get_running_loop()
-        await asyncio.sleep(rng.uniform(_SHORTEST, _LONGEST))
+        await asyncio.sleep(rng.uniform(0.001, self._server.longest))
         if rng.random() < trouble.slow:
             until = loop.time() + rng.uniform(0.0, trouble.seconds)
             while loop.time() < until and self._server.trouble is trouble:

@@ -60,12 +60,15 @@ _NOTED = [
 # A process learns of a gate this late at most, while it reaches the store.
 _GATE_SECONDS = 6.0
 # The longest that a healthy endpoint with due work is idle: at a normal gate, and at one that closed earlier.
-_IDLE_SECONDS, _PATIENCE = 3.0, {"paced": 30.0, "probing": 90.0}
+_IDLE_SECONDS, _PATIENCE = 3.0, {"paced": 30.0, "probing": 30.0}
 # How long a drain runs before it counts, and how long the server's clock must have been steady.
 _DRAIN_SECONDS, _CALM_SECONDS = 10.0, 90.0
 _GATES = "SELECT endpoint, state, failing, since, not_before FROM resonant_gates"
-_EARLIEST = """SELECT min(available_at) FROM resonant_deliveries
-  WHERE endpoint = :endpoint AND available_at IS NOT NULL AND lease_owner IS NULL AND event_type != :bad_type"""
+_EARLIEST = """SELECT available_at, id FROM resonant_deliveries
+  WHERE endpoint = :endpoint AND available_at IS NOT NULL AND lease_owner IS NULL AND event_type != :bad_type
+  ORDER BY available_at LIMIT 1"""
+# Claims take what is due first, except in the seconds between two complete searches.
+_OVERTAKEN_SECONDS = 30.0
 _BALANCE_SECONDS = 20.0
 
 
@@ -89,6 +92,7 @@ class Known:
     def __init__(self, key: int, endpoint: str, event_type: str, event_id: str) -> None:
         self.key, self.endpoint, self.event_type, self.event_id = key, endpoint, event_type, event_id
         self.owner: str | None = None
+        self.changed_at = 0.0
         self.leased_at = 0.0
         # The token of the latest lease.
         self.token = 0
@@ -145,6 +149,8 @@ class Observer:
         # Until when each endpoint's gate holds everything, and since when that is known.
         self._held: defaultdict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
         self._balanced_at = 0.0
+        # When each endpoint's last delivery of a type was claimed, and since when it was due.
+        self._last_claim: dict[tuple[str, str], tuple[float, float]] = {}
         self._purged: set[tuple[str, str]] = set()
         world.server.note(_NOTED)
         world.server.on_commit = self._commit
@@ -260,6 +266,7 @@ class Observer:
         change = Change(*zip(values[::2], values[1::2], strict=True))
         known, now, clock = self._known[key], self._now, self._world.clock()
         before, after = change.owner
+        known.changed_at = now
         self._check_owner(process, known, change)
         if change.sending == (0, 1):
             known.begun[process] += 1
@@ -273,6 +280,7 @@ class Observer:
                 )
             if is_claim:
                 self._check_gate(process, known)
+                self._last_claim[known.endpoint, known.event_type] = (now, change.available[0])
         if change.status[0] != change.status[1] and change.status[1] in _FINAL:
             self._check_end(known, change)
         known.owner, known.sending = after, change.sending[1]
@@ -478,16 +486,22 @@ class Observer:
         for receiver in self._world.receivers.values():
             state, failing, since = gates.get(receiver.name, ("normal", None, 0.0))
             limit = (10.0 if failing else _IDLE_SECONDS) if state == "normal" else _PATIENCE.get(state)
-            if state == "probing" and self._world.is_over:  # it was resumed
-                limit = 30.0
             if limit is None or receiver.is_busy or not receiver.is_healthy_since(self._now - 2 * limit - 10):
                 continue
-            [(at,)] = query(_EARLIEST, endpoint=receiver.name, bad_type=receiver.bad_type or "")
+            of = {"endpoint": receiver.name, "bad_type": receiver.bad_type or ""}
+            at, key = next(iter(query(_EARLIEST, **of)), (None, None))
+            if key is not None and self._is_overtaken(self._known[key], at):
+                raise Broken("idle", f"{self._known[key]} has been overtaken since {clock - at:.0f} s")
             idle = min(clock - max(at or clock, since), self._now - max(receiver.last_at, calm_since))
             if idle > limit:
                 raise Broken(
                     "idle", f"{receiver.name} has been {state} and idle for {idle:.1f} s, with due deliveries"
                 )
+
+    def _is_overtaken(self, known: Known, at: float) -> bool:
+        """Return whether others were claimed that were due later by far, since a delivery has changed for the last time."""
+        claimed_at, due_at = self._last_claim.get((known.endpoint, known.event_type), (0.0, 0.0))
+        return claimed_at > known.changed_at + _OVERTAKEN_SECONDS and due_at > at + _OVERTAKEN_SECONDS
 
     def _check_balance(self) -> None:
         server, clock = self._world.server, self._world.clock()
@@ -569,7 +583,7 @@ class Observer:
                         "fence", f"{process.name} has sent {known}, and no attempt is in its history"
                     )
         content = b"\n".join(self._contents())
-        for event_id in self.erased:
+        for event_id in self.erased - purged:  # after a purge, a repeat is a new event
             if f"{SECRET}{event_id[1:]}.".encode() in content:
                 raise Broken("removal", f"the content of {event_id} was erased, and is still there")
 

@@ -125,7 +125,7 @@ def _faults(plan: Plan, rng: Random) -> list[Fault]:
     found += [Fault(at, "trouble", rng.randrange(4), seconds(30.0)) for at in some(100)]
     jumps = (-3600.0, -90.0, -10.0, 10.0, 90.0, 3600.0)
     found += [Fault(at, "set clock", process(), 0, rng.choice(jumps)) for at in some(200)]
-    if rng.random() < 0.35:
+    if rng.random() < 0.5:
         found += [Fault(at, "set server clock", 0, 0, rng.choice(jumps)) for at in some(300)]
     found += [Fault(at, rng.choice(MODES), endpoint(), seconds(120.0)) for at in some(45)]
     found += [Fault(at, rng.choice(ACTIONS), endpoint()) for at in some(12)]

@@ -62,13 +62,13 @@ class Producers:
             event = _event(each, rng, shares)
             endpoint = None if rng.random() < 0.1 else rng.choice(world.endpoints)
             via_group = rng.random() < 0.7
-            tasks.append(process.start(self._accept(store, group if via_group else None, event, endpoint)))
+            tasks.append(process.start(self._accept(store, group if via_group else None, event, endpoint, rng)))
             if each > backlog and rng.random() < 0.1:  # in bursts
                 await asyncio.sleep(10 * rng.expovariate(1 / pause))
         for task in tasks:
             await task
 
-    async def _accept(self, store, group: GroupCommit | None, event: Event, endpoint: str | None) -> None:
+    async def _accept(self, store, group: GroupCommit | None, event: Event, endpoint: str | None, rng: Random) -> None:
         while True:
             try:
                 if group is not None:
@@ -82,7 +82,9 @@ class Producers:
                 return
             else:
                 self.accepted[event.id] = endpoint
-                return
+                if rng.random() < 0.9:
+                    return
+                await asyncio.sleep(rng.uniform(0.0, 60.0))  # and then repeat it
 
 
 def subject_of(event_id: str) -> str:

@@ -48,6 +48,7 @@ class Receiver:
         name: of the endpoint.
         spells: when it behaves badly.
         latency: the usual duration of a request in seconds.
+        timeout: of a request in seconds.
         bad_type: the event type that it always answers with 503.
         rng: draws durations and failures.
         on_request: called with each request that arrives.
@@ -61,6 +62,7 @@ class Receiver:
         spells: list[Spell],
         *,
         latency: float,
+        timeout: float,
         bad_type: str | None,
         rng: Random,
         world: Process,
@@ -68,7 +70,8 @@ class Receiver:
         on_answer: Callable[[str, str, Process], None],
         on_retry_after: Callable[[str, str, float, Process], None],
     ) -> None:
-        self.name, self.spells, self.latency, self.bad_type = name, spells, latency, bad_type
+        self.name, self.spells, self.bad_type = name, spells, bad_type
+        self.latency, self.timeout = latency, timeout
         self.is_fixed = False
         self.last_at = 0.0
         self._sending: Counter[Process] = Counter()
@@ -86,7 +89,7 @@ class Receiver:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a living process is sending to it."""
+        """Whether a living process is sending to it, except of its bad type."""
         return any(self._sending.values())
 
     def note_end(self, process: Process) -> None:
@@ -95,8 +98,8 @@ class Receiver:
             self.last_at = process.loop.time()
 
     def is_healthy_since(self, at: float) -> bool:
-        """Return whether it has answered well since a time, except to its bad type."""
-        return all(spell.until < at for spell in self.spells)
+        """Return whether it has answered well since a time, except to its bad type, and was not removed for a minute before."""
+        return all(spell.until + 60.0 * (spell.mode == "removed") < at for spell in self.spells)
 
     async def connect(self) -> None:
         """Connect without a request."""
@@ -106,8 +109,8 @@ class Receiver:
 
     async def send(self, event: Event) -> Receipt:
         """Send an event; the receiver gets it even if the sender is killed meanwhile."""
-        loop, rng = asyncio.get_running_loop(), self._rng
-        self._sending[this_process()] += 1
+        loop, rng, is_bad = asyncio.get_running_loop(), self._rng, event.type == self.bad_type
+        self._sending[this_process()] += not is_bad
         try:
             await asyncio.sleep(rng.uniform(0.0, 0.002))
             answer = loop.create_future()
@@ -118,8 +121,8 @@ class Receiver:
             status, retry_after = await answer
             self._on_answer(self.name, event.id, this_process())
         finally:
-            self._sending[this_process()] -= 1
-            self.last_at = loop.time()
+            self._sending[this_process()] -= not is_bad
+            self.last_at = self.last_at if is_bad else loop.time()
         if status is None:
             raise ConnectionResetError("reset by the receiver")
         if status == 0:

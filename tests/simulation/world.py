@@ -15,7 +15,7 @@ from resonant.delivery.retry import RetryPolicy
 from resonant.dispatch.dispatcher import Dispatcher
 from resonant.dispatch.flights import flights
 from resonant.dispatch.limits import LANES, Limits
-from resonant.errors import StoreUnavailable, UnknownEndpoint
+from resonant.errors import EndpointError, StoreUnavailable, UnknownEndpoint
 from resonant.store import WorkerStore
 from resonant.store.shared.erased import make_erasure_key
 from simulation.broken import Broken
@@ -32,11 +32,11 @@ _POLICY = RetryPolicy(max_attempts=8, base=1.0, factor=2.0, cap=30.0, park_after
 _TROUBLES = (
     Trouble(fails=0.1),
     Trouble(loses=0.1),
-    Trouble(slow=0.2),
+    Trouble(slow=0.1, seconds=40.0),
     Trouble(fails=0.03, loses=0.03, slow=0.03, seconds=20.0),
 )
 # All deliveries are final this long after the last fault: a Retry-After, then the whole backoff, at an endpoint that flaps.
-SETTLED_SECONDS = 1_800.0
+SETTLED_SECONDS = 900.0
 _LOOK_SECONDS = 1.0
 # Only the deaths of processes on the first machine are seen by others.
 _FIRST_MACHINE = ("w0", "w1", "operator")
@@ -59,7 +59,7 @@ class World:
         self.loop = WorldLoop(self.rng("order"))
         self.host = Process("host", self.loop)
         self.server_ahead = 0.0
-        self.most_bytes = self.rng("memory").choice((50_000, flights.MOST_BYTES))
+        self.most_bytes = self.rng("memory").choice((15_000, flights.MOST_BYTES, flights.MOST_BYTES))
         self.clock_of: dict[Process, float] = {}
         self.server = open_server(self.clock, self.rng("database"))
         self.is_over = False
@@ -254,7 +254,7 @@ class World:
     async def _try_to_operate(self, process: Process, action: str, endpoint: str) -> None:
         try:
             await operate(self, process, action, endpoint)
-        except (StoreUnavailable, UnknownEndpoint) as error:
+        except (StoreUnavailable, EndpointError) as error:
             self.observer.note_failure(process)
             self.say(f"{process.name}: {action} failed: {error}")
         except Exception as error:  # noqa: BLE001 - the code under test may raise anything
@@ -341,7 +341,7 @@ class World:
             sink=receiver,
             describe=lambda error: f"{type(error).__name__}: {error}",
             close=close,
-            timeout=10.0,
+            timeout=receiver.timeout,
             rate=rng.choice((None, None, None, 20.0)),
             concurrency=rng.choice((None, None, None, 2)),
             connect=receiver.connect,
@@ -353,6 +353,7 @@ class World:
             name,
             [],
             latency=rng.choice((0.01, 1.0, 5.0, 5.0)),
+            timeout=rng.choice((10.0, 25.0)),
             bad_type=TYPES[3] if rng.random() < 0.5 else None,
             rng=rng,
             world=self.host,
