@@ -61,14 +61,16 @@ _NOTED = [
 _GATE_SECONDS = 6.0
 # The longest that a healthy endpoint with due work is idle: at a normal gate, and at one that closed earlier.
 _IDLE_SECONDS, _PATIENCE = 3.0, {"paced": 30.0, "probing": 30.0}
+# A look, a claim and a commit, with waits in between.
+_ROUND_TRIPS = 30
 # How long a drain runs before it counts, and how long the server's clock must have been steady.
 _DRAIN_SECONDS, _CALM_SECONDS = 10.0, 90.0
 _GATES = "SELECT endpoint, state, failing, since, not_before FROM resonant_gates"
 _EARLIEST = """SELECT available_at, id FROM resonant_deliveries
   WHERE endpoint = :endpoint AND available_at IS NOT NULL AND lease_owner IS NULL AND event_type != :bad_type
   ORDER BY available_at LIMIT 1"""
-# Claims take what is due first, except in the seconds between two complete searches.
-_OVERTAKEN_SECONDS = 30.0
+# Half of the claims are for what is due first, chosen at random.
+_MOST_OVERTAKING = 25
 _BALANCE_SECONDS = 20.0
 
 
@@ -149,8 +151,9 @@ class Observer:
         # Until when each endpoint's gate holds everything, and since when that is known.
         self._held: defaultdict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
         self._balanced_at = 0.0
-        # When each endpoint's last delivery of a type was claimed, and since when it was due.
-        self._last_claim: dict[tuple[str, str], tuple[float, float]] = {}
+        # The claims by endpoint and type, and how many there were when a delivery was first seen as the earliest.
+        self._claims: Counter[tuple[str, str]] = Counter()
+        self._earliest: dict[str, tuple[int, float, int]] = {}
         self._purged: set[tuple[str, str]] = set()
         world.server.note(_NOTED)
         world.server.on_commit = self._commit
@@ -280,7 +283,7 @@ class Observer:
                 )
             if is_claim:
                 self._check_gate(process, known)
-                self._last_claim[known.endpoint, known.event_type] = (now, change.available[0])
+                self._claims[known.endpoint, known.event_type] += 1
         if change.status[0] != change.status[1] and change.status[1] in _FINAL:
             self._check_end(known, change)
         known.owner, known.sending = after, change.sending[1]
@@ -485,23 +488,28 @@ class Observer:
         }
         for receiver in self._world.receivers.values():
             state, failing, since = gates.get(receiver.name, ("normal", None, 0.0))
-            limit = (10.0 if failing else _IDLE_SECONDS) if state == "normal" else _PATIENCE.get(state)
+            longest = 10.0 if failing else _IDLE_SECONDS + _ROUND_TRIPS * self._world.server.longest
+            limit = longest if state == "normal" else _PATIENCE.get(state)
             if limit is None or receiver.is_busy or not receiver.is_healthy_since(self._now - 2 * limit - 10):
                 continue
             of = {"endpoint": receiver.name, "bad_type": receiver.bad_type or ""}
             at, key = next(iter(query(_EARLIEST, **of)), (None, None))
-            if key is not None and self._is_overtaken(self._known[key], at):
-                raise Broken("idle", f"{self._known[key]} has been overtaken since {clock - at:.0f} s")
+            if key is not None and self._is_overtaken(self._known[key]):
+                raise Broken("idle", f"{self._known[key]}, due {clock - at:.0f} s ago, is overtaken by others")
             idle = min(clock - max(at or clock, since), self._now - max(receiver.last_at, calm_since))
             if idle > limit:
                 raise Broken(
                     "idle", f"{receiver.name} has been {state} and idle for {idle:.1f} s, with due deliveries"
                 )
 
-    def _is_overtaken(self, known: Known, at: float) -> bool:
-        """Return whether others were claimed that were due later by far, since a delivery has changed for the last time."""
-        claimed_at, due_at = self._last_claim.get((known.endpoint, known.event_type), (0.0, 0.0))
-        return claimed_at > known.changed_at + _OVERTAKEN_SECONDS and due_at > at + _OVERTAKEN_SECONDS
+    def _is_overtaken(self, known: Known) -> bool:
+        """Return whether many of its type were claimed since the earliest due delivery of an endpoint has changed."""
+        count = self._claims[known.endpoint, known.event_type]
+        key, changed_at, before = self._earliest.get(known.endpoint, (0, 0.0, 0))
+        if (key, changed_at) != (known.key, known.changed_at):
+            self._earliest[known.endpoint] = (known.key, known.changed_at, count)
+            return False
+        return count - before > _MOST_OVERTAKING
 
     def _check_balance(self) -> None:
         server, clock = self._world.server, self._world.clock()
