@@ -494,9 +494,13 @@ class Observer:
                 continue
             of = {"endpoint": receiver.name, "bad_type": receiver.bad_type or ""}
             at, key = next(iter(query(_EARLIEST, **of)), (None, None))
-            if key is not None and self._is_overtaken(self._known[key]):
-                raise Broken("idle", f"{self._known[key]}, due {clock - at:.0f} s ago, is overtaken by others")
-            idle = min(clock - max(at or clock, since), self._now - max(receiver.last_at, calm_since))
+            if key is None:
+                continue
+            if self._is_overtaken(known := self._known[key]):
+                raise Broken("idle", f"{known}, due {clock - at:.0f} s ago, is overtaken by others")
+            # A rescue keeps the due time.
+            free_since = max(receiver.last_at, known.changed_at, calm_since)
+            idle = min(clock - max(at, since), self._now - free_since)
             if idle > limit:
                 raise Broken(
                     "idle", f"{receiver.name} has been {state} and idle for {idle:.1f} s, with due deliveries"
