@@ -17,6 +17,9 @@ from simulation.postgresql import WorldOnPostgreSQL
 from simulation.running import describe, hunt, plant, planted, run, shorten
 from simulation.world import World
 
+# Closed coroutines of killed processes.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 # Seeds that once broke an invariant, of the code or of the simulation.
 _FAILED_BEFORE = (19, 261)
 _SMALL = {"seconds": 40.0, "events": 60, "endpoints": 2, "processes": 2}
