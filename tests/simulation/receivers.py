@@ -101,6 +101,9 @@ class Receiver:
         """Return whether it has answered well since a time, except to its bad type, and was not removed for a minute before."""
         return all(spell.until + 60.0 * (spell.mode == "removed") < at for spell in self.spells)
 
+    def _fails(self, event: Event) -> bool:
+        return event.type == self.bad_type and not self.is_fixed
+
     async def connect(self) -> None:
         """Connect without a request."""
         await asyncio.sleep(0.001)
@@ -109,7 +112,7 @@ class Receiver:
 
     async def send(self, event: Event) -> Receipt:
         """Send an event; the receiver gets it even if the sender is killed meanwhile."""
-        loop, rng, is_bad = asyncio.get_running_loop(), self._rng, event.type == self.bad_type
+        loop, rng, is_bad = asyncio.get_running_loop(), self._rng, self._fails(event)
         self._sending[this_process()] += not is_bad
         try:
             await asyncio.sleep(rng.uniform(0.0, 0.002))
@@ -148,7 +151,7 @@ class Receiver:
                 retry_after = rng.randrange(1, 40)
         elif mode == "slow":
             after = rng.uniform(0.5, 5.0)
-        elif event.type == self.bad_type and not self.is_fixed:
+        elif self._fails(event):
             status = 503
         elif event.type == "order.refused":
             status = 400
