@@ -43,6 +43,7 @@ from resonant.store.views.endpoint_status import governed
 _LAST = re.compile(r"The last of them: (\S+)\.$")
 _RUNS_A_PAGE = 200
 _SILENCE = timedelta(minutes=10)
+_BEATS_A_PAGE = 50  # the most that Prefect allows; a run sends 20 in ten minutes
 # The most that a machine's clock may differ from that of Prefect's server.
 _MOST_APART = timedelta(days=1)
 # The flows with task runs. `resonant emit` runs one without a deployment.
@@ -87,20 +88,30 @@ async def mark_lost_runs(*, now: datetime) -> None:
     long_running = {"state": {"type": {"any_": ["RUNNING"]}}, "start_time": {"before_": silent_since}}
     async with get_client() as client:
 
-        async def last_beat(*runs: FlowRun, since: datetime, until: datetime) -> datetime | None:
-            """Return when Prefect received the last heartbeat that was sent in this time, by the clock of its machine."""
+        async def received(*runs: FlowRun, since: datetime, until: datetime) -> datetime | None:
+            """Return when Prefect received the last of the heartbeats that were sent in this time, by their machines' clocks."""
             ids = [f"prefect.flow-run.{run.id}" for run in runs]
             heartbeats = EventFilter(
                 occurred=EventOccurredFilter.model_validate({"since": since, "until": until}),
                 event=EventNameFilter(name=["prefect.flow-run.heartbeat"]),
                 resource=EventResourceFilter(id=ids) if ids else None,
             )
-            found = (await client.read_events(heartbeats, limit=1)).events
-            return found[0].received if found else None
+            found = (await client.read_events(heartbeats, limit=_BEATS_A_PAGE)).events
+            return max((beat.received for beat in found), default=None)
+
+        async def last_beat(*runs: FlowRun, since: datetime) -> datetime | None:
+            """Return when Prefect received the last heartbeat, by its own clock.
+
+            Prefect sorts heartbeats by their machines' clocks. So a clock that was ahead hides the later ones.
+            """
+            at = await received(*runs, since=silent_since, until=now)
+            if at is not None and at >= silent_since:
+                return at
+            of_wrong_clocks = await received(*runs, since=since, until=now + _MOST_APART)
+            return max((each for each in (at, of_wrong_clocks) if each is not None), default=None)
 
         async def is_lost(run: FlowRun) -> bool:
-            since = (run.start_time or now) - _MOST_APART
-            beat_at = await last_beat(run, since=since, until=now + _MOST_APART)
+            beat_at = await last_beat(run, since=(run.start_time or now) - _MOST_APART)
             return beat_at is not None and beat_at < silent_since
 
         runs: list[FlowRun] = []
@@ -114,7 +125,7 @@ async def mark_lost_runs(*, now: datetime) -> None:
             runs += page
             if len(page) < _RUNS_A_PAGE:
                 break
-        beat_at = await last_beat(since=now - _MOST_APART, until=now) if runs else None
+        beat_at = await last_beat(since=now - _MOST_APART) if runs else None
         if beat_at is not None and beat_at >= silent_since:
             for lost in [run for run in runs if await is_lost(run)]:
                 get_run_logger().warning("Flow run %s has sent no heartbeat for ten minutes", lost.name)

@@ -82,9 +82,17 @@ async def test_a_run_whose_heartbeats_stopped_is_marked_as_crashed_if_the_feed_h
     assert await states(running) == all_running, "the feed may be off"
 
     await beat(running["alive"], on_its_machine(datetime.now(UTC)))
-    await beat(uuid4(), datetime.now(UTC))
     await collect(since + timedelta(minutes=10))
     assert await states(running) == all_running | {"lost": "Crashed"}, "a user's own flow sends none"
+
+
+async def test_a_run_is_not_marked_after_its_machines_fast_clock_was_corrected(running):
+    await beat(running["lost"], datetime.now(UTC) + timedelta(hours=1))
+    await beat(running["alive"], datetime.now(UTC) + timedelta(hours=1))
+    since = datetime.now(UTC)
+    await beat(running["alive"], datetime.now(UTC))
+    await collect(since + timedelta(minutes=10))
+    assert await states(running) == dict.fromkeys(running, "Running") | {"lost": "Crashed"}
 
 
 @pytest.fixture
