@@ -222,7 +222,8 @@ async def take_dead_letters(
     A dead letter that fails again meanwhile is not taken again, and one that another replay holds is skipped.
     """
     died_before = await store.read(after_deaths, now=store.clock())
-    besides: list[int] = []
+    taken: list[int] = []
+    was_set_back = False
     loop = asyncio.get_running_loop()
     start = loop.time()
     rate = None if request.rate is None else SlowStart(request.rate)
@@ -233,6 +234,8 @@ async def take_dead_letters(
         if rate is not None and not wanted:
             await asyncio.sleep(rate.pause())
             continue
+        # If the clock was set back, these may die again before `died_before`.
+        was_set_back = was_set_back or store.clock() < died_before
         take = partial(
             store.write_leases,
             partial(_take_again, []),
@@ -242,11 +245,10 @@ async def take_dead_letters(
             owner=owner,
             audit_id=audit_id,
             after=last,
-            besides=besides,
+            besides=taken if was_set_back else (),
         )
         replayed = await retry_while_unavailable(take, store.lease_seconds / 3)
-        if store.clock() < died_before:  # it was set back, so they may die again before that time
-            besides += [lease.delivery_id for lease in replayed.leases]
+        taken += [lease.delivery_id for lease in replayed.leases]
         # At the end, search once more from the beginning for rows that were skipped because they were locked.
         is_over = last is None and replayed.last is None
         last = replayed.last
@@ -259,7 +261,7 @@ async def take_dead_letters(
 
 
 def _take_again(tries: list["Replayed"], connection: Connection, *args: Any, **options: Any) -> "Replayed":
-    """Take a batch, unless an earlier try has done so, and the answer to its commit was lost."""
+    """Take a batch. If an earlier try took one and only the answer to its commit was lost, return that batch."""
     if tries and (held := still_held(connection, tries[-1].leases)):
         return Replayed([each for each in tries[-1].leases if each.key in held], tries[-1].last)
     tries.append(replay_batch(connection, *args, **options))
@@ -296,7 +298,8 @@ def replay_batch(
     Args:
         connection: in a write transaction.
         request: selects the dead letters; its own limit does not apply.
-        died_before: the replay's start, seconds since the epoch, so that no dead letter is taken twice.
+        died_before: the replay's start, or just after the last death if that is later, seconds since the epoch, so that no
+            dead letter is taken twice.
         limit: the maximum number.
         owner: the owner of the leases.
         now: seconds since the epoch.

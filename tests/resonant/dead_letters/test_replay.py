@@ -93,6 +93,25 @@ def test_what_died_before_the_clock_was_set_back_is_counted_and_taken_once(desk)
     assert taken == [f"evt_{number:02}" for number in range(30)]
 
 
+@pytest.mark.parametrize("seconds", [50, 2_000])
+def test_what_dies_again_after_the_clock_was_set_back_during_a_replay_is_taken_once(desk, monkeypatch, seconds):
+    batches = []
+
+    async def fail(leases):
+        if not batches:
+            desk.clock.advance(-seconds)
+        batches.append(leases)
+        await desk.store.begin(leases)
+        await desk.store.record([desk.failed(lease, GiveUp("exhausted")) for lease in leases])
+        desk.clock.advance(1)
+
+    monkeypatch.setattr("resonant.dead_letters.replay._UNPACED_BATCH", 10)
+    desk.bury(*(f"evt_{number:02}" for number in range(30)), apart=1)
+    desk.clock.advance(100)
+    taken = desk.run(take(desk, ReplayRequest(**EVERYTHING), then=fail))
+    assert taken == [f"evt_{number:02}" for number in range(30)]
+
+
 def test_an_empty_selection_is_refused_unless_everything_is_asked_for():
     assert ReplayRequest(**EVERYTHING).selection.is_empty
     with pytest.raises(EmptySelection, match="selection is empty"):
