@@ -49,6 +49,7 @@ def test_crashes_of_the_last_round_do_not_count(desk):
     desk.clock.advance(1)
     [lease] = desk.replay().leases
     assert lease.crashes == 0
+    assert lease.round_started_at == desk.clock()
 
 
 def test_a_store_that_is_away_for_a_moment_is_waited_for(desk):

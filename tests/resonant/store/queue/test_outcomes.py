@@ -161,3 +161,4 @@ def test_a_wait_does_not_grow_if_the_clock_was_set_back_before_the_decision_was_
     row = desk.row("evt_1")
     assert row["next_attempt_at"] == desk.clock() + decision.delay
     assert row["backoff_until"] == (desk.clock() + backoff if backoff else None)
+    assert row["last_delay"] == (backoff or decision.delay)
