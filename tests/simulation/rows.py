@@ -41,6 +41,13 @@ _WRONG = f"""
         FROM resonant_deliveries d LEFT JOIN resonant_causes c ON c.id = d.cause_id
         LEFT JOIN resonant_attempts l ON l.delivery_id = d.id AND l.number = d.attempts AND NOT l.late
     ) AS each_row WHERE wrong IS NOT NULL LIMIT 1"""
+# Of each kind, what a purge must not leave. An event that no subscription matches is not stored.
+_ORPHANS = {
+    "an event": """SELECT key FROM resonant_events e
+        WHERE NOT EXISTS (SELECT 1 FROM resonant_deliveries d WHERE d.event_key = e.key) LIMIT 1""",
+    "an attempt": """SELECT delivery_id, number FROM resonant_attempts a
+        WHERE NOT EXISTS (SELECT 1 FROM resonant_deliveries d WHERE d.id = a.delivery_id) LIMIT 1""",
+}
 _STATUS = """
     SELECT endpoint, status, lease_owner IS NOT NULL, available_at, next_attempt_at, finished_at,
         CASE WHEN status = 'dead_letter' THEN CASE reason WHEN 'cancelled' THEN reason ELSE coalesce(category, 'unknown') END END
@@ -55,29 +62,33 @@ def check_status(connection: Connection, status: StoreStatus, now: float) -> Non
     """
     seen: defaultdict[str, Counter[str]] = defaultdict(Counter)
     categories: Counter[str] = Counter()
-    due: list[float] = []
+    due: defaultdict[str, list[float]] = defaultdict(list)
     dead: list[float] = []
     for endpoint, name, is_leased, available_at, due_at, ended_at, category in connection.execute(
         text(_STATUS)
     ):
         seen[endpoint][name] += 1
         if available_at is not None:
-            seen[endpoint]["in_flight" if is_leased else "parked"] += available_at > now
-            due.append(due_at if is_leased else available_at)
+            kind = "due" if available_at <= now else "in_flight" if is_leased else "parked"
+            seen[endpoint][kind] += 1
+            due[endpoint].append(due_at if is_leased else available_at)
         if category is not None:
             categories[category] += 1
             dead.append(ended_at)
-    names = ("pending", "retrying", "delivered", "dead_letter", "in_flight", "parked")
+    names = ("pending", "retrying", "delivered", "dead_letter", "in_flight", "parked", "due")
     shown = {each.name: Counter({name: getattr(each, name) for name in names}) for each in status.endpoints}
     wrong = [each for each in shown | seen if shown.get(each, Counter()) != seen[each]]
     if wrong or status.by_category != categories:
         raise Broken("status", f"{wrong} {seen} {categories}, but shown: {status}")
-    if (status.oldest_due_at, status.oldest_dead_at) != (min(due, default=None), min(dead, default=None)):
-        raise Broken("status", f"the oldest are due at {min(due, default=None)}, but shown: {status}")
+    oldest = {endpoint: min(times) for endpoint, times in due.items()}
+    shown_oldest = {each.name: each.oldest_due_at for each in status.endpoints if each.oldest_due_at is not None}
+    first, first_dead = min(oldest.values(), default=None), min(dead, default=None)
+    if shown_oldest != oldest or (status.oldest_due_at, status.oldest_dead_at) != (first, first_dead):
+        raise Broken("status", f"the oldest are due at {oldest}, and dead at {first_dead}, but shown: {status}")
 
 
 def check_rows(server: Server) -> None:
-    """Check every delivery.
+    """Check every delivery, and that each event and attempt has one.
 
     Raises:
         Broken: a row is wrong.
@@ -86,3 +97,6 @@ def check_rows(server: Server) -> None:
     if found:
         row = found[0]._asdict()
         raise Broken("rows", f"{row['wrong']} of a delivery is wrong: {row}")
+    for what, query in _ORPHANS.items():
+        if orphans := server.query(query):
+            raise Broken("rows", f"{what} has no delivery: {orphans[0]._asdict()}")
