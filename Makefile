@@ -124,10 +124,10 @@ chaos: setup  ## run the long tests of kills, faults and fuzzing, in two hours
 		RESONANT_FUZZ_EXAMPLES=$${RESONANT_FUZZ_EXAMPLES:-7000} \
 		$(BIN)/python -m pytest --timeout 1800 tests/chaos tests/resonant/fuzz $(ARGS)
 
-simulate: setup  ## simulate faults in virtual time for a minute; SEED=17 repeats one, MUTANTS=1 hunts planted bugs, SECONDS=600
+simulate: setup  ## simulate faults in virtual time for a minute; SEED=17 repeats one, MUTANTS=1 hunts planted bugs, SECONDS=600, DATABASE=postgresql
 	@cd tests && ../$(BIN)/python -m simulation $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS)) \
 	  $(if $(MUTANTS),--mutants $(filter-out 1,$(MUTANTS))) \
-	  $(if $(filter postgresql,$(DATABASE)),--postgresql) $(ARGS)
+	  $(if $(DATABASE),--database $(DATABASE)) $(ARGS)
 
 bench: .venv/bench-ready  ## run every benchmark; one also needs redis-server
 	@$(BIN)/python -m benches $(ARGS)

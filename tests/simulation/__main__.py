@@ -28,13 +28,19 @@ def main() -> int:
     parser.add_argument(
         "--quiet", action="store_true", help="do not shorten a world that breaks an invariant"
     )
-    parser.add_argument("--postgresql", action="store_true", help="on PostgreSQL instead of SQLite in memory")
+    parser.add_argument(
+        "--database",
+        choices=("sqlite", "postgresql"),
+        default="sqlite",
+        help="SQLite in memory, or a PostgreSQL server (default: %(default)s)",
+    )
     asked = parser.parse_args()
     logging.disable(logging.CRITICAL)
     sys.unraisablehook = lambda _error: None  # closed coroutines of killed processes
     if asked.mutants is not None:
-        return _hunt_all(asked.mutants, asked.seconds, *["--postgresql"] * asked.postgresql)
-    with opened_postgresql() if asked.postgresql else nullcontext(SQLiteServer) as open_server:
+        return _hunt_all(asked.mutants, asked.seconds, "--database", asked.database)
+    is_sqlite = asked.database == "sqlite"
+    with nullcontext(SQLiteServer) if is_sqlite else opened_postgresql() as open_server:
         return _run(asked, open_server)
 
 
@@ -54,8 +60,8 @@ def _run(asked: argparse.Namespace, open_server: OpenServer) -> int:
             print(f"{found}; {count} seeds, {used:.0f} s of CPU")
             if not asked.quiet:
                 print(describe(shorten(found, open_server)))
-            options = " DATABASE=postgresql" * asked.postgresql + " ARGS=--full" * asked.full
-            print(f"repeat the whole world: make simulate SEED={found.plan.seed}{options}")
+            options = f"SEED={found.plan.seed} DATABASE={asked.database}" + " ARGS=--full" * asked.full
+            print(f"repeat the whole world: make simulate {options}")
             return 1
         if asked.full:
             print(found, flush=True)
