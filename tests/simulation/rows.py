@@ -41,7 +41,7 @@ _WRONG = f"""
         FROM resonant_deliveries d LEFT JOIN resonant_causes c ON c.id = d.cause_id
         LEFT JOIN resonant_attempts l ON l.delivery_id = d.id AND l.number = d.attempts AND NOT l.late
     ) AS each_row WHERE wrong IS NOT NULL LIMIT 1"""
-# Of each kind, what a purge must not leave. An event that no subscription matches is not stored.
+# What no purge may leave. An event that no subscription matches is not stored.
 _ORPHANS = {
     "an event": """SELECT key FROM resonant_events e
         WHERE NOT EXISTS (SELECT 1 FROM resonant_deliveries d WHERE d.event_key = e.key) LIMIT 1""",

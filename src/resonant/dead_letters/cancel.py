@@ -111,7 +111,7 @@ def _find(connection: Connection, selection: Selection, *, up_to: int, after: in
 
     Args:
         selection: selects the deliveries.
-        up_to: skip newer deliveries than this; otherwise a busy producer could keep the search running.
+        up_to: skip deliveries newer than this one; otherwise a busy producer could keep the search running.
         after: continue after this delivery.
     """
     key = schema.id_without_index

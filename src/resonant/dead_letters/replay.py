@@ -234,7 +234,7 @@ async def take_dead_letters(
         if rate is not None and not wanted:
             await asyncio.sleep(rate.pause())
             continue
-        # If the clock was set back, these may die again before `died_before`.
+        # If the clock was set back, what was taken may die again before `died_before`.
         was_set_back = was_set_back or store.clock() < died_before
         take = partial(
             store.write_leases,

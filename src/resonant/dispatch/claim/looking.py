@@ -19,7 +19,7 @@ class Found:
 
     Attributes:
         due: the open endpoints with due deliveries.
-        held: those of them whose gates hold all that is due.
+        held: those of them whose gates hold all their due deliveries.
         claimable: the others, until there is nothing more to claim from them; the values are unused.
         deferred: those to claim from once their deliveries in flight have ended.
         overdue: for how long the endpoints' earliest due deliveries are overdue, in seconds, by name.

@@ -104,7 +104,11 @@ class EndpointRun:
         return self.gate.claim_limit(self.clock(), self.flights.waiting)
 
     def holds_all(self, failing: AbstractSet[str]) -> bool:
-        """Return whether this run may claim nothing; ``failing``: the row's failing types, if nothing else is due."""
+        """Return whether this run may claim nothing.
+
+        Args:
+            failing: the types of the due deliveries, if the row holds all of them; otherwise empty.
+        """
         # This process may know, before the row, that one of them works again.
         return self.claim_limit() == 0 or (bool(failing) and self.gate.failing().keys() >= failing)
 

@@ -55,7 +55,7 @@ class Flights:
         return max(1, round(endpoint.flights.body_bytes) or self.counts.bytes // max(1, len(self._by_key)))
 
     def lease_keys(self) -> set[LeaseKey]:
-        """Return the known leases, also those that end with a write that is not committed."""
+        """Return the known leases, including those that end with a write that is not committed."""
         return self._by_key.keys() | self._ending
 
     def claim(self, lease: Lease, endpoint: EndpointRun, *, is_probe: bool = False) -> Flight:

@@ -76,7 +76,7 @@ class Due(NamedTuple):
     Attributes:
         endpoint: its name.
         at: seconds since the epoch.
-        held: after a look, the types of what is due, if all of them fail according to the gate's row; otherwise empty.
+        held: after a look, the types of the due deliveries, if the gate's row holds all of these types; otherwise empty.
     """
 
     endpoint: str
