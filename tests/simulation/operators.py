@@ -1,9 +1,11 @@
 """The operators of a world: one action each."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from random import Random
+from typing import TYPE_CHECKING, NamedTuple
 
 from resonant.dead_letters.cancel import cancel
 from resonant.dead_letters.erase import Erasure, erase
@@ -11,7 +13,7 @@ from resonant.dead_letters.purge import Chosen, Retention, purge, time_of_purge
 from resonant.dead_letters.replay import ReplayRequest, take_dead_letters
 from resonant.delivery.retry import Retry
 from resonant.dispatch.dispatcher import Dispatcher
-from resonant.errors import StoreUnavailable, UnknownName
+from resonant.errors import UnknownName
 from resonant.events import Lease
 from resonant.gate.pausing import pause, resume
 from resonant.routing import new_subscription
@@ -35,72 +37,112 @@ async def emit_one(dispatcher: Dispatcher, lease: Lease) -> None:
         await asyncio.sleep(decision.delay)
 
 
+class Operation(NamedTuple):
+    """One action, about one endpoint, in a process of its own."""
+
+    world: "World"
+    process: Process
+    store: WorkerStore
+    rng: Random
+    action: str
+    endpoint: str
+
+
 async def operate(world: "World", process: Process, action: str, endpoint: str) -> None:
     """Do what an operator asks for, about one endpoint."""
-    rng = world.rng(process.name)
-    store = world.open_store(process)
-    selection = Selection(endpoint=endpoint)
-    if action in {"replay", "replay to"}:
-        to = rng.choice([name for name in world.endpoints if name != endpoint] or [None])
-        request = ReplayRequest(
-            selection,
-            include_permanent=rng.random() < 0.3,
-            to=to if action == "replay to" else None,
-            rate=rng.choice((None, 20.0)),
-            limit=rng.choice((None, 10)),
-        )
-        async with world.dispatcher(process, process.name) as dispatcher:
-            world.observer.note_replay(process, endpoint, request.include_permanent)
-            own = dispatcher.store
-            async with audited(own, who=_WHO, action="replay", selection=request.as_dict()) as audit_id:
-                taken = take_dead_letters(own, request, owner=process.name, audit_id=audit_id)
-                await dispatcher.emit_given(partial(emit_one, dispatcher), taken)
-    elif action == "cancel":
-        await cancel(store, Selection(endpoint=endpoint, event_type="order.sh*"), who=_WHO)
-    elif action in {"purge", "purge delivered", "remove bodies"}:
-        await _purge(world, process, store, action, endpoint, days=rng.choice((0.0, 60.0 / 86_400)))
-    elif action == "erase":
-        what = Erasure(subject=f"s{rng.randrange(50)}")
-        stored = world.observer.stored_with(what.subject)
-        world.observer.erased_subjects.add(what.subject)
-        try:
-            report = await erase(store, what, who=_WHO, has_ended=world.has_ended)
-        except UnknownName:
-            return
-        if not report.being_sent:
-            world.observer.note_erased(stored)
-    elif action == "acknowledge":
-        causes = world.server.query("SELECT fingerprint FROM resonant_causes WHERE endpoint = :of", of=endpoint)
-        for (cause,) in causes:
-            await store.write(acknowledge, cause, who=_WHO, note=None, now=store.clock())
-    elif action == "pause":
-        await pause(store, endpoint, who=_WHO)
-        world.host.call(world.start_operator, "resume", endpoint, after=rng.uniform(5.0, 90.0))
-    elif action in {"resume", "resume now"}:
-        world.observer.note_resume(endpoint)
-        await resume(store, endpoint, who=_WHO, send_parked=action == "resume now")
-        world.observer.note_resume(endpoint)
-    elif action == "subscribe":
-        types = rng.choice((["order.paid"], ["order.*"], ["*"]))
-        new = replace(new_subscription(endpoint, {"types": types}), id=process.name)
-        await store.write(add_subscription, new, who=_WHO, now=store.clock())
-    else:
-        await store.write(remove_subscriptions_of, endpoint, who=_WHO, now=store.clock())
+    store, rng = world.open_store(process), world.rng(process.name)
+    await ACTIONS[action](Operation(world, process, store, rng, action, endpoint))
     world.say(f"{process.name}: {action} {endpoint} done")
 
 
-async def _purge(
-    world: "World", process: Process, store: WorkerStore, action: str, endpoint: str, *, days: float
-) -> None:
+async def _replay(asked: Operation) -> None:
+    world, process, rng = asked.world, asked.process, asked.rng
+    to = rng.choice([name for name in world.endpoints if name != asked.endpoint] or [None])
+    request = ReplayRequest(
+        Selection(endpoint=asked.endpoint),
+        include_permanent=rng.random() < 0.3,
+        to=to if asked.action == "replay to" else None,
+        rate=rng.choice((None, 20.0)),
+        limit=rng.choice((None, 10)),
+    )
+    async with world.dispatcher(process, process.name) as dispatcher:
+        world.observer.note_replay(process, asked.endpoint, request.include_permanent)
+        own = dispatcher.store
+        async with audited(own, who=_WHO, action="replay", selection=request.as_dict()) as audit_id:
+            taken = take_dead_letters(own, request, owner=process.name, audit_id=audit_id)
+            await dispatcher.emit_given(partial(emit_one, dispatcher), taken)
+
+
+async def _cancel(asked: Operation) -> None:
+    await cancel(asked.store, Selection(endpoint=asked.endpoint, event_type="order.sh*"), who=_WHO)
+
+
+async def _purge(asked: Operation) -> None:
+    days, observer = asked.rng.choice((0.0, 60.0 / 86_400)), asked.world.observer
     whats = {
-        "purge": Chosen(Selection(endpoint=endpoint), older_than=days),
+        "purge": Chosen(Selection(endpoint=asked.endpoint), older_than=days),
         "purge delivered": Retention(dead_letters=1_000, delivered=days),
         "remove bodies": Retention(dead_letters=1_000, bodies=days),
     }
-    now = await time_of_purge(store)
-    promise = (action, endpoint, now - days * 86_400)
-    world.observer.note_purge(process, *promise)
-    promised = world.observer.purgeable(*promise)
-    await purge(store, whats[action], who=_WHO, now=now)
-    if left := promised & world.observer.purgeable(*promise):
-        raise Broken("removal", f"the {action} of {endpoint} left {len(left)} deliveries")
+    now = await time_of_purge(asked.store)
+    promise = (asked.action, asked.endpoint, now - days * 86_400)
+    observer.note_purge(asked.process, *promise)
+    promised = observer.purgeable(*promise)
+    await purge(asked.store, whats[asked.action], who=_WHO, now=now)
+    if left := promised & observer.purgeable(*promise):
+        raise Broken("removal", f"the {asked.action} of {asked.endpoint} left {len(left)} deliveries")
+
+
+async def _erase(asked: Operation) -> None:
+    what, observer = Erasure(subject=f"s{asked.rng.randrange(50)}"), asked.world.observer
+    stored = observer.stored_with(what.subject)
+    observer.erased_subjects.add(what.subject)
+    with suppress(UnknownName):
+        report = await erase(asked.store, what, who=_WHO, has_ended=asked.world.has_ended)
+        if not report.being_sent:
+            observer.note_erased(stored)
+
+
+async def _acknowledge(asked: Operation) -> None:
+    query = "SELECT fingerprint FROM resonant_causes WHERE endpoint = :of"
+    for (cause,) in asked.world.server.query(query, of=asked.endpoint):
+        await asked.store.write(acknowledge, cause, who=_WHO, note=None, now=asked.store.clock())
+
+
+async def _pause(asked: Operation) -> None:
+    await pause(asked.store, asked.endpoint, who=_WHO)
+    later = asked.rng.uniform(5.0, 90.0)
+    asked.world.host.call(asked.world.start_operator, "resume", asked.endpoint, after=later)
+
+
+async def _resume(asked: Operation) -> None:
+    asked.world.observer.note_resume(asked.endpoint)
+    await resume(asked.store, asked.endpoint, who=_WHO, send_parked=asked.action == "resume now")
+    asked.world.observer.note_resume(asked.endpoint)
+
+
+async def _subscribe(asked: Operation) -> None:
+    types = asked.rng.choice((["order.paid"], ["order.*"], ["*"]))
+    new = replace(new_subscription(asked.endpoint, {"types": types}), id=asked.process.name)
+    await asked.store.write(add_subscription, new, who=_WHO, now=asked.store.clock())
+
+
+async def _unsubscribe(asked: Operation) -> None:
+    await asked.store.write(remove_subscriptions_of, asked.endpoint, who=_WHO, now=asked.store.clock())
+
+
+ACTIONS = {
+    "replay": _replay,
+    "replay to": _replay,
+    "cancel": _cancel,
+    "purge": _purge,
+    "purge delivered": _purge,
+    "erase": _erase,
+    "remove bodies": _purge,
+    "pause": _pause,
+    "resume": _resume,
+    "resume now": _resume,
+    "subscribe": _subscribe,
+    "unsubscribe": _unsubscribe,
+    "acknowledge": _acknowledge,
+}

@@ -4,24 +4,10 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import NamedTuple
 
+from simulation.operators import ACTIONS
 from simulation.receivers import MODES
 
 TYPES = ("order.paid", "order.shipped", "order.refused", "order.broken")
-ACTIONS = (
-    "replay",
-    "replay to",
-    "cancel",
-    "purge",
-    "purge delivered",
-    "erase",
-    "remove bodies",
-    "pause",
-    "resume",
-    "resume now",
-    "subscribe",
-    "unsubscribe",
-    "acknowledge",
-)
 # What happens to a process.
 PROCESS_FAULTS = ("kill", "stop", "freeze", "set clock")
 # Small worlds with many faults find more in the same time.
@@ -128,7 +114,7 @@ def _faults(plan: Plan, rng: Random) -> list[Fault]:
     if rng.random() < 0.5:
         found += [Fault(at, "set server clock", 0, 0, rng.choice(jumps)) for at in some(300)]
     found += [Fault(at, rng.choice(MODES), endpoint(), seconds(120.0)) for at in some(45)]
-    found += [Fault(at, rng.choice(ACTIONS), endpoint()) for at in some(12)]
+    found += [Fault(at, rng.choice([*ACTIONS]), endpoint()) for at in some(12)]
     found = [_beside(rng.choice(found), each, rng) if rng.random() < 0.3 else each for each in found]
     return [each for each in found if each.at < plan.seconds]
 

@@ -62,13 +62,17 @@ class Producers:
             event = _event(each, rng, shares)
             endpoint = None if rng.random() < 0.1 else rng.choice(world.endpoints)
             via_group = rng.random() < 0.7
-            tasks.append(process.start(self._accept(store, group if via_group else None, event, endpoint, rng)))
+            tasks.append(
+                process.start(self._accept(store, group if via_group else None, event, endpoint, rng))
+            )
             if each > backlog and rng.random() < 0.1:  # in bursts
                 await asyncio.sleep(10 * rng.expovariate(1 / pause))
         for task in tasks:
             await task
 
-    async def _accept(self, store, group: GroupCommit | None, event: Event, endpoint: str | None, rng: Random) -> None:
+    async def _accept(
+        self, store, group: GroupCommit | None, event: Event, endpoint: str | None, rng: Random
+    ) -> None:
         while True:
             try:
                 if group is not None:

@@ -81,10 +81,14 @@ def check_status(connection: Connection, status: StoreStatus, now: float) -> Non
     if wrong or status.by_category != categories:
         raise Broken("status", f"{wrong} {seen} {categories}, but shown: {status}")
     oldest = {endpoint: min(times) for endpoint, times in due.items()}
-    shown_oldest = {each.name: each.oldest_due_at for each in status.endpoints if each.oldest_due_at is not None}
+    shown_oldest = {
+        each.name: each.oldest_due_at for each in status.endpoints if each.oldest_due_at is not None
+    }
     first, first_dead = min(oldest.values(), default=None), min(dead, default=None)
     if shown_oldest != oldest or (status.oldest_due_at, status.oldest_dead_at) != (first, first_dead):
-        raise Broken("status", f"the oldest are due at {oldest}, and dead at {first_dead}, but shown: {status}")
+        raise Broken(
+            "status", f"the oldest are due at {oldest}, and dead at {first_dead}, but shown: {status}"
+        )
 
 
 def check_rows(server: Server) -> None:

@@ -22,8 +22,8 @@ from simulation.broken import Broken
 from simulation.database import OpenServer, SimulatedDatabase, SQLiteServer, Trouble
 from simulation.loop import Process, WorldLoop
 from simulation.observer import Observer
-from simulation.operators import emit_one, operate
-from simulation.plan import ACTIONS, CALM_SECONDS, TYPES, Fault, Plan
+from simulation.operators import ACTIONS, emit_one, operate
+from simulation.plan import CALM_SECONDS, TYPES, Fault, Plan
 from simulation.producers import Producers
 from simulation.receivers import MODES, Receiver, Spell
 

@@ -95,7 +95,9 @@ def test_what_died_before_the_clock_was_set_back_is_counted_and_taken_once(desk)
 
 
 @pytest.mark.parametrize("seconds", [50, 2_000])
-def test_what_dies_again_after_the_clock_was_set_back_during_a_replay_is_taken_once(desk, monkeypatch, seconds):
+def test_what_dies_again_after_the_clock_was_set_back_during_a_replay_is_taken_once(
+    desk, monkeypatch, seconds
+):
     batches = []
 
     async def fail(leases):
