@@ -478,7 +478,8 @@ class Observer:
         is_drained = any(
             each.is_alive and not self._is_harmed(each, self._now - _DRAIN_SECONDS) for each in drains
         )
-        if not is_drained or any(at > self._now - _CALM_SECONDS for at in self._set_clock):
+        was_set = any(at > self._now - _CALM_SECONDS for at in self._set_clock)
+        if not is_drained or was_set or self._world.has_little_memory:
             return
         calm_since = max((end for _, end in self._outages), default=0.0)
         clock, query = self._world.clock(), self._world.server.query

@@ -147,5 +147,7 @@ def hunt(bug: Planted, *options: str, cpu: float) -> str:
         done = subprocess.run(
             [*command, *options], env=environment, capture_output=True, text=True, check=False
         )
-        *_, last = [*done.stdout.splitlines(), done.stderr[-150:]]
-        return last
+        ends = [
+            line for line in done.stdout.splitlines() if "BROKEN" in line or "every invariant held" in line
+        ]
+        return ends[0] if ends else done.stderr[-150:]

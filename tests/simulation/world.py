@@ -47,7 +47,7 @@ class World:
 
     Attributes:
         trace: what happened, one line each.
-        most_bytes: the most bytes of bodies in flight in one process.
+        most_bytes: the most bytes of bodies in flight in one process, and whether they are few.
         workers: the living process of each slot.
         dispatchers: by the owner of their leases, with their processes.
         drains: the processes of the present runs, since when they run, and their ends, by owner.
@@ -59,7 +59,8 @@ class World:
         self.loop = WorldLoop(self.rng("order"))
         self.host = Process("host", self.loop)
         self.server_ahead = 0.0
-        self.most_bytes = self.rng("memory").choice((15_000, flights.MOST_BYTES, flights.MOST_BYTES))
+        self.has_little_memory = self.rng("memory").random() < 0.3
+        self.most_bytes = 15_000 if self.has_little_memory else flights.MOST_BYTES
         self.clock_of: dict[Process, float] = {}
         self.server = open_server(self.clock, self.rng("database"))
         self.is_over = False
