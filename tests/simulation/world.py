@@ -47,7 +47,8 @@ class World:
 
     Attributes:
         trace: what happened, one line each.
-        most_bytes: the most bytes of bodies in flight in one process, and whether they are few.
+        has_little_memory: whether claims often wait for memory, so that endpoints may be idle.
+        most_bytes: the most bytes of bodies in flight in one process.
         workers: the living process of each slot.
         dispatchers: by the owner of their leases, with their processes.
         drains: the processes of the present runs, since when they run, and their ends, by owner.

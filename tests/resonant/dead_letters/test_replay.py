@@ -81,7 +81,7 @@ def test_a_limit_holds_if_the_answer_to_a_commit_is_lost(desk, to):
     assert desk.status().in_flight == desk.read(read_audit)[0].count == 1
 
 
-def test_what_died_before_the_clock_was_set_back_is_counted_and_taken_once(desk):
+def test_dead_letters_with_later_times_are_counted_and_taken_once(desk):
     async def fail(leases):
         await desk.store.begin(leases)
         await desk.store.record([desk.failed(lease, GiveUp("exhausted")) for lease in leases])
@@ -95,7 +95,7 @@ def test_what_died_before_the_clock_was_set_back_is_counted_and_taken_once(desk)
 
 
 @pytest.mark.parametrize("seconds", [50, 2_000])
-def test_what_dies_again_after_the_clock_was_set_back_during_a_replay_is_taken_once(
+def test_dead_letters_that_fail_again_after_a_set_back_during_a_replay_are_taken_once(
     desk, monkeypatch, seconds
 ):
     batches = []
