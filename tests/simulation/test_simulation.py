@@ -21,8 +21,7 @@ from simulation.world import World
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 # Seeds that once broke an invariant, of the code or of the simulation.
-_KNOWN = "after the store's clock was set back, a parked retry may wait for the difference"
-_FAILED_BEFORE = (pytest.param(19, marks=pytest.mark.xfail(strict=True, reason=_KNOWN)), 261)
+_FAILED_BEFORE = (19, 261)
 _SMALL = {"seconds": 40.0, "events": 60, "endpoints": 2, "processes": 2}
 
 

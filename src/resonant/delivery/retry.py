@@ -256,6 +256,9 @@ def decide(
     if verdict.free_wait is not None:
         return _wait_freely(verdict.free_wait * rng.uniform(1, 1 + policy.spread), now, room)
     early_until = backoff_until if backoff_until is not None and now < backoff_until else None
+    if early_until is not None and last_delay is not None:
+        # The clock may have been set back since the backoff began.
+        early_until = min(early_until, now + last_delay)
     is_unknown = verdict.category == "unknown"
     # A permanent answer concerns the event; other failures may end when the endpoint recovers.
     may_recover = gate.is_down and (is_unknown or (not answered and verdict.blame == "endpoint"))

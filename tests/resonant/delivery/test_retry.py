@@ -157,6 +157,12 @@ def test_the_kind_of_decision(verdict, options, decision):
             )
             for gate, left, wait in ((PROBING, 500, 1.0), (PROBING, 0.25, 0.25), (GateView(), 500, 500.0))
         ),
+        # The clock was set back since the backoff began: it lasts no longer than its delay.
+        (
+            TRANSIENT,
+            {"attempt": 8, "backoff_until": NOW + 3_600, "last_delay": 500.0},
+            Park(500.0, NOW + 500, backoff_until=NOW + 500, charged=False),
+        ),
         (
             TRANSIENT,
             {"attempt": 8, "gate": PROBING, "backoff_until": NOW},
