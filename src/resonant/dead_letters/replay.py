@@ -23,7 +23,7 @@ from resonant.store.counts.counters import Tally
 from resonant.store.counts.sketches import begin_of
 from resonant.store.engine.availability import retry_while_unavailable
 from resonant.store.engine.sql import is_any_of
-from resonant.store.queue.leases import leases_of
+from resonant.store.queue.leases import leases_of, note_claims
 from resonant.store.queue.locked_rows import still_held
 from resonant.store.views.dead_letters import DeadLetters, Position, after_deaths, earliest, positions
 from resonant.store.views.selection import Selection
@@ -335,6 +335,7 @@ def replay_batch(
             lease_seconds=lease_seconds,
         )
         add_to_audit(connection, audit_id, len(leases))
+        note_claims(connection, {lease.endpoint for lease in leases}, now)
         return Replayed(leases, picked[-1])
     _take_back(connection, place, now=now)
     rows = connection.execute(
@@ -364,6 +365,7 @@ def replay_batch(
         tally.add("replay", endpoint, event_type, "replayed", count=count)
     tally.write(connection)
     add_to_audit(connection, audit_id, len(rows))
+    note_claims(connection, {row.endpoint for row in rows}, now)
     leases = sorted(leases_of(connection, rows), key=lambda lease: place[lease.delivery_id])
     return Replayed(leases, picked[-1])
 

@@ -268,6 +268,22 @@ class TestAStoreWhoseClockWasSetBack:
         row = desk.row("evt_1")
         assert row["next_attempt_at"] == row["available_at"] == desk.clock() + 20
 
+    @pytest.mark.parametrize("outcome", ["lost", "released", "parked"])
+    def test_a_replayed_delivery_waits_no_longer_even_without_other_claims(self, desk, outcome):
+        desk.clock.advance(-HOUR)
+        desk.bury("evt_1")
+        desk.clock.advance(HOUR)
+        [lease] = desk.replay().leases
+        if outcome == "released":
+            desk.run(desk.store.release([lease]))
+        elif outcome == "parked":
+            desk.fail(lease, desk.park_for(20))
+        desk.clock.advance(-HOUR / 2)
+        desk.rescue()
+        desk.clock.advance(61)
+        desk.rescue()
+        assert desk.claim_one().round == 2
+
     def test_leases_and_other_endpoints_stay(self, desk):
         self.fail(desk, desk.park_for(600), "evt_2")
         desk.enqueue("evt_1")
