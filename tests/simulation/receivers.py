@@ -50,6 +50,8 @@ class Receiver:
         latency: the usual duration of a request in seconds.
         timeout: of a request in seconds.
         bad_type: the event type that it always answers with 503.
+        rate: of requests per second; None: no limit.
+        concurrency: how many requests a process sends to it at the same time; None: no limit of its own.
         rng: draws durations and failures.
         on_request: called with each request that arrives.
         on_answer: called with the endpoint, the event and the process that has got an answer.
@@ -64,6 +66,8 @@ class Receiver:
         latency: float,
         timeout: float,
         bad_type: str | None,
+        rate: float | None,
+        concurrency: int | None,
         rng: Random,
         world: Process,
         on_request: Callable[[Request], None],
@@ -72,6 +76,7 @@ class Receiver:
     ) -> None:
         self.name, self.spells, self.bad_type = name, spells, bad_type
         self.latency, self.timeout = latency, timeout
+        self.rate, self.concurrency = rate, concurrency
         self.is_fixed = False
         self.last_at = 0.0
         self._sending: Counter[Process] = Counter()
@@ -89,13 +94,20 @@ class Receiver:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a living process is sending to it, except of its bad type."""
+        """Whether a living process is sending to it; sends of its bad type count only if they take the place of others."""
         return any(self._sending.values())
 
     def note_end(self, process: Process) -> None:
         """Note that a process was killed while it may have been sending."""
         if self._sending.pop(process, 0):
             self.last_at = process.loop.time()
+
+    def end_spells(self) -> None:
+        """End all spells but those that flap for ever."""
+        now = self._world.loop.time()
+        self.spells = [
+            each if each.mode == "flap" else each._replace(until=min(each.until, now)) for each in self.spells
+        ]
 
     def is_healthy_since(self, at: float) -> bool:
         """Return whether it has answered well since a time, except to its bad type, and was not removed for a minute before."""
@@ -113,7 +125,8 @@ class Receiver:
     async def send(self, event: Event) -> Receipt:
         """Send an event; the receiver gets it even if the sender is killed meanwhile."""
         loop, rng, is_bad = asyncio.get_running_loop(), self._rng, self._fails(event)
-        self._sending[this_process()] += not is_bad
+        counts = not is_bad or self.concurrency is not None
+        self._sending[this_process()] += counts
         try:
             await asyncio.sleep(rng.uniform(0.0, 0.002))
             answer = loop.create_future()
@@ -124,8 +137,8 @@ class Receiver:
             status, retry_after = await answer
             self._on_answer(self.name, event.id, this_process())
         finally:
-            self._sending[this_process()] -= not is_bad
-            self.last_at = self.last_at if is_bad else loop.time()
+            self._sending[this_process()] -= counts
+            self.last_at = loop.time() if counts else self.last_at
         if status is None:
             raise ConnectionResetError("reset by the receiver")
         if status == 0:

@@ -179,7 +179,7 @@ class World:
         for process in self.processes.values():
             process.is_frozen = False
         for receiver in self.receivers.values():
-            receiver.spells = [each for each in receiver.spells if each.mode == "flap"]
+            receiver.end_spells()
             self.host.call(setattr, receiver, "is_fixed", True, after=CALM_SECONDS)
         self._resume_all()
 
@@ -333,7 +333,6 @@ class World:
         receiver = self.receivers[name]
         if receiver.mode(self.loop.time()) == "removed":
             raise UnknownEndpoint(name)
-        rng = self.rng(f"destination {name}")
 
         async def close() -> None:
             return None
@@ -344,19 +343,21 @@ class World:
             describe=lambda error: f"{type(error).__name__}: {error}",
             close=close,
             timeout=receiver.timeout,
-            rate=rng.choice((None, None, None, 20.0)),
-            concurrency=rng.choice((None, None, None, 2)),
+            rate=receiver.rate,
+            concurrency=receiver.concurrency,
             connect=receiver.connect,
         )
 
     def _receiver(self, name: str) -> Receiver:
-        rng = self.rng(f"receiver {name}")
+        rng, limits = self.rng(f"receiver {name}"), self.rng(f"destination {name}")
         return Receiver(
             name,
             [],
             latency=rng.choice((0.01, 1.0, 5.0, 5.0)),
             timeout=rng.choice((10.0, 25.0)),
             bad_type=TYPES[3] if rng.random() < 0.5 else None,
+            rate=limits.choice((None, None, None, 20.0)),
+            concurrency=limits.choice((None, None, None, 2)),
             rng=rng,
             world=self.host,
             on_request=self.observer.note_request,

@@ -160,7 +160,7 @@ def make_new_due(connection: Connection, *, now: float, endpoint: str | None = N
 
 
 def shorten_waits(connection: Connection, *, now: float, lease_seconds: float, limit: int = 500) -> int:
-    """Shorten waits for retries that are longer than their delays, and long leases: the store's clock was set back meanwhile.
+    """Shorten waits that are longer than their delays, and long leases: the store's clock was set back meanwhile.
 
     Only endpoints whose last claim seems to be in the future are searched.
 
@@ -173,14 +173,16 @@ def shorten_waits(connection: Connection, *, now: float, lease_seconds: float, l
     if not endpoints:
         return 0
     delay = func.coalesce(attempts.delay, 0.0)
+    is_last = and_(
+        *(attempts.delivery_id == _d.c.id, attempts.number == _d.c.attempts, attempts.late.is_(False))
+    )
     is_held = _d.c.lease_owner.is_not(None)
 
     def waiting_too_long(at: Column[float]) -> Select[Any]:
         return (
             select(_d.c.id, at.label("at"), _d.c.backoff_until, delay.label("delay"))
-            .join(schema.attempts, and_(attempts.delivery_id == _d.c.id, attempts.number == _d.c.attempts))
+            .outerjoin(schema.attempts, is_last)
             .where(is_any_of(_d.c.endpoint, endpoints), at > now + delay + _MARGIN_SECONDS)
-            .where(attempts.late.is_(False))
             .order_by(_d.c.id)
         )
 

@@ -284,6 +284,14 @@ class TestAStoreWhoseClockWasSetBack:
         desk.rescue()
         assert desk.claim_one().round == 2
 
+    def test_a_new_delivery_waits_no_longer_behind_a_backlog_that_is_due(self, desk):
+        desk.enqueue("evt_1", "evt_2")
+        desk.deliver(desk.claim_one())
+        desk.clock.advance(-HOUR)
+        desk.enqueue("evt_3")
+        desk.rescue()
+        assert {lease.event.id for lease in desk.claim()} == {"evt_2", "evt_3"}
+
     def test_leases_and_other_endpoints_stay(self, desk):
         self.fail(desk, desk.park_for(600), "evt_2")
         desk.enqueue("evt_1")
