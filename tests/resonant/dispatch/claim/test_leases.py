@@ -97,6 +97,24 @@ async def test_the_other_leases_are_renewed_while_a_renewal_waits_for_several_lo
     assert max(later - earlier for earlier, later in pairwise(at)) == pytest.approx(30, abs=0.1)
 
 
+async def test_a_renewal_without_an_answer_is_tried_again_before_the_end_of_the_lease():
+    """As on a connection that was lost within the transaction, with the driver's limit of a minute."""
+    store, loop, renewed_at = Store(60.0), asyncio.get_running_loop(), []
+
+    async def renew(_owner, ids, *, skip_locked):
+        assert skip_locked
+        is_lost = not renewed_at and loop.time() < began_at + 30
+        await asyncio.sleep(60 if is_lost else 0.01)
+        renewed_at.append(loop.time() - began_at)
+        return list(ids)
+
+    store.renew, began_at = renew, loop.time()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(70):
+            await heartbeat(store).beat()
+    assert renewed_at == pytest.approx([40, 60], abs=0.1)
+
+
 @pytest.mark.parametrize(
     ("seconds", "asked"), [(29, ["rescue", "rescue ended"]), (31, ["renew", "rescue", "rescue ended"])]
 )
