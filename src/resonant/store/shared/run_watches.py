@@ -14,7 +14,6 @@ from resonant.store.engine.sql import insert_into
 
 _w = schema.run_watches
 _READ_AGAIN_SECONDS = 86_400.0
-_TOLERANCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +91,15 @@ def read_watches(connection: Connection, server: str | None = None) -> list[RunW
 def claim_watches(connection: Connection, server: str, *, now: float) -> list[RunWatch]:
     """Assign watches of an older Resonant to a server, if they have none yet; return the server's watches.
 
-    A watermark in the future comes from a wrong clock, and hides failed runs, so the runs of a day are read again.
+    A watermark in the future comes from a wrong clock, and hides failed runs, so the runs of a day are read again. If it is only
+    slightly wrong, this is harmless, since each event is stored once.
 
     Args:
         now: the time by the server's clock.
     """
     _claim(connection, server, _w.c.server == "")
     for each in read_watches(connection, server):
-        if each.watermark > now + _TOLERANCE_SECONDS:
+        if each.watermark > now:
             began_at = min(each.created_at, now)
             times = {"created_at": began_at, "watermark": max(began_at, now - _READ_AGAIN_SECONDS)}
             connection.execute(update(_w).where(_is(each)).values(times))

@@ -103,3 +103,11 @@ def test_the_audit_has_each_change_and_no_repeat(desk):
 )
 def test_a_flow_is_watched_if_its_name_matches_the_glob(flow, name, matches):
     assert RunWatch("ops", flow=flow).matches_flow(name) == matches
+
+
+def test_a_watermark_that_is_slightly_ahead_since_the_servers_clock_was_set_back_hides_no_runs(desk):
+    add(desk, ALL, now=1_000.0)
+    desk.write(advance_watch, ALL, 200_000.0)
+    now = 200_000.0 - 30
+    [watched] = desk.write(claim_watches, "a", now=now)
+    assert (watched.created_at, watched.watermark) == (1_000.0, now - 86_400)
