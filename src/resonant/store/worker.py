@@ -64,10 +64,6 @@ class WorkerStore(Store):
         """
         return await self.database.write(self._run(self._timed(operation), *args, **kwargs), sync="on_server")
 
-    def compare_clocks(self, connection: Connection) -> None:
-        """Compare this process's clock with the store's, in one round trip."""
-        self._compared.compare_now(connection)
-
     def _timed(self, operation: Callable[..., T]) -> Callable[..., T]:
         def run(connection: Connection, *args: Any, **kwargs: Any) -> T:
             return operation(connection, *args, now=self.clock(), lease_seconds=self.lease_seconds, **kwargs)
@@ -177,7 +173,7 @@ class WorkerStore(Store):
 
         def run(connection: Connection) -> list[int]:
             # After a suspension of this process, its time is behind, and the renewed leases would end too early.
-            self.compare_clocks(connection)
+            self._compared.compare_now(connection)
             renew = self._timed(lease_queries.renew)
             return renew(connection, owner, delivery_ids=delivery_ids, skip_locked=skip_locked)
 
@@ -218,7 +214,7 @@ class WorkerStore(Store):
             nonlocal searched
             rescue.wait_for_lock(connection)
             # After a suspension of this process, its time is behind, and it would misjudge the waits and leases of others.
-            self.compare_clocks(connection)
+            self._compared.compare_now(connection)
             now, began_at = self.clock(), self.steady()
             since = watch.since(now)
             if since == -math.inf:

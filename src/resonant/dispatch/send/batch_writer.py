@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from resonant.delivery.outcome import Outcome
 from resonant.dispatch.waiting import wait_at_most
 from resonant.errors import StoreLocked, StoreUnavailable
-from resonant.events import Lease, LeaseKey
+from resonant.events import Clock, Lease, LeaseKey
 from resonant.store.engine.availability import is_lock, retry_while_unavailable
 from resonant.store.queue.expiry import expire
 from resonant.store.queue.leases import begin, release
@@ -152,7 +152,7 @@ class BatchWriter:
         write = self._store.write if is_synced else self._store.write_unsynced
         try:
             held, locked = await retry_while_unavailable(
-                lambda: write(_write, requests, store=self._store),
+                lambda: write(_write, requests, clock=self._store.clock),
                 self._patience,
                 outlasts=lambda error: not self._is_closing and self._outlasts(error),
             )
@@ -199,17 +199,14 @@ def _fail(request: _Request, error: BaseException) -> None:
 
 
 def _write(
-    connection: Connection, requests: list[_Request], *, store: WorkerStore
+    connection: Connection, requests: list[_Request], *, clock: Clock
 ) -> tuple[set[LeaseKey], set[_Request]]:
     """Write requests, except those with a delivery that another transaction has locked.
 
     Returns:
         The leases that are begun, and those whose outcome or expiry was recorded; and the requests that were not written.
     """
-    if any(outcome.decision for each in requests for outcome in each.outcomes):
-        # If the store's clock was set back, a retry must not wait for the difference.
-        store.compare_clocks(connection)
-    now = store.clock()  # within the transaction, which may be the first with another server
+    now = clock()  # within the transaction, which may be the first with another server
     # One lock for all, in order, so that this cannot deadlock with a renewal of the same leases.
     ids = {lease.delivery_id for each in requests for lease in each.leases()}
     rows = lock(connection, ids, skip_locked=True)

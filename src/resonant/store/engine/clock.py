@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 # If a machine's clock differs from the store's by more, one of them is not synchronized.
 MOST_APART_SECONDS = 5.0
 # The age after which a comparison is repeated. Drains compare the clocks in each look.
-_OLD_SECONDS = 60.0
+SECONDS_BETWEEN_COMPARISONS = 60.0
 _COMPARED = "resonant_compared"
 # One clock for each engine of a producer: reading the server's clock in each transaction would cost a round trip.
 _of_engines: WeakKeyDictionary[Engine, "StoreClock"] = WeakKeyDictionary()
@@ -66,7 +66,7 @@ class StoreClock:
         """
         was_set = abs(self() - self.ahead - self._process()) > MOST_APART_SECONDS
         is_new = connection.info.get(_COMPARED) is not self
-        if is_new or was_set or self.steady() - self._compared_at > _OLD_SECONDS:
+        if is_new or was_set or self.steady() - self._compared_at > SECONDS_BETWEEN_COMPARISONS:
             self.compare_now(connection)
             connection.info[_COMPARED] = self  # not another clock for the same pool
 

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -13,7 +12,6 @@ from resonant.delivery.retry import Decision, GiveUp, Park, Retry
 from resonant.events import Lease, LeaseKey
 from resonant.store import schema
 from resonant.store.counts.counters import DelayOf, Tally, count_retries
-from resonant.store.engine.clock import MOST_APART_SECONDS
 from resonant.store.engine.sql import is_any_of, is_any_of_given, update_these
 from resonant.store.queue.attempts import (
     AttemptKey,
@@ -148,7 +146,6 @@ def _delivering() -> Update:
 
 
 def _failure_changes(lease: Lease, row: dict[str, Any], decision: Decision, now: float) -> dict[str, object]:
-    decision = _wait_from(decision, now)
     changes = {"id": lease.delivery_id, "attempts": row["number"], "sending": False, **last_failure(row)}
     if _is_charged(decision):
         changes |= {"round_attempts": lease.round_attempts + 1, "backoff_until": None}
@@ -170,19 +167,6 @@ def _failure_changes(lease: Lease, row: dict[str, Any], decision: Decision, now:
             }
         case GiveUp():
             return changes | given_up(decision.reason, now)
-
-
-def _wait_from(decision: Decision, now: float) -> Decision:
-    """Return a decision whose wait begins now, if the store's clock was set back since it was made."""
-    if isinstance(decision, GiveUp):
-        return decision
-    too_late = decision.next_attempt_at - decision.delay - now
-    if too_late <= MOST_APART_SECONDS:
-        return decision
-    decision = replace(decision, next_attempt_at=now + decision.delay)
-    if isinstance(decision, Park) and decision.backoff_until is not None:
-        decision = replace(decision, backoff_until=decision.backoff_until - too_late)
-    return decision
 
 
 def _is_charged(decision: Decision) -> bool:

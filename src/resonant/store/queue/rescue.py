@@ -9,6 +9,7 @@ from sqlalchemy import Column, ColumnElement, Connection, Row, Select, and_, fun
 from resonant.events import Attempt, Clock, EventKey
 from resonant.store import schema
 from resonant.store.counts.counters import Tally, count_retries
+from resonant.store.engine.clock import SECONDS_BETWEEN_COMPARISONS
 from resonant.store.engine.sql import is_any_of
 from resonant.store.engine.wakeup import announce
 from resonant.store.queue.attempts import add_attempts, attempt_row, last_failure
@@ -201,9 +202,9 @@ def shorten_waits(connection: Connection, *, now: float, lease_seconds: float, l
         # They wait in the process that holds them, until it ends.
         waiting = waiting_too_long(_d.c.next_attempt_at).where(is_held)
         change_each(connection, [_shortened(row, now) for row in locked(waiting)])
-        # Those that other transactions have locked are searched for again.
-        if not any(connection.execute(query.limit(1)).first() for query in (parked, leased, waiting)):
-            connection.execute(update(claims).where(is_ahead).values(last_claim_at=now))
+        # Search for a while longer: other processes may still use the old time, and rows may be locked.
+        until = now + SECONDS_BETWEEN_COMPARISONS + _MARGIN_SECONDS
+        connection.execute(update(claims).where(claims.c.last_claim_at > until).values(last_claim_at=until))
     return len(rows)
 
 

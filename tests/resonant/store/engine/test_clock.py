@@ -10,12 +10,11 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from resonant import enqueue
 from resonant.delivery.retry import Park
-from resonant.dispatch.send.batch_writer import BatchWriter
 from resonant.events import Event
 from resonant.store import schema
 from resonant.store.engine.clock import StoreClock
 from resonant.testing import FixedClock
-from support.desk import Desk, at_once, send
+from support.desk import at_once, send
 from support.dispatching import opened
 
 HOUR = 3_600.0
@@ -97,21 +96,6 @@ async def test_a_process_whose_time_is_behind_shortens_no_wait_and_no_lease(post
         pause.advance(50)
         assert await wrong.rescue(at_once()) == 0
         assert await times() == before
-
-
-async def test_a_retry_that_is_decided_by_a_clock_which_the_server_has_left_waits_only_for_its_delay(
-    postgresql_url,
-):
-    left = FixedClock(0.0)
-    async with opened(
-        postgresql_url, process_clock=lambda: time.time() + left(), steady=lambda: time.monotonic() + left()
-    ) as store:
-        await store.enqueue(Event(type="t", source="/s", data=1), "orders")
-        [lease] = await store.claim("orders", owner="one", limit=1)
-        left.advance(50)
-        await BatchWriter(store).record(Desk.failed(lease, Park(60, store.clock() + 60)))
-        [due], _ = await store.look()
-        assert due.at == pytest.approx(time.time() + 60, abs=NEAR)
 
 
 async def test_a_difference_is_logged_once(store_url, caplog):

@@ -8,7 +8,6 @@ from sqlalchemy import update
 from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.events import Attempt
 from resonant.store import Outcome, schema
-from support.sqlite import on_sqlite
 from support.store_rows import snapshot
 
 
@@ -144,21 +143,3 @@ def test_an_attempts_every_field_is_kept(desk):
     row = desk.row("evt_1")
     for name in ("status_code", "category", "code", "error_type", "error"):
         assert row[name] == getattr(attempt, name)
-
-
-@on_sqlite
-@pytest.mark.parametrize("kind", ["parked", "waits in its process", "has a backoff"])
-def test_a_wait_does_not_grow_if_the_clock_was_set_back_before_the_decision_was_recorded(desk, kind):
-    backoff = 500 if kind == "has a backoff" else None
-    decision = desk.retry_in(20) if kind == "waits in its process" else desk.park_for(40)
-    if backoff:
-        decision = replace(decision, backoff_until=desk.clock() + backoff)
-    desk.enqueue("evt_1")
-    lease = desk.claim_one()
-    desk.begin(lease)
-    desk.clock.advance(-3_600)
-    assert desk.record(desk.failed(lease, decision))
-    row = desk.row("evt_1")
-    assert row["next_attempt_at"] == desk.clock() + decision.delay
-    assert row["backoff_until"] == (desk.clock() + backoff if backoff else None)
-    assert row["last_delay"] == (backoff or decision.delay)

@@ -284,6 +284,16 @@ class TestAStoreWhoseClockWasSetBack:
         desk.rescue()
         assert desk.claim_one().round == 2
 
+    def test_a_wait_that_was_decided_before_and_recorded_after_a_first_search_is_shortened(self, desk):
+        desk.enqueue("evt_1")
+        lease, decision = desk.claim_one(), desk.park_for(40)
+        desk.begin(lease)
+        desk.clock.advance(-HOUR)
+        desk.rescue()
+        assert desk.record(desk.failed(lease, decision))
+        desk.rescue()
+        assert desk.row("evt_1")["available_at"] == desk.clock() + 40
+
     def test_a_new_delivery_waits_no_longer_behind_a_backlog_that_is_due(self, desk):
         desk.enqueue("evt_1", "evt_2")
         desk.deliver(desk.claim_one())
