@@ -489,7 +489,7 @@ class Observer:
         }
         for receiver in self._world.receivers.values():
             state, failing, since = gates.get(receiver.name, ("normal", None, 0.0))
-            longest = 10.0 if failing else _IDLE_SECONDS + _ROUND_TRIPS * self._world.server.longest
+            longest = 10.0 if failing or receiver.bad_type else _IDLE_SECONDS + _ROUND_TRIPS * self._world.server.longest
             limit = longest if state == "normal" else _PATIENCE.get(state)
             if limit is None or receiver.is_busy or not receiver.is_healthy_since(self._now - 2 * limit - 10):
                 continue
