@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -20,6 +18,7 @@ from resonant.blocks.catalog import begin_rotation
 from resonant.cli import options
 from resonant.cli.endpoint import declared_subscriptions
 from resonant.cli.endpoint import options as given
+from resonant.declared_file import REFERENCES, read_declarations, resolve
 from resonant.endpoint_settings import SETTINGS
 from resonant.errors import EndpointError
 from resonant.settings import Settings, first_problem
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 
 
 _OVERLAP = timedelta(hours=24)
-# An alias repeats at most this many values.
-_MOST_REPEATED = 1_000
 _ROTATION = ("previous_signing_secret", "previous_signing_secret_until")
 _FIELDS = [name for name in WebhookEndpoint.model_fields if name in SETTINGS]
 _OTHERS = ("name", declared_subscriptions.KEY)
@@ -78,7 +75,7 @@ def parse(
     blocks: dict[str, WebhookEndpoint] = {}
 
     def resolved(value: object) -> str:
-        return _resolved(value, source, folder, any_file=any_file)
+        return resolve(value, source, folder, any_file=any_file, hint=": --any-file allows it")
 
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not isinstance(name := row.get("name"), str):
@@ -105,61 +102,16 @@ def read(text: str, source: str) -> list[Any]:
     Raises:
         Misuse: the text is neither YAML nor JSON.
     """
-    lines = text.splitlines()
-    if all(line.startswith("{") for line in lines if line.strip()):  # JSON lines: make them one YAML list
-        text = "\n".join(line and f"- {line}" for line in lines)
     try:
-        # YAML allows no tabs, and JSON does.
-        rows = yaml.load(text.expandtabs(), _Loader)  # noqa: S506 - a safe loader
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark else ""
-        problem = str(error.problem) if isinstance(error, _Refused) else "invalid YAML or JSON"
-        raise options.Misuse(f"{source}: {problem}{where}") from None
+        rows = read_declarations(text)
+    except ValueError as error:
+        raise options.Misuse(f"{source}: {error}") from None
     match rows:
         case {"endpoints": found} | [{"endpoints": found}]:
             rows = found
     if not isinstance(rows, list | None):
         raise options.Misuse(f"{source}: must be a list of endpoints")
     return rows or []
-
-
-class _Refused(yaml.MarkedYAMLError):  # type: ignore[misc]
-    pass
-
-
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """Refuses repeated keys and aliases that multiply.
-
-    Of two endpoints with the same keys and no dash between them, only the last would remain. Aliases of aliases can make a short
-    file larger than the memory.
-    """
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self._sizes: dict[yaml.Node, int] = {}
-
-    def compose_node(self, parent: yaml.Node, index: Any) -> yaml.Node:
-        is_alias, mark = self.check_event(yaml.AliasEvent), self.peek_event().start_mark
-        node = super().compose_node(parent, index)
-        if not is_alias:
-            parts = node.value if isinstance(node, yaml.CollectionNode) else ()
-            each_part = chain.from_iterable(parts) if isinstance(node, yaml.MappingNode) else parts
-            self._sizes[node] = 1 + sum(self._sizes[part] for part in each_part)
-        elif node not in self._sizes or self._sizes[node] > _MOST_REPEATED:
-            raise _Refused(
-                problem="aliases must not contain themselves or repeat too many values", problem_mark=mark
-            )
-        return node
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
-        keys = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in keys:
-                    raise _Refused(problem=f"the key {key.value!r} is repeated", problem_mark=key.start_mark)
-                keys.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 def _block(
@@ -171,7 +123,7 @@ def _block(
         if key not in _FIELDS:
             raise ValueError(f"unknown setting {key!r}{did_you_mean(str(key), [*_FIELDS, *_OTHERS])}")
     for key in (name for name, setting in SETTINGS.items() if setting.reference):
-        if not str(fields.get(key, "env:")).startswith(("env:", "file:")):
+        if not str(fields.get(key, "env:")).startswith(REFERENCES):
             raise ValueError(f"its {key} must be env:NAME or file:PATH, so that the file has no secret")
     for key in fields.keys() & _SECRETS:
         fields[key] = SecretStr(resolved(fields[key]))
@@ -211,27 +163,11 @@ def as_written(row: Mapping[str, Any]) -> dict[str, str]:
     }
     shown = {}
     for key, value in given.items():
-        if (text := str(value)).startswith(("env:", "file:")):
+        if (text := str(value)).startswith(REFERENCES):
             shown[key] = text
         elif key in shown_as:
             shown[key] = shown_as[key](text)
     return shown
-
-
-def _resolved(value: object, source: str, folder: Path, *, any_file: bool) -> str:
-    """Return a value; replace a reference by the environment variable or the file that it names."""
-    kind, _, where = str(value).partition(":")
-    if kind == "env":
-        if not (found := os.environ.get(where)):
-            raise ValueError(f"the environment variable {where} is not set")
-        return found
-    if kind == "file":
-        if not (any_file or (folder / where).resolve().is_relative_to(folder.resolve())):
-            raise ValueError(f"{where} is not below the folder of {source}: --any-file allows it")
-        if not (found := options.text_of_file(folder / where, where).strip()):
-            raise ValueError(f"the file {where} is empty")
-        return found
-    return str(value)
 
 
 def check_new_secrets(
