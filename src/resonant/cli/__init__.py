@@ -19,6 +19,7 @@ from resonant.cli.help import Group, use_classes
 from resonant.cli.inspect import advise, deliveries, detail, export, metrics, status
 from resonant.cli.run import init, serve, simulate, up
 from resonant.cli.send import emit, enqueue
+from resonant.cli.source import commands as source
 from resonant.cli.subscription import commands as subscription
 from resonant.cli.token import commands as token
 from resonant.errors import ResonantError, UnknownEndpoint
@@ -147,6 +148,13 @@ app.add_typer(
     help="Manage events about failed flow runs of this Prefect server: enable, list, disable.",
     rich_help_panel=options.RUN,
     epilog="Example: resonant automation enable failed-runs --endpoint ops",
+)
+app.add_typer(
+    source.commands,
+    name="source",
+    help="Check the declared sources of webhooks for `resonant serve`: list, test.",
+    rich_help_panel=options.RUN,
+    epilog="Example: resonant source list --sources sources.yaml",
 )
 app.add_typer(
     token.commands,

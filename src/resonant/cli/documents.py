@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from resonant import output
 from resonant.errors import EndpointError
-from resonant.events import Attempt, DeadLetter, Event, rfc3339
+from resonant.events import Attempt, DeadLetter, Event, given_attributes, rfc3339
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from resonant.dead_letters.triage import DeadLetterGroup
     from resonant.dispatch.counts import Counts
     from resonant.gate.pausing import OperatorChange
+    from resonant.intake.sources.source import Source
     from resonant.lab.advise import Proposal
     from resonant.lab.comparison import Variant
     from resonant.lab.history import History
@@ -628,3 +629,24 @@ def endpoint_import(
     }
     changed = {each.name: sorted(each.fields) for each in changes if each.kind == "changed"}
     return {**names, "changed": changed, "dry_run": dry_run, **({"references": written} if dry_run else {})}
+
+
+def source(found: Source) -> Document:
+    """Return a declared source, without its secrets."""
+    return {
+        "name": found.name,
+        "verify": found.verify,
+        "type": found.type.text,
+        "source": found.source.text,
+        "ids": [each.text for each in found.ids],
+        "subject": found.subject.text if found.subject and found.subject.text else None,
+        "endpoint": found.endpoint,
+        "tolerance": found.tolerance if found.scheme.has_time else None,
+        "rate": found.rate,
+        "secrets": len(found.options.secrets),
+    }
+
+
+def source_test(event: Event) -> Document:
+    """Return the event that a recorded request becomes."""
+    return {**given_attributes(event), "form": event.form, "bytes": len(event.body)}

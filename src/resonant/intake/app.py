@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from http import HTTPStatus
 
@@ -22,6 +23,8 @@ from resonant.intake.problems import Problem
 from resonant.intake.requests.handshake import handshake
 from resonant.intake.requests.lookup import lookup
 from resonant.intake.requests.posting import Posting
+from resonant.intake.sources.receiving import Receiving
+from resonant.intake.sources.source import Source
 from resonant.store import Store
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -36,6 +39,7 @@ def create_app(
     limits: IntakeLimits,
     meters: Meters,
     allowed_origins: Collection[str] = (),
+    sources: Mapping[str, Source] | None = None,
     routes: Sequence[Route] = (),
 ) -> Starlette:
     """Return the application; it belongs to the event loop of the store.
@@ -46,6 +50,7 @@ def create_app(
         limits: of a request.
         meters: count the events.
         allowed_origins: hosts that the handshake of CloudEvents' webhooks allows.
+        sources: those whose webhooks are accepted, by name; None: no webhooks.
         routes: further resources.
     """
 
@@ -57,14 +62,16 @@ def create_app(
             headers={"Retry-After": str(limits.retry_after)},
         ).response()
 
+    posting, asked = Posting(store, access, limits, meters), handshake(allowed_origins)
+    receiving: list[Route] = []
+    if sources is not None:
+        webhooks = Receiving(sources, posting, limits, meters, clock=time.time, steady=time.monotonic)
+        receiving = [resource("/sources/{name}", POST=webhooks.post, OPTIONS=asked)]
     document = openapi(limits, needs_token=not isinstance(access, OpenAccess))
     app = Starlette(
         routes=[
-            resource(
-                "/events",
-                POST=Posting(store, access, limits, meters).post,
-                OPTIONS=handshake(allowed_origins),
-            ),
+            resource("/events", POST=posting.post, OPTIONS=asked),
+            *receiving,
             resource("/events/{source:path}/{id:path}", GET=lookup(store, access)),
             resource("/openapi.json", GET=_fixed(json.dumps(document) + "\n", "application/json")),
             resource("/docs", GET=_fixed(docs_page.page(document), "text/html", docs_page.HEADERS)),

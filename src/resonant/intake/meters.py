@@ -11,6 +11,18 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 EventOutcome = Literal["stored", "duplicate", "unrouted", "refused"]
+SourceResult = Literal[
+    "stored",
+    "duplicate",
+    "unrouted",
+    "conflict",
+    "challenge",
+    "forged",
+    "stale",
+    "limited",
+    "refused",
+    "failed",
+]
 
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, float("inf"))
 
@@ -21,6 +33,7 @@ class Meters(Collector):
     Attributes:
         requests: answered requests by status.
         events: events by outcome.
+        sources: webhooks by source and result.
         waiting: requests that were received completely and have no answer yet.
         in_turn: those of the waiting requests whose large bodies wait to be parsed, or are being parsed.
         held_bytes: the bodies of all requests.
@@ -31,6 +44,7 @@ class Meters(Collector):
     def __init__(self) -> None:
         self.requests: Counter[int] = Counter()
         self.events: Counter[EventOutcome] = Counter(dict.fromkeys(get_args(EventOutcome), 0))
+        self.sources: Counter[tuple[str, SourceResult]] = Counter()
         self.waiting = 0
         self.in_turn = 0
         self.held_bytes = 0
@@ -64,6 +78,14 @@ class Meters(Collector):
         for outcome, number in self.events.items():
             events.add_metric((outcome,), number)
         yield events
+        sources = CounterMetricFamily(
+            "resonant_source_requests_total",
+            "Webhooks of declared sources, by the name of the source and the result.",
+            labels=("source", "result"),
+        )
+        for labels, number in sorted(self.sources.items()):
+            sources.add_metric(labels, number)
+        yield sources
         buckets = zip(map(_bound, BOUNDS), accumulate(self._durations), strict=True)
         durations = HistogramMetricFamily(
             "resonant_intake_request_duration_seconds",

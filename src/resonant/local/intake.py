@@ -19,11 +19,16 @@ class Intake(Part):
         home: the folder of its log.
         variables: its environment variables, in addition to those of this process, except Prefect's.
         port: its port.
+        sources: the file of its sources of webhooks.
     """
 
-    def __init__(self, home: Path, variables: Mapping[str, str], port: int) -> None:
+    def __init__(
+        self, home: Path, variables: Mapping[str, str], port: int, sources: Path | None = None
+    ) -> None:
         self._url = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-m", "resonant", "serve", "--port", str(port)]
+        if sources is not None:
+            command += ["--sources", str(sources.absolute())]
         # It needs only the store: it must not get the password of Prefect's server.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
         super().__init__(

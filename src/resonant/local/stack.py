@@ -111,6 +111,7 @@ def running_stack(
     deploy: Callable[[], Coroutine[Any, Any, list[str]]],
     with_password: bool = False,
     intake_port: int | None = None,
+    sources: Path | None = None,
 ) -> Iterator[Stack]:
     """Run server, worker and deployments during the block, and point Prefect at them. Call it before importing Prefect.
 
@@ -120,6 +121,7 @@ def running_stack(
         deploy: applies the deployments to the server, and returns their names.
         with_password: require the password of ``password_file``, unless the environment has one.
         intake_port: the port of the HTTP intake; None for no intake.
+        sources: the file of the intake's sources of webhooks.
 
     Raises:
         ServerError: a part cannot start; the message says why.
@@ -144,7 +146,7 @@ def running_stack(
         with temporary_folder(home) as folder, kept_parts() as parts:
             if intake_port is not None:
                 output.say("starting the HTTP intake")
-                _start(parts, Intake(home, elsewhere, intake_port))
+                _start(parts, Intake(home, elsewhere, intake_port, sources))
             output.say("starting the Prefect server, 5 to 20 s")
             serving = ServerProcess(settings, port=port, ui=True, variables=of_store)
             _start(parts, serving)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+import logging
 import os
 import re
 import signal
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,8 +27,11 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
 
+    from resonant.intake.sources.source import Source
     from resonant.settings import Settings
     from resonant.store import Store
+
+logger = logging.getLogger(__name__)
 
 HOST, PORT = "127.0.0.1", 8080
 _LABEL_WIDTH = 15
@@ -60,6 +67,13 @@ def serve(
             help="Allow this host to send CloudEvents webhooks (their handshake, OPTIONS /events); repeatable.",
         ),
     ] = None,
+    sources: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also accept the webhooks of other services that this file declares (POST /sources/NAME).",
+        ),
+    ] = None,
 ) -> None:
     """Accept events over HTTP (POST /events), until Ctrl-C. Each answer 202 means that the events are stored.
 
@@ -75,6 +89,7 @@ def serve(
     for each in allow_origin or ():
         if not _HOST_NAME.fullmatch(each):
             raise Misuse(f"--allow-origin {each!r} is not the name of a host, such as events.example.com")
+    declared = None if sources is None else given_sources(sources)
     with command_store(patient=True) as store, listen(host, port) as listener:
         log_without_repeats()
         store.run(
@@ -85,6 +100,8 @@ def serve(
                 no_auth=no_auth,
                 token_bytes=token_bytes,
                 allowed_origins=allow_origin or (),
+                sources=declared,
+                file=sources,
             )
         )
 
@@ -97,6 +114,8 @@ async def _serve(
     no_auth: bool,
     token_bytes: int,
     allowed_origins: Collection[str],
+    sources: dict[str, Source] | None,
+    file: Path | None,
 ) -> None:
     from resonant.intake.access.foreign_pages import LocalAccess, without_foreign_pages
     from resonant.intake.access.tokens import OpenAccess, TokenAccess
@@ -109,7 +128,9 @@ async def _serve(
     host, port = listener.getsockname()[:2]
     is_local = ipaddress.ip_address(host).is_loopback
     tokens = len(await store.read(valid_tokens))
-    if not (is_local or tokens or no_auth):
+    if sources is not None:
+        _require_checks(sources, is_local=is_local)
+    if not (is_local or tokens or no_auth or sources):
         raise ResonantError(
             f"no token exists, so nobody could use the server on {host}: `resonant token create NAME` makes one; "
             "--no-auth accepts events from everyone who can connect"
@@ -124,7 +145,13 @@ async def _serve(
         resource("/metrics", GET=metrics.metrics),
     ]
     app: ASGIApp = create_app(
-        store, access=access, limits=limits, meters=meters, allowed_origins=allowed_origins, routes=routes
+        store,
+        access=access,
+        limits=limits,
+        meters=meters,
+        allowed_origins=allowed_origins,
+        sources=sources,
+        routes=routes,
     )
     if no_auth:
         app = without_foreign_pages(app, is_local=is_local)
@@ -136,15 +163,56 @@ async def _serve(
             f"documentation  {url}/docs",
             f"store          {store}",
             f"access         {_access(tokens, no_auth=no_auth)}",
+            *(
+                f"{'sources' if not number else '':<15}{url}/sources/{name}"
+                for number, name in enumerate(sources or ())
+            ),
             "Ctrl-C stops it.",
         ):
             output.write_paragraph(line, indent=_LABEL_WIDTH)
         output.flush()
 
+    if sources is not None and file is not None:
+        asyncio.get_running_loop().add_signal_handler(
+            signal.SIGHUP, partial(_read_again, sources, file, is_local=is_local)
+        )
     await serve(app, listener, limits=limits, meters=meters, on_start=write_what_runs)
     # A store that does not answer cannot be closed either. Then end without: nothing that was answered is lost.
     signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
     signal.alarm(_CLOSE_SECONDS)
+
+
+def given_sources(file: Path) -> dict[str, Source]:
+    """Return the declared sources.
+
+    Raises:
+        Misuse: the file cannot be used.
+    """
+    from resonant.intake.sources.declared import read_sources
+
+    try:
+        return read_sources(file)
+    except ValueError as error:
+        raise Misuse(str(error)) from None
+
+
+def _require_checks(sources: Mapping[str, Source], *, is_local: bool) -> None:
+    for name, source in sources.items():
+        if source.verify == "none" and not is_local:
+            raise Misuse(f"source {name!r} checks nobody (verify: none): this is for 127.0.0.1 only")
+
+
+def _read_again(sources: dict[str, Source], file: Path, *, is_local: bool) -> None:
+    """Read the file again after SIGHUP; a mistake keeps the old sources."""
+    try:
+        found = given_sources(file)
+        _require_checks(found, is_local=is_local)
+    except Misuse as error:
+        logger.warning("the sources stay as they were: %s", error)
+        return
+    sources.clear()
+    sources.update(found)
+    logger.warning("%s read again: %s", file, counted(len(found), "source"))
 
 
 def _access(tokens: int, *, no_auth: bool) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +12,7 @@ import typer
 from resonant import output
 from resonant.cli import options
 from resonant.cli.command_store import command_store, run_async
+from resonant.cli.run.serve import given_sources
 from resonant.local.project import make_flows_importable, project_directory
 
 if TYPE_CHECKING:
@@ -53,6 +55,10 @@ def up(
             help="Also accept events over HTTP, on 127.0.0.1, as `resonant serve` does.",
         ),
     ] = None,
+    sources: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="With --serve: also accept the webhooks that this file declares."),
+    ] = None,
 ) -> None:
     """Run the Prefect server with its UI, a worker and the deployments on this machine, until Ctrl-C.
 
@@ -71,9 +77,13 @@ def up(
 
     if intake_port == port:
         raise options.Misuse(f"--serve {port} is the port of the server: choose another")
+    if sources is not None:
+        if intake_port is None:
+            raise options.Misuse("--sources needs --serve PORT: the port that accepts webhooks")
+        given_sources(sources)
     with command_store() as opened:
         settings, store, watches = opened.settings, opened.run(_name), opened.read(read_watches)
-    starting = whole_stack(settings, port=port, with_password=auth, intake_port=intake_port)
+    starting = whole_stack(settings, port=port, with_password=auth, intake_port=intake_port, sources=sources)
     with interrupted_by_signals(), starting as stack:
         from deployments import reports
 
@@ -88,7 +98,12 @@ def up(
 
 
 def whole_stack(
-    settings: Settings, *, port: int, with_password: bool = False, intake_port: int | None = None
+    settings: Settings,
+    *,
+    port: int,
+    with_password: bool = False,
+    intake_port: int | None = None,
+    sources: Path | None = None,
 ) -> AbstractContextManager[Stack]:
     """Run server, worker, the project's deployments, and the HTTP intake if it has a port; see ``running_stack``."""
     from resonant.local.stack import running_stack
@@ -102,6 +117,7 @@ def whole_stack(
         deploy=partial(bootstrap, settings),
         with_password=with_password,
         intake_port=intake_port,
+        sources=sources,
     )
 
 

@@ -121,13 +121,16 @@ class TokenAccess:
 
 
 class Budget:
-    """The events or bytes that a token may still send to this process, at most as many as its rate allows in a second.
+    """The events or bytes that a token or a source may still send to this process, at most as many as its rate allows in a second.
 
     A batch may exceed it; later requests are refused until the average is within the rate.
     """
 
-    def __init__(self, rate: float, clock: Clock, what: str = "events per second") -> None:
+    def __init__(
+        self, rate: float, clock: Clock, what: str = "events per second", *, who: str = "the token"
+    ) -> None:
         self._rate = rate
+        self._who = who
         self._what = what
         self._clock = clock
         self._left = self._most = max(1.0, rate)
@@ -146,7 +149,7 @@ class Budget:
             seconds = math.ceil((1 - self._left) / self._rate)
             raise Problem(
                 429,
-                f"the token may send {self._rate:,.10g} {self._what}: try again in {seconds} s",
+                f"{self._who} may send {self._rate:,.10g} {self._what}: try again in {seconds} s",
                 headers={"Retry-After": str(seconds)},
             )
         self._left -= 1
@@ -205,7 +208,7 @@ class Grant:
             if not self._covers(attribute, value):
                 glob = getattr(self.token, attribute)
                 detail = f"the token {self.name} may only send events of the {attribute} {glob!r}"
-                if attribute == "source" and _has_dot_segment(value):
+                if attribute == "source" and has_dot_segment(value):
                     detail += ", without the segments . and .. in its path"
                 return Refusal(index, detail, "forbidden", f"/{attribute}")
         return None
@@ -230,7 +233,7 @@ class Grant:
         if not glob:
             return True
         # A receiver that resolves the dots of a source would see another source.
-        return _matcher(glob)(value) and not (attribute == "source" and _has_dot_segment(value))
+        return _matcher(glob)(value) and not (attribute == "source" and has_dot_segment(value))
 
     @property
     def sees_names(self) -> bool:
@@ -254,7 +257,8 @@ def _matcher(glob: str) -> Callable[[str], bool]:
     return any_glob((glob,))
 
 
-def _has_dot_segment(source: str) -> bool:
+def has_dot_segment(source: str) -> bool:
+    """Return whether the path of a source has the segments . or .., also encoded."""
     path = re.split("[?#]", source, maxsplit=1)[0]
     while (decoded := unquote(path)) != path:
         path = decoded

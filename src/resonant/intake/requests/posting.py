@@ -1,9 +1,10 @@
 """``POST /events``: checks a request, stores its events, and answers after the commit."""
 
 import re
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -25,6 +26,8 @@ from resonant.store import Store
 from resonant.store.queue.accept import Acceptance
 from resonant.store.views.known_names import known_endpoints
 from resonant.suggestions import did_you_mean, no_such_endpoint
+
+T = TypeVar("T")
 
 PARAMETERS = ("endpoint",)
 # RFC 7240: a word may be quoted, and the first of several counts.
@@ -63,7 +66,7 @@ class Posting:
         grant = await self._access.authorize(request)
         endpoint = grant.endpoint(_asked_endpoint(request))
         if endpoint is not None:
-            await self._require(endpoint, grant)
+            await self.require(endpoint, grant)
         mode = mode_of(request.headers)
         body = await read_body(request, most_bytes=most_bytes(mode, self._limits), charge=grant.charge_bytes)
         given = await self._read(mode, request, body, grant)
@@ -85,7 +88,7 @@ class Posting:
         self._count(result)
         return _answer(result, is_lenient=is_lenient)
 
-    async def _require(self, endpoint: str, grant: Grant) -> None:
+    async def require(self, endpoint: str, grant: Grant) -> None:
         """Raise a Problem if no endpoint has this name."""
         if not ENDPOINT_NAME.fullmatch(endpoint):
             # The message omits the name: it may be a URL with a secret.
@@ -99,16 +102,31 @@ class Posting:
         self, mode: ContentMode, request: Request, body: bytes, grant: Grant
     ) -> list[Event | Refusal]:
         read = partial(read_events, mode, request.headers, body, self._limits)
-        if len(body) < self._limits.large_bytes:
+        return await self.in_turn(request, grant.name, len(body), read)
+
+    async def in_turn(self, request: Request, name: str, size: int, read: Callable[[], T]) -> T:
+        """Read a body, a large one in a thread, when it is the producer's turn.
+
+        Args:
+            request: has the body.
+            name: of the producer.
+            size: of the body, in bytes.
+            read: reads it.
+        """
+        if size < self._limits.large_bytes:
             return read()
-        turns = self._turns if len(body) <= self._limits.event_bytes else self._turns_of_batches
+        turns = self._turns if size <= self._limits.event_bytes else self._turns_of_batches
         with request.scope.get("extensions", {}).get(TURN, nullcontext)():
-            return await turns.run(grant.name, read)
+            return await turns.run(name, read)
+
+    async def accept(self, event: Event, endpoint: str | None) -> Acceptance:
+        """Store one event, together with others; see ``GroupCommit``."""
+        return await self._group.accept(event, endpoint)
 
     async def _store_one(self, event: Event | Refusal, endpoint: str | None) -> BatchResult:
         if isinstance(event, Refusal):
             raise refused([event], of=1)
-        outcome = await self._group.accept(event, endpoint)
+        outcome = await self.accept(event, endpoint)
         if refusal := refusal_of(0, outcome):
             raise refused([refusal], of=1)
         return BatchResult([outcome], ())

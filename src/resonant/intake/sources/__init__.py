@@ -1,0 +1,1 @@
+"""``POST /sources/NAME``: webhooks of other services, checked by their signatures and turned into events."""

@@ -1,0 +1,203 @@
+"""``POST /sources/NAME``: checks a webhook, stores its event, and answers after the commit as its sender expects."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from resonant.errors import InvalidEvent
+from resonant.events import Clock, Event
+from resonant.intake.access.tokens import Budget, Grant
+from resonant.intake.answers import json_answer
+from resonant.intake.limits import IntakeLimits
+from resonant.intake.meters import Meters, SourceResult
+from resonant.intake.problems import Problem
+from resonant.intake.requests.body import read_body
+from resonant.intake.requests.posting import Posting
+from resonant.intake.sources.schemes import TOLERANCE_SECONDS, Forged
+from resonant.intake.sources.source import Source, Stale
+from resonant.intake.sources.templates import Received
+from resonant.store.queue.accept import Acceptance, Conflict
+
+# Bodies that are remembered to recognise copies under another id.
+_MOST_REMEMBERED = 100_000
+_RESULTS: Mapping[int, SourceResult] = {
+    401: "forged",
+    403: "stale",
+    409: "conflict",
+    429: "limited",
+    503: "failed",
+}
+_INVALID = {"not_json": 400, "too_large": 413}
+
+
+class Receiving:
+    """Stores the webhooks of sources.
+
+    Args:
+        sources: by name.
+        posting: stores events.
+        limits: of a request.
+        meters: count the requests.
+        clock: the time, in seconds since the epoch.
+        steady: never goes back, in seconds.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, Source],
+        posting: Posting,
+        limits: IntakeLimits,
+        meters: Meters,
+        *,
+        clock: Clock,
+        steady: Clock,
+    ) -> None:
+        self.sources = sources
+        self._posting = posting
+        self._limits = limits
+        self._meters = meters
+        self._clock = clock
+        self._steady = steady
+        self._budgets: dict[tuple[str, float], Budget] = {}
+        self._copies = _Copies(steady)
+
+    async def post(self, request: Request) -> Response:
+        """Store the event of a webhook, and answer after the commit.
+
+        Raises:
+            Problem: nothing is stored.
+            StoreError: nothing is stored, or the commit is not confirmed.
+        """
+        if (source := self.sources.get(request.path_params["name"])) is None:
+            raise Problem(404, "no such source")
+        result: SourceResult = "failed"
+        try:
+            result, answer = await self._receive(request, source)
+        except Problem as problem:
+            result = _RESULTS.get(problem.status, "refused")
+            raise
+        finally:
+            self._meters.sources[source.name, result] += 1
+        return answer
+
+    async def _receive(self, request: Request, source: Source) -> tuple[SourceResult, Response]:
+        most_bytes = source.max_bytes or self._limits.event_bytes
+        body = await read_body(
+            request, most_bytes=min(most_bytes, self._limits.held_bytes), charge=lambda _: None
+        )
+        received, query = Received(request.headers, body), request.url.query
+        event = await self._posting.in_turn(
+            request, source.name, len(body), lambda: self._judge(source, received, query, most_bytes)
+        )
+        if isinstance(event, Response):
+            return "challenge", event
+        self._charge(source)
+        if not source.may_be_copied:
+            return await self._store(source, event)
+        async with self._copies.held(source.name, body) as copy:
+            if copy.event_id not in (None, event.id):
+                return "duplicate", _answer(source, Acceptance(event, duplicate=True))
+            stored = await self._store(source, event)
+            copy.event_id = event.id
+            return stored
+
+    def _judge(self, source: Source, received: Received, query: str, most_bytes: int) -> Event | Response:
+        try:
+            source.check(received, query, self._clock())
+        except Forged:
+            raise Problem(401, "the signature, token or password does not fit") from None
+        except Stale:
+            raise Problem(403, "the request was signed too long ago, or by a wrong clock") from None
+        if challenge := _challenge(source, received):
+            return challenge
+        try:
+            return source.event(received, most_bytes=most_bytes)
+        except InvalidEvent as error:
+            raise Problem(_INVALID.get(error.code, 422), str(error)) from None
+
+    def _charge(self, source: Source) -> None:
+        if source.rate is not None:
+            key = (source.name, source.rate)
+            if key not in self._budgets:
+                self._budgets[key] = Budget(
+                    source.rate, self._steady, "requests per second", who="the source"
+                )
+            self._budgets[key].take()
+
+    async def _store(self, source: Source, event: Event) -> tuple[SourceResult, Response]:
+        if source.endpoint is not None:
+            try:
+                await self._posting.require(source.endpoint, Grant())
+            except Problem as problem:
+                # The sender cannot mend it, and may send again.
+                raise Problem(503, "the source's endpoint does not exist") from problem
+        outcome = await self._posting.accept(event, source.endpoint)
+        if outcome.problem is None:
+            return "duplicate" if outcome.duplicate else "stored", _answer(source, outcome)
+        if isinstance(outcome.problem, Conflict):
+            if source.keeps_conflicts:
+                return "conflict", _answer(source, outcome)
+            raise Problem(409, outcome.problem.without_content)
+        if source.keeps_unrouted:
+            return "unrouted", _answer(source, outcome)
+        raise Problem(422, "no subscription matches the event")
+
+
+@dataclass(slots=True)
+class _Copy:
+    until: float
+    event_id: str | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class _Copies:
+    """Remembers the bodies of stored webhooks for a while, in this process."""
+
+    def __init__(self, steady: Clock) -> None:
+        self._steady = steady
+        self._by_body: dict[tuple[str, bytes], _Copy] = {}
+
+    @asynccontextmanager
+    async def held(self, name: str, body: bytes) -> AsyncIterator[_Copy]:
+        """Yield what is known of a source's body; others with the same body wait."""
+        now, key = self._steady(), (name, sha256(body).digest())
+        while self._by_body:
+            first = next(iter(self._by_body))
+            if now < self._by_body[first].until and len(self._by_body) < _MOST_REMEMBERED:
+                break
+            del self._by_body[first]
+        copy = self._by_body.setdefault(key, _Copy(now + TOLERANCE_SECONDS))
+        async with copy.lock:
+            yield copy
+
+
+def _challenge(source: Source, received: Received) -> Response | None:
+    """Return the answer to Slack's question whether the address belongs to us."""
+    if source.verify != "slack" or b"url_verification" not in received.body:
+        return None
+    try:
+        data = received.data
+    except InvalidEvent:
+        return None
+    is_asked = isinstance(data, dict) and data.get("type") == "url_verification"
+    return json_answer({"challenge": data.get("challenge")}) if is_asked else None
+
+
+def _answer(source: Source, outcome: Acceptance) -> Response:
+    match source.verify:
+        case "slack":  # shows the body of the answer to a command
+            return Response(status_code=200)
+        case "twilio":
+            return Response("<Response/>", media_type="text/xml")
+    document: dict[str, Any] = {"id": outcome.event.id, "source": outcome.event.source}
+    if isinstance(outcome.problem, Conflict):
+        return json_answer(document | {"conflict": True})
+    if outcome.problem is not None:
+        return json_answer(document | {"unrouted": True}, 202)
+    return json_answer(document | {"duplicate": outcome.duplicate}, 202)

@@ -1,0 +1,242 @@
+"""How other services sign their webhooks. A signature is checked over the raw bytes, before anything is parsed."""
+
+import base64
+import hmac
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Literal
+from urllib.parse import parse_qsl
+
+from starlette.datastructures import Headers
+
+from resonant.intake.sources.templates import FORM, Received
+
+Algorithm = Literal["sha1", "sha256", "sha512"]
+Encoding = Literal["hex", "base64"]
+_TIMESTAMP = re.compile(r"[0-9]{1,12}")
+TOLERANCE_SECONDS = 300.0
+
+
+class Forged(Exception):
+    """No secret fits the request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The settings of a source that its scheme needs.
+
+    Attributes:
+        secrets: one of them must fit.
+        header: that has the signature or the token (``hmac``, ``token``).
+        algorithm, encoding, prefix: of the signature (``hmac``).
+        url: the public URL of the source (``twilio``).
+    """
+
+    secrets: tuple[str, ...]
+    header: str = ""
+    algorithm: Algorithm = "sha256"
+    encoding: Encoding = "hex"
+    prefix: str = ""
+    url: str = ""
+
+
+# Checks a request, given its query, and returns its signed time in seconds since the epoch; None if it has none.
+Check = Callable[[Received, str, Options], float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """How one service signs, and what its webhooks become.
+
+    Attributes:
+        check: raises ``Forged`` if no secret fits.
+        type, source: templates; ``{name}`` in ``source`` is the name of the source.
+        ids: templates; the first one that has its values counts.
+        signs_body_only: whether the signature covers no header. A copy with another id in a header is recognised by its body.
+        needs, takes: settings that it requires, and those that it allows beside them.
+        has_time: whether the signature covers a time.
+    """
+
+    check: Check
+    type: str = "webhook.received"
+    source: str = "/{name}"
+    ids: Sequence[str] = ()
+    signs_body_only: bool = False
+    needs: Sequence[str] = ()
+    takes: Sequence[str] = ()
+    has_time: bool = False
+
+
+def _require(given: Sequence[bytes], expected: Iterator[bytes]) -> None:
+    """Compare every signature with every expected one, whatever the others give."""
+    fits = False
+    for each in expected:
+        for other in given:
+            fits |= hmac.compare_digest(each, other)
+    if not fits:
+        raise Forged
+
+
+def _only(headers: Headers, name: str) -> str:
+    given = headers.getlist(name)
+    if len(given) != 1:
+        raise Forged
+    return given[0]
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _time(text: str) -> float:
+    if not _TIMESTAMP.fullmatch(text):
+        raise Forged
+    return float(text)
+
+
+def _signed(
+    signed: bytes,
+    options: Options,
+    algorithm: Algorithm = "sha256",
+    encoding: Encoding = "hex",
+    prefix: str = "",
+) -> Iterator[bytes]:
+    for secret in options.secrets:
+        digest = hmac.digest(_bytes(secret), signed, algorithm)
+        text = digest.hex() if encoding == "hex" else base64.b64encode(digest).decode()
+        yield _bytes(prefix + text)
+
+
+def _standard_webhooks(received: Received, _query: str, options: Options) -> float:
+    headers = received.headers
+    prefix = "webhook-" if "webhook-signature" in headers else "svix-"
+    event_id, time = _only(headers, f"{prefix}id"), _only(headers, f"{prefix}timestamp")
+    signed = b".".join((_bytes(event_id), _bytes(time), received.body))
+    keys = (base64.b64decode(each.removeprefix("whsec_")) for each in options.secrets)
+    expected = (b"v1," + base64.b64encode(hmac.digest(key, signed, "sha256")) for key in keys)
+    _require([_bytes(each) for each in _only(headers, f"{prefix}signature").split(" ")[:10]], expected)
+    return _time(time)
+
+
+def _github(received: Received, _query: str, options: Options) -> None:
+    given = _bytes(_only(received.headers, "x-hub-signature-256"))
+    _require([given], _signed(received.body, options, prefix="sha256="))
+
+
+def _stripe(received: Received, _query: str, options: Options) -> float:
+    given = [each.partition("=") for each in _only(received.headers, "stripe-signature").split(",")[:20]]
+    times = [value for key, _, value in given if key == "t"]
+    if len(times) != 1:
+        raise Forged
+    signed = _bytes(times[0]) + b"." + received.body
+    _require([_bytes(value) for key, _, value in given if key == "v1"], _signed(signed, options))
+    return _time(times[0])
+
+
+def _slack(received: Received, _query: str, options: Options) -> float:
+    time = _only(received.headers, "x-slack-request-timestamp")
+    signed = b":".join((b"v0", _bytes(time), received.body))
+    given = _bytes(_only(received.headers, "x-slack-signature"))
+    _require([given], _signed(signed, options, prefix="v0="))
+    return _time(time)
+
+
+def _shopify(received: Received, _query: str, options: Options) -> None:
+    given = _bytes(_only(received.headers, "x-shopify-hmac-sha256"))
+    _require([given], _signed(received.body, options, encoding="base64"))
+
+
+def _twilio(received: Received, query: str, options: Options) -> None:
+    """Twilio signs the URL and the sorted fields of a form; of another body, a hash in the URL."""
+    signed = _bytes(options.url + (f"?{query}" if query else ""))
+    if received.kind == FORM:
+        try:
+            fields = sorted(
+                set(parse_qsl(received.body.decode("ascii"), keep_blank_values=True, max_num_fields=1_000))
+            )
+        except ValueError:
+            raise Forged from None
+        signed += b"".join(_bytes(key + value) for key, value in fields)
+    given = _bytes(_only(received.headers, "x-twilio-signature"))
+    _require([given], _signed(signed, options, "sha1", "base64"))
+    if received.kind != FORM and received.body:
+        hashes = [value for key, value in parse_qsl(query) if key == "bodySHA256"]
+        _require([_bytes(each) for each in hashes[:1]], iter([_bytes(sha256(received.body).hexdigest())]))
+
+
+def _hmac(received: Received, _query: str, options: Options) -> None:
+    given = _bytes(_only(received.headers, options.header))
+    _require([given], _signed(received.body, options, options.algorithm, options.encoding, options.prefix))
+
+
+def _token(received: Received, _query: str, options: Options) -> None:
+    _require([_bytes(_only(received.headers, options.header))], map(_bytes, options.secrets))
+
+
+def _gitlab(received: Received, _query: str, options: Options) -> None:
+    _require([_bytes(_only(received.headers, "x-gitlab-token"))], map(_bytes, options.secrets))
+
+
+def _basic(received: Received, _query: str, options: Options) -> None:
+    scheme, _, given = _only(received.headers, "authorization").partition(" ")
+    expected = (base64.b64encode(_bytes(each)) for each in options.secrets)
+    _require([_bytes(given.strip())] if scheme.lower() == "basic" else [], expected)
+
+
+def _none(_received: Received, _query: str, _options: Options) -> None:
+    pass
+
+
+SCHEMES: dict[str, Scheme] = {
+    "standard-webhooks": Scheme(
+        _standard_webhooks,
+        "{data/type|webhook.received}",
+        ids=["{header.webhook-id}", "{header.svix-id}"],
+        has_time=True,
+    ),
+    "github": Scheme(
+        _github,
+        "com.github.{header.x-github-event}.{data/action|none}",
+        "/github/{data/repository/full_name|organisation}",
+        ["{header.x-github-delivery}"],
+        signs_body_only=True,
+    ),
+    "gitlab": Scheme(
+        _gitlab,
+        "com.gitlab.{data/object_kind|event}",
+        "/gitlab/{data/project/path_with_namespace|group}",
+        ["{header.idempotency-key}", "{header.x-gitlab-event-uuid}"],
+    ),
+    "stripe": Scheme(_stripe, "com.stripe.{data/type}", ids=["{data/id}"], has_time=True),
+    "slack": Scheme(
+        _slack,
+        "com.slack.{data/event/type|event}",
+        "/slack/{data/team_id|team}",
+        # Commands and buttons have no id. The signature covers the time and the body.
+        ["{data/event_id}", "{data/trigger_id}", "{header.x-slack-signature}"],
+        has_time=True,
+    ),
+    "shopify": Scheme(
+        _shopify,
+        "com.shopify.{header.x-shopify-topic}",
+        "/shopify/{header.x-shopify-shop-domain|shop}",
+        ["{header.x-shopify-webhook-id}"],
+        signs_body_only=True,
+    ),
+    "twilio": Scheme(
+        _twilio,
+        "com.twilio.webhook",
+        "/twilio/{data/AccountSid|account}",
+        ["{header.i-twilio-idempotency-token}", "{header.x-twilio-signature}"],
+        signs_body_only=True,
+        needs=["url"],
+    ),
+    "hmac": Scheme(
+        _hmac, needs=["header", "id"], takes=["algorithm", "encoding", "prefix"], signs_body_only=True
+    ),
+    "token": Scheme(_token, needs=["header", "id"]),
+    "basic": Scheme(_basic, needs=["id"]),
+    "none": Scheme(_none, needs=["id"]),
+}

@@ -1,0 +1,134 @@
+"""A source: who may post webhooks under a name, and what they become."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from resonant.errors import InvalidEvent
+from resonant.events import ABSENT, OWN_SOURCE, Event, charset_of, is_json, refuse_own
+from resonant.intake.access.tokens import has_dot_segment
+from resonant.intake.sources.schemes import TOLERANCE_SECONDS, Options, Scheme
+from resonant.intake.sources.templates import FORM, Received, Template
+
+
+class Stale(Exception):
+    """A request was signed too long ago, or its clock is wrong.
+
+    Args:
+        age: in seconds.
+    """
+
+    def __init__(self, age: float) -> None:
+        super().__init__()
+        self.age = age
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A declared source.
+
+    Attributes:
+        name: the last segment of its path.
+        verify: the name of its scheme.
+        options: of the scheme; it contains the secrets.
+        type, source, subject, extensions: templates of these attributes.
+        ids: templates of the id; the first one that has its values counts.
+        tolerance: the highest age of a signed time, in seconds.
+        max_bytes: of a body; None: as for events.
+        rate: of requests per second in each server process.
+        keeps_conflicts: whether a repeat with other content is acknowledged.
+        keeps_unrouted: whether an event that no subscription matches is acknowledged.
+        endpoint: receives its events; None: the subscriptions decide.
+    """
+
+    name: str
+    verify: str
+    scheme: Scheme
+    options: Options = field(repr=False)
+    type: Template
+    source: Template
+    ids: Sequence[Template]
+    subject: Template | None = None
+    extensions: Mapping[str, Template] = field(default_factory=dict)
+    tolerance: float = TOLERANCE_SECONDS
+    max_bytes: int | None = None
+    rate: float | None = None
+    keeps_conflicts: bool = False
+    keeps_unrouted: bool = True
+    endpoint: str | None = None
+
+    @property
+    def may_be_copied(self) -> bool:
+        """Whether a captured request can be sent again under another id."""
+        return self.scheme.signs_body_only and any(each.has_header for each in self.ids)
+
+    def check(self, received: Received, query: str, now: float) -> None:
+        """Check who has sent a request, and when.
+
+        Raises:
+            Forged: no secret fits.
+            Stale: it was sent too long ago.
+        """
+        at = self.scheme.check(received, query, self.options)
+        if at is not None and abs(now - at) > self.tolerance:
+            raise Stale(now - at)
+
+    def event(self, received: Received, *, most_bytes: int) -> Event:
+        """Return the event that a request becomes; its data is the body, byte for byte.
+
+        Raises:
+            InvalidEvent: the request lacks a value, or a value is not valid.
+        """
+        source = self.source.render(received, safe="/")
+        if source.startswith(OWN_SOURCE) or has_dot_segment(source):
+            raise InvalidEvent(
+                f"the source {source!r:.80} is reserved, or has the segments . or ..", member="source"
+            )
+        event_type = self.type.render(received)
+        refuse_own(event_type, source)
+        kind = received.headers.get("content-type")
+        form = "json" if received.body and _is_valid_json(received, kind) else None
+        is_text = received.kind == FORM and received.body.isascii()
+        event = Event(
+            id=self._id(received),
+            type=event_type,
+            source=source,
+            subject=(self.subject and self.subject.render(received)) or None,
+            extensions={name: each.render(received) or None for name, each in self.extensions.items()},
+            data=(received.body.decode("ascii") if is_text else received.body) or ABSENT,
+            datacontenttype=kind,
+            max_bytes=most_bytes,
+        )
+        if form is None:
+            return event
+        return Event.from_stored(
+            id=event.id,
+            type=event.type,
+            source=event.source,
+            body=event.body,
+            subject=event.subject,
+            form=form,
+            datacontenttype=None if event.datacontenttype == "application/json" else event.datacontenttype,
+            extensions_json=event.extensions_json,
+            traceparent=event.traceparent,
+            tracestate=event.tracestate,
+        )
+
+    def _id(self, received: Received) -> str:
+        problem: InvalidEvent | None = None
+        for each in self.ids:
+            try:
+                return each.render(received)
+            except InvalidEvent as error:
+                problem = problem or error
+        assert problem is not None  # noqa: S101 - a source has an id
+        raise problem
+
+
+def _is_valid_json(received: Received, kind: str | None) -> bool:
+    if kind is None or not is_json(kind) or charset_of(kind) not in (None, "utf-8", "utf8"):
+        return False
+    try:
+        received.data  # noqa: B018 - it is parsed once
+    except InvalidEvent:
+        return False
+    return True

@@ -1,0 +1,176 @@
+"""Templates of event attributes: text with values of a request, which are never evaluated.
+
+::
+
+    com.github.{header.x-github-event}.{data/action|none}
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, NamedTuple, Self
+from urllib.parse import parse_qsl, quote
+
+from starlette.datastructures import Headers
+
+from resonant.errors import InvalidEvent
+from resonant.input_lines import decode_json
+
+FORM = "application/x-www-form-urlencoded"
+MOST_CHARACTERS = 1_024
+_MOST_FIELDS = 1_000
+_PLACE = re.compile(
+    r"\{(?:header\.(?P<header>[A-Za-z0-9_-]+)|data(?P<pointer>(?:/[^{}|]*)+))(?:\|(?P<default>[^{}]*))?\}"
+)
+
+
+class Received:
+    """The headers and the body of a request, as templates see them.
+
+    Args:
+        headers: of the request.
+        body: its bytes.
+    """
+
+    def __init__(self, headers: Headers, body: bytes) -> None:
+        self.headers, self.body = headers, body
+        self._data: Any = None
+
+    @property
+    def kind(self) -> str:
+        """The media type of the body, without parameters, in lower case."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    @property
+    def data(self) -> Any:
+        """The parsed body: a JSON value, or the fields of a form.
+
+        Raises:
+            InvalidEvent: it is neither.
+        """
+        if self._data is None:
+            self._data = _fields(self.body) if self.kind == FORM else decode_json(self.body)
+        return self._data
+
+
+def _fields(body: bytes) -> dict[str, str]:
+    try:
+        given = parse_qsl(
+            body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_MOST_FIELDS
+        )
+    except ValueError:
+        raise InvalidEvent(
+            f"the body is no form of at most {_MOST_FIELDS} fields in UTF-8", "not_json"
+        ) from None
+    # The first of several, as in most frameworks.
+    return dict(reversed(given))
+
+
+class _Place(NamedTuple):
+    text: str
+    header: str | None
+    pointer: list[str]
+    default: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A parsed template.
+
+    Attributes:
+        text: as written.
+    """
+
+    text: str
+    _parts: tuple[str | _Place, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Parse a template.
+
+        Raises:
+            ValueError: a brace does not belong to a value.
+        """
+        parts: list[str | _Place] = []
+        at = 0
+        for found in _PLACE.finditer(text):
+            parts.append(text[at : found.start()])
+            tokens = [
+                each.replace("~1", "/").replace("~0", "~") for each in (found["pointer"] or "").split("/")[1:]
+            ]
+            name = found["header"] and found["header"].lower()
+            parts.append(_Place(found[0][1:-1], name, tokens, found["default"]))
+            at = found.end()
+        parts.append(text[at:])
+        if any(brace in part for part in parts if isinstance(part, str) for brace in "{}"):
+            raise ValueError(
+                f"{text!r}: a value is {{header.NAME}} or {{data/POINTER}}, with a default after |"
+            )
+        return cls(text, tuple(part for part in parts if part))
+
+    @property
+    def has_header(self) -> bool:
+        """Whether a value is a header."""
+        return any(part.header is not None for part in self._parts if isinstance(part, _Place))
+
+    @property
+    def start(self) -> str:
+        """The fixed text at its beginning."""
+        return self._parts[0] if self._parts and isinstance(self._parts[0], str) else ""
+
+    def render(self, received: Received, *, safe: str = "") -> str:
+        """Return the text with the values of a request, percent-encoded.
+
+        Args:
+            received: the request.
+            safe: characters that are not encoded.
+
+        Raises:
+            InvalidEvent: a value is missing and has no default, or is no single value; or the text is too long.
+        """
+        text = "".join(part if isinstance(part, str) else _text(part, received, safe) for part in self._parts)
+        if len(text) > MOST_CHARACTERS:
+            raise InvalidEvent(f"{self.text!r} has more than {MOST_CHARACTERS:,} characters with its values")
+        return text
+
+
+def _text(place: _Place, received: Received, safe: str) -> str:
+    found = _in_data(received, place) if place.header is None else _header(received, place.header)
+    if found is None or found == "":
+        if place.default is None:
+            raise InvalidEvent(f"the request has no {place.text}", "missing")
+        return place.default
+    if isinstance(found, bool):
+        return str(found).lower()
+    if not isinstance(found, str | int | float | Decimal):
+        raise InvalidEvent(f"{place.text} is not a single value", "wrong_type")
+    return quote(str(found), safe=safe, errors="strict")
+
+
+def _in_data(received: Received, place: _Place) -> Any:
+    try:
+        return _at(received.data, place.pointer)
+    except InvalidEvent:
+        if place.default is None:
+            raise
+        return None
+
+
+def _header(received: Received, name: str) -> str | None:
+    given = received.headers.getlist(name)
+    if len(given) > 1:
+        raise InvalidEvent(f"the request has several headers {name}")
+    return given[0] if given else None
+
+
+def _at(value: Any, tokens: list[str]) -> Any:
+    """Return the value at a JSON pointer (RFC 6901); None if there is none."""
+    for token in tokens:
+        if isinstance(value, Mapping):
+            value = value.get(token)
+        elif isinstance(value, list) and re.fullmatch(r"0|[1-9][0-9]{0,5}", token):
+            value = value[int(token)] if int(token) < len(value) else None
+        else:
+            return None
+    return value
