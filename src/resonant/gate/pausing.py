@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, case, func, select, update
 
 from resonant.display import counted, one_line
 from resonant.errors import ResonantError
@@ -173,7 +173,8 @@ def make_parked_due(
         .with_for_update(skip_locked=True, key_share=True)
     )
     if picked := connection.execute(first).all():
-        own_end = func.coalesce(_d.backoff_until, _d.next_attempt_at)
+        # Before its first failure, it has none, even if it seems to wait since the clock was set back.
+        own_end = case((_d.last_delay.is_not(None), func.coalesce(_d.backoff_until, _d.next_attempt_at)))
         made_due = {"backoff_until": own_end, "next_attempt_at": now, "available_at": now}
         is_picked = is_any_of(_d.id, [row.id for row in picked])
         connection.execute(update(schema.deliveries).where(is_picked).values(made_due))

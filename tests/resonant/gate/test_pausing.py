@@ -263,6 +263,14 @@ def test_only_parked_deliveries_of_the_endpoint_become_due(desk, park):
     assert desk.claim(10, endpoint="billing") == []
 
 
+def test_a_new_delivery_made_due_after_the_clock_was_set_back_has_no_backoff(desk):
+    desk.enqueue("evt_1")
+
+    desk.write(make_parked_due, "orders", limit=10, now=desk.clock() - 3_600.0)
+
+    assert desk.row("evt_1")["backoff_until"] is None
+
+
 @pytest.mark.parametrize("extended", [False, True])
 def test_a_delivery_made_due_keeps_the_end_of_its_own_backoff(desk, park, extended):
     ends_at = desk.clock() + DAY
