@@ -67,6 +67,7 @@ class Server(ABC):
         trouble: of the present transactions.
         on_commit: called after each commit with the process that made it; returns whether there is new work.
         on_loss: called with the process whose answer is lost, after the commit.
+        on_slow: called with a process that waits for the database for so many seconds.
         listeners: are set after each commit of new work.
         longest: the longest that one part of a round trip takes.
         facts: that the triggers noted in the latest transaction, each with its name and values.
@@ -78,6 +79,7 @@ class Server(ABC):
         self.trouble = Trouble()
         self.on_commit: Callable[[Process], bool] = lambda _process: False
         self.on_loss: Callable[[Process], None] = lambda _process: None
+        self.on_slow: Callable[[Process, float], None] = lambda _process, _seconds: None
         self.listeners: list[asyncio.Event] = []
         self.facts: list[tuple[str, tuple[Any, ...]]] = []
         self.clock, self.rng, self.longest = clock, rng, rng.choice(_LONGEST)
@@ -226,6 +228,7 @@ class SimulatedDatabase:
         await asyncio.sleep(rng.uniform(0.001, self._server.longest))
         if rng.random() < trouble.slow:
             until = loop.time() + rng.uniform(0.0, trouble.seconds)
+            self._server.on_slow(self._process, until - loop.time())
             while loop.time() < until and self._server.trouble is trouble:
                 await asyncio.sleep(min(until - loop.time(), 1.0))
         if self._server.is_away:

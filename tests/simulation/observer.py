@@ -13,6 +13,7 @@ from resonant.store.views import reads
 from simulation.broken import Broken
 from simulation.database import Noted
 from simulation.loop import Process
+from simulation.plan import TYPES
 from simulation.producers import LARGEST_BODY, SECRET, subject_of
 from simulation.receivers import Request
 from simulation.rows import check_rows, check_status
@@ -32,7 +33,7 @@ _COLUMNS = (
     "code",
 )
 _FINAL = ("delivered", "dead_letter")
-_GATE = "NEW.endpoint, NEW.state, NEW.not_before"
+_GATE = "NEW.endpoint, NEW.state, NEW.not_before, NEW.failing"
 _NOTED = [
     Noted(
         "change",
@@ -54,7 +55,7 @@ _NOTED = [
         "attempt",
         "INSERT",
         "resonant_attempts",
-        "NEW.delivery_id, NEW.number, NEW.result, NEW.late, NEW.owner, NEW.decision, NEW.early, NEW.category, NEW.code, NEW.error",
+        "NEW.delivery_id, NEW.number, NEW.result, NEW.late, NEW.owner, NEW.decision, NEW.early, NEW.category, NEW.code, NEW.error, NEW.started_at, NEW.delay",
     ),
 ]
 # A process learns of a gate this late at most, while it reaches the store.
@@ -95,7 +96,10 @@ class Known:
         self.key, self.endpoint, self.event_type, self.event_id = key, endpoint, event_type, event_id
         self.owner: str | None = None
         self.changed_at = 0.0
-        self.leased_at = 0.0
+        self.leased_at = self.leased_clock = 0.0
+        self.delay = 0.0
+        # When the lease of each process has ended.
+        self.left: dict[Process, float] = {}
         # The token of the latest lease.
         self.token = 0
         self.sending = 0
@@ -142,14 +146,16 @@ class Observer:
         self.erased: set[str] = set()
         self.erased_subjects: set[str] = set()
         self._set_clock: list[float] = []
+        self._set_forward: list[float] = []
         # The times at which nobody could write; afterwards, a rescue must watch first.
         self._blocks: list[tuple[float, float]] = []
         self.failed: set[Process] = set()
         self.stopping: set[Process] = set()
         self._resumed: dict[str, float] = {}
         self._replayed: dict[str, float] = {}
-        # Until when each endpoint's gate holds everything, and since when that is known.
-        self._held: defaultdict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
+        # Until when each endpoint's gate holds everything, or a failing type, and since when that is known.
+        self._held: defaultdict[tuple[str, str], tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
+        self._gate_changed_at: dict[str, float] = {}
         self._balanced_at = 0.0
         # The claims by endpoint and type, and how many there were when a delivery was first seen as the earliest.
         self._claims: Counter[tuple[str, str]] = Counter()
@@ -157,6 +163,7 @@ class Observer:
         self._purged: set[tuple[str, str]] = set()
         world.server.note(_NOTED)
         world.server.on_commit = self._commit
+        world.server.on_slow = self.note_harm
         world.server.on_loss = lambda process: self._losses[process].append(world.loop.time())
 
     @property
@@ -195,6 +202,7 @@ class Observer:
 
     def note_set_clock(self, amount: float) -> None:
         self._set_clock.append(self._now)
+        self._set_forward += [self._now] * (amount > 0)
         self.note_outage(min(abs(amount), _CALM_SECONDS))
 
     def note_resume(self, endpoint: str) -> None:
@@ -207,9 +215,11 @@ class Observer:
     def note_purge(self, process: Process, action: str, endpoint: str, before: float) -> None:
         self._purges[process] = action, endpoint, before
 
-    def _is_harmed(self, process: Process, since: float, *, least: float = 0.0) -> bool:
-        """Return whether a process was killed or frozen, or did not reach the store, for at least so long since a time."""
-        windows = [*self._harm[process], *self._outages]
+    def _is_harmed(
+        self, process: Process, since: float, *, least: float = 0.0, is_sure: bool = False
+    ) -> bool:
+        """Return whether a process was killed or frozen, or may (or surely) not have reached the store, for so long since a time."""
+        windows = [*self._harm[process], *(self._blocks if is_sure else self._outages)]
         was_killed = process.killed_at is not None and process.killed_at >= since
         return was_killed or any(
             until >= since and until - begin >= least for begin, until in windows if begin <= self._now
@@ -239,6 +249,7 @@ class Observer:
         known = self._known[key] = Known(key, endpoint, kind, event_id)
         self._by_name[event_id, endpoint] = known
         known.owner, known.leased_at, known.token = owner, self._now, int(owner is not None)
+        known.leased_clock = self._world.clock()
         self._accepted[endpoint] += 1
 
     def _on_delete(self, process: Process, key: int, status: str, ended_at: float) -> None:
@@ -271,19 +282,16 @@ class Observer:
         before, after = change.owner
         known.changed_at = now
         self._check_owner(process, known, change)
+        self._check_times(process, known, change)
         if change.sending == (0, 1):
             known.begun[process] += 1
+        if before is not None and before != after:
+            known.left[self._process_of(before)] = now
         if after is not None and before != after:
-            known.leased_at = now
-            is_claim = change.status[0] in {"pending", "retrying"} and before is None
-            was_set = any(at > now - _CALM_SECONDS for at in self._set_clock)
-            if is_claim and change.available[0] > clock + 0.001 and not was_set:
-                raise Broken(
-                    "gate", f"{process.name} claimed {known} {change.available[0] - clock:.3f} s early"
-                )
-            if is_claim:
-                self._check_gate(process, known)
-                self._claims[known.endpoint, known.event_type] += 1
+            known.leased_at, known.leased_clock = now, clock
+            known.left.pop(process, None)
+            if before is None and change.status[0] in {"pending", "retrying"}:
+                self._check_claim(process, known, change.available[0] - clock)
         if change.status[0] != change.status[1] and change.status[1] in _FINAL:
             self._check_end(known, change)
         known.owner, known.sending = after, change.sending[1]
@@ -323,12 +331,31 @@ class Observer:
         has_expired = change.available[0] <= self._world.clock() + 0.01
         if owner is not process and owner.is_alive and change.sending[0] and not has_expired:
             raise Broken("fence", f"{process.name} took {known} from {before}, whose lease was valid")
+        if before == after and has_expired:
+            self._check_rescue(process, known, before)
 
-    def _on_gate(self, process: Process, endpoint: str, state: str, not_before: float | None) -> None:
+    def _check_times(self, process: Process, known: Known, change: Change) -> None:
+        """Check how long a lease lasts that was taken or renewed, and that only an operator shortens the delay of a retry."""
+        (before, after), (old, new) = change.owner, change.available
+        is_waiting = before is after is None and change.status == ("retrying", "retrying")
+        if is_waiting and process.name[0] == "w" and new < min(old, self._world.clock() + known.delay - 1.0):
+            raise Broken("retry-after", f"{process.name} made {known} due before its delay")
+        if after is None or (before == after and new <= old) or self._was_set(self._now):
+            return
+        left = new - self._world.clock()
+        if abs(left - self._world.plan.lease_seconds) > 1.0:
+            raise Broken("lease", f"{process.name} has leased {known} for {left:.1f} s")
+
+    def _on_gate(
+        self, process: Process, endpoint: str, state: str, not_before: float | None, failing: str | None
+    ) -> None:
         self._world.say(f"{process.name}: the gate of {endpoint} is {state}")
-        until = math.inf if state == "paused" else not_before or 0.0
-        if until != self._held[endpoint][0]:
-            self._held[endpoint] = (until, self._now)
+        held = {kind: math.inf for kind in TYPES if f'"{kind}"' in (failing or "")}
+        held[""] = math.inf if state == "paused" else not_before or 0.0
+        for kind in ("", *TYPES):
+            if (until := held.get(kind, 0.0)) != self._held[endpoint, kind][0]:
+                self._held[endpoint, kind] = (until, self._now)
+        self._gate_changed_at[endpoint] = self._now
 
     def _on_attempt(
         self,
@@ -343,6 +370,8 @@ class Observer:
         category: str | None,
         code: str | None,
         error: str | None,
+        started_at: float,
+        delay: float | None,
     ) -> None:
         known = self._known[key]
         self._world.say(
@@ -358,34 +387,50 @@ class Observer:
         if number in known.numbers:
             raise Broken("fence", f"{known} has two attempts with the number {number}")
         known.numbers.add(number)
+        known.delay = delay or 0.0
         if result != "lost" and process is known.asked:
             known.has_recorded = True
-        if result == "lost":
-            self._check_crash(process, known, owner)
-        elif owner != known.owner:
-            raise Broken("fence", f"{owner} recorded an attempt of {known}, which {known.owner} holds")
-
-    def _check_crash(self, process: Process, known: Known, owner: str) -> None:
-        """Check that a crash is charged to a run that sent it and was harmed, and had the time to renew its leases afterwards."""
-        if not known.sending:
+        if result == "lost" and not known.sending:
             raise Broken("crash-charged", f"{known} was charged to {owner}, which was not sending")
+        if result == "lost":
+            return
+        if owner != known.owner:
+            raise Broken("fence", f"{owner} recorded an attempt of {known}, which {known.owner} holds")
+        if started_at < known.leased_clock - 5.0 and not self._was_set(known.leased_at):
+            raise Broken("fence", f"{owner} recorded an attempt of {known} from an earlier lease")
+
+    def _check_rescue(self, process: Process, known: Known, owner: str) -> None:
+        """Check that leases expire only of a run that was harmed, and had no time to renew them afterwards."""
         lease, lost = self._world.plan.lease_seconds, self._process_of(owner)
-        is_harmed = self._is_harmed(lost, known.leased_at, least=lease / 3 - 1.0)
+        is_harmed = self._was_set(known.leased_at) or self._is_harmed(
+            lost, known.leased_at, least=lease / 3 - 1.0, is_sure=True
+        )
         is_early = any(
             end - begin >= lease and 0 < self._now - end < lease / 2 - 1 for begin, end in self._blocks
         )
         if not is_harmed or (lost.is_alive and is_early):
-            raise Broken("crash-charged", f"{process.name} charged {known} to {owner}, which was alive")
+            raise Broken("crash-charged", f"{process.name} took {known} from {owner}, which was alive")
+
+    def _was_set(self, since: float) -> bool:
+        """Return whether the server's clock was set since shortly before a time."""
+        return any(at >= since - _CALM_SECONDS for at in self._set_clock)
 
     def _process_of(self, owner: str) -> Process:
         return self._world.dispatchers[owner][0]
 
-    def _check_gate(self, process: Process, known: Known) -> None:
-        until, since = self._held[known.endpoint]
-        is_late = until > self._world.clock() + 0.01 and self._now - since > _GATE_SECONDS
-        was_set = any(at >= since - _CALM_SECONDS for at in self._set_clock)
-        if is_late and not was_set and not self._is_harmed(process, self._now - _GATE_SECONDS):
-            raise Broken("gate", f"{process.name} claimed {known}, held for {self._now - since:.1f} s")
+    def _check_claim(self, process: Process, known: Known, early: float) -> None:
+        self._claims[known.endpoint, known.event_type] += 1
+        if early > 0.001 and not self._was_set(self._now):
+            raise Broken("gate", f"{process.name} claimed {known} {early:.3f} s early")
+        for kind in ("", known.event_type):
+            until, since = self._held[known.endpoint, kind]
+            is_late = until > self._world.clock() + 0.01 and self._now - since > _GATE_SECONDS
+            is_probe = kind and self._gate_changed_at.get(known.endpoint) == self._now
+            is_excused = self._was_set(since) or self._is_harmed(process, self._now - _GATE_SECONDS)
+            if is_late and not is_probe and not is_excused:
+                raise Broken(
+                    "gate", f"{process.name} claimed {known}, {kind} held for {self._now - since:.1f} s"
+                )
 
     # Requests.
 
@@ -408,6 +453,11 @@ class Observer:
             return
         if known.begun[request.process] <= sum(each.process is request.process for each in known.requests):
             raise Broken("attempt-before-receipt", f"{name} was received, and its attempt had not begun")
+        # A process looks again after half a lease, so also after a long freeze.
+        longest, sent_at = self._world.plan.lease_seconds / 2 + 1.0, request.sent_at
+        thaws = (end for begin, end in self._harm[request.process] if begin + longest < end <= sent_at)
+        if known.left.get(request.process, math.inf) < max(sent_at - longest, *thaws, 0.0):
+            raise Broken("attempt-before-receipt", f"{name} was sent, and its lease had ended")
         earlier = [each for each in known.requests if each.is_processed]
         if request.is_processed and earlier and not self._explain(earlier, request):
             raise Broken(
@@ -450,7 +500,7 @@ class Observer:
     def _may_undercut(self, endpoint: str, noted_at: float) -> bool:
         """Return whether an operator or the server's clock explains that a Retry-After is undercut."""
         operated = max(self._resumed.get(endpoint, 0.0), self._replayed.get(endpoint, 0.0))
-        return operated >= noted_at or any(at >= noted_at - _CALM_SECONDS for at in self._set_clock)
+        return operated >= noted_at or any(at >= noted_at - _CALM_SECONDS for at in self._set_forward)
 
     # Regular looks.
 
@@ -478,8 +528,7 @@ class Observer:
         is_drained = any(
             each.is_alive and not self._is_harmed(each, self._now - _DRAIN_SECONDS) for each in drains
         )
-        was_set = any(at > self._now - _CALM_SECONDS for at in self._set_clock)
-        if not is_drained or was_set or self._world.has_little_memory:
+        if not is_drained or self._was_set(self._now) or self._world.has_little_memory:
             return
         calm_since = max((end for _, end in self._outages), default=0.0)
         clock, query = self._world.clock(), self._world.server.query
@@ -489,7 +538,9 @@ class Observer:
         }
         for receiver in self._world.receivers.values():
             state, failing, since = gates.get(receiver.name, ("normal", None, 0.0))
-            longest = 10.0 if failing or receiver.bad_type else _IDLE_SECONDS + _ROUND_TRIPS * self._world.server.longest
+            # Few sends are allowed while most answers of a new process are failures of one type.
+            has_failed = failing or self._now - receiver.bad_at < 10.0
+            longest = 10.0 if has_failed else _IDLE_SECONDS + _ROUND_TRIPS * self._world.server.longest
             limit = longest if state == "normal" else _PATIENCE.get(state)
             if limit is None or receiver.is_busy or not receiver.is_healthy_since(self._now - 2 * limit - 10):
                 continue
@@ -581,7 +632,7 @@ class Observer:
         self._check_balance()
         stored = {row[0] for row in self._world.server.query("SELECT id FROM resonant_events")}
         purged = {event_id for event_id, _ in self._purged}
-        for event_id, endpoint in self._world.producers.accepted.items():
+        for event_id, endpoint in self._world.producers.accepted:
             if event_id in purged or subject_of(event_id) in self.erased_subjects:
                 continue
             name = (event_id, endpoint)

@@ -94,7 +94,12 @@ async def _purge(asked: Operation) -> None:
 
 
 async def _erase(asked: Operation) -> None:
-    what, observer = Erasure(subject=f"s{asked.rng.randrange(50)}"), asked.world.observer
+    query = "SELECT e.subject FROM resonant_deliveries d JOIN resonant_events e ON e.key = d.event_key WHERE d.status = 'retrying' ORDER BY d.id"
+    tried = [each for (each,) in asked.world.server.query(query) if each is not None]
+    what, observer = (
+        Erasure(subject=asked.rng.choice([f"s{asked.rng.randrange(50)}", *tried])),
+        asked.world.observer,
+    )
     stored = observer.stored_with(what.subject)
     observer.erased_subjects.add(what.subject)
     with suppress(UnknownName):

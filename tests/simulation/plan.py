@@ -12,9 +12,9 @@ TYPES = ("order.paid", "order.shipped", "order.refused", "order.broken")
 PROCESS_FAULTS = ("kill", "stop", "freeze", "set clock")
 # Small worlds with many faults find more in the same time.
 SIZES: tuple[dict[str, float], ...] = (
-    {"seconds": 120.0, "events": 150, "endpoints": 2, "processes": 3},
-    {"seconds": 150.0, "events": 300, "endpoints": 4},
-    {"seconds": 240.0, "events": 300, "endpoints": 3, "processes": 3},
+    {"seconds": 120.0, "events": 150, "endpoints": 2, "processes": 2},
+    {"seconds": 150.0, "events": 250, "endpoints": 4},
+    {"seconds": 180.0, "events": 200, "endpoints": 3, "processes": 3},
 )
 # For how long events are produced, and event types fail, after the last fault.
 CALM_SECONDS = 30.0
@@ -91,7 +91,7 @@ def _faults(plan: Plan, rng: Random) -> list[Fault]:
     def some(often: float) -> list[float]:
         """Return times that are about this many seconds apart: in one world many, in another few or none."""
         often *= rng.choice((0.2, 0.5, 1.0, 2.0)) * min(1.0, plan.seconds / 300)
-        times, at = [], rng.expovariate(1 / often) if rng.random() < 0.8 else plan.seconds
+        times, at = [], rng.expovariate(1 / often) if rng.random() < share else plan.seconds
         while at < plan.seconds:
             times.append(at)
             at += rng.expovariate(1 / often)
@@ -99,16 +99,17 @@ def _faults(plan: Plan, rng: Random) -> list[Fault]:
 
     def seconds(longest: float) -> float:
         """Return a duration: mostly short, and sometimes longer than a lease and the watch of a rescue."""
-        return longest * (rng.random() ** 2 if rng.random() < 0.7 else rng.uniform(0.5, 1.0))
+        return longest * (rng.random() ** 2 if rng.random() < 0.6 else rng.uniform(0.5, 1.0))
 
-    lease, found = plan.lease_seconds, []
+    # With fewer kinds, some kinds go on for longer.
+    share, lease, found = rng.choice((0.5, 0.9)), plan.lease_seconds, []
     process, endpoint = lambda: rng.randrange(plan.processes), lambda: rng.randrange(plan.endpoints)
     found += [Fault(at, "kill", process(), seconds(20.0)) for at in some(60)]
     found += [Fault(at, "stop", process(), seconds(5.0)) for at in some(45)]
-    found += [Fault(at, "freeze", process(), seconds(3 * lease)) for at in some(90)]
+    found += [Fault(at, "freeze", process(), seconds(3 * lease)) for at in some(60)]
     found += [Fault(at, "away", 0, seconds(2 * lease)) for at in some(200)]
     found += [Fault(at, "lock", 0, seconds(25.0)) for at in some(200)]
-    found += [Fault(at, "trouble", rng.randrange(4), seconds(30.0)) for at in some(100)]
+    found += [Fault(at, "trouble", rng.randrange(5), seconds(30.0)) for at in some(60)]
     jumps = (-3600.0, -90.0, -10.0, 10.0, 90.0, 3600.0)
     found += [Fault(at, "set clock", process(), 0, rng.choice(jumps)) for at in some(200)]
     if rng.random() < 0.5:
@@ -116,7 +117,10 @@ def _faults(plan: Plan, rng: Random) -> list[Fault]:
     found += [Fault(at, rng.choice(MODES), endpoint(), seconds(120.0)) for at in some(45)]
     found += [Fault(at, rng.choice([*ACTIONS]), endpoint()) for at in some(12)]
     found = [_beside(rng.choice(found), each, rng) if rng.random() < 0.3 else each for each in found]
-    return [each for each in found if each.at < plan.seconds]
+    found = [each for each in found if each.at < plan.seconds]
+    if rng.random() < 0.5:  # what no later restart of a process repairs
+        found.append(Fault(plan.seconds + rng.uniform(0.0, CALM_SECONDS), "set server clock", 0, 0, -3600.0))
+    return found
 
 
 def _beside(other: Fault, fault: Fault, rng: Random) -> Fault:

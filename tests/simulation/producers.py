@@ -25,13 +25,13 @@ class Producers:
     """Producers over HTTP, whose events share transactions, and producers with their own.
 
     Attributes:
-        accepted: the ids of the events that were answered with success, with their endpoints; None for the subscriptions'.
+        accepted: the ids of the events that were answered with success, each with an endpoint; None for the subscriptions'.
         left: how many producers still have events.
     """
 
     def __init__(self, world: "World") -> None:
         self._world = world
-        self.accepted: dict[str, str | None] = {}
+        self.accepted: list[tuple[str, str | None]] = []
         self.left = 0
 
     @property
@@ -85,10 +85,11 @@ class Producers:
             except UnroutedEvent:
                 return
             else:
-                self.accepted[event.id] = endpoint
-                if rng.random() < 0.9:
+                self.accepted.append((event.id, endpoint))
+                if rng.random() < 0.8:
                     return
-                await asyncio.sleep(rng.uniform(0.0, 60.0))  # and then repeat it
+                await asyncio.sleep(rng.uniform(0.0, 60.0))  # and then repeat it, maybe for another endpoint
+                endpoint = rng.choice((endpoint, rng.choice(self._world.endpoints)))
 
 
 def subject_of(event_id: str) -> str:

@@ -31,6 +31,7 @@ class Request(NamedTuple):
     Attributes:
         is_processed: whether the receiver has processed the event.
         is_answered: whether the sender gets the answer, if it lives.
+        sent_at: when it was sent.
     """
 
     at: float
@@ -39,6 +40,7 @@ class Request(NamedTuple):
     process: Process
     is_processed: bool
     is_answered: bool
+    sent_at: float
 
 
 class Receiver:
@@ -78,7 +80,7 @@ class Receiver:
         self.latency, self.timeout = latency, timeout
         self.rate, self.concurrency = rate, concurrency
         self.is_fixed = False
-        self.last_at = 0.0
+        self.last_at = self.bad_at = 0.0
         self._sending: Counter[Process] = Counter()
         self._rng, self._world = rng, world
         self._on_request, self._on_answer, self._on_retry_after = on_request, on_answer, on_retry_after
@@ -127,30 +129,44 @@ class Receiver:
         loop, rng, is_bad = asyncio.get_running_loop(), self._rng, self._fails(event)
         counts = not is_bad or self.concurrency is not None
         self._sending[this_process()] += counts
+        sent_at = loop.time()
         try:
             await asyncio.sleep(rng.uniform(0.0, 0.002))
             answer = loop.create_future()
             # Not in the process of the sender.
             self._world.call(
-                self._arrive, event, this_process(), answer, after=rng.uniform(0.0, 0.2) * self.latency
+                self._arrive,
+                event,
+                this_process(),
+                sent_at,
+                answer,
+                after=rng.uniform(0.0, 0.2) * self.latency,
             )
             status, retry_after = await answer
             self._on_answer(self.name, event.id, this_process())
         finally:
             self._sending[this_process()] -= counts
-            self.last_at = loop.time() if counts else self.last_at
+            if is_bad:
+                self.bad_at = loop.time()
+            if counts:
+                self.last_at = loop.time()
         if status is None:
-            raise ConnectionResetError("reset by the receiver")
+            raise ConnectionResetError(f"reset by the receiver of {event.body!r}")
         if status == 0:
             raise ConnectionRefusedError("refused")
         if status != 200:
             if retry_after is not None:
                 self._on_retry_after(self.name, event.id, loop.time() + retry_after, this_process())
-            raise UnexpectedStatus(status, None if retry_after is None else str(retry_after))
+            text = None if retry_after is None else str(retry_after)
+            raise UnexpectedStatus(status, text, excerpt=event.body.decode())
         return Receipt(status)
 
     def _arrive(
-        self, event: Event, process: Process, answer: "asyncio.Future[tuple[int | None, int | None]]"
+        self,
+        event: Event,
+        process: Process,
+        sent_at: float,
+        answer: "asyncio.Future[tuple[int | None, int | None]]",
     ) -> None:
         loop, rng = self._world.loop, self._rng
         now, mode, after = loop.time(), self.mode(loop.time()), self.latency * rng.uniform(0.5, 1.5)
@@ -173,7 +189,7 @@ class Receiver:
         if mode not in ("refuse", "reset before"):
             is_processed = status == 200
             is_answered = not (is_lost or is_silent)
-            self._on_request(Request(now, self.name, event.id, process, is_processed, is_answered))
+            self._on_request(Request(now, self.name, event.id, process, is_processed, is_answered, sent_at))
         if not is_silent:
             result = (None, None) if is_lost else (status, retry_after)
             self._world.call(self._answer, answer, result, after=after)

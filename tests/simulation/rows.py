@@ -27,6 +27,8 @@ _RULES = {
     "the end": f"{_IS_FINAL} = (d.available_at IS NULL) AND {_IS_FINAL} = (d.finished_at IS NOT NULL)",
     "an ended lease": f"""NOT {_IS_FINAL}
         OR coalesce(d.lease_owner, '') = '' AND d.next_attempt_at IS NULL AND d.backoff_until IS NULL""",
+    "the body": f"""{_IS_FINAL}
+        OR NOT EXISTS (SELECT 1 FROM resonant_events e WHERE e.key = d.event_key AND e.form = 'removed')""",
     "the reason": """(d.status = 'dead_letter') = (d.reason IS NOT NULL)
         AND (d.reason IS NULL OR d.reason = 'cancelled' OR coalesce(l.decision, '') = 'give_up')""",
     "the last failure": """l.result IS NULL OR l.result = 'delivered' OR (d.category IS NOT DISTINCT FROM l.category

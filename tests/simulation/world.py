@@ -30,10 +30,11 @@ from simulation.receivers import MODES, Receiver, Spell
 _START = 1_800_000_000.0
 _POLICY = RetryPolicy(max_attempts=8, base=1.0, factor=2.0, cap=30.0, park_after=10.0)
 _TROUBLES = (
-    Trouble(fails=0.1),
-    Trouble(loses=0.1),
+    Trouble(fails=0.3),
+    Trouble(loses=0.3),
     Trouble(slow=0.1, seconds=40.0),
     Trouble(fails=0.03, loses=0.03, slow=0.03, seconds=20.0),
+    Trouble(fails=1.0),
 )
 # All deliveries are final this long after the last fault: a Retry-After, then the whole backoff, at an endpoint that flaps.
 SETTLED_SECONDS = 900.0
@@ -48,6 +49,7 @@ class World:
     Attributes:
         trace: what happened, one line each.
         has_little_memory: whether claims often wait for memory, so that endpoints may be idle.
+        are_runs_long: whether only faults end the runs, so that nothing else renews what they remember.
         most_bytes: the most bytes of bodies in flight in one process.
         workers: the living process of each slot.
         dispatchers: by the owner of their leases, with their processes.
@@ -61,6 +63,7 @@ class World:
         self.host = Process("host", self.loop)
         self.server_ahead = 0.0
         self.has_little_memory = self.rng("memory").random() < 0.3
+        self.are_runs_long = self.rng("runs").random() < 0.7
         self.most_bytes = 15_000 if self.has_little_memory else flights.MOST_BYTES
         self.clock_of: dict[Process, float] = {}
         self.server = open_server(self.clock, self.rng("database"))
@@ -134,9 +137,9 @@ class World:
         Raises:
             Broken: an invariant does not hold.
         """
-        self.server.run(partial(make_erasure_key, draw=lambda _bytes: "0" * 64), self.server.own, writes=True)
+        key = patch.dict(make_erasure_key.__kwdefaults__, draw=lambda _bytes: "0" * 64)
         try:
-            with patch.object(flights, "MOST_BYTES", self.most_bytes):
+            with key, patch.object(flights, "MOST_BYTES", self.most_bytes):
                 self.loop.run_until_complete(self.host.start(self._run()))
         finally:
             self._bury()
@@ -184,7 +187,7 @@ class World:
         self._resume_all()
 
     def _resume_all(self) -> None:
-        for name in self.endpoints:
+        for (name,) in self.server.query("SELECT endpoint FROM resonant_gates WHERE state = 'paused'"):
             self.start_operator("resume", name)
 
     def start_operator(self, action: str, endpoint: str) -> None:
@@ -238,8 +241,10 @@ class World:
         self.observer.note_outage(fault.seconds, is_complete=True)
 
     def _trouble(self, fault: Fault) -> None:
+        if self.server.trouble.fails == 1.0:
+            return
         self.server.trouble = _TROUBLES[fault.of]
-        self.observer.note_outage(fault.seconds)
+        self.observer.note_outage(fault.seconds, is_complete=self.server.trouble.fails == 1.0)
         self._end_later(self.server, "trouble", Trouble(), fault.seconds)
 
     def _end_later(self, holder: object, name: str, calm: object, seconds: float) -> None:
@@ -300,7 +305,8 @@ class World:
             kind = rng.choice(("drain", "drain", "bounded", "once"))
             limits = Limits(
                 **(LANES["auto"] if rng.random() < 0.7 else {}),
-                run_for=0.0 if kind == "once" else rng.uniform(30.0, 200.0),
+                **({"concurrency": 32, "endpoint_concurrency": 4} if rng.random() < 0.5 else {}),
+                run_for=1e6 if self.are_runs_long else 0.0 if kind == "once" else rng.uniform(30.0, 200.0),
                 successors=self.plan.processes + 2 if kind == "drain" else 0,
             )
             await self._drain(process, f"{process.name}-{number}", limits)
@@ -356,7 +362,7 @@ class World:
             latency=rng.choice((0.01, 1.0, 5.0, 5.0)),
             timeout=rng.choice((10.0, 25.0)),
             bad_type=TYPES[3] if rng.random() < 0.5 else None,
-            rate=limits.choice((None, None, None, 20.0)),
+            rate=limits.choice((None, None, 20.0, 5.0)),
             concurrency=limits.choice((None, None, None, 2)),
             rng=rng,
             world=self.host,
