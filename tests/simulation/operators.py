@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from simulation.world import World
 
 _WHO = "operator"
+SUBJECTS = 20
 
 
 async def emit_one(dispatcher: Dispatcher, lease: Lease) -> None:
@@ -97,7 +98,7 @@ async def _erase(asked: Operation) -> None:
     query = "SELECT e.subject FROM resonant_deliveries d JOIN resonant_events e ON e.key = d.event_key WHERE d.status = 'retrying' ORDER BY d.id"
     tried = [each for (each,) in asked.world.server.query(query) if each is not None]
     what, observer = (
-        Erasure(subject=asked.rng.choice([f"s{asked.rng.randrange(50)}", *tried])),
+        Erasure(subject=asked.rng.choice([f"s{asked.rng.randrange(SUBJECTS)}", *tried])),
         asked.world.observer,
     )
     stored = observer.stored_with(what.subject)

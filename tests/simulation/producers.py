@@ -11,6 +11,7 @@ from resonant.intake.requests.group_commit import GroupCommit
 from resonant.intake.requests.lock_turns import LockTurns
 from simulation.broken import Broken
 from simulation.loop import Process
+from simulation.operators import SUBJECTS
 from simulation.plan import CALM_SECONDS, TYPES
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Producers:
                 return
             else:
                 self.accepted.append((event.id, endpoint))
-                if rng.random() < 0.8:
+                if rng.random() < 0.6:
                     return
                 await asyncio.sleep(rng.uniform(0.0, 60.0))  # and then repeat it, maybe for another endpoint
                 endpoint = rng.choice((endpoint, rng.choice(self._world.endpoints)))
@@ -94,7 +95,7 @@ class Producers:
 
 def subject_of(event_id: str) -> str:
     """Return the subject of an event."""
-    return f"s{int(event_id[1:]) % 50}"
+    return f"s{int(event_id[1:]) % SUBJECTS}"
 
 
 def _event(number: int, rng: Random, shares: tuple[int, ...]) -> Event:
