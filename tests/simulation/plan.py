@@ -118,7 +118,7 @@ def _faults(plan: Plan, rng: Random) -> list[Fault]:
     found += [Fault(at, rng.choice([*ACTIONS, "cancel", "erase"]), endpoint()) for at in some(12)]
     found = [_beside(rng.choice(found), each, rng) if rng.random() < 0.3 else each for each in found]
     found = [each for each in found if each.at < plan.seconds]
-    if rng.random() < 0.5:  # what no later restart of a process repairs
+    if rng.random() < 0.6:  # what no later restart of a process repairs
         found.append(
             Fault(plan.seconds + rng.uniform(0.8, 1.0) * CALM_SECONDS, "set server clock", 0, 0, -3600.0)
         )

@@ -63,7 +63,7 @@ class World:
         self.host = Process("host", self.loop)
         self.server_ahead = 0.0
         self.has_little_memory = self.rng("memory").random() < 0.3
-        self.are_runs_long = self.rng("runs").random() < 0.7
+        self.are_runs_long = self.rng("runs").random() < 0.8
         self.most_bytes = 15_000 if self.has_little_memory else flights.MOST_BYTES
         self.clock_of: dict[Process, float] = {}
         self.server = open_server(self.clock, self.rng("database"))
