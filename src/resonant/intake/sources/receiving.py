@@ -103,9 +103,10 @@ class Receiving:
         async with self._copies.held(source.name, body) as copy:
             if copy.event_id not in (None, event.id):
                 return "duplicate", _answer(source, Acceptance(event, duplicate=True))
-            stored = await self._store(source, event)
-            copy.event_id = event.id
-            return stored
+            result, answer = await self._store(source, event)
+            if result in ("stored", "duplicate"):
+                copy.event_id = event.id
+            return result, answer
 
     def _judge(self, source: Source, received: Received, query: str, most_bytes: int) -> Event | Response:
         try:
