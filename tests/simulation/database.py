@@ -194,9 +194,10 @@ class SimulatedDatabase:
         lock_seconds: float | None = None,
     ) -> Any:
         del sync, lock_seconds
-        server, trouble = self._server, self._server.trouble
-        await self._travel(trouble)
+        server = self._server
+        await self._travel(server.trouble)
         await self._wait_for_lock()
+        trouble = server.trouble
         fails = server.rng.random() < trouble.fails
 
         def run(connection: Connection) -> Any:

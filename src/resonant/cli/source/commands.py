@@ -38,7 +38,7 @@ def list_(sources: File, as_json: options.Json = False) -> None:
 
 
 @commands.command(
-    epilog="Example: resonant source test github --sources sources.yaml --request recorded.http"
+    "test", epilog="Example: resonant source test github --sources sources.yaml --request recorded.http"
 )
 def try_request(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The source's name.", show_default=False)],
