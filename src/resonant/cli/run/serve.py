@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import logging
 import os
@@ -117,6 +116,8 @@ async def _serve(
     sources: dict[str, Source] | None,
     file: Path | None,
 ) -> None:
+    import asyncio
+
     from resonant.intake.access.foreign_pages import LocalAccess, without_foreign_pages
     from resonant.intake.access.tokens import OpenAccess, TokenAccess
     from resonant.intake.app import create_app, resource
