@@ -92,7 +92,7 @@ def up(
             output.say(_REPORTS_ELSEWHERE)
         if is_open_to_all(stack.server.api_url):
             output.say(_OPEN_TO_ALL)
-        write_what_runs(stack, store, settings, intake_port=intake_port)
+        write_what_runs(stack, store, settings, intake_port=intake_port, sources=sources)
         with contextlib.suppress(KeyboardInterrupt):
             stack.watch()
 
@@ -125,7 +125,14 @@ async def _name(store: Store) -> str:
     return str(store)
 
 
-def write_what_runs(stack: Stack, store: str, settings: Settings, *, intake_port: int | None = None) -> None:
+def write_what_runs(
+    stack: Stack,
+    store: str,
+    settings: Settings,
+    *,
+    intake_port: int | None = None,
+    sources: Path | None = None,
+) -> None:
     """Write the addresses and files of the running stack, a line each."""
     from resonant.local.artifacts import GATES_ARTIFACT, METRICS_ARTIFACT, TRIAGE_ARTIFACT, page
     from resonant.local.password import password_file
@@ -139,6 +146,10 @@ def write_what_runs(stack: Stack, store: str, settings: Settings, *, intake_port
     if intake_port is not None:
         lines.append(
             f"events       http://127.0.0.1:{intake_port}/events, with a token of `resonant token create`"
+        )
+    if sources is not None:
+        lines.append(
+            f"webhooks     http://127.0.0.1:{intake_port}/sources/NAME, for each source of {sources}"
         )
     lines += [
         f"undelivered  {', '.join(pages)}",

@@ -95,7 +95,7 @@ class Receiving:
         body = await read_body(
             request, most_bytes=min(most_bytes, self._limits.held_bytes), charge=lambda _: None
         )
-        received, query = Received(request.headers, body), request.url.query
+        received, query = Received(request.headers, body), request.scope["query_string"].decode("latin-1")
         event = await self._posting.in_turn(
             request, source.name, len(body), lambda: self._judge(source, received, query, most_bytes)
         )
