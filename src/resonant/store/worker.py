@@ -31,7 +31,7 @@ _PAUSE_SECONDS = 0.004
 class WorkerStore(Store):
     """A store for a process that sends: it claims deliveries, records outcomes, rescues lost leases, and folds counts."""
 
-    # The endpoints with claims, those of the claims that are not noted, and when the last of these claims was made.
+    # The endpoints with claims, those of the claims that are not noted, and the latest time of these claims.
     _known: frozenset[str] = frozenset()
     _claimed: frozenset[str] = frozenset()
     _claimed_at = 0.0
@@ -136,9 +136,10 @@ class WorkerStore(Store):
         new = limits.keys() - self._known
         claimed = await self.claim_leases(lease_queries.claim, limits, owner=owner, note=new, **options)
         if names := frozenset(endpoint for endpoint, leases in claimed.items() if leases):
+            # The latest time: if the clock was set back, it shows that.
+            self._claimed_at = max(self._claimed_at, self.clock())
             self._known |= names
             self._claimed |= names - new
-            self._claimed_at = self.clock()
         return claimed
 
     async def note_claims(self) -> None:
@@ -146,6 +147,7 @@ class WorkerStore(Store):
         if noted := self._claimed:
             await self.write(lease_queries.note_claims, noted, self._claimed_at)
             self._claimed -= noted
+            self._claimed_at = self.clock()
 
     async def begin(self, leases: Sequence[Lease]) -> set[LeaseKey]:
         """Record that sends are about to start; return the leases that are still held."""

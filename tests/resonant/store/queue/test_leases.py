@@ -71,6 +71,9 @@ class TestClaim:
         desk.enqueue("evt_4")
         assert desk.claim_one().event.id == "evt_4"
         assert noted()["orders"] == start + 7.5, "a clock that was put back"
+        desk.enqueue("evt_5", endpoint="crm")
+        desk.claim_one(endpoint="crm")
+        assert noted()["crm"] == desk.clock()
 
     @on_postgresql
     def test_does_not_wait_for_open_transactions_of_producers_or_other_claims(self, desk):

@@ -294,6 +294,19 @@ class TestAStoreWhoseClockWasSetBack:
         desk.rescue()
         assert desk.row("evt_1")["available_at"] == desk.clock() + 40
 
+    def test_a_wait_after_a_claim_that_was_not_noted_before_is_shortened(self, desk):
+        for endpoint in ("orders", "crm"):
+            desk.enqueue(f"evt_{endpoint}", endpoint=endpoint)
+            desk.deliver(desk.claim_one(endpoint=endpoint))
+        desk.clock.advance(2 * HOUR)
+        self.fail(desk, desk.park_for(40))
+        desk.clock.advance(-HOUR)
+        desk.enqueue("evt_2", endpoint="crm")
+        desk.claim_one(endpoint="crm")
+        desk.run(desk.store.note_claims())
+        desk.rescue()
+        assert desk.row("evt_1")["available_at"] == desk.clock() + 40
+
     def test_a_new_delivery_waits_no_longer_behind_a_backlog_that_is_due(self, desk):
         desk.enqueue("evt_1", "evt_2")
         desk.deliver(desk.claim_one())
