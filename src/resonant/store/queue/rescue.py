@@ -202,8 +202,8 @@ def shorten_waits(connection: Connection, *, now: float, lease_seconds: float, l
         # They wait in the process that holds them, until it ends.
         waiting = waiting_too_long(_d.c.next_attempt_at).where(is_held)
         change_each(connection, [_shortened(row, now) for row in locked(waiting)])
-        # Search for a while longer: other processes may still use the old time, and rows may be locked.
-        until = now + SECONDS_BETWEEN_COMPARISONS + _MARGIN_SECONDS
+        # Search for a while longer: others may still use the old time, or record what they decided by it, and rows may be locked.
+        until = now + max(SECONDS_BETWEEN_COMPARISONS, lease_seconds) + 2 * _MARGIN_SECONDS
         connection.execute(update(claims).where(claims.c.last_claim_at > until).values(last_claim_at=until))
     return len(rows)
 

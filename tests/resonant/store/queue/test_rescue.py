@@ -294,6 +294,20 @@ class TestAStoreWhoseClockWasSetBack:
         desk.rescue()
         assert desk.row("evt_1")["available_at"] == desk.clock() + 40
 
+    def test_a_wait_that_is_recorded_at_the_end_of_a_long_lease_is_shortened(self, desk):
+        """Its process was cut off for a while: its decision is by the old clock, and it still has the lease."""
+        desk.store.lease_seconds = 300.0
+        desk.enqueue("evt_1")
+        lease, decision = desk.claim_one(), desk.park_for(40)
+        desk.begin(lease)
+        desk.clock.advance(-HOUR)
+        for _ in range(59):
+            desk.rescue()
+            desk.clock.advance(5)
+        assert desk.record(desk.failed(lease, decision))
+        desk.rescue()
+        assert desk.row("evt_1")["available_at"] == desk.clock() + 40
+
     def test_a_wait_after_a_claim_that_was_not_noted_before_is_shortened(self, desk):
         for endpoint in ("orders", "crm"):
             desk.enqueue(f"evt_{endpoint}", endpoint=endpoint)
