@@ -145,7 +145,10 @@ def _text(place: _Place, received: Received, safe: str) -> str:
         return str(found).lower()
     if not isinstance(found, str | int | float | Decimal):
         raise InvalidEvent(f"{place.text} is not a single value", "wrong_type")
-    return quote(str(found), safe=safe, errors="strict")
+    try:
+        return quote(str(found), safe=safe, errors="strict")
+    except UnicodeEncodeError:
+        raise InvalidEvent(f"{place.text} has a lone surrogate") from None
 
 
 def _in_data(received: Received, place: _Place) -> Any:
