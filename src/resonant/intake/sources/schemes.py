@@ -90,6 +90,11 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
+def _sent(header: str) -> bytes:
+    """Return the bytes of a header, which Starlette has decoded."""
+    return header.encode("latin-1", "replace")
+
+
 def _time(text: str) -> float:
     if not _TIMESTAMP.fullmatch(text):
         raise Forged
@@ -111,17 +116,18 @@ def _signed(
 
 def _standard_webhooks(received: Received, _query: str, options: Options) -> float:
     headers = received.headers
-    prefix = "webhook-" if "webhook-signature" in headers else "svix-"
+    # The id of the event is the first of these headers, so that one must be signed.
+    prefix = "webhook-" if "webhook-id" in headers else "svix-"
     event_id, time = _only(headers, f"{prefix}id"), _only(headers, f"{prefix}timestamp")
-    signed = b".".join((_bytes(event_id), _bytes(time), received.body))
+    signed = b".".join((_sent(event_id), _sent(time), received.body))
     keys = (base64.b64decode(each.removeprefix("whsec_")) for each in options.secrets)
     expected = (b"v1," + base64.b64encode(hmac.digest(key, signed, "sha256")) for key in keys)
-    _require([_bytes(each) for each in _only(headers, f"{prefix}signature").split(" ")[:10]], expected)
+    _require([_sent(each) for each in _only(headers, f"{prefix}signature").split(" ")[:10]], expected)
     return _time(time)
 
 
 def _github(received: Received, _query: str, options: Options) -> None:
-    given = _bytes(_only(received.headers, "x-hub-signature-256"))
+    given = _sent(_only(received.headers, "x-hub-signature-256"))
     _require([given], _signed(received.body, options, prefix="sha256="))
 
 
@@ -130,28 +136,30 @@ def _stripe(received: Received, _query: str, options: Options) -> float:
     times = [value for key, _, value in given if key == "t"]
     if len(times) != 1:
         raise Forged
-    signed = _bytes(times[0]) + b"." + received.body
-    _require([_bytes(value) for key, _, value in given if key == "v1"], _signed(signed, options))
+    signed = _sent(times[0]) + b"." + received.body
+    _require([_sent(value) for key, _, value in given if key == "v1"], _signed(signed, options))
     return _time(times[0])
 
 
 def _slack(received: Received, _query: str, options: Options) -> float:
     time = _only(received.headers, "x-slack-request-timestamp")
-    signed = b":".join((b"v0", _bytes(time), received.body))
-    given = _bytes(_only(received.headers, "x-slack-signature"))
+    signed = b":".join((b"v0", _sent(time), received.body))
+    given = _sent(_only(received.headers, "x-slack-signature"))
     _require([given], _signed(signed, options, prefix="v0="))
     return _time(time)
 
 
 def _shopify(received: Received, _query: str, options: Options) -> None:
-    given = _bytes(_only(received.headers, "x-shopify-hmac-sha256"))
+    given = _sent(_only(received.headers, "x-shopify-hmac-sha256"))
     _require([given], _signed(received.body, options, encoding="base64"))
 
 
 def _twilio(received: Received, query: str, options: Options) -> None:
     """Twilio signs the URL and the sorted fields of a form; of another body, a hash in the URL."""
     signed = _bytes(options.url + (f"?{query}" if query else ""))
-    if received.kind == FORM:
+    hashes = [value for key, value in parse_qsl(query) if key == "bodySHA256"]
+    is_form = received.kind == FORM and not hashes
+    if is_form:
         try:
             fields = sorted(
                 set(parse_qsl(received.body.decode("ascii"), keep_blank_values=True, max_num_fields=1_000))
@@ -159,30 +167,29 @@ def _twilio(received: Received, query: str, options: Options) -> None:
         except ValueError:
             raise Forged from None
         signed += b"".join(_bytes(key + value) for key, value in fields)
-    given = _bytes(_only(received.headers, "x-twilio-signature"))
+    given = _sent(_only(received.headers, "x-twilio-signature"))
     _require([given], _signed(signed, options, "sha1", "base64"))
-    if received.kind != FORM and received.body:
-        hashes = [value for key, value in parse_qsl(query) if key == "bodySHA256"]
+    if not is_form and (received.body or hashes):
         _require([_bytes(each) for each in hashes[:1]], iter([_bytes(sha256(received.body).hexdigest())]))
 
 
 def _hmac(received: Received, _query: str, options: Options) -> None:
-    given = _bytes(_only(received.headers, options.header))
+    given = _sent(_only(received.headers, options.header))
     _require([given], _signed(received.body, options, options.algorithm, options.encoding, options.prefix))
 
 
 def _token(received: Received, _query: str, options: Options) -> None:
-    _require([_bytes(_only(received.headers, options.header))], map(_bytes, options.secrets))
+    _require([_sent(_only(received.headers, options.header))], map(_bytes, options.secrets))
 
 
 def _gitlab(received: Received, _query: str, options: Options) -> None:
-    _require([_bytes(_only(received.headers, "x-gitlab-token"))], map(_bytes, options.secrets))
+    _require([_sent(_only(received.headers, "x-gitlab-token"))], map(_bytes, options.secrets))
 
 
 def _basic(received: Received, _query: str, options: Options) -> None:
     scheme, _, given = _only(received.headers, "authorization").partition(" ")
     expected = (base64.b64encode(_bytes(each)) for each in options.secrets)
-    _require([_bytes(given.strip())] if scheme.lower() == "basic" else [], expected)
+    _require([_sent(given.strip(" "))] if scheme.lower() == "basic" else [], expected)
 
 
 def _none(_received: Received, _query: str, _options: Options) -> None:
