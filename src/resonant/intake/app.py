@@ -3,7 +3,6 @@
 import json
 import logging
 import re
-import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from http import HTTPStatus
 
@@ -65,7 +64,7 @@ def create_app(
     posting, asked = Posting(store, access, limits, meters), handshake(allowed_origins)
     receiving: list[Route] = []
     if sources is not None:
-        webhooks = Receiving(sources, posting, limits, meters, clock=time.time, steady=time.monotonic)
+        webhooks = Receiving(sources, posting, limits, meters, clock=store.clock, steady=store.steady)
         receiving = [resource("/sources/{name}", POST=webhooks.post, OPTIONS=asked)]
     document = openapi(limits, needs_token=not isinstance(access, OpenAccess))
     app = Starlette(

@@ -10,9 +10,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from resonant.declared_file import REFERENCES, read_declarations, resolve
-from resonant.events import ENDPOINT_NAME, OWN_SOURCE, OWN_TYPES
+from resonant.errors import InvalidEvent
+from resonant.events import ENDPOINT_NAME
+from resonant.events.attributes import extensions_json
 from resonant.intake.sources.schemes import SCHEMES, TOLERANCE_SECONDS, Algorithm, Encoding, Options, Scheme
-from resonant.intake.sources.source import Source
+from resonant.intake.sources.source import Source, is_reserved
 from resonant.intake.sources.templates import Template
 from resonant.settings import first_problem
 from resonant.suggestions import did_you_mean
@@ -94,7 +96,7 @@ def _row(fields: Mapping[str, Any]) -> tuple[_Row, Scheme]:
         )
     scheme = SCHEMES[row.verify]
     for key in scheme.needs:
-        if getattr(row, key) is None:
+        if not getattr(row, key):
             raise ValueError(f"verify: {row.verify} needs its {key}")
     for key in _FOR_SOME:
         if getattr(row, key) is not None and key not in (*scheme.needs, *scheme.takes):
@@ -113,8 +115,9 @@ def _source(fields: Mapping[str, Any], path: Path) -> Source:
         "subject": row.subject or "",
     }
     parsed = {key: _template(key, text) for key, text in templates.items()}
-    if parsed["type"].start.startswith(OWN_TYPES) or parsed["source"].start.startswith(OWN_SOURCE):
-        raise ValueError(f"types that begin with {OWN_TYPES}, and sources with {OWN_SOURCE}, are reserved")
+    if any(is_reserved(parsed[key].start) for key in ("type", "source")):
+        raise ValueError("types and sources that begin with resonant or /resonant are reserved")
+    _require_extensions(dict.fromkeys(row.extensions, "x"))
     return Source(
         name=row.name,
         verify=row.verify,
@@ -132,6 +135,13 @@ def _source(fields: Mapping[str, Any], path: Path) -> Source:
         keeps_unrouted=row.unrouted == "keep",
         endpoint=row.endpoint,
     )
+
+
+def _require_extensions(names: Mapping[str, str]) -> None:
+    try:
+        extensions_json(names)
+    except InvalidEvent as error:
+        raise ValueError(str(error)) from None
 
 
 def _template(key: str, text: str) -> Template:

@@ -25,7 +25,7 @@ from resonant.intake.sources.source import Source, Stale
 from resonant.intake.sources.templates import Received
 from resonant.store.queue.accept import Acceptance, Conflict
 
-# Bodies that are remembered to recognise copies under another id.
+# Webhooks that are remembered to recognise copies under another id.
 _MOST_REMEMBERED = 100_000
 _RESULTS: Mapping[int, SourceResult] = {
     401: "forged",
@@ -104,7 +104,7 @@ class Receiving:
         self._charge(source)
         if not source.may_be_copied:
             return await self._store(source, event)
-        async with self._copies.held(source.name, body) as copy:
+        async with self._copies.held(source.name, source.signed(received)) as copy:
             if copy.event_id not in (None, event.id):
                 return "duplicate", _answer(source, Acceptance(event, duplicate=True))
             result, answer = await self._store(source, event)
@@ -162,22 +162,22 @@ class _Copy:
 
 
 class _Copies:
-    """Remembers the bodies of stored webhooks for a while, in this process."""
+    """Remembers what was signed of stored webhooks for a while, in this process."""
 
     def __init__(self, steady: Clock) -> None:
         self._steady = steady
-        self._by_body: dict[tuple[str, bytes], _Copy] = {}
+        self._by_hash: dict[tuple[str, bytes], _Copy] = {}
 
     @asynccontextmanager
-    async def held(self, name: str, body: bytes) -> AsyncIterator[_Copy]:
-        """Yield what is known of a source's body; others with the same body wait."""
-        now, key = self._steady(), (name, sha256(body).digest())
-        while self._by_body:
-            first = next(iter(self._by_body))
-            if now < self._by_body[first].until and len(self._by_body) < _MOST_REMEMBERED:
+    async def held(self, name: str, signed: bytes) -> AsyncIterator[_Copy]:
+        """Yield what is known of what a source has signed; others with the same wait."""
+        now, key = self._steady(), (name, sha256(signed).digest())
+        while self._by_hash:
+            first = next(iter(self._by_hash))
+            if now < self._by_hash[first].until and len(self._by_hash) < _MOST_REMEMBERED:
                 break
-            del self._by_body[first]
-        copy = self._by_body.setdefault(key, _Copy(now + TOLERANCE_SECONDS))
+            del self._by_hash[first]
+        copy = self._by_hash.setdefault(key, _Copy(now + TOLERANCE_SECONDS))
         async with copy.lock:
             yield copy
 

@@ -4,10 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from resonant.errors import InvalidEvent
-from resonant.events import ABSENT, OWN_SOURCE, Event, charset_of, is_json, refuse_own
+from resonant.events import ABSENT, OWN_SOURCE, Event, charset_of, is_json
 from resonant.intake.access.tokens import has_dot_segment
 from resonant.intake.sources.schemes import TOLERANCE_SECONDS, Options, Scheme
 from resonant.intake.sources.templates import FORM, Received, Template
+
+
+def is_reserved(start: str) -> bool:
+    """Return whether a type or a source begins as those of Resonant's own events."""
+    return start.removeprefix("/").startswith(OWN_SOURCE.removeprefix("/"))
 
 
 class Stale(Exception):
@@ -61,6 +66,15 @@ class Source:
         """Whether a captured request can be sent again under another id."""
         return self.scheme.signs_body_only and any(each.has_header for each in self.ids)
 
+    def signed(self, received: Received) -> bytes:
+        """Return what identifies the signed content of a request that was checked, however it is encoded.
+
+        Twilio signs decoded fields, so that other bodies can have the same signature.
+        """
+        if self.verify == "twilio":
+            return received.headers["x-twilio-signature"].encode("latin-1")
+        return received.body
+
     def check(self, received: Received, query: str, now: float) -> None:
         """Check who has sent a request, and when.
 
@@ -79,12 +93,13 @@ class Source:
             InvalidEvent: the request lacks a value, or a value is not valid.
         """
         source = self.source.render(received, safe="/")
-        if source.startswith(OWN_SOURCE) or has_dot_segment(source):
+        if is_reserved(source) or has_dot_segment(source):
             raise InvalidEvent(
                 f"the source {source!r:.80} is reserved, or has the segments . or ..", member="source"
             )
         event_type = self.type.render(received)
-        refuse_own(event_type, source)
+        if is_reserved(event_type):
+            raise InvalidEvent(f"the type {event_type!r:.80} is reserved", member="type")
         kind = received.headers.get("content-type")
         form = "json" if received.body and _is_valid_json(received, kind) else None
         is_text = received.kind == FORM and received.body.isascii()
