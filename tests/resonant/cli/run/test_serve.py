@@ -1,4 +1,12 @@
-"""``serve`` before it listens."""
+"""``serve`` before it listens, and its file of sources."""
+
+import signal
+
+import httpx
+
+from support.serving import serving
+from support.sources import declare, row, webhook
+from support.waiting import wait_until
 
 
 def test_a_uvicorn_that_lacks_a_name_is_refused_before_the_store_is_opened(resonant, monkeypatch):
@@ -6,3 +14,67 @@ def test_a_uvicorn_that_lacks_a_name_is_refused_before_the_store_is_opened(reson
     answer = resonant("serve", code=1)
     assert answer.err.startswith("resonant: uvicorn ")
     assert "has no Gone.name" in answer.err
+
+
+def test_a_mistake_in_the_file_of_sources_is_one_line_and_exit_code_2(resonant, tmp_path, opened):
+    file = declare(tmp_path, row("github", verfy="x"))
+    said = resonant.refused("serve", "--port", "0", "--sources", str(file), code=2)
+    assert said == f"{file}: source 'github': unknown setting 'verfy': did you mean verify?"
+    missing = tmp_path / "missing.yaml"
+    said = resonant.refused("serve", "--port", "0", "--sources", str(missing), code=2)
+    assert said == f"{missing}: No such file or directory"
+    assert opened == []
+
+
+def test_a_source_that_checks_nobody_is_refused_beyond_loopback(resonant, tmp_path):
+    file = declare(tmp_path, row("none", id="{data/id}"))
+    said = resonant.refused("serve", "--port", "0", "--host", "0.0.0.0", "--sources", str(file), code=2)
+    assert said == "source 'none' checks nobody (verify: none): this is for 127.0.0.1 only"
+
+
+def test_sources_are_listed_served_and_read_again_on_sighup(url, tmp_path):
+    file = declare(tmp_path, row("github"), row("none", id="{data/id}"))
+
+    def status(name, sent):
+        return httpx.post(
+            f"{server.url}/sources/{name}", content=sent.body, headers=dict(sent.headers), trust_env=False
+        ).status_code
+
+    def log():
+        return server.log.read_text()
+
+    with serving(url, tmp_path, "--sources", str(file)) as server:
+        assert (
+            f"sources        {server.url}/sources/github\n               {server.url}/sources/none\n" in log()
+        )
+        assert "source 'none' checks nobody (verify: none)" in log()
+        assert status("github", webhook("github")) == 202
+        assert status("github", webhook("github", secret="new")) == 401
+
+        file.write_text("sources: [{name: github}]")
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "the sources stay as they were" in log())
+        assert f"{file}: source 'github': its verify" in log()
+        assert status("github", webhook("github", event_id="2")) == 202
+
+        declare(tmp_path, row("github", secret=["new"]), row("shopify"))
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "read again: 2 sources" in log())
+        assert status("github", webhook("github", event_id="3")) == 401
+        assert status("github", webhook("github", event_id="3", secret="new")) == 202
+        assert status("shopify", webhook("shopify")) == 202
+        assert status("none", webhook("none")) == 404
+        assert server.stop() == 0
+    assert "secret of a test" not in log()
+
+
+def test_sources_alone_need_no_token_beyond_loopback(url, tmp_path):
+    file = declare(tmp_path, row("github"))
+    with serving(url, tmp_path, "--host", "0.0.0.0", "--sources", str(file)) as server:
+        sent = webhook("github")
+        answer = httpx.post(
+            f"{server.url}/sources/github", content=sent.body, headers=dict(sent.headers), trust_env=False
+        )
+        assert answer.status_code == 202
+        assert httpx.post(f"{server.url}/events", trust_env=False).status_code == 401
+        assert httpx.get(f"{server.url}/metrics", trust_env=False).status_code == 401

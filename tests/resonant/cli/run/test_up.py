@@ -10,6 +10,7 @@ from resonant.local.parts import Part, Parts
 from resonant.local.server import Server
 from resonant.local.stack import Stack
 from resonant.settings import load_settings
+from support.sources import declare, row
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +28,14 @@ def test_a_port_that_is_taken_is_one_line(resonant, option):
     assert f"{option} {port + 1}" in refused
     same = resonant.refused("up", "--port", "4300", "--serve", "4300", code=2)
     assert same == "--serve 4300 is the port of the server: choose another"
+
+
+def test_sources_need_a_port_and_a_file_without_mistakes(resonant, tmp_path):
+    file = declare(tmp_path, row("github", verfy="x"))
+    said = resonant.refused("up", "--sources", str(file), code=2)
+    assert said == "--sources needs --serve PORT: the port that accepts webhooks"
+    said = resonant.refused("up", "--serve", "4301", "--sources", str(file), code=2)
+    assert said == f"{file}: source 'github': unknown setting 'verfy': did you mean verify?"
 
 
 OTHER = "http://prefect.example/api"
