@@ -2,11 +2,12 @@
 
 import re
 import subprocess
+from typing import get_args
 
 import pytest
 from prometheus_client import generate_latest
 
-from resonant.intake.meters import BOUNDS, Meters
+from resonant.intake.meters import BOUNDS, Meters, SourceResult
 from support.programs import need
 
 
@@ -17,6 +18,8 @@ def filled():
     meters.observe(503, 60.0)
     meters.requests[408] += 1
     meters.events["stored"] += 2
+    meters.sources["github", "stored"] += 2
+    meters.sources["github", "forged"] += 1
     meters.waiting, meters.held_bytes, meters.connections = 3, 4, 5
     return meters
 
@@ -36,6 +39,18 @@ def test_counts_requests_events_and_what_is_held():
     assert [value(meters, "events_total", outcome=each) for each in outcomes] == [2, 0, 0, 0]
     gauges = ("waiting_requests", "body_bytes", "connections")
     assert [value(meters, name) for name in gauges] == [3, 4, 5]
+
+
+def test_counts_webhooks_by_source_and_result():
+    registry = filled().registry
+    name, labels = "resonant_source_requests_total", {"source": "github"}
+    found = {
+        each: registry.get_sample_value(name, labels | {"result": each}) for each in get_args(SourceResult)
+    }
+    assert {result: count for result, count in found.items() if count is not None} == {
+        "stored": 2,
+        "forged": 1,
+    }
 
 
 def test_a_duration_is_in_each_bucket_whose_bound_it_does_not_exceed():
