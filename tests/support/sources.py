@@ -152,7 +152,8 @@ class _Sent(NamedTuple):
     def sign_form(self) -> bytes:
         text = TWILIO_URL + (f"?{self.query}" if self.query else "")
         if self.kind == FORM:
-            text += "".join(map("".join, sorted(parse_qsl(self.body.decode(), keep_blank_values=True))))
+            fields = set(parse_qsl(self.body.decode(), keep_blank_values=True))
+            text += "".join(map("".join, sorted(fields)))
         return hmac.digest(self.secret.encode(), text.encode(), "sha1")
 
 

@@ -1,7 +1,8 @@
 """The libraries with which producers write events, and receivers read and verify them, and which the tests cannot import.
 
-In JavaScript, these are the official ones of CloudEvents and of Standard Webhooks. In Python, it is ``cloudevents-pydantic``
-with version 1 of the official SDK, which it needs; the tests import version 2.
+In JavaScript, these are the official ones of CloudEvents, Standard Webhooks, Svix and GitHub. In Python, they are those of
+Slack, Stripe and Twilio, which are installed without what they need to call these services, and ``cloudevents-pydantic`` with
+version 1 of the official SDK, which it needs; the tests import version 2.
 """
 
 import base64
@@ -45,6 +46,24 @@ def write_in_old_python(events: Sequence[dict[str, Any]]) -> list[tuple[dict[str
     command = [sys.executable, str(_HERE / "write.py")]
     written = _run(command, {"PYTHONPATH": installed("python")}, events)
     return [(each["headers"], base64.b64decode(each["body"])) for each in written]
+
+
+def sign_in_javascript(webhooks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the headers with which the libraries sign each webhook (``signed``), and whether they accept it (``verified``).
+
+    Args:
+        webhooks: each has ``verify``, ``library``, ``secret``, ``at``, ``headers``, and ``body`` in base64.
+    """
+    command = [need("node"), str(_HERE / "sign.cjs")]
+    found: list[dict[str, Any]] = _run(command, {"NODE_PATH": installed("node_modules")}, webhooks)
+    return found
+
+
+def sign_in_python(webhooks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Do the same with the libraries in Python; each webhook also has its ``url``."""
+    command = [sys.executable, str(_HERE / "sign.py")]
+    found: list[dict[str, Any]] = _run(command, {"PYTHONPATH": installed("python")}, webhooks)
+    return found
 
 
 def installed(folder: str) -> str:
