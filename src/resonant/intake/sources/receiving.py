@@ -116,7 +116,9 @@ class Receiving:
         try:
             source.check(received, query, self._clock())
         except Forged:
-            raise Problem(401, "the signature, token or password does not fit") from None
+            # Some senders give their password only after this question.
+            headers = {"WWW-Authenticate": 'Basic realm="resonant"'} if source.verify == "basic" else None
+            raise Problem(401, "the signature, token or password does not fit", headers=headers) from None
         except Stale:
             raise Problem(403, "the request was signed too long ago, or by a wrong clock") from None
         if challenge := _challenge(source, received):

@@ -227,6 +227,13 @@ def test_without_a_fitting_signature_the_answer_is_401_and_says_nothing_else(rec
     assert counted(client)[f"{verify} forged"] == 5
 
 
+def test_a_sender_is_asked_for_its_password(receiver):
+    client = receiver(row("basic"), row("token"))
+    answer = send(client, webhook("basic").changed(authorization=None), "basic")
+    assert (answer.status_code, answer.headers["www-authenticate"]) == (401, 'Basic realm="resonant"')
+    assert "www-authenticate" not in send(client, webhook("none"), "token").headers
+
+
 @pytest.mark.parametrize("verify", ["standard-webhooks", "stripe", "slack"])
 def test_an_old_webhook_is_answered_403(receiver, verify):
     client = receiver(row(verify))
