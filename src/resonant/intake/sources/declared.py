@@ -61,7 +61,7 @@ def read_sources(path: Path) -> dict[str, Source]:
         problem = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error
         raise ValueError(f"{path}: {problem}") from None
     match content:
-        case {"sources": [*rows]} if len(content) == 1:
+        case {"sources": [*rows]} | [{"sources": [*rows]}] if len(content) == 1:
             pass
         case _:
             raise ValueError(f"{path}: must be a list of sources under the key sources")

@@ -91,7 +91,7 @@ class Receiving:
     async def _receive(self, request: Request, source: Source) -> tuple[SourceResult, Response]:
         if source.verify == "none":
             await self._local.authorize(request)
-        most_bytes = source.max_bytes or self._limits.event_bytes
+        most_bytes = min(source.max_bytes or self._limits.event_bytes, self._limits.event_bytes)
         body = await read_body(
             request, most_bytes=min(most_bytes, self._limits.held_bytes), charge=lambda _: None
         )
@@ -104,7 +104,7 @@ class Receiving:
         self._charge(source)
         if not source.may_be_copied:
             return await self._store(source, event)
-        async with self._copies.held(source.name, source.signed(received)) as copy:
+        async with self._copies.held((source.name, event.type), source.signed(received)) as copy:
             if copy.event_id not in (None, event.id):
                 return "duplicate", _answer(source, Acceptance(event, duplicate=True))
             result, answer = await self._store(source, event)
@@ -168,12 +168,17 @@ class _Copies:
 
     def __init__(self, steady: Clock) -> None:
         self._steady = steady
-        self._by_hash: dict[tuple[str, bytes], _Copy] = {}
+        self._by_hash: dict[tuple[str, str, bytes], _Copy] = {}
 
     @asynccontextmanager
-    async def held(self, name: str, signed: bytes) -> AsyncIterator[_Copy]:
-        """Yield what is known of what a source has signed; others with the same wait."""
-        now, key = self._steady(), (name, sha256(signed).digest())
+    async def held(self, of: tuple[str, str], signed: bytes) -> AsyncIterator[_Copy]:
+        """Yield what is known of what was signed; others with the same wait.
+
+        Args:
+            of: the source and the type. Shopify sends the same body for several topics.
+            signed: what was signed.
+        """
+        now, key = self._steady(), (*of, sha256(signed).digest())
         while self._by_hash:
             first = next(iter(self._by_hash))
             if now < self._by_hash[first].until and len(self._by_hash) < _MOST_REMEMBERED:

@@ -100,7 +100,7 @@ class Template:
                 each.replace("~1", "/").replace("~0", "~") for each in (found["pointer"] or "").split("/")[1:]
             ]
             name = found["header"] and found["header"].lower()
-            parts.append(_Place(found[0][1:-1], name, tokens, found["default"]))
+            parts.append(_Place(found[0][1:-1].partition("|")[0], name, tokens, found["default"]))
             at = found.end()
         parts.append(text[at:])
         if any(brace in part for part in parts if isinstance(part, str) for brace in "{}"):

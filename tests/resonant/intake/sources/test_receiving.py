@@ -184,6 +184,15 @@ def test_a_copy_of_a_form_in_another_encoding_is_a_duplicate(receiver):
     assert len(client.stored()) == 1
 
 
+def test_the_same_body_under_two_topics_is_two_events(receiver):
+    client = receiver(row("shopify"))
+    good = webhook("shopify", b"{}")
+    send(client, good, "shopify")
+    other = good.changed(x_shopify_topic="orders/paid", x_shopify_webhook_id="other")
+    assert send(client, other, "shopify").json()["duplicate"] is False
+    assert len(client.stored()) == 2
+
+
 def test_a_webhook_that_was_not_stored_does_not_make_its_copy_a_duplicate(receiver):
     client = receiver(row("github"), endpoint="late")
     assert send(client, webhook("github", b"{}"), "github").status_code == 503
