@@ -1,5 +1,19 @@
 """Names the block classes of ``resonant.blocks``, so that this folder shows which blocks the flows use."""
 
-from resonant.blocks import EndpointBlock, ResonantNotification, SinkBlock, WebhookEndpoint, load_endpoint
+from resonant.blocks import (
+    DeploymentEndpoint,
+    EndpointBlock,
+    ResonantNotification,
+    SinkBlock,
+    WebhookEndpoint,
+    load_endpoint,
+)
 
-__all__ = ["EndpointBlock", "ResonantNotification", "SinkBlock", "WebhookEndpoint", "load_endpoint"]
+__all__ = [
+    "DeploymentEndpoint",
+    "EndpointBlock",
+    "ResonantNotification",
+    "SinkBlock",
+    "WebhookEndpoint",
+    "load_endpoint",
+]

@@ -121,6 +121,30 @@ class UnexpectedStatus(SendFailed):
         return f"the endpoint answered {self.status_code}"
 
 
+@dataclass
+class RunRefused(SendFailed):
+    """Prefect refuses to start a flow run, and would refuse it again.
+
+    Attributes:
+        reason: Prefect's reason, on one line.
+        status_code: of its answer; None without one.
+    """
+
+    reason: str
+    status_code: int | None = None
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class DeploymentMissing(RunRefused):
+    """Prefect has no such deployment."""
+
+
+class PrefectDenied(RunRefused):
+    """Prefect refuses the API key or the password of the sender."""
+
+
 class NotReady(ResonantError):
     """Nothing can be sent to an endpoint now. Neither the event nor its endpoint is at fault.
 

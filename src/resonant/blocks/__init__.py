@@ -5,9 +5,17 @@ or program with Resonant installed knows them. ``prefect block register -m reson
 ``resonant up`` does so too.
 """
 
+from resonant.blocks.deployment_endpoint import DeploymentEndpoint
 from resonant.blocks.endpoint import EndpointBlock, SinkBlock
 from resonant.blocks.loading import load_endpoint
 from resonant.blocks.notification import ResonantNotification
 from resonant.blocks.webhook_endpoint import WebhookEndpoint
 
-__all__ = ["EndpointBlock", "ResonantNotification", "SinkBlock", "WebhookEndpoint", "load_endpoint"]
+__all__ = [
+    "DeploymentEndpoint",
+    "EndpointBlock",
+    "ResonantNotification",
+    "SinkBlock",
+    "WebhookEndpoint",
+    "load_endpoint",
+]

@@ -113,6 +113,14 @@ class EndpointBlock(Block, ABC):
             EndpointError: it cannot be used as configured.
         """
 
+    async def verify(self, name: str) -> list[str]:  # noqa: ARG002 - for other kinds
+        """Ask the destination whether it exists and fits the configuration; return warnings.
+
+        Raises:
+            EndpointError: it does not.
+        """
+        return []
+
     def warning(self) -> str | None:
         """Return advice about a usable but unsafe setting, on one line without secrets; None without one."""
         return None

@@ -39,6 +39,16 @@ _CANCELLED = (
 )
 _UNKNOWN = "inspect one (`resonant detail {event_id}`), and add a rule for this failure to the classifier"
 
+_DEPLOYMENT = (
+    "deploy the flow again, or name its deployment (`resonant endpoint add {endpoint} --deployment FLOW/DEPLOYMENT --overwrite`), "
+    "then {replay}"
+)
+_RUN = (
+    "compare an event (`resonant detail {event_id}`) with the parameters of the flow (`resonant endpoint show {endpoint}`), fix the flow "
+    "or the endpoint, then {replay}, or {purge}"
+)
+_DENIED = "the fault is local (the key for Prefect): fix PREFECT_API_KEY or PREFECT_API_AUTH_STRING where Resonant sends, or the API key of the endpoint's block, then {replay}"
+
 _BY_REASON = {"crashed": _CRASHED, "cancelled": _CANCELLED}
 # Only for permanent failures: a Retry-After or an override of the endpoint makes these codes transient.
 _BY_PERMANENT_CODE = {
@@ -58,6 +68,9 @@ _BY_CODE = {
     **dict.fromkeys(_MISCONFIGURED, _URL),
     **dict.fromkeys(("dns_not_found", "dns_temporary"), _NAME),
     "oauth_token": _OAUTH,
+    "deployment_missing": _DEPLOYMENT,
+    "run_refused": _RUN,
+    "prefect_denied": _DENIED,
     "event_expired": _EVENT_EXPIRED,
     "throttled": _SLOWER,
     "address_refused": _ADDRESS,

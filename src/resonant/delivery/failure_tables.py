@@ -108,6 +108,9 @@ TABLES: Mapping[int, Mapping[Verdict, tuple[_Key, ...]]] = {
         _BAD_ENCODING: ("httpx.DecodingError", "requests.ContentDecodingError"),
         Verdict("permanent", "address_refused"): ("resonant.AddressRefused",),
         Verdict("permanent", "endpoint_error"): ("resonant.EndpointError",),
+        Verdict("permanent", "run_refused"): ("resonant.RunRefused",),
+        Verdict("permanent", "deployment_missing"): ("resonant.DeploymentMissing",),
+        _local("permanent", "prefect_denied"): ("resonant.PrefectDenied",),
         Verdict("permanent", "invalid_url"): (
             "httpx.InvalidURL",
             "aiohttp.InvalidURL",

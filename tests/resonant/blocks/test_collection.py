@@ -14,7 +14,7 @@ from prefect.testing.standard_test_suites import blocks as standard_suite
 from pydantic import SecretStr
 
 import resonant.blocks
-from resonant.blocks import ResonantNotification, WebhookEndpoint
+from resonant.blocks import DeploymentEndpoint, ResonantNotification, WebhookEndpoint
 from support.machine import Machine
 from support.pages import PROJECT, Page
 
@@ -31,6 +31,7 @@ OURS = [
 BLOCKS = {
     WebhookEndpoint: WebhookEndpoint(url=SecretStr("https://hooks.example.com")),
     ResonantNotification: ResonantNotification(endpoint="shop"),
+    DeploymentEndpoint: DeploymentEndpoint(deployment="retrain/main"),
 }
 
 
@@ -81,7 +82,7 @@ def test_prefects_command_registers_the_blocks_of_an_installed_package(prefect_a
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Successfully registered 2 blocks" in done.stdout
+    assert "Successfully registered 3 blocks" in done.stdout
     assert {kind.get_block_type_name() for kind in OURS} <= set(re.split(r" *│ *|\n", done.stdout))
 
 
