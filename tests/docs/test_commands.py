@@ -106,7 +106,7 @@ def test_every_command_of_a_block_can_be_given_like_that(block):
     [
         ("resonant emitt orders.jsonl", "No such command"),
         ("resonant emit --endpont shop", "No such option"),
-        ("resonant endpoint add shop", "Missing argument"),
+        ("resonant endpoint show", "Missing argument"),
         ("resonant dlq --limit many", "Invalid value"),
         ("kubectl exec pod -- resonant statuss", "No such command"),
         ("cat x | resonant endpoint ad", "No such command"),

@@ -216,7 +216,7 @@ def endpoint_settings(name: str, block: Any) -> Document:
         if hasattr(value, "get_secret_value"):
             shown[field] = "set" if value.get_secret_value() else None
         else:
-            shown[field] = value if isinstance(value, int | float | dict | None) else str(value)
+            shown[field] = value if isinstance(value, int | float | dict | list | None) else str(value)
     if shown.get("oauth_token_url"):
         shown["oauth_token_url"] = without_query(block.oauth_token_url.get_secret_value())
     else:  # otherwise it would show a default for a setting that has no effect

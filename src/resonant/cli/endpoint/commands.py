@@ -17,6 +17,7 @@ from resonant import output
 from resonant.cli import asking, documents, name_checks, options
 from resonant.cli.automation import commands as automation
 from resonant.cli.command_store import CommandStore, load_endpoint, on_prefect, run_async
+from resonant.cli.endpoint import deployment as endpoint_deployment
 from resonant.cli.endpoint import gate as endpoint_gate
 from resonant.cli.endpoint import importing
 from resonant.cli.endpoint import options as given
@@ -45,8 +46,11 @@ _FOLLOW = "processes that are sending follow within a minute"
 @options.grouped
 def add(
     name: options.EndpointName,
-    url: Annotated[str, typer.Argument(metavar="URL", help="http or https; - reads it from standard input.")],
     settings: given.SettingOptions,
+    target: endpoint_deployment.DeploymentOptions,
+    url: Annotated[
+        str | None, typer.Argument(metavar="URL", help="http or https; - reads it from standard input.")
+    ] = None,
     secret_stdin: Annotated[
         bool,
         typer.Option(
@@ -83,13 +87,33 @@ def add(
         ),
     ] = None,
 ) -> None:
-    """Save an endpoint under a name.
+    """Save an endpoint under a name: a URL, or a Prefect deployment, of which each event starts a run.
+
+    A deployment's endpoint gets the name resonant-deployment/NAME, and its runs the whole event as the parameter `event`,
+    unless --parameter maps others.
 
     Every user of the machine can see a command's arguments. Pass secrets with --secret-stdin, --header @FILE, --proxy @FILE,
     or - for a URL that contains a token.
     """
     from resonant.settings import load_settings
 
+    if target.deployment is not None:
+        others = {
+            "URL": url,
+            "--secret-stdin": secret_stdin,
+            "--signing": signing,
+            "--allow-private": allow_private,
+        }
+        name = endpoint_deployment.full_name(name)
+        wanted = _subscription(name, types)
+        changes = settings.changes(url=None, allow_private=None)
+        endpoint_deployment.add(
+            name, target, changes, others, overwrite=overwrite, subscribe=partial(_subscribe, wanted=wanted)
+        )
+        return
+    target.refuse()
+    if url is None:
+        raise options.Misuse("give a URL, or --deployment FLOW/DEPLOYMENT")
     name = _webhook_name(name)
     changes = settings.changes(url=url, allow_private=allow_private or None)
     if signing and (secret_stdin or overwrite):
@@ -197,6 +221,10 @@ def _update(
 
 def _webhook_name(name: str) -> str:
     name = options.endpoint_name(name)
+    if name.startswith(endpoint_deployment.PREFIX):
+        raise options.Misuse(
+            f"`resonant endpoint add {name} --deployment FLOW/DEPLOYMENT --overwrite` changes the endpoint of a deployment"
+        )
     if "/" in name:
         raise options.Misuse(
             "only webhook endpoints can be changed here: edit other block types in the Prefect UI or in your code"
@@ -344,7 +372,10 @@ async def _test(name: str, settings: Settings) -> Attempt:
     from resonant.delivery.attempt import AttemptRunner
     from resonant.delivery.trace import AttemptSpans
 
-    destination = (await load_endpoint(name)).open(name)
+    block = await load_endpoint(name)
+    for warning in await block.verify(name):
+        output.say(f"endpoint {name}: {warning}")
+    destination = block.open(name)
     event = Event(type="resonant.test", source="/resonant/endpoint-test", data={"test": True})
     now = time.time()
     lease = Lease(0, 0, "endpoint-test", event, name, round_started_at=now, accepted_at=now)

@@ -123,7 +123,7 @@ def _write_list(rows: list[_Listed], gates: list[Governed], *, now: float, sent:
 
 def _cells(row: _Listed) -> list[str]:
     found = row.document
-    to = found.get("host") or found.get("type") or "-"
+    to = found.get("host") or found.get("deployment") or found.get("type") or "-"
     signed = ("yes" if found.get("signing_secret") else "no") if "type" in found else "-"
     gate = row.governed.gate
     failing = len(gate.failing_at(row.now))
@@ -189,6 +189,8 @@ def _problem(name: str, block: Any) -> str | None:
 
 
 def _cell(value: object) -> str:
-    if value is None or value == {}:
+    if value is None or value in ({}, []):
         return "-"
+    if isinstance(value, list):
+        value = ", ".join(map(str, value))
     return ("yes" if value else "no") if isinstance(value, bool) else output.visible(str(value))

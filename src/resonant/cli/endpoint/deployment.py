@@ -1,0 +1,159 @@
+"""``resonant endpoint add --deployment``: an endpoint that starts flow runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from resonant import output
+from resonant.cli import name_checks, options
+from resonant.cli.command_store import on_prefect, run_async
+from resonant.endpoint_settings import SETTINGS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from resonant.cli.command_store import CommandStore
+    from resonant.cli.endpoint.options import Changes
+
+PREFIX = "resonant-deployment/"
+_PANEL = "Deployment"
+# The settings of a webhook endpoint that this one has, too.
+_SHARED = {"policy", "timeout", "concurrency", "rate"}
+
+
+@dataclass(frozen=True)
+class DeploymentOptions:
+    """The options of ``endpoint add`` for a deployment."""
+
+    deployment: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FLOW/DEPLOYMENT",
+            help="Start a run of this Prefect deployment for each event, instead of sending to a URL.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=POINTER",
+            help="A parameter of the flow and the JSON pointer of its value in the event, such as order=/data/order; repeatable. "
+            "By default, event= (the whole event).",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+    as_text: Annotated[
+        bool,
+        typer.Option(
+            "--as-text", help="Give the parameters as JSON text, for type str.", rich_help_panel=_PANEL
+        ),
+    ] = False
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TAG", help="A tag of the runs; repeatable.", rich_help_panel=_PANEL),
+    ] = None
+    work_queue: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="An existing work queue, instead of the deployment's.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+
+    def refuse(self) -> None:
+        """Refuse options that need --deployment."""
+        if given := next((name for name, value in vars(self).items() if value), None):
+            raise options.Misuse(f"--{given.replace('_', '-')} needs --deployment FLOW/DEPLOYMENT")
+
+
+def full_name(name: str) -> str:
+    """Return the name of a deployment's endpoint, with its block type.
+
+    Raises:
+        Misuse: invalid, or with another block type.
+    """
+    name = options.endpoint_name(name.removeprefix(PREFIX))
+    if "/" in name:
+        raise options.Misuse(f"endpoint {name!r}: with --deployment, give a name without a block type")
+    return PREFIX + name
+
+
+def add(
+    name: str,
+    target: DeploymentOptions,
+    changes: Changes,
+    others: Mapping[str, object],
+    *,
+    overwrite: bool,
+    subscribe: Callable[[CommandStore], None],
+) -> None:
+    """Check that the deployment exists and takes the parameters, and save the endpoint.
+
+    Args:
+        name: its full name.
+        target: the options with the deployment.
+        changes: the settings that it may share with webhook endpoints.
+        others: options that it does not have, and whether they are given.
+        overwrite: whether it may exist.
+        subscribe: called with the store at the end.
+    """
+    from resonant.settings import load_settings
+
+    given = [option for option, value in others.items() if value]
+    given += [SETTINGS[field].option for field in sorted(changes.names - _SHARED)]
+    if given:
+        raise options.Misuse(f"--deployment cannot be combined with {given[0]}")
+    configured = load_settings()
+    options.known_policy(changes.fields.get("policy"), configured)
+    fields = changes.fields | _fields(target)
+    check = None if overwrite else partial(name_checks.check_new, endpoint=name)
+    with on_prefect(configured, before_start=check) as store:
+        warnings = run_async(_save(name, fields, overwrite=overwrite))
+        name_checks.note_change(store, [name], "endpoint add", endpoint=name)
+        for warning in warnings:
+            output.say(f"endpoint {name}: {warning}")
+        output.write_paragraph(
+            f"saved endpoint {name}; `resonant endpoint test {name}` starts a run with a test event"
+        )
+        subscribe(store)
+
+
+def _fields(target: DeploymentOptions) -> dict[str, Any]:
+    parameters: dict[str, str] = {}
+    for text in target.parameter or []:
+        parameter, equals, pointer = text.partition("=")
+        if not (parameter and equals) or pointer[:1] not in {"", "/"}:
+            raise options.Misuse(f"--parameter {text!r} must be NAME=POINTER, such as order=/data/order")
+        parameters[parameter] = pointer
+    return {
+        "deployment": target.deployment,
+        "parameters": parameters,
+        "as_text": target.as_text,
+        "tags": target.tag or [],
+        "work_queue": target.work_queue,
+    }
+
+
+async def _save(name: str, fields: dict[str, Any], *, overwrite: bool) -> list[str]:
+    from pydantic import ValidationError
+
+    from resonant.blocks import DeploymentEndpoint
+    from resonant.blocks.documents import endpoint_documents
+    from resonant.errors import EndpointError
+    from resonant.settings import first_problem
+
+    try:
+        block = DeploymentEndpoint(**fields)
+    except ValidationError as error:
+        place, problem = first_problem(error)
+        raise options.Misuse(f"--{place[0]}: {problem}") from None
+    if not overwrite and name in await endpoint_documents():
+        raise EndpointError(f"endpoint {name!r} exists: --overwrite changes it")
+    warnings = await block.verify(name)
+    await block.asave(name.removeprefix(PREFIX), overwrite=overwrite)
+    return warnings

@@ -1,0 +1,143 @@
+"""``resonant endpoint add --deployment``, on a real Prefect server."""
+
+import asyncio
+import contextlib
+from uuid import uuid4
+
+import pytest
+
+from resonant.blocks.catalog import remove_endpoint
+from resonant.errors import UnknownEndpoint
+from support.deployments import Deployments
+
+pytestmark = pytest.mark.engine
+
+NUMBER = {"properties": {"number": {"type": "integer"}, "by": {"default": "us"}}, "required": ["number"]}
+
+
+@pytest.fixture
+def deployments(prefect_api, on_server):
+    made = Deployments(prefect_api)
+    with made.api:
+        yield made
+
+
+@pytest.fixture
+def name(on_server):
+    """The name of a new endpoint, without its block type."""
+    name = f"cli-{uuid4().hex[:8]}"
+    yield name
+    with contextlib.suppress(UnknownEndpoint):
+        asyncio.run(remove_endpoint(f"resonant-deployment/{name}"))
+
+
+def refusal(answer) -> str:
+    [line] = answer.err.splitlines()
+    return line.removeprefix("resonant: ")
+
+
+def test_an_added_endpoint_is_listed_shown_tested_and_removed(endpoint, resonant, deployments, name):
+    deployment, full = deployments.make(), f"resonant-deployment/{name}"
+    answer = endpoint(
+        "add", name, "--deployment", deployment, "--tag", "webhook", "--types", "com.github.*", "--rate", "5"
+    )
+    assert f"saved endpoint {full}" in answer.out.replace("\n", " ")
+    shown = endpoint.show(full)
+    assert (shown["deployment"], shown["tags"], shown["rate"]) == (deployment, ["webhook"], 5.0)
+    assert (shown["problem"], shown["subscriptions"]) == (None, 1)
+    assert f"deployment: {deployment}" in endpoint("show", full).out
+    assert endpoint.listed()[full]["deployment"] == deployment
+    tested = endpoint.json("test", full)
+    assert (tested["result"], tested["status_code"]) == ("delivered", 201)
+    [run] = deployments.runs(deployment)
+    assert run["parameters"]["event"]["data"] == {"test": True}
+    assert run["id"] in tested["excerpt"]
+    assert f"endpoint {full} is not exported" in endpoint("list", "--export").err
+    assert f"removed endpoint {full} and 1 subscription" in endpoint("remove", full, "--yes").out
+
+
+def test_an_endpoint_is_changed_by_adding_it_again(endpoint, deployments, name):
+    deployment, other = deployments.make(), deployments.make(NUMBER)
+    add = ("add", name, "--deployment")
+    endpoint(*add, deployment)
+    assert "exists" in refusal(endpoint(*add, other, code=1))
+    endpoint(*add, other, "--parameter", "number=/data/number", "--overwrite")
+    shown = endpoint.show(f"resonant-deployment/{name}")
+    assert (shown["deployment"], shown["parameters"]) == (other, {"number": "/data/number"})
+    for command in ("update", "rotate-secret"):
+        options = ("--timeout", "3") if command == "update" else ()
+        answer = endpoint(command, f"resonant-deployment/{name}", *options, code=2 if options else 1)
+        assert ("--overwrite" if options else "is not a webhook endpoint") in refusal(answer)
+
+
+@pytest.mark.parametrize(
+    ("schema", "options", "said"),
+    [
+        (NUMBER, (), "has no parameter 'event'"),
+        (NUMBER, ("--parameter", "numbr=/data/n"), "has no parameter 'numbr': did you mean number?"),
+        (NUMBER, ("--parameter", "by=/type"), "needs the parameter 'number'"),
+        ({"properties": {"event": {}}}, ("--work-queue", "fast"), "has no work queue 'fast'"),
+    ],
+)
+def test_what_does_not_fit_the_deployment_is_refused(endpoint, deployments, name, schema, options, said):
+    deployment = deployments.make(schema)
+    answer = endpoint("add", name, "--deployment", deployment, *options, code=1)
+    assert said in refusal(answer)
+    assert f"resonant-deployment/{name}" not in endpoint.listed()
+    pool = deployments.read(deployment)["work_pool_name"]
+    queues = deployments.api.post(f"/work_pools/{pool}/queues/filter", json={}).json()
+    assert [each["name"] for each in queues] == ["default"]
+
+
+def test_an_unknown_deployment_is_refused(endpoint, name):
+    answer = endpoint("add", name, "--deployment", "no-such-flow/main", code=1)
+    assert "has no deployment no-such-flow/main" in refusal(answer)
+
+
+def test_a_required_parameter_may_have_a_value_of_the_deployment(endpoint, deployments, name):
+    deployment = deployments.make(NUMBER, parameters={"number": 3})
+    endpoint("add", name, "--deployment", deployment, "--parameter", "by=/type")
+
+
+def test_what_is_paused_and_what_cancels_runs_is_a_warning_of_add_and_test(endpoint, deployments, name):
+    deployment = deployments.make(
+        paused=True, concurrency_limit=1, concurrency_options={"collision_strategy": "CANCEL_NEW"}
+    )
+    pool = deployments.read(deployment)["work_pool_name"]
+    deployments.api.patch(f"/work_pools/{pool}", json={"is_paused": True})
+    deployments.api.patch(f"/work_pools/{pool}/queues/default", json={"is_paused": True})
+    warnings = [
+        f"deployment {deployment} is paused",
+        f"deployment {deployment} cancels new runs",
+        f"work pool {pool} is paused",
+        "work queue default is paused",
+    ]
+    for argv in (("add", name, "--deployment", deployment), ("test", f"resonant-deployment/{name}")):
+        said = " ".join(endpoint(*argv).err.split())
+        assert [each for each in warnings if each not in said] == []
+
+
+def test_testing_an_endpoint_whose_deployment_is_gone_says_so(endpoint, deployments, name):
+    deployment = deployments.make()
+    endpoint("add", name, "--deployment", deployment)
+    deployments.remove(deployment)
+    answer = endpoint("test", f"resonant-deployment/{name}", code=1)
+    assert f"has no deployment {deployment}" in refusal(answer)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (("x", "https://a.example", "--deployment", "a/b"), "--deployment cannot be combined with URL"),
+        (("x", "--deployment", "a/b", "--header", "A:b"), "--deployment cannot be combined with --header"),
+        (("x", "--deployment", "a/b", "--parameter", "n"), "--parameter 'n' must be NAME=POINTER"),
+        (("x", "--deployment", "a/b", "--parameter", "n=data"), "--parameter 'n=data' must be NAME=POINTER"),
+        (("x", "--deployment", "a/b", "--policy", "no"), "no"),
+        (("x", "https://a.example", "--tag", "t"), "--tag needs --deployment FLOW/DEPLOYMENT"),
+        (("file-endpoint/x", "--deployment", "a/b"), "file-endpoint/x"),
+        (("x",), "give a URL, or --deployment FLOW/DEPLOYMENT"),
+        (("x", "--deployment", "b"), "--deployment"),
+    ],
+)
+def test_options_that_do_not_belong_together_are_misuse(endpoint, argv, said):
+    assert said in refusal(endpoint("add", *argv, code=2))
