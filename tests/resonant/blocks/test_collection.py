@@ -95,4 +95,4 @@ def test_the_code_examples_of_the_blocks_run_in_any_folder(prefect_api, tmp_path
     ran = machine.run_code("\n".join(map(snippet, BLOCKS)))
     assert ran.returncode == 0, ran.stderr
     stored = machine.query("SELECT endpoint FROM resonant_deliveries")
-    assert [each["endpoint"] for each in stored] == ["shop"] * len(BLOCKS)
+    assert [each["endpoint"] for each in stored] == ["shop", "shop", "resonant-deployment/shop"]

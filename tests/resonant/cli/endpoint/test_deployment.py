@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from uuid import uuid4
 
 import pytest
@@ -54,6 +55,21 @@ def test_an_added_endpoint_is_listed_shown_tested_and_removed(endpoint, resonant
     assert run["id"] in tested["excerpt"]
     assert f"endpoint {full} is not exported" in endpoint("list", "--export").err
     assert f"removed endpoint {full} and 1 subscription" in endpoint("remove", full, "--yes").out
+
+
+def test_an_event_that_is_emitted_twice_starts_a_run_that_detail_links_to(
+    endpoint, resonant, deployments, name, prefect_api, tmp_path
+):
+    deployment, full = deployments.make(), f"resonant-deployment/{name}"
+    endpoint("add", name, "--deployment", deployment)
+    line = {"id": "push-1", "type": "com.github.push", "source": "/github", "data": {"ref": "main"}}
+    (tmp_path / "events.jsonl").write_text(json.dumps(line))
+    for _ in range(2):
+        resonant.on_prefect("emit", str(tmp_path / "events.jsonl"), "--endpoint", full)
+    [run] = deployments.runs(deployment)
+    assert run["parameters"]["event"]["data"] == {"ref": "main"}
+    shown = resonant.on_prefect("detail", "push-1").out
+    assert f"{prefect_api.removesuffix('/api')}/runs/flow-run/{run['id']}" in "".join(shown.split())
 
 
 def test_an_endpoint_is_changed_by_adding_it_again(endpoint, deployments, name):
