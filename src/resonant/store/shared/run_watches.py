@@ -14,6 +14,8 @@ from resonant.store.engine.sql import insert_into
 
 _w = schema.run_watches
 _READ_AGAIN_SECONDS = 86_400.0
+# Reports read the server's time in whole seconds, and slightly late, so a new watch may seem to begin after it.
+_BEGINS_AHEAD_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ def claim_watches(connection: Connection, server: str, *, now: float) -> list[Ru
     _claim(connection, server, _w.c.server == "")
     for each in read_watches(connection, server):
         if each.watermark > now:
-            began_at = min(each.created_at, now)
+            began_at = each.created_at if each.created_at <= now + _BEGINS_AHEAD_SECONDS else now
             times = {"created_at": began_at, "watermark": max(began_at, now - _READ_AGAIN_SECONDS)}
             connection.execute(update(_w).where(_is(each)).values(times))
     return read_watches(connection, server)

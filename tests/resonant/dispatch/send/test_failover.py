@@ -6,6 +6,7 @@ from resonant import enqueue as enqueue_in
 from resonant.delivery.retry import Park
 from resonant.dispatch.send.batch_writer import BatchWriter
 from resonant.events import Event
+from resonant.store.queue.rescue import ExpiryWatch
 from support.desk import Desk
 from support.dispatching import enqueue, opened
 
@@ -28,7 +29,7 @@ def url(postgresql):
     return postgresql.empty_database("failover")
 
 
-async def test_an_outcome_from_before_is_parked_for_its_delay_by_the_new_clock(postgresql, url):
+async def test_the_next_rescue_parks_an_outcome_from_before_for_its_delay_by_the_new_clock(postgresql, url):
     async with postgresql.connected("failover") as connection:
         await connection.execute(_SETTABLE_CLOCK)
         async with opened(url) as store:
@@ -40,6 +41,7 @@ async def test_an_outcome_from_before_is_parked_for_its_delay_by_the_new_clock(p
             writer = BatchWriter(store)
             assert await writer.record(outcome)
             await writer.close()
+            await store.rescue(ExpiryWatch(store.lease_seconds, store.steady))
             [due], _ = await store.look()
         now = await connection.fetchval(
             "SELECT extract(epoch FROM pg_catalog.clock_timestamp())::float8 - 3600"
