@@ -148,10 +148,14 @@ def show(name: options.EndpointName, as_json: options.Json = False) -> None:
         is_sent = store.read(is_sending, now=now, endpoint=name)
         waits = next(iter(store.read(problems, name)), None)
         subscriptions = store.read(read_subscriptions, name)
+        try:
+            warnings = run_async(block.verify(name))
+        except EndpointError as error:
+            warnings = [str(error).removeprefix(f"endpoint {name!r}: ")]
     if as_json:
         problem = _problem(name, block) or (waits.reason if waits else None)
         document = documents.endpoint(name, block, problem, found, len(subscriptions), now=now)
-        output.write(output.to_json(document) + "\n")
+        output.write(output.to_json(document | {"warnings": warnings}) + "\n")
         return
     for key, value in documents.endpoint_settings(name, block).items():
         output.write_paragraph(f"{key}: {_cell(value)}", indent=2)
@@ -164,7 +168,7 @@ def show(name: options.EndpointName, as_json: options.Json = False) -> None:
         output.write_paragraph(said, indent=2)
     if next_step := advice(gate, now):
         output.write_paragraph(f"next: {next_step}", indent=2)
-    if warning := block.warning():
+    for warning in filter(None, [*warnings, block.warning()]):
         output.say(f"endpoint {name}: {warning}")
 
 

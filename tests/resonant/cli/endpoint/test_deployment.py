@@ -9,6 +9,7 @@ import pytest
 
 from resonant.blocks.catalog import remove_endpoint
 from resonant.errors import UnknownEndpoint
+from resonant.testing import full_accept_queue, nobody_listening
 from support.deployments import Deployments
 
 pytestmark = pytest.mark.engine
@@ -115,7 +116,7 @@ def test_a_required_parameter_may_have_a_value_of_the_deployment(endpoint, deplo
     endpoint("add", name, "--deployment", deployment, "--parameter", "by=/type")
 
 
-def test_what_is_paused_and_what_cancels_runs_is_a_warning_of_add_and_test(endpoint, deployments, name):
+def test_what_is_paused_and_what_cancels_runs_is_a_warning(endpoint, resonant, deployments, name):
     deployment = deployments.make(
         paused=True, concurrency_limit=1, concurrency_options={"collision_strategy": "CANCEL_NEW"}
     )
@@ -128,9 +129,50 @@ def test_what_is_paused_and_what_cancels_runs_is_a_warning_of_add_and_test(endpo
         f"work pool {pool} is paused",
         "work queue default is paused",
     ]
-    for argv in (("add", name, "--deployment", deployment), ("test", f"resonant-deployment/{name}")):
+    full = f"resonant-deployment/{name}"
+    for argv in (("add", name, "--deployment", deployment), ("test", full), ("show", full)):
         said = " ".join(endpoint(*argv).err.split())
         assert [each for each in warnings if each not in said] == []
+    shown = endpoint.show(full)["warnings"]
+    assert len(shown) == len(warnings)
+    paused = [each for each in shown if "is paused" in each]
+    assert resonant.json("status")["deployment_warnings"] == {full: paused}
+    said = " ".join(resonant("status", "--endpoint", full).out.split())
+    assert [each for each in paused if f"{full}: {each}" not in said] == []
+
+
+def test_a_work_queue_of_the_endpoint_is_the_one_that_status_looks_at(endpoint, resonant, deployments, name):
+    deployment = deployments.make()
+    queues = f"/work_pools/{deployments.read(deployment)['work_pool_name']}/queues"
+    deployments.api.post(queues, json={"name": "fast", "is_paused": True})
+    endpoint("add", name, "--deployment", deployment, "--work-queue", "fast")
+    [[warning]] = resonant.json("status")["deployment_warnings"].values()
+    assert warning.startswith("work queue fast is paused: runs wait until `prefect work-queue resume fast")
+
+
+def test_status_and_show_say_that_the_deployment_is_gone(endpoint, resonant, deployments, name):
+    deployment, full = deployments.make(), f"resonant-deployment/{name}"
+    endpoint("add", name, "--deployment", deployment)
+    assert resonant.json("status")["deployment_warnings"] == {}
+    deployments.remove(deployment)
+    assert f"has no deployment {deployment}" in resonant("status").out
+    assert f"has no deployment {deployment}" in endpoint("show", full).err
+    endpoint("remove", full, "--yes")
+    assert resonant.json("status")["deployment_warnings"] == {}
+
+
+@pytest.mark.parametrize("server", [nobody_listening, full_accept_queue])
+def test_status_says_soon_and_in_one_line_that_prefect_does_not_answer(
+    endpoint, resonant, deployments, name, monkeypatch, server
+):
+    endpoint("add", name, "--deployment", deployments.make())
+    with server() as url:
+        monkeypatch.setenv("PREFECT_API_URL", url)
+        answer = resonant("status")
+        assert resonant.json("status")["deployment_warnings"] is None
+    assert answer.err == ""
+    [line] = [each for each in answer.out.splitlines() if "Prefect" in each]
+    assert line.startswith(f"cannot ask Prefect which deployments are paused: {url}: ")
 
 
 def test_testing_an_endpoint_whose_deployment_is_gone_says_so(endpoint, deployments, name):
