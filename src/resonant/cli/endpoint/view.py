@@ -45,7 +45,7 @@ def list_(
         bool,
         typer.Option(
             "--export",
-            help="Print the webhook endpoints as a file for `endpoint import`, without their secrets.",
+            help="Print the endpoints that are URLs or deployments as a file for `endpoint import`, without their secrets.",
         ),
     ] = False,
     with_urls: Annotated[
@@ -93,18 +93,17 @@ def list_(
 
 
 def _export(rows: list[_Listed], subscriptions: list[Subscription], *, with_urls: bool) -> None:
-    from resonant.blocks import WebhookEndpoint
+    from resonant.blocks import DeploymentEndpoint, WebhookEndpoint
     from resonant.cli.endpoint import declared_subscriptions
     from resonant.cli.endpoint.declared import exported
 
-    blocks = {
-        row.name: row.block for row in rows if isinstance(row.block, WebhookEndpoint) and not row.problem
-    }
+    kinds = (WebhookEndpoint, DeploymentEndpoint)
+    blocks = {row.name: row.block for row in rows if isinstance(row.block, kinds) and not row.problem}
     output.write(exported(blocks, declared_subscriptions.exported(subscriptions), with_urls=with_urls))
     for row in rows:
         if row.name not in blocks:
             output.say(
-                f"endpoint {row.name} is not exported: it is not a webhook endpoint, or cannot be used"
+                f"endpoint {row.name} is not exported: it is neither a URL nor a deployment, or cannot be used"
             )
 
 

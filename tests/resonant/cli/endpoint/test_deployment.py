@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from resonant.blocks.catalog import remove_endpoint
+from resonant.blocks.catalog import remove_endpoint, save_endpoints
 from resonant.errors import UnknownEndpoint
 from resonant.testing import full_accept_queue, nobody_listening
 from support.deployments import Deployments
@@ -54,7 +54,8 @@ def test_an_added_endpoint_is_listed_shown_tested_and_removed(endpoint, resonant
     [run] = deployments.runs(deployment)
     assert run["parameters"]["event"]["data"] == {"test": True}
     assert run["id"] in tested["excerpt"]
-    assert f"endpoint {full} is not exported" in endpoint("list", "--export").err
+    exported = endpoint("list", "--export").out
+    assert f"- name: {name}\n  rate: 5.0\n  deployment: {deployment}\n" in exported
     assert f"removed endpoint {full} and 1 subscription" in endpoint("remove", full, "--yes").out
 
 
@@ -104,6 +105,30 @@ def test_what_does_not_fit_the_deployment_is_refused(endpoint, deployments, name
     pool = deployments.read(deployment)["work_pool_name"]
     queues = deployments.api.post(f"/work_pools/{pool}/queues/filter", json={}).json()
     assert [each["name"] for each in queues] == ["default"]
+
+
+def test_an_import_adds_changes_and_removes_an_endpoint(endpoint, deployments, name, tmp_path):
+    deployment, full = deployments.make(), f"resonant-deployment/{name}"
+    file = tmp_path / "f.yaml"
+
+    def import_(text: str, *options: str, code: int = 0):
+        file.write_text(text)
+        return endpoint("import", str(file), *options, code=code)
+
+    row = f"- {{name: {name}, deployment: {deployment}, subscriptions: [{{types: [com.github.*]}}]"
+    assert f"deployment: {deployment}" in import_(f"{row}}}", "--dry-run").out.replace("\n", " ")
+    assert full not in endpoint.listed()
+    assert "1 added" in import_(f"{row}}}").out
+    assert "1 unchanged" in import_(f"{row}}}").out
+    assert "1 changed" in import_(f"{row}, tags: [webhook]}}").out
+    shown = endpoint.show(full)
+    assert (shown["deployment"], shown["tags"], shown["subscriptions"]) == (deployment, ["webhook"], 1)
+    other = f"- {{name: {name}, deployment: {deployments.make(NUMBER)}}}"
+    assert "has no parameter 'event'" in refusal(import_(other, code=1))
+    assert endpoint.show(full)["deployment"] == deployment
+    for _ in range(2):  # as --prune does, and after another command
+        asyncio.run(save_endpoints({full: None}, lambda _: None))
+    assert full not in endpoint.listed()
 
 
 def test_an_unknown_deployment_is_refused(endpoint, name):
