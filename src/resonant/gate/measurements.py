@@ -299,6 +299,9 @@ class Measurements:
             return SEND
         if self._is_random or (self._answers and not self._accepted):
             return SEND if in_flight < _FIRST_SENDS else ASK_SOON
+        # A slow answer makes the time that is counted long.
+        if not in_flight and now - self._answered_at >= SECOND:
+            return SEND
         self._second.drop(now)
         most = max(1, MOST_FACTOR * (len(self._second) - self._second.bad))
         return SEND if len(self._second) + in_flight < most else ASK_SOON
