@@ -270,7 +270,7 @@ def _http() -> Iterator[str]:
         "`resonant serve` answers these requests. A server describes itself in the same words at `/docs`, and as an OpenAPI 3.1 "
         "document at `/openapi.json`."
     )
-    yield markdown(openapi(IntakeLimits(), needs_token=True))
+    yield markdown(openapi(IntakeLimits(), needs_token=True, has_sources=True))
 
 
 def _python() -> Iterator[str]:

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from pydantic_core import to_jsonable_python
 
 from resonant.blocks.documents import DEFAULT_BLOCK_TYPE, require_endpoint, webhook_endpoints
+from resonant.blocks.endpoint import EndpointBlock
 from resonant.blocks.loading import load_endpoint
 from resonant.blocks.webhook_endpoint import WebhookEndpoint
 from resonant.endpoint_settings import SETTINGS
@@ -223,10 +224,8 @@ async def remove_endpoint(name: str) -> None:
             await client.delete_block_document(document.id)
 
 
-async def save_endpoints(
-    blocks: Mapping[str, WebhookEndpoint | None], on_saved: Callable[[str], None]
-) -> None:
-    """Save or remove webhook endpoints, and register their type only once, which takes most of the time.
+async def save_endpoints(blocks: Mapping[str, EndpointBlock | None], on_saved: Callable[[str], None]) -> None:
+    """Save or remove endpoints, and register the type of webhook endpoints only once, which takes most of the time.
 
     Args:
         blocks: the checked endpoints by name; None removes an endpoint.
@@ -248,7 +247,9 @@ async def save_endpoints(
         for name, block in blocks.items():
             try:
                 document = saved.get(name)
-                if block is None:
+                if "/" in name:
+                    await _save_or_remove(name, block)
+                elif block is None:
                     if document is not None:
                         await client.delete_block_document(document.id)
                 else:
@@ -272,6 +273,15 @@ async def save_endpoints(
                     f"endpoint {name!r}: another command saved or removed it meanwhile: import it again"
                 ) from None
             on_saved(name)
+
+
+async def _save_or_remove(name: str, block: EndpointBlock | None) -> None:
+    """Save or remove an endpoint of another type."""
+    if block is not None:
+        await block.asave(name.partition("/")[2], overwrite=True)
+        return
+    with contextlib.suppress(UnknownEndpoint):
+        await remove_endpoint(name)
 
 
 async def _retry_soon(response: httpx.Response) -> None:

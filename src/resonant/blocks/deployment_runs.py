@@ -33,6 +33,7 @@ from resonant.errors import (
 )
 from resonant.events import Event
 from resonant.events.webhook_ids import webhook_id
+from resonant.local.paused import paused
 from resonant.sinks.base import Receipt, attempt_trace
 from resonant.sinks.redaction import Redactor
 from resonant.sinks.wire import message
@@ -89,6 +90,7 @@ class DeploymentRuns:
             except RunRefused as error:
                 # An earlier attempt may have created it, since Prefect checks a run before it looks at its key.
                 if (found := await self._find(wanted["idempotency_key"])) is None:
+                    self._add_form(error)
                     raise
                 status, run, refused = None, found, error
         with self._with_settings():
@@ -117,6 +119,14 @@ class DeploymentRuns:
             redactor = Redactor(each.get_secret_value() for each in secrets if each)
             reason = redactor.line(str(error)) if isinstance(error, SendFailed) else redactor.message(error)
             raise EndpointError(f"endpoint {self._name!r}: {reason}") from None
+
+    def _add_form(self, refused: RunRefused) -> None:
+        """End a reason of Prefect with the link of the form that starts a run by hand; shorten it, so that both are stored."""
+        with self._with_settings():
+            url = url_for("deployment", obj_id=self._id) if self._id else None
+        if url is not None and not isinstance(refused, DeploymentMissing):
+            form = f"; start it by hand: {url}/run"
+            refused.reason = refused.reason[: _REASON_CHARACTERS - len(form)] + form
 
     # --- one run -----------------------------------------------------------------------------------------------------
 
@@ -223,8 +233,6 @@ class DeploymentRuns:
         """Yield warnings."""
         block, pool = self._block, deployment.get("work_pool_name")
         queue = block.work_queue or deployment.get("work_queue_name")
-        if deployment.get("paused"):
-            yield f"deployment {block.deployment} is paused: events start runs nevertheless"
         strategy = (deployment.get("concurrency_options") or {}).get("collision_strategy")
         if deployment.get("global_concurrency_limit") and strategy == "CANCEL_NEW":
             yield f"deployment {block.deployment} cancels new runs above its concurrency limit, although they count as delivered"
@@ -233,9 +241,10 @@ class DeploymentRuns:
                 raise EndpointError(
                     f"endpoint {self._name!r}: deployment {block.deployment} has no work pool, so its runs have no work queue"
                 )
+            for warning in paused(deployment, block.deployment):
+                yield warning
             return
-        if self._content(await self._ask("GET", "/work_pools/{name}", name=pool)).get("is_paused"):
-            yield f"work pool {pool} is paused: runs wait until `prefect work-pool resume {pool}`"
+        found = self._content(await self._ask("GET", "/work_pools/{name}", name=pool))
         place = {"work_pool_name": pool, "name": queue}
         answer = await self._ask("GET", "/work_pools/{work_pool_name}/queues/{name}", **place)
         if answer.status_code == httpx.codes.NOT_FOUND:
@@ -243,8 +252,8 @@ class DeploymentRuns:
                 f"endpoint {self._name!r}: work pool {pool} has no work queue {queue!r}: "
                 f"`prefect work-queue create {queue} --pool {pool}` creates it"
             )
-        if self._content(answer).get("is_paused"):
-            yield f"work queue {queue} is paused: runs wait until `prefect work-queue resume {queue} --pool {pool}`"
+        for warning in paused(deployment, block.deployment, found, self._content(answer)):
+            yield warning
 
     # --- requests ----------------------------------------------------------------------------------------------------
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 SEND, LOOK, WORK, RUN = "Send", "Inspect", "Manage the dead-letter queue", "Run"
 DEFAULT_BLOCK_TYPE = "webhook-endpoint"
+# Of the names of endpoints that are deployments.
+DEPLOYMENTS = "resonant-deployment/"
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Verbose = Annotated[

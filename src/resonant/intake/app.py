@@ -66,7 +66,8 @@ def create_app(
     if sources is not None:
         webhooks = Receiving(sources, posting, limits, meters, clock=store.clock, steady=store.steady)
         receiving = [resource("/sources/{name}", POST=webhooks.post, OPTIONS=asked)]
-    document = openapi(limits, needs_token=not isinstance(access, OpenAccess))
+    needs_token = not isinstance(access, OpenAccess)
+    document = openapi(limits, needs_token=needs_token, has_sources=sources is not None)
     app = Starlette(
         routes=[
             resource("/events", POST=posting.post, OPTIONS=asked),

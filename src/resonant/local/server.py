@@ -144,7 +144,12 @@ def is_same_url(one: str, other: str) -> bool:
 
 def configured_url() -> str | None:
     """Return the API URL that the user configured with ``PREFECT_API_URL`` or a Prefect profile, if any."""
-    return os.environ.get("PREFECT_API_URL") or _url_of_profile()
+    return configured("PREFECT_API_URL")
+
+
+def configured(name: str) -> str | None:
+    """Return a setting of Prefect that the user configured in the environment or a Prefect profile, if any."""
+    return os.environ.get(name) or _of_profile(name)
 
 
 def refuse_cloud(url: str) -> None:
@@ -318,18 +323,18 @@ def _point_prefect_at(server: Server) -> None:
         os.environ["PREFECT_UI_URL"] = ""
 
 
-def _url_of_profile() -> str | None:
-    """Return the API URL of the user's own Prefect profile, if it has one."""
+def _of_profile(setting: str) -> str | None:
+    """Return a setting of the user's own Prefect profile, if it has that."""
     import tomllib
 
     folder = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
     try:
         profiles = tomllib.loads((folder / "profiles.toml").read_text())
         name = os.environ.get("PREFECT_PROFILE", profiles["active"])
-        url = profiles["profiles"][name].get("PREFECT_API_URL")
+        value = profiles["profiles"][name].get(setting)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return None if url is None else str(url)
+    return None if value is None else str(value)
 
 
 def _origins_that_may_come(port: int) -> str:

@@ -226,7 +226,8 @@ async def test_a_missing_value_leaves_the_default_and_a_required_one_is_refused(
     refused = await attempt(block, event({"by": "x"}))
     assert verdict(refused) == "permanent run_refused"
     assert refused.status_code == 409
-    assert "'number' is a required property" in refused.error
+    form = f"{deployments.api_url.removesuffix('/api')}/deployments/deployment/{deployments.read(name)['id']}/run"
+    assert refused.error.endswith(f"'number' is a required property; start it by hand: {form}")
 
 
 def nested(value: object, depth: int) -> object:
@@ -307,8 +308,10 @@ async def test_values_that_json_cannot_have_are_refused(deployments):
 
 
 async def test_parameters_that_are_too_large_are_refused_with_prefects_reason(deployments):
-    refused = await attempt(endpoint_of(deployments.make()), event("x" * 600_000))
+    name = deployments.make()
+    refused = await attempt(endpoint_of(name), event("x" * 600_000))
     assert verdict(refused) == "permanent run_refused"
+    assert refused.error.endswith(f"/{deployments.read(name)['id']}/run")
     assert refused.status_code == 422
     assert "must be less than 524,288 bytes" in refused.error
 
@@ -321,7 +324,7 @@ async def test_an_unknown_deployment_is_permanent_and_a_new_one_of_that_name_is_
     missing = await attempt(None, event(), destination=opened)
     assert verdict(missing) == "permanent deployment_missing"
     assert missing.status_code == 404
-    assert f"has no deployment {name}" in missing.error
+    assert missing.error.endswith(f"has no deployment {name}: `prefect deployment ls` lists them")
     deployments.make(flow=name.partition("/")[0])
     assert (await attempt(None, event(), destination=opened)).result == "delivered"
     await opened.close()

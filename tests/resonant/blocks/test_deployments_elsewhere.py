@@ -1,5 +1,7 @@
 """An endpoint whose deployment is on a Prefect server of its own, with a password and CSRF tokens."""
 
+import asyncio
+
 import httpx
 import pytest
 from prefect.client.orchestration import get_client
@@ -7,8 +9,10 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 from pydantic import SecretStr
 
 from resonant.blocks import DeploymentEndpoint
-from resonant.errors import EndpointError, PrefectDenied
+from resonant.errors import EndpointError, PrefectDenied, ServerError
 from resonant.events import Event
+from resonant.local.paused import ask_what_is_paused
+from resonant.settings import load_settings
 from support.prefect import running_server
 
 # A server with a password and CSRF protection, which the shared one does not have.
@@ -78,3 +82,17 @@ async def test_a_wrong_password_is_refused_without_showing_it(elsewhere, deploym
     with pytest.raises(EndpointError) as refused:
         await block.verify(NAME)
     assert "wrong-word" not in str(refused.value)
+
+
+async def test_what_is_paused_is_asked_with_the_password(elsewhere, deployment, monkeypatch):
+    with temporary_settings({PREFECT_API_URL: elsewhere, PREFECT_API_AUTH_STRING: PASSWORD}):
+        await DeploymentEndpoint(deployment=deployment).asave("elsewhere", overwrite=True)
+        async with get_client() as client:
+            await client.pause_deployment((await client.read_deployment_by_name(deployment)).id)
+    monkeypatch.setenv("PREFECT_API_URL", elsewhere)
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", PASSWORD)
+    found = await asyncio.to_thread(ask_what_is_paused, load_settings(), [NAME, f"{NAME}-gone"])
+    assert found == {NAME: [f"deployment {deployment} is paused: events start runs nevertheless"]}
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "me:wrong-word")
+    with pytest.raises(ServerError, match=r"it answered 401$"):
+        await asyncio.to_thread(ask_what_is_paused, load_settings(), [NAME])

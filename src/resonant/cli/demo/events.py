@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from resonant.events import Event
 
-ORDINARY = "well"
+ORDINARY, WEBHOOK = "well", "webhook"
 # The last part of an event's type selects the receiver's behaviour: see `eight_ways` in resonant.testing.
 WAYS = {
     ORDINARY: "200",
@@ -17,10 +17,11 @@ WAYS = {
     "reset": "a connection reset",
     "silent": "nothing",
     "redirect": "a redirect",
+    WEBHOOK: "a flow run starts",
 }
 # A rate-limiting receiver slows its whole endpoint, so these events go to an endpoint of their own.
 LIMITED = frozenset({"503-retry-after", "429"})
-_MISBEHAVED = [way for way in WAYS if way != ORDINARY]
+_MISBEHAVED = [way for way in WAYS if way not in {ORDINARY, WEBHOOK}]
 _ORDINARY_TYPES = ("demo.order.placed", "demo.order.paid", "demo.order.shipped", "demo.invoice.sent")
 _CUSTOMERS = ("Ada", "Barbara", "Edsger", "Grace", "Katherine", "Leslie", "Margaret", "Tony")
 

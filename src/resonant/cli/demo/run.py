@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from resonant import output
+from resonant.cli.demo import webhook
 from resonant.cli.demo.events import LIMITED, demo_events, way_of
 from resonant.cli.demo.view import Snapshot, take_snapshot, write_table
 from resonant.cli.flow_runs import wait_for_records
@@ -56,12 +57,14 @@ class _Story:
         requests: the number of requests that the receiver counted.
         run_id: the flow run that emitted the events.
         example: the event id of a dead letter.
+        hooks: the flow runs that the webhook started.
     """
 
     snapshot: Snapshot
     requests: int
     run_id: UUID
     example: str | None
+    hooks: list[UUID]
 
 
 def run_demo(events: int, *, stay: bool) -> None:
@@ -77,8 +80,10 @@ def run_demo(events: int, *, stay: bool) -> None:
     output.say(f"all files of this demo are in {home}")
     with interrupted_by_signals():
         settings = load_settings()
-        with whole_stack(settings, port=free_port()) as stack, _receiver(home) as url:
-            story = asyncio.run(_tell(stack, settings.store_url, url, events, home))
+        intake, sources = free_port(), webhook.declare_source(home)
+        running = whole_stack(settings, port=free_port(), intake_port=intake, sources=sources)
+        with running as stack, _receiver(home) as url:
+            story = asyncio.run(_tell(stack, settings.store_url, url, events, home, intake))
             if stay:
                 _write_last_page(story, stack, home, unset, is_running=True)
                 with contextlib.suppress(KeyboardInterrupt):
@@ -119,7 +124,7 @@ def _receiver(home: Path) -> Iterator[str]:
             end(receiver)
 
 
-async def _tell(stack: Stack, store_url: str, url: str, count: int, home: Path) -> _Story:
+async def _tell(stack: Stack, store_url: str, url: str, count: int, home: Path, intake: int) -> _Story:
     from prefect.deployments import arun_deployment
     from pydantic import SecretStr
 
@@ -134,6 +139,13 @@ async def _tell(stack: Stack, store_url: str, url: str, count: int, home: Path) 
     for name in (ENDPOINT, LIMITED_ENDPOINT):
         await save_webhook_endpoint(name, endpoint, overwrite=True)
     async with open_store(store_url) as store:
+        deployment = await webhook.deploy(store)
+        new = (await webhook.send_twice(home, intake)).count(False)
+        hooks = await webhook.start_runs(store, deployment)
+        output.say(
+            f"sent a signed webhook twice to http://127.0.0.1:{intake}/sources/github: {new} stored, "
+            f"{counted(len(hooks), 'flow run')} started"
+        )
         events: dict[str, list[Event]] = {ENDPOINT: [], LIMITED_ENDPOINT: []}
         for event in demo_events(count, random.Random()):
             events[LIMITED_ENDPOINT if way_of(event.type) in LIMITED else ENDPOINT].append(event)
@@ -154,8 +166,8 @@ async def _tell(stack: Stack, store_url: str, url: str, count: int, home: Path) 
             snapshot = await _watch(stack, store, run_ids[-1])
         dead_letters = await store.dead_letters(limit=1)
     await wait_for_records(run_ids)  # the UI shows only recorded ends
-    requests = len(read_journal(home / JOURNAL))
-    return _Story(snapshot, requests, run_ids[0], dead_letters[0].event_id if dead_letters else None)
+    requests, example = len(read_journal(home / JOURNAL)), dead_letters[0].event_id if dead_letters else None
+    return _Story(snapshot, requests, run_ids[0], example, hooks)
 
 
 async def _watch(stack: Stack, store: Store, run_id: UUID) -> Snapshot:
@@ -194,12 +206,14 @@ def _write_last_page(story: _Story, stack: Stack, home: Path, unset: list[str], 
     snapshot, status = story.snapshot, story.snapshot.status
     write_table(snapshot)
     output.write(
-        f"{snapshot.attempts:,} attempts in the store, {story.requests:,} requests in the receiver's own journal\n\n"
+        f"{snapshot.attempts:,} attempts in the store, {story.requests:,} requests in the receiver's own journal\n"
+        f"a signed webhook, sent twice, started {counted(len(story.hooks), 'flow run')}\n\n"
     )
     if is_running:
         output.write(
             f"UI: {stack.server.ui_url}, the emission: {_run_url(stack, story.run_id)}\n"
-            "Everything runs until Ctrl-C. Next steps, in another terminal:\n"
+            + "".join(f"the run of the webhook:\n{_run_url(stack, each)}\n" for each in story.hooks)
+            + "Everything runs until Ctrl-C. Next steps, in another terminal:\n"
         )
     else:
         output.write(

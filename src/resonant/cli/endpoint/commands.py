@@ -221,7 +221,7 @@ def _update(
 
 def _webhook_name(name: str) -> str:
     name = options.endpoint_name(name)
-    if name.startswith(endpoint_deployment.PREFIX):
+    if name.startswith(options.DEPLOYMENTS):
         raise options.Misuse(
             f"`resonant endpoint add {name} --deployment FLOW/DEPLOYMENT --overwrite` changes the endpoint of a deployment"
         )

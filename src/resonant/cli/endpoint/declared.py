@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import SecretStr, ValidationError
 
-from resonant.blocks import WebhookEndpoint
+from resonant.blocks import DeploymentEndpoint, EndpointBlock, WebhookEndpoint
 from resonant.blocks.catalog import begin_rotation
 from resonant.cli import options
 from resonant.cli.endpoint import declared_subscriptions
@@ -34,9 +34,14 @@ if TYPE_CHECKING:
 
 _OVERLAP = timedelta(hours=24)
 _ROTATION = ("previous_signing_secret", "previous_signing_secret_until")
-_FIELDS = [name for name in WebhookEndpoint.model_fields if name in SETTINGS]
+_FIELDS: Mapping[type[EndpointBlock], list[str]] = {
+    WebhookEndpoint: [name for name in WebhookEndpoint.model_fields if name in SETTINGS],
+    DeploymentEndpoint: list(DeploymentEndpoint.model_fields),
+}
 _OTHERS = ("name", declared_subscriptions.KEY)
 _SECRETS = [name for name, setting in SETTINGS.items() if setting.secret and name != "headers"]
+_SECRETS_OF_PREFECT = ["api_key", "auth_string"]
+_REFERENCES = [*(name for name, setting in SETTINGS.items() if setting.reference), *_SECRETS_OF_PREFECT]
 _URLS = ("url", "oauth_token_url")
 
 
@@ -53,13 +58,13 @@ class Change:
 
     name: str
     kind: str
-    block: WebhookEndpoint | None = None
+    block: EndpointBlock | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
 
 
 def parse(
     rows: Iterable[Any], source: str, folder: Path, settings: Settings, *, any_file: bool = False
-) -> dict[str, WebhookEndpoint]:
+) -> dict[str, EndpointBlock]:
     """Return the declared endpoints by name.
 
     Args:
@@ -72,17 +77,21 @@ def parse(
     Raises:
         Misuse: an endpoint is invalid. The message contains no secret.
     """
-    blocks: dict[str, WebhookEndpoint] = {}
+    blocks: dict[str, EndpointBlock] = {}
 
     def resolved(value: object) -> str:
         return resolve(value, source, folder, any_file=any_file, hint=": --any-file allows it")
 
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not isinstance(name := row.get("name"), str):
-            raise options.Misuse(f"{source}: endpoint {number} must have a name, as text, and a url")
+            raise options.Misuse(
+                f"{source}: endpoint {number} must have a name, as text, and a url or a deployment"
+            )
         name = options.endpoint_name(name)
-        if "/" in name:
-            raise options.Misuse(f"{source}: endpoint {name!r} is not of type webhook-endpoint")
+        if "/" in name and "deployment" not in row:
+            raise options.Misuse(
+                f"{source}: endpoint {name!r} is not of type webhook-endpoint, and has no deployment"
+            )
         if name in blocks:
             raise options.Misuse(f"{source}: endpoint {name!r} is declared twice")
         try:
@@ -93,7 +102,7 @@ def parse(
 
 
 def read(text: str, source: str) -> list[Any]:
-    """Return the declared endpoints as they are written.
+    """Return the declared endpoints as they are written, except that the name of a deployment's endpoint gets its block type.
 
     Args:
         text: YAML or JSON; JSON lines if every line begins with ``{``.
@@ -111,33 +120,38 @@ def read(text: str, source: str) -> list[Any]:
             rows = found
     if not isinstance(rows, list | None):
         raise options.Misuse(f"{source}: must be a list of endpoints")
+    for row in rows or []:
+        if isinstance(row, dict) and "deployment" in row and isinstance(name := row.get("name"), str):
+            row["name"] = options.DEPLOYMENTS + name.removeprefix(options.DEPLOYMENTS)
     return rows or []
 
 
 def _block(
     name: str, row: Mapping[str, Any], resolved: Callable[[object], str], settings: Settings
-) -> WebhookEndpoint:
+) -> EndpointBlock:
     """Return a declared endpoint; raises ``ValueError`` with a text without its name."""
+    kind: type[EndpointBlock] = DeploymentEndpoint if "deployment" in row else WebhookEndpoint
+    known = _FIELDS[kind]
     fields = {key: value for key, value in row.items() if key not in _OTHERS and value is not None}
     for key in fields:
-        if key not in _FIELDS:
-            raise ValueError(f"unknown setting {key!r}{did_you_mean(str(key), [*_FIELDS, *_OTHERS])}")
-    for key in (name for name, setting in SETTINGS.items() if setting.reference):
+        if key not in known:
+            raise ValueError(f"unknown setting {key!r}{did_you_mean(str(key), [*known, *_OTHERS])}")
+    for key in _REFERENCES:
         if not str(fields.get(key, "env:")).startswith(REFERENCES):
             raise ValueError(f"its {key} must be env:NAME or file:PATH, so that the file has no secret")
-    for key in fields.keys() & _SECRETS:
+    for key in fields.keys() & {*_SECRETS, *_SECRETS_OF_PREFECT}:
         fields[key] = SecretStr(resolved(fields[key]))
     if headers := fields.pop("headers", None):
         fields["headers"] = _headers(headers, resolved)
     try:
-        block = WebhookEndpoint.model_validate(fields)
+        block = kind.model_validate(fields)
         block.check(name)
     except ValidationError as error:
         (setting, *_), problem = first_problem(error)
         raise ValueError(f"its {setting}: {problem}") from None
     except EndpointError as error:
         raise ValueError(str(error).removeprefix(f"endpoint {name!r}: ")) from None
-    if wrong := [status for status in block.status_overrides if status not in given.STATUSES]:
+    if wrong := [status for status in fields.get("status_overrides", {}) if status not in given.STATUSES]:
         raise ValueError(f"its status_overrides: {wrong[0]} is not a status from 100 to 599")
     settings.policy(block.policy)
     return block
@@ -155,9 +169,12 @@ def as_written(row: Mapping[str, Any]) -> dict[str, str]:
     A token URL is shown without its query, and a proxy without its user and password.
     """
     given = {f"header {key}": value for key, value in (row.get("headers") or {}).items()}
-    given |= {key: row[key] for key in _SECRETS if row.get(key) is not None}
+    shown_too = ("deployment", "api_url", *_SECRETS_OF_PREFECT)
+    given |= {key: row[key] for key in (*_SECRETS, *shown_too) if row.get(key) is not None}
     shown_as: dict[str, Callable[[str], str]] = {
         "url": str,
+        "deployment": str,
+        "api_url": without_query,
         "oauth_token_url": without_query,
         "proxy": lambda url: url if url == DIRECT else Proxy(url).origin,
     }
@@ -171,7 +188,7 @@ def as_written(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def check_new_secrets(
-    declared: Mapping[str, WebhookEndpoint], saved: Mapping[str, object], source: str
+    declared: Mapping[str, EndpointBlock], saved: Mapping[str, object], source: str
 ) -> None:
     """Refuse new signing secrets that are too short or too long, and new certificates that are not valid now.
 
@@ -190,37 +207,41 @@ def check_new_secrets(
             raise options.Misuse(f"{source}: {error}") from None
 
 
-def _new(declared: WebhookEndpoint, saved: object, field: str) -> str | None:
+def _new(declared: EndpointBlock, saved: object, field: str) -> str | None:
     """Return a declared secret; None without one, or if it is saved already."""
-    secret = getattr(declared, field)
+    secret = getattr(declared, field, None)
     return None if secret is None or secret == getattr(saved, field, None) else secret.get_secret_value()
 
 
 def compare(
-    declared: Mapping[str, WebhookEndpoint], saved: Mapping[str, object], *, prune: bool, now: datetime
+    declared: Mapping[str, EndpointBlock], saved: Mapping[str, object], *, prune: bool, now: datetime
 ) -> list[Change]:
     """Return what to change. A new signing secret begins a rotation: the old one also signs for 24 hours.
 
     Args:
         declared: the blocks by name.
         saved: the block of every saved endpoint by name, or its error.
-        prune: whether to remove webhook endpoints that are not declared.
+        prune: whether to remove the other endpoints of these kinds.
         now: the current time.
 
     Raises:
         EndpointError: a new signing secret comes during a rotation.
     """
     changes = [_change(name, block, saved.get(name), now) for name, block in declared.items()]
-    gone = [name for name in saved if prune and "/" not in name and name not in declared]
+    gone = [name for name in saved if prune and name not in declared and _is_declarable(name)]
     return [*changes, *(Change(name, "removed") for name in gone)]
 
 
-def _change(name: str, declared: WebhookEndpoint, saved: object, now: datetime) -> Change:
-    if not isinstance(saved, WebhookEndpoint):
+def _is_declarable(name: str) -> bool:
+    return "/" not in name or name.startswith(options.DEPLOYMENTS)
+
+
+def _change(name: str, declared: EndpointBlock, saved: object, now: datetime) -> Change:
+    if not isinstance(saved, type(declared)):
         return Change(name, "added" if saved is None else "changed", declared)
     fields = dict(_differences(name, saved, declared))
-    block, secret = declared, declared.signing_secret
-    if secret is not None:
+    block, secret = declared, getattr(declared, "signing_secret", None)
+    if isinstance(saved, WebhookEndpoint) and secret is not None:
         rotated = saved.model_copy()
         if secret != saved.signing_secret:
             begin_rotation(name, rotated, secret, overlap=_OVERLAP, now=now)
@@ -228,20 +249,20 @@ def _change(name: str, declared: WebhookEndpoint, saved: object, now: datetime) 
     return Change(name, "changed" if fields else "unchanged", block, fields)
 
 
-def _differences(name: str, saved: WebhookEndpoint, declared: WebhookEndpoint) -> Iterator[tuple[str, str]]:
-    for key in _FIELDS:
+def _differences(name: str, saved: Any, declared: Any) -> Iterator[tuple[str, str]]:
+    for key in _FIELDS[type(declared)]:
         old, new = getattr(saved, key), getattr(declared, key)
         if key == "headers":
             with contextlib.suppress(EndpointError):  # the saved ones cannot be used
                 old, new = saved.header_values(name) or None, declared.header_values(name) or None
-        if old != new and SETTINGS[key].secret:
+        if old != new and (key in _SECRETS_OF_PREFECT or (key in SETTINGS and SETTINGS[key].secret)):
             yield key, f"{key} {'removed' if new is None else 'added' if old is None else 'changed'}"
         elif old != new:
             yield key, f"{key} {json.dumps(old)} → {json.dumps(new)}"
 
 
 def exported(
-    blocks: Mapping[str, WebhookEndpoint], subscriptions: Mapping[str, Any], *, with_urls: bool
+    blocks: Mapping[str, EndpointBlock], subscriptions: Mapping[str, Any], *, with_urls: bool
 ) -> str:
     """Return endpoints as YAML for an import. Secrets are references to environment variables.
 
@@ -259,13 +280,15 @@ def exported(
     return str(yaml.safe_dump({"endpoints": rows}, sort_keys=False, allow_unicode=True, width=120))
 
 
-def _exported(name: str, block: WebhookEndpoint, *, with_urls: bool) -> dict[str, Any]:
+def _exported(name: str, block: Any, *, with_urls: bool) -> dict[str, Any]:
+    name = name.removeprefix(options.DEPLOYMENTS)
+
     def reference(what: str) -> str:
         # The two underscores keep the variables of `a-b` and of `a` apart.
         return "env:" + re.sub(r"\W", "_", f"ENDPOINT_{name}__{what}".upper())
 
     row: dict[str, Any] = {"name": name}
-    for key in _FIELDS:
+    for key in _FIELDS[type(block)]:
         value = getattr(block, key)
         if key == "headers":
             value = {header: reference(header) for header in block.header_values(name)}
@@ -275,6 +298,6 @@ def _exported(name: str, block: WebhookEndpoint, *, with_urls: bool) -> dict[str
                 plain == DIRECT or (with_urls and key in _URLS) or (key == _URLS[1] and "?" not in plain)
             )
             value = plain if is_shown else reference(key)
-        if value not in (WebhookEndpoint.model_fields[key].get_default(call_default_factory=True), {}):
+        if value not in (type(block).model_fields[key].get_default(call_default_factory=True), {}):
             row[key] = value
     return row

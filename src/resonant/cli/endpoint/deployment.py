@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from resonant.cli.command_store import CommandStore
     from resonant.cli.endpoint.options import Changes
 
-PREFIX = "resonant-deployment/"
 _PANEL = "Deployment"
 # The settings of a webhook endpoint that this one has, too.
 _SHARED = {"policy", "timeout", "concurrency", "rate"}
@@ -77,10 +76,10 @@ def full_name(name: str) -> str:
     Raises:
         Misuse: invalid, or with another block type.
     """
-    name = options.endpoint_name(name.removeprefix(PREFIX))
+    name = options.endpoint_name(name.removeprefix(options.DEPLOYMENTS))
     if "/" in name:
         raise options.Misuse(f"endpoint {name!r}: with --deployment, give a name without a block type")
-    return PREFIX + name
+    return options.DEPLOYMENTS + name
 
 
 def add(
@@ -155,5 +154,5 @@ async def _save(name: str, fields: dict[str, Any], *, overwrite: bool) -> list[s
     if not overwrite and name in await endpoint_documents():
         raise EndpointError(f"endpoint {name!r} exists: --overwrite changes it")
     warnings = await block.verify(name)
-    await block.asave(name.removeprefix(PREFIX), overwrite=overwrite)
+    await block.asave(name.removeprefix(options.DEPLOYMENTS), overwrite=overwrite)
     return warnings

@@ -1,4 +1,4 @@
-"""``resonant endpoint import``: save the webhook endpoints that a file declares."""
+"""``resonant endpoint import``: save the endpoints that a file declares."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ def import_(
         bool, typer.Option("--dry-run", help="Show the changes, URLs and references; change nothing.")
     ] = False,
     prune: Annotated[
-        bool, typer.Option("--prune", help="Also remove the webhook endpoints that FILE does not declare.")
+        bool,
+        typer.Option(
+            "--prune", help="Also remove the endpoints (URLs and deployments) that FILE does not declare."
+        ),
     ] = False,
     any_file: Annotated[
         bool, typer.Option("--any-file", help="Let file:PATH name files outside the folder of FILE.")
@@ -43,22 +46,26 @@ def import_(
     yes: options.Yes = False,
     as_json: options.Json = False,
 ) -> None:
-    """Add and change webhook endpoints as FILE declares them; repeating it changes nothing.
+    """Add and change endpoints as FILE declares them; repeating it changes nothing.
 
-    FILE declares one endpoint per line of JSON, or a list of them in YAML or JSON. Only name and url are needed:
+    FILE declares one endpoint per line of JSON, or a list of them in YAML or JSON. Only name and url, or name and deployment are
+    needed:
 
     {"name": "shop", "url": "env:SHOP_URL", "signing_secret": "file:shop.key"}
 
+    {"name": "retrain", "deployment": "retrain/main", "parameters": {"order": "/data/order"}}
+
     Do not write secrets into FILE: env:NAME is the value of an environment variable, and file:PATH the content of a file in the
-    folder of FILE or below. This works for url, headers, proxy, signing_secret, client_certificate, client_key, oauth_token_url and
-    oauth_client_secret. If a signing secret changes, the old one also signs for 24 hours.
+    folder of FILE or below. This works for url, headers, proxy, signing_secret, client_certificate, client_key, oauth_token_url,
+    oauth_client_secret, api_key and auth_string. If a signing secret changes, the old one also signs for 24 hours.
 
     Import only a FILE that you trust: it decides which variables and files are read, and to which URL they are sent. --dry-run shows
     the URL, the token URL, the proxy and each reference of the endpoints that would be added or changed.
 
     Other settings are policy, timeout, concurrency, rate, mode, status_overrides, allow_private and ca_file; for OAuth,
     oauth_token_url, oauth_client_id, oauth_scope, oauth_audience and oauth_authentication. `resonant endpoint add --help`
-    explains them. A setting that is left out gets its default.
+    explains them. A deployment has policy, timeout, concurrency, rate, parameters, as_text, tags, work_queue, api_url, api_key and
+    auth_string, and must exist. A setting that is left out gets its default.
 
     "subscriptions" is a list of objects with types, source and filters, such as [{"types": ["order.*"]}]. They replace those that
     are stored. An endpoint without this key keeps its subscriptions.
@@ -90,6 +97,7 @@ def import_(
             for each in declared.compare(blocks, saved, prune=prune, now=datetime.now(UTC))
         ]
         to_do = [each for each in changes if each.kind != "unchanged"]
+        run_async(_verify(to_do))
         gone = [each.name for each in changes if each.kind == "removed"]
         kept = [each for each in stored if each.endpoint not in gone]
         declared_subscriptions.check_number(differences.values(), kept, file)
@@ -110,6 +118,13 @@ def import_(
     counts = Counter(each.kind for each in changes)
     words = ", ".join(f"{counts[kind]} {kind}" for kind in (*_SIGNS, "unchanged"))
     output.write_paragraph(f"{'would be: ' if dry_run else ''}{words}")
+
+
+async def _verify(changes: list[Change]) -> None:
+    """Ask Prefect for the deployments; raise ``EndpointError`` if one does not fit, and print warnings."""
+    for each in changes:
+        for warning in await each.block.verify(each.name) if each.block is not None else ():
+            output.say(f"endpoint {each.name}: {warning}")
 
 
 def _with(difference: Difference | None, change: Change) -> Change:

@@ -45,7 +45,7 @@ def list_(
         bool,
         typer.Option(
             "--export",
-            help="Print the webhook endpoints as a file for `endpoint import`, without their secrets.",
+            help="Print the endpoints that are URLs or deployments as a file for `endpoint import`, without their secrets.",
         ),
     ] = False,
     with_urls: Annotated[
@@ -93,18 +93,17 @@ def list_(
 
 
 def _export(rows: list[_Listed], subscriptions: list[Subscription], *, with_urls: bool) -> None:
-    from resonant.blocks import WebhookEndpoint
+    from resonant.blocks import DeploymentEndpoint, WebhookEndpoint
     from resonant.cli.endpoint import declared_subscriptions
     from resonant.cli.endpoint.declared import exported
 
-    blocks = {
-        row.name: row.block for row in rows if isinstance(row.block, WebhookEndpoint) and not row.problem
-    }
+    kinds = (WebhookEndpoint, DeploymentEndpoint)
+    blocks = {row.name: row.block for row in rows if isinstance(row.block, kinds) and not row.problem}
     output.write(exported(blocks, declared_subscriptions.exported(subscriptions), with_urls=with_urls))
     for row in rows:
         if row.name not in blocks:
             output.say(
-                f"endpoint {row.name} is not exported: it is not a webhook endpoint, or cannot be used"
+                f"endpoint {row.name} is not exported: it is neither a URL nor a deployment, or cannot be used"
             )
 
 
@@ -148,10 +147,14 @@ def show(name: options.EndpointName, as_json: options.Json = False) -> None:
         is_sent = store.read(is_sending, now=now, endpoint=name)
         waits = next(iter(store.read(problems, name)), None)
         subscriptions = store.read(read_subscriptions, name)
+        try:
+            warnings = run_async(block.verify(name))
+        except EndpointError as error:
+            warnings = [str(error).removeprefix(f"endpoint {name!r}: ")]
     if as_json:
         problem = _problem(name, block) or (waits.reason if waits else None)
         document = documents.endpoint(name, block, problem, found, len(subscriptions), now=now)
-        output.write(output.to_json(document) + "\n")
+        output.write(output.to_json(document | {"warnings": warnings}) + "\n")
         return
     for key, value in documents.endpoint_settings(name, block).items():
         output.write_paragraph(f"{key}: {_cell(value)}", indent=2)
@@ -164,7 +167,7 @@ def show(name: options.EndpointName, as_json: options.Json = False) -> None:
         output.write_paragraph(said, indent=2)
     if next_step := advice(gate, now):
         output.write_paragraph(f"next: {next_step}", indent=2)
-    if warning := block.warning():
+    for warning in filter(None, [*warnings, block.warning()]):
         output.say(f"endpoint {name}: {warning}")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from resonant import output
 from resonant.dead_letters.purge import Forecast, Retention, forecast
-from resonant.display import ago, counted
+from resonant.display import ago, counted, some
 from resonant.gate.words import advice, described
 from resonant.store.audit import AuditEntry, read_audit
 
@@ -91,6 +91,17 @@ def problem_lines(problems: Sequence[EndpointProblem], *, now: float) -> Iterato
             what = "have no token" if reason.startswith("no OAuth token") else "cannot be opened"
             yield f"{number:,} endpoints {what}, for example {first.endpoint}: {reason} (first seen {since})"
     yield from _line_of_others(list(alike), "problem of endpoints", "problems of endpoints")
+
+
+def paused_lines(warnings: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Yield a line about each part of Prefect that is paused, with the endpoints whose runs it concerns."""
+    alike: defaultdict[str, list[str]] = defaultdict(list)
+    for endpoint, found in warnings.items():
+        for warning in found:
+            alike[warning].append(endpoint)
+    for warning, endpoints in list(alike.items())[:_MOST_ROWS]:
+        yield output.visible(f"{some(endpoints, 3)}: {warning}")
+    yield from _line_of_others(list(alike), "warning", "warnings")
 
 
 def alert_lines(raised: Mapping[Key, float], texts: Mapping[Key, str], *, now: float) -> Iterator[str]:

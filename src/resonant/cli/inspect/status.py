@@ -10,6 +10,7 @@ from resonant import output
 from resonant.cli import documents, filters, name_checks, options
 from resonant.cli.command_store import command_store
 from resonant.display import ago, counted
+from resonant.errors import ResonantError
 from resonant.events import rfc3339
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from resonant.cli.inspect import overview
     from resonant.metrics.alerts import Key
+    from resonant.settings import Settings
     from resonant.store.views.reads import StoreStatus
 
 # Unclaimed deliveries that are overdue by more than this, in seconds, need another emission.
@@ -35,6 +37,14 @@ class _Read(NamedTuple):
     alert_texts: dict[Key, str]
     is_sent: bool
     sent: set[str]
+    deployments: list[str]
+
+
+class _Paused(NamedTuple):
+    """Warnings about deployments by endpoint, or why they are unknown."""
+
+    warnings: dict[str, list[str]]
+    problem: str | None = None
 
 
 def status(
@@ -44,12 +54,14 @@ def status(
     """Show the balance and the next step, active alerts and gates, then each endpoint and a forecast of the daily purge.
 
     The balance: accepted = pending + retrying + delivered + dead letter + purged. The numbers of an endpoint count
-    deliveries, except its failed attempts. On a terminal, as much is shown as fits its height, and a line says what is omitted.
+    deliveries, except its failed attempts. If endpoints are deployments, Prefect is asked for a moment whether something is paused.
+    On a terminal, as much is shown as fits its height, and a line says what is omitted.
     """
     from resonant.cli.inspect import overview
     from resonant.metrics.alerts import ALL_ENDPOINTS, read_raised
     from resonant.store.shared.drains import is_sending, sent_to
     from resonant.store.views import reads
+    from resonant.store.views.known_names import known_endpoints
 
     with command_store(exists=True) as opened:
         name = None if endpoint is None else options.endpoint_name(endpoint)
@@ -74,21 +86,36 @@ def status(
                 texts = describe(connection, raised, settings, now=now)
             is_sent = is_sending(connection, now=now, endpoint=name)
             sent = sent_to(connection, [each.gate.endpoint for each in found.governed], now=now)
-            return _Read(store, found, purges, raised, texts, is_sent, sent)
+            known = known_endpoints(connection) if name is None else {name}
+            deployments = sorted(each for each in known if each.startswith(options.DEPLOYMENTS))
+            return _Read(store, found, purges, raised, texts, is_sent, sent, deployments)
 
         status = opened.run(lambda store: store.read(read, str(store)))
+    paused = _ask_what_is_paused(settings, status.deployments)
     if not as_json:
-        _write_status(status, [*overview.page_lines(settings, status.found)], now=now)
+        _write_status(status, [*overview.page_lines(settings, status.found)], paused, now=now)
         return
     document = documents.status(status.found, now=now)
     document["store"] = status.store
     document["alerts"] = documents.alerts(status.raised, status.alert_texts)
+    document["deployment_warnings"] = None if paused.problem else paused.warnings
     if status.purges:
         document["retention"] = documents.retention(*status.purges)
     output.write(output.to_json(document) + "\n")
 
 
-def _write_status(status: _Read, page: list[str], *, now: float) -> None:
+def _ask_what_is_paused(settings: Settings, names: list[str]) -> _Paused:
+    if not names:
+        return _Paused({})
+    from resonant.local.paused import ask_what_is_paused
+
+    try:
+        return _Paused(ask_what_is_paused(settings, names))
+    except ResonantError as error:
+        return _Paused({}, str(error))
+
+
+def _write_status(status: _Read, page: list[str], paused: _Paused, *, now: float) -> None:
     """Write the balance and the problems first; on a terminal, write only what fits its height."""
     from resonant.cli.inspect import overview
 
@@ -102,6 +129,8 @@ def _write_status(status: _Read, page: list[str], *, now: float) -> None:
         *overview.alert_lines(status.raised, status.alert_texts, now=now),
         *overview.gate_lines(found.governed, now=now, sent=status.sent),
         *overview.problem_lines(found.endpoint_problems, now=now),
+        *overview.paused_lines(paused.warnings),
+        *filter(None, [paused.problem]),
     ]
     number = counted(len(found.endpoints), "endpoint")
     elsewhere = f"{number}: --json, a taller terminal or `resonant endpoint list` shows them"

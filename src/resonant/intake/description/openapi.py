@@ -17,6 +17,7 @@ from resonant.intake.limits import IntakeLimits
 
 # JSON Schema knows no \U, so these are written as characters.
 _ALLOWED = rf"[^\u0000-\u001f\u007f-\u009f\ufdd0-\ufdef{attributes.NONCHARACTERS}]"
+_WEBHOOKS = "/sources/{name}"
 _NAME = "[A-Za-z0-9!#$%&'*+.^_`|~-]"
 _VALUES = {
     "longest_attribute": attributes.MAX_ATTRIBUTE_CHARACTERS,
@@ -37,12 +38,13 @@ _VALUES = {
 }
 
 
-def openapi(limits: IntakeLimits, *, needs_token: bool) -> dict[str, Any]:
+def openapi(limits: IntakeLimits, *, needs_token: bool, has_sources: bool) -> dict[str, Any]:
     """Return the document.
 
     Args:
         limits: of the server.
         needs_token: whether requests need a token.
+        has_sources: whether it takes webhooks of other services.
     """
     values = (
         _VALUES | asdict(limits) | {"version": version("resonant"), "batch_mib": limits.batch_bytes / 2**20}
@@ -58,6 +60,8 @@ def openapi(limits: IntakeLimits, *, needs_token: bool) -> dict[str, Any]:
     shared = document.pop("shared")
     if not needs_token:
         _remove_tokens(document, shared["foreign_page"])
+    if not has_sources:
+        del document["paths"][_WEBHOOKS], document["components"]["schemas"]["Received"]
     for methods in document["paths"].values():
         for operation in methods.values():
             operation["responses"] = dict(sorted(operation["responses"].items()))
@@ -66,8 +70,8 @@ def openapi(limits: IntakeLimits, *, needs_token: bool) -> dict[str, Any]:
 
 def _remove_tokens(document: dict[str, Any], foreign_page: dict[str, Any]) -> None:
     del document["components"]["securitySchemes"]
-    for methods in document["paths"].values():
-        for operation in methods.values():
+    for path, methods in document["paths"].items():
+        for operation in methods.values() if path != _WEBHOOKS else ():  # these need no token in any case
             operation["security"] = []
             others = {"403": foreign_page} | operation["responses"]
             operation["responses"] = {key: others[key] for key in others if key not in ("401", "429")}

@@ -8,9 +8,9 @@ import pytest
 import trustme
 from pydantic import SecretStr
 
-from resonant.blocks import WebhookEndpoint
+from resonant.blocks import DeploymentEndpoint, WebhookEndpoint
 from resonant.cli.endpoint import declared
-from resonant.cli.endpoint.declared import check_new_secrets, compare, exported, parse
+from resonant.cli.endpoint.declared import as_written, check_new_secrets, compare, exported, parse
 from resonant.cli.endpoint.importing import import_
 from resonant.cli.options import Misuse
 from resonant.endpoint_settings import SETTINGS
@@ -21,6 +21,7 @@ OLD, NEW = "whsec_b2xkIG9sZCBvbGQgb2xkIG9sZCBvbGQgb2xk", "whsec_bmV3IG5ldyBuZXcg
 NOW = datetime(2026, 11, 28, tzinfo=UTC)
 URL = "https://hooks.example.com/shop"
 SHOP = f"name: shop, url: {URL!r}"
+DEPLOYMENT = "resonant-deployment/retrain"
 JSON_SHOP = f'{{"name": "shop", "url": "{URL}"}}'
 
 
@@ -49,7 +50,7 @@ def test_a_file_is_yaml_or_json(text):
 
 
 def test_the_help_of_import_names_every_setting():
-    assert SETTINGS.keys() <= set(re.findall(r"\w+", import_.__doc__))
+    assert {*SETTINGS, *DeploymentEndpoint.model_fields} <= set(re.findall(r"\w+", import_.__doc__))
 
 
 def test_a_file_without_endpoints_declares_none():
@@ -71,7 +72,8 @@ def test_a_file_without_endpoints_declares_none():
         (f"[{{{SHOP}}}, {{{SHOP}}}]", "endpoint 'shop' is declared twice"),
         (f"- name: a\n  url: {URL}\n  name: b\n", "the key 'name' is repeated in line 3"),
         (f'{JSON_SHOP}\n{{"name": "b", "name": "c"}}', "the key 'name' is repeated in line 2"),
-        ("- {name: slack/a}", "endpoint 'slack/a' is not of type webhook-endpoint"),
+        ("- {name: slack/a}", "endpoint 'slack/a' is not of type webhook-endpoint, and has no deployment"),
+        ("[{name: a, deployment: a/b}, {name: resonant-deployment/a, deployment: c/d}]", "is declared twice"),
         ("- {name: shop}", "'shop': its url: is missing"),
         ("- {name: shop, url: 'http://127.0.0.1/'}", "'shop': 127.0.0.1 is a private"),
     ],
@@ -111,6 +113,60 @@ def test_a_setting_that_cannot_be_used_is_named_without_its_secret(fields, probl
     with pytest.raises(Misuse, match=f"^f.yaml: endpoint 'shop': {problem}") as refused:
         shop(fields, tmp_path)
     assert OLD not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ("deployment: retrain", "its deployment: "),
+        ("deployment: a/b, url: https://a.example", "unknown setting 'url'"),
+        ("deployment: a/b, taggs: [a]", "unknown setting 'taggs': did you mean tags"),
+        ("deployment: a/b, parameters: {n: data}", "its parameters: "),
+        ("deployment: a/b, api_key: s3cret", "its api_key must be env:NAME or file:PATH"),
+        ("deployment: a/b, auth_string: 'me:s3cret'", "its auth_string must be env:NAME or file:PATH"),
+        ("deployment: a/b, auth_string: file:password", "its API key or password needs an api_url"),
+        ("deployment: a/b, policy: pateint", "no retry policy is named 'pateint'"),
+    ],
+)
+def test_a_deployment_that_cannot_be_used_is_refused_without_its_secret(fields, problem, tmp_path):
+    (tmp_path / "password").write_text("me:s3cret")
+    with pytest.raises(Misuse, match=f"^f.yaml: endpoint '{DEPLOYMENT}': {problem}") as refused:
+        read(f"- {{name: retrain, {fields}}}", tmp_path)
+    assert "s3cret" not in str(refused.value)
+
+
+def test_a_deployment_is_declared_exported_and_compared_as_a_webhook_endpoint_is(monkeypatch):
+    monkeypatch.setenv("ENDPOINT_RETRAIN__AUTH_STRING", "me:s3cret")
+    text = (
+        "- {name: retrain, deployment: retrain/main, parameters: {order: /data/order}, as_text: true, tags: [a], rate: 2, "
+        "work_queue: fast, api_url: 'https://prefect.example/api', auth_string: env:ENDPOINT_RETRAIN__AUTH_STRING}"
+    )
+    retrain = read(text)
+    assert retrain == {
+        DEPLOYMENT: DeploymentEndpoint(
+            deployment="retrain/main",
+            parameters={"order": "/data/order"},
+            as_text=True,
+            tags=["a"],
+            rate=2,
+            work_queue="fast",
+            api_url="https://prefect.example/api",
+            auth_string=SecretStr("me:s3cret"),
+        )
+    }
+    written = exported(retrain, {}, with_urls=False)
+    assert "s3cret" not in written
+    assert read(written) == retrain
+    monkeypatch.setenv("ENDPOINT_RETRAIN__AUTH_STRING", "me:other")
+    [change] = compare(read(text.replace("fast", "slow")), retrain, prune=False, now=NOW)
+    assert (change.name, change.kind) == (DEPLOYMENT, "changed")
+    assert change.fields == {"work_queue": 'work_queue "fast" → "slow"', "auth_string": "auth_string changed"}
+    [row] = declared.read(text, "f.yaml")
+    assert as_written(row) == {
+        "deployment": "retrain/main",
+        "api_url": "https://prefect.example/api",
+        "auth_string": "env:ENDPOINT_RETRAIN__AUTH_STRING",
+    }
 
 
 def test_secrets_come_from_the_environment_and_from_files_beside_the_file(tmp_path, monkeypatch):
@@ -237,7 +293,11 @@ def test_an_export_can_be_imported_once_its_variables_are_set(monkeypatch):
     assert "proxy: none\n" in exported({"shop": shop("proxy: none")}, {}, with_urls=False)
 
 
-def test_pruning_removes_only_undeclared_webhook_endpoints():
-    saved = dict.fromkeys(("crm", "shop"), EndpointError("unusable")) | {"file-endpoint/log": object()}
-    changes = compare({"shop": shop()}, saved, prune=True, now=NOW)
-    assert {each.name: each.kind for each in changes} == {"shop": "changed", "crm": "removed"}
+def test_pruning_removes_only_undeclared_endpoints_of_kinds_that_can_be_declared():
+    unusable = dict.fromkeys(("crm", "shop", DEPLOYMENT), EndpointError("unusable"))
+    changes = compare({"shop": shop()}, unusable | {"file-endpoint/log": object()}, prune=True, now=NOW)
+    assert {each.name: each.kind for each in changes} == {
+        "shop": "changed",
+        "crm": "removed",
+        DEPLOYMENT: "removed",
+    }

@@ -7,8 +7,9 @@ from uuid import uuid4
 
 import pytest
 
-from resonant.blocks.catalog import remove_endpoint
+from resonant.blocks.catalog import remove_endpoint, save_endpoints
 from resonant.errors import UnknownEndpoint
+from resonant.testing import full_accept_queue, nobody_listening
 from support.deployments import Deployments
 
 pytestmark = pytest.mark.engine
@@ -53,7 +54,8 @@ def test_an_added_endpoint_is_listed_shown_tested_and_removed(endpoint, resonant
     [run] = deployments.runs(deployment)
     assert run["parameters"]["event"]["data"] == {"test": True}
     assert run["id"] in tested["excerpt"]
-    assert f"endpoint {full} is not exported" in endpoint("list", "--export").err
+    exported = endpoint("list", "--export").out
+    assert f"- name: {name}\n  rate: 5.0\n  deployment: {deployment}\n" in exported
     assert f"removed endpoint {full} and 1 subscription" in endpoint("remove", full, "--yes").out
 
 
@@ -105,6 +107,30 @@ def test_what_does_not_fit_the_deployment_is_refused(endpoint, deployments, name
     assert [each["name"] for each in queues] == ["default"]
 
 
+def test_an_import_adds_changes_and_removes_an_endpoint(endpoint, deployments, name, tmp_path):
+    deployment, full = deployments.make(), f"resonant-deployment/{name}"
+    file = tmp_path / "f.yaml"
+
+    def import_(text: str, *options: str, code: int = 0):
+        file.write_text(text)
+        return endpoint("import", str(file), *options, code=code)
+
+    row = f"- {{name: {name}, deployment: {deployment}, subscriptions: [{{types: [com.github.*]}}]"
+    assert f"deployment: {deployment}" in import_(f"{row}}}", "--dry-run").out.replace("\n", " ")
+    assert full not in endpoint.listed()
+    assert "1 added" in import_(f"{row}}}").out
+    assert "1 unchanged" in import_(f"{row}}}").out
+    assert "1 changed" in import_(f"{row}, tags: [webhook]}}").out
+    shown = endpoint.show(full)
+    assert (shown["deployment"], shown["tags"], shown["subscriptions"]) == (deployment, ["webhook"], 1)
+    other = f"- {{name: {name}, deployment: {deployments.make(NUMBER)}}}"
+    assert "has no parameter 'event'" in refusal(import_(other, code=1))
+    assert endpoint.show(full)["deployment"] == deployment
+    for _ in range(2):  # as --prune does, and after another command
+        asyncio.run(save_endpoints({full: None}, lambda _: None))
+    assert full not in endpoint.listed()
+
+
 def test_an_unknown_deployment_is_refused(endpoint, name):
     answer = endpoint("add", name, "--deployment", "no-such-flow/main", code=1)
     assert "has no deployment no-such-flow/main" in refusal(answer)
@@ -115,7 +141,7 @@ def test_a_required_parameter_may_have_a_value_of_the_deployment(endpoint, deplo
     endpoint("add", name, "--deployment", deployment, "--parameter", "by=/type")
 
 
-def test_what_is_paused_and_what_cancels_runs_is_a_warning_of_add_and_test(endpoint, deployments, name):
+def test_what_is_paused_and_what_cancels_runs_is_a_warning(endpoint, resonant, deployments, name):
     deployment = deployments.make(
         paused=True, concurrency_limit=1, concurrency_options={"collision_strategy": "CANCEL_NEW"}
     )
@@ -128,9 +154,50 @@ def test_what_is_paused_and_what_cancels_runs_is_a_warning_of_add_and_test(endpo
         f"work pool {pool} is paused",
         "work queue default is paused",
     ]
-    for argv in (("add", name, "--deployment", deployment), ("test", f"resonant-deployment/{name}")):
+    full = f"resonant-deployment/{name}"
+    for argv in (("add", name, "--deployment", deployment), ("test", full), ("show", full)):
         said = " ".join(endpoint(*argv).err.split())
         assert [each for each in warnings if each not in said] == []
+    shown = endpoint.show(full)["warnings"]
+    assert len(shown) == len(warnings)
+    paused = [each for each in shown if "is paused" in each]
+    assert resonant.json("status")["deployment_warnings"] == {full: paused}
+    said = " ".join(resonant("status", "--endpoint", full).out.split())
+    assert [each for each in paused if f"{full}: {each}" not in said] == []
+
+
+def test_a_work_queue_of_the_endpoint_is_the_one_that_status_looks_at(endpoint, resonant, deployments, name):
+    deployment = deployments.make()
+    queues = f"/work_pools/{deployments.read(deployment)['work_pool_name']}/queues"
+    deployments.api.post(queues, json={"name": "fast", "is_paused": True})
+    endpoint("add", name, "--deployment", deployment, "--work-queue", "fast")
+    [[warning]] = resonant.json("status")["deployment_warnings"].values()
+    assert warning.startswith("work queue fast is paused: runs wait until `prefect work-queue resume fast")
+
+
+def test_status_and_show_say_that_the_deployment_is_gone(endpoint, resonant, deployments, name):
+    deployment, full = deployments.make(), f"resonant-deployment/{name}"
+    endpoint("add", name, "--deployment", deployment)
+    assert resonant.json("status")["deployment_warnings"] == {}
+    deployments.remove(deployment)
+    assert f"has no deployment {deployment}" in resonant("status").out
+    assert f"has no deployment {deployment}" in endpoint("show", full).err
+    endpoint("remove", full, "--yes")
+    assert resonant.json("status")["deployment_warnings"] == {}
+
+
+@pytest.mark.parametrize("server", [nobody_listening, full_accept_queue])
+def test_status_says_soon_and_in_one_line_that_prefect_does_not_answer(
+    endpoint, resonant, deployments, name, monkeypatch, server
+):
+    endpoint("add", name, "--deployment", deployments.make())
+    with server() as url:
+        monkeypatch.setenv("PREFECT_API_URL", url)
+        answer = resonant("status")
+        assert resonant.json("status")["deployment_warnings"] is None
+    assert answer.err == ""
+    [line] = [each for each in answer.out.splitlines() if "Prefect" in each]
+    assert line.startswith(f"cannot ask Prefect which deployments are paused: {url}: ")
 
 
 def test_testing_an_endpoint_whose_deployment_is_gone_says_so(endpoint, deployments, name):

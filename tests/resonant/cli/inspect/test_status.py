@@ -16,6 +16,7 @@ from resonant.metrics.alerts import AlertCondition, Crossing, record_crossings
 from resonant.store.shared import drains
 from resonant.store.shared.gates import FailingType, Gate, GateChange, change_gate
 from resonant.store.views.reads import StoreStatus
+from resonant.testing import nobody_listening
 
 RAISED = Crossing("raised", AlertCondition.ERROR_RATE, "crm", 0.5, 0.25, "text", at=0.0, since=0.0)
 
@@ -36,6 +37,12 @@ def test_status_counts_and_balances(resonant, recent):
     assert {name: found[name] for name in list(found)[:10]} == counts | others
     for name in ("crm", "webhook-endpoint/crm"):
         assert resonant.json("status", "--endpoint", name)["accepted"] == 3
+
+
+def test_status_without_deployments_asks_no_prefect(resonant, recent, monkeypatch):
+    with nobody_listening() as url:
+        monkeypatch.setenv("PREFECT_API_URL", url)
+        assert resonant.json("status")["deployment_warnings"] == {}
 
 
 def test_status_shows_active_alerts(resonant, recent):

@@ -20,13 +20,15 @@ from resonant.intake.description.openapi import openapi
 from resonant.intake.limits import IntakeLimits
 from support.examples import examples
 from support.hostile_lines import damaged_lines, good_lines
+from support.posting import posting
 from support.processes import clean_environment
 from support.serving import add_endpoints, create_token, route_everything, serving
+from support.sources import source, webhook
 
 SCHEMATHESIS = [sys.executable, "-m", "schemathesis.cli", "run", "--no-color"]
 FORMATS = FormatChecker(formats=())
 FORMATS.checks("date-time")(lambda value: not isinstance(value, str) or parse_rfc3339(value) is not None)
-DOCUMENT = openapi(IntakeLimits(), needs_token=True)
+DOCUMENT = openapi(IntakeLimits(), needs_token=True, has_sources=False)
 EVENT = Draft202012Validator(DOCUMENT["components"]["schemas"]["Event"], format_checker=FORMATS)
 # JSON Schema has no words for these.
 BEYOND_SCHEMA = (
@@ -81,6 +83,38 @@ def test_every_operation_is_served_and_described(client):
                 continue  # of the process
             answer = client.send(method.upper(), path)
             assert str(answer.status_code) in methods[method]["responses"], (method, path)
+
+
+def test_webhooks_are_described_with_their_answers_by_a_server_that_takes_them(client, sqlite_desk, tmp_path):
+    path = "/sources/{name}"
+    assert path not in client.send("GET", "/openapi.json").json()["paths"]
+    sources = {name: source(tmp_path, name, endpoint="orders") for name in ("github", "twilio")}
+    with posting(sqlite_desk, sources=sources) as receiver:
+        document = receiver.send("GET", "/openapi.json").json()
+        assert "/sources/{name}" in receiver.send("GET", "/docs").text
+        methods = document["paths"][path]
+        # Other than /events, it answers 401 and 429 also on a server without tokens.
+        assert {"401", "429"} <= methods["post"]["responses"].keys()
+        schema = Draft202012Validator(document["components"]["schemas"]["Received"])
+        for name in sources:
+            answers = [
+                receiver.send("POST", f"/sources/{name}"),
+                receiver.send("OPTIONS", f"/sources/{name}"),
+                receiver.send("POST", "/sources/unknown"),
+            ]
+            for _ in range(2):
+                given = webhook(name)
+                answers.append(
+                    receiver.send("POST", f"/sources/{name}", content=given.body, headers=given.headers)
+                )
+            for answer in answers:
+                found = methods[answer.request.method.lower()]["responses"][str(answer.status_code)]
+                if answer.content:
+                    kind = answer.headers["content-type"].partition(";")[0]
+                    assert kind in found["content"]
+                    if kind == "application/json":
+                        schema.validate(answer.json())
+            assert answers[-1].status_code in (200, 202)
 
 
 def test_a_server_without_tokens_describes_no_token(client):
