@@ -4,7 +4,7 @@
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 
 class ResonantError(Exception):
@@ -126,15 +126,23 @@ class RunRefused(SendFailed):
     """Prefect refuses to start a flow run, and would refuse it again.
 
     Attributes:
+        what: the thing that is refused.
         reason: Prefect's reason, on one line.
         status_code: of its answer; None without one.
     """
 
+    what: ClassVar[str] = "the run"
     reason: str
     status_code: int | None = None
 
     def __str__(self) -> str:
         return self.reason
+
+
+class EventRefused(RunRefused):
+    """Prefect refuses or would lose an event, and would do so again."""
+
+    what = "the event"
 
 
 class DeploymentMissing(RunRefused):

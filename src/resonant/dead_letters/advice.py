@@ -47,6 +47,7 @@ _RUN = (
     "compare an event (`resonant detail {event_id}`) with the parameters of the flow (`resonant endpoint show {endpoint}`), fix the flow "
     "or the endpoint, then {replay}, or {purge}"
 )
+_EVENT = "Prefect cannot keep these events: inspect one (`resonant detail {event_id}`), fix the producer or the endpoint's API URL, then {replay}, or {purge}"
 _DENIED = "the fault is local (the key for Prefect): fix PREFECT_API_KEY or PREFECT_API_AUTH_STRING where Resonant sends, or the API key of the endpoint's block, then {replay}"
 
 _BY_REASON = {"crashed": _CRASHED, "cancelled": _CANCELLED}
@@ -70,6 +71,7 @@ _BY_CODE = {
     "oauth_token": _OAUTH,
     "deployment_missing": _DEPLOYMENT,
     "run_refused": _RUN,
+    "event_refused": _EVENT,
     "prefect_denied": _DENIED,
     "event_expired": _EVENT_EXPIRED,
     "throttled": _SLOWER,

@@ -22,7 +22,7 @@
     │   ├── a proxy, a pool, descriptors   transient   local: proxy_error, pool_full, local_resources
     │   ├── no OAuth token                 transient   local: oauth_token, not counted in ``max_attempts``
     │   ├── a refused address              permanent   address_refused
-    │   ├── a flow run                     permanent   run_refused, deployment_missing; prefect_denied is local
+    │   ├── a flow run, a Prefect event    permanent   run_refused, deployment_missing, event_refused; prefect_denied is local
     │   └── an invalid request             permanent   invalid_url, unsupported_protocol, invalid_request ...
     ├── possibly processed
     │   ├── no answer in time              transient   read_timeout, write_timeout, timeout

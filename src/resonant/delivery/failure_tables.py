@@ -109,6 +109,7 @@ TABLES: Mapping[int, Mapping[Verdict, tuple[_Key, ...]]] = {
         Verdict("permanent", "address_refused"): ("resonant.AddressRefused",),
         Verdict("permanent", "endpoint_error"): ("resonant.EndpointError",),
         Verdict("permanent", "run_refused"): ("resonant.RunRefused",),
+        Verdict("permanent", "event_refused"): ("resonant.EventRefused",),
         Verdict("permanent", "deployment_missing"): ("resonant.DeploymentMissing",),
         _local("permanent", "prefect_denied"): ("resonant.PrefectDenied",),
         Verdict("permanent", "invalid_url"): (

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import os
-import random
 import subprocess
 import sys
 from uuid import uuid4
@@ -22,9 +21,8 @@ from pydantic import SecretStr, ValidationError
 from resonant.blocks import DeploymentEndpoint, load_endpoint
 from resonant.blocks.catalog import remove_endpoint
 from resonant.dead_letters.advice import advise
-from resonant.delivery.attempt import AttemptRunner
 from resonant.errors import EndpointError
-from resonant.events import Event, Lease
+from resonant.events import Event
 from resonant.sinks.base import TraceHeaders, attempt_trace
 from resonant.testing import (
     Receiver,
@@ -35,6 +33,8 @@ from resonant.testing import (
     respond,
     retry_after,
 )
+from support import block_attempts
+from support.block_attempts import verdict
 from support.deployments import Deployments, endpoint_of
 
 pytestmark = pytest.mark.engine
@@ -69,33 +69,7 @@ def event(data=None, **fields) -> Event:
 
 
 async def attempt(block, given: Event, name: str = NAME, *, destination=None):
-    """Make one attempt as a drain does, and again while Prefect's SQLite is busy; return it."""
-    made = await one_attempt(block, given, name, destination=destination)
-    while made.code == "http_503" and made.retry_after is None:
-        await asyncio.sleep(0.2)
-        made = await one_attempt(block, given, name, destination=destination)
-    return made
-
-
-async def one_attempt(block, given: Event, name: str, *, destination):
-    opened = destination or block.open(name)
-    lease = Lease(0, 0, "test", given, name, round_started_at=0.0, accepted_at=0.0)
-    try:
-        runner = AttemptRunner(clock=lambda: 0.0, rng=random.Random(1))
-        return (await runner.attempt(lease, opened)).attempt
-    finally:
-        if destination is None:
-            await opened.close()
-
-
-def verdict(made) -> str:
-    """Write a failure as ``CATEGORY CODE [local] [sent] [SECONDS]``."""
-    flags = [
-        made.blame == "local" and "local",
-        made.maybe_processed and "sent",
-        made.retry_after and f"{made.retry_after:g}",
-    ]
-    return " ".join([made.category, made.code, *filter(None, flags)])
+    return await block_attempts.attempt(block, given, name, destination=destination)
 
 
 async def test_an_event_sent_again_starts_no_second_run(deployments):

@@ -1,4 +1,4 @@
-"""``resonant endpoint add --deployment``, on a real Prefect server."""
+"""``resonant endpoint add --deployment`` and ``--prefect-event``, on a real Prefect server."""
 
 import asyncio
 import contextlib
@@ -11,6 +11,7 @@ from resonant.blocks.catalog import remove_endpoint, save_endpoints
 from resonant.errors import UnknownEndpoint
 from resonant.testing import full_accept_queue, nobody_listening
 from support.deployments import Deployments
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.engine
 
@@ -29,8 +30,9 @@ def name(on_server):
     """The name of a new endpoint, without its block type."""
     name = f"cli-{uuid4().hex[:8]}"
     yield name
-    with contextlib.suppress(UnknownEndpoint):
-        asyncio.run(remove_endpoint(f"resonant-deployment/{name}"))
+    for kind in ("deployment", "prefect-event"):
+        with contextlib.suppress(UnknownEndpoint):
+            asyncio.run(remove_endpoint(f"resonant-{kind}/{name}"))
 
 
 def refusal(answer) -> str:
@@ -208,9 +210,37 @@ def test_testing_an_endpoint_whose_deployment_is_gone_says_so(endpoint, deployme
     assert f"has no deployment {deployment}" in refusal(answer)
 
 
+def test_an_endpoint_of_prefect_events_makes_one_of_three_equal_events(
+    endpoint, resonant, deployments, name, tmp_path
+):
+    full, source = f"resonant-prefect-event/{name}", f"/github/{name}"
+    answer = endpoint("add", name, "--prefect-event", "--rate", "50", "--types", "com.github.*")
+    assert f"saved endpoint {full}" in answer.out.replace("\n", " ")
+    assert (endpoint.show(full)["rate"], endpoint.listed()[full]["type"]) == (50.0, "resonant-prefect-event")
+    assert endpoint.json("test", full)["excerpt"].startswith("Prefect event ")
+    line = {"id": "push-1", "type": "com.github.push", "source": source, "data": {"ref": "main"}}
+    (tmp_path / "events.jsonl").write_text(json.dumps(line))
+    for _ in range(3):
+        resonant.on_prefect("emit", str(tmp_path / "events.jsonl"), "--endpoint", full)
+    wanted = {"filter": {"resource": {"id": [f"resonant.source.{source}"]}}}
+    [found] = wait_until(lambda: deployments.api.post("/events/filter", json=wanted).json()["events"])
+    assert found["payload"]["data"] == {"ref": "main"}
+    assert f"Prefect event {found['id']}" in resonant.on_prefect("detail", "push-1").out
+    endpoint("add", name, "--prefect-event", "--timeout", "4", "--overwrite")
+    assert endpoint.show(full)["timeout"] == 4
+    refused = refusal(endpoint("update", full, "--timeout", "3", code=2))
+    assert f"`resonant endpoint add {full} --prefect-event --overwrite`" in refused
+    assert f"removed endpoint {full} and 1 subscription" in endpoint("remove", full, "--yes").out
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
+        (("x", "https://a.example", "--prefect-event"), "--prefect-event cannot be combined with URL"),
+        (("x", "--prefect-event", "--header", "A:b"), "--prefect-event cannot be combined with --header"),
+        (("x", "--prefect-event", "--tag", "t"), "--tag needs --deployment FLOW/DEPLOYMENT"),
+        (("x", "--prefect-event", "--deployment", "a/b"), "--deployment cannot be combined with"),
+        (("resonant-deployment/x", "--prefect-event"), "without a block type"),
         (("x", "https://a.example", "--deployment", "a/b"), "--deployment cannot be combined with URL"),
         (("x", "--deployment", "a/b", "--header", "A:b"), "--deployment cannot be combined with --header"),
         (("x", "--deployment", "a/b", "--parameter", "n"), "--parameter 'n' must be NAME=POINTER"),
@@ -218,7 +248,7 @@ def test_testing_an_endpoint_whose_deployment_is_gone_says_so(endpoint, deployme
         (("x", "--deployment", "a/b", "--policy", "no"), "no"),
         (("x", "https://a.example", "--tag", "t"), "--tag needs --deployment FLOW/DEPLOYMENT"),
         (("file-endpoint/x", "--deployment", "a/b"), "file-endpoint/x"),
-        (("x",), "give a URL, or --deployment FLOW/DEPLOYMENT"),
+        (("x",), "give a URL, --deployment FLOW/DEPLOYMENT, or --prefect-event"),
         (("x", "--deployment", "b"), "--deployment"),
     ],
 )
