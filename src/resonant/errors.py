@@ -153,6 +153,51 @@ class PrefectDenied(RunRefused):
     """Prefect refuses the API key or the password of the sender."""
 
 
+@dataclass
+class RunNotCompleted(SendFailed):
+    """The flow run of an event exists, but it has not completed.
+
+    Attributes:
+        problem: on one line.
+        status_code: of Prefect's answer.
+        excerpt: the run.
+    """
+
+    problem: str
+    status_code: int
+    excerpt: str
+
+    def __str__(self) -> str:
+        return self.problem
+
+
+@dataclass
+class RunUnfinished(RunNotCompleted):
+    """The run has not ended yet.
+
+    Attributes:
+        wait: the time until the next look at it, in seconds.
+    """
+
+    wait: float
+
+
+class RunOverdue(RunNotCompleted):
+    """The run has not ended within the longest wait."""
+
+
+class RunFailed(RunNotCompleted):
+    """The run ended with an error, or by its timeout."""
+
+
+class RunCrashed(RunNotCompleted):
+    """The run was lost with its process or machine."""
+
+
+class RunCancelled(RunNotCompleted):
+    """The run was cancelled, by an operator or a concurrency limit."""
+
+
 class NotReady(ResonantError):
     """Nothing can be sent to an endpoint now. Neither the event nor its endpoint is at fault.
 

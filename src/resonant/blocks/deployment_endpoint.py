@@ -1,11 +1,12 @@
 """A Prefect deployment as an endpoint: each event starts one flow run."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints
 
 from resonant.blocks.prefect_endpoint import PrefectEndpoint, PrefectSink
-from resonant.events import Clock
+from resonant.events import Clock, Event
+from resonant.sinks.base import Receipt
 
 # RFC 6901; empty for the whole event.
 Pointer = Annotated[str, StringConstraints(pattern=r"^(/([^~]|~[01])*)?$")]
@@ -43,8 +44,22 @@ class DeploymentEndpoint(PrefectEndpoint):
     work_queue: str | None = Field(
         default=None, description="Work queue of the runs; the deployment's if empty. It must exist."
     )
+    wait: bool = Field(
+        default=False, description="Whether an event is delivered only when its run has completed."
+    )
+    wait_at_most: float = Field(
+        default=86_400.0, gt=0, description="The longest wait for the end of a run, in seconds."
+    )
 
-    def _sink(self, name: str, clock: Clock) -> PrefectSink:  # noqa: ARG002
+    async def deliver(self, event: Event) -> Receipt | None:
+        """Start the run of an event without the store, and without waiting for its end."""
+        return await super().deliver(event) if not self.wait else await self.without_wait().deliver(event)
+
+    def without_wait(self) -> Self:
+        """Return this endpoint without ``wait``."""
+        return self.model_copy(update={"wait": False}).named(self._block_document_name)
+
+    def _sink(self, name: str, clock: Clock) -> PrefectSink:
         from resonant.blocks.deployment_runs import DeploymentRuns  # noqa: PLC0415
 
-        return DeploymentRuns(name, self)
+        return DeploymentRuns(name, self, clock)

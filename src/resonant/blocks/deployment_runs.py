@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import httpx
@@ -11,13 +12,34 @@ from prefect.utilities.urls import url_for
 
 from resonant.blocks.prefect_api import REASON_CHARACTERS, PrefectApi
 from resonant.display import one_line
-from resonant.errors import DeploymentMissing, EndpointError, PrefectDenied, RunRefused
-from resonant.events import Event
+from resonant.errors import (
+    DeploymentMissing,
+    EndpointError,
+    PrefectDenied,
+    RunCancelled,
+    RunCrashed,
+    RunFailed,
+    RunNotCompleted,
+    RunOverdue,
+    RunRefused,
+    RunUnfinished,
+)
+from resonant.events import Clock, Event
 from resonant.events.webhook_ids import webhook_id
 from resonant.local.paused import paused
-from resonant.sinks.base import Receipt, attempt_trace
+from resonant.sinks.base import Receipt, attempt_lease, attempt_trace
 from resonant.sinks.wire import message
 from resonant.suggestions import did_you_mean
+
+_FAILURES: dict[str, type[RunNotCompleted]] = {
+    "FAILED": RunFailed,
+    "CRASHED": RunCrashed,
+    "CANCELLED": RunCancelled,
+}
+_CHARGED = "resonant.attempts"
+# A look comes after a fifth of the wait so far: an hour takes some 30 looks, a day some 300.
+_FIRST_LOOK_SECONDS, _LOOK_SHARE, _LAST_LOOK_SECONDS = 10.0, 0.2, 300.0
+_RUNS_AT_ONCE = 20
 
 
 class DeploymentRuns:
@@ -26,10 +48,11 @@ class DeploymentRuns:
     Args:
         name: of the endpoint, which the key of each run begins with.
         block: its ``DeploymentEndpoint``.
+        clock: for the age of a run, in seconds since the epoch.
     """
 
-    def __init__(self, name: str, block: Any) -> None:
-        self._name, self._block = name, block
+    def __init__(self, name: str, block: Any, clock: Clock) -> None:
+        self._name, self._block, self._clock = name, block, clock
         self._flow, _, self._deployment = block.deployment.partition("/")
         self._finding = asyncio.Lock()
         self._id: str | None = None
@@ -38,9 +61,10 @@ class DeploymentRuns:
         self.aclose = self._api.aclose
 
     async def send(self, event: Event) -> Receipt:
-        """Create the run of an event, or find it.
+        """Create the run of an event, or find it; with ``wait``, look whether it has completed.
 
         Raises:
+            RunNotCompleted: the run has not ended, or not with success.
             RunRefused, DeploymentMissing: Prefect refuses it for good.
             PrefectDenied: Prefect refuses the key.
             UnexpectedStatus: any other answer.
@@ -48,6 +72,12 @@ class DeploymentRuns:
             httpx.HTTPError: no answer.
         """
         async with asyncio.timeout(self._block.timeout):
+            if self._block.wait:
+                try:
+                    return await self._look_for(event)
+                except RunRefused as error:
+                    self._add_form(error)
+                    raise
             wanted = self._run_of(event)
             refused: RunRefused | None = None
             try:
@@ -56,17 +86,59 @@ class DeploymentRuns:
                 raise
             except RunRefused as error:
                 # An earlier attempt may have created it, since Prefect checks a run before it looks at its key.
-                if (found := await self._find(wanted["idempotency_key"])) is None:
+                if not (found := await self._find([wanted["idempotency_key"]])):
                     self._add_form(error)
                     raise
-                status, run, refused = None, found, error
+                status, run, refused = None, found[0], error
+        warning = None if refused is None else f"the run existed; its repeat was refused: {refused}"
+        return Receipt(status, self._shown(run), warning=warning)
+
+    # --- waiting -----------------------------------------------------------------------------------------------------
+
+    async def _look_for(self, event: Event) -> Receipt:
+        """Create the run, or a new one after a failed one; return or raise what it has come to.
+
+        Prefect has the runs of a delivery by their keys, so a look finds a run whose creator was killed or got no answer. A run
+        is labelled with the charged attempts before it: as long as they are the same, its failure has not been recorded.
+        """
+        lease = attempt_lease.get()
+        charged = "1.0" if lease is None else f"{lease.round}.{lease.round_attempts}"
+        key, status = self._key(event), int(httpx.codes.OK)
+        number, run = await self._latest(key)
+        if run is None or (run["state_type"] in _FAILURES and run["labels"].get(_CHARGED) != charged):
+            wanted = self._run_of(event)
+            wanted["idempotency_key"] = _numbered(key, number + 1)
+            wanted["labels"][_CHARGED] = charged
+            status, run = await self._create(wanted)
+        state, shown = run["state_type"], self._shown(run)
+        if state == "COMPLETED":
+            return Receipt(status, shown)
+        if failure := _FAILURES.get(state):
+            said = one_line((run.get("state") or {}).get("message") or "")
+            raise failure(f"the run is {run['state_name']}{f': {said}' if said else ''}", status, shown)
+        since = datetime.fromisoformat(run["created"]).timestamp()
+        age = self._clock() - (since if lease is None else max(since, lease.round_started_at))
+        if age >= self._block.wait_at_most:
+            said = f"the run is {run['state_name']} after {self._block.wait_at_most:g} s, the longest wait"
+            raise RunOverdue(said, status, shown)
+        wait = min(max(_FIRST_LOOK_SECONDS, age * _LOOK_SHARE), _LAST_LOOK_SECONDS)
+        raise RunUnfinished(f"the run is {run['state_name']}", status, shown, wait)
+
+    async def _latest(self, key: str) -> tuple[int, dict[str, Any] | None]:
+        """Return the last run of a delivery and its number; 0 and None without one."""
+        number, latest, first = 0, None, 1
+        while number >= first - 1:
+            numbers = {_numbered(key, each): each for each in range(first, first + _RUNS_AT_ONCE)}
+            first += _RUNS_AT_ONCE
+            for run in await self._find(list(numbers)):
+                if numbers[run["idempotency_key"]] > number:
+                    number, latest = numbers[run["idempotency_key"]], run
+        return number, latest
+
+    def _shown(self, run: dict[str, Any]) -> str:
         with self._api.settings():
-            url = url_for("flow-run", obj_id=run)
-        return Receipt(
-            status,
-            f"flow run {run}{f': {url}' if url else ''}",
-            warning=None if refused is None else f"the run existed; its repeat was refused: {refused}",
-        )
+            url = url_for("flow-run", obj_id=run["id"])
+        return f"flow run {run['id']}{f': {url}' if url else ''}"
 
     async def verify(self) -> list[str]:
         """Compare the configuration with the deployment; return warnings.
@@ -85,7 +157,7 @@ class DeploymentRuns:
         """End a reason of Prefect with the link of the form that starts a run by hand; shorten it, so that both are stored."""
         with self._api.settings():
             url = url_for("deployment", obj_id=self._id) if self._id else None
-        if url is not None and not isinstance(refused, DeploymentMissing):
+        if url is not None and type(refused) is RunRefused:
             form = f"; start it by hand: {url}/run"
             refused.reason = refused.reason[: REASON_CHARACTERS - len(form)] + form
 
@@ -94,7 +166,6 @@ class DeploymentRuns:
     def _run_of(self, event: Event) -> dict[str, Any]:
         """Return a request for a run."""
         block = self._block
-        identity = event.webhook_id or webhook_id(event.identity, is_taken=False)
         labels = {
             "resonant.endpoint": self._name,
             "resonant.event.id": event.id,
@@ -105,7 +176,7 @@ class DeploymentRuns:
         if traceparent := trace.traceparent if trace else event.traceparent:
             labels[LABELS_TRACEPARENT_KEY] = traceparent
         return {
-            "idempotency_key": f"{self._name}/{identity}",
+            "idempotency_key": self._key(event),
             "name": event.id,
             "state": {"type": "SCHEDULED"},
             "parameters": self._parameters_of(event),
@@ -114,6 +185,9 @@ class DeploymentRuns:
             "labels": labels,
             **({"work_queue_name": block.work_queue} if block.work_queue else {}),
         }
+
+    def _key(self, event: Event) -> str:
+        return f"{self._name}/{event.webhook_id or webhook_id(event.identity, is_taken=False)}"
 
     def _parameters_of(self, event: Event) -> dict[str, Any]:
         """Return the parameters in a form that Prefect takes as they are: it renders other values with ``__prefect_kind``."""
@@ -140,25 +214,26 @@ class DeploymentRuns:
     def _pointers(self) -> dict[str, str]:
         return self._block.parameters or {"event": ""}
 
-    async def _create(self, run: dict[str, Any]) -> tuple[int, str]:
-        """Create a run, unless one has its key; return the status and the run's id."""
+    async def _create(self, run: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Create a run, unless one has its key; return the status and the run."""
         known = self._id
         place = {"id": await self._find_deployment()}
         answer = await self._api.ask("POST", "/deployments/{id}/create_flow_run", json=run, **place)
         if answer.status_code == httpx.codes.NOT_FOUND and known is not None:
             self._id = None  # it may have been deleted and created again
             return await self._create(run)
-        return answer.status_code, self._api.content(answer)["id"]
+        return answer.status_code, self._api.content(answer)
 
-    async def _find(self, key: str) -> str | None:
-        """Return the id of the run with this key; None if there is none."""
+    async def _find(self, keys: list[str]) -> list[dict[str, Any]]:
+        """Return the runs with these keys."""
         wanted = {
             "flows": {"name": {"any_": [self._flow]}},
-            "flow_runs": {"idempotency_key": {"any_": [key]}},
-            "limit": 1,
+            "flow_runs": {"idempotency_key": {"any_": keys}},
         }
-        found = self._api.content(await self._api.ask("POST", "/flow_runs/filter", json=wanted))
-        return found[0]["id"] if found else None
+        found: list[dict[str, Any]] = self._api.content(
+            await self._api.ask("POST", "/flow_runs/filter", json=wanted)
+        )
+        return found
 
     async def _find_deployment(self) -> str:
         async with self._finding:
@@ -196,7 +271,8 @@ class DeploymentRuns:
         queue = block.work_queue or deployment.get("work_queue_name")
         strategy = (deployment.get("concurrency_options") or {}).get("collision_strategy")
         if deployment.get("global_concurrency_limit") and strategy == "CANCEL_NEW":
-            yield f"deployment {block.deployment} cancels new runs above its concurrency limit, although they count as delivered"
+            result = "become dead letters" if block.wait else "count as delivered"
+            yield f"deployment {block.deployment} cancels new runs above its concurrency limit, although their events {result}"
         if pool is None:
             if block.work_queue:
                 raise EndpointError(
@@ -215,6 +291,11 @@ class DeploymentRuns:
             )
         for warning in paused(deployment, block.deployment, found, self._api.content(answer)):
             yield warning
+
+
+def _numbered(key: str, number: int) -> str:
+    """Return the key of a delivery's run with this number. A webhook-id has no dot, but it may have a slash."""
+    return key if number == 1 else f"{key}.{number}"
 
 
 def _values_at(document: Any, pointer: str) -> Iterator[Any]:

@@ -78,7 +78,7 @@ class Attempt:
     Attributes:
         late: reported after its lease was lost; it changed only the history.
         early: not counted in ``max_attempts``: failed before the end of the delivery's own backoff, because a gate released the
-            delivery earlier, or had no OAuth token.
+            delivery earlier, or had no OAuth token, or since the run that it waits for has not ended.
     """
 
     number: int

@@ -32,6 +32,7 @@ _LONG_STREAK_SECONDS, _FEWEST_STREAK, _RARELY = 30.0, 6, 1e-4
 # that the pace is not the cause. A limit leaves 40 to 50 % of failures at this pace. After as long without an answer, another one
 # is sent while an outage is likely, since one that hangs must not stop the rest, and a refused change is proposed again.
 _SOON_SECONDS, MOST_FACTOR, _FIRST_SENDS, _OFTEN, _HALF = 0.4, 2, 4, 0.4, 0.5
+_SUCCESS = 2
 _TIMEOUTS = ("timeout", "read_timeout")
 
 
@@ -55,7 +56,8 @@ class Answer:
         is_local: whether the failure is on the sender's side; the gate ignores it.
         is_gone: whether the endpoint answered 410.
         retry_after: the Retry-After, in seconds.
-        works: whether the endpoint works: it delivered, or its answer rejects only this event.
+        works: whether the endpoint works: it delivered, its answer rejects only this event, or it accepted the event, although the
+            delivery is not done: its run goes on, or failed.
         is_500: whether it is a 500: a bug that depends on the event, not on the load.
         is_accepted: whether the endpoint took the request, at the pace of the sends.
         is_refusal: whether the endpoint asked to slow down, or to wait.
@@ -72,7 +74,9 @@ class Answer:
         self.is_local = verdict is not None and verdict.blame == "local"
         self.is_gone = verdict is not None and verdict.gone
         self.retry_after = None if verdict is None else verdict.retry_after
-        self.works = verdict is None or (verdict.category == "permanent" and status_code is not None)
+        is_taken = status_code is not None and status_code // 100 == _SUCCESS
+        rejects_event = verdict is not None and verdict.category == "permanent" and status_code is not None
+        self.works = verdict is None or is_taken or rejects_event
         self.is_500 = status_code == HTTPStatus.INTERNAL_SERVER_ERROR
         self.is_accepted = self.works or self.is_500
         self.is_refusal = bool(self.retry_after) or status_code == HTTPStatus.TOO_MANY_REQUESTS

@@ -368,12 +368,15 @@ def _record_removal(store: CommandStore, name: str) -> None:
 
 
 async def _test(name: str, settings: Settings) -> Attempt:
+    from resonant.blocks import DeploymentEndpoint
     from resonant.delivery.attempt import AttemptRunner
     from resonant.delivery.trace import AttemptSpans
 
     block = await load_endpoint(name)
     for warning in await block.verify(name):
         output.say(f"endpoint {name}: {warning}")
+    if isinstance(block, DeploymentEndpoint):
+        block = block.without_wait()
     destination = block.open(name)
     event = Event(type="resonant.test", source="/resonant/endpoint-test", data={"test": True})
     now = time.time()

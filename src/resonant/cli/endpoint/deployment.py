@@ -65,6 +65,22 @@ class PrefectOptions:
         ),
     ] = None
 
+    wait: Annotated[
+        bool,
+        typer.Option(
+            "--wait",
+            help="Deliver an event only when its run has completed; retry with a new run if it fails.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = False
+    wait_at_most: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="With --wait, the longest wait for the end of a run; a day by default.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
     prefect_event: Annotated[
         bool,
         typer.Option(
@@ -151,12 +167,16 @@ def _fields(target: PrefectOptions) -> dict[str, Any]:
         if not (parameter and equals) or pointer[:1] not in {"", "/"}:
             raise options.Misuse(f"--parameter {text!r} must be NAME=POINTER, such as order=/data/order")
         parameters[parameter] = pointer
+    if target.wait_at_most is not None and not target.wait:
+        raise options.Misuse("--wait-at-most needs --wait")
     return {
         "deployment": target.deployment,
         "parameters": parameters,
         "as_text": target.as_text,
         "tags": target.tag or [],
         "work_queue": target.work_queue,
+        "wait": target.wait,
+        **({} if target.wait_at_most is None else {"wait_at_most": target.wait_at_most}),
     }
 
 
@@ -173,7 +193,7 @@ async def _save(name: str, fields: dict[str, Any], *, overwrite: bool) -> list[s
         block = kind(**fields)
     except ValidationError as error:
         place, problem = first_problem(error)
-        raise options.Misuse(f"--{place[0]}: {problem}") from None
+        raise options.Misuse(f"--{str(place[0]).replace('_', '-')}: {problem}") from None
     if not overwrite and name in await endpoint_documents():
         raise EndpointError(f"endpoint {name!r} exists: --overwrite changes it")
     warnings = await block.verify(name)

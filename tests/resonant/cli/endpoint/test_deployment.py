@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 import pytest
@@ -74,6 +75,37 @@ def test_an_event_that_is_emitted_twice_starts_a_run_that_detail_links_to(
     assert run["parameters"]["event"]["data"] == {"ref": "main"}
     shown = resonant.on_prefect("detail", "push-1").out
     assert f"{prefect_api.removesuffix('/api')}/runs/flow-run/{run['id']}" in "".join(shown.split())
+
+
+def test_an_event_of_an_endpoint_that_waits_is_delivered_when_its_run_has_completed(
+    endpoint, resonant, deployments, name, tmp_path
+):
+    deployment, full = deployments.make(), f"resonant-deployment/{name}"
+    endpoint("add", name, "--deployment", deployment, "--wait", "--wait-at-most", "3600")
+    shown = endpoint.show(full)
+    assert (shown["wait"], shown["wait_at_most"]) == (True, 3600)
+    assert endpoint.json("test", full)["result"] == "delivered"
+    deployment = deployments.make()
+    endpoint("add", name, "--deployment", deployment, "--wait", "--overwrite")
+    line = {"id": f"push-{name}", "type": "com.github.push", "source": "/github", "data": {}}
+    (tmp_path / "events.jsonl").write_text(json.dumps(line))
+    done: list[str] = []
+
+    def complete() -> None:
+        """Complete the run once the event has been looked at."""
+        [run] = wait_until(lambda: deployments.runs(deployment))
+        given = {"state": {"type": "COMPLETED"}, "force": True}
+        done.append(run["id"])
+        deployments.api.post(f"/flow_runs/{run['id']}/set_state", json=given)
+
+    with ThreadPoolExecutor() as pool:
+        completing = pool.submit(complete)
+        resonant.on_prefect("emit", str(tmp_path / "events.jsonl"), "--endpoint", full)
+        completing.result()
+    detail = " ".join(resonant.on_prefect("detail", f"push-{name}").out.split())
+    assert "transient run_unfinished, possibly processed, not counted in max_attempts" in detail
+    assert detail.count(done[0]) >= 2
+    assert "delivered, status 200" in detail
 
 
 def test_an_endpoint_is_changed_by_adding_it_again(endpoint, deployments, name):
@@ -238,6 +270,9 @@ def test_an_endpoint_of_prefect_events_makes_one_of_three_equal_events(
     [
         (("x", "https://a.example", "--prefect-event"), "--prefect-event cannot be combined with URL"),
         (("x", "--prefect-event", "--header", "A:b"), "--prefect-event cannot be combined with --header"),
+        (("x", "--deployment", "a/b", "--wait-at-most", "5"), "--wait-at-most needs --wait"),
+        (("x", "--deployment", "a/b", "--wait", "--wait-at-most", "0"), "--wait-at-most"),
+        (("x", "--prefect-event", "--wait"), "--wait needs --deployment FLOW/DEPLOYMENT"),
         (("x", "--prefect-event", "--tag", "t"), "--tag needs --deployment FLOW/DEPLOYMENT"),
         (("x", "--prefect-event", "--deployment", "a/b"), "--deployment cannot be combined with"),
         (("resonant-deployment/x", "--prefect-event"), "without a block type"),
