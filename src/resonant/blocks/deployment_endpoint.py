@@ -53,6 +53,12 @@ class DeploymentEndpoint(SinkBlock):
     work_queue: str | None = Field(
         default=None, description="Work queue of the runs; the deployment's if empty. It must exist."
     )
+    concurrency: int | None = Field(
+        default=1,
+        ge=1,
+        description="Maximum concurrent requests in one run; RESONANT_ENDPOINT_CONCURRENCY if empty. With SQLite, Prefect's server "
+        "refuses most requests that arrive during another one.",
+    )
     api_url: str | None = Field(
         default=None,
         description="URL of the Prefect API, without a password; PREFECT_API_URL of the sending process if empty.",
