@@ -48,8 +48,11 @@ class Deployments:
 
     def runs(self, name: str) -> list[dict[str, Any]]:
         """Return the runs of a deployment's flow."""
-        wanted = {"flows": {"name": {"any_": [name.partition("/")[0]]}}}
-        return self.api.post("/flow_runs/filter", json=wanted).json()
+        wanted = {"flows": {"name": {"any_": [name.partition("/")[0]]}}, "sort": "ID_DESC"}
+        found: list[dict[str, Any]] = []
+        while page := self.api.post("/flow_runs/filter", json=wanted | {"offset": len(found)}).json():
+            found += page
+        return found
 
 
 def endpoint_of(deployment: str, **fields: Any) -> DeploymentEndpoint:

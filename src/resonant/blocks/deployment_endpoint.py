@@ -44,6 +44,12 @@ class DeploymentEndpoint(PrefectEndpoint):
     work_queue: str | None = Field(
         default=None, description="Work queue of the runs; the deployment's if empty. It must exist."
     )
+    concurrency: int | None = Field(
+        default=1,
+        ge=1,
+        description="Maximum concurrent requests in one run; RESONANT_ENDPOINT_CONCURRENCY if empty. With SQLite, Prefect's server "
+        "refuses most requests that arrive during another one.",
+    )
     wait: bool = Field(
         default=False, description="Whether an event is delivered only when its run has completed."
     )

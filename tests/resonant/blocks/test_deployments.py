@@ -126,6 +126,12 @@ async def test_repeats_at_the_same_time_start_one_run(deployments):
     assert len(deployments.runs(name)) == 1
 
 
+def test_a_process_asks_for_one_run_at_a_time_by_default():
+    """Prefect on SQLite refuses most of several at the same time, and creates fewer in all."""
+    assert endpoint_of("flow/main").open(NAME).concurrency == 1
+    assert endpoint_of("flow/main", concurrency=8).open(NAME).concurrency == 8
+
+
 async def test_two_endpoints_of_one_flow_start_a_run_each(deployments):
     name, given = deployments.make(), event()
     await attempt(endpoint_of(name), given)
