@@ -52,7 +52,7 @@ def test_an_added_endpoint_is_listed_shown_tested_and_removed(endpoint, resonant
     assert (shown["problem"], shown["subscriptions"]) == (None, 1)
     assert f"deployment: {deployment}" in endpoint("show", full).out
     assert endpoint.listed()[full]["deployment"] == deployment
-    tested = endpoint.json("test", full)
+    tested = json.loads(endpoint.tested(full, "--json").out)
     assert (tested["result"], tested["status_code"]) == ("delivered", 201)
     [run] = deployments.runs(deployment)
     assert run["parameters"]["event"]["data"] == {"test": True}
@@ -84,7 +84,7 @@ def test_an_event_of_an_endpoint_that_waits_is_delivered_when_its_run_has_comple
     endpoint("add", name, "--deployment", deployment, "--wait", "--wait-at-most", "3600")
     shown = endpoint.show(full)
     assert (shown["wait"], shown["wait_at_most"]) == (True, 3600)
-    assert endpoint.json("test", full)["result"] == "delivered"
+    endpoint.tested(full)
     deployment = deployments.make()
     endpoint("add", name, "--deployment", deployment, "--wait", "--overwrite")
     line = {"id": f"push-{name}", "type": "com.github.push", "source": "/github", "data": {}}
@@ -189,8 +189,9 @@ def test_what_is_paused_and_what_cancels_runs_is_a_warning(endpoint, resonant, d
         "work queue default is paused",
     ]
     full = f"resonant-deployment/{name}"
-    for argv in (("add", name, "--deployment", deployment), ("test", full), ("show", full)):
-        said = " ".join(endpoint(*argv).err.split())
+    added = endpoint("add", name, "--deployment", deployment)
+    for answer in (added, endpoint.tested(full), endpoint("show", full)):
+        said = " ".join(answer.err.split())
         assert [each for each in warnings if each not in said] == []
     shown = endpoint.show(full)["warnings"]
     assert len(shown) == len(warnings)
@@ -249,7 +250,7 @@ def test_an_endpoint_of_prefect_events_makes_one_of_three_equal_events(
     answer = endpoint("add", name, "--prefect-event", "--rate", "50", "--types", "com.github.*")
     assert f"saved endpoint {full}" in answer.out.replace("\n", " ")
     assert (endpoint.show(full)["rate"], endpoint.listed()[full]["type"]) == (50.0, "resonant-prefect-event")
-    assert endpoint.json("test", full)["excerpt"].startswith("Prefect event ")
+    assert json.loads(endpoint.tested(full, "--json").out)["excerpt"].startswith("Prefect event ")
     line = {"id": "push-1", "type": "com.github.push", "source": source, "data": {"ref": "main"}}
     (tmp_path / "events.jsonl").write_text(json.dumps(line))
     for _ in range(3):
