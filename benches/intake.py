@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import httpx
 
 from benches.comparing import Comparison, apart, is_chosen, say
-from benches.processes import Tree, kept, python
+from benches.processes import Tree, child_of, kept, python
 from benches.surroundings import ENDPOINT, empty_home
 from benches.webhooks import SCHEMES, latencies_at, measured_rate, serving
 from resonant.local.server import api_url_at, configure_prefect, free_port, kept_server
@@ -86,7 +86,8 @@ def _measure_outage(count: int, rounds: int) -> list[Comparison]:
                 p99s[state].append(statistics.quantiles(seconds, n=100)[98] * 1000)
 
             measure("works")
-            with Tree([server.supervisor.pid]).stopped(lambda: True):
+            # Not the supervisor, which ends the server even if this process is killed meanwhile.
+            with Tree([child_of(server.supervisor)]).stopped(lambda: True):
                 measure("hangs")
             prefect.close()
             measure("refuses connections")
