@@ -2,7 +2,6 @@
 
 import time
 
-import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -10,9 +9,9 @@ from resonant.dead_letters.advice import advise
 from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.events import Event
 from resonant.gate.measurements import Answer
-from resonant.testing import Receiver, reset_before_response, respond
+from resonant.testing import Receiver, respond
 from support.block_attempts import outcome_of, verdict
-from support.deployments import EVENT_ONLY, Deployments, endpoint_of
+from support.deployments import EVENT_ONLY, Deployments, LossyRelay, endpoint_of
 
 pytestmark = pytest.mark.engine
 
@@ -165,18 +164,7 @@ async def test_a_failure_that_a_killed_process_did_not_record_is_reported_again(
 
 
 async def test_a_lost_answer_and_an_outage_during_the_wait_start_no_second_run(deployments, prefect_api):
-    lost = []
-
-    def relay(request):
-        """Pass a request on to Prefect, and lose the first answer that a run was created."""
-        url, kind = prefect_api.removesuffix("/api") + request.path, {"content-type": "application/json"}
-        answer = httpx.request(request.method, url, headers=kind, content=request.body, timeout=30)
-        if answer.status_code == 201 and not lost:
-            lost.append(answer.json()["id"])
-            return reset_before_response()
-        return respond(answer.status_code, kind, body=answer.content)
-
-    delivery = Waiting(deployments)
+    delivery, relay = Waiting(deployments), LossyRelay(prefect_api)
     async with Receiver(relay) as server:
         outcome = await delivery.look(api_url=f"{server.url}/api")
     assert verdict(outcome.attempt) == "transient connection_reset sent"
@@ -185,7 +173,7 @@ async def test_a_lost_answer_and_an_outage_during_the_wait_start_no_second_run(d
         outcome = await delivery.look(api_url=f"{server.url}/api")
     assert verdict(outcome.attempt) == "transient http_500 sent"
     assert is_waiting(await delivery.look())
-    assert list(delivery.runs().values()) == lost
+    assert list(delivery.runs().values()) == relay.lost
 
 
 async def test_a_cancelled_run_is_given_up_and_a_replay_is_a_new_run(deployments):
@@ -255,7 +243,7 @@ async def test_an_event_whose_id_looks_like_a_second_run_has_a_run_of_its_own(de
 
 
 @pytest.mark.parametrize("state", ["RUNNING", "FAILED", "CRASHED", "CANCELLED", "COMPLETED"])
-async def test_for_the_gate_prefect_works_whatever_becomes_of_a_run(deployments, state):
+async def test_the_gate_counts_unfinished_and_failed_runs_as_accepted(deployments, state):
     delivery = Waiting(deployments)
     for _ in range(2):
         outcome = await delivery.look()
@@ -273,7 +261,7 @@ async def test_sending_by_hand_does_not_wait(deployments):
 @pytest.mark.parametrize(
     "code", ["run_failed", "run_crashed", "run_cancelled", "run_overdue", "run_unfinished"]
 )
-def test_the_dead_letter_says_what_to_do(code):
+def test_the_dead_letter_names_the_next_step(code):
     line = advise(code=code, reason="exhausted", category="unknown", endpoint=NAME, event_id="e-1")
     assert "`resonant detail e-1`" in line
     assert f"resonant replay --endpoint {NAME} --code {code}" in line

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from uuid import uuid4
 
-import httpx
 import pytest
 from prefect.settings import (
     PREFECT_API_KEY,
@@ -35,7 +34,7 @@ from resonant.testing import (
 )
 from support import block_attempts
 from support.block_attempts import verdict
-from support.deployments import Deployments, endpoint_of
+from support.deployments import Deployments, LossyRelay, endpoint_of
 
 pytestmark = pytest.mark.engine
 
@@ -94,26 +93,15 @@ def replace_webhook_id(given: Event, identity: str) -> Event:
 
 
 async def test_a_lost_answer_is_retried_and_finds_the_run(deployments, prefect_api):
-    lost = []
-
-    def relay(request):
-        """Pass a request on to Prefect, and lose the first answer that a run was created."""
-        url, kind = prefect_api.removesuffix("/api") + request.path, {"content-type": "application/json"}
-        answer = httpx.request(request.method, url, headers=kind, content=request.body, timeout=30)
-        if answer.status_code == 201 and not lost:
-            lost.append(answer.json()["id"])
-            return reset_before_response()
-        return respond(answer.status_code, kind, body=answer.content)
-
-    name, given = deployments.make(), event()
+    name, given, relay = deployments.make(), event(), LossyRelay(prefect_api)
     async with Receiver(relay) as server:
         block = endpoint_of(name, api_url=f"{server.url}/api")
         first = await attempt(block, given)
         assert verdict(first) == "transient connection_reset sent"
         second = await attempt(block, given)
     assert (second.result, second.status_code) == ("delivered", 200)
-    assert second.excerpt.startswith(f"flow run {lost[0]}")
-    assert [run["id"] for run in deployments.runs(name)] == lost
+    assert second.excerpt.startswith(f"flow run {relay.lost[0]}")
+    assert [run["id"] for run in deployments.runs(name)] == relay.lost
 
 
 async def test_repeats_at_the_same_time_start_one_run(deployments):
