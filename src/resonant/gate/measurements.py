@@ -32,7 +32,6 @@ _LONG_STREAK_SECONDS, _FEWEST_STREAK, _RARELY = 30.0, 6, 1e-4
 # that the pace is not the cause. A limit leaves 40 to 50 % of failures at this pace. After as long without an answer, another one
 # is sent while an outage is likely, since one that hangs must not stop the rest, and a refused change is proposed again.
 _SOON_SECONDS, MOST_FACTOR, _FIRST_SENDS, _OFTEN, _HALF = 0.4, 2, 4, 0.4, 0.5
-_SUCCESS = 2
 _TIMEOUTS = ("timeout", "read_timeout")
 
 
@@ -74,7 +73,7 @@ class Answer:
         self.is_local = verdict is not None and verdict.blame == "local"
         self.is_gone = verdict is not None and verdict.gone
         self.retry_after = None if verdict is None else verdict.retry_after
-        is_taken = status_code is not None and status_code // 100 == _SUCCESS
+        is_taken = status_code is not None and HTTPStatus.OK <= status_code < HTTPStatus.MULTIPLE_CHOICES
         rejects_event = verdict is not None and verdict.category == "permanent" and status_code is not None
         self.works = verdict is None or is_taken or rejects_event
         self.is_500 = status_code == HTTPStatus.INTERNAL_SERVER_ERROR
