@@ -98,7 +98,7 @@ def nested(levels: int) -> bytes:
 
 
 @pytest.mark.parametrize("levels", [180, 189])
-async def test_what_is_nested_less_deeply_than_prefect_can_is_stored(api, levels):
+async def test_an_event_within_the_depth_that_prefect_keeps_is_stored(api, levels):
     given = event(json.loads(nested(levels)))
     assert (await attempt(given)).result == "delivered"
     assert len(stored(api, given)) == 1
@@ -136,7 +136,7 @@ async def test_the_largest_event_is_stored(api):
         "NaN",
     ],
 )
-async def test_what_prefect_would_acknowledge_and_lose_is_refused(body, said):
+async def test_an_event_that_prefect_would_acknowledge_and_lose_is_refused(body, said):
     refused = await attempt(Event.from_stored("1", "t", "/s", body), api_url="http://127.0.0.1:9/api")
     assert verdict(refused) == "permanent event_refused"
     assert refused.status_code is None
@@ -178,7 +178,7 @@ async def test_no_connection_is_transient():
     assert verdict(made) == "transient connect_refused"
 
 
-def test_the_dead_letter_says_what_to_do():
+def test_the_dead_letter_names_the_next_step():
     line = advise(
         code="event_refused", reason="permanent", category="permanent", endpoint=NAME, event_id="e-1"
     )

@@ -175,7 +175,7 @@ def test_a_required_parameter_may_have_a_value_of_the_deployment(endpoint, deplo
     endpoint("add", name, "--deployment", deployment, "--parameter", "by=/type")
 
 
-def test_what_is_paused_and_what_cancels_runs_is_a_warning(endpoint, resonant, deployments, name):
+def test_pauses_and_a_strategy_that_cancels_runs_are_warnings(endpoint, resonant, deployments, name):
     deployment = deployments.make(
         paused=True, concurrency_limit=1, concurrency_options={"collision_strategy": "CANCEL_NEW"}
     )
