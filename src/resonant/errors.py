@@ -140,7 +140,7 @@ class RunRefused(SendFailed):
 
 
 class EventRefused(RunRefused):
-    """Prefect refuses or would lose an event, and would do so again."""
+    """Prefect permanently refuses an event, or would acknowledge and lose it."""
 
     what = "the event"
 

@@ -13,7 +13,7 @@ Pointer = Annotated[str, StringConstraints(pattern=r"^(/([^~]|~[01])*)?$")]
 
 
 class DeploymentEndpoint(PrefectEndpoint):
-    """Starts one run of a Prefect deployment for each event, however often the event is sent.
+    """Starts one run of a Prefect deployment for each event. Repeats start no second run.
 
     Example:
         ```python

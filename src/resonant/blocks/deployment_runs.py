@@ -37,7 +37,7 @@ _FAILURES: dict[str, type[RunNotCompleted]] = {
     "CANCELLED": RunCancelled,
 }
 _CHARGED = "resonant.attempts"
-# A look comes after a fifth of the wait so far: an hour takes some 30 looks, a day some 300.
+# The next poll follows after a fifth of the wait so far: about 30 polls in an hour, 300 in a day.
 _FIRST_LOOK_SECONDS, _LOOK_SHARE, _LAST_LOOK_SECONDS = 10.0, 0.2, 300.0
 _RUNS_AT_ONCE = 20
 
@@ -96,10 +96,13 @@ class DeploymentRuns:
     # --- waiting -----------------------------------------------------------------------------------------------------
 
     async def _look_for(self, event: Event) -> Receipt:
-        """Create the run, or a new one after a failed one; return or raise what it has come to.
+        """Find or create the run; after a failed run, create a new one. Return a receipt if it has completed.
 
-        Prefect has the runs of a delivery by their keys, so a look finds a run whose creator was killed or got no answer. A run
-        is labelled with the charged attempts before it: as long as they are the same, its failure has not been recorded.
+        Runs are found by their idempotency keys, also if the creator was killed or got no answer. The label ``resonant.attempts``
+        has the charged attempts before the run. If they are unchanged, the failure of the run is not recorded yet.
+
+        Raises:
+            RunNotCompleted: the run has not ended, or not with success.
         """
         lease = attempt_lease.get()
         charged = "1.0" if lease is None else f"{lease.round}.{lease.round_attempts}"
@@ -180,7 +183,7 @@ class DeploymentRuns:
             "name": event.id,
             "state": {"type": "SCHEDULED"},
             "parameters": self._parameters_of(event),
-            # None of the event's: a limit on a tag would let a producer delay other runs.
+            # No tags from the event: through a limit on a tag, a producer could delay other runs.
             "tags": block.tags,
             "labels": labels,
             **({"work_queue_name": block.work_queue} if block.work_queue else {}),
@@ -190,7 +193,7 @@ class DeploymentRuns:
         return f"{self._name}/{event.webhook_id or webhook_id(event.identity, is_taken=False)}"
 
     def _parameters_of(self, event: Event) -> dict[str, Any]:
-        """Return the parameters in a form that Prefect takes as they are: it renders other values with ``__prefect_kind``."""
+        """Return the parameters as JSON text, which Prefect parses without rendering it."""
         try:
             document = json.loads(message(event, "structured")[1])
             given = {

@@ -27,7 +27,7 @@ from resonant.sinks.redaction import Redactor
 _T = TypeVar("_T")
 
 _TIMEOUT = httpx.codes.REQUEST_TIMEOUT
-# Prefect refuses these for what they ask, not for who asks or when.
+# Statuses of permanent refusals: they depend on the request, not on credentials or time.
 _REFUSALS = {400, 409, 413, 422}
 _DENIALS = {401, 403}
 _EXPIRED_TOKEN = "Invalid CSRF token"  # noqa: S105 - a text of Prefect
@@ -41,9 +41,9 @@ class PrefectApi:
     Args:
         name: of the endpoint.
         block: its ``PrefectEndpoint``.
-        refused: the class of the error for a request that Prefect refuses, and would refuse again.
-        missing: the same for a 404, and for an answer that is not Prefect's.
-        lacks: what a 404 means, after the name of the server.
+        refused: the error class for permanent refusals.
+        missing: the error class for a 404, and for an answer that another server sent.
+        lacks: the end of the message for a 404, after "Prefect on URL".
     """
 
     def __init__(
@@ -69,7 +69,11 @@ class PrefectApi:
     async def ask(
         self, method: Literal["GET", "POST"], path: Any, *, json: Any = None, **place: str
     ) -> httpx.Response:
-        """Make one request; return its answer, unless Prefect's client would repeat the request."""
+        """Make one request, and return the answer, of any status. An expired CSRF token is replaced, and the request repeated once.
+
+        Raises:
+            httpx.HTTPError: no answer.
+        """
         client = await self._open()
         quoted = {name: quote(value, safe="") for name, value in place.items()}
         for _ in range(2):
@@ -85,7 +89,13 @@ class PrefectApi:
         return answer
 
     def content(self, answer: httpx.Response) -> Any:
-        """Return the JSON of a success, None if it is empty; raise what another answer means."""
+        """Return the JSON of a successful answer; None if it is empty.
+
+        Raises:
+            PrefectDenied: 401 or 403.
+            RunRefused: another permanent refusal, or a 404.
+            UnexpectedStatus: any other status.
+        """
         status, url = answer.status_code, self.url
         if answer.is_success:
             try:

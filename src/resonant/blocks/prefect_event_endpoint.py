@@ -1,11 +1,11 @@
-"""Prefect's events as an endpoint: each event becomes one Prefect event, which automations can act on."""
+"""Prefect events as an endpoint: creates one for each event, for automations."""
 
 from resonant.blocks.prefect_endpoint import PrefectEndpoint, PrefectSink
 from resonant.events import Clock
 
 
 class PrefectEventEndpoint(PrefectEndpoint):
-    """Makes one Prefect event of each event, however often the event is sent.
+    """Creates one Prefect event for each event. Repeats create no second one.
 
     Example:
         ```python
@@ -19,7 +19,7 @@ class PrefectEventEndpoint(PrefectEndpoint):
 
     _block_type_name = "Resonant Prefect Event"
     _block_type_slug = "resonant-prefect-event"
-    _description = "The events of a Prefect server: automations can act on each event."
+    _description = "Prefect events: Resonant creates one for each event, for automations."
 
     def _sink(self, name: str, clock: Clock) -> PrefectSink:
         from resonant.blocks.prefect_events import PrefectEvents  # noqa: PLC0415

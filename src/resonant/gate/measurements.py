@@ -55,8 +55,8 @@ class Answer:
         is_local: whether the failure is on the sender's side; the gate ignores it.
         is_gone: whether the endpoint answered 410.
         retry_after: the Retry-After, in seconds.
-        works: whether the endpoint works: it delivered, its answer rejects only this event, or it accepted the event, although the
-            delivery is not done: its run goes on, or failed.
+        works: whether the endpoint works: it delivered, answered 2xx although its flow run is unfinished or failed, or rejected only this
+            event.
         is_500: whether it is a 500: a bug that depends on the event, not on the load.
         is_accepted: whether the endpoint took the request, at the pace of the sends.
         is_refusal: whether the endpoint asked to slow down, or to wait.

@@ -77,7 +77,10 @@ def add(
     ] = False,
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="Change an existing endpoint, as `endpoint update` does."),
+        typer.Option(
+            "--overwrite",
+            help="Change an existing endpoint, as `endpoint update` does. With --deployment or --prefect-event: replace all its settings.",
+        ),
     ] = False,
     types: Annotated[
         list[str] | None,
@@ -87,10 +90,10 @@ def add(
         ),
     ] = None,
 ) -> None:
-    """Save an endpoint under a name: a URL, a Prefect deployment, of which each event starts a run, or Prefect's events.
+    """Save an endpoint under a name: a URL, a Prefect deployment (each event starts a run) or Prefect events (each event creates one).
 
-    A deployment's endpoint gets the name resonant-deployment/NAME, and its runs the whole event as the parameter `event`,
-    unless --parameter maps others. With --prefect-event, the name is resonant-prefect-event/NAME.
+    With --deployment, the endpoint is named resonant-deployment/NAME. Each run gets the whole event as the parameter `event`,
+    unless --parameter maps single values. With --prefect-event, the name is resonant-prefect-event/NAME.
 
     Every user of the machine can see a command's arguments. Pass secrets with --secret-stdin, --header @FILE, --proxy @FILE,
     or - for a URL that contains a token.

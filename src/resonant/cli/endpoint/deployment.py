@@ -92,10 +92,10 @@ class PrefectOptions:
 
     @property
     def option(self) -> str | None:
-        """The option that makes the endpoint one on a Prefect server.
+        """The option that selects the kind of endpoint; None for a URL.
 
         Raises:
-            Misuse: both do, or another option needs --deployment.
+            Misuse: both kinds are given, or another option needs --deployment.
         """
         if self.deployment is not None:
             if self.prefect_event:

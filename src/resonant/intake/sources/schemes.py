@@ -1,4 +1,4 @@
-"""How other services sign their webhooks. A signature is checked over the raw bytes, before anything is parsed."""
+"""Signature schemes of other services. Signatures cover the raw body; only Twilio's forms are parsed before the check."""
 
 import base64
 import hmac

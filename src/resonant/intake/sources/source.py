@@ -1,4 +1,4 @@
-"""A source: who may post webhooks under a name, and what they become."""
+"""A declared source: how its webhooks are checked, and which events they become."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
