@@ -1,33 +1,35 @@
-"""`resonant serve` on SQLite: signed webhooks of sources against plain single events, in alternating rounds on one server.
+"""`resonant serve` on SQLite: signed webhooks of sources against plain single events, and the answers to webhooks while Prefect is away.
 
-The clients keep their connections open and send requests that were made before the round. ``--only PART`` selects by a part of the
-name.
+Rounds alternate between both sides, with a server of their own for each part. The clients keep their connections open and send
+requests that were made before the round. For the outage, a drain runs beside it, and the events go to a deployment: Prefect's
+server works, then hangs (it accepts connections and never answers), then refuses connections. ``--only PART`` selects by a part of
+the name.
 """
 
 import asyncio
-import hmac
-import json
+import contextlib
 import os
+import statistics
 import time
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-from benches.comparing import Comparison, is_chosen, say
-from benches.processes import kept, python
-from benches.surroundings import DATA_BYTES, ENDPOINT, empty_home
-from resonant.local.health import is_healthy
-from resonant.local.server import free_port
+import httpx
+
+from benches.comparing import Comparison, apart, is_chosen, say
+from benches.processes import Tree, child_of, kept, python
+from benches.surroundings import ENDPOINT, empty_home
+from benches.webhooks import SCHEMES, latencies_at, measured_rate, serving
+from resonant.local.server import api_url_at, configure_prefect, free_port, kept_server
 from resonant.settings import Settings
 from resonant.store import WorkerStore
-from resonant.store.views.known_names import remember_endpoints
 
 EVENTS, ROUNDS = 1_000, 15
-_PARTS = ("github", "stripe")
 _RATIO_AT_LEAST = 0.9
-_CONNECTIONS = 32
 _WARM_UP_EVENTS = 500
-_START_SECONDS = 30.0
-_SECRET = "the secret of a bench"
+_AWAY = ("hangs", "refuses connections")
+_DEPLOYMENT, _OF_DEPLOYMENT = "bench/main", "resonant-deployment/bench"
+_P99_AT_MOST_MS = 50.0
+_DELIVERING_SECONDS = 120.0
 
 
 def run(count: int, rounds: int, only: Sequence[str] = ()) -> list[Comparison]:
@@ -38,88 +40,93 @@ def run(count: int, rounds: int, only: Sequence[str] = ()) -> list[Comparison]:
         rounds: rounds of each part.
         only: parts of names; empty for all.
     """
-    with empty_home() as settings:
-        return asyncio.run(
-            _measure(settings, count, rounds, [each for each in _PARTS if is_chosen(each, only)])
-        )
-
-
-async def _measure(settings: Settings, count: int, rounds: int, chosen: list[str]) -> list[Comparison]:
-    store = await WorkerStore.open(settings.store_url)
-    await store.write(remember_endpoints, [ENDPOINT])
-    await store.close()
-    folder, port = settings.home.parent, free_port()
-    os.environ["BENCH_SECRET"] = _SECRET
-    sources = [
-        {"name": each, "verify": each, "secret": "env:BENCH_SECRET", "endpoint": ENDPOINT} for each in _PARTS
-    ]
-    file = folder / "sources.yaml"
-    file.write_text(json.dumps({"sources": sources}, indent=1))
-    command = python("resonant", "serve", "--no-auth", "--port", str(port), "--sources", str(file))
-    with kept(command, log=folder / "serve.log"):
-        await asyncio.to_thread(_wait_until_ready, port, folder / "serve.log")
-        return [await _compare(each, port, count, rounds) for each in chosen]
+    found: list[Comparison] = []
+    if chosen := [each for each in SCHEMES if is_chosen(each, only)]:
+        with empty_home() as settings, serving(settings, ENDPOINT) as port:
+            found += [asyncio.run(_compare(each, port, count, rounds)) for each in chosen]
+    if is_chosen("outage of Prefect", only):
+        found += apart(_measure_outage, count, rounds)
+    return found
 
 
 async def _compare(verify: str, port: int, count: int, rounds: int) -> Comparison:
     ours, plain = [], []
-    await _rate(port, "plain", -1, _WARM_UP_EVENTS)
-    await _rate(port, verify, -1, _WARM_UP_EVENTS)
-    for number in range(rounds):
-        plain.append(await _rate(port, "plain", number, count))
-        ours.append(await _rate(port, verify, number, count))
+    await measured_rate(port, "plain", _WARM_UP_EVENTS)
+    await measured_rate(port, verify, _WARM_UP_EVENTS)
+    for _ in range(rounds):
+        plain.append(await measured_rate(port, "plain", count))
+        ours.append(await measured_rate(port, verify, count))
         say(f"  {verify}: {ours[-1]:,.0f}/s signed, {plain[-1]:,.0f}/s plain")
     return Comparison(
         f"signed single events, {verify}", "/s", ours, plain, "for plain ones", ratio_at_least=_RATIO_AT_LEAST
     )
 
 
-async def _rate(port: int, kind: str, number: int, count: int) -> float:
-    """Return how many events per second are stored."""
-    requests = iter([_request(kind, f"{kind}-{number}-{time.time_ns()}-{each}") for each in range(count)])
-    connections = [await asyncio.open_connection("127.0.0.1", port) for _ in range(_CONNECTIONS)]
-    started = time.perf_counter()
-    await asyncio.gather(*(_send(*each, requests) for each in connections))
-    seconds = time.perf_counter() - started
-    for _, writer in connections:
-        writer.close()
-    return count / seconds
+def _measure_outage(count: int, rounds: int) -> list[Comparison]:
+    p99s: dict[str, list[float]] = {each: [] for each in ("works", *_AWAY)}
+    with contextlib.ExitStack() as stack:
+        settings = stack.enter_context(empty_home())
+        folder, api_port = settings.home.parent, free_port()
+        configure_prefect()
+        os.environ["PREFECT_API_URL"] = api_url_at(api_port)  # before kept_server imports Prefect
+        port = stack.enter_context(serving(settings, _OF_DEPLOYMENT))
+        prefect = stack.enter_context(contextlib.ExitStack())
+        server = prefect.enter_context(kept_server(settings, port=api_port, ui=False))
+        asyncio.run(_save_deployment())
+        drain = python("benches.contenders.workers.drain")
+        variables = {"BENCH_ENDPOINT": _OF_DEPLOYMENT, "BENCH_LANE": "auto"}
+        stack.enter_context(kept(drain, log=folder / "drain.log", variables=variables))
+        asyncio.run(measured_rate(port, "github", _WARM_UP_EVENTS))
+        for _ in range(rounds):
+            asyncio.run(_when_delivering(settings))
+            rate = asyncio.run(measured_rate(port, "github", count)) / 2
+
+            def measure(state: str, rate: float = rate) -> None:
+                seconds = asyncio.run(latencies_at(port, "github", count, rate))
+                p99s[state].append(statistics.quantiles(seconds, n=100)[98] * 1000)
+
+            measure("works")
+            # Not the supervisor, which ends the server even if this process is killed meanwhile.
+            with Tree([child_of(server.supervisor)]).stopped(lambda: True):
+                measure("hangs")
+            prefect.close()
+            measure("refuses connections")
+            server = prefect.enter_context(kept_server(settings, port=api_port, ui=False))
+            say(f"  {rate:,.0f}/s: p99 in ms " + ", ".join(f"{name} {p99s[name][-1]:.0f}" for name in p99s))
+    return [
+        Comparison(
+            f"p99 of the answers to webhooks at half the rate, outage of Prefect: it {each}",
+            "ms",
+            p99s[each],
+            p99s["works"],
+            "while it works",
+            ours_at_most=_P99_AT_MOST_MS,
+        )
+        for each in _AWAY
+    ]
 
 
-async def _send(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, requests: Iterable[bytes]
-) -> None:
-    for request in requests:
-        writer.write(request)
-        head = await reader.readuntil(b"\r\n\r\n")
-        if b" 202 " not in head[:16]:
-            raise RuntimeError(f"the server answered {head[:100]!r}")
-        await reader.readexactly(int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]))
+async def _save_deployment() -> None:
+    """Save a deployment, whose runs nothing executes, and its endpoint."""
+    from resonant.blocks import DeploymentEndpoint
+
+    flow, _, name = _DEPLOYMENT.partition("/")
+    async with httpx.AsyncClient(base_url=os.environ["PREFECT_API_URL"], trust_env=False) as api:
+        flow_id = (await api.post("/flows/", json={"name": flow})).json()["id"]
+        schema = {"type": "object", "properties": {"event": {}}}
+        new = {"name": name, "flow_id": flow_id, "parameter_openapi_schema": schema}
+        (await api.post("/deployments/", json=new)).raise_for_status()
+    await DeploymentEndpoint(deployment=_DEPLOYMENT).asave(_OF_DEPLOYMENT.partition("/")[2])
 
 
-def _request(kind: str, event_id: str) -> bytes:
-    event = {"id": event_id, "type": "bench", "source": "/bench", "data": "x" * DATA_BYTES}
-    body = json.dumps(event).encode()
-    if kind == "plain":
-        return _post(f"/events?endpoint={ENDPOINT}", body, "application/cloudevents+json")
-    at = str(int(time.time()))
-    if kind == "stripe":
-        signature = hmac.new(_SECRET.encode(), f"{at}.".encode() + body, "sha256").hexdigest()
-        headers = f"Stripe-Signature: t={at},v1={signature}\r\n"
-    else:
-        signature = hmac.new(_SECRET.encode(), body, "sha256").hexdigest()
-        headers = f"X-GitHub-Event: push\r\nX-GitHub-Delivery: {event_id}\r\nX-Hub-Signature-256: sha256={signature}\r\n"
-    return _post(f"/sources/{kind}", body, "application/json", headers)
-
-
-def _post(target: str, body: bytes, kind: str, headers: str = "") -> bytes:
-    head = f"POST {target} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
-    return head.encode() + body
-
-
-def _wait_until_ready(port: int, log: Path) -> None:
-    give_up_at = time.monotonic() + _START_SECONDS
-    while not is_healthy(f"http://127.0.0.1:{port}", "readyz"):
-        if time.monotonic() > give_up_at:
-            raise RuntimeError(f"resonant serve did not start: {log.read_text()[-300:]}")
-        time.sleep(0.1)
+async def _when_delivering(settings: Settings) -> None:
+    """Wait until the drain starts runs: it starts, or Prefect's server is new."""
+    store = await WorkerStore.open(settings.store_url)
+    try:
+        before, give_up_at = (await store.status()).delivered, time.monotonic() + _DELIVERING_SECONDS
+        while (await store.status()).delivered == before:
+            if time.monotonic() > give_up_at:
+                raise RuntimeError("the drain starts no runs")
+            await asyncio.sleep(0.25)
+    finally:
+        await store.close()

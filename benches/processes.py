@@ -34,7 +34,7 @@ def kept(command: list[str], *, log: Path, variables: Mapping[str, str] = {}) ->
     with log.open("ab") as file:
         supervisor = keep(command, os.environ | dict(variables), file, patience=_END_SECONDS)
     try:
-        yield _child_of(supervisor)
+        yield child_of(supervisor)
     finally:
         end(supervisor)
 
@@ -44,7 +44,8 @@ def python(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", module, *arguments]
 
 
-def _child_of(supervisor: subprocess.Popen[bytes]) -> int:
+def child_of(supervisor: subprocess.Popen[bytes]) -> int:
+    """Wait for the process that a supervisor runs, and return its id."""
     while not (children := psutil.Process(supervisor.pid).children()):
         if supervisor.poll() is not None:
             raise RuntimeError("a process ended at once")

@@ -3,6 +3,7 @@
 from resonant.blocks import (
     DeploymentEndpoint,
     EndpointBlock,
+    PrefectEventEndpoint,
     ResonantNotification,
     SinkBlock,
     WebhookEndpoint,
@@ -12,6 +13,7 @@ from resonant.blocks import (
 __all__ = [
     "DeploymentEndpoint",
     "EndpointBlock",
+    "PrefectEventEndpoint",
     "ResonantNotification",
     "SinkBlock",
     "WebhookEndpoint",

@@ -4,7 +4,7 @@
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 
 class ResonantError(Exception):
@@ -126,15 +126,23 @@ class RunRefused(SendFailed):
     """Prefect refuses to start a flow run, and would refuse it again.
 
     Attributes:
+        what: the thing that is refused.
         reason: Prefect's reason, on one line.
         status_code: of its answer; None without one.
     """
 
+    what: ClassVar[str] = "the run"
     reason: str
     status_code: int | None = None
 
     def __str__(self) -> str:
         return self.reason
+
+
+class EventRefused(RunRefused):
+    """Prefect permanently refuses an event, or would acknowledge and lose it."""
+
+    what = "the event"
 
 
 class DeploymentMissing(RunRefused):
@@ -143,6 +151,51 @@ class DeploymentMissing(RunRefused):
 
 class PrefectDenied(RunRefused):
     """Prefect refuses the API key or the password of the sender."""
+
+
+@dataclass
+class RunNotCompleted(SendFailed):
+    """The flow run of an event exists, but it has not completed.
+
+    Attributes:
+        problem: on one line.
+        status_code: of Prefect's answer.
+        excerpt: the run.
+    """
+
+    problem: str
+    status_code: int
+    excerpt: str
+
+    def __str__(self) -> str:
+        return self.problem
+
+
+@dataclass
+class RunUnfinished(RunNotCompleted):
+    """The run has not ended yet.
+
+    Attributes:
+        wait: the time until the next look at it, in seconds.
+    """
+
+    wait: float
+
+
+class RunOverdue(RunNotCompleted):
+    """The run has not ended within the longest wait."""
+
+
+class RunFailed(RunNotCompleted):
+    """The run ended with an error, or by its timeout."""
+
+
+class RunCrashed(RunNotCompleted):
+    """The run was lost with its process or machine."""
+
+
+class RunCancelled(RunNotCompleted):
+    """The run was cancelled, by an operator or a concurrency limit."""
 
 
 class NotReady(ResonantError):

@@ -53,9 +53,10 @@ def test_every_event_ends_delivered_or_dead_lettered_and_all_records_agree(
 
     path = machine.write_events("events.jsonl", events)
     machine.do("emit", path, "--endpoint", "hooks", "--lane", lane, code=1)
-    # If only failing events are left, the gate assumes an outage, and may hold them until after the run.
+    # On a slow machine, the gate holds the type that always fails for longer than a run waits, and each run sends one probe.
     while machine.read("status")["retrying"]:
         machine.do("endpoint", "resume", "hooks", "--now")
+        machine.query("DELETE FROM resonant_gates")
         machine.run("emit", "--lane", lane)
 
     by_kind = Counter(event["type"].rpartition(".")[2] for event in events)

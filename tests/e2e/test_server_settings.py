@@ -79,9 +79,9 @@ def test_every_task_run_of_a_burst_is_recorded_and_an_alert_reaches_the_feed(api
         of_burst = client.post("/flows/", json={"name": "burst"}).json()["id"]
         flow_run = client.post("/flow_runs/", json={"flow_id": of_burst}).json()["id"]
 
-        started_at = last_at = time.monotonic()
+        started_at = time.monotonic()
         asyncio.run(send_burst(api, events_of_task_runs(flow_run), sqlite_url))
-        count = 0
+        count, last_at = 0, time.monotonic()
         completed = {
             "flow_runs": {"id": {"any_": [flow_run]}},
             "task_runs": {"state": {"name": {"any_": ["Completed"]}}},

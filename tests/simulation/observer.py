@@ -521,10 +521,9 @@ class Observer:
         }
         for receiver in self._world.receivers.values():
             state, failing, since = gates.get(receiver.name, ("normal", None, 0.0))
-            longest = 10.0 if failing else _IDLE_SECONDS + _ROUND_TRIPS * self._world.server.longest
-            if not failing and self._now - receiver.bad_at < 30.0:
-                # A new process sends little while it only knows the failures of one type, for ten seconds and a few answers.
-                longest = 10.0 + 3 * receiver.latency
+            # A new process sends little while it only knows the failures of one type.
+            is_failing = failing or self._now - receiver.bad_at < 30.0
+            longest = 10.0 if is_failing else _IDLE_SECONDS + _ROUND_TRIPS * self._world.server.longest
             limit = longest if state == "normal" else _PATIENCE.get(state)
             if limit is None or receiver.is_busy or not receiver.is_healthy_since(self._now - 2 * limit - 10):
                 continue

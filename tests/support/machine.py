@@ -114,8 +114,8 @@ class Machine:
             block.save(name, overwrite=True)
 
     def query(self, statement: str) -> list[sqlite3.Row]:
-        """Query the store's file directly."""
-        with contextlib.closing(sqlite3.connect(self.database)) as connection:
+        """Query or change the store's file directly."""
+        with contextlib.closing(sqlite3.connect(self.database)) as connection, connection:
             connection.row_factory = sqlite3.Row
             return connection.execute(statement).fetchall()
 

@@ -198,5 +198,5 @@ def in_base64(content: bytes) -> str:
 
 
 def hash_in_query(body: bytes) -> str:
-    """Return the query with which Twilio signs a body that is no form."""
+    """Return the query with which Twilio signs another body than a form."""
     return f"bodySHA256={hashlib.sha256(body).hexdigest()}"

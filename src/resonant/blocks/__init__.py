@@ -9,11 +9,13 @@ from resonant.blocks.deployment_endpoint import DeploymentEndpoint
 from resonant.blocks.endpoint import EndpointBlock, SinkBlock
 from resonant.blocks.loading import load_endpoint
 from resonant.blocks.notification import ResonantNotification
+from resonant.blocks.prefect_event_endpoint import PrefectEventEndpoint
 from resonant.blocks.webhook_endpoint import WebhookEndpoint
 
 __all__ = [
     "DeploymentEndpoint",
     "EndpointBlock",
+    "PrefectEventEndpoint",
     "ResonantNotification",
     "SinkBlock",
     "WebhookEndpoint",

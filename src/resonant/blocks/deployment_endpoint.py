@@ -1,28 +1,19 @@
 """A Prefect deployment as an endpoint: each event starts one flow run."""
 
-import time
-from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Self
 
-import httpx
-from pydantic import Field, SecretStr, StringConstraints
+from pydantic import Field, StringConstraints
 
-from resonant.blocks.documents import endpoint_name
-from resonant.blocks.endpoint import SinkBlock
-from resonant.delivery.attempt import Destination
-from resonant.errors import EndpointError
+from resonant.blocks.prefect_endpoint import PrefectEndpoint, PrefectSink
 from resonant.events import Clock, Event
-from resonant.sinks.base import CallableSink, Receipt
-
-if TYPE_CHECKING:
-    from resonant.blocks.deployment_runs import DeploymentRuns
+from resonant.sinks.base import Receipt
 
 # RFC 6901; empty for the whole event.
 Pointer = Annotated[str, StringConstraints(pattern=r"^(/([^~]|~[01])*)?$")]
 
 
-class DeploymentEndpoint(SinkBlock):
-    """Starts one run of a Prefect deployment for each event, however often the event is sent.
+class DeploymentEndpoint(PrefectEndpoint):
+    """Starts one run of a Prefect deployment for each event. Repeats start no second run.
 
     Example:
         ```python
@@ -53,70 +44,28 @@ class DeploymentEndpoint(SinkBlock):
     work_queue: str | None = Field(
         default=None, description="Work queue of the runs; the deployment's if empty. It must exist."
     )
-    api_url: str | None = Field(
-        default=None,
-        description="URL of the Prefect API, without a password; PREFECT_API_URL of the sending process if empty.",
+    concurrency: int | None = Field(
+        default=1,
+        ge=1,
+        description="Maximum concurrent requests in one run; RESONANT_ENDPOINT_CONCURRENCY if empty. With SQLite, Prefect's server "
+        "refuses most requests that arrive during another one.",
     )
-    api_key: SecretStr | None = Field(default=None, description="API key, for an API URL above.")
-    auth_string: SecretStr | None = Field(
-        default=None, description="USER:PASSWORD (PREFECT_API_AUTH_STRING), for an API URL above."
+    wait: bool = Field(
+        default=False, description="Whether an event is delivered only when its run has completed."
     )
-
-    def check(self, name: str) -> None:
-        """Check the configuration, without asking Prefect.
-
-        Raises:
-            EndpointError: the URL cannot be used, or the key has no URL.
-        """
-        if self.api_url is None:
-            if self.api_key or self.auth_string:
-                raise EndpointError(f"endpoint {name!r}: its API key or password needs an api_url")
-            return
-        try:
-            url = httpx.URL(self.api_url)
-            usable = url.scheme in {"http", "https"} and bool(url.host) and not url.userinfo
-        except httpx.InvalidURL:
-            usable = False
-        if not usable:
-            raise EndpointError(
-                f"endpoint {name!r}: its api_url must be http(s)://HOST/api, and its password an auth_string"
-            )
-
-    async def verify(self, name: str) -> list[str]:
-        """Ask Prefect for the deployment.
-
-        Returns:
-            Warnings: what is paused, and whether runs may be cancelled.
-
-        Raises:
-            EndpointError: it does not exist, the parameters do not fit it, the work queue is unknown, or Prefect does not answer.
-        """
-        runs = self._runs(name)
-        try:
-            return await runs.verify()
-        finally:
-            await runs.aclose()
+    wait_at_most: float = Field(
+        default=86_400.0, gt=0, description="The longest wait for the end of a run, in seconds."
+    )
 
     async def deliver(self, event: Event) -> Receipt | None:
-        """Start a run for an event without the store: no retries, no gate, no rate limit, and no record."""
-        if (name := self._block_document_name) is None:
-            raise EndpointError(
-                "this endpoint has no name: save it, or load it with `load`, before `deliver`"
-            )
-        runs = self._runs(endpoint_name(self.get_block_type_slug(), name))
-        try:
-            return await runs.send(event)
-        finally:
-            await runs.aclose()
+        """Start the run of an event without the store, and without waiting for its end."""
+        return await super().deliver(event) if not self.wait else await self.without_wait().deliver(event)
 
-    def open(self, name: str, *, clock: Clock = time.time) -> Destination:
-        """Return a destination that keeps its connections to Prefect's API."""
-        runs = self._runs(name)
-        return replace(super().open(name, clock=clock), sink=CallableSink(runs.send), close=runs.aclose)
+    def without_wait(self) -> Self:
+        """Return this endpoint without ``wait``."""
+        return self.model_copy(update={"wait": False}).named(self._block_document_name)
 
-    def _runs(self, name: str) -> "DeploymentRuns":
-        # A process without such an endpoint does not need Prefect's client.
+    def _sink(self, name: str, clock: Clock) -> PrefectSink:
         from resonant.blocks.deployment_runs import DeploymentRuns  # noqa: PLC0415
 
-        self.check(name)
-        return DeploymentRuns(name, self)
+        return DeploymentRuns(name, self, clock)

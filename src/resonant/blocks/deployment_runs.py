@@ -1,51 +1,45 @@
 """Creates the flow runs of a deployment through Prefect's API, once per event and endpoint."""
 
 import asyncio
-import contextlib
 import json
 from collections.abc import Iterator
-from typing import Any, Literal
-from urllib.parse import quote
+from datetime import datetime
+from typing import Any
 
 import httpx
-from prefect.client.orchestration import PrefectClient
-from prefect.context import SettingsContext, get_settings_context
-from prefect.settings import (
-    PREFECT_API_AUTH_STRING,
-    PREFECT_API_KEY,
-    PREFECT_API_URL,
-    PREFECT_CLIENT_CUSTOM_HEADERS,
-    PREFECT_CLIENT_MAX_RETRIES,
-    PREFECT_CLIENT_RETRY_EXTRA_CODES,
-    PREFECT_UI_URL,
-)
 from prefect.telemetry.run_telemetry import LABELS_TRACEPARENT_KEY
 from prefect.utilities.urls import url_for
 
+from resonant.blocks.prefect_api import REASON_CHARACTERS, PrefectApi
 from resonant.display import one_line
 from resonant.errors import (
     DeploymentMissing,
     EndpointError,
     PrefectDenied,
+    RunCancelled,
+    RunCrashed,
+    RunFailed,
+    RunNotCompleted,
+    RunOverdue,
     RunRefused,
-    SendFailed,
-    UnexpectedStatus,
+    RunUnfinished,
 )
-from resonant.events import Event
+from resonant.events import Clock, Event
 from resonant.events.webhook_ids import webhook_id
 from resonant.local.paused import paused
-from resonant.sinks.base import Receipt, attempt_trace
-from resonant.sinks.redaction import Redactor
+from resonant.sinks.base import Receipt, attempt_lease, attempt_trace
 from resonant.sinks.wire import message
 from resonant.suggestions import did_you_mean
 
-_TIMEOUT = httpx.codes.REQUEST_TIMEOUT
-# Prefect refuses these for what they ask, not for who asks or when.
-_REFUSALS = {400, 409, 413, 422}
-_DENIALS = {401, 403}
-_EXPIRED_TOKEN = "Invalid CSRF token"  # noqa: S105 - a text of Prefect
-# Of a reason, which a store keeps with each attempt.
-_REASON_CHARACTERS = 250
+_FAILURES: dict[str, type[RunNotCompleted]] = {
+    "FAILED": RunFailed,
+    "CRASHED": RunCrashed,
+    "CANCELLED": RunCancelled,
+}
+_CHARGED = "resonant.attempts"
+# The next poll follows after a fifth of the wait so far: about 30 polls in an hour, 300 in a day.
+_FIRST_LOOK_SECONDS, _LOOK_SHARE, _LAST_LOOK_SECONDS = 10.0, 0.2, 300.0
+_RUNS_AT_ONCE = 20
 
 
 class DeploymentRuns:
@@ -54,26 +48,23 @@ class DeploymentRuns:
     Args:
         name: of the endpoint, which the key of each run begins with.
         block: its ``DeploymentEndpoint``.
+        clock: for the age of a run, in seconds since the epoch.
     """
 
-    def __init__(self, name: str, block: Any) -> None:
-        self._name, self._block = name, block
+    def __init__(self, name: str, block: Any, clock: Clock) -> None:
+        self._name, self._block, self._clock = name, block, clock
         self._flow, _, self._deployment = block.deployment.partition("/")
-        self._opening, self._finding = asyncio.Lock(), asyncio.Lock()
-        self._client: PrefectClient | None = None
-        self._settings: SettingsContext | None = None
+        self._finding = asyncio.Lock()
         self._id: str | None = None
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.__aexit__(None, None, None)
+        lacks = f"has no deployment {block.deployment}: `prefect deployment ls` lists them"
+        self._api = PrefectApi(name, block, refused=RunRefused, missing=DeploymentMissing, lacks=lacks)
+        self.aclose = self._api.aclose
 
     async def send(self, event: Event) -> Receipt:
-        """Create the run of an event, or find it.
+        """Create the run of an event, or find it; with ``wait``, look whether it has completed.
 
         Raises:
+            RunNotCompleted: the run has not ended, or not with success.
             RunRefused, DeploymentMissing: Prefect refuses it for good.
             PrefectDenied: Prefect refuses the key.
             UnexpectedStatus: any other answer.
@@ -81,6 +72,12 @@ class DeploymentRuns:
             httpx.HTTPError: no answer.
         """
         async with asyncio.timeout(self._block.timeout):
+            if self._block.wait:
+                try:
+                    return await self._look_for(event)
+                except RunRefused as error:
+                    self._add_form(error)
+                    raise
             wanted = self._run_of(event)
             refused: RunRefused | None = None
             try:
@@ -89,17 +86,62 @@ class DeploymentRuns:
                 raise
             except RunRefused as error:
                 # An earlier attempt may have created it, since Prefect checks a run before it looks at its key.
-                if (found := await self._find(wanted["idempotency_key"])) is None:
+                if not (found := await self._find([wanted["idempotency_key"]])):
                     self._add_form(error)
                     raise
-                status, run, refused = None, found, error
-        with self._with_settings():
-            url = url_for("flow-run", obj_id=run)
-        return Receipt(
-            status,
-            f"flow run {run}{f': {url}' if url else ''}",
-            warning=None if refused is None else f"the run existed; its repeat was refused: {refused}",
-        )
+                status, run, refused = None, found[0], error
+        warning = None if refused is None else f"the run existed; its repeat was refused: {refused}"
+        return Receipt(status, self._shown(run), warning=warning)
+
+    # --- waiting -----------------------------------------------------------------------------------------------------
+
+    async def _look_for(self, event: Event) -> Receipt:
+        """Find or create the run; after a failed run, create a new one. Return a receipt if it has completed.
+
+        Runs are found by their idempotency keys, also if the creator was killed or got no answer. The label ``resonant.attempts``
+        has the charged attempts before the run. If they are unchanged, the failure of the run is not recorded yet.
+
+        Raises:
+            RunNotCompleted: the run has not ended, or not with success.
+        """
+        lease = attempt_lease.get()
+        charged = "1.0" if lease is None else f"{lease.round}.{lease.round_attempts}"
+        key, status = self._key(event), int(httpx.codes.OK)
+        number, run = await self._latest(key)
+        if run is None or (run["state_type"] in _FAILURES and run["labels"].get(_CHARGED) != charged):
+            wanted = self._run_of(event)
+            wanted["idempotency_key"] = _numbered(key, number + 1)
+            wanted["labels"][_CHARGED] = charged
+            status, run = await self._create(wanted)
+        state, shown = run["state_type"], self._shown(run)
+        if state == "COMPLETED":
+            return Receipt(status, shown)
+        if failure := _FAILURES.get(state):
+            said = one_line((run.get("state") or {}).get("message") or "")
+            raise failure(f"the run is {run['state_name']}{f': {said}' if said else ''}", status, shown)
+        since = datetime.fromisoformat(run["created"]).timestamp()
+        age = self._clock() - (since if lease is None else max(since, lease.round_started_at))
+        if age >= self._block.wait_at_most:
+            said = f"the run is {run['state_name']} after {self._block.wait_at_most:g} s, the longest wait"
+            raise RunOverdue(said, status, shown)
+        wait = min(max(_FIRST_LOOK_SECONDS, age * _LOOK_SHARE), _LAST_LOOK_SECONDS)
+        raise RunUnfinished(f"the run is {run['state_name']}", status, shown, wait)
+
+    async def _latest(self, key: str) -> tuple[int, dict[str, Any] | None]:
+        """Return the last run of a delivery and its number; 0 and None without one."""
+        number, latest, first = 0, None, 1
+        while number >= first - 1:
+            numbers = {_numbered(key, each): each for each in range(first, first + _RUNS_AT_ONCE)}
+            first += _RUNS_AT_ONCE
+            for run in await self._find(list(numbers)):
+                if numbers[run["idempotency_key"]] > number:
+                    number, latest = numbers[run["idempotency_key"]], run
+        return number, latest
+
+    def _shown(self, run: dict[str, Any]) -> str:
+        with self._api.settings():
+            url = url_for("flow-run", obj_id=run["id"])
+        return f"flow run {run['id']}{f': {url}' if url else ''}"
 
     async def verify(self) -> list[str]:
         """Compare the configuration with the deployment; return warnings.
@@ -107,33 +149,26 @@ class DeploymentRuns:
         Raises:
             EndpointError: they do not fit, or Prefect does not answer.
         """
-        try:
-            async with asyncio.timeout(self._block.timeout):
-                deployment = await self._read()
-                self._check_parameters(deployment)
-                return [each async for each in self._look_at(deployment)]
-        except EndpointError:
-            raise
-        except Exception as error:  # noqa: BLE001 - its text may contain a secret
-            secrets = (self._block.api_key, self._block.auth_string)
-            redactor = Redactor(each.get_secret_value() for each in secrets if each)
-            reason = redactor.line(str(error)) if isinstance(error, SendFailed) else redactor.message(error)
-            raise EndpointError(f"endpoint {self._name!r}: {reason}") from None
+        return await self._api.checked(self._verify())
+
+    async def _verify(self) -> list[str]:
+        deployment = await self._read()
+        self._check_parameters(deployment)
+        return [each async for each in self._look_at(deployment)]
 
     def _add_form(self, refused: RunRefused) -> None:
         """End a reason of Prefect with the link of the form that starts a run by hand; shorten it, so that both are stored."""
-        with self._with_settings():
+        with self._api.settings():
             url = url_for("deployment", obj_id=self._id) if self._id else None
-        if url is not None and not isinstance(refused, DeploymentMissing):
+        if url is not None and type(refused) is RunRefused:
             form = f"; start it by hand: {url}/run"
-            refused.reason = refused.reason[: _REASON_CHARACTERS - len(form)] + form
+            refused.reason = refused.reason[: REASON_CHARACTERS - len(form)] + form
 
     # --- one run -----------------------------------------------------------------------------------------------------
 
     def _run_of(self, event: Event) -> dict[str, Any]:
         """Return a request for a run."""
         block = self._block
-        identity = event.webhook_id or webhook_id(event.identity, is_taken=False)
         labels = {
             "resonant.endpoint": self._name,
             "resonant.event.id": event.id,
@@ -144,18 +179,21 @@ class DeploymentRuns:
         if traceparent := trace.traceparent if trace else event.traceparent:
             labels[LABELS_TRACEPARENT_KEY] = traceparent
         return {
-            "idempotency_key": f"{self._name}/{identity}",
+            "idempotency_key": self._key(event),
             "name": event.id,
             "state": {"type": "SCHEDULED"},
             "parameters": self._parameters_of(event),
-            # None of the event's: a limit on a tag would let a producer delay other runs.
+            # No tags from the event: through a limit on a tag, a producer could delay other runs.
             "tags": block.tags,
             "labels": labels,
             **({"work_queue_name": block.work_queue} if block.work_queue else {}),
         }
 
+    def _key(self, event: Event) -> str:
+        return f"{self._name}/{event.webhook_id or webhook_id(event.identity, is_taken=False)}"
+
     def _parameters_of(self, event: Event) -> dict[str, Any]:
-        """Return the parameters in a form that Prefect takes as they are: it renders other values with ``__prefect_kind``."""
+        """Return the parameters as JSON text, which Prefect parses without rendering it."""
         try:
             document = json.loads(message(event, "structured")[1])
             given = {
@@ -179,25 +217,26 @@ class DeploymentRuns:
     def _pointers(self) -> dict[str, str]:
         return self._block.parameters or {"event": ""}
 
-    async def _create(self, run: dict[str, Any]) -> tuple[int, str]:
-        """Create a run, unless one has its key; return the status and the run's id."""
+    async def _create(self, run: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Create a run, unless one has its key; return the status and the run."""
         known = self._id
         place = {"id": await self._find_deployment()}
-        answer = await self._ask("POST", "/deployments/{id}/create_flow_run", json=run, **place)
+        answer = await self._api.ask("POST", "/deployments/{id}/create_flow_run", json=run, **place)
         if answer.status_code == httpx.codes.NOT_FOUND and known is not None:
             self._id = None  # it may have been deleted and created again
             return await self._create(run)
-        return answer.status_code, self._content(answer)["id"]
+        return answer.status_code, self._api.content(answer)
 
-    async def _find(self, key: str) -> str | None:
-        """Return the id of the run with this key; None if there is none."""
+    async def _find(self, keys: list[str]) -> list[dict[str, Any]]:
+        """Return the runs with these keys."""
         wanted = {
             "flows": {"name": {"any_": [self._flow]}},
-            "flow_runs": {"idempotency_key": {"any_": [key]}},
-            "limit": 1,
+            "flow_runs": {"idempotency_key": {"any_": keys}},
         }
-        found = self._content(await self._ask("POST", "/flow_runs/filter", json=wanted))
-        return found[0]["id"] if found else None
+        found: list[dict[str, Any]] = self._api.content(
+            await self._api.ask("POST", "/flow_runs/filter", json=wanted)
+        )
+        return found
 
     async def _find_deployment(self) -> str:
         async with self._finding:
@@ -207,8 +246,8 @@ class DeploymentRuns:
 
     async def _read(self) -> dict[str, Any]:
         place = {"flow_name": self._flow, "deployment_name": self._deployment}
-        found: dict[str, Any] = self._content(
-            await self._ask("GET", "/deployments/name/{flow_name}/{deployment_name}", **place)
+        found: dict[str, Any] = self._api.content(
+            await self._api.ask("GET", "/deployments/name/{flow_name}/{deployment_name}", **place)
         )
         return found
 
@@ -235,7 +274,8 @@ class DeploymentRuns:
         queue = block.work_queue or deployment.get("work_queue_name")
         strategy = (deployment.get("concurrency_options") or {}).get("collision_strategy")
         if deployment.get("global_concurrency_limit") and strategy == "CANCEL_NEW":
-            yield f"deployment {block.deployment} cancels new runs above its concurrency limit, although they count as delivered"
+            result = "become dead letters" if block.wait else "count as delivered"
+            yield f"deployment {block.deployment} cancels new runs above its concurrency limit, although their events {result}"
         if pool is None:
             if block.work_queue:
                 raise EndpointError(
@@ -244,126 +284,21 @@ class DeploymentRuns:
             for warning in paused(deployment, block.deployment):
                 yield warning
             return
-        found = self._content(await self._ask("GET", "/work_pools/{name}", name=pool))
+        found = self._api.content(await self._api.ask("GET", "/work_pools/{name}", name=pool))
         place = {"work_pool_name": pool, "name": queue}
-        answer = await self._ask("GET", "/work_pools/{work_pool_name}/queues/{name}", **place)
+        answer = await self._api.ask("GET", "/work_pools/{work_pool_name}/queues/{name}", **place)
         if answer.status_code == httpx.codes.NOT_FOUND:
             raise EndpointError(
                 f"endpoint {self._name!r}: work pool {pool} has no work queue {queue!r}: "
                 f"`prefect work-queue create {queue} --pool {pool}` creates it"
             )
-        for warning in paused(deployment, block.deployment, found, self._content(answer)):
+        for warning in paused(deployment, block.deployment, found, self._api.content(answer)):
             yield warning
 
-    # --- requests ----------------------------------------------------------------------------------------------------
 
-    async def _ask(
-        self, method: Literal["GET", "POST"], path: Any, *, json: Any = None, **place: str
-    ) -> httpx.Response:
-        """Make one request; return its answer, unless Prefect's client would repeat the request."""
-        client = await self._open()
-        quoted = {name: quote(value, safe="") for name, value in place.items()}
-        for _ in range(2):
-            with self._with_settings():
-                try:
-                    return await client.request(method, path, path_params=quoted, json=json)
-                except httpx.HTTPStatusError as error:
-                    answer = error.response
-            if _EXPIRED_TOKEN not in answer.text:
-                break  # otherwise the client has fetched a new one
-        return answer
-
-    def _content(self, answer: httpx.Response) -> Any:
-        """Return the JSON of a success; raise what another answer means."""
-        status, url = answer.status_code, self._url
-        if answer.is_success:
-            try:
-                return answer.json()
-            except ValueError:
-                raise DeploymentMissing(
-                    f"{url} is not the URL of Prefect's API, which ends with /api"
-                ) from None
-        reason = _reason_of(answer)
-        if status in _DENIALS:
-            raise PrefectDenied(f"Prefect on {url} refuses the API key or password: {reason}", status)
-        if status == httpx.codes.NOT_FOUND:
-            raise DeploymentMissing(
-                f"Prefect on {url} has no deployment {self._block.deployment}: `prefect deployment ls` lists them",
-                status,
-            )
-        if status in _REFUSALS:
-            raise RunRefused(f"Prefect refuses the run: {reason}", status)
-        raise UnexpectedStatus(status, answer.headers.get("retry-after"), reason)
-
-    @property
-    def _url(self) -> str:
-        return self._block.api_url or PREFECT_API_URL.value() or ""
-
-    async def _open(self) -> PrefectClient:
-        async with self._opening:
-            if self._client is None:
-                self._client = await self._new_client().__aenter__()
-            return self._client
-
-    def _new_client(self) -> PrefectClient:
-        block = self._block
-        if not self._url:
-            raise EndpointError(f"endpoint {self._name!r}: set PREFECT_API_URL, or its api_url")
-        current = get_settings_context()
-        # With these, Prefect's client sends a request once.
-        changes: dict[Any, Any] = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_CLIENT_RETRY_EXTRA_CODES: set()}
-        if block.api_url is None:
-            key, password = PREFECT_API_KEY.value(), PREFECT_API_AUTH_STRING.value()
-            settings = current.settings.copy_with_update(updates=changes)
-        else:
-            # The other server gets no secret of this one.
-            changes[PREFECT_API_URL] = block.api_url
-            key, password = _text(block.api_key), _text(block.auth_string)
-            settings = current.settings.copy_with_update(
-                updates=changes, restore_defaults={PREFECT_UI_URL, PREFECT_CLIENT_CUSTOM_HEADERS}
-            )
-        self._settings = SettingsContext(profile=current.profile, settings=settings)
-        with self._with_settings():
-            return PrefectClient(
-                self._url,
-                api_key=key,
-                auth_string=password,
-                httpx_settings={
-                    "event_hooks": {"response": [_raise_at_once]},
-                    "follow_redirects": False,
-                    "limits": httpx.Limits(max_connections=None, max_keepalive_connections=16),
-                    "timeout": block.timeout,
-                },
-            )
-
-    @contextlib.contextmanager
-    def _with_settings(self) -> Iterator[None]:
-        if self._settings is None:
-            yield
-            return
-        with SettingsContext(profile=self._settings.profile, settings=self._settings.settings):
-            yield
-
-
-async def _raise_at_once(response: httpx.Response) -> None:
-    """Raise for each status that Prefect's client would wait for and repeat, even without retries."""
-    if response.status_code in {_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS} or response.is_server_error:
-        await response.aread()
-        raise httpx.HTTPStatusError("", request=response.request, response=response)
-
-
-def _reason_of(answer: httpx.Response) -> str:
-    """Return Prefect's reason on one line."""
-    try:
-        found = answer.json()
-    except ValueError:
-        found = answer.text
-    if isinstance(found, dict):
-        found = found.get("detail") or found.get("exception_detail") or found
-    if isinstance(found, list):  # of pydantic; the rest of each entry repeats the request
-        found = "; ".join(str(each["msg"]) for each in found if isinstance(each, dict) and "msg" in each)
-    text = found if isinstance(found, str) else json.dumps(found)
-    return one_line(text)[:_REASON_CHARACTERS] or f"status {answer.status_code}"
+def _numbered(key: str, number: int) -> str:
+    """Return the key of a delivery's run with this number. A webhook-id has no dot, but it may have a slash."""
+    return key if number == 1 else f"{key}.{number}"
 
 
 def _values_at(document: Any, pointer: str) -> Iterator[Any]:
@@ -391,7 +326,3 @@ def _has_reference(value: Any) -> bool:
         elif isinstance(each, list):
             rest += each
     return False
-
-
-def _text(secret: Any) -> str | None:
-    return None if secret is None else secret.get_secret_value()

@@ -168,7 +168,8 @@ def _schema(
     """Return the schema of a kind, once: to save a block, Prefect asks for it more than a hundred times."""
     schema = super(EndpointBlock, kind).model_json_schema(*args, **dict(options))
     fields, shared = schema["properties"], EndpointBlock.model_fields
-    for position, name in enumerate(sorted(fields, key=lambda name: name in shared)):
+    own = kind.__annotations__
+    for position, name in enumerate(sorted(fields, key=lambda name: (name in shared, name not in own))):
         fields[name]["position"] = position
     return schema
 

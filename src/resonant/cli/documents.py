@@ -641,7 +641,7 @@ def source(found: Source) -> Document:
         "ids": [each.text for each in found.ids],
         "subject": found.subject.text if found.subject and found.subject.text else None,
         "endpoint": found.endpoint,
-        "tolerance": found.tolerance if found.scheme.has_time else None,
+        "tolerance": found.tolerance if "tolerance" in found.scheme.takes else None,
         "rate": found.rate,
         "secrets": len(found.options.secrets),
     }

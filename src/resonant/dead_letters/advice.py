@@ -47,6 +47,12 @@ _RUN = (
     "compare an event (`resonant detail {event_id}`) with the parameters of the flow (`resonant endpoint show {endpoint}`), fix the flow "
     "or the endpoint, then {replay}, or {purge}"
 )
+_RUN_FAILED = "see its run (`resonant detail {event_id}`), fix the flow or its infrastructure, then {replay} starts a new run"
+_RUN_CANCELLED = "an operator or a concurrency limit of Prefect cancelled the run (`resonant detail {event_id}`): {replay} starts a new run"
+_RUN_UNFINISHED = (
+    "its run had not ended in time: see it (`resonant detail {event_id}`), then {replay} waits for it again"
+)
+_EVENT = "Prefect cannot keep these events: inspect one (`resonant detail {event_id}`), fix the producer or the endpoint's API URL, then {replay}, or {purge}"
 _DENIED = "the fault is local (the key for Prefect): fix PREFECT_API_KEY or PREFECT_API_AUTH_STRING where Resonant sends, or the API key of the endpoint's block, then {replay}"
 
 _BY_REASON = {"crashed": _CRASHED, "cancelled": _CANCELLED}
@@ -70,6 +76,10 @@ _BY_CODE = {
     "oauth_token": _OAUTH,
     "deployment_missing": _DEPLOYMENT,
     "run_refused": _RUN,
+    "event_refused": _EVENT,
+    **dict.fromkeys(("run_failed", "run_crashed"), _RUN_FAILED),
+    **dict.fromkeys(("run_unfinished", "run_overdue"), _RUN_UNFINISHED),
+    "run_cancelled": _RUN_CANCELLED,
     "prefect_denied": _DENIED,
     "event_expired": _EVENT_EXPIRED,
     "throttled": _SLOWER,

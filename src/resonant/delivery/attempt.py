@@ -15,7 +15,7 @@ from resonant.delivery.trace import AttemptSpans
 from resonant.display import one_line, visible
 from resonant.errors import NotReady
 from resonant.events import Attempt, Category, Clock, Event, Lease
-from resonant.sinks.base import Receipt, Sink
+from resonant.sinks.base import Receipt, Sink, attempt_lease
 from resonant.sinks.redaction import root_cause
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,11 @@ class AttemptRunner:
         started_at = self.clock()
         with self.spans.of(lease, started_at=started_at, gate=gate) as span:
             start = asyncio.get_running_loop().time()
-            result = await _send(lease.event, destination)
+            token = attempt_lease.set(lease)
+            try:
+                result = await _send(lease.event, destination)
+            finally:
+                attempt_lease.reset(token)
             made = partial(
                 Attempt,
                 number=lease.attempts + 1,

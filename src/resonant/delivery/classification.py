@@ -22,8 +22,13 @@
     │   ├── a proxy, a pool, descriptors   transient   local: proxy_error, pool_full, local_resources
     │   ├── no OAuth token                 transient   local: oauth_token, not counted in ``max_attempts``
     │   ├── a refused address              permanent   address_refused
-    │   ├── a flow run                     permanent   run_refused, deployment_missing; prefect_denied is local
+    │   ├── a flow run, a Prefect event    permanent   run_refused, deployment_missing, event_refused; prefect_denied is local
     │   └── an invalid request             permanent   invalid_url, unsupported_protocol, invalid_request ...
+    ├── a flow run that is waited for
+    │   ├── not ended                      transient   run_unfinished, not counted in ``max_attempts``
+    │   ├── failed                         unknown     run_failed
+    │   ├── crashed                        transient   run_crashed
+    │   └── cancelled, or not ended in time  permanent   run_cancelled, run_overdue
     ├── possibly processed
     │   ├── no answer in time              transient   read_timeout, write_timeout, timeout
     │   ├── a connection lost              transient   connection_reset, disconnected, read_error ...
@@ -57,11 +62,11 @@ from resonant.delivery.failure_tables import (
     DNS_NOT_FOUND,
     DNS_TEMPORARY,
     EVENT_EXPIRED,
+    FREE_WAITS,
     NAME_RESOLUTION,
     NOTHING,
     PRECISE,
     RANKED,
-    TOKEN_UNAVAILABLE,
     UNKNOWN,
     USER,
     Ranked,
@@ -205,11 +210,10 @@ class _Classification:
             if name in NAME_RESOLUTION:
                 temporary = isinstance(link, OSError) and link.errno == socket.EAI_AGAIN
                 return PRECISE, DNS_TEMPORARY if temporary else DNS_NOT_FOUND
-            if name == TOKEN_UNAVAILABLE:
-                rank, verdict = RANKED[name]
-                return rank, replace(verdict, free_wait=getattr(link, "wait", 0.0))
             if name in RANKED:
-                return RANKED[name]
+                rank, verdict = RANKED[name]
+                free_wait = getattr(link, "wait", 0.0) if name in FREE_WAITS else None
+                return rank, verdict if free_wait is None else replace(verdict, free_wait=free_wait)
         return NOTHING, UNKNOWN
 
     def _judge_status(self, status: int, header: str | None) -> Verdict:

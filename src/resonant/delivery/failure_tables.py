@@ -24,8 +24,9 @@ _BAD_RESPONSE = Verdict("transient", "bad_response", maybe_processed=True)
 _BAD_ENCODING = Verdict("unknown", "bad_response", maybe_processed=True)  # most likely deterministic
 _TLS_ERROR = Verdict("unknown", "tls_error", maybe_processed=True)
 _OS_ERROR = Verdict("transient", "os_error")
-# Its ``wait`` becomes ``free_wait``.
-TOKEN_UNAVAILABLE = "resonant.TokenUnavailable"  # noqa: S105 - a class
+# The ``wait`` of these becomes ``free_wait``.
+_TOKEN_UNAVAILABLE, _RUN_UNFINISHED = "resonant.TokenUnavailable", "resonant.RunUnfinished"
+FREE_WAITS = {_TOKEN_UNAVAILABLE, _RUN_UNFINISHED}
 
 
 def _sent(code: str) -> Verdict:
@@ -61,7 +62,14 @@ TABLES: Mapping[int, Mapping[Verdict, tuple[_Key, ...]]] = {
             errno.EADDRNOTAVAIL,  # no ephemeral port is left
         ),
         _local("transient", "pool_full"): ("httpx.PoolTimeout", "urllib3.EmptyPoolError"),
-        _local("transient", "oauth_token"): (TOKEN_UNAVAILABLE,),
+        _local("transient", "oauth_token"): (_TOKEN_UNAVAILABLE,),
+        _sent("run_unfinished"): (_RUN_UNFINISHED,),
+        # Its flow decides with its own retries how often to repeat it: here, it gets few new runs.
+        Verdict("unknown", "run_failed", maybe_processed=True): ("resonant.RunFailed",),
+        _sent("run_crashed"): ("resonant.RunCrashed",),
+        # A new run would act against an operator, or would be a second one.
+        Verdict("permanent", "run_cancelled", maybe_processed=True): ("resonant.RunCancelled",),
+        Verdict("permanent", "run_overdue", maybe_processed=True): ("resonant.RunOverdue",),
         _local("transient", "proxy_error"): (
             "httpx.ProxyError",
             "aiohttp.ClientProxyConnectionError",
@@ -109,6 +117,7 @@ TABLES: Mapping[int, Mapping[Verdict, tuple[_Key, ...]]] = {
         Verdict("permanent", "address_refused"): ("resonant.AddressRefused",),
         Verdict("permanent", "endpoint_error"): ("resonant.EndpointError",),
         Verdict("permanent", "run_refused"): ("resonant.RunRefused",),
+        Verdict("permanent", "event_refused"): ("resonant.EventRefused",),
         Verdict("permanent", "deployment_missing"): ("resonant.DeploymentMissing",),
         _local("permanent", "prefect_denied"): ("resonant.PrefectDenied",),
         Verdict("permanent", "invalid_url"): (

@@ -77,8 +77,8 @@ class Attempt:
 
     Attributes:
         late: reported after its lease was lost; it changed only the history.
-        early: not counted in ``max_attempts``: failed before the end of the delivery's own backoff, because a gate released the
-            delivery earlier, or had no OAuth token.
+        early: not counted in ``max_attempts``: a gate released the delivery before its own backoff ended, there was no OAuth token, or
+            the flow run has not ended.
     """
 
     number: int

@@ -55,7 +55,8 @@ class Answer:
         is_local: whether the failure is on the sender's side; the gate ignores it.
         is_gone: whether the endpoint answered 410.
         retry_after: the Retry-After, in seconds.
-        works: whether the endpoint works: it delivered, or its answer rejects only this event.
+        works: whether the endpoint works: it delivered, answered 2xx although its flow run is unfinished or failed, or rejected only this
+            event.
         is_500: whether it is a 500: a bug that depends on the event, not on the load.
         is_accepted: whether the endpoint took the request, at the pace of the sends.
         is_refusal: whether the endpoint asked to slow down, or to wait.
@@ -72,7 +73,9 @@ class Answer:
         self.is_local = verdict is not None and verdict.blame == "local"
         self.is_gone = verdict is not None and verdict.gone
         self.retry_after = None if verdict is None else verdict.retry_after
-        self.works = verdict is None or (verdict.category == "permanent" and status_code is not None)
+        is_taken = status_code is not None and HTTPStatus.OK <= status_code < HTTPStatus.MULTIPLE_CHOICES
+        rejects_event = verdict is not None and verdict.category == "permanent" and status_code is not None
+        self.works = verdict is None or is_taken or rejects_event
         self.is_500 = status_code == HTTPStatus.INTERNAL_SERVER_ERROR
         self.is_accepted = self.works or self.is_500
         self.is_refusal = bool(self.retry_after) or status_code == HTTPStatus.TOO_MANY_REQUESTS
@@ -299,6 +302,9 @@ class Measurements:
             return SEND
         if self._is_random or (self._answers and not self._accepted):
             return SEND if in_flight < _FIRST_SENDS else ASK_SOON
+        # A slow answer makes the time that is counted long.
+        if not in_flight and now - self._answered_at >= SECOND:
+            return SEND
         self._second.drop(now)
         most = max(1, MOST_FACTOR * (len(self._second) - self._second.bad))
         return SEND if len(self._second) + in_flight < most else ASK_SOON

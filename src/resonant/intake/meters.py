@@ -16,6 +16,7 @@ SourceResult = Literal[
     "duplicate",
     "unrouted",
     "conflict",
+    "kept",
     "challenge",
     "forged",
     "stale",
@@ -72,7 +73,7 @@ class Meters(Collector):
         yield requests
         events = CounterMetricFamily(
             "resonant_intake_events_total",
-            "Events of these requests: stored, duplicate (stored before), unrouted (no subscription matches), or refused.",
+            "Events of POST /events: stored, duplicate (stored before), unrouted (no subscription matches), or refused.",
             labels=("outcome",),
         )
         for outcome, number in self.events.items():

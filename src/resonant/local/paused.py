@@ -1,4 +1,4 @@
-"""What is paused at Prefect, so that runs of deployment endpoints wait. It asks without Prefect's client, whose import takes seconds."""
+"""Warnings about paused deployments, work pools and work queues, without Prefect's client, whose import takes seconds."""
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence

@@ -79,7 +79,8 @@ def main(patience: float, command: list[str]) -> int:
         command: the program and its arguments.
     """
     _adopt_orphans()
-    signal.signal(signal.SIGTERM, _exit)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _exit)
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603 - our own caller
     threading.Thread(target=_exit_with_standard_input, daemon=True).start()
     try:

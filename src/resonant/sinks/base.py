@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from resonant.events import Event
+from resonant.events import Event, Lease
 
 _INTERRUPTIONS = (KeyboardInterrupt, SystemExit, GeneratorExit)
 
@@ -35,6 +35,9 @@ class TraceHeaders(NamedTuple):
 
 # Set while an attempt whose span is recorded is sent.
 attempt_trace: ContextVar[TraceHeaders | None] = ContextVar("attempt_trace", default=None)
+
+# Set while an attempt is sent: the delivery, with its attempts before this one.
+attempt_lease: ContextVar[Lease | None] = ContextVar("attempt_lease", default=None)
 
 
 class Sink(Protocol):

@@ -14,7 +14,7 @@ from prefect.testing.standard_test_suites import blocks as standard_suite
 from pydantic import SecretStr
 
 import resonant.blocks
-from resonant.blocks import DeploymentEndpoint, ResonantNotification, WebhookEndpoint
+from resonant.blocks import DeploymentEndpoint, PrefectEventEndpoint, ResonantNotification, WebhookEndpoint
 from support.machine import Machine
 from support.pages import PROJECT, Page
 
@@ -32,6 +32,7 @@ BLOCKS = {
     WebhookEndpoint: WebhookEndpoint(url=SecretStr("https://hooks.example.com")),
     ResonantNotification: ResonantNotification(endpoint="shop"),
     DeploymentEndpoint: DeploymentEndpoint(deployment="retrain/main"),
+    PrefectEventEndpoint: PrefectEventEndpoint(),
 }
 
 
@@ -82,7 +83,7 @@ def test_prefects_command_registers_the_blocks_of_an_installed_package(prefect_a
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Successfully registered 3 blocks" in done.stdout
+    assert "Successfully registered 4 blocks" in done.stdout
     assert {kind.get_block_type_name() for kind in OURS} <= set(re.split(r" *│ *|\n", done.stdout))
 
 
@@ -95,4 +96,5 @@ def test_the_code_examples_of_the_blocks_run_in_any_folder(prefect_api, tmp_path
     ran = machine.run_code("\n".join(map(snippet, BLOCKS)))
     assert ran.returncode == 0, ran.stderr
     stored = machine.query("SELECT endpoint FROM resonant_deliveries")
-    assert [each["endpoint"] for each in stored] == ["shop", "shop", "resonant-deployment/shop"]
+    kinds = ("", "", "resonant-deployment/", "resonant-prefect-event/")
+    assert [each["endpoint"] for each in stored] == [f"{kind}shop" for kind in kinds]

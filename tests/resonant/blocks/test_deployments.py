@@ -4,12 +4,10 @@ import asyncio
 import contextlib
 import json
 import os
-import random
 import subprocess
 import sys
 from uuid import uuid4
 
-import httpx
 import pytest
 from prefect.settings import (
     PREFECT_API_KEY,
@@ -22,9 +20,8 @@ from pydantic import SecretStr, ValidationError
 from resonant.blocks import DeploymentEndpoint, load_endpoint
 from resonant.blocks.catalog import remove_endpoint
 from resonant.dead_letters.advice import advise
-from resonant.delivery.attempt import AttemptRunner
 from resonant.errors import EndpointError
-from resonant.events import Event, Lease
+from resonant.events import Event
 from resonant.sinks.base import TraceHeaders, attempt_trace
 from resonant.testing import (
     Receiver,
@@ -35,7 +32,9 @@ from resonant.testing import (
     respond,
     retry_after,
 )
-from support.deployments import Deployments, endpoint_of
+from support import block_attempts
+from support.block_attempts import verdict
+from support.deployments import Deployments, LossyRelay, endpoint_of
 
 pytestmark = pytest.mark.engine
 
@@ -69,33 +68,7 @@ def event(data=None, **fields) -> Event:
 
 
 async def attempt(block, given: Event, name: str = NAME, *, destination=None):
-    """Make one attempt as a drain does, and again while Prefect's SQLite is busy; return it."""
-    made = await one_attempt(block, given, name, destination=destination)
-    while made.code == "http_503" and made.retry_after is None:
-        await asyncio.sleep(0.2)
-        made = await one_attempt(block, given, name, destination=destination)
-    return made
-
-
-async def one_attempt(block, given: Event, name: str, *, destination):
-    opened = destination or block.open(name)
-    lease = Lease(0, 0, "test", given, name, round_started_at=0.0, accepted_at=0.0)
-    try:
-        runner = AttemptRunner(clock=lambda: 0.0, rng=random.Random(1))
-        return (await runner.attempt(lease, opened)).attempt
-    finally:
-        if destination is None:
-            await opened.close()
-
-
-def verdict(made) -> str:
-    """Write a failure as ``CATEGORY CODE [local] [sent] [SECONDS]``."""
-    flags = [
-        made.blame == "local" and "local",
-        made.maybe_processed and "sent",
-        made.retry_after and f"{made.retry_after:g}",
-    ]
-    return " ".join([made.category, made.code, *filter(None, flags)])
+    return await block_attempts.attempt(block, given, name, destination=destination)
 
 
 async def test_an_event_sent_again_starts_no_second_run(deployments):
@@ -120,26 +93,15 @@ def replace_webhook_id(given: Event, identity: str) -> Event:
 
 
 async def test_a_lost_answer_is_retried_and_finds_the_run(deployments, prefect_api):
-    lost = []
-
-    def relay(request):
-        """Pass a request on to Prefect, and lose the first answer that a run was created."""
-        url, kind = prefect_api.removesuffix("/api") + request.path, {"content-type": "application/json"}
-        answer = httpx.request(request.method, url, headers=kind, content=request.body, timeout=30)
-        if answer.status_code == 201 and not lost:
-            lost.append(answer.json()["id"])
-            return reset_before_response()
-        return respond(answer.status_code, kind, body=answer.content)
-
-    name, given = deployments.make(), event()
+    name, given, relay = deployments.make(), event(), LossyRelay(prefect_api)
     async with Receiver(relay) as server:
         block = endpoint_of(name, api_url=f"{server.url}/api")
         first = await attempt(block, given)
         assert verdict(first) == "transient connection_reset sent"
         second = await attempt(block, given)
     assert (second.result, second.status_code) == ("delivered", 200)
-    assert second.excerpt.startswith(f"flow run {lost[0]}")
-    assert [run["id"] for run in deployments.runs(name)] == lost
+    assert second.excerpt.startswith(f"flow run {relay.lost[0]}")
+    assert [run["id"] for run in deployments.runs(name)] == relay.lost
 
 
 async def test_repeats_at_the_same_time_start_one_run(deployments):
@@ -150,6 +112,12 @@ async def test_repeats_at_the_same_time_start_one_run(deployments):
     for each in made:  # SQLite allows one writer at a time
         assert each.result == "delivered" or verdict(each).startswith("transient http_5")
     assert len(deployments.runs(name)) == 1
+
+
+def test_a_process_asks_for_one_run_at_a_time_by_default():
+    """Prefect on SQLite refuses most of several at the same time, and creates fewer in all."""
+    assert endpoint_of("flow/main").open(NAME).concurrency == 1
+    assert endpoint_of("flow/main", concurrency=8).open(NAME).concurrency == 8
 
 
 async def test_two_endpoints_of_one_flow_start_a_run_each(deployments):

@@ -84,7 +84,7 @@ async def test_a_wrong_password_is_refused_without_showing_it(elsewhere, deploym
     assert "wrong-word" not in str(refused.value)
 
 
-async def test_what_is_paused_is_asked_with_the_password(elsewhere, deployment, monkeypatch):
+async def test_status_asks_for_pauses_with_the_password(elsewhere, deployment, monkeypatch):
     with temporary_settings({PREFECT_API_URL: elsewhere, PREFECT_API_AUTH_STRING: PASSWORD}):
         await DeploymentEndpoint(deployment=deployment).asave("elsewhere", overwrite=True)
         async with get_client() as client:

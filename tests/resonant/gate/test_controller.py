@@ -336,6 +336,13 @@ class TestFirstSends:
         assert not process.may_send(101.1, 1)
         assert process.may_send(101.4, 1)
 
+    def test_a_slow_first_answer_does_not_stop_the_sends_after_failures(self, process):
+        assert process.send(replace(DELIVERED, duration=7), 100)
+        process.fail(100.1, failed(), times=2)
+        assert not process.may_send(101)
+        assert not process.may_send(101.2, 1)
+        assert process.may_send(101.2)
+
     def test_it_sends_only_a_few_at_once_while_the_first_ones_fail(self, process):
         process.may_send(100)
         process.fail(100.01, times=3)

@@ -51,12 +51,18 @@ def kept(child: str = OBEDIENT, *, patience: float = 30.0):
 
 
 @pytest.mark.parametrize(
-    "end", [lambda each: each.stdin.close(), subprocess.Popen.terminate], ids=["standard input", "SIGTERM"]
+    ("end", "number"),
+    [
+        (lambda each: each.stdin.close(), signal.SIGTERM),
+        (lambda each: each.send_signal(signal.SIGTERM), signal.SIGTERM),
+        (lambda each: each.send_signal(signal.SIGHUP), signal.SIGHUP),
+    ],
+    ids=["standard input", "SIGTERM", "SIGHUP"],
 )
-def test_all_processes_end_with_standard_input_and_on_sigterm(end):
+def test_all_processes_end_with_standard_input_and_on_signals(end, number):
     with kept() as (supervisor, *family):
         end(supervisor)
-        assert supervisor.wait(60) == 128 + signal.SIGTERM
+        assert supervisor.wait(60) == 128 + number
         assert not alive(family)
 
 

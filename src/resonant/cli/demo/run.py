@@ -206,7 +206,7 @@ def _write_last_page(story: _Story, stack: Stack, home: Path, unset: list[str], 
     snapshot, status = story.snapshot, story.snapshot.status
     write_table(snapshot)
     output.write(
-        f"{snapshot.attempts:,} attempts in the store, {story.requests:,} requests in the receiver's own journal\n"
+        f"{snapshot.attempts:,} attempts at the receiver in the store, {story.requests:,} requests in its own journal\n"
         f"a signed webhook, sent twice, started {counted(len(story.hooks), 'flow run')}\n\n"
     )
     if is_running:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from resonant import output
-from resonant.cli.demo.events import WAYS, way_of
+from resonant.cli.demo.events import WAYS, WEBHOOK, way_of
 from resonant.dispatch.counts import Counts
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Snapshot:
     Attributes:
         status: the balance.
         rows: keyed by the receiver's behaviour, in the order of ``WAYS``.
-        attempts: the number of attempts so far.
+        attempts: the number of attempts at the receiver so far.
     """
 
     status: StoreStatus
@@ -56,10 +56,12 @@ def take_snapshot(connection: Connection) -> Snapshot:
     for event_type, status, reason, code, count, again, tries in connection.execute(
         select(*key, func.count(), retried, func.sum(d.attempts)).group_by(*key)
     ):
-        row = rows[way_of(event_type)]
+        way = way_of(event_type)
+        row = rows[way]
         row.total += count
         row.retried += again
-        attempts += tries
+        if way != WEBHOOK:
+            attempts += tries
         if status == "delivered":
             row.delivered += count
         elif status == "dead_letter":

@@ -47,7 +47,7 @@ _FOLLOW = "processes that are sending follow within a minute"
 def add(
     name: options.EndpointName,
     settings: given.SettingOptions,
-    target: endpoint_deployment.DeploymentOptions,
+    target: endpoint_deployment.PrefectOptions,
     url: Annotated[
         str | None, typer.Argument(metavar="URL", help="http or https; - reads it from standard input.")
     ] = None,
@@ -77,7 +77,10 @@ def add(
     ] = False,
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="Change an existing endpoint, as `endpoint update` does."),
+        typer.Option(
+            "--overwrite",
+            help="Change an existing endpoint, as `endpoint update` does. With --deployment or --prefect-event: replace all its settings.",
+        ),
     ] = False,
     types: Annotated[
         list[str] | None,
@@ -87,33 +90,32 @@ def add(
         ),
     ] = None,
 ) -> None:
-    """Save an endpoint under a name: a URL, or a Prefect deployment, of which each event starts a run.
+    """Save an endpoint under a name: a URL, a Prefect deployment (each event starts a run) or Prefect events (each event creates one).
 
-    A deployment's endpoint gets the name resonant-deployment/NAME, and its runs the whole event as the parameter `event`,
-    unless --parameter maps others.
+    With --deployment, the endpoint is named resonant-deployment/NAME. Each run gets the whole event as the parameter `event`,
+    unless --parameter maps single values. With --prefect-event, the name is resonant-prefect-event/NAME.
 
     Every user of the machine can see a command's arguments. Pass secrets with --secret-stdin, --header @FILE, --proxy @FILE,
     or - for a URL that contains a token.
     """
     from resonant.settings import load_settings
 
-    if target.deployment is not None:
+    if target.option is not None:
         others = {
             "URL": url,
             "--secret-stdin": secret_stdin,
             "--signing": signing,
             "--allow-private": allow_private,
         }
-        name = endpoint_deployment.full_name(name)
+        name = endpoint_deployment.full_name(name, target)
         wanted = _subscription(name, types)
         changes = settings.changes(url=None, allow_private=None)
         endpoint_deployment.add(
             name, target, changes, others, overwrite=overwrite, subscribe=partial(_subscribe, wanted=wanted)
         )
         return
-    target.refuse()
     if url is None:
-        raise options.Misuse("give a URL, or --deployment FLOW/DEPLOYMENT")
+        raise options.Misuse("give a URL, --deployment FLOW/DEPLOYMENT, or --prefect-event")
     name = _webhook_name(name)
     changes = settings.changes(url=url, allow_private=allow_private or None)
     if signing and (secret_stdin or overwrite):
@@ -221,10 +223,10 @@ def _update(
 
 def _webhook_name(name: str) -> str:
     name = options.endpoint_name(name)
-    if name.startswith(options.DEPLOYMENTS):
-        raise options.Misuse(
-            f"`resonant endpoint add {name} --deployment FLOW/DEPLOYMENT --overwrite` changes the endpoint of a deployment"
-        )
+    if name.startswith((options.DEPLOYMENTS, endpoint_deployment.EVENTS)):
+        of_deployment = name.startswith(options.DEPLOYMENTS)
+        again = "--deployment FLOW/DEPLOYMENT" if of_deployment else "--prefect-event"
+        raise options.Misuse(f"`resonant endpoint add {name} {again} --overwrite` changes this endpoint")
     if "/" in name:
         raise options.Misuse(
             "only webhook endpoints can be changed here: edit other block types in the Prefect UI or in your code"
@@ -369,12 +371,15 @@ def _record_removal(store: CommandStore, name: str) -> None:
 
 
 async def _test(name: str, settings: Settings) -> Attempt:
+    from resonant.blocks import DeploymentEndpoint
     from resonant.delivery.attempt import AttemptRunner
     from resonant.delivery.trace import AttemptSpans
 
     block = await load_endpoint(name)
     for warning in await block.verify(name):
         output.say(f"endpoint {name}: {warning}")
+    if isinstance(block, DeploymentEndpoint):
+        block = block.without_wait()
     destination = block.open(name)
     event = Event(type="resonant.test", source="/resonant/endpoint-test", data={"test": True})
     now = time.time()

@@ -64,8 +64,8 @@ def import_(
 
     Other settings are policy, timeout, concurrency, rate, mode, status_overrides, allow_private and ca_file; for OAuth,
     oauth_token_url, oauth_client_id, oauth_scope, oauth_audience and oauth_authentication. `resonant endpoint add --help`
-    explains them. A deployment has policy, timeout, concurrency, rate, parameters, as_text, tags, work_queue, api_url, api_key and
-    auth_string, and must exist. A setting that is left out gets its default.
+    explains them. A deployment has policy, timeout, concurrency, rate, parameters, as_text, tags, work_queue, wait, wait_at_most,
+    api_url, api_key and auth_string, and must exist. A setting that is left out gets its default.
 
     "subscriptions" is a list of objects with types, source and filters, such as [{"types": ["order.*"]}]. They replace those that
     are stored. An endpoint without this key keeps its subscriptions.

@@ -195,6 +195,7 @@ def _own_backoff(delivery: Delivery, now: float) -> str:
 
 
 def _attempt_lines(attempt: Attempt, delivery: Delivery, *, is_last: bool) -> Iterator[str]:
+    is_early = attempt.blame != "local" and attempt.code != "run_unfinished"
     head = (
         f"took {attempt.duration:.3f} s",
         attempt.result,
@@ -203,7 +204,7 @@ def _attempt_lines(attempt: Attempt, delivery: Delivery, *, is_last: bool) -> It
         attempt.blame == "local" and "local fault",
         attempt.maybe_processed and attempt.result != "delivered" and "possibly processed",
         attempt.late and "late, changed nothing",
-        attempt.early and ("" if attempt.blame == "local" else "early, ") + "not counted in max_attempts",
+        attempt.early and ("early, " if is_early else "") + "not counted in max_attempts",
     )
     yield f"  {attempt.number:>3}  {rfc3339(attempt.started_at)}  {', '.join(part for part in head if part)}"
     for name, text in (

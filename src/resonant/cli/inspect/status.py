@@ -54,7 +54,7 @@ def status(
     """Show the balance and the next step, active alerts and gates, then each endpoint and a forecast of the daily purge.
 
     The balance: accepted = pending + retrying + delivered + dead letter + purged. The numbers of an endpoint count
-    deliveries, except its failed attempts. If endpoints are deployments, Prefect is asked for a moment whether something is paused.
+    deliveries, except its failed attempts. For deployments, the command asks Prefect, for a few seconds at most, whether they are paused.
     On a terminal, as much is shown as fits its height, and a line says what is omitted.
     """
     from resonant.cli.inspect import overview

@@ -130,7 +130,7 @@ async def _serve(
     is_local = ipaddress.ip_address(host).is_loopback
     tokens = len(await store.read(valid_tokens))
     if sources is not None:
-        _require_checks(sources, is_local=is_local)
+        require_checks(sources, is_local=is_local)
     if not (is_local or tokens or no_auth or sources):
         raise ResonantError(
             f"no token exists, so nobody could use the server on {host}: `resonant token create NAME` makes one; "
@@ -197,21 +197,26 @@ def given_sources(file: Path) -> dict[str, Source]:
         raise Misuse(str(error)) from None
 
 
-def _require_checks(sources: Mapping[str, Source], *, is_local: bool) -> None:
+def require_checks(sources: Mapping[str, Source], *, is_local: bool) -> None:
+    """Warn of sources that accept every request.
+
+    Raises:
+        Misuse: there is one, and the server is not local.
+    """
     for name, source in sources.items():
         if source.verify == "none":
             if not is_local:
-                raise Misuse(f"source {name!r} checks nobody (verify: none): this is for 127.0.0.1 only")
-            logger.warning("source %r checks nobody (verify: none): every program here can send to it", name)
+                raise Misuse(f"source {name!r}: verify: none works on 127.0.0.1 only")
+            logger.warning("source %r accepts requests of every program on this machine (verify: none)", name)
 
 
 def _read_again(sources: dict[str, Source], file: Path, *, is_local: bool) -> None:
     """Read the file again after SIGHUP; a mistake keeps the old sources."""
     try:
         found = given_sources(file)
-        _require_checks(found, is_local=is_local)
+        require_checks(found, is_local=is_local)
     except Misuse as error:
-        logger.warning("the sources stay as they were: %s", error)
+        logger.warning("kept the old sources: %s", error)
         return
     sources.clear()
     sources.update(found)

@@ -12,7 +12,7 @@ import typer
 from resonant import output
 from resonant.cli import options
 from resonant.cli.command_store import command_store, run_async
-from resonant.cli.run.serve import given_sources
+from resonant.cli.run.serve import given_sources, require_checks
 from resonant.local.project import make_flows_importable, project_directory
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def up(
     if sources is not None:
         if intake_port is None:
             raise options.Misuse("--sources needs --serve PORT: the port that accepts webhooks")
-        given_sources(sources)
+        require_checks(given_sources(sources), is_local=True)
     with command_store() as opened:
         settings, store, watches = opened.settings, opened.run(_name), opened.read(read_watches)
     starting = whole_stack(settings, port=port, with_password=auth, intake_port=intake_port, sources=sources)

@@ -1,4 +1,4 @@
-"""Reads the file of ``--sources``. It contains references to secrets, and no secret."""
+"""Reads the file of ``--sources``. It refers to secrets, and contains none."""
 
 import base64
 import binascii
@@ -20,7 +20,8 @@ from resonant.settings import first_problem
 from resonant.suggestions import did_you_mean
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-_FOR_SOME = ("header", "algorithm", "encoding", "prefix", "url")
+_OF_OPTIONS = ("header", "algorithm", "encoding", "prefix", "url")
+_FOR_SOME = (*_OF_OPTIONS, "tolerance")
 
 
 class _Row(BaseModel):
@@ -34,7 +35,7 @@ class _Row(BaseModel):
     id: str | None = None
     subject: str | None = None
     extensions: dict[str, str] = {}
-    tolerance: Annotated[float, Field(gt=0, le=86_400)] = TOLERANCE_SECONDS
+    tolerance: Annotated[float, Field(gt=0, le=86_400)] | None = None
     max_bytes: Annotated[int, Field(gt=0)] | None = None
     rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     on_conflict: Literal["refuse", "keep"] = "refuse"
@@ -89,26 +90,24 @@ def _row(fields: Mapping[str, Any]) -> tuple[_Row, Scheme]:
         row = _Row.model_validate(dict(fields))
     except ValidationError as error:
         (setting, *_), problem = first_problem(error)
-        raise ValueError(f"its {setting}: {problem}") from None
+        raise ValueError(f"{setting}: {problem}") from None
     if row.verify not in SCHEMES:
-        raise ValueError(
-            f"its verify is not one of {', '.join(SCHEMES)}{did_you_mean(row.verify, [*SCHEMES])}"
-        )
+        raise ValueError(f"verify must be one of {', '.join(SCHEMES)}{did_you_mean(row.verify, [*SCHEMES])}")
     scheme = SCHEMES[row.verify]
     for key in scheme.needs:
         if not getattr(row, key):
-            raise ValueError(f"verify: {row.verify} needs its {key}")
+            raise ValueError(f"verify: {row.verify} needs the setting {key}")
     for key in _FOR_SOME:
         if getattr(row, key) is not None and key not in (*scheme.needs, *scheme.takes):
             raise ValueError(f"verify: {row.verify} takes no {key}")
     if row.endpoint is not None and not ENDPOINT_NAME.fullmatch(row.endpoint):
-        raise ValueError("its endpoint is not the name of an endpoint")
+        raise ValueError("endpoint must be the name of an endpoint")
     return row, scheme
 
 
 def _source(fields: Mapping[str, Any], path: Path) -> Source:
     row, scheme = _row(fields)
-    given = {key: value for key in _FOR_SOME if (value := getattr(row, key)) is not None}
+    given = {key: value for key in _OF_OPTIONS if (value := getattr(row, key)) is not None}
     templates = {
         "type": row.type or scheme.type,
         "source": row.source or scheme.source.replace("{name}", row.name),
@@ -128,7 +127,7 @@ def _source(fields: Mapping[str, Any], path: Path) -> Source:
         ids=[_template("id", text) for text in ([row.id] if row.id else scheme.ids)],
         subject=parsed["subject"],
         extensions={name: _template(name, text) for name, text in row.extensions.items()},
-        tolerance=row.tolerance,
+        tolerance=row.tolerance or TOLERANCE_SECONDS,
         max_bytes=row.max_bytes,
         rate=row.rate,
         keeps_conflicts=row.on_conflict == "keep",
@@ -148,7 +147,7 @@ def _template(key: str, text: str) -> Template:
     try:
         return Template.parse(text)
     except ValueError as error:
-        raise ValueError(f"its {key}: {error}") from None
+        raise ValueError(f"{key}: {error}") from None
 
 
 def _secrets(row: _Row, path: Path) -> tuple[str, ...]:
@@ -156,13 +155,13 @@ def _secrets(row: _Row, path: Path) -> tuple[str, ...]:
     if bool(given) == (row.verify == "none"):
         raise ValueError(f"verify: {row.verify} {'takes no' if given else 'needs a'} secret")
     if any(not each.startswith(REFERENCES) for each in given):
-        raise ValueError("its secret must be env:NAME or file:PATH, so that the file has no secret")
+        raise ValueError("secret must be env:NAME or file:PATH: the file holds no secrets")
     found = tuple(resolve(each, path.name, path.parent) for each in given)
     for each in found:
         if row.verify == "basic" and ":" not in each:
-            raise ValueError("its secret must be USER:PASSWORD")
+            raise ValueError("the secret must be USER:PASSWORD")
         if row.verify == "standard-webhooks" and not _is_base64(each.removeprefix("whsec_")):
-            raise ValueError("its secret must be whsec_ and base64")
+            raise ValueError("the secret must be whsec_ and base64")
     return found
 
 

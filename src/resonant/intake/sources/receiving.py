@@ -25,7 +25,7 @@ from resonant.intake.sources.source import Source, Stale
 from resonant.intake.sources.templates import Received
 from resonant.store.queue.accept import Acceptance, Conflict
 
-# Webhooks that are remembered to recognise copies under another id.
+# Remembered webhooks, to recognise copies under other ids.
 _MOST_REMEMBERED = 100_000
 _RESULTS: Mapping[int, SourceResult] = {
     401: "forged",
@@ -83,6 +83,8 @@ class Receiving:
             result, answer = await self._receive(request, source)
         except Problem as problem:
             result = _RESULTS.get(problem.status, "refused")
+            if result == "stale" and source.verify == "none":  # it came from a web page
+                result = "refused"
             raise
         finally:
             self._meters.sources[source.name, result] += 1
@@ -149,7 +151,7 @@ class Receiving:
             return "duplicate" if outcome.duplicate else "stored", _answer(source, outcome)
         if isinstance(outcome.problem, Conflict):
             if source.keeps_conflicts:
-                return "conflict", _answer(source, outcome)
+                return "kept", _answer(source, outcome)
             raise Problem(409, outcome.problem.without_content)
         if source.keeps_unrouted:
             return "unrouted", _answer(source, outcome)
@@ -164,7 +166,7 @@ class _Copy:
 
 
 class _Copies:
-    """Remembers what was signed of stored webhooks for a while, in this process."""
+    """The signed contents of recently stored webhooks, in this process."""
 
     def __init__(self, steady: Clock) -> None:
         self._steady = steady
@@ -172,11 +174,11 @@ class _Copies:
 
     @asynccontextmanager
     async def held(self, of: tuple[str, str], signed: bytes) -> AsyncIterator[_Copy]:
-        """Yield what is known of what was signed; others with the same wait.
+        """Yield the record of a signed content; other requests with the same content wait.
 
         Args:
             of: the source and the type. Shopify sends the same body for several topics.
-            signed: what was signed.
+            signed: the content.
         """
         now, key = self._steady(), (*of, sha256(signed).digest())
         while self._by_hash:
@@ -190,7 +192,7 @@ class _Copies:
 
 
 def _challenge(source: Source, received: Received) -> Response | None:
-    """Return the answer to Slack's question whether the address belongs to us."""
+    """Return the answer to Slack's ``url_verification`` request; None for other requests."""
     if source.verify != "slack" or b"url_verification" not in received.body:
         return None
     try:

@@ -18,7 +18,7 @@ def read_request(content: bytes) -> tuple[Received, str]:
             number of bytes in ``Content-Length``, if there is one.
 
     Raises:
-        ValueError: the content is no request.
+        ValueError: the content is not a request.
     """
     first = _REQUEST_LINE.match(content)
     query = first["target"].partition(b"?")[2].decode("latin-1") if first else ""
@@ -30,7 +30,7 @@ def read_request(content: bytes) -> tuple[Received, str]:
     raw = []
     for line in head.split(b"\n"):
         if not (found := _HEADER.match(line)):
-            raise ValueError(f"{line[:40]!r} is no header")
+            raise ValueError(f"{line[:40]!r} is not a header")
         raw.append((found[1].lower(), found[2]))
     headers = Headers(raw=raw)
     if (length := headers.get("content-length", "")).isdecimal():

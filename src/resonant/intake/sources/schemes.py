@@ -1,4 +1,4 @@
-"""How other services sign their webhooks. A signature is checked over the raw bytes, before anything is parsed."""
+"""Signature schemes of other services. Signatures cover the raw body; only Twilio's forms are parsed before the check."""
 
 import base64
 import hmac
@@ -29,8 +29,8 @@ class Options:
 
     Attributes:
         secrets: one of them must fit.
-        header: that has the signature or the token (``hmac``, ``token``).
-        algorithm, encoding, prefix: of the signature (``hmac``).
+        header: name of the header with the signature or the token (``hmac``, ``token``).
+        algorithm, encoding, prefix: how the signature is written (``hmac``).
         url: the public URL of the source (``twilio``).
     """
 
@@ -55,8 +55,7 @@ class Scheme:
         type, source: templates; ``{name}`` in ``source`` is the name of the source.
         ids: templates; the first one that has its values counts.
         signs_body_only: whether the signature covers no header. A copy with another id in a header is recognised by its body.
-        needs, takes: settings that it requires, and those that it allows beside them.
-        has_time: whether the signature covers a time.
+        needs, takes: settings that it requires, and others that it allows. A scheme whose signature covers a time takes ``tolerance``.
     """
 
     check: Check
@@ -66,11 +65,14 @@ class Scheme:
     signs_body_only: bool = False
     needs: Sequence[str] = ()
     takes: Sequence[str] = ()
-    has_time: bool = False
 
 
 def _require(given: Sequence[bytes], expected: Iterator[bytes]) -> None:
-    """Compare every signature with every expected one, whatever the others give."""
+    """Compare each given signature with each expected one, in constant time.
+
+    Raises:
+        Forged: no pair is equal.
+    """
     fits = False
     for each in expected:
         for other in given:
@@ -201,7 +203,7 @@ SCHEMES: dict[str, Scheme] = {
         _standard_webhooks,
         "{data/type|webhook.received}",
         ids=["{header.webhook-id}", "{header.svix-id}"],
-        has_time=True,
+        takes=["tolerance"],
     ),
     "github": Scheme(
         _github,
@@ -216,14 +218,14 @@ SCHEMES: dict[str, Scheme] = {
         "/gitlab/{data/project/path_with_namespace|group}",
         ["{header.idempotency-key}", "{header.x-gitlab-event-uuid}"],
     ),
-    "stripe": Scheme(_stripe, "com.stripe.{data/type}", ids=["{data/id}"], has_time=True),
+    "stripe": Scheme(_stripe, "com.stripe.{data/type}", ids=["{data/id}"], takes=["tolerance"]),
     "slack": Scheme(
         _slack,
         "com.slack.{data/event/type|event}",
         "/slack/{data/team_id|team}",
         # Commands and buttons have no id. The signature covers the time and the body.
         ["{data/event_id}", "{data/trigger_id}", "{header.x-slack-signature}"],
-        has_time=True,
+        takes=["tolerance"],
     ),
     "shopify": Scheme(
         _shopify,

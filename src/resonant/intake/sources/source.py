@@ -1,4 +1,4 @@
-"""A source: who may post webhooks under a name, and what they become."""
+"""A declared source: how its webhooks are checked, and which events they become."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ def is_reserved(start: str) -> bool:
 
 
 class Stale(Exception):
-    """A request was signed too long ago, or its clock is wrong.
+    """A request was signed too long ago, or in the future.
 
     Args:
         age: in seconds.
@@ -34,15 +34,15 @@ class Source:
     Attributes:
         name: the last segment of its path.
         verify: the name of its scheme.
-        options: of the scheme; it contains the secrets.
+        options: settings of the scheme, with the secrets.
         type, source, subject, extensions: templates of these attributes.
-        ids: templates of the id; the first one that has its values counts.
-        tolerance: the highest age of a signed time, in seconds.
-        max_bytes: of a body; None: as for events.
-        rate: of requests per second in each server process.
-        keeps_conflicts: whether a repeat with other content is acknowledged.
-        keeps_unrouted: whether an event that no subscription matches is acknowledged.
-        endpoint: receives its events; None: the subscriptions decide.
+        ids: templates of the id; the first one whose values exist is used.
+        tolerance: the largest difference between a signed time and now, in seconds.
+        max_bytes: the largest body; None: the limit for events.
+        rate: requests per second in each server process.
+        keeps_conflicts: acknowledge a repeat with other content.
+        keeps_unrouted: acknowledge an event that no subscription matches.
+        endpoint: the only receiver; None: subscriptions decide.
     """
 
     name: str
@@ -67,20 +67,20 @@ class Source:
         return self.scheme.signs_body_only and any(each.has_header for each in self.ids)
 
     def signed(self, received: Received) -> bytes:
-        """Return what identifies the signed content of a request that was checked, however it is encoded.
+        """Return an identity of the signed content of a checked request, independent of its encoding.
 
-        Twilio signs decoded fields, so that other bodies can have the same signature.
+        Twilio signs decoded fields, so different bodies can have the same signature.
         """
         if self.verify == "twilio":
             return received.headers["x-twilio-signature"].encode("latin-1")
         return received.body
 
     def check(self, received: Received, query: str, now: float) -> None:
-        """Check who has sent a request, and when.
+        """Check the signature of a request and its time.
 
         Raises:
             Forged: no secret fits.
-            Stale: it was sent too long ago.
+            Stale: the signed time is too far from ``now``.
         """
         at = self.scheme.check(received, query, self.options)
         if at is not None and abs(now - at) > self.tolerance:

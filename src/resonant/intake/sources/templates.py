@@ -61,7 +61,7 @@ def _fields(body: bytes) -> dict[str, str]:
         )
     except ValueError:
         raise InvalidEvent(
-            f"the body is no form of at most {_MOST_FIELDS} fields in UTF-8", "not_json"
+            f"the body must be a form of at most {_MOST_FIELDS} fields in UTF-8", "not_json"
         ) from None
     # The first of several, as in most frameworks.
     return dict(reversed(given))
@@ -90,7 +90,7 @@ class Template:
         """Parse a template.
 
         Raises:
-            ValueError: a brace does not belong to a value.
+            ValueError: a brace is not part of a value.
         """
         parts: list[str | _Place] = []
         at = 0
@@ -127,7 +127,7 @@ class Template:
             safe: characters that are not encoded.
 
         Raises:
-            InvalidEvent: a value is missing and has no default, or is no single value; or the text is too long.
+            InvalidEvent: a value is missing without a default, is a list or an object, or the text is too long.
         """
         text = "".join(part if isinstance(part, str) else _text(part, received, safe) for part in self._parts)
         if len(text) > MOST_CHARACTERS:

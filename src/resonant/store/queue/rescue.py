@@ -161,9 +161,9 @@ def make_new_due(connection: Connection, *, now: float, endpoint: str | None = N
 
 
 def shorten_waits(connection: Connection, *, now: float, lease_seconds: float, limit: int = 500) -> int:
-    """Shorten waits that are longer than their delays, and long leases: the store's clock was set back meanwhile.
+    """After the store's clock was set back, shorten waits that are longer than their delays, and long leases.
 
-    Only endpoints whose last claim seems to be in the future are searched.
+    Only endpoints with a last claim in the future are searched.
 
     Returns:
         The number of deliveries with a shorter wait; call again while it equals ``limit``.
@@ -202,7 +202,7 @@ def shorten_waits(connection: Connection, *, now: float, lease_seconds: float, l
         # They wait in the process that holds them, until it ends.
         waiting = waiting_too_long(_d.c.next_attempt_at).where(is_held)
         change_each(connection, [_shortened(row, now) for row in locked(waiting)])
-        # Search for a while longer: others may still use the old time, or record what they decided by it, and rows may be locked.
+        # Search for a while longer: other processes may still store times by the old clock, and rows may be locked.
         until = now + max(SECONDS_BETWEEN_COMPARISONS, lease_seconds) + 2 * _MARGIN_SECONDS
         connection.execute(update(claims).where(claims.c.last_claim_at > until).values(last_claim_at=until))
     return len(rows)

@@ -1,8 +1,9 @@
-"""``resonant endpoint add --deployment``, on a real Prefect server."""
+"""``resonant endpoint add --deployment`` and ``--prefect-event``, on a real Prefect server."""
 
 import asyncio
 import contextlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 import pytest
@@ -11,6 +12,7 @@ from resonant.blocks.catalog import remove_endpoint, save_endpoints
 from resonant.errors import UnknownEndpoint
 from resonant.testing import full_accept_queue, nobody_listening
 from support.deployments import Deployments
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.engine
 
@@ -29,8 +31,9 @@ def name(on_server):
     """The name of a new endpoint, without its block type."""
     name = f"cli-{uuid4().hex[:8]}"
     yield name
-    with contextlib.suppress(UnknownEndpoint):
-        asyncio.run(remove_endpoint(f"resonant-deployment/{name}"))
+    for kind in ("deployment", "prefect-event"):
+        with contextlib.suppress(UnknownEndpoint):
+            asyncio.run(remove_endpoint(f"resonant-{kind}/{name}"))
 
 
 def refusal(answer) -> str:
@@ -49,7 +52,7 @@ def test_an_added_endpoint_is_listed_shown_tested_and_removed(endpoint, resonant
     assert (shown["problem"], shown["subscriptions"]) == (None, 1)
     assert f"deployment: {deployment}" in endpoint("show", full).out
     assert endpoint.listed()[full]["deployment"] == deployment
-    tested = endpoint.json("test", full)
+    tested = json.loads(endpoint.tested(full, "--json").out)
     assert (tested["result"], tested["status_code"]) == ("delivered", 201)
     [run] = deployments.runs(deployment)
     assert run["parameters"]["event"]["data"] == {"test": True}
@@ -72,6 +75,37 @@ def test_an_event_that_is_emitted_twice_starts_a_run_that_detail_links_to(
     assert run["parameters"]["event"]["data"] == {"ref": "main"}
     shown = resonant.on_prefect("detail", "push-1").out
     assert f"{prefect_api.removesuffix('/api')}/runs/flow-run/{run['id']}" in "".join(shown.split())
+
+
+def test_an_event_of_an_endpoint_that_waits_is_delivered_when_its_run_has_completed(
+    endpoint, resonant, deployments, name, tmp_path
+):
+    deployment, full = deployments.make(), f"resonant-deployment/{name}"
+    endpoint("add", name, "--deployment", deployment, "--wait", "--wait-at-most", "3600")
+    shown = endpoint.show(full)
+    assert (shown["wait"], shown["wait_at_most"]) == (True, 3600)
+    endpoint.tested(full)
+    deployment = deployments.make()
+    endpoint("add", name, "--deployment", deployment, "--wait", "--overwrite")
+    line = {"id": f"push-{name}", "type": "com.github.push", "source": "/github", "data": {}}
+    (tmp_path / "events.jsonl").write_text(json.dumps(line))
+    done: list[str] = []
+
+    def complete() -> None:
+        """Complete the run once the event has been looked at."""
+        [run] = wait_until(lambda: deployments.runs(deployment))
+        given = {"state": {"type": "COMPLETED"}, "force": True}
+        done.append(run["id"])
+        deployments.api.post(f"/flow_runs/{run['id']}/set_state", json=given)
+
+    with ThreadPoolExecutor() as pool:
+        completing = pool.submit(complete)
+        resonant.on_prefect("emit", str(tmp_path / "events.jsonl"), "--endpoint", full)
+        completing.result()
+    detail = " ".join(resonant.on_prefect("detail", f"push-{name}").out.split())
+    assert "transient run_unfinished, possibly processed, not counted in max_attempts" in detail
+    assert detail.count(done[0]) >= 2
+    assert "delivered, status 200" in detail
 
 
 def test_an_endpoint_is_changed_by_adding_it_again(endpoint, deployments, name):
@@ -141,7 +175,7 @@ def test_a_required_parameter_may_have_a_value_of_the_deployment(endpoint, deplo
     endpoint("add", name, "--deployment", deployment, "--parameter", "by=/type")
 
 
-def test_what_is_paused_and_what_cancels_runs_is_a_warning(endpoint, resonant, deployments, name):
+def test_pauses_and_a_strategy_that_cancels_runs_are_warnings(endpoint, resonant, deployments, name):
     deployment = deployments.make(
         paused=True, concurrency_limit=1, concurrency_options={"collision_strategy": "CANCEL_NEW"}
     )
@@ -155,8 +189,9 @@ def test_what_is_paused_and_what_cancels_runs_is_a_warning(endpoint, resonant, d
         "work queue default is paused",
     ]
     full = f"resonant-deployment/{name}"
-    for argv in (("add", name, "--deployment", deployment), ("test", full), ("show", full)):
-        said = " ".join(endpoint(*argv).err.split())
+    added = endpoint("add", name, "--deployment", deployment)
+    for answer in (added, endpoint.tested(full), endpoint("show", full)):
+        said = " ".join(answer.err.split())
         assert [each for each in warnings if each not in said] == []
     shown = endpoint.show(full)["warnings"]
     assert len(shown) == len(warnings)
@@ -208,9 +243,40 @@ def test_testing_an_endpoint_whose_deployment_is_gone_says_so(endpoint, deployme
     assert f"has no deployment {deployment}" in refusal(answer)
 
 
+def test_an_endpoint_of_prefect_events_makes_one_of_three_equal_events(
+    endpoint, resonant, deployments, name, tmp_path
+):
+    full, source = f"resonant-prefect-event/{name}", f"/github/{name}"
+    answer = endpoint("add", name, "--prefect-event", "--rate", "50", "--types", "com.github.*")
+    assert f"saved endpoint {full}" in answer.out.replace("\n", " ")
+    assert (endpoint.show(full)["rate"], endpoint.listed()[full]["type"]) == (50.0, "resonant-prefect-event")
+    assert json.loads(endpoint.tested(full, "--json").out)["excerpt"].startswith("Prefect event ")
+    line = {"id": "push-1", "type": "com.github.push", "source": source, "data": {"ref": "main"}}
+    (tmp_path / "events.jsonl").write_text(json.dumps(line))
+    for _ in range(3):
+        resonant.on_prefect("emit", str(tmp_path / "events.jsonl"), "--endpoint", full)
+    wanted = {"filter": {"resource": {"id": [f"resonant.source.{source}"]}}}
+    [found] = wait_until(lambda: deployments.api.post("/events/filter", json=wanted).json()["events"])
+    assert found["payload"]["data"] == {"ref": "main"}
+    assert f"Prefect event {found['id']}" in resonant.on_prefect("detail", "push-1").out
+    endpoint("add", name, "--prefect-event", "--timeout", "4", "--overwrite")
+    assert endpoint.show(full)["timeout"] == 4
+    refused = refusal(endpoint("update", full, "--timeout", "3", code=2))
+    assert f"`resonant endpoint add {full} --prefect-event --overwrite`" in refused
+    assert f"removed endpoint {full} and 1 subscription" in endpoint("remove", full, "--yes").out
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
+        (("x", "https://a.example", "--prefect-event"), "--prefect-event cannot be combined with URL"),
+        (("x", "--prefect-event", "--header", "A:b"), "--prefect-event cannot be combined with --header"),
+        (("x", "--deployment", "a/b", "--wait-at-most", "5"), "--wait-at-most needs --wait"),
+        (("x", "--deployment", "a/b", "--wait", "--wait-at-most", "0"), "--wait-at-most"),
+        (("x", "--prefect-event", "--wait"), "--wait needs --deployment FLOW/DEPLOYMENT"),
+        (("x", "--prefect-event", "--tag", "t"), "--tag needs --deployment FLOW/DEPLOYMENT"),
+        (("x", "--prefect-event", "--deployment", "a/b"), "--deployment cannot be combined with"),
+        (("resonant-deployment/x", "--prefect-event"), "without a block type"),
         (("x", "https://a.example", "--deployment", "a/b"), "--deployment cannot be combined with URL"),
         (("x", "--deployment", "a/b", "--header", "A:b"), "--deployment cannot be combined with --header"),
         (("x", "--deployment", "a/b", "--parameter", "n"), "--parameter 'n' must be NAME=POINTER"),
@@ -218,7 +284,7 @@ def test_testing_an_endpoint_whose_deployment_is_gone_says_so(endpoint, deployme
         (("x", "--deployment", "a/b", "--policy", "no"), "no"),
         (("x", "https://a.example", "--tag", "t"), "--tag needs --deployment FLOW/DEPLOYMENT"),
         (("file-endpoint/x", "--deployment", "a/b"), "file-endpoint/x"),
-        (("x",), "give a URL, or --deployment FLOW/DEPLOYMENT"),
+        (("x",), "give a URL, --deployment FLOW/DEPLOYMENT, or --prefect-event"),
         (("x", "--deployment", "b"), "--deployment"),
     ],
 )

@@ -126,7 +126,7 @@ def test_the_gate_of_an_endpoint_is_shown_in_text_and_as_json(resonant, endpoint
     found = endpoint.show("cli-hooks")
     assert (found["gate"], found["held"], found["gone_since"]) == (gate, 2, None)
     listed = endpoint.listed()
-    assert listed["cli-hooks"] == found
+    assert listed["cli-hooks"] | {"warnings": []} == found
     assert listed["file-endpoint/cli-log"]["gate"]["state"] == "normal"
 
 
@@ -310,7 +310,7 @@ def test_an_import_reads_and_writes_only_the_endpoints_that_change_one_after_ano
     endpoint, only_endpoints, monkeypatch
 ):
     """Prefect's server refuses simultaneous writes to SQLite, and its client then waits for seconds."""
-    read, written, sending, most = [], [], [], []
+    read, written, sending, most = [], set(), [], []
     send = httpx.AsyncHTTPTransport.handle_async_request
 
     async def record(transport, request):
@@ -319,7 +319,7 @@ def test_an_import_reads_and_writes_only_the_endpoints_that_change_one_after_ano
         if request.method == "GET" or request.url.path.endswith("/filter"):
             return await send(transport, request)
         if "/block_documents/" in request.url.path:
-            written.append(request.method)
+            written.add((request.method, request.url.path))  # Prefect's client may repeat it
         sending.append(request)
         most.append(len(sending))
         try:
@@ -336,12 +336,12 @@ def test_an_import_reads_and_writes_only_the_endpoints_that_change_one_after_ano
 
     assert endpoint(*IMPORT).out == "0 added, 0 changed, 0 removed, 5 unchanged\n"
     assert [names for names in read if names] == []
-    assert written == []
+    assert written == set()
     file = Path("f.yaml")
     file.write_text(file.read_text().replace('"timeout": 15', '"timeout": 16', 1))
     assert endpoint(*IMPORT).out.endswith("\n0 added, 1 changed, 0 removed, 4 unchanged\n")
     assert [names for names in read if names] == [{"name": {"any_": ["cli-hooks"]}}]
-    assert written == ["PATCH"]
+    assert [method for method, _ in written] == ["PATCH"]
 
     declare("cli-hooks", timeout=16)
     pruned = endpoint(*IMPORT, "--prune", "--yes").out

@@ -26,10 +26,10 @@ def test_a_mistake_in_the_file_of_sources_is_one_line_and_exit_code_2(resonant, 
     assert opened == []
 
 
-def test_a_source_that_checks_nobody_is_refused_beyond_loopback(resonant, tmp_path):
+def test_a_source_without_a_check_is_refused_beyond_loopback(resonant, tmp_path):
     file = declare(tmp_path, row("none", id="{data/id}"))
     said = resonant.refused("serve", "--port", "0", "--host", "0.0.0.0", "--sources", str(file), code=2)
-    assert said == "source 'none' checks nobody (verify: none): this is for 127.0.0.1 only"
+    assert said == "source 'none': verify: none works on 127.0.0.1 only"
 
 
 def test_sources_are_listed_served_and_read_again_on_sighup(url, tmp_path):
@@ -47,14 +47,14 @@ def test_sources_are_listed_served_and_read_again_on_sighup(url, tmp_path):
         assert (
             f"sources        {server.url}/sources/github\n               {server.url}/sources/none\n" in log()
         )
-        assert "source 'none' checks nobody (verify: none)" in log()
+        assert "source 'none' accepts requests of every program on this machine" in log()
         assert status("github", webhook("github")) == 202
         assert status("github", webhook("github", secret="new")) == 401
 
         file.write_text("sources: [{name: github}]")
         server.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: "the sources stay as they were" in log())
-        assert f"{file}: source 'github': its verify" in log()
+        wait_until(lambda: "kept the old sources" in log())
+        assert f"{file}: source 'github': verify: " in log()
         assert status("github", webhook("github", event_id="2")) == 202
 
         declare(tmp_path, row("github", secret=["new"]), row("shopify"))

@@ -24,7 +24,6 @@ sources:
     type: com.github.{header.x-github-event}.{data/action|none}
     id: "{header.x-github-delivery}"
     subject: "{data/number|}"
-    tolerance: 60
     max_bytes: 1000
     rate: 5
     on_conflict: keep
@@ -33,14 +32,15 @@ sources:
   - name: billing
     verify: stripe
     secret: file:stripe-secret
+    tolerance: 60
 """
     )
     found = read_sources(tmp_path / "sources.yaml")
     github, billing = found["github"], found["billing"]
     assert github.options.secrets == ("of the environment", "of a file")
-    assert (github.tolerance, github.max_bytes, github.rate, github.endpoint) == (60, 1_000, 5, "orders")
+    assert (github.tolerance, github.max_bytes, github.rate, github.endpoint) == (300, 1_000, 5, "orders")
     assert (github.keeps_conflicts, github.keeps_unrouted) == (True, False)
-    assert (billing.tolerance, billing.max_bytes, billing.rate, billing.endpoint) == (300, None, None, None)
+    assert (billing.tolerance, billing.max_bytes, billing.rate, billing.endpoint) == (60, None, None, None)
     assert (billing.keeps_conflicts, billing.keeps_unrouted) == (False, True)
     assert (billing.type.text, billing.source.text) == ("com.stripe.{data/type}", "/billing")
 
@@ -85,23 +85,23 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path, name):
     ("given", "said"),
     [
         (row("github", verfy=1), "unknown setting 'verfy': did you mean verify"),
-        (row("github") | {"verify": "githb"}, "its verify is not one of .*did you mean"),
-        ({"name": "a"}, "its verify"),
-        (row("github", secret=[]), "its secret"),
+        (row("github") | {"verify": "githb"}, "verify must be one of .*did you mean"),
+        ({"name": "a"}, "verify"),
+        (row("github", secret=[]), "secret"),
         ({"name": "a", "verify": "github"}, "verify: github needs a secret"),
-        (row("github", rate=0), "its rate"),
-        (row("github", rate=".nan"), "its rate"),
-        (row("github", rate="5"), "its rate"),
-        (row("stripe", tolerance=0), "its tolerance"),
-        (row("stripe", tolerance=86_401), "its tolerance"),
-        (row("stripe", max_bytes=0), "its max_bytes"),
-        (row("stripe", on_conflict="drop"), "its on_conflict"),
-        (row("stripe", unrouted=True), "its unrouted"),
-        (row("stripe", endpoint="https://user:pass@example.com"), "its endpoint is not the name of an endpoint"),
-        (row("stripe", type="{data"), "its type: .* a value is"),
-        (row("stripe", id="{x}"), "its id: .* a value is"),
-        (row("stripe", subject="}"), "its subject: .* a value is"),
-        (row("stripe", extensions={"zone": "{"}), "its zone: .* a value is"),
+        (row("github", rate=0), "rate"),
+        (row("github", rate=".nan"), "rate"),
+        (row("github", rate="5"), "rate"),
+        (row("stripe", tolerance=0), "tolerance"),
+        (row("stripe", tolerance=86_401), "tolerance"),
+        (row("stripe", max_bytes=0), "max_bytes"),
+        (row("stripe", on_conflict="drop"), "on_conflict"),
+        (row("stripe", unrouted=True), "unrouted"),
+        (row("stripe", endpoint="https://user:pass@example.com"), "endpoint must be the name of an endpoint"),
+        (row("stripe", type="{data"), "type: .* a value is"),
+        (row("stripe", id="{x}"), "id: .* a value is"),
+        (row("stripe", subject="}"), "subject: .* a value is"),
+        (row("stripe", extensions={"zone": "{"}), "zone: .* a value is"),
         (row("stripe", extensions={"Bad-Name": "x"}), "'Bad-Name' is not the name of an attribute"),
         (row("stripe", extensions={"id": "x"}), "id is not an extension attribute"),
         (row("stripe", type="resonant.delivery.dead"), "are reserved"),
@@ -110,15 +110,16 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path, name):
         (row("stripe", name="resonant"), "are reserved"),
         (row("stripe", header="x"), "verify: stripe takes no header"),
         (row("github", url="https://example.com"), "verify: github takes no url"),
-        (row("twilio", url=""), "verify: twilio needs its url"),
-        (row("hmac", id=""), "verify: hmac needs its id"),
-        ({"name": "a", "verify": "hmac", "secret": "x", "id": "1"}, "verify: hmac needs its header"),
-        ({"name": "a", "verify": "token", "secret": "x", "header": "x"}, "verify: token needs its id"),
-        ({"name": "a", "verify": "basic", "secret": "x:y"}, "verify: basic needs its id"),
-        (row("hmac", algorithm="md5"), "its algorithm"),
-        (row("hmac", encoding="base32"), "its encoding"),
-        (row("basic", secret="no colon"), "its secret must be USER:PASSWORD"),
-        (row("standard-webhooks", secret="whsec_not base64"), "its secret must be whsec_ and base64"),
+        (row("github", tolerance=60), "verify: github takes no tolerance"),
+        (row("twilio", url=""), "verify: twilio needs the setting url"),
+        (row("hmac", id=""), "verify: hmac needs the setting id"),
+        ({"name": "a", "verify": "hmac", "secret": "x", "id": "1"}, "verify: hmac needs the setting header"),
+        ({"name": "a", "verify": "token", "secret": "x", "header": "x"}, "verify: token needs the setting id"),
+        ({"name": "a", "verify": "basic", "secret": "x:y"}, "verify: basic needs the setting id"),
+        (row("hmac", algorithm="md5"), "algorithm"),
+        (row("hmac", encoding="base32"), "encoding"),
+        (row("basic", secret="no colon"), "the secret must be USER:PASSWORD"),
+        (row("standard-webhooks", secret="whsec_not base64"), "the secret must be whsec_ and base64"),
         ({"name": "a", "verify": "none", "id": "1", "secret": "x"}, "verify: none takes no secret"),
     ],
 )  # fmt: skip
@@ -138,7 +139,7 @@ def test_a_name_may_be_declared_once(tmp_path):
 @pytest.mark.parametrize(
     ("reference", "said"),
     [
-        ("plain-secret", "must be env:NAME or file:PATH, so that the file has no secret"),
+        ("plain-secret", "must be env:NAME or file:PATH"),
         ("env:NOT_SET_HERE", "the environment variable NOT_SET_HERE is not set"),
         ("file:missing", "missing: No such file"),
         ("file:empty", "the file empty is empty"),

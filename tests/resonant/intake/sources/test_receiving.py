@@ -145,7 +145,7 @@ def test_a_source_may_acknowledge_conflicts(receiver):
     answer = send(client, webhook("stripe", OTHER), "stripe")
     assert (answer.status_code, answer.json()["conflict"]) == (200, True)
     assert [each.body for each in client.stored()] == [webhook("stripe").body]
-    assert counted(client) == {"stripe stored": 1, "stripe conflict": 1}
+    assert counted(client) == {"stripe stored": 1, "stripe kept": 1}
 
 
 COPIED = {
@@ -252,6 +252,14 @@ def test_an_old_webhook_is_answered_403(receiver, verify):
     assert counted(client) == {f"{verify} stale": 1}
 
 
+def test_a_web_page_is_refused_where_nothing_is_checked(receiver):
+    client = receiver(row("none", id="{data/id}"))
+    from_page = webhook("none").changed(host="127.0.0.1", origin="https://evil.example.com")
+    assert "origin" in problem(send(client, from_page, "none"), 403).lower()
+    assert client.stored() == []
+    assert counted(client) == {"none refused": 1}
+
+
 @pytest.mark.parametrize(
     "path", ["/sources/other", "/sources/Stripe", "/sources/stripe/", "/sources/stripe/x", "/sources/"]
 )
@@ -341,14 +349,14 @@ def test_slacks_question_is_answered_if_it_is_signed(receiver):
     assert counted(client) == {"slack challenge": 1, "slack forged": 1}
 
 
-def test_a_message_about_the_question_is_none(receiver):
+def test_a_message_about_the_verification_is_an_event(receiver):
     client = receiver(row("slack"))
-    told = b'{"type": "event_callback", "event_id": "Ev1", "event": {"text": "url_verification"}}'
-    assert send(client, webhook("slack", told), "slack").text == ""
+    sent = b'{"type": "event_callback", "event_id": "Ev1", "event": {"text": "url_verification"}}'
+    assert send(client, webhook("slack", sent), "slack").text == ""
     assert len(client.stored()) == 1
 
 
-def test_other_services_have_no_such_question(receiver):
+def test_only_slacks_verification_is_answered(receiver):
     client = receiver(row("hmac"))
     assert send(client, webhook("hmac", ASKED), "hmac").status_code == 202
 

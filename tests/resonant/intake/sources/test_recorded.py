@@ -35,10 +35,10 @@ def test_a_header_that_is_repeated_stays_so():
     [
         (b"", "headers, an empty line and the body"),
         (b"X: 1\n", "headers, an empty line and the body"),
-        (b"GET / HTTP/1.1\nX: 1\n\n", "is no header"),
-        (b"X: 1\n folded\n\n", "is no header"),
-        (b"no colon\n\n", "is no header"),
-        (b"\xff: 1\n\n", "is no header"),
+        (b"GET / HTTP/1.1\nX: 1\n\n", "is not a header"),
+        (b"X: 1\n folded\n\n", "is not a header"),
+        (b"no colon\n\n", "is not a header"),
+        (b"\xff: 1\n\n", "is not a header"),
     ],
 )
 def test_what_is_no_request_is_refused(content, said):

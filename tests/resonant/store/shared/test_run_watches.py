@@ -113,7 +113,7 @@ def test_a_watermark_that_is_slightly_ahead_since_the_servers_clock_was_set_back
     assert (watched.created_at, watched.watermark) == (1_000.0, now - 86_400)
 
 
-@pytest.mark.parametrize("ahead, begins_at", [(2.0, 1_002.0), (60.0, 1_000.0)])
+@pytest.mark.parametrize(("ahead", "begins_at"), [(2.0, 1_002.0), (60.0, 1_000.0)])
 def test_the_beginning_of_a_watch_moves_only_if_it_is_far_ahead(desk, ahead, begins_at):
     add(desk, ALL, now=1_000.0 + ahead)
     [watched] = desk.write(claim_watches, "a", now=1_000.0)
