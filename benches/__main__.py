@@ -15,7 +15,7 @@ from benches.results import Results, write_results
 from benches.standings import show_standings
 
 BENCHES = ("up", "endpoints", "comparison", "outage", "isolation", "pressure", "latency", "intake")
-_COMMANDS = ("failing_types", "simulations")
+_COMMANDS = ("failing_types", "simulations", "webhook_runs")
 _INTERRUPTED = 130
 
 
