@@ -171,9 +171,10 @@ def test_text_may_be_empty_which_is_not_absent():
         assert (absent.form, absent.body, absent.datacontenttype) == ("absent", b"", datacontenttype)
 
 
-def test_text_with_a_lone_surrogate_is_refused():
+@pytest.mark.parametrize("kind", ["application/json", "text/plain"])
+def test_text_with_a_lone_surrogate_is_refused(kind):
     with pytest.raises(InvalidEvent, match=r"^data contains a lone surrogate"):
-        Event(type="t", source="s", data="\ud800", datacontenttype="text/plain")
+        Event(type="t", source="s", data="\ud800", datacontenttype=kind)
 
 
 @pytest.mark.parametrize(

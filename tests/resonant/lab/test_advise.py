@@ -120,6 +120,13 @@ def test_the_rate_is_that_accepted_in_seconds_with_429_answers_unless_it_is_lowe
     assert (kept.is_change, kept.now) == (False, "9/s")
 
 
+def test_a_few_429_answers_propose_no_rate():
+    few = limited(seconds=3) + [answered(number) for number in range(100, 300)]
+    rate = advice(history(few))["rate"]
+    assert not rate.is_change
+    assert rate.reason == "15 of the last 245 attempts were answered with 429"
+
+
 def test_the_share_that_fails_at_random_leaves_out_outages_refusals_and_429():
     outage = PastOutage(NOW - 1_000, NOW - 901, "503")
     attempts = [answered(number, status=503) for number in range(100)]

@@ -1,5 +1,6 @@
 """Processes have names, by which others recognise that they have ended."""
 
+import mmap
 import os
 import subprocess
 import sys
@@ -42,6 +43,12 @@ def test_a_process_has_ended_once_it_is_killed(ended):
 def test_a_process_has_ended_if_another_one_has_its_id():
     machine, pid, started_at = this_process().rsplit(" ", 2)
     assert has_ended(f"{machine} {pid} {int(started_at) - 1}")
+
+
+def test_a_process_whose_memory_grows_has_not_ended():
+    name = this_process()
+    with mmap.mmap(-1, 1 << 24):
+        assert not has_ended(name)
 
 
 def test_a_process_of_another_machine_container_or_version_has_not_ended(ended):
