@@ -30,6 +30,7 @@ _WORDS = {
     "a valid boolean": "true or false",
     "a valid string": "text",
     "Field required": "is missing",
+    "String should match pattern '^[^/]+/[^/]+$'": "must be FLOW/DEPLOYMENT",
 }
 _DURATIONS = ("base", "cap", "max_age", "park_after")
 

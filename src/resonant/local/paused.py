@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 from resonant.errors import ServerError
+from resonant.local.note import is_held, lock_of_up
 from resonant.local.server import configured, known_url
 from resonant.settings import Settings
 
@@ -25,7 +26,7 @@ def paused(
         name: FLOW/DEPLOYMENT.
     """
     if deployment.get("paused"):
-        yield f"deployment {name} is paused: events start runs nevertheless"
+        yield f"deployment {name} is paused: events create runs, which wait until a process serves it"
     pool, queue = pool or {}, queue or {}
     if pool.get("is_paused"):
         yield f"work pool {pool['name']} is paused: runs wait until `prefect work-pool resume {pool['name']}`"
@@ -44,6 +45,8 @@ def ask_what_is_paused(settings: Settings, endpoints: Sequence[str]) -> dict[str
 
     url = known_url(settings)
     problem = "set PREFECT_API_URL"
+    if is_held(lock_of_up(settings)):
+        problem = "the server of `resonant up` does not answer: it may be restarting"
     if url is not None:
         try:
             return asyncio.run(_ask(url, endpoints))

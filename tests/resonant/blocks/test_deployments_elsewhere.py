@@ -92,7 +92,9 @@ async def test_status_asks_for_pauses_with_the_password(elsewhere, deployment, m
     monkeypatch.setenv("PREFECT_API_URL", elsewhere)
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", PASSWORD)
     found = await asyncio.to_thread(ask_what_is_paused, load_settings(), [NAME, f"{NAME}-gone"])
-    assert found == {NAME: [f"deployment {deployment} is paused: events start runs nevertheless"]}
+    assert found == {
+        NAME: [f"deployment {deployment} is paused: events create runs, which wait until a process serves it"]
+    }
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "me:wrong-word")
     with pytest.raises(ServerError, match=r"it answered 401$"):
         await asyncio.to_thread(ask_what_is_paused, load_settings(), [NAME])

@@ -250,7 +250,9 @@ def test(name: options.EndpointName, as_json: options.Json = False) -> None:  # 
     with on_prefect() as store:
         attempt = run_async(_test(name, store.settings))
     document = documents.endpoint_test(name, attempt)
-    output.write_result(document, output.visible(outcome(attempt)), as_json=as_json)
+    is_run = attempt.result == "delivered" and name.startswith(options.DEPLOYMENTS)
+    said = outcome(attempt) + (f": {attempt.excerpt}" if is_run else "")  # the run and its link
+    output.write_result(document, output.visible(said), as_json=as_json)
     if attempt.result != "delivered":
         raise typer.Exit(1)
 

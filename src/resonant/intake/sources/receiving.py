@@ -108,7 +108,7 @@ class Receiving:
             return await self._store(source, event)
         async with self._copies.held((source.name, event.type), source.signed(received)) as copy:
             if copy.event_id not in (None, event.id):
-                return "duplicate", _answer(source, Acceptance(event, duplicate=True))
+                return "duplicate", _answer(source, Acceptance(event, duplicate=True), copy.event_id)
             result, answer = await self._store(source, event)
             if result in ("stored", "duplicate"):
                 copy.event_id = event.id
@@ -203,13 +203,13 @@ def _challenge(source: Source, received: Received) -> Response | None:
     return json_answer({"challenge": data.get("challenge")}) if is_asked else None
 
 
-def _answer(source: Source, outcome: Acceptance) -> Response:
+def _answer(source: Source, outcome: Acceptance, stored_id: str | None = None) -> Response:
     match source.verify:
         case "slack":  # shows the body of the answer to a command
             return Response(status_code=200)
         case "twilio":
             return Response("<Response/>", media_type="text/xml")
-    document: dict[str, Any] = {"id": outcome.event.id, "source": outcome.event.source}
+    document: dict[str, Any] = {"id": stored_id or outcome.event.id, "source": outcome.event.source}
     if isinstance(outcome.problem, Conflict):
         return json_answer(document | {"conflict": True})
     if outcome.problem is not None:

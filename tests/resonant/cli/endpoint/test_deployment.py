@@ -57,6 +57,7 @@ def test_an_added_endpoint_is_listed_shown_tested_and_removed(endpoint, resonant
     [run] = deployments.runs(deployment)
     assert run["parameters"]["event"]["data"] == {"test": True}
     assert run["id"] in tested["excerpt"]
+    assert "/runs/flow-run/" in endpoint.tested(full).out
     exported = endpoint("list", "--export").out
     assert f"- name: {name}\n  rate: 5.0\n  deployment: {deployment}\n" in exported
     assert f"removed endpoint {full} and 1 subscription" in endpoint("remove", full, "--yes").out
@@ -285,7 +286,7 @@ def test_an_endpoint_of_prefect_events_makes_one_of_three_equal_events(
         (("x", "https://a.example", "--tag", "t"), "--tag needs --deployment FLOW/DEPLOYMENT"),
         (("file-endpoint/x", "--deployment", "a/b"), "file-endpoint/x"),
         (("x",), "give a URL, --deployment FLOW/DEPLOYMENT, or --prefect-event"),
-        (("x", "--deployment", "b"), "--deployment"),
+        (("x", "--deployment", "b"), "--deployment: must be FLOW/DEPLOYMENT"),
     ],
 )
 def test_options_that_do_not_belong_together_are_misuse(endpoint, argv, said):
