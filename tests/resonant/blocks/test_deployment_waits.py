@@ -237,6 +237,31 @@ async def test_a_run_that_is_cancelled_after_a_replay_is_given_up(deployments):
     assert list(delivery.runs()) == [KEY]
 
 
+async def test_a_deleted_run_is_replaced_by_a_new_one(deployments):
+    delivery = Waiting(deployments)
+    await delivery.look()
+    first = delivery.runs()[KEY]
+    deployments.api.delete(f"/flow_runs/{first}")
+    outcome = await delivery.look()
+    assert is_waiting(outcome)
+    assert outcome.attempt.status_code == 201
+    assert delivery.runs()[KEY] != first
+    delivery.end("COMPLETED")
+    assert (await delivery.look()).attempt.result == "delivered"
+
+
+async def test_after_a_second_run_is_deleted_the_failure_of_the_first_counts_again(deployments):
+    delivery = Waiting(deployments)
+    await delivery.look()
+    delivery.end("FAILED")
+    await delivery.look()
+    await delivery.look()
+    deployments.api.delete(f"/flow_runs/{delivery.runs()[f'{KEY}.2']}")
+    assert verdict((await delivery.look()).attempt) == "unknown run_failed sent"
+    assert is_waiting(await delivery.look())
+    assert set(delivery.runs()) == {KEY, f"{KEY}.2"}
+
+
 async def test_a_run_that_does_not_end_is_given_up_and_a_replay_waits_for_it_again(deployments):
     delivery = Waiting(deployments, wait_at_most=60)
     await delivery.look()
