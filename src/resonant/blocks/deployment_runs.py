@@ -15,6 +15,7 @@ from resonant.display import one_line
 from resonant.errors import (
     DeploymentMissing,
     EndpointError,
+    InvalidEvent,
     PrefectDenied,
     RunCancelled,
     RunCrashed,
@@ -26,6 +27,7 @@ from resonant.errors import (
 )
 from resonant.events import Clock, Event, Lease
 from resonant.events.webhook_ids import webhook_id
+from resonant.intake.sources.templates import FORM, form_fields
 from resonant.local.paused import paused
 from resonant.sinks.base import Receipt, attempt_lease, attempt_trace
 from resonant.sinks.wire import message
@@ -196,12 +198,16 @@ class DeploymentRuns:
         """Return the parameters as JSON text, which Prefect parses without rendering it."""
         try:
             document = json.loads(message(event, "structured")[1])
+            inside = document
+            kind = (event.datacontenttype or "").partition(";")[0].strip().lower()
+            if kind == FORM and any(each.startswith("/data/") for each in self._pointers.values()):
+                inside = document | {"data": form_fields(event.body)}
             given = {
                 name: json.dumps(value, allow_nan=False)
                 for name, pointer in self._pointers.items()
-                for value in _values_at(document, pointer)
+                for value in _values_at(inside if pointer.startswith("/data/") else document, pointer)
             }
-        except (ValueError, RecursionError) as error:
+        except (ValueError, RecursionError, InvalidEvent) as error:
             raise RunRefused(f"the event cannot be a parameter: {one_line(str(error))}") from None
         if self._block.as_text:
             given = {name: json.dumps(text) for name, text in given.items()}
