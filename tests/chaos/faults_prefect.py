@@ -14,6 +14,7 @@ from support.processes import family
 
 DRAIN = "import asyncio; from flows.emit import emit_events; asyncio.run(emit_events(successors=2))"
 
+
 class OwnPrefect:
     """A server with a home of its own, and further settings."""
 

@@ -104,8 +104,9 @@ def read_statistics(connection: Connection, *, now: float, since: float) -> Stat
     # Only these may have polls.
     attempts = _d.c.attempts - case((_d.c.attempts > _d.c.round_attempts, polls), else_=0)
     each = select(_d.c.endpoint, _d.c.event_type, attempts.label("attempts"))
-    unfinished = each.where(_d.c.available_at.is_not(None)).subquery()
-    query = select(*unfinished.c, func.count()).group_by(*unfinished.c)
+    unfinished = each.where(_d.c.available_at.is_not(None)).subquery().c
+    key = (unfinished.endpoint, unfinished.event_type, unfinished.attempts)
+    query = select(*key, func.count()).group_by(*key)
     waiting = [Unfinished(*row) for row in connection.execute(query)]
     return statistics(rows, waiting, since=begin, until=now)
 

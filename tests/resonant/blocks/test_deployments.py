@@ -278,7 +278,13 @@ async def test_values_that_json_cannot_have_are_refused(deployments):
 async def test_a_pointer_into_a_form_is_the_first_field_of_that_name(deployments):
     form = "command=%2Fdeploy&text=caf%C3%A9+now&text=again&empty="
     given = event(form, datacontenttype="application/x-www-form-urlencoded; charset=utf-8")
-    pointers = {"text": "/data/text", "empty": "/data/empty", "no": "/data/none", "of": "/source", "all": "/data"}
+    pointers = {
+        "text": "/data/text",
+        "empty": "/data/empty",
+        "no": "/data/none",
+        "of": "/source",
+        "all": "/data",
+    }
     name = deployments.make({"properties": {each: {} for each in pointers}})
     await attempt(endpoint_of(name, parameters=pointers), given)
     [run] = deployments.runs(name)

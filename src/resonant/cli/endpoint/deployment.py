@@ -193,10 +193,11 @@ async def _save(name: str, fields: dict[str, Any], *, overwrite: bool) -> list[s
     existing = (await endpoint_documents(include_secrets=True)).get(name)
     if existing and not overwrite:
         raise EndpointError(f"endpoint {name!r} exists: --overwrite changes it")
-    kept = {field: existing.data.get(field) for field in _WITHOUT_OPTIONS} if existing else {}
+    if existing:
+        fields = fields | {field: existing.data.get(field) for field in _WITHOUT_OPTIONS}
     kind = PrefectEventEndpoint if name.startswith(EVENTS) else DeploymentEndpoint
     try:
-        block = kind(**fields, **kept)
+        block = kind(**fields)
     except ValidationError as error:
         place, problem = first_problem(error)
         raise options.Misuse(f"--{str(place[0]).replace('_', '-')}: {problem}") from None

@@ -180,9 +180,7 @@ def _is_charged(decision: Decision) -> bool:
     return not isinstance(decision, Park) or decision.charged
 
 
-def _count_delivered(
-    tally: Tally, outcomes: Iterable[Outcome], now: float, tried: Mapping[int, int]
-) -> None:
+def _count_delivered(tally: Tally, outcomes: Iterable[Outcome], now: float, tried: Mapping[int, int]) -> None:
     """Count successes in bulk, grouped by endpoint and event type."""
     groups: defaultdict[tuple[str, str], list[list[float]]] = defaultdict(lambda: [[], [], [], []])
     for outcome in outcomes:
