@@ -124,7 +124,7 @@ _STATUSES = (
 )
 _ATTEMPTS = """
     SELECT result, count(*) AS number, count(delay) AS delays
-    FROM resonant_attempts WHERE NOT late GROUP BY result"""
+    FROM resonant_attempts WHERE NOT late AND NOT (early AND code = 'run_unfinished') GROUP BY result"""
 _AUDIT = "SELECT action, sum(count) AS number FROM resonant_audit GROUP BY action"
 
 

@@ -1,13 +1,18 @@
-"""A Prefect server that can be stopped, killed and started again at the same place."""
+"""A Prefect server that can be stopped, killed and started again at the same place, and processes that are kept running."""
 
+import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from resonant.local.server import api_url_at, free_port
 from resonant.local.supervisor import kill
 from support.prefect import running_server
 from support.processes import family
+
+DRAIN = "import asyncio; from flows.emit import emit_events; asyncio.run(emit_events(successors=2))"
 
 
 class OwnPrefect:
@@ -61,3 +66,30 @@ def own_prefect(home: Path, **variables: str) -> Iterator[OwnPrefect]:
         yield server
     finally:
         server.kill()
+
+
+class Kept:
+    """A process that is started again whenever it ends, as a service manager does."""
+
+    def __init__(self, command: list[str], **options: Any) -> None:
+        self._command, self._options = command, options
+        self._is_over = threading.Event()
+        self._start()
+        self._keeper = threading.Thread(target=self._keep)
+        self._keeper.start()
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def stop(self) -> None:
+        self._is_over.set()
+        while self._keeper.is_alive():
+            self.kill()
+            self._keeper.join(0.1)
+
+    def _start(self) -> None:
+        self._process = subprocess.Popen(self._command, **self._options)
+
+    def _keep(self) -> None:
+        while self._process.wait() is not None and not self._is_over.is_set():
+            self._start()

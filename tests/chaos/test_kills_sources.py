@@ -6,7 +6,6 @@ starts exactly one flow run.
 
 import os
 import random
-import subprocess
 import sys
 import threading
 import time
@@ -14,13 +13,12 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any
 
 import httpx
 import pytest
 from chaos_facts import Database, Look
 from faults import IS_LONG, PROJECT, note_figures
-from faults_prefect import own_prefect
+from faults_prefect import DRAIN, Kept, own_prefect
 
 from resonant.local.server import free_port
 from support.deployments import Deployments
@@ -39,34 +37,6 @@ NO_LATE_RUNS = {"PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false"}
 # Answers, or deliveries, of a round before the kill.
 STEP, LATEST_KILL_SECONDS = WEBHOOKS // KILLS // 10, 0.3
 STRUCK_WITHIN_SECONDS, DELIVERED_WITHIN_SECONDS = 600.0, 2400.0
-DRAIN = "import asyncio; from flows.emit import emit_events; asyncio.run(emit_events(successors=2))"
-
-
-class Kept:
-    """A process that is started again whenever it ends, as a service manager does."""
-
-    def __init__(self, command: list[str], **options: Any) -> None:
-        self._command, self._options = command, options
-        self._is_over = threading.Event()
-        self._start()
-        self._keeper = threading.Thread(target=self._keep)
-        self._keeper.start()
-
-    def kill(self) -> None:
-        self._process.kill()
-
-    def stop(self) -> None:
-        self._is_over.set()
-        while self._keeper.is_alive():
-            self.kill()
-            self._keeper.join(0.1)
-
-    def _start(self) -> None:
-        self._process = subprocess.Popen(self._command, **self._options)
-
-    def _keep(self) -> None:
-        while self._process.wait() is not None and not self._is_over.is_set():
-            self._start()
 
 
 class Sender:

@@ -15,6 +15,7 @@ from resonant.display import one_line
 from resonant.errors import (
     DeploymentMissing,
     EndpointError,
+    InvalidEvent,
     PrefectDenied,
     RunCancelled,
     RunCrashed,
@@ -24,8 +25,9 @@ from resonant.errors import (
     RunRefused,
     RunUnfinished,
 )
-from resonant.events import Clock, Event
+from resonant.events import Clock, Event, Lease
 from resonant.events.webhook_ids import webhook_id
+from resonant.intake.sources.templates import FORM, form_fields
 from resonant.local.paused import paused
 from resonant.sinks.base import Receipt, attempt_lease, attempt_trace
 from resonant.sinks.wire import message
@@ -36,6 +38,7 @@ _FAILURES: dict[str, type[RunNotCompleted]] = {
     "CRASHED": RunCrashed,
     "CANCELLED": RunCancelled,
 }
+_FAILURE_CODES = {"run_failed", "run_crashed", "run_cancelled"}
 _CHARGED = "resonant.attempts"
 # The next poll follows after a fifth of the wait so far: about 30 polls in an hour, 300 in a day.
 _FIRST_LOOK_SECONDS, _LOOK_SHARE, _LAST_LOOK_SECONDS = 10.0, 0.2, 300.0
@@ -98,8 +101,7 @@ class DeploymentRuns:
     async def _look_for(self, event: Event) -> Receipt:
         """Find or create the run; after a failed run, create a new one. Return a receipt if it has completed.
 
-        Runs are found by their idempotency keys, also if the creator was killed or got no answer. The label ``resonant.attempts``
-        has the charged attempts before the run. If they are unchanged, the failure of the run is not recorded yet.
+        Runs are found by their idempotency keys, also if the creator was killed or got no answer.
 
         Raises:
             RunNotCompleted: the run has not ended, or not with success.
@@ -108,7 +110,7 @@ class DeploymentRuns:
         charged = "1.0" if lease is None else f"{lease.round}.{lease.round_attempts}"
         key, status = self._key(event), int(httpx.codes.OK)
         number, run = await self._latest(key)
-        if run is None or (run["state_type"] in _FAILURES and run["labels"].get(_CHARGED) != charged):
+        if run is None or (run["labels"].get(_CHARGED) != charged and _is_reported(run, lease)):
             wanted = self._run_of(event)
             wanted["idempotency_key"] = _numbered(key, number + 1)
             wanted["labels"][_CHARGED] = charged
@@ -196,12 +198,16 @@ class DeploymentRuns:
         """Return the parameters as JSON text, which Prefect parses without rendering it."""
         try:
             document = json.loads(message(event, "structured")[1])
+            inside = document
+            kind = (event.datacontenttype or "").partition(";")[0].strip().lower()
+            if kind == FORM and any(each.startswith("/data/") for each in self._pointers.values()):
+                inside = document | {"data": form_fields(event.body)}
             given = {
                 name: json.dumps(value, allow_nan=False)
                 for name, pointer in self._pointers.items()
-                for value in _values_at(document, pointer)
+                for value in _values_at(inside if pointer.startswith("/data/") else document, pointer)
             }
-        except (ValueError, RecursionError) as error:
+        except (ValueError, RecursionError, InvalidEvent) as error:
             raise RunRefused(f"the event cannot be a parameter: {one_line(str(error))}") from None
         if self._block.as_text:
             given = {name: json.dumps(text) for name, text in given.items()}
@@ -294,6 +300,17 @@ class DeploymentRuns:
             )
         for warning in paused(deployment, block.deployment, found, self._api.content(answer)):
             yield warning
+
+
+def _is_reported(run: dict[str, Any], lease: Lease | None) -> bool:
+    """Return whether a run failed, and its failure is recorded, or is older than a replay.
+
+    That is not so if its label ``resonant.attempts``, the charged attempts before it, is unchanged.
+    """
+    if run["state_type"] not in _FAILURES or lease is None:
+        return False
+    ended_at = datetime.fromisoformat(run["state"]["timestamp"]).timestamp()
+    return lease.code in _FAILURE_CODES or ended_at < lease.round_started_at
 
 
 def _numbered(key: str, number: int) -> str:

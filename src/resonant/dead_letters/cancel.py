@@ -10,6 +10,7 @@ from resonant.store import Store, schema
 from resonant.store.audit import add_to_audit, audited
 from resonant.store.counts.counters import Tally, count_retries
 from resonant.store.engine.sql import is_any_of
+from resonant.store.queue.attempts import without_polls
 from resonant.store.queue.causes import Cause, cause_ids
 from resonant.store.queue.locked_rows import change_all, given_up
 from resonant.store.views.selection import Selection
@@ -85,11 +86,12 @@ def cancel_batch(
     rows = connection.execute(query.with_for_update(key_share=True)).all()
     by_cause: defaultdict[Cause, list[int]] = defaultdict(list)
     tally = Tally(now)
+    tried = without_polls(connection, {row.id: row.attempts for row in rows})
     for row in rows:
         by_cause[Cause.of(row.endpoint, row.event_type, "cancelled", row._asdict())].append(row.id)
         labels = (row.endpoint, row.event_type, "dead_letter", row.category, row.code)
         tally.add("delivery", *labels, detail="cancelled", seconds=now - row.accepted_at)
-        count_retries(tally, (row.endpoint, row.event_type), row.attempts)
+        count_retries(tally, (row.endpoint, row.event_type), tried[row.id])
     final: dict[str, Any] = {
         **given_up("cancelled", now),
         "backoff_until": None,

@@ -23,6 +23,7 @@ from resonant.store.counts.counters import Tally
 from resonant.store.counts.sketches import begin_of
 from resonant.store.engine.availability import retry_while_unavailable
 from resonant.store.engine.sql import is_any_of
+from resonant.store.queue.attempts import without_polls
 from resonant.store.queue.leases import leases_of, note_claims
 from resonant.store.queue.locked_rows import still_held
 from resonant.store.views.dead_letters import DeadLetters, Position, after_deaths, earliest, positions
@@ -372,13 +373,14 @@ def replay_batch(
 
 def _take_back(connection: Connection, delivery_ids: Collection[int], *, now: float) -> None:
     """Subtract each dead letter from the statistics of the hour in which it was given up."""
-    query = select(_d.c.endpoint, _d.c.event_type, _d.c.reason, _d.c.finished_at, _d.c.attempts)
+    query = select(_d.c.id, _d.c.endpoint, _d.c.event_type, _d.c.reason, _d.c.finished_at, _d.c.attempts)
     tallies: dict[int, Tally] = {}
-    for endpoint, event_type, reason, finished_at, attempts in connection.execute(
-        query.where(is_any_of(_d.c.id, delivery_ids))
-    ):
+    rows = connection.execute(query.where(is_any_of(_d.c.id, delivery_ids))).all()
+    tried = without_polls(connection, {row.id: row.attempts for row in rows})
+    for delivery_id, endpoint, event_type, reason, finished_at, _ in rows:
         begin = begin_of(finished_at, now=now)
         tally = tallies.setdefault(begin, Tally(begin))
+        attempts = tried[delivery_id]
         retries = attempts - 1 if attempts else None
         tally.add("replayed", endpoint, event_type, "dead_letter", detail=reason, seconds=retries)
     for tally in tallies.values():

@@ -5,7 +5,8 @@ Here, an event is one delivery, regardless of its number of attempts. There are 
 - the **success rate** is per event: the share of delivered events among those that ended in the window;
 - the **error rate** is per attempt: the share of failed or lost attempts among those that ended in the window.
 
-A replayed dead letter counts only by its new outcome. A purge does not change statistics.
+A replayed dead letter counts only by its new outcome. A purge does not change statistics. A poll of an unfinished flow run is
+neither an attempt nor a retry.
 
 The tables are data frames, with one row for each endpoint, event type or hour. Rates are fractions, durations are in seconds, and
 times are in seconds since the epoch. A rate or a duration without data is NaN. Their columns:
@@ -34,12 +35,13 @@ from typing import NamedTuple
 
 import numpy as np
 from pandas import DataFrame, Series, concat, factorize
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, case, func, select
 
 from resonant.metrics.percentiles import SketchWindow, read_window, spreads
 from resonant.store import schema
 from resonant.store.counts.counters import DelayOf, read_rows
 from resonant.store.counts.sketches import NANOSECONDS, Labels, Packed, Sketch, begin_of, bucket_of, pack
+from resonant.store.queue.attempts import is_poll
 
 EVERY_ENDPOINT = "(all)"  # no endpoint can have this name
 _HOUR = 3600
@@ -98,8 +100,13 @@ def read_statistics(connection: Connection, *, now: float, since: float) -> Stat
     """
     begin = begin_of(since, now=now)
     rows = read_rows(connection, since=begin, until=now)
-    key = (_d.c.endpoint, _d.c.event_type, _d.c.attempts)
-    query = select(*key, func.count()).where(_d.c.available_at.is_not(None)).group_by(*key)
+    polls = select(func.count()).where(is_poll, schema.attempts.c.delivery_id == _d.c.id).scalar_subquery()
+    # Only these may have polls.
+    attempts = _d.c.attempts - case((_d.c.attempts > _d.c.round_attempts, polls), else_=0)
+    each = select(_d.c.endpoint, _d.c.event_type, attempts.label("attempts"))
+    unfinished = each.where(_d.c.available_at.is_not(None)).subquery().c
+    key = (unfinished.endpoint, unfinished.event_type, unfinished.attempts)
+    query = select(*key, func.count()).group_by(*key)
     waiting = [Unfinished(*row) for row in connection.execute(query)]
     return statistics(rows, waiting, since=begin, until=now)
 

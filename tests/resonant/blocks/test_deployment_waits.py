@@ -45,6 +45,7 @@ class Waiting:
             outcome = await outcome_of(destination, self.event, clock=self._clock, **self.lease)
         finally:
             await destination.close()
+        self.lease["code"] = outcome.attempt.code
         decision = outcome.decision
         if decision is not None and not (isinstance(decision, Park) and not decision.charged):
             self.lease["round_attempts"] += 1
@@ -53,8 +54,15 @@ class Waiting:
     def _clock(self) -> float:
         return time.time() + self.later
 
+    async def miss(self):
+        """Make an attempt at which Prefect fails; return its outcome."""
+        async with Receiver(respond(500)) as server:
+            outcome = await self.look(api_url=f"{server.url}/api")
+        assert verdict(outcome.attempt) == "transient http_500 sent"
+        return outcome
+
     def replay(self) -> None:
-        self.lease = {
+        self.lease |= {
             "round": self.lease["round"] + 1,
             "round_attempts": 0,
             "round_started_at": self._clock(),
@@ -158,7 +166,7 @@ async def test_a_failure_that_a_killed_process_did_not_record_is_reported_again(
     await delivery.look()
     delivery.end("FAILED")
     await delivery.look()
-    delivery.lease["round_attempts"] = 0
+    delivery.lease |= {"round_attempts": 0, "code": "worker_lost"}
     assert verdict((await delivery.look()).attempt) == "unknown run_failed sent"
     assert list(delivery.runs()) == [KEY]
 
@@ -169,9 +177,7 @@ async def test_a_lost_answer_and_an_outage_during_the_wait_start_no_second_run(d
         outcome = await delivery.look(api_url=f"{server.url}/api")
     assert verdict(outcome.attempt) == "transient connection_reset sent"
     assert is_waiting(await delivery.look())
-    async with Receiver(respond(500)) as server:
-        outcome = await delivery.look(api_url=f"{server.url}/api")
-    assert verdict(outcome.attempt) == "transient http_500 sent"
+    await delivery.miss()
     assert is_waiting(await delivery.look())
     assert list(delivery.runs().values()) == relay.lost
 
@@ -184,6 +190,74 @@ async def test_a_cancelled_run_is_given_up_and_a_replay_is_a_new_run(deployments
     assert verdict(outcome.attempt) == "permanent run_cancelled sent"
     assert outcome.decision == GiveUp("permanent")
     delivery.replay()
+    assert is_waiting(await delivery.look())
+    assert set(delivery.runs()) == {KEY, f"{KEY}.2"}
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        ("FAILED", "unknown run_failed sent"),
+        ("CRASHED", "transient run_crashed sent"),
+        ("CANCELLED", "permanent run_cancelled sent"),
+    ],
+)
+async def test_the_end_of_a_run_is_reported_although_prefect_failed_during_the_wait(
+    deployments, state, expected
+):
+    delivery = Waiting(deployments)
+    await delivery.look()
+    await delivery.miss()
+    delivery.end(state)
+    assert verdict((await delivery.look()).attempt) == expected
+    assert list(delivery.runs()) == [KEY]
+
+
+async def test_a_run_that_was_cancelled_before_a_replay_is_followed_by_a_new_one(deployments):
+    delivery = Waiting(deployments, wait_at_most=60)
+    await delivery.look()
+    delivery.later = 62
+    assert verdict((await delivery.look()).attempt) == "permanent run_overdue sent"
+    delivery.end("CANCELLED")
+    delivery.replay()
+    assert is_waiting(await delivery.look())
+    assert set(delivery.runs()) == {KEY, f"{KEY}.2"}
+
+
+async def test_a_run_that_is_cancelled_after_a_replay_is_given_up(deployments):
+    delivery = Waiting(deployments, wait_at_most=60)
+    await delivery.look()
+    delivery.later = 62
+    await delivery.look()
+    delivery.later = 0
+    delivery.replay()
+    assert is_waiting(await delivery.look())
+    delivery.end("CANCELLED")
+    assert verdict((await delivery.look()).attempt) == "permanent run_cancelled sent"
+    assert list(delivery.runs()) == [KEY]
+
+
+async def test_a_deleted_run_is_replaced_by_a_new_one(deployments):
+    delivery = Waiting(deployments)
+    await delivery.look()
+    first = delivery.runs()[KEY]
+    deployments.api.delete(f"/flow_runs/{first}")
+    outcome = await delivery.look()
+    assert is_waiting(outcome)
+    assert outcome.attempt.status_code == 201
+    assert delivery.runs()[KEY] != first
+    delivery.end("COMPLETED")
+    assert (await delivery.look()).attempt.result == "delivered"
+
+
+async def test_after_a_second_run_is_deleted_the_failure_of_the_first_counts_again(deployments):
+    delivery = Waiting(deployments)
+    await delivery.look()
+    delivery.end("FAILED")
+    await delivery.look()
+    await delivery.look()
+    deployments.api.delete(f"/flow_runs/{delivery.runs()[f'{KEY}.2']}")
+    assert verdict((await delivery.look()).attempt) == "unknown run_failed sent"
     assert is_waiting(await delivery.look())
     assert set(delivery.runs()) == {KEY, f"{KEY}.2"}
 
@@ -234,10 +308,11 @@ async def test_an_event_whose_id_looks_like_a_second_run_has_a_run_of_its_own(de
     await delivery.look()
     delivery.end("FAILED")
     await delivery.look()
+    first, lease = delivery.event, delivery.lease.copy()
     for other in ("e-1.2", "e-1/2"):
         delivery.event = Event(id=other, type="t", source="/s", data={})
         await delivery.look()
-    delivery.event = Event(id="e-1", type="t", source="/s", data={"n": 1})
+    delivery.event, delivery.lease = first, lease
     await delivery.look()
     assert len(delivery.runs()) == 4
 

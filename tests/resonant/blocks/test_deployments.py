@@ -275,6 +275,31 @@ async def test_values_that_json_cannot_have_are_refused(deployments):
     assert refused.status_code is None
 
 
+async def test_a_pointer_into_a_form_is_the_first_field_of_that_name(deployments):
+    form = "command=%2Fdeploy&text=caf%C3%A9+now&text=again&empty="
+    given = event(form, datacontenttype="application/x-www-form-urlencoded; charset=utf-8")
+    pointers = {
+        "text": "/data/text",
+        "empty": "/data/empty",
+        "no": "/data/none",
+        "of": "/source",
+        "all": "/data",
+    }
+    name = deployments.make({"properties": {each: {} for each in pointers}})
+    await attempt(endpoint_of(name, parameters=pointers), given)
+    [run] = deployments.runs(name)
+    assert run["parameters"] == {"text": "caf\u00e9 now", "empty": "", "of": "/shop", "all": form}
+
+
+async def test_an_event_with_a_form_that_cannot_be_parsed_is_refused(deployments):
+    given = event("text=%FF", datacontenttype="application/x-www-form-urlencoded")
+    made = await attempt(endpoint_of(deployments.make(), parameters={"event": "/data/text"}), given)
+    assert verdict(made) == "permanent run_refused"
+    assert "the body must be a form" in made.error
+    # The whole event needs no parsing.
+    assert (await attempt(endpoint_of(deployments.make()), given)).result == "delivered"
+
+
 async def test_parameters_that_are_too_large_are_refused_with_prefects_reason(deployments):
     name = deployments.make()
     refused = await attempt(endpoint_of(name), event("x" * 600_000))

@@ -23,6 +23,8 @@ EVENTS = "resonant-prefect-event/"
 _PANEL = "Prefect"
 # The settings of a webhook endpoint that this one has, too.
 _SHARED = {"policy", "timeout", "concurrency", "rate"}
+# An endpoint that is added again keeps these.
+_WITHOUT_OPTIONS = ("api_url", "api_key", "auth_string")
 
 
 @dataclass(frozen=True)
@@ -188,14 +190,17 @@ async def _save(name: str, fields: dict[str, Any], *, overwrite: bool) -> list[s
     from resonant.errors import EndpointError
     from resonant.settings import first_problem
 
+    existing = (await endpoint_documents(include_secrets=True)).get(name)
+    if existing and not overwrite:
+        raise EndpointError(f"endpoint {name!r} exists: --overwrite changes it")
+    if existing:
+        fields = fields | {field: existing.data.get(field) for field in _WITHOUT_OPTIONS}
     kind = PrefectEventEndpoint if name.startswith(EVENTS) else DeploymentEndpoint
     try:
         block = kind(**fields)
     except ValidationError as error:
         place, problem = first_problem(error)
         raise options.Misuse(f"--{str(place[0]).replace('_', '-')}: {problem}") from None
-    if not overwrite and name in await endpoint_documents():
-        raise EndpointError(f"endpoint {name!r} exists: --overwrite changes it")
     warnings = await block.verify(name)
     await block.asave(name.partition("/")[2], overwrite=overwrite)
     return warnings

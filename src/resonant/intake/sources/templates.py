@@ -50,11 +50,16 @@ class Received:
             InvalidEvent: it is neither.
         """
         if self._data is None:
-            self._data = _fields(self.body) if self.kind == FORM else decode_json(self.body)
+            self._data = form_fields(self.body) if self.kind == FORM else decode_json(self.body)
         return self._data
 
 
-def _fields(body: bytes) -> dict[str, str]:
+def form_fields(body: bytes) -> dict[str, str]:
+    """Return the fields of a form.
+
+    Raises:
+        InvalidEvent: it is malformed, or has too many.
+    """
     try:
         given = parse_qsl(
             body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_MOST_FIELDS

@@ -5,7 +5,7 @@ from dataclasses import fields
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, and_, func, select
 
 from resonant.events import Attempt
 from resonant.store import schema
@@ -15,6 +15,9 @@ _ATTEMPT_FIELDS = tuple(field.name for field in fields(Attempt))
 _ATTEMPT_COLUMNS = (*_ATTEMPT_FIELDS, "late", "delivery_id")
 # Rows per statement: three statements insert any number of rows. SQLite binds at most 32,766 values.
 _ROWS_AT_ONCE = (64, 8, 1)
+# A poll of an unfinished flow run. Statistics leave it out: nothing failed, and nothing was sent again.
+POLL_CODE = "run_unfinished"
+is_poll = and_(schema.attempts.c.code == POLL_CODE, schema.attempts.c.early, ~schema.attempts.c.late)
 _OF_FAILURE = ("status_code", "category", "code", "error_type", "error")
 
 
@@ -36,6 +39,14 @@ def recorded_attempts(connection: Connection, delivery_ids: Collection[int]) -> 
     query = select(a.late, a.delivery_id, a.number, a.started_at, a.owner, a.result)
     rows = connection.execute(query.where(is_any_of(a.delivery_id, list(delivery_ids))))
     return {AttemptKey(*key): late for late, *key in rows}
+
+
+def without_polls(connection: Connection, attempts: Mapping[int, int]) -> dict[int, int]:
+    """Return the numbers of attempts of these deliveries, without polls."""
+    a = schema.attempts.c
+    query = select(a.delivery_id, func.count()).where(is_poll, is_any_of(a.delivery_id, list(attempts)))
+    polls = dict(map(tuple, connection.execute(query.group_by(a.delivery_id)))) if attempts else {}
+    return {each: number - polls.get(each, 0) for each, number in attempts.items()}
 
 
 def attempt_row(delivery_id: int, attempt: Attempt, *, late: bool) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from sqlalchemy import Connection
 from resonant.delivery.failure_tables import EVENT_EXPIRED
 from resonant.events import Lease, LeaseKey
 from resonant.store.counts.counters import Tally, count_retries
+from resonant.store.queue.attempts import without_polls
 from resonant.store.queue.causes import Cause, point_at_causes
 from resonant.store.queue.locked_rows import change_each, given_up, still_held
 from resonant.store.queue.own_events import NewDeadLetter, report_dead_letters
@@ -32,6 +33,7 @@ def expire(connection: Connection, leases: Sequence[Lease], *, now: float) -> se
         "error_type": None,
         "error": _ERROR,
     }
+    tried = without_polls(connection, {each.delivery_id: each.attempts for each in leases})
     for lease in leases:
         if lease.key not in held:
             continue
@@ -51,7 +53,7 @@ def expire(connection: Connection, leases: Sequence[Lease], *, now: float) -> se
         causes[lease.delivery_id] = Cause.of(*where, "expired", failure)
         labels = (*where, "dead_letter", EVENT_EXPIRED.category, EVENT_EXPIRED.code)
         tally.add("delivery", *labels, detail="expired", seconds=now - lease.accepted_at)
-        count_retries(tally, where, lease.attempts)
+        count_retries(tally, where, tried[lease.delivery_id])
     point_at_causes(connection, changes, causes)
     change_each(connection, changes)
     tally.write(connection)

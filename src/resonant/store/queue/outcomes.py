@@ -14,11 +14,13 @@ from resonant.store import schema
 from resonant.store.counts.counters import DelayOf, Tally, count_retries
 from resonant.store.engine.sql import is_any_of, is_any_of_given, update_these
 from resonant.store.queue.attempts import (
+    POLL_CODE,
     AttemptKey,
     add_attempts,
     attempt_row,
     last_failure,
     recorded_attempts,
+    without_polls,
 )
 from resonant.store.queue.causes import Cause, point_at_causes
 from resonant.store.queue.locked_rows import change_each, given_up, is_held, lock
@@ -100,18 +102,23 @@ def _write_kept(connection: Connection, kept: list[tuple[Outcome, dict[str, Any]
     causes: dict[object, Cause] = {}
     dead_letters: list[NewDeadLetter] = []
     tally = Tally(now)
+    # Only these may have polls.
+    tried = without_polls(
+        connection,
+        {o.lease.delivery_id: row["number"] for o, row in kept if o.lease.attempts > o.lease.round_attempts},
+    )
     for outcome, row in kept:
         lease, decision = outcome.lease, outcome.decision
         if decision is None:
             delivered.append(outcome)
             continue
         changes.append(_failure_changes(lease, row, decision, now))
-        _count_failed(tally, lease, row, decision, now)
+        _count_failed(tally, lease, row, decision, now, tried)
         if isinstance(decision, GiveUp):
             causes[lease.delivery_id] = Cause.of(lease.endpoint, lease.event.type, decision.reason, row)
             dead_letters.append(NewDeadLetter.of(lease, decision.reason, row["number"], row))
     _deliver(connection, delivered, now)
-    _count_delivered(tally, delivered, now)
+    _count_delivered(tally, delivered, now, tried)
     point_at_causes(connection, changes, causes)
     change_each(connection, changes)
     tally.write(connection)
@@ -173,7 +180,7 @@ def _is_charged(decision: Decision) -> bool:
     return not isinstance(decision, Park) or decision.charged
 
 
-def _count_delivered(tally: Tally, outcomes: Iterable[Outcome], now: float) -> None:
+def _count_delivered(tally: Tally, outcomes: Iterable[Outcome], now: float, tried: Mapping[int, int]) -> None:
     """Count successes in bulk, grouped by endpoint and event type."""
     groups: defaultdict[tuple[str, str], list[list[float]]] = defaultdict(lambda: [[], [], [], []])
     for outcome in outcomes:
@@ -181,7 +188,7 @@ def _count_delivered(tally: Tally, outcomes: Iterable[Outcome], now: float) -> N
         durations, ages, waits, retries = groups[lease.endpoint, lease.event.type]
         durations.append(attempt.duration)
         ages.append(now - lease.accepted_at)
-        retries.append(attempt.number - 1)
+        retries.append(tried.get(lease.delivery_id, attempt.number) - 1)
         if attempt.number == 1:
             waits.append(attempt.started_at - lease.accepted_at)
     for where, (durations, ages, waits, retries) in groups.items():
@@ -191,16 +198,25 @@ def _count_delivered(tally: Tally, outcomes: Iterable[Outcome], now: float) -> N
         tally.add_all("retries", *where, "", retries)
 
 
-def _count_failed(tally: Tally, lease: Lease, row: dict[str, Any], decision: Decision, now: float) -> None:
+def _count_failed(
+    tally: Tally,
+    lease: Lease,
+    row: dict[str, Any],
+    decision: Decision,
+    now: float,
+    tried: Mapping[int, int],
+) -> None:
     where = (lease.endpoint, lease.event.type)
     failure = (row["category"], row["code"])
-    tally.add("attempt", *where, row["result"], *failure, detail=row["error_type"], seconds=row["duration"])
     if row["number"] == 1:
         tally.add("first_attempt", *where, seconds=row["started_at"] - lease.accepted_at)
+    if row["code"] == POLL_CODE and not _is_charged(decision):
+        return
+    tally.add("attempt", *where, row["result"], *failure, detail=row["error_type"], seconds=row["duration"])
     if isinstance(decision, GiveUp):
         age = now - lease.accepted_at
         tally.add("delivery", *where, "dead_letter", *failure, detail=decision.reason, seconds=age)
-        count_retries(tally, where, row["number"])
+        count_retries(tally, where, tried.get(lease.delivery_id, row["number"]))
     elif number := lease.round_attempts + _is_charged(decision):
         detail = DelayOf(number, row["retry_after"] is not None, lease.policy)
         tally.add("delay", *where, detail=detail.to_text(), seconds=decision.delay)

@@ -12,7 +12,7 @@ from resonant.store.counts.counters import Tally, count_retries
 from resonant.store.engine.clock import SECONDS_BETWEEN_COMPARISONS
 from resonant.store.engine.sql import is_any_of
 from resonant.store.engine.wakeup import announce
-from resonant.store.queue.attempts import add_attempts, attempt_row, last_failure
+from resonant.store.queue.attempts import add_attempts, attempt_row, last_failure, without_polls
 from resonant.store.queue.causes import Cause, point_at_causes
 from resonant.store.queue.impossible_rows import sound
 from resonant.store.queue.leases import due, hand_back
@@ -264,7 +264,8 @@ def _charge_crashes(connection: Connection, rows: Sequence[Row[tuple[object, ...
             tally.add(
                 "delivery", *facts, "dead_letter", "unknown", "worker_lost", detail="crashed", seconds=age
             )
-            count_retries(tally, facts, attempt.number)
+            tried = without_polls(connection, {row.id: attempt.number})
+            count_retries(tally, facts, tried[row.id])
     add_attempts(connection, history)
     point_at_causes(connection, changes, causes)
     change_each(connection, changes)

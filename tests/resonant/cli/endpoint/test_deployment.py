@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 
+from resonant.blocks import DeploymentEndpoint, PrefectEventEndpoint
 from resonant.blocks.catalog import remove_endpoint, save_endpoints
 from resonant.errors import UnknownEndpoint
 from resonant.testing import full_accept_queue, nobody_listening
@@ -121,6 +122,27 @@ def test_an_endpoint_is_changed_by_adding_it_again(endpoint, deployments, name):
         options = ("--timeout", "3") if command == "update" else ()
         answer = endpoint(command, f"resonant-deployment/{name}", *options, code=2 if options else 1)
         assert ("--overwrite" if options else "is not a webhook endpoint") in refusal(answer)
+
+
+@pytest.mark.parametrize("options", [("--deployment",), ("--prefect-event",)])
+def test_adding_an_endpoint_again_keeps_its_own_server_and_key(
+    endpoint, deployments, name, prefect_api, options
+):
+    if options == ("--deployment",):
+        options, kind = (*options, deployments.make()), DeploymentEndpoint
+        block = kind(deployment=options[1], api_url=prefect_api, api_key="a secret key", tags=["old"])
+    else:
+        kind = PrefectEventEndpoint
+        block = kind(api_url=prefect_api, auth_string="user:a password")
+    block.save(name)
+    endpoint("add", name, *options, "--rate", "4", "--overwrite")
+    changed = kind.load(name)
+    assert (changed.api_url, changed.api_key, changed.auth_string) == (
+        block.api_url,
+        block.api_key,
+        block.auth_string,
+    )
+    assert (changed.rate, getattr(changed, "tags", [])) == (4.0, [])
 
 
 @pytest.mark.parametrize(
