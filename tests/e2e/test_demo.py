@@ -112,6 +112,8 @@ def test_a_kept_demo_has_the_expected_outcomes_and_runs_until_ctrl_c(user):
         rows = table(said)
         # On a busy machine, the slow answer may come after the timeout.
         late = int(rows["200, after 2 s"][2])
+        # Prefect's server answers 503 while its SQLite is busy.
+        again = int(rows["a flow run starts"][2])
         assert rows == {
             "200": ["56", "56", "0", "0"],
             "200, after 2 s": ["3", "3", f"{late}", "0"],
@@ -122,8 +124,8 @@ def test_a_kept_demo_has_the_expected_outcomes_and_runs_until_ctrl_c(user):
             "a connection reset": ["3", "0", "3", "3 exhausted, connection_reset"],
             "nothing": ["3", "0", "3", "3 exhausted, timeout"],
             "a redirect": ["3", "0", "0", "3 permanent, http_302"],
-            "a flow run starts": ["1", "1", "0", "0"],
-            "all": ["81", "69", f"{15 + late}", "12"],
+            "a flow run starts": ["1", "1", f"{again}", "0"],
+            "all": ["81", "69", f"{15 + late + again}", "12"],
         }
         assert "a signed webhook, sent twice, started 1 flow run\n" in said
 
