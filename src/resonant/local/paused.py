@@ -45,13 +45,13 @@ def ask_what_is_paused(settings: Settings, endpoints: Sequence[str]) -> dict[str
 
     url = known_url(settings)
     problem = "set PREFECT_API_URL"
-    if is_held(lock_of_up(settings)):
-        problem = "the server of `resonant up` does not answer: it may be restarting"
     if url is not None:
         try:
             return asyncio.run(_ask(url, endpoints))
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError, KeyError) as error:
             problem = f"{url}: {str(error) or 'no answer'}"
+    elif is_held(lock_of_up(settings)):
+        problem = "the server of `resonant up` does not answer: it may be restarting"
     raise ServerError(f"cannot ask Prefect which deployments are paused: {problem}")
 
 

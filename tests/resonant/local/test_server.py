@@ -13,6 +13,7 @@ from resonant.errors import ServerError
 from resonant.local import parts, server, stack
 from resonant.local.note import Note, is_held, lock_of_up, note_of_up, running_up
 from resonant.local.password import OF_CLIENT, password_file
+from resonant.local.paused import ask_what_is_paused
 from resonant.local.server import free_port, kept_server, known_url, prefect_server
 from resonant.settings import Settings
 
@@ -108,6 +109,13 @@ def test_a_command_continues_once_up_has_stopped(settings, monkeypatch):
         running.enter_context(stack._only_one(settings))
         monkeypatch.setattr(server.output, "say", lambda _line: running.close())
         assert server._url_to_use(settings) is None
+
+
+def test_while_up_restarts_its_server_nobody_is_asked_to_set_a_url(settings):
+    with pytest.raises(ServerError, match="set PREFECT_API_URL"):
+        ask_what_is_paused(settings, [])
+    with stack._only_one(settings), pytest.raises(ServerError, match="it may be restarting"):
+        ask_what_is_paused(settings, [])
 
 
 def test_a_second_up_is_refused_while_the_first_runs(settings):
