@@ -44,8 +44,9 @@ def recorded_attempts(connection: Connection, delivery_ids: Collection[int]) -> 
 def without_polls(connection: Connection, attempts: Mapping[int, int]) -> dict[int, int]:
     """Return the numbers of attempts of these deliveries, without polls."""
     a = schema.attempts.c
-    query = select(a.delivery_id, func.count()).where(is_poll, is_any_of(a.delivery_id, list(attempts)))
-    polls = dict(map(tuple, connection.execute(query.group_by(a.delivery_id)))) if attempts else {}
+    tried = [each for each, number in attempts.items() if number]
+    query = select(a.delivery_id, func.count()).where(is_poll, is_any_of(a.delivery_id, tried))
+    polls = dict(map(tuple, connection.execute(query.group_by(a.delivery_id)))) if tried else {}
     return {each: number - polls.get(each, 0) for each, number in attempts.items()}
 
 

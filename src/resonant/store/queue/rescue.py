@@ -264,8 +264,9 @@ def _charge_crashes(connection: Connection, rows: Sequence[Row[tuple[object, ...
             tally.add(
                 "delivery", *facts, "dead_letter", "unknown", "worker_lost", detail="crashed", seconds=age
             )
-            tried = without_polls(connection, {row.id: attempt.number})
-            count_retries(tally, facts, tried[row.id])
+    tried = without_polls(connection, {row.id: made["number"] for row, made in final})
+    for row, _ in final:
+        count_retries(tally, (row.endpoint, row.event_type), tried[row.id])
     add_attempts(connection, history)
     point_at_causes(connection, changes, causes)
     change_each(connection, changes)
