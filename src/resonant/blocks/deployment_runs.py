@@ -25,7 +25,7 @@ from resonant.errors import (
     RunRefused,
     RunUnfinished,
 )
-from resonant.events import Clock, Event, Lease
+from resonant.events import Clock, Event, Lease, essence
 from resonant.events.webhook_ids import webhook_id
 from resonant.intake.sources.templates import FORM, form_fields
 from resonant.local.paused import paused
@@ -199,8 +199,8 @@ class DeploymentRuns:
         try:
             document = json.loads(message(event, "structured")[1])
             inside = document
-            kind = (event.datacontenttype or "").partition(";")[0].strip().lower()
-            if kind == FORM and any(each.startswith("/data/") for each in self._pointers.values()):
+            is_form = essence(event.datacontenttype or "") == FORM
+            if is_form and any(each.startswith("/data/") for each in self._pointers.values()):
                 inside = document | {"data": form_fields(event.body)}
             given = {
                 name: json.dumps(value, allow_nan=False)

@@ -5,7 +5,16 @@ RFC 3339 text (CloudEvents ``time``) and is never used in calculations.
 """
 
 from resonant.events.attributes import RESERVED_NAMES, canonical_text
-from resonant.events.data import ABSENT, Form, charset_of, decode_base64, encode_data, is_json, json_kind
+from resonant.events.data import (
+    ABSENT,
+    Form,
+    charset_of,
+    decode_base64,
+    encode_data,
+    essence,
+    is_json,
+    json_kind,
+)
 from resonant.events.deliveries import (
     ENDPOINT_NAME,
     Attempt,
@@ -49,6 +58,7 @@ __all__ = [
     "charset_of",
     "decode_base64",
     "encode_data",
+    "essence",
     "given_attributes",
     "is_json",
     "is_own_type",

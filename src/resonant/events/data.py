@@ -51,9 +51,14 @@ def encode(data: Any, datacontenttype: str | None) -> tuple[Form, bytes]:
     return form, body
 
 
+def essence(media_type: str) -> str:
+    """Return a media type without its parameters, in lower case."""
+    return media_type.partition(";")[0].strip().lower()
+
+
 def is_json(datacontenttype: str) -> bool:
     """Whether data of this media type is JSON: ``*/json`` or ``*/*+json``, with or without parameters."""
-    return datacontenttype.partition(";")[0].rstrip().lower().endswith(("/json", "+json"))
+    return essence(datacontenttype).endswith(("/json", "+json"))
 
 
 def decode_base64(text: Any) -> bytes:

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.engine
 
 NAME = "resonant-deployment/retrain"
 KEY = f"{NAME}/e-1"
+FAILURES = [("FAILED", "unknown run_failed sent"), ("CRASHED", "transient run_crashed sent")]
 NUMBER = {"properties": {"number": {"type": "integer"}}, "required": ["number"]}
 
 
@@ -113,10 +114,7 @@ async def test_looks_become_rarer(deployments, age, earliest, latest):
 
 @pytest.mark.parametrize(
     ("state", "expected"),
-    [
-        ("FAILED", "unknown run_failed sent"),
-        ("CRASHED", "transient run_crashed sent"),
-    ],
+    FAILURES,
 )
 async def test_a_failed_run_is_a_charged_failure_and_the_next_attempt_is_a_new_run(
     deployments, state, expected
@@ -196,11 +194,7 @@ async def test_a_cancelled_run_is_given_up_and_a_replay_is_a_new_run(deployments
 
 @pytest.mark.parametrize(
     ("state", "expected"),
-    [
-        ("FAILED", "unknown run_failed sent"),
-        ("CRASHED", "transient run_crashed sent"),
-        ("CANCELLED", "permanent run_cancelled sent"),
-    ],
+    [*FAILURES, ("CANCELLED", "permanent run_cancelled sent")],
 )
 async def test_the_end_of_a_run_is_reported_although_prefect_failed_during_the_wait(
     deployments, state, expected

@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes
 from starlette.datastructures import Headers
 
 from resonant.errors import InvalidEvent
-from resonant.events import Event, charset_of, is_json
+from resonant.events import Event, charset_of, essence, is_json
 from resonant.input_lines import decode_array, decode_json, event_from_fields, longest_line, too_long
 from resonant.intake.limits import IntakeLimits
 from resonant.intake.problems import Problem, Refusal, refused
@@ -49,7 +49,7 @@ def mode_of(headers: Headers) -> ContentMode:
     if len(kinds) > 1:
         raise Problem(415, "the request has several Content-Type headers")
     kind = kinds[0] if kinds else ""
-    name = kind.partition(";")[0].strip().lower()
+    name = essence(kind)
     if not name.startswith(_CLOUDEVENTS) and any(key.startswith(_ATTRIBUTE) for key, _ in headers.raw):
         return "binary"
     if name not in MODES:
@@ -189,9 +189,7 @@ def _data(kind: str | None, body: bytes) -> Any:
 
 def _text_or_bytes(kind: str, body: bytes) -> str | bytes:
     charset = charset_of(kind)
-    if charset not in _UTF_8 or (
-        charset is None and not _TEXT.fullmatch(kind.partition(";")[0].strip().lower())
-    ):
+    if charset not in _UTF_8 or (charset is None and not _TEXT.fullmatch(essence(kind))):
         return body
     try:
         return body.decode("ascii" if charset == "us-ascii" else "utf-8")

@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, quote
 from starlette.datastructures import Headers
 
 from resonant.errors import InvalidEvent
+from resonant.events import essence
 from resonant.input_lines import decode_json
 
 FORM = "application/x-www-form-urlencoded"
@@ -40,7 +41,7 @@ class Received:
     @property
     def kind(self) -> str:
         """The media type of the body, without parameters, in lower case."""
-        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        return essence(self.headers.get("content-type", ""))
 
     @property
     def data(self) -> Any:
