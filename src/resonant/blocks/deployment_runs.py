@@ -101,7 +101,8 @@ class DeploymentRuns:
     async def _look_for(self, event: Event) -> Receipt:
         """Find or create the run; after a failed run, create a new one. Return a receipt if it has completed.
 
-        Runs are found by their idempotency keys, also if the creator was killed or got no answer.
+        Runs are found by their idempotency keys, also if the creator was killed or got no answer. The label ``resonant.attempts``
+        has the charged attempts before the run. If they are unchanged, the failure of the run is not recorded yet.
 
         Raises:
             RunNotCompleted: the run has not ended, or not with success.
@@ -303,10 +304,7 @@ class DeploymentRuns:
 
 
 def _is_reported(run: dict[str, Any], lease: Lease | None) -> bool:
-    """Return whether a run failed, and its failure is recorded, or is older than a replay.
-
-    That is not so if its label ``resonant.attempts``, the charged attempts before it, is unchanged.
-    """
+    """Return whether a run failed, and its failure is recorded or older than this round."""
     if run["state_type"] not in _FAILURES or lease is None:
         return False
     ended_at = datetime.fromisoformat(run["state"]["timestamp"]).timestamp()

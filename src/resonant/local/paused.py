@@ -26,7 +26,7 @@ def paused(
         name: FLOW/DEPLOYMENT.
     """
     if deployment.get("paused"):
-        yield f"deployment {name} is paused: events create runs, which wait until a process serves it"
+        yield f"deployment {name} is paused: events still create runs, which wait if no process or worker runs them"
     pool, queue = pool or {}, queue or {}
     if pool.get("is_paused"):
         yield f"work pool {pool['name']} is paused: runs wait until `prefect work-pool resume {pool['name']}`"

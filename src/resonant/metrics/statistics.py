@@ -101,7 +101,7 @@ def read_statistics(connection: Connection, *, now: float, since: float) -> Stat
     begin = begin_of(since, now=now)
     rows = read_rows(connection, since=begin, until=now)
     polls = select(func.count()).where(is_poll, schema.attempts.c.delivery_id == _d.c.id).scalar_subquery()
-    # Only these may have polls.
+    # Polls count in attempts, but not in round_attempts.
     attempts = _d.c.attempts - case((_d.c.attempts > _d.c.round_attempts, polls), else_=0)
     each = select(_d.c.endpoint, _d.c.event_type, attempts.label("attempts"))
     unfinished = each.where(_d.c.available_at.is_not(None)).subquery().c

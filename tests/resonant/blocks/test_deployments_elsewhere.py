@@ -93,7 +93,9 @@ async def test_status_asks_for_pauses_with_the_password(elsewhere, deployment, m
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", PASSWORD)
     found = await asyncio.to_thread(ask_what_is_paused, load_settings(), [NAME, f"{NAME}-gone"])
     assert found == {
-        NAME: [f"deployment {deployment} is paused: events create runs, which wait until a process serves it"]
+        NAME: [
+            f"deployment {deployment} is paused: events still create runs, which wait if no process or worker runs them"
+        ]
     }
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "me:wrong-word")
     with pytest.raises(ServerError, match=r"it answered 401$"):

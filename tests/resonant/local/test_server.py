@@ -111,7 +111,7 @@ def test_a_command_continues_once_up_has_stopped(settings, monkeypatch):
         assert server._url_to_use(settings) is None
 
 
-def test_while_up_restarts_its_server_nobody_is_asked_to_set_a_url(settings):
+def test_while_up_restarts_its_server_the_error_says_so(settings):
     with pytest.raises(ServerError, match="set PREFECT_API_URL"):
         ask_what_is_paused(settings, [])
     with stack._only_one(settings), pytest.raises(ServerError, match="it may be restarting"):

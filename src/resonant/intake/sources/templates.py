@@ -56,10 +56,10 @@ class Received:
 
 
 def form_fields(body: bytes) -> dict[str, str]:
-    """Return the fields of a form.
+    """Return the fields of a form; of several with one name, the first.
 
     Raises:
-        InvalidEvent: it is malformed, or has too many.
+        InvalidEvent: the form is malformed, or has too many fields.
     """
     try:
         given = parse_qsl(

@@ -102,7 +102,7 @@ def _write_kept(connection: Connection, kept: list[tuple[Outcome, dict[str, Any]
     causes: dict[object, Cause] = {}
     dead_letters: list[NewDeadLetter] = []
     tally = Tally(now)
-    # Only these may have polls.
+    # Polls count in attempts, but not in round_attempts.
     tried = without_polls(
         connection,
         {o.lease.delivery_id: row["number"] for o, row in kept if o.lease.attempts > o.lease.round_attempts},

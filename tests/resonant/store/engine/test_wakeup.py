@@ -20,7 +20,7 @@ from support.dispatching import opened
 from support.subscriptions import subscribe_in
 from support.waiting import PATIENCE_SECONDS
 
-# There is no poll here that finds a commit whose sync takes longer.
+# These tests do not poll, so they would miss a commit whose sync takes longer.
 LONG_SYNC = 240 * wakeup._SYNC_SECONDS
 
 
