@@ -17,7 +17,7 @@ from resonant.cli.dlq import lists as dlq_lists
 from resonant.cli.endpoint import commands as endpoint
 from resonant.cli.help import Group, use_classes
 from resonant.cli.inspect import advise, deliveries, detail, export, metrics, status
-from resonant.cli.run import init, serve, simulate, up
+from resonant.cli.run import console, init, serve, simulate, up
 from resonant.cli.send import emit, enqueue
 from resonant.cli.source import commands as source
 from resonant.cli.subscription import commands as subscription
@@ -116,6 +116,7 @@ for _panel, _function, _example in (
     (options.LOOK, advise.advise, "advise billing"),
     (options.RUN, up.up, "up --port 4300"),
     (options.RUN, serve.serve, "serve --port 8090"),
+    (options.RUN, console.console, "console --port 4300"),
     (options.RUN, demo.demo, "demo --keep"),
     (options.RUN, init.init, "init our-flows"),
 ):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
-from datetime import datetime
 from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -17,7 +15,7 @@ from resonant.cli import completion
 from resonant.delivery.retry import MAX_ATTEMPTS_LIMIT
 from resonant.dispatch.limits import Lane
 from resonant.display import parse_duration
-from resonant.events import ENDPOINT_NAME
+from resonant.events import ENDPOINT_NAME, parse_moment
 
 if TYPE_CHECKING:
     from resonant.settings import Settings
@@ -77,7 +75,6 @@ AllowUnrouted = Annotated[
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Store nothing if any line is bad.")]
 
-_AGE = re.compile(r"([0-9]{1,9})([smhdw])")
 _LONGEST_DAYS = 30
 
 
@@ -177,17 +174,10 @@ def moment(option: str, text: str | None, *, now: float) -> float | None:
     """
     if text is None:
         return None
-    if _AGE.fullmatch(text):
-        return max(0.0, now - parse_duration(text))
     try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        time = None
-    if time is None or time.tzinfo is None:
-        raise Misuse(
-            f"{option} {text!r} is not a time: give an age (45s, 30m, 2h, 7d) or a time such as 2026-01-31T12:00:00Z"
-        )
-    return time.timestamp()
+        return parse_moment(text, now=now)
+    except ValueError as error:
+        raise Misuse(f"{option} {error}") from None
 
 
 def seconds(option: str, text: str) -> float:

@@ -31,7 +31,7 @@ from resonant.events.deliveries import (
 )
 from resonant.events.event import DEFAULT_MAX_EVENT_BYTES, Event, EventKey, given_attributes, new_event_id
 from resonant.events.own import OWN_SOURCE, OWN_TYPES, is_own_type, refuse_own
-from resonant.events.times import minute, rfc3339
+from resonant.events.times import minute, parse_moment, rfc3339
 
 __all__ = [
     "ABSENT",
@@ -65,6 +65,7 @@ __all__ = [
     "json_kind",
     "minute",
     "new_event_id",
+    "parse_moment",
     "refuse_own",
     "rfc3339",
 ]

@@ -1,11 +1,15 @@
 """RFC 3339 times."""
 
+import contextlib
 import re
 from calendar import monthrange
 from datetime import UTC, datetime
 
+from resonant.display import parse_duration
+
 # `datetime.fromisoformat` also accepts week dates, bare hours, commas and 24:00, which RFC 3339 does not allow.
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT(?!24)\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:[0-5]\d)", re.ASCII)
+_AGE = re.compile(r"([0-9]{1,9})([smhdw])")
 
 
 def rfc3339(moment: float) -> str:
@@ -43,3 +47,21 @@ def parse_rfc3339(text: str) -> datetime | None:
         return moment
     last_day = monthrange(in_utc.year, in_utc.month)[1]
     return moment if (in_utc.day, in_utc.hour, in_utc.minute) == (last_day, 23, 59) else None
+
+
+def parse_moment(text: str, *, now: float) -> float:
+    """Return seconds since the epoch, of RFC 3339 or of an age before ``now``: ``45s``, ``30m``, ``2h``, ``7d``, ``2w``.
+
+    Raises:
+        ValueError: neither.
+    """
+    if _AGE.fullmatch(text):
+        return max(0.0, now - parse_duration(text))
+    time = None
+    with contextlib.suppress(ValueError):
+        time = datetime.fromisoformat(text)
+    if time is None or time.tzinfo is None:
+        raise ValueError(
+            f"{text!r} is not a time: give an age (45s, 30m, 2h, 7d) or a time such as 2026-01-31T12:00:00Z"
+        )
+    return time.timestamp()

@@ -87,11 +87,11 @@ def test_an_error_that_a_user_can_fix_is_one_line_and_exit_code_1(
 
 def test_a_bug_keeps_its_traceback_without_the_values_of_variables(resonant):
     bug = """
-import resonant.cli.documents
+import resonant.documents
 def status(found, *, now):
     secret = "hunter2" + "-and-more"
     raise RuntimeError("a bug")
-resonant.cli.documents.status = status
+resonant.documents.status = status
 """
     done = resonant.program("status", "--json", before=bug)
     assert done.returncode == 1

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from resonant.cli import documents
+from resonant import documents
 from resonant.metrics.report import tables
 from resonant.metrics.statistics import Unfinished
 from support.metrics import HOUR, START, Facts, plain

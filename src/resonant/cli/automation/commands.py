@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from resonant import output
-from resonant.cli import completion, documents, options
+from resonant import documents, output
+from resonant.cli import completion, options
 from resonant.cli.command_store import CommandStore, command_store, on_prefect, run_async
 from resonant.display import ago, counted
 from resonant.suggestions import did_you_mean

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resonant import output
-from resonant.cli import documents, options
+from resonant import documents, output
+from resonant.cli import options
 from resonant.cli.view import View
 from resonant.display import counted, some
 from resonant.events import rfc3339

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from resonant import output
-from resonant.cli import asking, documents, filters, name_checks, options
+from resonant import documents, output
+from resonant.cli import asking, filters, name_checks, options
 from resonant.display import counted
 
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resonant import output
-from resonant.cli import asking, documents, filters, name_checks, options
+from resonant import documents, output
+from resonant.cli import asking, filters, name_checks, options
 from resonant.display import counted
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resonant import output
-from resonant.cli import asking, documents, filters, options
+from resonant import documents, output
+from resonant.cli import asking, filters, options
 
 if TYPE_CHECKING:
     from resonant.cli.command_store import CommandStore

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resonant import output
-from resonant.cli import asking, completion, documents, filters, name_checks, options
+from resonant import documents, output
+from resonant.cli import asking, completion, filters, name_checks, options
 from resonant.display import some
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from resonant.cli import documents
+from resonant import documents
 from resonant.cli.view import View
 from resonant.dead_letters.advice import advise, processed
 from resonant.delivery.wording import shortened, why

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from resonant import output
-from resonant.cli import asking, documents, name_checks, options
+from resonant import documents, output
+from resonant.cli import asking, name_checks, options
 from resonant.cli.automation import commands as automation
 from resonant.cli.command_store import CommandStore, load_endpoint, on_prefect, run_async
 from resonant.cli.endpoint import deployment as endpoint_deployment

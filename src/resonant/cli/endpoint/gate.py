@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resonant import output
-from resonant.cli import documents, name_checks, options
+from resonant import documents, output
+from resonant.cli import name_checks, options
 from resonant.cli.command_store import command_store, who_runs_this
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from resonant import output
-from resonant.cli import documents, name_checks, options
+from resonant import documents, output
+from resonant.cli import name_checks, options
 from resonant.cli.command_store import load_endpoint, on_prefect, run_async
 from resonant.display import ago, counted
 from resonant.errors import EndpointError

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resonant import output
-from resonant.cli import documents, options
+from resonant import documents, output
+from resonant.cli import options
 from resonant.cli.command_store import load_endpoint, on_prefect, run_async
 from resonant.display import counted, duration
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from resonant import output
-from resonant.cli import documents, filters, options, view
+from resonant import documents, output
+from resonant.cli import filters, options, view
 from resonant.cli.command_store import CommandStore, UntilStopped, command_store
 from resonant.display import ago, counted, some
 from resonant.events import minute, rfc3339

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resonant import output
-from resonant.cli import documents, filters, options
+from resonant import documents, output
+from resonant.cli import filters, options
 from resonant.cli.command_store import command_store
 from resonant.display import ago, counted, hexdump
 from resonant.errors import InvalidEvent, ResonantError

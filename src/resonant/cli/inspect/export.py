@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resonant import output
-from resonant.cli import documents, options
+from resonant import documents, output
+from resonant.cli import options
 from resonant.cli.command_store import UntilStopped, command_store
 from resonant.cli.view import Seen
 from resonant.display import counted

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resonant import output
-from resonant.cli import documents, options
+from resonant import documents, output
+from resonant.cli import options
 from resonant.cli.command_store import check_file, command_store
 from resonant.cli.inspect.export import STDOUT
 from resonant.display import counted

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from resonant import output
-from resonant.cli import documents, filters, name_checks, options
+from resonant import documents, output
+from resonant.cli import filters, name_checks, options
 from resonant.cli.command_store import command_store
 from resonant.display import ago, counted
 from resonant.errors import ResonantError

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resonant import output
-from resonant.cli import documents, options
+from resonant import documents, output
+from resonant.cli import options
 from resonant.files import READABLE_BY_ALL, atomic_file
 from resonant.lab.scenario import Outage, Overload, Scenario
 from resonant.suggestions import did_you_mean

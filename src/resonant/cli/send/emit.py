@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resonant import output
-from resonant.cli import documents, name_checks, options
+from resonant import documents, output
+from resonant.cli import name_checks, options
 from resonant.cli.command_store import CommandStore, command_store
 from resonant.cli.send.enqueue import summary_line
 from resonant.display import counted

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resonant import output
-from resonant.cli import documents, name_checks, options
+from resonant import documents, output
+from resonant.cli import name_checks, options
 from resonant.cli.command_store import command_store
 from resonant.display import counted
 

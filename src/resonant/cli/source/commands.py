@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resonant import output
-from resonant.cli import documents, options
+from resonant import documents, output
+from resonant.cli import options
 from resonant.cli.run.serve import given_sources
 from resonant.cli.view import View
 from resonant.display import duration

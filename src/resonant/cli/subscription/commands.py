@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resonant import output
-from resonant.cli import completion, documents, filters, name_checks, options
+from resonant import documents, output
+from resonant.cli import completion, filters, name_checks, options
 from resonant.cli.command_store import command_store
 from resonant.cli.subscription import given, trial
 from resonant.display import counted

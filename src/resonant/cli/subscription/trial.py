@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from resonant import output
-from resonant.cli import documents, options
+from resonant import documents, output
+from resonant.cli import options
 from resonant.cli.command_store import command_store
 from resonant.errors import InvalidEvent
 from resonant.events import Event

@@ -1,0 +1,11 @@
+"""One event, and every attempt of its deliveries."""
+
+from sqlalchemy import Connection
+
+from resonant.console.asked import Asked, Page
+from resonant.intake.problems import Problem
+
+
+def event(connection: Connection, asked: Asked) -> Page:
+    """Not built yet."""
+    raise Problem(404, "not built yet")

@@ -1,0 +1,1 @@
+// Refreshes pages while they are looked at.
