@@ -146,11 +146,7 @@ class SettingOptions(_Given):  # type: ignore[misc]
         given = asdict(self) | {"allow_private": allow_private}
         headers = dict(map(_header, given.pop("headers") or []))
         overrides = dict(map(_override, given.pop("status_overrides") or []))
-        found = {
-            name: _saved(SETTINGS[name], value)
-            for name, value in given.items()
-            if value is not None
-        }
+        found = {name: _saved(SETTINGS[name], value) for name, value in given.items() if value is not None}
         if url is not None:
             found["url"] = secret(line_of_stdin("the URL") if url == "-" else url)
         return Changes(found, headers, overrides)
