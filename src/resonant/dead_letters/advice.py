@@ -24,7 +24,10 @@ _ADDRESS = (
     "then {replay}"
 )
 _TLS = "check that the endpoint's URL (`resonant endpoint update {endpoint} --url URL`) has a port that speaks TLS, then {replay}"
-_CERTIFICATE = "ask for a certificate that is valid and has the right name, then {replay}"
+_CERTIFICATE = (
+    "ask for a certificate that is valid and has the right name, or trust its authority "
+    "(`resonant endpoint update {endpoint} --ca-file FILE`), then {replay}"
+)
 _CLIENT_CERTIFICATE = (
     "set a client certificate that is valid and that the receiver accepts (`resonant endpoint update {endpoint} --client-cert FILE "
     "--client-key FILE`; `resonant endpoint show {endpoint}` says when the saved one expires), then {replay}"

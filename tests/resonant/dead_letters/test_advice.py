@@ -93,7 +93,7 @@ def test_every_code_of_the_classifier_has_a_line_that_fits():
         ("permanent", "permanent", "http_410", "gone for good"),
         ("permanent", "permanent", "http_431", "--mode structured"),
         ("permanent", "permanent", "http_413", "the receiver rejects these events"),
-        ("permanent", "permanent", "tls_certificate", "certificate"),
+        ("permanent", "permanent", "tls_certificate", "`resonant endpoint update NAME --ca-file FILE`"),
         ("permanent", "permanent", "address_refused", "--allow-private"),
         ("permanent", "permanent", "value_error", "fault is local"),
         # By an override of the endpoint, or a rule.
