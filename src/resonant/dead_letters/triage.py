@@ -62,6 +62,7 @@ class DeadLetterGroup:
             endpoint=self.endpoint,
             event_id=self.example,
             source=self.example_source if self.shares_id else None,
+            error=self.error,
             cause=self.fingerprint,
             maybe_processed=self.maybe_processed,
         )
