@@ -7,6 +7,7 @@ causes. That takes one index scan for any number of pages, and no sort.
 
 import heapq
 import math
+import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ _FEW_CAUSES = 64
 _MOST_ROUNDS = 2**31 - 1
 _d, _c = schema.deliveries, schema.causes
 _KEY = (_d.c.finished_at, _d.c.id)
+_PLACE = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)-(\d{1,18})")
 
 
 class Position(NamedTuple):
@@ -30,6 +32,17 @@ class Position(NamedTuple):
 
     at: float
     id: int
+
+    @classmethod
+    def parse(cls, place: str) -> "Position | None":
+        """Return the position of a place, as ``place`` writes it; None if it is not valid."""
+        found = _PLACE.fullmatch(place)
+        return cls(float(found[1]), int(found[2])) if found else None
+
+    @property
+    def place(self) -> str:
+        """The position as text."""
+        return f"{self.at!r}-{self.id}"
 
 
 class CauseCount(NamedTuple):
