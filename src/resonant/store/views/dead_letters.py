@@ -157,7 +157,7 @@ class DeadLetters:
         """
         query = select(*_KEY).order_by(*(column.desc() for column in _KEY)).limit(limit)
         if before is not None:
-            query = query.where(tuple_(*_KEY) < _bound(_KEY, before))
+            query = query.where(tuple_(*_KEY) < bound(_KEY, before))
         if self.causes is not None and not goes_on and len(self.causes) <= _FEW_CAUSES:
             return self._newest_of_each(connection, query, limit)
         return positions(connection, query.where(*self.conditions()))
@@ -210,7 +210,7 @@ def earliest(
 ) -> Select[Any]:
     """Select the positions of deliveries, earliest first, after a position; ``key`` is a time and the id."""
     query = select(*key).where(*conditions).order_by(*key).limit(limit)
-    return query if after is None else query.where(tuple_(*key) > _bound(key, after))
+    return query if after is None else query.where(tuple_(*key) > bound(key, after))
 
 
 def positions(connection: Connection, query: Select[Any]) -> list[Position]:
@@ -218,5 +218,5 @@ def positions(connection: Connection, query: Select[Any]) -> list[Position]:
     return [Position(*row) for row in connection.execute(query)]
 
 
-def _bound(key: Sequence[ColumnElement[Any]], position: Position) -> ColumnElement[Any]:
+def bound(key: Sequence[ColumnElement[Any]], position: Position) -> ColumnElement[Any]:
     return tuple_(*(literal(value, column.type) for value, column in zip(position, key, strict=True)))
