@@ -44,7 +44,7 @@ def find_unfinished(
     of_name = select(_d.c.id).where(_d.c.endpoint == names.c.name, _d.c.available_at.is_not(None))
     # Each endpoint has its own part of the index: the window ends where the first of these parts has enough rows.
     ends = select(*key).select_from(names)
-    if selection.endpoint is None:
+    if selection.endpoint is None and not selection.ids:
         conditions.append(_d.c.endpoint.in_(select(names.c.name).where(names.c.name.is_not(None))))
     window = _Window(key, ends, of_name.correlate(names), newest_first=False)
     return _search(connection, window, conditions, has_ids=bool(selection.ids), **limits)
