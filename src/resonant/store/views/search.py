@@ -17,7 +17,7 @@ from resonant.store.views.selection import Selection
 
 # The rows of the first window of each endpoint, or of the only one. Windows grow while they are read quickly.
 FIRST_ROWS = 64
-_FACTOR, _QUICK_SECONDS = 8, 0.008
+_FACTOR, _QUICK_SECONDS = 4, 0.008
 _d = schema.deliveries
 
 
@@ -72,9 +72,7 @@ def find_delivered(
     """
     conditions = [schema.is_delivered, *selection.of_delivered()]
     limits: dict[str, Any] = {"limit": limit, "after": after, "seconds": seconds}
-    return _search(
-        connection, _ended(schema.is_delivered), conditions, has_ids=bool(selection.ids), **limits
-    )
+    return _search(connection, _ended(schema.is_delivered), conditions, has_ids=bool(selection.ids), **limits)
 
 
 class _Window(NamedTuple):
