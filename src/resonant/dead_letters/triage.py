@@ -106,7 +106,7 @@ def triage_page(
         )
 
     order = sorted(of_group, key=rank)
-    start = order.index(after) + 1 if after in of_group else 0
+    start = order.index(after) + 1 if after is not None and after in of_group else 0
     chosen = order[start:] if limit is None else order[start : start + limit]
     groups = _read_groups(
         connection, {each: [counts[id_] for id_ in of_group[each]] for each in chosen}, acknowledged
