@@ -10,7 +10,7 @@ from importlib import resources
 from typing import Any
 from urllib.parse import parse_qsl, unquote_to_bytes
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -66,18 +66,8 @@ class _App:
             answer = await self._answer(
                 request, is_browser=is_browser, as_json=not is_browser and "json" in accept
             )
-        except Problem as problem:
-            answer = self._refusal(request, problem, is_browser=is_browser)
-        except (StoreUnavailable, TimeoutError) as error:
-            detail = str(error) or f"it did not answer within {_STORE_SECONDS:g} s"
-            problem = Problem(503, f"the store does not answer: {detail}", headers={"retry-after": "2"})
-            answer = self._refusal(request, problem, is_browser=is_browser)
-        except ResonantError as error:
-            answer = self._refusal(request, Problem(422, str(error)), is_browser=is_browser)
-        except Exception:
-            logger.exception("a request failed")
-            problem = Problem(500, "an error of Resonant: the log of the console has the details")
-            answer = self._refusal(request, problem, is_browser=is_browser)
+        except Exception as error:  # noqa: BLE001 - each becomes a page
+            answer = self._refusal(request, _problem(error), is_browser=is_browser)
         for name, value in _HEADERS.items():
             answer.headers.setdefault(name, value)
         await answer(scope, receive, send)
@@ -195,6 +185,21 @@ class _App:
             return answer
         self._access.log_out(request)
         return Response(self._html.render(request, "login.html", {"who": None}), media_type="text/html")
+
+
+def _problem(error: Exception) -> Problem:
+    match error:
+        case Problem():
+            return error
+        case StoreUnavailable() | TimeoutError():
+            detail = str(error) or f"no answer within {_STORE_SECONDS:g} s"
+            return Problem(503, f"the store does not answer: {detail}", headers={"retry-after": "2"})
+        case ResonantError():
+            return Problem(422, str(error))
+        case ClientDisconnect():
+            return Problem(400, "the request is not complete")
+    logger.error("a request failed", exc_info=error)
+    return Problem(500, "an error of Resonant: the log of the console has the details")
 
 
 def _parts(request: Request) -> tuple[str, ...]:
