@@ -25,7 +25,7 @@ from resonant.output import to_json
 
 logger = logging.getLogger(__name__)
 
-_MOST_BYTES = 256 * 1024
+MOST_BYTES = 256 * 1024
 _MOST_FIELDS = 1_000
 _MOST_MESSAGES = 100
 _LONGEST_DETAIL = 1_000
@@ -151,8 +151,8 @@ class _App:
         body = b""
         async for chunk in request.stream():
             body += chunk
-            if len(body) > _MOST_BYTES:
-                raise Problem(413, "the request is too large", limit=_MOST_BYTES)
+            if len(body) > MOST_BYTES:
+                raise Problem(413, "the request is too large", limit=MOST_BYTES)
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == "application/json":
             try:
