@@ -17,14 +17,14 @@ from support.subscriptions import subscribe
 
 # A page that does not escape it calls `hostile`, or is wider than the window.
 HOSTILE = "<script>hostile()</script>\"'><img src=x onerror=hostile()>{{ 7 * 7 }}\u202e</table>"
-HOSTILE_ENDPOINT = "<b onclick=hostile()>crm</b> & co/" + "x" * 150
+LONG_NAME = "crm-" + "x" * 150
 HOSTILE_ID = "<script>hostile()</script>/" + "y" * 200
 _SOURCE = "/shop"
 
 
 def fill(url: str, now: float) -> None:
-    """Write the last two hours of an operator's bad night to an empty store."""
-    clock = FixedClock(now - 7200)
+    """Write the last 80 minutes of an operator's bad night to an empty store."""
+    clock = FixedClock(now - 4900)
     with opened_desk(url, clock) as desk:
         night = _Night(desk)
         night.deliver()
@@ -41,14 +41,14 @@ class _Night:
     def deliver(self) -> None:
         desk = self.desk
         subscribe(desk, "orders", "order.*")
-        subscribe(desk, HOSTILE_ENDPOINT, HOSTILE)
+        subscribe(desk, LONG_NAME, HOSTILE)
         for minute in range(60):
             name = f"evt_{minute:03}"
             endpoint = "warehouse" if minute % 3 == 0 else "orders"
             desk.enqueue(_event(name, {"order": minute, "items": ["shoes", "hat"]}), endpoint=endpoint)
             [lease] = desk.claim(endpoint=endpoint)
             if minute % 10 == 9:
-                desk.fail(lease, desk.retry_in(20.0), started_at=desk.clock())
+                desk.fail(lease, desk.park_for(20.0), started_at=desk.clock())
                 desk.clock.advance(20.0)
                 [lease] = desk.claim(endpoint=endpoint)
             desk.begin(lease)
@@ -62,7 +62,7 @@ class _Night:
             "refused", 4, "orders", "permanent", **invalid, error="the endpoint answered 400", excerpt=answer
         )
         self.bury(
-            "hostile", 2, HOSTILE_ENDPOINT, "permanent", **invalid, error=HOSTILE, excerpt=HOSTILE * 3
+            "hostile", 2, LONG_NAME, "permanent", **invalid, error=HOSTILE, excerpt=HOSTILE * 3
         )
         certificate = {"code": "client_certificate", "blame": "local", "category": "permanent"}
         expired = {"status_code": None, "error": "the client certificate expired on 2026-07-01"}
@@ -117,7 +117,7 @@ class _Night:
             desk.enqueue(event, endpoint="archive")
             desk.deliver(*desk.claim(endpoint="archive"))
         desk.run(erase(desk.store, Erasure(ids=("erased",)), who="Zoë", patience=0.0))
-        desk.run(remove_bodies(desk.store, delivered_before=desk.clock() - 6900.0))
+        desk.run(remove_bodies(desk.store, delivered_before=desk.clock() - 4300.0))
 
 
 def _event(event_id: str, data: Any, *, event_type: str = "order.paid") -> Event:
