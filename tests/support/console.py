@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx
+from starlette.types import ASGIApp
 
 from resonant.console.access import Access
 from resonant.console.app import create_app
@@ -65,10 +66,11 @@ def open_pages(
     password: str | None = None,
     settings: Settings | None = None,
     hosts: tuple[str, ...] = (),
+    app: ASGIApp | None = None,
     **options: Any,
 ) -> Iterator[Pages]:
     console = Console(desk.store, settings or Settings(), Plans(), **options)
-    app = create_app(console, Access(password, hosts=hosts))
+    app = app or create_app(console, Access(password, hosts=hosts))
     http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:4201")
     yield Pages(desk, http)
     desk.run(http.aclose())

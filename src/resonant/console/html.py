@@ -56,7 +56,7 @@ class Html:
         shared = {
             "console": self._console,
             "has_password": self._access.has_password,
-            "here": request.url.path,
+            "here": request.scope["path"],
             "message": None,
             "token": token,
             "when": when,

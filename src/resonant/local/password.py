@@ -38,6 +38,25 @@ def protect_up(settings: Settings) -> bool:
     return True
 
 
+def required_password() -> str | None:
+    """Return the password that this process must require, as the environment has it: ``USER:PASSWORD``, or None.
+
+    Raises:
+        ResonantError: it is empty.
+    """
+    for name in (OF_SERVER, OF_CLIENT):
+        if given := os.environ.get(name):
+            if not password_of(given):
+                raise ResonantError(f"{name} has no password: set it to USER:PASSWORD, or unset it")
+            return given
+    return None
+
+
+def password_of(given: str) -> str:
+    """Return the password of ``USER:PASSWORD``; a text without a colon is one."""
+    return given.partition(":")[2] if ":" in given else given
+
+
 def use_password_of_up(settings: Settings) -> None:
     """Let this process use the server of ``resonant up --auth``.
 
