@@ -77,7 +77,7 @@ async def measure(store: Store, *, hours: float) -> "tuple[Totals, Statistics]":
     Raises:
         StoreUnavailable: the store became unavailable.
     """
-    from resonant.metrics.statistics import read_statistics  # loads pandas
+    from resonant.metrics.statistics import read_statistics  # noqa: PLC0415 - loads pandas
 
     now = store.clock()
 
