@@ -103,9 +103,9 @@ class _App:
         message = self._messages.get(str(given.pop("done", "")))
         asked = self._asked(found[1], given, who)
         page = await self._console.store.read(found[0], asked)
-        if as_json:
+        if as_json or "content-disposition" in page.headers:
             text = page.document if isinstance(page.document, str) else to_json(page.document)
-            return Response(text + "\n", media_type="application/json")
+            return Response(text + "\n", media_type="application/json", headers=dict(page.headers))
         context = {**page.context, "page": page.document, "asked": asked, "who": who, "message": message}
         return Response(self._html.render(request, page.template, context), media_type="text/html")
 

@@ -112,11 +112,13 @@ class Page(NamedTuple):
     Attributes:
         template: renders it as HTML, with ``context``.
         document: the JSON value; text is JSON already.
+        headers: more headers; a page with ``content-disposition`` is JSON for browsers, too.
     """
 
     template: str
     document: Any
     context: Mapping[str, Any] = {}
+    headers: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
