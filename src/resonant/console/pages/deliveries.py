@@ -49,7 +49,9 @@ class Listed(NamedTuple):
 
     def links(self, asked: Asked, here: str) -> dict[str, Any]:
         """Return the addresses of the next part and of the same filters elsewhere."""
-        given = {name: value for name, value in asked.given.items() if name != "after" and value not in ("", [])}
+        given = {
+            name: value for name, value in asked.given.items() if name != "after" and value not in ("", [])
+        }
         more = f"{here}?{urlencode(given | {'after': self.after}, doseq=True)}" if self.after else None
         return {"more": more, "query": urlencode(given, doseq=True)}
 
@@ -91,12 +93,20 @@ def checked(connection: Connection, selection: Selection) -> Selection:
     if selection.code is not None and (unknown := why_no_such_code(connection, selection.code)):
         raise Problem(422, unknown)
     if selection.cause is not None and not is_known(connection, selection.cause):
-        raise Problem(422, f"no dead letter has the cause {selection.cause!r}: /dead-letters lists the causes")
+        raise Problem(
+            422, f"no dead letter has the cause {selection.cause!r}: /dead-letters lists the causes"
+        )
     return selection
 
 
 def list_deliveries(
-    connection: Connection, asked: Asked, selection: Selection, status: str | None, *, rows: int, seconds: float
+    connection: Connection,
+    asked: Asked,
+    selection: Selection,
+    status: str | None,
+    *,
+    rows: int,
+    seconds: float,
 ) -> Listed:
     """Return a part of a list, in the order of the commands; ``status`` None means unfinished."""
     after = None
@@ -143,7 +153,9 @@ def list_deliveries(
             return listed
 
     shown = list_rows(found.positions[:rows])
-    made = [document | ({"answer": None} if "answer" in document and not shows else {}) for _, document in shown]
+    made = [
+        document | ({"answer": None} if "answer" in document and not shows else {}) for _, document in shown
+    ]
     last = found.positions[rows - 1] if len(found.positions) > rows else found.stopped_at
     until = found.stopped_at.at if found.stopped_at and last is found.stopped_at else None
     return Listed([row for row, _ in shown], made, last and last.place, until)
@@ -152,9 +164,20 @@ def list_deliveries(
 def _row(found: Any, word: str, at: float | None, answer: str | None) -> Row:
     error = found.error or found.error_type
     is_failed = bool(found.code or error)
-    failure = why(reason=found.reason or "failed", code=found.code, error=error, answer=answer) if is_failed else "-"
+    failure = (
+        why(reason=found.reason or "failed", code=found.code, error=error, answer=answer)
+        if is_failed
+        else "-"
+    )
     return Row(
-        found.event_id, found.source, found.event_type, found.endpoint, word, found.attempts, shortened(failure), at
+        found.event_id,
+        found.source,
+        found.event_type,
+        found.endpoint,
+        word,
+        found.attempts,
+        shortened(failure),
+        at,
     )
 
 

@@ -51,7 +51,9 @@ def event(connection: Connection, asked: Asked) -> Page:
                     "made": each,
                     "facts": ", ".join(facts(each)),
                     "next": next_step(each, delivery, is_last=each is attempts[-1]),
-                    "run": f"{ui}{path('runs', 'task-run', each.task_run_id)}" if ui and each.task_run_id else None,
+                    "run": f"{ui}{path('runs', 'task-run', each.task_run_id)}"
+                    if ui and each.task_run_id
+                    else None,
                     "answer": each.excerpt if shows else None,
                 }
                 for each in (attempts if shown else attempts[-_MOST_ATTEMPTS:])
@@ -112,7 +114,10 @@ def _body(event: Event) -> tuple[str, list[str], bool]:
 
 def _headers(event: Event) -> list[str]:
     headers, _ = message(event, "binary")
-    return [f"webhook-id: {event.webhook_id}", *(f"{name.decode()}: {value.decode()}" for name, value in headers)]
+    return [
+        f"webhook-id: {event.webhook_id}",
+        *(f"{name.decode()}: {value.decode()}" for name, value in headers),
+    ]
 
 
 def _curl(event: Event) -> list[str] | None:

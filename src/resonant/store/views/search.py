@@ -72,9 +72,7 @@ def find_delivered(
     """
     conditions = [schema.is_delivered, *selection.of_delivered()]
     limits: dict[str, Any] = {"limit": limit, "after": after, "seconds": seconds}
-    return _search(
-        connection, _ended(schema.is_delivered), conditions, has_ids=bool(selection.ids), **limits
-    )
+    return _search(connection, _ended(schema.is_delivered), conditions, has_ids=bool(selection.ids), **limits)
 
 
 class _Window(NamedTuple):
