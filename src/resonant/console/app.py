@@ -14,7 +14,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from resonant.console.access import COOKIE, SESSION_SECONDS, TOKEN, Access
-from resonant.console.asked import Action, Asked, Console
+from resonant.console.asked import Action, Asked, Console, Page
 from resonant.console.html import Html
 from resonant.console.pages import ACTIONS, PAGES
 from resonant.errors import ResonantError, StoreUnavailable
@@ -104,10 +104,10 @@ class _App:
         asked = self._asked(found[1], given, who)
         page = await self._console.store.read(found[0], asked)
         if as_json or "content-disposition" in page.headers:
-            text = page.document if isinstance(page.document, str) else to_json(page.document)
-            return Response(text + "\n", media_type="application/json", headers=dict(page.headers))
+            return _json(page)
         context = {**page.context, "page": page.document, "asked": asked, "who": who, "message": message}
-        return Response(self._html.render(request, page.template, context), media_type="text/html")
+        status = 200 if page.problem is None else page.problem.status
+        return Response(self._html.render(request, page.template, context), status, media_type="text/html")
 
     def _asked(self, names: tuple[str, ...], given: Mapping[str, Any], who: str) -> Asked:
         return Asked(self._console, names, given, who, self._console.store.clock())
@@ -159,6 +159,13 @@ class _App:
             return answer
         self._access.log_out(request)
         return Response(self._html.render(request, "login.html", {"who": None}), media_type="text/html")
+
+
+def _json(page: Page) -> Response:
+    if page.problem is not None:
+        raise page.problem
+    text = page.document if isinstance(page.document, str) else to_json(page.document)
+    return Response(text + "\n", media_type="application/json", headers=dict(page.headers))
 
 
 def _parts(request: Request) -> tuple[str, ...]:

@@ -113,12 +113,14 @@ class Page(NamedTuple):
         template: renders it as HTML, with ``context``.
         document: the JSON value; text is JSON already.
         headers: more headers; a page with ``content-disposition`` is JSON for browsers, too.
+        problem: what was wrong in the request, if the template shows it.
     """
 
     template: str
     document: Any
     context: Mapping[str, Any] = {}
     headers: Mapping[str, str] = {}
+    problem: Problem | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """What needs a person: one card for each incident, the most urgent first."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import urlencode
@@ -13,6 +13,7 @@ from resonant.gate.words import advice, described
 from resonant.metrics.alerts import DEFINITIONS, AlertCondition, Key
 from resonant.overview import Overview
 from resonant.store.views.endpoint_status import EndpointStatus
+from resonant.store.views.reads import StoreStatus
 
 LATE_SECONDS = 60.0
 _RUNBOOK = "https://github.com/resonant-events/resonant/blob/main/docs/runbook.md#"
@@ -58,7 +59,7 @@ class Card:
         return shown | {"since": None if self.since is None else rfc3339(self.since)}
 
 
-def state_of(of: EndpointStatus, problem: str | None, *, is_sent: bool, now: float) -> tuple[str, str]:
+def _state_of(of: EndpointStatus, problem: str | None, *, is_sent: bool, now: float) -> tuple[str, str]:
     """Return the level and the word of an endpoint's state."""
     if problem is not None:
         return "bad", "cannot be opened"
@@ -74,6 +75,17 @@ def state_of(of: EndpointStatus, problem: str | None, *, is_sent: bool, now: flo
     if not is_sent:
         return ("bad" if of.due else "warn"), "no drain"
     return "ok", "normal"
+
+
+def states_of(
+    found: StoreStatus, sent: Collection[str], shown: Iterable[EndpointStatus], *, now: float
+) -> dict[str, tuple[str, str]]:
+    """Return the level and the word of the state of each endpoint; a live run sends to those of ``sent``."""
+    problems = {each.endpoint: each.reason for each in found.endpoint_problems}
+    return {
+        each.name: _state_of(each, problems.get(each.name), is_sent=each.name in sent, now=now)
+        for each in shown
+    }
 
 
 def find_cards(read: Overview, groups: Sequence[DeadLetterGroup], *, now: float) -> list[Card]:

@@ -3,7 +3,7 @@
 from sqlalchemy import Connection
 
 from resonant.console.asked import Asked, Page
-from resonant.console.urgent import find_cards, state_of
+from resonant.console.urgent import find_cards, states_of
 from resonant.dead_letters.triage import triage
 from resonant.overview import Overview, read_overview
 from resonant.store.counts.recent import read_traffic
@@ -19,7 +19,7 @@ def now(connection: Connection, asked: Asked) -> Page:
     cards = find_cards(read, triage(connection), now=asked.now)
     found = read.found
     document = {"urgent": [card.document for card in cards], **_document(read, asked)}
-    states = states_of(read, found.endpoints, now=asked.now)
+    states = states_of(found, read.sent, found.endpoints, now=asked.now)
 
     def rank(each: EndpointStatus) -> tuple[int, int, int, str]:
         return _RANK.index(states[each.name][0]), -(each.failed_last_hour or 0), -each.due, each.name
@@ -39,17 +39,6 @@ def now(connection: Connection, asked: Asked) -> Page:
 def status(connection: Connection, asked: Asked) -> Page:
     """Show the document of ``resonant status --json``."""
     return now(connection, asked)._replace(document=_document(_overview(connection, asked), asked))
-
-
-def states_of(
-    read: Overview, endpoints: tuple[EndpointStatus, ...], *, now: float
-) -> dict[str, tuple[str, str]]:
-    """Return the level and the word of each endpoint's state."""
-    problems = {each.endpoint: each.reason for each in read.found.endpoint_problems}
-    return {
-        each.name: state_of(each, problems.get(each.name), is_sent=each.name in read.sent, now=now)
-        for each in endpoints
-    }
 
 
 def _overview(connection: Connection, asked: Asked) -> Overview:
