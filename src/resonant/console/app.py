@@ -164,7 +164,8 @@ class _App:
 def _json(page: Page) -> Response:
     if page.problem is not None:
         raise page.problem
-    text = page.document if isinstance(page.document, str) else to_json(page.document)
+    document = page.document() if callable(page.document) else page.document
+    text = document if isinstance(document, str) else to_json(document)
     return Response(text + "\n", media_type="application/json", headers=dict(page.headers))
 
 

@@ -109,7 +109,9 @@ def _changes(connection: Connection, name: str) -> Iterator[dict[str, Any]]:
         done = {"pause": "paused", "resume": "resumed"}[entry.action]
         yield {"at": entry.at, "what": f"{done} by {entry.who}", "why": entry.selection.get("reason")}
     first, end = ids_of_gate(name)
-    query = select(_e.c.type, _e.c.accepted_at, _e.c.body).where(_e.c.source == OWN_SOURCE, _e.c.subject == name)
+    query = select(_e.c.type, _e.c.accepted_at, _e.c.body).where(
+        _e.c.source == OWN_SOURCE, _e.c.subject == name
+    )
     query = query.where(_e.c.id >= first, _e.c.id < end).order_by(_e.c.id.desc()).limit(_MOST_CHANGES)
     for event_type, at, body in connection.execute(query):
         data = json.loads(body or b"{}")
