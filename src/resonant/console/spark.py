@@ -6,7 +6,7 @@ from markupsafe import Markup
 
 from resonant.store.counts.recent import Attempts
 
-_SVG = (
+_SVG = Markup(
     '<svg class="spark" width="96" height="28" viewBox="0 0 96 28" role="img" aria-label="Attempts by hour in the last day: {:,} '
     'delivered (up), {:,} failed (down)"><path d="{}"/><path class="bad" fill="currentColor" d="{}"/></svg>'
 )
@@ -24,4 +24,4 @@ def spark(hours: Sequence[Attempts]) -> Markup:
     down = [
         f"M{4 * n} 19v{1 + 8 * each.failed / most:.1f}h3V19z" for n, each in enumerate(hours) if each.failed
     ]
-    return Markup(_SVG).format(*sums, "".join(up), "".join(down))
+    return _SVG.format(*sums, "".join(up), "".join(down))
