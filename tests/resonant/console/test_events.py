@@ -12,7 +12,7 @@ from resonant.console.asked import path
 from resonant.events import Event
 from support.console import open_pages
 
-HOSTILE = '<script>alert(1)</script>"\'\u202e' + "x" * 90
+HOSTILE = "<script>alert(1)</script>\"'\u202e" + "x" * 90
 
 
 def page_of(event_id: str, source: str = "/shop") -> str:
@@ -99,7 +99,7 @@ def test_the_body_is_laid_out_and_curl_sends_the_same_bytes(pages, tmp_path, giv
     pages.desk.enqueue(event)
     shown = html.unescape(pages.html(page_of("it's", "/s")))
     assert words in shown
-    command = re.search(r"Copy as curl</summary>\s*<pre[^>]*>(.*?)</pre>", shown, re.S)[1]
+    command = re.search(r"Copy as curl</summary>\s*<pre[^>]*>(.*?)</pre>", shown, re.DOTALL)[1]
     fake = tmp_path / "curl"
     fake.write_text(
         '#!/bin/sh\nprintf "%s\\n" "$@" > args\n'
