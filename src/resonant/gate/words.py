@@ -58,6 +58,16 @@ _WAITING = "nothing: the endpoint requested this pause, and the deliveries are s
 _PACED = "nothing: the pace grows while the endpoint keeps up"
 
 
+def word(gate: Gate, now: float) -> tuple[str, str]:
+    """Return how bad an endpoint's state is (``ok``, ``warn`` or ``bad``), and the state in a word or two."""
+    if gate.is_gone:
+        return "bad", "gone"
+    if gate.governs_at(now):
+        return "bad" if gate.state == "probing" else "warn", gate.state.replace("normal", "waiting")
+    failing = len(gate.failing_at(now))
+    return ("bad", counted(failing, "type fails", "types fail")) if failing else ("ok", "normal")
+
+
 def described(gate: Gate, *, held: int, now: float, is_sent: bool = True) -> str:
     """Describe a gate on one line: state, duration, pace, reason, next probe, and number of held deliveries.
 
