@@ -82,8 +82,12 @@ def test_the_api_requires_the_password(up):
 
 def test_the_console_requires_the_password(up, password_file):
     url = re.search(r"^console +(\S+)$", up.said, re.MULTILINE)[1]
-    wait_until(lambda: up.find("resonant", "console").net_connections())
-    assert httpx.get(url, trust_env=False).status_code == 401
+
+    def answer():
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(url, trust_env=False)
+
+    assert wait_until(answer).status_code == 401
     auth = ("Ada", password_file.read_text().partition(":")[2])
     assert httpx.get(url, auth=auth, trust_env=False).status_code == 200
 
