@@ -42,7 +42,7 @@ class Pages:
         """Send the form of a page that posts to this action, as a browser does; ``given`` replaces values."""
         form = next(
             each
-            for each in re.findall(r"<form.*?</form>", self.html(page), re.S)
+            for each in re.findall(r"<form.*?</form>", self.html(page), re.DOTALL)
             if f'action="{action}"' in each
         )
         values = dict(re.findall(r'name="([^"]+)"[^>]* value="([^"]*)"', form)) | given
