@@ -24,7 +24,7 @@ from resonant.store.counts.sketches import begin_of
 from resonant.store.engine.availability import retry_while_unavailable
 from resonant.store.engine.sql import is_any_of
 from resonant.store.queue.attempts import without_polls
-from resonant.store.queue.leases import leases_of, note_claims
+from resonant.store.queue.leases import leases_of, note_claims, release_all
 from resonant.store.queue.locked_rows import still_held
 from resonant.store.views.dead_letters import DeadLetters, Position, after_deaths, earliest, positions
 from resonant.store.views.selection import Selection
@@ -280,7 +280,7 @@ async def put_back(
         on_begin(audit_id)
         try:
             async for _ in take_dead_letters(store, request, owner=owner, audit_id=audit_id):
-                await store.release_all(owner)
+                await store.write(release_all, owner, now=store.clock())
         finally:
             await store.release_all(owner)
 

@@ -21,6 +21,7 @@ AuditAction = Literal[
     "erase",
     "pause",
     "resume",
+    "stop",
     "test",
     "acknowledge",
     "reopen",
