@@ -97,10 +97,11 @@ def begin_audit(
 
 def record_change(
     connection: Connection, *, at: float, who: str, action: AuditAction, selection: Mapping[str, object]
-) -> None:
-    """Record an operation that this transaction does as a whole."""
+) -> int:
+    """Record an operation that this transaction does as a whole; return the id of its row."""
     audit_id = begin_audit(connection, at=at, who=who, action=action, selection=selection)
     end_audit(connection, audit_id, now=at)
+    return audit_id
 
 
 def add_to_audit(connection: Connection, audit_id: int | None, count: int) -> None:

@@ -1,8 +1,8 @@
 """Acknowledge causes of dead letters."""
 
 from resonant import documents
+from resonant.console.actions.planning import checked, flag, only
 from resonant.console.asked import Asked, Done, path
-from resonant.console.plans import checked, flag, only
 from resonant.dead_letters.acknowledging import change_causes, checked_note
 from resonant.display import counted
 from resonant.intake.problems import Problem

@@ -5,8 +5,8 @@ import math
 from sqlalchemy import Connection
 
 from resonant import documents
+from resonant.console.actions.planning import changed, checked, flag, only, plan_page, until
 from resonant.console.asked import Asked, Done, Page, path
-from resonant.console.plans import changed, checked, flag, only, plan_page, until
 from resonant.dead_letters import cancel as cancelling
 from resonant.dead_letters.replay import require_restricted
 from resonant.store.views.selection import Selection
@@ -28,7 +28,7 @@ def plan(connection: Connection, asked: Asked) -> Page:
         said=str(expected),
         lines=["They become dead letters with the reason cancelled, and can be replayed."],
         button="Give up",
-        action="/deliveries/cancel",
+        target="/deliveries/cancel",
     )
 
 

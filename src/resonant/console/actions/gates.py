@@ -7,10 +7,10 @@ from typing import Any
 from sqlalchemy import Connection
 
 from resonant import documents
+from resonant.console.actions.planning import flag, only
 from resonant.console.asked import Asked, Done, path
-from resonant.console.plans import flag, only
 from resonant.events import Event
-from resonant.events.own import TEST_EVENT
+from resonant.events.own import TEST_SOURCE, TEST_TYPE
 from resonant.gate import pausing
 from resonant.intake.problems import Problem
 from resonant.store.audit import record_change
@@ -35,7 +35,7 @@ async def resume(asked: Asked) -> Done:
 async def test(asked: Asked) -> Done:
     """Store a test event for an endpoint, which drains send once; unlike the command, the console sends nothing itself."""
     only(asked)
-    name, event = await _known(asked), Event(**TEST_EVENT)
+    name, event = await _known(asked), Event(type=TEST_TYPE, source=TEST_SOURCE, data={"test": True})
     selection = {"endpoint": name, "event_id": event.id}
 
     def store_event(connection: Connection) -> GateState:
@@ -50,9 +50,7 @@ async def test(asked: Asked) -> Done:
     return Done(text, document, path("events", event.source, event.id))
 
 
-async def _change(
-    asked: Asked, change: Callable[..., Coroutine[Any, Any, pausing.OperatorChange]]
-) -> Done:
+async def _change(asked: Asked, change: Callable[..., Coroutine[Any, Any, pausing.OperatorChange]]) -> Done:
     name, store = await _known(asked), asked.console.store
     done = await change(store, name, who=asked.who)
     return Done(done.text, documents.gate_change(done, now=store.clock()), path("endpoints", name))

@@ -3,8 +3,8 @@
 from sqlalchemy import Connection
 
 from resonant import documents
+from resonant.console.actions.planning import changed, checked, flag, only, plan_page, until
 from resonant.console.asked import Asked, Done, Page, path
-from resonant.console.plans import changed, checked, flag, only, plan_page, until
 from resonant.dead_letters import purge as purging
 from resonant.dead_letters.replay import require_restricted
 from resonant.store.views.dead_letters import after_deaths
@@ -31,9 +31,12 @@ def plan(connection: Connection, asked: Asked) -> Page:
         number=report.purged,
         title="Purge dead letters",
         said=str(report),
-        lines=[first, "Their history and their events are removed too, unless another delivery needs an event."],
+        lines=[
+            first,
+            "Their history and their events are removed too, unless another delivery needs an event.",
+        ],
         button="Remove permanently",
-        action="/dead-letters/purge",
+        target="/dead-letters/purge",
     )
 
 

@@ -8,24 +8,28 @@ from typing import Any
 from sqlalchemy import Connection
 
 from resonant import documents
+from resonant.console.actions.planning import changed, checked, flag, only, plan_page, until
 from resonant.console.asked import Asked, Done, Page, path
-from resonant.console.plans import changed, checked, flag, only, plan_page, until
-from resonant.dead_letters.replay import ReplayPlan, ReplayRequest, count_replay, put_back
+from resonant.dead_letters.replay import ReplayRequest, count_replay, put_back
 from resonant.display import counted, some
 from resonant.errors import ServerError
 from resonant.intake.problems import Problem
-from resonant.store.audit import AuditEntry, begin_audit, end_audit, read_entry, record_change
+from resonant.local.deployment_run import start_run
+from resonant.store.audit import AuditEntry, read_entry, record_change
 from resonant.store.shared.gates import read_gates
 from resonant.store.views.dead_letters import after_deaths
 from resonant.store.views.selection import Selection
 
+_DEPLOYMENT = "replay-dead-letters/replay"
 _MOST, _SLOWEST, _FASTEST = 1_000_000_000, 0.01, 10_000
 _WAITS = {
     "paused": "its deliveries wait until it is resumed",
     "probing": "its deliveries wait until a probe succeeds",
     "paced": "its deliveries are sent at its pace",
 }
-_PERMANENT = "A permanent failure, such as HTTP 400, will most likely occur again, unless the cause was removed."
+_PERMANENT = (
+    "A permanent failure, such as HTTP 400, will most likely occur again, unless the cause was removed."
+)
 
 
 def plan(connection: Connection, asked: Asked) -> Page:
@@ -62,19 +66,25 @@ def _rate(text: str) -> float | None:
     return rate
 
 
-def _plan(connection: Connection, asked: Asked, request: ReplayRequest, action: str) -> Page:
+def _plan(connection: Connection, asked: Asked, request: ReplayRequest, target: str) -> Page:
     bound = until(request.selection, after_deaths(connection, now=asked.now))
     request = replace(request, selection=bound)
     planned, gates = count_replay(connection, request, now=asked.now), read_gates(connection)
     targets = [request.target] if request.target else request.dead_letters(connection).endpoints(connection)
-    held = [f"{each} is {gates[each].state}: {_WAITS[gates[each].state]}" for each in targets if each in gates and gates[each].state in _WAITS]
+    held = [
+        f"{each} is {gates[each].state}: {_WAITS[gates[each].state]}"
+        for each in targets
+        if each in gates and gates[each].state in _WAITS
+    ]
     known = asked.console.find_ui() is not None
     lines = [
         *([f"Endpoints: {some(targets)}."] if planned.selected else []),
         *planned.left_out,
         *([_PERMANENT] if planned.permanent or (request.include_permanent and planned.selected) else []),
         *held[:10],
-        "A flow run of the deployment replay sends them." if known else "They are put back, and drains send them.",
+        "A flow run of the deployment replay sends them."
+        if known
+        else "They are put back, and drains send them.",
         *([f"At most {request.rate:g} per second, after a slow start."] if request.rate else []),
     ]
     options = ("include_permanent", "everything", "limit", "max_rounds", "rate", "to")
@@ -88,7 +98,7 @@ def _plan(connection: Connection, asked: Asked, request: ReplayRequest, action: 
         said=f"{planned.selected:,} would be {planned.sent}",
         lines=lines,
         button="Send again" if request.to is None else f"Send to {request.to}",
-        action=action,
+        target=target,
     )
 
 
@@ -102,47 +112,28 @@ async def replay(asked: Asked) -> Done:
     if documents.replay_plan(planned) != what.counts:
         raise changed(documents.replay_plan(planned))
     # Never more than the operator has seen.
-    request = replace(request, limit=planned.selected)
-    why = ""
+    request, run, why = replace(request, limit=planned.selected), None, ""
     if console.find_ui() is not None:
-        from resonant.local.deployment_run import start_run
-
         try:
-            run = await start_run(
-                "replay-dead-letters/replay", request.as_parameters(), console.settings, key=str(value)[:43]
-            )
-            return await _done(asked, request, planned, run)
+            parameters, key = request.as_parameters(), str(value)[:43]
+            run = await start_run(_DEPLOYMENT, parameters, console.settings, key=key)
         except ServerError as error:
             why = f", since {error}"
-    owner = f"console replay {secrets.token_hex(8)}"
-    start = partial(put_back, console.store, request, who=asked.who, owner=owner)
-    audit_id = await console.plans.start(lambda on_begin: start(on_begin=on_begin))
-    text = f"{counted(planned.selected, 'dead letter')} put back, and drains send them{why}"
-    return _answer(audit_id, planned, text, None)
+    if run is not None:
+        selection = {**request.as_dict(), "flow_run": run}
+        entry = {"who": asked.who, "action": "replay", "selection": selection}
+        audit_id = await console.store.write(record_change, at=asked.now, **entry)
+        text = f"a flow run sends {counted(planned.selected, 'dead letter')}"
+    else:
+        owner = f"console replay {secrets.token_hex(8)}"
+        start = partial(put_back, console.store, request, who=asked.who, owner=owner)
+        audit_id = await console.plans.start(lambda on_begin: start(on_begin=on_begin))
+        text = f"{counted(planned.selected, 'dead letter')} put back, and drains send them{why}"
+    document = {"id": audit_id, "flow_run": run, **documents.replay_plan(planned, dry_run=False)}
+    return Done(text, document, path("replays", str(audit_id)))
 
 
 replay_event = replay
-
-
-async def _done(asked: Asked, request: ReplayRequest, planned: ReplayPlan, run: str) -> Done:
-    """Record the start of a flow run, which itself records what it does."""
-
-    def record(connection: Connection) -> int:
-        selection = {**request.as_dict(), "flow_run": run}
-        audit_id = begin_audit(
-            connection, at=asked.now, who=asked.who, action="replay", selection=selection
-        )
-        end_audit(connection, audit_id, now=asked.now)
-        return audit_id
-
-    audit_id = await asked.console.store.write(record)
-    sent = f"a flow run of the deployment replay sends {counted(planned.selected, 'dead letter')}"
-    return _answer(audit_id, planned, sent, run)
-
-
-def _answer(audit_id: int, planned: ReplayPlan, text: str, run: str | None) -> Done:
-    document = {"id": audit_id, "flow_run": run, **documents.replay_plan(planned, dry_run=False)}
-    return Done(text, document, path("replays", str(audit_id)))
 
 
 def progress(connection: Connection, asked: Asked) -> Page:
