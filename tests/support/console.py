@@ -20,8 +20,9 @@ JSON = {"accept": "application/json"}
 class Pages:
     """Asks for pages, and sends their forms."""
 
-    def __init__(self, desk: Desk, http: httpx.AsyncClient) -> None:
+    def __init__(self, desk: Desk, http: httpx.AsyncClient, console: Console) -> None:
         self.desk = desk
+        self.console = console
         self.http = http
 
     def get(self, path: str, *, code: int = 200, **headers: str) -> httpx.Response:
@@ -41,7 +42,7 @@ class Pages:
         """Send the form of a page that posts to this action, as a browser does; ``given`` replaces values."""
         form = next(
             each
-            for each in re.findall(r"<form.*?</form>", self.html(page), re.S)
+            for each in re.findall(r"<form.*?</form>", self.html(page), re.DOTALL)
             if f'action="{action}"' in each
         )
         values = dict(re.findall(r'name="([^"]+)"[^>]* value="([^"]*)"', form)) | given
@@ -70,5 +71,5 @@ def open_pages(
     console = Console(desk.store, settings or Settings(), Plans(), **options)
     app = create_app(console, Access(password, hosts=hosts))
     http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:4201")
-    yield Pages(desk, http)
+    yield Pages(desk, http, console)
     desk.run(http.aclose())

@@ -120,9 +120,13 @@ async def replay(asked: Asked) -> Done:
         except ServerError as error:
             why = f", since {error}"
     if run is not None:
-        selection = {**request.as_dict(), "flow_run": run}
-        entry = {"who": asked.who, "action": "replay", "selection": selection}
-        audit_id = await console.store.write(record_change, at=asked.now, **entry)
+        audit_id = await console.store.write(
+            record_change,
+            at=asked.now,
+            who=asked.who,
+            action="replay",
+            selection={**request.as_dict(), "flow_run": run},
+        )
         text = f"a flow run sends {counted(planned.selected, 'dead letter')}"
     else:
         owner = f"console replay {secrets.token_hex(8)}"
