@@ -21,12 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class Plan(NamedTuple):
-    """What was planned.
-
-    Attributes:
-        what: the action's parameters, as JSON values.
-        counts: what the operator saw.
-    """
+    """The action's parameters, as JSON values, and what the operator saw."""
 
     what: dict[str, Any]
     counts: dict[str, Any]
@@ -73,11 +68,7 @@ class Plans:
         return Plan(what, counts)
 
     async def start(self, operation: Callable[[Callable[[int], None]], Coroutine[Any, Any, object]]) -> int:
-        """Run an operation in the background; return the id of its row of the audit.
-
-        Args:
-            operation: gets a function, which it calls with this id once it has written the row.
-        """
+        """Run an operation, which calls its argument with the id of its row of the audit; return this id as soon as it is known."""
         began: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         task = asyncio.create_task(operation(began.set_result))
         self._running[task] = began
