@@ -8,7 +8,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from resonant.intake.problems import Problem
 
@@ -17,6 +17,7 @@ _STOP_SECONDS = 5.0
 # If the store's clock advanced less than that of this process by more than this, it was set back.
 _DRIFT_SECONDS = 5.0
 
+Operation: TypeAlias = Callable[..., Coroutine[Any, Any, object]]
 logger = logging.getLogger(__name__)
 
 
@@ -67,10 +68,10 @@ class Plans:
             raise Problem(409, f"the plan {why}, nothing was done: ask for a new one")
         return Plan(what, counts)
 
-    async def start(self, operation: Callable[[Callable[[int], None]], Coroutine[Any, Any, object]]) -> int:
-        """Run an operation, which calls its argument with the id of its row of the audit; return this id as soon as it is known."""
+    async def start(self, operation: Operation) -> int:
+        """Run an operation, which calls ``on_begin`` with the id of its row of the audit; return this id once it is known."""
         began: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(operation(began.set_result))
+        task = asyncio.create_task(operation(on_begin=began.set_result))
         self._running[task] = began
         task.add_done_callback(self._end)
         await asyncio.wait((task, began), return_when=asyncio.FIRST_COMPLETED)

@@ -220,7 +220,7 @@ def test_permanent_failures_and_what_holds_an_endpoint_are_said(pages, desk):
     desk.bury("evt_2", **PERMANENT)
     desk.run(pausing.pause(desk.store, "orders", who="Zoë"))
     page = pages.html(f"{PATHS['replay']}{ALL}&rate=5")
-    for text in ("1 skipped because their failure was permanent", "orders is paused", "At most 5 per second"):
+    for text in ("1 skipped because their failure was permanent", "orders is paused", "at most 5 per second"):
         assert text in page
     assert pages.json(f"{PATHS['replay']}{ALL}&include_permanent=1")["selected"] == 2
 

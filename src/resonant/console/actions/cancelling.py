@@ -34,6 +34,4 @@ async def cancel(asked: Asked) -> Done:
         raise changed(documents.cancellable(expected))
     start = partial(cancel_deliveries, store, selection, who=asked.who)
     said = f"{expected.number:,} are being given up"
-    return await begin(
-        asked, lambda on_begin: start(on_begin=on_begin), said, documents.cancellable(expected)
-    )
+    return await begin(asked, start, said, documents.cancellable(expected))

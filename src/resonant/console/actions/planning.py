@@ -1,18 +1,16 @@
 """What the actions and their plans share."""
 
 import math
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection
 
 from resonant.console.asked import Asked, Done, Page, path
-from resonant.console.plans import Plan
+from resonant.console.plans import Operation, Plan
 from resonant.intake.problems import Problem
-from resonant.store.queue.causes import is_known
-from resonant.store.views import known_names
+from resonant.store.views.known_names import why_unknown
 from resonant.store.views.selection import Selection
-from resonant.suggestions import did_you_mean
 
 _FLAGS = {"": False, "0": False, "false": False, "1": True, "true": True, "on": True}
 
@@ -33,12 +31,7 @@ def read_plan(asked: Asked, action: str) -> Plan:
     return asked.console.plans.read(action, asked.given.get("plan"), now=asked.now)
 
 
-async def begin(
-    asked: Asked,
-    operation: Callable[[Callable[[int], None]], Coroutine[Any, Any, object]],
-    text: str,
-    document: Mapping[str, Any],
-) -> Done:
+async def begin(asked: Asked, operation: Operation, text: str, document: Mapping[str, Any]) -> Done:
     """Begin an operation in the background; its page shows the progress."""
     audit_id = await asked.console.plans.start(operation)
     return Done(text, {"id": audit_id, **document, "dry_run": False}, path("replays", str(audit_id)))
@@ -71,15 +64,6 @@ def only(asked: Asked, *names: str) -> None:
 
 def checked(connection: Connection, selection: Selection, to: str | None = None) -> Selection:
     """Refuse unknown names with a suggestion (422), as the commands do; ``to`` is another endpoint."""
-    known = known_names.known_endpoints(connection)
-    why = selection.code and known_names.why_no_such_code(connection, selection.code)
-    for name in (selection.endpoint, to):
-        if name is not None and name not in known:
-            why = f"no endpoint is named {name!r}{did_you_mean(name, known)}"
-    if selection.cause is not None and not is_known(connection, selection.cause):
-        why = f"no dead letter has the cause {selection.cause!r}: /dead-letters lists the causes"
-    why = why or known_names.why_no_such_ids(connection, selection.ids)
-    of_source = (selection.ids, selection.source)
-    if why := why or known_names.why_not_this_source(connection, *of_source, option="source"):
+    if why := why_unknown(connection, selection, to):
         raise Problem(422, why)
     return selection

@@ -37,4 +37,4 @@ async def purge(asked: Asked) -> Done:
     file = purging.archive_path(None, asked.console.settings, asked.now) if has_archive else None
     start = partial(purging.purge, store, what, who=asked.who, now=asked.now, archive=file)
     said = f"{report.purged:,} are being removed"
-    return await begin(asked, lambda on_begin: start(on_begin=on_begin), said, documents.purged(report))
+    return await begin(asked, start, said, documents.purged(report))

@@ -29,6 +29,7 @@ from resonant.store.shared.gates import read_gates
 from resonant.store.views.dead_letters import after_deaths
 from resonant.store.views.selection import Selection
 
+_DEPLOYMENT = "replay-dead-letters/replay"
 _OPTIONS = ("include_permanent", "everything", "limit", "max_rounds", "rate", "to")
 _MOST, _SLOWEST, _FASTEST = 1_000_000_000, 0.01, 10_000
 _WAITS = {
@@ -106,10 +107,7 @@ async def replay(asked: Asked) -> Done:
     if asked.console.find_ui() is not None:
         try:
             run = await start_run(
-                "replay-dead-letters/replay",
-                request.as_parameters(),
-                asked.console.settings,
-                key=str(asked.given["plan"])[:43],
+                _DEPLOYMENT, request.as_parameters(), asked.console.settings, key=asked.text("plan")[:43]
             )
         except ServerError as error:
             why = f", since {error}"
@@ -122,7 +120,7 @@ async def replay(asked: Asked) -> Done:
             return Done(f"a flow run sends {number}", document, path("replays", str(audit_id)))
     start = partial(put_back, store, request, who=asked.who, owner=f"console replay {secrets.token_hex(8)}")
     said = f"{number} put back, and drains send them{why}"
-    return await begin(asked, lambda on_begin: start(on_begin=on_begin), said, {**document, "flow_run": None})
+    return await begin(asked, start, said, {**document, "flow_run": None})
 
 
 replay_event = replay
